@@ -32,10 +32,8 @@ if pair is None:
         frame.opening("These two cannot be compared.")
         frame.note("One of the records is no longer stored, or they answer no passage in common. Choose another one.")
     st.stop()
-blind = not run.made_on and compare_views.is_blind()
-if not run.made_on:
-    with choice_of_view:
-        compare_views.choose_view()
+with choice_of_view:
+    blind = not run.made_on and compare_views.choose_view()
 kinds = st.container(key="kinds", horizontal=True, vertical_alignment="center", gap="small")
 # On a phone the columns stand one below the other: the passage first.
 with st.container(key="compared"):

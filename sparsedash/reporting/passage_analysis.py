@@ -8,7 +8,6 @@ import re
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 from math import ceil, exp, floor, inf
@@ -73,8 +72,7 @@ def first_choices(pair: Pair, position: int) -> tuple[Html, Table]:
     return shown, table("First choices", CAPTION, ["Next token", "Begins the right word", *pair.titles], rows)
 
 
-@dataclass(frozen=True, kw_only=True)
-class ChangeRange:
+class ChangeRange(NamedTuple):
     """Changes from `low` up to, not including, `high`, in nats; negative where the right word became less likely."""
 
     low: float

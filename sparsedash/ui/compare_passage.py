@@ -59,41 +59,33 @@ def _show_answers(position: int, pair: Pair, passages: Passages | None) -> None:
         text = element("p", escape(context), Html(" "), target, css="sd-passage")
         # On a phone it scrolls in itself, from its end, where the target stands.
         frame.show(element("div", text, css="sd-reader", role="region", aria_label="The passage", tabindex="0"))
+    frame.show(pair.beside(_answer(left, pair.hidden), _answer(right, pair.hidden)))
     if pair.hidden:
-        one, other = (element("p", _answer_text(outcome), css="sd-word") for outcome in (left, right))
-        frame.show(pair.beside(one, other))
         return
-    change = paragraph(change_words(-pair.fall(position), left.target), css="sd-change")
     drawn, choices = first_choices(pair, position)
-    frame.show(pair.beside(_answer(left), _answer(right)), change)
-    frame.show(drawn)
+    frame.show(paragraph(change_words(-pair.fall(position), left.target), css="sd-change"), drawn)
     frame.offer_table(choices)
     if len(left.tokens) > 1 and [t.text for t in left.tokens] == [t.text for t in right.tokens]:
         rows = [
             [one.text, *(f"{wording.likelihood(t.log_likelihood)}, rank {t.rank:,}" for t in (one, other))]
             for one, other in zip(left.tokens, right.tokens, strict=True)
         ]
-        caption, firsts = (
-            "The right word token by token, each given those before it",
-            [token(t.text) for t in left.tokens],
-        )
+        caption, firsts = "The right word token by token, each given those before it", [token(row[0]) for row in rows]
         frame.show_table(table("Tokens of the right word", caption, ["Token", *pair.titles], rows, firsts))
 
 
-def _answer_text(outcome: Outcome) -> Html:
-    return escape(outcome.answer.strip() or NOTHING)
-
-
-def _answer(outcome: Outcome) -> Html:
-    right = outcome.last_word_right
+def _answer(outcome: Outcome, hidden: bool) -> Html:
+    """The answer; unless it is hidden, whether it is right, and the right word's probability and rank."""
+    right, text = outcome.last_word_right, escape(outcome.answer.strip() or NOTHING)
+    if hidden:
+        return element("p", text, css="sd-word")
     sign, word, css = ("✓", "right", "sd-right") if right else ("✕", "wrong", "sd-wrong")
-    probability = wording.likelihood(outcome.log_likelihood)
     ranks = ", ".join(f"{t.rank:,}" for t in outcome.tokens)
-    rank = f"rank {ranks}" if len(outcome.tokens) == 1 else f"ranks {ranks}"
+    rank = f"{wording.plural(len(outcome.tokens), 'rank')} {ranks}"
     verdict = element("span", element("span", escape(sign), css="sd-sign"), escape(f" {word}"), css=f"{css} sd-verdict")
     return join(
-        element("p", _answer_text(outcome), Html(" "), verdict, css="sd-word"),
-        paragraph(f"“{outcome.target}” gets {probability}, {rank}", css="sd-muted"),
+        element("p", text, Html(" "), verdict, css="sd-word"),
+        paragraph(f"“{outcome.target}” gets {wording.likelihood(outcome.log_likelihood)}, {rank}", css="sd-muted"),
     )
 
 

@@ -24,7 +24,6 @@ from sparsedash.ui.chosen_run import ChosenRun, link_to_export, show_ending
 from sparsedash.ui.compare_choices import Shown
 from sparsedash.ui.navigation import current_tolerance
 
-_MODE = "blind-mode"
 _EXPLANATION = (
     "Accuracy counts the passages whose last word a model gets right. Word perplexity 2 × dense's means that the right "
     "word became half as likely, as a geometric mean over the passages: it reveals losses long before answers change."
@@ -61,26 +60,14 @@ def explain_no_comparison(backend: Backend, chosen: ChosenRun) -> None:
     job_panel.mention_other_runs(backend, chosen.key)
 
 
-def is_blind() -> bool:
-    """Whether the address asks for the view without the models' names."""
-    return address_bar.query_value("mode") == "blind"
+def choose_view() -> bool:
+    """Draw the switch between the two views, which the address keeps; whether the models' names are hidden.
 
-
-def choose_view() -> None:
-    """Draw the switch between the two views, which the address keeps."""
-
-    def switch() -> None:
-        """What is filtered and sorted by shows which side is right: the address forgets it."""
-        forget = dict.fromkeys(("filter", "sort", compare_choices.OTHER_WORDS, compare_choices.CHANGE, "passage"), "")
-        address_bar.set_query({"mode": "blind", **forget} if st.session_state[_MODE] else {"mode": ""})
-
-    st.session_state[_MODE] = is_blind()
-    st.toggle(
-        "Blind",
-        key=_MODE,
-        on_change=switch,
-        help="Hides which model is which until you have said which answer is better.",
-    )
+    What is filtered and sorted by shows which side is right: the address forgets it.
+    """
+    forget = dict.fromkeys(("filter", "sort", compare_choices.OTHER_WORDS, compare_choices.CHANGE, "passage"), "")
+    about = "Hides which model is which until you have said which answer is better."
+    return st.toggle("Blind", key="blind", bind=BOUND, on_change=address_bar.set_query, args=(forget,), help=about)
 
 
 def show_verdict(backend: Backend, run: Run, pair: Pair, cost: DeltaGenerator, about: DeltaGenerator) -> None:

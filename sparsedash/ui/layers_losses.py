@@ -5,7 +5,7 @@ from statistics import median
 import streamlit as st
 
 from sparsedash.reporting import wording
-from sparsedash.reporting.charts.bar_charts import layers_chart, layers_words, relative_to_median
+from sparsedash.reporting.charts.bar_charts import layers_chart, relative_to_median
 from sparsedash.reporting.charts.chart_style import theme_switch_css
 from sparsedash.reporting.deployment import block_shapes, shapes_csv, shapes_table
 from sparsedash.reporting.html import Html, Table, card, cards, table
@@ -32,7 +32,7 @@ def show_layers(made: Pruned) -> None:
     """Draw the numbers, the chart and the table of one sparse model."""
     if made.layer_errors or made.passage_errors:
         frame.show(cards(_numbers(made)), Html(f"<style>{theme_switch_css()}</style>"))
-        show_chart(layers_chart(made, frame.theme()), "layers", layers_words(made), "layers", "ignore")
+        show_chart(layers_chart(made, frame.theme()), "layers", layers_sentence(made), "layers", "ignore")
     with st.expander("The numbers as a table"):
         frame.show_table(_layers_table(made))
     if not made.layer_errors:

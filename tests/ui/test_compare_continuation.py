@@ -133,5 +133,5 @@ def test_each_text_is_marked_where_it_diverges_from_the_dense_models_but_not_on_
     said = words(open_page("compare"))
     assert "Dense a b c Sparse, 30 % a b ❘ d Sparse, 10 % a b c Sparse, 20 % ❘ <x> b c" in said
     assert "The mark ❘ stands where a text parts from that of dense." in said
-    blind = words(open_page("compare", mode="blind"))
+    blind = words(open_page("compare", blind="true"))
     assert "Sparse, 10 %" not in blind and "<x>" not in blind

@@ -52,19 +52,6 @@ def test_the_verdict_comes_first_and_what_it_rests_on_and_would_decide_it_after_
     assert "9 answers broke, 2 were fixed. " in said.split("What the verdict rests on")[1]
 
 
-def test_one_of_several_comparisons_is_judged_among_them_as_well(open_page, backend):
-    # Six that broke: p = 0.031 by itself, and three times that among three.
-    run, records = specimens.run()
-    outcomes = list(records[0].outcomes)
-    for i in [i for i, outcome in enumerate(outcomes) if outcome.last_word_right][:6]:
-        outcomes[i] = replace(outcomes[i], last_word_right=False)
-    backend.add_run((run, [*records[:3], replace(records[3], outcomes=tuple(outcomes))]))
-    said = words(open_page("compare", right="30 %"))
-    # Of six losses that are judged, this one is not decided by what accuracy shows: 95 % of it alone would be beyond.
-    assert "6 answers broke, 0 were fixed. " in said and "accuracy −5.0 points (" in said
-    assert said.startswith("30 % stays within the limits") and "Accuracy alone is undecided" in said
-
-
 def test_the_first_broken_passage_is_shown_with_both_answers(open_page, finished):
     app = open_page("compare", sort="file order")
     said = words(app)
@@ -101,17 +88,13 @@ def test_within_a_kind_a_switch_leaves_those_answered_with_other_words(open_page
 
 
 def test_passages_are_stepped_through_the_largest_fall_first(open_page, finished):
-    app, falls = open_page("compare"), []
+    app = open_page("compare")
+    rows = [each.label.rsplit(" ", 1)[1] for each in app.button if each.key.startswith("row-")]
+    falls = [float(change.replace("−", "-")) for change in rows]
+    assert falls == sorted(falls) and len(falls) == 9
     assert button(app, "Previous").disabled
-    for at in range(1, 10):
-        assert f"{at} of 9" in words(app)
-        falls.append(float(words(app).split("log-probability fell by ")[1].split()[0][:-1]))
-        if at < 9:
-            button(app, "Next").click().run()
-    assert button(app, "Next").disabled and falls == sorted(falls, reverse=True)
-    button(app, "Previous").click().run()
-    assert "8 of 9" in words(app)
-    assert "Passage 41" in words(open_page("compare", filter="mended", passage="40"))
+    button(app, "Next").click().run()
+    assert "2 of 9" in words(app) and not button(app, "Previous").disabled
     assert "1 of 9" in words(open_page("compare", passage="9999", filter="broke")), "no such passage: the first"
 
 
@@ -123,16 +106,9 @@ def test_two_records_are_chosen_by_the_address(open_page, finished):
     assert button(app, "Both wrong").icon == ":material/check:"
 
 
-def test_an_address_of_no_model_says_so_and_what_is_shown_instead(open_page, finished):
-    said = words(open_page("compare", left="<b>nonsense" + "x" * 1000))
-    assert "asks for “<b>nonsense" in said and "Shown instead is dense." in said
-    assert "x" * 100 not in said
-
-
-def test_the_tolerance_is_the_one_of_the_address_and_nonsense_there_is_the_usual_one(open_page, finished):
+def test_the_tolerance_is_the_one_of_the_address(open_page, finished):
     said = words(open_page("compare", within="5", points="50"))
     assert said.startswith("30 % stays within the limits.") and "The limits are 5 × " in said
-    assert "The limits are 1.1 × " in words(open_page("compare", within="evil", points="-3"))
 
 
 def test_a_search_in_contexts_and_answers_narrows_every_kind_and_stands_in_the_address(open_page, finished):
@@ -214,20 +190,10 @@ def test_the_example_is_compared_and_marked_and_what_needs_its_models_says_why_n
     assert "Example" not in words(own) + str([box.options for box in own.selectbox])
 
 
-def test_what_can_be_chosen_is_behind_one_button_on_a_phone(open_page, finished):
-    app, mark = open_page("compare"), "sd-unseen sd-choices-open"
-    assert mark not in markup(app)
-    button(app, "Choose").click().run()
-    assert mark in markup(app)
-    button(app, "Close").click().run()
-    assert mark not in markup(app)
-
-
 def test_groups_of_passages_are_computed_when_they_are_opened_and_need_the_texts(open_page, finished):
-    assert "groups, with two intervals each" not in words(open_page("compare"))
-    opened = words(open_page("compare", groups="true"))
-    assert "30 % against dense, paired. " in opened and " groups, with two intervals each" in opened
-    assert "Length of the right word" in opened and "Where it was named last" in opened
-    assert "groups, with two intervals each" not in words(open_page("compare", groups="true", mode="blind"))
+    said = "groups, with two intervals each"
+    assert said not in words(open_page("compare"))
+    app = open_page("compare", groups="true")
+    assert "30 % against dense, paired. " in words(app) and said in words(app)
     finished.drop(Passages, "passages")
-    assert "groups, with two intervals each" not in words(open_page("compare", groups="true"))
+    assert said not in words(app.run())

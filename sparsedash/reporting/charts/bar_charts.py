@@ -69,8 +69,9 @@ def layers_chart(made: Pruned, theme: Theme = "light") -> go.Figure:
         panels.append(("Sensitivity, times the median layer's", relative, said, times))
     heights = [max(_ERRORS, room_for(labels)), *(_SMALL for _ in panels)]
     domains, y = _domains(heights), y_axis(colours)
+    output = "MLP output" if made.method.takes_channels else "projections' output"
     layout = chart_frame(
-        f"Share of each layer's {_output(made)} that is lost, %",
+        f"Share of each layer's {output} that is lost, %",
         round(sum(heights) + _GAP * len(panels)) + _TOP + _BOTTOM,
         colours,
         margin={"l": _LEFT, "t": _TOP, "b": _BOTTOM},
@@ -105,24 +106,10 @@ def _hovered(name: str, x: Sequence[float], y: Sequence[float], said: Sequence[s
     return {"name": name, "x": x, "y": y, "customdata": said, "hovertemplate": "%{customdata}<extra></extra>"}
 
 
-def layers_words(made: Pruned) -> str:
-    """What `layers_chart` shows, for screen readers."""
-    said = [f"{name} from {min(values):.1f} to {max(values):.1f} %" for name, values in _curves(made).items()]
-    kept = _kept(made)
-    return (
-        f"Share of the {_output(made)} that each of {len(made.widths)} layers lost: {'; '.join(said)}. "
-        f"Kept width from {min(kept):.0f} to {max(kept):.0f} % of the dense one."
-    )
-
-
 def relative_to_median(values: Sequence[float]) -> list[float]:
     """The values as multiples of their median; as they are where that is zero."""
     middle = median(values) if values else 0.0
     return [value / middle for value in values] if middle > 0 else list(values)
-
-
-def _output(made: Pruned) -> str:
-    return "MLP output" if made.method.takes_channels else "projections' output"
 
 
 def _curves(made: Pruned) -> dict[str, list[float]]:

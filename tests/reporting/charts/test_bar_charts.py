@@ -9,7 +9,6 @@ from sparsedash.reporting.charts.bar_charts import (
     changes_words,
     clicked_bar,
     layers_chart,
-    layers_words,
     relative_to_median,
 )
 from sparsedash.reporting.charts.chart_style import PALETTES
@@ -53,12 +52,6 @@ def test_a_layer_that_lost_nothing_is_a_chart_too():
     nothing = replace(PRUNED, layer_errors=(0.0, 0.0), held_out_errors=())
     low, high = drawn(layers_chart(nothing))["layout"]["yaxis"]["range"]
     assert low == 0 < high
-
-
-def test_the_words_say_how_far_the_layers_reach():
-    said = layers_words(MADE)
-    assert said.startswith("Share of the MLP output that each of 3 layers lost: calibration from 2.0 to 40.0 %")
-    assert said.endswith("Kept width from 50 to 100 % of the dense one.")
 
 
 @pytest.mark.parametrize(("values", "relative"), [([2, 1, 4], [1, 0.5, 2]), ([0, 0], [0, 0]), ([], [])])
