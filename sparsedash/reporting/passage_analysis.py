@@ -30,7 +30,6 @@ LEAST_SHOWN = 0.005
 _STEPS = tuple(digit * 10.0**power for power in range(-2, 3) for digit in (1, 2, 5))
 _OUTSIDE = 0.02
 """Share of the passages at either end that the outermost ranges, which are open, may take in."""
-_MOST_TIMES = 1_000_000
 _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
 _QUOTES = (("“", "”"), ("«", "»"), ("``", "''"))
 _MEASURES = 2
@@ -115,8 +114,7 @@ def change_words(change: float, target: str) -> str:
     """The change of the right word's probability as a factor, and of its log-probability."""
     if abs(change) < LEAST_SHOWN:
         return f"“{target}” stayed as likely as it was. Its log-probability stayed the same."
-    times = exp(min(abs(change), 700.0))
-    factor = f"over {_MOST_TIMES:,}" if times > _MOST_TIMES else f"{times:,.0f}" if times >= 99.5 else f"{times:.3g}"
+    factor = wording.nats_as_factor(abs(change)).removesuffix(" ×")
     much, verb = ("less", "fell") if change < 0 else ("more", "rose")
     return f"“{target}” became {factor} times {much} likely. Its log-probability {verb} by {abs(change):.2f}."
 

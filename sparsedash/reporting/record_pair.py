@@ -193,14 +193,11 @@ def load_pair(backend: Backend, left: RecordChoice, right: RecordChoice) -> Pair
     first, second = backend.record(left.key), backend.record(right.key)
     if first is None or second is None or first.passages_key != second.passages_key:
         return None
+    # One of them may have stopped early: what it did not answer is not part of the comparison.
     shared = shared_outcomes(first, second)
-    if not shared:
-        return None
-    if len(shared) < max(len(first.outcomes), len(second.outcomes)):
-        # One of them stopped early: what it did not answer is not part of the comparison.
-        first = replace(first, outcomes=tuple(one for one, _ in shared))
-        second = replace(second, outcomes=tuple(two for _, two in shared))
-    return Pair(left_name=left.name, left=first, right_name=right.name, right=second)
+    first = replace(first, outcomes=tuple(one for one, _ in shared))
+    second = replace(second, outcomes=tuple(other for _, other in shared))
+    return Pair(left_name=left.name, left=first, right_name=right.name, right=second) if shared else None
 
 
 def _passages(run: Run) -> tuple[str | None, int | None, int | None]:
@@ -267,30 +264,25 @@ def _view(pair: Pair, positions: Sequence[int], passages: Passages | None, safe:
     # Loaded when asked for: the page need not wait for it.
     import pyarrow as pa
 
-    number, text = pa.float64(), pa.string()
-    contexts = [safe(passages.contexts[i]) if passages else "" for i in positions]
     sides = [[record.outcomes[i] for i in positions] for record in (pair.left, pair.right)]
-    columns = {
-        "index": pa.array([one.index for one in sides[0]], pa.int64()),
-        "context": pa.array(contexts, text),
-        "target": pa.array([safe(one.target) for one in sides[0]], text),
+    columns: dict[str, list[Any]] = {
+        "index": [one.index for one in sides[0]],
+        "context": [safe(passages.contexts[i]) if passages else "" for i in positions],
+        "target": [safe(one.target) for one in sides[0]],
     }
     for side, outcomes in zip(("left", "right"), sides, strict=True):
-        ranks = [one.tokens[0].rank if one.tokens else 0 for one in outcomes]
-        columns[f"{side}_answer"] = pa.array([safe(one.answer) for one in outcomes], text)
-        columns[f"{side}_correct"] = pa.array([one.last_word_right for one in outcomes], pa.bool_())
-        columns[f"{side}_log_likelihood"] = pa.array([one.log_likelihood for one in outcomes], number)
-        columns[f"{side}_target_rank"] = pa.array(ranks, pa.int64())
+        columns[f"{side}_answer"] = [safe(one.answer) for one in outcomes]
+        columns[f"{side}_correct"] = [one.last_word_right for one in outcomes]
+        columns[f"{side}_log_likelihood"] = [one.log_likelihood for one in outcomes]
+        columns[f"{side}_target_rank"] = [one.tokens[0].rank if one.tokens else 0 for one in outcomes]
     return pa.table(columns)
 
 
 def harness_samples(record: Record, passages: Passages) -> bytes:
     """One JSON line for each passage, field by field as lm_eval 0.4.13 writes its samples of `lambada_openai`.
 
-    doc_id, doc (text), target, arguments (gen_args_0: arg_0 the context, arg_1 the target), resps and filtered_resps
-    (the log-likelihood and whether the target is what greedy writing gives, as text), filter, metrics, doc_hash,
-    prompt_hash, target_hash (sha256), perplexity (a log-likelihood, as there), acc (0 or 1). A test holds one line of a
-    real file.
+    resps, filtered_resps: the log-likelihood and whether greedy decoding gives the target, as text. perplexity: a
+    log-likelihood, as there. A test holds one line of a real file.
     """
     lines = []
     for outcome, text in zip(record.outcomes, passages.contexts, strict=True):

@@ -282,8 +282,7 @@ class _FigureSvg:
         x, y = x + note.get("xshift", 0), y - note.get("yshift", 0)
         if note["showarrow"]:
             arrow = {"color": note["arrowcolor"], "width": note["arrowwidth"]}
-            yield _polyline([(x, y + note["ay"]), (x, y)], arrow)
-            yield _polyline([(x - 4, y - 5), (x, y), (x + 4, y - 5)], arrow)
+            yield _polyline([(x, y + note["ay"]), (x, y), (x - 4, y - 5), (x, y), (x + 4, y - 5)], arrow)
         elif note["text"]:
             yield _text(note["text"], (x, y), note["font"], _ANCHORS[note["xanchor"]], note["yanchor"])
 

@@ -11,6 +11,7 @@ from sparsedash.catalog.choices import is_example
 from sparsedash.jobs.job import Job
 from sparsedash.reporting import wording
 from sparsedash.reporting.html import Html, element, escape, paragraph
+from sparsedash.reporting.job_status import job_activity, job_progress_words, stage_facts
 from sparsedash.reporting.record_pair import DIVERGENCE_SIGN, Pair, end_of, mark_divergence
 from sparsedash.reporting.run_reports import sampling_words
 from sparsedash.reporting.wording import first_upper
@@ -89,25 +90,20 @@ def _watch_writing(backend: Backend, pair: Pair, others: Sequence[str], job_id: 
     job = backend.job(job_id)
     if not job.live:
         st.rerun()
-    stopping, cancel = job.cancel_requested_at is not None, partial(backend.cancel, job.id)
+    cancel = partial(backend.cancel, job.id)
     with st.container(key=f"writing-{job.id}", gap="small"):
         with frame.row():
             frame.show(element("p", escape(_progress(backend, job)), css="sd-progress", role="status"))
-            frame.action_button("Stop", cancel, key=f"stop-{job.id}", icon="stop_circle", disabled=stopping)
+            frame.action_button("Stop", cancel, key=f"stop-{job.id}", icon="stop_circle", disabled=job.stopping)
         _draw_growing(pair, others, job.texts)
 
 
 def _progress(backend: Backend, job: Job) -> str:
-    if job.cancel_requested_at is not None:
+    if job.stopping:
         return "⊘ Stopping"
     if job.state == "queued":
-        place = backend.queue_position(job.id) or 1
-        return "◷ Waiting for a worker" if place < 2 else f"◷ Waiting, {place - 1} ahead"
-    if job.stage != "continue":
-        return f"▶ {wording.stage_title(job.stage) if job.stage else 'Starting the worker'}"
-    whose = f", {job.message}" if job.message else ""
-    speed = f" · {job.rate:.0f} a second" if job.rate else ""
-    return f"▶ Writing{whose}: {job.done:,} of {job.total:,} tokens each{speed}"
+        return f"◷ Waiting: {job_progress_words(backend, job)[1]}"
+    return f"▶ {' · '.join(filter(None, (*job_activity(job), stage_facts(job))))}"
 
 
 def _draw_growing(pair: Pair, others: Sequence[str], texts: Sequence[str]) -> None:

@@ -152,7 +152,7 @@ def _quoted(text: str) -> str:
 
 def draw_passage_steps(shown: Shown, at: int) -> None:
     """Draw the buttons to the passages before and after the one at this place."""
-    steps: list[address_bar.Step] = [
+    steps = [
         ("Previous", "chevron_left", shown.query(at - 1), "K"),
         ("Next", "chevron_right", shown.query(at + 1), "J"),
     ]
@@ -169,20 +169,18 @@ def show_passage_table(shown: Shown, passages: Passages | None, at: int) -> None
         frame.show(element("div", *heads, css="sd-row-heads", aria_hidden="true"))
         for i, position in enumerate(positions[first : first + ROWS]):
             number = f"{pair.left.outcomes[position].index + 1:,}"
-            if kind is not None:
-                cells = _cells(position, pair)
-            else:
-                cells = f"**{widget_label(passages.contexts[position][:_MOST_LETTERS]) or '–'}**" if passages else ""
+            cells = _opening(position, passages) if kind is None else _cells(position, pair)
             # Marked in its words: a button of another type would be a new one, and lose the focus.
             label, to = f"{f'`▸ {number}`' if first + i == at else number} {cells}", shown.query(first + i) or {}
-            key = f"row-{i}"
-            st.button(label, key, type="tertiary", width="stretch", on_click=address_bar.set_query, args=(to,))
+            st.button(label, f"row-{i}", type="tertiary", width="stretch", on_click=address_bar.set_query, args=(to,))
     if n > ROWS:
-        steps: list[address_bar.Step] = [
-            ("Earlier", "arrow_upward", shown.query(first - ROWS), None),
-            ("Later", "arrow_downward", shown.query(first + ROWS), None),
-        ]
+        before, after = shown.query(first - ROWS), shown.query(first + ROWS)
+        steps = [("Earlier", "arrow_upward", before, None), ("Later", "arrow_downward", after, None)]
         address_bar.draw_steps("page", steps, f"{first + 1:,} to {min(n, first + ROWS):,} of {n:,}", "tertiary")
+
+
+def _opening(position: int, passages: Passages | None) -> str:
+    return f"**{widget_label(passages.contexts[position][:_MOST_LETTERS]) or '–'}**" if passages else ""
 
 
 def _cells(position: int, pair: Pair) -> str:

@@ -201,12 +201,11 @@ def offer_files(backend: Backend, run: Run, passages: Passages | None, view: Sho
         (f"{shown}, CSV", f"{named}.csv", "text/csv", partial(view_csv, *of_pair)),
         (f"{shown}, parquet", f"{named}.parquet", "application/vnd.apache.parquet", partial(view_parquet, *of_pair)),
     ]
-    if passages is not None:
-        for side, name, record in (("left", pair.left_name, pair.left), ("right", pair.right_name, pair.right)):
-            title = f"All samples of {side_title(name, record)}, as lm-evaluation-harness writes them"
-            files.append(
-                (title, f"samples-{side}.jsonl", "application/jsonl", partial(harness_samples, record, passages))
-            )
+    sides = (("left", pair.left_name, pair.left), ("right", pair.right_name, pair.right)) if passages else ()
+    for side, name, record in sides:
+        title = f"All samples of {side_title(name, record)}, as lm-evaluation-harness writes them"
+        made = partial(harness_samples, record, passages)
+        files.append((title, f"samples-{side}.jsonl", "application/jsonl", made))
     with st.popover("Download", icon=":material/download:"):
         for title, name, media_type, data in files:
             key = f"take-{name}"

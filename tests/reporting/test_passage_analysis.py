@@ -39,46 +39,44 @@ def texts(*pairs):
     )
 
 
-def groups(by, *pairs):
-    """The group of this kind that each passage is in."""
-    found = {
-        i: name for (kind, name), positions in passage_groups(texts(*pairs)).items() for i in positions if kind == by
-    }
-    return [found[i] for i in range(len(pairs))]
+def groups(*pairs):
+    """The groups that each passage is in."""
+    found = passage_groups(texts(*pairs)).items()
+    return [{name for (_, name), positions in found if i in positions} for i in range(len(pairs))]
 
 
 @pytest.mark.parametrize(
-    ("by", "context", "target", "name"),
+    ("context", "target", "name"),
     [
-        ("Length of the right word", "He saw the", "door", "1 to 4 letters"),
-        ("Length of the right word", "He saw the", "doors", "5 to 6 letters"),
-        ("Length of the right word", "He saw the", "Samuel.", "5 to 6 letters"),
-        ("Length of the right word", "He saw the", "harbour", "7 letters and more"),
-        ("How it is written", "He saw", "Felix", "with a capital, mostly names"),
-        ("How it is written", "He saw", "cat", "in small letters"),
-        ("How it is written", "He saw", "1912", "a number or a sign"),
-        ("Speech", 'He said: "come to the', "door", "within speech"),
-        ("Speech", "He said: “come to the", "door", "within speech"),
-        ("Speech", "`` come to the", "door", "within speech"),
-        ("Speech", '"Come," he said and went to the', "door", "beside speech"),
-        ("Speech", "`` come '' , he said and took the", "door", "beside speech"),
-        ("Speech", "It's quiet at the", "door", "no speech in the passage"),
-        ("Where it was named last", "It was a", "door", "not named before"),
-        ("Where it was named last", "It was the Door", "door", "1 to 20 words before"),
-        ("Where it was named last", "the door" + " x" * 19, "door", "1 to 20 words before"),
-        ("Where it was named last", "the door" + " x" * 20, "door", "21 to 60 words before"),
-        ("Where it was named last", "the door" + " x" * 60, "door", "61 words before and more"),
+        ("He saw the", "door", "1 to 4 letters"),
+        ("He saw the", "doors", "5 to 6 letters"),
+        ("He saw the", "Samuel.", "5 to 6 letters"),
+        ("He saw the", "harbour", "7 letters and more"),
+        ("He saw", "Felix", "with a capital, mostly names"),
+        ("He saw", "cat", "in small letters"),
+        ("He saw", "1912", "a number or a sign"),
+        ('He said: "come to the', "door", "within speech"),
+        ("He said: “come to the", "door", "within speech"),
+        ("`` come to the", "door", "within speech"),
+        ('"Come," he said and went to the', "door", "beside speech"),
+        ("`` come '' , he said and took the", "door", "beside speech"),
+        ("It's quiet at the", "door", "no speech in the passage"),
+        ("It was a", "door", "not named before"),
+        ("It was the Door", "door", "1 to 20 words before"),
+        ("the door" + " x" * 19, "door", "1 to 20 words before"),
+        ("the door" + " x" * 20, "door", "21 to 60 words before"),
+        ("the door" + " x" * 60, "door", "61 words before and more"),
     ],
 )
-def test_a_passage_is_grouped_by_what_can_be_read_off_its_text(by, context, target, name):
-    assert groups(by, (context, target)) == [name]
+def test_a_passage_is_grouped_by_what_can_be_read_off_its_text(context, target, name):
+    assert name in groups((context, target))[0]
 
 
 def test_a_word_is_rare_when_no_other_passage_has_it():
-    pairs = [("The door and the", "door"), ("A Door by the", "wall"), ("Nothing but the", "sea")]
-    by = groups("How rare it is here", *pairs)
-    assert by == ["in 1 to 4 others", "in no other passage", "in no other passage"]
-    assert set(groups("How rare it is here", *[("a", "door")] * 6)) == {"in 5 others and more"}
+    found = groups(("The door and the", "door"), ("A Door by the", "wall"), ("Nothing but the", "sea"))
+    for here, name in zip(found, ("in 1 to 4 others", "in no other passage", "in no other passage"), strict=True):
+        assert name in here
+    assert all("in 5 others and more" in here for here in groups(*[("a", "door")] * 6))
 
 
 @given(st.lists(st.tuples(st.text(max_size=30), st.text(min_size=1, max_size=8)), min_size=1, max_size=8))
@@ -184,8 +182,8 @@ def test_the_ranges_are_round_and_fit_what_is_common():
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (-log(4), "“a” became 4 times less likely. Its log-probability fell by 1.39."),
-        (log(1.5), "“a” became 1.5 times more likely. Its log-probability rose by 0.41."),
+        (-log(4), "“a” became 4.00 times less likely. Its log-probability fell by 1.39."),
+        (log(1.5), "“a” became 1.50 times more likely. Its log-probability rose by 0.41."),
         (-log(1234), "“a” became 1,234 times less likely. Its log-probability fell by 7.12."),
         (-900.0, "“a” became over 1,000,000 times less likely. Its log-probability fell by 900.00."),
         (0.004, "“a” stayed as likely as it was. Its log-probability stayed the same."),

@@ -27,13 +27,8 @@ from tests.ui.conftest import shows_as_text
 from tests.ui.filled_backend import job
 
 HOSTILE = (
-    "<img src=x onerror=alert(1)>",
-    "</style><script>alert(1)</script>",
-    "abc\u202egnp",
-    "nul\x00",
-    "👩‍🚀",
-    "https://evil.example/",
-    "w" * 100_000,
+    "<img src=x onerror=alert(1)></style><script>alert(1)</script>abc\u202egnp nul\x00 👩‍🚀 https://evil.example/"
+    + "w" * 100_000
 )
 
 
@@ -116,9 +111,7 @@ def test_a_far_point_has_its_arrow_and_the_line_is_clipped():
     assert "&gt;1M×" not in figure_svg(tradeoff_chart(replace(FAR_RACE, lines={"good": GOOD})), "Word perplexity")
 
 
-@pytest.mark.parametrize(
-    "text", ["word", *HOSTILE], ids=["plain", "img", "script", "turned", "nul", "emoji", "url", "long"]
-)
+@pytest.mark.parametrize("text", ["word", HOSTILE], ids=["plain", "hostile"])
 def test_nothing_in_it_runs_or_asks_the_network_text_stays_text_and_the_file_small(text, stored):
     _, records = specimens.run()
     records = [

@@ -85,7 +85,7 @@ def test_all_texts_are_shown_under_their_names_while_they_grow(open_page, tried)
     tried.set_jobs(job(ALL, **GROWING | {"message": "model 3 of 4"}, left_text=" there <b>was", right_text=texts))
     app = open_page("compare")
     said = words(app)
-    assert "Writing, model 3 of 4: 3 of 40 tokens each · 9 a second" in said
+    assert "▶ Writing continuations · model 3 of 4 · 3 of 40 tokens · 9.0 tokens a second" in said
     assert "Dense there <b>was Sparse, 30 % a⟨U+202E⟩ Sparse, 10 % ten Sparse, 20 % …" in said
     shows_as_text(markup(app))
     button(app, "Stop").click().run()
@@ -95,7 +95,7 @@ def test_all_texts_are_shown_under_their_names_while_they_grow(open_page, tried)
 def test_until_the_first_word_the_page_says_what_is_done(open_page, tried):
     app = open_page("compare")
     for state, stage, expected in (
-        ("queued", "", "Waiting for a worker"),
+        ("queued", "", "◷ Waiting: Starts as soon as a worker is free."),
         ("running", "", "Starting the worker"),
         ("running", "load", "Loading the model"),
     ):

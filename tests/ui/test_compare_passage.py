@@ -128,7 +128,6 @@ def test_a_range_of_changes_in_the_address_leaves_its_passages_in_table_kinds_an
 
 
 def test_a_range_that_is_none_and_choices_that_leave_nothing_are_answered_in_words(open_page, finished):
-    said = words(open_page("compare", change="<b>7..8"))
+    said = words(open_page("compare", change="<b>7..8", search="no such words"))
     assert "asks for “<b>7..8”; there is no such range of changes here. Shown instead is Any change" in said
-    app = open_page("compare", filter="broke", search="no such words", change="0..")
-    assert "Choose another kind" in words(app) and "or clear the search." in words(app) and rows(app) == []
+    assert "Choose another kind" in said and "or clear the search." in said

@@ -61,17 +61,13 @@ def test_the_first_broken_passage_is_shown_with_both_answers(open_page, finished
     assert " times less likely. Its log-probability fell by " in said
 
 
-def test_kinds_have_counts_that_add_up_and_are_chosen_by_button_or_key_and_kept_in_the_address(open_page, finished):
+def test_kinds_have_counts_that_add_up_and_one_is_chosen_by_button(open_page, finished):
     app = open_page("compare")
     assert [each.label for each in kinds(app)] == [
         *("All · 120", "Both right · 27", "Broke · 9", "Fixed · 2", "Both wrong · 82")
     ]
     button(app, "Fixed").click().run()
     assert app.query_params["filter"] == "mended" and "1 of 2" in words(app)
-    button(app, "Change kind").click().run()
-    assert app.query_params["filter"] == "both-wrong"
-    shortcuts = {each.label: each.proto.shortcut.casefold() for each in app.button}
-    assert (shortcuts["Next"], shortcuts["Previous"], shortcuts["Change kind"]) == ("j", "k", "f")
 
 
 def test_within_a_kind_a_switch_leaves_those_answered_with_other_words(open_page, finished):
