@@ -2,12 +2,11 @@
 
 import streamlit as st
 
-from sparsedash.reporting import wording
 from sparsedash.ui import compare_choices, compare_views, frame
-from sparsedash.ui.chosen_run import chosen_run, link_to_export, show_ending, show_example_note
-from sparsedash.ui.compare_choices import Places
+from sparsedash.ui.chosen_run import chosen_run, show_example_note
+from sparsedash.ui.compare_choices import ChangeFilter, Shown
 from sparsedash.ui.compare_continuation import try_prompt
-from sparsedash.ui.compare_passage import show_passage, show_passage_table
+from sparsedash.ui.compare_passage import draw_passage_steps, show_passage, show_passage_table
 
 backend = frame.page("Compare")
 runs = [run for run in backend.runs() if run.sparse]
@@ -23,6 +22,7 @@ verdict, cost = st.container(), st.container(key="cost")
 choices = compare_choices.begin_choices()
 with choices:
     choice_of_run, choice_of_records, choice_of_view = st.columns([7, 7, 2.4], vertical_alignment="bottom")
+    searching, sorting, taking = st.columns([3, 3, 2], vertical_alignment="bottom")
 with choice_of_run:
     compare_choices.choose_run(backend, [*runs, run] if run.made_on else runs, chosen.key)
 with choice_of_records:
@@ -32,46 +32,48 @@ if pair is None:
         frame.opening("These two cannot be compared.")
         frame.note("One of the records is no longer stored, or they answer no passage in common. Choose another one.")
     st.stop()
-
-blind = not run.made_on and compare_views.is_blind()
-if not run.made_on:
-    with choice_of_view:
-        compare_views.choose_view()
+with choice_of_view:
+    blind = not run.made_on and compare_views.choose_view()
 kinds = st.container(key="kinds", horizontal=True, vertical_alignment="center", gap="small")
 # On a phone the columns stand one below the other: the passage first.
 with st.container(key="compared"):
     reading, listing = st.columns([3, 2], gap="large")
 about = st.container(key="about")
-places = Places(cost=cost, choices=choices, kinds=kinds, listing=listing, about=about)
-title = wording.stored_run_title(run, backend.user_data.name_of(run.key))
-basis = f"{title} · {wording.stored_run_details(run)}"
 passages = pair.texts(backend.passages(pair.left.passages_key))
 with verdict:
     if blind:
-        compare_views.show_question(backend, pair, basis, places)
+        compare_views.show_question(backend, run, pair, about)
     else:
-        compare_views.show_verdict(backend, run, pair, basis, places)
+        compare_views.show_verdict(backend, run, pair, cost, about)
+with searching:
+    searched = compare_choices.search_passages(pair, passages)
 if blind:
-    shown = compare_views.choose_blind_passages(pair, passages, places)
+    shown = Shown(pair, pair.differing(searched))
+    with listing:
+        compare_views.explain_blind_passages(shown, len(searched))
 else:
-    shown = compare_views.choose_open_passages(backend, run, pair, passages, places)
+    by = ChangeFilter(pair)
+    with kinds:
+        kind, only_different = compare_choices.choose_kind(pair, by.held(searched))
+    with listing:
+        by.draw(pair.of_kind(searched, kind, only_different), kind)
+    with sorting:
+        order = compare_choices.choose_order()
+    shown = Shown(pair, pair.ordered(pair.of_kind(by.held(searched), kind, only_different), kind, order), kind)
+    with taking:
+        compare_views.offer_files(backend, run, passages, shown)
 with reading:
-    at = compare_choices.current_passage(shown, pair)
+    at = compare_choices.current_passage(shown)
     if at is not None:
-        compare_choices.draw_passage_steps(shown, pair, at)
+        draw_passage_steps(shown, at)
         show_passage(backend, pair, passages, shown.positions[at], blind=blind)
 with listing:
     if at is not None:
-        show_passage_table(shown, pair, passages, at)
+        show_passage_table(shown, passages, at)
 with about:
-    show_ending(run, chosen.job)
-    with frame.row():
-        frame.link("overview", "Back to the chart", run=chosen.key)
-        frame.link("layers", "See what each layer lost", run=chosen.key, record=pair.right_name)
-        if pair.right.key in run.sparse:
-            link_to_export(chosen.key, pair.right_name)
+    compare_views.show_links(run, chosen, pair)
 if not blind and passages is not None:
     with st.container(key="breaking"):
-        compare_views.show_breaking(backend, pair, passages)
+        compare_views.show_breaking(pair, passages)
 with st.container(key="trying"):
     try_prompt(backend, pair, run, blind=blind)

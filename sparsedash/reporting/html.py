@@ -42,12 +42,7 @@ def escape(text: str) -> Html:
 def token(text: str) -> Html:
     """A model's token: as `escape`, with the spaces and line breaks that belong to it shown."""
     shown = text.replace("\n", "⏎").replace("\t", "⇥")
-    inner = shown.strip(" ")
-    if not inner:
-        return escape("␣" * len(shown) or "∅")
-    left = "␣" * (len(shown) - len(shown.lstrip(" ")))
-    right = "␣" * (len(shown) - len(shown.rstrip(" ")))
-    return escape(left + inner + right)
+    return escape(re.sub("^ +| +$", lambda spaces: "␣" * len(spaces[0]), shown) or "∅")
 
 
 def widget_label(text: str) -> str:

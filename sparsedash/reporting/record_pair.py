@@ -1,12 +1,11 @@
 """Two models' answers to the same passages: which broke or were fixed, side by side, and as files of samples."""
 
-import csv
 import hashlib
 import io
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Any, Literal, TypeVar
@@ -39,23 +38,28 @@ _MARK = element(
     "span", element("span", escape(DIVERGENCE_SIGN), aria_hidden="true"), css="sd-part", role="img", aria_label="parts"
 )
 _WORDS = re.compile(r"\S+\s*|\s+")
-_SIDES = ("left", "right")
-_COLUMNS: dict[str, type] = {"index": int, "context": str, "target": str} | {
-    f"{side}_{name}": kind
-    for side in _SIDES
-    for name, kind in {"answer": str, "correct": bool, "log_likelihood": float, "target_rank": int}.items()
+_KIND_OF: dict[tuple[bool, bool], Kind] = {
+    (True, True): "both-right",
+    (True, False): "broke",
+    (False, True): "mended",
+    (False, False): "both-wrong",
 }
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """Two records under the names they are shown by, with the passages that both answered; the right one is judged."""
+    """Two records under the names they are shown by, with the passages that both answered; the right one is judged.
+
+    hidden: nothing shows which side is which. turned: the right model stands first; only where it is hidden.
+    """
 
     left_name: str
     left: Record
     right_name: str
     right: Record
+    hidden: bool = False
+    turned: bool = False
 
     def outcomes(self, position: int) -> tuple[Outcome, Outcome]:
         """Both answers to one passage."""
@@ -66,8 +70,6 @@ class Pair:
         if passages is None or len(passages.indices) == len(self.left.outcomes):
             return passages
         at = {index: position for position, index in enumerate(passages.indices)}
-        if not all(outcome.index in at for outcome in self.left.outcomes):
-            return None
         found = [at[outcome.index] for outcome in self.left.outcomes]
         return replace(
             passages,
@@ -83,15 +85,20 @@ class Pair:
 
     def kinds(self, positions: Sequence[int]) -> dict[Kind, list[int]]:
         """These passages by their kind, in the order given; each is of one kind, and in "all"."""
-        found: dict[Kind, list[int]] = {kind: [] for kind in KINDS}
+        found: dict[Kind, list[int]] = {kind: list(positions) if kind == "all" else [] for kind in KINDS}
         for position in positions:
-            found["all"].append(position)
-            found[_kind(*self.outcomes(position))].append(position)
+            left, right = self.outcomes(position)
+            found[_KIND_OF[left.last_word_right, right.last_word_right]].append(position)
         return found
 
     def differing(self, positions: Sequence[int]) -> list[int]:
         """Those of these passages that the two answer with different words."""
         return [i for i in positions if len({outcome.answer for outcome in self.outcomes(i)}) > 1]
+
+    def of_kind(self, positions: Sequence[int], kind: Kind, only_different: bool) -> list[int]:
+        """Those of these passages of one kind; only_different: that the two answer with different words."""
+        found = self.kinds(positions)[kind]
+        return self.differing(found) if only_different else found
 
     def ordered(self, positions: Sequence[int], kind: Kind, order: Order) -> list[int]:
         """The passages in this order. The largest change is the largest fall, or rise where passages were fixed."""
@@ -102,17 +109,46 @@ class Pair:
 
     def holding(self, text: str, passages: Passages | None) -> Sequence[int]:
         """The passages with this text in their context, target or either answer, whatever its case; all for no text."""
-        everything = range(len(self.left.outcomes))
-        sought = text.strip().casefold()
-        if not sought:
-            return everything
-        found = []
-        for i in everything:
-            left, right = self.outcomes(i)
-            context = passages.contexts[i] if passages else ""
-            if sought in f"{context} {left.target}\n{left.answer}\n{right.answer}".casefold():
-                found.append(i)
-        return found
+        everything, sought = range(len(self.left.outcomes)), text.strip().casefold()
+
+        def read(position: int) -> str:
+            left, right = self.outcomes(position)
+            context = passages.contexts[position] if passages else ""
+            return f"{context} {left.target}\n{left.answer}\n{right.answer}".casefold()
+
+        return [position for position in everything if sought in read(position)] if sought else everything
+
+    def shown(self, left: T, right: T) -> tuple[T, T]:
+        """What belongs to the left and the right model, in the order in which it is shown."""
+        return (right, left) if self.turned else (left, right)
+
+    @property
+    def titles(self) -> tuple[str, str]:
+        """The headings, in the order shown."""
+        if self.hidden:
+            return "A", "B"
+        return side_title(self.left_name, self.left), side_title(self.right_name, self.right)
+
+    @property
+    def colours(self) -> tuple[str, str]:
+        """The classes that give both sides their colours, in the order shown."""
+        if self.hidden:
+            return "sd-hidden", "sd-hidden"
+        left, right = ("sd-sparse" if record.pruned else "sd-dense" for record in (self.left, self.right))
+        return left, right
+
+    def beside(self, left: Html, right: Html, others: Mapping[str, Html] | None = None) -> Html:
+        """Both sides' markup under their headings, one beside the other.
+
+        others: markup of more sparse models, by their names; not shown while the sides are hidden.
+        """
+        named = zip(self.titles, self.colours, self.shown(left, right), strict=True)
+        more = [] if self.hidden or not others else [(name, "sd-sparse", inside) for name, inside in others.items()]
+        sections = [
+            element("section", element("h3", escape(title)), inside, css=f"sd-answer {css}")
+            for title, css, inside in (*named, *more)
+        ]
+        return element("div", join(*sections), css="sd-answers sd-many" if more else "sd-answers")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,14 +193,11 @@ def load_pair(backend: Backend, left: RecordChoice, right: RecordChoice) -> Pair
     first, second = backend.record(left.key), backend.record(right.key)
     if first is None or second is None or first.passages_key != second.passages_key:
         return None
+    # One of them may have stopped early: what it did not answer is not part of the comparison.
     shared = shared_outcomes(first, second)
-    if not shared:
-        return None
-    if len(shared) < max(len(first.outcomes), len(second.outcomes)):
-        # One of them stopped early: what it did not answer is not part of the comparison.
-        first = replace(first, outcomes=tuple(one for one, _ in shared))
-        second = replace(second, outcomes=tuple(two for _, two in shared))
-    return Pair(left_name=left.name, left=first, right_name=right.name, right=second)
+    first = replace(first, outcomes=tuple(one for one, _ in shared))
+    second = replace(second, outcomes=tuple(other for _, other in shared))
+    return Pair(left_name=left.name, left=first, right_name=right.name, right=second) if shared else None
 
 
 def _passages(run: Run) -> tuple[str | None, int | None, int | None]:
@@ -173,65 +206,16 @@ def _passages(run: Run) -> tuple[str | None, int | None, int | None]:
     return run.corpora.get("evaluation"), evaluation.n_passages, evaluation.shuffle_seed
 
 
-def _kind(left: Outcome, right: Outcome) -> Kind:
-    if left.last_word_right:
-        return "both-right" if right.last_word_right else "broke"
-    return "mended" if right.last_word_right else "both-wrong"
-
-
-@dataclass(frozen=True, kw_only=True)
-class SideBySide:
-    """How a pair is shown.
-
-    hidden: nothing shows which side is which. turned: the right model stands first; only where it is hidden.
-    """
-
-    pair: Pair
-    hidden: bool = False
-    turned: bool = False
-
-    def shown(self, left: T, right: T) -> tuple[T, T]:
-        """What belongs to the left and the right model, in the order in which it is shown."""
-        return (right, left) if self.turned else (left, right)
-
-    @property
-    def titles(self) -> tuple[str, str]:
-        """The headings, in the order shown."""
-        if self.hidden:
-            return "A", "B"
-        pair = self.pair
-        return side_title(pair.left_name, pair.left), side_title(pair.right_name, pair.right)
-
-    @property
-    def colours(self) -> tuple[str, str]:
-        """The classes that give both sides their colours, in the order shown."""
-        left, right = self.shown(self.pair.left, self.pair.right)
-        return self._css(left), self._css(right)
-
-    def beside(self, left: Html, right: Html, others: Mapping[str, Html] | None = None) -> Html:
-        """Both sides' markup under their headings, one beside the other.
-
-        others: markup of more sparse models, by their names; not shown while the sides are hidden.
-        """
-        named = zip(self.titles, self.colours, self.shown(left, right), strict=True)
-        more = [] if self.hidden or not others else [(name, "sd-sparse", inside) for name, inside in others.items()]
-        sections = [
-            element("section", element("h3", escape(title)), inside, css=f"sd-answer {css}")
-            for title, css, inside in (*named, *more)
-        ]
-        return element("div", join(*sections), css="sd-answers sd-many" if more else "sd-answers")
-
-    def _css(self, record: Record) -> str:
-        if self.hidden:
-            return "sd-hidden"
-        return "sd-sparse" if record.pruned else "sd-dense"
-
-
 def side_title(name: str, record: Record) -> str:
     """The heading of one side: "Dense", "Sparse, 20 %"."""
     if record.pruned is None:
         return f"D{name[1:]}" if name.startswith("dense") else f"Dense, {name}"
     return f"Sparse, {name}"
+
+
+def end_of(text: str, most: int) -> str:
+    """The text's last characters, so many at most, after a sign where it was cut."""
+    return text if len(text) <= most else f"… {text[-most:]}"
 
 
 def mark_divergence(first: str, second: str) -> tuple[Html, Html]:
@@ -256,57 +240,49 @@ def mark_divergence(first: str, second: str) -> tuple[Html, Html]:
     return marked(texts[0]), marked(texts[1])
 
 
-def view_csv(left: Record, right: Record, positions: Sequence[int], passages: Passages | None) -> bytes:
+def view_csv(pair: Pair, positions: Sequence[int], passages: Passages | None) -> bytes:
     """These passages with both answers, as UTF-8 CSV. Text that a spreadsheet would run begins with an apostrophe."""
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, _COLUMNS, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
-    writer.writeheader()
-    for row in _file_rows(left, right, positions, passages):
-        writer.writerow({k: spreadsheet_safe(value) if isinstance(value, str) else value for k, value in row.items()})
-    return text.getvalue().encode()
+    from pyarrow.csv import write_csv
+
+    return _written(write_csv, _view(pair, positions, passages, lambda text: spreadsheet_safe(encodable(text))))
 
 
-def view_parquet(left: Record, right: Record, positions: Sequence[int], passages: Passages | None) -> bytes:
+def view_parquet(pair: Pair, positions: Sequence[int], passages: Passages | None) -> bytes:
     """As `view_csv`, as parquet; its text is left as it is, since nothing runs it."""
+    from pyarrow.parquet import write_table
+
+    return _written(write_table, _view(pair, positions, passages, encodable))
+
+
+def _written(write: Callable[[Any, Any], object], table: Any) -> bytes:
+    write(table, sink := io.BytesIO())
+    return sink.getvalue()
+
+
+def _view(pair: Pair, positions: Sequence[int], passages: Passages | None, safe: Callable[[str], str]) -> Any:
+    """The columns of the files. target_rank: of the target's first token; 0 where there is none."""
     # Loaded when asked for: the page need not wait for it.
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    kinds = {int: pa.int64(), float: pa.float64(), bool: pa.bool_(), str: pa.string()}
-    schema = pa.schema([(name, kinds[kind]) for name, kind in _COLUMNS.items()])
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(_file_rows(left, right, positions, passages), schema=schema), sink)
-    return bytes(sink.getvalue().to_pybytes())
-
-
-def _file_rows(
-    left: Record, right: Record, positions: Sequence[int], passages: Passages | None
-) -> list[dict[str, Any]]:
-    """target_rank: of the target's first token; 0 where there is none."""
-    rows = []
-    for i in positions:
-        outcomes = left.outcomes[i], right.outcomes[i]
-        row: dict[str, Any] = {
-            "index": outcomes[0].index,
-            "context": encodable(passages.contexts[i] if passages else ""),
-            "target": encodable(outcomes[0].target),
-        }
-        for side, outcome in zip(_SIDES, outcomes, strict=True):
-            row[f"{side}_answer"] = encodable(outcome.answer)
-            row[f"{side}_correct"] = outcome.last_word_right
-            row[f"{side}_log_likelihood"] = outcome.log_likelihood
-            row[f"{side}_target_rank"] = outcome.tokens[0].rank if outcome.tokens else 0
-        rows.append(row)
-    return rows
+    sides = [[record.outcomes[i] for i in positions] for record in (pair.left, pair.right)]
+    columns: dict[str, list[Any]] = {
+        "index": [one.index for one in sides[0]],
+        "context": [safe(passages.contexts[i]) if passages else "" for i in positions],
+        "target": [safe(one.target) for one in sides[0]],
+    }
+    for side, outcomes in zip(("left", "right"), sides, strict=True):
+        columns[f"{side}_answer"] = [safe(one.answer) for one in outcomes]
+        columns[f"{side}_correct"] = [one.last_word_right for one in outcomes]
+        columns[f"{side}_log_likelihood"] = [one.log_likelihood for one in outcomes]
+        columns[f"{side}_target_rank"] = [one.tokens[0].rank if one.tokens else 0 for one in outcomes]
+    return pa.table(columns)
 
 
 def harness_samples(record: Record, passages: Passages) -> bytes:
     """One JSON line for each passage, field by field as lm_eval 0.4.13 writes its samples of `lambada_openai`.
 
-    doc_id, doc (text), target, arguments (gen_args_0: arg_0 the context, arg_1 the target), resps and filtered_resps
-    (the log-likelihood and whether the target is what greedy writing gives, as text), filter, metrics, doc_hash,
-    prompt_hash, target_hash (sha256), perplexity (a log-likelihood, as there), acc (0 or 1). A test holds one line of a
-    real file.
+    resps, filtered_resps: the log-likelihood and whether greedy decoding gives the target, as text. perplexity: a
+    log-likelihood, as there. A test holds one line of a real file.
     """
     lines = []
     for outcome, text in zip(record.outcomes, passages.contexts, strict=True):

@@ -4,8 +4,10 @@ The report has no script and makes no request: its charts are the page's own fig
 describes the fields of the document.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from itertools import count, islice
 from math import exp, isfinite
 from typing import Any
 
@@ -15,14 +17,14 @@ from sparsedash.reporting.charts.chart_style import COLOUR_PAIRS
 from sparsedash.reporting.charts.tradeoff_chart import SYMBOLS, tradeoff_chart, tradeoff_words
 from sparsedash.reporting.charts.tradeoff_data import Measure, round_ticks
 from sparsedash.reporting.html import Html, element, escape, heading, paragraph, table
-from sparsedash.reporting.record_pair import DIVERGENCE_SIGN, KINDS, Kind, Pair, mark_divergence
+from sparsedash.reporting.record_pair import DIVERGENCE_SIGN, KINDS, Kind, Pair, end_of, mark_divergence
 from sparsedash.reporting.run_answer import answer_figures, answer_sentence, find_document, missing_records, run_ending
 from sparsedash.reporting.run_results import RunResults, verdict_of
 from sparsedash.reporting.verdicts import numbers_table
 from sparsedash.schema.errors import SettingsError
-from sparsedash.schema.pair_records import ContinuationSettings
+from sparsedash.schema.pair_records import Continuation, ContinuationSettings
 from sparsedash.schema.plain_values import canonical_json
-from sparsedash.schema.records import LARGEST_LOSS, Passages, Record, Run, Score
+from sparsedash.schema.records import LARGEST_LOSS, Passages, Record, Run
 from sparsedash.schema.settings import FindResult
 from sparsedash.service.backend import Backend
 from sparsedash.stats.significance import compare_records, holm
@@ -72,41 +74,30 @@ pre { white-space: pre-wrap; font-size: 0.85rem; }
 
 
 def html_report(
-    found: RunResults,
-    pair: Pair,
-    passages: Passages | None,
-    job: Job | None = None,
-    wrote: Sequence["WrittenContinuation"] = (),
+    found: RunResults, pair: Pair, passages: Passages | None, job: Job | None = None, wrote: Sequence[Html] = ()
 ) -> bytes:
     """The report as UTF-8: verdict, charts and numbers, the answers that broke or were fixed, what the models wrote,
     settings and versions.
     """
     run, tradeoff = found.run, found.tradeoff()
-    verdict, (left, right) = verdict_of(found, pair.left, pair.right), (pair.left_name, pair.right_name)
     notes = [wording.example_words(run), run_ending(run, job), missing_records(run, found.missing)]
     notes += [wording.source_note(run.source_type), *answer_figures(found)]
     notes.append(f"{found.title} · {wording.stored_run_details(run)}")
-    # The verdict on the comparison in the words of the compare page.
-    compared = [verdicts.flip_words(compare_records(pair.left, pair.right))]
-    compared.append(verdicts.verdict_sentence(right, verdict, left))
-    if left != right:
-        compared.append(verdicts.loss_sentence(verdict, left))
-    compared += verdicts.verdict_basis(right, verdict, found.tolerance, left)
     body = [
         heading(answer_sentence(found)),
         *(paragraph(said, css="sd-muted") for said in notes if said),
         *(figure_svg(tradeoff_chart(tradeoff, each), tradeoff_words(tradeoff, each)) for each in _CHARTS),
         element("div", numbers_table(found).html, css="numbers"),
-        element("h2", escape(f"{right} against {left}")),
-        *(paragraph(said) for said in compared),
+        element("h2", escape(f"{pair.right_name} against {pair.left_name}")),
+        *(paragraph(said) for said in comparison_words(found, pair) if said),
         *_flip_tables(pair, passages),
-        *continuations_section(wrote),
+        *wrote,
         element("h2", escape("Settings")),
         element("pre", escape(canonical_json(asdict(run.settings)))),
         element("h2", escape("What was read")),
-        _definitions({"model": run.model_identity, **run.corpora}),
+        _facts({"model": run.model_identity, **run.corpora}),
         element("h2", escape("Versions")),
-        _definitions(run.versions),
+        _facts(run.versions),
         *(paragraph(warning, css="sd-muted") for warning in run.warnings),
     ]
     # A chart is drawn in the colours of the light theme; a dark one repaints it.
@@ -126,6 +117,18 @@ def html_report(
     return f"<!doctype html>\n{page}\n".encode()
 
 
+def comparison_words(found: RunResults, pair: Pair) -> tuple[str, str, str]:
+    """The verdict on the right model, what it lost (nothing beside itself), and what both rest on."""
+    verdict, left, right = verdict_of(found, pair.left, pair.right), pair.left_name, pair.right_name
+    basis = [
+        verdicts.flip_words(compare_records(pair.left, pair.right)),
+        *verdicts.verdict_basis(right, verdict, found.tolerance, left),
+        verdicts.early_stopping_words({left: pair.left, right: pair.right}),
+    ]
+    lost = "" if left == right else verdicts.loss_sentence(verdict, left)
+    return verdicts.verdict_sentence(right, verdict, left), lost, " ".join(filter(None, basis))
+
+
 def _flip_tables(pair: Pair, passages: Passages | None) -> list[Html]:
     kinds = pair.kinds(range(len(pair.left.outcomes)))
     drawn: list[Html] = []
@@ -140,7 +143,7 @@ def _flip_tables(pair: Pair, passages: Passages | None) -> list[Html]:
         rows = []
         for position in positions[:FLIPS_SHOWN]:
             left, right = pair.outcomes(position)
-            end = _end_of(passages.contexts[position] if passages else "", CONTEXT_SHOWN)
+            end = end_of(passages.contexts[position] if passages else "", CONTEXT_SHOWN)
             texts = (left.target, left.answer.strip(), right.answer.strip())
             change = wording.signed_nats(-pair.fall(position))
             rows.append([f"{left.index + 1:,}", end, *(text[:CONTEXT_SHOWN] for text in texts), change])
@@ -149,62 +152,47 @@ def _flip_tables(pair: Pair, passages: Passages | None) -> list[Html]:
     return drawn
 
 
-def _end_of(text: str, most: int) -> str:
-    return text if len(text) <= most else f"… {text[-most:]}"
+def _facts(values: Mapping[str, str]) -> Html:
+    return _rows((name, escape(value)) for name, value in values.items())
 
 
-def _definitions(values: Mapping[str, str]) -> Html:
-    rows = [
-        element("tr", element("th", escape(name), scope="row"), element("td", escape(value)))
-        for name, value in values.items()
-    ]
-    return element("table", element("tbody", *rows))
+def _rows(values: Iterable[tuple[str, Html]], css: str = "") -> Html:
+    rows = (element("tr", element("th", escape(name), scope="row"), element("td", value)) for name, value in values)
+    return element("table", element("tbody", *rows), css=css)
 
 
-@dataclass(frozen=True, kw_only=True)
-class WrittenContinuation:
-    """One prompt with the texts that were written after it, by the names of the models, the left one first.
+def continuations_section(backend: Backend, run: Run, pair: Pair, passages: Passages | None) -> list[Html]:
+    """Both models' stored continuations: of prompts, newest first, then of passages that broke or were fixed.
 
-    how: which passage it was, or with what settings it was written.
+    Each text has a mark where it parts from the left model's. Empty where nothing was written.
     """
-
-    prompt: str
-    how: str
-    texts: dict[str, str]
-
-
-def stored_continuations(
-    backend: Backend, run: Run, pair: Pair, passages: Passages | None
-) -> list[WrittenContinuation]:
-    """Both models' stored continuations: of prompts, newest first, then of passages that broke or were fixed."""
-    names = dict(wording.record_names(run))
-    found: list[WrittenContinuation] = []
-    for how, request in _continuation_requests(backend, pair, passages):
-        stored = backend.continuation(request.key())
-        if stored is not None and len(found) < MOST_CONTINUATIONS:
-            others = dict(zip((names.get(key, key[:8]) for key in request.others), stored.others, strict=False))
-            stopped = ", stopped before the end" if stored.stopped else ""
-            texts = {pair.left_name: stored.left, pair.right_name: stored.right, **others}
-            found.append(WrittenContinuation(prompt=request.prompt, how=f"{how}{stopped}", texts=texts))
-    return found
+    names, drawn = dict(wording.record_names(run)), list[Html]()
+    for how, request, stored in islice(_continuations(backend, pair, passages), MOST_CONTINUATIONS):
+        first, *rest = (text.strip() or "(nothing)" for text in (stored.left, stored.right, *stored.others))
+        who = [pair.left_name, pair.right_name, *(names.get(key, key[:8]) for key in request.others)]
+        texts = zip(who, [escape(first), *(mark_divergence(first, text)[1] for text in rest)], strict=False)
+        stopped = ", stopped before the end" if stored.stopped else ""
+        drawn += [paragraph(f"{how}{stopped}", css="sd-muted"), paragraph(end_of(request.prompt, PROMPT_SHOWN))]
+        drawn.append(_rows(texts, css="written"))
+    legend = f"The mark {DIVERGENCE_SIGN} stands where a text parts from that of {pair.left_name}."
+    return [element("h2", escape("What the models wrote")), paragraph(legend, css="sd-muted"), *drawn] if drawn else []
 
 
-def _continuation_requests(
+def _continuations(
     backend: Backend, pair: Pair, passages: Passages | None
-) -> Iterator[tuple[str, ContinuationSettings]]:
+) -> Iterator[tuple[str, ContinuationSettings, Continuation]]:
     """Prompts that users tried, and the passages that the page's button continues, unless their text cannot be."""
-    for request in backend.user_data.prompts(pair.left.key, pair.right.key):
-        yield f"A user's prompt, {sampling_words(request)}", request
-    kinds = pair.kinds(range(len(pair.left.outcomes)) if passages else [])
-    for kind in _FLIPS:
-        for position in kinds[kind]:
-            assert passages is not None, "without texts there are no positions"
-            prompt = passages.contexts[position]
-            try:
-                request = ContinuationSettings(left=pair.left.key, right=pair.right.key, prompt=prompt)
-            except SettingsError:
-                continue
-            yield f"Passage {pair.left.outcomes[position].index + 1:,}, {KINDS[kind].lower()}", request
+    left, right = pair.left.key, pair.right.key
+    asked = [(f"A user's prompt, {sampling_words(each)}", each) for each in backend.user_data.prompts(left, right)]
+    contexts = passages.contexts if passages else ()
+    for kind, positions in pair.kinds(range(len(contexts))).items():
+        for position in positions if kind in _FLIPS else ():
+            with suppress(SettingsError):
+                request = ContinuationSettings(left=left, right=right, prompt=contexts[position])
+                asked.append((f"Passage {pair.left.outcomes[position].index + 1:,}, {KINDS[kind].lower()}", request))
+    for how, request in asked:
+        if (stored := backend.continuation(request.key())) is not None:
+            yield how, request, stored
 
 
 def sampling_words(request: ContinuationSettings) -> str:
@@ -212,22 +200,6 @@ def sampling_words(request: ContinuationSettings) -> str:
     if request.temperature_percent == 0:
         return f"first choices, {request.n_tokens} tokens"
     return f"temperature {request.temperature_percent / 100:g}, seed {request.seed}, {request.n_tokens} tokens"
-
-
-def continuations_section(found: Sequence[WrittenContinuation]) -> list[Html]:
-    """The part of the report that shows them, each text with a mark where it parts from the left model's."""
-    if not found:
-        return []
-    first = next(iter(found[0].texts))
-    legend = f"The mark {DIVERGENCE_SIGN} stands where a text parts from that of {first}."
-    drawn = [element("h2", escape("What the models wrote")), paragraph(legend, css="sd-muted")]
-    for each in found:
-        (left, first), *rest = ((name, text.strip() or "(nothing)") for name, text in each.texts.items())
-        texts = [(left, escape(first)), *((name, mark_divergence(first, text)[1]) for name, text in rest)]
-        rows = (element("tr", element("th", escape(name), scope="row"), element("td", text)) for name, text in texts)
-        drawn += [paragraph(each.how, css="sd-muted"), paragraph(_end_of(each.prompt, PROMPT_SHOWN))]
-        drawn.append(element("table", element("tbody", *rows), css="written"))
-    return drawn
 
 
 def figure_svg(figure: Any, words: str) -> Html:
@@ -290,39 +262,37 @@ class _FigureSvg:
             yield element("polygon", points=_points(at), fill=trace["fillcolor"])
         elif "lines" in trace["mode"]:
             yield _polyline(at, trace["line"], clip)
-        bars, marker = trace.get("error_y"), trace.get("marker")
-        if bars:
+        if bars := trace.get("error_y"):
+            line = {"color": bars["color"], "width": bars["thickness"]}
             for x, y, up, down in zip(trace["x"], trace["y"], bars["array"], bars["arrayminus"], strict=True):
                 if up or down:
-                    yield _polyline(
-                        [self._place(x, y - down), self._place(x, y + up)],
-                        {"color": bars["color"], "width": bars["thickness"]},
-                    )
-        if marker is None:
-            return
-        for i, (x, y) in enumerate(at):
-            sizes, symbol = marker["size"], marker.get("symbol", "circle")
-            size = sizes[i] if isinstance(sizes, list | tuple) else sizes
-            sign = _SVG_SIGNS.get(symbol if isinstance(symbol, str) else symbol[i], "●")
+                    yield _polyline([self._place(x, y - down), self._place(x, y + up)], line)
+        marker, said = trace.get("marker", {"size": 0}), trace.get("text", ())
+        sizes, symbols = (_each(marker.get(key), len(at)) for key in ("size", "symbol"))
+        for place, size, symbol in zip(at, sizes, symbols, strict=True):
             if size:
-                yield _text(sign, (x, y), {"size": size + 7, "color": marker["color"]})
-            if trace.get("text", [""] * len(at))[i]:
+                yield _text(_SVG_SIGNS.get(symbol, "●"), place, {"size": size + 7, "color": marker["color"]})
+        for (x, y), text, i in zip(at, said, count(), strict=False):
+            if text:
                 font = {"size": trace["textfont"]["size"], "color": trace["textfont"]["color"][i]}
-                yield _text(trace["text"][i], (x + 5, y - 5), font, "start", "bottom")
+                yield _text(text, (x + 5, y - 5), font, "start", "bottom")
 
     def _note(self, note: dict[str, Any]) -> Iterator[Html]:
         x, y = self._place(note["x"], note["y"], "".join(axis for axis in "xy" if note[f"{axis}ref"] == "paper"))
         x, y = x + note.get("xshift", 0), y - note.get("yshift", 0)
         if note["showarrow"]:
             arrow = {"color": note["arrowcolor"], "width": note["arrowwidth"]}
-            yield _polyline([(x, y + note["ay"]), (x, y)], arrow)
-            yield _polyline([(x - 4, y - 5), (x, y), (x + 4, y - 5)], arrow)
+            yield _polyline([(x, y + note["ay"]), (x, y), (x - 4, y - 5), (x, y), (x + 4, y - 5)], arrow)
         elif note["text"]:
             yield _text(note["text"], (x, y), note["font"], _ANCHORS[note["xanchor"]], note["yanchor"])
 
 
 def _points(at: Sequence[tuple[float, float]]) -> str:
     return " ".join(f"{x:.1f},{y:.1f}" for x, y in at)
+
+
+def _each(value: Any, n: int) -> Sequence[Any]:
+    return value if isinstance(value, list | tuple) else [value] * n
 
 
 def _polyline(at: Sequence[tuple[float, float]], line: Mapping[str, Any], clip: str = "") -> Html:
@@ -336,11 +306,9 @@ def _text(
 ) -> Html:
     """Text on lines that are parted by <br>. vertical: which edge of it stands at the place, middle or bottom."""
     lines, height = said.split("<br>"), 1.25 * font["size"]
-    top = at[1] - height * (len(lines) - 1) / (2 if vertical == "middle" else 1)
-    top -= height / 2 if vertical == "bottom" else 0
-    inside = [
-        element("tspan", escape(line), x=f"{at[0]:.1f}", y=f"{top + height * i:.1f}") for i, line in enumerate(lines)
-    ]
+    top = at[1] - height * ((len(lines) - 1) / 2 if vertical == "middle" else len(lines) - 0.5)
+    places = [{"x": f"{at[0]:.1f}", "y": f"{top + height * i:.1f}"} for i in range(len(lines))]
+    inside = [element("tspan", escape(line), **place) for line, place in zip(lines, places, strict=True)]
     style = {"fill": font["color"], "font_size": f"{font['size']}", "text_anchor": anchor}
     return element("text", *inside, dominant_baseline="central", **style)
 
@@ -352,7 +320,7 @@ def run_document(
 
     result: of a search; its sentence is about what it was asked for.
     """
-    allowed = tolerance or Tolerance()
+    asked, allowed = run.settings, tolerance or Tolerance()
     verdicts = judge_all([record_losses(dense, record) for record in sparse], allowed, run.n_compared)
     adjusted = holm([compare_records(dense, record).p_value for record in sparse], run.n_compared)
     by_permille = {record.sparsity_permille: verdict for record, verdict in zip(sparse, verdicts, strict=True)}
@@ -360,31 +328,28 @@ def run_document(
         "format": RESULT_FORMAT,
         "key": run.key,
         "model": {
-            "reference": run.settings.model,
+            "reference": asked.model,
             "identity": run.model_identity,
-            "dtype": run.settings.dtype,
+            "dtype": asked.dtype,
             "source_type": run.source_type or None,
         },
         "corpora": {
             use: {"reference": settings.corpus, "identity": run.corpora[use]}
-            for use, settings in (("calibration", run.settings.calibration), ("evaluation", run.settings.evaluation))
+            for use, settings in (("calibration", asked.calibration), ("evaluation", asked.evaluation))
         },
-        "settings": asdict(run.settings),
+        "settings": asdict(asked),
         "finished": run.finished,
         "ended": run_ending(run, None) or None,
-        "seed": run.settings.calibration.seed,
-        "find": result and find_document(result, run.settings.methods[0], by_permille),
+        "seed": asked.calibration.seed,
+        "find": result and find_document(result, asked.methods[0], by_permille),
         "dense": _answers(dense),
         "sparse": [
             _sparse(dense, record, p) | {"verdict": _verdict(verdict, allowed)}
             for record, p, verdict in zip(sparse, adjusted, verdicts, strict=True)
         ],
-        "seconds": run.seconds,
-        "peak_bytes": run.peak_bytes,
-        "disk_bytes": run.disk_bytes,
+        **{name: getattr(run, name) for name in ("seconds", "peak_bytes", "disk_bytes", "versions")},
         "cached": list(run.cached),
         "warnings": list(run.warnings),
-        "versions": run.versions,
         "example": wording.example_words(run) or None,
     }
 
@@ -392,35 +357,25 @@ def run_document(
 def _answers(record: Record) -> dict[str, Any]:
     fields = ("index", "target", "last_word_right", "last_token_right", "log_likelihood", "answer")
     return {
-        "last_word": _score(record.last_word),
-        "last_token": _score(record.last_token),
+        "last_word": asdict(record.last_word),
+        "last_token": asdict(record.last_token),
         "word_perplexity": record.word_perplexity if isfinite(record.word_perplexity) else None,
         "passages": [{name: getattr(outcome, name) for name in fields} for outcome in record.outcomes],
     }
-
-
-def _score(score: Score) -> dict[str, int]:
-    return {"right": score.right, "total": score.total}
 
 
 def _sparse(dense: Record, record: Record, p_adjusted: float) -> dict[str, Any]:
     pruned, pairs = record.pruned, compare_records(dense, record)
     assert pruned is not None, "a sparse record says how it was pruned"
     per_layer = ("widths", "layer_errors", "held_out_errors", "uncompensated_errors", "passage_errors", "sensitivities")
+    paired = {name: getattr(pairs, name) for name in ("broke", "mended", "p_value", "difference")}
     return {
         "method": asdict(pruned.method),
         "sparsity_percent": pruned.sparsity_permille / 10,
         "mlp_sparsity": pruned.mlp_sparsity,
         "matmul_ratio": pruned.matmul_ratio,
         **{name: list(getattr(pruned, name)) for name in per_layer},
-        "paired": {
-            "broke": pairs.broke,
-            "mended": pairs.mended,
-            "p_value": pairs.p_value,
-            "p_adjusted": p_adjusted,
-            "difference": pairs.difference,
-            "interval": list(pairs.interval),
-        },
+        "paired": {**paired, "p_adjusted": p_adjusted, "interval": list(pairs.interval)},
         "stopping": record.stopping and asdict(record.stopping),
         **_answers(record),
     }
@@ -432,16 +387,18 @@ def _verdict(found: ToleranceVerdict, tolerance: Tolerance) -> dict[str, Any]:
     # One passage has no interval: its ends are no numbers of JSON.
     ratios = [exp(n) if -LARGEST_LOSS < n < LARGEST_LOSS else None for n in (lost.value, lost.low, lost.high)]
     points = [0.0 - 100 * share for share in (accuracy.value, accuracy.high, accuracy.low)] if accuracy else []
+
+    def values(loss: Loss, numbers: Sequence[float | None]) -> dict[str, Any]:
+        return dict(zip(("value", "low", "high"), numbers, strict=True)) | {
+            "level": loss.level,
+            "verdict": loss.verdict,
+        }
+
     return {
         "verdict": found.verdict,
-        "tolerance": {"ratio": tolerance.ratio, "points": tolerance.points},
+        "tolerance": asdict(tolerance),
         "decided_by": list(found.decided_by),
-        "ratio": _loss_values(lost, ratios),
-        "points": accuracy and _loss_values(accuracy, points),
+        "ratio": values(lost, ratios),
+        "points": accuracy and values(accuracy, points),
         "passages_needed": found.passages_needed,
     }
-
-
-def _loss_values(loss: Loss, values: Sequence[float | None]) -> dict[str, Any]:
-    value, low, high = values
-    return {"value": value, "low": low, "high": high, "level": loss.level, "verdict": loss.verdict}

@@ -1,7 +1,7 @@
 """The choices on the compare page: run, models, search, kinds of passages, range of changes, passage."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Any, NamedTuple, get_args
 
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
@@ -9,8 +9,8 @@ from streamlit.delta_generator import DeltaGenerator
 from sparsedash.reporting import wording
 from sparsedash.reporting.charts.bar_charts import changes_chart, changes_words, clicked_bar
 from sparsedash.reporting.html import element, widget_label
-from sparsedash.reporting.passage_analysis import ChangeRange, change_ranges, count_by_range
-from sparsedash.reporting.record_pair import KINDS, Kind, Pair, load_pair, record_choices, unique_names
+from sparsedash.reporting.passage_analysis import change_ranges, count_by_range
+from sparsedash.reporting.record_pair import KINDS, Kind, Order, Pair, load_pair, record_choices, unique_names
 from sparsedash.reporting.run_results import run_results
 from sparsedash.reporting.wording import EXAMPLE_TITLE
 from sparsedash.schema.records import Passages, Run
@@ -27,36 +27,21 @@ _FIRST_KINDS: tuple[Kind, ...] = ("broke", "mended", "both-wrong", "both-right",
 """Without a kind in the address, the first of these that has passages is shown."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Places:
-    """Containers of the page.
-
-    cost: right under the verdict. choices: search, order and files. kinds: the row of kinds. listing: next to the
-    passage, above the table. about: after the passages.
-    """
-
-    cost: DeltaGenerator
-    choices: DeltaGenerator
-    kinds: DeltaGenerator
-    listing: DeltaGenerator
-    about: DeltaGenerator
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shown:
+class Shown(NamedTuple):
     """The passages to step through, in order. kind: theirs; None on the blind page, where it would show too much."""
 
+    pair: Pair
     positions: list[int]
-    kind: Kind | None
+    kind: Kind | None = None
 
-    def query(self, pair: Pair, at: int) -> dict[str, str] | None:
+    def query(self, at: int) -> dict[str, str] | None:
         """Parameters of the address for the passage at this place; None outside.
 
         They name the kind again: of two clicks at once, the browser sends the second with the address before the first.
         """
         if not 0 <= at < len(self.positions):
             return None
-        return {"filter": self.kind or "", "passage": str(pair.left.outcomes[self.positions[at]].index)}
+        return {"filter": self.kind or "", "passage": str(self.pair.left.outcomes[self.positions[at]].index)}
 
 
 def begin_choices() -> DeltaGenerator:
@@ -118,24 +103,23 @@ def search_passages(chosen: Pair, passages: Passages | None) -> Sequence[int]:
     return chosen.holding(searched or "", passages)
 
 
-def current_passage(shown: Shown, pair: Pair) -> int | None:
+def choose_order() -> Order:
+    """Draw the choice of the order."""
+    about = "How far it fell from the left model to the right one; for fixed passages, how far it rose."
+    title = "Sort by the right word's log-probability"
+    chosen: Order = st.selectbox(title, get_args(Order), key="sort", bind=BOUND, filter_mode=None, help=about)
+    return chosen
+
+
+def current_passage(shown: Shown) -> int | None:
     """The place of the passage that the address names, or the first; None, and a note, where none is shown."""
     if not shown.positions:
         undo = {"words": "switch “Only different words” off", "change": "show any change", "search": "clear the search"}
         others = "".join(f", or {words}" for name, words in undo.items() if address_bar.query_value(name))
         frame.note(f"No passage is of this kind. Choose another kind{others}.")
         return None
-    outcomes, asked = pair.left.outcomes, address_bar.query_value("passage")
+    outcomes, asked = shown.pair.left.outcomes, address_bar.query_value("passage")
     return next((i for i, p in enumerate(shown.positions) if str(outcomes[p].index) == asked), 0)
-
-
-def draw_passage_steps(shown: Shown, pair: Pair, at: int) -> None:
-    """Draw the buttons to the passages before and after the one at this place."""
-    steps: list[address_bar.Step] = [
-        ("Previous", "chevron_left", shown.query(pair, at - 1), "K"),
-        ("Next", "chevron_right", shown.query(pair, at + 1), "J"),
-    ]
-    address_bar.draw_steps("step", steps, f"{at + 1:,} of {len(shown.positions):,}", "secondary")
 
 
 def choose_kind(pair: Pair, positions: Sequence[int]) -> tuple[Kind, bool]:
@@ -148,27 +132,18 @@ def choose_kind(pair: Pair, positions: Sequence[int]) -> tuple[Kind, bool]:
     chosen: Kind = next((kind for kind in KINDS if kind == asked), usual)
     at = names.index(chosen)
     following = next((kind for kind in names[at + 1 :] + names[:at] if by_kind[kind]), chosen)
+
+    def show(kind: Kind) -> dict[str, Any]:
+        return {"on_click": address_bar.set_query, "args": ({"filter": kind, "passage": ""},)}
+
     for kind, found in by_kind.items():
-        st.button(
-            f"{KINDS[kind]} · {len(found):,}",
-            key=f"flip-{kind}",
-            # The style sheet knows the chosen one by its icon: one of another type would be a new button, and lose
-            # the focus.
-            icon=":material/check:" if kind == chosen else None,
-            on_click=address_bar.set_query,
-            args=({"filter": kind, "passage": ""},),
-            help=_kind_help(kind, pair),
-        )
-    st.button(
-        "Change kind",
-        key="next-kind",
-        shortcut="F",
-        type="tertiary",
-        icon=":material/filter_list:",
-        on_click=address_bar.set_query,
-        args=({"filter": following, "passage": ""},),
-        help="Go through the kinds that have passages.",
-    )
+        # The style sheet knows the chosen one by its icon: one of another type would be new, and lose the focus.
+        icon = ":material/check:" if kind == chosen else None
+        label = f"{KINDS[kind]} · {len(found):,}"
+        st.button(label, key=f"flip-{kind}", icon=icon, help=_kind_help(kind, pair), **show(kind))
+    about = "Go through the kinds that have passages."
+    icon = ":material/filter_list:"
+    st.button("Change kind", "next-kind", about, shortcut="F", type="tertiary", icon=icon, **show(following))
     only = st.toggle(
         f"Only different words · {len(pair.differing(by_kind[chosen])):,}",
         key=OTHER_WORDS,
@@ -188,13 +163,13 @@ def _kind_help(kind: Kind, pair: Pair) -> str:
     return widget_label(f"{pair.left_name} {left}, {pair.right_name} {right}")
 
 
-@dataclass(frozen=True, kw_only=True)
 class ChangeFilter:
-    """A filter by change. changes: of each passage by position. chosen: place in `ranges`; None for any change."""
+    """The filter by change that the address asks for. chosen: place in `ranges`; None for any change."""
 
-    changes: Sequence[float]
-    ranges: Sequence[ChangeRange]
-    chosen: int | None
+    def __init__(self, pair: Pair) -> None:
+        self.changes = [-pair.fall(position) for position in range(len(pair.left.outcomes))]
+        self.ranges, asked = change_ranges(self.changes), address_bar.query_value(CHANGE)
+        self.chosen = next((i for i, each in enumerate(self.ranges) if each.address == asked), None)
 
     def held(self, positions: Sequence[int]) -> Sequence[int]:
         """Those passages whose change is in the chosen range."""
@@ -203,32 +178,22 @@ class ChangeFilter:
         low, high = self.ranges[self.chosen].low, self.ranges[self.chosen].high
         return [position for position in positions if low <= self.changes[position] < high]
 
+    def draw(self, positions: Sequence[int], kind: Kind) -> None:
+        """Draw the histogram of these passages, whose bars can be pressed, and the same as a select box."""
+        counts = count_by_range([self.changes[position] for position in positions], self.ranges)
+        words, key = [each.words for each in self.ranges], f"changes-{self.chosen}"
+        rest = {"filter": kind, "passage": ""}
 
-def asked_change(pair: Pair) -> ChangeFilter:
-    """The filter that the address asks for."""
-    changes = [-pair.fall(position) for position in range(len(pair.left.outcomes))]
-    found, asked = change_ranges(changes), address_bar.query_value(CHANGE)
-    return ChangeFilter(
-        changes=changes, ranges=found, chosen=next((i for i, each in enumerate(found) if each.address == asked), None)
-    )
+        def press() -> None:
+            """Filter by the bar that was pressed; no longer if it was pressed before."""
+            at = clicked_bar(st.session_state[key]["selection"]["points"], len(self.ranges))
+            if at is not None:
+                address_bar.set_query({CHANGE: "" if at == self.chosen else self.ranges[at].address, **rest})
 
-
-def choose_change(by: ChangeFilter, positions: Sequence[int], kind: str) -> None:
-    """Draw the histogram of these passages, whose bars can be pressed, and the same as a select box."""
-    counts = count_by_range([by.changes[position] for position in positions], by.ranges)
-    words = [each.words for each in by.ranges]
-    key, bounds = f"changes-{by.chosen}", tuple(each.high for each in by.ranges[:-1])
-    rest = {"filter": kind, "passage": ""}
-
-    def press() -> None:
-        """Filter by the bar that was pressed; no longer if it was pressed before."""
-        at = clicked_bar(st.session_state[key]["selection"]["points"], len(by.ranges))
-        if at is not None:
-            address_bar.set_query({CHANGE: "" if at == by.chosen else by.ranges[at].address, **rest})
-
-    chart = changes_chart(bounds, tuple(counts), tuple(words), by.chosen, frame.theme())
-    show_chart(chart, "changes", changes_words(counts, words), key, press)
-    options = {"": f"Any change · {len(positions):,}"} | {
-        each.address: f"{each.words.capitalize()} · {n:,}" for each, n in zip(by.ranges, counts, strict=True)
-    }
-    address_bar.select(CHANGE, "Show passages of", options, "", along=rest, noun="range of changes")
+        bounds = tuple(each.high for each in self.ranges[:-1])
+        chart = changes_chart(bounds, tuple(counts), tuple(words), self.chosen, frame.theme())
+        show_chart(chart, "changes", changes_words(counts, words), key, press)
+        options = {"": f"Any change · {len(positions):,}"} | {
+            each.address: f"{each.words.capitalize()} · {n:,}" for each, n in zip(self.ranges, counts, strict=True)
+        }
+        address_bar.select(CHANGE, "Show passages of", options, "", along=rest, noun="range of changes")

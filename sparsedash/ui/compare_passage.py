@@ -1,12 +1,14 @@
 """One passage: both models' answers to it, and the heat strip of how far they differ at each token."""
 
+from bisect import bisect_right
+
 import streamlit as st
 
 from sparsedash.catalog.choices import is_example
 from sparsedash.reporting import wording
-from sparsedash.reporting.html import Html, Table, element, escape, join, paragraph, table, token, visible, widget_label
-from sparsedash.reporting.passage_analysis import change_words, token_choices_html, token_choices_table
-from sparsedash.reporting.record_pair import Pair, SideBySide, side_title
+from sparsedash.reporting.html import Html, element, escape, join, paragraph, table, token, visible, widget_label
+from sparsedash.reporting.passage_analysis import change_words, first_choices
+from sparsedash.reporting.record_pair import Pair, end_of
 from sparsedash.reporting.wording import signed_nats
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.pair_records import Divergence, DivergenceSettings, Place
@@ -33,73 +35,58 @@ def show_passage(backend: Backend, pair: Pair, passages: Passages | None, positi
     """Draw the passage at this position; blind: until it is judged without what tells the sides apart."""
     outcome = pair.left.outcomes[position]
     subject = f"passage-{outcome.index}"
-    seen = sides(backend, pair, subject, blind)
-    _show_answers(position, seen, passages)
+    pair = sides(backend, pair, subject, blind)
+    _show_answers(position, pair, passages)
     if blind:
-        judge_blind(backend, seen, subject)
+        judge_blind(backend, pair, subject)
     if passages is None or is_example(pair.left.key):
         return
     context = passages.contexts[position]
-    continue_passage(backend, seen, context)
-    if not seen.hidden:
+    continue_passage(backend, pair, context)
+    if not pair.hidden:
         _show_strip(backend, pair, f"{context} {outcome.target}")
 
 
-def _show_answers(position: int, seen: SideBySide, passages: Passages | None) -> None:
+def _show_answers(position: int, pair: Pair, passages: Passages | None) -> None:
     """The context with its target, and both answers; while the sides are hidden, without what tells which is right."""
-    pair = seen.pair
     left, right = pair.outcomes(position)
     frame.show(element("h2", escape(f"Passage {left.index + 1:,}"), css="sd-muted sd-small sd-passage-number"))
     if passages is None:
         frame.note("The text of this passage is no longer stored. Run again with the same settings to bring it back.")
     else:
-        whole = passages.contexts[position]
-        context = whole if len(whole) <= SHOWN_CHARACTERS else f"… {whole[-SHOWN_CHARACTERS:]}"
-        target = escape("…") if seen.hidden else element("span", escape(left.target), css="sd-target")
+        context = end_of(passages.contexts[position], SHOWN_CHARACTERS)
+        target = escape("…") if pair.hidden else element("span", escape(left.target), css="sd-target")
         text = element("p", escape(context), Html(" "), target, css="sd-passage")
         # On a phone it scrolls in itself, from its end, where the target stands.
         frame.show(element("div", text, css="sd-reader", role="region", aria_label="The passage", tabindex="0"))
-    if seen.hidden:
-        answers = [element("p", _answer_text(outcome), css="sd-word") for outcome in (left, right)]
-        frame.show(seen.beside(answers[0], answers[1]))
+    frame.show(pair.beside(_answer(left, pair.hidden), _answer(right, pair.hidden)))
+    if pair.hidden:
         return
-    change = paragraph(change_words(-pair.fall(position), left.target), css="sd-change")
-    frame.show(seen.beside(_answer(left), _answer(right)), change)
-    frame.show(token_choices_html(left, right, seen.titles, seen.colours))
-    frame.offer_table(token_choices_table(left, right, seen.titles))
-    if (tokens := _target_tokens(position, pair)) is not None:
-        frame.show_table(tokens)
+    drawn, choices = first_choices(pair, position)
+    frame.show(paragraph(change_words(-pair.fall(position), left.target), css="sd-change"), drawn)
+    frame.offer_table(choices)
+    if len(left.tokens) > 1 and [t.text for t in left.tokens] == [t.text for t in right.tokens]:
+        rows = [
+            [one.text, *(f"{wording.likelihood(t.log_likelihood)}, rank {t.rank:,}" for t in (one, other))]
+            for one, other in zip(left.tokens, right.tokens, strict=True)
+        ]
+        caption, firsts = "The right word token by token, each given those before it", [token(row[0]) for row in rows]
+        frame.show_table(table("Tokens of the right word", caption, ["Token", *pair.titles], rows, firsts))
 
 
-def _answer_text(outcome: Outcome) -> Html:
-    return escape(outcome.answer.strip() or NOTHING)
-
-
-def _answer(outcome: Outcome) -> Html:
-    right = outcome.last_word_right
+def _answer(outcome: Outcome, hidden: bool) -> Html:
+    """The answer; unless it is hidden, whether it is right, and the right word's probability and rank."""
+    right, text = outcome.last_word_right, escape(outcome.answer.strip() or NOTHING)
+    if hidden:
+        return element("p", text, css="sd-word")
     sign, word, css = ("✓", "right", "sd-right") if right else ("✕", "wrong", "sd-wrong")
-    probability = wording.likelihood(outcome.log_likelihood)
     ranks = ", ".join(f"{t.rank:,}" for t in outcome.tokens)
-    rank = f"rank {ranks}" if len(outcome.tokens) == 1 else f"ranks {ranks}"
+    rank = f"{wording.plural(len(outcome.tokens), 'rank')} {ranks}"
     verdict = element("span", element("span", escape(sign), css="sd-sign"), escape(f" {word}"), css=f"{css} sd-verdict")
     return join(
-        element("p", _answer_text(outcome), Html(" "), verdict, css="sd-word"),
-        paragraph(f"“{outcome.target}” gets {probability}, {rank}", css="sd-muted"),
+        element("p", text, Html(" "), verdict, css="sd-word"),
+        paragraph(f"“{outcome.target}” gets {wording.likelihood(outcome.log_likelihood)}, {rank}", css="sd-muted"),
     )
-
-
-def _target_tokens(position: int, pair: Pair) -> Table | None:
-    """The target's tokens with both probabilities; None for a single one, or where the models cut it differently."""
-    left, right = pair.outcomes(position)
-    if len(left.tokens) < 2 or [t.text for t in left.tokens] != [t.text for t in right.tokens]:
-        return None
-    head = ["Token", side_title(pair.left_name, pair.left), side_title(pair.right_name, pair.right)]
-    rows = [
-        [one.text, *(f"{wording.likelihood(t.log_likelihood)}, rank {t.rank:,}" for t in (one, other))]
-        for one, other in zip(left.tokens, right.tokens, strict=True)
-    ]
-    caption = "The right word token by token, each given those before it"
-    return table("Tokens of the right word", caption, head, rows, [token(one.text) for one in left.tokens])
 
 
 def _show_strip(backend: Backend, pair: Pair, text: str) -> None:
@@ -126,11 +113,6 @@ def _show_strip(backend: Backend, pair: Pair, text: str) -> None:
     )
 
 
-def heat_level(nats: float) -> int:
-    """How strongly a token is drawn, 0 to 4."""
-    return sum(nats >= limit for limit in LEVELS)
-
-
 def _draw_strip(pair: Pair, found: Divergence) -> None:
     places, n = found.places, len(found.places)
     largest = sorted(range(n), key=lambda i: -places[i].nats)[:LARGEST]
@@ -138,13 +120,11 @@ def _draw_strip(pair: Pair, found: Divergence) -> None:
     spans = [_strip_token(pair, places[i], i in largest) for i in range(skipped, n) if places[i].text]
     bounds = ["under 0.01", "from 0.01", "from 0.05", "from 0.2", "0.8 and more nats"]
     legend = [element("span", escape(words), css=f"sd-heat sd-heat-{step}") for step, words in enumerate(bounds)]
+    frame.remark(
+        "The thicker the line under a token, the further apart are the two models' expectations at its place. Point at "
+        "a token to read the number; the twenty largest are reached with the Tab key and listed in the table."
+    )
     frame.show(
-        paragraph(
-            "The thicker the line under a token, the further apart are the two models' expectations at its place. "
-            "Point at a token to read the number; the twenty largest are reached with the Tab key and listed in the "
-            "table.",
-            css="sd-muted sd-small",
-        ),
         element("p", *legend, css="sd-heat-legend"),
         element("p", escape("… " if skipped else found.opening), join(*spans), css="sd-passage sd-strip"),
     )
@@ -153,64 +133,61 @@ def _draw_strip(pair: Pair, found: Divergence) -> None:
         "model expects for the token, given all before it. 0: the same. Changing the sides gives the other direction."
     )
     head = ["Token", "Nats", f"{pair.left_name} expects", f"{pair.right_name} expects"]
-    rows = [
-        [_quoted(place.text), f"{place.nats:.2f}", _quoted(place.left), _quoted(place.right)]
-        for place in (places[i] for i in largest)
-    ]
+    quoted = [[_quoted(text) for text in (places[i].text, places[i].left, places[i].right)] for i in largest]
+    rows = [[text, f"{places[i].nats:.2f}", *both] for i, (text, *both) in zip(largest, quoted, strict=True)]
     with st.expander("The numbers as a table"):
         frame.show_table(table("Where the two models' expectations differ", caption, head, rows))
 
 
 def _strip_token(pair: Pair, place: Place, large: bool) -> Html:
-    tip = (
-        f"{place.nats:.2f} nats: {pair.left_name} expects {_quoted(place.left)}, {pair.right_name} "
-        f"{_quoted(place.right)}"
-    )
+    left, right = f"{pair.left_name} expects {_quoted(place.left)}", f"{pair.right_name} {_quoted(place.right)}"
+    tip, level = f"{place.nats:.2f} nats: {left}, {right}", bisect_right(LEVELS, place.nats)
     reach = {"data_tip": tip, "tabindex": "0", "role": "img", "aria_label": f"{place.text}: {tip}"} if large else {}
-    return element("span", escape(place.text), css=f"sd-heat sd-heat-{heat_level(place.nats)}", title=tip, **reach)
+    return element("span", escape(place.text), css=f"sd-heat sd-heat-{level}", title=tip, **reach)
 
 
 def _quoted(text: str) -> str:
     return f"“{visible(text.replace(chr(10), '⏎')[:60])}”" if text else "a part of a character"
 
 
-def show_passage_table(shown: Shown, pair: Pair, passages: Passages | None, at: int) -> None:
+def draw_passage_steps(shown: Shown, at: int) -> None:
+    """Draw the buttons to the passages before and after the one at this place."""
+    steps = [
+        ("Previous", "chevron_left", shown.query(at - 1), "K"),
+        ("Next", "chevron_right", shown.query(at + 1), "J"),
+    ]
+    address_bar.draw_steps("step", steps, f"{at + 1:,} of {len(shown.positions):,}", "secondary")
+
+
+def show_passage_table(shown: Shown, passages: Passages | None, at: int) -> None:
     """Draw the page of the table with the passage at this place, a button a passage, and the buttons to other pages."""
-    first, n, blind = at - at % ROWS, len(shown.positions), shown.kind is None
-    names = ["begins with"] if blind else ["Right word", pair.left_name, pair.right_name, "Change"]
+    pair, positions, kind = shown
+    first, n = at - at % ROWS, len(positions)
+    names = ["begins with"] if kind is None else ["Right word", pair.left_name, pair.right_name, "Change"]
     heads = (element("span", escape(head)) for head in ("Passage", *names))
-    with st.container(key="rows-hidden" if blind else "rows", gap=None):
+    with st.container(key="rows-hidden" if kind is None else "rows", gap=None):
         frame.show(element("div", *heads, css="sd-row-heads", aria_hidden="true"))
-        for i, position in enumerate(shown.positions[first : first + ROWS]):
+        for i, position in enumerate(positions[first : first + ROWS]):
             number = f"{pair.left.outcomes[position].index + 1:,}"
-            cells = _opening(position, passages) if blind else _cells(position, pair)
-            st.button(
-                # Marked in its words: a button of another type would be a new one, and lose the focus.
-                f"{f'`▸ {number}`' if first + i == at else number} {cells}",
-                key=f"row-{i}",
-                type="tertiary",
-                width="stretch",
-                on_click=address_bar.set_query,
-                args=(shown.query(pair, first + i) or {},),
-            )
+            cells = _opening(position, passages) if kind is None else _cells(position, pair)
+            # Marked in its words: a button of another type would be a new one, and lose the focus.
+            label, to = f"{f'`▸ {number}`' if first + i == at else number} {cells}", shown.query(first + i) or {}
+            st.button(label, f"row-{i}", type="tertiary", width="stretch", on_click=address_bar.set_query, args=(to,))
     if n > ROWS:
-        steps: list[address_bar.Step] = [
-            ("Earlier", "arrow_upward", shown.query(pair, first - ROWS), None),
-            ("Later", "arrow_downward", shown.query(pair, first + ROWS), None),
-        ]
+        before, after = shown.query(first - ROWS), shown.query(first + ROWS)
+        steps = [("Earlier", "arrow_upward", before, None), ("Later", "arrow_downward", after, None)]
         address_bar.draw_steps("page", steps, f"{first + 1:,} to {min(n, first + ROWS):,} of {n:,}", "tertiary")
-
-
-def _cells(position: int, pair: Pair) -> str:
-    left, right = pair.outcomes(position)
-    target = widget_label(left.target[:_MOST_LETTERS]) or "–"
-    return f"**{target}** *{_answer_mark(left)}* *{_answer_mark(right)}* {signed_nats(-pair.fall(position))}"
-
-
-def _answer_mark(outcome: Outcome) -> str:
-    """ "✓", or "✕" and the wrong answer."""
-    return "✓" if outcome.last_word_right else f"✕ {widget_label(outcome.answer[:_MOST_LETTERS]) or NOTHING}"
 
 
 def _opening(position: int, passages: Passages | None) -> str:
     return f"**{widget_label(passages.contexts[position][:_MOST_LETTERS]) or '–'}**" if passages else ""
+
+
+def _cells(position: int, pair: Pair) -> str:
+    """The right word, "✓" or "✕" with the wrong answer for each model, and the change."""
+    answers = [
+        "✓" if outcome.last_word_right else f"✕ {widget_label(outcome.answer[:_MOST_LETTERS]) or NOTHING}"
+        for outcome in pair.outcomes(position)
+    ]
+    target = widget_label(pair.left.outcomes[position].target[:_MOST_LETTERS]) or "–"
+    return f"**{target}** *{answers[0]}* *{answers[1]}* {signed_nats(-pair.fall(position))}"

@@ -2,37 +2,28 @@
 
 import secrets
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import get_args
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
-from sparsedash.reporting import verdicts, wording
+from sparsedash.reporting import wording
 from sparsedash.reporting.html import paragraph, widget_label
-from sparsedash.reporting.passage_analysis import slice_html, slice_losses, slice_table
-from sparsedash.reporting.record_pair import (
-    Kind,
-    Order,
-    Pair,
-    SideBySide,
-    harness_samples,
-    side_title,
-    view_csv,
-    view_parquet,
-)
+from sparsedash.reporting.passage_analysis import group_losses
+from sparsedash.reporting.record_pair import Pair, harness_samples, side_title, view_csv, view_parquet
 from sparsedash.reporting.run_answer import still_to_come
-from sparsedash.reporting.run_reports import html_report, stored_continuations
-from sparsedash.reporting.run_results import run_results, verdict_of
+from sparsedash.reporting.run_reports import comparison_words, continuations_section, html_report
+from sparsedash.reporting.run_results import run_results
 from sparsedash.schema.records import Passages, Run
 from sparsedash.service.backend import Backend
-from sparsedash.stats.significance import compare_records, wilson_interval
+from sparsedash.stats.significance import wilson_interval
 from sparsedash.ui import address_bar, compare_choices, frame, job_panel
 from sparsedash.ui.address_bar import BOUND
-from sparsedash.ui.chosen_run import ChosenRun
-from sparsedash.ui.compare_choices import Places, Shown
+from sparsedash.ui.chosen_run import ChosenRun, link_to_export, show_ending
+from sparsedash.ui.compare_choices import Shown
 from sparsedash.ui.navigation import current_tolerance
 
-_MODE = "blind-mode"
 _EXPLANATION = (
     "Accuracy counts the passages whose last word a model gets right. Word perplexity 2 × dense's means that the right "
     "word became half as likely, as a geometric mean over the passages: it reveals losses long before answers change."
@@ -69,116 +60,72 @@ def explain_no_comparison(backend: Backend, chosen: ChosenRun) -> None:
     job_panel.mention_other_runs(backend, chosen.key)
 
 
-def is_blind() -> bool:
-    """Whether the address asks for the view without the models' names."""
-    return address_bar.query_value("mode") == "blind"
+def choose_view() -> bool:
+    """Draw the switch between the two views, which the address keeps; whether the models' names are hidden.
+
+    What is filtered and sorted by shows which side is right: the address forgets it.
+    """
+    forget = dict.fromkeys(("filter", "sort", compare_choices.OTHER_WORDS, compare_choices.CHANGE, "passage"), "")
+    about = "Hides which model is which until you have said which answer is better."
+    return st.toggle("Blind", key="blind", bind=BOUND, on_change=address_bar.set_query, args=(forget,), help=about)
 
 
-def choose_view() -> None:
-    """Draw the switch between the two views, which the address keeps."""
-
-    def switch() -> None:
-        """What is filtered and sorted by shows which side is right: the address forgets it."""
-        forget = dict.fromkeys(("filter", "sort", compare_choices.OTHER_WORDS, compare_choices.CHANGE, "passage"), "")
-        address_bar.set_query({"mode": "blind", **forget} if st.session_state[_MODE] else {"mode": ""})
-
-    st.session_state[_MODE] = is_blind()
-    st.toggle(
-        "Blind",
-        key=_MODE,
-        on_change=switch,
-        help="Hides which model is which until you have said which answer is better.",
-    )
-
-
-def show_verdict(backend: Backend, run: Run, pair: Pair, basis: str, places: Places) -> None:
-    """Open the page with the verdict on the right model and what it lost; more of it after the passages."""
+def show_verdict(backend: Backend, run: Run, pair: Pair, cost: DeltaGenerator, about: DeltaGenerator) -> None:
+    """Open the page with the verdict on the right model; `cost`: what it lost; `about`: more, after the passages."""
     found = run_results(backend, run, current_tolerance())
-    if found is None:
-        return
-    verdict, name, versus = verdict_of(found, pair.left, pair.right), pair.right_name, pair.left_name
-    frame.opening(verdicts.verdict_sentence(name, verdict, versus))
-    if name != versus:
-        with places.cost:
-            frame.show(paragraph(verdicts.loss_sentence(verdict, versus), css="sd-cost"))
-    notes = [
-        verdicts.flip_words(compare_records(pair.left, pair.right)),
-        *verdicts.verdict_basis(name, verdict, found.tolerance, versus),
-        verdicts.early_stopping_words({versus: pair.left, name: pair.right}),
-    ]
+    assert found is not None, "the page has read the dense record already"
+    sentence, lost, basis = comparison_words(found, pair)
     measured = f" · {wording.measured_sparsity(pair.right.pruned)}" if pair.right.pruned else ""
-    with places.about:
+    frame.opening(sentence)
+    with cost:
+        if lost:
+            frame.show(paragraph(lost, css="sd-cost"))
+    with about:
         frame.section("What the verdict rests on")
-        frame.show(paragraph(f"{name} against {versus}{measured} · {basis}", css="sd-basis"))
-        frame.note(" ".join(filter(None, notes)))
+        against = f"{pair.right_name} against {pair.left_name}{measured} · {_basis(backend, run)}"
+        frame.show(paragraph(against, css="sd-basis"))
+        frame.note(basis)
         frame.remark(_EXPLANATION)
 
 
-def choose_open_passages(backend: Backend, run: Run, pair: Pair, passages: Passages | None, places: Places) -> Shown:
-    """Draw search, kinds, order, downloads and the histogram of changes. Returns the passages they leave, in order.
-
-    Every choice shows how many passages the others leave it.
-    """
-    by = compare_choices.asked_change(pair)
-
-    def shown(positions: Sequence[int]) -> list[int]:
-        found = pair.kinds(positions)[kind]
-        return pair.differing(found) if only_different else found
-
-    with places.choices:
-        searching, sorting, taking = st.columns([3, 3, 2], vertical_alignment="bottom")
-    with searching:
-        searched = compare_choices.search_passages(pair, passages)
-    with places.kinds:
-        kind, only_different = compare_choices.choose_kind(pair, by.held(searched))
-    with places.listing:
-        compare_choices.choose_change(by, shown(searched), kind)
-    order = sorting.selectbox(
-        "Sort by the right word's log-probability",
-        get_args(Order),
-        key="sort",
-        bind=BOUND,
-        filter_mode=None,
-        help="How far it fell from the left model to the right one; for fixed passages, how far it rose.",
-    )
-    positions = pair.ordered(shown(by.held(searched)), kind, order)
-    with taking:
-        _offer_files(backend, run, pair, passages, (kind, positions))
-    return Shown(positions=positions, kind=kind)
-
-
-def show_question(backend: Backend, pair: Pair, basis: str, places: Places) -> None:
-    """Open the blind page with its question; the answers so far stand after the passages."""
+def show_question(backend: Backend, run: Run, pair: Pair, about: DeltaGenerator) -> None:
+    """Open the blind page with its question; `about`: the answers so far, after the passages."""
     frame.opening("Which answer is better?")
     chosen = list(backend.user_data.choices(pair.left.key, pair.right.key).values())
-    left, right = ((name, chosen.count(key)) for name, key in _names(pair))
-    with places.about:
-        frame.show(paragraph(basis, css="sd-basis"))
-        frame.note(tally(left, right, chosen.count("")))
+    forget = partial(backend.user_data.forget_choices, pair.left.key, pair.right.key)
+    with about:
+        frame.show(paragraph(_basis(backend, run), css="sd-basis"))
+        frame.note(tally(pair, chosen))
         if chosen:
             with st.popover("Reset the count", type="tertiary"):
-                frame.action_button(
-                    widget_label(f"Forget all {len(chosen)} choices"),
-                    lambda: backend.user_data.forget_choices(pair.left.key, pair.right.key),
-                    key="forget-choices",
-                )
+                frame.action_button(f"Forget all {len(chosen)} choices", forget, key="forget-choices")
 
 
-def choose_blind_passages(pair: Pair, passages: Passages | None, places: Places) -> Shown:
-    """Draw the search alone: kinds and order would show which side is which. Returns differently answered passages."""
-    with places.choices:
-        searched = compare_choices.search_passages(pair, passages)
-    found = pair.differing(searched)
-    holding = "" if len(searched) == len(pair.left.outcomes) else " that contain this text"
-    with places.listing:
-        frame.note(
-            f"{len(found):,} of {len(searched):,} passages{holding} are offered: those that the two models answer with "
-            "different words. Where both say the same, there is nothing to judge."
-        )
-    return Shown(positions=found, kind=None)
+def _basis(backend: Backend, run: Run) -> str:
+    title = wording.stored_run_title(run, backend.user_data.name_of(run.key))
+    return f"{title} · {wording.stored_run_details(run)}"
 
 
-def sides(backend: Backend, pair: Pair, subject: str, blind: bool) -> SideBySide:
+def explain_blind_passages(shown: Shown, n_searched: int) -> None:
+    """Draw why only these passages are offered, of those that hold the searched text."""
+    holding = "" if n_searched == len(shown.pair.left.outcomes) else " that contain this text"
+    frame.note(
+        f"{len(shown.positions):,} of {n_searched:,} passages{holding} are offered: those that the two models answer "
+        "with different words. Where both say the same, there is nothing to judge."
+    )
+
+
+def show_links(run: Run, chosen: ChosenRun, pair: Pair) -> None:
+    """Draw how the run ended, if early, and the links to its chart, its layers and the export of the right model."""
+    show_ending(run, chosen.job)
+    with frame.row():
+        frame.link("overview", "Back to the chart", run=chosen.key)
+        frame.link("layers", "See what each layer lost", run=chosen.key, record=pair.right_name)
+        if pair.right.key in run.sparse:
+            link_to_export(chosen.key, pair.right_name)
+
+
+def sides(backend: Backend, pair: Pair, subject: str, blind: bool) -> Pair:
     """The two models for one passage or prompt, the `subject`; blind: hidden in random order until it is judged.
 
     What this session has shown with either model's name cannot be judged blind, and stays open.
@@ -187,49 +134,39 @@ def sides(backend: Backend, pair: Pair, subject: str, blind: bool) -> SideBySide
     judged = subject in backend.user_data.choices(pair.left.key, pair.right.key)
     if not blind or judged or any(name in state for name in named):
         state.update(dict.fromkeys(named, True))
-        return SideBySide(pair=pair)
+        return pair
     # Drawn for the session and kept on the server: nothing in the page or its address shows it.
     drawn = f"drawn-order-{pair.left.key}-{pair.right.key}-{subject}"
-    if drawn not in state:
-        state[drawn] = secrets.randbelow(2) == 1
-    return SideBySide(pair=pair, hidden=True, turned=state[drawn])
+    return replace(pair, hidden=True, turned=state.setdefault(drawn, secrets.randbelow(2) == 1))
 
 
-def judge_blind(backend: Backend, seen: SideBySide, subject: str) -> None:
+def judge_blind(backend: Backend, pair: Pair, subject: str) -> None:
     """Draw the three buttons while the sides are hidden; else the choice and its undoing, or why there is none."""
-    pair = seen.pair
-
-    def choose(better: str | None) -> Callable[[], None]:
-        return partial(backend.user_data.choose, pair.left.key, pair.right.key, subject, better)
-
-    if seen.hidden:
-        first, second = seen.shown(pair.left.key, pair.right.key)
+    choices = partial(backend.user_data.choose, pair.left.key, pair.right.key, subject)
+    if pair.hidden:
+        first, second = pair.shown(pair.left.key, pair.right.key)
         with st.container(horizontal=True, key=f"judge-{subject}"):
             for text, better in (("A is better", first), ("B is better", second), ("Both the same", "")):
-                frame.action_button(text, choose(better), key=f"{text}-{subject}")
+                frame.action_button(text, partial(choices, better), key=f"{text}-{subject}")
         return
     chosen = backend.user_data.choices(pair.left.key, pair.right.key).get(subject)
     if chosen is None:
         frame.note("This was shown with the models' names before, so it cannot be judged blind.")
         return
-    names = {key: name for name, key in _names(pair)}
-    answer = f"{names.get(chosen, 'Another one')} was chosen as better." if chosen else "Both were called the same."
+    name = pair.left_name if chosen == pair.left.key else pair.right_name
+    answer = f"{name} was chosen as better." if chosen else "Both were called the same."
     with frame.row():
         frame.note(f"Judged blind: {answer}")
-        frame.action_button("Take the choice back", choose(None), key=f"back-{subject}", kind="tertiary")
+        frame.action_button("Take the choice back", partial(choices, None), key=f"back-{subject}", kind="tertiary")
 
 
-def _names(pair: Pair) -> tuple[tuple[str, str], tuple[str, str]]:
-    return (pair.left_name, pair.left.key), (pair.right_name, pair.right.key)
-
-
-def tally(left: tuple[str, int], right: tuple[str, int], same: int) -> str:
-    """The counted choices in words. left, right: a model's name, and how often it was chosen."""
-    (one, n_one), (other, n_other) = left, right
+def tally(pair: Pair, chosen: Sequence[str]) -> str:
+    """The choices in words, each the key of the better record, or empty."""
+    one, other, n_one, n_other = pair.left_name, pair.right_name, *map(chosen.count, (pair.left.key, pair.right.key))
     total = n_one + n_other
-    if total + same == 0:
+    if not chosen:
         return f"Nothing has been judged yet. A and B are {one} and {other}, in a random order each time."
-    counts = f"{total + same} judged: {one} better {n_one}, {other} better {n_other}, the same {same}."
+    counts = f"{len(chosen)} judged: {one} better {n_one}, {other} better {n_other}, the same {chosen.count('')}."
     if total == 0:
         return counts
     ahead, count = (one, n_one) if n_one >= n_other else (other, n_other)
@@ -239,40 +176,36 @@ def tally(left: tuple[str, int], right: tuple[str, int], same: int) -> str:
     return f"{counts} Of those with a choice, {ahead} won {wording.percent(count / total, 0)} ({interval}): {shown}."
 
 
-def show_breaking(backend: Backend, pair: Pair, passages: Passages) -> None:
+def show_breaking(pair: Pair, passages: Passages) -> None:
     """Draw groups of passages with their losses, computed once they are opened; the address keeps whether they are."""
     box = st.expander("Which passages break?", key="groups", on_change="rerun", bind=BOUND)
     if box.open:
         with box:
-            found = slice_losses(backend, pair, passages)
-            frame.show(slice_html(found, pair.right_name, pair.left_name))
-            frame.offer_table(slice_table(found, pair.right_name, pair.left_name))
+            frame.show_table(group_losses(pair, passages))
 
 
-def _offer_files(
-    backend: Backend, run: Run, pair: Pair, passages: Passages | None, view: tuple[Kind, Sequence[int]]
-) -> None:
-    """Draw the downloads; each file is made when its button is pressed. view: the kind that is shown, its passages."""
-    kind, positions = view
+def offer_files(backend: Backend, run: Run, passages: Passages | None, view: Shown) -> None:
+    """Draw the downloads; each file is made when its button is pressed."""
+    pair, positions, kind = view
 
     def report() -> bytes:
         found = run_results(backend, run, current_tolerance(), backend.user_data.name_of(run.key))
         assert found is not None, "the page has read the dense record already"
-        written = stored_continuations(backend, run, pair, passages)
+        written = continuations_section(backend, run, pair, passages)
         return html_report(found, pair, passages, backend.newest_job(run.key), written)
 
     named, shown = f"{kind}-{pair.right.key[:8]}", f"These {len(positions):,} passages"
-    of_pair = (pair.left, pair.right, positions, passages)
+    of_pair = (pair, positions, passages)
     files: list[tuple[str, str, str, Callable[[], bytes]]] = [
         ("Report, one HTML file", "report.html", "text/html", report),
         (f"{shown}, CSV", f"{named}.csv", "text/csv", partial(view_csv, *of_pair)),
         (f"{shown}, parquet", f"{named}.parquet", "application/vnd.apache.parquet", partial(view_parquet, *of_pair)),
     ]
-    if passages is not None:
-        for side, name, record in (("left", pair.left_name, pair.left), ("right", pair.right_name, pair.right)):
-            title = f"All samples of {side_title(name, record)}, as lm-evaluation-harness writes them"
-            made = partial(harness_samples, record, passages)
-            files.append((title, f"samples-{side}.jsonl", "application/jsonl", made))
+    sides = (("left", pair.left_name, pair.left), ("right", pair.right_name, pair.right)) if passages else ()
+    for side, name, record in sides:
+        title = f"All samples of {side_title(name, record)}, as lm-evaluation-harness writes them"
+        made = partial(harness_samples, record, passages)
+        files.append((title, f"samples-{side}.jsonl", "application/jsonl", made))
     with st.popover("Download", icon=":material/download:"):
         for title, name, media_type, data in files:
             key = f"take-{name}"

@@ -5,7 +5,7 @@ from statistics import median
 import streamlit as st
 
 from sparsedash.reporting import wording
-from sparsedash.reporting.charts.bar_charts import layers_chart, layers_words, relative_to_median
+from sparsedash.reporting.charts.bar_charts import layers_chart, relative_to_median
 from sparsedash.reporting.charts.chart_style import theme_switch_css
 from sparsedash.reporting.deployment import block_shapes, shapes_csv, shapes_table
 from sparsedash.reporting.html import Html, Table, card, cards, table
@@ -19,23 +19,28 @@ OVERFITTED = 2.0
 """From this many times the error on calibration text, held-out error counts as overfitting."""
 
 
+_LOSSES = {
+    "Lost on calibration text": "layer_errors",
+    "Lost on held-out text": "held_out_errors",
+    "Lost on the passages": "passage_errors",
+    "Without compensation": "lost_without",
+}
+"""Fields of the record by the names of their columns."""
+
+
 def show_layers(made: Pruned) -> None:
     """Draw the numbers, the chart and the table of one sparse model."""
     if made.layer_errors or made.passage_errors:
         frame.show(cards(_numbers(made)), Html(f"<style>{theme_switch_css()}</style>"))
-        show_chart(layers_chart(made, frame.theme()), "layers", layers_words(made), "layers", "ignore")
+        show_chart(layers_chart(made, frame.theme()), "layers", layers_sentence(made), "layers", "ignore")
     with st.expander("The numbers as a table"):
         frame.show_table(_layers_table(made))
-    if not made.layer_errors and made.method.reads_text:
-        frame.note(
-            "The calibration text was short: enough to tell which channels matter, too little to measure what the "
-            "layers lose on it."
+    if not made.layer_errors:
+        short = (
+            "The calibration text was short: enough to rank channels, too little to measure what the layers lose on it."
         )
-    elif not made.layer_errors:
-        frame.note(
-            "This method depends on no calibration text, so none was read, and what the layers lose on it was not "
-            "measured."
-        )
+        unread = "This method needs no calibration text: none was read, and the loss on it was not measured."
+        frame.note(short if made.method.reads_text else unread)
 
 
 def layers_sentence(made: Pruned) -> str:
@@ -74,14 +79,9 @@ def _layers_table(made: Pruned) -> Table:
         wording.percent(1 - fitted / without, 0) if without > 0 else ""
         for without, fitted in zip(made.lost_without, made.layer_errors, strict=False)
     ]
-    found: dict[str, list[str]] = {
-        "Lost on calibration text": [wording.percent(error) for error in made.layer_errors],
-        "On held-out text": [wording.percent(error) for error in made.held_out_errors],
-        "On the passages": [wording.percent(error) for error in made.passage_errors],
-        "Without compensation": [wording.percent(error) for error in made.lost_without],
-        "Compensation bought back": bought_back,
-        "Sensitivity": [f"{value:.2f}{wording.NBSP}×" for value in relative_to_median(made.sensitivities)],
-    }
+    found = {name: [wording.percent(error) for error in getattr(made, field)] for name, field in _LOSSES.items()}
+    found["Compensation bought back"] = bought_back
+    found["Sensitivity"] = [f"{value:.2f}{wording.NBSP}×" for value in relative_to_median(made.sensitivities)]
     columns = {name: cells for name, cells in found.items() if cells}
     rows = [
         [str(i + 1), f"{width:,} of {dense:,}", wording.percent(1 - width / dense), *(c[i] for c in columns.values())]
@@ -100,28 +100,20 @@ def _numbers(made: Pruned) -> list[Html]:
     """Figure cards of medians over the layers; a ratio of errors is a median itself, and need not be theirs."""
     fitted, without = made.layer_errors, made.lost_without
     shares = [1 - error / raw for raw, error in zip(without, fitted, strict=False) if raw > 0]
-    bought = f"compensation bought back {wording.percent(median(shares), 0)} of it" if shares else ""
-    held_out = median_error_ratio(made.held_out_errors, fitted)
-    passages = median_error_ratio(made.passage_errors, fitted)
-    more_held_out = "" if held_out is None else f"{held_out:.2f}{wording.NBSP}× as much on held-out text"
-    more_passages = "" if passages is None else f"{passages:.2f}{wording.NBSP}× that on calibration text"
-    rows = [
-        ("Lost on calibration text", fitted, more_held_out, "ratios"),
-        ("Lost on held-out text", () if fitted else made.held_out_errors, "", ""),
-        ("Lost on the passages", made.passage_errors, more_passages, "ratios"),
-        ("Without compensation", without, bought, "shares"),
-    ]
-    return [
-        card(
-            name,
-            wording.percent(median(errors)),
-            f"median of the layers; from {wording.percent(min(errors))} to {wording.percent(max(errors))}",
-            f"{more}; median of the layers' {what}" if more else "",
-            css="sd-sparse",
-        )
-        for name, errors, more, what in rows
-        if errors
-    ]
+    held_out, passages = (median_error_ratio(each, fitted) for each in (made.held_out_errors, made.passage_errors))
+    more = {
+        "Lost on calibration text": held_out and f"{held_out:.2f}{wording.NBSP}× as much on held-out text",
+        "Lost on the passages": passages and f"{passages:.2f}{wording.NBSP}× that on calibration text",
+        "Without compensation": shares and f"compensation bought back {wording.percent(median(shares), 0)} of it",
+    }
+    drawn = []
+    for name, field in _LOSSES.items():
+        errors = getattr(made, field)
+        if errors and not (field == "held_out_errors" and fitted):
+            reach = f"median of the layers; from {wording.percent(min(errors))} to {wording.percent(max(errors))}"
+            beside = f"{more[name]}; median of the layers" if more.get(name) else ""
+            drawn.append(card(name, wording.percent(median(errors)), reach, beside, css="sd-sparse"))
+    return drawn
 
 
 def show_shapes(backend: Backend, record: Record) -> None:

@@ -79,42 +79,37 @@ def test_a_label_keeps_only_what_is_no_markdown(foreign, shown):
     assert widget_label(foreign) == shown
 
 
-def test_attributes_are_escaped_and_empty_ones_left_out():
-    made = element("p", escape("x"), css="", aria_label='"><script>')
-    assert made == '<p aria-label="&quot;&gt;&lt;script&gt;">x</p>'
+LINK = element("a", escape("<dense>"), href="compare?left=<dense>")
 
 
-def test_a_heading_never_parts_a_number_from_its_sign():
-    shown = heading("<b> 20 % of 4 layers, 1.1 × it", css="big")
-    assert shown == '<h1 class="big">&lt;b&gt; 20\N{NO-BREAK SPACE}% of 4 layers, 1.1\N{NO-BREAK SPACE}× it</h1>'
-
-
-def test_a_paragraph_escapes_its_text():
-    assert paragraph("<i>", css="a") == '<p class="a">&lt;i&gt;</p>'
-
-
-def test_a_table_has_headings_for_rows_and_columns():
-    made = table("Numbers", "What they are", ["Model", "Right"], [["dense", "<1>"]]).html
-    assert '<th scope="col">Right</th>' in made
-    assert '<th scope="row">dense</th><td>&lt;1&gt;</td>' in made
-    assert 'role="region"' in made
-
-
-def test_the_first_cells_of_a_table_can_be_links():
-    link = element("a", escape("<dense>"), href="compare?left=<dense>")
-    made = table("Numbers", "What they are", ["Model", "Right"], [["<dense>", "1"]], [link]).html
-    assert f'<th scope="row">{link}</th><td>1</td>' in made
-
-
-SHOWN = table(
-    "Speed of 10 % / =evil", "What it is.", ["Model", "Right"], [["=1+1", f"20.5{NBSP}%"], ['a "b", c', "@x"]]
+@pytest.mark.parametrize(
+    ("made", "markup"),
+    [
+        (element("p", escape("x"), css="", aria_label='"><script>'), '<p aria-label="&quot;&gt;&lt;script&gt;">x</p>'),
+        (
+            heading("<b> 20 % of 4 layers, 1.1 × it", css="big"),
+            f'<h1 class="big">&lt;b&gt; 20{NBSP}% of 4 layers, 1.1{NBSP}× it</h1>',
+        ),
+        (paragraph("<i>", css="a"), '<p class="a">&lt;i&gt;</p>'),
+    ],
+    ids=["attributes", "heading", "paragraph"],
 )
+def test_elements_escape_their_text_and_a_heading_parts_no_number_from_its_sign(made, markup):
+    assert made == markup
 
 
-def test_every_cell_is_there_in_its_place_and_formulas_are_text():
-    lines = list(csv.reader(io.StringIO(table_csv(SHOWN).decode())))
+def test_a_table_has_headings_for_rows_and_columns_and_may_have_links():
+    rows = [["<dense>", "<1>"]]
+    made = table("Numbers", "What they are", ["Model", "Right"], rows).html
+    assert '<th scope="col">Right</th>' in made and 'role="region"' in made
+    assert '<th scope="row">&lt;dense&gt;</th><td>&lt;1&gt;</td>' in made
+    linked = table("Numbers", "What they are", ["Model", "Right"], rows, [LINK]).html
+    assert f'<th scope="row">{LINK}</th><td>&lt;1&gt;</td>' in linked
+
+
+def test_every_cell_is_there_in_its_place_formulas_are_text_and_every_file_can_have_the_name():
+    rows = [["=1+1", f"20.5{NBSP}%"], ['a "b", c', "@x"]]
+    shown = table("Speed of 10 % / =evil", "What it is.", ["Model", "Right"], rows)
+    lines = list(csv.reader(io.StringIO(table_csv(shown).decode())))
     assert lines == [["Model", "Right"], ["'=1+1", "20.5 %"], ['a "b", c', "'@x"]]
-
-
-def test_the_file_has_a_name_that_every_file_can_have():
-    assert table_file_name(SHOWN) == "sparsedash-speed-of-10-evil.csv"
+    assert table_file_name(shown) == "sparsedash-speed-of-10-evil.csv"

@@ -12,30 +12,23 @@ from sparsedash.reporting.charts.chart_style import COLOUR_PAIRS
 from sparsedash.reporting.charts.tradeoff_chart import tradeoff_chart
 from sparsedash.reporting.record_pair import Pair
 from sparsedash.reporting.run_reports import (
-    MOST_CONTINUATIONS,
     POLICY,
     continuations_section,
     figure_svg,
     html_report,
     run_document,
     sampling_words,
-    stored_continuations,
 )
 from sparsedash.reporting.run_results import run_results
 from sparsedash.schema.pair_records import Continuation, ContinuationSettings
 from tests.reporting.charts.test_tradeoff_chart import FAR_RACE, GOOD
 from tests.ui import specimens
 from tests.ui.conftest import shows_as_text
-from tests.ui.fake_backend import FakeBackend, job
+from tests.ui.filled_backend import job
 
 HOSTILE = (
-    "<img src=x onerror=alert(1)>",
-    "</style><script>alert(1)</script>",
-    "abc\u202egnp",
-    "nul\x00",
-    "👩‍🚀 \ud83d",
-    "https://evil.example/",
-    "w" * 100_000,
+    "<img src=x onerror=alert(1)></style><script>alert(1)</script>abc\u202egnp nul\x00 👩‍🚀 https://evil.example/"
+    + "w" * 100_000
 )
 
 
@@ -51,193 +44,159 @@ class Tags(HTMLParser):
         self.found.append((tag, dict(attrs)))
 
 
-def made(text: str = "") -> str:
-    backend = FakeBackend()
-    run, records = specimens.run()
-    passages = specimens.passages()
-    if text:
-        changed = [
-            tuple(replace(o, target=text, answer=f"{text}{i}") for o in record.outcomes)
-            for i, record in enumerate(records)
-        ]
-        records = [replace(r, outcomes=o) for r, o in zip(records, changed, strict=True)]
-        passages = replace(passages, contexts=(text,) * 120)
-        run = replace(run, warnings=(text,), versions={"torch": text})
-    backend.add_run((run, records))
-    found = run_results(backend, run)
-    assert found is not None
-    pair = Pair(left_name="dense", left=records[0], right_name="30 %", right=records[-1])
-    return html_report(found, pair, passages).decode()
+@pytest.fixture
+def stored(backend):
+    """Stores a run with changes of its own; its results, and its first and last record beside each other."""
+
+    def put(records=None, n_sparse=None, **changes):
+        run, usual = specimens.run(n_sparse=n_sparse)
+        records = records or usual
+        run = backend.add_run((replace(run, **changes), records))
+        name = f"{10 * len(run.sparse)} %"
+        return run_results(backend, run), Pair(left_name="dense", left=records[0], right_name=name, right=records[-1])
+
+    return put
 
 
-def test_it_holds_the_verdict_the_chart_the_flips_the_settings_and_the_versions():
-    page = made()
-    said = " ".join(html.unescape(re.sub(r"<[^>]+>", " ", page)).split())
-    assert "is too close to call on 120 passages." in said and "30 % is too close to call on 120 passages." in said
-    assert "10 % is undecided. About" in said and "passages would settle it" in said
-    assert "9 answers broke, 2 were fixed. " in said and "accuracy −5.8 points (" in said
-    assert "Broke: 9" in said and "Fixed: 2" in said
-    assert '"sparsities_permille":[100,200,300]' in said
-    assert "torch 2.13.0" in said
-    assert 'role="img" aria-label="Word perplexity over 120 passages' in page
-    assert 'role="img" aria-label="Change of accuracy over 120 last words' in page
+def plain(page: bytes) -> str:
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", page.decode())).split())
 
 
-def svg_of(*methods):
+def test_it_holds_the_verdict_the_chart_the_flips_the_settings_and_the_versions(stored):
+    page = html_report(*stored(), specimens.passages())
+    for text in (
+        "is too close to call on 120 passages.",
+        "30 % is too close to call on 120 passages.",
+        "10 % is undecided. About",
+        "9 answers broke, 2 were fixed. ",
+        "accuracy −5.8 points (",
+        "Broke: 9",
+        "Fixed: 2",
+        '"sparsities_permille":[100,200,300]',
+        "torch 2.13.0",
+    ):
+        assert text in plain(page)
+    for words in ("Word perplexity over 120 passages", "Change of accuracy over 120 last words"):
+        assert f'role="img" aria-label="{words}' in page.decode()
+
+
+def svg_of(backend, *methods):
     """The report's chart of word perplexity for a run of these methods, by presets' names."""
-    backend = FakeBackend()
     settings = replace(specimens.SETTINGS, methods=tuple(map(method_named, methods)))
     found = run_results(backend, backend.add_run(specimens.run(settings)))
     return figure_svg(tradeoff_chart(found.tradeoff()), "<words>")
 
 
-def test_its_charts_are_the_page_s_own_figures():
-    svg = svg_of("best")
+def test_its_charts_are_the_page_s_own_figures(backend):
+    svg = svg_of(backend, "best")
     assert 'aria-label="&lt;words&gt;"' in svg
     for text in ("dense", "sparse", "MLP channels removed", "1.00 ×", "10 %"):
         assert f">{text}</tspan>" in svg
     # Three marks of a line, each with an error bar and a verdict, and the dense point.
-    assert svg.count(">●<") == 4 and svg.count(">?<") == 3
-    assert svg.count("<polygon") == 1
+    assert svg.count(">●<") == 4 and svg.count(">?<") == 3 and svg.count("<polygon") == 1
     colours = set(re.findall(r'(?:fill|stroke)="([^"]+)"', svg)) - {"none"}
     assert colours <= {light for light, _ in COLOUR_PAIRS}
 
 
-def test_methods_are_told_apart_by_mark_and_dash_and_no_point_covers_another():
-    svg = svg_of("best", "magnitude")
+def test_methods_are_told_apart_by_mark_and_dash_and_no_point_covers_another(backend):
+    svg = svg_of(backend, "best", "magnitude")
     assert "● best" in svg and "■ magnitude" in svg and 'stroke-dasharray="7 4"' in svg
     across = re.findall(r'font-size="16"[^>]*><tspan x="([\d.]+)" y="[\d.]+">[●■]<', svg)
     assert len(set(across)) == len(across) == 6
 
 
 def test_a_far_point_has_its_arrow_and_the_line_is_clipped():
-    figure = tradeoff_chart(FAR_RACE)
-    svg = figure_svg(figure, "Word perplexity")
+    svg = figure_svg(tradeoff_chart(FAR_RACE), "Word perplexity")
     assert "&gt;1M×" in svg and 'clip-path="url(#plot-word)"' in svg
     assert "&gt;1M×" not in figure_svg(tradeoff_chart(replace(FAR_RACE, lines={"good": GOOD})), "Word perplexity")
 
 
-@pytest.mark.parametrize("text", ["", *HOSTILE])
-def test_nothing_in_it_runs_or_asks_the_network(text):
-    tags = Tags(made(text)).found
+@pytest.mark.parametrize("text", ["word", HOSTILE], ids=["plain", "hostile"])
+def test_nothing_in_it_runs_or_asks_the_network_text_stays_text_and_the_file_small(text, stored):
+    _, records = specimens.run()
+    records = [
+        replace(r, outcomes=tuple(replace(o, target=text, answer=f"{text}{i}") for o in r.outcomes))
+        for i, r in enumerate(records)
+    ]
+    passages = replace(specimens.passages(), contexts=(text,) * 120)
+    page = html_report(*stored(records, warnings=(text,), versions={"torch": text}), passages).decode()
+    shows_as_text(page)
+    assert len(page) < 1_000_000
+    tags = Tags(page).found
     assert not {tag for tag, _ in tags} & {"script", "img", "link", "iframe", "object", "a", "base"}
     names = {name for _, attributes in tags for name in attributes}
-    assert not names & {"src", "href", "style", "srcdoc"}
-    assert not any(name.startswith("on") for name in names)
-    policy = next(a["content"] for _, a in tags if a.get("http-equiv") == "Content-Security-Policy")
-    assert policy == POLICY
-    assert policy.startswith("default-src 'none'")
+    assert not names & {"src", "href", "style", "srcdoc"} and not any(name.startswith("on") for name in names)
+    (policy,) = [a["content"] for _, a in tags if a.get("http-equiv") == "Content-Security-Policy"]
+    assert policy == POLICY and policy.startswith("default-src 'none'")
 
 
-@pytest.mark.parametrize("text", HOSTILE)
-def test_hostile_text_is_shown_as_text_and_the_file_stays_small(text):
-    page = made(text)
-    assert not set(page) & set("\u202e\x00")
-    assert len(page) < 1_000_000
-
-
-def test_the_report_of_a_run_that_was_stopped_says_so():
-    backend = FakeBackend()
-    run, records = specimens.run(finished=False, n_sparse=1)
-    backend.add_run((run, records))
-    found = run_results(backend, run)
-    pair = Pair(left_name="dense", left=records[0], right_name="10 %", right=records[1])
+def test_the_report_of_a_run_that_was_stopped_says_so(stored):
+    found, pair = stored(n_sparse=1, finished=False)
     said = "This run was stopped: 1 of its 3 sparse models is there."
-    assert said in html_report(found, pair, None, job(run.settings, "cancelled")).decode()
-    assert "This run" not in html_report(found, pair, None, job(run.settings, "running")).decode()
+    assert said in html_report(found, pair, None, job(found.run.settings, "cancelled")).decode()
+    assert "This run" not in html_report(found, pair, None, job(found.run.settings, "running")).decode()
 
 
-def test_the_report_of_the_example_says_where_it_was_made():
-    backend = FakeBackend()
-    run, records = specimens.run()
-    backend.add_run((replace(run, made_on="a <mainframe>"), records))
-    found = run_results(backend, backend.stored_runs[0])
-    pair = Pair(left_name="dense", left=records[0], right_name="30 %", right=records[-1])
-    said = html_report(found, pair, None).decode()
+def test_the_report_of_the_example_says_where_it_was_made(stored):
+    said = html_report(*stored(made_on="a <mainframe>"), None).decode()
     assert "Example: this run ships with SparseDash. It was made on 24 November 2025 on another machine" in said
     assert "a &lt;mainframe&gt;" in said
 
 
-def test_the_report_and_the_document_name_the_quantised_file_that_the_model_is_unpacked_from():
-    backend = FakeBackend()
-    run, records = specimens.run()
-    backend.add_run((replace(run, source_type="Q4_<1>"), records))
-    found = run_results(backend, backend.stored_runs[0])
-    said = html_report(
-        found, Pair(left_name="dense", left=records[0], right_name="30 %", right=records[-1]), None
-    ).decode()
+def test_the_report_and_the_document_name_the_quantised_file_that_the_model_is_unpacked_from(stored):
+    found, pair = stored(source_type="Q4_<1>")
+    said = html_report(found, pair, None).decode()
     assert "unpacked from Q4_&lt;1&gt;" in said
     assert "What pruning costs the original weights is another number" in said
-    assert run_document(found.run, found.dense, list(found.sparse))["model"]["source_type"] == "Q4_<1>"
-    assert run_document(run, found.dense, list(found.sparse))["model"]["source_type"] is None
+    for run, source in ((found.run, "Q4_<1>"), (replace(found.run, source_type=""), None)):
+        assert run_document(run, found.dense, list(found.sparse))["model"]["source_type"] == source
 
 
 @pytest.fixture
-def house():
-    """A backend with a run, the run, and its first and last record beside each other."""
-    backend = FakeBackend()
-    run, records = specimens.run()
-    backend.add_run((run, records))
-    return backend, run, Pair(left_name="dense", left=records[0], right_name="30 %", right=records[-1])
+def house(backend, stored):
+    """A backend with a run, the results, and its first and last record beside each other."""
+    return backend, *stored()
 
 
-def store(backend, pair, prompt, left, right, others=(), wrote=(), **more):
+def store(house, prompt, left="a", right="b", others=(), wrote=(), **more):
     """Put in what both wrote after a prompt."""
+    backend, _, pair = house
     request = ContinuationSettings(left=pair.left.key, right=pair.right.key, prompt=prompt, others=others)
-    backend.stored_continuations[request.key()] = Continuation(
-        key=request.key(), prompt=prompt, left=left, right=right, others=tuple(wrote), **more
-    )
+    backend.put(Continuation(key=request.key(), prompt=prompt, left=left, right=right, others=tuple(wrote), **more))
     return request
 
 
-def found_in(house):
-    backend, run, pair = house
-    return stored_continuations(backend, run, pair, specimens.passages())
+def written(house):
+    """What the report shows, one text a prompt, after the heading and the legend."""
+    backend, found, pair = house
+    section = continuations_section(backend, found.run, pair, specimens.passages())
+    page = plain(html_report(found, pair, specimens.passages(), None, section)).partition("What the models wrote ")[2]
+    for drawn in section:
+        shows_as_text(drawn)
+    return re.split(r"(?=A user's prompt|Passage \d+, )", page.partition(" Settings {")[0])
 
 
-def test_prompts_stand_first_with_every_model_that_wrote(house):
-    backend, run, pair = house
-    request = store(backend, pair, "Once", "a b", "a c", others=run.sparse[:1], wrote=("x",))
-    backend.user_data.keep_prompt(request)
-    (found,) = found_in(house)
-    assert found.texts == {"dense": "a b", "30 %": "a c", "10 %": "x"}
-    assert found.how == "A user's prompt, first choices, 40 tokens"
+def test_prompts_stand_first_with_every_model_that_wrote_and_marks(house):
+    backend, found, _ = house
+    settings = {"others": found.run.sparse[:1], "wrote": ("x",)}
+    backend.user_data.keep_prompt(store(house, "<b>Once\u202e", "the door <i>", "the wall <i>", **settings))
+    store(house, specimens.passages().contexts[0], stopped=True)
+    legend, first, passage, *rest = written(house)
+    assert legend.startswith("The mark ❘ stands where a text parts from that of dense.")
+    how = "A user's prompt, first choices, 40 tokens"
+    assert first.strip() == f"{how} <b>Once⟨U+202E⟩ dense the door <i> 30 % the ❘ wall <i> 10 % ❘ x"
+    kinds = house[2].kinds(range(120))
+    assert passage.startswith(f"Passage {kinds['broke'][0] + 1}, broke, stopped before the end")
+    assert len(rest) + 1 == len(kinds["broke"]) + len(kinds["mended"])
 
 
-def test_a_passage_that_broke_and_was_continued_is_there_and_others_are_not(house):
-    backend, _, pair = house
-    context = specimens.passages().contexts[0]
-    store(backend, pair, context, "a", "b", stopped=True)
-    found = found_in(house)
-    kinds = pair.kinds(range(120))
-    assert len(found) == len(kinds["broke"]) + len(kinds["mended"])
-    assert found[0].how == f"Passage {kinds['broke'][0] + 1}, broke, stopped before the end"
-
-
-def test_without_texts_or_anything_written_there_is_no_section(house):
-    backend, run, pair = house
-    assert stored_continuations(backend, run, pair, None) == [] == found_in(house)
-    assert continuations_section([]) == []
-
-
-def test_the_report_shows_them_with_the_mark_and_nothing_in_them_is_markup(house):
-    backend, run, pair = house
-    request = store(backend, pair, "<b>Once\u202e", "the door <i>", "the wall <i>")
-    backend.user_data.keep_prompt(request)
-    page = html_report(run_results(backend, run), pair, specimens.passages(), None, found_in(house)).decode()
-    said = " ".join(html.unescape(re.sub(r"<[^>]+>", " ", page.partition("What the models wrote")[2])).split())
-    assert said.startswith("The mark ❘ stands where a text parts from that of dense.")
-    assert "<b>Once⟨U+202E⟩ dense the door <i> 30 % the ❘ wall <i>" in said
-    shows_as_text(page)
-
-
-def test_a_long_list_is_cut(house):
-    backend, _, pair = house
-    contexts = specimens.passages().contexts
-    store(backend, pair, contexts[0], "a", "b")
-    for number in range(50):
-        backend.user_data.keep_prompt(store(backend, pair, f"prompt {number}", "a", "b"))
-    assert len(found_in(house)) == min(MOST_CONTINUATIONS, 50 + 9 + 2)
+def test_without_texts_or_anything_written_there_is_no_section_and_a_long_one_is_cut(house, monkeypatch):
+    backend, found, pair = house
+    assert continuations_section(backend, found.run, pair, specimens.passages()) == []
+    store(house, specimens.passages().contexts[0])
+    assert continuations_section(backend, found.run, pair, None) == []
+    monkeypatch.setattr("sparsedash.reporting.run_reports.MOST_CONTINUATIONS", 3)
+    assert len(written(house)) == 1 + 3
 
 
 def test_settings_are_said_as_they_were():

@@ -77,15 +77,15 @@ def record(verdicts: list[bool], permille: int = 0, method: MethodSettings | Non
     )
 
 
-def verdicts(n: int = 120, accuracy: float = 0.36, seed: int = 1) -> list[bool]:
+def verdicts(n: int = 120) -> list[bool]:
     """Dense verdicts."""
-    rng = random.Random(seed)
-    return [rng.random() < accuracy for _ in range(n)]
+    rng = random.Random(1)
+    return [rng.random() < 0.36 for _ in range(n)]
 
 
-def harmed(dense: list[bool], permille: int, seed: int = 2) -> list[bool]:
+def harmed(dense: list[bool], permille: int) -> list[bool]:
     """The verdicts after removing this much: some right answers break, a few wrong ones are mended."""
-    rng = random.Random(seed + permille)
+    rng = random.Random(2 + permille)
     breaks, mends = permille / 1000 * 1.1, permille / 1000 * 0.12
     return [rng.random() >= breaks if right else rng.random() < mends for right in dense]
 
@@ -133,7 +133,7 @@ def passages(n: int = 120) -> Passages:
 def search(slope: float = 0.3, n_trials: int | None = None) -> tuple[Run, list[Record], FindResult]:
     """A search with its run and records. slope: nats lost by share that goes. n_trials: it goes on after these."""
     settings = FindSettings(evaluation=EvaluationSettings(n_passages=120), ratio=1.3, points=30.0)
-    dense, steps = record(verdicts()), channel_steps(DENSE_WIDTHS, 32)
+    dense, steps, done = record(verdicts()), channel_steps(DENSE_WIDTHS, 32), n_trials is None
     rule = ToleranceRule(dense=dense.outcomes, n_comparisons=6, tolerance=Tolerance(ratio=1.3, points=30.0))
     tried: list[tuple[int, bool]] = []
     records, trials = [dense], []
@@ -144,26 +144,13 @@ def search(slope: float = 0.3, n_trials: int | None = None) -> tuple[Run, list[R
         records.append(made)
         tried.append((place, verdict == "within"))
     low, _ = search_bounds(len(steps), tried)
-    done = n_trials is None
-    result = FindResult(
-        key=settings.key(),
-        ratio=1.3,
-        points=30.0,
-        n_passages=120,
-        steps=steps,
-        trials=tuple(trials),
-        answer=steps[low] if done and low >= 0 else None,
-        finished=done,
-    )
-    permilles = [trial.permille for trial in trials] + ([] if done else [steps[place]])
-    found = replace(
-        run(finished=done)[0],
-        key=settings.key(),
-        settings=settings.run(tuple(permilles)),
-        find=settings,
-        sparse=tuple(each.key for each in records[1:]),
-    )
-    return found, records, result
+    answer = steps[low] if done and low >= 0 else None
+    limits = {"ratio": 1.3, "points": 30.0, "n_passages": 120, "finished": done}
+    result = FindResult(key=settings.key(), steps=steps, trials=tuple(trials), answer=answer, **limits)
+    permilles = tuple(trial.permille for trial in trials) + (() if done else (steps[place],))
+    keys = tuple(each.key for each in records[1:])
+    asked = {"key": settings.key(), "settings": settings.run(permilles), "find": settings}
+    return replace(run(finished=done)[0], sparse=keys, **asked), records, result
 
 
 def _tried(dense: Record, rule: ToleranceRule, permille: int, slope: float) -> Record:
@@ -175,5 +162,5 @@ def _tried(dense: Record, rule: ToleranceRule, permille: int, slope: float) -> R
         stopping = rule.stopping(answered)
         if stopping and stopping.decision != "open":
             break
-    made = record([True], permille)
-    return replace(made, outcomes=tuple(answered[row] for row in sorted(answered)), stopping=stopping)
+    outcomes = tuple(answered[row] for row in sorted(answered))
+    return replace(record([True], permille), outcomes=outcomes, stopping=stopping)

@@ -4,8 +4,10 @@ import secrets
 
 import pytest
 
+from sparsedash.reporting.record_pair import Pair
 from sparsedash.schema.pair_records import Continuation, ContinuationSettings
 from sparsedash.ui.compare_views import tally
+from tests.factories import answered
 from tests.ui.conftest import button, markup, words
 
 
@@ -30,9 +32,11 @@ def labels(app):
     return [each.label for each in app.button]
 
 
-def test_before_the_choice_nothing_tells_the_sides_apart_and_after_it_everything_is_shown(open_page, finished, drawn):
+def test_nothing_tells_the_sides_apart_before_the_choice_which_is_counted_and_can_be_taken_back(
+    open_page, finished, drawn
+):
     run = finished.runs()[0]
-    app = open_page("compare", mode="blind", passage="13")
+    app = open_page("compare", blind="true", passage="13")
     said, page = words(app), markup(app).split("</style>")[-1]
     assert "Which answer is better?" in said
     names = ("sd-dense", "sd-sparse", "Dense", "Sparse", "log-probability")
@@ -47,66 +51,51 @@ def test_before_the_choice_nothing_tells_the_sides_apart_and_after_it_everything
         "**Mara had looked for it all morning: unde**"
     }
     button(app, "A is better").click().run()
-    assert "went to fetch the harbour" in words(app) and "“harbour” gets" in words(app) and "✓ right" in words(app)
-
-
-def test_a_choice_reveals_the_sides_is_counted_for_the_right_one_and_can_be_taken_back(open_page, finished, drawn):
-    app = open_page("compare", mode="blind", passage="13")
-    button(app, "A is better").click().run()
     chosen, said = "30 %" if drawn else "dense", words(app)
+    assert "went to fetch the harbour" in said and "“harbour” gets" in said and "✓ right" in said
     assert f"Judged blind: {chosen} was chosen as better." in said and "Dense" in said and "Sparse, 30 %" in said
     assert f"1 judged: dense better {1 - drawn}, 30 % better {drawn}, the same 0." in said
-    again = open_page("compare", mode="blind", passage="13")
-    assert f"Judged blind: {chosen}" in words(again)
-    button(again, "Take the choice back").click().run()
-    assert "Nothing has been judged yet." in words(again) and "A is better" not in labels(again)
+    button(app, "Take the choice back").click().run()
+    assert "Nothing has been judged yet." in words(app) and "A is better" not in labels(app)
 
 
 def test_what_was_shown_with_names_is_not_judged_blind(open_page, finished, prompt):
     app = open_page("compare", filter="both-right", passage="13", right="10 %")
     assert "Passage 14 " in words(app) and "Sparse, 10 %" in words(app)
-    app.query_params["right"], app.query_params["mode"] = "30 %", "blind"
-    app.run()
-    assert "shown with the models' names before, so it cannot be judged blind" in words(app)
+    app.toggle(key="blind").set_value(True).run()
+    assert "filter" not in app.query_params, "what it filters by would tell"
+    app.query_params["right"], app.query_params["passage"] = "30 %", "13"
+    assert "shown with the models' names before, so it cannot be judged blind" in words(app.run())
     assert "A is better-passage-13" not in [each.key for each in app.button]
-    button(app, "Next").click().run()
-    assert any(each.key.startswith("A is better-passage-") for each in app.button)
-    app = open_page("compare")
-    app.toggle(key="blind-mode").set_value(True).run()
+    app.toggle(key="blind").set_value(False).run()
+    assert "9 answers broke" in words(app)
+    app.toggle(key="blind").set_value(True).run()
     assert f"B is better-{prompt.key()}" not in [each.key for each in app.button]
     assert "cannot be judged blind" in words(app).split("Try a prompt of your own")[1]
 
 
 def test_swapped_sides_share_their_count_and_it_can_be_reset(open_page, finished):
-    button(open_page("compare", mode="blind"), "Both the same").click().run()
-    app = open_page("compare", mode="blind", left="30 %", right="dense")
+    button(open_page("compare", blind="true"), "Both the same").click().run()
+    app = open_page("compare", blind="true", left="30 %", right="dense")
     assert "1 judged: 30 % better 0, dense better 0, the same 1." in words(app)
     button(app, "Forget all 1 choices").click().run()
     assert "Nothing has been judged yet." in words(app)
 
 
 def test_only_passages_with_different_answers_are_judged_in_file_order(open_page, finished):
-    app = open_page("compare", mode="blind", filter="mended", sort="largest change first")
+    app = open_page("compare", blind="true", filter="mended", sort="largest change first")
     run = finished.runs()[0]
     dense, sparse = (finished.record(key) for key in (run.dense, run.sparse[-1]))
     pairs = zip(dense.outcomes, sparse.outcomes, strict=True)
     different = [one.index for one, other in pairs if one.answer != other.answer]
     assert f"1 of {len(different)}" in words(app) and f"Passage {different[0] + 1}" in words(app)
     assert f"{len(different)} of 120 passages are offered: those that the two models answer" in words(app)
-    searched = words(open_page("compare", mode="blind", search="violin"))
+    searched = words(open_page("compare", blind="true", search="violin"))
     assert " passages that contain this text are offered: those that the two models answer" in searched
 
 
-def test_the_switch_changes_the_address_and_drops_what_tells(open_page, finished):
-    app = open_page("compare", filter="mended", passage="40")
-    app.toggle(key="blind-mode").set_value(True).run()
-    assert app.query_params["mode"] == "blind" and "filter" not in app.query_params
-    app.toggle(key="blind-mode").set_value(False).run()
-    assert "mode" not in app.query_params and "9 answers broke" in words(app)
-
-
 def test_a_prompt_of_ones_own_is_judged_blind_too(open_page, finished, prompt, drawn):
-    app = open_page("compare", mode="blind")
+    app = open_page("compare", blind="true")
     first, second = ("sparse", "dense") if drawn else ("dense", "sparse")
     assert words(app).index(f"of the ❘ {first}") < words(app).index(f"of the ❘ {second}")
     next(each for each in app.button if each.key == f"B is better-{prompt.key()}").click().run()
@@ -114,13 +103,14 @@ def test_a_prompt_of_ones_own_is_judged_blind_too(open_page, finished, prompt, d
 
 
 @pytest.mark.parametrize(
-    ("left", "right", "same", "expected"),
+    ("chosen", "expected"),
     [
-        (0, 0, 0, "Nothing has been judged yet."),
-        (0, 0, 2, "2 judged: dense better 0, 30 % better 0, the same 2."),
-        (5, 4, 3, "dense won 56 % (95 % interval 27 % to 81 %): no preference shown."),
-        (2, 18, 0, "30 % won 90 % (95 % interval 70 % to 97 %): 30 % is preferred."),
+        ("", "Nothing has been judged yet."),
+        ("==", "2 judged: dense better 0, 30 % better 0, the same 2."),
+        ("l" * 5 + "r" * 4 + "===", "dense won 56 % (95 % interval 27 % to 81 %): no preference shown."),
+        ("ll" + "r" * 18, "30 % won 90 % (95 % interval 70 % to 97 %): 30 % is preferred."),
     ],
 )
-def test_the_count_is_said_with_its_interval(left, right, same, expected):
-    assert expected in tally(("dense", left), ("30 %", right), same).replace("\u00a0", " ")
+def test_the_count_is_said_with_its_interval(chosen, expected):
+    pair = Pair(left_name="dense", left=answered("l", 1), right_name="30 %", right=answered("r", 1))
+    assert expected in tally(pair, [each.strip("=") for each in chosen]).replace("\u00a0", " ")

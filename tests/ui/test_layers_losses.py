@@ -43,10 +43,10 @@ def test_the_answer_comes_first_then_three_numbers_a_chart_and_a_table(open_page
     said = words(app)
     assert said.startswith("Half of the layers lost at most 10.0 % of their output; layer 3 lost the most, 40.0 %.")
     assert markup(app).count('class="sd-figure"') == 3
-    assert "compensation bought back 50 % of it; median of the layers' shares" in said
-    assert "1.20 × that on calibration text; median of the layers' ratios" in said
-    assert "1.10 × as much on held-out text; median of the layers' ratios" in said
-    assert app.get("plotly_chart")[0].proto.alt.startswith("Share of the MLP output that each of 3")
+    assert "compensation bought back 50 % of it; median of the layers" in said
+    assert "1.20 × that on calibration text; median of the layers" in said
+    assert "1.10 × as much on held-out text; median of the layers" in said
+    assert app.get("plotly_chart")[0].proto.alt.startswith("Half of the layers lost at most")
     assert "3 32 of 64 50.0 % 40.0 % 50.0 % 40.0 % 50.0 % 20 % 2.00 ×" in said
     found = links(app)
     assert found["Back to the chart"].endswith(f"run={SETTINGS.key()}")
@@ -87,7 +87,7 @@ def test_a_fit_to_the_wrong_text_is_said_first_of_all_and_what_was_not_measured_
         (
             "random",
             (),
-            ("needs no calibration text", "none was read, and what the layers lose on it was not measured"),
+            ("needs no calibration text", "none was read, and the loss on it was not measured"),
             "Lost on held-out text",
         ),
         (

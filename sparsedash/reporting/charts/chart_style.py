@@ -171,15 +171,11 @@ def band_across(ends: tuple[float, float], low: float, high: float, colour: str,
 
 @dataclass(frozen=True, kw_only=True)
 class Label:
-    """What stands at the right edge for a line at height y; where there is no y yet, only its room is kept.
-
-    x: where the line has that height, as a share of the plot's width; from there a thin line leads to the edge.
-    """
+    """What stands at the right edge for a line at height y; where there is no y yet, only its room is kept."""
 
     y: float | None
     lines: Sequence[str]
     colour: str
-    x: float = 1.0
 
 
 def room_for(labels: Sequence[Label]) -> float:
@@ -212,9 +208,6 @@ def label_layout(
         if abs(at - middle) > size / 2:
             tie = {"xsizemode": "pixel", "xanchor": 1, "x0": 2, "x1": AWAY - 2, "y1": found}
             lines.append(line | tie | {"line": {"color": colours.muted, "width": 1}})
-        if label.x < 1:
-            leader = {"x0": label.x, "x1": 1, "y1": wanted, "layer": "below"}
-            lines.append(line | leader | {"line": {"color": colours.muted, "width": 1, "dash": "dot"}})
     longest = max(len(line) for label in labels for line in label.lines)
     right = AWAY + 6 + _WIDTH_OF_LETTER * size * longest
     return {"annotations": notes, "shapes": lines, "margin_r": right}

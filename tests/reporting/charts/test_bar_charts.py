@@ -9,7 +9,6 @@ from sparsedash.reporting.charts.bar_charts import (
     changes_words,
     clicked_bar,
     layers_chart,
-    layers_words,
     relative_to_median,
 )
 from sparsedash.reporting.charts.chart_style import PALETTES
@@ -35,44 +34,6 @@ def test_curves_are_told_apart_by_mark_and_dash_and_carry_their_labels():
         assert label in said
 
 
-def heights(figure):
-    """Where the labels point to, in percent lost, and how far from the left as a share of the plot's width."""
-    leaders = [s for s in figure["layout"]["shapes"] if s.get("xsizemode") != "pixel"]
-    low, high = figure["layout"]["yaxis"]["domain"]
-    top = figure["layout"]["yaxis"]["range"][1]
-    return [(s["x0"], top * (s["y0"] - low) / (high - low)) for s in leaders]
-
-
-def test_labels_point_to_the_last_layer_where_the_curves_are_apart():
-    nothing_at_last = replace(
-        MADE,
-        layer_errors=(0.1, 0.2, 0.0),
-        held_out_errors=(0.1, 0.3, 0.0),
-        passage_errors=(0.1, 0.25, 0.0),
-        uncompensated_errors=(0.2, 0.4, 0.001),
-    )
-    found = heights(drawn(layers_chart(nothing_at_last)))
-    assert [y for _, y in found] == pytest.approx([20, 30, 25, 40])
-    assert {x for x, _ in found} == {1.6 / 3.2}
-
-
-def test_labels_need_no_leader_where_the_curves_end_apart_or_are_nowhere_apart():
-    same = replace(MADE, held_out_errors=(), passage_errors=(), uncompensated_errors=MADE.layer_errors)
-    for made in (MADE, same):
-        assert heights(drawn(layers_chart(made))) == []
-
-
-def test_of_curves_that_are_nowhere_far_apart_the_widest_place_is_taken():
-    close = replace(
-        MADE,
-        held_out_errors=(),
-        passage_errors=(),
-        layer_errors=(0.4, 0.1, 0.02),
-        uncompensated_errors=(0.401, 0.102, 0.02),
-    )
-    assert {x for x, _ in heights(drawn(layers_chart(close)))} == {1.6 / 3.2}
-
-
 def test_kept_widths_and_sensitivities_stand_below_in_panels_of_their_own():
     figure = drawn(layers_chart(MADE))
     assert trace(figure, "y2")["y"] == [75, 100, 50]
@@ -93,38 +54,21 @@ def test_a_layer_that_lost_nothing_is_a_chart_too():
     assert low == 0 < high
 
 
-def test_the_words_say_how_far_the_layers_reach():
-    assert layers_words(MADE).startswith(
-        "Share of the MLP output that each of 3 layers lost: calibration from 2.0 to 40.0 %"
-    )
-    assert layers_words(MADE).endswith("Kept width from 50 to 100 % of the dense one.")
-
-
-def test_sensitivities_are_told_against_the_middle_one():
-    assert relative_to_median([2, 1, 4]) == [1, 0.5, 2]
-    assert relative_to_median([0, 0]) == [0, 0]
-    assert relative_to_median([]) == []
+@pytest.mark.parametrize(("values", "relative"), [([2, 1, 4], [1, 0.5, 2]), ([0, 0], [0, 0]), ([], [])])
+def test_sensitivities_are_told_against_the_middle_one(values, relative):
+    assert relative_to_median(values) == relative
 
 
 WORDS = ("fell by 1 or more", "fell by 0 to 1", "rose by 0 or more")
 
 
-def histogram(chosen=None):
-    return changes_chart((-1.0, 0.0), (2, 0, 5), WORDS, chosen, "light")
-
-
-def test_every_range_has_a_bar_of_its_count_and_the_ends_are_labelled():
-    figure = histogram()
-    assert list(figure.data[0].y) == [2, 0, 5]
-    assert list(figure.layout.xaxis.tickvals) == [1, 2]
-    assert list(figure.layout.xaxis.ticktext) == ["−1", "0"]
-
-
-def test_the_chosen_bar_stands_out_and_is_no_lighter_for_being_clicked():
-    bars = histogram(chosen=0).data[0]
-    colours = PALETTES["light"]
+def test_every_range_has_a_bar_of_its_count_with_labelled_ends_and_the_chosen_one_stands_out():
+    figure, colours = changes_chart((-1.0, 0.0), (2, 0, 5), WORDS, 0, "light"), PALETTES["light"]
+    (bars,), axis = figure.data, figure.layout.xaxis
+    assert list(bars.y) == [2, 0, 5]
+    assert (list(axis.tickvals), list(axis.ticktext)) == ([1, 2], ["−1", "0"])
     assert list(bars.marker.color) == [colours.text, colours.grid, colours.grid]
-    assert bars.unselected.marker.opacity == 1
+    assert bars.unselected.marker.opacity == 1, "no lighter for being clicked"
 
 
 def test_it_is_said_in_words():
