@@ -5,7 +5,7 @@ some families); the walker asks it once per batch with the blocks stubbed out, t
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
@@ -33,19 +33,14 @@ def blocks_of(model: nn.Module, family: Family) -> list[nn.Module]:
 def mlps_of(model: nn.Module, family: Family) -> list[Mlp]:
     """The MLP of every decoder block, in the same order. Raises ModelError where one is built otherwise."""
     try:
-        return [
-            Mlp(
-                inner=tuple(_projection(block, name) for name in family.inner),
-                out=_projection(block, family.out),
-                fused=family.fused,
-            )
-            for block in blocks_of(model, family)
-        ]
+        parts = [[block.get_submodule(name) for name in family.mlp] for block in blocks_of(model, family)]
     except AttributeError as error:
         raise ModelError(
             f"A decoder block has no MLP as its family describes: {error}.",
             "Models with experts or mixed blocks are not supported.",
         ) from error
+    linear = cast(list[list[nn.Linear]], parts)
+    return [Mlp(inner=tuple(inner), out=out, fused=family.fused) for *inner, out in linear]
 
 
 def projections_of(model: nn.Module, family: Family) -> list[dict[str, nn.Linear]]:
@@ -56,23 +51,15 @@ def projections_of(model: nn.Module, family: Family) -> list[dict[str, nn.Linear
     ]
 
 
-def _projection(block: nn.Module, name: str) -> nn.Linear:
-    return cast(nn.Linear, block.get_submodule(name))
-
-
 def n_matmul_weights(model: nn.Module) -> int:
     """Weights of all Linear and Conv layers, the output head included even where it shares the embedding's."""
-    weights = (module.weight for module in model.modules() if _is_matmul(module))
-    return sum(weight.numel() for weight in weights if isinstance(weight, Tensor))
+    parts = (part for part in model.modules() if is_projection(part) or isinstance(part, nn.modules.conv._ConvNd))
+    return sum(cast(Tensor, part.weight).numel() for part in parts)
 
 
 def weights_per_channel(mlp: Mlp) -> int:
     """Weights that leave the network with one inner channel."""
     return out_weight(mlp).shape[0] + sum(weight.shape[1] for weight in inner_weights(mlp))
-
-
-def _is_matmul(module: nn.Module) -> bool:
-    return is_projection(module) or isinstance(module, nn.modules.conv._ConvNd)
 
 
 Applied = Callable[[], AbstractContextManager[None]]
@@ -170,15 +157,10 @@ class BlockWalk:
 @contextmanager
 def capture_inputs(modules: Sequence[nn.Module], sinks: Sequence[Callable[[Tensor], None]]) -> Iterator[None]:
     """Inside, every module hands its input to its sink before it runs."""
-    handles = [
-        module.register_forward_pre_hook(lambda _, inputs, s=sink: s(inputs[0]))
-        for module, sink in zip(modules, sinks, strict=True)
-    ]
-    try:
+    with ExitStack() as hooks:
+        for module, sink in zip(modules, sinks, strict=True):
+            hooks.callback(module.register_forward_pre_hook(lambda _, inputs, s=sink: s(inputs[0])).remove)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager
@@ -206,28 +188,30 @@ def forward_replaced(blocks: Sequence[nn.Module], stubs: Sequence[Any]) -> Itera
         yield
     finally:
         for block, own in zip(blocks, before, strict=True):
-            if own is None:
-                # The stub lies on the instance; without it the class's own forward shows again.
-                del block.forward
-            else:
+            # The stub lies on the instance; without it the class's own forward shows again.
+            del block.forward
+            if own is not None:
                 block.forward = own
+
+
+class _Seen(Exception):  # noqa: N818 - ends a forward pass that has shown enough
+    """Whether a block returns a tuple."""
 
 
 def _returns_tuples(body: nn.Module, blocks: Sequence[nn.Module], batch: Batch) -> bool:
     """Whether the blocks of this family return (hidden,) or hidden, seen on one token of the first."""
-    seen: list[bool] = []
-    handle = blocks[0].register_forward_hook(lambda module, inputs, output: seen.append(isinstance(output, tuple)))
 
-    def stub(*args: Any, **kwargs: Any) -> Any:
-        hidden = args[0] if args else kwargs["hidden_states"]
-        return (hidden,) if seen[0] else hidden
+    def look(module: nn.Module, inputs: Any, output: Any) -> None:
+        raise _Seen(isinstance(output, tuple))
 
+    handle = blocks[0].register_forward_hook(look)
     try:
-        with forward_replaced(blocks[1:], [stub] * (len(blocks) - 1)):
-            body(input_ids=batch.ids[:1, :1], use_cache=False)
+        body(input_ids=batch.ids[:1, :1], use_cache=False)
+    except _Seen as seen:
+        return bool(seen.args[0])
     finally:
         handle.remove()
-    return seen[0]
+    raise AssertionError("the first block has run")
 
 
 def _enter(body: nn.Module, blocks: Sequence[nn.Module], batch: Batch, tuples: bool, cache: Cache | None) -> _Walked:

@@ -12,6 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable
 from contextlib import redirect_stderr, suppress
+from functools import cached_property
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -89,8 +90,8 @@ def _file_state(file: Path) -> tuple[int, int]:
 
 log = logging.getLogger(__name__)
 
-_checked_folders: set[str] = set()
-"""Folders, with the sizes and times of their files, whose contents this process has hashed."""
+_checked: set[tuple[Path, str]] = set()
+"""Folders, with the names, sizes and times of their files, whose contents this process has hashed."""
 _LONGEST_NAME = 200
 """Bytes; most file systems allow 255, and unfinished folders have longer names."""
 
@@ -111,27 +112,27 @@ def converted_folder(name: str, write: Callable[[Path], None], store: Store) -> 
     # One process makes it, others wait; the lock ends with its process.
     with FileLock(models / f"{name}.lock"):
         _sweep(models, name)
-        if not _is_unchanged(folder, store):
-            _convert(write, folder, store)
+        if _is_unchanged(folder, store):
+            return folder
+        made, replaced = (Path(tempfile.mkdtemp(prefix=f"{UNFINISHED_MODEL}{name}-", dir=models)) for _ in range(2))
+        try:
+            write(made)
+            if folder.is_dir():
+                log.warning("Files of %s have changed since they were converted; they are converted again.", name)
+                # Renamed first: a process that has them open goes on reading them.
+                folder.rename(replaced / "old")
+            made.rename(folder)
+        finally:
+            _sweep(models, name)
+        states = _states(folder)
+        noted = {part: (*state, hash_file(folder / part, store)) for part, state in states.items()}
+        store.remember(store_keys.unpacked_files_note(name), json.dumps(noted))
+        _checked.add((folder, str(states)))
     return folder
 
 
-def _convert(write: Callable[[Path], None], folder: Path, store: Store) -> None:
-    def unfinished() -> Path:
-        return Path(tempfile.mkdtemp(prefix=f"{UNFINISHED_MODEL}{folder.name}-", dir=folder.parent))
-
-    try:
-        write(made := unfinished())
-        if folder.is_dir():
-            log.warning("Files of %s have changed since they were converted; they are converted again.", folder.name)
-            # Renamed first: a process that has them open goes on reading them.
-            folder.rename(unfinished() / "old")
-        made.rename(folder)
-    finally:
-        _sweep(folder.parent, folder.name)
-    noted = {part.name: (*_file_state(part), hash_file(part, store)) for part in sorted(folder.iterdir())}
-    _checked_folders.add(_state_name(folder, {name: (size, changed) for name, (size, changed, _) in noted.items()}))
-    store.remember(store_keys.unpacked_files_note(folder.name), json.dumps(noted))
+def _states(folder: Path) -> dict[str, tuple[int, int]]:
+    return {part.name: _file_state(part) for part in sorted(folder.iterdir())} if folder.is_dir() else {}
 
 
 def _is_unchanged(folder: Path, store: Store) -> bool:
@@ -140,21 +141,14 @@ def _is_unchanged(folder: Path, store: Store) -> bool:
     Sizes and times are compared on every use, hashes on the first in a process: a disk may change bytes and leave the
     time.
     """
-    noted = noted_files(folder.name, store)
-    if noted is None or not folder.is_dir():
+    noted, states = noted_files(folder.name, store) or {}, _states(folder)
+    if not noted or states != {name: (size, changed) for name, (size, changed, _) in noted.items()}:
         return False
-    now = {part.name: _file_state(part) for part in folder.iterdir()}
-    if now != {name: (size, changed) for name, (size, changed, _) in noted.items()}:
-        return False
-    if (state := _state_name(folder, now)) not in _checked_folders:
+    if (folder, str(states)) not in _checked:
         if any(content_hash(folder / name) != written for name, (_, _, written) in noted.items()):
             return False
-        _checked_folders.add(state)
+        _checked.add((folder, str(states)))
     return True
-
-
-def _state_name(folder: Path, state: dict[str, tuple[int, int]]) -> str:
-    return json.dumps([str(folder), sorted(state.items())])
 
 
 def _sweep(models: Path, name: str) -> None:
@@ -188,6 +182,7 @@ class GgufModel:
         self._tensors = {tensor.name: tensor for tensor in reader.tensors}
         self._name = str(self._values["general.architecture"])
         self._known = ARCHITECTURES[self._name]
+        self._has_two_norms = "blk.0.attn_norm_2.weight" in self._tensors
 
     def config(self) -> PretrainedConfig:
         """Its config. Raises ValueError, or what transformers raises, for values that no model of the family has."""
@@ -217,7 +212,10 @@ class GgufModel:
             if ours != "rope_parameters":
                 values = quants.dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
                 ours = ours.replace("#", name.split(".")[1])
-                found[self._named(ours)] = torch.from_numpy(np.array(self._reordered(name, values, config)))
+                if not self._has_two_norms:
+                    # Falcon's norm before both parts of a block.
+                    ours = ours.replace(".ln_mlp.", ".input_layernorm.")
+                found[ours] = torch.from_numpy(np.array(self._reordered(name, values, config)))
         if self._name == "llama":
             # One projection with a bias gives one to all; llama.cpp adds nothing where a file has none.
             for name in [name for name in found if name.endswith("_proj.weight")]:
@@ -270,12 +268,18 @@ class GgufModel:
         tensor = self._tensors.get(name)
         return None if tensor is None else quants.dequantize(tensor.data, tensor.tensor_type).ravel().tolist()
 
-    def _head(self) -> int:
-        turned = None if self._name == "phi3" else self._own("rope.dimension_count")
-        return int(self._own("attention.key_length") or turned or self._usual_head())
-
+    @cached_property
     def _usual_head(self) -> int:
         return int(self._own("embedding_length") // self._own("attention.head_count"))
+
+    @cached_property
+    def _head(self) -> int:
+        turned = None if self._name == "phi3" else self._own("rope.dimension_count")
+        return int(self._own("attention.key_length") or turned or self._usual_head)
+
+    @cached_property
+    def _original(self) -> int:
+        return int(self._own("rope.scaling.original_context_length") or self._own("context_length"))
 
     def _heads(self) -> dict[str, Any]:
         """The size of a head, where it is not the usual one or the family's configs always have it."""
@@ -283,7 +287,7 @@ class GgufModel:
             return {}
         few = {"num_key_value_heads": self._own("attention.head_count_kv") or self._own("attention.head_count")}
         always = self._name in ("llama", "qwen3", "gemma2", "gemma3")
-        return few | ({"head_dim": self._head()} if always or self._head() != self._usual_head() else {})
+        return few | ({"head_dim": self._head} if always or self._head != self._usual_head else {})
 
     def _special(self) -> dict[str, Any]:
         """Config entries of the family that follow from several keys or tensors."""
@@ -295,28 +299,23 @@ class GgufModel:
             case "starcoder2":
                 return {"use_bias": bool(biased - {"attn_norm", "ffn_norm"})}
             case "falcon":
-                few, two = self._own("attention.head_count_kv", 0), "blk.0.attn_norm_2.weight" in self._tensors
+                few, two = self._own("attention.head_count_kv", 0), self._has_two_norms
                 return {"new_decoder_architecture": few != 1 or two, "num_ln_in_parallel_attn": 2 if two else 1}
             case "phi3":
                 window = self._own("attention.sliding_window") or None
-                return {"sliding_window": window, "original_max_position_embeddings": self._original()}
+                return {"sliding_window": window, "original_max_position_embeddings": self._original}
             case "gemma2" | "gemma3":
-                return self._of_gemma()
+                blocks, usual = self._own("block_count"), _PATTERN[self._name]
+                pattern = self._own("attention.sliding_window_pattern", usual)
+                slides = pattern if isinstance(pattern, list) else [(i + 1) % max(1, pattern) for i in range(blocks)]
+                large = blocks == _LARGE_GEMMA[self._name]
+                return {
+                    "query_pre_attn_scalar": self._usual_head if large else self._head,
+                    "sliding_window": self._own("attention.sliding_window"),
+                    "layer_types": ["sliding_attention" if each else "full_attention" for each in slides],
+                }
             case _:
                 return {}
-
-    def _of_gemma(self) -> dict[str, Any]:
-        blocks, pattern = self._own("block_count"), self._own("attention.sliding_window_pattern", _PATTERN[self._name])
-        slides = pattern if isinstance(pattern, list) else [(i + 1) % max(1, pattern) != 0 for i in range(blocks)]
-        large = blocks == _LARGE_GEMMA[self._name]
-        return {
-            "query_pre_attn_scalar": self._usual_head() if large else self._head(),
-            "sliding_window": self._own("attention.sliding_window"),
-            "layer_types": ["sliding_attention" if each else "full_attention" for each in slides],
-        }
-
-    def _original(self) -> int:
-        return int(self._own("rope.scaling.original_context_length") or self._own("context_length"))
 
     def _rope(self) -> dict[str, Any]:
         """RoPE parameters; in llama.cpp a factor without a type is linear."""
@@ -324,10 +323,10 @@ class GgufModel:
         louder = float(self._own("rope.scaling.attn_factor", 1))
         each = self._numbers("rope_freqs.weight")
         short, long = self._numbers("rope_factors_short.weight"), self._numbers("rope_factors_long.weight")
-        turned = self._own("rope.dimension_count", self._head())
+        turned = self._own("rope.dimension_count", self._head)
         made: dict[str, Any] = {"rope_type": "default", "rope_theta": float(self._own("rope.freq_base", 10_000.0))}
         if self._name == "phi3":
-            made["partial_rotary_factor"] = turned / self._head()
+            made["partial_rotary_factor"] = turned / self._head
         if (short is None) != (long is None) or (kind == "longrope" and short is None and each is None):
             raise ValueError("it has RoPE factors for short or long texts alone, or none where longrope needs them")
         if kind == "yarn":
@@ -336,7 +335,7 @@ class GgufModel:
             made |= {
                 "rope_type": "yarn",
                 "factor": factor,
-                "original_max_position_embeddings": self._original(),
+                "original_max_position_embeddings": self._original,
                 "attention_factor": louder * (1 + 0.1 * math.log(max(1.0, factor))),
                 "beta_fast": self._own("rope.scaling.yarn_beta_fast", 32.0),
                 "beta_slow": self._own("rope.scaling.yarn_beta_slow", 1.0),
@@ -348,7 +347,7 @@ class GgufModel:
                 "rope_type": "longrope",
                 "short_factor": [one * factor for one in short or plain],
                 "long_factor": [one * factor for one in long or plain],
-                "original_max_position_embeddings": self._original(),
+                "original_max_position_embeddings": self._original,
                 "attention_factor": louder,
             }
         elif factor != 1 and kind != "none":
@@ -357,11 +356,6 @@ class GgufModel:
             return made
         theta = float(self._own("rope.freq_base_swa", 10_000.0))
         return {"full_attention": made, "sliding_attention": {"rope_type": "default", "rope_theta": theta}}
-
-    def _named(self, ours: str) -> str:
-        """Falcon calls the norm before both parts of a block by another name where there is one alone."""
-        two = "blk.0.attn_norm_2.weight" in self._tensors
-        return ours if two else ours.replace(".ln_mlp.", ".input_layernorm.")
 
     def _reordered(self, name: str, values: Array, config: PretrainedConfig) -> Array:
         """Undo the reordering of llama.cpp's converter."""

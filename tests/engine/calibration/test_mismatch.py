@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sparsedash.catalog.resources import MISMATCH_PASSAGES, MISMATCH_TOKENS
-from sparsedash.engine.calibration import mismatch
+from sparsedash.engine.calibration import mismatch, statistics
 from sparsedash.engine.calibration.mismatch import PassageActivations, mismatch_warning
 from sparsedash.engine.pruning.compensation import passage_error
 from sparsedash.engine.pruning.layer import Sample
@@ -50,7 +50,7 @@ def test_the_activations_are_those_of_the_first_few_passages_with_their_weights(
 
 def test_the_activations_are_made_once_for_all_weights(loaded, store, passages, monkeypatch):
     (once,) = kept_of(store, loaded, passages).of(0)
-    monkeypatch.setattr(mismatch, "BlockWalk", None)
+    monkeypatch.setattr(statistics, "BlockWalk", None)
     for token_weights in ("equal", "residual"):
         (again,) = kept_of(store, loaded, passages, token_weights).of(0)
         assert torch.equal(once.inputs, again.inputs)

@@ -10,9 +10,9 @@ from sparsedash.catalog.resources import HELD_OUT_EVERY
 from sparsedash.engine.calibration import statistics
 from sparsedash.engine.calibration.statistics import (
     TOKEN_WEIGHTS,
-    StatisticsCollector,
     few_tokens_warning,
     pack_statistics,
+    statistics_walk,
     unpack_statistics,
     unpack_tensors,
 )
@@ -32,7 +32,7 @@ from tests.engine.tiny import save_tiny
 def _statistics(loaded, sequences, token_weights="equal"):
     kept = {}
     watched, keep = [[mlp.out] for mlp in loaded.mlps], lambda index, found: kept.__setitem__(index, found[0])
-    walk = StatisticsCollector(loaded, lambda: sequences, watched, keep, ignore_steps, token_weights=token_weights)
+    walk = statistics_walk(loaded, lambda: sequences, watched, keep, ignore_steps, token_weights=token_weights)
     walk.reach(len(loaded.blocks) - 1)
     return kept
 

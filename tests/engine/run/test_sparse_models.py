@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from sparsedash.catalog.families import FAMILIES
-from sparsedash.engine.calibration.calibration_cache import CalibrationCache
+from sparsedash.engine.calibration.calibration_cache import Calibration
 from sparsedash.engine.calibration.statistics import shared_inputs
 from sparsedash.engine.models.decoder_blocks import n_matmul_weights
 from sparsedash.engine.pruning.surgery import PrunedMlp, reweighted, weight_of
@@ -112,7 +112,7 @@ def test_a_pattern_with_its_own_sparsity_is_one_record_next_to_a_sweep(masked_ru
 
 
 def test_inputs_are_collected_once_and_only_where_single_weights_go(masked_run, store, monkeypatch):
-    passes = count_calls(monkeypatch, CalibrationCache, "reach_inputs")
+    passes = count_calls(monkeypatch, Calibration, "reach_inputs")
     for methods, n_passes in (((CHANNELS,), 0), ((SPARSEGPT, WANDA), 1), ((replace(SPARSEGPT, pattern="4:8"),), 1)):
         ran(replace(masked_run, methods=methods), store)
         assert len(passes) == n_passes
