@@ -28,23 +28,8 @@ from sparsedash.catalog.families import config_problem
 from sparsedash.schema.errors import ModelError
 from sparsedash.storage.model_folders import model_config
 
-UNREADABLE = (
-    OSError,
-    EOFError,
-    ValueError,
-    KeyError,
-    IndexError,
-    RuntimeError,
-    ImportError,
-    TypeError,
-    AttributeError,
-    RecursionError,
-    ArithmeticError,
-    AssertionError,
-    UnpicklingError,
-    SafetensorError,
-    StrictDataclassError,
-)
+_OF_LIBRARIES = (ImportError, UnpicklingError, SafetensorError, StrictDataclassError, AssertionError, ArithmeticError)
+UNREADABLE = (OSError, EOFError, ValueError, LookupError, RuntimeError, TypeError, AttributeError, *_OF_LIBRARIES)
 """Errors of libraries on files that are damaged or were never a model."""
 
 MOST_WEIGHTS_A_BYTE = {"gguf": 8.0, "safetensors": 1.5, "bin": 1.5}
@@ -60,11 +45,9 @@ _NAMED = 5
 
 def read_config(folder: Path, reference: str) -> PretrainedConfig:
     """The config of a folder, without weights. Raises ModelError where none can be read, or where it is refused."""
-    if not (folder / "config.json").is_file():
-        raise ModelError(f"{reference} holds no config.json.", "Name the folder that save_pretrained() wrote.")
-    said = model_config(str(folder))
-    if said is None:
-        raise ModelError(f"The config of {reference} could not be read as JSON.", OTHER_CONFIG)
+    if (said := model_config(str(folder))) is None:
+        has, advice = (folder / "config.json").is_file(), "Name the folder that save_pretrained() wrote."
+        raise ModelError(f"{reference} holds no config.json{' that is JSON' * has}.", OTHER_CONFIG if has else advice)
     # Before transformers reads it, which makes lists and dictionaries as long as the config asks for.
     refuse_impossible(said, reference)
     try:
@@ -193,13 +176,14 @@ def refuse_no_numbers(reference: str, model: PreTrainedModel, after_each: Callab
     """Raises ModelError with the names of weights that are not finite; reads all of them. after_each: called between
     two of them.
     """
-    broken = []
-    for name, weight in model.named_parameters():
+
+    def is_finite(weight: Tensor) -> bool:
         # Without a copy of the weight: NaN and infinity both reach its least or largest value.
-        if not all(value.isfinite() for value in torch.aminmax(weight.detach())):
-            broken.append(name)
+        least, largest = torch.aminmax(weight.detach())
         after_each()
-    if broken:
+        return bool(least.isfinite() and largest.isfinite())
+
+    if broken := [name for name, weight in model.named_parameters() if not is_finite(weight)]:
         raise ModelError(
             f"The checkpoint {reference} holds NaN or infinite values in {_few(broken)}.",
             "Fetch or save the model again.",

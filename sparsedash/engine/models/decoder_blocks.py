@@ -82,12 +82,8 @@ _TUPLES: "WeakKeyDictionary[nn.Module, bool]" = WeakKeyDictionary()
 """Of each model that was walked through, whether its blocks return (hidden,) instead of hidden."""
 
 
-@dataclass(eq=False)
-class _Walked:
-    """One batch on its way: its hidden states (b, t, d) and what each block is called with beside them."""
-
-    hidden: Tensor
-    calls: list[tuple[tuple[Any, ...], dict[str, Any]]]
+_Call = tuple[tuple[Any, ...], dict[str, Any]]
+"""What a block is called with beside the hidden states."""
 
 
 class BlockWalk:
@@ -104,24 +100,22 @@ class BlockWalk:
         if body not in _TUPLES:
             _TUPLES[body] = _returns_tuples(body, blocks, batches[0])
         self._tuples = _TUPLES[body]
-        cached = caches or [None] * len(batches)
-        self._walked = [
-            _enter(body, blocks, batch, self._tuples, cache) for batch, cache in zip(batches, cached, strict=True)
-        ]
+        entered = [self._enter(body, *own) for own in zip(batches, caches or [None] * len(batches), strict=True)]
+        self._calls = [calls for _, calls in entered]
+        self._hidden = [hidden for hidden, _ in entered]
 
     @property
     def hidden(self) -> list[Tensor]:
         """The hidden states (b, t, d) of every batch after the last step; the next step starts from them."""
-        return [walked.hidden for walked in self._walked]
+        return list(self._hidden)
 
     def go_back(self, hidden: Sequence[Tensor]) -> None:
         """Let the next step start from these hidden states, which an earlier step left."""
-        for walked, before in zip(self._walked, hidden, strict=True):
-            walked.hidden = before
+        self._hidden = list(hidden)
 
     def step(self, index: int) -> Iterator[int]:
         """Run block `index` over every batch, yielding each batch's number once it is through."""
-        for number in range(len(self._walked)):
+        for number in range(len(self._hidden)):
             self._through(index, number)
             yield number
 
@@ -142,16 +136,32 @@ class BlockWalk:
 
     def output(self, model: nn.Module, number: int) -> Any:
         """The output of the model with its head for the hidden states of a batch after the last block."""
-        hidden = self._walked[number].hidden
+        hidden = self._hidden[number]
         given = (hidden,) if self._tuples else hidden
         with forward_replaced(self._blocks, [lambda *args, **kwargs: given] * len(self._blocks)):
             return model(input_ids=self._batches[number].ids, use_cache=False)
 
     def _through(self, index: int, number: int) -> None:
-        walked = self._walked[number]
-        args, kwargs = walked.calls[index]
-        output = self._blocks[index](walked.hidden, *args, **kwargs)
-        walked.hidden = output[0] if isinstance(output, tuple) else output
+        args, kwargs = self._calls[number][index]
+        output = self._blocks[index](self._hidden[number], *args, **kwargs)
+        self._hidden[number] = output[0] if isinstance(output, tuple) else output
+
+    def _enter(self, body: nn.Module, batch: Batch, cache: Cache | None) -> tuple[Tensor, list[_Call]]:
+        first: list[Tensor] = []
+        calls: list[_Call] = []
+
+        def stub(*args: Any, **kwargs: Any) -> Any:
+            hidden = args[0] if args else kwargs.pop("hidden_states")
+            first.append(hidden)
+            calls.append((args[1:], kwargs))
+            return (hidden,) if self._tuples else hidden
+
+        kept = {} if cache is None else {"cache": cache}
+        with forward_replaced(self._blocks, [stub] * len(self._blocks)):
+            # Without the mask: padding is on the right, where a causal model's real tokens never look, and attention
+            # without one is faster.
+            body(input_ids=batch.ids, use_cache=cache is not None, **batch.given, **kept)
+        return first[0], calls
 
 
 @contextmanager
@@ -212,25 +222,6 @@ def _returns_tuples(body: nn.Module, blocks: Sequence[nn.Module], batch: Batch) 
     finally:
         handle.remove()
     raise AssertionError("the first block has run")
-
-
-def _enter(body: nn.Module, blocks: Sequence[nn.Module], batch: Batch, tuples: bool, cache: Cache | None) -> _Walked:
-    first: list[Tensor] = []
-    calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
-
-    def stub(*args: Any, **kwargs: Any) -> Any:
-        kwargs = dict(kwargs)
-        hidden = args[0] if args else kwargs.pop("hidden_states")
-        first.append(hidden)
-        calls.append((args[1:], kwargs))
-        return (hidden,) if tuples else hidden
-
-    kept = {} if cache is None else {"cache": cache}
-    with forward_replaced(blocks, [stub] * len(blocks)):
-        # Without the mask: padding is on the right, where a causal model's real tokens never look, and attention
-        # without one is faster.
-        body(input_ids=batch.ids, use_cache=cache is not None, **batch.given, **kept)
-    return _Walked(first[0], calls)
 
 
 def batches_by_length(

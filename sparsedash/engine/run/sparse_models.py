@@ -14,7 +14,7 @@ from typing import TypeVar
 import msgspec
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sparsedash.engine.calibration.calibration_cache import CacheEvicted, Calibration
 from sparsedash.engine.calibration.gradients import OnBlock
@@ -316,9 +316,7 @@ def _masked(
     pack = _then_dropping(run, partial(_pack_masked, refitted=method.compensation != "none"))
 
     def made(index: int, make: Callable[[], MaskedBlock]) -> MaskedBlock:
-        def unpack(packed: bytes) -> MaskedBlock:
-            return _unpack_masked(packed, projections[index]).held(hold)
-
+        unpack = partial(_unpack_masked, dense=projections[index], hold=hold)
         found: MaskedBlock = run.pruning_checkpoint.made(f"{key}/masked/{index}", make, pack, unpack)
         return found
 
@@ -437,7 +435,7 @@ def _pack_masked(block: MaskedBlock, *, refitted: bool) -> bytes:
     return pack_tensors(tensors)
 
 
-def _unpack_masked(data: bytes, dense: Mapping[str, nn.Linear]) -> MaskedBlock:
+def _unpack_masked(data: bytes, dense: Mapping[str, nn.Linear], hold: Callable[[Tensor], Tensor]) -> MaskedBlock:
     """dense: its projections by name."""
     with unpacked(data, "masks") as tensors:
         errors = [[None if math.isnan(error) else error for error in own] for own in tensors.pop("errors").tolist()]
@@ -448,7 +446,7 @@ def _unpack_masked(data: bytes, dense: Mapping[str, nn.Linear]) -> MaskedBlock:
             stays = torch.from_numpy(bits).bool().reshape(before.shape)
             weight = weights[name] = torch.zeros(before.shape, dtype=before.dtype)
             weight[stays] = tensors[f"{name} weights"] if f"{name} weights" in tensors else before[stays]
-        return MaskedBlock(weights=weights, errors=[(fitted, plain, kept_out) for fitted, plain, kept_out in errors])
+        return MaskedBlock(weights=weights, errors=[(f, p, h) for f, p, h in errors]).held(hold)
 
 
 def _unpack_errors(data: bytes) -> BlockErrors:
