@@ -66,6 +66,7 @@ class Streamed:
         """scratch: folder for held numbers. Weights that are no views of a file are moved there."""
         self._scratch, self._blocks = scratch, list(blocks)
         self._held: WeakSet[mmap.mmap] = WeakSet()
+        self._weights: list[Tensor] = []
         self._changes: Sequence[Change] = ()
         self._there: nn.Module | None = None
         self._inside: nn.Module | None = None
