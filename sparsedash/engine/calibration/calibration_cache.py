@@ -122,7 +122,8 @@ class Calibration:
         return CalibrationData(
             statistics=self._statistics,
             inputs=self._inputs,
-            mask_gradients=self._mask_gradients,
+            # From a backward pass over all of the calibration text, done once.
+            mask_gradients=partial(self._gradients, self.keys.gradients, 1, None),
             sensitivities=self._sensitivities,
         )
 
@@ -219,14 +220,12 @@ class Calibration:
         self._loaded.residency.drop()
         if not self.has_inputs and not self._input_walk.has_reached(index):
             self.reach_inputs(len(self._loaded.blocks) - 1)
-        found = []
-        for number, names in enumerate(self.groups[index]):
-            if out in names:
-                found.append((names, self._statistics(index)))
-            else:
-                data = self._get(key, f"{index}/{number}", store_keys.inputs_gathered_note(key))
-                found.append((names, unpack_statistics(data)))
-        return found
+
+        def of(number: int) -> Statistics:
+            return unpack_statistics(self._get(key, f"{index}/{number}", store_keys.inputs_gathered_note(key)))
+
+        groups = enumerate(self.groups[index])
+        return [(names, self._statistics(index) if out in names else of(number)) for number, names in groups]
 
     @property
     def has_inputs(self) -> bool:
@@ -248,10 +247,6 @@ class Calibration:
         note = store_keys.inputs_gathered_note(key)
         return self._collector(key, "inputs", parts, lambda: self._store.remember(note, str(len(parts))))
 
-    def _mask_gradients(self, index: int) -> Tensor:
-        """Of one block; from a backward pass over all of the calibration text, done once."""
-        return self._gradients(self.keys.gradients, index)
-
     def _scheduled_gradients(self, method: MethodSettings, permille: int, index: int) -> Tensor:
         """Of one block; from a backward pass for this sparsity alone, over a model that gets there in rounds."""
         mlps = self._loaded.mlps
@@ -263,9 +258,9 @@ class Calibration:
             kept = choose_channels(mlps, so_far, on_the_way, reached, on_block)
             return [torch.zeros(mlp.width).index_fill(0, own, 1) for own, mlp in zip(kept, mlps, strict=True)]
 
-        return self._gradients(scheduled_gradients_key(self.keys, method, permille), index, method.rounds, masks)
+        return self._gradients(scheduled_gradients_key(self.keys, method, permille), method.rounds, masks, index)
 
-    def _gradients(self, key: str, index: int, n_rounds: int = 1, masks: Masks | None = None) -> Tensor:
+    def _gradients(self, key: str, n_rounds: int, masks: Masks | None, index: int) -> Tensor:
         """Of one block, from the store; all blocks' are computed where they are not there (any more)."""
         note = store_keys.gradients_gathered_note(key)
         data = self._store.get_artefact(f"{key}/{index}") if self._store.recall(note) is not None else None

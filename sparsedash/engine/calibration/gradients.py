@@ -4,7 +4,7 @@ Dimensions: d hidden width, m inner width, b sequences and t tokens of one batch
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import cache, partial
 from itertools import pairwise
 from typing import Any
@@ -188,14 +188,9 @@ def _backward(
 def _recomputed(loaded: LoadedModel) -> Iterator[None]:
     """Inside, a block keeps only its input and is run again in the backward pass: less memory for more time."""
 
-    def contexts() -> tuple[AbstractContextManager[object], AbstractContextManager[object]]:
-        """For the way there, and for the way back, where a block must find the same tensors."""
-        return nullcontext(), same_products()
-
-    again = [
-        partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
-        for block in loaded.blocks
-    ]
+    # On the way back a block must find the same tensors as on the way there.
+    how: Any = {"preserve_rng_state": False, "context_fn": lambda: (nullcontext(), same_products())}
+    again = [partial(checkpoint, block.forward, use_reentrant=False, **how) for block in loaded.blocks]
     with forward_replaced(loaded.blocks, again):
         yield
 

@@ -7,7 +7,7 @@ Dimensions: m inner width, n tokens.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from itertools import islice
+from functools import partial
 
 import safetensors.torch
 import torch
@@ -85,22 +85,13 @@ class WalkCheckpoint:
 
     def resume(self, *walks: BlockWalk) -> int:
         """The next block: the first, or the one that interrupted walks had reached; `walks` are taken there."""
-        entered = [own for walk in walks for own in walk.hidden]
-
-        def unpack(data: bytes) -> tuple[int, list[Tensor]]:
-            index, *hidden = unpack_tensors(data, "hidden states")
-            with reading_stored("hidden states"):
-                if [own.shape for own in hidden] != [own.shape for own in entered]:
-                    raise ValueError("they are of other batches")
-                return int(index), hidden
-
-        index, hidden = self._checkpoint.get(self._key, unpack) or (0, [])
-        if not index or not all(map(self._has, range(index))):
+        kept = self._checkpoint.get(self._key, partial(unpack_tensors, what="hidden states"))
+        if kept is None or not all(map(self._has, range(int(kept[0])))):
             return 0
-        found = iter(own.to(first.device) for own, first in zip(hidden, entered, strict=True))
+        hidden = iter(kept[1:])
         for walk in walks:
-            walk.go_back(list(islice(found, len(walk.hidden))))
-        return index
+            walk.go_back([own.to(entered.device) for entered, own in zip(walk.hidden, hidden, strict=False)])
+        return int(kept[0])
 
     def reached(self, index: int, *walks: BlockWalk) -> None:
         """Keep the hidden states before the block with this index, from time to time."""
@@ -129,23 +120,21 @@ def few_tokens_warning(loaded: LoadedModel, n_tokens: int, *, solves: bool) -> s
 
     Raises CalibrationError when it does, and there are far too few for that.
     """
-    width = max(mlp.width for mlp in loaded.mlps)
-    if not enough_tokens(loaded, n_tokens):
-        if solves:
-            raise CalibrationError(
-                f"{n_tokens:,} calibration tokens are too few for {width:,} channels; needed: {MIN_TOKENS_PER_CHANNEL} "
-                f"a channel.",
-                "Ask for more samples, longer ones, or a larger text set, or choose a method that refits nothing.",
-            )
+    width, enough = max(mlp.width for mlp in loaded.mlps), enough_tokens(loaded, n_tokens)
+    if solves and not enough:
+        least = f"needed: {MIN_TOKENS_PER_CHANNEL} a channel"
+        raise CalibrationError(
+            f"{n_tokens:,} calibration tokens are too few for {width:,} channels; {least}.",
+            "Ask for more samples, longer ones, or a larger text set, or choose a method that refits nothing.",
+        )
+    if not enough:
         return (
             f"Calibrated on {n_tokens:,} tokens for {width:,} channels: enough to rank channels one by one, not for a "
-            f"refit. What the layers lose is known on held-out tokens only."
+            "refit. What the layers lose is known on held-out tokens only."
         )
     if n_tokens < FEW_TOKENS_PER_CHANNEL * width:
-        return (
-            f"Calibrated on {n_tokens / width:.0f} tokens a channel; from {FEW_TOKENS_PER_CHANNEL} on the fit is "
-            f"steadier."
-        )
+        steadier = f"from {FEW_TOKENS_PER_CHANNEL} on the fit is steadier"
+        return f"Calibrated on {n_tokens / width:.0f} tokens a channel; {steadier}."
     return None
 
 
@@ -358,17 +347,14 @@ def shared_inputs(loaded: LoadedModel) -> list[list[list[str]]]:
     blocks = loaded.projections("decoder")
     modules = [module for block in blocks for module in block.values()]
     # Kept until the end: the place of a tensor that is gone may be taken by another.
-    seen: dict[int, Tensor] = {}
-    sinks = [lambda x, m=module: seen.update({id(m): x}) for module in modules]
-    with capture_inputs(modules, sinks):
+    seen: dict[nn.Module, Tensor] = {}
+    with capture_inputs(modules, [partial(seen.__setitem__, module) for module in modules]):
         ids = torch.zeros(1, 2, dtype=torch.long, device=loaded.model.device)
         loaded.model.base_model(input_ids=ids, use_cache=False)
     found = []
     for block in blocks:
         groups: dict[tuple[int, torch.Size], list[str]] = {}
-        for name, module in block.items():
-            if id(module) in seen:
-                tensor = seen[id(module)]
-                groups.setdefault((tensor.data_ptr(), tensor.shape), []).append(name)
+        for name, tensor in [(name, seen[module]) for name, module in block.items() if module in seen]:
+            groups.setdefault((tensor.data_ptr(), tensor.shape), []).append(name)
         found.append(list(groups.values()))
     return found

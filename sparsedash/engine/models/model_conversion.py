@@ -10,7 +10,7 @@ import logging
 import math
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import redirect_stderr, suppress
 from functools import cached_property
 from io import StringIO
@@ -72,15 +72,6 @@ def content_hash(file: Path) -> str:
     """The sha256 of a file as it is now, read in any case."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def texts_identity(texts: Iterable[str]) -> str:
-    """The sha256 of texts in their order."""
-    whole = hashlib.sha256()
-    for text in texts:
-        data = text.encode("utf-8", "surrogatepass")
-        whole.update(len(data).to_bytes(8, "big") + data)
-    return "sha256:" + whole.hexdigest()
 
 
 def _file_state(file: Path) -> tuple[int, int]:
@@ -186,19 +177,15 @@ class GgufModel:
 
     def config(self) -> PretrainedConfig:
         """Its config. Raises ValueError, or what transformers raises, for values that no model of the family has."""
-        made: dict[str, Any] = {
-            entry: self._values.get(key) for key, entry in GENERAL.items() if entry in _SPECIAL_TOKENS
-        }
+        made = {entry: self._values.get(key) for key, entry in GENERAL.items() if entry in _SPECIAL_TOKENS}
         made |= {
             "tie_word_embeddings": "output.weight" not in self._tensors,
             "vocab_size": len(self._values.get("tokenizer.ggml.tokens", ())),
             "_model_name_or_path": self._values.get("general.name", ""),
         }
-        for key, entry in self._known.keys.items():
-            value = self._own(key)
-            if value is not None and entry not in _COMPUTED:
-                # 0 stands for none.
-                made[entry] = value or None
+        said = {entry: self._own(key) for key, entry in self._known.keys.items() if entry not in _COMPUTED}
+        # 0 stands for none.
+        made |= {entry: value or None for entry, value in said.items() if value is not None}
         made |= self._heads() | self._special()
         if "rope.freq_base" in self._known.keys:
             made["rope_parameters"] = self._rope()
@@ -223,12 +210,15 @@ class GgufModel:
                     found.setdefault(name.removesuffix("weight") + "bias", torch.zeros(len(found[name])))
         return found
 
-    def tokenizer(self, place: str, file_name: str) -> Tokenizer:
-        """The file's tokenizer. place: a folder with the file in it and nothing else."""
+    def tokenizer(self, file: Path) -> Tokenizer:
+        """The file's tokenizer."""
         family = self._name.startswith("qwen") or self._is_gemma_without_prefix()
         # A family's own class has rules of its own, which would come back when it is loaded.
         kind = AutoTokenizer if family else PreTrainedTokenizerFast
-        made = kind.from_pretrained(place, gguf_file=file_name, trust_remote_code=False, local_files_only=True)
+        # In a folder of its own: nothing that lies beside the file is read.
+        with tempfile.TemporaryDirectory(prefix="sparsedash-") as empty, quick_gguf():
+            (Path(empty) / file.name).symlink_to(file.resolve())
+            made = kind.from_pretrained(empty, gguf_file=file.name, trust_remote_code=False, local_files_only=True)
         self._correct(made)
         return made
 
@@ -237,23 +227,23 @@ class GgufModel:
 
     def _correct(self, tokenizer: Any) -> None:
         """Give the tokenizer this file's rules for where words are cut, where transformers has others."""
+        backend = tokenizer.backend_tokenizer
         if self._values.get("tokenizer.ggml.model") != "gpt2":
-            self._correct_sentencepiece(tokenizer.backend_tokenizer)
+            if not self._is_gemma_without_prefix():
+                self._correct_sentencepiece(backend)
             return
         cut = str(self._values.get("tokenizer.ggml.pre", "default"))
         if rules := PRE_TOKENIZERS[cut]:
             steps = [pre_tokenizers.Split(Regex(rule), behavior="isolated") for rule in rules]
             last = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-            tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*steps, last])
+            backend.pre_tokenizer = pre_tokenizers.Sequence([*steps, last])
         if cut in WHOLE_WORDS:
-            tokenizer.backend_tokenizer.model.ignore_merges = True
+            backend.model.ignore_merges = True
             if "tokenizer.ggml.add_bos_token" not in self._values:
                 tokenizer.add_bos_token = True
 
     def _correct_sentencepiece(self, backend: Any) -> None:
         """A space before the text, unless the file says otherwise, and no word is cut before it is looked up."""
-        if self._is_gemma_without_prefix():
-            return  # as transformers has it
         prefix = self._values.get("tokenizer.ggml.add_space_prefix", True)
         spaces = normalizers.Replace(" ", "\u2581")
         backend.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), spaces]) if prefix else spaces
@@ -411,24 +401,19 @@ def _write_converted(file: Path, folder: Path) -> None:
         config = said.config()
         refuse_impossible(config.to_dict(), file.name)
         refuse_oversized(file.name, config, file.stat().st_size, "gguf")
-        # In a folder of its own: nothing that lies beside the file is read.
-        with tempfile.TemporaryDirectory(prefix="sparsedash-") as empty, quick_gguf():
-            (Path(empty) / file.name).symlink_to(file.resolve())
-            tokenizer = said.tokenizer(empty, file.name)
-        weights = said.weights(config)
+        tokenizer, weights = said.tokenizer(file), said.weights(config)
     except UNREADABLE as error:
         raise ModelError(
             f"{file.name} could not be read as a GGUF model: {first_line(error).rstrip('.')}.",
             "Name another file of this model.",
         ) from error
+    # Its own bars would tear the shell's.
     with redirect_stderr(StringIO()):
         model = read_model(file.name, config, torch.float32, pretrained_model_name_or_path=None, state_dict=weights)
-    refuse_no_numbers(file.name, model)
-    try:
-        # Its own bar would tear the shell's.
-        with redirect_stderr(StringIO()):
+        refuse_no_numbers(file.name, model)
+        try:
             model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-    except SafetensorError as error:
-        reason = f"{file.name} could not be unpacked: {first_line(error)}."
-        raise ModelError(reason, "See whether the disk is full.") from error
+            tokenizer.save_pretrained(folder)
+        except SafetensorError as error:
+            reason = f"{file.name} could not be unpacked: {first_line(error)}."
+            raise ModelError(reason, "See whether the disk is full.") from error

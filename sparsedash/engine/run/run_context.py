@@ -98,12 +98,8 @@ class RunLog:
 
 def software_versions() -> dict[str, str]:
     """Versions that numbers can depend on: this program, Python, torch, transformers."""
-    return {
-        "sparsedash": sparsedash.__version__,
-        "python": platform.python_version(),
-        "torch": version("torch"),
-        "transformers": version("transformers"),
-    }
+    own = {"sparsedash": sparsedash.__version__, "python": platform.python_version()}
+    return own | {name: version(name) for name in ("torch", "transformers")}
 
 
 class RunContext:
@@ -226,23 +222,18 @@ class RunContext:
 
     def warn_of_calibration(self, calibration: Calibration) -> None:
         """Repeat the warning of a calibration in the store, and warn of passages in its text."""
-        self.log.warn(self._leak_warning(calibration))
+        if self.settings.calibration.corpus != SELF:
+            note = store_keys.leaked_passages_note(calibration.keys.statistics, self.passages.key)
+            found = self.store.recall(note)
+            if found is None:
+                found = str(n_leaked(self.passages, map(self.loaded.tokenizer.decode, calibration.sequences)))
+                self.store.remember(note, found)
+            if found != "0":
+                self.log.warn(
+                    f"{int(found):,} of {len(self.passages.indices):,} passages also stand in the calibration text: "
+                    "the measured loss may be too small. Calibrate on other text."
+                )
         self.log.warn(calibration.known_warning)
-
-    def _leak_warning(self, calibration: Calibration) -> str | None:
-        if self.settings.calibration.corpus == SELF:
-            return None
-        note = store_keys.leaked_passages_note(calibration.keys.statistics, self.passages.key)
-        found = self.store.recall(note)
-        if found is None:
-            found = str(n_leaked(self.passages, map(self.loaded.tokenizer.decode, calibration.sequences)))
-            self.store.remember(note, found)
-        if found == "0":
-            return None
-        return (
-            f"{int(found):,} of {len(self.passages.indices):,} passages also stand in the calibration text: "
-            "the measured loss may be too small. Calibrate on other text."
-        )
 
     @property
     def calibration_keys(self) -> list[str]:
@@ -287,7 +278,7 @@ class RunContext:
     def expected_lengths(self) -> list[int]:
         """Tokens of each calibration sequence; of text that the model would have to write first, those asked for."""
         asked = self.settings.calibration
-        return [asked.length] * asked.n_samples if asked.corpus == SELF else [len(ids) for ids in self.sequences()]
+        return [asked.length] * asked.n_samples if asked.corpus == SELF else list(map(len, self.sequences()))
 
     @property
     def generated_text_key(self) -> str:
@@ -303,9 +294,8 @@ class RunContext:
             checkpoint = self.checkpoint()
             made = checkpoint.numbered(f"{key}/written", msgspec.json.encode, _unpack_texts)
             with self.log.timed("text"):
-                known = msgspec.json.encode(
-                    generate_texts(self.loaded, story_openings(), asked, self.log.on_step, made)
-                )
+                texts = generate_texts(self.loaded, story_openings(), asked, self.log.on_step, made)
+            known = msgspec.json.encode(texts)
             self.store.put_artefact(key, known, about_artefact("text", self.identity))
             checkpoint.done()
         return Texts(texts=tuple(_unpack_texts(known)), identity=self.calibration_identity())

@@ -7,6 +7,7 @@ References: a name in one of the tables, or a file (see sparsedash.storage.text_
 from the model, is made by the pipeline.
 """
 
+import hashlib
 import json
 from dataclasses import dataclass
 from itertools import islice
@@ -15,7 +16,6 @@ from random import Random
 
 from sparsedash.engine.models.hub import HTTPError, reachable
 from sparsedash.engine.models.loading import LoadedModel
-from sparsedash.engine.models.model_conversion import texts_identity
 from sparsedash.schema.errors import CorpusError
 from sparsedash.schema.settings import BUILTIN_CLOZE, BUILTIN_CLOZE_402, BUILTIN_TEXT, CalibrationSettings
 from sparsedash.storage.local_machine import data_folder, path_kind, write_atomically
@@ -85,7 +85,10 @@ def read_texts(reference: str, data_dir: Path | None = None) -> Texts:
     texts = tuple(text for text in found if text.strip())
     if not texts:
         raise CorpusError(f"{reference} holds no text.", "Name another text set.")
-    return Texts(texts=texts, identity=texts_identity(texts), running=running)
+    whole = hashlib.sha256()
+    for data in (text.encode("utf-8", "surrogatepass") for text in texts):
+        whole.update(len(data).to_bytes(8, "big") + data)
+    return Texts(texts=texts, identity=f"sha256:{whole.hexdigest()}", running=running)
 
 
 def story_openings() -> tuple[str, ...]:

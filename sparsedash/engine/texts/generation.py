@@ -154,12 +154,9 @@ def _generate(loaded: LoadedModel, prompts: Sequence[list[int]], luck: Tensor, r
     """
     luck = luck.to(loaded.model.device)
     longest, n_new = max(map(len, prompts)), luck.shape[1]
-    ids = torch.zeros(len(prompts), longest, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for row, tokens in enumerate(prompts):
-        ids[row, longest - len(tokens) :] = torch.tensor(tokens)
-        mask[row, longest - len(tokens) :] = 1
-    ids, mask = ids.to(luck.device), mask.to(luck.device)
+    padding = [longest - len(tokens) for tokens in prompts]
+    ids = torch.tensor([[0] * n + own for n, own in zip(padding, prompts, strict=True)], device=luck.device)
+    mask = torch.tensor([[0] * n + [1] * (longest - n) for n in padding], device=luck.device)
     written = [ids]
     cache = roomy_cache(longest + n_new)
     takes_positions = "position_ids" in inspect.signature(loaded.model.forward).parameters
