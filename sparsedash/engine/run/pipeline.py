@@ -132,30 +132,20 @@ def check_run(run: RunContext) -> None:
     """
     run.warn_of_passages()
     settings = run.settings
-    if not settings.reads_text:
-        return
     calibrations = [run.calibration(method) for method in settings.methods if method.reads_text]
     if not all(own.is_known and (own.is_whole or not settings.solves) for own in calibrations):
         few_tokens_warning(run.loaded, sum(run.expected_lengths), solves=settings.solves)
-    _require_room(run)
+    if calibrations and (unknown := {point[0] for point in settings.points if not _is_known(run, point)}):
+        # Statistics and gradients that do not fit together would push each other out, again and again.
+        asked, mlps, room = replace(settings, methods=tuple(unknown)), run.loaded.mlps, run.store.artefact_room
+        # Without Fisher information their number does not matter, and the text need not be cut into tokens for it.
+        n_sequences = len(run.expected_lengths) if needs_fisher(asked) else 0
+        needed = kept_bytes([mlp.width for mlp in mlps], len(out_weight(mlps[0])), asked, n_sequences)
+        if needed > room:
+            sizes = f"{needed / 2**30:.1f} GB, and there is room for {room / 2**30:.1f} GB"
+            raise StoreError(f"What the calibration leaves takes {sizes}.", MORE_ROOM)
     for calibration in calibrations:
         run.warn_of_calibration(calibration)
-
-
-def _require_room(run: RunContext) -> None:
-    """Statistics and gradients that do not fit together would push each other out, again and again."""
-    unknown = {point[0] for point in run.settings.points if not _is_known(run, point)}
-    if not unknown:
-        return
-    settings = replace(run.settings, methods=tuple(unknown))
-    # Without Fisher information their number does not matter, and the text need not be cut into tokens for it.
-    n_sequences = len(run.expected_lengths) if needs_fisher(settings) else 0
-    mlps = run.loaded.mlps
-    needed = kept_bytes([mlp.width for mlp in mlps], len(out_weight(mlps[0])), settings, n_sequences)
-    room = run.store.artefact_room
-    if needed > room:
-        sizes = f"{needed / 2**30:.1f} GB, and there is room for {room / 2**30:.1f} GB"
-        raise StoreError(f"What the calibration leaves takes {sizes}.", MORE_ROOM)
 
 
 Point = tuple[MethodSettings, int] | None
@@ -222,12 +212,11 @@ def sparse_record(
 
 
 def _stop_rule(run: RunContext) -> AnyRule | None:
-    if (within := run.stop_within) is not None:
+    if within := run.stop_within:
         tolerance = Tolerance(ratio=within.ratio, points=within.points)
         return ToleranceRule(dense=dense_record(run).outcomes, n_comparisons=within.n_trials, tolerance=tolerance)
-    if run.settings.evaluation.stop_early:
-        return StopRule(dense=dense_record(run).outcomes, n_comparisons=run.settings.n_sparse)
-    return None
+    early, n_sparse = run.settings.evaluation.stop_early, run.settings.n_sparse
+    return StopRule(dense=dense_record(run).outcomes, n_comparisons=n_sparse) if early else None
 
 
 def evaluate_models(
