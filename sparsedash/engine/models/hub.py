@@ -2,20 +2,18 @@
 
 As a process of its own it fetches a model's config.json alone:
 
-    python -m sparsedash.engine.models.hub OWNER/NAME[@REVISION] [--no-token]
+    python -m sparsedash.engine.models.hub [--no-token] -- OWNER/NAME[@REVISION]
 
 and prints one JSON object, with `message` and `advice` where it could not be fetched.
 """
 
-import argparse
 import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from pathlib import Path
-from queue import Empty, SimpleQueue
-from threading import Thread
+from threading import Event, Thread
 
 from huggingface_hub import constants, get_session, snapshot_download
 from huggingface_hub.errors import (
@@ -40,21 +38,18 @@ _WRITE = f"Write owner/name, owner/name@revision, a folder, a .gguf file, or {BU
 
 def reachable() -> bool:
     """Whether the hub answers within PROBE_S; not when the environment says to stay off the network."""
-    answers: SimpleQueue[bool] = SimpleQueue()
+    answered, over = Event(), Event()
 
     def ask() -> None:
-        try:
+        with suppress(HTTPError, OSError):
             get_session().head(constants.ENDPOINT, timeout=PROBE_S)
-        except (HTTPError, OSError):
-            answers.put(False)
-        else:
-            answers.put(True)
+            answered.set()
+        over.set()
 
     # In a thread: looking up a name knows no timeout.
     Thread(target=ask, name="hub", daemon=True).start()
-    with suppress(Empty):
-        return answers.get(timeout=PROBE_S)
-    return False
+    over.wait(PROBE_S)
+    return answered.is_set()
 
 
 def require_reachable(reference: str) -> None:
@@ -154,14 +149,11 @@ def _first_line(error: Exception) -> str:
 
 def main() -> None:
     """Fetch a config, and say what went wrong."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("reference")
-    parser.add_argument("--no-token", action="store_true")
-    asked = parser.parse_args()
+    *options, reference = sys.argv[1:]
     said = {}
     try:
-        with token_used(not asked.no_token):
-            fetch(asked.reference, asked.reference.partition("@")[2], "config.json")
+        with token_used("--no-token" not in options):
+            fetch(reference, reference.partition("@")[2], "config.json")
     except ModelError as error:
         said = {"message": error.message, "advice": error.advice}
     json.dump(said, sys.stdout)

@@ -15,6 +15,7 @@ from functools import cached_property, partial
 from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -300,14 +301,8 @@ def read_whole(source: Source, dtype: Dtype) -> LoadedModel:
         warnings = [f"{reference} has no safetensors; its .bin files were read as plain weights, which is slower."]
     config = read_config(folder, reference)
     refuse_oversized(reference, config, sum(f.stat().st_size for f in folder.glob(f"*.{kind}")), kind)
-    model = read_model(
-        reference,
-        config,
-        getattr(torch, dtype),
-        pretrained_model_name_or_path=folder,
-        use_safetensors=kind == "safetensors",
-        disable_mmap=False,
-    )
+    where: Any = {"pretrained_model_name_or_path": folder, "use_safetensors": kind == "safetensors"}
+    model = read_model(reference, config, getattr(torch, dtype), **where, disable_mmap=False)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except UNREADABLE as error:

@@ -43,8 +43,7 @@ def fastest_products(dtype: Dtype) -> Iterator[None]:
     if not are_widened(dtype):
         yield
         return
-    mode = _Widened()
-    before = _widens.set(mode)
+    before = _widens.set(mode := _Widened())
     try:
         with mode:
             yield
@@ -75,10 +74,7 @@ def few_inputs_by_copy() -> Iterator[None]:
 
     Not for answers: those of a model in its files, which has no copies, are to be the same.
     """
-    mode = _widens.get()
-    if mode is None:
-        yield
-        return
+    mode = _widens.get() or _Widened()
     before, mode.fewest = mode.fewest, _ROWS_BY_COPY
     try:
         yield
@@ -98,10 +94,7 @@ def bfloat16_units() -> Iterator[None]:
     For factors whose numbers are bfloat16 ones: any other would be rounded to them. What is summed stays in single
     precision, which a product of bfloat16 tensors does not give on a processor.
     """
-    if not units_are_faster():
-        yield
-        return
-    with _units():
+    with _units() if units_are_faster() else nullcontext():
         yield
 
 

@@ -313,7 +313,7 @@ def _masked(
     run: RunContext, method: MethodSettings, permille: int, data: CalibrationData, key: str, on_block: OnBlock
 ) -> Sequence[MaskedBlock]:
     projections, hold = run.loaded.projections(method.scope), run.loaded.residency.hold
-    pack = _then_dropping(run, partial(_pack_masked, refitted=method.compensation != "none"))
+    pack = partial(_packed, run, partial(_pack_masked, refitted=method.compensation != "none"))
 
     def made(index: int, make: Callable[[], MaskedBlock]) -> MaskedBlock:
         unpack = partial(_unpack_masked, dense=projections[index], hold=hold)
@@ -329,11 +329,12 @@ def _narrowed(
     """Every narrowed MLP, by itself; or by a sequential refit, which is kept: it needs passes over the text."""
     hold = run.loaded.residency.hold
     scores = partial(run.calibration(method).channel_scores, method, permille, on_block)
-    pack = _then_dropping(run, _pack_narrowed)
+    pack = partial(_packed, run, _pack_narrowed)
     keep = run.pruning_checkpoint.numbered(f"{key}/chosen", pack, lambda packed: _unpack_narrowed(packed).held(hold))
 
     def made(index: int, make: Callable[[], PrunedMlp]) -> PrunedMlp:
-        return keep(index, lambda: make().held(hold))
+        found: PrunedMlp = keep(index, lambda: make().held(hold))
+        return found
 
     chosen = prune_channels(run.loaded.mlps, data, method, permille, scores=scores, on_layer=on_block, made=made)
     if permille == 0 or not COMPENSATIONS[method.compensation].sequential:
@@ -364,15 +365,11 @@ def _refitted(run: RunContext, method: MethodSettings, chosen: Sequence[PrunedMl
     return [found[index] for index in range(len(chosen))]
 
 
-def _then_dropping(run: RunContext, pack: Callable[[T], bytes]) -> Callable[[T], bytes]:
-    """The same, which drops streamed weights afterwards: many parts may be packed one after another."""
-
-    def packed(part: T) -> bytes:
-        data = pack(part)
-        run.loaded.residency.drop()
-        return data
-
-    return packed
+def _packed(run: RunContext, pack: Callable[[T], bytes], part: T) -> bytes:
+    """Drops streamed weights afterwards: many parts may be packed one after another."""
+    data = pack(part)
+    run.loaded.residency.drop()
+    return data
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
