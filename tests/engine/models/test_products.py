@@ -63,6 +63,20 @@ def test_the_gradient_of_the_inputs_is_that_of_an_ordinary_product(faster):
     assert torch.allclose(found[0].float(), found[1].float(), rtol=0.02, atol=0.05 * float(found[0].abs().max()))
 
 
+@pytest.mark.parametrize(("dtype", "is_faster"), [("float32", True), ("bfloat16", True), ("bfloat16", False)])
+def test_nothing_changes_for_single_precision_for_weights_that_learn_and_where_bfloat16_is_as_fast(
+    monkeypatch, dtype, is_faster
+):
+    calls, inputs, weight = counted(monkeypatch), drawn(N_TOKENS, 64), drawn(96, 64, seed=1)
+    monkeypatch.setattr(matmul, "float32_is_faster", lambda: is_faster)
+    with fastest_products(dtype):
+        nn.functional.linear(inputs.float(), weight.float())
+        nn.functional.linear(inputs, weight.clone().requires_grad_())
+        assert not calls
+        nn.functional.linear(inputs, weight)
+    assert len(calls) == (dtype == "bfloat16" and is_faster)
+
+
 def counted(monkeypatch):
     calls, real = [], matmul._product
     monkeypatch.setattr(matmul, "_product", lambda *args: calls.append(args) or real(*args))
@@ -139,21 +153,6 @@ def test_other_weights_in_the_place_of_the_first_are_multiplied_by_and_not_by_it
         assert torch.equal(own(inputs), first)
 
 
-def test_nothing_changes_for_single_precision_for_weights_that_learn_and_where_bfloat16_is_as_fast(monkeypatch):
-    calls = counted(monkeypatch)
-    inputs, weight = drawn(N_TOKENS, 64), drawn(96, 64, seed=1)
-    monkeypatch.setattr(matmul, "float32_is_faster", lambda: True)
-    with fastest_products("float32"):
-        nn.functional.linear(inputs, weight)
-    with fastest_products("bfloat16"):
-        nn.functional.linear(inputs.float(), weight.float())
-        nn.functional.linear(inputs, weight.clone().requires_grad_())
-    monkeypatch.setattr(matmul, "float32_is_faster", lambda: False)
-    with fastest_products("bfloat16"):
-        nn.functional.linear(inputs, weight)
-    assert not calls
-
-
 def precision():
     return torch.backends.mkldnn.matmul.fp32_precision
 
@@ -172,22 +171,16 @@ def test_the_other_way_must_be_clearly_faster(monkeypatch, name, one, is_faster)
     measured.cache_clear()
 
 
-@pytest.mark.parametrize(("are_faster", "inside"), [(True, "bf16"), (False, precision())])
-def test_they_are_used_inside_only_whatever_happens_there(monkeypatch, are_faster, inside):
+@pytest.mark.parametrize("are_faster", [True, False])
+def test_a_product_of_bfloat16_numbers_is_the_same_by_units_for_them(monkeypatch, are_faster):
+    """Whether this machine has any or not: the order of the sum may differ, and nothing is rounded before its end."""
     monkeypatch.setattr(matmul, "units_are_faster", lambda: are_faster)
-    before = precision()
+    factor, before = drawn(512, 256).float(), precision()
     with pytest.raises(KeyError), bfloat16_units():
-        assert precision() == inside
+        assert precision() == ("bf16" if are_faster else before)
+        found = factor.T @ factor
         raise KeyError
     assert precision() == before
-
-
-def test_a_product_of_bfloat16_numbers_is_the_same_by_units_for_them(monkeypatch):
-    """Whether this machine has any or not: the order of the sum may differ, and nothing is rounded before its end."""
-    monkeypatch.setattr(matmul, "units_are_faster", lambda: True)
-    factor = drawn(512, 256).float()
-    with bfloat16_units():
-        found = factor.T @ factor
     expected = factor.double().T @ factor.double()
     assert (found.double() - expected).abs().max() < 1e-5 * expected.abs().max()
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from sparsedash.catalog.families import FAMILIES
 from sparsedash.engine.models import loading, residency
 from sparsedash.engine.models.decoder_blocks import forward_replaced
-from sparsedash.engine.models.loading import ModelShelf, load_model, locate_model, stream_model
+from sparsedash.engine.models.loading import load_model, locate_model, stream_model
 from sparsedash.engine.pruning.surgery import PrunedMlp, out_weight, pruned
 from sparsedash.schema.errors import ModelError
 from sparsedash.storage.store import Store
@@ -228,14 +228,3 @@ def test_weights_are_read_for_what_is_no_number_once_while_the_files_stay(model_
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ModelError, match=r"NaN or infinite values in .*down_proj"):
         stream_model(source, "float32", store)
-
-
-def test_the_shelf_tells_a_streamed_model_from_a_resident_one(source, kept):
-    shelf = ModelShelf()
-
-    def streamed(*asked):
-        return stream_model(*asked, kept)
-
-    first = shelf.take(source, "float32", streamed)
-    assert shelf.take(source, "float32", streamed) is first
-    assert not shelf.take(source, "float32").residency.streamed

@@ -11,7 +11,6 @@ from sparsedash.catalog.resources import MODELS_TOGETHER, WIDE_BYTES
 from sparsedash.engine.comparison.model_pair import ModelPairCache
 from sparsedash.engine.comparison.timing import time_models
 from sparsedash.engine.export.export import export_model
-from sparsedash.engine.models.loading import ModelShelf
 from sparsedash.engine.models.residency import Streamed
 from sparsedash.engine.pruning.allocation import ALLOCATIONS
 from sparsedash.engine.pruning.compensation import COMPENSATIONS
@@ -138,6 +137,7 @@ def test_what_looks_back():
 def test_streamed_models_are_evaluated_together_unless_they_may_stop_early(
     way, stop_early, n_together, streamed, store, together
 ):
+    """Those of a part as well."""
     shown = set()
 
     def watch(step):
@@ -150,12 +150,9 @@ def test_streamed_models_are_evaluated_together_unless_they_may_stop_early(
     assert together == n_together
     # A page sees all records that there are, before the rest is made.
     assert shown == ({(True, 3)} if max(n_together) > 1 else set())
-
-
-def test_the_models_of_a_part_are_evaluated_together_as_well(streamed, store, together):
-    part = PartSettings(run=replace(streamed, sparsities_permille=(200, 400)), run_key=streamed.key(), points=(0, 2))
-    made = pipeline.run_part(part, store, ignore_steps, ModelShelf())
-    assert together == [3] and len(made.sparse) == 2
+    part = PartSettings(run=replace(asked, sparsities_permille=(300, 500)), run_key="r", points=(0, 2))
+    made = pipeline.run_part(part, store, ignore_steps, SHELF)
+    assert len(made.sparse) == 2 and together[len(n_together) :] == ([1, 1] if way == "resident" else [2])
 
 
 # Errors on the way.
@@ -255,23 +252,16 @@ def test_parts_that_are_kept_together_are_let_go_of_one_by_one(streamed, store, 
     assert [after for now, after in pairwise(calls) if now == "pack"] == ["drop"] * N_BLOCKS
 
 
-@pytest.mark.parametrize(("way", "n_models"), [("resident", 1), ("streamed", 0)])
-@pytest.mark.parametrize("memory", [2**40, 2**20])
-def test_weights_are_widened_once_where_they_are_resident_and_memory_is_left(
-    way, n_models, memory, settings, store, monkeypatch
+@pytest.mark.parametrize(("memory", "way", "streams"), [(2**40, None, False), (1, None, True), (1, "resident", False)])
+def test_memory_decides_by_default_and_what_is_left_of_it_is_for_widened_weights(
+    memory, way, streams, settings, store, monkeypatch
 ):
-    rooms = []
+    said, rooms = [], []
     monkeypatch.setattr(run_context, "widen_once", lambda _, room: rooms.append(room))
     monkeypatch.setattr(run_context, "memory_bytes", lambda: memory)
-    _ = run_context.RunContext(replace(settings, residency=way), store, ignore_steps, SHELF).loaded
-    assert len(rooms) == n_models
-    assert all((room == WIDE_BYTES) == (memory == 2**40) and (room <= 0) == (memory == 2**20) for room in rooms)
-
-
-@pytest.mark.parametrize(("memory", "streams"), [(2**40, False), (1, True)])
-def test_the_memory_of_the_machine_decides_by_default(memory, streams, settings, store, monkeypatch):
-    said = []
-    monkeypatch.setattr(run_context, "memory_bytes", lambda: memory)
-    run = run_context.RunContext(settings, store, lambda step: said.append(step.message), SHELF)
+    asked = replace(settings, residency=way or settings.residency)
+    run = run_context.RunContext(asked, store, lambda step: said.append(step.message), SHELF)
     assert run.loaded.residency.streamed is streams
     assert (f"Reading {settings.model} block by block" in said) is streams
+    assert [room == WIDE_BYTES for room in rooms] == [memory == 2**40] * (not streams)
+    assert memory > 1 or all(room <= 0 for room in rooms)
