@@ -17,38 +17,7 @@ from torch import Tensor, nn
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from sparsedash.catalog.families import Family
 from sparsedash.engine.pruning.surgery import Mlp, inner_weights, is_projection, out_weight
-from sparsedash.schema.errors import ModelError
-
-
-def blocks_of(model: nn.Module, family: Family) -> list[nn.Module]:
-    """The decoder blocks in the order they run. Raises ModelError where the model is built otherwise."""
-    try:
-        return list(model.get_submodule(family.blocks).children())
-    except AttributeError as error:
-        raise ModelError(f"The model has no decoder blocks at {family.blocks!r}: {error}.") from error
-
-
-def mlps_of(model: nn.Module, family: Family) -> list[Mlp]:
-    """The MLP of every decoder block, in the same order. Raises ModelError where one is built otherwise."""
-    try:
-        parts = [[block.get_submodule(name) for name in family.mlp] for block in blocks_of(model, family)]
-    except AttributeError as error:
-        raise ModelError(
-            f"A decoder block has no MLP as its family describes: {error}.",
-            "Models with experts or mixed blocks are not supported.",
-        ) from error
-    linear = cast(list[list[nn.Linear]], parts)
-    return [Mlp(inner=tuple(inner), out=out, fused=family.fused) for *inner, out in linear]
-
-
-def projections_of(model: nn.Module, family: Family) -> list[dict[str, nn.Linear]]:
-    """Every projection of each decoder block by its name inside the block: all that is Linear or Conv1D."""
-    return [
-        {name: cast(nn.Linear, part) for name, part in block.named_modules() if is_projection(part)}
-        for block in blocks_of(model, family)
-    ]
 
 
 def n_matmul_weights(model: nn.Module) -> int:

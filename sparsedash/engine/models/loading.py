@@ -15,7 +15,7 @@ from functools import cached_property, partial
 from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import save_file
@@ -39,12 +39,11 @@ from sparsedash.engine.models.checkpoint_reading import (
     type_name,
     weight_files,
 )
-from sparsedash.engine.models.decoder_blocks import blocks_of, mlps_of, projections_of
 from sparsedash.engine.models.hub import fetch
 from sparsedash.engine.models.model_conversion import converted_folder, dequantised, files_identity, gguf_source_type
 from sparsedash.engine.models.residency import Resident, Streamed, WeightResidency
 from sparsedash.engine.models.tokenizer_check import require_usable
-from sparsedash.engine.pruning.surgery import Mlp
+from sparsedash.engine.pruning.surgery import Mlp, is_projection
 from sparsedash.schema import store_keys
 from sparsedash.schema.errors import ModelError, SparseDashError
 from sparsedash.schema.method_settings import Scope
@@ -88,21 +87,32 @@ class LoadedModel:
     residency: WeightResidency = field(default_factory=Resident)
 
     @property
-    def mlps(self) -> list[Mlp]:
-        """The MLP of every decoder block, in the order they run."""
-        return mlps_of(self.model, self.family)
-
-    def projections(self, scope: Scope) -> list[dict[str, torch.nn.Linear]]:
-        """The projections of every decoder block by name: those of its MLP, or all."""
-        everything = projections_of(self.model, self.family)
-        if scope == "decoder":
-            return everything
-        return [{name: block[name] for name in self.family.mlp} for block in everything]
+    def blocks(self) -> list[torch.nn.Module]:
+        """The decoder blocks, in the order they run. Raises ModelError where the model is built otherwise."""
+        try:
+            return list(self.model.get_submodule(self.family.blocks).children())
+        except AttributeError as error:
+            raise ModelError(f"The model has no decoder blocks at {self.family.blocks!r}: {error}.") from error
 
     @property
-    def blocks(self) -> list[torch.nn.Module]:
-        """The decoder blocks, in the order they run."""
-        return blocks_of(self.model, self.family)
+    def mlps(self) -> list[Mlp]:
+        """The MLP of every decoder block. Raises ModelError where one is built otherwise."""
+        try:
+            parts = [[block.get_submodule(name) for name in self.family.mlp] for block in self.blocks]
+        except AttributeError as error:
+            raise ModelError(
+                f"A decoder block has no MLP as its family describes: {error}.",
+                "Models with experts or mixed blocks are not supported.",
+            ) from error
+        linear = cast(list[list[torch.nn.Linear]], parts)
+        return [Mlp(inner=tuple(inner), out=out, fused=self.family.fused) for *inner, out in linear]
+
+    def projections(self, scope: Scope) -> list[dict[str, torch.nn.Linear]]:
+        """The projections of every decoder block by name, Linear or Conv1D: those of its MLP, or all."""
+        found = [{name: part for name, part in block.named_modules() if is_projection(part)} for block in self.blocks]
+        if scope == "mlp":
+            found = [{name: block[name] for name in self.family.mlp} for block in found]
+        return cast(list[dict[str, torch.nn.Linear]], found)
 
     @property
     def max_length(self) -> int:

@@ -5,9 +5,8 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from sparsedash.catalog.families import FAMILIES
-from sparsedash.engine.models.decoder_blocks import blocks_of, mlps_of
 from sparsedash.engine.pruning.surgery import PrunedMlp, inner_weights, out_weight, pruned
-from tests.engine.tiny import CONFIGS, tiny_model
+from tests.engine.tiny import CONFIGS, as_loaded, tiny_model
 
 EXACT = 1e-5
 
@@ -24,11 +23,11 @@ def _kept(width, n_kept, seed):
 @pytest.mark.parametrize("model_type", sorted(FAMILIES))
 def test_narrowing_gives_the_same_logits_as_masking(model_type):
     model = tiny_model(model_type)
-    mlps = mlps_of(model, FAMILIES[model_type])
+    mlps = as_loaded(model).mlps
     ids = _ids()
     dense = model(ids).logits
     hidden = model.config.hidden_size
-    assert set(FAMILIES) == set(CONFIGS) and len(blocks_of(model, FAMILIES[model_type])) == 3
+    assert set(FAMILIES) == set(CONFIGS) and len(mlps) == 3
     assert {(mlp.width, *out_weight(mlp).shape) for mlp in mlps} == {(96, hidden, 96)}
     assert {tuple(weight.shape) for mlp in mlps for weight in inner_weights(mlp)} == {(96, hidden)}
     kept = [_kept(mlp.width, mlp.width * 2 // 3, i) for i, mlp in enumerate(mlps)]
@@ -55,7 +54,7 @@ def test_weights_on_another_device_are_narrowed_there(model_type):
     do.
     """
     model = tiny_model(model_type)
-    mlps = mlps_of(model, FAMILIES[model_type])
+    mlps = as_loaded(model).mlps
     made = [PrunedMlp(torch.arange(8), out_weight(mlp)[:, :8].clone()) for mlp in mlps]
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     for module in (module for mlp in mlps for module in (*mlp.inner, mlp.out)):
@@ -78,7 +77,7 @@ def _mask_channels(mlp, kept):
 @pytest.mark.parametrize("model_type", sorted(FAMILIES))
 def test_a_new_out_projection_and_bias_take_effect(model_type):
     model = tiny_model(model_type)
-    mlps = mlps_of(model, FAMILIES[model_type])
+    mlps = as_loaded(model).mlps
     ids = _ids()
     halved = [
         PrunedMlp(torch.arange(mlp.width), out_weight(mlp) / 2, None if mlp.out.bias is None else mlp.out.bias / 2)
