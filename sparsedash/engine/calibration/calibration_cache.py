@@ -42,12 +42,13 @@ from sparsedash.storage.store import StageCheckpoint, Store
 class CacheEvicted(Exception):  # noqa: N818 - a signal between two files, which no user meets
     """Raised where the store has dropped statistics or gradients to make room, so that they must be computed again.
 
-    The note that they are there is dropped as well. key: of what is lost.
+    The note that they are there is dropped as well.
     """
 
-    def __init__(self, key: str) -> None:
-        super().__init__(key)
-        self.key = key
+    @property
+    def key(self) -> str:
+        """Store key of what is lost."""
+        return str(self)
 
 
 _DIAGONAL = "diagonal"

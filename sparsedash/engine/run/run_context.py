@@ -58,8 +58,8 @@ class RunLog:
         self.point: int | None = None
         self.walk: Step | None = None
         self.seconds: dict[str, float] = {}
-        self.cached: list[str] = []
-        self.warnings: list[str] = []
+        self.cached: dict[str, None] = {}
+        self.warnings: dict[str, None] = {}
         self.stored_before = 0
         self._stage: Stage | None = None
         self._since = 0.0
@@ -87,13 +87,11 @@ class RunLog:
 
     def note_cached(self, what: str) -> None:
         """Note, once, that this was read from the store."""
-        if what not in self.cached:
-            self.cached.append(what)
+        self.cached |= {what: None}
 
     def warn(self, line: str | None) -> None:
         """Add a warning, once; None is no warning."""
-        if line and line not in self.warnings:
-            self.warnings.append(line)
+        self.warnings |= {line: None} if line else {}
 
 
 def software_versions() -> dict[str, str]:
@@ -196,8 +194,8 @@ class RunContext:
 
     def warn_of_passages(self) -> None:
         """Warn of passages that occur more than once, and of fewer passages than were asked for."""
-        asked, n_texts = self.settings.evaluation.n_passages, len(self.evaluation_texts.texts)
-        found = len(distinct_passages(self.evaluation_texts))
+        asked, texts = self.settings.evaluation.n_passages, self.evaluation_texts
+        n_texts, found = len(texts.texts), len(distinct_passages(texts))
         if repeated := n_texts - found:
             self.log.warn(f"{repeated:,} of {n_texts:,} passages repeat an earlier one and are left out.")
         if asked is not None and found < asked:
