@@ -21,6 +21,9 @@ LONGROPE = {"rope_type": "longrope", "short_factor": FREQUENCIES.tolist(), "long
 YARN = {"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 32}
 YARN_KEYS = {SCALING + "type": "yarn", SCALING + "factor": 8.0, SCALING + "original_context_length": 32}
 LINEAR_KEYS = {SCALING + "type": "linear", SCALING + "factor": 8.0}
+LOUDER, BASE = {SCALING + "attn_factor": 1.3}, {"#.rope.freq_base": 1e6}
+BETAS = {SCALING + "yarn_beta_fast": 16.0, SCALING + "yarn_beta_slow": 2.0}
+EACH = {"rope_freqs.weight": FREQUENCIES}
 
 
 def rope(**parameters):
@@ -33,102 +36,63 @@ def gemma_rope(local=10_000.0, **parameters):
     return {"num_hidden_layers": 7, "rope_parameters": both}
 
 
-def every_factor(*factors, **more):
-    return rope(rope_type="longrope", short_factor=[*factors], long_factor=[*factors], **more)
+def every_factor(factors, louder=1.0):
+    same = {"short_factor": [*factors], "long_factor": [*factors], "original_max_position_embeddings": 256}
+    return rope(rope_type="longrope", attention_factor=louder, **same)
 
 
+def longrope(family, original):
+    keys = {SCALING + "type": "longrope", SCALING + "original_context_length": original, SCALING + "attn_factor": 1.2}
+    said = {"original_max_position_embeddings": original}
+    return (
+        family,
+        keys,
+        LONG_AND_SHORT,
+        rope(**LONGROPE, attention_factor=1.2, **said) | (said if family == "phi3" else {}),
+    )
+
+
+def slides(*kinds):
+    return {"layer_types": ["sliding_attention" if each else "full_attention" for each in kinds]}
+
+
+def groups(n_norms):
+    return {"new_decoder_architecture": True, "num_kv_heads": 2, "num_ln_in_parallel_attn": n_norms}
+
+
+LINEAR = {"rope_type": "linear", "factor": 8.0}
+PATTERN = "#.attention.sliding_window_pattern"
+LINEAR_FAMILIES = ("llama", "qwen2", "qwen3", "starcoder2", "falcon", "gemma2")
+PHI3 = {"original_max_position_embeddings": 256}
+THREE = {"num_hidden_layers": 3}
 MAPPED = {
     **{f"plain {family}": (family, {}, {}, {}) for family in FAMILIES},
-    **{
-        f"linear {family}": (family, LINEAR_KEYS, {}, rope(rope_type="linear", factor=8.0))
-        for family in ("llama", "qwen2", "qwen3", "starcoder2", "falcon", "gemma2")
-    },
-    "linear gemma3": (
-        "gemma3",
-        LINEAR_KEYS | {"#.rope.freq_base": 1e6},
-        {},
-        gemma_rope(rope_type="linear", factor=8.0),
-    ),
-    "linear phi3": (
-        "phi3",
-        LINEAR_KEYS,
-        {},
-        every_factor(*[8.0] * 4, original_max_position_embeddings=256, attention_factor=1.0)
-        | {"original_max_position_embeddings": 256},
-    ),
-    "a factor without a type": ("llama", {SCALING + "factor": 8.0}, {}, rope(rope_type="linear", factor=8.0)),
+    **{f"linear {family}": (family, LINEAR_KEYS, {}, rope(**LINEAR)) for family in LINEAR_FAMILIES},
+    "linear gemma3": ("gemma3", LINEAR_KEYS | BASE, {}, gemma_rope(**LINEAR)),
+    "linear phi3": ("phi3", LINEAR_KEYS, {}, every_factor([8.0] * 4) | PHI3),
+    "a factor without a type": ("llama", {SCALING + "factor": 8.0}, {}, rope(**LINEAR)),
     "a factor of no type": ("llama", {SCALING + "type": "none", SCALING + "factor": 8.0}, {}, {}),
-    "louder": (
-        "llama",
-        LINEAR_KEYS | {SCALING + "attn_factor": 1.3},
-        {},
-        every_factor(*[8.0] * 4, original_max_position_embeddings=256, attention_factor=1.3),
-    ),
+    "louder": ("llama", LINEAR_KEYS | LOUDER, {}, every_factor([8.0] * 4, 1.3)),
     "yarn llama": ("llama", YARN_KEYS, {}, rope(**YARN)),
     "yarn qwen2": ("qwen2", YARN_KEYS, {}, rope(**YARN)),
-    "yarn gemma3": ("gemma3", YARN_KEYS | {"#.rope.freq_base": 1e6}, {}, gemma_rope(**YARN)),
-    "yarn louder": (
-        "llama",
-        YARN_KEYS | {SCALING + "attn_factor": 1.3},
-        {},
-        rope(**YARN, attention_factor=1.3 * (1 + 0.1 * np.log(8))),
-    ),
-    "yarn betas": (
-        "llama",
-        YARN_KEYS | {SCALING + "yarn_beta_fast": 16.0, SCALING + "yarn_beta_slow": 2.0},
-        {},
-        rope(**YARN, beta_fast=16.0, beta_slow=2.0),
-    ),
-    "frequencies": (
-        "llama",
-        {},
-        {"rope_freqs.weight": FREQUENCIES},
-        every_factor(*FREQUENCIES.tolist(), original_max_position_embeddings=256, attention_factor=1.0),
-    ),
-    "frequencies and linear": (
-        "llama",
-        LINEAR_KEYS,
-        {"rope_freqs.weight": FREQUENCIES},
-        every_factor(*(8 * FREQUENCIES).tolist(), original_max_position_embeddings=256, attention_factor=1.0),
-    ),
-    **{
-        f"longrope {family} from {original}": (
-            family,
-            {SCALING + "type": "longrope", SCALING + "original_context_length": original, SCALING + "attn_factor": 1.2},
-            LONG_AND_SHORT,
-            rope(**LONGROPE, attention_factor=1.2, original_max_position_embeddings=original)
-            | ({"original_max_position_embeddings": original} if family == "phi3" else {}),
-        )
-        for family in ("llama", "phi3")
-        for original in (32, 256)
-    },
+    "yarn gemma3": ("gemma3", YARN_KEYS | BASE, {}, gemma_rope(**YARN)),
+    "yarn louder": ("llama", YARN_KEYS | LOUDER, {}, rope(**YARN, attention_factor=1.3 * (1 + 0.1 * np.log(8)))),
+    "yarn betas": ("llama", YARN_KEYS | BETAS, {}, rope(**YARN, beta_fast=16.0, beta_slow=2.0)),
+    "frequencies": ("llama", {}, EACH, every_factor(FREQUENCIES.tolist())),
+    "frequencies and linear": ("llama", LINEAR_KEYS, EACH, every_factor((8 * FREQUENCIES).tolist())),
+    **{f"longrope {name} from {n}": longrope(name, n) for name in ("llama", "phi3") for n in (32, 256)},
     "part of a head": ("phi3", {"#.rope.dimension_count": 4}, {}, rope(rope_type="default", partial_rotary_factor=0.5)),
     "another base": ("starcoder2", {"#.rope.freq_base": 500.0}, {}, rope(rope_theta=500.0, rope_type="default")),
-    "local base": ("gemma3", {"#.rope.freq_base": 1e6, "#.rope.freq_base_swa": 500.0}, {}, gemma_rope(local=500.0)),
-    "a pattern": (
-        "gemma2",
-        {"#.attention.sliding_window_pattern": 3},
-        {},
-        {"layer_types": ["sliding_attention", "sliding_attention", "full_attention"]},
-    ),
-    "a list of patterns": (
-        "gemma3",
-        {"#.attention.sliding_window_pattern": [False, True, True], "#.rope.freq_base": 1e6},
-        {},
-        gemma_rope() | {"num_hidden_layers": 3, "layer_types": ["full_attention"] + 2 * ["sliding_attention"]},
-    ),
+    "local base": ("gemma3", BASE | {"#.rope.freq_base_swa": 500.0}, {}, gemma_rope(local=500.0)),
+    "a pattern": ("gemma2", {PATTERN: 3}, {}, slides(True, True, False)),
+    "patterns": ("gemma3", BASE | {PATTERN: [False, True, True]}, {}, gemma_rope() | THREE | slides(False, True, True)),
     "soft caps": ("gemma2", {}, {}, {"final_logit_softcapping": 2.0, "attn_logit_softcapping": 1.0}),
     "a soft cap": ("gemma3", {"#.final_logit_softcapping": 2.0}, {}, {"final_logit_softcapping": 2.0}),
     "biases of attention": ("llama", {}, {}, {"attention_bias": True}),
     "biases of MLPs": ("llama", {}, {}, {"mlp_bias": True}),
     "heads of another size": ("llama", {}, {}, {"head_dim": 16}),
-    "two norms": (
-        "falcon",
-        {},
-        {},
-        {"new_decoder_architecture": True, "num_kv_heads": 2, "num_ln_in_parallel_attn": 2},
-    ),
-    "groups": ("falcon", {}, {}, {"new_decoder_architecture": True, "num_kv_heads": 2, "num_ln_in_parallel_attn": 1}),
+    "two norms": ("falcon", {}, {}, groups(2)),
+    "groups": ("falcon", {}, {}, groups(1)),
     "tied": ("llama", {}, {}, {"tie_word_embeddings": True}),
     "untied": ("gemma3", {}, {}, {"tie_word_embeddings": False}),
     "another width": ("gpt2", {}, {}, {"n_inner": 64, "n_positions": 128}),
