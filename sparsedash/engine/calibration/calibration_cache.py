@@ -279,22 +279,23 @@ class Calibration:
 
     def _sensitivities(self) -> list[float]:
         """Loss of the model by a unit of error in each block; from a backward pass over little text, done once."""
-        key = self.keys.sensitivity
-        known = self._store.get_artefact(key)
-        if known is None:
-            checkpoint = self._checkpoint()
-            known = json.dumps(self._compute_sensitivities(checkpoint)).encode()
-            self._put(key, known, "sensitivity")
-            checkpoint.done()
-        return [float(value) for value in json.loads(known)]
-
-    def _compute_sensitivities(self, checkpoint: StageCheckpoint) -> list[float]:
         loaded, key = self._loaded, self.keys.sensitivity
+        known = self._store.get_artefact(key)
+        if known is not None:
+            return [float(value) for value in json.loads(known)]
+        checkpoint = self._checkpoint()
         tried = checkpoint.numbered(f"{key}/change", pack_tensors, unpack_tensors)
         read = checkpoint.numbered(f"{key}/batch", pack_tensors, unpack_tensors)
+
+        def change(index: int) -> list[Tensor]:
+            """The changes of one block's out-projection and of its bias, and the block's error by them."""
+            layer = layer_of(loaded.mlps[index], self._statistics(index))
+            cut = reference_cut(layer)
+            return [*cut.change(layer.out_weight, layer.out_bias), torch.tensor(cut.lost, dtype=torch.float64)]
+
         changes, errors = [], []
         for index in range(len(loaded.mlps)):
-            weight, bias, error = tried(index, partial(self._trial_change, index))
+            weight, bias, error = tried(index, partial(change, index))
             errors.append(float(error))
             changes.append((loaded.residency.hold(weight), bias))
         # Long sequences are cut: only the last predictions of each are judged, and many are wanted.
@@ -305,13 +306,10 @@ class Calibration:
         found = [loss / error if error > 0 else 0.0 for loss, error in zip(losses, errors, strict=True)]
         # Nothing measured is not nothing lost: what goes there may be active on the rest of the text.
         usual = median([value for value in found if value > 0] or [0.0])
-        return [value or usual for value in found]
-
-    def _trial_change(self, index: int) -> list[Tensor]:
-        """The changes of one block's out-projection and of its bias, and the block's error by them."""
-        layer = layer_of(self._loaded.mlps[index], self._statistics(index))
-        cut = reference_cut(layer)
-        return [*cut.change(layer.out_weight, layer.out_bias), torch.tensor(cut.lost, dtype=torch.float64)]
+        found = [value or usual for value in found]
+        self._put(key, json.dumps(found).encode(), "sensitivity")
+        checkpoint.done()
+        return found
 
 
 def _has_rounds(method: MethodSettings) -> bool:

@@ -112,10 +112,8 @@ def generate_texts(
         written = _generate_batch(loaded, prompts[part], luck[part], on_written)
         return list(loaded.tokenizer.batch_decode(written, skip_special_tokens=True))
 
-    texts: list[str] = []
-    for number, start in enumerate(range(0, n_samples, n_at_once)):
-        texts += made(number, partial(write, start))
-    return texts
+    batches = enumerate(range(0, n_samples, n_at_once))
+    return [text for number, start in batches for text in made(number, partial(write, start))]
 
 
 def _batch_size(loaded: LoadedModel, length: int) -> int:
