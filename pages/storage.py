@@ -8,7 +8,7 @@ from sparsedash.reporting.html import card, cards
 from sparsedash.ui import frame, storage_holdings
 
 backend = frame.page("Storage")
-if not backend.keeps_house:
+if not backend.administers:
     frame.opening("What the data folder holds is for administrators.", "Your own runs are on the page Runs.")
     st.stop()
 held = backend.housekeeping.holdings()

@@ -3,8 +3,8 @@
 It knows no engine.
 """
 
+import json
 import logging
-from contextlib import AbstractContextManager, nullcontext
 from copy import copy
 from dataclasses import asdict
 from pathlib import Path
@@ -12,13 +12,13 @@ from typing import Any
 
 import sparsedash
 from sparsedash.catalog.choices import EXAMPLE
-from sparsedash.catalog.model_shape import ModelShape, shape_from_plain
+from sparsedash.catalog.model_shape import ModelShape
 from sparsedash.jobs.cluster_parts import ClusterView
 from sparsedash.jobs.job import Job, JobKind, Move, Priority
 from sparsedash.jobs.job_table import JobTable
 from sparsedash.jobs.local_runner import LocalRunner, last_log_lines
 from sparsedash.schema import store_keys
-from sparsedash.schema.errors import AccessError, StoreError
+from sparsedash.schema.errors import JobError, StoreError
 from sparsedash.schema.export_settings import ExportSettings
 from sparsedash.schema.pair_records import (
     Continuation,
@@ -41,14 +41,15 @@ from sparsedash.schema.settings import (
 )
 from sparsedash.service import preflight, request_checks
 from sparsedash.service.cluster_plan import cluster_runner
-from sparsedash.service.deletion import Housekeeping, RunRemoval, live_jobs
+from sparsedash.service.deletion import Housekeeping, live_jobs
 from sparsedash.service.model_lookup import NamedModel, fetch_config, named_model
 from sparsedash.service.preflight import Cached, Forecast, Preflight
 from sparsedash.service.request_checks import Access, Problem, ReferenceField
-from sparsedash.service.stored_results import ResultCache, RunCosts
+from sparsedash.service.stored_results import ResultCache, RunCosts, known_shape, recalled
 from sparsedash.service.time_forecast import START_S, MachineSpeed, expected_seconds
-from sparsedash.service.user_files import Exports, RunTransfer, UserUploads
+from sparsedash.service.user_files import Exports, UserUploads
 from sparsedash.storage.local_machine import absolute_data_folder, require_job_room
+from sparsedash.storage.run_files import keep_run, read_run_file, run_file
 from sparsedash.storage.store import Store
 from sparsedash.storage.text_files import Uploads, fingerprints, texts_read
 from sparsedash.storage.users import LOCAL, Serving, UserData
@@ -87,7 +88,7 @@ class Backend:
     """One data folder with its results, its job table and its workers. Safe to share between threads.
 
     data_dir: made when it is not there. Every method may raise StoreError while the folder cannot be used.
-    user_data: prompts, choices and run names. costs: the verdicts on all runs. exports, uploads, transfer, removal: see
+    user_data: prompts, choices and run names. costs: the verdicts on all runs. exports, uploads, housekeeping: see
     their classes. What a new backend gives and does is everybody's; see `seen_by`.
     """
 
@@ -122,9 +123,7 @@ class Backend:
         self.user_data = UserData(store, user)
         self.exports = Exports(store, self._all_uploads, access, lambda: live_jobs(table))
         self.uploads = UserUploads(self._all_uploads, self.exports, access, self._texts_in_use)
-        self.removal = RunRemoval(store, table, results, self.costs, access)
-        self.transfer = RunTransfer(store, results, access)
-        self._housekeeping = Housekeeping(store, table, results, self.removal, (self.exports, self.uploads), access)
+        self.housekeeping = Housekeeping(store, table, results, self.costs, (self.exports, self.uploads), access)
 
     def submit(self, asked: Request) -> Job:
         """The job for these settings: one that is done and whose results are stored, the live one, or a new one.
@@ -133,14 +132,14 @@ class Backend:
         """
         self._require(asked)
         kind, key = _KINDS[type(asked)][0], _key(asked)
-        with self._room_for(asked):
+        with self.exports.room_for(asked):
             newest = self._table.newest(key)
             if newest is not None and newest.state == "done" and self._is_stored(asked, key):
                 self._access.owners.add(key, self._access.user)
                 return newest
             job = self._table.submit(kind, key, asdict(asked), self._access.user, self._access.most_jobs)
         if isinstance(asked, RunSettings | FindSettings) and job.state == "queued":
-            self._store.remember(store_keys.forecast_note(key), self.preflight(asked).forecast.plain())
+            self._store.remember(store_keys.forecast_note(key), json.dumps(asdict(self.preflight(asked).forecast)))
         self._try_to_reconcile()
         return job
 
@@ -159,7 +158,7 @@ class Backend:
                 return self.submit(asked)
         elif job.kind == "export":
             asked = settings_from_plain(ExportSettings, job.settings)
-        with self._room_for(asked):
+        with self.exports.room_for(asked):
             job = self._table.retry(job_id, self._access.user, self._access.most_jobs)
         self._try_to_reconcile()
         return job
@@ -206,10 +205,6 @@ class Backend:
     def queue_position(self, job_id: int) -> int | None:
         """1 for the job that is taken next; None when it does not wait."""
         return self._table.position(job_id)
-
-    def orders_queue(self) -> bool:
-        """Whether the user may put jobs before those of others."""
-        return self._access.unlimited
 
     def log_tail(self, job_id: int, n: int = 40) -> str:
         """The last n lines of the job's log."""
@@ -258,25 +253,34 @@ class Backend:
         sees = self._access.sees if kind is Run else self._access.sees_records
         return self._store.why_missing(kind, key) if sees(key) else "is no longer stored"
 
+    def pack_run(self, key: str) -> bytes:
+        """A finished run as a file. Raises JobError where it has not finished, or is not there any more."""
+        run = self.run(key)
+        if run is None or not run.finished:
+            raise JobError("This run has not finished.", "Wait until it has, or start it again.")
+        return run_file(run, self._store)
+
+    def open_run(self, data: bytes) -> Run:
+        """Keep the run of such a file and return it; a run that is here already stays as it is.
+
+        Raises AccessError for all but administrators, since results are shared by what they are made of and made-up
+        ones would be everybody's; StoreError, with nothing kept, for another or a changed file.
+        """
+        self._access.require_administrator("opens files of runs", "Ask for the run yourself.")
+        return keep_run(read_run_file(data), self._store)
+
     def damaged_runs(self) -> list[str]:
         """The keys of runs whose own entries were damaged and set aside, so that `runs` does not name them."""
         return [key for key in self._store.damaged_keys(Run) if self._access.sees(key)]
 
     def model_shape(self, identity: str) -> ModelShape | None:
         """The sizes of the dense model with this identity; None where it has not been loaded here."""
-        return shape_from_plain(self._store.recall(store_keys.model_shape_note(identity)) or "")
+        return known_shape(self._store, identity)
 
     @property
-    def keeps_house(self) -> bool:
-        """Whether the user may look into the data folder and tidy it."""
+    def administers(self) -> bool:
+        """Whether the user may look into the data folder, tidy it, and put jobs before those of others."""
         return self._access.unlimited
-
-    @property
-    def housekeeping(self) -> Housekeeping:
-        """The holdings of the data folder, and their deletion. Raises AccessError unless `keeps_house`."""
-        if not self.keeps_house:
-            raise AccessError("Only an administrator looks into the data folder.", "Your own runs are on their page.")
-        return self._housekeeping
 
     def cached(self, settings: RunSettings) -> Cached:
         """Which parts of this run are stored and need not be computed again."""
@@ -313,7 +317,7 @@ class Backend:
 
     def forecast(self, job: Job) -> Forecast | None:
         """What a run was expected to take when it was asked for; None where that was not kept."""
-        return preflight.forecast_from_plain(self._store.recall(store_keys.forecast_note(job.key)))
+        return recalled(self._store, store_keys.forecast_note(job.key), Forecast)
 
     def expected_seconds(self, settings: RunSettings) -> dict[Stage, float | None]:
         """Seconds of each stage of a run, for one model, as measured here or counted; None where neither can be.
@@ -321,8 +325,7 @@ class Backend:
         start: of a worker that has to load the engine first.
         """
         speeds, shape = self._speed.known(), self._shape(settings)
-        found = expected_seconds(settings, self.runs(), self.record, speeds, shape)
-        return {"start": self._start_s(), **found}
+        return {"start": self._start_s(), **expected_seconds(settings, self.runs(), self.record, speeds, shape)[0]}
 
     def is_measuring(self) -> bool:
         """Whether this machine's speed is being measured, so that more will be known of a run's time soon."""
@@ -392,7 +395,7 @@ class Backend:
             case RunSettings() | FindSettings():
                 self._access.require_references(asked)
             case VerifySettings():
-                assert self.housekeeping
+                self._access.require_house()
             case ExportSettings():
                 self._access.require_records(asked.dense, asked.sparse, run=asked.run)
                 if asked.dense_gguf:
@@ -408,10 +411,6 @@ class Backend:
         if kind == "export":
             return self.exports.is_whole(key)
         return kind != "verify" and self._results.is_whole(key)
-
-    def _room_for(self, asked: Request | None) -> AbstractContextManager[None]:
-        """Held while an export is put into the queue, where the user has a quota."""
-        return self.exports.room_for(asked) if isinstance(asked, ExportSettings) else nullcontext()
 
     def _texts_in_use(self) -> set[str]:
         return {text for job in live_jobs(self._table) for text in texts_read(job.settings, self._results.record)}

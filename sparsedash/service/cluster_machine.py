@@ -7,11 +7,11 @@ million weights, 8 GB for 7 billion); one that cannot be fetched is computed aga
 
 import json
 import logging
-import os
 import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache, lru_cache
 from importlib import metadata
@@ -90,12 +90,13 @@ class PartMachine:
 
     def child_bytes(self) -> int:
         """Memory of the child; 0 where there is none."""
+        # Dask brings it along.
+        import psutil
+
         pid = self.at_work.pid if self.at_work else None
-        try:
-            pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) if pid else 0
-        except (OSError, ValueError, IndexError):
-            return 0
-        return pages * os.sysconf("SC_PAGE_SIZE")
+        with suppress(psutil.Error):
+            return int(psutil.Process(pid).memory_info().rss) if pid else 0
+        return 0
 
     def _followed(self, part: Part, name: str, report: Report, stopped: Callable[[], bool]) -> Job:
         """The part's job in this machine's own table, once it has ended."""
@@ -144,8 +145,12 @@ def artefact_piece(name: str, offset: int) -> tuple[bytes, int]:
 
 def machine_facts() -> dict[str, Any]:
     """The values of this machine's MachineFacts; cheap, since they go along with every heartbeat."""
+    # Dask brings it along.
+    import psutil
+
+    memory = psutil.virtual_memory()
     known: dict[str, Any] = {"hostname": socket.gethostname(), "sparsedash": sparsedash.__version__, **_packages()}
-    known |= {"gpus": _gpu_names(), **_memory()}
+    known |= {"gpus": _gpu_names(), "total_bytes": memory.total, "free_bytes": memory.available}
     try:
         machine = this_part_machine()
     except SparseDashError as error:
@@ -166,18 +171,13 @@ def this_part_machine() -> PartMachine:
 
 @cache
 def _opened() -> PartMachine:
-    return PartMachine(_own_folder())
-
-
-@cache
-def _own_folder() -> Path:
     shared = absolute_data_folder(data_folder())
     claim_data_folder(shared)
     make_folder(shared / "cluster")
     for number in range(MOST_WORKERS):
         if lock := hold_lock(shared / "cluster" / f"{number}.lock", wait_s=0.05):
             _held.append(lock)
-            return shared / "cluster" / str(number)
+            return PartMachine(shared / "cluster" / str(number))
     raise StoreError(f"{MOST_WORKERS} Dask workers use {shared} already.", "Name another one: SPARSEDASH_DATA_DIR.")
 
 
@@ -198,30 +198,25 @@ def fetch_calibration(kept: KeptCalibration, store: Store, fetch: Fetch, stopped
 
     Where one cannot be had, the notes that all are there are left out, and the calibration is computed again.
     """
-    n_fetched = 0
-    here = set(store.artefact_keys())
-    for name in kept.artefacts:
-        if name in here:
-            continue
+    lacking = sorted({*kept.artefacts}.difference(store.artefact_keys()))
+    for n_fetched, name in enumerate(lacking):
         data = None if stopped() else _fetched(kept, name, fetch)
         if data is None:
             return n_fetched
         store.put_artefact(name, data)
-        n_fetched += 1
     prefixes = {name.partition("/")[0] for name in kept.artefacts}
-    for name in store_keys.calibration_notes(tuple(prefixes)):
-        if str(name) in kept.notes:
-            store.remember(name, kept.notes[str(name)])
-    return n_fetched
+    for note in store_keys.calibration_notes(tuple(prefixes)):
+        if str(note) in kept.notes:
+            store.remember(note, kept.notes[str(note)])
+    return len(lacking)
 
 
 def piece_of(store: Store, name: str, offset: int) -> tuple[bytes, int]:
     """A piece of an artefact from an offset on, and the bytes of the whole; none where it is not there."""
-    try:
+    with suppress(LookupError):
         data = _whole(store, name)
-    except LookupError:
-        return b"", 0
-    return data[offset : offset + PIECE_BYTES], len(data)
+        return data[offset : offset + PIECE_BYTES], len(data)
+    return b"", 0
 
 
 @lru_cache(maxsize=2)
@@ -271,14 +266,3 @@ def _gpu_names() -> list[str]:
     lines = [line for file in sorted(_NVIDIA.glob("*/information")) for line in file.read_text().splitlines()]
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("Model:")]
     return [names[int(gpu)] if gpu.isdecimal() and int(gpu) < len(names) else f"GPU {gpu}" for gpu in visible_gpus()]
-
-
-def _memory() -> dict[str, int]:
-    """Bytes of the computer's memory; empty where the kernel does not say."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return {}
-    sizes = {line.partition(":")[0]: line.split()[1] for line in lines}
-    wanted = {"total_bytes": "MemTotal", "free_bytes": "MemAvailable"}
-    return {ours: 1024 * int(sizes[theirs]) for ours, theirs in wanted.items() if theirs in sizes}

@@ -3,8 +3,6 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-import msgspec
-
 from sparsedash.catalog.model_shape import ModelShape
 from sparsedash.catalog.resources import (
     LeastMemory,
@@ -33,7 +31,7 @@ from sparsedash.schema.store_keys import (
     unread_text_identity,
 )
 from sparsedash.service.request_checks import Problem
-from sparsedash.service.time_forecast import START_S, Speeds, counted_seconds, measured_seconds, times_known
+from sparsedash.service.time_forecast import START_S, Speeds, expected_seconds
 from sparsedash.storage.local_machine import free_bytes, memory_bytes
 from sparsedash.storage.store import Store
 from sparsedash.storage.text_files import fingerprint
@@ -66,10 +64,6 @@ class Duration:
     def total_s(self) -> float | None:
         """Seconds of the whole run; None where a part was never measured."""
         return None if self.unknown else self.seconds
-
-
-_PARTS: dict[str, Stage] = {"loading": "load", "answering": "evaluate", "pruning": "prune", "calibrating": "calibrate"}
-"""The stage that each part of the estimate is named after."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,10 +114,6 @@ class Forecast:
     parts: tuple[tuple[str, float], ...]
     memory_bytes: int | None
     disk_bytes: int | None
-
-    def plain(self) -> str:
-        """All of it as one JSON text."""
-        return msgspec.json.encode(self).decode()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,28 +187,28 @@ def expected_duration(
     runs: newest first. record: gives the record of a key. speeds: of this machine. start_s: until a worker has the
     engine. shape: of the model, where it is known.
     """
-    measured, counted = measured_seconds(settings, runs, record), counted_seconds(settings, speeds, shape)
-    expected = {stage: counted[stage] if seconds is None else seconds for stage, seconds in measured.items()}
+    expected, counted = expected_seconds(settings, runs, record, speeds, shape)
     n_sparse = stored.n_sparse - stored.sparse
     n_models = n_sparse + (not stored.dense)
-    parts: dict[str, float | None] = {}
+    n_calibrations = len(shares_read(settings)) if n_sparse and settings.reads_text and not stored.calibration else 0
+    parts: dict[str, tuple[tuple[int, Stage], ...]] = {
+        "loading": ((bool(n_models), "load"),),
+        "answering": ((n_models, "evaluate"),),
+        "pruning": ((n_sparse, "prune"),),
+        "calibrating": ((n_calibrations, "calibrate"), (bool(n_calibrations), "text")),
+    }
+    known, unknown = {}, []
+    for name, times in parts.items():
+        seconds = [None if (each := expected[stage]) is None else n * each for n, stage in times if n]
+        if None in seconds:
+            unknown.append(name)
+        elif seconds:
+            known[name] = sum(filter(None, seconds))
+    of_known = [name for name in known if parts[name][0][1] in counted]
     if n_models:
-        parts["loading"] = expected["load"]
-        parts["answering"] = times_known(n_models, expected["evaluate"])
-    if n_sparse:
-        parts["pruning"] = times_known(n_sparse, expected["prune"])
-    if n_sparse and settings.reads_text and not stored.calibration:
-        calibrate, text = expected["calibrate"], expected["text"]
-        n_calibrations = len(shares_read(settings))
-        parts["calibrating"] = None if calibrate is None or text is None else n_calibrations * calibrate + text
-    known = {name: part for name, part in parts.items() if part is not None}
-    if parts:
         known["starting"] = start_s
     return Duration(
-        seconds=sum(known.values()),
-        unknown=tuple(name for name in parts if name not in known),
-        counted=tuple(name for name in known if name in _PARTS and measured[_PARTS[name]] is None),
-        parts=tuple(known.items()),
+        seconds=sum(known.values()), unknown=tuple(unknown), counted=tuple(of_known), parts=tuple(known.items())
     )
 
 
@@ -263,11 +253,3 @@ def _statistics_key(settings: RunSettings, method: MethodSettings, model: str | 
     if text is None or plain is None:
         return None
     return statistics_key(model, settings.dtype, mixed_text_identity(text, plain, share), calibration)
-
-
-def forecast_from_plain(text: str | None) -> Forecast | None:
-    """The forecast that `plain` wrote; None for anything else."""
-    try:
-        return msgspec.json.decode(text or "", type=Forecast)
-    except (msgspec.MsgspecError, RecursionError):
-        return None

@@ -74,6 +74,15 @@ class Access:
         """The user's quota of live jobs; 0: any number."""
         return 0 if self.unlimited or self.rules is None else max(1, self.rules.quota.queued)
 
+    def require_administrator(self, does: str, advice: str) -> None:
+        """Raises AccessError for all others. does: what only an administrator does."""
+        if not self.unlimited:
+            raise AccessError(f"Only an administrator {does}.", advice)
+
+    def require_house(self) -> None:
+        """Raises AccessError for whoever may not look into the data folder."""
+        self.require_administrator("looks into the data folder", "Your own runs are on their page.")
+
     def owned(self) -> frozenset[str]:
         """The keys and references of everything that the user asked for or uploaded."""
         return self.owners.things(self.user)
@@ -141,11 +150,8 @@ class Access:
     def require_order(self, job: Job, to: Move | Priority) -> None:
         """As `require_to_stop`, and AccessError for what would put the job before those of others."""
         self.require_to_stop(job)
-        if not self.unlimited and to in ("front", "up", "high"):
-            raise AccessError(
-                "There is one queue for all, so that only an administrator puts a job before others.",
-                "You can let others go first: move it down, or give it low priority.",
-            )
+        if to in ("front", "up", "high"):
+            self.require_administrator("puts a job before others", "You can move it down, or give it low priority.")
 
     def reference_problem(self, field: ReferenceField, reference: str) -> Problem | None:
         """Why the user may not use what this field names, or None. No file is opened for it."""

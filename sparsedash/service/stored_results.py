@@ -6,15 +6,17 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from sparsedash.catalog.choices import example_result, is_example
+from sparsedash.catalog.model_shape import ModelShape
 from sparsedash.schema import store_keys
 from sparsedash.schema.pair_records import Continuation
 from sparsedash.schema.records import Passages, R, Record, Run
 from sparsedash.schema.settings import FindResult
+from sparsedash.schema.store_keys import NoteName
 from sparsedash.stats.significance import shared_outcomes
 from sparsedash.stats.tolerance import Losses, Tolerance, ToleranceVerdict, judge_all, record_losses
 from sparsedash.storage.store import Store
@@ -26,6 +28,8 @@ BUDGET_S = 0.1
 
 MOST_RUNS = 4_000
 """Runs whose verdicts are kept in memory, each under one tolerance."""
+
+T = TypeVar("T")
 
 Verdicts = Mapping[str, ToleranceVerdict]
 """Of a run's sparse records by their keys, without those that are lost or answer other passages than dense."""
@@ -63,6 +67,20 @@ class _Cache:
     def _forget(self, name: Hashable) -> None:
         if name in self._kept:
             self._total -= self._weight(self._kept.pop(name))
+
+
+def recalled(store: Store, name: NoteName, kind: type[T]) -> T | None:
+    """The value of this kind in a note; None where there is none or it cannot be read."""
+    try:
+        # json.loads, since losses can be infinite, which msgspec writes as null.
+        return msgspec.convert(json.loads(store.recall(name) or ""), kind)
+    except (ValueError, RecursionError):
+        return None
+
+
+def known_shape(store: Store, identity: str) -> ModelShape | None:
+    """The shape of the model with this identity; None where it has not been loaded here."""
+    return recalled(store, store_keys.model_shape_note(identity), ModelShape)
 
 
 class ResultCache:
@@ -157,7 +175,7 @@ class RunCosts:
         found: dict[str, Losses] = {}
         for key in sparse:
             note = store_keys.losses_note(dense, key)
-            known = self._losses.get((dense, key)) or losses_from_plain(self._store.recall(note))
+            known = self._losses.get((dense, key)) or recalled(self._store, note, Losses)
             if known is None:
                 # Not through the cache, which would drop what the pages show.
                 read = read or [self._store.get(Record, dense)]
@@ -167,15 +185,6 @@ class RunCosts:
             if known is not None:
                 self._losses[dense, key] = found[key] = known
         return found
-
-
-def losses_from_plain(text: str | None) -> Losses | None:
-    """The losses in a note; None where there are none or they cannot be read."""
-    try:
-        # json.loads, since losses can be infinite, which msgspec writes as null.
-        return msgspec.convert(json.loads(text or ""), Losses)
-    except (ValueError, TypeError, msgspec.ValidationError, RecursionError):
-        return None
 
 
 def _losses_of_pair(dense: Record | None, sparse: Record | None) -> Losses | None:

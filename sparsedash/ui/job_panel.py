@@ -147,7 +147,7 @@ def _retry(backend: Backend, job: Job) -> None:
 
 def _draw_moves(backend: Backend, job: Job, peers: list[int]) -> None:
     """The buttons that move a waiting job, and a run's priority. peers: ids of its priority's jobs, in order."""
-    is_first, is_last, may_order = peers[:1] == [job.id], peers[-1:] == [job.id], backend.orders_queue()
+    is_first, is_last, may_order = peers[:1] == [job.id], peers[-1:] == [job.id], backend.administers
     for to, (name, icon) in _MOVES.items() if len(peers) > 1 else ():
         if may_order or to == "down":
             nowhere = may_order and (is_last if to == "down" else is_first)

@@ -114,7 +114,7 @@ def _ask_to_delete(
     popover = st.popover(text, type="tertiary", icon=":material/delete:", key=key, on_change="rerun")
     if popover.open:
         with popover, frame.errors_in_words():
-            planned = house.plan_deletion(chosen)
+            planned = house.plan(chosen)
             question, *more = storage_words.deletion_question(planned, titles)
             frame.show(paragraph(question), paragraph(" ".join(more), css="sd-small"))
             if planned.deletes:

@@ -1,9 +1,9 @@
 """One machine by itself, with a fake child; and a calibration fetched from one store to another."""
 
 import json
-import os
 from dataclasses import asdict, replace
 
+import msgspec
 import pytest
 
 from sparsedash.jobs.cluster_parts import MachineFacts, Part, PartEnd, PartProgress, from_bytes, to_bytes
@@ -73,15 +73,15 @@ def test_nobody_wants_it_any_more(alone):
 
 def test_two_workers_of_one_computer_have_a_folder_each(tmp_path, monkeypatch):
     monkeypatch.setenv("SPARSEDASH_DATA_DIR", str(tmp_path))
-    first = cluster_machine._own_folder.__wrapped__()
-    second = cluster_machine._own_folder.__wrapped__()
-    assert (first, second) == (tmp_path / "cluster" / "0", tmp_path / "cluster" / "1")
+    first, second = (cluster_machine._opened.__wrapped__() for _ in range(2))
+    assert (first.folder, second.folder) == (tmp_path / "cluster" / "0", tmp_path / "cluster" / "1")
 
 
-def test_what_a_machine_says_of_itself_can_be_read():
-    facts = MachineFacts(**cluster_machine._memory())
+def test_what_a_machine_says_of_itself_can_be_read(alone, monkeypatch):
+    monkeypatch.setattr(cluster_machine, "this_part_machine", lambda: alone)
+    facts = msgspec.convert(cluster_machine.machine_facts(), MachineFacts)
     assert facts.total_bytes >= facts.free_bytes > 0
-    assert facts.total_bytes % os.sysconf("SC_PAGE_SIZE") == 0
+    assert (facts.child_bytes, facts.problem, facts.folder) == (0, "", str(alone.folder))
 
 
 def test_what_crosses_is_checked_when_it_is_read():

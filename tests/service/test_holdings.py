@@ -57,12 +57,12 @@ def test_a_model_takes_its_answers_once_what_calibration_left_and_its_files(back
     unpack(backend._store, "tiny-0123")
     models = {model.identity: model for model in backend.housekeeping.holdings().models}
     mine = models[MODEL]
-    assert (mine.n_runs, mine.calibration, mine.exports) == (2, 132, len(LARGE))
+    assert (mine.n_runs, mine.parts["calibration"], mine.parts["exported"]) == (2, 132, len(LARGE))
     assert mine.references == (specimens.SETTINGS.model,)
     assert models["another"].references == ("owner/model",)
-    (unpacked,) = (model for model in models.values() if model.unpacked)
-    assert unpacked.unpacked == len(LARGE) + 2 and unpacked.references == ()
-    total = sum(model.answers for model in models.values())
+    (unpacked,) = (model for model in models.values() if model.parts["unpacked"])
+    assert unpacked.parts["unpacked"] == len(LARGE) + 2 and unpacked.references == ()
+    total = sum(model.parts["answers"] for model in models.values())
     assert total == backend.housekeeping.holdings().kinds["runs"].n_bytes
 
 

@@ -77,7 +77,7 @@ def test_nobody_but_an_administrator_puts_a_job_before_those_of_others(house):
     for act in (lambda: ada.move(second.id, "front"), lambda: ada.prioritise(second.id, "high")):
         with pytest.raises(AccessError, match="administrator"):
             act()
-    assert (ada.orders_queue(), house.of("root").orders_queue()) == (False, True)
+    assert (ada.administers, house.of("root").administers) == (False, True)
     assert ada.prioritise(first.id, "low").priority == "low"
     assert house.of("root").prioritise(first.id, "high").priority == "high"
 
@@ -224,23 +224,19 @@ def test_models_of_the_hub_are_those_on_the_list_and_the_token_is_an_administrat
     assert asked == [("owner/model", {"with_token": False}), ("owner/model", {"with_token": True})]
 
 
-UNASKED = {
-    *("close", "expect_work", "forecast", "expected_seconds", "is_measuring", "model_shape", "reconcile"),
-    "worker_trouble",
-}
+UNASKED = "close expect_work forecast expected_seconds is_measuring model_shape reconcile worker_trouble"
 """What says or does nothing of anybody's: how long stages take, the sizes of a model, that jobs are looked after."""
 
-ASKED = {
-    *("cached", "cancel", "cluster", "continuation", "damaged_runs", "divergence", "example", "fetch_config", "health"),
-    *("housekeeping", "job", "jobs", "keeps_house", "log_tail", "move", "named_model", "newest_job", "orders_queue"),
-    *("passages", "preflight", "prioritise", "queue", "queue_position", "record", "reference_problem", "retry", "run"),
-    *("runs", "search", "seen_by", "submit", "timing", "why_missing"),
-}
+ASKED = (
+    " administers cached cancel cluster continuation damaged_runs divergence example fetch_config health job jobs"
+    " log_tail move named_model newest_job open_run pack_run passages preflight prioritise queue queue_position record"
+    " reference_problem retry run runs search seen_by submit timing why_missing"
+)
 
 
 def test_every_verb_of_the_backend_has_been_thought_of():
     verbs = {name for name in vars(Backend) if not name.startswith("_")}
-    assert verbs == UNASKED | ASKED, "a new verb: does it ask Access? Then name it here"
+    assert sorted(verbs) == sorted((UNASKED + ASKED).split()), "a new verb: does it ask Access? Then name it here"
 
 
 NOWHERE = Path("/no/such/data/folder")

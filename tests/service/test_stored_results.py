@@ -6,10 +6,11 @@ from math import inf
 
 import pytest
 
+from sparsedash.schema import store_keys
 from sparsedash.schema.pair_records import Continuation
 from sparsedash.schema.records import Record
 from sparsedash.service import stored_results
-from sparsedash.service.stored_results import ResultCache, RunCosts, losses_from_plain
+from sparsedash.service.stored_results import ResultCache, RunCosts, recalled
 from sparsedash.stats.mean_intervals import Moments
 from sparsedash.stats.tolerance import Losses, Tolerance, judge_all, record_losses
 from sparsedash.storage.store import Store
@@ -120,6 +121,7 @@ def test_nothing_is_judged_without_the_dense_answers_or_by_other_passages(store)
     assert RunCosts(store).verdicts([replace(run, dense="gone")], TOLERANCE) == {run.key: {}}
 
 
+NOTE = store_keys.losses_note("dense", "sparse")
 LARGE = Losses(
     nats=Moments(n=40, mean=1e200, deviation=inf, lowest=0.0, highest=1e300),
     broke=3,
@@ -130,10 +132,13 @@ LARGE = Losses(
 
 
 @pytest.mark.parametrize("losses", [LARGE, replace(LARGE, alpha=0.01)], ids=["infinite", "with alpha"])
-def test_infinite_losses_are_kept_as_well(losses):
-    assert losses_from_plain(json.dumps(asdict(losses))) == losses
+def test_infinite_losses_are_kept_as_well(losses, store):
+    store.remember(NOTE, json.dumps(asdict(losses)))
+    assert recalled(store, NOTE, Losses) == losses
 
 
 @pytest.mark.parametrize("text", [None, "", "nonsense", "{}", "[1]", '{"nats": 1}'])
-def test_a_note_that_cannot_be_read_counts_as_none(text):
-    assert losses_from_plain(text) is None
+def test_a_note_that_cannot_be_read_counts_as_none(text, store):
+    if text is not None:
+        store.remember(NOTE, text)
+    assert recalled(store, NOTE, Losses) is None

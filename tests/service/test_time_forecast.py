@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from sparsedash.catalog.model_shape import listed_shape
-from sparsedash.catalog.presets import METHODS, method_named
+from sparsedash.catalog.presets import method_named
 from sparsedash.catalog.resources import MODELS_TOGETHER, TOGETHER_TOKENS, TOKENS_A_PASSAGE
 from sparsedash.schema import store_keys
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
@@ -130,23 +130,8 @@ def test_passages_and_calibration_text_count_in_proportion():
     assert counted(replace(WRITTEN, evaluation=EvaluationSettings(n_passages=1000))) == counted()
 
 
-def test_loading_is_bound_by_the_disk():
-    slow, fast = (counted(speeds=replace(SPEEDS, disk=disk))["load"] for disk in (1e8, 1e9))
-    assert slow > fast > counted(replace(WRITTEN, dtype="bfloat16"))["load"]
-
-
-def test_only_text_that_the_model_writes_itself_takes_writing():
-    assert counted()["text"] == 0.0
-    assert counted(RunSettings())["text"] > counted(RunSettings())["calibrate"]
-
-
 def pruning(name, **changed):
     return counted(replace(WRITTEN, methods=(method_named(name),), **changed))["prune"]
-
-
-@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
-def test_pruning_by_every_method_is_counted(method):
-    assert pruning(method.name) > 0
 
 
 def test_where_too_little_is_read_for_second_moments_none_are_counted():
@@ -163,21 +148,19 @@ def test_where_too_little_is_read_for_second_moments_none_are_counted():
 
 
 def test_what_a_method_does_more_takes_longer():
-    assert pruning("least-squares") < pruning("least-squares-by-sensitivity") < pruning("obs-by-sensitivity")
-    assert pruning("obs-by-sensitivity") < pruning("obs-sequential")
-    assert pruning("wanda") < pruning("sparsegpt")
+    names = ("least-squares", "least-squares-by-sensitivity", "obs-by-sensitivity", "obs-sequential")
+    times = list(map(pruning, names))
+    assert times == sorted(times) and pruning("wanda") < pruning("sparsegpt")
+    both = tuple(map(method_named, ("wanda", "sparsegpt")))
+    expected = (pruning("wanda") + pruning("sparsegpt")) / 2
+    assert counted(replace(WRITTEN, methods=both))["prune"] == pytest.approx(expected), "of a race the mean"
+    assert counted()["text"] == 0.0 < counted(RunSettings())["calibrate"] < counted(RunSettings())["text"]
 
 
 @pytest.mark.parametrize("name", ["retrain-free (published)", "obs-sequential", "wanda"])
 def test_a_method_that_reads_the_text_again_takes_longer_with_more_of_it(name):
     twice = replace(WRITTEN.calibration, n_samples=2 * WRITTEN.calibration.n_samples)
     assert 1.1 * pruning(name) < pruning(name, calibration=twice) < 2 * pruning(name)
-
-
-def test_a_race_takes_the_mean_of_its_methods_for_each_model():
-    both = tuple(map(method_named, ("wanda", "sparsegpt")))
-    expected = (pruning("wanda") + pruning("sparsegpt")) / 2
-    assert counted(replace(WRITTEN, methods=both))["prune"] == pytest.approx(expected)
 
 
 def test_a_text_of_unknown_size_an_unknown_model_and_an_unmeasured_machine_are_not_counted():
@@ -203,51 +186,53 @@ def speed(store):
     speed.close()
 
 
-def measured_by(monkeypatch, folder, speed, script):
+@pytest.fixture
+def measured_by(speed, tmp_path, monkeypatch):
     """Let a program of these lines measure, and wait for it."""
-    program = folder / "measure"
-    program.write_text(f"#!/bin/sh\n{script}\n")
-    program.chmod(0o700)
-    monkeypatch.setattr(time_forecast.sys, "executable", str(program))
-    speed.known()
-    if speed._measuring is not None:
+
+    def measure(script):
+        program = tmp_path / "measure"
+        program.write_text(f"#!/bin/sh\n{script}\n")
+        program.chmod(0o700)
+        monkeypatch.setattr(time_forecast.sys, "executable", str(program))
+        assert speed.known() is None
         speed._measuring.wait(timeout=60)
 
+    return measure
 
-def test_the_speed_is_known_once_it_was_measured(speed, store, monkeypatch, tmp_path):
-    """tests/engine/timing/test_machine_speed.py has the program that measures."""
-    measured_by(monkeypatch, tmp_path, speed, """echo '{"float32": 5e9, "bfloat16": 6e9, "disk": 1e8}'""")
-    assert speed.known() == Speeds(float32=5e9, bfloat16=6e9, disk=1e8)
-    assert MachineSpeed(store).known() == speed.known()
+
+def test_the_speed_is_known_once_it_was_measured(speed, store, measured_by):
+    """tests/engine/comparison/test_machine_rates.py has the program that measures."""
+    measured_by("""echo '{"float32": 5e9, "bfloat16": 6e9, "disk": 1e8}'""")
+    assert speed.known() == MachineSpeed(store).known() == Speeds(float32=5e9, bfloat16=6e9, disk=1e8)
     assert not speed.is_measuring()
 
 
-@pytest.mark.parametrize(
-    "kept",
-    [
-        "",
-        "nan at yesterday",
-        "[" * 10_000,
-        '{"speeds": {"float32": 5e9, "bfloat16": 0, "disk": 1}, "at": 1}',
-        '{"speeds": {"float32": 5e9, "bfloat16": 5e9, "disk": -1}, "at": 1}',
-    ],
-    ids=["nothing", "words", "deep", "no speed", "no disk"],
-)
-def test_without_a_note_that_is_a_speed_it_is_measured(kept, speed, store):
-    store.remember(NAME, kept)
-    assert speed.known() is None
-    assert speed.is_measuring()
-
-
-@pytest.mark.parametrize("age_s", [1.0, 1e9])
-def test_an_old_measurement_holds_until_there_is_a_new_one(age_s, speed, store):
-    store.remember(NAME, f'{{"speeds": {{"float32": 5e9, "bfloat16": 6e9, "disk": 1e8}}, "at": {time.time() - age_s}}}')
-    assert speed.known() == Speeds(float32=5e9, bfloat16=6e9, disk=1e8)
-    assert speed.is_measuring() == (age_s > 1e3)
-
-
 @pytest.mark.parametrize("script", ["false", """echo '{"float32": 0, "bfloat16": 1}'"""], ids=["fails", "no speeds"])
-def test_a_measurement_that_fails_is_not_tried_again_and_again(script, speed, monkeypatch, tmp_path):
-    measured_by(monkeypatch, tmp_path, speed, script)
+def test_a_measurement_that_fails_is_not_tried_again_and_again(script, speed, measured_by):
+    measured_by(script)
+    before = speed._measuring
     assert speed.known() is speed.known() is None
-    assert speed._failed and speed._measuring is None
+    assert speed._measuring is before
+
+
+GOOD = '{"float32": 5e9, "bfloat16": 6e9, "disk": 1e8, "at": %s}'
+
+
+@pytest.mark.parametrize(
+    ("note", "known", "measures"),
+    [
+        pytest.param("", False, True, id="nothing"),
+        pytest.param("nan at yesterday", False, True, id="words"),
+        pytest.param("[" * 10_000, False, True, id="deep"),
+        pytest.param('{"float32": 5e9, "bfloat16": 0, "disk": 1, "at": 1}', False, True, id="no speed"),
+        pytest.param(GOOD % (time.time() + 1e6), True, True, id="of the future"),
+        pytest.param(GOOD % 1, True, True, id="old, until there is a new one"),
+        pytest.param(GOOD % "NOW", True, False, id="new"),
+    ],
+)
+def test_what_was_measured_holds_for_a_while(note, known, measures, speed, store, monkeypatch):
+    monkeypatch.setattr(time_forecast.sys, "executable", "true")
+    store.remember(NAME, note.replace("NOW", str(time.time())))
+    assert speed.known() == (Speeds(float32=5e9, bfloat16=6e9, disk=1e8) if known else None)
+    assert (speed._measuring is not None) == measures

@@ -225,11 +225,11 @@ def test_two_servers_of_one_folder_do_not_both_give_the_last_place(house, monkey
 def test_a_run_is_downloaded_by_who_sees_it_and_opened_by_administrators(house):
     key = house.done(house.of("ada")).key
     with pytest.raises(JobError):
-        house.of("bob").transfer.packed(key)
+        house.of("bob").pack_run(key)
     with pytest.raises(StoreError):
         # What is made up here is no run that can be packed; it is asked, other than for bob.
-        house.of("ada").transfer.packed(key)
+        house.of("ada").pack_run(key)
     with pytest.raises(AccessError, match="Only an administrator opens files of runs"):
-        house.of("bob").transfer.opened(b"any")
+        house.of("bob").open_run(b"any")
     with pytest.raises(StoreError):
-        house.of("root").transfer.opened(b"any")
+        house.of("root").open_run(b"any")

@@ -169,6 +169,6 @@ def test_text_from_files_and_users_is_shown_as_text(open_page, backend, text):
 
 
 def test_where_others_are_served_it_is_for_administrators(open_page, backend, monkeypatch):
-    monkeypatch.setattr(type(backend), "keeps_house", False)
+    monkeypatch.setattr(type(backend), "administers", False)
     said = words(open_page("storage"))
     assert "What the data folder holds is for administrators." in said and str(backend.data_dir) not in said
