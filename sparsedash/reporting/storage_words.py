@@ -13,8 +13,8 @@ from sparsedash.reporting import wording
 from sparsedash.reporting.html import Table, table
 from sparsedash.schema.pair_records import RunMark
 from sparsedash.schema.records import Damage, Verification
-from sparsedash.service.deletion import ArtefactRoom, Cleanup, Staying
-from sparsedash.service.holdings import DELETABLE, HoldingKind, Holdings, ModelHolding, RunHolding
+from sparsedash.service.deletion import Cleanup, Staying
+from sparsedash.service.holdings import ARTEFACTS, DELETABLE, Holding, HoldingKind, Holdings, RunHolding
 
 NO_AMOUNT = "–"
 _IDENTITY_LENGTH, _KEY_LENGTH = 12, 16
@@ -105,15 +105,15 @@ def holdings_sentence(held: Holdings) -> str:
     free = f"{wording.size(held.free_bytes)} are free on its disk"
     if held.is_empty:
         return f"The data folder holds nothing yet; {free}."
-    return f"The data folder takes {wording.size(held.n_bytes)}; {free}."
+    return f"The data folder takes {wording.size(held.bytes_of(*held.kinds))}; {free}."
 
 
-def holdings_cards(held: Holdings, room: ArtefactRoom) -> list[tuple[str, str, str]]:
+def holdings_cards(held: Holdings) -> list[tuple[str, str, str]]:
     """The headline numbers, each with its name before and a remark behind it."""
     results, files = held.bytes_of("runs", "texts", "timings"), held.bytes_of("models", "exports", "uploads")
     return [
         ("Results", _size_or_dash(results), _count("runs", len(held.runs))),
-        ("Calibration", _size_or_dash(held.artefact_bytes), f"of {gigabytes(room.n_bytes)} that it may take"),
+        ("Calibration", _size_or_dash(held.bytes_of(*ARTEFACTS)), f"of {gigabytes(held.room_bytes)} that it may take"),
         ("Models and texts in files", _size_or_dash(files), "unpacked, exported, uploaded"),
     ]
 
@@ -136,14 +136,14 @@ def kind_rows(held: Holdings, zone: tzinfo | None) -> list[tuple[HoldingKind, He
     return found
 
 
-def model_row(model: ModelHolding, zone: tzinfo | None) -> HeldRow:
+def model_row(identity: str, model: Holding, zone: tzinfo | None) -> HeldRow:
     """One model: its runs, and the bytes of its parts."""
-    known = dict.fromkeys(wording.reference_title(reference) for reference in model.references)
-    identity = model.identity.removeprefix("sha256:")[:_IDENTITY_LENGTH]
+    known = dict.fromkeys(wording.reference_title(reference) for reference in model.names)
+    shown = identity.removeprefix("sha256:")[:_IDENTITY_LENGTH]
     return HeldRow(
-        title=", ".join(known) or f"A model that no run here names ({identity})",
+        title=", ".join(known) or f"A model that no run here names ({shown})",
         about=" · ".join(f"{name} {wording.size(n)}" for name, n in model.parts.items() if n),
-        number=_count("runs", model.n_runs) if model.n_runs else "no run",
+        number=_count("runs", model.n) if model.n else "no run",
         size=_size_or_dash(model.n_bytes),
         used=_moment_or_dash(model.used_at, zone),
     )
@@ -172,7 +172,7 @@ def holdings_table(held: Holdings, marks: Mapping[str, RunMark], zone: tzinfo | 
     """All three tables as one, every run in it."""
     found = [
         *(("kind", row) for _, row, _ in kind_rows(held, zone)),
-        *(("model", model_row(model, zone)) for model in held.models),
+        *(("model", model_row(*model, zone)) for model in held.models.items()),
         *(("run", run_row(run, marks, zone)) for run in held.runs),
     ]
     rows = [[by, row.title, row.about, row.number, row.size, row.used] for by, row in found]

@@ -296,7 +296,7 @@ class Backend:
         settings = planned_run(asked)
         if refused := self._access.reference_problems(settings):
             # What may not be read is not looked at either.
-            return preflight.refused_preflight(settings, refused)
+            return Preflight(problems=refused)
         stored, shape = self.cached(settings), self._shape(settings)
         memory = preflight.expected_memory(settings, self._store, shape)
         return Preflight(
@@ -339,7 +339,7 @@ class Backend:
 
     def fetch_config(self, reference: str) -> None:
         """Ask the hub for a model's config, so that `named_model` knows its sizes. Raises ModelError, AccessError."""
-        self._access.require_model(reference)
+        self._access.require_allowed(self._access.reference_problem("model", reference))
         fetch_config(reference, with_token=self._access.unlimited)
 
     def cluster(self) -> ClusterView | None:
@@ -393,7 +393,7 @@ class Backend:
         """Raises AccessError for what the user may not read or do."""
         match asked:
             case RunSettings() | FindSettings():
-                self._access.require_references(asked)
+                self._access.require_allowed(*self._access.reference_problems(asked))
             case VerifySettings():
                 self._access.require_house()
             case ExportSettings():

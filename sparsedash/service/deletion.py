@@ -99,14 +99,6 @@ class Selection:
     damaged: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
-class ArtefactRoom:
-    """The limit of artefacts, in bytes. fixed: the environment sets it, and nothing here changes it."""
-
-    n_bytes: int
-    fixed: bool
-
-
 class Housekeeping:
     """What the data folder holds, deletion by kind, model or run, and the limit of artefacts.
 
@@ -130,11 +122,7 @@ class Housekeeping:
         """What the data folder holds now."""
         self._access.require_house()
         exports = own_exports(self._exports)
-        return measure_holdings(self._items(), self._results.runs(), exports, self._store.folder)
-
-    def room(self) -> ArtefactRoom:
-        """The limit of artefacts."""
-        return ArtefactRoom(n_bytes=self._store.artefact_room, fixed=room_of_environment() is not None)
+        return measure_holdings(self._items(), self._results.runs(), exports, self._store)
 
     def allow(self, gigabytes: float) -> None:
         """Limit artefacts to so many GB (2**30 bytes each); what is over goes now, unless a job is live.

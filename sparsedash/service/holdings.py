@@ -5,7 +5,6 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 from sparsedash.jobs.job import Job
@@ -17,6 +16,7 @@ from sparsedash.schema.store_keys import model_identity_note, passages_key
 from sparsedash.service.request_checks import upload_named
 from sparsedash.service.stored_results import ResultCache
 from sparsedash.service.user_files import Exports, UserUploads
+from sparsedash.storage.disk_cache import room_of_environment
 from sparsedash.storage.local_machine import folder_size
 from sparsedash.storage.model_folders import unpacked_models
 from sparsedash.storage.store import Store
@@ -184,34 +184,28 @@ def stored_items(
 
 @dataclass(kw_only=True)
 class Holding:
-    """Things of one kind: how many, their bytes, and when one was last used, or else written; 0: never."""
+    """Things of one kind or of one model. n: how many; of a model its runs. parts: their bytes.
 
-    n: int = 0
-    n_bytes: int = 0
-    used_at: float = 0.0
-
-
-@dataclass(kw_only=True)
-class ModelHolding:
-    """Bytes of one model: its answers, calibration, unpacked and exported files.
-
-    references: by which runs and exports named it, newest first.
+    used_at: time of the last use, or else of writing; 0: never. names: by which runs and exports named the model.
     """
 
-    identity: str
-    references: tuple[str, ...] = ()
-    n_runs: int = 0
+    n: int = 0
     parts: Counter[str] = field(default_factory=Counter)
     used_at: float = 0.0
+    names: tuple[str, ...] = ()
 
     @property
     def n_bytes(self) -> int:
-        """All of it."""
+        """All of them."""
         return self.parts.total()
 
+    def add(self, n: int, part: str, n_bytes: int, used_at: float) -> None:
+        """Count more in."""
+        self.n, self.used_at = self.n + n, max(self.used_at, used_at)
+        self.parts[part] += n_bytes
 
-@dataclass(frozen=True, kw_only=True)
-class RunHolding:
+
+class RunHolding(NamedTuple):
     """One run: the bytes that it alone takes, and those that it shares with other runs."""
 
     run: Run
@@ -221,22 +215,17 @@ class RunHolding:
 
 @dataclass(frozen=True, kw_only=True)
 class Holdings:
-    """What the data folder holds. kinds: those that are there. models, runs: largest first."""
+    """What the data folder holds. kinds: those that are there. models: by their identity. models, runs: largest first.
+
+    room_bytes: the limit of artefacts. room_fixed: the environment sets it, and nothing here changes it.
+    """
 
     kinds: dict[HoldingKind, Holding]
-    models: tuple[ModelHolding, ...]
+    models: dict[str, Holding]
     runs: tuple[RunHolding, ...]
     free_bytes: int
-
-    @property
-    def n_bytes(self) -> int:
-        """Everything in the data folder."""
-        return self.bytes_of(*self.kinds)
-
-    @property
-    def artefact_bytes(self) -> int:
-        """Artefacts of calibration."""
-        return self.bytes_of(*ARTEFACTS)
+    room_bytes: int
+    room_fixed: bool
 
     @property
     def is_empty(self) -> bool:
@@ -248,44 +237,37 @@ class Holdings:
         return sum(self.kinds[kind].n_bytes for kind in kinds if kind in self.kinds)
 
 
-def measure_holdings(items: Iterable[Item], runs: Sequence[Run], exports: Iterable[Export], folder: Path) -> Holdings:
-    """The sums of these items. folder: the data folder."""
-    kinds: dict[HoldingKind, Holding] = defaultdict(Holding)
-    models: dict[str, ModelHolding] = {}
+def measure_holdings(items: Iterable[Item], runs: Sequence[Run], exports: Iterable[Export], store: Store) -> Holdings:
+    """The sums of these items."""
+    kinds, models = defaultdict[HoldingKind, Holding](Holding), defaultdict[str, Holding](Holding)
     bytes_of: dict[str, int] = {}
-
-    def of(identity: str) -> ModelHolding:
-        return models.setdefault(identity, ModelHolding(identity=identity))
-
     for item in items:
-        held, part = kinds[item.kind], _OF_MODELS.get(item.kind, "")
-        held.n, held.used_at = held.n + item.n, max(held.used_at, item.used_at)
-        if item.kind not in get_args(FileHolding) or item.name.startswith("export/"):
-            bytes_of[item.name] = item.n_bytes
-            held.n_bytes += item.n_bytes
-        for name in item.references if part else ():
-            if name.startswith("model/") and (identity := name.removeprefix("model/")):
-                of(identity).parts[part] += item.n_bytes
-                of(identity).used_at = max(of(identity).used_at, item.used_at)
+        in_files = item.kind in get_args(FileHolding) and not item.name.startswith("export/")
+        kinds[item.kind].add(item.n, "", 0 if in_files else item.n_bytes, item.used_at)
+        bytes_of[item.name] = item.n_bytes
+        if part := _OF_MODELS.get(item.kind):
+            for name in item.references:
+                if name.startswith("model/") and name != "model/":
+                    models[name.removeprefix("model/")].add(0, part, item.n_bytes, item.used_at)
     for kind in get_args(FileHolding):
         # As the file system has them, with what killed jobs have left.
-        size = folder_size(folder / kind)
-        kinds[kind].n_bytes, kinds[kind].used_at = kinds[kind].n_bytes + size.n_bytes, size.written_at
-    for run in runs:
-        of(run.model_identity).n_runs += 1
-    names = [(run.model_identity, run.settings.model) for run in runs]
-    for identity, name in [*names, *((export.model_identity, export.model) for export in exports)]:
-        of(identity).references = tuple(dict.fromkeys((*of(identity).references, name)))
+        size = folder_size(store.folder / kind)
+        kinds[kind].add(0, "", size.n_bytes, size.written_at)
+    named_by = [(run.model_identity, run.settings.model, 1) for run in runs]
+    for identity, name, n in [*named_by, *((export.model_identity, export.model, 0) for export in exports)]:
+        models[identity].n += n
+        models[identity].names = tuple(dict.fromkeys((*models[identity].names, name)))
     users = Counter(name for run in runs for name in entries_of(run))
     held_runs = []
     for run in runs:
         sizes = [(bytes_of.get(name, 0), users[name] > 1) for name in entries_of(run)]
         shared = sum(n_bytes for n_bytes, is_shared in sizes if is_shared)
-        own = sum(n_bytes for n_bytes, _ in sizes) - shared
-        held_runs.append(RunHolding(run=run, n_bytes=own, shared_bytes=shared))
+        held_runs.append(RunHolding(run, sum(n_bytes for n_bytes, _ in sizes) - shared, shared))
     return Holdings(
         kinds={kind: holding for kind, holding in kinds.items() if holding.n or holding.n_bytes},
-        models=tuple(sorted(models.values(), key=lambda each: each.n_bytes, reverse=True)),
+        models=dict(sorted(models.items(), key=lambda each: each[1].n_bytes, reverse=True)),
         runs=tuple(sorted(held_runs, key=lambda each: each.n_bytes, reverse=True)),
-        free_bytes=shutil.disk_usage(folder).free,
+        free_bytes=shutil.disk_usage(store.folder).free,
+        room_bytes=store.artefact_room,
+        room_fixed=room_of_environment() is not None,
     )

@@ -41,10 +41,10 @@ from sparsedash.storage.text_files import fingerprint
 class Cached:
     """Which parts of a run are stored: the calibration, the dense answers, and how many sparse models' answers."""
 
-    calibration: bool
-    dense: bool
-    sparse: int
-    n_sparse: int
+    calibration: bool = False
+    dense: bool = False
+    sparse: int = 0
+    n_sparse: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,10 +124,10 @@ class Preflight:
     start. disk: None where the model's shape is not known.
     """
 
-    stored: Cached
-    duration: Duration
-    memory: Memory
-    problems: tuple[Problem, ...]
+    stored: Cached = Cached()
+    duration: Duration = Duration()
+    memory: Memory = Memory()
+    problems: tuple[Problem, ...] = ()
     disk: DiskNeed | None = None
 
     @property
@@ -143,31 +143,23 @@ class Preflight:
         )
 
 
-def refused_preflight(settings: RunSettings, problems: tuple[Problem, ...]) -> Preflight:
-    """What is said of a run whose model or text may not be looked at: why, and nothing else."""
-    nothing = Cached(calibration=False, dense=False, sparse=0, n_sparse=settings.n_sparse)
-    return Preflight(stored=nothing, duration=Duration(), memory=Memory(), problems=problems)
-
-
 def stored_parts(settings: RunSettings, store: Store) -> Cached:
     """Which parts of this run are stored, as far as its model and texts were used here before."""
     model = _noted(store, store_keys.model_identity_note, settings.model)
     passages = _noted(store, store_keys.text_identity_note, settings.evaluation.corpus)
     statistics = {method: _statistics_key(settings, method, model, store) for method in settings.methods}
 
-    def answered(asked: tuple[str | None, MethodSettings, int] | None) -> bool:
-        if model is None or passages is None or (asked is not None and asked[0] is None):
+    def answered(made: tuple[str, MethodSettings, int] | None) -> bool:
+        if model is None or passages is None:
             return False
-        made = None if asked is None else (str(asked[0]), *asked[1:])
         key = outcomes_key(model, settings.dtype, passages, settings.evaluation, made, n_sparse=settings.n_sparse)
         return store.has(Record, key)
 
+    points = [(statistics[method], method, permille) for method, permille in settings.points]
     return Cached(
-        calibration=all(
-            key and store.recall(store_keys.calibrated_note(key)) is not None for key in statistics.values()
-        ),
+        calibration=all(key and store.recall(store_keys.calibrated_note(key)) is not None for key, *_ in points),
         dense=answered(None),
-        sparse=sum(answered((statistics[method], method, permille)) for method, permille in settings.points),
+        sparse=sum(answered((key, method, permille)) for key, method, permille in points if key is not None),
         n_sparse=settings.n_sparse,
     )
 

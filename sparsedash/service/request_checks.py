@@ -164,14 +164,9 @@ class Access:
         """What of a request's references the user may not use."""
         return tuple(problem for named in _references(settings) if (problem := self.reference_problem(*named)))
 
-    def require_references(self, settings: RunSettings | FindSettings) -> None:
-        """Raises AccessError where a run or a search would read what the user may not."""
-        for problem in self.reference_problems(settings):
-            raise AccessError(problem.message)
-
-    def require_model(self, reference: str) -> None:
-        """Raises AccessError for a model that the user may not use."""
-        if problem := self.reference_problem("model", reference):
+    def require_allowed(self, *problems: Problem | None) -> None:
+        """Raises AccessError for the first of these problems."""
+        for problem in filter(None, problems):
             raise AccessError(problem.message)
 
     def require_path(self, path: str) -> None:

@@ -36,13 +36,10 @@ Verdicts = Mapping[str, ToleranceVerdict]
 
 
 class _Cache:
-    """The values used last, as many as weigh `budget` together, and at least one. Safe to share between threads.
+    """The values used last, as many as weigh `budget` together, and at least one. Safe to share between threads."""
 
-    weight: of a value; None: each weighs 1.
-    """
-
-    def __init__(self, budget: int, weight: Callable[[object], int] | None = None) -> None:
-        self._budget, self._weight, self._total = budget, weight or (lambda value: 1), 0
+    def __init__(self, budget: int, weight: Callable[[object], int]) -> None:
+        self._budget, self._weight, self._total = budget, weight, 0
         self._kept: OrderedDict[Hashable, Any] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -52,21 +49,16 @@ class _Cache:
                 self._kept.move_to_end(name)
             return self._kept.get(name)
 
-    def put(self, name: Hashable, value: object) -> None:
+    def put(self, name: Hashable, value: object | None) -> None:
+        """Keep a value in place of an earlier one; None drops that."""
         with self._lock:
-            self._forget(name)
-            self._kept[name] = value
-            self._total += self._weight(value)
+            if name in self._kept:
+                self._total -= self._weight(self._kept.pop(name))
+            if value is not None:
+                self._kept[name] = value
+                self._total += self._weight(value)
             while len(self._kept) > 1 and self._total > self._budget:
-                self._forget(next(iter(self._kept)))
-
-    def drop(self, name: Hashable) -> None:
-        with self._lock:
-            self._forget(name)
-
-    def _forget(self, name: Hashable) -> None:
-        if name in self._kept:
-            self._total -= self._weight(self._kept.pop(name))
+                self._total -= self._weight(self._kept.popitem(last=False)[1])
 
 
 def recalled(store: Store, name: NoteName, kind: type[T]) -> T | None:
@@ -74,7 +66,7 @@ def recalled(store: Store, name: NoteName, kind: type[T]) -> T | None:
     try:
         # json.loads, since losses can be infinite, which msgspec writes as null.
         return msgspec.convert(json.loads(store.recall(name) or ""), kind)
-    except (ValueError, RecursionError):
+    except (ValueError, msgspec.MsgspecError, RecursionError):
         return None
 
 
@@ -126,7 +118,7 @@ class ResultCache:
     def drop(self, kind: type[R], key: str) -> None:
         """Delete a result, in the store and in memory."""
         self._store.drop(kind, key)
-        self._cache.drop((kind, key))
+        self._cache.put((kind, key), None)
 
 
 class RunCosts:
@@ -139,7 +131,7 @@ class RunCosts:
     def __init__(self, store: Store, clock: Callable[[], float] = time.monotonic) -> None:
         self._store, self._clock = store, clock
         self._losses: dict[tuple[str, str], Losses] = {}
-        self._verdicts = _Cache(MOST_RUNS)
+        self._verdicts = _Cache(MOST_RUNS, lambda verdicts: 1)
 
     def verdicts(self, runs: Sequence[Run], tolerance: Tolerance, budget_s: float = BUDGET_S) -> dict[str, Verdicts]:
         """The joint verdicts on the sparse models of each run, by the runs' keys.

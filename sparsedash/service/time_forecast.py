@@ -122,10 +122,10 @@ class MachineSpeed:
 
     def close(self) -> None:
         """End a measurement that is under way."""
-        if self.is_measuring():
-            assert self._measuring
-            self._measuring.kill()
-            self._measuring.communicate()
+        with self._lock:
+            if self._measuring is not None:
+                with self._measuring as process:
+                    process.kill()
 
 
 def expected_seconds(
@@ -221,7 +221,8 @@ def _seconds_a_pruning(run: Run) -> float | None:
     return run.seconds["prune"] / n_pruned if "prune" in run.seconds and n_pruned > 0 else None
 
 
-PRODUCT, SINGLE, MOVED, READ = np.eye(4)
+_UNITS: list[_Work] = list(np.eye(4))
+PRODUCT, SINGLE, MOVED, READ = _UNITS
 """Units of work: an operation on matrices in the run's type or in float32, a number that is read from or written to
 memory, a byte from the disk.
 """
@@ -232,8 +233,9 @@ def counted_seconds(settings: RunSettings, speeds: Speeds | None, shape: ModelSh
 
     speeds: of this machine.
     """
+    found: _Seconds = dict.fromkeys(("load", "text", "calibrate", "prune", "evaluate"))
     if shape is None or speeds is None:
-        return dict.fromkeys(("load", "text", "calibrate", "prune", "evaluate"))
+        return found
     products = speeds.float32 if settings.dtype == "float32" else speeds.bfloat16
     seconds = np.array([1 / products, 1 / speeds.float32, _A_NUMBER / speeds.float32, 1 / (speeds.disk or _USUAL_DISK)])
     itemsize, n_tokens = WEIGHT_BYTES[settings.dtype], _n_tokens(settings.calibration)
@@ -247,14 +249,15 @@ def counted_seconds(settings: RunSettings, speeds: Speeds | None, shape: ModelSh
         "load": shape.n_parameters * itemsize * READ,
         "text": _writing(shape, settings.calibration) * (settings.calibration.corpus == SELF),
         "calibrate": (token + _powers(shape, 2) * whole * SINGLE) * n_tokens + text_walk,
-        "prune": sum(_pruning(each, shape, n_tokens, text_walk, whole=whole) for each in settings.methods)
-        / len(settings.methods),
+        "prune": np.mean(
+            [_pruning(each, shape, n_tokens, text_walk, whole=whole) for each in settings.methods], axis=0
+        ),
     }
     if (n_asked := n_passages(settings)) is not None:
         n_asked *= TOKENS_A_PASSAGE
         work["evaluate"] = token * n_asked + shape.n_matmul * _FINISHING * MOVED
         work["evaluate"] += walk * _walks(shape, settings, n_asked)
-    return {"evaluate": None} | {stage: float(each @ seconds) for stage, each in work.items()}
+    return found | {stage: float(each @ seconds) for stage, each in work.items()}
 
 
 def _token(shape: ModelShape) -> _Work:

@@ -39,36 +39,23 @@ def never():
     return False
 
 
-def test_a_part_comes_back_as_the_file_of_a_run(alone):
+def test_a_visitor_s_part_is_a_visitor_s_job_there_and_comes_back_as_the_file_of_a_run(alone):
     told = []
-    end = alone.do(part_of("quick", (1,)), "ann", told.append, never)
-    assert (end.state, end.machine) == ("done", "ann")
-    run = read_run_file(end.file).run
-    assert (run.key, len(run.sparse)) == (part_of("quick", (1,)).key, 1)
-    assert alone.store.get(Record, run.sparse[0]).sparsity_permille == 200
-    assert all(isinstance(progress, PartProgress) and progress.machine == "ann" for progress in told)
-
-
-def test_a_visitor_s_part_is_a_visitor_s_job_there_and_goes_without_the_token(alone):
-    part = from_bytes(Part, to_bytes(replace(part_of("quick"), owner="bob")))
-    assert alone.do(part, "ann", lambda progress: None, never).state == "done"
-    table = JobTable(alone.folder / "jobs.sqlite")
-    (job,) = table.list(9)
-    table.close()
-    assert (job.owner, may_use_token(job.owner)) == ("bob", False)
-
-
-def test_what_waited_there_before_is_not_done_first(alone):
+    part = from_bytes(Part, to_bytes(replace(part_of("quick", (1,)), owner="bob")))
     table = JobTable(alone.folder / "jobs.sqlite")
     left = part_of("endless")
     before = table.submit("part", left.key, left.settings)
-    assert alone.do(part_of("quick"), "ann", lambda progress: None, never).state == "done"
-    assert table.get(before.id).state == "cancelled"
+    end = alone.do(part, "ann", told.append, never)
+    assert (end.state, end.machine) == ("done", "ann")
+    run = read_run_file(end.file).run
+    assert (run.key, len(run.sparse)) == (part.key, 1)
+    assert alone.store.get(Record, run.sparse[0]).sparsity_permille == 200
+    assert {progress.machine for progress in told} == {"ann"}
+    newest, *_ = table.list(9)
+    assert (newest.owner, may_use_token(newest.owner)) == ("bob", False)
+    assert table.get(before.id).state == "cancelled", "what waited there before is not done first"
     table.close()
-
-
-def test_nobody_wants_it_any_more(alone):
-    assert alone.do(part_of("endless"), "ann", lambda progress: None, lambda: True).state == "cancelled"
+    assert alone.do(left, "ann", told.append, lambda: True).state == "cancelled", "nobody wants it any more"
 
 
 def test_two_workers_of_one_computer_have_a_folder_each(tmp_path, monkeypatch):
@@ -143,9 +130,5 @@ def test_where_a_part_is_gone_it_is_not_noted_that_all_are_there(stores, gone):
 
     assert fetch_calibration(calibration_in(has), wants, fetch, never) == (1 if gone == "artefact" else 0)
     assert wants.recall(store_keys.calibrated_note(STATISTICS)) is None
-
-
-def test_a_part_that_failed_or_calibrated_nothing_leaves_none(stores):
-    has, _ = stores
-    assert kept_calibration(DONE, "another part", "tls://127.0.0.1:1", has).calibration is None
-    assert kept_calibration(PartEnd(state="failed"), "part", "tls://127.0.0.1:1", has).calibration is None
+    for end, part in ((DONE, "another part"), (PartEnd(state="failed"), "part")):
+        assert kept_calibration(end, part, "tls://127.0.0.1:1", has).calibration is None

@@ -89,38 +89,22 @@ def test_what_another_run_uses_stays_until_both_go_together(backend):
     assert [run.key for run in backend.runs()] == ["other"]
 
 
-def test_prompts_choices_and_continuations_go_with_their_models(backend):
-    run = stored_run(backend, "one")
-    asked = ContinuationSettings(left=run.dense, right=run.sparse[0], prompt="Once")
-    elsewhere = replace(asked, left="x", right="y")
-    for settings in (asked, elsewhere):
-        backend.user_data.keep_prompt(settings)
-        written = Continuation(key=settings.key(), prompt="Once", left="a", right="b")
-        backend._store.put(written.key, written)
-    backend.user_data.choose(run.dense, run.sparse[0], "3", run.dense)
-    delete_runs(backend, ["one"])
-    assert list(backend._store.keys(Continuation)) == [elsewhere.key()]
-    assert len(list(backend._store.keys(Prompts))) == 1
-    assert backend.user_data.choices(run.dense, run.sparse[0]) == {}
-
-
-def test_continuations_and_divergences_go_though_no_list_of_prompts_names_them(backend):
+def test_comparisons_prompts_and_choices_go_with_their_models_whether_or_not_a_list_of_prompts_names_them(backend):
     one, other = stored_run(backend, "one"), stored_run(backend, "other")
     gone = [*write_pair(backend, one.dense, one.sparse[0]), *write_pair(backend, "x", "y", one.sparse[1])[1:]]
     compared, written = write_pair(backend, other.dense, other.sparse[0])
+    asked = ContinuationSettings(left=one.dense, right=one.sparse[0], prompt="Twice")
+    for settings in (asked, replace(asked, left="x", right="y")):
+        backend.user_data.keep_prompt(settings)
+        backend._store.put(settings.key(), Continuation(key=settings.key(), prompt="Twice", left="a", right="b"))
+    backend.user_data.choose(one.dense, one.sparse[0], "3", one.dense)
     assert backend.divergence(gone[0]) and backend.continuation(gone[1])
     delete_runs(backend, ["one"])
     assert compared in backend._store.keys(Divergence) and gone[0] not in backend._store.keys(Divergence)
-    assert list(backend._store.keys(Continuation)) == [written]
+    assert list(backend._store.keys(Continuation)) == [written, settings.key()]
     assert backend.divergence(gone[0]) is None, "nor is it cached in memory"
-
-
-def test_a_pinned_run_is_not_deleted_until_it_is_unpinned(backend):
-    stored_run(backend, "one")
-    backend.user_data.pin_runs(["one"], True)
-    assert "unpin it first" in delete_runs(backend, ["one"]).refused["one"]
-    backend.user_data.pin_runs(["one"], False)
-    assert delete_runs(backend, ["one"]).refused == {}
+    assert len(list(backend._store.keys(Prompts))) == 1
+    assert backend.user_data.choices(one.dense, one.sparse[0]) == {}
 
 
 def test_a_run_stays_while_jobs_need_it(backend):
@@ -147,22 +131,16 @@ def test_a_run_stays_while_jobs_need_it(backend):
         job = live(backend, settings, settings.key(), kind)
         assert "works with its models" in refusal()
         backend.cancel(job.id)
+    backend.user_data.pin_runs(["one"], True)
+    assert "unpin it first" in refusal()
+    backend.user_data.pin_runs(["one"], False)
     assert delete_runs(backend, ["one"]).refused == {}
 
 
 def test_the_example_and_what_is_not_there_are_not_deleted(backend):
     gone = delete_runs(backend, ["example", "nowhere"])
-    assert gone.runs == () and dict(gone.refused) == {}
+    assert not gone.deletes and dict(gone.refused) == {}
     assert backend.example() is not None
-
-
-def test_settings_whose_run_was_deleted_are_run_again(backend):
-    job = backend.submit(specimens.SETTINGS)
-    finish(backend, job)
-    run = stored_run(backend, specimens.SETTINGS.key())
-    assert backend.submit(specimens.SETTINGS).id == job.id
-    delete_runs(backend, [run.key])
-    assert backend.submit(specimens.SETTINGS).id != job.id
 
 
 def test_a_run_of_others_stays_and_a_shared_one_stays_theirs(house):
@@ -248,30 +226,26 @@ def test_deleting_a_model_takes_its_runs_its_artefacts_and_its_files(backend, ke
     assert unpacked_models(backend._store) == []
 
 
-def test_what_a_run_may_need_stays_and_is_told(backend, keeper):
-    backend._store.remember(store_keys.model_identity_note(specimens.SETTINGS.model, ""), MODEL)
-    backend._store.put_artefact("mine", b"x", about_artefact("gradients", MODEL))
-    backend._store.put_artefact("yours", b"x", about_artefact("gradients", "another"))
-    live(backend)
-    plan = keeper.plan(Selection(kind="gradients"))
-    assert [item.name for item in plan.items] == ["yours"]
-    assert [(stay.n, stay.why) for stay in plan.stays] == [(1, NEEDED)]
-
-
-@pytest.mark.parametrize("what", ["unknown model", "timed model", "unreadable record"])
-def test_a_job_protects_what_it_may_need_and_everything_where_its_model_is_not_known(backend, keeper, what):
+@pytest.mark.parametrize(
+    ("what", "protects"), [("known model", "mine"), ("timed model", "mine"), ("unknown model", ""), ("lost record", "")]
+)
+def test_a_job_protects_what_it_may_need_and_everything_where_its_model_is_not_known(backend, keeper, what, protects):
     run = stored_run(backend, "one")
-    backend._store.put_artefact("mine", b"x", about_artefact("statistics", MODEL))
+    for name, model in (("mine", MODEL), ("yours", "another")):
+        backend._store.put_artefact(name, b"x", about_artefact("gradients", model))
     unpack(backend._store, "tiny-0123")
-    if what == "unknown model":
-        live(backend, replace(specimens.SETTINGS, model="/nobody/knows.gguf"))
+    if what == "known model":
+        backend._store.remember(store_keys.model_identity_note(specimens.SETTINGS.model, ""), MODEL)
+    if what.endswith("model") and what != "timed model":
+        live(backend)
     else:
-        dense = run.dense if what == "timed model" else "gone"
-        timed = TimingSettings(dense=dense, sparse=run.sparse[0])
+        timed = TimingSettings(dense=run.dense if protects else "gone", sparse=run.sparse[0])
         live(backend, timed, timed.key(), "timing")
-    assert not keeper.plan(Selection(kind="statistics")).deletes
-    assert keeper.plan(Selection(kind="models")).deletes == (what == "timed model")
-    assert keeper.plan(Selection(model="another")).items == ()
+    plan = keeper.plan(Selection(kind="gradients"))
+    assert [item.name for item in plan.items] == (["yours"] if protects else [])
+    assert [(stay.n, stay.why) for stay in plan.stays] == [(1 if protects else 2, NEEDED)]
+    assert keeper.plan(Selection(kind="models")).deletes == bool(protects)
+    assert len(keeper.plan(Selection(model="another")).items) == bool(protects)
 
 
 def test_texts_that_runs_or_jobs_read_stay(backend, keeper):
@@ -298,15 +272,9 @@ def test_logs_of_workers_and_live_jobs_stay_and_what_cannot_be_deleted_is_told(b
     assert {file.name for file in logs.iterdir()} == {"7.log", f"{running.id}.log", "slot-0.log", "notes.txt"}
 
 
-def test_exports_outside_the_data_folder_are_neither_counted_nor_deleted(backend, keeper, tmp_path):
-    folder = take_away(backend._store, tmp_path / "elsewhere")
-    assert "exports" not in keeper.holdings().kinds or keeper.holdings().kinds["exports"].n == 0
-    keeper.delete(Selection(kind="exports"))
-    assert folder.exists()
-
-
-def test_folders_of_killed_exports_and_lost_records_go(backend, keeper):
+def test_folders_of_killed_exports_and_lost_records_go_and_those_elsewhere_stay(backend, keeper, tmp_path):
     exports = backend.data_dir / "exports"
+    elsewhere = take_away(backend._store, tmp_path / "elsewhere", "elsewhere")
     take_away(backend._store, exports / "whole")
     take_away(backend._store, exports / "lost", "lost")
     (exports / "lost" / "recipe.json").write_text("{}")
@@ -322,7 +290,8 @@ def test_folders_of_killed_exports_and_lost_records_go(backend, keeper):
         assert [(stay.n, stay.why) for stay in done.stays] == [(1, NEEDED)]
         assert done.n_bytes == 2 * len(LARGE) + 2 + 500
     keeper.delete(Selection(kind="exports"))
-    assert "exports" not in keeper.holdings().kinds
+    assert [export.key for export in backend.exports.listed()] == ["elsewhere"] and elsewhere.exists()
+    assert keeper.holdings().kinds["exports"].n == 0
 
 
 def test_a_plan_counts_the_bytes_that_become_free_and_the_runs_with_names(backend, keeper):
@@ -335,27 +304,24 @@ def test_a_plan_counts_the_bytes_that_become_free_and_the_runs_with_names(backen
     assert (plan.n_bytes, plan.n_named) == (held.kinds["runs"].n_bytes, 1)
 
 
-def test_the_limit_can_be_chosen_unless_the_environment_sets_it(keeper, monkeypatch):
-    assert not keeper.room().fixed
-    keeper.allow(2.5)
-    assert keeper.room().n_bytes == 2.5 * 2**30
-    with pytest.raises(SettingsError, match="limit"):
-        keeper.allow(0.0)
-    monkeypatch.setenv("SPARSEDASH_ARTEFACT_GB", "7")
-    assert keeper.room().fixed and keeper.room().n_bytes == 7 * 2**30
-    with pytest.raises(SettingsError, match="SPARSEDASH_ARTEFACT_GB"):
-        keeper.allow(3.0)
-
-
-def test_a_lower_limit_deletes_at_once_but_not_under_a_job(backend, keeper):
+def test_the_limit_can_be_chosen_unless_the_environment_sets_it_and_a_lower_one_deletes_but_not_under_a_job(
+    backend, keeper, monkeypatch
+):
     for number in range(3):
-        backend._store.put_artefact(str(number), bytes(60_000_000))
+        backend._store.put_artefact(str(number), bytes(40_000_000))
     running = live(backend)
     keeper.allow(0.1)
+    assert not keeper.holdings().room_fixed and keeper.holdings().room_bytes == round(0.1 * 2**30)
     assert artefacts(backend) == {"0", "1", "2"}
     backend.cancel(running.id)
     keeper.allow(0.1)
-    assert artefacts(backend) == {"2"}
+    assert artefacts(backend) == {"1", "2"}
+    with pytest.raises(SettingsError, match="limit"):
+        keeper.allow(0.0)
+    monkeypatch.setenv("SPARSEDASH_ARTEFACT_GB", "7")
+    assert keeper.holdings().room_fixed and keeper.holdings().room_bytes == 7 * 2**30
+    with pytest.raises(SettingsError, match="SPARSEDASH_ARTEFACT_GB"):
+        keeper.allow(3.0)
 
 
 def test_what_verification_found_damaged_can_be_deleted_and_then_nothing_is_damaged(backend, keeper):

@@ -1,7 +1,8 @@
 """The list of jobs: none, live ones, ended ones, those of other kinds, and the machines of a cluster."""
 
+import json
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -77,7 +78,7 @@ def test_old_jobs_come_when_asked_for(open_page, backend):
 def took(open_page, backend, **changes):
     """The page with what a run took opened, next to its estimate."""
     backend.set_jobs(job(SETTINGS, "done", started_at=100.0, finished_at=400.0))
-    backend._store.remember(forecast_note(SETTINGS.key()), FORECAST.plain())
+    backend._store.remember(forecast_note(SETTINGS.key()), json.dumps(asdict(FORECAST)))
     backend.put(replace(specimens.run()[0], **changes))
     app = open_page("jobs")
     assert "took 5 min · 2 min expected" in words(app) and "1.0 GB" not in words(app)
