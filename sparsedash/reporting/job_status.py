@@ -18,7 +18,7 @@ from sparsedash.schema.progress import Stage
 from sparsedash.schema.records import Run
 from sparsedash.schema.settings import FindSettings, RunSettings, planned_run, run_or_find_settings, settings_from_plain
 from sparsedash.service.backend import Backend
-from sparsedash.service.preflight import Forecast
+from sparsedash.service.preflight import Preflight
 
 PROMPT_WORDS = 14
 END_CHARACTERS = 300
@@ -231,16 +231,16 @@ def _end_of(text: str) -> str:
     return f"… {end}" if len(end) < len(" ".join(words)) else end
 
 
-def measured_against_estimate(run: Run, whole_s: float, forecast: Forecast) -> Table:
+def measured_against_estimate(run: Run, whole_s: float, forecast: Preflight) -> Table:
     """Time, by part, memory and disk of a run of which nothing was stored before. whole_s: from its first step on."""
-    expected = dict(forecast.parts)
-    times = [("Time", whole_s, forecast.seconds)]
+    expected = dict(forecast.duration.parts)
+    times = [("Time", whole_s, forecast.duration.total_s)]
     for part, stages in _PARTS.items():
         measured = [run.seconds[stage] for stage in stages if stage in run.seconds]
         times += [(f"of it {part}", sum(measured), expected.get(part))] if measured else []
     sizes = [
-        ("Memory, at most", run.peak_bytes, forecast.memory_bytes),
-        ("Left on the disk", run.disk_bytes, forecast.disk_bytes),
+        ("Memory, at most", run.peak_bytes, forecast.memory.expected_bytes),
+        ("Left on the disk", run.disk_bytes, forecast.left_bytes),
     ]
     rows = [
         [name, *("not known" if value is None else words(value) for value in values)]

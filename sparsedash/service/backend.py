@@ -43,7 +43,7 @@ from sparsedash.service import preflight, request_checks
 from sparsedash.service.cluster_plan import cluster_runner
 from sparsedash.service.deletion import Housekeeping, live_jobs
 from sparsedash.service.model_lookup import NamedModel, fetch_config, named_model
-from sparsedash.service.preflight import Cached, Forecast, Preflight
+from sparsedash.service.preflight import Cached, Preflight
 from sparsedash.service.request_checks import Access, Problem, ReferenceField
 from sparsedash.service.stored_results import ResultCache, RunCosts, known_shape, recalled
 from sparsedash.service.time_forecast import START_S, MachineSpeed, expected_seconds
@@ -139,7 +139,7 @@ class Backend:
                 return newest
             job = self._table.submit(kind, key, asdict(asked), self._access.user, self._access.most_jobs)
         if isinstance(asked, RunSettings | FindSettings) and job.state == "queued":
-            self._store.remember(store_keys.forecast_note(key), json.dumps(asdict(self.preflight(asked).forecast)))
+            self._store.remember(store_keys.forecast_note(key), json.dumps(asdict(self.preflight(asked))))
         self._try_to_reconcile()
         return job
 
@@ -315,9 +315,9 @@ class Backend:
             problems=request_checks.run_problems(settings, self.data_dir),
         )
 
-    def forecast(self, job: Job) -> Forecast | None:
+    def forecast(self, job: Job) -> Preflight | None:
         """What a run was expected to take when it was asked for; None where that was not kept."""
-        return recalled(self._store, store_keys.forecast_note(job.key), Forecast)
+        return recalled(self._store, store_keys.forecast_note(job.key), Preflight)
 
     def expected_seconds(self, settings: RunSettings) -> dict[Stage, float | None]:
         """Seconds of each stage of a run, for one model, as measured here or counted; None where neither can be.

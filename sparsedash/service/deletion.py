@@ -15,22 +15,8 @@ from sparsedash.schema.errors import SettingsError, SparseDashError, StoreError
 from sparsedash.schema.export_settings import EXPORTS
 from sparsedash.schema.pair_records import records_read
 from sparsedash.schema.records import KINDS, Checked, Run, Verification, VerifySettings
-from sparsedash.service.holdings import (
-    ARTEFACTS,
-    DELETABLE,
-    HoldingKind,
-    Holdings,
-    Item,
-    entries_alone,
-    job_references,
-    kind_of_record,
-    measure_holdings,
-    named,
-    own_exports,
-    references,
-    referring_entries,
-    stored_items,
-)
+from sparsedash.service import holdings
+from sparsedash.service.holdings import HoldingKind, Holdings, Item
 from sparsedash.service.request_checks import Access
 from sparsedash.service.stored_results import ResultCache, RunCosts
 from sparsedash.service.user_files import Exports, UserUploads
@@ -38,6 +24,9 @@ from sparsedash.storage.disk_cache import VARIABLE, bytes_of, room_of_environmen
 from sparsedash.storage.model_folders import drop_unpacked, is_being_written
 from sparsedash.storage.store import Store
 from sparsedash.storage.users import UserData
+
+_DELETABLE = tuple(kind for kind in holdings.DELETABLE if kind != "runs")
+"""Kinds of single items that can be deleted."""
 
 NEEDED = "a job that waits or runs may need {them}"
 _PINNED = "a pinned run uses {them}"
@@ -121,8 +110,8 @@ class Housekeeping:
     def holdings(self) -> Holdings:
         """What the data folder holds now."""
         self._access.require_house()
-        exports = own_exports(self._exports)
-        return measure_holdings(self._items(), self._results.runs(), exports, self._store)
+        exports = holdings.own_exports(self._exports)
+        return holdings.measure_holdings(self._items(), self._results.runs(), exports, self._store)
 
     def allow(self, gigabytes: float) -> None:
         """Limit artefacts to so many GB (2**30 bytes each); what is over goes now, unless a job is live.
@@ -142,35 +131,34 @@ class Housekeeping:
 
     def plan(self, chosen: Selection) -> Cleanup:
         """What deleting this would delete; nothing is deleted yet."""
-        every, keys, found = self._results.runs(), chosen.runs, list[Item]()
-        if keys is None:
+        every, keys, found = self._results.runs(), chosen.runs or (), list[Item]()
+        if chosen.runs is None:
             self._access.require_house()
-            of_model = named("model", chosen.model) if chosen.model else frozenset()
             if chosen.damaged:
                 found = self._damaged()
             else:
-                kinds = DELETABLE if chosen.model else (chosen.kind,)
-                wanted = [item for item in self._items() if item.n and item.kind in kinds and item.kind in DELETABLE]
-                found = [item for item in wanted if item.kind != "runs" and of_model <= item.references]
+                of_model = holdings.named("model", chosen.model) if chosen.model else frozenset()
+                wanted = (item for item in self._items() if item.n and chosen.kind in (None, item.kind))
+                found = [item for item in wanted if item.kind in _DELETABLE and of_model <= item.references]
             if chosen.model or chosen.kind == "runs":
                 keys = tuple(run.key for run in every if chosen.model in ("", run.model_identity))
         marks = UserData(self._store, self._access.user).marks()
         pinned = [run for run in every if run.key in marks and marks[run.key].pinned]
-        refused = self._refused([run for run in every if run.key in (keys or ())], keys or (), pinned)
-        going = tuple(run for run in every if run.key in (keys or ()) and run.key not in refused)
-        entries = entries_alone([run for run in going if not self._access.is_shared(run.key)], every)
+        refused = self._refused([run for run in every if run.key in keys], keys, pinned)
+        going = tuple(run for run in every if run.key in keys and run.key not in refused)
+        entries = holdings.entries_alone([run for run in going if not self._access.is_shared(run.key)], every)
         sizes = {entry.name: entry.n_bytes for entry in self._store.entries("records")} if going else {}
         used = _InUse(self._store, self._table, self._results, pinned)
         # What is damaged is of no use to anybody, but for a model in whose folder a job may read.
-        free = chosen.damaged
-        reasons = [(item, "" if free and item.kind != "models" else used.why_stays(item)) for item in found]
+        kinds = ("models",) if chosen.damaged else _DELETABLE
+        reasons = [(item, used.why_stays(item) if item.kind in kinds else "") for item in found]
         items = tuple(item for item, why in reasons if not why)
         stays = Counter((item.kind, why) for item, why in reasons if why)
         return Cleanup(
             runs=going,
             refused=refused,
             entries=entries,
-            n_shared=len(named("record", *(key for run in going for key in run.records)) - entries),
+            n_shared=len(holdings.named("record", *(key for run in going for key in run.records)) - entries),
             n_named=sum(bool(marks[run.key].name) for run in going if run.key in marks),
             items=items,
             stays=tuple(Staying(kind, n, why) for (kind, why), n in stays.items()),
@@ -194,13 +182,13 @@ class Housekeeping:
         return replace(plan, entries=entries, items=tuple(done), stays=tuple(stays), n_bytes=n_bytes)
 
     def _items(self) -> Iterable[Item]:
-        return stored_items(self._store, self._table, self._results.runs(), self._exports, self._uploads)
+        return holdings.stored_items(self._store, self._table, self._results.runs(), self._exports, self._uploads)
 
     def _damaged(self) -> list[Item]:
         found = self.verification()
         return [
             # Which model it was of is not known.
-            Item(kind_of_record(name) if kind == "record" else _OF_DAMAGE[kind], name, 0, references=named("model", ""))
+            Item(_OF_DAMAGE.get(kind) or holdings.kind_of_record(name), name, 0, references=holdings.named("model", ""))
             for kind, name in dict.fromkeys((d.kind, d.entry or d.name) for d in (found.damaged if found else ()))
         ]
 
@@ -220,8 +208,8 @@ class Housekeeping:
         The run goes first: a page never shows half of one, and what a crash leaves behind no run refers to.
         """
         deleted = [run for run in runs if not self._access.give_up(run.key)]
-        entries = entries_alone(deleted, self._results.runs())
-        referring = referring_entries(self._store, self._table).items() if deleted else ()
+        entries = holdings.entries_alone(deleted, self._results.runs())
+        referring = holdings.referring_entries(self._store, self._table).items() if deleted else ()
         for run in deleted:
             self._results.drop(Run, run.key)
             self._access.owners.forget(run.key)
@@ -257,7 +245,7 @@ class Housekeeping:
                     file.unlink(missing_ok=True)
                 except OSError as error:
                     raise StoreError(f"{file} could not be deleted: {error.strerror}.") from error
-            case _ if item.kind in ARTEFACTS:
+            case _ if item.kind in holdings.ARTEFACTS:
                 self._store.drop_entry("artefacts", item.name)
             case _:
                 self._drop_record(item.name)
@@ -269,10 +257,10 @@ class _InUse:
     def __init__(self, store: Store, table: JobTable, results: ResultCache, pinned: Iterable[Run]) -> None:
         self._folder, jobs = store.folder, live_jobs(table)
         self._ids, self._keys = {job.id for job in jobs}, {job.key for job in jobs}
-        self._needed = frozenset[str]().union(*(job_references(job, store, results) for job in jobs))
-        self._read = frozenset[str]().union(*map(references, results.runs()))
-        self._pinned = {name for run in pinned for name in named("record", *run.records)}
-        self._pinned_sparse = {name for run in pinned for name in named("record", *run.sparse)}
+        self._needed = frozenset[str]().union(*(holdings.job_references(job, store, results) for job in jobs))
+        self._read = frozenset[str]().union(*map(holdings.references, results.runs()))
+        self._pinned = {name for run in pinned for name in holdings.named("record", *run.records)}
+        self._pinned_sparse = {name for run in pinned for name in holdings.named("record", *run.sparse)}
 
     def why_stays(self, item: Item) -> str:
         """Why this stays, with {them} in place of it; empty where it goes."""

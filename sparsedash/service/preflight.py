@@ -3,33 +3,15 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from sparsedash.catalog import resources
 from sparsedash.catalog.model_shape import ModelShape
-from sparsedash.catalog.resources import (
-    LeastMemory,
-    RunDisk,
-    chosen_memory,
-    least_memory,
-    n_passages,
-    needs_fisher,
-    needs_sensitivity,
-    run_disk,
-)
+from sparsedash.catalog.resources import LeastMemory, RunDisk
 from sparsedash.jobs.local_runner import NVIDIA
 from sparsedash.schema import store_keys
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import Stage
 from sparsedash.schema.records import Record, Run
 from sparsedash.schema.settings import BUILTIN_TEXT, SELF, RunSettings
-from sparsedash.schema.store_keys import (
-    NoteName,
-    mixed_text_identity,
-    outcomes_key,
-    own_text_identity,
-    plain_share,
-    shares_read,
-    statistics_key,
-    unread_text_identity,
-)
 from sparsedash.service.request_checks import Problem
 from sparsedash.service.time_forecast import START_S, Speeds, expected_seconds
 from sparsedash.storage.local_machine import free_bytes, memory_bytes
@@ -83,6 +65,11 @@ class Memory:
     there_bytes: int | None = None
 
     @property
+    def expected_bytes(self) -> int | None:
+        """The peak, as far as it is known."""
+        return self.measured_bytes if self.least is None else self.least.n_bytes
+
+    @property
     def too_little(self) -> bool:
         """Whether it takes more than there is, whatever else runs on this machine."""
         return self.least is not None and self.there_bytes is not None and self.least.n_bytes > self.there_bytes
@@ -103,22 +90,8 @@ class DiskNeed:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Forecast:
-    """What a run was expected to take when it was asked for; None what was not known then.
-
-    parts: seconds of each part, as in Duration. disk_bytes: what it leaves in the data folder; of a run of which
-    nothing was stored before.
-    """
-
-    seconds: float | None
-    parts: tuple[tuple[str, float], ...]
-    memory_bytes: int | None
-    disk_bytes: int | None
-
-
-@dataclass(frozen=True, kw_only=True)
 class Preflight:
-    """What is known of a run before it is started.
+    """What is known of a run before it is started, and of a started one, what was known then.
 
     stored: what need not be computed again. duration: from what was measured here before. problems: why it cannot
     start. disk: None where the model's shape is not known.
@@ -131,16 +104,10 @@ class Preflight:
     disk: DiskNeed | None = None
 
     @property
-    def forecast(self) -> Forecast:
-        """What the run is expected to take, as far as that is known."""
-        least, there = self.memory.least, self.stored
-        is_new = not (there.calibration or there.dense or there.sparse)
-        return Forecast(
-            seconds=self.duration.total_s,
-            parts=self.duration.parts,
-            memory_bytes=self.memory.measured_bytes if least is None else least.n_bytes,
-            disk_bytes=self.disk.takes.stays_bytes if self.disk is not None and is_new else None,
-        )
+    def left_bytes(self) -> int | None:
+        """Bytes that the run leaves in the data folder; None where that is not known, or a part is stored already."""
+        there = self.stored.calibration or self.stored.dense or self.stored.sparse
+        return self.disk.takes.stays_bytes if self.disk is not None and not there else None
 
 
 def stored_parts(settings: RunSettings, store: Store) -> Cached:
@@ -152,7 +119,9 @@ def stored_parts(settings: RunSettings, store: Store) -> Cached:
     def answered(made: tuple[str, MethodSettings, int] | None) -> bool:
         if model is None or passages is None:
             return False
-        key = outcomes_key(model, settings.dtype, passages, settings.evaluation, made, n_sparse=settings.n_sparse)
+        key = store_keys.outcomes_key(
+            model, settings.dtype, passages, settings.evaluation, made, n_sparse=settings.n_sparse
+        )
         return store.has(Record, key)
 
     points = [(statistics[method], method, permille) for method, permille in settings.points]
@@ -182,7 +151,9 @@ def expected_duration(
     expected, counted = expected_seconds(settings, runs, record, speeds, shape)
     n_sparse = stored.n_sparse - stored.sparse
     n_models = n_sparse + (not stored.dense)
-    n_calibrations = len(shares_read(settings)) if n_sparse and settings.reads_text and not stored.calibration else 0
+    n_calibrations = (
+        len(store_keys.shares_read(settings)) if n_sparse and settings.reads_text and not stored.calibration else 0
+    )
     parts: dict[str, tuple[tuple[int, Stage], ...]] = {
         "loading": ((bool(n_models), "load"),),
         "answering": ((n_models, "evaluate"),),
@@ -210,9 +181,9 @@ def expected_memory(settings: RunSettings, store: Store, shape: ModelShape | Non
     there = None if NVIDIA.is_dir() else memory_bytes()
     return Memory(
         measured_bytes=int(measured) if measured and measured.isdecimal() else None,
-        least=None if shape is None else chosen_memory(shape, settings, there),
-        resident_bytes=None if shape is None else least_memory(shape, settings).n_bytes,
-        backward=needs_fisher(settings) or needs_sensitivity(settings),
+        least=None if shape is None else resources.chosen_memory(shape, settings, there),
+        resident_bytes=None if shape is None else resources.least_memory(shape, settings).n_bytes,
+        backward=resources.needs_fisher(settings) or resources.needs_sensitivity(settings),
         there_bytes=there,
     )
 
@@ -222,11 +193,11 @@ def expected_disk(settings: RunSettings, store: Store, shape: ModelShape | None,
     if shape is None:
         return None
     streamed = known.least is not None and known.least.streamed
-    takes = run_disk(shape, settings, n_passages(settings) or 0, streamed=streamed)
+    takes = resources.run_disk(shape, settings, resources.n_passages(settings) or 0, streamed=streamed)
     return DiskNeed(takes=takes, free_bytes=free_bytes(store.folder))
 
 
-def _noted(store: Store, name: Callable[[str, str], NoteName], reference: str) -> str | None:
+def _noted(store: Store, name: Callable[[str, str], store_keys.NoteName], reference: str) -> str | None:
     return store.recall(name(reference, fingerprint(reference)))
 
 
@@ -234,14 +205,16 @@ def _statistics_key(settings: RunSettings, method: MethodSettings, model: str | 
     """The key of what calibrating leaves for this method; None where the model or the text was not used here before."""
     if model is None:
         return None
-    calibration, share = settings.calibration, plain_share(method, settings.calibration)
+    calibration, share = settings.calibration, store_keys.plain_share(method, settings.calibration)
     if calibration.corpus == SELF:
-        text: str | None = own_text_identity(model, settings.dtype, calibration)
+        text: str | None = store_keys.own_text_identity(model, settings.dtype, calibration)
     else:
         text = _noted(store, store_keys.text_identity_note, calibration.corpus)
         if text is None and not settings.reads_text:
-            text = unread_text_identity(calibration.corpus)
+            text = store_keys.unread_text_identity(calibration.corpus)
     plain = _noted(store, store_keys.text_identity_note, BUILTIN_TEXT) if share else ""
     if text is None or plain is None:
         return None
-    return statistics_key(model, settings.dtype, mixed_text_identity(text, plain, share), calibration)
+    return store_keys.statistics_key(
+        model, settings.dtype, store_keys.mixed_text_identity(text, plain, share), calibration
+    )

@@ -20,25 +20,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from sparsedash.catalog import resources
 from sparsedash.catalog.model_shape import WEIGHT_BYTES, ModelShape
-from sparsedash.catalog.resources import (
-    FISHER_BATCH_TOKENS,
-    HELD_OUT_TOKENS,
-    MISMATCH_PASSAGES,
-    MOST_TEXTS,
-    SENSITIVITY_BATCH_TOKENS,
-    SENSITIVITY_TOKENS,
-    STREAM_INPUTS,
-    TOGETHER_TOKENS,
-    TOKENS_A_PASSAGE,
-    collects_whole_moments,
-    in_one_walk,
-    is_streamed,
-    least_memory,
-    n_passages,
-    n_side_by_side,
-    unfinished_bytes,
-)
 from sparsedash.schema import store_keys
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import Stage
@@ -239,11 +222,13 @@ def counted_seconds(settings: RunSettings, speeds: Speeds | None, shape: ModelSh
     products = speeds.float32 if settings.dtype == "float32" else speeds.bfloat16
     seconds = np.array([1 / products, 1 / speeds.float32, _A_NUMBER / speeds.float32, 1 / (speeds.disk or _USUAL_DISK)])
     itemsize, n_tokens = WEIGHT_BYTES[settings.dtype], _n_tokens(settings.calibration)
-    streamed = is_streamed(settings.residency, least_memory(shape, settings).n_bytes, memory_bytes())
+    streamed = resources.is_streamed(
+        settings.residency, resources.least_memory(shape, settings).n_bytes, memory_bytes()
+    )
     walk = shape.n_block_weights * itemsize * streamed * READ
     # In one walk with the passages nothing is read for text.
-    text_walk = walk * (not in_one_walk(settings))
-    whole = settings.reads_text and collects_whole_moments(shape.widths, settings)
+    text_walk = walk * (not resources.in_one_walk(settings))
+    whole = settings.reads_text and resources.collects_whole_moments(shape.widths, settings)
     token = _token(shape)
     work: dict[Stage, _Work] = {
         "load": shape.n_parameters * itemsize * READ,
@@ -253,8 +238,8 @@ def counted_seconds(settings: RunSettings, speeds: Speeds | None, shape: ModelSh
             [_pruning(each, shape, n_tokens, text_walk, whole=whole) for each in settings.methods], axis=0
         ),
     }
-    if (n_asked := n_passages(settings)) is not None:
-        n_asked *= TOKENS_A_PASSAGE
+    if (n_asked := resources.n_passages(settings)) is not None:
+        n_asked *= resources.TOKENS_A_PASSAGE
         work["evaluate"] = token * n_asked + shape.n_matmul * _FINISHING * MOVED
         work["evaluate"] += walk * _walks(shape, settings, n_asked)
     return found | {stage: float(each @ seconds) for stage, each in work.items()}
@@ -268,18 +253,18 @@ def _token(shape: ModelShape) -> _Work:
 
 def _writing(shape: ModelShape, asked: CalibrationSettings) -> _Work:
     """Writing the text: every step reads all weights, and the keys and values of all texts so far."""
-    moved = shape.n_matmul / min(asked.n_samples, MOST_TEXTS) + shape.cache_per_token * asked.length / 2
+    moved = shape.n_matmul / min(asked.n_samples, resources.MOST_TEXTS) + shape.cache_per_token * asked.length / 2
     return (_token(shape) + 2 * shape.n_head * PRODUCT + moved * MOVED) * _n_tokens(asked)
 
 
 def _walks(shape: ModelShape, settings: RunSettings, n_asked: int) -> float:
     """Readings of streamed weights for each of the models evaluated side by side. n_asked: tokens of one model."""
-    n_models = n_side_by_side(settings)
+    n_models = resources.n_side_by_side(settings)
     n_tokens = n_models * n_asked
-    room = unfinished_bytes(shape, settings.dtype, streamed=True)
+    room = resources.unfinished_bytes(shape, settings.dtype, streamed=True)
     # The words of about half of the passages go on.
     unfinished = n_tokens * shape.cache_per_token * WEIGHT_BYTES[settings.dtype] / 2
-    return (ceil(n_tokens / TOGETHER_TOKENS) + _FINISHING * ceil(unfinished / room)) / n_models
+    return (ceil(n_tokens / resources.TOGETHER_TOKENS) + _FINISHING * ceil(unfinished / room)) / n_models
 
 
 def _pruning(method: MethodSettings, shape: ModelShape, n_tokens: int, walk: _Work, *, whole: bool) -> _Work:
@@ -295,28 +280,31 @@ def _pruning(method: MethodSettings, shape: ModelShape, n_tokens: int, walk: _Wo
         return (token + 2 * shape.n_head * PRODUCT) * 3 * n_tokens + walk * 2 * ceil(n_tokens / batch_tokens)
 
     # It is judged on a sample of the calibration text and on a few passages, which are read for it.
-    of_passages = MISMATCH_PASSAGES * TOKENS_A_PASSAGE
+    of_passages = resources.MISMATCH_PASSAGES * resources.TOKENS_A_PASSAGE
     work = token * of_passages + walk
     if not method.takes_channels:
         weights_by_inputs = (shape.n_block_weights - d * widths) * d + d * squares
         work += 4 * weights_by_inputs * SINGLE
         if method.reads_text:
-            work += (token + STREAM_INPUTS * n_blocks * d**2 * SINGLE) * n_tokens + walk
+            work += (token + resources.STREAM_INPUTS * n_blocks * d**2 * SINGLE) * n_tokens + walk
         if method.saliency == "obs" or method.compensation != "none":
             # Within 128 columns each one changes all that follow it.
-            inverses = cubes + STREAM_INPUTS * n_blocks * d**3
+            inverses = cubes + resources.STREAM_INPUTS * n_blocks * d**3
             work += (2 * weights_by_inputs + inverses) * SINGLE + 128 * shape.n_block_weights * MOVED
         return work
     refits = {"least-squares": 1, "sequential": 2}.get(method.compensation, 0)
-    work += 4 * (HELD_OUT_TOKENS + of_passages) * d * widths * SINGLE + 4 * d * widths * READ
+    work += 4 * (resources.HELD_OUT_TOKENS + of_passages) * d * widths * SINGLE + 4 * d * widths * READ
     work += (2 * d * squares * whole + (cubes + 2 * d * squares) * refits) * SINGLE
     if method.saliency == "obs":
         # In 256 rounds, in which what is left of the inverse is read and written; it is halved on the way.
         work += 2 * cubes * SINGLE + 300 * squares * MOVED
     if method.saliency == "fisher":
-        work += backward(n_tokens, FISHER_BATCH_TOKENS)
+        work += backward(n_tokens, resources.FISHER_BATCH_TOKENS)
     if method.allocation == "sensitivity":
-        work += backward(SENSITIVITY_TOKENS, SENSITIVITY_BATCH_TOKENS) + (cubes / 3 + 2 * d * squares) * SINGLE
+        work += (
+            backward(resources.SENSITIVITY_TOKENS, resources.SENSITIVITY_BATCH_TOKENS)
+            + (cubes / 3 + 2 * d * squares) * SINGLE
+        )
     if method.compensation == "sequential":
         work += (token * 3 + 2 * squares * SINGLE) * n_tokens + walk * 3
     return work

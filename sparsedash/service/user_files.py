@@ -20,6 +20,7 @@ from sparsedash.storage.text_files import Uploads
 
 _BYTES = {**WEIGHT_BYTES, "q8_0": 34 / 32}
 _ADVICE = "Delete some that are no longer needed."
+_KEPT = "What is kept for you may have {} GB together"
 
 
 class Exports:
@@ -61,16 +62,11 @@ class Exports:
         found = self._found(key)
         if self._access.give_up(key):
             return
-        if found is None:
-            self._access.owners.forget(key)
-            return
-        if not self._is_inside(found):
-            raise ExportError(
-                f"{found.folder} lies outside of the data folder, and is not deleted from here.",
-                "Delete it in a shell.",
-            )
-        _delete(Path(found.folder))
-        self._store.drop(Export, key)
+        if found is not None:
+            if not self._is_inside(found):
+                raise ExportError(f"{found.folder} lies outside of the data folder.", "Delete it in a shell.")
+            _delete(Path(found.folder))
+            self._store.drop(Export, key)
         self._access.owners.forget(key)
 
     def nameless(self) -> list[Path]:
@@ -110,9 +106,7 @@ class Exports:
                 own = sum(size for name, size in self._uploads.kept().items() if access.is_owner(name))
                 most = access.rules.quota.kept_gb
                 if own + self.kept_bytes(asked) >= most * 1_000_000_000:
-                    raise AccessError(
-                        f"What is kept for you may have {most} GB together, this export included.", _ADVICE
-                    )
+                    raise AccessError(f"{_KEPT.format(most)}, this export included.", _ADVICE)
             yield
 
     def _all(self) -> list[Export]:
@@ -173,12 +167,13 @@ class UserUploads:
             return
         quota, kept = self._access.rules.quota, self.kept()
         total = sum(kept.values()) + n_bytes
-        if len(kept) >= quota.uploads:
-            raise CorpusError(f"You have {len(kept)} uploads, and no more are allowed.", _ADVICE)
-        if total > quota.upload_mb * 1_000_000:
-            raise CorpusError(f"Your uploads may have {quota.upload_mb} MB together.", _ADVICE)
-        if total + self._exports.kept_bytes() > quota.kept_gb * 1_000_000_000:
-            raise CorpusError(f"What is kept for you may have {quota.kept_gb} GB together.", _ADVICE)
+        for over, limit in (
+            (len(kept) >= quota.uploads, f"You may keep {quota.uploads} uploads"),
+            (total > quota.upload_mb * 1_000_000, f"Your uploads may have {quota.upload_mb} MB together"),
+            (total + self._exports.kept_bytes() > quota.kept_gb * 10**9, _KEPT.format(quota.kept_gb)),
+        ):
+            if over:
+                raise CorpusError(f"{limit}.", _ADVICE)
 
 
 def _delete(folder: Path) -> None:

@@ -23,7 +23,7 @@ from sparsedash.reporting.job_status import (
 from sparsedash.reporting.record_pair import record_choices
 from sparsedash.schema.settings import FindSettings
 from sparsedash.service.backend import Backend
-from sparsedash.service.preflight import Forecast
+from sparsedash.service.preflight import Preflight
 from sparsedash.ui import address_bar, browser_scripts, frame, login, navigation
 from sparsedash.ui.form_address import form_address
 from sparsedash.ui.frame import JOB_S
@@ -84,7 +84,7 @@ def draw_job(backend: Backend, job: Job, brief: bool = False, *, queue: Sequence
                 _offer_log(backend, job)
 
 
-def _progress_lines(backend: Backend, job: Job, steady: bool, forecast: Forecast | None) -> list[Html]:
+def _progress_lines(backend: Backend, job: Job, steady: bool, forecast: Preflight | None) -> list[Html]:
     """The bar and three lines under it: before a job runs, while it does, and after it if steady, so that nothing below
     moves; else one line of times.
     """
@@ -92,8 +92,8 @@ def _progress_lines(backend: Backend, job: Job, steady: bool, forecast: Forecast
     times = [f"asked {wording.moment(job.created_at, frame.zone())}"]
     if took_s is not None:
         times.append(f"took {wording.duration_words(took_s)}")
-        if forecast is not None and forecast.seconds is not None:
-            times.append(f"{wording.duration_words(forecast.seconds)} expected")
+        if forecast is not None and forecast.duration.total_s is not None:
+            times.append(f"{wording.duration_words(forecast.duration.total_s)} expected")
     times += [f"attempt {job.attempt}"] if job.attempt > 1 else []
     facts = ""
     match job.state:
@@ -195,7 +195,7 @@ def job_search(job: Job) -> FindSettings | None:
     return asked if isinstance(asked, FindSettings) else None
 
 
-def _offer_measurements(backend: Backend, job: Job, forecast: Forecast) -> None:
+def _offer_measurements(backend: Backend, job: Job, forecast: Preflight) -> None:
     """What a run took, next to its estimate: behind a button, since results are read for it."""
     popover = st.popover("What it took", key=f"took-{job.id}", on_change="rerun", type="tertiary")
     if not popover.open or job.started_at is None or job.finished_at is None:

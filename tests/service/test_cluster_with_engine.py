@@ -31,8 +31,7 @@ def dask(tmp_path_factory):
 
 
 @pytest.fixture
-def backend(dask, tmp_path, monkeypatch):
-    monkeypatch.setenv("SPARSEDASH_WORKERS", "0")
+def backend(dask, tmp_path, monkeypatch, no_process):
     for name, value in dask.environment.items():
         monkeypatch.setenv(name, value)
     backend = Backend(tmp_path / "data")
@@ -116,9 +115,10 @@ def test_an_uploaded_text_goes_along(backend, dask, settings, tmp_path):
 
 
 @pytest.mark.parametrize("address", ["", "tcp://10.1.2.3:8786", "dead"])
-def test_where_no_scheduler_is_to_be_had_the_reason_is_shown_and_runs_are_done_here(address, tmp_path, monkeypatch):
+def test_where_no_scheduler_is_to_be_had_the_reason_is_shown_and_runs_are_done_here(
+    address, tmp_path, monkeypatch, no_process
+):
     address = f"tcp://127.0.0.1:{free_port()}" if address == "dead" else address
-    monkeypatch.setenv("SPARSEDASH_WORKERS", "0")
     monkeypatch.setenv("SPARSEDASH_SCHEDULER", address)
     monkeypatch.setattr(cluster, "CONNECT_S", 0.3)
     backend = Backend(tmp_path / "data")

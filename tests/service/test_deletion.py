@@ -97,7 +97,7 @@ def test_comparisons_prompts_and_choices_go_with_their_models_whether_or_not_a_l
     for settings in (asked, replace(asked, left="x", right="y")):
         backend.user_data.keep_prompt(settings)
         backend._store.put(settings.key(), Continuation(key=settings.key(), prompt="Twice", left="a", right="b"))
-    backend.user_data.choose(one.dense, one.sparse[0], "3", one.dense)
+    backend.user_data.choose(one.dense, one.sparse[0], "3", one.sparse[0])
     assert backend.divergence(gone[0]) and backend.continuation(gone[1])
     delete_runs(backend, ["one"])
     assert compared in backend._store.keys(Divergence) and gone[0] not in backend._store.keys(Divergence)
@@ -308,13 +308,13 @@ def test_the_limit_can_be_chosen_unless_the_environment_sets_it_and_a_lower_one_
     backend, keeper, monkeypatch
 ):
     for number in range(3):
-        backend._store.put_artefact(str(number), bytes(40_000_000))
+        backend._store.put_artefact(str(number), bytes(50_000_000))
     running = live(backend)
-    keeper.allow(0.1)
-    assert not keeper.holdings().room_fixed and keeper.holdings().room_bytes == round(0.1 * 2**30)
+    keeper.allow(0.125)
+    assert not keeper.holdings().room_fixed and keeper.holdings().room_bytes == 2**27
     assert artefacts(backend) == {"0", "1", "2"}
     backend.cancel(running.id)
-    keeper.allow(0.1)
+    keeper.allow(0.125)
     assert artefacts(backend) == {"1", "2"}
     with pytest.raises(SettingsError, match="limit"):
         keeper.allow(0.0)

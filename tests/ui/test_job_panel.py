@@ -10,13 +10,15 @@ from sparsedash.catalog.presets import method_named
 from sparsedash.jobs.cluster_parts import ClusterMachine, ClusterView, MachineFacts, MachineView, PartProgress
 from sparsedash.schema.pair_records import ContinuationSettings
 from sparsedash.schema.store_keys import forecast_note
-from sparsedash.service.preflight import Forecast
+from sparsedash.service.preflight import Duration, Memory, Preflight
 from tests.ui import specimens
 from tests.ui.conftest import FAILED, HOSTILE, button, links, markup, query_of, words
 from tests.ui.filled_backend import job
 
 SETTINGS = specimens.SETTINGS
-FORECAST = Forecast(seconds=120.0, parts=(("calibrating", 60.0),), memory_bytes=1_000_000_000, disk_bytes=None)
+FORECAST = Preflight(
+    duration=Duration(seconds=120.0, parts=(("calibrating", 60.0),)), memory=Memory(measured_bytes=1_000_000_000)
+)
 WAITING = {"state": "queued", "stage": "", "total": 0}
 
 
