@@ -159,8 +159,8 @@ def measured_row(row: PublishedRow, runs: Iterable[Run], record: Callable[[str],
             made = sparse.pruned
             whole_channels = made and made.method.takes_channels and made.sparsity_permille == row.sparsity_permille
             if dense and whole_channels and len(dense.outcomes) == len(sparse.outcomes):
-                right = ([getattr(each, f"{score}_right") for each in found.outcomes] for found in (dense, sparse))
-                pairs = compare_verdicts(*right)
+                before, after = ([getattr(o, f"{score}_right") for o in each.outcomes] for each in (dense, sparse))
+                pairs = compare_verdicts(before, after)
                 scores = getattr(dense, score), getattr(sparse, score)
                 return MeasuredRow(run, *scores, pairs.difference, pairs.interval)
     return None

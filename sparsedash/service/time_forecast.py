@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from math import ceil
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 import numpy as np
@@ -48,7 +48,7 @@ _FINISHING = 9
 """Passes over all weights for the words that go on after the first token."""
 
 _Seconds = dict[Stage, float | None]
-_Work = NDArray[Any]
+_Work = NDArray[np.float64]
 """Amounts of the four units below."""
 
 _Rate = Annotated[float, msgspec.Meta(gt=1e6, lt=1e18)]
