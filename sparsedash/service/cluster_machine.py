@@ -1,7 +1,7 @@
 """A Dask worker's side of the cluster: runs parts of jobs in a child process and exchanges calibration artefacts.
 
 Each machine has a data folder and a job table of its own; only a Part and a PartEnd cross to the server. Calibration
-artefacts go from machine to machine in pieces, never through the scheduler or the server (0.14 GB for a model of 135
+artefacts go from machine to machine, never through the scheduler or the server (0.14 GB for a model of 135
 million weights, 8 GB for 7 billion); one that cannot be fetched is computed again.
 """
 
@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from functools import cache, lru_cache
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
@@ -34,7 +34,6 @@ from sparsedash.storage.text_files import Uploads
 
 log = logging.getLogger(__name__)
 
-PIECE_BYTES = 8 * 2**20
 TERM_S, KILL_S = 0.5, 1.0
 """Sooner than on the server: the folder is not lost by it, and somebody waits for a machine."""
 MOST_WORKERS = 64
@@ -44,8 +43,8 @@ _REPORT_S = 0.5
 _HEARTBEAT_S = 3.0
 _NVIDIA = Path("/proc/driver/nvidia/gpus")
 
-Fetch = Callable[[KeptCalibration, str, int], tuple[bytes, int]]
-"""Gives a piece of an artefact from an offset on, and the bytes of the whole."""
+Fetch = Callable[[KeptCalibration, str], bytes | None]
+"""Gives an artefact of another machine; None where it is gone."""
 
 Report = Callable[[PartProgress], None]
 
@@ -138,9 +137,9 @@ def perform_part(part: Part, report: Report, stopped: Callable[[], bool], fetch:
         return failed_part(error, name)
 
 
-def artefact_piece(name: str, offset: int) -> tuple[bytes, int]:
-    """A piece of an artefact of this machine, and the bytes of the whole."""
-    return piece_of(this_part_machine().store, name, offset)
+def kept_artefact(name: str) -> bytes | None:
+    """An artefact of this machine."""
+    return this_part_machine().store.get_artefact(name)
 
 
 def machine_facts() -> dict[str, Any]:
@@ -200,7 +199,11 @@ def fetch_calibration(kept: KeptCalibration, store: Store, fetch: Fetch, stopped
     """
     lacking = sorted({*kept.artefacts}.difference(store.artefact_keys()))
     for n_fetched, name in enumerate(lacking):
-        data = None if stopped() else _fetched(kept, name, fetch)
+        try:
+            data = None if stopped() else fetch(kept, name)
+        except Exception as error:  # noqa: BLE001 - Dask raises much; without it the calibration is made here
+            log.warning("%s could not be fetched from %s: %s", name, kept.machine, error)
+            data = None
         if data is None:
             return n_fetched
         store.put_artefact(name, data)
@@ -209,39 +212,6 @@ def fetch_calibration(kept: KeptCalibration, store: Store, fetch: Fetch, stopped
         if str(note) in kept.notes:
             store.remember(note, kept.notes[str(note)])
     return len(lacking)
-
-
-def piece_of(store: Store, name: str, offset: int) -> tuple[bytes, int]:
-    """A piece of an artefact from an offset on, and the bytes of the whole; none where it is not there."""
-    with suppress(LookupError):
-        data = _whole(store, name)
-        return data[offset : offset + PIECE_BYTES], len(data)
-    return b"", 0
-
-
-@lru_cache(maxsize=2)
-def _whole(store: Store, name: str) -> bytes:
-    """Read once for all its pieces; two machines may fetch at a time. Raises LookupError where it is gone."""
-    data = store.get_artefact(name)
-    if data is None:
-        raise LookupError(name)
-    return data
-
-
-def _fetched(kept: KeptCalibration, name: str, fetch: Fetch) -> bytes | None:
-    pieces: list[bytes] = []
-    found, n_bytes = 0, 1
-    try:
-        while found < n_bytes:
-            piece, n_bytes = fetch(kept, name, found)
-            if not piece:
-                return None
-            pieces.append(piece)
-            found += len(piece)
-    except Exception as error:  # noqa: BLE001 - Dask raises much; without it the calibration is made here
-        log.warning("%s could not be fetched from %s: %s", name, kept.machine, error)
-        return None
-    return b"".join(pieces)
 
 
 def _part_progress(job: Job, name: str) -> PartProgress:

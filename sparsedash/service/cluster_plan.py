@@ -35,7 +35,7 @@ from sparsedash.schema.errors import JobError, SettingsError, StoreError
 from sparsedash.schema.plain_values import STAGE_VERSIONS, canonical_json
 from sparsedash.schema.records import Record, Run, from_json, to_json
 from sparsedash.schema.settings import FindSettings, PartSettings, RunSettings, planned_run, run_or_find_settings
-from sparsedash.service.cluster_machine import artefact_piece, machine_facts, perform_part
+from sparsedash.service.cluster_machine import kept_artefact, machine_facts, perform_part
 from sparsedash.storage.run_files import RunFile, keep_results, keep_run, read_run_file, run_file
 from sparsedash.storage.store import Store
 from sparsedash.storage.text_files import UPLOAD, file_of
@@ -244,7 +244,7 @@ def connect_cluster(scheduler: Scheduler, name: str) -> "Cluster":
             f"A scheduler is named, and the package {error.name} is not installed.",
             "Run: pip install -r requirements-cluster.txt",
         ) from error
-    return Cluster(scheduler, name, OnMachine(do=perform_part, facts=machine_facts, piece=artefact_piece))
+    return Cluster(scheduler, name, OnMachine(do=perform_part, facts=machine_facts, artefact=kept_artefact))
 
 
 def check_cluster(

@@ -14,7 +14,7 @@ from sparsedash.schema.plain_values import canonical_json
 from sparsedash.schema.records import Record
 from sparsedash.schema.settings import PartSettings, RunSettings
 from sparsedash.service import cluster_machine
-from sparsedash.service.cluster_machine import PartMachine, fetch_calibration, kept_calibration, piece_of
+from sparsedash.service.cluster_machine import PartMachine, fetch_calibration, kept_calibration
 from sparsedash.storage.run_files import read_run_file
 from sparsedash.storage.store import Store
 from sparsedash.storage.users import may_use_token
@@ -102,12 +102,11 @@ def calibration_in(store):
     return kept_calibration(DONE, "part", "tls://127.0.0.1:1", store).calibration
 
 
-def test_all_that_belongs_to_a_calibration_is_fetched_in_pieces_and_nothing_else(stores, monkeypatch):
-    monkeypatch.setattr(cluster_machine, "PIECE_BYTES", 33)
+def test_all_that_belongs_to_a_calibration_is_fetched_and_nothing_else(stores):
     has, wants = stores
 
-    def fetch(kept, name, offset):
-        return piece_of(has, name, offset)
+    def fetch(kept, name):
+        return has.get_artefact(name)
 
     kept = calibration_in(has)
     assert fetch_calibration(kept, wants, fetch, lambda: True) == 0, "it was stopped"
@@ -123,10 +122,10 @@ def test_all_that_belongs_to_a_calibration_is_fetched_in_pieces_and_nothing_else
 def test_where_a_part_is_gone_it_is_not_noted_that_all_are_there(stores, gone):
     has, wants = stores
 
-    def fetch(kept, name, offset):
+    def fetch(kept, name):
         if gone == "machine":
             raise OSError("no route to host")
-        return piece_of(has, "gone" if name.endswith("/1") else name, offset)
+        return has.get_artefact("gone" if name.endswith("/1") else name)
 
     assert fetch_calibration(calibration_in(has), wants, fetch, never) == (1 if gone == "artefact" else 0)
     assert wants.recall(store_keys.calibrated_note(STATISTICS)) is None
