@@ -17,18 +17,9 @@ from sparsedash.jobs.cluster_parts import ClusterView
 from sparsedash.jobs.job import Job, JobKind, Move, Priority
 from sparsedash.jobs.job_table import JobTable
 from sparsedash.jobs.local_runner import LocalRunner, last_log_lines
-from sparsedash.schema import store_keys
+from sparsedash.schema import pair_records, store_keys
 from sparsedash.schema.errors import JobError, StoreError
 from sparsedash.schema.export_settings import ExportSettings
-from sparsedash.schema.pair_records import (
-    Continuation,
-    ContinuationSettings,
-    Divergence,
-    DivergenceSettings,
-    Timing,
-    TimingSettings,
-    records_read,
-)
 from sparsedash.schema.progress import Stage
 from sparsedash.schema.records import Passages, R, Record, Run, VerifySettings
 from sparsedash.schema.settings import (
@@ -59,9 +50,9 @@ log = logging.getLogger(__name__)
 Request = (
     RunSettings
     | FindSettings
-    | ContinuationSettings
-    | DivergenceSettings
-    | TimingSettings
+    | pair_records.ContinuationSettings
+    | pair_records.DivergenceSettings
+    | pair_records.TimingSettings
     | ExportSettings
     | VerifySettings
 )
@@ -70,9 +61,9 @@ Request = (
 _KINDS: dict[type[Request], tuple[JobKind, type[Any] | None]] = {
     RunSettings: ("run", None),
     FindSettings: ("find", None),
-    ContinuationSettings: ("continuation", Continuation),
-    DivergenceSettings: ("divergence", Divergence),
-    TimingSettings: ("timing", Timing),
+    pair_records.ContinuationSettings: ("continuation", pair_records.Continuation),
+    pair_records.DivergenceSettings: ("divergence", pair_records.Divergence),
+    pair_records.TimingSettings: ("timing", pair_records.Timing),
     ExportSettings: ("export", None),
     VerifySettings: ("verify", None),
 }
@@ -230,27 +221,27 @@ class Backend:
 
     def record(self, key: str) -> Record | None:
         """The record, or None."""
-        return self._results.record(key) if self._access.sees_records(key) else None
+        return self._results.record(key) if self._access.sees_results(key) else None
 
     def passages(self, key: str) -> Passages | None:
         """The texts that records answer, or None."""
-        return self._results.get(Passages, key) if self._access.sees_passages(key) else None
+        return self._results.get(Passages, key) if self._access.sees_results(key) else None
 
-    def continuation(self, key: str) -> Continuation | None:
+    def continuation(self, key: str) -> pair_records.Continuation | None:
         """What two models wrote, or None."""
-        return self._seen(Continuation, key)
+        return self._seen(pair_records.Continuation, key)
 
-    def divergence(self, key: str) -> Divergence | None:
+    def divergence(self, key: str) -> pair_records.Divergence | None:
         """The divergence of two models over a text, or None."""
-        return self._seen(Divergence, key)
+        return self._seen(pair_records.Divergence, key)
 
-    def timing(self, key: str) -> Timing | None:
+    def timing(self, key: str) -> pair_records.Timing | None:
         """The speed of a sparse model against its dense one, or None."""
-        return self._seen(Timing, key)
+        return self._seen(pair_records.Timing, key)
 
     def why_missing(self, key: str, kind: type[Record] | type[Run] = Record) -> str:
         """Why there is no such record, or run, as the end of a sentence."""
-        sees = self._access.sees if kind is Run else self._access.sees_records
+        sees = self._access.sees if kind is Run else self._access.sees_results
         return self._store.why_missing(kind, key) if sees(key) else "is no longer stored"
 
     def pack_run(self, key: str) -> bytes:
@@ -401,7 +392,7 @@ class Backend:
                 if asked.dense_gguf:
                     self._access.require_path(asked.dense_gguf)
             case _:
-                self._access.require_records(*records_read(asdict(asked)))
+                self._access.require_records(*pair_records.records_read(asdict(asked)))
 
     def _is_stored(self, asked: Request, key: str) -> bool:
         """Whether what a job of this key has made is there."""

@@ -12,9 +12,9 @@ from sparsedash.jobs.job_table import JobTable
 from sparsedash.schema.export_settings import EXPORTS, Export
 from sparsedash.schema.pair_records import Choices, Prompts, Timing, records_read
 from sparsedash.schema.records import Kept, Run, kind_and_model
-from sparsedash.schema.store_keys import model_identity_note, passages_key
+from sparsedash.schema.store_keys import model_identity_note
 from sparsedash.service.request_checks import upload_named
-from sparsedash.service.stored_results import ResultCache
+from sparsedash.service.stored_results import ResultCache, run_passages
 from sparsedash.service.user_files import Exports, UserUploads
 from sparsedash.storage.disk_cache import room_of_environment
 from sparsedash.storage.local_machine import folder_size
@@ -87,11 +87,8 @@ def references(thing: Kept) -> frozenset[str]:
     """What a stored record refers to."""
     match thing:
         case Run():
-            settings, evaluation = thing.settings, thing.corpora.get("evaluation")
-            # The passages' key is made again: no record is read for it.
-            passages = [] if evaluation is None else [passages_key(evaluation, settings.evaluation)]
-            texts = map(upload_named, (settings.calibration.corpus, settings.evaluation.corpus))
-            answers = named("record", *thing.records) | named("passages", *passages)
+            texts = map(upload_named, (thing.settings.calibration.corpus, thing.settings.evaluation.corpus))
+            answers = named("record", *thing.records) | named("passages", run_passages(thing))
             return answers | named("text", *texts) | named("model", thing.model_identity)
         case Export():
             records = named("record", thing.settings.dense, thing.settings.sparse)

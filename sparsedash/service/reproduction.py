@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import NamedTuple
 
-from sparsedash.catalog.model_shape import BUILTIN_CONFIG, ModelShape, shipped_shape
+from sparsedash.catalog.model_shape import ModelShape, shipped_shape
 from sparsedash.catalog.presets import method_named
 from sparsedash.catalog.published_results import (
     CALIBRATION_LENGTH,
@@ -15,7 +15,7 @@ from sparsedash.catalog.published_results import (
 )
 from sparsedash.catalog.resources import LeastMemory, kept_bytes, least_memory
 from sparsedash.schema.records import Record, Run, Score
-from sparsedash.schema.settings import BUILTIN_MODEL, CalibrationSettings, EvaluationSettings, RunSettings
+from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.stats.significance import compare_verdicts, unpaired_interval, wilson_interval
 
 RATIO_TOLERANCE = 0.0005
@@ -68,17 +68,11 @@ class Ratio(NamedTuple):
 
 
 class RunCost(NamedTuple):
-    """The least cost of a run that repeats a row.
-
-    download_bytes: from the hub. kept_bytes: of the statistics in the data folder. seconds: on this machine; None
-    before anything was measured. extrapolated: whether they are scaled up from the built-in model.
-    """
+    """The least cost of a run that repeats a row. download_bytes: from the hub. kept_bytes: of its statistics."""
 
     memory: LeastMemory
     download_bytes: int
     kept_bytes: int
-    seconds: float | None
-    extrapolated: bool
 
 
 class MeasuredRow(NamedTuple):
@@ -124,19 +118,11 @@ def published_run_settings(row: PublishedRow) -> RunSettings:
     )
 
 
-def published_run_cost(row: PublishedRow, seconds: Callable[[RunSettings], float | None]) -> RunCost:
-    """The cost of repeating a row. seconds: gives those of a request here, as far as its model was measured."""
+def published_run_cost(row: PublishedRow) -> RunCost:
+    """The cost of repeating a row."""
     shape, settings = _shape(row), published_run_settings(row)
-    known = seconds(settings)
-    small = seconds(replace(settings, model=BUILTIN_MODEL)) if known is None else None
-    scale = shape.n_matmul / shipped_shape(BUILTIN_CONFIG).n_matmul
-    return RunCost(
-        memory=least_memory(shape, settings),
-        download_bytes=shape.n_parameters * shape.stored_bytes,
-        kept_bytes=kept_bytes(shape.widths, shape.hidden, settings, settings.calibration.n_samples),
-        seconds=known if small is None else small * scale,
-        extrapolated=small is not None,
-    )
+    kept = kept_bytes(shape.widths, shape.hidden, settings, settings.calibration.n_samples)
+    return RunCost(least_memory(shape, settings), shape.n_parameters * shape.stored_bytes, kept)
 
 
 def measured_row(row: PublishedRow, runs: Iterable[Run], record: Callable[[str], Record | None]) -> MeasuredRow | None:

@@ -75,6 +75,12 @@ def known_shape(store: Store, identity: str) -> ModelShape | None:
     return recalled(store, store_keys.model_shape_note(identity), ModelShape)
 
 
+def run_passages(run: Run) -> str:
+    """The key of the passages of a run's records; no record is read for it. Empty before its texts were read."""
+    evaluation = run.corpora.get("evaluation")
+    return "" if evaluation is None else store_keys.passages_key(evaluation, run.settings.evaluation)
+
+
 class ResultCache:
     """The results in one store, whoever owns them, the last ones cached. Every method may raise StoreError.
 

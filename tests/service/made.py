@@ -63,13 +63,15 @@ def finish(backend: Backend, job) -> None:
 
 def work(backend: Backend, job, suffix: str = "") -> None:
     """Do what a worker does: claim, store the results, finish."""
-    dense, sparse, texts = f"dense{suffix}", f"s1{suffix}", f"texts{suffix}"
+    dense, sparse, texts = f"dense{suffix}", f"s1{suffix}", passages_key(f"texts{suffix}", SETTINGS.evaluation)
     claimed = backend._table.claim(job.id, "slot-0", 1)
     for key in (dense, sparse):
         backend._store.put(key, replace(answered(key, 3), passages_key=texts))
     backend._store.put(texts, Passages(key=texts, indices=(0,), contexts=("Once",), targets=("upon",)))
     settings = replace(SETTINGS, dtype=job.settings["dtype"])
-    backend._store.put(job.key, run(settings, key=job.key, dense=dense, sparse=(sparse,)))
+    backend._store.put(
+        job.key, run(settings, key=job.key, dense=dense, sparse=(sparse,), corpora={"evaluation": f"texts{suffix}"})
+    )
     backend._table.finish(claimed)
 
 

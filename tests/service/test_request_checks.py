@@ -12,6 +12,7 @@ from sparsedash.schema.errors import AccessError, JobError
 from sparsedash.schema.export_settings import ExportSettings
 from sparsedash.schema.pair_records import ContinuationSettings, DivergenceSettings, TimingSettings
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
+from sparsedash.schema.store_keys import passages_key
 from sparsedash.service import backend as backend_module
 from sparsedash.service import request_checks
 from sparsedash.service.backend import Backend
@@ -32,7 +33,7 @@ def seen(backend, job):
         "jobs": backend.jobs(),
         "dense": backend.record("dense-float32"),
         "sparse": backend.record("s1-float32"),
-        "texts": backend.passages("texts-float32"),
+        "texts": backend.passages(passages_key("texts-float32", SETTINGS.evaluation)),
     }
     return {name for name, found in parts.items() if found}
 
