@@ -288,21 +288,13 @@ class Backend:
         if refused := self._access.reference_problems(settings):
             # What may not be read is not looked at either.
             return Preflight(problems=refused)
-        stored, shape = self.cached(settings), self._shape(settings)
-        memory = preflight.expected_memory(settings, self._store, shape)
+        stored = self.cached(settings)
+        memory, disk = preflight.expected_room(settings, self._store, self._shape(settings))
         return Preflight(
             stored=stored,
-            duration=preflight.expected_duration(
-                settings,
-                stored,
-                self.runs(),
-                self.record,
-                self._speed.known(),
-                start_s=self._start_s(ready=True),
-                shape=shape,
-            ),
+            duration=preflight.expected_duration(settings, stored, *self._seconds(settings), self._start_s(ready=True)),
             memory=memory,
-            disk=preflight.expected_disk(settings, self._store, shape, memory),
+            disk=disk,
             problems=request_checks.run_problems(settings, self.data_dir),
         )
 
@@ -315,8 +307,7 @@ class Backend:
 
         start: of a worker that has to load the engine first.
         """
-        speeds, shape = self._speed.known(), self._shape(settings)
-        return {"start": self._start_s(), **expected_seconds(settings, self.runs(), self.record, speeds, shape)[0]}
+        return {"start": self._start_s(), **self._seconds(settings)[0]}
 
     def is_measuring(self) -> bool:
         """Whether this machine's speed is being measured, so that more will be known of a run's time soon."""
@@ -409,6 +400,9 @@ class Backend:
     def _shape(self, settings: RunSettings) -> ModelShape | None:
         named = self.named_model(settings.model)
         return None if named is None else named.shape
+
+    def _seconds(self, settings: RunSettings) -> tuple[dict[Stage, float | None], list[Stage]]:
+        return expected_seconds(settings, self.runs(), self.record, self._speed.known(), self._shape(settings))
 
     def _start_s(self, *, ready: bool = False) -> float:
         """Seconds until a worker has the engine, as the last ones took. ready: nothing where there is a worker."""

@@ -1,7 +1,7 @@
 """Estimates what a run will take before it is started: time and memory, and finds what of it is stored already."""
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
 
 from sparsedash.catalog import resources
 from sparsedash.catalog.model_shape import ModelShape
@@ -10,10 +10,10 @@ from sparsedash.jobs.local_runner import NVIDIA
 from sparsedash.schema import store_keys
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import Stage
-from sparsedash.schema.records import Record, Run
+from sparsedash.schema.records import Record
 from sparsedash.schema.settings import BUILTIN_TEXT, SELF, RunSettings
 from sparsedash.service.request_checks import Problem
-from sparsedash.service.time_forecast import START_S, Speeds, expected_seconds
+from sparsedash.service.time_forecast import START_S
 from sparsedash.storage.local_machine import free_bytes, memory_bytes
 from sparsedash.storage.store import Store
 from sparsedash.storage.text_files import fingerprint
@@ -136,29 +136,22 @@ def stored_parts(settings: RunSettings, store: Store) -> Cached:
 def expected_duration(
     settings: RunSettings,
     stored: Cached,
-    runs: Iterable[Run],
-    record: Callable[[str], Record | None],
-    speeds: Speeds | None = None,
-    *,
+    expected: Mapping[Stage, float | None],
+    counted: Collection[Stage],
     start_s: float = START_S,
-    shape: ModelShape | None = None,
 ) -> Duration:
-    """How long the run may take: by earlier runs of the same model, else by its operations and bytes.
-
-    runs: newest first. record: gives the record of a key. speeds: of this machine. start_s: until a worker has the
-    engine. shape: of the model, where it is known.
+    """How long the run may take. expected, counted: of its stages, see `expected_seconds`. start_s: until a worker has
+    the engine.
     """
-    expected, counted = expected_seconds(settings, runs, record, speeds, shape)
     n_sparse = stored.n_sparse - stored.sparse
     n_models = n_sparse + (not stored.dense)
-    n_calibrations = (
-        len(store_keys.shares_read(settings)) if n_sparse and settings.reads_text and not stored.calibration else 0
-    )
+    calibrates = n_sparse and settings.reads_text and not stored.calibration
+    n_calibrations = len(store_keys.shares_read(settings)) if calibrates else 0
     parts: dict[str, tuple[tuple[int, Stage], ...]] = {
         "loading": ((bool(n_models), "load"),),
         "answering": ((n_models, "evaluate"),),
         "pruning": ((n_sparse, "prune"),),
-        "calibrating": ((n_calibrations, "calibrate"), (bool(n_calibrations), "text")),
+        "calibrating": ((n_calibrations, "calibrate"), (bool(calibrates), "text")),
     }
     known, unknown = {}, []
     for name, times in parts.items():
@@ -175,26 +168,21 @@ def expected_duration(
     )
 
 
-def expected_memory(settings: RunSettings, store: Store, shape: ModelShape | None) -> Memory:
-    """How much memory the run may take, as far as its model was measured here or its shape is known."""
+def expected_room(settings: RunSettings, store: Store, shape: ModelShape | None) -> tuple[Memory, DiskNeed | None]:
+    """Memory and disk that the run may take, as far as its model was measured here or its shape is known."""
     measured = store.recall(store_keys.peak_memory_note(settings.model, settings.dtype))
     there = None if NVIDIA.is_dir() else memory_bytes()
-    return Memory(
+    memory = Memory(
         measured_bytes=int(measured) if measured and measured.isdecimal() else None,
-        least=None if shape is None else resources.chosen_memory(shape, settings, there),
-        resident_bytes=None if shape is None else resources.least_memory(shape, settings).n_bytes,
         backward=resources.needs_fisher(settings) or resources.needs_sensitivity(settings),
         there_bytes=there,
     )
-
-
-def expected_disk(settings: RunSettings, store: Store, shape: ModelShape | None, known: Memory) -> DiskNeed | None:
-    """Bytes that the run takes in the data folder; None where the model's shape is not known. known: its memory."""
     if shape is None:
-        return None
-    streamed = known.least is not None and known.least.streamed
-    takes = resources.run_disk(shape, settings, resources.n_passages(settings) or 0, streamed=streamed)
-    return DiskNeed(takes=takes, free_bytes=free_bytes(store.folder))
+        return memory, None
+    least, resident = resources.chosen_memory(shape, settings, there), resources.least_memory(shape, settings)
+    takes = resources.run_disk(shape, settings, resources.n_passages(settings) or 0, streamed=least.streamed)
+    disk = DiskNeed(takes=takes, free_bytes=free_bytes(store.folder))
+    return replace(memory, least=least, resident_bytes=resident.n_bytes), disk
 
 
 def _noted(store: Store, name: Callable[[str, str], store_keys.NoteName], reference: str) -> str | None:

@@ -15,9 +15,8 @@ from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Run
 from sparsedash.schema.settings import BUILTIN_MODEL, CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.schema.store_keys import outcomes_key, statistics_key, text_key
-from sparsedash.service import preflight
-from sparsedash.service.preflight import Cached, Memory, expected_duration, stored_parts
-from sparsedash.service.time_forecast import Speeds
+from sparsedash.service.preflight import Cached, Memory, expected_duration, expected_room, stored_parts
+from sparsedash.service.time_forecast import Speeds, expected_seconds
 from sparsedash.storage.store import Store
 from sparsedash.storage.text_files import fingerprint
 from tests.factories import answered
@@ -66,7 +65,7 @@ def finished_run(settings=SETTINGS, cached=(), **took):
 
 
 def estimate(settings, *runs, stored=NOTHING, start_s=0.0):
-    return expected_duration(settings, stored, runs, lambda key: record(key), start_s=start_s).total_s
+    return expected_duration(settings, stored, *expected_seconds(settings, runs, record), start_s).total_s
 
 
 def test_nothing_is_stored_of_a_model_that_was_never_met(store):
@@ -173,21 +172,21 @@ def test_a_method_that_reads_the_text_again_takes_as_long_as_the_text_is(name):
 
 
 def test_a_run_whose_record_is_lost_is_passed_over():
-    found = expected_duration(SETTINGS, NOTHING, [BEFORE], lambda key: None)
+    found = expected_duration(SETTINGS, NOTHING, *expected_seconds(SETTINGS, [BEFORE], lambda key: None))
     assert found.unknown == ("answering",)
     assert found.total_s is None and found.seconds > 0
 
 
 def test_memory_is_what_an_earlier_run_took_beside_what_is_known_by_arithmetic(store):
     known = replace(SETTINGS, model="facebook/opt-1.3b", methods=(method_named("best"),))
-    found = preflight.expected_memory(known, store, listed_shape(known.model))
+    found, _ = expected_room(known, store, listed_shape(known.model))
     assert found.measured_bytes is None and found.backward
     assert found.least == least_memory(listed_shape("facebook/opt-1.3b"), known)
     store.remember(store_keys.peak_memory_note("owner/model", "float32"), "1500000000")
-    assert preflight.expected_memory(SETTINGS, store, None).measured_bytes == 1_500_000_000
+    assert expected_room(SETTINGS, store, None)[0].measured_bytes == 1_500_000_000
     store.remember(store_keys.peak_memory_note("owner/model", "float32"), "no number")
-    unknown = preflight.expected_memory(SETTINGS, store, None)
-    assert (unknown.measured_bytes, unknown.least, unknown.too_little) == (None, None, False)
+    unknown, disk = expected_room(SETTINGS, store, None)
+    assert disk is None and (unknown.measured_bytes, unknown.least, unknown.too_little) == (None, None, False)
 
 
 def test_a_run_that_takes_more_memory_than_there_is_is_told_apart():
