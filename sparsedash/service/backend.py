@@ -100,10 +100,7 @@ class Backend:
             self._cluster.start()
 
     def seen_by(self, user: str, rules: Serving) -> "Backend":
-        """The same backend for one user of a server: it gives and does what `Access` allows.
-
-        user: as `visitor_name` gives it.
-        """
+        """The same backend with the rights of one user of a server, see `Access`. user: a `visitor_name`."""
         theirs = copy(self)
         theirs._give_to(user, rules)
         return theirs
@@ -135,10 +132,8 @@ class Backend:
         return job
 
     def retry(self, job_id: int) -> Job:
-        """Queue a job that ended early again. Returns another job when one with these settings is live, or when a file
-        that it reads has changed since.
-
-        Raises JobError when the job is done.
+        """Queue a job that ended early again; the live job with these settings, or, where a file that it reads has
+        changed since, a new one. Raises JobError when the job is done.
         """
         job = self.job(job_id)
         asked: Request | None = None
@@ -254,8 +249,7 @@ class Backend:
     def open_run(self, data: bytes) -> Run:
         """Keep the run of such a file and return it; a run that is here already stays as it is.
 
-        Raises AccessError for all but administrators, since results are shared by what they are made of and made-up
-        ones would be everybody's; StoreError, with nothing kept, for another or a changed file.
+        For administrators: made-up results would be everybody's. Raises StoreError for another or a changed file.
         """
         self._access.require_administrator("opens files of runs", "Ask for the run yourself.")
         return keep_run(read_run_file(data), self._store)
@@ -278,12 +272,12 @@ class Backend:
         return preflight.stored_parts(settings, self._store)
 
     def reference_problem(self, field: ReferenceField, reference: str) -> Problem | None:
-        """Why what this field of a form names cannot be used, or None; cheap, since no result is read."""
+        """Why what this field of a form names cannot be used, or None."""
         refused = self._access.reference_problem(field, reference)
         return refused or request_checks.reference_problem(field, reference, self.data_dir)
 
     def preflight(self, asked: RunSettings | FindSettings) -> Preflight:
-        """What the run or the search will take, about, and why it cannot start if it cannot."""
+        """Time, memory and disk of a run or a search, and why it cannot start if it cannot."""
         settings = planned_run(asked)
         if refused := self._access.reference_problems(settings):
             # What may not be read is not looked at either.
@@ -303,10 +297,7 @@ class Backend:
         return recalled(self._store, store_keys.forecast_note(job.key), Preflight)
 
     def expected_seconds(self, settings: RunSettings) -> dict[Stage, float | None]:
-        """Seconds of each stage of a run, for one model, as measured here or counted; None where neither can be.
-
-        start: of a worker that has to load the engine first.
-        """
+        """Seconds of each stage of a run, for one model; None where not known. start: of a worker without an engine."""
         return {"start": self._start_s(), **self._seconds(settings)[0]}
 
     def is_measuring(self) -> bool:
@@ -325,23 +316,15 @@ class Backend:
         fetch_config(reference, with_token=self._access.unlimited)
 
     def cluster(self) -> ClusterView | None:
-        """The scheduler and its machines as they were a moment ago; None where none is named, or for a user who may
-        not see everything that runs there.
-        """
+        """The scheduler and its machines a moment ago; None where none is named, or the user does not administer it."""
         return None if self._cluster is None or not self._access.unlimited else self._cluster.view()
 
     def worker_trouble(self) -> str:
-        """Which worker of this machine may hang although jobs wait, and what to do; empty where none does.
-
-        For administrators: others cannot do it.
-        """
+        """Which worker may hang although jobs wait, and what an administrator can do; empty where none does."""
         return self._runner.trouble() if self._access.unlimited else ""
 
     def reconcile(self) -> None:
-        """Reconcile the job table: mark crashed jobs, stop cancelled ones, start workers.
-
-        Cheap; to be called about once a second.
-        """
+        """Mark crashed jobs, stop cancelled ones, start workers. Cheap; to be called about once a second."""
         self._runner.reconcile()
 
     def expect_work(self) -> None:

@@ -50,10 +50,7 @@ Report = Callable[[PartProgress], None]
 
 
 class PartMachine:
-    """What one Dask worker keeps between its parts: its folder, its job table, its child.
-
-    folder: of this Dask worker alone; the child ends with the process that this is in.
-    """
+    """Folder, job table and child of one Dask worker. The child ends with the process that this is in."""
 
     def __init__(self, folder: Path, *, command: tuple[str, ...] | None = None) -> None:
         self.folder = folder
@@ -193,9 +190,9 @@ def kept_calibration(end: PartEnd, part_key: str, address: str, store: Store) ->
 
 
 def fetch_calibration(kept: KeptCalibration, store: Store, fetch: Fetch, stopped: Callable[[], bool]) -> int:
-    """Fetch the artefacts of a calibration that this store lacks. Returns how many were fetched.
+    """Fetch the artefacts of a calibration that this store lacks, and then the notes that all of them are here.
 
-    Where one cannot be had, the notes that all are there are left out, and the calibration is computed again.
+    Returns how many were fetched. Without the notes the calibration is computed again.
     """
     lacking = sorted({*kept.artefacts}.difference(store.artefact_keys()))
     for n_fetched, name in enumerate(lacking):

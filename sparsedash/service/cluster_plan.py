@@ -199,10 +199,7 @@ class ClusterPlan:
 
 
 def first_points(asked: RunSettings) -> tuple[int, ...]:
-    """The sparse models that the first machine makes: the first of every kind that reads text otherwise.
-
-    So that one machine collects, once, what all others need.
-    """
+    """The sparse models of the first part: one of each kind of calibration, so that one machine collects them all."""
     first: dict[tuple[float, bool, bool], int] = {}
     for point, (method, _) in enumerate(asked.points):
         if method.reads_text:
@@ -212,10 +209,7 @@ def first_points(asked: RunSettings) -> tuple[int, ...]:
 
 
 def cluster_runner(folder: Path, table: JobTable, store: Store) -> ClusterRunner | None:
-    """The runner, not started yet, for the scheduler that the environment names; None where it names none.
-
-    A scheduler that must not be talked to is shown with the reason, and everything runs here.
-    """
+    """The runner for the scheduler that the environment names, with the trouble of a refused one; None without one."""
     address, trouble = os.environ.get(SCHEDULER, ""), ""
     scheduler = None
     try:
@@ -250,10 +244,7 @@ def connect_cluster(scheduler: Scheduler, name: str) -> "Cluster":
 def check_cluster(
     scheduler: Scheduler, within_s: float = FACTS_WITHIN_S
 ) -> tuple[tuple[ClusterMachine, ...], tuple[str, ...]]:
-    """Every Dask worker, and what keeps work from being done, or results from being equal, in words.
-
-    Raises JobError where no scheduler answers.
-    """
+    """Every Dask worker, and what keeps them from work or equal results, in words. Raises JobError."""
     cluster = connect_cluster(scheduler, "check")
     try:
         deadline = time.monotonic() + within_s

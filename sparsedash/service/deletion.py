@@ -1,7 +1,7 @@
-"""Deletion planner: what goes with runs, a model or a kind of things, what stays and why; and the deletion itself.
+"""Deletion planner: what goes with runs, a model or a kind of things, what stays and why.
 
-A plan is made of the references between things (see holdings): nothing goes that a live job or a pinned run needs, and
-with a run go its records and whatever refers to them, unless another run uses them.
+Nothing goes that a live job or a pinned run refers to; with a run go its records and all that refers to them, unless
+another run does (see holdings).
 """
 
 from collections import Counter
@@ -78,9 +78,7 @@ class Cleanup:
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """Things to delete, by one of these: a kind, a model's identity, keys of runs; or all that is damaged, as the last
-    verification says.
-    """
+    """Things to delete: a kind, or a model by its identity, or runs by their keys, or all damage of the last check."""
 
     kind: HoldingKind | None = None
     model: str = ""
@@ -114,10 +112,7 @@ class Housekeeping:
         return holdings.measure_holdings(self._items(), self._results.runs(), exports, self._store)
 
     def allow(self, gigabytes: float) -> None:
-        """Limit artefacts to so many GB (2**30 bytes each); what is over goes now, unless a job is live.
-
-        Raises SettingsError out of range, or where the environment sets the limit.
-        """
+        """Limit artefacts to so many GB (2**30 bytes); the rest goes, unless a job is live. Raises SettingsError."""
         self._access.require_house()
         if room_of_environment() is not None:
             raise SettingsError("limit", gigabytes, f"what {VARIABLE} says", "Change it there, and start again.")

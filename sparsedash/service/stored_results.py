@@ -130,8 +130,7 @@ class ResultCache:
 class RunCosts:
     """Verdicts on the runs of one store. Safe to share between threads; every method may raise StoreError.
 
-    The losses of each model are a few numbers: they are stored once its answers have been read. The verdicts on them
-    under a tolerance are cached in memory.
+    Losses, a few numbers a model, are stored once its answers were read; verdicts on them are cached in memory.
     """
 
     def __init__(self, store: Store, clock: Callable[[], float] = time.monotonic) -> None:

@@ -126,9 +126,9 @@ def expected_seconds(
 
 
 def measured_seconds(settings: RunSettings, runs: Iterable[Run], record: Callable[[str], Record | None]) -> _Seconds:
-    """Seconds of each stage, for one model, by earlier runs of the same model; None where none has measured it.
+    """Seconds of each stage, for one model, by earlier runs of the same model, newest first; None where not measured.
 
-    text: letting the model write it; nothing where it is read. runs: newest first. record: gives the record of a key.
+    text: writing it, by the model. record: gives the record of a key.
     """
     wanted = (settings.model, settings.dtype)
     before = [r for r in runs if r.finished and (r.settings.model, r.settings.dtype) == wanted]
@@ -177,10 +177,9 @@ def _calibration_seconds(wanted: CalibrationSettings, before: Iterable[Run]) -> 
 
 
 def _pruning_seconds(settings: RunSettings, before: Sequence[Run]) -> float | None:
-    """For one model, from runs of the same methods where there are any: methods differ a hundredfold.
+    """For one model, by runs of the same methods, else of others that do not read the text again either.
 
-    Methods that read the text again take longer with more of it, and others say nothing of them; the largest, since a
-    run that found its readings in the store measured nothing.
+    Of those that do, in proportion to the text, and the largest: readings that were in the store took no time.
     """
     same = [run for run in before if set(run.settings.methods) == set(settings.methods)]
     if not _reads_again(settings):
@@ -212,10 +211,7 @@ memory, a byte from the disk.
 
 
 def counted_seconds(settings: RunSettings, speeds: Speeds | None, shape: ModelShape | None) -> _Seconds:
-    """Seconds of each stage, for one model, by its operations and bytes; None where something is not known.
-
-    speeds: of this machine.
-    """
+    """Seconds of each stage, for one model, by its operations and bytes; None where something is not known."""
     found: _Seconds = dict.fromkeys(("load", "text", "calibrate", "prune", "evaluate"))
     if shape is None or speeds is None:
         return found

@@ -53,10 +53,7 @@ class Exports:
         return self._is_inside(export) and self._access.may_change(export.key)
 
     def drop(self, key: str) -> None:
-        """Delete an export; a shared one is only taken from the user.
-
-        Raises ExportError for one of others or outside the data folder, or where deleting fails.
-        """
+        """Delete an export; a shared one is only taken from the user. Raises ExportError."""
         if not self._access.may_change(key):
             raise ExportError("The export is not deleted: it is somebody else's; an administrator can delete it.")
         found = self._found(key)
@@ -90,10 +87,7 @@ class Exports:
 
     @contextmanager
     def room_for(self, asked: object) -> Iterator[None]:
-        """Hold the quota while this is put into the queue, if it is an export.
-
-        Raises AccessError where the user may not export any more, or not to that folder.
-        """
+        """Hold the quota while this is put into the queue, if it is an export. Raises AccessError beyond it."""
         access = self._access
         if access.rules is None or not isinstance(asked, ExportSettings):
             yield

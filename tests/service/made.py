@@ -14,7 +14,7 @@ from sparsedash.service.user_files import Exports
 from sparsedash.storage.store import Store
 from sparsedash.storage.text_files import Uploads
 from sparsedash.storage.users import Quota, Serving
-from tests.factories import answered
+from tests.factories import RUN, answered
 from tests.ui import specimens
 
 SETTINGS = RunSettings(model="owner/model", sparsities_permille=(100,))
@@ -38,22 +38,8 @@ TIMING = Timing(
 
 
 def run(settings: RunSettings = SETTINGS, **changes: object) -> Run:
-    made = Run(
-        key=settings.key(),
-        settings=settings,
-        model_identity="m",
-        corpora={},
-        dense="dense",
-        sparse=("s1",),
-        finished=True,
-        started_at=1.0,
-        finished_at=2.0,
-        seconds={},
-        cached=(),
-        warnings=(),
-        versions={},
-    )
-    return replace(made, **changes)
+    usual = {"key": settings.key(), "model_identity": "m", "dense": "dense", "sparse": ("s1",), "finished": True}
+    return replace(RUN, settings=settings, **{**usual, **changes})
 
 
 def finish(backend: Backend, job) -> None:

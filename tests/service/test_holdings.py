@@ -16,9 +16,10 @@ def test_an_empty_folder_holds_nothing_but_its_tables(backend):
     assert held.free_bytes > 0
 
 
-def test_every_kind_is_counted(backend):
+def test_every_kind_is_counted_and_its_bytes_are_those_of_the_entries_and_files(backend):
     fill(backend._store)
-    kinds = backend.housekeeping.holdings().kinds
+    held = backend.housekeeping.holdings()
+    kinds = held.kinds
     counted = {kind: kinds[kind].n for kind in kinds}
     # A verification, names of runs, a model's family and the files of an unpacked model.
     expected = {"runs": 1, "texts": 4, "timings": 1, "statistics": 1, "written": 1, "models": 1, "uploads": 1}
@@ -26,15 +27,10 @@ def test_every_kind_is_counted(backend):
     assert kinds["statistics"].n_bytes == len(LARGE) + 32
     assert kinds["models"].n_bytes == len(LARGE) + 2
     assert kinds["statistics"].used_at > 1e9
-
-
-def test_the_bytes_of_all_kinds_are_those_of_the_entries_and_files(backend):
-    fill(backend._store)
-    held = backend.housekeeping.holdings()
     entries = [*backend._store.entries("records"), *backend._store.entries("artefacts")]
     files = [file for name in ("models", "uploads", "exports") for file in (backend.data_dir / name).rglob("*")]
     expected = sum(entry.n_bytes for entry in entries) + sum(f.stat().st_size for f in files if f.is_file())
-    assert held.bytes_of(*held.kinds) - held.kinds["jobs"].n_bytes == expected
+    assert held.bytes_of(*kinds) - kinds["jobs"].n_bytes == expected
 
 
 def test_a_run_takes_what_only_it_uses_and_shares_the_rest(backend):

@@ -12,14 +12,13 @@ from sparsedash.catalog.published_results import PUBLISHED_MODELS
 from sparsedash.catalog.resources import LeastMemory, least_memory
 from sparsedash.schema import store_keys
 from sparsedash.schema.method_settings import MethodSettings
-from sparsedash.schema.records import Run
 from sparsedash.schema.settings import BUILTIN_MODEL, CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.schema.store_keys import outcomes_key, statistics_key, text_key
 from sparsedash.service.preflight import Cached, Memory, expected_duration, expected_room, stored_parts
 from sparsedash.service.time_forecast import Speeds, expected_seconds
 from sparsedash.storage.store import Store
 from sparsedash.storage.text_files import fingerprint
-from tests.factories import answered
+from tests.factories import RUN, answered
 
 SETTINGS = RunSettings(model="owner/model", sparsities_permille=(100, 200))
 NOTHING = Cached(calibration=False, dense=False, sparse=0, n_sparse=2)
@@ -41,26 +40,14 @@ def with_texts(calibration="self", evaluation="builtin:cloze", **changes):
     )
 
 
-def record(key="dense", n=10, took=5.0):
-    return answered(key, n, corpus="builtin:cloze", seconds=took)
+def record(key):
+    return answered(key, 10, corpus="builtin:cloze", seconds=5.0)
 
 
 def finished_run(settings=SETTINGS, cached=(), **took):
     took = took or {"load": 3.0, "text": 64.0, "calibrate": 32.0, "prune": 4.0, "evaluate": 15.0}
-    return Run(
-        key="k",
-        settings=settings,
-        model_identity="m",
-        corpora={},
-        dense="dense",
-        sparse=("s1", "s2"),
-        finished=True,
-        started_at=0.0,
-        finished_at=1.0,
-        seconds=took,
-        cached=cached,
-        warnings=(),
-        versions={},
+    return replace(
+        RUN, settings=settings, dense="dense", sparse=("s1", "s2"), finished=True, seconds=took, cached=cached
     )
 
 
@@ -191,9 +178,8 @@ def test_memory_is_what_an_earlier_run_took_beside_what_is_known_by_arithmetic(s
 
 def test_a_run_that_takes_more_memory_than_there_is_is_told_apart():
     least = LeastMemory(n_bytes=10**10, beside_bytes=0, purpose="calibration")
-    assert Memory(least=least, there_bytes=10**9).too_little
-    assert not Memory(least=least, there_bytes=10**11).too_little
-    assert not Memory(least=least).too_little
+    tight, enough, unknown = (Memory(least=least, there_bytes=there) for there in (10**9, 10**11, None))
+    assert tight.too_little and not enough.too_little and not unknown.too_little
     assert not Memory(there_bytes=1).too_little
 
 
