@@ -265,17 +265,12 @@ def _problems(machines: Sequence[ClusterMachine], versions: dict[str, dict[str, 
         yield "No Dask worker is there: start one on each machine, see docs/cluster.md."
     yield from (f"{machine.name} takes nothing: {machine.problem}" for machine in machines if machine.problem)
     found = {package: {name: about.get(package, "none") for name, about in versions.items()} for package in _MUST_AGREE}
+    known = [machine for machine in machines if machine.facts and machine.facts.sparsedash]
     for package in ("sparsedash", *_OF_THE_ENGINE):
-        found[package] = {each.name: str(getattr(each.facts, package)) for each in machines if each.facts}
-    if found["sparsedash"]:
-        found["sparsedash"]["this server"] = sparsedash.__version__
+        found[package] = {each.name: str(getattr(each.facts, package)) for each in known}
+    found["sparsedash"]["this server"] = sparsedash.__version__
     for package, by_machine in found.items():
-        by_version: dict[str, list[str]] = {}
-        for name, version in by_machine.items():
-            by_version.setdefault(version, []).append(name)
-        if len(by_version) > 1:
-            listed = "; ".join(f"{version} on {', '.join(names)}" for version, names in by_version.items())
+        versions_of = {value: [n for n, each in by_machine.items() if each == value] for value in by_machine.values()}
+        if len(versions_of) > 1 or "not installed" in versions_of:
+            listed = "; ".join(f"{version} on {', '.join(names)}" for version, names in versions_of.items())
             yield f"{package}: {listed}."
-        if package in _OF_THE_ENGINE:
-            missing = [name for name, version in by_machine.items() if not version[:1].isdigit()]
-            yield from (f"{package} is not installed on {name}." for name in missing)

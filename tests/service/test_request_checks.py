@@ -150,24 +150,15 @@ def test_local_files_are_read_below_the_listed_folders_alone(house):
         (folder / "text.jsonl").write_bytes(TEXT)
     (house.allowed / "link").symlink_to(outside)
     assert problem(ada, "model", str(inside)) == problem(ada, "evaluation text", f"file:{inside}/text.jsonl[:3]") == ""
-    for path in (
-        outside,
-        house.allowed / "link",
-        house.allowed / ".." / "elsewhere",
-        "/etc",
-        "/nowhere",
-        "~root",
-        "docs",
-    ):
+    links = (house.allowed / "link", house.allowed / ".." / "elsewhere")
+    for path in (outside, *links, "/etc", "/nowhere", "~root", "docs"):
         asked = replace(SETTINGS, model=str(path))
         assert "only below" in problem(ada, "model", asked.model) and ada.named_model(asked.model) is None, path
         with pytest.raises(AccessError, match="only below"):
             ada.submit(asked)
         for text in (f"file:{path}/text.jsonl", f"file:{path}/text.jsonl[0:1]"):
-            assert (
-                problem(ada, "evaluation text", text)
-                == f"Evaluation text: files on this machine are read only below {house.allowed}."
-            )
+            said = problem(ada, "evaluation text", text)
+            assert said == f"Evaluation text: files on this machine are read only below {house.allowed}."
             asked = replace(SETTINGS, calibration=CalibrationSettings(corpus=text))
             assert "only below" in ada.preflight(asked).problems[0].message
             with pytest.raises(AccessError, match="only below"):
