@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import sparsedash
-from sparsedash.catalog.choices import EXAMPLE
 from sparsedash.catalog.model_shape import ModelShape
 from sparsedash.jobs.cluster_parts import ClusterView
 from sparsedash.jobs.job import Job, JobKind, Move, Priority
@@ -203,12 +202,8 @@ class Backend:
         return self._results.runs(None if self._access.sees_all else self._access.owned())
 
     def run(self, key: str) -> Run | None:
-        """The run as far as it is, or None."""
+        """The run as far as it is, or None; also the shipped EXAMPLE, which `runs` does not name."""
         return self._seen(Run, key)
-
-    def example(self) -> Run | None:
-        """The finished run that ships with the program; `runs` does not name it."""
-        return self._results.run(EXAMPLE)
 
     def search(self, key: str) -> FindResult | None:
         """What a search has found as far as it is, or None. key: of its run."""

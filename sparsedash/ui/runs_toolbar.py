@@ -223,6 +223,6 @@ def explain_no_runs(backend: Backend) -> None:
         frame.link("jobs", "See why in the list of jobs")
     with frame.row():
         frame.link("prune", "Prune a model")
-        if backend.example() is not None:
+        if backend.run(EXAMPLE) is not None:
             frame.link("overview", "Look at an example", run=EXAMPLE)
         _offer_to_open_file(backend)

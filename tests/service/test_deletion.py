@@ -140,7 +140,7 @@ def test_a_run_stays_while_jobs_need_it(backend):
 def test_the_example_and_what_is_not_there_are_not_deleted(backend):
     gone = delete_runs(backend, ["example", "nowhere"])
     assert not gone.deletes and dict(gone.refused) == {}
-    assert backend.example() is not None
+    assert backend.run("example") is not None
 
 
 def test_a_run_of_others_stays_and_a_shared_one_stays_theirs(house):

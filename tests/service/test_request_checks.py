@@ -187,7 +187,7 @@ UNASKED = "close expect_work forecast expected_seconds is_measuring model_shape 
 """What says or does nothing of anybody's: how long stages take, the sizes of a model, that jobs are looked after."""
 
 ASKED = (
-    " administers cached cancel cluster continuation damaged_runs divergence example fetch_config health job jobs"
+    " administers cached cancel cluster continuation damaged_runs divergence fetch_config health job jobs"
     " log_tail move named_model newest_job open_run pack_run passages preflight prioritise queue queue_position record"
     " reference_problem retry run runs search seen_by submit timing why_missing"
 )
