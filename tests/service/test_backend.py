@@ -157,18 +157,6 @@ def test_stored_runs_are_listed_newest_first_whoever_made_them(backend):
     assert asdict(backend.run("old").settings) == asdict(SETTINGS)
 
 
-def test_a_request_is_weighed_before_it_is_made(backend):
-    backend._store.remember(store_keys.peak_memory_note("owner/model", "float32"), "1500000000")
-    before = backend.preflight(SETTINGS)
-    assert before.memory.measured_bytes == 1_500_000_000
-    assert before.duration.total_s is None
-    assert before.problems == ()
-    assert backend.cached(SETTINGS).n_sparse == 1
-    assert backend.preflight(replace(SETTINGS, model="/none")).problems
-    assert backend.reference_problem("model", "/none")
-    assert backend.reference_problem("model", SETTINGS.model) is None
-
-
 def test_a_data_folder_that_cannot_be_used_is_said_and_one_of_ours_is_for_its_owner_only(tmp_path, backend):
     (tmp_path / "other").write_text("a file")
     with pytest.raises(StoreError, match="cannot be used"):
