@@ -5,7 +5,7 @@ another run does (see holdings).
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -29,6 +29,7 @@ _DELETABLE = tuple(kind for kind in holdings.DELETABLE if kind != "runs")
 """Kinds of single items that can be deleted."""
 
 NEEDED = "a job that waits or runs may need {them}"
+_OTHERS = "it is somebody else's; an administrator can delete it"
 _PINNED = "a pinned run uses {them}"
 _READ = "runs here were calibrated on {them} or answered {them}"
 _OF_DAMAGE: dict[Checked, HoldingKind] = {
@@ -138,17 +139,20 @@ class Housekeeping:
             if chosen.model or chosen.kind == "runs":
                 keys = tuple(run.key for run in every if chosen.model in ("", run.model_identity))
         marks = UserData(self._store, self._access.user).marks()
-        pinned = [run for run in every if run.key in marks and marks[run.key].pinned]
-        refused = self._refused([run for run in every if run.key in keys], keys, pinned)
-        going = tuple(run for run in every if run.key in keys and run.key not in refused)
+        pinned = {run.key: run for run in every if run.key in marks and marks[run.key].pinned}
+        refused = {key: _OTHERS for key in keys if not self._access.may_change(key)}
+        asked, live = [run for run in every if run.key in keys and run.key not in refused], live_jobs(self._table)
+        reasons = {run.key: _why_run_stays(run, live, run.key in pinned) for run in asked}
+        refused |= {key: why for key, why in reasons.items() if why}
+        going = tuple(run for run in asked if run.key not in refused)
         entries = holdings.entries_alone([run for run in going if not self._access.is_shared(run.key)], every)
         sizes = {entry.name: entry.n_bytes for entry in self._store.entries("records")} if going else {}
-        used = _InUse(self._store, self._table, self._results, pinned)
+        used = _InUse(self._store, self._table, self._results, pinned.values())
         # What is damaged is of no use to anybody, but for a model in whose folder a job may read.
         kinds = ("models",) if chosen.damaged else _DELETABLE
-        reasons = [(item, used.why_stays(item) if item.kind in kinds else "") for item in found]
-        items = tuple(item for item, why in reasons if not why)
-        stays = Counter((item.kind, why) for item, why in reasons if why)
+        whys = [(item, used.why_stays(item) if item.kind in kinds else "") for item in found]
+        items = tuple(item for item, why in whys if not why)
+        stays = Counter((item.kind, why) for item, why in whys if why)
         return Cleanup(
             runs=going,
             refused=refused,
@@ -186,16 +190,6 @@ class Housekeeping:
             Item(_OF_DAMAGE.get(kind) or holdings.kind_of_record(name), name, 0, references=holdings.named("model", ""))
             for kind, name in dict.fromkeys((d.kind, d.entry or d.name) for d in (found.damaged if found else ()))
         ]
-
-    def _refused(self, asked: Iterable[Run], keys: Collection[str], pinned: Collection[Run]) -> dict[str, str]:
-        """Why runs stay: all of `keys` that are somebody else's, and those of `asked` that are needed."""
-        others = "it is somebody else's; an administrator can delete it"
-        refused = {key: others for key in keys if not self._access.may_change(key)}
-        live = live_jobs(self._table)
-        for run in asked:
-            why = "it is pinned; unpin it first" if run in pinned else _why_run_stays(run, live)
-            refused |= {run.key: why} if why and run.key not in refused else {}
-        return refused
 
     def _drop_runs(self, runs: Iterable[Run]) -> frozenset[str]:
         """Delete runs and what only they have; one that others own too is only taken from the user.
@@ -285,8 +279,10 @@ def live_jobs(table: JobTable) -> tuple[Job, ...]:
     return (*table.running(), *table.queue())
 
 
-def _why_run_stays(run: Run, live: Iterable[Job]) -> str:
+def _why_run_stays(run: Run, live: Iterable[Job], pinned: bool) -> str:
     """Why a run cannot be deleted while these jobs are live; empty where it can."""
+    if pinned:
+        return "it is pinned; unpin it first"
     for job in live:
         if job.key == run.key:
             return "it is under way; stop it first"
