@@ -111,7 +111,6 @@ def job_progress_words(backend: Backend, job: Job, clock: Callable[[], float] = 
         said = f"Part {found.part} of {found.n_parts}{_why_no_time(found.unmeasured)}"
     else:
         said = f"{wording.percent(found.share, 0)} of the run · {wording.time_left(found.remaining_s)}"
-    said += " · computed again, since the store had dropped it" if found.repeated else ""
     # A download or a large file that is unpacked reports no steps.
     if silent_s >= SILENT_S and job.stage != "load":
         said += f" · no progress for {wording.duration_words(silent_s)}: it may hang; cancel it and try again"
