@@ -136,8 +136,9 @@ def _work(settings: RunSettings, now: RunPosition) -> tuple[dict[Part, float], d
         unread.difference_update(shares)
         return [("calibrate", None)] * len(shares)
 
-    for stage, point, seconds in now.taken:
-        units: list[Unit] = [(stage, None)]
+    for stage, place, seconds in now.taken:
+        # A search may try more than was planned.
+        point, units = None if place is None else min(place, len(points) - 1), list[Unit]([(stage, None)])
         match stage:
             case "text" if point is None or settings.calibration.corpus != SELF:
                 # Text of a file is read while the model is found.

@@ -32,22 +32,16 @@ _UPLOAD_HELP = (
 )
 
 
-def setting_field(row: FieldRow, *, disabled: bool = False) -> Any:
+def setting_field(row: FieldRow) -> Any:
     """Draw the field of a setting. Returns its value: the default while the field is empty."""
     about = row.help or None
     match row.kind:
         case "switch":
             return st.toggle(row.label, key=row.key, bind=BOUND, help=about)
         case "choice":
+            usual = row.options.index(row.default)
             chosen = st.selectbox(
-                row.label,
-                row.options,
-                index=row.options.index(row.default),
-                key=row.key,
-                bind=BOUND,
-                help=about,
-                filter_mode=None,
-                disabled=disabled,
+                row.label, row.options, index=usual, key=row.key, bind=BOUND, help=about, filter_mode=None
             )
             return chosen or row.default
         case _:
@@ -67,15 +61,13 @@ def setting_field(row: FieldRow, *, disabled: bool = False) -> Any:
             return row.default if value is None else number(value)
 
 
-def setting_fields(
-    rows: Sequence[FieldRow], n_columns: int, draw: Callable[[FieldRow], Any] = setting_field
-) -> dict[str, Any]:
-    """Draw fields side by side in so many columns. Returns their values by the names of the settings."""
-    values = {}
-    for first in range(0, len(rows), n_columns):
-        for row, column in zip(rows[first : first + n_columns], st.columns(n_columns), strict=False):
-            with column:
-                values[row.name] = draw(row)
+def setting_fields(rows: Sequence[FieldRow], n_columns: int = 1) -> dict[str, Any]:
+    """Draw fields side by side in so many columns. Returns their values by the keys of the settings."""
+    values, columns = {}, list[DeltaGenerator]()
+    for row in rows:
+        columns = columns or st.columns(n_columns)
+        with columns.pop(0):
+            values[row.key] = setting_field(row)
     return values
 
 

@@ -219,6 +219,10 @@ def test_a_method_that_reads_the_text_for_every_sparsity_repeats_nothing():
     assert found.part == 8
 
 
+def test_a_search_may_try_more_sparsities_than_were_planned():
+    assert 20 < run_progress(RUN, KNOWN, after([*TAKEN, ("prune", 5, 1.0)])).remaining_s < 24
+
+
 def test_text_of_a_file_is_read_while_the_model_is_found():
     asked = replace(RUN, evaluation=EvaluationSettings(n_passages=10))
     taken = [("start", None, 8.0), ("load", None, 1.0), ("text", None, 1.0), ("load", None, 1.0)]
