@@ -5,7 +5,7 @@ import hmac
 import json
 import secrets
 from pathlib import Path
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 import streamlit as st
 from starlette.requests import HTTPConnection
@@ -19,7 +19,7 @@ from sparsedash.reporting.html import element, escape
 from sparsedash.storage.users import LOCAL, Serving, serving_rules, visitor_name
 
 USER_HEADER = "x-sparsedash-visitor"
-"""Set by the middleware alone: what a browser sends under this name is dropped."""
+"""The user's name, quoted. Set by the middleware alone: what a browser sends under this name is dropped."""
 
 LOGIN_PATH = "/login"
 """Redirects to the login provider."""
@@ -49,11 +49,6 @@ a { display: inline-block; padding: 0.6rem 1.25rem; border-radius: 0.375rem; bac
   text-decoration: none; }
 a:focus-visible { outline: 3px solid var(--ink); outline-offset: 2px; }
 """
-
-
-def user_header(user: str) -> str:
-    """The user's name as a header can carry it."""
-    return quote(user)
 
 
 def current_user() -> str:

@@ -13,7 +13,7 @@ from streamlit.runtime.uploaded_file_manager import UploadedFileRec
 
 from sparsedash.storage.users import HeaderLogin, Serving
 from sparsedash.ui import frame, login, middleware, server
-from sparsedash.ui.middleware import MOST_FILES, VISITOR, AccessMiddleware, UploadMiddleware, may_see_details
+from sparsedash.ui.middleware import MOST_FILES, VISITOR, access_check, may_see_details, upload_guard
 
 RULES = Serving(
     address="https://sparse.example.org",
@@ -49,7 +49,7 @@ def crossed(rules, path="/prune", kind="http", server=HERE, client=("10.0.0.2", 
     async def send(message):
         sent.append(message)
 
-    asyncio.run(AccessMiddleware(app, rules)(scope, None, send))
+    asyncio.run(access_check(app, rules)(scope, None, send))
     starts = [message for message in sent if message["type"] == "http.response.start"]
     body = b"".join(message.get("body", b"") for message in sent)
     if kind == "websocket":
@@ -221,7 +221,7 @@ def guarded(streamlit):
             streamlit.files.add_file(session, UploadedFileRec(file, "a.txt", "text/plain", b"text"))
         await send({"type": "http.response.start", "status": 204, "headers": []})
 
-    app = UploadMiddleware(endpoint)
+    app = upload_guard(endpoint)
 
     async def ask(name, path="", *, method="PUT", kind="http", arrived=None):
         sent = []
