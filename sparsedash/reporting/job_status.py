@@ -4,10 +4,10 @@ Plain text: escape it before it becomes markup.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 
-from sparsedash.jobs.job import Job, Taken
+from sparsedash.jobs.job import Job, JobState, Taken
 from sparsedash.reporting import wording
 from sparsedash.reporting.html import Table, table
 from sparsedash.reporting.run_progress import RunPosition, RunProgress, run_progress, stage_progress
@@ -20,6 +20,15 @@ from sparsedash.schema.settings import FindSettings, RunSettings, planned_run, r
 from sparsedash.service.backend import Backend
 from sparsedash.service.preflight import Forecast
 
+STATES: dict[JobState, tuple[str, str]] = {
+    "queued": ("◷", "Waiting"),
+    "running": ("▶", "Running"),
+    "done": ("✓", "Done"),
+    "failed": ("✕", "Failed"),
+    "cancelled": ("⊘", "Cancelled"),
+    "crashed": ("✕", "Crashed"),
+}
+"""The sign and the word of every state."""
 PROMPT_WORDS = 14
 END_CHARACTERS = 300
 COUNTED = ("tokens", "passages")
@@ -95,7 +104,7 @@ def job_activity(job: Job) -> tuple[str, str]:
     return wording.stage_title(job.stage), _sparse_model(job) or job.message
 
 
-def job_progress_words(backend: Backend, job: Job, clock: Callable[[], float] = time.time) -> tuple[float, str]:
+def job_progress_words(backend: Backend, job: Job) -> tuple[float, str]:
     """How far a live job is as a whole, as a share that never falls; and that in words, with the time that is left
     where it is known.
     """
@@ -104,8 +113,8 @@ def job_progress_words(backend: Backend, job: Job, clock: Callable[[], float] = 
         return shown[0], "Stopping" if job.kind == "verify" else "Stopping: what is finished is kept"
     if job.state == "queued":
         return 0.0, backend.worker_trouble() or _place(backend.queue_position(job.id))
-    silent_s = clock() - job.heartbeat_at if job.heartbeat_at is not None else 0.0
-    found = _progress(backend, job, clock(), shown[0])
+    silent_s = max(0.0, time.time() - job.heartbeat_at) if job.heartbeat_at is not None else 0.0
+    found = _progress(backend, job, silent_s, shown[0])
     shown[0] = found.share
     if found.remaining_s is None:
         said = f"Part {found.part} of {found.n_parts}{_why_no_time(found.unmeasured)}"
@@ -169,18 +178,18 @@ def stage_facts(job: Job) -> str:
     return " · ".join(parts)
 
 
-def _progress(backend: Backend, job: Job, now: float, shown: float) -> RunProgress:
+def _progress(backend: Backend, job: Job, silent_s: float, shown: float) -> RunProgress:
     share = min(1.0, job.done / job.total) if job.total > 1 else 0.0
     asked = job_request(job)
     if asked is None:
         stages = _STAGES_OF_KIND.get(job.kind, ("start", "load"))
         return stage_progress(stages, job.stage or "start", share, shown)
-    settings, since = planned_run(asked), max(0.0, now - (job.heartbeat_at or now))
-    taken = [*job.taken[:-1], *(last._replace(seconds=last.seconds + since) for last in job.taken[-1:])]
+    settings = planned_run(asked)
+    taken = [*job.taken[:-1], *(last._replace(seconds=last.seconds + silent_s) for last in job.taken[-1:])]
     stored = backend.cached(settings)
     behind = max((each.point + 1 for each in taken if each.point is not None), default=0)
     at = RunPosition(
-        taken=taken or [Taken(job.stage or "start", job.point, since)],
+        taken=taken or [Taken(job.stage or "start", job.point, silent_s)],
         share=share,
         rest_s=job.remaining_s,
         calibrated=stored.calibration,

@@ -26,7 +26,7 @@ from sparsedash.reporting.html import (
     table_file_name,
     widget_label,
 )
-from sparsedash.reporting.job_status import job_name
+from sparsedash.reporting.job_status import STATES, job_name
 from sparsedash.schema.errors import SparseDashError
 from sparsedash.service.backend import Backend
 from sparsedash.storage.local_machine import data_folder
@@ -44,12 +44,7 @@ _JOBS_ANNOUNCED = 50
 """Jobs whose end is announced, newest first."""
 
 _ANNOUNCED = "notices-told"
-_ENDED: dict[JobState, tuple[str, str]] = {
-    "done": ("is done", "check_circle"),
-    "failed": ("has failed", "error"),
-    "crashed": ("has crashed", "error"),
-    "cancelled": ("was cancelled", "cancel"),
-}
+_ICONS: dict[JobState, str] = {"done": "check_circle", "failed": "error", "crashed": "error", "cancelled": "cancel"}
 _STYLE = Path(__file__).with_name("style.css")
 _MARK = str(Path(__file__).with_name("mark.svg"))
 _WORDMARK = str(Path(__file__).with_name("wordmark.svg"))
@@ -114,10 +109,9 @@ def _announce_new_endings(backend: Backend) -> bool:
         if job.live or ended in known or not (job.kind in LONG or job.state in ("failed", "crashed")):
             continue
         known.add(ended)
-        words, icon = _ENDED[job.state]
-        title = job_name(backend, job)
-        st.toast(f"{widget_label(title)} {words}. [See the jobs](jobs)", icon=f":material/{icon}:", duration="long")
-        browser_scripts.notify("SparseDash", f"{title} {words}.", f"sparsedash-{job.id}-{job.attempt}")
+        title, word, icon = job_name(backend, job), STATES[job.state][1].lower(), f":material/{_ICONS[job.state]}:"
+        st.toast(f"{widget_label(title)}: {word}. [See the jobs](jobs)", icon=icon, duration="long")
+        browser_scripts.notify("SparseDash", f"{title}: {word}.", f"sparsedash-{job.id}-{job.attempt}")
     return any(job.live for job in jobs)
 
 

@@ -16,7 +16,6 @@ from sparsedash.service.backend import Backend
 from sparsedash.ui import address_bar, frame
 from sparsedash.ui.chosen_run import choose_record
 
-_LOADS = {"proven here": "✓ proven here", "should load": "should load", "cannot": "✕ cannot"}
 _HEAD = ["Runtime", "Result", "Why"]
 _COARSE = (
     "llama.cpp's smaller types want widths that are multiples of 256. Prune with that multiple to quantise further; "
@@ -54,8 +53,8 @@ def show_export(backend: Backend, export: Export) -> None:
         if export.form == "masked":
             frame.remark("Zeros alone make no model faster: no speed-up is expected.")
         with st.expander("Where it loads"):
-            rows = [[row.runtime, _LOADS[row.loads], row.why] for row in runtime_rows(export)]
-            drawn = table("Where it loads", "A fresh process was asked here; the rest is by the source.", _HEAD, rows)
+            caption = "A fresh process was asked here; the rest is by the source."
+            drawn = table("Where it loads", caption, _HEAD, runtime_rows(export))
             frame.show(element("div", drawn.html, css="sd-wrapped"))
             frame.offer_table(drawn, key=export.key[:16])
         with st.expander("Take it to the hub"):
