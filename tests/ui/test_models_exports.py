@@ -98,7 +98,7 @@ def test_a_job_under_way_is_shown_and_one_that_failed_says_why(open_page, finish
     assert "Loading the files in a fresh process · Asking the files" in words(open_page("models"))
     finished.set_jobs(job(ASKED, "failed", **FAILED))
     app = open_page("models")
-    assert "A sparse model in files, padded" in words(app) and "The model cannot be reached." in words(app)
+    assert "A sparse model in files" in words(app) and "The model cannot be reached." in words(app)
     assert button(app, "Try again")
 
 
