@@ -4,6 +4,7 @@ The address of the page holds their values.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar, cast
 
 import streamlit as st
@@ -168,30 +169,22 @@ def show_uploads(backend: Backend, usual: Mapping[str, str]) -> None:
     usual: the text that a field goes back to, by its key, when the one it has chosen is deleted.
     """
     kept = backend.uploads.kept()
-    if not kept:
-        return
     # The label stays the same: another one would make another expander, which is closed.
-    shown = st.expander("Uploaded texts", key="uploads", on_change="rerun")
-    if not shown.open:
+    if not kept or not (shown := st.expander("Uploaded texts", key="uploads", on_change="rerun")).open:
         return
     with shown:
         rules = serving_rules()
         room = wording.size(MAX_TOTAL_BYTES if rules is None else rules.quota.upload_mb * 1_000_000)
-        used = f"{wording.size(sum(kept.values()))} of {room} are in use."
-        whose = f"{_who().capitalize()} can choose these texts, and delete them."
-        stay = "Results that were computed from them stay."
-        frame.show(paragraph(f"{used} {whose} {stay}", css="sd-muted sd-small"))
+        frame.remark(
+            f"{wording.size(sum(kept.values()))} of {room} are in use.",
+            f"{_who().capitalize()} can choose these texts, and delete them.",
+            "Results that were computed from them stay.",
+        )
         for reference, n_bytes in kept.items():
             with st.container(horizontal=True, wrap=False, vertical_alignment="center"):
                 frame.show(paragraph(f"{wording.reference_title(reference)}, {wording.size(n_bytes)}"))
-                st.button(
-                    "Delete",
-                    key=f"delete-{reference}",
-                    type="tertiary",
-                    icon=":material/delete:",
-                    on_click=frame.attempt,
-                    args=(lambda name=reference: _delete_upload(backend, name, usual),),
-                )
+                delete = partial(_delete_upload, backend, reference, usual)
+                frame.action_button("Delete", delete, key=f"delete-{reference}", icon="delete", kind="tertiary")
 
 
 def _who() -> str:

@@ -26,7 +26,7 @@ from sparsedash.service.backend import Backend
 from sparsedash.service.request_checks import is_hub_id
 from sparsedash.stats.tolerance import FEWEST_PASSAGES
 from sparsedash.ui import frame
-from sparsedash.ui.address_bar import BOUND, tolerance_field
+from sparsedash.ui.address_bar import BOUND, tolerance_fields
 from sparsedash.ui.form_address import CHANNEL_PRESETS, CHOICES, GOALS, MASK_PRESETS, MASKS, OWN, SEARCH, SWEEP
 from sparsedash.ui.form_estimate import evaluation_size_field, other_passages_expander
 from sparsedash.ui.form_fields import (
@@ -149,11 +149,8 @@ def _sparsities_field() -> dict[str, Any]:
 
 def _tolerance_fields() -> dict[str, Any]:
     tolerance = parse_tolerance(st.query_params)
-    left, right = st.columns(2)
-    with left:
-        tolerance_field("ratio", tolerance.ratio)
-    with right:
-        tolerance_field("points", tolerance.points)
+    with st.container(horizontal=True):
+        tolerance_fields(tolerance)
     return {"within": tolerance.ratio, "points": tolerance.points, "sparsity": RunSettings.sparsities_permille}
 
 
