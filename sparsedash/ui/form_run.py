@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from sparsedash.catalog.presets import DEFAULT_METHOD, METHODS, Method, method_name, method_named
+from sparsedash.catalog.presets import DEFAULT_METHOD, METHODS, method_name, method_named
 from sparsedash.reporting import wording
 from sparsedash.reporting.html import paragraph
 from sparsedash.schema.errors import SparseDashError
@@ -187,20 +187,21 @@ def _more_fields(backend: Backend, model: str | None, search: bool) -> dict[str,
 
 def _preset_fields() -> tuple[MethodSettings, ...]:
     """Draw the presets, those that remove channels and those that set weights to zero. Several race in one run."""
-    about = "Choose several to race them on the same calibration."
-    channels = _preset_pills("Method", CHANNEL_PRESETS, "method", [DEFAULT_METHOD], about)
-    masks = _preset_pills("Methods that take single weights", MASK_PRESETS, MASKS)
+    channels = st.pills(
+        "Method",
+        [method.name for method in CHANNEL_PRESETS],
+        selection_mode="multi",
+        default=[DEFAULT_METHOD],
+        key="method",
+        bind=BOUND,
+        help="Choose several to race them on the same calibration.",
+        wrap=True,
+    )
+    names = [method.name for method in MASK_PRESETS]
+    label = "Methods that take single weights"
+    masks = st.pills(label, names, selection_mode="multi", key=MASKS, bind=BOUND, wrap=True)
     show_hint(_MASKS)
     return tuple(map(method_named, (*channels, *masks)))
-
-
-def _preset_pills(
-    label: str, presets: list[Method], key: str, usual: list[str] | None = None, about: str | None = None
-) -> list[str]:
-    names = [method.name for method in presets]
-    chosen = st.pills(label, names, selection_mode="multi", default=usual, key=key, bind=BOUND, help=about, wrap=True)
-    _show_summaries(chosen)
-    return chosen
 
 
 def _search_preset_field() -> tuple[MethodSettings, ...]:
@@ -208,7 +209,6 @@ def _search_preset_field() -> tuple[MethodSettings, ...]:
     names = [method.name for method in METHODS if method.searchable]
     usual = names.index(DEFAULT_METHOD)
     name = st.selectbox("Method", names, index=usual, key="with", bind=BOUND, filter_mode=None) or DEFAULT_METHOD
-    _show_summaries([name])
     return (method_named(name),)
 
 
@@ -233,16 +233,12 @@ def _refuse_no_method() -> None:
 
 
 def _describe_methods(chosen: tuple[MethodSettings, ...]) -> None:
-    """Draw the name and summary of the chosen method, or the names of several."""
+    """Draw the names and summaries of the chosen methods."""
     names = [method_name(each) for each in chosen]
     if len(names) > 1:
         frame.show(paragraph(f"{len(names)} methods race: {', '.join(names)}."))
     elif names:
         frame.show(paragraph(f"Method: {names[0]}{' (recommended)' if names[0] == DEFAULT_METHOD else ''}."))
-        show_hint(*(method.summary for method in METHODS if method.name in names))
-
-
-def _show_summaries(names: list[str]) -> None:
     show_hint(*(f"{method.name}: {method.summary}" for method in METHODS if method.name in names))
 
 

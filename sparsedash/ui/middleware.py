@@ -7,7 +7,6 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Awaitable, Callable
 from importlib.util import find_spec
 from ipaddress import ip_address
 from pathlib import Path
@@ -33,7 +32,7 @@ from sparsedash.ui import browser_scripts, login
 VISITOR = "sparsedash.visitor"
 """Key of a request's scope for the user who has logged in."""
 MOST_FILES = 2
-"""Uploads of each user in flight or in memory at once, 50 MB each. A page reads its file at once and frees it."""
+"""Uploads of each user in flight or unread in memory, 50 MB each. A page reads its file at once and frees it."""
 
 _HEALTH, _MEDIA, _UPLOADS = "/health", "/media/", "/_stcore/upload_file/"
 _LEAST_SECRET = 32
@@ -235,48 +234,37 @@ def upload_guard(app: ASGIApp) -> ASGIApp:
     `checked_serving_rules` sets.
     """
     arriving = Counter[str]()
-    sent: dict[tuple[str, str], str] = {}
-    """The user of each file, by session and file, oldest first."""
-
-    async def take(name: str, session: str, file: str, ask: Callable[[], Awaitable[None]]) -> None:
-        """Count a file while it arrives. The user's oldest file in memory makes room for it."""
-        files = _files()
-        arriving[name] += 1
-        unread = [key for key, user in sent.items() if user == name and files.get_files(key[0], [key[1]])]
-        for key in unread[: max(0, len(unread) + arriving[name] - MOST_FILES)]:
-            files.remove_file(*key)
-        try:
-            await ask()
-        finally:
-            arriving[name] -= 1
-            sent[session, file] = name
-            free_closed()
-
-    def free_closed() -> None:
-        """Free and forget the files of closed pages."""
-        for session in {session for session, _ in sent}:
-            if not Runtime.instance().is_active_session(session):
-                _files().remove_session_files(session)
-                for key in [key for key in sent if key[0] == session]:
-                    del sent[key]
 
     async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
-        name = scope.get(VISITOR) or LOCAL
+        name, answer = scope.get(VISITOR) or LOCAL, app
         _, is_upload, rest = scope["path"].partition(_UPLOADS) if scope["type"] == "http" else ("", "", "")
-        session, _, file = rest.partition("/")
-        if is_upload and name != LOCAL and not _is_session_of(session, name):
-            await PlainTextResponse("There is no such session of yours.", status_code=404)(scope, receive, send)
-        elif is_upload and scope["method"] == "PUT" and arriving[name] >= MOST_FILES:
-            text = f"{MOST_FILES} of your files are arriving already. Wait until one is here."
-            await PlainTextResponse(text, status_code=429)(scope, receive, send)
-        elif is_upload and scope["method"] == "PUT":
-            await take(name, session, file, lambda: app(scope, receive, send))
-        else:
-            await app(scope, receive, send)
-            if scope["type"] == "websocket":
-                free_closed()
+        n = int(bool(is_upload) and scope["method"] == "PUT")
+        if is_upload and not _is_session_of(rest.partition("/")[0], name):
+            answer, n = PlainTextResponse("There is no such session of yours.", status_code=404), 0
+        elif n and arriving[name] + _n_in_memory(name) >= MOST_FILES:
+            text = f"{MOST_FILES} of your files are arriving or unread. Wait until a page has read one."
+            answer, n = PlainTextResponse(text, status_code=429), 0
+        arriving[name] += n
+        try:
+            await answer(scope, receive, send)
+        finally:
+            arriving[name] -= n
+            if n or scope["type"] == "websocket":
+                _free_closed()
 
     return wrapped
+
+
+def _n_in_memory(name: str) -> int:
+    """How many files of this user's sessions no page has read yet."""
+    return sum(len(kept) for session, kept in [*_files().file_storage.items()] if _is_session_of(session, name))
+
+
+def _free_closed() -> None:
+    """Free the files of closed pages."""
+    for session in list(_files().file_storage):
+        if not Runtime.instance().is_active_session(session):
+            _files().remove_session_files(session)
 
 
 def _files() -> MemoryUploadedFileManager:
@@ -284,7 +272,7 @@ def _files() -> MemoryUploadedFileManager:
 
 
 def _is_session_of(session: str, name: str) -> bool:
-    """Whether a page of this user is connected to the session."""
-    client = Runtime.instance().get_client(session)
+    """Whether a page of this user is connected to the session; without logins all sessions are the one user's."""
+    client = None if name == LOCAL else Runtime.instance().get_client(session)
     context = client.client_context if client else None
-    return context is not None and dict(context.headers).get(login.USER_HEADER) == quote(name)
+    return name == LOCAL or (context is not None and dict(context.headers).get(login.USER_HEADER) == quote(name))

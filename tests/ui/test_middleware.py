@@ -194,14 +194,15 @@ def test_nobody_uploads_to_or_deletes_from_another_s_session(streamlit, method):
 
 
 @pytest.mark.parametrize("name", ["ada", None])
-def test_of_each_visitor_the_newest_files_alone_are_in_memory_whatever_their_sessions(streamlit, name):
+def test_of_each_visitor_few_files_are_in_memory_whatever_their_sessions_until_a_page_has_read_one(streamlit, name):
     async def bring():
-        await streamlit.ask("bob", "other/his")
-        sessions = ("tab", "second-tab")
-        return [await streamlit.ask(name, f"{session}/{number}") for number in range(4) for session in sessions]
+        paths = ["tab/0", "second-tab/0", "tab/1", "second-tab/1"]
+        before = [await streamlit.ask(name, path) for path in paths]
+        assert await streamlit.ask("bob", "other/his") == 204
+        streamlit.files.remove_file("tab", "0")
+        return [*before, await streamlit.ask(name, "tab/2")]
 
-    assert set(asyncio.run(bring())) == {204}
-    assert streamlit.held() == ["other/his", "second-tab/3", "tab/3"]
+    assert asyncio.run(bring()) == [204, 204, 429, 429, 204 if name else 429]
 
 
 def test_files_that_arrive_count_and_one_more_is_refused_until_one_is_here(streamlit):
@@ -213,18 +214,9 @@ def test_files_that_arrive_count_and_one_more_is_refused_until_one_is_here(strea
         assert await ask("bob", "other/his") == 204
         arrived.set()
         assert await asyncio.gather(*slow) == [204] * MOST_FILES
-        assert await ask("ada", "tab/more") == 204
 
     asyncio.run(bring())
-    assert streamlit.held() == ["other/his", "tab/1", "tab/more"]
-
-
-def test_what_a_page_has_read_leaves_room(streamlit):
-    for number in range(3):
-        assert asyncio.run(streamlit.ask("ada", f"tab/{number}")) == 204
-        if number:
-            streamlit.files.remove_file("tab", str(number))
-    assert streamlit.held() == ["tab/0"]
+    assert streamlit.held() == ["other/his", "tab/0", "tab/1"]
 
 
 def test_a_closed_page_leaves_nothing_and_what_arrives_after_it_neither(streamlit):
