@@ -327,13 +327,6 @@ def test_a_table_that_may_only_be_read_is_a_store_error(store):
         store.put("a", continuation("a"))
 
 
-def test_a_data_folder_that_may_only_be_read_is_called_that(tmp_path, monkeypatch):
-    # Whoever runs the tests as root may write everywhere.
-    monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)
-    with pytest.raises(StoreError, match=r"The data folder .* is read-only for this user"):
-        Store(tmp_path / "data")
-
-
 def test_a_table_that_stays_locked_is_a_store_error_and_drops_nothing(store):
     store.put_artefact("a", b"x")
     store._patience_s = 0.0

@@ -150,7 +150,7 @@ BAD = {
     "not-json.jsonl": (b"not json\n", "Line 1 of not-json.jsonl is not a JSON object"),
     "no-text.jsonl": (LINE + b'{"txt": 1}\n', "Line 2 of no-text.jsonl"),
     "deep.jsonl": (b"[" * 100_000 + b"\n", "Line 1 of deep.jsonl"),
-    "half.jsonl": (b'{"text": "\\ud83d"}\n', "half a character"),
+    "half.jsonl": (b'{"text": "\\ud83d"}\n', "Line 1 of half.jsonl"),
     "empty.jsonl": (b"", "empty.jsonl holds no text"),
     "blank.txt": (b" \n\n \n", "blank.txt holds no text"),
     "latin.txt": ("fünf".encode("latin-1"), "latin.txt is not text in UTF-8"),
@@ -195,9 +195,7 @@ def test_what_would_not_fit_beside_the_others_is_refused_with_the_room_there_is(
     first = kept.keep("first.txt", b"word " * 150_000)
     with pytest.raises(CorpusError) as refused:
         kept.keep("second.txt", b"text " * 60_000)
-    assert refused.value.message == (
-        "second.txt has 0.3 MB, and there is room for 0.2 MB more: all uploads together have at most 1.0 MB."
-    )
+    assert refused.value.message == "second.txt has 0.3 MB; uploads have room for 0.2 MB more."
     assert refused.value.advice == "Delete some that are no longer needed."
     assert list(kept.kept()) == [first]
     assert len(files_in(tmp_path)) == 1
