@@ -140,11 +140,6 @@ def test_a_forged_file_is_refused_whatever_its_digest_says(what):
         read_run_file(written(forgeries()[what]))
 
 
-def test_the_forger_s_file_is_otherwise_whole():
-    run, records, passages = named(*specimens.run(), specimens.passages())
-    assert read_run_file(written(lines_of(run, records, passages))).run == run
-
-
 def test_a_small_file_that_unpacks_to_a_huge_one_is_refused(monkeypatch):
     file = written(lines_of(*named(*specimens.run(), specimens.passages())))
     monkeypatch.setattr(run_files, "MAX_BYTES", len(file) + 100)
