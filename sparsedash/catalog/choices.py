@@ -51,26 +51,31 @@ EVALUATION_CORPORA = (
     CatalogEntry(
         *(BUILTIN_CLOZE, "Cloze passages (built in)"),
         "132 passages written for this project in LAMBADA's manner; not LAMBADA, not comparable with it",
-        *("Apache-2.0", "65 kB", _SHIPPED, 132),
+        *("Apache-2.0", "65 kB", _SHIPPED),
+        n_texts=132,
     ),
     CatalogEntry(
         *(BUILTIN_CLOZE_402, "Cloze passages, all (built in)"),
         "the same 132 and 270 more, which decide smaller losses; not LAMBADA, not comparable with it",
-        *("Apache-2.0", "200 kB", _SHIPPED, 402),
+        *("Apache-2.0", "200 kB", _SHIPPED),
+        n_texts=402,
     ),
     CatalogEntry(
         *("lambada_openai", "LAMBADA, OpenAI variant"),
         "5,151 passages, the text the common harness uses without its two repeats",
-        *("MIT", "1.8 MB", _DOWNLOADED, 5151),
+        *("MIT", "1.8 MB", _DOWNLOADED),
+        n_texts=5151,
     ),
     CatalogEntry(
         *("lambada", "LAMBADA, original", "5,151 lower-case passages, the test split without its two repeats"),
-        *("CC BY 4.0", _LAMBADA_SIZE, _DOWNLOADED, 5151),
+        *("CC BY 4.0", _LAMBADA_SIZE, _DOWNLOADED),
+        n_texts=5151,
     ),
     CatalogEntry(
         *("lambada-validation", "LAMBADA, original, validation"),
         "4,869 lower-case passages, those of the published last-token table",
-        *("CC BY 4.0", _LAMBADA_SIZE, _DOWNLOADED, 4869),
+        *("CC BY 4.0", _LAMBADA_SIZE, _DOWNLOADED),
+        n_texts=4869,
     ),
 )
 

@@ -34,7 +34,7 @@ _NAMES = tomllib.loads((Path(__file__).parent / "gguf.toml").read_text(encoding=
 
 def _pairs(text: str) -> dict[str, str]:
     """GGUF's names with ours, groups of them resolved."""
-    found = {}
+    found: dict[str, str] = {}
     for word in text.split():
         name, is_pair, ours = word.partition("=")
         found |= {name: ours} if is_pair else _pairs(_NAMES["groups"][name])

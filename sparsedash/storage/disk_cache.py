@@ -45,8 +45,6 @@ _N_BYTES = "CASE WHEN filename IS NULL THEN coalesce(length(value), 0) ELSE size
 _USED_AT = "max(access_time, store_time)"
 _OURS = "FROM Cache WHERE raw = 1"
 ENTRIES = f"SELECT key, {_N_BYTES}, {_USED_AT}, coalesce(tag, '') {_OURS} ORDER BY rowid"
-# By the tag as it is: a computed one takes half as long again to sort.
-TAG_SUMS = f"SELECT coalesce(tag, ''), count(*), sum({_N_BYTES}), max({_USED_AT}) {_OURS} GROUP BY tag"
 
 
 class DamagedEntry(StoreError):  # noqa: N818 - it names what an entry is
@@ -153,15 +151,6 @@ class CacheEntry(NamedTuple):
     n_bytes: int
     used_at: float
     tag: str
-
-
-class TagSum(NamedTuple):
-    """All entries of one tag: their number, bytes, and time of last use."""
-
-    tag: str
-    n: int
-    n_bytes: int
-    used_at: float
 
 
 def cache_failure(error: BaseException) -> BaseException:

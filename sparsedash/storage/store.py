@@ -23,12 +23,10 @@ from sparsedash.schema.store_keys import NoteName
 from sparsedash.storage.disk_cache import (
     DAMAGED,
     ENTRIES,
-    TAG_SUMS,
     USUAL_GB,
     CacheEntry,
     DamagedEntry,
     Signed,
-    TagSum,
     bytes_of,
     cache_advice,
     cache_failure,
@@ -172,10 +170,6 @@ class Store:
     def artefact_keys(self) -> list[str]:
         """The keys of all artefacts, oldest first; none is read."""
         return [entry.name for entry in self.entries("artefacts")]
-
-    def artefact_sums(self) -> list[TagSum]:
-        """Number and size of the artefacts, by kind and model."""
-        return [TagSum(*row) for row in self._select("artefacts", TAG_SUMS)]
 
     def entries(self, of: Shelf) -> list[CacheEntry]:
         """All entries without their values; not counted as use."""
