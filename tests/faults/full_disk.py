@@ -3,18 +3,22 @@
     python full_disk.py FOLDER GGUF MODEL TEXT
 
 The first stage unpacks the .gguf file, the others take the model's folder. Prints, as JSON, what was said at each
-stage, and whether the records were those of a run with room. A process of its own: what maps a file into memory can be
+stage, and whether with room the records were those of a run that had it all along, the continuation was written, and
+the export was whole, after nothing of it had been left. A process of its own: what maps a file into memory can be
 ended by the kernel where the disk is full.
 """
 
 import json
+import shutil
 import sys
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
+from sparsedash.engine.export import export
 from sparsedash.engine.job_handlers import JobTask, load_job_handlers
 from sparsedash.schema.errors import StoreError
+from sparsedash.schema.export_settings import Export, ExportSettings
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.pair_records import Continuation, ContinuationSettings
 from sparsedash.schema.progress import ignore_steps, ignore_text
@@ -31,10 +35,10 @@ class Filler:
 
     def __init__(self, folder: Path, stage: str) -> None:
         self._file = folder / "filler"
-        self._stage = stage
+        self.stage = stage
 
     def __call__(self, step) -> None:
-        if step.stage == self._stage and not self._file.exists():
+        if step.stage == self.stage and not self._file.exists():
             with self._file.open("wb", buffering=0) as file:
                 for n_bytes in (1 << 16, 1 << 12, 1):
                     try:
@@ -90,6 +94,7 @@ def main(disk: Path, gguf: str, model: str, text: str) -> dict[str, object]:
         results[stage] = [said, stage == "load" or records(run, store) == expected]
         if stage == STAGES[-1]:
             results["continue"] = continued(run, store, Filler(disk, "continue"))
+            results |= {begin: exported(run, store, Filler(disk, begin)) for begin in ("write", "prove")}
         store.close()
     return results
 
@@ -100,6 +105,20 @@ def continued(run, store: Store, filler: Filler) -> list[object]:
     filler.remove()
     done("continuation", prompt, store)
     return [said, store.get(Continuation, prompt.key()) is not None]
+
+
+def exported(run, store: Store, filler: Filler) -> list[object]:
+    assert export.require_export_room
+    export.require_export_room = lambda *_: None  # As where somebody else takes the room meanwhile.
+    to = store.folder.parent / f"export-{filler.stage}"
+    asked = ExportSettings(dense=run.dense, sparse=run.sparse[0], form="padded", to=str(to))
+    said = said_of(partial(done, "export", asked, store, filler), store.folder)
+    filler.remove()
+    left = sorted(store.folder.parent.glob("export-*"))
+    done("export", asked, store)
+    whole = store.get(Export, asked.key()).proof.holds
+    shutil.rmtree(to)
+    return [said, whole and not left]
 
 
 if __name__ == "__main__":
