@@ -152,7 +152,8 @@ class Calibration:
         asked = (*score_dependencies(method), data is self.data)
         if asked not in self._scores:
             key = scores_key(self.keys.statistics, method)
-            made = self._checkpoint().numbered(key, _pack_scores, _unpack_scores)
+            pack = lambda found: pack_tensors([found.scores, found.losses])  # noqa: E731
+            made = self._checkpoint().numbered(key, pack, _unpack_scores)
             self._scores[asked] = score_channels(self._loaded.mlps, data, method, on_block, made)
         return self._scores[asked]
 
@@ -315,10 +316,6 @@ class Calibration:
 def _has_rounds(method: MethodSettings) -> bool:
     """Whether the model gets sparser while it reads the text that its mask gradients come from."""
     return method.rounds > 1 and SALIENCIES[method.saliency].by_gradient
-
-
-def _pack_scores(found: ChannelScores) -> bytes:
-    return pack_tensors([found.scores, found.losses])
 
 
 def _unpack_scores(data: bytes) -> ChannelScores:

@@ -185,7 +185,8 @@ class _Widened(TorchFunctionMode):
         else:
             return func(*args, **(kwargs or {}))
         n_rows = inputs.numel() // max(1, inputs.shape[-1])
-        if n_rows < self.fewest or not _is_of_bfloat16(inputs, weight):
+        plain = weight.dtype == inputs.dtype == torch.bfloat16 and weight.device.type == "cpu"
+        if n_rows < self.fewest or not plain or weight.requires_grad:
             return func(*args)
         copy = None if inputs.requires_grad else self.copies.get(stored)  # type: ignore[no-untyped-call]
         if copy is not None:
@@ -197,10 +198,6 @@ class _Widened(TorchFunctionMode):
 
 _widens: ContextVar[_Widened | None] = ContextVar("widens", default=None)
 """The mode inside `fastest_products`, where it makes a difference."""
-
-
-def _is_of_bfloat16(inputs: Tensor, weight: Tensor) -> bool:
-    return weight.dtype == inputs.dtype == torch.bfloat16 and weight.device.type == "cpu" and not weight.requires_grad
 
 
 class _Product(torch.autograd.Function):
