@@ -69,10 +69,7 @@ class Texts:
 
 
 def read_texts(reference: str, data_dir: Path | None = None) -> Texts:
-    """The texts behind a reference. data_dir: where uploads lie; None: in the usual data folder.
-
-    Raises CorpusError: unknown name, missing or unreadable file, hub unreachable and nothing in the local cache.
-    """
+    """The texts of a reference. data_dir: of uploads; None: the usual data folder. Raises CorpusError."""
     if reference in BUILTIN:
         found, running = [text for file in BUILTIN[reference] for text in json_lines(TEXTS / file)], False
     elif names_file(reference):
