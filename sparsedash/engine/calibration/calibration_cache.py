@@ -40,10 +40,7 @@ from sparsedash.storage.store import StageCheckpoint, Store
 
 
 class CacheEvicted(Exception):  # noqa: N818 - a signal between two files, which no user meets
-    """Raised where the store has dropped statistics or gradients to make room, so that they must be computed again.
-
-    The note that they are there is dropped as well.
-    """
+    """Raised where the store has evicted statistics or gradients; the note that they are there is dropped as well."""
 
     @property
     def key(self) -> str:
@@ -56,11 +53,9 @@ _DIAGONAL = "diagonal"
 
 
 class Calibration:
-    """All data that pruning methods need of one calibration text, read from the store or computed and kept there.
+    """Statistics, sensitivities, mask gradients and scores on one calibration text; computed once, then stored.
 
-    Statistics of the MLPs' inner activations and of all projections' inputs, sensitivities, mask gradients, and in
-    memory the scores of the channels. is_read: whether a method of the run needs the text, so that the others' errors
-    are measured on it as well.
+    is_read: whether a method of the run needs the text, so that the others' errors are measured on it as well.
     """
 
     def __init__(
@@ -75,10 +70,7 @@ class Calibration:
         is_read: bool,
         solves: bool = True,
     ) -> None:
-        """loaded, sequences: give the model and the text's token ids, called only where something must be computed.
-
-        solves: whether a method of the run looks at whole second moments.
-        """
+        """loaded, sequences: called to compute. solves: whether a method needs whole second moments."""
         self.keys, self.is_read, self._solves = keys, is_read, solves
         self._store, self._load, self._read, self._on_step = store, loaded, sequences, on_step
         self._token_weights = token_weights
@@ -131,8 +123,8 @@ class Calibration:
     def data_for(self, method: MethodSettings, permille: int) -> CalibrationData:
         """Input of the pruning functions for this method and sparsity.
 
-        Mask gradients are this sparsity's own where the model gets sparser while it reads the text. Where no method
-        needs the text, there are only those statistics that are in the store already.
+        Mask gradients are this sparsity's own where pruning goes in rounds. Where no method needs the text, there are
+        only the statistics that are in the store.
         """
         has_statistics = self.is_known and (method.takes_channels or self.has_inputs)
         if not (self.is_read or method.reads_text or has_statistics):
@@ -152,7 +144,8 @@ class Calibration:
         asked = (*score_dependencies(method), data is self.data)
         if asked not in self._scores:
             key = scores_key(self.keys.statistics, method)
-            made = self._checkpoint().numbered(key, _pack_scores, _unpack_scores)
+            pack = lambda found: pack_tensors([found.scores, found.losses])  # noqa: E731
+            made = self._checkpoint().numbered(key, pack, _unpack_scores)
             self._scores[asked] = score_channels(self._loaded.mlps, data, method, on_block, made)
         return self._scores[asked]
 
@@ -315,10 +308,6 @@ class Calibration:
 def _has_rounds(method: MethodSettings) -> bool:
     """Whether the model gets sparser while it reads the text that its mask gradients come from."""
     return method.rounds > 1 and SALIENCIES[method.saliency].by_gradient
-
-
-def _pack_scores(found: ChannelScores) -> bytes:
-    return pack_tensors([found.scores, found.losses])
 
 
 def _unpack_scores(data: bytes) -> ChannelScores:

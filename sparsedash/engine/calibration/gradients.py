@@ -155,10 +155,9 @@ def _backward(
     n_before: int,
     n_all: int,
 ) -> list[list[Tensor]]:
-    """The gradients that each block's watch gathers of each batch.
+    """The gradients that each block's watch finds in each batch.
 
-    watches: called where a batch must be read, and then only once. n_before, n_all: batches of earlier rounds, and in
-    all rounds.
+    watches: called once, where a batch must be read. n_before, n_all: batches of earlier rounds, and of all rounds.
     """
     attached = cache(watches)
 

@@ -43,10 +43,7 @@ class PassageActivations:
         self._has_room = True
 
     def of(self, index: int) -> list[Sample] | None:
-        """The inputs of each watched projection of a block; None where the store has no room for them.
-
-        Asked for one block after another, it reads no further than to that block.
-        """
+        """Inputs of a block's watched projections; None where the store has no room. Reads no further."""
         self._loaded.residency.drop()
         found = self._kept(index)
         if found is None and self._has_room:

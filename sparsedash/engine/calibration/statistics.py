@@ -75,10 +75,7 @@ TOKEN_WEIGHTS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class WalkCheckpoint:
-    """Checkpoint of walks over the blocks: the hidden states before one block, of every batch of every walk.
-
-    has: whether the store has what the walks leave of a block.
-    """
+    """Checkpoint of walks: all hidden states before a block. has: whether the store has the results of a block."""
 
     def __init__(self, checkpoint: StageCheckpoint, key: str, has: Callable[[int], bool]) -> None:
         self._checkpoint, self._key, self._has = checkpoint, key, has
@@ -116,7 +113,7 @@ def enough_tokens(loaded: LoadedModel, n_tokens: int) -> bool:
 
 
 def few_tokens_warning(loaded: LoadedModel, n_tokens: int, *, solves: bool) -> str | None:
-    """A warning when there are too few tokens to trust the fit. solves: whether a method looks at whole second moments.
+    """A warning of too few tokens for a steady fit. solves: whether a method needs whole second moments.
 
     Raises CalibrationError when it does, and there are far too few for that.
     """
@@ -139,10 +136,9 @@ def few_tokens_warning(loaded: LoadedModel, n_tokens: int, *, solves: bool) -> s
 
 
 class LazyWalk:
-    """Text that goes through the dense model block by block, no further than it is asked for.
+    """Lazy walk of a text through the dense model, no further than to the block that is asked for.
 
-    The text is read when a block is first asked for, and again after an error. batches: of the walk under way, each
-    with the positions of its sequences. lengths: of the sequences.
+    Begins at the first block asked for, and again after an error. batches: with the positions of their sequences.
     """
 
     def __init__(
@@ -215,11 +211,10 @@ def statistics_walk(
     checkpoint: WalkCheckpoint | None = None,
     over: Callable[[], None] = lambda: None,
 ) -> LazyWalk:
-    """A walk that collects statistics of the watched modules' inputs.
+    """A walk that collects statistics of the watched modules' inputs, one block's at a time in memory.
 
-    One block's statistics are in memory at a time; of second moments only the diagonal where there are too few tokens
-    for more. Every HELD_OUT_EVERY-th sequence only serves the held-out sample. watched: of each block, the modules.
-    keep: called with each block's statistics, in their order. checkpoint, over: see LazyWalk.
+    Of second moments only the diagonal where tokens are few. Every HELD_OUT_EVERY-th sequence is held out. watched:
+    modules of each block. keep: called with each block's statistics, in their order. checkpoint, over: see LazyWalk.
     """
     weigh, device = TOKEN_WEIGHTS[token_weights], loaded.model.device
 
@@ -340,10 +335,7 @@ def unpack_statistics(data: bytes) -> Statistics:
 
 @torch.no_grad()
 def shared_inputs(loaded: LoadedModel) -> list[list[list[str]]]:
-    """The names of each block's projections, grouped by the input tensor that they share.
-
-    Seen on two tokens. One that is never called is not among them.
-    """
+    """Names of each block's projections that are called, grouped by the input tensor that they share."""
     blocks = loaded.projections("decoder")
     modules = [module for block in blocks for module in block.values()]
     # Kept until the end: the place of a tensor that is gone may be taken by another.

@@ -63,7 +63,7 @@ def refuse_impossible(config: Mapping[str, Any], reference: str) -> None:
 
 
 def read_model(reference: str, config: PretrainedConfig, dtype: torch.dtype, **where: Any) -> PreTrainedModel:
-    """The model with these weights and no others, on the CPU. where: as `from_pretrained` takes the place or weights.
+    """The model with these weights and no others, on the CPU. where: of weights, as `from_pretrained` takes them.
 
     Raises ModelError with the names of tensors that are missing, left over, or of another shape.
     """
@@ -154,10 +154,9 @@ def weight_files(folder: Path, reference: str) -> list[Path]:
 
 
 def refuse_oversized(reference: str, config: PretrainedConfig, n_bytes: int, kind: str) -> None:
-    """Raises ModelError where the config describes no model, or far more weights than files of this size can hold.
+    """Raises ModelError where the config describes no model, or far more weights than its files can hold.
 
-    Counted on the meta device, with tables of positions and the like, before memory is taken for any of them. kind: of
-    MOST_WEIGHTS_A_BYTE.
+    Counted on the meta device, buffers included, before any memory is taken. kind: of MOST_WEIGHTS_A_BYTE.
     """
     try:
         with torch.device("meta"):

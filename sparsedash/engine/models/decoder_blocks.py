@@ -37,10 +37,7 @@ Applied = Callable[[], AbstractContextManager[None]]
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Right-padded token ids (b, t) and their mask (b, t), 1 where a token is real.
-
-    given: what the model is given beside them.
-    """
+    """Right-padded token ids (b, t) and their mask (b, t), 1 where a token is real. given: further model inputs."""
 
     ids: Tensor
     mask: Tensor
@@ -196,9 +193,9 @@ def _returns_tuples(body: nn.Module, blocks: Sequence[nn.Module], batch: Batch) 
 def batches_by_length(
     sequences: Sequence[Sequence[int]], budget: int, pad: int, device: torch.device
 ) -> list[tuple[list[int], Batch]]:
-    """Sequences of token ids as right-padded batches, longest first, each of at most `budget` padded tokens.
+    """Pairs of the sequences' positions and their right-padded batch, longest first, of at most `budget` tokens each.
 
-    Returns pairs of the sequences' positions and their batch. A sequence longer than the budget is a batch of its own.
+    A sequence longer than the budget is a batch of its own.
     """
     order = sorted(range(len(sequences)), key=lambda i: (-len(sequences[i]), i))
     batches = []

@@ -72,11 +72,7 @@ class Source:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class LoadedModel:
-    """A dense model ready to run, with its parts named.
-
-    identity: see Source. dtype: as asked. warnings: what a person should know about how it was read. residency: where
-    its weights are while it runs.
-    """
+    """A dense model ready to run. warnings: of how it was read. residency: where its weights are while it runs."""
 
     identity: str
     dtype: Dtype
@@ -180,20 +176,14 @@ ReadModel = Callable[[Source, Dtype], LoadedModel]
 
 
 class ModelShelf:
-    """Keeps the model loaded last, so that the next job for it starts at once.
-
-    n_loaded: how many models this shelf has held; only with the first is the process's peak memory the model's own.
-    """
+    """Keeps the model loaded last for the next job. n_loaded: with the first, peak memory is the model's own."""
 
     def __init__(self) -> None:
         self._kept: LoadedModel | None = None
         self.n_loaded = 0
 
     def take(self, source: Source, dtype: Dtype, stream: ReadModel | None = None) -> LoadedModel:
-        """The loaded model; the one kept if it is the same, else a fresh one in its place.
-
-        stream: reads a model whose weights stay in their files; None where they come into memory.
-        """
+        """The model kept if it is the same, else a fresh one. stream: reads it streamed; None: into memory."""
         kept = self._kept
         wanted = (source.identity, dtype, stream is not None)
         if kept is None or (kept.identity, kept.dtype, kept.residency.streamed) != wanted:
@@ -240,8 +230,7 @@ def gguf_file(reference: str) -> Path | None:
 def locate_model(reference: str, store: Store) -> Source:
     """Find or fetch the model's files, identify them, note its shape, and refuse what loading would refuse.
 
-    Weights are read only to hash them. Raises ModelError: not found, package missing, hub unreachable, family not
-    supported, files that are refused.
+    Weights are read only to hash them. Raises ModelError.
     """
     source = _found(reference, store)
     refuse_damaged_files(source.folder, reference)
@@ -300,10 +289,7 @@ def load_model(source: Source, dtype: Dtype) -> LoadedModel:
 
 
 def read_whole(source: Source, dtype: Dtype) -> LoadedModel:
-    """The model with all its weights and its tokenizer; what its files hold in this type already is not copied.
-
-    Raises ModelError with the reason in words. Whether its weights are numbers is not looked at.
-    """
+    """The model with its tokenizer; weights of this type stay mapped. Raises ModelError; NaN is not looked for."""
     folder, reference = source.folder, source.reference
     kind, warnings = "safetensors", list[str]()
     if not any(folder.glob("*.safetensors")):
@@ -341,9 +327,9 @@ _SHARD_BYTES = 2**30
 
 
 def stream_model(source: Source, dtype: Dtype, store: Store) -> LoadedModel:
-    """The dense model with its weights in their files; see `residency`. It runs on the processor.
+    """The dense model, streamed from its files, on the CPU. Raises ModelError.
 
-    Where the files hold another type, a copy in this one is made in the data folder, once. Raises ModelError.
+    Where the files hold another type, a copy in this one is made in the data folder, once.
     """
     in_dtype = replace(source, folder=_folder_in(source, dtype, store))
     loaded = read_whole(in_dtype, dtype)

@@ -57,10 +57,7 @@ def are_widened(dtype: Dtype) -> bool:
 
 
 def widen_once(model: nn.Module, room: int = WIDE_BYTES) -> None:
-    """Keep a copy of this model's weights in single precision, from here to the end of `fastest_products`.
-
-    For a model in memory, and only where all its copies have room. room: bytes that they may take.
-    """
+    """Keep copies of all weights in single precision inside `fastest_products`, if `room` bytes hold them."""
     mode, weights = _widens.get(), list(model.parameters())
     if mode is not None and sum(weight.numel() for weight in weights) * torch.float32.itemsize <= room:
         for weight in weights:
@@ -70,9 +67,9 @@ def widen_once(model: nn.Module, room: int = WIDE_BYTES) -> None:
 
 @contextmanager
 def few_inputs_by_copy() -> Iterator[None]:
-    """Inside, weights that are kept in single precision are multiplied so with few inputs as well.
+    """Inside, weights with a copy in single precision are multiplied by it for few inputs as well.
 
-    Not for answers: those of a model in its files, which has no copies, are to be the same.
+    Not for answers: a streamed model has no copies, and gives the same.
     """
     mode = _widens.get() or _Widened()
     before, mode.fewest = mode.fewest, _ROWS_BY_COPY
@@ -130,10 +127,9 @@ def units_are_faster() -> bool:
 
 
 def _is_clearly_faster(one: Callable[[], float], other: Callable[[], float]) -> bool:
-    """Whether a product takes less time by the one way than by the other, by the seconds that each call gives.
+    """Whether a product takes clearly less time one way than the other, by the seconds that each call gives.
 
-    By the processor's time of one thread, the best of some: a run that resumes in another process, beside other work,
-    must find the same.
+    CPU time of one thread, the best of some: a run that resumes beside other work must find the same.
     """
     with torch_threads(1):
         taken = [(one(), other()) for _ in range(_TRIALS)]
@@ -160,9 +156,9 @@ def _seconds(factor: Tensor) -> float:
 
 
 class _Widened(TorchFunctionMode):
-    """Lets linear layers multiply in single precision, where weights are bfloat16 ones that need no gradient.
+    """Multiplies linear layers in single precision, where weights are bfloat16 and need no gradient.
 
-    copies: of weights, as they are stored, in single precision. fewest: inputs from which on it is done at all.
+    copies: weights in single precision, as they are stored. fewest: inputs from which on it is done.
     """
 
     def __init__(self) -> None:
@@ -185,7 +181,8 @@ class _Widened(TorchFunctionMode):
         else:
             return func(*args, **(kwargs or {}))
         n_rows = inputs.numel() // max(1, inputs.shape[-1])
-        if n_rows < self.fewest or not _is_of_bfloat16(inputs, weight):
+        plain = weight.dtype == inputs.dtype == torch.bfloat16 and weight.device.type == "cpu"
+        if n_rows < self.fewest or not plain or weight.requires_grad:
             return func(*args)
         copy = None if inputs.requires_grad else self.copies.get(stored)  # type: ignore[no-untyped-call]
         if copy is not None:
@@ -197,10 +194,6 @@ class _Widened(TorchFunctionMode):
 
 _widens: ContextVar[_Widened | None] = ContextVar("widens", default=None)
 """The mode inside `fastest_products`, where it makes a difference."""
-
-
-def _is_of_bfloat16(inputs: Tensor, weight: Tensor) -> bool:
-    return weight.dtype == inputs.dtype == torch.bfloat16 and weight.device.type == "cpu" and not weight.requires_grad
 
 
 class _Product(torch.autograd.Function):

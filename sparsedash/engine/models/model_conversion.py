@@ -88,10 +88,9 @@ _LONGEST_NAME = 200
 
 
 def converted_folder(name: str, write: Callable[[Path], None], store: Store) -> Path:
-    """The folder of this name among the converted models; made on the first call, found on later ones.
+    """The folder of this name among the converted models; made on the first call, or where a file in it has changed.
 
-    It appears under its final name when it is complete, and is made again where a file in it has changed. write: is
-    given an empty folder, and fills it; what it raises is raised.
+    It appears when it is complete. write: fills an empty folder; what it raises is raised.
     """
     if len(name.encode()) > _LONGEST_NAME:
         name = digest(name)
@@ -127,10 +126,9 @@ def _states(folder: Path) -> dict[str, tuple[int, int]]:
 
 
 def _is_unchanged(folder: Path, store: Store) -> bool:
-    """Whether every file that was written is there as it was written, and no other.
+    """Whether exactly the files that were written are there.
 
-    Sizes and times are compared on every use, hashes on the first in a process: a disk may change bytes and leave the
-    time.
+    Sizes and times are compared on every use, hashes on the first in a process: a disk may flip bits and keep the time.
     """
     noted, states = noted_files(folder.name, store) or {}, _states(folder)
     if not noted or states != {name: (size, changed) for name, (size, changed, _) in noted.items()}:
@@ -374,10 +372,7 @@ _CONVERSION_VERSION = 2
 
 
 def dequantised(file: Path, store: Store) -> Path:
-    """The folder that holds this file's model in FP32 with its tokenizer; see `converted_folder`.
-
-    Raises ModelError when the .gguf file cannot be read.
-    """
+    """The folder with this .gguf file's model in FP32 and its tokenizer; see `converted_folder`. Raises ModelError."""
     name = f"{file.stem}-{hash_file(file, store)[:16]}-{_CONVERSION_VERSION}"
     return converted_folder(name, lambda folder: _write_converted(file, folder), store)
 

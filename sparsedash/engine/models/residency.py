@@ -55,10 +55,7 @@ class Resident:
 
 
 class Streamed:
-    """Weights stay in their files, and so do held numbers, in nameless files.
-
-    A block is changed when it is about to run, and changed back when another one is.
-    """
+    """Weights stay in their files, and held numbers in nameless files. Only the block that runs is changed."""
 
     streamed = True
 
@@ -97,10 +94,7 @@ class Streamed:
         return entering
 
     def _enter(self, index: int) -> None:
-        """Bring a block in, with its change, in the place of the one that ran last.
-
-        Several models may run it one after another: what was read of it stays there for all of them.
-        """
+        """Bring a block in, with its change, in place of the last one; once for all models that run it."""
         self._leave()
         block = self._blocks[index]
         if block is not self._there:
@@ -117,10 +111,7 @@ class Streamed:
         give_back_freed()
 
     def hold(self, tensor: Tensor) -> Tensor:
-        """The same numbers in a file of their own, which is gone when nothing uses them.
-
-        Raises ModelError when the disk is full.
-        """
+        """The same numbers in a nameless file, gone with its last use. Raises ModelError when the disk is full."""
         if not tensor.numel():
             return tensor
         tensor = tensor.detach().cpu()

@@ -34,8 +34,7 @@ _PLAIN = frozenset(string.ascii_letters + string.digits)
 def require_usable(folder: Path, reference: str, n_known: int) -> None:
     """Raise ModelError where the folder's tokenizer.json cannot read plain text in TRIAL_S and TRIAL_BYTES.
 
-    n_known: tokens that the model has an embedding of. A folder without the file has nothing to try: what its
-    tokenizer does is then in the code of transformers.
+    n_known: tokens with an embedding. A folder without the file uses code of transformers, and is not tried.
     """
     file = folder / "tokenizer.json"
     if not file.is_file():

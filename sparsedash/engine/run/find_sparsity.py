@@ -9,7 +9,7 @@ from sparsedash.engine.run.pipeline import check_run, dense_record, finished_run
 from sparsedash.engine.run.run_context import RunContext
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.progress import OnStep, ignore_steps
-from sparsedash.schema.records import Record, Run
+from sparsedash.schema.records import Run
 from sparsedash.schema.settings import FindResult, FindSettings, Trial
 from sparsedash.schema.store_keys import StopWithin
 from sparsedash.stats.sparsity_search import channel_steps, most_trials, next_trial, search_bounds, weight_steps
@@ -69,7 +69,11 @@ def _bisect(settings: FindSettings, run: RunContext, key: str) -> FindResult:
         run.log.point = len(result.trials)
         keep()
         record = sparse_record(run, settings.method, permille, keep)
-        result = replace(result, trials=(*result.trials, _trial(permille, record)))
+        assert record.stopping is not None, "every trial is to stop where it is decided"
+        decision, n_passages = record.stopping.decision, record.stopping.n_answered
+        verdict = decision if decision in ("within", "beyond") else "undecided"
+        trial = Trial(permille=permille, record=record.key, verdict=verdict, n_passages=n_passages)
+        result = replace(result, trials=(*result.trials, trial))
         grown = replace(grown, sparse=(*grown.sparse, record.key))
     low, _ = search_bounds(len(result.steps), _verdicts(result))
     result = replace(result, answer=result.steps[low] if low >= 0 else None, finished=True)
@@ -94,10 +98,3 @@ def _steps(settings: FindSettings, run: RunContext) -> tuple[int, ...]:
 
 def _verdicts(result: FindResult) -> Sequence[tuple[int, bool]]:
     return [(result.steps.index(trial.permille), trial.verdict == "within") for trial in result.trials]
-
-
-def _trial(permille: int, record: Record) -> Trial:
-    stopping = record.stopping
-    assert stopping is not None, "every trial is to stop where it is decided"
-    verdict = stopping.decision if stopping.decision in ("within", "beyond") else "undecided"
-    return Trial(permille=permille, record=record.key, verdict=verdict, n_passages=stopping.n_answered)

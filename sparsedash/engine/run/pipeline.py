@@ -45,9 +45,8 @@ def run(
 ) -> Run:
     """Calibrate, prune and evaluate; results in the store are not computed again.
 
-    A new run is kept after every finished record, and with its warnings before every evaluation, so that a page can
-    show it while it grows; one that was finished before stays as it is until it is finished again. shelf: keeps the
-    model between jobs. run_key: its key in the store. Raises SparseDashError, and nothing half-done is kept.
+    A new run is kept after every record, and with its warnings before every evaluation; a finished one is replaced only
+    by a finished one. shelf: keeps the model between jobs. run_key: its store key. Raises SparseDashError.
     """
     context = RunContext(settings, store, on_step, shelf or ModelShelf())
     return _run(context, run_key or settings.key(fingerprints(settings)), range(len(settings.points)))
@@ -126,10 +125,7 @@ def finished_run(grown: Run, context: RunContext) -> Run:
 
 
 def check_run(run: RunContext) -> None:
-    """Check a run before its dense model is evaluated, and repeat known warnings.
-
-    Raises CalibrationError, StoreError.
-    """
+    """Check a run before its dense evaluation, and repeat known warnings. Raises CalibrationError, StoreError."""
     run.warn_of_passages()
     settings = run.settings
     calibrations = [run.calibration(method) for method in settings.methods if method.reads_text]
@@ -274,11 +270,9 @@ def evaluate_models(
 
 
 def _evaluate_ahead(run: RunContext, points: Sequence[int]) -> None:
-    """Make the record that is needed next together with some after it, where weights are streamed; where no method
-    looks back, in a single pass over the blocks.
+    """Evaluate the next models together where weights are streamed; in a single pass where no method looks back.
 
-    points: the sparse models in the order they are needed; the dense model comes before them. An error is left to a
-    model's own turn, which comes when those before it have been evaluated.
+    points: the sparse models in order; the dense model comes before them. An error is left to a model's own turn.
     """
     if run.alone or not (together := _needed_now(run, points)) or not run.loaded.residency.streamed:
         return

@@ -46,11 +46,10 @@ from sparsedash.storage.text_files import fingerprint
 
 
 class RunLog:
-    """Log of one run: times, cached results, warnings, progress.
+    """Log of one run: seconds of each stage, what was cached, warnings, progress.
 
-    stored_before: bytes of the data folder when it began. seconds: spent in each stage. cached: what was read from the
-    store instead of computed. warnings: for a person. point: the sparse model that is made or evaluated, as in Step.
-    walk: progress of a single pass over the blocks, which is reported in place of anything else.
+    stored_before: bytes of the data folder at the start. point: the sparse model at work, as in Step. walk: progress of
+    a single pass, reported instead of any other.
     """
 
     def __init__(self, on_step: OnStep) -> None:
@@ -101,12 +100,10 @@ def software_versions() -> dict[str, str]:
 
 
 class RunContext:
-    """One run: its settings, store and log; the dense model and the texts, each loaded when first asked for.
+    """One run: settings, store, log, and the dense model and the texts, each loaded when first asked for.
 
-    shelf: keeps the model between jobs. dense: the dense model's record, once it is known. made: keys of the records
-    made in this run. stop_within: of a search, what lets a sparse model stop; part of the sparse records' keys. alone:
-    whether models are evaluated one after another only. energies: of each block's dense output, by the key of the
-    statistics. activations: on passages, by their key.
+    dense: the dense record, once known. made: keys of the records made in this run. stop_within: of a search; part of
+    the records' keys. alone: models are evaluated one by one. energies: of dense outputs, by statistics key.
     """
 
     def __init__(self, settings: RunSettings, store: Store, on_step: OnStep, shelf: ModelShelf) -> None:
@@ -240,10 +237,9 @@ class RunContext:
         return sorted(found | set(filter(None, [self.generated_text_key])))
 
     def calibration_identity(self, share: float = 0.0) -> str:
-        """Identity of the calibration text, of which a share is plain.
+        """Identity of the calibration text, of which a share is plain; of generated text: model and settings.
 
-        Text by the model itself is identified by the model and the settings. Where no method depends on the text, its
-        identity when it was last read is enough; what was never read is not read now.
+        Where no method depends on the text it is not read: its last known identity stands for it.
         """
         corpus = self.settings.calibration.corpus
         if corpus == SELF:

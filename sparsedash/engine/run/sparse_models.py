@@ -57,8 +57,7 @@ _BITS = {2: torch.int16, 4: torch.int32}
 class PrunedChannels:
     """A model whose MLPs have fewer channels.
 
-    narrowed: what each MLP becomes. errors: of each MLP. sensitivities: see CalibrationData; gives none where the
-    method does not ask for them.
+    narrowed: the new MLPs. errors: of each. sensitivities: see CalibrationData; none where the method needs none.
     """
 
     loaded: LoadedModel
@@ -112,8 +111,7 @@ class PrunedChannels:
 class MaskedWeights:
     """A model of the same shape with zeros among its weights.
 
-    scope: which projections have zeros. masked: each block's new weights. groups: of each block, the names of all
-    projections, grouped by their input.
+    scope: the projections with zeros. masked: new weights by block. groups: see `shared_inputs`.
     """
 
     loaded: LoadedModel
@@ -174,10 +172,7 @@ SparseModel = PrunedChannels | MaskedWeights
 
 
 class MeasuredModel:
-    """A sparse model of a run with its errors, block by block, for the record; while the loaded model is the dense one.
-
-    None of its blocks is made yet. May raise CacheEvicted.
-    """
+    """A sparse model and its errors, made block by block while the loaded model is the dense one."""
 
     def __init__(self, run: RunContext, method: MethodSettings, permille: int) -> None:
         self.model, self._run, self._method, self._permille = sparse_model(run, method, permille), run, method, permille
@@ -235,11 +230,10 @@ def prune_model(run: RunContext, method: MethodSettings, permille: int) -> Spars
 def make_blocks(
     run: RunContext, method: MethodSettings, permille: int, block: Callable[[MeasuredModel, int], object]
 ) -> MeasuredModel:
-    """The sparse model, after `block` was called with it for every block of the model.
+    """The sparse model, after `block` was called with it for each block.
 
-    Begun again where statistics are lost on the way. Calibrates first where the statistics are not there (any more),
-    but not where neither the method nor another of the run reads this text. Raises StoreError where the store cannot
-    hold the calibration's results.
+    Calibrates where needed statistics are missing, and begins again where they are evicted meanwhile. Raises StoreError
+    where the store cannot hold them.
     """
     lost: set[str] = set()
     calibration = run.calibration(method)
@@ -374,10 +368,7 @@ def _packed(run: RunContext, pack: Callable[[T], bytes], part: T) -> bytes:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class RebuiltModel:
-    """loaded: the dense model. sparse: the sparse one, not applied yet; None for a dense record.
-
-    calibration_identity: of the text that it was made with; empty where none was read.
-    """
+    """The dense model, and the sparse one of the record if it has one, not applied yet."""
 
     source: Source
     loaded: LoadedModel
@@ -386,10 +377,7 @@ class RebuiltModel:
 
 
 def rebuild_model(record: Record, store: Store, on_step: OnStep, shelf: ModelShelf) -> RebuiltModel:
-    """The model of a record, rebuilt bit for bit from the dense one, its statistics and its settings.
-
-    Raises JobError where its reference names another model by now.
-    """
+    """The model of a record, rebuilt bit for bit. Raises JobError where its reference names another model by now."""
     settings = RunSettings(model=record.model, dtype=record.dtype)
     if record.pruned is not None:
         settings = replace(settings, calibration=record.pruned.calibration, methods=(record.pruned.method,))
@@ -418,10 +406,7 @@ def _unpack_narrowed(data: bytes) -> PrunedMlp:
 
 
 def _pack_masked(block: MaskedBlock, *, refitted: bool) -> bytes:
-    """One block's masked weights: a bit for each of them, and those that are not zero.
-
-    refitted: whether they differ from the dense ones; where they do not, the bits are enough.
-    """
+    """A bit for each weight that is not zero, and where they are refitted those weights."""
     errors = [[math.nan if error is None else error for error in own] for own in block.errors]
     tensors = {"errors": torch.tensor(errors, dtype=torch.float64).reshape(-1, 3)}
     for name, weight in block.weights.items():

@@ -69,14 +69,15 @@ class Texts:
 
 
 def read_texts(reference: str, data_dir: Path | None = None) -> Texts:
-    """The texts behind a reference. data_dir: where uploads lie; None: in the usual data folder.
-
-    Raises CorpusError: unknown name, missing or unreadable file, hub unreachable and nothing in the local cache.
-    """
+    """The texts of a reference. data_dir: of uploads; None: the usual data folder. Raises CorpusError."""
     if reference in BUILTIN:
         found, running = [text for file in BUILTIN[reference] for text in json_lines(TEXTS / file)], False
     elif names_file(reference):
-        found, running = _read_file(reference, data_dir or data_folder())
+        path, part = file_of(reference, data_dir or data_folder()), text_slice(reference)
+        if path is None or path_kind(path) != "file":
+            advice = "Check the path after file:, or upload it again."
+            raise CorpusError(f"There is no file {path or reference}.", advice)
+        found, running = list(islice(texts_of(path), part.start, part.stop)), is_running(path)
     elif reference in CORPORA:
         found, running = _read_hub(reference, CORPORA[reference]), CORPORA[reference].running
     else:
@@ -94,14 +95,6 @@ def read_texts(reference: str, data_dir: Path | None = None) -> Texts:
 def story_openings() -> tuple[str, ...]:
     """Short story openings that lead the model into the right register when it writes its own calibration text."""
     return tuple(json_lines(TEXTS / "openings.jsonl"))
-
-
-def _read_file(reference: str, data_dir: Path) -> tuple[list[str], bool]:
-    path = file_of(reference, data_dir)
-    if path is None or path_kind(path) != "file":
-        raise CorpusError(f"There is no file {path or reference}.", "Check the path after file:, or upload it again.")
-    part = text_slice(reference)
-    return list(islice(texts_of(path), part.start, part.stop)), is_running(path)
 
 
 def _read_hub(name: str, corpus: HubCorpus) -> list[str]:

@@ -44,10 +44,9 @@ def n_threads(loaded: LoadedModel, most: int) -> int:
 
 @torch.inference_mode()
 def run_in_threads(pieces: Sequence[Callable[[Report], T]], on_report: Callable[[Sequence[int]], None]) -> list[T]:
-    """Results of the pieces, without gradients, each in a thread; torch's own threads are shared out among them.
+    """Results of the pieces, without gradients, each in a thread with its share of torch's threads.
 
-    on_report: called in this thread with the progress of every piece. Its errors and those of a piece are raised here,
-    and stop the others.
+    on_report: called in this thread with the progress of every piece. An error of it or of a piece stops all.
     """
     if len(pieces) == 1:
         return [pieces[0](lambda done: on_report([done]))]
@@ -127,10 +126,7 @@ def _batch_size(loaded: LoadedModel, length: int) -> int:
 def _generate_batch(
     loaded: LoadedModel, prompts: Sequence[list[int]], luck: Tensor, on_written: Callable[[int], None]
 ) -> list[list[int]]:
-    """Prompts with their continuations, each as many tokens long as `luck` is wide at least.
-
-    luck: (n, length), in [0, 1). on_written: called with how many tokens there are, prompts among them.
-    """
+    """Prompts with continuations of (n, length) random numbers `luck`. on_written: called with the tokens so far."""
     length, shortest = luck.shape[1], min(map(len, prompts))
     n_new = max(1, length - shortest)
     size = -(-len(prompts) // n_threads(loaded, len(prompts) // FEWEST_TEXTS))
@@ -146,10 +142,7 @@ def _generate_batch(
 
 
 def _generate(loaded: LoadedModel, prompts: Sequence[list[int]], luck: Tensor, report: Report) -> list[list[int]]:
-    """Prompts with their continuations, a token for every column of `luck`; none stops early.
-
-    luck: (n, new), in [0, 1). report: called after each token with how many there are.
-    """
+    """Prompts with a token for every column of luck (n, new); none stops early. report: called after each token."""
     luck = luck.to(loaded.model.device)
     longest, n_new = max(map(len, prompts)), luck.shape[1]
     padding = [longest - len(tokens) for tokens in prompts]
@@ -171,8 +164,8 @@ def _generate(loaded: LoadedModel, prompts: Sequence[list[int]], luck: Tensor, r
 def _draw_tokens(loaded: LoadedModel, logits: Tensor, luck: Tensor) -> Tensor:
     """One token for each row (n, 1), never the one that ends a text. logits: (n, vocabulary), changed in place.
 
-    The token at which the chances, summed up in the vocabulary's order, pass the row's luck (n,): one random number
-    a row, where choosing among weighed tokens takes one for each of the vocabulary.
+    Inverse transform sampling: one random number a row, where multinomial sampling takes one for each of the
+    vocabulary.
     """
     logits[:, loaded.ends] = float("-inf")
     chances = logits.softmax(dim=-1).cumsum(dim=-1)

@@ -79,7 +79,7 @@ ROWS: dict[str, Row] = {
     # Three steps a block, and one before the first.
     "refit": Row(("obs-sequential",), Kill("refit", 4, (sequential_refit._Sums, "refit"), N_BLOCKS + 1, (1, 7))),
     "dense evaluation": Row(BEST, Kill("evaluate", ROUND, MEASURED, N_BLOCKS)),
-    "evaluation": Row(BEST, Kill("evaluate", 3 * ROUND, MEASURED, N_BLOCKS, (2 * ROUND, 4 * ROUND))),
+    "evaluation": Row(BEST, Kill("evaluate", 3 * ROUND, MEASURED, N_BLOCKS, (2 * ROUND,))),
     "streamed evaluation": Row(BEST, Kill("evaluate", 2 * ROUND, MEASURED, N_BLOCKS, (ROUND,)), way="streamed"),
     # Blocks that were calibrated and pruned in a single pass are not again, but passages begin again.
     "walk": Row(LOCAL[:1], Kill("walk", 8, REFITTED, N_BLOCKS, (2, 5)), way="streamed"),
