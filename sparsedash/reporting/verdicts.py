@@ -68,17 +68,30 @@ def decision_words(found: ToleranceVerdict) -> str:
     """ "costs too much: word perplexity 1.35 × (limit 1.1 ×)": a verdict with the measures that decided it."""
     if found.verdict == "undecided":
         return verdict_phrase(found)
-    said = {
-        "word perplexity": lambda loss: f"word perplexity {nats_as_factor(loss.value)} (limit {exp(loss.most):g} ×)",
-        "accuracy": lambda loss: f"accuracy {signed_points(-loss.value)} points (limit {signed_limit(loss)})",
-    }
-    decisive = [said[loss.measure](loss) for loss in found.losses if loss.measure in found.decided_by]
+    decisive = [
+        f"{loss.measure} {loss_value(loss)} (limit {loss_limit(loss)})"
+        for loss in found.losses
+        if loss.measure in found.decided_by
+    ]
     return f"{verdict_phrase(found)}: {', '.join(decisive)}"
 
 
-def signed_limit(loss: Loss) -> str:
-    """ "−2": the points of accuracy that a model may lose."""
-    return f"−{100 * loss.most:g}"
+def loss_value(loss: Loss) -> str:
+    """ "1.35 ×", the word perplexity as a multiple of dense's; "−2.0 points", the change of accuracy."""
+    return nats_as_factor(loss.value) if loss.measure == "word perplexity" else f"{signed_points(-loss.value)} points"
+
+
+def loss_limit(loss: Loss) -> str:
+    """ "1.1 ×", "−2": how much a model may lose."""
+    return f"{exp(loss.most):g} ×" if loss.measure == "word perplexity" else f"−{100 * loss.most:g}"
+
+
+def loss_interval(loss: Loss) -> str:
+    """ "1.32 to 1.38", "−3.1 to −0.9": the interval behind a verdict; empty where one passage gives none."""
+    if isinf(loss.low):
+        return ""
+    perplexity = loss.measure == "word perplexity"
+    return factor_range(loss.low, loss.high) if perplexity else signed_interval((-loss.high, -loss.low))
 
 
 def accuracy_open(found: ToleranceVerdict) -> str:
@@ -119,19 +132,17 @@ def loss_words(found: ToleranceVerdict, beside: str = DENSE) -> str:
     """
     lost, accuracy = found.perplexity, found.accuracy
     whose = "dense's" if beside == DENSE else f"that of {beside}"
-    said = f"word perplexity {nats_as_factor(lost.value)} {whose} ({_perplexity_interval(lost)})"
+    said = f"word perplexity {loss_value(lost)} {whose} ({_interval_words(lost)})"
     if accuracy is None:
         return f"{said}; too few answers are right to judge accuracy"
-    ends = f"{signed_points(-accuracy.high)} to {signed_points(-accuracy.low)}"
-    return f"{said}, accuracy {signed_points(-accuracy.value)} points ({_interval(ends, accuracy)})"
+    return f"{said}, accuracy {loss_value(accuracy)} ({_interval_words(accuracy)})"
 
 
 def headline_loss(found: ToleranceVerdict) -> tuple[str, str, str]:
     """For a card: the perplexity as a multiple of dense's, its interval, and the verdict with the accuracy's change."""
-    lost, accuracy = found.perplexity, found.accuracy
-    points = f", accuracy {signed_points(-accuracy.value)} points" if accuracy else ""
-    below = f"the dense word perplexity, {_perplexity_interval(lost)}"
-    return nats_as_factor(lost.value), below, f"{VERDICT_SIGNS[found.verdict]}{points}"
+    accuracy = f", accuracy {loss_value(found.accuracy)}" if found.accuracy else ""
+    below = f"the dense word perplexity, {_interval_words(found.perplexity)}"
+    return loss_value(found.perplexity), below, f"{VERDICT_SIGNS[found.verdict]}{accuracy}"
 
 
 def passages_to_decide(found: ToleranceVerdict) -> str:
@@ -158,17 +169,11 @@ def early_stopping_words(records: Mapping[str, Record]) -> str:
 def _ending(stopping: Stopping) -> str:
     answered, planned = stopping.n_answered, stopping.n_passages
     ended = f"stopped after {answered:,} of" if answered < planned else "answered all"
-    match stopping.decision:
-        case "difference":
-            why = "a difference to the dense model is shown"
-        case "close":
-            why = f"the difference to the dense model is under {100 * stopping.margin:g} points"
-        case "within" | "beyond":
-            why = f"its loss is {stopping.decision} the limits"
-        case "open":
-            why = "nothing was decided before"
-        case _:
-            assert_never(stopping.decision)
+    why = {
+        "difference": "a difference to the dense model is shown",
+        "close": f"the difference to the dense model is under {100 * stopping.margin:g} points",
+        "open": "nothing was decided before",
+    }.get(stopping.decision, f"its loss is {stopping.decision} the limits")
     return f"{ended} {planned:,} passages: {why}"
 
 
@@ -177,17 +182,32 @@ def _is_unchanged(found: ToleranceVerdict) -> bool:
     return all(loss.value == 0 for loss in found.losses) and found.perplexity.low == found.perplexity.high
 
 
-def _perplexity_interval(loss: Loss) -> str:
-    return _interval(factor_range(loss.low, loss.high), loss)
-
-
-def _interval(ends: str, loss: Loss) -> str:
+def _interval_words(loss: Loss) -> str:
     """ "97.5 % interval 1.32 to 1.38"."""
     if isinf(loss.low):
         return "no interval"
     # With as many digits as it takes not to be 100 %.
     level = next(said for digits in range(3, 17) if (said := f"{100 * loss.level:.{digits}g}") != "100")
-    return f"{level}{NBSP}% interval {ends}"
+    return f"{level}{NBSP}% interval {loss_interval(loss)}"
+
+
+LOSS_HEAD = ["Change, points", "Interval", "p", "Broke", "Fixed", "Times dense", "Interval", "Verdict"]
+
+
+def loss_cells(judged: Judged) -> list[str]:
+    """The cells under LOSS_HEAD; blank for dense."""
+    if judged.record.pruned is None:
+        return [""] * len(LOSS_HEAD)
+    compared, lost, accuracy = judged.comparison, judged.verdict.perplexity, judged.verdict.accuracy
+    points = f"{loss_interval(accuracy)}{_level(accuracy)}" if accuracy else ""
+    times = f"{loss_interval(lost)} ×{_level(lost)}" if loss_interval(lost) else "none"
+    changed = [signed_points(compared.difference), points, p_number(judged.p_value)]
+    flips = [f"{compared.broke:,}", f"{compared.mended:,}"]
+    return [*changed, *flips, loss_value(lost), times, VERDICT_SIGNS[judged.verdict.verdict]]
+
+
+def _level(lost: Loss) -> str:
+    return f" ({100 * lost.level:.3g}{NBSP}%)"
 
 
 def numbers_table(found: RunResults, comparisons: Mapping[str, str] | None = None) -> Table:
@@ -198,42 +218,19 @@ def numbers_table(found: RunResults, comparisons: Mapping[str, str] | None = Non
     addresses, total = comparisons or {}, found.dense.last_word.total
     gone = "removed" if all(m.takes_channels for m in found.run.settings.methods) else "removed or zero"
     head = ["Model", f"MLP {gone}", f"Linear weights {gone}", f"Right of {total:,}", "Accuracy", "95 % interval"]
-    head += ["Change, points", "Interval", "p", "Broke", "Fixed"]
-    head += ["Word perplexity", "Times dense", "Interval", "Verdict"]
-    rows, names = [], []
-    for (name, record), judged in zip(found.records.items(), [None, *found.judged], strict=True):
-        score, pruned, address = record.last_word, record.pruned, addresses.get(record.key)
-        fewer = "" if score.total == total else f" of {score.total:,}"
-        gone_shares = [percent(share) for share in (pruned.mlp_sparsity, pruned.matmul_ratio)] if pruned else ["0", "0"]
-        row = [name, *gone_shares, f"{score.right:,}{fewer}", percent(score.accuracy)]
-        row += [interval(accuracy_interval(record)), *change_cells(judged), perplexity(record.word_perplexity)]
-        rows.append([*row, *times_dense_cells(judged)])
-        link = element("a", escape(name), href=address, aria_label=f"{name} against dense") if address else escape(name)
-        names.append(link)
-    return table("The numbers of this run", _numbers_caption(found), head, rows, names)
-
-
-def change_cells(judged: Judged | None) -> list[str]:
-    """The change of accuracy with the interval behind the verdict, p, broken and fixed answers; blank for dense."""
-    if judged is None:
-        return [""] * 5
-    compared, lost = judged.comparison, judged.verdict.accuracy
-    ends = f"{signed_interval((-lost.high, -lost.low))}{_level(lost)}" if lost else ""
-    p, flips = p_number(judged.p_value), (f"{compared.broke:,}", f"{compared.mended:,}")
-    return [signed_points(compared.difference), ends, p, *flips]
-
-
-def times_dense_cells(judged: Judged | None) -> list[str]:
-    """The perplexity as a multiple of dense's, the interval behind the verdict, and that verdict; blank for dense."""
-    if judged is None:
-        return [""] * 3
-    lost = judged.verdict.perplexity
-    ends = "none" if isinf(lost.low) else f"{factor_range(lost.low, lost.high)} ×{_level(lost)}"
-    return [nats_as_factor(lost.value), ends, VERDICT_SIGNS[judged.verdict.verdict]]
-
-
-def _level(lost: Loss) -> str:
-    return f" ({100 * lost.level:.3g}{NBSP}%)"
+    rows, links = [], []
+    for judged in found.models:
+        record, name, score = judged.record, found.name_of(judged.record), judged.record.last_word
+        pruned = record.pruned
+        shares = [percent(pruned.mlp_sparsity), percent(pruned.matmul_ratio)] if pruned else ["0", "0"]
+        right = f"{score.right:,}" if score.total == total else f"{score.right:,} of {score.total:,}"
+        accuracy = [percent(score.accuracy), interval(accuracy_interval(record))]
+        rows.append([name, *shares, right, *accuracy, perplexity(record.word_perplexity), *loss_cells(judged)])
+        address = addresses.get(record.key, "")
+        link = element("a", escape(name), href=address, aria_label=f"{name} against dense")
+        links.append(link if address else escape(name))
+    head += ["Word perplexity", *LOSS_HEAD]
+    return table("The numbers of this run", _numbers_caption(found), head, rows, links)
 
 
 def _numbers_caption(found: RunResults) -> str:

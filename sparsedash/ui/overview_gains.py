@@ -7,8 +7,7 @@ from typing import get_args
 import streamlit as st
 
 from sparsedash.reporting import deployment, wording
-from sparsedash.reporting.charts.gain_chart import gain_chart, gain_words
-from sparsedash.reporting.charts.tradeoff_chart import clicked_record, far_words
+from sparsedash.reporting.charts.tradeoff_chart import clicked_record, far_words, gain_chart, gain_words
 from sparsedash.reporting.charts.tradeoff_data import Measure
 from sparsedash.reporting.deployment import (
     GAIN_PHASES,
@@ -56,8 +55,7 @@ def show_gains(backend: Backend, found: RunResults, name: GainName, measure: Mea
         chart = gain_chart(tradeoff, known.gained, measure, frame.theme())
         alt = gain_words(tradeoff, known.gained, measure)
         key = clicked_record(show_chart(chart, f"{measure}-against-{name}", alt, f"gain-{name}-{measure}"))
-        hints = (_LINE, far_words(tradeoff, measure), _MEASURED if is_timed else _EXACT)
-        frame.remark(*hints)
+        frame.remark(_LINE, far_words(tradeoff, measure), _MEASURED if is_timed else _EXACT)
     for note in _omitted_models(known):
         frame.note(note)
     if known.untimed:
@@ -82,23 +80,12 @@ def _choose_timing() -> TimingOptions:
 
 def _omitted_models(known: Gains) -> list[str]:
     """The models that the chart leaves out and why, in sentences."""
-    not_guessed, no_speedup = "speed that was not measured is not guessed", "no speed-up is expected, and none is timed"
-    not_noted = "the dense model's sizes are noted when it is next loaded, by a run, a prompt or a measurement of speed"
     reasons = (
-        (known.untimed, "was not timed, so it is not shown", "were not timed, so they are not shown", not_guessed),
-        (
-            known.masked,
-            "only has single weights at zero and keeps its shapes",
-            "only have single weights at zero and keep their shapes",
-            no_speedup,
-        ),
-        (known.unknown, *["cannot be shown"] * 2, not_noted),
+        (known.untimed, "not shown, since their speed was not measured"),
+        (known.masked, "not shown: only single weights are zero, so no speed-up is expected, and none is timed"),
+        (known.unknown, "not shown: the sizes of their model are noted when it is next loaded, by a run or a prompt"),
     )
-    return [
-        f"{len(models)} sparse {wording.plural(len(models), 'model')} {one if len(models) == 1 else several}: {why}."
-        for models, one, several, why in reasons
-        if models
-    ]
+    return [f"{wording.quantity(len(models), 'sparse model')} {why}." for models, why in reasons if models]
 
 
 def _offer_timing(backend: Backend, found: RunResults, untimed: Sequence[Judged], options: TimingOptions) -> None:
@@ -126,12 +113,11 @@ def _offer_timing(backend: Backend, found: RunResults, untimed: Sequence[Judged]
 
 def _show_timings(backend: Backend, found: RunResults, options: TimingOptions) -> None:
     """Draw every measurement of this run as a table with its conditions."""
-    keys = {each.record.key: timing_request(found, each.record.key, options).key() for each in found.judged}
-    measured = [(each.record, timing) for each in found.judged if (timing := backend.timing(keys[each.record.key]))]
+    asked = {found.name_of(each.record): timing_request(found, each.record.key, options) for each in found.judged}
+    measured = {name: timing for name, request in asked.items() if (timing := backend.timing(request.key()))}
     if measured:
         with st.expander("The measured speeds as tables"):
-            for record, timing in measured:
-                name = wording.record_name(record, found.several_methods)
+            for name, timing in measured.items():
                 caption, rows = f"{name}: {deployment.timing_conditions(timing)}.", deployment.speed_rows(timing)
                 frame.show_table(table(f"Speed of {name}", caption, list(deployment.SPEED_HEAD), rows))
                 frame.remark(deployment.ceiling_words(timing))

@@ -9,12 +9,11 @@ from sparsedash.jobs.job import Job
 from sparsedash.reporting import verdicts, wording
 from sparsedash.reporting.charts.chart_style import theme_switch_css
 from sparsedash.reporting.charts.tradeoff_chart import clicked_record, far_words, tradeoff_chart, tradeoff_words
-from sparsedash.reporting.charts.tradeoff_data import Live, Measure
+from sparsedash.reporting.charts.tradeoff_data import Measure, Point, TradeoffData
 from sparsedash.reporting.html import Html, card, cards, paragraph, widget_label
 from sparsedash.reporting.job_status import job_announcement, job_title
 from sparsedash.reporting.record_pair import record_choices
 from sparsedash.reporting.run_answer import (
-    answer_costs,
     answer_figures,
     answer_sentence,
     missing_records,
@@ -38,25 +37,21 @@ from sparsedash.ui.frame import JOB_S
 
 _GROWN = "run-grown"
 """Key of the session state: the job whose run grew on this page."""
-_CLICK = "A click on a point, or on its name in the table, opens its answers next to the dense model's."
+_CLICK = "A click on a point opens its answers next to the dense model's."
 _JUDGED = (
-    "The green band is the acceptable loss: ✓ within, ✕ beyond, ? undecided, by intervals that hold for all "
-    "comparisons; with several methods the verdicts stand under the axis."
+    f"{_CLICK} Bars: confidence intervals behind the verdict (levels in the table). The green band is the acceptable "
+    "loss: ✓ within, ✕ beyond, ? undecided, under the axis where there are several lines."
 )
 _HINTS: dict[Measure, str] = {
     "word perplexity": "1.25 × means that the right last word became 1.25 times less likely, as a geometric mean over "
-    f"the passages. It reveals losses earlier than accuracy. {_CLICK} Bars: confidence intervals behind the verdict "
-    f"(levels in the table). {_JUDGED}",
-    "accuracy": f"−2 means two fewer right last words in a hundred. {_CLICK} Bars: confidence intervals behind the "
-    f"verdict, of paired differences. {_JUDGED}",
+    f"the passages. It reveals losses earlier than accuracy. {_JUDGED}",
+    "accuracy": f"−2 means two fewer right last words in a hundred. {_JUDGED}",
     "flips": "Broke: the dense model was right and the sparse one is wrong. Fixed: the other way round. Equal accuracy "
     f"hides both. {_CLICK} Bars: 95 % intervals.",
     "share right": f"Of all passages that were evaluated. {_CLICK} Bars and the blue band: 95 % intervals of each "
     "model by itself. A loss is judged by changes.",
 }
-_OVERLAP = "Overlapping points are shifted sideways."
 _REST = "Its other records are kept."
-_HOLLOW = "Hollow marks: fewer passages than the dense model answered."
 
 
 def show_answer(found: RunResults, job: Job | None) -> None:
@@ -83,11 +78,10 @@ def _show_next_step(found: RunResults | None, *, grows: bool) -> None:
         frame.show(paragraph(step.said if step else "", css="sd-next"))
         if found is None or step is None:
             return
-        if step.asked is not None:
-            if (address := form_address(step.asked)) is not None:
-                frame.link("prune", step.link, **address)
-        elif (record := found.headline) is not None:
-            link_to_export(found.run.key, found.name_of(record))
+        if step.asked is None and found.headline is not None:
+            link_to_export(found.run.key, found.name_of(found.headline))
+        elif step.asked is not None and (address := form_address(step.asked)) is not None:
+            frame.link("prune", step.link, **address)
 
 
 def show_lost(backend: Backend, key: str, run: Run | None) -> None:
@@ -136,14 +130,12 @@ def show_tradeoff(backend: Backend, found: RunResults, job: Job | None) -> None:
             job_panel.draw_job(backend, job, brief=True)
         _draw_tradeoff(backend, found, None, grows=_grows(job))
     # What would decide the rest stands at the top as soon as it is the next step.
-    notes = answer_costs(found) if next_step(found) else answer_figures(found)
-    for note in notes:
-        frame.note(note)
+    figures = answer_figures(found, needed=next_step(found) is None)
     with st.expander("The numbers as a table"):
         addresses = {key: f"compare?{urlencode(query)}" for key, query in _comparisons(found).items()}
         frame.show_table(numbers_table(found, addresses))
     stopped, source = verdicts.early_stopping_words(found.records), wording.source_note(found.run.source_type)
-    for note in filter(None, (stopped, *found.run.warnings, source)):
+    for note in filter(None, (*figures, stopped, *found.run.warnings, source)):
         frame.note(note)
 
 
@@ -158,21 +150,29 @@ def _watch_tradeoff(backend: Backend, found: RunResults, seen: Job) -> None:
     _draw_tradeoff(backend, found, live_model(found, job), grows=True)
 
 
-def _draw_tradeoff(backend: Backend, found: RunResults, now: Live | None, *, grows: bool) -> None:
+def _draw_tradeoff(backend: Backend, found: RunResults, now: tuple[str, Point] | None, *, grows: bool) -> None:
     frame.show(cards(_numbers(found, grows), grows=grows))
     measures: tuple[Measure, ...] = get_args(Measure)
     measure = choose_measure(measures)
     if (gain := overview_gains.choose_gain()) is not None:
         pressed = overview_gains.show_gains(backend, found, gain, measure)
     else:
-        tradeoff = found.tradeoff(now)
-        chart, alt = tradeoff_chart(tradeoff, measure, frame.theme()), tradeoff_words(tradeoff, measure)
-        pressed = clicked_record(browser_scripts.show_chart(chart, measure, alt, f"race-{measures.index(measure)}"))
-        fewer = now is not None or any(point.hollow for point in tradeoff.sparse)
-        hints = [_HINTS[measure], far_words(tradeoff, measure), _OVERLAP, _HOLLOW if fewer else ""]
-        frame.remark(*hints)
+        pressed = show_tradeoff_chart(found.tradeoff(now), measure, measure, f"race-{measures.index(measure)}")
     if address := _comparisons(found).get(pressed):
         st.switch_page("pages/compare.py", query_params=address)
+
+
+def show_tradeoff_chart(tradeoff: TradeoffData, measure: Measure, name: str, key: str, *hints: str) -> str:
+    """Draw the chart with its hints; return the key of the record whose point was clicked. name: of its files."""
+    chart, alt = tradeoff_chart(tradeoff, measure, frame.theme()), tradeoff_words(tradeoff, measure)
+    pressed = clicked_record(browser_scripts.show_chart(chart, name, alt, key))
+    points = [point for line in tradeoff.lines.values() for point in line]
+    hollow = (
+        "Hollow marks: fewer passages than the dense model answered." if any(p.hollow or p.live for p in points) else ""
+    )
+    shifted = "Overlapping points are shifted sideways." if len(tradeoff.lines) > 1 else ""
+    frame.remark(*hints, _HINTS[measure], far_words(tradeoff, measure), shifted, hollow)
+    return pressed
 
 
 def _comparisons(found: RunResults) -> dict[str, dict[str, str]]:
@@ -198,17 +198,12 @@ def list_runs(backend: Backend, runs: list[Run], chosen: str) -> None:
     marks = backend.user_data.marks()
     for run in runs:
         mark = marks.get(run.key, RunMark())
+        notes = {"not finished": not run.finished, "pinned": mark.pinned, "shown above": run.key == chosen}
+        parts = [wording.moment(run.started_at, frame.zone()), wording.stored_run_details(run)]
         with st.container(gap=None):
             title = widget_label(wording.stored_run_title(run, mark.name))
             frame.link("overview", title, run=run.key, **navigation.search_tolerance_query(run.find))
-            parts = [
-                wording.moment(run.started_at, frame.zone()),
-                wording.stored_run_details(run),
-                "" if run.finished else "not finished",
-                "pinned" if mark.pinned else "",
-                "shown above" if run.key == chosen else "",
-            ]
-            frame.show(paragraph(" · ".join(filter(None, parts)), css="sd-muted sd-small"))
+            frame.remark(" · ".join([*parts, *(note for note, holds in notes.items() if holds)]))
 
 
 def _numbers(found: RunResults, grows: bool) -> list[Html]:
@@ -254,6 +249,5 @@ def _show_duration(backend: Backend) -> bool:
         return False
     backend.expect_work()
     source = "a measurement of this machine" if duration.counted else "what ran here before"
-    takes = f"It takes about {wording.duration_words(duration.seconds)}, by {source}; the first answers come sooner."
-    frame.remark(takes)
+    frame.remark(f"It takes about {wording.duration_words(duration.seconds)}, by {source}; first answers come sooner.")
     return True

@@ -6,7 +6,7 @@ import streamlit as st
 
 from sparsedash.reporting import run_list, wording
 from sparsedash.reporting.html import Html, element, escape, widget_label
-from sparsedash.reporting.run_list import JOBS_LOOKED_AT, RunRow, newest_jobs, row_sparsity, row_state
+from sparsedash.reporting.run_list import JOBS_LOOKED_AT, RunRow, newest_jobs
 from sparsedash.service.backend import Backend
 from sparsedash.ui import address_bar, frame, navigation
 from sparsedash.ui.address_bar import BOUND, PAGE, set_query
@@ -20,7 +20,14 @@ _TEXT = "contains"
 """The parameter of the search. No field of another page may have this name: Streamlit hands values on."""
 _READING_S = 0.3
 _READING = "runs-reading"
-_HEAD = ("Run", "Method", "Removed", "Verdict", "Cost", "Started")
+_LINES = {
+    "Method": ("method", ""),
+    "Removed": ("removed", "", "sd-muted"),
+    "Verdict": ("verdict", "", "sd-muted", "sd-run-state", "sd-muted"),
+    "Cost": ("cost", "sd-run-factor", "sd-muted", ""),
+    "Started": ("when", "", "sd-muted"),
+}
+"""Classes of each column: of its cells, then of the lines in them."""
 _UNDER = (
     "Verdict and cost are of one model of each run, the one that its page speaks of: by the best method, the largest "
     "sparsity within the acceptable loss; where there is none, the smallest beyond it. Cost: word perplexity as a "
@@ -72,7 +79,7 @@ def show_run_table(rows: Sequence[RunRow], chosen: Collection[str]) -> None:
         tick_rows([*kept, *(address for address in now if address not in kept)])
 
     with st.container(key="runs", gap=None):
-        frame.show(element("div", *(element("span", escape(name)) for name in _HEAD), css="sd-runs-head"))
+        frame.show(element("div", *(element("span", escape(name)) for name in ("Run", *_LINES)), css="sd-runs-head"))
         for row in shown:
             with st.container(horizontal=True, key=f"run-row-{row.address}", gap=None):
                 key, text = keys[row.address], widget_label(f"Choose {row.title}")
@@ -92,32 +99,20 @@ def _draw_run(row: RunRow) -> None:
         title = widget_label(row.mark.name or wording.reference_title(row.settings.model))
         frame.link("overview", title, run=row.key, **(tolerance if row.search is not None else {}))
         pinned = element("b", escape("★ pinned · ")) if row.mark.pinned else Html("")
-        frame.show(element("p", pinned, escape(run_list.row_texts(row)), css="sd-run-about"))
+        frame.show(element("p", pinned, escape(row.texts), css="sd-run-about"))
     frame.show(element("div", *_cells(row), css="sd-run-cells"))
 
 
 def _cells(row: RunRow) -> list[Html]:
-    (verdict, which), (state, progress) = run_list.row_verdict(row), row_state(row)
-    factor, interval, points = run_list.row_loss(row)
-    started, took = run_list.row_start_and_duration(row, frame.zone())
-    removed, steps = row_sparsity(row)
-    judged = f"sd-run-{row.model.verdict.verdict}" if row.model else ""
-    # Under a verdict the state is a remark; without one, it is what there is to say.
-    remark = [("sd-muted", ", ".join(filter(None, (state, progress))))]
-    states = remark if verdict else [("sd-run-state", state), ("sd-muted", progress)]
-    return [
-        _cell("Method", "method", ("", wording.method_titles(row.settings))),
-        _cell("Removed", "removed", ("", removed), ("sd-muted", steps)),
-        _cell("Verdict", "verdict", (judged, verdict), ("sd-muted", which), *states),
-        _cell("Cost", "cost", ("sd-run-factor", factor), ("sd-muted", interval), ("", points)),
-        _cell("Started", "when", ("", started), ("sd-muted", took)),
-    ]
-
-
-def _cell(head: str, name: str, *lines: tuple[str, str]) -> Html:
-    """A cell of these lines, each a class and a text; its head is for screen readers."""
-    drawn = (element("span", escape(text), css=css) for css, text in lines if text)
-    return element("div", element("span", escape(f"{head}: "), css="sd-heard"), *drawn, css=f"sd-run-{name}")
+    """The cells, each with its head for screen readers."""
+    drawn = []
+    for (head, (css, *classes)), lines in zip(_LINES.items(), row.cells(frame.zone()), strict=True):
+        if head == "Verdict" and row.model is not None:
+            # Under a verdict the state is a remark; without one, it is what there is to say.
+            classes = [f"sd-run-{row.model.verdict.verdict}", *["sd-muted"] * 3]
+        texts = [element("span", escape(text), css=name) for name, text in zip(classes, lines, strict=True) if text]
+        drawn.append(element("div", element("span", escape(f"{head}: "), css="sd-heard"), *texts, css=f"sd-run-{css}"))
+    return drawn
 
 
 def watch_runs(backend: Backend, rows: Sequence[RunRow]) -> None:

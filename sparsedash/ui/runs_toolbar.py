@@ -8,8 +8,6 @@ import streamlit as st
 from sparsedash.catalog.choices import EXAMPLE
 from sparsedash.reporting import run_list, wording
 from sparsedash.reporting.charts.chart_style import theme_switch_css
-from sparsedash.reporting.charts.tradeoff_chart import clicked_record, far_words, tradeoff_chart, tradeoff_words
-from sparsedash.reporting.charts.tradeoff_data import Measure
 from sparsedash.reporting.html import Html, element, escape, paragraph, widget_label
 from sparsedash.reporting.run_list import MOST_RUNS, RUN_ADDRESS_LENGTH, RunRow, hidden_selection_note, overlay
 from sparsedash.reporting.run_results import run_results
@@ -21,9 +19,9 @@ from sparsedash.storage.text_files import MAX_MEGABYTES
 from sparsedash.storage.users import LONGEST_NAME
 from sparsedash.ui import frame, navigation, runs_table
 from sparsedash.ui.address_bar import choose_measure, choose_tolerance, query_value, set_query
-from sparsedash.ui.browser_scripts import show_chart
 from sparsedash.ui.form_fields import free_upload_memory
 from sparsedash.ui.job_panel import JOBS_LISTED
+from sparsedash.ui.overview_results import show_tradeoff_chart
 
 _FIELD, _REFUSED = "run-file", "run-file-refused"
 _NOT_IN_NAMES = re.compile(r"[^\w.-]+", re.ASCII)
@@ -37,17 +35,6 @@ _OPEN = (
     "as every result is, and refused where anything in it was changed. Open files only from people you trust. Larger "
     "ones: sparsedash unpack FILE, in a shell on the server."
 )
-_CLICK = "A click on a point opens its answers next to the dense model's."
-_VERDICT = (
-    "Each run against its own dense model. Bars: confidence intervals behind the verdict. The green band is the "
-    f"acceptable loss: ✓ within, ✕ beyond, ? undecided, under the axis where there are several. {_CLICK}"
-)
-_HINTS: dict[Measure, str] = {
-    "word perplexity": _VERDICT,
-    "accuracy": _VERDICT,
-    "flips": f"Each run against its own dense model. Bars: 95 % intervals. {_CLICK}",
-    "share right": f"Bars and the blue band: 95 % intervals. {_CLICK}",
-}
 
 
 def show_toolbar(backend: Backend, rows: Sequence[RunRow], chosen: Sequence[RunRow], listed: Sequence[RunRow]) -> None:
@@ -193,12 +180,9 @@ def show_overlay(backend: Backend, chosen: Sequence[RunRow]) -> None:
     if drawn is None:
         frame.note("None of the chosen runs has a sparse model with answers yet.")
         return
-    frame.show(Html(f"<style>{theme_switch_css()}</style>"))
-    measure, tradeoff = choose_measure(drawn.measures), drawn.tradeoff()
-    chart, alt = tradeoff_chart(tradeoff, measure, frame.theme()), tradeoff_words(drawn.tradeoff(brief=False), measure)
-    pressed = clicked_record(show_chart(chart, f"runs-{measure}", alt, f"together-{measure}"))
-    hint = f"{_HINTS[measure]} {far_words(tradeoff, measure)}".strip()
-    frame.show(drawn.legend(), paragraph(hint, css="sd-muted sd-small"))
+    frame.show(Html(f"<style>{theme_switch_css()}</style>"), drawn.legend())
+    measure, hint = choose_measure(drawn.measures), "Each run against its own dense model."
+    pressed = show_tradeoff_chart(drawn.tradeoff(), measure, f"runs-{measure}", f"together-{measure}", hint)
     if address := drawn.comparisons().get(pressed):
         st.switch_page("pages/compare.py", query_params={**address, **navigation.tolerance_query()})
     for note in drawn.notes:

@@ -25,7 +25,7 @@ from sparsedash.engine.run.sparse_models import PrunedChannels, RebuiltModel
 from sparsedash.reporting import verdicts, wording
 from sparsedash.reporting.html import visible
 from sparsedash.reporting.run_results import Judged
-from sparsedash.reporting.verdicts import change_cells, times_dense_cells
+from sparsedash.reporting.verdicts import loss_cells
 from sparsedash.schema.errors import ModelError
 from sparsedash.schema.export_settings import ExportSettings, Proof
 from sparsedash.schema.records import Pruned, Record
@@ -247,8 +247,7 @@ def _making_section(facts: CardFacts) -> str:
 def _loss_section(facts: CardFacts) -> str:
     models, judged, name = (facts.dense, facts.sparse), facts.judged, "the sparse model"
     pairs, found = judged.comparison, judged.verdict
-    change, accuracy, *_ = change_cells(judged)
-    times, perplexity, _ = times_dense_cells(judged)
+    change, accuracy, _, _, _, times, perplexity, _ = loss_cells(judged)
     scores = [record.last_word for record in models]
     right = [f"{100 * score.accuracy:.1f} % ({score.right} of {score.total})" for score in scores]
     rows = [
