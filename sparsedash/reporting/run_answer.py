@@ -248,10 +248,10 @@ def _more_passages(now: EvaluationSettings, needed: int) -> EvaluationSettings:
 
 
 def still_to_come(job: Job, what: str) -> str:
-    """What to expect of a live run that has not brought this yet. what: such as "The comparison is"."""
+    """What to expect of a live run that has not brought this yet. what: said of one that runs."""
     if job.stopping:
         return "This run is being stopped."
-    return "This run waits for its turn." if job.state == "queued" else f"{what} on the way."
+    return "This run waits for its turn." if job.state == "queued" else what
 
 
 def run_ending(run: Run, job: Job | None) -> str:

@@ -7,9 +7,7 @@ import streamlit as st
 
 from sparsedash.jobs.job import Job
 from sparsedash.reporting import verdicts, wording
-from sparsedash.reporting.charts.chart_style import theme_switch_css
-from sparsedash.reporting.charts.tradeoff_chart import clicked_record, far_words, tradeoff_chart, tradeoff_words
-from sparsedash.reporting.charts.tradeoff_data import Measure, Point, TradeoffData
+from sparsedash.reporting.charts.tradeoff_data import Measure, Point
 from sparsedash.reporting.html import Html, card, cards, paragraph, widget_label
 from sparsedash.reporting.job_status import job_announcement, job_title
 from sparsedash.reporting.record_pair import record_choices
@@ -28,7 +26,7 @@ from sparsedash.schema.pair_records import RunMark
 from sparsedash.schema.records import Run
 from sparsedash.service.backend import Backend
 from sparsedash.stats.significance import accuracy_interval
-from sparsedash.ui import browser_scripts, frame, job_panel, navigation, overview_gains
+from sparsedash.ui import browser_scripts, frame, job_panel, loss_charts, navigation
 from sparsedash.ui.address_bar import choose_measure
 from sparsedash.ui.chosen_run import link_to_export, show_ending, show_incomplete
 from sparsedash.ui.form_address import form_address
@@ -37,20 +35,6 @@ from sparsedash.ui.frame import JOB_S
 
 _GROWN = "run-grown"
 """Key of the session state: the job whose run grew on this page."""
-_CLICK = "A click on a point opens its answers next to the dense model's."
-_JUDGED = (
-    f"{_CLICK} Bars: confidence intervals behind the verdict (levels in the table). The green band is the acceptable "
-    "loss: ✓ within, ✕ beyond, ? undecided, under the axis where there are several lines."
-)
-_HINTS: dict[Measure, str] = {
-    "word perplexity": "1.25 × means that the right last word became 1.25 times less likely, as a geometric mean over "
-    f"the passages. It reveals losses earlier than accuracy. {_JUDGED}",
-    "accuracy": f"−2 means two fewer right last words in a hundred. {_JUDGED}",
-    "flips": "Broke: the dense model was right and the sparse one is wrong. Fixed: the other way round. Equal accuracy "
-    f"hides both. {_CLICK} Bars: 95 % intervals.",
-    "share right": f"Of all passages that were evaluated. {_CLICK} Bars and the blue band: 95 % intervals of each "
-    "model by itself. A loss is judged by changes.",
-}
 _REST = "Its other records are kept."
 
 
@@ -99,7 +83,7 @@ def wait_for(backend: Backend, key: str, job: Job) -> None:
     """Draw the page of a run without results: its job stands where it stays when they come."""
     run, sentence = backend.run(key), "This run has no results."
     if job.live:
-        sentence = still_to_come(job, "The first results are")
+        sentence = still_to_come(job, "The first results are on their way.")
     elif run or job.state == "done":
         sentence = _why_no_results(backend, key, run)
     # No room is kept where it has ended without results.
@@ -122,7 +106,6 @@ def _grows(job: Job | None) -> bool:
 
 def show_tradeoff(backend: Backend, found: RunResults, job: Job | None) -> None:
     """Draw the headline numbers, the chart and its table; above them the job that adds to them, if any."""
-    frame.show(Html(f"<style>{theme_switch_css()}</style>"))
     if job is not None and job.live:
         _watch_tradeoff(backend, found, job)
     else:
@@ -154,25 +137,14 @@ def _draw_tradeoff(backend: Backend, found: RunResults, now: tuple[str, Point] |
     frame.show(cards(_numbers(found, grows), grows=grows))
     measures: tuple[Measure, ...] = get_args(Measure)
     measure = choose_measure(measures)
-    if (gain := overview_gains.choose_gain()) is not None:
-        pressed = overview_gains.show_gains(backend, found, gain, measure)
+    if (gain := loss_charts.choose_gain()) is not None:
+        pressed = loss_charts.show_gains(backend, found, gain, measure)
     else:
-        pressed = show_tradeoff_chart(found.tradeoff(now), measure, measure, f"race-{measures.index(measure)}")
+        pressed = loss_charts.show_tradeoff_chart(
+            found.tradeoff(now), measure, measure, f"race-{measures.index(measure)}"
+        )
     if address := _comparisons(found).get(pressed):
         st.switch_page("pages/compare.py", query_params=address)
-
-
-def show_tradeoff_chart(tradeoff: TradeoffData, measure: Measure, name: str, key: str, *hints: str) -> str:
-    """Draw the chart with its hints; return the key of the record whose point was clicked. name: of its files."""
-    chart, alt = tradeoff_chart(tradeoff, measure, frame.theme()), tradeoff_words(tradeoff, measure)
-    pressed = clicked_record(browser_scripts.show_chart(chart, name, alt, key))
-    points = [point for line in tradeoff.lines.values() for point in line]
-    hollow = (
-        "Hollow marks: fewer passages than the dense model answered." if any(p.hollow or p.live for p in points) else ""
-    )
-    shifted = "Overlapping points are shifted sideways." if len(tradeoff.lines) > 1 else ""
-    frame.remark(*hints, _HINTS[measure], far_words(tradeoff, measure), shifted, hollow)
-    return pressed
 
 
 def _comparisons(found: RunResults) -> dict[str, dict[str, str]]:
@@ -220,7 +192,7 @@ def _numbers(found: RunResults, grows: bool) -> list[Html]:
     right = f"{score.right:,} of {score.total:,} last words right"
     numbers = [card("Dense", wording.percent(score.accuracy), interval, right, css="sd-dense")]
     for row in [rows[0], rows[-1]] if len(rows) > 1 else rows:
-        name = wording.card_name(row.method, row.record.sparsity_permille, found.several_methods)
+        name = wording.model_words(row.method, row.permille, found.several_methods)
         numbers.append(card(name, *verdicts.headline_loss(row.verdict), css="sd-sparse"))
     if grows and not run.finished and run.find is None:
         to_come = card("Sparse", "…", "when the model has answered", css="sd-sparse")

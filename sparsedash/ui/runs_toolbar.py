@@ -7,8 +7,7 @@ import streamlit as st
 
 from sparsedash.catalog.choices import EXAMPLE
 from sparsedash.reporting import run_list, wording
-from sparsedash.reporting.charts.chart_style import theme_switch_css
-from sparsedash.reporting.html import Html, element, escape, paragraph, widget_label
+from sparsedash.reporting.html import element, escape, paragraph, widget_label
 from sparsedash.reporting.run_list import MOST_RUNS, RUN_ADDRESS_LENGTH, RunRow, hidden_selection_note, overlay
 from sparsedash.reporting.run_results import run_results
 from sparsedash.schema.errors import SparseDashError
@@ -21,7 +20,7 @@ from sparsedash.ui import frame, navigation, runs_table
 from sparsedash.ui.address_bar import choose_measure, choose_tolerance, query_value, set_query
 from sparsedash.ui.form_fields import free_upload_memory
 from sparsedash.ui.job_panel import JOBS_LISTED
-from sparsedash.ui.overview_results import show_tradeoff_chart
+from sparsedash.ui.loss_charts import show_tradeoff_chart
 
 _FIELD, _REFUSED = "run-file", "run-file-refused"
 _NOT_IN_NAMES = re.compile(r"[^\w.-]+", re.ASCII)
@@ -180,7 +179,8 @@ def show_overlay(backend: Backend, chosen: Sequence[RunRow]) -> None:
     if drawn is None:
         frame.note("None of the chosen runs has a sparse model with answers yet.")
         return
-    frame.show(Html(f"<style>{theme_switch_css()}</style>"), drawn.legend())
+    if legend := drawn.legend():
+        frame.show(legend)
     measure, hint = choose_measure(drawn.measures), "Each run against its own dense model."
     pressed = show_tradeoff_chart(drawn.tradeoff(), measure, f"runs-{measure}", f"together-{measure}", hint)
     if address := drawn.comparisons().get(pressed):

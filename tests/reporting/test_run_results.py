@@ -50,7 +50,7 @@ def test_a_second_look_measures_nothing_again():
     backend = FakeBackend()
     run = backend.add_run(specimens.run())
     first, second = run_results(backend, run), run_results(backend, run)
-    assert list(first.readings) == [run.dense, *run.sparse]
+    assert [each.record.key for each in first.models] == [run.dense, *run.sparse]
     assert first.dense is second.dense
     assert all(one.comparison is other.comparison for one, other in zip(first.judged, second.judged, strict=True))
 
@@ -74,7 +74,7 @@ def test_a_damaged_record_is_named_and_still_counts_as_a_comparison():
     assert left.missing == {"30 %": "was damaged and is set aside"} and whole.missing == {}
     assert missing_records(run, left.missing) == (
         "The record of 30 % was damaged and is set aside. "
-        "It still counts as a comparison in the verdicts on the others."
+        "Missing models still count as comparisons in the verdicts on the others."
     )
     for before, after in zip(whole.judged, left.judged, strict=False):
         assert after.verdict.perplexity.level >= before.verdict.perplexity.level
@@ -112,4 +112,4 @@ def test_the_live_point_is_of_the_model_that_the_job_evaluates(n_sparse, finishe
     backend = FakeBackend()
     found = run_results(backend, backend.add_run(specimens.run(settings, finished=finished, n_sparse=n_sparse)))
     live = live_model(found, job(specimens.SETTINGS, **asked))
-    assert live == (live_point(*expected, right=30, done=80) if expected else None)
+    assert live == (expected and (expected[0], live_point(expected[1], right=30, done=80)))

@@ -46,10 +46,24 @@ def test_the_flips_are_counted():
             judged(0.02, n_right=3),
             "stays within the limits, with accuracy not judged: word perplexity 1.02 × (limit 1.1 ×)",
         ),
+        (
+            judged(0.0, deviation=0.0, n=132, n_right=27),
+            "stays within the limits: word perplexity 1.00 × (limit 1.1 ×)",
+        ),
         (judged(0.09), "is too close to call on 1,000 passages"),
         (judged(0.0, n=1), "cannot be judged on 1 passage"),
     ],
-    ids=["within", "perplexity", "accuracy", "both", "accuracy-open", "not-judged", "undecided", "too-few"],
+    ids=[
+        "within",
+        "perplexity",
+        "accuracy",
+        "both",
+        "accuracy-open",
+        "not-judged",
+        "unchanged",
+        "undecided",
+        "too-few",
+    ],
 )
 def test_a_verdict_says_which_measures_decided_it_and_their_limits(found, said):
     assert plain(verdicts.decision_words(found)) == said

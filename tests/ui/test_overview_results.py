@@ -172,7 +172,7 @@ def test_a_run_that_is_not_shown_is_mentioned_while_it_lives_but_no_prompt(open_
     app = open_page("overview")
     link = links(app)["Another run is under way: SmolLM2 135M (built in) at 40 %"]
     assert query_of(link) == {"run": OTHER.key()}
-    assert "Evaluating · sparse model 1 of 1: least-squares, 40 % removed" in words(app)
+    assert "Evaluating · sparse model 1 of 1: least-squares, 40 % of the MLP removed" in words(app)
     finished.set_jobs(job(OTHER, "done"), job(prompt, "queued", id=2))
     assert not any("Another run" in name for name in links(app.run()))
     finished.set_jobs(*(job(replace(OTHER, sparsities_permille=(p,)), "queued", id=p) for p in (400, 300, 200, 100)))
