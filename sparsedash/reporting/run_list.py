@@ -318,67 +318,17 @@ def _refused(plan: Cleanup, titles: Mapping[str, str]) -> list[str]:
 class Overlay:
     """Runs over the same passages in one chart.
 
-    lines: a run and its models of one method, by their label. notes: what is not drawn, and why; plain text.
+    measures: what can be drawn. models: what the address of the compare page says of each model beside its dense one,
+    by the record's key. legend: what the letters of the chart stand for; nothing where its lines have their own names.
+    notes: what is not drawn, and why; plain text.
     """
 
-    lines: Mapping[str, tuple[RunResults, Sequence[Judged]]]
+    tradeoff: TradeoffData
+    measures: Sequence[Measure]
+    models: Mapping[str, dict[str, str]]
+    legend: Html
+    numbers: Table
     notes: Sequence[str]
-
-    @property
-    def measures(self) -> tuple[Measure, ...]:
-        """What can be drawn: the share of right words, which is no difference, only from one dense model on."""
-        every: tuple[Measure, ...] = get_args(Measure)
-        one_dense = len({run.dense.key for run, _ in self.lines.values()}) == 1
-        return every if one_dense else tuple(measure for measure in every if measure != "share right")
-
-    @property
-    def key(self) -> Mapping[str, str]:
-        """What the lines of the chart are called there, by their labels: letters, where these leave it no room."""
-        fits = max(map(len, self.lines)) <= _LONGEST_LABEL
-        return dict(zip(self.lines, self.lines if fits else ascii_uppercase, strict=False))
-
-    def tradeoff(self) -> TradeoffData:
-        """The data of the chart, its lines called as in `key`."""
-        runs = {run.dense.key: run for run, _ in self.lines.values()}
-        first, *others = runs.values()
-        data, dense = first.tradeoff(), first.point_of(first.models[0])
-        if others:
-            right = (
-                f"{reference_title(run.dense.model)}: {run.point_of(run.models[0]).facts[0]}" for run in runs.values()
-            )
-            dense = replace(dense, facts=list(dict.fromkeys(right)))
-        lines = {
-            self.key[label]: [run.point_of(each) for each in models] for label, (run, models) in self.lines.items()
-        }
-        taken = wording.sparsity_axis_title(model.method for _, models in self.lines.values() for model in models)
-        return replace(data, dense=dense, lines=lines, taken=taken, asked=(), leader="", published=())
-
-    def comparisons(self) -> Mapping[str, dict[str, str]]:
-        """What the address of the compare page says of each model beside its dense one, by the record's key."""
-        return {
-            each.record.key: {"run": run.run.key, "right": run.name_of(each.record)}
-            for run, models in self.lines.values()
-            for each in models
-        }
-
-    def legend(self) -> Html:
-        """What the letters of the chart stand for; nothing where its lines have their own names."""
-        rows = [
-            element("li", element("b", escape(f"{sign} {name}" if len(self.lines) > 1 else name)), escape(label))
-            for (label, name), sign in zip(self.key.items(), SYMBOLS.values(), strict=False)
-            if name != label
-        ]
-        return element("ul", *rows, css="sd-chart-key") if rows else join()
-
-    def numbers(self) -> Table:
-        """The models that are drawn, as a table."""
-        rows = [
-            [f"{label}, {sparsity_percent(each.permille)}", *loss_cells(each)]
-            for label, (_, models) in self.lines.items()
-            for each in models
-        ]
-        caption = f"Each model against its own dense model, on the last words of the same passages. {_EACH}"
-        return table("The numbers of these runs", caption, ["Model", *LOSS_HEAD], rows)
 
 
 def overlay(found: Sequence[RunResults]) -> Overlay | None:
@@ -390,12 +340,45 @@ def overlay(found: Sequence[RunResults]) -> Overlay | None:
     most = Counter(passages for _, passages in judged).most_common(1)[0][0]
     why = "it answers other passages than the runs in the chart, so their losses cannot be compared"
     notes += [f"“{run.title}” is not drawn: {why}." for run, passages in judged if passages != most]
-    drawn = [run for run, passages in judged if passages == most]
-    if len(drawn) > MOST_RUNS:
+    same = [run for run, passages in judged if passages == most]
+    if len(same) > MOST_RUNS:
         notes.append(f"Only the first {MOST_RUNS} runs are drawn: more lines could not be told apart.")
-        drawn = drawn[:MOST_RUNS]
+    drawn = same[:MOST_RUNS]
     lines = _lines(drawn, notes)
-    return Overlay(lines=lines, notes=[*notes, _EACH] if len(drawn) > 1 else notes)
+    # Letters, where labels leave the chart no room.
+    fits = max(map(len, lines)) <= _LONGEST_LABEL
+    names = list(lines) if fits else list(ascii_uppercase[: len(lines)])
+    models = [(label, run, each) for label, (run, judged) in lines.items() for each in judged]
+    every: tuple[Measure, ...] = get_args(Measure)
+    dense = {run.dense.key: run for run in drawn}
+    first = drawn[0].tradeoff()
+    right = [f"{reference_title(run.dense.model)}: {run.point_of(run.models[0]).facts[0]}" for run in dense.values()]
+    signs = [f"{sign} {name}" if len(lines) > 1 else name for sign, name in zip(SYMBOLS.values(), names, strict=False)]
+    letters = (
+        element("li", element("b", escape(sign)), escape(label)) for sign, label in zip(signs, lines, strict=True)
+    )
+    rows = [[f"{label}, {sparsity_percent(each.permille)}", *loss_cells(each)] for label, _, each in models]
+    caption = f"Each model against its own dense model, on the last words of the same passages. {_EACH}"
+    return Overlay(
+        tradeoff=replace(
+            first,
+            dense=replace(first.dense, facts=list(dict.fromkeys(right))) if len(dense) > 1 else first.dense,
+            lines={
+                name: [run.point_of(each) for each in judged]
+                for name, (run, judged) in zip(names, lines.values(), strict=True)
+            },
+            taken=wording.sparsity_axis_title(each.method for *_, each in models),
+            asked=(),
+            leader="",
+            published=(),
+        ),
+        # The share of right words, which is no difference, can only be drawn from one dense model on.
+        measures=[measure for measure in every if measure != "share right" or len(dense) == 1],
+        models={each.record.key: {"run": run.run.key, "right": run.name_of(each.record)} for _, run, each in models},
+        legend=join() if fits else element("ul", *letters, css="sd-chart-key"),
+        numbers=table("The numbers of these runs", caption, ["Model", *LOSS_HEAD], rows),
+        notes=[*notes, _EACH] if len(drawn) > 1 else notes,
+    )
 
 
 def _lines(runs: Sequence[RunResults], notes: list[str]) -> dict[str, tuple[RunResults, Sequence[Judged]]]:

@@ -114,17 +114,11 @@ def _offer_run_file(backend: Backend, row: RunRow) -> None:
     popover = st.popover("Export run", type="tertiary", icon=":material/download:", key="run-along", on_change="rerun")
     if popover.open:
         with popover, frame.errors_in_words():
-            packed = backend.pack_run(row.key)
-            name = _NOT_IN_NAMES.sub("-", row.title).strip("-.")[:60] or "run"
+            packed, kind = backend.pack_run(row.key), "application/octet-stream"
+            name = f"{_NOT_IN_NAMES.sub('-', row.title).strip('-.')[:60] or 'run'}-{row.key[:6]}{SUFFIX}"
             frame.show(paragraph(_EXPORT))
-            frame.offer_file(
-                f"Download, {wording.size(len(packed))}",
-                packed,
-                f"{name}-{row.key[:6]}{SUFFIX}",
-                "application/octet-stream",
-                key="run-take-along",
-                kind="primary",
-            )
+            text = f"Download, {wording.size(len(packed))}"
+            frame.offer_file(text, packed, name, kind, key="run-take-along", kind="primary")
 
 
 def _offer_to_open_file(backend: Backend) -> None:
@@ -172,25 +166,25 @@ def is_overlaid() -> bool:
 def show_overlay(backend: Backend, chosen: Sequence[RunRow]) -> None:
     """Draw the chart of the ticked runs, what it leaves out and why, and its numbers."""
     with_results = [row for row in chosen if row.run is not None]
-    looked_at, allowed = with_results[:MOST_RUNS], navigation.current_tolerance()
-    found = [results for row in looked_at if (results := run_results(backend, row.run, allowed, row.mark.name))]
+    looked_at, limits = with_results[:MOST_RUNS], navigation.current_tolerance()
+    found = [results for row in looked_at if (results := run_results(backend, row.run, limits, row.mark.name))]
     frame.section("Overlay" if len(chosen) > 1 else "The chart of this run")
     drawn = overlay(found)
     if drawn is None:
         frame.note("None of the chosen runs has a sparse model with answers yet.")
         return
-    if legend := drawn.legend():
-        frame.show(legend)
+    if drawn.legend:
+        frame.show(drawn.legend)
     measure, hint = choose_measure(drawn.measures), "Each run against its own dense model."
-    pressed = show_tradeoff_chart(drawn.tradeoff(), measure, f"runs-{measure}", f"together-{measure}", hint)
-    if address := drawn.comparisons().get(pressed):
+    pressed = show_tradeoff_chart(drawn.tradeoff, measure, f"runs-{measure}", f"together-{measure}", hint)
+    if address := drawn.models.get(pressed):
         st.switch_page("pages/compare.py", query_params={**address, **navigation.tolerance_query()})
     for note in drawn.notes:
         frame.note(note)
     if len(looked_at) < len(with_results):
         frame.note(f"Only the first {MOST_RUNS} of the chosen runs are looked at.")
     with st.expander("The numbers as a table"):
-        frame.show_table(drawn.numbers())
+        frame.show_table(drawn.numbers)
 
 
 def explain_no_runs(backend: Backend) -> None:
@@ -200,10 +194,8 @@ def explain_no_runs(backend: Backend) -> None:
         "Every run will be a row here: its model and method, how much was removed, what that cost, and whether it is "
         "within the acceptable loss. Runs can be named, pinned, exported, deleted and overlaid in one chart."
     )
-    n_ended = sum(job.makes_run and not job.live and job.state != "done" for job in backend.jobs(JOBS_LISTED))
-    if n_ended:
-        one = n_ended == 1
-        frame.note(f"{n_ended} {'run' if one else 'runs'} ended before {'it' if one else 'they'} had a result.")
+    if n_ended := sum(job.makes_run and not job.live and job.state != "done" for job in backend.jobs(JOBS_LISTED)):
+        frame.note(f"{wording.quantity(n_ended, 'run')} ended without a result.")
         frame.link("jobs", "See why in the list of jobs")
     with frame.row():
         frame.link("prune", "Prune a model")

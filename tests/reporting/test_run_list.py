@@ -266,27 +266,29 @@ def overlaid_run(backend, name="", dense="dense", n=None, **changes):
 )
 def test_lines_are_called_by_what_tells_their_runs_apart(runs, labels, backend):
     found = overlay([overlaid_run(backend, **changes) for changes in runs])
-    assert list(found.lines) == labels
+    assert list(dict.fromkeys(row[0].rpartition(", ")[0] for row in found.numbers.rows)) == labels
 
 
 def test_long_names_are_letters_in_the_chart_and_are_told_below_it(backend):
     one, other = overlaid_run(backend, calibration=WIKITEXT), overlaid_run(backend, "Short")
     found = overlay([one, other])
-    assert list(found.tradeoff().lines) == ["WikiText-2, least-squares", "Short"] and found.legend() == ""
+    assert list(found.tradeoff.lines) == ["WikiText-2, least-squares", "Short"] and found.legend == ""
     long = overlaid_run(backend, "A name of nearly sixty characters, <b>as long as it may be</b>")
     found = overlay([one, long])
-    assert list(found.tradeoff().lines) == ["A", "B"]
-    assert "<b>■ B</b>A name of nearly sixty" in found.legend()
-    assert "&lt;b&gt;" in found.legend() and "<b>as" not in found.legend()
+    assert list(found.tradeoff.lines) == ["A", "B"]
+    assert "<b>■ B</b>A name of nearly sixty" in found.legend
+    assert "&lt;b&gt;" in found.legend and "<b>as" not in found.legend
 
 
 def test_runs_over_other_passages_and_without_sparse_models_are_left_out_in_words(backend):
     one, other = overlaid_run(backend), overlaid_run(backend, sparsities_permille=(100,))
     fewer = overlaid_run(backend, dense="fewer", n=60, evaluation=EvaluationSettings(n_passages=60))
     found = overlay([fewer, one, other])
-    assert {run.run.key for run, _ in found.lines.values()} == {one.run.key, other.run.key}
+    assert {each["run"] for each in found.models.values()} == {one.run.key, other.run.key}
     assert found.notes[0].startswith(f"“{TITLE}” is not drawn: it answers other passages")
-    assert [run.run.key for run, _ in overlay([fewer, one]).lines.values()] == [fewer.run.key], "the first one counts"
+    assert [each["run"] for each in overlay([fewer, one]).models.values()][:1] == [fewer.run.key], (
+        "the first one counts"
+    )
     run, (dense, *_) = specimens.run(replace(SETTINGS, dtype="bfloat16"), finished=False, n_sparse=0)
     backend.add_run((run, [dense]))
     empty = run_results(backend, run)
@@ -297,9 +299,9 @@ def test_runs_over_other_passages_and_without_sparse_models_are_left_out_in_word
 def test_the_share_of_right_words_is_drawn_only_where_the_runs_have_one_dense_model(backend):
     one, same = overlaid_run(backend), overlaid_run(backend, sparsities_permille=(100,))
     other = overlaid_run(backend, model="owner/model", dense="another")
-    assert overlay([one, same]).measures == ("word perplexity", "accuracy", "flips", "share right")
-    assert overlay([one, other]).measures == ("word perplexity", "accuracy", "flips")
-    assert overlay([one, other]).tradeoff().dense.facts == [
+    assert overlay([one, same]).measures == ["word perplexity", "accuracy", "flips", "share right"]
+    assert overlay([one, other]).measures == ["word perplexity", "accuracy", "flips"]
+    assert overlay([one, other]).tradeoff.dense.facts == [
         "SmolLM2 135M (built in): 36 of 120 right",
         "owner/model: 36 of 120 right",
     ]
@@ -308,13 +310,13 @@ def test_the_share_of_right_words_is_drawn_only_where_the_runs_have_one_dense_mo
 def test_too_many_lines_become_the_best_method_of_each_run(backend):
     methods = tuple(method_named(name) for name in ("least-squares", "magnitude", "flap", "wanda-channels", "random"))
     found = overlay([overlaid_run(backend, dtype=dtype, methods=methods) for dtype in ("float32", "bfloat16")])
-    assert len(found.lines) == 2
+    assert len(found.tradeoff.lines) == 2
     assert f"{MOST_LINES} lines are the most to be told apart" in " ".join(found.notes)
 
 
 def test_every_drawn_model_leads_to_its_answers_and_stands_in_the_table(backend):
     one, other = overlaid_run(backend), overlaid_run(backend, sparsities_permille=(100,))
     found = overlay([one, other])
-    assert found.comparisons()["1-0"] == {"run": other.run.key, "right": "10 %"}
-    assert len(found.comparisons()) == 4 == found.numbers().html.count('scope="row"')
+    assert found.models["1-0"] == {"run": other.run.key, "right": "10 %"}
+    assert len(found.models) == 4 == found.numbers.html.count('scope="row"')
     assert "not for those of all these runs" in found.notes[-1]

@@ -126,10 +126,10 @@ def test_every_sparse_model_in_the_table_is_a_link_and_its_head_says_once_what_c
         link = f'href="compare?run={SETTINGS.key()}&amp;right={address}" aria-label="{name} against dense">{name}</a>'
         assert link in drawn
     assert drawn.count("<a ") == 3
-    assert "Right of 120 Accuracy 95 % interval" in said and "Word perplexity Times dense Interval Verdict" in said
+    assert "Right of 120 Accuracy 95 % interval Word perplexity Change, points Interval p Broke Fixed" in said
     level = r"\([\d.]+ %\)"
-    cells = rf"[\d.]+ [\d.]+ × [\d.]+ to [\d.]+ × {level} \? undecided"
-    assert len(re.findall(rf"[−+][\d.]+ to [−+][\d.]+ {level} \S+ \d+ \d+ {cells}", said)) == 3
+    changes = rf"[−+][\d.]+ to [−+][\d.]+ {level} \S+ \d+ \d+"
+    assert len(re.findall(rf"{changes} [\d.]+ × [\d.]+ to [\d.]+ × {level} \? undecided", said)) == 3
 
 
 def test_a_model_that_answered_fewer_passages_says_how_many_and_has_a_hollow_mark(open_page, backend):

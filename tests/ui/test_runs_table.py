@@ -54,14 +54,14 @@ def test_the_empty_page_invites_and_tells_of_runs_that_ended_without_a_result(op
     other = replace(SETTINGS, sparsities_permille=(700,))
     backend.set_jobs(job(SETTINGS, "failed", id=2), job(other, "cancelled", id=1))
     app = open_page("runs")
-    assert "2 runs ended before they had a result." in words(app) and "See why in the list of jobs" in links(app)
+    assert "2 runs ended without a result." in words(app) and "See why in the list of jobs" in links(app)
 
 
 def test_every_run_but_the_example_is_a_row_with_a_link_to_its_page(open_page, backend, two_runs, example):
     older, _ = two_runs
     app = open_page("runs")
     said = words(app)
-    assert said.startswith("None of 2 runs has a model within the limits, 1.1 × word perplexity")
+    assert said.startswith("None of 2 runs with a model within the limits, 1.1 × word perplexity")
     assert listed(app) == ["owner/model", TITLE] and "Example" not in said
     assert query_of(links(app)[TITLE]) == {"run": older.key}
     assert "Method: least-squares" in said and "Removed: 10, 20, 30 %" in said
@@ -238,10 +238,10 @@ def test_a_run_under_way_is_not_deleted_and_one_that_ended_early_says_so(open_pa
     run = backend.add_run(specimens.run(finished=False, n_sparse=1))
     backend.set_jobs(job(SETTINGS))
     app = asking(open_page("runs", chosen=short(run)))
-    assert "▶ running, 1 of 3 models" in words(app) and "stays: it is under way; stop it first." in words(app)
+    assert "▶ running 1 of 3 models" in words(app) and "stays: it is under way; stop it first." in words(app)
     assert not [each for each in app.button if each.label == "Delete for good"]
     backend.set_jobs(job(SETTINGS, "failed"))
-    assert "✕ failed, 1 of 3 models" in words(open_page("runs"))
+    assert "✕ failed 1 of 3 models" in words(open_page("runs"))
 
 
 def test_answers_that_are_not_read_yet_are_counted(open_page, backend, two_runs):
