@@ -20,7 +20,7 @@ from sparsedash.reporting.run_answer import (
     still_to_come,
 )
 from sparsedash.reporting.run_reports import html_report, run_document
-from sparsedash.reporting.run_results import RunResults, run_results
+from sparsedash.reporting.run_results import RunResults
 from sparsedash.reporting.verdicts import loss_sentence, verdict_basis, verdict_sentence
 from sparsedash.schema.errors import StoreError
 from sparsedash.schema.method_settings import MethodSettings
@@ -30,8 +30,9 @@ from sparsedash.shell.terminal import run_table
 from sparsedash.stats.mean_intervals import moments
 from sparsedash.stats.tolerance import Losses, Tolerance, judge_all
 from tests.factories import PRUNED, RUN, answered
+from tests.reporting.held_results import results_of
 from tests.ui import specimens
-from tests.ui.fake_backend import FakeBackend, job
+from tests.ui.filled_backend import job
 
 DENSE = [True] * 60 + [False] * 60
 RANDOM = MethodSettings(saliency="random")
@@ -46,16 +47,11 @@ def plain(text: str) -> str:
 
 
 def sweep_of(*sparse: Record, finished: bool = True, tolerance: Tolerance | None = None) -> RunResults:
-    backend = FakeBackend()
     dense = specimens.record(DENSE)
     methods = tuple(dict.fromkeys(r.pruned.method for r in sparse if r.pruned))
-    settings = replace(specimens.SETTINGS, methods=methods) if methods else specimens.SETTINGS
-    run, _ = specimens.run(settings)
-    keys = tuple(record.key for record in sparse)
-    backend.add_run((replace(run, dense=dense.key, sparse=keys, finished=finished), [dense, *sparse]))
-    found = run_results(backend, backend.stored_runs[0], tolerance)
-    assert found is not None
-    return found
+    run, _ = specimens.run(replace(specimens.SETTINGS, methods=methods) if methods else specimens.SETTINGS)
+    run = replace(run, dense=dense.key, sparse=tuple(record.key for record in sparse), finished=finished)
+    return results_of(run, [dense, *sparse], tolerance=tolerance)
 
 
 def said(*sparse: Record, **more) -> str:
@@ -89,16 +85,13 @@ def drawn(n, fall, spread, right, seed):
 def run_of(n, dense, *sparse):
     """A run over n passages. dense: right answers; sparse: (percent, nats lost, spread, right)."""
     settings = RunSettings(methods=(RANDOM,), sparsities_permille=tuple(10 * percent for percent, *_ in sparse))
-    backend = FakeBackend()
     records = [answered(f"{n}-dense", n, outcomes=drawn(n, 0, 0, dense, 0))]
     for i, (percent, fall, spread, right) in enumerate(sparse):
         made = replace(PRUNED, method=RANDOM, sparsity_permille=10 * percent, mlp_sparsity=0.97 * percent / 100)
         outcomes = drawn(n, fall, spread, right, i + 1)
         records.append(answered(f"{n}-{percent}", n, pruned=made, outcomes=outcomes))
     keys = tuple(record.key for record in records[1:])
-    run = replace(RUN, settings=settings, dense=records[0].key, sparse=keys, finished=True)
-    backend.add_run((run, records))
-    return run_results(backend, run)
+    return results_of(replace(RUN, settings=settings, dense=records[0].key, sparse=keys, finished=True), records)
 
 
 @pytest.mark.parametrize(
@@ -354,10 +347,9 @@ def test_the_document_of_a_search_says_the_same():
 
 
 def test_a_result_whose_trials_are_none_of_its_steps_is_refused():
-    with pytest.raises(StoreError):
-        search(trial(250, "within"))
-    with pytest.raises(StoreError):
-        replace(search(trial(200, "within")), answer=150)
+    for change in ({"trials": (trial(250, "within"),)}, {"answer": 150}):
+        with pytest.raises(StoreError):
+            replace(FOUND, **change)
 
 
 @pytest.mark.parametrize(
@@ -429,9 +421,8 @@ def test_a_loss_that_no_number_of_passages_settles_says_so():
     [(0.0, "Export this model"), (0.3, "Export this model"), (4.0, "Export this model"), (60.0, "Change the settings")],
 )
 def test_a_search_leads_to_its_model_or_to_another_method(slope, link):
-    backend = FakeBackend()
-    run = backend.add_search(specimens.search(slope=slope))
-    step = next_step(run_results(backend, run, Tolerance(ratio=1.3, points=30.0)))
+    run, records, found = specimens.search(slope=slope)
+    step = next_step(results_of(run, records, found, tolerance=Tolerance(ratio=1.3, points=30.0)))
     assert step.link == link and step.asked == (run.find if slope == 60.0 else None)
 
 

@@ -7,14 +7,14 @@ import pytest
 from sparsedash.catalog.presets import method_named
 from sparsedash.reporting import run_list
 from sparsedash.reporting.run_list import MOST_LINES, newest_jobs, overlay, run_deletion_question, run_deletion_report
-from sparsedash.reporting.run_results import run_results
 from sparsedash.schema.pair_records import RunMark
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings
 from sparsedash.service.deletion import Cleanup
 from sparsedash.stats.tolerance import Tolerance
 from tests.factories import RUN
+from tests.reporting.held_results import results_of
 from tests.ui import specimens
-from tests.ui.fake_backend import FakeBackend, job
+from tests.ui.filled_backend import job
 
 SETTINGS = specimens.SETTINGS
 MAGNITUDE = method_named("magnitude")
@@ -23,11 +23,6 @@ LIMITS = "1.1 × word perplexity and 2 points of accuracy"
 GENEROUS, LAX, USUAL = Tolerance(ratio=1000.0, points=100.0), Tolerance(ratio=1000.0), Tolerance()
 TITLE, SEARCH = "SmolLM2 135M (built in) at 10, 20, 30\u00a0%", "How much of SmolLM2 135M (built in) can go"
 TITLES = {"r": "Mine", "s": "Another"}
-
-
-@pytest.fixture
-def backend():
-    return FakeBackend()
 
 
 def rows(backend, tolerance=USUAL):
@@ -63,9 +58,8 @@ def test_sparsities_are_named_one_by_one_while_they_are_few_and_a_search_counts_
         add(backend, sparsities_permille=sparsities)
     found = {said(row)["Removed"] for row in rows(backend)}
     assert found == {("10, 20, 30\u00a0%", ""), ("10 to 50\u00a0%", "4 steps"), ("12.5\u00a0%", "")}
-    backend.stored_runs.clear()
-    backend.add_search(specimens.search())
-    (row,) = rows(backend)
+    backend.add_run(specimens.search())
+    row = next(row for row in rows(backend) if row.search)
     kind, trials = said(row)["Removed"]
     assert (row.title, kind) == (SEARCH, "a search") and trials.endswith("trials")
 
@@ -82,17 +76,17 @@ def test_sparsities_are_named_one_by_one_while_they_are_few_and_a_search_counts_
 )
 def test_an_unfinished_run_says_its_state_and_what_there_is(state, expected, backend):
     backend.add_run(specimens.run(finished=False, n_sparse=1))
-    backend.stored_jobs = [job(SETTINGS, state)] if state else []
+    backend.set_jobs(*([job(SETTINGS, state)] if state else []))
     (row,) = rows(backend)
     assert row.live == (state == "running")
     assert said(row)["Verdict"][1:] == ("at 10\u00a0%", expected, "1 of 3 models") and said(row)["Started"][1] == ""
 
 
 def test_a_job_is_a_row_before_it_has_a_result_unless_it_ended_or_is_of_another_version(backend):
-    backend.stored_jobs = [job(SETTINGS, "queued"), job(specimens.search()[0].find, "queued", id=2)]
+    backend.set_jobs(job(SETTINGS, "queued"), job(specimens.search()[0].find, "queued", id=2))
     waiting = ("", "", "◷ waiting", "")
     assert {row.title: said(row)["Verdict"] for row in rows(backend)} == dict.fromkeys((TITLE, SEARCH), waiting)
-    backend.stored_jobs = [job(SETTINGS, "failed"), replace(job(SETTINGS, "queued"), settings={"model": 3})]
+    backend.set_jobs(job(SETTINGS, "failed"), job(SETTINGS, "queued", id=2, key="k", settings={"model": 3}))
     assert rows(backend) == []
 
 
@@ -102,9 +96,9 @@ def test_of_a_run_s_jobs_the_live_one_counts():
     assert newest_jobs([replace(newer, id=3), newer])[SETTINGS.key()].id == 3
 
 
-def test_answers_that_are_still_to_be_read_are_said_so(backend, monkeypatch):
+def test_answers_that_are_still_to_be_read_are_said_so(backend):
     add(backend)
-    monkeypatch.setattr(type(backend.costs), "verdicts", lambda *_: {})
+    backend.costs.verdicts = lambda *_: {}
     (row,) = rows(backend)
     assert not row.known and said(row)["Verdict"][:2] == ("…", "being read") and said(row)["Cost"] == ("", "", "")
 
@@ -157,12 +151,11 @@ def test_every_word_that_is_looked_for_must_be_there_whatever_its_case(backend):
 
 def test_the_sentence_counts_the_runs_with_a_model_within(backend):
     most = f"model within the limits, {LIMITS}"
-    backend.stored_jobs = [job(SETTINGS)]
+    backend.set_jobs(job(SETTINGS))
     assert run_list.runs_sentence(rows(backend), USUAL) == "1 run under way, no result yet."
     backend.add_run(specimens.run(finished=False, n_sparse=0))
-    backend.stored_jobs = []
+    backend.set_jobs()
     assert run_list.runs_sentence(rows(backend), USUAL) == "No run has a sparse model that was judged."
-    backend.stored_runs.clear()
     add(backend)
     assert run_list.runs_sentence(rows(backend), USUAL) == f"None of 1 run with a {most}; 1 undecided."
     add(backend, sparsities_permille=(100,))
@@ -233,19 +226,16 @@ def test_deletion_says_before_and_after_what_goes_and_what_stays(changes, questi
     assert run_deletion_report(removal(**changes), TITLES) == report
 
 
-def overlaid_run(backend, name="", dense="dense", n=None, **changes):
+def overlaid_run(name="", dense="dense", n=None, **changes):
     """The results of a run of its own; with the dense record of this key, and n of its passages."""
     settings = replace(SETTINGS, **changes)
     run, records = specimens.run(settings)
-    number = len(backend.stored_runs)
-    keys = [dense, *(f"{number}-{i}" for i in range(len(records) - 1))]
+    keys = [dense, *(f"{run.key}-{i}" for i in range(len(records) - 1))]
     renamed = [
         replace(record, key=key, model=settings.model, outcomes=record.outcomes[:n])
         for key, record in zip(keys, records, strict=True)
     ]
-    run = replace(run, dense=dense, sparse=tuple(keys[1:]))
-    backend.add_run((run, renamed))
-    return run_results(backend, run, name=name)
+    return results_of(replace(run, dense=dense, sparse=tuple(keys[1:])), renamed, name=name)
 
 
 @pytest.mark.parametrize(
@@ -264,25 +254,25 @@ def overlaid_run(backend, name="", dense="dense", n=None, **changes):
     ],
     ids=["calibration", "model", "names", "sparsities"],
 )
-def test_lines_are_called_by_what_tells_their_runs_apart(runs, labels, backend):
-    found = overlay([overlaid_run(backend, **changes) for changes in runs])
+def test_lines_are_called_by_what_tells_their_runs_apart(runs, labels):
+    found = overlay([overlaid_run(**changes) for changes in runs])
     assert list(dict.fromkeys(row[0].rpartition(", ")[0] for row in found.numbers.rows)) == labels
 
 
-def test_long_names_are_letters_in_the_chart_and_are_told_below_it(backend):
-    one, other = overlaid_run(backend, calibration=WIKITEXT), overlaid_run(backend, "Short")
+def test_long_names_are_letters_in_the_chart_and_are_told_below_it():
+    one, other = overlaid_run(calibration=WIKITEXT), overlaid_run("Short")
     found = overlay([one, other])
     assert list(found.tradeoff.lines) == ["WikiText-2, least-squares", "Short"] and found.legend == ""
-    long = overlaid_run(backend, "A name of nearly sixty characters, <b>as long as it may be</b>")
+    long = overlaid_run("A name of nearly sixty characters, <b>as long as it may be</b>")
     found = overlay([one, long])
     assert list(found.tradeoff.lines) == ["A", "B"]
     assert "<b>■ B</b>A name of nearly sixty" in found.legend
     assert "&lt;b&gt;" in found.legend and "<b>as" not in found.legend
 
 
-def test_runs_over_other_passages_and_without_sparse_models_are_left_out_in_words(backend):
-    one, other = overlaid_run(backend), overlaid_run(backend, sparsities_permille=(100,))
-    fewer = overlaid_run(backend, dense="fewer", n=60, evaluation=EvaluationSettings(n_passages=60))
+def test_runs_over_other_passages_and_without_sparse_models_are_left_out_in_words():
+    one, other = overlaid_run(), overlaid_run(sparsities_permille=(100,))
+    fewer = overlaid_run(dense="fewer", n=60, evaluation=EvaluationSettings(n_passages=60))
     found = overlay([fewer, one, other])
     assert {each["run"] for each in found.models.values()} == {one.run.key, other.run.key}
     assert found.notes[0].startswith(f"“{TITLE}” is not drawn: it answers other passages")
@@ -290,15 +280,14 @@ def test_runs_over_other_passages_and_without_sparse_models_are_left_out_in_word
         "the first one counts"
     )
     run, (dense, *_) = specimens.run(replace(SETTINGS, dtype="bfloat16"), finished=False, n_sparse=0)
-    backend.add_run((run, [dense]))
-    empty = run_results(backend, run)
+    empty = results_of(run, [dense])
     assert overlay([empty]) is None
     assert overlay([empty, one]).notes[0].endswith("has no sparse model yet.")
 
 
-def test_the_share_of_right_words_is_drawn_only_where_the_runs_have_one_dense_model(backend):
-    one, same = overlaid_run(backend), overlaid_run(backend, sparsities_permille=(100,))
-    other = overlaid_run(backend, model="owner/model", dense="another")
+def test_the_share_of_right_words_is_drawn_only_where_the_runs_have_one_dense_model():
+    one, same = overlaid_run(), overlaid_run(sparsities_permille=(100,))
+    other = overlaid_run(model="owner/model", dense="another")
     assert overlay([one, same]).measures == ["word perplexity", "accuracy", "flips", "share right"]
     assert overlay([one, other]).measures == ["word perplexity", "accuracy", "flips"]
     assert overlay([one, other]).tradeoff.dense.facts == [
@@ -307,16 +296,16 @@ def test_the_share_of_right_words_is_drawn_only_where_the_runs_have_one_dense_mo
     ]
 
 
-def test_too_many_lines_become_the_best_method_of_each_run(backend):
+def test_too_many_lines_become_the_best_method_of_each_run():
     methods = tuple(method_named(name) for name in ("least-squares", "magnitude", "flap", "wanda-channels", "random"))
-    found = overlay([overlaid_run(backend, dtype=dtype, methods=methods) for dtype in ("float32", "bfloat16")])
+    found = overlay([overlaid_run(dtype=dtype, methods=methods) for dtype in ("float32", "bfloat16")])
     assert len(found.tradeoff.lines) == 2
     assert f"{MOST_LINES} lines are the most to be told apart" in " ".join(found.notes)
 
 
-def test_every_drawn_model_leads_to_its_answers_and_stands_in_the_table(backend):
-    one, other = overlaid_run(backend), overlaid_run(backend, sparsities_permille=(100,))
+def test_every_drawn_model_leads_to_its_answers_and_stands_in_the_table():
+    one, other = overlaid_run(), overlaid_run(sparsities_permille=(100,))
     found = overlay([one, other])
-    assert found.models["1-0"] == {"run": other.run.key, "right": "10 %"}
+    assert found.models[other.sparse[0].key] == {"run": other.run.key, "right": "10 %"}
     assert len(found.models) == 4 == found.numbers.html.count('scope="row"')
     assert "not for those of all these runs" in found.notes[-1]
