@@ -90,7 +90,7 @@ def _verdicts_sentence(
     undecided = [each for each in by_verdict["undecided"] if each > low and (low >= 0 or each < high)]
     said = [(sparsity_percent(each), (notes or {}).get(each, ""), decision_words(verdicts[each])) for each in decided]
     if undecided:
-        phrase = verdict_phrase(verdicts[undecided[0]], len(undecided) if said else 1)
+        phrase = verdict_phrase(verdicts[undecided[0]], "are" if said and len(undecided) > 1 else "is")
         said.append((and_join([sparsity_percent(permille) for permille in undecided]), "", phrase))
     verb, after = ("Removing", "") if method.takes_channels else ("Setting", " to zero")
     (subject, note, phrase), *rest = said

@@ -5,7 +5,6 @@ Plain text: escape it before it becomes markup.
 
 from collections.abc import Mapping
 from math import exp, isinf
-from typing import assert_never
 
 from sparsedash.reporting.html import Table, element, escape, table
 from sparsedash.reporting.run_results import Judged, RunResults
@@ -35,10 +34,7 @@ VERDICT_SIGNS: dict[Verdict, str] = {"within": "✓ within", "beyond": "✕ beyo
 
 def flip_words(comparison: PairedComparison) -> str:
     """How many answers broke and how many were fixed."""
-    broke, fixed = comparison.broke, comparison.mended
-    if not broke and not fixed:
-        return "No answer broke and none was fixed."
-    return f"{quantity(broke, 'answer')} broke, {fixed:,} {'was' if fixed == 1 else 'were'} fixed."
+    return f"{quantity(comparison.broke, 'answer')} broke, {comparison.mended:,} fixed."
 
 
 def tolerance_words(tolerance: Tolerance) -> str:
@@ -47,21 +43,17 @@ def tolerance_words(tolerance: Tolerance) -> str:
     return f"{tolerance.ratio:g} × word perplexity and {tolerance.points:g} {points} of accuracy"
 
 
-def verdict_phrase(found: ToleranceVerdict, n_models: int = 1) -> str:
-    """What is said after the name of a model, or of several: "costs too much", "is too close to call on 120 passages".
+def verdict_phrase(found: ToleranceVerdict, be: str = "is") -> str:
+    """What is said after the name of a model: "costs too much", "is too close to call on 120 passages".
 
-    Within says that accuracy is undecided, or not judged, where it is.
+    Within says that accuracy is undecided, or not judged, where it is. be: "are" after several undecided models.
     """
-    match found.verdict:
-        case "within":
-            return f"{'stays' if n_models == 1 else 'stay'} within the limits{accuracy_open(found)}"
-        case "beyond":
-            return f"{'costs' if n_models == 1 else 'cost'} too much"
-        case "undecided":
-            be, passages = "is" if n_models == 1 else "are", quantity(found.n_passages, "passage")
-            return f"cannot be judged on {passages}" if found.too_few else f"{be} too close to call on {passages}"
-        case _:
-            assert_never(found.verdict)
+    if found.verdict == "within":
+        return f"stays within the limits{accuracy_open(found)}"
+    if found.verdict == "beyond":
+        return "costs too much"
+    unclear = "cannot be judged" if found.too_few else f"{be} too close to call"
+    return f"{unclear} on {quantity(found.n_passages, 'passage')}"
 
 
 def decision_words(found: ToleranceVerdict) -> str:
@@ -101,24 +93,17 @@ def accuracy_open(found: ToleranceVerdict) -> str:
     return f", with accuracy {'not judged' if found.accuracy is None else 'undecided'}"
 
 
-def verdict_sentence(name: str, found: ToleranceVerdict, beside: str = DENSE) -> str:
-    """One model's verdict. name: what it is called. beside: the model that it is compared with."""
+def verdict_words(name: str, found: ToleranceVerdict, tolerance: Tolerance, beside: str = DENSE) -> list[str]:
+    """One model's verdict; its loss, with what would settle an open verdict; then what both rest on.
+
+    name: what it is called. beside: the model that it is compared with; beside itself there is only the verdict.
+    """
     if name == beside:
-        return f"{name} stands on both sides: a model loses nothing against itself."
-    return f"{name} {verdict_phrase(found)}."
-
-
-def loss_sentence(found: ToleranceVerdict, beside: str = DENSE) -> str:
-    """What stands right under a verdict: the loss; and what would settle it, where that is open."""
+        return [f"{name} stands on both sides: a model loses nothing against itself."]
     settled = f" {passages_to_decide(found)}" if found.verdict == "undecided" else ""
-    return f"{first_upper(loss_words(found, beside))}.{settled}"
-
-
-def verdict_basis(name: str, found: ToleranceVerdict, tolerance: Tolerance, beside: str = DENSE) -> list[str]:
-    """What a verdict rests on beside the loss: the limits, and accuracy where it alone is undecided."""
-    if name == beside:
-        return []
-    said, accuracy = [f"The limits are {tolerance_words(tolerance)}."], found.accuracy
+    said = [f"{name} {verdict_phrase(found)}.", f"{first_upper(loss_words(found, beside))}.{settled}"]
+    said.append(f"The limits are {tolerance_words(tolerance)}.")
+    accuracy = found.accuracy
     if accuracy and "undecided" == accuracy.verdict != found.verdict and not _is_unchanged(found):
         about = f"; {needed_words(accuracy.needed)} passages would settle it" if accuracy.needed else ""
         said.append(f"Accuracy alone is undecided{about}. Word perplexity decides.")
@@ -234,13 +219,11 @@ def numbers_table(found: RunResults, comparisons: Mapping[str, str] | None = Non
 
 
 def _numbers_caption(found: RunResults) -> str:
-    n = max(found.run.n_compared, len(found.sparse))
-    several = f" over {n} comparisons" if n > 1 else ""
-    early = any(record.stopping for record in found.sparse)
+    n, early = max(found.run.n_compared, len(found.sparse)), any(record.stopping for record in found.sparse)
     looked = " Of models that were to stop early they, and p, are valid at any look." if early else ""
-    whose = "The dense model's interval is" if early else "Intervals of accuracies are"
     return (
-        f"Last word of each passage. {whose} Wilson's. Changes are paired with dense; their intervals are those of "
-        f"the verdict, at levels that hold for all of the run together.{looked} p: for equal accuracy, "
-        f"{'' if early else 'exact McNemar, '}adjusted after Holm{several}."
+        f"Last word of each passage. {'The dense interval is' if early else 'Intervals of accuracies are'} Wilson's. "
+        "Changes are paired with dense; their intervals are those of the verdict, at levels that hold for all of the "
+        f"run together.{looked} p: for equal accuracy, {'' if early else 'exact McNemar, '}adjusted after Holm"
+        f"{f' over {n} comparisons' if n > 1 else ''}."
     )

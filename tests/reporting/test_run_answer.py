@@ -21,7 +21,7 @@ from sparsedash.reporting.run_answer import (
 )
 from sparsedash.reporting.run_reports import html_report, run_document
 from sparsedash.reporting.run_results import RunResults
-from sparsedash.reporting.verdicts import loss_sentence, verdict_basis, verdict_sentence
+from sparsedash.reporting.verdicts import loss_words, verdict_words
 from sparsedash.schema.errors import StoreError
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Record
@@ -170,8 +170,7 @@ def everywhere(found, i=-1):
     """The verdict in the overview's sentences, the compare page's, the report, the shell's line and the document."""
     judged = found.judged[i]
     name = found.name_of(judged.record)
-    basis = verdict_basis(name, judged.verdict, found.tolerance)
-    compare = [verdict_sentence(name, judged.verdict), loss_sentence(judged.verdict), *basis]
+    compare = verdict_words(name, judged.verdict, found.tolerance)
     pair = Pair(left_name="dense", left=found.dense, right_name=name, right=judged.record)
     document = run_document(found.run, found.dense, list(found.sparse))
     report = plain(html.unescape(html_report(found, pair, None).decode()))
@@ -226,16 +225,15 @@ def test_runs_that_decide_little_are_judged_alike_everywhere(found, i, begins, e
 def test_a_model_against_itself_is_not_judged(n):
     found = run_of(n, 0, (30, 1.0, 0.5, 0))
     itself = "stands on both sides: a model loses nothing against itself."
-    assert verdict_sentence("30 %", found.judged[0].verdict, "30 %") == f"30 % {itself}"
-    assert verdict_basis("30 %", found.judged[0].verdict, found.tolerance, "30 %") == []
+    assert verdict_words("30 %", found.judged[0].verdict, found.tolerance, "30 %") == [f"30 % {itself}"]
     dense = Pair(left_name="dense", left=found.dense, right_name="dense", right=found.dense)
     report = html_report(found, dense, None).decode()
-    assert f"dense {itself}" in report and report.count("No answer broke and none was fixed.") == 1
+    assert f"dense {itself}" in report and report.count("0 answers broke, 0 fixed.") == 1
 
 
 def test_two_sparse_models_are_not_said_to_be_compared_with_dense():
     found = run_of(400, 100, (10, 0.3, 0.3, 90), (20, 0.9, 0.3, 80))
-    compared = plain(loss_sentence(found.judged[1].verdict, "10 %"))
+    compared = plain(loss_words(found.judged[1].verdict, "10 %"))
     assert "× that of 10 % (" in compared and "dense" not in compared
 
 

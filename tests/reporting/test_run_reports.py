@@ -68,7 +68,7 @@ def test_it_holds_the_verdict_the_chart_the_flips_the_settings_and_the_versions(
         "is too close to call on 120 passages.",
         "30 % is too close to call on 120 passages.",
         "10 % is undecided. About",
-        "9 answers broke, 2 were fixed. ",
+        "9 answers broke, 2 fixed. ",
         "accuracy −5.8 points (",
         "Broke: 9",
         "Fixed: 2",

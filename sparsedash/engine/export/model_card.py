@@ -254,11 +254,10 @@ def _loss_section(facts: CardFacts) -> str:
         ("last word right", *right, f"{change} points", accuracy or "none"),
         ("word perplexity", *(wording.perplexity(record.word_perplexity) for record in models), times, perplexity),
     ]
-    sentences = [wording.first_upper(verdicts.verdict_sentence(name, found)), verdicts.loss_sentence(found)]
-    sentences += verdicts.verdict_basis(name, found, facts.tolerance)
+    sentences = wording.first_upper(" ".join(verdicts.verdict_words(name, found, facts.tolerance)))
     test = "a test that holds although it stopped early" if pairs.anytime else "exact McNemar"
     return (
-        f"## What it lost\n\n**{verdicts.VERDICT_SIGNS[found.verdict]}**: {' '.join(sentences)}\n\n"
+        f"## What it lost\n\n**{verdicts.VERDICT_SIGNS[found.verdict]}**: {sentences}\n\n"
         f"Both models answered the same {pairs.n_passages:,} passages of {_code(public_name(facts.sparse.corpus))}. "
         f"{verdicts.flip_words(pairs)} Of equal accuracy: {wording.p_value(judged.p_value)} ({test}). Where a run has "
         "several sparse models, p and the levels of the intervals allow for all of them.\n\n"

@@ -431,13 +431,13 @@ def _far_notes(
     for group in groups:
         for x, *_ in group:
             notes.append(annotation("", x, axis.edge, colours.sparse, arrowcolor=colours.sparse) | arrow)
-        values = [f"{sign if len(group) > 1 else ''}{short_times(-reading.value)}" for _, reading, sign in group]
+        values = [f"{sign if len(group) > 1 else ''}{_short_times(-reading.value)}" for _, reading, sign in group]
         x = fmean(x for x, *_ in group)
         notes.append(annotation("<br>".join(values), x, axis.edge, colours.sparse_text, 11, yanchor="bottom", yshift=7))
     return notes
 
 
-def short_times(nats: float) -> str:
+def _short_times(nats: float) -> str:
     """A factor in few letters, for where points stand close: "934×", "13k×", ">1M×"."""
     if nats >= FARTHEST_BELOW:
         return ">1M×"

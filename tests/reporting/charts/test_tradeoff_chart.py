@@ -14,7 +14,6 @@ from sparsedash.reporting.charts.tradeoff_chart import (
     gain_chart,
     gain_words,
     places,
-    short_times,
     tradeoff_chart,
     tradeoff_words,
 )
@@ -175,13 +174,6 @@ def test_axes_say_what_they_measure_and_their_unit():
     assert layout["title"]["text"] == "Last word right, % of 120 passages"
     assert layout["xaxis"]["title"]["text"] == "MLP channels removed" and layout["xaxis"]["ticksuffix"] == " %"
     assert layout["yaxis"]["ticktext"][:2] == ["20 %", "30 %"]
-
-
-@pytest.mark.parametrize("theme", PALETTES)
-def test_each_theme_has_its_own_colours(theme):
-    figure = chart(theme=theme)
-    assert trace(figure, "dense")["line"]["color"] == PALETTES[theme].dense
-    assert trace(figure, "sparse")["marker"]["color"] == PALETTES[theme].sparse
 
 
 def test_the_words_say_every_point_with_its_interval():
@@ -395,11 +387,6 @@ def test_other_measures_which_have_bounds_are_drawn_whole():
     assert edge_notes(chart(FAR_RACE, "accuracy")) == ([], 0)
 
 
-def test_values_are_short_enough_for_five_beside_each_other_on_a_phone():
-    nats = [log(factor) for factor in (12.0, 934.0, 1071.0, 12_800.0, 650_000.0, 1e6)]
-    assert [short_times(n) for n in nats] == ["12×", "934×", "1.1k×", "13k×", "650k×", ">1M×"]
-
-
 def test_the_gain_chart_moves_the_same_points():
     gains = {p.key: Gain(value=1.0 + i / 10, low=1.0, high=2.0, words="") for i, p in enumerate(FAR_RACE.sparse)}
     figure = drawn(gain_chart(FAR_RACE, Gained(name="bytes", gains=gains), PERPLEXITY))
@@ -460,19 +447,15 @@ def keys(tradeoff):
     return [point.key for point in tradeoff.sparse]
 
 
-def test_points_stand_at_what_they_win_with_both_intervals(tradeoff):
-    first, second, third = keys(tradeoff)
-    gained = Gained(name="Speed", gains={first: gain(1.1, 0.05), second: gain(1.2), third: gain(1.3)})
-    one = trace(drawn(gain_chart(tradeoff, gained, "accuracy")), "one")
-    assert one["x"] == [1.1, 1.2]
+def test_known_gains_stand_at_what_they_win_with_both_intervals(tradeoff):
+    first, second, _ = keys(tradeoff)
+    gained = Gained(name="Speed", gains={first: gain(1.1, 0.05), second: gain(0.9)})
+    figure = drawn(gain_chart(tradeoff, gained, "accuracy"))
+    one = trace(figure, "one")
+    assert one["x"] == [1.1, 0.9] and figure["layout"]["xaxis"]["range"][0] < 0.9
     assert one["error_x"]["array"] == pytest.approx([0.05, 0])
     assert one["y"] == [point.readings["accuracy"][0].value for point in tradeoff.lines["one"]]
     assert [data[1] for data in one["customdata"]] == [first, second]
-
-
-def test_what_is_not_known_is_not_drawn(tradeoff):
-    figure = drawn(gain_chart(tradeoff, Gained(name="Speed", gains={keys(tradeoff)[1]: gain(1.2)}), "accuracy"))
-    assert trace(figure, "one")["x"] == [1.2]
     assert "other" not in [t["name"] for t in figure["data"]]
 
 
@@ -495,17 +478,10 @@ def test_the_line_joins_dense_and_those_that_nobody_beats(tradeoff):
     assert gain_words(known, gained, "share right").count("on the Pareto front") == 2
 
 
-def test_a_model_slower_than_dense_stays_on_the_chart_and_off_the_line(tradeoff):
-    slow = at_share(tradeoff.sparse[0], 10.0)
-    known = replace(tradeoff, dense=at_share(tradeoff.dense, 50.0), lines={"one": [slow]})
-    figure = drawn(gain_chart(known, Gained(name="Speed", gains={slow.key: gain(0.9)}), "share right"))
-    assert figure["layout"]["xaxis"]["range"][0] < 0.9
-    assert trace(figure, "unbeaten")["x"] == [1.0]
-
-
 @pytest.mark.parametrize("measure", ["accuracy", "word perplexity", "flips", "share right"])
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_it_is_drawn_for_every_measure_in_both_themes_with_words(tradeoff, measure, theme):
     gained = Gained(name="Speed", gains={key: gain(1.1) for key in keys(tradeoff)})
-    assert len(drawn(gain_chart(tradeoff, gained, measure, theme))["data"]) >= 4
+    figure = drawn(gain_chart(tradeoff, gained, measure, theme))
+    assert trace(figure, "across")["line"]["color"] == PALETTES[theme].dense
     assert gain_words(tradeoff, gained, measure).startswith(f"{measure.capitalize()} against Speed")
