@@ -8,7 +8,7 @@ from sparsedash.schema.errors import JobError, StoreError
 from sparsedash.schema.records import Record, Run
 from sparsedash.service.backend import Backend
 from sparsedash.stats.tolerance import Tolerance
-from sparsedash.ui import frame, runs_toolbar
+from sparsedash.ui import frame, runs_table
 from tests.storage.every_kind import flip
 from tests.storage.test_run_files import named
 from tests.ui import specimens
@@ -72,15 +72,15 @@ def test_a_finished_run_that_is_ticked_can_be_exported_unless_parts_of_it_are_go
 def test_the_run_of_an_opened_file_is_ticked_and_a_refusal_stays_until_the_next_file(folders, monkeypatch):
     here, there = folders
     state, ticked = {}, []
-    monkeypatch.setattr(runs_toolbar.st, "session_state", state)
-    monkeypatch.setattr(runs_toolbar.st, "toast", lambda *_, **__: None)
-    monkeypatch.setattr(runs_toolbar.runs_table, "tick_rows", ticked.append)
+    monkeypatch.setattr(runs_table.st, "session_state", state)
+    monkeypatch.setattr(runs_table.st, "toast", lambda *_, **__: None)
+    monkeypatch.setattr(runs_table, "tick_rows", ticked.append)
     data = here.pack_run(here.runs()[0].key)
-    state[runs_toolbar._FIELD] = BytesIO(flip(data))
-    runs_toolbar._open_file(there)
-    assert "changed" in state[runs_toolbar._REFUSED] or "damaged" in state[runs_toolbar._REFUSED]
+    state[runs_table._FIELD] = BytesIO(flip(data))
+    runs_table._open_file(there)
+    assert "changed" in state[runs_table._REFUSED] or "damaged" in state[runs_table._REFUSED]
     assert (there.runs(), ticked) == ([], [])
-    state[runs_toolbar._FIELD] = BytesIO(data)
-    runs_toolbar._open_file(there)
-    assert state[runs_toolbar._REFUSED] == ""
+    state[runs_table._FIELD] = BytesIO(data)
+    runs_table._open_file(there)
+    assert state[runs_table._REFUSED] == ""
     assert ticked == [[here.runs()[0].key[:16]]] and len(there.runs()) == 1

@@ -195,19 +195,15 @@ def test_a_run_that_is_named_shows_its_name_wherever_it_is_and_an_empty_one_remo
 
     rename("  For the talk ")
     assert "For the talk" in listed(open_page("runs"))
-    title = f"For the talk: {TITLE} at 10, 20, 30 %"
-    assert title in {label.replace("\u00a0", " ") for label in links(open_page("overview"))}
-    assert words(open_page("overview", run=older.key)).count("For the talk · SmolLM2 135M") == 1
-    compare = open_page("compare", run=older.key)
-    options = compare.selectbox(key="chosen-run").options
-    assert any(option.replace("\u00a0", " ").startswith(title) for option in options)
-    assert "For the talk: SmolLM2 135M" in words(compare)
-    assert "Files of For the talk" in words(open_page("models", run=older.key))
+    overview, title = open_page("overview", run=older.key), f"For the talk: {TITLE} at 10, 20, 30 %"
+    assert title in {label.replace("\u00a0", " ") for label in links(overview)}
+    assert words(overview).count("For the talk · SmolLM2 135M") == 1
+    assert "For the talk: SmolLM2 135M" in words(open_page("compare", run=older.key))
     rename(" ")
     assert backend.user_data.marks() == {}
 
 
-@pytest.mark.parametrize("text", HOSTILE)
+@pytest.mark.parametrize("text", HOSTILE[::2])
 def test_a_name_is_shown_as_text(text, open_page, finished):
     finished.user_data.name_run(SETTINGS.key(), text)
     for page, address in (("runs", {"chosen": SETTINGS.key()[:RUN_ADDRESS_LENGTH], "together": "1"}), ("overview", {})):
@@ -242,9 +238,3 @@ def test_a_run_under_way_is_not_deleted_and_one_that_ended_early_says_so(open_pa
     assert not [each for each in app.button if each.label == "Delete for good"]
     backend.set_jobs(job(SETTINGS, "failed"))
     assert "✕ failed 1 of 3 models" in words(open_page("runs"))
-
-
-def test_answers_that_are_not_read_yet_are_counted(open_page, backend, two_runs):
-    backend.costs.verdicts = lambda runs, tolerance: {}
-    said = words(open_page("runs"))
-    assert "The answers of 2 runs are being read for the first time." in said and "Verdict: … being read" in said
