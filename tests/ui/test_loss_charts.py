@@ -93,6 +93,12 @@ def test_sparsity_is_the_usual_axis_and_another_one_is_in_the_address(open_page,
     assert "speed was not measured" not in words(app)
 
 
+def test_multiply_adds_count_attention_and_the_head_that_stay(open_page, run):
+    (sparse,) = marks(chart(open_page("overview", against="multiply-adds")))
+    whole = 512 * (134_479_872 - 49_152 * 576) + 49_152 * 576 + 2 * 576 * 512 * 513 // 2 * 30
+    assert sparse["x"][0] == pytest.approx(whole / (whole - 512 * 30 * 160 * 3 * 576))
+
+
 def test_speed_that_was_not_measured_is_offered_with_number_format_and_threads(open_page, backend, run):
     app = open_page("overview", against="reading")
     assert not app.get("plotly_chart") and "3 sparse models not shown, since their speed was not measured" in words(app)

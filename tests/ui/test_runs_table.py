@@ -238,3 +238,8 @@ def test_a_run_under_way_is_not_deleted_and_one_that_ended_early_says_so(open_pa
     assert not [each for each in app.button if each.label == "Delete for good"]
     backend.set_jobs(job(SETTINGS, "failed"))
     assert "✕ failed 1 of 3 models" in words(open_page("runs"))
+
+
+def test_answers_that_are_not_read_yet_are_counted(open_page, backend, two_runs):
+    backend.costs.verdicts = lambda runs, tolerance: {}
+    assert "The answers of 2 runs are being read for the first time." in words(open_page("runs"))
