@@ -35,7 +35,6 @@ from sparsedash.ui.frame import JOB_S
 
 _GROWN = "run-grown"
 """Key of the session state: the job whose run grew on this page."""
-_REST = "Its other records are kept."
 
 
 def show_answer(found: RunResults, job: Job | None) -> None:
@@ -68,32 +67,25 @@ def _show_next_step(found: RunResults | None, *, grows: bool) -> None:
             frame.link("prune", step.link, **address)
 
 
-def show_lost(backend: Backend, key: str, run: Run | None) -> None:
-    """Draw the page of a run without a job that had results. run: None where its own record is missing."""
-    frame.opening(_why_no_results(backend, key, run))
-    if run is not None:
-        show_incomplete(run, _REST)
+def show_no_results(backend: Backend, key: str, run: Run | None, job: Job | None) -> None:
+    """Draw the page of a run without results: its job, if any, stands where it stays when they come.
 
-
-def _why_no_results(backend: Backend, key: str, run: Run | None) -> str:
-    return no_results(run, backend.why_missing(key, Run) if run is None else backend.why_missing(run.dense))
-
-
-def wait_for(backend: Backend, key: str, job: Job) -> None:
-    """Draw the page of a run without results: its job stands where it stays when they come."""
-    run, sentence = backend.run(key), "This run has no results."
-    if job.live:
+    run: None where its own record is missing, or not there yet.
+    """
+    live, sentence = job is not None and job.live, "This run has no results."
+    if job is not None and live:
         sentence = still_to_come(job, "The first results are on their way.")
-    elif run or job.state == "done":
-        sentence = _why_no_results(backend, key, run)
+    elif run or job is None or job.state == "done":
+        sentence = no_results(run, backend.why_missing(key, Run) if run is None else backend.why_missing(run.dense))
     # No room is kept where it has ended without results.
-    grows = job.live and _grows(job)
-    frame.opening(sentence, " · ".join(job_title(job)), grows=grows)
+    grows = live and _grows(job)
+    frame.opening(sentence, " · ".join(job_title(job)) if job is not None else "", grows=grows)
     _show_next_step(None, grows=grows)
-    if run is not None and not job.live:
-        show_incomplete(run, _REST)
-    job_panel.watch_job(backend, job, lambda: run_results(backend, backend.run(key)) is not None, brief=True)
-    if job.live:
+    if run is not None and not live:
+        show_incomplete(run, "Its other records are kept.")
+    if job is not None:
+        job_panel.watch_job(backend, job, lambda: run_results(backend, backend.run(key)) is not None, brief=True)
+    if live:
         frame.empty("The chart appears here as soon as the dense model has answered, and grows with every sparse one.")
 
 
