@@ -1,7 +1,7 @@
 """All runs: the rows of their table, its order and filter, deletion in words, and several runs in one chart."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import tzinfo
 from itertools import chain
@@ -224,8 +224,7 @@ _RANK: dict[Verdict, int] = {"within": 0, "undecided": 1, "beyond": 2}
 def _verdict_key(row: RunRow) -> tuple[float, ...]:
     if row.model is None:
         return (3.0, 0.0, 0.0)
-    found = row.model.verdict
-    return (_RANK[found.verdict], -row.model.permille, found.perplexity.value)
+    return (_RANK[row.model.verdict.verdict], -row.model.permille, row.model.verdict.perplexity.value)
 
 
 _ORDERS: dict[str, tuple[str, Callable[[RunRow], tuple[float, ...] | tuple[str, ...]]]] = {
@@ -261,12 +260,6 @@ def rows_matching(rows: Sequence[RunRow], text: str, model: str) -> list[RunRow]
     return found
 
 
-def model_titles(rows: Sequence[RunRow]) -> dict[str, str]:
-    """The models of these runs, by their references, with their titles; in the order of the titles."""
-    found = {row.settings.model: reference_title(row.settings.model) for row in rows}
-    return dict(sorted(found.items(), key=lambda pair: pair[1].casefold()))
-
-
 def runs_sentence(rows: Sequence[RunRow], tolerance: Tolerance) -> str:
     """What can be said of all runs, in one sentence."""
     judged = [row.model.verdict for row in rows if row.model is not None]
@@ -284,34 +277,16 @@ def runs_sentence(rows: Sequence[RunRow], tolerance: Tolerance) -> str:
     return f"{runs} with a model within the limits, {tolerance_words(tolerance)}{rest}."
 
 
-def hidden_selection_note(chosen: Collection[str], shown: Sequence[RunRow]) -> str:
-    """How many of the chosen runs the table does not show now; empty where it shows all. chosen: keys."""
-    n = len(set(chosen) - {row.key for row in shown})
-    return f"{n} of them {'is' if n == 1 else 'are'} not in this list" if n else ""
-
-
-def run_deletion_question(plan: Cleanup, titles: Mapping[str, str]) -> list[str]:
-    """What will be deleted and what stays, in sentences. titles: of the runs, by their keys."""
+def run_deletion_words(plan: Cleanup, titles: Mapping[str, str], done: bool = False) -> list[str]:
+    """What will be deleted, or was, and what stays, in sentences. titles: of the runs, by their keys."""
     said = []
     if plan.runs:
         what = f"“{titles[plan.runs[0].key]}”" if len(plan.runs) == 1 else f"{len(plan.runs)} runs"
-        answers = f"the answers of {quantity(plan.n_records, 'model')}"
-        said.append(f"Delete {what}, with {answers}? It cannot be undone.")
+        what += f", with the answers of {quantity(plan.n_records, 'model')}"
+        said.append(f"Deleted: {what}." if done else f"Delete {what}? It cannot be undone.")
     if plan.n_shared:
         said.append(f"The answers of {quantity(plan.n_shared, 'model')} stay: other runs use them.")
-    return said + _refused(plan, titles)
-
-
-def run_deletion_report(done: Cleanup, titles: Mapping[str, str]) -> str:
-    """What was deleted, in one line."""
-    n, models = len(done.runs), done.n_records
-    what = titles[done.runs[0].key] if n == 1 else f"{n} runs" if n else "Nothing"
-    with_it = f", with the answers of {quantity(models, 'model')}" if models else ""
-    return " ".join([f"{what} {'were' if n > 1 else 'was'} deleted{with_it}.", *_refused(done, titles)])
-
-
-def _refused(plan: Cleanup, titles: Mapping[str, str]) -> list[str]:
-    return [f"“{titles.get(key, key)}” stays: {why}." for key, why in plan.refused.items()]
+    return said + [f"“{titles.get(key, key)}” stays: {why}." for key, why in plan.refused.items()]
 
 
 @dataclass(frozen=True, kw_only=True)

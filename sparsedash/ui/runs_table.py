@@ -13,9 +13,9 @@ from sparsedash.reporting.run_list import (
     MOST_RUNS,
     RUN_ADDRESS_LENGTH,
     RunRow,
-    hidden_selection_note,
     newest_jobs,
     overlay,
+    run_deletion_words,
 )
 from sparsedash.reporting.run_results import run_results
 from sparsedash.schema.errors import SparseDashError
@@ -78,7 +78,8 @@ def filter_rows(rows: Sequence[RunRow]) -> list[RunRow]:
     # Next to each other on a phone as well: the table is what counts.
     of_model, by = rest.columns([3, 2], gap="small", wrap=False)
     with of_model:
-        titles = {"": "All models", **run_list.model_titles(rows)}
+        models = {row.settings.model: wording.reference_title(row.settings.model) for row in rows}
+        titles = {"": "All models", **dict(sorted(models.items(), key=lambda pair: pair[1].casefold()))}
         model = address_bar.select("model", "Model", titles, "", along=back, noun="model")
     with by:
         order = address_bar.select("sort", "Order", run_list.ORDERS, next(iter(run_list.ORDERS)), along=back)
@@ -190,8 +191,10 @@ def show_toolbar(backend: Backend, rows: Sequence[RunRow], chosen: Sequence[RunR
 
 def _draw_actions(backend: Backend, rows: Sequence[RunRow], chosen: Sequence[RunRow], listed: Sequence[RunRow]) -> None:
     keys, overlaid = [row.key for row in chosen], is_overlaid()
-    counts = [f"{len(chosen)} chosen", hidden_selection_note(keys, listed)]
-    frame.show(paragraph(", ".join(filter(None, counts)), css="sd-count"))
+    hidden = len(set(keys) - {row.key for row in listed})
+    frame.show(
+        paragraph(f"{len(chosen)} chosen{f', {hidden} of them not in this list' if hidden else ''}", css="sd-count")
+    )
     st.button(
         "Close the chart" if overlaid else "Overlay" if len(chosen) > 1 else "Show the chart",
         type="secondary" if overlaid else "primary",
@@ -236,7 +239,7 @@ def _offer_deletion(backend: Backend, titles: Mapping[str, str], stored: Sequenc
 
     def remove() -> None:
         removed = backend.housekeeping.delete(chosen)
-        gone, report = {run.key for run in removed.runs}, run_list.run_deletion_report(removed, titles)
+        gone, report = {run.key for run in removed.runs}, " ".join(run_deletion_words(removed, titles, done=True))
         tick_rows([row.address for row in stored if row.key not in gone])
         st.toast(widget_label(report), icon=":material/delete:", duration="long")
 
@@ -244,7 +247,7 @@ def _offer_deletion(backend: Backend, titles: Mapping[str, str], stored: Sequenc
     if popover.open:
         with popover:
             plan = backend.housekeeping.plan(chosen)
-            for sentence in run_list.run_deletion_question(plan, titles):
+            for sentence in run_deletion_words(plan, titles):
                 frame.show(paragraph(sentence))
             if plan.runs:
                 frame.action_button("Delete for good", remove, kind="primary")

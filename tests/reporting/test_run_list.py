@@ -6,7 +6,7 @@ import pytest
 
 from sparsedash.catalog.presets import method_named
 from sparsedash.reporting import run_list
-from sparsedash.reporting.run_list import MOST_LINES, newest_jobs, overlay, run_deletion_question, run_deletion_report
+from sparsedash.reporting.run_list import MOST_LINES, newest_jobs, overlay, run_deletion_words
 from sparsedash.schema.pair_records import RunMark
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings
 from sparsedash.service.deletion import Cleanup
@@ -146,7 +146,6 @@ def test_every_word_that_is_looked_for_must_be_there_whatever_its_case(backend):
     }
     assert {asked: [row.title for row in run_list.rows_matching(found, *asked)] for asked in expected} == expected
     assert len(run_list.rows_matching(found, " ", "")) == 2
-    assert run_list.model_titles([*found, *found]) == {"a/model": "a/model", "b/model": "b/model"}
 
 
 def test_the_sentence_counts_the_runs_with_a_model_within(backend):
@@ -178,52 +177,30 @@ def test_a_named_row_says_its_model_below_and_the_downloaded_table_has_every_cel
     assert (cells["Method"], cells["Took"]) == ("least-squares", "5\u00a0min")
 
 
-def test_chosen_runs_that_the_list_does_not_show_are_counted(backend):
-    add(backend)
-    (row,) = rows(backend)
-    assert run_list.hidden_selection_note([row.key], [row]) == ""
-    assert run_list.hidden_selection_note([row.key], []) == "1 of them is not in this list"
-    assert run_list.hidden_selection_note([row.key, "k"], []) == "2 of them are not in this list"
-
-
 def removal(**changes):
     usual = {"runs": (RUN,), "refused": {}, "entries": frozenset(["record/a", "record/b"]), "n_shared": 0}
     return Cleanup(**{**usual, "n_named": 0, "items": (), "stays": (), "n_bytes": 0, **changes})
 
 
 @pytest.mark.parametrize(
-    ("changes", "question", "report"),
+    ("changes", "question"),
     [
-        (
-            {},
-            ["Delete “Mine”, with the answers of 2 models? It cannot be undone."],
-            "Mine was deleted, with the answers of 2 models.",
-        ),
+        ({}, ["Delete “Mine”, with the answers of 2 models? It cannot be undone."]),
         (
             {"runs": (RUN, RUN), "entries": frozenset(["record/a"])},
             ["Delete 2 runs, with the answers of 1 model? It cannot be undone."],
-            "2 runs were deleted, with the answers of 1 model.",
         ),
         (
-            {"n_shared": 1, "refused": {"s": "it is under way"}},
-            [
-                "Delete “Mine”, with the answers of 2 models? It cannot be undone.",
-                "The answers of 1 model stay: other runs use them.",
-                "“Another” stays: it is under way.",
-            ],
-            "Mine was deleted, with the answers of 2 models. “Another” stays: it is under way.",
-        ),
-        (
-            {"runs": (), "entries": frozenset(), "refused": {"s": "it is under way"}},
-            ["“Another” stays: it is under way."],
-            "Nothing was deleted. “Another” stays: it is under way.",
+            {"runs": (), "n_shared": 1, "refused": {"s": "it is under way"}},
+            ["The answers of 1 model stay: other runs use them.", "“Another” stays: it is under way."],
         ),
     ],
-    ids=["one", "several", "shared", "refused"],
+    ids=["one", "several", "refused"],
 )
-def test_deletion_says_before_and_after_what_goes_and_what_stays(changes, question, report):
-    assert run_deletion_question(removal(**changes), TITLES) == question
-    assert run_deletion_report(removal(**changes), TITLES) == report
+def test_deletion_says_before_and_after_what_goes_and_what_stays(changes, question):
+    assert run_deletion_words(removal(**changes), TITLES) == question
+    report = run_deletion_words(removal(**changes), TITLES, done=True)
+    assert report == [said.replace("Delete ", "Deleted: ").replace("? It cannot be undone", "") for said in question]
 
 
 def overlaid_run(name="", dense="dense", n=None, **changes):

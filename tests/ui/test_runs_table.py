@@ -141,7 +141,7 @@ def test_a_ticked_run_is_in_the_address_and_the_address_ticks_it(open_page, two_
 def test_ticked_runs_stay_ticked_while_the_table_does_not_show_them_and_deleted_ones_are_left_out(open_page, two_runs):
     older, newer = two_runs
     app = open_page("runs", chosen=short(older), model="owner/model")
-    assert "1 chosen, 1 of them is not in this list" in words(app)
+    assert "1 chosen, 1 of them not in this list" in words(app)
     box(app, newer).check().run()
     assert ticked(app) == [short(older), short(newer)]
     button(app, "Clear").click().run()
@@ -226,7 +226,7 @@ def test_deleting_asks_first_then_tells_and_takes_the_run_out_of_the_address(ope
     assert len(backend.runs()) == 2
     button(app, "Delete for good").click().run()
     assert backend.runs() == [newer] and set(backend._store.keys(Record)) == {newer.dense, *newer.sparse}
-    assert "was deleted, with the answers of 2 models." in app.toast[0].value
+    assert "Deleted: “" in app.toast[0].value
     assert "chosen" not in app.query_params and listed(app) == ["owner/model"]
 
 

@@ -38,23 +38,24 @@ class Palette(NamedTuple):
     ground: str
 
 
-COLOUR_PAIRS = (
-    ("#2F5D9B", "#8DB4E8"),
-    ("rgba(47, 93, 155, 0.12)", "rgba(141, 180, 232, 0.16)"),
-    ("rgba(11, 122, 91, 0.10)", "rgba(92, 201, 160, 0.13)"),
-    ("#C2571A", "#F0955A"),
-    ("#A94A12", "#F2A06B"),
-    ("#B3261E", "#FF8A7A"),
-    ("#0B7A5B", "#5CC9A0"),
-    ("#22262B", "#E8E6E1"),
-    ("#5B6068", "#A3A8B0"),
-    ("#E7E4DB", "#2D3136"),
-    ("#FCFBF8", "#17191C"),
-)
-"""Each colour of a palette in the light and in the dark theme."""
+_COLOURS = {
+    "dense": ("#2F5D9B", "#8DB4E8"),
+    "band": ("rgba(47, 93, 155, 0.12)", "rgba(141, 180, 232, 0.16)"),
+    "allowed": ("rgba(11, 122, 91, 0.10)", "rgba(92, 201, 160, 0.13)"),
+    "sparse": ("#C2571A", "#F0955A"),
+    "sparse_text": ("#A94A12", "#F2A06B"),
+    "broke": ("#B3261E", "#FF8A7A"),
+    "mended": ("#0B7A5B", "#5CC9A0"),
+    "text": ("#22262B", "#E8E6E1"),
+    "muted": ("#5B6068", "#A3A8B0"),
+    "grid": ("#E7E4DB", "#2D3136"),
+    "ground": ("#FCFBF8", "#17191C"),
+}
+COLOUR_PAIRS = list(_COLOURS.values())
+"""Each colour of the light theme with that of the dark one."""
 PALETTES: dict[Theme, Palette] = {
-    "light": Palette(*(light for light, _ in COLOUR_PAIRS)),
-    "dark": Palette(*(dark for _, dark in COLOUR_PAIRS)),
+    "light": Palette(**{name: light for name, (light, _) in _COLOURS.items()}),
+    "dark": Palette(**{name: dark for name, (_, dark) in _COLOURS.items()}),
 }
 
 
