@@ -381,43 +381,45 @@ def test_of_many_undecided_sparsities_the_two_that_take_the_fewest_passages_are_
 
 
 @pytest.mark.parametrize(
-    ("loss", "corpus"), [((10, 0.02, 0.4, 27), BUILTIN_CLOZE_402), ((10, 0.06, 1.2, 27), "lambada_openai")]
+    ("loss", "corpus", "at_most"),
+    [
+        ((10, 0.02, 0.4, 27), "builtin:cloze", 402),
+        ((10, 0.06, 1.2, 27), "builtin:cloze", None),
+        ((10, 0.02, 0.4, 27), "lambada_openai", 5151),
+        ((10, 0.02, 0.4, 27), "file:/texts/own.jsonl", 402),
+    ],
+    ids=["the-next-text", "the-largest-text", "rest-of-the-text", "own-text"],
 )
-def test_more_passages_are_the_smallest_text_that_has_enough(loss, corpus):
+def test_more_passages_are_of_the_same_text_or_of_the_smallest_that_has_enough(loss, corpus, at_most):
     found = run_of(132, 27, loss)
-    assert (found.judged[0].verdict.passages_needed < 402) == (corpus == BUILTIN_CLOZE_402)
-    assert next_step(found).asked.evaluation.corpus == corpus
-
-
-@pytest.mark.parametrize(("corpus", "n_texts"), [("lambada_openai", 5151), ("file:/texts/own.jsonl", None)])
-def test_a_text_of_which_not_all_was_used_is_used_further(corpus, n_texts):
-    found = run_of(132, 27, (10, 0.02, 0.4, 27))
-    evaluation = replace(found.run.settings.evaluation, corpus=corpus, n_passages=132)
-    settings = replace(found.run.settings, evaluation=evaluation)
-    asked = next_step(replace(found, run=replace(found.run, settings=settings))).asked.evaluation
-    assert asked.corpus == corpus
-    assert 132 < asked.n_passages < (n_texts or 402)
-
-
-@pytest.mark.parametrize("n", [1, 10])
-def test_too_few_passages_lead_to_more(n):
-    step = next_step(run_of(n, 0, (10, 0.02, 0.6, 0)))
-    assert step.said.startswith("Next: test on more passages. ")
-    assert step.asked.evaluation.n_passages is None or step.asked.evaluation.n_passages >= 30
-    if n == 1:
-        assert "Fewer than 30 passages can never confirm a model." in step.said
-
-
-def test_a_loss_that_no_number_of_passages_settles_says_so():
-    step = next_step(run_of(132, 0, (10, 0.0953, 0.5, 0)))
-    assert "over 1,000,000 passages would be needed to settle it" in step.said
-    assert step.link == "Change the settings"
+    settings = found.run.settings
+    evaluation = replace(settings.evaluation, corpus=corpus, n_passages=132 if ":cloze" not in corpus else None)
+    run = replace(found.run, settings=replace(settings, evaluation=evaluation))
+    asked, needed = next_step(replace(found, run=run)).asked.evaluation, found.judged[0].verdict.passages_needed
+    if corpus == "builtin:cloze":
+        assert asked.n_passages is None and (needed < 402) == (at_most == 402)
+        assert asked.corpus == (BUILTIN_CLOZE_402 if needed < 402 else "lambada_openai")
+    else:
+        assert asked.corpus == corpus and 132 < asked.n_passages < at_most
 
 
 @pytest.mark.parametrize(
-    ("slope", "link"),
-    [(0.0, "Export this model"), (0.3, "Export this model"), (4.0, "Export this model"), (60.0, "Change the settings")],
+    ("found", "said", "link"),
+    [
+        (run_of(1, 0, (10, 0.02, 0.6, 0)), "Fewer than 30 passages can never confirm", "Test on more passages"),
+        (run_of(10, 0, (10, 0.02, 0.6, 0)), "Next: test on more passages. About", "Test on more passages"),
+        (run_of(132, 0, (10, 0.0953, 0.5, 0)), "over 1,000,000 passages would be needed", "Change the settings"),
+    ],
+    ids=["one", "ten", "too-near"],
 )
+def test_the_next_step_says_what_would_settle_an_undecided_run(found, said, link):
+    step = next_step(found)
+    assert said in step.said and step.link == link
+    more = step.asked.evaluation.n_passages
+    assert link == "Change the settings" or more is None or more >= 30
+
+
+@pytest.mark.parametrize(("slope", "link"), [(0.3, "Export this model"), (60.0, "Change the settings")])
 def test_a_search_leads_to_its_model_or_to_another_method(slope, link):
     run, records, found = specimens.search(slope=slope)
     step = next_step(results_of(run, records, found, tolerance=Tolerance(ratio=1.3, points=30.0)))

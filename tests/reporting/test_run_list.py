@@ -49,7 +49,7 @@ def test_a_row_says_the_verdict_and_the_loss_of_the_model_that_the_run_s_answer_
     low, high = interval.split(" to ")
     assert factor == "0.97 ×" and float(low) < 0.97 < float(high) and points.endswith(" points")
     assert said(usual)["Started"][1] == "5\u00a0min"
-    add(backend, methods=(SETTINGS.methods[0], MAGNITUDE))
+    add(backend, at=1_764_000_001.0, methods=(SETTINGS.methods[0], MAGNITUDE))
     assert said(rows(backend, GENEROUS)[0])["Verdict"][1].startswith("at 30\u00a0% with ")
 
 
@@ -86,7 +86,7 @@ def test_a_job_is_a_row_before_it_has_a_result_unless_it_ended_or_is_of_another_
     backend.set_jobs(job(SETTINGS, "queued"), job(specimens.search()[0].find, "queued", id=2))
     waiting = ("", "", "◷ waiting", "")
     assert {row.title: said(row)["Verdict"] for row in rows(backend)} == dict.fromkeys((TITLE, SEARCH), waiting)
-    backend.set_jobs(job(SETTINGS, "failed"), job(SETTINGS, "queued", id=2, key="k", settings={"model": 3}))
+    backend.set_jobs(job(SETTINGS, "failed"), replace(job(SETTINGS, "queued"), id=2, key="k", settings={"model": 3}))
     assert rows(backend) == []
 
 

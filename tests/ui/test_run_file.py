@@ -4,8 +4,8 @@ from io import BytesIO
 
 import pytest
 
-from sparsedash.schema.errors import JobError, StoreError
-from sparsedash.schema.records import Record, Run
+from sparsedash.schema.errors import JobError
+from sparsedash.schema.records import Record
 from sparsedash.service.backend import Backend
 from sparsedash.stats.tolerance import Tolerance
 from sparsedash.ui import frame, runs_table
@@ -45,17 +45,6 @@ def test_an_exported_run_opens_elsewhere_with_the_same_page(page, folders, open_
     assert shown[0] == shown[1] and ("SmolLM2" in shown[0] or "10 %" in shown[0])
 
 
-def test_a_file_that_was_changed_is_refused_and_nothing_of_it_is_kept(folders):
-    here, there = folders
-    data = here.pack_run(here.runs()[0].key)
-    for share in (0.0, 0.2, 0.5, 0.9):
-        with pytest.raises(StoreError):
-            there.open_run(flip(data, share))
-    assert not list(there._store.keys(Run)) and not list(there._store.keys(Record))
-    with pytest.raises(JobError, match="has not finished"):
-        here.pack_run("nowhere")
-
-
 def test_a_finished_run_that_is_ticked_can_be_exported_unless_parts_of_it_are_gone(open_page, folders, monkeypatch):
     here, _ = folders
     (run,) = here.runs()
@@ -65,6 +54,8 @@ def test_a_finished_run_that_is_ticked_can_be_exported_unless_parts_of_it_are_go
     assert "Names, prompts and blind choices stay here." in words(app.run())
     (download,) = (each for each in app.get("download_button") if each.proto.label.startswith("Download,"))
     assert download.proto.label.endswith("kB")
+    with pytest.raises(JobError, match="has not finished"):
+        here.pack_run("nowhere")
     here._store.drop(Record, run.sparse[0])
     assert "Some records of this run are not in the data folder any more. Run it again." in words(app.run())
 

@@ -226,7 +226,7 @@ def test_deleting_asks_first_then_tells_and_takes_the_run_out_of_the_address(ope
     assert len(backend.runs()) == 2
     button(app, "Delete for good").click().run()
     assert backend.runs() == [newer] and set(backend._store.keys(Record)) == {newer.dense, *newer.sparse}
-    assert "Deleted: “" in app.toast[0].value
+    assert f"Deleted: {TITLE}" in app.toast[0].value
     assert "chosen" not in app.query_params and listed(app) == ["owner/model"]
 
 

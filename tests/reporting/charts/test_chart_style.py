@@ -30,11 +30,6 @@ def luminance(colour: str) -> float:
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
-def test_black_on_white_has_the_contrast_that_the_standard_says():
-    assert contrast("#000000", "#ffffff") == pytest.approx(21)
-    assert contrast("#777777", "#ffffff") == pytest.approx(4.48, abs=0.005)
-
-
 @pytest.mark.parametrize("palette", PALETTES.values(), ids=list(PALETTES))
 def test_text_in_a_chart_reaches_four_and_a_half_and_marks_three(palette: Palette):
     for colour in (palette.text, palette.muted, palette.dense, palette.sparse_text, palette.broke, palette.mended):
