@@ -5,7 +5,7 @@ import streamlit as st
 from sparsedash.catalog.choices import EXAMPLE
 from sparsedash.reporting import wording
 from sparsedash.reporting.run_results import run_results
-from sparsedash.reporting.wording import EXAMPLE_TITLE, plural
+from sparsedash.reporting.wording import EXAMPLE_TITLE, quantity
 from sparsedash.ui import address_bar, form_run, frame, job_panel, overview_results
 from sparsedash.ui.address_bar import choose_tolerance
 from sparsedash.ui.chosen_run import chosen_run, show_example_note
@@ -52,10 +52,8 @@ if found is not None:
         overview_results.link_to_answers(found)
         choose_tolerance()
         frame.link("prune", "Change the settings", **(form_address(found.run.find or found.run.settings) or {}))
-elif chosen.job is not None:
-    overview_results.wait_for(backend, chosen.key, chosen.job)
-elif chosen.run is not None or chosen.key in damaged:
-    overview_results.show_lost(backend, chosen.key, chosen.run)
+elif chosen.job is not None or chosen.run is not None or chosen.key in damaged:
+    overview_results.show_no_results(backend, chosen.key, chosen.run, chosen.job)
 elif chosen.key:
     frame.opening("There is no run with this address.")
     frame.empty("It may have been made in another data folder. The last runs are listed below.")
@@ -71,10 +69,9 @@ if runs or is_example or damaged:
     overview_results.list_runs(backend, runs[:LAST_RUNS], chosen.key)
     if chosen.run is not None and is_example:
         title, origin = wording.run_title(chosen.run.settings), wording.example_origin(chosen.run)
-        shown = f"{EXAMPLE_TITLE} · {title} · shown above. {origin}"
-        frame.remark(shown)
+        frame.remark(f"{EXAMPLE_TITLE} · {title} · shown above. {origin}")
     if damaged:
-        n, them = len(damaged), ", ".join(key[:12] for key in damaged)
-        frame.note(f"Not listed, since their records were damaged and are set aside: {n} {plural(n, 'run')}, {them}.")
+        them = f"{quantity(len(damaged), 'run')}, {', '.join(key[:12] for key in damaged)}"
+        frame.note(f"Not listed, since their records were damaged and are set aside: {them}.")
     if runs:
         frame.link("runs", "All runs as a table")

@@ -4,8 +4,7 @@ from sparsedash.reporting import run_list
 from sparsedash.reporting.run_list import all_rows
 from sparsedash.ui import frame, runs_table
 from sparsedash.ui.navigation import current_tolerance
-from sparsedash.ui.runs_table import show_run_table
-from sparsedash.ui.runs_toolbar import explain_no_runs, is_overlaid, show_overlay, show_toolbar
+from sparsedash.ui.runs_table import explain_no_runs, is_overlaid, show_overlay, show_run_table, show_toolbar
 
 backend = frame.page("Runs")
 rows = all_rows(backend, current_tolerance())

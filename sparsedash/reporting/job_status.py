@@ -210,7 +210,7 @@ def _sparse_model(job: Job) -> str:
     if not 0 <= job.point < len(settings.points):
         return ""
     method, permille = settings.points[job.point]
-    name = wording.name_in_progress(method, permille)
+    name = wording.model_words(method, permille)
     return f"sparse model {job.point + 1} of {len(settings.points)}: {name}"
 
 

@@ -24,7 +24,7 @@ from sparsedash.reporting.wording import and_join, quantity, sparsity_percent
 from sparsedash.schema.method_settings import FIXED_PERMILLE, MethodSettings
 from sparsedash.schema.records import Run
 from sparsedash.schema.settings import EvaluationSettings, FindResult, FindSettings, RunSettings
-from sparsedash.stats.tolerance import FEWEST_PASSAGES, Tolerance, ToleranceVerdict
+from sparsedash.stats.tolerance import FEWEST_PASSAGES, Tolerance, ToleranceVerdict, Verdict
 
 _COUNTED = 2
 """Undecided sparsities whose passages are given with the next step."""
@@ -38,41 +38,36 @@ _ENDED: dict[JobState, str] = {
 def answer_sentence(found: RunResults, ended: bool = False) -> str:
     """How much can be removed within the limits. ended: whether no more sparse models come."""
     rows, search = found.best, _search(found)
-    verdicts = {row.permille: row.verdict for row in rows}
-    if search is not None and not ended:
-        return find_sentence(search, found.run.settings.methods[0], verdicts)
     if not rows:
         rest = "the sparse models are on their way"
         if ended or (found.missing and found.run.finished):
             rest = "no sparse model has" if ended else "the records of its sparse models are missing"
         return f"The dense model has answered; {rest}."
-    method = rows[0].method
+    method, verdicts = rows[0].method, {row.permille: row.verdict for row in rows}
+    if search is not None and search.finished:
+        return find_sentence(search, method, verdicts)
     by = f" with “{wording.method_title(method)}”" if found.several_methods else ""
-    rounded = {row.permille: _rounding_note(row) for row in rows}
-    sentence = _verdicts_sentence(verdicts, method, found.tolerance, by, rounded)
-    return sentence if found.run.finished else f"So far: {sentence[0].lower()}{sentence[1:]}"
+    notes = {row.permille: _rounding_note(row) for row in rows}
+    sentence = _verdicts_sentence(verdicts, method, found.tolerance, by, notes)
+    return sentence if found.run.finished else _so_far(sentence)
+
+
+def _so_far(sentence: str) -> str:
+    return f"So far: {sentence[0].lower()}{sentence[1:]}"
 
 
 def find_sentence(result: FindResult, method: MethodSettings, verdicts: Mapping[int, ToleranceVerdict]) -> str:
     """How much can be removed, as a search has found. verdicts: on the trials, by their sparsity in per mille."""
-    if not result.finished:
-        inside = [trial.permille for trial in result.trials if trial.verdict == "within"]
-        outside = [trial.permille for trial in result.trials if trial.verdict != "within"]
-        parts = [f"{sparsity_percent(max(inside))} {wording.share_of(method)} is within the limits"] if inside else []
-        parts += [f"{sparsity_percent(min(outside))} is not shown to be"] if outside else []
-        return f"So far: {', '.join(parts)}; the search goes on." if parts else "The search has begun."
-    steps = [step for step in (result.answer, result.next_step) if step is not None]
-    ends = {step: verdicts[step] for step in steps if step in verdicts}
     tolerance = Tolerance(ratio=result.ratio, points=result.points)
-    limits = tolerance_words(tolerance)
-    if result.answer is None or result.answer not in ends:
-        passages = quantity(result.n_passages, "passage")
-        if result.n_passages < FEWEST_PASSAGES:
-            return f"Too few to judge: {passages} cannot confirm that anything stays within {limits}."
-        rest = f" {_verdicts_sentence(ends, method, tolerance)}" if ends else ""
-        return f"No sparsity was found within {limits}.{rest}"
-    last = " It is the most that can be tried." if result.next_step is None else ""
-    return f"{_verdicts_sentence(ends, method, tolerance)}{last}"
+    if not result.finished:
+        return _so_far(_verdicts_sentence(verdicts, method, tolerance)) if verdicts else "The search has begun."
+    ends = {step: verdicts[step] for step in (result.answer, result.next_step) if step is not None and step in verdicts}
+    said = [_verdicts_sentence(ends, method, tolerance)] if ends else []
+    if result.answer not in ends:
+        said.insert(0, f"No sparsity was found within {tolerance_words(tolerance)}.")
+    elif result.next_step is None:
+        said.append("It is the most that can be tried.")
+    return " ".join(said)
 
 
 def _verdicts_sentence(
@@ -86,54 +81,50 @@ def _verdicts_sentence(
 
     verdicts: by rising sparsity, at least one. by: with which method. notes: what belongs after a sparsity.
     """
-    within = max((permille for permille, found in verdicts.items() if found.verdict == "within"), default=None)
-    beyond = min((permille for permille, found in verdicts.items() if found.verdict == "beyond"), default=None)
-    undecided = [
-        permille
-        for permille, found in verdicts.items()
-        if found.verdict == "undecided"
-        and (permille > within if within is not None else beyond is None or permille < beyond)
-    ]
-    verb, after = ("Removing", "") if method.takes_channels else ("Setting", " to zero")
-    said = []
-    for permille in dict.fromkeys(each for each in (within, beyond) if each is not None):
-        said.append((sparsity_percent(permille), (notes or {}).get(permille, ""), decision_words(verdicts[permille])))
+    by_verdict: dict[Verdict, list[int]] = {"within": [], "beyond": [], "undecided": []}
+    for permille, found in sorted(verdicts.items()):
+        by_verdict[found.verdict].append(permille)
+    # Only what lies above the largest within, or else below the smallest beyond, can change the answer.
+    decided = list(dict.fromkeys([*by_verdict["within"][-1:], *by_verdict["beyond"][:1]]))
+    low, high = max(by_verdict["within"], default=-1), min(by_verdict["beyond"], default=1001)
+    undecided = [each for each in by_verdict["undecided"] if each > low and (low >= 0 or each < high)]
+    said = [(sparsity_percent(each), (notes or {}).get(each, ""), decision_words(verdicts[each])) for each in decided]
     if undecided:
-        phrase = verdict_phrase(verdicts[undecided[0]], len(undecided) if said else 1)
+        phrase = verdict_phrase(verdicts[undecided[0]], "are" if said and len(undecided) > 1 else "is")
         said.append((and_join([sparsity_percent(permille) for permille in undecided]), "", phrase))
+    verb, after = ("Removing", "") if method.takes_channels else ("Setting", " to zero")
     (subject, note, phrase), *rest = said
     sentences = [f"{verb} {subject} {wording.share_of(method)}{after}{note}{by} {phrase}"]
     sentences += [f"{subject}{note} {phrase}" for subject, note, phrase in rest]
-    if within is None and beyond is None:
+    tested = {verdicts[permille].n_passages for permille in decided}
+    if not decided:
         sentences.append(f"The limits are {tolerance_words(tolerance)}")
-    tested = {verdicts[permille].n_passages for permille in (within, beyond) if permille is not None}
-    if not undecided and len(tested) == 1:
+    elif not undecided and len(tested) == 1:
         sentences.append(f"Tested on {quantity(tested.pop(), 'passage')}")
     return " ".join(f"{sentence}." for sentence in sentences)
 
 
-def answer_figures(found: RunResults) -> list[str]:
-    """What the answer rests on: the losses of the models it names, and what would settle the undecided ones."""
-    search, rows = _search(found), found.best
-    if search is not None:
-        rows = _ends(search, rows)
-    return answer_costs(found) + [
-        f"{sparsity_percent(row.permille)} is undecided. {passages_to_decide(row.verdict)}"
-        for row in rows
-        if row.verdict.verdict == "undecided"
-    ]
+def answer_figures(found: RunResults, needed: bool = True) -> list[str]:
+    """The losses of the models that the answer names; of a search also how it got there.
 
-
-def answer_costs(found: RunResults) -> list[str]:
-    """The losses of the models that the answer names; of a search also how it got there."""
+    needed: with what would settle the undecided ones.
+    """
     rows, search = found.best, _search(found)
-    named = _ends(search, rows) if search else [row for row in (largest_within(rows), smallest_beyond(rows)) if row]
+    ends = (largest_within(rows), smallest_beyond(rows))
+    named = [row for row in ends if row] or rows[:1]
+    if search is not None:
+        named = rows = [row for row in rows if search.finished and row.permille in (search.answer, search.next_step)]
     said = []
-    for row in named if search else named or rows[:1]:
+    for row in named:
         assert row.record.pruned is not None, "a judged model is sparse"
         measured = wording.measured_sparsity(row.record.pruned)
         said.append(f"{sparsity_percent(row.permille)} ({measured}): {loss_words(row.verdict)}.")
-    return [*said, find_steps(search)] if search and search.finished else said
+    said += [find_steps(search)] if search is not None and search.finished else []
+    return said + [
+        f"{sparsity_percent(row.permille)} is undecided. {passages_to_decide(row.verdict)}"
+        for row in rows
+        if needed and row.verdict.verdict == "undecided"
+    ]
 
 
 def _search(found: RunResults) -> FindResult | None:
@@ -141,12 +132,6 @@ def _search(found: RunResults) -> FindResult | None:
     search = found.search
     same = search is not None and found.tolerance == Tolerance(ratio=search.ratio, points=search.points)
     return search if same else None
-
-
-def _ends(search: FindResult, rows: Sequence[Judged]) -> list[Judged]:
-    """The answer of a finished search, and the step after it."""
-    ends = (search.answer, search.next_step) if search.finished else ()
-    return [row for row in rows if row.permille in ends]
 
 
 def _rounding_note(row: Judged) -> str:
@@ -160,15 +145,11 @@ def _rounding_note(row: Judged) -> str:
 def find_steps(result: FindResult) -> str:
     """How the search got there: trials, steps, and how undecided ones were treated."""
     answered, steps = sum(trial.n_passages for trial in result.trials), len(result.steps)
-    said = (
-        f"{quantity(len(result.trials), 'trial')} among {quantity(steps, 'step')} of sparsity, {answered:,} passages "
-        f"answered instead of {steps * result.n_passages:,}."
-    )
+    trials, among = quantity(len(result.trials), "trial"), f"{quantity(steps, 'step')} of sparsity"
+    said = f"{trials} among {among}, {answered:,} passages answered instead of {steps * result.n_passages:,}."
     unknown = sorted(trial.permille for trial in result.trials if trial.verdict == "undecided")
     if unknown:
-        were = "was" if len(unknown) == 1 else "were"
-        listed = and_join([sparsity_percent(permille) for permille in unknown])
-        said += f" {listed} {were} undecided, so the search treated {'it' if were == 'was' else 'them'} as too much."
+        said += f" Undecided, which the search treated as too much: {wording.sparsity_percents(unknown)}."
     return said
 
 
@@ -214,19 +195,15 @@ def next_step(found: RunResults) -> NextStep | None:
     # Only what lies above the largest within and below the smallest beyond can change the answer.
     if unknown := [row for row in rows if row.verdict.verdict == "undecided" and low < row.permille < high]:
         return _test_more(found, unknown)
-    if run.find is not None:
-        said = "Next: allow more, or search with another method."
-        return NextStep(said=said, link="Change the settings", asked=run.find)
-    if rows[0].method.pattern in FIXED_PERMILLE:
-        return NextStep(said="Next: race other methods.", link="Change the settings", asked=settings)
+    if run.find is not None or rows[0].method.pattern in FIXED_PERMILLE:
+        said = "Next: race other methods." if run.find is None else "Next: allow more, or search with another method."
+        return NextStep(said=said, link="Change the settings", asked=run.find or settings)
     if within is not None and beyond is not None:
-        where = f"between {low / 10:g} and {sparsity_percent(high)}"
-        said = f"Next: search for the largest sparsity within your limits, {where}."
+        said = f"search for the largest sparsity within your limits, between {low / 10:g} and {sparsity_percent(high)}."
     elif within is not None:
-        said = f"Next: see whether more than {sparsity_percent(low)} can be removed."
+        said = f"see whether more than {sparsity_percent(low)} can be removed."
     else:
-        least = sparsity_percent(rows[0].permille)
-        said = f"Next: see whether less than {least} can be removed, or race other methods."
+        said = f"see whether less than {sparsity_percent(rows[0].permille)} can be removed, or race other methods."
     search = FindSettings(
         model=settings.model,
         dtype=settings.dtype,
@@ -236,26 +213,26 @@ def next_step(found: RunResults) -> NextStep | None:
         ratio=found.tolerance.ratio,
         points=found.tolerance.points,
     )
-    return NextStep(said=said, link="Set up a search", asked=search)
+    return NextStep(said=f"Next: {said}", link="Set up a search", asked=search)
 
 
 def _test_more(found: RunResults, unknown: Sequence[Judged]) -> NextStep:
-    total, asked = found.dense.last_word.total, found.run.find or found.run.settings
+    asked = found.run.find or found.run.settings
     needs = [(row.verdict.passages_needed, row.permille) for row in unknown]
     needed = sorted((n, permille) for n, permille in needs if n is not None and n <= MOST_PASSAGES)
-    if not needed and not any(row.verdict.too_few for row in unknown):
+    if needed:
+        would = [f"{needed_words(n)} would settle {sparsity_percent(permille)}" for n, permille in needed[:_COUNTED]]
+        why = f"{wording.first_upper(', '.join(would))}, estimated from these {found.dense.last_word.total:,}."
+        more = _more_passages(asked.evaluation, needed[0][0])
+    elif any(row.verdict.too_few for row in unknown):
+        why = f"Fewer than {FEWEST_PASSAGES} passages can never confirm a model."
+        more = replace(_more_passages(asked.evaluation, FEWEST_PASSAGES), n_passages=None)
+    else:
         near = f"{sparsity_percent(unknown[0].permille)} is so near the limit that over {MOST_PASSAGES:,} passages"
         said = f"Next: allow more or less, or try other sparsities. {near} would be needed to settle it."
         return NextStep(said=said, link="Change the settings", asked=asked)
-    why, evaluation = f"Fewer than {FEWEST_PASSAGES} passages can never confirm a model.", asked.evaluation
-    if needed:
-        would = [f"{needed_words(n)} would settle {sparsity_percent(permille)}" for n, permille in needed[:_COUNTED]]
-        why = f"{wording.first_upper(', '.join(would))}, estimated from these {total:,}."
-    more = _more_passages(evaluation, needed[0][0] if needed else FEWEST_PASSAGES)
-    more = more if needed else replace(more, n_passages=None)
-    return NextStep(
-        said=f"Next: test on more passages. {why}", link="Test on more passages", asked=replace(asked, evaluation=more)
-    )
+    said, asked = f"Next: test on more passages. {why}", replace(asked, evaluation=more)
+    return NextStep(said=said, link="Test on more passages", asked=asked)
 
 
 def _more_passages(now: EvaluationSettings, needed: int) -> EvaluationSettings:
@@ -271,11 +248,10 @@ def _more_passages(now: EvaluationSettings, needed: int) -> EvaluationSettings:
 
 
 def still_to_come(job: Job, what: str) -> str:
-    """What to expect of a live run that has not brought this yet. what: such as "The comparison is"."""
+    """What to expect of a live run that has not brought this yet. what: said of one that runs."""
     if job.stopping:
         return "This run is being stopped."
-    whose = "their" if what.endswith("are") else "its"
-    return "This run waits for its turn." if job.state == "queued" else f"{what} on {whose} way."
+    return "This run waits for its turn." if job.state == "queued" else what
 
 
 def run_ending(run: Run, job: Job | None) -> str:
@@ -285,14 +261,10 @@ def run_ending(run: Run, job: Job | None) -> str:
     """
     if run.finished or (job is not None and job.live):
         return ""
-    how = _ENDED.get(job.state, "did not finish") if job is not None else "did not finish"
-    made, asked = len(run.sparse), run.settings.n_sparse
+    how, made = _ENDED.get(job.state if job is not None else "done", "did not finish"), len(run.sparse)
     if run.find is not None:
-        return f"This search {how} after {made or 'no'} {'trial' if made == 1 else 'trials'}."
-    if made == asked:
-        return f"This run {how} after its last sparse model had answered."
-    there = f"{made or 'none'} of its {asked} sparse models {'is' if made <= 1 else 'are'} there"
-    return f"This run {how}: {there if asked > 1 else 'its sparse model is not there'}."
+        return f"This search {how} after {quantity(made, 'trial')}."
+    return f"This run {how} with {made} of its {quantity(run.settings.n_sparse, 'sparse model')}."
 
 
 def no_results(run: Run | None, why: str) -> str:
@@ -305,8 +277,6 @@ def missing_records(run: Run, missing: Mapping[str, str]) -> str:
 
     missing: why, by their names within the run.
     """
-    if not missing:
-        return ""
-    said = " ".join(f"The record of {name} {why}." for name, why in missing.items())
-    counts = "It still counts as a comparison" if len(missing) == 1 else "They still count as comparisons"
-    return f"{said} {counts} in the verdicts on the others." if run.n_compared > len(missing) else said
+    said = [f"The record of {name} {why}." for name, why in missing.items()]
+    counts = "Missing models still count as comparisons in the verdicts on the others."
+    return " ".join([*said, counts] if 0 < len(missing) < run.n_compared else said)

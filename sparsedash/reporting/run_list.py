@@ -1,10 +1,11 @@
 """All runs: the rows of their table, its order and filter, deletion in words, and several runs in one chart."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import tzinfo
-from math import inf, isinf
+from itertools import chain
+from math import inf
 from string import ascii_uppercase
 from typing import get_args
 
@@ -12,13 +13,20 @@ from sparsedash.jobs.job import Job
 from sparsedash.reporting import wording
 from sparsedash.reporting.charts.chart_style import LONGEST
 from sparsedash.reporting.charts.tradeoff_chart import SYMBOLS
-from sparsedash.reporting.charts.tradeoff_data import Measure, Point, TradeoffData
+from sparsedash.reporting.charts.tradeoff_data import Measure, TradeoffData
 from sparsedash.reporting.html import Html, Table, element, escape, join, table
 from sparsedash.reporting.job_status import job_request
 from sparsedash.reporting.record_pair import unique_names
-from sparsedash.reporting.run_answer import run_ending
 from sparsedash.reporting.run_results import Judged, RunResults, Weighed, headline_model
-from sparsedash.reporting.verdicts import VERDICT_SIGNS, accuracy_open, change_cells, times_dense_cells, tolerance_words
+from sparsedash.reporting.verdicts import (
+    LOSS_HEAD,
+    VERDICT_SIGNS,
+    accuracy_open,
+    loss_cells,
+    loss_interval,
+    loss_value,
+    tolerance_words,
+)
 from sparsedash.reporting.wording import quantity, reference_title, sparsity_percent
 from sparsedash.schema.pair_records import RunMark
 from sparsedash.schema.records import Run
@@ -44,20 +52,20 @@ _EACH = "Intervals hold for the comparisons of each run together, not for those 
 class RunRow:
     """One run of the table.
 
-    run: as far as it is stored; None while nothing of it is. job: the live one, or the newest of an unfinished run.
-    settings, search: what was asked for. model: the one that its answer names; None where nothing was judged. known:
-    whether its answers have been judged, or it has none. at: when it was started, or asked for.
+    settings, search: what was asked for. at: when it was started, or asked for. run: as far as it is stored. job: the
+    live one, or the newest of an unfinished run. model: the one that its answer names; None where nothing was judged.
+    known: whether its answers have been judged, or it has none.
     """
 
     key: str
-    run: Run | None
-    job: Job | None
     settings: RunSettings
     search: FindSettings | None
     mark: RunMark
-    model: Weighed | None
-    known: bool
     at: float
+    run: Run | None = None
+    job: Job | None = None
+    model: Weighed | None = None
+    known: bool = True
 
     @property
     def address(self) -> str:
@@ -86,6 +94,72 @@ class RunRow:
             return None
         return max(0.0, self.run.finished_at - self.run.started_at)
 
+    @property
+    def texts(self) -> str:
+        """Its model where the title is a name, its texts, its number format."""
+        evaluation, calibration = self.settings.evaluation, self.settings.calibration
+        n = "all" if evaluation.n_passages is None else f"{evaluation.n_passages:,}"
+        parts = [reference_title(self.settings.model)] if self.mark.name else []
+        parts += [f"calibrated on {_short_title(calibration.corpus)}"] if self.settings.reads_text else []
+        return " · ".join([*parts, f"tested on {n} of {_short_title(evaluation.corpus)}", self.settings.dtype])
+
+    def cells(self, zone: tzinfo | None) -> list[tuple[str, ...]]:
+        """The lines of each cell, as COLUMNS names them; empty where there is nothing to say."""
+        started, seconds = wording.moment(self.at, zone), self.seconds
+        took = "" if seconds is None else wording.duration_words(seconds)
+        return [
+            (wording.method_titles(self.settings),),
+            self._removed(),
+            (*self._verdict(), *self._state()),
+            self._loss(),
+            (started, took),
+        ]
+
+    def _removed(self) -> tuple[str, str]:
+        """The sparsities, and of many how many they are; of a search its trials."""
+        if self.search is not None:
+            return "a search", quantity(len(self.run.sparse) if self.run is not None else 0, "trial")
+        asked = sorted(self.settings.made_permille)
+        if len(asked) <= FEW:
+            return wording.sparsity_percents(asked), ""
+        return f"{asked[0] / 10:g} to {sparsity_percent(asked[-1])}", f"{len(asked)} steps"
+
+    def _verdict(self) -> tuple[str, str]:
+        """The verdict on the model that the run's answer names, and which model that is."""
+        if self.model is None:
+            return ("", "") if self.known else ("…", "being read")
+        method = f" with {wording.method_title(self.model.method)}" if len(self.settings.methods) > 1 else ""
+        return VERDICT_SIGNS[self.model.verdict.verdict], f"at {sparsity_percent(self.model.permille)}{method}"
+
+    def _state(self) -> tuple[str, str]:
+        """The state of an unfinished run, with its sign, and how many of its models are there."""
+        if self.job is not None and self.job.state == "queued":
+            return "◷ waiting", ""
+        if not self.live and (self.run is None or self.run.finished):
+            return "", ""
+        n, asked = len(self.run.sparse) if self.run is not None else 0, self.settings.n_sparse
+        state = _STATES.get(self.job.state, _UNFINISHED) if self.job is not None else _UNFINISHED
+        return state, "" if self.search is not None else f"{n} of {quantity(asked, 'model')}"
+
+    def _loss(self) -> tuple[str, str, str]:
+        """Word perplexity as a multiple of dense's, its interval, and the points of accuracy, of that model."""
+        if self.model is None:
+            return "", "", ""
+        lost, accuracy = self.model.verdict.perplexity, self.model.verdict.accuracy
+        return loss_value(lost), loss_interval(lost), loss_value(accuracy) if accuracy else "accuracy not judged"
+
+
+COLUMNS = {
+    "Method": ("Method",),
+    "Removed": ("Removed", "Steps"),
+    "Verdict": ("Verdict", "On the model", "State", "Progress"),
+    "Cost": ("Word perplexity, times dense", "Interval", "Accuracy"),
+    "Started": ("Started", "Took"),
+}
+"""The columns of the table on the page, each with what the lines of its cells are called in the downloaded one."""
+_UNFINISHED = "⊘ not finished"
+_STATES = {"running": "▶ running", "cancelled": "⊘ stopped", "failed": "✕ failed", "crashed": "✕ interrupted"}
+
 
 def all_rows(backend: Backend, tolerance: Tolerance) -> list[RunRow]:
     """A row for every run, and for every live job whose run has no result yet, newest first. tolerance: the limits."""
@@ -94,10 +168,9 @@ def all_rows(backend: Backend, tolerance: Tolerance) -> list[RunRow]:
     rows = {}
     for run in runs:
         verdicts, job = judged.get(run.key), jobs.get(run.key)
-        points = zip(run.sparse, run.settings.points, strict=False)
         weighed = [
             Weighed(method=method, permille=permille, verdict=verdicts[key])
-            for key, (method, permille) in points
+            for key, (method, permille) in zip(run.sparse, run.settings.points, strict=False)
             if verdicts and key in verdicts
         ]
         rows[run.key] = RunRow(
@@ -112,20 +185,14 @@ def all_rows(backend: Backend, tolerance: Tolerance) -> list[RunRow]:
             at=run.started_at,
         )
     for key, job in jobs.items():
-        if not job.live or key in rows:
-            continue
-        asked = job_request(job)
-        if asked is None:
+        if not job.live or key in rows or (asked := job_request(job)) is None:
             continue
         rows[key] = RunRow(
             key=key,
-            run=None,
             job=job,
             settings=planned_run(asked),
             search=asked if isinstance(asked, FindSettings) else None,
             mark=marks.get(key, RunMark()),
-            model=None,
-            known=True,
             at=job.started_at or job.queued_at,
         )
     return sorted(rows.values(), key=lambda row: row.at, reverse=True)
@@ -140,60 +207,6 @@ def newest_jobs(jobs: Sequence[Job]) -> dict[str, Job]:
     return found
 
 
-def row_sparsity(row: RunRow) -> tuple[str, str]:
-    """The sparsities, and of many how many they are; of a search its trials."""
-    if row.search is not None:
-        return "a search", quantity(len(row.run.sparse) if row.run is not None else 0, "trial")
-    asked = sorted(row.settings.made_permille)
-    if len(asked) <= FEW:
-        return wording.sparsity_percents(asked), ""
-    return f"{asked[0] / 10:g} to {sparsity_percent(asked[-1])}", f"{len(asked)} steps"
-
-
-def row_state(row: RunRow) -> tuple[str, str]:
-    """The state of an unfinished run, with its sign, and more about it; nothing of a finished one."""
-    n, asked = len(row.run.sparse) if row.run is not None else 0, row.settings.n_sparse
-    far = "" if row.search is not None else f"{n} of {quantity(asked, 'model')}"
-    if row.job is not None and row.job.live:
-        return ("▶ running", far) if row.job.state == "running" else ("◷ waiting", "")
-    if row.run is None or not run_ending(row.run, row.job):
-        return "", ""
-    how = {"cancelled": "⊘ stopped", "failed": "✕ failed", "crashed": "✕ interrupted"}
-    return how.get(row.job.state if row.job is not None else "", "⊘ not finished"), far
-
-
-def row_verdict(row: RunRow) -> tuple[str, str]:
-    """The verdict on the model that the run's answer names, and which model that is."""
-    if row.model is None:
-        return ("", "") if row.known else ("…", "being read")
-    method = f" with {wording.method_title(row.model.method)}" if len(row.settings.methods) > 1 else ""
-    return VERDICT_SIGNS[row.model.verdict.verdict], f"at {sparsity_percent(row.model.permille)}{method}"
-
-
-def row_loss(row: RunRow) -> tuple[str, str, str]:
-    """What that model lost: word perplexity as a multiple of dense's, its interval, and the points of accuracy."""
-    if row.model is None:
-        return "", "", ""
-    lost, accuracy = row.model.verdict.perplexity, row.model.verdict.accuracy
-    interval = "" if isinf(lost.low) else wording.factor_range(lost.low, lost.high)
-    points = f"{wording.signed_points(-accuracy.value)} points" if accuracy else "accuracy not judged"
-    return wording.nats_as_factor(lost.value), interval, points
-
-
-def row_start_and_duration(row: RunRow, zone: tzinfo | None) -> tuple[str, str]:
-    """When it was started, and how long it took."""
-    return wording.moment(row.at, zone), "" if row.seconds is None else wording.duration_words(row.seconds)
-
-
-def row_texts(row: RunRow) -> str:
-    """What stands under a row's title: its model where that is a name, its texts, its numbers."""
-    evaluation = row.settings.evaluation
-    n = "all" if evaluation.n_passages is None else f"{evaluation.n_passages:,}"
-    parts = [reference_title(row.settings.model)] if row.mark.name else []
-    parts += [f"calibrated on {_short_title(row.settings.calibration.corpus)}"] if row.settings.reads_text else []
-    return " · ".join([*parts, f"tested on {n} of {_short_title(evaluation.corpus)}", row.settings.dtype])
-
-
 def _short_title(reference: str) -> str:
     """A title without what stands in brackets."""
     return reference_title(reference).partition(" (")[0]
@@ -201,14 +214,8 @@ def _short_title(reference: str) -> str:
 
 def runs_table(rows: Sequence[RunRow], zone: tzinfo | None) -> Table:
     """These rows as a table to download."""
-    head = ["Run", "Texts", "Method", "Removed", "Verdict", "On the model", "Word perplexity, times dense", "Interval"]
-    head += ["Accuracy", "State", "Started", "Took"]
-    cells = []
-    for row in rows:
-        about = [row.title, row_texts(row), wording.method_titles(row.settings), " ".join(row_sparsity(row)).strip()]
-        state = ", ".join(filter(None, row_state(row)))
-        cells.append([*about, *row_verdict(row), *row_loss(row), state, *row_start_and_duration(row, zone)])
-    return table("All runs", "", head, cells)
+    cells = [[row.title, row.texts, *chain(*row.cells(zone))] for row in rows]
+    return table("All runs", "", ["Run", "Texts", *chain(*COLUMNS.values())], cells)
 
 
 _RANK: dict[Verdict, int] = {"within": 0, "undecided": 1, "beyond": 2}
@@ -217,8 +224,7 @@ _RANK: dict[Verdict, int] = {"within": 0, "undecided": 1, "beyond": 2}
 def _verdict_key(row: RunRow) -> tuple[float, ...]:
     if row.model is None:
         return (3.0, 0.0, 0.0)
-    found = row.model.verdict
-    return (_RANK[found.verdict], -row.model.permille, found.perplexity.value)
+    return (_RANK[row.model.verdict.verdict], -row.model.permille, row.model.verdict.perplexity.value)
 
 
 _ORDERS: dict[str, tuple[str, Callable[[RunRow], tuple[float, ...] | tuple[str, ...]]]] = {
@@ -243,174 +249,116 @@ def sort_rows(rows: Sequence[RunRow], order: str) -> list[RunRow]:
 
 def rows_matching(rows: Sequence[RunRow], text: str, model: str) -> list[RunRow]:
     """The rows of a model whose words hold every word of a text, whatever its case. model: a reference; "" for all."""
-    sought = text.casefold().split()
-    found = []
+    sought, found = text.casefold().split(), []
     for row in rows:
         asked = row.settings
         texts = [reference_title(asked.calibration.corpus), reference_title(asked.evaluation.corpus)]
         named = [row.mark.name, row.about, asked.model, wording.method_titles(asked), asked.dtype, *texts, row.key]
         words = "\n".join(named).casefold()
-        if (not model or asked.model == model) and all(word in words for word in sought):
+        if model in ("", asked.model) and all(word in words for word in sought):
             found.append(row)
     return found
 
 
-def model_titles(rows: Sequence[RunRow]) -> dict[str, str]:
-    """The models of these runs, by their references, with their titles; in the order of the titles."""
-    found = {row.settings.model: reference_title(row.settings.model) for row in rows}
-    return dict(sorted(found.items(), key=lambda pair: pair[1].casefold()))
-
-
 def runs_sentence(rows: Sequence[RunRow], tolerance: Tolerance) -> str:
     """What can be said of all runs, in one sentence."""
-    n_live = sum(row.live for row in rows)
     judged = [row.model.verdict for row in rows if row.model is not None]
     if not judged:
+        n_live = sum(row.live for row in rows)
         live = f"{quantity(n_live, 'run')} under way, no result yet."
         return live if n_live else "No run has a sparse model that was judged."
-    within, n_open = ([each.verdict for each in judged].count(verdict) for verdict in ("within", "undecided"))
-    limits = f"within the limits, {tolerance_words(tolerance)}"
-    if len(judged) == 1:
-        rest = "; it is undecided" if n_open else accuracy_open(judged[0])
-        return f"The one run with a result has {'a' if within else 'no'} model {limits}{rest}."
-    n_half = sum(bool(accuracy_open(each)) for each in judged)
-    rest = f", {n_half} of them by word perplexity alone" if n_half else ""
-    rest += f"; {n_open} {'is' if n_open == 1 else 'are'} undecided" if n_open else ""
-    many = f"{within} of {len(judged)}" if within else f"None of {len(judged)}"
-    return f"{many} runs {'has' if within <= 1 else 'have'} a model {limits}{rest}."
+    count = Counter(each.verdict for each in judged)
+    notes = [
+        (count["undecided"], "undecided"),
+        (sum(map(bool, map(accuracy_open, judged))), "by word perplexity alone"),
+    ]
+    rest = "".join(f"; {n} {what}" for n, what in notes if n)
+    runs = f"{count['within'] or 'None'} of {quantity(len(judged), 'run')}"
+    return f"{runs} with a model within the limits, {tolerance_words(tolerance)}{rest}."
 
 
-def hidden_selection_note(chosen: Collection[str], shown: Sequence[RunRow]) -> str:
-    """How many of the chosen runs the table does not show now; empty where it shows all. chosen: keys."""
-    n = len(set(chosen) - {row.key for row in shown})
-    return f"{n} of them {'is' if n == 1 else 'are'} not in this list" if n else ""
-
-
-def run_deletion_question(plan: Cleanup, titles: Mapping[str, str]) -> list[str]:
-    """What will be deleted and what stays, in sentences. titles: of the runs, by their keys."""
+def run_deletion_words(plan: Cleanup, titles: Mapping[str, str], done: bool = False) -> list[str]:
+    """What will be deleted, or was, and what stays, in sentences. titles: of the runs, by their keys."""
     said = []
     if plan.runs:
         what = f"“{titles[plan.runs[0].key]}”" if len(plan.runs) == 1 else f"{len(plan.runs)} runs"
-        answers = f"the answers of {quantity(plan.n_records, 'model')}"
-        said.append(f"Delete {what}, with {answers}? It cannot be undone.")
+        what += f", with the answers of {quantity(plan.n_records, 'model')}"
+        said.append(f"Deleted: {what}." if done else f"Delete {what}? It cannot be undone.")
     if plan.n_shared:
         said.append(f"The answers of {quantity(plan.n_shared, 'model')} stay: other runs use them.")
-    return said + _refused(plan, titles)
-
-
-def run_deletion_report(done: Cleanup, titles: Mapping[str, str]) -> str:
-    """What was deleted, in one line."""
-    n, models = len(done.runs), done.n_records
-    what = titles[done.runs[0].key] if n == 1 else f"{n} runs" if n else "Nothing"
-    with_it = f", with the answers of {quantity(models, 'model')}" if models else ""
-    return " ".join([f"{what} {'were' if n > 1 else 'was'} deleted{with_it}.", *_refused(done, titles)])
-
-
-def _refused(plan: Cleanup, titles: Mapping[str, str]) -> list[str]:
-    return [f"“{titles.get(key, key)}” stays: {why}." for key, why in plan.refused.items()]
-
-
-@dataclass(frozen=True, kw_only=True)
-class OverlayLine:
-    """One line of the chart of several runs: models of one method of one run. label: unlike all others."""
-
-    run: RunResults
-    label: str
-    models: Sequence[Judged]
+    return said + [f"“{titles.get(key, key)}” stays: {why}." for key, why in plan.refused.items()]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Overlay:
-    """Runs over the same passages in one chart. notes: what is not drawn, and why; plain text."""
+    """Runs over the same passages in one chart.
 
-    lines: Sequence[OverlayLine]
+    measures: what can be drawn. models: what the address of the compare page says of each model beside its dense one,
+    by the record's key. legend: what the letters of the chart stand for; nothing where its lines have their own names.
+    notes: what is not drawn, and why; plain text.
+    """
+
+    tradeoff: TradeoffData
+    measures: Sequence[Measure]
+    models: Mapping[str, dict[str, str]]
+    legend: Html
+    numbers: Table
     notes: Sequence[str]
-
-    @property
-    def measures(self) -> tuple[Measure, ...]:
-        """What can be drawn: the share of right words, which is no difference, only from one dense model on."""
-        every: tuple[Measure, ...] = get_args(Measure)
-        one_dense = len({line.run.dense.key for line in self.lines}) == 1
-        return every if one_dense else tuple(measure for measure in every if measure != "share right")
-
-    @property
-    def key(self) -> Mapping[str, str]:
-        """What the lines of the chart are called there, by their labels: letters, where these leave it no room."""
-        labels = [line.label for line in self.lines]
-        return dict(zip(labels, labels if max(map(len, labels)) <= _LONGEST_LABEL else ascii_uppercase, strict=False))
-
-    def tradeoff(self, brief: bool = True) -> TradeoffData:
-        """The data of the chart. brief: with its lines called as in `key`, rather than by their labels."""
-        first, names = self.lines[0].run, self.key
-        limits = first.tolerance
-        return TradeoffData(
-            dense=self._dense(),
-            lines={
-                names[line.label] if brief else line.label: [line.run.point_of(model.record) for model in line.models]
-                for line in self.lines
-            },
-            n_passages=first.dense.last_word.total,
-            taken=wording.sparsity_axis_title(model.method for line in self.lines for model in line.models),
-            allowed={"word perplexity": limits.most("word perplexity"), "accuracy": limits.points},
-        )
-
-    def comparisons(self) -> Mapping[str, dict[str, str]]:
-        """What the address of the compare page says of each model beside its dense one, by the record's key."""
-        return {
-            each.record.key: {"run": line.run.run.key, "right": line.run.name_of(each.record)}
-            for line in self.lines
-            for each in line.models
-        }
-
-    def legend(self) -> Html:
-        """What the letters of the chart stand for; nothing where its lines have their own names."""
-        several = len(self.lines) > 1
-        rows = [
-            element("li", element("b", escape(f"{sign} {name}" if several else name)), escape(label))
-            for (label, name), sign in zip(self.key.items(), SYMBOLS.values(), strict=False)
-            if name != label
-        ]
-        return element("ul", *rows, css="sd-chart-key") if rows else join()
-
-    def numbers(self) -> Table:
-        """The models that are drawn, as a table."""
-        head = ["Model", "Change, points", "Interval", "p", "Broke", "Fixed", "Times dense", "Interval", "Verdict"]
-        rows = [
-            [f"{line.label}, {sparsity_percent(each.permille)}", *change_cells(each), *times_dense_cells(each)]
-            for line in self.lines
-            for each in line.models
-        ]
-        caption = f"Each model against its own dense model, on the last words of the same passages. {_EACH}"
-        return table("The numbers of these runs", caption, head, rows)
-
-    def _dense(self) -> Point:
-        runs = {line.run.dense.key: line.run for line in self.lines}
-        first = next(iter(runs.values()))
-        point = first.point_of(first.dense)
-        if len(runs) == 1:
-            return point
-        right = [f"{reference_title(run.dense.model)}: {run.point_of(run.dense).facts[0]}" for run in runs.values()]
-        return replace(point, facts=list(dict.fromkeys(right)))
 
 
 def overlay(found: Sequence[RunResults]) -> Overlay | None:
     """The chart of those runs that answer the same passages as most of them do; None where nothing can be drawn."""
-    judged = [run for run in found if run.judged]
     notes = [f"“{run.title}” has no sparse model yet." for run in found if not run.judged]
+    judged = [(run, _passages(run)) for run in found if run.judged]
     if not judged:
         return None
-    most = Counter(_passages(run) for run in judged).most_common(1)[0][0]
-    drawn = [run for run in judged if _passages(run) == most]
-    notes += [_why_left_out(run, drawn[0]) for run in judged if _passages(run) != most]
-    if len(drawn) > MOST_RUNS:
+    most = Counter(passages for _, passages in judged).most_common(1)[0][0]
+    why = "it answers other passages than the runs in the chart, so their losses cannot be compared"
+    notes += [f"“{run.title}” is not drawn: {why}." for run, passages in judged if passages != most]
+    same = [run for run, passages in judged if passages == most]
+    if len(same) > MOST_RUNS:
         notes.append(f"Only the first {MOST_RUNS} runs are drawn: more lines could not be told apart.")
-        drawn = drawn[:MOST_RUNS]
-    return Overlay(lines=_lines(drawn, notes), notes=[*notes, _EACH] if len(drawn) > 1 else notes)
+    drawn = same[:MOST_RUNS]
+    lines = _lines(drawn, notes)
+    # Letters, where labels leave the chart no room.
+    fits = max(map(len, lines)) <= _LONGEST_LABEL
+    names = list(lines) if fits else list(ascii_uppercase[: len(lines)])
+    models = [(label, run, each) for label, (run, judged) in lines.items() for each in judged]
+    every: tuple[Measure, ...] = get_args(Measure)
+    dense = {run.dense.key: run for run in drawn}
+    first = drawn[0].tradeoff()
+    right = [f"{reference_title(run.dense.model)}: {run.point_of(run.models[0]).facts[0]}" for run in dense.values()]
+    signs = [f"{sign} {name}" if len(lines) > 1 else name for sign, name in zip(SYMBOLS.values(), names, strict=False)]
+    letters = (
+        element("li", element("b", escape(sign)), escape(label)) for sign, label in zip(signs, lines, strict=True)
+    )
+    rows = [[f"{label}, {sparsity_percent(each.permille)}", *loss_cells(each)] for label, _, each in models]
+    caption = f"Each model against its own dense model, on the last words of the same passages. {_EACH}"
+    return Overlay(
+        tradeoff=replace(
+            first,
+            dense=replace(first.dense, facts=list(dict.fromkeys(right))) if len(dense) > 1 else first.dense,
+            lines={
+                name: [run.point_of(each) for each in judged]
+                for name, (run, judged) in zip(names, lines.values(), strict=True)
+            },
+            taken=wording.sparsity_axis_title(each.method for *_, each in models),
+            asked=(),
+            leader="",
+            published=(),
+        ),
+        # The share of right words, which is no difference, can only be drawn from one dense model on.
+        measures=[measure for measure in every if measure != "share right" or len(dense) == 1],
+        models={each.record.key: {"run": run.run.key, "right": run.name_of(each.record)} for _, run, each in models},
+        legend=join() if fits else element("ul", *letters, css="sd-chart-key"),
+        numbers=table("The numbers of these runs", caption, ["Model", *LOSS_HEAD], rows),
+        notes=[*notes, _EACH] if len(drawn) > 1 else notes,
+    )
 
 
-def _lines(runs: Sequence[RunResults], notes: list[str]) -> list[OverlayLine]:
+def _lines(runs: Sequence[RunResults], notes: list[str]) -> dict[str, tuple[RunResults, Sequence[Judged]]]:
     """A line for every method of every run; of each run only the best one where these would be too many."""
-    parts: list[tuple[RunResults, list[Judged], bool]] = []
+    parts: list[tuple[RunResults, Sequence[Judged], bool]] = []
     for run in runs:
         methods: dict[str, list[Judged]] = {}
         for each in run.judged:
@@ -418,49 +366,29 @@ def _lines(runs: Sequence[RunResults], notes: list[str]) -> list[OverlayLine]:
         parts += [(run, models, len(methods) > 1) for models in methods.values()]
     if len(parts) > MOST_LINES:
         parts = [(run, run.best, False) for run in runs]
-        notes.append(
-            f"Of each run only the best method is drawn: more than {MOST_LINES} lines could not be told apart."
-        )
-    labels = [_line_label(run, runs, models, several) for run, models, several in parts]
-    # Lines that differ in nothing else differ in their sparsities.
-    steps = [wording.sparsity_percents(sorted(run.run.settings.made_permille)) for run, *_ in parts]
-    full = [f"{x}, {step}" if labels.count(x) > 1 else x for x, step in zip(labels, steps, strict=True)]
-    names = unique_names({str(i): label for i, label in enumerate(full)})
-    return [OverlayLine(run=run, label=names[str(i)], models=models) for i, (run, models, _) in enumerate(parts)]
+        notes.append(f"Of each run only the best method is drawn: {MOST_LINES} lines are the most to be told apart.")
+    facets = [_facets(run, wording.method_title(models[0].method)) for run, models, _ in parts]
+    differ = [len(set(values)) > 1 for values in zip(*facets, strict=True)]
+    # Its name, or what tells it from the others; and the method, unless the name says enough.
+    labels = [
+        (f"{run.name}, {own[-1]}" if several else run.name)
+        if run.name
+        else ", ".join([*(part for part, told in zip(own[:-1], differ, strict=False) if told), own[-1]])
+        for (run, _, several), own in zip(parts, facets, strict=True)
+    ]
+    names = unique_names({str(i): label for i, label in enumerate(labels)}).values()
+    return {name: (run, models) for name, (run, models, _) in zip(names, parts, strict=True)}
 
 
-def _line_label(run: RunResults, runs: Sequence[RunResults], models: Sequence[Judged], several: bool) -> str:
-    """The run's name, or what tells it from the others; and the method, unless the name says enough."""
-    method = wording.method_title(models[0].method)
-    if run.name:
-        return f"{run.name}, {method}" if several else run.name
-    own, every = _facets(run), [_facets(each) for each in runs]
-    return ", ".join([*(part for i, part in enumerate(own) if len({one[i] for one in every}) > 1), method])
-
-
-def _facets(run: RunResults) -> tuple[str, ...]:
-    """What two runs over the same passages may differ in, beside their methods."""
+def _facets(run: RunResults, method: str) -> tuple[str, ...]:
+    """What two lines over the same passages may differ in, the method last."""
     settings, calibration = run.run.settings, run.run.settings.calibration
-    return (
-        _short_title(settings.model).rpartition("/")[2],
-        settings.dtype,
-        reference_title(calibration.corpus).partition(",")[0] if settings.reads_text else "no text",
-        f"{calibration.n_samples:,} × {calibration.length:,}" if settings.reads_text else "",
-    )
+    text = reference_title(calibration.corpus).partition(",")[0]
+    of_text = (text, f"{calibration.n_samples:,} × {calibration.length:,}") if settings.reads_text else ("no text", "")
+    asked = wording.sparsity_percents(sorted(settings.made_permille))
+    return _short_title(settings.model).rpartition("/")[2], settings.dtype, *of_text, asked, method
 
 
 def _passages(run: RunResults) -> tuple[str, tuple[int, ...]]:
     """The same for runs over the same passages."""
     return run.run.corpora.get("evaluation", ""), tuple(outcome.index for outcome in run.dense.outcomes)
-
-
-def _why_left_out(run: RunResults, drawn: RunResults) -> str:
-    own, other = (
-        f"{each.dense.last_word.total:,} of {reference_title(each.run.settings.evaluation.corpus)}"
-        for each in (run, drawn)
-    )
-    own = own if own != other else f"others of {own}"
-    return (
-        f"“{run.title}” is not drawn: it answers other passages ({own}) than the runs in the chart ({other}), and "
-        "losses on different passages cannot be compared."
-    )

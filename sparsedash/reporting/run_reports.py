@@ -120,13 +120,10 @@ def html_report(
 def comparison_words(found: RunResults, pair: Pair) -> tuple[str, str, str]:
     """The verdict on the right model, what it lost (nothing beside itself), and what both rest on."""
     verdict, left, right = verdict_of(found, pair.left, pair.right), pair.left_name, pair.right_name
-    basis = [
-        verdicts.flip_words(compare_records(pair.left, pair.right)),
-        *verdicts.verdict_basis(right, verdict, found.tolerance, left),
-        verdicts.early_stopping_words({left: pair.left, right: pair.right}),
-    ]
-    lost = "" if left == right else verdicts.loss_sentence(verdict, left)
-    return verdicts.verdict_sentence(right, verdict, left), lost, " ".join(filter(None, basis))
+    sentence, *rest = verdicts.verdict_words(right, verdict, found.tolerance, left)
+    flips = verdicts.flip_words(compare_records(pair.left, pair.right))
+    early = verdicts.early_stopping_words({left: pair.left, right: pair.right})
+    return sentence, "".join(rest[:1]), " ".join(filter(None, [flips, *rest[1:], early]))
 
 
 def _flip_tables(pair: Pair, passages: Passages | None) -> list[Html]:

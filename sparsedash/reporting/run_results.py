@@ -12,7 +12,6 @@ from sparsedash.reporting import wording
 from sparsedash.reporting.charts.tradeoff_data import (
     FARTHEST_ABOVE,
     FARTHEST_BELOW,
-    Live,
     Point,
     Reading,
     Readings,
@@ -31,10 +30,10 @@ class Results(Hashable, Protocol):
     """Where records and searches are looked up by their keys: the backend, or an open store."""
 
     def record(self, key: str) -> Record | None:
-        """The record with this key, or None."""
+        """The record with this key."""
 
     def search(self, key: str) -> FindResult | None:
-        """What the search behind the run with this key has found, or None."""
+        """What the search behind the run with this key has found."""
 
     def why_missing(self, key: str) -> str:
         """Why there is no record with this key, as the end of a sentence."""
@@ -47,21 +46,21 @@ class StoredResults:
     store: Store
 
     def record(self, key: str) -> Record | None:
-        """See Results."""
+        """As in Results."""
         return self.store.get(Record, key)
 
     def search(self, key: str) -> FindResult | None:
-        """See Results."""
+        """As in Results."""
         return self.store.get(FindResult, key)
 
     def why_missing(self, key: str) -> str:
-        """See Results."""
+        """As in Results."""
         return self.store.why_missing(Record, key)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Judged:
-    """A sparse model of a run: its record, its comparison with dense, and its verdict.
+    """A model of a run: its record, its comparison with dense, and its verdict.
 
     p_value: of equal accuracy, adjusted after Holm over the run's comparisons.
     """
@@ -130,22 +129,19 @@ def headline_model(models: Sequence[W]) -> W | None:
     return largest_within(rows) or smallest_beyond(rows) or next(iter(rows), None)
 
 
-def record_readings(record: Record, comparison: PairedComparison, verdict: ToleranceVerdict) -> Readings:
-    """A record's values of every measure, with the intervals behind its verdict.
-
-    comparison: of this record with dense. verdict: on its losses.
-    """
+def model_readings(model: Judged) -> Readings:
+    """A model's values of every measure, with the intervals behind its verdict."""
+    record, comparison, verdict = model.record, model.comparison, model.verdict
     score, broke, fixed = record.last_word, comparison.broke, comparison.mended
     below, above = (share_right(count, comparison.n_passages, comparison.anytime) for count in (broke, fixed))
     flips = f"{broke:,} broke, {fixed:,} fixed"
     # Where the verdict leaves accuracy out, that has the interval of a comparison by itself.
     lost, change = verdict.accuracy, comparison.difference
     ends = comparison.interval if lost is None else (-lost.high, -lost.low)
-    low, high = (100 * end for end in ends)
     points = f"{signed_points(change)} points ({signed_interval(ends)})"
     return {
         "word perplexity": (perplexity_reading(verdict.perplexity),),
-        "accuracy": (Reading(role="sparse", value=100 * change, low=low, high=high, words=points),),
+        "accuracy": (_reading(100 * change, 100 * ends[0], 100 * ends[1], points),),
         "flips": (
             Reading(role="broke", value=-below.value, low=-below.high, high=-below.low, words=flips),
             replace(above, role="mended", words=flips),
@@ -154,18 +150,21 @@ def record_readings(record: Record, comparison: PairedComparison, verdict: Toler
     }
 
 
+def _reading(value: float, low: float, high: float, words: str) -> Reading:
+    return Reading(role="sparse", value=value, low=low, high=high, words=words)
+
+
 def share_right(right: int, total: int, anytime: bool = False) -> Reading:
     """Right answers among all, with an interval of the share. anytime: it must hold however long was counted."""
-    low, high = (100 * bound for bound in share_interval(right, total, anytime))
-    share = 100 * right / total
-    return Reading(role="sparse", value=share, low=low, high=high, words=f"{share:.1f} % ({low:.1f} to {high:.1f})")
+    share, (low, high) = 100 * right / total, (100 * bound for bound in share_interval(right, total, anytime))
+    return _reading(share, low, high, f"{share:.1f} % ({low:.1f} to {high:.1f})")
 
 
-def live_point(label: str, permille: int, right: int, done: int) -> Live:
-    """The point of a model that has answered `done` passages so far. label: of its line. permille: asked for."""
-    reading = share_right(right, done)
-    words = f"{right:,} of {done:,} right so far: {reading.words}"
-    return Live(label=label, permille=permille, reading=reading, words=words)
+def live_point(permille: int, right: int, done: int) -> Point:
+    """The point of a model that has answered `done` passages so far. permille: asked for."""
+    reading, said = share_right(right, done), f"{right:,} of {done:,} right so far"
+    readings: Readings = {"share right": (reading,)}
+    return Point(key="", permille=permille, sparsity=permille / 10, readings=readings, facts=[said], live=True)
 
 
 def perplexity_reading(lost: Loss) -> Reading:
@@ -173,29 +172,24 @@ def perplexity_reading(lost: Loss) -> Reading:
 
     What is farther than the chart reaches stands at its edge. One passage has no interval, and no bar.
     """
-    value, low, high = (min(FARTHEST_ABOVE, max(-FARTHEST_BELOW, -nats)) for nats in (lost.value, lost.high, lost.low))
-    if isinf(lost.low):
-        low, high, ends = value, value, "no interval"
-    else:
-        ends = f"{factor_range(-high, -low)} ×"
-    words = f"{nats_as_factor(-value)} that of dense ({ends})"
-    return Reading(role="sparse", value=value, low=low, high=high, words=words)
+    nats = (lost.value, lost.high, lost.low) if not isinf(lost.low) else (lost.value,) * 3
+    value, low, high = (min(FARTHEST_ABOVE, max(-FARTHEST_BELOW, -each)) for each in nats)
+    ends = "no interval" if isinf(lost.low) else f"{factor_range(-high, -low)} ×"
+    return _reading(value, low, high, f"{nats_as_factor(-value)} that of dense ({ends})")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunResults:
-    """The dense record of a run and the sparse ones there are so far, their outcomes without words and first choices.
+    """The dense model of a run and the sparse ones there are so far, their outcomes without words and first choices.
 
-    judged: every sparse record compared with dense, on the passages that it answered. readings: of every record, by
-    its key. search: what was found so far, where the run is a search. name: given by users, or "". missing: why others
-    of its sparse records are not here, by their names.
+    models: each compared with dense on the passages that it answered, dense itself first. search: what was found so
+    far, where the run is a search. name: given by users, or "". missing: why others of its sparse records are not here,
+    by their names.
     """
 
     run: Run
-    dense: Record
-    judged: tuple[Judged, ...]
+    models: tuple[Judged, ...]
     tolerance: Tolerance
-    readings: Mapping[str, Readings]
     search: FindResult | None = None
     name: str = ""
     missing: Mapping[str, str] = field(default_factory=dict)
@@ -204,6 +198,16 @@ class RunResults:
     def title(self) -> str:
         """What the run is called, and what it is about."""
         return wording.stored_run_title(self.run, self.name)
+
+    @property
+    def dense(self) -> Record:
+        """The dense record."""
+        return self.models[0].record
+
+    @property
+    def judged(self) -> tuple[Judged, ...]:
+        """The sparse models, in the order they were made."""
+        return self.models[1:]
 
     @property
     def sparse(self) -> tuple[Record, ...]:
@@ -218,7 +222,7 @@ class RunResults:
     @property
     def records(self) -> dict[str, Record]:
         """Every record by the name it has within the run, dense first."""
-        return {self.name_of(record): record for record in (self.dense, *self.sparse)}
+        return {self.name_of(each.record): each.record for each in self.models}
 
     @property
     def best(self) -> list[Judged]:
@@ -236,30 +240,30 @@ class RunResults:
         return wording.record_name(record, self.several_methods)
 
     def line_of(self, method: MethodSettings) -> str:
-        """The label of a method's line in a chart."""
-        return wording.line_name(method, self.several_methods)
+        """The label of a method's line in a chart: "sparse", or its name where the run has several."""
+        return wording.method_title(method) if self.several_methods else "sparse"
 
-    def tradeoff(self, live: Live | None = None) -> TradeoffData:
-        """The data of this run's trade-off chart. live: the model that is answering now."""
+    def tradeoff(self, live: tuple[str, Point] | None = None) -> TradeoffData:
+        """The data of this run's trade-off chart. live: the label of its line and the model that is answering now."""
         lines: dict[str, list[Point]] = {self.line_of(method): [] for method in self.run.settings.methods}
         for each in self.judged:
-            lines.setdefault(self.line_of(each.method), []).append(self.point_of(each.record))
-        rows = self.best
+            lines.setdefault(self.line_of(each.method), []).append(self.point_of(each))
+        if live is not None:
+            lines[live[0]].append(live[1])
         return TradeoffData(
-            dense=self.point_of(self.dense),
+            dense=self.point_of(self.models[0]),
             lines=lines,
             n_passages=self.dense.last_word.total,
             taken=wording.sparsity_axis_title(each.method for each in self.judged),
             asked=self.run.settings.made_permille,
-            live=live,
-            leader=self.line_of(rows[0].method) if rows else "",
+            leader=self.line_of(self.best[0].method) if self.judged else "",
             published=published_beside(self.dense),
             allowed={"word perplexity": self.tolerance.most("word perplexity"), "accuracy": self.tolerance.points},
         )
 
-    def point_of(self, record: Record) -> Point:
-        """The point of one of its records in a chart."""
-        score, pruned = record.last_word, record.pruned
+    def point_of(self, model: Judged) -> Point:
+        """The point of one of its models in a chart."""
+        record, score, pruned = model.record, model.record.last_word, model.record.pruned
         sparsity = 100 * pruned.mlp_sparsity if pruned else 0.0
         removed = [f"{sparsity:.1f} % {wording.removed_or_zeroed(pruned.method)}"] if pruned else []
         right = f"{score.right:,} of {score.total:,} right"
@@ -267,10 +271,10 @@ class RunResults:
             key=record.key,
             permille=record.sparsity_permille,
             sparsity=sparsity,
-            readings=self.readings[record.key],
+            readings=model_readings(model),
             facts=[*removed, right, f"word perplexity {wording.perplexity(record.word_perplexity)}"],
             hollow=score.total < self.dense.last_word.total,
-            verdict=next((each.verdict.verdict for each in self.judged if each.record is record), ""),
+            verdict=model.verdict.verdict if pruned else "",
         )
 
 
@@ -281,73 +285,56 @@ def run_results(
 
     tolerance: the limits; None: the usual ones. name: given by users.
     """
-    dense = _measured(results, run.dense, run.dense) if run and run.dense else None
-    if run is None or dense is None or dense.record.pruned:
+    if run is None or not run.dense:
         return None
-    names = dict(wording.record_names(run)[1:])
-    measured = {key: _measured(results, run.dense, key) for key in names}
-    # One of each name, which tells them apart on every page.
-    several = wording.has_several_methods(run.settings)
-    by_name = {wording.record_name(each.record, several): each for each in measured.values() if each}
-    sparse = [each for each in by_name.values() if each.record.pruned]
-    limits = tolerance or Tolerance()
-    p_values = holm([each.comparison.p_value for each in sparse], run.n_compared)
-    verdicts = judge_all([each.losses for each in sparse], limits, run.n_compared)
-    alone = judge_all([dense.losses], Tolerance())[0]
-    readings, judged = {dense.record.key: record_readings(dense.record, dense.comparison, alone)}, []
-    for each, p_value, verdict in zip(sparse, p_values, verdicts, strict=True):
-        judged.append(Judged(record=each.record, comparison=each.comparison, p_value=p_value, verdict=verdict))
-        readings[each.record.key] = record_readings(each.record, each.comparison, verdict)
-    lost = {key: results.why_missing(key) for key, each in measured.items() if each is None and not results.record(key)}
+    measured: dict[str, _Measured] = {}
+    missing = {}
+    for key, named in wording.record_names(run):
+        try:
+            measured[named] = _measure(results, run.dense, key)
+        except LookupError as error:
+            missing[named] = str(error.args[0])
+    if wording.DENSE not in measured:
+        return None
+    limits, (dense, *sparse) = tolerance or Tolerance(), measured.values()
+    p_values = holm([comparison.p_value for _, comparison, _ in sparse], run.n_compared)
+    verdicts = judge_all([losses for *_, losses in sparse], limits, run.n_compared)
+    (alone,) = judge_all([dense[2]], Tolerance())
     return RunResults(
         run=run,
-        dense=dense.record,
-        judged=tuple(judged),
+        models=tuple(
+            Judged(record=record, comparison=comparison, p_value=p_value, verdict=verdict)
+            for (record, comparison, _), p_value, verdict in zip(
+                [dense, *sparse], [1.0, *p_values], [alone, *verdicts], strict=True
+            )
+        ),
         tolerance=limits,
-        readings=readings,
         search=results.search(run.key) if run.find is not None else None,
         name=name,
-        missing={
-            names[key]: lost.get(key, "answers other passages than the dense model")
-            for key, each in measured.items()
-            if each is None
-        },
+        missing=missing,
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Measured:
-    """A record without the words of its outcomes, and what it came to compared with dense."""
-
-    record: Record
-    comparison: PairedComparison
-    losses: Losses
-
-
-def _measured(results: Results, dense: str, key: str) -> _Measured | None:
-    """The record with this key beside the dense one; None where one is lost or they answer other passages."""
-    try:
-        return _measure(results, dense, key)
-    except LookupError:
-        return None
+_Measured = tuple[Record, PairedComparison, Losses]
+"""A record without the words of its outcomes, and what it came to compared with dense."""
 
 
 @lru_cache(maxsize=128)
 def _measure(results: Results, dense_key: str, key: str) -> _Measured:
-    """As `_measured`, cached for the next look at the page: measuring a sweep anew would take seconds.
+    """The record with this key against the dense one, cached: measuring a sweep anew would take seconds.
 
     A sweep of many methods has more passages than fit into memory whole, so only verdicts and log-likelihoods of the
-    outcomes stay. Raises LookupError, which is not cached, since the record may yet come.
+    outcomes stay. Raises LookupError with the reason, which is not cached, since the record may yet come.
     """
     stored = results.record(key)
     if stored is None:
-        raise LookupError(key)
+        raise LookupError(results.why_missing(key))
     light = (replace(o, target="", answer="", tokens=(), top=()) for o in stored.outcomes)
     record = replace(stored, outcomes=tuple(light))
-    dense = record if key == dense_key else _measure(results, dense_key, dense_key).record
+    dense = record if key == dense_key else _measure(results, dense_key, dense_key)[0]
     if record.passages_key != dense.passages_key or not shared_outcomes(dense, record):
-        raise LookupError(key)
-    return _Measured(record=record, comparison=compare_records(dense, record), losses=record_losses(dense, record))
+        raise LookupError("answers other passages than the dense model")
+    return record, compare_records(dense, record), record_losses(dense, record)
 
 
 def published_beside(dense: Record) -> tuple[PublishedRow, ...]:
@@ -361,18 +348,18 @@ def published_beside(dense: Record) -> tuple[PublishedRow, ...]:
     )
 
 
-def live_model(found: RunResults, job: Job) -> Live | None:
-    """The point of the sparse model that a job is evaluating now; None where the job does something else.
+def live_model(found: RunResults, job: Job) -> tuple[str, Point] | None:
+    """The line and the point of the sparse model that a job is evaluating now; None where it does something else.
 
     A run's records come in the order of its points: one whose record is there is drawn already.
     """
-    if job.point is None or job.n_right is None or not job.done:
-        return None
     points = found.run.settings.points
-    if found.run.finished or not len(found.run.sparse) <= job.point < len(points):
+    if job.point is None or job.n_right is None or not job.done or found.run.finished:
+        return None
+    if not len(found.run.sparse) <= job.point < len(points):
         return None
     method, permille = points[job.point]
-    return live_point(found.line_of(method), permille, job.n_right, job.done)
+    return found.line_of(method), live_point(permille, job.n_right, job.done)
 
 
 def judged_alone(dense: Record, sparse: Record, tolerance: Tolerance) -> Judged:

@@ -5,7 +5,6 @@ Plain text: escape it before it becomes markup.
 
 from collections.abc import Mapping
 from math import exp, isinf
-from typing import assert_never
 
 from sparsedash.reporting.html import Table, element, escape, table
 from sparsedash.reporting.run_results import Judged, RunResults
@@ -35,10 +34,7 @@ VERDICT_SIGNS: dict[Verdict, str] = {"within": "✓ within", "beyond": "✕ beyo
 
 def flip_words(comparison: PairedComparison) -> str:
     """How many answers broke and how many were fixed."""
-    broke, fixed = comparison.broke, comparison.mended
-    if not broke and not fixed:
-        return "No answer broke and none was fixed."
-    return f"{quantity(broke, 'answer')} broke, {fixed:,} {'was' if fixed == 1 else 'were'} fixed."
+    return f"{quantity(comparison.broke, 'answer')} broke, {comparison.mended:,} fixed."
 
 
 def tolerance_words(tolerance: Tolerance) -> str:
@@ -47,38 +43,47 @@ def tolerance_words(tolerance: Tolerance) -> str:
     return f"{tolerance.ratio:g} × word perplexity and {tolerance.points:g} {points} of accuracy"
 
 
-def verdict_phrase(found: ToleranceVerdict, n_models: int = 1) -> str:
-    """What is said after the name of a model, or of several: "costs too much", "is too close to call on 120 passages".
+def verdict_phrase(found: ToleranceVerdict, be: str = "is") -> str:
+    """What is said after the name of a model: "costs too much", "is too close to call on 120 passages".
 
-    Within says that accuracy is undecided, or not judged, where it is.
+    Within says that accuracy is undecided, or not judged, where it is. be: "are" after several undecided models.
     """
-    match found.verdict:
-        case "within":
-            return f"{'stays' if n_models == 1 else 'stay'} within the limits{accuracy_open(found)}"
-        case "beyond":
-            return f"{'costs' if n_models == 1 else 'cost'} too much"
-        case "undecided":
-            be, passages = "is" if n_models == 1 else "are", quantity(found.n_passages, "passage")
-            return f"cannot be judged on {passages}" if found.too_few else f"{be} too close to call on {passages}"
-        case _:
-            assert_never(found.verdict)
+    if found.verdict == "within":
+        return f"stays within the limits{accuracy_open(found)}"
+    if found.verdict == "beyond":
+        return "costs too much"
+    unclear = "cannot be judged" if found.too_few else f"{be} too close to call"
+    return f"{unclear} on {quantity(found.n_passages, 'passage')}"
 
 
 def decision_words(found: ToleranceVerdict) -> str:
     """ "costs too much: word perplexity 1.35 × (limit 1.1 ×)": a verdict with the measures that decided it."""
     if found.verdict == "undecided":
         return verdict_phrase(found)
-    said = {
-        "word perplexity": lambda loss: f"word perplexity {nats_as_factor(loss.value)} (limit {exp(loss.most):g} ×)",
-        "accuracy": lambda loss: f"accuracy {signed_points(-loss.value)} points (limit {signed_limit(loss)})",
-    }
-    decisive = [said[loss.measure](loss) for loss in found.losses if loss.measure in found.decided_by]
+    decisive = [
+        f"{loss.measure} {loss_value(loss)} (limit {loss_limit(loss)})"
+        for loss in found.losses
+        if loss.measure in found.decided_by
+    ]
     return f"{verdict_phrase(found)}: {', '.join(decisive)}"
 
 
-def signed_limit(loss: Loss) -> str:
-    """ "−2": the points of accuracy that a model may lose."""
-    return f"−{100 * loss.most:g}"
+def loss_value(loss: Loss) -> str:
+    """ "1.35 ×", the word perplexity as a multiple of dense's; "−2.0 points", the change of accuracy."""
+    return nats_as_factor(loss.value) if loss.measure == "word perplexity" else f"{signed_points(-loss.value)} points"
+
+
+def loss_limit(loss: Loss) -> str:
+    """ "1.1 ×", "−2": how much a model may lose."""
+    return f"{exp(loss.most):g} ×" if loss.measure == "word perplexity" else f"−{100 * loss.most:g}"
+
+
+def loss_interval(loss: Loss) -> str:
+    """ "1.32 to 1.38", "−3.1 to −0.9": the interval behind a verdict; empty where one passage gives none."""
+    if isinf(loss.low):
+        return ""
+    perplexity = loss.measure == "word perplexity"
+    return factor_range(loss.low, loss.high) if perplexity else signed_interval((-loss.high, -loss.low))
 
 
 def accuracy_open(found: ToleranceVerdict) -> str:
@@ -88,24 +93,17 @@ def accuracy_open(found: ToleranceVerdict) -> str:
     return f", with accuracy {'not judged' if found.accuracy is None else 'undecided'}"
 
 
-def verdict_sentence(name: str, found: ToleranceVerdict, beside: str = DENSE) -> str:
-    """One model's verdict. name: what it is called. beside: the model that it is compared with."""
+def verdict_words(name: str, found: ToleranceVerdict, tolerance: Tolerance, beside: str = DENSE) -> list[str]:
+    """One model's verdict; its loss, with what would settle an open verdict; then what both rest on.
+
+    name: what it is called. beside: the model that it is compared with; beside itself there is only the verdict.
+    """
     if name == beside:
-        return f"{name} stands on both sides: a model loses nothing against itself."
-    return f"{name} {verdict_phrase(found)}."
-
-
-def loss_sentence(found: ToleranceVerdict, beside: str = DENSE) -> str:
-    """What stands right under a verdict: the loss; and what would settle it, where that is open."""
+        return [f"{name} stands on both sides: a model loses nothing against itself."]
     settled = f" {passages_to_decide(found)}" if found.verdict == "undecided" else ""
-    return f"{first_upper(loss_words(found, beside))}.{settled}"
-
-
-def verdict_basis(name: str, found: ToleranceVerdict, tolerance: Tolerance, beside: str = DENSE) -> list[str]:
-    """What a verdict rests on beside the loss: the limits, and accuracy where it alone is undecided."""
-    if name == beside:
-        return []
-    said, accuracy = [f"The limits are {tolerance_words(tolerance)}."], found.accuracy
+    said = [f"{name} {verdict_phrase(found)}.", f"{first_upper(loss_words(found, beside))}.{settled}"]
+    said.append(f"The limits are {tolerance_words(tolerance)}.")
+    accuracy = found.accuracy
     if accuracy and "undecided" == accuracy.verdict != found.verdict and not _is_unchanged(found):
         about = f"; {needed_words(accuracy.needed)} passages would settle it" if accuracy.needed else ""
         said.append(f"Accuracy alone is undecided{about}. Word perplexity decides.")
@@ -119,19 +117,17 @@ def loss_words(found: ToleranceVerdict, beside: str = DENSE) -> str:
     """
     lost, accuracy = found.perplexity, found.accuracy
     whose = "dense's" if beside == DENSE else f"that of {beside}"
-    said = f"word perplexity {nats_as_factor(lost.value)} {whose} ({_perplexity_interval(lost)})"
+    said = f"word perplexity {loss_value(lost)} {whose} ({_interval_words(lost)})"
     if accuracy is None:
         return f"{said}; too few answers are right to judge accuracy"
-    ends = f"{signed_points(-accuracy.high)} to {signed_points(-accuracy.low)}"
-    return f"{said}, accuracy {signed_points(-accuracy.value)} points ({_interval(ends, accuracy)})"
+    return f"{said}, accuracy {loss_value(accuracy)} ({_interval_words(accuracy)})"
 
 
 def headline_loss(found: ToleranceVerdict) -> tuple[str, str, str]:
     """For a card: the perplexity as a multiple of dense's, its interval, and the verdict with the accuracy's change."""
-    lost, accuracy = found.perplexity, found.accuracy
-    points = f", accuracy {signed_points(-accuracy.value)} points" if accuracy else ""
-    below = f"the dense word perplexity, {_perplexity_interval(lost)}"
-    return nats_as_factor(lost.value), below, f"{VERDICT_SIGNS[found.verdict]}{points}"
+    accuracy = f", accuracy {loss_value(found.accuracy)}" if found.accuracy else ""
+    below = f"the dense word perplexity, {_interval_words(found.perplexity)}"
+    return loss_value(found.perplexity), below, f"{VERDICT_SIGNS[found.verdict]}{accuracy}"
 
 
 def passages_to_decide(found: ToleranceVerdict) -> str:
@@ -158,17 +154,11 @@ def early_stopping_words(records: Mapping[str, Record]) -> str:
 def _ending(stopping: Stopping) -> str:
     answered, planned = stopping.n_answered, stopping.n_passages
     ended = f"stopped after {answered:,} of" if answered < planned else "answered all"
-    match stopping.decision:
-        case "difference":
-            why = "a difference to the dense model is shown"
-        case "close":
-            why = f"the difference to the dense model is under {100 * stopping.margin:g} points"
-        case "within" | "beyond":
-            why = f"its loss is {stopping.decision} the limits"
-        case "open":
-            why = "nothing was decided before"
-        case _:
-            assert_never(stopping.decision)
+    why = {
+        "difference": "a difference to the dense model is shown",
+        "close": f"the difference to the dense model is under {100 * stopping.margin:g} points",
+        "open": "nothing was decided before",
+    }.get(stopping.decision, f"its loss is {stopping.decision} the limits")
     return f"{ended} {planned:,} passages: {why}"
 
 
@@ -177,17 +167,32 @@ def _is_unchanged(found: ToleranceVerdict) -> bool:
     return all(loss.value == 0 for loss in found.losses) and found.perplexity.low == found.perplexity.high
 
 
-def _perplexity_interval(loss: Loss) -> str:
-    return _interval(factor_range(loss.low, loss.high), loss)
-
-
-def _interval(ends: str, loss: Loss) -> str:
+def _interval_words(loss: Loss) -> str:
     """ "97.5 % interval 1.32 to 1.38"."""
     if isinf(loss.low):
         return "no interval"
     # With as many digits as it takes not to be 100 %.
     level = next(said for digits in range(3, 17) if (said := f"{100 * loss.level:.{digits}g}") != "100")
-    return f"{level}{NBSP}% interval {ends}"
+    return f"{level}{NBSP}% interval {loss_interval(loss)}"
+
+
+LOSS_HEAD = ["Change, points", "Interval", "p", "Broke", "Fixed", "Times dense", "Interval", "Verdict"]
+
+
+def loss_cells(judged: Judged) -> list[str]:
+    """The cells under LOSS_HEAD; blank for dense."""
+    if judged.record.pruned is None:
+        return [""] * len(LOSS_HEAD)
+    compared, lost, accuracy = judged.comparison, judged.verdict.perplexity, judged.verdict.accuracy
+    points = f"{loss_interval(accuracy)}{_level(accuracy)}" if accuracy else ""
+    times = f"{loss_interval(lost)} ×{_level(lost)}" if loss_interval(lost) else "none"
+    changed = [signed_points(compared.difference), points, p_number(judged.p_value)]
+    flips = [f"{compared.broke:,}", f"{compared.mended:,}"]
+    return [*changed, *flips, loss_value(lost), times, VERDICT_SIGNS[judged.verdict.verdict]]
+
+
+def _level(lost: Loss) -> str:
+    return f" ({100 * lost.level:.3g}{NBSP}%)"
 
 
 def numbers_table(found: RunResults, comparisons: Mapping[str, str] | None = None) -> Table:
@@ -198,52 +203,27 @@ def numbers_table(found: RunResults, comparisons: Mapping[str, str] | None = Non
     addresses, total = comparisons or {}, found.dense.last_word.total
     gone = "removed" if all(m.takes_channels for m in found.run.settings.methods) else "removed or zero"
     head = ["Model", f"MLP {gone}", f"Linear weights {gone}", f"Right of {total:,}", "Accuracy", "95 % interval"]
-    head += ["Change, points", "Interval", "p", "Broke", "Fixed"]
-    head += ["Word perplexity", "Times dense", "Interval", "Verdict"]
-    rows, names = [], []
-    for (name, record), judged in zip(found.records.items(), [None, *found.judged], strict=True):
-        score, pruned, address = record.last_word, record.pruned, addresses.get(record.key)
-        fewer = "" if score.total == total else f" of {score.total:,}"
-        gone_shares = [percent(share) for share in (pruned.mlp_sparsity, pruned.matmul_ratio)] if pruned else ["0", "0"]
-        row = [name, *gone_shares, f"{score.right:,}{fewer}", percent(score.accuracy)]
-        row += [interval(accuracy_interval(record)), *change_cells(judged), perplexity(record.word_perplexity)]
-        rows.append([*row, *times_dense_cells(judged)])
-        link = element("a", escape(name), href=address, aria_label=f"{name} against dense") if address else escape(name)
-        names.append(link)
-    return table("The numbers of this run", _numbers_caption(found), head, rows, names)
-
-
-def change_cells(judged: Judged | None) -> list[str]:
-    """The change of accuracy with the interval behind the verdict, p, broken and fixed answers; blank for dense."""
-    if judged is None:
-        return [""] * 5
-    compared, lost = judged.comparison, judged.verdict.accuracy
-    ends = f"{signed_interval((-lost.high, -lost.low))}{_level(lost)}" if lost else ""
-    p, flips = p_number(judged.p_value), (f"{compared.broke:,}", f"{compared.mended:,}")
-    return [signed_points(compared.difference), ends, p, *flips]
-
-
-def times_dense_cells(judged: Judged | None) -> list[str]:
-    """The perplexity as a multiple of dense's, the interval behind the verdict, and that verdict; blank for dense."""
-    if judged is None:
-        return [""] * 3
-    lost = judged.verdict.perplexity
-    ends = "none" if isinf(lost.low) else f"{factor_range(lost.low, lost.high)} ×{_level(lost)}"
-    return [nats_as_factor(lost.value), ends, VERDICT_SIGNS[judged.verdict.verdict]]
-
-
-def _level(lost: Loss) -> str:
-    return f" ({100 * lost.level:.3g}{NBSP}%)"
+    rows, links = [], []
+    for judged in found.models:
+        record, name, score = judged.record, found.name_of(judged.record), judged.record.last_word
+        pruned = record.pruned
+        shares = [percent(pruned.mlp_sparsity), percent(pruned.matmul_ratio)] if pruned else ["0", "0"]
+        right = f"{score.right:,}" if score.total == total else f"{score.right:,} of {score.total:,}"
+        accuracy = [percent(score.accuracy), interval(accuracy_interval(record))]
+        rows.append([name, *shares, right, *accuracy, perplexity(record.word_perplexity), *loss_cells(judged)])
+        address = addresses.get(record.key, "")
+        link = element("a", escape(name), href=address, aria_label=f"{name} against dense")
+        links.append(link if address else escape(name))
+    head += ["Word perplexity", *LOSS_HEAD]
+    return table("The numbers of this run", _numbers_caption(found), head, rows, links)
 
 
 def _numbers_caption(found: RunResults) -> str:
-    n = max(found.run.n_compared, len(found.sparse))
-    several = f" over {n} comparisons" if n > 1 else ""
-    early = any(record.stopping for record in found.sparse)
+    n, early = max(found.run.n_compared, len(found.sparse)), any(record.stopping for record in found.sparse)
     looked = " Of models that were to stop early they, and p, are valid at any look." if early else ""
-    whose = "The dense model's interval is" if early else "Intervals of accuracies are"
     return (
-        f"Last word of each passage. {whose} Wilson's. Changes are paired with dense; their intervals are those of "
-        f"the verdict, at levels that hold for all of the run together.{looked} p: for equal accuracy, "
-        f"{'' if early else 'exact McNemar, '}adjusted after Holm{several}."
+        f"Last word of each passage. {'The dense interval is' if early else 'Intervals of accuracies are'} Wilson's. "
+        "Changes are paired with dense; their intervals are those of the verdict, at levels that hold for all of the "
+        f"run together.{looked} p: for equal accuracy, {'' if early else 'exact McNemar, '}adjusted after Holm"
+        f"{f' over {n} comparisons' if n > 1 else ''}."
     )

@@ -203,12 +203,10 @@ def disk_words(takes: RunDisk) -> str:
 
 def streaming_reason(resident_bytes: int | None, there_bytes: int | None) -> str:
     """Why the weights of a model are read block by block."""
-    read = "The weights are read block by block"
     if resident_bytes is None:
-        return f"{read}."
-    if there_bytes is None or resident_bytes <= there_bytes:
-        return f"{read}; all of them in memory would take {size(resident_bytes)}."
-    return f"{read}: all of them need {size(resident_bytes)} of memory, and this machine has {size(there_bytes)}."
+        return "The weights are read block by block."
+    there = f", and this machine has {size(there_bytes)}" if there_bytes and there_bytes < resident_bytes else ""
+    return f"The weights are read block by block; all of them in memory would take {size(resident_bytes)}{there}."
 
 
 def moment(timestamp: float, zone: tzinfo | None = None) -> str:
@@ -319,49 +317,36 @@ def example_words(run: Run | None, brief: bool = False) -> str:
     """Where and when the run was made, if it is the example; nothing of a run that was made here."""
     if run is None or not run.made_on:
         return ""
-    origin = "; nothing" if brief else f". {example_origin(run)} Nothing"
-    return f"{EXAMPLE_TITLE}: this run ships with SparseDash{origin} of it was computed here."
+    said = f"{EXAMPLE_TITLE}: this run ships with SparseDash; nothing of it was computed here."
+    return said if brief else f"{said} {example_origin(run)}"
 
 
 def example_origin(run: Run) -> str:
     """Where, when and with what the example was made."""
-    made = datetime.fromtimestamp(run.finished_at or run.started_at, UTC)
-    known = run.versions
-    return (
-        f"It was made on {made.day} {made:%B %Y} on another machine ({run.made_on}), with version "
-        f"{known.get('sparsedash', '?')}, torch {known.get('torch', '?')} and transformers "
-        f"{known.get('transformers', '?')}."
-    )
+    made, known = datetime.fromtimestamp(run.finished_at or run.started_at, UTC), run.versions
+    by = ", ".join(f"{name} {known.get(name, '?')}" for name in ("sparsedash", "torch", "transformers"))
+    return f"It was made on {made.day} {made:%B %Y} on another machine ({run.made_on}), with {by}."
 
 
 def record_name(record: Record, several_methods: bool) -> str:
     """ "dense", "20 %", or "magnitude 20 %" where a run has several methods. Unique within a run."""
     if record.pruned is None:
         return DENSE
-    return _sparse_name(record.pruned.method, record.sparsity_permille, several_methods)
+    asked = f"{record.sparsity_permille / 10:g} %"
+    return f"{method_title(record.pruned.method)} {asked}" if several_methods else asked
 
 
 def record_names(run: Run) -> list[tuple[str, str]]:
     """The keys of a run's records with their names in it, dense first. Sparse ones come method by method."""
     several = has_several_methods(run.settings)
-    names = [_sparse_name(method, permille, several) for method, permille in run.settings.points]
-    return [(run.dense, DENSE), *zip(run.sparse, names, strict=False)]
+    points = [(method_title(method) if several else "", f"{at / 10:g} %") for method, at in run.settings.points]
+    return [(run.dense, DENSE), *zip(run.sparse, (f"{name} {asked}".strip() for name, asked in points), strict=False)]
 
 
-def line_name(method: MethodSettings, several_methods: bool) -> str:
-    """The label of a method's line in a chart: "sparse", or "magnitude" where a run has several methods."""
-    return method_title(method) if several_methods else "sparse"
-
-
-def card_name(method: MethodSettings, permille: int, several_methods: bool) -> str:
-    """ "20 % of the MLP removed", or "magnitude, 20 % of the MLP removed" where a run has several methods."""
-    name = f"{method_title(method)}, " if several_methods else ""
+def model_words(method: MethodSettings, permille: int, named: bool = True) -> str:
+    """ "20 % of the MLP removed", or "magnitude, 20 % of the MLP removed" where it is named."""
+    name = f"{method_title(method)}, " if named else ""
     return f"{name}{sparsity_percent(permille)} {share_of(method)} {removed_or_zeroed(method)}"
-
-
-def name_in_progress(method: MethodSettings, permille: int) -> str:
-    """ "magnitude, 20 % removed": what a job is making, or asking, just now."""
-    return f"{method_title(method)}, {sparsity_percent(permille)} {removed_or_zeroed(method)}"
 
 
 def has_several_methods(settings: RunSettings) -> bool:
@@ -373,8 +358,3 @@ def sparsity_axis_title(methods: Iterable[MethodSettings]) -> str:
     """What the sparsity of models made by these methods is a share of, for an axis that holds them all."""
     masks = any(not method.takes_channels for method in methods)
     return "MLP channels removed, or MLP weights set to zero" if masks else "MLP channels removed"
-
-
-def _sparse_name(method: MethodSettings, permille: int, several_methods: bool) -> str:
-    asked = f"{permille / 10:g} %"
-    return f"{method_title(method)} {asked}" if several_methods else asked

@@ -40,7 +40,7 @@ def explain_no_comparison(backend: Backend, chosen: ChosenRun) -> None:
     job, run = chosen.job, chosen.run
     what = "Here a dense and a sparse model will stand side by side: each passage, both answers, both probabilities."
     if job is not None and job.live:
-        frame.opening(still_to_come(job, "The comparison is"))
+        frame.opening(still_to_come(job, "The comparison is on its way."))
         frame.empty(what, "It comes as soon as the dense model and a sparse one have answered.")
         job_panel.watch_job(backend, job, lambda: can_be_compared(backend, backend.run(chosen.key)))
         frame.link("overview", "See this run", run=chosen.key)

@@ -7,14 +7,11 @@ import streamlit as st
 
 from sparsedash.jobs.job import Job
 from sparsedash.reporting import verdicts, wording
-from sparsedash.reporting.charts.chart_style import theme_switch_css
-from sparsedash.reporting.charts.tradeoff_chart import clicked_record, far_words, tradeoff_chart, tradeoff_words
-from sparsedash.reporting.charts.tradeoff_data import Live, Measure
+from sparsedash.reporting.charts.tradeoff_data import Measure, Point
 from sparsedash.reporting.html import Html, card, cards, paragraph, widget_label
 from sparsedash.reporting.job_status import job_announcement, job_title
 from sparsedash.reporting.record_pair import record_choices
 from sparsedash.reporting.run_answer import (
-    answer_costs,
     answer_figures,
     answer_sentence,
     missing_records,
@@ -29,7 +26,7 @@ from sparsedash.schema.pair_records import RunMark
 from sparsedash.schema.records import Run
 from sparsedash.service.backend import Backend
 from sparsedash.stats.significance import accuracy_interval
-from sparsedash.ui import browser_scripts, frame, job_panel, navigation, overview_gains
+from sparsedash.ui import browser_scripts, frame, job_panel, loss_charts, navigation
 from sparsedash.ui.address_bar import choose_measure
 from sparsedash.ui.chosen_run import link_to_export, show_ending, show_incomplete
 from sparsedash.ui.form_address import form_address
@@ -38,25 +35,6 @@ from sparsedash.ui.frame import JOB_S
 
 _GROWN = "run-grown"
 """Key of the session state: the job whose run grew on this page."""
-_CLICK = "A click on a point, or on its name in the table, opens its answers next to the dense model's."
-_JUDGED = (
-    "The green band is the acceptable loss: ✓ within, ✕ beyond, ? undecided, by intervals that hold for all "
-    "comparisons; with several methods the verdicts stand under the axis."
-)
-_HINTS: dict[Measure, str] = {
-    "word perplexity": "1.25 × means that the right last word became 1.25 times less likely, as a geometric mean over "
-    f"the passages. It reveals losses earlier than accuracy. {_CLICK} Bars: confidence intervals behind the verdict "
-    f"(levels in the table). {_JUDGED}",
-    "accuracy": f"−2 means two fewer right last words in a hundred. {_CLICK} Bars: confidence intervals behind the "
-    f"verdict, of paired differences. {_JUDGED}",
-    "flips": "Broke: the dense model was right and the sparse one is wrong. Fixed: the other way round. Equal accuracy "
-    f"hides both. {_CLICK} Bars: 95 % intervals.",
-    "share right": f"Of all passages that were evaluated. {_CLICK} Bars and the blue band: 95 % intervals of each "
-    "model by itself. A loss is judged by changes.",
-}
-_OVERLAP = "Overlapping points are shifted sideways."
-_REST = "Its other records are kept."
-_HOLLOW = "Hollow marks: fewer passages than the dense model answered."
 
 
 def show_answer(found: RunResults, job: Job | None) -> None:
@@ -83,39 +61,31 @@ def _show_next_step(found: RunResults | None, *, grows: bool) -> None:
         frame.show(paragraph(step.said if step else "", css="sd-next"))
         if found is None or step is None:
             return
-        if step.asked is not None:
-            if (address := form_address(step.asked)) is not None:
-                frame.link("prune", step.link, **address)
-        elif (record := found.headline) is not None:
-            link_to_export(found.run.key, found.name_of(record))
+        if step.asked is None and found.headline is not None:
+            link_to_export(found.run.key, found.name_of(found.headline))
+        elif step.asked is not None and (address := form_address(step.asked)) is not None:
+            frame.link("prune", step.link, **address)
 
 
-def show_lost(backend: Backend, key: str, run: Run | None) -> None:
-    """Draw the page of a run without a job that had results. run: None where its own record is missing."""
-    frame.opening(_why_no_results(backend, key, run))
-    if run is not None:
-        show_incomplete(run, _REST)
+def show_no_results(backend: Backend, key: str, run: Run | None, job: Job | None) -> None:
+    """Draw the page of a run without results: its job, if any, stands where it stays when they come.
 
-
-def _why_no_results(backend: Backend, key: str, run: Run | None) -> str:
-    return no_results(run, backend.why_missing(key, Run) if run is None else backend.why_missing(run.dense))
-
-
-def wait_for(backend: Backend, key: str, job: Job) -> None:
-    """Draw the page of a run without results: its job stands where it stays when they come."""
-    run, sentence = backend.run(key), "This run has no results."
-    if job.live:
-        sentence = still_to_come(job, "The first results are")
-    elif run or job.state == "done":
-        sentence = _why_no_results(backend, key, run)
+    run: None where its own record is missing, or not there yet.
+    """
+    live, sentence = job is not None and job.live, "This run has no results."
+    if job is not None and live:
+        sentence = still_to_come(job, "The first results are on their way.")
+    elif run or job is None or job.state == "done":
+        sentence = no_results(run, backend.why_missing(key, Run) if run is None else backend.why_missing(run.dense))
     # No room is kept where it has ended without results.
-    grows = job.live and _grows(job)
-    frame.opening(sentence, " · ".join(job_title(job)), grows=grows)
+    grows = live and _grows(job)
+    frame.opening(sentence, " · ".join(job_title(job)) if job is not None else "", grows=grows)
     _show_next_step(None, grows=grows)
-    if run is not None and not job.live:
-        show_incomplete(run, _REST)
-    job_panel.watch_job(backend, job, lambda: run_results(backend, backend.run(key)) is not None, brief=True)
-    if job.live:
+    if run is not None and not live:
+        show_incomplete(run, "Its other records are kept.")
+    if job is not None:
+        job_panel.watch_job(backend, job, lambda: run_results(backend, backend.run(key)) is not None, brief=True)
+    if live:
         frame.empty("The chart appears here as soon as the dense model has answered, and grows with every sparse one.")
 
 
@@ -128,7 +98,6 @@ def _grows(job: Job | None) -> bool:
 
 def show_tradeoff(backend: Backend, found: RunResults, job: Job | None) -> None:
     """Draw the headline numbers, the chart and its table; above them the job that adds to them, if any."""
-    frame.show(Html(f"<style>{theme_switch_css()}</style>"))
     if job is not None and job.live:
         _watch_tradeoff(backend, found, job)
     else:
@@ -136,14 +105,12 @@ def show_tradeoff(backend: Backend, found: RunResults, job: Job | None) -> None:
             job_panel.draw_job(backend, job, brief=True)
         _draw_tradeoff(backend, found, None, grows=_grows(job))
     # What would decide the rest stands at the top as soon as it is the next step.
-    notes = answer_costs(found) if next_step(found) else answer_figures(found)
-    for note in notes:
-        frame.note(note)
+    figures = answer_figures(found, needed=next_step(found) is None)
     with st.expander("The numbers as a table"):
         addresses = {key: f"compare?{urlencode(query)}" for key, query in _comparisons(found).items()}
         frame.show_table(numbers_table(found, addresses))
     stopped, source = verdicts.early_stopping_words(found.records), wording.source_note(found.run.source_type)
-    for note in filter(None, (stopped, *found.run.warnings, source)):
+    for note in filter(None, (*figures, stopped, *found.run.warnings, source)):
         frame.note(note)
 
 
@@ -158,19 +125,16 @@ def _watch_tradeoff(backend: Backend, found: RunResults, seen: Job) -> None:
     _draw_tradeoff(backend, found, live_model(found, job), grows=True)
 
 
-def _draw_tradeoff(backend: Backend, found: RunResults, now: Live | None, *, grows: bool) -> None:
+def _draw_tradeoff(backend: Backend, found: RunResults, now: tuple[str, Point] | None, *, grows: bool) -> None:
     frame.show(cards(_numbers(found, grows), grows=grows))
     measures: tuple[Measure, ...] = get_args(Measure)
     measure = choose_measure(measures)
-    if (gain := overview_gains.choose_gain()) is not None:
-        pressed = overview_gains.show_gains(backend, found, gain, measure)
+    if (gain := loss_charts.choose_gain()) is not None:
+        pressed = loss_charts.show_gains(backend, found, gain, measure)
     else:
-        tradeoff = found.tradeoff(now)
-        chart, alt = tradeoff_chart(tradeoff, measure, frame.theme()), tradeoff_words(tradeoff, measure)
-        pressed = clicked_record(browser_scripts.show_chart(chart, measure, alt, f"race-{measures.index(measure)}"))
-        fewer = now is not None or any(point.hollow for point in tradeoff.sparse)
-        hints = [_HINTS[measure], far_words(tradeoff, measure), _OVERLAP, _HOLLOW if fewer else ""]
-        frame.remark(*hints)
+        pressed = loss_charts.show_tradeoff_chart(
+            found.tradeoff(now), measure, measure, f"race-{measures.index(measure)}"
+        )
     if address := _comparisons(found).get(pressed):
         st.switch_page("pages/compare.py", query_params=address)
 
@@ -198,17 +162,12 @@ def list_runs(backend: Backend, runs: list[Run], chosen: str) -> None:
     marks = backend.user_data.marks()
     for run in runs:
         mark = marks.get(run.key, RunMark())
+        notes = {"not finished": not run.finished, "pinned": mark.pinned, "shown above": run.key == chosen}
+        parts = [wording.moment(run.started_at, frame.zone()), wording.stored_run_details(run)]
         with st.container(gap=None):
             title = widget_label(wording.stored_run_title(run, mark.name))
             frame.link("overview", title, run=run.key, **navigation.search_tolerance_query(run.find))
-            parts = [
-                wording.moment(run.started_at, frame.zone()),
-                wording.stored_run_details(run),
-                "" if run.finished else "not finished",
-                "pinned" if mark.pinned else "",
-                "shown above" if run.key == chosen else "",
-            ]
-            frame.show(paragraph(" · ".join(filter(None, parts)), css="sd-muted sd-small"))
+            frame.remark(" · ".join([*parts, *(note for note, holds in notes.items() if holds)]))
 
 
 def _numbers(found: RunResults, grows: bool) -> list[Html]:
@@ -225,7 +184,7 @@ def _numbers(found: RunResults, grows: bool) -> list[Html]:
     right = f"{score.right:,} of {score.total:,} last words right"
     numbers = [card("Dense", wording.percent(score.accuracy), interval, right, css="sd-dense")]
     for row in [rows[0], rows[-1]] if len(rows) > 1 else rows:
-        name = wording.card_name(row.method, row.record.sparsity_permille, found.several_methods)
+        name = wording.model_words(row.method, row.permille, found.several_methods)
         numbers.append(card(name, *verdicts.headline_loss(row.verdict), css="sd-sparse"))
     if grows and not run.finished and run.find is None:
         to_come = card("Sparse", "…", "when the model has answered", css="sd-sparse")
@@ -254,6 +213,5 @@ def _show_duration(backend: Backend) -> bool:
         return False
     backend.expect_work()
     source = "a measurement of this machine" if duration.counted else "what ran here before"
-    takes = f"It takes about {wording.duration_words(duration.seconds)}, by {source}; the first answers come sooner."
-    frame.remark(takes)
+    frame.remark(f"It takes about {wording.duration_words(duration.seconds)}, by {source}; first answers come sooner.")
     return True

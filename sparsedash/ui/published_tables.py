@@ -36,16 +36,11 @@ _CAPTION = (
 )
 
 
-def published_sentence() -> str:
-    """How many published results show a difference, in a sentence."""
+def show_summary() -> None:
+    """Draw how many published results show a difference, the basis of that, and where the tables were published."""
     shown = sum(published_interval(row).shown for row in PUBLISHED_ROWS)
-    which = f"{shown or 'None'} of {len(PUBLISHED_ROWS)} published results"
-    verb = "show" if shown > 1 else "shows"
-    return f"{which} of pruning without retraining {verb} a difference from the dense model."
-
-
-def show_source() -> None:
-    """Draw the basis of that sentence, and a link to where the tables were published."""
+    results = f"{shown or 'None'} of {len(PUBLISHED_ROWS)} published results of pruning without retraining"
+    frame.opening(f"{results} {'show' if shown > 1 else 'shows'} a difference from the dense model.")
     ratios = [found for row in LAST_TOKEN if (found := removed_ratio(row))]
     basis = (
         "Judged by the published totals alone, which show less than answers compared one by one. "
@@ -66,7 +61,8 @@ def show_tables() -> None:
         frame.section(title)
         n = rows[0].n_passages
         caption = _CAPTION.format(what=what, passages=n, one=100 / n)
-        frame.show_table(table(f"Published accuracies of {what}", caption, head, [_cells(row, head) for row in rows]))
+        cells = [_cells(row)[: len(head)] for row in rows]
+        frame.show_table(table(f"Published accuracies of {what}", caption, head, cells))
 
 
 def show_row(backend: Backend) -> None:
@@ -87,24 +83,22 @@ def show_row(backend: Backend) -> None:
     frame.link("prune", widget_label(f"Prune {_title(row)}"), **(form_address(published_run_settings(row)) or {}))
 
 
-def _cells(row: PublishedRow, head: list[str]) -> list[str]:
-    """A table's cells of a row, as many as its head has."""
+def _cells(row: PublishedRow) -> list[str]:
     found, ratio = published_interval(row), removed_ratio(row)
-    stated = f"{row.drop_percent:+.2f}{wording.NBSP}%".replace("-", wording.MINUS)
+    stated = f"{_points(row.drop_percent / 100)}{wording.NBSP}%"
     ratios = (ratio.published, ratio.of_matmul, ratio.of_parameters) if ratio else ()
-    cells = [
-        f"{_model(row)}, {_percent(row)}",
+    return [
+        f"{_model(row)}, {wording.sparsity_percent(row.sparsity_permille)}",
         row.calibration,
         _FORMATS[row.dtype],
         wording.percent(row.dense, 2),
         wording.percent(row.sparse, 2),
         wording.interval(found.sparse),
         _points(found.difference),
-        " to ".join(_points(bound) for bound in found.interval),
+        " to ".join(map(_points, found.interval)),
         stated if row.drop_follows else f"{stated}{wording.NBSP}*",
         *([f"{value:.4f}" for value in ratios] or ["", "", ""]),
     ]
-    return cells[: len(head)]
 
 
 def _facts(backend: Backend, row: PublishedRow) -> list[tuple[str, str]]:
@@ -121,19 +115,14 @@ def _facts(backend: Backend, row: PublishedRow) -> list[tuple[str, str]]:
     else:
         scores = [f"{wording.percent(score.accuracy, 2)} of {score.total:,}" for score in (here.dense, here.sparse)]
         change = f"{wording.signed_points(here.difference)} points, {wording.signed_interval(here.interval)}"
-        details = wording.run_details(here.run.settings)
-        facts += [("Measured here", " → ".join(scores)), ("Change, paired", change), ("By", details)]
+        facts += [("Measured here", " → ".join(scores)), ("Change, paired", change)]
+        facts.append(("By", wording.run_details(here.run.settings)))
     cost, duration = published_run_cost(row), backend.preflight(published_run_settings(row)).duration
     known = bool(duration.parts) and not duration.unknown
-    facts += [
-        ("Time", f"about {wording.duration_words(duration.seconds)}" if known else "not known yet"),
-        ("Memory", wording.least_memory_words(cost.memory)),
-        (
-            "Disk",
-            f"{wording.size(cost.download_bytes)} to fetch, {wording.size(cost.kept_bytes)} of statistics, for which "
-            "SPARSEDASH_ARTEFACT_GB must leave room",
-        ),
-    ]
+    disk = f"{wording.size(cost.download_bytes)} to fetch, {wording.size(cost.kept_bytes)} of statistics"
+    facts.append(("Time", f"about {wording.duration_words(duration.seconds)}" if known else "not known yet"))
+    facts.append(("Memory", wording.least_memory_words(cost.memory)))
+    facts.append(("Disk", f"{disk}, for which SPARSEDASH_ARTEFACT_GB must leave room"))
     model = published_model(row.model)
     if (tried := RUNS_AT_SIZE.get(model.config)) is not None:
         takes = f"{wording.duration_words(tried.seconds)} and {wording.size(tried.peak_bytes)} of memory on two cores"
@@ -153,10 +142,6 @@ def _model(row: PublishedRow) -> str:
     return row.model.partition("/")[2]
 
 
-def _percent(row: PublishedRow) -> str:
-    return f"{row.sparsity_permille / 10:g}{wording.NBSP}%"
-
-
 def _title(row: PublishedRow) -> str:
-    measure, number_format = row.measure.replace("-", " "), _FORMATS[row.dtype]
-    return f"{_model(row)}, {row.calibration}, {_percent(row)}, {measure}, {number_format}"
+    sparsity, measure = wording.sparsity_percent(row.sparsity_permille), row.measure.replace("-", " ")
+    return f"{_model(row)}, {row.calibration}, {sparsity}, {measure}, {_FORMATS[row.dtype]}"

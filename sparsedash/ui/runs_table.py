@@ -1,16 +1,35 @@
-"""All runs as a table: filter, order, pages, rows to tick, kept up to date while runs are live."""
+"""All runs as a table to filter, order and tick, and what can be done with the ticked ones."""
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 
 import streamlit as st
 
+from sparsedash.catalog.choices import EXAMPLE
 from sparsedash.reporting import run_list, wording
-from sparsedash.reporting.html import Html, element, escape, widget_label
-from sparsedash.reporting.run_list import JOBS_LOOKED_AT, RunRow, newest_jobs, row_sparsity, row_state
+from sparsedash.reporting.html import Html, element, escape, paragraph, widget_label
+from sparsedash.reporting.run_list import (
+    JOBS_LOOKED_AT,
+    MOST_RUNS,
+    RUN_ADDRESS_LENGTH,
+    RunRow,
+    newest_jobs,
+    overlay,
+    run_deletion_words,
+)
+from sparsedash.reporting.run_results import run_results
+from sparsedash.schema.errors import SparseDashError
 from sparsedash.service.backend import Backend
+from sparsedash.service.deletion import Selection
+from sparsedash.storage.run_files import SUFFIX
+from sparsedash.storage.text_files import MAX_MEGABYTES
+from sparsedash.storage.users import LONGEST_NAME
 from sparsedash.ui import address_bar, frame, navigation
-from sparsedash.ui.address_bar import BOUND, PAGE, set_query
+from sparsedash.ui.address_bar import BOUND, PAGE, choose_measure, choose_tolerance, query_value, set_query
+from sparsedash.ui.form_fields import free_upload_memory
 from sparsedash.ui.frame import JOB_S
+from sparsedash.ui.job_panel import JOBS_LISTED
+from sparsedash.ui.loss_charts import show_tradeoff_chart
 
 CHOSEN, OVERLAID = "chosen", "together"
 """Parameters of the address: the ticked runs, and whether they are overlaid."""
@@ -20,7 +39,14 @@ _TEXT = "contains"
 """The parameter of the search. No field of another page may have this name: Streamlit hands values on."""
 _READING_S = 0.3
 _READING = "runs-reading"
-_HEAD = ("Run", "Method", "Removed", "Verdict", "Cost", "Started")
+_LINES = {
+    "Method": ("method", ""),
+    "Removed": ("removed", "", "sd-muted"),
+    "Verdict": ("verdict", "", "sd-muted", "sd-run-state", "sd-muted"),
+    "Cost": ("cost", "sd-run-factor", "sd-muted", ""),
+    "Started": ("when", "", "sd-muted"),
+}
+"""Classes of each column: of its cells, then of the lines in them."""
 _UNDER = (
     "Verdict and cost are of one model of each run, the one that its page speaks of: by the best method, the largest "
     "sparsity within the acceptable loss; where there is none, the smallest beyond it. Cost: word perplexity as a "
@@ -52,7 +78,8 @@ def filter_rows(rows: Sequence[RunRow]) -> list[RunRow]:
     # Next to each other on a phone as well: the table is what counts.
     of_model, by = rest.columns([3, 2], gap="small", wrap=False)
     with of_model:
-        titles = {"": "All models", **run_list.model_titles(rows)}
+        models = {row.settings.model: wording.reference_title(row.settings.model) for row in rows}
+        titles = {"": "All models", **dict(sorted(models.items(), key=lambda pair: pair[1].casefold()))}
         model = address_bar.select("model", "Model", titles, "", along=back, noun="model")
     with by:
         order = address_bar.select("sort", "Order", run_list.ORDERS, next(iter(run_list.ORDERS)), along=back)
@@ -72,7 +99,7 @@ def show_run_table(rows: Sequence[RunRow], chosen: Collection[str]) -> None:
         tick_rows([*kept, *(address for address in now if address not in kept)])
 
     with st.container(key="runs", gap=None):
-        frame.show(element("div", *(element("span", escape(name)) for name in _HEAD), css="sd-runs-head"))
+        frame.show(element("div", *(element("span", escape(name)) for name in ("Run", *_LINES)), css="sd-runs-head"))
         for row in shown:
             with st.container(horizontal=True, key=f"run-row-{row.address}", gap=None):
                 key, text = keys[row.address], widget_label(f"Choose {row.title}")
@@ -92,32 +119,20 @@ def _draw_run(row: RunRow) -> None:
         title = widget_label(row.mark.name or wording.reference_title(row.settings.model))
         frame.link("overview", title, run=row.key, **(tolerance if row.search is not None else {}))
         pinned = element("b", escape("★ pinned · ")) if row.mark.pinned else Html("")
-        frame.show(element("p", pinned, escape(run_list.row_texts(row)), css="sd-run-about"))
+        frame.show(element("p", pinned, escape(row.texts), css="sd-run-about"))
     frame.show(element("div", *_cells(row), css="sd-run-cells"))
 
 
 def _cells(row: RunRow) -> list[Html]:
-    (verdict, which), (state, progress) = run_list.row_verdict(row), row_state(row)
-    factor, interval, points = run_list.row_loss(row)
-    started, took = run_list.row_start_and_duration(row, frame.zone())
-    removed, steps = row_sparsity(row)
-    judged = f"sd-run-{row.model.verdict.verdict}" if row.model else ""
-    # Under a verdict the state is a remark; without one, it is what there is to say.
-    remark = [("sd-muted", ", ".join(filter(None, (state, progress))))]
-    states = remark if verdict else [("sd-run-state", state), ("sd-muted", progress)]
-    return [
-        _cell("Method", "method", ("", wording.method_titles(row.settings))),
-        _cell("Removed", "removed", ("", removed), ("sd-muted", steps)),
-        _cell("Verdict", "verdict", (judged, verdict), ("sd-muted", which), *states),
-        _cell("Cost", "cost", ("sd-run-factor", factor), ("sd-muted", interval), ("", points)),
-        _cell("Started", "when", ("", started), ("sd-muted", took)),
-    ]
-
-
-def _cell(head: str, name: str, *lines: tuple[str, str]) -> Html:
-    """A cell of these lines, each a class and a text; its head is for screen readers."""
-    drawn = (element("span", escape(text), css=css) for css, text in lines if text)
-    return element("div", element("span", escape(f"{head}: "), css="sd-heard"), *drawn, css=f"sd-run-{name}")
+    """The cells, each with its head for screen readers."""
+    drawn = []
+    for (head, (css, *classes)), lines in zip(_LINES.items(), row.cells(frame.zone()), strict=True):
+        if head == "Verdict" and row.model is not None:
+            # Under a verdict the state is a remark; without one, it is what there is to say.
+            classes = [f"sd-run-{row.model.verdict.verdict}", *["sd-muted"] * 3]
+        texts = [element("span", escape(text), css=name) for name, text in zip(classes, lines, strict=True) if text]
+        drawn.append(element("div", element("span", escape(f"{head}: "), css="sd-heard"), *texts, css=f"sd-run-{css}"))
+    return drawn
 
 
 def watch_runs(backend: Backend, rows: Sequence[RunRow]) -> None:
@@ -147,3 +162,187 @@ def _live_states(backend: Backend) -> Mapping[str, tuple[str, int]]:
     """State and number of sparse models of each live run, by its key."""
     live = [job for job in newest_jobs(backend.jobs(JOBS_LOOKED_AT)).values() if job.live]
     return {job.key: (job.state, len(run.sparse) if (run := backend.run(job.key)) else -1) for job in live}
+
+
+_FIELD, _REFUSED = "run-file", "run-file-refused"
+_NOT_IN_NAMES = re.compile(r"[^\w.-]+", re.ASCII)
+_HINT = "Select runs to overlay, pin, rename, export or delete."
+_EXPORT = (
+    "The run as one file, with its records and passages: “Open a file” on this page of another SparseDash shows it "
+    "with the same pages. Names, prompts and blind choices stay here."
+)
+_OPEN = (
+    "A file that “Export run” on this page, or sparsedash pack in a shell, has written on another machine. It is read "
+    "as every result is, and refused where anything in it was changed. Open files only from people you trust. Larger "
+    "ones: sparsedash unpack FILE, in a shell on the server."
+)
+
+
+def show_toolbar(backend: Backend, rows: Sequence[RunRow], chosen: Sequence[RunRow], listed: Sequence[RunRow]) -> None:
+    """Draw the actions on the ticked runs. rows: all runs. listed: those that the table shows."""
+    with st.container(horizontal=True, vertical_alignment="center", key="runs-toolbar"):
+        if chosen:
+            _draw_actions(backend, rows, chosen, listed)
+        else:
+            frame.show(paragraph(_HINT, css="sd-muted"))
+            _offer_to_open_file(backend)
+        choose_tolerance()
+
+
+def _draw_actions(backend: Backend, rows: Sequence[RunRow], chosen: Sequence[RunRow], listed: Sequence[RunRow]) -> None:
+    keys, overlaid = [row.key for row in chosen], is_overlaid()
+    hidden = len(set(keys) - {row.key for row in listed})
+    frame.show(
+        paragraph(f"{len(chosen)} chosen{f', {hidden} of them not in this list' if hidden else ''}", css="sd-count")
+    )
+    st.button(
+        "Close the chart" if overlaid else "Overlay" if len(chosen) > 1 else "Show the chart",
+        type="secondary" if overlaid else "primary",
+        key="runs-together",
+        on_click=set_query,
+        args=({OVERLAID: "" if overlaid else "1"},),
+    )
+    pin = not all(row.mark.pinned for row in chosen)
+    frame.action_button(
+        "Pin" if pin else "Unpin",
+        lambda: backend.user_data.pin_runs(keys, pin),
+        key="runs-pin",
+        icon="push_pin",
+        kind="tertiary",
+    )
+    if len(chosen) == 1:
+        _offer_rename(backend, chosen[0])
+        if chosen[0].run is not None and chosen[0].run.finished:
+            _offer_run_file(backend, chosen[0])
+    if stored := [row for row in chosen if row.run is not None]:
+        _offer_deletion(backend, {row.key: row.title for row in rows}, stored)
+    st.button("Clear", key="runs-clear", type="tertiary", on_click=tick_rows, args=([],))
+
+
+def _offer_rename(backend: Backend, row: RunRow) -> None:
+    place, field = f"name-of-{row.address}", f"name-{row.address}"
+
+    def save() -> None:
+        backend.user_data.name_run(row.key, st.session_state[field])
+        st.session_state[place] = False
+
+    popover = st.popover("Rename", type="tertiary", icon=":material/edit:", key=place, on_change="rerun")
+    with popover, st.form(f"form-{row.address}", border=False):
+        st.text_input("Name of this run", row.mark.name, key=field, max_chars=LONGEST_NAME)
+        frame.show(paragraph("Shown wherever the run is; an empty one removes the name.", css="sd-small"))
+        st.form_submit_button("Save", on_click=frame.attempt, args=(save,))
+
+
+def _offer_deletion(backend: Backend, titles: Mapping[str, str], stored: Sequence[RunRow]) -> None:
+    """Draw the question and what goes with these runs. titles: of all runs, by their keys."""
+    chosen = Selection(runs=tuple(row.key for row in stored))
+
+    def remove() -> None:
+        removed = backend.housekeeping.delete(chosen)
+        gone, report = {run.key for run in removed.runs}, " ".join(run_deletion_words(removed, titles, done=True))
+        tick_rows([row.address for row in stored if row.key not in gone])
+        st.toast(widget_label(report), icon=":material/delete:", duration="long")
+
+    popover = st.popover("Delete", type="tertiary", icon=":material/delete:", key="runs-delete", on_change="rerun")
+    if popover.open:
+        with popover:
+            plan = backend.housekeeping.plan(chosen)
+            for sentence in run_deletion_words(plan, titles):
+                frame.show(paragraph(sentence))
+            if plan.runs:
+                frame.action_button("Delete for good", remove, kind="primary")
+
+
+def _offer_run_file(backend: Backend, row: RunRow) -> None:
+    """Draw the export of a finished run as a file, made when its button is pressed."""
+    popover = st.popover("Export run", type="tertiary", icon=":material/download:", key="run-along", on_change="rerun")
+    if popover.open:
+        with popover, frame.errors_in_words():
+            packed, kind = backend.pack_run(row.key), "application/octet-stream"
+            name = f"{_NOT_IN_NAMES.sub('-', row.title).strip('-.')[:60] or 'run'}-{row.key[:6]}{SUFFIX}"
+            frame.show(paragraph(_EXPORT))
+            text = f"Download, {wording.size(len(packed))}"
+            frame.offer_file(text, packed, name, kind, key="run-take-along", kind="primary")
+
+
+def _offer_to_open_file(backend: Backend) -> None:
+    """Draw the button that opens a run's file, where the user may; a refusal stands above the field."""
+    if not backend.administers:
+        return
+    with st.popover("Open a file", icon=":material/upload_file:", type="tertiary", key="runs-open"):
+        if refused := st.session_state.get(_REFUSED, ""):
+            # In the text's own colour: a popover lies outside the app, where our colours do not reach.
+            frame.show(element("p", escape(refused), css="sd-field-error", role="alert"))
+        # Of any kind: the browser's part of the field refuses every name that ends in what has a hyphen.
+        st.file_uploader(
+            f"The file of a run ({SUFFIX})",
+            key=_FIELD,
+            max_upload_size=MAX_MEGABYTES,
+            help=_OPEN,
+            on_change=_open_file,
+            args=(backend,),
+        )
+
+
+def _open_file(backend: Backend) -> None:
+    """Keep the run of the uploaded file, and tick it; a refusal stands until the next file."""
+    file = st.session_state[_FIELD]
+    if file is None:
+        return
+    st.session_state[_REFUSED] = ""
+    try:
+        run = backend.open_run(file.getvalue())
+    except SparseDashError as error:
+        st.session_state[_REFUSED] = f"{error.message} {error.advice}".strip()
+        return
+    finally:
+        free_upload_memory(file)
+    tick_rows([run.key[:RUN_ADDRESS_LENGTH]])
+    title = wording.stored_run_title(run, backend.user_data.name_of(run.key))
+    st.toast(widget_label(f"{title} is among the runs now."), icon=":material/check_circle:")
+
+
+def is_overlaid() -> bool:
+    """Whether the ticked runs are overlaid in a chart."""
+    return bool(query_value(OVERLAID))
+
+
+def show_overlay(backend: Backend, chosen: Sequence[RunRow]) -> None:
+    """Draw the chart of the ticked runs, what it leaves out and why, and its numbers."""
+    with_results = [row for row in chosen if row.run is not None]
+    looked_at, limits = with_results[:MOST_RUNS], navigation.current_tolerance()
+    found = [results for row in looked_at if (results := run_results(backend, row.run, limits, row.mark.name))]
+    frame.section("Overlay" if len(chosen) > 1 else "The chart of this run")
+    drawn = overlay(found)
+    if drawn is None:
+        frame.note("None of the chosen runs has a sparse model with answers yet.")
+        return
+    if drawn.legend:
+        frame.show(drawn.legend)
+    measure, hint = choose_measure(drawn.measures), "Each run against its own dense model."
+    pressed = show_tradeoff_chart(drawn.tradeoff, measure, f"runs-{measure}", f"together-{measure}", hint)
+    if address := drawn.models.get(pressed):
+        st.switch_page("pages/compare.py", query_params={**address, **navigation.tolerance_query()})
+    for note in drawn.notes:
+        frame.note(note)
+    if len(looked_at) < len(with_results):
+        frame.note(f"Only the first {MOST_RUNS} of the chosen runs are looked at.")
+    with st.expander("The numbers as a table"):
+        frame.show_table(drawn.numbers)
+
+
+def explain_no_runs(backend: Backend) -> None:
+    """Draw what will be here, and the ways to it; and that runs ended without a result, where some did."""
+    frame.opening("No run has a result yet.")
+    frame.empty(
+        "Every run will be a row here: its model and method, how much was removed, what that cost, and whether it is "
+        "within the acceptable loss. Runs can be named, pinned, exported, deleted and overlaid in one chart."
+    )
+    if n_ended := sum(job.makes_run and not job.live and job.state != "done" for job in backend.jobs(JOBS_LISTED)):
+        frame.note(f"{wording.quantity(n_ended, 'run')} ended without a result.")
+        frame.link("jobs", "See why in the list of jobs")
+    with frame.row():
+        frame.link("prune", "Prune a model")
+        if backend.run(EXAMPLE) is not None:
+            frame.link("overview", "Look at an example", run=EXAMPLE)
+        _offer_to_open_file(backend)

@@ -6,23 +6,15 @@ import pytest
 
 from sparsedash.catalog.presets import method_named
 from sparsedash.reporting import run_list
-from sparsedash.reporting.run_list import (
-    MOST_LINES,
-    newest_jobs,
-    overlay,
-    row_sparsity,
-    row_state,
-    run_deletion_question,
-    run_deletion_report,
-)
-from sparsedash.reporting.run_results import run_results
+from sparsedash.reporting.run_list import MOST_LINES, newest_jobs, overlay, run_deletion_words
 from sparsedash.schema.pair_records import RunMark
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings
 from sparsedash.service.deletion import Cleanup
 from sparsedash.stats.tolerance import Tolerance
 from tests.factories import RUN
+from tests.reporting.held_results import results_of
 from tests.ui import specimens
-from tests.ui.fake_backend import FakeBackend, job
+from tests.ui.filled_backend import job
 
 SETTINGS = specimens.SETTINGS
 MAGNITUDE = method_named("magnitude")
@@ -31,11 +23,6 @@ LIMITS = "1.1 × word perplexity and 2 points of accuracy"
 GENEROUS, LAX, USUAL = Tolerance(ratio=1000.0, points=100.0), Tolerance(ratio=1000.0), Tolerance()
 TITLE, SEARCH = "SmolLM2 135M (built in) at 10, 20, 30\u00a0%", "How much of SmolLM2 135M (built in) can go"
 TITLES = {"r": "Mine", "s": "Another"}
-
-
-@pytest.fixture
-def backend():
-    return FakeBackend()
 
 
 def rows(backend, tolerance=USUAL):
@@ -48,57 +35,58 @@ def add(backend, at=1_764_000_000.0, **changes):
     return backend.add_run((replace(run, started_at=at, finished_at=at + 300), records))
 
 
+def said(row):
+    """The lines of each cell, by its column."""
+    return dict(zip(run_list.COLUMNS, row.cells(None), strict=True))
+
+
 def test_a_row_says_the_verdict_and_the_loss_of_the_model_that_the_run_s_answer_names(backend):
     add(backend)
     (usual,), (generous,) = rows(backend), rows(backend, GENEROUS)
-    assert run_list.row_verdict(usual) == ("? undecided", "at 10\u00a0%")
-    assert run_list.row_verdict(generous) == ("✓ within", "at 30\u00a0%")
-    factor, interval, points = run_list.row_loss(generous)
+    assert said(usual)["Verdict"] == ("? undecided", "at 10\u00a0%", "", "")
+    assert said(generous)["Verdict"] == ("✓ within", "at 30\u00a0%", "", "")
+    factor, interval, points = said(generous)["Cost"]
     low, high = interval.split(" to ")
     assert factor == "0.97 ×" and float(low) < 0.97 < float(high) and points.endswith(" points")
-
-
-def test_of_several_methods_the_verdict_says_which_one_it_is_of(backend):
-    add(backend, methods=(SETTINGS.methods[0], MAGNITUDE))
-    (row,) = rows(backend, GENEROUS)
-    assert run_list.row_verdict(row)[1].startswith("at 30\u00a0% with ")
+    assert said(usual)["Started"][1] == "5\u00a0min"
+    add(backend, at=1_764_000_001.0, methods=(SETTINGS.methods[0], MAGNITUDE))
+    assert said(rows(backend, GENEROUS)[0])["Verdict"][1].startswith("at 30\u00a0% with ")
 
 
 def test_sparsities_are_named_one_by_one_while_they_are_few_and_a_search_counts_its_trials(backend):
     for sparsities in ((100, 200, 300), (500, 100, 200, 300), (125,)):
         add(backend, sparsities_permille=sparsities)
-    found = {row_sparsity(row) for row in rows(backend)}
+    found = {said(row)["Removed"] for row in rows(backend)}
     assert found == {("10, 20, 30\u00a0%", ""), ("10 to 50\u00a0%", "4 steps"), ("12.5\u00a0%", "")}
-    backend.stored_runs.clear()
-    backend.add_search(specimens.search())
-    (row,) = rows(backend)
-    assert row.title == SEARCH and row_sparsity(row)[0] == "a search" and row_sparsity(row)[1].endswith("trials")
-
-
-def test_a_run_under_way_is_a_row_with_what_there_is_or_before_it_has_a_result(backend):
-    backend.add_run(specimens.run(finished=False, n_sparse=1))
-    backend.stored_jobs = [job(SETTINGS)]
-    (row,) = rows(backend)
-    assert row.live and row_state(row) == ("▶ running", "1 of 3 models")
-    assert run_list.row_verdict(row)[1] == "at 10\u00a0%" and run_list.row_start_and_duration(row, None)[1] == ""
-    backend.stored_runs.clear()
-    backend.stored_jobs = [job(SETTINGS, "queued"), job(specimens.search()[0].find, "queued", id=2)]
-    assert {row.title: row_state(row) for row in rows(backend)} == dict.fromkeys((TITLE, SEARCH), ("◷ waiting", ""))
+    backend.add_run(specimens.search())
+    row = next(row for row in rows(backend) if row.search)
+    kind, trials = said(row)["Removed"]
+    assert (row.title, kind) == (SEARCH, "a search") and trials.endswith("trials")
 
 
 @pytest.mark.parametrize(
-    ("ended", "said"),
-    [("failed", "✕ failed"), ("crashed", "✕ interrupted"), ("cancelled", "⊘ stopped"), (None, "⊘ not finished")],
+    ("state", "expected"),
+    [
+        ("running", "▶ running"),
+        ("failed", "✕ failed"),
+        ("crashed", "✕ interrupted"),
+        ("cancelled", "⊘ stopped"),
+        (None, "⊘ not finished"),
+    ],
 )
-def test_a_run_that_ended_early_says_how(ended, said, backend):
+def test_an_unfinished_run_says_its_state_and_what_there_is(state, expected, backend):
     backend.add_run(specimens.run(finished=False, n_sparse=1))
-    backend.stored_jobs = [job(SETTINGS, ended)] if ended else []
+    backend.set_jobs(*([job(SETTINGS, state)] if state else []))
     (row,) = rows(backend)
-    assert row_state(row) == (said, "1 of 3 models")
+    assert row.live == (state == "running")
+    assert said(row)["Verdict"][1:] == ("at 10\u00a0%", expected, "1 of 3 models") and said(row)["Started"][1] == ""
 
 
-def test_jobs_that_left_nothing_and_jobs_of_other_versions_are_no_rows(backend):
-    backend.stored_jobs = [job(SETTINGS, "failed"), replace(job(SETTINGS, "queued"), settings={"model": 3})]
+def test_a_job_is_a_row_before_it_has_a_result_unless_it_ended_or_is_of_another_version(backend):
+    backend.set_jobs(job(SETTINGS, "queued"), job(specimens.search()[0].find, "queued", id=2))
+    waiting = ("", "", "◷ waiting", "")
+    assert {row.title: said(row)["Verdict"] for row in rows(backend)} == dict.fromkeys((TITLE, SEARCH), waiting)
+    backend.set_jobs(job(SETTINGS, "failed"), replace(job(SETTINGS, "queued"), id=2, key="k", settings={"model": 3}))
     assert rows(backend) == []
 
 
@@ -108,12 +96,11 @@ def test_of_a_run_s_jobs_the_live_one_counts():
     assert newest_jobs([replace(newer, id=3), newer])[SETTINGS.key()].id == 3
 
 
-def test_answers_that_are_still_to_be_read_are_said_so(backend, monkeypatch):
+def test_answers_that_are_still_to_be_read_are_said_so(backend):
     add(backend)
-    monkeypatch.setattr(type(backend.costs), "verdicts", lambda *_: {})
+    backend.costs.verdicts = lambda *_: {}
     (row,) = rows(backend)
-    assert (row.known, run_list.row_verdict(row)) == (False, ("…", "being read"))
-    assert run_list.row_loss(row) == ("", "", "")
+    assert not row.known and said(row)["Verdict"][:2] == ("…", "being read") and said(row)["Cost"] == ("", "", "")
 
 
 @pytest.mark.parametrize(
@@ -159,48 +146,35 @@ def test_every_word_that_is_looked_for_must_be_there_whatever_its_case(backend):
     }
     assert {asked: [row.title for row in run_list.rows_matching(found, *asked)] for asked in expected} == expected
     assert len(run_list.rows_matching(found, " ", "")) == 2
-    assert run_list.model_titles([*found, *found]) == {"a/model": "a/model", "b/model": "b/model"}
 
 
 def test_the_sentence_counts_the_runs_with_a_model_within(backend):
     most = f"model within the limits, {LIMITS}"
-    backend.stored_jobs = [job(SETTINGS)]
+    backend.set_jobs(job(SETTINGS))
     assert run_list.runs_sentence(rows(backend), USUAL) == "1 run under way, no result yet."
     backend.add_run(specimens.run(finished=False, n_sparse=0))
-    backend.stored_jobs = []
+    backend.set_jobs()
     assert run_list.runs_sentence(rows(backend), USUAL) == "No run has a sparse model that was judged."
-    backend.stored_runs.clear()
     add(backend)
-    assert run_list.runs_sentence(rows(backend), USUAL) == f"The one run with a result has no {most}; it is undecided."
+    assert run_list.runs_sentence(rows(backend), USUAL) == f"None of 1 run with a {most}; 1 undecided."
     add(backend, sparsities_permille=(100,))
-    assert run_list.runs_sentence(rows(backend), USUAL) == f"None of 2 runs has a {most}; 2 are undecided."
-    said = run_list.runs_sentence(rows(backend, GENEROUS), GENEROUS)
-    assert said.startswith("2 of 2 runs have a model within the limits, 1000 ×")
+    assert run_list.runs_sentence(rows(backend), USUAL) == f"None of 2 runs with a {most}; 2 undecided."
     by_one = run_list.runs_sentence(rows(backend, LAX), LAX)
-    assert by_one.endswith("1000 × word perplexity and 2 points of accuracy, 2 of them by word perplexity alone.")
+    assert by_one.startswith("2 of 2 runs with a model within the limits, 1000 ×")
+    assert by_one.endswith("2 points of accuracy; 2 by word perplexity alone.")
 
 
 def test_a_named_row_says_its_model_below_and_the_downloaded_table_has_every_cell(backend):
     run = add(backend)
     (row,) = rows(backend)
-    below = run_list.row_texts(row)
-    assert below.startswith("calibrated on ") and below.endswith("tested on all of Cloze passages · float32")
+    assert row.texts.startswith("calibrated on ") and row.texts.endswith("tested on all of Cloze passages · float32")
     named = replace(row, mark=RunMark(name="Mine"))
     assert named.title == "Mine" and run.key.startswith(row.address)
-    assert run_list.row_texts(named).startswith("SmolLM2 135M (built in) · calibrated on ")
+    assert named.texts.startswith("SmolLM2 135M (built in) · calibrated on ")
     table = run_list.runs_table([named], None)
     cells = dict(zip(table.head, *table.rows, strict=True))
     assert (cells["Run"], cells["Verdict"], cells["On the model"]) == ("Mine", "? undecided", "at 10\u00a0%")
-    assert cells["Method"] == "least-squares" and cells["Removed"] == "10, 20, 30\u00a0%"
-    assert cells["Took"] == "5\u00a0min"
-
-
-def test_chosen_runs_that_the_list_does_not_show_are_counted(backend):
-    add(backend)
-    (row,) = rows(backend)
-    assert run_list.hidden_selection_note([row.key], [row]) == ""
-    assert run_list.hidden_selection_note([row.key], []) == "1 of them is not in this list"
-    assert run_list.hidden_selection_note([row.key, "k"], []) == "2 of them are not in this list"
+    assert (cells["Method"], cells["Took"]) == ("least-squares", "5\u00a0min")
 
 
 def removal(**changes):
@@ -209,53 +183,36 @@ def removal(**changes):
 
 
 @pytest.mark.parametrize(
-    ("changes", "question", "report"),
+    ("changes", "question"),
     [
-        (
-            {},
-            ["Delete “Mine”, with the answers of 2 models? It cannot be undone."],
-            "Mine was deleted, with the answers of 2 models.",
-        ),
+        ({}, ["Delete “Mine”, with the answers of 2 models? It cannot be undone."]),
         (
             {"runs": (RUN, RUN), "entries": frozenset(["record/a"])},
             ["Delete 2 runs, with the answers of 1 model? It cannot be undone."],
-            "2 runs were deleted, with the answers of 1 model.",
         ),
         (
-            {"n_shared": 1, "refused": {"s": "it is under way"}},
-            [
-                "Delete “Mine”, with the answers of 2 models? It cannot be undone.",
-                "The answers of 1 model stay: other runs use them.",
-                "“Another” stays: it is under way.",
-            ],
-            "Mine was deleted, with the answers of 2 models. “Another” stays: it is under way.",
-        ),
-        (
-            {"runs": (), "entries": frozenset(), "refused": {"s": "it is under way"}},
-            ["“Another” stays: it is under way."],
-            "Nothing was deleted. “Another” stays: it is under way.",
+            {"runs": (), "n_shared": 1, "refused": {"s": "it is under way"}},
+            ["The answers of 1 model stay: other runs use them.", "“Another” stays: it is under way."],
         ),
     ],
-    ids=["one", "several", "shared", "refused"],
+    ids=["one", "several", "refused"],
 )
-def test_deletion_says_before_and_after_what_goes_and_what_stays(changes, question, report):
-    assert run_deletion_question(removal(**changes), TITLES) == question
-    assert run_deletion_report(removal(**changes), TITLES) == report
+def test_deletion_says_before_and_after_what_goes_and_what_stays(changes, question):
+    assert run_deletion_words(removal(**changes), TITLES) == question
+    report = run_deletion_words(removal(**changes), TITLES, done=True)
+    assert report == [said.replace("Delete ", "Deleted: ").replace("? It cannot be undone", "") for said in question]
 
 
-def overlaid_run(backend, name="", dense="dense", n=None, **changes):
+def overlaid_run(name="", dense="dense", n=None, **changes):
     """The results of a run of its own; with the dense record of this key, and n of its passages."""
     settings = replace(SETTINGS, **changes)
     run, records = specimens.run(settings)
-    number = len(backend.stored_runs)
-    keys = [dense, *(f"{number}-{i}" for i in range(len(records) - 1))]
+    keys = [dense, *(f"{run.key}-{i}" for i in range(len(records) - 1))]
     renamed = [
         replace(record, key=key, model=settings.model, outcomes=record.outcomes[:n])
         for key, record in zip(keys, records, strict=True)
     ]
-    run = replace(run, dense=dense, sparse=tuple(keys[1:]))
-    backend.add_run((run, renamed))
-    return run_results(backend, run, name=name)
+    return results_of(replace(run, dense=dense, sparse=tuple(keys[1:])), renamed, name=name)
 
 
 @pytest.mark.parametrize(
@@ -269,65 +226,63 @@ def overlaid_run(backend, name="", dense="dense", n=None, **changes):
         ),
         (
             [{}, {"sparsities_permille": (100, 400)}],
-            ["least-squares, 10, 20, 30\u00a0%", "least-squares, 10, 40\u00a0%"],
+            ["10, 20, 30\u00a0%, least-squares", "10, 40\u00a0%, least-squares"],
         ),
     ],
     ids=["calibration", "model", "names", "sparsities"],
 )
-def test_lines_are_called_by_what_tells_their_runs_apart(runs, labels, backend):
-    found = overlay([overlaid_run(backend, **changes) for changes in runs])
-    assert list(found.tradeoff(brief=False).lines) == labels
+def test_lines_are_called_by_what_tells_their_runs_apart(runs, labels):
+    found = overlay([overlaid_run(**changes) for changes in runs])
+    assert list(dict.fromkeys(row[0].rpartition(", ")[0] for row in found.numbers.rows)) == labels
 
 
-def test_long_names_are_letters_in_the_chart_and_are_told_below_it(backend):
-    one, other = overlaid_run(backend, calibration=WIKITEXT), overlaid_run(backend, "Short")
+def test_long_names_are_letters_in_the_chart_and_are_told_below_it():
+    one, other = overlaid_run(calibration=WIKITEXT), overlaid_run("Short")
     found = overlay([one, other])
-    assert list(found.tradeoff().lines) == ["WikiText-2, least-squares", "Short"] and found.legend() == ""
-    long = overlaid_run(backend, "A name of nearly sixty characters, <b>as long as it may be</b>")
+    assert list(found.tradeoff.lines) == ["WikiText-2, least-squares", "Short"] and found.legend == ""
+    long = overlaid_run("A name of nearly sixty characters, <b>as long as it may be</b>")
     found = overlay([one, long])
-    assert list(found.tradeoff().lines) == ["A", "B"]
-    assert "<b>■ B</b>A name of nearly sixty" in found.legend()
-    assert "&lt;b&gt;" in found.legend() and "<b>as" not in found.legend()
+    assert list(found.tradeoff.lines) == ["A", "B"]
+    assert "<b>■ B</b>A name of nearly sixty" in found.legend
+    assert "&lt;b&gt;" in found.legend and "<b>as" not in found.legend
 
 
-def test_runs_over_other_passages_and_without_sparse_models_are_left_out_in_words(backend):
-    one, other = overlaid_run(backend), overlaid_run(backend, sparsities_permille=(100,))
-    fewer = overlaid_run(backend, dense="fewer", n=60, evaluation=EvaluationSettings(n_passages=60))
+def test_runs_over_other_passages_and_without_sparse_models_are_left_out_in_words():
+    one, other = overlaid_run(), overlaid_run(sparsities_permille=(100,))
+    fewer = overlaid_run(dense="fewer", n=60, evaluation=EvaluationSettings(n_passages=60))
     found = overlay([fewer, one, other])
-    assert {line.run.run.key for line in found.lines} == {one.run.key, other.run.key}
-    assert found.notes[0] == (
-        f"“{TITLE}” is not drawn: it answers other passages (60 of Cloze passages (built in)) than the runs in the "
-        "chart (120 of Cloze passages (built in)), and losses on different passages cannot be compared."
+    assert {each["run"] for each in found.models.values()} == {one.run.key, other.run.key}
+    assert found.notes[0].startswith(f"“{TITLE}” is not drawn: it answers other passages")
+    assert [each["run"] for each in overlay([fewer, one]).models.values()][:1] == [fewer.run.key], (
+        "the first one counts"
     )
-    assert [line.run.run.key for line in overlay([fewer, one]).lines] == [fewer.run.key], "the first one counts"
     run, (dense, *_) = specimens.run(replace(SETTINGS, dtype="bfloat16"), finished=False, n_sparse=0)
-    backend.add_run((run, [dense]))
-    empty = run_results(backend, run)
+    empty = results_of(run, [dense])
     assert overlay([empty]) is None
     assert overlay([empty, one]).notes[0].endswith("has no sparse model yet.")
 
 
-def test_the_share_of_right_words_is_drawn_only_where_the_runs_have_one_dense_model(backend):
-    one, same = overlaid_run(backend), overlaid_run(backend, sparsities_permille=(100,))
-    other = overlaid_run(backend, model="owner/model", dense="another")
-    assert overlay([one, same]).measures == ("word perplexity", "accuracy", "flips", "share right")
-    assert overlay([one, other]).measures == ("word perplexity", "accuracy", "flips")
-    assert overlay([one, other]).tradeoff().dense.facts == [
+def test_the_share_of_right_words_is_drawn_only_where_the_runs_have_one_dense_model():
+    one, same = overlaid_run(), overlaid_run(sparsities_permille=(100,))
+    other = overlaid_run(model="owner/model", dense="another")
+    assert overlay([one, same]).measures == ["word perplexity", "accuracy", "flips", "share right"]
+    assert overlay([one, other]).measures == ["word perplexity", "accuracy", "flips"]
+    assert overlay([one, other]).tradeoff.dense.facts == [
         "SmolLM2 135M (built in): 36 of 120 right",
         "owner/model: 36 of 120 right",
     ]
 
 
-def test_too_many_lines_become_the_best_method_of_each_run(backend):
+def test_too_many_lines_become_the_best_method_of_each_run():
     methods = tuple(method_named(name) for name in ("least-squares", "magnitude", "flap", "wanda-channels", "random"))
-    found = overlay([overlaid_run(backend, dtype=dtype, methods=methods) for dtype in ("float32", "bfloat16")])
-    assert len(found.lines) == 2
-    assert f"more than {MOST_LINES} lines could not be told apart" in " ".join(found.notes)
+    found = overlay([overlaid_run(dtype=dtype, methods=methods) for dtype in ("float32", "bfloat16")])
+    assert len(found.tradeoff.lines) == 2
+    assert f"{MOST_LINES} lines are the most to be told apart" in " ".join(found.notes)
 
 
-def test_every_drawn_model_leads_to_its_answers_and_stands_in_the_table(backend):
-    one, other = overlaid_run(backend), overlaid_run(backend, sparsities_permille=(100,))
+def test_every_drawn_model_leads_to_its_answers_and_stands_in_the_table():
+    one, other = overlaid_run(), overlaid_run(sparsities_permille=(100,))
     found = overlay([one, other])
-    assert found.comparisons()["1-0"] == {"run": other.run.key, "right": "10 %"}
-    assert len(found.comparisons()) == 4 == found.numbers().html.count('scope="row"')
+    assert found.models[other.sparse[0].key] == {"run": other.run.key, "right": "10 %"}
+    assert len(found.models) == 4 == found.numbers.html.count('scope="row"')
     assert "not for those of all these runs" in found.notes[-1]

@@ -68,7 +68,7 @@ def test_it_holds_the_verdict_the_chart_the_flips_the_settings_and_the_versions(
         "is too close to call on 120 passages.",
         "30 % is too close to call on 120 passages.",
         "10 % is undecided. About",
-        "9 answers broke, 2 were fixed. ",
+        "9 answers broke, 2 fixed. ",
         "accuracy −5.8 points (",
         "Broke: 9",
         "Fixed: 2",
@@ -132,14 +132,14 @@ def test_nothing_in_it_runs_or_asks_the_network_text_stays_text_and_the_file_sma
 
 def test_the_report_of_a_run_that_was_stopped_says_so(stored):
     found, pair = stored(n_sparse=1, finished=False)
-    said = "This run was stopped: 1 of its 3 sparse models is there."
+    said = "This run was stopped with 1 of its 3 sparse models."
     assert said in html_report(found, pair, None, job(found.run.settings, "cancelled")).decode()
     assert "This run" not in html_report(found, pair, None, job(found.run.settings, "running")).decode()
 
 
 def test_the_report_of_the_example_says_where_it_was_made(stored):
     said = html_report(*stored(made_on="a <mainframe>"), None).decode()
-    assert "Example: this run ships with SparseDash. It was made on 24 November 2025 on another machine" in said
+    assert "computed here. It was made on 24 November 2025 on another machine" in said
     assert "a &lt;mainframe&gt;" in said
 
 

@@ -8,9 +8,10 @@ from sparsedash.catalog.presets import method_named
 from sparsedash.reporting.run_answer import missing_records
 from sparsedash.reporting.run_results import live_model, live_point, run_results, verdict_of
 from tests.factories import STOPPED
+from tests.reporting.held_results import Held, results_of
 from tests.reporting.test_run_answer import BEYOND, DENSE, WITHIN, sweep_of
 from tests.ui import specimens
-from tests.ui.fake_backend import FakeBackend, job
+from tests.ui.filled_backend import job
 
 METHODS = (method_named("magnitude"), method_named("random"))
 
@@ -43,38 +44,27 @@ def test_records_are_named_uniquely_dense_first():
 
 def test_a_run_without_its_dense_record_has_no_results():
     run, _ = specimens.run()
-    assert run_results(FakeBackend(), run) is None is run_results(FakeBackend(), None)
+    assert run_results(Held({}), run) is None is run_results(Held({}), None)
 
 
-def test_a_second_look_measures_nothing_again():
-    backend = FakeBackend()
-    run = backend.add_run(specimens.run())
-    first, second = run_results(backend, run), run_results(backend, run)
-    assert list(first.readings) == [run.dense, *run.sparse]
-    assert first.dense is second.dense
-    assert all(one.comparison is other.comparison for one, other in zip(first.judged, second.judged, strict=True))
+def test_a_second_look_measures_nothing_again_but_finds_what_was_missing():
+    run, (*early, last) = specimens.run()
+    held = Held({record.key: record for record in early})
+    first = run_results(held, run)
+    held.records[last.key] = last
+    second = run_results(held, run)
+    assert [each.record.key for each in second.models] == [run.dense, *run.sparse]
+    assert len(first.sparse) == 2 and first.dense is second.dense
+    assert all(one.comparison is other.comparison for one, other in zip(first.judged, second.judged, strict=False))
 
 
-def test_a_record_that_was_missing_at_first_is_found_when_it_comes():
-    backend = FakeBackend()
+def test_a_lost_record_is_named_and_still_counts_as_a_comparison():
     run, records = specimens.run()
-    backend.add_run((run, records[:-1]))
-    early = run_results(backend, run)
-    backend.add_run((run, records))
-    assert (len(early.sparse), len(run_results(backend, run).sparse)) == (2, 3)
-
-
-def test_a_damaged_record_is_named_and_still_counts_as_a_comparison():
-    backend = FakeBackend()
-    run, records = specimens.run()
-    whole = run_results(backend, backend.add_run((run, records)))
-    del backend.stored_records[run.sparse[-1]]
-    backend.damaged.append(run.sparse[-1])
-    left = run_results(FakeBackend(stored_records=backend.stored_records, damaged=backend.damaged), run)
-    assert left.missing == {"30 %": "was damaged and is set aside"} and whole.missing == {}
+    whole, left = results_of(run, records), results_of(run, records[:-1])
+    assert left.missing == {"30 %": "is no longer stored"} and whole.missing == {}
     assert missing_records(run, left.missing) == (
-        "The record of 30 % was damaged and is set aside. "
-        "It still counts as a comparison in the verdicts on the others."
+        "The record of 30 % is no longer stored. Missing models still count as comparisons in the verdicts on the "
+        "others."
     )
     for before, after in zip(whole.judged, left.judged, strict=False):
         assert after.verdict.perplexity.level >= before.verdict.perplexity.level
@@ -109,7 +99,6 @@ def test_a_record_that_answered_fewer_passages_is_compared_on_those():
 )
 def test_the_live_point_is_of_the_model_that_the_job_evaluates(n_sparse, finished, asked, expected):
     settings = replace(specimens.SETTINGS, methods=METHODS)
-    backend = FakeBackend()
-    found = run_results(backend, backend.add_run(specimens.run(settings, finished=finished, n_sparse=n_sparse)))
+    found = results_of(*specimens.run(settings, finished=finished, n_sparse=n_sparse))
     live = live_model(found, job(specimens.SETTINGS, **asked))
-    assert live == (live_point(*expected, right=30, done=80) if expected else None)
+    assert live == (expected and (expected[0], live_point(expected[1], right=30, done=80)))

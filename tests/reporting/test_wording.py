@@ -124,8 +124,6 @@ def test_records_of_several_methods_are_told_apart():
     assert wording.record_name(sparse, several_methods=True) == "magnitude 12.5 %"
     assert wording.record_name(sparse, several_methods=False) == "12.5 %"
     assert wording.record_name(specimens.record([True]), several_methods=True) == "dense"
-    assert wording.line_name(MAGNITUDE, several_methods=True) == "magnitude"
-    assert wording.line_name(MAGNITUDE, several_methods=False) == "sparse"
 
 
 @pytest.mark.parametrize("methods", [(), (MAGNITUDE,)], ids=["one", "several"])
@@ -139,10 +137,8 @@ def test_a_run_names_the_records_that_are_there_as_they_name_themselves(methods)
 
 
 def test_names_say_what_was_taken_and_of_what():
-    assert plain(wording.card_name(MAGNITUDE, 200, several_methods=False)) == "20 % of the MLP removed"
-    assert plain(wording.card_name(MAGNITUDE, 200, several_methods=True)) == "magnitude, 20 % of the MLP removed"
-    assert plain(wording.card_name(ZEROS, 500, several_methods=False)).endswith("weights set to zero")
-    assert plain(wording.name_in_progress(MAGNITUDE, 125)) == "magnitude, 12.5 % removed"
-    assert plain(wording.name_in_progress(ZEROS, 500)).endswith(", 50 % set to zero")
+    assert plain(wording.model_words(MAGNITUDE, 125, named=False)) == "12.5 % of the MLP removed"
+    assert plain(wording.model_words(MAGNITUDE, 200)) == "magnitude, 20 % of the MLP removed"
+    assert plain(wording.model_words(ZEROS, 500)).endswith("weights set to zero")
     assert wording.sparsity_axis_title([]) == wording.sparsity_axis_title([MAGNITUDE]) == "MLP channels removed"
     assert wording.sparsity_axis_title([MAGNITUDE, ZEROS]) == "MLP channels removed, or MLP weights set to zero"

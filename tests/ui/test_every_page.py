@@ -109,7 +109,7 @@ def test_every_page_of_a_run_that_was_stopped_says_so_and_leads_to_its_form(page
     run = backend.add_run(specimens.run(finished=False, n_sparse=1))
     backend.set_jobs(job(SETTINGS, "cancelled", error_text="Stopped on request."))
     app = open_page(page, run=run.key)
-    assert words(app).count("1 of its 3 sparse models is there.") == 1
+    assert words(app).count("with 1 of its 3 sparse models.") == 1
     assert query_of(links(app)["Resume (finished models are kept)"])["sparsity"] == "10, 20, 30"
     backend.set_jobs(job(SETTINGS))
     assert "1 of its 3 sparse models" not in words(open_page(page, run=run.key))
@@ -120,7 +120,7 @@ def test_a_stopped_run_promises_no_sparse_models(open_page, backend):
     backend.set_jobs(job(SETTINGS, "failed", error_text="The disk is full."))
     said = words(open_page("overview", run=run.key))
     assert said.startswith("The dense model has answered; no sparse model has.")
-    assert "none of its 3 sparse models is there." in said
+    assert "with 0 of its 3 sparse models." in said
 
 
 def flip(backend, kind, key):

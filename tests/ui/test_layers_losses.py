@@ -12,7 +12,7 @@ from tests.factories import THREE_LAYERS as LAYERS
 from tests.ui import specimens
 from tests.ui.conftest import FAILED, button, links, markup, words
 from tests.ui.filled_backend import job
-from tests.ui.test_overview_gains import SHAPE
+from tests.ui.test_loss_charts import SHAPE
 
 SETTINGS = specimens.SETTINGS
 

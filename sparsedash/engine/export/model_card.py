@@ -25,7 +25,7 @@ from sparsedash.engine.run.sparse_models import PrunedChannels, RebuiltModel
 from sparsedash.reporting import verdicts, wording
 from sparsedash.reporting.html import visible
 from sparsedash.reporting.run_results import Judged
-from sparsedash.reporting.verdicts import change_cells, times_dense_cells
+from sparsedash.reporting.verdicts import loss_cells
 from sparsedash.schema.errors import ModelError
 from sparsedash.schema.export_settings import ExportSettings, Proof
 from sparsedash.schema.records import Pruned, Record
@@ -247,19 +247,17 @@ def _making_section(facts: CardFacts) -> str:
 def _loss_section(facts: CardFacts) -> str:
     models, judged, name = (facts.dense, facts.sparse), facts.judged, "the sparse model"
     pairs, found = judged.comparison, judged.verdict
-    change, accuracy, *_ = change_cells(judged)
-    times, perplexity, _ = times_dense_cells(judged)
+    change, accuracy, _, _, _, times, perplexity, _ = loss_cells(judged)
     scores = [record.last_word for record in models]
     right = [f"{100 * score.accuracy:.1f} % ({score.right} of {score.total})" for score in scores]
     rows = [
         ("last word right", *right, f"{change} points", accuracy or "none"),
         ("word perplexity", *(wording.perplexity(record.word_perplexity) for record in models), times, perplexity),
     ]
-    sentences = [wording.first_upper(verdicts.verdict_sentence(name, found)), verdicts.loss_sentence(found)]
-    sentences += verdicts.verdict_basis(name, found, facts.tolerance)
+    sentences = wording.first_upper(" ".join(verdicts.verdict_words(name, found, facts.tolerance)))
     test = "a test that holds although it stopped early" if pairs.anytime else "exact McNemar"
     return (
-        f"## What it lost\n\n**{verdicts.VERDICT_SIGNS[found.verdict]}**: {' '.join(sentences)}\n\n"
+        f"## What it lost\n\n**{verdicts.VERDICT_SIGNS[found.verdict]}**: {sentences}\n\n"
         f"Both models answered the same {pairs.n_passages:,} passages of {_code(public_name(facts.sparse.corpus))}. "
         f"{verdicts.flip_words(pairs)} Of equal accuracy: {wording.p_value(judged.p_value)} ({test}). Where a run has "
         "several sparse models, p and the levels of the intervals allow for all of them.\n\n"

@@ -5,9 +5,10 @@ alone. Lines carry their own labels, so there is no legend. Traces and notes are
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from typing import Any, Literal
+from statistics import fmean
+from typing import Any, Literal, NamedTuple
 
 Theme = Literal["light", "dark"]
 
@@ -21,8 +22,7 @@ _WIDTH_OF_LETTER, _HEIGHT_OF_LINE = 0.54, 1.35
 """Of a label's letters, as shares of their size."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Palette:
+class Palette(NamedTuple):
     """Colours of one theme. Text in any of them but `sparse` reaches a contrast of 4.5 on that theme's ground."""
 
     dense: str
@@ -38,36 +38,25 @@ class Palette:
     ground: str
 
 
-PALETTES: dict[Theme, Palette] = {
-    "light": Palette(
-        dense="#2F5D9B",
-        band="rgba(47, 93, 155, 0.12)",
-        allowed="rgba(11, 122, 91, 0.10)",
-        sparse="#C2571A",
-        sparse_text="#A94A12",
-        broke="#B3261E",
-        mended="#0B7A5B",
-        text="#22262B",
-        muted="#5B6068",
-        grid="#E7E4DB",
-        ground="#FCFBF8",
-    ),
-    "dark": Palette(
-        dense="#8DB4E8",
-        band="rgba(141, 180, 232, 0.16)",
-        allowed="rgba(92, 201, 160, 0.13)",
-        sparse="#F0955A",
-        sparse_text="#F2A06B",
-        broke="#FF8A7A",
-        mended="#5CC9A0",
-        text="#E8E6E1",
-        muted="#A3A8B0",
-        grid="#2D3136",
-        ground="#17191C",
-    ),
+_COLOURS = {
+    "dense": ("#2F5D9B", "#8DB4E8"),
+    "band": ("rgba(47, 93, 155, 0.12)", "rgba(141, 180, 232, 0.16)"),
+    "allowed": ("rgba(11, 122, 91, 0.10)", "rgba(92, 201, 160, 0.13)"),
+    "sparse": ("#C2571A", "#F0955A"),
+    "sparse_text": ("#A94A12", "#F2A06B"),
+    "broke": ("#B3261E", "#FF8A7A"),
+    "mended": ("#0B7A5B", "#5CC9A0"),
+    "text": ("#22262B", "#E8E6E1"),
+    "muted": ("#5B6068", "#A3A8B0"),
+    "grid": ("#E7E4DB", "#2D3136"),
+    "ground": ("#FCFBF8", "#17191C"),
 }
-COLOUR_PAIRS = list(zip(asdict(PALETTES["light"]).values(), asdict(PALETTES["dark"]).values(), strict=True))
+COLOUR_PAIRS = list(_COLOURS.values())
 """Each colour of the light theme with that of the dark one."""
+PALETTES: dict[Theme, Palette] = {
+    "light": Palette(**{name: light for name, (light, _) in _COLOURS.items()}),
+    "dark": Palette(**{name: dark for name, (_, dark) in _COLOURS.items()}),
+}
 
 
 def theme_switch_css() -> str:
@@ -116,8 +105,8 @@ def fixed_axis(colours: Palette, **more: Any) -> dict[str, Any]:
 
 def x_axis(title: str, colours: Palette, **more: Any) -> dict[str, Any]:
     """The line under a chart with its title and without a grid. more: range and numbers."""
-    named = {"title": {"text": title, "font": {"color": colours.muted, "size": 14}}}
-    return fixed_axis(colours, showgrid=False, showline=True, linecolor=colours.grid, **named) | more
+    named = {"text": title, "font": {"color": colours.muted, "size": 14}}
+    return fixed_axis(colours, showgrid=False, showline=True, linecolor=colours.grid, title=named, **more)
 
 
 def y_axis(colours: Palette, **more: Any) -> dict[str, Any]:
@@ -148,25 +137,11 @@ def error_bars(
     }
 
 
-def line_across(ends: tuple[float, float], y: float, colour: str, name: str) -> dict[str, Any]:
-    """A horizontal line from end to end of the x axis."""
-    line = {"color": colour, "width": 2}
-    return {"x": list(ends), "y": [y, y], "mode": "lines", "line": line, "hoverinfo": "skip", "name": name}
-
-
 def band_across(ends: tuple[float, float], low: float, high: float, colour: str, name: str) -> dict[str, Any]:
     """A shaded band between two heights, from end to end of the x axis."""
-    left, right = ends
-    return {
-        "x": [left, right, right, left],
-        "y": [low, low, high, high],
-        "fill": "toself",
-        "mode": "lines",
-        "fillcolor": colour,
-        "line": {"width": 0},
-        "hoverinfo": "skip",
-        "name": name,
-    }
+    x, y = [*ends, *reversed(ends)], [low, low, high, high]
+    shade = {"fill": "toself", "fillcolor": colour, "line": {"width": 0}}
+    return {"x": x, "y": y, "mode": "lines", "hoverinfo": "skip", "name": name} | shade
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,7 +155,7 @@ class Label:
 
 def room_for(labels: Sequence[Label]) -> float:
     """The height in pixels that the labels need above each other, with a little air."""
-    return 1.05 * sum(_label_heights(labels))
+    return 1.05 * sum(_label_heights(labels, _label_size(labels)))
 
 
 def label_layout(
@@ -195,11 +170,10 @@ def label_layout(
     height: of the plot in pixels. domain: the lower and upper end of the labels' axis, as shares of it.
     """
     size, (low, high), (bottom, top) = _label_size(labels), y_range, domain
-    there = [(label, label.y, tall) for label, tall in zip(labels, _label_heights(labels), strict=True)]
-    ends = [(label, height * (high - y) / (high - low), tall) for label, y, tall in there if y is not None]
-    middles = place_labels([at for _, at, _ in ends], [tall for *_, tall in ends], height)
+    ends = [(label, height * (high - label.y) / (high - low)) for label in labels if label.y is not None]
+    heights = _label_heights([label for label, _ in ends], size)
     notes, lines = [], []
-    for (label, at, _), middle in zip(ends, middles, strict=True):
+    for (label, at), middle in zip(ends, spread_apart([at for _, at in ends], heights, height), strict=True):
         wanted, found = (top - (top - bottom) * place / height for place in (at, middle))
         edge = {"xref": "paper", "yref": "paper", "xanchor": "left", "xshift": AWAY, "align": "left"}
         notes.append(annotation("<br>".join(label.lines), 1, found, label.colour, size, **edge))
@@ -217,8 +191,8 @@ def _label_size(labels: Sequence[Label]) -> int:
     return _SIZE if len(labels) <= _FEW else _SMALL_SIZE
 
 
-def _label_heights(labels: Sequence[Label]) -> list[float]:
-    return [_HEIGHT_OF_LINE * _label_size(labels) * len(label.lines) for label in labels]
+def _label_heights(labels: Sequence[Label], size: int) -> list[float]:
+    return [_HEIGHT_OF_LINE * size * len(label.lines) for label in labels]
 
 
 def wrap_label(text: str, sign: str = "") -> list[str]:
@@ -233,41 +207,21 @@ def wrap_label(text: str, sign: str = "") -> list[str]:
     return [sign + text[:cut].rstrip(), text[cut:]]
 
 
-def place_labels(wanted: Sequence[float], heights: Sequence[float], room: float) -> list[float]:
-    """Middles of labels as near to the wanted ones as can be, from 0 to `room`, none on another; in the order given.
+def spread_apart(wanted: Sequence[float], heights: Sequence[float], room: float | None = None) -> list[float]:
+    """Middles as near to the wanted ones as can be, none on another; in the order given.
 
-    heights: of the labels; when they need more than the room, the last ones stand outside.
+    room: from 0 to it they must stand; what needs more than that stands beyond its end.
     """
-    order, offsets = _stack(wanted, heights)
-    if not order:
-        return []
-    low = heights[order[0]] / 2
-    high = room - offsets[-1] - heights[order[-1]] / 2
-    middles = spread_apart(wanted, heights)
-    for i, offset in zip(order, offsets, strict=True):
-        middles[i] = max(low, min(high, middles[i] - offset)) + offset
-    return middles
-
-
-def spread_apart(wanted: Sequence[float], heights: Sequence[float]) -> list[float]:
-    """Middles as near to the wanted ones as can be, none on another; in the order given."""
-    order, offsets = _stack(wanted, heights)
-    # Without its offset every middle only has to be no less than the one before: isotonic regression.
-    blocks: list[tuple[float, int]] = []
-    for i, offset in zip(order, offsets, strict=True):
-        blocks.append((wanted[i] - offset, 1))
-        while len(blocks) > 1 and blocks[-2][0] > blocks[-1][0]:
-            (first, n), (second, m) = blocks[-2:]
-            blocks[-2:] = [((first * n + second * m) / (n + m), n + m)]
-    free = [value for value, n in blocks for _ in range(n)]
-    middles = [0.0] * len(wanted)
-    for i, value, offset in zip(order, free, offsets, strict=True):
-        middles[i] = value + offset
-    return middles
-
-
-def _stack(wanted: Sequence[float], heights: Sequence[float]) -> tuple[list[int], list[float]]:
-    """The order in which they stand, and how far each is beyond the first when they touch."""
     order = sorted(range(len(wanted)), key=lambda i: wanted[i])
-    gaps = [(heights[i] + heights[j]) / 2 for i, j in pairwise(order)]
-    return order, list(accumulate([0.0, *gaps]))[: len(order)]
+    offsets = list(accumulate((heights[i] + heights[j]) / 2 for i, j in pairwise(order)))
+    offsets, n = [0.0, *offsets], len(order)
+    # Without its offset every middle only has to be no less than the one before: isotonic regression.
+    free = [wanted[i] - offset for i, offset in zip(order, offsets, strict=False)]
+    middles = [0.0] * n
+    for k, i in enumerate(order):
+        middle = max(min(fmean(free[a:b]) for b in range(k + 1, n + 1)) for a in range(k + 1))
+        if room is not None:
+            last = room - offsets[-1] - heights[order[-1]] / 2
+            middle = max(heights[order[0]] / 2, min(last, middle))
+        middles[i] = middle + offsets[k]
+    return middles

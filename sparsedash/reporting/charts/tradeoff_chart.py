@@ -1,14 +1,13 @@
-"""The trade-off chart: every method's line against measured sparsity, with intervals, dense drawn across.
+"""The charts of loss: against measured sparsity, a line for each method, and against what is won in speed or bytes.
 
-A point so far below the others that these would lie in one band stands at the lower edge, with an arrow and its value:
-word perplexity has no bound, so one hopeless model would draw its axis out.
+Intervals at every point, dense drawn across. A point far below the others stands at the lower edge, with an arrow and
+its value.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise, product
-from math import exp
-from statistics import fmean, median_high
+from math import ceil, exp, floor
+from statistics import fmean
 from typing import Any, Literal
 
 import plotly.graph_objects as go
@@ -24,7 +23,6 @@ from sparsedash.reporting.charts.chart_style import (
     chart_frame,
     error_bars,
     label_layout,
-    line_across,
     room_for,
     spread_apart,
     wrap_label,
@@ -34,18 +32,18 @@ from sparsedash.reporting.charts.chart_style import (
 from sparsedash.reporting.charts.tradeoff_data import (
     FARTHEST_BELOW,
     MARGIN,
+    Gained,
+    LossAxis,
     Measure,
     Point,
     Reading,
     Role,
     TradeoffData,
-    measure_range,
-    measure_ticks,
-    sparsity_axis_end,
+    loss_axis,
 )
+from sparsedash.stats.sparsity_search import pareto_front
 from sparsedash.stats.tolerance import Verdict
 
-HEIGHT = 380
 TITLES: dict[Measure, str] = {
     "word perplexity": "Word perplexity relative to dense, ×; lower is worse",
     "accuracy": "Last-word accuracy, points above or below dense",
@@ -66,73 +64,153 @@ SYMBOLS = {
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 VERDICT_GLYPHS: dict[Verdict | Literal[""], str] = {"within": "✓", "beyond": "✕", "undecided": "?", "": ""}
 PUBLISHED = "published"
-_TOP, _BOTTOM, _LEFT = 44, 52, 52
+_HEIGHT, _GAIN_HEIGHT = 380, 400
+_TOP, _BOTTOM, _LEFT, _RIGHT = 44, 52, 52, 24
+_LEGEND_ROW = 22
 _FEW = 3
 _LEAST_APART, _MOST_APART = 0.02, 0.08
 """How far apart the points of two methods are drawn at least, so that each can be clicked, and those of all methods
 together at most, as shares of the axis.
 """
-_BANDS, _DEEPEST, _MIDDLE = 12, 2, 4
-"""A point may stand at its own place so many times as far below dense as the tolerance, and so many times as far as
-the deepest point of the leading line, unless its middle one says less: a sweep up to 90 % draws its axis out by itself.
-"""
-_FAR_ROOM = 0.14
-"""Of the height of the others, kept free below them for the points at the edge."""
 _ARROW = 18
 """Pixels from a mark down to the tip of its arrow."""
 _VERDICT_ROW = 18
 """Pixels from row to row of verdicts under the axis."""
+_AIR = 0.06
+_GAIN_STEPS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+_MOST_GAIN_TICKS = 6
 
-
-@dataclass(frozen=True, kw_only=True)
-class Line:
-    """One method's points by rising sparsity, where their marks stand, and what tells it from others.
-
-    strong: drawn thicker than others. alone: whether it is the only one. crowded: whether there are many.
-    """
-
-    label: str
-    points: Sequence[Point]
-    places: Sequence[float]
-    symbol: str
-    dash: str
-    strong: bool
-    alone: bool
-    crowded: bool
+Mark = tuple[float, Point, Reading]
+"""A point with one of its readings, and its place on the x axis."""
 
 
 def tradeoff_chart(tradeoff: TradeoffData, measure: Measure = "word perplexity", theme: Theme = "light") -> go.Figure:
     """The chart of one measure against measured MLP sparsity, every value with its 95 % interval."""
-    tradeoff = clip_far_points(tradeoff, measure)
-    colours, end, y_range = PALETTES[theme], sparsity_axis_end(tradeoff), measure_range(tradeoff, measure)
-    lines, dense = chart_lines(tradeoff, end), tradeoff.dense_value(measure)
-    traces = tolerance_and_dense(tradeoff, measure, (-MARGIN * end, end), colours)
+    colours, end, axis = PALETTES[theme], tradeoff.sparsity_end, loss_axis(tradeoff, measure)
+    n, dense, at = len(tradeoff.lines), tradeoff.dense_value(measure), places(tradeoff, end)
+    judged = measure in tradeoff.allowed
+    traces = _ground(tradeoff, measure, (-MARGIN * end, end), colours)
     labels = [Label(y=dense, lines=["dense"], colour=colours.dense)]
-    for line in lines:
-        drawn, ends = _line_traces(tradeoff, line, measure, colours)
+    rows: list[list[tuple[float, Point]]] = []
+    for i, (label, points) in enumerate(tradeoff.lines.items()):
+        shown = sorted((p for p in points if measure in p.readings), key=lambda p: (p.live, p.sparsity))
+        placed = [(at[label, point.permille], point) for point in shown]
+        rows.append([(x, point) for x, point in placed if not point.live])
+        drawn, ends = _line(tradeoff, axis, i, placed, colours)
         traces, labels = traces + drawn, labels + ends
-    traces.append(dense_point(tradeoff, 0, measure, colours))
-    notes = far_notes(_far_groups(lines, measure), colours)
+    traces.append(_dense_point(tradeoff, 0, measure, colours))
+    notes = _far_notes(_far_groups(rows, axis), axis, colours)
     # Verdicts of several lines stand in rows under the axis: beside their marks they would cover each other.
-    judged = measure in tradeoff.allowed and len(lines) > 1
-    below = _VERDICT_ROW * len(lines) + 6 if judged else 0
-    if judged:
-        notes += _verdict_rows(lines, colours)
+    below = _VERDICT_ROW * n + 6 if judged and n > 1 else 0
+    if below:
+        notes += _verdict_rows(rows, colours)
     if measure == "share right" and tradeoff.published:
         traces.append(_published_trace(tradeoff.published, colours))
         last = tradeoff.published[-1]
-        notes.append(
-            annotation(PUBLISHED, last.sparsity_permille / 10, 100 * last.sparse, colours.muted, 13, yshift=-16)
-        )
-    if measure == "share right" and tradeoff.live:
-        traces += [_live_trace(tradeoff, line, end, colours) for line in lines if line.label == tradeoff.live.label]
-    height = max(HEIGHT - _TOP - _BOTTOM, room_for(labels))
+        x, y = last.sparsity_permille / 10, 100 * last.sparse
+        notes.append(annotation(PUBLISHED, x, y, colours.muted, 13, yshift=-16))
+    height = max(_HEIGHT - _TOP - _BOTTOM, room_for(labels))
+    across = x_axis(tradeoff.taken, colours, range=[-MARGIN * end, end], ticksuffix=" %", ticklabelstandoff=below)
+    across["title"]["standoff"] = below + 12
     layout = chart_frame(
-        TITLES[measure].format(total=tradeoff.n_passages), round(height) + _TOP + _BOTTOM + below, colours
+        TITLES[measure].format(total=tradeoff.n_passages),
+        round(height) + _TOP + _BOTTOM + below,
+        colours,
+        margin={"l": _LEFT, "t": _TOP, "b": _BOTTOM + below},
+        xaxis=across,
+        yaxis=y_axis(colours, range=list(axis.range), **axis.ticks),
     )
-    layout |= _axes(tradeoff, measure, (end, y_range), below, colours)
-    layout |= label_layout(labels, y_range, height, colours)
+    layout |= label_layout(labels, axis.range, height, colours)
     layout["annotations"] += notes
+    return go.Figure(traces, layout)
+
+
+def _line(
+    tradeoff: TradeoffData, axis: LossAxis, at: int, placed: Sequence[tuple[float, Point]], colours: Palette
+) -> tuple[list[Any], list[Label]]:
+    """The traces of a method's line and its labels: one that only keeps the room where it has no point yet.
+
+    at: which line it is. placed: its points with their place on the x axis, a live one last.
+    """
+    n, label, measure = len(tradeoff.lines), list(tradeoff.lines)[at], axis.measure
+    symbol, dash = _symbol(at), DASHES[at % len(DASHES)]
+    sign, strong = "" if n == 1 else f"{SYMBOLS[symbol]} ", n == 1 or label == tradeoff.leader
+    settled = [each for each in placed if not each[1].live]
+    traces, labels = [], []
+    for x, live in placed[len(settled) :]:
+        marks = _marks(label, symbol, [(x, live, live.readings[measure][0])], axis, colours, strong=True)
+        marks["marker"] |= {"symbol": f"{symbol}-open-dot", "size": 12}
+        traces.append(marks | {"name": "live"})
+    if not settled:
+        y = traces[0]["y"][0] if traces else None
+        return traces, [Label(y=y, lines=wrap_label(label, sign), colour=colours.sparse_text)]
+    # Broken and fixed answers are two strands of marks.
+    for readings in zip(*(point.readings[measure] for _, point in settled), strict=True):
+        role, drawn = readings[0].role, [(x, p, r) for (x, p), r in zip(settled, readings, strict=True)]
+        marks = _marks(label, symbol, drawn, axis, colours, strong=strong, size=7 if n > _FEW else 9)
+        if n == 1 and measure in tradeoff.allowed:
+            marks["text"] = [VERDICT_GLYPHS[point.verdict] for _, point in settled]
+        # Through points at the edge the line leads to where they belong, and is cut off by the plot.
+        heights = [tradeoff.dense_value(measure), *(reading.value for reading in readings)]
+        stroke = {"color": marks["marker"]["color"], "width": 2.5 if strong else 1.25, "dash": dash}
+        line = {"x": [0.0, *marks["x"]], "y": heights, "mode": "lines", "line": stroke, "hoverinfo": "skip"}
+        traces += [line | {"name": "line"}, marks | {"name": role}]
+        if n == 1 or role != "mended":
+            text = {"sparse": label, "broke": "broke", "mended": "fixed"}[role] if n == 1 else label
+            ink = _ink(role, colours)[1]
+            labels.append(Label(y=marks["y"][-1], lines=wrap_label(text, sign), colour=ink))
+    return traces, labels
+
+
+def gain_chart(tradeoff: TradeoffData, gained: Gained, measure: Measure, theme: Theme = "light") -> go.Figure:
+    """What is lost, by one measure, against what is won, the Pareto front joined. Only known gains are drawn."""
+    front, colours, axis = _front(tradeoff, gained, measure), PALETTES[theme], loss_axis(tradeoff, measure)
+    gains = {point.key: gained.gains[point.key] for point in tradeoff.sparse if point.key in gained.gains}
+    bounds = [1.0, 1.05, *(bound for gain in gains.values() for bound in (gain.low, gain.high))]
+    air = _AIR * (max(bounds) - min(bounds))
+    low, high = min(bounds) - air, max(bounds) + air
+    # The dense model's own interval would need a label.
+    traces = [each for each in _ground(tradeoff, measure, (low, high), colours) if not each["name"].startswith("95 %")]
+    traces[-1]["name"] = "across"
+    joined = {"mode": "lines", "line": {"color": colours.sparse, "width": 2.5}, "hoverinfo": "skip"}
+    traces.append({"x": [x for _, x, _ in front], "y": [y for *_, y in front], "name": "unbeaten"} | joined)
+    far = []
+    for i, (label, points) in enumerate(tradeoff.lines.items()):
+        drawn = [(gains[p.key].value, p, p.readings[measure][0]) for p in points if p.key in gains]
+        if not drawn:
+            continue
+        known = [gains[point.key] for _, point, _ in drawn]
+        marks = _marks(label, _symbol(i), drawn, axis, colours, said=[gain.words for gain in known])
+        glyphs = ["" if measure == "flips" else VERDICT_GLYPHS[point.verdict] for _, point, _ in drawn]
+        marks["error_x"] = error_bars([(gain.value, gain.low, gain.high) for gain in known], colours.sparse)
+        marks["text"] = [f"{said} {p.permille / 10:g} %".strip() for said, (_, p, _) in zip(glyphs, drawn, strict=True)]
+        # At the right edge a phone would cut it off.
+        marks["textposition"] = ["top left" if x > (low + high) / 2 else "top right" for x, *_ in drawn]
+        traces.append(marks)
+        far += [[(x, reading, "")] for x, _, reading in drawn if reading.value < axis.bottom]
+    traces.append(_dense_point(tradeoff, 1, measure, colours))
+    for trace in traces:
+        trace["showlegend"] = trace["mode"] != "lines"
+    # Two names on each row is what a phone has room for.
+    legend_height = _LEGEND_ROW * -(-sum(trace["showlegend"] for trace in traces) // 2)
+    step = next((s for s in _GAIN_STEPS if (high - low) / s <= _MOST_GAIN_TICKS), _GAIN_STEPS[-1])
+    ticks = [i * step for i in range(ceil(low / step - 1e-9), floor(high / step + 1e-9) + 1)]
+    texts = [f"{value:.{2 if step < 0.1 else 1}f} ×" for value in ticks]
+    title = "Answers broken, % of {total:,}; lower is worse" if measure == "flips" else TITLES[measure]
+    place = {"orientation": "h", "x": 0, "xanchor": "left", "y": 0, "yref": "container", "yanchor": "bottom"}
+    clicks = {"itemclick": False, "itemdoubleclick": False}
+    layout = chart_frame(
+        title.format(total=tradeoff.n_passages),
+        _GAIN_HEIGHT + legend_height,
+        colours,
+        margin={"l": _LEFT, "r": _RIGHT, "t": _TOP, "b": _BOTTOM + legend_height},
+        xaxis=x_axis(gained.name, colours, range=[low, high], tickvals=ticks, ticktext=texts),
+        yaxis=y_axis(colours, range=list(axis.range), **axis.ticks),
+        annotations=_far_notes(far, axis, colours),
+        # A joined front leaves no line's end to put a label at.
+        showlegend=True,
+        legend={"font": {"color": colours.text, "size": 14}} | place | clicks,
+    )
     return go.Figure(traces, layout)
 
 
@@ -149,7 +227,8 @@ def tradeoff_words(tradeoff: TradeoffData, measure: Measure = "word perplexity")
     for label, points in tradeoff.lines.items():
         parts += [
             f"{label} at {p.sparsity:.1f} % {p.readings[measure][0].words}{f', {p.verdict}' if judged else ''}"
-            for p in _by_sparsity(points)
+            for p in sorted(points, key=lambda point: point.sparsity)
+            if not p.live
         ]
     what = {
         "word perplexity": f"Word perplexity over {total:,} passages",
@@ -164,38 +243,37 @@ def tradeoff_words(tradeoff: TradeoffData, measure: Measure = "word perplexity")
     return f"{what} against the share of {tradeoff.taken}, with 95 % intervals: {'; '.join(parts)}.{published}"
 
 
-def chart_lines(tradeoff: TradeoffData, end: float) -> list[Line]:
-    """The lines of the chart; also those that have no point yet. end: of the x axis."""
-    n, symbols, at = len(tradeoff.lines), list(SYMBOLS), places(tradeoff, end)
-    return [
-        Line(
-            label=label,
-            points=(ordered := _by_sparsity(points)),
-            places=[at[label, point.permille] for point in ordered],
-            symbol=symbols[i % len(symbols)],
-            dash=DASHES[i % len(DASHES)],
-            strong=n == 1 or label == tradeoff.leader,
-            alone=n == 1,
-            crowded=n > _FEW,
-        )
-        for i, (label, points) in enumerate(tradeoff.lines.items())
+def gain_words(tradeoff: TradeoffData, gained: Gained, measure: Measure) -> str:
+    """What `gain_chart` shows, for screen readers."""
+    front = {key for key, _, _ in _front(tradeoff, gained, measure)}
+    parts = [
+        f"{label} at {point.sparsity:.1f} % {gained.gains[point.key].words}, "
+        f"{point.readings[measure][0].words}{' (on the Pareto front)' if point.key in front else ''}"
+        for label, points in tradeoff.lines.items()
+        for point in points
+        if point.key in gained.gains
     ]
+    return f"{measure.capitalize()} against {gained.name}: {'; '.join(parts) or 'no model yet'}."
+
+
+def far_words(tradeoff: TradeoffData, measure: Measure) -> str:
+    """What the arrows mean; nothing where there are none."""
+    far = any(point.readings[measure][0].value < loss_axis(tradeoff, measure).bottom for point in tradeoff.sparse)
+    return "An arrow at the lower edge: the point lies farther down, at the value that stands there." if far else ""
 
 
 def places(tradeoff: TradeoffData, end: float) -> dict[tuple[str, int], float]:
-    """Where on the x axis each point stands, by its line and the per mille asked for.
+    """Where on the x axis each point stands, by its line and the per mille asked for. end: of the axis.
 
     That is at its sparsity, in percent, and where methods would cover each other as near to it as can be, but never
     among the points of another sparsity. Points that are asked for and not there yet keep their place.
     """
     wanted = {place: place[1] / 10 for place in product(tradeoff.lines, tradeoff.asked)}
     wanted |= {(label, p.permille): p.sparsity for label, points in tradeoff.lines.items() for p in points}
-    if tradeoff.live is not None:
-        wanted.setdefault((tradeoff.live.label, tradeoff.live.permille), tradeoff.live.permille / 10)
     asked = sorted({permille for _, permille in wanted})
     closest = min((high - low for low, high in pairwise(asked)), default=1000) / 10
-    n = len(tradeoff.lines)
-    step = min(_LEAST_APART * end, _MOST_APART * end / n, closest / n) if n else 0.0
+    n = max(1, len(tradeoff.lines))
+    step = min(_LEAST_APART * end, _MOST_APART * end / n, closest / n)
     found: dict[tuple[str, int], float] = {}
     for permille in asked:
         group = [place for place in wanted if place[1] == permille]
@@ -203,21 +281,33 @@ def places(tradeoff: TradeoffData, end: float) -> dict[tuple[str, int], float]:
     return found
 
 
-def role_colours(role: Role, colours: Palette) -> tuple[str, str]:
+def _symbol(at: int) -> str:
+    return list(SYMBOLS)[at % len(SYMBOLS)]
+
+
+def _front(tradeoff: TradeoffData, gained: Gained, measure: Measure) -> list[tuple[str, float, float]]:
+    """The Pareto front of dense and the sparse models, by rising gain: each key with its gain and its loss."""
+    models = [(tradeoff.dense.key, 1.0, tradeoff.dense_value(measure))]
+    models += [
+        (point.key, gained.gains[point.key].value, point.readings[measure][0].value)
+        for point in tradeoff.sparse
+        if point.key in gained.gains
+    ]
+    return [models[i] for i in pareto_front([(gain, value) for _, gain, value in models])]
+
+
+def _ink(role: Role, colours: Palette) -> tuple[str, str]:
     """The colours of a role's marks and of its label."""
-    return {
-        "sparse": (colours.sparse, colours.sparse_text),
-        "broke": (colours.broke, colours.broke),
-        "mended": (colours.mended, colours.mended),
-    }[role]
+    if role == "sparse":
+        return colours.sparse, colours.sparse_text
+    return (colours.broke, colours.broke) if role == "broke" else (colours.mended, colours.mended)
 
 
-def verdict_colour(verdict: Verdict | Literal[""], colours: Palette) -> str:
-    """The colour of a verdict's sign."""
+def _verdict_ink(verdict: Verdict | Literal[""], colours: Palette) -> str:
     return {"within": colours.mended, "beyond": colours.broke}.get(verdict, colours.muted)
 
 
-def tolerance_and_dense(
+def _ground(
     tradeoff: TradeoffData, measure: Measure, ends: tuple[float, float], colours: Palette
 ) -> list[dict[str, Any]]:
     """The ground of a chart: the tolerance as a band under dense, dense across, with its interval if it has one."""
@@ -227,11 +317,11 @@ def tolerance_and_dense(
     if measure == "share right":
         (reading,) = tradeoff.dense.readings[measure]
         traces.append(band_across(ends, reading.low, reading.high, colours.band, "95 % interval of dense"))
-    return [*traces, line_across(ends, top, colours.dense, "dense")]
+    line = {"x": list(ends), "y": [top, top], "mode": "lines", "line": {"color": colours.dense, "width": 2}}
+    return [*traces, line | {"hoverinfo": "skip", "name": "dense"}]
 
 
-def dense_point(tradeoff: TradeoffData, x: float, measure: Measure, colours: Palette) -> dict[str, Any]:
-    """The dense model's own point."""
+def _dense_point(tradeoff: TradeoffData, x: float, measure: Measure, colours: Palette) -> dict[str, Any]:
     return {
         "x": [x],
         "y": [tradeoff.dense_value(measure)],
@@ -243,90 +333,43 @@ def dense_point(tradeoff: TradeoffData, x: float, measure: Measure, colours: Pal
     }
 
 
-def _by_sparsity(points: Sequence[Point]) -> list[Point]:
-    return sorted(points, key=lambda point: point.sparsity)
-
-
-def _line_traces(
-    tradeoff: TradeoffData, line: Line, measure: Measure, colours: Palette
-) -> tuple[list[Any], list[Label]]:
-    """The traces of one method and its labels: one that only keeps the room where it has no point yet.
-
-    Broken and fixed answers are two strands of marks. Where marks stand at the edge of the chart, the line by itself
-    leads to where they belong, and is cut off there.
-    """
-    sign = "" if line.alone else f"{SYMBOLS[line.symbol]} "
-    if not line.points:
-        live = tradeoff.live if measure == "share right" else None
-        y = live.reading.value if live is not None and live.label == line.label else None
-        return [], [Label(y=y, lines=wrap_label(line.label, sign), colour=colours.sparse_text)]
-    traces, labels = [], []
-    for readings in zip(*(point.readings[measure] for point in line.points), strict=True):
-        role, marks = readings[0].role, _marks(tradeoff, line, measure, readings, colours)
-        if any(reading.farther is not None for reading in readings):
-            heights = [tradeoff.dense_value(measure), *(reading.place for reading in readings)]
-            whole = {"x": marks["x"], "y": heights, "mode": "lines", "line": marks["line"]}
-            traces.append(whole | {"name": "line", "hoverinfo": "skip"})
-            marks["mode"] = "markers+text"
-        traces.append(marks)
-        if line.alone or role != "mended":
-            text = role if line.alone and role != "sparse" else line.label
-            text = "fixed" if text == "mended" else text
-            y, colour = readings[-1].value, role_colours(role, colours)[1]
-            labels.append(Label(y=y, lines=wrap_label(text, sign), colour=colour))
-    return traces, labels
-
-
 def _marks(
-    tradeoff: TradeoffData, line: Line, measure: Measure, readings: Sequence[Reading], colours: Palette
+    label: str,
+    symbol: str,
+    marks: Sequence[Mark],
+    axis: LossAxis,
+    colours: Palette,
+    *,
+    said: Sequence[str] = (),
+    strong: bool = False,
+    size: int = 9,
 ) -> dict[str, Any]:
-    """One line of marks with intervals, from dense on; hollow marks stand for fewer passages than dense has."""
-    dense, (colour, _) = tradeoff.dense_value(measure), role_colours(readings[0].role, colours)
-    judged = line.alone and measure in tradeoff.allowed
-    verdicts = [point.verdict for point in line.points]
-    symbols = [f"{line.symbol}-open" if point.hollow else line.symbol for point in line.points]
-    said = [
-        "<br>".join([f"{line.label}, {reading.words}", *point.facts])
-        for point, reading in zip(line.points, readings, strict=True)
+    """Marks with intervals; hollow ones answered fewer passages than dense. said: more about each, when pointed at."""
+    ink, points = _ink(marks[0][2].role, colours)[0], [point for _, point, _ in marks]
+    words = [
+        "<br>".join(filter(None, [f"{label}, {reading.words}", more, *point.facts]))
+        for (_, point, reading), more in zip(marks, said or [""] * len(marks), strict=True)
     ]
-    bars = [(dense, dense, dense), *((reading.value, reading.low, reading.high) for reading in readings)]
+    bars = [(r.value, r.low, r.high) if r.value >= axis.bottom else (axis.edge,) * 3 for *_, r in marks]
     return {
-        "x": [0.0, *line.places],
-        "y": [value for value, _, _ in bars],
-        "mode": "lines+markers+text",
-        "text": ["", *(VERDICT_GLYPHS[verdict] if judged else "" for verdict in verdicts)],
+        "x": [x for x, *_ in marks],
+        "y": [value for value, *_ in bars],
+        "mode": "markers+text",
+        "name": label,
+        "text": [""] * len(marks),
         "textposition": "top right",
-        "textfont": {"size": 14, "color": [colours.muted, *(verdict_colour(v, colours) for v in verdicts)]},
-        "name": readings[0].role,
-        "line": {"color": colour, "width": 2.5 if line.strong else 1.25, "dash": line.dash},
+        "textfont": {"size": 14, "color": [_verdict_ink(point.verdict, colours) for point in points]},
         "marker": {
-            "color": colour,
-            "symbol": [line.symbol, *symbols],
-            "size": [0] + [7 if line.crowded else 9] * len(readings),
+            "color": ink,
+            "symbol": [f"{symbol}-open" if point.hollow else symbol for point in points],
+            "size": size,
             "opacity": 1,
-            "line": {"color": colour, "width": [0, *(2 if point.hollow else 0 for point in line.points)]},
+            "line": {"color": ink, "width": [2 if point.hollow or point.live else 0 for point in points]},
         },
-        "error_y": error_bars(bars, colour, 1.25 if line.strong else 0.75, 5 if line.strong else 3),
+        "error_y": error_bars(bars, ink, 1.25 if strong else 0.75, 5 if strong else 3),
         "cliponaxis": False,
-        "customdata": [["", ""], *([words, point.key] for words, point in zip(said, line.points, strict=True))],
+        "customdata": [[text, point.key] for text, point in zip(words, points, strict=True)],
         "hovertemplate": "%{customdata[0]}<extra></extra>",
-    }
-
-
-def _live_trace(tradeoff: TradeoffData, line: Line, end: float, colours: Palette) -> dict[str, Any]:
-    """The model that is answering now: its share right so far, with its interval, at the sparsity asked for."""
-    assert tradeoff.live is not None
-    reading, outline = tradeoff.live.reading, {"color": colours.sparse, "width": 2}
-    return {
-        "x": [places(tradeoff, end)[line.label, tradeoff.live.permille]],
-        "y": [reading.value],
-        "mode": "markers",
-        "name": "live",
-        "marker": {"color": colours.sparse, "symbol": f"{line.symbol}-open-dot", "size": 12, "line": outline},
-        "error_y": error_bars([(reading.value, reading.low, reading.high)], colours.sparse, 1.25, 5),
-        "cliponaxis": False,
-        "customdata": [f"{line.label}, answering<br>{tradeoff.live.words}"],
-        "hovertemplate": "%{customdata}<extra></extra>",
     }
 
 
@@ -334,115 +377,67 @@ def _published_trace(rows: Sequence[PublishedRow], colours: Palette) -> dict[str
     """Published results as grey diamonds, open for dense."""
     points = [(0.0, 100 * row.dense, "dense") for row in rows]
     points += [(row.sparsity_permille / 10, 100 * row.sparse, "sparse") for row in rows]
+    symbols = ["diamond-open" if kind == "dense" else "diamond" for *_, kind in points]
+    outline = {"color": colours.muted, "width": 1.5}
     return {
         "x": [x for x, _, _ in points],
         "y": [share for _, share, _ in points],
         "mode": "markers",
         "name": PUBLISHED,
         "cliponaxis": False,
-        "marker": {
-            "color": colours.muted,
-            "size": 11,
-            "line": {"color": colours.muted, "width": 1.5},
-            "symbol": ["diamond-open" if kind == "dense" else "diamond" for _, _, kind in points],
-        },
+        "marker": {"color": colours.muted, "size": 11, "line": outline, "symbol": symbols},
         "customdata": [f"published, {kind}<br>{share:.2f} %" for _, share, kind in points],
         "hovertemplate": "%{customdata}<extra></extra>",
     }
 
 
-def _verdict_rows(lines: Sequence[Line], colours: Palette) -> list[dict[str, Any]]:
-    """Notes under the axis: the mark of each line left of it, its verdicts under the sparsities."""
+def _verdict_rows(rows: Sequence[Sequence[tuple[float, Point]]], colours: Palette) -> list[dict[str, Any]]:
+    """Notes under the axis, a row for each line: its mark left of the axis, its verdicts under the sparsities."""
     middles: dict[int, list[float]] = {}
-    for line in lines:
-        for point, place in zip(line.points, line.places, strict=True):
-            middles.setdefault(point.permille, []).append(place)
+    for x, point in (each for row in rows for each in row):
+        middles.setdefault(point.permille, []).append(x)
     notes = []
-    for row, line in enumerate(lines):
-        below: dict[str, Any] = {"yref": "paper", "yshift": -_VERDICT_ROW * (row + 0.7)}
+    for i, row in enumerate(rows):
+        below: dict[str, Any] = {"yref": "paper", "yshift": -_VERDICT_ROW * (i + 0.7)}
         mark: dict[str, Any] = {"xref": "paper", "xshift": -16}
-        notes.append(annotation(SYMBOLS[line.symbol], 0, 0, colours.sparse_text, **below, **mark))
-        for point in line.points:
-            x, colour = fmean(middles[point.permille]), verdict_colour(point.verdict, colours)
-            notes.append(annotation(VERDICT_GLYPHS[point.verdict], x, 0, colour, **below))
+        notes.append(annotation(SYMBOLS[_symbol(i)], 0, 0, colours.sparse_text, **below, **mark))
+        for _, point in row:
+            x, ink = fmean(middles[point.permille]), _verdict_ink(point.verdict, colours)
+            notes.append(annotation(VERDICT_GLYPHS[point.verdict], x, 0, ink, **below))
     return notes
 
 
-def _axes(
-    tradeoff: TradeoffData, measure: Measure, reach: tuple[float, tuple[float, float]], below: int, colours: Palette
-) -> dict[str, Any]:
-    """Both axes. reach: the end of the x axis and the range of the y axis. below: pixels kept free under the x axis."""
-    end, y_range = reach
-    # Beside points that do not stand where they belong no number of the axis holds.
-    edges = [reading.value for point in tradeoff.sparse for reading in point.readings[measure] if reading.farther]
-    marked = (max(y_range[0], *edges), y_range[1]) if edges else y_range
-    across = x_axis(tradeoff.taken, colours, range=[-MARGIN * end, end], ticksuffix=" %")
-    across["title"]["standoff"] = below + 12
-    return {
-        "margin": {"l": _LEFT, "t": _TOP, "b": _BOTTOM + below},
-        "xaxis": across | {"ticklabelstandoff": below},
-        "yaxis": y_axis(colours, range=list(y_range), **measure_ticks(measure, marked)),
-    }
+def _far_groups(
+    rows: Sequence[Sequence[tuple[float, Point]]], axis: LossAxis
+) -> Iterable[list[tuple[float, Reading, str]]]:
+    """The points at the edge, sparsity by sparsity; each with the sign of its line."""
+    found: dict[int, list[tuple[float, Reading, str]]] = {}
+    for i, row in enumerate(rows):
+        for x, point in row:
+            if (reading := point.readings[axis.measure][0]).value < axis.bottom:
+                found.setdefault(point.permille, []).append((x, reading, f"{SYMBOLS[_symbol(i)]} "))
+    return found.values()
 
 
-def clip_far_points(tradeoff: TradeoffData, measure: Measure) -> TradeoffData:
-    """The same data with every point that is too far down at the edge: its reading is `farther` than it stands.
-
-    Never an undecided one, whose whole interval has to be seen, nor one that the others leave room for.
-    """
-    far = _far_keys(tradeoff) if measure == "word perplexity" else set()
-    if not far:
-        return tradeoff
-    near = [_reading(point) for point in tradeoff.sparse if point.key not in far]
-    bottom, top = _bottom(tradeoff, near), max([0.0, *(reading.high for reading in near)])
-    edge = bottom - _FAR_ROOM * (top - bottom)
-
-    def clip(point: Point) -> Point:
-        reading = replace(_reading(point), value=edge, low=edge, high=edge, farther=_reading(point).value)
-        return replace(point, readings={**point.readings, "word perplexity": (reading,)})
-
-    lines = {
-        label: [clip(point) if point.key in far else point for point in points]
-        for label, points in tradeoff.lines.items()
-    }
-    return replace(tradeoff, lines=lines)
-
-
-def far_words(tradeoff: TradeoffData, measure: Measure) -> str:
-    """What the arrows mean; nothing where there are none."""
-    if clip_far_points(tradeoff, measure) is tradeoff:
-        return ""
-    return "An arrow at the lower edge: the point lies farther down, at the value that stands there."
-
-
-def far_notes(groups: Sequence[Sequence[tuple[float, Reading, str]]], colours: Palette) -> list[dict[str, Any]]:
+def _far_notes(
+    groups: Iterable[Sequence[tuple[float, Reading, str]]], axis: LossAxis, colours: Palette
+) -> list[dict[str, Any]]:
     """Arrows and values of points at the edge as annotations.
 
     groups: of points with one common text: for each its x, its reading, and the sign before its value.
     """
     notes = []
+    arrow = {"ax": 0, "ay": -_ARROW, "yshift": -_ARROW, "showarrow": True, "arrowhead": 2, "arrowwidth": 1.25}
     for group in groups:
-        for x, reading, _ in group:
-            arrow = {"ax": 0, "ay": -_ARROW, "yshift": -_ARROW, "showarrow": True, "arrowhead": 2, "arrowwidth": 1.25}
-            notes.append(annotation("", x, reading.value, colours.sparse, arrowcolor=colours.sparse) | arrow)
-        values = "<br>".join(f"{sign} {short_times(-reading.place)}".strip() for _, reading, sign in group)
-        x, edge = fmean(x for x, *_ in group), group[0][1].value
-        notes.append(annotation(values, x, edge, colours.sparse_text, 11, yanchor="bottom", yshift=7))
+        for x, *_ in group:
+            notes.append(annotation("", x, axis.edge, colours.sparse, arrowcolor=colours.sparse) | arrow)
+        values = [f"{sign if len(group) > 1 else ''}{_short_times(-reading.value)}" for _, reading, sign in group]
+        x = fmean(x for x, *_ in group)
+        notes.append(annotation("<br>".join(values), x, axis.edge, colours.sparse_text, 11, yanchor="bottom", yshift=7))
     return notes
 
 
-def _far_groups(lines: Sequence[Line], measure: Measure) -> list[list[tuple[float, Reading, str]]]:
-    """The points at the edge, sparsity by sparsity; each with its mark where there are several."""
-    found: dict[int, list[tuple[float, Reading, str]]] = {}
-    for line in lines:
-        for point, place in zip(line.points, line.places, strict=True):
-            reading = point.readings[measure][0]
-            if reading.farther is not None:
-                found.setdefault(point.permille, []).append((place, reading, SYMBOLS[line.symbol]))
-    return [group if len(group) > 1 else [(x, reading, "") for x, reading, _ in group] for group in found.values()]
-
-
-def short_times(nats: float) -> str:
+def _short_times(nats: float) -> str:
     """A factor in few letters, for where points stand close: "934×", "13k×", ">1M×"."""
     if nats >= FARTHEST_BELOW:
         return ">1M×"
@@ -450,26 +445,3 @@ def short_times(nats: float) -> str:
     if thousands < 0.9995:
         return f"{1000 * thousands:.0f}×"
     return f"{thousands:.1f}k×" if thousands < 9.95 else f"{thousands:.0f}k×"
-
-
-def _far_keys(tradeoff: TradeoffData) -> set[str]:
-    """The keys of the points that are too far down."""
-    leading = tradeoff.lines.get(tradeoff.leader) or tradeoff.sparse
-    if not leading:
-        return set()
-    depths = [-_reading(point).low for point in leading]
-    allowed = tradeoff.allowed.get("word perplexity", 0.0)
-    limit = -max(_BANDS * allowed, min(_DEEPEST * max(depths), _MIDDLE * median_high(depths)))
-    near = [point for point in tradeoff.sparse if _reading(point).value >= limit or point.verdict == "undecided"]
-    if not near:
-        return set()
-    bottom = _bottom(tradeoff, [_reading(point) for point in near])
-    return {point.key for point in tradeoff.sparse if _reading(point).value < bottom} - {point.key for point in near}
-
-
-def _bottom(tradeoff: TradeoffData, near: Sequence[Reading]) -> float:
-    return min([-tradeoff.allowed.get("word perplexity", 0.0), *(min(r.low, r.value) for r in near)])
-
-
-def _reading(point: Point) -> Reading:
-    return point.readings["word perplexity"][0]

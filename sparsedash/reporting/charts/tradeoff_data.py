@@ -1,8 +1,9 @@
-"""Data of the trade-off chart: a point for each model with its values on every measure, its gains, and both axes."""
+"""Data of the charts of loss: a point for each model with its values on every measure, its gains, and the loss axis."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import ceil, floor, log
+from math import ceil, floor, inf, log
+from statistics import median_high
 from typing import Any, Literal
 
 from sparsedash.catalog.published_results import PublishedRow
@@ -23,7 +24,7 @@ class Reading:
 
     role: what it counts. For perplexity the mean change of the target's log-likelihood in nats, as far as the chart
     reaches; for accuracy the change in percentage points; for flips the share of passages in percent, of broken ones
-    below zero; for the share right that in percent. farther: of a point at the edge of its chart, where it belongs.
+    below zero; for the share right that in percent.
     """
 
     role: Role
@@ -31,12 +32,6 @@ class Reading:
     low: float
     high: float
     words: str
-    farther: float | None = None
-
-    @property
-    def place(self) -> float:
-        """Where it belongs, whether the chart reaches there or not."""
-        return self.value if self.farther is None else self.farther
 
 
 Readings = Mapping[Measure, Sequence[Reading]]
@@ -48,7 +43,8 @@ class Point:
     """One model on the chart.
 
     key: of its record. permille: the sparsity asked for. sparsity: measured, in percent. facts: what is said of it
-    whatever the measure is. hollow: it answered fewer passages than dense. verdict: empty for dense.
+    whatever the measure is. hollow: it answered fewer passages than dense. verdict: empty for dense. live: it is being
+    evaluated, and only its share of right words so far is known.
     """
 
     key: str
@@ -58,48 +54,40 @@ class Point:
     facts: Sequence[str]
     hollow: bool = False
     verdict: Verdict | Literal[""] = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Live:
-    """The sparse model that is answering now: its line, the sparsity asked for, its share of right words so far."""
-
-    label: str
-    permille: int
-    reading: Reading
-    words: str
-
-
-Lines = Mapping[str, Sequence[Point]]
-"""The sparse models by the label of their line, in the order they are drawn; none yet for a method that is still to
-come.
-"""
+    live: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class TradeoffData:
     """What one chart shows: sparse models on their lines against the dense one.
 
-    n_passages: what dense answered. taken: what the sparsity is a share of. asked: sparsities in per mille that the
-    axis leaves room for, so that nothing moves while a run fills the chart. leader: the label of the line to be drawn
-    strongest. published: rows that stand beside the shares of right words. allowed: how far below dense a model may be,
-    in the unit of each measure's axis; for those that are judged.
+    lines: points by the label of their line, in drawing order; none yet for a method still to come. n_passages: what
+    dense answered. taken: what the sparsity is a share of. asked: sparsities in per mille that the axis leaves room
+    for, so that nothing moves while a run fills the chart. leader: the label of the line to be drawn strongest.
+    published: rows that stand beside the shares of right words. allowed: how far below dense a model may be, in the
+    unit of each measure's axis; for those that are judged.
     """
 
     dense: Point
-    lines: Lines
+    lines: Mapping[str, Sequence[Point]]
     n_passages: int
     taken: str
     asked: Sequence[int] = ()
-    live: Live | None = None
     leader: str = ""
     published: Sequence[PublishedRow] = ()
     allowed: Mapping[Measure, float] = field(default_factory=dict)
 
     @property
     def sparse(self) -> list[Point]:
-        """The points of every line."""
-        return [point for points in self.lines.values() for point in points]
+        """The points of every line, live ones left out."""
+        return [point for points in self.lines.values() for point in points if not point.live]
+
+    @property
+    def sparsity_end(self) -> float:
+        """The right end of the sparsity axis in percent: a little beyond the largest sparsity."""
+        asked = [*self.asked, *(row.sparsity_permille for row in self.published)]
+        largest = max([*(point.sparsity for point in self.sparse), *(value / 10 for value in asked), 1.0])
+        return min(100.0, largest * 1.06)
 
     def dense_value(self, measure: Measure) -> float:
         """Where the dense model stands on the axis of a measure."""
@@ -129,6 +117,12 @@ FARTHEST_BELOW, FARTHEST_ABOVE = log(MOST_FACTOR), log(LEAST_FACTOR)
 
 MARGIN = 0.02
 """Air left of zero, as a share of the axis, so that the dense point does not stand on the tick labels."""
+_BANDS, _DEEPEST, _MIDDLE = 12, 2, 4
+"""A point may stand at its own place so many times as far below dense as the tolerance, and so many times as far as
+the deepest point of the leading line, unless its middle one says less: a sweep up to 90 % draws its axis out by itself.
+"""
+_FAR_ROOM = 0.14
+"""Of the height of the others, kept free below them for the points at the edge."""
 _FACTORS = (1, 1.05, 1.1, 1.2, 1.35, 1.5, 2, 3, 5, 10, 20, 50, 100, 300, 1000, 10_000, 100_000, MOST_FACTOR)
 _SHORT = {10_000: "10⁴ ×", 100_000: "10⁵ ×", MOST_FACTOR: "> 10⁶ ×"}
 """Factors that would be wider than the room left of the axis."""
@@ -137,42 +131,66 @@ _MOST_TICKS = 7
 _STEPS = (0.5, 1, 2, 5, 10, 20, 50)
 
 
-def sparsity_axis_end(tradeoff: TradeoffData) -> float:
-    """The right end of the sparsity axis in percent: a little beyond the largest sparsity."""
-    asked = [*tradeoff.asked, *(row.sparsity_permille for row in tradeoff.published)]
-    largest = max([*(point.sparsity for point in tradeoff.sparse), *(value / 10 for value in asked), 1.0])
-    return min(100.0, largest * 1.06)
+@dataclass(frozen=True, kw_only=True)
+class LossAxis:
+    """The y axis of one measure. Values below `bottom` stand at `edge`, which the range leaves room for."""
+
+    measure: Measure
+    range: tuple[float, float]
+    bottom: float = -inf
+    edge: float = -inf
+
+    @property
+    def ticks(self) -> dict[str, Any]:
+        """Places and words of the numbers: log-likelihoods as factors, broken answers without a minus."""
+        # Beside points that do not stand where they belong no number of the axis holds.
+        low, high = max(self.range[0], self.edge), self.range[1]
+        if self.measure != "word perplexity":
+            places = round_ticks(low, high)
+            words = [signed_tick(place) if self.measure == "accuracy" else f"{abs(place):g} %" for place in places]
+            return {"tickvals": places, "ticktext": words}
+        below = _thin_out([-log(factor) for factor in _FACTORS if low <= -log(factor) <= high], high - low)
+        above = _thin_out([0.0, *(log(factor) for factor in _ABOVE if -log(factor) <= high)], high - low)
+        places = [*(-place for place in above[1:]), *below]
+        short = {-log(factor): words for factor, words in _SHORT.items()}
+        return {"tickvals": places, "ticktext": [short.get(place) or nats_as_factor(-place) for place in places]}
 
 
-def measure_range(tradeoff: TradeoffData, measure: Measure) -> tuple[float, float]:
-    """The ends of the y axis, which holds every interval with some air; shares stay within 0 to 100 percent."""
-    readings = [reading for point in (tradeoff.dense, *tradeoff.sparse) for reading in point.readings[measure]]
-    shares = measure == "share right"
-    if shares and tradeoff.live:
-        readings.append(tradeoff.live.reading)
-    bounds = [bound for reading in readings for bound in (reading.low, reading.high)]
+def loss_axis(tradeoff: TradeoffData, measure: Measure) -> LossAxis:
+    """The axis that holds every interval with some air; shares stay within 0 to 100 percent.
+
+    Word perplexity has no bound, so points far below the others, which would lie in one band, stand at the edge: never
+    an undecided one, whose whole interval has to be seen, nor one that the others leave room for.
+    """
+    points = [tradeoff.dense, *(point for points in tradeoff.lines.values() for point in points)]
+    readings = [reading for point in points for reading in point.readings.get(measure, ())]
+    shares, bottom, edge = measure == "share right", -inf, -inf
+    if measure == "word perplexity":
+        bottom, edge = _edge(tradeoff)
+    bounds = [edge if r.value < bottom else bound for r in readings for bound in (r.low, r.high)]
     if shares:
         bounds += [100 * share for row in tradeoff.published for share in (row.dense, row.sparse)]
     if measure in tradeoff.allowed:
         bounds.append(tradeoff.dense_value(measure) - tradeoff.allowed[measure])
-    least = 0.02 if measure == "word perplexity" else 2.0
-    air = max(least, 0.08 * (max(bounds) - min(bounds)))
+    air = max(0.02 if measure == "word perplexity" else 2.0, 0.08 * (max(bounds) - min(bounds)))
     low, high = min(bounds) - air, max(bounds) + air
-    return (max(0.0, low), min(100.0, high)) if shares else (low, high)
+    ends = (max(0.0, low), min(100.0, high)) if shares else (low, high)
+    return LossAxis(measure=measure, range=ends, bottom=bottom, edge=edge)
 
 
-def measure_ticks(measure: Measure, y_range: tuple[float, float]) -> dict[str, Any]:
-    """The numbers of the y axis, their places and words: log-likelihoods as factors, broken answers without a minus."""
-    low, high = y_range
-    if measure != "word perplexity":
-        places = round_ticks(low, high)
-        words = [signed_tick(place) if measure == "accuracy" else f"{abs(place):g} %" for place in places]
-        return {"tickvals": places, "ticktext": words}
-    below = _thin_out([-log(factor) for factor in _FACTORS if low <= -log(factor) <= high], high - low)
-    above = _thin_out([0.0, *(log(factor) for factor in _ABOVE if -log(factor) <= high)], high - low)
-    places = [*(-place for place in above[1:]), *below]
-    short = {-log(factor): words for factor, words in _SHORT.items()}
-    return {"tickvals": places, "ticktext": [short.get(place) or nats_as_factor(-place) for place in places]}
+def _edge(tradeoff: TradeoffData) -> tuple[float, float]:
+    """The perplexity below which points stand at the edge, and the edge; both infinitely low where none does."""
+    every = [(point, point.readings["word perplexity"][0]) for point in tradeoff.sparse]
+    leading = [r for point, r in every if point in tradeoff.lines.get(tradeoff.leader, ())] or [r for _, r in every]
+    if not leading:
+        return -inf, -inf
+    depths, allowed = [-reading.low for reading in leading], tradeoff.allowed.get("word perplexity", 0.0)
+    limit = -max(_BANDS * allowed, min(_DEEPEST * max(depths), _MIDDLE * median_high(depths)))
+    near = [reading for point, reading in every if reading.value >= limit or point.verdict == "undecided"]
+    bottom = min([-allowed, *(reading.low for reading in near)])
+    if not near or all(reading.value >= bottom for _, reading in every):
+        return -inf, -inf
+    return bottom, bottom - _FAR_ROOM * (max([0.0, *(reading.high for reading in near)]) - bottom)
 
 
 def signed_tick(value: float) -> str:

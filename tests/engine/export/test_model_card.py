@@ -15,7 +15,7 @@ from sparsedash.engine.export.model_card import BUILTIN_BASE, BaseFacts, CardFac
 from sparsedash.engine.models.loading import ModelShelf, Source
 from sparsedash.engine.run import pipeline
 from sparsedash.reporting.run_results import StoredResults, judged_alone, run_results
-from sparsedash.reporting.verdicts import VERDICT_SIGNS, change_cells, times_dense_cells
+from sparsedash.reporting.verdicts import VERDICT_SIGNS, loss_cells
 from sparsedash.schema.export_settings import ExportSettings, Proof
 from sparsedash.schema.records import Record
 from sparsedash.stats.tolerance import Tolerance
@@ -92,8 +92,7 @@ def test_the_card_of_an_export_says_what_was_lost_as_the_pages_do(run, tmp_path)
     assert card.data.tags == ["pruned", "width-pruning"]
     assert card.data.base_model is None, "a folder of somebody's own is no model of the hub"
     assert card.data.license == "unknown"
-    factor, interval, verdict = times_dense_cells(judged)
-    change, accuracy, *_ = change_cells(judged)
+    change, accuracy, _, _, _, factor, interval, verdict = loss_cells(judged)
     assert verdict == VERDICT_SIGNS[judged.verdict.verdict]
     for part in (
         f"| {factor} | {interval} |",

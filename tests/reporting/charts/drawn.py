@@ -2,17 +2,16 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import plotly.io
 
-from sparsedash.reporting.charts.tradeoff_data import Measure, Point, Reading, Readings, TradeoffData
-from sparsedash.reporting.run_results import RunResults, record_readings
+from sparsedash.reporting.charts.tradeoff_data import Measure, Reading, TradeoffData
+from sparsedash.reporting.run_results import RunResults, judged_alone, model_readings
 from sparsedash.reporting.wording import sparsity_axis_title
 from sparsedash.schema.records import Record
-from sparsedash.stats.significance import compare_records
-from sparsedash.stats.tolerance import Tolerance, judge_all, record_losses
+from sparsedash.stats.tolerance import Tolerance
 from tests.ui import specimens
 
 
@@ -33,35 +32,18 @@ def labels(figure: dict[str, Any]) -> dict[str, float]:
 
 def read(measure: Measure, dense: Record, record: Record) -> Sequence[Reading]:
     """What a record's answers come to on one measure, beside those of the dense model."""
-    return _readings(dense, record)[measure]
+    return model_readings(judged_alone(dense, record, Tolerance()))[measure]
 
 
 def tradeoff_data(dense: Record, lines: Mapping[str, Sequence[Record]], **more: Any) -> TradeoffData:
     """These records on these lines."""
-    sparse = [record for records in lines.values() for record in records]
-    points = {label: [point(dense, record) for record in records] for label, records in lines.items()}
+    run, _ = specimens.run()
+    models = {r.key: judged_alone(dense, r, Tolerance()) for r in (dense, *chain(*lines.values()))}
+    found = RunResults(run=run, models=tuple(models.values()), tolerance=Tolerance())
     return TradeoffData(
-        dense=point(dense, dense),
-        lines=points,
+        dense=found.point_of(models[dense.key]),
+        lines={label: [found.point_of(judged_alone(dense, r, Tolerance())) for r in rs] for label, rs in lines.items()},
         n_passages=dense.last_word.total,
-        taken=sparsity_axis_title(record.pruned.method for record in sparse if record.pruned),
+        taken=sparsity_axis_title(record.pruned.method for record in chain(*lines.values()) if record.pruned),
         **more,
     )
-
-
-def point(dense: Record, record: Record) -> Point:
-    """The point of one record."""
-    run, _ = specimens.run()
-    found = RunResults(
-        run=replace(run, dense=dense.key, sparse=(record.key,)),
-        dense=dense,
-        judged=(),
-        tolerance=Tolerance(),
-        readings={record.key: _readings(dense, record)},
-    )
-    return found.point_of(record)
-
-
-def _readings(dense: Record, record: Record) -> Readings:
-    (alone,) = judge_all([record_losses(dense, record)], Tolerance())
-    return record_readings(record, compare_records(dense, record), alone)

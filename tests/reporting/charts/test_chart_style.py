@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsedash.catalog.presets import METHODS
-from sparsedash.reporting.charts.chart_style import PALETTES, Palette, place_labels, theme_switch_css, wrap_label
+from sparsedash.reporting.charts.chart_style import PALETTES, Palette, spread_apart, theme_switch_css, wrap_label
 from sparsedash.ui import frame
 
 STYLE = frame._STYLE.read_text(encoding="utf-8")
@@ -28,11 +28,6 @@ def luminance(colour: str) -> float:
     shares = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     red, green, blue = (s / 12.92 if s <= 0.03928 else ((s + 0.055) / 1.055) ** 2.4 for s in shares)
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
-
-
-def test_black_on_white_has_the_contrast_that_the_standard_says():
-    assert contrast("#000000", "#ffffff") == pytest.approx(21)
-    assert contrast("#777777", "#ffffff") == pytest.approx(4.48, abs=0.005)
 
 
 @pytest.mark.parametrize("palette", PALETTES.values(), ids=list(PALETTES))
@@ -66,7 +61,7 @@ def test_chart_and_page_have_the_same_colours():
 
 def test_no_colour_of_a_theme_means_two_things():
     for palette in PALETTES.values():
-        colours = [colour for name, colour in vars(palette).items() if name not in ("band", "allowed")]
+        colours = [colour for name, colour in palette._asdict().items() if name not in ("band", "allowed")]
         assert len(set(colours)) == len(colours)
 
 
@@ -108,13 +103,13 @@ def test_no_name_of_the_catalog_takes_more_than_a_third_of_a_phone(method):
     ids=["room", "same-place", "pushed", "inside", "none"],
 )
 def test_labels_stand_as_near_to_their_places_as_can_be(wanted, heights, placed):
-    assert place_labels(wanted, heights, 200) == pytest.approx(placed)
+    assert spread_apart(wanted, heights, 200) == pytest.approx(placed)
 
 
 @given(st.lists(st.tuples(st.floats(-50, 450), st.floats(5, 40)), min_size=1, max_size=10))
 def test_no_label_covers_another_and_all_have_their_order(pairs):
     wanted, heights = [w for w, _ in pairs], [h for _, h in pairs]
-    middles = place_labels(wanted, heights, 400)
+    middles = spread_apart(wanted, heights, 400)
     ordered = sorted(range(len(pairs)), key=lambda i: middles[i])
     for i, j in itertools.pairwise(ordered):
         assert middles[j] - middles[i] >= (heights[i] + heights[j]) / 2 - 1e-6

@@ -90,7 +90,7 @@ def test_sparsity_is_the_usual_axis_and_another_one_is_in_the_address(open_page,
     # At 10 % 160 of 1,536 channels of each of 30 blocks are gone, each of 3 * 576 weights.
     gone = [30 * n * 3 * 576 for n in (160, 320, 448)]
     assert sparse["x"] == pytest.approx([134_515_008 / (134_515_008 - n) for n in gone])
-    assert "was not timed" not in words(app)
+    assert "speed was not measured" not in words(app)
 
 
 def test_multiply_adds_count_attention_and_the_head_that_stay(open_page, run):
@@ -101,7 +101,7 @@ def test_multiply_adds_count_attention_and_the_head_that_stay(open_page, run):
 
 def test_speed_that_was_not_measured_is_offered_with_number_format_and_threads(open_page, backend, run):
     app = open_page("overview", against="reading")
-    assert not app.get("plotly_chart") and "3 sparse models were not timed, so they are not shown" in words(app)
+    assert not app.get("plotly_chart") and "3 sparse models not shown, since their speed was not measured" in words(app)
     app.selectbox(key="chosen-numbers").select("bfloat16").run()
     app.selectbox(key="chosen-threads").select("1").run()
     assert (app.query_params["numbers"], app.query_params["threads"]) == ("bfloat16", "1")
@@ -110,7 +110,7 @@ def test_speed_that_was_not_measured_is_offered_with_number_format_and_threads(o
     assert "Waiting" in words(app) and not offered(app)
     backend.set_jobs()
     backend.put(timing(asked(run, 1), 1.15))
-    assert "3 sparse models were not timed" in words(open_page("overview", against="reading", numbers="bfloat16"))
+    assert "3 sparse models not shown" in words(open_page("overview", against="reading", numbers="bfloat16"))
 
 
 def test_only_models_that_were_timed_stand_on_an_axis_of_speed_with_their_conditions(open_page, backend, run):
@@ -120,7 +120,7 @@ def test_only_models_that_were_timed_stand_on_an_axis_of_speed_with_their_condit
     (sparse,) = marks(chart(app))
     assert sparse["x"] == [1.15] and sparse["error_x"]["array"] == pytest.approx([0.02])
     said = words(app)
-    assert "2 sparse models were not timed" in said and "weights in memory 540 MB 470 MB 1.15 × measured once" in said
+    assert "2 sparse models not shown" in said and "weights in memory 540 MB 470 MB 1.15 × measured once" in said
     assert "prefill, 1 × 512 tokens" in said and "A processor, 2 threads, float32" in said
 
 
@@ -135,7 +135,7 @@ def test_zeros_alone_are_explained_and_never_offered_to_be_timed(open_page, back
 
 
 def test_a_model_whose_sizes_are_not_known_is_counted_as_missing(open_page, finished):
-    assert "3 sparse models cannot be shown" in words(open_page("overview", against="bytes"))
+    assert "3 sparse models not shown: the sizes" in words(open_page("overview", against="bytes"))
 
 
 def test_a_measurement_is_shown_in_place_of_the_button_and_leads_to_its_axis(open_page, backend, run):

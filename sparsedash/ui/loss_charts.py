@@ -1,4 +1,4 @@
-"""The overview's chart of loss against size or speed, and the button that measures speed."""
+"""Charts of loss, against sparsity, size or speed, with their hints, and the button that measures speed."""
 
 import os
 from collections.abc import Sequence
@@ -7,9 +7,16 @@ from typing import get_args
 import streamlit as st
 
 from sparsedash.reporting import deployment, wording
-from sparsedash.reporting.charts.gain_chart import gain_chart, gain_words
-from sparsedash.reporting.charts.tradeoff_chart import clicked_record, far_words
-from sparsedash.reporting.charts.tradeoff_data import Measure
+from sparsedash.reporting.charts.chart_style import theme_switch_css
+from sparsedash.reporting.charts.tradeoff_chart import (
+    clicked_record,
+    far_words,
+    gain_chart,
+    gain_words,
+    tradeoff_chart,
+    tradeoff_words,
+)
+from sparsedash.reporting.charts.tradeoff_data import Measure, TradeoffData
 from sparsedash.reporting.deployment import (
     GAIN_PHASES,
     GAIN_TITLES,
@@ -19,7 +26,7 @@ from sparsedash.reporting.deployment import (
     run_gains,
     timing_request,
 )
-from sparsedash.reporting.html import table
+from sparsedash.reporting.html import Html, table
 from sparsedash.reporting.run_results import Judged, RunResults
 from sparsedash.schema.settings import Dtype
 from sparsedash.service.backend import Backend
@@ -31,14 +38,41 @@ _SPARSITY, _AS_RUN, _ALL = "sparsity", "run", "all"
 _AXES = {_SPARSITY: "Sparsity", **{name: GAIN_TITLES[name] for name in get_args(GainName)}}
 _FORMATS = {_AS_RUN: "As in the run", **{name: name for name in get_args(Dtype)}}
 _THREADS = {_ALL: "As many as torch uses", **{str(n): str(n) for n in range(1, (os.cpu_count() or 1) + 1)}}
+_CLICK = "A click on a point opens its answers next to the dense model's."
+_JUDGED = (
+    f"{_CLICK} Bars: confidence intervals behind the verdict (levels in the table). The green band is the acceptable "
+    "loss: ✓ within, ✕ beyond, ? undecided, under the axis where there are several lines."
+)
+_HINTS: dict[Measure, str] = {
+    "word perplexity": "1.25 × means that the right last word became 1.25 times less likely, as a geometric mean over "
+    f"the passages. It reveals losses earlier than accuracy. {_JUDGED}",
+    "accuracy": f"−2 means two fewer right last words in a hundred. {_JUDGED}",
+    "flips": "Broke: the dense model was right and the sparse one is wrong. Fixed: the other way round. Equal accuracy "
+    f"hides both. {_CLICK} Bars: 95 % intervals.",
+    "share right": f"Of all passages that were evaluated. {_CLICK} Bars and the blue band: 95 % intervals of each "
+    "model by itself. A loss is judged by changes.",
+}
 _LINE = (
-    "Line: Pareto front, the models of which none is as good in both and better in one. Bars: 95 % intervals. A click "
-    "on a point opens its answers next to the dense model's."
+    f"Line: Pareto front, the models of which none is as good in both and better in one. Bars: 95 % intervals. {_CLICK}"
 )
 _EXACT = "Exact, from the widths of the layers; nothing was measured for it."
 _MEASURED = (
     "Measured on the machine named below: both models in one process, in turn, in random order, one passage at a time."
 )
+
+
+def show_tradeoff_chart(tradeoff: TradeoffData, measure: Measure, name: str, key: str, *hints: str) -> str:
+    """Draw the chart with its hints; return the key of the record whose point was clicked. name: of its files."""
+    chart, alt = tradeoff_chart(tradeoff, measure, frame.theme()), tradeoff_words(tradeoff, measure)
+    pressed = clicked_record(show_chart(chart, name, alt, key))
+    frame.show(Html(f"<style>{theme_switch_css()}</style>"))
+    points = [point for line in tradeoff.lines.values() for point in line]
+    hollow = (
+        "Hollow marks: fewer passages than the dense model answered." if any(p.hollow or p.live for p in points) else ""
+    )
+    shifted = "Overlapping points are shifted sideways." if len(tradeoff.lines) > 1 else ""
+    frame.remark(*hints, _HINTS[measure], far_words(tradeoff, measure), shifted, hollow)
+    return pressed
 
 
 def choose_gain() -> GainName | None:
@@ -53,11 +87,11 @@ def show_gains(backend: Backend, found: RunResults, name: GainName, measure: Mea
     options = _choose_timing() if is_timed else TimingOptions()
     known, tradeoff = run_gains(backend, found, name, options), found.tradeoff()
     if known.gained.gains:
+        frame.show(Html(f"<style>{theme_switch_css()}</style>"))
         chart = gain_chart(tradeoff, known.gained, measure, frame.theme())
         alt = gain_words(tradeoff, known.gained, measure)
         key = clicked_record(show_chart(chart, f"{measure}-against-{name}", alt, f"gain-{name}-{measure}"))
-        hints = (_LINE, far_words(tradeoff, measure), _MEASURED if is_timed else _EXACT)
-        frame.remark(*hints)
+        frame.remark(_LINE, far_words(tradeoff, measure), _MEASURED if is_timed else _EXACT)
     for note in _omitted_models(known):
         frame.note(note)
     if known.untimed:
@@ -82,23 +116,12 @@ def _choose_timing() -> TimingOptions:
 
 def _omitted_models(known: Gains) -> list[str]:
     """The models that the chart leaves out and why, in sentences."""
-    not_guessed, no_speedup = "speed that was not measured is not guessed", "no speed-up is expected, and none is timed"
-    not_noted = "the dense model's sizes are noted when it is next loaded, by a run, a prompt or a measurement of speed"
     reasons = (
-        (known.untimed, "was not timed, so it is not shown", "were not timed, so they are not shown", not_guessed),
-        (
-            known.masked,
-            "only has single weights at zero and keeps its shapes",
-            "only have single weights at zero and keep their shapes",
-            no_speedup,
-        ),
-        (known.unknown, *["cannot be shown"] * 2, not_noted),
+        (known.untimed, "not shown, since their speed was not measured"),
+        (known.masked, "not shown: only single weights are zero, so no speed-up is expected, and none is timed"),
+        (known.unknown, "not shown: the sizes of their model are noted when it is next loaded, by a run or a prompt"),
     )
-    return [
-        f"{len(models)} sparse {wording.plural(len(models), 'model')} {one if len(models) == 1 else several}: {why}."
-        for models, one, several, why in reasons
-        if models
-    ]
+    return [f"{wording.quantity(len(models), 'sparse model')} {why}." for models, why in reasons if models]
 
 
 def _offer_timing(backend: Backend, found: RunResults, untimed: Sequence[Judged], options: TimingOptions) -> None:
@@ -126,12 +149,11 @@ def _offer_timing(backend: Backend, found: RunResults, untimed: Sequence[Judged]
 
 def _show_timings(backend: Backend, found: RunResults, options: TimingOptions) -> None:
     """Draw every measurement of this run as a table with its conditions."""
-    keys = {each.record.key: timing_request(found, each.record.key, options).key() for each in found.judged}
-    measured = [(each.record, timing) for each in found.judged if (timing := backend.timing(keys[each.record.key]))]
+    asked = {found.name_of(each.record): timing_request(found, each.record.key, options) for each in found.judged}
+    measured = {name: timing for name, request in asked.items() if (timing := backend.timing(request.key()))}
     if measured:
         with st.expander("The measured speeds as tables"):
-            for record, timing in measured:
-                name = wording.record_name(record, found.several_methods)
+            for name, timing in measured.items():
                 caption, rows = f"{name}: {deployment.timing_conditions(timing)}.", deployment.speed_rows(timing)
                 frame.show_table(table(f"Speed of {name}", caption, list(deployment.SPEED_HEAD), rows))
                 frame.remark(deployment.ceiling_words(timing))
