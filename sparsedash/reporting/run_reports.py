@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from itertools import count, islice
 from math import exp, isfinite
+from pathlib import Path
 from typing import Any
 
 from sparsedash.jobs.job import Job
@@ -44,33 +45,7 @@ _SVG_WIDTH = 720
 _DASHES = {"dash": "7 4", "dot": "2 4", "dashdot": "7 3 2 3", "longdash": "10 4", "longdashdot": "10 3 2 3"}
 _ANCHORS = {"left": "start", "center": "middle", "right": "end"}
 _SVG_SIGNS = SYMBOLS | {f"{name}-open": sign for name, sign in zip(SYMBOLS, "○□◇△▽☆⬡⋈", strict=True)}
-
-_STYLE = """
-:root { color-scheme: light dark; }
-body { font: 16px/1.5 Georgia, serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem;
-  --ground: light-dark(#fcfbf8, #17191c);
-  color: light-dark(#22262b, #e8e6e1); background: var(--ground); overflow-wrap: anywhere; }
-h1, p, svg { max-width: 54rem; }
-h1 { font-size: 1.6rem; font-weight: 500; line-height: 1.3; } h2 { font-size: 1.15rem; margin-top: 2rem; }
-svg { width: 100%; height: auto; font-family: sans-serif; }
-.sd-muted { color: light-dark(#5b6068, #a3a8b0); } .sd-scroll { overflow-x: auto; }
-table { border-collapse: separate; border-spacing: 0; font: 0.8125rem/1.5 sans-serif;
-  font-variant-numeric: tabular-nums; }
-th, td { text-align: left; vertical-align: top; padding: 0.25rem 0.7rem 0.25rem 0; font-weight: 400;
-  border-bottom: 1px solid light-dark(#d8d4c8, #3a3e44); }
-th { overflow-wrap: normal; } .sd-table { overflow-wrap: break-word; } .sd-table th:first-child { position: sticky;
-  left: 0; background: var(--ground); }
-.sd-table thead th { vertical-align: bottom; }
-.sd-table td:first-of-type { min-width: 14rem; } .numbers .sd-table td { min-width: 0; }
-.numbers td, .numbers tbody th { white-space: nowrap; }
-.numbers th:not(:first-child), .numbers td { text-align: right; padding: 0.25rem 0 0.25rem 0.6rem; }
-.written { font: inherit; margin: 0.5rem 0 1.5rem; max-width: 54rem; }
-.written th { white-space: nowrap; font-size: 0.875rem; }
-.written td { white-space: pre-wrap; } .sd-alike { color: light-dark(#5b6068, #a3a8b0); } .sd-part { font-weight: 700; }
-pre { white-space: pre-wrap; font-size: 0.85rem; }
-@media print { .numbers table { font-size: 6pt; } .numbers .sd-table * { padding-left: 0.25rem; }
-  .sd-scroll { overflow: visible; } }
-"""
+_STYLE = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
 
 
 def html_report(
