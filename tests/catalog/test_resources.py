@@ -208,12 +208,6 @@ def test_masks_pass_as_bits_and_refitted_weights_as_what_is_left_of_them():
     assert takes("sparsegpt", sparsities_permille=(500,)).passing_bytes == n // 8 + n * 4 // 2
 
 
-def test_a_copy_in_another_type_stays_of_a_streamed_model():
-    more = takes(streamed=True).stays_bytes - takes().stays_bytes
-    assert more == BUILTIN.n_parameters * 4
-    assert takes(streamed=True, dtype="bfloat16").stays_bytes == takes(dtype="bfloat16").stays_bytes
-
-
 def test_streamed_models_that_are_evaluated_side_by_side_are_put_aside_together():
     every, of_a_passage = 4 * N_BLOCKS * D * M, 115 * BUILTIN.cache_per_token * 4
     text = 64 * 128 * D * 4
@@ -222,6 +216,7 @@ def test_streamed_models_that_are_evaluated_side_by_side_are_put_aside_together(
     back = takes("flap", streamed=True, n_passages=7)
     assert back.passing_bytes == 2 * every * 1250 // 1000 + 3 * 7 * of_a_passage
     many = tuple(range(100, 700, 100))
+    assert takes(streamed=True).stays_bytes - takes().stays_bytes == BUILTIN.n_parameters * 4, "a copy in FP32"
     halved = takes(streamed=True, n_passages=7, dtype="bfloat16")
     assert halved.passing_bytes == (every + every // 2) * 1250 // 1000 + (3 * 7 * of_a_passage + text) // 2
     found = takes(streamed=True, n_passages=10_000, sparsities_permille=many)

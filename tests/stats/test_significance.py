@@ -44,14 +44,8 @@ def test_mcnemar_is_the_exact_one_of_statsmodels(both_right, broke, mended, both
     assert mcnemar(broke, mended) == pytest.approx(expected, rel=1e-9)
 
 
-def test_mcnemar_by_hand():
-    assert mcnemar(0, 0) == 1.0
-    assert mcnemar(1, 0) == 1.0
-    assert mcnemar(5, 0) == 2 / 32
-    assert mcnemar(7, 1) == 2 * (1 + 8) / 256
-    # More than a float can count.
-    assert 0 < mcnemar(2600, 2400) < 0.01
-    assert mcnemar(5000, 0) == 0.0
+def test_mcnemar_counts_more_than_a_float_can():
+    assert 0 < mcnemar(2600, 2400) < 0.01 and mcnemar(5000, 0) == 0.0
 
 
 @given(counts, counts)
@@ -118,13 +112,6 @@ def test_a_comparison_counts_the_flips_and_signs_the_difference():
     assert found.difference == pytest.approx(-1 / 5)
     assert found.interval == paired_interval(2, 1, 5)
     assert found.p_value == mcnemar(2, 1)
-
-
-def test_a_model_compared_with_itself_shows_no_difference():
-    found = compare_verdicts([True, False] * 100, [True, False] * 100)
-    assert (found.difference, found.p_value) == (0.0, 1.0)
-    assert found.interval == pytest.approx((0.0, 0.0), abs=0.02)
-    assert found.interval[0] <= 0 <= found.interval[1]
 
 
 @pytest.mark.parametrize(("dense", "sparse"), [([], []), ([True], [True, False])])

@@ -58,7 +58,7 @@ def test_a_name_of_nothing_has_none(name, fetched):
     assert model_config(name) is None
 
 
-@pytest.mark.parametrize("text", ["[]", "{", "", "9" * 9000, "[" * 100_000, " " * (MAX_CONFIG_BYTES + 1), "\udcff"])
+@pytest.mark.parametrize("text", ["[]", "{", "[" * 100_000, " " * (MAX_CONFIG_BYTES + 1), "\udcff"])
 def test_a_file_that_is_no_config_is_none(text, tmp_path):
     (tmp_path / "config.json").write_bytes(text.encode(errors="surrogateescape"))
     assert model_config(str(tmp_path)) is None

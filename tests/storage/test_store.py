@@ -272,12 +272,6 @@ def test_a_table_that_finds_no_room_is_a_store_error_and_the_old_value_stays(sto
     assert store.get(Continuation, "a") == continuation("a")
 
 
-def test_a_table_that_may_only_be_read_is_a_store_error(store):
-    store._records._sql("PRAGMA query_only = ON")
-    with pytest.raises(StoreError, match=r"could not be written: attempt to write a readonly .* It is read-only"):
-        store.put("a", continuation("a"))
-
-
 @pytest.mark.parametrize("name", ["file", "file/below"])
 def test_a_data_folder_that_cannot_be_made_is_a_store_error_with_advice(tmp_path, name):
     (tmp_path / "file").write_text("in the way")
@@ -399,15 +393,6 @@ def test_what_is_chosen_is_kept_and_holds_for_every_process_unless_the_environme
     monkeypatch.setenv("SPARSEDASH_ARTEFACT_GB", "0.5")
     assert other.artefact_room == 2**29
     other.close()
-
-
-def test_lowering_it_forgets_what_was_used_least_recently(store, monkeypatch):
-    for number in range(5):
-        store.put_artefact(str(number), os.urandom(LARGE))
-    store.get_artefact("0")
-    store._given_room = 3 * LARGE + 50_000
-    store.shrink_artefacts()
-    assert {entry.name for entry in store.entries("artefacts")} == {"0", "3", "4"}
 
 
 @pytest.mark.parametrize("asked", [-1.0, float("nan"), 1e9])

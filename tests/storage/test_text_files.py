@@ -1,6 +1,5 @@
 """Text files: references, odd and huge files, uploads: their names, what is refused, and that nothing of it stays."""
 
-import json
 import os
 import re
 import threading
@@ -239,35 +238,16 @@ def test_a_run_reads_its_two_texts_and_a_prompt_those_its_models_were_calibrated
     assert texts_read({"of": "nothing"}, {}.get) == set()
 
 
-def test_a_byte_order_mark_belongs_to_no_text(kept, tmp_path):
-    path = file_of(kept.keep("marked.jsonl", b"\xef\xbb\xbf" + LINE), tmp_path)
-    assert list(texts_of(path)) == [json.loads(LINE)["text"]]
-
-
-def test_a_folder_that_cannot_be_written_is_told(tmp_path):
-    (tmp_path / "uploads").write_text("in the way")
-    with pytest.raises(CorpusError, match=r"a\.txt could not be kept"):
-        Uploads(tmp_path).keep("a.txt", b"a text")
-
-
 def test_the_server_takes_no_more_than_is_kept():
     config = Path(__file__).parents[2] / ".streamlit" / "config.toml"
     assert tomllib.loads(config.read_text())["server"]["maxUploadSize"] == MAX_MEGABYTES
 
 
-def read(path):
-    return list(texts_of(path))
-
-
-def test_the_first_texts_of_a_file_are_read_without_the_rest(tmp_path):
-    path = tmp_path / "texts.jsonl"
-    path.write_text('{"text": "one"}\n{"text": "two"}\nno JSON')
-    texts = texts_of(path)
-    assert [next(texts), next(texts)] == ["one", "two"]
-
-
 @pytest.mark.parametrize("ends", ["\n", "\r\n", "\r"])
-def test_lines_end_as_on_any_system(tmp_path, ends):
+def test_lines_end_as_on_any_system_and_a_byte_order_mark_belongs_to_no_text(tmp_path, ends):
     path = tmp_path / "texts.txt"
-    path.write_bytes(f"one{ends}more{ends}{ends}two".encode())
-    assert read(path) == ["one\nmore", "two"]
+    path.write_bytes(b"\xef\xbb\xbf" + f"one{ends}more{ends}{ends}two".encode())
+    assert list(texts_of(path)) == ["one\nmore", "two"]
+    path = path.with_suffix(".jsonl")
+    path.write_text('{"text": "one"}\nno JSON')
+    assert next(texts_of(path)) == "one", "lazily"

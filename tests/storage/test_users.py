@@ -73,12 +73,6 @@ def test_a_file_that_says_less_or_something_else_is_refused(written, change):
         serving_rules()
 
 
-def test_a_file_that_is_not_there_is_refused(monkeypatch, tmp_path):
-    monkeypatch.setenv("SPARSEDASH_SERVE", str(tmp_path / "nothing.toml"))
-    with pytest.raises(SettingsError, match="SPARSEDASH_SERVE"):
-        serving_rules()
-
-
 HTTPS = "https://sparsedash.example.org"
 
 
@@ -157,17 +151,13 @@ def test_a_mark_that_says_nothing_is_not_kept(visitors):
     visitors.pin_runs(["r"], pinned=True)
     visitors.name_run("r", " ")
     visitors.pin_runs(["r"], pinned=False)
-    assert visitors.marks() == {}
+    visitors.name_run("s", "Two")
+    visitors.name_run("t", "Three")
+    visitors.forget_runs(["s"])
+    assert visitors.marks() == {"t": RunMark(name="Three")}
 
 
 @pytest.mark.parametrize(("name", "kept"), [("x" * 1000, "x" * LONGEST_NAME), ("a \ud83d name", "a ? name")])
 def test_a_long_name_is_cut_and_one_that_no_file_can_hold_is_kept_without_that(visitors, name, kept):
     visitors.name_run("r", name)
     assert visitors.name_of("r") == kept
-
-
-def test_marks_of_forgotten_runs_are_gone_and_others_stay(visitors):
-    visitors.name_run("r", "One")
-    visitors.name_run("s", "Two")
-    visitors.forget_runs(["r"])
-    assert visitors.marks() == {"s": RunMark(name="Two")}

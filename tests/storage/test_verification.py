@@ -38,8 +38,10 @@ def test_there_is_a_value_of_every_kind():
     assert {type(record) for record in RECORDS} == set(get_args(Kept))
 
 
-def test_everything_is_read_and_what_is_sound_is_not_called_damaged(store, names):
+def test_everything_is_read_without_counting_as_use_and_what_is_sound_is_not_called_damaged(store, names):
+    before = store.entries("artefacts")
     found = verify(store, ignore_steps)
+    assert store.entries("artefacts") == before
     assert (found.damaged, found.n_damaged) == ((), 0)
     # Beside those there are the entry of the export in its folder, and the note of the unpacked model.
     expected = {kind: len(of_kind) for kind, of_kind in names.items()}
@@ -99,12 +101,6 @@ def test_a_file_that_is_missing_from_its_folder_is_damage_and_a_folder_that_is_g
 def test_an_entry_under_another_name_and_a_pickle_are_found(store, names, change, fault):
     store._records._sql(change)
     assert [damage.what for damage in verify(store, ignore_steps).damaged] == [fault]
-
-
-def test_reading_does_not_count_as_use(store, names):
-    before = store.entries("artefacts")
-    verify(store, ignore_steps)
-    assert store.entries("artefacts") == before
 
 
 def test_it_says_how_far_it_is_in_bytes_and_can_be_stopped_between_two_pieces(store, names):
