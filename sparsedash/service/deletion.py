@@ -123,6 +123,7 @@ class Housekeeping:
 
     def verification(self) -> Verification | None:
         """The last verification, or None."""
+        self._access.require_house()
         return self._store.get(Verification, VerifySettings().key())
 
     def plan(self, chosen: Selection) -> Cleanup:
@@ -132,7 +133,7 @@ class Housekeeping:
             self._access.require_house()
             if chosen.damaged:
                 found = self._damaged()
-            else:
+            elif chosen.model or chosen.kind:
                 of_model = holdings.named("model", chosen.model) if chosen.model else frozenset()
                 wanted = (item for item in self._items() if item.n and chosen.kind in (None, item.kind))
                 found = [item for item in wanted if item.kind in _DELETABLE and of_model <= item.references]

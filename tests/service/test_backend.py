@@ -65,7 +65,7 @@ def test_the_forecast_of_a_run_is_kept_as_it_was_when_it_was_asked_for(backend, 
     assert forecast.left_bytes == before.disk.takes.stays_bytes > 0
     stored = replace(before, stored=replace(before.stored, dense=True))
     assert stored.left_bytes is None, "of a run of which a part is stored"
-    backend._store.remember(store_keys.forecast_note(settings.key()), '{"seconds": "x"}')
+    backend._store.remember(store_keys.forecast_note(settings.key()), '{"memory": "x"}')
     assert backend.forecast(job) is None
 
 
