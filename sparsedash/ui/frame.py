@@ -128,16 +128,9 @@ def show_table(shown: Table) -> None:
 
 def offer_table(shown: Table, key: str = "") -> None:
     """Draw the download of a table as CSV. key: distinguishes tables of one name on a page."""
-    name = table_file_name(shown)
-    offer_file(
-        "CSV",
-        lambda: table_csv(shown),
-        name,
-        "text/csv",
-        key=f"take-{name}{key}",
-        kind="tertiary",
-        help=f"{shown.name}, as a file for a spreadsheet",
-    )
+    name, about = table_file_name(shown), f"{shown.name}, as a file for a spreadsheet"
+    key = f"take-{name}{key}"
+    offer_file("CSV", lambda: table_csv(shown), name, "text/csv", key=key, kind="tertiary", help=about)
 
 
 def offer_file(

@@ -59,15 +59,10 @@ def private_media_type(kind: str) -> str:
     return kind if serving_rules() is None else f"{kind}; {_MARK}={_mark(current_user())}"
 
 
-def split_media_type(media_type: str) -> tuple[str, str]:
-    """The media type without the mark of a user, and the mark; empty where it has none."""
+def unmarked_media_type(media_type: str, user: str) -> tuple[str, bool]:
+    """The media type without the mark of a user, and whether this user may have the download."""
     kind, _, mark = media_type.partition(f"; {_MARK}=")
-    return kind, mark.partition(";")[0]
-
-
-def may_download(mark: str, user: str) -> bool:
-    """Whether the mark of a download is this user's."""
-    return hmac.compare_digest(mark, _mark(user))
+    return kind, not mark or hmac.compare_digest(mark.partition(";")[0], _mark(user))
 
 
 def _mark(user: str) -> str:

@@ -214,9 +214,9 @@ def _only_for(name: str, send: Send) -> Send:
         nonlocal refused
         if message["type"] == "http.response.start":
             headers = MutableHeaders(scope=message)
-            kind, mark = login.split_media_type(headers.get("content-type", ""))
-            refused = bool(mark) and not login.may_download(mark, name)
-            if mark:
+            kind, is_own = login.unmarked_media_type(headers.get("content-type", ""), name)
+            refused = not is_own
+            if kind:
                 headers["content-type"] = kind
             if refused:
                 message = {"type": "http.response.start", "status": 404, "headers": [(b"content-length", b"0")]}

@@ -30,14 +30,6 @@ def test_a_text_that_is_brought_is_chosen_and_stands_in_the_address(open_page, b
     assert brought.corpus == reference
 
 
-def test_what_was_brought_before_can_be_chosen_for_either_use(open_page, backend):
-    reference = backend.uploads.keep("mine.txt", b"a text\n\nanother")
-    form = open_page("prune")
-    for field in ("text", "calibration"):
-        assert form.selectbox(key=field).options[-1] == reference
-    assert reference not in form.selectbox(key="model").options
-
-
 BAD = {
     "mine.jsonl": (b"no json\n", "Line 1 of mine.jsonl is not a JSON object with a text field."),
     "large.txt": (bytes(MAX_BYTES + 1), "large.txt is larger than 50 MB."),
@@ -59,10 +51,6 @@ def test_a_refused_text_is_told_in_words_and_changes_nothing(open_page, backend,
     assert form.selectbox(key="text").value == next(iter(backend.uploads.kept()))
 
 
-def test_without_uploads_nothing_is_said_of_them(open_page, backend):
-    assert "Uploaded texts" not in str([e.label for e in open_page("prune").expander])
-
-
 def opened(open_page, **address):
     """The form with the list of uploads open."""
     form = open_page("prune", **address)
@@ -70,12 +58,15 @@ def opened(open_page, **address):
     return form.run()
 
 
-def test_uploads_are_listed_with_their_sizes_and_the_room_there_is(open_page, backend):
-    backend.uploads.keep("mine.jsonl", LINES * 100)
+def test_uploads_can_be_chosen_for_either_use_and_are_listed_with_their_sizes_and_the_room_there_is(open_page, backend):
+    assert "Uploaded texts" not in str([e.label for e in open_page("prune").expander])
+    reference = backend.uploads.keep("mine.jsonl", LINES * 100)
     backend.uploads.keep("yours.txt", b"a text")
     form = opened(open_page)
-    assert "12 kB of 1.0 GB are in use." in words(form)
-    assert "mine.jsonl, 12 kB" in words(form) and "yours.txt, 1 kB" in words(form)
+    for text in ("12 kB of 1.0 GB are in use.", "mine.jsonl, 12 kB", "yours.txt, 1 kB"):
+        assert text in words(form)
+    offering = {field: reference in form.selectbox(key=field).options for field in ("text", "calibration", "model")}
+    assert offering == {"text": True, "calibration": True, "model": False}
 
 
 def test_a_deleted_text_is_off_the_list_and_where_it_was_chosen_the_usual_one_is(open_page, backend):
