@@ -18,7 +18,7 @@ from statistics import fmean
 
 from benchmarks.arguments import answers_parser
 from sparsedash.catalog.presets import DEFAULT_METHOD, method_named
-from sparsedash.engine.evaluation.early_stopping import ToleranceRule, evaluation_chunks
+from sparsedash.engine.evaluation.early_stopping import StopRule, evaluation_chunks
 from sparsedash.engine.run import pipeline
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Record
@@ -77,7 +77,7 @@ class _Curve:
 
 def _searched(curve, steps, rows, tolerance):
     """The place of the answer among the steps, -1 for none; the trials, and the passages they answered."""
-    rule = ToleranceRule(
+    rule = StopRule(
         dense=[curve.dense[row] for row in rows], n_comparisons=most_trials(len(steps)), tolerance=tolerance
     )
     tried, n_answered = [], 0

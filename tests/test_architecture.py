@@ -72,7 +72,7 @@ DOORS: dict[str, set[str]] = {
     "datasets": {"engine.texts.corpora"},
     "distributed": {"jobs.cluster"},
     "gguf": {"catalog.gguf_reader", "engine.models.model_conversion", "engine.export.export_files"},
-    "llama_cpp_py_sync": {"engine.export.reloaded_gguf"},
+    "llama_cpp_py_sync": {"engine.export.reloaded"},
     "transformers": {"engine.models", "engine.evaluation", "engine.texts.generation", "engine.export.reloaded"},
     "torch": {"engine"},
 }

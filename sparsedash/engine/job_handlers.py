@@ -38,9 +38,8 @@ JobHandler = Callable[[JobTask], object]
 
 def load_job_handlers() -> Mapping[str, JobHandler]:
     """The handler of every kind of job; the last models stay loaded from job to job. Imports torch."""
-    from sparsedash.engine.comparison.continuation import continue_prompt
-    from sparsedash.engine.comparison.divergence import measure_divergence
     from sparsedash.engine.comparison.model_pair import ModelPairCache
+    from sparsedash.engine.comparison.text_comparison import continue_prompt, measure_divergence
     from sparsedash.engine.comparison.timing import time_models
     from sparsedash.engine.export.export import export_model
     from sparsedash.engine.models.hub import token_used

@@ -4,7 +4,7 @@ import random
 from dataclasses import replace
 from math import log
 
-from sparsedash.engine.evaluation.early_stopping import ToleranceRule, evaluation_chunks
+from sparsedash.engine.evaluation.early_stopping import StopRule, evaluation_chunks
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Candidate, Outcome, Passages, Pruned, Record, Run, TargetToken
 from sparsedash.schema.settings import EvaluationSettings, FindResult, FindSettings, RunSettings, Trial
@@ -134,7 +134,7 @@ def search(slope: float = 0.3, n_trials: int | None = None) -> tuple[Run, list[R
     """A search with its run and records. slope: nats lost by share that goes. n_trials: it goes on after these."""
     settings = FindSettings(evaluation=EvaluationSettings(n_passages=120), ratio=1.3, points=30.0)
     dense, steps, done = record(verdicts()), channel_steps(DENSE_WIDTHS, 32), n_trials is None
-    rule = ToleranceRule(dense=dense.outcomes, n_comparisons=6, tolerance=Tolerance(ratio=1.3, points=30.0))
+    rule = StopRule(dense=dense.outcomes, n_comparisons=6, tolerance=Tolerance(ratio=1.3, points=30.0))
     tried: list[tuple[int, bool]] = []
     records, trials = [dense], []
     while (place := next_trial(len(steps), tried)) is not None and len(trials) != n_trials:
@@ -153,7 +153,7 @@ def search(slope: float = 0.3, n_trials: int | None = None) -> tuple[Run, list[R
     return replace(run(finished=done)[0], sparse=keys, **asked), records, result
 
 
-def _tried(dense: Record, rule: ToleranceRule, permille: int, slope: float) -> Record:
+def _tried(dense: Record, rule: StopRule, permille: int, slope: float) -> Record:
     answered: dict[int, Outcome] = {}
     for chunk in evaluation_chunks(len(dense.outcomes)):
         for row in chunk:

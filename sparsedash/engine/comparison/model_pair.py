@@ -68,6 +68,11 @@ class RecordModel:
     sparse: ResidentModel = ResidentModel([])
     streamed: SparseModel | None = None
 
+    @property
+    def loaded_as(self) -> tuple[str, str]:
+        """Identity and type of the loaded model."""
+        return self.loaded.identity, self.loaded.dtype
+
     @contextmanager
     def active(self) -> Iterator[LoadedModel]:
         """The loaded model is this one inside the `with`, and the dense one after it."""
@@ -104,10 +109,9 @@ class ModelPairCache:
             raise JobError("One of the results is not in the store any more.", "Run it again.")
         # Before another model is read: the memory may not be enough for it and models that are not needed.
         models = {(record.model_identity, record.dtype) for record in wanted}
-        others = [key for key, kept in self._kept.items() if (kept.loaded.identity, kept.loaded.dtype) not in models]
-        for key in others:
-            del self._kept[key]
-        if others:
+        if others := [key for key, kept in self._kept.items() if kept.loaded_as not in models]:
+            for key in others:
+                del self._kept[key]
             gc.collect()
         found = tuple(self._record_model(record, store, on_step) for record in wanted)
         for key in [key for key in self._kept if key not in keys]:
@@ -131,7 +135,7 @@ class ModelPairCache:
         known = self._kept.pop(record.key, None)
         if known is None:
             for other in self._kept.values():
-                if (other.loaded.identity, other.loaded.dtype) == (record.model_identity, record.dtype):
+                if other.loaded_as == (record.model_identity, record.dtype):
                     self._shelf.keep(other.loaded)
             known = _rebuild(record, store, on_step, self._shelf)
         self._kept[record.key] = known
@@ -163,33 +167,28 @@ def both_resident(
     The weights in which they differ are copied for both alike, so that neither has a better place in memory: weights
     from a file and weights that were just computed may be read at different speeds.
     """
-    model = dense.loaded.model
+    model, owned = dense.loaded.model, list[ResidentModel]()
     before = ResidentModel.of(model)
-    with dense.active():
-        of_dense = ResidentModel.of(model)
-    with sparse.active():
-        of_sparse = ResidentModel.of(model)
-    shared = {id(weight) for weight in of_dense.weights} & {id(weight) for weight in of_sparse.weights}
+    for each in (dense, sparse):
+        with each.active():
+            owned.append(ResidentModel.of(model))
+    shared = set.intersection(*({id(weight) for weight in own.weights} for own in owned))
     copies: dict[int, tuple[Tensor, nn.Parameter]] = {}
 
-    def copied(weight: Tensor) -> nn.Parameter:
+    def copied(weight: nn.Parameter | None) -> nn.Parameter | None:
+        if weight is None or (id(weight) in shared and weight.dtype == dtype):
+            return weight
         if id(weight) not in copies:
-            stays = id(weight) in shared and weight.dtype == dtype
-            new = weight if stays else weight.detach().to(dtype, copy=True)
-            as_parameter = new if isinstance(new, nn.Parameter) else nn.Parameter(new, requires_grad=False)
             # The weight is held with its copy: an id is reused once its owner is gone.
-            copies[id(weight)] = weight, as_parameter
+            copies[id(weight)] = weight, nn.Parameter(weight.detach().to(dtype, copy=True), requires_grad=False)
         return copies[id(weight)][1]
 
     def recast(of: ResidentModel) -> ResidentModel:
         return ResidentModel(
-            [
-                (module, {name: None if w is None else copied(w) for name, w in weights.items()}, widths)
-                for module, weights, widths in of.parts
-            ]
+            [(module, {name: copied(w) for name, w in weights.items()}, widths) for module, weights, widths in of.parts]
         )
 
     try:
-        yield recast(of_dense), recast(of_sparse)
+        yield recast(owned[0]), recast(owned[1])
     finally:
         before.enter_()

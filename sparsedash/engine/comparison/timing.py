@@ -9,8 +9,9 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
+from timeit import timeit
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from sparsedash.engine.models.matmul import torch_threads
 from sparsedash.engine.run import pipeline
 from sparsedash.engine.run.run_context import software_versions
 from sparsedash.schema.errors import JobError
-from sparsedash.schema.pair_records import Phase, SpeedRatio, TimedPhase, Timing, TimingSettings
+from sparsedash.schema.pair_records import Phase, TimedPhase, Timing, TimingSettings
 from sparsedash.schema.progress import OnStep, Step, ignore_steps
 from sparsedash.schema.records import Record
 from sparsedash.schema.settings import Dtype, RunSettings
@@ -42,60 +43,55 @@ Pair = tuple[ResidentModel, ResidentModel]
 """The dense model and the sparse one."""
 
 
-@dataclass(kw_only=True)
-class TimedRounds:
-    """Seconds of both models in every round, and whether the dense model began it."""
-
-    dense_s: list[float] = field(default_factory=list)
-    sparse_s: list[float] = field(default_factory=list)
-    dense_first: list[bool] = field(default_factory=list)
-
-    @property
-    def n(self) -> int:
-        """Whole rounds."""
-        return len(self.dense_first)
-
-    @property
-    def ratio(self) -> SpeedRatio:
-        """The ratio by these rounds."""
-        return speed_ratio(self.dense_s, self.sparse_s)
-
-
 def timed_rounds(
-    sample: TimeSample, settings: TimingSettings, clock: Callable[[], float], on_round: Callable[[int, float], None]
-) -> TimedRounds:
+    sample: TimeSample,
+    settings: TimingSettings,
+    clock: Callable[[], float],
+    on_round: Callable[[int, float], None],
+    phase: Phase = "prefill",
+    batch: int = 1,
+    ceiling: float = 1.0,
+) -> TimedPhase:
     """Rounds in which both models do the same work, in random order, until the ratio's interval is narrow.
 
     clock: wall-clock seconds. on_round: called before every sample with the number of counted rounds and the seconds
-    spent; may raise Cancelled.
+    spent; may raise Cancelled. phase, batch, ceiling: of the result.
     """
-    order, found, started = random.Random(settings.seed), TimedRounds(), clock()
+    order, n_warmup, started = random.Random(settings.seed), settings.n_warmup, clock()
+    dense_s, sparse_s, dense_first = list[float](), list[float](), list[bool]()
 
-    def is_enough(spent_s: float) -> bool:
-        if found.n < FEWEST_ROUNDS or spent_s >= settings.most_s or found.n >= MOST_ROUNDS:
-            return found.n >= FEWEST_ROUNDS
-        return found.n >= settings.least_rounds and is_narrow(found.ratio, settings.within_permille / 1000)
+    def is_enough(n: int, spent_s: float) -> bool:
+        if n < FEWEST_ROUNDS or spent_s >= settings.most_s or n >= MOST_ROUNDS:
+            return n >= FEWEST_ROUNDS
+        return n >= settings.least_rounds and is_narrow(speed_ratio(dense_s, sparse_s), settings.within_permille / 1000)
 
-    n_warmup = settings.n_warmup
-    while n_warmup or not is_enough(clock() - started):
+    while n_warmup or not is_enough(len(dense_s), clock() - started):
         first, seconds = order.random() < 0.5, {}
         for is_dense in (first, not first):
-            on_round(found.n, 0.0 if n_warmup else clock() - started)
+            on_round(len(dense_s), 0.0 if n_warmup else clock() - started)
             seconds[is_dense] = sample(is_dense)
         if n_warmup:
             n_warmup, started = n_warmup - 1, clock()
             continue
-        found.dense_s.append(seconds[True])
-        found.sparse_s.append(seconds[False])
-        found.dense_first.append(first)
-    return found
+        dense_s.append(seconds[True])
+        sparse_s.append(seconds[False])
+        dense_first.append(first)
+    return TimedPhase(
+        phase=phase,
+        batch=batch,
+        dense_s=tuple(dense_s),
+        sparse_s=tuple(sparse_s),
+        dense_first=tuple(dense_first),
+        ratio=speed_ratio(dense_s, sparse_s),
+        ceiling=ceiling,
+    )
 
 
 def prefill_sample(model: Any, pair: Pair, ids: Tensor) -> TimeSample:
     """Prefill: read these passages (batch, tokens), with logits of the last token of each."""
 
     def sample(is_dense: bool) -> float:
-        _chosen(pair, is_dense).enter_()
+        pair[not is_dense].enter_()
         return _seconds(lambda: model(input_ids=ids, use_cache=True, logits_to_keep=1), ids.device)
 
     return sample
@@ -109,7 +105,7 @@ def decode_sample(model: Any, pair: Pair, ids: Tensor, n_tokens: int) -> TimeSam
     kept: dict[bool, Any] = {}
 
     def sample(is_dense: bool) -> float:
-        _chosen(pair, is_dense).enter_()
+        pair[not is_dense].enter_()
         if is_dense not in kept:
             kept[is_dense] = model(input_ids=ids, use_cache=True, logits_to_keep=1).cache
         cache = copy.deepcopy(kept[is_dense])
@@ -140,7 +136,7 @@ def load_sample(pair: Pair, folder: Path) -> Iterator[tuple[TimeSample, Callable
 
         def load(is_dense: bool) -> Tensor:
             """All weights in one piece: where many small ones are placed is up to the allocator."""
-            own, file = _chosen(pair, is_dense), files[0 if is_dense else 1]
+            own, file = pair[not is_dense], files[not is_dense]
             file.seek(0)
             place = torch.empty(sum(weight.nbytes for weight in own.weights), dtype=torch.uint8)
             file.readinto(_bytes_of(place))
@@ -168,30 +164,21 @@ def _bytes_of(tensor: Tensor) -> memoryview:
     return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
-def _chosen(pair: Pair, is_dense: bool) -> ResidentModel:
-    return pair[0 if is_dense else 1]
-
-
 def _seconds(work: Callable[[], object], device: torch.device) -> float:
     """Seconds of the work, including what it queued on the GPU, without garbage collection."""
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        _synchronise(device)
-        started = time.perf_counter()
-        result = work()
-        _synchronise(device)
-        seconds = time.perf_counter() - started
-    finally:
-        if collecting:
-            gc.enable()
-    del result
-    return seconds
+    results = list[object]()
 
+    def synchronise() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
 
-def _synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    def timed() -> None:
+        # Freed after the clock has stopped.
+        results.append(work())
+        synchronise()
+
+    synchronise()
+    return timeit(timed, number=1)
 
 
 def time_models(
@@ -224,7 +211,7 @@ def time_models(
             torch_threads(settings.n_threads),
             torch.inference_mode(),
         ):
-            found = _Bench(settings, loaded, pair, dtype, on_step, clock).timing(widths, store.folder)
+            found = _timing(settings, widths, loaded, pair, dtype, store.folder, on_step, clock)
     store.put(found.key, found)
     return found
 
@@ -256,84 +243,64 @@ def _widths(settings: TimingSettings, store: Store) -> tuple[int, ...]:
     return record.pruned.widths
 
 
-@dataclass(frozen=True, eq=False)
-class _Bench:
-    """Both models resident, and the settings of their timing."""
+def _timing(
+    settings: TimingSettings,
+    widths: tuple[int, ...],
+    loaded: LoadedModel,
+    pair: Pair,
+    dtype: Dtype,
+    folder: Path,
+    on_step: OnStep,
+    clock: Callable[[], float],
+) -> Timing:
+    """All phases, one after another. widths: of the sparse model."""
+    (dense, sparse), model, phases, started_at = pair, loaded.model, list[TimedPhase](), time.time()
+    shape = model_shape(model.config.to_dict())
+    n_prompt = max(1, min(settings.n_prompt, loaded.max_length - settings.n_decode))
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    activities: dict[Phase, str] = {"prefill": "reading", "decode": "writing", "load": "loading"}
 
-    settings: TimingSettings
-    loaded: LoadedModel
-    pair: Pair
-    dtype: Dtype
-    on_step: OnStep
-    clock: Callable[[], float]
-
-    def timing(self, widths: tuple[int, ...], folder: Path) -> Timing:
-        """All phases, one after another."""
-        settings, (dense, sparse), model = self.settings, self.pair, self.loaded.model
-        shape = model_shape(model.config.to_dict())
-        n_prompt = max(1, min(settings.n_prompt, self.loaded.max_length - settings.n_decode))
-        vocabulary = model.get_input_embeddings().weight.shape[0]
-        started_at, phases = time.time(), list[TimedPhase]()
-        for batch in settings.batches:
-            # Random tokens: the time does not depend on them.
-            drawn = torch.Generator().manual_seed(settings.seed)
-            ids = torch.randint(vocabulary, (batch, n_prompt), generator=drawn).to(model.device)
-            load = Workload(batch=batch, n_tokens=n_prompt)
-            reading, writing = (
-                prefill_sample(model, self.pair, ids),
-                decode_sample(model, self.pair, ids, settings.n_decode),
-            )
-            self._add_phase(phases, "prefill", batch, reading, prefill_ceiling(shape, widths, load))
-            self._add_phase(phases, "decode", batch, writing, decode_ceiling(shape, widths, load, self.dtype))
-        with load_sample(self.pair, folder) as (loading, resident):
-            self._add_phase(phases, "load", 1, loading, dense.n_bytes / sparse.n_bytes)
-            dense_resident, sparse_resident = resident(True), resident(False)
-        return Timing(
-            key=settings.key(),
-            dense=settings.dense,
-            sparse=settings.sparse,
-            machine=_machine_name(model.device),
-            dtype=self.dtype,
-            n_threads=torch.get_num_threads(),
-            n_prompt=n_prompt,
-            n_decode=settings.n_decode,
-            phases=tuple(phases),
-            dense_bytes=dense.n_bytes,
-            sparse_bytes=sparse.n_bytes,
-            dense_resident=dense_resident,
-            sparse_resident=sparse_resident,
-            precise=all(is_narrow(p.ratio, settings.within_permille / 1000) for p in phases if p.phase != "load"),
-            started_at=started_at,
-            versions=software_versions(),
-        )
-
-    def _add_phase(
-        self, phases: list[TimedPhase], phase: Phase, batch: int, sample: TimeSample, ceiling: float
-    ) -> None:
-        settings = self.settings
-        if phase == "load":
-            settings = replace(settings, least_rounds=min(settings.least_rounds, MOST_LOADS))
-        activity = {"prefill": "reading", "decode": "writing", "load": "loading"}[phase]
-        at_once = "" if phase == "load" else f", {batch} at once"
+    def timed(phase: Phase, batch: int, sample: TimeSample, ceiling: float) -> None:
+        is_load = phase == "load"
+        own = replace(settings, least_rounds=min(settings.least_rounds, MOST_LOADS)) if is_load else settings
 
         def on_round(n_rounds: int, spent_s: float) -> None:
-            share = min(99, round(100 * max(min(n_rounds / settings.least_rounds, 0.8), spent_s / settings.most_s)))
-            message = f"{activity}{at_once}, " + (f"round {n_rounds + 1}" if spent_s else "warming up")
-            n_phases = 2 * len(settings.batches) + 1
-            self.on_step(Step("time", 100 * len(phases) + share, 100 * n_phases, message=message))
+            share = min(99, round(100 * max(min(n_rounds / own.least_rounds, 0.8), spent_s / own.most_s)))
+            message = f"{activities[phase]}{'' if is_load else f', {batch} at once'}, "
+            message += f"round {n_rounds + 1}" if spent_s else "warming up"
+            on_step(Step("time", 100 * len(phases) + share, 100 * (2 * len(own.batches) + 1), message=message))
 
-        found = timed_rounds(sample, settings, self.clock, on_round)
-        phases.append(
-            TimedPhase(
-                phase=phase,
-                batch=batch,
-                dense_s=tuple(found.dense_s),
-                sparse_s=tuple(found.sparse_s),
-                dense_first=tuple(found.dense_first),
-                ratio=found.ratio,
-                ceiling=ceiling,
-            )
-        )
+        phases.append(timed_rounds(sample, own, clock, on_round, phase, batch, ceiling))
+
+    for batch in settings.batches:
+        # Random tokens: the time does not depend on them.
+        drawn = torch.Generator().manual_seed(settings.seed)
+        ids = torch.randint(vocabulary, (batch, n_prompt), generator=drawn).to(model.device)
+        load = Workload(batch=batch, n_tokens=n_prompt)
+        timed("prefill", batch, prefill_sample(model, pair, ids), prefill_ceiling(shape, widths, load))
+        writing = decode_sample(model, pair, ids, settings.n_decode)
+        timed("decode", batch, writing, decode_ceiling(shape, widths, load, dtype))
+    with load_sample(pair, folder) as (loading, resident):
+        timed("load", 1, loading, dense.n_bytes / sparse.n_bytes)
+        dense_resident, sparse_resident = resident(True), resident(False)
+    return Timing(
+        key=settings.key(),
+        dense=settings.dense,
+        sparse=settings.sparse,
+        machine=_machine_name(model.device),
+        dtype=dtype,
+        n_threads=torch.get_num_threads(),
+        n_prompt=n_prompt,
+        n_decode=settings.n_decode,
+        phases=tuple(phases),
+        dense_bytes=dense.n_bytes,
+        sparse_bytes=sparse.n_bytes,
+        dense_resident=dense_resident,
+        sparse_resident=sparse_resident,
+        precise=all(is_narrow(p.ratio, settings.within_permille / 1000) for p in phases if p.phase != "load"),
+        started_at=started_at,
+        versions=software_versions(),
+    )
 
 
 def _machine_name(device: torch.device) -> str:

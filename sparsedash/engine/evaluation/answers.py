@@ -90,9 +90,8 @@ def first_word(loaded: LoadedModel, tokens: Sequence[int]) -> str:
 class _Decoding:
     """Batched decoding of one model's answers, with one mask (r, t) and one cache; the parts lose theirs on the way.
 
-    Rows are left-padded: a sliding window counts columns back from the last one, where padding must take no room.
-    Positions are in the keys already, or are counted from the mask. written: the tokens of each; none when all are
-    finished.
+    Rows are left-padded, for sliding windows. Positions are in the keys already, or are counted from the mask. written:
+    the tokens of each; none when all are finished.
     """
 
     def __init__(self, loaded: LoadedModel, applied: Applied, parts: Sequence[UnfinishedAnswers]) -> None:
@@ -115,11 +114,8 @@ class _Decoding:
         ids = torch.tensor([[tokens[-1]] for tokens in self.written], device=self._mask.device)
         positions = self._mask.sum(dim=1, keepdim=True)
         self._mask = torch.cat([self._mask, self._mask.new_ones(len(ids), 1)], dim=1)
-        return Batch(
-            ids,
-            self._mask,
-            {"attention_mask": self._mask} | ({"position_ids": positions} if self._takes_positions else {}),
-        )
+        given = {"attention_mask": self._mask} | ({"position_ids": positions} if self._takes_positions else {})
+        return Batch(ids, self._mask, given)
 
     def add_(self, logits: Tensor) -> None:
         """Append the model's choice to each row. logits: (r, vocabulary)."""
@@ -166,7 +162,7 @@ class TargetScore:
     def first_wrong(self) -> list[int] | None:
         """The model's tokens up to its first wrong one; None where all are right."""
         wrong = (i for i, token in enumerate(self.target) if self.choices[i] != token)
-        return None if (i := next(wrong, None)) is None else [*self.target[:i], self.choices[i]]
+        return next(([*self.target[:i], self.choices[i]] for i in wrong), None)
 
 
 def target_scores(
@@ -188,17 +184,12 @@ def target_scores(
     start = 0
     for target in targets:
         own = slice(start, start + len(target))
-        likelihoods, first = of_target[own, 0].tolist(), (top.indices[start].tolist(), top.values[start].exp().tolist())
+        scored = zip(target, of_target[own, 0].tolist(), ranks[own], strict=True)
+        first = zip(top.indices[start].tolist(), top.values[start].exp().tolist(), strict=True)
         yield TargetScore(
             target=target,
             choices=choices[own],
-            tokens=tuple(
-                TargetToken(text=decode([token]), log_likelihood=likelihood, rank=rank)
-                for token, likelihood, rank in zip(target, likelihoods, ranks[own], strict=True)
-            ),
-            top=tuple(
-                Candidate(text=decode([token]), probability=probability)
-                for token, probability in zip(*first, strict=True)
-            ),
+            tokens=tuple(TargetToken(text=decode([i]), log_likelihood=value, rank=rank) for i, value, rank in scored),
+            top=tuple(Candidate(text=decode([i]), probability=probability) for i, probability in first),
         )
         start = own.stop

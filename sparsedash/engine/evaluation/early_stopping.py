@@ -16,9 +16,9 @@ _ORDER_SEED = 0
 def evaluation_chunks(n_passages: int) -> list[list[int]]:
     """The positions of the passages in their order of evaluation, cut where an evaluation may stop.
 
-    They are shuffled, and cut at the planned looks, between them into chunks of a quarter of all before. So the
-    passages answered at a cut are a fair sample, whatever their lengths. The order and the chunks are the same for
-    every model, whether or where it may stop: batches are made within a chunk, and answers in BF16 depend on the batch.
+    Shuffled, so that the passages answered at a cut are a fair sample; cut at the planned looks, and between them into
+    chunks of a quarter of all before. The same for every model: batches are made within a chunk, and answers in BF16
+    depend on the batch.
     """
     order = list(range(n_passages))
     Random(_ORDER_SEED).shuffle(order)
@@ -35,78 +35,51 @@ def evaluation_chunks(n_passages: int) -> list[list[int]]:
 
 
 def look_counts(n_passages: int) -> list[int]:
-    """The numbers of passages after which a StopRule looks."""
+    """The numbers of passages after which a StopRule without a tolerance looks."""
     ends = accumulate(map(len, evaluation_chunks(n_passages)))
     return [end for end in ends if end >= min(FIRST_LOOK, n_passages)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class StopRule:
-    """Stops when a sparse model's difference to the dense one is decided.
+    """Stops when a sparse model's difference to the dense one is decided, or its loss against a tolerance.
 
-    dense: the dense model's outcomes, of every passage. n_comparisons: sparse records of the run.
+    dense: the dense model's outcomes, of every passage. n_comparisons: sparse records of the run, or most trials of a
+    search, over which the chance of error is split. tolerance: None: the difference alone.
     """
 
     dense: Sequence[Outcome]
     n_comparisons: int
-
-    def stopping(self, outcomes: Mapping[int, Outcome]) -> Stopping | None:
-        """The decision after these passages of the sparse model, by position; None where they are too few to look."""
-        if len(outcomes) < look_counts(len(self.dense))[0]:
-            return None
-        decision = decide_difference(*_flips(self, outcomes), len(outcomes), self.n_comparisons)
-        return _stopping(self, outcomes, decision)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ToleranceRule:
-    """Stops when a sparse model's loss is decided to be within or beyond a tolerance.
-
-    Within is called before the last passage only where every measure is within: until then accuracy may still be
-    beyond. dense: as in StopRule. n_comparisons: most trials, over which the chance of error is split.
-    """
-
-    dense: Sequence[Outcome]
-    n_comparisons: int
-    tolerance: Tolerance
+    tolerance: Tolerance | None = None
 
     def stopping(self, outcomes: Mapping[int, Outcome]) -> Stopping | None:
         """The decision after these passages of the sparse model, by position; None where no look was planned."""
-        shares = {look.n_passages: look.share for look in planned_looks(len(self.dense))}
-        if (share := shares.get(len(outcomes))) is None:
-            return None
-        alpha = ALPHA / self.n_comparisons * share
-        pairs = [(self.dense[row], outcome) for row, outcome in outcomes.items()]
-        (judged,) = judge_all([passage_losses(pairs, alpha=alpha)], self.tolerance)
-        unanimous = len(judged.decided_by) == len(judged.losses)
+        n, n_passages, alpha = len(outcomes), len(self.dense), None
         decision: Decision = "open"
-        if judged.verdict == "beyond" or (
-            judged.verdict == "within" and (unanimous or len(outcomes) == len(self.dense))
-        ):
-            decision = judged.verdict
-        return _stopping(self, outcomes, decision, alpha)
-
-
-AnyRule = StopRule | ToleranceRule
-
-
-def _flips(rule: AnyRule, outcomes: Mapping[int, Outcome]) -> tuple[int, int]:
-    """The numbers of answers that broke, and that were fixed."""
-    verdicts = [(rule.dense[row].last_word_right, outcome.last_word_right) for row, outcome in outcomes.items()]
-    return sum(one and not two for one, two in verdicts), sum(two and not one for one, two in verdicts)
-
-
-def _stopping(
-    rule: AnyRule, outcomes: Mapping[int, Outcome], decision: Decision, alpha: float | None = None
-) -> Stopping:
-    broke, mended = _flips(rule, outcomes)
-    return Stopping(
-        decision=decision,
-        n_answered=len(outcomes),
-        n_passages=len(rule.dense),
-        p_value=anytime_p(broke, mended),
-        interval=anytime_interval(broke, mended, len(outcomes)),
-        margin=MARGIN,
-        n_comparisons=rule.n_comparisons,
-        alpha=alpha,
-    )
+        pairs = [(self.dense[row], outcome) for row, outcome in outcomes.items()]
+        broke = sum(dense.last_word_right and not sparse.last_word_right for dense, sparse in pairs)
+        mended = sum(sparse.last_word_right and not dense.last_word_right for dense, sparse in pairs)
+        if self.tolerance is not None:
+            shares = {look.n_passages: look.share for look in planned_looks(n_passages)}
+            if n not in shares:
+                return None
+            alpha = ALPHA / self.n_comparisons * shares[n]
+            (judged,) = judge_all([passage_losses(pairs, alpha=alpha)], self.tolerance)
+            # Before the last passage, within only where every measure is: until then accuracy may still be beyond.
+            is_early = n < n_passages and len(judged.decided_by) < len(judged.losses)
+            if judged.verdict == "beyond" or (judged.verdict == "within" and not is_early):
+                decision = judged.verdict
+        elif n < look_counts(n_passages)[0]:
+            return None
+        else:
+            decision = decide_difference(broke, mended, n, self.n_comparisons)
+        return Stopping(
+            decision=decision,
+            n_answered=n,
+            n_passages=n_passages,
+            p_value=anytime_p(broke, mended),
+            interval=anytime_interval(broke, mended, n),
+            margin=MARGIN,
+            n_comparisons=self.n_comparisons,
+            alpha=alpha,
+        )

@@ -85,12 +85,9 @@ def choose_passages(texts: Texts, settings: EvaluationSettings) -> Passages:
         Random(settings.shuffle_seed).shuffle(order)
     indices = tuple(sorted(order[: settings.n_passages]))
     pairs = [_split(texts.texts[index], index) for index in indices]
-    return Passages(
-        key=passages_key(texts.identity, settings),
-        indices=indices,
-        contexts=tuple(context for context, _ in pairs),
-        targets=tuple(target for _, target in pairs),
-    )
+    contexts, targets = (tuple(pair[side] for pair in pairs) for side in (0, 1))
+    key = passages_key(texts.identity, settings)
+    return Passages(key=key, indices=indices, contexts=contexts, targets=targets)
 
 
 def questions_of(loaded: LoadedModel, pairs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
@@ -99,18 +96,12 @@ def questions_of(loaded: LoadedModel, pairs: Sequence[tuple[str, str]]) -> list[
 
     pairs: context and target of each passage.
     """
-
-    def plain(context: str, target: str) -> dict[str, Any]:
+    found = []
+    for context, target in pairs:
         question, text, special = Question.of(loaded, context, target), context + target, loaded.prepends_to(context)
-        return {
-            "ids": question.context + question.target,
-            "n_target": len(question.target),
-            "text": text,
-            "special": special,
-            "tokens": list(loaded.tokenizer(text, add_special_tokens=special).input_ids),
-        }
-
-    return [plain(context, target) for context, target in pairs]
+        ids, tokens = question.context + question.target, loaded.tokenizer(text, add_special_tokens=special).input_ids
+        found.append({"ids": ids, "n_target": len(question.target), "text": text, "special": special, "tokens": tokens})
+    return found
 
 
 def _split(text: str, index: int) -> tuple[str, str]:

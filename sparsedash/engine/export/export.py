@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,24 +14,14 @@ from safetensors import SafetensorError
 from sparsedash.catalog.families import form_problem, require_form, shared_width
 from sparsedash.catalog.presets import method_name
 from sparsedash.engine.export.export_files import (
-    STREAMED_SHARD_MB,
     WrittenFiles,
-    config_changes,
     copy_base_files,
-    exported_tensors,
-    plan_gguf,
     require_full_gguf,
-    write_checkpoint,
+    write_folder,
     write_gguf,
 )
-from sparsedash.engine.export.model_card import CardFacts, base_facts, model_card, public_model, recipe_json
-from sparsedash.engine.export.reload_proof import (
-    expected_answers,
-    prove_folder,
-    prove_gguf,
-    require_llama_cpp,
-    round_weights_,
-)
+from sparsedash.engine.export.model_card import CardFacts, base_licence, hub_name, model_card, public_model, recipe_json
+from sparsedash.engine.export.reload_proof import expected_answers, prove_files, require_llama_cpp, round_weights_
 from sparsedash.engine.models.checkpoint_reading import read_config
 from sparsedash.engine.models.loading import ModelShelf, gguf_file, locate_model
 from sparsedash.engine.models.model_conversion import content_hash
@@ -66,6 +57,20 @@ class _Request:
     pruned: Pruned
     passages: Passages
 
+    @classmethod
+    def of(cls, settings: ExportSettings, store: Store) -> "_Request":
+        """Read from the store. Raises JobError where a result is gone."""
+        dense, sparse = store.get(Record, settings.dense), store.get(Record, settings.sparse)
+        passages = store.get(Passages, sparse.passages_key) if sparse else None
+        if dense is None or sparse is None or sparse.pruned is None or passages is None:
+            raise JobError("The sparse model's result is not in the store any more.", "Run it again.")
+        run, pruned = store.get(Run, settings.run) if settings.run else None, sparse.pruned
+        if run is not None:
+            # A record is found by content: it may name the first place that held the same bytes.
+            pruned = replace(pruned, calibration=run.settings.calibration)
+            sparse = replace(sparse, model=run.settings.model, corpus=run.settings.evaluation.corpus, pruned=pruned)
+        return cls(settings=settings, run=run, dense=dense, sparse=sparse, pruned=pruned, passages=passages)
+
 
 def export_model(settings: ExportSettings, store: Store, shelf: ModelShelf, on_step: OnStep) -> Export:
     """Write and prove the files of one record's sparse model; the export is recorded in the store.
@@ -73,12 +78,11 @@ def export_model(settings: ExportSettings, store: Store, shelf: ModelShelf, on_s
     An intact earlier export of the same request is returned. Raises SparseDashError, and then the folder does not
     exist: its name is taken, the base has changed, the form does not apply, the disk is full, or the proof fails.
     """
-    request = _read_request(settings, store)
-    pruned, sparse = request.pruned, request.sparse
+    request = _Request.of(settings, store)
+    pruned, sparse, weights = request.pruned, request.sparse, settings.weights
     _require_form(settings, pruned, store.recall(store_keys.model_type_note(sparse.model_identity)))
-    method = method_name(pruned.method)
-    folder = settings.folder(store.folder, public_model(sparse), method, pruned.sparsity_permille)
-    folder = local_path(str(folder)).absolute()
+    name = settings.folder(store.folder, public_model(sparse), method_name(pruned.method), pruned.sparsity_permille)
+    folder = local_path(str(name)).absolute()
     sweep_exports(folder.parent)
     known = store.get(Export, settings.key())
     if known is not None and folder.is_dir() and file_hashes(folder) == known.files:
@@ -89,17 +93,19 @@ def export_model(settings: ExportSettings, store: Store, shelf: ModelShelf, on_s
     made = rebuild_model(sparse, store, on_step, shelf)
     model_type = made.loaded.model.config.model_type
     _require_form(settings, pruned, model_type)
-    if made.loaded.residency.streamed and not _is_unrounded(settings, made):
+    if made.loaded.residency.streamed and weights not in (made.loaded.dtype, "float32"):
         raise ExportError(
-            f"This model does not fit into the memory of this machine, and what is rounded to {settings.weights} could "
-            "not be proven here.",
+            f"This model does not fit into the memory of this machine, and what is rounded to {weights} could not be "
+            "proven here.",
             f"Write it in {made.loaded.dtype}, or on a machine with more memory.",
         )
     with _write_errors(folder), ExitStack() as naming, new_folder(folder) as inside:
         on_step(Step("write", 0, 1, message=folder.name))
         written = _write(inside, folder, request, made)
-        proof = _prove(inside, written.file, request, made, shelf, on_step)
-        files = _describe(inside, request, made, written, proof, store)
+        proof = _prove(inside / written.file, request, made, shelf, on_step)
+        files = file_hashes(inside)
+        (inside / RECIPE).write_text(recipe_json(settings, sparse, made, proof, files), encoding="utf-8")
+        (inside / CARD).write_text(model_card(_facts(request, made, written, proof, store)), encoding="utf-8")
         found = Export(
             key=settings.key(),
             settings=settings,
@@ -110,7 +116,7 @@ def export_model(settings: ExportSettings, store: Store, shelf: ModelShelf, on_s
             model_type=model_type,
             n_bytes=sum(file.stat().st_size for file in inside.iterdir()),
             base_bytes=written.base_size,
-            files=files,
+            files=files | {RECIPE: content_hash(inside / RECIPE)},
             proof=proof,
             made_at=time.time(),
         )
@@ -144,29 +150,14 @@ def prove_export(found: Export, folder: Path, store: Store, shelf: ModelShelf, o
         raise ExportError(
             f"{folder} is not what was written: {', '.join(changed[:5])} changed, came or went.", "Export it again."
         )
-    request = _read_request(found.settings, store)
+    request = _Request.of(found.settings, store)
     made = rebuild_model(replace(request.sparse, model=found.model), store, on_step, shelf)
-    return _prove(folder, next((name for name in now if name.endswith(".gguf")), ""), request, made, shelf, on_step)
+    return _prove(next(folder.glob("*.gguf"), folder), request, made, shelf, on_step)
 
 
 def file_hashes(folder: Path) -> dict[str, str]:
     """The sha256 of every file by its name, except the card, which may be edited."""
     return {file.name: content_hash(file) for file in sorted(folder.iterdir()) if file.is_file() and file.name != CARD}
-
-
-def _read_request(settings: ExportSettings, store: Store) -> _Request:
-    dense, sparse = (store.get(Record, key) for key in (settings.dense, settings.sparse))
-    if dense is None or sparse is None or sparse.pruned is None:
-        raise JobError("The sparse model's result is not in the store any more.", "Run it again.")
-    passages = store.get(Passages, sparse.passages_key)
-    if passages is None:
-        raise JobError("The passages that it answered are not in the store any more.", "Run it again.")
-    run, pruned = store.get(Run, settings.run) if settings.run else None, sparse.pruned
-    if run is not None:
-        # A record is found by content: it may name the first place that held the same bytes.
-        pruned = replace(pruned, calibration=run.settings.calibration)
-        sparse = replace(sparse, model=run.settings.model, corpus=run.settings.evaluation.corpus, pruned=pruned)
-    return _Request(settings=settings, run=run, dense=dense, sparse=sparse, pruned=pruned, passages=passages)
 
 
 def _require_form(settings: ExportSettings, pruned: Pruned, model_type: str | None) -> None:
@@ -190,29 +181,25 @@ def _write_errors(folder: Path) -> Iterator[None]:
 
 
 def _write(inside: Path, folder: Path, request: _Request, made: RebuiltModel) -> WrittenFiles:
-    settings, sparse, loaded, weights = request.settings, made.sparse, made.loaded, request.settings.weights
+    settings, sparse, require_room = request.settings, made.sparse, partial(require_export_room, folder)
     assert sparse is not None
     if settings.form == "gguf":
         assert isinstance(sparse, PrunedChannels), "form_problem has refused the other shape"
         file, is_base = _dense_gguf(request.sparse.model, settings)
-        plan = plan_gguf(file, sparse, weights, is_base=is_base)
-        require_export_room(folder, plan.n_bytes)
-        name = f"{folder.name}.gguf"
-        write_gguf(inside / name, plan)
-        return WrittenFiles(layout=plan.layout, size=plan.n_bytes, base_size=plan.base_bytes, file=name)
-    width = None if settings.form == "masked" else shared_width(request.pruned, loaded.model.config.model_type)
-    tensors = exported_tensors(sparse, width, weights)
-    size = sum(tensor.nbytes for tensor in tensors.values())
-    require_export_room(folder, size)
-    changes = config_changes(made.source, loaded.family.width, width, weights)
-    shard_mb = min(settings.shard_mb, STREAMED_SHARD_MB) if loaded.residency.streamed else settings.shard_mb
-    write_checkpoint(inside, made.source, tensors, shard_mb, changes, loaded.residency.drop)
-    each = next(tensor.element_size() for tensor in tensors.values() if tensor.is_floating_point())
-    dense = sum(parameter.numel() for parameter in loaded.model.parameters()) * each
-    layout = f"{width:,} channels in every block" if width else "the dense widths, zeros where something is gone"
-    if settings.form == "padded":
-        layout += ", filled up with zeros where fewer are left"
-    return WrittenFiles(layout=layout, size=size, base_size=dense)
+        new = inside / f"{folder.name}.gguf"
+        written = write_gguf(new, file, sparse, settings.weights, is_base=is_base, require_room=require_room)
+        copy_base_files(made.source, inside)
+        return written
+    width = None if settings.form == "masked" else shared_width(request.pruned, made.loaded.model.config.model_type)
+    return write_folder(
+        inside,
+        made.source,
+        sparse,
+        width=width,
+        weights=settings.weights,
+        shard_mb=settings.shard_mb,
+        require_room=require_room,
+    )
 
 
 def _dense_gguf(model: str, settings: ExportSettings) -> tuple[Path, bool]:
@@ -228,13 +215,9 @@ def _dense_gguf(model: str, settings: ExportSettings) -> tuple[Path, bool]:
     return local_path(settings.dense_gguf), False
 
 
-def _is_unrounded(settings: ExportSettings, made: RebuiltModel) -> bool:
-    return settings.weights in (made.loaded.dtype, "float32")
-
-
-def _prove(inside: Path, file: str, request: _Request, made: RebuiltModel, shelf: ModelShelf, on_step: OnStep) -> Proof:
-    """file: the name of the GGUF file."""
-    settings, unrounded = request.settings, _is_unrounded(request.settings, made)
+def _prove(what: Path, request: _Request, made: RebuiltModel, shelf: ModelShelf, on_step: OnStep) -> Proof:
+    """what: the folder, or its GGUF file."""
+    settings, unrounded = request.settings, request.settings.weights in (made.loaded.dtype, "float32")
     on_step(Step("prove", 0, 2, message="Asking the model in memory"))
     assert made.sparse is not None
     with made.sparse.applied(), torch.inference_mode():
@@ -243,29 +226,22 @@ def _prove(inside: Path, file: str, request: _Request, made: RebuiltModel, shelf
             shelf.let_go()
             round_weights_(made.loaded.model, settings.form, settings.weights)
         expected = expected_answers(made.loaded, request.sparse, request.passages, strict=unrounded)
-    on_step(Step("prove", 1, 2, message="Asking the files"))
-    if settings.form == "gguf":
-        proof = prove_gguf(inside / file, expected, settings.weights, on_step)
-    else:
-        proof = prove_folder(inside, expected, on_step)
+    proof = prove_files(what, expected, settings.weights, on_step)
     on_step(Step("prove", 2, 2))
     return proof
 
 
-def _describe(
-    inside: Path, request: _Request, made: RebuiltModel, written: WrittenFiles, proof: Proof, store: Store
-) -> dict[str, str]:
-    """Write the recipe and the card. Returns the sha256 of every file, as `file_hashes` does."""
-    if written.file:
-        copy_base_files(made.source, inside)
-    files, sparse, found = file_hashes(inside), request.sparse, request.run and request.run.find
-    (inside / RECIPE).write_text(recipe_json(request.settings, sparse, made, proof, files), encoding="utf-8")
+def _facts(request: _Request, made: RebuiltModel, written: WrittenFiles, proof: Proof, store: Store) -> CardFacts:
+    sparse, found = request.sparse, request.run and request.run.find
     tolerance = Tolerance(ratio=found.ratio, points=found.points) if found else Tolerance()
-    results = run_results(StoredResults(store), request.run, tolerance)
+    results, file = run_results(StoredResults(store), request.run, tolerance), gguf_file(sparse.model)
     of_run = (each for each in (results.judged if results else ()) if each.record.key == sparse.key)
-    facts = CardFacts(
+    return CardFacts(
         settings=request.settings,
-        base=base_facts(made.source, sparse),
+        hub=hub_name(sparse),
+        licence=base_licence(made.source, sparse),
+        source_type=made.source.source_type,
+        base_file_bytes=file.stat().st_size if file else 0,
         dense=request.dense,
         sparse=sparse,
         judged=next(of_run, None) or judged_alone(request.dense, sparse, tolerance),
@@ -273,5 +249,3 @@ def _describe(
         proof=proof,
         written=written,
     )
-    (inside / CARD).write_text(model_card(facts), encoding="utf-8")
-    return files | {RECIPE: content_hash(inside / RECIPE)}

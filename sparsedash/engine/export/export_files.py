@@ -12,6 +12,7 @@ import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,14 +45,12 @@ STREAMED_SHARD_MB = 1_000
 """The largest shard of a model that does not fit into memory: a shard is in memory as a whole."""
 
 Array = np.ndarray[Any, Any]
-_Value = tuple[Any, GGUFValueType, GGUFValueType | None]
 
 _GGUF_TYPES: dict[Weights, tuple[GGMLQuantizationType, LlamaFileType]] = {
     "float32": (GGMLQuantizationType.F32, LlamaFileType.ALL_F32),
     "float16": (GGMLQuantizationType.F16, LlamaFileType.MOSTLY_F16),
     "q8_0": (GGMLQuantizationType.Q8_0, LlamaFileType.MOSTLY_Q8_0),
 }
-_NUMPY_TYPES = {GGMLQuantizationType.F32: np.dtype(np.float32), GGMLQuantizationType.F16: np.dtype(np.float16)}
 _FULL = ("F32", "F16", "BF16")
 _KEPT_FULL = ("position_embd", "token_types", "rope_freqs", "norm")
 """Parts of the names of tensors that llama.cpp reads in float32 only."""
@@ -106,14 +105,54 @@ def block_tensors(made: PrunedChannels, index: int, width: int | None) -> dict[s
     return tensors
 
 
-def exported_tensors(made: SparseModel, width: int | None, weights: str) -> dict[str, Tensor]:
-    """Every tensor of the file by its name, on the CPU; shared ones once. The loaded model must be the dense one.
+def write_folder(
+    folder: Path,
+    base: Source,
+    made: SparseModel,
+    *,
+    width: int | None,
+    weights: str,
+    shard_mb: int = 1_000,
+    require_room: Callable[[int], None] = lambda n_bytes: None,
+) -> WrittenFiles:
+    """Write weights in shards with their index, the config and the base's other files for transformers.
 
-    width: see `block_tensors`. weights: a floating-point type. Raises ExportError for a tensor that stock code has no
-    place for, or whose numbers this type cannot represent.
+    width: see `block_tensors`. weights: a floating-point type. shard_mb: the largest shard. require_room: called with
+    the bytes of the weights before the first is written. The loaded model must be the dense one. Raises ExportError for
+    a tensor that stock code has no place for, or whose numbers this type cannot represent.
     """
     loaded, dtype = made.loaded, getattr(torch, weights)
-    changed: dict[str, Tensor] = {}
+    tensors = _all_tensors(made, width, dtype)
+    size = sum(tensor.nbytes for tensor in tensors.values())
+    require_room(size)
+    config = json.loads((base.folder / "config.json").read_text(encoding="utf-8"))
+    if width and loaded.family.width:
+        config[loaded.family.width] = width
+    # Otherwise a loader would round float32 weights to the type of the base.
+    config |= {key: weights for key in ("dtype", "torch_dtype") if key in config}
+    _write_json(folder / "config.json", config)
+    mode = stat.S_IMODE((folder / "config.json").stat().st_mode)
+    most = min(shard_mb, STREAMED_SHARD_MB) if loaded.residency.streamed else shard_mb
+    plan = split_torch_state_dict_into_shards(tensors, max_shard_size=most * 10**6)
+    for file, names in plan.filename_to_tensors.items():
+        save_file({name: tensors[name] for name in names}, folder / file, metadata={"format": "pt"})
+        # The library gives the file to its owner only, whatever the umask.
+        (folder / file).chmod(mode)
+        loaded.residency.drop()
+    if plan.is_sharded:
+        index = {"metadata": plan.metadata, "weight_map": dict(sorted(plan.tensor_to_filename.items()))}
+        _write_json(folder / "model.safetensors.index.json", index)
+    copy_base_files(base, folder)
+    layout = f"{width:,} channels in every block" if width else "the dense widths, zeros where something is gone"
+    if width and isinstance(made, PrunedChannels) and min(made.widths) < width:
+        layout += ", filled up with zeros where fewer are left"
+    dense = sum(parameter.numel() for parameter in loaded.model.parameters()) * dtype.itemsize
+    return WrittenFiles(layout=layout, size=size, base_size=dense)
+
+
+def _all_tensors(made: SparseModel, width: int | None, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Every tensor of the file by its name, on the CPU; shared ones once."""
+    loaded, changed = made.loaded, dict[str, Tensor]()
     for index, block in enumerate(loaded.projections("decoder")):
         if isinstance(made, PrunedChannels):
             tensors = block_tensors(made, index, width)
@@ -151,46 +190,6 @@ def _cast(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return cast
 
 
-def write_checkpoint(
-    folder: Path,
-    base: Source,
-    tensors: Mapping[str, Tensor],
-    shard_mb: int,
-    changes: Mapping[str, Any],
-    on_shard: Callable[[], None],
-) -> None:
-    """Write weights in shards with their index, the changed config and the base's other files into the folder.
-
-    changes: to the base's config.json. on_shard: called after each shard.
-    """
-    _write_json(folder / "config.json", _base_config(base) | dict(changes))
-    mode = stat.S_IMODE((folder / "config.json").stat().st_mode)
-    plan = split_torch_state_dict_into_shards(dict(tensors), max_shard_size=shard_mb * 10**6)
-    for file, names in plan.filename_to_tensors.items():
-        save_file({name: tensors[name] for name in names}, folder / file, metadata={"format": "pt"})
-        # The library gives the file to its owner only, whatever the umask.
-        (folder / file).chmod(mode)
-        on_shard()
-    if plan.is_sharded:
-        index = {"metadata": plan.metadata, "weight_map": dict(sorted(plan.tensor_to_filename.items()))}
-        _write_json(folder / "model.safetensors.index.json", index)
-    copy_base_files(base, folder)
-
-
-def config_changes(base: Source, width_key: str, width: int | None, weights: str) -> dict[str, Any]:
-    """Differences of config.json to the base's: the width, and the type of the weights where it names another.
-
-    Otherwise a loader would round float32 weights to the type of the base. width: None: unchanged.
-    """
-    config = _base_config(base)
-    changes: dict[str, Any] = {} if width is None or not width_key else {width_key: width}
-    return changes | {key: weights for key in ("dtype", "torch_dtype") if config.get(key, weights) != weights}
-
-
-def _base_config(base: Source) -> dict[str, Any]:
-    return dict(json.loads((base.folder / "config.json").read_text(encoding="utf-8")))
-
-
 def _write_json(file: Path, value: Mapping[str, Any]) -> None:
     file.write_text(f"{json.dumps(value, indent=2, ensure_ascii=False)}\n", encoding="utf-8")
 
@@ -217,14 +216,9 @@ class GgufTensor:
     make: Callable[[], Array]
 
     @property
-    def byte_shape(self) -> tuple[int, ...]:
-        """Its shape in the file, in bytes."""
-        return tuple(quant_shape_to_byte_shape(self.shape, self.kind))
-
-    @property
     def n_bytes(self) -> int:
         """Its bytes in the file."""
-        return int(np.prod(self.byte_shape))
+        return int(np.prod(quant_shape_to_byte_shape(self.shape, self.kind)))
 
 
 def gguf_type(name: str, shape: Sequence[int], weights: Weights) -> GGMLQuantizationType:
@@ -236,88 +230,70 @@ def gguf_type(name: str, shape: Sequence[int], weights: Weights) -> GGMLQuantiza
     return GGMLQuantizationType.F16 if ragged else wanted
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class GgufPlan:
-    """Contents of a GGUF file. own: the dense file's architecture; architecture: that of the new file, under which
-    llama.cpp may read a width for each block. widths: in the file. base_bytes: of the dense model's tensors in the same
-    type. layout: in words.
+def write_gguf(
+    file: Path,
+    dense_file: Path,
+    made: PrunedChannels,
+    weights: Weights,
+    *,
+    is_base: bool,
+    require_room: Callable[[int], None],
+) -> WrittenFiles:
+    """Write the sparse model's file from the dense model's, with one tensor in memory at a time.
+
+    is_base: that was pruned itself, and may be quantised. require_room: as in `write_folder`. Raises ModelError,
+    ExportError or SettingsError where it is not a full file of the dense model.
     """
-
-    reader: GgufReader
-    own: str
-    architecture: str
-    weights: Weights
-    widths: tuple[int, ...]
-    tensors: list[GgufTensor]
-    base_bytes: int
-    layout: str
-
-    @property
-    def n_bytes(self) -> int:
-        """Bytes of the tensors."""
-        return sum(tensor.n_bytes for tensor in self.tensors)
-
-
-def plan_gguf(file: Path, made: PrunedChannels, weights: Weights, *, is_base: bool) -> GgufPlan:
-    """Plan of the sparse model's file from the dense model's. is_base: that was pruned itself, and may be quantised.
-
-    Raises ModelError, ExportError or SettingsError where it is not a full file of the dense model.
-    """
-    reader = require_full_gguf(file, is_base=is_base)
-    own = str(reader.fields["general.architecture"].contents())
+    reader = require_full_gguf(dense_file, is_base=is_base)
+    values = reader.values
+    own = str(values["general.architecture"])
     dense = [_dense_tensor(tensor, own, made.loaded.dtype, weights) for tensor in reader.tensors]
-    _require_same(file, {tensor.name: tensor for tensor in dense}, made)
+    _require_same(dense_file, {tensor.name: tensor for tensor in dense}, made)
     tied = all(tensor.name != "output.weight" for tensor in dense)
-    if one_width(made.widths):
-        architecture, widths, layout = own, made.widths, f"one width, as {own}"
-    elif own in PER_LAYER and (tied or PER_LAYER[own] != "openelm"):
-        architecture, widths = PER_LAYER[own], made.widths
+    # The architecture under which llama.cpp may read a width for each block.
+    architecture, widths, layout = own, made.widths, f"one width, as {own}"
+    if not one_width(widths) and own in PER_LAYER and (tied or PER_LAYER[own] != "openelm"):
+        architecture = PER_LAYER[own]
         layout = f"a width for each block, as {architecture}"
-    else:
-        architecture, widths = own, [max(made.widths)] * len(made.widths)
+    elif not one_width(widths):
+        widths = [max(widths)] * len(widths)
         layout = f"filled up to the widest block, as {own}: llama.cpp reads no width for each block of this family"
     kept = [tensor for tensor in dense if not any(f".ffn_{part}." in tensor.name for part in ("gate", "up", "down"))]
-    return GgufPlan(
-        reader=reader,
-        own=own,
-        architecture=architecture,
-        weights=weights,
-        widths=tuple(widths),
-        tensors=[*_converted(kept, own, architecture, reader), *_mlp_tensors(made, widths, weights)],
-        base_bytes=sum(tensor.n_bytes for tensor in dense),
-        layout=layout,
-    )
-
-
-def write_gguf(file: Path, plan: GgufPlan) -> None:
-    """Write the file, with one tensor in memory at a time."""
-    own, architecture, file_type = plan.own, plan.architecture, int(_GGUF_TYPES[plan.weights][1])
+    tensors = [*_converted(kept, own, architecture, values), *_mlp_tensors(made, widths, weights)]
+    size = sum(tensor.n_bytes for tensor in tensors)
+    require_room(size)
     writer = GGUFWriter(file, architecture)
     try:
-        for name, field in plan.reader.fields.items():
-            # The library writes no empty array, which has no type of its items either.
-            empty = field.types == [GGUFValueType.ARRAY]
-            if empty or name.startswith("GGUF.") or name == "general.architecture":
-                continue
-            renamed = f"{architecture}{name.removeprefix(own)}" if name.startswith(f"{own}.") else name
-            is_width = renamed == f"{architecture}.feed_forward_length"
-            value, kind, sub_type = _width_value(plan.widths) if is_width else _field_value(field)
-            value = file_type if name == "general.file_type" else value
-            writer.add_key_value(renamed, value, kind, sub_type=sub_type)
-        if "general.file_type" not in plan.reader.fields:
-            writer.add_file_type(file_type)
-        for tensor in plan.tensors:
-            number = _NUMPY_TYPES.get(tensor.kind)
-            stated = tensor.byte_shape if number is None else tensor.shape
-            number = number or np.dtype(np.uint8)
-            writer.add_tensor_info(tensor.name, stated, number, tensor.n_bytes, raw_dtype=tensor.kind)
+        _add_keys(writer, reader, widths, int(_GGUF_TYPES[weights][1]))
+        for tensor in tensors:
+            shape, number = quant_shape_to_byte_shape(tensor.shape, tensor.kind), np.dtype(np.uint8)
+            writer.add_tensor_info(tensor.name, shape, number, tensor.n_bytes, raw_dtype=tensor.kind)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
-        for tensor in plan.tensors:
+        for tensor in tensors:
             writer.write_tensor_data(quants.quantize(tensor.make().astype(np.float32), tensor.kind))
     finally:
         writer.close()
+    base_size = sum(tensor.n_bytes for tensor in dense)
+    return WrittenFiles(layout=layout, size=size, base_size=base_size, file=file.name)
+
+
+def _add_keys(writer: GGUFWriter, reader: GgufReader, widths: Sequence[int], file_type: int) -> None:
+    """Add the dense file's keys under the new architecture, with the new widths and type."""
+    values, own, architecture = reader.values, reader.values["general.architecture"], writer.arch
+    for name, value in values.items():
+        kind, sub_type = reader.fields[name].types[0], (*reader.fields[name].types, None)[1]
+        # The library writes no empty array, which has no type of its items either.
+        if (kind, sub_type) == (GGUFValueType.ARRAY, None) or name in ("general.architecture", "general.file_type"):
+            continue
+        if name == f"{own}.feed_forward_length":
+            kind, sub_type, value = GGUFValueType.ARRAY, GGUFValueType.UINT32, [int(width) for width in widths]
+            if one_width(widths):
+                kind, sub_type, value = GGUFValueType.UINT32, None, value[0]
+        renamed = f"{architecture}{name.removeprefix(own)}" if name.startswith(f"{own}.") else name
+        writer.add_key_value(renamed, value, kind, sub_type=sub_type)
+    writer.add_file_type(file_type)
 
 
 def gguf_rounded(values: Array, weights: Weights) -> Array:
@@ -325,20 +301,6 @@ def gguf_rounded(values: Array, weights: Weights) -> Array:
     kind = gguf_type("", values.shape, weights)
     back: Array = quants.dequantize(quants.quantize(values.astype(np.float32), kind), kind)
     return back
-
-
-def _field_value(field: Any) -> _Value:
-    """A key's value as the writer takes it; strings as bytes, since a vocabulary holds parts of characters."""
-    kind, sub_type = field.types[0], field.types[-1] if len(field.types) > 1 else None
-    if sub_type == GGUFValueType.STRING:
-        return [bytes(field.parts[at]) for at in field.data], kind, sub_type
-    return field.contents(), kind, sub_type
-
-
-def _width_value(widths: tuple[int, ...]) -> _Value:
-    if one_width(widths):
-        return int(widths[0]), GGUFValueType.UINT32, None
-    return list(map(int, widths)), GGUFValueType.ARRAY, GGUFValueType.UINT32
 
 
 def _dense_tensor(tensor: Any, own: str, dtype: Dtype, weights: Weights) -> GgufTensor:
@@ -362,43 +324,39 @@ def _mlp_tensors(made: PrunedChannels, widths: Sequence[int], weights: Weights) 
     # A fused projection, or one without a gate, is GGUF's up.
     inner = ("ffn_gate", "ffn_up") if len(family.inner) > 1 else ("ffn_up",)
     names = {**dict(zip(family.inner, inner, strict=True)), family.out: "ffn_down"}
+
+    def make(index: int, width: int, name: str) -> Array:
+        values: Array = block_tensors(made, index, width)[name].float().numpy()
+        return values
+
     for index, width in enumerate(widths):
         for name, tensor in block_tensors(made, index, width).items():
             module, _, kind = name.rpartition(".")
-
-            def make(index: int = index, width: int = width, name: str = name) -> Array:
-                return block_tensors(made, index, width)[name].float().numpy()
-
             there, shape = f"blk.{index}.{names[module]}.{kind}", tuple(tensor.shape)
-            yield GgufTensor(there, shape, gguf_type(there, shape, weights), make)
+            yield GgufTensor(there, shape, gguf_type(there, shape, weights), partial(make, index, width, name))
 
 
-def _converted(dense: list[GgufTensor], own: str, architecture: str, reader: GgufReader) -> Iterator[GgufTensor]:
-    """The dense tensors as another architecture's graph reads them."""
-    count = int(reader.fields[f"{own}.attention.head_count"].contents())
-    few = reader.fields.get(f"{own}.attention.head_count_kv")
-    heads = {"attn_q": count, "attn_k": count if few is None else int(few.contents())}
-    by_name = {tensor.name: tensor for tensor in dense}
+def _converted(dense: list[GgufTensor], own: str, architecture: str, values: Mapping[str, Any]) -> Iterator[GgufTensor]:
+    """The dense tensors as another architecture's graph reads them. values: of the dense file's keys."""
+    count = int(values[f"{own}.attention.head_count"])
+    heads = {"attn_q": count, "attn_k": int(values.get(f"{own}.attention.head_count_kv", count))}
+    qkv, by_name = ("attn_q", "attn_k", "attn_v"), {tensor.name: tensor for tensor in dense}
     for tensor in dense:
         part = tensor.name.split(".")[2] if tensor.name.startswith("blk.") else ""
         if (own, architecture) == ("qwen2", "deci") and part in heads:
-            yield _interleaved(tensor, heads[part])
-        elif (own, architecture) == ("qwen3", "openelm") and part in ("attn_q", "attn_k", "attn_v"):
+            yield replace(tensor, make=partial(_interleaved, tensor, heads[part]))
+        elif (own, architecture) == ("qwen3", "openelm") and part in qkv:
             if part == "attn_q":
-                yield _joined_qkv([by_name[tensor.name.replace(part, each)] for each in ("attn_q", "attn_k", "attn_v")])
+                yield _joined_qkv([by_name[tensor.name.replace(part, each)] for each in qkv])
         else:
             yield tensor
 
 
-def _interleaved(tensor: GgufTensor, n_heads: int) -> GgufTensor:
+def _interleaved(tensor: GgufTensor, n_heads: int) -> Array:
     """Rows of every head: halves one after the other become pairs, as `deci` rotates them."""
-
-    def make() -> Array:
-        values = tensor.make()
-        halves = values.reshape(n_heads, 2, len(values) // n_heads // 2, *values.shape[1:])
-        return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(values.shape)
-
-    return replace(tensor, make=make)
+    values = tensor.make()
+    halves = values.reshape(n_heads, 2, len(values) // n_heads // 2, *values.shape[1:])
+    return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(values.shape)
 
 
 def _joined_qkv(parts: list[GgufTensor]) -> GgufTensor:

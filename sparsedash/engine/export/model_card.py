@@ -10,12 +10,12 @@ import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from huggingface_hub import ModelCard, ModelCardData, metadata_load
 from yaml import YAMLError
 
 from sparsedash.catalog import presets
+from sparsedash.catalog.families import one_width
 from sparsedash.catalog.gguf_reader import opened_gguf
 from sparsedash.engine.export.export_files import WrittenFiles
 from sparsedash.engine.models.hub import fetch
@@ -42,25 +42,18 @@ _ACTIVE_IN_CODE = str.maketrans({mark: f"⟨U+{ord(mark):04X}⟩" for mark in "`
 
 
 @dataclass(frozen=True, kw_only=True)
-class BaseFacts:
-    """Facts of the model that was pruned. hub: its name on the hub; empty for other models.
+class CardFacts:
+    """Contents of the card. hub: the base's name on the hub; empty for other models. licence: empty where unknown.
 
-    licence: empty where it is unknown. source_type: as in Run. file_bytes: of a quantised GGUF file.
+    source_type: as in Run; base_file_bytes: of the base's file if it is quantised. judged: the sparse model against
+    dense, as on the pages of its run.
     """
 
-    name: str
-    hub: str
-    licence: str
-    source_type: str = ""
-    file_bytes: int = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class CardFacts:
-    """Contents of the card. judged: the sparse model against dense, as on the pages of its run."""
-
     settings: ExportSettings
-    base: BaseFacts
+    hub: str = ""
+    licence: str = ""
+    source_type: str = ""
+    base_file_bytes: int = 0
     dense: Record
     sparse: Record
     judged: Judged
@@ -68,84 +61,87 @@ class CardFacts:
     proof: Proof
     written: WrittenFiles
 
-    @property
-    def pruned(self) -> Pruned:
-        """How the sparse model was made."""
-        assert self.sparse.pruned is not None
-        return self.sparse.pruned
-
 
 def model_card(facts: CardFacts) -> str:
     """README.md: metadata and text."""
-    made, settings, proof = facts.pruned, facts.settings, facts.proof
+    made, settings, proof, written = facts.sparse.pruned, facts.settings, facts.proof, facts.written
+    assert made is not None
     channels, is_gguf = made.method.takes_channels, settings.form == "gguf"
     data = ModelCardData(
-        base_model=facts.base.hub or None,
-        license=facts.base.licence or "unknown",
+        base_model=facts.hub or None,
+        license=facts.licence or "unknown",
         library_name="llama.cpp" if is_gguf else "transformers",
         pipeline_tag="text-generation",
         tags=["pruned", *(["width-pruning"] if channels else []), *(["gguf"] if is_gguf else [])],
     )
-    base, written = _code(facts.base.hub or facts.base.name), facts.written
+    base = _code(facts.hub or public_model(facts.sparse))
     removed = "inner channels of the MLPs were removed" if channels else "single weights were set to zero"
-    gone = f"{100 * made.mlp_sparsity:.1f} % of the MLPs' {'channels' if channels else 'weights'}"
-    size = f"{written.size / 1e6:,.1f} MB of weights, where the dense model takes {written.base_size / 1e6:,.1f} MB"
-    not_smaller = (
-        "" if channels else " Zeros by themselves make a model neither smaller nor faster: no speed-up is expected."
-    )
+    note = "" if channels else "Zeros by themselves make a model neither smaller nor faster: no speed-up is expected."
+    if facts.source_type:
+        note += f" {wording.source_note(facts.source_type)} That file takes {facts.base_file_bytes / 1e6:,.1f} MB."
+    usage = f"""```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("PATH", dtype="{settings.weights}")
+tokenizer = AutoTokenizer.from_pretrained("PATH")
+```"""
     if is_gguf:
         usage = f"```sh\nllama-cli -m {shlex.quote(_line(written.file))} -p 'Once upon a time'\n```"
-    else:
-        usage = (
-            "```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-            f'model = AutoModelForCausalLM.from_pretrained("PATH", dtype="{settings.weights}")\n'
-            'tokenizer = AutoTokenizer.from_pretrained("PATH")\n```'
-        )
-    text = (
-        f"# {base}, pruned by {gone}\n\n"
-        f"A sparse model of {base}: {removed} by SparseDash, {100 * made.matmul_ratio:.1f} % of all weights in matrix "
-        f"products. In {settings.weights}: {size}.{not_smaller}{_quantised_base(facts)}\n\n"
-        f"{_making_section(facts)}\n\n{_loss_section(facts)}\n\n"
-        f"## How it is loaded\n\n{usage}\n\nProven: {proof.runtime} {proof.version}, in a fresh process without "
-        f"network and without remote code: the logits of {proof.n_logits} passages differ by at most "
-        f"{proof.logit_difference:.1e} from those of the model in memory, and {proof.n_meant} of {proof.n_verdicts} "
-        f"passages are answered as by it ({proof.n_run} as in the run).\n\n"
-        f"## How it is made again\n\n`{RECIPE}` beside this file holds every setting, the kept channels of each block, "
-        "the identities of the base and of the texts, and the versions. From the same base and text SparseDash makes "
-        "the same weights again, to the bit on the same machine."
-    )
+    text = f"""# {base}, pruned by {100 * made.mlp_sparsity:.1f} % of the MLPs' {"channels" if channels else "weights"}
+
+A sparse model of {base}: {removed} by SparseDash, {100 * made.matmul_ratio:.1f} % of all weights in matrix products.
+In {settings.weights}: {written.size / 1e6:,.1f} MB of weights, where the dense model takes
+{written.base_size / 1e6:,.1f} MB. {note.strip()}
+
+## How it was made
+
+{_making_table(facts, made)}
+
+## What it lost
+
+{_loss_section(facts)}
+
+Nothing else was measured: other tasks, other languages and safety may have suffered otherwise.
+
+## How it is loaded
+
+{usage}
+
+Proven: {proof.runtime} {proof.version}, in a fresh process without network and without remote code: the logits of
+{proof.n_logits} passages differ by at most {proof.logit_difference:.1e} from those of the model in memory, and
+{proof.n_meant} of {proof.n_verdicts} passages are answered as by it ({proof.n_run} as in the run).
+
+## How it is made again
+
+`{RECIPE}` beside this file holds every setting, the kept channels of each block, the identities of the base and of the
+texts, and the versions. From the same base and text SparseDash makes the same weights again, to the bit on the same
+machine."""
     # Parsed by the hub's own class: metadata that cannot be read raises here.
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}\n"))
 
 
-def base_facts(source: Source, record: Record) -> BaseFacts:
-    """Facts of a record's base. source: its files."""
-    hub, file = record.model.partition("@")[0] if is_hub_model(record) else "", gguf_file(record.model)
-    return BaseFacts(
-        name=public_model(record),
-        hub=BUILTIN_BASE if record.model == BUILTIN_MODEL else hub,
-        licence=_gguf_licence(file) if file else _licence(source.folder, record.model if hub else ""),
-        source_type=source.source_type,
-        file_bytes=file.stat().st_size if file and source.source_type else 0,
-    )
+def hub_name(record: Record) -> str:
+    """The name of the record's model on the hub; empty where it is from elsewhere."""
+    if record.model == BUILTIN_MODEL:
+        return BUILTIN_BASE
+    return record.model.partition("@")[0] if is_hub_model(record) else ""
 
 
-def _gguf_licence(file: Path) -> str:
-    field = opened_gguf(file).fields.get("general.license")
-    with suppress(ValueError):
-        return _licence_name(field.contents()) if field else ""
-    return ""
+def base_licence(source: Source, record: Record) -> str:
+    """The licence that the base states in its GGUF file, or in its own card; empty where it states none.
 
-
-def _licence(folder: Path, hub: str) -> str:
-    """The licence in the base's own card. hub: its reference if it is from the hub: models are downloaded without their
-    card, so it is fetched if possible.
+    Models are downloaded without their card, so it is fetched if possible. source: the base's files.
     """
-    card = folder / _CARD
-    if hub and not card.is_file():
+    if file := gguf_file(record.model):
+        with suppress(ValueError):
+            field = opened_gguf(file).fields.get("general.license")
+            return _licence_name(field and field.contents())
+        return ""
+    card = source.folder / _CARD
+    if is_hub_model(record) and not card.is_file():
         with suppress(ModelError):
             # The folder is named by its commit.
-            fetch(hub, folder.name, _CARD)
+            fetch(record.model, source.folder.name, _CARD)
     with suppress(OSError, ValueError, YAMLError, RecursionError):
         return _licence_name((metadata_load(card) or {}).get("license"))
     return ""
@@ -213,35 +209,25 @@ def _line(text: str) -> str:
     return visible(" ".join(text.split()))
 
 
-def _quantised_base(facts: CardFacts) -> str:
-    base = facts.base
-    if not base.source_type:
-        return ""
-    smaller = ", smaller than the weights here" if base.file_bytes < facts.written.size else ""
-    return f"\n\n{wording.source_note(base.source_type)} That file takes {base.file_bytes / 1e6:,.1f} MB{smaller}."
-
-
-def _making_section(facts: CardFacts) -> str:
-    made, record, base, method = facts.pruned, facts.sparse, facts.base, facts.pruned.method
-    text = made.calibration
-    calibration = f"{_code(public_name(text.corpus))}, {text.n_samples:,} samples of {text.length:,} tokens"
+def _making_table(facts: CardFacts, made: Pruned) -> str:
+    text, method, dense, kept = made.calibration, made.method, made.dense_widths, made.widths
     choices = [f"{name} {getattr(method, name)}" for name in ("saliency", "pattern", "compensation", "allocation")]
-    dense, kept = made.dense_widths, made.widths
-    whole = f"of {dense[0]:,}" if len(set(dense)) == 1 else f"of {', '.join(map(str, dense))}"
-    widths = f"{', '.join(map(str, kept))} {whole}, block by block"
-    rows = [
-        ("Base", _code(base.name)),
-        ("Revision", _code(record.model_identity)),
-        *([("Type of the base's file", base.source_type)] if base.source_type else []),
-        ("Licence of the base", _code(base.licence) if base.licence else _UNKNOWN),
-        ("Method", f"{presets.method_name(method)}: {', '.join(choices)}"),
-        ("Asked for", f"{made.sparsity_permille / 10:g} %"),
-        ("Widths", f"{kept[0]:,} channels {whole} in every block" if len(set(kept)) == 1 else widths),
-        ("In the files", facts.written.layout),
-        ("Calibration", calibration if method.reads_text else "none: the method reads no text"),
-        ("Computed in", record.dtype),
-    ]
-    return f"## How it was made\n\n{_table(('', ''), rows)}"
+    calibration = f"{_code(public_name(text.corpus))}, {text.n_samples:,} samples of {text.length:,} tokens"
+    whole = f"{dense[0]:,}" if one_width(dense) else ", ".join(map(str, dense))
+    widths = f"{kept[0]:,} channels" if one_width(kept) else ", ".join(map(str, kept))
+    rows = {
+        "Base": _code(public_model(facts.sparse)),
+        "Revision": _code(facts.sparse.model_identity),
+        "Type of the base's file": facts.source_type,
+        "Licence of the base": _code(facts.licence) if facts.licence else _UNKNOWN,
+        "Method": f"{presets.method_name(method)}: {', '.join(choices)}",
+        "Asked for": f"{made.sparsity_permille / 10:g} %",
+        "Widths": f"{widths} of {whole}{' in every block' if one_width(kept) else ', block by block'}",
+        "In the files": facts.written.layout,
+        "Calibration": calibration if method.reads_text else "none: the method reads no text",
+        "Computed in": facts.sparse.dtype,
+    }
+    return _table(("", ""), [row for row in rows.items() if row[1]])
 
 
 def _loss_section(facts: CardFacts) -> str:
@@ -256,14 +242,13 @@ def _loss_section(facts: CardFacts) -> str:
     ]
     sentences = wording.first_upper(" ".join(verdicts.verdict_words(name, found, facts.tolerance)))
     test = "a test that holds although it stopped early" if pairs.anytime else "exact McNemar"
-    return (
-        f"## What it lost\n\n**{verdicts.VERDICT_SIGNS[found.verdict]}**: {sentences}\n\n"
-        f"Both models answered the same {pairs.n_passages:,} passages of {_code(public_name(facts.sparse.corpus))}. "
-        f"{verdicts.flip_words(pairs)} Of equal accuracy: {wording.p_value(judged.p_value)} ({test}). Where a run has "
-        "several sparse models, p and the levels of the intervals allow for all of them.\n\n"
-        f"{_table(('', 'dense', 'sparse', 'change', 'interval of the change (level)'), rows)}\n\n"
-        "Nothing else was measured: other tasks, other languages and safety may have suffered otherwise."
-    )
+    return f"""**{verdicts.VERDICT_SIGNS[found.verdict]}**: {sentences}
+
+Both models answered the same {pairs.n_passages:,} passages of {_code(public_name(facts.sparse.corpus))}.
+{verdicts.flip_words(pairs)} Of equal accuracy: {wording.p_value(judged.p_value)} ({test}). Where a run has several
+sparse models, p and the levels of the intervals allow for all of them.
+
+{_table(("", "dense", "sparse", "change", "interval of the change (level)"), rows)}"""
 
 
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:

@@ -14,13 +14,13 @@ import tempfile
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from math import inf
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load
 from torch import Tensor, nn
 
 from sparsedash.engine.evaluation.questions import questions_of
@@ -49,7 +49,6 @@ ALLOWED_GELU = 0.05
 _DIFFERING = 0.1
 """Share of the verdicts that may differ where llama.cpp rounds more than the weights."""
 
-_HERE = Path(__file__).parent
 _KEPT = ("PATH", "HOME", "TMPDIR", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
 _ADVICE = (
     "The files were deleted; the run and its results are kept. Try another form or float32 weights, and please report "
@@ -90,48 +89,29 @@ def expected_answers(loaded: LoadedModel, record: Record, passages: Passages, st
     )
 
 
-def prove_folder(folder: Path, expected: ExpectedAnswers, on_step: OnStep = ignore_steps) -> Proof:
-    """Proof of a folder by stock transformers. Raises ExportError unless it holds."""
-    return _prove("transformers", "reloaded.py", folder, expected, ALLOWED, 0, on_step)
-
-
-def prove_gguf(file: Path, expected: ExpectedAnswers, weights: Weights, on_step: OnStep = ignore_steps) -> Proof:
-    """Proof of a file by llama.cpp. Raises ExportError unless it holds."""
-    n_allowed = 0 if weights == "float32" else round(_DIFFERING * len(expected.right))
-    allowed = max(ALLOWED_GGUF[weights], ALLOWED_GELU if expected.gelu else 0)
-    return _prove("llama.cpp", "reloaded_gguf.py", file, expected, allowed, n_allowed, on_step)
-
-
 def require_llama_cpp() -> None:
     """Raise SettingsError where llama.cpp is not installed: no GGUF file is exported without a proof."""
-    try:
-        version("llama-cpp-py-sync")
-    except PackageNotFoundError:
+    if not find_spec("llama_cpp_py_sync"):
         advice = "A GGUF file is proven by llama.cpp, which is not installed. Run: pip install -r requirements-gguf.txt"
-        raise SettingsError("form", "gguf", "uniform, padded, masked", advice) from None
+        raise SettingsError("form", "gguf", "uniform, padded, masked", advice)
 
 
-def _prove(
-    runtime: Literal["transformers", "llama.cpp"],
-    program: str,
-    what: Path,
-    expected: ExpectedAnswers,
-    allowed: float,
-    n_allowed: int,
-    on_step: OnStep,
-) -> Proof:
-    """allowed, n_allowed: largest difference of logits, and number of verdicts that may differ."""
-    found, logits = _run_program(program, what, expected, on_step)
+def prove_files(what: Path, expected: ExpectedAnswers, weights: Weights, on_step: OnStep = ignore_steps) -> Proof:
+    """Proof of a folder by stock transformers, or of a GGUF file by llama.cpp. Raises ExportError unless it holds."""
+    is_gguf, allowed = what.is_file(), ALLOWED
+    if is_gguf:
+        allowed = max(ALLOWED_GGUF[weights], ALLOWED_GELU if expected.gelu else 0)
+    n_allowed = round(_DIFFERING * len(expected.right)) if is_gguf and weights != "float32" else 0
+    found, logits = _run_program(what, expected, on_step)
 
-    def difference(number: int, rows: Tensor) -> float:
-        own = logits[str(number)]
+    def difference(own: Tensor, rows: Tensor) -> float:
         return float((own - rows).abs().max().nan_to_num(nan=inf)) if own.shape == rows.shape else inf
 
     proof = Proof(
-        runtime=runtime,
+        runtime="llama.cpp" if is_gguf else "transformers",
         version=str(found["version"]),
         n_logits=len(expected.logits),
-        logit_difference=max(difference(i, rows) for i, rows in enumerate(expected.logits)),
+        logit_difference=max(difference(logits[str(i)], rows) for i, rows in enumerate(expected.logits)),
         logit_allowed=allowed,
         n_verdicts=len(expected.right),
         n_meant=sum(a == b for a, b in zip(found["right"], expected.right, strict=True)),
@@ -140,32 +120,25 @@ def _prove(
         strict=expected.strict and n_allowed == 0,
         made_at=time.time(),
     )
-    faults = [
-        (found["holes"], f"stock code finds tensors missing or left over: {', '.join(found['holes'][:5])}"),
-        (not found["same_tokens"], "its tokenizer reads the passages otherwise"),
-        (found["ours"], "it needed this program's own code"),
-        (
-            not proof.holds,
-            f"logits differ by up to {proof.logit_difference:.2g} ({proof.logit_allowed:g} is allowed), and "
-            f"{proof.n_meant} of {proof.n_verdicts} passages are answered as meant, {proof.n_run} as in the run",
-        ),
-    ]
-    if any(is_fault for is_fault, _ in faults):
-        words = "; ".join(fault for is_fault, fault in faults if is_fault)
-        raise ExportError(f"The files are not the sparse model: {words}.", _ADVICE)
+    faults = {
+        f"stock code finds tensors missing or left over: {', '.join(found['holes'][:5])}": found["holes"],
+        "its tokenizer reads the passages otherwise": not found["same_tokens"],
+        "it needed this program's own code": found["ours"],
+        f"logits differ by up to {proof.logit_difference:.2g} ({allowed:g} is allowed), and {proof.n_meant} of "
+        f"{proof.n_verdicts} passages are answered as meant, {proof.n_run} as in the run": not proof.holds,
+    }
+    if words := [fault for fault, is_fault in faults.items() if is_fault]:
+        raise ExportError(f"The files are not the sparse model: {'; '.join(words)}.", _ADVICE)
     return proof
 
 
-def _run_program(
-    program: str, what: Path, expected: ExpectedAnswers, on_step: OnStep
-) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Answers of a program in a fresh process; the job can be stopped while it runs. Raises ExportError if it fails."""
-    asked = {"questions": expected.questions, "n_logits": len(expected.logits), "tokenizer": True}
-    asked["n_threads"] = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4
+def _run_program(what: Path, expected: ExpectedAnswers, on_step: OnStep) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Answers of a fresh process; the job can be stopped while it runs. Raises ExportError if it fails."""
+    asked = {"questions": expected.questions, "n_logits": len(expected.logits), "n_threads": torch.get_num_threads()}
     with tempfile.TemporaryDirectory(prefix="sparsedash-") as place, (Path(place) / "log").open("wb") as log:
         questions, answers = Path(place) / "questions.json", Path(place) / "answers.json"
         questions.write_text(json.dumps(asked), encoding="utf-8")
-        command = [sys.executable, "-I", str(_HERE / program), str(what), str(questions), str(answers)]
+        command = [sys.executable, "-I", reloaded.__file__, str(what), str(questions), str(answers)]
         environment = {name: os.environ[name] for name in _KEPT if name in os.environ}
         environment |= {"HF_HUB_OFFLINE": "1", "HF_HOME": place, "PYTHONIOENCODING": "utf-8"}
         with subprocess.Popen(  # noqa: S603 - our own program
@@ -182,9 +155,8 @@ def _run_program(
             lines = (Path(place) / "log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
             reason = f"it ended with {process.returncode}: {lines[-1][:300] if lines else 'it said nothing'}"
             raise ExportError(f"A fresh process could not load the files: {reason}.", _ADVICE)
-        # Copies, since the files are deleted.
-        logits = {name: rows.clone() for name, rows in load_file(f"{answers}.safetensors").items()}
-        return json.loads(answers.read_text(encoding="utf-8")), logits
+        # In memory, since the files are deleted.
+        return json.loads(answers.read_text(encoding="utf-8")), load(Path(f"{answers}.safetensors").read_bytes())
 
 
 @torch.no_grad()

@@ -1,25 +1,28 @@
-"""Answers of an exported folder by stock transformers: a program of its own, and a function.
+"""Answers of exported files by stock code: a program of its own, and functions.
 
-    python -I reloaded.py FOLDER QUESTIONS ANSWERS
+    python -I reloaded.py FOLDER_OR_FILE QUESTIONS ANSWERS
 
-No network, no remote code, nothing of SparseDash: only the downloaded folder. Writes ANSWERS, a JSON file, and the
-logits to ANSWERS.safetensors.
+A folder is loaded by transformers, a GGUF file by llama.cpp. No network, no remote code, nothing of SparseDash. Writes
+ANSWERS, a JSON file, and the logits to ANSWERS.safetensors.
 """
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 N_ROWS = 4
 """Logits of a passage that are compared: those of its last tokens."""
+
+_MOST_THREADS = 8
 
 
 @torch.inference_mode()
@@ -30,15 +33,24 @@ def answer_questions(model: Any, questions: Sequence[dict[str, Any]], n_logits: 
     Computed in float32, whatever type the weights have. questions: `ids`, of context and target; `n_target`, number of
     the target's.
     """
-    right, logits = [], []
+
+    def logits_of(ids: list[int]) -> Tensor:
+        rows: Tensor = model(input_ids=torch.tensor([ids], device=model.device), use_cache=False).logits[0]
+        return rows.cpu()
+
     with _in_float32(model):
-        for number, question in enumerate(questions):
-            ids = torch.tensor([question["ids"]], device=model.device)
-            rows = model(input_ids=ids[:, :-1], use_cache=False).logits[0]
-            target = ids[0, -question["n_target"] :]
-            right.append(bool((rows[-len(target) :].argmax(dim=-1) == target).all()))
-            if number < n_logits:
-                logits.append(rows[-N_ROWS:].cpu().contiguous())
+        return _answers(logits_of, questions, n_logits)
+
+
+def _answers(
+    logits_of: Callable[[list[int]], Tensor], questions: Sequence[dict[str, Any]], n_logits: int
+) -> tuple[list[bool], list[Tensor]]:
+    right, logits = [], []
+    for number, question in enumerate(questions):
+        rows, target = logits_of(question["ids"][:-1]), question["ids"][-question["n_target"] :]
+        right.append(rows[-len(target) :].argmax(dim=-1).tolist() == target)
+        if number < n_logits:
+            logits.append(rows[-N_ROWS:].contiguous())
     return right, logits
 
 
@@ -81,13 +93,70 @@ def _widened(tensor: Tensor | None) -> Tensor | None:
     return tensor.float() if tensor is not None and _is_narrow(tensor) else tensor
 
 
-def _refuse_network(event: str, arguments: tuple[Any, ...]) -> None:
-    if event in ("socket.connect", "socket.getaddrinfo"):
-        raise OSError(f"{event} is refused: a proof needs no network")
+class LlamaCppModel:
+    """A file loaded by llama.cpp. Raises SystemExit where it cannot be loaded.
+
+    The KV cache is float32 and attention is not fused: differences are those of the file.
+    """
+
+    def __init__(self, file: str, longest: int, n_threads: int) -> None:
+        from llama_cpp_py_sync._cffi_bindings import get_ffi, get_lib
+
+        self._ffi, self._lib = get_ffi(), get_lib()
+        self._lib.llama_backend_init()
+        options = self._lib.llama_model_default_params()
+        options.n_gpu_layers = 0
+        model = self._lib.llama_model_load_from_file(file.encode(), options)
+        if model == self._ffi.NULL:
+            raise SystemExit(f"llama.cpp refuses to load {Path(file).name}")
+        self._vocabulary = self._lib.llama_model_get_vocab(model)
+        options = self._lib.llama_context_default_params()
+        options.n_ctx = options.n_batch = options.n_ubatch = max(64, longest)
+        options.n_threads = options.n_threads_batch = max(1, min(n_threads, _MOST_THREADS))
+        options.flash_attn_type = self._lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        options.type_k = options.type_v = self._lib.GGML_TYPE_F32
+        self._context = self._lib.llama_init_from_model(model, options)
+        if self._context == self._ffi.NULL:
+            raise SystemExit(f"llama.cpp makes no context for {Path(file).name}")
+
+    def tokens(self, text: str, special: bool) -> list[int]:
+        """The text as this file's own tokenizer reads it."""
+        data = text.encode()
+        room = len(data) + 8
+        found = self._ffi.new("llama_token[]", room)
+        n = self._lib.llama_tokenize(self._vocabulary, data, len(data), found, room, special, True)
+        return [int(found[i]) for i in range(n)]
+
+    def logits(self, ids: list[int]) -> "np.ndarray[Any, np.dtype[np.float32]]":
+        """(len(ids), vocabulary): what follows each token."""
+        self._lib.llama_memory_clear(self._lib.llama_get_memory(self._context), True)
+        batch = self._lib.llama_batch_init(len(ids), 0, 1)
+        try:
+            batch.n_tokens = len(ids)
+            for i, token in enumerate(ids):
+                batch.token[i], batch.pos[i], batch.n_seq_id[i] = token, i, 1
+                batch.seq_id[i][0], batch.logits[i] = 0, 1
+            if self._lib.llama_decode(self._context, batch) != 0:
+                raise SystemExit("llama.cpp could not run the model")
+            rows = [self._lib.llama_get_logits_ith(self._context, i) for i in range(len(ids))]
+            n_bytes = 4 * self._lib.llama_vocab_n_tokens(self._vocabulary)
+            return np.stack([np.frombuffer(self._ffi.buffer(row, n_bytes), dtype=np.float32) for row in rows])
+        finally:
+            self._lib.llama_batch_free(batch)
 
 
-def load_and_answer(folder: str, asked: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Answers of the folder's model as plain values, and its logits. asked: see `_run_program` of the proof."""
+def _by_llama_cpp(file: str, asked: dict[str, Any]) -> tuple[dict[str, Any], list[Tensor]]:
+    from llama_cpp_py_sync import __llama_cpp_tag__
+
+    questions = asked["questions"]
+    model = LlamaCppModel(file, max(len(q["ids"]) for q in questions), asked["n_threads"])
+    # llama.cpp puts a beginning-of-text token in front of its own accord.
+    same = all(model.tokens(q["text"], q["special"])[-len(q["tokens"]) :] == q["tokens"] for q in questions)
+    right, logits = _answers(lambda ids: torch.from_numpy(model.logits(ids)), questions, asked["n_logits"])
+    return {"holes": [], "same_tokens": same, "right": right, "version": __llama_cpp_tag__}, logits
+
+
+def _by_transformers(folder: str, asked: dict[str, Any]) -> tuple[dict[str, Any], list[Tensor]]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
@@ -96,25 +165,31 @@ def load_and_answer(folder: str, asked: dict[str, Any]) -> tuple[dict[str, Any],
     )
     model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
     mismatched = (name for name, *_ in found["mismatched_keys"])
-    answers = {"holes": sorted({*found["missing_keys"], *found["unexpected_keys"], *mismatched}), "same_tokens": True}
-    if asked["tokenizer"]:
-        tokenizer = AutoTokenizer.from_pretrained(folder, **local)
-        answers["same_tokens"] = all(
-            tokenizer(q["text"], add_special_tokens=q["special"]).input_ids == q["tokens"] for q in asked["questions"]
-        )
-    answers["right"], logits = answer_questions(model, asked["questions"], asked["n_logits"])
-    answers["version"] = version("transformers")
-    answers["ours"] = sorted(name for name in sys.modules if name.partition(".")[0] == "sparsedash")
-    return answers, {str(i): rows for i, rows in enumerate(logits)}
+    holes = sorted({*found["missing_keys"], *found["unexpected_keys"], *mismatched})
+    tokenizer = AutoTokenizer.from_pretrained(folder, **local)
+    same = all(
+        tokenizer(q["text"], add_special_tokens=q["special"]).input_ids == q["tokens"] for q in asked["questions"]
+    )
+    right, logits = answer_questions(model, asked["questions"], asked["n_logits"])
+    return {"holes": holes, "same_tokens": same, "right": right, "version": version("transformers")}, logits
 
 
-def main(folder: str, questions_file: str, answers_file: str) -> None:
-    """Load, answer, and write the answers."""
-    sys.addaudithook(_refuse_network)
-    answers, logits = load_and_answer(folder, json.loads(Path(questions_file).read_text(encoding="utf-8")))
-    save_file(logits, f"{answers_file}.safetensors")
-    Path(answers_file).write_text(json.dumps(answers), encoding="utf-8")
+def load_and_answer(what: str, asked: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Answers of a folder's or a file's model as plain values, and its logits. asked: `questions`, see `questions_of`,
+    `n_logits` and `n_threads`.
+    """
+    answers, logits = (_by_llama_cpp if Path(what).is_file() else _by_transformers)(what, asked)
+    ours = sorted(name for name in sys.modules if name.partition(".")[0] == "sparsedash")
+    return answers | {"ours": ours}, {str(i): rows for i, rows in enumerate(logits)}
+
+
+def _refuse_network(event: str, arguments: tuple[Any, ...]) -> None:
+    if event in ("socket.connect", "socket.getaddrinfo"):
+        raise OSError(f"{event} is refused: a proof needs no network")
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    sys.addaudithook(_refuse_network)
+    found, logits_found = load_and_answer(sys.argv[1], json.loads(Path(sys.argv[2]).read_text(encoding="utf-8")))
+    save_file(logits_found, f"{sys.argv[3]}.safetensors")
+    Path(sys.argv[3]).write_text(json.dumps(found), encoding="utf-8")

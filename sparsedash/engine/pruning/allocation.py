@@ -41,24 +41,9 @@ def uniform(blocks: Sequence[ChannelScores], permille: int, method: MethodSettin
     return [nearest(block.width) for block in blocks]
 
 
-def global_by_score(blocks: Sequence[ChannelScores], permille: int, method: MethodSettings) -> list[int]:
-    """As many of each block as are among the highest scores of the whole model.
-
-    Source: arXiv:2204.09656 for Fisher scores, which can be compared across blocks; few others can.
-    """
-    return _by_threshold([block.scores for block in blocks], permille, method.width_multiple)
-
-
-def standardised(blocks: Sequence[ChannelScores], permille: int, method: MethodSettings) -> list[int]:
-    """The same with each block's scores in standard deviations from their mean; 0 where all are equal.
-
-    Source: FLAP, arXiv:2312.11983.
-    """
-
-    def standard(scores: Tensor) -> Tensor:
-        return (scores - scores.mean()) / scores.std().nan_to_num(0).clamp_min(torch.finfo(scores.dtype).tiny)
-
-    return _by_threshold([standard(block.scores) for block in blocks], permille, method.width_multiple)
+def _standard(scores: Tensor) -> Tensor:
+    """The scores in standard deviations from their mean; 0 where all are equal."""
+    return (scores - scores.mean()) / scores.std().nan_to_num(0).clamp_min(torch.finfo(scores.dtype).tiny)
 
 
 def by_sensitivity(blocks: Sequence[ChannelScores], permille: int, method: MethodSettings) -> list[int]:
@@ -87,8 +72,14 @@ class Allocation:
 
 ALLOCATIONS: dict[str, Allocation] = {
     "uniform": Allocation(uniform, alone=True),
-    "global": Allocation(global_by_score),
-    "standardised": Allocation(standardised),
+    # arXiv:2204.09656 for Fisher scores, which can be compared across blocks; few others can.
+    "global": Allocation(
+        lambda blocks, permille, method: _by_threshold([block.scores for block in blocks], permille, method)
+    ),
+    # FLAP, arXiv:2312.11983.
+    "standardised": Allocation(
+        lambda blocks, permille, method: _by_threshold([_standard(block.scores) for block in blocks], permille, method)
+    ),
     "sensitivity": Allocation(by_sensitivity, needs_losses=True),
 }
 
@@ -124,13 +115,13 @@ def _least_loss(blocks: Sequence[ChannelScores], permille: int, method: MethodSe
     return kept
 
 
-def _by_threshold(scores: Sequence[Tensor], permille: int, multiple: int) -> list[int]:
-    """Kept channels by one threshold over all blocks."""
+def _by_threshold(scores: Sequence[Tensor], permille: int, method: MethodSettings) -> list[int]:
+    """As many of each block as are among the highest scores of the whole model."""
     pooled, widths = torch.cat(list(scores)), [len(own) for own in scores]
     n_kept = int(len(pooled) * (1000 - permille) / 1000 + 0.5)
     keep = torch.zeros(len(pooled), dtype=torch.bool)
     keep[torch.argsort(pooled, descending=True, stable=True)[:n_kept]] = True
-    return _rounded([float(part.sum()) for part in torch.split(keep, widths)], widths, multiple)
+    return _rounded([float(part.sum()) for part in torch.split(keep, widths)], widths, method.width_multiple)
 
 
 def _rounded(wanted: Sequence[float], widths: Sequence[int], multiple: int) -> list[int]:

@@ -12,14 +12,7 @@ from torch import Tensor
 
 from sparsedash.engine.pruning.allocation import ALLOCATIONS, ChannelScores
 from sparsedash.engine.pruning.compensation import COMPENSATIONS, least_squares
-from sparsedash.engine.pruning.layer import (
-    NO_STATISTICS,
-    CalibrationData,
-    Layer,
-    LazySequence,
-    computed_lazily,
-    layer_of,
-)
+from sparsedash.engine.pruning.layer import NO_STATISTICS, CalibrationData, Layer, LazySequence, layer_of
 from sparsedash.engine.pruning.saliency import SALIENCIES, activation_aware, kept_channels
 from sparsedash.engine.pruning.surgery import Mlp, PrunedMlp, out_weight
 from sparsedash.schema.method_settings import MethodSettings
@@ -44,22 +37,24 @@ def prune_channels(
     made: see Checkpointed. The same arguments give the same weights, to the bit.
     """
     allocation, blocks, n = ALLOCATIONS[method.allocation], cache(scores), len(mlps)
-    if permille == 0:
-        return computed_lazily(n, lambda index: _unpruned(out_weight(mlps[index]).float().cpu()), made)
-
-    @cache
-    def widths() -> list[int]:
-        return allocation.widths(blocks(), permille, method)
+    widths = cache(lambda: allocation.widths(blocks(), permille, method))
 
     def narrow(index: int) -> PrunedMlp:
+        if permille == 0:
+            return _unpruned(out_weight(mlps[index]).float().cpu())
         block = blocks()[index]
         n_kept = allocation.widths([block], permille, method)[0] if allocation.alone else widths()[index]
         layer = _method_layer(mlps[index], calibration, index, method)
-        return _refit(layer, _choose_kept(layer, block.scores, n_kept, method), method)
+        if n_kept == layer.width:
+            return _unpruned(layer.out_weight)
+        kept = SALIENCIES[method.saliency].choose(layer, block.scores, n_kept)
+        return COMPENSATIONS[method.compensation].refit(layer, kept, method.damping)
 
-    return computed_lazily(
-        n, narrow, made, lambda index: on_layer(2 * index + 2 if allocation.alone else n + index + 1, 2 * n)
-    )
+    def on_made(index: int) -> None:
+        if permille:
+            on_layer(2 * index + 2 if allocation.alone else n + index + 1, 2 * n)
+
+    return LazySequence(n, narrow, made, on_made)
 
 
 @torch.no_grad()
@@ -76,7 +71,7 @@ def choose_channels(
     chosen = []
     for index, (mlp, n_kept) in enumerate(zip(mlps, widths, strict=True)):
         layer = _method_layer(mlp, calibration, index, method, refits=False)
-        chosen.append(_choose_kept(layer, blocks[index].scores, n_kept, method))
+        chosen.append(SALIENCIES[method.saliency].choose(layer, blocks[index].scores, n_kept))
         on_layer(len(mlps) + index + 1, 2 * len(mlps))
     return chosen
 
@@ -105,9 +100,10 @@ def score_channels(
             losses = sensitivity * errors(layer, order, method.damping)
         return ChannelScores(width=layer.width, scores=scores, losses=losses)
 
-    return computed_lazily(
-        n, score, made, lambda index: on_layer(2 * index + 1 if allocation.alone else index + 1, 2 * n)
-    )
+    def on_made(index: int) -> None:
+        on_layer(2 * index + 1 if allocation.alone else index + 1, 2 * n)
+
+    return LazySequence(n, score, made, on_made)
 
 
 def score_dependencies(method: MethodSettings) -> tuple[object, ...]:
@@ -139,15 +135,3 @@ def _method_layer(
 
 def _unpruned(weight: Tensor) -> PrunedMlp:
     return PrunedMlp(torch.arange(weight.shape[1]), weight, lost=0.0)
-
-
-def _choose_kept(layer: Layer, scores: Tensor, n_kept: int, method: MethodSettings) -> Tensor:
-    if n_kept == layer.width:
-        return torch.arange(n_kept)
-    return SALIENCIES[method.saliency].choose(layer, scores, n_kept)
-
-
-def _refit(layer: Layer, kept: Tensor, method: MethodSettings) -> PrunedMlp:
-    if len(kept) == layer.width:
-        return _unpruned(layer.out_weight)
-    return COMPENSATIONS[method.compensation].refit(layer, kept, method.damping)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sparsedash.engine.pruning.layer import NO_STATISTICS, CalibrationData, Layer, Sample, computed_lazily, layer_of
+from sparsedash.engine.pruning.layer import NO_STATISTICS, CalibrationData, Layer, LazySequence, Sample, layer_of
 from sparsedash.engine.pruning.linalg import complement, damped_factor, damped_solution, energy
 from sparsedash.engine.pruning.surgery import Mlp, PrunedMlp, out_weight
 from sparsedash.schema.progress import Checkpointed, without_checkpoint
@@ -53,17 +53,17 @@ def least_squares(layer: Layer, kept: Tensor, damping: float) -> PrunedMlp:
     if len(kept) == layer.width:
         return PrunedMlp(kept, weight, layer.out_bias, 0.0)
     gone = complement(kept, layer.width)
-    missing, beside = weight[:, gone], layer.moment_of(kept, gone)
+    missing, beside = weight[:, gone], layer.moment(kept, gone)
     # Whichever is narrower: a column of each removed channel, or of each output.
     few = len(gone) < len(missing)
     right = beside if few else beside @ missing.T
-    solution, ridge = damped_solution(lambda some: layer.moment_of(kept[some], kept), right, damping)
+    solution, ridge = damped_solution(lambda some: layer.moment(kept[some], kept), right, damping)
     added = missing @ solution.T if few else solution.T
     cross = beside @ missing.T if few else right
     # With A = H_KK + R and V = W_P H_PK A^-1, what is left is tr W_P H_PP W_P^T - tr V H_KP W_P^T - tr V R V^T: no
     # further product with all of H.
     explained = (added * cross.T).sum(dtype=torch.float64) + (added.square() @ ridge.float()).sum(dtype=torch.float64)
-    lost = max(0.0, energy(missing, layer.moment_of(gone, gone)) - float(explained))
+    lost = max(0.0, energy(missing, layer.moment(gone)) - float(explained))
     fitted = weight[:, kept] + added
     if layer.out_bias is None:
         return PrunedMlp(kept, fitted, None, lost)
@@ -147,27 +147,21 @@ def channel_errors(
         statistics = calibration.statistics(index)
         if statistics is NO_STATISTICS:
             return None, None, None
-        layer = layer_of(mlps[index], statistics)
+        layer, narrow, sample = layer_of(mlps[index], statistics), narrowed[index], statistics.held_out
         if index not in energies and statistics.is_whole:
             energies[index] = layer.mean_square(layer.out_weight)
-        return _block_errors(mlps[index], narrowed[index], layer, energies.get(index))
+        held_out, whole = passage_error(mlps[index], narrow, sample) if len(sample) else None, energies.get(index)
+        if whole is None:
+            return None, None, held_out
+        lost = narrow.lost
+        if lost is None:
+            lost = layer.mean_square(*narrow.change(layer.out_weight, layer.out_bias))
+        # Only the columns that go: they are few.
+        gone = complement(narrow.kept, layer.width)
+        cut = energy(layer.out_weight[:, gone], layer.part(gone, gone))
+        return _share(lost, whole), _share(cut, whole), held_out
 
-    return computed_lazily(len(mlps), errors, made)
-
-
-def _block_errors(mlp: Mlp, narrow: PrunedMlp, layer: Layer, whole: float | None) -> BlockErrors:
-    """whole: energy of the dense output; None where it is not known."""
-    sample = layer.statistics.held_out
-    held_out = passage_error(mlp, narrow, sample) if len(sample) else None
-    if whole is None:
-        return None, None, held_out
-    lost = narrow.lost
-    if lost is None:
-        lost = layer.mean_square(*narrow.change(layer.out_weight, layer.out_bias))
-    # Only the columns that go: they are few.
-    gone = complement(narrow.kept, layer.width)
-    cut = energy(layer.out_weight[:, gone], layer.part(gone, gone))
-    return _share(lost, whole), _share(cut, whole), held_out
+    return LazySequence(len(mlps), errors, made)
 
 
 @torch.no_grad()

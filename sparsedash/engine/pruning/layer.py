@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar, overload
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -16,11 +16,20 @@ Item = TypeVar("Item")
 
 
 class LazySequence(Sequence[Item]):
-    """Items that are made when first asked for, and kept. make: from the index; an item that raised is made again."""
+    """Items that are made when first asked for, and kept; an item that raised is made again.
 
-    def __init__(self, n_items: int, make: Callable[[int], Item]) -> None:
-        self._n_items, self._make = n_items, make
-        self._made: dict[int, Item] = {}
+    make: from the index, without gradients. made: see Checkpointed. on_made: called after each with its index.
+    """
+
+    def __init__(
+        self,
+        n_items: int,
+        make: Callable[[int], Item],
+        made: Checkpointed[Item] = without_checkpoint,
+        on_made: Callable[[int], None] = lambda index: None,
+    ) -> None:
+        self._n_items, self._make, self._made, self._on_made = n_items, make, made, on_made
+        self._items: dict[int, Item] = {}
 
     def __len__(self) -> int:
         return self._n_items
@@ -29,39 +38,17 @@ class LazySequence(Sequence[Item]):
         """Every item; Sequence's own would take an IndexError from `make` for the end."""
         return (self[index] for index in range(self._n_items))
 
-    @overload
-    def __getitem__(self, index: int) -> Item: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Item]: ...
-    def __getitem__(self, index: int | slice) -> Item | Sequence[Item]:
+    @torch.no_grad()
+    def __getitem__(self, index: int) -> Item:  # type: ignore[override]
         """The item, made now if needed."""
-        if isinstance(index, slice):
-            return [self[each] for each in range(*index.indices(len(self)))]
-        number = range(self._n_items)[index]
-        if number not in self._made:
-            self._made[number] = self._make(number)
-        return self._made[number]
+        if index not in self._items:
+            self._items[index] = self._made(index, partial(self._make, index))
+            self._on_made(index)
+        return self._items[index]
 
     def replace(self, index: int, item: Item) -> None:
         """Replace an item."""
-        self._made[range(self._n_items)[index]] = item
-
-
-def computed_lazily(
-    n_items: int,
-    make: Callable[[int], Item],
-    made: Checkpointed[Item] = without_checkpoint,
-    on_made: Callable[[int], None] = lambda index: None,
-) -> LazySequence[Item]:
-    """Items computed from their index when first asked for. made: see Checkpointed. on_made: called after each."""
-
-    @torch.no_grad()
-    def item(index: int) -> Item:
-        found = made(index, partial(make, index))
-        on_made(index)
-        return found
-
-    return LazySequence(n_items, item)
+        self._items[index] = item
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -141,16 +128,14 @@ class Layer:
             found += float(2 * bias @ (weight @ self.mean) + bias @ bias)
         return found
 
-    def moment(self, order: Tensor | None = None) -> Tensor:
-        """The matrix (m, m) float32 of a fit of the out-projection, its channels in this order.
+    def moment(self, rows: Tensor | None = None, columns: Tensor | None = None) -> Tensor:
+        """The matrix (m, m) float32 of a fit of the out-projection, or these rows of it, and of them these columns.
 
-        The second moment; the covariance where the layer has a bias, which then absorbs the means.
+        The second moment; the covariance where the layer has a bias, which then absorbs the means. A part does not make
+        all of it: it may have gigabytes.
         """
-        channels = torch.arange(self.width) if order is None else order
-        return self.moment_of(channels, channels)
-
-    def moment_of(self, rows: Tensor, columns: Tensor) -> Tensor:
-        """These rows and columns of `moment` (rows, columns), without making all of it: it may have gigabytes."""
+        rows = torch.arange(self.width) if rows is None else rows
+        columns = rows if columns is None else columns
         return self.part(rows, columns) if self.out_bias is None else self.covariance_of(rows, columns)
 
     def covariance_of(self, rows: Tensor, columns: Tensor) -> Tensor:

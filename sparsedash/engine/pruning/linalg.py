@@ -25,12 +25,11 @@ _WHOLE_WIDTH = 192
 def damped_factor(moment: Tensor, damping: float, rounding: float = SINGLE_ROUNDING) -> tuple[Tensor, Tensor]:
     """Lower Cholesky factor (m, m) of moment + R, and the diagonal (m,) of R in float64.
 
-    R is lam = damping * the median of moment's diagonal. The median, because a few enormous activations must not decide
-    it. Where the factorisation fails, each of the diagonal grows by its own rounding first: channels that are enormous
-    at the same tokens are collinear, and rounding alone makes them contradict each other. After that the damping grows
-    tenfold while it fails. moment: (m, m) float32 or float64, symmetric. The factor is of the same type, or float64
-    where single precision does not suffice. rounding: relative error of the moment's sums. Raises CalibrationError when
-    it still fails, or when the moment is not finite.
+    R is lam = damping * the median of moment's diagonal, which a few enormous activations do not decide. Where the
+    factorisation fails, each of the diagonal grows by its own rounding first, since channels that are enormous at the
+    same tokens are collinear; then the damping grows tenfold while it fails. moment: (m, m) float32 or float64,
+    symmetric; the factor is of its type, or float64 where that does not suffice. rounding: relative error of the
+    moment's sums. Raises CalibrationError when it still fails, or when the moment is not finite.
     """
     return _factorise(lambda dtype: _column_major(len(moment), dtype).copy_(moment), moment.dtype, damping, rounding)
 
@@ -38,10 +37,9 @@ def damped_factor(moment: Tensor, damping: float, rounding: float = SINGLE_ROUND
 def damped_solution(rows: Callable[[slice], Tensor], right: Tensor, damping: float) -> tuple[Tensor, Tensor]:
     """(moment + R)^-1 right, and the diagonal (m,) of R, see `damped_factor`.
 
-    In single precision first, which is twice as fast and takes half the memory; the solution is checked on one random
-    combination of the columns, and recomputed in double where it is off. rows: gives these rows of the moment (m, m),
-    float32; moment and factor are never in memory together: at a width of 11,008 either takes half a gigabyte. right:
-    (m, n) float32.
+    In single precision, and in double where that is off on one random combination of the columns. rows: gives these
+    rows of the moment (m, m), float32; moment and factor are never in memory together: at a width of 11,008 either
+    takes half a gigabyte. right: (m, n) float32.
     """
 
     def copied(dtype: torch.dtype) -> Tensor:

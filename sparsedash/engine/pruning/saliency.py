@@ -49,13 +49,6 @@ def wifv(layer: Layer) -> Tensor:
     return variance * layer.out_weight.float().square().sum(dim=0)
 
 
-def obs_ranks(layer: Layer) -> Tensor:
-    """Rank in the elimination order of structured OBS, which compensates after every removal."""
-    ranks = torch.empty(layer.width)
-    ranks[elimination_order(layer)] = torch.arange(layer.width, dtype=ranks.dtype)
-    return ranks
-
-
 def elimination_order(layer: Layer, damping: float = OBS_DAMPING) -> Tensor:
     """Channels in the order of their removal, (m,) int64: every sparsity is a prefix of it.
 
@@ -119,19 +112,6 @@ def _downdate_(weight: Tensor, inverse: Tensor, leaving: Tensor) -> None:
     inverse.addmm_(rows.T, rows, alpha=-1)
 
 
-def fisher_scores(layer: Layer) -> Tensor:
-    """Diagonal Fisher information of the channels' mask: squared gradients, summed over the sequences.
-
-    Source: arXiv:2204.09656.
-    """
-    return _mask_gradients(layer).square().sum(dim=0)
-
-
-def random_scores(layer: Layer) -> Tensor:
-    """Random scores from the method's seed and the block's index: the baseline that a saliency must beat."""
-    return torch.rand(layer.width, generator=torch.Generator().manual_seed(layer.seed))
-
-
 def kept_channels(scores: Tensor, n_kept: int) -> Tensor:
     """Indices of the channels with the largest scores, ascending. scores: (m,). Ties fall to the lower index."""
     return torch.argsort(scores, descending=True, stable=True)[:n_kept].sort().values
@@ -176,9 +156,16 @@ SALIENCIES: dict[str, Saliency] = {
     "activation-aware": Saliency(activation_aware),
     "magnitude": Saliency(magnitude),
     "wifv": Saliency(wifv),
-    "obs": Saliency(obs_ranks),
-    "fisher": Saliency(fisher_scores, keep_rearranged, by_gradient=True),
-    "random": Saliency(random_scores),
+    # Rank in the elimination order.
+    "obs": Saliency(
+        lambda layer: torch.empty(layer.width).index_copy_(
+            0, elimination_order(layer), torch.arange(layer.width, dtype=torch.float32)
+        )
+    ),
+    # Diagonal Fisher information of the channels' mask: squared gradients, summed over the sequences; arXiv:2204.09656.
+    "fisher": Saliency(lambda layer: _mask_gradients(layer).square().sum(dim=0), keep_rearranged, by_gradient=True),
+    # From the method's seed and the block's index: the baseline that a saliency must beat.
+    "random": Saliency(lambda layer: torch.rand(layer.width, generator=torch.Generator().manual_seed(layer.seed))),
 }
 
 

@@ -131,10 +131,8 @@ def _rows_out(module: nn.Linear, weight: Tensor) -> Tensor:
 
 def _set_(module: nn.Linear, weight: Tensor, bias: Tensor | None) -> None:
     """Give a projection a new weight (out, in) and bias, and the widths that its module states."""
-    rows, columns = weight.shape
-    stored = weight.T if _is_transposed(module) else weight
-    like = module.weight
-    module.weight = _parameter(stored, like)
+    (rows, columns), like = weight.shape, module.weight
+    module.weight = _parameter(_rows_out(module, weight), like)
     module.register_parameter("bias", None if bias is None else _parameter(bias, like))
     if _is_transposed(module):
         vars(module).update(nx=columns, nf=rows)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsedash.engine.pruning.compensation import BlockErrors, sample_error, share_lost
-from sparsedash.engine.pruning.layer import NO_STATISTICS, CalibrationData, Sample, Statistics, computed_lazily
+from sparsedash.engine.pruning.layer import NO_STATISTICS, CalibrationData, LazySequence, Sample, Statistics
 from sparsedash.engine.pruning.linalg import damped_factor
 from sparsedash.engine.pruning.surgery import weight_of
 from sparsedash.schema.method_settings import MethodSettings
@@ -89,8 +89,8 @@ def needs_factor(method: MethodSettings) -> bool:
 def inverse_factor(statistics: Statistics, damping: float) -> Tensor:
     """Upper (d, d) float32 U with U^T U = (H + lam I)^-1, H the inputs' second moment and lam as in `damped_factor`.
 
-    The square of U_jj is what is left of the inverse at j when all columns before j are settled. With the columns
-    turned over, H = R R^T for an upper R, and U = R^-1: one factorisation and no inverse of an inverse.
+    U_jj^2 is what is left of the inverse at j when all columns before j are settled. With the columns turned over,
+    H = R R^T for an upper R, and U = R^-1: one factorisation.
     """
     upper = damped_factor(statistics.second_moment.flip(0, 1), damping)[0].flip(0, 1)
     unit = torch.eye(len(upper), dtype=upper.dtype)
@@ -182,29 +182,19 @@ def prune_weights(
     """
 
     def mask(index: int) -> MaskedBlock:
-        return _mask_block(projections[index], calibration.inputs(index), method, permille, hold)
+        block, new, errors = projections[index], dict[str, Tensor](), list[BlockErrors]()
+        for names, statistics in calibration.inputs(index):
+            together = [name for name in names if name in block]
+            factor = inverse_factor(statistics, method.damping) if together and needs_factor(method) else None
+            for name in together:
+                dense = weight_of(block[name]).float().cpu()
+                sparse = sparse_weight(dense, statistics, factor, method, permille)
+                if statistics is not NO_STATISTICS:
+                    errors.append(_weight_errors(dense, sparse, statistics))
+                new[name] = hold(sparse.to(block[name].weight.dtype))
+        return MaskedBlock(weights=new, errors=errors)
 
-    return computed_lazily(len(projections), mask, made, lambda index: on_block(index + 1, len(projections)))
-
-
-def _mask_block(
-    block: Projections,
-    inputs: list[tuple[list[str], Statistics]],
-    method: MethodSettings,
-    permille: int,
-    hold: Callable[[Tensor], Tensor],
-) -> MaskedBlock:
-    new, errors = dict[str, Tensor](), list[BlockErrors]()
-    for names, statistics in inputs:
-        together = [name for name in names if name in block]
-        factor = inverse_factor(statistics, method.damping) if together and needs_factor(method) else None
-        for name in together:
-            dense = weight_of(block[name]).float().cpu()
-            sparse = sparse_weight(dense, statistics, factor, method, permille)
-            if statistics is not NO_STATISTICS:
-                errors.append(_weight_errors(dense, sparse, statistics))
-            new[name] = hold(sparse.to(block[name].weight.dtype))
-    return MaskedBlock(weights=new, errors=errors)
+    return LazySequence(len(projections), mask, made, lambda index: on_block(index + 1, len(projections)))
 
 
 @torch.no_grad()
@@ -225,9 +215,9 @@ def weight_passage_error(
 
 
 def _weight_errors(dense: Tensor, sparse: Tensor, statistics: Statistics) -> BlockErrors:
-    as_they_are = dense.masked_fill(sparse == 0, 0)
-    return (
-        share_lost(dense, sparse, statistics.second_moment) if statistics.is_whole else None,
-        share_lost(dense, as_they_are, statistics.second_moment) if statistics.is_whole else None,
-        sample_error(dense, sparse - dense, statistics.held_out) if len(statistics.held_out) else None,
-    )
+    fitted = uncompensated = None
+    if statistics.is_whole:
+        kept = dense.masked_fill(sparse == 0, 0)
+        fitted, uncompensated = (share_lost(dense, each, statistics.second_moment) for each in (sparse, kept))
+    held_out = statistics.held_out
+    return fitted, uncompensated, sample_error(dense, sparse - dense, held_out) if len(held_out) else None

@@ -14,7 +14,7 @@ from sparsedash.catalog.resources import MODELS_TOGETHER, kept_bytes, needs_fish
 from sparsedash.engine.calibration.calibration_cache import CacheEvicted
 from sparsedash.engine.calibration.mismatch import mismatch_warning
 from sparsedash.engine.calibration.statistics import few_tokens_warning
-from sparsedash.engine.evaluation.early_stopping import AnyRule, StopRule, ToleranceRule
+from sparsedash.engine.evaluation.early_stopping import StopRule
 from sparsedash.engine.evaluation.evaluate import EvaluatedModel, evaluate_together
 from sparsedash.engine.models.loading import ModelShelf
 from sparsedash.engine.models.matmul import fastest_products
@@ -207,10 +207,10 @@ def sparse_record(
     return record
 
 
-def _stop_rule(run: RunContext) -> AnyRule | None:
+def _stop_rule(run: RunContext) -> StopRule | None:
     if within := run.stop_within:
         tolerance = Tolerance(ratio=within.ratio, points=within.points)
-        return ToleranceRule(dense=dense_record(run).outcomes, n_comparisons=within.n_trials, tolerance=tolerance)
+        return StopRule(dense=dense_record(run).outcomes, n_comparisons=within.n_trials, tolerance=tolerance)
     early, n_sparse = run.settings.evaluation.stop_early, run.settings.n_sparse
     return StopRule(dense=dense_record(run).outcomes, n_comparisons=n_sparse) if early else None
 
@@ -218,7 +218,7 @@ def _stop_rule(run: RunContext) -> AnyRule | None:
 def evaluate_models(
     run: RunContext,
     models: Sequence[tuple[Point, MeasuredModel | None]],
-    stop: AnyRule | None = None,
+    stop: StopRule | None = None,
     prepare: Callable[[int], None] | None = None,
 ) -> list[Record]:
     """The records of these models, which are kept: evaluated together on every passage, or one alone until `stop`.

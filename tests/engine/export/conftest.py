@@ -10,10 +10,22 @@ from sparsedash.engine.export import reload_proof, reloaded
 from sparsedash.engine.export.export import export_model
 from sparsedash.engine.models.loading import ModelShelf
 from sparsedash.engine.run import pipeline
-from sparsedash.schema.export_settings import ExportSettings
+from sparsedash.schema.export_settings import ExportSettings, Proof
 from sparsedash.schema.progress import Step, ignore_steps
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.storage.store import Store
+
+PROOF = Proof(
+    runtime="transformers",
+    version="5",
+    n_logits=2,
+    logit_difference=0.0,
+    logit_allowed=1e-3,
+    n_verdicts=2,
+    n_meant=2,
+    n_run=2,
+    made_at=0.0,
+)
 
 
 def run_settings(model, text, methods, dtype="float32", permille=400):
@@ -61,19 +73,15 @@ def exported(finished, number, form, to, on_step=ignore_steps, **changes):
 
 @pytest.fixture
 def fresh_process():
-    """For tests of the process that proves a folder; all others load it in this process, which takes no time."""
+    """For tests of the process that proves an export; all others are proven in this one, which takes no time."""
 
 
 @pytest.fixture(autouse=True)
 def proofs(request, monkeypatch):
-    run_program = reload_proof._run_program
-
-    def run_here(program, what, expected, on_step):
-        if program != "reloaded.py":
-            return run_program(program, what, expected, on_step)
+    def run_here(what, expected, on_step):
         on_step(Step("prove", 1, 2))
-        questions = {"questions": expected.questions, "n_logits": len(expected.logits), "tokenizer": True}
-        answers, logits = reloaded.load_and_answer(str(what), questions)
+        asked = {"questions": expected.questions, "n_logits": len(expected.logits), "n_threads": 1}
+        answers, logits = reloaded.load_and_answer(str(what), asked)
         return answers | {"ours": []}, logits
 
     if "fresh_process" not in request.fixturenames:

@@ -11,15 +11,15 @@ from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 
 from sparsedash.engine.export.export_files import WrittenFiles
-from sparsedash.engine.export.model_card import BUILTIN_BASE, BaseFacts, CardFacts, base_facts, model_card, public_name
+from sparsedash.engine.export.model_card import BUILTIN_BASE, CardFacts, base_licence, hub_name, model_card, public_name
 from sparsedash.engine.models.loading import ModelShelf, Source
 from sparsedash.engine.run import pipeline
 from sparsedash.reporting.run_results import StoredResults, judged_alone, run_results
 from sparsedash.reporting.verdicts import VERDICT_SIGNS, loss_cells
-from sparsedash.schema.export_settings import ExportSettings, Proof
+from sparsedash.schema.export_settings import ExportSettings
 from sparsedash.schema.records import Record
 from sparsedash.stats.tolerance import Tolerance
-from tests.engine.export.conftest import exported, run_settings
+from tests.engine.export.conftest import PROOF, exported, run_settings
 from tests.engine.tiny import save_tiny
 from tests.engine.tiny_gguf import write_tiny_gguf
 from tests.factories import PRUNED, RECORD
@@ -36,17 +36,6 @@ HOSTILE = [
     "&lt;b&gt; &#96; *b* __b__ ~~b~~ # h",
 ]
 DENSE = replace(RECORD, key="d", pruned=None)
-PROOF = Proof(
-    runtime="transformers",
-    version="5",
-    n_logits=2,
-    logit_difference=0.0,
-    logit_allowed=1e-3,
-    n_verdicts=2,
-    n_meant=2,
-    n_run=2,
-    made_at=0.0,
-)
 
 
 def facts(word, form="gguf"):
@@ -58,7 +47,9 @@ def facts(word, form="gguf"):
     sparse = replace(RECORD, model=word, model_identity=f"sha256:{word}", corpus=f"file:{word}", pruned=pruned)
     return CardFacts(
         settings=ExportSettings(dense="d", sparse="k", form=form),
-        base=BaseFacts(name=word, hub="", licence=word, source_type="Q4_1", file_bytes=1),
+        licence=word,
+        source_type="Q4_1",
+        base_file_bytes=1,
         dense=DENSE,
         sparse=sparse,
         judged=judged_alone(DENSE, sparse, Tolerance()),
@@ -179,7 +170,7 @@ def test_a_quantised_source_is_named_with_its_type_and_size(store, passage_file,
 def test_the_licence_is_what_the_base_s_own_card_states_whatever_that_holds(metadata, licence, tmp_path):
     (tmp_path / "README.md").write_text(f"---\n{metadata}\n---\nA model.")
     source = Source(reference=str(tmp_path), folder=tmp_path, identity="sha256:0")
-    assert base_facts(source, replace(RECORD, model=str(tmp_path), model_identity="sha256:0")).licence == licence
+    assert base_licence(source, replace(RECORD, model=str(tmp_path), model_identity="sha256:0")) == licence
 
 
 @pytest.mark.parametrize(("stated", "licence"), [(b"mit", "mit"), (b"\xff\xfe", ""), (b"a\nb", ""), (None, "")])
@@ -193,21 +184,16 @@ def test_the_licence_of_a_gguf_file_is_its_own_field(stated, licence, tmp_path):
     writer.write_tensors_to_file()
     writer.close()
     source = Source(reference=str(file), folder=tmp_path, identity="sha256:0")
-    assert base_facts(source, replace(RECORD, model=str(file), model_identity="sha256:0")).licence == licence
+    assert base_licence(source, replace(RECORD, model=str(file), model_identity="sha256:0")) == licence
 
 
 @pytest.mark.parametrize(
-    ("model", "identity", "name", "hub"),
+    ("model", "identity", "hub"),
     [
-        ("builtin:smollm2-135m", "sha256:0", "builtin:smollm2-135m", BUILTIN_BASE),
-        ("owner/name@main", f"owner/name@{'a' * 40}", "owner/name@main", "owner/name"),
-        ("owner/name", "sha256:0", "name", ""),
+        ("builtin:smollm2-135m", "sha256:0", BUILTIN_BASE),
+        ("owner/name@main", f"owner/name@{'a' * 40}", "owner/name"),
+        ("owner/name", "sha256:0", ""),
     ],
 )
-def test_only_what_came_from_the_hub_is_a_base_there(model, identity, name, hub, tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    base = base_facts(
-        Source(reference=model, folder=tmp_path, identity=identity),
-        replace(RECORD, model=model, model_identity=identity),
-    )
-    assert (base.name, base.hub) == (name, hub)
+def test_only_what_came_from_the_hub_is_a_base_there(model, identity, hub):
+    assert hub_name(replace(RECORD, model=model, model_identity=identity)) == hub

@@ -105,7 +105,7 @@ def logits_of(file, store):
 
 def llama_cpp(file):
     pytest.importorskip("llama_cpp_py_sync")
-    from sparsedash.engine.export.reloaded_gguf import LlamaCppModel
+    from sparsedash.engine.export.reloaded import LlamaCppModel
 
     return LlamaCppModel(str(file), 64, 1)
 

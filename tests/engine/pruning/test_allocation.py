@@ -22,8 +22,9 @@ def widths(name, blocks, permille, multiple=8, **bounds):
 
 
 @pytest.mark.parametrize("name", ALLOCATIONS)
-def test_zero_percent_removes_nothing(name):
+def test_zero_percent_and_blocks_narrower_than_a_multiple_are_left_alone(name):
     assert widths(name, [prospect(64), prospect(60)], 0) == [64, 60]
+    assert widths(name, [prospect(8), prospect(8)], 500, multiple=32) == [8, 8]
 
 
 @pytest.mark.parametrize("name", ALLOCATIONS)
@@ -80,26 +81,14 @@ def test_the_blend_leads_from_the_uniform_widths_to_the_cheapest(blend, kept):
         ({"ceiling": 0.6}, [32, 32]),
         ({"floor": 0.25, "ceiling": 1.0}, [16, 48]),
         ({"floor": 0.5}, [32, 32]),
+        # Beyond the bounds all give alike.
+        ({"ceiling": 0.25}, [32, 32]),
+        ({"floor": 0.9, "ceiling": 0.95}, [32, 32]),
     ],
 )
 def test_no_block_gives_less_than_the_floor_or_more_than_the_ceiling(bounds, kept):
     blocks = [prospect(slope=0.0), prospect(slope=1.0)]
     assert widths("sensitivity", blocks, 500, blend=1.0, **bounds) == kept
-
-
-@pytest.mark.parametrize("bounds", [{"ceiling": 0.25}, {"floor": 0.9, "ceiling": 0.95}])
-def test_a_sparsity_beyond_the_bounds_is_taken_from_all_alike(bounds):
-    blocks = [prospect(slope=0.0), prospect(slope=1.0)]
-    assert widths("sensitivity", blocks, 500, blend=1.0, **bounds) == [32, 32]
-
-
-@pytest.mark.parametrize("name", ALLOCATIONS)
-def test_a_block_narrower_than_a_multiple_is_left_alone(name):
-    assert widths(name, [prospect(8), prospect(8)], 500, multiple=32) == [8, 8]
-
-
-def test_every_schedule_that_can_be_asked_for_is_in_the_table():
-    assert set(SCHEDULES) == set(get_args(Schedule))
 
 
 @pytest.mark.parametrize(
@@ -114,6 +103,5 @@ def test_half_way_to_64_percent(schedule, half_way):
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_it_begins_with_the_dense_model_ends_at_the_target_and_never_falls(schedule):
     reached = [reached_permille(schedule, 300, done / 6) for done in range(7)]
-    assert reached[0] == 0
-    assert reached[-1] == 300
+    assert (reached[0], reached[-1], set(SCHEDULES)) == (0, 300, set(get_args(Schedule)))
     assert reached == sorted(reached)

@@ -19,12 +19,19 @@ def score(name, **parts):
     return SALIENCIES[name].score(layer(m=3, x=X, weight=WEIGHT, **parts))
 
 
-def test_activation_aware_is_the_columns_size_times_the_inputs():
-    assert torch.allclose(score("activation-aware"), torch.tensor([5 * 5**0.5, 2.0, 0.0]))
-
-
-def test_fluctuation_is_the_variance_times_the_columns_square():
-    assert torch.allclose(score("wifv"), torch.tensor([25.0, 0.0, 0.0]))
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        # The column's size times the input's, and the variance times the column's square.
+        ("activation-aware", [5 * 5**0.5, 2.0, 0.0]),
+        ("wifv", [25.0, 0.0, 0.0]),
+        # Squared mask gradients, summed over the sequences.
+        ("fisher", [2.0, 5.0, 9.0]),
+    ],
+)
+def test_scores_by_hand(name, expected):
+    gradients = torch.tensor([[1.0, 2.0, 0.0], [-1.0, 1.0, 3.0]])
+    assert torch.allclose(score(name, gradients=gradients), torch.tensor(expected))
 
 
 def test_magnitude_is_the_size_of_all_weights_of_the_channel():
@@ -33,21 +40,9 @@ def test_magnitude_is_the_size_of_all_weights_of_the_channel():
     assert torch.allclose(SALIENCIES["magnitude"].score(one), whole.norm(dim=1))
 
 
-def test_fisher_is_the_sum_over_sequences_of_the_squared_mask_gradients():
-    gradients = torch.tensor([[1.0, 2.0, 0.0], [-1.0, 1.0, 3.0]])
-    assert score("fisher", gradients=gradients).tolist() == [2, 5, 9]
-
-
 def test_lots_are_drawn_from_the_seed():
     assert torch.equal(score("random", seed=1), score("random", seed=1))
     assert not torch.equal(score("random", seed=1), score("random", seed=2))
-
-
-def test_channels_that_cancel_go_together_after_the_rearrangement():
-    # The first is the least alone; but the other two cancel, so that both can go almost for nothing.
-    one = layer(m=3, gradients=torch.tensor([[1.0, 1.1, -1.2]]))
-    fisher = SALIENCIES["fisher"]
-    assert fisher.choose(one, fisher.score(one), 1).tolist() == [0]
 
 
 def published_rearrangement(gradients, n_kept):
@@ -65,7 +60,7 @@ def published_rearrangement(gradients, n_kept):
 
 
 @pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("n_kept", [1, 9, 19])
+@pytest.mark.parametrize("n_kept", [0, 1, 9, 19, 20])
 def test_the_rearrangement_is_the_published_one(seed, n_kept):
     gradients = torch.randn(12, 20, generator=torch.Generator().manual_seed(seed)).double()
     one = layer(m=20, gradients=gradients)
@@ -81,13 +76,6 @@ def test_masks_are_nested(name):
     scores = saliency.score(one)
     wide, narrow = (set(saliency.choose(one, scores, k).tolist()) for k in (15, 9))
     assert narrow < wide
-
-
-@pytest.mark.parametrize("n_kept", [0, 20])
-def test_all_or_none_of_the_channels_need_no_rearrangement(n_kept):
-    one = layer(m=20, gradients=torch.randn(4, 20))
-    fisher = SALIENCIES["fisher"]
-    assert len(fisher.choose(one, fisher.score(one), n_kept)) == n_kept
 
 
 def test_every_named_method_is_made_of_rows_of_the_tables():
@@ -127,7 +115,7 @@ def test_weights_that_are_no_numbers_end_it_all_the_same():
     assert sorted(elimination_order(one, TINY).tolist()) == list(range(9))
 
 
-def test_several_that_leave_at_a_time_are_mended_as_if_they_left_one_by_one(monkeypatch):
+def test_several_that_leave_at_a_time_are_mended_as_if_they_left_one_by_one():
     one = layer(m=20)
     weight, inverse = one.out_weight.double(), torch.linalg.inv(one.moment().double())
     apart = weight.clone(), inverse.clone()

@@ -25,11 +25,9 @@ def scores(rows, columns, seed=0):
     return torch.rand(rows, columns, generator=torch.Generator().manual_seed(seed))
 
 
-def test_every_pattern_that_can_be_asked_for_has_a_row():
+def test_every_pattern_and_saliency_that_can_be_asked_for_has_a_row():
     assert {*PATTERNS, "channelx1"} == set(get_args(Pattern))
-
-
-def test_patterns_that_decide_the_sparsity_are_those_with_groups():
+    assert all(set(allowed_choices(pattern)["saliency"]) == set(WEIGHT_SALIENCIES) for pattern in PATTERNS)
     decided = {name: 1000 * row.n_zero // row.group for name, row in PATTERNS.items() if row.group}
     assert decided == FIXED_PERMILLE
 
@@ -42,11 +40,6 @@ def test_every_full_group_has_exactly_its_zeros_and_the_rest_of_a_row_stays(name
     groups = gone[:, : n_full * pattern.group].reshape(rows, n_full, pattern.group)
     assert (groups.sum(dim=2) == pattern.n_zero).all()
     assert not gone[:, n_full * pattern.group :].any()
-
-
-def test_of_four_neighbours_the_two_lowest_go():
-    found = PATTERNS["2:4"].zeros(torch.tensor([[4.0, 1, 3, 2, 5, 8, 7, 6]]), 500, by_row=False)
-    assert found.tolist() == [[False, True, False, True, True, False, False, True]]
 
 
 def test_a_share_goes_from_every_row_or_from_all():
@@ -67,9 +60,6 @@ def test_masks_of_single_weights_are_nested_and_nothing_goes_at_zero(by_row):
         assert more.sum() > less.sum()
 
 
-PLAIN = {"compensation": "none", "scope": "decoder"}
-
-
 def statistics(x):
     return Statistics(
         second_moment=x.T @ x / len(x),
@@ -88,29 +78,21 @@ def made(weight, known, method, permille=500):
     return sparse_weight(weight, known, factor, method, permille)
 
 
-def test_every_criterion_that_can_be_asked_for_has_a_row():
-    for pattern in ("1x1", "2:4", "4:8"):
-        assert set(allowed_choices(pattern)["saliency"]) == set(WEIGHT_SALIENCIES)
-
-
-def test_wanda_by_hand():
-    # Root mean squares of the inputs: 10, 1, 2, 0.5.
+@pytest.mark.parametrize(
+    ("pattern", "saliency", "permille", "expected"),
+    [
+        # Sizes with the inputs' root mean squares of 10, 1, 2, 0.5: 10, 3, 4, 2 and 1, 5, 2, 4.5.
+        ("2:4", "activation-aware", 500, [[1.0, 0, 2, 0], [0, 5, 0, -9]]),
+        ("1x1", "activation-aware", 250, [[1.0, -3, 2, 0], [0, 5, 1, -9]]),
+        # All weights together.
+        ("1x1", "magnitude", 375, [[0.0, -3, 2, 4], [0, 5, 0, -9]]),
+    ],
+)
+def test_zeros_by_hand(pattern, saliency, permille, expected):
     x = torch.diag(torch.tensor([20.0, 2, 4, 1]))
     weight = torch.tensor([[1.0, -3, 2, 4], [0.1, 5, 1, -9]])
-    method = MethodSettings(pattern="2:4", **PLAIN)
-    # Sizes: 10, 3, 4, 2 and 1, 5, 2, 4.5.
-    expected = torch.tensor([[1.0, 0, 2, 0], [0, 5, 0, -9]])
-    assert torch.equal(made(weight, statistics(x), method), expected)
-    single = MethodSettings(pattern="1x1", **PLAIN)
-    expected = torch.tensor([[1.0, -3, 2, 0], [0, 5, 1, -9]])
-    assert torch.equal(made(weight, statistics(x), single, 250), expected)
-
-
-def test_magnitude_by_hand_ranks_all_weights_together():
-    weight = torch.tensor([[1.0, -3, 2, 4], [0.1, 5, 1, -9]])
-    method = MethodSettings(pattern="1x1", saliency="magnitude", **PLAIN)
-    expected = torch.tensor([[0.0, -3, 2, 4], [0, 5, 0, -9]])
-    assert torch.equal(made(weight, statistics(inputs(4)), method, 375), expected)
+    method = MethodSettings(pattern=pattern, saliency=saliency, compensation="none", scope="decoder")
+    assert torch.equal(made(weight, statistics(x), method, permille), torch.tensor(expected))
 
 
 def damped(known, damping):

@@ -4,9 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from sparsedash.engine.comparison.continuation import continue_prompt
-from sparsedash.engine.comparison.divergence import measure_divergence
 from sparsedash.engine.comparison.model_pair import ModelPairCache
+from sparsedash.engine.comparison.text_comparison import continue_prompt, measure_divergence
 from sparsedash.engine.models.loading import ModelShelf
 from sparsedash.engine.run import pipeline, run_context
 from sparsedash.engine.run.run_context import RunContext

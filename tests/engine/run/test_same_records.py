@@ -8,9 +8,8 @@ import torch
 
 from sparsedash.catalog.presets import METHODS, method_named
 from sparsedash.engine.calibration import gradients, sequential_refit, statistics
-from sparsedash.engine.comparison.continuation import continue_prompt
-from sparsedash.engine.comparison.divergence import measure_divergence
 from sparsedash.engine.comparison.model_pair import ModelPairCache
+from sparsedash.engine.comparison.text_comparison import continue_prompt, measure_divergence
 from sparsedash.engine.evaluation import evaluate
 from sparsedash.engine.models.loading import ModelShelf
 from sparsedash.engine.pruning import channel_pruning, compensation, weight_pruning

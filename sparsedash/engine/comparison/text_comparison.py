@@ -1,13 +1,15 @@
-"""Continuations of one prompt by several models, token by token in turn, shown while they are written."""
+"""Models compared on text: continuations of one prompt, token by token in turn; divergence over a text, in nats."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
 
 from sparsedash.engine.comparison.model_pair import ModelPairCache, RecordModel
-from sparsedash.schema.errors import Cancelled
-from sparsedash.schema.pair_records import Continuation, ContinuationSettings
+from sparsedash.engine.models.loading import LoadedModel
+from sparsedash.schema.errors import Cancelled, JobError
+from sparsedash.schema.pair_records import Continuation, ContinuationSettings, Divergence, DivergenceSettings, Place
 from sparsedash.schema.progress import OnStep, OnText, Step, ignore_steps, ignore_text
 from sparsedash.storage.store import Store
 
@@ -35,17 +37,17 @@ def continue_prompt(
 
     def keep(stopped: bool) -> Continuation:
         left, right, *others = texts
-        key, prompt = settings.key(), settings.prompt
-        found = Continuation(key=key, prompt=prompt, left=left, right=right, stopped=stopped, others=tuple(others))
-        store.put(key, found)
+        found = Continuation(
+            key=settings.key(), prompt=settings.prompt, left=left, right=right, stopped=stopped, others=tuple(others)
+        )
+        store.put(found.key, found)
         return found
 
     # The two and those in memory write in turn, then one other model after another: so the first words do not wait for
     # the last model, and a sparse model that is done makes room for the next.
-    others = range(2, len(keys))
-    ready = [i for i in others if pair_cache.holds(keys[i])]
+    ready = [i for i, key in enumerate(keys) if i < 2 or pair_cache.holds(key)]
     try:
-        for group in [[0, 1, *ready], *([i] for i in others if i not in ready)]:
+        for group in [ready, *([i] for i in range(len(keys)) if i not in ready)]:
             with pair_cache.models([keys[i] for i in group], store, on_step) as models:
                 writers = {i: ContinuationWriter(model, settings) for i, model in zip(group, models, strict=True)}
                 _write(writers, texts, settings.n_tokens, on_step, on_text)
@@ -116,8 +118,9 @@ def _write(
     writers: Mapping[int, ContinuationWriter], texts: list[str], n_tokens: int, on_step: OnStep, on_text: OnText
 ) -> None:
     """Write token by token in turn; each text is put into `texts` at its place."""
-    first, last, n = min(writers) + 1, max(writers) + 1, len(writers)
-    message = f"model {first} of {len(texts)}" if first == last else f"{n} of {len(texts)} models"
+    n, message = len(writers), ""
+    if n < len(texts):
+        message = f"{n} of {len(texts)} models" if n > 1 else f"model {min(writers) + 1} of {len(texts)}"
     for writer in writers.values():
         writer.read(on_step)
     for number in range(n_tokens):
@@ -125,7 +128,73 @@ def _write(
             writer.write()
             texts[place] = writer.text
         on_text(*texts)
-        step = Step("continue", number + 1, n_tokens, unit="tokens", message="" if n == len(texts) else message)
-        on_step(step)
+        on_step(Step("continue", number + 1, n_tokens, unit="tokens", message=message))
         if all(writer.finished for writer in writers.values()):
             return
+
+
+CHUNK_LOGITS = 2**24
+"""Logits of one model that are in memory at once: 64 MiB."""
+
+
+def measure_divergence(
+    settings: DivergenceSettings, store: Store, pair_cache: ModelPairCache, on_step: OnStep = ignore_steps
+) -> Divergence:
+    """Divergence of two records' models over a text, or its end if it is long; stored under the settings' key.
+
+    Raises JobError when a record is gone, its model has changed, or the models do not share their tokens.
+    """
+    known = store.get(Divergence, settings.key())
+    if known is not None:
+        return known
+    with pair_cache.models((settings.left, settings.right), store, on_step) as models:
+        found = _measured(models, settings, on_step)
+    store.put(found.key, found)
+    return found
+
+
+@torch.inference_mode()
+def _measured(models: Sequence[RecordModel], settings: DivergenceSettings, on_step: OnStep) -> Divergence:
+    left, right = (each.loaded for each in models)
+    ids = left.tokens(settings.text)
+    if ids != right.tokens(settings.text):
+        raise JobError(
+            "The two models cut this text into different tokens, so they cannot be compared token by token.",
+            "Compare two models with the same tokenizer.",
+        )
+    start = max(0, len(ids) - min(left.max_length, right.max_length))
+    parts, places = _parts(left, settings.text, ids), list[Place]()
+    for of_left, of_right in zip(*(_distributions(each, ids[start:]) for each in models), strict=True):
+        on_step(Step("diverge", len(places), len(ids) - start - 1, unit="tokens"))
+        if of_left.shape != of_right.shape:
+            raise JobError("The two models know different numbers of tokens.", "")
+        nats = (of_left.exp() * (of_left - of_right)).sum(dim=-1).clamp_(min=0).tolist()
+        choices = (logs.argmax(dim=-1).tolist() for logs in (of_left, of_right))
+        for value, *chosen in zip(nats, *choices, strict=True):
+            one, other = (str(left.tokenizer.decode([token])) for token in chosen)
+            places.append(Place(text=parts[start + len(places) + 1], nats=value, left=one, right=other))
+    return Divergence(key=settings.key(), opening="".join(parts[: start + 1]), places=tuple(places))
+
+
+def _distributions(record_model: RecordModel, ids: Sequence[int]) -> Iterator[Tensor]:
+    """Log-probabilities (t, vocabulary) of the tokens after the first, in chunks."""
+    cache = None
+    head = record_model.loaded.model.get_output_embeddings()
+    step = max(1, CHUNK_LOGITS // head.weight.shape[0])
+    for start in range(0, len(ids) - 1, step):
+        chunk = ids[start : min(start + step, len(ids) - 1)]
+        with record_model.active() as loaded:
+            read = torch.tensor([chunk], device=loaded.model.device)
+            output = loaded.model(input_ids=read, cache=cache, use_cache=True)
+        cache = output.cache
+        yield output.logits[0].float().log_softmax(dim=-1).cpu()
+
+
+def _parts(loaded: LoadedModel, text: str, ids: Sequence[int]) -> list[str]:
+    """The parts of the text by token, together the text again; "" for a token within a character."""
+    if not loaded.tokenizer.is_fast:
+        return [str(loaded.tokenizer.decode([token])) for token in ids]
+    special = loaded.prepends_to(text)
+    offsets = loaded.tokenizer(text, add_special_tokens=special, return_offsets_mapping=True).offset_mapping
+    ends = list(accumulate((end for _, end in offsets[: len(ids)]), max, initial=0))
+    return [text[start:end] for start, end in pairwise(ends)]

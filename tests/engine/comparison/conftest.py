@@ -1,0 +1,74 @@
+"""A finished run over one tiny model, one over another, and what is in memory of them."""
+
+import pytest
+
+from sparsedash.catalog.presets import method_named
+from sparsedash.engine.comparison.model_pair import ModelPairCache
+from sparsedash.engine.comparison.text_comparison import continue_prompt, measure_divergence
+from sparsedash.engine.models.loading import ModelShelf
+from sparsedash.engine.run import pipeline
+from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.pair_records import ContinuationSettings, DivergenceSettings
+from sparsedash.schema.progress import ignore_steps
+from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
+from sparsedash.storage.store import Store
+from tests.engine.conftest import passages, write_jsonl
+from tests.engine.tiny import save_tiny
+
+BEST = MethodSettings(width_multiple=8)
+PROMPT = "the lamp and the boat and"
+
+
+def settings_of(folder, text, dtype="float32", method=BEST, sparsities=(250, 500)):
+    return RunSettings(
+        model=str(folder),
+        dtype=dtype,
+        methods=(method,),
+        sparsities_permille=sparsities,
+        calibration=CalibrationSettings(corpus=f"file:{text}[20:]", n_samples=40, length=32),
+        evaluation=EvaluationSettings(corpus=f"file:{text}", n_passages=3),
+    )
+
+
+@pytest.fixture(scope="package")
+def runs(tmp_path_factory):
+    """A store with a run of one tiny model, its runs by single weights, and one of another model in bfloat16."""
+    folder = tmp_path_factory.mktemp("runs")
+    text = write_jsonl(folder / "passages.jsonl", passages(60))
+    store = Store(folder / "data")
+    first, other = save_tiny(folder / "one"), save_tiny(folder / "other", "gpt2", seed=5)
+    settings = (
+        settings_of(first, text),
+        settings_of(other, text, dtype="bfloat16"),
+        settings_of(first, text, method=method_named("wanda"), sparsities=(500,)),
+    )
+    yield store, *(pipeline.run(each, store) for each in settings)
+    store.close()
+
+
+def asked(left="l", right="r", prompt=PROMPT, n_tokens=6, **more):
+    return ContinuationSettings(left=left, right=right, prompt=prompt, n_tokens=n_tokens, **more)
+
+
+class House:
+    """The runs, and the models that are in memory."""
+
+    def __init__(self, runs, **room):
+        self.store, self.run, self.other, self.masked = runs
+        self.dense, self.sparse = self.run.dense, self.run.sparse
+        self.cache = ModelPairCache(ModelShelf(), **room)
+
+    def write(self, left, right, on_step=ignore_steps, on_text=lambda *_: None, **settings):
+        return continue_prompt(asked(left, right, **settings), self.store, self.cache, on_step, on_text)
+
+    def models(self, *keys):
+        return self.cache.models(keys, self.store, ignore_steps)
+
+    def diverge(self, right, text):
+        settings = DivergenceSettings(left=self.dense, right=right, text=text)
+        return measure_divergence(settings, self.store, self.cache)
+
+
+@pytest.fixture
+def house(runs):
+    return House(runs)
