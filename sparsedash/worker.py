@@ -17,29 +17,26 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from sparsedash.catalog.resources import out_of_memory
-from sparsedash.engine.job_handlers import JobHandler, JobTask, load_job_handlers
-from sparsedash.jobs.database import make_folder, open_own
 from sparsedash.jobs.job import FINISHED_PARTS, RUNS, Job
 from sparsedash.jobs.job_table import JobTable
-from sparsedash.jobs.local_runner import (
-    cluster_lock,
-    hold_lock,
-    is_lock_held,
-    job_lock,
-    linger_s,
-    slot_lock,
-    worker_name,
-)
+from sparsedash.jobs.local_runner import linger_s, worker_name
+from sparsedash.jobs.lock_files import cluster_lock, hold_lock, is_lock_held, job_lock, make_folder, open_own, slot_lock
 from sparsedash.jobs.reporter import Reporter, StopFlag
 from sparsedash.schema.errors import Cancelled, SettingsError, SparseDashError, StoreError, redact_output, redacted
-from sparsedash.schema.progress import Step
+from sparsedash.schema.export_settings import ExportSettings
+from sparsedash.schema.pair_records import ContinuationSettings, DivergenceSettings, TimingSettings
+from sparsedash.schema.progress import STARTING, OnStep, OnText
+from sparsedash.schema.records import VerifySettings
+from sparsedash.schema.settings import FindSettings, PartSettings, RunSettings, S, settings_from_plain
 from sparsedash.storage.local_machine import free_in_words, is_full
 from sparsedash.storage.store import WORK_PATIENCE_S, Store, claim_data_folder
 from sparsedash.storage.users import may_use_token
+from sparsedash.storage.verification import verify
 
 log = logging.getLogger("sparsedash.worker")
 
@@ -47,6 +44,68 @@ PATIENCE = "SPARSEDASH_PATIENCE_S", WORK_PATIENCE_S
 """How long it waits while another process keeps the job table or the results locked."""
 
 _LOOK_S = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobTask:
+    """One job for the engine.
+
+    key: of the result. settings: plain, of the kind's own class. on_step, on_text: called with progress. with_token:
+    whether the hub may be used with this account's token.
+    """
+
+    key: str
+    settings: Mapping[str, Any]
+    store: Store
+    on_step: OnStep
+    on_text: OnText
+    with_token: bool = True
+
+
+JobHandler = Callable[[JobTask], object]
+"""Runs a task and leaves its result in the store; raises SparseDashError and others."""
+
+
+def load_job_handlers() -> Mapping[str, JobHandler]:
+    """The handler of every kind of job; the last models stay loaded from job to job. Imports torch."""
+    from sparsedash.engine.comparison.continuation import continue_prompt
+    from sparsedash.engine.comparison.divergence import measure_divergence
+    from sparsedash.engine.comparison.model_pair import ModelPairCache
+    from sparsedash.engine.comparison.timing import time_models
+    from sparsedash.engine.export.export import export_model
+    from sparsedash.engine.models.hub import token_used
+    from sparsedash.engine.models.loading import ModelShelf
+    from sparsedash.engine.run import pipeline
+    from sparsedash.engine.run.find_sparsity import find_sparsity
+
+    shelf = ModelShelf()
+    pairs = ModelPairCache(shelf)
+
+    def handler(kind: type[S], do: Callable[[S, JobTask], object], *, pair: bool = False) -> JobHandler:
+        """pair: whether the two models of a pair stay in memory, which only prompts and timings need."""
+
+        def handle(task: JobTask) -> object:
+            if not pair:
+                pairs.let_go()
+            with token_used(task.with_token):
+                return do(settings_from_plain(kind, task.settings), task)
+
+        return handle
+
+    return {
+        "run": handler(RunSettings, lambda s, t: pipeline.run(s, t.store, t.on_step, shelf, run_key=t.key)),
+        "part": handler(PartSettings, lambda s, t: pipeline.run_part(s, t.store, t.on_step, shelf)),
+        "find": handler(FindSettings, lambda s, t: find_sparsity(s, t.store, t.on_step, shelf, run_key=t.key)),
+        "export": handler(ExportSettings, lambda s, t: export_model(s, t.store, shelf, t.on_step)),
+        "continuation": handler(
+            ContinuationSettings, lambda s, t: continue_prompt(s, t.store, pairs, t.on_step, t.on_text), pair=True
+        ),
+        "divergence": handler(
+            DivergenceSettings, lambda s, t: measure_divergence(s, t.store, pairs, t.on_step), pair=True
+        ),
+        "verify": handler(VerifySettings, lambda s, t: t.store.put(t.key, verify(t.store, t.on_step)), pair=True),
+        "timing": handler(TimingSettings, lambda s, t: time_models(s, t.store, pairs, t.on_step), pair=True),
+    }
 
 
 def main(argv: Sequence[str] | None = None, load: Callable[[], Mapping[str, JobHandler]] = load_job_handlers) -> int:
@@ -122,7 +181,7 @@ class Worker:
             try:
                 lock = hold_lock(job_lock(self._folder, queued.id))
             except StoreError as error:
-                self._table.mark_crashed(queued, error.message, error.advice)
+                self._table.end(queued, "crashed", error.message, error.advice)
                 continue
             if lock is None:
                 continue
@@ -136,7 +195,7 @@ class Worker:
             try:
                 until_the_end.enter_context(_output_to(Path(job.log_path)))
             except StoreError as error:
-                self._table.fail(job, type(error).__name__, error.message, error.advice)
+                self._table.end(job, "failed", error.message, error.advice)
                 return
             try:
                 self._run(job)
@@ -151,7 +210,7 @@ class Worker:
         report = Reporter(self._table, job, self._stop)
         try:
             with self._stop.raising():
-                report(Step("start", 0, 0))
+                report(STARTING)
                 self._store = self._store or Store(self._folder, patience_s=self._patience_s)
                 self._handlers = self._handlers or self._load()
                 task = JobTask(
@@ -168,15 +227,15 @@ class Worker:
             reason = error.message, error.advice
             if self._table.get(job.id).cancel_requested_at is None:
                 reason = "The worker was told to end (SIGTERM), as at a shutdown.", FINISHED_PARTS
-            self._table.mark_cancelled(job, *reason)
+            self._table.end(job, "cancelled", *reason)
         except Exception as error:
             log.exception("Job %d failed.", job.id)
             # Memory may be short or the GPU's context broken: the next job gets a fresh process.
             self._sound = isinstance(error, SparseDashError)
-            self._table.fail(job, type(error).__name__, *describe_error(error, job, self._folder))
+            self._table.end(job, "failed", *describe_error(error, job, self._folder))
         else:
             log.info("Job %d is done.", job.id)
-            self._table.finish(job)
+            self._table.end(job, "done")
 
 
 def describe_error(error: Exception, job: Job | None = None, folder: Path | None = None) -> tuple[str, str]:

@@ -68,7 +68,7 @@ DOORS: dict[str, set[str]] = {
     "starlette": {"app", "ui"},
     "plotly": {"reporting.charts"},
     "diskcache": {"storage.store", "storage.disk_cache"},
-    "sqlite3": {"jobs.database", "storage.store", "storage.disk_cache"},
+    "sqlite3": {"jobs.job_table", "storage.store", "storage.disk_cache"},
     "datasets": {"engine.texts.corpora"},
     "distributed": {"jobs.cluster"},
     "gguf": {"catalog.gguf_reader", "engine.models.model_conversion", "engine.export.export_files"},

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import distributed
 import msgspec
@@ -28,12 +28,12 @@ from sparsedash.jobs.cluster_parts import (
     MachineFacts,
     Part,
     PartEnd,
-    PartProgress,
     Scheduler,
     from_bytes,
     to_bytes,
 )
 from sparsedash.schema.errors import JobError
+from sparsedash.schema.progress import Step
 
 log = logging.getLogger(__name__)
 
@@ -47,19 +47,18 @@ LOST_S = 30.0
 _OVER = (Status.closing, Status.closed, Status.failed)
 """A worker that is ending, most often with its scheduler: its result would be lost."""
 
+LOST = PartEnd(state="crashed", error_text="lost, since its Dask worker was killed or could not be reached any more.")
 _FACTS, _PIECE = "sparsedash", "sparsedash_piece"
 
-Report = Callable[[PartProgress], None]
+Report = Callable[[Step], None]
 Fetch = Callable[[KeptCalibration, str, int], tuple[bytes, int]]
 """Bytes of an artefact on another machine from an offset on, and its size."""
 
 
-class Do(Protocol):
-    """Does a part on the machine that it is called on. stopped: whether to stop."""
-
-    def __call__(self, part: Part, report: Report, stopped: Callable[[], bool], fetch: Fetch) -> PartEnd:
-        """Never raises an error of the work itself."""
-        ...
+Do = Callable[[Part, Report, Callable[[], bool], Fetch], PartEnd]
+"""Does a part on the machine that it is called on; the third argument says whether to stop. Never raises an error of
+the work itself.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +83,7 @@ class Cluster:
         self._on_machine = on_machine
         self._prefix = f"{PREFIX}-{name}-"
         self._futures: dict[str, Any] = {}
-        self._progress: dict[str, PartProgress] = {}
+        self._progress: dict[str, Step] = {}
         self._lock = threading.Lock()
         self._client = _connected(scheduler)
         try:
@@ -137,7 +136,7 @@ class Cluster:
         names = [str(name) for name in self._client.list_datasets()]
         return {name.removeprefix(self._prefix) for name in names if name.startswith(self._prefix)}
 
-    def progress(self, key: str) -> PartProgress | None:
+    def progress(self, key: str) -> Step | None:
         """Progress of a part; None before it began."""
         with self._lock:
             return self._progress.get(key)
@@ -153,7 +152,7 @@ class Cluster:
             case "error":
                 error = future.exception()
                 if type(error).__name__ == "KilledWorker":
-                    return PartEnd(state="lost")
+                    return LOST
                 return PartEnd(state="crashed", error_text=f"The machine could not do it: {_in_a_line(error)}.")
             case _:
                 if self.alive and future.status != "lost":
@@ -194,7 +193,7 @@ class Cluster:
         try:
             _, sent = event
             key = str(sent["key"]).removeprefix(self._prefix)
-            progress = from_bytes(PartProgress, sent["progress"])
+            progress = from_bytes(Step, sent["progress"])
         except (JobError, LookupError, TypeError, ValueError) as error:
             log.warning("A message of a machine cannot be read: %s", error)
             return
@@ -228,7 +227,7 @@ def _in_task(do: Do, asked: bytes, topic: str, key: str) -> bytes:
 
     # Dask may run a task again whose worker was lost. Here that is for the job table to decide: never twice at once.
     if ask("event_is_set", name=f"{key}-begun"):
-        return to_bytes(PartEnd(state="lost"))
+        return to_bytes(LOST)
     ask("event_set", name=f"{key}-begun")
     heard = asked_at = time.monotonic()
     stop = False
@@ -247,7 +246,7 @@ def _in_task(do: Do, asked: bytes, topic: str, key: str) -> bytes:
                 stop = now - heard > LOST_S
         return stop
 
-    def report(progress: PartProgress) -> None:
+    def report(progress: Step) -> None:
         worker.log_event(topic, {"key": key, "progress": to_bytes(progress)})
 
     def fetch(kept: KeptCalibration, name: str, offset: int) -> tuple[bytes, int]:

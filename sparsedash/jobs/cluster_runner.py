@@ -12,23 +12,14 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Protocol, cast, get_args
+from typing import IO, TYPE_CHECKING, Protocol
 
-from sparsedash.jobs.cluster_parts import (
-    ClusterMachine,
-    ClusterView,
-    MachineView,
-    Part,
-    PartEnd,
-    PartProgress,
-    failed_part,
-)
-from sparsedash.jobs.database import make_folder, open_own
-from sparsedash.jobs.job import CLUSTER, FINISHED_PARTS, RUNS, Job, Taken
+from sparsedash.jobs.cluster_parts import ClusterMachine, ClusterView, MachineView, Part, PartEnd, failed_part
+from sparsedash.jobs.job import CLUSTER, FINISHED_PARTS, RUNS, Job
 from sparsedash.jobs.job_table import JobTable
-from sparsedash.jobs.local_runner import cluster_lock, hold_lock, job_lock
+from sparsedash.jobs.lock_files import cluster_lock, hold_lock, job_lock, make_folder, open_own
 from sparsedash.schema.errors import Cancelled, SparseDashError, StoreError
-from sparsedash.schema.progress import Stage, Step
+from sparsedash.schema.progress import STARTING, Step, Taken
 
 if TYPE_CHECKING:
     from sparsedash.jobs.cluster import Cluster
@@ -45,29 +36,15 @@ _TICK_S = 0.2
 _PAUSE_S, _LONGEST_PAUSE_S = 2.0, 30.0
 
 
-class JobPlan(Protocol):
-    """The parts of a job, and what becomes of their results."""
+class _JobPlan(Protocol):
+    """The parts of a job, and what becomes of their results: see service.cluster_plan."""
 
     @property
-    def whole(self) -> bool:
-        """Whether nothing is left to do."""
-        ...
-
-    def left(self) -> Sequence[str]:
-        """Names of the parts that can begin, in order, including those begun already."""
-        ...
-
-    def part(self, name: str) -> Part:
-        """The part of this name. Raises SparseDashError when it cannot be put together."""
-        ...
-
-    def keep(self, part: Part, end: PartEnd) -> None:
-        """Store the result of a part. Raises SparseDashError for one that was not asked for."""
-        ...
-
-    def said(self) -> str:
-        """Progress in words; may be empty."""
-        ...
+    def whole(self) -> bool: ...
+    def left(self) -> Sequence[str]: ...
+    def part(self, name: str) -> Part: ...
+    def keep(self, part: Part, end: PartEnd) -> None: ...
+    def said(self) -> str: ...
 
 
 class Attempt:
@@ -76,7 +53,7 @@ class Attempt:
     lock: of the job, held as long as this server looks after it.
     """
 
-    def __init__(self, job: Job, plan: JobPlan, table: JobTable, lock: IO[bytes]) -> None:
+    def __init__(self, job: Job, plan: _JobPlan, table: JobTable, lock: IO[bytes]) -> None:
         self.job, self.lock, self.ended = job, lock, False
         self._name, self._plan, self._table = _attempt_name(job), plan, table
         self._at_work: dict[str, Part] = {}
@@ -91,7 +68,7 @@ class Attempt:
         """The number of machines it has."""
         return len(self._at_work)
 
-    def progress(self, cluster: "Cluster") -> tuple[PartProgress, ...]:
+    def progress(self, cluster: "Cluster") -> tuple[Step, ...]:
         """Progress of its parts that have begun, in order."""
         found = [cluster.progress(self._key(name)) for name in self._at_work]
         return tuple(progress for progress in found if progress is not None)
@@ -111,7 +88,7 @@ class Attempt:
         if job.stopping or self._bad is not None:
             self._wind_up(cluster)
         elif self._plan.whole:
-            self._table.finish(job)
+            self._table.end(job, "done")
             self.ended = True
         else:
             waiting = [name for name in self._plan.left() if name not in self._at_work]
@@ -172,20 +149,11 @@ class Attempt:
         if self._at_work and now - self._stopped_at < STOP_WITHIN_S:
             return
         self.drop(cluster)
-        self._note_end()
+        bad = PartEnd(state="cancelled", error_text=Cancelled().message, error_advice=Cancelled().advice)
+        if self._bad is not None and not self.job.stopping:
+            bad = self._bad
+        self._table.end(self.job, bad.state, bad.error_text, bad.error_advice or FINISHED_PARTS)
         self.ended = True
-
-    def _note_end(self) -> None:
-        job, bad, stopped = self.job, self._bad, Cancelled()
-        if job.stopping:
-            self._table.mark_cancelled(job, stopped.message, stopped.advice)
-        elif bad is None or bad.state == "cancelled":
-            text, advice = (bad.error_text, bad.error_advice) if bad else ("", "")
-            self._table.mark_cancelled(job, text or "A machine stopped.", advice)
-        elif bad.state == "failed":
-            self._table.fail(job, bad.error_kind or "JobError", bad.error_text, bad.error_advice)
-        else:
-            self._table.mark_crashed(job, bad.error_text, bad.error_advice or FINISHED_PARTS)
 
     def _report(self, cluster: "Cluster") -> None:
         now = time.monotonic()
@@ -193,13 +161,12 @@ class Attempt:
             return
         self._reported_at = now
         at_work = self.progress(cluster)
-        first = at_work[0] if at_work else PartProgress(machine="")
-        taken = [*self._taken, *(one for progress in at_work for one in progress.taken)]
+        taken = (*self._taken, *(one for progress in at_work for one in progress.taken))
         machines = ", ".join(dict.fromkeys(progress.machine for progress in at_work))
         where = f"at work: {machines}" if machines else "waiting for a free machine of the cluster"
-        step = _step(first, "; ".join(filter(None, [self._plan.said(), where])))
+        message = "; ".join(filter(None, [self._plan.said(), where]))
         try:
-            self._table.report(self.job, step, rate=first.rate, taken=taken)
+            self._table.report(self.job, replace(at_work[0] if at_work else STARTING, message=message, taken=taken))
         except StoreError as error:
             log.warning("Progress could not be written: %s", error)
 
@@ -214,20 +181,10 @@ class Attempt:
             log.warning("The log of job %d could not be written: %s", self.job.id, error)
 
 
-def _step(progress: PartProgress, message: str) -> Step:
-    stage = cast(Stage, progress.stage if progress.stage in get_args(Stage) else "start")
-    counts = {"unit": progress.unit or "steps", "n_right": progress.n_right, "point": progress.point}
-    return Step(stage, progress.done, progress.total, message=message, **counts)  # type: ignore[arg-type]
-
-
-def _with_machine(end: PartEnd, progress: PartProgress | None) -> PartEnd:
+def _with_machine(end: PartEnd, progress: Step | None) -> PartEnd:
     """The end, with the machine in its words."""
     at = end.machine or (progress.machine if progress else "") or "A machine"
-    if end.state == "lost":
-        text = f"{at} was lost: its Dask worker was killed or could not be reached any more."
-    else:
-        text = f"{at}: {end.error_text}" if end.error_text else f"{at} ended without a word."
-    return replace(end, error_text=text)
+    return replace(end, error_text=f"{at}: {end.error_text or 'it ended without a word.'}")
 
 
 def _attempt_name(job: Job) -> str:
@@ -248,7 +205,7 @@ class ClusterRunner:
         table: JobTable,
         address: str,
         connect: Callable[[], "Cluster"],
-        plan_of: Callable[[Job], JobPlan],
+        plan_of: Callable[[Job], _JobPlan],
         *,
         trouble: str = "",
         grace_s: float = GRACE_S,
@@ -365,7 +322,7 @@ class ClusterRunner:
         try:
             plan = self._plan_of(job)
         except SparseDashError as error:
-            self._table.fail(job, type(error).__name__, error.message, error.advice)
+            self._table.end(job, "failed", error.message, error.advice)
             lock.close()
             return None
         self._attempts[job.id, job.attempt] = attempt = Attempt(job, plan, self._table, lock)
@@ -413,10 +370,10 @@ class ClusterRunner:
         for job in self._running():
             if job.stopping:
                 text = "Stopped on request, while the scheduler did not answer."
-                self._table.mark_cancelled(job, text, Cancelled().advice)
+                self._table.end(job, "cancelled", text, Cancelled().advice)
             elif late:
                 advice = "“Try again” goes on from the last finished part, here while no scheduler answers."
-                self._table.mark_crashed(job, f"The scheduler is gone. {self._trouble}", advice)
+                self._table.end(job, "crashed", f"The scheduler is gone. {self._trouble}", advice)
         self._forget_ended(self._running())
 
     def _show_up(self, up: bool) -> None:
@@ -434,7 +391,7 @@ class ClusterRunner:
                 connection.close()
 
 
-def _view_of(machine: ClusterMachine, at_work: list[tuple[int, tuple[PartProgress, ...]]]) -> MachineView:
+def _view_of(machine: ClusterMachine, at_work: list[tuple[int, tuple[Step, ...]]]) -> MachineView:
     for job_id, parts in at_work:
         for progress in parts:
             if progress.machine == machine.name:

@@ -1,11 +1,9 @@
-"""Workers on this machine: lock files that show which are alive, starting, stopping, and exit reasons.
+"""Workers on this machine: starting, stopping, and exit reasons.
 
-A living worker holds a lock (`flock`), which the kernel releases the moment it is gone. Lock files stay when they are
-free: deleting one would allow two holders. The runner remembers nothing that matters: its state is in the job table and
-in the locks, so a new runner after a restart, or two of them side by side, work as well.
+The runner remembers nothing that matters: its state is in the job table and in the locks, so a new runner after a
+restart, or two of them side by side, work as well.
 """
 
-import fcntl
 import logging
 import os
 import signal
@@ -14,14 +12,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
-from typing import IO
 
 import sparsedash
-from sparsedash.jobs.database import make_folder, open_own
-from sparsedash.jobs.job import CLUSTER, FINISHED_PARTS
-from sparsedash.jobs.job_table import Job, JobTable
+from sparsedash.jobs.job import CLUSTER, FINISHED_PARTS, Job
+from sparsedash.jobs.job_table import JobTable
+from sparsedash.jobs.lock_files import is_lock_held, job_lock, lock_holder, make_folder, open_own, slot_lock
 from sparsedash.schema.errors import Cancelled, SettingsError, StoreError
 
 log = logging.getLogger(__name__)
@@ -34,121 +30,28 @@ TAKE_WITHIN_S = 120.0
 """How long a worker that holds its slot may leave a job waiting; while it loads the engine it takes none."""
 _REAP_S = 1.0
 
-_RETRY_S = 0.02
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-
 _SMALLER = "Free some memory, or choose a smaller model, bfloat16 or less calibration text."
 _SHOWN = 400
 """Characters of a log's last line: enough for a message with a path of usual length."""
 _TAIL_BYTES = 65_536
 
 
-def job_lock(folder: Path, job_id: int) -> Path:
-    """The lock that a worker holds while it runs this job."""
-    return folder / "jobs" / f"{job_id}.lock"
-
-
-def slot_lock(folder: Path, slot: int) -> Path:
-    """The lock that a worker holds for life; it keeps a second worker out of the slot."""
-    return folder / "workers" / f"slot-{slot}.lock"
-
-
-def cluster_lock(folder: Path) -> Path:
-    """The lock that a server holds while a cluster takes runs; then no worker of this machine does."""
-    return folder / "workers" / "cluster.lock"
-
-
-def hold_lock(path: Path, wait_s: float = 0.5) -> IO[bytes] | None:
-    """The open file that holds the lock until it is closed, or None when another process has it.
-
-    wait_s: how long to try; more than 0, since `is_lock_held` takes the lock for a moment. The file then names this
-    start of the machine and the process. Raises StoreError when it cannot be opened.
-    """
-    make_folder(path.parent)
-    file = open_own(path, "ab")
-    deadline = time.monotonic() + wait_s
-    while not _try(file, fcntl.LOCK_EX):
-        if time.monotonic() >= deadline:
-            file.close()
-            return None
-        time.sleep(_RETRY_S)
-    # A lock without these names is a lock all the same: the disk may be full.
-    with suppress(OSError):
-        file.truncate(0)
-        file.write(_boot_id() + b"\n%d" % os.getpid())
-        file.flush()
-    return file
-
-
-def is_lock_held(path: Path) -> bool:
-    """Whether a living process holds the lock."""
-    try:
-        with open_own(path, "rb") as file:
-            return not _try(file, fcntl.LOCK_SH)
-    except FileNotFoundError:
-        return False
-
-
-def machine_restarted(path: Path) -> bool | None:
-    """Whether the machine was started since the lock was last taken; None when that is unknown."""
-    signed, now = _names_in(path)[0], _boot_id()
-    return signed != now if signed and now else None
-
-
-def lock_holder(path: Path) -> int | None:
-    """The process that holds the lock; None when it is free, or unknown."""
-    number = _names_in(path)[1] if is_lock_held(path) else b""
-    return int(number) if number.isdigit() else None
-
-
-def _names_in(path: Path) -> tuple[bytes, bytes]:
-    """The start of the machine and the process that took the lock last."""
-    try:
-        with open_own(path, "rb") as file:
-            boot, _, number = file.read().partition(b"\n")
-            return boot, number
-    except FileNotFoundError:
-        return b"", b""
-
-
-def _boot_id() -> bytes:
-    """Linux's name of this start of the machine, or nothing. A clock can be set; this cannot."""
-    try:
-        return _BOOT_ID.read_bytes().strip()
-    except OSError:
-        return b""
-
-
-def _try(file: IO[bytes], operation: int) -> bool:
-    try:
-        fcntl.flock(file, operation | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def crash_reason(job: Job, exit_code: int | None, restarted: bool | None = None) -> tuple[str, str]:
-    """The most likely reason why the worker of a running job is gone, and advice.
-
-    exit_code: None when nobody saw it. restarted: whether the machine was, since the job began; None: unknown.
-    """
+def crash_reason(job: Job, exit_code: int | None) -> tuple[str, str]:
+    """The most likely reason why a running job's worker is gone, and advice. exit_code: None when nobody saw it."""
     if job.worker == CLUSTER:
         return "This job was on machines of a cluster, and this server is told of none.", FINISHED_PARTS
-    if restarted:
-        return "The machine was restarted while this job ran.", FINISHED_PARTS
-    if exit_code is None or exit_code == -signal.SIGKILL:
-        killed = "is gone without a word: it was killed" if exit_code is None else "was killed (signal 9)"
-        return f"The worker {killed}, most often because memory ran out.", f"{_SMALLER} {FINISHED_PARTS}"
+    if exit_code is None:
+        text = "The worker is gone without a word: killed, as when memory runs out, or the machine was restarted."
+        return text, f"{_SMALLER} {FINISHED_PARTS}"
+    if exit_code == -signal.SIGKILL:
+        text = "The worker was killed (signal 9), most often because memory ran out."
+        return text, f"{_SMALLER} {FINISHED_PARTS}"
+    how = f"ended early with exit code {exit_code}"
+    if exit_code < 0:
+        how = f"was ended by signal {-exit_code}, {(signal.strsignal(-exit_code) or 'unknown').lower()}"
     last = last_log_line(Path(job.log_path))
     said = f'Its log ends with "{last}".' if last else "Its log is empty."
-    how = f"was ended by {signal_name(-exit_code)}" if exit_code < 0 else f"ended early with exit code {exit_code}"
     return f"The worker {how}.", f"{said} {FINISHED_PARTS}"
-
-
-def signal_name(number: int) -> str:
-    """A signal as a person may look it up: "signal 11, segmentation fault"."""
-    words = signal.strsignal(number)
-    return f"signal {number}, {words.lower()}" if words else f"signal {number}"
 
 
 def last_log_lines(path: Path, n: int) -> list[str]:
@@ -228,7 +131,7 @@ class LocalRunner:
                 try:
                     held = is_lock_held(job_lock(self._folder, job.id))
                 except StoreError as error:  # One file that cannot be opened, such as root's, must not stop the others.
-                    self._table.mark_crashed(job, error.message, error.advice)
+                    self._table.end(job, "crashed", error.message, error.advice)
                     continue
                 if not held:
                     self._note_end(job)
@@ -299,10 +202,8 @@ class LocalRunner:
         exit_code = self._exit_code(job.pid)
         if job.stopping:
             text = "Stopped on request, by ending its worker."
-            self._table.mark_cancelled(job, text, Cancelled().advice, exit_code)
-            return
-        restarted = machine_restarted(job_lock(self._folder, job.id))
-        if self._table.mark_crashed(job, *crash_reason(job, exit_code, restarted), exit_code):
+            self._table.end(job, "cancelled", text, Cancelled().advice, exit_code)
+        elif self._table.end(job, "crashed", *crash_reason(job, exit_code), exit_code):
             log.warning("Job %d crashed, exit code %s.", job.id, exit_code)
 
     def _exit_code(self, pid: int | None) -> int | None:
@@ -394,7 +295,7 @@ class LocalRunner:
         said = f' The last thing it said: "{last}".' if last else ""
         text = f"No worker could be started, {MAX_FRUITLESS_STARTS} times in a row.{said}"
         advice = f"See {self._worker_log(0)}; when that is mended, try again."
-        self._table.mark_crashed(job, text, advice)
+        self._table.end(job, "crashed", text, advice)
 
     def _worker_log(self, slot: int) -> Path:
         return self._folder / "logs" / f"{worker_name(slot)}.log"

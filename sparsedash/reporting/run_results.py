@@ -366,13 +366,14 @@ def live_model(found: RunResults, job: Job) -> Live | None:
 
     A run's records come in the order of its points: one whose record is there is drawn already.
     """
-    if job.point is None or job.n_right is None or not job.done:
+    at = job.progress
+    if at.point is None or at.n_right is None or not at.done:
         return None
     points = found.run.settings.points
-    if found.run.finished or not len(found.run.sparse) <= job.point < len(points):
+    if found.run.finished or not len(found.run.sparse) <= at.point < len(points):
         return None
-    method, permille = points[job.point]
-    return live_point(found.line_of(method), permille, job.n_right, job.done)
+    method, permille = points[at.point]
+    return live_point(found.line_of(method), permille, at.n_right, at.done)
 
 
 def judged_alone(dense: Record, sparse: Record, tolerance: Tolerance) -> Judged:

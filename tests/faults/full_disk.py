@@ -13,7 +13,6 @@ from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
-from sparsedash.engine.job_handlers import JobTask, load_job_handlers
 from sparsedash.schema.errors import StoreError
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.pair_records import Continuation, ContinuationSettings
@@ -21,7 +20,7 @@ from sparsedash.schema.progress import ignore_steps, ignore_text
 from sparsedash.schema.records import Record
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.storage.store import Store
-from sparsedash.worker import describe_error
+from sparsedash.worker import JobTask, describe_error, load_job_handlers
 
 STAGES = ("load", "text", "calibrate", "prune", "evaluate")
 

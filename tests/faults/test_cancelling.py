@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from sparsedash.jobs.local_runner import is_lock_held, job_lock
+from sparsedash.jobs.lock_files import is_lock_held, job_lock
 
 pytestmark = pytest.mark.faults
 

@@ -8,7 +8,7 @@ import pytest
 
 from sparsedash.jobs.job_table import JobTable
 from sparsedash.schema.errors import JobError, StoreError
-from sparsedash.schema.progress import Step
+from sparsedash.schema.progress import STARTING, Step
 from sparsedash.schema.settings import RunSettings, settings_from_plain
 
 
@@ -28,7 +28,7 @@ def running(table, key="a", pid=1):
 
 
 def report(table, job, rate=2.0):
-    table.report(job, Step("evaluate", 3, 9, unit="passages", message="dense", point=1), rate=rate)
+    table.report(job, Step("evaluate", 3, 9, unit="passages", message="dense", point=1, rate=rate))
 
 
 def test_the_same_request_is_one_job_while_it_is_live_and_a_new_one_afterwards(table):
@@ -36,7 +36,7 @@ def test_the_same_request_is_one_job_while_it_is_live_and_a_new_one_afterwards(t
     assert submitted(table) == first
     job = table.claim(first.id, "slot-0", 1)
     assert submitted(table).id == first.id
-    table.finish(job)
+    table.end(job, "done")
     newest = submitted(table)
     assert newest.id != first.id and table.newest("a") == newest
 
@@ -80,7 +80,7 @@ def test_the_queue_is_first_come_first_served_with_prompts_before_all_that_takes
 def test_a_retried_job_queues_at_the_end(table):
     job = running(table)
     other = submitted(table, "b")
-    table.fail(job, "ValueError", "text", "advice")
+    table.end(job, "failed", "text", "advice")
     table.retry(job.id)
     assert [queued.id for queued in table.queue()] == [other.id, job.id]
 
@@ -88,11 +88,11 @@ def test_a_retried_job_queues_at_the_end(table):
 def test_a_report_is_seen_with_the_time_that_remains(table):
     job = running(table)
     report(table, job)
-    seen = table.get(job.id)
+    seen = table.get(job.id).progress
     assert (seen.stage, seen.done, seen.total, seen.unit, seen.point) == ("evaluate", 3, 9, "passages", 1)
-    assert (seen.remaining_s, table.position(job.id)) == (3.0, None)
+    assert (seen.rest_s, table.position(job.id)) == (3.0, None)
     report(table, job, rate=None)
-    assert table.get(job.id).remaining_s is None
+    assert table.get(job.id).progress.rest_s is None
 
 
 def test_a_queued_job_is_cancelled_at_once(table):
@@ -113,24 +113,22 @@ def test_a_running_job_is_asked_once_to_stop(table):
 
 def test_a_cancel_that_comes_too_late_changes_nothing(table):
     job = running(table)
-    table.finish(job)
+    table.end(job, "done")
     done = table.get(job.id)
     assert table.request_cancel(job.id) == done
     assert done.state == "done"
 
 
-@pytest.mark.parametrize("late", ["finish", "fail", "mark_cancelled", "mark_crashed", "report"])
+@pytest.mark.parametrize("late", ["done", "failed", "cancelled", "crashed", "report"])
 def test_an_earlier_attempt_cannot_touch_the_present_one(table, late):
     job = running(table)
-    table.mark_crashed(job, "text", "advice")
+    table.end(job, "crashed", "text", "advice")
     table.retry(job.id)
     present = table.claim(job.id, "slot-1", 2)
-    words = {"fail": ("kind", "text", "advice"), "mark_cancelled": ("text", "advice")}
-    words["mark_crashed"] = words["mark_cancelled"]
     if late == "report":
         report(table, job)
     else:
-        assert not getattr(table, late)(job, *words.get(late, ()))
+        assert not table.end(job, late)
     assert table.get(job.id) == present
     assert not table.wanted(job)
 
@@ -138,28 +136,28 @@ def test_an_earlier_attempt_cannot_touch_the_present_one(table, late):
 def test_what_ended_cannot_end_again_and_a_claimed_job_is_not_given_up_as_one_that_never_started(table):
     queued = submitted(table)
     job = table.claim(queued.id, "slot-0", 1)
-    assert not table.mark_crashed(queued, "no worker", "advice")
-    assert table.finish(job)
-    assert not table.mark_crashed(job, "text", "advice")
+    assert not table.end(queued, "crashed", "no worker", "advice")
+    assert table.end(job, "done")
+    assert not table.end(job, "crashed", "text", "advice")
     assert table.get(job.id).state == "done"
 
 
 def test_a_retry_begins_with_a_clean_row(table):
     job = running(table)
     report(table, job)
-    table.mark_crashed(job, "text", "advice", exit_code=-9)
+    table.end(job, "crashed", "text", "advice", exit_code=-9)
     again = table.retry(job.id)
     assert (again.id, again.state, again.attempt) == (job.id, "queued", 2)
-    assert (again.stage, again.done, again.error_text, again.exit_code) == ("", 0, "", None)
-    assert (again.pid, again.started_at, again.worker, again.point) == (None, None, "", None)
+    assert (again.progress, again.error_text, again.exit_code) == (STARTING, "", None)
+    assert (again.pid, again.started_at, again.worker, again.place) == (None, None, "", None)
 
 
 def test_a_retry_joins_the_live_job_with_the_same_request_and_a_done_job_is_not_retried(table):
     first = running(table)
-    table.fail(first, "kind", "text", "advice")
+    table.end(first, "failed", "text", "advice")
     second = submitted(table)
     assert table.retry(first.id) == second
-    table.finish(table.claim(second.id, "slot-0", 1))
+    table.end(table.claim(second.id, "slot-0", 1), "done")
     assert table.retry(first.id) == table.retry(first.id)
     with pytest.raises(JobError, match="done"):
         table.retry(second.id)
@@ -171,7 +169,7 @@ def test_a_signal_is_only_sent_while_the_attempt_runs_and_an_error_in_it_changes
     table.while_running(job, lambda: sent.append("now"))
     with pytest.raises(RuntimeError):
         table.while_running(job, lambda: (_ for _ in ()).throw(RuntimeError))
-    assert table.finish(job)
+    assert table.end(job, "done")
     table.while_running(job, lambda: sent.append("too late"))
     assert sent == ["now"]
 
@@ -179,7 +177,7 @@ def test_a_signal_is_only_sent_while_the_attempt_runs_and_an_error_in_it_changes
 def test_nobody_ends_a_job_while_it_is_signalled(tmp_path, table):
     job = running(table)
     other = JobTable(tmp_path / "jobs.sqlite")
-    ended = threading.Thread(target=other.finish, args=(job,))
+    ended = threading.Thread(target=other.end, args=(job, "done"))
 
     def signal():
         ended.start()
@@ -262,7 +260,7 @@ def test_a_job_that_is_tried_again_forgets_where_it_was_put(table):
     first, second = submitted(table, "a"), submitted(table, "b")
     table.move(second.id, "front")
     claimed = table.claim(second.id, "slot-0", 1)
-    table.fail(claimed, "kind", "text", "advice")
+    table.end(claimed, "failed", "text", "advice")
     table.retry(second.id)
     assert [job.id for job in table.queue()] == [first.id, second.id]
 
@@ -320,7 +318,7 @@ def test_only_a_waiting_run_has_a_priority_that_can_be_changed(table):
 def test_a_run_that_is_tried_again_is_as_urgent_as_before(table):
     job = submitted(table)
     table.prioritise(job.id, "high")
-    table.fail(table.claim(job.id, "slot-0", 1), "kind", "text", "advice")
+    table.end(table.claim(job.id, "slot-0", 1), "failed", "text", "advice")
     assert table.retry(job.id).priority == "high"
 
 

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import threading
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,17 +14,12 @@ from sparsedash.jobs.job_table import JobTable
 from sparsedash.jobs.local_runner import (
     LocalRunner,
     crash_reason,
-    hold_lock,
-    is_lock_held,
-    job_lock,
     last_log_lines,
     linger_s,
-    lock_holder,
-    machine_restarted,
     n_slots,
-    slot_lock,
     worker_environment,
 )
+from sparsedash.jobs.lock_files import hold_lock, is_lock_held, job_lock, lock_holder, slot_lock
 from sparsedash.schema.errors import SettingsError, StoreError
 
 
@@ -286,39 +280,12 @@ def test_a_file_where_the_folder_of_locks_belongs_is_named(tmp_path):
         hold_lock(tmp_path / "jobs" / "1.lock")
 
 
-def test_a_lock_tells_whether_the_machine_was_started_since_it_was_taken(tmp_path, monkeypatch):
-    path, boot = tmp_path / "1.lock", tmp_path / "boot_id"
-    monkeypatch.setattr(local_runner, "_BOOT_ID", boot)
-    assert machine_restarted(path) is None
-    hold_lock(path).close()
-    assert machine_restarted(path) is None
-    for number in (1, 2):
-        boot.write_text(f"start {number}\n")
-        if number == 2:
-            assert machine_restarted(path) is True
-        hold_lock(path).close()
-        assert machine_restarted(path) is False
-
-
 @pytest.fixture
 def job(tmp_path):
     table = JobTable(tmp_path / "jobs.sqlite")
     (tmp_path / "logs").mkdir()
     yield table.claim(table.submit("run", "a", {}).id, "slot-0", 1)
     table.close()
-
-
-def test_a_job_of_an_earlier_start_of_the_machine_fell_to_the_restart(job):
-    text, advice = crash_reason(job, None, restarted=True)
-    assert "restarted" in text
-    assert "“Try again”" in advice
-
-
-@pytest.mark.parametrize("days", [-400, -1, 1, 400])
-def test_a_clock_that_was_set_is_not_taken_for_a_restart(job, days):
-    moved = replace(job, queued_at=job.queued_at + days * 86_400, heartbeat_at=job.heartbeat_at + days * 86_400)
-    for restarted in (False, None):
-        assert "restarted" not in crash_reason(moved, None, restarted)[0]
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ def test_a_run_a_prompt_and_a_timing_that_is_killed_and_tried_again_go_through_w
         dense=run.dense, sparse=run.sparse[1], n_prompt=8, n_decode=2, batches=(1,), least_rounds=1000, most_s=3
     )
     killed = backend.submit(timed)
-    until(lambda: backend.job(killed.id).stage == "time" or not backend.job(killed.id).live)
+    until(lambda: backend.job(killed.id).progress.stage == "time" or not backend.job(killed.id).live)
     psutil.Process(backend.job(killed.id).pid).kill()
     assert ended(backend, killed).state == "crashed"
     assert backend.timing(timed.key()) is None

@@ -58,7 +58,7 @@ def run(settings: RunSettings = SETTINGS, **changes: object) -> Run:
 
 def finish(backend: Backend, job) -> None:
     """Claim a job and finish it, as a worker does."""
-    backend._table.finish(backend._table.claim(job.id, "slot-0", 1))
+    backend._table.end(backend._table.claim(job.id, "slot-0", 1), "done")
 
 
 def work(backend: Backend, job, suffix: str = "") -> None:
@@ -70,7 +70,7 @@ def work(backend: Backend, job, suffix: str = "") -> None:
     backend._store.put(texts, Passages(key=texts, indices=(0,), contexts=("Once",), targets=("upon",)))
     settings = replace(SETTINGS, dtype=job.settings["dtype"])
     backend._store.put(job.key, run(settings, key=job.key, dense=dense, sparse=(sparse,)))
-    backend._table.finish(claimed)
+    backend._table.end(claimed, "done")
 
 
 def stored_run(backend: Backend, name: str, **changes: object) -> Run:

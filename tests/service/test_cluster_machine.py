@@ -6,11 +6,12 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from sparsedash.jobs.cluster_parts import MachineFacts, Part, PartEnd, PartProgress, from_bytes, to_bytes
+from sparsedash.jobs.cluster_parts import MachineFacts, Part, PartEnd, from_bytes, to_bytes
 from sparsedash.jobs.job_table import JobTable
 from sparsedash.schema import store_keys
 from sparsedash.schema.errors import JobError
 from sparsedash.schema.plain_values import canonical_json
+from sparsedash.schema.progress import STARTING, Step
 from sparsedash.schema.records import Record
 from sparsedash.schema.settings import PartSettings, RunSettings
 from sparsedash.service import cluster_machine
@@ -46,7 +47,7 @@ def test_a_part_comes_back_as_the_file_of_a_run(alone):
     run = read_run_file(end.file).run
     assert (run.key, len(run.sparse)) == (part_of("quick", (1,)).key, 1)
     assert alone.store.get(Record, run.sparse[0]).sparsity_permille == 200
-    assert all(isinstance(progress, PartProgress) and progress.machine == "ann" for progress in told)
+    assert all(isinstance(progress, Step) and progress.machine == "ann" for progress in told)
 
 
 def test_a_visitor_s_part_is_a_visitor_s_job_there_and_goes_without_the_token(alone):
@@ -87,7 +88,7 @@ def test_what_a_machine_says_of_itself_can_be_read():
 def test_what_crosses_is_checked_when_it_is_read():
     end = PartEnd(state="done", machine="ann", file=b"\x00\xff")
     assert from_bytes(PartEnd, to_bytes(end)) == end
-    for wrong in (b"", b"\xff" * 9, to_bytes(PartProgress(machine="ann")), to_bytes(end)[:-3], None):
+    for wrong in (b"", b"\xff" * 9, to_bytes(STARTING), to_bytes(end)[:-3], None):
         with pytest.raises(JobError, match="cannot be read"):
             from_bytes(PartEnd, wrong)
 

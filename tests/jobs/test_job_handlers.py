@@ -2,10 +2,11 @@
 
 from typing import get_args
 
-from sparsedash.engine.job_handlers import JobTask, load_job_handlers
 from sparsedash.jobs.job import JobKind
 from sparsedash.schema.progress import ignore_steps, ignore_text
 from sparsedash.schema.records import Verification, VerifySettings
+from sparsedash.storage.store import Store
+from sparsedash.worker import JobTask, load_job_handlers
 from tests.storage.every_kind import fill, harm_entry
 
 
@@ -13,7 +14,8 @@ def test_there_is_one_for_every_kind():
     assert set(load_job_handlers()) == set(get_args(JobKind))
 
 
-def test_verification_leaves_what_it_has_found_in_the_store(store):
+def test_verification_leaves_what_it_has_found_in_the_store(tmp_path):
+    store = Store(tmp_path)
     fill(store)
     harm_entry(store, "artefacts", "large")
     key = VerifySettings().key()
