@@ -40,18 +40,9 @@ def allowed_choices(pattern: Pattern) -> Mapping[str, tuple[str, ...]]:
 class MethodSettings:
     """The four choices that make a pruning method, with their few parameters.
 
-    pattern: whole channels, single weights, or so many zeros in so many neighbours of a row.
-    scope: the projections whose single weights go: those of the MLPs, or all of the decoder blocks.
-    width_multiple: kept widths are rounded to the nearest multiple of this many channels.
-    damping: ridge of the least squares, as a share of the median of diag H; the order of an elimination has one of its
-    own. strength: of the sequential least squares, from 0, a block's own output, to 1, the dense residual stream. seed:
-    only for random saliency. rounds: only for Fisher saliency. The calibration text is read in so many parts, and after
-    each but the last the channels that would go so far are masked while the rest is read; with 1 the dense model reads
-    all of it. schedule: how the sparsity grows from round to round. floor, ceiling: only for allocation by sensitivity.
-    The least and the largest share of its channels that a block gives; where the sparsity asked for is outside, it is
-    the bound itself. blend: of the same, from 0, the uniform widths, to 1, those that cost the model least as far as
-    was measured. plain_text: the share of the calibration tokens that are taken from plain stories, which ship with the
-    program, instead of the run's text: what is fitted closely to unusual text alone forgets ordinary text.
+    scope: only for weights. seed: only for random saliency. rounds, schedule: only for Fisher saliency. floor, ceiling:
+    only for allocation by sensitivity; a sparsity outside of them is the bound itself. blend: likewise. damping: the
+    order of an elimination has one of its own.
     """
 
     saliency: Saliency = setting(

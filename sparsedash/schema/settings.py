@@ -10,7 +10,7 @@ import msgspec
 from sparsedash.schema.errors import SettingsError, StoreError
 from sparsedash.schema.fields import MAX_SEED, check_settings, setting
 from sparsedash.schema.method_settings import FIXED_PERMILLE, MethodSettings
-from sparsedash.schema.plain_values import Count, Permille, digest, require_whole
+from sparsedash.schema.plain_values import Count, Permille, canonical_json, digest, require_whole
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -44,10 +44,6 @@ class CalibrationSettings:
     """Which text the statistics come from, and how much: at most n_samples * length tokens.
 
     corpus: a text reference (see engine.texts.corpora): a catalog name, `self` or `file:PATH`.
-    token_weights: how much each token counts: `equal`, or `residual`, by 1 / the mean square of the residual stream
-    after the block, so that tokens with an enormous stream count little (see engine.calibration.statistics). packed:
-    the same tokens, but the documents, each cut to `length`, are joined and cut again, as the published program does;
-    else every document is a sequence of its own. A running text is always joined.
     """
 
     corpus: str = setting(
@@ -106,11 +102,9 @@ class CalibrationSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationSettings:
-    """Which passages are answered. n_passages None: all. shuffle_seed None: in file order.
+    """Which passages are answered. n_passages None: all. shuffle_seed None: in file order. stop_early: see stats.anytime.
 
-    rule: how the last token is judged. `plain`: right when it is the model's first choice. `published`: as the
-    published run did, which could not count a passage of more than PUBLISHED_LONGEST tokens as right. stop_early: a
-    sparse model answers only until its difference to the dense one is decided; see stats.anytime.
+    rule: how the last token is judged: see PUBLISHED_LONGEST.
     """
 
     corpus: str = setting(
@@ -168,8 +162,7 @@ class RunSettings:
     """One job: a model, one calibration, and every method at every sparsity beside the dense model.
 
     methods: where none is named, the plain one of MethodSettings; what the form recommends is catalog.presets'.
-    residency: whether its weights are all in memory while it runs, or read from their files block by block; auto: as
-    the memory of the machine allows. The results are the same, so that it is no part of any key.
+    residency: the results are the same, so that it is no part of any key.
     """
 
     model: str = setting(
@@ -191,6 +184,7 @@ class RunSettings:
     methods: tuple[MethodSettings, ...] = field(default_factory=lambda: (MethodSettings(),))
     sparsities_permille: tuple[int, ...] = setting(
         (100, 200),
+        starts={"form": (100, 200, 300), "time": (200,)},
         key="sparsity",
         flag="--sparsity",
         label="Share of MLP channels to remove, percent",
@@ -216,11 +210,11 @@ class RunSettings:
         if len(set(self.methods)) != len(self.methods):
             raise SettingsError("methods", self.methods, "each one once")
         if not 1 <= len(self.sparsities_permille) <= 50:
-            raise SettingsError("sparsities", _percents(self.sparsities_permille), "1 to 50 of them")
+            raise SettingsError("sparsities", percents_text(self.sparsities_permille), "1 to 50 of them")
         for permille in self.sparsities_permille:
             require_whole("sparsity (per mille)", permille, 0, MAX_SPARSITY_PERMILLE)
         if len(set(self.sparsities_permille)) != len(self.sparsities_permille):
-            raise SettingsError("sparsities", _percents(self.sparsities_permille), "each one once")
+            raise SettingsError("sparsities", percents_text(self.sparsities_permille), "each one once")
 
     @property
     def n_sparse(self) -> int:
@@ -267,8 +261,8 @@ def settings_from_plain(kind: type[S], plain: object) -> S:
         made = msgspec.convert(plain, kind)
     except msgspec.ValidationError as error:
         raise SettingsError(kind.__name__, str(error), allowed) from error
-    if not _covers(asdict(made), plain):
-        raise SettingsError(kind.__name__, "a field that is unknown here", allowed)
+    if canonical_json(asdict(made)) != canonical_json(plain):
+        raise SettingsError(kind.__name__, "other fields", allowed)
     return made
 
 
@@ -277,17 +271,9 @@ def _without_residency(settings: "DataclassInstance") -> dict[str, Any]:
     return {name: value for name, value in asdict(settings).items() if name != "residency"}
 
 
-def _covers(made: Any, plain: Any) -> bool:
-    """Whether no field of a plain value was dropped; a missing field has its default."""
-    if isinstance(made, dict) and isinstance(plain, dict):
-        return all(name in made and _covers(made[name], plain[name]) for name in plain)
-    if isinstance(made, list | tuple) and isinstance(plain, list | tuple):
-        return len(made) == len(plain) and all(map(_covers, made, plain))
-    return bool(made == plain)
-
-
-def _percents(permilles: tuple[int, ...]) -> str:
-    return ", ".join(f"{value / 10:g} %" for value in permilles)
+def percents_text(permilles: tuple[int, ...]) -> str:
+    """The text that `parse_percents` reads: "10, 20"."""
+    return ", ".join(f"{value / 10:g}" for value in permilles)
 
 
 def parse_percents(text: str) -> tuple[int, ...]:
@@ -318,8 +304,7 @@ PLANNED = (450, 225, 113, 57, 28, 14)
 class FindSettings:
     """One search: a model, one method, one calibration, and the tolerance.
 
-    evaluation: its passages are the budget of each model. ratio: tolerance of word perplexity, times the dense model's.
-    points: tolerance of accuracy, in percentage points. residency: see RunSettings.
+    evaluation: its passages are the budget of each model. residency: see RunSettings.
     """
 
     model: str = RunSettings.model

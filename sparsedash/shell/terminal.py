@@ -42,26 +42,6 @@ class Parser(argparse.ArgumentParser):
         self.exit(EXIT_BAD_ARGUMENTS, f"{self.prog}: {one_line(message)}\n")
 
 
-def path_argument(text: str) -> Path:
-    """The path of an argument."""
-    if not text.strip():
-        raise argparse.ArgumentTypeError("a name is needed")
-    return Path(text)
-
-
-def add_output_flags(parser: argparse.ArgumentParser, holds: str = "the whole result") -> None:
-    """Add the flags of the result's file and of progress."""
-    to = f"write {holds} there as JSON; {STDOUT} is standard output, and the table then goes to standard error"
-    parser.add_argument("--json", type=_file_or_stdout, metavar="FILE", help=to)
-    add_quiet_flag(parser)
-
-
-def add_quiet_flag(parser: argparse.ArgumentParser) -> None:
-    """Add the flag that hides progress."""
-    quiet = "show no progress: only the result, warnings and errors"
-    parser.add_argument("--quiet", action="store_true", help=quiet)
-
-
 def result_writer(arguments: argparse.Namespace) -> Callable[[Iterable[str], dict[str, Any]], None]:
     """A function that prints the lines of a result and writes its document into the file of --json.
 
@@ -102,10 +82,6 @@ def silence_libraries() -> None:
     os.environ.setdefault("TQDM_DISABLE", "")
     logging.captureWarnings(True)
     warnings.simplefilter("ignore")
-
-
-def _file_or_stdout(text: str) -> Path | str:
-    return STDOUT if text == STDOUT else path_argument(text)
 
 
 def one_line(text: str) -> str:
