@@ -17,7 +17,7 @@ from typing import IO, TYPE_CHECKING, Protocol
 from sparsedash.jobs.cluster_parts import ClusterMachine, ClusterView, MachineView, Part, PartEnd, failed_part
 from sparsedash.jobs.job import CLUSTER, FINISHED_PARTS, RUNS, Job
 from sparsedash.jobs.job_table import JobTable
-from sparsedash.jobs.lock_files import cluster_lock, hold_lock, job_lock, make_folder, open_own
+from sparsedash.jobs.lock_files import cluster_lock, hold_lock, job_lock, open_log
 from sparsedash.schema.errors import Cancelled, SparseDashError, StoreError
 from sparsedash.schema.progress import STARTING, Step, Taken
 
@@ -173,8 +173,7 @@ class Attempt:
     def _keep_log(self, name: str, end: PartEnd) -> None:
         path = Path(self.job.log_path)
         try:
-            make_folder(path.parent)
-            with open_own(path, "ab") as file:
+            with open_log(path) as file:
                 title = f"Attempt {self.job.attempt}, part {name}, on {end.machine or 'a machine that is gone'}:"
                 file.write(f"{title}\n{end.log}\n".encode(errors="replace"))
         except (OSError, StoreError) as error:

@@ -100,10 +100,13 @@ class Database:
             return self._db.execute(query, values).fetchall()
 
     @contextmanager
-    def writing(self) -> Iterator[sqlite3.Connection]:
-        """A write transaction, rolled back when the block raises; inside another one of this thread, part of that."""
+    def writing(self, patience_s: float | None = None) -> Iterator[sqlite3.Connection]:
+        """A write transaction, rolled back when the block raises; inside another one of this thread, part of that.
+
+        patience_s: in place of the connection's.
+        """
         with self._as_store_error():
-            outermost = self._patiently(self._begin)
+            outermost = self._patiently(self._begin, patience_s)
             try:
                 if outermost:
                     with self._db:
@@ -133,12 +136,12 @@ class Database:
             raise
         return True
 
-    def _patiently(self, action: Callable[[], T]) -> T:
+    def _patiently(self, action: Callable[[], T], patience_s: float | None = None) -> T:
         """The action's result, tried again while another process keeps the file locked.
 
         SQLite could wait by itself, but deaf to signals and to other threads.
         """
-        deadline = time.monotonic() + self._patience_s
+        deadline = time.monotonic() + (self._patience_s if patience_s is None else patience_s)
         while True:
             try:
                 return action()
@@ -239,7 +242,8 @@ class JobTable:
     def report(self, job: Job, step: Step) -> None:
         """Record the progress of a running job. No effect when this attempt no longer runs."""
         values = (msgspec.json.encode(step).decode(), time.time(), job.id, job.attempt)
-        with self._database.writing() as db:
+        # Work goes on while its progress cannot be written.
+        with self._database.writing(1.0) as db:
             db.execute(f"UPDATE jobs SET progress = ?, heartbeat_at = ? {_THIS_RUNNING}", values)  # noqa: S608
 
     def wanted(self, job: Job) -> bool:

@@ -12,12 +12,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import sparsedash
 from sparsedash.jobs.job import CLUSTER, FINISHED_PARTS, Job
 from sparsedash.jobs.job_table import JobTable
-from sparsedash.jobs.lock_files import is_lock_held, job_lock, lock_holder, make_folder, open_own, slot_lock
+from sparsedash.jobs.lock_files import is_lock_held, job_lock, lock_holder, open_log, open_own, slot_lock
 from sparsedash.schema.errors import Cancelled, SettingsError, StoreError
 
 log = logging.getLogger(__name__)
@@ -267,8 +268,7 @@ class LocalRunner:
         self._seen_at_work[slot] = time.monotonic()
         self._not_started = ""
         try:
-            make_folder(path.parent)
-            with open_own(path, "ab") as output:
+            with open_log(path) as output:
                 # The reader of the pipe notices that this process is gone, even if it was killed.
                 bound = ["--bound"] if self._bound_by else []
                 self._children[slot] = subprocess.Popen(  # noqa: S603 - our own command, no shell
@@ -322,14 +322,16 @@ def n_slots() -> int:
 
 def linger_s() -> float:
     """Idle timeout of a worker, which then ends and frees its memory: SPARSEDASH_LINGER_S, or a minute."""
-    asked = os.environ.get("SPARSEDASH_LINGER_S") or "60"
-    try:
-        seconds = float(asked)
-    except ValueError:
-        seconds = -1.0
-    if not 0 <= seconds <= MAX_LINGER_S:
-        raise SettingsError("SPARSEDASH_LINGER_S", asked, f"a number of seconds from 0 to {MAX_LINGER_S:,}")
-    return seconds
+    return environment_seconds("SPARSEDASH_LINGER_S", 60.0)
+
+
+def environment_seconds(name: str, default: float) -> float:
+    """Seconds from an environment variable. Raises SettingsError for anything else."""
+    asked = os.environ.get(name) or default
+    with suppress(ValueError):
+        if 0 <= float(asked) <= MAX_LINGER_S:
+            return float(asked)
+    raise SettingsError(name, asked, f"a number of seconds from 0 to {MAX_LINGER_S:,}")
 
 
 def worker_environment(slot: int) -> dict[str, str]:

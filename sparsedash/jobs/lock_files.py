@@ -37,6 +37,12 @@ def make_folder(path: Path) -> None:
         raise StoreError(f"The folder {path} cannot be made: {error.strerror}.", "Is the disk full?") from error
 
 
+def open_log(path: Path) -> IO[bytes]:
+    """Open a log to append to it; its folder is made. Raises StoreError."""
+    make_folder(path.parent)
+    return open_own(path, "ab")
+
+
 def _mode_in(folder: Path, mode: int) -> int:
     """As `storage.local_machine.mode_in`."""
     return mode | mode >> 3 if folder.stat().st_mode & 0o020 else mode

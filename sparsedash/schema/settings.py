@@ -102,9 +102,9 @@ class CalibrationSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationSettings:
-    """Which passages are answered. n_passages None: all. shuffle_seed None: in file order. stop_early: see stats.anytime.
+    """Which passages are answered. n_passages None: all. shuffle_seed None: in file order.
 
-    rule: how the last token is judged: see PUBLISHED_LONGEST.
+    rule: how the last token is judged: see PUBLISHED_LONGEST. stop_early: see stats.anytime.
     """
 
     corpus: str = setting(
