@@ -215,7 +215,7 @@ def test_a_refused_setting_names_the_field_the_value_and_what_is_allowed(kind, v
         kind(**values)
     (value,) = values.values()
     if name == "sparsities":
-        value = ", ".join(f"{permille / 10:g} %" for permille in value)
+        value = ", ".join(f"{permille / 10:g}" for permille in value)
     shown = value[0] if isinstance(value, tuple) and name.startswith("sparsity") else value
     assert caught.value.field == name
     assert caught.value.message.startswith(f"{name}: ")

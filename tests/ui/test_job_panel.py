@@ -17,7 +17,7 @@ from tests.ui.filled_backend import job
 
 SETTINGS = specimens.SETTINGS
 FORECAST = Forecast(seconds=120.0, parts=(("calibrating", 60.0),), memory_bytes=1_000_000_000, disk_bytes=None)
-WAITING = {"state": "queued", "stage": "", "total": 0}
+WAITING = {"state": "queued", "stage": "start", "total": 0}
 
 
 def waiting(*ids):
