@@ -109,7 +109,6 @@ class LocalRunner:
         linger_s()  # a bad value is refused here, and not by each worker in its log
         self._children: dict[int, subprocess.Popen[bytes]] = {}
         self._seen_at_work: dict[int, float] = {}
-        self._exit_codes: dict[int, int] = {}
         self._stop_seen: dict[tuple[int, int], float] = {}
         self._idle_since: dict[int, float] = {}
         self._fruitless_starts = 0
@@ -149,7 +148,7 @@ class LocalRunner:
         """Start one worker, if none lives, so that it has loaded the engine by the time there is work."""
         if self._n_slots and self._tending.acquire(blocking=False):
             try:
-                if not self._children and not self.has_worker():
+                if not any(map(self._is_taken_or_starting, range(self._n_slots))):
                     self._start(0)
             finally:
                 self._tending.release()
@@ -181,9 +180,11 @@ class LocalRunner:
 
     def _reap(self, busy_pids: set[int | None]) -> None:
         """Wait for the children that ended. busy_pids: of workers with a job at hand."""
-        for slot, child in list(self._children.items()):
+        for slot, child in self._children.items():
             if child.pid in busy_pids:
                 self._fruitless_starts = 0
+            if child.returncode is not None:
+                continue
             if (code := child.poll()) is None:
                 if self._is_taken(slot):
                     self._seen_at_work[slot] = time.monotonic()
@@ -191,10 +192,7 @@ class LocalRunner:
                     # It hangs before it holds its slot or after it has left it, so it has no job.
                     log.warning("The worker of slot %d hangs and is ended.", slot)
                     child.kill()
-                continue
-            del self._children[slot]
-            self._exit_codes[child.pid] = code
-            if code != 0 and child.pid not in busy_pids:
+            elif code != 0 and child.pid not in busy_pids:
                 self._fruitless_starts += 1
                 log.warning("The worker of slot %d ended with %d before it took a job.", slot, code)
 
@@ -208,15 +206,11 @@ class LocalRunner:
             log.warning("Job %d crashed, exit code %s.", job.id, exit_code)
 
     def _exit_code(self, pid: int | None) -> int | None:
-        for slot, child in list(self._children.items()):
-            if child.pid == pid:
-                # The kernel frees the lock a moment before the exit code can be had.
-                try:
-                    self._exit_codes[child.pid] = child.wait(timeout=_REAP_S)
-                except subprocess.TimeoutExpired:
-                    return None
-                del self._children[slot]
-        return None if pid is None else self._exit_codes.pop(pid, None)
+        child = next((child for child in self._children.values() if child.pid == pid), None)
+        # The kernel frees the lock a moment before the exit code can be had.
+        with suppress(subprocess.TimeoutExpired):
+            return child and child.wait(timeout=_REAP_S)
+        return None
 
     def _escalate(self, job: Job) -> None:
         """Signal a worker that was asked to stop, SIGTERM first, then SIGKILL.
@@ -249,7 +243,7 @@ class LocalRunner:
             self._blame(queue[0])
             return
         busy = {job.worker for job in self._table.running()}
-        taken = {slot for slot in range(self._n_slots) if slot in self._children or self._is_taken(slot)}
+        taken = {slot for slot in range(self._n_slots) if self._is_taken_or_starting(slot)}
         idle = {slot for slot in taken if worker_name(slot) not in busy}
         now = time.monotonic()
         self._idle_since = {slot: self._idle_since.get(slot, now) for slot in idle}
@@ -262,6 +256,9 @@ class LocalRunner:
             return is_lock_held(slot_lock(self._folder, slot))
         except StoreError:  # The worker that is started for this slot says why, and is given up.
             return False
+
+    def _is_taken_or_starting(self, slot: int) -> bool:
+        return (slot in self._children and self._children[slot].returncode is None) or self._is_taken(slot)
 
     def _start(self, slot: int) -> None:
         path = self._worker_log(slot)
@@ -283,9 +280,6 @@ class LocalRunner:
             self._fruitless_starts += 1
             self._not_started = str(error)
             log.warning("The worker of slot %d could not be started: %s", slot, error)
-        else:
-            # An exit code still kept under this pid is that of an earlier process.
-            self._exit_codes.pop(self._children[slot].pid, None)
 
     def _blame(self, job: Job) -> None:
         """Give up on a job that no worker lives long enough to take."""

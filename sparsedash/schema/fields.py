@@ -56,7 +56,7 @@ class FieldRow:
     key: str = ""
     flag: str = ""
     flag_help: str = ""
-    starts: Mapping[str, Any] = MappingProxyType({})
+    starts: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def check(self, value: Any) -> None:
         """Raise SettingsError unless the setting can have this value."""

@@ -102,7 +102,7 @@ def add_flags(parser: argparse.ArgumentParser, command: str, flags: Iterable[str
             _add_setting(parser, command, _SETTINGS[flag])
         else:
             about = _OTHERS.get(f"{command} {flag}") or _OTHERS[flag]
-            parser.add_argument(flag, **about, **({"default": data_folder()} if flag == "--data-dir" else {}))
+            parser.add_argument(flag, **about | ({"default": data_folder()} if flag == "--data-dir" else {}))
 
 
 def _add_setting(parser: argparse.ArgumentParser, command: str, row: FieldRow) -> None:
