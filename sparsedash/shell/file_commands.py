@@ -29,11 +29,11 @@ def export_command(arguments: argparse.Namespace) -> Work:
     settings = run_from_flags(arguments)
     if settings.n_sparse != 1:
         raise SettingsError("sparse models", settings.n_sparse, "one method and one sparsity")
-    form = arguments.form
+    form, given = arguments.form, arguments.dense_gguf
     # A run in bfloat16 has no such GGUF file; float32 holds the same numbers.
     usual = settings.dtype if settings.dtype in possible_weights(form) else "float32"
     to = "" if arguments.to is None else str(_new_folder(arguments.to))
-    dense = "" if arguments.dense_gguf is None else str(local_path(str(arguments.dense_gguf)).absolute())
+    dense = "" if given is None else str(local_path(str(given)).absolute())
     request = ExportSettings(
         dense="",
         sparse="",
@@ -44,7 +44,7 @@ def export_command(arguments: argparse.Namespace) -> Work:
         dense_gguf=dense,
     )
     if dense and (problem := gguf_file_problem(Path(dense))):
-        raise SettingsError("--dense-gguf", str(arguments.dense_gguf), "a GGUF file of the dense model", problem)
+        raise SettingsError("--dense-gguf", str(given), "a GGUF file of the dense model", problem)
     require_form(form, *settings.points[0])
     store = open_store_for(settings, arguments)
     yield

@@ -61,46 +61,32 @@ def test_a_run_is_refused(flags, change, said, refusal, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("command", "change", "said"),
     [
-        (["--sparsity", "10"], "unrecognized arguments: --sparsity"),
-        (["--stop-early"], "unrecognized arguments: --stop-early"),
-        (["--method", "best,obs"], "method: 'best,obs' is not possible"),
-        (["--method", "wanda-2:4"], "method: '2:4' is not possible"),
+        ("find", ["--sparsity", "10"], "unrecognized arguments: --sparsity"),
+        ("find", ["--stop-early"], "unrecognized arguments: --stop-early"),
+        ("find", ["--method", "best,obs"], "method: 'best,obs' is not possible"),
+        ("find", ["--method", "wanda-2:4"], "method: '2:4' is not possible"),
+        ("time", ["--sparsity", "10,20"], "One model is timed at once"),
+        ("time", ["--method", "wanda", "--width-multiple", "32"], "no speed-up is expected"),
+        ("time", ["--threads", "0"], "threads"),
+        ("export", ["--sparsity", "10,20"], "one method and one sparsity"),
+        ("export", ["--form", "onnx"], "uniform, padded, masked, gguf"),
+        ("export", ["--weights", "q8_0"], "float32, bfloat16, float16 as padded"),
+        ("export", ["--shard-mb", "0"], "a whole number from 1"),
+        ("export", ["--to", "."], "a folder that does not exist yet"),
+        ("export", ["--form", "uniform", "--method", "wanda-2:4"], "allowed: masked. Reason: single weights were set"),
+        (
+            "export",
+            ["--form", "uniform", "--method", "best"],
+            "padded, masked, gguf. Reason: its blocks have different",
+        ),
+        ("export", ["--form", "gguf", "--dense-gguf", "nowhere.gguf"], "allowed: a GGUF file of the dense model"),
     ],
 )
-def test_a_search_is_refused(flags, change, said, refusal):
+def test_another_command_is_refused(flags, command, change, said, refusal):
     where = flags.index("--sparsity")
-    assert said in refusal("find", *flags[:where], *flags[where + 2 :], *change)
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        (["--sparsity", "10,20"], "One model is timed at once"),
-        (["--method", "wanda", "--width-multiple", "32"], "no speed-up is expected"),
-        (["--threads", "0"], "threads"),
-    ],
-)
-def test_a_timing_is_refused(flags, change, said, refusal):
-    assert said in refusal("time", *flags, *change)
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        (["--sparsity", "10,20"], "one method and one sparsity"),
-        (["--form", "onnx"], "uniform, padded, masked, gguf"),
-        (["--weights", "q8_0"], "float32, bfloat16, float16 as padded"),
-        (["--shard-mb", "0"], "a whole number from 1"),
-        (["--to", "."], "a folder that does not exist yet"),
-        (["--form", "uniform", "--method", "wanda-2:4"], "allowed: masked. Reason: single weights were set to zero"),
-        (["--form", "uniform", "--method", "best"], "allowed: padded, masked, gguf. Reason: its blocks have different"),
-        (["--form", "gguf", "--dense-gguf", "nowhere.gguf"], "allowed: a GGUF file of the dense model"),
-    ],
-)
-def test_an_export_is_refused(flags, change, said, refusal):
-    assert said in refusal("export", *flags, *change)
+    assert said in refusal(command, *(flags[:where] + flags[where + 2 :] if command == "find" else flags), *change)
 
 
 @pytest.mark.parametrize(

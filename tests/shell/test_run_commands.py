@@ -10,8 +10,10 @@ from sparsedash.reporting.run_reports import run_document
 from sparsedash.schema.errors import StoreError
 from sparsedash.schema.pair_records import TimingSettings
 from sparsedash.schema.progress import Step
+from sparsedash.schema.settings import RunSettings
 from sparsedash.shell import run_commands
-from sparsedash.shell.commands import main
+from sparsedash.shell.commands import _parser, main
+from sparsedash.shell.flags import run_from_flags
 from sparsedash.shell.run_commands import all_within
 from sparsedash.shell.terminal import ProgressBar, run_table
 from tests.factories import RECORD, RUN, outcome
@@ -112,6 +114,12 @@ def test_several_methods_race_in_one_run(flags, capsys):
     printed = capsys.readouterr()
     assert all(f"Evaluating, {name}: " in printed.err for name in names[1:])
     assert [line.split("  ")[0] for line in printed.out.splitlines()[1:4]] == names
+
+
+@pytest.mark.parametrize(("command", "sparsities"), [("run", (100, 200)), ("time", (200,)), ("export", (100, 200))])
+def test_flags_that_are_not_given_are_the_defaults_of_the_settings(command, sparsities):
+    arguments = _parser().parse_args([command, "--model", "a/b", "--method", "least-squares"])
+    assert run_from_flags(arguments) == RunSettings(model="a/b", sparsities_permille=sparsities)
 
 
 def test_a_document_that_cannot_be_written_after_the_run_is_an_error(flags, capsys, monkeypatch, tmp_path):
