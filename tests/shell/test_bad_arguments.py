@@ -79,7 +79,7 @@ def test_a_run_is_refused(flags, change, said, refusal, tmp_path, monkeypatch):
         (
             "export",
             ["--form", "uniform", "--method", "best"],
-            "padded, masked, gguf. Reason: its blocks have different",
+            "masked, gguf. Reason: its blocks have different",
         ),
         ("export", ["--form", "gguf", "--dense-gguf", "nowhere.gguf"], "allowed: a GGUF file of the dense model"),
     ],
