@@ -209,7 +209,7 @@ class LocalRunner:
         child = next((child for child in self._children.values() if child.pid == pid), None)
         # The kernel frees the lock a moment before the exit code can be had.
         with suppress(subprocess.TimeoutExpired):
-            return child and child.wait(timeout=_REAP_S)
+            return None if child is None else child.wait(timeout=_REAP_S)
         return None
 
     def _escalate(self, job: Job) -> None:

@@ -88,7 +88,7 @@ def field_rows(settings: "type[DataclassInstance]") -> Mapping[str, FieldRow]:
         if "row" in each.metadata:
             kind = _KINDS.get(hints[each.name], "choice")
             options = get_args(hints[each.name]) if kind == "choice" else ()
-            given = {"name": each.name, "title": each.name, **each.metadata["row"]}
+            given = {"name": each.name, "title": each.name.replace("_", " "), **each.metadata["row"]}
             rows[each.name] = FieldRow(kind=kind, default=each.default, options=options, **given)
     return MappingProxyType(rows)
 

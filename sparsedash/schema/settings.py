@@ -1,8 +1,8 @@
 """Settings of a run, of a search for the largest sparsity, and of a cluster's part of a run; the result of a search."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import msgspec
@@ -79,7 +79,6 @@ class CalibrationSettings:
     )
     token_weights: TokenWeights = setting(
         "equal",
-        title="token weights",
         key="weights",
         flag="--token-weights",
         label="How much each token counts",
@@ -128,7 +127,6 @@ class EvaluationSettings:
     )
     shuffle_seed: int | None = setting(
         None,
-        title="shuffle seed",
         high=MAX_SEED,
         key="shuffle",
         flag="--shuffle-seed",
@@ -278,22 +276,20 @@ def percents_text(permilles: tuple[int, ...]) -> str:
 
 def parse_percents(text: str) -> tuple[int, ...]:
     """Per mille from "10,20" or "12.5 30 %". Raises SettingsError on anything finer than a tenth."""
-    words = text.replace("%", " ").replace(",", " ").split()
-    if not words:
+    found = []
+    for word in text.replace("%", " ").replace(",", " ").split():
+        try:
+            permille = 10 * Decimal(word)
+            possible = permille % 1 == 0 and 0 <= permille <= MAX_SPARSITY_PERMILLE
+        except ArithmeticError:
+            possible = False
+        if not possible:
+            limit = MAX_SPARSITY_PERMILLE // 10
+            raise SettingsError("sparsity", word, f"0 to {limit} percent, in tenths at the finest")
+        found.append(int(permille))
+    if not found:
         raise SettingsError("sparsity", text, "percents such as 10,20")
-    return tuple(_permille(word) for word in words)
-
-
-def _permille(word: str) -> int:
-    try:
-        permille = round(float(word) * 10)
-        exact = math.isclose(permille, float(word) * 10, abs_tol=1e-6)
-    except (ValueError, OverflowError):
-        exact = False
-    if not exact or not 0 <= permille <= MAX_SPARSITY_PERMILLE:
-        limit = MAX_SPARSITY_PERMILLE // 10
-        raise SettingsError("sparsity", word, f"0 to {limit} percent, in tenths at the finest")
-    return permille
+    return tuple(found)
 
 
 PLANNED = (450, 225, 113, 57, 28, 14)
@@ -351,15 +347,9 @@ class FindSettings:
 
     def run(self, permilles: tuple[int, ...]) -> RunSettings:
         """The run with these sparsities (per mille) as its trials. Raises SettingsError."""
-        return RunSettings(
-            model=self.model,
-            dtype=self.dtype,
-            methods=(self.method,),
-            sparsities_permille=permilles,
-            calibration=self.calibration,
-            evaluation=self.evaluation,
-            residency=self.residency,
-        )
+        shared = ("model", "dtype", "calibration", "evaluation", "residency")
+        values: dict[str, Any] = {name: getattr(self, name) for name in shared}
+        return RunSettings(methods=(self.method,), sparsities_permille=permilles, **values)
 
     def key(self, fingerprints: Mapping[str, str] | None = None) -> str:
         """The name of this request, of its run and of its result. fingerprints: as in a run."""

@@ -76,11 +76,7 @@ def test_a_run_is_refused(flags, change, said, refusal, tmp_path, monkeypatch):
         ("export", ["--shard-mb", "0"], "a whole number from 1"),
         ("export", ["--to", "."], "a folder that does not exist yet"),
         ("export", ["--form", "uniform", "--method", "wanda-2:4"], "allowed: masked. Reason: single weights were set"),
-        (
-            "export",
-            ["--form", "uniform", "--method", "best"],
-            "masked, gguf. Reason: its blocks have different",
-        ),
+        ("export", ["--form", "uniform", "--method", "best"], "masked, gguf. Reason: its blocks have different"),
         ("export", ["--form", "gguf", "--dense-gguf", "nowhere.gguf"], "allowed: a GGUF file of the dense model"),
     ],
 )
