@@ -6,7 +6,6 @@ Every message of Dask may run code, so a scheduler is used with certificates onl
 
 import asyncio
 import logging
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -84,7 +83,6 @@ class Cluster:
         self._prefix = f"{PREFIX}-{name}-"
         self._futures: dict[str, Any] = {}
         self._progress: dict[str, Step] = {}
-        self._lock = threading.Lock()
         self._client = _connected(scheduler)
         try:
             self._client.subscribe_topic(self._prefix, self._hear)
@@ -138,8 +136,7 @@ class Cluster:
 
     def progress(self, key: str) -> Step | None:
         """Progress of a part; None before it began."""
-        with self._lock:
-            return self._progress.get(key)
+        return self._progress.get(key)
 
     def end(self, key: str) -> PartEnd | None:
         """End of a part that was submitted here; None until then. Raises JobError when the scheduler is gone."""
@@ -169,8 +166,7 @@ class Cluster:
         """Let the scheduler forget a part."""
         self._client.unpublish_dataset(self._prefix + key)
         self._futures.pop(key, None)
-        with self._lock:
-            self._progress.pop(key, None)
+        self._progress.pop(key, None)
         self._event(key, "begun").clear()
 
     def drop(self, key: str) -> None:
@@ -193,12 +189,9 @@ class Cluster:
         try:
             _, sent = event
             key = str(sent["key"]).removeprefix(self._prefix)
-            progress = from_bytes(Step, sent["progress"])
+            self._progress[key] = from_bytes(Step, sent["progress"])
         except (JobError, LookupError, TypeError, ValueError) as error:
             log.warning("A message of a machine cannot be read: %s", error)
-            return
-        with self._lock:
-            self._progress[key] = progress
 
 
 class _MachinePlugin(WorkerPlugin):  # type: ignore[misc]

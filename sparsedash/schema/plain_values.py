@@ -8,10 +8,18 @@ from msgspec import Meta
 
 from sparsedash.schema.errors import SettingsError, looks_secret
 
-STAGE_VERSIONS = dict.fromkeys(("text", "statistics", "gradients", "inputs", "sensitivity", "activations", "pruned"), 1)
-STAGE_VERSIONS |= dict.fromkeys(
-    ("solve", "elimination", "outcomes", "continuation", "divergence", "timing", "export"), 1
+_OF_A_RUN = (
+    "text",
+    "statistics",
+    "gradients",
+    "inputs",
+    "sensitivity",
+    "activations",
+    "pruned",
+    "solve",
+    "elimination",
 )
+STAGE_VERSIONS = dict.fromkeys((*_OF_A_RUN, "outcomes", "continuation", "divergence", "timing", "export"), 1)
 """Raise a stage's number when its maths changes: results under the old one are not used again."""
 
 
