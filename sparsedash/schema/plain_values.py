@@ -8,18 +8,9 @@ from msgspec import Meta
 
 from sparsedash.schema.errors import SettingsError, looks_secret
 
-_OF_A_RUN = (
-    "text",
-    "statistics",
-    "gradients",
-    "inputs",
-    "sensitivity",
-    "activations",
-    "pruned",
-    "solve",
-    "elimination",
-)
-STAGE_VERSIONS = dict.fromkeys((*_OF_A_RUN, "outcomes", "continuation", "divergence", "timing", "export"), 1)
+_CALIBRATED = ("text", "statistics", "gradients", "inputs", "sensitivity", "activations")
+_ANSWERED = ("pruned", "solve", "elimination", "outcomes", "continuation", "divergence", "timing", "export")
+STAGE_VERSIONS = dict.fromkeys((*_CALIBRATED, *_ANSWERED), 1)
 """Raise a stage's number when its maths changes: results under the old one are not used again."""
 
 

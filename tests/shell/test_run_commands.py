@@ -136,15 +136,11 @@ def test_a_document_that_cannot_be_written_after_the_run_is_an_error(flags, caps
 DENSE = replace(RECORD, pruned=None)
 
 
-def test_the_table_has_a_line_a_model():
+def test_the_table_has_a_line_a_model_and_notes_on_the_published_rule_and_early_stops():
     head, dense, sparse = run_table(run_document(RUN, DENSE, [RECORD]))
     assert sparse.split()[:4] == ["12.5", "%", "16.7%", "10.0%"]
     assert dense.split()[1:3] == ["0.0%", "0.0%"]
     assert len(head) == len(sparse) > len(dense)
-    assert len(list(run_table(run_document(RUN, DENSE, [])))) == 2
-
-
-def test_the_table_notes_the_published_rule_and_early_stops():
     evaluation = replace(RUN.settings.evaluation, rule="published", stop_early=True)
     run = replace(RUN, settings=replace(RUN.settings, evaluation=evaluation))
     *_, rule, stopped = run_table(run_document(run, DENSE, []))
