@@ -87,22 +87,13 @@ def queue_order(job: Job) -> tuple[int, float, float, int]:
 def places_after_move(queue: Sequence[Job], job: Job, to: Move) -> list[tuple[float, int]]:
     """New place and id of every queued job of the priority of `job`, after that was moved among them.
 
-    queue: all queued jobs, in order. No move crosses priorities.
+    queue: all queued jobs, in order. No move crosses priorities. All up to the last prompt go below 0, runs behind it
+    between 0 and 1: so a later prompt still goes before runs that were never moved before a prompt, and a later run is
+    the last.
     """
     peers = [other for other in queue if other.priority == job.priority]
     at = [other.id for other in peers].index(job.id)
     target = {"front": 0, "up": max(0, at - 1), "down": at + 1}[to]
     peers.insert(target, peers.pop(at))
-    return [(place, other.id) for place, other in zip(_places(peers), peers, strict=True)]
-
-
-def _places(queue: Sequence[Job]) -> list[float]:
-    """Places that keep these queued jobs in just this order.
-
-    All up to the last prompt go below 0, runs behind it between 0 and 1: so a later prompt still goes before runs that
-    were never moved before a prompt, and a later run is the last.
-    """
-    n_before = max((at + 1 for at, job in enumerate(queue) if job.kind not in LONG), default=0)
-    n_behind = len(queue) - n_before
-    before = [(at - n_before) / n_before for at in range(n_before)]
-    return before + [(at + 1) / (n_behind + 1) for at in range(n_behind)]
+    n = max((at + 1 for at, other in enumerate(peers) if other.kind not in LONG), default=0)
+    return [(at - n if at < n else (at - n + 1) / (len(peers) + 1), other.id) for at, other in enumerate(peers)]

@@ -60,17 +60,18 @@ class FieldRow:
 
     def check(self, value: Any) -> None:
         """Raise SettingsError unless the setting can have this value."""
-        if self.kind == "choice" and value not in self.options:
-            raise SettingsError(self.title, value, ", ".join(self.options))
-        if self.kind == "reference":
-            require_reference(self.title, value)
-        if self.kind == "whole" and not (value is None and self.default is None):
-            require_whole(self.title, value, int(self.low), int(self.high))
-        if self.kind == "number":
-            lowest = self.low if self.above is None else self.above
-            if type(value) not in (int, float) or not lowest <= value <= self.high or value == self.above:
-                start = f"from {lowest:g} to" if self.above is None else f"more than {lowest:g}, at most"
-                raise SettingsError(self.title, value, f"{start} {self.high:g}")
+        match self.kind:
+            case "choice" if value not in self.options:
+                raise SettingsError(self.title, value, ", ".join(self.options))
+            case "reference":
+                require_reference(self.title, value)
+            case "whole" if value is not None or self.default is not None:
+                require_whole(self.title, value, int(self.low), int(self.high))
+            case "number":
+                lowest = self.low if self.above is None else self.above
+                if type(value) not in (int, float) or not lowest <= value <= self.high or value == self.above:
+                    start = f"from {lowest:g} to" if self.above is None else f"more than {lowest:g}, at most"
+                    raise SettingsError(self.title, value, f"{start} {self.high:g}")
 
 
 def setting(default: T, **row: Any) -> T:
