@@ -92,7 +92,6 @@ class CalibrationSettings:
         label="Join the documents and cut them into full samples",
         help="As the published program does. Otherwise every document is a sample of its own, which begins as the "
         "passages begin. A running text is always joined.",
-        flag_help="join the documents of the calibration text and cut them into samples of full length",
     )
 
     def __post_init__(self) -> None:
@@ -132,7 +131,6 @@ class EvaluationSettings:
         flag="--shuffle-seed",
         label="Shuffle the passages, with seed",
         empty="file order",
-        flag_help="answer N drawn by this seed instead of the first N",
     )
     rule: Rule = setting(
         "plain",
@@ -148,7 +146,6 @@ class EvaluationSettings:
         flag="--stop-early",
         label="Stop evaluating a sparse model once its difference from dense is decided",
         help="Saves time where the answer is clear. Such a model answers fewer passages, and its mark is hollow.",
-        flag_help="a sparse model answers only until its difference to the dense one is decided",
     )
 
     def __post_init__(self) -> None:
@@ -169,7 +166,6 @@ class RunSettings:
         flag="--model",
         label="Model",
         help="A name from the list, any Hugging Face id (with @revision if you like), a local folder or a .gguf file.",
-        flag_help=f"hub id, folder, .gguf file or {BUILTIN_MODEL}",
     )
     dtype: Dtype = setting(
         "float32",
@@ -188,7 +184,6 @@ class RunSettings:
         label="Share of MLP channels to remove, percent",
         help="One or several, 0 to 90, in tenths at the finest. One calibration serves them all; some methods read "
         "the text again for each.",
-        flag_help="percents of MLP channels, or of single weights, to remove",
     )
     calibration: CalibrationSettings = field(default_factory=CalibrationSettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
@@ -317,7 +312,6 @@ class FindSettings:
         key="within",
         flag="--within",
         label="Word perplexity, at most times dense's",
-        flag_help="word perplexity may be X times the dense model's",
     )
     points: float = setting(
         2.0,
@@ -328,7 +322,6 @@ class FindSettings:
         key="points",
         flag="--within-points",
         label="Accuracy, points lost at most",
-        flag_help="accuracy may fall by X points",
     )
     residency: Residency = RunSettings.residency
 

@@ -106,12 +106,12 @@ def add_flags(parser: argparse.ArgumentParser, command: str, flags: Iterable[str
 
 
 def _add_setting(parser: argparse.ArgumentParser, command: str, row: FieldRow) -> None:
-    about = row.flag_help or row.help
+    about = row.flag_help or ". ".join(filter(None, [row.label, row.help]))
     if row.kind == "switch":
         parser.add_argument(row.flag, action="store_true", help=about)
         return
     if row.kind == "choice":
-        about = ". ".join(filter(None, [f"{row.label}: {', '.join(row.options)}", about]))
+        about = ". ".join(filter(None, [f"{row.label}: {', '.join(row.options)}", row.help]))
     if row.kind == "reference" and row.name != "model":
         about = f"{_names(OFFERED[row.title])} or file:PATH"
     default = row.starts.get(command, row.default)

@@ -77,7 +77,7 @@ def test_settings_come_back_as_they_went_in(table):
     assert settings_from_plain(RunSettings, job.settings) == settings
     with pytest.raises(TypeError):
         table.submit("run", "b", {"model": object()})
-    assert table.count() == 1
+    assert len(table.list(9)) == 1
 
 
 def test_the_queue_is_first_come_first_served_with_prompts_before_all_that_takes_minutes(table):
@@ -170,7 +170,7 @@ def test_jobs_are_listed_newest_first_and_kept_over_a_restart(tmp_path, table):
     jobs = [submitted(table, key) for key in "abc"]
     again = JobTable(tmp_path / "jobs.sqlite")
     assert again.list(2) == (jobs[2], jobs[1])
-    assert (again.newest("a"), again.count()) == (jobs[0], 3)
+    assert again.newest("a") == jobs[0]
     again.close()
 
 
