@@ -323,6 +323,10 @@ class JobTable:
         marks = ", ".join("?" * len(kinds))
         return self._read(f"WHERE kind IN ({marks}) ORDER BY id", kinds)
 
+    def count(self) -> int:
+        """The number of jobs in any state."""
+        return int(self._database.read("SELECT count(*) FROM jobs", ())[0][0])
+
     def running(self) -> tuple[Job, ...]:
         """The running jobs, in the order in which they were submitted."""
         return self._read("WHERE state = 'running' ORDER BY id", ())

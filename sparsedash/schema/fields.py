@@ -38,7 +38,7 @@ class FieldRow:
     name: of the attribute. title: in errors. options: of a choice. low, high: limits, both
     allowed; above: a lower limit that is not, for values that only the field of the form does not go down to.
     label, help: of the field. empty: what the field shows without a value. key: in the address of the page. flag: of
-    the commands, with its own help where that is not the field's label and help. starts: other values to begin with than the default,
+    the commands, with its own help where that is not the field's. starts: other values to begin with than the default,
     by `form` or the command.
     """
 
