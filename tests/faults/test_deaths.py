@@ -121,7 +121,7 @@ def test_a_worker_that_hangs_at_its_start_is_ended_and_given_up(house):
     house.runner = house.new_runner(hang, start_within_s=0.05)
     crashed = house.tend_until_state(house.submit("quick"), "crashed")
     assert "3 times in a row" in crashed.error_text
-    house.tend_until(lambda: not house.runner._children)
+    house.tend_until(lambda: all(child.returncode is not None for child in house.runner._children.values()))
 
 
 def test_a_worker_that_hangs_at_its_end_does_not_hold_up_the_next_job(house, monkeypatch):
@@ -157,12 +157,12 @@ def test_a_pid_that_is_somebody_elses_by_now_is_left_alone(house):
 def test_a_job_outlives_its_server_and_the_next_server_finds_it(house):
     server = house.start_server()
     job = house.submit("steady")
-    eventually(lambda: house.table.get(job.id).stage == "calibrate")
+    eventually(lambda: house.table.get(job.id).progress.stage == "calibrate")
     server.kill()
     server.wait()
 
     before = house.table.get(job.id)
-    house.tend_until(lambda: house.table.get(job.id).done > before.done + 10)
+    house.tend_until(lambda: house.table.get(job.id).progress.done > before.progress.done + 10)
     house.release()
     assert house.tend_until_state(job, "done").pid == before.pid
     assert len(house.ledger()) == 1
@@ -171,7 +171,7 @@ def test_a_job_outlives_its_server_and_the_next_server_finds_it(house):
 def test_when_server_and_worker_die_together_the_next_server_says_so(house):
     server = house.start_server()
     job = house.submit("steady")
-    eventually(lambda: house.table.get(job.id).stage == "calibrate")
+    eventually(lambda: house.table.get(job.id).progress.stage == "calibrate")
     pid = house.table.get(job.id).pid
     for process in (server.pid, pid):
         os.kill(process, signal.SIGKILL)
@@ -211,7 +211,7 @@ def test_a_bound_worker_ends_with_whoever_started_it(house):
     bound = house.new_runner(bound=True)
     job = house.submit("deaf")
     bound.reconcile()
-    eventually(lambda: house.table.get(job.id).stage == "prune")
+    eventually(lambda: house.table.get(job.id).progress.stage == "prune")
     child = psutil.Process(house.table.get(job.id).pid)
     bound.let_go()
     eventually(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
