@@ -49,31 +49,28 @@ class MethodSettings:
         "activation-aware",
         key="saliency",
         label="Saliency: what matters",
-        help="What makes a channel or a weight worth keeping. activation-aware: its size times how active it is. "
-        "magnitude: its size. wifv: how much it varies. obs: what is lost when the others make up for it as well as "
-        "they can. fisher: how the loss answers to a mask on it; takes a backward pass over all the text. random: by "
-        "chance.",
+        help="activation-aware: size times activity. magnitude: size. wifv: variance. obs: the loss after the others have "
+        "compensated. fisher: the loss's response to a mask, by a backward pass. random: by chance.",
     )
     pattern: Pattern = setting(
         "channelx1",
         key="pattern",
         label="Pattern: what goes",
-        help="channelx1: whole channels leave the MLPs. 1x1: single weights become zero, anywhere. 2:4 and 4:8: so "
-        "many in every four or eight neighbours.",
+        help="channelx1: whole channels leave the MLPs. 1x1: single weights. 2:4, 4:8: so many of four or eight weights.",
     )
     compensation: Compensation = setting(
         "least-squares",
         key="compensation",
         label="Compensation: what makes up for it",
-        help="none: what stays is left as it is. bias: the mean of what went. least-squares: what stays is refitted to "
-        "the dense outputs. sequential: and once more on the sparse model's own activations, layer by layer.",
+        help="bias: the mean of what went. least-squares: refit to the dense outputs. sequential: refit once more, on the "
+        "sparse model's own activations, layer by layer.",
     )
     allocation: Allocation = setting(
         "uniform",
         key="allocation",
         label="Allocation: how much each layer gives",
-        help="uniform: every layer the same share. global: one threshold for all scores. standardised: the same, with "
-        "each layer's scores in standard deviations. sensitivity: more from layers that the model minds less.",
+        help="global: one threshold for all scores. standardised: likewise, in standard deviations of each layer. "
+        "sensitivity: more from less sensitive layers.",
     )
     width_multiple: int = setting(
         32,
@@ -91,15 +88,13 @@ class MethodSettings:
         high=10.0,
         key="damping",
         label="Damping: towards the original weights",
-        help="Pulls the refit towards the original weights, as a share of the median of diag H, the activations' "
-        "second moments. Larger is steadier and fits less closely.",
+        help="Ridge towards the original weights, as a share of the median of diag H. Larger: steadier, less close.",
     )
     strength: float = setting(
         0.5,
         key="strength",
         label="Strength: towards the residual stream",
-        help="0: every layer aims at its own dense output. 1: at the dense model's residual stream, and so makes up "
-        "for the layers before it as well.",
+        help="0: a layer's own dense output. 1: the dense residual stream, so that layers before it are made up for.",
     )
     seed: int = setting(
         0,
@@ -121,8 +116,7 @@ class MethodSettings:
         high=64,
         key="rounds",
         label="Rounds: each on a part of the text",
-        help="The text is read in so many parts, and after each what would go so far is masked. 1: the dense model "
-        "reads all of it, once for all sparsities.",
+        help="After each part of the text, what would go so far is masked. 1: the dense model reads all of it, once.",
     )
     schedule: Schedule = setting(
         "exponential",
@@ -152,8 +146,7 @@ class MethodSettings:
         0.0,
         key="plain_text",
         label="Plain text: its share of the calibration",
-        help="0.5: half of the calibration tokens are plain stories that ship with the program, so that a close fit to "
-        "unusual text keeps ordinary text.",
+        help="0.5: half of the calibration is plain stories that ship with the program: keeps ordinary text.",
     )
 
     def __post_init__(self) -> None:

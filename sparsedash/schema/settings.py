@@ -82,16 +82,14 @@ class CalibrationSettings:
         key="weights",
         flag="--token-weights",
         label="How much each token counts",
-        help="equal: all the same. residual: by 1 / mean square of the residual stream, so that the tokens with "
-        "enormous activations, such as the first of a passage, count little.",
+        help="residual: by 1 / mean square of the residual stream, so that enormous activations count little.",
     )
     packed: bool = setting(
         False,
         key="packed",
         flag="--packed",
         label="Join the documents and cut them into full samples",
-        help="As the published program does. Otherwise every document is a sample of its own, which begins as the "
-        "passages begin. A running text is always joined.",
+        help="As the published program does. Otherwise every document is a sample. A running text is always joined.",
     )
 
     def __post_init__(self) -> None:
@@ -137,8 +135,7 @@ class EvaluationSettings:
         key="rule",
         flag="--rule",
         label="Rule for the last token",
-        help="plain: right when it is the first choice. published: as in the published table, where a passage of more "
-        "than 197 tokens counts as wrong.",
+        help="plain: right when it is the first choice. published: and a passage of more than 197 tokens is wrong.",
     )
     stop_early: bool = setting(
         False,
@@ -172,8 +169,7 @@ class RunSettings:
         key="dtype",
         flag="--dtype",
         label="Number format",
-        help="bfloat16: half the memory. The same passages always give the same verdicts, but evaluated among others, "
-        "up to 2 in 100 passages change theirs.",
+        help="bfloat16: half the memory. Answered among other passages, up to 2 in 100 change their verdict.",
     )
     methods: tuple[MethodSettings, ...] = field(default_factory=lambda: (MethodSettings(),))
     sparsities_permille: tuple[int, ...] = setting(
@@ -182,8 +178,7 @@ class RunSettings:
         key="sparsity",
         flag="--sparsity",
         label="Share of MLP channels to remove, percent",
-        help="One or several, 0 to 90, in tenths at the finest. One calibration serves them all; some methods read "
-        "the text again for each.",
+        help="One or several, 0 to 90, at most one decimal. One calibration serves them all; some methods read again.",
     )
     calibration: CalibrationSettings = field(default_factory=CalibrationSettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
@@ -192,8 +187,7 @@ class RunSettings:
         key="residency",
         flag="--residency",
         label="Weights in memory",
-        help="auto: all of them where they fit. resident: all of them. streamed: block by block from their files, "
-        "which takes far less memory and gives the same results.",
+        help="auto: all where they fit. streamed: block by block from their files; less memory, the same results.",
     )
 
     def __post_init__(self) -> None:
