@@ -49,21 +49,21 @@ class MethodSettings:
         "activation-aware",
         key="saliency",
         label="Saliency: what matters",
-        help="activation-aware: size times activity. magnitude: size. wifv: variance. obs: the loss after the others have "
-        "compensated. fisher: the loss's response to a mask, by a backward pass. random: by chance.",
+        help="activation-aware: size times activity. magnitude: size. wifv: variance. obs: the loss once the others "
+        "compensate. fisher: the loss's response to a mask, by a backward pass. random: by chance.",
     )
     pattern: Pattern = setting(
         "channelx1",
         key="pattern",
         label="Pattern: what goes",
-        help="channelx1: whole channels leave the MLPs. 1x1: single weights. 2:4, 4:8: so many of four or eight weights.",
+        help="channelx1: whole channels of the MLPs. 1x1: single weights. 2:4, 4:8: so many of four or eight.",
     )
     compensation: Compensation = setting(
         "least-squares",
         key="compensation",
         label="Compensation: what makes up for it",
-        help="bias: the mean of what went. least-squares: refit to the dense outputs. sequential: refit once more, on the "
-        "sparse model's own activations, layer by layer.",
+        help="bias: the mean of what went. least-squares: refit to the dense outputs. sequential: refit once more, on "
+        "the sparse model's own activations, layer by layer.",
     )
     allocation: Allocation = setting(
         "uniform",
