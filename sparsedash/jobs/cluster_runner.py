@@ -297,10 +297,7 @@ class ClusterRunner:
         return True
 
     def _attempt(self, job: Job) -> Attempt | None:
-        """A new attempt, or one that another server began, unless that still looks after it.
-
-        None as well when it cannot be planned, and the job has failed.
-        """
+        """A new attempt, or one that another server began; None while that looks after it, or where planning failed."""
         if (lock := hold_lock(job_lock(self._folder, job.id))) is None:
             return None
         try:
@@ -314,8 +311,9 @@ class ClusterRunner:
 
     def _claim_next(self) -> None:
         """Claim the next job for a free machine. Those with parts left to begin go first: see `go_on`."""
-        if queued := next((job for job in self._table.queue() if job.kind in RUNS), None):
-            self._table.claim(queued.id, CLUSTER, 0)
+        queued = next((job for job in self._table.queue() if job.kind in RUNS), None)
+        if queued and (attempt := self._attempt(queued)) and not self._table.claim(queued.id, CLUSTER, 0):
+            self._let_go(attempt)
 
     def _forget_ended(self, running: list[Job]) -> None:
         """Let go of attempts that are over according to their rows."""
