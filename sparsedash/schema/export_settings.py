@@ -52,7 +52,7 @@ class ExportSettings:
         low=1,
         high=1_000_000,
         flag="--shard-mb",
-        flag_help="largest file of weights, in millions of bytes",
+        flag_help="largest file of weights, MB",
     )
     to: str = ""
     dense_gguf: str = ""

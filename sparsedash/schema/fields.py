@@ -35,11 +35,10 @@ _KINDS: dict[object, Kind] = {
 class FieldRow:
     """One setting, in plain values.
 
-    name: of the attribute. title: in errors. options: of a choice. low, high: limits, both
-    allowed; above: a lower limit that is not, for values that only the field of the form does not go down to.
-    label, help: of the field. empty: what the field shows without a value. key: in the address of the page. flag: of
-    the commands, with its own help where that is not the field's. starts: other values to begin with than the default,
-    by `form` or the command.
+    title: in errors, else the name. options: of a choice. low, high: limits, both allowed; above: a lower limit that is
+    not, for values that only the field of the form does not go down to. label, help: of the field. empty: what the
+    field shows without a value. key: in the address of the page, else the name. flag: of the commands, with its own
+    help where that is not the field's. starts: other values to begin with than the default, by `form` or the command.
     """
 
     name: str
@@ -89,7 +88,7 @@ def field_rows(settings: "type[DataclassInstance]") -> Mapping[str, FieldRow]:
         if "row" in each.metadata:
             kind = _KINDS.get(hints[each.name], "choice")
             options = get_args(hints[each.name]) if kind == "choice" else ()
-            given = {"name": each.name, "title": each.name.replace("_", " "), **each.metadata["row"]}
+            given = {"name": each.name, "title": each.name.replace("_", " "), "key": each.name, **each.metadata["row"]}
             rows[each.name] = FieldRow(kind=kind, default=each.default, options=options, **given)
     return MappingProxyType(rows)
 

@@ -47,27 +47,23 @@ class MethodSettings:
 
     saliency: Saliency = setting(
         "activation-aware",
-        key="saliency",
         label="Saliency: what matters",
         help="activation-aware: size times activity. magnitude: size. wifv: variance. obs: the loss once the others "
         "compensate. fisher: the loss's response to a mask, by a backward pass. random: by chance.",
     )
     pattern: Pattern = setting(
         "channelx1",
-        key="pattern",
         label="Pattern: what goes",
         help="channelx1: whole channels of the MLPs. 1x1: single weights. 2:4, 4:8: so many of four or eight.",
     )
     compensation: Compensation = setting(
         "least-squares",
-        key="compensation",
         label="Compensation: what makes up for it",
         help="bias: the mean of what went. least-squares: refit to the dense outputs. sequential: refit once more, on "
         "the sparse model's own activations, layer by layer.",
     )
     allocation: Allocation = setting(
         "uniform",
-        key="allocation",
         label="Allocation: how much each layer gives",
         help="global: one threshold for all scores. standardised: likewise, in standard deviations of each layer. "
         "sensitivity: more from less sensitive layers.",
@@ -86,13 +82,11 @@ class MethodSettings:
         above=0.0,
         low=0.001,
         high=10.0,
-        key="damping",
         label="Damping: towards the original weights",
         help="Ridge towards the original weights, as a share of the median of diag H. Larger: steadier, less close.",
     )
     strength: float = setting(
         0.5,
-        key="strength",
         label="Strength: towards the residual stream",
         help="0: a layer's own dense output. 1: the dense residual stream, so that layers before it are made up for.",
     )
@@ -102,49 +96,32 @@ class MethodSettings:
         high=MAX_SEED,
         key="lot",
         label="Seed of the random choice",
-        help="Another number draws other channels or weights.",
+        help="Draws other channels or weights.",
     )
     scope: Scope = setting(
-        "mlp",
-        key="scope",
-        label="Scope: where it goes",
-        help="The projections whose weights can go: those of the MLPs, or all of the decoder blocks.",
+        "mlp", label="Scope: where it goes", help="Projections of the MLPs, or all of the decoder blocks."
     )
     rounds: int = setting(
         1,
         low=1,
         high=64,
-        key="rounds",
         label="Rounds: each on a part of the text",
         help="After each part of the text, what would go so far is masked. 1: the dense model reads all of it, once.",
     )
     schedule: Schedule = setting(
-        "exponential",
-        key="schedule",
-        label="Schedule: how it gets sparser",
-        help="How much of the sparsity is reached after each round.",
+        "exponential", label="Schedule: how it gets sparser", help="Sparsity after each round."
     )
     floor: float = setting(
-        0.0,
-        key="floor",
-        label="Floor: least share that a layer gives",
-        help="0.1: every layer gives at least 10 % of its channels, as far as the width multiple allows.",
+        0.0, label="Floor: least share that a layer gives", help="0.1: at least 10 % of its channels."
     )
     ceiling: float = setting(
-        0.6,
-        key="ceiling",
-        label="Ceiling: largest share that a layer gives",
-        help="0.6: no layer gives more than 60 % of its channels.",
+        0.6, label="Ceiling: largest share that a layer gives", help="0.6: at most 60 % of its channels."
     )
     blend: float = setting(
-        0.5,
-        key="blend",
-        label="Blend: from uniform to cheapest widths",
-        help="0: uniform widths. 1: those that cost the model least, as far as little text can tell.",
+        0.5, label="Blend: from uniform to cheapest widths", help="0: uniform. 1: the least loss measured."
     )
     plain_text: float = setting(
         0.0,
-        key="plain_text",
         label="Plain text: its share of the calibration",
         help="0.5: half of the calibration is plain stories that ship with the program: keeps ordinary text.",
     )

@@ -79,7 +79,7 @@ class TimingSettings:
         low=1,
         high=1024,
         flag="--threads",
-        flag_help="threads of the processor (as many as torch takes by itself)",
+        flag_help="threads (as many as torch takes by itself)",
     )
     n_prompt: int = setting(512, title="tokens to read", low=1, high=32_768)
     n_decode: int = setting(16, title="tokens to write", low=1, high=1024)

@@ -69,14 +69,11 @@ class CalibrationSettings:
         title="calibration length",
         low=8,
         high=32_768,
-        key="length",
         flag="--calibration-length",
         label="Tokens in each",
         flag_help="tokens a sample has at most",
     )
-    seed: int = setting(
-        0, high=MAX_SEED, key="seed", flag="--seed", label="Seed", flag_help="draws the calibration text"
-    )
+    seed: int = setting(0, high=MAX_SEED, flag="--seed", label="Seed", flag_help="draws the calibration text")
     token_weights: TokenWeights = setting(
         "equal",
         key="weights",
@@ -86,7 +83,6 @@ class CalibrationSettings:
     )
     packed: bool = setting(
         False,
-        key="packed",
         flag="--packed",
         label="Join the documents and cut them into full samples",
         help="As the published program does. Otherwise every document is a sample. A running text is always joined.",
@@ -132,7 +128,6 @@ class EvaluationSettings:
     )
     rule: Rule = setting(
         "plain",
-        key="rule",
         flag="--rule",
         label="Rule for the last token",
         help="plain: right when it is the first choice. published: and a passage of more than 197 tokens is wrong.",
@@ -159,14 +154,12 @@ class RunSettings:
 
     model: str = setting(
         BUILTIN_MODEL,
-        key="model",
         flag="--model",
         label="Model",
         help="A name from the list, any Hugging Face id (with @revision if you like), a local folder or a .gguf file.",
     )
     dtype: Dtype = setting(
         "float32",
-        key="dtype",
         flag="--dtype",
         label="Number format",
         help="bfloat16: half the memory. Answered among other passages, up to 2 in 100 change their verdict.",
@@ -184,7 +177,6 @@ class RunSettings:
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
     residency: Residency = setting(
         "auto",
-        key="residency",
         flag="--residency",
         label="Weights in memory",
         help="auto: all where they fit. streamed: block by block from their files; less memory, the same results.",
@@ -313,7 +305,6 @@ class FindSettings:
         above=0.0,
         low=0.1,
         high=100.0,
-        key="points",
         flag="--within-points",
         label="Accuracy, points lost at most",
     )
