@@ -29,7 +29,6 @@ class Job:
     """A request, its progress, and how it ended. Times are seconds since the epoch.
 
     queued_at: when this attempt was asked for. error_text: why it ended early, for a person.
-    exit_code: as in subprocess, negative for a signal; None when nobody could see it.
     place: a user's own order of queued jobs of one priority, see `queue_order`; None without one.
     owner: the user who asked for this attempt; empty without a login.
     """
@@ -46,7 +45,6 @@ class Job:
     finished_at: float | None
     heartbeat_at: float | None
     pid: int | None
-    exit_code: int | None
     cancel_requested_at: float | None
     error_text: str
     error_advice: str

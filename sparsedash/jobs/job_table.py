@@ -48,7 +48,6 @@ CREATE TABLE IF NOT EXISTS jobs (
     finished_at REAL,
     heartbeat_at REAL,
     pid INTEGER,
-    exit_code INTEGER,
     cancel_requested_at REAL,
     error_text TEXT NOT NULL DEFAULT '',
     error_advice TEXT NOT NULL DEFAULT '',
@@ -250,15 +249,15 @@ class JobTable:
         """Whether this attempt is still marked as running, with no request to stop."""
         return bool(self._read(f"{_THIS_RUNNING} AND cancel_requested_at IS NULL", (job.id, job.attempt)))
 
-    def end(self, job: Job, state: JobState, text: str = "", advice: str = "", exit_code: int | None = None) -> bool:
+    def end(self, job: Job, state: JobState, text: str = "", advice: str = "") -> bool:
         """End this attempt as `done`, `failed` by an error of its own work, `cancelled` on request, or `crashed`.
 
         text, advice: why, for a person. Returns whether the job was still in the state given.
         """
-        values = (state, time.time(), text, advice, exit_code, job.id, job.attempt, job.state)
+        values = (state, time.time(), text, advice, job.id, job.attempt, job.state)
         with self._database.writing() as db:
             changed = db.execute(
-                "UPDATE jobs SET state = ?, finished_at = ?, error_text = ?, error_advice = ?, exit_code = ?"
+                "UPDATE jobs SET state = ?, finished_at = ?, error_text = ?, error_advice = ?"
                 " WHERE id = ? AND attempt = ? AND state = ?",
                 values,
             )

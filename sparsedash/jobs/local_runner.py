@@ -201,8 +201,8 @@ class LocalRunner:
         exit_code = self._exit_code(job.pid)
         if job.stopping:
             text = "Stopped on request, by ending its worker."
-            self._table.end(job, "cancelled", text, Cancelled().advice, exit_code)
-        elif self._table.end(job, "crashed", *crash_reason(job, exit_code), exit_code):
+            self._table.end(job, "cancelled", text, Cancelled().advice)
+        elif self._table.end(job, "crashed", *crash_reason(job, exit_code)):
             log.warning("Job %d crashed, exit code %s.", job.id, exit_code)
 
     def _exit_code(self, pid: int | None) -> int | None:

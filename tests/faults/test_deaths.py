@@ -20,14 +20,13 @@ def test_a_killed_job_is_crashed_for_want_of_memory_and_a_retry_finishes_it(hous
     job = house.tend_until_stage(house.submit("steady"), "calibrate")
     os.kill(job.pid, signal.SIGKILL)
     crashed = house.tend_until_state(job, "crashed")
-    assert crashed.exit_code == -signal.SIGKILL
     assert "most often because memory ran out" in crashed.error_text
     assert "“Try again”" in crashed.error_advice
 
     house.release()
     house.table.retry(job.id)
     done = house.tend_until_state(job, "done")
-    assert (done.attempt, done.error_text, done.exit_code) == (2, "", None)
+    assert (done.attempt, done.error_text) == (2, "")
     assert "attempt 2" in house.log(job)
 
 
@@ -59,7 +58,6 @@ def test_the_next_job_gets_a_fresh_worker_after_a_death(house):
 
 def test_a_fault_inside_a_library_is_named_and_its_stack_is_in_the_log(house):
     crashed = house.tend_until_state(house.submit("segfault"), "crashed")
-    assert crashed.exit_code == -signal.SIGSEGV
     assert "segmentation fault" in crashed.error_text
     assert "Fatal Python error: Segmentation fault" in house.log(crashed)
 
@@ -177,7 +175,6 @@ def test_when_server_and_worker_die_together_the_next_server_says_so(house):
         os.kill(process, signal.SIGKILL)
     server.wait()
     crashed = house.tend_until_state(job, "crashed")
-    assert crashed.exit_code is None
     assert "without a word" in crashed.error_text
 
 

@@ -137,10 +137,10 @@ def test_a_retry_is_a_clean_row_at_the_end_of_the_queue_as_urgent_as_before(tabl
     job, other = table.claim(queued.id, "slot-0", 7), submitted(table, "b")
     table.prioritise(other.id, "high")
     table.report(job, REPORTED)
-    table.end(job, "crashed", "text", "advice", -9)
+    table.end(job, "crashed", "text", "advice")
     again = table.retry(job.id)
     assert (again.id, again.state, again.attempt, again.priority) == (job.id, "queued", 2, "high")
-    assert (again.progress, again.error_text, again.exit_code) == (STARTING, "", None)
+    assert (again.progress, again.error_text) == (STARTING, "")
     assert (again.pid, again.started_at, again.worker, again.place) == (None, None, "", None)
     assert order(table) == [other.id, job.id]
 

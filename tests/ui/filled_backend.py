@@ -51,7 +51,6 @@ def job(settings, state: JobState = "running", **changes) -> Job:
         finished_at=None if state in ("queued", "running") else 1_764_000_263.0,
         heartbeat_at=None,
         pid=4242,
-        exit_code=None,
         cancel_requested_at=None,
         error_text="",
         error_advice="",
