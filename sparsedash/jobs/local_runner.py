@@ -97,15 +97,10 @@ class LocalRunner:
         bound: bool = False,
         elsewhere: Callable[[Job], bool] = lambda job: False,
     ) -> None:
-        self._folder = folder
-        self._table = table
-        self._command = tuple(command)
-        self._term_after_s = term_after_s
-        self._kill_after_s = kill_after_s
-        self._start_within_s = start_within_s
+        self._folder, self._table, self._command, self._elsewhere = folder, table, tuple(command), elsewhere
+        self._term_after_s, self._kill_after_s, self._start_within_s = term_after_s, kill_after_s, start_within_s
         self._n_slots = 1 if bound else n_slots()
         self._bound_by: tuple[int, ...] = os.pipe() if bound else ()
-        self._elsewhere = elsewhere
         linger_s()  # a bad value is refused here, and not by each worker in its log
         self._children: dict[int, subprocess.Popen[bytes]] = {}
         self._seen_at_work: dict[int, float] = {}
