@@ -130,7 +130,7 @@ class EvaluationSettings:
         "plain",
         flag="--rule",
         label="Rule for the last token",
-        help="plain: right when it is the first choice. published: and a passage of more than 197 tokens is wrong.",
+        help="plain: the first choice is right. published: likewise, but passages of more than 197 tokens are wrong.",
     )
     stop_early: bool = setting(
         False,
