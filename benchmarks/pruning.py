@@ -194,10 +194,10 @@ def _dense(run, token_weights):
 
 
 def _calibration(loaded, sequences, token_weights):
-    from sparsedash.engine.calibration.statistics import StatisticsCollector
+    from sparsedash.engine.calibration.statistics import statistics_walk
 
     watched = [[mlp.out] for mlp in loaded.mlps]
-    walk = StatisticsCollector(
+    walk = statistics_walk(
         loaded, lambda: sequences, watched, lambda *_: None, ignore_steps, token_weights=token_weights
     )
     walk.reach(len(loaded.blocks) - 1)

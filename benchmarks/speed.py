@@ -96,7 +96,7 @@ def _lines(loaded, chosen, arguments) -> None:
         bare, n_read = _forward(loaded, sequences, statistics.BATCH_TOKENS, started())
         pace = started()
         watched = [[mlp.out] for mlp in loaded.mlps]
-        walk = statistics.StatisticsCollector(
+        walk = statistics.statistics_walk(
             loaded, lambda: sequences, watched, lambda *_: None, lambda _: pace.piece(PIECE_S), token_weights="equal"
         )
         walk.reach(len(loaded.blocks) - 1)

@@ -37,7 +37,7 @@ def invite() -> None:
     )
     with frame.row():
         st.button("Try the built-in model", type="primary", on_click=frame.attempt, args=(try_built_in,))
-        if backend.example() is not None:
+        if backend.run(EXAMPLE) is not None:
             frame.link("overview", "Look at an example", run=EXAMPLE)
         frame.link("prune", "or choose a model yourself")
     overview_results.show_first_run_duration(backend)

@@ -8,11 +8,10 @@ from sparsedash.reporting.html import card, cards
 from sparsedash.ui import frame, storage_holdings
 
 backend = frame.page("Storage")
-if not backend.keeps_house:
+if not backend.administers:
     frame.opening("What the data folder holds is for administrators.", "Your own runs are on the page Runs.")
     st.stop()
 held = backend.housekeeping.holdings()
-allowed = backend.housekeeping.room()
 
 frame.opening(words.holdings_sentence(held), str(backend.data_dir))
 if held.is_empty:
@@ -24,7 +23,7 @@ if held.is_empty:
         frame.link("prune", "Prune a model")
         frame.link("runs", "or open a run that was made elsewhere")
 else:
-    frame.show(cards([card(*each, css="") for each in words.holdings_cards(held, allowed)]))
+    frame.show(cards([card(*each, css="") for each in words.holdings_cards(held)]))
 
 marks = backend.user_data.marks()
 titles = {
@@ -40,4 +39,4 @@ if held.runs:
     storage_holdings.show_runs(backend, held, marks, titles)
 if not held.is_empty:
     frame.offer_table(words.holdings_table(held, marks, frame.zone()))
-storage_holdings.show_limit(backend, allowed, held.artefact_bytes)
+storage_holdings.show_limit(backend, held)

@@ -1,8 +1,6 @@
 """The program in examples/ is what somebody who writes Python reads first: it runs, and says what was lost."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,25 +8,19 @@ import pytest
 from sparsedash.schema.records import Run
 from sparsedash.storage.store import Store
 from tests.engine.conftest import model_folder  # noqa: F401 - a fixture
+from tests.forks import forked
 
 ROOT = Path(__file__).parents[1]
+EXAMPLE = "examples.prune_from_python"
 VERDICT = re.compile(
     r"([\d.]+) % sparse [\d.]+% right: \d+ answers broke, \d+ were mended; "
     r"McNemar p ([\d.e-]+), ([+-][\d.]+) points \(95 %: ([+-][\d.]+) to ([+-][\d.]+)\)"
 )
 
 
-def example(*options: str) -> list[str]:
-    """The lines that it prints."""
-    command = [sys.executable, "-m", "examples.prune_from_python", *options]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()
-
-
 def test_it_prints_a_paired_verdict_on_every_sparsity_and_keeps_the_run(model_folder, tmp_path):  # noqa: F811
     asked = ("--model", str(model_folder), "--passages", "12", "--sparsity", "25,50", "--data-dir", str(tmp_path))
-    first, dense, *sparse = example(*asked)
+    first, dense, *sparse = forked(EXAMPLE, *asked).splitlines()
     assert first == f"{model_folder}, best, the first 12 passages of builtin:cloze"
     assert re.fullmatch(r"dense      [\d.]+% right", dense)
     verdicts = [[float(number) for number in VERDICT.fullmatch(line).groups()] for line in sparse]
@@ -43,7 +35,7 @@ def test_it_prints_a_paired_verdict_on_every_sparsity_and_keeps_the_run(model_fo
 
 
 def test_its_help_says_how_to_call_it_and_what_is_usual():
-    said = "\n".join(example("--help"))
+    said = forked(EXAMPLE, "--help")
     assert "    python -m examples.prune_from_python\n" in said
     assert "keeps what is computed; a temporary folder where not given" in said
 

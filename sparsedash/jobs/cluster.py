@@ -40,6 +40,7 @@ PREFIX = "sparsedash"
 CONNECT_S = 5.0
 _POLL_S = 0.2
 _ASK_S = 5.0
+_FETCH_S = 600.0
 LOST_S = 30.0
 """A task stops after so long without an answer from the scheduler: its result would be lost."""
 
@@ -47,11 +48,11 @@ _OVER = (Status.closing, Status.closed, Status.failed)
 """A worker that is ending, most often with its scheduler: its result would be lost."""
 
 LOST = PartEnd(state="crashed", error_text="lost, since its Dask worker was killed or could not be reached any more.")
-_FACTS, _PIECE = "sparsedash", "sparsedash_piece"
+_FACTS, _ARTEFACT = "sparsedash", "sparsedash_artefact"
 
 Report = Callable[[Step], None]
-Fetch = Callable[[KeptCalibration, str, int], tuple[bytes, int]]
-"""Bytes of an artefact on another machine from an offset on, and its size."""
+Fetch = Callable[[KeptCalibration, str], bytes | None]
+"""An artefact of another machine; None where it is gone."""
 
 
 Do = Callable[[Part, Report, Callable[[], bool], Fetch], PartEnd]
@@ -64,12 +65,12 @@ the work itself.
 class OnMachine:
     """Functions that are called by name in the processes of Dask workers, which have the same modules.
 
-    facts: the values of a MachineFacts. piece: serves a Fetch.
+    facts: the values of a MachineFacts. artefact: serves a Fetch.
     """
 
     do: Do
     facts: Callable[[], dict[str, Any]]
-    piece: Callable[[str, int], tuple[bytes, int]]
+    artefact: Callable[[str], bytes | None]
 
 
 class Cluster:
@@ -198,17 +199,16 @@ class _MachinePlugin(WorkerPlugin):  # type: ignore[misc]
     """Adds a machine's facts to every heartbeat of its Dask worker, and serves its artefacts."""
 
     def __init__(self, on_machine: OnMachine) -> None:
-        self._facts, self._piece = on_machine.facts, on_machine.piece
+        self._facts, self._artefact = on_machine.facts, on_machine.artefact
 
     def setup(self, worker: Any) -> None:
         """Called in the process of every worker, now and later."""
 
-        async def piece(name: str, offset: int) -> dict[str, Any]:
-            data, n_bytes = await asyncio.to_thread(self._piece, name, offset)
-            return {"data": data, "n_bytes": n_bytes}
+        async def artefact(name: str) -> bytes | None:
+            return await asyncio.to_thread(self._artefact, name)
 
         worker.metrics[_FACTS] = lambda _: asyncio.to_thread(self._facts)
-        worker.handlers[_PIECE] = piece
+        worker.handlers[_ARTEFACT] = artefact
 
 
 def _in_task(do: Do, asked: bytes, topic: str, key: str) -> bytes:
@@ -242,12 +242,11 @@ def _in_task(do: Do, asked: bytes, topic: str, key: str) -> bytes:
     def report(progress: Step) -> None:
         worker.log_event(topic, {"key": key, "progress": to_bytes(progress)})
 
-    def fetch(kept: KeptCalibration, name: str, offset: int) -> tuple[bytes, int]:
-        async def piece() -> Any:
-            return await getattr(worker.rpc(kept.machine), _PIECE)(name=name, offset=offset)
-
-        got = sync(worker.loop, piece, callback_timeout=_ASK_S * 12)
-        return got["data"], got["n_bytes"]
+    def fetch(kept: KeptCalibration, name: str) -> bytes | None:
+        found: bytes | None = sync(
+            worker.loop, getattr(worker.rpc(kept.machine), _ARTEFACT), name=name, callback_timeout=_FETCH_S
+        )
+        return found
 
     return to_bytes(do(from_bytes(Part, asked), report, stopped, fetch))
 

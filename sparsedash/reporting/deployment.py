@@ -50,8 +50,9 @@ FORM_NAMES = {
     "masked": "dense shape, zeros in it",
     "gguf": "a file for llama.cpp",
 }
-Loads = Literal["proven here", "should load", "cannot"]
-_LLAMA_CPP = ("Ollama, LM Studio", "they run llama.cpp; not tried here")
+Projection = tuple[str, tuple[int, int], tuple[int, int]]
+"""Name of a matrix, rows and columns before, rows and columns after; outputs x inputs."""
+_SHOULD, _CANNOT = "should load", "✕ cannot"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,25 +80,22 @@ class TimingOptions:
 def run_gains(backend: Backend, found: RunResults, name: GainName, options: TimingOptions) -> Gains:
     """What the models of this run win on one axis."""
     known: dict[str, Gain] = {}
-    untimed: list[Judged] = []
-    masked: list[Judged] = []
-    unknown: list[Judged] = []
+    left_out: dict[str, list[Judged]] = {"untimed": [], "masked": [], "unknown": []}
     shape = None if name in GAIN_PHASES else backend.model_shape(found.dense.model_identity)
     for each in found.judged:
-        if name in GAIN_PHASES:
-            request = timing_request(found, each.record.key, options)
-            timing = backend.timing(request.key()) if each.method.takes_channels else None
+        if name not in GAIN_PHASES:
+            gain, otherwise = _exact_gain(shape, each.record.pruned, found.dense.dtype, name), "unknown"
+        elif each.method.takes_channels:
+            timing = backend.timing(timing_request(found, each.record.key, options).key())
             phase = timing.timed(GAIN_PHASES[name]) if timing else None
-            gain = _speed_gain(phase) if phase else None
-            others = untimed if each.method.takes_channels else masked
+            gain, otherwise = _speed_gain(phase) if phase else None, "untimed"
         else:
-            gain, others = _exact_gain(shape, each.record.pruned, found.dense.dtype, name), unknown
+            gain, otherwise = None, "masked"
         if gain is None:
-            others.append(each)
+            left_out[otherwise].append(each)
         else:
             known[each.record.key] = gain
-    gained = Gained(name=GAIN_TITLES[name], gains=known)
-    return Gains(gained=gained, untimed=untimed, masked=masked, unknown=unknown)
+    return Gains(gained=Gained(name=GAIN_TITLES[name], gains=known), **left_out)
 
 
 def timing_request(found: RunResults, sparse: str, options: TimingOptions) -> TimingSettings:
@@ -167,54 +165,36 @@ def _short_time(seconds: float) -> str:
     return f"{seconds:.3g}{NBSP}s" if seconds >= 1 else f"{1000 * seconds:.3g}{NBSP}ms"
 
 
-@dataclass(frozen=True, kw_only=True)
-class BlockShape:
-    """One block's MLP. projections: name, rows and columns before, rows and columns after; of out-features x inputs."""
-
-    number: int
-    projections: tuple[tuple[str, tuple[int, int], tuple[int, int]], ...]
-    bytes_before: int
-    bytes_after: int
-
-
-def block_shapes(shape: ModelShape, made: Pruned, dtype: str) -> list[BlockShape]:
-    """Every block before and after; empty where the sizes are another model's."""
+def block_shapes(shape: ModelShape, made: Pruned) -> list[list[Projection]]:
+    """The MLP projections of every block; empty where the sizes are another model's."""
     if shape.widths != made.dense_widths or shape.family not in FAMILIES:
         return []
     family, d = FAMILIES[shape.family], shape.hidden
-    each, fused = (shape.per_channel + shape.bias_per_channel) * WEIGHT_BYTES[dtype], family.fused
     found = []
-    for number, (before, after) in enumerate(zip(shape.widths, made.widths, strict=True), 1):
-        projections = [(name, (fused * before, d), (fused * after, d)) for name in family.inner]
-        projections.append((family.out, (d, before), (d, after)))
-        found.append(
-            BlockShape(
-                number=number,
-                projections=tuple((name.rpartition(".")[2], old, new) for name, old, new in projections),
-                bytes_before=before * each,
-                bytes_after=after * each,
-            )
-        )
+    for before, after in zip(shape.widths, made.widths, strict=True):
+        inner = [(name, (family.fused * before, d), (family.fused * after, d)) for name in family.inner]
+        every = [*inner, (family.out, (d, before), (d, after))]
+        found.append([(name.rpartition(".")[2], old, new) for name, old, new in every])
     return found
 
 
 def shapes_table(shape: ModelShape, made: Pruned, dtype: str) -> Table:
     """Shapes and bytes of the whole model, its MLPs and every layer."""
-    blocks = block_shapes(shape, made, dtype)
-    names = [name for name, _, _ in blocks[0].projections]
-    mlps = sum(block.bytes_before for block in blocks), sum(block.bytes_after for block in blocks)
-    blank = ["" for _ in names]
-    parts = [("Whole model", _model_bytes(shape, made, dtype), blank), ("All MLPs", mlps, blank)]
-    for block in blocks:
-        shapes = []
-        for _, before, after in block.projections:
-            first, second = (f"{rows:,} × {columns:,}" for rows, columns in (before, after))
-            shapes.append(first if before == after else f"{first} → {second}")
-        parts.append((f"Layer {block.number}", (block.bytes_before, block.bytes_after), shapes))
-    rows = [
-        [part, _block_size(before), _block_size(after), percent(1 - after / before), *shapes]
-        for part, (before, after), shapes in parts
+    blocks, sizes = block_shapes(shape, made), _mlp_bytes(shape, made, dtype)
+    names = [name for name, _, _ in blocks[0]]
+    mlps = sum(before for before, _ in sizes), sum(after for _, after in sizes)
+    parts: list[tuple[str, tuple[int, int], list[Projection]]] = [
+        ("Whole model", _model_bytes(shape, made, dtype), []),
+        ("All MLPs", mlps, []),
+        *((f"Layer {i}", *layer) for i, layer in enumerate(zip(sizes, blocks, strict=True), 1)),
     ]
+    rows = []
+    for part, (before, after), projections in parts:
+        shapes = [
+            " → ".join(dict.fromkeys(f"{rows:,} × {columns:,}" for rows, columns in both)) for _, *both in projections
+        ]
+        figures = [_block_size(before), _block_size(after), percent(1 - after / before)]
+        rows.append([part, *figures, *(shapes or [""] * len(names))])
     n = removed_channels(shape, made.widths)
     kept = (
         "Only zeros were set: every matrix keeps its shape and its bytes."
@@ -230,18 +210,24 @@ def shapes_table(shape: ModelShape, made: Pruned, dtype: str) -> Table:
 
 
 def shapes_csv(shape: ModelShape, made: Pruned, dtype: str) -> bytes:
-    """The same, a line for each projection of each block, then the totals."""
+    """The same with exact bytes, a line for each projection of each block, then the totals."""
     text = io.StringIO()
     lines = csv.writer(text, lineterminator="\n")
     sizes = ("rows_before", "columns_before", "rows_after", "columns_after")
     lines.writerow(["layer", "projection", *sizes, "bytes_before", "bytes_after"])
-    blank = ["" for _ in sizes]
-    for block in block_shapes(shape, made, dtype):
-        for name, before, after in block.projections:
-            lines.writerow([block.number, name, *before, *after, "", ""])
-        lines.writerow([block.number, "MLP", *blank, block.bytes_before, block.bytes_after])
+    blank = [""] * len(sizes)
+    layers = zip(block_shapes(shape, made), _mlp_bytes(shape, made, dtype), strict=True)
+    for i, (projections, both) in enumerate(layers, 1):
+        lines.writerows([i, name, *before, *after, "", ""] for name, before, after in projections)
+        lines.writerow([i, "MLP", *blank, *both])
     lines.writerow(["all", "whole model", *blank, *_model_bytes(shape, made, dtype)])
     return text.getvalue().encode()
+
+
+def _mlp_bytes(shape: ModelShape, made: Pruned, dtype: str) -> list[tuple[int, int]]:
+    """Bytes of each block's MLP before and after."""
+    each = (shape.per_channel + shape.bias_per_channel) * WEIGHT_BYTES[dtype]
+    return [(before * each, after * each) for before, after in zip(shape.widths, made.widths, strict=True)]
 
 
 def _model_bytes(shape: ModelShape, made: Pruned, dtype: str) -> tuple[int, int]:
@@ -251,15 +237,6 @@ def _model_bytes(shape: ModelShape, made: Pruned, dtype: str) -> tuple[int, int]
 def _block_size(n_bytes: int) -> str:
     """With a decimal more than elsewhere: blocks are small, and what they lose would be rounded away."""
     return f"{n_bytes / 1e6:.1f}{NBSP}MB" if 1e6 <= n_bytes < 1e9 else size(n_bytes)
-
-
-@dataclass(frozen=True, kw_only=True)
-class RuntimeRow:
-    """Whether one runtime loads the files. why: the proof, the source, or the obstacle."""
-
-    runtime: str
-    loads: Loads
-    why: str
 
 
 def proof_words(proof: Proof) -> str:
@@ -290,23 +267,18 @@ def upload_command(export: Export) -> str:
     return shlex.join(["hf", "upload", f"YOUR-NAME/{name}", export.folder])
 
 
-def runtime_rows(export: Export) -> list[RuntimeRow]:
-    """Where the files load: what was proven, what should by its source, and what cannot."""
+def runtime_rows(export: Export) -> list[list[str]]:
+    """Where the files load, and why: what was proven, what should by its source, and what cannot."""
     proof = export.proof
     why = f"{_logits(proof)}, {proof.n_meant} of {proof.n_verdicts} answers as meant"
-    rows: list[tuple[str, Loads, str]] = [(f"{proof.runtime} {proof.version}", "proven here", why)]
+    rows = [[f"{proof.runtime} {proof.version}", "✓ proven here", why]]
     if export.form == "gguf":
-        runtime, why = _LLAMA_CPP
-        rows.append((runtime, "should load", why))
+        rows.append(["Ollama, LM Studio", _SHOULD, "they run llama.cpp; not tried here"])
         if export.layout.startswith("a width for each block"):
-            rows.append(("transformers, vLLM", "cannot", "their readers take one width for the whole model"))
-        else:
-            why = "its GGUF reader knows the base's architecture; not tried"
-            rows.append(("transformers", "should load", why))
-    else:
-        vllm = "the config is the base's own, and vLLM's model code reads the width from it"
-        if export.form == "masked":
-            vllm = "the files have the base's own shape"
-        rows.append(("vLLM", "should load", f"{vllm}; by its source, not tried here"))
-        rows.append(("llama.cpp", "cannot", "it reads GGUF files; export the form GGUF for it"))
-    return [RuntimeRow(runtime=runtime, loads=loads, why=why) for runtime, loads, why in rows]
+            return [*rows, ["transformers, vLLM", _CANNOT, "their readers take one width for the whole model"]]
+        return [*rows, ["transformers", _SHOULD, "its GGUF reader knows the base's architecture; not tried"]]
+    vllm = "the config is the base's own, and vLLM's model code reads the width from it"
+    if export.form == "masked":
+        vllm = "the files have the base's own shape"
+    rows.append(["vLLM", _SHOULD, f"{vllm}; by its source, not tried here"])
+    return [*rows, ["llama.cpp", _CANNOT, "it reads GGUF files; export the form GGUF for it"]]

@@ -6,8 +6,9 @@ Plain text: escape it before it becomes markup.
 import time
 from collections.abc import Callable, Mapping
 from functools import lru_cache
+from typing import Any
 
-from sparsedash.jobs.job import Job
+from sparsedash.jobs.job import Job, JobState
 from sparsedash.reporting import wording
 from sparsedash.reporting.html import Table, table
 from sparsedash.reporting.run_progress import RunPosition, RunProgress, run_progress, stage_progress
@@ -15,11 +16,20 @@ from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.export_settings import ExportSettings
 from sparsedash.schema.pair_records import ContinuationSettings, DivergenceSettings, TimingSettings
 from sparsedash.schema.progress import Stage, Taken
-from sparsedash.schema.records import Run
+from sparsedash.schema.records import Run, VerifySettings
 from sparsedash.schema.settings import FindSettings, RunSettings, planned_run, run_or_find_settings, settings_from_plain
 from sparsedash.service.backend import Backend
-from sparsedash.service.preflight import Forecast
+from sparsedash.service.preflight import Preflight
 
+STATES: dict[JobState, tuple[str, str]] = {
+    "queued": ("◷", "Waiting"),
+    "running": ("▶", "Running"),
+    "done": ("✓", "Done"),
+    "failed": ("✕", "Failed"),
+    "cancelled": ("⊘", "Cancelled"),
+    "crashed": ("✕", "Crashed"),
+}
+"""The sign and the word of every state."""
 PROMPT_WORDS = 14
 END_CHARACTERS = 300
 COUNTED = ("tokens", "passages")
@@ -33,17 +43,6 @@ _STAGES_OF_KIND = {
     "export": ("start", "load", "write", "prove"),
     "verify": ("start", "verify"),
 }
-_MOST_NAMED = 2
-"""Stages without a measured time that are named."""
-_ACTIVITIES = {
-    "start": "starting",
-    "load": "loading",
-    "text": "writing the text",
-    "calibrate": "calibrating",
-    "prune": "pruning",
-    "walk": "calibrating and pruning",
-    "evaluate": "answering",
-}
 _PARTS: dict[str, tuple[Stage, ...]] = {
     "loading": ("load",),
     "calibrating": ("text", "calibrate"),
@@ -53,29 +52,32 @@ _PARTS: dict[str, tuple[Stage, ...]] = {
 """The stages that each part of a forecast is of."""
 
 
+def _timing_details(timing: TimingSettings) -> str:
+    threads = "" if timing.n_threads is None else f", {timing.n_threads} threads"
+    batches = " and ".join(map(str, timing.batches))
+    return f"dense and sparse in turn, {timing.n_prompt} tokens, {batches} at once{threads}"
+
+
+_ABOUT: dict[str, tuple[type[Any], str, Callable[[Any], str]]] = {
+    "continuation": (ContinuationSettings, "Continuations of a text", lambda asked: _end_of(asked.prompt)),
+    "divergence": (DivergenceSettings, "Two models over a passage, token by token", lambda asked: _end_of(asked.text)),
+    "timing": (TimingSettings, "Speed of a sparse model", _timing_details),
+    "export": (
+        ExportSettings,
+        "A sparse model in files",
+        lambda asked: f"{asked.form}, weights in {asked.weights}, checked in a fresh process",
+    ),
+    "verify": (VerifySettings, "Verification of the data folder", lambda asked: "everything with a checksum is read"),
+}
+"""The settings, title and details of a job of each kind but runs."""
+
+
 def job_title(job: Job) -> tuple[str, str]:
     """A job's title and one line of details."""
     try:
-        match job.kind:
-            case "continuation":
-                return "Continuations of a text", _end_of(
-                    settings_from_plain(ContinuationSettings, job.settings).prompt
-                )
-            case "divergence":
-                text = settings_from_plain(DivergenceSettings, job.settings).text
-                return "Two models over a passage, token by token", _end_of(text)
-            case "timing":
-                timing = settings_from_plain(TimingSettings, job.settings)
-                batches = " and ".join(map(str, timing.batches))
-                threads = "" if timing.n_threads is None else f", {timing.n_threads} threads"
-                details = f"dense and sparse in turn, {timing.n_prompt} tokens, {batches} at once{threads}"
-                return "Speed of a sparse model", details
-            case "export":
-                files = settings_from_plain(ExportSettings, job.settings)
-                details = f"weights in {files.weights}, checked in a fresh process"
-                return f"A sparse model in files, {files.form}", details
-            case "verify":
-                return "Verification of the data folder", "everything that carries a checksum is read"
+        if job.kind in _ABOUT:
+            kind, title, details = _ABOUT[job.kind]
+            return title, details(settings_from_plain(kind, job.settings))
         settings = run_or_find_settings(job.kind, job.settings)
     except SettingsError:
         return f"Job {job.id}", "asked for by another version of this program"
@@ -93,7 +95,7 @@ def job_activity(job: Job) -> tuple[str, str]:
     return wording.stage_title(job.progress.stage), _sparse_model(job) or job.progress.message
 
 
-def job_progress_words(backend: Backend, job: Job, clock: Callable[[], float] = time.time) -> tuple[float, str]:
+def job_progress_words(backend: Backend, job: Job) -> tuple[float, str]:
     """How far a live job is as a whole, as a share that never falls; and that in words, with the time that is left
     where it is known.
     """
@@ -101,15 +103,18 @@ def job_progress_words(backend: Backend, job: Job, clock: Callable[[], float] = 
     if job.stopping:
         return shown[0], "Stopping" if job.kind == "verify" else "Stopping: what is finished is kept"
     if job.state == "queued":
-        return 0.0, backend.worker_trouble() or _place(backend.queue_position(job.id))
-    silent_s = clock() - job.heartbeat_at if job.heartbeat_at is not None else 0.0
-    found = _progress(backend, job, clock(), shown[0])
+        ahead = (backend.queue_position(job.id) or 1) - 1
+        place = f"{wording.quantity(ahead, 'job')} ahead." if ahead else "Starts as soon as a worker is free."
+        return 0.0, backend.worker_trouble() or place
+    silent_s = max(0.0, time.time() - job.heartbeat_at) if job.heartbeat_at is not None else 0.0
+    found = _progress(backend, job, silent_s, shown[0])
     shown[0] = found.share
     if found.remaining_s is None:
-        said = f"Part {found.part} of {found.n_parts}{_why_no_time(found.unmeasured)}"
+        unknown = ", ".join(wording.stage_title(stage).lower() for stage in found.unmeasured)
+        said = f"Part {found.part} of {found.n_parts}"
+        said += f" · time left unknown, since not measured here yet: {unknown}" if unknown else ""
     else:
         said = f"{wording.percent(found.share, 0)} of the run · {wording.time_left(found.remaining_s)}"
-    said += " · computed again, since the store had dropped it" if found.repeated else ""
     # A download or a large file that is unpacked reports no steps.
     if silent_s >= SILENT_S and job.progress.stage != "load":
         said += f" · no progress for {wording.duration_words(silent_s)}: it may hang; cancel it and try again"
@@ -139,22 +144,6 @@ def job_request(job: Job) -> RunSettings | FindSettings | None:
         return None
 
 
-def _place(place: int | None) -> str:
-    if not place or place < 2:
-        return "Starts as soon as a worker is free."
-    return f"{wording.quantity(place - 1, 'job')} ahead."
-
-
-def _why_no_time(stages: tuple[str, ...]) -> str:
-    if not stages:
-        return ""
-    what, have = "no run like this", "has"
-    if len(stages) <= _MOST_NAMED:
-        what, have = " and ".join(_ACTIVITIES[stage] for stage in stages), "has" if len(stages) == 1 else "have"
-        have += " not"
-    return f" · time left not known: {what} {have} been measured here yet"
-
-
 def stage_facts(job: Job) -> str:
     """How far a running job is in its stage, and how fast."""
     at, parts, counted = job.progress, [], job.progress.unit in COUNTED
@@ -168,17 +157,17 @@ def stage_facts(job: Job) -> str:
     return " · ".join(parts)
 
 
-def _progress(backend: Backend, job: Job, now: float, shown: float) -> RunProgress:
+def _progress(backend: Backend, job: Job, silent_s: float, shown: float) -> RunProgress:
     step, asked = job.progress, job_request(job)
     if asked is None:
         stages = _STAGES_OF_KIND.get(job.kind, ("start", "load"))
         return stage_progress(stages, step.stage, step.share, shown)
-    settings, since = planned_run(asked), max(0.0, now - (job.heartbeat_at or now))
-    taken = [*step.taken[:-1], *(last._replace(seconds=last.seconds + since) for last in step.taken[-1:])]
+    settings = planned_run(asked)
+    taken = [*step.taken[:-1], *(last._replace(seconds=last.seconds + silent_s) for last in step.taken[-1:])]
     stored = backend.cached(settings)
     behind = max((each.point + 1 for each in taken if each.point is not None), default=0)
     at = RunPosition(
-        taken=taken or [Taken(step.stage, step.point, since)],
+        taken=taken or [Taken(step.stage, step.point, silent_s)],
         share=step.share,
         rest_s=step.rest_s,
         calibrated=stored.calibration,
@@ -230,16 +219,16 @@ def _end_of(text: str) -> str:
     return f"… {end}" if len(end) < len(" ".join(words)) else end
 
 
-def measured_against_estimate(run: Run, whole_s: float, forecast: Forecast) -> Table:
+def measured_against_estimate(run: Run, whole_s: float, forecast: Preflight) -> Table:
     """Time, by part, memory and disk of a run of which nothing was stored before. whole_s: from its first step on."""
-    expected = dict(forecast.parts)
-    times = [("Time", whole_s, forecast.seconds)]
+    expected = dict(forecast.duration.parts)
+    times = [("Time", whole_s, forecast.duration.total_s)]
     for part, stages in _PARTS.items():
         measured = [run.seconds[stage] for stage in stages if stage in run.seconds]
         times += [(f"of it {part}", sum(measured), expected.get(part))] if measured else []
     sizes = [
-        ("Memory, at most", run.peak_bytes, forecast.memory_bytes),
-        ("Left on the disk", run.disk_bytes, forecast.disk_bytes),
+        ("Memory, at most", run.peak_bytes, forecast.memory.expected_bytes),
+        ("Left on the disk", run.disk_bytes, forecast.left_bytes),
     ]
     rows = [
         [name, *("not known" if value is None else words(value) for value in values)]

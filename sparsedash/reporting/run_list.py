@@ -24,7 +24,7 @@ from sparsedash.schema.pair_records import RunMark
 from sparsedash.schema.records import Run
 from sparsedash.schema.settings import FindSettings, RunSettings, planned_run
 from sparsedash.service.backend import Backend
-from sparsedash.service.deletion import Removal
+from sparsedash.service.deletion import Cleanup
 from sparsedash.stats.tolerance import Tolerance, Verdict
 
 FEW = 3
@@ -286,27 +286,27 @@ def hidden_selection_note(chosen: Collection[str], shown: Sequence[RunRow]) -> s
     return f"{n} of them {'is' if n == 1 else 'are'} not in this list" if n else ""
 
 
-def run_deletion_question(plan: Removal, titles: Mapping[str, str]) -> list[str]:
+def run_deletion_question(plan: Cleanup, titles: Mapping[str, str]) -> list[str]:
     """What will be deleted and what stays, in sentences. titles: of the runs, by their keys."""
     said = []
     if plan.runs:
         what = f"“{titles[plan.runs[0].key]}”" if len(plan.runs) == 1 else f"{len(plan.runs)} runs"
-        answers = f"the answers of {quantity(len(plan.records), 'model')}"
+        answers = f"the answers of {quantity(plan.n_records, 'model')}"
         said.append(f"Delete {what}, with {answers}? It cannot be undone.")
     if plan.n_shared:
         said.append(f"The answers of {quantity(plan.n_shared, 'model')} stay: other runs use them.")
     return said + _refused(plan, titles)
 
 
-def run_deletion_report(done: Removal, titles: Mapping[str, str]) -> str:
+def run_deletion_report(done: Cleanup, titles: Mapping[str, str]) -> str:
     """What was deleted, in one line."""
-    n, models = len(done.runs), len(done.records)
+    n, models = len(done.runs), done.n_records
     what = titles[done.runs[0].key] if n == 1 else f"{n} runs" if n else "Nothing"
     with_it = f", with the answers of {quantity(models, 'model')}" if models else ""
     return " ".join([f"{what} {'were' if n > 1 else 'was'} deleted{with_it}.", *_refused(done, titles)])
 
 
-def _refused(plan: Removal, titles: Mapping[str, str]) -> list[str]:
+def _refused(plan: Cleanup, titles: Mapping[str, str]) -> list[str]:
     return [f"“{titles.get(key, key)}” stays: {why}." for key, why in plan.refused.items()]
 
 

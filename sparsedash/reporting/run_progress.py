@@ -1,32 +1,32 @@
-"""Progress of a whole run: one share and one remaining time over all of its parts. Plain numbers in and out.
+"""Progress of a run: one share and one remaining time. Plain numbers in and out.
 
-A part is a stage, of the dense model or of one sparse one, or a walk: a single pass that makes several of them. Its
-time is known from earlier runs, or from a similar part of this run; where neither is known, parts are counted instead.
+Work is counted in units: loading, the text, a calibration, a model to prune, a model to evaluate. A unit takes what one
+like it took in this run, else what it took in earlier runs at the pace of this one; where neither is known, units are
+counted instead.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import Taken
 from sparsedash.schema.settings import SELF, RunSettings
 from sparsedash.schema.store_keys import plain_share, shares_read
 
-Part = tuple[str, int | None]
-"""A stage, and the index of its sparse model among the run's points; None where it is of none, or of all.
-
-The first calibration is of all; another one, on a text of which another share is plain, has its first model's index.
-Models that are evaluated together have the last one's part; a walk has the index of its last model as well.
-"""
+Unit = tuple[str, MethodSettings | None]
+"""The stage of a unit of work, and the method where it prunes: each takes its own time."""
+Part = tuple[str, int]
+"""A stage, and the index of the last sparse model whose pruning has begun; -1 before the first."""
 
 ALMOST = 0.99
 """The largest share of a run that is not over."""
 
 _WITH_RATE = ("text", "calibrate", "walk", "evaluate")
-"""Stages whose own rate says how far they are."""
+"""Stages whose own rate gives the time left."""
 _OVERDUE = 0.1
-"""A part that takes longer than expected is expected to take this share of its time once more."""
+"""Work that takes longer than expected is expected to take this share of its time once more."""
 _TRUST_S = 20.0
 """Seconds of earlier runs that count beside this run's own pace."""
 
@@ -55,7 +55,7 @@ class RunProgress:
     """Progress of a run. share: 0 to ALMOST. part: the present one of n_parts, counted from one.
 
     remaining_s: to the end of the run; None where something that is still to come was never measured.
-    unmeasured: these stages. repeated: whether the present stage is repeated for what the store has lost.
+    unmeasured: these stages.
     """
 
     share: float
@@ -63,7 +63,6 @@ class RunProgress:
     n_parts: int
     remaining_s: float | None
     unmeasured: tuple[str, ...] = ()
-    repeated: bool = False
 
 
 def run_progress(
@@ -73,46 +72,45 @@ def run_progress(
 
     shown: the share that was shown last, below which it does not fall.
     """
-    ends = [each.point for each in now.taken if each.stage == "walk" and each.point is not None]
-    walks = _walked_parts(settings, ends)
-    parts, indices = run_parts(settings, ends), _part_indices(settings, now.taken, ends)
-    here = indices[-1] if indices else 0
-    spent = defaultdict[int, float](float)
-    for at, each in zip(indices, now.taken, strict=True):
-        spent[at] += each.seconds
-    n_models, waiting = _evaluated_together(parts, indices, now.answered)
-    later = [*waiting, *_parts_after(parts, here, now)]
-    over = {at: seconds / n_models.get(at, 1) for at, seconds in spent.items() if at < here}
-    if parts[here][0] == "evaluate" and now.rest_s is not None:
-        over[here] = (spent[here] + now.rest_s) / n_models.get(here, 1)
-    seconds = _part_seconds(settings, parts, [_usual_seconds(part, expected, walks, now) for part in parts], over)
-    unmeasured = [parts[at][0] for at in later if seconds[at] is None]
-    of_one = seconds[here]
-    usual = None if of_one is None else of_one * n_models.get(here, 1)
-    rated = parts[here][0] in _WITH_RATE
-    if rated and now.rest_s is not None:
-        rest_here: float | None = now.rest_s
-    else:
-        rest_here = None if usual is None else max(usual - spent[here], _OVERDUE * max(spent[here], usual))
-    part = len(spent.keys() - {here}) + 1
-    n_parts = part + len(later)
-    share, remaining = (part - 1 + (now.share if rated else 0.0)) / n_parts, None
-    if rest_here is None:
-        unmeasured = [parts[here][0], *unmeasured]
-    elif not unmeasured:
-        remaining = rest_here + sum(seconds[at] or 0.0 for at in later)
-        done = sum(spent.values())
+    spent, work, coming = _work(settings, now)
+    *before, here = work
+    took = defaultdict[Unit, list[float]](list)
+    for over in before:
+        # Of a walk that is over it is not known whether it had to calibrate.
+        if over[0] != "walk":
+            took[work[over][0]].append(spent[over] / len(work[over]))
+    rest_s = now.rest_s if here[0] in _WITH_RATE else None
+    if here[0] == "evaluate" and rest_s is not None:
+        took[work[here][0]].append((spent[here] + rest_s) / len(work[here]))
+    pairs = [(one, known) for unit, all_took in took.items() for one in all_took if (known := expected.get(unit[0]))]
+    pace = (sum(one for one, _ in pairs) + _TRUST_S) / (sum(known for _, known in pairs) + _TRUST_S)
+
+    def seconds(units: Sequence[Unit]) -> float | None:
+        each = [fmean(took[unit]) if unit in took else expected.get(unit[0]) for unit in units]
+        known = [one if unit in took else one * pace for unit, one in zip(units, each, strict=True) if one is not None]
+        return sum(known) if len(known) == len(units) else None
+
+    unmeasured = [unit[0] for unit in coming if seconds([unit]) is None]
+    usual = seconds(work[here])
+    if rest_s is None and usual is None:
+        unmeasured = [here[0], *unmeasured]
+    elif rest_s is None and usual is not None:
+        rest_s = max(usual - spent[here], _OVERDUE * max(spent[here], usual))
+    part, n_parts = len(work), len(work) + len(coming)
+    share, remaining = (part - 1 + (now.share if here[0] in _WITH_RATE else 0.0)) / n_parts, None
+    if not unmeasured and rest_s is not None:
+        remaining = rest_s + (seconds(coming) or 0.0)
+        whole = sum(spent.values()) + remaining
         if now.goes_on:
-            stored = set(range(len(parts))) - spent.keys() - {here, *later}
-            done += max(0.0, (usual or 0.0) - spent[here] - rest_here) + sum(seconds[at] or 0.0 for at in stored)
-        share = done / (done + remaining) if done + remaining > 0 else 0.0
+            start, all_after = ("start", None), _work(settings, RunPosition(taken=[Taken("start", None, 0.0)]))[2]
+            whole = max(whole, seconds([start, *all_after]) or 0.0)
+        share = 1 - remaining / whole if whole else 0.0
     return RunProgress(
         share=max(shown, min(ALMOST, share)),
         part=part,
         n_parts=n_parts,
         remaining_s=remaining,
         unmeasured=tuple(dict.fromkeys(unmeasured)),
-        repeated=_is_repeated(settings, now.taken, parts[here]),
     )
 
 
@@ -126,144 +124,49 @@ def stage_progress(stages: Sequence[str], stage: str, share: float, shown: float
     return RunProgress(share=max(shown, whole), part=at + 1, n_parts=len(stages), remaining_s=None)
 
 
-def run_parts(settings: RunSettings, ends: Sequence[int] = ()) -> tuple[Part, ...]:
-    """All parts of a run where nothing is stored, in their order. ends: the index of each walk's last model."""
-    parts = _sequential_parts(settings)
-    for walk, inside in _walked_parts(settings, ends).items():
-        begin, end = parts.index(inside[0]), parts.index(inside[-1]) + 1
-        # Text is read before a walk, and evaluations end after it.
-        texts, answers = ([part for part in parts[begin:end] if part[0] == stage] for stage in ("text", "evaluate"))
-        parts[begin:end] = [*texts, walk, *answers]
-    return tuple(parts)
+def _work(settings: RunSettings, now: RunPosition) -> tuple[dict[Part, float], dict[Part, list[Unit]], list[Unit]]:
+    """Seconds and units of each part so far, the present one last; and the units to come."""
+    points, unread, last = settings.points, set() if now.calibrated else set(shares_read(settings)), -1
+    # Models to evaluate, -1 the dense one: at once, or together when others are made.
+    waiting = set() if now.answered else {-1}
+    spent, work = defaultdict[Part, float](float), dict[Part, list[Unit]]()
 
+    def read_for(models: Iterable[int]) -> list[Unit]:
+        shares = {plain_share(points[model][0], settings.calibration) for model in models} & unread
+        unread.difference_update(shares)
+        return [("calibrate", None)] * len(shares)
 
-def _walked_parts(settings: RunSettings, ends: Sequence[int]) -> dict[Part, list[Part]]:
-    """Of each walk, the parts from the first to the last that it does something of."""
-    parts, found = _sequential_parts(settings), dict[Part, list[Part]]()
-    begin = parts.index(("evaluate", None))
-    for last in ends:
-        end = parts.index(("evaluate", last)) + 1
-        if begin < end:
-            found["walk", last] = parts[begin:end]
-            begin = end
-    return found
-
-
-def _sequential_parts(settings: RunSettings) -> list[Part]:
-    parts: list[Part] = [("start", None), ("load", None), ("evaluate", None)]
-    unread, read_first = list(shares_read(settings)), True
-    for point, (method, _) in enumerate(settings.points):
-        share = plain_share(method, settings.calibration)
-        if share in unread:
-            unread.remove(share)
-            parts += [("text", None)] if settings.calibration.corpus == SELF else []
-            parts.append(("calibrate", None if read_first else point))
-            read_first = False
-        parts += [("prune", point), ("evaluate", point)]
-    return parts
-
-
-def _part_indices(settings: RunSettings, taken: Sequence[Taken], ends: Sequence[int]) -> list[int]:
-    """Of each entry, the index of its part in `run_parts`; never below that of an earlier entry."""
-    order = {part: at for at, part in enumerate(run_parts(settings, ends))}
-    found: list[int] = []
-    made: list[int | None] = []
-    for stage, point, _ in taken:
-        part: Part = (stage, None if stage in ("start", "load", "text") else point)
-        if stage == "calibrate" and part not in order:
-            part = (stage, None)
-        if stage == "text" and (point is None or part not in order):
-            # Text of a file is read while the model is found.
-            part = ("load", None)
-        if stage == "evaluate" and point is None and made:
-            # Together with the dense model.
-            part = (stage, made[-1])
-        made += [point] if stage in ("prune", "walk") else []
-        before = found[-1] if found else 0
-        # What is read again, for one sparse model or because it was lost, is part of pruning that model.
-        own, again = order.get(part, before), order.get(("prune", point), before)
-        found.append(own if own >= before else max(before, again))
-    return found
-
-
-def _evaluated_together(
-    parts: Sequence[Part], indices: Sequence[int], answered: bool
-) -> tuple[dict[int, int], list[int]]:
-    """How many models are evaluated in each part that evaluates; and the indices of the evaluations that wait until
-    other models are made, the present one not counted.
-
-    answered: whether the dense record is known.
-    """
-    n_models: dict[int, int] = {}
-    dense = parts.index(("evaluate", None))
-    waiting: list[int] = []
-    for at in indices:
-        stage, point = parts[at]
-        if stage == "evaluate":
-            n_models.setdefault(at, max(1, len(waiting)))
-            waiting = []
-            continue
-        if at > dense and not n_models and not answered and dense not in waiting:
-            waiting.append(dense)
-        if stage in ("prune", "walk") and (own := parts.index(("evaluate", point))) not in waiting:
-            waiting += range(at + 1, own + 1) if stage == "walk" else [own]
-    here = indices[-1] if indices else 0
-    return n_models, [at for at in waiting if at < here]
-
-
-def _parts_after(parts: Sequence[Part], here: int, now: RunPosition) -> list[int]:
-    """Indices of the parts still to come: not those that are stored, of the last sparse models as many as are."""
-    after = range(here + 1, len(parts))
-    points = sorted({point for at in after if (point := parts[at][1]) is not None and point != parts[here][1]})
-    stored = points[len(points) - now.n_stored :] if now.n_stored else []
-
-    def is_stored(stage: str, point: int | None) -> bool:
-        if stage in ("text", "calibrate") and now.calibrated:
-            return True
-        return point in stored or (now.answered and (stage, point) == ("evaluate", None))
-
-    return [at for at in after if not is_stored(*parts[at])]
-
-
-def _usual_seconds(
-    part: Part, expected: Mapping[str, float | None], walks: Mapping[Part, Sequence[Part]], now: RunPosition
-) -> float | None:
-    """Seconds of a part in earlier runs; of a walk, those of calibrating and pruning its models."""
-    made = ("prune",) if now.calibrated else ("calibrate", "prune")
-    stages = [stage for stage, _ in walks[part] if stage in made] if part in walks else [part[0]]
-    usual = [expected.get(stage) for stage in stages]
-    return None if None in usual else sum(seconds or 0.0 for seconds in usual)
-
-
-def _part_seconds(
-    settings: RunSettings, parts: Sequence[Part], usual: Sequence[float | None], over: Mapping[int, float]
-) -> list[float | None]:
-    """Seconds of every part: those of a similar part of this run, else those of earlier runs at the pace of this one.
-
-    over: seconds of the parts that are over, by their index.
-    """
-    # Of a walk that is over it is not known whether it had to calibrate.
-    pairs = [(took, known) for at, took in over.items() if parts[at][0] != "walk" and (known := usual[at]) is not None]
-    pace = (sum(took for took, _ in pairs) + _TRUST_S) / (sum(known for _, known in pairs) + _TRUST_S)
-    found: list[float | None] = []
-    for part, known in zip(parts, usual, strict=True):
-        similar = [seconds for at, seconds in over.items() if _is_similar(settings, part, parts[at])]
-        found.append(fmean(similar) if similar else None if known is None else known * pace)
-    return found
-
-
-def _is_similar(settings: RunSettings, part: Part, other: Part) -> bool:
-    """Whether two parts take about as long: evaluations are alike, each method prunes in its own time."""
-    if part[0] == "walk" or part[0] != other[0]:
-        return part == other
-    if part[0] == "prune" and part[1] is not None and other[1] is not None:
-        return settings.points[part[1]][0] == settings.points[other[1]][0]
-    return True
-
-
-def _is_repeated(settings: RunSettings, taken: Sequence[Taken], part: Part) -> bool:
-    """Whether text or calibration is made again, for a method that reads no text by itself."""
-    stages = [each.stage for each in taken]
-    if part[0] != "prune" or part[1] is None or stages[-1] not in ("text", "calibrate"):
-        return False
-    return stages[-1] in stages[:-1] and not settings.points[part[1]][0].reads_again
+    for stage, place, seconds in now.taken:
+        # A search may try more than was planned.
+        point, units = None if place is None else min(place, len(points) - 1), list[Unit]([(stage, None)])
+        match stage:
+            case "text" if point is None or settings.calibration.corpus != SELF:
+                # Text of a file is read while the model is found.
+                stage, units = "load", [("load", None)]
+            case "text" | "calibrate" if point is not None and point == last:
+                # What is read again is part of pruning that model.
+                stage, units = "prune", [("prune", points[point][0])]
+            case "calibrate":
+                read_for([point or 0])
+            case "prune" | "walk" if point is not None:
+                models = range(last + 1 if stage == "walk" else point, point + 1)
+                units = [*read_for(models), *(("prune", points[model][0]) for model in models)]
+                units = units if stage == "walk" else units[-1:]
+                waiting.update(models)
+                last = point
+            case "evaluate":
+                units, waiting = units * max(1, len(waiting)), set()
+        part = stage, last
+        work[part] = work.pop(part, units)
+        spent[part] += seconds
+    later = range(last + 1, len(points) - now.n_stored)
+    coming: list[Unit] = [("load", None)] if len(work) == 1 and part[0] == "start" else []
+    calibrations = read_for(later)
+    if (
+        calibrations
+        and settings.calibration.corpus == SELF
+        and not {"text", "calibrate"} & {stage for stage, _ in work}
+    ):
+        coming.append(("text", None))
+    coming += [*calibrations, *(("prune", points[model][0]) for model in later)]
+    return spent, work, [*coming, *[("evaluate", None)] * (len(waiting) + len(later))]

@@ -13,8 +13,8 @@ from sparsedash.reporting import wording
 from sparsedash.reporting.html import Table, table
 from sparsedash.schema.pair_records import RunMark
 from sparsedash.schema.records import Damage, Verification
-from sparsedash.service.deletion import ArtefactRoom, Cleanup, Staying
-from sparsedash.service.holdings import DELETABLE, HoldingKind, Holdings, ModelHolding, RunHolding
+from sparsedash.service.deletion import Cleanup, Staying
+from sparsedash.service.holdings import ARTEFACTS, DELETABLE, Holding, HoldingKind, Holdings, RunHolding
 
 NO_AMOUNT = "–"
 _IDENTITY_LENGTH, _KEY_LENGTH = 12, 16
@@ -105,15 +105,15 @@ def holdings_sentence(held: Holdings) -> str:
     free = f"{wording.size(held.free_bytes)} are free on its disk"
     if held.is_empty:
         return f"The data folder holds nothing yet; {free}."
-    return f"The data folder takes {wording.size(held.n_bytes)}; {free}."
+    return f"The data folder takes {wording.size(held.bytes_of(*held.kinds))}; {free}."
 
 
-def holdings_cards(held: Holdings, room: ArtefactRoom) -> list[tuple[str, str, str]]:
+def holdings_cards(held: Holdings) -> list[tuple[str, str, str]]:
     """The headline numbers, each with its name before and a remark behind it."""
     results, files = held.bytes_of("runs", "texts", "timings"), held.bytes_of("models", "exports", "uploads")
     return [
         ("Results", _size_or_dash(results), _count("runs", len(held.runs))),
-        ("Calibration", _size_or_dash(held.artefact_bytes), f"of {gigabytes(room.n_bytes)} that it may take"),
+        ("Calibration", _size_or_dash(held.bytes_of(*ARTEFACTS)), f"of {gigabytes(held.room_bytes)} that it may take"),
         ("Models and texts in files", _size_or_dash(files), "unpacked, exported, uploaded"),
     ]
 
@@ -136,20 +136,14 @@ def kind_rows(held: Holdings, zone: tzinfo | None) -> list[tuple[HoldingKind, He
     return found
 
 
-def model_row(model: ModelHolding, zone: tzinfo | None) -> HeldRow:
+def model_row(identity: str, model: Holding, zone: tzinfo | None) -> HeldRow:
     """One model: its runs, and the bytes of its parts."""
-    known = dict.fromkeys(wording.reference_title(reference) for reference in model.references)
-    identity = model.identity.removeprefix("sha256:")[:_IDENTITY_LENGTH]
-    parts = {
-        "answers": model.answers,
-        "calibration": model.calibration,
-        "unpacked": model.unpacked,
-        "exported": model.exports,
-    }
+    known = dict.fromkeys(wording.reference_title(reference) for reference in model.names)
+    shown = identity.removeprefix("sha256:")[:_IDENTITY_LENGTH]
     return HeldRow(
-        title=", ".join(known) or f"A model that no run here names ({identity})",
-        about=" · ".join(f"{name} {wording.size(n)}" for name, n in parts.items() if n),
-        number=_count("runs", model.n_runs) if model.n_runs else "no run",
+        title=", ".join(known) or f"A model that no run here names ({shown})",
+        about=" · ".join(f"{name} {wording.size(n)}" for name, n in model.parts.items() if n),
+        number=_count("runs", model.n) if model.n else "no run",
         size=_size_or_dash(model.n_bytes),
         used=_moment_or_dash(model.used_at, zone),
     )
@@ -178,7 +172,7 @@ def holdings_table(held: Holdings, marks: Mapping[str, RunMark], zone: tzinfo | 
     """All three tables as one, every run in it."""
     found = [
         *(("kind", row) for _, row, _ in kind_rows(held, zone)),
-        *(("model", model_row(model, zone)) for model in held.models),
+        *(("model", model_row(*model, zone)) for model in held.models.items()),
         *(("run", run_row(run, marks, zone)) for run in held.runs),
     ]
     rows = [[by, row.title, row.about, row.number, row.size, row.used] for by, row in found]
@@ -192,7 +186,7 @@ def deletion_question(plan: Cleanup, titles: Mapping[str, str]) -> list[str]:
     said = [f"Delete {_parts(plan, titles)}? It cannot be undone."]
     if plan.n_named:
         said.append(f"{plan.n_named} of these runs {'has a name' if plan.n_named == 1 else 'have names'}.")
-    kinds: list[HoldingKind] = ["runs"] if plan.removal and plan.removal.runs else []
+    kinds: list[HoldingKind] = ["runs"] if plan.runs else []
     kinds += [item.kind for item in plan.items]
     said += filter(None, dict.fromkeys(_KINDS[kind].afterwards for kind in kinds))
     if "runs" in kinds and "exports" not in kinds:
@@ -293,8 +287,8 @@ def _moment_or_dash(timestamp: float, zone: tzinfo | None) -> str:
 def _parts(plan: Cleanup, titles: Mapping[str, str]) -> str:
     """ "12 runs with the answers of 30 models, 2 logs and 1 unpacked model, 20 MB"."""
     parts = []
-    if plan.removal is not None and plan.removal.runs:
-        runs, n = plan.removal.runs, len(plan.removal.records)
+    if plan.runs:
+        runs, n = plan.runs, plan.n_records
         what = f"“{titles.get(runs[0].key, runs[0].key)}”" if len(runs) == 1 else _count("runs", len(runs))
         parts.append(f"{what} with the answers of {n} {wording.plural(n, 'model')}" if n else what)
     parts += [_of_kind(kind, n) for kind, n in Counter(item.kind for item in plan.items).items()]
@@ -312,11 +306,10 @@ def _of_kind(kind: HoldingKind, n: int) -> str:
 
 def _staying(plan: Cleanup) -> list[str]:
     said = []
-    if plan.removal is not None:
-        for why, n in Counter(plan.removal.refused.values()).items():
-            said.append(f"1 run stays: {why}." if n == 1 else f"{n} runs stay, each because {why}.")
-        if n := plan.removal.n_shared:
-            said.append(f"The answers of {n} {wording.plural(n, 'model')} stay: other runs use them.")
+    for why, n in Counter(plan.refused.values()).items():
+        said.append(f"1 run stays: {why}." if n == 1 else f"{n} runs stay, each because {why}.")
+    if n := plan.n_shared:
+        said.append(f"The answers of {n} {wording.plural(n, 'model')} stay: other runs use them.")
     return said + [_staying_things(each) for each in plan.stays]
 
 

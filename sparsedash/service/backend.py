@@ -3,32 +3,22 @@
 It knows no engine.
 """
 
+import json
 import logging
-from contextlib import AbstractContextManager, nullcontext
 from copy import copy
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import sparsedash
-from sparsedash.catalog.choices import EXAMPLE
-from sparsedash.catalog.model_shape import ModelShape, shape_from_plain
+from sparsedash.catalog.model_shape import ModelShape
 from sparsedash.jobs.cluster_parts import ClusterView
 from sparsedash.jobs.job import Job, JobKind, Move, Priority
 from sparsedash.jobs.job_table import JobTable
 from sparsedash.jobs.local_runner import LocalRunner, last_log_lines
-from sparsedash.schema import store_keys
-from sparsedash.schema.errors import AccessError, StoreError
+from sparsedash.schema import pair_records, store_keys
+from sparsedash.schema.errors import JobError, StoreError
 from sparsedash.schema.export_settings import ExportSettings
-from sparsedash.schema.pair_records import (
-    Continuation,
-    ContinuationSettings,
-    Divergence,
-    DivergenceSettings,
-    Timing,
-    TimingSettings,
-    records_read,
-)
 from sparsedash.schema.progress import Stage
 from sparsedash.schema.records import Passages, R, Record, Run, VerifySettings
 from sparsedash.schema.settings import (
@@ -41,14 +31,15 @@ from sparsedash.schema.settings import (
 )
 from sparsedash.service import preflight, request_checks
 from sparsedash.service.cluster_plan import cluster_runner
-from sparsedash.service.deletion import Housekeeping, RunRemoval, live_jobs
+from sparsedash.service.deletion import Housekeeping, live_jobs
 from sparsedash.service.model_lookup import NamedModel, fetch_config, named_model
-from sparsedash.service.preflight import Cached, Forecast, Preflight
+from sparsedash.service.preflight import Cached, Preflight
 from sparsedash.service.request_checks import Access, Problem, ReferenceField
-from sparsedash.service.stored_results import ResultCache, RunCosts
+from sparsedash.service.stored_results import ResultCache, RunCosts, known_shape, recalled
 from sparsedash.service.time_forecast import START_S, MachineSpeed, expected_seconds
-from sparsedash.service.user_files import Exports, RunTransfer, UserUploads
+from sparsedash.service.user_files import Exports, UserUploads
 from sparsedash.storage.local_machine import absolute_data_folder, require_job_room
+from sparsedash.storage.run_files import keep_run, read_run_file, run_file
 from sparsedash.storage.store import Store
 from sparsedash.storage.text_files import Uploads, fingerprints, texts_read
 from sparsedash.storage.users import LOCAL, Serving, UserData
@@ -58,9 +49,9 @@ log = logging.getLogger(__name__)
 Request = (
     RunSettings
     | FindSettings
-    | ContinuationSettings
-    | DivergenceSettings
-    | TimingSettings
+    | pair_records.ContinuationSettings
+    | pair_records.DivergenceSettings
+    | pair_records.TimingSettings
     | ExportSettings
     | VerifySettings
 )
@@ -69,9 +60,9 @@ Request = (
 _KINDS: dict[type[Request], tuple[JobKind, type[Any] | None]] = {
     RunSettings: ("run", None),
     FindSettings: ("find", None),
-    ContinuationSettings: ("continuation", Continuation),
-    DivergenceSettings: ("divergence", Divergence),
-    TimingSettings: ("timing", Timing),
+    pair_records.ContinuationSettings: ("continuation", pair_records.Continuation),
+    pair_records.DivergenceSettings: ("divergence", pair_records.Divergence),
+    pair_records.TimingSettings: ("timing", pair_records.Timing),
     ExportSettings: ("export", None),
     VerifySettings: ("verify", None),
 }
@@ -87,7 +78,7 @@ class Backend:
     """One data folder with its results, its job table and its workers. Safe to share between threads.
 
     data_dir: made when it is not there. Every method may raise StoreError while the folder cannot be used.
-    user_data: prompts, choices and run names. costs: the verdicts on all runs. exports, uploads, transfer, removal: see
+    user_data: prompts, choices and run names. costs: the verdicts on all runs. exports, uploads, housekeeping: see
     their classes. What a new backend gives and does is everybody's; see `seen_by`.
     """
 
@@ -108,10 +99,7 @@ class Backend:
             self._cluster.start()
 
     def seen_by(self, user: str, rules: Serving) -> "Backend":
-        """The same backend for one user of a server: it gives and does what `Access` allows.
-
-        user: as `visitor_name` gives it.
-        """
+        """The same backend with the rights of one user of a server, see `Access`. user: a `visitor_name`."""
         theirs = copy(self)
         theirs._give_to(user, rules)
         return theirs
@@ -122,9 +110,7 @@ class Backend:
         self.user_data = UserData(store, user)
         self.exports = Exports(store, self._all_uploads, access, lambda: live_jobs(table))
         self.uploads = UserUploads(self._all_uploads, self.exports, access, self._texts_in_use)
-        self.removal = RunRemoval(store, table, results, self.costs, access)
-        self.transfer = RunTransfer(store, results, access)
-        self._housekeeping = Housekeeping(store, table, results, self.removal, (self.exports, self.uploads), access)
+        self.housekeeping = Housekeeping(store, table, results, self.costs, (self.exports, self.uploads), access)
 
     def submit(self, asked: Request) -> Job:
         """The job for these settings: one that is done and whose results are stored, the live one, or a new one.
@@ -133,22 +119,20 @@ class Backend:
         """
         self._require(asked)
         kind, key = _KINDS[type(asked)][0], _key(asked)
-        with self._room_for(asked):
+        with self.exports.room_for(asked):
             newest = self._table.newest(key)
             if newest is not None and newest.state == "done" and self._is_stored(asked, key):
                 self._access.owners.add(key, self._access.user)
                 return newest
             job = self._table.submit(kind, key, asdict(asked), self._access.user, self._access.most_jobs)
         if isinstance(asked, RunSettings | FindSettings) and job.state == "queued":
-            self._store.remember(store_keys.forecast_note(key), self.preflight(asked).forecast.plain())
+            self._store.remember(store_keys.forecast_note(key), json.dumps(asdict(self.preflight(asked))))
         self._try_to_reconcile()
         return job
 
     def retry(self, job_id: int) -> Job:
-        """Queue a job that ended early again. Returns another job when one with these settings is live, or when a file
-        that it reads has changed since.
-
-        Raises JobError when the job is done.
+        """Queue a job that ended early again; the live job with these settings, or, where a file that it reads has
+        changed since, a new one. Raises JobError when the job is done.
         """
         job = self.job(job_id)
         asked: Request | None = None
@@ -159,7 +143,7 @@ class Backend:
                 return self.submit(asked)
         elif job.kind == "export":
             asked = settings_from_plain(ExportSettings, job.settings)
-        with self._room_for(asked):
+        with self.exports.room_for(asked):
             job = self._table.retry(job_id, self._access.user, self._access.most_jobs)
         self._try_to_reconcile()
         return job
@@ -207,10 +191,6 @@ class Backend:
         """1 for the job that is taken next; None when it does not wait."""
         return self._table.position(job_id)
 
-    def orders_queue(self) -> bool:
-        """Whether the user may put jobs before those of others."""
-        return self._access.unlimited
-
     def log_tail(self, job_id: int, n: int = 40) -> str:
         """The last n lines of the job's log."""
         job = self._table.get(job_id)
@@ -222,12 +202,8 @@ class Backend:
         return self._results.runs(None if self._access.sees_all else self._access.owned())
 
     def run(self, key: str) -> Run | None:
-        """The run as far as it is, or None."""
+        """The run as far as it is, or None; also the shipped EXAMPLE, which `runs` does not name."""
         return self._seen(Run, key)
-
-    def example(self) -> Run | None:
-        """The finished run that ships with the program; `runs` does not name it."""
-        return self._results.run(EXAMPLE)
 
     def search(self, key: str) -> FindResult | None:
         """What a search has found as far as it is, or None. key: of its run."""
@@ -235,28 +211,43 @@ class Backend:
 
     def record(self, key: str) -> Record | None:
         """The record, or None."""
-        return self._results.record(key) if self._access.sees_records(key) else None
+        return self._results.record(key) if self._access.sees_results(key) else None
 
     def passages(self, key: str) -> Passages | None:
         """The texts that records answer, or None."""
-        return self._results.get(Passages, key) if self._access.sees_passages(key) else None
+        return self._results.get(Passages, key) if self._access.sees_results(key) else None
 
-    def continuation(self, key: str) -> Continuation | None:
+    def continuation(self, key: str) -> pair_records.Continuation | None:
         """What two models wrote, or None."""
-        return self._seen(Continuation, key)
+        return self._seen(pair_records.Continuation, key)
 
-    def divergence(self, key: str) -> Divergence | None:
+    def divergence(self, key: str) -> pair_records.Divergence | None:
         """The divergence of two models over a text, or None."""
-        return self._seen(Divergence, key)
+        return self._seen(pair_records.Divergence, key)
 
-    def timing(self, key: str) -> Timing | None:
+    def timing(self, key: str) -> pair_records.Timing | None:
         """The speed of a sparse model against its dense one, or None."""
-        return self._seen(Timing, key)
+        return self._seen(pair_records.Timing, key)
 
     def why_missing(self, key: str, kind: type[Record] | type[Run] = Record) -> str:
         """Why there is no such record, or run, as the end of a sentence."""
-        sees = self._access.sees if kind is Run else self._access.sees_records
+        sees = self._access.sees if kind is Run else self._access.sees_results
         return self._store.why_missing(kind, key) if sees(key) else "is no longer stored"
+
+    def pack_run(self, key: str) -> bytes:
+        """A finished run as a file. Raises JobError where it has not finished, or is not there any more."""
+        run = self.run(key)
+        if run is None or not run.finished:
+            raise JobError("This run has not finished.", "Wait until it has, or start it again.")
+        return run_file(run, self._store)
+
+    def open_run(self, data: bytes) -> Run:
+        """Keep the run of such a file and return it; a run that is here already stays as it is.
+
+        For administrators: made-up results would be everybody's. Raises StoreError for another or a changed file.
+        """
+        self._access.require_administrator("opens files of runs", "Ask for the run yourself.")
+        return keep_run(read_run_file(data), self._store)
 
     def damaged_runs(self) -> list[str]:
         """The keys of runs whose own entries were damaged and set aside, so that `runs` does not name them."""
@@ -264,65 +255,45 @@ class Backend:
 
     def model_shape(self, identity: str) -> ModelShape | None:
         """The sizes of the dense model with this identity; None where it has not been loaded here."""
-        return shape_from_plain(self._store.recall(store_keys.model_shape_note(identity)) or "")
+        return known_shape(self._store, identity)
 
     @property
-    def keeps_house(self) -> bool:
-        """Whether the user may look into the data folder and tidy it."""
+    def administers(self) -> bool:
+        """Whether the user may look into the data folder, tidy it, and put jobs before those of others."""
         return self._access.unlimited
-
-    @property
-    def housekeeping(self) -> Housekeeping:
-        """The holdings of the data folder, and their deletion. Raises AccessError unless `keeps_house`."""
-        if not self.keeps_house:
-            raise AccessError("Only an administrator looks into the data folder.", "Your own runs are on their page.")
-        return self._housekeeping
 
     def cached(self, settings: RunSettings) -> Cached:
         """Which parts of this run are stored and need not be computed again."""
         return preflight.stored_parts(settings, self._store)
 
     def reference_problem(self, field: ReferenceField, reference: str) -> Problem | None:
-        """Why what this field of a form names cannot be used, or None; cheap, since no result is read."""
+        """Why what this field of a form names cannot be used, or None."""
         refused = self._access.reference_problem(field, reference)
         return refused or request_checks.reference_problem(field, reference, self.data_dir)
 
     def preflight(self, asked: RunSettings | FindSettings) -> Preflight:
-        """What the run or the search will take, about, and why it cannot start if it cannot."""
+        """Time, memory and disk of a run or a search, and why it cannot start if it cannot."""
         settings = planned_run(asked)
         if refused := self._access.reference_problems(settings):
             # What may not be read is not looked at either.
-            return preflight.refused_preflight(settings, refused)
-        stored, shape = self.cached(settings), self._shape(settings)
-        memory = preflight.expected_memory(settings, self._store, shape)
+            return Preflight(problems=refused)
+        stored = self.cached(settings)
+        memory, disk = preflight.expected_room(settings, self._store, self._shape(settings))
         return Preflight(
             stored=stored,
-            duration=preflight.expected_duration(
-                settings,
-                stored,
-                self.runs(),
-                self.record,
-                self._speed.known(),
-                start_s=self._start_s(ready=True),
-                shape=shape,
-            ),
+            duration=preflight.expected_duration(settings, stored, *self._seconds(settings), self._start_s(ready=True)),
             memory=memory,
-            disk=preflight.expected_disk(settings, self._store, shape, memory),
+            disk=disk,
             problems=request_checks.run_problems(settings, self.data_dir),
         )
 
-    def forecast(self, job: Job) -> Forecast | None:
+    def forecast(self, job: Job) -> Preflight | None:
         """What a run was expected to take when it was asked for; None where that was not kept."""
-        return preflight.forecast_from_plain(self._store.recall(store_keys.forecast_note(job.key)))
+        return recalled(self._store, store_keys.forecast_note(job.key), Preflight)
 
     def expected_seconds(self, settings: RunSettings) -> dict[Stage, float | None]:
-        """Seconds of each stage of a run, for one model, as measured here or counted; None where neither can be.
-
-        start: of a worker that has to load the engine first.
-        """
-        speeds, shape = self._speed.known(), self._shape(settings)
-        found = expected_seconds(settings, self.runs(), self.record, speeds, shape)
-        return {"start": self._start_s(), **found}
+        """Seconds of each stage of a run, for one model; None where not known. start: of a worker without an engine."""
+        return {"start": self._start_s(), **self._seconds(settings)[0]}
 
     def is_measuring(self) -> bool:
         """Whether this machine's speed is being measured, so that more will be known of a run's time soon."""
@@ -336,27 +307,19 @@ class Backend:
 
     def fetch_config(self, reference: str) -> None:
         """Ask the hub for a model's config, so that `named_model` knows its sizes. Raises ModelError, AccessError."""
-        self._access.require_model(reference)
+        self._access.require_allowed(self._access.reference_problem("model", reference))
         fetch_config(reference, with_token=self._access.unlimited)
 
     def cluster(self) -> ClusterView | None:
-        """The scheduler and its machines as they were a moment ago; None where none is named, or for a user who may
-        not see everything that runs there.
-        """
+        """The scheduler and its machines a moment ago; None where none is named, or the user does not administer it."""
         return None if self._cluster is None or not self._access.unlimited else self._cluster.view()
 
     def worker_trouble(self) -> str:
-        """Which worker of this machine may hang although jobs wait, and what to do; empty where none does.
-
-        For administrators: others cannot do it.
-        """
+        """Which worker may hang although jobs wait, and what an administrator can do; empty where none does."""
         return self._runner.trouble() if self._access.unlimited else ""
 
     def reconcile(self) -> None:
-        """Reconcile the job table: mark crashed jobs, stop cancelled ones, start workers.
-
-        Cheap; to be called about once a second.
-        """
+        """Mark crashed jobs, stop cancelled ones, start workers. Cheap; to be called about once a second."""
         self._runner.reconcile()
 
     def expect_work(self) -> None:
@@ -390,15 +353,15 @@ class Backend:
         """Raises AccessError for what the user may not read or do."""
         match asked:
             case RunSettings() | FindSettings():
-                self._access.require_references(asked)
+                self._access.require_allowed(*self._access.reference_problems(asked))
             case VerifySettings():
-                assert self.housekeeping
+                self._access.require_house()
             case ExportSettings():
                 self._access.require_records(asked.dense, asked.sparse, run=asked.run)
                 if asked.dense_gguf:
                     self._access.require_path(asked.dense_gguf)
             case _:
-                self._access.require_records(*records_read(asdict(asked)))
+                self._access.require_records(*pair_records.records_read(asdict(asked)))
 
     def _is_stored(self, asked: Request, key: str) -> bool:
         """Whether what a job of this key has made is there."""
@@ -409,16 +372,15 @@ class Backend:
             return self.exports.is_whole(key)
         return kind != "verify" and self._results.is_whole(key)
 
-    def _room_for(self, asked: Request | None) -> AbstractContextManager[None]:
-        """Held while an export is put into the queue, where the user has a quota."""
-        return self.exports.room_for(asked) if isinstance(asked, ExportSettings) else nullcontext()
-
     def _texts_in_use(self) -> set[str]:
         return {text for job in live_jobs(self._table) for text in texts_read(job.settings, self._results.record)}
 
     def _shape(self, settings: RunSettings) -> ModelShape | None:
         named = self.named_model(settings.model)
         return None if named is None else named.shape
+
+    def _seconds(self, settings: RunSettings) -> tuple[dict[Stage, float | None], list[Stage]]:
+        return expected_seconds(settings, self.runs(), self.record, self._speed.known(), self._shape(settings))
 
     def _start_s(self, *, ready: bool = False) -> float:
         """Seconds until a worker has the engine, as the last ones took. ready: nothing where there is a worker."""

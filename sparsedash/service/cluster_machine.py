@@ -1,19 +1,19 @@
 """A Dask worker's side of the cluster: runs parts of jobs in a child process and exchanges calibration artefacts.
 
 Each machine has a data folder and a job table of its own; only a Part and a PartEnd cross to the server. Calibration
-artefacts go from machine to machine in pieces, never through the scheduler or the server (0.14 GB for a model of 135
+artefacts go from machine to machine, never through the scheduler or the server (0.14 GB for a model of 135
 million weights, 8 GB for 7 billion); one that cannot be fetched is computed again.
 """
 
 import json
 import logging
-import os
 import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
-from functools import cache, lru_cache
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
@@ -35,7 +35,6 @@ from sparsedash.storage.text_files import Uploads
 
 log = logging.getLogger(__name__)
 
-PIECE_BYTES = 8 * 2**20
 TERM_S, KILL_S = 0.5, 1.0
 """Sooner than on the server: the folder is not lost by it, and somebody waits for a machine."""
 MOST_WORKERS = 64
@@ -45,17 +44,14 @@ _REPORT_S = 0.5
 _HEARTBEAT_S = 3.0
 _NVIDIA = Path("/proc/driver/nvidia/gpus")
 
-Fetch = Callable[[KeptCalibration, str, int], tuple[bytes, int]]
-"""Gives a piece of an artefact from an offset on, and the bytes of the whole."""
+Fetch = Callable[[KeptCalibration, str], bytes | None]
+"""Gives an artefact of another machine; None where it is gone."""
 
 Report = Callable[[Step], None]
 
 
 class PartMachine:
-    """What one Dask worker keeps between its parts: its folder, its job table, its child.
-
-    folder: of this Dask worker alone; the child ends with the process that this is in.
-    """
+    """Folder, job table and child of one Dask worker. The child ends with the process that this is in."""
 
     def __init__(self, folder: Path, *, command: tuple[str, ...] | None = None) -> None:
         self.folder = folder
@@ -86,12 +82,13 @@ class PartMachine:
 
     def child_bytes(self) -> int:
         """Memory of the child; 0 where there is none."""
+        # Dask brings it along.
+        import psutil
+
         pid = self.at_work.pid if self.at_work else None
-        try:
-            pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) if pid else 0
-        except (OSError, ValueError, IndexError):
-            return 0
-        return pages * os.sysconf("SC_PAGE_SIZE")
+        with suppress(psutil.Error):
+            return int(psutil.Process(pid).memory_info().rss) if pid else 0
+        return 0
 
     def _followed(self, part: Part, name: str, report: Report, stopped: Callable[[], bool]) -> Job:
         """The part's job in this machine's own table, once it has ended."""
@@ -133,15 +130,19 @@ def perform_part(part: Part, report: Report, stopped: Callable[[], bool], fetch:
         return failed_part(error, name)
 
 
-def artefact_piece(name: str, offset: int) -> tuple[bytes, int]:
-    """A piece of an artefact of this machine, and the bytes of the whole."""
-    return piece_of(this_part_machine().store, name, offset)
+def kept_artefact(name: str) -> bytes | None:
+    """An artefact of this machine."""
+    return this_part_machine().store.get_artefact(name)
 
 
 def machine_facts() -> dict[str, Any]:
     """The values of this machine's MachineFacts; cheap, since they go along with every heartbeat."""
+    # Dask brings it along.
+    import psutil
+
+    memory = psutil.virtual_memory()
     known: dict[str, Any] = {"hostname": socket.gethostname(), "sparsedash": sparsedash.__version__, **_packages()}
-    known |= {"gpus": _gpu_names(), **_memory()}
+    known |= {"gpus": _gpu_names(), "total_bytes": memory.total, "free_bytes": memory.available}
     try:
         machine = this_part_machine()
     except SparseDashError as error:
@@ -162,18 +163,13 @@ def this_part_machine() -> PartMachine:
 
 @cache
 def _opened() -> PartMachine:
-    return PartMachine(_own_folder())
-
-
-@cache
-def _own_folder() -> Path:
     shared = absolute_data_folder(data_folder())
     claim_data_folder(shared)
     make_folder(shared / "cluster")
     for number in range(MOST_WORKERS):
         if lock := hold_lock(shared / "cluster" / f"{number}.lock", wait_s=0.05):
             _held.append(lock)
-            return shared / "cluster" / str(number)
+            return PartMachine(shared / "cluster" / str(number))
     raise StoreError(f"{MOST_WORKERS} Dask workers use {shared} already.", "Name another one: SPARSEDASH_DATA_DIR.")
 
 
@@ -190,59 +186,25 @@ def kept_calibration(end: PartEnd, part_key: str, address: str, store: Store) ->
 
 
 def fetch_calibration(kept: KeptCalibration, store: Store, fetch: Fetch, stopped: Callable[[], bool]) -> int:
-    """Fetch the artefacts of a calibration that this store lacks. Returns how many were fetched.
+    """Fetch the artefacts of a calibration that this store lacks, and then the notes that all of them are here.
 
-    Where one cannot be had, the notes that all are there are left out, and the calibration is computed again.
+    Returns how many were fetched. Without the notes the calibration is computed again.
     """
-    n_fetched = 0
-    here = set(store.artefact_keys())
-    for name in kept.artefacts:
-        if name in here:
-            continue
-        data = None if stopped() else _fetched(kept, name, fetch)
+    lacking = sorted({*kept.artefacts}.difference(store.artefact_keys()))
+    for n_fetched, name in enumerate(lacking):
+        try:
+            data = None if stopped() else fetch(kept, name)
+        except Exception as error:  # noqa: BLE001 - Dask raises much; without it the calibration is made here
+            log.warning("%s could not be fetched from %s: %s", name, kept.machine, error)
+            data = None
         if data is None:
             return n_fetched
         store.put_artefact(name, data)
-        n_fetched += 1
     prefixes = {name.partition("/")[0] for name in kept.artefacts}
-    for name in store_keys.calibration_notes(tuple(prefixes)):
-        if str(name) in kept.notes:
-            store.remember(name, kept.notes[str(name)])
-    return n_fetched
-
-
-def piece_of(store: Store, name: str, offset: int) -> tuple[bytes, int]:
-    """A piece of an artefact from an offset on, and the bytes of the whole; none where it is not there."""
-    try:
-        data = _whole(store, name)
-    except LookupError:
-        return b"", 0
-    return data[offset : offset + PIECE_BYTES], len(data)
-
-
-@lru_cache(maxsize=2)
-def _whole(store: Store, name: str) -> bytes:
-    """Read once for all its pieces; two machines may fetch at a time. Raises LookupError where it is gone."""
-    data = store.get_artefact(name)
-    if data is None:
-        raise LookupError(name)
-    return data
-
-
-def _fetched(kept: KeptCalibration, name: str, fetch: Fetch) -> bytes | None:
-    pieces: list[bytes] = []
-    found, n_bytes = 0, 1
-    try:
-        while found < n_bytes:
-            piece, n_bytes = fetch(kept, name, found)
-            if not piece:
-                return None
-            pieces.append(piece)
-            found += len(piece)
-    except Exception as error:  # noqa: BLE001 - Dask raises much; without it the calibration is made here
-        log.warning("%s could not be fetched from %s: %s", name, kept.machine, error)
-        return None
-    return b"".join(pieces)
+    for note in store_keys.calibration_notes(tuple(prefixes)):
+        if str(note) in kept.notes:
+            store.remember(note, kept.notes[str(note)])
+    return len(lacking)
 
 
 @cache
@@ -262,14 +224,3 @@ def _gpu_names() -> list[str]:
     lines = [line for file in sorted(_NVIDIA.glob("*/information")) for line in file.read_text().splitlines()]
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("Model:")]
     return [names[int(gpu)] if gpu.isdecimal() and int(gpu) < len(names) else f"GPU {gpu}" for gpu in visible_gpus()]
-
-
-def _memory() -> dict[str, int]:
-    """Bytes of the computer's memory; empty where the kernel does not say."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return {}
-    sizes = {line.partition(":")[0]: line.split()[1] for line in lines}
-    wanted = {"total_bytes": "MemTotal", "free_bytes": "MemAvailable"}
-    return {ours: 1024 * int(sizes[theirs]) for ours, theirs in wanted.items() if theirs in sizes}

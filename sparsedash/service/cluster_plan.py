@@ -9,11 +9,11 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -34,8 +34,8 @@ from sparsedash.schema import store_keys
 from sparsedash.schema.errors import JobError, SettingsError, StoreError
 from sparsedash.schema.plain_values import STAGE_VERSIONS, canonical_json
 from sparsedash.schema.records import Record, Run, from_json, to_json
-from sparsedash.schema.settings import FindSettings, PartSettings, RunSettings, run_or_find_settings
-from sparsedash.service import cluster_machine
+from sparsedash.schema.settings import FindSettings, PartSettings, RunSettings, planned_run, run_or_find_settings
+from sparsedash.service.cluster_machine import kept_artefact, machine_facts, perform_part
 from sparsedash.storage.run_files import RunFile, keep_results, keep_run, read_run_file, run_file
 from sparsedash.storage.store import Store
 from sparsedash.storage.text_files import UPLOAD, file_of
@@ -54,66 +54,52 @@ _SHARED = ("dense", "calibration")
 """Stages that every part but the first finds in its store."""
 
 
-def plan_of(job: Job, store: Store) -> "RunPlan | FindPlan":
-    """The plan for a job that makes a run. Raises SettingsError for settings that cannot be read."""
-    asked = run_or_find_settings(job.kind, job.settings)
-    return FindPlan(job, asked, store) if isinstance(asked, FindSettings) else RunPlan(job, asked, store)
+class ClusterPlan:
+    """The parts of a job that makes a run, and their results: see JobPlan.
 
-
-class FindPlan:
-    """A search: one part."""
-
-    def __init__(self, job: Job, asked: FindSettings, store: Store) -> None:
-        self._job, self._asked, self._store = job, asked, store
-        self.whole = False
-
-    def left(self) -> Sequence[str]:
-        """See Plan."""
-        return () if self.whole else ("search",)
-
-    def part(self, name: str) -> Part:
-        """See Plan."""
-        along = _sent_along(self._job, self._asked, self._store.folder)
-        return Part(name=name, kind="find", key=self._job.key, settings=self._job.settings, **along)
-
-    def keep(self, part: Part, end: PartEnd) -> None:
-        """See Plan."""
-        file = read_run_file(end.file)
-        if file.run.key != part.key or file.run.find != self._asked or not file.has_search:
-            raise _not_asked_for(end)
-        keep_run(file, self._store)
-        self.whole = True
-
-    def said(self) -> str:
-        """See Plan."""
-        return ""
-
-
-class RunPlan:
-    """A run: one part with the dense model and the calibrations, then one for each sparse model that is left.
-
-    Returned parts are noted under the run, so that neither another attempt nor another server asks for them again.
+    A search is one part. A run is one part with the dense model and the calibrations, then one for each sparse model
+    that is left; returned parts are noted under the run, so that neither another attempt nor another server asks for
+    them again. Raises SettingsError for settings that cannot be read.
     """
 
-    def __init__(self, job: Job, asked: RunSettings, store: Store) -> None:
-        self._job, self._asked, self._store = job, asked, store
+    def __init__(self, job: Job, store: Store) -> None:
+        self._job, self._store = job, store
+        asked = run_or_find_settings(job.kind, job.settings)
+        self._find = asked if isinstance(asked, FindSettings) else None
+        self._asked = planned_run(asked)
+        self._found = False
         self._made: dict[tuple[int, ...], Run] = {}
         self._calibration: KeptCalibration | None = None
-        self._recall()
+        if not self._find:
+            self._recall()
 
     @property
     def whole(self) -> bool:
-        """See Plan."""
-        return len(self._done) == self._asked.n_sparse
+        """Whether nothing is left to do."""
+        return self._found if self._find else len(self._done) == self._asked.n_sparse
 
     def left(self) -> Sequence[str]:
         """The first part alone until it is there; then all others."""
+        if self._find:
+            return () if self._found else ("search",)
         if not self._made:
             return ("-".join(map(str, first_points(self._asked))),)
         return [str(point) for point in range(self._asked.n_sparse) if point not in self._done]
 
     def part(self, name: str) -> Part:
-        """See Plan."""
+        """The part of this name. Raises StoreError where an upload is gone."""
+        texts = {}
+        for reference in {self._asked.calibration.corpus, self._asked.evaluation.corpus}:
+            path = file_of(reference, self._store.folder) if reference.startswith(UPLOAD) else None
+            if path is not None:
+                try:
+                    texts[path.name] = path.read_bytes()
+                except OSError as error:
+                    raise StoreError(f"{path.name} cannot be read: {error.strerror}.", "Upload it again.") from error
+        owner = "" if may_use_token(self._job.owner) else self._job.owner
+        if self._find:
+            key, settings = self._job.key, self._job.settings
+            return Part(name=name, kind="find", key=key, settings=settings, texts=texts, owner=owner)
         asked = PartSettings(run=self._asked, run_key=self._job.key, points=tuple(map(int, name.split("-"))))
         return Part(
             name=name,
@@ -122,13 +108,18 @@ class RunPlan:
             settings=json.loads(canonical_json(asdict(asked))),
             known=run_file(replace(self._merged(), sparse=()), self._store) if self._made else b"",
             calibration=self._calibration,
-            **_sent_along(self._job, self._asked, self._store.folder),
+            texts=texts,
+            owner=owner,
         )
 
     def keep(self, part: Part, end: PartEnd) -> None:
         """Keep the results of a part; stored ones stay. Raises StoreError for results of other settings."""
         file = read_run_file(end.file)
         self._require_asked(file, part, end)
+        if self._find:
+            keep_run(file, self._store)
+            self._found = True
+            return
         keep_results(file, self._store)
         self._made[tuple(part.settings["points"])] = file.run
         self._calibration = self._calibration or end.calibration
@@ -140,7 +131,7 @@ class RunPlan:
             self._store.forget(store_keys.parts_done_note(self._job.key))
 
     def said(self) -> str:
-        """See Plan."""
+        """Progress in words; may be empty."""
         n_sparse = self._asked.n_sparse
         return f"{len(self._done)} of {n_sparse} sparse models are made" if n_sparse > 1 and self._made else ""
 
@@ -151,9 +142,16 @@ class RunPlan:
 
     def _require_asked(self, file: RunFile, part: Part, end: PartEnd) -> None:
         run, first = file.run, next(iter(self._made.values()), file.run)
-        asked = (part.key, self._asked, len(part.settings["points"]), first.dense)
-        if (run.key, run.settings, len(run.sparse), run.dense) != asked:
-            raise _not_asked_for(end)
+        if self._find:
+            right = (run.key, run.find, file.has_search) == (part.key, self._find, True)
+        else:
+            asked = (part.key, self._asked, len(part.settings["points"]), first.dense)
+            right = (run.key, run.settings, len(run.sparse), run.dense) == asked
+        if not right:
+            raise StoreError(
+                f"{end.machine} sent back something else than was asked of it.",
+                "Run `sparsedash cluster check`: all machines must have the same version of SparseDash.",
+            )
         if run.model_identity != first.model_identity or run.corpora != first.corpora:
             # Another attempt begins anew: the hub may have a newer model than when the first part was made.
             self._store.forget(store_keys.parts_done_note(self._job.key))
@@ -167,6 +165,8 @@ class RunPlan:
         made, done = list(self._made.values()), self._done
         n_in_order = next((n for n in range(len(done)) if n not in done), len(done))
         others = [name for run in made[1:] for name in run.cached if name not in _SHARED]
+        # Each part looks at a sparse model of its own: of warnings that differ in numbers only, the first.
+        warnings = {_NUMBER.sub("#", line): line for run in reversed(made) for line in reversed(run.warnings)}
         return replace(
             made[0],
             key=self._job.key,
@@ -178,7 +178,7 @@ class RunPlan:
                 stage: sum(run.seconds.get(stage, 0.0) for run in made) for each in made for stage in each.seconds
             },
             cached=tuple(dict.fromkeys([*made[0].cached, *others])),
-            warnings=_unlike([line for run in made for line in run.warnings]),
+            warnings=tuple(reversed(warnings.values())),
         )
 
     def _note(self) -> None:
@@ -199,10 +199,7 @@ class RunPlan:
 
 
 def first_points(asked: RunSettings) -> tuple[int, ...]:
-    """The sparse models that the first machine makes: the first of every kind that reads text otherwise.
-
-    So that one machine collects, once, what all others need.
-    """
+    """The sparse models of the first part: one of each kind of calibration, so that one machine collects them all."""
     first: dict[tuple[float, bool, bool], int] = {}
     for point, (method, _) in enumerate(asked.points):
         if method.reads_text:
@@ -211,54 +208,29 @@ def first_points(asked: RunSettings) -> tuple[int, ...]:
     return tuple(sorted(first.values())) or (0,)
 
 
-def _unlike(lines: Iterable[str]) -> tuple[str, ...]:
-    """The first of all lines that differ in numbers only: each part looks at a sparse model of its own."""
-    first: dict[str, str] = {}
-    for line in lines:
-        first.setdefault(_NUMBER.sub("#", line), line)
-    return tuple(first.values())
-
-
-def _sent_along(job: Job, asked: RunSettings | FindSettings, folder: Path) -> dict[str, Any]:
-    """Uploaded texts that a part reads, by name, and the owner where their jobs go without the hub's token.
-
-    Raises StoreError where an upload is gone.
-    """
-    texts = {}
-    for reference in {asked.calibration.corpus, asked.evaluation.corpus}:
-        path = file_of(reference, folder) if reference.startswith(UPLOAD) else None
-        if path is not None:
-            try:
-                texts[path.name] = path.read_bytes()
-            except OSError as error:
-                raise StoreError(f"{path.name} cannot be read: {error.strerror}.", "Upload it again.") from error
-    return {"texts": texts, "owner": "" if may_use_token(job.owner) else job.owner}
-
-
-def _not_asked_for(end: PartEnd) -> StoreError:
-    return StoreError(
-        f"{end.machine} sent back something else than was asked of it.",
-        "Run `sparsedash cluster check`: all machines must have the same version of SparseDash.",
-    )
-
-
 def cluster_runner(folder: Path, table: JobTable, store: Store) -> ClusterRunner | None:
-    """The runner, not started yet, for the scheduler that the environment names; None where it names none.
-
-    A scheduler that must not be talked to is shown with the reason, and everything runs here.
-    """
-    plan = partial(plan_of, store=store)
+    """The runner for the scheduler that the environment names, with the trouble of a refused one; None without one."""
+    address, trouble = os.environ.get(SCHEDULER, ""), ""
+    scheduler = None
     try:
         scheduler = named_scheduler()
+        if scheduler is None:
+            return None
+        address = scheduler.address
     except SettingsError as error:
-        return ClusterRunner(folder, table, os.environ.get(SCHEDULER, ""), _refuse, plan, trouble=str(error))
-    if scheduler is None:
-        return None
-    return ClusterRunner(folder, table, scheduler.address, lambda: connect_cluster(scheduler, _name(store)), plan)
+        trouble = str(error)
+
+    def connect() -> "Cluster":
+        assert scheduler
+        name = store.recall(store_keys.cluster_name_note()) or secrets.token_hex(8)
+        store.remember(store_keys.cluster_name_note(), name)
+        return connect_cluster(scheduler, name)
+
+    return ClusterRunner(folder, table, address, connect, partial(ClusterPlan, store=store), trouble=trouble)
 
 
 def connect_cluster(scheduler: Scheduler, name: str) -> "Cluster":
-    """A new connection. name: of the data folder. Raises JobError where there is none."""
+    """A new connection. name: tells the data folder from others at the same scheduler. Raises JobError."""
     try:
         from sparsedash.jobs.cluster import Cluster, OnMachine
     except ModuleNotFoundError as error:
@@ -266,35 +238,13 @@ def connect_cluster(scheduler: Scheduler, name: str) -> "Cluster":
             f"A scheduler is named, and the package {error.name} is not installed.",
             "Run: pip install -r requirements-cluster.txt",
         ) from error
-    on_machine = OnMachine(
-        do=cluster_machine.perform_part, facts=cluster_machine.machine_facts, piece=cluster_machine.artefact_piece
-    )
-    return Cluster(scheduler, name, on_machine)
+    return Cluster(scheduler, name, OnMachine(do=perform_part, facts=machine_facts, artefact=kept_artefact))
 
 
-def _name(store: Store) -> str:
-    """The name that tells this data folder from others at the same scheduler."""
-    known = store.recall(store_keys.cluster_name_note())
-    if known is None:
-        known = secrets.token_hex(8)
-        store.remember(store_keys.cluster_name_note(), known)
-    return known
-
-
-def _refuse() -> "Cluster":
-    raise JobError("The scheduler that is named must not be asked.")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClusterCheck:
-    """machines: every Dask worker. to_fix: what keeps work from being done, or results from being equal, in words."""
-
-    machines: tuple[ClusterMachine, ...]
-    to_fix: tuple[str, ...]
-
-
-def check_cluster(scheduler: Scheduler, within_s: float = FACTS_WITHIN_S) -> ClusterCheck:
-    """The machines of this scheduler and their problems. Raises JobError where none answers."""
+def check_cluster(
+    scheduler: Scheduler, within_s: float = FACTS_WITHIN_S
+) -> tuple[tuple[ClusterMachine, ...], tuple[str, ...]]:
+    """Every Dask worker, and what keeps them from work or equal results, in words. Raises JobError."""
     cluster = connect_cluster(scheduler, "check")
     try:
         deadline = time.monotonic() + within_s
@@ -306,33 +256,21 @@ def check_cluster(scheduler: Scheduler, within_s: float = FACTS_WITHIN_S) -> Clu
         versions = {names.get(name, name): about for name, about in cluster.versions().items()}
     finally:
         cluster.close()
-    return ClusterCheck(machines=found, to_fix=(*_unusable(found), *_version_problems(found, versions)))
+    return found, tuple(_problems(found, versions))
 
 
-def _unusable(machines: Sequence[ClusterMachine]) -> Iterator[str]:
+def _problems(machines: Sequence[ClusterMachine], versions: dict[str, dict[str, str]]) -> Iterator[str]:
+    """Machines that take nothing, and packages that differ or are missing. versions: of packages, by machine."""
     if not machines:
         yield "No Dask worker is there: start one on each machine, see docs/cluster.md."
-    ours = sparsedash.__version__
-    for machine in machines:
-        if machine.problem:
-            yield f"{machine.name} takes nothing: {machine.problem}"
-        theirs = machine.facts.sparsedash if machine.facts else ""
-        if theirs not in ("", ours):
-            yield f"sparsedash: {ours} on this server, {theirs} on {machine.name}."
-
-
-def _version_problems(machines: Sequence[ClusterMachine], versions: dict[str, dict[str, str]]) -> Iterator[str]:
-    """Packages that differ between machines, or are missing. versions: of packages, by machine."""
+    yield from (f"{machine.name} takes nothing: {machine.problem}" for machine in machines if machine.problem)
     found = {package: {name: about.get(package, "none") for name, about in versions.items()} for package in _MUST_AGREE}
-    for package in _OF_THE_ENGINE:
-        found[package] = {each.name: str(getattr(each.facts, package)) for each in machines if each.facts}
+    known = [machine for machine in machines if machine.facts and machine.facts.sparsedash]
+    for package in ("sparsedash", *_OF_THE_ENGINE):
+        found[package] = {each.name: str(getattr(each.facts, package)) for each in known}
+    found["sparsedash"]["this server"] = sparsedash.__version__
     for package, by_machine in found.items():
-        by_version: dict[str, list[str]] = {}
-        for name, version in by_machine.items():
-            by_version.setdefault(version, []).append(name)
-        if len(by_version) > 1:
-            listed = "; ".join(f"{version} on {', '.join(names)}" for version, names in by_version.items())
+        versions_of = {value: [n for n, each in by_machine.items() if each == value] for value in by_machine.values()}
+        if len(versions_of) > 1 or "not installed" in versions_of:
+            listed = "; ".join(f"{version} on {', '.join(names)}" for version, names in versions_of.items())
             yield f"{package}: {listed}."
-        if package in _OF_THE_ENGINE:
-            missing = [name for name, version in by_machine.items() if not version[:1].isdigit()]
-            yield from (f"{package} is not installed on {name}." for name in missing)

@@ -1,113 +1,85 @@
-"""Deletion planner: what goes with runs, a model or a kind of things, what stays and why; and the deletion itself.
+"""Deletion planner: what goes with runs, a model or a kind of things, what stays and why.
 
-A plan is made of the references between things (see holdings): nothing goes that a live job or a pinned run needs, and
-with a run go its records and whatever refers to them, unless another run uses them.
+Nothing goes that a live job or a pinned run refers to; with a run go its records and all that refers to them, unless
+another run does (see holdings).
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import NamedTuple
 
 from sparsedash.jobs.job import Job
 from sparsedash.jobs.job_table import JobTable
 from sparsedash.schema.errors import SettingsError, SparseDashError, StoreError
-from sparsedash.schema.export_settings import EXPORTS, Export
+from sparsedash.schema.export_settings import EXPORTS
 from sparsedash.schema.pair_records import records_read
-from sparsedash.schema.records import KINDS, Checked, Damage, Passages, Record, Run, Verification, VerifySettings
-from sparsedash.schema.settings import FindResult
-from sparsedash.service.holdings import (
-    ARTEFACTS,
-    HoldingKind,
-    Holdings,
-    References,
-    job_references,
-    kind_of_artefact,
-    kind_of_record,
-    measure_holdings,
-    own_entries,
-    references,
-    referring_entries,
-)
+from sparsedash.schema.records import KINDS, Checked, Run, Verification, VerifySettings
+from sparsedash.service import holdings
+from sparsedash.service.holdings import HoldingKind, Holdings, Item
 from sparsedash.service.request_checks import Access
 from sparsedash.service.stored_results import ResultCache, RunCosts
 from sparsedash.service.user_files import Exports, UserUploads
 from sparsedash.storage.disk_cache import VARIABLE, bytes_of, room_of_environment
-from sparsedash.storage.local_machine import folder_size
-from sparsedash.storage.model_folders import drop_unpacked, is_being_written, unpacked_models
+from sparsedash.storage.model_folders import drop_unpacked, is_being_written
 from sparsedash.storage.store import Store
-from sparsedash.storage.text_files import file_of
 from sparsedash.storage.users import UserData
 
-Why = str
-"""Why a thing stays, with {them} in place of it; empty where it goes."""
+_DELETABLE = tuple(kind for kind in holdings.DELETABLE if kind != "runs")
+"""Kinds of single items that can be deleted."""
 
 NEEDED = "a job that waits or runs may need {them}"
 _OTHERS = "it is somebody else's; an administrator can delete it"
 _PINNED = "a pinned run uses {them}"
+_READ = "runs here were calibrated on {them} or answered {them}"
 _OF_DAMAGE: dict[Checked, HoldingKind] = {
     "artefact": "statistics",
     "unpacked model": "models",
     "upload": "uploads",
     "export": "exports",
 }
-_READ = "runs here were calibrated on {them} or answered {them}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Removal:
-    """Runs that go, and why others stay.
-
-    refused: why each of the others stays, by its key. records, passages: keys of what only the runs that go use.
-    n_shared: records of theirs that stay, since other runs or users have them too.
-    """
-
-    runs: tuple[Run, ...]
-    refused: Mapping[str, str]
-    records: frozenset[str]
-    passages: frozenset[str]
-    n_shared: int
-
-
-class Item(NamedTuple):
-    """One thing to delete. name: of an entry, a folder or a log, an upload's reference, or an export's key."""
-
-    kind: HoldingKind
-    name: str
-    n_bytes: int
 
 
 class Staying(NamedTuple):
-    """`n` things of a kind stay."""
+    """`n` things of a kind stay. why: with {them} in place of them."""
 
     kind: HoldingKind
     n: int
-    why: Why
+    why: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cleanup:
-    """What goes. removal: of runs; None where none were asked for. n_named: runs among them that have a name."""
+    """What goes, and why the rest stays.
 
-    removal: Removal | None
+    runs: those that go; refused: why others stay, by their keys. entries: names of what goes with the runs alone.
+    n_shared: records of theirs that stay, since other runs or users have them too. n_named: runs that have a name.
+    items: other things that go.
+    """
+
+    runs: tuple[Run, ...]
+    refused: Mapping[str, str]
+    entries: frozenset[str]
+    n_shared: int
+    n_named: int
     items: tuple[Item, ...]
     stays: tuple[Staying, ...]
     n_bytes: int
-    n_named: int = 0
 
     @property
     def deletes(self) -> bool:
         """Whether there is anything to delete."""
-        return bool(self.items) or (self.removal is not None and bool(self.removal.runs))
+        return bool(self.items or self.runs)
+
+    @property
+    def n_records(self) -> int:
+        """Models whose answers go."""
+        return sum(name.startswith("record/") for name in self.entries)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """Things to delete, by one of these: a kind, a model's identity, keys of runs; or all that is damaged, as the last
-    verification says.
-    """
+    """Things to delete: a kind, or a model by its identity, or runs by their keys, or all damage of the last check."""
 
     kind: HoldingKind | None = None
     model: str = ""
@@ -115,76 +87,10 @@ class Selection:
     damaged: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
-class ArtefactRoom:
-    """The limit of artefacts, in bytes. fixed: the environment sets it, and nothing here changes it."""
-
-    n_bytes: int
-    fixed: bool
-
-
-class RunRemoval:
-    """Deletes runs of one data folder, with the rights of one user. Every method may raise StoreError."""
-
-    def __init__(self, store: Store, table: JobTable, results: ResultCache, costs: RunCosts, access: Access) -> None:
-        self._store, self._table, self._results, self._costs = store, table, results, costs
-        self._access = access
-
-    def plan(self, keys: Collection[str]) -> Removal:
-        """What deleting these runs would delete; of a run that others own too nothing is deleted."""
-        live, pinned = live_jobs(self._table), pinned_runs(self._store, self._access)
-        refused = {key: _OTHERS for key in keys if not self._access.may_change(key)}
-        asked = [run for run in self._results.runs() if run.key in keys and run.key not in refused]
-        for run in asked:
-            why = "it is pinned; unpin it first" if run.key in pinned else _why_run_stays(run, live)
-            refused |= {run.key: why} if why else {}
-        going = tuple(run for run in asked if run.key not in refused)
-        records, passages = self._of_these_alone([run for run in going if not self._access.is_shared(run.key)])
-        n_shared = len({key for run in going for key in run.records} - records)
-        return Removal(runs=going, refused=refused, records=records, passages=passages, n_shared=n_shared)
-
-    def remove(self, keys: Collection[str]) -> Removal:
-        """Delete these runs as far as possible, and return what went.
-
-        The run goes first: a page never shows half of one, and what a crash leaves behind no run refers to.
-        """
-        plan = self.plan(keys)
-        deleted = [run for run in plan.runs if not self._access.give_up(run.key)]
-        records, passages = self._of_these_alone(deleted)
-        for run in deleted:
-            self._results.drop(Run, run.key)
-            self._results.drop(FindResult, run.key)
-            self._access.owners.forget(run.key)
-            for sparse in run.sparse:
-                if {run.dense, sparse} & records:
-                    self._costs.forget(run.dense, sparse)
-        for name, read in referring_entries(self._store, self._table).items() if records else ():
-            if read & records:
-                kind, _, key = name.partition("/")
-                self._results.drop(KINDS[kind], key)
-        for key in records:
-            self._results.drop(Record, key)
-        for key in passages:
-            self._results.drop(Passages, key)
-        UserData(self._store).forget_runs([run.key for run in deleted])
-        return replace(plan, records=records, passages=passages)
-
-    def _of_these_alone(self, runs: Collection[Run]) -> tuple[frozenset[str], frozenset[str]]:
-        """Records and passages that these runs refer to and no other stored run does."""
-        keys = {run.key for run in runs}
-        gone = [references(run) for run in runs]
-        left = [references(run) for run in self._results.runs() if run.key not in keys]
-        records = frozenset[str]().union(*(each.records for each in gone))
-        passages = frozenset[str]().union(*(each.passages for each in gone))
-        return records.difference(*(each.records for each in left)), passages.difference(
-            *(each.passages for each in left)
-        )
-
-
 class Housekeeping:
-    """What the data folder holds, deletion by kind, model or run, and the limit of artefacts; for administrators.
+    """What the data folder holds, deletion by kind, model or run, and the limit of artefacts.
 
-    Every method may raise StoreError.
+    Each user may delete runs of their own; all else is for administrators. Every method may raise StoreError.
     """
 
     def __init__(
@@ -192,27 +98,23 @@ class Housekeeping:
         store: Store,
         table: JobTable,
         results: ResultCache,
-        removal: RunRemoval,
+        costs: RunCosts,
         files: tuple[Exports, UserUploads],
         access: Access,
     ) -> None:
-        self._store, self._table, self._results, self._removal = store, table, results, removal
+        self._store, self._table, self._results, self._costs = store, table, results, costs
         self._exports, self._uploads = files
         self._access = access
 
     def holdings(self) -> Holdings:
         """What the data folder holds now."""
-        return measure_holdings(self._store, self._table, self._results.runs(), self._own_exports())
-
-    def room(self) -> ArtefactRoom:
-        """The limit of artefacts."""
-        return ArtefactRoom(n_bytes=self._store.artefact_room, fixed=room_of_environment() is not None)
+        self._access.require_house()
+        exports = holdings.own_exports(self._exports)
+        return holdings.measure_holdings(self._items(), self._results.runs(), exports, self._store)
 
     def allow(self, gigabytes: float) -> None:
-        """Limit artefacts to so many GB (2**30 bytes each); what is over goes now, unless a job is live.
-
-        Raises SettingsError out of range, or where the environment sets the limit.
-        """
+        """Limit artefacts to so many GB (2**30 bytes); the rest goes, unless a job is live. Raises SettingsError."""
+        self._access.require_house()
         if room_of_environment() is not None:
             raise SettingsError("limit", gigabytes, f"what {VARIABLE} says", "Change it there, and start again.")
         self._store.allow_artefacts(bytes_of(gigabytes, "limit"))
@@ -223,36 +125,50 @@ class Housekeeping:
         """The last verification, or None."""
         return self._store.get(Verification, VerifySettings().key())
 
-    def plan_deletion(self, chosen: Selection) -> Cleanup:
+    def plan(self, chosen: Selection) -> Cleanup:
         """What deleting this would delete; nothing is deleted yet."""
-        runs = chosen.runs
-        used, found = self._in_use(), list[tuple[Item, Why]]()
-        if chosen.model or chosen.kind == "runs":
-            every = self._results.runs()
-            runs = tuple(run.key for run in every if chosen.model in ("", run.model_identity))
-        if chosen.damaged:
-            found = self._damaged(used)
-        elif chosen.model:
-            things = [*self._artefacts(), *self._things("models"), *self._things("exports")]
-            found = [(item, used.why_stays(item, about)) for item, about in things if chosen.model in about.models]
-        elif chosen.kind:
-            found = [(item, used.why_stays(item, about)) for item, about in self._things(chosen.kind)]
-        items = tuple(item for item, why in found if not why)
-        stays = Counter((item.kind, why) for item, why in found if why)
-        plan = Cleanup(
-            removal=None,
+        every, keys, found = self._results.runs(), chosen.runs or (), list[Item]()
+        if chosen.runs is None:
+            self._access.require_house()
+            if chosen.damaged:
+                found = self._damaged()
+            else:
+                of_model = holdings.named("model", chosen.model) if chosen.model else frozenset()
+                wanted = (item for item in self._items() if item.n and chosen.kind in (None, item.kind))
+                found = [item for item in wanted if item.kind in _DELETABLE and of_model <= item.references]
+            if chosen.model or chosen.kind == "runs":
+                keys = tuple(run.key for run in every if chosen.model in ("", run.model_identity))
+        marks = UserData(self._store, self._access.user).marks()
+        pinned = {run.key: run for run in every if run.key in marks and marks[run.key].pinned}
+        refused = {key: _OTHERS for key in keys if not self._access.may_change(key)}
+        asked, live = [run for run in every if run.key in keys and run.key not in refused], live_jobs(self._table)
+        reasons = {run.key: _why_run_stays(run, live, run.key in pinned) for run in asked}
+        refused |= {key: why for key, why in reasons.items() if why}
+        going = tuple(run for run in asked if run.key not in refused)
+        entries = holdings.entries_alone([run for run in going if not self._access.is_shared(run.key)], every)
+        sizes = {entry.name: entry.n_bytes for entry in self._store.entries("records")} if going else {}
+        used = _InUse(self._store, self._table, self._results, pinned.values())
+        # What is damaged is of no use to anybody, but for a model in whose folder a job may read.
+        kinds = ("models",) if chosen.damaged else _DELETABLE
+        whys = [(item, used.why_stays(item) if item.kind in kinds else "") for item in found]
+        items = tuple(item for item, why in whys if not why)
+        stays = Counter((item.kind, why) for item, why in whys if why)
+        return Cleanup(
+            runs=going,
+            refused=refused,
+            entries=entries,
+            n_shared=len(holdings.named("record", *(key for run in going for key in run.records)) - entries),
+            n_named=sum(bool(marks[run.key].name) for run in going if run.key in marks),
             items=items,
             stays=tuple(Staying(kind, n, why) for (kind, why), n in stays.items()),
-            n_bytes=sum(item.n_bytes for item in items),
+            n_bytes=sum(item.n_bytes for item in items) + sum(sizes.get(name, 0) for name in entries),
         )
-        return plan if runs is None else self._with_runs(plan, runs)
 
     def delete(self, chosen: Selection) -> Cleanup:
-        """Delete what `plan_deletion` says as far as possible, and return what went."""
-        plan = self.plan_deletion(chosen)
-        removal = plan.removal and self._removal.remove([run.key for run in plan.removal.runs])
-        done: list[Item] = []
-        stays = list(plan.stays)
+        """Delete what `plan` says as far as possible, and return what went."""
+        plan = self.plan(chosen)
+        entries = self._drop_runs(plan.runs)
+        done, stays = list[Item](), list(plan.stays)
         for item in plan.items:
             try:
                 self._drop(item)
@@ -262,12 +178,44 @@ class Housekeeping:
         if chosen.damaged:
             self._store.drop(Verification, VerifySettings().key())
         n_bytes = plan.n_bytes - sum(item.n_bytes for item in plan.items) + sum(item.n_bytes for item in done)
-        return replace(plan, removal=removal, items=tuple(done), stays=tuple(stays), n_bytes=n_bytes)
+        return replace(plan, entries=entries, items=tuple(done), stays=tuple(stays), n_bytes=n_bytes)
 
-    def _damaged(self, used: "_InUse") -> list[tuple[Item, Why]]:
-        verification, unknown = self.verification(), References(models=frozenset([""]))
-        items = dict.fromkeys(map(_damaged_item, verification.damaged if verification else ()))
-        return [(item, used.why_stays(item, unknown) if item.kind == "models" else "") for item in items]
+    def _items(self) -> Iterable[Item]:
+        return holdings.stored_items(self._store, self._table, self._results.runs(), self._exports, self._uploads)
+
+    def _damaged(self) -> list[Item]:
+        found = self.verification()
+        return [
+            # Which model it was of is not known.
+            Item(_OF_DAMAGE.get(kind) or holdings.kind_of_record(name), name, 0, references=holdings.named("model", ""))
+            for kind, name in dict.fromkeys((d.kind, d.entry or d.name) for d in (found.damaged if found else ()))
+        ]
+
+    def _drop_runs(self, runs: Iterable[Run]) -> frozenset[str]:
+        """Delete runs and what only they have; one that others own too is only taken from the user.
+
+        The run goes first: a page never shows half of one, and what a crash leaves behind no run refers to.
+        """
+        deleted = [run for run in runs if not self._access.give_up(run.key)]
+        entries = holdings.entries_alone(deleted, self._results.runs())
+        referring = holdings.referring_entries(self._store, self._table).items() if deleted else ()
+        for run in deleted:
+            self._results.drop(Run, run.key)
+            self._access.owners.forget(run.key)
+            for sparse in run.sparse:
+                self._costs.forget(run.dense, sparse)
+        for name in [*(name for name, found in referring if found & entries), *entries]:
+            self._drop_record(name)
+        if deleted:
+            UserData(self._store).forget_runs([run.key for run in deleted])
+        return entries
+
+    def _drop_record(self, name: str) -> None:
+        folder, _, key = name.partition("/")
+        if folder in KINDS:
+            self._results.drop(KINDS[folder], key)
+        else:
+            self._store.drop_entry("records", name)
 
     def _drop(self, item: Item) -> None:
         folder, _, key = item.name.partition("/")
@@ -281,107 +229,49 @@ class Housekeeping:
             case "exports" if not key:
                 self._exports.drop(item.name)
             case "logs":
-                _delete_log(self._store.folder / "logs" / item.name)
-            case _ if item.kind in ARTEFACTS:
+                file = self._store.folder / "logs" / item.name
+                try:
+                    file.unlink(missing_ok=True)
+                except OSError as error:
+                    raise StoreError(f"{file} could not be deleted: {error.strerror}.") from error
+            case _ if item.kind in holdings.ARTEFACTS:
                 self._store.drop_entry("artefacts", item.name)
-            case _ if folder in KINDS:
-                self._results.drop(KINDS[folder], key)
             case _:
-                self._store.drop_entry("records", item.name)
-
-    def _things(self, kind: HoldingKind) -> Iterable[tuple[Item, References]]:
-        """All of one deletable kind but runs, with what each refers to."""
-        match kind:
-            case "texts" | "timings" | "damaged":
-                records = {} if kind == "damaged" else referring_entries(self._store, self._table)
-                for entry in self._store.entries("records"):
-                    if kind_of_record(entry.name) == kind:
-                        found = References(records=records.get(entry.name, frozenset()))
-                        yield Item(kind, entry.name, entry.n_bytes), found
-            case "models":
-                for model in unpacked_models(self._store):
-                    yield Item(kind, model.name, model.n_bytes), references(model)
-            case "uploads":
-                for name, n_bytes in self._uploads.kept().items():
-                    yield Item(kind, name, n_bytes), References(texts=frozenset([name]))
-            case "exports":
-                for export in self._own_exports():
-                    yield Item(kind, export.key, export.n_bytes), references(export)
-                for folder in self._exports.nameless():
-                    yield Item(kind, f"{EXPORTS}/{folder.name}", folder_size(folder).n_bytes), References()
-            case "logs":
-                # Those of workers are small, and a worker may write into its own.
-                for file in sorted((self._store.folder / kind).glob("*.log")):
-                    with suppress(OSError):
-                        if file.stem.isdecimal():
-                            yield Item(kind, file.name, file.lstat().st_size), References()
-            case _:
-                yield from (each for each in self._artefacts() if each[0].kind == kind)
-
-    def _artefacts(self) -> Iterator[tuple[Item, References]]:
-        for entry in self._store.entries("artefacts"):
-            yield Item(kind_of_artefact(entry.tag), entry.name, entry.n_bytes), references(entry)
-
-    def _with_runs(self, plan: Cleanup, keys: Collection[str]) -> Cleanup:
-        removal = self._removal.plan(keys)
-        marks = UserData(self._store, self._access.user).marks()
-        names = {name for run in removal.runs for name in own_entries(run)}
-        names |= {f"record/{key}" for key in removal.records} | {f"passages/{key}" for key in removal.passages}
-        n_bytes = plan.n_bytes + sum(each.n_bytes for each in self._store.entries("records") if each.name in names)
-        n_named = sum(bool(marks[run.key].name) for run in removal.runs if run.key in marks)
-        return replace(plan, removal=removal, n_bytes=n_bytes, n_named=n_named)
-
-    def _in_use(self) -> "_InUse":
-        runs, pinned = self._results.runs(), pinned_runs(self._store, self._access)
-        jobs = [(job, job_references(job, self._store, self._results)) for job in live_jobs(self._table)]
-        return _InUse(self._store.folder, jobs, runs, [run for run in runs if run.key in pinned])
-
-    def _own_exports(self) -> list[Export]:
-        return [export for export in self._exports.listed() if self._exports.is_ours(export)]
+                self._drop_record(item.name)
 
 
 class _InUse:
-    """What live jobs, pinned runs and, of uploads, all runs refer to.
+    """What live jobs, pinned runs and, of uploads, all runs refer to."""
 
-    jobs: live ones, each with what it refers to. folder: the data folder.
-    """
+    def __init__(self, store: Store, table: JobTable, results: ResultCache, pinned: Iterable[Run]) -> None:
+        self._folder, jobs = store.folder, live_jobs(table)
+        self._ids, self._keys = {job.id for job in jobs}, {job.key for job in jobs}
+        self._needed = frozenset[str]().union(*(holdings.job_references(job, store, results) for job in jobs))
+        self._read = frozenset[str]().union(*map(holdings.references, results.runs()))
+        self._pinned = {name for run in pinned for name in holdings.named("record", *run.records)}
+        self._pinned_sparse = {name for run in pinned for name in holdings.named("record", *run.sparse)}
 
-    def __init__(
-        self, folder: Path, jobs: Collection[tuple[Job, References]], runs: Iterable[Run], pinned: Iterable[Run]
-    ) -> None:
-        self._folder = folder
-        self._ids = {job.id for job, _ in jobs}
-        self._keys = {job.key for job, _ in jobs}
-        self._models = {model for _, found in jobs for model in found.models}
-        self._needed = self._files(text for _, found in jobs for text in found.texts)
-        self._read = self._files(text for run in runs for text in references(run).texts)
-        self._pinned = {key for run in pinned for key in run.records}
-        self._pinned_sparse = {key for run in pinned for key in run.sparse}
-
-    def why_stays(self, item: Item, found: References) -> Why:
-        """Why this stays; found: what it refers to."""
+    def why_stays(self, item: Item) -> str:
+        """Why this stays, with {them} in place of it; empty where it goes."""
+        key, found = item.name.rpartition("/")[2], item.references
         match item.kind:
             case "uploads":
-                files = self._files(found.texts)
-                return NEEDED if files & self._needed else _READ if files & self._read else ""
+                return NEEDED if found & self._needed else _READ if found & self._read else ""
             case "logs":
-                return NEEDED if int(item.name.removesuffix(".log")) in self._ids else ""
+                return NEEDED if int(key.removesuffix(".log")) in self._ids else ""
             case "exports" if item.name.startswith(f"{EXPORTS}/"):
                 return NEEDED if is_being_written(self._folder / item.name) else ""
             case "texts" | "timings" | "exports":
+                records = {name for name in found if name.startswith("record/")}
                 # A dense record alone is that of other runs as well.
-                pinned = found.records & self._pinned_sparse or (found.records and found.records <= self._pinned)
-                return NEEDED if item.name.rpartition("/")[2] in self._keys else _PINNED if pinned else ""
+                pinned = records & self._pinned_sparse or (records and records <= self._pinned)
+                return NEEDED if key in self._keys else _PINNED if pinned else ""
             case "damaged":
                 return ""
             case _:
                 # The empty name is that of any model.
-                unknown = "" in self._models or (bool(self._models) and "" in found.models)
-                return NEEDED if unknown or found.models & self._models else ""
-
-    def _files(self, texts: Iterable[str]) -> set[Path]:
-        """The files of texts: a slice of an upload is read from the whole."""
-        return {file for text in texts if (file := file_of(text, self._folder))}
+                models = {name for name in self._needed if name.startswith("model/")}
+                return NEEDED if models and ("model/" in models | found or found & models) else ""
 
 
 def live_jobs(table: JobTable) -> tuple[Job, ...]:
@@ -389,13 +279,10 @@ def live_jobs(table: JobTable) -> tuple[Job, ...]:
     return (*table.running(), *table.queue())
 
 
-def pinned_runs(store: Store, access: Access) -> set[str]:
-    """The keys of the runs that the user has pinned."""
-    return {key for key, mark in UserData(store, access.user).marks().items() if mark.pinned}
-
-
-def _why_run_stays(run: Run, live: Iterable[Job]) -> str:
+def _why_run_stays(run: Run, live: Iterable[Job], pinned: bool) -> str:
     """Why a run cannot be deleted while these jobs are live; empty where it can."""
+    if pinned:
+        return "it is pinned; unpin it first"
     for job in live:
         if job.key == run.key:
             return "it is under way; stop it first"
@@ -404,15 +291,3 @@ def _why_run_stays(run: Run, live: Iterable[Job]) -> str:
         if records_read(job.settings) & {run.dense, *run.sparse}:
             return f"job {job.id} works with its models; wait for that, or stop it"
     return ""
-
-
-def _damaged_item(damage: Damage) -> Item:
-    kind = kind_of_record(damage.name) if damage.kind == "record" else _OF_DAMAGE[damage.kind]
-    return Item(kind, damage.entry or damage.name, 0)
-
-
-def _delete_log(file: Path) -> None:
-    try:
-        file.unlink(missing_ok=True)
-    except OSError as error:
-        raise StoreError(f"{file} could not be deleted: {error.strerror}.") from error

@@ -1,24 +1,26 @@
-"""What the data folder holds: kinds of things, the references between them, and sizes by kind, by model and by run."""
+"""What the data folder holds: items of every kind with their references, summed by kind, by model and by run."""
 
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Literal, get_args
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from typing import Literal, NamedTuple, get_args
 
 from sparsedash.jobs.job import Job
 from sparsedash.jobs.job_table import JobTable
-from sparsedash.schema import store_keys
 from sparsedash.schema.export_settings import EXPORTS, Export
 from sparsedash.schema.pair_records import Choices, Prompts, Timing, records_read
-from sparsedash.schema.records import R, Run, kind_and_model
-from sparsedash.service.stored_results import ResultCache
-from sparsedash.storage.disk_cache import CacheEntry, TagSum
+from sparsedash.schema.records import Kept, Run, kind_and_model
+from sparsedash.schema.store_keys import model_identity_note
+from sparsedash.service.request_checks import upload_named
+from sparsedash.service.stored_results import ResultCache, run_passages
+from sparsedash.service.user_files import Exports, UserUploads
+from sparsedash.storage.disk_cache import room_of_environment
 from sparsedash.storage.local_machine import folder_size
-from sparsedash.storage.model_folders import MODELS, UnpackedModel, unpacked_models
+from sparsedash.storage.model_folders import unpacked_models
 from sparsedash.storage.store import Store
-from sparsedash.storage.text_files import fingerprint, texts_read, uploads_folder
+from sparsedash.storage.text_files import fingerprint, texts_read
 
 ArtefactHolding = Literal["statistics", "gradients", "written", "weights", "unfinished"]
 FileHolding = Literal["models", "uploads", "exports", "logs"]
@@ -45,8 +47,15 @@ _OF_ARTEFACTS: dict[str, HoldingKind] = {
     "weights": "weights",
     "unfinished": "unfinished",
 }
-_COUNTED = {"record", "passages", "findresult", "export"}
+_PARTS = ("record", "passages", "findresult", "export")
 """Entries that are parts of what is counted, and not counted themselves."""
+
+_OF_MODELS: dict[HoldingKind, str] = {
+    **dict.fromkeys(ARTEFACTS, "calibration"),
+    "runs": "answers",
+    "models": "unpacked",
+    "exports": "exported",
+}
 
 
 def kind_of_record(name: str) -> HoldingKind:
@@ -54,61 +63,55 @@ def kind_of_record(name: str) -> HoldingKind:
     return _OF_RECORDS.get(name.partition("/")[0], "notes")
 
 
-def kind_of_artefact(tag: str) -> HoldingKind:
-    """The kind of an artefact. tag: of its entry in the store."""
-    return _OF_ARTEFACTS.get(kind_and_model(tag)[0], "statistics")
+class Item(NamedTuple):
+    """A thing in the data folder. name: of an entry, a folder or a log, an upload's reference, or an export's key.
+
+    used_at: time of the last use, or else of writing. references: see `references`. n: things that it counts as; 0: a
+    part of another one, never deleted by itself.
+    """
+
+    kind: HoldingKind
+    name: str
+    n_bytes: int
+    used_at: float = 0.0
+    references: frozenset[str] = frozenset()
+    n: int = 1
 
 
-@dataclass(frozen=True, kw_only=True)
-class References:
-    """What a stored thing refers to: entries of records and passages, uploads or other texts, identities of models."""
-
-    records: frozenset[str] = frozenset()
-    passages: frozenset[str] = frozenset()
-    texts: frozenset[str] = frozenset()
-    models: frozenset[str] = frozenset()
+def named(kind: str, *names: str) -> frozenset[str]:
+    """References: "record/KEY" and "passages/KEY", as entries are named, "text/UPLOAD", "model/IDENTITY"."""
+    return frozenset(f"{kind}/{name}" for name in names)
 
 
-Referring = Run | Export | Timing | Prompts | Choices | UnpackedModel | CacheEntry
-
-
-def references(thing: Referring) -> References:
-    """What a run, an export, a timing, prompts, choices, an unpacked model or an artefact refers to."""
+def references(thing: Kept) -> frozenset[str]:
+    """What a stored record refers to."""
     match thing:
         case Run():
-            settings, evaluation = thing.settings, thing.corpora.get("evaluation")
-            # The passages' key is made again: no record is read for it.
-            passages = [] if evaluation is None else [store_keys.passages_key(evaluation, settings.evaluation)]
-            return References(
-                records=frozenset(thing.records),
-                passages=frozenset(passages),
-                texts=frozenset((settings.calibration.corpus, settings.evaluation.corpus)),
-                models=frozenset([thing.model_identity]),
-            )
+            texts = map(upload_named, (thing.settings.calibration.corpus, thing.settings.evaluation.corpus))
+            answers = named("record", *thing.records) | named("passages", run_passages(thing))
+            return answers | named("text", *texts) | named("model", thing.model_identity)
         case Export():
-            records = frozenset((thing.settings.dense, thing.settings.sparse))
-            return References(records=records, models=frozenset([thing.model_identity]))
+            records = named("record", thing.settings.dense, thing.settings.sparse)
+            return records | named("model", thing.model_identity)
         case Timing():
-            return References(records=frozenset((thing.dense, thing.sparse)))
+            return named("record", thing.dense, thing.sparse)
         case Prompts():
-            return References(records=frozenset(key for asked in thing.asked for key in (asked.left, asked.right)))
+            return named("record", *(key for asked in thing.asked for key in (asked.left, asked.right)))
         case Choices():
-            return References(records=frozenset(thing.better.values()) - {""})
-        case UnpackedModel():
-            return References(models=frozenset([thing.identity]))
-        case CacheEntry():
-            return References(models=frozenset([kind_and_model(thing.tag)[1]]))
+            return named("record", *filter(None, thing.better.values()))
+        case _:
+            return frozenset()
 
 
-def job_references(job: Job, store: Store, results: ResultCache) -> References:
-    """What a job refers to. models: with the empty name where it needs one that is not known yet."""
-    records = [(key, results.record(key)) for key in records_read(job.settings)]
-    models = {record.model_identity if record else "" for _, record in records}
+def job_references(job: Job, store: Store, results: ResultCache) -> frozenset[str]:
+    """What a job refers to; "model/" where it needs a model whose identity is not known yet."""
+    records = {key: results.record(key) for key in records_read(job.settings)}
+    models = {record.model_identity if record else "" for record in records.values()}
     if job.makes_run:
         model = str(job.settings.get("model", ""))
-        models.add(store.recall(store_keys.model_identity_note(model, fingerprint(model))) or "")
-    texts = texts_read(job.settings, results.record)
-    return References(records=frozenset(dict(records)), texts=frozenset(texts), models=frozenset(models))
+        models.add(store.recall(model_identity_note(model, fingerprint(model))) or "")
+    texts = map(upload_named, texts_read(job.settings, results.record))
+    return named("record", *records) | named("text", *texts) | named("model", *models)
 
 
 def referring_entries(store: Store, table: JobTable) -> dict[str, frozenset[str]]:
@@ -117,66 +120,89 @@ def referring_entries(store: Store, table: JobTable) -> dict[str, frozenset[str]
     Continuations and divergences do not name their records: the job table and the prompts do.
     """
     jobs = table.of_kinds("continuation", "divergence")
-    found = {f"{job.kind}/{job.key}": records_read(job.settings) for job in jobs}
-    for prompts in _stored(store, Prompts):
-        found[f"prompts/{prompts.key}"] = references(prompts).records
-        found |= {f"continuation/{asked.key()}": records_read(asdict(asked)) for asked in prompts.asked}
-    found |= {f"timing/{timing.key}": references(timing).records for timing in _stored(store, Timing)}
-    return found | {f"choices/{choices.key}": references(choices).records for choices in _stored(store, Choices)}
+    found = {f"{job.kind}/{job.key}": named("record", *records_read(job.settings)) for job in jobs}
+    for kind in (Prompts, Timing, Choices):
+        for key in list(store.keys(kind)):
+            if (thing := store.get(kind, key)) is None:
+                continue
+            found[f"{kind.__name__.lower()}/{key}"] = references(thing)
+            if isinstance(thing, Prompts):
+                found |= {f"continuation/{a.key()}": named("record", *records_read(asdict(a))) for a in thing.asked}
+    return found
 
 
-def _stored(store: Store, kind: type[R]) -> list[R]:
-    return [found for key in list(store.keys(kind)) if (found := store.get(kind, key)) is not None]
+def entries_of(run: Run) -> frozenset[str]:
+    """The names of a run's entries, of records and passages too, which other runs may share."""
+    shared = {name for name in references(run) if name.startswith(("record/", "passages/"))}
+    return frozenset({f"run/{run.key}", f"findresult/{run.key}", *shared})
 
 
-def own_entries(run: Run) -> tuple[str, str]:
-    """The names of the entries that are a run's alone."""
-    return f"run/{run.key}", f"findresult/{run.key}"
+def entries_alone(going: Collection[Run], runs: Iterable[Run]) -> frozenset[str]:
+    """The names of entries that only these runs of all runs have."""
+    keys = {run.key for run in going}
+    return (
+        frozenset[str]().union(*map(entries_of, going)).difference(*(entries_of(r) for r in runs if r.key not in keys))
+    )
 
 
-def shared_entries(run: Run) -> list[str]:
-    """The names of the entries that a run refers to: its records and passages, which other runs may use too."""
-    found = references(run)
-    return [*(f"record/{key}" for key in found.records), *(f"passages/{key}" for key in found.passages)]
+def own_exports(exports: Exports) -> list[Export]:
+    """The exports in the data folder that the user may delete."""
+    return [export for export in exports.listed() if exports.is_ours(export)]
+
+
+def stored_items(
+    store: Store, table: JobTable, runs: Iterable[Run], exports: Exports, uploads: UserUploads
+) -> Iterator[Item]:
+    """Everything in the data folder. No value is read but of what refers to records."""
+    refers = referring_entries(store, table)
+    for run in runs:
+        refers |= dict.fromkeys(entries_of(run), named("model", run.model_identity))
+    for entry in store.entries("records"):
+        name, counted = entry.name, entry.name.partition("/")[0] not in _PARTS
+        yield Item(kind_of_record(name), *entry[:3], refers.get(name, frozenset()), counted)
+    for entry in store.entries("artefacts"):
+        kind, model = kind_and_model(entry.tag)
+        yield Item(_OF_ARTEFACTS.get(kind, "statistics"), *entry[:3], named("model", model))
+    for unpacked in unpacked_models(store):
+        yield Item("models", unpacked.name, unpacked.n_bytes, unpacked.written_at, named("model", unpacked.identity))
+    for name, n_bytes in uploads.kept().items():
+        yield Item("uploads", name, n_bytes, references=named("text", name))
+    for export in own_exports(exports):
+        yield Item("exports", export.key, export.n_bytes, export.made_at, references(export))
+    for folder in exports.nameless():
+        yield Item("exports", f"{EXPORTS}/{folder.name}", folder_size(folder).n_bytes)
+    # Logs of workers are small, and a worker may write into its own.
+    for file in sorted((store.folder / "logs").glob("*.log")):
+        with suppress(OSError):
+            yield Item("logs", file.name, file.lstat().st_size, n=file.stem.isdecimal())
+    tables = [file.stat().st_size for file in store.folder.glob("jobs.sqlite*") if file.is_file()]
+    yield Item("jobs", "jobs.sqlite", sum(tables), n=table.count())
 
 
 @dataclass(kw_only=True)
 class Holding:
-    """Things of one kind: how many, their bytes, and when one was last used, or else written; 0: never."""
+    """Things of one kind or of one model. n: how many; of a model its runs. parts: their bytes.
 
-    n: int = 0
-    n_bytes: int = 0
-    used_at: float = 0.0
-
-    def add(self, n: int, n_bytes: int, used_at: float) -> None:
-        """Count more in."""
-        self.n, self.n_bytes, self.used_at = self.n + n, self.n_bytes + n_bytes, max(self.used_at, used_at)
-
-
-@dataclass(kw_only=True)
-class ModelHolding:
-    """Bytes of one model: of its runs, its calibration, its unpacked files, its exports.
-
-    references: by which runs and exports named it, newest first.
+    used_at: time of the last use, or else of writing; 0: never. names: by which runs and exports named the model.
     """
 
-    identity: str
-    references: tuple[str, ...] = ()
-    n_runs: int = 0
-    answers: int = 0
-    calibration: int = 0
-    unpacked: int = 0
-    exports: int = 0
+    n: int = 0
+    parts: Counter[str] = field(default_factory=Counter)
     used_at: float = 0.0
+    names: tuple[str, ...] = ()
 
     @property
     def n_bytes(self) -> int:
-        """All of it."""
-        return self.answers + self.calibration + self.unpacked + self.exports
+        """All of them."""
+        return self.parts.total()
+
+    def add(self, n: int, part: str, n_bytes: int, used_at: float) -> None:
+        """Count more in."""
+        self.n, self.used_at = self.n + n, max(self.used_at, used_at)
+        self.parts[part] += n_bytes
 
 
-@dataclass(frozen=True, kw_only=True)
-class RunHolding:
+class RunHolding(NamedTuple):
     """One run: the bytes that it alone takes, and those that it shares with other runs."""
 
     run: Run
@@ -186,22 +212,17 @@ class RunHolding:
 
 @dataclass(frozen=True, kw_only=True)
 class Holdings:
-    """What the data folder holds. kinds: those that are there. models, runs: largest first."""
+    """What the data folder holds. kinds: those that are there. models: by their identity. models, runs: largest first.
+
+    room_bytes: the limit of artefacts. room_fixed: the environment sets it, and nothing here changes it.
+    """
 
     kinds: dict[HoldingKind, Holding]
-    models: tuple[ModelHolding, ...]
+    models: dict[str, Holding]
     runs: tuple[RunHolding, ...]
     free_bytes: int
-
-    @property
-    def n_bytes(self) -> int:
-        """Everything in the data folder."""
-        return self.bytes_of(*self.kinds)
-
-    @property
-    def artefact_bytes(self) -> int:
-        """Artefacts of calibration."""
-        return self.bytes_of(*ARTEFACTS)
+    room_bytes: int
+    room_fixed: bool
 
     @property
     def is_empty(self) -> bool:
@@ -213,76 +234,37 @@ class Holdings:
         return sum(self.kinds[kind].n_bytes for kind in kinds if kind in self.kinds)
 
 
-def measure_holdings(store: Store, table: JobTable, runs: Sequence[Run], exports: Sequence[Export]) -> Holdings:
-    """What this data folder holds now. exports: those that lie in it. No value is read, only sizes."""
-    entries, artefacts, unpacked = store.entries("records"), store.artefact_sums(), unpacked_models(store)
-    kinds: dict[HoldingKind, Holding] = defaultdict(Holding)
-    for entry in entries:
-        counted = entry.name.partition("/")[0] not in _COUNTED
-        kinds[kind_of_record(entry.name)].add(int(counted), entry.n_bytes, entry.used_at)
-    for found in artefacts:
-        kinds[kind_of_artefact(found.tag)].add(found.n, found.n_bytes, found.used_at)
-    folders: tuple[tuple[HoldingKind, Path, int | None], ...] = (
-        ("models", store.folder / MODELS, len(unpacked)),
-        ("uploads", uploads_folder(store.folder), None),
-        ("exports", store.folder / EXPORTS, len(exports)),
-        ("logs", store.folder / "logs", None),
-    )
-    for kind, folder, n in folders:
-        size = folder_size(folder)
-        kinds[kind].add(size.n_files if n is None else n, size.n_bytes, size.written_at)
-    tables = [file.stat().st_size for file in store.folder.glob("jobs.sqlite*") if file.is_file()]
-    kinds["jobs"].add(table.count(), sum(tables), 0.0)
-    bytes_of = {entry.name: entry.n_bytes for entry in entries}
+def measure_holdings(items: Iterable[Item], runs: Sequence[Run], exports: Iterable[Export], store: Store) -> Holdings:
+    """The sums of these items."""
+    kinds, models = defaultdict[HoldingKind, Holding](Holding), defaultdict[str, Holding](Holding)
+    bytes_of: dict[str, int] = {}
+    for item in items:
+        in_files = item.kind in get_args(FileHolding) and not item.name.startswith("export/")
+        kinds[item.kind].add(item.n, "", 0 if in_files else item.n_bytes, item.used_at)
+        bytes_of[item.name] = item.n_bytes
+        if part := _OF_MODELS.get(item.kind):
+            for name in item.references:
+                if name.startswith("model/") and name != "model/":
+                    models[name.removeprefix("model/")].add(0, part, item.n_bytes, item.used_at)
+    for kind in get_args(FileHolding):
+        # As the file system has them, with what killed jobs have left.
+        size = folder_size(store.folder / kind)
+        kinds[kind].add(0, "", size.n_bytes, size.written_at)
+    named_by = [(run.model_identity, run.settings.model, 1) for run in runs]
+    for identity, name, n in [*named_by, *((export.model_identity, export.model, 0) for export in exports)]:
+        models[identity].n += n
+        models[identity].names = tuple(dict.fromkeys((*models[identity].names, name)))
+    users = Counter(name for run in runs for name in entries_of(run))
+    held_runs = []
+    for run in runs:
+        sizes = [(bytes_of.get(name, 0), users[name] > 1) for name in entries_of(run)]
+        shared = sum(n_bytes for n_bytes, is_shared in sizes if is_shared)
+        held_runs.append(RunHolding(run, sum(n_bytes for n_bytes, _ in sizes) - shared, shared))
     return Holdings(
         kinds={kind: holding for kind, holding in kinds.items() if holding.n or holding.n_bytes},
-        models=_models(bytes_of, runs, artefacts, unpacked, exports),
-        runs=_runs(bytes_of, runs),
+        models=dict(sorted(models.items(), key=lambda each: each[1].n_bytes, reverse=True)),
+        runs=tuple(sorted(held_runs, key=lambda each: each.n_bytes, reverse=True)),
         free_bytes=shutil.disk_usage(store.folder).free,
+        room_bytes=store.artefact_room,
+        room_fixed=room_of_environment() is not None,
     )
-
-
-def _runs(bytes_of: Mapping[str, int], runs: Iterable[Run]) -> tuple[RunHolding, ...]:
-    parts = [(run, shared_entries(run)) for run in runs]
-    users = Counter(name for _, names in parts for name in names)
-    found = []
-    for run, names in parts:
-        own = [*own_entries(run), *(name for name in names if users[name] == 1)]
-        shared = sum(bytes_of.get(name, 0) for name in names if users[name] > 1)
-        found.append(RunHolding(run=run, n_bytes=sum(bytes_of.get(name, 0) for name in own), shared_bytes=shared))
-    return tuple(sorted(found, key=lambda each: each.n_bytes, reverse=True))
-
-
-def _models(
-    bytes_of: Mapping[str, int],
-    runs: Iterable[Run],
-    artefacts: Iterable[TagSum],
-    unpacked: Iterable[UnpackedModel],
-    exports: Iterable[Export],
-) -> tuple[ModelHolding, ...]:
-    found: dict[str, ModelHolding] = {}
-
-    def of(identity: str, used_at: float, reference: str = "") -> ModelHolding:
-        holding = found.setdefault(identity, ModelHolding(identity=identity))
-        holding.used_at = max(holding.used_at, used_at)
-        if reference and reference not in holding.references:
-            holding.references = (*holding.references, reference)
-        return holding
-
-    seen: set[str] = set()
-    for run in runs:
-        # What several runs use counts once.
-        names = {*own_entries(run), *shared_entries(run)} - seen
-        seen |= names
-        holding = of(run.model_identity, run.started_at, run.settings.model)
-        holding.n_runs += 1
-        holding.answers += sum(bytes_of.get(name, 0) for name in names)
-    for left in artefacts:
-        if identity := kind_and_model(left.tag)[1]:
-            of(identity, left.used_at).calibration += left.n_bytes
-    for model in unpacked:
-        if model.identity:
-            of(model.identity, model.written_at).unpacked += model.n_bytes
-    for export in exports:
-        of(export.model_identity, export.made_at, export.model).exports += export.n_bytes
-    return tuple(sorted(found.values(), key=lambda each: each.n_bytes, reverse=True))

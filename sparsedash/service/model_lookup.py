@@ -16,9 +16,10 @@ import msgspec
 from sparsedash.catalog.families import config_problem
 from sparsedash.catalog.gguf_names import gguf_problem
 from sparsedash.catalog.gguf_reader import opened_gguf
-from sparsedash.catalog.model_shape import ModelShape, listed_shape, model_shape, shape_from_plain
+from sparsedash.catalog.model_shape import ModelShape, listed_shape, model_shape
 from sparsedash.schema import store_keys
 from sparsedash.schema.errors import ModelError
+from sparsedash.service.stored_results import known_shape
 from sparsedash.storage.local_machine import path_kind
 from sparsedash.storage.model_folders import model_config
 from sparsedash.storage.store import Store
@@ -44,7 +45,7 @@ class NamedModel:
 def named_model(reference: str, store: Store) -> NamedModel | None:
     """Family and shape, from when it was loaded here before, from its config, or from the catalog; else None."""
     identity = store.recall(store_keys.model_identity_note(reference, fingerprint(reference)))
-    shape = shape_from_plain(store.recall(store_keys.model_shape_note(identity)) or "") if identity else None
+    shape = known_shape(store, identity) if identity else None
     config = None if shape else model_config(reference)
     if config is None:
         shape = shape or listed_shape(reference)

@@ -1,39 +1,19 @@
 """Estimates what a run will take before it is started: time and memory, and finds what of it is stored already."""
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
 
-import msgspec
-
+from sparsedash.catalog import resources
 from sparsedash.catalog.model_shape import ModelShape
-from sparsedash.catalog.resources import (
-    LeastMemory,
-    RunDisk,
-    chosen_memory,
-    least_memory,
-    n_passages,
-    needs_fisher,
-    needs_sensitivity,
-    run_disk,
-)
+from sparsedash.catalog.resources import LeastMemory, RunDisk
 from sparsedash.jobs.local_runner import NVIDIA
 from sparsedash.schema import store_keys
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import Stage
-from sparsedash.schema.records import Record, Run
+from sparsedash.schema.records import Record
 from sparsedash.schema.settings import BUILTIN_TEXT, SELF, RunSettings
-from sparsedash.schema.store_keys import (
-    NoteName,
-    mixed_text_identity,
-    outcomes_key,
-    own_text_identity,
-    plain_share,
-    shares_read,
-    statistics_key,
-    unread_text_identity,
-)
 from sparsedash.service.request_checks import Problem
-from sparsedash.service.time_forecast import START_S, Speeds, counted_seconds, measured_seconds, times_known
+from sparsedash.service.time_forecast import START_S
 from sparsedash.storage.local_machine import free_bytes, memory_bytes
 from sparsedash.storage.store import Store
 from sparsedash.storage.text_files import fingerprint
@@ -43,10 +23,10 @@ from sparsedash.storage.text_files import fingerprint
 class Cached:
     """Which parts of a run are stored: the calibration, the dense answers, and how many sparse models' answers."""
 
-    calibration: bool
-    dense: bool
-    sparse: int
-    n_sparse: int
+    calibration: bool = False
+    dense: bool = False
+    sparse: int = 0
+    n_sparse: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,10 +48,6 @@ class Duration:
         return None if self.unknown else self.seconds
 
 
-_PARTS: dict[str, Stage] = {"loading": "load", "answering": "evaluate", "pruning": "prune", "calibrating": "calibrate"}
-"""The stage that each part of the estimate is named after."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Memory:
     """How much memory a run may take.
@@ -87,6 +63,11 @@ class Memory:
     resident_bytes: int | None = None
     backward: bool = False
     there_bytes: int | None = None
+
+    @property
+    def expected_bytes(self) -> int | None:
+        """The peak, as far as it is known."""
+        return self.measured_bytes if self.least is None else self.least.n_bytes
 
     @property
     def too_little(self) -> bool:
@@ -109,54 +90,24 @@ class DiskNeed:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Forecast:
-    """What a run was expected to take when it was asked for; None what was not known then.
-
-    parts: seconds of each part, as in Duration. disk_bytes: what it leaves in the data folder; of a run of which
-    nothing was stored before.
-    """
-
-    seconds: float | None
-    parts: tuple[tuple[str, float], ...]
-    memory_bytes: int | None
-    disk_bytes: int | None
-
-    def plain(self) -> str:
-        """All of it as one JSON text."""
-        return msgspec.json.encode(self).decode()
-
-
-@dataclass(frozen=True, kw_only=True)
 class Preflight:
-    """What is known of a run before it is started.
+    """What is known of a run before it is started, and of a started one, what was known then.
 
     stored: what need not be computed again. duration: from what was measured here before. problems: why it cannot
     start. disk: None where the model's shape is not known.
     """
 
-    stored: Cached
-    duration: Duration
-    memory: Memory
-    problems: tuple[Problem, ...]
+    stored: Cached = Cached()
+    duration: Duration = Duration()
+    memory: Memory = Memory()
+    problems: tuple[Problem, ...] = ()
     disk: DiskNeed | None = None
 
     @property
-    def forecast(self) -> Forecast:
-        """What the run is expected to take, as far as that is known."""
-        least, there = self.memory.least, self.stored
-        is_new = not (there.calibration or there.dense or there.sparse)
-        return Forecast(
-            seconds=self.duration.total_s,
-            parts=self.duration.parts,
-            memory_bytes=self.memory.measured_bytes if least is None else least.n_bytes,
-            disk_bytes=self.disk.takes.stays_bytes if self.disk is not None and is_new else None,
-        )
-
-
-def refused_preflight(settings: RunSettings, problems: tuple[Problem, ...]) -> Preflight:
-    """What is said of a run whose model or text may not be looked at: why, and nothing else."""
-    nothing = Cached(calibration=False, dense=False, sparse=0, n_sparse=settings.n_sparse)
-    return Preflight(stored=nothing, duration=Duration(), memory=Memory(), problems=problems)
+    def left_bytes(self) -> int | None:
+        """Bytes that the run leaves in the data folder; None where that is not known, or a part is stored already."""
+        there = self.stored.calibration or self.stored.dense or self.stored.sparse
+        return self.disk.takes.stays_bytes if self.disk is not None and not there else None
 
 
 def stored_parts(settings: RunSettings, store: Store) -> Cached:
@@ -165,19 +116,19 @@ def stored_parts(settings: RunSettings, store: Store) -> Cached:
     passages = _noted(store, store_keys.text_identity_note, settings.evaluation.corpus)
     statistics = {method: _statistics_key(settings, method, model, store) for method in settings.methods}
 
-    def answered(asked: tuple[str | None, MethodSettings, int] | None) -> bool:
-        if model is None or passages is None or (asked is not None and asked[0] is None):
+    def answered(made: tuple[str, MethodSettings, int] | None) -> bool:
+        if model is None or passages is None:
             return False
-        made = None if asked is None else (str(asked[0]), *asked[1:])
-        key = outcomes_key(model, settings.dtype, passages, settings.evaluation, made, n_sparse=settings.n_sparse)
+        key = store_keys.outcomes_key(
+            model, settings.dtype, passages, settings.evaluation, made, n_sparse=settings.n_sparse
+        )
         return store.has(Record, key)
 
+    points = [(statistics[method], method, permille) for method, permille in settings.points]
     return Cached(
-        calibration=all(
-            key and store.recall(store_keys.calibrated_note(key)) is not None for key in statistics.values()
-        ),
+        calibration=all(key and store.recall(store_keys.calibrated_note(key)) is not None for key, *_ in points),
         dense=answered(None),
-        sparse=sum(answered((statistics[method], method, permille)) for method, permille in settings.points),
+        sparse=sum(answered((key, method, permille)) for key, method, permille in points if key is not None),
         n_sparse=settings.n_sparse,
     )
 
@@ -185,66 +136,56 @@ def stored_parts(settings: RunSettings, store: Store) -> Cached:
 def expected_duration(
     settings: RunSettings,
     stored: Cached,
-    runs: Iterable[Run],
-    record: Callable[[str], Record | None],
-    speeds: Speeds | None = None,
-    *,
+    expected: Mapping[Stage, float | None],
+    counted: Collection[Stage],
     start_s: float = START_S,
-    shape: ModelShape | None = None,
 ) -> Duration:
-    """How long the run may take: by earlier runs of the same model, else by its operations and bytes.
-
-    runs: newest first. record: gives the record of a key. speeds: of this machine. start_s: until a worker has the
-    engine. shape: of the model, where it is known.
+    """How long the run may take. expected, counted: of its stages, see `expected_seconds`. start_s: until a worker has
+    the engine.
     """
-    measured, counted = measured_seconds(settings, runs, record), counted_seconds(settings, speeds, shape)
-    expected = {stage: counted[stage] if seconds is None else seconds for stage, seconds in measured.items()}
     n_sparse = stored.n_sparse - stored.sparse
     n_models = n_sparse + (not stored.dense)
-    parts: dict[str, float | None] = {}
+    calibrates = n_sparse and settings.reads_text and not stored.calibration
+    n_calibrations = len(store_keys.shares_read(settings)) if calibrates else 0
+    parts: dict[str, tuple[tuple[int, Stage], ...]] = {
+        "loading": ((bool(n_models), "load"),),
+        "answering": ((n_models, "evaluate"),),
+        "pruning": ((n_sparse, "prune"),),
+        "calibrating": ((n_calibrations, "calibrate"), (bool(calibrates), "text")),
+    }
+    known, unknown = {}, []
+    for name, times in parts.items():
+        seconds = [None if (each := expected[stage]) is None else n * each for n, stage in times if n]
+        if None in seconds:
+            unknown.append(name)
+        elif seconds:
+            known[name] = sum(filter(None, seconds))
+    of_known = [name for name in known if parts[name][0][1] in counted]
     if n_models:
-        parts["loading"] = expected["load"]
-        parts["answering"] = times_known(n_models, expected["evaluate"])
-    if n_sparse:
-        parts["pruning"] = times_known(n_sparse, expected["prune"])
-    if n_sparse and settings.reads_text and not stored.calibration:
-        calibrate, text = expected["calibrate"], expected["text"]
-        n_calibrations = len(shares_read(settings))
-        parts["calibrating"] = None if calibrate is None or text is None else n_calibrations * calibrate + text
-    known = {name: part for name, part in parts.items() if part is not None}
-    if parts:
         known["starting"] = start_s
     return Duration(
-        seconds=sum(known.values()),
-        unknown=tuple(name for name in parts if name not in known),
-        counted=tuple(name for name in known if name in _PARTS and measured[_PARTS[name]] is None),
-        parts=tuple(known.items()),
+        seconds=sum(known.values()), unknown=tuple(unknown), counted=tuple(of_known), parts=tuple(known.items())
     )
 
 
-def expected_memory(settings: RunSettings, store: Store, shape: ModelShape | None) -> Memory:
-    """How much memory the run may take, as far as its model was measured here or its shape is known."""
+def expected_room(settings: RunSettings, store: Store, shape: ModelShape | None) -> tuple[Memory, DiskNeed | None]:
+    """Memory and disk that the run may take, as far as its model was measured here or its shape is known."""
     measured = store.recall(store_keys.peak_memory_note(settings.model, settings.dtype))
     there = None if NVIDIA.is_dir() else memory_bytes()
-    return Memory(
+    memory = Memory(
         measured_bytes=int(measured) if measured and measured.isdecimal() else None,
-        least=None if shape is None else chosen_memory(shape, settings, there),
-        resident_bytes=None if shape is None else least_memory(shape, settings).n_bytes,
-        backward=needs_fisher(settings) or needs_sensitivity(settings),
+        backward=resources.needs_fisher(settings) or resources.needs_sensitivity(settings),
         there_bytes=there,
     )
-
-
-def expected_disk(settings: RunSettings, store: Store, shape: ModelShape | None, known: Memory) -> DiskNeed | None:
-    """Bytes that the run takes in the data folder; None where the model's shape is not known. known: its memory."""
     if shape is None:
-        return None
-    streamed = known.least is not None and known.least.streamed
-    takes = run_disk(shape, settings, n_passages(settings) or 0, streamed=streamed)
-    return DiskNeed(takes=takes, free_bytes=free_bytes(store.folder))
+        return memory, None
+    least, resident = resources.chosen_memory(shape, settings, there), resources.least_memory(shape, settings)
+    takes = resources.run_disk(shape, settings, resources.n_passages(settings) or 0, streamed=least.streamed)
+    disk = DiskNeed(takes=takes, free_bytes=free_bytes(store.folder))
+    return replace(memory, least=least, resident_bytes=resident.n_bytes), disk
 
 
-def _noted(store: Store, name: Callable[[str, str], NoteName], reference: str) -> str | None:
+def _noted(store: Store, name: Callable[[str, str], store_keys.NoteName], reference: str) -> str | None:
     return store.recall(name(reference, fingerprint(reference)))
 
 
@@ -252,22 +193,16 @@ def _statistics_key(settings: RunSettings, method: MethodSettings, model: str | 
     """The key of what calibrating leaves for this method; None where the model or the text was not used here before."""
     if model is None:
         return None
-    calibration, share = settings.calibration, plain_share(method, settings.calibration)
+    calibration, share = settings.calibration, store_keys.plain_share(method, settings.calibration)
     if calibration.corpus == SELF:
-        text: str | None = own_text_identity(model, settings.dtype, calibration)
+        text: str | None = store_keys.own_text_identity(model, settings.dtype, calibration)
     else:
         text = _noted(store, store_keys.text_identity_note, calibration.corpus)
         if text is None and not settings.reads_text:
-            text = unread_text_identity(calibration.corpus)
+            text = store_keys.unread_text_identity(calibration.corpus)
     plain = _noted(store, store_keys.text_identity_note, BUILTIN_TEXT) if share else ""
     if text is None or plain is None:
         return None
-    return statistics_key(model, settings.dtype, mixed_text_identity(text, plain, share), calibration)
-
-
-def forecast_from_plain(text: str | None) -> Forecast | None:
-    """The forecast that `plain` wrote; None for anything else."""
-    try:
-        return msgspec.json.decode(text or "", type=Forecast)
-    except (msgspec.MsgspecError, RecursionError):
-        return None
+    return store_keys.statistics_key(
+        model, settings.dtype, store_keys.mixed_text_identity(text, plain, share), calibration
+    )

@@ -24,7 +24,7 @@ from sparsedash.jobs.job_table import Owners
 from sparsedash.schema.errors import AccessError, JobError
 from sparsedash.schema.settings import BUILTIN_MODEL, MIN_TOKENS_PER_CHANNEL, SELF, FindSettings, RunSettings
 from sparsedash.service.model_lookup import folder_problem, gguf_file_problem
-from sparsedash.service.stored_results import ResultCache
+from sparsedash.service.stored_results import ResultCache, run_passages
 from sparsedash.storage.local_machine import lies_below, local_path, path_kind
 from sparsedash.storage.model_folders import HUB_ID, model_config
 from sparsedash.storage.text_files import FILE, TEXT_KINDS, UPLOAD, file_of, names_file
@@ -57,7 +57,7 @@ class Access:
     def __init__(self, owners: Owners, results: ResultCache, user: str = LOCAL, rules: Serving | None = None) -> None:
         self.owners, self.user, self.rules = owners, user, rules
         self._results = results
-        self._records_seen: frozenset[str] = frozenset()
+        self._results_seen: frozenset[str] = frozenset()
 
     @property
     def unlimited(self) -> bool:
@@ -73,6 +73,15 @@ class Access:
     def most_jobs(self) -> int:
         """The user's quota of live jobs; 0: any number."""
         return 0 if self.unlimited or self.rules is None else max(1, self.rules.quota.queued)
+
+    def require_administrator(self, does: str, advice: str) -> None:
+        """Raises AccessError for all others. does: what only an administrator does."""
+        if not self.unlimited:
+            raise AccessError(f"Only an administrator {does}.", advice)
+
+    def require_house(self) -> None:
+        """Raises AccessError for whoever may not look into the data folder."""
+        self.require_administrator("looks into the data folder", "Your own runs are on their page.")
 
     def owned(self) -> frozenset[str]:
         """The keys and references of everything that the user asked for or uploaded."""
@@ -101,19 +110,13 @@ class Access:
         """Whether the user sees the run, or the result of the job, with this key."""
         return self.sees_all or is_example(key) or self.is_owner(key)
 
-    def sees_records(self, *keys: str) -> bool:
-        """Whether the user sees these records: each is of a run that they see."""
+    def sees_results(self, *keys: str) -> bool:
+        """Whether the user sees these records or passages: each is of a run that they see."""
         wanted = {key for key in keys if key and not is_example(key)}
-        if not self.sees_all and not wanted <= self._records_seen:
-            self._records_seen = frozenset(key for run in self._results.runs(self.owned()) for key in run.records)
-        return self.sees_all or wanted <= self._records_seen
-
-    def sees_passages(self, key: str) -> bool:
-        """Whether the user sees the passages with this key: a run that they see answers them."""
-        if self.sees_all or is_example(key):
-            return True
-        dense = (self._results.record(run.dense) for run in self._results.runs(self.owned()))
-        return any(record is not None and record.passages_key == key for record in dense)
+        if not self.sees_all and not wanted <= self._results_seen:
+            runs = self._results.runs(self.owned())
+            self._results_seen = frozenset(key for run in runs for key in (*run.records, run_passages(run)))
+        return self.sees_all or wanted <= self._results_seen
 
     def sees_job(self, job: Job) -> bool:
         """Whether the user sees the job, its progress and its log."""
@@ -121,7 +124,7 @@ class Access:
 
     def require_records(self, *keys: str, run: str = "") -> None:
         """Raises AccessError unless the user sees these records, and the run where one is named."""
-        if not self.sees_records(*keys) or (run and not self.sees(run)):
+        if not self.sees_results(*keys) or (run and not self.sees(run)):
             raise AccessError("There is no such run of yours.", "Start it yourself, or choose one of yours.")
 
     def require_job(self, job: Job) -> None:
@@ -141,11 +144,8 @@ class Access:
     def require_order(self, job: Job, to: Move | Priority) -> None:
         """As `require_to_stop`, and AccessError for what would put the job before those of others."""
         self.require_to_stop(job)
-        if not self.unlimited and to in ("front", "up", "high"):
-            raise AccessError(
-                "There is one queue for all, so that only an administrator puts a job before others.",
-                "You can let others go first: move it down, or give it low priority.",
-            )
+        if to in ("front", "up", "high"):
+            self.require_administrator("puts a job before others", "You can move it down, or give it low priority.")
 
     def reference_problem(self, field: ReferenceField, reference: str) -> Problem | None:
         """Why the user may not use what this field names, or None. No file is opened for it."""
@@ -158,14 +158,9 @@ class Access:
         """What of a request's references the user may not use."""
         return tuple(problem for named in _references(settings) if (problem := self.reference_problem(*named)))
 
-    def require_references(self, settings: RunSettings | FindSettings) -> None:
-        """Raises AccessError where a run or a search would read what the user may not."""
-        for problem in self.reference_problems(settings):
-            raise AccessError(problem.message)
-
-    def require_model(self, reference: str) -> None:
-        """Raises AccessError for a model that the user may not use."""
-        if problem := self.reference_problem("model", reference):
+    def require_allowed(self, *problems: Problem | None) -> None:
+        """Raises AccessError for the first of these problems."""
+        for problem in filter(None, problems):
             raise AccessError(problem.message)
 
     def require_path(self, path: str) -> None:

@@ -6,15 +6,17 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from sparsedash.catalog.choices import example_result, is_example
+from sparsedash.catalog.model_shape import ModelShape
 from sparsedash.schema import store_keys
 from sparsedash.schema.pair_records import Continuation
 from sparsedash.schema.records import Passages, R, Record, Run
 from sparsedash.schema.settings import FindResult
+from sparsedash.schema.store_keys import NoteName
 from sparsedash.stats.significance import shared_outcomes
 from sparsedash.stats.tolerance import Losses, Tolerance, ToleranceVerdict, judge_all, record_losses
 from sparsedash.storage.store import Store
@@ -27,18 +29,17 @@ BUDGET_S = 0.1
 MOST_RUNS = 4_000
 """Runs whose verdicts are kept in memory, each under one tolerance."""
 
+T = TypeVar("T")
+
 Verdicts = Mapping[str, ToleranceVerdict]
 """Of a run's sparse records by their keys, without those that are lost or answer other passages than dense."""
 
 
 class _Cache:
-    """The values used last, as many as weigh `budget` together, and at least one. Safe to share between threads.
+    """The values used last, as many as weigh `budget` together, and at least one. Safe to share between threads."""
 
-    weight: of a value; None: each weighs 1.
-    """
-
-    def __init__(self, budget: int, weight: Callable[[object], int] | None = None) -> None:
-        self._budget, self._weight, self._total = budget, weight or (lambda value: 1), 0
+    def __init__(self, budget: int, weight: Callable[[object], int]) -> None:
+        self._budget, self._weight, self._total = budget, weight, 0
         self._kept: OrderedDict[Hashable, Any] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -48,21 +49,36 @@ class _Cache:
                 self._kept.move_to_end(name)
             return self._kept.get(name)
 
-    def put(self, name: Hashable, value: object) -> None:
+    def put(self, name: Hashable, value: object | None) -> None:
+        """Keep a value in place of an earlier one; None drops that."""
         with self._lock:
-            self._forget(name)
-            self._kept[name] = value
-            self._total += self._weight(value)
+            if name in self._kept:
+                self._total -= self._weight(self._kept.pop(name))
+            if value is not None:
+                self._kept[name] = value
+                self._total += self._weight(value)
             while len(self._kept) > 1 and self._total > self._budget:
-                self._forget(next(iter(self._kept)))
+                self._total -= self._weight(self._kept.popitem(last=False)[1])
 
-    def drop(self, name: Hashable) -> None:
-        with self._lock:
-            self._forget(name)
 
-    def _forget(self, name: Hashable) -> None:
-        if name in self._kept:
-            self._total -= self._weight(self._kept.pop(name))
+def recalled(store: Store, name: NoteName, kind: type[T]) -> T | None:
+    """The value of this kind in a note; None where there is none or it cannot be read."""
+    try:
+        # json.loads, since losses can be infinite, which msgspec writes as null.
+        return msgspec.convert(json.loads(store.recall(name) or ""), kind)
+    except (ValueError, msgspec.MsgspecError, RecursionError):
+        return None
+
+
+def known_shape(store: Store, identity: str) -> ModelShape | None:
+    """The shape of the model with this identity; None where it has not been loaded here."""
+    return recalled(store, store_keys.model_shape_note(identity), ModelShape)
+
+
+def run_passages(run: Run) -> str:
+    """The key of the passages of a run's records; no record is read for it. Empty before its texts were read."""
+    evaluation = run.corpora.get("evaluation")
+    return "" if evaluation is None else store_keys.passages_key(evaluation, run.settings.evaluation)
 
 
 class ResultCache:
@@ -108,20 +124,19 @@ class ResultCache:
     def drop(self, kind: type[R], key: str) -> None:
         """Delete a result, in the store and in memory."""
         self._store.drop(kind, key)
-        self._cache.drop((kind, key))
+        self._cache.put((kind, key), None)
 
 
 class RunCosts:
     """Verdicts on the runs of one store. Safe to share between threads; every method may raise StoreError.
 
-    The losses of each model are a few numbers: they are stored once its answers have been read. The verdicts on them
-    under a tolerance are cached in memory.
+    Losses, a few numbers a model, are stored once its answers were read; verdicts on them are cached in memory.
     """
 
     def __init__(self, store: Store, clock: Callable[[], float] = time.monotonic) -> None:
         self._store, self._clock = store, clock
         self._losses: dict[tuple[str, str], Losses] = {}
-        self._verdicts = _Cache(MOST_RUNS)
+        self._verdicts = _Cache(MOST_RUNS, lambda verdicts: 1)
 
     def verdicts(self, runs: Sequence[Run], tolerance: Tolerance, budget_s: float = BUDGET_S) -> dict[str, Verdicts]:
         """The joint verdicts on the sparse models of each run, by the runs' keys.
@@ -157,7 +172,7 @@ class RunCosts:
         found: dict[str, Losses] = {}
         for key in sparse:
             note = store_keys.losses_note(dense, key)
-            known = self._losses.get((dense, key)) or losses_from_plain(self._store.recall(note))
+            known = self._losses.get((dense, key)) or recalled(self._store, note, Losses)
             if known is None:
                 # Not through the cache, which would drop what the pages show.
                 read = read or [self._store.get(Record, dense)]
@@ -167,15 +182,6 @@ class RunCosts:
             if known is not None:
                 self._losses[dense, key] = found[key] = known
         return found
-
-
-def losses_from_plain(text: str | None) -> Losses | None:
-    """The losses in a note; None where there are none or they cannot be read."""
-    try:
-        # json.loads, since losses can be infinite, which msgspec writes as null.
-        return msgspec.convert(json.loads(text or ""), Losses)
-    except (ValueError, TypeError, msgspec.ValidationError, RecursionError):
-        return None
 
 
 def _losses_of_pair(dense: Record | None, sparse: Record | None) -> Losses | None:

@@ -3,6 +3,7 @@
 The speed is measured once by a small process: the front may not import torch.
 """
 
+import json
 import os
 import platform
 import subprocess
@@ -10,38 +11,24 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
 from math import ceil
-from statistics import fmean
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
+from sparsedash.catalog import resources
 from sparsedash.catalog.model_shape import WEIGHT_BYTES, ModelShape
-from sparsedash.catalog.resources import (
-    FISHER_BATCH_TOKENS,
-    HELD_OUT_TOKENS,
-    MISMATCH_PASSAGES,
-    MOST_TEXTS,
-    SENSITIVITY_BATCH_TOKENS,
-    SENSITIVITY_TOKENS,
-    STREAM_INPUTS,
-    TOGETHER_TOKENS,
-    TOKENS_A_PASSAGE,
-    collects_whole_moments,
-    in_one_walk,
-    is_streamed,
-    least_memory,
-    n_passages,
-    n_side_by_side,
-    unfinished_bytes,
-)
 from sparsedash.schema import store_keys
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import Stage
 from sparsedash.schema.records import Record, Run
-from sparsedash.schema.settings import SELF, CalibrationSettings, Dtype, RunSettings
+from sparsedash.schema.settings import SELF, CalibrationSettings, RunSettings
 from sparsedash.schema.store_keys import shares_read
+from sparsedash.service.stored_results import recalled
 from sparsedash.storage.local_machine import memory_bytes
 from sparsedash.storage.store import Store
 
@@ -61,30 +48,24 @@ _FINISHING = 9
 """Passes over all weights for the words that go on after the first token."""
 
 _Seconds = dict[Stage, float | None]
+_Work = NDArray[np.float64]
+"""Amounts of the four units below."""
+
 _Rate = Annotated[float, msgspec.Meta(gt=1e6, lt=1e18)]
-_Kind = TypeVar("_Kind")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Speeds:
-    """float32, bfloat16: operations (multiply-adds times two) per second of matrix products on all cores.
+    """Measured rates of a machine.
 
-    disk: bytes read per second; 0 where that could not be measured.
+    float32, bfloat16: operations (multiply-adds times two) per second of matrix products on all cores. disk: bytes read
+    per second; 0 where that could not be measured. at: when it was measured, in seconds since the epoch.
     """
 
     float32: _Rate
     bfloat16: _Rate
     disk: Annotated[float, msgspec.Meta(ge=0.0, lt=1e18)] = 0.0
-
-    def of(self, dtype: Dtype) -> float:
-        """The speed of products of this type of number."""
-        return self.float32 if dtype == "float32" else self.bfloat16
-
-
-@dataclass(frozen=True)
-class _NotedSpeeds:
-    speeds: Speeds
-    at: float
+    at: float = field(default=0.0, compare=False)
 
 
 class MachineSpeed:
@@ -93,58 +74,41 @@ class MachineSpeed:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._measuring: subprocess.Popen[str] | None = None
-        self._failed = False
         self._lock = threading.Lock()
 
     def known(self) -> Speeds | None:
         """The measured speeds; None until they are measured, which this begins.
 
         An old measurement, perhaps of a busy machine, holds until the next one ends; one of another machine with the
-        same data folder does not count.
+        same data folder does not count. A measurement that fails is not repeated.
         """
         name = store_keys.machine_speed_note(platform.node(), os.cpu_count() or 1)
-        noted = _decoded(self._store.recall(name) or "", _NotedSpeeds)
+        noted = recalled(self._store, name, Speeds)
         if noted is not None and 0.0 <= time.time() - noted.at < _OLD_S:
-            return noted.speeds
-        if (measured := self._measured()) is None:
-            return None if noted is None else noted.speeds
-        self._store.remember(name, msgspec.json.encode(_NotedSpeeds(measured, time.time())).decode())
-        return measured
+            return noted
+        with self._lock:
+            if self._measuring is None:
+                command = [sys.executable, "-m", _SPEED_MODULE, str(self._store.folder)]
+                quiet = subprocess.DEVNULL
+                self._measuring = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=quiet, text=True)  # noqa: S603
+            elif self._measuring.poll() == 0 and self._measuring.stdout and not self._measuring.stdout.closed:
+                with suppress(msgspec.MsgspecError):
+                    found = msgspec.json.decode(self._measuring.communicate()[0], type=Speeds)
+                    self._measuring, noted = None, replace(found, at=time.time())
+                    self._store.remember(name, json.dumps(asdict(noted)))
+        return noted
 
     def is_measuring(self) -> bool:
         """Whether the measuring process has not ended yet."""
         with self._lock:
             return self._measuring is not None and self._measuring.poll() is None
 
-    def _measured(self) -> Speeds | None:
-        """The speeds that the process has printed; begins it where there is none, unless one has failed."""
-        with self._lock:
-            if self._measuring is None and not self._failed:
-                command = [sys.executable, "-m", _SPEED_MODULE, str(self._store.folder)]
-                quiet = subprocess.DEVNULL
-                self._measuring = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=quiet, text=True)  # noqa: S603
-            if self._measuring is None or self._measuring.poll() is None:
-                return None
-            printed, _ = self._measuring.communicate()
-            self._measuring = None
-            found = _decoded(printed, Speeds)
-            self._failed = found is None
-            return found
-
     def close(self) -> None:
         """End a measurement that is under way."""
         with self._lock:
             if self._measuring is not None:
-                self._measuring.kill()
-                self._measuring.communicate()
-                self._measuring = None
-
-
-def _decoded(text: str, kind: type[_Kind]) -> _Kind | None:
-    try:
-        return msgspec.json.decode(text, type=kind)
-    except (msgspec.MsgspecError, RecursionError):
-        return None
+                with self._measuring as process:
+                    process.kill()
 
 
 def expected_seconds(
@@ -153,17 +117,18 @@ def expected_seconds(
     record: Callable[[str], Record | None],
     speeds: Speeds | None = None,
     shape: ModelShape | None = None,
-) -> _Seconds:
-    """Seconds of each stage, for one model, as measured by earlier runs, else as counted; None where neither can be."""
+) -> tuple[_Seconds, list[Stage]]:
+    """Seconds of each stage, for one model, by earlier runs, else counted; None where neither can be; those counted."""
     counted = counted_seconds(settings, speeds, shape)
     measured = measured_seconds(settings, runs, record)
-    return {stage: counted[stage] if seconds is None else seconds for stage, seconds in measured.items()}
+    unmeasured = [stage for stage, seconds in measured.items() if seconds is None]
+    return measured | {stage: counted[stage] for stage in unmeasured}, unmeasured
 
 
 def measured_seconds(settings: RunSettings, runs: Iterable[Run], record: Callable[[str], Record | None]) -> _Seconds:
-    """Seconds of each stage, for one model, by earlier runs of the same model; None where none has measured it.
+    """Seconds of each stage, for one model, by earlier runs of the same model, newest first; None where not measured.
 
-    text: letting the model write it; nothing where it is read. runs: newest first. record: gives the record of a key.
+    text: writing it, by the model. record: gives the record of a key.
     """
     wanted = (settings.model, settings.dtype)
     before = [r for r in runs if r.finished and (r.settings.model, r.settings.dtype) == wanted]
@@ -212,23 +177,17 @@ def _calibration_seconds(wanted: CalibrationSettings, before: Iterable[Run]) -> 
 
 
 def _pruning_seconds(settings: RunSettings, before: Sequence[Run]) -> float | None:
-    """For one model, from runs of the same methods where there are any: methods differ a hundredfold.
+    """For one model, by runs of the same methods, else of others that do not read the text again either.
 
-    Methods that read the text again take longer with more of it, and others say nothing of them; the largest, since a
-    run that found its readings in the store measured nothing.
+    Of those that do, in proportion to the text, and the largest: readings that were in the store took no time.
     """
     same = [run for run in before if set(run.settings.methods) == set(settings.methods)]
     if not _reads_again(settings):
         others = [run for run in before if not _reads_again(run.settings)]
         return next((value for value in map(_seconds_a_pruning, (*same, *others)) if value is not None), None)
     wanted = _n_tokens(settings.calibration)
-    found = (times_known(wanted / _n_tokens(run.settings.calibration), _seconds_a_pruning(run)) for run in same)
-    return max((value for value in found if value is not None), default=None)
-
-
-def times_known(n: float, value: float | None) -> float | None:
-    """So many times the value; None where that is not known."""
-    return None if value is None else n * value
+    found = ((wanted / _n_tokens(run.settings.calibration), _seconds_a_pruning(run)) for run in same)
+    return max((more * seconds for more, seconds in found if seconds is not None), default=None)
 
 
 def _reads_again(settings: RunSettings) -> bool:
@@ -244,79 +203,64 @@ def _seconds_a_pruning(run: Run) -> float | None:
     return run.seconds["prune"] / n_pruned if "prune" in run.seconds and n_pruned > 0 else None
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Work:
-    """products, single: operations on matrices, in the run's type and in float32. moved: numbers read from or written
-    to memory. read: bytes from the disk.
-    """
-
-    products: float = 0.0
-    single: float = 0.0
-    moved: float = 0.0
-    read: float = 0.0
-
-    def __add__(self, other: "_Work") -> "_Work":
-        return _Work(**{name: value + getattr(other, name) for name, value in vars(self).items()})
-
-    def __mul__(self, n: float) -> "_Work":
-        return _Work(**{name: value * n for name, value in vars(self).items()})
-
-    def seconds(self, speeds: Speeds, dtype: Dtype) -> float:
-        """By the two measured rates, of products and of the disk."""
-        single = self.single + _A_NUMBER * self.moved
-        return self.products / speeds.of(dtype) + single / speeds.float32 + self.read / (speeds.disk or _USUAL_DISK)
+_UNITS: list[_Work] = list(np.eye(4))
+PRODUCT, SINGLE, MOVED, READ = _UNITS
+"""Units of work: an operation on matrices in the run's type or in float32, a number that is read from or written to
+memory, a byte from the disk.
+"""
 
 
 def counted_seconds(settings: RunSettings, speeds: Speeds | None, shape: ModelShape | None) -> _Seconds:
-    """Seconds of each stage, for one model, by its operations and bytes; None where something is not known.
-
-    speeds: of this machine.
-    """
+    """Seconds of each stage, for one model, by its operations and bytes; None where something is not known."""
     found: _Seconds = dict.fromkeys(("load", "text", "calibrate", "prune", "evaluate"))
     if shape is None or speeds is None:
         return found
+    products = speeds.float32 if settings.dtype == "float32" else speeds.bfloat16
+    seconds = np.array([1 / products, 1 / speeds.float32, _A_NUMBER / speeds.float32, 1 / (speeds.disk or _USUAL_DISK)])
     itemsize, n_tokens = WEIGHT_BYTES[settings.dtype], _n_tokens(settings.calibration)
-    streamed = is_streamed(settings.residency, least_memory(shape, settings).n_bytes, memory_bytes())
-    walk = _Work(read=shape.n_block_weights * itemsize * streamed)
+    streamed = resources.is_streamed(
+        settings.residency, resources.least_memory(shape, settings).n_bytes, memory_bytes()
+    )
+    walk = shape.n_block_weights * itemsize * streamed * READ
     # In one walk with the passages nothing is read for text.
-    text_walk = walk * (not in_one_walk(settings))
-    whole = settings.reads_text and collects_whole_moments(shape.widths, settings)
+    text_walk = walk * (not resources.in_one_walk(settings))
+    whole = settings.reads_text and resources.collects_whole_moments(shape.widths, settings)
     token = _token(shape)
     work: dict[Stage, _Work] = {
-        "load": _Work(read=shape.n_parameters * itemsize),
+        "load": shape.n_parameters * itemsize * READ,
         "text": _writing(shape, settings.calibration) * (settings.calibration.corpus == SELF),
-        "calibrate": (token + _Work(single=_powers(shape, 2) * whole)) * n_tokens + text_walk,
+        "calibrate": (token + _powers(shape, 2) * whole * SINGLE) * n_tokens + text_walk,
+        "prune": np.mean(
+            [_pruning(each, shape, n_tokens, text_walk, whole=whole) for each in settings.methods], axis=0
+        ),
     }
-    if (n_asked := n_passages(settings)) is not None:
-        n_asked *= TOKENS_A_PASSAGE
-        finishing = _Work(moved=shape.n_matmul) * _FINISHING
-        work["evaluate"] = token * n_asked + finishing + walk * _walks(shape, settings, n_asked)
-    methods = [_pruning(each, shape, n_tokens, text_walk, whole=whole) for each in settings.methods]
-    found |= {stage: each.seconds(speeds, settings.dtype) for stage, each in work.items()}
-    return found | {"prune": fmean(each.seconds(speeds, settings.dtype) for each in methods)}
+    if (n_asked := resources.n_passages(settings)) is not None:
+        n_asked *= resources.TOKENS_A_PASSAGE
+        work["evaluate"] = token * n_asked + shape.n_matmul * _FINISHING * MOVED
+        work["evaluate"] += walk * _walks(shape, settings, n_asked)
+    return found | {stage: float(each @ seconds) for stage, each in work.items()}
 
 
 def _token(shape: ModelShape) -> _Work:
     """All blocks reading one token: each number that a block writes is moved three times."""
     written = 8 * shape.hidden * len(shape.widths) + 3 * _powers(shape, 1)
-    return _Work(products=2 * shape.n_block_weights, moved=3 * written)
+    return 2 * shape.n_block_weights * PRODUCT + 3 * written * MOVED
 
 
 def _writing(shape: ModelShape, asked: CalibrationSettings) -> _Work:
     """Writing the text: every step reads all weights, and the keys and values of all texts so far."""
-    n_texts = min(asked.n_samples, MOST_TEXTS)
-    head = _Work(products=2 * shape.n_head, moved=shape.n_matmul / n_texts + shape.cache_per_token * asked.length / 2)
-    return (_token(shape) + head) * _n_tokens(asked)
+    moved = shape.n_matmul / min(asked.n_samples, resources.MOST_TEXTS) + shape.cache_per_token * asked.length / 2
+    return (_token(shape) + 2 * shape.n_head * PRODUCT + moved * MOVED) * _n_tokens(asked)
 
 
 def _walks(shape: ModelShape, settings: RunSettings, n_asked: int) -> float:
     """Readings of streamed weights for each of the models evaluated side by side. n_asked: tokens of one model."""
-    n_models = n_side_by_side(settings)
+    n_models = resources.n_side_by_side(settings)
     n_tokens = n_models * n_asked
-    room = unfinished_bytes(shape, settings.dtype, streamed=True)
+    room = resources.unfinished_bytes(shape, settings.dtype, streamed=True)
     # The words of about half of the passages go on.
     unfinished = n_tokens * shape.cache_per_token * WEIGHT_BYTES[settings.dtype] / 2
-    return (ceil(n_tokens / TOGETHER_TOKENS) + _FINISHING * ceil(unfinished / room)) / n_models
+    return (ceil(n_tokens / resources.TOGETHER_TOKENS) + _FINISHING * ceil(unfinished / room)) / n_models
 
 
 def _pruning(method: MethodSettings, shape: ModelShape, n_tokens: int, walk: _Work, *, whole: bool) -> _Work:
@@ -324,44 +268,41 @@ def _pruning(method: MethodSettings, shape: ModelShape, n_tokens: int, walk: _Wo
 
     n_tokens: of the calibration text. walk: reading all blocks from the disk. whole: whether there are second moments.
     """
-    d, token = shape.hidden, _token(shape)
-    squares, cubes = _powers(shape, 2), _powers(shape, 3)
+    d, token, n_blocks = shape.hidden, _token(shape), len(shape.widths)
+    widths, squares, cubes = (_powers(shape, power) for power in (1, 2, 3))
 
     def backward(n_tokens: int, batch_tokens: int) -> _Work:
         """A backward pass takes three times as long as reading; it reads the blocks twice."""
-        a_token = token + _Work(products=2 * shape.n_head)
-        return a_token * (3 * n_tokens) + walk * (2 * ceil(n_tokens / batch_tokens))
+        return (token + 2 * shape.n_head * PRODUCT) * 3 * n_tokens + walk * 2 * ceil(n_tokens / batch_tokens)
 
     # It is judged on a sample of the calibration text and on a few passages, which are read for it.
-    of_passages = MISMATCH_PASSAGES * TOKENS_A_PASSAGE
+    of_passages = resources.MISMATCH_PASSAGES * resources.TOKENS_A_PASSAGE
     work = token * of_passages + walk
     if not method.takes_channels:
-        n_blocks = len(shape.widths)
-        others = shape.n_block_weights - d * _powers(shape, 1)
-        weights_by_inputs = others * d + d * squares
-        work += _Work(single=4 * weights_by_inputs)
+        weights_by_inputs = (shape.n_block_weights - d * widths) * d + d * squares
+        work += 4 * weights_by_inputs * SINGLE
         if method.reads_text:
-            work += (token + _Work(single=STREAM_INPUTS * n_blocks * d**2)) * n_tokens + walk
+            work += (token + resources.STREAM_INPUTS * n_blocks * d**2 * SINGLE) * n_tokens + walk
         if method.saliency == "obs" or method.compensation != "none":
-            inverses = cubes + STREAM_INPUTS * n_blocks * d**3
             # Within 128 columns each one changes all that follow it.
-            work += _Work(single=2 * weights_by_inputs + inverses, moved=128 * shape.n_block_weights)
+            inverses = cubes + resources.STREAM_INPUTS * n_blocks * d**3
+            work += (2 * weights_by_inputs + inverses) * SINGLE + 128 * shape.n_block_weights * MOVED
         return work
-    work += _Work(single=4 * (HELD_OUT_TOKENS + of_passages) * d * _powers(shape, 1), read=4 * d * _powers(shape, 1))
-    if whole:
-        work += _Work(single=2 * d * squares)
     refits = {"least-squares": 1, "sequential": 2}.get(method.compensation, 0)
-    work += _Work(single=cubes + 2 * d * squares) * refits
+    work += 4 * (resources.HELD_OUT_TOKENS + of_passages) * d * widths * SINGLE + 4 * d * widths * READ
+    work += (2 * d * squares * whole + (cubes + 2 * d * squares) * refits) * SINGLE
     if method.saliency == "obs":
         # In 256 rounds, in which what is left of the inverse is read and written; it is halved on the way.
-        work += _Work(single=2 * cubes, moved=300 * squares)
+        work += 2 * cubes * SINGLE + 300 * squares * MOVED
     if method.saliency == "fisher":
-        work += backward(n_tokens, FISHER_BATCH_TOKENS)
+        work += backward(n_tokens, resources.FISHER_BATCH_TOKENS)
     if method.allocation == "sensitivity":
-        work += backward(SENSITIVITY_TOKENS, SENSITIVITY_BATCH_TOKENS)
-        work += _Work(single=cubes / 3 + 2 * d * squares)
+        work += (
+            backward(resources.SENSITIVITY_TOKENS, resources.SENSITIVITY_BATCH_TOKENS)
+            + (cubes / 3 + 2 * d * squares) * SINGLE
+        )
     if method.compensation == "sequential":
-        work += (token * 3 + _Work(single=2 * squares)) * n_tokens + walk * 3
+        work += (token * 3 + 2 * squares * SINGLE) * n_tokens + walk * 3
     return work
 
 

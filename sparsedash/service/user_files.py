@@ -1,4 +1,4 @@
-"""Files of a user: exports and uploads, held to their quotas, and finished runs as files for another data folder."""
+"""Files of a user: exports and uploads, held to their quotas."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
@@ -6,21 +6,21 @@ from dataclasses import asdict
 from pathlib import Path
 
 from sparsedash.catalog.families import FORMS, form_problem
-from sparsedash.catalog.model_shape import WEIGHT_BYTES, shape_from_plain
+from sparsedash.catalog.model_shape import WEIGHT_BYTES
 from sparsedash.jobs.job import Job
 from sparsedash.schema import store_keys
-from sparsedash.schema.errors import AccessError, CorpusError, ExportError, JobError
+from sparsedash.schema.errors import AccessError, CorpusError, ExportError
 from sparsedash.schema.export_settings import EXPORTS, Export, ExportSettings, Form
-from sparsedash.schema.records import Record, Run
+from sparsedash.schema.records import Record
 from sparsedash.service.request_checks import Access, upload_named
-from sparsedash.service.stored_results import ResultCache
+from sparsedash.service.stored_results import known_shape
 from sparsedash.storage.model_folders import RECIPE, delete_folder, located_export, unfinished_exports
-from sparsedash.storage.run_files import keep_run, read_run_file, run_file
 from sparsedash.storage.store import Store
 from sparsedash.storage.text_files import Uploads
 
 _BYTES = {**WEIGHT_BYTES, "q8_0": 34 / 32}
 _ADVICE = "Delete some that are no longer needed."
+_KEPT = "What is kept for you may have {} GB together"
 
 
 class Exports:
@@ -53,25 +53,17 @@ class Exports:
         return self._is_inside(export) and self._access.may_change(export.key)
 
     def drop(self, key: str) -> None:
-        """Delete an export; a shared one is only taken from the user.
-
-        Raises ExportError for one of others or outside the data folder, or where deleting fails.
-        """
+        """Delete an export; a shared one is only taken from the user. Raises ExportError."""
         if not self._access.may_change(key):
             raise ExportError("The export is not deleted: it is somebody else's; an administrator can delete it.")
         found = self._found(key)
         if self._access.give_up(key):
             return
-        if found is None:
-            self._access.owners.forget(key)
-            return
-        if not self._is_inside(found):
-            raise ExportError(
-                f"{found.folder} lies outside of the data folder, and is not deleted from here.",
-                "Delete it in a shell.",
-            )
-        _delete(Path(found.folder))
-        self._store.drop(Export, key)
+        if found is not None:
+            if not self._is_inside(found):
+                raise ExportError(f"{found.folder} lies outside of the data folder.", "Delete it in a shell.")
+            _delete(Path(found.folder))
+            self._store.drop(Export, key)
         self._access.owners.forget(key)
 
     def nameless(self) -> list[Path]:
@@ -94,27 +86,21 @@ class Exports:
         return sum((sizes | {each.key: each.n_bytes for each in there}).values())
 
     @contextmanager
-    def room_for(self, asked: ExportSettings) -> Iterator[None]:
-        """Hold the quota while this export is put into the queue.
-
-        Raises AccessError where the user may not export any more, or not to that folder.
-        """
+    def room_for(self, asked: object) -> Iterator[None]:
+        """Hold the quota while this is put into the queue, if it is an export. Raises AccessError beyond it."""
         access = self._access
-        if access.rules is None:
+        if access.rules is None or not isinstance(asked, ExportSettings):
             yield
             return
-        if asked.to and not access.unlimited:
-            raise AccessError("Only an administrator chooses where files are written.", "Leave the folder empty.")
         if asked.to:
+            access.require_administrator("chooses where files are written", "Leave the folder empty.")
             access.require_path(asked.to)
         with self._uploads.changing():
             if not access.unlimited:
                 own = sum(size for name, size in self._uploads.kept().items() if access.is_owner(name))
                 most = access.rules.quota.kept_gb
                 if own + self.kept_bytes(asked) >= most * 1_000_000_000:
-                    raise AccessError(
-                        f"What is kept for you may have {most} GB together, this export included.", _ADVICE
-                    )
+                    raise AccessError(f"{_KEPT.format(most)}, this export included.", _ADVICE)
             yield
 
     def _all(self) -> list[Export]:
@@ -133,9 +119,7 @@ class Exports:
     def _expected_bytes(self, dense: str, weights: str) -> int:
         """About the most that the files take: the dense model. 0 where its size is not known."""
         record = self._store.get(Record, dense)
-        shape = record and shape_from_plain(
-            self._store.recall(store_keys.model_shape_note(record.model_identity)) or ""
-        )
+        shape = record and known_shape(self._store, record.model_identity)
         return round(shape.n_parameters * _BYTES[weights]) if shape else 0
 
 
@@ -177,36 +161,13 @@ class UserUploads:
             return
         quota, kept = self._access.rules.quota, self.kept()
         total = sum(kept.values()) + n_bytes
-        if len(kept) >= quota.uploads:
-            raise CorpusError(f"You have {len(kept)} uploads, and no more are allowed.", _ADVICE)
-        if total > quota.upload_mb * 1_000_000:
-            raise CorpusError(f"Your uploads may have {quota.upload_mb} MB together.", _ADVICE)
-        if total + self._exports.kept_bytes() > quota.kept_gb * 1_000_000_000:
-            raise CorpusError(f"What is kept for you may have {quota.kept_gb} GB together.", _ADVICE)
-
-
-class RunTransfer:
-    """Finished runs as files, out of one data folder and into it. Every method may raise StoreError."""
-
-    def __init__(self, store: Store, results: ResultCache, access: Access) -> None:
-        self._store, self._results, self._access = store, results, access
-
-    def packed(self, key: str) -> bytes:
-        """The file of a run that the user sees. Raises JobError where it has not finished, or is not there any more."""
-        run = self._results.run(key) if self._access.sees(key) else None
-        if run is None or not run.finished:
-            raise JobError("This run has not finished.", "Wait until it has, or start it again.")
-        return run_file(run, self._store)
-
-    def opened(self, data: bytes) -> Run:
-        """Keep the run of such a file and return it; a run that is here already stays as it is.
-
-        Raises AccessError for all but administrators, since results are shared by what they are made of and made-up
-        ones would be everybody's; StoreError, with nothing kept, for another or a changed file.
-        """
-        if not self._access.unlimited:
-            raise AccessError("Only an administrator opens files of runs.", "Ask for the run yourself.")
-        return keep_run(read_run_file(data), self._store)
+        for over, limit in (
+            (len(kept) >= quota.uploads, f"You may keep {quota.uploads} uploads"),
+            (total > quota.upload_mb * 1_000_000, f"Your uploads may have {quota.upload_mb} MB together"),
+            (total + self._exports.kept_bytes() > quota.kept_gb * 10**9, _KEPT.format(quota.kept_gb)),
+        ):
+            if over:
+                raise CorpusError(f"{limit}.", _ADVICE)
 
 
 def _delete(folder: Path) -> None:

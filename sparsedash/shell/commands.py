@@ -33,15 +33,15 @@ def cluster_command(arguments: argparse.Namespace) -> Work:
     yield
     from sparsedash.service.cluster_plan import check_cluster
 
-    found = check_cluster(scheduler)
+    machines, to_fix = check_cluster(scheduler)
     way = "certificates at both ends" if scheduler.encrypted else "no certificates, on this machine only"
     print(f"The scheduler at {scheduler.address} answers; {way}.")
-    if found.machines:
+    if machines:
         head = ["machine", "host", "jobs", "sparsedash", "torch", "memory", "free", "GPUs"]
-        print(*align_columns([head, *map(_machine_row, found.machines)]), sep="\n")
-    for problem in found.to_fix:
+        print(*align_columns([head, *map(_machine_row, machines)]), sep="\n")
+    for problem in to_fix:
         print(problem)
-    return EXIT_TO_FIX if found.to_fix else 0
+    return EXIT_TO_FIX if to_fix else 0
 
 
 def _machine_row(machine: ClusterMachine) -> list[str]:

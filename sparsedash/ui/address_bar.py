@@ -6,6 +6,7 @@ themselves: Streamlit drops a parameter that a page binds to a widget from links
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from math import isinf
 from typing import Literal, TypeVar
 
@@ -16,6 +17,7 @@ from sparsedash.reporting.charts.tradeoff_data import Measure
 from sparsedash.reporting.html import paragraph, visible
 from sparsedash.schema.fields import field_rows
 from sparsedash.schema.settings import FindSettings
+from sparsedash.stats.tolerance import Tolerance
 from sparsedash.ui import frame
 from sparsedash.ui.navigation import current_tolerance
 
@@ -145,26 +147,22 @@ def page_of(runs: Sequence[T], size: int) -> tuple[Sequence[T], Callable[[], Non
 
 def choose_tolerance() -> None:
     """Draw the two fields of the tolerance."""
-    allowed = current_tolerance()
     with st.popover("Acceptable loss", type="tertiary"):
-        tolerance_field("ratio", allowed.ratio)
-        tolerance_field("points", allowed.points)
+        tolerance_fields(current_tolerance())
         frame.note(
             "Within: the whole interval of word perplexity lies inside. Beyond: that of either measure lies outside."
         )
 
 
-def tolerance_field(name: Literal["ratio", "points"], value: float) -> None:
-    """Draw the field of the acceptable word perplexity, as a multiple of dense's, or of the points of accuracy."""
-    row = field_rows(FindSettings)[name]
-    key = f"chosen-{row.key}"
-    st.session_state[key] = min(max(value, row.low), row.high)
-    st.number_input(
-        row.label,
-        min_value=row.low,
-        max_value=row.high,
-        step=0.05 if name == "ratio" else 0.5,
-        format="%.2f",
-        key=key,
-        on_change=lambda: set_query({row.key: f"{st.session_state[key]:g}"}),
-    )
+def tolerance_fields(allowed: Tolerance) -> None:
+    """Draw the fields of the acceptable word perplexity, as a multiple of dense's, and of the points of accuracy."""
+    for name, value, step in (("ratio", allowed.ratio, 0.05), ("points", allowed.points, 0.5)):
+        row = field_rows(FindSettings)[name]
+        key = f"chosen-{row.key}"
+        st.session_state[key] = min(max(value, row.low), row.high)
+        change = partial(_set_tolerance, row.key, key)
+        st.number_input(row.label, row.low, row.high, step=step, format="%.2f", key=key, on_change=change)
+
+
+def _set_tolerance(parameter: str, key: str) -> None:
+    set_query({parameter: f"{st.session_state[key]:g}"})

@@ -201,8 +201,9 @@ def offer_files(backend: Backend, run: Run, passages: Passages | None, view: Sho
         (f"{shown}, CSV", f"{named}.csv", "text/csv", partial(view_csv, *of_pair)),
         (f"{shown}, parquet", f"{named}.parquet", "application/vnd.apache.parquet", partial(view_parquet, *of_pair)),
     ]
-    sides = (("left", pair.left_name, pair.left), ("right", pair.right_name, pair.right)) if passages else ()
-    for side, name, record in sides:
+    for side, name, record in (("left", pair.left_name, pair.left), ("right", pair.right_name, pair.right)):
+        if passages is None:
+            break
         title = f"All samples of {side_title(name, record)}, as lm-evaluation-harness writes them"
         made = partial(harness_samples, record, passages)
         files.append((title, f"samples-{side}.jsonl", "application/jsonl", made))

@@ -1,12 +1,11 @@
 """Addresses of the prune page: the parameters that fill in its form with given settings. Many pages link there."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sparsedash.catalog.presets import METHODS
 from sparsedash.schema.fields import field_rows
-from sparsedash.schema.method_settings import MethodSettings, uses_parameter
+from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.settings import FindSettings, RunSettings
 from sparsedash.ui.address_bar import Query
 
@@ -44,20 +43,16 @@ def form_address(settings: RunSettings | FindSettings) -> Query | None:
         del found["sparsity"]
         preset = {} if own else {"with": next(each.name for each in METHODS if each.settings == methods[0])}
         return {"goal": SEARCH, **preset, **_setting_values(settings), **found}
-    return {"method": "", **_preset_names(methods), **found}
-
-
-def _preset_names(methods: Sequence[MethodSettings]) -> Query:
-    fields = {"method": CHANNEL_PRESETS, MASKS: MASK_PRESETS}
-    chosen = {key: [each.name for each in presets if each.settings in methods] for key, presets in fields.items()}
-    return {key: names for key, names in chosen.items() if names}
+    for key, presets in (("method", CHANNEL_PRESETS), (MASKS, MASK_PRESETS)):
+        found[key] = [each.name for each in presets if each.settings in methods] or ""
+    return found
 
 
 def _custom_method(method: MethodSettings) -> dict[str, str]:
-    choices = {name: getattr(method, name) for name in CHOICES}
-    rows = field_rows(MethodSettings).values()
-    used = [row for row in rows if row.name != "width_multiple" and uses_parameter(row.name, **choices)]
-    return {OWN: "true"} | {row.key: _text(getattr(method, row.name)) for row in used}
+    rows = [
+        row for row in field_rows(MethodSettings).values() if row.name != "width_multiple" and method.uses(row.name)
+    ]
+    return {OWN: "true"} | {row.key: _text(getattr(method, row.name)) for row in rows}
 
 
 def _setting_values(settings: "DataclassInstance") -> dict[str, str]:

@@ -32,28 +32,26 @@ def show_estimate(backend: Backend, settings: RunSettings | FindSettings | None)
         frame.note("Fix the highlighted fields.")
         return False
     before = backend.preflight(settings)
-    stored, memory, disk, parts = before.stored, before.memory, before.disk, before.duration.parts
-    to_compute = not (stored.dense and stored.sparse == stored.n_sparse)
-    rows = [("Time", _time(before.duration) if to_compute else "a moment: everything is stored")]
-    if to_compute and isinstance(settings, FindSettings):
-        rows = [("Time", f"{rows[0][1]}, less where trials stop early")]
-    if before.duration.unknown and backend.is_measuring():
+    stored, memory, disk, duration = before.stored, before.memory, before.disk, before.duration
+    time, by_stage, room, notes = "a moment: everything is stored", "", "", []
+    if not (stored.dense and stored.sparse == stored.n_sparse):
+        time = _time(duration) + (", less where trials stop early" if isinstance(settings, FindSettings) else "")
+        parts = [f"{name} {wording.duration_words(seconds)}" for name, seconds in duration.parts]
+        by_stage, room = ", ".join(parts[1:] and parts), wording.disk_words(disk.takes) if disk else ""
+        if disk is not None and disk.too_little:
+            free = wording.size(disk.free_bytes or 0)
+            notes.append(f"The data folder's disk has {free} left: the run is likely to fill it.")
+    rows = [("Time", time), ("By stage", by_stage), ("Memory", _memory(memory)), ("Disk", room)]
+    rows.append(("Reused from earlier runs", _stored(stored)))
+    frame.show(fact_list([row for row in rows if row[1]]))
+    if duration.unknown and backend.is_measuring():
         _wait(backend)
-    if to_compute and len(parts) > 1:
-        times = ", ".join(f"{name} {wording.duration_words(seconds)}" for name, seconds in parts)
-        rows.append(("By stage", times))
-    rows.append(("Memory", _memory(memory)))
-    if to_compute and disk is not None:
-        rows.append(("Disk", wording.disk_words(disk.takes)))
-    frame.show(fact_list([*rows, ("Reused from earlier runs", _stored(stored))]))
     if memory.too_little:
-        frame.note(
-            f"This machine has {wording.size(memory.there_bytes or 0)} of memory: the run is likely to run "
-            "out of it. A smaller model or bfloat16 takes less."
-        )
-    if to_compute and disk is not None and disk.too_little:
-        free = wording.size(disk.free_bytes or 0)
-        frame.note(f"The data folder's disk has {free} left: the run is likely to fill it.")
+        there = wording.size(memory.there_bytes or 0)
+        less = "A smaller model or bfloat16 takes less."
+        notes.append(f"This machine has {there} of memory: the run is likely to run out of it. {less}")
+    for text in notes:
+        frame.note(text)
     for problem in before.problems:
         frame.failure(problem.message)
     return not before.problems
@@ -68,12 +66,11 @@ def _wait(backend: Backend) -> None:
 
 def _time(duration: Duration) -> str:
     known, unknown = duration.seconds, " and ".join(duration.unknown)
-    if not unknown:
-        by = ", by a measurement of this machine" if duration.counted else ""
-        return f"about {wording.duration_words(known)}{by}"
-    if not known or len(duration.unknown) > _NAMED:
+    if unknown and (not known or len(duration.unknown) > _NAMED):
         return "not known: no run like this has finished here yet"
-    return f"about {wording.duration_words(known)}, and {unknown}, which has not been measured here yet"
+    by = ", by a measurement of this machine" if duration.counted else ""
+    more = f", and {unknown}, which has not been measured here yet" if unknown else by
+    return f"about {wording.duration_words(known)}{more}"
 
 
 def _memory(memory: Memory) -> str:

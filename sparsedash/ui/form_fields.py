@@ -4,6 +4,7 @@ The address of the page holds their values.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar, cast
 
 import streamlit as st
@@ -32,22 +33,16 @@ _UPLOAD_HELP = (
 )
 
 
-def setting_field(row: FieldRow, *, disabled: bool = False) -> Any:
+def setting_field(row: FieldRow) -> Any:
     """Draw the field of a setting. Returns its value: the default while the field is empty."""
     about = row.help or None
     match row.kind:
         case "switch":
             return st.toggle(row.label, key=row.key, bind=BOUND, help=about)
         case "choice":
+            usual = row.options.index(row.default)
             chosen = st.selectbox(
-                row.label,
-                row.options,
-                index=row.options.index(row.default),
-                key=row.key,
-                bind=BOUND,
-                help=about,
-                filter_mode=None,
-                disabled=disabled,
+                row.label, row.options, index=usual, key=row.key, bind=BOUND, help=about, filter_mode=None
             )
             return chosen or row.default
         case _:
@@ -67,15 +62,13 @@ def setting_field(row: FieldRow, *, disabled: bool = False) -> Any:
             return row.default if value is None else number(value)
 
 
-def setting_fields(
-    rows: Sequence[FieldRow], n_columns: int, draw: Callable[[FieldRow], Any] = setting_field
-) -> dict[str, Any]:
-    """Draw fields side by side in so many columns. Returns their values by the names of the settings."""
-    values = {}
-    for first in range(0, len(rows), n_columns):
-        for row, column in zip(rows[first : first + n_columns], st.columns(n_columns), strict=False):
-            with column:
-                values[row.name] = draw(row)
+def setting_fields(rows: Sequence[FieldRow], n_columns: int = 1) -> dict[str, Any]:
+    """Draw fields side by side in so many columns. Returns their values by the keys of the settings."""
+    values, columns = {}, list[DeltaGenerator]()
+    for row in rows:
+        columns = columns or st.columns(n_columns)
+        with columns.pop(0):
+            values[row.key] = setting_field(row)
     return values
 
 
@@ -176,30 +169,22 @@ def show_uploads(backend: Backend, usual: Mapping[str, str]) -> None:
     usual: the text that a field goes back to, by its key, when the one it has chosen is deleted.
     """
     kept = backend.uploads.kept()
-    if not kept:
-        return
     # The label stays the same: another one would make another expander, which is closed.
-    shown = st.expander("Uploaded texts", key="uploads", on_change="rerun")
-    if not shown.open:
+    if not kept or not (shown := st.expander("Uploaded texts", key="uploads", on_change="rerun")).open:
         return
     with shown:
         rules = serving_rules()
         room = wording.size(MAX_TOTAL_BYTES if rules is None else rules.quota.upload_mb * 1_000_000)
-        used = f"{wording.size(sum(kept.values()))} of {room} are in use."
-        whose = f"{_who().capitalize()} can choose these texts, and delete them."
-        stay = "Results that were computed from them stay."
-        frame.show(paragraph(f"{used} {whose} {stay}", css="sd-muted sd-small"))
+        frame.remark(
+            f"{wording.size(sum(kept.values()))} of {room} are in use.",
+            f"{_who().capitalize()} can choose these texts, and delete them.",
+            "Results that were computed from them stay.",
+        )
         for reference, n_bytes in kept.items():
             with st.container(horizontal=True, wrap=False, vertical_alignment="center"):
                 frame.show(paragraph(f"{wording.reference_title(reference)}, {wording.size(n_bytes)}"))
-                st.button(
-                    "Delete",
-                    key=f"delete-{reference}",
-                    type="tertiary",
-                    icon=":material/delete:",
-                    on_click=frame.attempt,
-                    args=(lambda name=reference: _delete_upload(backend, name, usual),),
-                )
+                delete = partial(_delete_upload, backend, reference, usual)
+                frame.action_button("Delete", delete, key=f"delete-{reference}", icon="delete", kind="tertiary")
 
 
 def _who() -> str:

@@ -1,15 +1,17 @@
-"""The form of the prune page: model, sparsities or a search for the largest one, passages, and more settings."""
+"""The form of the prune page: model, sparsities or a search for the largest one, methods, passages, more settings."""
 
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import streamlit as st
-from streamlit.delta_generator import DeltaGenerator
 
-from sparsedash.catalog.presets import method_named
+from sparsedash.catalog.presets import DEFAULT_METHOD, METHODS, method_name, method_named
 from sparsedash.reporting import wording
+from sparsedash.reporting.html import paragraph
+from sparsedash.schema.errors import SparseDashError
 from sparsedash.schema.fields import field_rows
-from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.method_settings import MethodSettings, uses_parameter
 from sparsedash.schema.settings import (
     BUILTIN_MODEL,
     BUILTIN_TEXT,
@@ -19,50 +21,31 @@ from sparsedash.schema.settings import (
     FindSettings,
     RunSettings,
     parse_percents,
+    percents_text,
 )
 from sparsedash.service.backend import Backend
 from sparsedash.service.request_checks import is_hub_id
 from sparsedash.stats.tolerance import FEWEST_PASSAGES
 from sparsedash.ui import frame
-from sparsedash.ui.address_bar import BOUND, tolerance_field
-from sparsedash.ui.form_address import GOALS, MASKS, OWN, SEARCH, SWEEP
+from sparsedash.ui.address_bar import BOUND, tolerance_fields
+from sparsedash.ui.form_address import CHANNEL_PRESETS, CHOICES, GOALS, MASK_PRESETS, MASKS, OWN, SEARCH, SWEEP
 from sparsedash.ui.form_estimate import evaluation_size_field, other_passages_expander
 from sparsedash.ui.form_fields import (
     expander,
     group_heading,
     reference_field,
-    setting_field,
     setting_fields,
     show_hint,
     show_uploads,
     validated,
 )
-from sparsedash.ui.form_method import (
-    chosen_methods,
-    custom_method_fields,
-    describe_methods,
-    preset_fields,
-    search_preset_field,
-)
 from sparsedash.ui.navigation import parse_tolerance
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 _RUN, _METHOD = field_rows(RunSettings), field_rows(MethodSettings)
 _CALIBRATION, _EVALUATION = field_rows(CalibrationSettings), field_rows(EvaluationSettings)
-_NUMBERS = (_RUN["dtype"], _METHOD["width_multiple"], _RUN["residency"])
-
-_FIRST_SPARSITIES = "10, 20, 30"
-"""What the form begins with: one more than a command takes by itself."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _SharedFields:
-    """Settings that a run and a search have in common; None where a field is wrong. sizes: where these are drawn."""
-
-    sizes: DeltaGenerator
-    calibration: CalibrationSettings | None
-    evaluation: EvaluationSettings | None
-    width_multiple: int
-    numbers: dict[str, Any]
 
 
 def first_run_settings() -> RunSettings:
@@ -74,145 +57,174 @@ def first_run_settings() -> RunSettings:
     return RunSettings(
         methods=(method_named("least-squares"),),
         sparsities_permille=(100, 200),
-        calibration=CalibrationSettings(corpus=_usual_calibration(BUILTIN_MODEL), n_samples=64),
+        calibration=CalibrationSettings(corpus=BUILTIN_TEXT, n_samples=64),
     )
-
-
-def _usual_calibration(model: str | None) -> str:
-    """The calibration text that the form begins with: that of the built-in model is there already."""
-    return BUILTIN_TEXT if model == BUILTIN_MODEL else SELF
 
 
 def prune_form(backend: Backend) -> RunSettings | FindSettings | None:
     """Draw the form. Returns its settings, or None while a field is wrong; the error is under that field."""
     frame.section("Which model?")
-    model = reference_field(backend, _RUN["model"])
-    if model is not None:
-        _show_model_facts(backend, model)
+    values: dict[str, Any] = {"model": reference_field(backend, _RUN["model"])}
+    if values["model"] is not None:
+        _show_model_facts(backend, values["model"])
     frame.section("How much to remove?")
     goal = st.segmented_control(
         "What to do", GOALS, default=SWEEP, key="goal", bind=BOUND, required=True, label_visibility="collapsed"
     )
-    return _search_form(backend, model) if goal == SEARCH else _run_form(backend, model)
-
-
-def _run_form(backend: Backend, model: str | None) -> RunSettings | None:
-    sparsities = _sparsities_field()
-    about_sweep, about_methods = st.container(), st.container()
-    with expander("Race several methods, or choose another", "race", ("method", MASKS, OWN)):
-        presets = preset_fields()
-        own = custom_method_fields()
-    shared = _shared_fields(backend, model, search=False)
-    with about_methods:
-        methods = chosen_methods(presets, own, shared.width_multiple)
-        describe_methods((*presets, *(own or ())))
-    settings, calibration, evaluation = None, shared.calibration, shared.evaluation
-    if model and methods and sparsities and calibration and evaluation:
-        with about_sweep:
-            settings = validated(
-                "sparsity",
-                lambda: RunSettings(
-                    model=model,
-                    methods=methods,
-                    sparsities_permille=sparsities,
-                    calibration=calibration,
-                    evaluation=evaluation,
-                    **shared.numbers,
-                ),
-            )
-            _show_sweep(settings)
-    evaluation_size_field(backend, shared.sizes, settings)
-    return settings
-
-
-def _search_form(backend: Backend, model: str | None) -> FindSettings | None:
-    tolerance = parse_tolerance(st.query_params)
-    left, right = st.columns(2)
-    with left:
-        tolerance_field("ratio", tolerance.ratio)
-    with right:
-        tolerance_field("points", tolerance.points)
-    about_method = st.container()
-    with expander("Choose another method", "another", ("with", OWN)):
-        preset = search_preset_field()
-        own = custom_method_fields("Use a method of your own instead")
-    shared = _shared_fields(backend, model, search=True)
-    settings, calibration, evaluation = None, shared.calibration, shared.evaluation
-    with about_method:
-        describe_methods(own or (preset,))
-        if model and own is not None and calibration and evaluation:
-            method = replace(own[0] if own else preset, width_multiple=shared.width_multiple)
-            settings = validated(
-                "with",
-                lambda: FindSettings(
-                    model=model,
-                    method=method,
-                    calibration=calibration,
-                    evaluation=evaluation,
-                    ratio=tolerance.ratio,
-                    points=tolerance.points,
-                    **shared.numbers,
-                ),
-            )
-    evaluation_size_field(backend, shared.sizes, settings)
-    return settings
-
-
-def _shared_fields(backend: Backend, model: str | None, *, search: bool) -> _SharedFields:
+    search = goal == SEARCH
+    values |= _tolerance_fields() if search else _sparsities_field()
+    about_run, about_methods = st.container(), st.container()
+    if search:
+        with expander("Choose another method", "another", ("with", OWN)):
+            presets, own = _search_preset_field(), _custom_method_fields("Use a method of your own instead")
+    else:
+        with expander("Race several methods, or choose another", "race", ("method", MASKS, OWN)):
+            presets, own = _preset_fields(), _custom_method_fields("Race a method of your own")
     frame.section("How sure?")
     sizes = st.container()
-    budget = _EVALUATION["n_passages"]
-    evaluation: dict[str, Any] = {}
-    with other_passages_expander(*([budget.key] if search else [])):
-        passages = reference_field(backend, _EVALUATION["corpus"])
-        if search:
-            evaluation["n_passages"] = _budget_field()
-    rows = [*_CALIBRATION.values(), *_EVALUATION.values(), *_NUMBERS]
-    elsewhere = (_EVALUATION["corpus"], *([budget] if search else []))
-    with expander("More settings", "more", [row.key for row in rows if row not in elsewhere]):
-        group_heading("Calibration")
-        text = reference_field(backend, _CALIBRATION["corpus"], _usual_calibration(model))
-        calibration = setting_fields([_CALIBRATION[name] for name in ("n_samples", "length", "seed")], 3)
-        calibration |= {name: setting_field(_CALIBRATION[name]) for name in ("token_weights", "packed")}
-        group_heading("Evaluation")
-        passage_rows = [_EVALUATION["shuffle_seed"]] if search else [budget, _EVALUATION["shuffle_seed"]]
-        evaluation |= setting_fields(passage_rows, len(passage_rows))
-        evaluation |= {
-            name: setting_field(_EVALUATION[name]) for name in (("rule",) if search else ("stop_early", "rule"))
-        }
-        group_heading("Numbers")
-        numbers = setting_fields(_NUMBERS, 3)
-    show_uploads(backend, {row.key: row.default for row in (_EVALUATION["corpus"], _CALIBRATION["corpus"])})
-    return _SharedFields(
-        sizes=sizes,
-        calibration=CalibrationSettings(corpus=text, **calibration) if text else None,
-        evaluation=EvaluationSettings(corpus=passages, **evaluation) if passages else None,
-        width_multiple=numbers.pop("width_multiple"),
-        numbers=numbers,
-    )
+    values |= _passage_fields(backend, search) | _more_fields(backend, values["model"], search)
+    chosen = (own or presets) if search else (*presets, *(own or ()))
+    methods = dict.fromkeys(replace(method, width_multiple=values["width"]) for method in chosen)
+    with about_methods:
+        if own is not None and not methods:
+            validated("method", _refuse_no_method)
+        _describe_methods(chosen)
+    settings: RunSettings | FindSettings | None = None
+    if own is not None and methods and all(values[key] for key in ("model", "text", "calibration", "sparsity")):
+        with about_run:
+            settings = validated("with" if search else "sparsity", lambda: _settings(values, [*methods], search))
+            if isinstance(settings, RunSettings):
+                _show_sweep(settings)
+    evaluation_size_field(backend, sizes, settings)
+    return settings
 
 
-def _budget_field() -> int | None:
-    about = (
-        "The dense model answers all of them. A trial stops as soon as its verdict is beyond doubt; one that stays "
-        "undecided counts as too much."
-    )
-    n: int | None = setting_field(replace(_EVALUATION["n_passages"], label="Passages to answer, at most", help=about))
-    if n is not None and n < FEWEST_PASSAGES:
-        show_hint(f"Fewer than {FEWEST_PASSAGES} passages can never confirm a model.")
-    return n
+def _settings(values: Mapping[str, Any], methods: list[MethodSettings], search: bool) -> RunSettings | FindSettings:
+    """The settings that these values make. values: by the keys of their rows. Raises SettingsError."""
+
+    def named(kind: "type[DataclassInstance]") -> dict[str, Any]:
+        return {row.name: values[row.key] for row in field_rows(kind).values() if row.key in values}
+
+    asked: dict[str, Any] = {
+        **named(RunSettings),
+        "calibration": CalibrationSettings(**named(CalibrationSettings)),
+        "evaluation": EvaluationSettings(**named(EvaluationSettings)),
+    }
+    if not search:
+        return RunSettings(methods=tuple(methods), **asked)
+    del asked["sparsities_permille"]
+    return FindSettings(method=methods[0], **named(FindSettings), **asked)
 
 
-def _sparsities_field() -> tuple[int, ...] | None:
+def _sparsities_field() -> dict[str, Any]:
     row = _RUN["sparsities_permille"]
-    text = st.text_input(row.label, _FIRST_SPARSITIES, key=row.key, bind=BOUND, max_chars=300, help=row.help)
-    return validated(row.key, lambda: RunSettings(sparsities_permille=parse_percents(text or "")).sparsities_permille)
+    text = st.text_input(
+        row.label, percents_text(row.starts["form"]), key=row.key, bind=BOUND, max_chars=300, help=row.help
+    )
+    return {
+        row.key: validated(
+            row.key, lambda: RunSettings(sparsities_permille=parse_percents(text or "")).sparsities_permille
+        )
+    }
 
 
-def _show_sweep(settings: RunSettings | None) -> None:
+def _tolerance_fields() -> dict[str, Any]:
+    tolerance = parse_tolerance(st.query_params)
+    with st.container(horizontal=True):
+        tolerance_fields(tolerance)
+    return {"within": tolerance.ratio, "points": tolerance.points, "sparsity": RunSettings.sparsities_permille}
+
+
+def _passage_fields(backend: Backend, search: bool) -> dict[str, Any]:
+    """Draw the passages, and of a search their number."""
+    with other_passages_expander(*([_BUDGET.key] if search else [])):
+        values: dict[str, Any] = {"text": reference_field(backend, _EVALUATION["corpus"])}
+        if search:
+            values |= setting_fields([_BUDGET])
+            if (values[_BUDGET.key] or FEWEST_PASSAGES) < FEWEST_PASSAGES:
+                show_hint(f"Fewer than {FEWEST_PASSAGES} passages can never confirm a model.")
+    return values
+
+
+def _more_fields(backend: Backend, model: str | None, search: bool) -> dict[str, Any]:
+    """Draw the other settings, and the uploaded texts."""
+    # The text of the built-in model is there already.
+    usual, values = BUILTIN_TEXT if model == BUILTIN_MODEL else SELF, dict[str, Any]()
+    elsewhere = (_EVALUATION["n_passages"], _EVALUATION["stop_early"]) if search else ()
+    shown = {
+        heading: [[row for row in line if row not in elsewhere] for line in lines] for heading, lines in _MORE.items()
+    }
+    keys = [row.key for lines in shown.values() for line in lines for row in line]
+    with expander("More settings", "more", [_CALIBRATION["corpus"].key, *keys]):
+        for heading, lines in shown.items():
+            group_heading(heading)
+            if heading == "Calibration":
+                values["calibration"] = reference_field(backend, _CALIBRATION["corpus"], usual)
+            for line in filter(None, lines):
+                values |= setting_fields(line, len(line))
+    show_uploads(backend, {row.key: row.default for row in (_EVALUATION["corpus"], _CALIBRATION["corpus"])})
+    return values
+
+
+def _preset_fields() -> tuple[MethodSettings, ...]:
+    """Draw the presets, those that remove channels and those that set weights to zero. Several race in one run."""
+    channels = st.pills(
+        "Method",
+        [method.name for method in CHANNEL_PRESETS],
+        selection_mode="multi",
+        default=[DEFAULT_METHOD],
+        key="method",
+        bind=BOUND,
+        help="Choose several to race them on the same calibration.",
+        wrap=True,
+    )
+    names = [method.name for method in MASK_PRESETS]
+    label = "Methods that take single weights"
+    masks = st.pills(label, names, selection_mode="multi", key=MASKS, bind=BOUND, wrap=True)
+    show_hint(_MASKS)
+    return tuple(map(method_named, (*channels, *masks)))
+
+
+def _search_preset_field() -> tuple[MethodSettings, ...]:
+    """Draw the presets by which a search can find the largest sparsity, to choose one."""
+    names = [method.name for method in METHODS if method.searchable]
+    usual = names.index(DEFAULT_METHOD)
+    name = st.selectbox("Method", names, index=usual, key="with", bind=BOUND, filter_mode=None) or DEFAULT_METHOD
+    return (method_named(name),)
+
+
+def _custom_method_fields(title: str) -> tuple[MethodSettings, ...] | None:
+    """Draw the custom method, where it is wanted. Returns None where its choices do not go together."""
+    about = "Which weights matter, what goes, how the rest makes up for it, and how much each layer gives."
+    if not st.toggle(title, key=OWN, bind=BOUND, help=about):
+        return ()
+    chosen = setting_fields([_METHOD[name] for name in CHOICES], 2)
+    others = [row for row in _METHOD.values() if row.name not in (*CHOICES, "width_multiple")]
+    values = chosen | setting_fields([row for row in others if uses_parameter(row.name, **chosen)], 2)
+    by_name = {row.name: values[row.key] for row in _METHOD.values() if row.key in values}
+    made = validated(OWN, lambda: MethodSettings(**by_name))
+    if made is None:
+        return None
+    show_hint(f"Its name in charts: {method_name(made)}", *([] if made.takes_channels else [_MASKS]))
+    return (made,)
+
+
+def _refuse_no_method() -> None:
+    raise SparseDashError("No method is chosen.", "Choose at least one.")
+
+
+def _describe_methods(chosen: tuple[MethodSettings, ...]) -> None:
+    """Draw the names and summaries of the chosen methods."""
+    names = [method_name(each) for each in chosen]
+    if len(names) > 1:
+        frame.show(paragraph(f"{len(names)} methods race: {', '.join(names)}."))
+    elif names:
+        frame.show(paragraph(f"Method: {names[0]}{' (recommended)' if names[0] == DEFAULT_METHOD else ''}."))
+    show_hint(*(f"{method.name}: {method.summary}" for method in METHODS if method.name in names))
+
+
+def _show_sweep(settings: RunSettings) -> None:
     """Draw the number of sparse models of a race, and the sparsities that a pattern decides itself."""
-    if settings is None:
-        return
     n_methods, n_sparsities = len(settings.methods), len(settings.sparsities_permille)
     n = settings.n_sparse
     if n_methods > 1:
@@ -232,22 +244,20 @@ def _show_model_facts(backend: Backend, model: str) -> None:
     if named is None:
         show_hint("It is not on this machine yet: family, memory and time are known once it has been read.")
         if is_hub_id(model):
-            st.button(
+            frame.action_button(
                 "Look it up on the hub",
+                lambda: backend.fetch_config(model),
                 key="look-up",
-                type="tertiary",
-                icon=":material/travel_explore:",
+                kind="tertiary",
+                icon="travel_explore",
                 help="Fetches its config.json, a few kilobytes, and none of its weights: what it will take is known "
                 "then.",
-                on_click=frame.attempt,
-                args=(lambda: backend.fetch_config(model),),
             )
         return
-    counted = named.shape
+    counted, family = named.shape, f"Family: {named.family}. " if named.family else ""
     if counted is None:
-        show_hint(f"Family: {named.family}. Its sizes, and so memory and time, are known once it has been read.")
+        show_hint(f"{family}Its sizes, and so memory and time, are known once it has been read.")
         return
-    family = f"Family: {named.family}. " if named.family else ""
     widths = sorted(set(counted.widths))
     width = f"{widths[0]:,}" if len(widths) == 1 else f"{widths[0]:,} to {widths[-1]:,}"
     show_hint(

@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from sparsedash.jobs.job import LONG, JobState
+from sparsedash.jobs.job import LONG
 from sparsedash.reporting.charts.chart_style import Theme
 from sparsedash.reporting.html import (
     Html,
@@ -26,7 +26,7 @@ from sparsedash.reporting.html import (
     table_file_name,
     widget_label,
 )
-from sparsedash.reporting.job_status import job_name
+from sparsedash.reporting.job_status import STATES, job_name
 from sparsedash.schema.errors import SparseDashError
 from sparsedash.service.backend import Backend
 from sparsedash.storage.local_machine import data_folder
@@ -44,12 +44,7 @@ _JOBS_ANNOUNCED = 50
 """Jobs whose end is announced, newest first."""
 
 _ANNOUNCED = "notices-told"
-_ENDED: dict[JobState, tuple[str, str]] = {
-    "done": ("is done", "check_circle"),
-    "failed": ("has failed", "error"),
-    "crashed": ("has crashed", "error"),
-    "cancelled": ("was cancelled", "cancel"),
-}
+_ICONS = {"done": "check_circle", "cancelled": "cancel"}
 _STYLE = Path(__file__).with_name("style.css")
 _MARK = str(Path(__file__).with_name("mark.svg"))
 _WORDMARK = str(Path(__file__).with_name("wordmark.svg"))
@@ -111,13 +106,12 @@ def _announce_new_endings(backend: Backend) -> bool:
     jobs, known = backend.jobs(_JOBS_ANNOUNCED), st.session_state[_ANNOUNCED]
     for job in reversed(jobs):
         ended = (job.id, job.attempt)
-        if job.live or ended in known or not (job.kind in LONG or job.state in ("failed", "crashed")):
-            continue
-        known.add(ended)
-        words, icon = _ENDED[job.state]
-        title = job_name(backend, job)
-        st.toast(f"{widget_label(title)} {words}. [See the jobs](jobs)", icon=f":material/{icon}:", duration="long")
-        browser_scripts.notify("SparseDash", f"{title} {words}.", f"sparsedash-{job.id}-{job.attempt}")
+        if not job.live and ended not in known and (job.kind in LONG or job.state in ("failed", "crashed")):
+            known.add(ended)
+            title, word = job_name(backend, job), STATES[job.state][1].lower()
+            icon = f":material/{_ICONS.get(job.state, 'error')}:"
+            st.toast(f"{widget_label(title)}: {word}. [See the jobs](jobs)", icon=icon, duration="long")
+            browser_scripts.notify("SparseDash", f"{title}: {word}.", f"sparsedash-{job.id}-{job.attempt}")
     return any(job.live for job in jobs)
 
 
@@ -183,16 +177,8 @@ def action_button(
     help: str | None = None,
 ) -> None:
     """Draw a button; an error that its action raises is shown, and the page goes on."""
-    st.button(
-        text,
-        key=key,
-        icon=f":material/{icon}:" if icon else None,
-        type=kind,
-        disabled=disabled,
-        help=help,
-        on_click=attempt,
-        args=(action,),
-    )
+    shown = f":material/{icon}:" if icon else None
+    st.button(text, key, help, on_click=attempt, args=(action,), type=kind, icon=shown, disabled=disabled)
 
 
 def opening(sentence: str, basis: str = "", *, grows: bool = False) -> None:

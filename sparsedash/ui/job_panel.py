@@ -6,10 +6,11 @@ from functools import partial
 import streamlit as st
 
 from sparsedash.jobs.cluster_parts import MachineFacts, MachineView
-from sparsedash.jobs.job import Job, JobState, Move, Priority, queue_order
+from sparsedash.jobs.job import Job, Move, Priority, queue_order
 from sparsedash.reporting import wording
 from sparsedash.reporting.html import Html, element, escape, join, paragraph, table, visible, widget_label
 from sparsedash.reporting.job_status import (
+    STATES,
     job_activity,
     job_announcement,
     job_name,
@@ -23,7 +24,7 @@ from sparsedash.reporting.job_status import (
 from sparsedash.reporting.record_pair import record_choices
 from sparsedash.schema.settings import FindSettings
 from sparsedash.service.backend import Backend
-from sparsedash.service.preflight import Forecast
+from sparsedash.service.preflight import Preflight
 from sparsedash.ui import address_bar, browser_scripts, frame, login, navigation
 from sparsedash.ui.form_address import form_address
 from sparsedash.ui.frame import JOB_S
@@ -35,14 +36,6 @@ LOG_LINES, LOG_CHARACTERS = 40, 16_000
 
 _MACHINES_S = 2.0
 _MACHINES_HEAD = ["Machine", "Runs", "Memory used", "Memory free", "GPUs"]
-_STATES: dict[JobState, tuple[str, str]] = {
-    "queued": ("◷", "Waiting"),
-    "running": ("▶", "Running"),
-    "done": ("✓", "Done"),
-    "failed": ("✕", "Failed"),
-    "cancelled": ("⊘", "Cancelled"),
-    "crashed": ("✕", "Crashed"),
-}
 _MOVES: dict[Move, tuple[str, str]] = {
     "front": ("To the front", "vertical_align_top"),
     "up": ("Up", "arrow_upward"),
@@ -60,17 +53,19 @@ def draw_job(backend: Backend, job: Job, brief: bool = False, *, queue: Sequence
     # A run that was resumed took less than was expected of the whole.
     fresh = job.makes_run and job.state == "done" and job.attempt == 1
     forecast = backend.forecast(job) if fresh else None
-    sign, word = ("⊘", "Stopping") if job.stopping else _STATES[job.state]
+    sign, word = ("⊘", "Stopping") if job.stopping else STATES[job.state]
     state = element("span", escape(sign), css="sd-sign"), escape(f" {word}")
-    head = [
+    head = element(
+        "div",
         element("span", *state, css=f"sd-state sd-state-{job.state}"),
         element("span", escape(job_name(backend, job)), css="sd-job-title"),
-    ]
+        css="sd-job-head",
+    )
     owner = "" if job.owner in ("", login.current_user()) else f" · for {job.owner}"
     details = [] if brief else [paragraph(f"{job_title(job)[1]}{owner}", css="sd-muted sd-small")]
     body = _progress_lines(backend, job, brief, forecast)
     with st.container(border=True, key=f"job-{job.id}", gap="xsmall"):
-        frame.show(element("div", element("div", *head, css="sd-job-head"), *details, *body, css="sd-job"))
+        frame.show(element("div", head, *details, *body, css="sd-job"))
         if job.state == "cancelled":
             # On request: nothing went wrong. Of what verification has read, nothing is kept.
             frame.note(f"{job.error_text} {'' if job.kind == 'verify' else job.error_advice}".strip())
@@ -84,7 +79,7 @@ def draw_job(backend: Backend, job: Job, brief: bool = False, *, queue: Sequence
                 _offer_log(backend, job)
 
 
-def _progress_lines(backend: Backend, job: Job, steady: bool, forecast: Forecast | None) -> list[Html]:
+def _progress_lines(backend: Backend, job: Job, steady: bool, forecast: Preflight | None) -> list[Html]:
     """The bar and three lines under it: before a job runs, while it does, and after it if steady, so that nothing below
     moves; else one line of times.
     """
@@ -92,8 +87,8 @@ def _progress_lines(backend: Backend, job: Job, steady: bool, forecast: Forecast
     times = [f"asked {wording.moment(job.queued_at, frame.zone())}"]
     if took_s is not None:
         times.append(f"took {wording.duration_words(took_s)}")
-        if forecast is not None and forecast.seconds is not None:
-            times.append(f"{wording.duration_words(forecast.seconds)} expected")
+        if forecast is not None and forecast.duration.total_s is not None:
+            times.append(f"{wording.duration_words(forecast.duration.total_s)} expected")
     times += [f"attempt {job.attempt}"] if job.attempt > 1 else []
     facts = ""
     match job.state:
@@ -147,7 +142,7 @@ def _retry(backend: Backend, job: Job) -> None:
 
 def _draw_moves(backend: Backend, job: Job, peers: list[int]) -> None:
     """The buttons that move a waiting job, and a run's priority. peers: ids of its priority's jobs, in order."""
-    is_first, is_last, may_order = peers[:1] == [job.id], peers[-1:] == [job.id], backend.orders_queue()
+    is_first, is_last, may_order = peers[:1] == [job.id], peers[-1:] == [job.id], backend.administers
     for to, (name, icon) in _MOVES.items() if len(peers) > 1 else ():
         if may_order or to == "down":
             nowhere = may_order and (is_last if to == "down" else is_first)
@@ -195,7 +190,7 @@ def job_search(job: Job) -> FindSettings | None:
     return asked if isinstance(asked, FindSettings) else None
 
 
-def _offer_measurements(backend: Backend, job: Job, forecast: Forecast) -> None:
+def _offer_measurements(backend: Backend, job: Job, forecast: Preflight) -> None:
     """What a run took, next to its estimate: behind a button, since results are read for it."""
     popover = st.popover("What it took", key=f"took-{job.id}", on_change="rerun", type="tertiary")
     if not popover.open or job.started_at is None or job.finished_at is None:
@@ -246,34 +241,31 @@ def has_changed(seen: Job, now: Job) -> bool:
     return (now.state, now.stopping) != (seen.state, seen.stopping)
 
 
-def watch_live_jobs(backend: Backend, live: list[Job]) -> None:
-    """Draw the panels of all live jobs, running ones first. Reruns the page when one comes, starts or ends."""
-    _watch_live_jobs(backend, _states(live))
-
-
 @frame.fragment(JOB_S)
-def _watch_live_jobs(backend: Backend, states: dict[int, JobState]) -> None:
-    live = _live_jobs(backend)
-    if _states(live) != states:
-        st.rerun()
-    queue = backend.queue()
+def watch_live_jobs(backend: Backend, seen: list[Job]) -> None:
+    """Draw the panels of all live jobs, running ones first. Reruns the page when one comes, starts or ends."""
+    live, queue = _live_jobs(backend, seen), backend.queue()
     for job in live:
         draw_job(backend, job, queue=queue)
     browser_scripts.announce(job_announcement(backend, live[0]))
 
 
-def _states(jobs: Sequence[Job]) -> dict[int, JobState]:
-    return {job.id: job.state for job in jobs}
+def _live_jobs(backend: Backend, seen: Sequence[Job] | None = None, but: str | None = None) -> list[Job]:
+    """The live jobs, running ones first, the others in the order in which they will start.
+
+    but: of runs alone, without the one with this key. seen: reruns the page where they are others, or in other states.
+    """
+    jobs = [
+        job for job in backend.jobs(JOBS_LISTED) if job.live and (but is None or (job.makes_run and job.key != but))
+    ]
+    if seen is not None and {(job.id, job.state) for job in jobs} != {(job.id, job.state) for job in seen}:
+        st.rerun()
+    return sorted(jobs, key=lambda job: (job.state != "running", queue_order(job)))
 
 
-def _live_jobs(backend: Backend) -> list[Job]:
-    live = [job for job in backend.jobs(JOBS_LISTED) if job.live]
-    return sorted(live, key=lambda job: (job.state != "running", queue_order(job)))
-
-
-def live_run_jobs(backend: Backend, but: str = "") -> list[Job]:
-    """The live runs but the one with this key: running ones first, the others in the order in which they will start."""
-    return [job for job in _live_jobs(backend) if job.makes_run and job.key != but]
+def live_run_jobs(backend: Backend) -> list[Job]:
+    """The live runs, in the order of `_live_jobs`."""
+    return _live_jobs(backend, but="")
 
 
 def mention_other_runs(backend: Backend, shown: str) -> None:
@@ -281,16 +273,13 @@ def mention_other_runs(backend: Backend, shown: str) -> None:
 
     Polls while there is such a run; reruns the page when one comes, starts or ends.
     """
-    if others := live_run_jobs(backend, but=shown):
-        _mention_other_runs(backend, shown, _states(others))
+    if others := _live_jobs(backend, but=shown):
+        _mention_other_runs(backend, shown, others)
 
 
 @frame.fragment(JOB_S)
-def _mention_other_runs(backend: Backend, shown: str, states: dict[int, JobState]) -> None:
-    others = live_run_jobs(backend, but=shown)
-    if _states(others) != states:
-        st.rerun()
-    job, *more = others
+def _mention_other_runs(backend: Backend, shown: str, seen: list[Job]) -> None:
+    job, *more = _live_jobs(backend, seen, but=shown)
     is_running = job.state == "running"
     title = f"Another run {'is under way' if is_running else 'waits'}: {job_name(backend, job)}"
     activity = filter(None, (*job_activity(job), job_progress_words(backend, job)[1]))
@@ -316,15 +305,17 @@ def _watch_machines(backend: Backend) -> None:
         return
     if view.trouble:
         frame.failure(view.trouble, "Meanwhile runs are done on this machine.")
-    elif not view.machines:
-        frame.note(f"{view.address} answers, and has no machines yet; docs/cluster.md says how they are started.")
-        frame.note("Until one comes, runs are done on this machine.")
-    else:
-        n, n_free = len(view.machines), sum(seen.job_id is None and not seen.machine.problem for seen in view.machines)
-        caption = f"{n} {wording.plural(n, 'machine')} at {view.address}, {n_free or 'none'} of them free."
-        rows = [_machine_row(seen) for seen in view.machines]
-        drawn = table("Machines of the cluster", caption, _MACHINES_HEAD, rows)
-        frame.show(element("div", drawn.html, css="sd-wrapped"))
+        return
+    n, n_free = len(view.machines), sum(seen.job_id is None and not seen.machine.problem for seen in view.machines)
+    if not n:
+        frame.note(
+            f"{view.address} answers, and has no machines yet; docs/cluster.md says how they are started. Until one "
+            "comes, runs are done on this machine."
+        )
+        return
+    caption = f"{wording.quantity(n, 'machine')} at {view.address}, {n_free or 'none'} of them free."
+    drawn = table("Machines of the cluster", caption, _MACHINES_HEAD, list(map(_machine_row, view.machines)))
+    frame.show(element("div", drawn.html, css="sd-wrapped"))
 
 
 def _machine_row(seen: MachineView) -> list[str]:

@@ -121,7 +121,7 @@ def show_shapes(backend: Backend, record: Record) -> None:
     made, shape = record.pruned, backend.model_shape(record.model_identity)
     assert made is not None, "the page shows sparse models"
     with st.expander("Shapes and bytes, before and after"):
-        if shape is None or not block_shapes(shape, made, record.dtype):
+        if shape is None or not block_shapes(shape, made):
             frame.note("The sizes of this model are noted when it is loaded the next time, by a run or a prompt.")
             return
         frame.show(shapes_table(shape, made, record.dtype).html)

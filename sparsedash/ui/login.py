@@ -5,7 +5,7 @@ import hmac
 import json
 import secrets
 from pathlib import Path
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 import streamlit as st
 from starlette.requests import HTTPConnection
@@ -19,7 +19,7 @@ from sparsedash.reporting.html import element, escape
 from sparsedash.storage.users import LOCAL, Serving, serving_rules, visitor_name
 
 USER_HEADER = "x-sparsedash-visitor"
-"""Set by the middleware alone: what a browser sends under this name is dropped."""
+"""The user's name, quoted. Set by the middleware alone: what a browser sends under this name is dropped."""
 
 LOGIN_PATH = "/login"
 """Redirects to the login provider."""
@@ -33,27 +33,9 @@ _WANTED_S = 600
 _LONGEST_WANTED = 3000
 """Characters of the address to return to after the login: no cookie holds more than 4096."""
 
-_WORDMARK = Path(__file__).with_name("wordmark.svg")
-_STYLE = """
-:root { color-scheme: light dark; --ground: #FCFBF8; --ink: #22262B; --line: #D8D4C8; --on: #FCFBF8; --key: #3A4250; }
-@media (prefers-color-scheme: dark) {
-  :root { --ground: #17191C; --ink: #E8E6E1; --line: #3A3E44; --on: #FFFFFF; --key: #66758F; }
-}
-body { margin: 0; min-height: 100vh; display: grid; place-items: center; background: var(--ground); color: var(--ink);
-  font: 1rem/1.5 system-ui, sans-serif; }
-main { box-sizing: border-box; width: min(28rem, 100vw); padding: 2rem; }
-svg { height: 1.75rem; width: auto; margin-bottom: 2rem; }
-h1 { font: 500 1.75rem/1.25 Georgia, serif; margin: 0 0 0.75rem; }
-p { margin: 0 0 1.5rem; overflow-wrap: anywhere; }
-a { display: inline-block; padding: 0.6rem 1.25rem; border-radius: 0.375rem; background: var(--key); color: var(--on);
-  text-decoration: none; }
-a:focus-visible { outline: 3px solid var(--ink); outline-offset: 2px; }
-"""
-
-
-def user_header(user: str) -> str:
-    """The user's name as a header can carry it."""
-    return quote(user)
+_WORDMARK, _STYLE = (
+    Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("wordmark.svg", "login.css")
+)
 
 
 def current_user() -> str:
@@ -170,7 +152,7 @@ def redirect_after_login(connection: HTTPConnection) -> Response | None:
 def _page(title: str, text: str, link: tuple[str, str] | None = None, *, status: int) -> HTMLResponse:
     """A page of its own: without a login nothing of the dashboard is sent."""
     shown = "" if link is None else element("a", escape(link[1]), href=link[0])
-    body = f"{_WORDMARK.read_text(encoding='utf-8')}<h1>{escape(title)}</h1><p>{escape(text)}</p>{shown}"
+    body = f"{_WORDMARK}<h1>{escape(title)}</h1><p>{escape(text)}</p>{shown}"
     return HTMLResponse(
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'

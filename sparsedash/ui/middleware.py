@@ -6,14 +6,12 @@
 import os
 import re
 import sys
-from collections import Counter, defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import Counter
 from importlib.util import find_spec
 from ipaddress import ip_address
 from pathlib import Path
 from typing import cast
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import streamlit
 from starlette.datastructures import MutableHeaders
@@ -34,7 +32,7 @@ from sparsedash.ui import browser_scripts, login
 VISITOR = "sparsedash.visitor"
 """Key of a request's scope for the user who has logged in."""
 MOST_FILES = 2
-"""Uploads of each user in flight or in memory at once, 50 MB each. A page reads its file at once and frees it."""
+"""Uploads of each user in flight or unread in memory, 50 MB each. A page reads its file at once and frees it."""
 
 _HEALTH, _MEDIA, _UPLOADS = "/health", "/media/", "/_stcore/upload_file/"
 _LEAST_SECRET = 32
@@ -102,28 +100,25 @@ def _login_problem(rules: Serving) -> str:
     return ""
 
 
-class SecurityHeaders:
-    """Adds the security headers to every response of the wrapped application."""
+def security_headers(app: ASGIApp) -> ASGIApp:
+    """The application with the security headers on every response."""
+    added = {
+        "Content-Security-Policy": _content_security_policy(),
+        "X-Content-Type-Options": "nosniff",
+        "X-Frame-Options": "DENY",
+        "Referrer-Policy": "no-referrer",
+        "Cross-Origin-Opener-Policy": "same-origin",
+    }
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-        self._headers = {
-            "Content-Security-Policy": _content_security_policy(),
-            "X-Content-Type-Options": "nosniff",
-            "X-Frame-Options": "DENY",
-            "Referrer-Policy": "no-referrer",
-            "Cross-Origin-Opener-Policy": "same-origin",
-        }
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass everything through, with the headers put on the start of each HTTP response."""
-
+    async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(self._headers)
+                MutableHeaders(scope=message).update(added)
             await send(message)
 
-        await self._app(scope, receive, send_with_headers if scope["type"] == "http" else send)
+        await app(scope, receive, send_with_headers if scope["type"] == "http" else send)
+
+    return wrapped
 
 
 def _content_security_policy() -> str:
@@ -140,73 +135,70 @@ def _content_security_policy() -> str:
     )
 
 
-class AccessMiddleware:
-    """Lets through requests of this server's own pages and of users who have logged in.
+def access_check(app: ASGIApp, rules: Serving | None) -> ASGIApp:
+    """The application for requests of this server's own pages and of users who have logged in.
 
     rules: how others are served; None on a server for this machine alone, without a login.
     """
 
-    def __init__(self, app: ASGIApp, rules: Serving | None) -> None:
-        self._app, self._rules = app, rules
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer in the application's place what is refused."""
-        if scope["type"] not in ("http", "websocket"):
-            await self._app(scope, receive, send)
+    async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
+        is_socket = scope["type"] == "websocket"
+        refusal = _refusal(HTTPConnection(scope), rules) if is_socket or scope["type"] == "http" else None
+        if refusal is not None:
+            await (WebSocketClose(code=1008) if is_socket else refusal)(scope, receive, send)
             return
-        refusal = self._refusal(HTTPConnection(scope))
-        if refusal is None:
-            if scope["path"].startswith(_MEDIA) and self._rules is not None:
-                send = _only_for(scope[VISITOR], send)
-            await self._app(scope, receive, send)
-        elif scope["type"] == "websocket":
-            await WebSocketClose(code=1008)(scope, receive, send)
-        else:
-            await refusal(scope, receive, send)
+        if rules is not None and scope.get("path", "").startswith(_MEDIA):
+            send = _only_for(scope[VISITOR], send)
+        await app(scope, receive, send)
 
-    def _refusal(self, connection: HTTPConnection) -> Response | None:
-        """The answer in the application's place; None for a request that is let through, with its user's name."""
-        if problem := self._foreign(connection):
-            return PlainTextResponse(problem, status_code=403)
-        headers = MutableHeaders(scope=connection.scope)
-        del headers[login.USER_HEADER]
-        if self._rules is None:
-            return None
-        name = login.authenticated_user(connection, self._rules)
-        if name is None or not self._rules.lets_in(name):
-            connection.scope[VISITOR] = None
-            return self._not_logged_in(connection, self._rules, name)
-        connection.scope[VISITOR] = name
-        headers[login.USER_HEADER] = login.user_header(name)
-        return login.redirect_after_login(connection)
+    return wrapped
 
-    def _not_logged_in(self, connection: HTTPConnection, rules: Serving, name: str | None) -> Response | None:
-        url, is_http = connection.url, connection.scope["type"] == "http"
-        if is_http and url.path == _HEALTH:
-            return None
-        if is_http and rules.login == "oidc" and url.path in login.LOGIN_ROUTES:
-            return login.redirect_to_provider(rules) if url.path == login.LOGIN_PATH else None
-        if "text/html" not in connection.headers.get("accept", ""):
-            return PlainTextResponse("Log in first.", status_code=401)
-        if name is not None:
-            return login.no_access_page(rules, name)
-        return login.login_page(rules, f"{url.path}?{url.query}" if url.query else url.path)
 
-    def _foreign(self, connection: HTTPConnection) -> str:
-        """Why the request is not from a page of this server; empty where it may be."""
-        host, origin = connection.headers.get("host", "").lower(), connection.headers.get("origin")
-        if self._rules is None:
-            here = connection.scope.get("server")
-            if here is not None and not _is_loopback(here[0]):
-                return "There is no login here, so that only the machine itself is answered. See docs/deployment.md."
-            is_served, is_own = is_host_allowed(host), origin is None or urlsplit(origin).netloc.lower() == host
-        else:
-            is_health = connection.scope["path"] == _HEALTH and is_host_allowed(host)
-            is_served = host == self._rules.host or is_health
-            is_own = origin == self._rules.origin or (origin is None and connection.scope["type"] == "http")
-        if not is_served:
-            return f"Nothing is served under this name. {_SEE}"
-        return "" if is_own else f"Only this server's own pages may ask. {_SEE}"
+def _refusal(connection: HTTPConnection, rules: Serving | None) -> Response | None:
+    """The answer in the application's place; None for a request that is let through, with its user's name."""
+    if problem := _foreign(connection, rules):
+        return PlainTextResponse(problem, status_code=403)
+    headers = MutableHeaders(scope=connection.scope)
+    del headers[login.USER_HEADER]
+    if rules is None:
+        return None
+    name = login.authenticated_user(connection, rules)
+    if name is None or not rules.lets_in(name):
+        connection.scope[VISITOR] = None
+        return _not_logged_in(connection, rules, name)
+    connection.scope[VISITOR] = name
+    headers[login.USER_HEADER] = quote(name)
+    return login.redirect_after_login(connection)
+
+
+def _not_logged_in(connection: HTTPConnection, rules: Serving, name: str | None) -> Response | None:
+    url, is_http = connection.url, connection.scope["type"] == "http"
+    if is_http and url.path == _HEALTH:
+        return None
+    if is_http and rules.login == "oidc" and url.path in login.LOGIN_ROUTES:
+        return login.redirect_to_provider(rules) if url.path == login.LOGIN_PATH else None
+    if "text/html" not in connection.headers.get("accept", ""):
+        return PlainTextResponse("Log in first.", status_code=401)
+    if name is not None:
+        return login.no_access_page(rules, name)
+    return login.login_page(rules, f"{url.path}?{url.query}" if url.query else url.path)
+
+
+def _foreign(connection: HTTPConnection, rules: Serving | None) -> str:
+    """Why the request is not from a page of this server; empty where it may be."""
+    host, origin = connection.headers.get("host", "").lower(), connection.headers.get("origin")
+    if rules is None:
+        here = connection.scope.get("server")
+        if here is not None and not _is_loopback(here[0]):
+            return "There is no login here, so that only the machine itself is answered. See docs/deployment.md."
+        is_served, is_own = is_host_allowed(host), origin is None or urlsplit(origin).netloc.lower() == host
+    else:
+        is_health = connection.scope["path"] == _HEALTH and is_host_allowed(host)
+        is_served = host == rules.host or is_health
+        is_own = origin == rules.origin or (origin is None and connection.scope["type"] == "http")
+    if not is_served:
+        return f"Nothing is served under this name. {_SEE}"
+    return "" if is_own else f"Only this server's own pages may ask. {_SEE}"
 
 
 def may_see_details(scope: Scope) -> bool:
@@ -235,58 +227,44 @@ def _only_for(name: str, send: Send) -> Send:
     return send_own
 
 
-class UploadMiddleware:
-    """Guards Streamlit's upload endpoint: own sessions only, and few files at once. Inside `AccessMiddleware`.
+def upload_guard(app: ASGIApp) -> ASGIApp:
+    """The application with Streamlit's upload endpoint for own sessions only, and for few files at once.
 
-    That nobody reconnects to another user's session is Streamlit's own check, by what `checked_serving_rules` sets.
+    Inside `access_check`. That nobody reconnects to another user's session is Streamlit's own check, by what
+    `checked_serving_rules` sets.
     """
+    arriving = Counter[str]()
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-        self._arriving: Counter[str] = Counter()
-        self._in_memory: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Refuse uploads to sessions of others and too many at once; free the files of closed pages."""
-        name = scope.get(VISITOR) or LOCAL
+    async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
+        name, answer = scope.get(VISITOR) or LOCAL, app
         _, is_upload, rest = scope["path"].partition(_UPLOADS) if scope["type"] == "http" else ("", "", "")
-        session, _, file = rest.partition("/")
-        answer = self._app
-        if is_upload and name != LOCAL and not _is_session_of(session, name):
-            answer = PlainTextResponse("There is no such session of yours.", status_code=404)
-        elif is_upload and scope["method"] == "PUT":
-            if self._arriving[name] < MOST_FILES:
-                with self._arrival(name, session, file):
-                    return await self._app(scope, receive, send)
-            refusal = f"{MOST_FILES} of your files are arriving already. Wait until one is here."
-            answer = PlainTextResponse(refusal, status_code=429)
+        n = int(bool(is_upload) and scope["method"] == "PUT")
+        if is_upload and not _is_session_of(rest.partition("/")[0], name):
+            answer, n = PlainTextResponse("There is no such session of yours.", status_code=404), 0
+        elif n and arriving[name] + _n_in_memory(name) >= MOST_FILES:
+            text = f"{MOST_FILES} of your files are arriving or unread. Wait until a page has read one."
+            answer, n = PlainTextResponse(text, status_code=429), 0
+        arriving[name] += n
         try:
             await answer(scope, receive, send)
         finally:
-            if scope["type"] == "websocket":
-                self._free_closed(name)
+            arriving[name] -= n
+            if n or scope["type"] == "websocket":
+                _free_closed()
 
-    @contextmanager
-    def _arrival(self, name: str, session: str, file: str) -> Iterator[None]:
-        """Count a file while it arrives. The user's oldest file in memory makes room for it."""
-        self._arriving[name] += 1
-        files = _files()
-        unread = [each for each in self._in_memory[name] if files.get_files(each[0], [each[1]])]
-        while len(unread) > MOST_FILES - self._arriving[name]:
-            files.remove_file(*unread.pop(0))
-        self._in_memory[name] = unread
-        try:
-            yield
-        finally:
-            self._arriving[name] -= 1
-            self._in_memory[name].append((session, file))
-            self._free_closed(name)
+    return wrapped
 
-    def _free_closed(self, name: str) -> None:
-        """Free the files of this user's sessions whose page is closed."""
-        for session in {session for session, _ in self._in_memory[name]}:
-            if not Runtime.instance().is_active_session(session):
-                _files().remove_session_files(session)
+
+def _n_in_memory(name: str) -> int:
+    """How many files of this user's sessions no page has read yet."""
+    return sum(len(kept) for session, kept in [*_files().file_storage.items()] if _is_session_of(session, name))
+
+
+def _free_closed() -> None:
+    """Free the files of closed pages."""
+    for session in list(_files().file_storage):
+        if not Runtime.instance().is_active_session(session):
+            _files().remove_session_files(session)
 
 
 def _files() -> MemoryUploadedFileManager:
@@ -294,7 +272,7 @@ def _files() -> MemoryUploadedFileManager:
 
 
 def _is_session_of(session: str, name: str) -> bool:
-    """Whether a page of this user is connected to the session."""
-    client = Runtime.instance().get_client(session)
+    """Whether a page of this user is connected to the session; without logins all sessions are the one user's."""
+    client = None if name == LOCAL else Runtime.instance().get_client(session)
     context = client.client_context if client else None
-    return context is not None and dict(context.headers).get(login.USER_HEADER) == login.user_header(name)
+    return name == LOCAL or (context is not None and dict(context.headers).get(login.USER_HEADER) == quote(name))

@@ -1,6 +1,7 @@
 """The exports on the models page: the form that asks for one, and the list of those written."""
 
 from functools import partial
+from typing import cast
 
 import streamlit as st
 
@@ -9,14 +10,13 @@ from sparsedash.reporting import wording
 from sparsedash.reporting.deployment import FORM_NAMES, export_title, proof_words, runtime_rows, upload_command
 from sparsedash.reporting.html import element, escape, paragraph, table
 from sparsedash.reporting.run_results import RunResults
-from sparsedash.schema.export_settings import Export, ExportSettings, Form, possible_weights
+from sparsedash.schema.export_settings import Export, ExportSettings, Form, Weights, possible_weights
 from sparsedash.schema.records import Record
 from sparsedash.schema.settings import BUILTIN_MODEL
 from sparsedash.service.backend import Backend
 from sparsedash.ui import address_bar, frame
 from sparsedash.ui.chosen_run import choose_record
 
-_LOADS = {"proven here": "✓ proven here", "should load": "should load", "cannot": "✕ cannot"}
 _HEAD = ["Runtime", "Result", "Why"]
 _COARSE = (
     "llama.cpp's smaller types want widths that are multiples of 256. Prune with that multiple to quantise further; "
@@ -54,8 +54,8 @@ def show_export(backend: Backend, export: Export) -> None:
         if export.form == "masked":
             frame.remark("Zeros alone make no model faster: no speed-up is expected.")
         with st.expander("Where it loads"):
-            rows = [[row.runtime, _LOADS[row.loads], row.why] for row in runtime_rows(export)]
-            drawn = table("Where it loads", "A fresh process was asked here; the rest is by the source.", _HEAD, rows)
+            caption = "A fresh process was asked here; the rest is by the source."
+            drawn = table("Where it loads", caption, _HEAD, runtime_rows(export))
             frame.show(element("div", drawn.html, css="sd-wrapped"))
             frame.offer_table(drawn, key=export.key[:16])
         with st.expander("Take it to the hub"):
@@ -80,8 +80,7 @@ def request_export(backend: Backend, found: RunResults) -> None:
     possible: list[Form] = [form for form in FORMS if not problems[form]]
     with middle:
         shown = {str(form): f"{form}: {FORM_NAMES[form]}" for form in possible}
-        chosen = address_bar.select("form", "Form", shown, possible[0], noun="form")
-        form = next(form for form in possible if form == chosen)
+        form = cast(Form, address_bar.select("form", "Form", shown, possible[0], noun="form"))
     weights = possible_weights(form)
     with right:
         usual = record.dtype if record.dtype in weights else "float32"
@@ -92,18 +91,9 @@ def request_export(backend: Backend, found: RunResults) -> None:
         if why:
             frame.remark(f"Not as {other}: {why}.")
 
-    def submit() -> None:
-        settings = ExportSettings(
-            run=found.run.key,
-            dense=found.run.dense,
-            sparse=record.key,
-            form=form,
-            weights=next(each for each in weights if each == chosen),
-            dense_gguf=dense_gguf,
-        )
-        backend.submit(settings)
-
-    frame.action_button("Export", submit, kind="primary")
+    asked = partial(ExportSettings, run=found.run.key, dense=found.run.dense, sparse=record.key, form=form)
+    asked = partial(asked, weights=cast(Weights, chosen), dense_gguf=dense_gguf)
+    frame.action_button("Export", lambda: backend.submit(asked()), kind="primary")
 
 
 def _choose_dense_gguf(record: Record) -> str:

@@ -13,8 +13,6 @@ from sparsedash.catalog.published_results import (
 )
 from sparsedash.reporting import wording
 from sparsedash.reporting.html import element, escape, fact_list, table, widget_label
-from sparsedash.schema.settings import RunSettings
-from sparsedash.service import preflight
 from sparsedash.service.backend import Backend
 from sparsedash.service.reproduction import (
     METHOD,
@@ -111,13 +109,13 @@ def _cells(row: PublishedRow, head: list[str]) -> list[str]:
 
 def _facts(backend: Backend, row: PublishedRow) -> list[tuple[str, str]]:
     """Published and measured results, the cost of repeating the row, and its model, as pairs of name and value."""
-    runs, (dense, sparse), ratio = backend.runs(), row.n_right, removed_ratio(row)
+    (dense, sparse), ratio = row.n_right, removed_ratio(row)
     facts = [("Published", f"{dense:,} → {sparse:,} of {row.n_passages:,} right")]
     if ratio is not None:
         of_what = "of Linear and Conv weights" if ratio.reproduced else "of all parameters"
         agrees = "reproduced" if ratio.reproduced or ratio.explained else "not reproduced"
         facts.append(("Weights removed", f"{ratio.published:.4f}: {agrees}, {of_what}"))
-    here = measured_row(row, runs, backend.record)
+    here = measured_row(row, backend.runs(), backend.record)
     if here is None:
         facts.append(("Measured here", "not yet"))
     else:
@@ -125,15 +123,10 @@ def _facts(backend: Backend, row: PublishedRow) -> list[tuple[str, str]]:
         change = f"{wording.signed_points(here.difference)} points, {wording.signed_interval(here.interval)}"
         details = wording.run_details(here.run.settings)
         facts += [("Measured here", " → ".join(scores)), ("Change, paired", change), ("By", details)]
-
-    def seconds(settings: RunSettings) -> float | None:
-        return preflight.expected_duration(settings, backend.cached(settings), runs, backend.record).total_s
-
-    cost = published_run_cost(row, seconds)
-    scaled = ", scaled up from the built-in model" if cost.extrapolated else ""
-    unknown = "not known before this method has run here"
+    cost, duration = published_run_cost(row), backend.preflight(published_run_settings(row)).duration
+    known = bool(duration.parts) and not duration.unknown
     facts += [
-        ("Time", unknown if cost.seconds is None else f"about {wording.duration_words(cost.seconds)}{scaled}"),
+        ("Time", f"about {wording.duration_words(duration.seconds)}" if known else "not known yet"),
         ("Memory", wording.least_memory_words(cost.memory)),
         (
             "Disk",

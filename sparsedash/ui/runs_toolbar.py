@@ -15,6 +15,7 @@ from sparsedash.reporting.run_list import MOST_RUNS, RUN_ADDRESS_LENGTH, RunRow,
 from sparsedash.reporting.run_results import run_results
 from sparsedash.schema.errors import SparseDashError
 from sparsedash.service.backend import Backend
+from sparsedash.service.deletion import Selection
 from sparsedash.storage.run_files import SUFFIX
 from sparsedash.storage.text_files import MAX_MEGABYTES
 from sparsedash.storage.users import LONGEST_NAME
@@ -104,10 +105,10 @@ def _offer_rename(backend: Backend, row: RunRow) -> None:
 
 def _offer_deletion(backend: Backend, titles: Mapping[str, str], stored: Sequence[RunRow]) -> None:
     """Draw the question and what goes with these runs. titles: of all runs, by their keys."""
-    keys = [row.key for row in stored]
+    chosen = Selection(runs=tuple(row.key for row in stored))
 
     def remove() -> None:
-        removed = backend.removal.remove(keys)
+        removed = backend.housekeeping.delete(chosen)
         gone, report = {run.key for run in removed.runs}, run_list.run_deletion_report(removed, titles)
         runs_table.tick_rows([row.address for row in stored if row.key not in gone])
         st.toast(widget_label(report), icon=":material/delete:", duration="long")
@@ -115,7 +116,7 @@ def _offer_deletion(backend: Backend, titles: Mapping[str, str], stored: Sequenc
     popover = st.popover("Delete", type="tertiary", icon=":material/delete:", key="runs-delete", on_change="rerun")
     if popover.open:
         with popover:
-            plan = backend.removal.plan(keys)
+            plan = backend.housekeeping.plan(chosen)
             for sentence in run_list.run_deletion_question(plan, titles):
                 frame.show(paragraph(sentence))
             if plan.runs:
@@ -127,7 +128,7 @@ def _offer_run_file(backend: Backend, row: RunRow) -> None:
     popover = st.popover("Export run", type="tertiary", icon=":material/download:", key="run-along", on_change="rerun")
     if popover.open:
         with popover, frame.errors_in_words():
-            packed = backend.transfer.packed(row.key)
+            packed = backend.pack_run(row.key)
             name = _NOT_IN_NAMES.sub("-", row.title).strip("-.")[:60] or "run"
             frame.show(paragraph(_EXPORT))
             frame.offer_file(
@@ -142,7 +143,7 @@ def _offer_run_file(backend: Backend, row: RunRow) -> None:
 
 def _offer_to_open_file(backend: Backend) -> None:
     """Draw the button that opens a run's file, where the user may; a refusal stands above the field."""
-    if not backend.keeps_house:
+    if not backend.administers:
         return
     with st.popover("Open a file", icon=":material/upload_file:", type="tertiary", key="runs-open"):
         if refused := st.session_state.get(_REFUSED, ""):
@@ -166,7 +167,7 @@ def _open_file(backend: Backend) -> None:
         return
     st.session_state[_REFUSED] = ""
     try:
-        run = backend.transfer.opened(file.getvalue())
+        run = backend.open_run(file.getvalue())
     except SparseDashError as error:
         st.session_state[_REFUSED] = f"{error.message} {error.advice}".strip()
         return
@@ -222,6 +223,6 @@ def explain_no_runs(backend: Backend) -> None:
         frame.link("jobs", "See why in the list of jobs")
     with frame.row():
         frame.link("prune", "Prune a model")
-        if backend.example() is not None:
+        if backend.run(EXAMPLE) is not None:
             frame.link("overview", "Look at an example", run=EXAMPLE)
         _offer_to_open_file(backend)

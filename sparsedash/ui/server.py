@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -13,11 +14,11 @@ from starlette.responses import JSONResponse, RedirectResponse
 from sparsedash.schema.errors import SparseDashError
 from sparsedash.ui import frame
 from sparsedash.ui.middleware import (
-    AccessMiddleware,
-    SecurityHeaders,
-    UploadMiddleware,
+    access_check,
     checked_serving_rules,
     may_see_details,
+    security_headers,
+    upload_guard,
 )
 
 log = logging.getLogger(__name__)
@@ -27,71 +28,50 @@ LATE_S = 30.0
 """Seconds without a complete round after which the health is bad."""
 
 
-class ReconcilingThread:
-    """Reconciles the job table about once a second, from `start` to `stop`."""
+@dataclass(eq=False)
+class _Rounds:
+    """When the last round of reconciling was complete, and what has failed since."""
 
-    def __init__(self) -> None:
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._reconcile, name="reconcile-jobs", daemon=True)
-        self._done_at = time.monotonic()
-        self._problem = ""
-
-    def start(self) -> None:
-        """Begin."""
-        self._done_at = time.monotonic()
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End after the present round."""
-        self._stop.set()
-
-    def trouble(self) -> str:
-        """Why jobs are not reconciled, in words; empty while they are."""
-        if self._stop.is_set():
-            return ""
-        if not self._thread.is_alive():
-            return "The thread that looks after the jobs is dead. Start the server again."
-        late_s = time.monotonic() - self._done_at
-        if late_s < LATE_S:
-            return ""
-        why = f": {self._problem}" if self._problem else "; its last round has not ended."
-        return f"The jobs have not been looked after for {late_s:.0f} s{why}"
-
-    def _reconcile(self) -> None:
-        while not self._stop.wait(RECONCILE_S):
-            try:
-                frame.backend().reconcile()
-            except Exception as error:
-                problem = str(error) or type(error).__name__
-                if problem != self._problem:
-                    is_bug = not isinstance(error, SparseDashError)
-                    log.warning("Jobs cannot be reconciled: %s", problem, exc_info=is_bug)
-                self._problem = problem
-            else:
-                self._done_at, self._problem = time.monotonic(), ""
+    done_at: float = field(default_factory=time.monotonic)
+    problem: str = ""
 
 
-_reconciling: list[ReconcilingThread] = []
+_rounds: list[_Rounds] = []
 """Of this server: one while it lives."""
+
+
+def _reconcile(stop: threading.Event, rounds: _Rounds) -> None:
+    """Reconcile the job table about once a second."""
+    while not stop.wait(RECONCILE_S):
+        try:
+            frame.backend().reconcile()
+        except Exception as error:
+            problem = str(error) or type(error).__name__
+            if problem != rounds.problem:
+                is_bug = not isinstance(error, SparseDashError)
+                log.warning("Jobs cannot be reconciled: %s", problem, exc_info=is_bug)
+            rounds.problem = problem
+        else:
+            rounds.done_at, rounds.problem = time.monotonic(), ""
 
 
 def middleware() -> list[Middleware]:
     """The middleware of every request, outermost first. Exits with a sentence rather than serve strangers."""
     rules = checked_serving_rules()
-    return [Middleware(SecurityHeaders), Middleware(AccessMiddleware, rules=rules), Middleware(UploadMiddleware)]
+    return [Middleware(security_headers), Middleware(access_check, rules=rules), Middleware(upload_guard)]
 
 
 @asynccontextmanager
 async def lifespan(_app: object) -> AsyncIterator[None]:
     """Reconcile the job table in a thread for as long as the server lives."""
-    begun = ReconcilingThread()
-    _reconciling.append(begun)
-    begun.start()
+    stop, rounds = threading.Event(), _Rounds()
+    _rounds.append(rounds)
+    threading.Thread(target=_reconcile, args=(stop, rounds), name="reconcile-jobs", daemon=True).start()
     try:
         yield
     finally:
-        begun.stop()
-        _reconciling.remove(begun)
+        stop.set()
+        _rounds.remove(rounds)
 
 
 def health_route(request: Request) -> JSONResponse:
@@ -100,8 +80,11 @@ def health_route(request: Request) -> JSONResponse:
     On a server with logins, a request without one gets the status alone.
     """
     try:
-        facts = frame.backend().health()
-        problem = next((problem for begun in _reconciling if (problem := begun.trouble())), "")
+        facts, problem = frame.backend().health(), ""
+        for rounds in _rounds:
+            if (late_s := time.monotonic() - rounds.done_at) >= LATE_S:
+                why = rounds.problem or "the last round has not ended"
+                problem = f"The jobs have not been looked after for {late_s:.0f} s: {why}"
     except SparseDashError as error:
         problem = error.message
     answer = {"status": "error", "problem": problem} if problem else facts

@@ -1,6 +1,7 @@
 """The data folder on the storage page: contents with their deletion, check of data integrity, size limit."""
 
 from collections.abc import Mapping, Sequence
+from itertools import islice
 
 import streamlit as st
 
@@ -10,8 +11,8 @@ from sparsedash.reporting.storage_words import HeldRow, gigabytes
 from sparsedash.schema.pair_records import RunMark
 from sparsedash.schema.records import Verification, VerifySettings
 from sparsedash.service.backend import Backend
-from sparsedash.service.deletion import ArtefactRoom, Selection
-from sparsedash.service.holdings import Holdings
+from sparsedash.service.deletion import Selection
+from sparsedash.service.holdings import ARTEFACTS, Holdings
 from sparsedash.storage.disk_cache import LEAST_GB, MOST_GB, VARIABLE
 from sparsedash.ui import frame, job_panel
 from sparsedash.ui.address_bar import page_of
@@ -51,8 +52,8 @@ def show_models(backend: Backend, held: Holdings, titles: Mapping[str, str]) -> 
     frame.section("By model")
     show_all = len(held.models) <= _ROWS_A_PAGE or st.session_state.get("all-models", False)
     rows: list[_Row] = [
-        (f"model-{i}", storage_words.model_row(model, frame.zone()), Selection(model=model.identity))
-        for i, model in enumerate(held.models if show_all else held.models[:_ROWS_A_PAGE])
+        (f"model-{i}", storage_words.model_row(*model, frame.zone()), Selection(model=model[0]))
+        for i, model in enumerate(islice(held.models.items(), None if show_all else _ROWS_A_PAGE))
     ]
     _draw_rows(backend, "model", rows, titles)
     if not show_all:
@@ -114,7 +115,7 @@ def _ask_to_delete(
     popover = st.popover(text, type="tertiary", icon=":material/delete:", key=key, on_change="rerun")
     if popover.open:
         with popover, frame.errors_in_words():
-            planned = house.plan_deletion(chosen)
+            planned = house.plan(chosen)
             question, *more = storage_words.deletion_question(planned, titles)
             frame.show(paragraph(question), paragraph(" ".join(more), css="sd-small"))
             if planned.deletes:
@@ -160,15 +161,16 @@ def _show_found(backend: Backend, found: Verification) -> None:
         frame.offer_table(table("What is damaged", "", _DAMAGED_HEAD, listed))
 
 
-def show_limit(backend: Backend, room: ArtefactRoom, n_bytes: int) -> None:
+def show_limit(backend: Backend, held: Holdings) -> None:
     """Draw the size limit of calibration data with the bytes in use; and its field, unless the environment sets it."""
     frame.section("Room for calibration")
-    used = f"{wording.size(n_bytes) if n_bytes else 'Nothing'} of {gigabytes(room.n_bytes)} in use."
+    n_bytes = held.bytes_of(*ARTEFACTS)
+    used = f"{wording.size(n_bytes) if n_bytes else 'Nothing'} of {gigabytes(held.room_bytes)} in use."
     frame.remark(f"{used} {_EVICTION}")
-    if room.fixed:
+    if held.room_fixed:
         frame.note(
-            f"{VARIABLE} says how much: {gigabytes(room.n_bytes)}. It goes before whatever is chosen here; change it "
-            "where the server is started, or leave it out and start again."
+            f"{VARIABLE} says how much: {gigabytes(held.room_bytes)}. It goes before whatever is chosen here; change "
+            "it where the server is started, or leave it out and start again."
         )
         return
 
@@ -179,6 +181,6 @@ def show_limit(backend: Backend, room: ArtefactRoom, n_bytes: int) -> None:
 
     form = st.form("room", border=False, enter_to_submit=True)
     with form, st.container(horizontal=True, vertical_alignment="bottom"):
-        value = room.n_bytes / 2**30
+        value = held.room_bytes / 2**30
         st.number_input("Room in GB", LEAST_GB, MOST_GB, value, step=1.0, format="%.10g", key=_LIMIT, width=200)
         st.form_submit_button("Save", on_click=frame.attempt, args=(save,))

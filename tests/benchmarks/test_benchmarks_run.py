@@ -1,11 +1,6 @@
 """Every script of benchmarks/ still runs, and prints the figures that it promises; how large they are is not judged."""
 
-import os
 import re
-import runpy
-import sys
-import traceback
-import warnings
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,6 +10,7 @@ from benchmarks import child, growth, small
 from tests.browser.conftest import leave_out
 from tests.browser.served import chromium
 from tests.engine.conftest import model_folder  # noqa: F401 - a fixture
+from tests.forks import forked
 
 ROOT = Path(__file__).parents[2]
 RUNNABLE = sorted(
@@ -114,33 +110,6 @@ PRINTS: dict[str, dict[str, int]] = {
     },
 }
 """The lines that each script prints, as patterns, and how many of each."""
-
-
-def forked(module: str, *options: str, environment: dict[str, str] | None = None) -> str:
-    """What `python -m module` prints, run in a fork of this process, which has imported torch already."""
-    sys.stdout.flush()
-    read, write = os.pipe()
-    if pid := os.fork():
-        os.close(write)
-        with os.fdopen(read) as pipe:
-            printed = pipe.read()
-        assert os.waitpid(pid, 0)[1] == 0, printed[-4000:]
-        return printed
-    status = 1
-    try:
-        os.dup2(write, 1)
-        warnings.simplefilter("default")
-        sys.stdout, sys.argv = os.fdopen(1, "w", closefd=False), [module, *options]
-        os.environ |= environment or {}
-        runpy.run_module(module, run_name="__main__")
-        status = 0
-    except SystemExit as ended:
-        status = ended.code if isinstance(ended.code, int) else 0 if ended.code is None else 1
-    finally:
-        if status:
-            traceback.print_exc(file=sys.stdout)
-        sys.stdout.flush()
-        os._exit(status)
 
 
 def test_no_script_is_forgotten():

@@ -189,7 +189,7 @@ def test_the_browser_gives_notice_where_it_was_asked_to_and_the_toast_leads_on_i
     eventually(lambda: page.evaluate("notices.length") > 1)
     ((title, body, tag),) = page.evaluate("notices.slice(1)")
     assert (title, tag) == ("SparseDash", f"sparsedash-{running.job.id}-1")
-    assert FOREIGN in body and body.endswith(" is done.")
+    assert FOREIGN in body and body.endswith(": done.")
     page.evaluate("window.same = 'tab'")
     page.get_by_test_id("stToast").get_by_role("link", name="See the jobs").click()
     expect(page.locator("h1.sd-opening")).to_have_text("Nothing is running.")

@@ -18,7 +18,7 @@ from sparsedash.catalog.published_results import (
 )
 from sparsedash.catalog.resources import RUNTIME_BYTES
 from sparsedash.schema.method_settings import MethodSettings
-from sparsedash.schema.settings import BUILTIN_MODEL, RunSettings
+from sparsedash.schema.settings import RunSettings
 from sparsedash.service import reproduction
 from sparsedash.service.reproduction import (
     measured_row,
@@ -133,7 +133,7 @@ def test_the_model_that_is_gone_has_a_stand_in_that_is_named():
 
 
 def test_what_a_run_takes_follows_from_the_config_and_the_format():
-    single, half = (published_run_cost(row, lambda _: None) for row in LAST_WORD[:2])
+    single, half = (published_run_cost(row) for row in LAST_WORD[:2])
     weights = [row.memory.n_bytes - row.memory.beside_bytes - RUNTIME_BYTES for row in (single, half)]
     assert weights == [4 * 6_050_882_784, 2 * 6_050_882_784]
     assert single.download_bytes == half.download_bytes == 4 * 6_050_882_784
@@ -144,26 +144,17 @@ def test_what_a_run_takes_follows_from_the_config_and_the_format():
     assert single.memory.beside_bytes == 4 * streams + moments
     assert half.memory.beside_bytes == 2 * streams + moments
     assert single.memory.purpose == half.memory.purpose == "calibration"
-    assert single.seconds is None and not single.extrapolated
 
 
 def test_a_method_without_a_backward_pass_leaves_no_gradients(monkeypatch):
     monkeypatch.setattr(reproduction, "METHOD", "wanda-channels")
-    found = published_run_cost(LAST_WORD[0], lambda _: None)
+    found = published_run_cost(LAST_WORD[0])
     assert found.kept_bytes == 28 * 16384 * 16384 * 2
 
 
 def test_what_a_row_takes_for_granted_about_its_calibration_is_said():
     assumed = {row.calibration: any("is assumed" in note for note in row_notes(row)) for row in PUBLISHED_ROWS}
     assert assumed == {"lambada": True, "the_pile": True, "pile_10k": False}
-
-
-def test_the_time_is_measured_on_the_model_or_scaled_up_from_the_built_in_one():
-    row = LAST_WORD[0]
-    assert published_run_cost(row, lambda _: 60.0).seconds == 60.0
-    scaled = published_run_cost(row, lambda settings: 10.0 if settings.model == BUILTIN_MODEL else None)
-    assert scaled.extrapolated
-    assert scaled.seconds == pytest.approx(10 * 5_843_582_976 / 134_479_872)
 
 
 def _found(row, **changes):

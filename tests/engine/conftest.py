@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from sparsedash.engine.models import loading
 from sparsedash.engine.models.loading import load_model, locate_model
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
@@ -23,6 +24,23 @@ def write_jsonl(path, texts):
 def passages(n):
     words = WORDS.split()
     return [" ".join(words[(i * 5 + j * (1 + i % 3)) % len(words)] for j in range(12 + 3 * (i % 7))) for i in range(n)]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def tokenizers_are_tried_once():
+    """The trial takes a process of its own: once for each tokenizer of the session."""
+    tried, require_usable = set(), loading.require_usable
+
+    def once(folder, reference, n_known):
+        file = folder / "tokenizer.json"
+        key = (file.read_bytes(), n_known) if file.is_file() else None
+        if key not in tried:
+            require_usable(folder, reference, n_known)
+            tried.add(key)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loading, "require_usable", once)
+        yield
 
 
 @pytest.fixture(scope="session")

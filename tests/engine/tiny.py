@@ -76,13 +76,13 @@ def tiny_model(model_type: str, seed: int = 0, **changes: Any) -> Any:
 
 def tiny_loaded(model_type: str, seed: int = 0, **changes: Any) -> LoadedModel:
     """The same with its tokenizer, as the engine works on it."""
-    return LoadedModel(
-        identity="tiny",
-        dtype="float32",
-        model=tiny_model(model_type, seed, **changes),
-        tokenizer=tiny_tokenizer(),
-        family=FAMILIES[model_type],
-    )
+    return as_loaded(tiny_model(model_type, seed, **changes))
+
+
+def as_loaded(model: Any) -> LoadedModel:
+    """A model with a tokenizer, as the engine works on it."""
+    family = FAMILIES[model.config.model_type]
+    return LoadedModel(identity="tiny", dtype="float32", model=model, tokenizer=tiny_tokenizer(), family=family)
 
 
 def tiny_tokenizer(template: str = "$A") -> PreTrainedTokenizerFast:

@@ -13,7 +13,7 @@ from sparsedash.jobs.cluster_parts import named_scheduler
 from sparsedash.jobs.cluster_runner import ClusterRunner
 from sparsedash.jobs.job_table import JobTable
 from sparsedash.schema.records import Record
-from sparsedash.service.cluster_plan import plan_of
+from sparsedash.service.cluster_plan import ClusterPlan
 from sparsedash.storage.store import Store
 from tests.faults.fake_machine import ON_MACHINE
 
@@ -36,7 +36,7 @@ class CountedStore:
 
 def cluster_runner(folder: Path, table: JobTable, grace_s: float = 60.0) -> ClusterRunner:
     scheduler, store = named_scheduler(), CountedStore(folder)
-    plan = partial(plan_of, store=store)
+    plan = partial(ClusterPlan, store=store)
     connect = lambda: Cluster(scheduler, "house", ON_MACHINE)  # noqa: E731 - one line
     return ClusterRunner(folder, table, scheduler.address, connect, plan, grace_s=grace_s)
 

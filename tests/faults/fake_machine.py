@@ -28,4 +28,4 @@ def facts():
     return cluster_machine.machine_facts()
 
 
-ON_MACHINE = OnMachine(do=do, facts=facts, piece=cluster_machine.artefact_piece)
+ON_MACHINE = OnMachine(do=do, facts=facts, artefact=cluster_machine.kept_artefact)

@@ -21,7 +21,7 @@ from sparsedash.storage import store
 
 COUNTED = {
     "calibrated and refitted blocks": (statistics.WalkCheckpoint, "reached"),
-    "batches on the way back": (gradients, "_watched"),
+    "batches on the way back": (gradients, "_loss"),
     "scored and solved blocks": (channel_pruning, "_method_layer"),
     "measured blocks": (compensation, "_block_errors"),
     "masked blocks": (weight_pruning, "_mask_block"),

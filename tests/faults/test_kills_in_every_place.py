@@ -3,13 +3,17 @@
 import pytest
 
 from tests.engine.conftest import model_folder, passage_file, settings
-from tests.engine.run.test_resumed_runs import KILLS, check_resumed, everything_is_long, whole
+from tests.engine.run.test_same_records import ROWS, check_row, everything_is_long, whole
 
 __all__ = ["everything_is_long", "model_folder", "passage_file", "settings", "whole"]
 
 pytestmark = [pytest.mark.faults, pytest.mark.long]
 
 
-@pytest.mark.parametrize(("name", "at"), [(name, at) for name, kill in KILLS.items() for at in kill.other_places])
+PLACES = [(name, at) for name, row in ROWS.items() if row.kill for at in row.kill.others]
+
+
+@pytest.mark.parametrize(("name", "at"), PLACES)
 def test_a_killed_run_resumes_in_every_place(name, at, settings, whole, tmp_path, monkeypatch):
-    check_resumed(KILLS[name], at, settings, whole, tmp_path, monkeypatch)
+    row = ROWS[name]
+    check_row(row._replace(kill=row.kill._replace(at=at)), settings, whole, tmp_path, monkeypatch)

@@ -25,6 +25,7 @@ from pathlib import Path
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.service.backend import Backend
+from sparsedash.service.deletion import Selection
 
 backend = Backend(Path(sys.argv[1]))
 text = backend.uploads.keep("text.jsonl", Path(sys.argv[3]).read_bytes())
@@ -40,7 +41,7 @@ run = backend.run(job.key)
 seen = {"state": job.state, "log": backend.log_tail(job.id) if job.state != "queued" else ""}
 if job.state == "done":
     seen["n"] = len(backend.record(run.sparse[0]).outcomes)
-    backend.removal.remove([job.key])
+    backend.housekeeping.delete(Selection(runs=(job.key,)))
     backend.uploads.drop(text)
     seen["left"] = [len(backend.runs()), len(backend.uploads.kept())]
 print(json.dumps(seen))

@@ -27,33 +27,26 @@ SHAPE = ModelShape(
 )
 
 
-def test_each_projection_is_told_as_outputs_by_inputs_and_each_block_in_bytes():
-    first, second = block_shapes(SHAPE, PRUNED, "float32")
-    assert first.projections == (
-        ("gate_proj", (128, 4), (96, 4)),
-        ("up_proj", (128, 4), (96, 4)),
-        ("down_proj", (4, 128), (4, 96)),
-    )
-    assert (first.bytes_before, first.bytes_after) == (128 * 12 * 4, 96 * 12 * 4)
-    assert second.bytes_before == second.bytes_after == 64 * 12 * 4
-
-
-def test_projections_in_one_matrix_are_told_together_and_biases_leave_with_their_channel():
-    fused = replace(SHAPE, family="phi3", bias_per_channel=1)
-    first, _ = block_shapes(fused, PRUNED, "bfloat16")
-    assert first.projections[0] == ("gate_up_proj", (256, 4), (192, 4))
-    assert first.bytes_after == 96 * 13 * 2
+def test_each_projection_is_told_as_outputs_by_inputs():
+    first, _ = block_shapes(SHAPE, PRUNED)
+    assert first == [("gate_proj", (128, 4), (96, 4)), ("up_proj", (128, 4), (96, 4)), ("down_proj", (4, 128), (4, 96))]
+    fused = replace(SHAPE, family="phi3")
+    assert block_shapes(fused, PRUNED)[0][0] == ("gate_up_proj", (256, 4), (192, 4))
 
 
 def test_the_sizes_of_another_model_give_nothing():
-    assert block_shapes(replace(SHAPE, widths=(128, 128)), PRUNED, "float32") == []
-    assert block_shapes(replace(SHAPE, family="unheard of"), PRUNED, "float32") == []
+    assert block_shapes(replace(SHAPE, widths=(128, 128)), PRUNED) == []
+    assert block_shapes(replace(SHAPE, family="unheard of"), PRUNED) == []
 
 
 def test_the_csv_has_every_projection_and_the_whole_model():
     rows = list(csv.DictReader(io.StringIO(shapes_csv(SHAPE, PRUNED, "float32").decode())))
     assert rows[0]["rows_before"] == "128" and rows[0]["rows_after"] == "96"
     assert sum(int(row["bytes_after"]) for row in rows if row["projection"] == "MLP") == (96 + 64) * 12 * 4
+    with_bias = list(
+        csv.DictReader(io.StringIO(shapes_csv(replace(SHAPE, bias_per_channel=1), PRUNED, "bfloat16").decode()))
+    )
+    assert next(row["bytes_after"] for row in with_bias if row["projection"] == "MLP") == str(96 * 13 * 2)
     assert (rows[-1]["bytes_before"], rows[-1]["bytes_after"]) == (str(3100 * 4), str((3100 - 32 * 12) * 4))
 
 

@@ -18,7 +18,7 @@ from sparsedash.reporting.run_list import (
 from sparsedash.reporting.run_results import run_results
 from sparsedash.schema.pair_records import RunMark
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings
-from sparsedash.service.deletion import Removal
+from sparsedash.service.deletion import Cleanup
 from sparsedash.stats.tolerance import Tolerance
 from tests.factories import RUN
 from tests.ui import specimens
@@ -204,8 +204,8 @@ def test_chosen_runs_that_the_list_does_not_show_are_counted(backend):
 
 
 def removal(**changes):
-    usual = {"runs": (RUN,), "refused": {}, "records": frozenset("ab"), "passages": frozenset(), "n_shared": 0}
-    return Removal(**{**usual, **changes})
+    usual = {"runs": (RUN,), "refused": {}, "entries": frozenset(["record/a", "record/b"]), "n_shared": 0}
+    return Cleanup(**{**usual, "n_named": 0, "items": (), "stays": (), "n_bytes": 0, **changes})
 
 
 @pytest.mark.parametrize(
@@ -217,7 +217,7 @@ def removal(**changes):
             "Mine was deleted, with the answers of 2 models.",
         ),
         (
-            {"runs": (RUN, RUN), "records": frozenset("a")},
+            {"runs": (RUN, RUN), "entries": frozenset(["record/a"])},
             ["Delete 2 runs, with the answers of 1 model? It cannot be undone."],
             "2 runs were deleted, with the answers of 1 model.",
         ),
@@ -231,7 +231,7 @@ def removal(**changes):
             "Mine was deleted, with the answers of 2 models. “Another” stays: it is under way.",
         ),
         (
-            {"runs": (), "records": frozenset(), "refused": {"s": "it is under way"}},
+            {"runs": (), "entries": frozenset(), "refused": {"s": "it is under way"}},
             ["“Another” stays: it is under way."],
             "Nothing was deleted. “Another” stays: it is under way.",
         ),

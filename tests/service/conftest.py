@@ -1,14 +1,21 @@
-"""A backend on a folder of its own that starts no workers, and one that serves several users."""
+"""A backend on a folder of its own that starts no process, and one that serves several users."""
 
 import pytest
 
 from sparsedash.service.backend import Backend
+from sparsedash.service.time_forecast import MachineSpeed
 from tests.service.made import House
 
 
 @pytest.fixture
-def backend(tmp_path, monkeypatch):
+def no_process(monkeypatch):
+    """Neither a worker nor a measurement of this machine is started."""
     monkeypatch.setenv("SPARSEDASH_WORKERS", "0")
+    monkeypatch.setattr(MachineSpeed, "known", lambda speed: None)
+
+
+@pytest.fixture
+def backend(tmp_path, monkeypatch, no_process):
     monkeypatch.delenv("SPARSEDASH_ARTEFACT_GB", raising=False)
     opened = Backend(tmp_path / "data")
     yield opened
@@ -16,8 +23,7 @@ def backend(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def house(tmp_path, monkeypatch):
-    monkeypatch.setenv("SPARSEDASH_WORKERS", "0")
+def house(tmp_path, no_process):
     house = House(tmp_path)
     yield house
     house.backend.close()

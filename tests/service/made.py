@@ -14,7 +14,7 @@ from sparsedash.service.user_files import Exports
 from sparsedash.storage.store import Store
 from sparsedash.storage.text_files import Uploads
 from sparsedash.storage.users import Quota, Serving
-from tests.factories import answered
+from tests.factories import RUN, answered
 from tests.ui import specimens
 
 SETTINGS = RunSettings(model="owner/model", sparsities_permille=(100,))
@@ -38,22 +38,8 @@ TIMING = Timing(
 
 
 def run(settings: RunSettings = SETTINGS, **changes: object) -> Run:
-    made = Run(
-        key=settings.key(),
-        settings=settings,
-        model_identity="m",
-        corpora={},
-        dense="dense",
-        sparse=("s1",),
-        finished=True,
-        started_at=1.0,
-        finished_at=2.0,
-        seconds={},
-        cached=(),
-        warnings=(),
-        versions={},
-    )
-    return replace(made, **changes)
+    usual = {"key": settings.key(), "model_identity": "m", "dense": "dense", "sparse": ("s1",), "finished": True}
+    return replace(RUN, settings=settings, **{**usual, **changes})
 
 
 def finish(backend: Backend, job) -> None:
@@ -63,13 +49,15 @@ def finish(backend: Backend, job) -> None:
 
 def work(backend: Backend, job, suffix: str = "") -> None:
     """Do what a worker does: claim, store the results, finish."""
-    dense, sparse, texts = f"dense{suffix}", f"s1{suffix}", f"texts{suffix}"
+    dense, sparse, texts = f"dense{suffix}", f"s1{suffix}", passages_key(f"texts{suffix}", SETTINGS.evaluation)
     claimed = backend._table.claim(job.id, "slot-0", 1)
     for key in (dense, sparse):
         backend._store.put(key, replace(answered(key, 3), passages_key=texts))
     backend._store.put(texts, Passages(key=texts, indices=(0,), contexts=("Once",), targets=("upon",)))
     settings = replace(SETTINGS, dtype=job.settings["dtype"])
-    backend._store.put(job.key, run(settings, key=job.key, dense=dense, sparse=(sparse,)))
+    backend._store.put(
+        job.key, run(settings, key=job.key, dense=dense, sparse=(sparse,), corpora={"evaluation": f"texts{suffix}"})
+    )
     backend._table.end(claimed, "done")
 
 

@@ -1,9 +1,9 @@
 """One machine by itself, with a fake child; and a calibration fetched from one store to another."""
 
 import json
-import os
 from dataclasses import asdict, replace
 
+import msgspec
 import pytest
 
 from sparsedash.jobs.cluster_parts import MachineFacts, Part, PartEnd, from_bytes, to_bytes
@@ -11,11 +11,11 @@ from sparsedash.jobs.job_table import JobTable
 from sparsedash.schema import store_keys
 from sparsedash.schema.errors import JobError
 from sparsedash.schema.plain_values import canonical_json
-from sparsedash.schema.progress import STARTING, Step
+from sparsedash.schema.progress import STARTING
 from sparsedash.schema.records import Record
 from sparsedash.schema.settings import PartSettings, RunSettings
 from sparsedash.service import cluster_machine
-from sparsedash.service.cluster_machine import PartMachine, fetch_calibration, kept_calibration, piece_of
+from sparsedash.service.cluster_machine import PartMachine, fetch_calibration, kept_calibration
 from sparsedash.storage.run_files import read_run_file
 from sparsedash.storage.store import Store
 from sparsedash.storage.users import may_use_token
@@ -40,49 +40,36 @@ def never():
     return False
 
 
-def test_a_part_comes_back_as_the_file_of_a_run(alone):
+def test_a_visitor_s_part_is_a_visitor_s_job_there_and_comes_back_as_the_file_of_a_run(alone):
     told = []
-    end = alone.do(part_of("quick", (1,)), "ann", told.append, never)
-    assert (end.state, end.machine) == ("done", "ann")
-    run = read_run_file(end.file).run
-    assert (run.key, len(run.sparse)) == (part_of("quick", (1,)).key, 1)
-    assert alone.store.get(Record, run.sparse[0]).sparsity_permille == 200
-    assert all(isinstance(progress, Step) and progress.machine == "ann" for progress in told)
-
-
-def test_a_visitor_s_part_is_a_visitor_s_job_there_and_goes_without_the_token(alone):
-    part = from_bytes(Part, to_bytes(replace(part_of("quick"), owner="bob")))
-    assert alone.do(part, "ann", lambda progress: None, never).state == "done"
-    table = JobTable(alone.folder / "jobs.sqlite")
-    (job,) = table.list(9)
-    table.close()
-    assert (job.owner, may_use_token(job.owner)) == ("bob", False)
-
-
-def test_what_waited_there_before_is_not_done_first(alone):
+    part = from_bytes(Part, to_bytes(replace(part_of("quick", (1,)), owner="bob")))
     table = JobTable(alone.folder / "jobs.sqlite")
     left = part_of("endless")
     before = table.submit("part", left.key, left.settings)
-    assert alone.do(part_of("quick"), "ann", lambda progress: None, never).state == "done"
-    assert table.get(before.id).state == "cancelled"
+    end = alone.do(part, "ann", told.append, never)
+    assert (end.state, end.machine) == ("done", "ann")
+    run = read_run_file(end.file).run
+    assert (run.key, len(run.sparse)) == (part.key, 1)
+    assert alone.store.get(Record, run.sparse[0]).sparsity_permille == 200
+    assert {progress.machine for progress in told} == {"ann"}
+    newest, *_ = table.list(9)
+    assert (newest.owner, may_use_token(newest.owner)) == ("bob", False)
+    assert table.get(before.id).state == "cancelled", "what waited there before is not done first"
     table.close()
-
-
-def test_nobody_wants_it_any_more(alone):
-    assert alone.do(part_of("endless"), "ann", lambda progress: None, lambda: True).state == "cancelled"
+    assert alone.do(left, "ann", told.append, lambda: True).state == "cancelled", "nobody wants it any more"
 
 
 def test_two_workers_of_one_computer_have_a_folder_each(tmp_path, monkeypatch):
     monkeypatch.setenv("SPARSEDASH_DATA_DIR", str(tmp_path))
-    first = cluster_machine._own_folder.__wrapped__()
-    second = cluster_machine._own_folder.__wrapped__()
-    assert (first, second) == (tmp_path / "cluster" / "0", tmp_path / "cluster" / "1")
+    first, second = (cluster_machine._opened.__wrapped__() for _ in range(2))
+    assert (first.folder, second.folder) == (tmp_path / "cluster" / "0", tmp_path / "cluster" / "1")
 
 
-def test_what_a_machine_says_of_itself_can_be_read():
-    facts = MachineFacts(**cluster_machine._memory())
+def test_what_a_machine_says_of_itself_can_be_read(alone, monkeypatch):
+    monkeypatch.setattr(cluster_machine, "this_part_machine", lambda: alone)
+    facts = msgspec.convert(cluster_machine.machine_facts(), MachineFacts)
     assert facts.total_bytes >= facts.free_bytes > 0
-    assert facts.total_bytes % os.sysconf("SC_PAGE_SIZE") == 0
+    assert (facts.child_bytes, facts.problem, facts.folder) == (0, "", str(alone.folder))
 
 
 def test_what_crosses_is_checked_when_it_is_read():
@@ -116,12 +103,11 @@ def calibration_in(store):
     return kept_calibration(DONE, "part", "tls://127.0.0.1:1", store).calibration
 
 
-def test_all_that_belongs_to_a_calibration_is_fetched_in_pieces_and_nothing_else(stores, monkeypatch):
-    monkeypatch.setattr(cluster_machine, "PIECE_BYTES", 33)
+def test_all_that_belongs_to_a_calibration_is_fetched_and_nothing_else(stores):
     has, wants = stores
 
-    def fetch(kept, name, offset):
-        return piece_of(has, name, offset)
+    def fetch(kept, name):
+        return has.get_artefact(name)
 
     kept = calibration_in(has)
     assert fetch_calibration(kept, wants, fetch, lambda: True) == 0, "it was stopped"
@@ -137,16 +123,12 @@ def test_all_that_belongs_to_a_calibration_is_fetched_in_pieces_and_nothing_else
 def test_where_a_part_is_gone_it_is_not_noted_that_all_are_there(stores, gone):
     has, wants = stores
 
-    def fetch(kept, name, offset):
+    def fetch(kept, name):
         if gone == "machine":
             raise OSError("no route to host")
-        return piece_of(has, "gone" if name.endswith("/1") else name, offset)
+        return has.get_artefact("gone" if name.endswith("/1") else name)
 
     assert fetch_calibration(calibration_in(has), wants, fetch, never) == (1 if gone == "artefact" else 0)
     assert wants.recall(store_keys.calibrated_note(STATISTICS)) is None
-
-
-def test_a_part_that_failed_or_calibrated_nothing_leaves_none(stores):
-    has, _ = stores
-    assert kept_calibration(DONE, "another part", "tls://127.0.0.1:1", has).calibration is None
-    assert kept_calibration(PartEnd(state="failed"), "part", "tls://127.0.0.1:1", has).calibration is None
+    for end, part in ((DONE, "another part"), (PartEnd(state="failed"), "part")):
+        assert kept_calibration(end, part, "tls://127.0.0.1:1", has).calibration is None

@@ -38,6 +38,10 @@ def keeper(backend):
     return backend.housekeeping
 
 
+def delete_runs(backend, keys):
+    return backend.housekeeping.delete(Selection(runs=tuple(keys)))
+
+
 def artefacts(backend):
     return {entry.name for entry in backend._store.entries("artefacts")}
 
@@ -65,8 +69,8 @@ def test_a_run_goes_with_all_that_only_it_uses(backend):
     backend._store.put("timing", replace(TIMING, dense=run.dense, sparse=run.sparse[0]))
     backend.user_data.name_run("one", "The first")
     backend.costs.verdicts([run], Tolerance())
-    gone = backend.removal.remove(["one"])
-    assert gone.records == {run.dense, *run.sparse}
+    gone = delete_runs(backend, ["one"])
+    assert gone.n_records == len({run.dense, *run.sparse})
     assert (gone.n_shared, dict(gone.refused)) == (0, {})
     left = [key for kind in (Run, FindResult, Record, Passages, Timing) for key in backend._store.keys(kind)]
     assert left == []
@@ -77,46 +81,30 @@ def test_a_run_goes_with_all_that_only_it_uses(backend):
 
 def test_what_another_run_uses_stays_until_both_go_together(backend):
     one, other = stored_run(backend, "one"), stored_run(backend, "other")
-    assert backend.removal.plan(["one", "other"]).n_shared == 0
-    gone = backend.removal.remove(["one"])
-    assert (gone.records, gone.n_shared) == (set(one.sparse), 1)
+    assert backend.housekeeping.plan(Selection(runs=("one", "other"))).n_shared == 0
+    gone = delete_runs(backend, ["one"])
+    assert (gone.n_records, gone.n_shared) == (len(one.sparse), 1)
     assert records(backend) == {other.dense, *other.sparse}
     assert len(list(backend._store.keys(Passages))) == 1
     assert [run.key for run in backend.runs()] == ["other"]
 
 
-def test_prompts_choices_and_continuations_go_with_their_models(backend):
-    run = stored_run(backend, "one")
-    asked = ContinuationSettings(left=run.dense, right=run.sparse[0], prompt="Once")
-    elsewhere = replace(asked, left="x", right="y")
-    for settings in (asked, elsewhere):
-        backend.user_data.keep_prompt(settings)
-        written = Continuation(key=settings.key(), prompt="Once", left="a", right="b")
-        backend._store.put(written.key, written)
-    backend.user_data.choose(run.dense, run.sparse[0], "3", run.dense)
-    backend.removal.remove(["one"])
-    assert list(backend._store.keys(Continuation)) == [elsewhere.key()]
-    assert len(list(backend._store.keys(Prompts))) == 1
-    assert backend.user_data.choices(run.dense, run.sparse[0]) == {}
-
-
-def test_continuations_and_divergences_go_though_no_list_of_prompts_names_them(backend):
+def test_comparisons_prompts_and_choices_go_with_their_models_whether_or_not_a_list_of_prompts_names_them(backend):
     one, other = stored_run(backend, "one"), stored_run(backend, "other")
     gone = [*write_pair(backend, one.dense, one.sparse[0]), *write_pair(backend, "x", "y", one.sparse[1])[1:]]
     compared, written = write_pair(backend, other.dense, other.sparse[0])
+    asked = ContinuationSettings(left=one.dense, right=one.sparse[0], prompt="Twice")
+    for settings in (asked, replace(asked, left="x", right="y")):
+        backend.user_data.keep_prompt(settings)
+        backend._store.put(settings.key(), Continuation(key=settings.key(), prompt="Twice", left="a", right="b"))
+    backend.user_data.choose(one.dense, one.sparse[0], "3", one.sparse[0])
     assert backend.divergence(gone[0]) and backend.continuation(gone[1])
-    backend.removal.remove(["one"])
+    delete_runs(backend, ["one"])
     assert compared in backend._store.keys(Divergence) and gone[0] not in backend._store.keys(Divergence)
-    assert list(backend._store.keys(Continuation)) == [written]
+    assert list(backend._store.keys(Continuation)) == [written, settings.key()]
     assert backend.divergence(gone[0]) is None, "nor is it cached in memory"
-
-
-def test_a_pinned_run_is_not_deleted_until_it_is_unpinned(backend):
-    stored_run(backend, "one")
-    backend.user_data.pin_runs(["one"], True)
-    assert "unpin it first" in backend.removal.remove(["one"]).refused["one"]
-    backend.user_data.pin_runs(["one"], False)
-    assert backend.removal.remove(["one"]).refused == {}
+    assert len(list(backend._store.keys(Prompts))) == 1
+    assert backend.user_data.choices(one.dense, one.sparse[0]) == {}
 
 
 def test_a_run_stays_while_jobs_need_it(backend):
@@ -124,13 +112,15 @@ def test_a_run_stays_while_jobs_need_it(backend):
 
     def refusal():
         assert records(backend) == {run.dense, *run.sparse}
-        return backend.removal.remove(["one"]).refused["one"]
+        return delete_runs(backend, ["one"]).refused["one"]
 
     own = live(backend, key="one")
     assert "under way" in refusal()
     backend.cancel(own.id)
     other = live(backend)
-    assert backend.removal.plan(["one"]).refused == {}, "a waiting run looks at the store when it starts"
+    assert backend.housekeeping.plan(Selection(runs=("one",))).refused == {}, (
+        "a waiting run looks at the store when it starts"
+    )
     backend._table.claim(other.id, "slot-0", 1)
     assert "same model" in refusal()
     backend._table.end(backend._table.get(other.id), "done")
@@ -141,38 +131,32 @@ def test_a_run_stays_while_jobs_need_it(backend):
         job = live(backend, settings, settings.key(), kind)
         assert "works with its models" in refusal()
         backend.cancel(job.id)
-    assert backend.removal.remove(["one"]).refused == {}
+    backend.user_data.pin_runs(["one"], True)
+    assert "unpin it first" in refusal()
+    backend.user_data.pin_runs(["one"], False)
+    assert delete_runs(backend, ["one"]).refused == {}
 
 
 def test_the_example_and_what_is_not_there_are_not_deleted(backend):
-    gone = backend.removal.remove(["example", "nowhere"])
-    assert gone.runs == () and dict(gone.refused) == {}
-    assert backend.example() is not None
-
-
-def test_settings_whose_run_was_deleted_are_run_again(backend):
-    job = backend.submit(specimens.SETTINGS)
-    finish(backend, job)
-    run = stored_run(backend, specimens.SETTINGS.key())
-    assert backend.submit(specimens.SETTINGS).id == job.id
-    backend.removal.remove([run.key])
-    assert backend.submit(specimens.SETTINGS).id != job.id
+    gone = delete_runs(backend, ["example", "nowhere"])
+    assert not gone.deletes and dict(gone.refused) == {}
+    assert backend.run("example") is not None
 
 
 def test_a_run_of_others_stays_and_a_shared_one_stays_theirs(house):
     ada, bob = house.of("ada"), house.of("bob")
     job = house.done(ada)
     ada.user_data.name_run(job.key, "the first one")
-    refused = bob.removal.remove([job.key])
+    refused = delete_runs(bob, [job.key])
     assert (refused.runs, list(refused.refused)) == ((), [job.key])
     bob.submit(SETTINGS)
-    shared = ada.removal.remove([job.key])
-    assert ([each.key for each in shared.runs], shared.records, shared.n_shared) == ([job.key], set(), 2)
+    shared = delete_runs(ada, [job.key])
+    assert ([each.key for each in shared.runs], shared.n_records, shared.n_shared) == ([job.key], 0, 2)
     assert ada.run(job.key) is None and bob.run(job.key) is not None
     bob.user_data.pin_runs([job.key], True)
-    assert list(bob.removal.remove([job.key]).refused) == [job.key], "pins are each user's own"
+    assert list(delete_runs(bob, [job.key]).refused) == [job.key], "pins are each user's own"
     bob.user_data.pin_runs([job.key], False)
-    bob.removal.remove([job.key])
+    delete_runs(bob, [job.key])
     assert house.backend.runs() == [] and records(house.backend) == set()
     assert ada.user_data.marks() == {}
 
@@ -180,14 +164,14 @@ def test_a_run_of_others_stays_and_a_shared_one_stays_theirs(house):
 def test_an_administrator_deletes_whatever_there_is_and_alone_keeps_house(house):
     job = house.done(house.of("ada"))
     house.of("bob").submit(SETTINGS)
-    house.of("root").removal.remove([job.key])
+    delete_runs(house.of("root"), [job.key])
     assert house.backend.runs() == []
     assert house.backend._table.owners.of(job.key) == frozenset()
     with pytest.raises(AccessError, match="Only an administrator looks into the data folder"):
         house.of("ada").housekeeping.delete(Selection(kind="logs"))
     with pytest.raises(AccessError):
         house.of("ada").submit(VerifySettings())
-    assert (house.of("ada").keeps_house, house.of("root").keeps_house) == (False, True)
+    assert (house.of("ada").administers, house.of("root").administers) == (False, True)
     assert house.of("root").housekeeping.holdings() is not None
     assert house.of("root").submit(VerifySettings()).state == "queued"
 
@@ -202,7 +186,7 @@ def test_deleting_a_kind_takes_all_of_it_and_nothing_else(backend, keeper):
         assert kind not in keeper.holdings().kinds or keeper.holdings().kinds[kind].n == 0
     assert keeper.holdings().kinds["runs"].n == before["runs"].n
     for kind in ("jobs", "notes"):
-        assert not keeper.plan_deletion(Selection(kind=kind)).deletes
+        assert not keeper.plan(Selection(kind=kind)).deletes
     keeper.delete(Selection(kind="runs"))
     assert backend.runs() == []
 
@@ -234,7 +218,7 @@ def test_deleting_a_model_takes_its_runs_its_artefacts_and_its_files(backend, ke
     take_away(backend._store, backend.data_dir / "exports" / "a")
     unpack(backend._store, "tiny-0123")
     done = keeper.delete(Selection(model=MODEL))
-    assert [run.key for run in done.removal.runs] == ["one"]
+    assert [run.key for run in done.runs] == ["one"]
     assert [run.key for run in backend.runs()] == ["other"]
     assert artefacts(backend) == {"yours"}
     assert backend.exports.listed() == [] and len(unpacked_models(backend._store)) == 1
@@ -242,30 +226,26 @@ def test_deleting_a_model_takes_its_runs_its_artefacts_and_its_files(backend, ke
     assert unpacked_models(backend._store) == []
 
 
-def test_what_a_run_may_need_stays_and_is_told(backend, keeper):
-    backend._store.remember(store_keys.model_identity_note(specimens.SETTINGS.model, ""), MODEL)
-    backend._store.put_artefact("mine", b"x", about_artefact("gradients", MODEL))
-    backend._store.put_artefact("yours", b"x", about_artefact("gradients", "another"))
-    live(backend)
-    plan = keeper.plan_deletion(Selection(kind="gradients"))
-    assert [item.name for item in plan.items] == ["yours"]
-    assert [(stay.n, stay.why) for stay in plan.stays] == [(1, NEEDED)]
-
-
-@pytest.mark.parametrize("what", ["unknown model", "timed model", "unreadable record"])
-def test_a_job_protects_what_it_may_need_and_everything_where_its_model_is_not_known(backend, keeper, what):
+@pytest.mark.parametrize(
+    ("what", "protects"), [("known model", "mine"), ("timed model", "mine"), ("unknown model", ""), ("lost record", "")]
+)
+def test_a_job_protects_what_it_may_need_and_everything_where_its_model_is_not_known(backend, keeper, what, protects):
     run = stored_run(backend, "one")
-    backend._store.put_artefact("mine", b"x", about_artefact("statistics", MODEL))
+    for name, model in (("mine", MODEL), ("yours", "another")):
+        backend._store.put_artefact(name, b"x", about_artefact("gradients", model))
     unpack(backend._store, "tiny-0123")
-    if what == "unknown model":
-        live(backend, replace(specimens.SETTINGS, model="/nobody/knows.gguf"))
+    if what == "known model":
+        backend._store.remember(store_keys.model_identity_note(specimens.SETTINGS.model, ""), MODEL)
+    if what.endswith("model") and what != "timed model":
+        live(backend)
     else:
-        dense = run.dense if what == "timed model" else "gone"
-        timed = TimingSettings(dense=dense, sparse=run.sparse[0])
+        timed = TimingSettings(dense=run.dense if protects else "gone", sparse=run.sparse[0])
         live(backend, timed, timed.key(), "timing")
-    assert not keeper.plan_deletion(Selection(kind="statistics")).deletes
-    assert keeper.plan_deletion(Selection(kind="models")).deletes == (what == "timed model")
-    assert keeper.plan_deletion(Selection(model="another")).items == ()
+    plan = keeper.plan(Selection(kind="gradients"))
+    assert [item.name for item in plan.items] == (["yours"] if protects else [])
+    assert [(stay.n, stay.why) for stay in plan.stays] == [(1 if protects else 2, NEEDED)]
+    assert keeper.plan(Selection(kind="models")).deletes == bool(protects)
+    assert len(keeper.plan(Selection(model="another")).items) == bool(protects)
 
 
 def test_texts_that_runs_or_jobs_read_stay(backend, keeper):
@@ -292,15 +272,9 @@ def test_logs_of_workers_and_live_jobs_stay_and_what_cannot_be_deleted_is_told(b
     assert {file.name for file in logs.iterdir()} == {"7.log", f"{running.id}.log", "slot-0.log", "notes.txt"}
 
 
-def test_exports_outside_the_data_folder_are_neither_counted_nor_deleted(backend, keeper, tmp_path):
-    folder = take_away(backend._store, tmp_path / "elsewhere")
-    assert "exports" not in keeper.holdings().kinds or keeper.holdings().kinds["exports"].n == 0
-    keeper.delete(Selection(kind="exports"))
-    assert folder.exists()
-
-
-def test_folders_of_killed_exports_and_lost_records_go(backend, keeper):
+def test_folders_of_killed_exports_and_lost_records_go_and_those_elsewhere_stay(backend, keeper, tmp_path):
     exports = backend.data_dir / "exports"
+    elsewhere = take_away(backend._store, tmp_path / "elsewhere", "elsewhere")
     take_away(backend._store, exports / "whole")
     take_away(backend._store, exports / "lost", "lost")
     (exports / "lost" / "recipe.json").write_text("{}")
@@ -316,7 +290,8 @@ def test_folders_of_killed_exports_and_lost_records_go(backend, keeper):
         assert [(stay.n, stay.why) for stay in done.stays] == [(1, NEEDED)]
         assert done.n_bytes == 2 * len(LARGE) + 2 + 500
     keeper.delete(Selection(kind="exports"))
-    assert "exports" not in keeper.holdings().kinds
+    assert [export.key for export in backend.exports.listed()] == ["elsewhere"] and elsewhere.exists()
+    assert keeper.holdings().kinds["exports"].n == 0
 
 
 def test_a_plan_counts_the_bytes_that_become_free_and_the_runs_with_names(backend, keeper):
@@ -324,35 +299,29 @@ def test_a_plan_counts_the_bytes_that_become_free_and_the_runs_with_names(backen
     stored_run(backend, "other")
     backend.user_data.name_run("one", "The first")
     held = keeper.holdings()
-    assert (
-        keeper.plan_deletion(Selection(runs=("one",))).n_bytes
-        == {each.run.key: each.n_bytes for each in held.runs}["one"]
-    )
-    plan = keeper.plan_deletion(Selection(kind="runs"))
+    assert keeper.plan(Selection(runs=("one",))).n_bytes == {each.run.key: each.n_bytes for each in held.runs}["one"]
+    plan = keeper.plan(Selection(kind="runs"))
     assert (plan.n_bytes, plan.n_named) == (held.kinds["runs"].n_bytes, 1)
 
 
-def test_the_limit_can_be_chosen_unless_the_environment_sets_it(keeper, monkeypatch):
-    assert not keeper.room().fixed
-    keeper.allow(2.5)
-    assert keeper.room().n_bytes == 2.5 * 2**30
+def test_the_limit_can_be_chosen_unless_the_environment_sets_it_and_a_lower_one_deletes_but_not_under_a_job(
+    backend, keeper, monkeypatch
+):
+    for number in range(3):
+        backend._store.put_artefact(str(number), bytes(50_000_000))
+    running = live(backend)
+    keeper.allow(0.125)
+    assert not keeper.holdings().room_fixed and keeper.holdings().room_bytes == 2**27
+    assert artefacts(backend) == {"0", "1", "2"}
+    backend.cancel(running.id)
+    keeper.allow(0.125)
+    assert artefacts(backend) == {"1", "2"}
     with pytest.raises(SettingsError, match="limit"):
         keeper.allow(0.0)
     monkeypatch.setenv("SPARSEDASH_ARTEFACT_GB", "7")
-    assert keeper.room().fixed and keeper.room().n_bytes == 7 * 2**30
+    assert keeper.holdings().room_fixed and keeper.holdings().room_bytes == 7 * 2**30
     with pytest.raises(SettingsError, match="SPARSEDASH_ARTEFACT_GB"):
         keeper.allow(3.0)
-
-
-def test_a_lower_limit_deletes_at_once_but_not_under_a_job(backend, keeper):
-    for number in range(3):
-        backend._store.put_artefact(str(number), bytes(60_000_000))
-    running = live(backend)
-    keeper.allow(0.1)
-    assert artefacts(backend) == {"0", "1", "2"}
-    backend.cancel(running.id)
-    keeper.allow(0.1)
-    assert artefacts(backend) == {"2"}
 
 
 def test_what_verification_found_damaged_can_be_deleted_and_then_nothing_is_damaged(backend, keeper):
@@ -366,7 +335,7 @@ def test_what_verification_found_damaged_can_be_deleted_and_then_nothing_is_dama
     assert keeper.verification().n_damaged == 5
     timed = TimingSettings(dense="gone", sparse="gone too")
     job = live(backend, timed, timed.key(), "timing")
-    assert [stay.why for stay in keeper.plan_deletion(Selection(damaged=True)).stays] == [NEEDED]
+    assert [stay.why for stay in keeper.plan(Selection(damaged=True)).stays] == [NEEDED]
     backend.cancel(job.id)
     done = keeper.delete(Selection(damaged=True))
     assert len(done.items) == 5 and done.stays == ()

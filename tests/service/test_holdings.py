@@ -12,13 +12,14 @@ MODEL = specimens.run()[0].model_identity
 
 def test_an_empty_folder_holds_nothing_but_its_tables(backend):
     held = backend.housekeeping.holdings()
-    assert held.is_empty and held.models == () and held.runs == ()
+    assert held.is_empty and held.models == {} and held.runs == ()
     assert held.free_bytes > 0
 
 
-def test_every_kind_is_counted(backend):
+def test_every_kind_is_counted_and_its_bytes_are_those_of_the_entries_and_files(backend):
     fill(backend._store)
-    kinds = backend.housekeeping.holdings().kinds
+    held = backend.housekeeping.holdings()
+    kinds = held.kinds
     counted = {kind: kinds[kind].n for kind in kinds}
     # A verification, names of runs, a model's family and the files of an unpacked model.
     expected = {"runs": 1, "texts": 4, "timings": 1, "statistics": 1, "written": 1, "models": 1, "uploads": 1}
@@ -26,15 +27,10 @@ def test_every_kind_is_counted(backend):
     assert kinds["statistics"].n_bytes == len(LARGE) + 32
     assert kinds["models"].n_bytes == len(LARGE) + 2
     assert kinds["statistics"].used_at > 1e9
-
-
-def test_the_bytes_of_all_kinds_are_those_of_the_entries_and_files(backend):
-    fill(backend._store)
-    held = backend.housekeeping.holdings()
     entries = [*backend._store.entries("records"), *backend._store.entries("artefacts")]
     files = [file for name in ("models", "uploads", "exports") for file in (backend.data_dir / name).rglob("*")]
     expected = sum(entry.n_bytes for entry in entries) + sum(f.stat().st_size for f in files if f.is_file())
-    assert held.n_bytes - held.kinds["jobs"].n_bytes == expected
+    assert held.bytes_of(*kinds) - kinds["jobs"].n_bytes == expected
 
 
 def test_a_run_takes_what_only_it_uses_and_shares_the_rest(backend):
@@ -55,14 +51,14 @@ def test_a_model_takes_its_answers_once_what_calibration_left_and_its_files(back
     backend._store.put_artefact("mine", b"x" * 100, about_artefact("statistics", MODEL))
     take_away(backend._store, backend.data_dir / "exports" / "a")
     unpack(backend._store, "tiny-0123")
-    models = {model.identity: model for model in backend.housekeeping.holdings().models}
+    models = backend.housekeeping.holdings().models
     mine = models[MODEL]
-    assert (mine.n_runs, mine.calibration, mine.exports) == (2, 132, len(LARGE))
-    assert mine.references == (specimens.SETTINGS.model,)
-    assert models["another"].references == ("owner/model",)
-    (unpacked,) = (model for model in models.values() if model.unpacked)
-    assert unpacked.unpacked == len(LARGE) + 2 and unpacked.references == ()
-    total = sum(model.answers for model in models.values())
+    assert (mine.n, mine.parts["calibration"], mine.parts["exported"]) == (2, 132, len(LARGE))
+    assert mine.names == (specimens.SETTINGS.model,)
+    assert models["another"].names == ("owner/model",)
+    (unpacked,) = (model for model in models.values() if model.parts["unpacked"])
+    assert unpacked.parts["unpacked"] == len(LARGE) + 2 and unpacked.names == ()
+    total = sum(model.parts["answers"] for model in models.values())
     assert total == backend.housekeeping.holdings().kinds["runs"].n_bytes
 
 

@@ -4,29 +4,15 @@ import json
 
 import pytest
 
-from sparsedash.catalog.model_shape import CONFIGS, ModelShape, shipped_shape
+from sparsedash.catalog.model_shape import CONFIGS, shipped_shape
 from sparsedash.schema import store_keys
 from sparsedash.schema.errors import ModelError
 from sparsedash.service import model_lookup
 from sparsedash.service.model_lookup import fetch_config, named_model
 from sparsedash.storage.store import Store
+from tests.catalog.test_model_shape import SHAPE
 from tests.engine.hub_client import environment
 from tests.engine.hub_stand_in import Hub
-
-SHAPE = ModelShape(
-    family="phi3",
-    hidden=32,
-    vocabulary=200,
-    widths=(96, 96),
-    per_channel=96,
-    bias_per_channel=0,
-    n_matmul=40_000,
-    n_head=6_400,
-    n_parameters=41_000,
-    attention=32,
-    keys=32,
-    stored_bytes=4,
-)
 
 
 @pytest.fixture
@@ -42,20 +28,15 @@ def folder_with(tmp_path, **changes):
     return str(tmp_path)
 
 
-def test_a_local_folder_by_its_config(store, tmp_path):
+def test_a_model_is_known_by_its_config_by_the_one_that_ships_or_by_what_was_noted_when_it_was_loaded(store, tmp_path):
     found = named_model(folder_with(tmp_path), store)
     assert (found.family, found.shape, found.problem) == ("llama", shipped_shape("llama-7b"), "")
-
-
-def test_a_published_model_by_the_config_that_ships(store):
     assert named_model("facebook/opt-1.3b", store).shape == shipped_shape("opt-1.3b")
-
-
-def test_a_model_by_what_was_noted_when_it_was_loaded(store):
+    assert named_model("owner/model", store) is None
     store.remember(store_keys.model_identity_note("owner/model", ""), "id")
     store.remember(store_keys.model_shape_note("id"), SHAPE.plain())
-    found = named_model("owner/model", store)
-    assert (found.family, found.shape.widths, found.shape.vocabulary) == ("phi3", (96, 96), 200)
+    assert named_model("owner/model", store).shape == SHAPE
+    assert "'mamba' cannot be pruned yet" in named_model(folder_with(tmp_path, model_type="mamba"), store).problem
 
 
 @pytest.mark.parametrize(
@@ -64,14 +45,6 @@ def test_a_model_by_what_was_noted_when_it_was_loaded(store):
 )
 def test_a_config_that_describes_no_model_counts_nothing(changes, store, tmp_path):
     assert named_model(folder_with(tmp_path, torch_dtype=None, **changes), store).shape is None
-
-
-def test_a_family_that_cannot_be_pruned_says_so(store, tmp_path):
-    assert "'mamba' cannot be pruned yet" in named_model(folder_with(tmp_path, model_type="mamba"), store).problem
-
-
-def test_of_a_model_that_is_not_here_nothing_is_known(store):
-    assert named_model("owner/never-fetched", store) is None
 
 
 @pytest.fixture
@@ -90,14 +63,11 @@ def hub(monkeypatch, tmp_path):
     found.stop()
 
 
-def test_a_model_that_was_never_fetched_is_known_by_its_config_alone(hub, store):
+def test_a_model_that_was_never_fetched_is_known_by_its_config_alone_and_a_refusal_is_told(hub, store):
     assert named_model("owner/never-seen", store) is None
     fetch_config("owner/never-seen", with_token=True)
     assert named_model("owner/never-seen", store).shape == shipped_shape("llama-7b")
     assert not any("safetensors" in request for request in hub.asked)
-
-
-def test_what_the_hub_refuses_is_told_and_nothing_is_known(hub, store):
     with pytest.raises(ModelError, match="There is no owner/missing on the hub") as refused:
         fetch_config("owner/missing", with_token=False)
     assert "Check the spelling" in refused.value.advice

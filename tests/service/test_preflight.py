@@ -1,22 +1,24 @@
-"""What is said before a run: what is stored, and how long it may take."""
+"""What is said before a run: what is stored, and how long it may take; of a model that never ran here as well."""
 
+import json
 from dataclasses import replace
 
 import pytest
+from huggingface_hub import constants
 
-from sparsedash.catalog.model_shape import listed_shape
-from sparsedash.catalog.presets import method_named
+from sparsedash.catalog.model_shape import CONFIGS, listed_shape
+from sparsedash.catalog.presets import METHODS, method_named
+from sparsedash.catalog.published_results import PUBLISHED_MODELS
 from sparsedash.catalog.resources import LeastMemory, least_memory
 from sparsedash.schema import store_keys
 from sparsedash.schema.method_settings import MethodSettings
-from sparsedash.schema.records import Run
-from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
+from sparsedash.schema.settings import BUILTIN_MODEL, CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.schema.store_keys import outcomes_key, statistics_key, text_key
-from sparsedash.service import preflight
-from sparsedash.service.preflight import Cached, Memory, expected_duration, stored_parts
+from sparsedash.service.preflight import Cached, Memory, expected_duration, expected_room, stored_parts
+from sparsedash.service.time_forecast import Speeds, expected_seconds
 from sparsedash.storage.store import Store
 from sparsedash.storage.text_files import fingerprint
-from tests.factories import answered
+from tests.factories import RUN, answered
 
 SETTINGS = RunSettings(model="owner/model", sparsities_permille=(100, 200))
 NOTHING = Cached(calibration=False, dense=False, sparse=0, n_sparse=2)
@@ -38,31 +40,19 @@ def with_texts(calibration="self", evaluation="builtin:cloze", **changes):
     )
 
 
-def record(key="dense", n=10, took=5.0):
-    return answered(key, n, corpus="builtin:cloze", seconds=took)
+def record(key):
+    return answered(key, 10, corpus="builtin:cloze", seconds=5.0)
 
 
 def finished_run(settings=SETTINGS, cached=(), **took):
     took = took or {"load": 3.0, "text": 64.0, "calibrate": 32.0, "prune": 4.0, "evaluate": 15.0}
-    return Run(
-        key="k",
-        settings=settings,
-        model_identity="m",
-        corpora={},
-        dense="dense",
-        sparse=("s1", "s2"),
-        finished=True,
-        started_at=0.0,
-        finished_at=1.0,
-        seconds=took,
-        cached=cached,
-        warnings=(),
-        versions={},
+    return replace(
+        RUN, settings=settings, dense="dense", sparse=("s1", "s2"), finished=True, seconds=took, cached=cached
     )
 
 
 def estimate(settings, *runs, stored=NOTHING, start_s=0.0):
-    return expected_duration(settings, stored, runs, lambda key: record(key), start_s=start_s).total_s
+    return expected_duration(settings, stored, *expected_seconds(settings, runs, record), start_s).total_s
 
 
 def test_nothing_is_stored_of_a_model_that_was_never_met(store):
@@ -85,22 +75,14 @@ def test_what_is_stored_is_found_under_the_engines_keys(store):
     assert stored_parts(SETTINGS, store) == Cached(calibration=True, dense=True, sparse=1, n_sparse=2)
 
 
-def test_a_file_whose_path_has_brackets_is_stamped_as_any_other(tmp_path):
-    folder = tmp_path / "try[1]"
-    folder.mkdir()
-    (folder / "a.txt").write_text("a text")
-    whole = fingerprint(f"file:{folder}/a.txt")
-    assert whole.startswith("a.txt:6:")
-    assert fingerprint(f"file:{folder}/a.txt[3:]") == whole
-    assert fingerprint(str(folder)) == whole
-
-
-def test_a_changed_text_file_is_not_taken_for_the_stored_one(store, tmp_path):
-    file = tmp_path / "a.txt"
+def test_a_changed_text_file_is_not_taken_for_the_stored_one_though_its_path_has_brackets(store, tmp_path):
+    file = tmp_path / "try[1]" / "a.txt"
+    file.parent.mkdir()
     file.write_text("before")
-    settings = with_texts(evaluation=f"file:{file}")
+    mark, settings = fingerprint(f"file:{file}"), with_texts(evaluation=f"file:{file}[3:]")
+    assert mark.startswith("a.txt:6:") and mark == fingerprint(str(file.parent))
     store.remember(store_keys.model_identity_note("owner/model", ""), "id")
-    store.remember(store_keys.text_identity_note(f"file:{file}", fingerprint(str(file))), "texts")
+    store.remember(store_keys.text_identity_note(f"file:{file}[3:]", mark), "texts")
     key = outcomes_key("id", "float32", "texts", settings.evaluation, None)
     store.put(key, record(key))
     assert stored_parts(settings, store).dense
@@ -108,119 +90,135 @@ def test_a_changed_text_file_is_not_taken_for_the_stored_one(store, tmp_path):
     assert not stored_parts(settings, store).dense
 
 
-def test_starting_the_engine_is_a_part_of_the_time_unless_all_is_stored():
-    everything = Cached(calibration=True, dense=True, sparse=2, n_sparse=2)
-    assert estimate(SETTINGS, finished_run(), start_s=7.0) == estimate(SETTINGS, finished_run()) + 7.0
-    assert estimate(SETTINGS, finished_run(), stored=everything, start_s=7.0) == 0.0
+BEFORE = finished_run()
+ALL = Cached(calibration=True, dense=True, sparse=2, n_sparse=2)
+PILE = with_texts(calibration="pile-10k")
+OBS = replace(SETTINGS, methods=(method_named("obs"),))
+TWICE, PASSAGES = CalibrationSettings(n_samples=256), EvaluationSettings(n_passages=100)
+WARM, SLOW = (
+    finished_run(of, **(BEFORE.seconds | took)) for of, took in ((SETTINGS, {"load": 0.0}), (OBS, {"prune": 400.0}))
+)
+STORED = finished_run(cached=("calibration", "evaluation, 10 % sparse"), load=1.0, prune=7.0)
 
 
-def test_loading_takes_as_long_as_it_did_where_the_model_was_not_in_memory_still():
-    warm = finished_run(**(finished_run().seconds | {"load": 0.0}))
-    assert estimate(SETTINGS, warm, finished_run()) == estimate(SETTINGS, finished_run())
+# load 3, calibration 32 + 64, two prunings of 2, three evaluations of 5.
+TIMES = {
+    "the sum of what the parts took before": (SETTINGS, [BEFORE], NOTHING, 3 + 96 + 4 + 15),
+    "never run": (SETTINGS, [], NOTHING, None),
+    "in another type": (replace(SETTINGS, dtype="bfloat16"), [BEFORE], NOTHING, None),
+    "unfinished": (SETTINGS, [replace(BEFORE, finished=False)], NOTHING, None),
+    "all is stored": (SETTINGS, [BEFORE], ALL, 0),
+    "half is stored": (SETTINGS, [BEFORE], replace(ALL, sparse=1), 3 + 2 + 5),
+    "more text": (replace(SETTINGS, calibration=TWICE), [BEFORE], NOTHING, 3 + 192 + 4 + 15),
+    "more passages": (replace(SETTINGS, evaluation=PASSAGES), [BEFORE], NOTHING, 3 + 96 + 4 + 150),
+    "the model was in memory still": (SETTINGS, [WARM, BEFORE], NOTHING, 3 + 96 + 4 + 15),
+    "what was read from the store measures nothing": (SETTINGS, [STORED], NOTHING, None),
+    "and an earlier run does": (SETTINGS, [STORED, BEFORE], NOTHING, 3 + 96 + 14 + 15),
+    "other methods, where none are the same": (OBS, [BEFORE], NOTHING, 3 + 96 + 4 + 15),
+    "the same methods first": (SETTINGS, [SLOW, BEFORE], NOTHING, 3 + 96 + 4 + 15),
+    "writing text is not guessed from a file": (SETTINGS, [finished_run(PILE)], NOTHING, None),
+    "the text of a file": (PILE, [finished_run(PILE)], NOTHING, 3 + 32 + 4 + 15),
+    "another whole text set": (with_texts(evaluation="lambada"), [BEFORE], NOTHING, None),
+    "no text is read": (replace(SETTINGS, methods=(method_named("magnitude"),)), [BEFORE], NOTHING, 3 + 4 + 15),
+}
+
+
+@pytest.mark.parametrize(("settings", "runs", "stored", "seconds"), TIMES.values(), ids=TIMES)
+def test_time_is_what_the_parts_took_in_earlier_runs(settings, runs, stored, seconds):
+    found = estimate(settings, *runs, stored=stored)
+    assert found is None if seconds is None else found == pytest.approx(seconds)
+    later = estimate(settings, *runs, stored=stored, start_s=7.0)
+    assert later is None if seconds is None else later == pytest.approx(seconds + (7 if seconds else 0)), "the engine"
 
 
 def test_each_text_that_the_methods_read_is_calibrated_on():
     names = ("best", "least-squares")
     both, one = (with_texts("c4", methods=tuple(map(method_named, wanted))) for wanted in (names, names[1:]))
     before = finished_run(one)
-    alone = expected_duration(one, NOTHING, [before], record, start_s=0.0)
-    together = expected_duration(both, NOTHING, [before], record, start_s=0.0)
-    assert together.seconds - alone.seconds == pytest.approx(before.seconds["calibrate"])
-
-
-def test_time_is_unknown_before_the_model_has_run():
-    assert estimate(SETTINGS) is None
-    assert estimate(SETTINGS, finished_run(replace(SETTINGS, dtype="bfloat16"))) is None
-    assert estimate(SETTINGS, replace(finished_run(), finished=False)) is None
-
-
-def test_time_is_the_sum_of_what_the_parts_took_before():
-    # load 3, calibration 32 + 64, two prunings of 2, three evaluations of 5.
-    assert estimate(SETTINGS, finished_run()) == pytest.approx(3 + 96 + 4 + 15)
-
-
-def test_what_is_stored_takes_no_time():
-    whole = Cached(calibration=True, dense=True, sparse=2, n_sparse=2)
-    assert estimate(SETTINGS, finished_run(), stored=whole) == 0
-    half = Cached(calibration=True, dense=True, sparse=1, n_sparse=2)
-    assert estimate(SETTINGS, finished_run(), stored=half) == pytest.approx(3 + 2 + 5)
-
-
-def test_time_grows_with_the_calibration_text_and_the_passages():
-    calibration = CalibrationSettings(n_samples=256)
-    assert estimate(replace(SETTINGS, calibration=calibration), finished_run()) == pytest.approx(3 + 192 + 4 + 15)
-    evaluation = EvaluationSettings(n_passages=100)
-    assert estimate(replace(SETTINGS, evaluation=evaluation), finished_run()) == pytest.approx(3 + 96 + 4 + 150)
-
-
-def test_a_part_that_was_only_read_from_the_store_measures_nothing():
-    later = finished_run(cached=("calibration", "evaluation, 10 % sparse"), load=1.0, prune=7.0)
-    assert estimate(SETTINGS, later) is None
-    assert estimate(SETTINGS, later, finished_run()) == pytest.approx(3 + 96 + 14 + 15)
-
-
-def test_pruning_takes_what_it_took_by_the_same_methods():
-    other = replace(SETTINGS, methods=(method_named("obs"),))
-    took = {"load": 3.0, "text": 64.0, "calibrate": 32.0, "prune": 400.0, "evaluate": 15.0}
-    later = finished_run(other, **took)
-    assert estimate(SETTINGS, later, finished_run()) == pytest.approx(3 + 96 + 4 + 15)
-    assert estimate(SETTINGS, later) == pytest.approx(3 + 96 + 400 + 15)
+    assert estimate(both, before) - estimate(one, before) == pytest.approx(before.seconds["calibrate"])
 
 
 @pytest.mark.parametrize("name", ["retrain-free (published)", "obs-sequential", "wanda"])
 def test_a_method_that_reads_the_text_again_takes_as_long_as_the_text_is(name):
     asked = replace(SETTINGS, methods=(method_named(name),))
-    twice = replace(asked, calibration=CalibrationSettings(n_samples=256))
     before = finished_run(asked)
-    assert estimate(asked, before) == pytest.approx(3 + 96 + 4 + 15)
-    assert estimate(twice, before) == pytest.approx(3 + 192 + 8 + 15)
+    assert estimate(replace(asked, calibration=TWICE), before) == pytest.approx(3 + 192 + 8 + 15)
     stored = finished_run(asked, **(before.seconds | {"prune": 0.1}))
     assert estimate(asked, stored, before) == estimate(asked, before)
     # Neither tells of methods that do not, nor they of it.
-    assert estimate(asked, finished_run()) is None
+    assert estimate(asked, BEFORE) is None
     assert estimate(SETTINGS, before) is None
-
-
-@pytest.mark.parametrize("name", ["random", "magnitude", "magnitude-2:4"])
-def test_no_time_is_told_for_a_calibration_that_nothing_needs(name):
-    asked = replace(SETTINGS, methods=(method_named(name),))
-    assert estimate(asked, finished_run()) == pytest.approx(3 + 4 + 15)
-    assert estimate(replace(asked, methods=(*asked.methods, MethodSettings())), finished_run()) == pytest.approx(
-        3 + 96 + 4 + 15
-    )
-
-
-def test_writing_calibration_text_is_not_guessed_from_a_file():
-    before = finished_run(with_texts(calibration="pile-10k"))
-    assert estimate(SETTINGS, before) is None
-    assert estimate(with_texts(calibration="pile-10k"), before) == pytest.approx(3 + 32 + 4 + 15)
-
-
-def test_the_length_of_another_whole_text_set_is_not_guessed():
-    assert estimate(with_texts(evaluation="lambada"), finished_run()) is None
 
 
 def test_a_run_whose_record_is_lost_is_passed_over():
-    found = expected_duration(SETTINGS, NOTHING, [finished_run()], lambda key: None)
+    found = expected_duration(SETTINGS, NOTHING, *expected_seconds(SETTINGS, [BEFORE], lambda key: None))
     assert found.unknown == ("answering",)
     assert found.total_s is None and found.seconds > 0
 
 
 def test_memory_is_what_an_earlier_run_took_beside_what_is_known_by_arithmetic(store):
     known = replace(SETTINGS, model="facebook/opt-1.3b", methods=(method_named("best"),))
-    found = preflight.expected_memory(known, store, listed_shape(known.model))
+    found, _ = expected_room(known, store, listed_shape(known.model))
     assert found.measured_bytes is None and found.backward
     assert found.least == least_memory(listed_shape("facebook/opt-1.3b"), known)
     store.remember(store_keys.peak_memory_note("owner/model", "float32"), "1500000000")
-    assert preflight.expected_memory(SETTINGS, store, None).measured_bytes == 1_500_000_000
+    assert expected_room(SETTINGS, store, None)[0].measured_bytes == 1_500_000_000
     store.remember(store_keys.peak_memory_note("owner/model", "float32"), "no number")
-    unknown = preflight.expected_memory(SETTINGS, store, None)
-    assert (unknown.measured_bytes, unknown.least, unknown.too_little) == (None, None, False)
+    unknown, disk = expected_room(SETTINGS, store, None)
+    assert disk is None and (unknown.measured_bytes, unknown.least, unknown.too_little) == (None, None, False)
 
 
 def test_a_run_that_takes_more_memory_than_there_is_is_told_apart():
     least = LeastMemory(n_bytes=10**10, beside_bytes=0, purpose="calibration")
-    assert Memory(least=least, there_bytes=10**9).too_little
-    assert not Memory(least=least, there_bytes=10**11).too_little
-    assert not Memory(least=least).too_little
+    tight, enough, unknown = (Memory(least=least, there_bytes=there) for there in (10**9, 10**11, None))
+    assert tight.too_little and not enough.too_little and not unknown.too_little
     assert not Memory(there_bytes=1).too_little
+
+
+SIZES = {"hidden_size": 1024, "num_hidden_layers": 4, "num_attention_heads": 16, "vocab_size": 32_000}
+
+
+def in_a_folder(family):
+    def write(folder):
+        (folder / "config.json").write_text(json.dumps(SIZES | {"model_type": family, "intermediate_size": 4096}))
+        return str(folder)
+
+    return write
+
+
+def fetched(folder):
+    snapshot = folder / "models--owner--model" / "snapshots" / ("a" * 40)
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text((CONFIGS / "llama-7b.json").read_text())
+    (folder / "models--owner--model" / "refs").mkdir()
+    (folder / "models--owner--model" / "refs" / "main").write_text("a" * 40)
+    return "owner/model"
+
+
+BEST = METHODS[0].settings
+KNOWN = {
+    **{method.name: (lambda folder: BUILTIN_MODEL, method.settings) for method in METHODS},
+    **{model.name: (lambda folder, model=model: model.reference, BEST) for model in PUBLISHED_MODELS},
+    **{name: (in_a_folder(name), BEST) for name in ("llama", "gpt_neox", "phi", "qwen3")},
+    "a config from the hub": (fetched, BEST),
+}
+
+
+@pytest.mark.parametrize(("model", "method"), KNOWN.values(), ids=KNOWN)
+def test_before_the_first_run_all_is_known_of_every_model_whose_config_is(
+    model, method, backend, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(backend._speed, "known", lambda: Speeds(float32=1e11, bfloat16=2e11))
+    folder = tmp_path / "hub"
+    folder.mkdir()
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder))
+    asked = RunSettings(model=model(folder), methods=(method,), evaluation=EvaluationSettings(n_passages=100))
+    before = backend.preflight(asked)
+    parts = dict(before.duration.parts)
+    assert before.duration.unknown == () and {"loading", "answering", "pruning"} <= parts.keys()
+    assert before.duration.total_s == pytest.approx(sum(parts.values()))
+    assert min(before.memory.least.n_bytes, before.disk.takes.stays_bytes, before.disk.free_bytes) > 0
+    half, resident = (
+        backend.preflight(replace(asked, dtype="bfloat16", residency=way)) for way in ("streamed", "resident")
+    )
+    assert half.memory.least.n_bytes < resident.memory.least.n_bytes

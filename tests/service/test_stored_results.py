@@ -6,10 +6,11 @@ from math import inf
 
 import pytest
 
+from sparsedash.schema import store_keys
 from sparsedash.schema.pair_records import Continuation
 from sparsedash.schema.records import Record
 from sparsedash.service import stored_results
-from sparsedash.service.stored_results import ResultCache, RunCosts, losses_from_plain
+from sparsedash.service.stored_results import ResultCache, RunCosts, recalled
 from sparsedash.stats.mean_intervals import Moments
 from sparsedash.stats.tolerance import Losses, Tolerance, judge_all, record_losses
 from sparsedash.storage.store import Store
@@ -71,28 +72,20 @@ def stored(store, n_runs=1):
     return runs
 
 
-def test_verdicts_are_those_of_the_answers_and_each_tolerance_has_its_own(store):
+def test_verdicts_are_those_of_the_answers_which_are_read_once_until_their_losses_are_forgotten(store):
     (run,) = stored(store)
     _, (dense, *sparse) = specimens.run()
     expected = judge_all([record_losses(dense, record) for record in sparse], TOLERANCE)
-    costs = RunCosts(store)
-    assert costs.verdicts([run], TOLERANCE) == {run.key: dict(zip(run.sparse, expected, strict=True))}
-    assert "within" not in {each.verdict for each in expected}
-    (generous,) = costs.verdicts([run], Tolerance(ratio=1000.0, points=100.0)).values()
-    assert {each.verdict for each in generous.values()} == {"within"}
-
-
-@pytest.mark.parametrize("forgotten", [False, True])
-def test_answers_are_read_once_for_all_servers_until_their_losses_are_forgotten(store, forgotten):
-    (run,) = stored(store)
-    costs = RunCosts(store)
-    first = costs.verdicts([run], TOLERANCE)
-    _, (dense, *_) = specimens.run()
+    first = RunCosts(store).verdicts([run], TOLERANCE)
+    assert first == {run.key: dict(zip(run.sparse, expected, strict=True))}
+    (generous,) = RunCosts(store).verdicts([run], Tolerance(ratio=1000.0, points=100.0)).values()
+    assert {each.verdict for each in generous.values()} == {"within"} != {each.verdict for each in expected}
     for key in run.sparse:
         store.put(key, replace(dense, key=key))
-        if forgotten:
-            costs.forget(run.dense, key)
-    assert (RunCosts(store).verdicts([run], TOLERANCE) == first) != forgotten
+    assert RunCosts(store).verdicts([run], TOLERANCE) == first
+    for key in run.sparse:
+        RunCosts(store).forget(run.dense, key)
+    assert RunCosts(store).verdicts([run], TOLERANCE) != first
 
 
 def test_one_look_takes_no_longer_than_it_may_and_the_next_goes_on(store):
@@ -101,39 +94,33 @@ def test_one_look_takes_no_longer_than_it_may_and_the_next_goes_on(store):
     assert looks == [["run-0"], ["run-0", "run-1"], ["run-0", "run-1", "run-2"], ["run-0", "run-1", "run-2"]]
 
 
-def test_a_model_whose_answers_are_lost_is_left_out_and_comes_back_with_them(store):
+def test_a_model_whose_answers_are_lost_or_of_other_passages_is_left_out_and_comes_back_with_them(store):
     (run,) = stored(store)
     lost, *rest = run.sparse
     record = store.get(Record, lost)
-    store.drop(Record, lost)
     costs = RunCosts(store)
+    store.drop(Record, lost)
+    assert list(costs.verdicts([run], TOLERANCE)[run.key]) == rest
+    store.put(lost, replace(record, passages_key="others"))
     assert list(costs.verdicts([run], TOLERANCE)[run.key]) == rest
     store.put(lost, record)
-    assert list(costs.verdicts([run], TOLERANCE)[run.key]) == [lost, *rest]
+    assert list(RunCosts(store).verdicts([run], TOLERANCE)[run.key]) == [lost, *rest]
+    assert costs.verdicts([replace(run, dense="gone")], TOLERANCE) == {run.key: {}}
 
 
-def test_nothing_is_judged_without_the_dense_answers_or_by_other_passages(store):
-    (run,) = stored(store)
-    for key in run.sparse:
-        store.put(key, replace(specimens.record([True] * 120, 100), key=key, passages_key="others"))
-    assert RunCosts(store).verdicts([run], TOLERANCE) == {run.key: {}}
-    assert RunCosts(store).verdicts([replace(run, dense="gone")], TOLERANCE) == {run.key: {}}
-
-
+NOTE = store_keys.losses_note("dense", "sparse")
 LARGE = Losses(
     nats=Moments(n=40, mean=1e200, deviation=inf, lowest=0.0, highest=1e300),
     broke=3,
     mended=0,
     n_right=20,
     anytime=False,
+    alpha=0.01,
 )
 
 
-@pytest.mark.parametrize("losses", [LARGE, replace(LARGE, alpha=0.01)], ids=["infinite", "with alpha"])
-def test_infinite_losses_are_kept_as_well(losses):
-    assert losses_from_plain(json.dumps(asdict(losses))) == losses
-
-
-@pytest.mark.parametrize("text", [None, "", "nonsense", "{}", "[1]", '{"nats": 1}'])
-def test_a_note_that_cannot_be_read_counts_as_none(text):
-    assert losses_from_plain(text) is None
+@pytest.mark.parametrize("kept", [None, "", "nonsense", "{}", "[1]", '{"nats": 1}', "[" * 10_000, LARGE], ids=range(8))
+def test_a_note_is_the_value_that_was_kept_infinite_ones_too_or_none(kept, store):
+    if kept is not None:
+        store.remember(NOTE, kept if isinstance(kept, str) else json.dumps(asdict(kept)))
+    assert recalled(store, NOTE, Losses) == (LARGE if kept == LARGE else None)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from sparsedash.catalog.model_shape import listed_shape
-from sparsedash.catalog.presets import METHODS, method_named
+from sparsedash.catalog.presets import method_named
 from sparsedash.catalog.resources import MODELS_TOGETHER, TOGETHER_TOKENS, TOKENS_A_PASSAGE
 from sparsedash.schema import store_keys
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
@@ -65,19 +65,14 @@ def test_large_models_are_foreseen_within_a_third_of_what_was_measured(asked, sp
     assert whole == pytest.approx(calibrate + prune + evaluate, rel=1 / 3)
 
 
-def test_every_stage_of_the_first_run_is_counted_and_halves_on_a_machine_twice_as_fast():
+def test_stages_halve_on_a_machine_twice_as_fast_each_at_the_speed_of_its_own_products():
     twice = counted(speeds=Speeds(float32=4e11, bfloat16=8e11, disk=2e9))
     assert {stage: 2 * seconds for stage, seconds in twice.items()} == pytest.approx(counted())
-    assert twice["evaluate"] > 0
-
-
-def test_in_bfloat16_text_is_read_at_the_speed_of_such_products_and_solved_in_single_precision():
-    half, solving = replace(WRITTEN, dtype="bfloat16"), method_named("obs")
-    assert counted(half)["evaluate"] < counted()["evaluate"]
-    assert counted(half)["calibrate"] < counted()["calibrate"]
-    slower = replace(SPEEDS, float32=1e11)
-    for settings in (half, replace(half, methods=(solving,))):
-        assert counted(settings, slower)["prune"] > 1.5 * counted(settings)["prune"]
+    half, slower = replace(WRITTEN, dtype="bfloat16"), replace(SPEEDS, float32=1e11)
+    for stage in ("load", "calibrate", "evaluate"):
+        assert 0 < counted(half)[stage] < counted()[stage]
+    for settings in (half, replace(half, methods=(method_named("obs"),))):
+        assert counted(settings, slower)["prune"] > 1.5 * counted(settings)["prune"], "solved in single precision"
     assert counted(speeds=replace(SPEEDS, bfloat16=8e11)) == counted()
 
 
@@ -100,8 +95,8 @@ def test_in_one_walk_nothing_is_read_for_the_calibration_text(name, is_read):
     assert counted(apart)["calibrate"] > counted(apart, replace(SPEEDS, disk=1e12))["calibrate"]
 
 
-def test_passages_that_go_through_a_streamed_model_together_read_it_once():
-    n = TOGETHER_TOKENS // TOKENS_A_PASSAGE
+def test_passages_that_go_through_a_streamed_model_together_read_it_once_as_do_models_side_by_side():
+    n, many = TOGETHER_TOKENS // TOKENS_A_PASSAGE, tuple(range(100, 900, 100))
 
     def reading_s(n_passages, alone=True, sparsities=(100, 200)):
         """Without what is computed, which takes as long on any disk."""
@@ -109,44 +104,25 @@ def test_passages_that_go_through_a_streamed_model_together_read_it_once():
         asked = replace(STREAMED, sparsities_permille=sparsities, evaluation=passages)
         return counted(asked, replace(SPEEDS, disk=1e8))["evaluate"] - counted(asked)["evaluate"]
 
-    assert reading_s(1) == pytest.approx(reading_s(n))
-    assert reading_s(n + 1) - reading_s(n) == pytest.approx(reading_s(n) / (time_forecast._FINISHING + 1))
-    # So do models that are evaluated side by side, as many as are.
-    assert 3 * reading_s(5, alone=False) == pytest.approx(reading_s(5))
-    many = tuple(range(100, 900, 100))
-    assert MODELS_TOGETHER * reading_s(5, alone=False, sparsities=many) == pytest.approx(reading_s(5))
+    assert reading_s(1) == pytest.approx(reading_s(n)) and reading_s(n + 1) > 1.05 * reading_s(n)
+    for together, sparsities in ((3, (100, 200)), (MODELS_TOGETHER, many)):
+        assert together * reading_s(5, alone=False, sparsities=sparsities) == pytest.approx(reading_s(5))
 
 
 def test_passages_and_calibration_text_count_in_proportion():
-    third, two_thirds = (
-        counted(replace(WRITTEN, evaluation=EvaluationSettings(n_passages=n)))["evaluate"] for n in (44, 88)
-    )
+    def evaluate(n):
+        return counted(replace(WRITTEN, evaluation=EvaluationSettings(n_passages=n)))["evaluate"]
+
     # Finishing words takes as many passes of few passages as of many.
-    assert two_thirds / 2 < third < counted()["evaluate"]
-    assert counted()["evaluate"] - two_thirds == pytest.approx(two_thirds - third)
+    assert evaluate(88) / 2 < evaluate(44) < evaluate(132)
+    assert evaluate(132) - evaluate(88) == pytest.approx(evaluate(88) - evaluate(44))
+    assert evaluate(1000) == evaluate(None) == evaluate(132), "there are no more"
     half = replace(WRITTEN, calibration=replace(WRITTEN.calibration, n_samples=64))
     assert 2 * counted(half)["calibrate"] == counted()["calibrate"]
-    # More passages than there are are not counted.
-    assert counted(replace(WRITTEN, evaluation=EvaluationSettings(n_passages=1000))) == counted()
-
-
-def test_loading_is_bound_by_the_disk():
-    slow, fast = (counted(speeds=replace(SPEEDS, disk=disk))["load"] for disk in (1e8, 1e9))
-    assert slow > fast > counted(replace(WRITTEN, dtype="bfloat16"))["load"]
-
-
-def test_only_text_that_the_model_writes_itself_takes_writing():
-    assert counted()["text"] == 0.0
-    assert counted(RunSettings())["text"] > counted(RunSettings())["calibrate"]
 
 
 def pruning(name, **changed):
     return counted(replace(WRITTEN, methods=(method_named(name),), **changed))["prune"]
-
-
-@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
-def test_pruning_by_every_method_is_counted(method):
-    assert pruning(method.name) > 0
 
 
 def test_where_too_little_is_read_for_second_moments_none_are_counted():
@@ -163,21 +139,19 @@ def test_where_too_little_is_read_for_second_moments_none_are_counted():
 
 
 def test_what_a_method_does_more_takes_longer():
-    assert pruning("least-squares") < pruning("least-squares-by-sensitivity") < pruning("obs-by-sensitivity")
-    assert pruning("obs-by-sensitivity") < pruning("obs-sequential")
-    assert pruning("wanda") < pruning("sparsegpt")
+    names = ("least-squares", "least-squares-by-sensitivity", "obs-by-sensitivity", "obs-sequential")
+    times = list(map(pruning, names))
+    assert times == sorted(times) and pruning("wanda") < pruning("sparsegpt")
+    both = tuple(map(method_named, ("wanda", "sparsegpt")))
+    expected = (pruning("wanda") + pruning("sparsegpt")) / 2
+    assert counted(replace(WRITTEN, methods=both))["prune"] == pytest.approx(expected), "of a race the mean"
+    assert counted()["text"] == 0.0 < counted(RunSettings())["calibrate"] < counted(RunSettings())["text"]
 
 
 @pytest.mark.parametrize("name", ["retrain-free (published)", "obs-sequential", "wanda"])
 def test_a_method_that_reads_the_text_again_takes_longer_with_more_of_it(name):
     twice = replace(WRITTEN.calibration, n_samples=2 * WRITTEN.calibration.n_samples)
     assert 1.1 * pruning(name) < pruning(name, calibration=twice) < 2 * pruning(name)
-
-
-def test_a_race_takes_the_mean_of_its_methods_for_each_model():
-    both = tuple(map(method_named, ("wanda", "sparsegpt")))
-    expected = (pruning("wanda") + pruning("sparsegpt")) / 2
-    assert counted(replace(WRITTEN, methods=both))["prune"] == pytest.approx(expected)
 
 
 def test_a_text_of_unknown_size_an_unknown_model_and_an_unmeasured_machine_are_not_counted():
@@ -203,51 +177,53 @@ def speed(store):
     speed.close()
 
 
-def measured_by(monkeypatch, folder, speed, script):
+@pytest.fixture
+def measured_by(speed, tmp_path, monkeypatch):
     """Let a program of these lines measure, and wait for it."""
-    program = folder / "measure"
-    program.write_text(f"#!/bin/sh\n{script}\n")
-    program.chmod(0o700)
-    monkeypatch.setattr(time_forecast.sys, "executable", str(program))
-    speed.known()
-    if speed._measuring is not None:
+
+    def measure(script):
+        program = tmp_path / "measure"
+        program.write_text(f"#!/bin/sh\n{script}\n")
+        program.chmod(0o700)
+        monkeypatch.setattr(time_forecast.sys, "executable", str(program))
+        assert speed.known() is None
         speed._measuring.wait(timeout=60)
 
+    return measure
 
-def test_the_speed_is_known_once_it_was_measured(speed, store, monkeypatch, tmp_path):
-    """tests/engine/timing/test_machine_speed.py has the program that measures."""
-    measured_by(monkeypatch, tmp_path, speed, """echo '{"float32": 5e9, "bfloat16": 6e9, "disk": 1e8}'""")
-    assert speed.known() == Speeds(float32=5e9, bfloat16=6e9, disk=1e8)
-    assert MachineSpeed(store).known() == speed.known()
+
+def test_the_speed_is_known_once_it_was_measured(speed, store, measured_by):
+    """tests/engine/comparison/test_machine_rates.py has the program that measures."""
+    measured_by("""echo '{"float32": 5e9, "bfloat16": 6e9, "disk": 1e8}'""")
+    assert speed.known() == MachineSpeed(store).known() == Speeds(float32=5e9, bfloat16=6e9, disk=1e8)
     assert not speed.is_measuring()
 
 
-@pytest.mark.parametrize(
-    "kept",
-    [
-        "",
-        "nan at yesterday",
-        "[" * 10_000,
-        '{"speeds": {"float32": 5e9, "bfloat16": 0, "disk": 1}, "at": 1}',
-        '{"speeds": {"float32": 5e9, "bfloat16": 5e9, "disk": -1}, "at": 1}',
-    ],
-    ids=["nothing", "words", "deep", "no speed", "no disk"],
-)
-def test_without_a_note_that_is_a_speed_it_is_measured(kept, speed, store):
-    store.remember(NAME, kept)
-    assert speed.known() is None
-    assert speed.is_measuring()
-
-
-@pytest.mark.parametrize("age_s", [1.0, 1e9])
-def test_an_old_measurement_holds_until_there_is_a_new_one(age_s, speed, store):
-    store.remember(NAME, f'{{"speeds": {{"float32": 5e9, "bfloat16": 6e9, "disk": 1e8}}, "at": {time.time() - age_s}}}')
-    assert speed.known() == Speeds(float32=5e9, bfloat16=6e9, disk=1e8)
-    assert speed.is_measuring() == (age_s > 1e3)
-
-
 @pytest.mark.parametrize("script", ["false", """echo '{"float32": 0, "bfloat16": 1}'"""], ids=["fails", "no speeds"])
-def test_a_measurement_that_fails_is_not_tried_again_and_again(script, speed, monkeypatch, tmp_path):
-    measured_by(monkeypatch, tmp_path, speed, script)
+def test_a_measurement_that_fails_is_not_tried_again_and_again(script, speed, measured_by):
+    measured_by(script)
+    before = speed._measuring
     assert speed.known() is speed.known() is None
-    assert speed._failed and speed._measuring is None
+    assert speed._measuring is before
+
+
+GOOD = '{"float32": 5e9, "bfloat16": 6e9, "disk": 1e8, "at": %s}'
+
+
+@pytest.mark.parametrize(
+    ("note", "known", "measures"),
+    [
+        pytest.param("", False, True, id="nothing"),
+        pytest.param("nan at yesterday", False, True, id="words"),
+        pytest.param("[" * 10_000, False, True, id="deep"),
+        pytest.param('{"float32": 5e9, "bfloat16": 0, "disk": 1, "at": 1}', False, True, id="no speed"),
+        pytest.param(GOOD % (time.time() + 1e6), True, True, id="of the future"),
+        pytest.param(GOOD % 1, True, True, id="old, until there is a new one"),
+        pytest.param(GOOD % "NOW", True, False, id="new"),
+    ],
+)
+def test_what_was_measured_holds_for_a_while(note, known, measures, speed, store, monkeypatch):
+    monkeypatch.setattr(time_forecast.sys, "executable", "true")
+    store.remember(NAME, note.replace("NOW", str(time.time())))
+    assert speed.known() == (Speeds(float32=5e9, bfloat16=6e9, disk=1e8) if known else None)
+    assert (speed._measuring is not None) == measures

@@ -51,11 +51,6 @@ def test_another_model_writes_its_own_text_unless_a_text_was_chosen(open_page):
         assert app.selectbox(key="calibration").value == calibration
 
 
-def test_any_model_reference_can_be_typed(open_page, backend):
-    open_page("prune", model="/models/my llama")
-    assert backend.asked_about[-1].model == "/models/my llama"
-
-
 CUSTOM = {
     "random": {"saliency": "random", "compensation": "none", "seed": 123_456_789},
     "random, global": {"saliency": "random", "compensation": "none", "allocation": "global"},
@@ -105,15 +100,12 @@ def test_the_address_has_no_room_for_two_custom_methods_or_widths():
     assert form_address(replace(SETTINGS, methods=(own[0], MethodSettings(width_multiple=64)))) is None
 
 
-@pytest.mark.parametrize("odd", ["inf", "nan", "x", "0.5", "1e400"])
+@pytest.mark.parametrize("odd", ["inf", "0.5"])
 def test_a_tolerance_in_the_address_that_is_not_allowed_leaves_the_default(odd, open_page, backend):
     assert submitted(open_page("prune", goal=SEARCH, within=odd), backend).ratio == 1.1
 
 
-ENDLESS = ("1e999", "-1e999", "inf", "9" * 400)
-
-
-@pytest.mark.parametrize("value", [*ENDLESS, "nan", "1e10", "-5", "many", "", "\x00", "٣x"])
+@pytest.mark.parametrize("value", ["1e999", "9" * 400, "nan", "-5", "\x00"])
 def test_a_number_in_the_address_that_the_field_cannot_hold_leaves_its_own(value, open_page):
     names = ("samples", "length", "seed", "passages", "shuffle", "width", "lot", "rounds", "damping")
     rows = {
@@ -125,30 +117,16 @@ def test_a_number_in_the_address_that_the_field_cannot_hold_leaves_its_own(value
     assert {field.key: field.value for field in shown.number_input} == {
         field.key: rows[field.key] for field in shown.number_input
     }
-    assert not button(shown, "Start").disabled
-
-
-def test_a_field_with_an_endless_number_in_the_address_can_be_changed(open_page, backend):
-    app = open_page("prune", samples="1e999")
-    app.number_input(key="samples").set_value(64).run()
-    assert submitted(app, backend).calibration.n_samples == 64
+    shown.number_input(key="samples").set_value(64).run()
+    assert shown.number_input(key="samples").value == 64 and not button(shown, "Start").disabled
 
 
 @pytest.mark.parametrize(
     ("address", "key", "complaint"),
     [
-        ({"sparsity": "abc"}, "sparsity", "sparsity: 'abc' is not possible; allowed: 0 to 90 percent"),
-        ({"sparsity": "10, 10"}, "sparsity", "each one once"),
-        (
-            {"own": "true", "allocation": "sensitivity", "floor": "0.7"},
-            "own",
-            "floor: 0.7 is not possible; allowed: at most the ceiling, 0.6",
-        ),
-        (
-            {"own": "true", "pattern": "1x1", "compensation": "bias"},
-            "own",
-            "compensation: 'bias' is not possible; allowed: none, least-squares with pattern 1x1",
-        ),
+        ({"sparsity": "abc"}, "sparsity", "sparsity: 'abc' is not possible"),
+        ({"own": "true", "allocation": "sensitivity", "floor": "0.7"}, "own", "at most the ceiling, 0.6"),
+        ({"own": "true", "pattern": "2:4", "compensation": "none", "goal": SEARCH}, "with", "pattern"),
     ],
 )
 def test_a_wrong_value_is_refused_under_its_field(address, key, complaint, open_page):
@@ -178,43 +156,28 @@ BACKWARD = "Memory at least 2.3 GB, 1.8 GB of it for the backward pass"
 NEEDED = DiskNeed(takes=RunDisk(stays_bytes=1_200_000_000, passing_bytes=640_000_000), free_bytes=500_000_000)
 
 
-@pytest.mark.parametrize(
-    ("known", "sentence"),
-    [
-        ({}, "Time about 4 min Memory about 1.2 GB"),
-        ({}, "Reused from earlier runs calibration, dense answers, 1 of 3 sparse models"),
-        (
-            {"duration": Duration(seconds=245.0, parts=(("loading", 5.0), ("pruning", 240.0)))},
-            "By stage loading 5 s, pruning 4 min",
-        ),
-        ({"disk": NEEDED}, "Disk about 1.2 GB, and up to 640 MB more while it runs"),
-        ({"disk": NEEDED}, "The data folder's disk has 500 MB left: the run is likely to fill it."),
-        (
-            {"duration": Duration(unknown=("answering", "pruning"))},
-            "Time not known: no run like this has finished here yet",
-        ),
-        (
-            {"duration": Duration(seconds=245.0, unknown=("pruning",))},
-            "Time about 4 min, and pruning, which has not been measured here yet",
-        ),
-        ({"memory": Memory()}, "Memory not known yet"),
-        ({"memory": Memory(measured_bytes=10**9, least=LEAST, backward=True)}, BACKWARD),
-        ({"memory": Memory(measured_bytes=3 * 10**9, least=LEAST, backward=True)}, "Memory about 3.0 GB"),
-        ({"memory": Memory(least=LEAST, backward=True)}, BACKWARD),
-        (
-            {"memory": Memory(measured_bytes=10**9, backward=True)},
-            "Memory about 1.0 GB, and more for the backward pass",
-        ),
-        (
-            {"memory": Memory(least=replace(LEAST, streamed=True), resident_bytes=9 * 10**9)},
-            f"{BACKWARD}. The weights are read block by block; all of them in memory would take 9.0 GB.",
-        ),
-        (
-            {"memory": Memory(least=LEAST, there_bytes=10**9)},
-            "This machine has 1.0 GB of memory: the run is likely to run out of it.",
-        ),
-    ],
-)
+READ_BY_BLOCK = f"{BACKWARD}. The weights are read block by block; all of them in memory would take 9.0 GB."
+LIKELY_OUT_OF_MEMORY = "This machine has 1.0 GB of memory: the run is likely to run out of it."
+BY_STAGE = Duration(seconds=245.0, parts=(("loading", 5.0), ("pruning", 240.0)))
+SOME_KNOWN = "Time about 4 min, and pruning, which has not been measured here yet"
+ESTIMATES = [
+    ({}, "Time about 4 min Memory about 1.2 GB"),
+    ({}, "Reused from earlier runs calibration, dense answers, 1 of 3 sparse models"),
+    ({"duration": BY_STAGE}, "By stage loading 5 s, pruning 4 min"),
+    ({"disk": NEEDED}, "Disk about 1.2 GB, and up to 640 MB more while it runs"),
+    ({"disk": NEEDED}, "The data folder's disk has 500 MB left: the run is likely to fill it."),
+    ({"duration": Duration(unknown=("answering", "pruning"))}, "no run like this has finished here yet"),
+    ({"duration": Duration(seconds=245.0, unknown=("pruning",))}, SOME_KNOWN),
+    ({"memory": Memory()}, "Memory not known yet"),
+    ({"memory": Memory(measured_bytes=10**9, least=LEAST, backward=True)}, BACKWARD),
+    ({"memory": Memory(measured_bytes=3 * 10**9, least=LEAST, backward=True)}, "Memory about 3.0 GB"),
+    ({"memory": Memory(measured_bytes=10**9, backward=True)}, "Memory about 1.0 GB, and more for the backward pass"),
+    ({"memory": Memory(least=replace(LEAST, streamed=True), resident_bytes=9 * 10**9)}, READ_BY_BLOCK),
+    ({"memory": Memory(least=LEAST, there_bytes=10**9)}, LIKELY_OUT_OF_MEMORY),
+]
+
+
+@pytest.mark.parametrize(("known", "sentence"), ESTIMATES, ids=range(len(ESTIMATES)))
 def test_the_estimate_shows_time_memory_disk_and_what_is_reused(open_page, backend, known, sentence):
     backend.before = replace(backend.before, **known)
     assert sentence in words(open_page("prune"))
@@ -276,12 +239,6 @@ def test_an_expander_is_open_where_the_address_fills_in_its_fields(open_page, ad
     assert open_page("prune", **address).session_state[expander]
 
 
-def test_the_methods_stay_open_when_the_custom_one_is_taken_back(open_page):
-    form = open_page("prune", own="true")
-    form.toggle(key="own").set_value(False).run()
-    assert form.session_state["race"]
-
-
 LLAMA = NamedModel(family="llama", shape=shipped_shape("llama-7b"))
 
 
@@ -316,11 +273,6 @@ def test_a_model_that_is_not_here_is_looked_up_on_the_hub_on_demand(open_page, b
     assert "Look it up on the hub" not in [each.label for each in app.button]
 
 
-def test_a_folder_is_not_looked_up_on_the_hub(open_page, tmp_path):
-    (tmp_path / "config.json").write_text("{}")
-    assert "Look it up on the hub" not in [each.label for each in open_page("prune", model=str(tmp_path)).button]
-
-
 def test_a_custom_method_races_with_the_presets_each_once(open_page, backend):
     app = open_page("prune", own="true", saliency="random", compensation="none", allocation="global")
     assert "Its name in charts: random + none + global" in words(app)
@@ -333,14 +285,9 @@ def test_a_custom_method_races_with_the_presets_each_once(open_page, backend):
 @pytest.mark.parametrize(
     ("choices", "shown", "hidden"),
     [
-        ({"compensation": "sequential"}, {"damping", "strength"}, {"lot", "rounds"}),
-        ({"compensation": "least-squares"}, {"damping"}, {"strength"}),
-        ({"compensation": "none"}, set(), {"damping", "strength"}),
-        ({"compensation": "none", "saliency": "obs"}, set(), {"damping", "rounds"}),
-        ({"saliency": "random"}, {"lot"}, set()),
-        ({"saliency": "fisher"}, {"rounds"}, set()),
-        ({"allocation": "sensitivity", "compensation": "none"}, {"floor", "ceiling", "blend"}, {"damping"}),
-        ({"allocation": "global"}, set(), {"floor", "ceiling", "blend"}),
+        ({"compensation": "sequential"}, {"damping", "strength"}, {"lot", "rounds", "floor", "ceiling", "blend"}),
+        ({"compensation": "none", "saliency": "fisher"}, {"rounds"}, {"damping", "strength", "lot"}),
+        ({"allocation": "sensitivity", "saliency": "random"}, {"lot", "floor", "ceiling", "blend"}, {"strength"}),
     ],
 )
 def test_a_custom_method_has_fields_for_the_parameters_of_its_choices(open_page, choices, shown, hidden):

@@ -24,7 +24,7 @@ def two_runs(backend):
     return older, backend.add_run(specimens.run())
 
 
-@pytest.mark.parametrize("name", ["overview", "compare", "layers"])
+@pytest.mark.parametrize("name", ["overview", "layers"])
 def test_the_run_that_is_shown_stays_chosen_and_every_link_has_the_tolerance(name, open_page, two_runs):
     older, newer = two_runs
     assert menu(open_page(name))["Layers"] == {"run": newer.key}
@@ -34,12 +34,11 @@ def test_the_run_that_is_shown_stays_chosen_and_every_link_has_the_tolerance(nam
     assert asked and all(query["within"] == "1.5" for query in asked)
 
 
-@pytest.mark.parametrize("name", ["prune", "jobs", "published"])
-def test_pages_about_no_run_remember_it_and_hold_nothing_of_it_in_their_address(name, open_page, two_runs):
+def test_pages_about_no_run_remember_it_and_hold_nothing_of_it_in_their_address(open_page, two_runs):
     older, _ = two_runs
     app = open_page("compare", run=older.key, within="1.5", points="3")
     app.query_params.clear()
-    app.switch_page(f"pages/{name}.py").run()
+    app.switch_page("pages/jobs.py").run()
     assert not app.exception and "run" not in app.query_params
     remembered = {"run": older.key, "within": "1.5", "points": "3"}
     assert menu(app) == {title: remembered if title in ABOUT_A_RUN else {} for title in TITLES}

@@ -76,7 +76,7 @@ def test_a_refresh_finds_the_running_job_by_the_address(open_page, backend):
     said = words(open_page("overview", run=SETTINGS.key()))
     assert "Evaluating · 20 % sparse" in said and "1,234 of 2,880 tokens" in said
     assert "412 tokens a second" in said and "21 right so far" in said
-    assert "Part 1 of 5 · time left not known: pruning has not been measured here yet" in said
+    assert "Part 1 of 5 · time left unknown, since not measured here yet: pruning" in said
 
 
 def test_progress_is_a_progress_bar_to_assistive_technology(open_page, backend):

@@ -34,7 +34,7 @@ def folders(tmp_path, monkeypatch):
 def test_an_exported_run_opens_elsewhere_with_the_same_page(page, folders, open_page, monkeypatch):
     here, there = folders
     (run,) = here.runs()
-    there.transfer.opened(here.transfer.packed(run.key))
+    there.open_run(here.pack_run(run.key))
     shown = []
     for backend in (here, there):
         backend.costs.verdicts(backend.runs(), Tolerance())
@@ -47,13 +47,13 @@ def test_an_exported_run_opens_elsewhere_with_the_same_page(page, folders, open_
 
 def test_a_file_that_was_changed_is_refused_and_nothing_of_it_is_kept(folders):
     here, there = folders
-    data = here.transfer.packed(here.runs()[0].key)
+    data = here.pack_run(here.runs()[0].key)
     for share in (0.0, 0.2, 0.5, 0.9):
         with pytest.raises(StoreError):
-            there.transfer.opened(flip(data, share))
+            there.open_run(flip(data, share))
     assert not list(there._store.keys(Run)) and not list(there._store.keys(Record))
     with pytest.raises(JobError, match="has not finished"):
-        here.transfer.packed("nowhere")
+        here.pack_run("nowhere")
 
 
 def test_a_finished_run_that_is_ticked_can_be_exported_unless_parts_of_it_are_gone(open_page, folders, monkeypatch):
@@ -75,7 +75,7 @@ def test_the_run_of_an_opened_file_is_ticked_and_a_refusal_stays_until_the_next_
     monkeypatch.setattr(runs_toolbar.st, "session_state", state)
     monkeypatch.setattr(runs_toolbar.st, "toast", lambda *_, **__: None)
     monkeypatch.setattr(runs_toolbar.runs_table, "tick_rows", ticked.append)
-    data = here.transfer.packed(here.runs()[0].key)
+    data = here.pack_run(here.runs()[0].key)
     state[runs_toolbar._FIELD] = BytesIO(flip(data))
     runs_toolbar._open_file(there)
     assert "changed" in state[runs_toolbar._REFUSED] or "damaged" in state[runs_toolbar._REFUSED]

@@ -1,7 +1,5 @@
 """A search on the pages: its sentence, its trials, and the tolerance that it is judged by."""
 
-import pytest
-
 from sparsedash.ui.form_address import SEARCH
 from tests.ui import specimens
 from tests.ui.conftest import links, query_of, words
@@ -43,13 +41,6 @@ def test_a_search_under_way_or_stopped_shows_its_trials_and_how_to_resume(open_p
     assert "2 trials" in said
     again = query_of(links(app)["Resume (finished models are kept)"])
     assert again["goal"] == SEARCH and again["within"] == "1.3"
-
-
-@pytest.mark.parametrize("state", ["done", "failed", "queued"])
-def test_the_list_of_jobs_names_a_search(open_page, backend, state):
-    backend.set_jobs(job(specimens.search()[0].find, state))
-    said = words(open_page("jobs"))
-    assert "How much of SmolLM2 135M (built in) can go" in said and "within 1.3 × and 30 points" in said
 
 
 def test_answers_of_a_trial_can_be_compared(open_page, backend):

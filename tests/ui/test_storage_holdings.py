@@ -53,7 +53,7 @@ def test_the_empty_page_invites_and_the_limit_can_be_chosen_before_anything_is_t
     assert {"Prune a model", "or open a run that was made elsewhere"} <= set(links(app)) and "By kind" not in said
     app.number_input(key="artefact-room").set_value(2.5)
     button(app, "Save").click().run()
-    assert backend.housekeeping.room().n_bytes == 2.5 * 2**30
+    assert backend.housekeeping.holdings().room_bytes == 2.5 * 2**30
     monkeypatch.setenv("SPARSEDASH_ARTEFACT_GB", "7")
     app = open_page("storage")
     assert "SPARSEDASH_ARTEFACT_GB says how much: " in words(app) and not app.number_input
@@ -169,6 +169,6 @@ def test_text_from_files_and_users_is_shown_as_text(open_page, backend, text):
 
 
 def test_where_others_are_served_it_is_for_administrators(open_page, backend, monkeypatch):
-    monkeypatch.setattr(type(backend), "keeps_house", False)
+    monkeypatch.setattr(type(backend), "administers", False)
     said = words(open_page("storage"))
     assert "What the data folder holds is for administrators." in said and str(backend.data_dir) not in said

@@ -4,8 +4,7 @@ Dimensions: d hidden width, m inner width, b sequences and t tokens of one batch
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import cache, partial
 from itertools import pairwise
 from typing import Any
@@ -58,10 +57,9 @@ def mask_gradients(
         # No batch is read meanwhile: the same step again, so that the work can be stopped.
         on_step(Step("calibrate", n_done, n_batches, unit="batches", message="choosing channels"))
 
-    def watches(done: float) -> list[_MaskGradients]:
-        if not done or masks is None:
-            return [_MaskGradients() for _ in loaded.mlps]
-        return [_MaskGradients(mask) for mask in masks(done, found, on_block)]
+    def watches(done: float) -> list[_Watch]:
+        known = masks(done, found, on_block) if done and masks else [None] * len(found)
+        return [partial(_watch_mask, mask) for mask in known]
 
     for number, batches in enumerate(rounds):
         # Where the weights are streamed, what each block keeps for the way back would fill the memory instead.
@@ -93,59 +91,53 @@ def sensitivities(
     of each block, added to its out-projection's weight and bias. made: as in `mask_gradients`.
     """
     device = loaded.model.device
-    watches = [_ChangedLoss(weight.to(device), bias.to(device)) for weight, bias in changes]
+    watches: list[_Watch] = [partial(_watch_change, weight.to(device), bias.to(device)) for weight, bias in changes]
     batches = _batches(loaded, sequences, SENSITIVITY_BATCH_TOKENS)
     with _recomputed(loaded):
         parts = _backward(loaded, batches, lambda: watches, _late_loss, on_step, made, 0, len(batches))
     return [float(torch.cat(block).mean()) for block in zip(*parts, strict=True)]
 
 
-@dataclass(eq=False)
-class _MaskGradients:
-    """Gathers (b, m) of every batch. A mask times x has the derivative x * dL/d(mask x), summed over the tokens."""
+_Watch = Callable[[nn.Module, Tensor, Callable[[Tensor], None]], RemovableHandle]
+"""Watches one MLP's out-projection, the module, during a backward pass, and hands over what it finds of the batch.
 
-    mask: Tensor | None = None
-    found: list[Tensor] = field(default_factory=list)
-
-    def attach(self, out: nn.Module, real: Tensor) -> RemovableHandle:
-        def before(module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
-            given, seen = inputs[0], inputs[0].detach()
-            if self.mask is not None:
-                given = given * self.mask.to(given)
-
-            def backward(gradient: Tensor) -> None:
-                products = (seen * gradient).reshape(*real.shape, -1).float()
-                self.found.append((products * real[:, :, None]).sum(dim=1))
-
-            given.register_hook(backward)  # type: ignore[no-untyped-call]
-            return (given,)
-
-        return out.register_forward_pre_hook(before)
+The second argument is (b, t), which tokens are real.
+"""
 
 
-@dataclass(eq=False)
-class _ChangedLoss:
-    """Gathers (b,) of every batch: the squared first-order change of the loss, summed over a sequence's tokens."""
+def _watch_mask(mask: Tensor | None, out: nn.Module, real: Tensor, keep: Callable[[Tensor], None]) -> RemovableHandle:
+    """Keeps (b, m). A mask times x has the derivative x * dL/d(mask x), summed over the tokens."""
 
-    weight: Tensor
-    bias: Tensor
-    found: list[Tensor] = field(default_factory=list)
+    def before(module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+        given, seen = inputs[0], inputs[0].detach()
+        if mask is not None:
+            given = given * mask.to(given)
 
-    def attach(self, out: nn.Module, real: Tensor) -> RemovableHandle:
-        def after(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-            moved = inputs[0].detach().float() @ self.weight.T + self.bias
+        def backward(gradient: Tensor) -> None:
+            products = (seen * gradient).reshape(*real.shape, -1).float()
+            keep((products * real[:, :, None]).sum(dim=1))
 
-            def backward(gradient: Tensor) -> None:
-                products = (moved * gradient.float()).sum(dim=-1).reshape(real.shape)
-                self.found.append((products * real).square().sum(dim=1))
+        given.register_hook(backward)  # type: ignore[no-untyped-call]
+        return (given,)
 
-            output.register_hook(backward)  # type: ignore[no-untyped-call]
-
-        return out.register_forward_hook(after)
+    return out.register_forward_pre_hook(before)
 
 
-_Watch = _MaskGradients | _ChangedLoss
-"""Sees one MLP's out-projection. `attach` is given the module, and (b, t) which tokens are real."""
+def _watch_change(
+    weight: Tensor, bias: Tensor, out: nn.Module, real: Tensor, keep: Callable[[Tensor], None]
+) -> RemovableHandle:
+    """Keeps (b,): the squared first-order change of the loss, summed over a sequence's tokens."""
+
+    def after(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+        moved = inputs[0].detach().float() @ weight.T + bias
+
+        def backward(gradient: Tensor) -> None:
+            products = (moved * gradient.float()).sum(dim=-1).reshape(real.shape)
+            keep((products * real).square().sum(dim=1))
+
+        output.register_hook(backward)  # type: ignore[no-untyped-call]
+
+    return out.register_forward_hook(after)
 
 
 def _batches(loaded: LoadedModel, sequences: Sequence[Sequence[int]], n_tokens: int) -> list[tuple[list[int], Batch]]:
@@ -171,9 +163,17 @@ def _backward(
     attached = cache(watches)
 
     def read(batch: Batch) -> list[Tensor]:
-        with _watched(loaded, attached(), batch.mask.bool()), torch.enable_grad():
+        # No weight needs a gradient; the embedded tokens do, so that there is a way back through all blocks.
+        embeddings: nn.Module = loaded.model.get_input_embeddings()
+        found: dict[int, Tensor] = {}
+        with ExitStack() as watched, torch.enable_grad():
+            handle = embeddings.register_forward_hook(lambda module, inputs, out: out.requires_grad_())
+            watched.callback(handle.remove)
+            for number, (watch, mlp) in enumerate(zip(attached(), loaded.mlps, strict=True)):
+                keep = partial(found.__setitem__, number)
+                watched.callback(watch(mlp.out, batch.mask.bool(), keep).remove)
             loss(loaded.model, batch).backward()  # type: ignore[no-untyped-call]
-        return [watch.found.pop().cpu() for watch in attached()]
+        return [found[number].cpu() for number in range(len(found))]
 
     parts = []
     for number, (_, batch) in enumerate(batches, n_before):
@@ -188,29 +188,11 @@ def _backward(
 def _recomputed(loaded: LoadedModel) -> Iterator[None]:
     """Inside, a block keeps only its input and is run again in the backward pass: less memory for more time."""
 
-    def contexts() -> tuple[AbstractContextManager[object], AbstractContextManager[object]]:
-        """For the way there, and for the way back, where a block must find the same tensors."""
-        return nullcontext(), same_products()
-
-    again = [
-        partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
-        for block in loaded.blocks
-    ]
+    # On the way back a block must find the same tensors as on the way there.
+    how: Any = {"preserve_rng_state": False, "context_fn": lambda: (nullcontext(), same_products())}
+    again = [partial(checkpoint, block.forward, use_reentrant=False, **how) for block in loaded.blocks]
     with forward_replaced(loaded.blocks, again):
         yield
-
-
-@contextmanager
-def _watched(loaded: LoadedModel, watches: Sequence[_Watch], real: Tensor) -> Iterator[None]:
-    embeddings: nn.Module = loaded.model.get_input_embeddings()
-    # No weight needs a gradient; the embedded tokens do, so that there is a way back through all blocks.
-    handles = [embeddings.register_forward_hook(lambda module, inputs, out: out.requires_grad_())]
-    handles += [watch.attach(mlp.out, real) for mlp, watch in zip(loaded.mlps, watches, strict=True)]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _mean_loss(model: Any, batch: Batch) -> Tensor:

@@ -5,9 +5,9 @@ The input of an MLP's out-projection is its inner activations: these are what pr
 Dimensions: m inner width, n tokens.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from itertools import islice
+from functools import partial
 
 import safetensors.torch
 import torch
@@ -39,16 +39,22 @@ def reading_stored(what: str) -> Iterator[None]:
         raise CalibrationError(f"Stored {what} cannot be read: {error}.", "Start the run again.") from error
 
 
-def pack_tensors(tensors: Sequence[Tensor]) -> bytes:
-    """Tensors as safetensors bytes."""
-    named = {str(number): own.contiguous().cpu() for number, own in enumerate(tensors)}
-    return bytes(safetensors.torch.save(named))
+def pack_tensors(tensors: Sequence[Tensor] | Mapping[str, Tensor]) -> bytes:
+    """Tensors as safetensors bytes, by their names or by their numbers."""
+    named = tensors if isinstance(tensors, Mapping) else {str(number): own for number, own in enumerate(tensors)}
+    return bytes(safetensors.torch.save({name: own.contiguous().cpu() for name, own in named.items()}))
+
+
+@contextmanager
+def unpacked(data: bytes, what: str) -> Iterator[dict[str, Tensor]]:
+    """The tensors that `pack_tensors` packed, by name. Raises CalibrationError on anything else, also from inside."""
+    with reading_stored(what):
+        yield safetensors.torch.load(data)
 
 
 def unpack_tensors(data: bytes, what: str = "parts") -> list[Tensor]:
-    """The tensors that `pack_tensors` packed. Raises CalibrationError on anything else."""
-    with reading_stored(what):
-        tensors = safetensors.torch.load(data)
+    """The tensors that `pack_tensors` packed, by number. Raises CalibrationError on anything else."""
+    with unpacked(data, what) as tensors:
         return [tensors[str(number)] for number in range(len(tensors))]
 
 
@@ -79,22 +85,13 @@ class WalkCheckpoint:
 
     def resume(self, *walks: BlockWalk) -> int:
         """The next block: the first, or the one that interrupted walks had reached; `walks` are taken there."""
-        entered = [own for walk in walks for own in walk.hidden]
-
-        def unpack(data: bytes) -> tuple[int, list[Tensor]]:
-            index, *hidden = unpack_tensors(data, "hidden states")
-            with reading_stored("hidden states"):
-                if [own.shape for own in hidden] != [own.shape for own in entered]:
-                    raise ValueError("they are of other batches")
-                return int(index), hidden
-
-        index, hidden = self._checkpoint.get(self._key, unpack) or (0, [])
-        if not index or not all(map(self._has, range(index))):
+        kept = self._checkpoint.get(self._key, partial(unpack_tensors, what="hidden states"))
+        if kept is None or not all(map(self._has, range(int(kept[0])))):
             return 0
-        found = iter(own.to(first.device) for own, first in zip(hidden, entered, strict=True))
+        hidden = iter(kept[1:])
         for walk in walks:
-            walk.go_back(list(islice(found, len(walk.hidden))))
-        return index
+            walk.go_back([own.to(entered.device) for entered, own in zip(walk.hidden, hidden, strict=False)])
+        return int(kept[0])
 
     def reached(self, index: int, *walks: BlockWalk) -> None:
         """Keep the hidden states before the block with this index, from time to time."""
@@ -123,118 +120,129 @@ def few_tokens_warning(loaded: LoadedModel, n_tokens: int, *, solves: bool) -> s
 
     Raises CalibrationError when it does, and there are far too few for that.
     """
-    width = max(mlp.width for mlp in loaded.mlps)
-    if not enough_tokens(loaded, n_tokens):
-        if solves:
-            raise CalibrationError(
-                f"{n_tokens:,} calibration tokens are too few for {width:,} channels; needed: {MIN_TOKENS_PER_CHANNEL} "
-                f"a channel.",
-                "Ask for more samples, longer ones, or a larger text set, or choose a method that refits nothing.",
-            )
+    width, enough = max(mlp.width for mlp in loaded.mlps), enough_tokens(loaded, n_tokens)
+    if solves and not enough:
+        least = f"needed: {MIN_TOKENS_PER_CHANNEL} a channel"
+        raise CalibrationError(
+            f"{n_tokens:,} calibration tokens are too few for {width:,} channels; {least}.",
+            "Ask for more samples, longer ones, or a larger text set, or choose a method that refits nothing.",
+        )
+    if not enough:
         return (
             f"Calibrated on {n_tokens:,} tokens for {width:,} channels: enough to rank channels one by one, not for a "
-            f"refit. What the layers lose is known on held-out tokens only."
+            "refit. What the layers lose is known on held-out tokens only."
         )
     if n_tokens < FEW_TOKENS_PER_CHANNEL * width:
-        return (
-            f"Calibrated on {n_tokens / width:.0f} tokens a channel; from {FEW_TOKENS_PER_CHANNEL} on the fit is "
-            f"steadier."
-        )
+        steadier = f"from {FEW_TOKENS_PER_CHANNEL} on the fit is steadier"
+        return f"Calibrated on {n_tokens / width:.0f} tokens a channel; {steadier}."
     return None
 
 
-class StatisticsCollector:
-    """Collects statistics of the watched modules' inputs, from text that goes through the model block by block.
+class LazyWalk:
+    """Text that goes through the dense model block by block, no further than it is asked for.
 
-    The text is read when a block is first asked for, and again after an error. One block's statistics are in memory at
-    a time; of second moments only the diagonal where there are too few tokens for more. Every HELD_OUT_EVERY-th
-    sequence only serves the held-out sample.
+    The text is read when a block is first asked for, and again after an error. batches: of the walk under way, each
+    with the positions of its sequences. lengths: of the sequences.
     """
 
     def __init__(
         self,
         loaded: LoadedModel,
         sequences: Callable[[], Sequence[Sequence[int]]],
-        watched: Sequence[Sequence[nn.Module]],
-        keep: Callable[[int, list[Statistics]], None],
-        on_step: OnStep,
-        *,
-        token_weights: TokenWeights,
+        block: Callable[[int], None],
         checkpoint: WalkCheckpoint | None = None,
         over: Callable[[], None] = lambda: None,
     ) -> None:
-        """watched: of each block, the modules. keep: called with each block's statistics, in their order.
+        """block: takes the text through the block with this index, with `step`. over: called after the last one.
 
-        checkpoint: of the walk, which an interrupted one resumes from. over: called after the last block.
+        checkpoint: from which an interrupted walk resumes.
         """
-        self._loaded, self._sequences, self._watched, self._keep = loaded, sequences, watched, keep
-        self._on_step, self._weigh, self._checkpoint, self._over = (
-            on_step,
-            TOKEN_WEIGHTS[token_weights],
-            checkpoint,
-            over,
-        )
+        self._loaded, self._sequences, self._block = loaded, sequences, block
+        self._checkpoint, self._over = checkpoint, over
         self._walk: BlockWalk | None = None
-        self._batches: list[tuple[list[int], Batch]] = []
-        self._n_reached = 0
+        self._n_done = 0
+        self.batches: list[tuple[list[int], Batch]] = []
+        self.lengths: list[int] = []
 
     def has_reached(self, index: int) -> bool:
         """Whether the text is on its way, and through this block."""
-        return self._walk is not None and self._n_reached > index
+        return self._walk is not None and self._n_done > index
+
+    def step(self, index: int) -> Iterator[tuple[list[int], Batch, Tensor]]:
+        """Run a block, yielding each batch, its sequences' positions and its hidden states after the block."""
+        assert self._walk is not None, "blocks are run inside `reach`"
+        for number in self._walk.step(index):
+            yield *self.batches[number], self._walk.hidden[number]
 
     @torch.no_grad()
     def reach(self, index: int) -> None:
-        """Collect up to this block, where the text waits; so again for one block after another."""
+        """Go through all blocks up to this one, where the text waits; so again for one block after another."""
+        loaded = self._loaded
         try:
-            walk = self._walk = self._walk or self._begin()
-            self._report(self._n_reached * len(self._batches))
-            while self._n_reached <= index:
-                self._block(walk, self._n_reached)
-                self._n_reached += 1
+            if self._walk is None:
+                sequences, pad = self._sequences(), loaded.tokenizer.pad_token_id or 0
+                self.lengths = list(map(len, sequences))
+                self.batches = batches_by_length(sequences, BATCH_TOKENS, pad, loaded.model.device)
+                self._walk = BlockWalk(loaded.model.base_model, loaded.blocks, [batch for _, batch in self.batches])
+                self._n_done = self._checkpoint.resume(self._walk) if self._checkpoint else 0
+            while self._n_done <= index:
+                self._block(self._n_done)
+                self._n_done += 1
                 if self._checkpoint:
-                    self._checkpoint.reached(self._n_reached, walk)
-            if self._n_reached < len(self._watched):
+                    self._checkpoint.reached(self._n_done, self._walk)
+            if self._n_done < len(loaded.blocks):
                 # Something else is done in the meantime.
-                walk.go_back([self._loaded.residency.hold(own) for own in walk.hidden])
+                self._walk.go_back([loaded.residency.hold(own) for own in self._walk.hidden])
                 return
         except BaseException:
             # Some of the text may be further than the rest.
             self._walk = None
             raise
-        self._walk, self._batches = None, []
+        self._walk, self.batches = None, []
         self._over()
         if self._checkpoint:
             self._checkpoint.done()
 
-    def _begin(self) -> BlockWalk:
-        loaded, sequences = self._loaded, self._sequences()
-        self._batches = batches_by_length(
-            sequences, BATCH_TOKENS, loaded.tokenizer.pad_token_id or 0, loaded.model.device
-        )
-        walk = BlockWalk(loaded.model.base_model, loaded.blocks, [batch for _, batch in self._batches])
-        # About HELD_OUT_TOKENS held-out tokens are kept.
-        n_held_out = sum(len(ids) for ids in sequences[HELD_OUT_EVERY - 1 :: HELD_OUT_EVERY])
-        self._stride = max(1, n_held_out // HELD_OUT_TOKENS)
-        self._whole = enough_tokens(loaded, sum(map(len, sequences)))
-        self._n_reached = self._checkpoint.resume(walk) if self._checkpoint else 0
-        return walk
 
-    def _block(self, walk: BlockWalk, index: int) -> None:
-        modules, device = self._watched[index], self._loaded.model.device
-        sums = [_RunningSums(device, self._stride, whole=self._whole) for _ in modules]
-        with capture_inputs(modules, [own.see for own in sums]):
-            for number in walk.step(index):
-                rows, batch = self._batches[number]
-                real, kept_out = batch.mask.bool(), held_out(rows).to(device)
-                weights = self._weigh(walk.hidden[number])
+def statistics_walk(
+    loaded: LoadedModel,
+    sequences: Callable[[], Sequence[Sequence[int]]],
+    watched: Sequence[Sequence[nn.Module]],
+    keep: Callable[[int, list[Statistics]], None],
+    on_step: OnStep,
+    *,
+    token_weights: TokenWeights,
+    checkpoint: WalkCheckpoint | None = None,
+    over: Callable[[], None] = lambda: None,
+) -> LazyWalk:
+    """A walk that collects statistics of the watched modules' inputs.
+
+    One block's statistics are in memory at a time; of second moments only the diagonal where there are too few tokens
+    for more. Every HELD_OUT_EVERY-th sequence only serves the held-out sample. watched: of each block, the modules.
+    keep: called with each block's statistics, in their order. checkpoint, over: see LazyWalk.
+    """
+    weigh, device = TOKEN_WEIGHTS[token_weights], loaded.model.device
+
+    def report(done: int) -> None:
+        on_step(Step("calibrate", done, len(watched) * len(walk.batches), unit="batches"))
+
+    def block(index: int) -> None:
+        # About HELD_OUT_TOKENS held-out tokens are kept.
+        stride = max(1, sum(walk.lengths[HELD_OUT_EVERY - 1 :: HELD_OUT_EVERY]) // HELD_OUT_TOKENS)
+        whole = enough_tokens(loaded, sum(walk.lengths))
+        sums = [_RunningSums(device, stride, whole=whole) for _ in watched[index]]
+        report(index * len(walk.batches))
+        with capture_inputs(watched[index], [own.see for own in sums]):
+            for number, (rows, batch, hidden) in enumerate(walk.step(index), 1):
+                real, kept_out, weights = batch.mask.bool(), held_out(rows).to(device), weigh(hidden)
                 for own in sums:
                     own.add(real & ~kept_out, real & kept_out, weights)
-                self._report(index * len(self._batches) + number + 1)
-        self._loaded.residency.drop()
-        self._keep(index, [own.statistics() for own in sums])
+                report(index * len(walk.batches) + number)
+        loaded.residency.drop()
+        keep(index, [own.statistics() for own in sums])
 
-    def _report(self, done: int) -> None:
-        self._on_step(Step("calibrate", done, len(self._watched) * len(self._batches), unit="batches"))
+    walk = LazyWalk(loaded, sequences, block, checkpoint, over)
+    return walk
 
 
 class _RunningSums:
@@ -302,23 +310,23 @@ def pack_statistics(statistics: Statistics) -> bytes:
     moment = statistics.second_moment
     if statistics.is_whole:
         moment = torch.cat([row[: i + 1] for i, row in enumerate(moment)])[None]
-    tensors = {
-        "second_moment": moment,
-        "mean": statistics.mean,
-        "held_out": statistics.held_out.inputs,
-        "held_out_weights": statistics.held_out.weights,
-        "n_tokens": torch.tensor(statistics.n_tokens),
-    }
-    return bytes(safetensors.torch.save(tensors))
+    return pack_tensors(
+        {
+            "second_moment": moment,
+            "mean": statistics.mean,
+            "held_out": statistics.held_out.inputs,
+            "held_out_weights": statistics.held_out.weights,
+            "n_tokens": torch.tensor(statistics.n_tokens),
+        }
+    )
 
 
 def unpack_statistics(data: bytes) -> Statistics:
     """The statistics that `pack_statistics` packed. Raises CalibrationError on anything else."""
-    with reading_stored("statistics"):
-        tensors = safetensors.torch.load(data)
+    with unpacked(data, "statistics") as tensors:
         moment, mean = tensors["second_moment"], tensors["mean"]
         if moment.ndim == 2:
-            lower, moment = moment[0].split(list(range(1, len(mean) + 1))), torch.empty(len(mean), len(mean))
+            lower, moment = torch.split(moment[0], list(range(1, len(mean) + 1))), torch.empty(len(mean), len(mean))
             for row, part in zip(moment, lower, strict=True):
                 row[: len(part)] = part
             mirror_lower_(moment)
@@ -339,17 +347,14 @@ def shared_inputs(loaded: LoadedModel) -> list[list[list[str]]]:
     blocks = loaded.projections("decoder")
     modules = [module for block in blocks for module in block.values()]
     # Kept until the end: the place of a tensor that is gone may be taken by another.
-    seen: dict[int, Tensor] = {}
-    sinks = [lambda x, m=module: seen.update({id(m): x}) for module in modules]
-    with capture_inputs(modules, sinks):
+    seen: dict[nn.Module, Tensor] = {}
+    with capture_inputs(modules, [partial(seen.__setitem__, module) for module in modules]):
         ids = torch.zeros(1, 2, dtype=torch.long, device=loaded.model.device)
         loaded.model.base_model(input_ids=ids, use_cache=False)
     found = []
     for block in blocks:
         groups: dict[tuple[int, torch.Size], list[str]] = {}
-        for name, module in block.items():
-            if id(module) in seen:
-                tensor = seen[id(module)]
-                groups.setdefault((tensor.data_ptr(), tensor.shape), []).append(name)
+        for name, tensor in [(name, seen[module]) for name, module in block.items() if module in seen]:
+            groups.setdefault((tensor.data_ptr(), tensor.shape), []).append(name)
         found.append(list(groups.values()))
     return found

@@ -5,15 +5,17 @@ So nothing may be missing, left over, of another shape, or no number, and sizes 
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 from pickle import UnpicklingError  # Weights-only loading raises it on anything but weights.
 from typing import Any
+from zipfile import is_zipfile
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
@@ -26,23 +28,8 @@ from sparsedash.catalog.families import config_problem
 from sparsedash.schema.errors import ModelError
 from sparsedash.storage.model_folders import model_config
 
-UNREADABLE = (
-    OSError,
-    EOFError,
-    ValueError,
-    KeyError,
-    IndexError,
-    RuntimeError,
-    ImportError,
-    TypeError,
-    AttributeError,
-    RecursionError,
-    ArithmeticError,
-    AssertionError,
-    UnpicklingError,
-    SafetensorError,
-    StrictDataclassError,
-)
+_OF_LIBRARIES = (ImportError, UnpicklingError, SafetensorError, StrictDataclassError, AssertionError, ArithmeticError)
+UNREADABLE = (OSError, EOFError, ValueError, LookupError, RuntimeError, TypeError, AttributeError, *_OF_LIBRARIES)
 """Errors of libraries on files that are damaged or were never a model."""
 
 MOST_WEIGHTS_A_BYTE = {"gguf": 8.0, "safetensors": 1.5, "bin": 1.5}
@@ -51,19 +38,16 @@ HARMLESS_WEIGHTS = 50_000_000
 """So many need no comparison with the files: they take little memory."""
 
 OTHER_CONFIG = "See whether config.json is whole, and that of this model."
-_SAFETENSORS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-FLOAT_TYPES = tuple(_SAFETENSORS.values())
+FLOAT_TYPES = ("float64", "float32", "float16", "bfloat16")
 _INDEX = "model.safetensors.index.json"
 _NAMED = 5
 
 
 def read_config(folder: Path, reference: str) -> PretrainedConfig:
     """The config of a folder, without weights. Raises ModelError where none can be read, or where it is refused."""
-    if not (folder / "config.json").is_file():
-        raise ModelError(f"{reference} holds no config.json.", "Name the folder that save_pretrained() wrote.")
-    said = model_config(str(folder))
-    if said is None:
-        raise ModelError(f"The config of {reference} could not be read as JSON.", OTHER_CONFIG)
+    if (said := model_config(str(folder))) is None:
+        has, advice = (folder / "config.json").is_file(), "Name the folder that save_pretrained() wrote."
+        raise ModelError(f"{reference} holds no config.json{' that is JSON' * has}.", OTHER_CONFIG if has else advice)
     # Before transformers reads it, which makes lists and dictionaries as long as the config asks for.
     refuse_impossible(said, reference)
     try:
@@ -100,65 +84,73 @@ def read_model(reference: str, config: PretrainedConfig, dtype: torch.dtype, **w
             f"{reference} could not be read: {first_line(error)}",
             "The folder needs config.json, weights as .safetensors, and the tokenizer's files.",
         ) from error
-    _refuse_unlike(reference, found)
+    said = {
+        "lacks": set(found["missing_keys"]),
+        "has, and its config knows nothing of,": set(found["unexpected_keys"]),
+        "has in another shape than its config says": {name for name, *_ in found["mismatched_keys"]},
+    }
+    if parts := [f"{verb} {_few(names)}" for verb, names in said.items() if names]:
+        raise ModelError(
+            f"The checkpoint {reference} {'; it '.join(parts)}.",
+            "Random numbers would stand in for what is missing. Fetch or save the model again.",
+        )
     return model
 
 
 def refuse_damaged_files(folder: Path, reference: str) -> None:
-    """Raises ModelError for a weight file that is cut off or holds other numbers than weights, or an index that names
-    files that are not there.
-    """
-    for shard in _shards(folder, reference):
-        # A name with a folder in it would read a file that the model's identity does not know.
-        if not isinstance(shard, str) or Path(shard).name != shard or not (folder / shard).is_file():
-            raise ModelError(
-                f"{_INDEX} of {reference} names {str(shard)[:80]!r}, which is not in the folder.",
-                "Fetch the model again.",
-            )
+    """Raises ModelError for a weight file that is missing, cut off or holds other numbers than weights."""
     for file in weight_files(folder, reference):
         try:
-            tensors = list(stored_tensors(file))
+            tensors = [(name, tensor.dtype, tensor.dim()) for name, tensor in stored_tensors(file)]
         except UNREADABLE as error:
             raise ModelError(
                 f"{reference} could not be read: {file.name} is damaged ({first_line(error)}).",
                 "Fetch or save the model again.",
             ) from error
-        weights = [(name, kind) for name, kind, shape in tensors if _is_weight(name, shape)]
-        if odd := [f"{name} ({kind})" for name, kind in weights if kind not in FLOAT_TYPES]:
-            possible = ", ".join(FLOAT_TYPES)
+        # GPT-2 keeps masks under the name of a bias, which are read by nobody.
+        weights = [
+            each for each in tensors if each[0].endswith("weight") or (each[0].endswith("bias") and each[2] == 1)
+        ]
+        if odd := [f"{name} ({type_name(kind)})" for name, kind, _ in weights if type_name(kind) not in FLOAT_TYPES]:
             raise ModelError(
-                f"{file.name} of {reference} holds weights that are none of {possible}: {_named_few(odd)}.",
+                f"{file.name} of {reference} holds weights that are none of {', '.join(FLOAT_TYPES)}: {_few(odd)}.",
                 "Name the model that it was quantised from, or a GGUF file of it.",
             )
 
 
-def stored_tensors(file: Path) -> Iterator[tuple[str, str, Sequence[int]]]:
-    """Name, type and shape of every tensor in a file; no weights are read."""
+def type_name(dtype: torch.dtype) -> str:
+    """Such as bfloat16."""
+    return str(dtype).removeprefix("torch.")
+
+
+def stored_tensors(file: Path) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a file by name, each read when it is touched. Raises one of UNREADABLE for a damaged file."""
     if file.suffix == ".bin":
-        for name, tensor in torch.load(file, map_location="meta", weights_only=True).items():
-            yield name, str(tensor.dtype).removeprefix("torch."), tensor.shape
+        # Files of the oldest form are no archives, and are read at once.
+        yield from torch.load(file, map_location="cpu", mmap=is_zipfile(file), weights_only=True).items()
         return
     with safe_open(file, framework="pt") as opened:
         for name in opened.keys():  # noqa: SIM118 - it is no dict
-            part = opened.get_slice(name)
-            yield name, _SAFETENSORS.get(part.get_dtype(), part.get_dtype()), part.get_shape()
-
-
-def _is_weight(name: str, shape: Sequence[int]) -> bool:
-    """Whether a model computes with it; GPT-2 keeps masks under the name of a bias, which are read by nobody."""
-    return name.endswith("weight") or (name.endswith("bias") and len(shape) == 1)
+            yield name, opened.get_tensor(name)
 
 
 def weight_files(folder: Path, reference: str) -> list[Path]:
-    """The files that a loader reads a folder's weights from. Raises ModelError for an index that cannot be read."""
-    if shards := sorted(map(str, _shards(folder, reference))):
-        return [folder / shard for shard in shards]
-    whole = folder / "model.safetensors"
-    return (
-        [whole]
-        if whole.is_file()
-        else sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
-    )
+    """The files that a loader reads a folder's weights from. Raises ModelError for an index that is none, or that names
+    a file elsewhere: one that the model's identity does not know.
+    """
+    index, whole = folder / _INDEX, folder / "model.safetensors"
+    if not index.is_file():
+        found = [whole] if whole.is_file() else sorted(folder.glob("*.safetensors"))
+        return found or sorted(folder.glob("pytorch_model*.bin"))
+    advice = "Fetch the model again."
+    try:
+        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        gone = [shard for shard in shards if Path(shard).name != shard or not (folder / shard).is_file()]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ModelError(f"{_INDEX} of {reference} could not be read: {first_line(error)}", advice) from error
+    if gone:
+        raise ModelError(f"{_INDEX} of {reference} names {gone[0][:80]!r}, which is not in the folder.", advice)
+    return [folder / shard for shard in sorted(shards)]
 
 
 def refuse_oversized(reference: str, config: PretrainedConfig, n_bytes: int, kind: str) -> None:
@@ -184,15 +176,16 @@ def refuse_no_numbers(reference: str, model: PreTrainedModel, after_each: Callab
     """Raises ModelError with the names of weights that are not finite; reads all of them. after_each: called between
     two of them.
     """
-    broken = []
-    for name, weight in model.named_parameters():
+
+    def is_finite(weight: Tensor) -> bool:
         # Without a copy of the weight: NaN and infinity both reach its least or largest value.
-        if not all(value.isfinite() for value in torch.aminmax(weight.detach())):
-            broken.append(name)
+        least, largest = torch.aminmax(weight.detach())
         after_each()
-    if broken:
+        return bool(least.isfinite() and largest.isfinite())
+
+    if broken := [name for name, weight in model.named_parameters() if not is_finite(weight)]:
         raise ModelError(
-            f"The checkpoint {reference} holds NaN or infinite values in {_named_few(broken)}.",
+            f"The checkpoint {reference} holds NaN or infinite values in {_few(broken)}.",
             "Fetch or save the model again.",
         )
 
@@ -204,35 +197,7 @@ def first_line(error: BaseException) -> str:
     return (f"{first} {rest[0].strip()}" if first.endswith(":") and rest else first)[:300]
 
 
-def _shards(folder: Path, reference: str) -> Iterable[object]:
-    """The files that an index names; none where there is no index."""
-    index = folder / _INDEX
-    if not index.is_file():
-        return ()
-    try:
-        return set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ModelError(
-            f"{_INDEX} of {reference} could not be read: {first_line(error)}", "Fetch the model again."
-        ) from error
-
-
-def _refuse_unlike(reference: str, found: dict[str, Any]) -> None:
-    """found: the loader's report, names of tensors by their problem."""
-    said = {
-        "lacks": set(found["missing_keys"]),
-        "has, and its config knows nothing of,": set(found["unexpected_keys"]),
-        "has in another shape than its config says": {name for name, *_ in found["mismatched_keys"]},
-    }
-    parts = [f"{verb} {_named_few(names)}" for verb, names in said.items() if names]
-    if parts:
-        raise ModelError(
-            f"The checkpoint {reference} {'; it '.join(parts)}.",
-            "Random numbers would stand in for what is missing. Fetch or save the model again.",
-        )
-
-
-def _named_few(names: Iterable[str]) -> str:
+def _few(names: Iterable[str]) -> str:
     known = sorted(names)
     more = f" and {len(known) - _NAMED:,} more" if len(known) > _NAMED else ""
     return ", ".join(known[:_NAMED]) + more

@@ -5,7 +5,7 @@ some families); the walker asks it once per batch with the blocks stubbed out, t
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
@@ -17,62 +17,18 @@ from torch import Tensor, nn
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from sparsedash.catalog.families import Family
 from sparsedash.engine.pruning.surgery import Mlp, inner_weights, is_projection, out_weight
-from sparsedash.schema.errors import ModelError
-
-
-def blocks_of(model: nn.Module, family: Family) -> list[nn.Module]:
-    """The decoder blocks in the order they run. Raises ModelError where the model is built otherwise."""
-    try:
-        return list(model.get_submodule(family.blocks).children())
-    except AttributeError as error:
-        raise ModelError(f"The model has no decoder blocks at {family.blocks!r}: {error}.") from error
-
-
-def mlps_of(model: nn.Module, family: Family) -> list[Mlp]:
-    """The MLP of every decoder block, in the same order. Raises ModelError where one is built otherwise."""
-    try:
-        return [
-            Mlp(
-                inner=tuple(_projection(block, name) for name in family.inner),
-                out=_projection(block, family.out),
-                fused=family.fused,
-            )
-            for block in blocks_of(model, family)
-        ]
-    except AttributeError as error:
-        raise ModelError(
-            f"A decoder block has no MLP as its family describes: {error}.",
-            "Models with experts or mixed blocks are not supported.",
-        ) from error
-
-
-def projections_of(model: nn.Module, family: Family) -> list[dict[str, nn.Linear]]:
-    """Every projection of each decoder block by its name inside the block: all that is Linear or Conv1D."""
-    return [
-        {name: cast(nn.Linear, part) for name, part in block.named_modules() if is_projection(part)}
-        for block in blocks_of(model, family)
-    ]
-
-
-def _projection(block: nn.Module, name: str) -> nn.Linear:
-    return cast(nn.Linear, block.get_submodule(name))
 
 
 def n_matmul_weights(model: nn.Module) -> int:
     """Weights of all Linear and Conv layers, the output head included even where it shares the embedding's."""
-    weights = (module.weight for module in model.modules() if _is_matmul(module))
-    return sum(weight.numel() for weight in weights if isinstance(weight, Tensor))
+    parts = (part for part in model.modules() if is_projection(part) or isinstance(part, nn.modules.conv._ConvNd))
+    return sum(cast(Tensor, part.weight).numel() for part in parts)
 
 
 def weights_per_channel(mlp: Mlp) -> int:
     """Weights that leave the network with one inner channel."""
     return out_weight(mlp).shape[0] + sum(weight.shape[1] for weight in inner_weights(mlp))
-
-
-def _is_matmul(module: nn.Module) -> bool:
-    return is_projection(module) or isinstance(module, nn.modules.conv._ConvNd)
 
 
 Applied = Callable[[], AbstractContextManager[None]]
@@ -95,12 +51,8 @@ _TUPLES: "WeakKeyDictionary[nn.Module, bool]" = WeakKeyDictionary()
 """Of each model that was walked through, whether its blocks return (hidden,) instead of hidden."""
 
 
-@dataclass(eq=False)
-class _Walked:
-    """One batch on its way: its hidden states (b, t, d) and what each block is called with beside them."""
-
-    hidden: Tensor
-    calls: list[tuple[tuple[Any, ...], dict[str, Any]]]
+_Call = tuple[tuple[Any, ...], dict[str, Any]]
+"""What a block is called with beside the hidden states."""
 
 
 class BlockWalk:
@@ -117,24 +69,22 @@ class BlockWalk:
         if body not in _TUPLES:
             _TUPLES[body] = _returns_tuples(body, blocks, batches[0])
         self._tuples = _TUPLES[body]
-        cached = caches or [None] * len(batches)
-        self._walked = [
-            _enter(body, blocks, batch, self._tuples, cache) for batch, cache in zip(batches, cached, strict=True)
-        ]
+        entered = [self._enter(body, *own) for own in zip(batches, caches or [None] * len(batches), strict=True)]
+        self._calls = [calls for _, calls in entered]
+        self._hidden = [hidden for hidden, _ in entered]
 
     @property
     def hidden(self) -> list[Tensor]:
         """The hidden states (b, t, d) of every batch after the last step; the next step starts from them."""
-        return [walked.hidden for walked in self._walked]
+        return list(self._hidden)
 
     def go_back(self, hidden: Sequence[Tensor]) -> None:
         """Let the next step start from these hidden states, which an earlier step left."""
-        for walked, before in zip(self._walked, hidden, strict=True):
-            walked.hidden = before
+        self._hidden = list(hidden)
 
     def step(self, index: int) -> Iterator[int]:
         """Run block `index` over every batch, yielding each batch's number once it is through."""
-        for number in range(len(self._walked)):
+        for number in range(len(self._hidden)):
             self._through(index, number)
             yield number
 
@@ -155,30 +105,41 @@ class BlockWalk:
 
     def output(self, model: nn.Module, number: int) -> Any:
         """The output of the model with its head for the hidden states of a batch after the last block."""
-        hidden = self._walked[number].hidden
+        hidden = self._hidden[number]
         given = (hidden,) if self._tuples else hidden
         with forward_replaced(self._blocks, [lambda *args, **kwargs: given] * len(self._blocks)):
             return model(input_ids=self._batches[number].ids, use_cache=False)
 
     def _through(self, index: int, number: int) -> None:
-        walked = self._walked[number]
-        args, kwargs = walked.calls[index]
-        output = self._blocks[index](walked.hidden, *args, **kwargs)
-        walked.hidden = output[0] if isinstance(output, tuple) else output
+        args, kwargs = self._calls[number][index]
+        output = self._blocks[index](self._hidden[number], *args, **kwargs)
+        self._hidden[number] = output[0] if isinstance(output, tuple) else output
+
+    def _enter(self, body: nn.Module, batch: Batch, cache: Cache | None) -> tuple[Tensor, list[_Call]]:
+        first: list[Tensor] = []
+        calls: list[_Call] = []
+
+        def stub(*args: Any, **kwargs: Any) -> Any:
+            hidden = args[0] if args else kwargs.pop("hidden_states")
+            first.append(hidden)
+            calls.append((args[1:], kwargs))
+            return (hidden,) if self._tuples else hidden
+
+        kept = {} if cache is None else {"cache": cache}
+        with forward_replaced(self._blocks, [stub] * len(self._blocks)):
+            # Without the mask: padding is on the right, where a causal model's real tokens never look, and attention
+            # without one is faster.
+            body(input_ids=batch.ids, use_cache=cache is not None, **batch.given, **kept)
+        return first[0], calls
 
 
 @contextmanager
 def capture_inputs(modules: Sequence[nn.Module], sinks: Sequence[Callable[[Tensor], None]]) -> Iterator[None]:
     """Inside, every module hands its input to its sink before it runs."""
-    handles = [
-        module.register_forward_pre_hook(lambda _, inputs, s=sink: s(inputs[0]))
-        for module, sink in zip(modules, sinks, strict=True)
-    ]
-    try:
+    with ExitStack() as hooks:
+        for module, sink in zip(modules, sinks, strict=True):
+            hooks.callback(module.register_forward_pre_hook(lambda _, inputs, s=sink: s(inputs[0])).remove)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager
@@ -206,47 +167,30 @@ def forward_replaced(blocks: Sequence[nn.Module], stubs: Sequence[Any]) -> Itera
         yield
     finally:
         for block, own in zip(blocks, before, strict=True):
-            if own is None:
-                # The stub lies on the instance; without it the class's own forward shows again.
-                del block.forward
-            else:
+            # The stub lies on the instance; without it the class's own forward shows again.
+            del block.forward
+            if own is not None:
                 block.forward = own
+
+
+class _Seen(Exception):  # noqa: N818 - ends a forward pass that has shown enough
+    """Whether a block returns a tuple."""
 
 
 def _returns_tuples(body: nn.Module, blocks: Sequence[nn.Module], batch: Batch) -> bool:
     """Whether the blocks of this family return (hidden,) or hidden, seen on one token of the first."""
-    seen: list[bool] = []
-    handle = blocks[0].register_forward_hook(lambda module, inputs, output: seen.append(isinstance(output, tuple)))
 
-    def stub(*args: Any, **kwargs: Any) -> Any:
-        hidden = args[0] if args else kwargs["hidden_states"]
-        return (hidden,) if seen[0] else hidden
+    def look(module: nn.Module, inputs: Any, output: Any) -> None:
+        raise _Seen(isinstance(output, tuple))
 
+    handle = blocks[0].register_forward_hook(look)
     try:
-        with forward_replaced(blocks[1:], [stub] * (len(blocks) - 1)):
-            body(input_ids=batch.ids[:1, :1], use_cache=False)
+        body(input_ids=batch.ids[:1, :1], use_cache=False)
+    except _Seen as seen:
+        return bool(seen.args[0])
     finally:
         handle.remove()
-    return seen[0]
-
-
-def _enter(body: nn.Module, blocks: Sequence[nn.Module], batch: Batch, tuples: bool, cache: Cache | None) -> _Walked:
-    first: list[Tensor] = []
-    calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
-
-    def stub(*args: Any, **kwargs: Any) -> Any:
-        kwargs = dict(kwargs)
-        hidden = args[0] if args else kwargs.pop("hidden_states")
-        first.append(hidden)
-        calls.append((args[1:], kwargs))
-        return (hidden,) if tuples else hidden
-
-    kept = {} if cache is None else {"cache": cache}
-    with forward_replaced(blocks, [stub] * len(blocks)):
-        # Without the mask: padding is on the right, where a causal model's real tokens never look, and attention
-        # without one is faster.
-        body(input_ids=batch.ids, use_cache=cache is not None, **batch.given, **kept)
-    return _Walked(first[0], calls)
+    raise AssertionError("the first block has run")
 
 
 def batches_by_length(

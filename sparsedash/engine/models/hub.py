@@ -2,21 +2,18 @@
 
 As a process of its own it fetches a model's config.json alone:
 
-    python -m sparsedash.engine.models.hub OWNER/NAME[@REVISION] [--no-token]
+    python -m sparsedash.engine.models.hub [--no-token] -- OWNER/NAME[@REVISION]
 
 and prints one JSON object, with `message` and `advice` where it could not be fetched.
 """
 
-import argparse
 import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from pathlib import Path
-from queue import Empty, SimpleQueue
-from threading import Thread
-from typing import NoReturn
+from threading import Event, Thread
 
 from huggingface_hub import constants, get_session, snapshot_download
 from huggingface_hub.errors import (
@@ -37,26 +34,22 @@ from sparsedash.storage.model_folders import HUB_ID
 
 PROBE_S = 3.0
 _WRITE = f"Write owner/name, owner/name@revision, a folder, a .gguf file, or {BUILTIN_MODEL}."
-_PHRASES = {known.value: known.phrase for known in HTTPStatus}
 
 
 def reachable() -> bool:
     """Whether the hub answers within PROBE_S; not when the environment says to stay off the network."""
-    answers: SimpleQueue[bool] = SimpleQueue()
+    answered, over = Event(), Event()
 
     def ask() -> None:
-        try:
+        with suppress(HTTPError, OSError):
             get_session().head(constants.ENDPOINT, timeout=PROBE_S)
-        except (HTTPError, OSError):
-            answers.put(False)
-        else:
-            answers.put(True)
+            answered.set()
+        over.set()
 
     # In a thread: looking up a name knows no timeout.
     Thread(target=ask, name="hub", daemon=True).start()
-    with suppress(Empty):
-        return answers.get(timeout=PROBE_S)
-    return False
+    over.wait(PROBE_S)
+    return answered.is_set()
 
 
 def require_reachable(reference: str) -> None:
@@ -94,39 +87,50 @@ def fetch(reference: str, revision: str, *patterns: str) -> Path:
             local_files_only=not reachable(),
         )
     except (HTTPError, OSError, HFValidationError) as error:
-        _refuse(reference, error)
+        raise _refusal(reference, error) from error
     return Path(folder)
 
 
-def _refuse(reference: str, error: Exception) -> NoReturn:
+_OTHERWISE = f"name a local folder, or use {BUILTIN_MODEL}."
+_ANSWERS = {
+    HTTPStatus.UNAUTHORIZED: ("does not give {} to this machine", "Start with a token in HF_TOKEN that may read it"),
+    HTTPStatus.FORBIDDEN: ("does not give {} to this machine", "Start with a token in HF_TOKEN that may read it"),
+    HTTPStatus.NOT_FOUND: ("has no {}", "Check the spelling"),
+    HTTPStatus.TOO_MANY_REQUESTS: ("was asked too often for {}", "Try again in some minutes"),
+}
+"""What the hub does with a model where it gives a status alone, and advice; a proxy on the way may have answered."""
+
+
+def _refusal(reference: str, error: Exception) -> ModelError:
     name, _, revision = reference.partition("@")
-    private = "a private model needs the hub's token in HF_TOKEN."
-    status = _status(error)
     match error:
         case HFValidationError():
-            said = f"{reference!r} is neither a hub id nor a path: {_first_line(error)}", _WRITE
+            return ModelError(f"{reference!r} is neither a hub id nor a path: {_first_line(error)}", _WRITE)
         case GatedRepoError():
             advice = "Ask for access on its page there, and start with the hub's token in HF_TOKEN."
-            said = f"{name} is gated: the hub gives it only to those who were let in.", advice
+            return ModelError(f"{name} is gated: the hub gives it only to those who were let in.", advice)
         case RevisionNotFoundError():
-            said = f"{name} has no revision {revision!r}.", "Write a branch, a tag or a whole commit after the @."
+            advice = "Write a branch, a tag or a whole commit after the @."
+            return ModelError(f"{name} has no revision {revision!r}.", advice)
         case RepositoryNotFoundError():
-            said = f"There is no {name} on the hub, or it is private.", f"Check the spelling; {private}"
-        case _ if status:
-            said = _answered(reference, status)
-        case LocalEntryNotFoundError():
-            raise _out_of_reach(reference) from error
-        case _:
-            advice = "Start again: the files that have arrived are kept."
-            said = f"{reference} could not be fetched: {_first_line(error)}", advice
-    raise ModelError(*said) from error
+            advice = "Check the spelling; a private model needs the hub's token in HF_TOKEN."
+            return ModelError(f"There is no {name} on the hub, or it is private.", advice)
+    if status := _status(error):
+        phrase = next((known.phrase for known in HTTPStatus if known == status), "")
+        in_trouble = status >= HTTPStatus.INTERNAL_SERVER_ERROR
+        usual = ("is in trouble", "Try again later") if in_trouble else ("does not send {}", "Check the spelling")
+        does, advice = _ANSWERS.get(HTTPStatus(status), usual) if phrase else usual
+        answer = f"The hub {does.format(reference)} (it answered {f'{status} {phrase}'.strip()})."
+        return ModelError(answer, f"{advice}, {_OTHERWISE}")
+    if isinstance(error, LocalEntryNotFoundError):
+        return _out_of_reach(reference)
+    advice = "Start again: the files that have arrived are kept."
+    return ModelError(f"{reference} could not be fetched: {_first_line(error)}", advice)
 
 
 def _out_of_reach(reference: str) -> ModelError:
-    return ModelError(
-        f"{reference} is not in the local cache, and the hub cannot be reached.",
-        f"Connect to the network once, name a local folder, or use {BUILTIN_MODEL}.",
-    )
+    message = f"{reference} is not in the local cache, and the hub cannot be reached."
+    return ModelError(message, f"Connect to the network once, {_OTHERWISE}")
 
 
 def _status(error: BaseException | None) -> int:
@@ -139,36 +143,17 @@ def _status(error: BaseException | None) -> int:
     return 0
 
 
-def _answered(reference: str, status: int) -> tuple[str, str]:
-    """Message and advice for such an answer; a proxy on the way may have given it."""
-    answer = f"{status} {_PHRASES.get(status, '')}".strip()
-    message, advice = f"{reference} could not be fetched: the hub answered {answer}.", "Check the spelling"
-    if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
-        message = f"The hub does not give {reference} to this machine (it answered {answer})."
-        advice = "Start with a token in HF_TOKEN that may read it"
-    elif status == HTTPStatus.NOT_FOUND:
-        message = f"The hub has no {reference} (it answered {answer})."
-    elif status == HTTPStatus.TOO_MANY_REQUESTS:
-        message, advice = f"The hub was asked too often (it answered {answer}).", "Try again in some minutes"
-    elif status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        message, advice = f"The hub is in trouble (it answered {answer}).", "Try again later"
-    return message, f"{advice}, name a local folder, or use {BUILTIN_MODEL}."
-
-
 def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
 
 
 def main() -> None:
     """Fetch a config, and say what went wrong."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("reference")
-    parser.add_argument("--no-token", action="store_true")
-    asked = parser.parse_args()
+    *options, reference = sys.argv[1:]
     said = {}
     try:
-        with token_used(not asked.no_token):
-            fetch(asked.reference, asked.reference.partition("@")[2], "config.json")
+        with token_used("--no-token" not in options):
+            fetch(reference, reference.partition("@")[2], "config.json")
     except ModelError as error:
         said = {"message": error.message, "advice": error.advice}
     json.dump(said, sys.stdout)

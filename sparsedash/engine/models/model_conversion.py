@@ -10,8 +10,9 @@ import logging
 import math
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import redirect_stderr, suppress
+from functools import cached_property
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -73,15 +74,6 @@ def content_hash(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def texts_identity(texts: Iterable[str]) -> str:
-    """The sha256 of texts in their order."""
-    whole = hashlib.sha256()
-    for text in texts:
-        data = text.encode("utf-8", "surrogatepass")
-        whole.update(len(data).to_bytes(8, "big") + data)
-    return "sha256:" + whole.hexdigest()
-
-
 def _file_state(file: Path) -> tuple[int, int]:
     seen = file.stat()
     return seen.st_size, seen.st_mtime_ns
@@ -89,8 +81,8 @@ def _file_state(file: Path) -> tuple[int, int]:
 
 log = logging.getLogger(__name__)
 
-_checked_folders: set[str] = set()
-"""Folders, with the sizes and times of their files, whose contents this process has hashed."""
+_checked: set[tuple[Path, str]] = set()
+"""Folders, with the names, sizes and times of their files, whose contents this process has hashed."""
 _LONGEST_NAME = 200
 """Bytes; most file systems allow 255, and unfinished folders have longer names."""
 
@@ -111,27 +103,27 @@ def converted_folder(name: str, write: Callable[[Path], None], store: Store) -> 
     # One process makes it, others wait; the lock ends with its process.
     with FileLock(models / f"{name}.lock"):
         _sweep(models, name)
-        if not _is_unchanged(folder, store):
-            _convert(write, folder, store)
+        if _is_unchanged(folder, store):
+            return folder
+        made, replaced = (Path(tempfile.mkdtemp(prefix=f"{UNFINISHED_MODEL}{name}-", dir=models)) for _ in range(2))
+        try:
+            write(made)
+            if folder.is_dir():
+                log.warning("Files of %s have changed since they were converted; they are converted again.", name)
+                # Renamed first: a process that has them open goes on reading them.
+                folder.rename(replaced / "old")
+            made.rename(folder)
+        finally:
+            _sweep(models, name)
+        states = _states(folder)
+        noted = {part: (*state, hash_file(folder / part, store)) for part, state in states.items()}
+        store.remember(store_keys.unpacked_files_note(name), json.dumps(noted))
+        _checked.add((folder, str(states)))
     return folder
 
 
-def _convert(write: Callable[[Path], None], folder: Path, store: Store) -> None:
-    def unfinished() -> Path:
-        return Path(tempfile.mkdtemp(prefix=f"{UNFINISHED_MODEL}{folder.name}-", dir=folder.parent))
-
-    try:
-        write(made := unfinished())
-        if folder.is_dir():
-            log.warning("Files of %s have changed since they were converted; they are converted again.", folder.name)
-            # Renamed first: a process that has them open goes on reading them.
-            folder.rename(unfinished() / "old")
-        made.rename(folder)
-    finally:
-        _sweep(folder.parent, folder.name)
-    noted = {part.name: (*_file_state(part), hash_file(part, store)) for part in sorted(folder.iterdir())}
-    _checked_folders.add(_state_name(folder, {name: (size, changed) for name, (size, changed, _) in noted.items()}))
-    store.remember(store_keys.unpacked_files_note(folder.name), json.dumps(noted))
+def _states(folder: Path) -> dict[str, tuple[int, int]]:
+    return {part.name: _file_state(part) for part in sorted(folder.iterdir())} if folder.is_dir() else {}
 
 
 def _is_unchanged(folder: Path, store: Store) -> bool:
@@ -140,21 +132,14 @@ def _is_unchanged(folder: Path, store: Store) -> bool:
     Sizes and times are compared on every use, hashes on the first in a process: a disk may change bytes and leave the
     time.
     """
-    noted = noted_files(folder.name, store)
-    if noted is None or not folder.is_dir():
+    noted, states = noted_files(folder.name, store) or {}, _states(folder)
+    if not noted or states != {name: (size, changed) for name, (size, changed, _) in noted.items()}:
         return False
-    now = {part.name: _file_state(part) for part in folder.iterdir()}
-    if now != {name: (size, changed) for name, (size, changed, _) in noted.items()}:
-        return False
-    if (state := _state_name(folder, now)) not in _checked_folders:
+    if (folder, str(states)) not in _checked:
         if any(content_hash(folder / name) != written for name, (_, _, written) in noted.items()):
             return False
-        _checked_folders.add(state)
+        _checked.add((folder, str(states)))
     return True
-
-
-def _state_name(folder: Path, state: dict[str, tuple[int, int]]) -> str:
-    return json.dumps([str(folder), sorted(state.items())])
 
 
 def _sweep(models: Path, name: str) -> None:
@@ -188,22 +173,19 @@ class GgufModel:
         self._tensors = {tensor.name: tensor for tensor in reader.tensors}
         self._name = str(self._values["general.architecture"])
         self._known = ARCHITECTURES[self._name]
+        self._has_two_norms = "blk.0.attn_norm_2.weight" in self._tensors
 
     def config(self) -> PretrainedConfig:
         """Its config. Raises ValueError, or what transformers raises, for values that no model of the family has."""
-        made: dict[str, Any] = {
-            entry: self._values.get(key) for key, entry in GENERAL.items() if entry in _SPECIAL_TOKENS
-        }
+        made = {entry: self._values.get(key) for key, entry in GENERAL.items() if entry in _SPECIAL_TOKENS}
         made |= {
             "tie_word_embeddings": "output.weight" not in self._tensors,
             "vocab_size": len(self._values.get("tokenizer.ggml.tokens", ())),
             "_model_name_or_path": self._values.get("general.name", ""),
         }
-        for key, entry in self._known.keys.items():
-            value = self._own(key)
-            if value is not None and entry not in _COMPUTED:
-                # 0 stands for none.
-                made[entry] = value or None
+        said = {entry: self._own(key) for key, entry in self._known.keys.items() if entry not in _COMPUTED}
+        # 0 stands for none.
+        made |= {entry: value or None for entry, value in said.items() if value is not None}
         made |= self._heads() | self._special()
         if "rope.freq_base" in self._known.keys:
             made["rope_parameters"] = self._rope()
@@ -217,7 +199,10 @@ class GgufModel:
             if ours != "rope_parameters":
                 values = quants.dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
                 ours = ours.replace("#", name.split(".")[1])
-                found[self._named(ours)] = torch.from_numpy(np.array(self._reordered(name, values, config)))
+                if not self._has_two_norms:
+                    # Falcon's norm before both parts of a block.
+                    ours = ours.replace(".ln_mlp.", ".input_layernorm.")
+                found[ours] = torch.from_numpy(np.array(self._reordered(name, values, config)))
         if self._name == "llama":
             # One projection with a bias gives one to all; llama.cpp adds nothing where a file has none.
             for name in [name for name in found if name.endswith("_proj.weight")]:
@@ -225,12 +210,15 @@ class GgufModel:
                     found.setdefault(name.removesuffix("weight") + "bias", torch.zeros(len(found[name])))
         return found
 
-    def tokenizer(self, place: str, file_name: str) -> Tokenizer:
-        """The file's tokenizer. place: a folder with the file in it and nothing else."""
+    def tokenizer(self, file: Path) -> Tokenizer:
+        """The file's tokenizer."""
         family = self._name.startswith("qwen") or self._is_gemma_without_prefix()
         # A family's own class has rules of its own, which would come back when it is loaded.
         kind = AutoTokenizer if family else PreTrainedTokenizerFast
-        made = kind.from_pretrained(place, gguf_file=file_name, trust_remote_code=False, local_files_only=True)
+        # In a folder of its own: nothing that lies beside the file is read.
+        with tempfile.TemporaryDirectory(prefix="sparsedash-") as empty, quick_gguf():
+            (Path(empty) / file.name).symlink_to(file.resolve())
+            made = kind.from_pretrained(empty, gguf_file=file.name, trust_remote_code=False, local_files_only=True)
         self._correct(made)
         return made
 
@@ -239,23 +227,23 @@ class GgufModel:
 
     def _correct(self, tokenizer: Any) -> None:
         """Give the tokenizer this file's rules for where words are cut, where transformers has others."""
+        backend = tokenizer.backend_tokenizer
         if self._values.get("tokenizer.ggml.model") != "gpt2":
-            self._correct_sentencepiece(tokenizer.backend_tokenizer)
+            if not self._is_gemma_without_prefix():
+                self._correct_sentencepiece(backend)
             return
         cut = str(self._values.get("tokenizer.ggml.pre", "default"))
         if rules := PRE_TOKENIZERS[cut]:
             steps = [pre_tokenizers.Split(Regex(rule), behavior="isolated") for rule in rules]
             last = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-            tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*steps, last])
+            backend.pre_tokenizer = pre_tokenizers.Sequence([*steps, last])
         if cut in WHOLE_WORDS:
-            tokenizer.backend_tokenizer.model.ignore_merges = True
+            backend.model.ignore_merges = True
             if "tokenizer.ggml.add_bos_token" not in self._values:
                 tokenizer.add_bos_token = True
 
     def _correct_sentencepiece(self, backend: Any) -> None:
         """A space before the text, unless the file says otherwise, and no word is cut before it is looked up."""
-        if self._is_gemma_without_prefix():
-            return  # as transformers has it
         prefix = self._values.get("tokenizer.ggml.add_space_prefix", True)
         spaces = normalizers.Replace(" ", "\u2581")
         backend.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), spaces]) if prefix else spaces
@@ -270,12 +258,18 @@ class GgufModel:
         tensor = self._tensors.get(name)
         return None if tensor is None else quants.dequantize(tensor.data, tensor.tensor_type).ravel().tolist()
 
-    def _head(self) -> int:
-        turned = None if self._name == "phi3" else self._own("rope.dimension_count")
-        return int(self._own("attention.key_length") or turned or self._usual_head())
-
+    @cached_property
     def _usual_head(self) -> int:
         return int(self._own("embedding_length") // self._own("attention.head_count"))
+
+    @cached_property
+    def _head(self) -> int:
+        turned = None if self._name == "phi3" else self._own("rope.dimension_count")
+        return int(self._own("attention.key_length") or turned or self._usual_head)
+
+    @cached_property
+    def _original(self) -> int:
+        return int(self._own("rope.scaling.original_context_length") or self._own("context_length"))
 
     def _heads(self) -> dict[str, Any]:
         """The size of a head, where it is not the usual one or the family's configs always have it."""
@@ -283,7 +277,7 @@ class GgufModel:
             return {}
         few = {"num_key_value_heads": self._own("attention.head_count_kv") or self._own("attention.head_count")}
         always = self._name in ("llama", "qwen3", "gemma2", "gemma3")
-        return few | ({"head_dim": self._head()} if always or self._head() != self._usual_head() else {})
+        return few | ({"head_dim": self._head} if always or self._head != self._usual_head else {})
 
     def _special(self) -> dict[str, Any]:
         """Config entries of the family that follow from several keys or tensors."""
@@ -295,28 +289,23 @@ class GgufModel:
             case "starcoder2":
                 return {"use_bias": bool(biased - {"attn_norm", "ffn_norm"})}
             case "falcon":
-                few, two = self._own("attention.head_count_kv", 0), "blk.0.attn_norm_2.weight" in self._tensors
+                few, two = self._own("attention.head_count_kv", 0), self._has_two_norms
                 return {"new_decoder_architecture": few != 1 or two, "num_ln_in_parallel_attn": 2 if two else 1}
             case "phi3":
                 window = self._own("attention.sliding_window") or None
-                return {"sliding_window": window, "original_max_position_embeddings": self._original()}
+                return {"sliding_window": window, "original_max_position_embeddings": self._original}
             case "gemma2" | "gemma3":
-                return self._of_gemma()
+                blocks, usual = self._own("block_count"), _PATTERN[self._name]
+                pattern = self._own("attention.sliding_window_pattern", usual)
+                slides = pattern if isinstance(pattern, list) else [(i + 1) % max(1, pattern) for i in range(blocks)]
+                large = blocks == _LARGE_GEMMA[self._name]
+                return {
+                    "query_pre_attn_scalar": self._usual_head if large else self._head,
+                    "sliding_window": self._own("attention.sliding_window"),
+                    "layer_types": ["sliding_attention" if each else "full_attention" for each in slides],
+                }
             case _:
                 return {}
-
-    def _of_gemma(self) -> dict[str, Any]:
-        blocks, pattern = self._own("block_count"), self._own("attention.sliding_window_pattern", _PATTERN[self._name])
-        slides = pattern if isinstance(pattern, list) else [(i + 1) % max(1, pattern) != 0 for i in range(blocks)]
-        large = blocks == _LARGE_GEMMA[self._name]
-        return {
-            "query_pre_attn_scalar": self._usual_head() if large else self._head(),
-            "sliding_window": self._own("attention.sliding_window"),
-            "layer_types": ["sliding_attention" if each else "full_attention" for each in slides],
-        }
-
-    def _original(self) -> int:
-        return int(self._own("rope.scaling.original_context_length") or self._own("context_length"))
 
     def _rope(self) -> dict[str, Any]:
         """RoPE parameters; in llama.cpp a factor without a type is linear."""
@@ -324,10 +313,10 @@ class GgufModel:
         louder = float(self._own("rope.scaling.attn_factor", 1))
         each = self._numbers("rope_freqs.weight")
         short, long = self._numbers("rope_factors_short.weight"), self._numbers("rope_factors_long.weight")
-        turned = self._own("rope.dimension_count", self._head())
+        turned = self._own("rope.dimension_count", self._head)
         made: dict[str, Any] = {"rope_type": "default", "rope_theta": float(self._own("rope.freq_base", 10_000.0))}
         if self._name == "phi3":
-            made["partial_rotary_factor"] = turned / self._head()
+            made["partial_rotary_factor"] = turned / self._head
         if (short is None) != (long is None) or (kind == "longrope" and short is None and each is None):
             raise ValueError("it has RoPE factors for short or long texts alone, or none where longrope needs them")
         if kind == "yarn":
@@ -336,7 +325,7 @@ class GgufModel:
             made |= {
                 "rope_type": "yarn",
                 "factor": factor,
-                "original_max_position_embeddings": self._original(),
+                "original_max_position_embeddings": self._original,
                 "attention_factor": louder * (1 + 0.1 * math.log(max(1.0, factor))),
                 "beta_fast": self._own("rope.scaling.yarn_beta_fast", 32.0),
                 "beta_slow": self._own("rope.scaling.yarn_beta_slow", 1.0),
@@ -348,7 +337,7 @@ class GgufModel:
                 "rope_type": "longrope",
                 "short_factor": [one * factor for one in short or plain],
                 "long_factor": [one * factor for one in long or plain],
-                "original_max_position_embeddings": self._original(),
+                "original_max_position_embeddings": self._original,
                 "attention_factor": louder,
             }
         elif factor != 1 and kind != "none":
@@ -357,11 +346,6 @@ class GgufModel:
             return made
         theta = float(self._own("rope.freq_base_swa", 10_000.0))
         return {"full_attention": made, "sliding_attention": {"rope_type": "default", "rope_theta": theta}}
-
-    def _named(self, ours: str) -> str:
-        """Falcon calls the norm before both parts of a block by another name where there is one alone."""
-        two = "blk.0.attn_norm_2.weight" in self._tensors
-        return ours if two else ours.replace(".ln_mlp.", ".input_layernorm.")
 
     def _reordered(self, name: str, values: Array, config: PretrainedConfig) -> Array:
         """Undo the reordering of llama.cpp's converter."""
@@ -417,24 +401,19 @@ def _write_converted(file: Path, folder: Path) -> None:
         config = said.config()
         refuse_impossible(config.to_dict(), file.name)
         refuse_oversized(file.name, config, file.stat().st_size, "gguf")
-        # In a folder of its own: nothing that lies beside the file is read.
-        with tempfile.TemporaryDirectory(prefix="sparsedash-") as empty, quick_gguf():
-            (Path(empty) / file.name).symlink_to(file.resolve())
-            tokenizer = said.tokenizer(empty, file.name)
-        weights = said.weights(config)
+        tokenizer, weights = said.tokenizer(file), said.weights(config)
     except UNREADABLE as error:
         raise ModelError(
             f"{file.name} could not be read as a GGUF model: {first_line(error).rstrip('.')}.",
             "Name another file of this model.",
         ) from error
+    # Its own bars would tear the shell's.
     with redirect_stderr(StringIO()):
         model = read_model(file.name, config, torch.float32, pretrained_model_name_or_path=None, state_dict=weights)
-    refuse_no_numbers(file.name, model)
-    try:
-        # Its own bar would tear the shell's.
-        with redirect_stderr(StringIO()):
+        refuse_no_numbers(file.name, model)
+        try:
             model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-    except SafetensorError as error:
-        reason = f"{file.name} could not be unpacked: {first_line(error)}."
-        raise ModelError(reason, "See whether the disk is full.") from error
+            tokenizer.save_pretrained(folder)
+        except SafetensorError as error:
+            reason = f"{file.name} could not be unpacked: {first_line(error)}."
+            raise ModelError(reason, "See whether the disk is full.") from error

@@ -9,16 +9,16 @@ import ctypes
 import mmap
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import wraps
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
-from torch.multiprocessing.reductions import StorageWeakRef
 
 from sparsedash.schema.errors import ModelError
 from sparsedash.storage.local_machine import MUCH, free_in_words, freed_bytes, give_back_freed, mapped_files, mode_in
@@ -64,44 +64,52 @@ class Streamed:
 
     def __init__(self, model: nn.Module, blocks: Sequence[nn.Module], scratch: Path) -> None:
         """scratch: folder for held numbers. Weights that are no views of a file are moved there."""
-        self._scratch = scratch
-        self._mapped: list[tuple[StorageWeakRef, int, int]] = []
-        self._blocks = list(blocks)
+        self._scratch, self._blocks = scratch, list(blocks)
+        self._held: WeakSet[mmap.mmap] = WeakSet()
+        self._weights: list[Tensor] = []
         self._changes: Sequence[Change] = ()
         self._there: nn.Module | None = None
         self._inside: nn.Module | None = None
         self._current = ExitStack()
-        self._map_weights(model)
-        self._dense = [dict(block.named_parameters()) for block in blocks]
-        for block in blocks:
+        files = mapped_files()
+        for parameter in model.parameters():
+            storage = parameter.untyped_storage()
+            begin, end = storage.data_ptr(), storage.data_ptr() + storage.nbytes()
+            if not any(first <= begin and end <= last for first, last in files):
+                # Few, if any: what a family's code computes from what it reads; all, where no system tells.
+                parameter.data = self.hold(parameter.data)
+        # The dense weights, which outlive every change.
+        self._weights = list(model.parameters())
+        self._dense = [list(block.parameters()) for block in blocks]
+        for index, block in enumerate(blocks):
             # No hook: one would be called as well where something else stands in for the block's forward.
-            block.forward = self._entering(block)
+            block.forward = self._entering(index, block)
 
-    def _entering(self, block: nn.Module) -> Callable[..., Any]:
+    def _entering(self, index: int, block: nn.Module) -> Callable[..., Any]:
         forward = block.forward
 
         @wraps(forward)
         def entering(*args: Any, **kwargs: Any) -> Any:
-            self._enter(block)
+            if block is not self._inside:
+                self._enter(index)
             return forward(*args, **kwargs)
 
         return entering
 
-    def _enter(self, block: nn.Module) -> None:
-        """Bring this block in, with its change, in the place of the one that ran last.
+    def _enter(self, index: int) -> None:
+        """Bring a block in, with its change, in the place of the one that ran last.
 
         Several models may run it one after another: what was read of it stays there for all of them.
         """
-        if block is self._inside:
-            return
         self._leave()
+        block = self._blocks[index]
         if block is not self._there:
             self.drop()
-        index = self._blocks.index(block)
         if self._changes:
             self._current.enter_context(self._changes[index]())
         self._there = self._inside = block
-        self._ask_for(index + 1)
+        for parameter in self._dense[index + 1] if index + 1 < len(self._dense) else ():
+            _advise(parameter, _NEEDED_SOON)
 
     def drop(self) -> None:
         """Give back the memory of everything that was read; it is read again when it is touched."""
@@ -117,16 +125,15 @@ class Streamed:
             return tensor
         tensor = tensor.detach().cpu()
         try:
-            storage = _new_mapping(self._scratch, tensor.nbytes)
+            mapped = _new_mapping(self._scratch, tensor.nbytes)
         except OSError as error:
             raise ModelError(
                 f"What does not fit into memory could not be put aside: {error.strerror}. "
                 f"{free_in_words(error, self._scratch)}".strip(),
                 "Free some space.",
             ) from error
-        held: Tensor = torch.empty(0, dtype=tensor.dtype).set_(storage, 0, tensor.shape)  # type: ignore[call-overload]
-        held.copy_(tensor)
-        self._note(held)
+        held = torch.frombuffer(mapped, dtype=tensor.dtype).view(tensor.shape).copy_(tensor)
+        self._held.add(mapped)
         self._let_go()
         return held
 
@@ -147,72 +154,32 @@ class Streamed:
             self._leave()
             self._changes = ()
 
-    def _ask_for(self, index: int) -> None:
-        """Let the system begin to read this block, all but what a change like that of the block before replaces."""
-        if index == len(self._blocks):
-            return
-        now = dict(self._blocks[index - 1].named_parameters())
-        for name, parameter in self._dense[index].items():
-            replaced = now.get(name)
-            if replaced is self._dense[index - 1].get(name) or not self._is_held(replaced):
-                _advise(parameter.data_ptr(), parameter.nbytes, _NEEDED_SOON)
-
-    def _is_held(self, tensor: Tensor | None) -> bool:
-        """Whether these numbers lie in a file themselves, and are not made of others that would have to be read."""
-        return tensor is not None and any(tensor.data_ptr() == address for _, address, _ in self._mapped)
-
     def _leave(self) -> None:
         self._current.close()
         self._inside = None
 
     def _let_go(self) -> None:
         """Drop the pages of all mapped files."""
-        self._forget_gone()
-        for _, address, n_bytes in self._mapped:
-            _advise(address, n_bytes, _NOT_NEEDED)
-
-    def _map_weights(self, model: nn.Module) -> None:
-        files = mapped_files()
-        for parameter in model.parameters():
-            begin = parameter.untyped_storage().data_ptr()
-            end = begin + parameter.untyped_storage().nbytes()
-            if any(first <= begin and end <= last for first, last in files):
-                self._note(parameter)
-            else:
-                # Few, if any: what a family's code computes from what it reads; all, where no system tells.
-                parameter.data = self.hold(parameter.data)
-
-    def _forget_gone(self) -> None:
-        self._mapped = [each for each in self._mapped if not each[0].expired()]  # type: ignore[no-untyped-call]
-
-    def _note(self, tensor: Tensor) -> None:
-        # Before it is asked who lies there: what is gone may have made room for this.
-        self._forget_gone()
-        storage = tensor.untyped_storage()
-        if all(storage.data_ptr() != address for _, address, _ in self._mapped):
-            known = StorageWeakRef(storage)  # type: ignore[no-untyped-call]
-            self._mapped.append((known, storage.data_ptr(), storage.nbytes()))
+        for parameter in self._weights:
+            _advise(parameter, _NOT_NEEDED)
+        if _NOT_NEEDED is not None:
+            for mapped in self._held:
+                mapped.madvise(_NOT_NEEDED)
 
 
 WeightResidency = Resident | Streamed
 
 
-def _new_mapping(folder: Path, n_bytes: int) -> torch.UntypedStorage:
-    """Memory that is a new file in this folder, already without a name."""
+def _new_mapping(folder: Path, n_bytes: int) -> mmap.mmap:
+    """Memory that is a new file without a name in this folder."""
     folder.mkdir(mode=mode_in(folder.parent, 0o700), exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=folder)
-    try:
+    with TemporaryFile(dir=folder) as file:
         # A full disk must show now: when a mapped page cannot be written, the process ends.
         if sys.platform == "linux":
-            os.posix_fallocate(descriptor, 0, n_bytes)
+            os.posix_fallocate(file.fileno(), 0, n_bytes)
         else:
-            os.truncate(descriptor, n_bytes)
-        mapped = torch.UntypedStorage.from_file(name, shared=True, nbytes=n_bytes)
-        assert isinstance(mapped, torch.UntypedStorage)
-        return mapped
-    finally:
-        os.close(descriptor)
-        Path(name).unlink()
+            os.truncate(file.fileno(), n_bytes)
+        return mmap.mmap(file.fileno(), n_bytes)
 
 
 _NOT_NEEDED: int | None = getattr(mmap, "MADV_DONTNEED", None)
@@ -220,8 +187,9 @@ _NEEDED_SOON: int | None = getattr(mmap, "MADV_WILLNEED", None)
 _madvise = ctypes.CDLL(None, use_errno=True).madvise if _NOT_NEEDED is not None else None
 
 
-def _advise(address: int, n_bytes: int, advice: int | None) -> None:
-    """Advise the system on all pages of these bytes of a mapped file: to drop them, or to read them meanwhile."""
+def _advise(weight: Tensor, advice: int | None) -> None:
+    """Advise the system on all pages of a weight in a mapped file: to drop them, or to read them meanwhile."""
     if _madvise is not None and advice is not None:
-        begin = address - address % mmap.PAGESIZE
-        _madvise(ctypes.c_void_p(begin), ctypes.c_size_t(address + n_bytes - begin), ctypes.c_int(advice))
+        begin = weight.data_ptr() - weight.data_ptr() % mmap.PAGESIZE
+        end = weight.data_ptr() + weight.nbytes
+        _madvise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), ctypes.c_int(advice))

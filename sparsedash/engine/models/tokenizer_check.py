@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer
 
@@ -23,13 +24,11 @@ TRIAL_BYTES = 2**30
 TRIAL_S = 10
 """Of processor time, and of memory: the largest vocabulary of our families, Gemma's, takes 2 s and .4 GB."""
 
-_WAIT_S = 6 * TRIAL_S
 _PASSAGES = Path(__file__).parents[2] / "catalog" / "texts" / "cloze.jsonl"
 _N_PASSAGES = 40
 _RUNS = (*(letter * 300 for letter in "e \n0."), string.printable, "Ünïcödé — 漢字 🦊")
 _MOST_A_BYTE = 4
 _PLAIN = frozenset(string.ascii_letters + string.digits)
-_ADVICE = "Fetch the tokenizer's files again."
 
 
 def require_usable(folder: Path, reference: str, n_known: int) -> None:
@@ -43,36 +42,30 @@ def require_usable(folder: Path, reference: str, n_known: int) -> None:
         return
     command = [sys.executable, "-P", "-m", "sparsedash.engine.models.tokenizer_check", str(file), str(n_known)]
     # This very package, whatever folder the process was started in.
-    path = [str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH", "")]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, path))}
+    path = os.pathsep.join(filter(None, [str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH", "")]))
+    how: dict[str, Any] = {"errors": "replace", "timeout": 6 * TRIAL_S, "env": os.environ | {"PYTHONPATH": path}}
+    too_much = f"takes more than {TRIAL_S} s or {TRIAL_BYTES / 2**30:.0f} GB for {_N_PASSAGES} passages"
     try:
-        done = subprocess.run(command, capture_output=True, timeout=_WAIT_S, env=environment)  # noqa: S603 - our own
-        problem = done.stdout.decode(errors="replace").strip()
-        ended = done.returncode
-        if ended > 0:
-            problem = f"could not be tried: {(done.stderr.decode(errors='replace').splitlines() or [''])[-1][:300]}"
+        done = subprocess.run(command, capture_output=True, text=True, **how)  # noqa: S603 - our own
     except subprocess.TimeoutExpired:
-        ended, problem = -1, ""
-    if ended < 0:
-        problem = f"takes more than {TRIAL_S} s or {TRIAL_BYTES / 2**30:.0f} GB for {_N_PASSAGES} passages"
+        problem = too_much
+    else:
+        problem = too_much if done.returncode < 0 else done.stdout.strip()
+        if done.returncode > 0:
+            problem = f"could not be tried: {(done.stderr.splitlines() or [''])[-1][:300]}"
     if problem:
-        raise ModelError(f"The tokenizer of {reference} {problem}.", _ADVICE)
+        raise ModelError(f"The tokenizer of {reference} {problem}.", "Fetch the tokenizer's files again.")
 
 
 def main(file: str, n_known: str) -> None:
     """Try the tokenizer in this process, and print its problem."""
-    # Not on Windows.
+    # Not on Windows; macOS takes no limit of the address space, and none may be raised over a lower one that is set.
     with suppress(ImportError):
         import resource
 
-        for limit, most in (
-            (resource.RLIMIT_AS, TRIAL_BYTES),
-            (resource.RLIMIT_CPU, TRIAL_S),
-            (resource.RLIMIT_CORE, 0),
-        ):
-            # macOS takes no limit of the address space, and none may be raised over a lower one that is set.
+        for limit, most in ("AS", TRIAL_BYTES), ("CPU", TRIAL_S), ("CORE", 0):
             with suppress(ValueError, OSError):
-                resource.setrlimit(limit, (most, most))
+                resource.setrlimit(getattr(resource, f"RLIMIT_{limit}"), (most, most))
     try:
         problem = next(_problems(file, int(n_known)), "")
     except MemoryError:

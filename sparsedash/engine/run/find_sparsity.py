@@ -43,18 +43,18 @@ def _bisect(settings: FindSettings, run: RunContext, key: str) -> FindResult:
     check_run(run)
     # The steps of an earlier search on the very same model save loading it.
     is_same = before is not None and known is not None and known.model_identity == grown.model_identity
-    n_passages = len(dense_record(run).outcomes)
+    dense = dense_record(run)
     result = FindResult(
         key=key,
         ratio=settings.ratio,
         points=settings.points,
-        n_passages=n_passages,
+        n_passages=len(dense.outcomes),
         steps=before.steps if before is not None and is_same else _steps(settings, run),
         trials=(),
         answer=None,
         finished=False,
     )
-    grown = replace(grown, dense=dense_record(run).key)
+    grown = replace(grown, dense=dense.key)
     run.stop_within = StopWithin(ratio=settings.ratio, points=settings.points, n_trials=most_trials(len(result.steps)))
 
     def keep() -> None:
@@ -73,8 +73,11 @@ def _bisect(settings: FindSettings, run: RunContext, key: str) -> FindResult:
         grown = replace(grown, sparse=(*grown.sparse, record.key))
     low, _ = search_bounds(len(result.steps), _verdicts(result))
     result = replace(result, answer=result.steps[low] if low >= 0 else None, finished=True)
+    # By rising sparsity, instead of the order they were made in.
+    by_permille = dict(sorted(zip(grown.settings.sparsities_permille, grown.sparse, strict=True)))
+    ascending = replace(grown.settings, sparsities_permille=tuple(by_permille))
     store.put(key, result)
-    store.put(key, finished_run(_ascending(grown), run))
+    store.put(key, finished_run(replace(grown, settings=ascending, sparse=tuple(by_permille.values())), run))
     return result
 
 
@@ -98,10 +101,3 @@ def _trial(permille: int, record: Record) -> Trial:
     assert stopping is not None, "every trial is to stop where it is decided"
     verdict = stopping.decision if stopping.decision in ("within", "beyond") else "undecided"
     return Trial(permille=permille, record=record.key, verdict=verdict, n_passages=stopping.n_answered)
-
-
-def _ascending(run: Run) -> Run:
-    """The run with its trials by rising sparsity, instead of the order they were made in."""
-    by_permille = dict(sorted(zip(run.settings.sparsities_permille, run.sparse, strict=True)))
-    settings = replace(run.settings, sparsities_permille=tuple(by_permille))
-    return replace(run, settings=settings, sparse=tuple(by_permille.values()))

@@ -8,9 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
-from functools import partial
-from itertools import chain, islice
+from dataclasses import replace
 
 from sparsedash.catalog.resources import MODELS_TOGETHER, kept_bytes, needs_fisher
 from sparsedash.engine.calibration.calibration_cache import CacheEvicted
@@ -18,18 +16,11 @@ from sparsedash.engine.calibration.mismatch import mismatch_warning
 from sparsedash.engine.calibration.statistics import few_tokens_warning
 from sparsedash.engine.evaluation.early_stopping import AnyRule, StopRule, ToleranceRule
 from sparsedash.engine.evaluation.evaluate import EvaluatedModel, evaluate_together
-from sparsedash.engine.models.decoder_blocks import Applied
 from sparsedash.engine.models.loading import ModelShelf
 from sparsedash.engine.models.matmul import fastest_products
 from sparsedash.engine.pruning.surgery import out_weight
 from sparsedash.engine.run.run_context import RunContext, software_versions
-from sparsedash.engine.run.sparse_models import (
-    MORE_ROOM,
-    MeasuredModel,
-    make_blocks,
-    measured_model,
-    missing_statistics,
-)
+from sparsedash.engine.run.sparse_models import MORE_ROOM, MeasuredModel, make_blocks, missing_statistics
 from sparsedash.schema import store_keys
 from sparsedash.schema.errors import Cancelled, SparseDashError, StoreError
 from sparsedash.schema.method_settings import MethodSettings
@@ -141,43 +132,24 @@ def check_run(run: RunContext) -> None:
     """
     run.warn_of_passages()
     settings = run.settings
-    if not settings.reads_text:
-        return
     calibrations = [run.calibration(method) for method in settings.methods if method.reads_text]
     if not all(own.is_known and (own.is_whole or not settings.solves) for own in calibrations):
         few_tokens_warning(run.loaded, sum(run.expected_lengths), solves=settings.solves)
-    _require_room(run)
+    if calibrations and (unknown := {point[0] for point in settings.points if not _is_known(run, point)}):
+        # Statistics and gradients that do not fit together would push each other out, again and again.
+        asked, mlps, room = replace(settings, methods=tuple(unknown)), run.loaded.mlps, run.store.artefact_room
+        # Without Fisher information their number does not matter, and the text need not be cut into tokens for it.
+        n_sequences = len(run.expected_lengths) if needs_fisher(asked) else 0
+        needed = kept_bytes([mlp.width for mlp in mlps], len(out_weight(mlps[0])), asked, n_sequences)
+        if needed > room:
+            sizes = f"{needed / 2**30:.1f} GB, and there is room for {room / 2**30:.1f} GB"
+            raise StoreError(f"What the calibration leaves takes {sizes}.", MORE_ROOM)
     for calibration in calibrations:
-        calibration.warn()
+        run.warn_of_calibration(calibration)
 
 
-def _require_room(run: RunContext) -> None:
-    """Statistics and gradients that do not fit together would push each other out, again and again."""
-    unknown = {method for point, (method, _) in enumerate(run.settings.points) if not _is_known(run, point)}
-    if not unknown:
-        return
-    settings = replace(run.settings, methods=tuple(unknown))
-    # Without Fisher information their number does not matter, and the text need not be cut into tokens for it.
-    n_sequences = len(run.expected_lengths) if needs_fisher(settings) else 0
-    mlps = run.loaded.mlps
-    needed = kept_bytes([mlp.width for mlp in mlps], len(out_weight(mlps[0])), settings, n_sequences)
-    room = run.store.artefact_room
-    if needed > room:
-        sizes = f"{needed / 2**30:.1f} GB, and there is room for {room / 2**30:.1f} GB"
-        raise StoreError(f"What the calibration leaves takes {sizes}.", MORE_ROOM)
-
-
-@dataclass(frozen=True, eq=False)
-class PendingModel:
-    """A model to be evaluated. key: of its record. label: for the progress line.
-
-    describe: gives the record's part on pruning, after the evaluation. applied: turns the loaded model into this one.
-    """
-
-    key: str
-    label: str
-    describe: Callable[[], Pruned | None] = lambda: None
-    applied: Applied = nullcontext
+Point = tuple[MethodSettings, int] | None
+"""Method and per mille of a sparse model; None for the dense one."""
 
 
 def sparse_label(permille: int) -> str:
@@ -185,37 +157,36 @@ def sparse_label(permille: int) -> str:
     return f"{permille / 10:g} % sparse"
 
 
-def _record_key(run: RunContext, sparse: tuple[MethodSettings, int] | None) -> str:
-    """sparse: method and per mille; None for the dense model."""
+def _record_key(run: RunContext, point: Point) -> str:
     settings = run.settings
     return outcomes_key(
         run.identity,
         settings.dtype,
         run.evaluation_texts.identity,
         settings.evaluation,
-        sparse and (run.calibration(sparse[0]).keys.statistics, *sparse),
+        point and (run.calibration(point[0]).keys.statistics, *point),
         n_sparse=settings.n_sparse,
         stop_within=run.stop_within,
     )
 
 
-def _is_known(run: RunContext, point: int) -> bool:
-    return run.store.has(Record, _record_key(run, run.settings.points[point]))
+def _is_known(run: RunContext, point: Point) -> bool:
+    return run.store.has(Record, _record_key(run, point))
 
 
-def _known_record(run: RunContext, key: str, label: str) -> Record | None:
-    """The record from the store, or None. label: its name in the list of cached results."""
+def _known_record(run: RunContext, point: Point) -> Record | None:
+    """The record from the store, or None."""
+    key = _record_key(run, point)
     record = run.store.get(Record, key)
     if record is not None and key not in run.made:
-        run.log.note_cached(f"evaluation, {label}")
+        run.log.note_cached(f"evaluation, {sparse_label(point[1]) if point else 'dense'}")
     return record
 
 
 def dense_record(run: RunContext) -> Record:
     """The dense model's record, of all passages."""
     if run.dense is None:
-        dense = _pending_dense(run)
-        run.dense = _known_record(run, dense.key, "dense") or evaluate_models(run, [dense])[0]
+        run.dense = _known_record(run, None) or evaluate_models(run, [(None, None)])[0]
         if n_cut := len(run.dense.words_cut):
             exceed = "passages exceed" if n_cut > 1 else "passage exceeds"
             run.log.warn(
@@ -229,29 +200,28 @@ def sparse_record(
     run: RunContext, method: MethodSettings, permille: int, announce: Callable[[], None] = lambda: None
 ) -> Record:
     """The record of a sparse model. announce: called when it is pruned, before it is evaluated."""
-    known = _known_record(run, _record_key(run, (method, permille)), sparse_label(permille))
+    known = _known_record(run, (method, permille))
     if known is not None and known.pruned is not None:
         _warn_of_mismatch(run, known.pruned)
         return known
-    pending = _pending_sparse(run, method, permille)
+    made = _measured(run, method, permille)
     announce()
-    (record,) = evaluate_models(run, [pending], _stop_rule(run))
+    (record,) = evaluate_models(run, [((method, permille), made)], _stop_rule(run))
     run.pruning_checkpoint.done()
     return record
 
 
 def _stop_rule(run: RunContext) -> AnyRule | None:
-    if (within := run.stop_within) is not None:
+    if within := run.stop_within:
         tolerance = Tolerance(ratio=within.ratio, points=within.points)
         return ToleranceRule(dense=dense_record(run).outcomes, n_comparisons=within.n_trials, tolerance=tolerance)
-    if run.settings.evaluation.stop_early:
-        return StopRule(dense=dense_record(run).outcomes, n_comparisons=run.settings.n_sparse)
-    return None
+    early, n_sparse = run.settings.evaluation.stop_early, run.settings.n_sparse
+    return StopRule(dense=dense_record(run).outcomes, n_comparisons=n_sparse) if early else None
 
 
 def evaluate_models(
     run: RunContext,
-    pending: Sequence[PendingModel],
+    models: Sequence[tuple[Point, MeasuredModel | None]],
     stop: AnyRule | None = None,
     prepare: Callable[[int], None] | None = None,
 ) -> list[Record]:
@@ -260,29 +230,38 @@ def evaluate_models(
     prepare: see evaluate_together.
     """
     checkpoint, settings, passages = run.checkpoint(), run.settings, run.passages
-    models = [EvaluatedModel(each.applied, checkpoint, f"{each.key}/answers") for each in pending]
-    n_more = len(pending) - 1
-    message = f"{pending[0].label} and {n_more} more side by side" if n_more else pending[0].label
+    keys = [_record_key(run, point) for point, _ in models]
+    evaluated = [
+        EvaluatedModel(made.model.applied if made else nullcontext, checkpoint, f"{key}/answers")
+        for key, (_, made) in zip(keys, models, strict=True)
+    ]
+    first, n_more = models[0][0], len(models) - 1
+    message = (sparse_label(first[1]) if first else "dense model") + (f" and {n_more} more side by side" * (n_more > 0))
     with run.log.timed("evaluate"):
         loaded, rule, on_step = run.loaded, settings.evaluation.rule, run.log.on_step
-        found = evaluate_together(loaded, passages, models, on_step, message, rule=rule, stop=stop, prepare=prepare)
+        found = evaluate_together(loaded, passages, evaluated, on_step, message, rule=rule, stop=stop, prepare=prepare)
+    if prepare:
+        # Also where all answers were known.
+        prepare(len(run.loaded.blocks))
     records = []
-    for each, evaluated in zip(pending, found, strict=True):
+    for key, (_, made), result in zip(keys, models, found, strict=True):
+        if made:
+            _warn_of_mismatch(run, made.described)
         record = Record(
-            key=each.key,
+            key=key,
             model=settings.model,
             model_identity=run.identity,
             dtype=settings.dtype,
             corpus=settings.evaluation.corpus,
             corpus_identity=run.evaluation_texts.identity,
             passages_key=passages.key,
-            pruned=each.describe(),
-            outcomes=evaluated.outcomes,
-            seconds=evaluated.seconds,
-            tokens_per_second=evaluated.n_tokens / evaluated.seconds,
+            pruned=made.described if made else None,
+            outcomes=result.outcomes,
+            seconds=result.seconds,
+            tokens_per_second=result.n_tokens / result.seconds,
             rule=settings.evaluation.rule,
-            stopping=evaluated.stopping,
-            words_cut=evaluated.words_cut,
+            stopping=result.stopping,
+            words_cut=result.words_cut,
         )
         run.store.put(record.key, record)
         run.made.add(record.key)
@@ -308,14 +287,12 @@ def _evaluate_ahead(run: RunContext, points: Sequence[int]) -> None:
         return
     try:
         if looks_back:
-            pending = []
-            for point in together:
-                run.log.point = point
-                pending.append(
-                    _pending_dense(run) if point is None else _pending_sparse(run, *run.settings.points[point])
-                )
+            models: list[tuple[Point, MeasuredModel | None]] = []
+            for run.log.point in together:
+                point = None if run.log.point is None else run.settings.points[run.log.point]
+                models.append((point, point and _measured(run, *point)))
             run.log.point = None
-            evaluate_models(run, pending)
+            evaluate_models(run, models)
         else:
             run.log.point = None
             _single_pass(run, together)
@@ -330,29 +307,18 @@ def _evaluate_ahead(run: RunContext, points: Sequence[int]) -> None:
 
 def _needed_now(run: RunContext, points: Sequence[int]) -> list[int | None]:
     """The models whose records are needed next and not known, None for the dense one; empty where the next is known."""
-    dense = [] if run.store.has(Record, _record_key(run, None)) else [None]
-    if not dense and (not points or _is_known(run, points[0])):
+    dense = [] if _is_known(run, None) else [None]
+    unknown = [point for point in points if not _is_known(run, run.settings.points[point])]
+    if not dense and unknown[:1] != list(points[:1]):
         return []
-    return list(islice(chain(dense, (point for point in points if not _is_known(run, point))), MODELS_TOGETHER))
+    return [*dense, *unknown][:MODELS_TOGETHER]
 
 
-def _pending_dense(run: RunContext) -> PendingModel:
-    return PendingModel(_record_key(run, None), "dense model")
-
-
-def _pending_sparse(run: RunContext, method: MethodSettings, permille: int) -> PendingModel:
+def _measured(run: RunContext, method: MethodSettings, permille: int) -> MeasuredModel:
     """A sparse model all of whose blocks are made."""
-    made = make_blocks(run, method, lambda: measured_model(run, method, permille), MeasuredModel.block)
-    described = _described(run, made, method, permille)
-    return PendingModel(
-        _record_key(run, (method, permille)), sparse_label(permille), lambda: described, made.model.applied
-    )
-
-
-def _described(run: RunContext, made: MeasuredModel, method: MethodSettings, permille: int) -> Pruned:
-    described = made.described(run, method, permille)
-    _warn_of_mismatch(run, described)
-    return described
+    made = make_blocks(run, method, permille, MeasuredModel.measure)
+    _warn_of_mismatch(run, made.described)
+    return made
 
 
 def _warn_of_mismatch(run: RunContext, made: Pruned) -> None:
@@ -365,9 +331,9 @@ def _warn_of_mismatch(run: RunContext, made: Pruned) -> None:
 
 def _single_pass(run: RunContext, together: Sequence[int | None]) -> None:
     """Calibrate, prune and evaluate models in one pass: each block is made before passages go through it."""
-    asked = [run.settings.points[point] for point in together if point is not None]
-    models = [measured_model(run, *each) for each in asked]
-    missing = missing_statistics(run, [method for method, _ in asked])
+    points = [None if index is None else run.settings.points[index] for index in together]
+    models = [(point, point and MeasuredModel(run, *point)) for point in points]
+    missing = missing_statistics(run, [point[0] for point in points if point])
     n_blocks, n_made = len(run.loaded.blocks), 0
     doing = "calibrating, pruning and answering" if missing else "pruning and answering"
     step = Step("walk", 0, n_blocks, unit="blocks", message=doing, point=together[-1])
@@ -382,23 +348,16 @@ def _single_pass(run: RunContext, together: Sequence[int | None]) -> None:
                 # The calibration counts its own time; other text is read for pruning.
                 for collect in missing:
                     collect(block)
-                for model in models:
-                    model.block(block)
+                for _, made in models:
+                    if made:
+                        made.measure(block)
             n_made = block + 1
         if index == n_blocks:
             # Progress is reported of the evaluation from now on.
             run.log.walk = None
 
-    def describe(made: MeasuredModel, method: MethodSettings, permille: int) -> Pruned:
-        make(n_blocks)
-        return _described(run, made, method, permille)
-
-    pending = [] if None not in together else [_pending_dense(run)]
-    for made, (method, permille) in zip(models, asked, strict=True):
-        key, label = _record_key(run, (method, permille)), sparse_label(permille)
-        pending.append(PendingModel(key, label, partial(describe, made, method, permille), made.model.applied))
     run.log.walk = step
     try:
-        evaluate_models(run, pending, prepare=make)
+        evaluate_models(run, models, prepare=make)
     finally:
         run.log.walk = None

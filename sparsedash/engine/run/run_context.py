@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
 from math import ceil
 from random import Random
@@ -16,9 +16,9 @@ import torch
 import sparsedash
 from sparsedash.catalog.model_shape import model_shape
 from sparsedash.catalog.resources import USABLE, WIDE_BYTES, is_streamed, least_memory
-from sparsedash.engine.calibration.calibration_cache import CalibrationCache
+from sparsedash.engine.calibration.calibration_cache import Calibration
 from sparsedash.engine.calibration.mismatch import PassageActivations
-from sparsedash.engine.calibration.statistics import enough_tokens, few_tokens_warning, reading_stored
+from sparsedash.engine.calibration.statistics import reading_stored
 from sparsedash.engine.evaluation.questions import choose_passages, distinct_passages, n_leaked
 from sparsedash.engine.models.checkpoint_reading import read_config
 from sparsedash.engine.models.loading import LoadedModel, ModelShelf, Source, is_gguf, locate_model, stream_model
@@ -31,7 +31,6 @@ from sparsedash.schema.progress import OnStep, Stage, Step
 from sparsedash.schema.records import Passages, Record, about_artefact
 from sparsedash.schema.settings import BUILTIN_TEXT, SELF, RunSettings
 from sparsedash.schema.store_keys import (
-    CalibrationKeys,
     StopWithin,
     calibration_keys,
     mixed_text_identity,
@@ -44,9 +43,6 @@ from sparsedash.schema.store_keys import (
 from sparsedash.storage.local_machine import memory_bytes
 from sparsedash.storage.store import StageCheckpoint, Store
 from sparsedash.storage.text_files import fingerprint
-
-_DIAGONAL = "diagonal"
-"""Noted where there were too few tokens for whole second moments."""
 
 
 class RunLog:
@@ -62,8 +58,8 @@ class RunLog:
         self.point: int | None = None
         self.walk: Step | None = None
         self.seconds: dict[str, float] = {}
-        self.cached: list[str] = []
-        self.warnings: list[str] = []
+        self.cached: dict[str, None] = {}
+        self.warnings: dict[str, None] = {}
         self.stored_before = 0
         self._stage: Stage | None = None
         self._since = 0.0
@@ -91,23 +87,17 @@ class RunLog:
 
     def note_cached(self, what: str) -> None:
         """Note, once, that this was read from the store."""
-        if what not in self.cached:
-            self.cached.append(what)
+        self.cached |= {what: None}
 
     def warn(self, line: str | None) -> None:
         """Add a warning, once; None is no warning."""
-        if line and line not in self.warnings:
-            self.warnings.append(line)
+        self.warnings |= {line: None} if line else {}
 
 
 def software_versions() -> dict[str, str]:
     """Versions that numbers can depend on: this program, Python, torch, transformers."""
-    return {
-        "sparsedash": sparsedash.__version__,
-        "python": platform.python_version(),
-        "torch": version("torch"),
-        "transformers": version("transformers"),
-    }
+    own = {"sparsedash": sparsedash.__version__, "python": platform.python_version()}
+    return own | {name: version(name) for name in ("torch", "transformers")}
 
 
 class RunContext:
@@ -155,16 +145,15 @@ class RunContext:
         """The dense model in memory, or streamed from its files block by block."""
         source, settings = self.source, self.settings
         with self.log.timed("load"):
-            needed = self._resident_bytes()
+            # With all weights resident.
+            shape = model_shape(read_config(source.folder, source.reference).to_dict())
+            needed = least_memory(shape, settings).n_bytes
             available = None if torch.cuda.is_available() else memory_bytes()
             streamed = is_streamed(settings.residency, needed, available)
             by_block = " block by block" if streamed else ""
             self.log.on_step(Step("load", 0, 1, message=f"Reading {settings.model}{by_block}"))
-            loaded = self.shelf.take(
-                source,
-                settings.dtype,
-                (lambda source, dtype: stream_model(source, dtype, self.store)) if streamed else None,
-            )
+            stream = partial(stream_model, store=self.store) if streamed else None
+            loaded = self.shelf.take(source, settings.dtype, stream)
             self.log.on_step(Step("load", 1, 1))
         if not streamed:
             widen_once(loaded.model, min(WIDE_BYTES, int(USABLE * memory_bytes()) - needed))
@@ -172,11 +161,6 @@ class RunContext:
         for warning in loaded.warnings:
             self.log.warn(warning)
         return loaded
-
-    def _resident_bytes(self) -> int:
-        """The least memory of the run with all weights resident."""
-        config = read_config(self.source.folder, self.source.reference)
-        return least_memory(model_shape(config.to_dict()), self.settings).n_bytes
 
     def checkpoint(self) -> StageCheckpoint:
         """A new checkpoint of a stage that works on this model."""
@@ -210,17 +194,44 @@ class RunContext:
 
     def warn_of_passages(self) -> None:
         """Warn of passages that occur more than once, and of fewer passages than were asked for."""
-        asked, n_texts = self.settings.evaluation.n_passages, len(self.evaluation_texts.texts)
-        found = len(distinct_passages(self.evaluation_texts))
+        asked, texts = self.settings.evaluation.n_passages, self.evaluation_texts
+        n_texts, found = len(texts.texts), len(distinct_passages(texts))
         if repeated := n_texts - found:
             self.log.warn(f"{repeated:,} of {n_texts:,} passages repeat an earlier one and are left out.")
         if asked is not None and found < asked:
             self.log.warn(f"The text has {found:,} passages, not the {asked:,} that were asked for; all are answered.")
 
-    def calibration(self, method: MethodSettings) -> "Calibration":
+    def calibration(self, method: MethodSettings) -> Calibration:
         """The calibration on the text that this method reads."""
-        share = plain_share(method, self.settings.calibration)
-        return self._calibrations.setdefault(share, Calibration(self, share))
+        settings, share = self.settings, plain_share(method, self.settings.calibration)
+        if share not in self._calibrations:
+            identity = self.calibration_identity(share)
+            self._calibrations[share] = Calibration(
+                self.store,
+                calibration_keys(self.identity, settings.dtype, identity, settings.calibration),
+                lambda: self.loaded,
+                lambda: self.sequences(share),
+                self.log.on_step,
+                token_weights=settings.calibration.token_weights,
+                is_read=share in shares_read(settings),
+                solves=settings.solves,
+            )
+        return self._calibrations[share]
+
+    def warn_of_calibration(self, calibration: Calibration) -> None:
+        """Repeat the warning of a calibration in the store, and warn of passages in its text."""
+        if self.settings.calibration.corpus != SELF:
+            note = store_keys.leaked_passages_note(calibration.keys.statistics, self.passages.key)
+            found = self.store.recall(note)
+            if found is None:
+                found = str(n_leaked(self.passages, map(self.loaded.tokenizer.decode, calibration.sequences)))
+                self.store.remember(note, found)
+            if found != "0":
+                self.log.warn(
+                    f"{int(found):,} of {len(self.passages.indices):,} passages also stand in the calibration text: "
+                    "the measured loss may be too small. Calibrate on other text."
+                )
+        self.log.warn(calibration.known_warning)
 
     @property
     def calibration_keys(self) -> list[str]:
@@ -245,31 +256,27 @@ class RunContext:
 
     def sequences(self, share: float = 0.0) -> list[list[int]]:
         """Token ids of the calibration text, of which a share is plain: as many tokens either way."""
-        if share not in self._sequences:
-            self._sequences[share] = self._cut(share)
-        return self._sequences[share]
-
-    def _cut(self, share: float) -> list[list[int]]:
+        if share in self._sequences:
+            return self._sequences[share]
         asked = self.settings.calibration
         plain: list[list[int]] = []
         if share:
             few = replace(asked, n_samples=max(1, round(share * asked.n_samples)))
             plain = calibration_sequences(self.loaded, self.texts(BUILTIN_TEXT), few)
-        n_rest = asked.n_samples - ceil(sum(map(len, plain)) / asked.length)
-        if n_rest < 1:
-            return plain
-        texts = self._generated_texts() if asked.corpus == SELF else self.texts(asked.corpus)
-        found = plain + calibration_sequences(self.loaded, texts, replace(asked, n_samples=n_rest))
-        if plain:
-            # The held-out sequences, and the first ones, shall be of both.
-            Random(asked.seed).shuffle(found)
-        return found
+        found, n_rest = plain, asked.n_samples - ceil(sum(map(len, plain)) / asked.length)
+        if n_rest >= 1:
+            texts = self._generated_texts() if asked.corpus == SELF else self.texts(asked.corpus)
+            found = plain + calibration_sequences(self.loaded, texts, replace(asked, n_samples=n_rest))
+            if plain:
+                # The held-out sequences, and the first ones, shall be of both.
+                Random(asked.seed).shuffle(found)
+        return self._sequences.setdefault(share, found)
 
     @property
     def expected_lengths(self) -> list[int]:
         """Tokens of each calibration sequence; of text that the model would have to write first, those asked for."""
         asked = self.settings.calibration
-        return [asked.length] * asked.n_samples if asked.corpus == SELF else [len(ids) for ids in self.sequences()]
+        return [asked.length] * asked.n_samples if asked.corpus == SELF else list(map(len, self.sequences()))
 
     @property
     def generated_text_key(self) -> str:
@@ -285,108 +292,11 @@ class RunContext:
             checkpoint = self.checkpoint()
             made = checkpoint.numbered(f"{key}/written", msgspec.json.encode, _unpack_texts)
             with self.log.timed("text"):
-                known = msgspec.json.encode(
-                    generate_texts(self.loaded, story_openings(), asked, self.log.on_step, made)
-                )
+                texts = generate_texts(self.loaded, story_openings(), asked, self.log.on_step, made)
+            known = msgspec.json.encode(texts)
             self.store.put_artefact(key, known, about_artefact("text", self.identity))
             checkpoint.done()
         return Texts(texts=tuple(_unpack_texts(known)), identity=self.calibration_identity())
-
-
-class Calibration:
-    """One calibration text of a run, of which a share is plain, and its statistics: stored, or to be collected."""
-
-    def __init__(self, run: RunContext, share: float) -> None:
-        self._run, self._share = run, share
-
-    @cached_property
-    def keys(self) -> CalibrationKeys:
-        """Store keys of the results."""
-        settings = self._run.settings
-        return calibration_keys(self._run.identity, settings.dtype, self.text_identity, settings.calibration)
-
-    @property
-    def text_identity(self) -> str:
-        """Identity of the text."""
-        return self._run.calibration_identity(self._share)
-
-    @property
-    def is_read(self) -> bool:
-        """Whether a method of the run reads this text; the others do not wait for it."""
-        return self._share in shares_read(self._run.settings)
-
-    @property
-    def _note(self) -> str | None:
-        return self._run.store.recall(store_keys.calibrated_note(self.keys.statistics))
-
-    @property
-    def is_known(self) -> bool:
-        """Whether the store has the results, as far as is known before they are read."""
-        return self._note is not None
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether the results are enough for every method, whole second moments included."""
-        return self._note != _DIAGONAL
-
-    def warn(self) -> None:
-        """Repeat the warnings of the calibration in the store, and warn where passages stand in its text."""
-        self._run.log.warn(self._leak_warning())
-        self._run.log.warn(self._run.store.recall(store_keys.calibration_warning_note(self.keys.statistics)))
-
-    def _leak_warning(self) -> str | None:
-        run = self._run
-        if run.settings.calibration.corpus == SELF:
-            return None
-        note = store_keys.leaked_passages_note(self.keys.statistics, run.passages.key)
-        found = run.store.recall(note)
-        if found is None:
-            found = str(n_leaked(run.passages, map(run.loaded.tokenizer.decode, self.sequences)))
-            run.store.remember(note, found)
-        if found == "0":
-            return None
-        return (
-            f"{int(found):,} of {len(run.passages.indices):,} passages also stand in the calibration text: "
-            "the measured loss may be too small. Calibrate on other text."
-        )
-
-    @property
-    def sequences(self) -> list[list[int]]:
-        """Token ids of the text."""
-        return self._run.sequences(self._share)
-
-    @cached_property
-    def cache(self) -> CalibrationCache:
-        """Its results, block by block."""
-        return CalibrationCache(
-            self._run.store,
-            self.keys,
-            self._run.loaded,
-            lambda: self.sequences,
-            self._run.log.on_step,
-            token_weights=self._run.settings.calibration.token_weights,
-            reads_text=self.is_read,
-            calibrated=self._note_calibrated,
-        )
-
-    def reach(self, index: int) -> None:
-        """Collect the statistics up to this block, and keep them; so again for one block after another.
-
-        Raises CalibrationError where there is far too little text.
-        """
-        with self._run.log.timed("calibrate"):
-            self._run.log.warn(self._few_tokens_warning())
-            self.cache.reach_statistics(index)
-
-    def _few_tokens_warning(self) -> str | None:
-        n_tokens = sum(map(len, self.sequences))
-        return few_tokens_warning(self._run.loaded, n_tokens, solves=self._run.settings.solves)
-
-    def _note_calibrated(self) -> None:
-        loaded, store, key = self._run.loaded, self._run.store, self.keys.statistics
-        store.remember(store_keys.calibration_warning_note(key), self._few_tokens_warning() or "")
-        enough = enough_tokens(loaded, sum(map(len, self.sequences)))
-        store.remember(store_keys.calibrated_note(key), str(len(loaded.mlps)) if enough else _DIAGONAL)
 
 
 def _unpack_texts(data: bytes) -> list[str]:

@@ -8,19 +8,19 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from typing import TypeVar
 
 import msgspec
 import numpy as np
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from sparsedash.engine.calibration.calibration_cache import CacheEvicted
+from sparsedash.engine.calibration.calibration_cache import CacheEvicted, Calibration
+from sparsedash.engine.calibration.gradients import OnBlock
 from sparsedash.engine.calibration.mismatch import PassageActivations
 from sparsedash.engine.calibration.sequential_refit import refit_sequentially
-from sparsedash.engine.calibration.statistics import WalkCheckpoint, reading_stored
+from sparsedash.engine.calibration.statistics import WalkCheckpoint, pack_tensors, reading_stored, unpacked
 from sparsedash.engine.models.decoder_blocks import n_matmul_weights, weights_per_channel
 from sparsedash.engine.models.loading import LoadedModel, ModelShelf, Source
 from sparsedash.engine.models.matmul import fastest_products
@@ -36,13 +36,13 @@ from sparsedash.engine.pruning.compensation import (
 from sparsedash.engine.pruning.layer import CalibrationData, LazySequence, Sample
 from sparsedash.engine.pruning.surgery import PrunedMlp, pruned, reweighted, weight_of
 from sparsedash.engine.pruning.weight_pruning import MaskedBlock, prune_weights, weight_passage_error
-from sparsedash.engine.run.run_context import Calibration, RunContext
+from sparsedash.engine.run.run_context import RunContext
 from sparsedash.schema.errors import JobError, StoreError
 from sparsedash.schema.method_settings import MethodSettings, Scope
 from sparsedash.schema.progress import OnStep, Step
 from sparsedash.schema.records import Pruned, Record, about_artefact
 from sparsedash.schema.settings import RunSettings
-from sparsedash.schema.store_keys import pruned_key
+from sparsedash.schema.store_keys import plain_share, pruned_key
 from sparsedash.storage.store import Store
 
 T = TypeVar("T")
@@ -66,9 +66,10 @@ class PrunedChannels:
     errors: Sequence[BlockErrors]
     sensitivities: Callable[[], list[float]]
 
-    def made(self, index: int) -> PrunedMlp:
-        """This block, made now where it is not yet."""
-        return self.narrowed[index]
+    @property
+    def blocks(self) -> Sequence[PrunedMlp]:
+        """The blocks, each made when it is first asked for."""
+        return self.narrowed
 
     def round_(self, index: int) -> None:
         """Keep this block in the model's own type from now on, to which it is rounded in any case."""
@@ -120,9 +121,10 @@ class MaskedWeights:
     masked: Sequence[MaskedBlock]
     groups: list[list[list[str]]]
 
-    def made(self, index: int) -> MaskedBlock:
-        """This block, made now where it is not yet."""
-        return self.masked[index]
+    @property
+    def blocks(self) -> Sequence[MaskedBlock]:
+        """The blocks, each made when it is first asked for."""
+        return self.masked
 
     def round_(self, index: int) -> None:
         """Nothing: its weights are made in the model's own type."""
@@ -172,69 +174,68 @@ SparseModel = PrunedChannels | MaskedWeights
 
 
 class MeasuredModel:
-    """A sparse model with its errors, block by block, for the record; used while the loaded model is the dense one.
+    """A sparse model of a run with its errors, block by block, for the record; while the loaded model is the dense one.
 
-    samples: of a block, what its watched projections are given on passages; None where the store has no room for them.
+    None of its blocks is made yet. May raise CacheEvicted.
     """
 
-    def __init__(self, model: SparseModel, samples: Callable[[int], list[Sample] | None]) -> None:
-        self.model, self._samples = model, samples
-        self._passage_errors = LazySequence(len(model.errors), self._passage_error)
-        self._sensitivities = cache(model.sensitivities)
+    def __init__(self, run: RunContext, method: MethodSettings, permille: int) -> None:
+        self.model, self._run, self._method, self._permille = sparse_model(run, method, permille), run, method, permille
+        self._passage_errors = LazySequence(len(self.model.errors), self._passage_error)
+        self._sensitivities = cache(self.model.sensitivities)
 
-    def block(self, index: int) -> tuple[BlockErrors, float | None]:
+    def measure(self, index: int) -> tuple[BlockErrors, float | None]:
         """Make this block, and measure its errors on calibration text and on passages; round it afterwards."""
-        self.model.made(index)
+        _ = self.model.blocks[index]
         self._sensitivities()
         found = self.model.errors[index], self._passage_errors[index]
         self.model.round_(index)
         return found
 
-    def described(self, run: RunContext, method: MethodSettings, permille: int) -> Pruned:
+    @cached_property
+    def described(self) -> Pruned:
         """The record's part on pruning."""
         in_mlps, everywhere = self.model.sparsities()
         fitted, uncompensated, held_out = layer_errors(self.model.errors)
-        on_passages = list(self._passage_errors)
-        known = [error for error in on_passages if error is not None]
+        known = [error for error in self._passage_errors if error is not None]
         return Pruned(
-            method=method,
-            calibration=run.settings.calibration,
-            sparsity_permille=permille,
+            method=self._method,
+            calibration=self._run.settings.calibration,
+            sparsity_permille=self._permille,
             widths=tuple(self.model.widths),
-            dense_widths=tuple(mlp.width for mlp in self.model.loaded.mlps),
+            dense_widths=tuple(mlp.width for mlp in self._run.loaded.mlps),
             mlp_sparsity=in_mlps,
             matmul_ratio=everywhere,
             layer_errors=fitted,
             held_out_errors=held_out,
             uncompensated_errors=uncompensated,
-            passage_errors=tuple(known) if len(known) == len(on_passages) else (),
+            passage_errors=tuple(known) if len(known) == len(self._passage_errors) else (),
             sensitivities=tuple(self._sensitivities()),
         )
 
+    @cached_property
+    def _activations(self) -> PassageActivations:
+        """Those of the run's models that look at the same inputs, which read the passages together."""
+        run, weights = self._run, self._run.settings.calibration.token_weights
+        given = run.store, run.loaded, run.passages, self.model.watched, run.log.on_step
+        found = PassageActivations(*given, token_weights=weights)
+        return run.activations.setdefault(found.key, found)
+
     def _passage_error(self, index: int) -> float | None:
-        samples = self._samples(index)
+        """None where the store has no room for what the projections are given on passages."""
+        samples = self._activations.of(index)
         return None if samples is None else self.model.passage_error(index, samples)
-
-
-def measured_model(run: RunContext, method: MethodSettings, permille: int) -> MeasuredModel:
-    """A sparse model to be measured, none of whose blocks is made yet; that may raise CacheEvicted."""
-    model, weights = sparse_model(run, method, permille), run.settings.calibration.token_weights
-    found = PassageActivations(
-        run.store, run.loaded, run.passages, model.watched, run.log.on_step, token_weights=weights
-    )
-    # Models that look at the same inputs read the passages together.
-    return MeasuredModel(model, run.activations.setdefault(found.key, found).of)
 
 
 def prune_model(run: RunContext, method: MethodSettings, permille: int) -> SparseModel:
     """The sparse model with all its blocks, not applied yet; calibrates first where that is missing."""
-    return make_blocks(run, method, lambda: sparse_model(run, method, permille), lambda made, index: made.made(index))
+    return make_blocks(run, method, permille, lambda made, index: made.model.blocks[index]).model
 
 
 def make_blocks(
-    run: RunContext, method: MethodSettings, begin: Callable[[], T], block: Callable[[T, int], object]
-) -> T:
-    """The result of `begin`, after `block` was called with it for every block of the model.
+    run: RunContext, method: MethodSettings, permille: int, block: Callable[[MeasuredModel, int], object]
+) -> MeasuredModel:
+    """The sparse model, after `block` was called with it for every block of the model.
 
     Begun again where statistics are lost on the way. Calibrates first where the statistics are not there (any more),
     but not where neither the method nor another of the run reads this text. Raises StoreError where the store cannot
@@ -246,10 +247,10 @@ def make_blocks(
         if calibration.is_known:
             _note_calibrated(run)
         elif calibration.is_read:
-            calibration.reach(len(run.loaded.blocks) - 1)
+            _reach(run, calibration, len(run.loaded.blocks) - 1)
         with run.log.timed("prune"):
             try:
-                made = begin()
+                made = MeasuredModel(run, method, permille)
                 for index in range(len(run.loaded.blocks)):
                     block(made, index)
                 return made
@@ -258,6 +259,13 @@ def make_blocks(
                     # It was computed again just now, and pushed out again.
                     raise StoreError("What was calibrated does not fit into the store.", MORE_ROOM) from None
                 lost.add(gone.key)
+
+
+def _reach(run: RunContext, calibration: Calibration, index: int) -> None:
+    """Collect statistics up to this block. Raises CalibrationError where there is far too little text."""
+    with run.log.timed("calibrate"):
+        run.log.warn(calibration.few_tokens_warning)
+        calibration.reach(index)
 
 
 def missing_statistics(run: RunContext, methods: Sequence[MethodSettings]) -> Sequence[Callable[[int], None]]:
@@ -269,8 +277,8 @@ def missing_statistics(run: RunContext, methods: Sequence[MethodSettings]) -> Se
     if all(calibration.is_known for calibration in masks):
         _note_calibrated(run)
     read = [calibration for calibration in masks if calibration.is_read]
-    inputs = [own.cache.reach_inputs for own in read if masks[own] and not own.cache.has_inputs]
-    return [own.reach for own in read if not own.is_known] + inputs
+    inputs = [own.reach_inputs for own in read if masks[own] and not own.has_inputs]
+    return [partial(_reach, run, own) for own in read if not own.is_known] + inputs
 
 
 def _note_calibrated(run: RunContext) -> None:
@@ -281,49 +289,52 @@ def _note_calibrated(run: RunContext) -> None:
 
 def sparse_model(run: RunContext, method: MethodSettings, permille: int) -> SparseModel:
     """The sparse model, not applied yet, none of whose blocks is made yet; that may raise CacheEvicted."""
-    calibration = run.calibration(method)
+    calibration, loaded = run.calibration(method), run.loaded
     # Store key of its parts, until it has been evaluated.
     key = pruned_key(calibration.keys.statistics, method, permille)
-    data = calibration.cache.data_for(method, permille)
+    data = calibration.data_for(method, permille)
+
+    def on_block(done: int, total: int) -> None:
+        loaded.residency.drop()
+        run.log.on_step(Step("prune", done, total))
+
     if not method.takes_channels:
-        masked = _masked(run, method, permille, data, key)
-        return MaskedWeights(loaded=run.loaded, scope=method.scope, masked=masked, groups=calibration.cache.groups)
-    narrowed = _narrowed(run, method, permille, data, key)
+        masked = _masked(run, method, permille, data, key, on_block)
+        return MaskedWeights(loaded=loaded, scope=method.scope, masked=masked, groups=calibration.groups)
+    narrowed = _narrowed(run, method, permille, data, key, on_block)
     energies = run.energies.setdefault(calibration.keys.statistics, {})
     kept = run.pruning_checkpoint.numbered(f"{key}/errors", msgspec.json.encode, _unpack_errors)
-    errors = channel_errors(run.loaded.mlps, data, narrowed, energies, kept)
+    errors = channel_errors(loaded.mlps, data, narrowed, energies, kept)
     sensitivities = data.sensitivities if ALLOCATIONS[method.allocation].needs_losses else list[float]
-    return PrunedChannels(loaded=run.loaded, narrowed=narrowed, errors=errors, sensitivities=sensitivities)
+    return PrunedChannels(loaded=loaded, narrowed=narrowed, errors=errors, sensitivities=sensitivities)
 
 
 def _masked(
-    run: RunContext, method: MethodSettings, permille: int, data: CalibrationData, key: str
+    run: RunContext, method: MethodSettings, permille: int, data: CalibrationData, key: str, on_block: OnBlock
 ) -> Sequence[MaskedBlock]:
     projections, hold = run.loaded.projections(method.scope), run.loaded.residency.hold
-    pack = _then_dropping(run, partial(_pack_masked, refitted=method.compensation != "none"))
+    pack = partial(_packed, run, partial(_pack_masked, refitted=method.compensation != "none"))
 
     def made(index: int, make: Callable[[], MaskedBlock]) -> MaskedBlock:
-        def unpack(packed: bytes) -> MaskedBlock:
-            return _unpack_masked(packed, projections[index]).held(hold)
-
+        unpack = partial(_unpack_masked, dense=projections[index], hold=hold)
         found: MaskedBlock = run.pruning_checkpoint.made(f"{key}/masked/{index}", make, pack, unpack)
         return found
 
-    on_block = partial(_on_block, run)
     return prune_weights(projections, data, method, permille, on_block=on_block, hold=hold, made=made)
 
 
 def _narrowed(
-    run: RunContext, method: MethodSettings, permille: int, data: CalibrationData, key: str
+    run: RunContext, method: MethodSettings, permille: int, data: CalibrationData, key: str, on_block: OnBlock
 ) -> LazySequence[PrunedMlp]:
     """Every narrowed MLP, by itself; or by a sequential refit, which is kept: it needs passes over the text."""
-    hold, on_block = run.loaded.residency.hold, partial(_on_block, run)
-    scores = partial(run.calibration(method).cache.channel_scores, method, permille, on_block)
-    pack = _then_dropping(run, _pack_narrowed)
+    hold = run.loaded.residency.hold
+    scores = partial(run.calibration(method).channel_scores, method, permille, on_block)
+    pack = partial(_packed, run, _pack_narrowed)
     keep = run.pruning_checkpoint.numbered(f"{key}/chosen", pack, lambda packed: _unpack_narrowed(packed).held(hold))
 
     def made(index: int, make: Callable[[], PrunedMlp]) -> PrunedMlp:
-        return keep(index, lambda: make().held(hold))
+        found: PrunedMlp = keep(index, lambda: make().held(hold))
+        return found
 
     chosen = prune_channels(run.loaded.mlps, data, method, permille, scores=scores, on_layer=on_block, made=made)
     if permille == 0 or not COMPENSATIONS[method.compensation].sequential:
@@ -338,37 +349,27 @@ def _refitted(run: RunContext, method: MethodSettings, chosen: Sequence[PrunedMl
     def has(index: int) -> bool:
         return store.has_artefact(f"{key}/{index}")
 
-    indices = range(len(chosen))
-    if not all(map(has, indices)):
+    if not all(map(has, range(len(chosen)))):
         checkpoint = WalkCheckpoint(run.pruning_checkpoint, f"{key}/hidden", has)
         sequences, on_step = run.calibration(method).sequences, run.log.on_step
         args = run.loaded, sequences, list(chosen), method.damping, method.strength, on_step, checkpoint
         for index, narrow in refit_sequentially(*args):
             store.put_artefact(f"{key}/{index}", _pack_narrowed(narrow), about)
             found[index] = narrow
-    for index in indices:
+    for index in range(len(chosen)):
         if index not in found:
             data = store.get_artefact(f"{key}/{index}")
             if data is None:
                 raise CacheEvicted(key)
             found[index] = _unpack_narrowed(data).held(run.loaded.residency.hold)
-    return [found[index] for index in indices]
+    return [found[index] for index in range(len(chosen))]
 
 
-def _then_dropping(run: RunContext, pack: Callable[[T], bytes]) -> Callable[[T], bytes]:
-    """The same, which drops streamed weights afterwards: many parts may be packed one after another."""
-
-    def packed(part: T) -> bytes:
-        data = pack(part)
-        run.loaded.residency.drop()
-        return data
-
-    return packed
-
-
-def _on_block(run: RunContext, done: int, total: int) -> None:
+def _packed(run: RunContext, pack: Callable[[T], bytes], part: T) -> bytes:
+    """Drops streamed weights afterwards: many parts may be packed one after another."""
+    data = pack(part)
     run.loaded.residency.drop()
-    run.log.on_step(Step("prune", done, total))
+    return data
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -400,22 +401,18 @@ def rebuild_model(record: Record, store: Store, on_step: OnStep, shelf: ModelShe
     method = record.pruned.method
     with fastest_products(record.dtype):
         sparse = prune_model(run, method, record.pruned.sparsity_permille)
-    text = run.calibration(method).text_identity if method.reads_text else ""
+    text = run.calibration_identity(plain_share(method, settings.calibration)) if method.reads_text else ""
     return RebuiltModel(source=run.source, loaded=run.loaded, sparse=sparse, calibration_identity=text)
 
 
 def _pack_narrowed(narrow: PrunedMlp) -> bytes:
-    tensors = {"kept": narrow.kept, "out_weight": narrow.out_weight.contiguous()}
-    if narrow.out_bias is not None:
-        tensors["out_bias"] = narrow.out_bias
-    if narrow.lost is not None:
-        tensors["lost"] = torch.tensor(narrow.lost, dtype=torch.float64)
-    return bytes(safetensors.torch.save(tensors))
+    lost = None if narrow.lost is None else torch.tensor(narrow.lost, dtype=torch.float64)
+    tensors = {"kept": narrow.kept, "out_weight": narrow.out_weight, "out_bias": narrow.out_bias, "lost": lost}
+    return pack_tensors({name: tensor for name, tensor in tensors.items() if tensor is not None})
 
 
 def _unpack_narrowed(data: bytes) -> PrunedMlp:
-    with reading_stored("MLPs"):
-        tensors = safetensors.torch.load(data)
+    with unpacked(data, "MLPs") as tensors:
         lost = float(tensors["lost"]) if "lost" in tensors else None
         return PrunedMlp(tensors["kept"], tensors["out_weight"], tensors.get("out_bias"), lost)
 
@@ -425,37 +422,28 @@ def _pack_masked(block: MaskedBlock, *, refitted: bool) -> bytes:
 
     refitted: whether they differ from the dense ones; where they do not, the bits are enough.
     """
-    errors = [[np.nan if error is None else error for error in own] for own in block.errors]
+    errors = [[math.nan if error is None else error for error in own] for own in block.errors]
     tensors = {"errors": torch.tensor(errors, dtype=torch.float64).reshape(-1, 3)}
     for name, weight in block.weights.items():
         stays = weight.contiguous().view(_BITS[weight.itemsize]) != 0
         tensors[f"{name} stays"] = torch.from_numpy(np.packbits(stays.numpy()))
         if refitted:
             tensors[f"{name} weights"] = weight[stays]
-    return bytes(safetensors.torch.save(tensors))
+    return pack_tensors(tensors)
 
 
-def _unpack_masked(data: bytes, dense: Mapping[str, nn.Linear]) -> MaskedBlock:
+def _unpack_masked(data: bytes, dense: Mapping[str, nn.Linear], hold: Callable[[Tensor], Tensor]) -> MaskedBlock:
     """dense: its projections by name."""
-    with reading_stored("masks"):
-        tensors = safetensors.torch.load(data)
-        rows = tensors.pop("errors").tolist()
-        errors = [(_error_or_none(f), _error_or_none(p), _error_or_none(h)) for f, p, h in rows]
-        names = {name.rpartition(" ")[0] for name in tensors}
-        weights = {name: _unpack_weight(tensors, name, weight_of(dense[name]).detach().cpu()) for name in sorted(names)}
-        return MaskedBlock(weights=weights, errors=errors)
-
-
-def _error_or_none(error: float) -> float | None:
-    return None if math.isnan(error) else error
-
-
-def _unpack_weight(tensors: Mapping[str, Tensor], name: str, dense: Tensor) -> Tensor:
-    bits = np.unpackbits(tensors[f"{name} stays"].numpy())[: dense.numel()]
-    stays = torch.from_numpy(bits).bool().reshape(dense.shape)
-    weight = torch.zeros(dense.shape, dtype=dense.dtype)
-    weight[stays] = tensors[f"{name} weights"] if f"{name} weights" in tensors else dense[stays]
-    return weight
+    with unpacked(data, "masks") as tensors:
+        errors = [[None if math.isnan(error) else error for error in own] for own in tensors.pop("errors").tolist()]
+        weights = {}
+        for name in sorted({name.rpartition(" ")[0] for name in tensors}):
+            before = weight_of(dense[name]).detach().cpu()
+            bits = np.unpackbits(tensors[f"{name} stays"].numpy())[: before.numel()]
+            stays = torch.from_numpy(bits).bool().reshape(before.shape)
+            weight = weights[name] = torch.zeros(before.shape, dtype=before.dtype)
+            weight[stays] = tensors[f"{name} weights"] if f"{name} weights" in tensors else before[stays]
+        return MaskedBlock(weights=weights, errors=[(f, p, h) for f, p, h in errors]).held(hold)
 
 
 def _unpack_errors(data: bytes) -> BlockErrors:

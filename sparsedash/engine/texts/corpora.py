@@ -7,30 +7,21 @@ References: a name in one of the tables, or a file (see sparsedash.storage.text_
 from the model, is made by the pipeline.
 """
 
+import hashlib
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from random import Random
 
-import datasets
-from datasets import load_dataset
-from datasets.exceptions import DatasetsError
-
 from sparsedash.engine.models.hub import HTTPError, reachable
 from sparsedash.engine.models.loading import LoadedModel
-from sparsedash.engine.models.model_conversion import texts_identity
 from sparsedash.schema.errors import CorpusError
 from sparsedash.schema.settings import BUILTIN_CLOZE, BUILTIN_CLOZE_402, BUILTIN_TEXT, CalibrationSettings
 from sparsedash.storage.local_machine import data_folder, path_kind, write_atomically
 from sparsedash.storage.text_files import file_of, is_running, json_lines, names_file, text_slice, texts_of
 
 TEXTS = Path(__file__).parents[2] / "catalog" / "texts"
-
-# Each attempt asks the hub five times more by itself: the usual twenty wait ten minutes for a hub that is gone.
-datasets.config.STREAMING_READ_MAX_RETRIES = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +85,10 @@ def read_texts(reference: str, data_dir: Path | None = None) -> Texts:
     texts = tuple(text for text in found if text.strip())
     if not texts:
         raise CorpusError(f"{reference} holds no text.", "Name another text set.")
-    return Texts(texts=texts, identity=texts_identity(texts), running=running)
+    whole = hashlib.sha256()
+    for data in (text.encode("utf-8", "surrogatepass") for text in texts):
+        whole.update(len(data).to_bytes(8, "big") + data)
+    return Texts(texts=texts, identity=f"sha256:{whole.hexdigest()}", running=running)
 
 
 def story_openings() -> tuple[str, ...]:
@@ -111,68 +105,55 @@ def _read_file(reference: str, data_dir: Path) -> tuple[list[str], bool]:
 
 
 def _read_hub(name: str, corpus: HubCorpus) -> list[str]:
+    # Slow to import, and most runs read no text of the hub.
+    import datasets
+
+    # Each attempt asks the hub five times more by itself: the usual twenty wait ten minutes for a hub that is gone.
+    datasets.config.STREAMING_READ_MAX_RETRIES = 2
+    # In the local cache of `datasets`, which keeps no streamed texts itself.
+    parts = (corpus.path.replace("/", "--"), corpus.config, corpus.split, corpus.n_streamed)
+    kept = Path(datasets.config.HF_DATASETS_CACHE) / "streamed" / f"{'-'.join(str(p) for p in parts if p)}.jsonl"
+    if corpus.n_streamed is not None and kept.is_file():
+        return list(json_lines(kept))
+    # Where the hub does not answer, `datasets` goes straight to its cache: it would try again for more than a minute.
+    before = datasets.config.HF_HUB_OFFLINE
+    datasets.config.HF_HUB_OFFLINE = offline = before or not reachable()
+    texts: list[str] = []
     try:
-        if corpus.n_streamed is None:
-            with _offline_unless_reachable():
-                rows = load_dataset(corpus.path, corpus.config, split=corpus.split)
-            return [row["text"] for row in rows]
-        # In the local cache of `datasets`, which keeps no streamed texts itself.
-        parts = (corpus.path.replace("/", "--"), corpus.config, corpus.split, corpus.n_streamed)
-        kept = Path(datasets.config.HF_DATASETS_CACHE) / "streamed" / f"{'-'.join(str(p) for p in parts if p)}.jsonl"
-        if not kept.is_file():
-            texts = _stream_texts(name, corpus)
+        rows = datasets.load_dataset(corpus.path, corpus.config, split=corpus.split, streaming=bool(corpus.n_streamed))
+        for row in islice(rows, corpus.n_streamed):
+            texts.append(row["text"])
+        # The end of a compressed file that was cut off looks like its end.
+        if corpus.n_streamed is not None and len(texts) != corpus.n_streamed:
+            raise EOFError("there were no more")
+        if corpus.n_streamed is not None:
             kept.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(kept, "".join(json.dumps({"text": text}) + "\n" for text in texts), replace=True)
-        return list(json_lines(kept))
-    except ConnectionError as error:
-        raise CorpusError(
-            f"{name} is not in the local cache, and the hub cannot be reached.",
-            f"Connect to the network once, use file:PATH, or {BUILTIN_CLOZE}.",
-        ) from error
-    except (OSError, EOFError, ValueError, KeyError, HTTPError, DatasetsError) as error:
-        raise CorpusError(
-            f"{name} could not be read from the hub: {_first_line(error)}",
-            "Start again when the hub answers; a gated text set needs the hub's token in HF_TOKEN.",
-        ) from error
-
-
-def _stream_texts(name: str, corpus: HubCorpus) -> list[str]:
-    """The first texts. Raises CorpusError where they stop before their number."""
-    texts: list[str] = []
-    with _offline_unless_reachable() as online:
-        try:
-            rows = load_dataset(corpus.path, corpus.config, split=corpus.split, streaming=True)
-            for row in islice(rows, corpus.n_streamed):
-                texts.append(row["text"])
-            # The end of a compressed file that was cut off looks like its end.
-            if len(texts) != corpus.n_streamed:
-                raise EOFError("there were no more")
-        except (ConnectionError, EOFError) as error:
-            if not online:
-                raise
-            raise CorpusError(
-                f"{name} broke off after {len(texts):,} of {corpus.n_streamed:,} texts: {_first_line(error)}",
-                "Nothing of it was kept. Start again when the hub answers.",
-            ) from error
+    except (OSError, EOFError, ValueError, KeyError, HTTPError, datasets.exceptions.DatasetsError) as error:
+        raise _hub_problem(name, corpus, error, n_texts=len(texts), offline=offline) from error
+    finally:
+        datasets.config.HF_HUB_OFFLINE = before
     return texts
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
-
-
-@contextmanager
-def _offline_unless_reachable() -> Iterator[bool]:
-    """Inside, `datasets` goes straight to its cache where the hub does not answer. Gives whether it does.
-
-    By itself it would try again and again, for more than a minute, before it looks there.
-    """
-    before = datasets.config.HF_HUB_OFFLINE
-    datasets.config.HF_HUB_OFFLINE = before or not reachable()
-    try:
-        yield not datasets.config.HF_HUB_OFFLINE
-    finally:
-        datasets.config.HF_HUB_OFFLINE = before
+def _hub_problem(name: str, corpus: HubCorpus, error: Exception, *, n_texts: int, offline: bool) -> CorpusError:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+    match error:
+        case ConnectionError() | EOFError() if corpus.n_streamed is not None and not offline:
+            return CorpusError(
+                f"{name} broke off after {n_texts:,} of {corpus.n_streamed:,} texts: {reason}",
+                "Nothing of it was kept. Start again when the hub answers.",
+            )
+        case ConnectionError():
+            return CorpusError(
+                f"{name} is not in the local cache, and the hub cannot be reached.",
+                f"Connect to the network once, use file:PATH, or {BUILTIN_CLOZE}.",
+            )
+        case _:
+            return CorpusError(
+                f"{name} could not be read from the hub: {reason}",
+                "Start again when the hub answers; a gated text set needs the hub's token in HF_TOKEN.",
+            )
 
 
 def calibration_sequences(loaded: LoadedModel, texts: Texts, settings: CalibrationSettings) -> list[list[int]]:

@@ -112,10 +112,8 @@ def generate_texts(
         written = _generate_batch(loaded, prompts[part], luck[part], on_written)
         return list(loaded.tokenizer.batch_decode(written, skip_special_tokens=True))
 
-    texts: list[str] = []
-    for number, start in enumerate(range(0, n_samples, n_at_once)):
-        texts += made(number, partial(write, start))
-    return texts
+    batches = enumerate(range(0, n_samples, n_at_once))
+    return [text for number, start in batches for text in made(number, partial(write, start))]
 
 
 def _batch_size(loaded: LoadedModel, length: int) -> int:
@@ -154,12 +152,9 @@ def _generate(loaded: LoadedModel, prompts: Sequence[list[int]], luck: Tensor, r
     """
     luck = luck.to(loaded.model.device)
     longest, n_new = max(map(len, prompts)), luck.shape[1]
-    ids = torch.zeros(len(prompts), longest, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for row, tokens in enumerate(prompts):
-        ids[row, longest - len(tokens) :] = torch.tensor(tokens)
-        mask[row, longest - len(tokens) :] = 1
-    ids, mask = ids.to(luck.device), mask.to(luck.device)
+    padding = [longest - len(tokens) for tokens in prompts]
+    ids = torch.tensor([[0] * n + own for n, own in zip(padding, prompts, strict=True)], device=luck.device)
+    mask = torch.tensor([[0] * n + [1] * (longest - n) for n in padding], device=luck.device)
     written = [ids]
     cache = roomy_cache(longest + n_new)
     takes_positions = "position_ids" in inspect.signature(loaded.model.forward).parameters

@@ -7,7 +7,7 @@ import torch
 
 from sparsedash.catalog.resources import SENSITIVITY_BATCH_TOKENS, SENSITIVITY_TOKENS
 from sparsedash.engine.calibration import calibration_cache
-from sparsedash.engine.calibration.calibration_cache import CalibrationCache
+from sparsedash.engine.calibration.calibration_cache import Calibration
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.store_keys import CalibrationKeys
 from tests.engine.tiny import tiny_loaded
@@ -25,8 +25,8 @@ def loaded():
 
 
 def kept(loaded, store, texts):
-    found = CalibrationCache(store, KEYS, loaded, lambda: texts, ignore_steps, token_weights="equal", reads_text=True)
-    found.reach_statistics(len(loaded.blocks) - 1)
+    found = Calibration(store, KEYS, lambda: loaded, lambda: texts, ignore_steps, token_weights="equal", is_read=True)
+    found.reach(len(loaded.blocks) - 1)
     return found
 
 
@@ -48,7 +48,7 @@ def test_a_block_with_many_dead_channels_still_has_a_sensitivity(loaded, store):
 def test_a_block_that_loses_nothing_in_the_little_text_counts_as_the_others(loaded, store, monkeypatch):
     own = kept(loaded, store, texts())
     usual = own.data.sensitivities()
-    store.drop_entry("artefacts", own._keys.sensitivity)
+    store.drop_entry("artefacts", own.keys.sensitivity)
     losses = calibration_cache.sensitivities
 
     def none_of_the_last(*asked):
@@ -63,7 +63,7 @@ def test_a_block_that_loses_nothing_in_the_little_text_counts_as_the_others(load
 def test_long_sequences_are_cut_so_that_many_predictions_are_judged(loaded, store, monkeypatch):
     monkeypatch.setattr(loaded.model.config, "max_position_embeddings", 2048)
     own = kept(loaded, store, texts())
-    own._sequences = lambda: [[5] * 2000] * 20
+    own._read = lambda: [[5] * 2000] * 20
     asked = []
     monkeypatch.setattr(calibration_cache, "sensitivities", lambda model, few, *_: asked.extend(few) or [1.0] * 3)
     own.data.sensitivities()

@@ -3,9 +3,8 @@
 import pytest
 import torch
 
-from sparsedash.catalog.families import FAMILIES
-from sparsedash.engine.models.decoder_blocks import BlockWalk, batches_by_length, blocks_of
-from tests.engine.tiny import CONFIGS, tiny_model
+from sparsedash.engine.models.decoder_blocks import BlockWalk, batches_by_length
+from tests.engine.tiny import CONFIGS, as_loaded, tiny_model
 
 CPU = torch.device("cpu")
 
@@ -13,7 +12,7 @@ CPU = torch.device("cpu")
 @pytest.mark.parametrize("model_type", sorted(CONFIGS))
 def test_walking_block_by_block_gives_the_hidden_states_of_a_plain_forward(model_type):
     model = tiny_model(model_type)
-    blocks = blocks_of(model, FAMILIES[model_type])
+    blocks = as_loaded(model).blocks
     generator = torch.Generator().manual_seed(3)
     sequences = [torch.randint(1, 400, (n,), generator=generator).tolist() for n in (24, 9, 17, 30)]
     batches = [batch for _, batch in batches_by_length(sequences, 60, 0, CPU)]

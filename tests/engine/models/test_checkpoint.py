@@ -13,6 +13,7 @@ from sparsedash.schema.errors import ModelError
 from tests.engine.tiny import CONFIGS, save_tiny, tiny_model
 
 DOWN = "model.layers.1.mlp.down_proj.weight"
+THIRD = "model.layers.3.mlp.down_proj.weight"
 
 
 @pytest.fixture
@@ -20,9 +21,9 @@ def folder(model_folder, tmp_path):
     return shutil.copytree(model_folder, tmp_path / "copy")
 
 
-def refused(folder, store):
+def refused(folder, store, dtype="float32"):
     with pytest.raises(ModelError) as caught:
-        load_model(locate_model(str(folder), store), "float32")
+        load_model(locate_model(str(folder), store), dtype)
     assert caught.value.advice
     return caught.value.message
 
@@ -40,62 +41,48 @@ def reconfigure(folder, **changes):
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
 
 
-def test_a_missing_tensor_is_refused_by_name(folder, store):
-    rewrite(folder, lambda weights: weights.pop(DOWN))
-    assert refused(folder, store) == f"The checkpoint {folder} lacks {DOWN}."
+def holding(value):
+    return lambda weights: weights[DOWN].__setitem__((3, 5), value)
 
 
-def test_a_tensor_that_the_config_knows_nothing_of_is_refused_by_name(folder, store):
-    rewrite(folder, lambda weights: weights.update({"model.layers.3.mlp.down_proj.weight": torch.zeros(2, 2)}))
-    assert "knows nothing of, model.layers.3.mlp.down_proj.weight" in refused(folder, store)
+def of_type(dtype):
+    return lambda weights: weights.update({DOWN: weights[DOWN].to(dtype)})
 
 
-def test_a_config_with_fewer_layers_than_the_file_is_refused(folder, store):
-    reconfigure(folder, num_hidden_layers=2)
-    assert "knows nothing of, model.layers.2." in refused(folder, store)
-    reconfigure(folder, num_hidden_layers=4)
-    assert re.search(r"lacks model\.layers\.3\..*, .* and \d+ more", refused(folder, store))
+WEIGHTS = {
+    "a hole": (lambda weights: weights.pop(DOWN), f"lacks {DOWN}."),
+    "one more": (lambda weights: weights.update({THIRD: torch.zeros(2)}), f"knows nothing of, {THIRD}"),
+    "another shape": (lambda weights: weights.update({DOWN: torch.zeros(33, 96)}), f"than its config says {DOWN}"),
+    **{f"{value}": (holding(float(value)), f"NaN or infinite values in {DOWN}") for value in ("nan", "inf", "-inf")},
+    **{
+        str(dtype): (of_type(dtype), f"none of float64, float32, float16, bfloat16: {DOWN} (")
+        for dtype in (torch.int8, torch.bool, torch.int32, torch.float8_e4m3fn)
+    },
+}
 
 
-def test_a_tensor_of_another_shape_is_refused_by_name(folder, store):
-    rewrite(folder, lambda weights: weights.update({DOWN: torch.zeros(33, 96)}))
-    assert f"in another shape than its config says {DOWN}" in refused(folder, store)
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_weights_that_are_no_numbers_are_refused_by_name(folder, store, value, dtype):
-    rewrite(folder, lambda weights: weights[DOWN].__setitem__((3, 5), value))
-    with pytest.raises(ModelError, match=f"NaN or infinite values in {re.escape(DOWN)}"):
-        load_model(locate_model(str(folder), store), dtype)
+@pytest.mark.parametrize(("kind", "dtype"), [("safetensors", "float32"), ("bin", "bfloat16")])
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_wrong_weights_are_refused_by_name(name, kind, dtype, folder, store):
+    change, said = WEIGHTS[name]
+    rewrite(folder, change)
+    if kind == "bin":
+        torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+        (folder / "model.safetensors").unlink()
+    assert said in refused(folder, store, dtype)
 
 
 @pytest.mark.parametrize("family", sorted(CONFIGS))
 def test_every_family_as_it_is_saved_is_whole_and_without_one_tensor_is_not(family, store, tmp_path):
     folder = save_tiny(tmp_path / "whole", family)
+    if family == "gpt2":
+        # Masks that old checkpoints keep are no weights.
+        mask = {f"transformer.h.{i}.attn.bias": torch.ones(1, 1, 8, 8, dtype=torch.bool) for i in range(3)}
+        rewrite(folder, lambda weights: weights.update(mask))
     load_model(locate_model(str(folder), store), "float32")
     name = next(name for name in load_file(folder / "model.safetensors") if ".0." in name and name.endswith("weight"))
     rewrite(folder, lambda weights: weights.pop(name))
     assert "lacks" in refused(folder, store)
-
-
-@pytest.mark.parametrize("dtype", [torch.int8, torch.bool, torch.int32, torch.float8_e4m3fn, torch.float8_e5m2])
-@pytest.mark.parametrize("kind", ["safetensors", "bin"])
-def test_a_tensor_of_numbers_that_are_no_weights_is_refused_by_name(folder, store, dtype, kind):
-    rewrite(folder, lambda weights: weights.update({DOWN: weights[DOWN].to(dtype)}))
-    if kind == "bin":
-        torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
-        (folder / "model.safetensors").unlink()
-    with pytest.raises(ModelError, match=f"none of float64, float32, float16, bfloat16: {re.escape(DOWN)} ") as caught:
-        locate_model(str(folder), store)
-    assert caught.value.advice
-
-
-def test_masks_that_old_checkpoints_keep_are_no_weights(store, tmp_path):
-    folder = save_tiny(tmp_path / "m", "gpt2")
-    mask = {f"transformer.h.{i}.attn.bias": torch.ones(1, 1, 8, 8, dtype=torch.bool) for i in range(3)}
-    rewrite(folder, lambda weights: weights.update(mask))
-    load_model(locate_model(str(folder), store), "float32")
 
 
 def test_a_table_of_positions_that_would_fill_the_memory_is_refused(store, tmp_path):
@@ -104,76 +91,81 @@ def test_a_table_of_positions_that_would_fill_the_memory_is_refused(store, tmp_p
     assert "weights, and its files hold" in refused(folder, store)
 
 
-def test_a_file_that_is_cut_off_is_named(folder, store):
-    file = folder / "model.safetensors"
-    file.write_bytes(file.read_bytes()[:-100])
-    assert "model.safetensors is damaged" in refused(folder, store)
+def cut(file, n_bytes):
+    file.write_bytes(file.read_bytes()[:-n_bytes])
 
 
-class TestShards:
-    @pytest.fixture
-    def folder(self, tmp_path):
-        folder = save_tiny(tmp_path / "m")
-        (folder / "model.safetensors").unlink()
-        tiny_model("llama").save_pretrained(folder, max_shard_size="40KB")
-        assert len(list(folder.glob("*.safetensors"))) > 2
-        return folder
-
-    def test_whole_they_are_read(self, folder, store):
-        assert len(load_model(locate_model(str(folder), store), "float32").mlps) == 3
-
-    def test_a_missing_one_is_named(self, folder, store):
-        lost = sorted(folder.glob("*.safetensors"))[1]
-        lost.unlink()
-        assert f"names {lost.name!r}, which is not in the folder" in refused(folder, store)
-
-    def test_a_damaged_one_is_named(self, folder, store):
-        cut = sorted(folder.glob("*.safetensors"))[1]
-        cut.write_bytes(cut.read_bytes()[:-8])
-        assert f"{cut.name} is damaged" in refused(folder, store)
-
-    @pytest.mark.parametrize("elsewhere", ["../other.safetensors", "/etc/hostname", 7, None])
-    def test_an_index_that_points_elsewhere_is_refused(self, folder, store, elsewhere):
+def pointing(to):
+    def harm(folder):
         shutil.copy(sorted(folder.glob("*.safetensors"))[0], folder.parent / "other.safetensors")
         index = folder / "model.safetensors.index.json"
         whole = json.loads(index.read_text())
-        whole["weight_map"][DOWN] = elsewhere
+        whole["weight_map"][DOWN] = to
         index.write_text(json.dumps(whole))
-        assert "which is not in the folder" in refused(folder, store)
 
-    @pytest.mark.parametrize("text", ["", "[]", '{"weight_map": 3}', "[" * 10_000])
-    def test_an_index_that_is_none_is_refused(self, folder, store, text):
-        (folder / "model.safetensors.index.json").write_text(text)
-        assert "model.safetensors.index.json" in refused(folder, store)
+    return harm
+
+
+def index_of(text):
+    return lambda folder: (folder / "model.safetensors.index.json").write_text(text)
+
+
+SHARDS = {
+    "missing": (lambda folder: min(folder.glob("*.safetensors")).unlink(), "which is not in the folder"),
+    "cut off": (lambda folder: cut(min(folder.glob("*.safetensors")), 8), "is damaged"),
+    **{f"at {to}": (pointing(to), "which is not in the folder") for to in ("../other.safetensors", "/etc/hostname")},
+    "a number": (pointing(7), "index.json of"),
+    **{
+        f"index {text[:9]}": (index_of(text), "index.json of") for text in ("", "[]", '{"weight_map": 3}', "[" * 10_000)
+    },
+}
+
+
+@pytest.mark.parametrize("harm", [None, *SHARDS])
+def test_shards_are_read_whole_or_refused(harm, store, tmp_path):
+    folder = save_tiny(tmp_path / "m")
+    (folder / "model.safetensors").unlink()
+    tiny_model("llama").save_pretrained(folder, max_shard_size="40KB")
+    assert len(list(folder.glob("*.safetensors"))) > 2
+    if harm is None:
+        assert len(load_model(locate_model(str(folder), store), "float32").mlps) == 3
+    else:
+        do, said = SHARDS[harm]
+        do(folder)
+        assert said in refused(folder, store)
+
+
+def test_a_file_that_is_cut_off_is_named(folder, store):
+    cut(folder / "model.safetensors", 100)
+    assert "model.safetensors is damaged" in refused(folder, store)
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
         ({"num_hidden_layers": 0}, "num_hidden_layers = 0"),
+        ({"num_hidden_layers": 2}, "knows nothing of, model.layers.2."),
+        ({"num_hidden_layers": 4}, "lacks model.layers.3."),
         ({"num_hidden_layers": 100_000}, "num_hidden_layers = 100000; possible: 1 to 2,000"),
         ({"num_hidden_layers": None}, "config"),
-        ({"num_hidden_layers": "three"}, "config"),
-        ({"num_hidden_layers": [3]}, "config"),
         ({"num_attention_heads": 0}, "config"),
         ({"hidden_size": -32}, "config"),
-        ({"vocab_size": 0}, "vocab_size = 0"),
         ({"intermediate_size": 10**7}, "weights, and its files hold"),
         ({"intermediate_size": "wide"}, "config"),
         ({"return_dict": False}, "return_dict = False; possible: True"),
         ({"pad_token_id": 10**9}, "describes no model: Padding_idx"),
-        ({"num_labels": 10**8}, "num_labels = 100000000; possible: 0 to 10,000"),
         ({"model_type": "gpt_neo", "attention_types": [[["global"], 10**8]]}, "attention_types = 100000000"),
         ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "quantised"),
     ],
 )
 def test_an_impossible_config_is_refused_before_a_model_is_built(folder, store, changes, said):
     reconfigure(folder, **changes)
-    with pytest.raises(ModelError, match=re.escape(said)):
-        load_model(locate_model(str(folder), store), "float32")
+    message = refused(folder, store)
+    assert said in message
+    assert "lacks" not in said or re.search(r", .* and \d+ more", message)
 
 
-@pytest.mark.parametrize("text", ["", "null", "[]", '"llama"', '{"model_type": 7}', "{" * 10_000, '{"a":' * 50_000])
+@pytest.mark.parametrize("text", ["", "null", '"llama"', '{"model_type": 7}', "{" * 10_000, '{"a":' * 50_000])
 def test_a_config_that_is_none_is_refused(folder, store, text):
     (folder / "config.json").write_text(text)
     with pytest.raises(ModelError):
@@ -182,8 +174,9 @@ def test_a_config_that_is_none_is_refused(folder, store, text):
 
 def test_a_config_that_asks_for_code_beside_it_runs_none(folder, store, tmp_path):
     proof = tmp_path / "ran"
-    (folder / "evil.py").write_text(f"open({str(proof)!r}, 'w')\nclass Tokenizer: pass\n")
+    (folder / "evil.py").write_text(f"open({str(proof)!r}, 'w')\nclass Tokenizer: pass\nclass Config: pass\n")
     (folder / "tokenizer_config.json").write_text(json.dumps({"auto_map": {"AutoTokenizer": ["evil.Tokenizer", None]}}))
-    with pytest.raises(ModelError, match="tokenizer"):
-        load_model(locate_model(str(folder), store), "float32")
+    assert "tokenizer" in refused(folder, store)
+    reconfigure(folder, model_type="evil", auto_map={"AutoConfig": "evil.Config"})
+    refused(folder, store)
     assert not proof.exists()

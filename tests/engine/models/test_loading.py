@@ -26,25 +26,16 @@ def test_a_local_folder_gives_its_model_its_tokenizer_and_its_dtype(model_folder
     assert not loaded.model.training
 
 
-def test_the_identity_is_that_of_the_content(model_folder, store, tmp_path):
+def test_the_identity_is_that_of_the_content_and_the_shape_is_noted_under_it(model_folder, store, tmp_path):
     first = locate_model(str(model_folder), store).identity
+    config = json.loads((model_folder / "config.json").read_text())
+    assert shape_from_plain(store.recall(store_keys.model_shape_note(first))) == model_shape(config)
     copied = shutil.copytree(model_folder, tmp_path / "copy")
     assert locate_model(str(copied), store).identity == first
-    config = json.loads((copied / "config.json").read_text())
     (copied / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 0.1}))
-    assert locate_model(str(copied), store).identity != first
-
-
-def test_the_shape_is_noted_under_the_identity(model_folder, store):
-    noted = store_keys.model_shape_note(locate_model(str(model_folder), store).identity)
-    assert shape_from_plain(store.recall(noted)) == model_shape(json.loads((model_folder / "config.json").read_text()))
-
-
-def test_weights_changed_in_place_change_the_identity(store, tmp_path):
-    folder = save_tiny(tmp_path / "m", seed=0)
-    first = locate_model(str(folder), store).identity
-    tiny_model("llama", seed=1).save_pretrained(folder)
-    assert locate_model(str(folder), store).identity != first
+    other = locate_model(str(copied), store).identity
+    tiny_model("llama", seed=1).save_pretrained(copied)
+    assert len({first, other, locate_model(str(copied), store).identity}) == 3
 
 
 def test_a_folder_with_only_bin_files_is_read_as_plain_weights_with_a_warning(store, tmp_path):
@@ -75,18 +66,6 @@ class _Touch:
         return open, (self._path, "w")
 
 
-def test_a_model_that_wants_its_own_code_is_refused_without_running_it(store, tmp_path):
-    folder = save_tiny(tmp_path / "m")
-    proof = tmp_path / "ran"
-    config = json.loads((folder / "config.json").read_text())
-    config |= {"model_type": "evil", "auto_map": {"AutoConfig": "evil.Config"}}
-    (folder / "config.json").write_text(json.dumps(config))
-    (folder / "evil.py").write_text(f"open({str(proof)!r}, 'w')\nclass Config: pass\n")
-    with pytest.raises(ModelError):
-        locate_model(str(folder), store)
-    assert not proof.exists()
-
-
 @pytest.mark.parametrize(
     ("reference", "said"),
     [
@@ -113,12 +92,6 @@ def test_a_folder_without_config_or_weights_is_told(store, tmp_path):
     (folder / "model.safetensors").unlink()
     with pytest.raises(ModelError, match="could not be read"):
         load_model(locate_model(str(folder), store), "float32")
-
-
-def test_an_unsupported_family_is_refused_before_any_weights(store, tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "mamba"}))
-    with pytest.raises(ModelError, match="'mamba' cannot be pruned yet"):
-        locate_model(str(tmp_path), store)
 
 
 def test_a_missing_built_in_model_is_told_with_the_command(store, monkeypatch):
@@ -152,7 +125,7 @@ def test_a_text_that_the_tokenizer_breaks_down_on_or_the_model_has_no_embedding_
 
     beyond = copy.deepcopy(loaded.tokenizer)
     beyond.add_tokens([*(f"<{number}>" for number in range(200)), "🦊"])
-    with pytest.raises(ModelError, match=r"gives token 4\d\d in 'a 🦊', and the model knows 400"):
+    with pytest.raises(ModelError, match=r"cannot read 'a 🦊': it gives token 4\d\d, and the model knows 400"):
         changed(beyond).tokens("a 🦊")
     bomb = copy.deepcopy(loaded.tokenizer)
     bomb.backend_tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"^(([a-z ])+.)+[A-Z]([a-z ])+$"), "isolated")

@@ -17,10 +17,10 @@ from sparsedash.catalog.model_shape import (
     shipped_shape,
 )
 from sparsedash.catalog.published_results import PUBLISHED_MODELS
-from sparsedash.engine.models.decoder_blocks import mlps_of, n_matmul_weights, weights_per_channel
+from sparsedash.engine.models.decoder_blocks import n_matmul_weights, weights_per_channel
 from sparsedash.engine.pruning.surgery import PrunedMlp, out_weight, pruned
 from tests.engine.tiny import CONFIGS as TINY
-from tests.engine.tiny import tiny_loaded
+from tests.engine.tiny import as_loaded, tiny_loaded
 
 SHIPPED = {path.stem: json.loads(path.read_text()) for path in sorted(CONFIGS.glob("*.json"))}
 FEW = {"num_hidden_layers": 2, "num_key_value_heads": 8, "sliding_window": None}
@@ -48,7 +48,7 @@ def test_every_count_is_that_of_the_real_model(name):
     config = AutoConfig.for_model(**MODELS[name])
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
-    shape, mlps = model_shape(config.to_dict()), mlps_of(model, FAMILIES[config.model_type])
+    shape, mlps = model_shape(config.to_dict()), as_loaded(model).mlps
     assert shape.widths == tuple(mlp.width for mlp in mlps)
     assert {shape.per_channel} == {weights_per_channel(mlp) for mlp in mlps}
     biases = (part.bias for mlp in mlps for part in mlp.inner if part.bias is not None)

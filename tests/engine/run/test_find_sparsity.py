@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from sparsedash.engine.calibration.calibration_cache import CalibrationCache
+from sparsedash.engine.calibration.calibration_cache import Calibration
 from sparsedash.engine.evaluation import early_stopping
 from sparsedash.engine.run import pipeline
 from sparsedash.engine.run.find_sparsity import find_sparsity
@@ -113,7 +113,7 @@ def test_a_cancelled_search_resumes_with_the_trial_that_was_not_finished(asked, 
     run, so_far = store.get(Run, key_of(asked)), store.get(FindResult, key_of(asked))
     assert not run.finished and not so_far.finished
     assert tried(so_far) == [417, 167] and run.settings.sparsities_permille == (417, 167, 250)
-    monkeypatch.setattr(CalibrationCache, "reach_statistics", must_not_run)
+    monkeypatch.setattr(Calibration, "reach", must_not_run)
     made = []
     result = find_sparsity(asked, store, lambda step: made.append(step.point) if step.stage == "prune" else None)
     assert result.answer == 250 and {point for point in made if point is not None} == {2, 3}

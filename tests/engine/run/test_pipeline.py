@@ -5,14 +5,13 @@ from dataclasses import replace
 import pytest
 
 from sparsedash.catalog.presets import method_named
-from sparsedash.catalog.resources import MOST_TEXTS
 from sparsedash.engine.calibration import calibration_cache
-from sparsedash.engine.calibration.calibration_cache import CalibrationCache
+from sparsedash.engine.calibration.calibration_cache import Calibration
 from sparsedash.engine.pruning import saliency
 from sparsedash.engine.run import pipeline, run_context
 from sparsedash.engine.run.run_context import RunContext
 from sparsedash.engine.run.sparse_models import PrunedChannels
-from sparsedash.schema.errors import CalibrationError, Cancelled, ModelError, StoreError
+from sparsedash.schema.errors import CalibrationError, ModelError, StoreError
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Passages, Record, Run
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings
@@ -37,7 +36,16 @@ from tests.engine.run.small_runs import (
 @pytest.fixture
 def no_calibration(monkeypatch):
     """Gives a function after which nothing may be calibrated."""
-    return lambda: monkeypatch.setattr(CalibrationCache, "reach_statistics", must_not_run)
+    return lambda: monkeypatch.setattr(Calibration, "reach", must_not_run)
+
+
+@pytest.fixture(scope="module")
+def known(settings, tmp_path_factory):
+    """A store with a run of these settings, to which others are added."""
+    store = Store(tmp_path_factory.mktemp("known"))
+    store.first, store.stages = stages_of(settings, store)
+    yield store
+    store.close()
 
 
 def pruned(store, run):
@@ -51,43 +59,31 @@ def one(settings, permille=125, **changes):
 # What a run leaves, and what is read from the store.
 
 
-def test_a_run_keeps_the_dense_record_and_one_for_every_sparsity(settings, store):
-    run, stages = stages_of(settings, store)
-    dense, *sparse = records(store, run)
+def test_a_run_keeps_the_dense_record_and_one_for_every_sparsity(settings, known):
+    run = known.first
+    dense, *sparse = records(known, run)
     assert run.finished and dense.pruned is None
-    assert store.get(Run, settings.key(fingerprints(settings))) == run
+    assert known.get(Run, settings.key(fingerprints(settings))) == run
     assert [record.pruned.widths for record in sparse] == [(72, 72, 72), (48, 48, 48)]
     assert [record.pruned.mlp_sparsity for record in sparse] == [0.25, 0.5]
     assert all(0 < record.pruned.matmul_ratio < record.pruned.mlp_sparsity for record in sparse)
     assert [outcome.index for outcome in dense.outcomes] == list(range(10))
-    assert store.get(Passages, dense.passages_key).indices == tuple(range(10))
-    assert {"load", "text", "calibrate", "prune", "evaluate"} <= set(stages)
-    assert 10**8 < run.peak_bytes < 10**11 and 0 < run.disk_bytes <= folder_size(store.folder).n_bytes
-
-
-def test_the_same_request_again_computes_nothing(settings, store):
-    first = ran(settings, store)
-    again, stages = stages_of(settings, store)
-    assert (again.dense, again.sparse) == (first.dense, first.sparse)
+    assert known.get(Passages, dense.passages_key).indices == tuple(range(10))
+    assert {"load", "text", "calibrate", "prune", "evaluate"} <= set(known.stages)
+    assert 10**8 < run.peak_bytes < 10**11 and 0 < run.disk_bytes <= folder_size(known.folder).n_bytes
+    # The same request again computes nothing.
+    again, stages = stages_of(settings, known, run_key="again")
+    assert (again.dense, again.sparse) == (run.dense, run.sparse)
     assert not {"calibrate", "prune", "evaluate"} & set(stages)
     assert len(again.cached) == 3 and again.disk_bytes < 10**5
 
 
-def test_a_second_sparsity_runs_no_calibration_and_repeats_its_warning(settings, store, no_calibration):
-    first = ran(settings, store)
-    assert any("tokens a channel" in warning for warning in first.warnings)
+def test_a_second_sparsity_runs_no_calibration_and_repeats_its_warning(settings, known, no_calibration):
+    assert any("tokens a channel" in warning for warning in known.first.warnings)
     no_calibration()
-    run = ran(one(settings), store)
-    assert pruned(store, run)[0].widths == (88, 88, 88)
-    assert "calibration" in run.cached and run.warnings == first.warnings
-
-
-def test_a_fresh_store_gives_the_same_numbers_to_the_bit(settings, store, tmp_path):
-    assert fresh_records(settings, tmp_path / "other") == records(store, ran(settings, store))
-
-
-def test_a_model_in_bfloat16_has_keys_of_its_own(settings, store):
-    assert ran(settings, store).dense != ran(replace(settings, dtype="bfloat16"), store).dense
+    run = ran(one(settings), known)
+    assert pruned(known, run)[0].widths == (88, 88, 88)
+    assert "calibration" in run.cached and run.warnings == known.first.warnings
 
 
 ZEROED = {
@@ -101,25 +97,19 @@ ZEROED = {
 
 
 @pytest.mark.parametrize("name", ZEROED)
-def test_zero_percent_gives_the_dense_answers_without_a_backward_pass(name, settings, store, monkeypatch):
+def test_zero_percent_gives_the_dense_answers_without_a_backward_pass(name, settings, known, monkeypatch):
     monkeypatch.setattr(calibration_cache, "mask_gradients", must_not_run)
-    dense, zero = records(store, ran(one(settings, 0, methods=(ZEROED[name],)), store))
+    dense, zero = records(known, ran(one(settings, 0, methods=(ZEROED[name],)), known))
     assert zero.outcomes == dense.outcomes
     assert zero.pruned.widths == zero.pruned.dense_widths
     assert zero.pruned.mlp_sparsity == zero.pruned.matmul_ratio == 0
     assert set(zero.pruned.layer_errors) <= {0.0}
 
 
-def test_compensation_lowers_the_error_on_the_calibration_text(settings, store):
-    plain = replace(CHANNELS, compensation="none")
-    fitted, unfitted = pruned(store, ran(one(settings, 250, methods=(CHANNELS, plain)), store))
-    assert all(f < u for f, u in zip(fitted.layer_errors, unfitted.layer_errors, strict=True))
-
-
-def test_a_sweep_of_eight_sparsities_costs_one_elimination_a_block(settings, store, monkeypatch):
+def test_a_sweep_of_eight_sparsities_costs_one_elimination_a_block(settings, known, monkeypatch):
     calls = count_calls(monkeypatch, saliency, "elimination_order")
     obs = MethodSettings(saliency="obs", width_multiple=8)
-    run = ran(replace(settings, methods=(obs,), sparsities_permille=tuple(range(100, 900, 100))), store)
+    run = ran(replace(settings, methods=(obs,), sparsities_permille=tuple(range(100, 900, 100))), known)
     assert len(run.sparse) == 8 and len(calls) == 3
 
 
@@ -134,20 +124,20 @@ def test_a_record_is_measured_before_the_model_is_rounded_to_its_type(settings, 
 # Gradients and rounds.
 
 
-def test_weighted_tokens_change_every_error_and_need_no_second_backward_pass(settings, store, monkeypatch):
+def test_weighted_tokens_change_every_error_and_need_no_second_backward_pass(settings, known, monkeypatch):
     usual = one(settings, 250, methods=(FISHER,))
     calibration = replace(settings.calibration, token_weights="residual")
-    (plain,) = pruned(store, ran(usual, store))
+    (plain,) = pruned(known, ran(usual, known))
     monkeypatch.setattr(calibration_cache, "mask_gradients", must_not_run)
-    run, stages = stages_of(replace(usual, calibration=calibration), store)
-    (weighted,) = pruned(store, run)
+    run, stages = stages_of(replace(usual, calibration=calibration), known)
+    (weighted,) = pruned(known, run)
     assert "calibrate" in stages and weighted.calibration == calibration
     for name in ("layer_errors", "held_out_errors", "passage_errors"):
         pairs = zip(getattr(plain, name), getattr(weighted, name), strict=True)
         assert [before != after for before, after in pairs] == [True] * 3, name
 
 
-def test_rounds_read_the_text_once_for_every_sparsity_and_never_again(settings, store, monkeypatch):
+def test_rounds_read_the_text_once_for_every_sparsity_and_never_again(settings, known, monkeypatch):
     calls, mask_gradients = [], calibration_cache.mask_gradients
 
     def counting(*given, masks, **more):
@@ -164,47 +154,31 @@ def test_rounds_read_the_text_once_for_every_sparsity_and_never_again(settings, 
     monkeypatch.setattr(calibration_cache, "mask_gradients", counting)
     rounds = replace(FISHER, allocation="global", rounds=3)
     asked = replace(settings, methods=(rounds,))
-    assert [made.sparsity_permille for made in pruned(store, ran(asked, store))] == [250, 500]
+    assert [made.sparsity_permille for made in pruned(known, ran(asked, known))] == [250, 500]
     # Of 288 channels, after one and after two thirds of the way: 1 - 0.75 ** (1/3) = 9.1 %, and so on.
     assert calls == [[262, 238], [229, 181]]
     monkeypatch.setattr(calibration_cache, "mask_gradients", must_not_run)
-    assert ran(replace(asked, methods=(replace(rounds, compensation="least-squares"),)), store).finished
+    assert ran(replace(asked, methods=(replace(rounds, compensation="least-squares"),)), known).finished
 
 
-def test_fewer_sequences_than_rounds_still_get_as_sparse_as_was_asked(settings, store, monkeypatch):
-    choices = count_calls(monkeypatch, calibration_cache, "choose_channels")
-    rounds = replace(FISHER, rounds=6, schedule="linear")
-    three = replace(settings.calibration, n_samples=3, length=128, packed=True)
-    ran(one(settings, 300, methods=(rounds,), calibration=three), store)
-    assert [permille for _, _, _, permille, _ in choices] == [100, 200]
-
-
-@pytest.mark.parametrize("forgotten", [False, True])
-def test_lost_gradients_are_computed_again_without_a_calibration(
-    forgotten, settings, store, monkeypatch, no_calibration
-):
+def test_lost_gradients_are_computed_again_without_a_calibration(settings, store, monkeypatch, no_calibration):
     asked = replace(settings, methods=(FISHER,))
     ran(asked, store)
-    (gradients,) = {call[0] for call in [(entry.name.rpartition("/")[0],) for entry in gradient_entries(store)]}
-    for entry in gradient_entries(store) if forgotten else []:
-        store.drop_entry("artefacts", entry.name)
+    (key,) = {
+        entry.name.rpartition("/")[0] for entry in store.entries("artefacts") if entry.tag.startswith("gradients ")
+    }
     calls, read = count_calls(monkeypatch, calibration_cache, "mask_gradients"), store.get_artefact
-    if not forgotten:
-        lose = lambda key: None if key.startswith(gradients) and not calls else read(key)  # noqa: E731
-        monkeypatch.setattr(store, "get_artefact", lose)
+    lose = lambda name: None if name.startswith(key) and not calls else read(name)  # noqa: E731
+    monkeypatch.setattr(store, "get_artefact", lose)
     no_calibration()
     assert ran(one(asked), store).finished
     assert len(calls) == 1
 
 
-def gradient_entries(store):
-    return [entry for entry in store.entries("artefacts") if entry.tag.startswith("gradients ")]
-
-
 # Methods that need no calibration text.
 
 
-@pytest.mark.parametrize("name", ["random", "magnitude", "magnitude-weights", "magnitude-2:4"])
+@pytest.mark.parametrize("name", ["random", "magnitude-2:4"])
 def test_methods_without_calibration_text_never_ask_for_it(
     name, settings, store, tmp_path, monkeypatch, no_calibration
 ):
@@ -237,44 +211,33 @@ def test_a_text_that_no_method_reads_may_be_missing_or_short(calibration, settin
 
 
 def test_a_text_that_only_methods_without_text_would_be_measured_on_is_not_read(settings, store, monkeypatch):
-    calibrated = count_calls(monkeypatch, CalibrationCache, "reach_statistics")
+    calibrated = count_calls(monkeypatch, Calibration, "reach")
     run = ran(one(settings, 500, methods=(replace(CHANNELS, plain_text=0.5), RANDOM)), store)
     assert len(calibrated) == 1
     assert [len(made.layer_errors) for made in pruned(store, run)] == [3, 0]
 
 
-def test_stored_statistics_measure_also_a_method_that_does_not_need_them(settings, store, monkeypatch):
-    ran(settings, store)
+def test_stored_statistics_measure_also_a_method_that_does_not_need_them(settings, known, monkeypatch):
     monkeypatch.setattr(RunContext, "sequences", must_not_run)
     asked = replace(settings, methods=(RANDOM,))
-    assert [len(made.layer_errors) for made in pruned(store, ran(asked, store))] == [3, 3]
-    monkeypatch.setattr(store, "get_artefact", lambda key: None)
-    assert pruned(store, ran(one(asked), store))[0].layer_errors == ()
+    assert [len(made.layer_errors) for made in pruned(known, ran(asked, known))] == [3, 3]
+    monkeypatch.setattr(known, "get_artefact", lambda key: None)
+    assert pruned(known, ran(one(asked), known))[0].layer_errors == ()
 
 
 # Interrupted and growing runs.
 
 
-@pytest.mark.parametrize("stage", ["load", "text"])
-def test_a_run_cancelled_before_there_are_checkpoints_ends_the_same(settings, store, tmp_path, stage):
-    def stop(step):
-        if step.stage == stage and step.done >= step.total // 2:
-            raise Cancelled
-
-    with pytest.raises(Cancelled):
-        pipeline.run(settings, store, stop)
-    assert records(store, ran(settings, store)) == fresh_records(settings, tmp_path / "other")
-
-
-def test_a_growing_run_can_be_read_while_it_runs_and_steps_name_their_model(settings, store):
+def test_a_growing_run_can_be_read_while_it_runs_and_steps_name_their_model(settings, known):
     seen = {}
 
     def watch(step):
         if step.stage == "evaluate" and step.point not in seen:
-            run = store.get(Run, "watched")
+            run = known.get(Run, "watched")
             seen[step.point] = None if run is None else len(run.sparse)
 
-    ran(settings, store, watch, run_key="watched")
+    fresh = replace(settings, evaluation=replace(settings.evaluation, n_passages=6))
+    ran(fresh, known, watch, run_key="watched")
     assert seen == {None: None, 0: 0, 1: 1}
 
 
@@ -294,12 +257,12 @@ def test_forgotten_or_damaged_statistics_are_computed_again(settings, store):
     assert run.finished and first.dense == run.dense
 
 
-def test_a_run_that_may_stop_early_has_the_whole_dense_record_and_says_how_the_others_ended(settings, store):
-    whole = ran(settings, store)
-    run = ran(replace(settings, evaluation=replace(settings.evaluation, stop_early=True)), store)
+def test_a_run_that_may_stop_early_has_the_whole_dense_record_and_says_how_the_others_ended(settings, known):
+    whole = known.first
+    run = ran(replace(settings, evaluation=replace(settings.evaluation, stop_early=True)), known)
     assert run.dense == whole.dense
     assert not set(run.sparse) & set(whole.sparse)
-    for early, plain in zip(records(store, run)[1:], records(store, whole)[1:], strict=True):
+    for early, plain in zip(records(known, run)[1:], records(known, whole)[1:], strict=True):
         assert plain.stopping is None and early.outcomes == plain.outcomes
         ended = early.stopping
         assert (ended.n_answered, ended.n_passages, ended.n_comparisons) == (10, 10, 2)
@@ -324,48 +287,35 @@ def test_a_store_too_small_for_the_statistics_is_refused_before_anything_is_comp
 def test_a_store_that_turns_out_too_small_says_so_after_two_calibrations(settings, tmp_path, monkeypatch):
     tiny = Store(tmp_path / "tiny", artefact_bytes=1)
     monkeypatch.setattr(pipeline, "kept_bytes", lambda *_: 0)
-    calibrations = count_calls(monkeypatch, CalibrationCache, "reach_statistics")
+    calibrations = count_calls(monkeypatch, Calibration, "reach")
     with pytest.raises(StoreError, match="does not fit"):
         ran(settings, tiny)
     assert len(calibrations) == 2
     tiny.close()
 
 
-def test_room_is_counted_for_the_text_that_there_is(settings, store, monkeypatch):
-    asked = []
-    monkeypatch.setattr(pipeline, "kept_bytes", lambda *given: asked.append(given[-1]) or 0)
-    ran(replace(settings, calibration=replace(settings.calibration, n_samples=5_000), methods=(FISHER,)), store)
-    assert 0 < asked[0] < 5_000
-
-
-def test_a_bad_model_leaves_no_run(settings, store):
+def test_a_bad_model_leaves_no_run(settings, known):
     with pytest.raises(ModelError):
-        ran(replace(settings, model="/nowhere"), store, run_key="bad")
-    assert store.get(Run, "bad") is None
+        ran(replace(settings, model="/nowhere"), known, run_key="bad")
+    assert known.get(Run, "bad") is None
 
 
 @pytest.mark.parametrize("corpus", ["self", None])
-def test_too_little_calibration_text_is_refused_before_anything_is_evaluated(settings, store, corpus, monkeypatch):
+def test_too_little_calibration_text_is_refused_before_anything_is_evaluated(settings, known, corpus, monkeypatch):
     little = replace(settings.calibration, n_samples=2, corpus=corpus or settings.calibration.corpus)
     monkeypatch.setattr(pipeline, "evaluate_models", must_not_run)
     with pytest.raises(CalibrationError, match="too few"):
-        ran(replace(settings, calibration=little), store)
+        ran(replace(settings, calibration=little), known)
 
 
-def test_methods_that_refit_nothing_need_little_text_and_lose_only_the_errors_on_it(settings, store):
+def test_methods_that_refit_nothing_need_little_text_and_lose_only_the_errors_on_it(settings, known):
     little = replace(settings.calibration, n_samples=2)
     names = ("wanda-channels", "flap", "wanda")
     plain = replace(settings, calibration=little, methods=tuple(map(method_named, names)))
-    for made in pruned(store, ran(plain, store)):
+    for made in pruned(known, ran(plain, known)):
         assert not made.layer_errors and not made.lost_without
     with pytest.raises(CalibrationError, match="refits nothing"):
-        ran(replace(plain, methods=(method_named("least-squares"),)), store)
-
-
-def test_fewer_passages_than_were_asked_for_are_a_warning(settings, store):
-    asked = replace(settings, evaluation=replace(settings.evaluation, n_passages=500))
-    said = "The text has 40 passages, not the 500 that were asked for; all are answered."
-    assert said in ran(asked, store).warnings and said in ran(asked, store).warnings
+        ran(replace(plain, methods=(method_named("least-squares"),)), known)
 
 
 def test_passages_that_repeat_or_stand_in_the_calibration_text_are_counted_in_warnings(settings, store, tmp_path):
@@ -375,9 +325,10 @@ def test_passages_that_repeat_or_stand_in_the_calibration_text_are_counted_in_wa
     settings = replace(
         settings,
         calibration=CalibrationSettings(corpus=f"file:{read}", n_samples=100, length=64),
-        evaluation=EvaluationSettings(corpus=f"file:{asked}"),
+        evaluation=EvaluationSettings(corpus=f"file:{asked}", n_passages=500),
     )
     run = ran(settings, store)
+    assert "The text has 6 passages, not the 500 that were asked for; all are answered." in run.warnings
     assert "2 of 8 passages repeat an earlier one and are left out." in run.warnings
     assert any(line.startswith("3 of 6 passages also stand in the calibration text") for line in run.warnings)
     assert store.get(Record, run.dense).last_word.total == 6
@@ -397,17 +348,3 @@ def test_generated_text_is_kept_and_the_same_for_the_same_seed(settings, store, 
     other.close()
     monkeypatch.setattr(run_context, "generate_texts", must_not_run)
     assert ran(one(own), store).finished
-
-
-def test_generated_tokens_are_counted(settings, store):
-    n, written = MOST_TEXTS + 10, []
-    ran(
-        one(settings, methods=(FISHER,), calibration=CalibrationSettings(n_samples=n, length=128)),
-        store,
-        lambda step: written.append(step) if step.unit == "tokens" else None,
-    )
-    counts = [step.done for step in written]
-    assert {step.total for step in written} == {n * 128}
-    assert counts == sorted(counts)
-    assert MOST_TEXTS < counts[0] < MOST_TEXTS * 128
-    assert MOST_TEXTS * 128 in counts and counts[-1] == n * 128

@@ -7,7 +7,6 @@ import pytest
 from sparsedash.engine.comparison.continuation import continue_prompt
 from sparsedash.engine.comparison.divergence import measure_divergence
 from sparsedash.engine.comparison.model_pair import ModelPairCache
-from sparsedash.engine.export.export import export_model
 from sparsedash.engine.models.loading import ModelShelf
 from sparsedash.engine.run import pipeline, run_context
 from sparsedash.engine.run.run_context import RunContext
@@ -20,7 +19,6 @@ from sparsedash.schema.store_keys import plain_share
 from sparsedash.service import preflight
 from sparsedash.storage.store import Store
 from tests.engine.conftest import passages, write_jsonl
-from tests.engine.export.conftest import asked
 from tests.engine.run.small_runs import CHANNELS, RANDOM, SHELF, count_calls, ran, records
 from tests.engine.tiny import save_tiny
 
@@ -116,11 +114,6 @@ def test_an_appended_token_changes_nothing_and_a_prepended_one_stays(corpus, wit
     none, bos, eos, both = (found(*with_template(template, **own)) for template in (NONE, BOS, EOS, BOTH))
     assert eos == none and both == bos
     assert bos[0] != none[0]
-
-
-def test_an_export_of_such_a_model_is_proven_by_its_own_tokenizer(with_template, tmp_path):
-    store, shelf, run = with_template(BOTH)
-    assert export_model(asked(run, 0, "padded", tmp_path / "out"), store, shelf, ignore_steps).proof.holds
 
 
 def test_passages_that_are_too_long_are_counted_in_a_warning(settings, store, tmp_path):

@@ -43,25 +43,28 @@ def written_anew(loaded, opening, luck, n_new):
     return loaded.tokenizer.decode(ids, skip_special_tokens=True)
 
 
+@pytest.fixture
+def two_threads():
+    with torch_threads(2):
+        yield
+
+
 @pytest.mark.parametrize("model_type", sorted(CONFIGS))
-def test_texts_written_together_are_those_written_alone(model_type):
-    loaded = loaded_of(model_type)
-    texts = generate_texts(loaded, OPENINGS, asked(), ignore_steps)
+def test_texts_written_together_are_those_written_alone_in_one_thread_as_in_two(model_type, two_threads, monkeypatch):
+    loaded, state = loaded_of(model_type), torch.random.get_rng_state()
     luck = torch.rand(3, LENGTH, generator=torch.Generator().manual_seed(5)).tolist()
     n_new = LENGTH - min(len(loaded.tokenizer(opening).input_ids) for opening in OPENINGS)
-    assert texts == [written_anew(loaded, o, row, n_new) for o, row in zip(OPENINGS, luck, strict=True)]
-
-
-def test_the_same_settings_give_the_same_texts_and_another_seed_others():
-    loaded = loaded_of("llama")
-    first, again, other = (generate_texts(loaded, OPENINGS, asked(seed=seed), ignore_steps) for seed in (5, 5, 6))
-    assert first == again
-    assert all(one != another for one, another in zip(first, other, strict=True))
-
-
-def test_writing_leaves_the_luck_of_everybody_else_alone():
-    state = torch.random.get_rng_state()
-    generate_texts(loaded_of("llama"), OPENINGS, asked(length=20), ignore_steps)
+    alone = [written_anew(loaded, o, row, n_new) for o, row in zip(OPENINGS, luck, strict=True)]
+    assert generate_texts(loaded, OPENINGS, asked(), ignore_steps) == alone
+    monkeypatch.setattr(generation, "FEWEST_TEXTS", 1)
+    threads, steps, write = set(), [], generation._generate
+    monkeypatch.setattr(generation, "_generate", lambda *own: threads.add(threading.get_ident()) or write(*own))
+    assert generate_texts(loaded, OPENINGS, asked(), steps.append) == alone
+    assert len(threads) == 2 and threading.get_ident() not in threads and torch.get_num_threads() == 2
+    done = [step.done for step in steps]
+    assert done == sorted(done) and done[-1] == 3 * LENGTH
+    # Another seed gives others, and everybody else's luck is left alone.
+    assert generate_texts(loaded, OPENINGS, asked(seed=6), ignore_steps) != alone
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
@@ -90,28 +93,6 @@ def test_nobody_ends_a_text():
 
 class Stopped(Exception):
     pass
-
-
-@pytest.fixture
-def two_threads():
-    with torch_threads(2):
-        yield
-
-
-@pytest.mark.parametrize("model_type", sorted(CONFIGS))
-def test_texts_are_the_same_in_two_threads_as_in_one(model_type, two_threads, monkeypatch):
-    monkeypatch.setattr(generation, "FEWEST_TEXTS", 2)
-    loaded = tiny_loaded(model_type)
-    threads, steps = set(), []
-    write = generation._generate
-    monkeypatch.setattr(generation, "_generate", lambda *own: threads.add(threading.get_ident()) or write(*own))
-    together = generate_texts(loaded, OPENINGS, asked(6, 30), steps.append)
-    assert len(threads) == 2 and threading.get_ident() not in threads
-    assert torch.get_num_threads() == 2
-    done = [step.done for step in steps]
-    assert done == sorted(done) and done[-1] == 6 * 30
-    torch.set_num_threads(1)
-    assert generate_texts(loaded, OPENINGS, asked(6, 30), ignore_steps) == together
 
 
 def test_each_thread_multiplies_by_itself_as_the_caller_does(two_threads, monkeypatch):
@@ -172,12 +153,8 @@ def test_a_piece_that_fails_stops_the_others(first, two_threads):
 )
 def test_a_model_that_keeps_what_it_works_out_by_length_is_asked_by_one(rope, streams, two_threads):
     loaded = tiny_loaded("llama")
-    loaded.model.model.rotary_emb.rope_type = rope
-    assert n_threads(loaded, 8) == streams
-
-
-def test_weights_in_files_are_walked_by_one_and_nobody_is_asked_for_less(two_threads):
-    loaded = tiny_loaded("llama")
     assert [n_threads(loaded, most) for most in (0, 1, 2, 8)] == [1, 1, 2, 2]
     streamed = LoadedModel(**vars(loaded) | {"residency": SimpleNamespace(streamed=True)})
     assert n_threads(streamed, 8) == 1
+    loaded.model.model.rotary_emb.rope_type = rope
+    assert n_threads(loaded, 8) == streams

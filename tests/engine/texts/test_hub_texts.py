@@ -54,65 +54,51 @@ DOCUMENTS = [f"document {pow(7, i, 10**40 + 7):x} {pow(11, i, 10**40 + 9):x}" fo
 STREAMS = {"zst": "train/00.jsonl.zst", "gz": "en/c4-train.00000-of-01024.json.gz"}
 
 
-@pytest.mark.parametrize("kind", STREAMS)
-def test_a_stream_that_breaks_midway_is_told_keeps_nothing_and_can_be_started_again(hub, client, tmp_path, kind):
-    path = f"owner/stream-{kind}"
-    serve, config = (serve_c4, "en") if kind == "gz" else (serve_pile, None)
-    texts = DOCUMENTS if kind == "gz" else [DOCUMENTS]
-    repository = serve(hub, tmp_path, path, texts)
-    size = next(iter(repository.commits.values()))[STREAMS[kind]].stat().st_size
-    row = {"path": path, "config": config, "split": "train", "n_streamed": 3_900}
-    repository.breaks_off = {STREAMS[kind]: size // 2}
+HARMS = {
+    "breaks, zst": ("zst", DOCUMENTS, "breaks", r"broke off after [\d,]+ of 3,900 texts: .+"),
+    "breaks, gz": ("gz", DOCUMENTS, "breaks", r"broke off after [\d,]+ of 3,900 texts: .+"),
+    "cut off on the hub": ("gz", DOCUMENTS, "cut", "broke off after"),
+    "too short": ("gz", ["a page"] * 3, "", "broke off after 3 of 3,900 texts: there were no more"),
+}
+
+
+@pytest.mark.parametrize("harm", HARMS)
+def test_a_stream_that_ends_midway_is_told_keeps_nothing_and_can_be_started_again(hub, client, tmp_path, harm):
+    kind, texts, what, said = HARMS[harm]
+    path, file = f"owner/{harm.replace(', ', '-').replace(' ', '-')}", STREAMS[kind]
+    serve = serve_c4 if kind == "gz" else serve_pile
+    repository = serve(hub, tmp_path, path, texts if kind == "gz" else [texts])
+    stored = next(iter(repository.commits.values()))[file]
+    row = {"path": path, "config": "en" if kind == "gz" else None, "split": "train", "n_streamed": 3_900}
+    whole = stored.read_bytes()
+    repository.breaks_off = {file: len(whole) // 2} if what == "breaks" else {}
+    if what == "cut":
+        stored.write_bytes(whole[: len(whole) // 2])
     broken = client.ask(texts=path, row=row)
-    assert re.search(rf"{path} broke off after [\d,]+ of 3,900 texts: .+", broken["error"])
+    assert re.search(f"{path} {said}", broken["error"])
     assert broken["advice"] == "Nothing of it was kept. Start again when the hub answers."
-    assert not list(client.home.rglob(f"*stream-{kind}*.jsonl*"))
-    repository.breaks_off = {}
-    assert client.ask(texts=path, row=row)["texts"] == DOCUMENTS[:3_900]
-    assert len(list(client.home.rglob(f"*stream-{kind}*.jsonl*"))) == 1
+    kept = f"*{path.replace('/', '--')}*.jsonl*"
+    assert not list(client.home.rglob(kept))
+    if what == "breaks":
+        repository.breaks_off = {}
+        assert client.ask(texts=path, row=row)["texts"] == DOCUMENTS[:3_900]
+        assert len(list(client.home.rglob(kept))) == 1
 
 
-@pytest.mark.parametrize(
-    ("name", "texts", "cut", "said"),
-    [
-        ("cut", DOCUMENTS, True, "broke off after"),
-        ("short", ["a page"] * 3, False, "broke off after 3 of 3,900 texts: there were no more"),
-    ],
-    ids=["cut off on the hub", "too short"],
-)
-def test_a_stream_that_ends_before_its_number_keeps_nothing(hub, client, tmp_path, name, texts, cut, said):
-    repository = serve_c4(hub, tmp_path, f"owner/{name}", texts)
-    if cut:
-        file = next(iter(repository.commits.values()))[STREAMS["gz"]]
-        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    row = {"path": f"owner/{name}", "config": "en", "split": "train", "n_streamed": 3_900}
-    assert f"owner/{name} {said}" in client.ask(texts=row["path"], row=row)["error"]
-    assert not list(client.home.rglob(f"*owner--{name}*.jsonl*"))
-
-
-def test_a_text_set_whose_download_breaks_midway_is_told_and_can_be_started_again(hub, client, tmp_path):
+def test_a_text_set_whose_download_breaks_is_told_and_once_read_is_there_without_the_hub(hub, client, tmp_path):
     repository = serve_parquet(hub, tmp_path, "owner/whole", "default", {"train": DOCUMENTS})
-    file = "default/train-00000-of-00001.parquet"
-    repository.breaks_off = {file: 10_000}
+    repository.breaks_off = {"default/train-00000-of-00001.parquet": 10_000}
     row = {"path": "owner/whole", "config": "default", "split": "train"}
-    broken = client.ask(texts="owner/whole", row=row)
-    assert "owner/whole could not be read from the hub" in broken["error"]
+    assert "owner/whole could not be read from the hub" in client.ask(texts="owner/whole", row=row)["error"]
     repository.breaks_off = {}
     assert client.ask(texts="owner/whole", row=row)["texts"] == DOCUMENTS
-
-
-def test_a_text_set_that_was_read_once_is_there_without_the_hub_and_the_rest_says_so(hub, client, tmp_path):
-    serve_parquet(hub, tmp_path, "owner/kept", "default", {"train": ["a text"]})
-    row = {"path": "owner/kept", "config": "default", "split": "train"}
-    before = client.ask(texts="owner/kept", row=row)
     hub.stop()
     try:
-        assert client.ask(texts="owner/kept", row=row) == before
-        never = client.ask(texts="owner/never", row=row | {"path": "owner/never"})
-        assert "not in the local cache, and the hub cannot be reached" in never["error"]
-        assert "builtin:cloze" in never["advice"]
-        stream = row | {"path": "owner/never-streamed", "n_streamed": 10}
-        assert "not in the local cache" in client.ask(texts="never-streamed", row=stream)["error"]
+        assert client.ask(texts="owner/whole", row=row)["texts"] == DOCUMENTS
+        for more in ({}, {"n_streamed": 10}):
+            never = client.ask(texts=f"never{len(more)}", row=row | {"path": f"owner/never{len(more)}"} | more)
+            assert "not in the local cache, and the hub cannot be reached" in never["error"]
+            assert "builtin:cloze" in never["advice"]
     finally:
         hub.start()
 

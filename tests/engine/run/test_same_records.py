@@ -1,0 +1,234 @@
+"""Streamed = resident, one pass = several, together = alone, resumed = whole: the same records to the bit."""
+
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+
+from sparsedash.catalog.presets import METHODS, method_named
+from sparsedash.engine.calibration import gradients, sequential_refit, statistics
+from sparsedash.engine.comparison.continuation import continue_prompt
+from sparsedash.engine.comparison.divergence import measure_divergence
+from sparsedash.engine.comparison.model_pair import ModelPairCache
+from sparsedash.engine.evaluation import evaluate
+from sparsedash.engine.models.loading import ModelShelf
+from sparsedash.engine.pruning import channel_pruning, compensation, weight_pruning
+from sparsedash.engine.run import pipeline, run_context
+from sparsedash.engine.run.sparse_models import rebuild_model
+from sparsedash.engine.texts import generation
+from sparsedash.schema.pair_records import ContinuationSettings, DivergenceSettings
+from sparsedash.schema.progress import ignore_steps
+from sparsedash.schema.records import Record
+from sparsedash.schema.settings import CalibrationSettings
+from sparsedash.storage import store as stores
+from sparsedash.storage.store import Store
+from tests.engine.run.small_runs import N_BLOCKS, count_calls, fresh_records, ran, records
+
+PARTS = ("/batch/", "/change/", "/hidden", "/chosen/", "/errors/", "/masked/", "/answers", "/written/")
+N_TEXTS, N_PASSAGES, PASSAGES_IN_BATCH = 20, 12, 128 // 12
+ROUND = N_BLOCKS + 1
+"""Steps of the evaluation of one batch."""
+ALL = tuple(method.name for method in METHODS)
+LOCAL = ("least-squares", "wanda-channels", "wanda", "sparsegpt")
+"""None of them looks back."""
+
+
+class Kill(NamedTuple):
+    """At the n-th step of a stage. most: calls of a function in both attempts together; 0: as many as are reported.
+
+    others: steps at which tests/faults kills as well.
+    """
+
+    stage: str
+    at: int
+    counted: tuple[Any, str]
+    most: int
+    others: tuple[int, ...] = ()
+
+
+class Row(NamedTuple):
+    """Methods, a kill on the way, and how many models are evaluated together."""
+
+    names: tuple[str, ...]
+    kill: Kill | None = None
+    way: str = "resident"
+    n_together: int = 4
+
+
+BEST = ("best",)
+CALIBRATED = statistics._RunningSums, "statistics"
+SCORED = channel_pruning, "_method_layer"
+REFITTED = channel_pruning, "_refit"
+MASKED = weight_pruning, "_mask_block"
+BACKWARD = gradients, "_loss"
+MEASURED = compensation, "_block_errors"
+ROWS: dict[str, Row] = {
+    "all, streamed": Row(ALL, way="streamed"),
+    "two, resident again": Row(ALL[:2]),
+    "a single pass": Row(LOCAL, way="streamed"),
+    "one at a time": Row(LOCAL[:2], way="streamed", n_together=1),
+    # The block that was under way is begun again.
+    "calibration": Row(BEST, Kill("calibrate", 3, CALIBRATED, N_BLOCKS, (2,))),
+    "scores": Row(BEST, Kill("prune", 2, SCORED, 2 * N_BLOCKS, (1, 3))),
+    "channels": Row(BEST, Kill("prune", 4, REFITTED, N_BLOCKS, (5,))),
+    "masks, refitted": Row(("sparsegpt",), Kill("prune", 1, MASKED, N_BLOCKS, (0, 2))),
+    "masks": Row(("wanda",), Kill("prune", 1, MASKED, N_BLOCKS, (0, 2))),
+    "sensitivities": Row(BEST, Kill("backward", 1, BACKWARD, 0, (3,))),
+    "gradients": Row(("retrain-free (published)",), Kill("backward", 3, BACKWARD, 0, (1,))),
+    # Three steps a block, and one before the first.
+    "refit": Row(("obs-sequential",), Kill("refit", 4, (sequential_refit._Sums, "refit"), N_BLOCKS + 1, (1, 7))),
+    "dense evaluation": Row(BEST, Kill("evaluate", ROUND, MEASURED, N_BLOCKS)),
+    "evaluation": Row(BEST, Kill("evaluate", 3 * ROUND, MEASURED, N_BLOCKS, (2 * ROUND, 4 * ROUND))),
+    "streamed evaluation": Row(BEST, Kill("evaluate", 2 * ROUND, MEASURED, N_BLOCKS, (ROUND,)), way="streamed"),
+    # Blocks that were calibrated and pruned in a single pass are not again, but passages begin again.
+    "walk": Row(LOCAL[:1], Kill("walk", 8, REFITTED, N_BLOCKS, (2, 5)), way="streamed"),
+}
+
+
+class Killed(BaseException):
+    """As a signal: nothing handles it."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def everything_is_long():
+    """One batch is finished at a time, of a few passages each, and kept at once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stores, "EVERY_S", 0.0)
+        for name, value in {"KEPT_BYTES": 1, "KEPT_SHARE": 0, "HELD_SHARE": 0, "BATCH_TOKENS": 128}.items():
+            patch.setattr(evaluate, name, value)
+        for name in ("FISHER_BATCH_TOKENS", "SENSITIVITY_BATCH_TOKENS"):
+            patch.setattr(gradients, name, 256)
+        for name in ("MOST_TEXTS", "FEWEST_TEXTS"):
+            patch.setattr(generation, name, 2)
+        yield
+
+
+def asked(settings, names, way):
+    methods = tuple(map(method_named, names))
+    return replace(
+        settings,
+        methods=tuple(replace(each, width_multiple=8) if each.takes_channels else each for each in methods),
+        sparsities_permille=(400,),
+        evaluation=replace(settings.evaluation, n_passages=N_PASSAGES),
+        residency=way,
+    )
+
+
+class Made(NamedTuple):
+    """Every preset, in one run: its settings, store, shelf, run, and records by their keys."""
+
+    store: Store
+    shelf: ModelShelf
+    run: Any
+    by_key: dict[str, Record]
+
+
+@pytest.fixture(scope="module")
+def whole(settings, tmp_path_factory):
+    """Resident, without a kill."""
+    store, shelf = Store(tmp_path_factory.mktemp("resident")), ModelShelf()
+    run = pipeline.run(asked(settings, ALL, "resident"), store, shelf=shelf)
+    yield Made(store, shelf, run, {record.key: record for record in records(store, run)})
+    store.close()
+
+
+def stage_of(step):
+    if (step.stage, step.unit) == ("prune", "batches"):
+        return "refit"
+    return "backward" if step.message.startswith("backward") else step.stage
+
+
+def killed_at(stage, at, seen):
+    """A callback that notes the steps of a stage, and raises at the n-th."""
+
+    def on_step(step):
+        if stage_of(step) == stage:
+            seen.append(step.done)
+            if at is not None and len(seen) > at:
+                raise Killed
+
+    return on_step
+
+
+def resumed(settings, folder, kill):
+    """The records after a kill and a second attempt, what that reports, and the parts left in the store."""
+    store = Store(folder)
+    with pytest.raises(Killed):
+        ran(settings, store, killed_at(kill.stage, kill.at, []))
+    store.close()
+    store, again = Store(folder), []
+    found = records(store, ran(settings, store, killed_at(kill.stage, None, again)))
+    left = [entry.name for entry in store.entries("artefacts") if any(part in entry.name for part in PARTS)]
+    store.close()
+    return found, again, left
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_every_way_and_every_kill_gives_the_same_records(name, settings, whole, tmp_path, monkeypatch):
+    check_row(ROWS[name], settings, whole, tmp_path, monkeypatch)
+
+
+def check_row(row, settings, whole, tmp_path, monkeypatch):
+    names, kill, way, n_together = row
+    monkeypatch.setattr(pipeline, "MODELS_TOGETHER", n_together)
+    settings = asked(settings, names, way)
+    if kill is None:
+        store = Store(tmp_path / "data")
+        found = records(store, ran(settings, store))
+        store.close()
+    else:
+        calls, rows = count_calls(monkeypatch, *kill.counted), count_calls(monkeypatch, evaluate._Evaluation, "_read_")
+        found, again, left = resumed(settings, tmp_path / "data", kill)
+        assert left == []
+        # A backward pass reads as many batches as it reports.
+        assert len(calls) <= (kill.most or again[-1])
+        n_asked = sum(len(batch.rows) for _, batches, _ in rows for batch in batches)
+        # In a single pass, passages begin again; else the batch that was under way.
+        assert n_asked <= 2 * N_PASSAGES + (2 * N_PASSAGES if kill.stage == "walk" else PASSAGES_IN_BATCH)
+    assert len(found) == len(names) + 1
+    assert found == [whole.by_key[record.key] for record in found]
+
+
+def test_a_single_pass_without_text_gives_the_same_records(settings, store, tmp_path):
+    names = ("random", "magnitude-2:4")
+    found = records(store, ran(asked(settings, names, "streamed"), store))
+    assert found == fresh_records(asked(settings, names, "resident"), tmp_path / "resident")
+
+
+def test_text_that_the_model_writes_goes_on_where_it_was(settings, tmp_path, monkeypatch):
+    own = asked(settings, ("wanda-channels",), "resident")
+    own = replace(own, calibration=CalibrationSettings(n_samples=2 * N_TEXTS, length=64))
+    store = Store(tmp_path / "whole")
+    expected = records(store, ran(own, store))
+    store.close()
+    calls = count_calls(monkeypatch, generation, "_generate")
+    found, _, left = resumed(own, tmp_path / "killed", Kill("text", 60, (generation, "_generate"), 0))
+    assert found == expected and left == [] and len(calls) <= N_TEXTS + 1
+
+
+def generated(store, shelf, run):
+    asked = ContinuationSettings(left=run.dense, right=run.sparse[0], others=run.sparse[2:4], prompt="the lamp")
+    return continue_prompt(replace(asked, n_tokens=8), store, ModelPairCache(shelf))
+
+
+def diverged(store, shelf, run):
+    asked = DivergenceSettings(left=run.dense, right=run.sparse[0], text="the lamp and the boat")
+    return measure_divergence(asked, store, ModelPairCache(shelf))
+
+
+def rebuilt(store, shelf, run):
+    blocks = rebuild_model(store.get(Record, run.sparse[0]), store, ignore_steps, shelf).sparse.blocks
+    return [(block.kept.tolist(), block.out_weight.tolist()) for block in blocks]
+
+
+@pytest.mark.parametrize("do", [generated, diverged, rebuilt])
+def test_rebuilt_models_are_the_same_block_by_block(do, whole, monkeypatch):
+    monkeypatch.setattr(whole.store, "put", lambda *_: None)
+    resident = do(whole.store, whole.shelf, whole.run)
+    # As on a machine whose memory is too small: rebuilding a record's model asks for neither way.
+    monkeypatch.setattr(run_context, "memory_bytes", lambda: 1)
+    shelf = ModelShelf()
+    with torch.inference_mode():
+        assert do(whole.store, shelf, whole.run) == resident
+    assert shelf._kept.residency.streamed
