@@ -10,7 +10,7 @@ from sparsedash.catalog.presets import DEFAULT_METHOD, METHODS, method_name, met
 from sparsedash.reporting import wording
 from sparsedash.reporting.html import paragraph
 from sparsedash.schema.errors import SparseDashError
-from sparsedash.schema.fields import field_rows
+from sparsedash.schema.fields import FieldRow, field_rows
 from sparsedash.schema.method_settings import MethodSettings, uses_parameter
 from sparsedash.schema.settings import (
     BUILTIN_MODEL,
@@ -46,6 +46,27 @@ if TYPE_CHECKING:
 
 _RUN, _METHOD = field_rows(RunSettings), field_rows(MethodSettings)
 _CALIBRATION, _EVALUATION = field_rows(CalibrationSettings), field_rows(EvaluationSettings)
+_BUDGET = replace(
+    _EVALUATION["n_passages"],
+    label="Passages to answer, at most",
+    help="The dense model answers all of them. A trial stops as soon as its verdict is beyond doubt; one that stays "
+    "undecided counts as too much.",
+)
+_MORE: dict[str, tuple[tuple[FieldRow, ...], ...]] = {
+    "Calibration": (
+        tuple(_CALIBRATION[name] for name in ("n_samples", "length", "seed")),
+        (_CALIBRATION["token_weights"],),
+        (_CALIBRATION["packed"],),
+    ),
+    "Evaluation": (
+        (_EVALUATION["n_passages"], _EVALUATION["shuffle_seed"]),
+        (_EVALUATION["stop_early"],),
+        (_EVALUATION["rule"],),
+    ),
+    "Numbers": ((_RUN["dtype"], _METHOD["width_multiple"], _RUN["residency"]),),
+}
+"""Fields that stand side by side, under their headings."""
+_MASKS = "They set weights to zero where they are: such masks do not make the model smaller or faster by themselves."
 
 
 def first_run_settings() -> RunSettings:
@@ -118,9 +139,8 @@ def _settings(values: Mapping[str, Any], methods: list[MethodSettings], search: 
 
 def _sparsities_field() -> dict[str, Any]:
     row = _RUN["sparsities_permille"]
-    text = st.text_input(
-        row.label, percents_text(row.starts["form"]), key=row.key, bind=BOUND, max_chars=300, help=row.help
-    )
+    first = percents_text(row.starts["form"])
+    text = st.text_input(row.label, first, key=row.key, bind=BOUND, max_chars=300, help=row.help)
     return {
         row.key: validated(
             row.key, lambda: RunSettings(sparsities_permille=parse_percents(text or "")).sparsities_permille
