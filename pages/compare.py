@@ -6,7 +6,7 @@ from sparsedash.ui import compare_choices, compare_views, frame
 from sparsedash.ui.chosen_run import chosen_run, show_example_note
 from sparsedash.ui.compare_choices import ChangeFilter, Shown
 from sparsedash.ui.compare_continuation import try_prompt
-from sparsedash.ui.compare_passage import draw_passage_steps, show_passage, show_passage_table
+from sparsedash.ui.compare_passage import show_passage, show_passage_table
 
 backend = frame.page("Compare")
 runs = [run for run in backend.runs() if run.sparse]
@@ -65,8 +65,7 @@ else:
 with reading:
     at = compare_choices.current_passage(shown)
     if at is not None:
-        draw_passage_steps(shown, at)
-        show_passage(backend, pair, passages, shown.positions[at], blind=blind)
+        show_passage(backend, shown, passages, at, blind=blind)
 with listing:
     if at is not None:
         show_passage_table(shown, passages, at)

@@ -32,84 +32,77 @@ class CatalogEntry:
     n_texts: int = 0
 
 
+_PUBLISHED = (
+    ("EleutherAI/gpt-j-6b", "GPT-J 6B", 24),
+    ("facebook/opt-1.3b", "OPT 1.3B", 5),
+    ("facebook/opt-2.7b", "OPT 2.7B", 11),
+    ("huggyllama/llama-7b", "LLaMA 7B", 27),
+    ("bigscience/bloom-1b7", "BLOOM 1.7B", 7),
+    ("bigscience/bloom-7b1", "BLOOM 7.1B", 28),
+)
+_SMOLLM2 = "a Q4_1 file, unpacked; ships with the installation, needs no network; Apache-2.0"
+
 MODELS = (
-    CatalogEntry(
-        BUILTIN_MODEL,
-        "SmolLM2 135M (built in)",
-        "a Q4_1 file, unpacked; ships with the installation, needs no network; Apache-2.0",
-    ),
-    CatalogEntry("EleutherAI/gpt-j-6b", "GPT-J 6B", "published; 24 GB in FP32"),
-    CatalogEntry("facebook/opt-1.3b", "OPT 1.3B", "published; 5 GB in FP32"),
-    CatalogEntry("facebook/opt-2.7b", "OPT 2.7B", "published; 11 GB in FP32"),
-    CatalogEntry("huggyllama/llama-7b", "LLaMA 7B", "published; 27 GB in FP32"),
-    CatalogEntry("bigscience/bloom-1b7", "BLOOM 1.7B", "published; 7 GB in FP32"),
-    CatalogEntry("bigscience/bloom-7b1", "BLOOM 7.1B", "published; 28 GB in FP32"),
+    CatalogEntry(BUILTIN_MODEL, "SmolLM2 135M (built in)", _SMOLLM2),
+    *(CatalogEntry(name, title, f"published; {size} GB in FP32") for name, title, size in _PUBLISHED),
 )
 
 EVALUATION_CORPORA = (
     CatalogEntry(
-        BUILTIN_CLOZE,
-        "Cloze passages (built in)",
+        *(BUILTIN_CLOZE, "Cloze passages (built in)"),
         "132 passages written for this project in LAMBADA's manner; not LAMBADA, not comparable with it",
-        *("Apache-2.0", "65 kB", _SHIPPED, 132),
+        *("Apache-2.0", "65 kB", _SHIPPED),
+        n_texts=132,
     ),
     CatalogEntry(
-        BUILTIN_CLOZE_402,
-        "Cloze passages, all (built in)",
+        *(BUILTIN_CLOZE_402, "Cloze passages, all (built in)"),
         "the same 132 and 270 more, which decide smaller losses; not LAMBADA, not comparable with it",
-        *("Apache-2.0", "200 kB", _SHIPPED, 402),
+        *("Apache-2.0", "200 kB", _SHIPPED),
+        n_texts=402,
     ),
     CatalogEntry(
-        "lambada_openai",
-        "LAMBADA, OpenAI variant",
+        *("lambada_openai", "LAMBADA, OpenAI variant"),
         "5,151 passages, the text the common harness uses without its two repeats",
-        *("MIT", "1.8 MB", _DOWNLOADED, 5151),
+        *("MIT", "1.8 MB", _DOWNLOADED),
+        n_texts=5151,
     ),
     CatalogEntry(
-        "lambada",
-        "LAMBADA, original",
-        "5,151 lower-case passages, the test split without its two repeats",
-        *("CC BY 4.0", _LAMBADA_SIZE, _DOWNLOADED, 5151),
+        *("lambada", "LAMBADA, original", "5,151 lower-case passages, the test split without its two repeats"),
+        *("CC BY 4.0", _LAMBADA_SIZE, _DOWNLOADED),
+        n_texts=5151,
     ),
     CatalogEntry(
-        "lambada-validation",
-        "LAMBADA, original, validation",
+        *("lambada-validation", "LAMBADA, original, validation"),
         "4,869 lower-case passages, those of the published last-token table",
-        *("CC BY 4.0", _LAMBADA_SIZE, _DOWNLOADED, 4869),
+        *("CC BY 4.0", _LAMBADA_SIZE, _DOWNLOADED),
+        n_texts=4869,
     ),
 )
 
 CALIBRATION_CORPORA = (
     CatalogEntry(
-        SELF,
-        "Written by the model itself",
+        *(SELF, "Written by the model itself"),
         "sampled from the dense model after short story openings; needs no data",
         *("the model's", "what is asked for", "written on this machine, then kept"),
     ),
     CatalogEntry(
-        BUILTIN_TEXT,
-        "Written by the built-in model (built in)",
+        *(BUILTIN_TEXT, "Written by the built-in model (built in)"),
         "stories SmolLM2 135M wrote in advance, so no time is spent generating",
         *("Apache-2.0", "150 kB", _SHIPPED),
     ),
     CatalogEntry(
-        "pile-10k",
-        "Pile, 10k documents",
-        "the published calibration text",
+        *("pile-10k", "Pile, 10k documents", "the published calibration text"),
         *("BigScience BLOOM RAIL 1.0", "33 MB", _DOWNLOADED),
     ),
     CatalogEntry(
-        "the_pile",
-        "Pile, without Books3 and the like",
+        *("the_pile", "Pile, without Books3 and the like"),
         "web, code, papers and more; the published name, without the parts that had to go",
         *("other, says its card: that of each part", "30 compressed files", _STREAMED),
     ),
     CatalogEntry("c4", "C4, English", "cleaned web pages", "ODC-BY", "305 GB", _STREAMED),
     CatalogEntry("wikitext-2", "WikiText-2", "encyclopaedia articles", "CC BY-SA 3.0 and GFDL", "8 MB", _DOWNLOADED),
     CatalogEntry(
-        "lambada-train",
-        "LAMBADA, original, training",
-        "2,662 lower-case novels",
+        *("lambada-train", "LAMBADA, original, training", "2,662 lower-case novels"),
         *("CC BY 4.0", _LAMBADA_SIZE, _DOWNLOADED),
     ),
 )

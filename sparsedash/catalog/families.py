@@ -4,7 +4,7 @@ One row adds a family. The keys are values of `model_type` in config.json.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sparsedash.schema.errors import SettingsError
@@ -12,21 +12,36 @@ from sparsedash.schema.export_settings import Form
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Pruned
 
+Bias = bool | tuple[str, bool]
+"""Whether there is a bias, or the config's key for it with the family's default."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """Paths to the parts that are pruned.
+    """Paths to the parts that are pruned, and the parameters beside the projections' weights; as LLaMA without biases.
 
     blocks: from the model to the list of decoder blocks. inner, out: from a block to its projections. fused: parts in
     one inner projection. width: the key of config.json that says the inner width; empty where the family has none, and
-    its code knows one width only.
+    its code knows one width only. norms: of a block, vectors of the hidden width; twice as many where they have a bias.
+    outer: the same outside of the blocks. tied: whether the head shares the embedding's weights where the config is
+    silent. positions: the config's key for learned positions, and how many more there are. head_norm: vectors of one
+    head's width in a block.
     """
 
-    blocks: str
-    inner: tuple[str, ...]
-    out: str
+    blocks: str = "model.layers"
+    inner: tuple[str, ...] = ("mlp.gate_proj", "mlp.up_proj")
+    out: str = "mlp.down_proj"
     fused: int = 1
     width: str = "intermediate_size"
+    norms: int = 2
+    outer: int = 1
+    qkv_bias: Bias = False
+    out_bias: Bias = False
+    mlp_bias: Bias = False
+    tied: bool = False
+    positions: tuple[str, int] = ("", 0)
+    head_bias: bool = False
+    head_norm: int = 0
 
     @property
     def mlp(self) -> tuple[str, ...]:
@@ -34,29 +49,55 @@ class Family:
         return (*self.inner, self.out)
 
 
-_GATED = Family(blocks="model.layers", inner=("mlp.gate_proj", "mlp.up_proj"), out="mlp.down_proj")
+_ATTENTION_BIAS = ("attention_bias", False)
+_GATED = Family(qkv_bias=_ATTENTION_BIAS, out_bias=_ATTENTION_BIAS)
 
-FAMILIES: dict[str, Family] = {
-    "bloom": Family(blocks="transformer.h", inner=("mlp.dense_h_to_4h",), out="mlp.dense_4h_to_h", width=""),
-    "falcon": Family(
-        blocks="transformer.h", inner=("mlp.dense_h_to_4h",), out="mlp.dense_4h_to_h", width="ffn_hidden_size"
+
+def _biases(bias: Bias) -> dict[str, Any]:
+    """The same bias of all projections of a block."""
+    return {"qkv_bias": bias, "out_bias": bias, "mlp_bias": bias}
+
+
+_NEOX = Family(
+    blocks="transformer.h", inner=("mlp.dense_h_to_4h",), out="mlp.dense_4h_to_h", norms=4, outer=2, **_biases(True)
+)
+_GPT = replace(_NEOX, inner=("mlp.c_fc",), out="mlp.c_proj", tied=True)
+
+FAMILIES = {
+    "bloom": replace(_NEOX, width="", outer=4, tied=True),
+    "falcon": replace(_NEOX, width="ffn_hidden_size", tied=True, **_biases(("bias", False))),
+    "gemma2": replace(_GATED, norms=4, tied=True),
+    "gemma3_text": replace(_GATED, norms=4, tied=True, head_norm=2),
+    "gpt2": replace(_GPT, width="n_inner", positions=("n_positions", 0)),
+    "gpt_neo": replace(_GPT, qkv_bias=False, positions=("max_position_embeddings", 0)),
+    "gpt_neox": replace(_NEOX, blocks="gpt_neox.layers", **_biases(("attention_bias", True)) | {"mlp_bias": True}),
+    "gptj": Family(
+        blocks="transformer.h",
+        inner=("mlp.fc_in",),
+        out="mlp.fc_out",
+        width="n_inner",
+        outer=2,
+        mlp_bias=True,
+        head_bias=True,
     ),
-    "gemma2": _GATED,
-    "gemma3_text": _GATED,
-    "gpt2": Family(blocks="transformer.h", inner=("mlp.c_fc",), out="mlp.c_proj", width="n_inner"),
-    "gpt_neo": Family(blocks="transformer.h", inner=("mlp.c_fc",), out="mlp.c_proj"),
-    "gpt_neox": Family(blocks="gpt_neox.layers", inner=("mlp.dense_h_to_4h",), out="mlp.dense_4h_to_h"),
-    "gptj": Family(blocks="transformer.h", inner=("mlp.fc_in",), out="mlp.fc_out", width="n_inner"),
-    "llama": _GATED,
-    "mistral": _GATED,
+    "llama": replace(_GATED, mlp_bias=("mlp_bias", False)),
+    "mistral": Family(),
     "olmo2": _GATED,
-    "opt": Family(blocks="model.decoder.layers", inner=("fc1",), out="fc2", width="ffn_dim"),
-    "phi": Family(blocks="model.layers", inner=("mlp.fc1",), out="mlp.fc2"),
-    "phi3": Family(blocks="model.layers", inner=("mlp.gate_up_proj",), out="mlp.down_proj", fused=2),
-    "qwen2": _GATED,
-    "qwen3": _GATED,
-    "smollm3": _GATED,
-    "starcoder2": Family(blocks="model.layers", inner=("mlp.c_fc",), out="mlp.c_proj"),
+    "opt": replace(
+        _GPT,
+        blocks="model.decoder.layers",
+        inner=("fc1",),
+        out="fc2",
+        width="ffn_dim",
+        positions=("max_position_embeddings", 2),
+        **_biases(("enable_bias", True)),
+    ),
+    "phi": replace(_NEOX, blocks="model.layers", inner=("mlp.fc1",), out="mlp.fc2", norms=2, head_bias=True),
+    "phi3": Family(inner=("mlp.gate_up_proj",), fused=2),
+    "qwen2": Family(qkv_bias=True),
+    "qwen3": replace(_GATED, head_norm=2),
+    "smollm3": replace(_GATED, mlp_bias=("mlp_bias", False), tied=True),
+    "starcoder2": replace(_GPT, blocks="model.layers", **_biases(("use_bias", True))),
 }
 
 _SIZES = {

@@ -1,17 +1,16 @@
-"""Keys and tensors of GGUF files: mapped to the config and the model, or harmless. What is not listed is refused.
+"""Keys and tensors of GGUF files, by `gguf.toml`: mapped to the config and the model, harmless, or refused.
 
 Keys of an architecture stand without its name; `#` is a number. engine/models/model_conversion.py reads nothing that is
-not listed here.
+not listed.
 """
 
 import re
+import tomllib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import inf
+from pathlib import Path
 from typing import Any, Literal
-
-_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-_BLOOM = r" ?[^(\s|.,!?…。，、।۔،)]+"
 
 Class = Literal["mapped", "harmless", "refused"]
 
@@ -20,222 +19,46 @@ Class = Literal["mapped", "harmless", "refused"]
 class Architecture:
     """One architecture of GGUF.
 
-    model_type: its family. keys: of its keys that are mapped, the entries of config.json. tensors: of its tensors, the
-    names in the model. harmless: keys of which this architecture needs nothing, with the reason.
+    model_type: its family. keys: of its mapped keys, the entries of config.json. tensors: of its tensors, the names in
+    the model. harmless: its keys that change no number.
     """
 
     model_type: str
     keys: Mapping[str, str]
     tensors: Mapping[str, str]
-    harmless: Mapping[str, str] = field(default_factory=dict)
+    harmless: frozenset[str]
+
+
+_NAMES = tomllib.loads((Path(__file__).parent / "gguf.toml").read_text(encoding="utf-8"))
 
 
 def _pairs(text: str) -> dict[str, str]:
-    """GGUF's names and ours, each pair joined by `=`."""
-    return dict(pair.split("=") for pair in text.split())
+    """GGUF's names with ours, groups of them resolved."""
+    found: dict[str, str] = {}
+    for word in text.split():
+        name, is_pair, ours = word.partition("=")
+        found |= {name: ours} if is_pair else _pairs(_NAMES["groups"][name])
+    return found
 
 
-def _both(text: str) -> dict[str, str]:
-    """The weight and the bias of each module."""
-    return {f"{gguf}.{kind}": f"{ours}.{kind}" for gguf, ours in _pairs(text).items() for kind in ("weight", "bias")}
+def _architecture(model_type: str, keys: str, outer: str, blocks: str = "model.layers", **said: str) -> Architecture:
+    tensors = _pairs(outer)
+    for modules, kinds in (("weights", ("weight",)), ("biased", ("weight", "bias"))):
+        for name, ours in _pairs(said.get(modules, "")).items():
+            tensors |= {f"blk.#.{name}.{kind}": f"{blocks}.#.{ours}.{kind}" for kind in kinds}
+    harmless = frozenset(said.get("harmless", "").split())
+    return Architecture(model_type=model_type, keys=_pairs(keys), tensors=tensors, harmless=harmless)
 
 
-def _of_blocks(place: str, weights: str, biased: str = "") -> dict[str, str]:
-    """Modules of each block, which is at this place: those with a weight alone, and those with a bias as well."""
-    names = {f"{gguf}.weight": f"{ours}.weight" for gguf, ours in _pairs(weights).items()} | _both(biased)
-    return {f"blk.#.{gguf}": f"{place}.#.{ours}" for gguf, ours in names.items()}
+ARCHITECTURES = {name: _architecture(**said) for name, said in _NAMES["architectures"].items()}
 
+HARMLESS = frozenset(" ".join(_NAMES["harmless"].values()).split())
+"""Keys that change no number."""
 
-_SIZES = _pairs(
-    "vocab_size=vocab_size context_length=max_position_embeddings embedding_length=hidden_size "
-    "block_count=num_hidden_layers attention.head_count=num_attention_heads"
-)
-_ROPE = _pairs(
-    "rope.freq_base=rope_parameters rope.scaling.type=rope_parameters rope.scaling.factor=rope_parameters "
-    "rope.scaling.attn_factor=rope_parameters rope.scaling.original_context_length=rope_parameters "
-    "rope.scaling.yarn_beta_fast=rope_parameters rope.scaling.yarn_beta_slow=rope_parameters"
-)
-_USUAL = _SIZES | _ROPE
-_USUAL |= _pairs(
-    "attention.head_count_kv=num_key_value_heads attention.key_length=head_dim attention.value_length=head_dim "
-    "rope.dimension_count=head_dim feed_forward_length=intermediate_size attention.layer_norm_rms_epsilon=rms_norm_eps"
-)
-_GEMMA = _USUAL | _pairs(
-    "attention.sliding_window=sliding_window attention.sliding_window_pattern=layer_types "
-    "final_logit_softcapping=final_logit_softcapping"
-)
-_NORM_EPSILON = {"attention.layer_norm_epsilon": "layer_norm_epsilon"}
-
-_OUTER = _pairs(
-    "token_embd.weight=model.embed_tokens.weight output_norm.weight=model.norm.weight output.weight=lm_head.weight"
-)
-_GPT_OUTER = {"output.weight": "lm_head.weight", **_both("output_norm=transformer.ln_f")}
-_BLOCKS, _GPT_BLOCKS = "model.layers", "transformer.h"
-_QKV = " attn_q=self_attn.q_proj attn_k=self_attn.k_proj attn_v=self_attn.v_proj"
-_ATTENTION = f"{_QKV} attn_output=self_attn.o_proj"
-_GATED_MLP = " ffn_gate=mlp.gate_proj ffn_up=mlp.up_proj ffn_down=mlp.down_proj"
-_NORMS = " attn_norm=input_layernorm ffn_norm=post_attention_layernorm"
-_HEAD_NORMS = " attn_q_norm=self_attn.q_norm attn_k_norm=self_attn.k_norm"
-_GEMMA_NORMS = (
-    " attn_norm=input_layernorm post_attention_norm=post_attention_layernorm ffn_norm=pre_feedforward_layernorm "
-    "post_ffw_norm=post_feedforward_layernorm"
-)
-_BLOOM_BLOCK = "attn_qkv=self_attention.query_key_value attn_output=self_attention.dense"
-_BLOOM_MLP = "ffn_up=mlp.dense_h_to_4h ffn_down=mlp.dense_4h_to_h"
-_FREQUENCIES = {"rope_freqs.weight": "rope_parameters"}
-_LONG_AND_SHORT = {"rope_factors_long.weight": "rope_parameters", "rope_factors_short.weight": "rope_parameters"}
-_BY_SHAPE = "the shapes of the tensors say it, and others are refused"
-
-ARCHITECTURES: dict[str, Architecture] = {
-    "bloom": Architecture(
-        model_type="bloom",
-        keys=_SIZES | {"block_count": "n_layer", "attention.head_count": "n_head"} | _NORM_EPSILON,
-        tensors={
-            "token_embd.weight": "transformer.word_embeddings.weight",
-            **_both("token_embd_norm=transformer.word_embeddings_layernorm"),
-            **_GPT_OUTER,
-            **_of_blocks(_GPT_BLOCKS, "", f"{_NORMS} {_BLOOM_BLOCK} {_BLOOM_MLP}"),
-        },
-        harmless={"feed_forward_length": _BY_SHAPE, "attention.head_count_kv": _BY_SHAPE},
-    ),
-    "falcon": Architecture(
-        model_type="falcon",
-        keys=_SIZES
-        | _ROPE
-        | {"attention.head_count_kv": "num_kv_heads", "feed_forward_length": "ffn_hidden_size"}
-        | _NORM_EPSILON,
-        tensors={
-            "token_embd.weight": "transformer.word_embeddings.weight",
-            **_GPT_OUTER,
-            **_of_blocks(_GPT_BLOCKS, f"{_BLOOM_BLOCK} {_BLOOM_MLP}", "attn_norm=ln_mlp attn_norm_2=ln_attn"),
-        },
-        harmless={"tensor_data_layout": "it says how the file was made; llama.cpp does not read it"},
-    ),
-    "gemma2": Architecture(
-        model_type="gemma2",
-        keys=_GEMMA | {"attn_logit_softcapping": "attn_logit_softcapping"},
-        tensors=_OUTER | _of_blocks(_BLOCKS, _ATTENTION + _GATED_MLP + _GEMMA_NORMS),
-    ),
-    "gemma3": Architecture(
-        model_type="gemma3_text",
-        keys=_GEMMA | {"rope.freq_base_swa": "rope_parameters"},
-        tensors=_OUTER | _of_blocks(_BLOCKS, _ATTENTION + _GATED_MLP + _GEMMA_NORMS + _HEAD_NORMS),
-    ),
-    "gpt2": Architecture(
-        model_type="gpt2",
-        keys=_pairs(
-            "vocab_size=vocab_size context_length=n_positions embedding_length=n_embd block_count=n_layer "
-            "attention.head_count=n_head feed_forward_length=n_inner"
-        )
-        | _NORM_EPSILON,
-        tensors={
-            "token_embd.weight": "transformer.wte.weight",
-            "position_embd.weight": "transformer.wpe.weight",
-            **_GPT_OUTER,
-            **_of_blocks(
-                _GPT_BLOCKS,
-                "",
-                "attn_norm=ln_1 attn_qkv=attn.c_attn attn_output=attn.c_proj ffn_norm=ln_2 ffn_up=mlp.c_fc "
-                "ffn_down=mlp.c_proj",
-            ),
-        },
-        harmless={"attention.head_count_kv": _BY_SHAPE},
-    ),
-    "llama": Architecture(
-        model_type="llama",
-        keys=_USUAL,
-        tensors=_OUTER | _FREQUENCIES | _LONG_AND_SHORT | _of_blocks(_BLOCKS, _NORMS, _ATTENTION + _GATED_MLP),
-    ),
-    "phi3": Architecture(
-        model_type="phi3",
-        keys=_USUAL | {"attention.sliding_window": "sliding_window"},
-        tensors=_OUTER
-        | _LONG_AND_SHORT
-        | _of_blocks(
-            _BLOCKS,
-            "attn_qkv=self_attn.qkv_proj attn_output=self_attn.o_proj ffn_up=mlp.gate_up_proj ffn_down=mlp.down_proj"
-            + _NORMS,
-        ),
-    ),
-    "qwen2": Architecture(
-        model_type="qwen2",
-        keys=_USUAL,
-        tensors=_OUTER
-        | _FREQUENCIES
-        | _of_blocks(_BLOCKS, f"attn_output=self_attn.o_proj {_GATED_MLP} {_NORMS}", _QKV),
-    ),
-    "qwen3": Architecture(
-        model_type="qwen3",
-        keys=_USUAL,
-        tensors=_OUTER | _FREQUENCIES | _of_blocks(_BLOCKS, _ATTENTION + _GATED_MLP + _NORMS + _HEAD_NORMS),
-    ),
-    "starcoder2": Architecture(
-        model_type="starcoder2",
-        keys={key: entry for key, entry in _USUAL.items() if entry != "rms_norm_eps"}
-        | {"attention.layer_norm_epsilon": "norm_epsilon"},
-        tensors=_OUTER
-        | {"output_norm.bias": "model.norm.bias"}
-        | _of_blocks(_BLOCKS, "", f"{_ATTENTION} {_NORMS} ffn_up=mlp.c_fc ffn_down=mlp.c_proj"),
-    ),
-}
-
-_HARMLESS: dict[str, str] = {
-    "it says where the file comes from, and nothing is computed by it": (
-        "general.name general.author general.version general.organization general.finetune general.basename "
-        "general.description general.quantized_by general.size_label general.license general.license.name "
-        "general.license.link general.url general.doi general.uuid general.repo_url general.source.url "
-        "general.source.doi general.source.uuid general.source.repo_url general.source.huggingface.repository "
-        "general.tags general.languages general.datasets general.base_model.count general.base_model.# "
-        "general.dataset.count general.dataset.#"
-    ),
-    "every tensor says itself in which numbers it is written": "general.file_type general.quantization_version",
-    "it says how words are drawn, and none are drawn where a model is judged": "general.sampling.#",
-    "it numbers the parts of a model, and split.count says that there is one": "split.no split.tensors.count",
-    "it says whether the model was trained so, and llama.cpp computes nothing by it": "rope.scaling.finetuned",
-    "it says how the weights were quantised, which is done": "imatrix.# quantize.imatrix.#",
-    "it names a token that is in the list of tokens, and no passage is written with it": (
-        "tokenizer.ggml.eot_token_id tokenizer.ggml.eom_token_id tokenizer.ggml.seperator_token_id "
-        "tokenizer.ggml.mask_token_id tokenizer.ggml.cls_token_id tokenizer.ggml.fim_pre_token_id "
-        "tokenizer.ggml.fim_suf_token_id tokenizer.ggml.fim_mid_token_id tokenizer.ggml.fim_pad_token_id "
-        "tokenizer.ggml.fim_rep_token_id tokenizer.ggml.fim_sep_token_id tokenizer.ggml.prefix_token_id "
-        "tokenizer.ggml.suffix_token_id tokenizer.ggml.middle_token_id"
-    ),
-    "a second copy of the tokenizer, which llama.cpp does not read either": "tokenizer.huggingface.json",
-    "a further template of chats, and none is held here": "tokenizer.chat_template.# tokenizer.chat_templates",
-}
-HARMLESS = {name: reason for reason, names in _HARMLESS.items() for name in names.split()}
-"""Keys that change no number, each with the reason."""
-
-GENERAL = {
-    "general.type": "what the file is",
-    "general.architecture": "model_type",
-    "general.alignment": "where tensors begin",
-    "split.count": "how many files there are",
-    "tokenizer.ggml.bos_token_id": "bos_token_id",
-    "tokenizer.ggml.eos_token_id": "eos_token_id",
-    "tokenizer.ggml.unknown_token_id": "unk_token_id",
-    "tokenizer.ggml.padding_token_id": "pad_token_id",
-    "tokenizer.chat_template": "the tokenizer",
-    **{
-        f"tokenizer.ggml.{name}": "the tokenizer"
-        for name in (
-            *("model", "pre", "tokens", "token_type", "scores", "merges"),
-            *("add_bos_token", "add_eos_token", "add_space_prefix"),
-        )
-    },
-}
+GENERAL = _pairs(_NAMES["general"]["names"])
 """Keys without an architecture that are mapped, with what they become."""
 
-NEUTRAL: dict[str, tuple[object, ...]] = {
-    **dict.fromkeys(("attention.clamp_kqv", "attention.max_alibi_bias", "attention.scale"), (0.0,)),
-    **dict.fromkeys(("attn_logit_softcapping", "final_logit_softcapping", "rope.scaling.yarn_log_multiplier"), (0.0,)),
-    **dict.fromkeys(("attention.sliding_window", "expert_count", "expert_used_count", "nextn_predict_layers"), (0,)),
-    **dict.fromkeys(("embedding_scale", "logit_scale", "residual_scale"), (0.0, 1.0)),
-    **dict.fromkeys(("tokenizer.ggml.add_sep_token", "tokenizer.ggml.remove_extra_whitespaces"), (False,)),
-    "attention.causal": (True,),
-    "rope.scaling.yarn_attn_factor": (1.0,),
-    "rope.scaling.yarn_ext_factor": (-1.0, 1.0),
-}
+NEUTRAL: dict[str, list[object]] = _NAMES["neutral"]
 """Values at which a refused key changes nothing, as llama.cpp reads it."""
 
 _REQUIRED = ("context_length", "embedding_length", "block_count", "attention.head_count")
@@ -244,15 +67,9 @@ _SCALINGS = ("none", "linear", "yarn", "longrope")
 _NAMED = 5
 
 PRE_TOKENIZERS: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("gpt-2", "phi-2", "mpt", "olmo", "jais"), (_GPT2,)),
-    **dict.fromkeys(("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone"), (r"\p{N}", _GPT2)),
-    **dict.fromkeys(("bloom", "poro-chat", "gpt3-finnish"), (_BLOOM,)),
-    "viking": (_BLOOM, r"\p{N}"),
-    "falcon": (r"[\p{P}\$\+<=>\^~\|`]+", _GPT2, "[0-9][0-9][0-9]"),
-    "default": (r"[\p{P}\$\+<=>\^~\|]+", _GPT2, r"\p{N}+", "[0-9][0-9][0-9]"),
-    # transformers cuts these as llama.cpp does.
-    **dict.fromkeys(("llama3", "llama-v3", "llama-bpe", "falcon3", "pixtral", "dbrx", "smaug-bpe"), ()),
-    **dict.fromkeys(("qwen2", "deepseek-r1-qwen", "tekken", "gpt-4o", "llama4"), ()),
+    name: tuple(_NAMES["cuts"].get(rule, rule) for rule in row["rules"])
+    for row in _NAMES["pre_tokenizers"]
+    for name in row["names"].split()
 }
 """By the name that tokenizer.ggml.pre holds, where words are cut, one rule after the other, as llama.cpp cuts them."""
 
@@ -296,12 +113,7 @@ def class_of_key(name: str, architecture: str) -> Class:
     known, key = ARCHITECTURES[architecture], general_name(name.removeprefix(f"{architecture}."))
     if key in known.keys or key in GENERAL:
         return "mapped"
-    return "harmless" if key in known.harmless or key in HARMLESS else "refused"
-
-
-def class_of_tensor(name: str, architecture: str) -> Class:
-    """The class of a tensor in a file of this architecture."""
-    return "mapped" if general_name(name) in ARCHITECTURES[architecture].tensors else "refused"
+    return "harmless" if key in known.harmless | HARMLESS else "refused"
 
 
 def _refused_keys(values: Mapping[str, Any], architecture: str) -> Iterator[str]:
@@ -315,7 +127,7 @@ def _refused_tensors(tensors: Iterable[str], n_blocks: int, architecture: str) -
     for name in tensors:
         block = name.split(".")[1] if name.startswith("blk.") else "0"
         beyond = not block.isdecimal() or int(block) >= n_blocks
-        if beyond or class_of_tensor(name, architecture) != "mapped":
+        if beyond or general_name(name) not in ARCHITECTURES[architecture].tensors:
             yield f"tensor {name[:80]!r}"
 
 

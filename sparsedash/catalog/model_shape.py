@@ -1,6 +1,6 @@
 """Sizes of a model, counted from its config.json: weights, widths, multiply-adds and bytes; no torch, no download.
 
-One row adds an architecture; a test compares every count with the real model class on the meta device. Amdahl's law:
+A test compares every count with the real model class on the meta device. Amdahl's law:
 what is not removed (attention, the output head) takes as long as before, so it bounds the speed-up.
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from sparsedash.catalog.families import FAMILIES
+from sparsedash.catalog.families import FAMILIES, Bias
 from sparsedash.catalog.published_results import PUBLISHED_MODELS
 from sparsedash.schema.settings import BUILTIN_MODEL
 
@@ -95,61 +95,10 @@ def listed_shape(reference: str) -> ModelShape | None:
     return shipped_shape(_LISTED[reference]) if reference in _LISTED else None
 
 
-Bias = bool | tuple[str, bool]
-"""Whether there is a bias, or the config's key for it with the family's default."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Beside:
-    """Parameters beside the projections' weights.
-
-    norms: of a block, vectors of width d; twice as many where they have a bias. outer: the same outside of the blocks.
-    qkv, out, mlp: biases of these projections. tied: whether the head shares the embedding's weights where the config
-    is silent. positions: the config's key for learned positions, and how many more there are. head_norm: vectors of one
-    head's width in a block.
-    """
-
-    norms: int = 2
-    outer: int = 1
-    qkv: Bias = False
-    out: Bias = False
-    mlp: Bias = False
-    tied: bool = False
-    positions: tuple[str, int] = ("", 0)
-    head_bias: bool = False
-    head_norm: int = 0
-
-
-_ATTENTION_BIAS = ("attention_bias", False)
-_LLAMA = _Beside(qkv=_ATTENTION_BIAS, out=_ATTENTION_BIAS, mlp=("mlp_bias", False))
-_FALCON, _STARCODER, _OPT = ("bias", False), ("use_bias", True), ("enable_bias", True)
-
-_BESIDE = {
-    "bloom": _Beside(norms=4, outer=4, qkv=True, out=True, mlp=True, tied=True),
-    "falcon": _Beside(norms=4, outer=2, qkv=_FALCON, out=_FALCON, mlp=_FALCON, tied=True),
-    "gemma2": _Beside(norms=4, qkv=_ATTENTION_BIAS, out=_ATTENTION_BIAS, tied=True),
-    "gemma3_text": _Beside(norms=4, qkv=_ATTENTION_BIAS, out=_ATTENTION_BIAS, tied=True, head_norm=2),
-    "gpt2": _Beside(norms=4, outer=2, qkv=True, out=True, mlp=True, tied=True, positions=("n_positions", 0)),
-    "gpt_neo": _Beside(norms=4, outer=2, out=True, mlp=True, tied=True, positions=("max_position_embeddings", 0)),
-    "gpt_neox": _Beside(norms=4, outer=2, qkv=("attention_bias", True), out=("attention_bias", True), mlp=True),
-    "gptj": _Beside(norms=2, outer=2, mlp=True, head_bias=True),
-    "llama": _LLAMA,
-    "mistral": _Beside(),
-    "olmo2": _Beside(qkv=_ATTENTION_BIAS, out=_ATTENTION_BIAS),
-    "opt": _Beside(norms=4, outer=2, qkv=_OPT, out=_OPT, mlp=_OPT, tied=True, positions=("max_position_embeddings", 2)),
-    "phi": _Beside(norms=2, outer=2, qkv=True, out=True, mlp=True, head_bias=True),
-    "phi3": _Beside(),
-    "qwen2": _Beside(qkv=True),
-    "qwen3": _Beside(qkv=_ATTENTION_BIAS, out=_ATTENTION_BIAS, head_norm=2),
-    "smollm3": _Beside(qkv=_ATTENTION_BIAS, out=_ATTENTION_BIAS, mlp=("mlp_bias", False), tied=True),
-    "starcoder2": _Beside(norms=4, outer=2, qkv=_STARCODER, out=_STARCODER, mlp=_STARCODER, tied=True),
-}
-
-
 def model_shape(config: Mapping[str, Any]) -> ModelShape:
     """The shape of a model with this config.json. Raises KeyError for an unknown family or a missing size."""
     name = config["model_type"]
-    family, beside = FAMILIES[name], _BESIDE[name]
+    family = FAMILIES[name]
     d, n_blocks = _size(config, "hidden_size", "n_embd"), _size(config, "num_hidden_layers", "n_layer", "num_layers")
     heads, words = _size(config, "num_attention_heads", "n_head", "num_heads"), int(config["vocab_size"])
     head = config.get("head_dim") or d // heads
@@ -164,19 +113,21 @@ def model_shape(config: Mapping[str, Any]) -> ModelShape:
     def has(bias: Bias) -> bool:
         return bias if isinstance(bias, bool) else bool(config.get(bias[0], bias[1]))
 
-    norms = beside.norms
+    norms = family.norms
     if name == "falcon" and config.get("parallel_attn", True):
         one = config.get("num_ln_in_parallel_attn") == 1 or not config.get("new_decoder_architecture")
         norms = 2 if one else 4
-    bias_per_channel = (n_projections - 1) * has(beside.mlp)
-    a_block = norms * d + (queries + 2 * keys) * has(beside.qkv) + d * (has(beside.out) + has(beside.mlp))
-    a_block += m * bias_per_channel + head * beside.head_norm + (queries + keys) * (name == "olmo2")
-    positions, more = beside.positions
-    outer = 0 if config.get("do_layer_norm_before") is False else beside.outer
-    outside = outer * d + ((config[positions] + more) * d if positions else 0) + words * beside.head_bias
+    bias_per_channel = (n_projections - 1) * has(family.mlp_bias)
+    a_block = (
+        norms * d + (queries + 2 * keys) * has(family.qkv_bias) + d * (has(family.out_bias) + has(family.mlp_bias))
+    )
+    a_block += m * bias_per_channel + head * family.head_norm + (queries + keys) * (name == "olmo2")
+    positions, more = family.positions
+    outer = 0 if config.get("do_layer_norm_before") is False else family.outer
+    outside = outer * d + ((config[positions] + more) * d if positions else 0) + words * family.head_bias
     if embedded != d:
         n_matmul += 2 * d * embedded
-    if not config.get("tie_word_embeddings", beside.tied):
+    if not config.get("tie_word_embeddings", family.tied):
         outside += n_head
     return ModelShape(
         family=name,

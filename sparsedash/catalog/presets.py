@@ -21,7 +21,11 @@ class Method:
         return self.settings.pattern not in FIXED_PERMILLE
 
 
+_USUAL, _BARE = MethodSettings(), MethodSettings(compensation="none")
 _OBS = MethodSettings(saliency="obs", allocation="sensitivity", damping=0.1)
+_SPARSEGPT = MethodSettings(saliency="obs", pattern="1x1", scope="decoder")
+_WANDA = MethodSettings(compensation="none", pattern="1x1", scope="decoder")
+_BY_SIZE = replace(_WANDA, saliency="magnitude")
 
 METHODS = (
     Method(
@@ -30,22 +34,13 @@ METHODS = (
         "half of the calibration tokens are plain stories, so that ordinary text is not forgotten",
         replace(_OBS, plain_text=0.5),
     ),
-    Method(
-        "least-squares",
-        "channels by weight times activation; the rest is refitted to replace them; the quickest that refits",
-        MethodSettings(),
-    ),
+    Method("least-squares", "channels by weight times activation, then refitted; the quickest that refits", _USUAL),
     Method(
         "least-squares-by-sensitivity",
         "least-squares, but mostly from the least sensitive blocks; one backward pass over little text",
-        MethodSettings(allocation="sensitivity"),
+        replace(_USUAL, allocation="sensitivity"),
     ),
-    Method(
-        "obs-by-sensitivity",
-        "as best, but on the calibration text alone: the channels that the rest can best replace, mostly from the "
-        "least sensitive blocks; then refitted",
-        _OBS,
-    ),
+    Method("obs-by-sensitivity", "as best, but on the calibration text alone", _OBS),
     Method(
         "obs-sequential",
         "obs-by-sensitivity, refitted once more block after block on the sparse model's own activations; three more "
@@ -56,61 +51,29 @@ METHODS = (
         "retrain-free (published)",
         "channels by the Fisher information of their mask, rearranged, in six rounds, nothing refitted; for every "
         "sparsity a backward pass over all text",
-        MethodSettings(saliency="fisher", compensation="none", allocation="global", rounds=6),
+        replace(_BARE, saliency="fisher", allocation="global", rounds=6),
     ),
     Method(
         "obs",
         "channels one by one, each time the one that the rest can best replace; then refitted",
-        MethodSettings(saliency="obs"),
+        replace(_USUAL, saliency="obs"),
     ),
     Method(
         "flap",
         "channels that vary least, across blocks; their mean goes into a bias",
-        MethodSettings(saliency="wifv", compensation="bias", allocation="standardised"),
+        replace(_USUAL, saliency="wifv", compensation="bias", allocation="standardised"),
     ),
+    Method("wanda-channels", "channels by weight times activation, nothing refitted", _BARE),
+    Method("magnitude", "channels by weight, nothing refitted", replace(_BARE, saliency="magnitude")),
+    Method("random", "channels at random, nothing refitted: the baseline", replace(_BARE, saliency="random")),
+    Method("sparsegpt", "single weights of all projections that the others best make up for; refitted", _SPARSEGPT),
+    Method("wanda", "single weights of all projections by weight times input, nothing refitted", _WANDA),
+    Method("magnitude-weights", "single weights of all projections by size, nothing refitted", _BY_SIZE),
     Method(
-        "wanda-channels", "channels by weight times activation, nothing refitted", MethodSettings(compensation="none")
+        "sparsegpt-2:4", "as sparsegpt, two of every four neighbours: always 50 %", replace(_SPARSEGPT, pattern="2:4")
     ),
-    Method(
-        "magnitude",
-        "channels by the size of their weights, nothing refitted",
-        MethodSettings(saliency="magnitude", compensation="none"),
-    ),
-    Method(
-        "random",
-        "channels at random, nothing refitted: what every method must beat",
-        MethodSettings(saliency="random", compensation="none"),
-    ),
-    Method(
-        "sparsegpt",
-        "single weights of all projections, those that their row makes up for best; then made up for",
-        MethodSettings(saliency="obs", pattern="1x1", scope="decoder"),
-    ),
-    Method(
-        "wanda",
-        "single weights of all projections by weight times input, row by row, nothing made up for",
-        MethodSettings(compensation="none", pattern="1x1", scope="decoder"),
-    ),
-    Method(
-        "magnitude-weights",
-        "single weights of all projections by their size, nothing made up for",
-        MethodSettings(saliency="magnitude", compensation="none", pattern="1x1", scope="decoder"),
-    ),
-    Method(
-        "sparsegpt-2:4",
-        "as sparsegpt, two of every four neighbours: always 50 %",
-        MethodSettings(saliency="obs", pattern="2:4", scope="decoder"),
-    ),
-    Method(
-        "wanda-2:4",
-        "as wanda, two of every four neighbours: always 50 %",
-        MethodSettings(compensation="none", pattern="2:4", scope="decoder"),
-    ),
-    Method(
-        "magnitude-2:4",
-        "as magnitude-weights, two of every four neighbours: always 50 %",
-        MethodSettings(saliency="magnitude", compensation="none", pattern="2:4", scope="decoder"),
-    ),
+    Method("wanda-2:4", "as wanda, two of every four neighbours: always 50 %", replace(_WANDA, pattern="2:4")),
+    Method("magnitude-2:4", "as magnitude-weights, two of every four: always 50 %", replace(_BY_SIZE, pattern="2:4")),
 )
 
 DEFAULT_METHOD = "best"
@@ -127,9 +90,7 @@ def method_named(name: str) -> MethodSettings:
 
 @lru_cache(maxsize=256)
 def method_name(settings: MethodSettings) -> str:
-    """The name of these choices, or the choices themselves where they have none; then each parameter that is
-    unusual.
-    """
+    """The name of these choices, or the choices themselves; then each unusual parameter."""
     own = asdict(settings)
     chosen = {name: value for name, value in own.items() if isinstance(value, str)}
     alike = [method for method in METHODS if chosen.items() <= asdict(method.settings).items()]

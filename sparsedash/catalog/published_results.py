@@ -5,9 +5,13 @@ and the scripts beside it for what the tables leave out. Everything was pruned `
 README has only the last-word table; the commit in SOURCE_URL has both.
 """
 
+import csv
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Literal
+
+import msgspec
 
 from sparsedash.schema.settings import Dtype
 
@@ -116,56 +120,17 @@ class PublishedRow:
         return low - 0.01 < self.drop_percent < high + 0.01
 
 
-def _token_row(model: str, calibration: str, ratio: float, sparse: float, drop: float, dense: float) -> PublishedRow:
-    return PublishedRow(
-        *(model, "last-token", calibration, "float32", 100, dense, sparse, drop),
-        mlp_sparsity=0.0999,
-        matmul_ratio=ratio,
-    )
+def _published_rows() -> tuple[PublishedRow, ...]:
+    with (Path(__file__).parent / "published.csv").open(encoding="utf-8", newline="") as file:
+        rows = [{name: value for name, value in row.items() if value} for row in csv.DictReader(file)]
+    return msgspec.convert(rows, tuple[PublishedRow, ...], strict=False)
 
 
-def _word_rows(
-    model: str, fp32: tuple[float, float, float], bf16: tuple[float, float, float], note: str = ""
-) -> tuple[PublishedRow, PublishedRow]:
-    """The FP32 and the BF16 row of a model: dense, sparse, stated drop in percent. note: on the BF16 row."""
-    single = PublishedRow(model, "last-word", "pile_10k", "float32", 100, *fp32)
-    return single, PublishedRow(model, "last-word", "pile_10k", "bfloat16", 100, *bf16, note=note)
-
-
-LAST_TOKEN = (
-    PublishedRow(
-        *("EleutherAI/gpt-j-6b", "last-token", "lambada", "float32", 200, 0.7917, 0.8038, 1.50),
-        mlp_sparsity=0.1999,
-        matmul_ratio=0.1242,
-        note="Its ratio divides by all parameters, embeddings included; every other row divides by the weights of "
-        "Linear and Conv layers alone. It is also the only row calibrated on the data set it is evaluated on.",
-    ),
-    _token_row("EleutherAI/gpt-j-6b", "the_pile", 0.0643, 0.7931, 0.17, 0.7917),
-    _token_row("EleutherAI/gpt-j-6b", "pile_10k", 0.0643, 0.7901, -0.20, 0.7917),
-    _token_row("facebook/opt-1.3b", "pile_10k", 0.0614, 0.7498, -0.57, 0.7541),
-    _token_row("facebook/opt-2.7b", "pile_10k", 0.0634, 0.7778, -0.01, 0.7779),
-    _token_row("decapoda-research/llama-7b-hf", "pile_10k", 0.0654, 0.8815, -0.46, 0.8856),
-    _token_row("bigscience/bloom-1b7", "pile_10k", 0.0466, 0.7141, -0.03, 0.7143),
-    _token_row("bigscience/bloom-7b1", "pile_10k", 0.0568, 0.7742, -0.04, 0.7745),
-)
+PUBLISHED_ROWS = _published_rows()
+LAST_TOKEN = tuple(row for row in PUBLISHED_ROWS if row.measure == "last-token")
 """Accuracy of the last token, by the published rule (see settings.EvaluationSettings)."""
-
-LAST_WORD = (
-    *_word_rows("EleutherAI/gpt-j-6b", (0.6831, 0.6819, -0.17), (0.6792, 0.6767, -0.36)),
-    *_word_rows(
-        "facebook/opt-1.3b",
-        (0.5789, 0.5686, -1.73),
-        (0.5629, 0.5501, -1.78),
-        note="Its stated drop is the one that follows from the FP32 accuracies.",
-    ),
-    *_word_rows("facebook/opt-2.7b", (0.6365, 0.6367, 0.03), (0.6336, 0.6344, 0.12)),
-    *_word_rows("decapoda-research/llama-7b-hf", (0.7361, 0.7298, -0.86), (0.7326, 0.7271, -0.75)),
-    *_word_rows("bigscience/bloom-1b7", (0.4634, 0.4636, 0.04), (0.4570, 0.4572, 0.04)),
-    *_word_rows("bigscience/bloom-7b1", (0.5764, 0.5791, 0.47), (0.5723, 0.5756, 0.58)),
-)
+LAST_WORD = tuple(row for row in PUBLISHED_ROWS if row.measure == "last-word")
 """Accuracy of the whole last word, as the common harness counts it."""
-
-PUBLISHED_ROWS = LAST_TOKEN + LAST_WORD
 
 
 def published_model(name: str) -> PublishedModel:

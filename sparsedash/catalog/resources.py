@@ -321,12 +321,12 @@ def _model_bytes(shape: ModelShape, method: MethodSettings, permille: int, items
 
 
 _SMALLER: dict[Purpose, str] = {
-    "the text that the model writes": "take shorter calibration samples, or a text that is there already",
-    "answering": "answer fewer passages",
-    "calibration": "take fewer or shorter calibration samples",
-    "pruning": "choose a method that refits nothing, such as wanda-channels",
-    "the sequential refit": "take fewer calibration samples, or least-squares instead of the sequential refit",
-    "the backward pass": "choose a method without a backward pass, such as least-squares",
+    "the text that the model writes": "shorter calibration samples, or a text that is there already",
+    "answering": "fewer passages",
+    "calibration": "fewer or shorter calibration samples",
+    "pruning": "a method that refits nothing, such as wanda-channels",
+    "the sequential refit": "fewer calibration samples, or least-squares instead of the sequential refit",
+    "the backward pass": "a method without a backward pass, such as least-squares",
 }
 _GENERAL = "Choose a smaller model, bfloat16 or less calibration text, or free some memory."
 _OTHER_JOBS = {
@@ -349,15 +349,12 @@ def out_of_memory(kind: str, settings: Mapping[str, Any]) -> tuple[str, str]:
         return f"Memory ran out with {asked.model} in {asked.dtype}.", _GENERAL
     least = least_memory(shape, asked)
     weights = least.n_bytes - least.beside_bytes - RUNTIME_BYTES
-    of_weights, of_purpose = ["choose a smaller model"], [_SMALLER[least.purpose]]
-    if asked.dtype == "float32":
-        of_weights.insert(0, "choose bfloat16, which halves the weights")
+    smaller = "bfloat16, a smaller model" if asked.dtype == "float32" else "a smaller model"
     # The larger part first.
-    ways = [*of_weights, *of_purpose] if weights >= least.beside_bytes else [*of_purpose, *of_weights]
-    text = f"{'; '.join(ways)}; or free some memory."
+    ways = (smaller, _SMALLER[least.purpose]) if weights >= least.beside_bytes else (_SMALLER[least.purpose], smaller)
     message = (
         f"Memory ran out: {asked.model} in {asked.dtype} takes at least {least.n_bytes / 1e9:.1f} GB, "
         f"{weights / 1e9:.1f} GB for {shape.n_parameters / 1e9:.2f} billion weights and "
         f"{least.beside_bytes / 1e9:.1f} GB for {least.purpose}, the rest for the program itself."
     )
-    return message, text[0].upper() + text[1:]
+    return message, f"Choose {ways[0]}; or {ways[1]}; or free some memory."

@@ -38,7 +38,7 @@ _MARK = element(
     "span", element("span", escape(DIVERGENCE_SIGN), aria_hidden="true"), css="sd-part", role="img", aria_label="parts"
 )
 _WORDS = re.compile(r"\S+\s*|\s+")
-_KIND_OF: dict[tuple[bool, bool], Kind] = {
+KIND_OF: dict[tuple[bool, bool], Kind] = {
     (True, True): "both-right",
     (True, False): "broke",
     (False, True): "mended",
@@ -88,7 +88,7 @@ class Pair:
         found: dict[Kind, list[int]] = {kind: list(positions) if kind == "all" else [] for kind in KINDS}
         for position in positions:
             left, right = self.outcomes(position)
-            found[_KIND_OF[left.last_word_right, right.last_word_right]].append(position)
+            found[KIND_OF[left.last_word_right, right.last_word_right]].append(position)
         return found
 
     def differing(self, positions: Sequence[int]) -> list[int]:

@@ -95,9 +95,9 @@ def html_report(
         element("h2", escape("Settings")),
         element("pre", escape(canonical_json(asdict(run.settings)))),
         element("h2", escape("What was read")),
-        _facts({"model": run.model_identity, **run.corpora}),
+        _rows((name, escape(value)) for name, value in {"model": run.model_identity, **run.corpora}.items()),
         element("h2", escape("Versions")),
-        _facts(run.versions),
+        _rows((name, escape(value)) for name, value in run.versions.items()),
         *(paragraph(warning, css="sd-muted") for warning in run.warnings),
     ]
     # A chart is drawn in the colours of the light theme; a dark one repaints it.
@@ -150,10 +150,6 @@ def _flip_tables(pair: Pair, passages: Passages | None) -> list[Html]:
         head = ["Passage", "Its end", "Target", pair.left_name, pair.right_name, "Change"]
         drawn.append(table(KINDS[kind], note, head, rows).html)
     return drawn
-
-
-def _facts(values: Mapping[str, str]) -> Html:
-    return _rows((name, escape(value)) for name, value in values.items())
 
 
 def _rows(values: Iterable[tuple[str, Html]], css: str = "") -> Html:
@@ -268,7 +264,8 @@ class _FigureSvg:
                 if up or down:
                     yield _polyline([self._place(x, y - down), self._place(x, y + up)], line)
         marker, said = trace.get("marker", {"size": 0}), trace.get("text", ())
-        sizes, symbols = (_each(marker.get(key), len(at)) for key in ("size", "symbol"))
+        both = (marker["size"], marker.get("symbol"))
+        sizes, symbols = (each if isinstance(each, list | tuple) else [each] * len(at) for each in both)
         for place, size, symbol in zip(at, sizes, symbols, strict=True):
             if size:
                 yield _text(_SVG_SIGNS.get(symbol, "●"), place, {"size": size + 7, "color": marker["color"]})
@@ -289,10 +286,6 @@ class _FigureSvg:
 
 def _points(at: Sequence[tuple[float, float]]) -> str:
     return " ".join(f"{x:.1f},{y:.1f}" for x, y in at)
-
-
-def _each(value: Any, n: int) -> Sequence[Any]:
-    return value if isinstance(value, list | tuple) else [value] * n
 
 
 def _polyline(at: Sequence[tuple[float, float]], line: Mapping[str, Any], clip: str = "") -> Html:

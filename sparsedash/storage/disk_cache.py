@@ -2,7 +2,6 @@
 
 import errno
 import io
-import logging
 import os
 import sqlite3
 import time
@@ -11,14 +10,13 @@ from contextlib import closing
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple, TypeVar
 
 import diskcache
 
 from sparsedash.schema.errors import SettingsError, StoreError
 from sparsedash.storage.local_machine import free_in_words, is_full, mode_in
-
-log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -46,9 +44,7 @@ _DAMAGED = ("malformed", "not a database", "no such", "corrupt")
 _N_BYTES = "CASE WHEN filename IS NULL THEN coalesce(length(value), 0) ELSE size END"
 _USED_AT = "max(access_time, store_time)"
 _OURS = "FROM Cache WHERE raw = 1"
-_ENTRIES = f"SELECT key, {_N_BYTES}, {_USED_AT}, coalesce(tag, '') {_OURS} ORDER BY rowid"
-# By the tag as it is: a computed one takes half as long again to sort.
-_TAG_SUMS = f"SELECT coalesce(tag, ''), count(*), sum({_N_BYTES}), max({_USED_AT}) {_OURS} GROUP BY tag"
+ENTRIES = f"SELECT key, {_N_BYTES}, {_USED_AT}, coalesce(tag, '') {_OURS} ORDER BY rowid"
 
 
 class DamagedEntry(StoreError):  # noqa: N818 - it names what an entry is
@@ -77,41 +73,24 @@ class PlainDisk(diskcache.Disk):  # type: ignore[misc]
         return key if raw and type(key) is str else ""
 
     def store(self, value: Any, read: bool, key: Any = diskcache.UNKNOWN) -> Any:
-        """Write bytes, signed or plain. Raises StoreError on any other type."""
-        data = value.data if type(value) is Signed else value
-        if read or type(data) is not bytes:
-            raise StoreError(f"A value in the store is bytes, not {type(data).__name__}.")
+        """Write a signed value. Raises StoreError on any other type."""
         if type(value) is not Signed:
-            return super().store(data, read, key)
-        if len(data) < self.min_file_size:
-            return super().store(value.digest + data, read, key)
-        return super().store(_Joined(value), True, key)
+            raise StoreError(f"A value in the store is bytes, not {type(value).__name__}.")
+        if len(value.data) < self.min_file_size:
+            return super().store(value.digest + value.data, False, key)
+        digest, data = io.BytesIO(value.digest), io.BytesIO(value.data)
+        return super().store(SimpleNamespace(read=lambda n: digest.read(n) or data.read(n)), True, key)
 
     def fetch(self, mode: int, filename: str | None, value: Any, read: bool) -> bytes:
         """The bytes. Raises DamagedEntry on a pickle, any other value that is not ours, and a missing file."""
-        if mode not in (diskcache.core.MODE_RAW, diskcache.core.MODE_BINARY) or read:
-            raise DamagedEntry("The store holds a value that this program did not write.")
         try:
-            found = super().fetch(mode, filename, value, read)
-        except FileNotFoundError as error:
+            plain = mode in (diskcache.core.MODE_RAW, diskcache.core.MODE_BINARY) and not read
+            found = super().fetch(mode, filename, value, read) if plain else None
+        except (FileNotFoundError, TypeError, ValueError) as error:
             raise DamagedEntry("The file of an entry is gone.") from error
-        except (TypeError, ValueError) as error:
-            raise DamagedEntry("The name of an entry's file is damaged.") from error
         if type(found) is not bytes:
             raise DamagedEntry("The store holds a value that this program did not write.")
         return found
-
-
-class _Joined:
-    """Reads the checksum of a signed value, then the value."""
-
-    def __init__(self, signed: Signed) -> None:
-        self._parts = io.BytesIO(signed.digest), io.BytesIO(signed.data)
-
-    def read(self, n_bytes: int) -> bytes:
-        """The next so many bytes, or fewer; none at the end."""
-        digest, data = self._parts
-        return digest.read(n_bytes) or data.read(n_bytes)
 
 
 def open_cache(folder: Path, policy: str, patience_s: float) -> Any:
@@ -132,11 +111,8 @@ def _try_to_write(path: Path) -> None:
         db.execute("BEGIN IMMEDIATE")
 
 
-def patiently(action: Callable[[], T], patience_s: float, cache: Any = None) -> T:
-    """The action's result, tried again while another process keeps the file locked.
-
-    cache: is waited for before the next try, if a try is dear: its value is written to disk before it is refused.
-    """
+def patiently(action: Callable[[], T], patience_s: float) -> T:
+    """The action's result, tried again while another process keeps the file locked."""
     deadline = time.monotonic() + patience_s
     while True:
         try:
@@ -145,16 +121,6 @@ def patiently(action: Callable[[], T], patience_s: float, cache: Any = None) -> 
             if not is_busy(error) or time.monotonic() >= deadline:
                 raise
         time.sleep(_RETRY_S)
-        while cache is not None and time.monotonic() < deadline and not _is_free(cache):
-            time.sleep(_RETRY_S)
-
-
-def _is_free(cache: Any) -> bool:
-    try:
-        with cache.transact():
-            return True
-    except diskcache.Timeout as error:
-        return not is_busy(error)
 
 
 def is_busy(error: BaseException) -> bool:
@@ -163,9 +129,8 @@ def is_busy(error: BaseException) -> bool:
 
 
 def _code(error: BaseException) -> int:
-    """The kind of SQLite's error, which diskcache hides behind a Timeout: the low byte; the others say more."""
-    said = error.__context__ if isinstance(error, diskcache.Timeout) else error
-    return getattr(said, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF
+    """The kind of SQLite's error: the low byte; the others say more."""
+    return getattr(cache_failure(error), "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF
 
 
 def set_entry_aside(cache: Any, name: str) -> None:
@@ -177,7 +142,10 @@ def set_entry_aside(cache: Any, name: str) -> None:
 
 
 class CacheEntry(NamedTuple):
-    """An entry without its value: key, bytes, time of last use (seconds since the epoch), tag."""
+    """An entry without its value: key, bytes, time of last use (seconds since the epoch), tag.
+
+    In a cache without eviction the time of last use is the time of writing.
+    """
 
     name: str
     n_bytes: int
@@ -185,36 +153,7 @@ class CacheEntry(NamedTuple):
     tag: str
 
 
-def cache_entries(cache: Any) -> list[CacheEntry]:
-    """All entries, oldest first, without their values.
-
-    In a cache without eviction the time of last use is the time of writing.
-    """
-    return [CacheEntry(*row) for row in cache._sql(_ENTRIES).fetchall()]
-
-
-class TagSum(NamedTuple):
-    """All entries of one tag: their number, bytes, and time of last use."""
-
-    tag: str
-    n: int
-    n_bytes: int
-    used_at: float
-
-
-def tag_sums(cache: Any) -> list[TagSum]:
-    """The entries counted by tag: there may be hundreds of thousands."""
-    return [TagSum(*row) for row in cache._sql(_TAG_SUMS).fetchall()]
-
-
-def peek_entry(cache: Any, name: str) -> bytes | None:
-    """The value of an entry, or None; not counted as use. Raises DamagedEntry."""
-    rows = cache._sql("SELECT mode, filename, value FROM Cache WHERE key = ? AND raw = 1", (name,)).fetchall()
-    found: bytes | None = cache._disk.fetch(*rows[0], False) if rows else None
-    return found
-
-
-def cache_failure(error: Exception) -> object:
+def cache_failure(error: BaseException) -> BaseException:
     """Why a cache failed: diskcache hides SQLite's reason behind a Timeout without words or a failed rollback."""
     return error.__context__ if isinstance(error.__context__, sqlite3.Error) else error
 
@@ -223,17 +162,16 @@ def cache_advice(error: Exception, folder: Path) -> str:
     """Advice on a failure. folder: the data folder."""
     if is_busy(error):
         return "Another process keeps it locked. Is a database tool or a backup at work on it?"
-    refused = isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM)
-    if refused or getattr(cache_failure(error), "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_READONLY:
+    if _code(error) == sqlite3.SQLITE_READONLY or getattr(error, "errno", 0) in (
+        errno.EROFS,
+        errno.EACCES,
+        errno.EPERM,
+    ):
         return f"It is read-only for this user: see who may write to {folder}, and how its disk is mounted."
     if isinstance(error, sqlite3.DatabaseError) and any(words in str(error) for words in _DAMAGED):
         return "Its file is damaged. Stop the server, move the file away, and start again: what it held is then gone."
-    return f"See whether the disk is full and whether the folder may be written to. {room_left(error, folder)}".strip()
-
-
-def room_left(error: Exception, folder: Path) -> str:
-    """The free space, if the disk is full; else nothing."""
-    return free_in_words(error, folder) if is_full(error) else ""
+    room = free_in_words(error, folder) if is_full(error) else ""
+    return f"See whether the disk is full and whether the folder may be written to. {room}".strip()
 
 
 def bytes_of(gigabytes: float, field: str = VARIABLE) -> int:

@@ -23,9 +23,6 @@ Kind = Literal["file", "folder", "other", "nothing"]
 LEAST_FREE_BYTES = 200_000_000
 """With less than this a job would soon fail."""
 
-MAX_NAME_BYTES = 255
-"""Of a file's name, on every usual file system."""
-
 RESULT_FORMAT = "sparsedash.run/1"
 """The "format" at the beginning of a result file."""
 
@@ -90,18 +87,14 @@ def data_folder() -> Path:
 
 
 def absolute_data_folder(folder: Path) -> Path:
-    """The absolute path of a data folder. Raises StoreError for a name that is surely a mistake."""
-    expanded = local_path(str(folder))
-    if expanded.parts[:1] and expanded.parts[0].startswith("~"):
-        reason = f"nobody here is called {expanded.parts[0][1:]!r}"
-    elif not all(part.strip() for part in expanded.parts) or any(ord(letter) < 32 for letter in str(expanded)):
-        reason = "its name holds spaces alone, or signs that cannot be printed"
-    else:
-        return expanded.absolute()
-    raise StoreError(
-        f"The data folder {str(folder)!r} cannot be used: {reason}.",
-        "Name another one with --data-dir or SPARSEDASH_DATA_DIR.",
-    )
+    """The absolute path of a data folder, `~` expanded. Raises StoreError for an unknown user."""
+    try:
+        return folder.expanduser().absolute()
+    except RuntimeError as error:
+        raise StoreError(
+            f"The data folder {str(folder)!r} cannot be used: its user is unknown.",
+            "Name another one with --data-dir or SPARSEDASH_DATA_DIR.",
+        ) from error
 
 
 class FolderSize(NamedTuple):
@@ -114,18 +107,15 @@ class FolderSize(NamedTuple):
 
 def folder_size(folder: Path) -> FolderSize:
     """The size of a folder and all in it, by the file system; no link is followed. 0 for one that cannot be read."""
-    n_files, n_bytes, written_at, todo = 0, 0, 0.0, [str(folder)]
-    while todo:
-        # Files may be deleted meanwhile.
-        with suppress(OSError), os.scandir(todo.pop()) as found:
-            for entry in found:
-                if entry.is_dir(follow_symlinks=False):
-                    todo.append(entry.path)
-                elif entry.is_file(follow_symlinks=False):
-                    state = entry.stat(follow_symlinks=False)
-                    n_files, n_bytes = n_files + 1, n_bytes + state.st_size
-                    written_at = max(written_at, state.st_mtime)
-    return FolderSize(n_files, n_bytes, written_at)
+    states = []
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            # Files may be deleted meanwhile.
+            with suppress(OSError):
+                states.append(Path(parent, name).lstat())
+    files = [state for state in states if stat.S_ISREG(state.st_mode)]
+    newest = max((file.st_mtime for file in files), default=0.0)
+    return FolderSize(len(files), sum(file.st_size for file in files), newest)
 
 
 def require_job_room(folder: Path) -> None:
@@ -147,10 +137,9 @@ def require_job_room(folder: Path) -> None:
 
 def free_bytes(folder: Path) -> int | None:
     """Free bytes on the folder's disk; None if unknown."""
-    try:
+    with suppress(OSError):
         return shutil.disk_usage(folder).free
-    except OSError:
-        return None
+    return None
 
 
 def is_full(error: BaseException | None) -> bool:
@@ -187,13 +176,12 @@ def writable_file(path: Path, field: str) -> Path:
     """
     try:
         found = local_path(str(path)).resolve()
-        if not found.parent.is_dir():
-            raise SettingsError(field, str(path), "a file in a folder that exists")
         for folder in found.parents:
             if (folder / "records" / "cache.db").exists():
-                outside = f"a file outside the data folder {folder}"
-                raise SettingsError(field, str(path), outside, "Name another folder.")
-        if not _is_replaceable(found) or len(found.name.encode(errors="replace")) > MAX_NAME_BYTES:
+                raise SettingsError(
+                    field, str(path), f"a file outside the data folder {folder}", "Name another folder."
+                )
+        if not _is_replaceable(found):
             allowed = "a new file, an empty one, or an earlier result of this program"
             raise SettingsError(field, str(path), allowed, "Name another file.")
         # Only a try shows for sure whether a folder is writable.

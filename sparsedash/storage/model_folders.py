@@ -2,11 +2,9 @@
 
 import hashlib
 import json
-import os
 import re
 import shutil
 import tempfile
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -76,7 +74,7 @@ Noted = Mapping[str, tuple[int, int, str]]
 """Of each file: bytes, time of the last change in nanoseconds, sha256."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class UnpackedModel:
     """An unpacked model. name: of its folder. identity: of the model; empty if its files were not noted."""
 
@@ -95,15 +93,7 @@ def unpacked_models(store: Store) -> list[UnpackedModel]:
             continue
         noted, size = noted_files(folder.name, store) or {}, folder_size(folder)
         hashes = [(name, digest) for name, (_, _, digest) in noted.items()]
-        found.append(
-            UnpackedModel(
-                name=folder.name,
-                identity=identity_of(hashes) if hashes else "",
-                n_files=size.n_files,
-                n_bytes=size.n_bytes,
-                written_at=size.written_at,
-            )
-        )
+        found.append(UnpackedModel(folder.name, identity_of(hashes) if hashes else "", *size))
     return found
 
 
@@ -148,15 +138,10 @@ def drop_unpacked(name: str, store: Store) -> None:
 RECIPE = "recipe.json"
 """Names the export in its folder; the engine writes it."""
 
-_MAX_RECIPE_BYTES = 64 * 1024 * 1024
-
 UNFINISHED_EXPORT = ".sparsedash-unfinished-"
 """Prefix of the name of a folder that is being written or deleted."""
 
 _LOCK = "lock"
-_YOUNG_S = 60.0
-"""A folder without a lock may be so old and still be in use."""
-
 _MARGIN_BYTES = 50_000_000
 
 
@@ -190,30 +175,15 @@ def new_folder(folder: Path) -> Iterator[Path]:
     folder.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(prefix=UNFINISHED_EXPORT, dir=folder.parent))
     try:
-        held = beside / f"{_LOCK}-held"
-        with FileLock(held):
-            # Named as the lock only once it is held: a free lock means that its process has ended.
-            held.replace(beside / _LOCK)
+        with FileLock(beside / _LOCK):
             inside = beside / "files"
             # Under the usual umask nobody but its owner may write there.
             inside.mkdir(mode=0o775)
             yield inside
-            _take_name(inside, folder)
+            require_new(folder)
+            inside.rename(folder)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
-
-
-def _take_name(inside: Path, folder: Path) -> None:
-    """Rename, which replaces nothing: only an empty folder would give way, and a whole one is never empty."""
-    require_new(folder)
-    try:
-        os.rename(inside, folder)  # noqa: PTH104 - Path.rename says less about what it would replace
-    except OSError as error:
-        if folder.exists() or folder.is_symlink():
-            raise ExportError(
-                f"{folder} was made by another process meanwhile, and is left as it is.", "Name another folder."
-            ) from error
-        raise
 
 
 def delete_folder(folder: Path) -> None:
@@ -239,20 +209,17 @@ def unfinished_exports(parent: Path) -> list[Path]:
 
 
 def is_being_written(left: Path) -> bool:
-    """Whether a process still writes it: it holds the lock inside, or has not made it yet."""
-    lock = left / _LOCK
+    """Whether a process still writes this folder: it holds the lock inside."""
     try:
-        if not left.name.startswith(UNFINISHED_EXPORT):
-            return False
-        if not lock.exists():
-            return time.time() - left.stat().st_mtime < _YOUNG_S
-        with FileLock(lock, timeout=0):
-            return False
+        if left.name.startswith(UNFINISHED_EXPORT):
+            with FileLock(left / _LOCK, timeout=0):
+                return False
     except Timeout:
         return True
     except OSError:
         # Deleted meanwhile, or not readable.
-        return False
+        pass
+    return False
 
 
 def located_export(export: Export, data_dir: Path) -> Export:
@@ -263,13 +230,8 @@ def located_export(export: Export, data_dir: Path) -> Export:
 
 def export_key_of(folder: Path) -> str:
     """The key of the export in this folder, by its recipe. Raises ExportError without a readable one."""
-    try:
-        with (folder / RECIPE).open("rb") as stream:
-            key: Any = json.loads(stream.read(_MAX_RECIPE_BYTES))["export"]
-        if isinstance(key, str):
-            return key
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        pass
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        return str(json.loads((folder / RECIPE).read_bytes())["export"])
     raise ExportError(
         f"{folder} holds no {RECIPE} that can be read.", "Name a folder that `sparsedash export` has made."
     )

@@ -1,7 +1,7 @@
 """A run as one file, to move results between machines: gzipped lines of records, and a checksum.
 
 The checksum shows damage, not forgery: open files only from people you trust. Every line is checked as in the store. A
-file is unpacked line by line, several times over, so that memory never holds more than one record of it.
+file is unpacked line by line, twice, so that memory never holds more than one record of it.
 """
 
 import gzip
@@ -9,9 +9,9 @@ import hashlib
 import io
 import re
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import TypeVar, assert_never
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from sparsedash.schema.errors import StoreError
 from sparsedash.schema.records import Passages, Record, Run, from_lines, to_line
@@ -23,8 +23,6 @@ MAX_BYTES = 1_000_000_000
 """Limit of an unpacked file: five thousand passages answered by fifty models are a fifth of that."""
 MAX_LINE_BYTES = 32_000_000
 """Limit of one line: the answers to 40,000 passages. In memory a line can take ten times as much."""
-MAX_LINES = 10_000
-_PIECE_BYTES = 2**20
 _MAGIC = f"sparsedash-run {LAYOUT}"
 _MAX_HEADER = 200
 _KEY = re.compile(r"[0-9a-f]{64}")
@@ -46,15 +44,18 @@ class RunFile:
 
 def run_file(run: Run, store: Store) -> bytes:
     """The file of a run. Raises StoreError when parts of it are gone."""
-    written, found, digest = io.BytesIO(), _Found(), hashlib.sha256()
+    written, digest = io.BytesIO(), hashlib.sha256()
     with gzip.GzipFile(fileobj=written, mode="wb", mtime=0) as packed:
-        for part in _parts_in(store, run):
-            found.add(part)
-            line = to_line(part).encode()
-            _require_short(line)
-            digest.update(line)
-            packed.write(line)
-    found.whole_run()
+
+        def parts() -> Iterator[Part]:
+            for part in _parts_in(store, run):
+                line = to_line(part).encode()
+                _require_short(line)
+                digest.update(line)
+                packed.write(line)
+                yield part
+
+        _whole_run(parts())
     return f"{_MAGIC} {digest.hexdigest()}\n".encode() + written.getvalue()
 
 
@@ -63,17 +64,14 @@ def read_run_file(data: bytes) -> RunFile:
     if len(data) > MAX_BYTES:
         raise StoreError(f"This file is larger than {MAX_BYTES // 10**6:,} MB.", f"Choose one that ends in {SUFFIX}.")
     header, _, packed = data.partition(b"\n")
-    if len(header) > _MAX_HEADER or not header.startswith(_MAGIC.rpartition(" ")[0].encode()):
-        raise StoreError("This is no file of a run.", f"Choose one that ends in {SUFFIX}.")
-    magic, _, digest = header.decode(errors="replace").rpartition(" ")
+    magic, _, stated = header[:_MAX_HEADER].decode(errors="replace").rpartition(" ")
     if magic != _MAGIC:
-        raise StoreError("This file was written by another version of SparseDash.", "Read it with that version.")
-    if _digest(packed) != digest:
+        raise StoreError("This is no file of a run of this version.", f"Choose one that ends in {SUFFIX}.")
+    digest = hashlib.sha256()
+    run, has_search = _whole_run(_parts(packed, digest))
+    if digest.hexdigest() != stated:
         raise StoreError("This file is not as it was written: it was changed, or a part of it is missing.", _ADVICE)
-    found = _Found()
-    for part in _parts(packed):
-        found.add(part)
-    return RunFile(run=found.whole_run(), has_search=bool(found.searches), packed=packed)
+    return RunFile(run=run, has_search=has_search, packed=packed)
 
 
 def keep_run(file: RunFile, store: Store) -> Run:
@@ -95,56 +93,27 @@ def keep_results(file: RunFile, store: Store) -> None:
             store.put(part.key, part)
 
 
-@dataclass
-class _Found:
-    """Summary of the parts read so far, to check whether they belong together.
-
-    records: model, passages and number of answers of each, and whether it is sparse. n_texts: of each set of passages.
-    """
-
-    runs: list[Run] = field(default_factory=list)
-    records: dict[str, tuple[str, str, int, bool]] = field(default_factory=dict)
-    n_texts: dict[str, int] = field(default_factory=dict)
-    searches: list[str] = field(default_factory=list)
-    n_records: int = 0
-
-    def add(self, part: Part) -> None:
-        """Add a part. Raises StoreError for one that cannot be in a run file."""
-        if not _KEY.fullmatch(part.key):
-            raise StoreError("This is no run that was made in a data folder.", "The example ships with the program.")
-        match part:
-            case Run():
-                self.runs.append(part)
-            case Record():
-                self.n_records += 1
-                about = part.model_identity, part.passages_key, len(part.outcomes), part.pruned is not None
-                self.records[part.key] = about
-            case Passages():
-                self.n_texts[part.key] = len(part.indices)
-            case FindResult():
-                self.searches.append(part.key)
-            case _:
-                assert_never(part)
-
-    def whole_run(self) -> Run:
-        """The run, if all its parts were found. Raises StoreError."""
-        if len(self.runs) != 1 or len(self.searches) > 1:
-            raise StoreError("This file does not hold one run.", _ADVICE)
-        (run,) = self.runs
-        if run.made_on:
-            raise StoreError("This is no run that was made in a data folder.", "The example ships with the program.")
-        if not run.dense or {*self.records} != {run.dense, *run.sparse} or self.n_records > len(self.records):
-            raise StoreError("The run and its records do not belong together.", _ADVICE)
-        for key, (model, passages, n_answers, is_sparse) in self.records.items():
-            if model != run.model_identity:
-                raise StoreError("One of its records is of another model.", _ADVICE)
-            if (key != run.dense) != is_sparse:
-                raise StoreError("Its dense and its sparse records are mixed up.", _ADVICE)
-            if n_answers > self.n_texts.get(passages, 0):
-                raise StoreError("The passages of one of its records are missing.", _ADVICE)
-        if self.searches and self.searches != [run.key]:
-            raise StoreError("The search in it is another one.", _ADVICE)
-        return run
+def _whole_run(parts: Iterable[Part]) -> tuple[Run, bool]:
+    """The run among its parts, and whether a search is there. Raises StoreError unless they are one whole run."""
+    runs: list[Run] = []
+    passages_of: dict[str, str] = {}
+    keys: set[str] = set()
+    has_search = False
+    for part in parts:
+        keys.add(part.key)
+        if isinstance(part, Run):
+            runs.append(part)
+        elif isinstance(part, Record):
+            passages_of[part.key] = part.passages_key
+        has_search |= isinstance(part, FindResult)
+    if len(runs) != 1:
+        raise StoreError("This file does not hold one run.", _ADVICE)
+    (run,) = runs
+    if run.made_on or not all(map(_KEY.fullmatch, keys)):
+        raise StoreError("This is no run that was made in a data folder.", "The example ships with the program.")
+    if passages_of.keys() != {run.dense, *run.sparse} or not keys.issuperset(passages_of.values()):
+        raise StoreError("The run and its records do not belong together.", _ADVICE)
+    return run, has_search
 
 
 def _parts_in(store: Store, run: Run) -> Iterator[Part]:
@@ -161,35 +130,23 @@ def _parts_in(store: Store, run: Run) -> Iterator[Part]:
     yield run
 
 
-def _parts(packed: bytes) -> Iterator[Part]:
-    """The parts in these gzipped lines, read lazily. Raises StoreError."""
-    with gzip.GzipFile(fileobj=io.BytesIO(packed)) as lines:
-        for _ in range(MAX_LINES):
-            line = lines.readline(MAX_LINE_BYTES + 1)
-            if not line:
-                return
-            _require_short(line)
-            try:
-                yield from from_lines(line.decode(errors="replace"), _KINDS)
-            except StoreError as error:
-                raise StoreError(f"This file cannot be read. {error.message}", _ADVICE) from error
-    raise StoreError(f"This file has more than {MAX_LINES:,} lines.", "Move a smaller run.")
-
-
-def _digest(packed: bytes) -> str:
-    """The sha256 of the unpacked lines. Raises StoreError when they are damaged, or too many."""
-    digest, n_bytes = hashlib.sha256(), 0
+def _parts(packed: bytes, digest: Any = None) -> Iterator[Part]:
+    """The parts in these gzipped lines, read lazily. digest: gets every line. Raises StoreError."""
+    n_bytes = 0
     try:
         with gzip.GzipFile(fileobj=io.BytesIO(packed)) as lines:
-            while piece := lines.read(_PIECE_BYTES):
-                digest.update(piece)
-                n_bytes += len(piece)
+            while line := lines.readline(MAX_LINE_BYTES + 1):
+                _require_short(line)
+                n_bytes += len(line)
                 if n_bytes > MAX_BYTES:
-                    most = f"{MAX_BYTES // 10**6:,} MB"
-                    raise StoreError(f"This file unpacks to more than {most}.", "Move a smaller run.")
+                    raise StoreError(
+                        f"This file unpacks to more than {MAX_BYTES // 10**6:,} MB.", "Move a smaller run."
+                    )
+                if digest is not None:
+                    digest.update(line)
+                yield from from_lines(line.decode(errors="replace"), _KINDS)
     except (OSError, EOFError, zlib.error) as error:
         raise StoreError("This file is damaged: it cannot be unpacked.", _ADVICE) from error
-    return digest.hexdigest()
 
 
 def _require_short(line: bytes) -> None:

@@ -7,7 +7,6 @@ match is reported: an artefact is dropped, a record or note set aside under its 
 
 import hashlib
 import logging
-import os
 import sqlite3
 import stat
 import time
@@ -23,28 +22,21 @@ from sparsedash.schema.records import R, about_artefact, from_json, to_json
 from sparsedash.schema.store_keys import NoteName
 from sparsedash.storage.disk_cache import (
     DAMAGED,
+    ENTRIES,
     USUAL_GB,
     CacheEntry,
     DamagedEntry,
-    PlainDisk,
     Signed,
-    TagSum,
     bytes_of,
     cache_advice,
-    cache_entries,
     cache_failure,
     make_room,
     open_cache,
     patiently,
-    peek_entry,
-    room_left,
     room_of_environment,
     set_entry_aside,
-    tag_sums,
 )
 from sparsedash.storage.local_machine import mode_in
-
-__all__ = ["PATIENCE_S", "WORK_PATIENCE_S", "DamagedEntry", "PlainDisk", "Shelf", "Store"]
 
 log = logging.getLogger(__name__)
 
@@ -179,13 +171,9 @@ class Store:
         """The keys of all artefacts, oldest first; none is read."""
         return [entry.name for entry in self.entries("artefacts")]
 
-    def artefact_sums(self) -> list[TagSum]:
-        """Number and size of the artefacts, by kind and model."""
-        return self._patiently("read", lambda: tag_sums(self._artefacts))
-
     def entries(self, of: Shelf) -> list[CacheEntry]:
         """All entries without their values; not counted as use."""
-        return self._patiently("read", lambda: cache_entries(self._shelf(of)))
+        return [CacheEntry(*row) for row in self._select(of, ENTRIES)]
 
     def drop_entry(self, of: Shelf, name: str) -> None:
         """Delete an entry by its name in `entries`, if it exists, also a damaged one."""
@@ -196,8 +184,11 @@ class Store:
 
         Raises DamagedEntry when it cannot be read.
         """
-        data = self._patiently("read", lambda: peek_entry(self._shelf(of), name))
-        return None if data is None else (data[_DIGEST_BYTES:], _is_signed(name, data))
+        rows = self._select(of, "SELECT mode, filename, value FROM Cache WHERE key = ? AND raw = 1", name)
+        if not rows:
+            return None
+        data = self._patiently("read", lambda: self._shelf(of)._disk.fetch(*rows[0], False))
+        return data[_DIGEST_BYTES:], _is_signed(name, data)
 
     def remember(self, name: NoteName, text: str) -> None:
         """Store a short note, such as an identity, under a name from schema.store_keys."""
@@ -220,12 +211,15 @@ class Store:
     def _shelf(self, of: Shelf) -> Any:
         return self._records if of == "records" else self._artefacts
 
+    def _select(self, of: Shelf, query: str, *values: str) -> list[Any]:
+        return self._patiently("read", lambda: self._shelf(of)._sql(query, values).fetchall())
+
     def _has(self, cache: Any, name: str) -> bool:
         return self._patiently("read", lambda: name in cache)
 
     def _write(self, cache: Any, name: str, data: bytes, tag: str = "") -> None:
         signed = Signed(_digest(name, data), data)
-        self._patiently("written", lambda: cache.set(name, signed, tag=tag or None), cache)
+        self._patiently("written", lambda: cache.set(name, signed, tag=tag or None))
 
     def _read(self, cache: Any, name: str, drop: bool = True) -> bytes | None:
         try:
@@ -244,10 +238,10 @@ class Store:
         drop = (lambda: set_entry_aside(cache, name)) if cache is self._records else (lambda: cache.delete(name))
         self._patiently("written", drop)
 
-    def _patiently(self, verb: str, action: Callable[[], T], cache: Any = None) -> T:
+    def _patiently(self, verb: str, action: Callable[[], T]) -> T:
         """The action's result. verb: what failed, in the StoreError for a failure."""
         try:
-            return patiently(action, self._patience_s, cache)
+            return patiently(action, self._patience_s)
         except _FAILS as error:
             raise StoreError(
                 f"The data folder could not be {verb}: {cache_failure(error)}.", cache_advice(error, self.folder)
@@ -265,11 +259,6 @@ def claim_data_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         found = {entry.name for entry in folder.iterdir()}
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise StoreError(
-                f"The data folder {folder} is read-only for this user.",
-                "Make it writable, or name another one with --data-dir or SPARSEDASH_DATA_DIR.",
-            )
         if found and not note.exists():
             if any(name in ("records", "jobs.sqlite") or name.startswith("layout-") for name in found):
                 raise StoreError(
@@ -290,7 +279,7 @@ def claim_data_folder(folder: Path) -> None:
 def _unusable(folder: Path, error: Exception) -> StoreError:
     return StoreError(
         f"The data folder {folder} cannot be used: {cache_failure(error)}.",
-        f"Name another one with --data-dir or SPARSEDASH_DATA_DIR. {room_left(error, folder)}".strip(),
+        f"Name another one with --data-dir or SPARSEDASH_DATA_DIR. {cache_advice(error, folder)}",
     )
 
 

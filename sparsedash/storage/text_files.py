@@ -8,10 +8,10 @@ import json
 import re
 import sys
 import unicodedata
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from tempfile import NamedTemporaryFile
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from filelock import FileLock
@@ -25,7 +25,7 @@ from sparsedash.storage.local_machine import local_path, mode_in, path_kind
 FILE, UPLOAD = "file:", "upload:"
 TEXT_KINDS = (".jsonl", ".txt", ".parquet")
 
-_SLICED = re.compile(r"(?P<name>.+?)(?:\[(?P<start>\d*):(?P<stop>\d*)\])?", re.DOTALL)
+_SLICED = re.compile(r"(.+?)(?:\[(\d*):(\d*)\])?", re.DOTALL)
 # No slash and no leading dot can pass, so that no name leads out of the folder of uploads.
 _UPLOADED = re.compile(r"(?P<file>[\w-]+\.(?:jsonl|txt|parquet))@(?P<hash>[0-9a-f]{32})")
 
@@ -56,11 +56,9 @@ def text_slice(reference: str) -> slice:
 
 def _parted(reference: str) -> tuple[str, slice]:
     named = _SLICED.fullmatch(reference.partition(":")[2])
-    if named is None:
-        return "", slice(None)
+    name, *ends = named.groups() if named else ("",)
     # No file has more texts than a machine can count.
-    start, stop = (min(int(end), sys.maxsize) if end else None for end in (named["start"], named["stop"]))
-    return named["name"], slice(start, stop)
+    return name, slice(*(min(int(end), sys.maxsize) if end else None for end in ends or (None,)))
 
 
 MAX_TEXT_BYTES = 200 * 1024 * 1024
@@ -75,26 +73,23 @@ def texts_of(path: Path) -> Iterator[str]:
     `.jsonl` with a `text` field, `.txt` with blank lines between texts, `.parquet` with a `text` column. Raises
     CorpusError with the place of one that cannot be read, and above MAX_TEXT_BYTES.
     """
+    match path.suffix:
+        case ".jsonl":
+            texts: Iterable[str] = json_lines(path)
+        case ".txt":
+            if path.stat().st_size > MAX_TEXT_BYTES:
+                raise _too_large(path)
+            texts = re.split(r"\n\s*\n", "".join(_lines(path)))
+        case ".parquet":
+            texts = _column(path)
+        case _:
+            raise _unreadable_kind(path.name)
     n_bytes = 0
-    for text in _texts_of(path):
+    for text in texts:
         n_bytes += len(text.encode())
         if n_bytes > MAX_TEXT_BYTES:
             raise _too_large(path)
         yield text
-
-
-def _texts_of(path: Path) -> Iterator[str]:
-    match path.suffix:
-        case ".jsonl":
-            yield from json_lines(path)
-        case ".txt":
-            if path.stat().st_size > MAX_TEXT_BYTES:
-                raise _too_large(path)
-            yield from re.split(r"\n\s*\n", "".join(_lines(path)))
-        case ".parquet":
-            yield from _column(path)
-        case _:
-            raise CorpusError(f"{path.name} is not of a kind that can be read; possible: {', '.join(TEXT_KINDS)}.")
 
 
 def is_running(path: Path) -> bool:
@@ -105,24 +100,18 @@ def is_running(path: Path) -> bool:
 def json_lines(path: Path) -> Iterator[str]:
     """The `text` of every line. Raises CorpusError with the number of the line that has none."""
     for number, line in enumerate(_lines(path), start=1):
-        if line.strip():
-            yield _text_of(line, f"Line {number} of {path.name}")
-
-
-def _text_of(line: str, where: str) -> str:
-    try:
-        text = json.loads(line)["text"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        text = None
-    if not isinstance(text, str):
-        raise CorpusError(
-            f"{where} is not a JSON object with a text field.", 'Write one object a line: {"text": "..."}.'
-        )
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise CorpusError(f"{where} holds half a character: {error.reason}.") from error
-    return text
+        if not line.strip():
+            continue
+        try:
+            text = json.loads(line)["text"]
+            # A string with half a character cannot be encoded.
+            text.encode()
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise CorpusError(
+                f"Line {number} of {path.name} is not a JSON object with a text field.",
+                'Write one object a line: {"text": "..."}.',
+            ) from error
+        yield text
 
 
 def _lines(path: Path) -> Iterator[str]:
@@ -171,6 +160,10 @@ def _too_large(path: Path) -> CorpusError:
     return CorpusError(
         f"{path.name} holds more than {MAX_TEXT_BYTES // 2**20} MB of text.", "Take a part of it: no run needs so much."
     )
+
+
+def _unreadable_kind(name: str) -> CorpusError:
+    return CorpusError(f"{name} is not of a kind that can be read; possible: {', '.join(TEXT_KINDS)}.")
 
 
 def _first_line(error: Exception) -> str:
@@ -232,10 +225,9 @@ class Uploads:
                 if not path.is_file():
                     left = MAX_TOTAL_BYTES - sum(self.kept().values())
                     if len(content) > left:
-                        has, room, most = (f"{n / 1e6:,.1f} MB" for n in (len(content), max(0, left), MAX_TOTAL_BYTES))
+                        has, room = (f"{n / 1e6:,.1f} MB" for n in (len(content), max(0, left)))
                         raise CorpusError(
-                            f"{called} has {has}, and there is room for {room} more: all uploads together have at most "
-                            f"{most}.",
+                            f"{called} has {has}; uploads have room for {room} more.",
                             "Delete some that are no longer needed.",
                         )
                     _put(path, content)
@@ -288,21 +280,15 @@ def _put(path: Path, content: bytes) -> None:
     """Write under another name, check the content, then rename."""
     folder = path.parent.parent
     folder.mkdir(mode=mode_in(folder.parent, 0o700), exist_ok=True)
-    with NamedTemporaryFile(dir=folder, suffix=path.suffix, delete=False) as file:
-        unfinished = Path(file.name)
-        try:
-            file.write(content)
-            file.flush()
-            # Every text is read, so that any that cannot be is refused now.
-            if not sum(bool(text.strip()) for text in texts_of(unfinished)):
-                raise CorpusError(f"{path.name} holds no text.", "Upload another file.")
-            path.parent.mkdir(mode=mode_in(folder, 0o700), exist_ok=True)
-            unfinished.chmod(mode_in(folder, 0o600))
-            unfinished.replace(path)
-        except CorpusError as error:
-            raise CorpusError(error.message.replace(unfinished.name, path.name), error.advice) from error
-        finally:
-            unfinished.unlink(missing_ok=True)
+    with TemporaryDirectory(dir=folder) as unfinished:
+        file = Path(unfinished, path.name)
+        file.write_bytes(content)
+        # Every text is read, so that any that cannot be is refused now.
+        if not sum(bool(text.strip()) for text in texts_of(file)):
+            raise CorpusError(f"{path.name} holds no text.", "Upload another file.")
+        path.parent.mkdir(mode=mode_in(folder, 0o700), exist_ok=True)
+        file.chmod(mode_in(folder, 0o600))
+        file.replace(path)
 
 
 def _harmless(name: str) -> str:
@@ -313,9 +299,7 @@ def _harmless(name: str) -> str:
     last = unicodedata.normalize("NFC", name).replace("\\", "/").rpartition("/")[2]
     stem, _, kind = last.rpartition(".")
     if f".{kind.lower()}" not in TEXT_KINDS:
-        raise CorpusError(
-            f"{last[:_NAME_LETTERS]} is not of a kind that can be read; possible: {', '.join(TEXT_KINDS)}."
-        )
+        raise _unreadable_kind(last[:_NAME_LETTERS])
     letters = re.sub(r"[^\w-]+", "-", stem).strip("-")[:_NAME_LETTERS]
     return f"{letters or 'text'}.{kind.lower()}"
 

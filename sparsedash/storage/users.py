@@ -4,12 +4,12 @@ import os
 import tomllib
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 from urllib.parse import urlsplit
 
 import msgspec
@@ -40,13 +40,12 @@ class HeaderLogin:
     def __post_init__(self) -> None:
         if not self.name.replace("-", "").isalnum() or not self.name.isascii():
             raise SettingsError("header.name", self.name, "letters, digits and -")
-        for proxy in self.proxies:
-            try:
-                ip_address(proxy)
-            except ValueError as error:
-                raise SettingsError("header.proxies", proxy, "addresses such as 127.0.0.1") from error
-        if not self.proxies:
-            raise SettingsError("header.proxies", self.proxies, "at least one address")
+        try:
+            known = [ip_address(proxy) for proxy in self.proxies]
+        except ValueError:
+            known = []
+        if not known:
+            raise SettingsError("header.proxies", self.proxies, "at least one address, such as 127.0.0.1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +149,6 @@ def _matches(name: str, patterns: tuple[str, ...]) -> bool:
 
 
 VARIABLE = "SPARSEDASH_SERVE"
-_TABLES: Mapping[str, type] = {"header": HeaderLogin, "oidc": OidcLogin, "quota": Quota}
 
 
 def serving_rules() -> Serving | None:
@@ -176,8 +174,15 @@ def _read(path: Path) -> Serving:
     try:
         with path.open("rb") as file:
             said = tomllib.load(file)
-        _refuse_unknown(said)
-        return msgspec.convert(said, Serving)
+        rules = msgspec.convert(said, Serving)
+        # A misspelt word must not leave a door open.
+        known = asdict(rules)
+        odd = said.keys() - known.keys()
+        for table in ("header", "oidc", "quota"):
+            odd |= {f"{table}.{name}" for name in said.get(table, {}).keys() - known[table].keys()}
+        if not odd:
+            return rules
+        allowed = f"what docs/deployment.md describes; unknown: {', '.join(sorted(odd))}"
     except OSError as error:
         allowed = f"a file that can be read ({error.strerror})"
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -185,17 +190,6 @@ def _read(path: Path) -> Serving:
     except msgspec.ValidationError as error:
         allowed = f"what docs/deployment.md describes ({error})"
     raise SettingsError(VARIABLE, str(path), allowed, "docs/deployment.md has an example under “Serving others”.")
-
-
-def _refuse_unknown(said: Mapping[str, Any]) -> None:
-    """Raise SettingsError for an unknown word: a misspelt one must not leave a door open."""
-    parts: list[tuple[str, type, Any]] = [("", Serving, said)]
-    parts += [(f"{name}.", kind, said[name]) for name, kind in _TABLES.items() if isinstance(said.get(name), dict)]
-    for prefix, kind, values in parts:
-        known = [each.name for each in fields(kind)]
-        for name in values:
-            if name not in known:
-                raise SettingsError(f"{VARIABLE}: {prefix}{name}", values[name], f"one of {', '.join(known)}")
 
 
 MOST_PROMPTS = 50
@@ -228,24 +222,26 @@ class UserData:
 
     def choices(self, one: str, other: str) -> dict[str, str]:
         """The record chosen for each passage or prompt, see pair_records.Choices, on either side."""
-        kept = self._store.get(Choices, digest([*sorted((one, other)), self._owner]))
+        kept = self._store.get(Choices, self._pair(one, other))
         return kept.better if kept else {}
 
     def choose(self, one: str, other: str, subject: str, better: str | None) -> None:
         """Record a choice in place of an earlier one; None undoes it."""
 
         def changed(kept: Choices | None) -> Choices:
-            found = {name: key for name, key in (kept.better if kept else {}).items() if name != subject}
-            better_now = found if better is None else {**found, subject: better}
-            return Choices(key=key, better=better_now, owner=self._owner)
+            found = (kept.better if kept else {}) | {subject: better}
+            chosen = {name: record for name, record in found.items() if record is not None}
+            return Choices(key=key, better=chosen, owner=self._owner)
 
-        key = digest([*sorted((one, other)), self._owner])
+        key = self._pair(one, other)
         self._store.change(Choices, key, changed)
 
     def forget_choices(self, one: str, other: str) -> None:
         """Delete all choices between these two records."""
-        key = digest([*sorted((one, other)), self._owner])
-        self._store.put(key, Choices(key=key, better={}, owner=self._owner))
+        self._store.drop(Choices, self._pair(one, other))
+
+    def _pair(self, one: str, other: str) -> str:
+        return digest([*sorted((one, other)), self._owner])
 
     def marks(self) -> Mapping[str, RunMark]:
         """Names and pins of the runs that have one, by key."""

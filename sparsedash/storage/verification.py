@@ -7,18 +7,17 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import get_args
+from typing import NamedTuple, get_args
 
 from sparsedash.schema.errors import StoreError
 from sparsedash.schema.export_settings import Export
 from sparsedash.schema.progress import OnStep, Step
 from sparsedash.schema.records import MOST_NAMED, Checked, Damage, Verification, VerifySettings, from_json
-from sparsedash.storage.disk_cache import DAMAGED
+from sparsedash.storage.disk_cache import DAMAGED, CacheEntry, DamagedEntry
 from sparsedash.storage.model_folders import MODELS, located_export, noted_files, unpacked_models
-from sparsedash.storage.store import DamagedEntry, Shelf, Store
+from sparsedash.storage.store import Shelf, Store
 from sparsedash.storage.text_files import Uploads, file_of
 
 _PIECE_BYTES = 8 * 1024 * 1024
@@ -29,18 +28,16 @@ _SHELVES: dict[Shelf, Checked] = {"records": "record", "artefacts": "artefact"}
 OnBytes = Callable[[int], None]
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Check:
+class _Check(NamedTuple):
     """One thing to read. look: its fault in words, or nothing; calls its argument with the bytes read.
 
-    exists: asked on a fault: it may have been deleted meanwhile. entry: as in Damage.
+    entry: as in Damage.
     """
 
     kind: Checked
     name: str
     n_bytes: int
     look: Callable[[OnBytes], str]
-    exists: Callable[[], bool]
     entry: str = ""
 
 
@@ -63,7 +60,7 @@ def verify(store: Store, on_step: OnStep) -> Verification:
         read(0)
         fault = check.look(read)
         n_checked[check.kind] += 1
-        if fault and check.exists():
+        if fault:
             damaged.append(Damage(kind=check.kind, name=check.name, what=fault, entry=check.entry))
     return Verification(
         key=VerifySettings().key(),
@@ -79,26 +76,17 @@ def verify(store: Store, on_step: OnStep) -> Verification:
 def _entries(store: Store) -> Iterator[_Check]:
     for shelf, kind in _SHELVES.items():
         for entry in store.entries(shelf):
-            look = partial(_entry_fault, store, shelf, entry.name, entry.n_bytes)
-            exists = partial(_has, store, shelf, entry.name)
-            yield _Check(kind=kind, name=entry.name, n_bytes=entry.n_bytes, look=look, exists=exists)
+            yield _Check(kind, entry.name, entry.n_bytes, partial(_entry_fault, store, shelf, entry))
 
 
-def _has(store: Store, shelf: Shelf, name: str) -> bool:
+def _entry_fault(store: Store, shelf: Shelf, entry: CacheEntry, read: OnBytes) -> str:
     try:
-        return store.raw_value(shelf, name) is not None
-    except DamagedEntry:
-        return True
-
-
-def _entry_fault(store: Store, shelf: Shelf, name: str, n_bytes: int, read: OnBytes) -> str:
-    if name.startswith(DAMAGED):
-        return "it was damaged when it was read, and is set aside"
-    try:
-        found = store.raw_value(shelf, name)
+        found = store.raw_value(shelf, entry.name)
     except DamagedEntry as error:
-        return str(error)
-    read(n_bytes)
+        return str(error) if any(each.name == entry.name for each in store.entries(shelf)) else ""
+    read(entry.n_bytes)
+    if found and entry.name.startswith(DAMAGED):
+        return "it was damaged when it was read, and is set aside"
     return "its checksum does not match" if found and not found[1] else ""
 
 
@@ -106,7 +94,8 @@ def _unpacked(store: Store) -> Iterator[_Check]:
     for model in unpacked_models(store):
         for name, (size, _, digest) in (noted_files(model.name, store) or {}).items():
             file = store.folder / MODELS / model.name / name
-            yield _file_check("unpacked model", f"{model.name}/{name}", file, size, digest, model.name)
+            look = partial(_file_fault, file, digest, file.parent)
+            yield _Check("unpacked model", f"{model.name}/{name}", size, look, model.name)
 
 
 def _uploads(store: Store) -> Iterator[_Check]:
@@ -114,8 +103,7 @@ def _uploads(store: Store) -> Iterator[_Check]:
         file = file_of(reference, store.folder)
         if file is not None:
             # The folder is the beginning of the hash; a file that is gone was deleted.
-            look = partial(_file_fault, file, file.parent.name)
-            yield _Check(kind="upload", name=reference, n_bytes=size, look=look, exists=file.is_file, entry=reference)
+            yield _Check("upload", reference, size, partial(_file_fault, file, file.parent.name, None), reference)
 
 
 def _exports(store: Store) -> Iterator[_Check]:
@@ -130,16 +118,11 @@ def _exports(store: Store) -> Iterator[_Check]:
             for name, digest in export.files.items() if folder.is_dir() else ():
                 file = folder / name
                 n_bytes = file.stat().st_size if file.is_file() else 0
-                yield _file_check("export", str(file), file, n_bytes, digest, key)
+                yield _Check("export", str(file), n_bytes, partial(_file_fault, file, digest, folder), key)
 
 
-def _file_check(kind: Checked, name: str, file: Path, n_bytes: int, digest: str, entry: str) -> _Check:
-    look = partial(_file_fault, file, digest)
-    return _Check(kind=kind, name=name, n_bytes=n_bytes, look=look, exists=file.parent.is_dir, entry=entry)
-
-
-def _file_fault(file: Path, digest: str, read: OnBytes) -> str:
-    """digest: the sha256 of the content, or the beginning of it."""
+def _file_fault(file: Path, digest: str, folder: Path | None, read: OnBytes) -> str:
+    """digest: the sha256 of the content, or the beginning of it. folder: while it is there, the file must be there."""
     whole = hashlib.sha256()
     try:
         with file.open("rb") as stream:
@@ -147,7 +130,7 @@ def _file_fault(file: Path, digest: str, read: OnBytes) -> str:
                 whole.update(piece)
                 read(len(piece))
     except FileNotFoundError:
-        return "it is missing"
+        return "it is missing" if folder is not None and folder.is_dir() else ""
     except OSError as error:
         return f"it cannot be read: {error.strerror}"
     return "" if whole.hexdigest().startswith(digest) else "its content is not what was written"

@@ -10,7 +10,7 @@ from sparsedash.reporting import wording
 from sparsedash.reporting.charts.bar_charts import changes_chart, changes_words, clicked_bar
 from sparsedash.reporting.html import element, widget_label
 from sparsedash.reporting.passage_analysis import change_ranges, count_by_range
-from sparsedash.reporting.record_pair import KINDS, Kind, Order, Pair, load_pair, record_choices, unique_names
+from sparsedash.reporting.record_pair import KIND_OF, KINDS, Kind, Order, Pair, load_pair, record_choices, unique_names
 from sparsedash.reporting.run_results import run_results
 from sparsedash.reporting.wording import EXAMPLE_TITLE
 from sparsedash.schema.records import Passages, Run
@@ -136,11 +136,14 @@ def choose_kind(pair: Pair, positions: Sequence[int]) -> tuple[Kind, bool]:
     def show(kind: Kind) -> dict[str, Any]:
         return {"on_click": address_bar.set_query, "args": ({"filter": kind, "passage": ""},)}
 
+    helps: dict[Kind, str] = {"all": "Every passage; the other four kinds add up to it"}
+    for verdicts, kind in KIND_OF.items():
+        left, right = ("right" if verdict else "wrong" for verdict in verdicts)
+        helps[kind] = widget_label(f"{pair.left_name} {left}, {pair.right_name} {right}")
     for kind, found in by_kind.items():
         # The style sheet knows the chosen one by its icon: one of another type would be new, and lose the focus.
         icon = ":material/check:" if kind == chosen else None
-        label = f"{KINDS[kind]} · {len(found):,}"
-        st.button(label, key=f"flip-{kind}", icon=icon, help=_kind_help(kind, pair), **show(kind))
+        st.button(f"{KINDS[kind]} · {len(found):,}", key=f"flip-{kind}", icon=icon, help=helps[kind], **show(kind))
     about = "Go through the kinds that have passages."
     icon = ":material/filter_list:"
     st.button("Change kind", "next-kind", about, shortcut="F", type="tertiary", icon=icon, **show(following))
@@ -153,14 +156,6 @@ def choose_kind(pair: Pair, positions: Sequence[int]) -> tuple[Kind, bool]:
         help="Of this kind only the passages that the two models answer with different words.",
     )
     return chosen, only
-
-
-def _kind_help(kind: Kind, pair: Pair) -> str:
-    if kind == "all":
-        return "Every passage; the other four kinds add up to it"
-    left = "right" if kind in ("both-right", "broke") else "wrong"
-    right = "right" if kind in ("both-right", "mended") else "wrong"
-    return widget_label(f"{pair.left_name} {left}, {pair.right_name} {right}")
 
 
 class ChangeFilter:

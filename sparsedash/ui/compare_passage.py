@@ -31,11 +31,17 @@ ROWS = 12
 _MOST_LETTERS = 40
 
 
-def show_passage(backend: Backend, pair: Pair, passages: Passages | None, position: int, *, blind: bool) -> None:
-    """Draw the passage at this position; blind: until it is judged without what tells the sides apart."""
-    outcome = pair.left.outcomes[position]
+def show_passage(backend: Backend, shown: Shown, passages: Passages | None, at: int, *, blind: bool) -> None:
+    """Draw the passage at this place under the buttons to the others; blind: hidden sides until it is judged."""
+    steps = [
+        ("Previous", "chevron_left", shown.query(at - 1), "K"),
+        ("Next", "chevron_right", shown.query(at + 1), "J"),
+    ]
+    address_bar.draw_steps("step", steps, f"{at + 1:,} of {len(shown.positions):,}", "secondary")
+    position = shown.positions[at]
+    outcome = shown.pair.left.outcomes[position]
     subject = f"passage-{outcome.index}"
-    pair = sides(backend, pair, subject, blind)
+    pair = sides(backend, shown.pair, subject, blind)
     _show_answers(position, pair, passages)
     if blind:
         judge_blind(backend, pair, subject)
@@ -148,15 +154,6 @@ def _strip_token(pair: Pair, place: Place, large: bool) -> Html:
 
 def _quoted(text: str) -> str:
     return f"“{visible(text.replace(chr(10), '⏎')[:60])}”" if text else "a part of a character"
-
-
-def draw_passage_steps(shown: Shown, at: int) -> None:
-    """Draw the buttons to the passages before and after the one at this place."""
-    steps = [
-        ("Previous", "chevron_left", shown.query(at - 1), "K"),
-        ("Next", "chevron_right", shown.query(at + 1), "J"),
-    ]
-    address_bar.draw_steps("step", steps, f"{at + 1:,} of {len(shown.positions):,}", "secondary")
 
 
 def show_passage_table(shown: Shown, passages: Passages | None, at: int) -> None:

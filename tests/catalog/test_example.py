@@ -5,7 +5,6 @@ import pytest
 from sparsedash.catalog import choices
 from sparsedash.catalog.choices import EXAMPLE, EXAMPLE_FILE, example_key, example_result, is_example, write_example
 from sparsedash.schema.records import Passages, Record, Run
-from tests.factories import answered
 from tests.ui import specimens
 
 
@@ -23,18 +22,6 @@ def test_what_was_written_is_read_again_but_only_under_keys_of_the_example(writt
     assert example_result(Run, run.key) is None
     assert choices._example_parts(choices.EXAMPLE_FILE)[run.key] == run
     assert choices._example_parts(choices.EXAMPLE_FILE)[records[1].key] == records[1]
-
-
-def test_the_same_parts_give_the_same_bytes(tmp_path):
-    for name in ("a", "b"):
-        write_example([answered("x", 3)], tmp_path / name)
-    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
-
-
-def test_a_text_with_odd_line_ends_stays_one_line(tmp_path):
-    odd = Passages(key=example_key("p"), indices=(0,), contexts=("a\u2028b\nc\x85d",), targets=("e",))
-    write_example([odd], tmp_path / "odd")
-    assert choices._example_parts(tmp_path / "odd") == {odd.key: odd}
 
 
 def test_where_a_build_left_it_out_there_is_none(tmp_path):

@@ -23,12 +23,12 @@ def spelled(key, architecture):
 def test_what_is_mapped_or_harmless_is_a_key_or_tensor_of_the_writers(architecture):
     known = ARCHITECTURES[architecture]
     keys = {general_name(spelled(key, architecture).removeprefix(f"{architecture}.")) for key in known_keys()}
-    assert (known.keys.keys() | known.harmless.keys()) - keys == set()
+    assert (known.keys.keys() | known.harmless) - keys == set()
     (kind,) = (arch for arch, name in constants.MODEL_ARCH_NAMES.items() if name == architecture)
     names = {constants.TENSOR_NAMES[tensor].format(bid="#") for tensor in constants.MODEL_TENSORS[kind]}
     ours = {name.rpartition(".")[0] for name in known.tensors}
     assert ours - names <= {"rope_factors_long", "rope_factors_short", "output"}
-    assert not (HARMLESS.keys() | known.harmless.keys()) & known.keys.keys()
+    assert not (HARMLESS | known.harmless) & known.keys.keys()
 
 
 def test_neutral_values_are_of_refused_keys():

@@ -66,11 +66,11 @@ def asked(kind="run", **settings):
     ("changes", "said", "first"),
     [
         ({}, "0.5 GB for 0.13 billion weights", "Choose bfloat16"),
-        ({"dtype": "bfloat16"}, "in bfloat16 takes at least", "Answer fewer passages; choose a smaller model"),
+        ({"dtype": "bfloat16"}, "in bfloat16 takes at least", "Choose fewer passages; or a smaller model"),
         (
             {"dtype": "bfloat16", "model": "facebook/opt-1.3b"},
             "2.6 GB for 1.32 billion weights",
-            "Choose a smaller model; choose a method that refits nothing",
+            "Choose a smaller model; or a method that refits nothing",
         ),
         (
             {"methods": (method_named("retrain-free (published)"),)},

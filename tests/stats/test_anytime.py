@@ -2,7 +2,7 @@
 
 from fractions import Fraction
 from functools import cache
-from math import comb, exp, log
+from math import comb, log
 
 import numpy as np
 import pytest
@@ -21,7 +21,6 @@ from sparsedash.stats.anytime import (
 )
 
 counts = st.integers(0, 120)
-means = st.floats(-0.6, 0.6)
 
 
 def sign_e_value(broke: int, mended: int) -> Fraction:
@@ -37,20 +36,6 @@ def test_the_p_value_is_one_over_the_e_value_of_the_sign_test(broke, mended):
 
 
 @settings(deadline=None, max_examples=50)
-@given(counts, counts, st.integers(0, 500), means, st.floats(0, 1))
-def test_against_any_mean_a_further_passage_leaves_the_stake_as_it_is_on_average(broke, mended, same, mean, rest):
-    """Whatever shares of passages break and are mended, if only their difference is that mean."""
-    share_broke = max(0.0, -mean) + rest * (1 - abs(mean)) / 2
-    share_mended = share_broke + mean
-    n, before = broke + mended + same, log_e_value(broke, mended, broke + mended + same, mean)
-    after = [
-        share * exp(log_e_value(broke + b, mended + m, n + 1, mean) - before)
-        for share, b, m in [(share_broke, 1, 0), (share_mended, 0, 1), (1 - share_broke - share_mended, 0, 0)]
-    ]
-    assert sum(after) == pytest.approx(1.0, rel=3e-3)
-
-
-@settings(deadline=None, max_examples=50)
 @given(st.integers(0, 30), st.integers(0, 30), st.integers(0, 60), st.floats(-0.3, 0.3))
 def test_the_e_value_is_the_stake_averaged_over_every_bet(broke, mended, same, mean):
     n = broke + mended + same
@@ -58,7 +43,7 @@ def test_the_e_value_is_the_stake_averaged_over_every_bet(broke, mended, same, m
     assert log_e_value(broke, mended, n, mean) == pytest.approx(log(found), abs=2e-3)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=20)
 @given(counts, counts, st.integers(0, 800))
 def test_the_interval_holds_what_is_observed_and_leaves_zero_out_with_the_test(broke, mended, same):
     n = broke + mended + same
@@ -87,14 +72,6 @@ def test_decisions_by_hand():
     assert decide_difference(60, 62, 3000, 1) == "close"
 
 
-def test_a_decided_difference_stays_shown_after_holm_over_the_run():
-    from sparsedash.stats.significance import holm
-
-    decided = [(broke, 3) for broke in range(40) if decide_difference(broke, 3, 256, 12) == "difference"]
-    p_values = [anytime_p(*decided[0]), *[1.0] * 11]
-    assert holm(p_values)[0] < 0.05
-
-
 def flips_at_looks(rng, shares, n_runs: int, looks: list[int]) -> np.ndarray:
     """Running counts (n_runs, looks, 2) of broken and mended passages."""
     sizes = np.diff([0, *looks])
@@ -112,12 +89,11 @@ def share_ended(found: np.ndarray, decision: str, looks: list[int]) -> float:
     return ended / len(found)
 
 
-@pytest.mark.parametrize("flips", [0.01, 0.05, 0.1, 0.3, 0.6])
-@pytest.mark.parametrize("step", [16, 256])
-def test_looked_at_after_every_step_an_equal_model_is_called_different_one_time_of_20_at_most(flips, step):
+@pytest.mark.parametrize("flips", [0.05, 0.3])
+def test_looked_at_after_every_step_an_equal_model_is_called_different_one_time_of_20_at_most(flips):
     """Looks at the p-value alone, to the last passage, however early the evaluator might have stopped."""
     rng = np.random.default_rng(5)
-    looks = list(range(step, 2000 + 1, step))
+    looks = list(range(16, 2000 + 1, 16))
     found = flips_at_looks(rng, (flips / 2, flips / 2), 1000, looks)
     p_values = {(b, m): anytime_p(b, m) for b, m in np.unique(found.reshape(-1, 2), axis=0).tolist()}
     alarmed = sum(any(p_values[b, m] < ALPHA for b, m in run) for run in found.tolist())
@@ -125,24 +101,12 @@ def test_looked_at_after_every_step_an_equal_model_is_called_different_one_time_
     assert alarmed <= 50 + 3 * (1000 * 0.05 * 0.95) ** 0.5
 
 
-@pytest.mark.parametrize("flips", [0.06, 0.2])
 @pytest.mark.parametrize("difference", [MARGIN, -MARGIN])
-def test_a_difference_at_the_margin_is_called_close_one_time_of_20_at_most(flips, difference):
+def test_a_difference_at_the_margin_is_called_close_one_time_of_20_at_most(difference):
     looks = [256, 512, 1024, 1536, 2048, 3072, 4096]
-    shares = ((flips - difference) / 2, (flips + difference) / 2)
+    shares = ((0.06 - difference) / 2, (0.06 + difference) / 2)
     found = flips_at_looks(np.random.default_rng(6), shares, 300, looks)
     assert share_ended(found, "close", looks) <= 0.05 + 3 * (0.05 * 0.95 / 300) ** 0.5
-
-
-def test_a_large_difference_is_decided_at_the_first_look_and_a_small_one_later():
-    rng, looks = np.random.default_rng(8), [256, 512, 1024, 2048, 4096]
-    large = flips_at_looks(rng, (0.2, 0.04), 200, looks)
-    early = [decide_difference(*run[0], 256, 1) == "difference" for run in large.tolist()]
-    assert np.mean(early) > 0.95
-    small = flips_at_looks(rng, (0.06, 0.03), 200, looks)
-    early = [decide_difference(*run[0], 256, 1) == "difference" for run in small.tolist()]
-    late = [decide_difference(*run[-1], 4096, 1) == "difference" for run in small.tolist()]
-    assert np.mean(early) < 0.5 < 0.95 < np.mean(late)
 
 
 @pytest.mark.parametrize("n", [1, 10, 95, 96, 132, 400, 5153, 1_000_000])

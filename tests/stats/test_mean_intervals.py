@@ -62,18 +62,11 @@ def test_an_interval_valid_at_any_look_is_wider():
     assert wide[0] < narrow[0] < narrow[1] < wide[1]
 
 
-@pytest.mark.parametrize("name", ["normal", "t5", "gamma"])
-@pytest.mark.parametrize("n", [30, 132, 400])
-def test_the_mean_is_missed_about_as_rarely_as_it_says_on_either_side(name, n):
-    rng = np.random.default_rng(7)
-    draw = {
-        "normal": lambda: rng.normal(size=(4000, n)),
-        "t5": lambda: rng.standard_t(5, size=(4000, n)),
-        "gamma": lambda: rng.gamma(4.0, size=(4000, n)) - 4.0,
-    }[name]
-    bounds = [mean_interval(moments(row), 0.05) for row in draw().tolist()]
+@pytest.mark.parametrize(("n", "allowed"), [(30, 0.042), (132, 0.034)])
+def test_the_mean_of_skewed_values_is_missed_about_as_rarely_as_it_says_on_either_side(n, allowed):
+    rows = np.random.default_rng(7).gamma(4.0, size=(4000, n)) - 4.0
+    bounds = [mean_interval(moments(row), 0.05) for row in rows.tolist()]
     # 2.5 % each, and what 4,000 draws and thirty skewed values leave of it.
-    allowed = 0.042 if (name, n) == ("gamma", 30) else 0.034
     assert np.mean([high < 0 for _, high in bounds]) < allowed
     assert np.mean([low > 0 for low, _ in bounds]) < allowed
 
@@ -113,16 +106,12 @@ def test_very_few_rounds_have_an_interval_from_the_smallest_ratio_to_the_largest
     )
 
 
-def test_three_rounds_are_not_trimmed():
-    assert speed_ratio([1.0, 1.0, 8.0], [1.0] * 3).value == pytest.approx(2.0)
-
-
 def stalled(drawn, n):
     """Seconds of rounds, of which one in ten is stalled for one of the two."""
     return [drawn.lognormvariate(0, 0.05) * (1 + 3 * (drawn.random() < 0.05)) for _ in range(n)]
 
 
-@pytest.mark.parametrize("n", [7, 9, 15, 30])
+@pytest.mark.parametrize("n", [7, 30])
 def test_stalls_leave_the_interval_narrow_and_true(n):
     drawn = random.Random(n)
     n_held, widths, n_runs = 0, [], 400
@@ -132,16 +121,6 @@ def test_stalls_leave_the_interval_narrow_and_true(n):
         widths.append(found.high / found.low - 1)
     assert n_held / n_runs >= 0.94
     assert sorted(widths)[n_runs // 2] < 0.3
-
-
-def test_the_interval_of_equal_speeds_holds_one_in_about_19_of_20_runs():
-    drawn = random.Random(1)
-    n_held, n_runs = 0, 200
-    for _ in range(n_runs):
-        before, after = ([drawn.lognormvariate(0, 0.1) for _ in range(15)] for _ in range(2))
-        found = speed_ratio(before, after)
-        n_held += found.low <= 1 <= found.high
-    assert n_held / n_runs >= 0.93
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import combinations
-from random import Random
-from statistics import fmean, stdev
+from statistics import fmean
 
 import numpy as np
 import pytest
@@ -12,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 from scipy.special import xlogy
-from scipy.stats import binomtest, multinomial, norm
+from scipy.stats import binomtest, multinomial
 from statsmodels.stats import contingency_tables
 
 from sparsedash.catalog import choices
@@ -36,10 +35,6 @@ from sparsedash.stats.tolerance import record_losses
 from tests.factories import RECORD, outcome
 
 counts = st.integers(0, 300)
-
-
-def test_z_is_the_normal_quantile_of_95_percent():
-    assert pytest.approx(norm.ppf(0.975), abs=1e-15) == Z_95
 
 
 @given(counts, counts, counts, counts)
@@ -194,29 +189,6 @@ def test_holm_rejects_what_bonferroni_rejects_in_every_family_that_holds_it(p_va
     assert holm(p_values) == pytest.approx(expected)
 
 
-def test_holm_over_exact_and_anytime_p_values_keeps_the_error_rate_of_all():
-    """Five null comparisons on the same passages, three of them stopped at the worst of four looks."""
-    rng, alarmed = np.random.default_rng(3), 0
-    for _ in range(1000):
-        signs = np.sign(rng.integers(-1, 2, (5, 800)) * (rng.random((5, 800)) < 0.15))
-        p_values = [mcnemar(int((row < 0).sum()), int((row > 0).sum())) for row in signs[:2]]
-        for row in signs[2:]:
-            looks = [row[:n] for n in (200, 400, 600, 800)]
-            p_values.append(min(anytime_p(int((x < 0).sum()), int((x > 0).sum())) for x in looks))
-        alarmed += min(holm(p_values)) < 0.05
-    assert alarmed <= 50 + 3 * (1000 * 0.05 * 0.95) ** 0.5
-
-
-RATES = list(
-    zip(
-        (0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.05, 0.08, 0.1, 0.1, 0.12, 0.15),
-        (0.005, 0.01, 0.01, 0.01, 0.02, 0.02, 0.03, 0.05, 0.06, 0.1, 0.035, 0.05),
-        strict=True,
-    )
-)
-"""Shares that broke and were mended: from one flip in a hundred to what 20 % of a model cost on LAMBADA."""
-WITH_FEW_FLIPS = {(200, 0.005, 0.005): (0.98, 0.99), (200, 0.02, 0.01): (0.933, 0.947)}
-"""What holds of 10,000 draws where 94 to 96 % cannot be kept; the exact shares are below, with the reason."""
 MOST_FLIPS = 60
 """At 200 passages with few flips expected; more have no probability that counts."""
 
@@ -242,16 +214,13 @@ def coverage(n: int, broke: float, mended: float) -> float:
     return sum(chance for b, m, chance in tables(n, broke, mended) if held_by(b, m, n, truth))
 
 
-@pytest.mark.parametrize("n", [200, 1000, 5153])
-@pytest.mark.parametrize(("broke", "mended"), RATES)
-def test_the_95_percent_interval_holds_the_truth_95_times_of_100(n, broke, mended):
+@pytest.mark.parametrize(("broke", "mended"), [(0.02, 0.02), (0.1, 0.06)])
+def test_the_95_percent_interval_holds_the_truth_95_times_of_100(broke, mended):
+    n = 1000
     draws = np.random.default_rng(7).multinomial(n, (broke, mended, 1 - broke - mended), 10_000)
     unique, times = np.unique(draws[:, :2], axis=0, return_counts=True)
-    held = sum(
-        count * held_by(b, m, n, mended - broke) for (b, m), count in zip(unique.tolist(), times.tolist(), strict=True)
-    )
-    least, most = WITH_FEW_FLIPS.get((n, broke, mended), (0.94, 0.96))
-    assert least <= held / 10_000 <= most
+    held = sum(t * held_by(b, m, n, mended - broke) for (b, m), t in zip(unique.tolist(), times.tolist(), strict=True))
+    assert 0.94 <= held / 10_000 <= 0.96
 
 
 @pytest.mark.parametrize(
@@ -262,21 +231,6 @@ def test_the_coverage_with_few_flips_among_200_passages_is_known_exactly(broke, 
     assert coverage(200, broke, mended) == pytest.approx(exact, abs=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("flips", "least", "most"),
-    [((1, 2, 3), 0.968, 1.0), ((4, 5, 6, 7, 9), 0.93, 0.973), ((10, 12, 15, 20), 0.94, 0.96)],
-)
-def test_the_fewer_flips_are_expected_the_farther_it_may_be_from_95_percent(flips, least, most):
-    """Of the flips, one in eleven to one in two goes the rarer way."""
-    found = [
-        coverage(200, n_flips / (1 + other) / 200, n_flips * other / (1 + other) / 200)
-        for n_flips in flips
-        for other in (0.1, 0.25, 0.5, 1.0)
-    ]
-    assert least <= min(found)
-    assert max(found) <= most
-
-
 def test_it_shrinks_with_the_root_of_the_passages():
     few, many = smallest_loss(100), smallest_loss(400)
     assert few.points == pytest.approx(2 * many.points)
@@ -284,13 +238,10 @@ def test_it_shrinks_with_the_root_of_the_passages():
 
 
 def test_a_loss_of_that_size_is_shown_four_times_of_five():
-    rng, n = Random(0), 400
-    loss = smallest_loss(n).points / 100
-    shown = 0
-    for _ in range(2000):
-        fallen = [rng.gauss(loss, SPREAD_FLIPS) for _ in range(n)]
-        shown += fmean(fallen) - 1.96 * stdev(fallen) / n**0.5 > 0
-    assert 0.77 < shown / 2000 < 0.83
+    n, loss = 400, smallest_loss(400).points / 100
+    fallen = np.random.default_rng(0).normal(loss, SPREAD_FLIPS, (2000, n))
+    shown = fallen.mean(axis=1) > 1.96 * fallen.std(axis=1, ddof=1) / n**0.5
+    assert 0.77 < shown.mean() < 0.83
 
 
 def test_the_spreads_are_those_of_the_run_that_ships():

@@ -81,7 +81,7 @@ def test_a_run_whose_parts_are_gone_is_not_written(there, run):
         run_file(run, there)
 
 
-@pytest.mark.parametrize("place", [0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 0.999])
+@pytest.mark.parametrize("place", [0.0, 0.1, 0.5, 0.999])
 def test_a_flipped_bit_or_a_cut_is_told(here, run, place):
     data = run_file(run, here)
     at = int(place * len(data))
@@ -119,11 +119,7 @@ def forgeries():
     return {
         "no dense record": lines_of(run, sparse, passages),
         "a record of another run": lines_of(run, [*records, replace(dense, key=key("other"))], passages),
-        "another model's record": lines_of(run, [replace(dense, model_identity="b" * 40), *sparse], passages),
-        "dense and sparse mixed up": lines_of(
-            replace(run, dense=run.sparse[0], sparse=(run.dense,)), records[:2], passages
-        ),
-        "too few passages": lines_of(run, records, replace(passages, indices=(), contexts=(), targets=())),
+        "other passages": lines_of(run, records, replace(passages, key=key("other"))),
         "two runs": [*lines_of(run, records, passages), f"run {to_json(run)}"],
         "no run": lines_of(run, records, passages)[:-1],
         "the example": lines_of(replace(run, made_on="somewhere"), records, passages),
@@ -144,18 +140,14 @@ def test_a_forged_file_is_refused_whatever_its_digest_says(what):
         read_run_file(written(forgeries()[what]))
 
 
-def test_the_forger_s_file_is_otherwise_whole():
-    run, records, passages = named(*specimens.run(), specimens.passages())
-    assert read_run_file(written(lines_of(run, records, passages))).run == run
-
-
 def test_a_small_file_that_unpacks_to_a_huge_one_is_refused(monkeypatch):
-    monkeypatch.setattr(run_files, "MAX_BYTES", 1_000_000)
-    with pytest.raises(StoreError, match="unpacks to more than 1 MB"):
-        read_run_file(f"{MAGIC} 0\n".encode() + gzip.compress(bytes(2_000_000)))
+    file = written(lines_of(*named(*specimens.run(), specimens.passages())))
+    monkeypatch.setattr(run_files, "MAX_BYTES", len(file) + 100)
+    with pytest.raises(StoreError, match="unpacks to more than"):
+        read_run_file(file)
 
 
-@pytest.mark.parametrize(("limit", "most"), [("MAX_LINE_BYTES", 1_000), ("MAX_LINES", 3), ("MAX_BYTES", 1_000)])
+@pytest.mark.parametrize(("limit", "most"), [("MAX_LINE_BYTES", 1_000), ("MAX_BYTES", 1_000)])
 def test_a_file_with_more_than_is_read_of_one_is_refused(monkeypatch, limit, most):
     file = written(lines_of(*named(*specimens.run(), specimens.passages())))
     monkeypatch.setattr(run_files, limit, most)

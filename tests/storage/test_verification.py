@@ -48,16 +48,17 @@ def test_everything_is_read_and_what_is_sound_is_not_called_damaged(store, names
     assert found.n_bytes > 3 * len(LARGE)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
-@pytest.mark.parametrize(("shelf", "name"), every_entry())
-def test_a_bit_that_is_flipped_in_any_entry_is_found_and_nothing_is_dropped(store, names, shelf, name, share):
-    harm_entry(store, shelf, name, share)
-    kind = {"records": "record", "artefacts": "artefact"}[shelf]
-    assert found_in(store) == [(kind, name)]
-    assert found_in(store) == [(kind, name)], "it is there to be found again"
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_a_bit_that_is_flipped_in_any_entry_is_found_and_nothing_is_dropped(store, names, share):
+    expected = []
+    for shelf, name in every_entry():
+        harm_entry(store, shelf, name, share)
+        expected.append(({"records": "record", "artefacts": "artefact"}[shelf], name))
+    assert sorted(found_in(store)) == sorted(expected)
+    assert sorted(found_in(store)) == sorted(expected), "it is there to be found again"
 
 
-@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("share", [0.0, 1.0])
 def test_a_bit_that_is_flipped_in_any_file_is_found(store, names, share):
     for kind in ("unpacked model", "upload", "export"):
         for name in names[kind]:

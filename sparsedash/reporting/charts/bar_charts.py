@@ -39,15 +39,14 @@ _CURVES = (
 
 def layers_chart(made: Pruned, theme: Theme = "light") -> go.Figure:
     """The share of its MLP output that each layer lost; below it kept widths and, if any, sensitivities."""
-    colours, curves, layers = PALETTES[theme], _curves(made), list(range(1, len(made.widths) + 1))
-    highest = max(0.1, 1.08 * max(map(max, curves.values())))
+    colours, layers, highest = PALETTES[theme], list(range(1, len(made.widths) + 1)), 0.1
     traces, labels = [], []
-    for name, _, symbol, sign, dash in _CURVES:
-        if name not in curves:
+    for name, field, symbol, sign, dash in _CURVES:
+        values = [100 * value for value in getattr(made, field)]
+        if not values:
             continue
-        values, own = curves[name], name != "uncompensated"
-        colour = colours.sparse if own else colours.muted
-        text_colour = colours.sparse_text if own else colours.muted
+        own, highest = field != "lost_without", max(highest, 1.08 * max(values))
+        colour, text_colour = (colours.sparse, colours.sparse_text) if own else (colours.muted, colours.muted)
         labels.append(Label(y=values[-1], lines=wrap_label(name, f"{sign} "), colour=text_colour))
         said = [f"layer {i}, {name}<br>{value:.1f} % lost" for i, value in enumerate(values, 1)]
         traces.append(
@@ -56,12 +55,13 @@ def layers_chart(made: Pruned, theme: Theme = "light") -> go.Figure:
                 "line": {"color": colour, "width": 2 if dash == "solid" else 1.25, "dash": dash},
                 "marker": {"color": colour, "symbol": symbol, "size": 6, "line": {"color": colour, "width": 1.5}},
                 "cliponaxis": False,
-                **_hovered(name, layers[: len(values)], values, said),
+                **_hovered(name, layers, values, said),
             }
         )
-    kept = [f"{w:,} of {dense:,} channels kept" for w, dense in zip(made.widths, made.dense_widths, strict=True)]
+    widths = list(zip(made.widths, made.dense_widths, strict=True))
+    kept, said = [100 * w / dense for w, dense in widths], [f"{w:,} of {dense:,} channels kept" for w, dense in widths]
     shares: dict[str, Any] = {"range": [0, 100], "ticksuffix": " %", "tickvals": [0, 50, 100]}
-    panels = [("Channels kept, % of dense", _kept(made), kept, shares)]
+    panels = [("Channels kept, % of dense", kept, said, shares)]
     if made.sensitivities:
         relative = relative_to_median(made.sensitivities)
         times = {"rangemode": "tozero", "ticksuffix": " ×", "nticks": 3}
@@ -80,24 +80,13 @@ def layers_chart(made: Pruned, theme: Theme = "light") -> go.Figure:
         yaxis=y | {"range": [0, highest], "domain": domains[0], "ticksuffix": " %", "nticks": 6},
     )
     layout |= label_layout(labels, (0, highest), heights[0], colours, domains[0])
-    paper: dict[str, Any] = {
-        "xref": "paper",
-        "yref": "paper",
-        "xanchor": "left",
-        "yanchor": "bottom",
-        "xshift": -_LEFT,
-        "yshift": 8,
-    }
     for n, ((title, values, said, axis), domain) in enumerate(zip(panels, domains[1:], strict=True), 2):
         layout[f"yaxis{n}"] = y | axis | {"domain": domain}
-        layout["annotations"].append(annotation(title, 0, domain[1], colours.muted, **paper))
-        look = {
-            "type": "bar",
-            "yaxis": f"y{n}",
-            "marker": {"color": colours.muted, "opacity": 0.6, "line": {"width": 0}},
-        }
+        note = annotation(title, 0, domain[1], colours.muted, xref="paper", yref="paper", xanchor="left")
+        layout["annotations"].append(note | {"yanchor": "bottom", "xshift": -_LEFT, "yshift": 8})
+        marker = {"color": colours.muted, "opacity": 0.6, "line": {"width": 0}}
         words = [f"layer {i}<br>{text}" for i, text in enumerate(said, 1)]
-        traces.append(look | _hovered(f"y{n}", layers, values, words))
+        traces.append({"type": "bar", "yaxis": f"y{n}", "marker": marker} | _hovered(f"y{n}", layers, values, words))
     return go.Figure(traces, layout)
 
 
@@ -110,16 +99,6 @@ def relative_to_median(values: Sequence[float]) -> list[float]:
     """The values as multiples of their median; as they are where that is zero."""
     middle = median(values) if values else 0.0
     return [value / middle for value in values] if middle > 0 else list(values)
-
-
-def _curves(made: Pruned) -> dict[str, list[float]]:
-    """The share of every layer's output that is lost, in percent, by the text it was measured on."""
-    found = {name: [100 * value for value in getattr(made, field)] for name, field, *_ in _CURVES}
-    return {name: values for name, values in found.items() if values}
-
-
-def _kept(made: Pruned) -> list[float]:
-    return [100 * w / dense for w, dense in zip(made.widths, made.dense_widths, strict=True)]
 
 
 def _domains(panels: Sequence[float]) -> list[tuple[float, float]]:
