@@ -189,7 +189,9 @@ def writable_file(path: Path, field: str) -> Path:
         beside.touch(mode=0o600, exist_ok=False)
         beside.unlink()
     except (OSError, ValueError, RuntimeError) as error:
-        raise SettingsError(field, str(path), f"a file in a folder that may be written to ({_why(error)})") from error
+        raise SettingsError(
+            field, str(path), f"a file in a folder that exists and is writable ({_why(error)})"
+        ) from error
     return found
 
 

@@ -1,10 +1,12 @@
 """Whatever dies, the table says so, in words, and a retry goes on."""
 
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import psutil
@@ -14,6 +16,8 @@ from sparsedash.jobs.lock_files import cluster_lock, hold_lock, is_lock_held, jo
 from tests.faults.house import eventually
 
 pytestmark = pytest.mark.faults
+
+N_SERVERS_KILLED = 20
 
 
 def test_a_killed_job_is_crashed_for_want_of_memory_and_a_retry_finishes_it(house):
@@ -228,3 +232,28 @@ def test_a_job_of_a_cluster_that_nobody_is_told_of_any_more_says_so(house):
     house.table.claim(job.id, "cluster", 0)
     crashed = house.tend_until_state(job, "crashed")
     assert "machines of a cluster" in crashed.error_text
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("both", [False, True])
+def test_a_server_killed_at_any_moment_leaves_jobs_that_the_next_one_brings_to_their_end(house, both, monkeypatch):
+    monkeypatch.setenv("SPARSEDASH_LINGER_S", "0")
+    moments = random.Random(int(both))
+    ended = Counter()
+    for number in range(N_SERVERS_KILLED):
+        (house.folder / "release").unlink(missing_ok=True)
+        job = house.submit(f"steady-{number}")
+        server = house.start_server()
+        time.sleep(2.0 * moments.random())
+        server.kill()
+        server.wait()
+        if both:
+            house.kill_all()
+        house.release()
+        state = house.tend_until_state(job, "done", "crashed").state
+        ended[state] += 1
+        if state == "crashed":
+            assert both
+            house.table.retry(job.id)
+            house.tend_until_state(job, "done")
+    print(f"\n{'server and worker' if both else 'server'} killed {N_SERVERS_KILLED} times: {dict(ended)}")

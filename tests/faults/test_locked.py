@@ -5,23 +5,26 @@ import signal
 import sqlite3
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
-import psutil
 import pytest
 
 from sparsedash.jobs.job_table import JobTable
 from sparsedash.jobs.lock_files import is_lock_held, job_lock, slot_lock
 from sparsedash.schema.errors import StoreError
+from sparsedash.storage.store import Store
+from tests.faults.house import eventually, gone
 
 pytestmark = pytest.mark.faults
 
 LOCKED_S = 1.5
+for_how_long = pytest.mark.parametrize("seconds", [LOCKED_S, pytest.param(90.0, marks=pytest.mark.long)])
 
 
 @contextmanager
-def locked(house):
-    db = sqlite3.connect(house.folder / "jobs.sqlite", isolation_level=None)
+def locked_file(path):
+    db = sqlite3.connect(path, isolation_level=None)
     db.execute("BEGIN IMMEDIATE")
     try:
         yield
@@ -30,41 +33,64 @@ def locked(house):
         db.close()
 
 
-def tend_for(house, seconds):
+def locked(house):
+    return locked_file(house.folder / "jobs.sqlite")
+
+
+def tend_for(house, job, seconds, state):
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         house.runner.reconcile()
+        assert house.table.get(job.id).state == state
         time.sleep(0.02)
 
 
-def test_a_job_waits_for_the_table_at_its_start(house):
+@for_how_long
+def test_a_job_waits_for_the_table_at_its_start(house, seconds):
     job = house.submit("quick")
     with locked(house):
-        tend_for(house, LOCKED_S)
-        assert house.table.get(job.id).state == "queued"
+        tend_for(house, job, seconds, "queued")
     assert house.tend_until_state(job, "done").attempt == 1
     assert len(house.ledger()) == 1
 
 
-def test_a_job_goes_on_while_the_table_is_locked_in_its_middle(house):
+@for_how_long
+def test_a_job_goes_on_while_the_table_is_locked_in_its_middle(house, seconds):
     job = house.tend_until_stage(house.submit("steady"), "calibrate")
     with locked(house):
-        tend_for(house, LOCKED_S)
-        assert house.table.get(job.id).state == "running"
+        tend_for(house, job, seconds, "running")
     before = house.table.get(job.id).progress.done
     house.tend_until(lambda: house.table.get(job.id).progress.done > before)
     house.release()
     house.tend_until_state(job, "done")
 
 
-def test_a_job_waits_for_the_table_at_its_end(house):
+@for_how_long
+def test_a_job_waits_for_the_table_at_its_end(house, seconds):
     job = house.tend_until_stage(house.submit("steady"), "calibrate")
     with locked(house):
         house.release()
-        tend_for(house, LOCKED_S + 1.0)
-        assert house.table.get(job.id).state == "running"
+        tend_for(house, job, seconds, "running")
     done = house.tend_until_state(job, "done", "crashed", "failed")
     assert (done.state, done.error_text) == ("done", "")
+
+
+@for_how_long
+def test_a_store_waits_for_files_that_are_locked(tmp_path, seconds):
+    store = Store(tmp_path, patience_s=600.0)
+    with ThreadPoolExecutor(3) as pool:
+        with locked_file(tmp_path / "records" / "cache.db"), locked_file(tmp_path / "artefacts" / "cache.db"):
+            work = [
+                pool.submit(store.put_artefact, "a", bytes(100_000)),
+                pool.submit(store.remember, "note", "text"),
+                pool.submit(Store, tmp_path, patience_s=600.0),
+            ]
+            time.sleep(seconds)
+            assert not any(part.done() for part in work)
+        work[2].result().close()
+    assert store.get_artefact("a") == bytes(100_000)
+    assert store.recall("note") == "text"
+    store.close()
 
 
 def test_a_worker_whose_patience_is_over_says_why(house, monkeypatch):
@@ -72,17 +98,10 @@ def test_a_worker_whose_patience_is_over_says_why(house, monkeypatch):
     job = house.tend_until_stage(house.submit("steady"), "calibrate")
     with locked(house):
         house.release()
-        eventually_gone(job.pid, house)
+        eventually(lambda: gone(job.pid))
     crashed = house.tend_until_state(job, "crashed")
     assert "exit code 1" in crashed.error_text
     assert "locked by another process" in crashed.error_advice
-
-
-def eventually_gone(pid, house):
-    deadline = time.monotonic() + 60
-    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def test_a_worker_that_waits_can_be_killed_and_lets_go_of_its_locks(house):
@@ -92,7 +111,7 @@ def test_a_worker_that_waits_can_be_killed_and_lets_go_of_its_locks(house):
         time.sleep(LOCKED_S)
         assert is_lock_held(job_lock(house.folder, job.id))
         os.kill(job.pid, signal.SIGKILL)
-        eventually_gone(job.pid, house)
+        eventually(lambda: gone(job.pid))
         assert not is_lock_held(job_lock(house.folder, job.id))
         assert not is_lock_held(slot_lock(house.folder, 0))
     assert "signal 9" in house.tend_until_state(job, "crashed").error_text
