@@ -58,7 +58,7 @@ def pair(backend: Backend, model: str) -> tuple[str, str]:
 def ask(backend: Backend, state: str, request: ContinuationSettings) -> None:
     started = time.perf_counter()
     job = backend.submit(request)
-    while backend.job(job.id).live and not backend.job(job.id).left_text:
+    while backend.job(job.id).live and not any(backend.job(job.id).progress.texts):
         time.sleep(POLL_S)
     first = time.perf_counter() - started
     until_ended(backend, job)

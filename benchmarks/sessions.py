@@ -53,7 +53,7 @@ def fill(folder: Path, n_runs: int, n_jobs: int) -> None:
         key = settings.key()
         job = table.claim(table.submit("run", key, asdict(settings)).id, "slot-0", 1)
         assert job is not None
-        table.finish(job)
+        table.end(job, "done")
         if number >= n_jobs - n_runs:
             store.put(key, replace(run, key=key, settings=settings, started_at=run.started_at + number))
     table.close()

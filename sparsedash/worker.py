@@ -16,44 +16,98 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from sparsedash.catalog.resources import out_of_memory
-from sparsedash.engine.job_handlers import JobHandler, JobTask, load_job_handlers
-from sparsedash.jobs.database import make_folder, open_own
 from sparsedash.jobs.job import FINISHED_PARTS, RUNS, Job
 from sparsedash.jobs.job_table import JobTable
-from sparsedash.jobs.local_runner import (
-    cluster_lock,
-    hold_lock,
-    is_lock_held,
-    job_lock,
-    linger_s,
-    slot_lock,
-    worker_name,
-)
+from sparsedash.jobs.local_runner import environment_seconds, linger_s, worker_name
+from sparsedash.jobs.lock_files import cluster_lock, hold_lock, is_lock_held, job_lock, open_log, slot_lock
 from sparsedash.jobs.reporter import Reporter, StopFlag
 from sparsedash.schema.errors import Cancelled, SettingsError, SparseDashError, StoreError, redact_output, redacted
-from sparsedash.schema.progress import Step
+from sparsedash.schema.export_settings import ExportSettings
+from sparsedash.schema.pair_records import ContinuationSettings, DivergenceSettings, TimingSettings
+from sparsedash.schema.progress import STARTING, OnStep, OnText
+from sparsedash.schema.records import VerifySettings
+from sparsedash.schema.settings import FindSettings, PartSettings, RunSettings, S, settings_from_plain
 from sparsedash.storage.local_machine import free_in_words, is_full
 from sparsedash.storage.store import WORK_PATIENCE_S, Store, claim_data_folder
 from sparsedash.storage.users import may_use_token
+from sparsedash.storage.verification import verify
 
 log = logging.getLogger("sparsedash.worker")
-
-PATIENCE = "SPARSEDASH_PATIENCE_S", WORK_PATIENCE_S
-"""How long it waits while another process keeps the job table or the results locked."""
 
 _LOOK_S = 0.1
 
 
-def main(argv: Sequence[str] | None = None, load: Callable[[], Mapping[str, JobHandler]] = load_job_handlers) -> int:
-    """Serve one slot until no job has come for a while; 0 also when another worker has the slot already.
+@dataclass(frozen=True, kw_only=True)
+class JobTask:
+    """One job for the engine.
 
-    load: gives the handler of every kind of job; called once.
+    key: of the result. settings: plain, of the kind's own class. on_step, on_text: called with progress. with_token:
+    whether the hub may be used with this account's token.
     """
+
+    key: str
+    settings: Mapping[str, Any]
+    store: Store
+    on_step: OnStep
+    on_text: OnText
+    with_token: bool = True
+
+
+JobHandler = Callable[[JobTask], object]
+"""Runs a task and leaves its result in the store; raises SparseDashError and others."""
+LoadHandlers = Callable[[], Mapping[str, JobHandler]]
+"""Gives the handler of every kind of job; called once."""
+
+
+def load_job_handlers() -> Mapping[str, JobHandler]:
+    """The handler of every kind of job; the last models stay loaded from job to job. Imports torch."""
+    from sparsedash.engine.comparison.model_pair import ModelPairCache
+    from sparsedash.engine.comparison.text_comparison import continue_prompt, measure_divergence
+    from sparsedash.engine.comparison.timing import time_models
+    from sparsedash.engine.export.export import export_model
+    from sparsedash.engine.models.hub import token_used
+    from sparsedash.engine.models.loading import ModelShelf
+    from sparsedash.engine.run import pipeline
+    from sparsedash.engine.run.find_sparsity import find_sparsity
+
+    shelf = ModelShelf()
+    pairs = ModelPairCache(shelf)
+
+    def handler(kind: type[S], do: Callable[[S, JobTask], object], *, pair: bool = False) -> JobHandler:
+        """pair: whether the two models of a pair stay in memory, which only prompts and timings need."""
+
+        def handle(task: JobTask) -> object:
+            if not pair:
+                pairs.let_go()
+            with token_used(task.with_token):
+                return do(settings_from_plain(kind, task.settings), task)
+
+        return handle
+
+    return {
+        "run": handler(RunSettings, lambda s, t: pipeline.run(s, t.store, t.on_step, shelf, run_key=t.key)),
+        "part": handler(PartSettings, lambda s, t: pipeline.run_part(s, t.store, t.on_step, shelf)),
+        "find": handler(FindSettings, lambda s, t: find_sparsity(s, t.store, t.on_step, shelf, run_key=t.key)),
+        "export": handler(ExportSettings, lambda s, t: export_model(s, t.store, shelf, t.on_step)),
+        "continuation": handler(
+            ContinuationSettings, lambda s, t: continue_prompt(s, t.store, pairs, t.on_step, t.on_text), pair=True
+        ),
+        "divergence": handler(
+            DivergenceSettings, lambda s, t: measure_divergence(s, t.store, pairs, t.on_step), pair=True
+        ),
+        "verify": handler(VerifySettings, lambda s, t: t.store.put(t.key, verify(t.store, t.on_step)), pair=True),
+        "timing": handler(TimingSettings, lambda s, t: time_models(s, t.store, pairs, t.on_step), pair=True),
+    }
+
+
+def main(argv: Sequence[str] | None = None, load: LoadHandlers = load_job_handlers) -> int:
+    """Serve one slot until no job has come for a while; 0 also when another worker has the slot already."""
     parser = argparse.ArgumentParser(prog="python -m sparsedash.worker", description=__doc__)
     parser.add_argument("--data-dir", type=Path, required=True)
     parser.add_argument("--slot", type=int, default=0)
@@ -62,7 +116,7 @@ def main(argv: Sequence[str] | None = None, load: Callable[[], Mapping[str, JobH
     redact_output()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     try:
-        wait_s = linger_s()
+        wait_s, patience_s = linger_s(), environment_seconds("SPARSEDASH_PATIENCE_S", WORK_PATIENCE_S)
     except SettingsError as error:
         parser.error(str(error))
     faulthandler.enable()
@@ -80,7 +134,7 @@ def main(argv: Sequence[str] | None = None, load: Callable[[], Mapping[str, JobH
             log.info("Slot %d has a worker already.", arguments.slot)
             return 0
         with slot:
-            Worker(arguments.data_dir, worker_name(arguments.slot), load, stop).serve(wait_s)
+            Worker(arguments.data_dir, worker_name(arguments.slot), load, stop, patience_s).serve(wait_s)
     except StoreError as error:
         log.error("%s", error)
         return 1
@@ -88,11 +142,11 @@ def main(argv: Sequence[str] | None = None, load: Callable[[], Mapping[str, JobH
 
 
 class Worker:
-    """Serves the jobs of one data folder. name: as the job table shows it."""
+    """Serves the jobs of one data folder. name: as the job table shows it. patience_s: with a locked table or store."""
 
-    def __init__(self, folder: Path, name: str, load: Callable[[], Mapping[str, JobHandler]], stop: StopFlag) -> None:
+    def __init__(self, folder: Path, name: str, load: LoadHandlers, stop: StopFlag, patience_s: float) -> None:
         self._folder, self._name, self._load, self._stop = folder, name, load, stop
-        self._patience_s = _seconds_from_environment(*PATIENCE)
+        self._patience_s = patience_s
         self._table = JobTable(folder / "jobs.sqlite", self._patience_s)
         self._handlers: Mapping[str, JobHandler] | None = None
         self._store: Store | None = None
@@ -122,7 +176,7 @@ class Worker:
             try:
                 lock = hold_lock(job_lock(self._folder, queued.id))
             except StoreError as error:
-                self._table.mark_crashed(queued, error.message, error.advice)
+                self._table.end(queued, "crashed", error.message, error.advice)
                 continue
             if lock is None:
                 continue
@@ -132,12 +186,12 @@ class Worker:
         return None
 
     def _run_logged(self, job: Job) -> None:
-        with ExitStack() as until_the_end:
-            try:
-                until_the_end.enter_context(_output_to(Path(job.log_path)))
-            except StoreError as error:
-                self._table.fail(job, type(error).__name__, error.message, error.advice)
-                return
+        try:
+            log_file = open_log(Path(job.log_path))
+        except StoreError as error:
+            self._table.end(job, "failed", error.message, error.advice)
+            return
+        with log_file, _output_to(log_file):
             try:
                 self._run(job)
             except StoreError as error:
@@ -151,7 +205,7 @@ class Worker:
         report = Reporter(self._table, job, self._stop)
         try:
             with self._stop.raising():
-                report(Step("start", 0, 0))
+                report(STARTING)
                 self._store = self._store or Store(self._folder, patience_s=self._patience_s)
                 self._handlers = self._handlers or self._load()
                 task = JobTask(
@@ -168,52 +222,37 @@ class Worker:
             reason = error.message, error.advice
             if self._table.get(job.id).cancel_requested_at is None:
                 reason = "The worker was told to end (SIGTERM), as at a shutdown.", FINISHED_PARTS
-            self._table.mark_cancelled(job, *reason)
+            self._table.end(job, "cancelled", *reason)
         except Exception as error:
             log.exception("Job %d failed.", job.id)
             # Memory may be short or the GPU's context broken: the next job gets a fresh process.
             self._sound = isinstance(error, SparseDashError)
-            self._table.fail(job, type(error).__name__, *describe_error(error, job, self._folder))
+            self._table.end(job, "failed", *describe_error(error, job, self._folder))
         else:
             log.info("Job %d is done.", job.id)
-            self._table.finish(job)
+            self._table.end(job, "done")
 
 
 def describe_error(error: Exception, job: Job | None = None, folder: Path | None = None) -> tuple[str, str]:
     """Message and advice for a person; the traceback is in the log. folder: the data folder."""
-    if is_full(error):
-        said = error.message if isinstance(error, SparseDashError) else "The disk is full."
-        return f"{said} {free_in_words(error, folder)}".strip(), f"Free some space. {FINISHED_PARTS}"
-    if isinstance(error, SparseDashError):
-        return error.message, error.advice
     # torch's own class cannot be named here: this half does not import it.
-    if (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or getattr(error, "errno", None) == errno.ENOMEM
-        or "can't allocate memory" in str(error)
-    ):
-        return out_of_memory(job.kind, job.settings) if job else out_of_memory("run", {"nothing": "known"})
-    if isinstance(error, ModuleNotFoundError):
-        return f"The package {error.name} is not installed.", "Run: pip install -r requirements.txt"
-    if isinstance(error, FileExistsError | NotADirectoryError | IsADirectoryError) and error.filename:
-        # Of a rename, the target is in the way.
-        path = error.filename2 or error.filename
-        return f"{path} is in the way: {error.strerror}.", "Move it away, then try again."
+    no_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    match error:
+        case _ if is_full(error):
+            said = error.message if isinstance(error, SparseDashError) else "The disk is full."
+            return f"{said} {free_in_words(error, folder)}".strip(), f"Free some space. {FINISHED_PARTS}"
+        case SparseDashError():
+            return error.message, error.advice
+        case _ if no_memory or getattr(error, "errno", None) == errno.ENOMEM or "can't allocate memory" in str(error):
+            return out_of_memory(job.kind, job.settings) if job else out_of_memory("run", {"nothing": "known"})
+        case ModuleNotFoundError():
+            return f"The package {error.name} is not installed.", "Run: pip install -r requirements.txt"
+        case FileExistsError() | NotADirectoryError() | IsADirectoryError() if error.filename:
+            # Of a rename, the target is in the way.
+            path = error.filename2 or error.filename
+            return f"{path} is in the way: {error.strerror}.", "Move it away, then try again."
     text = (redacted(str(error)).strip() or type(error).__name__).splitlines()[0][:500]
-    return (
-        f"{type(error).__name__}: {text}",
-        "That should not happen. The log has the details; “Try again” goes on from the last finished part.",
-    )
-
-
-def _seconds_from_environment(name: str, default: float) -> float:
-    """The value of an environment variable, or the default."""
-    try:
-        return max(0.0, float(os.environ.get(name, default)))
-    except ValueError:
-        log.warning("%s is not a number of seconds; using %g.", name, default)
-        return default
+    return f"{type(error).__name__}: {text}", f"That should not happen. The log has the details. {FINISHED_PARTS}"
 
 
 def _die_with_parent() -> None:
@@ -226,7 +265,7 @@ def _die_with_parent() -> None:
 
 
 @contextmanager
-def _output_to(path: Path) -> Iterator[None]:
+def _output_to(file: IO[bytes]) -> Iterator[None]:
     """Append the output of this process, that of C libraries too, to a file."""
 
     def redirect(output: int, errors: int) -> None:
@@ -235,10 +274,8 @@ def _output_to(path: Path) -> Iterator[None]:
         os.dup2(output, 1)
         os.dup2(errors, 2)
 
-    make_folder(path.parent)
-    with open_own(path, "ab") as file:
-        kept = os.dup(1), os.dup(2)
-        redirect(file.fileno(), file.fileno())
+    kept = os.dup(1), os.dup(2)
+    redirect(file.fileno(), file.fileno())
     try:
         yield
     finally:

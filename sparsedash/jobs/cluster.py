@@ -6,11 +6,10 @@ Every message of Dask may run code, so a scheduler is used with certificates onl
 
 import asyncio
 import logging
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import distributed
 import msgspec
@@ -28,12 +27,12 @@ from sparsedash.jobs.cluster_parts import (
     MachineFacts,
     Part,
     PartEnd,
-    PartProgress,
     Scheduler,
     from_bytes,
     to_bytes,
 )
 from sparsedash.schema.errors import JobError
+from sparsedash.schema.progress import Step
 
 log = logging.getLogger(__name__)
 
@@ -48,19 +47,18 @@ LOST_S = 30.0
 _OVER = (Status.closing, Status.closed, Status.failed)
 """A worker that is ending, most often with its scheduler: its result would be lost."""
 
+LOST = PartEnd(state="crashed", error_text="lost, since its Dask worker was killed or could not be reached any more.")
 _FACTS, _ARTEFACT = "sparsedash", "sparsedash_artefact"
 
-Report = Callable[[PartProgress], None]
+Report = Callable[[Step], None]
 Fetch = Callable[[KeptCalibration, str], bytes | None]
 """An artefact of another machine; None where it is gone."""
 
 
-class Do(Protocol):
-    """Does a part on the machine that it is called on. stopped: whether to stop."""
-
-    def __call__(self, part: Part, report: Report, stopped: Callable[[], bool], fetch: Fetch) -> PartEnd:
-        """Never raises an error of the work itself."""
-        ...
+Do = Callable[[Part, Report, Callable[[], bool], Fetch], PartEnd]
+"""Does a part on the machine that it is called on; the third argument says whether to stop. Never raises an error of
+the work itself.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,8 +83,7 @@ class Cluster:
         self._on_machine = on_machine
         self._prefix = f"{PREFIX}-{name}-"
         self._futures: dict[str, Any] = {}
-        self._progress: dict[str, PartProgress] = {}
-        self._lock = threading.Lock()
+        self._progress: dict[str, Step] = {}
         self._client = _connected(scheduler)
         try:
             self._client.subscribe_topic(self._prefix, self._hear)
@@ -138,10 +135,9 @@ class Cluster:
         names = [str(name) for name in self._client.list_datasets()]
         return {name.removeprefix(self._prefix) for name in names if name.startswith(self._prefix)}
 
-    def progress(self, key: str) -> PartProgress | None:
+    def progress(self, key: str) -> Step | None:
         """Progress of a part; None before it began."""
-        with self._lock:
-            return self._progress.get(key)
+        return self._progress.get(key)
 
     def end(self, key: str) -> PartEnd | None:
         """End of a part that was submitted here; None until then. Raises JobError when the scheduler is gone."""
@@ -154,7 +150,7 @@ class Cluster:
             case "error":
                 error = future.exception()
                 if type(error).__name__ == "KilledWorker":
-                    return PartEnd(state="lost")
+                    return LOST
                 return PartEnd(state="crashed", error_text=f"The machine could not do it: {_in_a_line(error)}.")
             case _:
                 if self.alive and future.status != "lost":
@@ -171,8 +167,7 @@ class Cluster:
         """Let the scheduler forget a part."""
         self._client.unpublish_dataset(self._prefix + key)
         self._futures.pop(key, None)
-        with self._lock:
-            self._progress.pop(key, None)
+        self._progress.pop(key, None)
         self._event(key, "begun").clear()
 
     def drop(self, key: str) -> None:
@@ -195,12 +190,9 @@ class Cluster:
         try:
             _, sent = event
             key = str(sent["key"]).removeprefix(self._prefix)
-            progress = from_bytes(PartProgress, sent["progress"])
+            self._progress[key] = from_bytes(Step, sent["progress"])
         except (JobError, LookupError, TypeError, ValueError) as error:
             log.warning("A message of a machine cannot be read: %s", error)
-            return
-        with self._lock:
-            self._progress[key] = progress
 
 
 class _MachinePlugin(WorkerPlugin):  # type: ignore[misc]
@@ -228,7 +220,7 @@ def _in_task(do: Do, asked: bytes, topic: str, key: str) -> bytes:
 
     # Dask may run a task again whose worker was lost. Here that is for the job table to decide: never twice at once.
     if ask("event_is_set", name=f"{key}-begun"):
-        return to_bytes(PartEnd(state="lost"))
+        return to_bytes(LOST)
     ask("event_set", name=f"{key}-begun")
     heard = asked_at = time.monotonic()
     stop = False
@@ -247,7 +239,7 @@ def _in_task(do: Do, asked: bytes, topic: str, key: str) -> bytes:
                 stop = now - heard > LOST_S
         return stop
 
-    def report(progress: PartProgress) -> None:
+    def report(progress: Step) -> None:
         worker.log_event(topic, {"key": key, "progress": to_bytes(progress)})
 
     def fetch(kept: KeptCalibration, name: str) -> bytes | None:

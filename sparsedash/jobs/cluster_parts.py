@@ -9,13 +9,14 @@ import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
-from sparsedash.jobs.job import JobKind, Taken
+from sparsedash.jobs.job import JobKind, JobState
 from sparsedash.schema.errors import JobError, SettingsError, SparseDashError
 from sparsedash.schema.plain_values import Count
+from sparsedash.schema.progress import Step
 
 SCHEDULER = "SPARSEDASH_SCHEDULER"
 CA, CERTIFICATE, KEY = "SPARSEDASH_TLS_CA", "SPARSEDASH_TLS_CERT", "SPARSEDASH_TLS_KEY"
@@ -79,9 +80,6 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-PartState = Literal["done", "failed", "cancelled", "crashed", "lost"]
-
-
 @dataclass(frozen=True, kw_only=True)
 class KeptCalibration:
     """Artefacts of a calibration on a machine, for others to fetch from there.
@@ -114,28 +112,11 @@ class Part:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PartProgress:
-    """Progress of a part, as in Job. machine: the name of the one at work."""
-
-    machine: str
-    stage: str = ""
-    done: Count = 0
-    total: Count = 0
-    unit: str = ""
-    rate: float | None = None
-    message: str = ""
-    n_right: Count | None = None
-    point: Count | None = None
-    taken: tuple[Taken, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
 class PartEnd:
-    """End of a part; `lost` with its machine. file: the run file that it made. log: the end of its log."""
+    """End of a part. file: the run file that it made. log: the end of its log."""
 
-    state: PartState
+    state: JobState
     machine: str = ""
-    error_kind: str = ""
     error_text: str = ""
     error_advice: str = ""
     log: str = ""
@@ -145,8 +126,7 @@ class PartEnd:
 
 def failed_part(error: SparseDashError, machine: str = "") -> PartEnd:
     """End of a part that raised this error."""
-    kind, text, advice = type(error).__name__, error.message, error.advice
-    return PartEnd(state="failed", machine=machine, error_kind=kind, error_text=text, error_advice=advice)
+    return PartEnd(state="failed", machine=machine, error_text=error.message, error_advice=error.advice)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,7 +172,7 @@ class MachineView:
 
     machine: ClusterMachine
     job_id: int | None = None
-    progress: PartProgress | None = None
+    progress: Step | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,10 +184,10 @@ class ClusterView:
     machines: tuple[MachineView, ...]
 
 
-V = TypeVar("V", Part, PartProgress, PartEnd)
+V = TypeVar("V", Part, Step, PartEnd)
 
 
-def to_bytes(value: Part | PartProgress | PartEnd) -> bytes:
+def to_bytes(value: Part | Step | PartEnd) -> bytes:
     """The message for `from_bytes`."""
     return msgspec.msgpack.encode(value)
 

@@ -12,88 +12,58 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Protocol, cast, get_args
+from typing import IO, TYPE_CHECKING, Protocol
 
-from sparsedash.jobs.cluster_parts import (
-    ClusterMachine,
-    ClusterView,
-    MachineView,
-    Part,
-    PartEnd,
-    PartProgress,
-    failed_part,
-)
-from sparsedash.jobs.database import make_folder, open_own
-from sparsedash.jobs.job import CLUSTER, FINISHED_PARTS, RUNS, Job, Taken
+from sparsedash.jobs.cluster_parts import ClusterView, MachineView, Part, PartEnd, failed_part
+from sparsedash.jobs.job import CLUSTER, FINISHED_PARTS, RUNS, Job
 from sparsedash.jobs.job_table import JobTable
-from sparsedash.jobs.local_runner import cluster_lock, hold_lock, job_lock
+from sparsedash.jobs.lock_files import cluster_lock, hold_lock, job_lock, open_log
 from sparsedash.schema.errors import Cancelled, SparseDashError, StoreError
-from sparsedash.schema.progress import Stage, Step
+from sparsedash.schema.progress import STARTING, Step, Taken
 
 if TYPE_CHECKING:
     from sparsedash.jobs.cluster import Cluster
 
 log = logging.getLogger(__name__)
 
-REPORT_S = 0.3
 STOP_WITHIN_S = 8.0
 """Timeout of a machine that was asked to stop."""
 GRACE_S = 60.0
 """How long a job waits for a scheduler that is gone."""
 
 _TICK_S = 0.2
-_PAUSE_S, _LONGEST_PAUSE_S = 2.0, 30.0
+_PAUSE_S = 5.0
 
 
-class JobPlan(Protocol):
-    """The parts of a job, and what becomes of their results."""
+class _JobPlan(Protocol):
+    """The parts of a job, and what becomes of their results: see service.cluster_plan."""
 
     @property
-    def whole(self) -> bool:
-        """Whether nothing is left to do."""
-        ...
-
-    def left(self) -> Sequence[str]:
-        """Names of the parts that can begin, in order, including those begun already."""
-        ...
-
-    def part(self, name: str) -> Part:
-        """The part of this name. Raises SparseDashError when it cannot be put together."""
-        ...
-
-    def keep(self, part: Part, end: PartEnd) -> None:
-        """Store the result of a part. Raises SparseDashError for one that was not asked for."""
-        ...
-
-    def said(self) -> str:
-        """Progress in words; may be empty."""
-        ...
+    def whole(self) -> bool: ...
+    def left(self) -> Sequence[str]: ...
+    def part(self, name: str) -> Part: ...
+    def keep(self, part: Part, end: PartEnd) -> None: ...
+    def said(self) -> str: ...
 
 
 class Attempt:
-    """One attempt at a job on a cluster: the parts at work, their results, and its end.
+    """One attempt at a job on a cluster: the parts at work, by name, their results, and its end.
 
     lock: of the job, held as long as this server looks after it.
     """
 
-    def __init__(self, job: Job, plan: JobPlan, table: JobTable, lock: IO[bytes]) -> None:
+    def __init__(self, job: Job, plan: _JobPlan, table: JobTable, lock: IO[bytes]) -> None:
         self.job, self.lock, self.ended = job, lock, False
-        self._name, self._plan, self._table = _attempt_name(job), plan, table
-        self._at_work: dict[str, Part] = {}
+        self._plan, self._table = plan, table
+        self.at_work: dict[str, Part] = {}
         self._taken: list[Taken] = []
         self._bad: PartEnd | None = None
         self._stopped_at: float | None = None
-        self._reported_at = float("-inf")
         self._to_take_up = True
 
-    @property
-    def n_at_work(self) -> int:
-        """The number of machines it has."""
-        return len(self._at_work)
-
-    def progress(self, cluster: "Cluster") -> tuple[PartProgress, ...]:
+    def progress(self, cluster: "Cluster") -> tuple[Step, ...]:
         """Progress of its parts that have begun, in order."""
-        found = [cluster.progress(self._key(name)) for name in self._at_work]
+        found = [cluster.progress(self._key(name)) for name in self.at_work]
         return tuple(progress for progress in found if progress is not None)
 
     def go_on(self, job: Job, cluster: "Cluster", n_free: int) -> None:
@@ -106,31 +76,31 @@ class Attempt:
                 if self._key(name) in held:
                     self._submit([name], cluster)
             self._to_take_up = False
-        for name in list(self._at_work):
+        for name in list(self.at_work):
             self._collect(name, cluster)
         if job.stopping or self._bad is not None:
             self._wind_up(cluster)
         elif self._plan.whole:
-            self._table.finish(job)
+            self._table.end(job, "done")
             self.ended = True
         else:
-            waiting = [name for name in self._plan.left() if name not in self._at_work]
+            waiting = [name for name in self._plan.left() if name not in self.at_work]
             self._submit(waiting[: max(0, n_free)], cluster)
             self._report(cluster)
 
     def lose(self) -> None:
         """Forget the lost connection; parts at work are taken up on the next one."""
-        self._at_work.clear()
+        self.at_work.clear()
         self._to_take_up = True
 
     def drop(self, cluster: "Cluster") -> None:
         """Stop and forget all parts: the attempt is over."""
-        for name in list(self._at_work):
+        for name in list(self.at_work):
             cluster.drop(self._key(name))
-        self._at_work.clear()
+        self.at_work.clear()
 
     def _key(self, name: str) -> str:
-        return f"{self._name}/{name}"
+        return f"{_attempt_name(self.job)}/{name}"
 
     def _submit(self, names: Sequence[str], cluster: "Cluster") -> None:
         for name in names:
@@ -140,7 +110,7 @@ class Attempt:
                 self._bad = self._bad or failed_part(error)
                 return
             cluster.submit(self._key(name), part)
-            self._at_work[name] = part
+            self.at_work[name] = part
 
     def _collect(self, name: str, cluster: "Cluster") -> None:
         key = self._key(name)
@@ -148,7 +118,7 @@ class Attempt:
         if end is None:
             return
         progress = cluster.progress(key)
-        part = self._at_work.pop(name)
+        part = self.at_work.pop(name)
         if progress is not None:
             self._taken += progress.taken
         self._keep_log(name, end)
@@ -167,67 +137,41 @@ class Attempt:
         now = time.monotonic()
         if self._stopped_at is None:
             self._stopped_at = now
-            for name in self._at_work:
+            for name in self.at_work:
                 cluster.stop(self._key(name))
-        if self._at_work and now - self._stopped_at < STOP_WITHIN_S:
+        if self.at_work and now - self._stopped_at < STOP_WITHIN_S:
             return
         self.drop(cluster)
-        self._note_end()
+        bad = PartEnd(state="cancelled", error_text=Cancelled().message, error_advice=Cancelled().advice)
+        if self._bad is not None and not self.job.stopping:
+            bad = self._bad
+        self._table.end(self.job, bad.state, bad.error_text, bad.error_advice or FINISHED_PARTS)
         self.ended = True
 
-    def _note_end(self) -> None:
-        job, bad, stopped = self.job, self._bad, Cancelled()
-        if job.stopping:
-            self._table.mark_cancelled(job, stopped.message, stopped.advice)
-        elif bad is None or bad.state == "cancelled":
-            text, advice = (bad.error_text, bad.error_advice) if bad else ("", "")
-            self._table.mark_cancelled(job, text or "A machine stopped.", advice)
-        elif bad.state == "failed":
-            self._table.fail(job, bad.error_kind or "JobError", bad.error_text, bad.error_advice)
-        else:
-            self._table.mark_crashed(job, bad.error_text, bad.error_advice or FINISHED_PARTS)
-
     def _report(self, cluster: "Cluster") -> None:
-        now = time.monotonic()
-        if now - self._reported_at < REPORT_S:
-            return
-        self._reported_at = now
         at_work = self.progress(cluster)
-        first = at_work[0] if at_work else PartProgress(machine="")
-        taken = [*self._taken, *(one for progress in at_work for one in progress.taken)]
+        taken = (*self._taken, *(one for progress in at_work for one in progress.taken))
         machines = ", ".join(dict.fromkeys(progress.machine for progress in at_work))
         where = f"at work: {machines}" if machines else "waiting for a free machine of the cluster"
-        step = _step(first, "; ".join(filter(None, [self._plan.said(), where])))
+        message = "; ".join(filter(None, [self._plan.said(), where]))
         try:
-            self._table.report(self.job, step, rate=first.rate, taken=taken)
+            self._table.report(self.job, replace(at_work[0] if at_work else STARTING, message=message, taken=taken))
         except StoreError as error:
             log.warning("Progress could not be written: %s", error)
 
     def _keep_log(self, name: str, end: PartEnd) -> None:
-        path = Path(self.job.log_path)
+        title = f"Attempt {self.job.attempt}, part {name}, on {end.machine or 'a machine that is gone'}:"
         try:
-            make_folder(path.parent)
-            with open_own(path, "ab") as file:
-                title = f"Attempt {self.job.attempt}, part {name}, on {end.machine or 'a machine that is gone'}:"
+            with open_log(Path(self.job.log_path)) as file:
                 file.write(f"{title}\n{end.log}\n".encode(errors="replace"))
         except (OSError, StoreError) as error:
             log.warning("The log of job %d could not be written: %s", self.job.id, error)
 
 
-def _step(progress: PartProgress, message: str) -> Step:
-    stage = cast(Stage, progress.stage if progress.stage in get_args(Stage) else "start")
-    counts = {"unit": progress.unit or "steps", "n_right": progress.n_right, "point": progress.point}
-    return Step(stage, progress.done, progress.total, message=message, **counts)  # type: ignore[arg-type]
-
-
-def _with_machine(end: PartEnd, progress: PartProgress | None) -> PartEnd:
+def _with_machine(end: PartEnd, progress: Step | None) -> PartEnd:
     """The end, with the machine in its words."""
     at = end.machine or (progress.machine if progress else "") or "A machine"
-    if end.state == "lost":
-        text = f"{at} was lost: its Dask worker was killed or could not be reached any more."
-    else:
-        text = f"{at}: {end.error_text}" if end.error_text else f"{at} ended without a word."
-    return replace(end, error_text=text)
+    return replace(end, error_text=f"{at}: {end.error_text or 'it ended without a word.'}")
 
 
 def _attempt_name(job: Job) -> str:
@@ -248,7 +192,7 @@ class ClusterRunner:
         table: JobTable,
         address: str,
         connect: Callable[[], "Cluster"],
-        plan_of: Callable[[Job], JobPlan],
+        plan_of: Callable[[Job], _JobPlan],
         *,
         trouble: str = "",
         grace_s: float = GRACE_S,
@@ -262,7 +206,7 @@ class ClusterRunner:
         self._attempts: dict[tuple[int, int], Attempt] = {}
         self._machines: tuple[MachineView, ...] = ()
         self._seen_at = time.monotonic()
-        self._next_try_at, self._pause_s = 0.0, _PAUSE_S
+        self._next_try_at = 0.0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="cluster", daemon=True)
 
@@ -316,22 +260,21 @@ class ClusterRunner:
         running = self._running()
         self._forget_ended(running)
         for job in running:
-            # One that another server began is adopted, unless that still looks after it.
-            attempt = self._attempts.get((job.id, job.attempt))
-            if attempt or (lock := hold_lock(job_lock(self._folder, job.id))) is None:
-                self._attend(attempt, job, connection, n_slots)
-            else:
-                self._attend(self._planned(job, lock), job, connection, n_slots)
+            if attempt := self._attempts.get((job.id, job.attempt)) or self._attempt(job):
+                attempt.go_on(job, connection, n_slots - self._n_at_work())
+                if attempt.ended:
+                    self._let_go(attempt)
         if n_slots > self._n_at_work():
-            self._begin_next(connection, n_slots)
-        at_work = [(a.job.id, a.progress(connection)) for a in self._attempts.values()]
-        self._machines = tuple(_view_of(machine, at_work) for machine in found)
+            self._claim_next()
+        parts = {step.machine: (a.job.id, step) for a in self._attempts.values() for step in a.progress(connection)}
+        views = ((machine, *parts.get(machine.name, (None, None))) for machine in found)
+        self._machines = tuple(MachineView(machine=of, job_id=job, progress=step) for of, job, step in views)
 
     def _running(self) -> list[Job]:
         return [job for job in self._table.running() if job.worker == CLUSTER]
 
     def _n_at_work(self) -> int:
-        return sum(attempt.n_at_work for attempt in self._attempts.values())
+        return sum(len(attempt.at_work) for attempt in self._attempts.values())
 
     def _connect(self) -> bool:
         if time.monotonic() < self._next_try_at:
@@ -342,10 +285,9 @@ class ClusterRunner:
             if self._trouble != str(error):
                 log.warning("%s", error)
             self._trouble = str(error)
-            self._next_try_at = time.monotonic() + self._pause_s
-            self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
+            self._next_try_at = time.monotonic() + _PAUSE_S
             return False
-        self._trouble, self._pause_s = "", _PAUSE_S
+        self._trouble = ""
         log.info("The scheduler at %s answers.", self._address)
         # Stop the parts of attempts that are over by now.
         wanted = {_attempt_name(job) for job in self._running()}
@@ -354,34 +296,24 @@ class ClusterRunner:
                 self._connection.drop(key)
         return True
 
-    def _attend(self, attempt: Attempt | None, job: Job, connection: "Cluster", n_slots: int) -> None:
-        if attempt is not None:
-            attempt.go_on(job, connection, n_slots - self._n_at_work())
-            if attempt.ended:
-                self._let_go(attempt)
-
-    def _planned(self, job: Job, lock: IO[bytes]) -> Attempt | None:
-        """The attempt at a job whose lock is held; None, and the job failed, when it cannot be planned."""
+    def _attempt(self, job: Job) -> Attempt | None:
+        """A new attempt, or one that another server began; None while that looks after it, or where planning failed."""
+        if (lock := hold_lock(job_lock(self._folder, job.id))) is None:
+            return None
         try:
             plan = self._plan_of(job)
         except SparseDashError as error:
-            self._table.fail(job, type(error).__name__, error.message, error.advice)
+            self._table.end(job, "failed", error.message, error.advice)
             lock.close()
             return None
         self._attempts[job.id, job.attempt] = attempt = Attempt(job, plan, self._table, lock)
         return attempt
 
-    def _begin_next(self, connection: "Cluster", n_slots: int) -> None:
+    def _claim_next(self) -> None:
         """Claim the next job for a free machine. Those with parts left to begin go first: see `go_on`."""
-        for queued in self._table.queue():
-            if queued.kind not in RUNS or (lock := hold_lock(job_lock(self._folder, queued.id))) is None:
-                continue
-            job = self._table.claim(queued.id, CLUSTER, 0)
-            if job is None:
-                lock.close()
-            else:
-                self._attend(self._planned(job, lock), job, connection, n_slots)
-            return
+        queued = next((job for job in self._table.queue() if job.kind in RUNS), None)
+        if queued and (attempt := self._attempt(queued)) and not self._table.claim(queued.id, CLUSTER, 0):
+            self._let_go(attempt)
 
     def _forget_ended(self, running: list[Job]) -> None:
         """Let go of attempts that are over according to their rows."""
@@ -413,10 +345,10 @@ class ClusterRunner:
         for job in self._running():
             if job.stopping:
                 text = "Stopped on request, while the scheduler did not answer."
-                self._table.mark_cancelled(job, text, Cancelled().advice)
+                self._table.end(job, "cancelled", text, Cancelled().advice)
             elif late:
                 advice = "“Try again” goes on from the last finished part, here while no scheduler answers."
-                self._table.mark_crashed(job, f"The scheduler is gone. {self._trouble}", advice)
+                self._table.end(job, "crashed", f"The scheduler is gone. {self._trouble}", advice)
         self._forget_ended(self._running())
 
     def _show_up(self, up: bool) -> None:
@@ -432,11 +364,3 @@ class ClusterRunner:
         if connection is not None:
             with suppress(Exception):
                 connection.close()
-
-
-def _view_of(machine: ClusterMachine, at_work: list[tuple[int, tuple[PartProgress, ...]]]) -> MachineView:
-    for job_id, parts in at_work:
-        for progress in parts:
-            if progress.machine == machine.name:
-                return MachineView(machine=machine, job_id=job_id, progress=progress)
-    return MachineView(machine=machine)

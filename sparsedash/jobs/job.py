@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
+
+from sparsedash.schema.progress import STARTING, Step
 
 JobState = Literal["queued", "running", "done", "failed", "cancelled", "crashed"]
 JobKind = Literal["run", "find", "continuation", "divergence", "timing", "export", "verify", "part"]
@@ -21,32 +23,13 @@ Move = Literal["front", "up", "down"]
 Priority = Literal["high", "normal", "low"]
 """A queued job goes before all of lower priority, whatever their age. Prompts are normal."""
 
-_SLOWEST = 1e-9
-
-BETWEEN_TEXTS = "\x1e"
-"""Separates the texts of several models in `right_text`: the record separator."""
-
-
-class Taken(NamedTuple):
-    """Seconds that a job spent in a stage, for one sparse model or for none, before it went on to the next."""
-
-    stage: str
-    point: int | None
-    seconds: float
-
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A request, its progress, and how it ended.
+    """A request, its progress, and how it ended. Times are seconds since the epoch.
 
-    done, total: of the stage, in `unit`. rate: units a second. Times are seconds since the epoch.
-    n_right: of the `done` passages of the record being evaluated, those with the last word right; None in other stages.
-    point: the sparse model at work, as in Step; None for the dense one.
     queued_at: when this attempt was asked for. error_text: why it ended early, for a person.
-    exit_code: as in subprocess, negative for a signal; None when nobody could see it.
-    taken: time of this attempt so far, stage by stage in order; a stage that comes again is listed again.
     place: a user's own order of queued jobs of one priority, see `queue_order`; None without one.
-    left_text, right_text: a prompt's texts so far, see `texts`; foreign text.
     owner: the user who asked for this attempt; empty without a login.
     """
 
@@ -55,32 +38,19 @@ class Job:
     key: str
     settings: dict[str, Any]
     state: JobState
-    stage: str
-    done: int
-    total: int
-    unit: str
-    rate: float | None
-    message: str
-    n_right: int | None = None
-    point: int | None = None
+    progress: Step = STARTING
     attempt: int
-    created_at: float
     queued_at: float
     started_at: float | None
     finished_at: float | None
     heartbeat_at: float | None
     pid: int | None
-    exit_code: int | None
     cancel_requested_at: float | None
-    error_kind: str
     error_text: str
     error_advice: str
     worker: str
-    left_text: str = ""
-    right_text: str = ""
     place: float | None = None
     priority: Priority = "normal"
-    taken: tuple[Taken, ...] = ()
     owner: str = ""
     log_path: str
 
@@ -88,11 +58,6 @@ class Job:
     def live(self) -> bool:
         """Whether it is queued or running."""
         return self.state in ("queued", "running")
-
-    @property
-    def texts(self) -> tuple[str, ...]:
-        """What each model of a prompt wrote so far: two or more."""
-        return self.left_text, *self.right_text.split(BETWEEN_TEXTS)
 
     @property
     def stopping(self) -> bool:
@@ -103,13 +68,6 @@ class Job:
     def makes_run(self) -> bool:
         """Whether its result is a run."""
         return self.kind in RUNS
-
-    @property
-    def remaining_s(self) -> float | None:
-        """Seconds to the end of the stage at its present rate; None when that is unknown."""
-        if self.state != "running" or not self.rate or self.rate < _SLOWEST or self.total <= 0:
-            return None
-        return max(0.0, (self.total - self.done) / self.rate)
 
 
 _RANKS: dict[Priority, int] = {"high": 0, "normal": 1, "low": 2}
@@ -127,22 +85,13 @@ def queue_order(job: Job) -> tuple[int, float, float, int]:
 def places_after_move(queue: Sequence[Job], job: Job, to: Move) -> list[tuple[float, int]]:
     """New place and id of every queued job of the priority of `job`, after that was moved among them.
 
-    queue: all queued jobs, in order. No move crosses priorities.
+    queue: all queued jobs, in order. No move crosses priorities. All up to the last prompt go below 0, runs behind it
+    between 0 and 1: so a later prompt still goes before runs that were never moved before a prompt, and a later run is
+    the last.
     """
     peers = [other for other in queue if other.priority == job.priority]
     at = [other.id for other in peers].index(job.id)
     target = {"front": 0, "up": max(0, at - 1), "down": at + 1}[to]
     peers.insert(target, peers.pop(at))
-    return [(place, other.id) for place, other in zip(_places(peers), peers, strict=True)]
-
-
-def _places(queue: Sequence[Job]) -> list[float]:
-    """Places that keep these queued jobs in just this order.
-
-    All up to the last prompt go below 0, runs behind it between 0 and 1: so a later prompt still goes before runs that
-    were never moved before a prompt, and a later run is the last.
-    """
-    n_before = max((at + 1 for at, job in enumerate(queue) if job.kind not in LONG), default=0)
-    n_behind = len(queue) - n_before
-    before = [(at - n_before) / n_before for at in range(n_before)]
-    return before + [(at + 1) / (n_behind + 1) for at in range(n_behind)]
+    n = max((at + 1 for at, other in enumerate(peers) if other.kind not in LONG), default=0)
+    return [(at - n if at < n else (at - n + 1) / (len(peers) + 1), other.id) for at, other in enumerate(peers)]

@@ -3,34 +3,176 @@
     queued -> running -> done | failed | cancelled | crashed        queued -> cancelled | crashed
     failed | cancelled | crashed -> queued, by retry, as the next attempt
 
-Every change names the state and the attempt it starts from, so a late change has no effect.
+Every change names the state and the attempt it starts from, so a late change has no effect. Write-ahead mode and short
+transactions: readers never wait for writers.
 """
 
 import json
+import sqlite3
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from sparsedash.jobs.database import PATIENCE_S, Database, Row
-from sparsedash.jobs.job import LONG, Job, JobKind, JobState, Move, Priority, Taken, places_after_move, queue_order
+import msgspec
+
+from sparsedash.jobs.job import LONG, Job, JobKind, JobState, Move, Priority, places_after_move, queue_order
+from sparsedash.jobs.lock_files import open_own
 from sparsedash.schema.errors import JobError, StoreError
 from sparsedash.schema.plain_values import canonical_json
 from sparsedash.schema.progress import Step
 
-__all__ = ["Job", "JobKind", "JobState", "JobTable"]
+T = TypeVar("T")
 
-_REPORT_PATIENCE_S = 1.0
-"""Work goes on while its progress cannot be written."""
+PATIENCE_S = 5.0
+"""How long to wait for another process while a user waits for the page."""
+_TRY_S, _RETRY_S = 0.1, 0.02
+_BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 _LIVE = "state IN ('queued', 'running')"
 _THIS_RUNNING = "WHERE id = ? AND attempt = ? AND state = 'running'"
-_FRESH = (
-    "stage = '', done = 0, total = 0, unit = '', rate = NULL, message = '', n_right = NULL, point = NULL,"
-    " started_at = NULL, finished_at = NULL, heartbeat_at = NULL, pid = NULL, exit_code = NULL,"
-    " cancel_requested_at = NULL, error_kind = '', error_text = '', error_advice = '', worker = '',"
-    " left_text = '', right_text = '', place = NULL, taken = '[]'"
-)
+_SCHEMA = f"""
+BEGIN IMMEDIATE;
+CREATE TABLE IF NOT EXISTS jobs (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    kind TEXT NOT NULL,
+    key TEXT NOT NULL,
+    settings TEXT NOT NULL,
+    state TEXT NOT NULL DEFAULT 'queued',
+    progress TEXT NOT NULL DEFAULT '{{"stage": "start", "done": 0, "total": 0}}',
+    attempt INTEGER NOT NULL DEFAULT 1,
+    queued_at REAL NOT NULL,
+    started_at REAL,
+    finished_at REAL,
+    heartbeat_at REAL,
+    pid INTEGER,
+    cancel_requested_at REAL,
+    error_text TEXT NOT NULL DEFAULT '',
+    error_advice TEXT NOT NULL DEFAULT '',
+    worker TEXT NOT NULL DEFAULT '',
+    place REAL,
+    priority TEXT NOT NULL DEFAULT 'normal',
+    owner TEXT NOT NULL DEFAULT ''
+);
+CREATE TABLE IF NOT EXISTS owners (thing TEXT NOT NULL, owner TEXT NOT NULL, PRIMARY KEY (thing, owner)) WITHOUT ROWID;
+CREATE UNIQUE INDEX IF NOT EXISTS one_live_job_per_key ON jobs (key) WHERE {_LIVE};
+CREATE INDEX IF NOT EXISTS jobs_by_key ON jobs (key);
+CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (state);
+COMMIT;
+"""
+
+
+class Database:
+    """One connection, shared by the threads of this process. Its methods raise StoreError for SQLite's errors.
+
+    patience_s: how long to wait while another process keeps the file locked.
+    """
+
+    def __init__(self, path: Path, patience_s: float) -> None:
+        self._path, self._patience_s, self._lock = path, patience_s, threading.RLock()
+        if path.parent.is_dir() and not path.exists():
+            # SQLite would close the file to a group that shares the folder; its other files get the same mode.
+            open_own(path, "ab").close()
+        with self._as_store_error():
+            self._db = sqlite3.connect(path, timeout=_TRY_S, isolation_level=None, check_same_thread=False)
+            try:
+                self._prepare()
+            except BaseException:
+                self._db.close()
+                raise
+
+    def _prepare(self) -> None:
+        self._db.row_factory = sqlite3.Row
+        self._patiently(lambda: self._db.execute("PRAGMA journal_mode = WAL"))
+        # A power cut may take the last moments with it, never the order of things; a crash takes nothing.
+        self._db.execute("PRAGMA synchronous = NORMAL")
+        # Not written where it exists: a locked table can then be opened and read.
+        made = "SELECT 1 FROM sqlite_master WHERE name = 'jobs_by_state'"
+        if not self._patiently(lambda: self._db.execute(made).fetchone()):
+            self._patiently(lambda: self._db.executescript(_SCHEMA))
+
+    def read(self, query: str, values: tuple[Any, ...]) -> list[sqlite3.Row]:
+        """The rows as they are now; never waits for a writer."""
+        with self._as_store_error(), self._lock:
+            return self._db.execute(query, values).fetchall()
+
+    @contextmanager
+    def writing(self, patience_s: float | None = None) -> Iterator[sqlite3.Connection]:
+        """A write transaction, rolled back when the block raises; inside another one of this thread, part of that.
+
+        patience_s: in place of the connection's.
+        """
+        with self._as_store_error():
+            outermost = self._patiently(self._begin, patience_s)
+            try:
+                if outermost:
+                    with self._db:
+                        yield self._db
+                else:
+                    yield self._db
+            finally:
+                self._lock.release()
+
+    def close(self) -> None:
+        """Close the connection; nothing works afterwards."""
+        with self._lock:
+            self._db.close()
+
+    def _begin(self) -> bool:
+        """Take the lock of the threads and then of the processes; whether this begins a transaction.
+
+        Takes neither when it raises: while it waits for another process, other threads can read.
+        """
+        self._lock.acquire()
+        try:
+            if self._db.in_transaction:
+                return False
+            self._db.execute("BEGIN IMMEDIATE")
+        except BaseException:
+            self._lock.release()
+            raise
+        return True
+
+    def _patiently(self, action: Callable[[], T], patience_s: float | None = None) -> T:
+        """The action's result, tried again while another process keeps the file locked.
+
+        SQLite could wait by itself, but deaf to signals and to other threads.
+        """
+        deadline = time.monotonic() + (self._patience_s if patience_s is None else patience_s)
+        while True:
+            try:
+                return action()
+            except sqlite3.OperationalError as error:
+                if _code(error) not in _BUSY or time.monotonic() >= deadline:
+                    raise
+            time.sleep(_RETRY_S)
+
+    @contextmanager
+    def _as_store_error(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            folder = self._path.parent
+            if _code(error) in _BUSY:
+                raise StoreError(
+                    f"The job table {self._path} is locked by another process.",
+                    "Jobs wait for it. Is a database tool or a backup at work on it?",
+                ) from error
+            match _code(error):
+                case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
+                    advice = "It is damaged. Stop the server and move it away; results are kept elsewhere."
+                case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN:
+                    advice = f"See whether {folder} exists, who may write to it, and how it is mounted."
+                case _:
+                    advice = "Is the disk full?"
+            raise StoreError(f"The job table {self._path} cannot be used: {error}.", advice) from error
+
+
+def _code(error: sqlite3.Error) -> int:
+    """The kind of an error: the low byte of its code; the others say more."""
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF
 
 
 class JobTable:
@@ -50,16 +192,14 @@ class JobTable:
 
         owner: who asks. most: limit of the owner's live jobs; 0: none. Raises JobError above the limit.
         """
-        now = time.time()
         with self._database.writing() as db:
             self.owners.add(key, owner)
             if live := self._live_with(key):
                 return live
             self._refuse_too_many(owner, most)
             done = db.execute(
-                "INSERT INTO jobs (kind, key, settings, state, created_at, queued_at, owner)"
-                " VALUES (?, ?, ?, 'queued', ?, ?, ?)",
-                (kind, key, canonical_json(settings), now, now, owner),
+                "INSERT INTO jobs (kind, key, settings, queued_at, owner) VALUES (?, ?, ?, ?, ?)",
+                (kind, key, canonical_json(settings), time.time(), owner),
             )
             return self.get(done.lastrowid or 0)
 
@@ -76,9 +216,10 @@ class JobTable:
                 return live
             self._refuse_too_many(owner, most)
             self.owners.add(job.key, owner)
+            # All other columns have their defaults again.
             db.execute(
-                f"UPDATE jobs SET {_FRESH}, state = 'queued', attempt = attempt + 1, queued_at = ?, owner = ?"  # noqa: S608
-                " WHERE id = ?",
+                "REPLACE INTO jobs (id, kind, key, settings, attempt, priority, queued_at, owner)"
+                " SELECT id, kind, key, settings, attempt + 1, priority, ?, ? FROM jobs WHERE id = ?",
                 (time.time(), owner, job_id),
             )
             return self.get(job_id)
@@ -91,64 +232,46 @@ class JobTable:
         now = time.time()
         with self._database.writing() as db:
             changed = db.execute(
-                "UPDATE jobs SET state = 'running', worker = ?, pid = ?, started_at = ?,"
-                " heartbeat_at = ? WHERE id = ? AND state = 'queued'",
+                "UPDATE jobs SET state = 'running', worker = ?, pid = ?, started_at = ?, heartbeat_at = ?"
+                " WHERE id = ? AND state = 'queued'",
                 (worker, pid, now, now, job_id),
             )
             return self.get(job_id) if changed.rowcount else None
 
-    def report(
-        self,
-        job: Job,
-        step: Step,
-        *,
-        rate: float | None,
-        texts: tuple[str, str] = ("", ""),
-        taken: Sequence[Taken] = (),
-    ) -> None:
-        """Record the progress of a running job. No effect when this attempt no longer runs.
-
-        rate: the step's units a second. texts: `left_text` and `right_text`. taken: the time spent in each stage.
-        """
-        done = (step.stage, step.done, step.total, step.unit, rate, step.message)
-        values = (*done, step.n_right, step.point, *texts, json.dumps(taken), time.time())
-        with self._database.writing(_REPORT_PATIENCE_S) as db:
-            db.execute(
-                "UPDATE jobs SET stage = ?, done = ?, total = ?, unit = ?, rate = ?, message = ?,"  # noqa: S608
-                f" n_right = ?, point = ?, left_text = ?, right_text = ?, taken = ?, heartbeat_at = ? {_THIS_RUNNING}",
-                (*values, job.id, job.attempt),
-            )
+    def report(self, job: Job, step: Step) -> None:
+        """Record the progress of a running job. No effect when this attempt no longer runs."""
+        values = (msgspec.json.encode(step).decode(), time.time(), job.id, job.attempt)
+        # Work goes on while its progress cannot be written.
+        with self._database.writing(1.0) as db:
+            db.execute(f"UPDATE jobs SET progress = ?, heartbeat_at = ? {_THIS_RUNNING}", values)  # noqa: S608
 
     def wanted(self, job: Job) -> bool:
         """Whether this attempt is still marked as running, with no request to stop."""
         return bool(self._read(f"{_THIS_RUNNING} AND cancel_requested_at IS NULL", (job.id, job.attempt)))
 
-    def finish(self, job: Job) -> bool:
-        """Mark a running job as done. Returns whether it was running; likewise below."""
-        return self._end(job, "done")
+    def end(self, job: Job, state: JobState, text: str = "", advice: str = "") -> bool:
+        """End this attempt as `done`, `failed` by an error of its own work, `cancelled` on request, or `crashed`.
 
-    def fail(self, job: Job, kind: str, text: str, advice: str) -> bool:
-        """Mark a running job as failed, with the error that its own work raised."""
-        return self._end(job, "failed", (kind, text, advice))
-
-    def mark_cancelled(self, job: Job, text: str, advice: str, exit_code: int | None = None) -> bool:
-        """Mark the job as cancelled on request."""
-        return self._end(job, "cancelled", ("Cancelled", text, advice), exit_code)
-
-    def mark_crashed(self, job: Job, text: str, advice: str, exit_code: int | None = None) -> bool:
-        """Mark the job as crashed: its worker ended without an error of its own."""
-        return self._end(job, "crashed", ("Crashed", text, advice), exit_code)
+        text, advice: why, for a person. Returns whether the job was still in the state given.
+        """
+        values = (state, time.time(), text, advice, job.id, job.attempt, job.state)
+        with self._database.writing() as db:
+            changed = db.execute(
+                "UPDATE jobs SET state = ?, finished_at = ?, error_text = ?, error_advice = ?"
+                " WHERE id = ? AND attempt = ? AND state = ?",
+                values,
+            )
+            return changed.rowcount == 1
 
     def request_cancel(self, job_id: int) -> Job:
         """The job after the request: cancelled if it was queued, asked to stop if running, unchanged if ended."""
-        now = time.time()
         with self._database.writing() as db:
             job = self.get(job_id)
             if job.state == "queued":
-                self._end(job, "cancelled", ("Cancelled", "Cancelled before it started.", ""))
+                self.end(job, "cancelled", "Cancelled before it started.")
             if job.live:
                 asked = "UPDATE jobs SET cancel_requested_at = coalesce(cancel_requested_at, ?) WHERE id = ?"
-                db.execute(asked, (now, job_id))
+                db.execute(asked, (time.time(), job_id))
             return self.get(job_id)
 
     def move(self, job_id: int, to: Move) -> Job:
@@ -201,7 +324,7 @@ class JobTable:
 
     def count(self) -> int:
         """The number of jobs in any state."""
-        return int(self._database.read("SELECT count(*) AS n FROM jobs", ())[0]["n"])
+        return int(self._database.read("SELECT count(*) FROM jobs", ())[0][0])
 
     def running(self) -> tuple[Job, ...]:
         """The running jobs, in the order in which they were submitted."""
@@ -213,8 +336,7 @@ class JobTable:
 
     def position(self, job_id: int) -> int | None:
         """1 for the job that is taken next, 2 for the one after it; None when it is not queued."""
-        ids = [job.id for job in self.queue()]
-        return ids.index(job_id) + 1 if job_id in ids else None
+        return next((at for at, job in enumerate(self.queue(), 1) if job.id == job_id), None)
 
     def close(self) -> None:
         """Close the file; the table cannot be used afterwards."""
@@ -240,34 +362,22 @@ class JobTable:
                 "Wait until one has ended, or cancel one on the jobs page.",
             )
 
-    def _end(
-        self, job: Job, state: JobState, error: tuple[str, str, str] = ("", "", ""), exit_code: int | None = None
-    ) -> bool:
-        values = (state, time.time(), *error, exit_code, job.id, job.attempt, job.state)
-        with self._database.writing() as db:
-            changed = db.execute(
-                "UPDATE jobs SET state = ?, finished_at = ?, rate = NULL, error_kind = ?,"
-                " error_text = ?, error_advice = ?, exit_code = ?"
-                " WHERE id = ? AND attempt = ? AND state = ?",
-                values,
-            )
-            return changed.rowcount == 1
-
     def _read(self, clause: str, values: tuple[Any, ...]) -> tuple[Job, ...]:
         query = f"SELECT * FROM jobs {clause}"  # noqa: S608 - clauses are literals above
         return tuple(self._job(row) for row in self._database.read(query, values))
 
-    def _job(self, row: Row) -> Job:
-        values = {**dict(row), "log_path": str(self._logs / f"{row['id']}.log")}
+    def _job(self, row: sqlite3.Row) -> Job:
         try:
-            values["settings"] = json.loads(row["settings"])
-            values["taken"] = tuple(Taken(*each) for each in json.loads(row["taken"]))
+            decoded = {
+                "settings": json.loads(row["settings"]),
+                "progress": msgspec.json.decode(row["progress"], type=Step),
+            }
         except (ValueError, TypeError) as error:
             raise StoreError(
                 f"The job table {self._logs.with_name('jobs.sqlite')} is damaged: job {row['id']} cannot be read.",
                 "Stop the server and move it away; results are kept elsewhere.",
             ) from error
-        return Job(**values)
+        return Job(**{**dict(row), **decoded, "log_path": str(self._logs / f"{row['id']}.log")})
 
 
 class Owners:
@@ -299,10 +409,11 @@ class Owners:
 
     def of(self, thing: str) -> frozenset[str]:
         """Its owners."""
-        rows = self._database.read("SELECT owner FROM owners WHERE thing = ?", (thing,))
-        return frozenset(row["owner"] for row in rows)
+        return self._column("SELECT owner FROM owners WHERE thing = ?", thing)
 
     def things(self, owner: str) -> frozenset[str]:
         """All that this owner owns."""
-        rows = self._database.read("SELECT thing FROM owners WHERE owner = ?", (owner,))
-        return frozenset(row["thing"] for row in rows)
+        return self._column("SELECT thing FROM owners WHERE owner = ?", owner)
+
+    def _column(self, query: str, value: str) -> frozenset[str]:
+        return frozenset(row[0] for row in self._database.read(query, (value,)))

@@ -1,11 +1,9 @@
-"""Workers on this machine: lock files that show which are alive, starting, stopping, and exit reasons.
+"""Workers on this machine: starting, stopping, and exit reasons.
 
-A living worker holds a lock (`flock`), which the kernel releases the moment it is gone. Lock files stay when they are
-free: deleting one would allow two holders. The runner remembers nothing that matters: its state is in the job table and
-in the locks, so a new runner after a restart, or two of them side by side, work as well.
+The runner remembers nothing that matters: its state is in the job table and in the locks, so a new runner after a
+restart, or two of them side by side, work as well.
 """
 
-import fcntl
 import logging
 import os
 import signal
@@ -16,12 +14,11 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import IO
 
 import sparsedash
-from sparsedash.jobs.database import make_folder, open_own
-from sparsedash.jobs.job import CLUSTER, FINISHED_PARTS
-from sparsedash.jobs.job_table import Job, JobTable
+from sparsedash.jobs.job import CLUSTER, FINISHED_PARTS, Job
+from sparsedash.jobs.job_table import JobTable
+from sparsedash.jobs.lock_files import is_lock_held, job_lock, lock_holder, open_log, open_own, slot_lock
 from sparsedash.schema.errors import Cancelled, SettingsError, StoreError
 
 log = logging.getLogger(__name__)
@@ -34,121 +31,28 @@ TAKE_WITHIN_S = 120.0
 """How long a worker that holds its slot may leave a job waiting; while it loads the engine it takes none."""
 _REAP_S = 1.0
 
-_RETRY_S = 0.02
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-
 _SMALLER = "Free some memory, or choose a smaller model, bfloat16 or less calibration text."
 _SHOWN = 400
 """Characters of a log's last line: enough for a message with a path of usual length."""
 _TAIL_BYTES = 65_536
 
 
-def job_lock(folder: Path, job_id: int) -> Path:
-    """The lock that a worker holds while it runs this job."""
-    return folder / "jobs" / f"{job_id}.lock"
-
-
-def slot_lock(folder: Path, slot: int) -> Path:
-    """The lock that a worker holds for life; it keeps a second worker out of the slot."""
-    return folder / "workers" / f"slot-{slot}.lock"
-
-
-def cluster_lock(folder: Path) -> Path:
-    """The lock that a server holds while a cluster takes runs; then no worker of this machine does."""
-    return folder / "workers" / "cluster.lock"
-
-
-def hold_lock(path: Path, wait_s: float = 0.5) -> IO[bytes] | None:
-    """The open file that holds the lock until it is closed, or None when another process has it.
-
-    wait_s: how long to try; more than 0, since `is_lock_held` takes the lock for a moment. The file then names this
-    start of the machine and the process. Raises StoreError when it cannot be opened.
-    """
-    make_folder(path.parent)
-    file = open_own(path, "ab")
-    deadline = time.monotonic() + wait_s
-    while not _try(file, fcntl.LOCK_EX):
-        if time.monotonic() >= deadline:
-            file.close()
-            return None
-        time.sleep(_RETRY_S)
-    # A lock without these names is a lock all the same: the disk may be full.
-    with suppress(OSError):
-        file.truncate(0)
-        file.write(_boot_id() + b"\n%d" % os.getpid())
-        file.flush()
-    return file
-
-
-def is_lock_held(path: Path) -> bool:
-    """Whether a living process holds the lock."""
-    try:
-        with open_own(path, "rb") as file:
-            return not _try(file, fcntl.LOCK_SH)
-    except FileNotFoundError:
-        return False
-
-
-def machine_restarted(path: Path) -> bool | None:
-    """Whether the machine was started since the lock was last taken; None when that is unknown."""
-    signed, now = _names_in(path)[0], _boot_id()
-    return signed != now if signed and now else None
-
-
-def lock_holder(path: Path) -> int | None:
-    """The process that holds the lock; None when it is free, or unknown."""
-    number = _names_in(path)[1] if is_lock_held(path) else b""
-    return int(number) if number.isdigit() else None
-
-
-def _names_in(path: Path) -> tuple[bytes, bytes]:
-    """The start of the machine and the process that took the lock last."""
-    try:
-        with open_own(path, "rb") as file:
-            boot, _, number = file.read().partition(b"\n")
-            return boot, number
-    except FileNotFoundError:
-        return b"", b""
-
-
-def _boot_id() -> bytes:
-    """Linux's name of this start of the machine, or nothing. A clock can be set; this cannot."""
-    try:
-        return _BOOT_ID.read_bytes().strip()
-    except OSError:
-        return b""
-
-
-def _try(file: IO[bytes], operation: int) -> bool:
-    try:
-        fcntl.flock(file, operation | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def crash_reason(job: Job, exit_code: int | None, restarted: bool | None = None) -> tuple[str, str]:
-    """The most likely reason why the worker of a running job is gone, and advice.
-
-    exit_code: None when nobody saw it. restarted: whether the machine was, since the job began; None: unknown.
-    """
+def crash_reason(job: Job, exit_code: int | None) -> tuple[str, str]:
+    """The most likely reason why a running job's worker is gone, and advice. exit_code: None when nobody saw it."""
     if job.worker == CLUSTER:
         return "This job was on machines of a cluster, and this server is told of none.", FINISHED_PARTS
-    if restarted:
-        return "The machine was restarted while this job ran.", FINISHED_PARTS
-    if exit_code is None or exit_code == -signal.SIGKILL:
-        killed = "is gone without a word: it was killed" if exit_code is None else "was killed (signal 9)"
-        return f"The worker {killed}, most often because memory ran out.", f"{_SMALLER} {FINISHED_PARTS}"
+    if exit_code is None:
+        text = "The worker is gone without a word: killed, as when memory runs out, or the machine was restarted."
+        return text, f"{_SMALLER} {FINISHED_PARTS}"
+    if exit_code == -signal.SIGKILL:
+        text = "The worker was killed (signal 9), most often because memory ran out."
+        return text, f"{_SMALLER} {FINISHED_PARTS}"
+    how = f"ended early with exit code {exit_code}"
+    if exit_code < 0:
+        how = f"was ended by signal {-exit_code}, {(signal.strsignal(-exit_code) or 'unknown').lower()}"
     last = last_log_line(Path(job.log_path))
     said = f'Its log ends with "{last}".' if last else "Its log is empty."
-    how = f"was ended by {signal_name(-exit_code)}" if exit_code < 0 else f"ended early with exit code {exit_code}"
     return f"The worker {how}.", f"{said} {FINISHED_PARTS}"
-
-
-def signal_name(number: int) -> str:
-    """A signal as a person may look it up: "signal 11, segmentation fault"."""
-    words = signal.strsignal(number)
-    return f"signal {number}, {words.lower()}" if words else f"signal {number}"
 
 
 def last_log_lines(path: Path, n: int) -> list[str]:
@@ -193,19 +97,13 @@ class LocalRunner:
         bound: bool = False,
         elsewhere: Callable[[Job], bool] = lambda job: False,
     ) -> None:
-        self._folder = folder
-        self._table = table
-        self._command = tuple(command)
-        self._term_after_s = term_after_s
-        self._kill_after_s = kill_after_s
-        self._start_within_s = start_within_s
+        self._folder, self._table, self._command, self._elsewhere = folder, table, tuple(command), elsewhere
+        self._term_after_s, self._kill_after_s, self._start_within_s = term_after_s, kill_after_s, start_within_s
         self._n_slots = 1 if bound else n_slots()
         self._bound_by: tuple[int, ...] = os.pipe() if bound else ()
-        self._elsewhere = elsewhere
         linger_s()  # a bad value is refused here, and not by each worker in its log
         self._children: dict[int, subprocess.Popen[bytes]] = {}
         self._seen_at_work: dict[int, float] = {}
-        self._exit_codes: dict[int, int] = {}
         self._stop_seen: dict[tuple[int, int], float] = {}
         self._idle_since: dict[int, float] = {}
         self._fruitless_starts = 0
@@ -228,7 +126,7 @@ class LocalRunner:
                 try:
                     held = is_lock_held(job_lock(self._folder, job.id))
                 except StoreError as error:  # One file that cannot be opened, such as root's, must not stop the others.
-                    self._table.mark_crashed(job, error.message, error.advice)
+                    self._table.end(job, "crashed", error.message, error.advice)
                     continue
                 if not held:
                     self._note_end(job)
@@ -245,7 +143,7 @@ class LocalRunner:
         """Start one worker, if none lives, so that it has loaded the engine by the time there is work."""
         if self._n_slots and self._tending.acquire(blocking=False):
             try:
-                if not self._children and not self.has_worker():
+                if not any(map(self._is_taken_or_starting, range(self._n_slots))):
                     self._start(0)
             finally:
                 self._tending.release()
@@ -277,9 +175,11 @@ class LocalRunner:
 
     def _reap(self, busy_pids: set[int | None]) -> None:
         """Wait for the children that ended. busy_pids: of workers with a job at hand."""
-        for slot, child in list(self._children.items()):
+        for slot, child in self._children.items():
             if child.pid in busy_pids:
                 self._fruitless_starts = 0
+            if child.returncode is not None:
+                continue
             if (code := child.poll()) is None:
                 if self._is_taken(slot):
                     self._seen_at_work[slot] = time.monotonic()
@@ -287,10 +187,7 @@ class LocalRunner:
                     # It hangs before it holds its slot or after it has left it, so it has no job.
                     log.warning("The worker of slot %d hangs and is ended.", slot)
                     child.kill()
-                continue
-            del self._children[slot]
-            self._exit_codes[child.pid] = code
-            if code != 0 and child.pid not in busy_pids:
+            elif code != 0 and child.pid not in busy_pids:
                 self._fruitless_starts += 1
                 log.warning("The worker of slot %d ended with %d before it took a job.", slot, code)
 
@@ -299,22 +196,16 @@ class LocalRunner:
         exit_code = self._exit_code(job.pid)
         if job.stopping:
             text = "Stopped on request, by ending its worker."
-            self._table.mark_cancelled(job, text, Cancelled().advice, exit_code)
-            return
-        restarted = machine_restarted(job_lock(self._folder, job.id))
-        if self._table.mark_crashed(job, *crash_reason(job, exit_code, restarted), exit_code):
+            self._table.end(job, "cancelled", text, Cancelled().advice)
+        elif self._table.end(job, "crashed", *crash_reason(job, exit_code)):
             log.warning("Job %d crashed, exit code %s.", job.id, exit_code)
 
     def _exit_code(self, pid: int | None) -> int | None:
-        for slot, child in list(self._children.items()):
-            if child.pid == pid:
-                # The kernel frees the lock a moment before the exit code can be had.
-                try:
-                    self._exit_codes[child.pid] = child.wait(timeout=_REAP_S)
-                except subprocess.TimeoutExpired:
-                    return None
-                del self._children[slot]
-        return None if pid is None else self._exit_codes.pop(pid, None)
+        child = next((child for child in self._children.values() if child.pid == pid), None)
+        # The kernel frees the lock a moment before the exit code can be had.
+        with suppress(subprocess.TimeoutExpired):
+            return None if child is None else child.wait(timeout=_REAP_S)
+        return None
 
     def _escalate(self, job: Job) -> None:
         """Signal a worker that was asked to stop, SIGTERM first, then SIGKILL.
@@ -347,7 +238,7 @@ class LocalRunner:
             self._blame(queue[0])
             return
         busy = {job.worker for job in self._table.running()}
-        taken = {slot for slot in range(self._n_slots) if slot in self._children or self._is_taken(slot)}
+        taken = {slot for slot in range(self._n_slots) if self._is_taken_or_starting(slot)}
         idle = {slot for slot in taken if worker_name(slot) not in busy}
         now = time.monotonic()
         self._idle_since = {slot: self._idle_since.get(slot, now) for slot in idle}
@@ -361,13 +252,15 @@ class LocalRunner:
         except StoreError:  # The worker that is started for this slot says why, and is given up.
             return False
 
+    def _is_taken_or_starting(self, slot: int) -> bool:
+        return (slot in self._children and self._children[slot].returncode is None) or self._is_taken(slot)
+
     def _start(self, slot: int) -> None:
         path = self._worker_log(slot)
         self._seen_at_work[slot] = time.monotonic()
         self._not_started = ""
         try:
-            make_folder(path.parent)
-            with open_own(path, "ab") as output:
+            with open_log(path) as output:
                 # The reader of the pipe notices that this process is gone, even if it was killed.
                 bound = ["--bound"] if self._bound_by else []
                 self._children[slot] = subprocess.Popen(  # noqa: S603 - our own command, no shell
@@ -382,9 +275,6 @@ class LocalRunner:
             self._fruitless_starts += 1
             self._not_started = str(error)
             log.warning("The worker of slot %d could not be started: %s", slot, error)
-        else:
-            # An exit code still kept under this pid is that of an earlier process.
-            self._exit_codes.pop(self._children[slot].pid, None)
 
     def _blame(self, job: Job) -> None:
         """Give up on a job that no worker lives long enough to take."""
@@ -394,7 +284,7 @@ class LocalRunner:
         said = f' The last thing it said: "{last}".' if last else ""
         text = f"No worker could be started, {MAX_FRUITLESS_STARTS} times in a row.{said}"
         advice = f"See {self._worker_log(0)}; when that is mended, try again."
-        self._table.mark_crashed(job, text, advice)
+        self._table.end(job, "crashed", text, advice)
 
     def _worker_log(self, slot: int) -> Path:
         return self._folder / "logs" / f"{worker_name(slot)}.log"
@@ -421,14 +311,16 @@ def n_slots() -> int:
 
 def linger_s() -> float:
     """Idle timeout of a worker, which then ends and frees its memory: SPARSEDASH_LINGER_S, or a minute."""
-    asked = os.environ.get("SPARSEDASH_LINGER_S") or "60"
-    try:
-        seconds = float(asked)
-    except ValueError:
-        seconds = -1.0
-    if not 0 <= seconds <= MAX_LINGER_S:
-        raise SettingsError("SPARSEDASH_LINGER_S", asked, f"a number of seconds from 0 to {MAX_LINGER_S:,}")
-    return seconds
+    return environment_seconds("SPARSEDASH_LINGER_S", 60.0)
+
+
+def environment_seconds(name: str, default: float) -> float:
+    """Seconds from an environment variable. Raises SettingsError for anything else."""
+    asked = os.environ.get(name) or default
+    with suppress(ValueError):
+        if 0 <= float(asked) <= MAX_LINGER_S:
+            return float(asked)
+    raise SettingsError(name, asked, f"a number of seconds from 0 to {MAX_LINGER_S:,}")
 
 
 def worker_environment(slot: int) -> dict[str, str]:

@@ -5,12 +5,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from types import FrameType
 
-from sparsedash.jobs.job import BETWEEN_TEXTS, Job, Taken
+from sparsedash.jobs.job import Job
 from sparsedash.jobs.job_table import JobTable
 from sparsedash.schema.errors import Cancelled, StoreError, encodable
-from sparsedash.schema.progress import STAGE_TITLES, Step
+from sparsedash.schema.progress import STAGE_TITLES, Step, Taken
 
 log = logging.getLogger(__name__)
 
@@ -58,74 +59,53 @@ class Reporter:
     """The `OnStep` of one job. Writes at most five times a second, and raises Cancelled when the job is to stop."""
 
     def __init__(self, table: JobTable, job: Job, stop: StopFlag, clock: Callable[[], float] = time.monotonic) -> None:
-        self._table = table
-        self._job = job
-        self._stop = stop
-        self._clock = clock
-        self._taken: list[Taken] = []
+        self._table, self._job, self._stop, self._clock = table, job, stop, clock
+        self._over: tuple[Taken, ...] = ()
+        self._present: Step | None = None
         self._begun_at = 0.0
         self._written_at = float("-inf")
-        self._rate = Rate()
-        self._texts = ("", "")
+        self._samples: deque[tuple[float, int]] = deque()
+        self._texts: tuple[str, ...] = ()
 
     def wrote(self, *texts: str) -> None:
         """The `OnText` of the job: the models' texts so far, written together with the next step."""
-        left, *others = (encodable(text).replace(BETWEEN_TEXTS, "\u241e") for text in texts)
-        self._texts = left, BETWEEN_TEXTS.join(others)
+        self._texts = tuple(map(encodable, texts))
 
     def __call__(self, step: Step) -> None:
         """The `OnStep` of the job."""
-        now = self._clock()
+        now, before = self._clock(), self._present
         if self._stop.requested:
             raise Cancelled
-        if self._goes_on(step):
-            if now - self._written_at < INTERVAL_S:
-                return
-            self._taken[-1] = Taken(step.stage, step.point, now - self._begun_at)
-        else:
-            self._begin(step, now)
-        self._written_at = now
+        if before is None or (before.stage, before.point) != (step.stage, step.point):
+            which = "" if step.point is None else f", sparse model {step.point + 1}"
+            log.info("%s%s.", STAGE_TITLES[step.stage], which)
+            self._over += () if before is None else (Taken(before.stage, before.point, now - self._begun_at),)
+            self._begun_at = now
+            self._samples.clear()
+        elif now - self._written_at < INTERVAL_S:
+            return
+        self._present, self._written_at = step, now
+        taken = (*self._over, Taken(step.stage, step.point, now - self._begun_at))
         with self._stop.holding_back():
-            wanted = self._write(step, self._rate.after(now, step.done))
+            try:
+                self._table.report(
+                    self._job, replace(step, rate=self._rate(now, step.done), taken=taken, texts=self._texts)
+                )
+                wanted = self._table.wanted(self._job)
+            except StoreError as error:
+                # Hours of work are worth more than one line about them.
+                log.warning("Progress could not be written: %s", error)
+                wanted = True
         if not wanted or self._stop.requested:
             raise Cancelled
 
-    def _goes_on(self, step: Step) -> bool:
-        return bool(self._taken) and self._taken[-1][:2] == (step.stage, step.point)
-
-    def _begin(self, step: Step, now: float) -> None:
-        which = "" if step.point is None else f", sparse model {step.point + 1}"
-        log.info("%s%s.", STAGE_TITLES[step.stage], which)
-        if self._taken:
-            self._taken[-1] = self._taken[-1]._replace(seconds=now - self._begun_at)
-        self._taken.append(Taken(step.stage, step.point, 0.0))
-        self._begun_at, self._rate = now, Rate()
-
-    def _write(self, step: Step, rate: float | None) -> bool:
-        try:
-            self._table.report(self._job, step, rate=rate, texts=self._texts, taken=self._taken)
-            return self._table.wanted(self._job)
-        except StoreError as error:
-            # Hours of work are worth more than one line about them.
-            log.warning("Progress could not be written: %s", error)
-            return True
-
-
-class Rate:
-    """Units a second over the last half minute."""
-
-    def __init__(self) -> None:
-        self._samples: deque[tuple[float, int]] = deque()
-
-    def after(self, now: float, done: int) -> float | None:
-        """The rate including this sample; None from too few samples. A step backwards starts over."""
+    def _rate(self, now: float, done: int) -> float | None:
+        """Units a second over the last half minute; None from too few samples. A step backwards starts over."""
         samples = self._samples
         if samples and done < samples[-1][1]:
             samples.clear()
         samples.append((now, done))
         while now - samples[0][0] > _WINDOW_S and len(samples) > 2:
             samples.popleft()
-        first_at, first = samples[0]
-        if now - first_at < _SHORTEST_WINDOW_S or done <= first:
-            return None
-        return (done - first) / (now - first_at)
+        seconds, n = now - samples[0][0], done - samples[0][1]
+        return n / seconds if seconds >= _SHORTEST_WINDOW_S and n > 0 else None

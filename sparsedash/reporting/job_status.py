@@ -8,14 +8,14 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
-from sparsedash.jobs.job import Job, JobState, Taken
+from sparsedash.jobs.job import Job, JobState
 from sparsedash.reporting import wording
 from sparsedash.reporting.html import Table, table
 from sparsedash.reporting.run_progress import RunPosition, RunProgress, run_progress, stage_progress
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.export_settings import ExportSettings
 from sparsedash.schema.pair_records import ContinuationSettings, DivergenceSettings, TimingSettings
-from sparsedash.schema.progress import Stage
+from sparsedash.schema.progress import Stage, Taken
 from sparsedash.schema.records import Run, VerifySettings
 from sparsedash.schema.settings import FindSettings, RunSettings, planned_run, run_or_find_settings, settings_from_plain
 from sparsedash.service.backend import Backend
@@ -92,9 +92,7 @@ def job_name(backend: Backend, job: Job) -> str:
 
 def job_activity(job: Job) -> tuple[str, str]:
     """The stage of a running job; and which model it works on, or the job's own message, which may be empty."""
-    if not job.stage:
-        return "Starting the worker", ""
-    return wording.stage_title(job.stage), _sparse_model(job) or job.message
+    return wording.stage_title(job.progress.stage), _sparse_model(job) or job.progress.message
 
 
 def job_progress_words(backend: Backend, job: Job) -> tuple[float, str]:
@@ -118,7 +116,7 @@ def job_progress_words(backend: Backend, job: Job) -> tuple[float, str]:
     else:
         said = f"{wording.percent(found.share, 0)} of the run · {wording.time_left(found.remaining_s)}"
     # A download or a large file that is unpacked reports no steps.
-    if silent_s >= SILENT_S and job.stage != "load":
+    if silent_s >= SILENT_S and job.progress.stage != "load":
         said += f" · no progress for {wording.duration_words(silent_s)}: it may hang; cancel it and try again"
     return found.share, said
 
@@ -148,37 +146,38 @@ def job_request(job: Job) -> RunSettings | FindSettings | None:
 
 def stage_facts(job: Job) -> str:
     """How far a running job is in its stage, and how fast."""
-    parts, counted = [], job.unit in COUNTED
-    if job.total > 1:
-        share = f"{wording.percent(job.done / job.total, 0)} of this stage"
-        parts.append(f"{job.done:,} of {job.total:,} {job.unit}" if counted else share)
-    if job.n_right is not None and job.done:
-        parts.append(f"{job.n_right:,} right so far")
-    if job.rate and counted:
-        parts.append(f"{job.rate:,.{0 if job.rate >= 10 else 1}f} {job.unit} a second")
+    at, parts, counted = job.progress, [], job.progress.unit in COUNTED
+    if at.total > 1:
+        share = f"{wording.percent(at.share, 0)} of this stage"
+        parts.append(f"{at.done:,} of {at.total:,} {at.unit}" if counted else share)
+    if at.n_right is not None and at.done:
+        parts.append(f"{at.n_right:,} right so far")
+    if at.rate and counted:
+        parts.append(f"{at.rate:,.{0 if at.rate >= 10 else 1}f} {at.unit} a second")
     return " · ".join(parts)
 
 
 def _progress(backend: Backend, job: Job, silent_s: float, shown: float) -> RunProgress:
-    share = min(1.0, job.done / job.total) if job.total > 1 else 0.0
-    asked = job_request(job)
+    step, asked = job.progress, job_request(job)
     if asked is None:
         stages = _STAGES_OF_KIND.get(job.kind, ("start", "load"))
-        return stage_progress(stages, job.stage or "start", share, shown)
+        return stage_progress(stages, step.stage, step.share, shown)
     settings = planned_run(asked)
-    taken = [*job.taken[:-1], *(last._replace(seconds=last.seconds + silent_s) for last in job.taken[-1:])]
+    taken = [*step.taken[:-1], *(last._replace(seconds=last.seconds + silent_s) for last in step.taken[-1:])]
     stored = backend.cached(settings)
     behind = max((each.point + 1 for each in taken if each.point is not None), default=0)
     at = RunPosition(
-        taken=taken or [Taken(job.stage or "start", job.point, silent_s)],
-        share=share,
-        rest_s=job.remaining_s,
+        taken=taken or [Taken(step.stage, step.point, silent_s)],
+        share=step.share,
+        rest_s=step.rest_s,
         calibrated=stored.calibration,
         answered=stored.dense,
         n_stored=min(max(0, stored.sparse - max(0, behind - 1)), settings.n_sparse - behind),
         goes_on=job.attempt > 1,
     )
-    return run_progress(settings, _expected(backend, (job.id, job.attempt, job.stage, job.point), settings), at, shown)
+    return run_progress(
+        settings, _expected(backend, (job.id, job.attempt, step.stage, step.point), settings), at, shown
+    )
 
 
 @lru_cache(maxsize=64)
@@ -200,18 +199,18 @@ def _sparse_model(job: Job) -> str:
 
     Before the first one, what is read serves them all; later it is read again for one.
     """
-    settings = job_request(job)
-    if settings is None or job.point is None or job.stage == "walk":
+    settings, at = job_request(job), job.progress
+    if settings is None or at.point is None or at.stage == "walk":
         return ""
-    if job.stage not in ("prune", "evaluate") and job.point == 0:
+    if at.stage not in ("prune", "evaluate") and at.point == 0:
         return ""
     if isinstance(settings, FindSettings):
-        return f"trial {job.point + 1}" + (f": {job.message}" if job.message else "")
-    if not 0 <= job.point < len(settings.points):
+        return f"trial {at.point + 1}" + (f": {at.message}" if at.message else "")
+    if not 0 <= at.point < len(settings.points):
         return ""
-    method, permille = settings.points[job.point]
+    method, permille = settings.points[at.point]
     name = wording.model_words(method, permille)
-    return f"sparse model {job.point + 1} of {len(settings.points)}: {name}"
+    return f"sparse model {at.point + 1} of {len(settings.points)}: {name}"
 
 
 def _end_of(text: str) -> str:

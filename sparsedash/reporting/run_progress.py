@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from sparsedash.jobs.job import Taken
 from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.progress import Taken
 from sparsedash.schema.settings import SELF, RunSettings
 from sparsedash.schema.store_keys import plain_share, shares_read
 

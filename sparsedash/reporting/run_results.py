@@ -353,13 +353,13 @@ def live_model(found: RunResults, job: Job) -> tuple[str, Point] | None:
 
     A run's records come in the order of its points: one whose record is there is drawn already.
     """
-    points = found.run.settings.points
-    if job.point is None or job.n_right is None or not job.done or found.run.finished:
+    at, points = job.progress, found.run.settings.points
+    if at.point is None or at.n_right is None or not at.done or found.run.finished:
         return None
-    if not len(found.run.sparse) <= job.point < len(points):
+    if not len(found.run.sparse) <= at.point < len(points):
         return None
-    method, permille = points[job.point]
-    return found.line_of(method), live_point(permille, job.n_right, job.done)
+    method, permille = points[at.point]
+    return found.line_of(method), live_point(permille, at.n_right, at.done)
 
 
 def judged_alone(dense: Record, sparse: Record, tolerance: Tolerance) -> Judged:

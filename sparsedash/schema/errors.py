@@ -1,16 +1,5 @@
 """Every error a user can meet, and redaction of secrets in all text that is shown, stored or logged.
 
-    SparseDashError
-    ├── SettingsError      a setting is out of range or contradicts another
-    ├── ModelError         the model cannot be found, reached, read or pruned
-    ├── CorpusError        a text set cannot be found, reached or read
-    ├── CalibrationError   the statistics do not support what was asked
-    ├── ExportError        a sparse model cannot be written in the form asked for, or its files are not that model
-    ├── StoreError         the data folder cannot be used, or an entry in it is damaged
-    ├── AccessError        another user's, or above this user's limits
-    ├── JobError           a job cannot be found or is not in the right state
-    └── Cancelled          the work was asked to stop
-
 A message says what was wrong and what is allowed; `advice` says what to do next. A hub may repeat the token that it was
 sent, and its client puts that into errors: so every error, and all output of a worker or shell command, is redacted.
 """

@@ -35,10 +35,10 @@ _KINDS: dict[object, Kind] = {
 class FieldRow:
     """One setting, in plain values.
 
-    name: of the attribute. title: in errors. options: of a choice. low, high: limits, both
-    allowed; above: a lower limit that is not, for values that only the field of the form does not go down to.
-    label, help: of the field. empty: what the field shows without a value. key: in the address of the page. flag: of
-    the commands, with its own help where that is not the field's.
+    title: in errors, else the name. options: of a choice. low, high: limits, both allowed; above: a lower limit that is
+    not, for values that only the field of the form does not go down to. label, help: of the field. empty: what the
+    field shows without a value. key: in the address of the page, else the name. flag: of the commands, with its own
+    help where that is not the field's. starts: other values to begin with than the default, by `form` or the command.
     """
 
     name: str
@@ -55,20 +55,22 @@ class FieldRow:
     key: str = ""
     flag: str = ""
     flag_help: str = ""
+    starts: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def check(self, value: Any) -> None:
         """Raise SettingsError unless the setting can have this value."""
-        if self.kind == "choice" and value not in self.options:
-            raise SettingsError(self.title, value, ", ".join(self.options))
-        if self.kind == "reference":
-            require_reference(self.title, value)
-        if self.kind == "whole" and not (value is None and self.default is None):
-            require_whole(self.title, value, int(self.low), int(self.high))
-        if self.kind == "number":
-            lowest = self.low if self.above is None else self.above
-            if type(value) not in (int, float) or not lowest <= value <= self.high or value == self.above:
-                start = f"from {lowest:g} to" if self.above is None else f"more than {lowest:g}, at most"
-                raise SettingsError(self.title, value, f"{start} {self.high:g}")
+        match self.kind:
+            case "choice" if value not in self.options:
+                raise SettingsError(self.title, value, ", ".join(self.options))
+            case "reference":
+                require_reference(self.title, value)
+            case "whole" if value is not None or self.default is not None:
+                require_whole(self.title, value, int(self.low), int(self.high))
+            case "number":
+                lowest = self.low if self.above is None else self.above
+                if type(value) not in (int, float) or not lowest <= value <= self.high or value == self.above:
+                    start = f"from {lowest:g} to" if self.above is None else f"more than {lowest:g}, at most"
+                    raise SettingsError(self.title, value, f"{start} {self.high:g}")
 
 
 def setting(default: T, **row: Any) -> T:
@@ -86,7 +88,7 @@ def field_rows(settings: "type[DataclassInstance]") -> Mapping[str, FieldRow]:
         if "row" in each.metadata:
             kind = _KINDS.get(hints[each.name], "choice")
             options = get_args(hints[each.name]) if kind == "choice" else ()
-            given = {"name": each.name, "title": each.name, **each.metadata["row"]}
+            given = {"name": each.name, "title": each.name.replace("_", " "), "key": each.name, **each.metadata["row"]}
             rows[each.name] = FieldRow(kind=kind, default=each.default, options=options, **given)
     return MappingProxyType(rows)
 

@@ -40,49 +40,33 @@ def allowed_choices(pattern: Pattern) -> Mapping[str, tuple[str, ...]]:
 class MethodSettings:
     """The four choices that make a pruning method, with their few parameters.
 
-    pattern: whole channels, single weights, or so many zeros in so many neighbours of a row.
-    scope: the projections whose single weights go: those of the MLPs, or all of the decoder blocks.
-    width_multiple: kept widths are rounded to the nearest multiple of this many channels.
-    damping: ridge of the least squares, as a share of the median of diag H; the order of an elimination has one of its
-    own. strength: of the sequential least squares, from 0, a block's own output, to 1, the dense residual stream. seed:
-    only for random saliency. rounds: only for Fisher saliency. The calibration text is read in so many parts, and after
-    each but the last the channels that would go so far are masked while the rest is read; with 1 the dense model reads
-    all of it. schedule: how the sparsity grows from round to round. floor, ceiling: only for allocation by sensitivity.
-    The least and the largest share of its channels that a block gives; where the sparsity asked for is outside, it is
-    the bound itself. blend: of the same, from 0, the uniform widths, to 1, those that cost the model least as far as
-    was measured. plain_text: the share of the calibration tokens that are taken from plain stories, which ship with the
-    program, instead of the run's text: what is fitted closely to unusual text alone forgets ordinary text.
+    scope: only for weights. seed: only for random saliency. rounds, schedule: only for Fisher saliency. floor, ceiling:
+    only for allocation by sensitivity; a sparsity outside of them is the bound itself. blend: likewise. damping: the
+    order of an elimination has one of its own.
     """
 
     saliency: Saliency = setting(
         "activation-aware",
-        key="saliency",
         label="Saliency: what matters",
-        help="What makes a channel or a weight worth keeping. activation-aware: its size times how active it is. "
-        "magnitude: its size. wifv: how much it varies. obs: what is lost when the others make up for it as well as "
-        "they can. fisher: how the loss answers to a mask on it; takes a backward pass over all the text. random: by "
-        "chance.",
+        help="activation-aware: size times activity. magnitude: size. wifv: variance. obs: the loss once the others "
+        "compensate. fisher: the loss's response to a mask, by a backward pass. random: by chance.",
     )
     pattern: Pattern = setting(
         "channelx1",
-        key="pattern",
         label="Pattern: what goes",
-        help="channelx1: whole channels leave the MLPs. 1x1: single weights become zero, anywhere. 2:4 and 4:8: so "
-        "many in every four or eight neighbours.",
+        help="channelx1: whole channels of the MLPs. 1x1: single weights. 2:4, 4:8: so many of four or eight.",
     )
     compensation: Compensation = setting(
         "least-squares",
-        key="compensation",
         label="Compensation: what makes up for it",
-        help="none: what stays is left as it is. bias: the mean of what went. least-squares: what stays is refitted to "
-        "the dense outputs. sequential: and once more on the sparse model's own activations, layer by layer.",
+        help="bias: the mean of what went. least-squares: refit to the dense outputs. sequential: refit once more, on "
+        "the sparse model's own activations, layer by layer.",
     )
     allocation: Allocation = setting(
         "uniform",
-        key="allocation",
         label="Allocation: how much each layer gives",
-        help="uniform: every layer the same share. global: one threshold for all scores. standardised: the same, with "
-        "each layer's scores in standard deviations. sensitivity: more from layers that the model minds less.",
+        help="global: one threshold for all scores. standardised: likewise, in standard deviations of each layer. "
+        "sensitivity: more from less sensitive layers.",
     )
     width_multiple: int = setting(
         32,
@@ -98,17 +82,13 @@ class MethodSettings:
         above=0.0,
         low=0.001,
         high=10.0,
-        key="damping",
         label="Damping: towards the original weights",
-        help="Pulls the refit towards the original weights, as a share of the median of diag H, the activations' "
-        "second moments. Larger is steadier and fits less closely.",
+        help="Ridge towards the original weights, as a share of the median of diag H. Larger: steadier, less close.",
     )
     strength: float = setting(
         0.5,
-        key="strength",
         label="Strength: towards the residual stream",
-        help="0: every layer aims at its own dense output. 1: at the dense model's residual stream, and so makes up "
-        "for the layers before it as well.",
+        help="0: a layer's own dense output. 1: the dense residual stream, so that layers before it are made up for.",
     )
     seed: int = setting(
         0,
@@ -116,53 +96,34 @@ class MethodSettings:
         high=MAX_SEED,
         key="lot",
         label="Seed of the random choice",
-        help="Another number draws other channels or weights.",
+        help="Draws other channels or weights.",
     )
     scope: Scope = setting(
-        "mlp",
-        key="scope",
-        label="Scope: where it goes",
-        help="The projections whose weights can go: those of the MLPs, or all of the decoder blocks.",
+        "mlp", label="Scope: where it goes", help="Projections of the MLPs, or all of the decoder blocks."
     )
     rounds: int = setting(
         1,
         low=1,
         high=64,
-        key="rounds",
         label="Rounds: each on a part of the text",
-        help="The text is read in so many parts, and after each what would go so far is masked. 1: the dense model "
-        "reads all of it, once for all sparsities.",
+        help="After each part of the text, what would go so far is masked. 1: the dense model reads all of it, once.",
     )
     schedule: Schedule = setting(
-        "exponential",
-        key="schedule",
-        label="Schedule: how it gets sparser",
-        help="How much of the sparsity is reached after each round.",
+        "exponential", label="Schedule: how it gets sparser", help="Sparsity after each round."
     )
     floor: float = setting(
-        0.0,
-        key="floor",
-        label="Floor: least share that a layer gives",
-        help="0.1: every layer gives at least 10 % of its channels, as far as the width multiple allows.",
+        0.0, label="Floor: least share that a layer gives", help="0.1: at least 10 % of its channels."
     )
     ceiling: float = setting(
-        0.6,
-        key="ceiling",
-        label="Ceiling: largest share that a layer gives",
-        help="0.6: no layer gives more than 60 % of its channels.",
+        0.6, label="Ceiling: largest share that a layer gives", help="0.6: at most 60 % of its channels."
     )
     blend: float = setting(
-        0.5,
-        key="blend",
-        label="Blend: from uniform to cheapest widths",
-        help="0: uniform widths. 1: those that cost the model least, as far as little text can tell.",
+        0.5, label="Blend: from uniform to cheapest widths", help="0: uniform. 1: the least loss measured."
     )
     plain_text: float = setting(
         0.0,
-        key="plain_text",
         label="Plain text: its share of the calibration",
-        help="0.5: half of the calibration tokens are plain stories that ship with the program, so that a close fit to "
-        "unusual text keeps ordinary text.",
+        help="0.5: half of the calibration is plain stories that ship with the program: keeps ordinary text.",
     )
 
     def __post_init__(self) -> None:

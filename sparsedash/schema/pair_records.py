@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from sparsedash.schema.errors import SettingsError, StoreError
+from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.fields import MAX_SEED, check_settings, setting
 from sparsedash.schema.plain_values import require_one_of, require_text, require_whole, stage_key
 from sparsedash.schema.settings import Dtype
@@ -79,7 +79,7 @@ class TimingSettings:
         low=1,
         high=1024,
         flag="--threads",
-        flag_help="threads of the processor (as many as torch takes by itself)",
+        flag_help="threads (as many as torch takes by itself)",
     )
     n_prompt: int = setting(512, title="tokens to read", low=1, high=32_768)
     n_decode: int = setting(16, title="tokens to write", low=1, high=1024)
@@ -212,12 +212,6 @@ class TimedPhase:
     dense_first: tuple[bool, ...]
     ratio: SpeedRatio
     ceiling: float
-
-    def __post_init__(self) -> None:
-        if not len(self.dense_s) == len(self.sparse_s) == len(self.dense_first) or not self.dense_s:
-            raise StoreError("Its rounds do not belong together.")
-        if min(*self.dense_s, *self.sparse_s) <= 0:
-            raise StoreError("It holds a time that is not above zero.")
 
 
 @dataclass(frozen=True, kw_only=True)

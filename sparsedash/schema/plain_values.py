@@ -8,22 +8,9 @@ from msgspec import Meta
 
 from sparsedash.schema.errors import SettingsError, looks_secret
 
-STAGE_VERSIONS: dict[str, int] = {
-    "text": 1,
-    "statistics": 1,
-    "gradients": 1,
-    "inputs": 1,
-    "sensitivity": 1,
-    "activations": 1,
-    "pruned": 1,
-    "solve": 1,
-    "elimination": 1,
-    "outcomes": 1,
-    "continuation": 1,
-    "divergence": 1,
-    "timing": 1,
-    "export": 1,
-}
+_CALIBRATED = ("text", "statistics", "gradients", "inputs", "sensitivity", "activations")
+_ANSWERED = ("pruned", "solve", "elimination", "outcomes", "continuation", "divergence", "timing", "export")
+STAGE_VERSIONS = dict.fromkeys((*_CALIBRATED, *_ANSWERED), 1)
 """Raise a stage's number when its maths changes: results under the old one are not used again."""
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
-from typing import Literal, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 Stage = Literal[
     "start",
@@ -42,15 +42,29 @@ STAGE_TITLES: dict[Stage, str] = {
 }
 
 
+class Taken(NamedTuple):
+    """Seconds that a job spent in a stage, for one sparse model or for none, before it went on to the next."""
+
+    stage: Stage
+    point: int | None
+    seconds: float
+
+
+_SLOWEST = 1e-9
+
+
 @dataclass(frozen=True)
 class Step:
-    """Progress within a stage.
+    """Progress within a stage: made by the engine, completed by the worker, read by the pages.
 
     done, total: in `unit`: "tokens", "passages", "batches", "steps", "blocks", "megabytes". message: one line for a
     person, such as which model is being evaluated. n_right: of the `done` passages, those with the whole last word
     right; None in other stages. Passages are read in a shuffled order, chunk by chunk (the first 256; longest first
     within a chunk), so that done and n_right are nearly a fair sample of the total. point: index in the run's `points`
     of the sparse model that is made or evaluated, in a walk the last of them; None for the dense one.
+
+    Of the worker: rate: units a second. taken: time so far, stage by stage in order, the present one last; a stage that
+    comes again is listed again. texts: what each model of a prompt wrote so far; foreign text. machine: of a cluster.
     """
 
     stage: Stage
@@ -61,6 +75,25 @@ class Step:
     message: str = ""
     n_right: int | None = None
     point: int | None = None
+    rate: float | None = None
+    taken: tuple[Taken, ...] = ()
+    texts: tuple[str, ...] = ()
+    machine: str = ""
+
+    @property
+    def share(self) -> float:
+        """Share of the stage, 0 to 1."""
+        return min(1.0, self.done / self.total) if self.total > 1 else 0.0
+
+    @property
+    def rest_s(self) -> float | None:
+        """Seconds to the end of the stage at its present rate; None when that is unknown."""
+        if not self.rate or self.rate < _SLOWEST or self.total <= 0:
+            return None
+        return max(0.0, (self.total - self.done) / self.rate)
+
+
+STARTING = Step("start", 0, 0)
 
 
 OnStep = Callable[[Step], None]

@@ -1,8 +1,8 @@
 """Settings of a run, of a search for the largest sparsity, and of a cluster's part of a run; the result of a search."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import msgspec
@@ -10,7 +10,7 @@ import msgspec
 from sparsedash.schema.errors import SettingsError, StoreError
 from sparsedash.schema.fields import MAX_SEED, check_settings, setting
 from sparsedash.schema.method_settings import FIXED_PERMILLE, MethodSettings
-from sparsedash.schema.plain_values import Count, Permille, digest, require_whole
+from sparsedash.schema.plain_values import Count, Permille, canonical_json, digest, require_whole
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -44,10 +44,6 @@ class CalibrationSettings:
     """Which text the statistics come from, and how much: at most n_samples * length tokens.
 
     corpus: a text reference (see engine.texts.corpora): a catalog name, `self` or `file:PATH`.
-    token_weights: how much each token counts: `equal`, or `residual`, by 1 / the mean square of the residual stream
-    after the block, so that tokens with an enormous stream count little (see engine.calibration.statistics). packed:
-    the same tokens, but the documents, each cut to `length`, are joined and cut again, as the published program does;
-    else every document is a sequence of its own. A running text is always joined.
     """
 
     corpus: str = setting(
@@ -73,31 +69,23 @@ class CalibrationSettings:
         title="calibration length",
         low=8,
         high=32_768,
-        key="length",
         flag="--calibration-length",
         label="Tokens in each",
         flag_help="tokens a sample has at most",
     )
-    seed: int = setting(
-        0, high=MAX_SEED, key="seed", flag="--seed", label="Seed", flag_help="draws the calibration text"
-    )
+    seed: int = setting(0, high=MAX_SEED, flag="--seed", label="Seed", flag_help="draws the calibration text")
     token_weights: TokenWeights = setting(
         "equal",
-        title="token weights",
         key="weights",
         flag="--token-weights",
         label="How much each token counts",
-        help="equal: all the same. residual: by 1 / mean square of the residual stream, so that the tokens with "
-        "enormous activations, such as the first of a passage, count little.",
+        help="residual: by 1 / mean square of the residual stream, so that enormous activations count little.",
     )
     packed: bool = setting(
         False,
-        key="packed",
         flag="--packed",
         label="Join the documents and cut them into full samples",
-        help="As the published program does. Otherwise every document is a sample of its own, which begins as the "
-        "passages begin. A running text is always joined.",
-        flag_help="join the documents of the calibration text and cut them into samples of full length",
+        help="As the published program does. Otherwise every document is a sample. A running text is always joined.",
     )
 
     def __post_init__(self) -> None:
@@ -108,9 +96,7 @@ class CalibrationSettings:
 class EvaluationSettings:
     """Which passages are answered. n_passages None: all. shuffle_seed None: in file order.
 
-    rule: how the last token is judged. `plain`: right when it is the model's first choice. `published`: as the
-    published run did, which could not count a passage of more than PUBLISHED_LONGEST tokens as right. stop_early: a
-    sparse model answers only until its difference to the dense one is decided; see stats.anytime.
+    rule: how the last token is judged: see PUBLISHED_LONGEST. stop_early: see stats.anytime.
     """
 
     corpus: str = setting(
@@ -134,21 +120,17 @@ class EvaluationSettings:
     )
     shuffle_seed: int | None = setting(
         None,
-        title="shuffle seed",
         high=MAX_SEED,
         key="shuffle",
         flag="--shuffle-seed",
         label="Shuffle the passages, with seed",
         empty="file order",
-        flag_help="answer N drawn by this seed instead of the first N",
     )
     rule: Rule = setting(
         "plain",
-        key="rule",
         flag="--rule",
         label="Rule for the last token",
-        help="plain: right when it is the first choice. published: as in the published table, where a passage of more "
-        "than 197 tokens counts as wrong.",
+        help="plain: the first choice is right. published: likewise, but passages of more than 197 tokens are wrong.",
     )
     stop_early: bool = setting(
         False,
@@ -156,7 +138,6 @@ class EvaluationSettings:
         flag="--stop-early",
         label="Stop evaluating a sparse model once its difference from dense is decided",
         help="Saves time where the answer is clear. Such a model answers fewer passages, and its mark is hollow.",
-        flag_help="a sparse model answers only until its difference to the dense one is decided",
     )
 
     def __post_init__(self) -> None:
@@ -168,45 +149,37 @@ class RunSettings:
     """One job: a model, one calibration, and every method at every sparsity beside the dense model.
 
     methods: where none is named, the plain one of MethodSettings; what the form recommends is catalog.presets'.
-    residency: whether its weights are all in memory while it runs, or read from their files block by block; auto: as
-    the memory of the machine allows. The results are the same, so that it is no part of any key.
+    residency: the results are the same, so that it is no part of any key.
     """
 
     model: str = setting(
         BUILTIN_MODEL,
-        key="model",
         flag="--model",
         label="Model",
         help="A name from the list, any Hugging Face id (with @revision if you like), a local folder or a .gguf file.",
-        flag_help=f"hub id, folder, .gguf file or {BUILTIN_MODEL}",
     )
     dtype: Dtype = setting(
         "float32",
-        key="dtype",
         flag="--dtype",
         label="Number format",
-        help="bfloat16: half the memory. The same passages always give the same verdicts, but evaluated among others, "
-        "up to 2 in 100 passages change theirs.",
+        help="bfloat16: half the memory. Answered among other passages, up to 2 in 100 change their verdict.",
     )
     methods: tuple[MethodSettings, ...] = field(default_factory=lambda: (MethodSettings(),))
     sparsities_permille: tuple[int, ...] = setting(
         (100, 200),
+        starts={"form": (100, 200, 300), "time": (200,)},
         key="sparsity",
         flag="--sparsity",
         label="Share of MLP channels to remove, percent",
-        help="One or several, 0 to 90, in tenths at the finest. One calibration serves them all; some methods read "
-        "the text again for each.",
-        flag_help="percents of MLP channels, or of single weights, to remove",
+        help="One or several, 0 to 90, at most one decimal. One calibration serves them all; some methods read again.",
     )
     calibration: CalibrationSettings = field(default_factory=CalibrationSettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
     residency: Residency = setting(
         "auto",
-        key="residency",
         flag="--residency",
         label="Weights in memory",
-        help="auto: all of them where they fit. resident: all of them. streamed: block by block from their files, "
-        "which takes far less memory and gives the same results.",
+        help="auto: all where they fit. streamed: block by block from their files; less memory, the same results.",
     )
 
     def __post_init__(self) -> None:
@@ -216,11 +189,11 @@ class RunSettings:
         if len(set(self.methods)) != len(self.methods):
             raise SettingsError("methods", self.methods, "each one once")
         if not 1 <= len(self.sparsities_permille) <= 50:
-            raise SettingsError("sparsities", _percents(self.sparsities_permille), "1 to 50 of them")
+            raise SettingsError("sparsities", percents_text(self.sparsities_permille), "1 to 50 of them")
         for permille in self.sparsities_permille:
             require_whole("sparsity (per mille)", permille, 0, MAX_SPARSITY_PERMILLE)
         if len(set(self.sparsities_permille)) != len(self.sparsities_permille):
-            raise SettingsError("sparsities", _percents(self.sparsities_permille), "each one once")
+            raise SettingsError("sparsities", percents_text(self.sparsities_permille), "each one once")
 
     @property
     def n_sparse(self) -> int:
@@ -267,8 +240,8 @@ def settings_from_plain(kind: type[S], plain: object) -> S:
         made = msgspec.convert(plain, kind)
     except msgspec.ValidationError as error:
         raise SettingsError(kind.__name__, str(error), allowed) from error
-    if not _covers(asdict(made), plain):
-        raise SettingsError(kind.__name__, "a field that is unknown here", allowed)
+    if canonical_json(asdict(made)) != canonical_json(plain):
+        raise SettingsError(kind.__name__, "other fields", allowed)
     return made
 
 
@@ -277,37 +250,27 @@ def _without_residency(settings: "DataclassInstance") -> dict[str, Any]:
     return {name: value for name, value in asdict(settings).items() if name != "residency"}
 
 
-def _covers(made: Any, plain: Any) -> bool:
-    """Whether no field of a plain value was dropped; a missing field has its default."""
-    if isinstance(made, dict) and isinstance(plain, dict):
-        return all(name in made and _covers(made[name], plain[name]) for name in plain)
-    if isinstance(made, list | tuple) and isinstance(plain, list | tuple):
-        return len(made) == len(plain) and all(map(_covers, made, plain))
-    return bool(made == plain)
-
-
-def _percents(permilles: tuple[int, ...]) -> str:
-    return ", ".join(f"{value / 10:g} %" for value in permilles)
+def percents_text(permilles: tuple[int, ...]) -> str:
+    """The text that `parse_percents` reads: "10, 20"."""
+    return ", ".join(f"{value / 10:g}" for value in permilles)
 
 
 def parse_percents(text: str) -> tuple[int, ...]:
     """Per mille from "10,20" or "12.5 30 %". Raises SettingsError on anything finer than a tenth."""
-    words = text.replace("%", " ").replace(",", " ").split()
-    if not words:
+    found = []
+    for word in text.replace("%", " ").replace(",", " ").split():
+        try:
+            permille = 10 * Decimal(word)
+            possible = permille % 1 == 0 and 0 <= permille <= MAX_SPARSITY_PERMILLE
+        except ArithmeticError:
+            possible = False
+        if not possible:
+            limit = MAX_SPARSITY_PERMILLE // 10
+            raise SettingsError("sparsity", word, f"0 to {limit} percent, in tenths at the finest")
+        found.append(int(permille))
+    if not found:
         raise SettingsError("sparsity", text, "percents such as 10,20")
-    return tuple(_permille(word) for word in words)
-
-
-def _permille(word: str) -> int:
-    try:
-        permille = round(float(word) * 10)
-        exact = math.isclose(permille, float(word) * 10, abs_tol=1e-6)
-    except (ValueError, OverflowError):
-        exact = False
-    if not exact or not 0 <= permille <= MAX_SPARSITY_PERMILLE:
-        limit = MAX_SPARSITY_PERMILLE // 10
-        raise SettingsError("sparsity", word, f"0 to {limit} percent, in tenths at the finest")
-    return permille
+    return tuple(found)
 
 
 PLANNED = (450, 225, 113, 57, 28, 14)
@@ -318,8 +281,7 @@ PLANNED = (450, 225, 113, 57, 28, 14)
 class FindSettings:
     """One search: a model, one method, one calibration, and the tolerance.
 
-    evaluation: its passages are the budget of each model. ratio: tolerance of word perplexity, times the dense model's.
-    points: tolerance of accuracy, in percentage points. residency: see RunSettings.
+    evaluation: its passages are the budget of each model. residency: see RunSettings.
     """
 
     model: str = RunSettings.model
@@ -336,7 +298,6 @@ class FindSettings:
         key="within",
         flag="--within",
         label="Word perplexity, at most times dense's",
-        flag_help="word perplexity may be X times the dense model's",
     )
     points: float = setting(
         2.0,
@@ -344,10 +305,8 @@ class FindSettings:
         above=0.0,
         low=0.1,
         high=100.0,
-        key="points",
         flag="--within-points",
         label="Accuracy, points lost at most",
-        flag_help="accuracy may fall by X points",
     )
     residency: Residency = RunSettings.residency
 
@@ -366,15 +325,9 @@ class FindSettings:
 
     def run(self, permilles: tuple[int, ...]) -> RunSettings:
         """The run with these sparsities (per mille) as its trials. Raises SettingsError."""
-        return RunSettings(
-            model=self.model,
-            dtype=self.dtype,
-            methods=(self.method,),
-            sparsities_permille=permilles,
-            calibration=self.calibration,
-            evaluation=self.evaluation,
-            residency=self.residency,
-        )
+        shared = ("model", "dtype", "calibration", "evaluation", "residency")
+        values: dict[str, Any] = {name: getattr(self, name) for name in shared}
+        return RunSettings(methods=(self.method,), sparsities_permille=permilles, **values)
 
     def key(self, fingerprints: Mapping[str, str] | None = None) -> str:
         """The name of this request, of its run and of its result. fingerprints: as in a run."""

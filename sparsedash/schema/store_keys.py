@@ -158,56 +158,41 @@ NoteName = NewType("NoteName", str)
 """The name of a short note. Made in this file only; writer and reader of a note use the same function below."""
 
 
-def _note(kind: str) -> Callable[..., NoteName]:
-    return lambda *parts: NoteName("|".join([kind, *map(str, parts)]))
+def _note(kind: str, about: str) -> Callable[..., NoteName]:
+    """The function that names a note. about: its arguments, and what the note holds."""
+
+    def name(*parts: object) -> NoteName:
+        return NoteName("|".join([kind, *map(str, parts)]))
+
+    name.__doc__ = about
+    return name
 
 
-model_identity_note = _note("identity")
-"""(reference, fingerprint) The identity of a model. fingerprint: of its local files."""
-text_identity_note = _note("corpus")
-"""(reference, fingerprint) The identity of a text. fingerprint: of its local file."""
-file_hash_note = _note("hash")
-"""(path, bytes, time of change in nanoseconds) The hash of a local file."""
-source_type_note = _note("source type")
-"""(file hash) The type of a quantised GGUF file, as Q4_1; empty for full weights."""
-model_type_note = _note("family")
-"""(identity) The family of a model, as its config.json names it."""
-finite_note = _note("finite")
-"""(files, dtype) Mark: all weights in these files are finite in this type."""
-tokenizer_tried_note = _note("tokenizer")
-"""(identity) Mark: the model's tokenizer reads plain text within its limits."""
-unpacked_files_note = _note("unpacked")
-"""(folder) The files of an unpacked model as they were written, as JSON: size, time and hash by name."""
-peak_memory_note = _note("memory")
-"""(model reference, dtype) The peak memory of a run of this model, in bytes."""
-forecast_note = _note("forecast")
-"""(run key) The forecast of a run at its start, see Forecast."""
-machine_speed_note = _note("speed")
-"""(machine, number of cores) The measured speed of matrix products."""
-model_shape_note = _note("shape")
-"""(identity) The ModelShape of a dense model."""
-calibrated_note = _note("calibrated")
-"""(statistics key) Mark: the statistics are complete; the number of blocks."""
-calibration_warning_note = _note("calibration warning")
-"""(statistics key) A warning about the statistics; empty for none."""
-leaked_passages_note = _note("leaked")
-"""(statistics key, passages key) The number of passages that are also in the calibration text."""
-inputs_gathered_note = _note("inputs")
-"""(inputs key) Mark: the statistics of all projections' inputs are complete; the number of blocks."""
-gradients_gathered_note = _note("gradients")
-"""(gradients key) Mark: the mask gradients are complete; the number of blocks."""
-part_calibrations_note = _note("part calibrations")
-"""(part key) The calibration keys of a part's artefacts, as JSON."""
-parts_done_note = _note("parts done")
-"""(run key) The finished parts of a run on a cluster, as JSON."""
-cluster_name_note = _note("cluster name")
-"""The name of this data folder on a shared cluster."""
-losses_note = _note("losses")
-"""(dense and sparse record keys) The losses of a sparse model against dense, as JSON."""
-artefact_room_note = _note("artefact room")
-"""The limit of all artefacts in bytes."""
-health_note = _note("health")
-"""Never written: reading it shows whether the store can be read."""
+model_identity_note = _note("identity", "(reference, fingerprint of its local files) The identity of a model.")
+text_identity_note = _note("corpus", "(reference, fingerprint of its local file) The identity of a text.")
+file_hash_note = _note("hash", "(path, bytes, time of change in nanoseconds) The hash of a local file.")
+source_type_note = _note("source type", "(file hash) The type of a quantised GGUF file; empty for full weights.")
+model_type_note = _note("family", "(identity) The family of a model, as its config.json names it.")
+finite_note = _note("finite", "(files, dtype) Mark: all weights in these files are finite in this type.")
+tokenizer_tried_note = _note("tokenizer", "(identity) Mark: the model's tokenizer reads plain text within its limits.")
+unpacked_files_note = _note(
+    "unpacked", "(folder) An unpacked model as written: size, time and hash by file name, as JSON."
+)
+peak_memory_note = _note("memory", "(model reference, dtype) The peak memory of a run of this model, in bytes.")
+forecast_note = _note("forecast", "(run key) The forecast of a run at its start, see Forecast.")
+machine_speed_note = _note("speed", "(machine, number of cores) The measured speed of matrix products.")
+model_shape_note = _note("shape", "(identity) The ModelShape of a dense model.")
+calibrated_note = _note("calibrated", "(statistics key) Mark: the statistics are complete; the number of blocks.")
+calibration_warning_note = _note("calibration warning", "(statistics key) Warning about the statistics; may be empty.")
+leaked_passages_note = _note("leaked", "(statistics key, passages key) Number of passages in the calibration text.")
+inputs_gathered_note = _note("inputs", "(inputs key) Mark: statistics of all inputs are complete; number of blocks.")
+gradients_gathered_note = _note("gradients", "(gradients key) Mark: mask gradients are complete; number of blocks.")
+part_calibrations_note = _note("part calibrations", "(part key) The calibration keys of a part's artefacts, as JSON.")
+parts_done_note = _note("parts done", "(run key) The finished parts of a run on a cluster, as JSON.")
+cluster_name_note = _note("cluster name", "The name of this data folder on a shared cluster.")
+losses_note = _note("losses", "(dense and sparse record keys) The losses of a sparse model against dense, as JSON.")
+artefact_room_note = _note("artefact room", "The limit of all artefacts in bytes.")
+health_note = _note("health", "Never written: reading it shows whether the store can be read.")
 
 
 def calibration_notes(keys: tuple[str, ...]) -> list[NoteName]:

@@ -386,7 +386,7 @@ class Backend:
         """Seconds until a worker has the engine, as the last ones took. ready: nothing where there is a worker."""
         if ready and self._runner.has_worker():
             return 0.0
-        taken = [job.taken[0] for job in self._table.list(_LOOKED_AT) if job.taken]
+        taken = [job.progress.taken[0] for job in self._table.list(_LOOKED_AT) if job.progress.taken]
         started = [first.seconds for first in taken if first.stage == "start" and first.seconds >= _COLD_S]
         return max(started[:_LAST_STARTS], default=START_S)
 

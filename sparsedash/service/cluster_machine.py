@@ -19,13 +19,14 @@ from pathlib import Path
 from typing import IO, Any
 
 import sparsedash
-from sparsedash.jobs.cluster_parts import KeptCalibration, Part, PartEnd, PartProgress, failed_part
-from sparsedash.jobs.database import make_folder
+from sparsedash.jobs.cluster_parts import KeptCalibration, Part, PartEnd, failed_part
 from sparsedash.jobs.job import Job
 from sparsedash.jobs.job_table import JobTable
-from sparsedash.jobs.local_runner import LocalRunner, hold_lock, last_log_lines, visible_gpus
+from sparsedash.jobs.local_runner import LocalRunner, last_log_lines, visible_gpus
+from sparsedash.jobs.lock_files import hold_lock, make_folder
 from sparsedash.schema import store_keys
 from sparsedash.schema.errors import SparseDashError, StoreError
+from sparsedash.schema.progress import STARTING, Step
 from sparsedash.schema.records import Run
 from sparsedash.storage.local_machine import absolute_data_folder, data_folder
 from sparsedash.storage.run_files import keep_run, read_run_file, run_file
@@ -46,7 +47,7 @@ _NVIDIA = Path("/proc/driver/nvidia/gpus")
 Fetch = Callable[[KeptCalibration, str], bytes | None]
 """Gives an artefact of another machine; None where it is gone."""
 
-Report = Callable[[PartProgress], None]
+Report = Callable[[Step], None]
 
 
 class PartMachine:
@@ -72,12 +73,7 @@ class PartMachine:
         log_end = "\n".join(last_log_lines(Path(job.log_path), LOG_LINES))
         if job.state != "done":
             return PartEnd(
-                state="failed" if job.state not in ("cancelled", "crashed") else job.state,
-                machine=name,
-                log=log_end,
-                error_kind=job.error_kind,
-                error_text=job.error_text,
-                error_advice=job.error_advice,
+                state=job.state, machine=name, log=log_end, error_text=job.error_text, error_advice=job.error_advice
             )
         run = self.store.get(Run, part.key)
         if run is None:
@@ -108,7 +104,7 @@ class PartMachine:
                     self._table.request_cancel(job.id)
                 self._runner.reconcile()
                 self.at_work = job = self._table.get(job.id)
-                progress, since = _part_progress(job, name), time.monotonic() - reported_at
+                progress, since = replace(job.progress, machine=name), time.monotonic() - reported_at
                 if since >= (_HEARTBEAT_S if progress == reported else _REPORT_S):
                     report(progress)
                     reported, reported_at = progress, time.monotonic()
@@ -123,7 +119,7 @@ def perform_part(part: Part, report: Report, stopped: Callable[[], bool], fetch:
     from sparsedash.jobs.cluster import this_machine
 
     address, name = this_machine()
-    report(PartProgress(machine=name))
+    report(replace(STARTING, machine=name))
     try:
         machine = this_part_machine()
         if part.calibration is not None and part.calibration.machine != address:
@@ -209,11 +205,6 @@ def fetch_calibration(kept: KeptCalibration, store: Store, fetch: Fetch, stopped
         if str(note) in kept.notes:
             store.remember(note, kept.notes[str(note)])
     return len(lacking)
-
-
-def _part_progress(job: Job, name: str) -> PartProgress:
-    values = {n: getattr(job, n) for n in ("stage", "done", "total", "unit", "rate", "message", "n_right", "point")}
-    return PartProgress(machine=name, taken=job.taken, **values)
 
 
 @cache

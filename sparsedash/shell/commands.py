@@ -10,7 +10,7 @@ from sparsedash.reporting import wording
 from sparsedash.schema.errors import Cancelled, CorpusError, ModelError, SettingsError, SparseDashError, redact_output
 from sparsedash.schema.settings import BUILTIN_MODEL
 from sparsedash.shell import file_commands, run_commands
-from sparsedash.shell.flags import add_data_folder_flag
+from sparsedash.shell.flags import RUN_FLAGS, SEARCH_FLAGS, TOLERANCE_FLAGS, add_flags
 from sparsedash.shell.terminal import (
     EXIT_BAD_ARGUMENTS,
     EXIT_FAILED,
@@ -23,11 +23,6 @@ from sparsedash.shell.terminal import (
     silence_libraries,
 )
 from sparsedash.storage.local_machine import is_full
-
-
-def add_cluster_command_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the argument of `cluster`."""
-    parser.add_argument("what", choices=["check"], help=f"check: whether that of {SCHEDULER} can be used, and by whom")
 
 
 def cluster_command(arguments: argparse.Namespace) -> Work:
@@ -52,9 +47,8 @@ def cluster_command(arguments: argparse.Namespace) -> Work:
 def _machine_row(machine: ClusterMachine) -> list[str]:
     facts = machine.facts or MachineFacts()
     sizes = ["?" if size is None else wording.size(size) for size in (facts.total_bytes, facts.free_bytes)]
-    packages = [facts.sparsedash or "?", facts.torch or "?"]
-    gpus = ", ".join(facts.gpus) or "none"
-    return [machine.name, facts.hostname or "?", str(machine.n_slots), *packages, *sizes, gpus]
+    about = [facts.hostname or "?", str(machine.n_slots), facts.sparsedash or "?", facts.torch or "?"]
+    return [machine.name, *about, *sizes, ", ".join(facts.gpus) or "none"]
 
 
 class Command(NamedTuple):
@@ -65,27 +59,32 @@ class Command(NamedTuple):
 
     name: str
     example: str
-    add_flags: Callable[[argparse.ArgumentParser], None]
     start: Callable[[argparse.Namespace], Work]
+    flags: Sequence[str]
 
 
 _MODEL = f"--model {BUILTIN_MODEL}"
 _EXPORT = f"{_MODEL} --method best --sparsity 20 --form padded --to DIR"
+_FAIL = ("--fail-beyond", "--fail-unless-within")
+_FORM = ("--form", "--shard-mb", "--weights", "--dense-gguf", "--to")
+_OUTPUT = ("--json", "--quiet")
 COMMANDS = (
-    Command("run", f"{_MODEL} --sparsity 10,20", run_commands.add_run_command_flags, run_commands.run_command),
+    Command(
+        "run", f"{_MODEL} --sparsity 10,20", run_commands.run_command, (*RUN_FLAGS, *TOLERANCE_FLAGS, *_FAIL, *_OUTPUT)
+    ),
     Command(
         "find",
         f"{_MODEL} --within 1.10 --within-points 2",
-        run_commands.add_find_command_flags,
         run_commands.find_command,
+        (*SEARCH_FLAGS, *TOLERANCE_FLAGS, *_OUTPUT),
     ),
-    Command("time", f"{_MODEL} --sparsity 20", run_commands.add_time_command_flags, run_commands.time_command),
-    Command("export", _EXPORT, file_commands.add_export_command_flags, file_commands.export_command),
-    Command("verify", "DIR", file_commands.add_verify_command_flags, file_commands.verify_command),
-    Command("runs", "", add_data_folder_flag, file_commands.runs_command),
-    Command("pack", "RUN FILE", file_commands.add_pack_command_flags, file_commands.pack_command),
-    Command("unpack", "FILE", file_commands.add_unpack_command_flags, file_commands.unpack_command),
-    Command("cluster", "check", add_cluster_command_flags, cluster_command),
+    Command("time", f"{_MODEL} --sparsity 20", run_commands.time_command, (*RUN_FLAGS, "--threads", *_OUTPUT)),
+    Command("export", _EXPORT, file_commands.export_command, (*RUN_FLAGS, *_FORM, "--quiet")),
+    Command("verify", "DIR", file_commands.verify_command, ("export", "--data-dir", "--quiet")),
+    Command("runs", "", file_commands.runs_command, ("--data-dir",)),
+    Command("pack", "RUN FILE", file_commands.pack_command, ("run", "new", "--data-dir")),
+    Command("unpack", "FILE", file_commands.unpack_command, ("packed", "--data-dir")),
+    Command("cluster", "check", cluster_command, ("what",)),
 )
 
 _ABOUT = f"""\
@@ -107,7 +106,11 @@ stopped from the keyboard.
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command of the command line. Returns the exit code, one of those that `--help` lists."""
     redact_output()
-    arguments = _parsed(argv)
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    for name, value in vars(arguments).items():
+        if value == []:  # argparse takes the value out of `--flag=--`
+            parser.error(f"argument --{name.replace('_', '-')}: expected one argument")
     work: Work = arguments.start(arguments)
     try:
         next(work)
@@ -116,30 +119,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return print_error(error, EXIT_BAD_ARGUMENTS)
     silence_libraries()
     try:
-        return _finish(work)
+        next(work)
+    except StopIteration as end:
+        return int(end.value)
     except SparseDashError as error:
         # A model or a text that cannot be used shows when it is read; nothing was computed with it either.
         unusable = isinstance(error, SettingsError | ModelError | CorpusError) and not is_full(error)
         return print_error(error, EXIT_BAD_ARGUMENTS if unusable else EXIT_FAILED)
     except KeyboardInterrupt:
         return print_error(Cancelled(), EXIT_STOPPED)
-
-
-def _finish(work: Work) -> int:
-    try:
-        next(work)
-    except StopIteration as end:
-        return int(end.value)
     raise AssertionError("A command yields once.")
-
-
-def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = _parser()
-    arguments = parser.parse_args(argv)
-    for name, value in vars(arguments).items():
-        if value == []:  # argparse takes the value out of `--flag=--`
-            parser.error(f"argument --{name.replace('_', '-')}: expected one argument")
-    return arguments
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -151,6 +140,6 @@ def _parser() -> argparse.ArgumentParser:
         summary = (command.start.__doc__ or "").rstrip(".")
         description = f"{summary}: sparsedash {command.name} {command.example}".rstrip()
         own = words.add_parser(command.name, help=summary[:1].lower() + summary[1:], description=description)
-        command.add_flags(own)
+        add_flags(own, command.name, command.flags)
         own.set_defaults(start=command.start)
     return parser

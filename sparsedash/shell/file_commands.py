@@ -3,37 +3,20 @@
 import argparse
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
 
 from sparsedash.catalog.families import require_form
 from sparsedash.reporting import wording
 from sparsedash.reporting.deployment import proof_words
 from sparsedash.schema.errors import JobError, SettingsError, StoreError
-from sparsedash.schema.export_settings import Export, ExportSettings, Weights, possible_weights
-from sparsedash.schema.fields import field_rows
+from sparsedash.schema.export_settings import Export, ExportSettings, possible_weights
 from sparsedash.schema.records import Record, Run
 from sparsedash.schema.settings import RunSettings
 from sparsedash.service.model_lookup import gguf_file_problem
-from sparsedash.shell.flags import (
-    add_data_folder_flag,
-    add_flag,
-    add_run_flags,
-    open_store,
-    open_store_for,
-    run_from_flags,
-)
-from sparsedash.shell.terminal import (
-    ProgressBar,
-    Work,
-    add_quiet_flag,
-    align_columns,
-    one_line,
-    path_argument,
-    print_warnings,
-)
+from sparsedash.shell.flags import open_store, open_store_for, run_from_flags
+from sparsedash.shell.terminal import ProgressBar, Work, align_columns, one_line, print_warnings
 from sparsedash.storage.local_machine import local_path, writable_file, write_atomically
 from sparsedash.storage.model_folders import export_key_of
-from sparsedash.storage.run_files import MAX_BYTES, SUFFIX, keep_run, read_run_file, run_file
+from sparsedash.storage.run_files import MAX_BYTES, keep_run, read_run_file, run_file
 from sparsedash.storage.store import Store
 from sparsedash.storage.users import UserData
 
@@ -41,31 +24,16 @@ _FEWEST_DIGITS = 6
 _DIGITS_SHOWN = 16
 
 
-def add_export_command_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of `export`."""
-    add_run_flags(parser)
-    rows = field_rows(ExportSettings)
-    add_flag(parser, rows["form"])
-    add_flag(parser, rows["shard_mb"])
-    weights = f"{', '.join(get_args(Weights))} (as --dtype)"
-    parser.add_argument("--weights", metavar="TYPE", help=weights)
-    dense = "a GGUF file of the dense model with full weights, for --form gguf where the model is none"
-    parser.add_argument("--dense-gguf", type=path_argument, metavar="FILE", help=dense)
-    to = "the folder to make; it must not exist (one in the data folder)"
-    parser.add_argument("--to", type=path_argument, metavar="DIR", help=to)
-    add_quiet_flag(parser)
-
-
 def export_command(arguments: argparse.Namespace) -> Work:
     """Write the files of one sparse model, and prove that they load."""
     settings = run_from_flags(arguments)
     if settings.n_sparse != 1:
         raise SettingsError("sparse models", settings.n_sparse, "one method and one sparsity")
-    form = arguments.form
+    form, given = arguments.form, arguments.dense_gguf
     # A run in bfloat16 has no such GGUF file; float32 holds the same numbers.
     usual = settings.dtype if settings.dtype in possible_weights(form) else "float32"
     to = "" if arguments.to is None else str(_new_folder(arguments.to))
-    dense = "" if arguments.dense_gguf is None else str(local_path(str(arguments.dense_gguf)).absolute())
+    dense = "" if given is None else str(local_path(str(given)).absolute())
     request = ExportSettings(
         dense="",
         sparse="",
@@ -76,7 +44,7 @@ def export_command(arguments: argparse.Namespace) -> Work:
         dense_gguf=dense,
     )
     if dense and (problem := gguf_file_problem(Path(dense))):
-        raise SettingsError("--dense-gguf", str(arguments.dense_gguf), "a GGUF file of the dense model", problem)
+        raise SettingsError("--dense-gguf", str(given), "a GGUF file of the dense model", problem)
     require_form(form, *settings.points[0])
     store = open_store_for(settings, arguments)
     yield
@@ -110,16 +78,9 @@ def _new_folder(folder: Path) -> Path:
     return found
 
 
-def add_verify_command_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of `verify`."""
-    parser.add_argument("folder", type=path_argument, metavar="DIR", help="a folder that `sparsedash export` has made")
-    add_data_folder_flag(parser)
-    add_quiet_flag(parser)
-
-
 def verify_command(arguments: argparse.Namespace) -> Work:
     """Prove again that an exported folder loads and is unchanged."""
-    folder = local_path(str(arguments.folder)).absolute()
+    folder = local_path(str(arguments.export)).absolute()
     key = export_key_of(folder)
     store = open_store(arguments)
     export = store.get(Export, key)
@@ -167,18 +128,11 @@ def runs_command(arguments: argparse.Namespace) -> Work:
     return 0
 
 
-def add_pack_command_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of `pack`."""
-    parser.add_argument("run", metavar="RUN", help="its key, or the beginning of it, as `runs` lists it")
-    parser.add_argument("file", type=path_argument, metavar="FILE", help=f"the file to write, {SUFFIX} at its end")
-    add_data_folder_flag(parser)
-
-
 def pack_command(arguments: argparse.Namespace) -> Work:
     """Write a finished run into one file, for another machine."""
     store = open_store(arguments)
     run = _finished_run(arguments.run, store)
-    file = writable_file(arguments.file, "FILE")
+    file = writable_file(arguments.new, "FILE")
     yield
     packed = run_file(run, store)
     write_atomically(file, packed)
@@ -198,15 +152,9 @@ def _finished_run(beginning: str, store: Store) -> Run:
     return run
 
 
-def add_unpack_command_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of `unpack`."""
-    parser.add_argument("file", type=path_argument, metavar="FILE", help="what `sparsedash pack` has written")
-    add_data_folder_flag(parser)
-
-
 def unpack_command(arguments: argparse.Namespace) -> Work:
     """Add the run of a packed file to the results here."""
-    file = local_path(str(arguments.file)).absolute()
+    file = local_path(str(arguments.packed)).absolute()
     if not file.is_file():
         raise SettingsError("FILE", str(file), "a file that `sparsedash pack` has written")
     try:

@@ -1,60 +1,131 @@
-"""Flags that describe a run or a search, made from the field table, and the settings they give."""
+"""Flags of the commands, made from the field table where they are settings, and the settings they give."""
 
 import argparse
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
 
 from sparsedash.catalog import presets
 from sparsedash.catalog.choices import OFFERED, CatalogEntry
+from sparsedash.jobs.cluster_parts import SCHEDULER
 from sparsedash.schema.errors import SparseDashError
+from sparsedash.schema.export_settings import ExportSettings, Weights
 from sparsedash.schema.fields import FieldRow, field_rows
 from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.pair_records import TimingSettings
 from sparsedash.schema.settings import (
     CalibrationSettings,
     EvaluationSettings,
     FindSettings,
     RunSettings,
     parse_percents,
+    percents_text,
 )
 from sparsedash.service.request_checks import is_hub_id, run_problems
-from sparsedash.shell.terminal import path_argument
+from sparsedash.shell.terminal import EXIT_BEYOND, STDOUT
 from sparsedash.stats.tolerance import Tolerance
 from sparsedash.storage.local_machine import absolute_data_folder, data_folder
 from sparsedash.storage.model_folders import model_config
+from sparsedash.storage.run_files import SUFFIX
 from sparsedash.storage.store import WORK_PATIENCE_S, Store
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 _METAVARS = {"choice": "NAME", "number": "X", "reference": "REF", "sparsities": "PERCENTS", "whole": "N"}
-_NOT_OF_A_SEARCH = ("sparsities_permille", "stop_early")
 
 
-def add_run_flags(parser: argparse.ArgumentParser, *, search: bool = False) -> None:
-    """Add the flags of a run, or those of a search: without sparsities, and with one method."""
-    some = f"one of {_names(method for method in presets.METHODS if method.searchable)}"
-    several = f"one or several, with commas between, of {_names(presets.METHODS)}"
-    for settings in (RunSettings, CalibrationSettings, MethodSettings, EvaluationSettings):
-        for row in field_rows(settings).values():
-            if row.flag and not (search and row.name in _NOT_OF_A_SEARCH):
-                add_flag(parser, row)
-    method = f"{some if search else several} (%(default)s)"
-    metavar = "NAME" if search else "NAMES"
-    parser.add_argument("--method", default=presets.DEFAULT_METHOD, metavar=metavar, help=method)
-    add_data_folder_flag(parser)
+def path_argument(text: str) -> Path:
+    """The path of an argument."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("a name is needed")
+    return Path(text)
 
 
-def add_tolerance_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of the tolerance."""
-    for row in field_rows(FindSettings).values():
-        add_flag(parser, row)
+def _file_or_stdout(text: str) -> Path | str:
+    return STDOUT if text == STDOUT else path_argument(text)
 
 
-def add_data_folder_flag(parser: argparse.ArgumentParser) -> None:
-    """Add the flag of the data folder."""
-    kept = "where results are kept (%(default)s)"
-    parser.add_argument("--data-dir", type=path_argument, default=data_folder(), metavar="DIR", help=kept)
+def _names(offered: Iterable[CatalogEntry | presets.Method]) -> str:
+    return ", ".join(each.name for each in offered)
+
+
+def _flags_of(*tables: "type[DataclassInstance]") -> dict[str, FieldRow]:
+    return {row.flag: row for table in tables for row in field_rows(table).values() if row.flag}
+
+
+_RUN = _flags_of(RunSettings, CalibrationSettings, MethodSettings, EvaluationSettings)
+_SETTINGS = _RUN | _flags_of(FindSettings, TimingSettings, ExportSettings)
+
+RUN_FLAGS = (*_RUN, "--method", "--data-dir")
+SEARCH_FLAGS = tuple(flag for flag in RUN_FLAGS if flag not in ("--sparsity", "--stop-early"))
+TOLERANCE_FLAGS = tuple(_flags_of(FindSettings))
+
+_FILE = {"type": path_argument, "metavar": "FILE"}
+_FOLDER = {"type": path_argument, "metavar": "DIR"}
+_SWITCH = {"action": "store_true"}
+_METHOD = {"default": presets.DEFAULT_METHOD}
+_OTHERS: dict[str, dict[str, Any]] = {
+    "--method": _METHOD
+    | {"metavar": "NAMES", "help": f"one or several, with commas between, of {_names(presets.METHODS)} (%(default)s)"},
+    "find --method": _METHOD
+    | {"metavar": "NAME", "help": f"one of {_names(m for m in presets.METHODS if m.searchable)} (%(default)s)"},
+    "--data-dir": _FOLDER | {"help": "where results are kept (%(default)s)"},
+    "--json": {
+        "type": _file_or_stdout,
+        "metavar": "FILE",
+        "help": "write the whole result there as JSON; "
+        f"{STDOUT} is standard output, and the table then goes to standard error",
+    },
+    "--quiet": _SWITCH | {"help": "show no progress: only the result, warnings and errors"},
+    "--fail-beyond": _SWITCH | {"help": f"exit with {EXIT_BEYOND} where a sparse model is beyond that"},
+    "--fail-unless-within": _SWITCH
+    | {"help": f"exit with {EXIT_BEYOND} unless every measure that is judged is within that, in every sparse model"},
+    "--weights": {"metavar": "TYPE", "help": f"{', '.join(get_args(Weights))} (as --dtype)"},
+    "--dense-gguf": _FILE
+    | {"help": "a GGUF file of the dense model with full weights, for --form gguf where the model is none"},
+    "--to": _FOLDER | {"help": "the folder to make; it must not exist (one in the data folder)"},
+    "export": _FOLDER | {"help": "a folder that `sparsedash export` has made"},
+    "run": {"metavar": "RUN", "help": "its key, or the beginning of it, as `runs` lists it"},
+    "new": _FILE | {"help": f"the file to write, {SUFFIX} at its end"},
+    "packed": _FILE | {"help": "what `sparsedash pack` has written"},
+    "what": {"choices": ["check"], "help": f"check: whether that of {SCHEDULER} can be used, and by whom"},
+}
+"""Flags that are no settings, and arguments; one command's own form of a flag comes after the command's name."""
+
+
+def add_flags(parser: argparse.ArgumentParser, command: str, flags: Iterable[str]) -> None:
+    """Add the flags and arguments of a command."""
+    for flag in flags:
+        if flag in _SETTINGS:
+            _add_setting(parser, command, _SETTINGS[flag])
+        else:
+            about = _OTHERS.get(f"{command} {flag}") or _OTHERS[flag]
+            parser.add_argument(flag, **about | ({"default": data_folder()} if flag == "--data-dir" else {}))
+
+
+def _add_setting(parser: argparse.ArgumentParser, command: str, row: FieldRow) -> None:
+    about = row.flag_help or ". ".join(filter(None, [row.label, row.help]))
+    if row.kind == "switch":
+        parser.add_argument(row.flag, action="store_true", help=about)
+        return
+    if row.kind == "choice":
+        about = ". ".join(filter(None, [f"{row.label}: {', '.join(row.options)}", row.help]))
+    if row.kind == "reference" and row.name != "model":
+        about = f"{_names(OFFERED[row.title])} or file:PATH"
+    default = row.starts.get(command, row.default)
+    if row.kind == "sparsities":
+        default = percents_text(default)
+    required = row.name == "model"
+    parser.add_argument(
+        row.flag,
+        type={"whole": int, "number": float}.get(row.kind, str),
+        default=None if required else default,
+        required=required,
+        metavar=_METAVARS[row.kind],
+        help=about if required or default is None else f"{about} (%(default)s)",
+    )
 
 
 def run_from_flags(arguments: argparse.Namespace) -> RunSettings:
@@ -101,39 +172,11 @@ def open_store_for(settings: RunSettings, arguments: argparse.Namespace) -> Stor
     return store
 
 
-def add_flag(parser: argparse.ArgumentParser, row: FieldRow) -> None:
-    """Add the flag of a setting."""
-    about = row.flag_help or row.help
-    if row.kind == "switch":
-        parser.add_argument(row.flag, action="store_true", help=about)
-        return
-    if row.kind == "choice":
-        about = ". ".join(filter(None, [f"{row.label}: {', '.join(row.options)}", about]))
-    if row.kind == "reference" and row.name != "model":
-        about = f"{_names(OFFERED[row.title])} or file:PATH"
-    default = row.default
-    if row.kind == "sparsities":
-        default = ",".join(f"{permille / 10:g}" for permille in row.default)
-    required = row.name == "model"
-    parser.add_argument(
-        row.flag,
-        type={"whole": int, "number": float}.get(row.kind, str),
-        default=None if required else default,
-        required=required,
-        metavar=_METAVARS[row.kind],
-        help=about if required or default is None else f"{about} (%(default)s)",
-    )
-
-
 def _values(arguments: argparse.Namespace, settings: "type[DataclassInstance]") -> dict[str, Any]:
     """The values of the flags that belong to these settings, by the names of the settings."""
-    dests = {row.name: row.flag[2:].replace("-", "_") for row in field_rows(settings).values() if row.flag}
+    dests = {row.name: flag[2:].replace("-", "_") for flag, row in _flags_of(settings).items()}
     return {name: getattr(arguments, dest) for name, dest in dests.items() if hasattr(arguments, dest)}
 
 
 def _method(name: str, arguments: argparse.Namespace) -> MethodSettings:
     return replace(presets.method_named(name), **_values(arguments, MethodSettings))
-
-
-def _names(offered: Iterable[CatalogEntry | presets.Method]) -> str:
-    return ", ".join(each.name for each in offered)

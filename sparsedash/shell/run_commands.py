@@ -13,25 +13,15 @@ from sparsedash.reporting.run_reports import run_document
 from sparsedash.reporting.run_results import StoredResults, run_results
 from sparsedash.reporting.wording import source_note
 from sparsedash.schema.errors import SparseDashError
-from sparsedash.schema.fields import field_rows
 from sparsedash.schema.pair_records import TimingSettings
 from sparsedash.schema.records import Record, Run
 from sparsedash.schema.settings import FindResult, RunSettings
 from sparsedash.shell.file_commands import short_run_key, stored_runs
-from sparsedash.shell.flags import (
-    add_flag,
-    add_run_flags,
-    add_tolerance_flags,
-    open_store_for,
-    run_from_flags,
-    search_from_flags,
-    tolerance_from_flags,
-)
+from sparsedash.shell.flags import open_store_for, run_from_flags, search_from_flags, tolerance_from_flags
 from sparsedash.shell.terminal import (
     EXIT_BEYOND,
     ProgressBar,
     Work,
-    add_output_flags,
     align_columns,
     print_warnings,
     result_writer,
@@ -39,17 +29,6 @@ from sparsedash.shell.terminal import (
 )
 from sparsedash.stats.tolerance import Tolerance
 from sparsedash.storage.store import Store
-
-
-def add_run_command_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of `run`."""
-    add_run_flags(parser)
-    add_tolerance_flags(parser)
-    fails = f"exit with {EXIT_BEYOND} where a sparse model is beyond that"
-    parser.add_argument("--fail-beyond", action="store_true", help=fails)
-    strictly = f"exit with {EXIT_BEYOND} unless every measure that is judged is within that, in every sparse model"
-    parser.add_argument("--fail-unless-within", action="store_true", help=strictly)
-    add_output_flags(parser)
 
 
 def run_command(arguments: argparse.Namespace) -> Work:
@@ -99,13 +78,6 @@ def stored_run_document(
     return run_document(run, dense, [record for record in sparse if record is not None], tolerance, result)
 
 
-def add_find_command_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of `find`."""
-    add_run_flags(parser, search=True)
-    add_tolerance_flags(parser)
-    add_output_flags(parser)
-
-
 def find_command(arguments: argparse.Namespace) -> Work:
     """Find the largest sparsity within the tolerance."""
     settings = search_from_flags(arguments)
@@ -122,14 +94,6 @@ def find_command(arguments: argparse.Namespace) -> Work:
     document = stored_run_document(run, store, tolerance_from_flags(arguments), result)
     write([*run_table(document), "", document["find"]["sentence"], short_run_key(run)], document)
     return EXIT_BEYOND if document["find"]["answer_percent"] is None else 0
-
-
-def add_time_command_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of `time`."""
-    add_run_flags(parser)
-    parser.set_defaults(sparsity="20")
-    add_flag(parser, field_rows(TimingSettings)["n_threads"])
-    add_output_flags(parser, "every sample and the result")
 
 
 def time_command(arguments: argparse.Namespace) -> Work:

@@ -15,7 +15,7 @@ from sparsedash.catalog import presets
 from sparsedash.reporting import wording
 from sparsedash.schema.errors import SparseDashError
 from sparsedash.schema.method_settings import MethodSettings
-from sparsedash.schema.progress import STAGE_TITLES, Step
+from sparsedash.schema.progress import STAGE_TITLES, STARTING, Step
 from sparsedash.schema.settings import RunSettings
 from sparsedash.storage.local_machine import writable_file, write_atomically
 
@@ -40,26 +40,6 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """End the program with this error."""
         self.exit(EXIT_BAD_ARGUMENTS, f"{self.prog}: {one_line(message)}\n")
-
-
-def path_argument(text: str) -> Path:
-    """The path of an argument."""
-    if not text.strip():
-        raise argparse.ArgumentTypeError("a name is needed")
-    return Path(text)
-
-
-def add_output_flags(parser: argparse.ArgumentParser, holds: str = "the whole result") -> None:
-    """Add the flags of the result's file and of progress."""
-    to = f"write {holds} there as JSON; {STDOUT} is standard output, and the table then goes to standard error"
-    parser.add_argument("--json", type=_file_or_stdout, metavar="FILE", help=to)
-    add_quiet_flag(parser)
-
-
-def add_quiet_flag(parser: argparse.ArgumentParser) -> None:
-    """Add the flag that hides progress."""
-    quiet = "show no progress: only the result, warnings and errors"
-    parser.add_argument("--quiet", action="store_true", help=quiet)
 
 
 def result_writer(arguments: argparse.Namespace) -> Callable[[Iterable[str], dict[str, Any]], None]:
@@ -104,10 +84,6 @@ def silence_libraries() -> None:
     warnings.simplefilter("ignore")
 
 
-def _file_or_stdout(text: str) -> Path | str:
-    return STDOUT if text == STDOUT else path_argument(text)
-
-
 def one_line(text: str) -> str:
     """The text in one line of bounded length, with control characters spelt out."""
     plain = text.replace("\u00a0", " ")
@@ -122,19 +98,25 @@ def run_table(document: dict[str, Any]) -> Iterator[str]:
     """
     sparse, settings = document["sparse"], document["settings"]
     several = len(settings["methods"]) > 1
-    names = [
-        sparse_model_label(MethodSettings(**answers["method"]), answers["sparsity_percent"], several)
-        for answers in sparse
-    ]
-    width = max(8, *(len(name) + 2 for name in ["", *names]))
-    removed, answered = f"{'MLPs':>8}{'linear':>8}", f"{'last word':>16}{'last token':>13}{'word ppl':>14}"
-    yield f"{'':{width}}{removed}{answered}{'broke':>8}{'fixed':>8}{'verdict':>11}"
-    for name, answers in zip(["dense", *names], [document["dense"], *sparse], strict=True):
-        yield f"{name:{width}}{_result_columns(answers)}"
+    rows = [["", "MLPs", "linear", "last word", "last token", "word ppl", "broke", "fixed", "verdict"]]
+    rows.append(["dense", *_result_cells(document["dense"])])
+    for answers in sparse:
+        name = sparse_model_label(MethodSettings(**answers["method"]), answers["sparsity_percent"], several)
+        rows.append([name, *_result_cells(answers)])
+    yield from align_columns(rows, numbers=True)
     if settings["evaluation"]["rule"] == "published":
         yield "last token by the published rule: a passage of more than 197 tokens is wrong"
     if settings["evaluation"]["stop_early"]:
         yield "sparse models stopped when their difference was decided; verdicts allow for that"
+
+
+def _result_cells(answers: dict[str, Any]) -> list[str]:
+    word, token, pairs = answers["last_word"], answers["last_token"], answers.get("paired")
+    perplexity = inf if answers["word_perplexity"] is None else answers["word_perplexity"]
+    cells = [f"{answers.get(share, 0):.1%}" for share in ("mlp_sparsity", "matmul_ratio")]
+    cells += [f"{word['right']} of {word['total']}", f"{token['right'] / token['total']:.1%}"]
+    against = [str(pairs["broke"]), str(pairs["mended"]), answers["verdict"]["verdict"]] if pairs else [""] * 3
+    return [*cells, wording.perplexity(perplexity), *against]
 
 
 def align_columns(rows: Sequence[Sequence[str]], numbers: bool = False) -> Iterator[str]:
@@ -152,17 +134,6 @@ def sparse_model_label(method: MethodSettings, percent: float, several: bool) ->
     return f"{presets.method_name(method)}, {removed}" if several else removed
 
 
-def _result_columns(answers: dict[str, Any]) -> str:
-    word, token, pairs = answers["last_word"], answers["last_token"], answers.get("paired")
-    line = "".join(f"{share:>8.1%}" for share in (answers.get("mlp_sparsity", 0), answers.get("matmul_ratio", 0)))
-    line += f"{word['right']:>6} of {word['total']:<6}{token['right'] / token['total']:>13.1%}"
-    perplexity = answers["word_perplexity"]
-    line += f"{wording.perplexity(inf if perplexity is None else perplexity):>14}"
-    if pairs:
-        line += f"{pairs['broke']:>8}{pairs['mended']:>8}{answers['verdict']['verdict']:>11}"
-    return line
-
-
 class ProgressBar:
     """Progress on standard error: a bar for each stage and sparse model, or a line each without a terminal.
 
@@ -170,16 +141,12 @@ class ProgressBar:
     """
 
     def __init__(self, settings: RunSettings | None, quiet: bool = False) -> None:
-        self._settings = settings
-        self._quiet = quiet
+        self._settings, self._quiet = settings, quiet
         self._titles: list[str] = []
+        self._bar: Any = None
 
     def __enter__(self) -> "ProgressBar":
-        from tqdm import tqdm
-
-        self._tqdm = tqdm
-        self._bar: tqdm | None = None
-        self(Step("start", 0, 0))
+        self(STARTING)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -199,10 +166,12 @@ class ProgressBar:
                 print(f"{title}: {step.total:,} {step.unit}" if counted else title, file=sys.stderr)
                 self._titles.append(title)
             return
-        if self._bar is None or [title] != self._titles:
+        if [title] != self._titles:
+            from tqdm import tqdm
+
             self.__exit__()
             self._titles = [title]
-            self._bar = self._tqdm(total=step.total, desc=title, unit=f" {step.unit}", leave=False)
+            self._bar = tqdm(total=step.total, desc=title, unit=f" {step.unit}", leave=False)
         self._bar.total = step.total
         self._bar.update(step.done - self._bar.n)
 

@@ -69,8 +69,8 @@ def _show_written(backend: Backend, pair: Pair, request: ContinuationSettings, n
         _watch_writing(backend, pair, others, job.id)
         return
     if stored is None and job is not None:
-        if any(job.texts):
-            _draw_growing(pair, others, job.texts)
+        if any(job.progress.texts):
+            _draw_growing(pair, others, job.progress.texts or ("", ""))
         job_panel.draw_job(backend, job, brief=True)
         return
     remark = "What was written is no longer stored."
@@ -95,7 +95,7 @@ def _watch_writing(backend: Backend, pair: Pair, others: Sequence[str], job_id: 
         with frame.row():
             frame.show(element("p", escape(_progress(backend, job)), css="sd-progress", role="status"))
             frame.action_button("Stop", cancel, key=f"stop-{job.id}", icon="stop_circle", disabled=job.stopping)
-        _draw_growing(pair, others, job.texts)
+        _draw_growing(pair, others, job.progress.texts or ("", ""))
 
 
 def _progress(backend: Backend, job: Job) -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from sparsedash.catalog.presets import METHODS
 from sparsedash.schema.fields import field_rows
 from sparsedash.schema.method_settings import MethodSettings
-from sparsedash.schema.settings import FindSettings, RunSettings
+from sparsedash.schema.settings import FindSettings, RunSettings, percents_text
 from sparsedash.ui.address_bar import Query
 
 if TYPE_CHECKING:
@@ -68,6 +68,6 @@ def _text(value: Any) -> str:
         case float():
             return f"{value:.15g}"
         case tuple():
-            return ", ".join(f"{permille / 10:g}" for permille in value)
+            return percents_text(value)
         case _:
             return str(value)

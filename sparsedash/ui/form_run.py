@@ -21,6 +21,7 @@ from sparsedash.schema.settings import (
     FindSettings,
     RunSettings,
     parse_percents,
+    percents_text,
 )
 from sparsedash.service.backend import Backend
 from sparsedash.service.request_checks import is_hub_id
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
 
 _RUN, _METHOD = field_rows(RunSettings), field_rows(MethodSettings)
 _CALIBRATION, _EVALUATION = field_rows(CalibrationSettings), field_rows(EvaluationSettings)
-_FIRST_SPARSITIES = "10, 20, 30"
 _BUDGET = replace(
     _EVALUATION["n_passages"],
     label="Passages to answer, at most",
@@ -139,7 +139,8 @@ def _settings(values: Mapping[str, Any], methods: list[MethodSettings], search: 
 
 def _sparsities_field() -> dict[str, Any]:
     row = _RUN["sparsities_permille"]
-    text = st.text_input(row.label, _FIRST_SPARSITIES, key=row.key, bind=BOUND, max_chars=300, help=row.help)
+    first = percents_text(row.starts["form"])
+    text = st.text_input(row.label, first, key=row.key, bind=BOUND, max_chars=300, help=row.help)
     return {
         row.key: validated(
             row.key, lambda: RunSettings(sparsities_permille=parse_percents(text or "")).sparsities_permille

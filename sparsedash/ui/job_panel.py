@@ -84,7 +84,7 @@ def _progress_lines(backend: Backend, job: Job, steady: bool, forecast: Prefligh
     moves; else one line of times.
     """
     took_s = None if job.started_at is None or job.finished_at is None else job.finished_at - job.started_at
-    times = [f"asked {wording.moment(job.created_at, frame.zone())}"]
+    times = [f"asked {wording.moment(job.queued_at, frame.zone())}"]
     if took_s is not None:
         times.append(f"took {wording.duration_words(took_s)}")
         if forecast is not None and forecast.duration.total_s is not None:
@@ -325,9 +325,9 @@ def _machine_row(seen: MachineView) -> list[str]:
     elif seen.job_id is None or progress is None:
         job = "nothing"
     else:
-        share = f", {wording.percent(progress.done / progress.total, 0)}" if progress.total > 1 else ""
+        share = f", {wording.percent(progress.share, 0)}" if progress.total > 1 else ""
         which = "" if progress.point is None else f", sparse model {progress.point + 1}"
-        job = f"job {seen.job_id}{which}: {wording.stage_title(progress.stage or 'start')}{share}"
+        job = f"job {seen.job_id}{which}: {wording.stage_title(progress.stage)}{share}"
     facts = machine.facts or MachineFacts()
     memory = [wording.size(n_bytes) if n_bytes else "–" for n_bytes in (facts.child_bytes, facts.free_bytes)]
     return [machine.name, job, *memory, ", ".join(facts.gpus) or "none"]

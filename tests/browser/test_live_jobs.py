@@ -7,10 +7,10 @@ from dataclasses import asdict, replace
 import pytest
 from playwright.sync_api import expect
 
-from sparsedash.jobs.job import Job, Taken
+from sparsedash.jobs.job import Job
 from sparsedash.jobs.job_table import JobTable
-from sparsedash.jobs.local_runner import hold_lock, job_lock, slot_lock
-from sparsedash.schema.progress import Step
+from sparsedash.jobs.lock_files import hold_lock, job_lock, slot_lock
+from sparsedash.schema.progress import Step, Taken
 from sparsedash.schema.settings import RunSettings
 from sparsedash.storage.store import Store, claim_data_folder
 from tests.browser.served import ready
@@ -48,8 +48,8 @@ class Worker:
         self.say("start")
 
     def say(self, stage, point=None, done=0, total=1):
-        taken = [Taken(stage, point, 1.0)]
-        self.table.report(self.job, Step(stage, done, total, unit="passages", point=point), rate=None, taken=taken)
+        taken = (Taken(stage, point, 1.0),)
+        self.table.report(self.job, Step(stage, done, total, unit="passages", point=point, taken=taken))
 
     def answer(self, n_sparse):
         """The dense model and so many sparse ones have answered."""
@@ -109,7 +109,7 @@ def test_nothing_moves_from_waiting_to_the_end_and_a_screen_reader_hears_how_far
         expect(page.locator(".js-plotly-plot")).to_be_visible()
         measure()
     found |= faults(page)
-    worker.table.finish(worker.job)
+    worker.table.end(worker.job, "done")
     expect(page.locator(".sd-state-done")).to_be_visible()
     measure()
     expect(page.locator(".sd-next")).to_have_text(re.compile("^Next: "))
@@ -126,9 +126,9 @@ def test_a_run_that_ends_without_results_says_so(end, page, start_server, worker
     if end == "cancelled":
         page.get_by_role("button", name="Cancel").click()
         expect(page.locator("h1")).to_have_text("This run is being stopped.")
-        worker.table.mark_cancelled(worker.job, "Stopped.", "")
+        worker.table.end(worker.job, "cancelled", "Stopped.")
     else:
-        worker.table.fail(worker.job, "SomeError", "It broke.", "Try again.")
+        worker.table.end(worker.job, "failed", "It broke.", "Try again.")
         expect(page.locator(".sd-state-failed")).to_be_visible()
     expect(page.locator("h1")).to_have_text("This run has no results.")
     expect(page.get_by_text("on their way")).to_have_count(0)
@@ -147,7 +147,7 @@ class OneJob:
         self.job = self.table.claim(self.job.id, "slot-0", 1)
 
     def finish(self) -> None:
-        self.table.finish(self.job)
+        self.table.end(self.job, "done")
         self.lock.close()
 
     def close(self) -> None:

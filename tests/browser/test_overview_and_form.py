@@ -8,7 +8,7 @@ import urllib.request
 import pytest
 from playwright.sync_api import expect
 
-from sparsedash.jobs.local_runner import hold_lock, slot_lock
+from sparsedash.jobs.lock_files import hold_lock, slot_lock
 from sparsedash.storage.store import Store
 from tests.browser.served import ready
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from sparsedash import worker
 from sparsedash.engine.calibration import gradients, statistics
 from sparsedash.engine.evaluation import evaluate
-from sparsedash.engine.job_handlers import load_job_handlers
 from sparsedash.engine.pruning import channel_pruning, compensation, weight_pruning
 from sparsedash.jobs.reporter import Reporter
 from sparsedash.storage import store
@@ -64,7 +63,7 @@ def keep_and_count_all(folder):
     worker.Reporter = CountedReporter
 
 
-load_job_handlers()
+worker.load_job_handlers()
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 print("ready", flush=True)
 for line in sys.stdin:

@@ -16,7 +16,6 @@ from functools import partial
 from pathlib import Path
 
 from sparsedash.engine.export import export
-from sparsedash.engine.job_handlers import JobTask, load_job_handlers
 from sparsedash.schema.errors import StoreError
 from sparsedash.schema.export_settings import Export, ExportSettings
 from sparsedash.schema.method_settings import MethodSettings
@@ -25,7 +24,7 @@ from sparsedash.schema.progress import ignore_steps, ignore_text
 from sparsedash.schema.records import Record
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.storage.store import Store
-from sparsedash.worker import describe_error
+from sparsedash.worker import JobTask, describe_error, load_job_handlers
 
 STAGES = ("load", "text", "calibrate", "prune", "evaluate")
 

@@ -102,7 +102,7 @@ class House:
         return self.table.get(job.id)
 
     def tend_until_stage(self, job: Job, stage: str) -> Job:
-        self.tend_until(lambda: self.table.get(job.id).stage == stage)
+        self.tend_until(lambda: self.table.get(job.id).progress.stage == stage)
         return self.table.get(job.id)
 
     def release(self) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sparsedash.jobs.local_runner import CLUSTER
+from sparsedash.jobs.job import CLUSTER
 from tests.dask_house import eventually
 from tests.faults.cluster_house import ClusterHouse
 
@@ -36,12 +36,12 @@ def test_a_running_job_says_how_far_it_is_and_who_is_at_work_and_stops_within_tw
     house.begin("ann", "ben")
     server = house.serve()
     job = house.submit("endless")
-    eventually(lambda: house.table.get(job.id).stage == "calibrate")
+    eventually(lambda: house.table.get(job.id).progress.stage == "calibrate")
     now = house.table.get(job.id)
-    assert (now.total, now.unit, now.point) == (1_000_000, "tokens", 0)
+    assert (now.progress.total, now.progress.unit, now.progress.point) == (1_000_000, "tokens", 0)
     at_work = [seen for seen in server.view().machines if seen.job_id == job.id]
     assert [seen.progress.stage for seen in at_work] == ["calibrate"]
-    assert at_work[0].machine.name in now.message
+    assert at_work[0].machine.name in now.progress.message
 
     asked_at = time.monotonic()
     house.table.request_cancel(job.id)
@@ -56,7 +56,7 @@ def test_a_child_that_does_not_listen_is_ended_within_two_seconds_as_well(house)
     house.begin("ann")
     house.serve()
     job = house.submit("deaf")
-    eventually(lambda: house.table.get(job.id).stage == "prune")
+    eventually(lambda: house.table.get(job.id).progress.stage == "prune")
     asked_at = time.monotonic()
     house.table.request_cancel(job.id)
     house.until_state(job, "cancelled")
@@ -80,7 +80,7 @@ def test_a_killed_child_is_told_as_on_the_server_with_the_machine_s_name_and_the
     house.begin("ann")
     house.serve()
     job = house.submit("endless")
-    eventually(lambda: house.table.get(job.id).stage == "calibrate")
+    eventually(lambda: house.table.get(job.id).progress.stage == "calibrate")
     for child in house.children_of("ann"):
         child.kill()
     crashed = house.until_state(job, "crashed")
@@ -104,7 +104,7 @@ def test_a_killed_machine_is_named_and_trying_again_makes_only_what_is_missing(h
     house.kill_worker("ann")
     crashed = house.until_state(job, "crashed", "done")
     assert crashed.state == "crashed"
-    assert crashed.error_text.startswith("ann was lost")
+    assert crashed.error_text.startswith("ann: lost")
     eventually(lambda: not house.children_of("ann"), within_s=5)
 
     house.table.retry(job.id)
@@ -134,7 +134,7 @@ def test_a_scheduler_that_dies_ends_its_jobs_in_words_and_leaves_no_child(house)
     house.begin("ann")
     server = house.serve(grace_s=2.0)
     job = house.submit("endless")
-    eventually(lambda: house.table.get(job.id).stage == "calibrate")
+    eventually(lambda: house.table.get(job.id).progress.stage == "calibrate")
     house.scheduler.kill()
     house.scheduler.wait()
     crashed = house.until_state(job, "crashed")

@@ -59,7 +59,7 @@ def sound(tmp_path_factory) -> Path:
         job = table.submit("run", f"k{number}", ASKED[number])
         if number % 2:
             table.claim(job.id, "slot-0", 4242)
-            table.fail(job, "ModelError", "text", "advice")
+            table.end(job, "failed", "text", "advice")
     table.close()
     return folder
 

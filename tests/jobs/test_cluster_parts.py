@@ -12,63 +12,45 @@ def nothing_named(monkeypatch):
         monkeypatch.delenv(name, raising=False)
 
 
-def test_without_an_address_there_is_none(monkeypatch):
-    assert named_scheduler() is None
-    monkeypatch.setenv(SCHEDULER, "  ")
-    assert named_scheduler() is None
+REASON, EXAMPLE = "without certificates runs code on every machine", r"as in tls://127\.0\.0\.1:8786"
 
 
 @pytest.mark.parametrize(
-    "address", ["tcp://127.0.0.1:8786", "tcp://localhost:8786", "tcp://[::1]:8786", "tcp://127.8.9.1:1"]
-)
-def test_on_this_machine_certificates_are_not_asked_for(address):
-    assert not Scheduler(address=address).encrypted
-
-
-@pytest.mark.parametrize(
-    "address",
+    ("refused", "addresses"),
     [
-        "tcp://10.0.0.7:8786",
-        "tcp://gpu-box:8786",
-        "tcp://0.0.0.0:8786",
-        "tcp://[2001:db8::1]:8786",
-        "tcp://127.0.0.1.nip:1",
+        (
+            "",
+            [
+                "tcp://127.0.0.1:8786",
+                "tcp://localhost:8786",
+                "tcp://[::1]:8786",
+                "tcp://127.8.9.1:1",
+                "tls://gpu-box:1",
+            ],
+        ),
+        (REASON, ["tcp://10.0.0.7:8786", "tcp://gpu-box:8786", "tcp://0.0.0.0:8786", "tcp://127.0.0.1.nip:1"]),
+        (REASON, ["tcp://[2001:db8::1]:8786"]),
+        (EXAMPLE, ["gpu-box:8786", "tls://gpu-box", "ws://127.0.0.1:8786", "inproc://a", "tls://a:99999", "tls://a:0"]),
+        (EXAMPLE, ["tls://a b:1", "x" * 9999]),
     ],
 )
-def test_elsewhere_they_are_and_the_reason_is_said(address):
-    with pytest.raises(SettingsError, match="without certificates runs code on every machine"):
-        Scheduler(address=address)
-    assert Scheduler(address=address.replace("tcp", "tls")).encrypted
+def test_a_scheduler_is_on_this_machine_or_has_certificates(refused, addresses):
+    for address in addresses:
+        if not refused:
+            assert Scheduler(address=address).encrypted == address.startswith("tls")
+        else:
+            with pytest.raises(SettingsError, match=refused):
+                Scheduler(address=address)
 
 
-@pytest.mark.parametrize(
-    "address",
-    [
-        "gpu-box:8786",
-        "tls://gpu-box",
-        "ws://127.0.0.1:8786",
-        "inproc://a",
-        "tls://a:99999",
-        "tls://a:0",
-        "tls://a b:1",
-        "x" * 9999,
-    ],
-)
-def test_what_is_no_address_is_refused_with_an_example(address):
-    with pytest.raises(SettingsError, match=r"as in tls://127\.0\.0\.1:8786"):
-        Scheduler(address=address)
-
-
-def test_a_certificate_that_cannot_be_read_is_refused_by_the_name_of_its_variable(monkeypatch, tmp_path):
-    monkeypatch.setenv(SCHEDULER, "tls://gpu-box:8786")
-    monkeypatch.setenv(CA, str(tmp_path / "missing.pem"))
-    with pytest.raises(SettingsError, match=CA):
-        named_scheduler()
-
-
-def test_certificates_are_those_of_the_variables(monkeypatch, tmp_path):
-    (tmp_path / "ca.pem").touch()
+def test_the_scheduler_and_its_certificates_are_those_of_the_environment(monkeypatch, tmp_path):
+    for address in (None, "  "):
+        assert named_scheduler() is None
+        monkeypatch.setenv(SCHEDULER, address or "  ")
     monkeypatch.setenv(SCHEDULER, "tls://gpu-box:8786")
     monkeypatch.setenv(CA, str(tmp_path / "ca.pem"))
+    with pytest.raises(SettingsError, match=CA):
+        named_scheduler()
+    (tmp_path / "ca.pem").touch()
     found = named_scheduler()
     assert (found.ca, found.certificate, found.key) == (str(tmp_path / "ca.pem"), "", "")

@@ -2,10 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
-import threading
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,17 +11,12 @@ from sparsedash.jobs.job_table import JobTable
 from sparsedash.jobs.local_runner import (
     LocalRunner,
     crash_reason,
-    hold_lock,
-    is_lock_held,
-    job_lock,
     last_log_lines,
     linger_s,
-    lock_holder,
-    machine_restarted,
     n_slots,
-    slot_lock,
     worker_environment,
 )
+from sparsedash.jobs.lock_files import hold_lock, is_lock_held, job_lock, lock_holder, slot_lock
 from sparsedash.schema.errors import SettingsError, StoreError
 
 
@@ -58,31 +49,23 @@ def test_there_is_a_worker_on_each_gpu_that_may_be_used_or_one(monkeypatch, tmp_
     ]
 
 
-@pytest.mark.parametrize("asked", ["3", "0"])
-def test_the_number_of_workers_can_be_set(monkeypatch, asked):
-    monkeypatch.setenv("SPARSEDASH_WORKERS", asked)
-    assert n_slots() == int(asked)
-
-
-@pytest.mark.parametrize("asked", ["many", "-1", "1.5", "1000", "9" * 5000, "²", "nan", " "])
-def test_a_nonsensical_number_of_workers_is_refused(monkeypatch, asked):
-    monkeypatch.setenv("SPARSEDASH_WORKERS", asked)
-    with pytest.raises(SettingsError, match="SPARSEDASH_WORKERS"):
-        n_slots()
-
-
-@pytest.mark.parametrize("asked", ["x", "nan", "inf", "-1", "1e999", " "])
-def test_a_nonsensical_patience_of_workers_is_refused_before_one_is_started(tmp_path, monkeypatch, asked):
-    monkeypatch.setenv("SPARSEDASH_LINGER_S", asked)
-    table = JobTable(tmp_path / "jobs.sqlite")
-    with pytest.raises(SettingsError, match="SPARSEDASH_LINGER_S"):
-        LocalRunner(tmp_path, table)
-    table.close()
-
-
-def test_an_idle_worker_ends_after_a_minute(monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "refused"),
+    [
+        ("SPARSEDASH_WORKERS", ["many", "-1", "1.5", "1000", "9" * 5000, "²", "nan", " "]),
+        ("SPARSEDASH_LINGER_S", ["x", "nan", "inf", "-1", "1e999", " "]),
+    ],
+)
+def test_a_nonsensical_variable_is_refused_before_a_worker_is_started(monkeypatch, tmp_path, table, name, refused):
     monkeypatch.delenv("SPARSEDASH_LINGER_S", raising=False)
     assert linger_s() == 60.0
+    for asked in ("3", "0"):
+        monkeypatch.setenv("SPARSEDASH_WORKERS", asked)
+        assert n_slots() == int(asked)
+    for asked in refused:
+        monkeypatch.setenv(name, asked)
+        with pytest.raises(SettingsError, match=name):
+            LocalRunner(tmp_path, table)
 
 
 def test_a_worker_finds_the_package_wherever_the_server_was_started(monkeypatch, tmp_path):
@@ -144,7 +127,9 @@ def test_a_busy_worker_is_not_counted_on(house):
     assert house.started == [1]
 
 
-def test_no_worker_is_started_where_none_is_wanted(tmp_path, monkeypatch):
+def test_no_worker_is_started_where_none_is_wanted(tmp_path, monkeypatch, house):
+    house.runner.prepare()
+    assert house.started == [0], "one is started beforehand where work is expected"
     house = Fixture(tmp_path, 0, monkeypatch)
     (job,) = house.submit("a")
     house.runner.reconcile()
@@ -152,11 +137,6 @@ def test_no_worker_is_started_where_none_is_wanted(tmp_path, monkeypatch):
     assert house.started == []
     assert house.table.get(job.id).state == "queued"
     house.table.close()
-
-
-def test_one_worker_is_started_beforehand_where_work_is_expected(house):
-    house.runner.prepare()
-    assert house.started == [0]
 
 
 def test_a_held_lock_keeps_a_silent_job_alive(house):
@@ -195,28 +175,21 @@ def clock(monkeypatch):
     return now
 
 
-@pytest.mark.parametrize("days", [-1, 0, 1])
-def test_a_clock_that_is_set_neither_spares_a_stuck_worker_nor_kills_a_healthy_one(house, signals, clock, days):
+def test_a_stuck_worker_is_signalled_in_time_whatever_the_clock_is_set_to_and_a_retried_job_has_its_time_again(
+    house, signals, clock
+):
     (job,) = house.submit("a")
-    locks = house.run_in_slot(job, 0)
-    house.table.request_cancel(job.id)
-    moved = "UPDATE jobs SET cancel_requested_at = cancel_requested_at + ?"
-    house.table._database._db.execute(moved, (86_400.0 * days,))
-    for moment, expected in ((0.0, []), (4.9, []), (5.1, [signal.SIGTERM]), (10.1, [signal.SIGTERM, signal.SIGKILL])):
-        clock[0] = 1000.0 + moment
-        house.runner.reconcile()
-        assert signals == expected
-    for lock in locks:
-        lock.close()
-
-
-def test_a_retried_job_that_is_stopped_again_has_its_time_again(house, signals, clock):
-    (job,) = house.submit("a")
-    for _ in range(2):
+    for days in (-1, 0, 1):
+        begun = clock[0]
         locks = house.run_in_slot(job, 0)
         house.table.request_cancel(job.id)
-        house.runner.reconcile()
-        assert signals == []
+        moved = "UPDATE jobs SET cancel_requested_at = cancel_requested_at + ?"
+        house.table._database._db.execute(moved, (86_400.0 * days,))
+        for seconds, expected in ((0.0, []), (4.9, []), (5.1, [signal.SIGTERM]), (10.1, [signal.SIGKILL])):
+            clock[0] = begun + seconds
+            house.runner.reconcile()
+            assert signals == expected
+            signals.clear()
         for lock in locks:
             lock.close()
         house.runner.reconcile()
@@ -225,9 +198,8 @@ def test_a_retried_job_that_is_stopped_again_has_its_time_again(house, signals, 
         clock[0] += 3600.0
 
 
-def test_a_worker_that_holds_its_slot_and_takes_no_job_is_told_of(tmp_path, monkeypatch):
+def test_a_worker_that_holds_its_slot_and_takes_no_job_is_told_of(tmp_path, table, monkeypatch):
     monkeypatch.setenv("SPARSEDASH_WORKERS", "1")
-    table = JobTable(tmp_path / "jobs.sqlite")
     runner = LocalRunner(tmp_path, table)
     with hold_lock(slot_lock(tmp_path, 0)):
         runner.reconcile()
@@ -238,7 +210,6 @@ def test_a_worker_that_holds_its_slot_and_takes_no_job_is_told_of(tmp_path, monk
         table.claim(job.id, "slot-0", os.getpid())
         runner.reconcile()
         assert runner.trouble(0.0) == ""
-    table.close()
 
 
 def test_a_lock_has_one_holder(tmp_path):
@@ -251,74 +222,10 @@ def test_a_lock_has_one_holder(tmp_path):
     assert (is_lock_held(path), lock_holder(path)) == (False, None)
 
 
-def test_looking_does_not_keep_a_worker_out(tmp_path):
-    path = tmp_path / "1.lock"
-    hold_lock(path).close()
-    stop = threading.Event()
-
-    def look():
-        while not stop.is_set():
-            is_lock_held(path)
-
-    looking = threading.Thread(target=look)
-    looking.start()
-    try:
-        for _ in range(20):
-            lock = hold_lock(path, wait_s=30.0)
-            assert lock is not None
-            lock.close()
-    finally:
-        stop.set()
-        looking.join()
-
-
-def test_a_child_that_was_started_does_not_keep_the_lock(tmp_path):
-    path = tmp_path / "1.lock"
-    with hold_lock(path):
-        child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    assert not is_lock_held(path)
-    child.communicate(b"\n")
-
-
-def test_a_file_where_the_folder_of_locks_belongs_is_named(tmp_path):
-    (tmp_path / "jobs").touch()
-    with pytest.raises(StoreError, match="jobs cannot be made"):
-        hold_lock(tmp_path / "jobs" / "1.lock")
-
-
-def test_a_lock_tells_whether_the_machine_was_started_since_it_was_taken(tmp_path, monkeypatch):
-    path, boot = tmp_path / "1.lock", tmp_path / "boot_id"
-    monkeypatch.setattr(local_runner, "_BOOT_ID", boot)
-    assert machine_restarted(path) is None
-    hold_lock(path).close()
-    assert machine_restarted(path) is None
-    for number in (1, 2):
-        boot.write_text(f"start {number}\n")
-        if number == 2:
-            assert machine_restarted(path) is True
-        hold_lock(path).close()
-        assert machine_restarted(path) is False
-
-
 @pytest.fixture
-def job(tmp_path):
-    table = JobTable(tmp_path / "jobs.sqlite")
+def job(tmp_path, table):
     (tmp_path / "logs").mkdir()
-    yield table.claim(table.submit("run", "a", {}).id, "slot-0", 1)
-    table.close()
-
-
-def test_a_job_of_an_earlier_start_of_the_machine_fell_to_the_restart(job):
-    text, advice = crash_reason(job, None, restarted=True)
-    assert "restarted" in text
-    assert "“Try again”" in advice
-
-
-@pytest.mark.parametrize("days", [-400, -1, 1, 400])
-def test_a_clock_that_was_set_is_not_taken_for_a_restart(job, days):
-    moved = replace(job, queued_at=job.queued_at + days * 86_400, heartbeat_at=job.heartbeat_at + days * 86_400)
-    for restarted in (False, None):
-        assert "restarted" not in crash_reason(moved, None, restarted)[0]
+    return table.claim(table.submit("run", "a", {}).id, "slot-0", 1)
 
 
 @pytest.mark.parametrize(
@@ -333,13 +240,10 @@ def test_a_clock_that_was_set_is_not_taken_for_a_restart(job, days):
         (0, "exit code 0"),
     ],
 )
-def test_every_exit_code_has_its_words(job, exit_code, words):
+def test_every_exit_code_has_its_words_and_the_last_line_of_the_log_is_quoted(job, tmp_path, exit_code, words):
     assert words in crash_reason(job, exit_code)[0]
-
-
-def test_the_last_line_of_the_log_is_quoted(job, tmp_path):
     (tmp_path / "logs/1.log").write_text("first\nlast words\n")
-    assert 'ends with "last words"' in crash_reason(job, 1)[1]
+    assert ('ends with "last words"' in crash_reason(job, exit_code)[1]) == (exit_code not in (None, -9))
 
 
 @pytest.mark.parametrize(

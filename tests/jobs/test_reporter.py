@@ -5,8 +5,7 @@ import signal
 
 import pytest
 
-from sparsedash.jobs.job_table import JobTable
-from sparsedash.jobs.reporter import Rate, Reporter, StopFlag
+from sparsedash.jobs.reporter import Reporter, StopFlag
 from sparsedash.schema.errors import Cancelled, StoreError
 from sparsedash.schema.progress import Step
 
@@ -16,13 +15,6 @@ class Clock:
 
     def __call__(self):
         return self.now
-
-
-@pytest.fixture
-def table(tmp_path):
-    table = JobTable(tmp_path / "jobs.sqlite")
-    yield table
-    table.close()
 
 
 @pytest.fixture
@@ -44,25 +36,22 @@ def test_steps_within_a_fifth_of_a_second_are_not_written(table, job, clock, rep
     reporter(Step("calibrate", 1, 10))
     clock.now = 0.15
     reporter(Step("calibrate", 2, 10))
-    assert table.get(job.id).done == 1
+    assert table.get(job.id).progress.done == 1
     clock.now = 0.26
     reporter(Step("calibrate", 3, 10))
-    assert table.get(job.id).done == 3
+    assert table.get(job.id).progress.done == 3
 
 
-def test_a_new_stage_is_written_at_once(table, job, reporter):
-    reporter(Step("calibrate", 10, 10))
-    reporter(Step("prune", 0, 4, unit="blocks", message="20 % sparse"))
-    seen = table.get(job.id)
-    assert (seen.stage, seen.total, seen.unit, seen.message) == ("prune", 4, "blocks", "20 % sparse")
-
-
-def test_the_right_answers_of_a_record_and_its_sparse_model_are_told_while_it_is_evaluated(table, job, reporter):
+def test_a_new_stage_is_written_at_once_and_nothing_of_the_one_before_is_left(table, job, reporter):
     reporter(Step("evaluate", 20, 100, unit="passages", message="20 % sparse", n_right=7, point=3))
-    seen = table.get(job.id)
+    seen = table.get(job.id).progress
     assert (seen.done, seen.total, seen.n_right, seen.point) == (20, 100, 7, 3)
-    reporter(Step("prune", 0, 4))
-    assert (table.get(job.id).n_right, table.get(job.id).point) == (None, None)
+    reporter(Step("prune", 0, 4, unit="blocks"))
+    seen = table.get(job.id).progress
+    assert (seen.stage, seen.total, seen.unit, seen.message, seen.n_right, seen.point) == (
+        *("prune", 4, "blocks"),
+        *("", None, None),
+    )
 
 
 def test_the_rate_is_of_the_present_stage_and_sparse_model(table, job, clock, reporter):
@@ -70,7 +59,7 @@ def test_the_rate_is_of_the_present_stage_and_sparse_model(table, job, clock, re
     rates = []
     for clock.now, (stage, point), done in ((0, dense, 0), (1, dense, 50), (1, one, 0), (2, one, 50), (2.1, two, 0)):
         reporter(Step(stage, done, 100, point=point))
-        rates.append(table.get(job.id).rate)
+        rates.append(table.get(job.id).progress.rate)
     assert rates == [None, 50.0, None, 50.0, None]
 
 
@@ -83,41 +72,38 @@ def test_the_log_has_a_line_for_each_part_of_the_work(reporter, caplog):
     assert said == ["Evaluating.", "Evaluating, sparse model 1."]
 
 
-def test_the_rate_is_of_the_last_half_minute():
-    rate = Rate()
-    for second in range(100):
-        rate.after(float(second), 1000 + second)
-    assert rate.after(100.0, 1100) == pytest.approx(1.0)
-    for second in range(1, 40):
-        seen = rate.after(100.0 + second, 1100 + 5 * second)
-    assert seen == pytest.approx(5.0)
+def test_the_rate_is_of_the_last_half_minute_and_a_step_back_begins_a_new_one(table, job, clock, reporter):
+    rates = {}
+    done = [*range(1000, 1101), *range(1105, 1300, 5), 0, 4, 4, 4]
+    for second, n in enumerate(done):
+        clock.now = float(second)
+        reporter(Step("calibrate", n, 2000))
+        rates[second] = table.get(job.id).progress.rate
+    assert [rates[second] for second in (0, 100, 139, 140, 141)] == [None, 1.0, 5.0, None, 4.0]
 
 
-def test_a_standstill_has_no_rate_and_a_step_back_begins_a_new_one():
-    rate = Rate()
-    assert [rate.after(*at) for at in ((0.0, 0), (1.0, 10), (2.0, 0), (3.0, 4))] == [None, 10.0, None, 4.0]
-    rate = Rate()
-    assert [rate.after(*at) for at in ((0.0, 5), (10.0, 5))] == [None, None]
-
-
-def test_a_cancelled_job_is_stopped_at_its_next_written_step(table, job, clock, reporter):
+def test_work_that_is_cancelled_signalled_or_given_to_another_attempt_stops_at_its_next_written_step(table, job, clock):
+    stop = StopFlag()
+    reporter = Reporter(table, job, stop, clock)
     reporter(Step("calibrate", 1, 10))
     table.request_cancel(job.id)
     clock.now = 1.0
     with pytest.raises(Cancelled):
         reporter(Step("calibrate", 2, 10))
-
-
-def test_work_that_the_table_gave_to_another_attempt_is_stopped(table, job, clock, reporter):
-    table.mark_crashed(job, "text", "advice")
-    table.retry(job.id)
+    table.end(job, "crashed")
+    second = table.claim(table.retry(job.id).id, "slot-0", 1)
+    with pytest.raises(Cancelled):
+        Reporter(table, job, stop, clock)(Step("calibrate", 2, 10))
+    reporter = Reporter(table, second, stop, clock)
+    reporter(Step("calibrate", 2, 10))
+    stop.requested = True
     with pytest.raises(Cancelled):
         reporter(Step("calibrate", 2, 10))
 
 
 def test_a_table_that_cannot_be_written_does_not_stop_the_work(table, job, clock, caplog):
     class FullDisk:
-        def report(self, job, step, **values):
+        def report(self, job, step):
             raise StoreError("The disk is full.")
 
     Reporter(FullDisk(), job, StopFlag(), clock)(Step("calibrate", 1, 10))
@@ -143,15 +129,6 @@ def test_a_signal_between_jobs_only_sets_the_flag():
         raise AssertionError("the work was begun all the same")
 
 
-def test_a_signal_that_a_library_swallowed_stops_the_next_step(table, job, clock):
-    stop = StopFlag()
-    reporter = Reporter(table, job, stop, clock)
-    reporter(Step("calibrate", 1, 10))
-    stop.requested = True
-    with pytest.raises(Cancelled):
-        reporter(Step("calibrate", 1, 10))
-
-
 def test_steps_between_writes_do_not_touch_the_table(table, job, clock, reporter):
     reporter(Step("calibrate", 0, 10))
     table.close()
@@ -163,32 +140,24 @@ def test_what_two_models_have_written_goes_along_with_the_next_step(table, job, 
     reporter(Step("read", 0, 4))
     reporter.wrote("one", "half \ud83d")
     reporter(Step("continue", 1, 40))
-    seen = table.get(job.id)
-    assert (seen.left_text, seen.right_text) == ("one", "half ?")
+    seen = table.get(job.id).progress
+    assert seen.texts == ("one", "half ?")
     reporter.wrote("one two", "")
     reporter(Step("continue", 2, 40))
-    assert table.get(job.id).left_text == "one"
+    assert table.get(job.id).progress.texts == ("one", "half ?")
     clock.now = 0.21
     reporter(Step("continue", 3, 40))
-    assert table.get(job.id).left_text == "one two"
+    assert table.get(job.id).progress.texts == ("one two", "")
 
 
 def test_what_was_spent_in_every_stage_is_told_in_order(table, job, clock, reporter):
     at = ((0.0, "start", None), (7.5, "load", None), (9.0, "calibrate", 0), (10.0, "calibrate", 0), (11.0, "prune", 0))
     for clock.now, stage, point in (*at, (12.0, "calibrate", 0), (14.0, "calibrate", 0)):
         reporter(Step(stage, 0, 9, point=point))
-    assert table.get(job.id).taken == (
+    assert table.get(job.id).progress.taken == (
         ("start", None, 7.5),
         ("load", None, 1.5),
         ("calibrate", 0, 2.0),
         ("prune", 0, 1.0),
         ("calibrate", 0, 2.0),
     )
-    table.mark_crashed(table.get(job.id), "text", "advice")
-    assert table.retry(job.id).taken == ()
-
-
-def test_texts_of_several_models_are_told_apart_whatever_stands_in_them(table, job, reporter):
-    reporter.wrote("one", "two\x1e", "", "four")
-    reporter(Step("continue", 1, 3))
-    assert table.get(job.id).texts == ("one", "two\u241e", "", "four")

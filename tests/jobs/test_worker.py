@@ -58,15 +58,6 @@ def test_every_error_has_words_and_advice(error, text, advice):
     assert advice in said[1]
 
 
-def test_a_second_worker_is_told_apart_from_bad_arguments():
-    done = subprocess.run([sys.executable, "-m", "sparsedash.worker"], capture_output=True)
-    assert done.returncode == 2
-    assert b"--data-dir" in done.stderr
-
-
-PUBLISHED = method_named("retrain-free (published)")
-
-
 def asked(kind="run", **settings):
     return SimpleNamespace(kind=kind, settings=settings)
 
@@ -96,9 +87,6 @@ def test_memory_that_ran_out_is_told_with_what_was_asked_and_what_would_help(cha
     assert said in text
     assert advice.startswith(first)
     assert advice.endswith("free some memory.")
-
-
-def test_memory_that_ran_out_beside_a_prompt_speaks_of_both_models():
     assert "Both models" in describe_error(MemoryError(), asked("continuation", left="a"))[1]
 
 
@@ -123,11 +111,8 @@ def test_a_full_disk_is_told_with_the_folder_and_what_is_free(error, tmp_path):
     text, advice = describe_error(error, None, tmp_path)
     assert re.search(rf"[\d,]+ MB are free where {tmp_path} lies", text)
     assert advice.startswith("Free some space. “Try again”")
-
-
-def test_a_full_disk_elsewhere_is_named(tmp_path):
-    error = OSError(errno.ENOSPC, "No space left", str(tmp_path / "file"))
-    assert f"where {tmp_path} lies" in describe_error(error, None, Path("/"))[0]
+    elsewhere = OSError(errno.ENOSPC, "No space left", str(tmp_path / "file"))
+    assert f"where {tmp_path} lies" in describe_error(elsewhere, None, Path("/"))[0]
 
 
 def test_a_worker_with_a_nonsensical_variable_says_so_in_one_line(tmp_path):

@@ -1,51 +1,31 @@
 """The real worker with the real engine on a tiny model: the border between the two halves holds."""
 
-import contextlib
-import time
+from typing import get_args
 
 import psutil
-import pytest
 
-from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.jobs.job import JobKind
 from sparsedash.schema.pair_records import ContinuationSettings, TimingSettings
-from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
-from sparsedash.service.backend import Backend
-from tests.engine.conftest import passages, write_jsonl
+from sparsedash.schema.progress import ignore_steps, ignore_text
+from sparsedash.schema.records import Verification, VerifySettings
+from sparsedash.storage.store import Store
+from sparsedash.worker import JobTask, load_job_handlers
 from tests.engine.tiny import save_tiny
-
-DEADLINE_S = 120.0
-
-
-@pytest.fixture
-def backend(tmp_path, monkeypatch):
-    monkeypatch.setenv("SPARSEDASH_WORKERS", "1")
-    backend = Backend(tmp_path / "data")
-    yield backend
-    for process in psutil.Process().children():
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if str(backend.data_dir) in process.cmdline():
-                process.kill()
-                process.wait()
-    backend.close()
+from tests.jobs.conftest import ended, settings_of, until
+from tests.storage.every_kind import fill, harm_entry
 
 
-def ended(backend, job):
-    deadline = time.monotonic() + DEADLINE_S
-    while backend.job(job.id).live:
-        assert time.monotonic() < deadline, backend.log_tail(job.id)
-        time.sleep(0.05)
-    return backend.job(job.id)
+def test_every_kind_of_job_has_a_handler_and_verification_leaves_what_it_has_found(tmp_path):
+    handlers, store, key = load_job_handlers(), Store(tmp_path), VerifySettings().key()
+    assert set(handlers) == set(get_args(JobKind))
+    fill(store)
+    harm_entry(store, "artefacts", "large")
+    handlers["verify"](JobTask(key=key, settings={}, store=store, on_step=ignore_steps, on_text=ignore_text))
+    assert [damage.name for damage in store.get(Verification, key).damaged] == ["large"]
 
 
-def test_a_run_a_prompt_and_a_timing_that_is_killed_and_tried_again_go_through_workers(backend, tmp_path):
-    text = f"file:{write_jsonl(tmp_path / 'passages.jsonl', passages(60))}"
-    settings = RunSettings(
-        model=str(save_tiny(tmp_path / "tiny")),
-        methods=(MethodSettings(width_multiple=8),),
-        sparsities_permille=(250, 500),
-        calibration=CalibrationSettings(corpus=text, n_samples=64, length=32),
-        evaluation=EvaluationSettings(corpus=text, n_passages=6),
-    )
+def test_a_run_a_prompt_and_a_timing_that_is_killed_and_tried_again_go_through_workers(backend, text, tmp_path):
+    settings = settings_of(str(save_tiny(tmp_path / "tiny")), text, (250, 500))
     job = ended(backend, backend.submit(settings))
     assert job.state == "done", f"{job.error_text}\n{backend.log_tail(job.id)}"
     run = backend.run(job.key)
@@ -57,15 +37,14 @@ def test_a_run_a_prompt_and_a_timing_that_is_killed_and_tried_again_go_through_w
 
     prompt = ContinuationSettings(left=run.dense, right=run.sparse[1], prompt="the lamp and the", n_tokens=3)
     answered = ended(backend, backend.submit(prompt))
-    assert answered.state == "done", f"{answered.error_text}\n{backend.log_tail(answered.id)}"
-    assert answered.pid == job.pid
+    assert (answered.state, answered.pid) == ("done", job.pid), backend.log_tail(answered.id)
     assert backend.continuation(prompt.key()).prompt == "the lamp and the"
 
     timed = TimingSettings(
-        dense=run.dense, sparse=run.sparse[1], n_prompt=8, n_decode=2, batches=(1,), least_rounds=1000, most_s=3
+        dense=run.dense, sparse=run.sparse[1], n_prompt=8, n_decode=2, batches=(1,), least_rounds=1000, most_s=1
     )
     killed = backend.submit(timed)
-    until(lambda: backend.job(killed.id).stage == "time" or not backend.job(killed.id).live)
+    until(backend, killed, lambda seen: seen.progress.stage == "time" or not seen.live)
     psutil.Process(backend.job(killed.id).pid).kill()
     assert ended(backend, killed).state == "crashed"
     assert backend.timing(timed.key()) is None
@@ -74,10 +53,3 @@ def test_a_run_a_prompt_and_a_timing_that_is_killed_and_tried_again_go_through_w
     assert [phase.phase for phase in backend.timing(timed.key()).phases] == ["prefill", "decode", "load"]
     assert backend.model_shape(run.model_identity).widths == backend.record(run.sparse[0]).pruned.dense_widths
     assert backend.submit(timed).id == killed.id
-
-
-def until(happened):
-    deadline = time.monotonic() + DEADLINE_S
-    while not happened():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)

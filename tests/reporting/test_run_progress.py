@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from sparsedash.catalog.presets import method_named
-from sparsedash.jobs.job import Taken
 from sparsedash.reporting.run_progress import ALMOST, RunPosition, run_progress, stage_progress
+from sparsedash.schema.progress import Taken
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 
 RUN = RunSettings(sparsities_permille=(100, 200))

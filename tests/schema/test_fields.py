@@ -1,6 +1,5 @@
 """The field table: every setting in one row, from which form, address and flags are made."""
 
-import argparse
 import re
 from collections import Counter
 from itertools import chain
@@ -54,15 +53,3 @@ def test_a_number_is_checked_at_its_limits(row):
     for value in (beyond - 1, row.high + 1, float("nan"), "1", True):
         with pytest.raises(SettingsError, match=f"^{re.escape(row.title)}: "):
             row.check(value)
-
-
-def test_every_flag_is_accepted_by_a_parser_and_described():
-    from sparsedash.shell.flags import add_run_flags, add_tolerance_flags, run_from_flags
-
-    parser = argparse.ArgumentParser()
-    add_run_flags(parser)
-    add_tolerance_flags(parser)
-    described = parser.format_help()
-    assert [row.flag for row in ROWS if row.flag and row.flag not in described] == []
-    made = run_from_flags(parser.parse_args(["--model", "a/b", "--method", "least-squares"]))
-    assert made == RunSettings(model="a/b")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from sparsedash.schema.errors import StoreError
 from sparsedash.schema.pair_records import Continuation
-from sparsedash.schema.records import Candidate, Outcome, Passages, Record, Run, Score, TargetToken, from_json, to_json
+from sparsedash.schema.records import Passages, Record, Run, Score, from_json, to_json
 from tests.factories import PRUNED, RECORD, RUN, outcome
 
 ALL = [
@@ -34,26 +34,9 @@ def test_a_record_that_was_asked_for_its_scores_is_written_the_same():
     assert to_json(asked) == to_json(RECORD)
 
 
-log_likelihoods = st.floats(max_value=0, allow_nan=False, allow_infinity=False)
-text = st.text(st.characters(exclude_categories=["Cs"]))
-
-
-@given(
-    st.builds(
-        Outcome,
-        index=st.integers(0, 2**31),
-        target=text,
-        answer=text,
-        last_word_right=st.booleans(),
-        last_token_right=st.booleans(),
-        log_likelihood=log_likelihoods,
-        tokens=st.lists(
-            st.builds(TargetToken, text=text, log_likelihood=log_likelihoods, rank=st.integers(1, 10**6))
-        ).map(tuple),
-        top=st.lists(st.builds(Candidate, text=text, probability=st.floats(0, 1))).map(tuple),
-    )
-)
-def test_any_outcome_comes_back_equal_to_the_last_bit(any_outcome):
+@given(st.floats(max_value=0, allow_nan=False, allow_infinity=False), st.text(st.characters(exclude_categories=["Cs"])))
+def test_any_outcome_comes_back_equal_to_the_last_bit(number, text):
+    any_outcome = replace(outcome(log_likelihood=number), target=text, answer=text)
     record = replace(RECORD, outcomes=(any_outcome,))
     assert from_json(Record, to_json(record)) == record
 
@@ -64,17 +47,11 @@ def test_a_number_that_is_not_finite_is_refused_when_written(number):
         to_json(replace(RECORD, outcomes=(outcome(log_likelihood=number),)))
 
 
-@pytest.mark.parametrize("kind", [Record, Run, Passages, Continuation])
-@pytest.mark.parametrize("damaged", ["", "{", "null", "[]", "{}", '{"key": 5}', "\x80"])
-def test_damaged_json_raises_a_store_error(kind, damaged):
-    with pytest.raises(StoreError, match=f"A stored {kind.__name__.lower()} cannot be read"):
-        from_json(kind, damaged)
-
-
-@given(st.integers(0, len(to_json(RECORD)) - 1))
-def test_a_record_cut_short_anywhere_raises_a_store_error(length):
-    with pytest.raises(StoreError):
-        from_json(Record, to_json(RECORD)[:length])
+@pytest.mark.parametrize("damaged", ["", "{", "null", "[]", "{}", '{"key": 5}', "\x80", to_json(RECORD)[:-2]])
+def test_damaged_json_raises_a_store_error(damaged):
+    for kind in (Record, Run, Passages, Continuation):
+        with pytest.raises(StoreError, match=f"A stored {kind.__name__.lower()} cannot be read"):
+            from_json(kind, damaged)
 
 
 def test_a_record_of_another_kind_and_settings_out_of_range_are_refused():

@@ -44,7 +44,7 @@ def run(settings: RunSettings = SETTINGS, **changes: object) -> Run:
 
 def finish(backend: Backend, job) -> None:
     """Claim a job and finish it, as a worker does."""
-    backend._table.finish(backend._table.claim(job.id, "slot-0", 1))
+    backend._table.end(backend._table.claim(job.id, "slot-0", 1), "done")
 
 
 def work(backend: Backend, job, suffix: str = "") -> None:
@@ -58,7 +58,7 @@ def work(backend: Backend, job, suffix: str = "") -> None:
     backend._store.put(
         job.key, run(settings, key=job.key, dense=dense, sparse=(sparse,), corpora={"evaluation": f"texts{suffix}"})
     )
-    backend._table.finish(claimed)
+    backend._table.end(claimed, "done")
 
 
 def stored_run(backend: Backend, name: str, **changes: object) -> Run:

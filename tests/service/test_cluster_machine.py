@@ -6,11 +6,12 @@ from dataclasses import asdict, replace
 import msgspec
 import pytest
 
-from sparsedash.jobs.cluster_parts import MachineFacts, Part, PartEnd, PartProgress, from_bytes, to_bytes
+from sparsedash.jobs.cluster_parts import MachineFacts, Part, PartEnd, from_bytes, to_bytes
 from sparsedash.jobs.job_table import JobTable
 from sparsedash.schema import store_keys
 from sparsedash.schema.errors import JobError
 from sparsedash.schema.plain_values import canonical_json
+from sparsedash.schema.progress import STARTING
 from sparsedash.schema.records import Record
 from sparsedash.schema.settings import PartSettings, RunSettings
 from sparsedash.service import cluster_machine
@@ -74,7 +75,7 @@ def test_what_a_machine_says_of_itself_can_be_read(alone, monkeypatch):
 def test_what_crosses_is_checked_when_it_is_read():
     end = PartEnd(state="done", machine="ann", file=b"\x00\xff")
     assert from_bytes(PartEnd, to_bytes(end)) == end
-    for wrong in (b"", b"\xff" * 9, to_bytes(PartProgress(machine="ann")), to_bytes(end)[:-3], None):
+    for wrong in (b"", b"\xff" * 9, to_bytes(STARTING), to_bytes(end)[:-3], None):
         with pytest.raises(JobError, match="cannot be read"):
             from_bytes(PartEnd, wrong)
 

@@ -123,7 +123,7 @@ def test_a_run_stays_while_jobs_need_it(backend):
     )
     backend._table.claim(other.id, "slot-0", 1)
     assert "same model" in refusal()
-    backend._table.finish(backend._table.get(other.id))
+    backend._table.end(backend._table.get(other.id), "done")
     for kind, settings in (
         ("timing", TimingSettings(dense=run.dense, sparse=run.sparse[0])),
         ("continuation", ContinuationSettings(left="x", right="y", prompt="Once", others=("z", run.sparse[-1]))),

@@ -1,8 +1,5 @@
 """`sparsedash cluster check`: what is said of a scheduler and its machines, and with which exit code."""
 
-import socket
-import threading
-
 import pytest
 
 from sparsedash.shell.commands import main
@@ -63,17 +60,6 @@ def test_a_scheduler_that_cannot_be_used_is_an_error(check, tmp_path, monkeypatc
     ended, _, err = check(**named)
     assert ended == code
     assert said in err
-
-
-def test_a_server_that_is_no_scheduler_times_out(check, monkeypatch):
-    monkeypatch.setattr("sparsedash.jobs.cluster.CONNECT_S", 1.0)
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        threading.Thread(
-            target=lambda: server.accept()[0].send(b"HTTP/1.1 400 Bad Request\r\n\r\n"), daemon=True
-        ).start()
-        code, _, err = check(SPARSEDASH_SCHEDULER=f"tcp://127.0.0.1:{server.getsockname()[1]}")
-    assert code == 1
-    assert "No scheduler answers at" in err
 
 
 def test_a_certificate_of_another_authority_is_let_nowhere(check, dask, tmp_path):

@@ -88,23 +88,19 @@ def test_every_run_is_listed_with_the_key_that_pack_takes(run, tmp_path, capsys)
     assert main(["pack", newest.split()[0], str(tmp_path / "a"), *folder]) == 0
 
 
-def test_a_folder_without_runs_says_so(tmp_path, capsys):
-    assert main(["runs", "--data-dir", str(tmp_path / "new")]) == 0
-    assert capsys.readouterr().out == "No runs.\n"
-
-
 @pytest.mark.parametrize("asked", ["", "0", "zzzzzzzz", "../../etc"])
 def test_a_key_of_no_run_is_refused(run, tmp_path, refusal, asked):
-    assert "6 digits of it at least;" in refusal(
-        "pack", asked, str(tmp_path / "out"), "--data-dir", str(tmp_path / "here")
-    )
+    command = "pack", asked, str(tmp_path / "out"), "--data-dir", str(tmp_path / "here")
+    assert "6 digits of it at least;" in refusal(*command)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_run_is_not_packed_over_another_file(run, tmp_path, refusal):
+def test_a_run_is_not_packed_over_another_file_and_a_folder_without_runs_says_so(run, tmp_path, refusal, capsys):
     (tmp_path / "thesis.txt").write_text("chapter one")
     refusal("pack", run.key, str(tmp_path / "thesis.txt"), "--data-dir", str(tmp_path / "here"))
     assert (tmp_path / "thesis.txt").read_text() == "chapter one"
+    assert main(["runs", "--data-dir", str(tmp_path / "new")]) == 0
+    assert capsys.readouterr().out == "No runs.\n"
 
 
 @pytest.mark.parametrize("kind", ["other file", "folder", "nothing"])

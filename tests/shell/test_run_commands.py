@@ -10,8 +10,10 @@ from sparsedash.reporting.run_reports import run_document
 from sparsedash.schema.errors import StoreError
 from sparsedash.schema.pair_records import TimingSettings
 from sparsedash.schema.progress import Step
+from sparsedash.schema.settings import RunSettings
 from sparsedash.shell import run_commands
-from sparsedash.shell.commands import main
+from sparsedash.shell.commands import _parser, main
+from sparsedash.shell.flags import run_from_flags
 from sparsedash.shell.run_commands import all_within
 from sparsedash.shell.terminal import ProgressBar, run_table
 from tests.factories import RECORD, RUN, outcome
@@ -114,6 +116,12 @@ def test_several_methods_race_in_one_run(flags, capsys):
     assert [line.split("  ")[0] for line in printed.out.splitlines()[1:4]] == names
 
 
+@pytest.mark.parametrize(("command", "sparsities"), [("run", (100, 200)), ("time", (200,)), ("export", (100, 200))])
+def test_flags_that_are_not_given_are_the_defaults_of_the_settings(command, sparsities):
+    arguments = _parser().parse_args([command, "--model", "a/b", "--method", "least-squares"])
+    assert run_from_flags(arguments) == RunSettings(model="a/b", sparsities_permille=sparsities)
+
+
 def test_a_document_that_cannot_be_written_after_the_run_is_an_error(flags, capsys, monkeypatch, tmp_path):
     def fill(*_):
         raise StoreError("out.json could not be written: no space.")
@@ -128,15 +136,11 @@ def test_a_document_that_cannot_be_written_after_the_run_is_an_error(flags, caps
 DENSE = replace(RECORD, pruned=None)
 
 
-def test_the_table_has_a_line_a_model():
+def test_the_table_has_a_line_a_model_and_notes_on_the_published_rule_and_early_stops():
     head, dense, sparse = run_table(run_document(RUN, DENSE, [RECORD]))
     assert sparse.split()[:4] == ["12.5", "%", "16.7%", "10.0%"]
     assert dense.split()[1:3] == ["0.0%", "0.0%"]
     assert len(head) == len(sparse) > len(dense)
-    assert len(list(run_table(run_document(RUN, DENSE, [])))) == 2
-
-
-def test_the_table_notes_the_published_rule_and_early_stops():
     evaluation = replace(RUN.settings.evaluation, rule="published", stop_early=True)
     run = replace(RUN, settings=replace(RUN.settings, evaluation=evaluation))
     *_, rule, stopped = run_table(run_document(run, DENSE, []))

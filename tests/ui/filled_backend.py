@@ -1,13 +1,14 @@
 """The real backend over a folder of its own, filled by a test: no worker starts, nothing is measured or fetched."""
 
-import json
 from dataclasses import asdict, fields, replace
+
+import msgspec
 
 from sparsedash.catalog.model_shape import shipped_shape
 from sparsedash.jobs.job import Job, JobState
 from sparsedash.schema.export_settings import ExportSettings
 from sparsedash.schema.pair_records import ContinuationSettings, DivergenceSettings, TimingSettings
-from sparsedash.schema.progress import STAGE_TITLES
+from sparsedash.schema.progress import STAGE_TITLES, Step
 from sparsedash.schema.records import VerifySettings
 from sparsedash.schema.settings import FindSettings, RunSettings
 from sparsedash.service.backend import Backend
@@ -30,33 +31,27 @@ KINDS = {
     ExportSettings: "export",
     VerifySettings: "verify",
 }
+STEP = [field.name for field in fields(Step)]
 COLUMNS = [field.name for field in fields(Job) if field.name != "log_path"]
 
 
 def job(settings, state: JobState = "running", **changes) -> Job:
     """A job half-way through its evaluation."""
+    step = {"stage": "evaluate", "done": 1234, "total": 2880, "unit": "tokens", "rate": 412.3, "message": "20 % sparse"}
     made = Job(
         id=1,
         kind=KINDS[type(settings)],
         key=settings.key(),
         settings=asdict(settings),
         state=state,
-        stage="evaluate",
-        done=1234,
-        total=2880,
-        unit="tokens",
-        rate=412.3,
-        message="20 % sparse",
+        progress=Step(**step | {name: changes.pop(name) for name in STEP if name in changes}),
         attempt=1,
-        created_at=1_764_000_000.0,
         queued_at=1_764_000_000.0,
         started_at=None if state == "queued" else 1_764_000_001.0,
         finished_at=None if state in ("queued", "running") else 1_764_000_263.0,
         heartbeat_at=None,
         pid=4242,
-        exit_code=None,
         cancel_requested_at=None,
-        error_kind="",
         error_text="",
         error_advice="",
         worker="slot-0",
@@ -100,7 +95,8 @@ class FilledBackend(Backend):
     def set_jobs(self, *jobs):
         """Have these jobs in the table and no others."""
         rows = [[getattr(each, name) for name in COLUMNS] for each in jobs]
-        rows = [[json.dumps(value) if isinstance(value, dict | tuple) else value for value in row] for row in rows]
+        plain = msgspec.json.encode
+        rows = [[plain(value).decode() if isinstance(value, dict | Step) else value for value in row] for row in rows]
         with self._table._database.writing() as db:
             db.execute("DELETE FROM jobs")
             marks = ", ".join("?" * len(COLUMNS))

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 
-from sparsedash.jobs.job import BETWEEN_TEXTS
 from sparsedash.schema.pair_records import Continuation, ContinuationSettings
 from tests.ui import specimens
 from tests.ui.conftest import FAILED, button, markup, shows_as_text, words
@@ -81,8 +80,8 @@ def test_other_settings_draw_and_are_said_next_to_the_prompt(open_page, finished
 
 
 def test_all_texts_are_shown_under_their_names_while_they_grow(open_page, tried):
-    texts = BETWEEN_TEXTS.join([" a\u202e", " ten"])
-    tried.set_jobs(job(ALL, **GROWING | {"message": "model 3 of 4"}, left_text=" there <b>was", right_text=texts))
+    texts = (" there <b>was", " a\u202e", " ten")
+    tried.set_jobs(job(ALL, **GROWING | {"message": "model 3 of 4"}, texts=texts))
     app = open_page("compare")
     said = words(app)
     assert "▶ Writing continuations · model 3 of 4 · 3 of 40 tokens · 9.0 tokens a second" in said
@@ -95,8 +94,8 @@ def test_all_texts_are_shown_under_their_names_while_they_grow(open_page, tried)
 def test_until_the_first_word_the_page_says_what_is_done(open_page, tried):
     app = open_page("compare")
     for state, stage, expected in (
-        ("queued", "", "◷ Waiting: Starts as soon as a worker is free."),
-        ("running", "", "Starting the worker"),
+        ("queued", "start", "◷ Waiting: Starts as soon as a worker is free."),
+        ("running", "start", "Starting the engine"),
         ("running", "load", "Loading the model"),
     ):
         tried.set_jobs(job(PAIR, state, stage=stage))
@@ -106,7 +105,7 @@ def test_until_the_first_word_the_page_says_what_is_done(open_page, tried):
 def test_what_was_written_when_it_was_stopped_failed_or_is_gone_is_shown_and_can_be_written_again(open_page, tried):
     app = open_page("compare")
     assert "What was written is no longer stored." in words(app)
-    tried.set_jobs(job(PAIR, "failed", **FAILED, left_text=" there"))
+    tried.set_jobs(job(PAIR, "failed", **FAILED, texts=(" there", "")))
     said = words(app.run())
     assert said.index("Dense there") < said.index("The model cannot be reached.")
     tried.set_jobs(job(PAIR, "cancelled"))

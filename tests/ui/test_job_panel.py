@@ -7,8 +7,9 @@ from dataclasses import asdict, replace
 import pytest
 
 from sparsedash.catalog.presets import method_named
-from sparsedash.jobs.cluster_parts import ClusterMachine, ClusterView, MachineFacts, MachineView, PartProgress
+from sparsedash.jobs.cluster_parts import ClusterMachine, ClusterView, MachineFacts, MachineView
 from sparsedash.schema.pair_records import ContinuationSettings
+from sparsedash.schema.progress import Step
 from sparsedash.schema.store_keys import forecast_note
 from sparsedash.service.preflight import Duration, Memory, Preflight
 from tests.ui import specimens
@@ -19,7 +20,7 @@ SETTINGS = specimens.SETTINGS
 FORECAST = Preflight(
     duration=Duration(seconds=120.0, parts=(("calibrating", 60.0),)), memory=Memory(measured_bytes=1_000_000_000)
 )
-WAITING = {"state": "queued", "stage": "", "total": 0}
+WAITING = {"state": "queued", "stage": "start", "total": 0}
 
 
 def waiting(*ids):
@@ -182,7 +183,7 @@ def machine(name="gpu-1", n_slots=1, **facts):
     return ClusterMachine(address="tls://127.0.0.1:1", name=name, n_slots=n_slots, facts=MachineFacts(**known | facts))
 
 
-PROGRESS = PartProgress(machine="gpu-1", stage="evaluate", done=30, total=120, point=2)
+PROGRESS = Step("evaluate", 30, 120, point=2, machine="gpu-1")
 
 
 BUSY = MachineView(machine=machine(), job_id=7, progress=PROGRESS)

@@ -8,8 +8,8 @@ import pytest
 
 from sparsedash.catalog.choices import EXAMPLE
 from sparsedash.catalog.presets import method_named
-from sparsedash.jobs.job import Taken
 from sparsedash.schema.pair_records import ContinuationSettings
+from sparsedash.schema.progress import Taken
 from sparsedash.schema.records import Record
 from sparsedash.schema.settings import CalibrationSettings, RunSettings
 from sparsedash.service.preflight import Duration

@@ -1,0 +1,66 @@
+"""A backend whose real worker is killed at the end, and a tiny model with its text."""
+
+import contextlib
+import time
+
+import psutil
+import pytest
+
+from sparsedash.jobs.job_table import JobTable
+from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
+from sparsedash.service.backend import Backend
+from tests.engine.conftest import passages, write_jsonl
+
+DEADLINE_S = 240.0
+
+
+@pytest.fixture
+def table(tmp_path):
+    table = JobTable(tmp_path / "jobs.sqlite")
+    yield table
+    table.close()
+
+
+@pytest.fixture
+def backend(tmp_path, monkeypatch):
+    monkeypatch.setenv("SPARSEDASH_WORKERS", "1")
+    backend = Backend(tmp_path / "data")
+    yield backend
+    for process in workers(backend):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+            process.wait()
+    backend.close()
+
+
+def workers(backend):
+    children = [p for p in psutil.Process().children() if p.status() != psutil.STATUS_ZOMBIE]
+    return [p for p in children if {"sparsedash.worker", str(backend.data_dir)} <= set(p.cmdline())]
+
+
+def until(backend, job, happened):
+    deadline = time.monotonic() + DEADLINE_S
+    while not happened(seen := backend.job(job.id)):
+        assert time.monotonic() < deadline, backend.log_tail(job.id)
+        time.sleep(0.02)
+    return seen
+
+
+def ended(backend, job):
+    return until(backend, job, lambda seen: not seen.live)
+
+
+@pytest.fixture
+def text(tmp_path):
+    return f"file:{write_jsonl(tmp_path / 'passages.jsonl', passages(60))}"
+
+
+def settings_of(model, text, sparsities=(250,), calibration=None):
+    return RunSettings(
+        model=model,
+        methods=(MethodSettings(width_multiple=8),),
+        sparsities_permille=sparsities,
+        calibration=CalibrationSettings(corpus=calibration or text, n_samples=64, length=32),
+        evaluation=EvaluationSettings(corpus=text, n_passages=6),
+    )
