@@ -28,7 +28,7 @@ FINISHED = {
     "jobs": "Nothing has run yet.",
     "runs": "The one run with a result has no model within",
     "compare": "30 % is too close to call on 120 passages",
-    "compare?mode=blind": "Which answer is better?",
+    "compare?blind=true": "Which answer is better?",
     "layers": "Half of the layers lost",
     "models": "No model has been exported yet.",
     "published": "20 published results",

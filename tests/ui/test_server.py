@@ -86,6 +86,9 @@ def test_whatever_a_round_raises_the_next_one_comes_and_it_is_logged_once(monkey
     assert bool(caplog.records[0].exc_info) == (kind is not StoreError), "a traceback of what nobody expects"
 
 
+LATE = "The jobs have not been looked after"
+
+
 def unhealthy():
     answer = server.health_route(ANYBODY)
     return answer.status_code == 503 and json.loads(answer.body)["problem"]
@@ -98,10 +101,11 @@ def test_health_fails_once_no_round_was_completed_for_long_and_says_why(monkeypa
     rounds, over = [], threading.Event()
     assert while_living(monkeypatch, lambda: rounds.append(True), lambda: len(rounds) > 9 and not unhealthy())
     monkeypatch.setattr(server, "LATE_S", 0.05)
-    said = while_living(monkeypatch, reconcile, unhealthy)
-    assert said == "The jobs have not been looked after for 0 s: no room"
+    assert while_living(monkeypatch, reconcile, lambda: unhealthy() == f"{LATE} for 0 s: no room")
     try:
-        assert "has not ended" in while_living(monkeypatch, over.wait, unhealthy)
+        assert while_living(
+            monkeypatch, over.wait, lambda: unhealthy() == f"{LATE} for 0 s: the last round has not ended"
+        )
     finally:
         over.set()
 
