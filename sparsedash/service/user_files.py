@@ -162,7 +162,7 @@ class UserUploads:
         quota, kept = self._access.rules.quota, self.kept()
         total = sum(kept.values()) + n_bytes
         for over, limit in (
-            (len(kept) >= quota.uploads, f"You may keep {quota.uploads} uploads"),
+            (len(kept) >= quota.uploads, f"Your uploads are limited to {quota.uploads}"),
             (total > quota.upload_mb * 1_000_000, f"Your uploads may have {quota.upload_mb} MB together"),
             (total + self._exports.kept_bytes() > quota.kept_gb * 10**9, _KEPT.format(quota.kept_gb)),
         ):

@@ -238,7 +238,7 @@ def test_an_upload_counts_as_its_visitor_s_and_one_too_many_is_refused(as_user, 
     upload_text(page, house.address, text("first.txt"))
     expect(page.get_by_role("combobox", name="Passages to answer")).to_have_value(re.compile("^upload:first.txt"))
     upload_text(page, house.address, text("second.txt"))
-    expect(page.get_by_text("You have 1 uploads")).to_be_visible()
+    expect(page.get_by_text("Your uploads are limited to 1.")).to_be_visible()
     other.goto(page.url)
     ready(other)
     expect(other.get_by_text("Uploaded texts")).to_have_count(0)
