@@ -25,18 +25,10 @@ if held.is_empty:
 else:
     frame.show(cards([card(*each, css="") for each in words.holdings_cards(held)]))
 
-marks = backend.user_data.marks()
-titles = {
-    each.run.key: wording.stored_run_title(each.run, marks[each.run.key].name if each.run.key in marks else "")
-    for each in held.runs
-}
 if not held.is_empty:
+    marks = backend.user_data.marks()
+    names = {key: mark.name for key, mark in marks.items()}
+    titles = {each.run.key: wording.stored_run_title(each.run, names.get(each.run.key, "")) for each in held.runs}
     storage_holdings.show_verification(backend)
-    storage_holdings.show_kinds(backend, held, titles)
-if held.models:
-    storage_holdings.show_models(backend, held, titles)
-if held.runs:
-    storage_holdings.show_runs(backend, held, marks, titles)
-if not held.is_empty:
-    frame.offer_table(words.holdings_table(held, marks, frame.zone()))
+    storage_holdings.show_holdings(backend, words.held_rows(held, marks, frame.zone()), titles)
 storage_holdings.show_limit(backend, held)

@@ -4,8 +4,7 @@ Plain text: whoever shows it escapes it.
 """
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from datetime import tzinfo
 from typing import NamedTuple
 
@@ -13,7 +12,7 @@ from sparsedash.reporting import wording
 from sparsedash.reporting.html import Table, table
 from sparsedash.schema.pair_records import RunMark
 from sparsedash.schema.records import Damage, Verification
-from sparsedash.service.deletion import Cleanup, Staying
+from sparsedash.service.deletion import Cleanup, Selection
 from sparsedash.service.holdings import ARTEFACTS, DELETABLE, Holding, HoldingKind, Holdings, RunHolding
 
 NO_AMOUNT = "–"
@@ -31,73 +30,37 @@ class _Kind(NamedTuple):
 
 
 _AGAIN = "Artefacts of calibration are computed again when a run needs them."
+_WITH_RUNS = "With a run go the timings, comparisons, prompts and blind choices of its models."
+_LOST_TEXTS = "Continuations and comparisons are computed again on request; prompts and blind choices are lost."
 _KINDS: dict[HoldingKind, _Kind] = {
-    "runs": _Kind(
-        "Runs and their answers",
-        "run",
-        "with their passages",
-        "With a run go the timings, comparisons, prompts and blind choices of its models.",
-    ),
-    "texts": _Kind(
-        "Continuations, comparisons, prompts",
-        "entry",
-        "and blind choices",
-        "Continuations and comparisons are computed again on request; prompts and blind choices are lost.",
-    ),
+    "runs": _Kind("Runs and their answers", "run", "with their passages", _WITH_RUNS),
+    "texts": _Kind("Continuations, comparisons, prompts", "entry", "and blind choices", _LOST_TEXTS),
     "timings": _Kind("Measured speed", "timing", "", "They can be measured again."),
-    "statistics": _Kind(
-        "Calibration statistics",
-        "entry",
-        "second moments, inputs, sensitivities: computed again when a run needs them",
-        _AGAIN,
-    ),
-    "gradients": _Kind("Gradients", "entry", "of the masks: computed again when a run needs them", _AGAIN),
-    "written": _Kind("Calibration text written by models", "entry", "written again when a run needs it", _AGAIN),
-    "weights": _Kind(
-        "Refitted weights", "entry", "of the sequential refit: computed again when a run needs them", _AGAIN
-    ),
+    "statistics": _Kind("Calibration statistics", "entry", "second moments, inputs, sensitivities", _AGAIN),
+    "gradients": _Kind("Gradients", "entry", "of the masks", _AGAIN),
+    "written": _Kind("Calibration text written by models", "entry", "", _AGAIN),
+    "weights": _Kind("Refitted weights", "entry", "of the sequential refit", _AGAIN),
     "unfinished": _Kind("Checkpoints of interrupted jobs", "entry", "where they resume", _AGAIN),
-    "models": _Kind(
-        "Unpacked models",
-        "model",
-        "from .gguf files, the built-in model among them: unpacked again when needed",
-        "Models are unpacked again, from their .gguf files, when needed.",
-    ),
-    "uploads": _Kind("Uploaded texts", "text", "", "Results that were computed from these texts stay."),
-    "exports": _Kind(
-        "Exported models",
-        "export",
-        "in this folder; exports to other places are not counted",
-        "Their files are deleted; they can be written again as long as their runs are here.",
-    ),
+    "models": _Kind("Unpacked models", "unpacked model", "from .gguf files", "Models are unpacked again when needed."),
+    "uploads": _Kind("Uploaded texts", "uploaded text", "", "Results that were computed from these texts stay."),
+    "exports": _Kind("Exported models", "export", "in this folder alone", "They can be written again from their runs."),
     "logs": _Kind("Logs", "log", "of jobs and workers", "The jobs themselves stay in the list."),
     "damaged": _Kind("Damaged records", "entry", "set aside under their names; nothing reads them"),
     "jobs": _Kind("List of jobs", "job", "what ran and when: stays, a few hundred bytes each"),
     "notes": _Kind("Names, pins and short facts", "note", "stay: everything else is found by them"),
 }
-_MANY = {"entry": "entries"}
-_DESCRIBED: dict[HoldingKind, str] = {"models": "unpacked model", "uploads": "uploaded text"}
 
 
-@dataclass(frozen=True, kw_only=True)
-class HeldRow:
-    """One row of a table: its title, a line under it, how many, their size, the last use."""
+class HeldRow(NamedTuple):
+    """One row, by kind, model or run: title, a line under it, how many, their size, the last use; what is deleted."""
 
+    by: str
     title: str
     about: str
     number: str
     size: str
     used: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class DamagedRow:
-    """One damaged thing: what it is, its name, what is wrong, what to do."""
-
-    what: str
-    name: str
-    fault: str
-    advice: str
+    chosen: Selection | None
 
 
 def holdings_sentence(held: Holdings) -> str:
@@ -123,60 +86,46 @@ def gigabytes(n_bytes: int) -> str:
     return f"{n_bytes / 2**30:,.10g}{wording.NBSP}GB"
 
 
-def kind_rows(held: Holdings, zone: tzinfo | None) -> list[tuple[HoldingKind, HeldRow, bool]]:
-    """The row of each kind that is there, and whether it can be deleted as a whole."""
-    found = []
+def held_rows(held: Holdings, marks: Mapping[str, RunMark], zone: tzinfo | None) -> list[HeldRow]:
+    """A row for every kind that is there, every model and every run. What stays whatever happens is not deleted."""
+
+    rows = list[HeldRow]()
+
+    def add(
+        by: str, title: str, about: list[str], number: str, of: Holding | RunHolding, chosen: Selection | None
+    ) -> None:
+        used_at = of.run.started_at if isinstance(of, RunHolding) else of.used_at
+        used, size = wording.moment(used_at, zone) if used_at else NO_AMOUNT, _size_or_dash(of.n_bytes)
+        rows.append(HeldRow(by, title, " · ".join(filter(None, about)), number, size, used, chosen))
+
     for kind, words in _KINDS.items():
         if holding := held.kinds.get(kind):
-            number, used = _count(kind, holding.n), _moment_or_dash(holding.used_at, zone)
-            row = HeldRow(
-                title=words.title, about=words.about, number=number, size=_size_or_dash(holding.n_bytes), used=used
-            )
-            found.append((kind, row, kind in DELETABLE))
-    return found
+            chosen = Selection(kind=kind) if kind in DELETABLE else None
+            add("kind", words.title, [words.about], _count(kind, holding.n), holding, chosen)
+    for identity, model in held.models.items():
+        shown = identity.removeprefix("sha256:")[:_IDENTITY_LENGTH]
+        title = ", ".join(dict.fromkeys(map(wording.reference_title, model.names)))
+        title = title or f"A model that no run here names ({shown})"
+        parts = [f"{name} {wording.size(n)}" for name, n in model.parts.items() if n]
+        number = _count("runs", model.n) if model.n else "no run"
+        add("model", title, parts, number, model, Selection(model=identity))
+    for found in held.runs:
+        run, mark, title = found.run, marks.get(found.run.key, RunMark()), wording.stored_run_title(found.run)
+        about = [
+            "★ pinned, so it stays" if mark.pinned else "",
+            title if mark.name else "",
+            wording.method_titles(run.settings),
+            f"shares {wording.size(found.shared_bytes)} with other runs" if found.shared_bytes else "",
+        ]
+        number = wording.quantity(len(run.sparse), "sparse model")
+        add("run", mark.name or title, about, number, found, Selection(runs=(run.key,)))
+    return rows
 
 
-def model_row(identity: str, model: Holding, zone: tzinfo | None) -> HeldRow:
-    """One model: its runs, and the bytes of its parts."""
-    known = dict.fromkeys(wording.reference_title(reference) for reference in model.names)
-    shown = identity.removeprefix("sha256:")[:_IDENTITY_LENGTH]
-    return HeldRow(
-        title=", ".join(known) or f"A model that no run here names ({shown})",
-        about=" · ".join(f"{name} {wording.size(n)}" for name, n in model.parts.items() if n),
-        number=_count("runs", model.n) if model.n else "no run",
-        size=_size_or_dash(model.n_bytes),
-        used=_moment_or_dash(model.used_at, zone),
-    )
-
-
-def run_row(found: RunHolding, marks: Mapping[str, RunMark], zone: tzinfo | None) -> HeldRow:
-    """One run: the bytes that it alone takes, and those that it shares."""
-    mark, title = marks.get(found.run.key, RunMark()), wording.stored_run_title(found.run)
-    about = [
-        "★ pinned, so it stays" if mark.pinned else "",
-        title if mark.name else "",
-        wording.method_titles(found.run.settings),
-        f"shares {wording.size(found.shared_bytes)} with other runs" if found.shared_bytes else "",
-    ]
-    n = len(found.run.sparse)
-    return HeldRow(
-        title=mark.name or title,
-        about=" · ".join(filter(None, about)),
-        number=f"{n} sparse {wording.plural(n, 'model')}",
-        size=_size_or_dash(found.n_bytes),
-        used=wording.moment(found.run.started_at, zone),
-    )
-
-
-def holdings_table(held: Holdings, marks: Mapping[str, RunMark], zone: tzinfo | None) -> Table:
-    """All three tables as one, every run in it."""
-    found = [
-        *(("kind", row) for _, row, _ in kind_rows(held, zone)),
-        *(("model", model_row(*model, zone)) for model in held.models.items()),
-        *(("run", run_row(run, marks, zone)) for run in held.runs),
-    ]
-    rows = [[by, row.title, row.about, row.number, row.size, row.used] for by, row in found]
-    return table("What the data folder holds", "", ["By", "What", "About", "How many", "Size", "Last use"], rows)
+def holdings_table(rows: Sequence[HeldRow]) -> Table:
+    """All rows as one table."""
+    head = ["By", "What", "About", "How many", "Size", "Last use"]
+    return table("What the data folder holds", "", head, [list(row[:6]) for row in rows])
 
 
 def deletion_question(plan: Cleanup, titles: Mapping[str, str]) -> list[str]:
@@ -211,22 +160,17 @@ def verification_sentence(found: Verification, zone: tzinfo | None) -> str:
 
 def verification_basis(found: Verification) -> str:
     """What verification read."""
-    parts = [f"{n:,} {_CHECKED[kind][n != 1]}" for kind, n in found.n_checked.items() if n and kind in _CHECKED]
+    parts = [wording.quantity(n, _CHECKED[kind]) for kind, n in found.n_checked.items() if n and kind in _CHECKED]
     took = wording.duration_words(max(0.0, found.finished_at - found.started_at))
     return f"{', '.join(parts)}: {wording.size(found.n_bytes)} in {took}." if parts else ""
 
 
-def damaged_rows(found: Verification) -> list[DamagedRow]:
-    """What is damaged, and what to do about it."""
-    return [_damaged_row(damage) for damage in found.damaged]
-
-
 _CHECKED = {
-    "record": ("result or note", "results and notes"),
-    "artefact": ("artefact of calibration", "artefacts of calibration"),
-    "unpacked model": ("file of unpacked models", "files of unpacked models"),
-    "upload": ("upload", "uploads"),
-    "export": ("file of exported models", "files of exported models"),
+    "record": "record",
+    "artefact": "calibration artefact",
+    "unpacked model": "unpacked file",
+    "upload": "upload",
+    "export": "exported file",
 }
 _LOST = "It is lost, unless a backup of the data folder has it."
 _ASK_AGAIN = "Ask for it again on the compare page."
@@ -255,65 +199,61 @@ _DAMAGED = {
 """What damaged things are called, and what to do about them: records by their kinds, then files."""
 
 
-def _damaged_row(damage: Damage) -> DamagedRow:
-    kind, name = damage.kind, damage.name
-    of, _, key = name.partition("/")
+def damaged_rows(found: Verification) -> list[list[str]]:
+    """What is damaged: what it is, its name, the fault, and what to do about it."""
+    return [_damaged_row(damage) for damage in found.damaged]
+
+
+def _damaged_row(damage: Damage) -> list[str]:
+    kind, name = str(damage.kind), damage.name
     match kind:
         case "record":
-            name = key[:_KEY_LENGTH]
+            kind, _, name = name.partition("/")
+            name = name[:_KEY_LENGTH]
         case "artefact":
             name = name[:_KEY_LENGTH]
         case "upload":
             name = wording.reference_title(name)
-    called = of if kind == "record" else "export file" if kind == "export" else kind
-    what, advice = _DAMAGED.get(called, ("An entry", _DAMAGED["note"][1]))
-    return DamagedRow(what=what, name=name, fault=damage.what, advice=advice)
+        case "export":
+            kind = "export file"
+    what, advice = _DAMAGED.get(kind, ("An entry", _DAMAGED["note"][1]))
+    return [what, name, damage.what, advice]
 
 
 def _count(kind: HoldingKind, n: int) -> str:
     """ "12 runs", "1 entry"."""
     noun = _KINDS[kind].noun
-    return f"{n:,} {noun if n == 1 else _MANY.get(noun, noun + 's')}"
+    return f"{n:,} entries" if noun == "entry" and n != 1 else wording.quantity(n, noun)
+
+
+def _of_kind(kind: HoldingKind, n: int) -> str:
+    """ "2 unpacked models", "40 entries of “Calibration statistics”"."""
+    return _count(kind, n) + (f" of “{_KINDS[kind].title}”" if _KINDS[kind].noun == "entry" else "")
 
 
 def _size_or_dash(n_bytes: int) -> str:
     return wording.size(n_bytes) if n_bytes else NO_AMOUNT
 
 
-def _moment_or_dash(timestamp: float, zone: tzinfo | None) -> str:
-    return wording.moment(timestamp, zone) if timestamp else NO_AMOUNT
-
-
 def _parts(plan: Cleanup, titles: Mapping[str, str]) -> str:
     """ "12 runs with the answers of 30 models, 2 logs and 1 unpacked model, 20 MB"."""
-    parts = []
+    parts = [_of_kind(kind, n) for kind, n in Counter(item.kind for item in plan.items).items()]
     if plan.runs:
-        runs, n = plan.runs, plan.n_records
-        what = f"“{titles.get(runs[0].key, runs[0].key)}”" if len(runs) == 1 else _count("runs", len(runs))
-        parts.append(f"{what} with the answers of {n} {wording.plural(n, 'model')}" if n else what)
-    parts += [_of_kind(kind, n) for kind, n in Counter(item.kind for item in plan.items).items()]
-    listed = parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+        first = plan.runs[0].key
+        what = f"“{titles.get(first, first)}”" if len(plan.runs) == 1 else _count("runs", len(plan.runs))
+        answers = f" with the answers of {wording.quantity(plan.n_records, 'model')}" if plan.n_records else ""
+        parts.insert(0, what + answers)
+    listed = " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
     return f"{listed}, {wording.size(plan.n_bytes)}" if plan.n_bytes else listed
 
 
-def _of_kind(kind: HoldingKind, n: int) -> str:
-    """ "2 unpacked models", "40 entries of “Calibration statistics”"."""
-    if kind in _DESCRIBED:
-        return f"{n:,} {wording.plural(n, _DESCRIBED[kind])}"
-    counted = _count(kind, n)
-    return f"{counted} of “{_KINDS[kind].title}”" if _KINDS[kind].noun == "entry" else counted
-
-
 def _staying(plan: Cleanup) -> list[str]:
-    said = []
-    for why, n in Counter(plan.refused.values()).items():
-        said.append(f"1 run stays: {why}." if n == 1 else f"{n} runs stay, each because {why}.")
+    stays = [(n, wording.quantity(n, "run"), why) for why, n in Counter(plan.refused.values()).items()]
+    stays += [(found.n, _of_kind(found.kind, found.n), found.why) for found in plan.stays]
+    said = [
+        f"{what} {'stays' if n == 1 else 'stay'}: {why.replace('{them}', 'it' if n == 1 else 'them')}."
+        for n, what, why in stays
+    ]
     if n := plan.n_shared:
-        said.append(f"The answers of {n} {wording.plural(n, 'model')} stay: other runs use them.")
-    return said + [_staying_things(each) for each in plan.stays]
-
-
-def _staying_things(found: Staying) -> str:
-    one = found.n == 1
-    why = found.why.replace("{them}", "it" if one else "them")
-    return f"{_of_kind(found.kind, found.n)} {'stays' if one else 'stay'}: {why}."
+        said.append(f"The answers of {wording.quantity(n, 'model')} stay: other runs use them.")
+    return said

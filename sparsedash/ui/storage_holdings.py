@@ -1,14 +1,12 @@
 """The data folder on the storage page: contents with their deletion, check of data integrity, size limit."""
 
 from collections.abc import Mapping, Sequence
-from itertools import islice
 
 import streamlit as st
 
 from sparsedash.reporting import storage_words, wording
 from sparsedash.reporting.html import element, escape, paragraph, table, widget_label
 from sparsedash.reporting.storage_words import HeldRow, gigabytes
-from sparsedash.schema.pair_records import RunMark
 from sparsedash.schema.records import Verification, VerifySettings
 from sparsedash.service.backend import Backend
 from sparsedash.service.deletion import Selection
@@ -17,16 +15,17 @@ from sparsedash.storage.disk_cache import LEAST_GB, MOST_GB, VARIABLE
 from sparsedash.ui import frame, job_panel
 from sparsedash.ui.address_bar import page_of
 
-_Row = tuple[str, HeldRow, Selection | None]
-"""A row's name on the page, its texts, and what its button deletes."""
-
 _HEADS = ("How many", "Size", "Last use")
+_SECTIONS = {
+    "kind": ("By kind", "Pinned runs, and what live jobs or other runs need, stay whatever is deleted."),
+    "model": ("By model", ""),
+    "run": ("By run, the largest first", ""),
+}
 _ROWS_A_PAGE = 10
 _MOST_DAMAGED = 50
 _DAMAGED_HEAD = ["What", "Called", "What is wrong", "What to do"]
 _LIMIT = "artefact-room"
 _LAST_USE = "“Last use” is exact for calibration data; otherwise it is the date written, of a run the date it started."
-_STAYS = "Pinned runs, and what live jobs or other runs need, stay whatever is deleted."
 _VERIFICATION = (
     "Every result, all calibration data, and every file of unpacked models, uploads and exports is read and compared "
     "with the checksum that was written with it. Nothing is changed. The list of jobs and the logs have no checksum."
@@ -37,69 +36,47 @@ _EVICTION = (
 )
 
 
-def show_kinds(backend: Backend, held: Holdings, titles: Mapping[str, str]) -> None:
-    """Draw a row for every kind of data. titles: of runs, by their keys; as below."""
-    frame.section("By kind")
-    frame.remark(_STAYS)
-    kinds = storage_words.kind_rows(held, frame.zone())
-    rows: list[_Row] = [(kind, row, Selection(kind=kind) if deletes else None) for kind, row, deletes in kinds]
-    _draw_rows(backend, "kind", rows, titles)
+def show_holdings(backend: Backend, held: Sequence[HeldRow], titles: Mapping[str, str]) -> None:
+    """Draw the rows by kind, by model and by run, a page of these at a time. titles: of the runs, by their keys."""
+    for by, (heading, remark) in _SECTIONS.items():
+        rows = [row for row in held if row.by == by]
+        shown, draw_pages = page_of(rows, _ROWS_A_PAGE if by == "run" else max(1, len(rows)))
+        if not rows:
+            continue
+        frame.section(heading)
+        if remark:
+            frame.remark(remark)
+        with st.container(key=f"by-{by}", gap=None):
+            heads = element("div", *(element("span", escape(head)) for head in _HEADS), css="sd-held-cells")
+            frame.show(element("div", element("span", escape(by.capitalize())), heads, css="sd-held-head"))
+            for row in shown:
+                _draw_row(backend, row, titles)
+        draw_pages()
     frame.remark(_LAST_USE)
-
-
-def show_models(backend: Backend, held: Holdings, titles: Mapping[str, str]) -> None:
-    """Draw a row for every model with any data."""
-    frame.section("By model")
-    show_all = len(held.models) <= _ROWS_A_PAGE or st.session_state.get("all-models", False)
-    rows: list[_Row] = [
-        (f"model-{i}", storage_words.model_row(*model, frame.zone()), Selection(model=model[0]))
-        for i, model in enumerate(islice(held.models.items(), None if show_all else _ROWS_A_PAGE))
-    ]
-    _draw_rows(backend, "model", rows, titles)
-    if not show_all:
-        st.button(f"Show all {len(held.models)} models", key="all-models")
-
-
-def show_runs(backend: Backend, held: Holdings, marks: Mapping[str, RunMark], titles: Mapping[str, str]) -> None:
-    """Draw a row for every run, the largest first, a page at a time."""
-    frame.section("By run, the largest first")
-    shown, draw_pages = page_of(held.runs, _ROWS_A_PAGE)
-    rows: list[_Row] = [
-        (
-            f"run-{found.run.key[:16]}",
-            storage_words.run_row(found, marks, frame.zone()),
-            Selection(runs=(found.run.key,)),
-        )
-        for found in shown
-    ]
-    _draw_rows(backend, "run", rows, titles)
-    draw_pages()
     frame.link("runs", "Rename, pin and export runs on their own page")
+    frame.offer_table(storage_words.holdings_table(held))
 
 
-def _draw_rows(backend: Backend, what: str, rows: Sequence[_Row], titles: Mapping[str, str]) -> None:
-    """Draw rows by kind, model or run under the heads of their columns; the title of a run is a link to it."""
-    with st.container(key=f"by-{what}", gap=None):
-        heads = element("div", *(element("span", escape(head)) for head in _HEADS), css="sd-held-cells")
-        frame.show(element("div", element("span", escape(what.capitalize())), heads, css="sd-held-head"))
-        for name, row, chosen in rows:
-            title = [element("p", escape(row.title), css="sd-held-title")]
-            with st.container(horizontal=True, key=f"held-{name}", gap=None):
-                with st.container(gap=None):
-                    if chosen is not None and chosen.runs:
-                        frame.link("overview", widget_label(row.title), run=chosen.runs[0])
-                        title = []
-                    about = [paragraph(row.about, css="sd-muted sd-small")] if row.about else []
-                    if title or about:
-                        frame.show(*title, *about)
-                texts = zip(_HEADS, (row.number, row.size, row.used), strict=True)
-                cells = [
-                    element("div", element("span", escape(f"{head}: "), css="sd-heard"), escape(text))
-                    for head, text in texts
-                ]
-                frame.show(element("div", *cells, css="sd-held-cells"))
-                if chosen is not None:
-                    _ask_to_delete(backend, name, chosen, titles)
+def _draw_row(backend: Backend, row: HeldRow, titles: Mapping[str, str]) -> None:
+    """Draw a row with its button; the title of a run is a link to it."""
+    chosen = row.chosen or Selection()
+    run = chosen.runs[0] if chosen.runs else ""
+    name = chosen.kind or chosen.model.removeprefix("sha256:")[:16] or run[:16] or row.title
+    with st.container(horizontal=True, key=f"held-{name}", gap=None):
+        with st.container(gap=None):
+            if run:
+                frame.link("overview", widget_label(row.title), run=run)
+            title = [] if run else [element("p", escape(row.title), css="sd-held-title")]
+            about = [paragraph(row.about, css="sd-muted sd-small")] if row.about else []
+            if title or about:
+                frame.show(*title, *about)
+        texts = zip(_HEADS, (row.number, row.size, row.used), strict=True)
+        cells = [
+            element("div", element("span", escape(f"{head}: "), css="sd-heard"), escape(text)) for head, text in texts
+        ]
+        frame.show(element("div", *cells, css="sd-held-cells"))
+        if row.chosen is not None:
+            _ask_to_delete(backend, name, chosen, titles)
 
 
 def _ask_to_delete(
@@ -147,18 +124,16 @@ def _show_found(backend: Backend, found: Verification) -> None:
         return
     frame.failure(sentence.removeprefix("✕ "), basis)
     damaged, items = storage_words.damaged_rows(found), []
-    for row in damaged[:_MOST_DAMAGED]:
-        name = element("span", escape(row.name), css="sd-damaged-name")
-        title = element("p", element("b", escape(f"{row.what} ")), name)
-        fault = element("p", escape(f"✕ {wording.first_upper(row.fault)}."), css="sd-damaged-fault")
-        items.append(element("li", title, fault, paragraph(row.advice, css="sd-muted")))
+    for what, name, fault, advice in damaged[:_MOST_DAMAGED]:
+        title = element("b", escape(f"{what} ")), element("span", escape(name), css="sd-damaged-name")
+        wrong = paragraph(f"✕ {wording.first_upper(fault)}.", css="sd-damaged-fault")
+        items.append(element("li", element("p", *title), wrong, paragraph(advice, css="sd-muted")))
     frame.show(element("ul", *items, css="sd-damaged"))
     if found.n_damaged > _MOST_DAMAGED:
         frame.note(f"The first {_MOST_DAMAGED} of {found.n_damaged:,}.")
     with frame.row():
         _ask_to_delete(backend, "damaged", Selection(damaged=True), {}, "Delete what is damaged")
-        listed = [[row.what, row.name, row.fault, row.advice] for row in damaged]
-        frame.offer_table(table("What is damaged", "", _DAMAGED_HEAD, listed))
+        frame.offer_table(table("What is damaged", "", _DAMAGED_HEAD, damaged))
 
 
 def show_limit(backend: Backend, held: Holdings) -> None:

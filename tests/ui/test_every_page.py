@@ -5,13 +5,17 @@ from dataclasses import replace
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from sparsedash.jobs.cluster_parts import ClusterMachine, ClusterView, MachineFacts, MachineView
 from sparsedash.schema.errors import StoreError
-from sparsedash.schema.records import Passages, Record, Run
+from sparsedash.schema.records import Damage, Passages, Record, Run
 from sparsedash.ui import frame, job_panel
 from sparsedash.ui.form_address import SEARCH
+from tests.storage.every_kind import harm_entry
 from tests.ui import specimens
 from tests.ui.conftest import APP, STORABLE, links, markup, menu_links, query_of, shows_as_text, words
 from tests.ui.filled_backend import job
+from tests.ui.test_models_exports import MADE as EXPORT
+from tests.ui.test_storage_holdings import DAMAGED
 
 SETTINGS = specimens.SETTINGS
 PAGES = ("overview", "prune", "jobs", "runs", "compare", "layers", "models", "published", "storage")
@@ -80,21 +84,22 @@ def texts_as(text):
     return [replace(each, outcomes=tuple(map(changed, each.outcomes))) for each in RECORDS]
 
 
-@pytest.mark.parametrize("text", STORABLE)
-def test_text_from_models_and_files_is_shown_as_text(text, open_page, backend):
-    backend.add_run((RUN, texts_as(text)))
-    backend.put(replace(specimens.passages(), contexts=(text,) * 120))
-    drawn = markup(open_page("compare"))
-    assert not [tag for tag in ("<img", "<style>*", 'href="javascript') if tag in drawn]
-    shows_as_text(drawn)
-
-
-@pytest.mark.parametrize("text", STORABLE)
-def test_text_of_errors_and_messages_is_shown_as_text(text, open_page, backend):
+@pytest.mark.parametrize("page", ["overview", "compare", "jobs", "runs", "models", "storage"])
+def test_text_of_models_files_users_and_machines_is_shown_as_text(page, open_page, backend):
+    text = " ".join(STORABLE)
+    model = "".join(filter(str.isprintable, text))
+    backend.add_run((replace(RUN, settings=replace(SETTINGS, model=model)), texts_as(text)))
+    damage = Damage(kind="export", name=model, what=model, entry="x")
+    export = replace(EXPORT, model=model, folder=f"/{model}")
+    backend.put(replace(specimens.passages(), contexts=(text,) * 120), replace(DAMAGED, damaged=(damage,)), export)
+    backend.user_data.name_run(RUN.key, text)
     other = replace(SETTINGS, sparsities_permille=(400,))
     backend.set_jobs(job(SETTINGS, message=text, id=2), job(other, "failed", error_text=text, error_advice=text))
-    drawn = markup(open_page("jobs"))
-    assert "<img" not in drawn
+    facts = MachineFacts(gpus=(text,), problem=text)
+    machine = ClusterMachine(address="tls://x", name=text, n_slots=1, facts=facts)
+    backend.known_cluster = ClusterView(address=text, trouble="", machines=(MachineView(machine=machine),))
+    drawn = markup(open_page(page))
+    assert not [tag for tag in ("<img", "<style>*", 'href="javascript') if tag in drawn]
     shows_as_text(drawn)
 
 
@@ -115,21 +120,6 @@ def test_every_page_of_a_run_that_was_stopped_says_so_and_leads_to_its_form(page
     assert "1 of its 3 sparse models" not in words(open_page(page, run=run.key))
 
 
-def test_a_stopped_run_promises_no_sparse_models(open_page, backend):
-    run = backend.add_run(specimens.run(finished=False, n_sparse=0))
-    backend.set_jobs(job(SETTINGS, "failed", error_text="The disk is full."))
-    said = words(open_page("overview", run=run.key))
-    assert said.startswith("The dense model has answered; no sparse model has.")
-    assert "with 0 of its 3 sparse models." in said
-
-
-def flip(backend, kind, key):
-    """A bit of what is stored flips, so that its checksum does not fit."""
-    name = f"{kind.__name__.lower()}/{key}"
-    data = backend._store._records.get(name)
-    backend._store._records.set(name, data[:-9] + bytes([data[-9] ^ 4]) + data[-8:])
-
-
 @pytest.mark.parametrize(
     ("kind", "key", "said"),
     [
@@ -139,7 +129,7 @@ def flip(backend, kind, key):
     ],
 )
 def test_a_damaged_record_is_named_on_the_page_whoever_looked_first(open_page, finished, kind, key, said):
-    flip(finished, kind, key)
+    harm_entry(finished._store, "records", f"{kind.__name__.lower()}/{key}")
     assert finished._store.get(kind, key) is None
     finished.set_jobs(job(SETTINGS, "done"))
     assert said in words(open_page("overview", run=RUN.key))
@@ -147,7 +137,7 @@ def test_a_damaged_record_is_named_on_the_page_whoever_looked_first(open_page, f
 
 @pytest.mark.parametrize(("kind", "key"), [(Run, RUN.key), (Record, DENSE), (Record, LAST), (Passages, "passages")])
 def test_damaged_results_count_as_lost_on_every_page(open_page, finished, kind, key):
-    flip(finished, kind, key)
+    harm_entry(finished._store, "records", f"{kind.__name__.lower()}/{key}")
     said = {name: words(open_page(name)) for name in ("overview", "runs", "compare", "layers", "models")}
     open_page("compare", mode="blind")
     compare = {LAST: "These two cannot be compared.", "passages": "The text of this passage is no longer stored."}

@@ -13,7 +13,7 @@ from sparsedash.schema.progress import Step
 from sparsedash.schema.store_keys import forecast_note
 from sparsedash.service.preflight import Duration, Memory, Preflight
 from tests.ui import specimens
-from tests.ui.conftest import FAILED, HOSTILE, button, links, markup, query_of, words
+from tests.ui.conftest import FAILED, button, links, markup, query_of, words
 from tests.ui.filled_backend import job
 
 SETTINGS = specimens.SETTINGS
@@ -209,9 +209,3 @@ def test_the_machines_of_a_cluster_say_what_they_run_or_why_nothing(trouble, mac
     backend.known_cluster = ClusterView(address="tls://127.0.0.1:8786", trouble=trouble, machines=machines)
     said = words(open_page("jobs"))
     assert not [text for text in expected if text not in said]
-
-
-def test_what_machines_say_is_shown_as_text(open_page, backend):
-    machines = tuple(MachineView(machine=machine("gpu", gpus=(text,), problem=text)) for text in HOSTILE)
-    backend.known_cluster = ClusterView(address="tls://127.0.0.1:8786", trouble="", machines=machines)
-    assert "<img" not in markup(open_page("jobs"))
