@@ -195,7 +195,7 @@ def test_an_exported_run_is_opened_and_ticked_and_a_changed_file_is_refused(open
     run, records, passages = named(*specimens.run(), specimens.passages())
     backend.put(*records, passages, run)
     app = opened(open_page("runs", chosen=short(run)), "run-along")
-    (download,) = (each for each in app.get("download_button") if each.proto.label.startswith("Download,"))
+    assert any(each.proto.label.startswith("Download,") for each in app.get("download_button"))
     assert "Names, prompts and blind choices stay here." in words(app)
     data, state, ticks = backend.pack_run(run.key), {}, []
     backend.drop(Run, run.key)
