@@ -20,7 +20,6 @@ from sparsedash.reporting.charts.tradeoff_chart import (
 from sparsedash.reporting.charts.tradeoff_data import Gain, Gained, Point, Reading, TradeoffData, loss_axis
 from sparsedash.reporting.run_results import live_point, published_beside
 from sparsedash.reporting.wording import nats_as_factor
-from sparsedash.stats.mean_intervals import mean_interval, moments
 from sparsedash.stats.significance import share_interval, wilson_interval
 from sparsedash.stats.tolerance import Tolerance, judge_all, record_losses
 from tests.factories import PRUNED, RECORD, STOPPED, outcome
@@ -174,18 +173,13 @@ def test_fewer_passages_than_dense_make_a_hollow_mark():
     assert symbols == ["circle", "circle-open"]
 
 
-@pytest.mark.parametrize("few", [0, 30])
-def test_perplexity_is_the_mean_change_of_the_log_likelihood_on_the_passages_that_both_answered(few):
-    pairs = list(zip(DENSE.outcomes, TEN.outcomes, strict=True))[few:]
-    changes = [sparse.log_likelihood - dense.log_likelihood for dense, sparse in pairs]
-    sparse = replace(TEN, outcomes=TEN.outcomes[few:], stopping=STOPPED) if few else TEN
-    (reading,) = read(PERPLEXITY, DENSE, sparse)
-    assert reading.value == pytest.approx(sum(changes) / len(pairs))
-    if not few:
-        # Two losses are looked at, of perplexity and accuracy.
-        assert (reading.low, reading.high) == pytest.approx(mean_interval(moments(changes), 0.05 / 2))
-        assert exp(-reading.value) == pytest.approx(TEN.word_perplexity / DENSE.word_perplexity)
-        assert trace(chart(measure=PERPLEXITY), "sparse")["y"][0] == reading.value
+def test_perplexity_is_the_change_of_the_log_likelihood_with_the_interval_of_its_verdict():
+    (reading,) = read(PERPLEXITY, DENSE, TEN)
+    (alone,) = judge_all([record_losses(DENSE, TEN)], Tolerance())
+    lost = alone.perplexity
+    assert (reading.low, reading.value, reading.high) == (-lost.high, -lost.value, -lost.low)
+    assert exp(-reading.value) == pytest.approx(TEN.word_perplexity / DENSE.word_perplexity)
+    assert trace(chart(measure=PERPLEXITY), "sparse")["y"][0] == reading.value
 
 
 def test_one_passage_has_no_bar_which_would_be_as_high_as_the_chart():
