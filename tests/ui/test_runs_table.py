@@ -184,7 +184,8 @@ def test_a_run_is_ticked_overlaid_named_pinned_and_deleted(open_page, backend, t
     assert listed(app) == ["For the talk", "owner/model"] and "★ pinned" in words(app)
     said = words(open_page("overview", run=older.key))
     assert said.count("For the talk · SmolLM2 135M") == 1 and "pinned" in said
-    assert "Delete “For the talk”, with the answers of 2 models?" in words(opened(app, "runs-delete"))
+    app = opened(open_page("runs", chosen=short(older)), "runs-delete")
+    assert "Delete “For the talk”, with the answers of 2 models?" in words(app)
     button(app, "Delete for good").click().run()
     assert backend.runs() == [newer] and set(backend._store.keys(Record)) == {newer.dense, *newer.sparse}
     assert "Deleted: For the talk" in app.toast[0].value
