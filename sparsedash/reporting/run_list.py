@@ -349,7 +349,7 @@ def overlay(found: Sequence[RunResults]) -> Overlay | None:
         ),
         # The share of right words, which is no difference, can only be drawn from one dense model on.
         measures=[measure for measure in every if measure != "share right" or len(dense) == 1],
-        models={each.record.key: {"run": run.run.key, "right": run.name_of(each.record)} for _, run, each in models},
+        models={each.record.key: run.comparisons[each.record.key] for _, run, each in models},
         legend=join() if fits else element("ul", *letters, css="sd-chart-key"),
         numbers=table("The numbers of these runs", caption, ["Model", *LOSS_HEAD], rows),
         notes=[*notes, _EACH] if len(drawn) > 1 else notes,

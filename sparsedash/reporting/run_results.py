@@ -235,6 +235,11 @@ class RunResults:
         found = headline_model(self.judged)
         return found.record if found else None
 
+    @property
+    def comparisons(self) -> dict[str, dict[str, str]]:
+        """What the address of the compare page says of each sparse model beside dense, by its record's key."""
+        return {each.record.key: {"run": self.run.key, "right": self.name_of(each.record)} for each in self.judged}
+
     def name_of(self, record: Record) -> str:
         """The name of one of its records."""
         return wording.record_name(record, self.several_methods)

@@ -1,7 +1,7 @@
 """Charts of loss, against sparsity, size or speed, with their hints, and the button that measures speed."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import get_args
 
 import streamlit as st
@@ -30,7 +30,7 @@ from sparsedash.reporting.html import Html, table
 from sparsedash.reporting.run_results import Judged, RunResults
 from sparsedash.schema.settings import Dtype
 from sparsedash.service.backend import Backend
-from sparsedash.ui import frame, job_panel
+from sparsedash.ui import frame, job_panel, navigation
 from sparsedash.ui.address_bar import select
 from sparsedash.ui.browser_scripts import show_chart
 
@@ -73,6 +73,12 @@ def show_tradeoff_chart(tradeoff: TradeoffData, measure: Measure, name: str, key
     shifted = "Overlapping points are shifted sideways." if len(tradeoff.lines) > 1 else ""
     frame.remark(*hints, _HINTS[measure], far_words(tradeoff, measure), shifted, hollow)
     return pressed
+
+
+def open_comparison(address: Mapping[str, str] | None) -> None:
+    """Go to a clicked model's answers next to the dense model's; stay where none was clicked."""
+    if address:
+        st.switch_page("pages/compare.py", query_params={**address, **navigation.tolerance_query()})
 
 
 def choose_gain() -> GainName | None:

@@ -10,7 +10,6 @@ from sparsedash.reporting import verdicts, wording
 from sparsedash.reporting.charts.tradeoff_data import Measure, Point
 from sparsedash.reporting.html import Html, card, cards, paragraph, widget_label
 from sparsedash.reporting.job_status import job_announcement, job_title
-from sparsedash.reporting.record_pair import record_choices
 from sparsedash.reporting.run_answer import (
     answer_figures,
     answer_sentence,
@@ -107,7 +106,8 @@ def show_tradeoff(backend: Backend, found: RunResults, job: Job | None) -> None:
     # What would decide the rest stands at the top as soon as it is the next step.
     figures = answer_figures(found, needed=next_step(found) is None)
     with st.expander("The numbers as a table"):
-        addresses = {key: f"compare?{urlencode(query)}" for key, query in _comparisons(found).items()}
+        limits = navigation.tolerance_query()
+        addresses = {key: f"compare?{urlencode(query | limits)}" for key, query in found.comparisons.items()}
         frame.show_table(numbers_table(found, addresses))
     stopped, source = verdicts.early_stopping_words(found.records), wording.source_note(found.run.source_type)
     for note in filter(None, (*figures, stopped, *found.run.warnings, source)):
@@ -135,24 +135,14 @@ def _draw_tradeoff(backend: Backend, found: RunResults, now: tuple[str, Point] |
         pressed = loss_charts.show_tradeoff_chart(
             found.tradeoff(now), measure, measure, f"race-{measures.index(measure)}"
         )
-    if address := _comparisons(found).get(pressed):
-        st.switch_page("pages/compare.py", query_params=address)
-
-
-def _comparisons(found: RunResults) -> dict[str, dict[str, str]]:
-    """Parameters of the compare page for each sparse record next to dense, by the record's key."""
-    return {
-        choice.key: {"run": found.run.key, "right": choice.address, **navigation.tolerance_query()}
-        for choice in record_choices(found.run, ())
-        if choice.key != found.run.dense
-    }
+    loss_charts.open_comparison(found.comparisons.get(pressed))
 
 
 def link_to_answers(found: RunResults) -> None:
     """Draw links to the passages, layers and export of the sparse model that the answer speaks of."""
     if (record := found.headline) is not None:
         name = found.name_of(record)
-        frame.link("compare", "Compare the answers passage by passage", **_comparisons(found)[record.key])
+        frame.link("compare", "Compare the answers passage by passage", **found.comparisons[record.key])
         frame.link("layers", "See what each layer lost", run=found.run.key, record=name)
         link_to_export(found.run.key, name)
 

@@ -29,7 +29,7 @@ from sparsedash.ui.address_bar import BOUND, PAGE, choose_measure, choose_tolera
 from sparsedash.ui.form_fields import free_upload_memory
 from sparsedash.ui.frame import JOB_S
 from sparsedash.ui.job_panel import JOBS_LISTED
-from sparsedash.ui.loss_charts import show_tradeoff_chart
+from sparsedash.ui.loss_charts import open_comparison, show_tradeoff_chart
 
 CHOSEN, OVERLAID = "chosen", "together"
 """Parameters of the address: the ticked runs, and whether they are overlaid."""
@@ -321,8 +321,7 @@ def show_overlay(backend: Backend, chosen: Sequence[RunRow]) -> None:
         frame.show(drawn.legend)
     measure, hint = choose_measure(drawn.measures), "Each run against its own dense model."
     pressed = show_tradeoff_chart(drawn.tradeoff, measure, f"runs-{measure}", f"together-{measure}", hint)
-    if address := drawn.models.get(pressed):
-        st.switch_page("pages/compare.py", query_params={**address, **navigation.tolerance_query()})
+    open_comparison(drawn.models.get(pressed))
     for note in drawn.notes:
         frame.note(note)
     if len(looked_at) < len(with_results):

@@ -41,15 +41,6 @@ def test_a_row_says_what_is_known_of_it_and_its_link_opens_the_form_with_exactly
     assert backend.submitted == [published_run_settings(row)]
 
 
-def test_the_row_that_is_chosen_stands_in_the_address(open_page):
-    page = open_page("published", row="no such row")
-    assert page.selectbox[0].value == PUBLISHED_ROWS[0].name
-    assert "The address asks for “no such row”; there is no such row here. Shown instead is gpt-j-6b" in words(page)
-    page.selectbox[0].select(LAST_WORD[3].name).run()
-    assert page.query_params["row"] == LAST_WORD[3].name
-    assert list(links(page)) == ["Prune opt-1.3b, pile_10k, 10 %, last word, BF16"]
-
-
 def test_what_was_measured_here_stands_next_to_its_row(open_page, backend):
     settings = published_run_settings(LAST_WORD[0])
     run, records = specimens.run(settings)

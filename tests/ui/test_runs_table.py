@@ -1,14 +1,17 @@
 """The page with all runs in its empty, running, failed and done state, and everything it keeps in its address."""
 
-import json
 from dataclasses import replace
+from io import BytesIO
 
 import pytest
 
 from sparsedash.reporting.run_list import RUN_ADDRESS_LENGTH
 from sparsedash.schema.pair_records import RunMark
-from sparsedash.schema.records import Record
+from sparsedash.schema.records import Record, Run
+from sparsedash.ui import runs_table
 from sparsedash.ui.runs_table import ROWS_A_PAGE
+from tests.storage.every_kind import flip
+from tests.storage.test_run_files import named
 from tests.ui import specimens
 from tests.ui.conftest import HOSTILE, button, links, markup, menu_links, query_of, shows_as_text, words
 from tests.ui.filled_backend import job
@@ -125,19 +128,6 @@ def test_a_long_table_is_shown_in_pages(open_page, backend):
         assert not app.run().exception
 
 
-def test_a_ticked_run_is_in_the_address_and_the_address_ticks_it(open_page, two_runs):
-    older, newer = two_runs
-    app = open_page("runs")
-    box(app, older).check().run()
-    box(app, newer).check().run()
-    assert ticked(app) == [short(older), short(newer)] and "2 chosen" in words(app)
-    assert not [each for each in app.text_input if each.key and each.key.startswith("name-")], "one at a time is named"
-    again = open_page("runs", chosen=short(older))
-    assert (box(again, older).value, box(again, newer).value) == (True, False)
-    box(again, older).uncheck().run()
-    assert "chosen" not in again.query_params
-
-
 def test_ticked_runs_stay_ticked_while_the_table_does_not_show_them_and_deleted_ones_are_left_out(open_page, two_runs):
     older, newer = two_runs
     app = open_page("runs", chosen=short(older), model="owner/model")
@@ -150,21 +140,6 @@ def test_ticked_runs_stay_ticked_while_the_table_does_not_show_them_and_deleted_
     assert "Select runs to overlay" in words(gone) and not gone.get("plotly_chart")
 
 
-def test_ticked_runs_are_overlaid_when_asked_and_a_copied_link_shows_the_same(open_page, backend):
-    older, newer = add(backend), add(backend, 60.0, sparsities_permille=(400, 500))
-    app = open_page("runs", chosen=short(older))
-    box(app, newer).check().run()
-    assert not app.get("plotly_chart"), "nothing moves until it is asked for"
-    button(app, "Overlay").click().run()
-    (chart,) = app.get("plotly_chart")
-    assert chart.proto.alt.startswith("Word perplexity over 120 passages against the share of MLP channels removed")
-    assert {"dense", "sparse", "allowed"} <= {trace.get("name") for trace in json.loads(chart.proto.spec)["data"]}
-    copied = open_page("runs", chosen=short(older), together=app.query_params["together"])
-    assert copied.get("plotly_chart") and "Each run against its own dense model." in words(copied)
-    button(app, "Close the chart").click().run()
-    assert not app.get("plotly_chart") and "together" not in app.query_params
-
-
 def test_a_run_without_results_is_a_row_that_can_be_neither_drawn_nor_deleted(open_page, backend):
     settings = replace(SETTINGS, sparsities_permille=(700,))
     backend.set_jobs(job(settings))
@@ -172,35 +147,6 @@ def test_a_run_without_results_is_a_row_that_can_be_neither_drawn_nor_deleted(op
     said = words(app)
     assert said.startswith("1 run under way, no result yet.") and "▶ running 0 of 1 model" in said
     assert "None of the chosen runs has a sparse model with answers yet." in said and "Delete" not in markup(app)
-
-
-def test_a_pinned_run_comes_first_and_says_so(open_page, backend, two_runs):
-    older, _ = two_runs
-    app = open_page("runs", chosen=short(older))
-    button(app, "Pin").click().run()
-    assert backend.user_data.marks() == {older.key: RunMark(pinned=True)}
-    assert listed(app) == [TITLE, "owner/model"] and "★ pinned" in words(app)
-    assert "pinned" in words(open_page("overview"))
-    button(app, "Unpin").click().run()
-    assert backend.user_data.marks() == {}
-
-
-def test_a_run_that_is_named_shows_its_name_wherever_it_is_and_an_empty_one_removes_it(open_page, backend, two_runs):
-    older, _ = two_runs
-
-    def rename(name):
-        app = open_page("runs", chosen=short(older))
-        app.text_input(key=f"name-{short(older)}").set_value(name)
-        button(app, "Save").click().run()
-
-    rename("  For the talk ")
-    assert "For the talk" in listed(open_page("runs"))
-    overview, title = open_page("overview", run=older.key), f"For the talk: {TITLE} at 10, 20, 30 %"
-    assert title in {label.replace("\u00a0", " ") for label in links(overview)}
-    assert words(overview).count("For the talk · SmolLM2 135M") == 1
-    assert "For the talk: SmolLM2 135M" in words(open_page("compare", run=older.key))
-    rename(" ")
-    assert backend.user_data.marks() == {}
 
 
 @pytest.mark.parametrize("text", HOSTILE[::2])
@@ -213,27 +159,64 @@ def test_a_name_is_shown_as_text(text, open_page, finished):
         shows_as_text(drawn + "".join([*links(app), *(each.label for each in app.checkbox)]))
 
 
-def asking(app):
-    """The page with the question before deleting opened."""
-    app.session_state["runs-delete"] = True
+def opened(app, place):
+    """The page with this popover opened."""
+    app.session_state[place] = True
     return app.run()
 
 
-def test_deleting_asks_first_then_tells_and_takes_the_run_out_of_the_address(open_page, backend, two_runs):
+def test_a_run_is_ticked_overlaid_named_pinned_and_deleted(open_page, backend, two_runs):
     older, newer = two_runs
-    app = asking(open_page("runs", chosen=short(older)))
-    assert f"Delete “{TITLE} at 10, 20, 30 %”, with the answers of 2 models? It cannot be undone." in words(app)
-    assert len(backend.runs()) == 2
+    app = open_page("runs", chosen=short(newer))
+    box(app, older).check().run()
+    assert ticked(app) == [short(newer), short(older)] and not app.get("plotly_chart"), "drawn when it is asked for"
+    button(app, "Overlay").click().run()
+    (chart,) = app.get("plotly_chart")
+    assert chart.proto.alt.startswith("Word perplexity over 120 passages against the share of MLP channels removed")
+    assert "Each run against its own dense model." in words(app)
+    button(app, "Close the chart").click().run()
+    assert not app.get("plotly_chart") and "together" not in app.query_params
+    box(app, newer).uncheck().run()
+    app.text_input(key=f"name-{short(older)}").set_value("  For the talk ")
+    button(app, "Save").click().run()
+    button(app, "Pin").click().run()
+    assert backend.user_data.marks() == {older.key: RunMark(name="For the talk", pinned=True)}
+    assert listed(app) == ["For the talk", "owner/model"] and "★ pinned" in words(app)
+    said = words(open_page("overview", run=older.key))
+    assert said.count("For the talk · SmolLM2 135M") == 1 and "pinned" in said
+    app = opened(open_page("runs", chosen=short(older)), "runs-delete")
+    assert "“For the talk” stays: it is pinned; unpin it first." in words(app)
+    button(app, "Unpin").click().run()
+    app = opened(app, "runs-delete")
+    assert "Delete “For the talk”, with the answers of 2 models?" in words(app)
     button(app, "Delete for good").click().run()
     assert backend.runs() == [newer] and set(backend._store.keys(Record)) == {newer.dense, *newer.sparse}
-    assert f"Deleted: {TITLE}" in app.toast[0].value
+    assert "Deleted: For the talk" in app.toast[0].value
     assert "chosen" not in app.query_params and listed(app) == ["owner/model"]
+
+
+def test_an_exported_run_is_opened_and_ticked_and_a_changed_file_is_refused(open_page, backend, monkeypatch):
+    run, records, passages = named(*specimens.run(), specimens.passages())
+    backend.put(*records, passages, run)
+    app = opened(open_page("runs", chosen=short(run)), "run-along")
+    assert any(each.proto.label.startswith("Download,") for each in app.get("download_button"))
+    assert "Names, prompts and blind choices stay here." in words(app)
+    data, state, ticks = backend.pack_run(run.key), {}, []
+    backend.drop(Run, run.key)
+    monkeypatch.setattr(runs_table.st, "session_state", state)
+    monkeypatch.setattr(runs_table.st, "toast", lambda *_, **__: None)
+    monkeypatch.setattr(runs_table, "tick_rows", ticks.append)
+    for file, refused in ((flip(data), True), (data, False)):
+        state[runs_table._FIELD] = BytesIO(file)
+        runs_table._open_file(backend)
+        assert bool(state[runs_table._REFUSED]) == refused
+        assert (ticks, [each.key for each in backend.runs()]) == (([], []) if refused else ([[short(run)]], [run.key]))
 
 
 def test_a_run_under_way_is_not_deleted_and_one_that_ended_early_says_so(open_page, backend):
     run = backend.add_run(specimens.run(finished=False, n_sparse=1))
     backend.set_jobs(job(SETTINGS))
-    app = asking(open_page("runs", chosen=short(run)))
+    app = opened(open_page("runs", chosen=short(run)), "runs-delete")
     assert "▶ running 1 of 3 models" in words(app) and "stays: it is under way; stop it first." in words(app)
     assert not [each for each in app.button if each.label == "Delete for good"]
     backend.set_jobs(job(SETTINGS, "failed"))

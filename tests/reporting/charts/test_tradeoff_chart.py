@@ -20,7 +20,6 @@ from sparsedash.reporting.charts.tradeoff_chart import (
 from sparsedash.reporting.charts.tradeoff_data import Gain, Gained, Point, Reading, TradeoffData, loss_axis
 from sparsedash.reporting.run_results import live_point, published_beside
 from sparsedash.reporting.wording import nats_as_factor
-from sparsedash.stats.mean_intervals import mean_interval, moments
 from sparsedash.stats.significance import share_interval, wilson_interval
 from sparsedash.stats.tolerance import Tolerance, judge_all, record_losses
 from tests.factories import PRUNED, RECORD, STOPPED, outcome
@@ -83,13 +82,9 @@ def test_the_dense_line_and_its_band_cross_the_whole_chart():
     assert (line["x"], line["y"]) == ([left, right], [50.0, 50.0])
     assert (min(band["x"]), max(band["x"])) == (left, right)
     assert (min(band["y"]), max(band["y"])) == pytest.approx([100 * b for b in wilson_interval(60, 120)])
-
-
-def test_lines_carry_their_labels_at_their_height_and_there_is_no_legend():
-    figure = chart()
     low, high = figure["layout"]["yaxis"]["range"]
     assert labels(figure) == pytest.approx({"dense": (50 - low) / (high - low), "sparse": (25 - low) / (high - low)})
-    assert figure["layout"]["showlegend"] is False and "shapes" not in figure["layout"]
+    assert figure["layout"]["xaxis"]["ticksuffix"] == " %" and figure["layout"]["yaxis"]["ticktext"][0] == "20 %"
 
 
 def test_methods_differ_by_mark_and_dash_as_their_labels_show_and_the_leader_is_strongest():
@@ -156,24 +151,13 @@ def test_nothing_moves_while_a_run_fills_the_chart():
     assert trace(coming, "sparse")["x"] == trace(there, "sparse")["x"]
 
 
-@pytest.mark.parametrize("measure", ["share right", "accuracy", "word perplexity", "flips"])
-def test_the_dense_model_alone_is_a_chart_too(measure):
-    assert list(labels(chart(tradeoff_data(DENSE, {}), measure))) == ["dense"]
-
-
 @pytest.mark.parametrize("right", [0, 120])
 def test_the_range_holds_every_interval_and_never_leaves_0_to_100(right):
     record = specimens.record([True] * right + [False] * (120 - right))
     low, high = chart(tradeoff_data(record, {}))["layout"]["yaxis"]["range"]
     bottom, top = wilson_interval(right, 120)
     assert 0 <= low <= 100 * bottom and 100 * top <= high <= 100
-
-
-def test_axes_say_what_they_measure_and_their_unit():
-    layout = chart()["layout"]
-    assert layout["title"]["text"] == "Last word right, % of 120 passages"
-    assert layout["xaxis"]["title"]["text"] == "MLP channels removed" and layout["xaxis"]["ticksuffix"] == " %"
-    assert layout["yaxis"]["ticktext"][:2] == ["20 %", "30 %"]
+    assert list(labels(chart(tradeoff_data(record, {}), PERPLEXITY))) == ["dense"]
 
 
 def test_the_words_say_every_point_with_its_interval():
@@ -189,18 +173,13 @@ def test_fewer_passages_than_dense_make_a_hollow_mark():
     assert symbols == ["circle", "circle-open"]
 
 
-@pytest.mark.parametrize("few", [0, 30])
-def test_perplexity_is_the_mean_change_of_the_log_likelihood_on_the_passages_that_both_answered(few):
-    pairs = list(zip(DENSE.outcomes, TEN.outcomes, strict=True))[few:]
-    changes = [sparse.log_likelihood - dense.log_likelihood for dense, sparse in pairs]
-    sparse = replace(TEN, outcomes=TEN.outcomes[few:], stopping=STOPPED) if few else TEN
-    (reading,) = read(PERPLEXITY, DENSE, sparse)
-    assert reading.value == pytest.approx(sum(changes) / len(pairs))
-    if not few:
-        # Two losses are looked at, of perplexity and accuracy.
-        assert (reading.low, reading.high) == pytest.approx(mean_interval(moments(changes), 0.05 / 2))
-        assert exp(-reading.value) == pytest.approx(TEN.word_perplexity / DENSE.word_perplexity)
-        assert trace(chart(measure=PERPLEXITY), "sparse")["y"][0] == reading.value
+def test_perplexity_is_the_change_of_the_log_likelihood_with_the_interval_of_its_verdict():
+    (reading,) = read(PERPLEXITY, DENSE, TEN)
+    (alone,) = judge_all([record_losses(DENSE, TEN)], Tolerance())
+    lost = alone.perplexity
+    assert (reading.low, reading.value, reading.high) == (-lost.high, -lost.value, -lost.low)
+    assert exp(-reading.value) == pytest.approx(TEN.word_perplexity / DENSE.word_perplexity)
+    assert trace(chart(measure=PERPLEXITY), "sparse")["y"][0] == reading.value
 
 
 def test_one_passage_has_no_bar_which_would_be_as_high_as_the_chart():
@@ -358,12 +337,9 @@ def test_far_points_stand_at_the_edge_with_an_arrow_and_their_value_and_the_axis
     assert [data[1] for data in marks[-1]["customdata"]] == ["h100", "h200", "h300"]
     assert "1,097 × that of dense" in tradeoff_words(FAR_RACE)
     assert "farther down" in far_words(FAR_RACE, PERPLEXITY)
-
-
-def test_the_line_leads_to_where_a_far_point_belongs_and_is_cut_off_by_the_plot():
-    lines = [t for t in chart(FAR_RACE, PERPLEXITY)["data"] if t["name"] == "line"]
-    assert [min(t["y"]) for t in lines] == pytest.approx([-0.8, -7.0, -13.8155106])
-    assert all(t.get("cliponaxis", True) for t in lines)
+    lines = [t for t in figure["data"] if t["name"] == "line"]
+    assert [min(t["y"]) for t in lines] == pytest.approx([-0.8, -7.0, -13.8155106]), "cut off by the plot"
+    assert edge_notes(chart(FAR_RACE, "accuracy")) == ([], 0), "which has bounds"
 
 
 @pytest.mark.parametrize(
@@ -381,10 +357,6 @@ def test_other_points_stay_where_they_belong(tradeoff):
     low, _ = loss_axis(tradeoff, PERPLEXITY).range
     assert low < min(point.readings[PERPLEXITY][0].low for point in tradeoff.sparse)
     assert edge_notes(chart(tradeoff, PERPLEXITY)) == ([], 0) and far_words(tradeoff, PERPLEXITY) == ""
-
-
-def test_other_measures_which_have_bounds_are_drawn_whole():
-    assert edge_notes(chart(FAR_RACE, "accuracy")) == ([], 0)
 
 
 def test_the_gain_chart_moves_the_same_points():
@@ -424,13 +396,6 @@ def test_published_points_are_grey_diamonds_within_the_axes_and_told_in_words():
     low, high = figure["layout"]["yaxis"]["range"]
     assert low < 56.86 and high > 57.89
     assert tradeoff_words(OPT_RACE, "share right").endswith(" Published: dense 57.89 %, at 10 % 56.86 %.")
-
-
-@pytest.mark.parametrize(("rows", "measure"), [(ROWS, "flips"), ((), "share right")])
-def test_without_rows_or_on_another_measure_nothing_is_published(rows, measure):
-    race = replace(OPT_RACE, published=rows)
-    assert "published" not in {t["name"] for t in drawn(tradeoff_chart(race, measure))["data"]}
-    assert "Published" not in tradeoff_words(race, measure)
 
 
 def gain(value, wide=0.0):
