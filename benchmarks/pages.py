@@ -60,7 +60,7 @@ def fill(folder: Path, n_methods: int, n_passages: int) -> Run:
     records = [replace(specimens.record(dense), key="dense")]
     for i, method in enumerate(chosen):
         for permille in settings.sparsities_permille:
-            verdicts = specimens.harmed(dense, round(permille * (0.5 + 0.15 * i)), seed=i)
+            verdicts = specimens.harmed(dense, round(permille * (0.5 + 0.15 * i)))
             made = specimens.record(verdicts, permille, method.settings, seed=i)
             records.append(replace(made, key=f"{i}-{permille}"))
     run, _ = specimens.run(settings)

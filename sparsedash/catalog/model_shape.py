@@ -76,14 +76,6 @@ class ModelShape:
         return msgspec.json.encode(self).decode()
 
 
-def shape_from_plain(text: str) -> ModelShape | None:
-    """The counts that `plain` wrote; None for anything else."""
-    try:
-        return msgspec.json.decode(text, type=ModelShape)
-    except (msgspec.MsgspecError, RecursionError):
-        return None
-
-
 @cache
 def shipped_shape(name: str) -> ModelShape:
     """The shape of a config that ships with the program."""

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from sparsedash.jobs.job import JobKind, JobState
+from sparsedash.jobs.job import EndState, JobKind
 from sparsedash.schema.errors import JobError, SettingsError, SparseDashError
 from sparsedash.schema.plain_values import Count
 from sparsedash.schema.progress import Step
@@ -115,7 +115,7 @@ class Part:
 class PartEnd:
     """End of a part. file: the run file that it made. log: the end of its log."""
 
-    state: JobState
+    state: EndState
     machine: str = ""
     error_text: str = ""
     error_advice: str = ""

@@ -311,9 +311,11 @@ class ClusterRunner:
 
     def _claim_next(self) -> None:
         """Claim the next job for a free machine. Those with parts left to begin go first: see `go_on`."""
-        queued = next((job for job in self._table.queue() if job.kind in RUNS), None)
-        if queued and (attempt := self._attempt(queued)) and not self._table.claim(queued.id, CLUSTER, 0):
-            self._let_go(attempt)
+        for queued in self._table.queue():
+            if queued.kind in RUNS and (attempt := self._attempt(queued)):
+                if not self._table.claim(queued.id, CLUSTER, 0):
+                    self._let_go(attempt)
+                return
 
     def _forget_ended(self, running: list[Job]) -> None:
         """Let go of attempts that are over according to their rows."""

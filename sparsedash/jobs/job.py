@@ -7,6 +7,7 @@ from typing import Any, Literal
 from sparsedash.schema.progress import STARTING, Step
 
 JobState = Literal["queued", "running", "done", "failed", "cancelled", "crashed"]
+EndState = Literal["done", "failed", "cancelled", "crashed"]
 JobKind = Literal["run", "find", "continuation", "divergence", "timing", "export", "verify", "part"]
 """`part`: of a run, on a machine of a cluster; never in a server's own table."""
 RUNS: tuple[JobKind, ...] = ("run", "find")

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from sparsedash.jobs.job import LONG, Job, JobKind, JobState, Move, Priority, places_after_move, queue_order
+from sparsedash.jobs.job import LONG, EndState, Job, JobKind, Move, Priority, places_after_move, queue_order
 from sparsedash.jobs.lock_files import open_own
 from sparsedash.schema.errors import JobError, StoreError
 from sparsedash.schema.plain_values import canonical_json
@@ -94,9 +94,14 @@ class Database:
             self._patiently(lambda: self._db.executescript(_SCHEMA))
 
     def read(self, query: str, values: tuple[Any, ...]) -> list[sqlite3.Row]:
-        """The rows as they are now; never waits for a writer."""
-        with self._as_store_error(), self._lock:
-            return self._db.execute(query, values).fetchall()
+        """The rows as they are now; writers are not waited for."""
+
+        def rows() -> list[sqlite3.Row]:
+            with self._lock:
+                return self._db.execute(query, values).fetchall()
+
+        with self._as_store_error():
+            return self._patiently(rows)
 
     @contextmanager
     def writing(self, patience_s: float | None = None) -> Iterator[sqlite3.Connection]:
@@ -249,7 +254,7 @@ class JobTable:
         """Whether this attempt is still marked as running, with no request to stop."""
         return bool(self._read(f"{_THIS_RUNNING} AND cancel_requested_at IS NULL", (job.id, job.attempt)))
 
-    def end(self, job: Job, state: JobState, text: str = "", advice: str = "") -> bool:
+    def end(self, job: Job, state: EndState, text: str = "", advice: str = "") -> bool:
         """End this attempt as `done`, `failed` by an error of its own work, `cancelled` on request, or `crashed`.
 
         text, advice: why, for a person. Returns whether the job was still in the state given.
@@ -372,12 +377,12 @@ class JobTable:
                 "settings": json.loads(row["settings"]),
                 "progress": msgspec.json.decode(row["progress"], type=Step),
             }
-        except (ValueError, TypeError) as error:
+            return Job(**{**dict(row), **decoded, "log_path": str(self._logs / f"{row['id']}.log")})
+        except (ValueError, TypeError, LookupError) as error:
             raise StoreError(
                 f"The job table {self._logs.with_name('jobs.sqlite')} is damaged: job {row['id']} cannot be read.",
                 "Stop the server and move it away; results are kept elsewhere.",
             ) from error
-        return Job(**{**dict(row), **decoded, "log_path": str(self._logs / f"{row['id']}.log")})
 
 
 class Owners:

@@ -63,7 +63,10 @@ def find_sentence(result: FindResult, method: MethodSettings, verdicts: Mapping[
         return _so_far(_verdicts_sentence(verdicts, method, tolerance)) if verdicts else "The search has begun."
     ends = {step: verdicts[step] for step in (result.answer, result.next_step) if step is not None and step in verdicts}
     said = [_verdicts_sentence(ends, method, tolerance)] if ends else []
-    if result.answer not in ends:
+    if result.answer not in ends and result.n_passages < FEWEST_PASSAGES:
+        passages = quantity(result.n_passages, "passage")
+        said = [f"Too few to judge: {passages} cannot confirm that anything stays within {tolerance_words(tolerance)}."]
+    elif result.answer not in ends:
         said.insert(0, f"No sparsity was found within {tolerance_words(tolerance)}.")
     elif result.next_step is None:
         said.append("It is the most that can be tried.")
@@ -264,7 +267,8 @@ def run_ending(run: Run, job: Job | None) -> str:
     how, made = _ENDED.get(job.state if job is not None else "done", "did not finish"), len(run.sparse)
     if run.find is not None:
         return f"This search {how} after {quantity(made, 'trial')}."
-    return f"This run {how} with {made} of its {quantity(run.settings.n_sparse, 'sparse model')}."
+    had = f"with {made} of" if made else "without any of"
+    return f"This run {how} {had} its {quantity(run.settings.n_sparse, 'sparse model')}."
 
 
 def no_results(run: Run | None, why: str) -> str:

@@ -273,8 +273,11 @@ def runs_sentence(rows: Sequence[RunRow], tolerance: Tolerance) -> str:
         (sum(map(bool, map(accuracy_open, judged))), "by word perplexity alone"),
     ]
     rest = "".join(f"; {n} {what}" for n, what in notes if n)
-    runs = f"{count['within'] or 'None'} of {quantity(len(judged), 'run')}"
-    return f"{runs} with a model within the limits, {tolerance_words(tolerance)}{rest}."
+    n, n_runs = count["within"], len(judged)
+    runs = f"{n or 'None'} of {n_runs} runs with a result {'have' if n > 1 else 'has'} a model"
+    if n_runs == 1:
+        runs = f"The one run with a result has {'a' if n else 'no'} model"
+    return f"{runs} within the limits, {tolerance_words(tolerance)}{rest}."
 
 
 def run_deletion_words(plan: Cleanup, titles: Mapping[str, str], done: bool = False) -> list[str]:
@@ -282,8 +285,10 @@ def run_deletion_words(plan: Cleanup, titles: Mapping[str, str], done: bool = Fa
     said = []
     if plan.runs:
         what = f"“{titles[plan.runs[0].key]}”" if len(plan.runs) == 1 else f"{len(plan.runs)} runs"
-        what += f", with the answers of {quantity(plan.n_records, 'model')}"
+        what += f", with the answers of {quantity(plan.n_records, 'model')}" if plan.n_records else ""
         said.append(f"Deleted: {what}." if done else f"Delete {what}? It cannot be undone.")
+    elif done:
+        said.append("Nothing was deleted.")
     if plan.n_shared:
         said.append(f"The answers of {quantity(plan.n_shared, 'model')} stay: other runs use them.")
     return said + [f"“{titles.get(key, key)}” stays: {why}." for key, why in plan.refused.items()]

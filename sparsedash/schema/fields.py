@@ -1,6 +1,6 @@
-"""The field table: a setting's default, limits, label, help, flag and address key, in the row it is declared with.
+"""Declares settings: `settings` and `method_settings` hold each one's default, limits, label, help, flag, address key.
 
-The rows stand in the dataclasses of `settings` and `method_settings`. From them are made the fields of the form
+From these rows are made the fields of the form
 (`ui.form_fields`), its address (`ui.form_address`), the flags of the commands (`shell.flags`) and the checks of values.
 """
 

@@ -71,10 +71,10 @@ class PartMachine:
             keep_run(read_run_file(part.known), self.store)
         job = self._followed(part, name, report, stopped)
         log_end = "\n".join(last_log_lines(Path(job.log_path), LOG_LINES))
-        if job.state != "done":
-            return PartEnd(
-                state=job.state, machine=name, log=log_end, error_text=job.error_text, error_advice=job.error_advice
-            )
+        match job.state:
+            case "failed" | "cancelled" | "crashed" as state:
+                why, advice = job.error_text, job.error_advice
+                return PartEnd(state=state, machine=name, log=log_end, error_text=why, error_advice=advice)
         run = self.store.get(Run, part.key)
         if run is None:
             raise StoreError("What was made is not in the machine's data folder any more.", "Try again.")

@@ -96,24 +96,33 @@ def keep_results(file: RunFile, store: Store) -> None:
 def _whole_run(parts: Iterable[Part]) -> tuple[Run, bool]:
     """The run among its parts, and whether a search is there. Raises StoreError unless they are one whole run."""
     runs: list[Run] = []
-    passages_of: dict[str, str] = {}
+    records: dict[str, tuple[str, str, int, bool]] = {}
+    n_texts: dict[str, int] = {}
     keys: set[str] = set()
-    has_search = False
+    searches: list[str] = []
     for part in parts:
         keys.add(part.key)
         if isinstance(part, Run):
             runs.append(part)
         elif isinstance(part, Record):
-            passages_of[part.key] = part.passages_key
-        has_search |= isinstance(part, FindResult)
+            about = part.model_identity, part.passages_key, len(part.outcomes), part.pruned is not None
+            records[part.key] = about
+        elif isinstance(part, Passages):
+            n_texts[part.key] = len(part.indices)
+        else:
+            searches.append(part.key)
     if len(runs) != 1:
         raise StoreError("This file does not hold one run.", _ADVICE)
     (run,) = runs
     if run.made_on or not all(map(_KEY.fullmatch, keys)):
         raise StoreError("This is no run that was made in a data folder.", "The example ships with the program.")
-    if passages_of.keys() != {run.dense, *run.sparse} or not keys.issuperset(passages_of.values()):
+    belong = records.keys() == {run.dense, *run.sparse} and searches in ([], [run.key])
+    for key, (model, passages, n_answers, is_sparse) in records.items():
+        belong &= model == run.model_identity and is_sparse == (key != run.dense)
+        belong &= n_answers <= n_texts.get(passages, -1)
+    if not belong:
         raise StoreError("The run and its records do not belong together.", _ADVICE)
-    return run, has_search
+    return run, bool(searches)
 
 
 def _parts_in(store: Store, run: Run) -> Iterator[Part]:

@@ -119,7 +119,8 @@ def _draw_written(pair: Pair, others: Sequence[str], texts: Sequence[str]) -> No
     rest = [mark_divergence(left, text)[1] for text in more]
     _draw_texts(pair, others, [both[0] if alone else escape(left), both[1], *rest], "sd-written")
     beside = "the other" if alone else f"that of {pair.left_name}"
-    frame.remark(f"The mark {DIVERGENCE_SIGN} stands where a text parts from {beside}.")
+    parts = f"The mark {DIVERGENCE_SIGN} stands where a text parts from {beside}."
+    frame.remark("Both wrote the same." if alone and left == right else parts)
 
 
 def _draw_texts(pair: Pair, others: Sequence[str], texts: Sequence[Html], css: str) -> None:

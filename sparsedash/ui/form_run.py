@@ -219,8 +219,10 @@ def _custom_method_fields(title: str) -> tuple[MethodSettings, ...] | None:
     if not st.toggle(title, key=OWN, bind=BOUND, help=about):
         return ()
     chosen = setting_fields([_METHOD[name] for name in CHOICES], 2)
-    others = [row for row in _METHOD.values() if row.name not in (*CHOICES, "width_multiple")]
+    others = [row for row in _METHOD.values() if row.name not in (*CHOICES, "width_multiple", "schedule")]
     values = chosen | setting_fields([row for row in others if uses_parameter(row.name, **chosen)], 2)
+    if values.get(_METHOD["rounds"].key, 1) > 1:
+        values |= setting_fields([_METHOD["schedule"]], 2)
     by_name = {row.name: values[row.key] for row in _METHOD.values() if row.key in values}
     made = validated(OWN, lambda: MethodSettings(**by_name))
     if made is None:

@@ -242,7 +242,7 @@ def upload_guard(app: ASGIApp) -> ASGIApp:
         if is_upload and not _is_session_of(rest.partition("/")[0], name):
             answer, n = PlainTextResponse("There is no such session of yours.", status_code=404), 0
         elif n and arriving[name] + _n_in_memory(name) >= MOST_FILES:
-            text = f"{MOST_FILES} of your files are arriving or unread. Wait until a page has read one."
+            text = f"{MOST_FILES} of your files are arriving or unread. Wait until a page has read one, or reload it."
             answer, n = PlainTextResponse(text, status_code=429), 0
         arriving[name] += n
         try:

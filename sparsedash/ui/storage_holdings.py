@@ -61,7 +61,7 @@ def _draw_row(backend: Backend, row: HeldRow, titles: Mapping[str, str]) -> None
     """Draw a row with its button; the title of a run is a link to it."""
     chosen = row.chosen or Selection()
     run = chosen.runs[0] if chosen.runs else ""
-    name = chosen.kind or chosen.model.removeprefix("sha256:")[:16] or run[:16] or row.title
+    name = chosen.kind or chosen.model or run or row.title
     with st.container(horizontal=True, key=f"held-{name}", gap=None):
         with st.container(gap=None):
             if run:

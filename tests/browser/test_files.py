@@ -59,7 +59,7 @@ def test_a_table_is_a_csv_of_what_is_shown(path, first, page, finished):
 
 def test_the_tables_of_a_comparison_are_csv(page, finished):
     page.goto(f"{finished.address}/compare?groups=true")
-    for table, first in ((".sd-top", "Next token"), (".sd-slices", "Grouped by")):
+    for table, first in ((".sd-top", "Next token"), (".st-key-groups .sd-table", "Group")):
         expect(page.locator(table)).to_be_visible()
         ready(page)
         button = page.locator(f"[data-testid=stElementContainer]:has({table}) ~ *").get_by_role("button", name="CSV")

@@ -16,7 +16,6 @@ from sparsedash.catalog.model_shape import (
     parameter_count,
     prefill_ceiling,
     prefill_multiply_adds,
-    shape_from_plain,
     shipped_shape,
     weight_bytes,
 )
@@ -95,8 +94,3 @@ def test_parameters_count_each_shared_one_once_and_biases_leave_with_their_chann
     assert parameter_count(biased, (7, 6)) == 412 - 3 * 14
     assert weight_bytes(SHAPE, (7, 6), "float32") == 4 * (380 - 36)
     assert weight_bytes(SHAPE, (7, 6), "bfloat16") == 2 * (380 - 36)
-
-
-def test_a_shape_is_read_as_it_was_written_and_anything_else_is_none():
-    assert shape_from_plain(SHAPE.plain()) == SHAPE
-    assert shape_from_plain("{}") is shape_from_plain("no JSON") is None

@@ -23,8 +23,8 @@ COUNTED = {
     "calibrated and refitted blocks": (statistics.WalkCheckpoint, "reached"),
     "batches on the way back": (gradients, "_loss"),
     "scored and solved blocks": (channel_pruning, "_method_layer"),
-    "measured blocks": (compensation, "_block_errors"),
-    "masked blocks": (weight_pruning, "_mask_block"),
+    "measured blocks": (compensation, "passage_error"),
+    "masked blocks": (weight_pruning, "MaskedBlock"),
     "answered batches": (evaluate._Evaluation, "_read_"),
 }
 """What is called once for each of them."""

@@ -410,7 +410,7 @@ def test_there_is_no_next_step_before_the_run_is_finished():
     ("state", "n_sparse", "sentence"),
     [
         ("cancelled", 1, "This run was stopped with 1 of its 3 sparse models."),
-        ("crashed", 0, "This run was interrupted (its worker process died) with 0 of its 3 sparse models."),
+        ("crashed", 0, "This run was interrupted (its worker process died) without any of its 3 sparse models."),
         (None, 1, "This run did not finish with 1 of its 3 sparse models."),
         ("queued", 1, ""),
         ("running", 1, ""),

@@ -160,7 +160,7 @@ def test_the_sentence_counts_the_runs_with_a_model_within(backend):
     add(backend, sparsities_permille=(100,))
     assert run_list.runs_sentence(rows(backend), USUAL) == f"None of 2 runs with a {most}; 2 undecided."
     by_one = run_list.runs_sentence(rows(backend, LAX), LAX)
-    assert by_one.startswith("2 of 2 runs with a model within the limits, 1000 ×")
+    assert by_one.startswith("2 of 2 runs with a result have a model within the limits, 1000 ×")
     assert by_one.endswith("2 points of accuracy; 2 by word perplexity alone.")
 
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 from tokenizers import Regex, pre_tokenizers
 
-from sparsedash.catalog.model_shape import model_shape, shape_from_plain
+from sparsedash.catalog.model_shape import model_shape
 from sparsedash.engine.models import loading
 from sparsedash.engine.models.loading import ModelShelf, load_model, locate_model
-from sparsedash.schema import store_keys
 from sparsedash.schema.errors import ModelError
+from sparsedash.service.stored_results import known_shape
 from tests.engine.tiny import save_tiny, tiny_loaded, tiny_model, tiny_tokenizer
 
 
@@ -29,7 +29,7 @@ def test_a_local_folder_gives_its_model_its_tokenizer_and_its_dtype(model_folder
 def test_the_identity_is_that_of_the_content_and_the_shape_is_noted_under_it(model_folder, store, tmp_path):
     first = locate_model(str(model_folder), store).identity
     config = json.loads((model_folder / "config.json").read_text())
-    assert shape_from_plain(store.recall(store_keys.model_shape_note(first))) == model_shape(config)
+    assert known_shape(store, first) == model_shape(config)
     copied = shutil.copytree(model_folder, tmp_path / "copy")
     assert locate_model(str(copied), store).identity == first
     (copied / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 0.1}))

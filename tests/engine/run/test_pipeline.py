@@ -31,6 +31,7 @@ from tests.engine.run.small_runs import (
     records,
     stages_of,
 )
+from tests.storage.every_kind import harm_entry
 
 
 @pytest.fixture
@@ -251,7 +252,7 @@ def test_a_finished_run_stays_whole_while_it_is_repeated(settings, store):
 def test_forgotten_or_damaged_statistics_are_computed_again(settings, store):
     first = ran(settings, store)
     for name in list(store._artefacts):
-        store._artefacts.set(name, b"damaged")
+        harm_entry(store, "artefacts", name)
     run, stages = stages_of(one(settings), store)
     assert "calibrate" in stages
     assert run.finished and first.dense == run.dense

@@ -58,10 +58,11 @@ class Row(NamedTuple):
 BEST = ("best",)
 CALIBRATED = statistics._RunningSums, "statistics"
 SCORED = channel_pruning, "_method_layer"
-REFITTED = channel_pruning, "_refit"
-MASKED = weight_pruning, "_mask_block"
+REFITTED = compensation, "damped_solution"
+"""Once a block for the scores of `best`, once for its channels."""
+MASKED = weight_pruning, "MaskedBlock"
 BACKWARD = gradients, "_loss"
-MEASURED = compensation, "_block_errors"
+MEASURED = compensation, "passage_error"
 ROWS: dict[str, Row] = {
     "all, streamed": Row(ALL, way="streamed"),
     "two, resident again": Row(ALL[:2]),
@@ -70,7 +71,7 @@ ROWS: dict[str, Row] = {
     # The block that was under way is begun again.
     "calibration": Row(BEST, Kill("calibrate", 3, CALIBRATED, N_BLOCKS, (2,))),
     "scores": Row(BEST, Kill("prune", 2, SCORED, 2 * N_BLOCKS, (1, 3))),
-    "channels": Row(BEST, Kill("prune", 4, REFITTED, N_BLOCKS, (5,))),
+    "channels": Row(BEST, Kill("prune", 4, REFITTED, 2 * N_BLOCKS, (5,))),
     "masks, refitted": Row(("sparsegpt",), Kill("prune", 1, MASKED, N_BLOCKS, (0, 2))),
     "masks": Row(("wanda",), Kill("prune", 1, MASKED, N_BLOCKS, (0, 2))),
     "sensitivities": Row(BEST, Kill("backward", 1, BACKWARD, 0, (3,))),
@@ -182,7 +183,7 @@ def check_row(row, settings, whole, tmp_path, monkeypatch):
         assert left == []
         # A backward pass reads as many batches as it reports.
         assert len(calls) <= (kill.most or again[-1])
-        n_asked = sum(len(batch.rows) for _, batches, _ in rows for batch in batches)
+        n_asked = sum(len(reading.rows) for _, together in rows for reading in together)
         # In a single pass, passages begin again; else the batch that was under way.
         assert n_asked <= 2 * N_PASSAGES + (2 * N_PASSAGES if kill.stage == "walk" else PASSAGES_IN_BATCH)
     assert len(found) == len(names) + 1
