@@ -24,7 +24,7 @@ from typing import IO, Any
 from sparsedash.catalog.resources import out_of_memory
 from sparsedash.jobs.job import FINISHED_PARTS, RUNS, Job
 from sparsedash.jobs.job_table import JobTable
-from sparsedash.jobs.local_runner import environment_seconds, linger_s, worker_name
+from sparsedash.jobs.local_runner import PATIENCE, environment_seconds, linger_s, worker_name
 from sparsedash.jobs.lock_files import cluster_lock, hold_lock, is_lock_held, job_lock, open_log, slot_lock
 from sparsedash.jobs.reporter import Reporter, StopFlag
 from sparsedash.schema.errors import Cancelled, SettingsError, SparseDashError, StoreError, redact_output, redacted
@@ -116,7 +116,7 @@ def main(argv: Sequence[str] | None = None, load: LoadHandlers = load_job_handle
     redact_output()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     try:
-        wait_s, patience_s = linger_s(), environment_seconds("SPARSEDASH_PATIENCE_S", WORK_PATIENCE_S)
+        wait_s, patience_s = linger_s(), environment_seconds(PATIENCE, WORK_PATIENCE_S)
     except SettingsError as error:
         parser.error(str(error))
     faulthandler.enable()

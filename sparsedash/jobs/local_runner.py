@@ -101,7 +101,8 @@ class LocalRunner:
         self._term_after_s, self._kill_after_s, self._start_within_s = term_after_s, kill_after_s, start_within_s
         self._n_slots = 1 if bound else n_slots()
         self._bound_by: tuple[int, ...] = os.pipe() if bound else ()
-        linger_s()  # a bad value is refused here, and not by each worker in its log
+        # Bad values are refused here, and not by each worker in its log.
+        linger_s(), environment_seconds(PATIENCE, 0.0)
         self._children: dict[int, subprocess.Popen[bytes]] = {}
         self._seen_at_work: dict[int, float] = {}
         self._stop_seen: dict[tuple[int, int], float] = {}
@@ -307,6 +308,10 @@ def n_slots() -> int:
     if not asked.isdecimal() or len(asked) > 2 or int(asked) > 64:
         raise SettingsError("SPARSEDASH_WORKERS", asked, "a whole number from 0 to 64")
     return int(asked)
+
+
+PATIENCE = "SPARSEDASH_PATIENCE_S"
+"""Names how long a worker waits while another process keeps the job table or the results locked."""
 
 
 def linger_s() -> float:

@@ -88,13 +88,14 @@ def data_folder() -> Path:
 
 def absolute_data_folder(folder: Path) -> Path:
     """The absolute path of a data folder, `~` expanded. Raises StoreError for an unknown user."""
-    try:
-        return folder.expanduser().absolute()
-    except RuntimeError as error:
-        raise StoreError(
-            f"The data folder {str(folder)!r} cannot be used: its user is unknown.",
-            "Name another one with --data-dir or SPARSEDASH_DATA_DIR.",
-        ) from error
+    named = str(folder)
+    with suppress(RuntimeError):
+        if named.strip() and named.isprintable():
+            return folder.expanduser().absolute()
+    raise StoreError(
+        f"The data folder {named!r} cannot be used: its user is unknown, or its name cannot be shown.",
+        "Name another one with --data-dir or SPARSEDASH_DATA_DIR.",
+    )
 
 
 class FolderSize(NamedTuple):

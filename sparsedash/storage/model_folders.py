@@ -181,7 +181,11 @@ def new_folder(folder: Path) -> Iterator[Path]:
             inside.mkdir(mode=0o775)
             yield inside
             require_new(folder)
-            inside.rename(folder)
+            try:
+                inside.rename(folder)
+            except OSError:
+                require_new(folder)
+                raise
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 
@@ -230,8 +234,9 @@ def located_export(export: Export, data_dir: Path) -> Export:
 
 def export_key_of(folder: Path) -> str:
     """The key of the export in this folder, by its recipe. Raises ExportError without a readable one."""
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        return str(json.loads((folder / RECIPE).read_bytes())["export"])
+    with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+        if isinstance(key := json.loads((folder / RECIPE).read_bytes())["export"], str):
+            return key
     raise ExportError(
         f"{folder} holds no {RECIPE} that can be read.", "Name a folder that `sparsedash export` has made."
     )

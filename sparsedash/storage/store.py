@@ -175,6 +175,10 @@ class Store:
         """All entries without their values; not counted as use."""
         return [CacheEntry(*row) for row in self._select(of, ENTRIES)]
 
+    def has_entry(self, of: Shelf, name: str) -> bool:
+        """Whether there is an entry of this name in `entries`, also a damaged one."""
+        return bool(self._select(of, "SELECT 1 FROM Cache WHERE key = ?", name))
+
     def drop_entry(self, of: Shelf, name: str) -> None:
         """Delete an entry by its name in `entries`, if it exists, also a damaged one."""
         self._patiently("written", lambda: self._shelf(of).delete(name))
@@ -219,7 +223,13 @@ class Store:
 
     def _write(self, cache: Any, name: str, data: bytes, tag: str = "") -> None:
         signed = Signed(_digest(name, data), data)
-        self._patiently("written", lambda: cache.set(name, signed, tag=tag or None))
+
+        def write() -> None:
+            with cache.transact():
+                pass  # Raises while it is locked: diskcache would write a large value before it asks, once a try.
+            cache.set(name, signed, tag=tag or None)
+
+        self._patiently("written", write)
 
     def _read(self, cache: Any, name: str, drop: bool = True) -> bytes | None:
         try:

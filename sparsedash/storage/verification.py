@@ -83,7 +83,7 @@ def _entry_fault(store: Store, shelf: Shelf, entry: CacheEntry, read: OnBytes) -
     try:
         found = store.raw_value(shelf, entry.name)
     except DamagedEntry as error:
-        return str(error) if any(each.name == entry.name for each in store.entries(shelf)) else ""
+        return str(error) if store.has_entry(shelf, entry.name) else ""
     read(entry.n_bytes)
     if found and entry.name.startswith(DAMAGED):
         return "it was damaged when it was read, and is set aside"

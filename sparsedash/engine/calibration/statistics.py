@@ -8,6 +8,7 @@ Dimensions: m inner width, n tokens.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
+from itertools import islice
 
 import safetensors.torch
 import torch
@@ -82,13 +83,22 @@ class WalkCheckpoint:
 
     def resume(self, *walks: BlockWalk) -> int:
         """The next block: the first, or the one that interrupted walks had reached; `walks` are taken there."""
-        kept = self._checkpoint.get(self._key, partial(unpack_tensors, what="hidden states"))
-        if kept is None or not all(map(self._has, range(int(kept[0])))):
+        entered = [own for walk in walks for own in walk.hidden]
+
+        def unpack(data: bytes) -> tuple[int, list[Tensor]]:
+            index, *hidden = unpack_tensors(data, "hidden states")
+            with reading_stored("hidden states"):
+                if [own.shape for own in hidden] != [own.shape for own in entered]:
+                    raise ValueError("they are of other batches")
+            return int(index), hidden
+
+        index, hidden = self._checkpoint.get(self._key, unpack) or (0, [])
+        if not all(map(self._has, range(index))):
             return 0
-        hidden = iter(kept[1:])
-        for walk in walks:
-            walk.go_back([own.to(entered.device) for entered, own in zip(walk.hidden, hidden, strict=False)])
-        return int(kept[0])
+        found = iter([own.to(first.device) for own, first in zip(hidden, entered, strict=index > 0)])
+        for walk in walks if index else ():
+            walk.go_back(list(islice(found, len(walk.hidden))))
+        return index
 
     def reached(self, index: int, *walks: BlockWalk) -> None:
         """Keep the hidden states before the block with this index, from time to time."""

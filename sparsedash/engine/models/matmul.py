@@ -61,7 +61,7 @@ def widen_once(model: nn.Module, room: int = WIDE_BYTES) -> None:
     mode, weights = _widens.get(), list(model.parameters())
     if mode is not None and sum(weight.numel() for weight in weights) * torch.float32.itemsize <= room:
         for weight in weights:
-            if weight.dim() == 2:
+            if weight.dim() == 2 and weight.device.type == "cpu":
                 mode.copies[weight] = weight.detach().float()
 
 

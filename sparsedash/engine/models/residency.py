@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import wraps
 from pathlib import Path
-from tempfile import TemporaryFile
+from tempfile import NamedTemporaryFile
 from typing import Any
-from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from sparsedash.schema.errors import ModelError
 from sparsedash.storage.local_machine import MUCH, free_in_words, freed_bytes, give_back_freed, mapped_files, mode_in
@@ -62,7 +62,7 @@ class Streamed:
     def __init__(self, model: nn.Module, blocks: Sequence[nn.Module], scratch: Path) -> None:
         """scratch: folder for held numbers. Weights that are no views of a file are moved there."""
         self._scratch, self._blocks = scratch, list(blocks)
-        self._held: WeakSet[mmap.mmap] = WeakSet()
+        self._held: list[tuple[StorageWeakRef, int, int]] = []
         self._weights: list[Tensor] = []
         self._changes: Sequence[Change] = ()
         self._there: nn.Module | None = None
@@ -103,7 +103,7 @@ class Streamed:
             self._current.enter_context(self._changes[index]())
         self._there = self._inside = block
         for parameter in self._dense[index + 1] if index + 1 < len(self._dense) else ():
-            _advise(parameter, _NEEDED_SOON)
+            _advise(parameter.data_ptr(), parameter.nbytes, _NEEDED_SOON)
 
     def drop(self) -> None:
         """Give back the memory of everything that was read; it is read again when it is touched."""
@@ -116,15 +116,17 @@ class Streamed:
             return tensor
         tensor = tensor.detach().cpu()
         try:
-            mapped = _new_mapping(self._scratch, tensor.nbytes)
+            storage = _new_mapping(self._scratch, tensor.nbytes)
         except OSError as error:
             raise ModelError(
                 f"What does not fit into memory could not be put aside: {error.strerror}. "
                 f"{free_in_words(error, self._scratch)}".strip(),
                 "Free some space.",
             ) from error
-        held = torch.frombuffer(mapped, dtype=tensor.dtype).view(tensor.shape).copy_(tensor)
-        self._held.add(mapped)
+        held: Tensor = torch.empty(0, dtype=tensor.dtype).set_(storage, 0, tensor.shape)  # type: ignore[call-overload]
+        held.copy_(tensor)
+        known = StorageWeakRef(storage)  # type: ignore[no-untyped-call]
+        self._held.append((known, storage.data_ptr(), storage.nbytes()))
         self._let_go()
         return held
 
@@ -152,25 +154,31 @@ class Streamed:
     def _let_go(self) -> None:
         """Drop the pages of all mapped files."""
         for parameter in self._weights:
-            _advise(parameter, _NOT_NEEDED)
-        if _NOT_NEEDED is not None:
-            for mapped in self._held:
-                mapped.madvise(_NOT_NEEDED)
+            _advise(parameter.data_ptr(), parameter.nbytes, _NOT_NEEDED)
+        # Where a held tensor was, other memory may lie by now.
+        self._held = [each for each in self._held if not each[0].expired()]  # type: ignore[no-untyped-call]
+        for _, address, n_bytes in self._held:
+            _advise(address, n_bytes, _NOT_NEEDED)
 
 
 WeightResidency = Resident | Streamed
 
 
-def _new_mapping(folder: Path, n_bytes: int) -> mmap.mmap:
-    """Memory that is a new file without a name in this folder."""
+def _new_mapping(folder: Path, n_bytes: int) -> torch.UntypedStorage:
+    """Memory that is a new file in this folder, already without a name.
+
+    Not Python's own mmap: that keeps a file open for each, of which there may be thousands.
+    """
     folder.mkdir(mode=mode_in(folder.parent, 0o700), exist_ok=True)
-    with TemporaryFile(dir=folder) as file:
+    with NamedTemporaryFile(dir=folder) as file:
         # A full disk must show now: when a mapped page cannot be written, the process ends.
         if sys.platform == "linux":
             os.posix_fallocate(file.fileno(), 0, n_bytes)
         else:
             os.truncate(file.fileno(), n_bytes)
-        return mmap.mmap(file.fileno(), n_bytes)
+        mapped = torch.UntypedStorage.from_file(file.name, shared=True, nbytes=n_bytes)
+        assert isinstance(mapped, torch.UntypedStorage)
+        return mapped
 
 
 _NOT_NEEDED: int | None = getattr(mmap, "MADV_DONTNEED", None)
@@ -178,9 +186,8 @@ _NEEDED_SOON: int | None = getattr(mmap, "MADV_WILLNEED", None)
 _madvise = ctypes.CDLL(None, use_errno=True).madvise if _NOT_NEEDED is not None else None
 
 
-def _advise(weight: Tensor, advice: int | None) -> None:
-    """Advise the system on all pages of a weight in a mapped file: to drop them, or to read them meanwhile."""
+def _advise(address: int, n_bytes: int, advice: int | None) -> None:
+    """Advise the system on all pages of these bytes of a mapped file: to drop them, or to read them meanwhile."""
     if _madvise is not None and advice is not None:
-        begin = weight.data_ptr() - weight.data_ptr() % mmap.PAGESIZE
-        end = weight.data_ptr() + weight.nbytes
-        _madvise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), ctypes.c_int(advice))
+        begin = address - address % mmap.PAGESIZE
+        _madvise(ctypes.c_void_p(begin), ctypes.c_size_t(address + n_bytes - begin), ctypes.c_int(advice))

@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -88,7 +89,7 @@ def test_every_weight_is_a_view_of_its_own_file_and_none_is_copied(source, kept,
 def test_where_no_system_tells_what_is_mapped_weights_are_copied_to_files(source, kept, loaded, monkeypatch):
     monkeypatch.setattr(residency, "mapped_files", list)
     streamed = stream_model(source, "float32", kept)
-    assert len(streamed.residency._held) == len(list(streamed.model.parameters()))
+    assert n_held(streamed) == len(list(streamed.model.parameters()))
     assert torch.equal(streamed.model(ids()).logits, loaded.model(ids()).logits)
 
 
@@ -119,6 +120,18 @@ def test_of_a_model_in_memory_only_much_that_was_freed_is_given_back(freed, give
     assert len(calls) == given_back
 
 
+def n_held(streamed):
+    return sum(not known.expired() for known, *_ in streamed.residency._held)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts /proc/self/fd")
+def test_what_is_held_keeps_no_file_open(streamed):
+    files = Path("/proc/self/fd")
+    n_open = len(list(files.iterdir()))
+    kept = [streamed.residency.hold(torch.ones(5)) for _ in range(50)]
+    assert len(list(files.iterdir())) == n_open and n_held(streamed) >= len(kept)
+
+
 def test_what_is_held_is_equal_leaves_no_file_behind_and_goes_with_its_last_view(streamed, kept):
     tensor = torch.arange(5000.0).reshape(50, 100)
     held = streamed.residency.hold(tensor)
@@ -128,9 +141,9 @@ def test_what_is_held_is_equal_leaves_no_file_behind_and_goes_with_its_last_view
     view = held[3:]
     del held
     streamed.residency.drop()
-    assert torch.equal(view, tensor[3:]) and len(streamed.residency._held) == 1
+    assert torch.equal(view, tensor[3:]) and n_held(streamed) == 1
     del view
-    assert len(streamed.residency._held) == 0
+    assert n_held(streamed) == 0
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64])
@@ -138,7 +151,7 @@ def test_what_is_held_together_is_equal_and_lies_in_one_file(streamed, dtype):
     tensors = [torch.randn(2, 3, 5)[:, :2].to(dtype), torch.randn(7).to(dtype), torch.randn(1, 0, 2).to(dtype)]
     held = streamed.residency.hold_all(tensors)
     assert all(map(torch.equal, held, tensors))
-    assert len(streamed.residency._held) == 1
+    assert n_held(streamed) == 1
 
 
 def test_a_full_disk_is_an_error_in_words(streamed, monkeypatch):
