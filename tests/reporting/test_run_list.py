@@ -156,9 +156,9 @@ def test_the_sentence_counts_the_runs_with_a_model_within(backend):
     backend.set_jobs()
     assert run_list.runs_sentence(rows(backend), USUAL) == "No run has a sparse model that was judged."
     add(backend)
-    assert run_list.runs_sentence(rows(backend), USUAL) == f"None of 1 run with a {most}; 1 undecided."
+    assert run_list.runs_sentence(rows(backend), USUAL) == f"The one run with a result has no {most}; 1 undecided."
     add(backend, sparsities_permille=(100,))
-    assert run_list.runs_sentence(rows(backend), USUAL) == f"None of 2 runs with a {most}; 2 undecided."
+    assert run_list.runs_sentence(rows(backend), USUAL) == f"None of 2 runs with a result has a {most}; 2 undecided."
     by_one = run_list.runs_sentence(rows(backend, LAX), LAX)
     assert by_one.startswith("2 of 2 runs with a result have a model within the limits, 1000 ×")
     assert by_one.endswith("2 points of accuracy; 2 by word perplexity alone.")
@@ -200,7 +200,9 @@ def removal(**changes):
 def test_deletion_says_before_and_after_what_goes_and_what_stays(changes, question):
     assert run_deletion_words(removal(**changes), TITLES) == question
     report = run_deletion_words(removal(**changes), TITLES, done=True)
-    assert report == [said.replace("Delete ", "Deleted: ").replace("? It cannot be undone", "") for said in question]
+    done = [said.replace("Delete ", "Deleted: ").replace("? It cannot be undone", "") for said in question]
+    nothing = ["Nothing was deleted."] if changes.get("runs") == () else []
+    assert report == nothing + done
 
 
 def overlaid_run(name="", dense="dense", n=None, **changes):

@@ -69,7 +69,7 @@ def test_it_opens_with_what_there_is_and_says_it_by_kind_model_and_run(open_page
     assert query_of(links(app)[TITLE])["run"] == RUN.key
     assert "CSV" in [each.label for each in app.get("download_button")]
     questions = [block.proto.id.partition("delete-")[2] for block in app.get("popover")]
-    assert "jobs" not in questions and {"runs", "statistics", "0123" * 4, RUN.key[:16]} <= set(questions)
+    assert "jobs" not in questions and {"runs", "statistics", RUN.model_identity, RUN.key} <= set(questions)
 
 
 def test_before_anything_is_deleted_it_says_what_goes_and_what_stays_and_why(open_page, filled):
@@ -90,12 +90,12 @@ def test_a_pinned_run_says_so_and_stays_without_a_button_to_delete_it(open_page,
     assert not any(each.label == "Delete for good" for each in app.button)
 
 
-@pytest.mark.parametrize(("key", "left"), [("0123" * 4, []), (RUN.key[:16], []), ("statistics", [RUN])])
+@pytest.mark.parametrize(("key", "left"), [(RUN.model_identity, []), (RUN.key, []), ("statistics", [RUN])])
 def test_a_kind_a_model_and_a_run_can_be_deleted(open_page, filled, key, left):
     app = opened(open_page("storage"), key)
     app.button(key=f"delete-{key}-sure").click().run()
     assert filled.runs() == left
-    assert filled._store.has_artefact("own") == (key == RUN.key[:16])
+    assert filled._store.has_artefact("own") == (key == RUN.key)
 
 
 def test_many_runs_are_shown_in_pages(open_page, backend):
