@@ -50,6 +50,7 @@ def test_a_table_is_a_csv_of_what_is_shown(path, first, page, finished):
     ready(page)
     if path != "published":
         page.locator("summary").filter(has_text="The numbers as a table").click()
+        ready(page)
     file, content, _ = download(page, "CSV", exact=True)
     read, shown = table_of(content), page.locator(".sd-table").first
     assert file.endswith(".csv") and read[0][0] == first
@@ -59,10 +60,12 @@ def test_a_table_is_a_csv_of_what_is_shown(path, first, page, finished):
 
 def test_the_tables_of_a_comparison_are_csv(page, finished):
     page.goto(f"{finished.address}/compare?groups=true")
-    for table, first in ((".sd-top", "Next token"), (".st-key-groups .sd-table", "Group")):
+    beside = "[data-testid=stElementContainer]:has(.sd-top) ~ *"
+    groups = ".st-key-groups"
+    for table, place, first in ((".sd-top", beside, "Next token"), (f"{groups} .sd-table", groups, "Group")):
         expect(page.locator(table)).to_be_visible()
         ready(page)
-        button = page.locator(f"[data-testid=stElementContainer]:has({table}) ~ *").get_by_role("button", name="CSV")
+        button = page.locator(place).get_by_role("button", name="CSV")
         with page.expect_download() as got:
             button.first.click()
         read = table_of(Path(got.value.path()).read_bytes())

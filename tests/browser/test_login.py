@@ -131,6 +131,7 @@ def test_a_download_belongs_to_its_user_alone(as_user, house, states):
     page.goto(f"{house.address}/overview?run={house.keys['ada']}")
     ready(page)
     page.locator("summary").filter(has_text="The numbers as a table").click()
+    ready(page)
     file, _, address = download(page, "CSV", exact=True)
     assert urlsplit(address).path.startswith("/media/") and file.endswith(".csv")
     assert fetch(address)[0] == 401
