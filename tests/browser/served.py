@@ -82,9 +82,12 @@ def upload_text(page, address: str, file: dict | Path) -> None:
 
 
 def download(page, name: str, **options: object) -> tuple[str, bytes, str]:
-    """Press the first button of this name. Returns the file's name, its content and its address."""
+    """Press the first button of this name. Returns the file's name, its content and its address.
+
+    By its key: while a chart above is drawn for the first time, the button moves from under the mouse.
+    """
     with page.expect_download() as got:
-        page.get_by_role("button", name=name, **options).first.click()
+        page.get_by_role("button", name=name, **options).first.press("Enter")
     return got.value.suggested_filename, Path(got.value.path()).read_bytes(), got.value.url
 
 
