@@ -8,10 +8,13 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from sparsedash.storage.store import Store
 
 _OF_SEVERAL_PROCESSES = [
     Path(__file__).parent / name for name in ("browser", "faults", "service/test_cluster_with_engine.py")
@@ -26,3 +29,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if os.environ.get("CI") and any(path in (item.path, *item.path.parents) for path in _OF_SEVERAL_PROCESSES):
             item.add_marker(pytest.mark.flaky(reruns=1))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    """A store in a new data folder."""
+    opened = Store(tmp_path / "data")
+    yield opened
+    opened.close()

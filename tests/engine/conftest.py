@@ -65,13 +65,6 @@ def settings(model_folder, passage_file):
     )
 
 
-@pytest.fixture
-def store(tmp_path):
-    opened = Store(tmp_path / "data")
-    yield opened
-    opened.close()
-
-
 @pytest.fixture(scope="session")
 def loaded(model_folder, tmp_path_factory):
     opened = Store(tmp_path_factory.mktemp("data"))

@@ -9,17 +9,9 @@ from sparsedash.schema import store_keys
 from sparsedash.schema.errors import ModelError
 from sparsedash.service import model_lookup
 from sparsedash.service.model_lookup import fetch_config, named_model
-from sparsedash.storage.store import Store
 from tests.catalog.test_model_shape import SHAPE
 from tests.engine.hub_client import environment
 from tests.engine.hub_stand_in import Hub
-
-
-@pytest.fixture
-def store(tmp_path):
-    store = Store(tmp_path / "data")
-    yield store
-    store.close()
 
 
 def folder_with(tmp_path, **changes):

@@ -16,19 +16,11 @@ from sparsedash.schema.settings import BUILTIN_MODEL, CalibrationSettings, Evalu
 from sparsedash.schema.store_keys import outcomes_key, statistics_key, text_key
 from sparsedash.service.preflight import Cached, Memory, expected_duration, expected_room, stored_parts
 from sparsedash.service.time_forecast import Speeds, expected_seconds
-from sparsedash.storage.store import Store
 from sparsedash.storage.text_files import fingerprint
 from tests.factories import RUN, answered
 
 SETTINGS = RunSettings(model="owner/model", sparsities_permille=(100, 200))
 NOTHING = Cached(calibration=False, dense=False, sparse=0, n_sparse=2)
-
-
-@pytest.fixture
-def store(tmp_path):
-    store = Store(tmp_path / "data")
-    yield store
-    store.close()
 
 
 def with_texts(calibration="self", evaluation="builtin:cloze", **changes):

@@ -13,19 +13,11 @@ from sparsedash.service import stored_results
 from sparsedash.service.stored_results import ResultCache, RunCosts, recalled
 from sparsedash.stats.mean_intervals import Moments
 from sparsedash.stats.tolerance import Losses, Tolerance, judge_all, record_losses
-from sparsedash.storage.store import Store
 from tests.factories import answered
 from tests.service.made import run
 from tests.ui import specimens
 
 TOLERANCE = Tolerance()
-
-
-@pytest.fixture
-def store(tmp_path):
-    opened = Store(tmp_path / "data")
-    yield opened
-    opened.close()
 
 
 def test_a_growing_result_is_read_again_and_a_final_one_is_not(store):

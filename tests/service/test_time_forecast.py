@@ -14,7 +14,6 @@ from sparsedash.schema import store_keys
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.service import time_forecast
 from sparsedash.service.time_forecast import MachineSpeed, Speeds, counted_seconds
-from sparsedash.storage.store import Store
 
 SPEEDS = Speeds(float32=2e11, bfloat16=4e11, disk=1e9)
 WRITTEN = RunSettings(calibration=CalibrationSettings(corpus="builtin:smollm2-text"))
@@ -161,13 +160,6 @@ def test_a_text_of_unknown_size_an_unknown_model_and_an_unmeasured_machine_are_n
 
 
 NAME = store_keys.machine_speed_note(platform.node(), os.cpu_count() or 1)
-
-
-@pytest.fixture
-def store(tmp_path):
-    store = Store(tmp_path / "data")
-    yield store
-    store.close()
 
 
 @pytest.fixture

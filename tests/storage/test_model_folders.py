@@ -21,7 +21,6 @@ from sparsedash.storage.model_folders import (
     unfinished_exports,
     unpacked_models,
 )
-from sparsedash.storage.store import Store
 from tests.storage.every_kind import LARGE, unpack
 
 CONFIG = {"model_type": "llama"}
@@ -62,13 +61,6 @@ def test_a_name_of_nothing_has_none(name, fetched):
 def test_a_file_that_is_no_config_is_none(text, tmp_path):
     (tmp_path / "config.json").write_bytes(text.encode(errors="surrogateescape"))
     assert model_config(str(tmp_path)) is None
-
-
-@pytest.fixture
-def store(tmp_path):
-    opened = Store(tmp_path / "data")
-    yield opened
-    opened.close()
 
 
 def test_what_is_whole_is_listed_with_its_size_and_what_is_unfinished_is_not(store):

@@ -31,13 +31,6 @@ def continuation(key: str, left: str = " upon a time") -> Continuation:
     return Continuation(key=key, prompt="Once", left=left, right=" more")
 
 
-@pytest.fixture
-def store(tmp_path):
-    opened = Store(tmp_path / "data")
-    yield opened
-    opened.close()
-
-
 def change(store: Store, statement: str, *values: object, cache: str = "records") -> None:
     """Change the cache's table behind the store's back."""
     with sqlite3.connect(store.folder / cache / "cache.db") as connection:

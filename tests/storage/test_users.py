@@ -4,7 +4,6 @@ import pytest
 
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.pair_records import RunMark
-from sparsedash.storage.store import Store
 from sparsedash.storage.users import (
     LONGEST_NAME,
     HeaderLogin,
@@ -133,10 +132,8 @@ def test_a_quota_is_a_whole_number():
 
 
 @pytest.fixture
-def visitors(tmp_path):
-    store = Store(tmp_path / "data")
-    yield UserData(store)
-    store.close()
+def visitors(store):
+    return UserData(store)
 
 
 def test_a_name_and_a_pin_are_kept_beside_each_other(visitors):

@@ -7,17 +7,9 @@ import pytest
 from sparsedash.schema.errors import Cancelled
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Checked, Damage, Kept, Run
-from sparsedash.storage.store import Store
 from sparsedash.storage.text_files import file_of
 from sparsedash.storage.verification import verify
 from tests.storage.every_kind import LARGE, RECORDS, fill, harm_entry, harm_file, take_away
-
-
-@pytest.fixture
-def store(tmp_path):
-    opened = Store(tmp_path / "data")
-    yield opened
-    opened.close()
 
 
 @pytest.fixture
