@@ -102,7 +102,8 @@ class LocalRunner:
         self._n_slots = 1 if bound else n_slots()
         self._bound_by: tuple[int, ...] = os.pipe() if bound else ()
         # Bad values are refused here, and not by each worker in its log.
-        linger_s(), environment_seconds(PATIENCE, 0.0)
+        linger_s()
+        environment_seconds(PATIENCE, 0.0)
         self._children: dict[int, subprocess.Popen[bytes]] = {}
         self._seen_at_work: dict[int, float] = {}
         self._stop_seen: dict[tuple[int, int], float] = {}

@@ -1,7 +1,7 @@
 """Declares settings: `settings` and `method_settings` hold each one's default, limits, label, help, flag, address key.
 
-From these rows are made the fields of the form
-(`ui.form_fields`), its address (`ui.form_address`), the flags of the commands (`shell.flags`) and the checks of values.
+From these rows are made the fields of the form (`ui.form_fields`), its address (`ui.form_address`), the flags of the
+commands (`shell.flags`) and the checks of values.
 """
 
 from collections.abc import Mapping

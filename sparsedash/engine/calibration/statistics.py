@@ -93,10 +93,10 @@ class WalkCheckpoint:
             return int(index), hidden
 
         index, hidden = self._checkpoint.get(self._key, unpack) or (0, [])
-        if not all(map(self._has, range(index))):
+        if not index or not all(map(self._has, range(index))):
             return 0
-        found = iter([own.to(first.device) for own, first in zip(hidden, entered, strict=index > 0)])
-        for walk in walks if index else ():
+        found = iter([own.to(first.device) for own, first in zip(hidden, entered, strict=True)])
+        for walk in walks:
             walk.go_back(list(islice(found, len(walk.hidden))))
         return index
 
