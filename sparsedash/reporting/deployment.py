@@ -6,7 +6,7 @@ Only what was measured, or is exact from the widths, is said.
 import csv
 import io
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Literal
@@ -42,6 +42,10 @@ GAIN_TITLES: dict[GainName, str] = {
     "multiply-adds": "Fewer multiply-adds, reading 512 tokens (×)",
 }
 GAIN_PHASES: dict[GainName, Phase] = {"reading": "prefill", "writing": "decode"}
+UNTIMED = "their speed was not measured"
+MASKED = "only single weights are zero, so no speed-up is expected, and none is timed"
+UNKNOWN = "the sizes of their model are noted when it is next loaded, by a run or a prompt"
+"""Reasons why models are not shown."""
 PREFILL_LOAD = Workload(batch=1, n_tokens=512)
 SPEED_HEAD = ("What", "Dense", "Sparse", "Ratio", "95 % interval", "Ceiling")
 FORM_NAMES = {
@@ -57,16 +61,10 @@ _SHOULD, _CANNOT = "should load", "✕ cannot"
 
 @dataclass(frozen=True, kw_only=True)
 class Gains:
-    """What is known of a run's models on one axis.
-
-    gained: for the chart. untimed: those that could be timed and were not. masked: those that only have zeros, where
-    the axis is one of speed. unknown: those whose model's sizes are not noted.
-    """
+    """What is known of a run's models on one axis. gained: for the chart. omitted: the others, by the reason."""
 
     gained: Gained
-    untimed: Sequence[Judged] = ()
-    masked: Sequence[Judged] = ()
-    unknown: Sequence[Judged] = ()
+    omitted: Mapping[str, Sequence[Judged]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,23 +77,22 @@ class TimingOptions:
 
 def run_gains(backend: Backend, found: RunResults, name: GainName, options: TimingOptions) -> Gains:
     """What the models of this run win on one axis."""
-    known: dict[str, Gain] = {}
-    left_out: dict[str, list[Judged]] = {"untimed": [], "masked": [], "unknown": []}
+    known, omitted = dict[str, Gain](), dict[str, list[Judged]]()
     shape = None if name in GAIN_PHASES else backend.model_shape(found.dense.model_identity)
     for each in found.judged:
         if name not in GAIN_PHASES:
-            gain, otherwise = _exact_gain(shape, each.record.pruned, found.dense.dtype, name), "unknown"
+            gain, why = _exact_gain(shape, each.record.pruned, found.dense.dtype, name), UNKNOWN
         elif each.method.takes_channels:
             timing = backend.timing(timing_request(found, each.record.key, options).key())
             phase = timing.timed(GAIN_PHASES[name]) if timing else None
-            gain, otherwise = _speed_gain(phase) if phase else None, "untimed"
+            gain, why = _speed_gain(phase) if phase else None, UNTIMED
         else:
-            gain, otherwise = None, "masked"
+            gain, why = None, MASKED
         if gain is None:
-            left_out[otherwise].append(each)
+            omitted.setdefault(why, []).append(each)
         else:
             known[each.record.key] = gain
-    return Gains(gained=Gained(name=GAIN_TITLES[name], gains=known), **left_out)
+    return Gains(gained=Gained(name=GAIN_TITLES[name], gains=known), omitted=omitted)
 
 
 def timing_request(found: RunResults, sparse: str, options: TimingOptions) -> TimingSettings:

@@ -5,7 +5,7 @@ import io
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Any, Literal, TypeVar
@@ -240,29 +240,18 @@ def mark_divergence(first: str, second: str) -> tuple[Html, Html]:
     return marked(texts[0]), marked(texts[1])
 
 
-def view_csv(pair: Pair, positions: Sequence[int], passages: Passages | None) -> bytes:
-    """These passages with both answers, as UTF-8 CSV. Text that a spreadsheet would run begins with an apostrophe."""
+def view_file(pair: Pair, positions: Sequence[int], passages: Passages | None, kind: Literal["csv", "parquet"]) -> bytes:
+    """These passages with both answers, as UTF-8 CSV or parquet. target_rank: of the target's first token, or 0.
+
+    In CSV text that a spreadsheet would run begins with an apostrophe; nothing runs that of parquet.
+    """
+    # Loaded when asked for: the page need not wait for them.
+    import pyarrow as pa
     from pyarrow.csv import write_csv
-
-    return _written(write_csv, _view(pair, positions, passages, lambda text: spreadsheet_safe(encodable(text))))
-
-
-def view_parquet(pair: Pair, positions: Sequence[int], passages: Passages | None) -> bytes:
-    """As `view_csv`, as parquet; its text is left as it is, since nothing runs it."""
     from pyarrow.parquet import write_table
 
-    return _written(write_table, _view(pair, positions, passages, encodable))
-
-
-def _written(write: Callable[[Any, Any], object], table: Any) -> bytes:
-    write(table, sink := io.BytesIO())
-    return sink.getvalue()
-
-
-def _view(pair: Pair, positions: Sequence[int], passages: Passages | None, safe: Callable[[str], str]) -> Any:
-    """The columns of the files. target_rank: of the target's first token; 0 where there is none."""
-    # Loaded when asked for: the page need not wait for it.
-    import pyarrow as pa
+    def safe(text: str) -> str:
+        return spreadsheet_safe(encodable(text)) if kind == "csv" else encodable(text)
 
     sides = [[record.outcomes[i] for i in positions] for record in (pair.left, pair.right)]
     columns: dict[str, list[Any]] = {
@@ -275,7 +264,8 @@ def _view(pair: Pair, positions: Sequence[int], passages: Passages | None, safe:
         columns[f"{side}_correct"] = [one.last_word_right for one in outcomes]
         columns[f"{side}_log_likelihood"] = [one.log_likelihood for one in outcomes]
         columns[f"{side}_target_rank"] = [one.tokens[0].rank if one.tokens else 0 for one in outcomes]
-    return pa.table(columns)
+    (write_csv if kind == "csv" else write_table)(pa.table(columns), sink := io.BytesIO())
+    return sink.getvalue()
 
 
 def harness_samples(record: Record, passages: Passages) -> bytes:

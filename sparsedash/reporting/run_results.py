@@ -17,7 +17,6 @@ from sparsedash.reporting.charts.tradeoff_data import (
     Readings,
     TradeoffData,
 )
-from sparsedash.reporting.wording import factor_range, nats_as_factor, signed_interval, signed_points
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Record, Run
 from sparsedash.schema.settings import FindResult
@@ -82,6 +81,10 @@ class Judged:
         return self.record.sparsity_permille
 
 
+Measured = tuple[Record, PairedComparison, Losses]
+"""A record, and what it came to compared with dense."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Weighed:
     """A sparse model of a run without its record: what made it, the sparsity asked for, its verdict."""
@@ -138,26 +141,22 @@ def model_readings(model: Judged) -> Readings:
     # Where the verdict leaves accuracy out, that has the interval of a comparison by itself.
     lost, change = verdict.accuracy, comparison.difference
     ends = comparison.interval if lost is None else (-lost.high, -lost.low)
-    points = f"{signed_points(change)} points ({signed_interval(ends)})"
+    points = f"{wording.signed_points(change)} points ({wording.signed_interval(ends)})"
     return {
-        "word perplexity": (perplexity_reading(verdict.perplexity),),
-        "accuracy": (_reading(100 * change, 100 * ends[0], 100 * ends[1], points),),
+        "word perplexity": (_perplexity_reading(verdict.perplexity),),
+        "accuracy": (Reading(100 * change, 100 * ends[0], 100 * ends[1], points),),
         "flips": (
-            Reading(role="broke", value=-below.value, low=-below.high, high=-below.low, words=flips),
+            Reading(-below.value, -below.high, -below.low, flips, "broke"),
             replace(above, role="mended", words=flips),
         ),
         "share right": (share_right(score.right, score.total, anytime=record.stopping is not None),),
     }
 
 
-def _reading(value: float, low: float, high: float, words: str) -> Reading:
-    return Reading(role="sparse", value=value, low=low, high=high, words=words)
-
-
 def share_right(right: int, total: int, anytime: bool = False) -> Reading:
     """Right answers among all, with an interval of the share. anytime: it must hold however long was counted."""
     share, (low, high) = 100 * right / total, (100 * bound for bound in share_interval(right, total, anytime))
-    return _reading(share, low, high, f"{share:.1f} % ({low:.1f} to {high:.1f})")
+    return Reading(share, low, high, f"{share:.1f} % ({low:.1f} to {high:.1f})")
 
 
 def live_point(permille: int, right: int, done: int) -> Point:
@@ -167,15 +166,15 @@ def live_point(permille: int, right: int, done: int) -> Point:
     return Point(key="", permille=permille, sparsity=permille / 10, readings=readings, facts=[said], live=True)
 
 
-def perplexity_reading(lost: Loss) -> Reading:
+def _perplexity_reading(lost: Loss) -> Reading:
     """The change of the log-likelihood, upwards better, with the interval behind its verdict.
 
     What is farther than the chart reaches stands at its edge. One passage has no interval, and no bar.
     """
     nats = (lost.value, lost.high, lost.low) if not isinf(lost.low) else (lost.value,) * 3
     value, low, high = (min(FARTHEST_ABOVE, max(-FARTHEST_BELOW, -each)) for each in nats)
-    ends = "no interval" if isinf(lost.low) else f"{factor_range(-high, -low)} ×"
-    return _reading(value, low, high, f"{nats_as_factor(-value)} that of dense ({ends})")
+    ends = "no interval" if isinf(lost.low) else f"{wording.factor_range(-high, -low)} ×"
+    return Reading(value, low, high, f"{wording.nats_as_factor(-value)} that of dense ({ends})")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -292,8 +291,7 @@ def run_results(
     """
     if run is None or not run.dense:
         return None
-    measured: dict[str, _Measured] = {}
-    missing = {}
+    measured, missing = dict[str, Measured](), {}
     for key, named in wording.record_names(run):
         try:
             measured[named] = _measure(results, run.dense, key)
@@ -302,17 +300,9 @@ def run_results(
     if wording.DENSE not in measured:
         return None
     limits, (dense, *sparse) = tolerance or Tolerance(), measured.values()
-    p_values = holm([comparison.p_value for _, comparison, _ in sparse], run.n_compared)
-    verdicts = judge_all([losses for *_, losses in sparse], limits, run.n_compared)
-    (alone,) = judge_all([dense[2]], Tolerance())
     return RunResults(
         run=run,
-        models=tuple(
-            Judged(record=record, comparison=comparison, p_value=p_value, verdict=verdict)
-            for (record, comparison, _), p_value, verdict in zip(
-                [dense, *sparse], [1.0, *p_values], [alone, *verdicts], strict=True
-            )
-        ),
+        models=(*judge([dense], Tolerance()), *judge(sparse, limits, run.n_compared)),
         tolerance=limits,
         search=results.search(run.key) if run.find is not None else None,
         name=name,
@@ -320,12 +310,23 @@ def run_results(
     )
 
 
-_Measured = tuple[Record, PairedComparison, Losses]
-"""A record without the words of its outcomes, and what it came to compared with dense."""
+def judge(models: Sequence[Measured], tolerance: Tolerance, n_compared: int = 0) -> list[Judged]:
+    """The models judged together. n_compared: models that were compared, where that is more."""
+    p_values = holm([comparison.p_value for _, comparison, _ in models], n_compared)
+    verdicts = judge_all([losses for *_, losses in models], tolerance, n_compared)
+    return [
+        Judged(record=record, comparison=comparison, p_value=p_value, verdict=verdict)
+        for (record, comparison, _), p_value, verdict in zip(models, p_values, verdicts, strict=True)
+    ]
+
+
+def measure(dense: Record, record: Record) -> Measured:
+    """The record compared with dense."""
+    return record, compare_records(dense, record), record_losses(dense, record)
 
 
 @lru_cache(maxsize=128)
-def _measure(results: Results, dense_key: str, key: str) -> _Measured:
+def _measure(results: Results, dense_key: str, key: str) -> Measured:
     """The record with this key against the dense one, cached: measuring a sweep anew would take seconds.
 
     A sweep of many methods has more passages than fit into memory whole, so only verdicts and log-likelihoods of the
@@ -339,7 +340,7 @@ def _measure(results: Results, dense_key: str, key: str) -> _Measured:
     dense = record if key == dense_key else _measure(results, dense_key, dense_key)[0]
     if record.passages_key != dense.passages_key or not shared_outcomes(dense, record):
         raise LookupError("answers other passages than the dense model")
-    return record, compare_records(dense, record), record_losses(dense, record)
+    return measure(dense, record)
 
 
 def published_beside(dense: Record) -> tuple[PublishedRow, ...]:
@@ -367,17 +368,8 @@ def live_model(found: RunResults, job: Job) -> tuple[str, Point] | None:
     return found.line_of(method), live_point(permille, at.n_right, at.done)
 
 
-def judged_alone(dense: Record, sparse: Record, tolerance: Tolerance) -> Judged:
-    """The sparse record compared with dense by itself, outside of any run."""
-    pairs = compare_records(dense, sparse)
-    (verdict,) = judge_all([record_losses(dense, sparse)], tolerance)
-    return Judged(record=sparse, comparison=pairs, p_value=pairs.p_value, verdict=verdict)
-
-
 def verdict_of(found: RunResults, left: Record, right: Record) -> ToleranceVerdict:
     """The verdict on a comparison: among all of the run's, or by itself where it is none of these."""
-    if left.key == found.dense.key:
-        for each in found.judged:
-            if each.record.key == right.key:
-                return each.verdict
-    return judge_all([record_losses(left, right)], found.tolerance)[0]
+    among = found.judged if left.key == found.dense.key else ()
+    alone = judge_all([record_losses(left, right)], found.tolerance)[0]
+    return next((each.verdict for each in among if each.record.key == right.key), alone)

@@ -21,7 +21,6 @@ from sparsedash.reporting.deployment import (
     GAIN_PHASES,
     GAIN_TITLES,
     GainName,
-    Gains,
     TimingOptions,
     run_gains,
     timing_request,
@@ -98,10 +97,10 @@ def show_gains(backend: Backend, found: RunResults, name: GainName, measure: Mea
         alt = gain_words(tradeoff, known.gained, measure)
         key = clicked_record(show_chart(chart, f"{measure}-against-{name}", alt, f"gain-{name}-{measure}"))
         frame.remark(_LINE, far_words(tradeoff, measure), _MEASURED if is_timed else _EXACT)
-    for note in _omitted_models(known):
-        frame.note(note)
-    if known.untimed:
-        _offer_timing(backend, found, known.untimed, options)
+    for why, models in known.omitted.items():
+        frame.note(f"{wording.quantity(len(models), 'sparse model')} not shown: {why}.")
+    if untimed := known.omitted.get(deployment.UNTIMED):
+        _offer_timing(backend, found, untimed, options)
     if is_timed:
         _show_timings(backend, found, options)
     return key
@@ -118,16 +117,6 @@ def _choose_timing() -> TimingOptions:
         dtype=next((name for name in get_args(Dtype) if name == dtype), None),
         n_threads=None if n_threads == _ALL else int(n_threads),
     )
-
-
-def _omitted_models(known: Gains) -> list[str]:
-    """The models that the chart leaves out and why, in sentences."""
-    reasons = (
-        (known.untimed, "not shown, since their speed was not measured"),
-        (known.masked, "not shown: only single weights are zero, so no speed-up is expected, and none is timed"),
-        (known.unknown, "not shown: the sizes of their model are noted when it is next loaded, by a run or a prompt"),
-    )
-    return [f"{wording.quantity(len(models), 'sparse model')} {why}." for models, why in reasons if models]
 
 
 def _offer_timing(backend: Backend, found: RunResults, untimed: Sequence[Judged], options: TimingOptions) -> None:

@@ -8,16 +8,9 @@ import streamlit as st
 from sparsedash.catalog.choices import EXAMPLE
 from sparsedash.reporting import run_list, wording
 from sparsedash.reporting.html import Html, element, escape, paragraph, widget_label
-from sparsedash.reporting.run_list import (
-    JOBS_LOOKED_AT,
-    MOST_RUNS,
-    RUN_ADDRESS_LENGTH,
-    RunRow,
-    newest_jobs,
-    overlay,
-    run_deletion_words,
-)
+from sparsedash.reporting.run_list import JOBS_LOOKED_AT, MOST_RUNS, RUN_ADDRESS_LENGTH, RunRow, newest_jobs, overlay
 from sparsedash.reporting.run_results import run_results
+from sparsedash.reporting.storage_words import deletion_question, deletion_summary
 from sparsedash.schema.errors import SparseDashError
 from sparsedash.service.backend import Backend
 from sparsedash.service.deletion import Selection
@@ -239,7 +232,7 @@ def _offer_deletion(backend: Backend, titles: Mapping[str, str], stored: Sequenc
 
     def remove() -> None:
         removed = backend.housekeeping.delete(chosen)
-        gone, report = {run.key for run in removed.runs}, " ".join(run_deletion_words(removed, titles, done=True))
+        gone, report = {run.key for run in removed.runs}, deletion_summary(removed, titles)
         tick_rows([row.address for row in stored if row.key not in gone])
         st.toast(widget_label(report), icon=":material/delete:", duration="long")
 
@@ -247,8 +240,8 @@ def _offer_deletion(backend: Backend, titles: Mapping[str, str], stored: Sequenc
     if popover.open:
         with popover:
             plan = backend.housekeeping.plan(chosen)
-            for sentence in run_deletion_words(plan, titles):
-                frame.show(paragraph(sentence))
+            question, *more = deletion_question(plan, titles)
+            frame.show(paragraph(question), paragraph(" ".join(more), css="sd-small"))
             if plan.runs:
                 frame.action_button("Delete for good", remove, kind="primary")
 

@@ -1,4 +1,4 @@
-"""All runs: rows, order, filter, sentence, deletion, and several runs in one chart."""
+"""All runs: rows, order, filter, sentence, and several runs in one chart."""
 
 from dataclasses import replace
 
@@ -6,12 +6,10 @@ import pytest
 
 from sparsedash.catalog.presets import method_named
 from sparsedash.reporting import run_list
-from sparsedash.reporting.run_list import MOST_LINES, newest_jobs, overlay, run_deletion_words
+from sparsedash.reporting.run_list import MOST_LINES, newest_jobs, overlay
 from sparsedash.schema.pair_records import RunMark
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings
-from sparsedash.service.deletion import Cleanup
 from sparsedash.stats.tolerance import Tolerance
-from tests.factories import RUN
 from tests.reporting.held_results import results_of
 from tests.ui import specimens
 from tests.ui.filled_backend import job
@@ -22,7 +20,6 @@ WIKITEXT = CalibrationSettings(corpus="wikitext-2")
 LIMITS = "1.1 × word perplexity and 2 points of accuracy"
 GENEROUS, LAX, USUAL = Tolerance(ratio=1000.0, points=100.0), Tolerance(ratio=1000.0), Tolerance()
 TITLE, SEARCH = "SmolLM2 135M (built in) at 10, 20, 30\u00a0%", "How much of SmolLM2 135M (built in) can go"
-TITLES = {"r": "Mine", "s": "Another"}
 
 
 def rows(backend, tolerance=USUAL):
@@ -175,34 +172,6 @@ def test_a_named_row_says_its_model_below_and_the_downloaded_table_has_every_cel
     cells = dict(zip(table.head, *table.rows, strict=True))
     assert (cells["Run"], cells["Verdict"], cells["On the model"]) == ("Mine", "? undecided", "at 10\u00a0%")
     assert (cells["Method"], cells["Took"]) == ("least-squares", "5\u00a0min")
-
-
-def removal(**changes):
-    usual = {"runs": (RUN,), "refused": {}, "entries": frozenset(["record/a", "record/b"]), "n_shared": 0}
-    return Cleanup(**{**usual, "n_named": 0, "items": (), "stays": (), "n_bytes": 0, **changes})
-
-
-@pytest.mark.parametrize(
-    ("changes", "question"),
-    [
-        ({}, ["Delete “Mine”, with the answers of 2 models? It cannot be undone."]),
-        (
-            {"runs": (RUN, RUN), "entries": frozenset(["record/a"])},
-            ["Delete 2 runs, with the answers of 1 model? It cannot be undone."],
-        ),
-        (
-            {"runs": (), "n_shared": 1, "refused": {"s": "it is under way"}},
-            ["The answers of 1 model stay: other runs use them.", "“Another” stays: it is under way."],
-        ),
-    ],
-    ids=["one", "several", "refused"],
-)
-def test_deletion_says_before_and_after_what_goes_and_what_stays(changes, question):
-    assert run_deletion_words(removal(**changes), TITLES) == question
-    report = run_deletion_words(removal(**changes), TITLES, done=True)
-    done = [said.replace("Delete ", "Deleted: ").replace("? It cannot be undone", "") for said in question]
-    nothing = ["Nothing was deleted."] if changes.get("runs") == () else []
-    assert report == nothing + done
 
 
 def overlaid_run(name="", dense="dense", n=None, **changes):

@@ -298,8 +298,8 @@ def test_verdicts_of_one_method_stand_at_their_marks():
 def far_point(key: str, permille: int, nats: float, spread: float = 0.1, **more) -> Point:
     """A model that lost this much; upwards is better."""
     words = f"{nats_as_factor(nats)} that of dense"
-    one = Reading(role="sparse", value=-nats, low=-nats - spread, high=-nats + spread, words=words)
-    other = Reading(role="sparse", value=-1.0, low=-2.0, high=0.0, words="")
+    one = Reading(value=-nats, low=-nats - spread, high=-nats + spread, words=words)
+    other = Reading(value=-1.0, low=-2.0, high=0.0, words="")
     readings = {PERPLEXITY: (one,), "accuracy": (other,), "flips": (other,), "share right": (other,)}
     return Point(key=key, permille=permille, sparsity=permille / 10, readings=readings, facts=[], **more)
 
@@ -425,7 +425,7 @@ def test_known_gains_stand_at_what_they_win_with_both_intervals(tradeoff):
 
 
 def at_share(point, value):
-    reading = Reading(role="sparse", value=value, low=value, high=value, words=f"{value} %")
+    reading = Reading(value=value, low=value, high=value, words=f"{value} %")
     return replace(point, readings={**point.readings, "share right": (reading,)})
 
 
