@@ -61,7 +61,11 @@ def _timing_details(timing: TimingSettings) -> str:
 
 _ABOUT: dict[str, tuple[type[Any], str, Callable[[Any], str]]] = {
     "continuation": (ContinuationSettings, "Continuations of a text", lambda asked: end_of(asked.prompt, PROMPT_SHOWN)),
-    "divergence": (DivergenceSettings, "Two models over a passage, token by token", lambda asked: end_of(asked.text, PROMPT_SHOWN)),
+    "divergence": (
+        DivergenceSettings,
+        "Two models over a passage, token by token",
+        lambda asked: end_of(asked.text, PROMPT_SHOWN),
+    ),
     "timing": (TimingSettings, "Speed of a sparse model", _timing_details),
     "export": (
         ExportSettings,

@@ -240,7 +240,9 @@ def mark_divergence(first: str, second: str) -> tuple[Html, Html]:
     return marked(texts[0]), marked(texts[1])
 
 
-def view_file(pair: Pair, positions: Sequence[int], passages: Passages | None, kind: Literal["csv", "parquet"]) -> bytes:
+def view_file(
+    pair: Pair, positions: Sequence[int], passages: Passages | None, kind: Literal["csv", "parquet"]
+) -> bytes:
     """These passages with both answers, as UTF-8 CSV or parquet. target_rank: of the target's first token, or 0.
 
     In CSV text that a spreadsheet would run begins with an apostrophe; nothing runs that of parquet.

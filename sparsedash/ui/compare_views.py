@@ -11,7 +11,7 @@ from streamlit.delta_generator import DeltaGenerator
 from sparsedash.reporting import wording
 from sparsedash.reporting.html import paragraph, widget_label
 from sparsedash.reporting.passage_analysis import group_losses
-from sparsedash.reporting.record_pair import Pair, harness_samples, side_title, view_csv, view_parquet
+from sparsedash.reporting.record_pair import Pair, harness_samples, side_title, view_file
 from sparsedash.reporting.run_answer import still_to_come
 from sparsedash.reporting.run_reports import comparison_words, continuations_section, html_report
 from sparsedash.reporting.run_results import run_results
@@ -198,8 +198,13 @@ def offer_files(backend: Backend, run: Run, passages: Passages | None, view: Sho
     of_pair = (pair, positions, passages)
     files: list[tuple[str, str, str, Callable[[], bytes]]] = [
         ("Report, one HTML file", "report.html", "text/html", report),
-        (f"{shown}, CSV", f"{named}.csv", "text/csv", partial(view_csv, *of_pair)),
-        (f"{shown}, parquet", f"{named}.parquet", "application/vnd.apache.parquet", partial(view_parquet, *of_pair)),
+        (f"{shown}, CSV", f"{named}.csv", "text/csv", partial(view_file, *of_pair, "csv")),
+        (
+            f"{shown}, parquet",
+            f"{named}.parquet",
+            "application/vnd.apache.parquet",
+            partial(view_file, *of_pair, "parquet"),
+        ),
     ]
     for side, name, record in (("left", pair.left_name, pair.left), ("right", pair.right_name, pair.right)):
         if passages is None:

@@ -17,14 +17,7 @@ from sparsedash.reporting.charts.tradeoff_chart import (
     tradeoff_words,
 )
 from sparsedash.reporting.charts.tradeoff_data import Measure, TradeoffData
-from sparsedash.reporting.deployment import (
-    GAIN_PHASES,
-    GAIN_TITLES,
-    GainName,
-    TimingOptions,
-    run_gains,
-    timing_request,
-)
+from sparsedash.reporting.deployment import GAIN_PHASES, GAIN_TITLES, GainName, TimingOptions, run_gains, timing_request
 from sparsedash.reporting.html import Html, table
 from sparsedash.reporting.run_results import Judged, RunResults
 from sparsedash.schema.settings import Dtype

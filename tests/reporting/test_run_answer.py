@@ -155,7 +155,7 @@ def test_limits_of_ones_own_are_judged_by():
 
 
 def test_an_unfinished_run_speaks_for_so_far():
-    assert said(WITHIN, finished=False).startswith("So far: removing 10 %")
+    assert said(WITHIN, finished=False).startswith("So far: Removing 10 %")
 
 
 def test_the_method_with_the_largest_sparsity_within_is_the_best():
@@ -295,7 +295,7 @@ NONE = f"No sparsity was found within {LIMITS}. Removing 10 % of the MLP "
             search(trial(300, "beyond"), finished=False),
             {300: judged(0.9)},
             CHANNELS,
-            "So far: removing 30 % of the MLP costs too much: word perplexity 2.46 × (limit 1.1 ×). Tested on 400 "
+            "So far: Removing 30 % of the MLP costs too much: word perplexity 2.46 × (limit 1.1 ×). Tested on 400 "
             "passages.",
         ),
     ],
@@ -347,13 +347,10 @@ def test_the_next_step_depends_on_what_is_open(sparse, sentence):
         assert (step.asked.ratio, step.asked.points) == (Tolerance().ratio, Tolerance().points)
 
 
-def test_of_many_undecided_sparsities_the_two_that_take_the_fewest_passages_are_counted():
-    losses = ((0.05, 100), (0.07, 200), (0.08, 300))
+def test_of_many_undecided_sparsities_the_one_that_takes_the_fewest_passages_is_counted():
+    losses = ((0.07, 100), (0.05, 200), (0.08, 300))
     step = next_step(sweep_of(*(shifted(nats, permille, spread=1.0) for nats, permille in losses)))
-    assert step.said.count("would settle") == 2
-    assert plain(step.said).index("10 %") < plain(step.said).index("20 %")
     assert plain(step.said).endswith(" would settle 20 %, estimated from these 120.")
-    assert step.link == "Test on more passages"
 
 
 @pytest.mark.parametrize(
