@@ -9,19 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsedash.reporting.passage_analysis import (
-    LESS,
-    MORE,
-    MOST_RANGES,
-    NOT_AMONG_FIRST,
-    ChangeRange,
-    change_ranges,
-    change_words,
-    count_by_range,
-    first_choices,
-    group_losses,
-    passage_groups,
-)
+from sparsedash.reporting import passage_analysis as analysis
 from sparsedash.reporting.record_pair import Pair
 from sparsedash.reporting.wording import NBSP
 from sparsedash.schema.records import Candidate, Passages, TargetToken
@@ -41,7 +29,7 @@ def texts(*pairs):
 
 def groups(*pairs):
     """The groups that each passage is in."""
-    found = passage_groups(texts(*pairs)).items()
+    found = analysis.passage_groups(texts(*pairs)).items()
     return [{name for (_, name), positions in found if i in positions} for i in range(len(pairs))]
 
 
@@ -81,7 +69,7 @@ def test_a_word_is_rare_when_no_other_passage_has_it():
 
 @given(st.lists(st.tuples(st.text(max_size=30), st.text(min_size=1, max_size=8)), min_size=1, max_size=8))
 def test_every_passage_is_in_one_group_of_every_kind(pairs):
-    found, kinds = passage_groups(texts(*pairs)), {}
+    found, kinds = analysis.passage_groups(texts(*pairs)), {}
     for (by, _), positions in found.items():
         kinds.setdefault(by, []).extend(positions)
     assert [sorted(positions) for positions in kinds.values()] == [list(range(len(pairs)))] * 5
@@ -105,7 +93,7 @@ RECORDS = specimens.record([True]), specimens.record([True], 300)
 def choices(left, right, name="30 %"):
     """The rows of both models' first choices, and the widths of their bars."""
     one, other = (replace(r, outcomes=(o,)) for r, o in zip(RECORDS, (left, right), strict=True))
-    drawn, file = first_choices(Pair(left_name="dense", left=one, right_name=name, right=other), 0)
+    drawn, file = analysis.first_choices(Pair(left_name="dense", left=one, right_name=name, right=other), 0)
     assert all(f"<td>{cell}</td>" in drawn for row in file.rows for cell in row[2:]) and "<b>" not in drawn
     assert file.head == ["Next token", "Begins the right word", "Dense", f"Sparse, {name}"]
     return [tuple(row) for row in file.rows], [float(width) for width in re.findall(r"width: ([\d.]+)%", drawn)]
@@ -116,7 +104,7 @@ def test_every_choice_of_either_stands_once_the_likeliest_first_with_bars_to_one
     assert rows == [
         (" door", "yes", f"40.0{NBSP}%", f"1.0{NBSP}%"),
         (" wall", "no", f"20.0{NBSP}%", f"30.0{NBSP}%"),
-        (" old", "no", NOT_AMONG_FIRST, f"10.0{NBSP}%"),
+        (" old", "no", analysis.NOT_AMONG_FIRST, f"10.0{NBSP}%"),
     ]
     assert widths == [100.0, 2.5, 50.0, 75.0, 0.0, 25.0]
 
@@ -151,31 +139,31 @@ FINITE = st.floats(-800, 800, allow_nan=False)
     ],
 )
 def test_a_range_has_its_name_in_the_address_and_in_words(low, high, address, words):
-    found = ChangeRange(low=low, high=high)
+    found = analysis.ChangeRange(low=low, high=high)
     assert (found.address, found.words) == (address, words)
 
 
 @given(st.lists(FINITE, max_size=40))
 def test_every_change_is_counted_once_in_ranges_that_leave_no_gap(changes):
-    found = change_ranges(changes)
-    assert sum(count_by_range(changes, found)) == len(changes)
+    found = analysis.change_ranges(changes)
+    assert sum(analysis.count_by_range(changes, found)) == len(changes)
     assert (found[0].low, found[-1].high) == (-inf, inf)
     assert all(one.high == other.low for one, other in itertools.pairwise(found))
     for change in changes:
-        at = count_by_range([change], found).index(1)
+        at = analysis.count_by_range([change], found).index(1)
         assert found[at].low <= change < found[at].high
 
 
 @given(st.lists(FINITE, min_size=1, max_size=200))
 def test_there_are_few_ranges_and_none_mixes_falls_and_rises(changes):
-    found = change_ranges(changes)
-    assert 2 <= len(found) <= MOST_RANGES + 1
+    found = analysis.change_ranges(changes)
+    assert 2 <= len(found) <= analysis.MOST_RANGES + 1
     assert 0.0 in [each.high for each in found]
     assert len({each.address for each in found}) == len(found)
 
 
 def test_the_ranges_are_round_and_fit_what_is_common():
-    found = change_ranges([-2.9, -1.2, -0.4, 0.0, 0.3] * 20 + [-40.0])
+    found = analysis.change_ranges([-2.9, -1.2, -0.4, 0.0, 0.3] * 20 + [-40.0])
     assert [each.address for each in found][:4] == ["..-2.5", "-2.5..-2", "-2..-1.5", "-1.5..-1"]
 
 
@@ -190,7 +178,7 @@ def test_the_ranges_are_round_and_fit_what_is_common():
     ],
 )
 def test_a_change_is_said_as_a_factor_first(change, said):
-    assert change_words(change, "a") == said
+    assert analysis.change_words(change, "a") == said
 
 
 def pair_of(**changes):
@@ -205,19 +193,25 @@ def pair_of(**changes):
 
 def lost(pair, passages=None):
     """The table's rows by the names of the groups."""
-    return {row[0].partition(": ")[2]: row[1:] for row in group_losses(pair, passages or specimens.passages()).rows}
+    return {
+        row[0].partition(": ")[2]: row[1:] for row in analysis.group_losses(pair, passages or specimens.passages()).rows
+    }
 
 
 def test_the_group_that_loses_is_marked_and_those_that_lose_less_too():
     rows = lost(pair_of())
-    assert [rows[name][-1] for name in ("7 letters and more", "5 to 6 letters", "in small letters")] == [MORE, LESS, ""]
+    assert [rows[name][-1] for name in ("7 letters and more", "5 to 6 letters", "in small letters")] == [
+        analysis.MORE,
+        analysis.LESS,
+        "",
+    ]
     n = sum(len(target) >= 7 for target in specimens.passages().targets)
     assert rows["7 letters and more"][:3] == [str(n), "0", "0"]
     assert rows["7 letters and more"][4].startswith("4.")
 
 
 def test_all_groups_share_the_chance_of_error_and_one_that_may_have_stopped_early_has_wider_intervals():
-    table = group_losses(pair_of(), specimens.passages())
+    table = analysis.group_losses(pair_of(), specimens.passages())
     n = len(table.rows)
     assert (
         f"{n} groups, with two intervals each: every one has the level {100 * (1 - 0.05 / (2 * n)):.2f}"

@@ -85,6 +85,7 @@ def test_the_loss_is_said_on_both_measures_with_their_intervals():
     said = plain(verdicts.loss_words(judged(0.3, broke=30, mended=10)))
     assert said.startswith("word perplexity 1.35 × dense's (97.5 % interval 1.32 to 1.38), accuracy −2.0 points (95 % ")
     assert plain(verdicts.loss_words(judged(0.3, n_right=3))).endswith("; too few answers are right to judge accuracy")
+    assert "1.35 × that of 10 % (" in plain(verdicts.loss_words(judged(0.3), "10 %"))
     assert "(no interval)" in verdicts.loss_words(judged(0.3, n=1, n_right=0))
 
 
