@@ -163,15 +163,15 @@ class RecordChoice:
 def record_choices(run: Run, runs: Sequence[Run]) -> list[RecordChoice]:
     """The records over this run's passages that can be chosen: its own first, then those of other runs, each once."""
     found: dict[str, RecordChoice] = {}
-    for key, name in wording.record_names(run):
-        found.setdefault(key, RecordChoice(key=key, name=name, address=name))
+    for key, name in wording.record_names(run).items():
+        found[key] = RecordChoice(key=key, name=name, address=name)
     for other in runs:
         if _passages(other) != _passages(run):
             continue
         settings = other.settings
         about = f"{wording.reference_title(settings.model)}, {settings.dtype}, {wording.method_titles(settings)}"
         calibrated = wording.calibration_words(settings.calibration)
-        for key, name in wording.record_names(other):
+        for key, name in wording.record_names(other).items():
             label = f"{name} · {about}, {calibrated}"
             found.setdefault(key, RecordChoice(key=key, name=label, address=key[:ADDRESS_LENGTH]))
     names = unique_names({key: choice.name for key, choice in found.items()})

@@ -134,7 +134,7 @@ def continuations_section(backend: Backend, run: Run, pair: Pair, passages: Pass
 
     Each text has a mark where it parts from the left model's. Empty where nothing was written.
     """
-    names, drawn = dict(wording.record_names(run)), list[Html]()
+    names, drawn = wording.record_names(run), list[Html]()
     for how, request, stored in islice(_continuations(backend, pair, passages), MOST_CONTINUATIONS):
         first, *rest = (text.strip() or "(nothing)" for text in (stored.left, stored.right, *stored.others))
         who = [pair.left_name, pair.right_name, *(names.get(key, key[:8]) for key in request.others)]

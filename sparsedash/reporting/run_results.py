@@ -216,7 +216,7 @@ class RunResults:
     @property
     def several_methods(self) -> bool:
         """Whether the names of its models have to say the method."""
-        return wording.has_several_methods(self.run.settings)
+        return len(self.run.settings.methods) > 1
 
     @property
     def records(self) -> dict[str, Record]:
@@ -241,7 +241,7 @@ class RunResults:
 
     def name_of(self, record: Record) -> str:
         """The name of one of its records."""
-        return wording.record_name(record, self.several_methods)
+        return wording.record_names(self.run)[record.key]
 
     def line_of(self, method: MethodSettings) -> str:
         """The label of a method's line in a chart: "sparse", or its name where the run has several."""
@@ -292,7 +292,7 @@ def run_results(
     if run is None or not run.dense:
         return None
     measured, missing = dict[str, Measured](), {}
-    for key, named in wording.record_names(run):
+    for key, named in wording.record_names(run).items():
         try:
             measured[named] = _measure(results, run.dense, key)
         except LookupError as error:

@@ -82,9 +82,9 @@ def choose_pair(backend: Backend, run: Run, runs: Sequence[Run]) -> Pair | None:
     by_address = {choice.address: choice for choice in record_choices(run, runs)}
     names = {address: choice.name for address, choice in by_address.items()}
     addresses = {choice.key: address for address, choice in by_address.items()}
-    found = run_results(backend, run, current_tolerance()) if wording.has_several_methods(run.settings) else None
+    found = run_results(backend, run, current_tolerance()) if len(run.settings.methods) > 1 else None
     rows = found.best if found is not None else []
-    last = rows[-1].record.key if rows else wording.record_names(run)[-1][0]
+    last = rows[-1].record.key if rows else [*wording.record_names(run)][-1]
     columns, below, chosen = st.columns(2, wrap=False), st.container(), []
     for column, side, usual in zip(columns, ("left", "right"), (run.dense, last), strict=True):
         with column:

@@ -34,14 +34,6 @@ def test_p_values_are_adjusted_for_the_number_of_comparisons():
     assert [row.p_value for row in found.judged] == pytest.approx([0.0625, 0.0625])
 
 
-def test_records_are_named_uniquely_dense_first():
-    assert list(sweep_of(*(broken(1, 100, method) for method in METHODS)).records) == [
-        "dense",
-        "magnitude 10 %",
-        "random 10 %",
-    ]
-
-
 def test_a_run_without_its_dense_record_has_no_results():
     run, _ = specimens.run()
     assert run_results(Held({}), run) is None is run_results(Held({}), None)

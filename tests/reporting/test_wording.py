@@ -110,12 +110,14 @@ def test_a_run_says_the_type_of_the_quantised_file_that_its_model_is_unpacked_fr
     assert wording.source_note(RUN.source_type) == ""
 
 
-@pytest.mark.parametrize("methods", [(), (MAGNITUDE,)], ids=["one", "several"])
-def test_a_run_names_the_records_that_are_there_as_they_name_themselves(methods):
-    asked = replace(specimens.SETTINGS, methods=(*specimens.SETTINGS.methods, *methods))
-    run, records = specimens.run(asked)
-    several = wording.has_several_methods(asked)
-    assert wording.record_names(run) == [(r.key, wording.record_name(r, several)) for r in records]
+def test_a_run_names_the_records_that_are_there_dense_first_and_by_the_method_where_it_has_several():
+    run, records = specimens.run()
+    assert list(wording.record_names(run).items()) == [
+        (record.key, name) for record, name in zip(records, ("dense", "10 %", "20 %", "30 %"), strict=True)
+    ]
+    asked = replace(specimens.SETTINGS, methods=(*specimens.SETTINGS.methods, MAGNITUDE), sparsities_permille=(125,))
+    run, _ = specimens.run(asked)
+    assert list(wording.record_names(run).values()) == ["dense", "least-squares 12.5 %", "magnitude 12.5 %"]
     part, _ = specimens.run(asked, finished=False, n_sparse=1)
     assert len(wording.record_names(part)) == 2
 

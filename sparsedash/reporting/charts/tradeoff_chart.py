@@ -401,9 +401,9 @@ def _far_notes(
     marks: of each point the group that has one common text, its x, its reading, and the sign before its value.
     """
     groups, notes = dict[Hashable, list[tuple[float, Reading, str]]](), []
-    for group, *mark in marks:
-        if mark[1].value < axis.bottom:
-            groups.setdefault(group, []).append((mark[0], mark[1], mark[2]))
+    for group, x, reading, sign in marks:
+        if reading.value < axis.bottom:
+            groups.setdefault(group, []).append((x, reading, sign))
     arrow = {"ax": 0, "ay": -_ARROW, "yshift": -_ARROW, "showarrow": True, "arrowhead": 2, "arrowwidth": 1.25}
     for found in groups.values():
         notes += [
