@@ -60,14 +60,6 @@ _SHOULD, _CANNOT = "should load", "✕ cannot"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gains:
-    """What is known of a run's models on one axis. gained: for the chart. omitted: the others, by the reason."""
-
-    gained: Gained
-    omitted: Mapping[str, Sequence[Judged]]
-
-
-@dataclass(frozen=True, kw_only=True)
 class TimingOptions:
     """How models are timed. dtype: None as the run has it. n_threads: None as many as torch takes by itself."""
 
@@ -75,8 +67,10 @@ class TimingOptions:
     n_threads: int | None = None
 
 
-def run_gains(backend: Backend, found: RunResults, name: GainName, options: TimingOptions) -> Gains:
-    """What the models of this run win on one axis."""
+def run_gains(
+    backend: Backend, found: RunResults, name: GainName, options: TimingOptions
+) -> tuple[Gained, Mapping[str, Sequence[Judged]]]:
+    """What the models of this run win on one axis; and those of which that is not known, by the reason."""
     known, omitted = dict[str, Gain](), dict[str, list[Judged]]()
     shape = None if name in GAIN_PHASES else backend.model_shape(found.dense.model_identity)
     for each in found.judged:
@@ -92,7 +86,7 @@ def run_gains(backend: Backend, found: RunResults, name: GainName, options: Timi
             omitted.setdefault(why, []).append(each)
         else:
             known[each.record.key] = gain
-    return Gains(gained=Gained(name=GAIN_TITLES[name], gains=known), omitted=omitted)
+    return Gained(name=GAIN_TITLES[name], gains=known), omitted
 
 
 def timing_request(found: RunResults, sparse: str, options: TimingOptions) -> TimingSettings:

@@ -1,10 +1,10 @@
 """The results of a run: its records, their comparisons with dense, verdicts, and the best method."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from math import isinf
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from sparsedash.catalog.published_results import LAST_WORD, PublishedRow, published_model
 from sparsedash.jobs.job import Job
@@ -24,37 +24,30 @@ from sparsedash.stats.significance import PairedComparison, compare_records, hol
 from sparsedash.stats.tolerance import Loss, Losses, Tolerance, ToleranceVerdict, judge_all, record_losses
 from sparsedash.storage.store import Store
 
-
-class Results(Hashable, Protocol):
-    """Where records and searches are looked up by their keys: the backend, or an open store."""
-
-    def record(self, key: str) -> Record | None:
-        """The record with this key."""
-
-    def search(self, key: str) -> FindResult | None:
-        """What the search behind the run with this key has found."""
-
-    def why_missing(self, key: str) -> str:
-        """Why there is no record with this key, as the end of a sentence."""
+if TYPE_CHECKING:
+    from sparsedash.service.backend import Backend
 
 
 @dataclass(frozen=True)
 class StoredResults:
-    """The results of an open store."""
+    """Records and searches of an open store, as the backend finds them."""
 
     store: Store
 
     def record(self, key: str) -> Record | None:
-        """As in Results."""
+        """The record with this key."""
         return self.store.get(Record, key)
 
     def search(self, key: str) -> FindResult | None:
-        """As in Results."""
+        """What the search behind the run with this key has found."""
         return self.store.get(FindResult, key)
 
     def why_missing(self, key: str) -> str:
-        """As in Results."""
+        """Why there is no record with this key, as the end of a sentence."""
         return self.store.why_missing(Record, key)
+
+
+Results: TypeAlias = "Backend | StoredResults"
 
 
 @dataclass(frozen=True, kw_only=True)

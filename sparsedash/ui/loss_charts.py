@@ -83,16 +83,16 @@ def show_gains(backend: Backend, found: RunResults, name: GainName, measure: Mea
     """Draw the chart and what it leaves out. Returns the key of the record that was pressed, or nothing."""
     is_timed, key = name in GAIN_PHASES, ""
     options = _choose_timing() if is_timed else TimingOptions()
-    known, tradeoff = run_gains(backend, found, name, options), found.tradeoff()
-    if known.gained.gains:
+    (gained, omitted), tradeoff = run_gains(backend, found, name, options), found.tradeoff()
+    if gained.gains:
         frame.show(Html(f"<style>{theme_switch_css()}</style>"))
-        chart = gain_chart(tradeoff, known.gained, measure, frame.theme())
-        alt = gain_words(tradeoff, known.gained, measure)
+        chart = gain_chart(tradeoff, gained, measure, frame.theme())
+        alt = gain_words(tradeoff, gained, measure)
         key = clicked_record(show_chart(chart, f"{measure}-against-{name}", alt, f"gain-{name}-{measure}"))
         frame.remark(_LINE, far_words(tradeoff, measure), _MEASURED if is_timed else _EXACT)
-    for why, models in known.omitted.items():
+    for why, models in omitted.items():
         frame.note(f"{wording.quantity(len(models), 'sparse model')} not shown: {why}.")
-    if untimed := known.omitted.get(deployment.UNTIMED):
+    if untimed := omitted.get(deployment.UNTIMED):
         _offer_timing(backend, found, untimed, options)
     if is_timed:
         _show_timings(backend, found, options)
