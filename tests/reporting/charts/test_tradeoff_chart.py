@@ -103,15 +103,9 @@ def test_points_of_methods_at_about_one_sparsity_stand_apart_and_their_hover_tex
 
 
 def test_no_point_of_a_dense_sweep_stands_among_those_of_another_sparsity():
-    asked = range(10, 310, 10)
-    lines = {
-        name: [specimens.record([True] * 60 + [False] * 60, permille) for permille in asked]
-        for name in ("one", "other", "third", "last")
-    }
-    at = places(tradeoff_data(DENSE, lines, asked=tuple(asked)), 31.8)
-    for label, records in lines.items():
-        for record in records:
-            assert abs(at[label, record.sparsity_permille] - 100 * record.pruned.mlp_sparsity) <= 0.5
+    asked = tuple(range(10, 310, 10))
+    at = places(far_race(**{name: [far_point("p", p, 0.1) for p in asked] for name in ("one", "other", "third")}), 31.8)
+    assert all(abs(x - permille / 10) <= 0.5 for (_, permille), x in at.items()) and len(at) == 90
 
 
 def test_nothing_moves_while_a_run_fills_the_chart():
@@ -155,14 +149,9 @@ def test_perplexity_is_the_change_of_the_log_likelihood_with_the_interval_of_its
     assert (reading.low, reading.value, reading.high) == (-lost.high, -lost.value, -lost.low)
     assert exp(-reading.value) == pytest.approx(TEN.word_perplexity / DENSE.word_perplexity)
     assert trace(chart(measure=PERPLEXITY), "sparse")["y"][0] == reading.value
-
-
-def test_one_passage_has_no_bar_which_would_be_as_high_as_the_chart():
-    dense, sparse = (replace(record, outcomes=record.outcomes[:1]) for record in (DENSE, TEN))
-    (reading,) = read(PERPLEXITY, dense, sparse)
-    lost = dense.outcomes[0].log_likelihood - sparse.outcomes[0].log_likelihood
-    assert (reading.low, reading.value, reading.high) == (-lost, -lost, -lost)
-    assert reading.words == f"{nats_as_factor(lost)} that of dense (no interval)"
+    # One passage has no bar, which would be as high as the chart.
+    (reading,) = read(PERPLEXITY, *(replace(record, outcomes=record.outcomes[:1]) for record in (DENSE, TEN)))
+    assert reading.low == reading.value == reading.high and reading.words.endswith(" that of dense (no interval)")
 
 
 def test_the_axis_of_perplexity_speaks_of_factors_and_that_of_flips_has_no_minus():
@@ -183,14 +172,9 @@ def test_a_hopeless_model_stands_at_the_edge_and_the_axis_stays_readable(fall):
     low, high = axis["range"]
     assert -17 < low < reading.low <= reading.high < high < 6.5
     assert 4 <= len(axis["ticktext"]) <= 8 and "1.00 ×" in axis["ticktext"]
-
-
-def test_a_model_that_is_far_better_than_dense_stands_at_the_other_edge():
-    hopeless = replace(DENSE, outcomes=tuple(replace(o, log_likelihood=-800.0) for o in DENSE.outcomes))
+    better = tradeoff_data(hopeless, {"sparse": [TEN]})
     (reading,) = read(PERPLEXITY, hopeless, TEN)
-    assert reading.words == "under 0.01 × that of dense (under 0.01 ×)"
-    axis = chart(tradeoff_data(hopeless, {"sparse": [TEN]}), PERPLEXITY)["layout"]["yaxis"]
-    assert axis["range"][1] < 6 and len(axis["ticktext"]) >= 3
+    assert reading.words.startswith("under 0.01 × that of dense (") and loss_axis(better, PERPLEXITY).range[1] < 6
 
 
 def test_broken_answers_stand_below_zero_and_fixed_ones_above_with_their_intervals():
@@ -332,23 +316,16 @@ ROWS = published_beside(OPT)
 OPT_RACE = tradeoff_data(OPT, {"sparse": [replace(OPT, pruned=replace(PRUNED, mlp_sparsity=0.05))]}, published=ROWS)
 
 
-def test_a_published_row_stands_beside_the_same_model_passages_and_format():
-    (row,) = ROWS
-    assert (row.model, row.dtype) == ("facebook/opt-1.3b", "float32")
-    (half,) = published_beside(replace(OPT, dtype="bfloat16"))
-    assert half.dense == 0.5629
+def test_a_published_row_of_the_same_model_passages_and_format_is_a_grey_diamond_within_the_axes():
+    (row,), (half,) = ROWS, published_beside(replace(OPT, dtype="bfloat16"))
+    assert (row.model, row.dtype, half.dense) == ("facebook/opt-1.3b", "float32", 0.5629)
     assert published_beside(replace(OPT, model="huggyllama/llama-7b"))[0].dense == 0.7361
     assert published_beside(replace(OPT, corpus="lambada")) == () == published_beside(replace(OPT, model="gpt2"))
-
-
-def test_published_points_are_grey_diamonds_within_the_axes_and_told_in_words():
     figure = drawn(tradeoff_chart(OPT_RACE, "share right"))
-    points = trace(figure, "published")
+    points, (low, high) = trace(figure, "published"), figure["layout"]["yaxis"]["range"]
     assert (points["x"], points["y"]) == ([0, 10], [57.89, 56.86])
     assert points["marker"]["symbol"] == ["diamond-open", "diamond"]
-    assert figure["layout"]["xaxis"]["range"][1] > 10
-    low, high = figure["layout"]["yaxis"]["range"]
-    assert low < 56.86 and high > 57.89
+    assert figure["layout"]["xaxis"]["range"][1] > 10 and low < 56.86 and high > 57.89
     assert tradeoff_words(OPT_RACE, "share right").endswith(" Published: dense 57.89 %, at 10 % 56.86 %.")
 
 
