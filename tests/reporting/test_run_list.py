@@ -61,22 +61,14 @@ def test_sparsities_are_named_one_by_one_while_they_are_few_and_a_search_counts_
     assert (row.title, kind) == (SEARCH, "a search") and trials.endswith("trials")
 
 
-@pytest.mark.parametrize(
-    ("state", "expected"),
-    [
-        ("running", "▶ running"),
-        ("failed", "✕ failed"),
-        ("crashed", "✕ interrupted"),
-        ("cancelled", "⊘ stopped"),
-        (None, "⊘ not finished"),
-    ],
-)
-def test_an_unfinished_run_says_its_state_and_what_there_is(state, expected, backend):
+def test_an_unfinished_run_says_its_state_and_what_there_is(backend):
     backend.add_run(specimens.run(finished=False, n_sparse=1))
-    backend.set_jobs(*([job(SETTINGS, state)] if state else []))
-    (row,) = rows(backend)
-    assert row.live == (state == "running")
-    assert said(row)["Verdict"][1:] == ("at 10\u00a0%", expected, "1 of 3 models") and said(row)["Started"][1] == ""
+    states = {"running": "▶ running", "failed": "✕ failed", "crashed": "✕ interrupted", "cancelled": "⊘ stopped"}
+    for state, expected in {**states, None: "⊘ not finished"}.items():
+        backend.set_jobs(*([job(SETTINGS, state)] if state else []))
+        (row,) = rows(backend)
+        assert row.live == (state == "running") and said(row)["Started"][1] == ""
+        assert said(row)["Verdict"][1:] == ("at 10\u00a0%", expected, "1 of 3 models")
 
 
 def test_a_job_is_a_row_before_it_has_a_result_unless_it_ended_or_is_of_another_version(backend):
@@ -85,11 +77,8 @@ def test_a_job_is_a_row_before_it_has_a_result_unless_it_ended_or_is_of_another_
     assert {row.title: said(row)["Verdict"] for row in rows(backend)} == dict.fromkeys((TITLE, SEARCH), waiting)
     backend.set_jobs(job(SETTINGS, "failed"), replace(job(SETTINGS, "queued"), id=2, key="k", settings={"model": 3}))
     assert rows(backend) == []
-
-
-def test_of_a_run_s_jobs_the_live_one_counts():
     older, newer = job(SETTINGS, id=1), job(SETTINGS, "failed", id=2)
-    assert newest_jobs([newer, older])[SETTINGS.key()] is older
+    assert newest_jobs([newer, older])[SETTINGS.key()] is older, "of a run's jobs the live one counts"
     assert newest_jobs([replace(newer, id=3), newer])[SETTINGS.key()].id == 3
 
 

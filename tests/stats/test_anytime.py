@@ -3,7 +3,6 @@
 from fractions import Fraction
 from math import comb, log
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -57,25 +56,6 @@ def test_decisions_by_hand():
     assert decide_difference(3, 4, 256, 1) == "open"
     assert decide_difference(60, 62, 3000, 1) == "close"
     assert decide_difference(60, 90, 3000, 1) == decide_difference(90, 60, 3000, 1000) == "open"
-
-
-def flips_at_looks(rng, shares, n_runs: int, looks: list[int]) -> np.ndarray:
-    """Running counts (n_runs, looks, 2) of broken and mended passages."""
-    sizes = np.diff([0, *looks])
-    parts = [rng.multinomial(size, [*shares, 1 - sum(shares)], n_runs)[:, :2] for size in sizes]
-    return np.cumsum(np.stack(parts, axis=1), axis=1)
-
-
-@pytest.mark.parametrize("flips", [0.05, 0.3])
-def test_looked_at_after_every_step_an_equal_model_is_called_different_one_time_of_20_at_most(flips):
-    """Looks at the p-value alone, to the last passage, however early the evaluator might have stopped."""
-    rng = np.random.default_rng(5)
-    looks = list(range(16, 2000 + 1, 16))
-    found = flips_at_looks(rng, (flips / 2, flips / 2), 1000, looks)
-    p_values = {(b, m): anytime_p(b, m) for b, m in np.unique(found.reshape(-1, 2), axis=0).tolist()}
-    alarmed = sum(any(p_values[b, m] < ALPHA for b, m in run) for run in found.tolist())
-    # 50 of 1,000 at most in expectation; three standard deviations of chance above it.
-    assert alarmed <= 50 + 3 * (1000 * 0.05 * 0.95) ** 0.5
 
 
 @pytest.mark.parametrize("n", [1, 10, 95, 96, 132, 400, 5153, 1_000_000])

@@ -151,20 +151,6 @@ def test_holm_rejects_what_bonferroni_rejects_in_every_family_that_holds_it(p_va
     assert significance.holm(p_values) == pytest.approx(expected)
 
 
-def held_by(broke: int, mended: int, n: int, truth: float) -> bool:
-    low, high = significance.paired_interval(broke, mended, n)
-    return low <= truth <= high
-
-
-@pytest.mark.parametrize(("broke", "mended"), [(0.02, 0.02), (0.1, 0.06)])
-def test_the_95_percent_interval_holds_the_truth_95_times_of_100(broke, mended):
-    n = 1000
-    draws = np.random.default_rng(7).multinomial(n, (broke, mended, 1 - broke - mended), 10_000)
-    unique, times = np.unique(draws[:, :2], axis=0, return_counts=True)
-    held = sum(t * held_by(b, m, n, mended - broke) for (b, m), t in zip(unique.tolist(), times.tolist(), strict=True))
-    assert 0.94 <= held / 10_000 <= 0.96
-
-
 def test_the_smallest_loss_shrinks_with_the_root_of_the_passages_and_is_shown_four_times_of_five():
     ratio, points = significance.smallest_loss(400)
     assert significance.smallest_loss(100) == pytest.approx((ratio**2, 2 * points))
