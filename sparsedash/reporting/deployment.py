@@ -27,7 +27,7 @@ from sparsedash.reporting.html import Table, table
 from sparsedash.reporting.run_results import Judged, RunResults
 from sparsedash.reporting.wording import NBSP, factor, percent, size
 from sparsedash.schema.export_settings import Export, Proof
-from sparsedash.schema.pair_records import Phase, TimedPhase, Timing, TimingSettings
+from sparsedash.schema.pair_records import Phase, Timing, TimingSettings
 from sparsedash.schema.records import Pruned, Record
 from sparsedash.schema.settings import Dtype
 from sparsedash.service.backend import Backend
@@ -79,7 +79,12 @@ def run_gains(
         elif each.method.takes_channels:
             timing = backend.timing(timing_request(found, each.record.key, options).key())
             phase = timing.timed(GAIN_PHASES[name]) if timing else None
-            gain, why = _speed_gain(phase) if phase else None, UNTIMED
+            gain, why = None, UNTIMED
+            if phase is not None:
+                speed, most = phase.ratio, factor(phase.ceiling)
+                interval = f"95 % interval {speed.low:.2f} to {speed.high:.2f}"
+                words = f"{factor(speed.value)} as fast, {interval}; at most {most}"
+                gain = Gain(value=speed.value, low=speed.low, high=speed.high, words=words)
         else:
             gain, why = None, MASKED
         if gain is None:
@@ -92,13 +97,6 @@ def run_gains(
 def timing_request(found: RunResults, sparse: str, options: TimingOptions) -> TimingSettings:
     """The job that measures a sparse model's speed. sparse: its record's key."""
     return TimingSettings(dense=found.dense.key, sparse=sparse, dtype=options.dtype, n_threads=options.n_threads)
-
-
-def _speed_gain(phase: TimedPhase) -> Gain:
-    ratio = phase.ratio
-    interval = f"95 % interval {ratio.low:.2f} to {ratio.high:.2f}"
-    words = f"{factor(ratio.value)} as fast, {interval}; at most {factor(phase.ceiling)}"
-    return Gain(value=ratio.value, low=ratio.low, high=ratio.high, words=words)
 
 
 def _exact_gain(shape: ModelShape | None, made: Pruned | None, dtype: str, name: GainName) -> Gain | None:

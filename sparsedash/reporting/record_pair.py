@@ -97,8 +97,7 @@ class Pair:
 
     def of_kind(self, positions: Sequence[int], kind: Kind, only_different: bool) -> list[int]:
         """Those of these passages of one kind; only_different: that the two answer with different words."""
-        found = self.kinds(positions)[kind]
-        return self.differing(found) if only_different else found
+        return self.differing(self.kinds(positions)[kind]) if only_different else self.kinds(positions)[kind]
 
     def ordered(self, positions: Sequence[int], kind: Kind, order: Order) -> list[int]:
         """The passages in this order. The largest change is the largest fall, or rise where passages were fixed."""

@@ -23,7 +23,7 @@ from sparsedash.schema.pair_records import RunMark
 from sparsedash.schema.records import Run
 from sparsedash.schema.settings import FindSettings, RunSettings, planned_run
 from sparsedash.service.backend import Backend
-from sparsedash.stats.tolerance import Tolerance, Verdict
+from sparsedash.stats.tolerance import Tolerance
 
 FEW = 3
 """Sparsities that are named one by one."""
@@ -188,13 +188,12 @@ def runs_table(rows: Sequence[RunRow], zone: tzinfo | None) -> Table:
     return table("All runs", "", ["Run", "Texts", *chain(*COLUMNS.values())], cells)
 
 
-_RANK: dict[Verdict, int] = {"within": 0, "undecided": 1, "beyond": 2}
+_RANK = ("within", "undecided", "beyond")
 
 
 def _verdict_key(row: RunRow) -> tuple[float, ...]:
-    if row.model is None:
-        return (3.0, 0.0, 0.0)
-    return (_RANK[row.model.verdict.verdict], -row.model.permille, row.model.verdict.perplexity.value)
+    found = row.model
+    return (_RANK.index(found.verdict.verdict), -found.permille, found.verdict.perplexity.value) if found else (3.0,)
 
 
 _ORDERS: dict[str, tuple[str, Callable[[RunRow], tuple[float, ...] | tuple[str, ...]]]] = {

@@ -21,7 +21,7 @@ from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Record, Run
 from sparsedash.schema.settings import FindResult
 from sparsedash.stats.significance import PairedComparison, compare_records, holm, share_interval, shared_outcomes
-from sparsedash.stats.tolerance import Loss, Losses, Tolerance, ToleranceVerdict, judge_all, record_losses
+from sparsedash.stats.tolerance import Losses, Tolerance, ToleranceVerdict, judge_all, record_losses
 from sparsedash.storage.store import Store
 
 if TYPE_CHECKING:
@@ -126,17 +126,23 @@ def headline_model(models: Sequence[W]) -> W | None:
 
 
 def model_readings(model: Judged) -> Readings:
-    """A model's values of every measure, with the intervals behind its verdict."""
+    """A model's values of every measure, with the intervals behind its verdict.
+
+    Of perplexity what is farther than the chart reaches stands at its edge. One passage has no interval, and no bar.
+    """
     record, comparison, verdict = model.record, model.comparison, model.verdict
     score, broke, fixed = record.last_word, comparison.broke, comparison.mended
     below, above = (share_right(count, comparison.n_passages, comparison.anytime) for count in (broke, fixed))
-    flips = f"{broke:,} broke, {fixed:,} fixed"
+    flips, loss, single = f"{broke:,} broke, {fixed:,} fixed", verdict.perplexity, isinf(verdict.perplexity.low)
+    bounds = (loss.value,) * 3 if single else (loss.value, loss.high, loss.low)
+    nats, low, high = (min(FARTHEST_ABOVE, max(-FARTHEST_BELOW, -each)) for each in bounds)
+    around = "no interval" if single else f"{wording.factor_range(-high, -low)} ×"
     # Where the verdict leaves accuracy out, that has the interval of a comparison by itself.
     lost, change = verdict.accuracy, comparison.difference
     ends = comparison.interval if lost is None else (-lost.high, -lost.low)
     points = f"{wording.signed_points(change)} points ({wording.signed_interval(ends)})"
     return {
-        "word perplexity": (_perplexity_reading(verdict.perplexity),),
+        "word perplexity": (Reading(nats, low, high, f"{wording.nats_as_factor(-nats)} that of dense ({around})"),),
         "accuracy": (Reading(100 * change, 100 * ends[0], 100 * ends[1], points),),
         "flips": (
             Reading(-below.value, -below.high, -below.low, flips, "broke"),
@@ -157,17 +163,6 @@ def live_point(permille: int, right: int, done: int) -> Point:
     reading, said = share_right(right, done), f"{right:,} of {done:,} right so far"
     readings: Readings = {"share right": (reading,)}
     return Point(key="", permille=permille, sparsity=permille / 10, readings=readings, facts=[said], live=True)
-
-
-def _perplexity_reading(lost: Loss) -> Reading:
-    """The change of the log-likelihood, upwards better, with the interval behind its verdict.
-
-    What is farther than the chart reaches stands at its edge. One passage has no interval, and no bar.
-    """
-    nats = (lost.value, lost.high, lost.low) if not isinf(lost.low) else (lost.value,) * 3
-    value, low, high = (min(FARTHEST_ABOVE, max(-FARTHEST_BELOW, -each)) for each in nats)
-    ends = "no interval" if isinf(lost.low) else f"{wording.factor_range(-high, -low)} ×"
-    return Reading(value, low, high, f"{wording.nats_as_factor(-value)} that of dense ({ends})")
 
 
 @dataclass(frozen=True, kw_only=True)

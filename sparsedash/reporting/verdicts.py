@@ -10,7 +10,7 @@ from sparsedash.reporting import wording
 from sparsedash.reporting.html import Table, element, escape, table
 from sparsedash.reporting.run_results import Judged, RunResults
 from sparsedash.reporting.wording import DENSE, NBSP, percent, quantity
-from sparsedash.schema.records import Record, Stopping
+from sparsedash.schema.records import Record
 from sparsedash.stats.significance import PairedComparison, accuracy_interval
 from sparsedash.stats.tolerance import FEWEST_PASSAGES, Loss, Tolerance, ToleranceVerdict, Verdict
 
@@ -135,19 +135,17 @@ def needed_words(needed: int) -> str:
 
 def early_stopping_words(records: Mapping[str, Record]) -> str:
     """How the evaluations ended that were to stop early; empty where none was. records: by their names."""
-    found = [f"{name} {_ending(record.stopping)}." for name, record in records.items() if record.stopping]
+    found = []
+    for name, stopping in ((name, record.stopping) for name, record in records.items() if record.stopping):
+        answered, planned = stopping.n_answered, stopping.n_passages
+        ended = f"stopped after {answered:,} of" if answered < planned else "answered all"
+        why = {
+            "difference": "a difference to the dense model is shown",
+            "close": f"the difference to the dense model is under {100 * stopping.margin:g} points",
+            "open": "nothing was decided before",
+        }.get(stopping.decision, f"its loss is {stopping.decision} the limits")
+        found.append(f"{name} {ended} {planned:,} passages: {why}.")
     return " ".join([*found, "Intervals and p-values allow for the looks on the way."]) if found else ""
-
-
-def _ending(stopping: Stopping) -> str:
-    answered, planned = stopping.n_answered, stopping.n_passages
-    ended = f"stopped after {answered:,} of" if answered < planned else "answered all"
-    why = {
-        "difference": "a difference to the dense model is shown",
-        "close": f"the difference to the dense model is under {100 * stopping.margin:g} points",
-        "open": "nothing was decided before",
-    }.get(stopping.decision, f"its loss is {stopping.decision} the limits")
-    return f"{ended} {planned:,} passages: {why}"
 
 
 def _is_unchanged(found: ToleranceVerdict) -> bool:

@@ -57,11 +57,14 @@ def layers_chart(made: Pruned, theme: Theme = "light") -> go.Figure:
         said = [f"{value:.2f} ×" for value in relative]
         panels.append(("Sensitivity, times the median layer's", relative, said, times))
     heights = [max(_ERRORS, style.room_for(labels)), *(_SMALL for _ in panels)]
-    domains, y = _domains(heights), style.y_axis(colours)
+    whole, y = sum(heights) + _GAP * len(panels), style.y_axis(colours)
+    # Where each panel is, from the top down, as shares of the plot's height.
+    tops = [whole - sum(heights[:i]) - _GAP * i for i in range(len(heights))]
+    domains = [(max(0.0, (top - height) / whole), top / whole) for top, height in zip(tops, heights, strict=True)]
     output = "MLP output" if made.method.takes_channels else "projections' output"
     layout = style.chart_frame(
         f"Share of each layer's {output} that is lost, %",
-        round(sum(heights) + _GAP * len(panels)) + _TOP + _BOTTOM,
+        round(whole) + _TOP + _BOTTOM,
         colours,
         margin={"l": _LEFT, "t": _TOP, "b": _BOTTOM},
         bargap=0.35,
@@ -88,16 +91,6 @@ def relative_to_median(values: Sequence[float]) -> list[float]:
     """The values as multiples of their median; as they are where that is zero."""
     middle = median(values) if values else 0.0
     return [value / middle for value in values] if middle > 0 else list(values)
-
-
-def _domains(panels: Sequence[float]) -> list[tuple[float, float]]:
-    """Where each panel is, from the top down, as shares of the plot's height."""
-    whole = sum(panels) + _GAP * (len(panels) - 1)
-    found, top = [], whole
-    for height in panels:
-        found.append((max(0.0, (top - height) / whole), top / whole))
-        top -= height + _GAP
-    return found
 
 
 @lru_cache(maxsize=64)

@@ -293,14 +293,20 @@ def _ground(
     tradeoff: TradeoffData, measure: Measure, ends: tuple[float, float], colours: Palette
 ) -> list[dict[str, Any]]:
     """The ground of a chart: the tolerance as a band under dense, dense across, with its interval if it has one."""
-    top, traces = tradeoff.dense_value(measure), []
+    top, bands = tradeoff.dense_value(measure), list[tuple[float, float, str, str]]()
     if measure in tradeoff.allowed:
-        traces.append(style.band_across(ends, top - tradeoff.allowed[measure], top, colours.allowed, "allowed"))
+        bands.append((top - tradeoff.allowed[measure], top, colours.allowed, "allowed"))
     if measure == "share right":
         (reading,) = tradeoff.dense.readings[measure]
-        traces.append(style.band_across(ends, reading.low, reading.high, colours.band, "95 % interval of dense"))
-    line = {"x": list(ends), "y": [top, top], "mode": "lines", "line": {"color": colours.dense, "width": 2}}
-    return [*traces, line | {"hoverinfo": "skip", "name": "dense"}]
+        bands.append((reading.low, reading.high, colours.band, "95 % interval of dense"))
+    across: dict[str, Any] = {"mode": "lines", "hoverinfo": "skip"}
+    shade, x = {"fill": "toself", "line": {"width": 0}}, [*ends, *reversed(ends)]
+    traces = [
+        across | shade | {"x": x, "y": [low, low, high, high], "fillcolor": colour, "name": name}
+        for low, high, colour, name in bands
+    ]
+    line = {"x": list(ends), "y": [top, top], "line": {"color": colours.dense, "width": 2}, "name": "dense"}
+    return [*traces, across | line]
 
 
 def _dense_point(tradeoff: TradeoffData, x: float, measure: Measure, colours: Palette) -> dict[str, Any]:
