@@ -179,7 +179,8 @@ def kept_calibration(end: PartEnd, part_key: str, address: str, store: Store) ->
     if end.state != "done" or noted is None:
         return end
     prefixes = tuple(str(prefix) for prefix in json.loads(noted))
-    names = tuple(name for name in store.artefact_keys() if name.partition("/")[0] in prefixes)
+    stored = [entry.name for entry in store.entries("artefacts")]
+    names = tuple(name for name in stored if name.partition("/")[0] in prefixes)
     notes = {str(name): store.recall(name) for name in store_keys.calibration_notes(prefixes)}
     found = {name: text for name, text in notes.items() if text is not None}
     return replace(end, calibration=KeptCalibration(machine=address, artefacts=names, notes=found))
@@ -190,7 +191,7 @@ def fetch_calibration(kept: KeptCalibration, store: Store, fetch: Fetch, stopped
 
     Returns how many were fetched. Without the notes the calibration is computed again.
     """
-    lacking = sorted({*kept.artefacts}.difference(store.artefact_keys()))
+    lacking = sorted({*kept.artefacts}.difference(entry.name for entry in store.entries("artefacts")))
     for n_fetched, name in enumerate(lacking):
         try:
             data = None if stopped() else fetch(kept, name)

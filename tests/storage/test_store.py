@@ -69,7 +69,7 @@ def test_keys_come_oldest_first_and_a_rewritten_record_keeps_its_place(store):
 def test_artefacts_of_any_size_come_back(store, n_bytes):
     data = os.urandom(n_bytes)
     store.put_artefact("a", data)
-    assert "a" in store._artefacts
+    assert "a" in store._caches["artefacts"]
     assert store.get_artefact("a") == data
 
 
@@ -88,7 +88,7 @@ def test_artefacts_are_forgotten_when_room_runs_short_and_records_are_not(tmp_pa
         store.put_artefact(str(number), os.urandom(LARGE))
         store.put(str(number), continuation(str(number), left="x" * LARGE))
         store.get_artefact("0")
-    kept = [number for number in range(10) if str(number) in store._artefacts]
+    kept = [number for number in range(10) if str(number) in store._caches["artefacts"]]
     assert kept == [0, 7, 8, 9]
     assert len(list(store.keys(Continuation))) == 10
     store.close()
@@ -161,7 +161,7 @@ def test_a_damaged_artefact_is_dropped_reported_and_can_be_put_again(store, capl
     with caplog.at_level(logging.WARNING):
         assert store.get_artefact("a") is None
     assert f"Dropped the damaged entry a: {said}" in caplog.text
-    assert "a" not in store._artefacts
+    assert "a" not in store._caches["artefacts"]
     store.put_artefact("a", b"new")
     assert store.get_artefact("a") == b"new"
 
@@ -258,7 +258,7 @@ def test_a_file_that_finds_no_room_is_a_store_error_and_the_old_value_stays(tmp_
 
 def test_a_table_that_finds_no_room_is_a_store_error_and_the_old_value_stays(store):
     store.put("a", continuation("a"))
-    store._records._sql("PRAGMA max_page_count = 1")
+    store._caches["records"]._sql("PRAGMA max_page_count = 1")
     with pytest.raises(StoreError, match="could not be written: database or disk is full") as full:
         store.put("a", continuation("a", left="x" * 20_000))
     assert "disk is full" in full.value.advice
@@ -347,19 +347,19 @@ class Clock:
 def test_nothing_is_kept_before_it_is_time_and_then_everything(store):
     clock = Clock()
     halfway = StageCheckpoint(store, "tiny", clock)
-    halfway.keep("a", lambda: b"1")
+    halfway.keep({"a": lambda: b"1"})
     assert store.get_artefact("a") is None
     clock.now = EVERY_S
-    halfway.keep("b", lambda: b"2")
+    halfway.keep({"b": lambda: b"2"})
     assert [store.get_artefact(key) for key in "ab"] == [b"1", b"2"]
-    halfway.keep("c", lambda: pytest.fail("it is asked for too early"))
+    halfway.keep({"c": lambda: pytest.fail("it is asked for too early")})
 
 
 def test_another_attempt_finds_it_and_lets_it_go_when_it_is_whole(store):
     clock = Clock()
     halfway = StageCheckpoint(store, "tiny", clock)
     clock.now = EVERY_S
-    halfway.keep("a", lambda: b"1")
+    halfway.keep({"a": lambda: b"1"})
     again = StageCheckpoint(store, "tiny")
     assert again.get("a", bytes) == b"1"
     assert again.get("b", bytes) is None
@@ -372,7 +372,7 @@ def test_nothing_else_is_dropped_for_it(tmp_path):
     store.put_artefact("statistics", b"x" * 60_000)
     halfway = StageCheckpoint(store, "tiny", clock)
     clock.now = EVERY_S
-    halfway.keep("large", lambda: b"x" * 90_000)
+    halfway.keep({"large": lambda: b"x" * 90_000})
     assert store.get_artefact("large") is None
     assert store.get_artefact("statistics") is not None
     store.close()

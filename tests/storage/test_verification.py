@@ -91,7 +91,7 @@ def test_a_file_that_is_missing_from_its_folder_is_damage_and_a_folder_that_is_g
     ],
 )
 def test_an_entry_under_another_name_and_a_pickle_are_found(store, names, change, fault):
-    store._records._sql(change)
+    store._caches["records"]._sql(change)
     assert [damage.what for damage in verify(store, ignore_steps).damaged] == [fault]
 
 

@@ -251,7 +251,7 @@ def test_a_finished_run_stays_whole_while_it_is_repeated(settings, store):
 
 def test_forgotten_or_damaged_statistics_are_computed_again(settings, store):
     first = ran(settings, store)
-    for name in list(store._artefacts):
+    for name in list(store._caches["artefacts"]):
         harm_entry(store, "artefacts", name)
     run, stages = stages_of(one(settings), store)
     assert "calibrate" in stages
