@@ -28,7 +28,7 @@ from sparsedash.schema import store_keys
 from sparsedash.schema.errors import SparseDashError, StoreError
 from sparsedash.schema.progress import STARTING, Step
 from sparsedash.schema.records import Run
-from sparsedash.storage.local_machine import absolute_data_folder, data_folder
+from sparsedash.storage.local_machine import data_folder, local_path
 from sparsedash.storage.run_files import keep_run, read_run_file, run_file
 from sparsedash.storage.store import Store, claim_data_folder
 from sparsedash.storage.text_files import Uploads
@@ -163,7 +163,7 @@ def this_part_machine() -> PartMachine:
 
 @cache
 def _opened() -> PartMachine:
-    shared = absolute_data_folder(data_folder())
+    shared = local_path(data_folder()).absolute()
     claim_data_folder(shared)
     make_folder(shared / "cluster")
     for number in range(MOST_WORKERS):

@@ -164,7 +164,7 @@ def stored_items(
         kind, model = kind_and_model(entry.tag)
         yield Item(_OF_ARTEFACTS.get(kind, "statistics"), *entry[:3], named("model", model))
     for unpacked in unpacked_models(store):
-        yield Item("models", unpacked.name, unpacked.n_bytes, unpacked.written_at, named("model", unpacked.identity))
+        yield Item("models", unpacked.name, *unpacked.size, named("model", unpacked.identity))
     for name, n_bytes in uploads.kept().items():
         yield Item("uploads", name, n_bytes, references=named("text", name))
     for export in own_exports(exports):
