@@ -118,10 +118,7 @@ def _lines(path: Path) -> Iterator[str]:
     """The lines of a text file with their ends, read lazily."""
     try:
         with path.open(encoding="utf-8-sig") as file:
-            while line := file.readline(MAX_TEXT_BYTES + 1):
-                if len(line) > MAX_TEXT_BYTES:
-                    raise _too_large(path)
-                yield line
+            yield from file
     except UnicodeDecodeError as error:
         raise CorpusError(f"{path.name} is not text in UTF-8.", "Save it as UTF-8.") from error
     except OSError as error:
@@ -136,7 +133,10 @@ def _column(path: Path) -> Iterator[str]:
     try:
         # As a dictionary, so that a value that stands in a million rows is in memory once.
         with parquet.ParquetFile(path, read_dictionary=["text"]) as file:
-            if _unpacked_bytes(file.metadata) > MAX_TEXT_BYTES:
+            about, column = file.metadata, file.metadata.schema.names.index("text")
+            groups = (about.row_group(i).column(column) for i in range(about.num_row_groups))
+            # By the file's own header; each distinct value counts once.
+            if sum(group.total_uncompressed_size for group in groups) > MAX_TEXT_BYTES:
                 raise _too_large(path)
             batches = file.iter_batches(_BATCH_ROWS, columns=["text"])
             for text in (value.as_py() for batch in batches for value in batch.column("text")):
@@ -147,13 +147,6 @@ def _column(path: Path) -> Iterator[str]:
         raise CorpusError(
             f"{path.name} could not be read: {_first_line(error)}", "It needs a column named text."
         ) from error
-
-
-def _unpacked_bytes(metadata: Any) -> int:
-    """Uncompressed size of the text columns by the file's own header; each distinct value counts once."""
-    groups = map(metadata.row_group, range(metadata.num_row_groups))
-    columns = (group.column(i) for group in groups for i in range(metadata.num_columns))
-    return sum(column.total_uncompressed_size for column in columns if column.path_in_schema == "text")
 
 
 def _too_large(path: Path) -> CorpusError:
@@ -218,19 +211,17 @@ class Uploads:
             )
         digest = hashlib.sha256(content).hexdigest()[:_HASH_DIGITS]
         reference = f"{UPLOAD}{called}@{digest}"
-        path = file_of(reference, self._data_dir)
-        assert path is not None
+        path = uploads_folder(self._data_dir) / digest / called
         try:
             with self.changing():
-                if not path.is_file():
-                    left = MAX_TOTAL_BYTES - sum(self.kept().values())
-                    if len(content) > left:
-                        has, room = (f"{n / 1e6:,.1f} MB" for n in (len(content), max(0, left)))
-                        raise CorpusError(
-                            f"{called} has {has}; uploads have room for {room} more.",
-                            "Delete some that are no longer needed.",
-                        )
-                    _put(path, content)
+                if path.is_file():
+                    return reference
+                left = MAX_TOTAL_BYTES - sum(self.kept().values())
+                if len(content) > left:
+                    has, room = (f"{n / 1e6:,.1f} MB" for n in (len(content), max(0, left)))
+                    advice = "Delete some that are no longer needed."
+                    raise CorpusError(f"{called} has {has}; uploads have room for {room} more.", advice)
+                _put(path, content)
         except OSError as error:
             raise CorpusError(f"{called} could not be kept: {error}.") from error
         return reference

@@ -18,7 +18,6 @@ from sparsedash.catalog.resources import (
     gradient_bytes,
     kept_bytes,
     least_memory,
-    out_of_memory,
     run_disk,
 )
 from sparsedash.schema.method_settings import MethodSettings
@@ -159,15 +158,6 @@ def test_in_one_walk_passages_wait_at_every_block(names, waits):
     found, usual = (least_memory(WIDE, each, streamed=True) for each in (asked, apart))
     assert found.purpose == usual.purpose
     assert found.beside_bytes - usual.beside_bytes == waits * 5 * 115 * A_TOKEN * 4 // 2
-
-
-@pytest.mark.parametrize(
-    ("kind", "advice"), [("export", "its copy in files"), ("verify", "start it again"), ("run", "a smaller model")]
-)
-def test_a_job_without_readable_settings_that_ran_out_of_memory_gets_general_advice(kind, advice):
-    """tests/jobs/test_worker.py has runs."""
-    said = out_of_memory(kind, {"nothing": "known"})
-    assert said[0] == "Memory ran out." and advice in said[1]
 
 
 BUILTIN = shipped_shape("smollm2-135m")
