@@ -23,16 +23,13 @@ from sparsedash.schema.settings import FindSettings, RunSettings
 from sparsedash.storage.local_machine import local_path, mode_in, path_kind
 
 FILE, UPLOAD = "file:", "upload:"
+_UPLOADS = "uploads"
+"""Subfolder of the data folder; each upload lies in a folder named by the hash of its content."""
 TEXT_KINDS = (".jsonl", ".txt", ".parquet")
 
 _SLICED = re.compile(r"(.+?)(?:\[(\d*):(\d*)\])?", re.DOTALL)
 # No slash and no leading dot can pass, so that no name leads out of the folder of uploads.
 _UPLOADED = re.compile(r"(?P<file>[\w-]+\.(?:jsonl|txt|parquet))@(?P<hash>[0-9a-f]{32})")
-
-
-def uploads_folder(data_dir: Path) -> Path:
-    """The folder of uploads; each lies in a folder named by the hash of its content."""
-    return data_dir / "uploads"
 
 
 def names_file(reference: str) -> bool:
@@ -46,7 +43,7 @@ def file_of(reference: str, data_dir: Path) -> Path | None:
     if reference.startswith(FILE):
         return local_path(name)
     uploaded = _UPLOADED.fullmatch(name) if reference.startswith(UPLOAD) else None
-    return uploaded and uploads_folder(data_dir) / uploaded["hash"] / uploaded["file"]
+    return uploaded and data_dir / _UPLOADS / uploaded["hash"] / uploaded["file"]
 
 
 def text_slice(reference: str) -> slice:
@@ -211,7 +208,7 @@ class Uploads:
             )
         digest = hashlib.sha256(content).hexdigest()[:_HASH_DIGITS]
         reference = f"{UPLOAD}{called}@{digest}"
-        path = uploads_folder(self._data_dir) / digest / called
+        path = self._data_dir / _UPLOADS / digest / called
         try:
             with self.changing():
                 if path.is_file():
@@ -229,7 +226,7 @@ class Uploads:
     def kept(self) -> dict[str, int]:
         """Size in bytes of every upload by reference, newest first."""
         found = []
-        for path in uploads_folder(self._data_dir).glob("*/*"):
+        for path in (self._data_dir / _UPLOADS).glob("*/*"):
             reference = f"{UPLOAD}{path.name}@{path.parent.name}"
             # It may be deleted meanwhile.
             with suppress(OSError):
