@@ -111,19 +111,13 @@ def visitors(store):
     return UserData(store)
 
 
-def test_a_name_and_a_pin_are_kept_beside_each_other(visitors):
+def test_a_name_and_a_pin_are_kept_beside_each_other_and_a_mark_that_says_nothing_is_not(visitors):
     visitors.name_run("r", "  The one \n for the talk ")
     visitors.pin_runs(["r", "s"], pinned=True)
     assert visitors.marks() == {"r": RunMark(name="The one for the talk", pinned=True), "s": RunMark(pinned=True)}
     assert (visitors.name_of("r"), visitors.name_of("s"), visitors.name_of("t")) == ("The one for the talk", "", "")
-
-
-def test_a_mark_that_says_nothing_is_not_kept(visitors):
-    visitors.name_run("r", "Mine")
-    visitors.pin_runs(["r"], pinned=True)
     visitors.name_run("r", " ")
     visitors.pin_runs(["r"], pinned=False)
-    visitors.name_run("s", "Two")
     visitors.name_run("t", "Three")
     visitors.forget_runs(["s"])
     assert visitors.marks() == {"t": RunMark(name="Three")}
