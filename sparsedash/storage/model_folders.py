@@ -134,11 +134,9 @@ _MARGIN_BYTES = 50_000_000
 
 
 def require_new(folder: Path) -> None:
-    """Raise ExportError for a name that is taken or impossible."""
+    """Raise ExportError for a name that is taken."""
     if folder.exists() or folder.is_symlink():
         raise ExportError(f"{folder} exists, and nothing is written into it.", "Name another folder, or delete it.")
-    if folder.name in ("", ".", ".."):
-        raise ExportError(f"{folder} is no name of a new folder.", "Name one that does not exist.")
 
 
 def require_export_room(folder: Path, n_bytes: int) -> None:

@@ -133,13 +133,9 @@ def test_a_search_is_planned_with_its_usual_trials_and_has_another_key_than_thei
 REFUSED = [
     (MethodSettings, {"saliency": "size"}, "saliency", ", ".join(get_args(Saliency))),
     (MethodSettings, {"pattern": "3:4"}, "pattern", ", ".join(get_args(Pattern))),
-    (MethodSettings, {"scope": "attention"}, "scope", ", ".join(get_args(Scope))),
     (MethodSettings, {"scope": "decoder"}, "scope", "mlp with pattern channelx1"),
-    (MethodSettings, {"compensation": "more"}, "compensation", ", ".join(get_args(Compensation))),
-    (MethodSettings, {"allocation": "equal"}, "allocation", ", ".join(get_args(Allocation))),
     (MethodSettings, {"width_multiple": 32.0}, "width multiple", "a whole number"),
     (MethodSettings, {"floor": 0.7}, "floor", "at most the ceiling, 0.6"),
-    (MethodSettings, {"damping": 0}, "damping", "more than 0"),
     (CalibrationSettings, {"corpus": ""}, "calibration text", "without spaces around"),
     (CalibrationSettings, {"corpus": " self"}, "calibration text", "without spaces around"),
     (EvaluationSettings, {"corpus": "a\nb"}, "evaluation text", "printable"),
@@ -151,11 +147,6 @@ REFUSED = [
     (RunSettings, {"sparsities_permille": (100, 100)}, "sparsities", "each one once"),
     (RunSettings, {"sparsities_permille": (901,)}, "sparsity (per mille)", "0 to 900"),
     (RunSettings, {"sparsities_permille": (12.5,)}, "sparsity (per mille)", "a whole number"),
-    (RunSettings, {"sparsities_permille": ("a", "a")}, "sparsity (per mille)", "a whole number"),
-    (RunSettings, {"residency": "somewhere"}, "residency", "streamed"),
-    (FindSettings, {"model": " x"}, "model", "without spaces around"),
-    (FindSettings, {"dtype": "float8"}, "dtype", "float32"),
-    (FindSettings, {"ratio": 1.0}, "allowed word perplexity", "more than 1"),
 ]
 
 

@@ -57,12 +57,8 @@ def test_a_path_lies_below_a_folder_once_every_link_is_followed_and_never_with_t
     (other / "in").symlink_to(allowed / "model")
     assert lies_below(allowed.parent / path, [str(allowed)]) == below
     assert not lies_below(allowed, [])
-
-
-def test_a_folder_with_a_link_that_leads_out_is_refused_whole(places):
-    allowed, other = places
     (allowed / "model" / "tokenizer.json").symlink_to(other / "secret.txt")
-    assert not lies_below(allowed / "model", [str(allowed)])
+    assert not lies_below(allowed / "model", [str(allowed)]), "a link in it leads out"
 
 
 def test_pipes_and_devices_are_told_from_files(tmp_path):
