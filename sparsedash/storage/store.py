@@ -59,15 +59,13 @@ _FAILS = (OSError, sqlite3.Error, diskcache.Timeout, UnicodeDecodeError)
 class Store:
     """Records and artefacts of one data folder. Safe to share between threads and processes.
 
-    folder: created with access for the owner only. artefact_bytes: limit of the artefacts; None: `artefact_room`.
-    patience_s: how long to wait while another process keeps a file locked. Raises StoreError when the folder cannot be
-    used, SettingsError on a bad variable.
+    folder: created with access for the owner only. patience_s: how long to wait while another process keeps a file
+    locked. Raises StoreError when the folder cannot be used, SettingsError on a bad variable.
     """
 
-    def __init__(self, folder: Path, artefact_bytes: int | None = None, *, patience_s: float = PATIENCE_S) -> None:
+    def __init__(self, folder: Path, *, patience_s: float = PATIENCE_S) -> None:
         self.folder = folder
         self._patience_s = patience_s
-        self._given_room = artefact_bytes
         # Nonsense is refused now, and not when the first artefact is written.
         room_of_environment()
         claim_data_folder(folder)
@@ -132,8 +130,6 @@ class Store:
     @property
     def artefact_room(self) -> int:
         """Limit of all artefacts in bytes: by the environment, else by the data folder, else the usual one."""
-        if self._given_room is not None:
-            return self._given_room
         noted = self.recall(store_keys.artefact_room_note())
         return room_of_environment() or (int(noted) if noted else bytes_of(USUAL_GB))
 

@@ -77,15 +77,14 @@ def test_artefacts_of_any_size_and_notes_come_back_until_they_are_forgotten(stor
     assert store.recall(name) is None
 
 
-def test_artefacts_are_forgotten_when_room_runs_short_and_records_are_not(tmp_path):
-    store = Store(tmp_path, artefact_bytes=5 * LARGE)
+def test_artefacts_are_forgotten_when_room_runs_short_and_records_are_not(store):
+    store.allow_artefacts(5 * LARGE)
     for number in range(10):
         store.put_artefact(str(number), os.urandom(LARGE))
         store.put(str(number), continuation(str(number), left="x" * LARGE))
         store.get_artefact("0")
     assert sorted(entry.name for entry in store.entries("artefacts")) == ["0", "7", "8", "9"]
     assert len(store.keys(Continuation)) == 10
-    store.close()
 
 
 def test_the_folder_is_for_its_owner_only(tmp_path):
@@ -298,14 +297,14 @@ def test_a_checkpoint_keeps_nothing_before_it_is_time_then_everything_for_anothe
     assert store.entries("artefacts") == []
 
 
-def test_no_artefact_is_evicted_for_a_checkpoint(tmp_path):
-    store, clock = Store(tmp_path / "data", artefact_bytes=100_000), Clock()
+def test_no_artefact_is_evicted_for_a_checkpoint(store):
+    clock = Clock()
+    store.allow_artefacts(100_000)
     store.put_artefact("statistics", b"x" * 60_000)
     halfway = StageCheckpoint(store, "tiny", clock)
     clock.now = EVERY_S
     halfway.keep({"large": lambda: b"x" * 90_000})
     assert [entry.name for entry in store.entries("artefacts")] == ["statistics"]
-    store.close()
 
 
 def test_what_is_chosen_is_kept_and_holds_for_every_process_unless_the_environment_overrides(store, monkeypatch):
