@@ -38,7 +38,7 @@ from sparsedash.service.request_checks import Access, Problem, ReferenceField
 from sparsedash.service.stored_results import ResultCache, RunCosts, known_shape, recalled
 from sparsedash.service.time_forecast import START_S, MachineSpeed, expected_seconds
 from sparsedash.service.user_files import Exports, UserUploads
-from sparsedash.storage.local_machine import absolute_data_folder, require_job_room
+from sparsedash.storage.local_machine import local_path, require_job_room
 from sparsedash.storage.run_files import keep_run, read_run_file, run_file
 from sparsedash.storage.store import Store
 from sparsedash.storage.text_files import Uploads, fingerprints, texts_read
@@ -83,7 +83,7 @@ class Backend:
     """
 
     def __init__(self, data_dir: Path) -> None:
-        self.data_dir = absolute_data_folder(data_dir)
+        self.data_dir = local_path(data_dir).absolute()
         self._store = Store(self.data_dir)
         self._table = JobTable(self.data_dir / "jobs.sqlite")
         self._results = ResultCache(self._store)

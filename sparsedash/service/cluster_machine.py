@@ -28,7 +28,7 @@ from sparsedash.schema import store_keys
 from sparsedash.schema.errors import SparseDashError, StoreError
 from sparsedash.schema.progress import STARTING, Step
 from sparsedash.schema.records import Run
-from sparsedash.storage.local_machine import absolute_data_folder, data_folder
+from sparsedash.storage.local_machine import data_folder, local_path
 from sparsedash.storage.run_files import keep_run, read_run_file, run_file
 from sparsedash.storage.store import Store, claim_data_folder
 from sparsedash.storage.text_files import Uploads
@@ -163,7 +163,7 @@ def this_part_machine() -> PartMachine:
 
 @cache
 def _opened() -> PartMachine:
-    shared = absolute_data_folder(data_folder())
+    shared = local_path(data_folder()).absolute()
     claim_data_folder(shared)
     make_folder(shared / "cluster")
     for number in range(MOST_WORKERS):
@@ -179,7 +179,8 @@ def kept_calibration(end: PartEnd, part_key: str, address: str, store: Store) ->
     if end.state != "done" or noted is None:
         return end
     prefixes = tuple(str(prefix) for prefix in json.loads(noted))
-    names = tuple(name for name in store.artefact_keys() if name.partition("/")[0] in prefixes)
+    stored = [entry.name for entry in store.entries("artefacts")]
+    names = tuple(name for name in stored if name.partition("/")[0] in prefixes)
     notes = {str(name): store.recall(name) for name in store_keys.calibration_notes(prefixes)}
     found = {name: text for name, text in notes.items() if text is not None}
     return replace(end, calibration=KeptCalibration(machine=address, artefacts=names, notes=found))
@@ -190,7 +191,7 @@ def fetch_calibration(kept: KeptCalibration, store: Store, fetch: Fetch, stopped
 
     Returns how many were fetched. Without the notes the calibration is computed again.
     """
-    lacking = sorted({*kept.artefacts}.difference(store.artefact_keys()))
+    lacking = sorted({*kept.artefacts}.difference(entry.name for entry in store.entries("artefacts")))
     for n_fetched, name in enumerate(lacking):
         try:
             data = None if stopped() else fetch(kept, name)

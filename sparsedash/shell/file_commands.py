@@ -33,7 +33,7 @@ def export_command(arguments: argparse.Namespace) -> Work:
     # A run in bfloat16 has no such GGUF file; float32 holds the same numbers.
     usual = settings.dtype if settings.dtype in possible_weights(form) else "float32"
     to = "" if arguments.to is None else str(_new_folder(arguments.to))
-    dense = "" if given is None else str(local_path(str(given)).absolute())
+    dense = "" if given is None else str(local_path(given).absolute())
     request = ExportSettings(
         dense="",
         sparse="",
@@ -72,7 +72,7 @@ def complete_export(settings: RunSettings, request: ExportSettings, store: Store
 
 
 def _new_folder(folder: Path) -> Path:
-    found = local_path(str(folder)).absolute()
+    found = local_path(folder).absolute()
     if found.exists() or found.is_symlink():
         raise SettingsError("--to", str(folder), "a folder that does not exist yet")
     return found
@@ -80,7 +80,7 @@ def _new_folder(folder: Path) -> Path:
 
 def verify_command(arguments: argparse.Namespace) -> Work:
     """Prove again that an exported folder loads and is unchanged."""
-    folder = local_path(str(arguments.export)).absolute()
+    folder = local_path(arguments.export).absolute()
     key = export_key_of(folder)
     store = open_store(arguments)
     export = store.get(Export, key)
@@ -154,7 +154,7 @@ def _finished_run(beginning: str, store: Store) -> Run:
 
 def unpack_command(arguments: argparse.Namespace) -> Work:
     """Add the run of a packed file to the results here."""
-    file = local_path(str(arguments.packed)).absolute()
+    file = local_path(arguments.packed).absolute()
     if not file.is_file():
         raise SettingsError("FILE", str(file), "a file that `sparsedash pack` has written")
     try:

@@ -25,7 +25,7 @@ from sparsedash.schema.settings import (
 from sparsedash.service.request_checks import is_hub_id, run_problems
 from sparsedash.shell.terminal import EXIT_BEYOND, STDOUT
 from sparsedash.stats.tolerance import Tolerance
-from sparsedash.storage.local_machine import absolute_data_folder, data_folder
+from sparsedash.storage.local_machine import data_folder, local_path
 from sparsedash.storage.model_folders import model_config
 from sparsedash.storage.run_files import SUFFIX
 from sparsedash.storage.store import WORK_PATIENCE_S, Store
@@ -156,7 +156,7 @@ def tolerance_from_flags(arguments: argparse.Namespace) -> Tolerance:
 
 def open_store(arguments: argparse.Namespace) -> Store:
     """The store in the data folder that is asked for. Raises StoreError."""
-    return Store(absolute_data_folder(arguments.data_dir), patience_s=WORK_PATIENCE_S)
+    return Store(local_path(arguments.data_dir).absolute(), patience_s=WORK_PATIENCE_S)
 
 
 def open_store_for(settings: RunSettings, arguments: argparse.Namespace) -> Store:

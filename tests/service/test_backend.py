@@ -39,7 +39,7 @@ def test_the_same_request_is_one_job_until_its_results_are_lost(backend):
     work(backend, job)
     done = backend.submit(SETTINGS)
     assert (done.id, done.state) == (job.id, "done")
-    backend._store._records.delete("record/s1")
+    backend._store._caches["records"].delete("record/s1")
     assert backend.submit(SETTINGS).state == "queued"
 
 

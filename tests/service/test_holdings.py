@@ -65,7 +65,7 @@ def test_a_model_takes_its_answers_once_what_calibration_left_and_its_files(back
 def test_last_use_of_what_calibration_left_is_when_it_was_read(backend):
     store = backend._store
     store.put_artefact("a", b"x", about_artefact("statistics", MODEL))
-    store._artefacts._sql("UPDATE Cache SET access_time = 5, store_time = 5")
+    store._caches["artefacts"]._sql("UPDATE Cache SET access_time = 5, store_time = 5")
     assert backend.housekeeping.holdings().kinds["statistics"].used_at == 5
     store.get_artefact("a")
     assert backend.housekeeping.holdings().kinds["statistics"].used_at > 1e9

@@ -259,8 +259,8 @@ def test_a_gguf_file_that_cannot_be_read_is_refused_when_it_is_named(tmp_path):
     assert problem.startswith("Model: a.gguf could not be read as a GGUF model: it would be another model without")
     file.write_bytes(file.read_bytes()[:-4_000])
     (problem,) = problems(with_model(file))
-    assert ": it is cut off: tensor " in problem
-    assert problem.endswith(" ends beyond it. Fetch it again; the file must be whole.")
+    assert ": it is cut off" in problem
+    assert problem.endswith("Fetch it again; the file must be whole.")
 
 
 LLAMA = '{"model_type": "llama", '
