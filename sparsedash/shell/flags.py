@@ -22,7 +22,8 @@ from sparsedash.schema.settings import (
     parse_percents,
     percents_text,
 )
-from sparsedash.service.request_checks import is_hub_id, run_problems
+from sparsedash.service.preflight import run_problems
+from sparsedash.service.request_checks import is_hub_id
 from sparsedash.shell.terminal import EXIT_BEYOND, STDOUT
 from sparsedash.stats.tolerance import Tolerance
 from sparsedash.storage.local_machine import absolute_data_folder, data_folder

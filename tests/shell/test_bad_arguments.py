@@ -25,7 +25,7 @@ from tests.engine.tiny import save_tiny
         (["--json", ""], "a name is needed"),
         (["--json", "THESIS"], "allowed: a new file, an empty one, or an earlier result of this program."),
         (["--json", "DATA/out.json"], "allowed: a file outside the data folder "),
-        (["--model", "/nowhere"], "sparsedash: Model: there is no /nowhere on this machine."),
+        (["--model", "/nowhere"], "sparsedash: Model: there is no model /nowhere on this machine"),
         (["--model", "a\0b"], "printable characters"),
         (["--model", "BERT"], "models of type 'bert' cannot be pruned yet"),
         (["--calibration", "nosuch"], "-train, self, file:PATH, or an upload."),
