@@ -35,7 +35,11 @@ def test_a_run_prints_its_table_and_progress_and_writes_a_document(flags, docume
     assert [s["sparsity_percent"] for s in found["sparse"]] == [50.0, 12.5]
     for answers in (found["dense"], *found["sparse"]):
         assert [p["index"] for p in answers["passages"]] == list(range(12))
-    assert found["sparse"][0]["widths"] == [48, 48, 48]
+    sparse, passage = found["sparse"][0], found["sparse"][0]["passages"][0]
+    assert set(passage) == {"index", "target", "last_word_right", "last_token_right", "log_likelihood", "answer"}
+    assert set(sparse["paired"]) == {"broke", "mended", "p_value", "p_adjusted", "difference", "interval"}
+    assert {"last_word", "last_token", "word_perplexity", "mlp_sparsity", "matmul_ratio", "method"} <= set(sparse)
+    assert sparse["widths"] == [48, 48, 48]
     assert found["settings"]["calibration"]["token_weights"] == "residual"
     assert found["settings"]["calibration"]["packed"] is True
     assert set(found["seconds"]) >= {"load", "calibrate", "prune", "evaluate"}
