@@ -30,7 +30,7 @@ from sparsedash.schema.settings import (
     settings_from_plain,
 )
 from sparsedash.service import preflight, request_checks
-from sparsedash.service.cluster_plan import cluster_runner
+from sparsedash.service.cluster_runner import cluster_runner
 from sparsedash.service.deletion import Housekeeping, live_jobs
 from sparsedash.service.model_lookup import NamedModel, fetch_config, named_model
 from sparsedash.service.preflight import Cached, Preflight
