@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import IO, Any
 
 import sparsedash
-from sparsedash.jobs.cluster_parts import KeptCalibration, Part, PartEnd, failed_part
+from sparsedash.jobs.cluster_parts import Fetch, KeptCalibration, Part, PartEnd, Report, failed_part
 from sparsedash.jobs.job import Job
 from sparsedash.jobs.job_table import JobTable
 from sparsedash.jobs.local_runner import LocalRunner, last_log_lines, visible_gpus
 from sparsedash.jobs.lock_files import hold_lock, make_folder
 from sparsedash.schema import store_keys
 from sparsedash.schema.errors import SparseDashError, StoreError
-from sparsedash.schema.progress import STARTING, Step
+from sparsedash.schema.progress import STARTING
 from sparsedash.schema.records import Run
 from sparsedash.storage.local_machine import data_folder, local_path
 from sparsedash.storage.run_files import keep_run, read_run_file, run_file
@@ -43,11 +43,6 @@ _TICK_S = 0.1
 _REPORT_S = 0.5
 _HEARTBEAT_S = 3.0
 _NVIDIA = Path("/proc/driver/nvidia/gpus")
-
-Fetch = Callable[[KeptCalibration, str], bytes | None]
-"""Gives an artefact of another machine; None where it is gone."""
-
-Report = Callable[[Step], None]
 
 
 class PartMachine:
