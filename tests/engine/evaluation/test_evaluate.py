@@ -6,12 +6,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from transformers import DynamicCache
 
 from sparsedash.catalog.families import FAMILIES
 from sparsedash.engine.evaluation import evaluate as evaluating
 from sparsedash.engine.evaluation.answers import _Decoding
-from sparsedash.engine.evaluation.evaluate import cache_bytes_per_token, evaluate, n_fitting
+from sparsedash.engine.evaluation.evaluate import evaluate, n_fitting
 from sparsedash.engine.evaluation.questions import Question, choose_passages, n_leaked
 from sparsedash.engine.models.loading import load_model, locate_model, stream_model
 from sparsedash.engine.texts.corpora import Texts
@@ -189,14 +188,6 @@ def test_a_streamed_model_of_every_family_answers_the_same(model_type, store, tm
     source = locate_model(str(save_tiny(tmp_path / "model", model_type)), store)
     streamed, resident = stream_model(source, "float32", store), load_model(source, "float32")
     assert answers(streamed, n=6) == answers(resident, n=6)
-
-
-@pytest.mark.parametrize("model_type", sorted(CONFIGS))
-def test_what_a_model_keeps_of_a_token_is_known_from_one(model_type):
-    loaded, cache = tiny_loaded(model_type), DynamicCache()
-    loaded.model(torch.zeros((2, 5), dtype=torch.long), cache=cache, use_cache=True)
-    kept = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
-    assert 10 * cache_bytes_per_token(loaded) == kept
 
 
 def test_a_resident_model_is_read_batch_by_batch_with_a_step_after_every_block(entered, monkeypatch):

@@ -6,6 +6,7 @@ import shutil
 from dataclasses import replace
 
 import pytest
+import yaml
 from gguf import GGUFWriter
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
@@ -38,18 +39,21 @@ HOSTILE = [
 DENSE = replace(RECORD, key="d", pruned=None)
 
 
-def facts(word, form="gguf"):
+def one_line(word):
+    """As settings and licences take it; records and files are anybody's."""
+    return "".join(filter(str.isprintable, word)).strip()[:59]
+
+
+def facts(word, folder, form="gguf"):
     """A card's facts with this word wherever one comes from a model, a file or a licence."""
-    # Settings take one printable line; records and files are anybody's.
-    line = "".join(filter(str.isprintable, word)).strip()
+    line = one_line(word)
     calibration = replace(PRUNED.calibration, corpus=f"file:{line}")
     pruned = replace(PRUNED, calibration=calibration, method=replace(PRUNED.method, compensation="least-squares"))
     sparse = replace(RECORD, model=word, model_identity=f"sha256:{word}", corpus=f"file:{word}", pruned=pruned)
+    folder.joinpath("README.md").write_text(f"---\n{yaml.dump({'license': line})}---\n", encoding="utf-8")
     return CardFacts(
         settings=ExportSettings(dense="d", sparse="k", form=form),
-        licence=word,
-        source_type="Q4_1",
-        base_file_bytes=1,
+        source=Source(reference=word, folder=folder, identity=f"sha256:{word}"),
         dense=DENSE,
         sparse=sparse,
         judged=judged_alone(DENSE, sparse, Tolerance()),
@@ -67,11 +71,13 @@ def skeleton(text):
 
 
 @pytest.mark.parametrize("word", HOSTILE)
-def test_no_word_of_a_model_a_file_or_a_licence_is_markup_or_metadata(word):
-    card, plain = (ModelCard(model_card(facts(each))) for each in (word, "plain"))
+def test_no_word_of_a_model_a_file_or_a_licence_is_markup_or_metadata(word, tmp_path):
+    card, plain = (ModelCard(model_card(facts(each, tmp_path))) for each in (word, "plain"))
     assert skeleton(card.text) == skeleton(plain.text)
     assert not {kind for kind, _ in skeleton(card.text)} & {"html_inline", "html_block", "link_open", "image"}
-    assert card.data.to_dict() == plain.data.to_dict() | {"license": word}
+    assert card.data.to_dict() == plain.data.to_dict() | {
+        "license": one_line(word) if len(one_line(word)) < 60 else "unknown"
+    }
     assert not re.search("[\u202e\x1b\u2028]", card.text)
 
 
