@@ -187,8 +187,7 @@ def time_models(
 
     Raises JobError when a record is gone, its model has changed, or there is nothing to time.
     """
-    known = store.get(Timing, settings.key())
-    if known is not None:
+    if known := store.get(Timing, settings.key()):
         return known
     widths = _widths(store.get(Record, settings.sparse))
     with pair_cache.models((settings.dense, settings.sparse), store, on_step) as (dense, sparse):
@@ -221,10 +220,10 @@ def time_run(settings: RunSettings, request: TimingSettings, store: Store, on_st
 
 def _widths(record: Record | None) -> tuple[int, ...]:
     """The kept channels of each block. Raises JobError where the model only has zeros."""
-    if record is None:
-        raise JobError("The result is not in the store any more.", "Run it again.")
-    if record.pruned is None:
-        raise JobError("The dense model is not timed beside itself.", "Choose a sparse model.")
+    if record is None or record.pruned is None:
+        raise JobError(
+            "There is no sparse model to time: its result is gone, or is dense.", "Choose another, or run it."
+        )
     if not record.pruned.method.takes_channels:
         raise JobError(
             "Single weights at zero are not timed: the matrices keep their shapes and their bytes, so no speed-up is "
