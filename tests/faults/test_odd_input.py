@@ -9,11 +9,10 @@ from collections import Counter
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from sparsedash.schema.errors import CorpusError, ModelError, SettingsError, SparseDashError
+from sparsedash.schema.errors import CorpusError, ModelError, SettingsError
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings, settings_from_plain
 from sparsedash.service.backend import Backend
 from sparsedash.service.request_checks import run_problems
-from sparsedash.shell import commands as shell
 from sparsedash.storage.store import Store
 from sparsedash.storage.text_files import texts_of
 from sparsedash.ui import frame
@@ -56,30 +55,7 @@ def test_settings_are_a_job_or_a_typed_error(backend, n, monkeypatch, tmp_path):
     print(dict(seen))
 
 
-@few_or_many(30, 300)
-def test_arguments_are_begun_or_refused_in_one_line(n, monkeypatch, tmp_path, capsys):
-    def begun(*_):
-        raise SparseDashError("It was begun.")
-
-    monkeypatch.setattr("sparsedash.shell.run_commands.complete_run", begun)
-    monkeypatch.chdir(tmp_path)
-    seen: Counter[object] = Counter()
-    for seed in range(n):
-        argv = odd_values.arguments(random.Random(seed), tmp_path)
-        try:
-            code = shell.main(argv)
-        except SystemExit as ended:
-            code = ended.code
-        said = capsys.readouterr().err
-        assert code in (1, 2), argv
-        assert said.count("\n") == 1 and said[:-1].isprintable() and len(said) < 2000, (argv, said)
-        assert code == 2 or "It was begun." in said, argv
-        seen[code] += 1
-    assert seen[2] > n / 3
-    print(dict(seen))
-
-
-@few_or_many(30, 300)
+@few_or_many(10, 300)
 def test_an_address_shows_a_page_without_an_exception(backend, n, monkeypatch):
     run, records = specimens.run()
     backend._store.put(run.key, run)
