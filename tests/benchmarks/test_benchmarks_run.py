@@ -21,7 +21,7 @@ N = r"-?[\d.,]+"
 SHARE = rf"{N}\s?%"
 NEXT_TO = r"(?:not installed .*|.* 8 of 8 verdicts equal, .*)"
 PRINTS: dict[str, tuple[int, str]] = {
-    "coverage": (7, rf"(?:random, (?:30|50) % \(40\)|worst) +(?:30|400) *(?:at the end|any look)(?: +{SHARE}){{2}} .*"),
+    "coverage": (9, rf"(?:random, (?:30|50) % \(40\)|worst) +(?:30|400) *(?:at the end|any look)(?: +{SHARE}){{2}} .*"),
     "early_stopping": (
         14,
         rf"(?: +\d+(?: +{SHARE}){{4}} +.*|20 %: \w+ after 20 of 20 passages, \d+ right, p [\d.e-]+, .*)",

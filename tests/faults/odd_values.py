@@ -123,16 +123,3 @@ MODEL_DAMAGE: tuple[Callable[[Path], object], ...] = (
     lambda folder: shutil.rmtree(folder),
 )
 """What is done to a whole model's folder."""
-
-LINE = b'{"text": "the lamp went home"}\n'
-TEXT_FILES: tuple[tuple[str, bytes], ...] = (
-    *((f"a{kind}", content) for kind in (".txt", ".jsonl", ".parquet") for content in (
-        b"", b"\n \n\t\n", b"\xff\xfe\x00\x01", b"PAR1" + b"\0" * 64 + b"PAR1", b"x" * 300_000, b"[" * 100_000, LINE,
-        b"\xef\xbb\xbf" + LINE,
-    )),
-    *(("a.jsonl", content) for content in (
-        b'{"text": 5}', b'{"text": "\\ud800"}', b"5", b'{"txet": "x"}', b'{"text": "a"}{"text": "b"}',
-    )),
-    *((name, LINE) for name in ("a.docx", "a", "a.TXT", "a.jsonl.gz", "a b\n.jsonl", "ü" * 120 + ".txt")),
-)  # fmt: skip
-"""Names and contents of text files."""

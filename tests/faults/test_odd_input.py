@@ -9,13 +9,13 @@ from collections import Counter
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from sparsedash.schema.errors import CorpusError, ModelError, SettingsError
-from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings, settings_from_plain
+from sparsedash.engine.models.loading import load_model, locate_model
+from sparsedash.schema.errors import ModelError, SettingsError
+from sparsedash.schema.settings import RunSettings, settings_from_plain
 from sparsedash.service.backend import Backend
 from sparsedash.service.request_checks import run_problems
-from sparsedash.storage.store import Store
-from sparsedash.storage.text_files import texts_of
 from sparsedash.ui import frame
+from tests.engine.tiny import save_tiny
 from tests.faults import odd_values
 from tests.ui import specimens
 from tests.ui.conftest import APP, shows_as_text
@@ -79,39 +79,12 @@ def test_an_address_shows_a_page_without_an_exception(backend, n, monkeypatch):
 
 
 @pytest.mark.parametrize("number", range(len(odd_values.MODEL_DAMAGE)))
-def test_a_hostile_model_folder_is_refused_in_words(number, tmp_path):
-    from sparsedash.engine.models.loading import load_model, locate_model
-    from tests.engine.tiny import save_tiny
-
+def test_a_hostile_model_folder_is_refused_in_words(number, store, tmp_path):
     folder = save_tiny(tmp_path / "model")
     odd_values.MODEL_DAMAGE[number](folder)
     if found := run_problems(RunSettings(model=str(folder)), tmp_path):
         assert found[0].field == "model" and found[0].message.startswith("Model: ")
         return
-    store = Store(tmp_path / "data")
     with pytest.raises(ModelError) as refused:
         load_model(locate_model(str(folder), store), "float32")
-    store.close()
     assert refused.value.message
-
-
-@pytest.mark.parametrize("number", range(len(odd_values.TEXT_FILES)))
-def test_a_hostile_text_file_is_read_or_refused_in_words(number, tmp_path):
-    name, content = odd_values.TEXT_FILES[number]
-    path = tmp_path / name
-    path.write_bytes(content)
-    reference = f"file:{path}"
-    try:
-        settings = RunSettings(
-            calibration=CalibrationSettings(corpus=reference), evaluation=EvaluationSettings(corpus=reference)
-        )
-    except SettingsError:
-        assert not name.isprintable()
-        return
-    if run_problems(settings, tmp_path):
-        assert path.suffix not in (".txt", ".jsonl", ".parquet")
-        return
-    try:
-        assert all(isinstance(text, str) for text in texts_of(path))
-    except CorpusError as error:
-        assert path.name in error.message

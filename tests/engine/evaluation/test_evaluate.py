@@ -17,7 +17,7 @@ from sparsedash.engine.models.loading import load_model, locate_model, stream_mo
 from sparsedash.engine.texts.corpora import Texts
 from sparsedash.schema.errors import CorpusError
 from sparsedash.schema.progress import Step, ignore_steps
-from sparsedash.schema.settings import PUBLISHED_LONGEST, EvaluationSettings
+from sparsedash.schema.settings import EvaluationSettings
 from tests.engine.conftest import passages
 from tests.engine.tiny import CONFIGS, save_tiny, tiny_loaded, tiny_tokenizer
 
@@ -104,9 +104,8 @@ def test_a_passage_that_shares_thirteen_words_with_the_calibration_text_is_leake
     assert n_leaked(_chosen([long, "a b c d e f g h", "two of these"]), ["something else", text]) == n
 
 
-@pytest.mark.parametrize(("n_tokens", "fit"), [(0, 1), (8, 1), (9, 2), (11.9, 2), (99, 3)])
-def test_as_many_batches_go_together_as_fit_and_one_at_least(n_tokens, fit):
-    assert n_fitting((5, 4, 3), n_tokens) == fit
+def test_as_many_batches_go_together_as_fit_and_one_at_least():
+    assert [n_fitting((5, 4, 3), n_tokens) for n_tokens in (0, 8, 9, 11.9, 99)] == [1, 1, 2, 2, 3]
 
 
 @pytest.fixture
@@ -189,26 +188,12 @@ def test_a_resident_model_is_read_batch_by_batch_with_a_step_after_every_block(e
     assert set(by_count[:-1]) == {len(loaded.blocks)}
 
 
-LENGTHS = (40, 196, 197, 198, 230)
-
-
 def test_the_rules_differ_in_the_last_token_of_passages_that_are_too_long_and_in_nothing_else():
     loaded = tiny_loaded("gptj")
     loaded.model.lm_head.bias[loaded.tokenizer(" the").input_ids[-1]] = 1e4
-    chosen = _chosen([" the" * length for length in LENGTHS])
+    chosen = _chosen([" the" * length for length in (40, 196, 197, 198, 230)])
     plain, published = (evaluate(loaded, chosen, ignore_steps, rule=rule).outcomes for rule in ("plain", "published"))
     assert [outcome.last_token_right for outcome in plain] == [True] * 5
     assert [outcome.last_token_right for outcome in published] == [True, True, True, False, False]
     for one, other in zip(plain, published, strict=True):
         assert replace(other, last_token_right=one.last_token_right) == one
-
-
-def test_the_published_place_of_an_answer_is_that_of_the_last_prediction_up_to_the_longest():
-    """In the published script: the passage padded or cut to 196, and an index from the end or the beginning."""
-
-    def looked_for(n_tokens):
-        index = -2 - (196 - n_tokens)
-        return index if index >= 0 else 196 + index
-
-    belongs = [n for n in range(2, 400) if looked_for(n) == n - 2]
-    assert belongs == list(range(2, PUBLISHED_LONGEST + 1))
