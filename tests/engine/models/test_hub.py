@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from tests.engine.hub_client import HubClient
-from tests.engine.hub_layouts import save, save_published
+from tests.engine.hub_layouts import save
 from tests.engine.tiny import tiny_model
 
 
@@ -129,25 +129,3 @@ def test_without_the_hub_what_was_fetched_once_works_and_the_rest_says_so(hub, c
         assert "not in the local cache, and the hub cannot be reached" in model["error"]
     finally:
         hub.start()
-
-
-TOKENS = {
-    "EleutherAI/gpt-j-6b": ("GPT2Tokenizer", ()),
-    "facebook/opt-1.3b": ("GPT2Tokenizer", (2,)),
-    "huggyllama/llama-7b": ("LlamaTokenizer", (1,)),
-    "bigscience/bloom-1b7": ("TokenizersBackend", ()),
-}
-"""The class that reads each family's own tokenizer files, and what it puts before a text.
-
-BLOOM's has none of its own left.
-"""
-
-
-@pytest.mark.parametrize("reference", TOKENS)
-def test_each_published_family_is_read_with_its_own_tokenizer(hub, client, tmp_path, reference):
-    hub.add("models", f"copy-of/{reference.partition('/')[2]}", save_published(tmp_path, reference))
-    found = client.ask(model=f"copy-of/{reference.partition('/')[2]}")
-    name, first = TOKENS[reference]
-    assert found["tokenizer"] == name
-    assert len(found["tokens"]) == len(first) + 2
-    assert tuple(found["tokens"][: len(first)]) == first
