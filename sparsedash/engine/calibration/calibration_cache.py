@@ -1,4 +1,4 @@
-"""Results of calibration for each block, kept in the store and computed when first asked for."""
+"""Results of calibration for each block, and of a few passages; kept in the store, computed when first asked for."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -10,9 +10,15 @@ from statistics import median
 import torch
 from torch import Tensor, nn
 
-from sparsedash.catalog.resources import SENSITIVITY_BATCH_TOKENS, SENSITIVITY_TOKENS
+from sparsedash.catalog.resources import (
+    MISMATCH_PASSAGES,
+    MISMATCH_TOKENS,
+    SENSITIVITY_BATCH_TOKENS,
+    SENSITIVITY_TOKENS,
+)
 from sparsedash.engine.calibration.gradients import Masks, OnBlock, mask_gradients, sensitivities
 from sparsedash.engine.calibration.statistics import (
+    TOKEN_WEIGHTS,
     LazyWalk,
     WalkCheckpoint,
     enough_tokens,
@@ -25,17 +31,26 @@ from sparsedash.engine.calibration.statistics import (
     unpack_statistics,
     unpack_tensors,
 )
+from sparsedash.engine.models.decoder_blocks import capture_inputs
 from sparsedash.engine.models.loading import LoadedModel
-from sparsedash.engine.pruning.allocation import ChannelScores, reached_permille
-from sparsedash.engine.pruning.channel_pruning import choose_channels, reference_cut, score_channels, score_dependencies
-from sparsedash.engine.pruning.layer import NO_STATISTICS, CalibrationData, Statistics, layer_of
+from sparsedash.engine.pruning.channel_pruning import (
+    ChannelScores,
+    choose_channels,
+    reached_permille,
+    reference_cut,
+    score_channels,
+    score_dependencies,
+)
+from sparsedash.engine.pruning.layer import NO_STATISTICS, CalibrationData, Sample, Statistics, layer_of
 from sparsedash.engine.pruning.saliency import SALIENCIES
 from sparsedash.schema import store_keys
 from sparsedash.schema.method_settings import MethodSettings
-from sparsedash.schema.progress import OnStep
-from sparsedash.schema.records import ArtefactKind, about_artefact
+from sparsedash.schema.plain_values import digest
+from sparsedash.schema.progress import OnStep, Step
+from sparsedash.schema.records import ArtefactKind, Passages, Pruned, about_artefact
 from sparsedash.schema.settings import TokenWeights
-from sparsedash.schema.store_keys import CalibrationKeys, scheduled_gradients_key, scores_key
+from sparsedash.schema.store_keys import CalibrationKeys, activations_key, scheduled_gradients_key, scores_key
+from sparsedash.stats.mean_intervals import MISMATCH_ALARM, layer_mismatch
 from sparsedash.storage.store import StageCheckpoint, Store
 
 
@@ -314,3 +329,72 @@ def _unpack_scores(data: bytes) -> ChannelScores:
     with reading_stored("scores"):
         scores, losses = unpack_tensors(data)
         return ChannelScores(width=len(scores), scores=scores, losses=losses)
+
+
+class PassageActivations:
+    """Inputs of the dense model's projections on the first few passages; kept in the store, collected once."""
+
+    def __init__(
+        self,
+        store: Store,
+        loaded: LoadedModel,
+        passages: Passages,
+        watched: list[list[str]],
+        on_step: OnStep,
+        *,
+        token_weights: TokenWeights,
+    ) -> None:
+        """watched: of each block, the names of the projections. token_weights: those of the calibration."""
+        self._store, self._loaded, self._on_step = store, loaded, on_step
+        self._watched, self._token_weights = watched, token_weights
+        pairs = list(zip(passages.contexts, passages.targets, strict=True))[:MISMATCH_PASSAGES]
+        self._sequences = [loaded.tokens(context + target)[:MISMATCH_TOKENS] for context, target in pairs]
+        self.key = activations_key(loaded.identity, loaded.dtype, digest(self._sequences), digest(watched))
+        self._walk = LazyWalk(loaded, lambda: self._sequences, self._collect)
+        self._has_room = True
+
+    def of(self, index: int) -> list[Sample] | None:
+        """Inputs of a block's watched projections; None where the store has no room. Reads no further."""
+        self._loaded.residency.drop()
+        found = self._kept(index)
+        if found is None and self._has_room:
+            self._walk.reach(index)
+            found = self._kept(index)
+            self._has_room = found is not None
+        return found
+
+    def _kept(self, index: int) -> list[Sample] | None:
+        data = self._store.get_artefact(f"{self.key}/{index}")
+        if data is None:
+            return None
+        tensors = unpack_tensors(data, "activations")
+        weights = dict(zip(TOKEN_WEIGHTS, tensors, strict=False))[self._token_weights]
+        return [Sample(inputs=own.float(), weights=weights) for own in tensors[len(TOKEN_WEIGHTS) :]]
+
+    def _collect(self, index: int) -> None:
+        names, block = self._watched[index], self._loaded.projections("decoder")[index]
+        self._on_step(Step("prune", 2 * index + 2, 2 * len(self._watched)))
+        seen: list[list[Tensor]] = [[] for _ in names]
+        with capture_inputs([block[name] for name in names], [own.append for own in seen]):
+            reached = [(batch, hidden) for _, batch, hidden in self._walk.step(index)]
+        # bfloat16: half the room, and its rounding is far below what the alarm looks for.
+        real = [batch.mask.bool() for batch, _ in reached]
+        inputs = [torch.cat([x.reshape(*r.shape, -1)[r] for x, r in zip(own, real, strict=True)]) for own in seen]
+        weights = [
+            torch.cat([weigh(hidden)[r] for (_, hidden), r in zip(reached, real, strict=True)])
+            for weigh in TOKEN_WEIGHTS.values()
+        ]
+        about = about_artefact("activations", self._loaded.identity)
+        packed = pack_tensors([*weights, *(own.bfloat16() for own in inputs)])
+        self._store.put_artefact(f"{self.key}/{index}", packed, about)
+
+
+def mismatch_warning(made: Pruned) -> str | None:
+    """A warning where the layers lose far more on the passages than on calibration text."""
+    times = layer_mismatch(made)
+    if times is None or times < MISMATCH_ALARM:
+        return None
+    return (
+        f"The calibration text is unlike the passages: layers lose {times:.1f} times as much on them "
+        "as on calibration text that they were not fitted to. Calibrate on text more like them."
+    )

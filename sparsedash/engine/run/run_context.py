@@ -16,8 +16,7 @@ import torch
 import sparsedash
 from sparsedash.catalog.model_shape import model_shape
 from sparsedash.catalog.resources import USABLE, WIDE_BYTES, is_streamed, least_memory
-from sparsedash.engine.calibration.calibration_cache import Calibration
-from sparsedash.engine.calibration.mismatch import PassageActivations
+from sparsedash.engine.calibration.calibration_cache import Calibration, PassageActivations
 from sparsedash.engine.calibration.statistics import reading_stored
 from sparsedash.engine.evaluation.questions import choose_passages, distinct_passages, n_leaked
 from sparsedash.engine.models.checkpoint_reading import read_config

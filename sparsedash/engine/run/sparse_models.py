@@ -16,16 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sparsedash.engine.calibration.calibration_cache import CacheEvicted, Calibration
+from sparsedash.engine.calibration.calibration_cache import CacheEvicted, Calibration, PassageActivations
 from sparsedash.engine.calibration.gradients import OnBlock
-from sparsedash.engine.calibration.mismatch import PassageActivations
 from sparsedash.engine.calibration.sequential_refit import refit_sequentially
 from sparsedash.engine.calibration.statistics import WalkCheckpoint, pack_tensors, reading_stored, unpacked
 from sparsedash.engine.models.decoder_blocks import n_matmul_weights, weights_per_channel
 from sparsedash.engine.models.loading import LoadedModel, ModelShelf, Source
 from sparsedash.engine.models.matmul import fastest_products
-from sparsedash.engine.pruning.allocation import ALLOCATIONS
-from sparsedash.engine.pruning.channel_pruning import prune_channels
+from sparsedash.engine.pruning.channel_pruning import ALLOCATIONS, prune_channels
 from sparsedash.engine.pruning.compensation import (
     COMPENSATIONS,
     BlockErrors,

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from sparsedash.catalog.resources import MISMATCH_PASSAGES, MISMATCH_TOKENS
-from sparsedash.engine.calibration import mismatch, statistics
-from sparsedash.engine.calibration.mismatch import PassageActivations, mismatch_warning
+from sparsedash.engine.calibration import calibration_cache, statistics
+from sparsedash.engine.calibration.calibration_cache import PassageActivations, mismatch_warning
 from sparsedash.engine.pruning.compensation import passage_error
 from sparsedash.engine.pruning.layer import Sample
 from sparsedash.engine.pruning.surgery import PrunedMlp, out_weight
@@ -94,7 +94,7 @@ def test_an_overfit_alone_is_no_mismatch():
 
 def test_the_alarm_is_on_the_run_before_the_evaluation_and_again_from_the_store(settings, store, monkeypatch):
     assert not any("unlike the passages" in line for line in ran(settings, store, run_key="no alarm").warnings)
-    monkeypatch.setattr(mismatch, "MISMATCH_ALARM", 0.0)
+    monkeypatch.setattr(calibration_cache, "MISMATCH_ALARM", 0.0)
     seen = []
 
     def watch(step):

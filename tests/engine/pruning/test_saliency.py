@@ -5,7 +5,7 @@ import torch
 
 from sparsedash.catalog.presets import METHODS
 from sparsedash.engine.pruning import saliency
-from sparsedash.engine.pruning.allocation import ALLOCATIONS
+from sparsedash.engine.pruning.channel_pruning import ALLOCATIONS
 from sparsedash.engine.pruning.compensation import COMPENSATIONS
 from sparsedash.engine.pruning.linalg import complement
 from sparsedash.engine.pruning.saliency import SALIENCIES, elimination_order

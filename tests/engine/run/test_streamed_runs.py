@@ -10,7 +10,7 @@ from sparsedash.engine.comparison.model_pair import ModelPairCache
 from sparsedash.engine.comparison.timing import time_models
 from sparsedash.engine.export.export import export_model
 from sparsedash.engine.models.residency import Streamed
-from sparsedash.engine.pruning.allocation import ALLOCATIONS
+from sparsedash.engine.pruning.channel_pruning import ALLOCATIONS
 from sparsedash.engine.pruning.compensation import COMPENSATIONS
 from sparsedash.engine.pruning.saliency import SALIENCIES
 from sparsedash.engine.run import pipeline, run_context, sparse_models
