@@ -84,15 +84,13 @@ def same_products() -> AbstractContextManager[object]:
     return _widens.get() or nullcontext()
 
 
-@contextmanager
-def bfloat16_units() -> Iterator[None]:
+def bfloat16_units() -> AbstractContextManager[None]:
     """Inside, products in single precision go through the processor's units for bfloat16, where that is faster.
 
     For factors whose numbers are bfloat16 ones: any other would be rounded to them. What is summed stays in single
     precision, which a product of bfloat16 tensors does not give on a processor.
     """
-    with _units() if units_are_faster() else nullcontext():
-        yield
+    return _units() if units_are_faster() else nullcontext()
 
 
 @contextmanager

@@ -6,7 +6,7 @@ calibration tokens with the first k channels kept, for k = 0 to m. Reconstructio
 output's energy. Dimensions: d hidden width, m inner width, k kept channels, p removed channels, t tokens.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -123,11 +123,6 @@ COMPENSATIONS: dict[str, Compensation] = {
     "least-squares": Compensation(least_squares, refit_errors),
     "sequential": Compensation(least_squares, refit_errors, sequential=True),
 }
-
-
-def layer_errors(blocks: Iterable[BlockErrors]) -> tuple[tuple[float, ...], ...]:
-    """The errors of all blocks by their kind, in the order of BlockErrors; empty for a kind that is not known."""
-    return tuple(tuple(error for error in kind if error is not None) for kind in zip(*blocks, strict=True))
 
 
 def channel_errors(

@@ -73,11 +73,9 @@ TOLD = {
     "owner/gated": ("owner/gated is gated", "HF_TOKEN"),
     "owner/plain@v9": ("owner/plain has no revision 'v9'.", "after the @"),
     401: ("does not give owner/plain to this machine (it answered 401 Unauthorized)", "HF_TOKEN"),
-    404: ("has no owner/plain (it answered 404 Not Found)", "Check the spelling"),
-    418: ("does not send owner/plain (it answered 418", "Check the spelling"),
-    429: ("asked too often for owner/plain (it answered 429 Too Many Requests)", "Try again in some minutes"),
-    503: ("is in trouble (it answered 503 Service Unavailable)", "Try again later"),
-    599: ("is in trouble (it answered 599)", "Try again later"),
+    404: ("(it answered 404 Not Found)", "Check the spelling"),
+    429: ("(it answered 429 Too Many Requests)", "Try again in some minutes"),
+    599: ("(it answered 599)", "Try again later"),
 }
 """By a reference, or by a status without a word why."""
 
