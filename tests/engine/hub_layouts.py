@@ -1,27 +1,15 @@
-"""Tiny random models in the layouts that the hub has, those of the published tables with the tokenizer files of their
-own
-families: the same classes, a small vocabulary trained here."""
+"""Tiny random models in the layouts of the hub, the published ones mostly with their families' tokenizers."""
 
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from tokenizers import (
-    AddedToken,
-    ByteLevelBPETokenizer,
-    Tokenizer,
-    decoders,
-    models,
-    normalizers,
-    pre_tokenizers,
-    processors,
-    trainers,
-)
+from tokenizers import ByteLevelBPETokenizer, Tokenizer, decoders, models, normalizers, processors, trainers
 
 from tests.engine.hub_stand_in import Hub
 from tests.engine.hub_texts import serve_parquet, serve_pile
-from tests.engine.tiny import VOCABULARY, save_tiny, tiny_model
+from tests.engine.tiny import VOCABULARY, save_tiny, tiny_model, tiny_tokenizer
 
 SHARD = "60KB"
 TEXT = ["the lamp and the boat and the letter went home to the harbour where Anna waited by the door"] * 4
@@ -119,24 +107,6 @@ def _llama_tokenizer(folder: Path) -> None:
     _describe(folder, "LlamaTokenizer", special, add_bos_token=True, add_eos_token=False)
 
 
-def _bloom_tokenizer(folder: Path) -> None:
-    """BloomTokenizerFast: tokenizer.json alone, no token at the beginning, padding on the left."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    special = ["<unk>", "<s>", "</s>", "<pad>"]
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
-        show_progress=False,
-        special_tokens=[AddedToken(t) for t in special],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-    )
-    tokenizer.train_from_iterator(TEXT, trainer)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    names = dict(zip(("unk_token", "bos_token", "eos_token", "pad_token"), special, strict=True))
-    _describe(folder, "BloomTokenizerFast", names, padding_side="left")
-
-
 def _byte_level(special: list[str]) -> ByteLevelBPETokenizer:
     trained = ByteLevelBPETokenizer()
     trained.train_from_iterator(TEXT, vocab_size=VOCABULARY, special_tokens=special, show_progress=False)
@@ -149,11 +119,11 @@ def _describe(folder: Path, name: str, special: dict[str, str], **more: object) 
     (folder / "special_tokens_map.json").write_text(json.dumps(special))
 
 
-TOKENIZERS: dict[str, Callable[[Path], None]] = {
+TOKENIZERS: dict[str, Callable[[Path], object]] = {
     "gptj": _gptj_tokenizer,
     "opt": _opt_tokenizer,
     "llama": _llama_tokenizer,
-    "bloom": _bloom_tokenizer,
+    "bloom": lambda folder: tiny_tokenizer().save_pretrained(folder),
 }
 
 

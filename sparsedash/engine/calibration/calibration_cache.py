@@ -159,8 +159,7 @@ class Calibration:
         asked = (*score_dependencies(method), data is self.data)
         if asked not in self._scores:
             key = scores_key(self.keys.statistics, method)
-            pack = lambda found: pack_tensors([found.scores, found.losses])  # noqa: E731
-            made = self._checkpoint().numbered(key, pack, _unpack_scores)
+            made = self._checkpoint().numbered(key, lambda f: pack_tensors([f.scores, f.losses]), _unpack_scores)
             self._scores[asked] = score_channels(self._loaded.mlps, data, method, on_block, made)
         return self._scores[asked]
 
@@ -205,11 +204,8 @@ class Calibration:
         def has(index: int) -> bool:
             return all(self._store.has_artefact(f"{key}/{part}") for part in parts[index])
 
-        checkpoint, watched = (
-            WalkCheckpoint(self._checkpoint(), f"{key}/hidden", has),
-            [[*own.values()] for own in parts],
-        )
-        given = self._loaded, self._read, watched, keep, self._on_step
+        checkpoint = WalkCheckpoint(self._checkpoint(), f"{key}/hidden", has)
+        given = self._loaded, self._read, [[*own.values()] for own in parts], keep, self._on_step
         return statistics_walk(*given, token_weights=self._token_weights, checkpoint=checkpoint, over=over)
 
     def _statistics(self, index: int) -> Statistics:

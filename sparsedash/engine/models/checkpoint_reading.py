@@ -151,9 +151,8 @@ def weight_files(folder: Path, reference: str) -> list[Path]:
 
 
 def refuse_oversized(reference: str, config: PretrainedConfig, n_bytes: int, kind: str) -> None:
-    """Raises ModelError where the config describes no model, or far more weights than its files can hold.
-
-    Counted on the meta device, buffers included, before any memory is taken. kind: of MOST_WEIGHTS_A_BYTE.
+    """Raises ModelError where the config describes no model, or far more weights, counted on the meta device, than fit
+    into its files. kind: of MOST_WEIGHTS_A_BYTE.
     """
     with refusing(f"The config of {reference} describes no model", OTHER_CONFIG), torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
@@ -166,9 +165,7 @@ def refuse_oversized(reference: str, config: PretrainedConfig, n_bytes: int, kin
 
 
 def refuse_no_numbers(reference: str, model: PreTrainedModel, after_each: Callable[[], None] = lambda: None) -> None:
-    """Raises ModelError with the names of weights that are not finite; reads all of them. after_each: called between
-    two of them.
-    """
+    """Raises ModelError with the names of weights that are not finite; reads all. after_each: called between two."""
 
     def is_finite(weight: Tensor) -> bool:
         # Without a copy of the weight: NaN and infinity both reach its least or largest value.

@@ -183,10 +183,7 @@ def _returns_tuples(body: nn.Module, blocks: Sequence[nn.Module], batch: Batch) 
 def batches_by_length(
     sequences: Sequence[Sequence[int]], budget: int, pad: int, device: torch.device
 ) -> list[tuple[list[int], Batch]]:
-    """Pairs of the sequences' positions and their right-padded batch, longest first, of at most `budget` tokens each.
-
-    A sequence longer than the budget is a batch of its own.
-    """
+    """Positions of sequences and their right-padded batch, longest first: `budget` tokens at most, or one sequence."""
     order = sorted(range(len(sequences)), key=lambda i: (-len(sequences[i]), i))
     batches = []
     start = 0

@@ -214,10 +214,7 @@ def gguf_file(reference: str) -> Path | None:
 
 
 def locate_model(reference: str, store: Store) -> Source:
-    """Find or fetch the model's files, identify them, note its shape, and refuse what loading would refuse.
-
-    Weights are read only to hash them. Raises ModelError.
-    """
+    """Find or fetch the model's files, identify them, note its shape; ModelError for what loading would refuse."""
     source = _found(reference, store)
     refuse_damaged_files(source.folder, reference)
     config = read_config(source.folder, reference)

@@ -67,10 +67,7 @@ def widen_once(model: nn.Module, room: int = WIDE_BYTES) -> None:
 
 @contextmanager
 def few_inputs_by_copy() -> Iterator[None]:
-    """Inside, weights with a copy in single precision are multiplied by it for few inputs as well.
-
-    Not for answers: a streamed model has no copies, and gives the same.
-    """
+    """Inside, copies serve few inputs as well. Not for answers, which are to be those of a streamed model."""
     mode = _widens.get() or _Widened()
     before, mode.fewest = mode.fewest, _ROWS_BY_COPY
     try:

@@ -124,10 +124,7 @@ def _states(folder: Path) -> dict[str, tuple[int, int]]:
 
 
 def _is_unchanged(folder: Path, store: Store) -> bool:
-    """Whether exactly the files that were written are there.
-
-    Sizes and times are compared on every use, hashes on the first in a process: a disk may flip bits and keep the time.
-    """
+    """Whether exactly the files that were written are there: by size and time, once a process by contents."""
     noted, states = noted_files(folder.name, store) or {}, _states(folder)
     if not noted or states != {name: (size, changed) for name, (size, changed, _) in noted.items()}:
         return False

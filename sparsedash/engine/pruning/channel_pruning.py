@@ -57,10 +57,7 @@ def _standard(scores: Tensor) -> Tensor:
 
 
 def by_sensitivity(blocks: Sequence[ChannelScores], permille: int, method: MethodSettings) -> list[int]:
-    """The method's blend of the uniform widths and the widths of least loss.
-
-    Half of each by default: sensitivity is measured on little text.
-    """
+    """The method's blend of the uniform widths and those of least loss: sensitivity is measured on little text."""
     exact = [
         method.blend * own + (1 - method.blend) * block.width * (1000 - permille) / 1000
         for own, block in zip(_least_loss(blocks, permille, method), blocks, strict=True)
@@ -70,10 +67,7 @@ def by_sensitivity(blocks: Sequence[ChannelScores], permille: int, method: Metho
 
 @dataclass(frozen=True)
 class Allocation:
-    """widths: the kept channels of each block. needs_losses: whether it reads the losses of the blocks.
-
-    alone: whether a block's width follows from that block alone.
-    """
+    """widths: kept channels of each block, which depend on other blocks unless `alone`. needs_losses: of the blocks."""
 
     widths: Callable[[Sequence[ChannelScores], int, MethodSettings], list[int]]
     needs_losses: bool = False
@@ -231,10 +225,7 @@ def score_channels(
     on_layer: Callable[[int, int], None],
     made: Checkpointed[ChannelScores] = without_checkpoint,
 ) -> Sequence[ChannelScores]:
-    """Scores of every block's channels, and losses if some are removed, whatever the sparsity; computed lazily.
-
-    made: see Checkpointed.
-    """
+    """Scores of every block's channels, and losses if some are removed; lazy. made: see Checkpointed."""
     allocation, errors = ALLOCATIONS[method.allocation], COMPENSATIONS[method.compensation].errors
     sensitivities, n = cache(calibration.sensitivities), len(mlps)
 

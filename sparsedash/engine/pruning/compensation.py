@@ -85,10 +85,7 @@ def refit_errors(layer: Layer, order: Tensor, damping: float) -> Tensor:
 
 
 def _uncompensated(weight: Tensor, moment: Tensor, order: Tensor) -> Tensor:
-    """W_P H_PP W_P^T: of each removed channel by itself, and with each of those removed before it.
-
-    moment: (m, m) in this order; overwritten.
-    """
+    """Error curve W_P H_PP W_P^T of channels that nothing compensates. moment: (m, m) in this order; overwritten."""
     weight = weight[:, order]
     products = moment.mul_(weight.T @ weight)
     alone = products.diagonal().double()

@@ -31,7 +31,7 @@ from sparsedash.schema.store_keys import StopWithin, outcomes_key
 from sparsedash.stats.sparsity_search import channel_steps, most_trials, next_trial, search_bounds, weight_steps
 from sparsedash.stats.tolerance import Tolerance
 from sparsedash.storage.local_machine import folder_size, forget_peak_memory, peak_memory_bytes
-from sparsedash.storage.store import Store
+from sparsedash.storage.store import StageCheckpoint, Store
 from sparsedash.storage.text_files import fingerprints
 
 log = logging.getLogger(__name__)
@@ -221,11 +221,8 @@ def evaluate_models(
     stop: StopRule | None = None,
     prepare: Callable[[int], None] | None = None,
 ) -> list[Record]:
-    """The records of these models, which are kept: evaluated together on every passage, or one alone until `stop`.
-
-    prepare: see evaluate_together.
-    """
-    checkpoint, settings, passages = run.checkpoint(), run.settings, run.passages
+    """The records of these models, evaluated together, or one alone until `stop`. prepare: see evaluate_together."""
+    checkpoint, settings, passages = StageCheckpoint(run.store, run.identity), run.settings, run.passages
     keys = [_record_key(run, point) for point, _ in models]
     evaluated = [
         EvaluatedModel(made.model.applied if made else nullcontext, checkpoint, f"{key}/answers")

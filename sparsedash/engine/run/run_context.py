@@ -69,19 +69,19 @@ class RunLog:
     @contextmanager
     def timed(self, stage: Stage) -> Iterator[None]:
         """Add the time inside to the seconds of a stage; time of another stage inside counts as that alone."""
-        outer = self._enter(stage)
+        outer = self._stage
+        self._enter(stage)
         try:
             yield
         finally:
             self._enter(outer)
 
-    def _enter(self, stage: Stage | None) -> Stage | None:
-        """Count time as this stage's from now on; returns the stage until now."""
-        now, before = time.perf_counter(), self._stage
-        if before is not None:
-            self.seconds[before] = self.seconds.get(before, 0.0) + now - self._since
+    def _enter(self, stage: Stage | None) -> None:
+        """Count time as this stage's from now on."""
+        now = time.perf_counter()
+        if self._stage is not None:
+            self.seconds[self._stage] = self.seconds.get(self._stage, 0.0) + now - self._since
         self._stage, self._since = stage, now
-        return before
 
     def note_cached(self, what: str) -> None:
         """Note, once, that this was read from the store."""
@@ -154,18 +154,13 @@ class RunContext:
         if not streamed:
             widen_once(loaded.model, min(WIDE_BYTES, int(USABLE * memory_bytes()) - needed))
         self.store.remember(store_keys.model_type_note(source.identity), loaded.model.config.model_type)
-        for warning in loaded.warnings:
-            self.log.warn(warning)
+        self.log.warnings |= dict.fromkeys(loaded.warnings)
         return loaded
-
-    def checkpoint(self) -> StageCheckpoint:
-        """A new checkpoint of a stage that works on this model."""
-        return StageCheckpoint(self.store, self.identity)
 
     @cached_property
     def pruning_checkpoint(self) -> StageCheckpoint:
         """The checkpoint of the sparse models that have not been evaluated yet."""
-        return self.checkpoint()
+        return StageCheckpoint(self.store, self.identity)
 
     def texts(self, reference: str) -> Texts:
         """Texts that are read from somewhere; not those that the model writes."""
@@ -233,7 +228,11 @@ class RunContext:
     def calibration_keys(self) -> list[str]:
         """Store keys of this run's calibrations so far, and of the text that the model wrote."""
         found = {key for own in self._calibrations.values() for key in asdict(own.keys).values()}
-        return sorted(found | set(filter(None, [self.generated_text_key])))
+        return sorted(found | ({self._text_key} if self.settings.calibration.corpus == SELF else set()))
+
+    @property
+    def _text_key(self) -> str:
+        return text_key(self.identity, self.settings.dtype, self.settings.calibration)
 
     def calibration_identity(self, share: float = 0.0) -> str:
         """Identity of the calibration text, of which a share is plain; of generated text: model and settings.
@@ -251,21 +250,20 @@ class RunContext:
 
     def sequences(self, share: float = 0.0) -> list[list[int]]:
         """Token ids of the calibration text, of which a share is plain: as many tokens either way."""
-        if share in self._sequences:
-            return self._sequences[share]
-        asked = self.settings.calibration
-        plain: list[list[int]] = []
-        if share:
-            few = replace(asked, n_samples=max(1, round(share * asked.n_samples)))
-            plain = calibration_sequences(self.loaded, self.texts(BUILTIN_TEXT), few)
-        found, n_rest = plain, asked.n_samples - ceil(sum(map(len, plain)) / asked.length)
-        if n_rest >= 1:
-            texts = self._generated_texts() if asked.corpus == SELF else self.texts(asked.corpus)
-            found = plain + calibration_sequences(self.loaded, texts, replace(asked, n_samples=n_rest))
-            if plain:
-                # The held-out sequences, and the first ones, shall be of both.
-                Random(asked.seed).shuffle(found)
-        return self._sequences.setdefault(share, found)
+        if share not in self._sequences:
+            asked, found = self.settings.calibration, list[list[int]]()
+            if share:
+                few = replace(asked, n_samples=max(1, round(share * asked.n_samples)))
+                found = calibration_sequences(self.loaded, self.texts(BUILTIN_TEXT), few)
+            n_rest = asked.n_samples - ceil(sum(map(len, found)) / asked.length)
+            if n_rest >= 1:
+                texts = self._generated_texts() if asked.corpus == SELF else self.texts(asked.corpus)
+                found = found + calibration_sequences(self.loaded, texts, replace(asked, n_samples=n_rest))
+                if share:
+                    # The held-out sequences, and the first ones, shall be of both.
+                    Random(asked.seed).shuffle(found)
+            self._sequences[share] = found
+        return self._sequences[share]
 
     @property
     def expected_lengths(self) -> list[int]:
@@ -273,18 +271,12 @@ class RunContext:
         asked = self.settings.calibration
         return [asked.length] * asked.n_samples if asked.corpus == SELF else list(map(len, self.sequences()))
 
-    @property
-    def generated_text_key(self) -> str:
-        """Store key of the calibration text by the model itself; empty where it is read from somewhere."""
-        asked = self.settings.calibration
-        return text_key(self.identity, self.settings.dtype, asked) if asked.corpus == SELF else ""
-
     def _generated_texts(self) -> Texts:
         """Calibration text by the model itself, kept because generating it takes longer than anything else."""
-        key, asked = self.generated_text_key, self.settings.calibration
+        key, asked = self._text_key, self.settings.calibration
         known = self.store.get_artefact(key)
         if known is None:
-            checkpoint = self.checkpoint()
+            checkpoint = StageCheckpoint(self.store, self.identity)
             made = checkpoint.numbered(f"{key}/written", msgspec.json.encode, _unpack_texts)
             with self.log.timed("text"):
                 texts = generate_texts(self.loaded, story_openings(), asked, self.log.on_step, made)

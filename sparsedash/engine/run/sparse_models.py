@@ -47,10 +47,7 @@ _BITS = {2: torch.int16, 4: torch.int32}
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class PrunedChannels:
-    """A model whose MLPs have fewer channels.
-
-    blocks: the new MLPs. errors: of each. sensitivities: see CalibrationData; none where the method needs none.
-    """
+    """A model whose MLPs have fewer channels: its new MLPs, their errors, and sensitivities where needed."""
 
     loaded: LoadedModel
     blocks: LazySequence[PrunedMlp]
@@ -94,10 +91,7 @@ class PrunedChannels:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class MaskedWeights:
-    """A model of the same shape with zeros among its weights.
-
-    scope: the projections with zeros. blocks: their new weights. groups: see `shared_inputs`.
-    """
+    """A model of the same shape with zeros among a scope's weights. groups: see `shared_inputs`."""
 
     loaded: LoadedModel
     scope: Scope

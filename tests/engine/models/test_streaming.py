@@ -99,15 +99,6 @@ def test_what_was_read_is_given_back_after_every_block_and_read_again(kept, tmp_
     assert resident_bytes() < file.stat().st_size / 2
 
 
-@pytest.mark.parametrize(("freed", "given_back"), [(0, 0), (residency.MUCH, 0), (residency.MUCH + 1, 1)])
-def test_of_a_model_in_memory_only_much_that_was_freed_is_given_back(freed, given_back, monkeypatch):
-    calls = []
-    monkeypatch.setattr(residency, "freed_bytes", lambda: freed)
-    monkeypatch.setattr(residency, "give_back_freed", lambda: calls.append(1))
-    residency.Resident().drop()
-    assert len(calls) == given_back
-
-
 def n_held(streamed):
     return sum(not known.expired() for known, *_ in streamed.residency._held)
 

@@ -34,13 +34,6 @@ def test_least_squares_is_ordinary_regression_with_an_intercept_where_there_is_a
     assert not has_bias or torch.allclose(made.out_bias.double(), solution[:, -1], atol=1e-3)
 
 
-@pytest.mark.parametrize("bias", [False, True])
-def test_a_part_of_the_moment_is_that_of_the_whole_to_the_bit(bias):
-    made = layer(m=9, bias=bias)
-    rows, columns = torch.tensor([0, 3, 8]), torch.tensor([1, 2])
-    assert torch.equal(made.moment(rows, columns), made.moment()[rows][:, columns])
-
-
 def test_heavy_damping_leaves_the_dense_columns_as_no_compensation_does():
     one = layer(bias=True)
     damped, plain = (COMPENSATIONS[name].refit(one, KEPT, 1e9) for name in ("least-squares", "none"))

@@ -115,19 +115,6 @@ def test_weights_that_are_no_numbers_end_it_all_the_same():
     assert sorted(elimination_order(one, TINY).tolist()) == list(range(9))
 
 
-def test_several_that_leave_at_a_time_are_mended_as_if_they_left_one_by_one():
-    one = layer(m=20)
-    weight, inverse = one.out_weight.double(), torch.linalg.inv(one.moment().double())
-    apart = weight.clone(), inverse.clone()
-    together = weight.clone(), inverse.clone()
-    for channel in (3, 11, 7):
-        saliency._downdate_(*apart, torch.tensor([channel]))
-    saliency._downdate_(*together, torch.tensor([3, 11, 7]))
-    others = complement(torch.tensor([3, 11, 7]), 20)
-    for one_by_one, at_once in zip(apart, together, strict=True):
-        assert torch.allclose(one_by_one[:, others], at_once[:, others])
-
-
 def test_of_two_that_can_stand_in_for_each_other_only_one_leaves_in_a_round(monkeypatch):
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(4000, 20, generator=generator).repeat_interleave(2, dim=1)

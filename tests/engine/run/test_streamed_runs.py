@@ -52,7 +52,7 @@ def note_readings(patch, read):
     enter = Streamed._enter
 
     def watched(self, index):
-        if self._blocks[index] is not self._there:
+        if index != self._there:
             read.append(index)
         enter(self, index)
 
