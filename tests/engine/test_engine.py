@@ -47,9 +47,9 @@ def test_freed_memory_stays_for_the_next_tensor_unless_somebody_says_otherwise(a
         "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
         "clear = lambda: [torch.ones(2**21) for _ in range(4)]\n"
         "clear(); before = faults()\n"
-        "for _ in range(5): clear()\n"
+        "for _ in range(20): clear()\n"
         "print(faults() - before)"
     )
     (found,) = printed_by(code, asked)
-    n_pages = 5 * 4 * 2**23 // 4096
+    n_pages = 20 * 4 * 2**23 // 4096
     assert (int(found) < n_pages / 10) is stays

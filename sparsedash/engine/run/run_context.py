@@ -4,7 +4,7 @@ import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from importlib.metadata import version
 from math import ceil
@@ -44,6 +44,7 @@ from sparsedash.storage.store import StageCheckpoint, Store
 from sparsedash.storage.text_files import fingerprint
 
 
+@dataclass(eq=False)
 class RunLog:
     """Log of one run: seconds of each stage, what was cached, warnings, progress.
 
@@ -51,16 +52,15 @@ class RunLog:
     a single pass, reported instead of any other.
     """
 
-    def __init__(self, on_step: OnStep) -> None:
-        self._on_step = on_step
-        self.point: int | None = None
-        self.walk: Step | None = None
-        self.seconds: dict[str, float] = {}
-        self.cached: dict[str, None] = {}
-        self.warnings: dict[str, None] = {}
-        self.stored_before = 0
-        self._stage: Stage | None = None
-        self._since = 0.0
+    _on_step: OnStep
+    point: int | None = None
+    walk: Step | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+    cached: dict[str, None] = field(default_factory=dict)
+    warnings: dict[str, None] = field(default_factory=dict)
+    stored_before: int = 0
+    _stage: Stage | None = None
+    _since: float = 0.0
 
     def on_step(self, step: Step) -> None:
         """Report progress, and on which sparse model."""
@@ -198,11 +198,11 @@ class RunContext:
         if share not in self._calibrations:
             identity = self.calibration_identity(share)
             self._calibrations[share] = Calibration(
-                self.store,
-                calibration_keys(self.identity, settings.dtype, identity, settings.calibration),
-                lambda: self.loaded,
-                lambda: self.sequences(share),
-                self.log.on_step,
+                store=self.store,
+                keys=calibration_keys(self.identity, settings.dtype, identity, settings.calibration),
+                load=lambda: self.loaded,
+                read=lambda: self.sequences(share),
+                on_step=self.log.on_step,
                 token_weights=settings.calibration.token_weights,
                 is_read=share in shares_read(settings),
                 solves=settings.solves,
@@ -215,7 +215,7 @@ class RunContext:
             note = store_keys.leaked_passages_note(calibration.keys.statistics, self.passages.key)
             found = self.store.recall(note)
             if found is None:
-                found = str(n_leaked(self.passages, map(self.loaded.tokenizer.decode, calibration.sequences)))
+                found = str(n_leaked(self.passages, map(self.loaded.tokenizer.decode, calibration.read())))
                 self.store.remember(note, found)
             if found != "0":
                 self.log.warn(

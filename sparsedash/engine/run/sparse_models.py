@@ -313,7 +313,7 @@ def _refitted(run: RunContext, method: MethodSettings, chosen: Sequence[PrunedMl
 
     if not all(map(has, range(len(chosen)))):
         checkpoint = WalkCheckpoint(run.pruning_checkpoint, f"{key}/hidden", has)
-        sequences, on_step = run.calibration(method).sequences, run.log.on_step
+        sequences, on_step = run.calibration(method).read(), run.log.on_step
         args = run.loaded, sequences, list(chosen), method.damping, method.strength, on_step, checkpoint
         for index, narrow in refit_sequentially(*args):
             store.put_artefact(f"{key}/{index}", _pack_narrowed(narrow), about)

@@ -83,8 +83,8 @@ def test_an_error_on_passages_is_the_share_of_the_output_that_is_lost(loaded):
 )
 def test_the_alarm_compares_passages_with_held_out_text(fitted, held_out, passages, times):
     n = len(held_out or fitted)
-    made = replace(PRUNED, widths=(64,) * n, dense_widths=(128,) * n, layer_errors=fitted)
-    warning = mismatch_warning(replace(made, held_out_errors=held_out, passage_errors=passages))
+    errors = {"layer_errors": fitted, "held_out_errors": held_out, "passage_errors": passages}
+    warning = mismatch_warning(replace(PRUNED, widths=(64,) * n, dense_widths=(128,) * n, **errors))
     assert f"layers lose {times} times as much" in warning if times else warning is None
 
 
