@@ -3,10 +3,7 @@
 import pytest
 import torch
 
-from sparsedash.catalog.presets import METHODS
 from sparsedash.engine.pruning import saliency
-from sparsedash.engine.pruning.channel_pruning import ALLOCATIONS
-from sparsedash.engine.pruning.compensation import COMPENSATIONS
 from sparsedash.engine.pruning.linalg import complement
 from sparsedash.engine.pruning.saliency import SALIENCIES, elimination_order
 from tests.engine.pruning.layers import layer
@@ -76,13 +73,6 @@ def test_masks_are_nested(name):
     scores = saliency.score(one)
     wide, narrow = (set(saliency.choose(one, scores, k).tolist()) for k in (15, 9))
     assert narrow < wide
-
-
-def test_every_named_method_is_made_of_rows_of_the_tables():
-    for method in METHODS:
-        assert method.settings.saliency in SALIENCIES
-        assert method.settings.compensation in COMPENSATIONS
-        assert method.settings.allocation in ALLOCATIONS
 
 
 TINY = 1e-9
