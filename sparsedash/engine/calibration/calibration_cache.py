@@ -55,12 +55,7 @@ from sparsedash.storage.store import StageCheckpoint, Store
 
 
 class CacheEvicted(Exception):  # noqa: N818 - a signal between two files, which no user meets
-    """Raised where the store has evicted statistics or gradients; the note that they are there is dropped as well."""
-
-    @property
-    def key(self) -> str:
-        """Store key of what is lost."""
-        return str(self)
+    """Raised, with the key, where the store has evicted statistics or gradients; the note of them is dropped too."""
 
 
 _DIAGONAL = "diagonal"
@@ -100,11 +95,6 @@ class Calibration:
         return self._note != _DIAGONAL
 
     @property
-    def known_warning(self) -> str | None:
-        """The warning of the calibration in the store."""
-        return self.store.recall(store_keys.calibration_warning_note(self.keys.statistics))
-
-    @property
     def few_tokens_warning(self) -> str | None:
         """A warning of too little text. Raises CalibrationError where there is far too little."""
         return few_tokens_warning(self.load(), sum(map(len, self.read())), solves=self.solves)
@@ -121,10 +111,8 @@ class Calibration:
         )
 
     def data_for(self, method: MethodSettings, permille: int) -> CalibrationData:
-        """Input of the pruning functions for this method and sparsity.
-
-        Mask gradients are this sparsity's own where pruning goes in rounds. Where no method needs the text, there are
-        only the statistics that are in the store.
+        """Input of the pruning functions for this method and sparsity: with mask gradients of its own where it prunes
+        in rounds; where no method needs the text, only with statistics that are in the store.
         """
         has_statistics = self.is_known and (method.takes_channels or self.has_inputs)
         if not (self.is_read or method.reads_text or has_statistics):

@@ -1,8 +1,7 @@
 """Residency of a model's weights while it runs: all in memory, or streamed from their files block by block.
 
-Little else in the engine asks which it is. Streamed weights are views of mapped safetensors files: the system reads
-what is touched, and is told at every block that the next one comes soon and that the one before is not needed any more.
-Numbers are the same, to the bit.
+Streamed weights are views of mapped safetensors files: the system reads what is touched, and is told at every block
+that the next one comes soon and the one before is not needed any more. Numbers are the same, to the bit.
 """
 
 import ctypes

@@ -3,9 +3,8 @@
 `channelx1`: whole inner channels leave the network, with their rows in the inner projections and their column in the
 out-projection. Blocks are computed lazily, and depend on others only where their width does.
 
-An allocation returns the kept channels of each block: a multiple of the method's width multiple, at least one
-multiple, or all. Sparsity 0 removes nothing. Requested and reached sparsity can differ by the rounding. A schedule
-spreads the sparsity over rounds. To add either: one function and one row.
+An allocation returns the kept channels of each block: a multiple of the method's width multiple, at least one, or all.
+A schedule spreads the sparsity over rounds. To add either: one function and one row.
 """
 
 import math

@@ -1,9 +1,8 @@
 """Compensation for removed channels (bias, least squares), and the reconstruction error that is left.
 
-To add a compensation: one refit, one error curve and one row. An error curve takes the channels in the order in which
-they are kept, (m,), the best first, and returns (m + 1,) float64: the mean squared error of the output over the
-calibration tokens with the first k channels kept, for k = 0 to m. Reconstruction errors are shares of the dense
-output's energy. Dimensions: d hidden width, m inner width, k kept channels, p removed channels, t tokens.
+To add one: a refit, an error curve and a row. An error curve takes the channels (m,), the best first, and returns
+(m + 1,) float64: the mean squared error of the output over the calibration tokens with the first k kept. Reconstruction
+errors are shares of the dense output's energy. Dimensions: d hidden, m inner, k kept, p removed channels, t tokens.
 """
 
 from collections.abc import Callable, Sequence

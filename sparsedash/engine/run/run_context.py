@@ -222,7 +222,7 @@ class RunContext:
                     f"{int(found):,} of {len(self.passages.indices):,} passages also stand in the calibration text: "
                     "the measured loss may be too small. Calibrate on other text."
                 )
-        self.log.warn(calibration.known_warning)
+        self.log.warn(self.store.recall(store_keys.calibration_warning_note(calibration.keys.statistics)))
 
     @property
     def calibration_keys(self) -> list[str]:
@@ -235,10 +235,7 @@ class RunContext:
         return text_key(self.identity, self.settings.dtype, self.settings.calibration)
 
     def calibration_identity(self, share: float = 0.0) -> str:
-        """Identity of the calibration text, of which a share is plain; of generated text: model and settings.
-
-        Where no method depends on the text it is not read: its last known identity stands for it.
-        """
+        """Identity of the calibration text, of which a share is plain; the last known one where no method reads it."""
         corpus = self.settings.calibration.corpus
         if corpus == SELF:
             own = own_text_identity(self.identity, self.settings.dtype, self.settings.calibration)

@@ -224,10 +224,10 @@ def make_blocks(
                     block(made, index)
                 return made
             except CacheEvicted as gone:
-                if gone.key in lost:
+                if str(gone) in lost:
                     # It was computed again just now, and pushed out again.
                     raise StoreError("What was calibrated does not fit into the store.", MORE_ROOM) from None
-                lost.add(gone.key)
+                lost.add(str(gone))
 
 
 def _reach(run: RunContext, calibration: Calibration, index: int) -> None:

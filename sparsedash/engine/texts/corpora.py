@@ -1,10 +1,7 @@
 """Text sets for calibration and evaluation by their references, and their token sequences. A set of the hub is one row.
 
-A small one is downloaded once into the local cache of `datasets`. Of a big one only the first texts are streamed,
-always as many, and kept in that cache: either way a text set that was read once can be read offline.
-
-References: a name in one of the tables, or a file (see sparsedash.storage.text_files). `self`, text sampled
-from the model, is made by the pipeline.
+A small one is downloaded once into the local cache of `datasets`; of a big one the first texts are streamed, always as
+many, and kept there. References: a name in one of the tables, or a file (see sparsedash.storage.text_files).
 """
 
 import hashlib
