@@ -73,7 +73,7 @@ def load_job_handlers() -> Mapping[str, JobHandler]:
     from sparsedash.engine.models.hub import token_used
     from sparsedash.engine.models.loading import ModelShelf
     from sparsedash.engine.run import pipeline
-    from sparsedash.engine.run.find_sparsity import find_sparsity
+    from sparsedash.engine.run.pipeline import find_sparsity
 
     shelf = ModelShelf()
     pairs = ModelPairCache(shelf)

@@ -85,7 +85,7 @@ def find_command(arguments: argparse.Namespace) -> Work:
     store = open_store_for(settings.run((1,)), arguments)
     yield
     with ProgressBar(None, arguments.quiet) as bar:
-        from sparsedash.engine.run.find_sparsity import find_sparsity
+        from sparsedash.engine.run.pipeline import find_sparsity
 
         result: FindResult = find_sparsity(settings, store, bar)
     run = store.get(Run, result.key)

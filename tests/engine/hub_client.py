@@ -50,9 +50,9 @@ class HubClient:
         # A client that waits for the hub for ever must end the test, not hold it.
         guard = Timer(ANSWER_S, self._child.kill)
         guard.start()
-        answer: dict[str, Any] = json.loads(self._child.stdout.readline())
+        line = self._child.stdout.readline()
         guard.cancel()
-        return answer
+        return dict(json.loads(line))
 
     def close(self) -> None:
         self._child.communicate(timeout=30)
@@ -85,12 +85,6 @@ def _texts(reference: str, row: dict[str, Any] | None) -> dict[str, Any]:
     return {"texts": found.texts, "identity": found.identity, "running": found.running}
 
 
-def _shell(arguments: list[str]) -> dict[str, Any]:
-    from sparsedash.shell.commands import main
-
-    return {"code": main(arguments)}
-
-
 def _do_not_wait() -> None:
     """The clients' pauses between attempts are not what is tested."""
     import datasets
@@ -105,6 +99,7 @@ def _do_not_wait() -> None:
 
 def _serve(folder: Path) -> None:
     from sparsedash.schema.errors import SparseDashError
+    from sparsedash.shell.commands import main
     from sparsedash.storage.store import Store
 
     store = Store(folder)
@@ -121,9 +116,7 @@ def _serve(folder: Path) -> None:
                 case {"texts": reference}:
                     answer = _texts(reference, request.get("row"))
                 case {"shell": arguments}:
-                    answer = _shell(arguments)
-                case _:
-                    raise ValueError(line)
+                    answer = {"code": main(arguments)}
         except SparseDashError as error:
             answer = {"error": error.message, "advice": error.advice}
         print(json.dumps(answer), file=answers, flush=True)

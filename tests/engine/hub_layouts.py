@@ -1,27 +1,15 @@
-"""Tiny random models in the layouts that the hub has, those of the published tables with the tokenizer files of their
-own
-families: the same classes, a small vocabulary trained here."""
+"""Tiny random models in the layouts of the hub, the published ones mostly with their families' tokenizers."""
 
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from tokenizers import (
-    AddedToken,
-    ByteLevelBPETokenizer,
-    Tokenizer,
-    decoders,
-    models,
-    normalizers,
-    pre_tokenizers,
-    processors,
-    trainers,
-)
+from tokenizers import ByteLevelBPETokenizer
 
 from tests.engine.hub_stand_in import Hub
 from tests.engine.hub_texts import serve_parquet, serve_pile
-from tests.engine.tiny import VOCABULARY, save_tiny, tiny_model
+from tests.engine.tiny import VOCABULARY, save_tiny, tiny_model, tiny_tokenizer
 
 SHARD = "60KB"
 TEXT = ["the lamp and the boat and the letter went home to the harbour where Anna waited by the door"] * 4
@@ -93,50 +81,6 @@ def _opt_tokenizer(folder: Path) -> None:
     _describe(folder, "GPT2Tokenizer", special, add_prefix_space=False, add_bos_token=True)
 
 
-def _llama_tokenizer(folder: Path) -> None:
-    """LlamaTokenizer: pieces of SentencePiece's kind, bytes for what is in none, and <s> before every text."""
-    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
-    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    tokenizer.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    )
-    in_bytes = [f"<0x{byte:02X}>" for byte in range(256)]
-    trainer = trainers.BpeTrainer(vocab_size=VOCABULARY, show_progress=False, special_tokens=["<unk>", "<s>", "</s>"])
-    words = [part for text in TEXT for part in text.split()]
-    tokenizer.train_from_iterator(words, trainer)
-    trained = json.loads(tokenizer.to_str())
-    pieces = [piece for piece in trained["model"]["vocab"] if piece not in ("<unk>", "<s>", "</s>")]
-    # In the order of SentencePiece: the special ones, the 256 bytes, then what was learnt.
-    order = ["<unk>", "<s>", "</s>", *in_bytes, *pieces]
-    assert len(order) <= VOCABULARY
-    trained["model"]["vocab"] = {piece: number for number, piece in enumerate(order)}
-    tokenizer = Tokenizer.from_str(json.dumps(trained))
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", 1)]
-    )
-    tokenizer.save(str(folder / "tokenizer.json"))
-    special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
-    _describe(folder, "LlamaTokenizer", special, add_bos_token=True, add_eos_token=False)
-
-
-def _bloom_tokenizer(folder: Path) -> None:
-    """BloomTokenizerFast: tokenizer.json alone, no token at the beginning, padding on the left."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    special = ["<unk>", "<s>", "</s>", "<pad>"]
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
-        show_progress=False,
-        special_tokens=[AddedToken(t) for t in special],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-    )
-    tokenizer.train_from_iterator(TEXT, trainer)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    names = dict(zip(("unk_token", "bos_token", "eos_token", "pad_token"), special, strict=True))
-    _describe(folder, "BloomTokenizerFast", names, padding_side="left")
-
-
 def _byte_level(special: list[str]) -> ByteLevelBPETokenizer:
     trained = ByteLevelBPETokenizer()
     trained.train_from_iterator(TEXT, vocab_size=VOCABULARY, special_tokens=special, show_progress=False)
@@ -149,11 +93,12 @@ def _describe(folder: Path, name: str, special: dict[str, str], **more: object) 
     (folder / "special_tokens_map.json").write_text(json.dumps(special))
 
 
-TOKENIZERS: dict[str, Callable[[Path], None]] = {
+TOKENIZERS: dict[str, Callable[[Path], object]] = {
     "gptj": _gptj_tokenizer,
     "opt": _opt_tokenizer,
-    "llama": _llama_tokenizer,
-    "bloom": _bloom_tokenizer,
+    # Llama's puts a token before every text as well.
+    "llama": lambda folder: tiny_tokenizer("<|end|> $A").save_pretrained(folder),
+    "bloom": lambda folder: tiny_tokenizer().save_pretrained(folder),
 }
 
 

@@ -11,9 +11,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
-KINDS = {"models": "", "datasets": "datasets/"}
-"""Kinds of repositories, and what stands before the owner in the address of a file."""
-
 
 class Repository:
     """Files by commit, and commits by the branches and tags that name them."""
@@ -36,9 +33,12 @@ class Repository:
         self.refs |= dict.fromkeys(refs or ("main",), whole.hexdigest())
         return whole.hexdigest()
 
-    def resolved(self, revision: str) -> str | None:
+    def resolved(self, revision: str) -> str:
+        """The commit; a KeyError ends the request."""
         commit = self.refs.get(revision, revision)
-        return commit if commit in self.commits else None
+        if commit not in self.commits:
+            raise KeyError("RevisionNotFound")
+        return commit
 
 
 class Hub:
@@ -62,9 +62,6 @@ class Hub:
         found.commit(folder, *refs)
         return found
 
-    def remove(self, kind: str, name: str) -> None:
-        del self.repositories[kind, name]
-
     def start(self) -> None:
         hub = self
 
@@ -87,19 +84,10 @@ class Hub:
 class _Handler(BaseHTTPRequestHandler):
     served: Hub
 
-    def do_HEAD(self) -> None:
-        self._answer()
-
-    def do_GET(self) -> None:
-        self._answer()
-
-    def do_POST(self) -> None:
-        self._answer()
-
     def log_message(self, *_: object) -> None:
         return None
 
-    def _answer(self) -> None:
+    def do_GET(self) -> None:
         address = urlsplit(self.path)
         parts = [unquote(part) for part in address.path.strip("/").split("/")]
         self.served.asked.append(f"{self.command} {address.path}")
@@ -113,21 +101,18 @@ class _Handler(BaseHTTPRequestHandler):
                 kind = "datasets" if parts[0] == "datasets" else "models"
                 owner, name, _, revision, *path = parts[1:] if kind == "datasets" else parts
                 self._file(kind, f"{owner}/{name}", revision, "/".join(path))
-        except (KeyError, ValueError, IndexError):
-            self._refuse(404, "EntryNotFound", "Not found")
+        except (KeyError, ValueError, IndexError) as error:
+            # As the real one: it does not tell strangers what is missing from what is private.
+            code = str(error.args[0]) if isinstance(error, KeyError) else "EntryNotFound"
+            self._refuse(401 if code in ("RepoNotFound", "GatedRepo") else 404, code, f"Refused: {code}")
+
+    do_HEAD = do_POST = do_GET
 
     def _api(self, parts: list[str], query: dict[str, list[str]]) -> None:
         kind, owner, name, *rest = parts
         repository = self._repository(kind, f"{owner}/{name}")
-        if repository is None:
-            return
-        what, revision, path = "revision", "main", ""
-        if rest:
-            what, revision, path = rest[0], rest[1], "/".join(rest[2:])
+        what, revision, *path = rest or ["revision", "main"]
         commit = repository.resolved(revision)
-        if commit is None:
-            self._refuse(404, "RevisionNotFound", f"Invalid rev id: {revision}")
-            return
         files = repository.commits[commit]
         match what:
             case "revision":
@@ -136,21 +121,16 @@ class _Handler(BaseHTTPRequestHandler):
                 self._json(about | {"private": False, "gated": False, "tags": [], "downloads": 0})
             case "tree":
                 deep = query.get("recursive", ["False"])[0].lower() in ("true", "1")
-                self._json(_tree(files, path, deep))
+                self._json(_tree(files, "/".join(path), deep))
             case "paths-info":
                 asked = self._body()["paths"]
                 self._json([entry for entry in _tree(files, "", True) if entry["path"] in asked])
             case _:
-                self._refuse(404, "EntryNotFound", f"No {what}")
+                raise KeyError("EntryNotFound")
 
     def _file(self, kind: str, name: str, revision: str, path: str) -> None:
         repository = self._repository(kind, name)
-        if repository is None:
-            return
         commit = repository.resolved(revision)
-        if commit is None:
-            self._refuse(404, "RevisionNotFound", f"Invalid rev id: {revision}")
-            return
         if path not in repository.commits[commit]:
             self._refuse(404, "EntryNotFound", f"No {path}", {"X-Repo-Commit": commit})
             return
@@ -172,14 +152,10 @@ class _Handler(BaseHTTPRequestHandler):
         first, _, last = asked.partition("-")
         return int(first or 0), min(size, int(last) + 1) if last else size
 
-    def _repository(self, kind: str, name: str) -> Repository | None:
+    def _repository(self, kind: str, name: str) -> Repository:
         repository = self.served.repositories.get((kind, name))
-        if repository is None:
-            # As the real one: it does not tell strangers what is missing from what is private.
-            self._refuse(401, "RepoNotFound", "Repository not found")
-        elif repository.gated:
-            self._refuse(401, "GatedRepo", f"Access to {kind[:-1]} {name} is restricted.")
-            return None
+        if repository is None or repository.gated:
+            raise KeyError("GatedRepo" if repository else "RepoNotFound")
         return repository
 
     def _body(self) -> dict[str, list[str]]:
@@ -231,5 +207,5 @@ def _tree(files: dict[str, Path], under: str, deep: bool) -> list[dict[str, obje
             data = file.read_bytes()
             entries[path] = {"type": "file", "path": path, "oid": _blob(data), "size": len(data)}
     if not entries:
-        raise KeyError(under)
+        raise KeyError("EntryNotFound")
     return list(entries.values())

@@ -1,8 +1,8 @@
-"""Results of calibration for each block, kept in the store and computed when first asked for."""
+"""Results of calibration for each block, and of a few passages; kept in the store, computed when first asked for."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import accumulate
 from statistics import median
@@ -10,9 +10,15 @@ from statistics import median
 import torch
 from torch import Tensor, nn
 
-from sparsedash.catalog.resources import SENSITIVITY_BATCH_TOKENS, SENSITIVITY_TOKENS
+from sparsedash.catalog.resources import (
+    MISMATCH_PASSAGES,
+    MISMATCH_TOKENS,
+    SENSITIVITY_BATCH_TOKENS,
+    SENSITIVITY_TOKENS,
+)
 from sparsedash.engine.calibration.gradients import Masks, OnBlock, mask_gradients, sensitivities
 from sparsedash.engine.calibration.statistics import (
+    TOKEN_WEIGHTS,
     LazyWalk,
     WalkCheckpoint,
     enough_tokens,
@@ -25,69 +31,58 @@ from sparsedash.engine.calibration.statistics import (
     unpack_statistics,
     unpack_tensors,
 )
+from sparsedash.engine.models.decoder_blocks import capture_inputs
 from sparsedash.engine.models.loading import LoadedModel
-from sparsedash.engine.pruning.allocation import ChannelScores, reached_permille
-from sparsedash.engine.pruning.channel_pruning import choose_channels, reference_cut, score_channels, score_dependencies
-from sparsedash.engine.pruning.layer import NO_STATISTICS, CalibrationData, Statistics, layer_of
+from sparsedash.engine.pruning.channel_pruning import (
+    ChannelScores,
+    choose_channels,
+    reached_permille,
+    reference_cut,
+    score_channels,
+    score_dependencies,
+)
+from sparsedash.engine.pruning.layer import NO_STATISTICS, CalibrationData, Sample, Statistics, layer_of
 from sparsedash.engine.pruning.saliency import SALIENCIES
 from sparsedash.schema import store_keys
 from sparsedash.schema.method_settings import MethodSettings
-from sparsedash.schema.progress import OnStep
-from sparsedash.schema.records import ArtefactKind, about_artefact
+from sparsedash.schema.plain_values import digest
+from sparsedash.schema.progress import OnStep, Step
+from sparsedash.schema.records import ArtefactKind, Passages, Pruned, about_artefact
 from sparsedash.schema.settings import TokenWeights
-from sparsedash.schema.store_keys import CalibrationKeys, scheduled_gradients_key, scores_key
+from sparsedash.schema.store_keys import CalibrationKeys, activations_key, scheduled_gradients_key, scores_key
+from sparsedash.stats.mean_intervals import MISMATCH_ALARM, layer_mismatch
 from sparsedash.storage.store import StageCheckpoint, Store
 
 
 class CacheEvicted(Exception):  # noqa: N818 - a signal between two files, which no user meets
-    """Raised where the store has evicted statistics or gradients; the note that they are there is dropped as well."""
-
-    @property
-    def key(self) -> str:
-        """Store key of what is lost."""
-        return str(self)
+    """Raised, with the key, where the store has evicted statistics or gradients; the note of them is dropped too."""
 
 
 _DIAGONAL = "diagonal"
 """Noted where there were too few tokens for whole second moments."""
 
 
+@dataclass(eq=False, kw_only=True)
 class Calibration:
     """Statistics, sensitivities, mask gradients and scores on one calibration text; computed once, then stored.
 
-    is_read: whether a method of the run needs the text, so that the others' errors are measured on it as well.
+    load: gives the model. read: gives the token ids of the text. is_read: whether a method of the run needs the text,
+    so that the others' errors are measured on it as well. solves: whether one needs whole second moments.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        keys: CalibrationKeys,
-        loaded: Callable[[], LoadedModel],
-        sequences: Callable[[], list[list[int]]],
-        on_step: OnStep,
-        *,
-        token_weights: TokenWeights,
-        is_read: bool,
-        solves: bool = True,
-    ) -> None:
-        """loaded, sequences: called to compute. solves: whether a method needs whole second moments."""
-        self.keys, self.is_read, self._solves = keys, is_read, solves
-        self._store, self._load, self._read, self._on_step = store, loaded, sequences, on_step
-        self._token_weights = token_weights
-        self._scores: dict[tuple[object, ...], Sequence[ChannelScores]] = {}
-
-    @cached_property
-    def _loaded(self) -> LoadedModel:
-        return self._load()
-
-    @property
-    def sequences(self) -> list[list[int]]:
-        """Token ids of the text."""
-        return self._read()
+    store: Store
+    keys: CalibrationKeys
+    load: Callable[[], LoadedModel]
+    read: Callable[[], list[list[int]]]
+    on_step: OnStep
+    token_weights: TokenWeights
+    is_read: bool
+    solves: bool = True
+    _scores: dict[tuple[object, ...], Sequence[ChannelScores]] = field(default_factory=dict, init=False)
 
     @property
     def _note(self) -> str | None:
-        return self._store.recall(store_keys.calibrated_note(self.keys.statistics))
+        return self.store.recall(store_keys.calibrated_note(self.keys.statistics))
 
     @property
     def is_known(self) -> bool:
@@ -100,14 +95,9 @@ class Calibration:
         return self._note != _DIAGONAL
 
     @property
-    def known_warning(self) -> str | None:
-        """The warning of the calibration in the store."""
-        return self._store.recall(store_keys.calibration_warning_note(self.keys.statistics))
-
-    @property
     def few_tokens_warning(self) -> str | None:
         """A warning of too little text. Raises CalibrationError where there is far too little."""
-        return few_tokens_warning(self._loaded, sum(map(len, self.sequences)), solves=self._solves)
+        return few_tokens_warning(self.load(), sum(map(len, self.read())), solves=self.solves)
 
     @cached_property
     def data(self) -> CalibrationData:
@@ -121,10 +111,8 @@ class Calibration:
         )
 
     def data_for(self, method: MethodSettings, permille: int) -> CalibrationData:
-        """Input of the pruning functions for this method and sparsity.
-
-        Mask gradients are this sparsity's own where pruning goes in rounds. Where no method needs the text, there are
-        only the statistics that are in the store.
+        """Input of the pruning functions for this method and sparsity: with mask gradients of its own where it prunes
+        in rounds; where no method needs the text, only with statistics that are in the store.
         """
         has_statistics = self.is_known and (method.takes_channels or self.has_inputs)
         if not (self.is_read or method.reads_text or has_statistics):
@@ -139,27 +127,26 @@ class Calibration:
         data = self.data_for(method, permille)
         if _has_rounds(method):
             # Its gradients are those of this sparsity alone.
-            return score_channels(self._loaded.mlps, data, method, on_block)
+            return score_channels(self.load().mlps, data, method, on_block)
         # Scores made without statistics are not those made with them.
         asked = (*score_dependencies(method), data is self.data)
         if asked not in self._scores:
             key = scores_key(self.keys.statistics, method)
-            pack = lambda found: pack_tensors([found.scores, found.losses])  # noqa: E731
-            made = self._checkpoint().numbered(key, pack, _unpack_scores)
-            self._scores[asked] = score_channels(self._loaded.mlps, data, method, on_block, made)
+            made = self._checkpoint().numbered(key, lambda f: pack_tensors([f.scores, f.losses]), _unpack_scores)
+            self._scores[asked] = score_channels(self.load().mlps, data, method, on_block, made)
         return self._scores[asked]
 
     def _checkpoint(self) -> StageCheckpoint:
-        return StageCheckpoint(self._store, self._loaded.identity)
+        return StageCheckpoint(self.store, self.load().identity)
 
     def _put(self, key: str, data: bytes, kind: ArtefactKind) -> None:
-        self._store.put_artefact(key, data, about_artefact(kind, self._loaded.identity))
+        self.store.put_artefact(key, data, about_artefact(kind, self.load().identity))
 
     def _get(self, key: str, part: str, note: store_keys.NoteName) -> bytes:
         """A part from the store. Raises CacheEvicted, and drops the note that it is there."""
-        data = self._store.get_artefact(f"{key}/{part}")
+        data = self.store.get_artefact(f"{key}/{part}")
         if data is None:
-            self._store.forget(note)
+            self.store.forget(note)
             raise CacheEvicted(key)
         return data
 
@@ -169,12 +156,12 @@ class Calibration:
 
     @cached_property
     def _mlp_walk(self) -> LazyWalk:
-        parts = [{str(index): mlp.out} for index, mlp in enumerate(self._loaded.mlps)]
+        parts = [{str(index): mlp.out} for index, mlp in enumerate(self.load().mlps)]
 
         def note() -> None:
-            key, enough = self.keys.statistics, enough_tokens(self._loaded, sum(map(len, self.sequences)))
-            self._store.remember(store_keys.calibration_warning_note(key), self.few_tokens_warning or "")
-            self._store.remember(store_keys.calibrated_note(key), str(len(parts)) if enough else _DIAGONAL)
+            key, enough = self.keys.statistics, enough_tokens(self.load(), sum(map(len, self.read())))
+            self.store.remember(store_keys.calibration_warning_note(key), self.few_tokens_warning or "")
+            self.store.remember(store_keys.calibrated_note(key), str(len(parts)) if enough else _DIAGONAL)
 
         return self._collector(self.keys.statistics, "statistics", parts, note)
 
@@ -188,32 +175,29 @@ class Calibration:
                 self._put(f"{key}/{part}", pack_statistics(own), kind)
 
         def has(index: int) -> bool:
-            return all(self._store.has_entry("artefacts", f"{key}/{part}") for part in parts[index])
+            return all(self.store.has_entry("artefacts", f"{key}/{part}") for part in parts[index])
 
-        checkpoint, watched = (
-            WalkCheckpoint(self._checkpoint(), f"{key}/hidden", has),
-            [[*own.values()] for own in parts],
-        )
-        given = self._loaded, self._read, watched, keep, self._on_step
-        return statistics_walk(*given, token_weights=self._token_weights, checkpoint=checkpoint, over=over)
+        checkpoint = WalkCheckpoint(self._checkpoint(), f"{key}/hidden", has)
+        given = self.load(), self.read, [[*own.values()] for own in parts], keep, self.on_step
+        return statistics_walk(*given, token_weights=self.token_weights, checkpoint=checkpoint, over=over)
 
     def _statistics(self, index: int) -> Statistics:
         # The weights of the block before are not needed any more.
-        self._loaded.residency.drop()
+        self.load().residency.drop()
         key = self.keys.statistics
         return unpack_statistics(self._get(key, str(index), store_keys.calibrated_note(key)))
 
     @cached_property
     def groups(self) -> list[list[list[str]]]:
         """Of each block, the names of its projections, grouped by their input; see `shared_inputs`."""
-        return shared_inputs(self._loaded)
+        return shared_inputs(self.load())
 
     def _inputs(self, index: int) -> list[tuple[list[str], Statistics]]:
         """Statistics of all inputs of one block; from one more pass over all of the calibration text, done once."""
-        key, out = self.keys.inputs, self._loaded.family.out
-        self._loaded.residency.drop()
+        key, out = self.keys.inputs, self.load().family.out
+        self.load().residency.drop()
         if not self.has_inputs and not self._input_walk.has_reached(index):
-            self.reach_inputs(len(self._loaded.blocks) - 1)
+            self.reach_inputs(len(self.load().blocks) - 1)
 
         def of(number: int) -> Statistics:
             return unpack_statistics(self._get(key, f"{index}/{number}", store_keys.inputs_gathered_note(key)))
@@ -224,7 +208,7 @@ class Calibration:
     @property
     def has_inputs(self) -> bool:
         """Whether the store has the statistics of all projections' inputs."""
-        return self._store.recall(store_keys.inputs_gathered_note(self.keys.inputs)) is not None
+        return self.store.recall(store_keys.inputs_gathered_note(self.keys.inputs)) is not None
 
     def reach_inputs(self, index: int) -> None:
         """Collect the statistics of all inputs up to this block; so again for one block after another."""
@@ -233,17 +217,17 @@ class Calibration:
     @cached_property
     def _input_walk(self) -> LazyWalk:
         """Of all inputs but those of the out-projections, which are there."""
-        key, out = self.keys.inputs, self._loaded.family.out
+        key, out = self.keys.inputs, self.load().family.out
         parts = [
             {f"{index}/{number}": block[names[0]] for number, names in enumerate(groups) if out not in names}
-            for index, (block, groups) in enumerate(zip(self._loaded.projections("decoder"), self.groups, strict=True))
+            for index, (block, groups) in enumerate(zip(self.load().projections("decoder"), self.groups, strict=True))
         ]
         note = store_keys.inputs_gathered_note(key)
-        return self._collector(key, "inputs", parts, lambda: self._store.remember(note, str(len(parts))))
+        return self._collector(key, "inputs", parts, lambda: self.store.remember(note, str(len(parts))))
 
     def _scheduled_gradients(self, method: MethodSettings, permille: int, index: int) -> Tensor:
         """Of one block; from a backward pass for this sparsity alone, over a model that gets there in rounds."""
-        mlps = self._loaded.mlps
+        mlps = self.load().mlps
         on_the_way = replace(method, compensation="none", width_multiple=1)
 
         def masks(done: float, found: list[Tensor], on_block: OnBlock) -> list[Tensor]:
@@ -257,23 +241,23 @@ class Calibration:
     def _gradients(self, key: str, n_rounds: int, masks: Masks | None, index: int) -> Tensor:
         """Of one block, from the store; all blocks' are computed where they are not there (any more)."""
         note = store_keys.gradients_gathered_note(key)
-        data = self._store.get_artefact(f"{key}/{index}") if self._store.recall(note) is not None else None
+        data = self.store.get_artefact(f"{key}/{index}") if self.store.recall(note) is not None else None
         if data is None:
             checkpoint = self._checkpoint()
             made = checkpoint.numbered(f"{key}/batch", pack_tensors, unpack_tensors)
-            given = self._loaded, self.sequences, self._on_step
+            given = self.load(), self.read(), self.on_step
             found = mask_gradients(*given, n_rounds=n_rounds, masks=masks, made=made)
             for number, block in enumerate(found):
                 self._put(f"{key}/{number}", pack_tensors([block]), "gradients")
-            self._store.remember(note, str(len(found)))
+            self.store.remember(note, str(len(found)))
             checkpoint.done()
             data = self._get(key, str(index), note)
         return unpack_tensors(data, "gradients")[0]
 
     def _sensitivities(self) -> list[float]:
         """Loss of the model by a unit of error in each block; from a backward pass over little text, done once."""
-        loaded, key = self._loaded, self.keys.sensitivity
-        known = self._store.get_artefact(key)
+        loaded, key = self.load(), self.keys.sensitivity
+        known = self.store.get_artefact(key)
         if known is not None:
             return [float(value) for value in json.loads(known)]
         checkpoint = self._checkpoint()
@@ -292,10 +276,10 @@ class Calibration:
             errors.append(float(error))
             changes.append((loaded.residency.hold(weight), bias))
         # Long sequences are cut: only the last predictions of each are judged, and many are wanted.
-        short = [ids[:SENSITIVITY_BATCH_TOKENS] for ids in self.sequences]
+        short = [ids[:SENSITIVITY_BATCH_TOKENS] for ids in self.read()]
         reached = list(accumulate(map(len, short)))
         few = [ids for ids, n_tokens in zip(short, reached, strict=True) if n_tokens <= SENSITIVITY_TOKENS]
-        losses = sensitivities(loaded, few or short[:1], changes, self._on_step, read)
+        losses = sensitivities(loaded, few or short[:1], changes, self.on_step, read)
         found = [loss / error if error > 0 else 0.0 for loss, error in zip(losses, errors, strict=True)]
         # Nothing measured is not nothing lost: what goes there may be active on the rest of the text.
         usual = median([value for value in found if value > 0] or [0.0])
@@ -314,3 +298,72 @@ def _unpack_scores(data: bytes) -> ChannelScores:
     with reading_stored("scores"):
         scores, losses = unpack_tensors(data)
         return ChannelScores(width=len(scores), scores=scores, losses=losses)
+
+
+class PassageActivations:
+    """Inputs of the dense model's projections on the first few passages; kept in the store, collected once."""
+
+    def __init__(
+        self,
+        store: Store,
+        loaded: LoadedModel,
+        passages: Passages,
+        watched: list[list[str]],
+        on_step: OnStep,
+        *,
+        token_weights: TokenWeights,
+    ) -> None:
+        """watched: of each block, the names of the projections. token_weights: those of the calibration."""
+        self._store, self._loaded, self._on_step = store, loaded, on_step
+        self._watched, self._token_weights = watched, token_weights
+        pairs = list(zip(passages.contexts, passages.targets, strict=True))[:MISMATCH_PASSAGES]
+        self._sequences = [loaded.tokens(context + target)[:MISMATCH_TOKENS] for context, target in pairs]
+        self.key = activations_key(loaded.identity, loaded.dtype, digest(self._sequences), digest(watched))
+        self._walk = LazyWalk(loaded, lambda: self._sequences, self._collect)
+        self._has_room = True
+
+    def of(self, index: int) -> list[Sample] | None:
+        """Inputs of a block's watched projections; None where the store has no room. Reads no further."""
+        self._loaded.residency.drop()
+        found = self._kept(index)
+        if found is None and self._has_room:
+            self._walk.reach(index)
+            found = self._kept(index)
+            self._has_room = found is not None
+        return found
+
+    def _kept(self, index: int) -> list[Sample] | None:
+        data = self._store.get_artefact(f"{self.key}/{index}")
+        if data is None:
+            return None
+        tensors = unpack_tensors(data, "activations")
+        weights = dict(zip(TOKEN_WEIGHTS, tensors, strict=False))[self._token_weights]
+        return [Sample(inputs=own.float(), weights=weights) for own in tensors[len(TOKEN_WEIGHTS) :]]
+
+    def _collect(self, index: int) -> None:
+        names, block = self._watched[index], self._loaded.projections("decoder")[index]
+        self._on_step(Step("prune", 2 * index + 2, 2 * len(self._watched)))
+        seen: list[list[Tensor]] = [[] for _ in names]
+        with capture_inputs([block[name] for name in names], [own.append for own in seen]):
+            reached = [(batch, hidden) for _, batch, hidden in self._walk.step(index)]
+        # bfloat16: half the room, and its rounding is far below what the alarm looks for.
+        real = [batch.mask.bool() for batch, _ in reached]
+        inputs = [torch.cat([x.reshape(*r.shape, -1)[r] for x, r in zip(own, real, strict=True)]) for own in seen]
+        weights = [
+            torch.cat([weigh(hidden)[r] for (_, hidden), r in zip(reached, real, strict=True)])
+            for weigh in TOKEN_WEIGHTS.values()
+        ]
+        about = about_artefact("activations", self._loaded.identity)
+        packed = pack_tensors([*weights, *(own.bfloat16() for own in inputs)])
+        self._store.put_artefact(f"{self.key}/{index}", packed, about)
+
+
+def mismatch_warning(made: Pruned) -> str | None:
+    """A warning where the layers lose far more on the passages than on calibration text."""
+    times = layer_mismatch(made)
+    if times is None or times < MISMATCH_ALARM:
+        return None
+    return (
+        f"The calibration text is unlike the passages: layers lose {times:.1f} times as much on them "
+        "as on calibration text that they were not fitted to. Calibrate on text more like them."
+    )

@@ -5,6 +5,7 @@ Dimensions: d hidden width, m inner width, b sequences and t tokens of one batch
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import replace
 from functools import cache, partial
 from itertools import pairwise
 from typing import Any
@@ -50,12 +51,12 @@ def mask_gradients(
     n_rounds = min(n_rounds, len(sequences))
     ends = [len(sequences) * number // n_rounds for number in range(n_rounds + 1)]
     rounds = [_batches(loaded, sequences[start:end], FISHER_BATCH_TOKENS) for start, end in pairwise(ends)]
-    n_batches, n_done = sum(map(len, rounds)), 0
+    step, n_done = Step("calibrate", 0, sum(map(len, rounds)), unit="batches", message="backward pass"), 0
     found = [torch.empty(0, mlp.width) for mlp in loaded.mlps]
 
     def on_block(done: int, total: int) -> None:
         # No batch is read meanwhile: the same step again, so that the work can be stopped.
-        on_step(Step("calibrate", n_done, n_batches, unit="batches", message="choosing channels"))
+        on_step(replace(step, done=n_done, message="choosing channels"))
 
     def watches(done: float) -> list[_Watch]:
         known = masks(done, found, on_block) if done and masks else [None] * len(found)
@@ -65,7 +66,7 @@ def mask_gradients(
         # Where the weights are streamed, what each block keeps for the way back would fill the memory instead.
         with _recomputed(loaded) if loaded.residency.streamed else nullcontext():
             asked = partial(watches, number / n_rounds)
-            parts = _backward(loaded, batches, asked, _mean_loss, on_step, made, n_done, n_batches)
+            parts = _backward(loaded, batches, asked, _mean_loss, replace(step, done=n_done), on_step, made)
         n_done += len(batches)
         order = torch.argsort(torch.tensor([row for rows, _ in batches for row in rows]))
         for block, before in enumerate(found):
@@ -93,8 +94,9 @@ def sensitivities(
     device = loaded.model.device
     watches: list[_Watch] = [partial(_watch_change, weight.to(device), bias.to(device)) for weight, bias in changes]
     batches = _batches(loaded, sequences, SENSITIVITY_BATCH_TOKENS)
+    step = Step("calibrate", 0, len(batches), unit="batches", message="backward pass")
     with _recomputed(loaded):
-        parts = _backward(loaded, batches, lambda: watches, _late_loss, on_step, made, 0, len(batches))
+        parts = _backward(loaded, batches, lambda: watches, _late_loss, step, on_step, made)
     return [float(torch.cat(block).mean()) for block in zip(*parts, strict=True)]
 
 
@@ -150,15 +152,11 @@ def _backward(
     batches: Sequence[tuple[list[int], Batch]],
     watches: Callable[[], Sequence[_Watch]],
     loss: Callable[[Any, Batch], Tensor],
+    step: Step,
     on_step: OnStep,
     made: Checkpointed[list[Tensor]],
-    n_before: int,
-    n_all: int,
 ) -> list[list[Tensor]]:
-    """The gradients that each block's watch finds in each batch.
-
-    watches: called once, where a batch must be read. n_before, n_all: batches of earlier rounds, and of all rounds.
-    """
+    """The gradients that each block's watch finds in each batch. watches: called once, where a batch must be read."""
     attached = cache(watches)
 
     def read(batch: Batch) -> list[Tensor]:
@@ -166,8 +164,7 @@ def _backward(
         embeddings: nn.Module = loaded.model.get_input_embeddings()
         found: dict[int, Tensor] = {}
         with ExitStack() as watched, torch.enable_grad():
-            handle = embeddings.register_forward_hook(lambda module, inputs, out: out.requires_grad_())
-            watched.callback(handle.remove)
+            watched.callback(embeddings.register_forward_hook(lambda _, inputs, out: out.requires_grad_()).remove)
             for number, (watch, mlp) in enumerate(zip(attached(), loaded.mlps, strict=True)):
                 keep = partial(found.__setitem__, number)
                 watched.callback(watch(mlp.out, batch.mask.bool(), keep).remove)
@@ -175,11 +172,11 @@ def _backward(
         return [found[number].cpu() for number in range(len(found))]
 
     parts = []
-    for number, (_, batch) in enumerate(batches, n_before):
-        on_step(Step("calibrate", number, n_all, unit="batches", message="backward pass"))
+    for number, (_, batch) in enumerate(batches, step.done):
+        on_step(replace(step, done=number))
         # A list of the caller's own: the part itself may still have to be kept.
         parts.append(list(made(number, partial(read, batch))))
-    on_step(Step("calibrate", n_before + len(batches), n_all, unit="batches", message="backward pass"))
+    on_step(replace(step, done=step.done + len(batches)))
     return parts
 
 

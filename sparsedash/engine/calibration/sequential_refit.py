@@ -135,10 +135,7 @@ class _Sums:
 
 
 def _solve_kept(moment: Tensor, weight: Tensor, kept: Tensor, damping: float, shift: Tensor) -> Tensor:
-    """The kept columns (d, k) that make up for those that go, and move the output by y besides.
-
-    moment: (m, m). weight: (d, m). shift: (d, m), the mean of y x^T.
-    """
+    """The kept columns (d, k) that make up for the rest and move the output by y; shift: (d, m), the mean of y x^T."""
     gone = complement(kept, moment.shape[0])
     cross = submatrix(moment, kept, gone) @ weight[:, gone].T + shift[:, kept].T
     return weight[:, kept] + damped_solution(lambda some: submatrix(moment, kept[some], kept), cross, damping)[0].T

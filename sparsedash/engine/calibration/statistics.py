@@ -7,6 +7,7 @@ Dimensions: m inner width, n tokens.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 
@@ -75,11 +76,13 @@ TOKEN_WEIGHTS: dict[str, Callable[[Tensor], Tensor]] = {
 """How much each token counts in the statistics, by its residual stream after a block. One row adds a way."""
 
 
+@dataclass(frozen=True)
 class WalkCheckpoint:
     """Checkpoint of walks: all hidden states before a block. has: whether the store has the results of a block."""
 
-    def __init__(self, checkpoint: StageCheckpoint, key: str, has: Callable[[int], bool]) -> None:
-        self._checkpoint, self._key, self._has = checkpoint, key, has
+    _checkpoint: StageCheckpoint
+    _key: str
+    _has: Callable[[int], bool]
 
     def resume(self, *walks: BlockWalk) -> int:
         """The next block: the first, or the one that interrupted walks had reached; `walks` are taken there."""
@@ -123,10 +126,7 @@ def enough_tokens(loaded: LoadedModel, n_tokens: int) -> bool:
 
 
 def few_tokens_warning(loaded: LoadedModel, n_tokens: int, *, solves: bool) -> str | None:
-    """A warning of too few tokens for a steady fit. solves: whether a method needs whole second moments.
-
-    Raises CalibrationError when it does, and there are far too few for that.
-    """
+    """A warning of too few tokens for a steady fit; CalibrationError if far too few and a method `solves`."""
     width, enough = max(mlp.width for mlp in loaded.mlps), enough_tokens(loaded, n_tokens)
     if solves and not enough:
         least = f"needed: {MIN_TOKENS_PER_CHANNEL} a channel"
@@ -145,30 +145,23 @@ def few_tokens_warning(loaded: LoadedModel, n_tokens: int, *, solves: bool) -> s
     return None
 
 
+@dataclass(eq=False)
 class LazyWalk:
     """Lazy walk of a text through the dense model, no further than to the block that is asked for.
 
-    Begins at the first block asked for, and again after an error. batches: with the positions of their sequences.
+    Begins at the first block asked for, and again after an error. block: takes the text through the block with this
+    index, with `step`. over: called after the last one. batches: with the positions of their sequences.
     """
 
-    def __init__(
-        self,
-        loaded: LoadedModel,
-        sequences: Callable[[], Sequence[Sequence[int]]],
-        block: Callable[[int], None],
-        checkpoint: WalkCheckpoint | None = None,
-        over: Callable[[], None] = lambda: None,
-    ) -> None:
-        """block: takes the text through the block with this index, with `step`. over: called after the last one.
-
-        checkpoint: from which an interrupted walk resumes.
-        """
-        self._loaded, self._sequences, self._block = loaded, sequences, block
-        self._checkpoint, self._over = checkpoint, over
-        self._walk: BlockWalk | None = None
-        self._n_done = 0
-        self.batches: list[tuple[list[int], Batch]] = []
-        self.lengths: list[int] = []
+    loaded: LoadedModel
+    sequences: Callable[[], Sequence[Sequence[int]]]
+    block: Callable[[int], None]
+    checkpoint: WalkCheckpoint | None = None
+    over: Callable[[], None] = lambda: None
+    _walk: BlockWalk | None = None
+    _n_done: int = 0
+    batches: list[tuple[list[int], Batch]] = field(default_factory=list)
+    lengths: list[int] = field(default_factory=list)
 
     def has_reached(self, index: int) -> bool:
         """Whether the text is on its way, and through this block."""
@@ -183,19 +176,19 @@ class LazyWalk:
     @torch.no_grad()
     def reach(self, index: int) -> None:
         """Go through all blocks up to this one, where the text waits; so again for one block after another."""
-        loaded = self._loaded
+        loaded = self.loaded
         try:
             if self._walk is None:
-                sequences, pad = self._sequences(), loaded.tokenizer.pad_token_id or 0
+                sequences, pad = self.sequences(), loaded.tokenizer.pad_token_id or 0
                 self.lengths = list(map(len, sequences))
                 self.batches = batches_by_length(sequences, BATCH_TOKENS, pad, loaded.model.device)
                 self._walk = BlockWalk(loaded.model.base_model, loaded.blocks, [batch for _, batch in self.batches])
-                self._n_done = self._checkpoint.resume(self._walk) if self._checkpoint else 0
+                self._n_done = self.checkpoint.resume(self._walk) if self.checkpoint else 0
             while self._n_done <= index:
-                self._block(self._n_done)
+                self.block(self._n_done)
                 self._n_done += 1
-                if self._checkpoint:
-                    self._checkpoint.reached(self._n_done, self._walk)
+                if self.checkpoint:
+                    self.checkpoint.reached(self._n_done, self._walk)
             if self._n_done < len(loaded.blocks):
                 # Something else is done in the meantime.
                 self._walk.go_back([loaded.residency.hold(own) for own in self._walk.hidden])
@@ -205,9 +198,9 @@ class LazyWalk:
             self._walk = None
             raise
         self._walk, self.batches = None, []
-        self._over()
-        if self._checkpoint:
-            self._checkpoint.done()
+        self.over()
+        if self.checkpoint:
+            self.checkpoint.done()
 
 
 def statistics_walk(
@@ -308,10 +301,7 @@ def _rows_at(rows: Tensor, chosen: Tensor) -> Tensor:
 
 
 def pack_statistics(statistics: Statistics) -> bytes:
-    """The statistics as safetensors bytes, with half of the symmetric matrix left out.
-
-    The rows of the lower triangle follow one another: 4.7 MB instead of 9.4 MB at width 1,536.
-    """
+    """The statistics as safetensors bytes; of a symmetric matrix only the lower triangle, row after row."""
     moment = statistics.second_moment
     if statistics.is_whole:
         moment = torch.cat([row[: i + 1] for i, row in enumerate(moment)])[None]

@@ -77,7 +77,7 @@ def block_tensors(made: PrunedChannels, index: int, width: int | None) -> dict[s
 
     width: channels that every MLP has in the file; None: the dense ones, each channel in its own place.
     """
-    mlp, narrow, family = made.loaded.mlps[index], made.narrowed[index], made.loaded.family
+    mlp, narrow, family = made.loaded.mlps[index], made.blocks[index], made.loaded.family
     kept, w = narrow.kept, mlp.width if width is None else width
     places = kept if width is None else torch.arange(len(kept))
 
@@ -156,7 +156,7 @@ def _all_tensors(made: SparseModel, width: int | None, dtype: torch.dtype) -> di
         if isinstance(made, PrunedChannels):
             tensors = block_tensors(made, index, width)
         else:
-            tensors = {f"{name}.weight": weight for name, weight in made.masked[index].weights.items()}
+            tensors = {f"{name}.weight": weight for name, weight in made.blocks[index].weights.items()}
         for name, tensor in tensors.items():
             module, _, kind = name.rpartition(".")
             as_it_is = kind == "bias" or weight_of(block[module]) is block[module].weight

@@ -153,7 +153,7 @@ def recipe_json(
     """The recipe as JSON. files: the sha256 of each other file by its name."""
     pruned, sparse = record.pruned, made.sparse
     assert pruned is not None
-    kept = [narrow.kept.tolist() for narrow in sparse.narrowed] if isinstance(sparse, PrunedChannels) else None
+    kept = [narrow.kept.tolist() for narrow in sparse.blocks] if isinstance(sparse, PrunedChannels) else None
     document = {
         "made_by": software_versions(),
         "export": settings.key(),

@@ -6,6 +6,7 @@ So nothing may be missing, left over, of another shape, or no number, and sizes 
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from pickle import UnpicklingError  # Weights-only loading raises it on anything but weights.
@@ -43,17 +44,23 @@ _INDEX = "model.safetensors.index.json"
 _NAMED = 5
 
 
+@contextmanager
+def refusing(problem: str, advice: str) -> Iterator[None]:
+    """Raises ModelError with this problem and a library's reason where what is read inside is damaged or no model."""
+    try:
+        yield
+    except UNREADABLE as error:
+        raise ModelError(f"{problem}: {first_line(error)}", advice) from error
+
+
 def read_config(folder: Path, reference: str) -> PretrainedConfig:
     """The config of a folder, without weights. Raises ModelError where none can be read, or where it is refused."""
     if (said := model_config(str(folder))) is None:
-        has, advice = (folder / "config.json").is_file(), "Name the folder that save_pretrained() wrote."
-        raise ModelError(f"{reference} holds no config.json{' that is JSON' * has}.", OTHER_CONFIG if has else advice)
+        raise ModelError(f"{reference} holds no config.json that is JSON.", "Name what save_pretrained() wrote.")
     # Before transformers reads it, which makes lists and dictionaries as long as the config asks for.
     refuse_impossible(said, reference)
-    try:
+    with refusing(f"The config of {reference} could not be read", OTHER_CONFIG):
         return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except UNREADABLE as error:
-        raise ModelError(f"The config of {reference} could not be read: {first_line(error)}", OTHER_CONFIG) from error
 
 
 def refuse_impossible(config: Mapping[str, Any], reference: str) -> None:
@@ -67,7 +74,8 @@ def read_model(reference: str, config: PretrainedConfig, dtype: torch.dtype, **w
 
     Raises ModelError with the names of tensors that are missing, left over, or of another shape.
     """
-    try:
+    advice = "The folder needs config.json, weights as .safetensors, and the tokenizer's files."
+    with refusing(f"{reference} could not be read", advice):
         # The automatic class takes no weights without a place.
         kind = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)] if "state_dict" in where else AutoModelForCausalLM
         model, found = kind.from_pretrained(
@@ -79,11 +87,6 @@ def read_model(reference: str, config: PretrainedConfig, dtype: torch.dtype, **w
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # refused below, with every name
         )
-    except UNREADABLE as error:
-        raise ModelError(
-            f"{reference} could not be read: {first_line(error)}",
-            "The folder needs config.json, weights as .safetensors, and the tokenizer's files.",
-        ) from error
     said = {
         "lacks": set(found["missing_keys"]),
         "has, and its config knows nothing of,": set(found["unexpected_keys"]),
@@ -100,18 +103,14 @@ def read_model(reference: str, config: PretrainedConfig, dtype: torch.dtype, **w
 def refuse_damaged_files(folder: Path, reference: str) -> None:
     """Raises ModelError for a weight file that is missing, cut off or holds other numbers than weights."""
     for file in weight_files(folder, reference):
-        try:
-            tensors = [(name, tensor.dtype, tensor.dim()) for name, tensor in stored_tensors(file)]
-        except UNREADABLE as error:
-            raise ModelError(
-                f"{reference} could not be read: {file.name} is damaged ({first_line(error)}).",
-                "Fetch or save the model again.",
-            ) from error
-        # GPT-2 keeps masks under the name of a bias, which are read by nobody.
-        weights = [
-            each for each in tensors if each[0].endswith("weight") or (each[0].endswith("bias") and each[2] == 1)
-        ]
-        if odd := [f"{name} ({type_name(kind)})" for name, kind, _ in weights if type_name(kind) not in FLOAT_TYPES]:
+        with refusing(f"{reference} could not be read: {file.name} is damaged", "Fetch or save the model again."):
+            # GPT-2 keeps masks under the name of a bias, which are read by nobody.
+            types = {
+                name: type_name(tensor.dtype)
+                for name, tensor in stored_tensors(file)
+                if name.endswith("weight") or (name.endswith("bias") and tensor.dim() == 1)
+            }
+        if odd := [f"{name} ({kind})" for name, kind in types.items() if kind not in FLOAT_TYPES]:
             raise ModelError(
                 f"{file.name} of {reference} holds weights that are none of {', '.join(FLOAT_TYPES)}: {_few(odd)}.",
                 "Name the model that it was quantised from, or a GGUF file of it.",
@@ -143,26 +142,20 @@ def weight_files(folder: Path, reference: str) -> list[Path]:
         found = [whole] if whole.is_file() else sorted(folder.glob("*.safetensors"))
         return found or sorted(folder.glob("pytorch_model*.bin"))
     advice = "Fetch the model again."
-    try:
+    with refusing(f"{_INDEX} of {reference} could not be read", advice):
         shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
         gone = [shard for shard in shards if Path(shard).name != shard or not (folder / shard).is_file()]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ModelError(f"{_INDEX} of {reference} could not be read: {first_line(error)}", advice) from error
     if gone:
         raise ModelError(f"{_INDEX} of {reference} names {gone[0][:80]!r}, which is not in the folder.", advice)
     return [folder / shard for shard in sorted(shards)]
 
 
 def refuse_oversized(reference: str, config: PretrainedConfig, n_bytes: int, kind: str) -> None:
-    """Raises ModelError where the config describes no model, or far more weights than its files can hold.
-
-    Counted on the meta device, buffers included, before any memory is taken. kind: of MOST_WEIGHTS_A_BYTE.
+    """Raises ModelError where the config describes no model, or far more weights, counted on the meta device, than fit
+    into its files. kind: of MOST_WEIGHTS_A_BYTE.
     """
-    try:
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    except UNREADABLE as error:
-        raise ModelError(f"The config of {reference} describes no model: {first_line(error)}", OTHER_CONFIG) from error
+    with refusing(f"The config of {reference} describes no model", OTHER_CONFIG), torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     described = sum(tensor.numel() for tensor in chain(model.parameters(), model.buffers()))
     if described > HARMLESS_WEIGHTS + MOST_WEIGHTS_A_BYTE[kind] * n_bytes:
         raise ModelError(
@@ -172,9 +165,7 @@ def refuse_oversized(reference: str, config: PretrainedConfig, n_bytes: int, kin
 
 
 def refuse_no_numbers(reference: str, model: PreTrainedModel, after_each: Callable[[], None] = lambda: None) -> None:
-    """Raises ModelError with the names of weights that are not finite; reads all of them. after_each: called between
-    two of them.
-    """
+    """Raises ModelError with the names of weights that are not finite; reads all. after_each: called between two."""
 
     def is_finite(weight: Tensor) -> bool:
         # Without a copy of the weight: NaN and infinity both reach its least or largest value.

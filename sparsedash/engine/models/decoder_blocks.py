@@ -170,33 +170,20 @@ def forward_replaced(blocks: Sequence[nn.Module], stubs: Sequence[Any]) -> Itera
                 block.forward = own
 
 
-class _Seen(Exception):  # noqa: N818 - ends a forward pass that has shown enough
-    """Whether a block returns a tuple."""
-
-
 def _returns_tuples(body: nn.Module, blocks: Sequence[nn.Module], batch: Batch) -> bool:
     """Whether the blocks of this family return (hidden,) or hidden, seen on one token of the first."""
-
-    def look(module: nn.Module, inputs: Any, output: Any) -> None:
-        raise _Seen(isinstance(output, tuple))
-
-    handle = blocks[0].register_forward_hook(look)
-    try:
+    seen: list[Any] = []
+    handle = blocks[0].register_forward_hook(lambda module, inputs, output: seen.append(output))
+    with forward_replaced(blocks[1:], [lambda *args, **kwargs: seen[0]] * (len(blocks) - 1)):
         body(input_ids=batch.ids[:1, :1], use_cache=False)
-    except _Seen as seen:
-        return bool(seen.args[0])
-    finally:
-        handle.remove()
-    raise AssertionError("the first block has run")
+    handle.remove()
+    return isinstance(seen[0], tuple)
 
 
 def batches_by_length(
     sequences: Sequence[Sequence[int]], budget: int, pad: int, device: torch.device
 ) -> list[tuple[list[int], Batch]]:
-    """Pairs of the sequences' positions and their right-padded batch, longest first, of at most `budget` tokens each.
-
-    A sequence longer than the budget is a batch of its own.
-    """
+    """Positions of sequences and their right-padded batch, longest first: `budget` tokens at most, or one sequence."""
     order = sorted(range(len(sequences)), key=lambda i: (-len(sequences[i]), i))
     batches = []
     start = 0

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from http import HTTPStatus
+from http.client import responses
 from pathlib import Path
 from threading import Event, Thread
 
@@ -92,45 +93,37 @@ def fetch(reference: str, revision: str, *patterns: str) -> Path:
 
 
 _OTHERWISE = f"name a local folder, or use {BUILTIN_MODEL}."
-_ANSWERS = {
-    HTTPStatus.UNAUTHORIZED: ("does not give {} to this machine", "Start with a token in HF_TOKEN that may read it"),
-    HTTPStatus.FORBIDDEN: ("does not give {} to this machine", "Start with a token in HF_TOKEN that may read it"),
-    HTTPStatus.NOT_FOUND: ("has no {}", "Check the spelling"),
-    HTTPStatus.TOO_MANY_REQUESTS: ("was asked too often for {}", "Try again in some minutes"),
+_OF_TOKEN = "Start with a token in HF_TOKEN that may read it"
+_REFUSALS = {
+    HFValidationError: ("{reference!r} is neither a hub id nor a path: {said}", _WRITE),
+    GatedRepoError: ("{name} is gated: ask for access on its page.", f"{_OF_TOKEN}, {_OTHERWISE}"),
+    RevisionNotFoundError: ("{name} has no revision {revision!r}.", "Write a branch, a tag or a commit after the @."),
+    RepositoryNotFoundError: ("There is no {name} on the hub, or it is private.", f"Check the spelling. {_OF_TOKEN}."),
 }
-"""What the hub does with a model where it gives a status alone, and advice; a proxy on the way may have answered."""
+_ADVICE = {401: _OF_TOKEN, 403: _OF_TOKEN, 429: "Try again in some minutes"}
+"""By the status where the hub gives no other reason; a proxy on the way may have answered."""
 
 
 def _refusal(reference: str, error: Exception) -> ModelError:
     name, _, revision = reference.partition("@")
-    match error:
-        case HFValidationError():
-            return ModelError(f"{reference!r} is neither a hub id nor a path: {_first_line(error)}", _WRITE)
-        case GatedRepoError():
-            advice = "Ask for access on its page there, and start with the hub's token in HF_TOKEN."
-            return ModelError(f"{name} is gated: the hub gives it only to those who were let in.", advice)
-        case RevisionNotFoundError():
-            advice = "Write a branch, a tag or a whole commit after the @."
-            return ModelError(f"{name} has no revision {revision!r}.", advice)
-        case RepositoryNotFoundError():
-            advice = "Check the spelling; a private model needs the hub's token in HF_TOKEN."
-            return ModelError(f"There is no {name} on the hub, or it is private.", advice)
+    said = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+    for kind, (message, advice) in _REFUSALS.items():
+        if isinstance(error, kind):
+            return ModelError(message.format(reference=reference, name=name, revision=revision, said=said), advice)
     if status := _status(error):
-        phrase = next((known.phrase for known in HTTPStatus if known == status), "")
-        in_trouble = status >= HTTPStatus.INTERNAL_SERVER_ERROR
-        usual = ("is in trouble", "Try again later") if in_trouble else ("does not send {}", "Check the spelling")
-        does, advice = _ANSWERS.get(HTTPStatus(status), usual) if phrase else usual
-        answer = f"The hub {does.format(reference)} (it answered {f'{status} {phrase}'.strip()})."
-        return ModelError(answer, f"{advice}, {_OTHERWISE}")
+        usual = "Try again later" if status >= HTTPStatus.INTERNAL_SERVER_ERROR else "Check the spelling"
+        answer = f"{status} {responses.get(status, '')}".strip()
+        advice = f"{_ADVICE.get(status, usual)}, {_OTHERWISE}"
+        return ModelError(f"The hub does not give {reference} to this machine (it answered {answer}).", advice)
     if isinstance(error, LocalEntryNotFoundError):
         return _out_of_reach(reference)
     advice = "Start again: the files that have arrived are kept."
-    return ModelError(f"{reference} could not be fetched: {_first_line(error)}", advice)
+    return ModelError(f"{reference} could not be fetched: {said}", advice)
 
 
 def _out_of_reach(reference: str) -> ModelError:
-    message = f"{reference} is not in the local cache, and the hub cannot be reached."
-    return ModelError(message, f"Connect to the network once, {_OTHERWISE}")
+    advice = f"Connect to the network once, {_OTHERWISE}"
+    return ModelError(f"{reference} is not in the local cache, and the hub cannot be reached.", advice)
 
 
 def _status(error: BaseException | None) -> int:
@@ -141,10 +134,6 @@ def _status(error: BaseException | None) -> int:
             return status
         error = error.__cause__
     return 0
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
 
 
 def main() -> None:

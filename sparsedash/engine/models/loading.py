@@ -28,13 +28,13 @@ from sparsedash.catalog.model_shape import model_shape
 from sparsedash.engine.models.checkpoint_reading import (
     FLOAT_TYPES,
     OTHER_CONFIG,
-    UNREADABLE,
     first_line,
     read_config,
     read_model,
     refuse_damaged_files,
     refuse_no_numbers,
     refuse_oversized,
+    refusing,
     stored_tensors,
     type_name,
     weight_files,
@@ -84,24 +84,14 @@ class LoadedModel:
 
     @property
     def blocks(self) -> list[torch.nn.Module]:
-        """The decoder blocks, in the order they run. Raises ModelError where the model is built otherwise."""
-        try:
-            return list(self.model.get_submodule(self.family.blocks).children())
-        except AttributeError as error:
-            raise ModelError(f"The model has no decoder blocks at {self.family.blocks!r}: {error}.") from error
+        """The decoder blocks, in the order they run."""
+        return list(self.model.get_submodule(self.family.blocks).children())
 
     @property
     def mlps(self) -> list[Mlp]:
-        """The MLP of every decoder block. Raises ModelError where one is built otherwise."""
-        try:
-            parts = [[block.get_submodule(name) for name in self.family.mlp] for block in self.blocks]
-        except AttributeError as error:
-            raise ModelError(
-                f"A decoder block has no MLP as its family describes: {error}.",
-                "Models with experts or mixed blocks are not supported.",
-            ) from error
-        linear = cast(list[list[torch.nn.Linear]], parts)
-        return [Mlp(inner=tuple(inner), out=out, fused=self.family.fused) for *inner, out in linear]
+        """The MLP of every decoder block."""
+        parts = [list(block.values()) for block in self.projections("mlp")]
+        return [Mlp(inner=tuple(inner), out=out, fused=self.family.fused) for *inner, out in parts]
 
     def projections(self, scope: Scope) -> list[dict[str, torch.nn.Linear]]:
         """The projections of every decoder block by name, Linear or Conv1D: those of its MLP, or all."""
@@ -147,19 +137,15 @@ class LoadedModel:
 
     def _ids(self, text: str, special: bool) -> list[int]:
         """Raises ModelError where the tokenizer breaks down, or gives what the model has no embedding of."""
-        ids, known = list[int](), self._n_embedded
+        problem, advice = f"The model's tokenizer cannot read {text[:40]!r}", "Use the one that it was trained with."
         try:
-            ids += self.tokenizer(text, add_special_tokens=special).input_ids
-            said = next(
-                (f"gives token {token:,}, and the model knows {known:,}" for token in ids if token >= known), ""
-            )
+            ids: list[int] = self.tokenizer(text, add_special_tokens=special).input_ids
         except (KeyboardInterrupt, SystemExit, SparseDashError):
             raise
-        except BaseException as error:  # noqa: BLE001 - a panic of tokenizers is no Exception
-            said = f"breaks down: {first_line(error)}"
-        if said:
-            advice = "Use the tokenizer that the model was trained with."
-            raise ModelError(f"The model's tokenizer cannot read {text[:40]!r}: it {said}.", advice)
+        except BaseException as error:
+            raise ModelError(f"{problem}: {first_line(error)}.", advice) from error
+        if ids and max(ids) >= self._n_embedded:
+            raise ModelError(f"{problem}: token {max(ids):,} is none of its {self._n_embedded:,}.", advice)
         return ids
 
     @cached_property
@@ -228,20 +214,13 @@ def gguf_file(reference: str) -> Path | None:
 
 
 def locate_model(reference: str, store: Store) -> Source:
-    """Find or fetch the model's files, identify them, note its shape, and refuse what loading would refuse.
-
-    Weights are read only to hash them. Raises ModelError.
-    """
+    """Find or fetch the model's files, identify them, note its shape; ModelError for what loading would refuse."""
     source = _found(reference, store)
     refuse_damaged_files(source.folder, reference)
     config = read_config(source.folder, reference)
-    try:
+    with refusing(f"The config of {reference} describes no model", OTHER_CONFIG):
         shape = model_shape(config.to_dict()).plain()
-    except UNREADABLE as error:
-        raise ModelError(f"The config of {reference} describes no model: {first_line(error)}", OTHER_CONFIG) from error
-    noted = store_keys.model_shape_note(source.identity)
-    if store.recall(noted) != shape:
-        store.remember(noted, shape)
+    store.remember(store_keys.model_shape_note(source.identity), shape)
     tried = store_keys.tokenizer_tried_note(source.identity)
     if store.recall(tried) is None:
         require_usable(source.folder, reference, config.vocab_size)
@@ -291,21 +270,15 @@ def load_model(source: Source, dtype: Dtype) -> LoadedModel:
 def read_whole(source: Source, dtype: Dtype) -> LoadedModel:
     """The model with its tokenizer; weights of this type stay mapped. Raises ModelError; NaN is not looked for."""
     folder, reference = source.folder, source.reference
-    kind, warnings = "safetensors", list[str]()
-    if not any(folder.glob("*.safetensors")):
-        kind = "bin"
-        warnings = [f"{reference} has no safetensors; its .bin files were read as plain weights, which is slower."]
+    kind = "safetensors" if any(folder.glob("*.safetensors")) else "bin"
+    slow = f"{reference} has no safetensors; its .bin files were read as plain weights, which is slower."
     config = read_config(folder, reference)
     refuse_oversized(reference, config, sum(f.stat().st_size for f in folder.glob(f"*.{kind}")), kind)
     where: Any = {"pretrained_model_name_or_path": folder, "use_safetensors": kind == "safetensors"}
     model = read_model(reference, config, getattr(torch, dtype), **where, disable_mmap=False)
-    try:
+    advice = "The folder needs the tokenizer's files beside the weights."
+    with refusing(f"The tokenizer of {reference} could not be read", advice):
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except UNREADABLE as error:
-        raise ModelError(
-            f"The tokenizer of {reference} could not be read: {first_line(error)}",
-            "The folder needs the tokenizer's files beside the weights.",
-        ) from error
     if (tokenizer.pad_token_id or 0) >= config.vocab_size:
         # Some models add one without an embedding. Any token does: what it stands for is masked.
         tokenizer.pad_token = None
@@ -316,7 +289,7 @@ def read_whole(source: Source, dtype: Dtype) -> LoadedModel:
         model=model,
         tokenizer=tokenizer,
         family=FAMILIES[config.model_type],
-        warnings=tuple(warnings),
+        warnings=(slow,) if kind == "bin" else (),
     )
 
 
@@ -365,7 +338,7 @@ def _recast(source: Source, files: list[Path], dtype: torch.dtype, folder: Path)
         shards.update(dict.fromkeys(held, name))
         held.clear()
 
-    try:
+    with refusing(f"{source.reference} could not be written in {dtype}", "See whether the disk is full."):
         for name, tensor in chain.from_iterable(map(stored_tensors, files)):
             held[name] = tensor.to(dtype if tensor.is_floating_point() else tensor.dtype, copy=True).contiguous()
             if sum(own.nbytes for own in held.values()) >= _SHARD_BYTES:
@@ -377,6 +350,3 @@ def _recast(source: Source, files: list[Path], dtype: torch.dtype, folder: Path)
         for file in source.folder.iterdir():
             if file.is_file() and not file.name.endswith((".safetensors", ".bin", ".index.json")):
                 shutil.copyfile(file, folder / file.name)
-    except UNREADABLE as error:
-        reason = f"{source.reference} could not be written in {dtype}: {first_line(error)}."
-        raise ModelError(reason, "See whether the disk is full.") from error

@@ -67,10 +67,7 @@ def widen_once(model: nn.Module, room: int = WIDE_BYTES) -> None:
 
 @contextmanager
 def few_inputs_by_copy() -> Iterator[None]:
-    """Inside, weights with a copy in single precision are multiplied by it for few inputs as well.
-
-    Not for answers: a streamed model has no copies, and gives the same.
-    """
+    """Inside, copies serve few inputs as well. Not for answers, which are to be those of a streamed model."""
     mode = _widens.get() or _Widened()
     before, mode.fewest = mode.fewest, _ROWS_BY_COPY
     try:
@@ -84,15 +81,13 @@ def same_products() -> AbstractContextManager[object]:
     return _widens.get() or nullcontext()
 
 
-@contextmanager
-def bfloat16_units() -> Iterator[None]:
+def bfloat16_units() -> AbstractContextManager[None]:
     """Inside, products in single precision go through the processor's units for bfloat16, where that is faster.
 
     For factors whose numbers are bfloat16 ones: any other would be rounded to them. What is summed stays in single
     precision, which a product of bfloat16 tensors does not give on a processor.
     """
-    with _units() if units_are_faster() else nullcontext():
-        yield
+    return _units() if units_are_faster() else nullcontext()
 
 
 @contextmanager

@@ -21,7 +21,6 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 from gguf import quants
-from safetensors import SafetensorError
 from tokenizers import Regex, decoders, normalizers, pre_tokenizers
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerFast
 from transformers import PreTrainedTokenizerBase as Tokenizer
@@ -36,12 +35,11 @@ from sparsedash.catalog.gguf_names import (
 )
 from sparsedash.catalog.gguf_reader import GgufReader, opened_gguf, quantised_type, quick_gguf
 from sparsedash.engine.models.checkpoint_reading import (
-    UNREADABLE,
-    first_line,
     read_model,
     refuse_impossible,
     refuse_no_numbers,
     refuse_oversized,
+    refusing,
 )
 from sparsedash.schema import store_keys
 from sparsedash.schema.errors import ModelError
@@ -126,10 +124,7 @@ def _states(folder: Path) -> dict[str, tuple[int, int]]:
 
 
 def _is_unchanged(folder: Path, store: Store) -> bool:
-    """Whether exactly the files that were written are there.
-
-    Sizes and times are compared on every use, hashes on the first in a process: a disk may flip bits and keep the time.
-    """
+    """Whether exactly the files that were written are there: by size and time, once a process by contents."""
     noted, states = noted_files(folder.name, store) or {}, _states(folder)
     if not noted or states != {name: (size, changed) for name, (size, changed, _) in noted.items()}:
         return False
@@ -392,23 +387,15 @@ def _write_converted(file: Path, folder: Path) -> None:
     if problem := gguf_problem(reader.values, (tensor.name for tensor in reader.tensors)):
         raise ModelError(f"{file.name} could not be read as a GGUF model: {problem}.")
     said = GgufModel(reader)
-    try:
+    with refusing(f"{file.name} could not be read as a GGUF model", "Name another file of this model."):
         config = said.config()
         refuse_impossible(config.to_dict(), file.name)
         refuse_oversized(file.name, config, file.stat().st_size, "gguf")
         tokenizer, weights = said.tokenizer(file), said.weights(config)
-    except UNREADABLE as error:
-        raise ModelError(
-            f"{file.name} could not be read as a GGUF model: {first_line(error).rstrip('.')}.",
-            "Name another file of this model.",
-        ) from error
     # Its own bars would tear the shell's.
     with redirect_stderr(StringIO()):
         model = read_model(file.name, config, torch.float32, pretrained_model_name_or_path=None, state_dict=weights)
         refuse_no_numbers(file.name, model)
-        try:
+        with refusing(f"{file.name} could not be unpacked", "See whether the disk is full."):
             model.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
-        except SafetensorError as error:
-            reason = f"{file.name} could not be unpacked: {first_line(error)}."
-            raise ModelError(reason, "See whether the disk is full.") from error

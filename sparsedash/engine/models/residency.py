@@ -1,8 +1,7 @@
 """Residency of a model's weights while it runs: all in memory, or streamed from their files block by block.
 
-Little else in the engine asks which it is. Streamed weights are views of mapped safetensors files: the system reads
-what is touched, and is told at every block that the next one comes soon and that the one before is not needed any more.
-Numbers are the same, to the bit.
+Streamed weights are views of mapped safetensors files: the system reads what is touched, and is told at every block
+that the next one comes soon and the one before is not needed any more. Numbers are the same, to the bit.
 """
 
 import ctypes
@@ -61,12 +60,12 @@ class Streamed:
 
     def __init__(self, model: nn.Module, blocks: Sequence[nn.Module], scratch: Path) -> None:
         """scratch: folder for held numbers. Weights that are no views of a file are moved there."""
-        self._scratch, self._blocks = scratch, list(blocks)
+        self._scratch = scratch
         self._held: list[tuple[StorageWeakRef, int, int]] = []
         self._weights: list[Tensor] = []
         self._changes: Sequence[Change] = ()
-        self._there: nn.Module | None = None
-        self._inside: nn.Module | None = None
+        self._there: int | None = None
+        self._inside: int | None = None
         self._current = ExitStack()
         files = mapped_files()
         for parameter in model.parameters():
@@ -80,14 +79,12 @@ class Streamed:
         self._dense = [list(block.parameters()) for block in blocks]
         for index, block in enumerate(blocks):
             # No hook: one would be called as well where something else stands in for the block's forward.
-            block.forward = self._entering(index, block)
+            block.forward = self._entering(index, block.forward)
 
-    def _entering(self, index: int, block: nn.Module) -> Callable[..., Any]:
-        forward = block.forward
-
+    def _entering(self, index: int, forward: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(forward)
         def entering(*args: Any, **kwargs: Any) -> Any:
-            if block is not self._inside:
+            if index != self._inside:
                 self._enter(index)
             return forward(*args, **kwargs)
 
@@ -96,12 +93,11 @@ class Streamed:
     def _enter(self, index: int) -> None:
         """Bring a block in, with its change, in place of the last one; once for all models that run it."""
         self._leave()
-        block = self._blocks[index]
-        if block is not self._there:
+        if index != self._there:
             self.drop()
         if self._changes:
             self._current.enter_context(self._changes[index]())
-        self._there = self._inside = block
+        self._there = self._inside = index
         for parameter in self._dense[index + 1] if index + 1 < len(self._dense) else ():
             _advise(parameter.data_ptr(), parameter.nbytes, _NEEDED_SOON)
 
@@ -118,11 +114,9 @@ class Streamed:
         try:
             storage = _new_mapping(self._scratch, tensor.nbytes)
         except OSError as error:
-            raise ModelError(
-                f"What does not fit into memory could not be put aside: {error.strerror}. "
-                f"{free_in_words(error, self._scratch)}".strip(),
-                "Free some space.",
-            ) from error
+            reason = f"{error.strerror}. {free_in_words(error, self._scratch)}".strip()
+            message = f"What does not fit into memory could not be put aside: {reason}"
+            raise ModelError(message, "Free some space.") from error
         held: Tensor = torch.empty(0, dtype=tensor.dtype).set_(storage, 0, tensor.shape)  # type: ignore[call-overload]
         held.copy_(tensor)
         known = StorageWeakRef(storage)  # type: ignore[no-untyped-call]
@@ -165,10 +159,7 @@ WeightResidency = Resident | Streamed
 
 
 def _new_mapping(folder: Path, n_bytes: int) -> torch.UntypedStorage:
-    """Memory that is a new file in this folder, already without a name.
-
-    Not Python's own mmap: that keeps a file open for each, of which there may be thousands.
-    """
+    """Memory that is a new nameless file in this folder; Python's own mmap would keep thousands of files open."""
     folder.mkdir(mode=mode_in(folder.parent, 0o700), exist_ok=True)
     with NamedTemporaryFile(dir=folder) as file:
         # A full disk must show now: when a mapped page cannot be written, the process ends.

@@ -1,12 +1,11 @@
 """Compensation for removed channels (bias, least squares), and the reconstruction error that is left.
 
-To add a compensation: one refit, one error curve and one row. An error curve takes the channels in the order in which
-they are kept, (m,), the best first, and returns (m + 1,) float64: the mean squared error of the output over the
-calibration tokens with the first k channels kept, for k = 0 to m. Reconstruction errors are shares of the dense
-output's energy. Dimensions: d hidden width, m inner width, k kept channels, p removed channels, t tokens.
+To add one: a refit, an error curve and a row. An error curve takes the channels (m,), the best first, and returns
+(m + 1,) float64: the mean squared error of the output over the calibration tokens with the first k kept. Reconstruction
+errors are shares of the dense output's energy. Dimensions: d hidden, m inner, k kept, p removed channels, t tokens.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -85,10 +84,7 @@ def refit_errors(layer: Layer, order: Tensor, damping: float) -> Tensor:
 
 
 def _uncompensated(weight: Tensor, moment: Tensor, order: Tensor) -> Tensor:
-    """W_P H_PP W_P^T: of each removed channel by itself, and with each of those removed before it.
-
-    moment: (m, m) in this order; overwritten.
-    """
+    """Error curve W_P H_PP W_P^T of channels that nothing compensates. moment: (m, m) in this order; overwritten."""
     weight = weight[:, order]
     products = moment.mul_(weight.T @ weight)
     alone = products.diagonal().double()
@@ -123,11 +119,6 @@ COMPENSATIONS: dict[str, Compensation] = {
     "least-squares": Compensation(least_squares, refit_errors),
     "sequential": Compensation(least_squares, refit_errors, sequential=True),
 }
-
-
-def layer_errors(blocks: Iterable[BlockErrors]) -> tuple[tuple[float, ...], ...]:
-    """The errors of all blocks by their kind, in the order of BlockErrors; empty for a kind that is not known."""
-    return tuple(tuple(error for error in kind if error is not None) for kind in zip(*blocks, strict=True))
 
 
 def channel_errors(

@@ -1,7 +1,7 @@
 """One MLP as pruning sees it: its weights and calibration statistics; and sequences whose items are computed lazily."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
@@ -15,35 +15,32 @@ from sparsedash.schema.progress import Checkpointed, without_checkpoint
 Item = TypeVar("Item")
 
 
+@dataclass(eq=False)
 class LazySequence(Sequence[Item]):
     """Items that are made when first asked for, and kept; an item that raised is made again.
 
     make: from the index, without gradients. made: see Checkpointed. on_made: called after each with its index.
     """
 
-    def __init__(
-        self,
-        n_items: int,
-        make: Callable[[int], Item],
-        made: Checkpointed[Item] = without_checkpoint,
-        on_made: Callable[[int], None] = lambda index: None,
-    ) -> None:
-        self._n_items, self._make, self._made, self._on_made = n_items, make, made, on_made
-        self._items: dict[int, Item] = {}
+    n_items: int
+    make: Callable[[int], Item]
+    made: Checkpointed[Item] = without_checkpoint
+    on_made: Callable[[int], None] = lambda index: None
+    _items: dict[int, Item] = field(default_factory=dict, init=False)
 
     def __len__(self) -> int:
-        return self._n_items
+        return self.n_items
 
     def __iter__(self) -> Iterator[Item]:
         """Every item; Sequence's own would take an IndexError from `make` for the end."""
-        return (self[index] for index in range(self._n_items))
+        return (self[index] for index in range(self.n_items))
 
     @torch.no_grad()
     def __getitem__(self, index: int) -> Item:  # type: ignore[override]
         """The item, made now if needed."""
         if index not in self._items:
-            self._items[index] = self._made(index, partial(self._make, index))
-            self._on_made(index)
+            self._items[index] = self.made(index, partial(self.make, index))
+            self.on_made(index)
         return self._items[index]
 
     def replace(self, index: int, item: Item) -> None:

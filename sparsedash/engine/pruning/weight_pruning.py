@@ -101,10 +101,7 @@ def inverse_factor(statistics: Statistics, damping: float) -> Tensor:
 def sparse_weight(
     weight: Tensor, statistics: Statistics, factor: Tensor | None, method: MethodSettings, permille: int
 ) -> Tensor:
-    """The projection's new weight (n, d), with its zeros.
-
-    weight: (n, d) float32. factor: from `inverse_factor` where it is needed.
-    """
+    """The new weight (n, d) of a float32 one, with its zeros. factor: from `inverse_factor` where needed."""
     saliency, pattern = WEIGHT_SALIENCIES[method.saliency], PATTERNS[method.pattern]
     sizes = statistics.mean_squares.clamp_min(0).sqrt()
     pivots = sizes if factor is None else factor.diagonal()
@@ -201,10 +198,7 @@ def prune_weights(
 def weight_passage_error(
     block: Projections, groups: list[list[str]], samples: list[Sample], masked: dict[str, Tensor]
 ) -> float:
-    """Error of one block's projections on passages of the evaluation, on average.
-
-    groups: the names that share an input. samples: one of each of them, in this order.
-    """
+    """Mean error of one block's projections on passages. samples: one for each group of names that share an input."""
     given = {name: sample for names, sample in zip(groups, samples, strict=True) for name in names}
 
     def error(name: str) -> float:

@@ -1,6 +1,7 @@
 """Stages of a run: check, dense record, then prune and evaluate at every sparsity; each from the store where known.
 
-Streamed models are evaluated several at a time, where possible in a single pass over the blocks.
+Streamed models are evaluated several at a time, where possible in a single pass over the blocks. A search is a run
+whose sparsities are chosen by bisection.
 """
 
 import json
@@ -11,8 +12,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 
 from sparsedash.catalog.resources import MODELS_TOGETHER, kept_bytes, needs_fisher
-from sparsedash.engine.calibration.calibration_cache import CacheEvicted
-from sparsedash.engine.calibration.mismatch import mismatch_warning
+from sparsedash.engine.calibration.calibration_cache import CacheEvicted, mismatch_warning
 from sparsedash.engine.calibration.statistics import few_tokens_warning
 from sparsedash.engine.evaluation.early_stopping import StopRule
 from sparsedash.engine.evaluation.evaluate import EvaluatedModel, evaluate_together
@@ -22,15 +22,16 @@ from sparsedash.engine.pruning.surgery import out_weight
 from sparsedash.engine.run.run_context import RunContext, software_versions
 from sparsedash.engine.run.sparse_models import MORE_ROOM, MeasuredModel, make_blocks, missing_statistics
 from sparsedash.schema import store_keys
-from sparsedash.schema.errors import Cancelled, SparseDashError, StoreError
+from sparsedash.schema.errors import Cancelled, SettingsError, SparseDashError, StoreError
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import OnStep, Step, ignore_steps
 from sparsedash.schema.records import Pruned, Record, Run
-from sparsedash.schema.settings import PartSettings, RunSettings
-from sparsedash.schema.store_keys import outcomes_key
+from sparsedash.schema.settings import FindResult, FindSettings, PartSettings, RunSettings, Trial
+from sparsedash.schema.store_keys import StopWithin, outcomes_key
+from sparsedash.stats.sparsity_search import channel_steps, most_trials, next_trial, search_bounds, weight_steps
 from sparsedash.stats.tolerance import Tolerance
 from sparsedash.storage.local_machine import folder_size, forget_peak_memory, peak_memory_bytes
-from sparsedash.storage.store import Store
+from sparsedash.storage.store import StageCheckpoint, Store
 from sparsedash.storage.text_files import fingerprints
 
 log = logging.getLogger(__name__)
@@ -63,9 +64,9 @@ def run_part(settings: PartSettings, store: Store, on_step: OnStep, shelf: Model
 def _run(context: RunContext, key: str, points: Collection[int]) -> Run:
     """points: the sparse models that are made."""
     with fastest_products(context.settings.dtype):
-        grown, store = new_run(key, context), context.store
+        grown, store = _new_run(key, context), context.store
         before = store.get(Run, key)
-        check_run(context)
+        _check_run(context)
 
         def keep() -> None:
             if before is None or not before.finished:
@@ -81,12 +82,12 @@ def _run(context: RunContext, key: str, points: Collection[int]) -> Run:
             record = sparse_record(context, *context.settings.points[context.log.point], keep)
             grown = replace(grown, sparse=(*grown.sparse, record.key))
             keep()
-        finished = finished_run(grown, context)
+        finished = _finished_run(grown, context)
         store.put(key, finished)
     return finished
 
 
-def new_run(key: str, context: RunContext) -> Run:
+def _new_run(key: str, context: RunContext) -> Run:
     """A run without any record. The unpacked files of its model do not count as its own."""
     source, settings = context.source, context.settings
     forget_peak_memory()
@@ -109,7 +110,7 @@ def new_run(key: str, context: RunContext) -> Run:
     )
 
 
-def finished_run(grown: Run, context: RunContext) -> Run:
+def _finished_run(grown: Run, context: RunContext) -> Run:
     """The run with all its records, its times, memory and disk."""
     return replace(
         grown,
@@ -124,7 +125,7 @@ def finished_run(grown: Run, context: RunContext) -> Run:
     )
 
 
-def check_run(run: RunContext) -> None:
+def _check_run(run: RunContext) -> None:
     """Check a run before its dense evaluation, and repeat known warnings. Raises CalibrationError, StoreError."""
     run.warn_of_passages()
     settings = run.settings
@@ -148,9 +149,8 @@ Point = tuple[MethodSettings, int] | None
 """Method and per mille of a sparse model; None for the dense one."""
 
 
-def sparse_label(permille: int) -> str:
-    """Name of a sparse model in progress lines, such as `20 % sparse`."""
-    return f"{permille / 10:g} % sparse"
+def _label(point: Point) -> str:
+    return f"{point[1] / 10:g} % sparse" if point else "dense"
 
 
 def _record_key(run: RunContext, point: Point) -> str:
@@ -175,7 +175,7 @@ def _known_record(run: RunContext, point: Point) -> Record | None:
     key = _record_key(run, point)
     record = run.store.get(Record, key)
     if record is not None and key not in run.made:
-        run.log.note_cached(f"evaluation, {sparse_label(point[1]) if point else 'dense'}")
+        run.log.note_cached(f"evaluation, {_label(point)}")
     return record
 
 
@@ -221,18 +221,15 @@ def evaluate_models(
     stop: StopRule | None = None,
     prepare: Callable[[int], None] | None = None,
 ) -> list[Record]:
-    """The records of these models, which are kept: evaluated together on every passage, or one alone until `stop`.
-
-    prepare: see evaluate_together.
-    """
-    checkpoint, settings, passages = run.checkpoint(), run.settings, run.passages
+    """The records of these models, evaluated together, or one alone until `stop`. prepare: see evaluate_together."""
+    checkpoint, settings, passages = StageCheckpoint(run.store, run.identity), run.settings, run.passages
     keys = [_record_key(run, point) for point, _ in models]
     evaluated = [
         EvaluatedModel(made.model.applied if made else nullcontext, checkpoint, f"{key}/answers")
         for key, (_, made) in zip(keys, models, strict=True)
     ]
     first, n_more = models[0][0], len(models) - 1
-    message = (sparse_label(first[1]) if first else "dense model") + (f" and {n_more} more side by side" * (n_more > 0))
+    message = _label(first) + " model" * (first is None) + f" and {n_more} more side by side" * (n_more > 0)
     with run.log.timed("evaluate"):
         loaded, rule, on_step = run.loaded, settings.evaluation.rule, run.log.on_step
         found = evaluate_together(loaded, passages, evaluated, on_step, message, rule=rule, stop=stop, prepare=prepare)
@@ -276,20 +273,20 @@ def _evaluate_ahead(run: RunContext, points: Sequence[int]) -> None:
     """
     if run.alone or not (together := _needed_now(run, points)) or not run.loaded.residency.streamed:
         return
-    looks_back = any(run.settings.points[point][0].looks_back for point in together if point is not None)
+    asked: list[Point] = [None if number is None else run.settings.points[number] for number in together]
+    looks_back = any(point[0].looks_back for point in asked if point)
     if together == [None] or (looks_back and len(together) == 1):
         return
     try:
         if looks_back:
-            models: list[tuple[Point, MeasuredModel | None]] = []
-            for run.log.point in together:
-                point = None if run.log.point is None else run.settings.points[run.log.point]
+            models = []
+            for run.log.point, point in zip(together, asked, strict=True):
                 models.append((point, point and _measured(run, *point)))
             run.log.point = None
             evaluate_models(run, models)
         else:
             run.log.point = None
-            _single_pass(run, together)
+            _single_pass(run, asked, together[-1])
     except Cancelled:
         raise
     except (SparseDashError, CacheEvicted) as error:
@@ -323,14 +320,13 @@ def _warn_of_mismatch(run: RunContext, made: Pruned) -> None:
         run.warned_of_mismatch = warning is not None
 
 
-def _single_pass(run: RunContext, together: Sequence[int | None]) -> None:
+def _single_pass(run: RunContext, points: Sequence[Point], last: int | None) -> None:
     """Calibrate, prune and evaluate models in one pass: each block is made before passages go through it."""
-    points = [None if index is None else run.settings.points[index] for index in together]
     models = [(point, point and MeasuredModel(run, *point)) for point in points]
     missing = missing_statistics(run, [point[0] for point in points if point])
     n_blocks, n_made = len(run.loaded.blocks), 0
     doing = "calibrating, pruning and answering" if missing else "pruning and answering"
-    step = Step("walk", 0, n_blocks, unit="blocks", message=doing, point=together[-1])
+    step = Step("walk", 0, n_blocks, unit="blocks", message=doing, point=last)
 
     def make(index: int) -> None:
         """Make every model up to this block, while the loaded model is the dense one."""
@@ -355,3 +351,79 @@ def _single_pass(run: RunContext, together: Sequence[int | None]) -> None:
         evaluate_models(run, models, prepare=make)
     finally:
         run.log.walk = None
+
+
+def find_sparsity(
+    settings: FindSettings,
+    store: Store,
+    on_step: OnStep = ignore_steps,
+    shelf: ModelShelf | None = None,
+    run_key: str | None = None,
+) -> FindResult:
+    """Bisect over the sparsities that the model's widths can reach, until two neighbours are within and beyond.
+
+    Calibrates once; the dense model is evaluated on all passages, every trial on as many as its verdict takes. What the
+    store holds is not done again, so that an interrupted search resumes. The result and its run are kept after every
+    trial. run_key: the key of both. Raises SparseDashError, and nothing half-done is kept.
+    """
+    with fastest_products(settings.dtype):
+        # The first step stands in until the model's widths are known.
+        context = RunContext(settings.run((1,)), store, on_step, shelf or ModelShelf())
+        return _bisect(settings, context, run_key or settings.key(fingerprints(settings)))
+
+
+def _bisect(settings: FindSettings, context: RunContext, key: str) -> FindResult:
+    store, new = context.store, replace(_new_run(key, context), find=settings)
+    before, known = store.get(FindResult, key), store.get(Run, key)
+    _check_run(context)
+    dense = dense_record(context)
+    # The steps of an earlier search on the very same model save loading it.
+    is_same = known is not None and known.model_identity == new.model_identity
+    steps = before.steps if before is not None and is_same else _steps(settings, context)
+    result = FindResult(
+        key=key,
+        ratio=settings.ratio,
+        points=settings.points,
+        n_passages=len(dense.outcomes),
+        steps=steps,
+        trials=(),
+        answer=None,
+        finished=False,
+    )
+    context.stop_within = StopWithin(ratio=settings.ratio, points=settings.points, n_trials=most_trials(len(steps)))
+
+    def grown(trials: Sequence[Trial], *at_work: int) -> Run:
+        tried = settings.run((*(trial.permille for trial in trials), *at_work))
+        return replace(new, settings=tried, dense=dense.key, sparse=tuple(trial.record for trial in trials))
+
+    def keep() -> None:
+        if before is None or not before.finished:
+            store.put(key, result)
+            store.put(key, replace(grown(result.trials, permille), warnings=tuple(context.log.warnings)))
+
+    verdicts: list[tuple[int, bool]] = []
+    while (place := next_trial(len(steps), verdicts)) is not None:
+        permille, context.log.point = steps[place], len(verdicts)
+        keep()
+        record = sparse_record(context, settings.method, permille, keep)
+        assert record.stopping is not None, "every trial is to stop where it is decided"
+        decision, n_passages = record.stopping.decision, record.stopping.n_answered
+        verdict = decision if decision in ("within", "beyond") else "undecided"
+        trial = Trial(permille=permille, record=record.key, verdict=verdict, n_passages=n_passages)
+        result = replace(result, trials=(*result.trials, trial))
+        verdicts.append((place, verdict == "within"))
+    low, _ = search_bounds(len(steps), verdicts)
+    result = replace(result, answer=steps[low] if low >= 0 else None, finished=True)
+    store.put(key, result)
+    # By rising sparsity, instead of the order they were made in.
+    store.put(key, _finished_run(grown(sorted(result.trials, key=lambda trial: trial.permille)), context))
+    return result
+
+
+def _steps(settings: FindSettings, context: RunContext) -> tuple[int, ...]:
+    if not settings.method.takes_channels:
+        return weight_steps()
+    widths, multiple = [mlp.width for mlp in context.loaded.mlps], settings.method.width_multiple
+    if steps := channel_steps(widths, multiple):
+        return steps
+    raise SettingsError("width multiple", multiple, f"less than the {max(widths):,} channels of the MLPs")

@@ -4,7 +4,7 @@ import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from importlib.metadata import version
 from math import ceil
@@ -16,8 +16,7 @@ import torch
 import sparsedash
 from sparsedash.catalog.model_shape import model_shape
 from sparsedash.catalog.resources import USABLE, WIDE_BYTES, is_streamed, least_memory
-from sparsedash.engine.calibration.calibration_cache import Calibration
-from sparsedash.engine.calibration.mismatch import PassageActivations
+from sparsedash.engine.calibration.calibration_cache import Calibration, PassageActivations
 from sparsedash.engine.calibration.statistics import reading_stored
 from sparsedash.engine.evaluation.questions import choose_passages, distinct_passages, n_leaked
 from sparsedash.engine.models.checkpoint_reading import read_config
@@ -45,6 +44,7 @@ from sparsedash.storage.store import StageCheckpoint, Store
 from sparsedash.storage.text_files import fingerprint
 
 
+@dataclass(eq=False)
 class RunLog:
     """Log of one run: seconds of each stage, what was cached, warnings, progress.
 
@@ -52,16 +52,15 @@ class RunLog:
     a single pass, reported instead of any other.
     """
 
-    def __init__(self, on_step: OnStep) -> None:
-        self._on_step = on_step
-        self.point: int | None = None
-        self.walk: Step | None = None
-        self.seconds: dict[str, float] = {}
-        self.cached: dict[str, None] = {}
-        self.warnings: dict[str, None] = {}
-        self.stored_before = 0
-        self._stage: Stage | None = None
-        self._since = 0.0
+    _on_step: OnStep
+    point: int | None = None
+    walk: Step | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+    cached: dict[str, None] = field(default_factory=dict)
+    warnings: dict[str, None] = field(default_factory=dict)
+    stored_before: int = 0
+    _stage: Stage | None = None
+    _since: float = 0.0
 
     def on_step(self, step: Step) -> None:
         """Report progress, and on which sparse model."""
@@ -70,19 +69,19 @@ class RunLog:
     @contextmanager
     def timed(self, stage: Stage) -> Iterator[None]:
         """Add the time inside to the seconds of a stage; time of another stage inside counts as that alone."""
-        outer = self._enter(stage)
+        outer = self._stage
+        self._enter(stage)
         try:
             yield
         finally:
             self._enter(outer)
 
-    def _enter(self, stage: Stage | None) -> Stage | None:
-        """Count time as this stage's from now on; returns the stage until now."""
-        now, before = time.perf_counter(), self._stage
-        if before is not None:
-            self.seconds[before] = self.seconds.get(before, 0.0) + now - self._since
+    def _enter(self, stage: Stage | None) -> None:
+        """Count time as this stage's from now on."""
+        now = time.perf_counter()
+        if self._stage is not None:
+            self.seconds[self._stage] = self.seconds.get(self._stage, 0.0) + now - self._since
         self._stage, self._since = stage, now
-        return before
 
     def note_cached(self, what: str) -> None:
         """Note, once, that this was read from the store."""
@@ -155,18 +154,13 @@ class RunContext:
         if not streamed:
             widen_once(loaded.model, min(WIDE_BYTES, int(USABLE * memory_bytes()) - needed))
         self.store.remember(store_keys.model_type_note(source.identity), loaded.model.config.model_type)
-        for warning in loaded.warnings:
-            self.log.warn(warning)
+        self.log.warnings |= dict.fromkeys(loaded.warnings)
         return loaded
-
-    def checkpoint(self) -> StageCheckpoint:
-        """A new checkpoint of a stage that works on this model."""
-        return StageCheckpoint(self.store, self.identity)
 
     @cached_property
     def pruning_checkpoint(self) -> StageCheckpoint:
         """The checkpoint of the sparse models that have not been evaluated yet."""
-        return self.checkpoint()
+        return StageCheckpoint(self.store, self.identity)
 
     def texts(self, reference: str) -> Texts:
         """Texts that are read from somewhere; not those that the model writes."""
@@ -204,11 +198,11 @@ class RunContext:
         if share not in self._calibrations:
             identity = self.calibration_identity(share)
             self._calibrations[share] = Calibration(
-                self.store,
-                calibration_keys(self.identity, settings.dtype, identity, settings.calibration),
-                lambda: self.loaded,
-                lambda: self.sequences(share),
-                self.log.on_step,
+                store=self.store,
+                keys=calibration_keys(self.identity, settings.dtype, identity, settings.calibration),
+                load=lambda: self.loaded,
+                read=lambda: self.sequences(share),
+                on_step=self.log.on_step,
                 token_weights=settings.calibration.token_weights,
                 is_read=share in shares_read(settings),
                 solves=settings.solves,
@@ -221,26 +215,27 @@ class RunContext:
             note = store_keys.leaked_passages_note(calibration.keys.statistics, self.passages.key)
             found = self.store.recall(note)
             if found is None:
-                found = str(n_leaked(self.passages, map(self.loaded.tokenizer.decode, calibration.sequences)))
+                found = str(n_leaked(self.passages, map(self.loaded.tokenizer.decode, calibration.read())))
                 self.store.remember(note, found)
             if found != "0":
                 self.log.warn(
                     f"{int(found):,} of {len(self.passages.indices):,} passages also stand in the calibration text: "
                     "the measured loss may be too small. Calibrate on other text."
                 )
-        self.log.warn(calibration.known_warning)
+        self.log.warn(self.store.recall(store_keys.calibration_warning_note(calibration.keys.statistics)))
 
     @property
     def calibration_keys(self) -> list[str]:
         """Store keys of this run's calibrations so far, and of the text that the model wrote."""
         found = {key for own in self._calibrations.values() for key in asdict(own.keys).values()}
-        return sorted(found | set(filter(None, [self.generated_text_key])))
+        return sorted(found | ({self._text_key} if self.settings.calibration.corpus == SELF else set()))
+
+    @property
+    def _text_key(self) -> str:
+        return text_key(self.identity, self.settings.dtype, self.settings.calibration)
 
     def calibration_identity(self, share: float = 0.0) -> str:
-        """Identity of the calibration text, of which a share is plain; of generated text: model and settings.
-
-        Where no method depends on the text it is not read: its last known identity stands for it.
-        """
+        """Identity of the calibration text, of which a share is plain; the last known one where no method reads it."""
         corpus = self.settings.calibration.corpus
         if corpus == SELF:
             own = own_text_identity(self.identity, self.settings.dtype, self.settings.calibration)
@@ -252,21 +247,20 @@ class RunContext:
 
     def sequences(self, share: float = 0.0) -> list[list[int]]:
         """Token ids of the calibration text, of which a share is plain: as many tokens either way."""
-        if share in self._sequences:
-            return self._sequences[share]
-        asked = self.settings.calibration
-        plain: list[list[int]] = []
-        if share:
-            few = replace(asked, n_samples=max(1, round(share * asked.n_samples)))
-            plain = calibration_sequences(self.loaded, self.texts(BUILTIN_TEXT), few)
-        found, n_rest = plain, asked.n_samples - ceil(sum(map(len, plain)) / asked.length)
-        if n_rest >= 1:
-            texts = self._generated_texts() if asked.corpus == SELF else self.texts(asked.corpus)
-            found = plain + calibration_sequences(self.loaded, texts, replace(asked, n_samples=n_rest))
-            if plain:
-                # The held-out sequences, and the first ones, shall be of both.
-                Random(asked.seed).shuffle(found)
-        return self._sequences.setdefault(share, found)
+        if share not in self._sequences:
+            asked, found = self.settings.calibration, list[list[int]]()
+            if share:
+                few = replace(asked, n_samples=max(1, round(share * asked.n_samples)))
+                found = calibration_sequences(self.loaded, self.texts(BUILTIN_TEXT), few)
+            n_rest = asked.n_samples - ceil(sum(map(len, found)) / asked.length)
+            if n_rest >= 1:
+                texts = self._generated_texts() if asked.corpus == SELF else self.texts(asked.corpus)
+                found = found + calibration_sequences(self.loaded, texts, replace(asked, n_samples=n_rest))
+                if share:
+                    # The held-out sequences, and the first ones, shall be of both.
+                    Random(asked.seed).shuffle(found)
+            self._sequences[share] = found
+        return self._sequences[share]
 
     @property
     def expected_lengths(self) -> list[int]:
@@ -274,18 +268,12 @@ class RunContext:
         asked = self.settings.calibration
         return [asked.length] * asked.n_samples if asked.corpus == SELF else list(map(len, self.sequences()))
 
-    @property
-    def generated_text_key(self) -> str:
-        """Store key of the calibration text by the model itself; empty where it is read from somewhere."""
-        asked = self.settings.calibration
-        return text_key(self.identity, self.settings.dtype, asked) if asked.corpus == SELF else ""
-
     def _generated_texts(self) -> Texts:
         """Calibration text by the model itself, kept because generating it takes longer than anything else."""
-        key, asked = self.generated_text_key, self.settings.calibration
+        key, asked = self._text_key, self.settings.calibration
         known = self.store.get_artefact(key)
         if known is None:
-            checkpoint = self.checkpoint()
+            checkpoint = StageCheckpoint(self.store, self.identity)
             made = checkpoint.numbered(f"{key}/written", msgspec.json.encode, _unpack_texts)
             with self.log.timed("text"):
                 texts = generate_texts(self.loaded, story_openings(), asked, self.log.on_step, made)

@@ -16,23 +16,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sparsedash.engine.calibration.calibration_cache import CacheEvicted, Calibration
+from sparsedash.engine.calibration.calibration_cache import CacheEvicted, Calibration, PassageActivations
 from sparsedash.engine.calibration.gradients import OnBlock
-from sparsedash.engine.calibration.mismatch import PassageActivations
 from sparsedash.engine.calibration.sequential_refit import refit_sequentially
 from sparsedash.engine.calibration.statistics import WalkCheckpoint, pack_tensors, reading_stored, unpacked
 from sparsedash.engine.models.decoder_blocks import n_matmul_weights, weights_per_channel
 from sparsedash.engine.models.loading import LoadedModel, ModelShelf, Source
 from sparsedash.engine.models.matmul import fastest_products
-from sparsedash.engine.pruning.allocation import ALLOCATIONS
-from sparsedash.engine.pruning.channel_pruning import prune_channels
-from sparsedash.engine.pruning.compensation import (
-    COMPENSATIONS,
-    BlockErrors,
-    channel_errors,
-    layer_errors,
-    passage_error,
-)
+from sparsedash.engine.pruning.channel_pruning import ALLOCATIONS, prune_channels
+from sparsedash.engine.pruning.compensation import COMPENSATIONS, BlockErrors, channel_errors, passage_error
 from sparsedash.engine.pruning.layer import CalibrationData, LazySequence, Sample
 from sparsedash.engine.pruning.surgery import PrunedMlp, pruned, reweighted, weight_of
 from sparsedash.engine.pruning.weight_pruning import MaskedBlock, prune_weights, weight_passage_error
@@ -55,40 +47,30 @@ _BITS = {2: torch.int16, 4: torch.int32}
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class PrunedChannels:
-    """A model whose MLPs have fewer channels.
-
-    narrowed: the new MLPs. errors: of each. sensitivities: see CalibrationData; none where the method needs none.
-    """
+    """A model whose MLPs have fewer channels: its new MLPs, their errors, and sensitivities where needed."""
 
     loaded: LoadedModel
-    narrowed: LazySequence[PrunedMlp]
+    blocks: LazySequence[PrunedMlp]
     errors: Sequence[BlockErrors]
     sensitivities: Callable[[], list[float]]
 
-    @property
-    def blocks(self) -> Sequence[PrunedMlp]:
-        """The blocks, each made when it is first asked for."""
-        return self.narrowed
-
     def round_(self, index: int) -> None:
         """Keep this block in the model's own type from now on, to which it is rounded in any case."""
-        narrow, dtype = self.narrowed[index], self.loaded.mlps[index].out.weight.dtype
+        narrow, dtype = self.blocks[index], self.loaded.mlps[index].out.weight.dtype
         if narrow.out_weight.dtype != dtype:
             rounded = replace(narrow, out_weight=narrow.out_weight.to(dtype))
-            self.narrowed.replace(index, rounded.held(self.loaded.residency.hold))
+            self.blocks.replace(index, rounded.held(self.loaded.residency.hold))
 
     def applied(self) -> AbstractContextManager[None]:
         """Inside, the loaded model is the sparse one; afterwards the dense one again."""
-        changes = [
-            lambda index=index, mlp=mlp: pruned([mlp], [self.narrowed[index]])
-            for index, mlp in enumerate(self.loaded.mlps)
-        ]
+        mlps = enumerate(self.loaded.mlps)
+        changes = [lambda index=index, mlp=mlp: pruned([mlp], [self.blocks[index]]) for index, mlp in mlps]
         return self.loaded.residency.changed(changes)
 
     @property
     def widths(self) -> list[int]:
         """Channels of each MLP."""
-        return [len(narrow.kept) for narrow in self.narrowed]
+        return [len(narrow.kept) for narrow in self.blocks]
 
     def sparsities(self) -> tuple[float, float]:
         """MLP sparsity, and matmul ratio: of all Linear and Conv layers, output head included."""
@@ -100,29 +82,21 @@ class PrunedChannels:
     @property
     def watched(self) -> list[list[str]]:
         """Of each block, the names of the projections whose inputs `passage_error` takes."""
-        return [[self.loaded.family.out]] * len(self.narrowed)
+        return [[self.loaded.family.out]] * len(self.blocks)
 
     def passage_error(self, index: int, samples: list[Sample]) -> float:
         """Error of this block on samples of its watched projections' inputs."""
-        return passage_error(self.loaded.mlps[index], self.narrowed[index], samples[0])
+        return passage_error(self.loaded.mlps[index], self.blocks[index], samples[0])
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class MaskedWeights:
-    """A model of the same shape with zeros among its weights.
-
-    scope: the projections with zeros. masked: new weights by block. groups: see `shared_inputs`.
-    """
+    """A model of the same shape with zeros among a scope's weights. groups: see `shared_inputs`."""
 
     loaded: LoadedModel
     scope: Scope
-    masked: Sequence[MaskedBlock]
+    blocks: Sequence[MaskedBlock]
     groups: list[list[list[str]]]
-
-    @property
-    def blocks(self) -> Sequence[MaskedBlock]:
-        """The blocks, each made when it is first asked for."""
-        return self.masked
 
     def round_(self, index: int) -> None:
         """Nothing: its weights are made in the model's own type."""
@@ -130,7 +104,7 @@ class MaskedWeights:
     @property
     def errors(self) -> Sequence[BlockErrors]:
         """Average errors of each block's projections."""
-        return LazySequence(len(self.masked), lambda index: self.masked[index].average_errors)
+        return LazySequence(len(self.blocks), lambda index: self.blocks[index].average_errors)
 
     def sensitivities(self) -> list[float]:
         """None: all blocks give as much."""
@@ -139,7 +113,7 @@ class MaskedWeights:
     def applied(self) -> AbstractContextManager[None]:
         """Inside, the loaded model is the sparse one; afterwards the dense one again."""
         changes = [
-            lambda index=index, block=block: reweighted([block], [self.masked[index].weights])
+            lambda index=index, block=block: reweighted([block], [self.blocks[index].weights])
             for index, block in enumerate(self.loaded.projections(self.scope))
         ]
         return self.loaded.residency.changed(changes)
@@ -153,7 +127,7 @@ class MaskedWeights:
         """MLP sparsity, and matmul ratio: of all Linear and Conv layers, output head included."""
         family, total = self.loaded.family, n_matmul_weights(self.loaded.model)
         n_mlp = sum(part.weight.numel() for block in self.loaded.projections("mlp") for part in block.values())
-        zeros = [(name, int((weight == 0).sum())) for block in self.masked for name, weight in block.weights.items()]
+        zeros = [(name, int((weight == 0).sum())) for block in self.blocks for name, weight in block.weights.items()]
         in_mlps = sum(n for name, n in zeros if name in family.mlp)
         return in_mlps / n_mlp, sum(n for _, n in zeros) / total
 
@@ -164,7 +138,7 @@ class MaskedWeights:
 
     def passage_error(self, index: int, samples: list[Sample]) -> float:
         """Error of this block on samples of its watched projections' inputs."""
-        block, masked = self.loaded.projections(self.scope)[index], self.masked[index].weights
+        block, masked = self.loaded.projections(self.scope)[index], self.blocks[index].weights
         return weight_passage_error(block, self.groups[index], samples, masked)
 
 
@@ -179,19 +153,20 @@ class MeasuredModel:
         self._passage_errors = LazySequence(len(self.model.errors), self._passage_error)
         self._sensitivities = cache(self.model.sensitivities)
 
-    def measure(self, index: int) -> tuple[BlockErrors, float | None]:
+    def measure(self, index: int) -> None:
         """Make this block, and measure its errors on calibration text and on passages; round it afterwards."""
         _ = self.model.blocks[index]
         self._sensitivities()
-        found = self.model.errors[index], self._passage_errors[index]
+        _ = self.model.errors[index], self._passage_errors[index]
         self.model.round_(index)
-        return found
 
     @cached_property
     def described(self) -> Pruned:
         """The record's part on pruning."""
         in_mlps, everywhere = self.model.sparsities()
-        fitted, uncompensated, held_out = layer_errors(self.model.errors)
+        fitted, uncompensated, held_out = (
+            tuple(error for error in kind if error is not None) for kind in zip(*self.model.errors, strict=True)
+        )
         known = [error for error in self._passage_errors if error is not None]
         return Pruned(
             method=self._method,
@@ -249,10 +224,10 @@ def make_blocks(
                     block(made, index)
                 return made
             except CacheEvicted as gone:
-                if gone.key in lost:
+                if str(gone) in lost:
                     # It was computed again just now, and pushed out again.
                     raise StoreError("What was calibrated does not fit into the store.", MORE_ROOM) from None
-                lost.add(gone.key)
+                lost.add(str(gone))
 
 
 def _reach(run: RunContext, calibration: Calibration, index: int) -> None:
@@ -264,14 +239,12 @@ def _reach(run: RunContext, calibration: Calibration, index: int) -> None:
 
 def missing_statistics(run: RunContext, methods: Sequence[MethodSettings]) -> Sequence[Callable[[int], None]]:
     """Functions that collect, up to a block, statistics of these methods that the store does not have (any more)."""
-    masks: dict[Calibration, bool] = {}
-    for method in methods:
-        calibration = run.calibration(method)
-        masks[calibration] = masks.get(calibration, False) or not method.takes_channels
-    if all(calibration.is_known for calibration in masks):
+    calibrations = list(dict.fromkeys(map(run.calibration, methods)))
+    masking = [run.calibration(method) for method in methods if not method.takes_channels]
+    if all(own.is_known for own in calibrations):
         _note_calibrated(run)
-    read = [calibration for calibration in masks if calibration.is_read]
-    inputs = [own.reach_inputs for own in read if masks[own] and not own.has_inputs]
+    read = [own for own in calibrations if own.is_read]
+    inputs = [own.reach_inputs for own in read if own in masking and not own.has_inputs]
     return [partial(_reach, run, own) for own in read if not own.is_known] + inputs
 
 
@@ -292,29 +265,24 @@ def sparse_model(run: RunContext, method: MethodSettings, permille: int) -> Spar
         loaded.residency.drop()
         run.log.on_step(Step("prune", done, total))
 
+    checkpoint, hold = run.pruning_checkpoint, loaded.residency.hold
     if not method.takes_channels:
-        masked = _masked(run, method, permille, data, key, on_block)
-        return MaskedWeights(loaded=loaded, scope=method.scope, masked=masked, groups=calibration.groups)
+        projections = loaded.projections(method.scope)
+        pack = partial(_packed, run, partial(_pack_masked, refitted=method.compensation != "none"))
+
+        def made(index: int, make: Callable[[], MaskedBlock]) -> MaskedBlock:
+            unpack = partial(_unpack_masked, dense=projections[index], hold=hold)
+            found: MaskedBlock = checkpoint.made(f"{key}/masked/{index}", make, pack, unpack)
+            return found
+
+        masked = prune_weights(projections, data, method, permille, on_block=on_block, hold=hold, made=made)
+        return MaskedWeights(loaded=loaded, scope=method.scope, blocks=masked, groups=calibration.groups)
     narrowed = _narrowed(run, method, permille, data, key, on_block)
     energies = run.energies.setdefault(calibration.keys.statistics, {})
-    kept = run.pruning_checkpoint.numbered(f"{key}/errors", msgspec.json.encode, _unpack_errors)
+    kept = checkpoint.numbered(f"{key}/errors", msgspec.json.encode, _unpack_errors)
     errors = channel_errors(loaded.mlps, data, narrowed, energies, kept)
     sensitivities = data.sensitivities if ALLOCATIONS[method.allocation].needs_losses else list[float]
-    return PrunedChannels(loaded=loaded, narrowed=narrowed, errors=errors, sensitivities=sensitivities)
-
-
-def _masked(
-    run: RunContext, method: MethodSettings, permille: int, data: CalibrationData, key: str, on_block: OnBlock
-) -> Sequence[MaskedBlock]:
-    projections, hold = run.loaded.projections(method.scope), run.loaded.residency.hold
-    pack = partial(_packed, run, partial(_pack_masked, refitted=method.compensation != "none"))
-
-    def made(index: int, make: Callable[[], MaskedBlock]) -> MaskedBlock:
-        unpack = partial(_unpack_masked, dense=projections[index], hold=hold)
-        found: MaskedBlock = run.pruning_checkpoint.made(f"{key}/masked/{index}", make, pack, unpack)
-        return found
-
-    return prune_weights(projections, data, method, permille, on_block=on_block, hold=hold, made=made)
+    return PrunedChannels(loaded=loaded, blocks=narrowed, errors=errors, sensitivities=sensitivities)
 
 
 def _narrowed(
@@ -345,17 +313,16 @@ def _refitted(run: RunContext, method: MethodSettings, chosen: Sequence[PrunedMl
 
     if not all(map(has, range(len(chosen)))):
         checkpoint = WalkCheckpoint(run.pruning_checkpoint, f"{key}/hidden", has)
-        sequences, on_step = run.calibration(method).sequences, run.log.on_step
+        sequences, on_step = run.calibration(method).read(), run.log.on_step
         args = run.loaded, sequences, list(chosen), method.damping, method.strength, on_step, checkpoint
         for index, narrow in refit_sequentially(*args):
             store.put_artefact(f"{key}/{index}", _pack_narrowed(narrow), about)
             found[index] = narrow
-    for index in range(len(chosen)):
-        if index not in found:
-            data = store.get_artefact(f"{key}/{index}")
-            if data is None:
-                raise CacheEvicted(key)
-            found[index] = _unpack_narrowed(data).held(run.loaded.residency.hold)
+    for index in set(range(len(chosen))) - found.keys():
+        data = store.get_artefact(f"{key}/{index}")
+        if data is None:
+            raise CacheEvicted(key)
+        found[index] = _unpack_narrowed(data).held(run.loaded.residency.hold)
     return [found[index] for index in range(len(chosen))]
 
 

@@ -1,10 +1,7 @@
 """Text sets for calibration and evaluation by their references, and their token sequences. A set of the hub is one row.
 
-A small one is downloaded once into the local cache of `datasets`. Of a big one only the first texts are streamed,
-always as many, and kept in that cache: either way a text set that was read once can be read offline.
-
-References: a name in one of the tables, or a file (see sparsedash.storage.text_files). `self`, text sampled
-from the model, is made by the pipeline.
+A small one is downloaded once into the local cache of `datasets`; of a big one the first texts are streamed, always as
+many, and kept there. References: a name in one of the tables, or a file (see sparsedash.storage.text_files).
 """
 
 import hashlib
@@ -104,22 +101,23 @@ def _read_hub(name: str, corpus: HubCorpus) -> list[str]:
     # Each attempt asks the hub five times more by itself: the usual twenty wait ten minutes for a hub that is gone.
     datasets.config.STREAMING_READ_MAX_RETRIES = 2
     # In the local cache of `datasets`, which keeps no streamed texts itself.
-    parts = (corpus.path.replace("/", "--"), corpus.config, corpus.split, corpus.n_streamed)
+    n_streamed = corpus.n_streamed
+    parts = (corpus.path.replace("/", "--"), corpus.config, corpus.split, n_streamed)
     kept = Path(datasets.config.HF_DATASETS_CACHE) / "streamed" / f"{'-'.join(str(p) for p in parts if p)}.jsonl"
-    if corpus.n_streamed is not None and kept.is_file():
+    if n_streamed and kept.is_file():
         return list(json_lines(kept))
     # Where the hub does not answer, `datasets` goes straight to its cache: it would try again for more than a minute.
     before = datasets.config.HF_HUB_OFFLINE
     datasets.config.HF_HUB_OFFLINE = offline = before or not reachable()
     texts: list[str] = []
     try:
-        rows = datasets.load_dataset(corpus.path, corpus.config, split=corpus.split, streaming=bool(corpus.n_streamed))
-        for row in islice(rows, corpus.n_streamed):
+        rows = datasets.load_dataset(corpus.path, corpus.config, split=corpus.split, streaming=bool(n_streamed))
+        for row in islice(rows, n_streamed):
             texts.append(row["text"])
-        # The end of a compressed file that was cut off looks like its end.
-        if corpus.n_streamed is not None and len(texts) != corpus.n_streamed:
-            raise EOFError("there were no more")
-        if corpus.n_streamed is not None:
+        if n_streamed:
+            # The end of a compressed file that was cut off looks like its end.
+            if len(texts) != n_streamed:
+                raise EOFError("there were no more")
             kept.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(kept, "".join(json.dumps({"text": text}) + "\n" for text in texts))
     except (OSError, EOFError, ValueError, KeyError, HTTPError, datasets.exceptions.DatasetsError) as error:
@@ -131,22 +129,16 @@ def _read_hub(name: str, corpus: HubCorpus) -> list[str]:
 
 def _hub_problem(name: str, corpus: HubCorpus, error: Exception, *, n_texts: int, offline: bool) -> CorpusError:
     reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
-    match error:
-        case ConnectionError() | EOFError() if corpus.n_streamed is not None and not offline:
-            return CorpusError(
-                f"{name} broke off after {n_texts:,} of {corpus.n_streamed:,} texts: {reason}",
-                "Nothing of it was kept. Start again when the hub answers.",
-            )
-        case ConnectionError():
-            return CorpusError(
-                f"{name} is not in the local cache, and the hub cannot be reached.",
-                f"Connect to the network once, use file:PATH, or {BUILTIN_CLOZE}.",
-            )
-        case _:
-            return CorpusError(
-                f"{name} could not be read from the hub: {reason}",
-                "Start again when the hub answers; a gated text set needs the hub's token in HF_TOKEN.",
-            )
+    if isinstance(error, ConnectionError | EOFError) and corpus.n_streamed is not None and not offline:
+        message = f"{name} broke off after {n_texts:,} of {corpus.n_streamed:,} texts: {reason}"
+        advice = "Nothing of it was kept. Start again when the hub answers."
+    elif isinstance(error, ConnectionError):
+        message = f"{name} is not in the local cache, and the hub cannot be reached."
+        advice = f"Connect to the network once, use file:PATH, or {BUILTIN_CLOZE}."
+    else:
+        message = f"{name} could not be read from the hub: {reason}"
+        advice = "Start again when the hub answers; a gated text set needs the hub's token in HF_TOKEN."
+    return CorpusError(message, advice)
 
 
 def calibration_sequences(loaded: LoadedModel, texts: Texts, settings: CalibrationSettings) -> list[list[int]]:

@@ -6,12 +6,11 @@ a core, they come to a third of their speed. Threads that each do a piece of the
 
 import inspect
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextvars import copy_context
 from dataclasses import replace
 from functools import partial
 from itertools import chain
-from queue import SimpleQueue
 from threading import Event
 from typing import TypeVar
 
@@ -30,6 +29,8 @@ T = TypeVar("T")
 Report = Callable[[int], None]
 """Reports progress of a piece of work. Raises where its result is not needed any more."""
 
+_REPORT_S = 0.05
+
 
 def n_threads(loaded: LoadedModel, most: int) -> int:
     """How many pieces of work on this model may run at the same time: at best one on each core."""
@@ -46,38 +47,33 @@ def n_threads(loaded: LoadedModel, most: int) -> int:
 def run_in_threads(pieces: Sequence[Callable[[Report], T]], on_report: Callable[[Sequence[int]], None]) -> list[T]:
     """Results of the pieces, without gradients, each in a thread with its share of torch's threads.
 
-    on_report: called in this thread with the progress of every piece. An error of it or of a piece stops all.
+    on_report: called in this thread, now and then, with the progress of every piece. An error of it or of a piece stops
+    all.
     """
     if len(pieces) == 1:
         return [pieces[0](lambda done: on_report([done]))]
-    n_torch, stopped = torch.get_num_threads(), Event()
-    reports: SimpleQueue[tuple[int, int] | Future[T]] = SimpleQueue()
-
-    def report(number: int, done: int) -> None:
-        if stopped.is_set():
-            raise InterruptedError
-        reports.put((number, done))
+    n_torch, stopped, reported = torch.get_num_threads(), Event(), [0] * len(pieces)
 
     def work(number: int) -> T:
+        def report(done: int) -> None:
+            if stopped.is_set():
+                raise InterruptedError
+            reported[number] = done
+
         # Torch keeps each of these for every thread by itself; the first is not set back here, where others go on.
         torch.set_num_threads(max(1, n_torch // len(pieces)))
         with torch.inference_mode(), same_products():
-            return pieces[number](partial(report, number))
+            return pieces[number](report)
 
     with torch_threads(), ThreadPoolExecutor(len(pieces)) as pool:
         try:
             futures = [pool.submit(copy_context().run, work, number) for number in range(len(pieces))]
-            for future in futures:
-                future.add_done_callback(reports.put)
-            done, n_left = [0] * len(pieces), len(pieces)
-            while n_left:
-                match reports.get():
-                    case Future() as finished:
-                        finished.result()
-                        n_left -= 1
-                    case number, latest:
-                        done[number] = latest
-                        on_report(done)
+            left = set(futures)
+            while left:
+                over, left = wait(left, _REPORT_S, FIRST_EXCEPTION)
+                for future in over:
+                    future.result()
+                on_report(reported)
             return [future.result() for future in futures]
         finally:
             stopped.set()

@@ -25,7 +25,8 @@ def loaded():
 
 
 def kept(loaded, store, texts):
-    found = Calibration(store, KEYS, lambda: loaded, lambda: texts, ignore_steps, token_weights="equal", is_read=True)
+    given = {"load": lambda: loaded, "read": lambda: texts, "on_step": ignore_steps}
+    found = Calibration(store=store, keys=KEYS, **given, token_weights="equal", is_read=True)
     found.reach(len(loaded.blocks) - 1)
     return found
 
@@ -63,7 +64,7 @@ def test_a_block_that_loses_nothing_in_the_little_text_counts_as_the_others(load
 def test_long_sequences_are_cut_so_that_many_predictions_are_judged(loaded, store, monkeypatch):
     monkeypatch.setattr(loaded.model.config, "max_position_embeddings", 2048)
     own = kept(loaded, store, texts())
-    own._read = lambda: [[5] * 2000] * 20
+    own.read = lambda: [[5] * 2000] * 20
     asked = []
     monkeypatch.setattr(calibration_cache, "sensitivities", lambda model, few, *_: asked.extend(few) or [1.0] * 3)
     own.data.sensitivities()

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from sparsedash.catalog.resources import MISMATCH_PASSAGES, MISMATCH_TOKENS
-from sparsedash.engine.calibration import mismatch, statistics
-from sparsedash.engine.calibration.mismatch import PassageActivations, mismatch_warning
+from sparsedash.engine.calibration import calibration_cache, statistics
+from sparsedash.engine.calibration.calibration_cache import PassageActivations, mismatch_warning
 from sparsedash.engine.pruning.compensation import passage_error
 from sparsedash.engine.pruning.layer import Sample
 from sparsedash.engine.pruning.surgery import PrunedMlp, out_weight
@@ -68,33 +68,29 @@ def test_an_error_on_passages_is_the_share_of_the_output_that_is_lost(loaded):
         assert passage_error(mlp, narrow, sample) == pytest.approx(lost / whole)
 
 
-def of_layers(n, **changes):
-    """What is on record about a sparse model of n layers."""
-    return replace(PRUNED, widths=(64,) * n, dense_widths=(128,) * n, **{"layer_errors": (), **changes})
-
-
-def test_the_alarm_goes_by_the_median_of_the_layers_that_lose_anything():
-    def warning(usual, passages):
-        return mismatch_warning(of_layers(len(usual), held_out_errors=usual, passage_errors=passages))
-
-    assert warning((0.1,) * 3, (0.1 * (MISMATCH_ALARM - 0.01),) * 3) is None
-    assert warning((0.1, 0.1, 0.1, 0.0), (0.1, 0.4, 90.0, 0.0)).startswith(
-        "The calibration text is unlike the passages: layers lose 4.0 times as much"
-    )
-    assert warning((0.0,), (0.0,)) is None
-    assert warning((0.1, 0.1), ()) is None
-
-
-def test_an_overfit_alone_is_no_mismatch():
-    overfitted = of_layers(3, layer_errors=(0.1,) * 3, held_out_errors=(0.4,) * 3)
-    assert mismatch_warning(replace(overfitted, passage_errors=(0.4,) * 3)) is None
-    nothing_kept_out = replace(overfitted, held_out_errors=())
-    assert mismatch_warning(replace(nothing_kept_out, passage_errors=(0.4,) * 3)) is not None
+@pytest.mark.parametrize(
+    ("fitted", "held_out", "passages", "times"),
+    [
+        ((), (0.1,) * 3, (0.1 * (MISMATCH_ALARM - 0.01),) * 3, None),
+        # By the median of the layers that lose anything.
+        ((), (0.1, 0.1, 0.1, 0.0), (0.1, 0.4, 90.0, 0.0), "4.0"),
+        ((), (0.0,), (0.0,), None),
+        ((), (0.1, 0.1), (), None),
+        # An overfit alone is no mismatch.
+        ((0.1,) * 3, (0.4,) * 3, (0.4,) * 3, None),
+        ((0.1,) * 3, (), (0.4,) * 3, "4.0"),
+    ],
+)
+def test_the_alarm_compares_passages_with_held_out_text(fitted, held_out, passages, times):
+    n = len(held_out or fitted)
+    errors = {"layer_errors": fitted, "held_out_errors": held_out, "passage_errors": passages}
+    warning = mismatch_warning(replace(PRUNED, widths=(64,) * n, dense_widths=(128,) * n, **errors))
+    assert f"layers lose {times} times as much" in warning if times else warning is None
 
 
 def test_the_alarm_is_on_the_run_before_the_evaluation_and_again_from_the_store(settings, store, monkeypatch):
     assert not any("unlike the passages" in line for line in ran(settings, store, run_key="no alarm").warnings)
-    monkeypatch.setattr(mismatch, "MISMATCH_ALARM", 0.0)
+    monkeypatch.setattr(calibration_cache, "MISMATCH_ALARM", 0.0)
     seen = []
 
     def watch(step):

@@ -157,9 +157,3 @@ def test_packed_statistics_come_back_to_the_bit(width, whole):
     assert torch.equal(back.mean, known.mean)
     assert torch.equal(back.held_out.inputs, held_out.inputs)
     assert torch.equal(back.held_out.weights, held_out.weights)
-
-
-def test_packing_takes_half_of_the_matrix():
-    nothing = Sample(inputs=torch.zeros(0, 512), weights=torch.zeros(0))
-    known = Statistics(second_moment=torch.eye(512), mean=torch.zeros(512), held_out=nothing, n_tokens=1)
-    assert len(pack_statistics(known)) < 512 * 512 * 4 * 0.52

@@ -18,30 +18,20 @@ def test_walking_block_by_block_gives_the_hidden_states_of_a_plain_forward(model
     batches = [batch for _, batch in batches_by_length(sequences, 60, 0, CPU)]
     assert len(batches) > 1
 
-    seen: list[list[torch.Tensor]] = [[] for _ in blocks]
-    hooks = [
-        block.register_forward_hook(
-            lambda _, inputs, output, i=i: seen[i].append(output[0] if isinstance(output, tuple) else output)
-        )
-        for i, block in enumerate(blocks)
-    ]
+    plain: list[list[torch.Tensor]] = [[] for _ in blocks]
+
+    def note(index, output):
+        plain[index].append(output[0] if isinstance(output, tuple) else output)
+
+    hooks = [b.register_forward_hook(lambda _, inputs, out, i=i: note(i, out)) for i, b in enumerate(blocks)]
     for batch in batches:
         model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False)
-    plain = [list(outputs) for outputs in seen]
-    for outputs in seen:
-        outputs.clear()
-
-    walk = BlockWalk(model.base_model, blocks, batches)
-    for outputs in seen:
-        # The walk's look at one token is not part of it.
-        outputs.clear()
-    for index in range(len(blocks)):
-        for _ in walk.step(index):
-            pass
     for hook in hooks:
         hook.remove()
-    for index in range(len(blocks)):
-        for batch, ours, theirs in zip(batches, seen[index], plain[index], strict=True):
+    walk = BlockWalk(model.base_model, blocks, batches)
+    for index, outputs in enumerate(plain):
+        list(walk.step(index))
+        for batch, ours, theirs in zip(batches, walk.hidden, outputs, strict=True):
             real = batch.mask.bool()
             assert (ours[real] - theirs[real]).abs().max() <= 1e-5
 

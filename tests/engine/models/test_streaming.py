@@ -4,9 +4,9 @@ import errno
 import os
 import shutil
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -23,21 +23,6 @@ from tests.engine.tiny import save_tiny
 
 def ids():
     return torch.randint(1, 400, (2, 12), generator=torch.Generator().manual_seed(1))
-
-
-def resident_bytes(tensor):
-    """Of the file that the tensor lies in, what is in this process's memory, by the kernel's own count."""
-    begin, end = tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes
-    counted, inside = 0, False
-    with Path("/proc/self/smaps").open() as maps:
-        for line in maps:
-            name, _, rest = line.partition(" ")
-            if "-" in name and not name.endswith(":"):
-                first, last = (int(place, 16) for place in name.split("-"))
-                inside = first < end and begin < last
-            elif inside and name == "Rss:":
-                counted += int(rest.split()[0]) * 1024
-    return counted
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +65,7 @@ def test_a_streamed_model_of_every_family_gives_the_same_logits_to_the_bit(model
 # Where weights and held numbers are.
 
 
-@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux tells what is mapped")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what is mapped")
 def test_every_weight_is_a_view_of_its_own_file_and_none_is_copied(source, kept, monkeypatch):
     monkeypatch.setattr(residency.Streamed, "hold", lambda *_: pytest.fail("copied"))
     stream_model(source, "float32", kept)
@@ -93,31 +78,25 @@ def test_where_no_system_tells_what_is_mapped_weights_are_copied_to_files(source
     assert torch.equal(streamed.model(ids()).logits, loaded.model(ids()).logits)
 
 
-@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="only Linux tells what is in memory")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what is in memory")
 def test_what_was_read_is_given_back_after_every_block_and_read_again(kept, tmp_path):
     # Large enough that what the system reads around a page does not matter.
     folder = save_tiny(tmp_path / "model", hidden_size=256, intermediate_size=2048, num_hidden_layers=4)
     streamed = stream_model(locate_model(str(folder), kept), "float32", kept)
-    weight = streamed.mlps[0].out.weight
-    whole = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    (file,), weight = folder.glob("*.safetensors"), streamed.mlps[0].out.weight
+
+    def resident_bytes():
+        return sum(mapped.rss for mapped in psutil.Process().memory_maps() if mapped.path == str(file.resolve()))
+
     before = weight.sum()
-    assert resident_bytes(weight) >= weight.nbytes
+    assert resident_bytes() >= weight.nbytes
     streamed.residency.drop()
     # But for the file's head, which holds no weights.
-    assert resident_bytes(weight) < 2**16
+    assert resident_bytes() < 2**16
     assert weight.sum() == before
     streamed.model(ids())
     # Of all the file's pages no more than the last block's and the head's are there.
-    assert resident_bytes(weight) < whole / 2
-
-
-@pytest.mark.parametrize(("freed", "given_back"), [(0, 0), (residency.MUCH, 0), (residency.MUCH + 1, 1)])
-def test_of_a_model_in_memory_only_much_that_was_freed_is_given_back(freed, given_back, monkeypatch):
-    calls = []
-    monkeypatch.setattr(residency, "freed_bytes", lambda: freed)
-    monkeypatch.setattr(residency, "give_back_freed", lambda: calls.append(1))
-    residency.Resident().drop()
-    assert len(calls) == given_back
+    assert resident_bytes() < file.stat().st_size / 2
 
 
 def n_held(streamed):
@@ -166,21 +145,10 @@ def test_a_full_disk_is_an_error_in_words(streamed, monkeypatch):
 # Blocks that are brought in and changed.
 
 
-def test_what_was_read_of_a_block_stays_for_other_models_that_run_it(streamed, monkeypatch):
-    told, drop = [], residency.Streamed.drop
-    monkeypatch.setattr(residency.Streamed, "drop", lambda self: told.append("dropped") or drop(self))
-    for index in (0, 0, 1, 1):
-        with streamed.residency.changed([nullcontext] * len(streamed.blocks)):
-            streamed.residency._enter(index)
-            told.append(index)
-    assert told == ["dropped", 0, 0, "dropped", 1, 1]
-
-
 def test_a_block_is_changed_while_it_runs_and_dense_outside_of_it(streamed, loaded, cut):
     (made, expected), dense = cut, streamed.model(ids()).logits
     widths = [mlp.width for mlp in loaded.mlps]
     with streamed.residency.changed(changes_of(streamed, made)):
-        assert torch.equal(streamed.model(ids()).logits, expected)
         assert torch.equal(streamed.model(ids()).logits, expected)
         # The last block that ran is still changed; all others are as they were.
         assert [mlp.width for mlp in streamed.mlps[:-1]] == widths[:-1]

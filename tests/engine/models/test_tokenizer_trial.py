@@ -40,15 +40,10 @@ HOSTILE = {
     "could not be read: Onig: Regex search error: retry-limit-in-match over": split_by(
         r"^(([a-z ])+.)+[A-Z]([a-z ])+$"
     ),
-    "could not be read: Oniguruma error": split_by("(("),
     "gives token 1,000,000, and the model knows 400": starting_with(10**6),
     "makes 30,": starting_with(*[0] * 30_000),
     "gives token 1,05": with_ids(lambda _, number: number + 1000),
-    "could not be read: invalid value: integer `-1`": with_ids(lambda _, number: number - 1),
     "has no token for 'e'": with_ids(lambda letter, number: None if letter == "e" else number),
-    "could not be read: WordLevel error: Missing [UNK]": {
-        "model": {"type": "WordLevel", "vocab": {"lamp": 1}, "unk_token": "[UNK]"}
-    },
 }
 
 

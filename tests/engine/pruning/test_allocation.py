@@ -5,7 +5,7 @@ from typing import get_args
 import pytest
 import torch
 
-from sparsedash.engine.pruning.allocation import ALLOCATIONS, SCHEDULES, ChannelScores, reached_permille
+from sparsedash.engine.pruning.channel_pruning import ALLOCATIONS, SCHEDULES, ChannelScores, reached_permille
 from sparsedash.schema.method_settings import MethodSettings, Schedule
 
 

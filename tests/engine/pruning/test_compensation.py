@@ -5,6 +5,7 @@ import torch
 
 from sparsedash.engine.pruning.channel_pruning import REFERENCE_KEPT, reference_cut
 from sparsedash.engine.pruning.compensation import COMPENSATIONS, refit_errors
+from sparsedash.engine.pruning.layer import LazySequence
 from sparsedash.engine.pruning.linalg import damped_factor, damped_solution
 from sparsedash.engine.pruning.saliency import activation_aware
 from sparsedash.schema.errors import CalibrationError
@@ -32,13 +33,6 @@ def test_least_squares_is_ordinary_regression_with_an_intercept_where_there_is_a
     solution = torch.linalg.lstsq(given, target).solution.T
     assert torch.allclose(made.out_weight.double(), solution[:, : len(KEPT)], atol=1e-3)
     assert not has_bias or torch.allclose(made.out_bias.double(), solution[:, -1], atol=1e-3)
-
-
-@pytest.mark.parametrize("bias", [False, True])
-def test_a_part_of_the_moment_is_that_of_the_whole_to_the_bit(bias):
-    made = layer(m=9, bias=bias)
-    rows, columns = torch.tensor([0, 3, 8]), torch.tensor([1, 2])
-    assert torch.equal(made.moment(rows, columns), made.moment()[rows][:, columns])
 
 
 def test_heavy_damping_leaves_the_dense_columns_as_no_compensation_does():
@@ -174,3 +168,15 @@ def test_a_mean_square_is_that_of_the_outputs():
     for shift in (None, bias):
         outputs = (x @ weight.T + (0 if shift is None else shift)).square().sum(dim=1)
         assert layer(m=6, x=x).mean_square(weight, shift) == pytest.approx(float(outputs.mean()), rel=1e-4)
+
+
+def test_an_index_error_while_an_item_is_made_is_not_the_end_of_the_items():
+    with pytest.raises(IndexError):
+        list(LazySequence(3, [].__getitem__))
+
+
+def test_every_item_is_made_once():
+    made = []
+    items = LazySequence(3, lambda index: made.append(index) or 2 * index)
+    assert [list(items), list(items), items[2]] == [[0, 2, 4], [0, 2, 4], 4]
+    assert made == [0, 1, 2]

@@ -3,10 +3,7 @@
 import pytest
 import torch
 
-from sparsedash.catalog.presets import METHODS
 from sparsedash.engine.pruning import saliency
-from sparsedash.engine.pruning.allocation import ALLOCATIONS
-from sparsedash.engine.pruning.compensation import COMPENSATIONS
 from sparsedash.engine.pruning.linalg import complement
 from sparsedash.engine.pruning.saliency import SALIENCIES, elimination_order
 from tests.engine.pruning.layers import layer
@@ -78,13 +75,6 @@ def test_masks_are_nested(name):
     assert narrow < wide
 
 
-def test_every_named_method_is_made_of_rows_of_the_tables():
-    for method in METHODS:
-        assert method.settings.saliency in SALIENCIES
-        assert method.settings.compensation in COMPENSATIONS
-        assert method.settings.allocation in ALLOCATIONS
-
-
 TINY = 1e-9
 
 
@@ -113,19 +103,6 @@ def test_weights_that_are_no_numbers_end_it_all_the_same():
     one = layer(m=9)
     one.out_weight[2, 4] = torch.nan
     assert sorted(elimination_order(one, TINY).tolist()) == list(range(9))
-
-
-def test_several_that_leave_at_a_time_are_mended_as_if_they_left_one_by_one():
-    one = layer(m=20)
-    weight, inverse = one.out_weight.double(), torch.linalg.inv(one.moment().double())
-    apart = weight.clone(), inverse.clone()
-    together = weight.clone(), inverse.clone()
-    for channel in (3, 11, 7):
-        saliency._downdate_(*apart, torch.tensor([channel]))
-    saliency._downdate_(*together, torch.tensor([3, 11, 7]))
-    others = complement(torch.tensor([3, 11, 7]), 20)
-    for one_by_one, at_once in zip(apart, together, strict=True):
-        assert torch.allclose(one_by_one[:, others], at_once[:, others])
 
 
 def test_of_two_that_can_stand_in_for_each_other_only_one_leaves_in_a_round(monkeypatch):

@@ -7,7 +7,7 @@ import pytest
 from sparsedash.engine.calibration.calibration_cache import Calibration
 from sparsedash.engine.evaluation import early_stopping
 from sparsedash.engine.run import pipeline
-from sparsedash.engine.run.find_sparsity import find_sparsity
+from sparsedash.engine.run.pipeline import find_sparsity
 from sparsedash.schema.errors import Cancelled, SettingsError
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Record, Run

@@ -72,7 +72,6 @@ def test_a_run_keeps_the_dense_record_and_one_for_every_sparsity(settings, known
     assert known.get(Passages, dense.passages_key).indices == tuple(range(10))
     assert {"load", "text", "calibrate", "prune", "evaluate"} <= set(known.stages)
     assert 10**8 < run.peak_bytes < 10**11 and 0 < run.disk_bytes <= folder_size(known.folder).n_bytes
-    # The same request again computes nothing.
     again, stages = stages_of(settings, known, run_key="again")
     assert (again.dense, again.sparse) == (run.dense, run.sparse)
     assert not {"calibrate", "prune", "evaluate"} & set(stages)
@@ -139,25 +138,15 @@ def test_weighted_tokens_change_every_error_and_need_no_second_backward_pass(set
 
 
 def test_rounds_read_the_text_once_for_every_sparsity_and_never_again(settings, known, monkeypatch):
-    calls, mask_gradients = [], calibration_cache.mask_gradients
-
-    def counting(*given, masks, **more):
-        widths = []
-
-        def noting(*asked):
-            found = masks(*asked)
-            widths.append(sum(int(mask.sum()) for mask in found))
-            return found
-
-        calls.append(widths)
-        return mask_gradients(*given, masks=noting, **more)
-
-    monkeypatch.setattr(calibration_cache, "mask_gradients", counting)
     rounds = replace(FISHER, allocation="global", rounds=3)
-    asked = replace(settings, methods=(rounds,))
+    asked, chosen = replace(settings, methods=(rounds,)), []
+    choose = calibration_cache.choose_channels
+    monkeypatch.setattr(
+        calibration_cache, "choose_channels", lambda *given: chosen.append(choose(*given)) or chosen[-1]
+    )
     assert [made.sparsity_permille for made in pruned(known, ran(asked, known))] == [250, 500]
     # Of 288 channels, after one and after two thirds of the way: 1 - 0.75 ** (1/3) = 9.1 %, and so on.
-    assert calls == [[262, 238], [229, 181]]
+    assert [sum(map(len, kept)) for kept in chosen] == [262, 238, 229, 181]
     monkeypatch.setattr(calibration_cache, "mask_gradients", must_not_run)
     assert ran(replace(asked, methods=(replace(rounds, compensation="least-squares"),)), known).finished
 
@@ -165,12 +154,10 @@ def test_rounds_read_the_text_once_for_every_sparsity_and_never_again(settings, 
 def test_lost_gradients_are_computed_again_without_a_calibration(settings, store, monkeypatch, no_calibration):
     asked = replace(settings, methods=(FISHER,))
     ran(asked, store)
-    (key,) = {
-        entry.name.rpartition("/")[0] for entry in store.entries("artefacts") if entry.tag.startswith("gradients ")
-    }
-    calls, read = count_calls(monkeypatch, calibration_cache, "mask_gradients"), store.get_artefact
-    lose = lambda name: None if name.startswith(key) and not calls else read(name)  # noqa: E731
-    monkeypatch.setattr(store, "get_artefact", lose)
+    for entry in store.entries("artefacts"):
+        if entry.tag.startswith("gradients "):
+            store.drop_entry("artefacts", entry.name)
+    calls = count_calls(monkeypatch, calibration_cache, "mask_gradients")
     no_calibration()
     assert ran(one(asked), store).finished
     assert len(calls) == 1

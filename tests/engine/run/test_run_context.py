@@ -12,7 +12,6 @@ from sparsedash.engine.run.run_context import RunContext
 from sparsedash.engine.texts import corpora
 from sparsedash.schema.pair_records import ContinuationSettings, DivergenceSettings
 from sparsedash.schema.progress import ignore_steps
-from sparsedash.schema.records import Record
 from sparsedash.schema.settings import BUILTIN_TEXT, SELF, CalibrationSettings
 from sparsedash.schema.store_keys import plain_share
 from sparsedash.service import preflight
@@ -76,49 +75,36 @@ def test_text_that_is_plain_anyway_is_taken_as_it_is(method, corpus, share):
     assert plain_share(method, CalibrationSettings(corpus=corpus)) == share
 
 
-NONE, BOS, EOS, BOTH = "$A", "<|end|> $A", "$A <|end|>", "<|end|> $A <|end|>"
 PROMPT = "the lamp and the boat and"
 
 
-@pytest.fixture(scope="module")
-def with_template(settings, tmp_path_factory):
-    """Gives the store, the shelf and the run of one model whose tokenizer has this template."""
-    opened = []
-
-    def run(template, **changes):
-        folder = tmp_path_factory.mktemp("special")
-        opened.append(Store(folder / "data"))
-        model = str(save_tiny(folder / "model", template=template))
-        shelf, one = ModelShelf(), replace(settings, model=model, sparsities_permille=(500,), **changes)
-        return opened[-1], shelf, pipeline.run(one, opened[-1], shelf=shelf)
-
-    yield run
-    for store in opened:
-        store.close()
-
-
-def found(store, shelf, run):
+def found(settings, folder, template):
     """All that depends on tokens: answers, layer errors, what is written after a prompt, and a divergence."""
-    kept = [store.get(Record, key) for key in (run.dense, *run.sparse)]
-    pruned = [(r.pruned.layer_errors, r.pruned.passage_errors, r.pruned.widths) for r in kept if r.pruned]
+    store, shelf = Store(folder / "data"), ModelShelf()
+    model = str(save_tiny(folder / "model", template=template))
+    own = CalibrationSettings(corpus=SELF, n_samples=20, length=32)
+    asked = replace(settings, model=model, calibration=own, sparsities_permille=(500,))
+    run = pipeline.run(asked, store, shelf=shelf)
+    dense, sparse = records(store, run)
     pair, cache = {"left": run.dense, "right": run.sparse[0]}, ModelPairCache(shelf)
     written = continue_prompt(ContinuationSettings(**pair, prompt=PROMPT, n_tokens=6), store, cache)
     apart = measure_divergence(DivergenceSettings(**pair, text=PROMPT), store, cache)
-    return [r.outcomes for r in kept], pruned, (written.left, written.right), (apart.opening, apart.places)
+    store.close()
+    layers = sparse.pruned.layer_errors, sparse.pruned.passage_errors
+    return dense.outcomes, sparse.outcomes, layers, written.left, written.right, apart.opening, apart.places
 
 
-@pytest.mark.parametrize("corpus", ["a file", SELF])
-def test_an_appended_token_changes_nothing_and_a_prepended_one_stays(corpus, with_template):
-    own = {"calibration": CalibrationSettings(corpus=SELF, n_samples=20, length=32)} if corpus == SELF else {}
-    none, bos, eos, both = (found(*with_template(template, **own)) for template in (NONE, BOS, EOS, BOTH))
-    assert eos == none and both == bos
-    assert bos[0] != none[0]
+def test_an_appended_token_changes_nothing_and_a_prepended_one_stays(settings, tmp_path):
+    bos, both = (
+        found(settings, tmp_path / name, f"<|end|> $A{after}") for name, after in (("a", ""), ("b", " <|end|>"))
+    )
+    assert both == bos
 
 
 def test_passages_that_are_too_long_are_counted_in_a_warning(settings, store, tmp_path):
     home, the = (" ".join([*["boat"] * 300, last]) for last in ("home", "the"))
     file = write_jsonl(tmp_path / "long.jsonl", [home, *passages(2), the])
-    model = str(save_tiny(tmp_path / "model", template=BOS))
+    model = str(save_tiny(tmp_path / "model", template="<|end|> $A"))
     run = ran(replace(settings, model=model, evaluation=replace(settings.evaluation, corpus=f"file:{file}")), store)
     (warning,) = (line for line in run.warnings if "context" in line)
     assert warning == "2 of 4 passages exceed the model's context: 90 words were dropped from the front."
