@@ -11,18 +11,12 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Literal
 
+from sparsedash.catalog import model_shape
 from sparsedash.catalog.families import FAMILIES
-from sparsedash.catalog.model_shape import (
-    WEIGHT_BYTES,
-    ModelShape,
-    Workload,
-    prefill_ceiling,
-    removed_channels,
-    weight_bytes,
-)
+from sparsedash.catalog.model_shape import ModelShape
 from sparsedash.catalog.presets import method_name
 from sparsedash.reporting import wording
-from sparsedash.reporting.charts.tradeoff_data import Gain, Gained
+from sparsedash.reporting.charts.tradeoff_data import Gained, Reading
 from sparsedash.reporting.html import Table, table
 from sparsedash.reporting.run_results import Judged, RunResults
 from sparsedash.reporting.wording import NBSP, factor, percent, size
@@ -46,7 +40,7 @@ UNTIMED = "their speed was not measured"
 MASKED = "only single weights are zero, so no speed-up is expected, and none is timed"
 UNKNOWN = "the sizes of their model are noted when it is next loaded, by a run or a prompt"
 """Reasons why models are not shown."""
-PREFILL_LOAD = Workload(batch=1, n_tokens=512)
+PREFILL_LOAD = model_shape.Workload(batch=1, n_tokens=512)
 SPEED_HEAD = ("What", "Dense", "Sparse", "Ratio", "95 % interval", "Ceiling")
 FORM_NAMES = {
     "uniform": "one narrower width",
@@ -71,7 +65,7 @@ def run_gains(
     backend: Backend, found: RunResults, name: GainName, options: TimingOptions
 ) -> tuple[Gained, Mapping[str, Sequence[Judged]]]:
     """What the models of this run win on one axis; and those of which that is not known, by the reason."""
-    known, omitted = dict[str, Gain](), dict[str, list[Judged]]()
+    known, omitted = dict[str, Reading](), dict[str, list[Judged]]()
     shape = None if name in GAIN_PHASES else backend.model_shape(found.dense.model_identity)
     for each in found.judged:
         if name not in GAIN_PHASES:
@@ -84,7 +78,7 @@ def run_gains(
                 speed, most = phase.ratio, factor(phase.ceiling)
                 interval = f"95 % interval {speed.low:.2f} to {speed.high:.2f}"
                 words = f"{factor(speed.value)} as fast, {interval}; at most {most}"
-                gain = Gain(value=speed.value, low=speed.low, high=speed.high, words=words)
+                gain = Reading(speed.value, speed.low, speed.high, words)
         else:
             gain, why = None, MASKED
         if gain is None:
@@ -99,18 +93,18 @@ def timing_request(found: RunResults, sparse: str, options: TimingOptions) -> Ti
     return TimingSettings(dense=found.dense.key, sparse=sparse, dtype=options.dtype, n_threads=options.n_threads)
 
 
-def _exact_gain(shape: ModelShape | None, made: Pruned | None, dtype: str, name: GainName) -> Gain | None:
+def _exact_gain(shape: ModelShape | None, made: Pruned | None, dtype: str, name: GainName) -> Reading | None:
     """None where the sizes of the model are not noted, or are another one's."""
     assert made is not None, "a judged model is sparse"
     if shape is None or shape.widths != made.dense_widths:
         return None
     if name == "bytes":
-        before, after = (weight_bytes(shape, widths, dtype) for widths in (shape.widths, made.widths))
+        before, after = (model_shape.weight_bytes(shape, widths, dtype) for widths in (shape.widths, made.widths))
         value, words = before / after, f"{size(before)} → {size(after)}"
     else:
-        value = prefill_ceiling(shape, made.widths, PREFILL_LOAD)
+        value = model_shape.prefill_ceiling(shape, made.widths, PREFILL_LOAD)
         words = f"{factor(value)} fewer multiply-adds"
-    return Gain(value=value, low=value, high=value, words=words)
+    return Reading(value, value, value, words)
 
 
 def speed_rows(timing: Timing) -> list[list[str]]:
@@ -184,7 +178,7 @@ def shapes_table(shape: ModelShape, made: Pruned, dtype: str) -> Table:
         ]
         figures = [_block_size(before), _block_size(after), percent(1 - after / before)]
         rows.append([part, *figures, *(shapes or [""] * len(names))])
-    n = removed_channels(shape, made.widths)
+    n = model_shape.removed_channels(shape, made.widths)
     kept = (
         "Only zeros were set: every matrix keeps its shape and its bytes."
         if n == 0 and not made.method.takes_channels
@@ -215,12 +209,12 @@ def shapes_csv(shape: ModelShape, made: Pruned, dtype: str) -> bytes:
 
 def _mlp_bytes(shape: ModelShape, made: Pruned, dtype: str) -> list[tuple[int, int]]:
     """Bytes of each block's MLP before and after."""
-    each = (shape.per_channel + shape.bias_per_channel) * WEIGHT_BYTES[dtype]
+    each = (shape.per_channel + shape.bias_per_channel) * model_shape.WEIGHT_BYTES[dtype]
     return [(before * each, after * each) for before, after in zip(shape.widths, made.widths, strict=True)]
 
 
 def _model_bytes(shape: ModelShape, made: Pruned, dtype: str) -> tuple[int, int]:
-    return weight_bytes(shape, shape.widths, dtype), weight_bytes(shape, made.widths, dtype)
+    return model_shape.weight_bytes(shape, shape.widths, dtype), model_shape.weight_bytes(shape, made.widths, dtype)
 
 
 def _block_size(n_bytes: int) -> str:

@@ -15,7 +15,7 @@ from sparsedash.reporting.charts.chart_style import LONGEST
 from sparsedash.reporting.charts.tradeoff_chart import SYMBOLS
 from sparsedash.reporting.charts.tradeoff_data import Measure, TradeoffData
 from sparsedash.reporting.html import Html, Table, element, escape, join, table
-from sparsedash.reporting.job_status import job_request
+from sparsedash.reporting.job_status import STATES, job_request
 from sparsedash.reporting.record_pair import unique_names
 from sparsedash.reporting.run_results import Judged, RunResults, Weighed, headline_model
 from sparsedash.reporting.wording import quantity, reference_title, sparsity_percent
@@ -108,15 +108,15 @@ class RunRow:
             lost, accuracy = found.verdict.perplexity, found.verdict.accuracy
             points = verdicts.loss_value(accuracy) if accuracy else "accuracy not judged"
             loss = verdicts.loss_value(lost), verdicts.loss_interval(lost), points
-        state, made = "", ""
-        if self.job is not None and self.job.state == "queued":
-            state = "◷ waiting"
-        elif self.live or (self.run is not None and not self.run.finished):
-            state = _STATES.get(self.job.state, _UNFINISHED) if self.job is not None else _UNFINISHED
-            made = "" if self.search is not None else f"{n} of {quantity(self.settings.n_sparse, 'model')}"
+        state, made = self.job.state if self.job else "done", ""
+        words = "⊘ not finished" if state == "done" else " ".join(STATES[state]).lower()
+        if state != "queued":
+            unfinished = self.live or (self.run is not None and not self.run.finished)
+            made = f"{n} of {quantity(self.settings.n_sparse, 'model')}" if unfinished and self.search is None else ""
+            words = words if unfinished else ""
         took = "" if self.seconds is None else wording.duration_words(self.seconds)
         started = wording.moment(self.at, zone), took
-        return [(wording.method_titles(self.settings),), removed, (*verdict, state, made), loss, started]
+        return [(wording.method_titles(self.settings),), removed, (*verdict, words, made), loss, started]
 
 
 COLUMNS = {
@@ -127,8 +127,6 @@ COLUMNS = {
     "Started": ("Started", "Took"),
 }
 """The columns of the table on the page, each with what the lines of its cells are called in the downloaded one."""
-_UNFINISHED = "⊘ not finished"
-_STATES = {"running": "▶ running", "cancelled": "⊘ stopped", "failed": "✕ failed", "crashed": "✕ interrupted"}
 
 
 def all_rows(backend: Backend, tolerance: Tolerance) -> list[RunRow]:

@@ -9,14 +9,8 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 from sparsedash.catalog.published_results import LAST_WORD, PublishedRow, published_model
 from sparsedash.jobs.job import Job
 from sparsedash.reporting import wording
-from sparsedash.reporting.charts.tradeoff_data import (
-    FARTHEST_ABOVE,
-    FARTHEST_BELOW,
-    Point,
-    Reading,
-    Readings,
-    TradeoffData,
-)
+from sparsedash.reporting.charts import tradeoff_data
+from sparsedash.reporting.charts.tradeoff_data import Point, Reading, Readings, TradeoffData
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Record, Run
 from sparsedash.schema.settings import FindResult
@@ -135,7 +129,7 @@ def model_readings(model: Judged) -> Readings:
     below, above = (share_right(count, comparison.n_passages, comparison.anytime) for count in (broke, fixed))
     flips, loss, single = f"{broke:,} broke, {fixed:,} fixed", verdict.perplexity, isinf(verdict.perplexity.low)
     bounds = (loss.value,) * 3 if single else (loss.value, loss.high, loss.low)
-    nats, low, high = (min(FARTHEST_ABOVE, max(-FARTHEST_BELOW, -each)) for each in bounds)
+    nats, low, high = (min(tradeoff_data.FARTHEST_ABOVE, max(-tradeoff_data.FARTHEST_BELOW, -each)) for each in bounds)
     around = "no interval" if single else f"{wording.factor_range(-high, -low)} ×"
     # Where the verdict leaves accuracy out, that has the interval of a comparison by itself.
     lost, change = verdict.accuracy, comparison.difference

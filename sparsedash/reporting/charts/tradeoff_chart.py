@@ -14,19 +14,9 @@ import plotly.graph_objects as go
 
 from sparsedash.catalog.published_results import PublishedRow
 from sparsedash.reporting.charts import chart_style as style
+from sparsedash.reporting.charts import tradeoff_data
 from sparsedash.reporting.charts.chart_style import PALETTES, Label, Palette, Theme
-from sparsedash.reporting.charts.tradeoff_data import (
-    FARTHEST_BELOW,
-    MARGIN,
-    Gained,
-    LossAxis,
-    Measure,
-    Point,
-    Reading,
-    Role,
-    TradeoffData,
-    loss_axis,
-)
+from sparsedash.reporting.charts.tradeoff_data import Gained, LossAxis, Measure, Point, Reading, Role, TradeoffData
 from sparsedash.stats.sparsity_search import pareto_front
 from sparsedash.stats.tolerance import Verdict
 
@@ -70,10 +60,10 @@ Mark = tuple[float, Point, Reading]
 
 def tradeoff_chart(tradeoff: TradeoffData, measure: Measure = "word perplexity", theme: Theme = "light") -> go.Figure:
     """The chart of one measure against measured MLP sparsity, every value with its 95 % interval."""
-    colours, end, axis = PALETTES[theme], tradeoff.sparsity_end, loss_axis(tradeoff, measure)
+    colours, end, axis = PALETTES[theme], tradeoff.sparsity_end, tradeoff_data.loss_axis(tradeoff, measure)
     n, dense, at = len(tradeoff.lines), tradeoff.dense_value(measure), places(tradeoff, end)
     judged = measure in tradeoff.allowed
-    traces = _ground(tradeoff, measure, (-MARGIN * end, end), colours)
+    traces = _ground(tradeoff, measure, (-tradeoff_data.MARGIN * end, end), colours)
     labels = [Label(y=dense, lines=["dense"], colour=colours.dense)]
     rows: list[list[tuple[float, Point]]] = []
     for i, (label, points) in enumerate(tradeoff.lines.items()):
@@ -94,7 +84,9 @@ def tradeoff_chart(tradeoff: TradeoffData, measure: Measure = "word perplexity",
         x, y = traces[-1]["x"][-1], traces[-1]["y"][-1]
         notes.append(style.annotation(PUBLISHED, x, y, colours.muted, 13, yshift=-16))
     height = max(_HEIGHT - _TOP - _BOTTOM, style.room_for(labels))
-    across = style.x_axis(tradeoff.taken, colours, range=[-MARGIN * end, end], ticksuffix=" %", ticklabelstandoff=below)
+    across = style.x_axis(
+        tradeoff.taken, colours, range=[-tradeoff_data.MARGIN * end, end], ticksuffix=" %", ticklabelstandoff=below
+    )
     across["title"]["standoff"] = below + 12
     layout = style.chart_frame(
         TITLES[measure].format(total=tradeoff.n_passages),
@@ -148,7 +140,11 @@ def _line(
 
 def gain_chart(tradeoff: TradeoffData, gained: Gained, measure: Measure, theme: Theme = "light") -> go.Figure:
     """What is lost, by one measure, against what is won, the Pareto front joined. Only known gains are drawn."""
-    front, colours, axis = _front(tradeoff, gained, measure), PALETTES[theme], loss_axis(tradeoff, measure)
+    front, colours, axis = (
+        _front(tradeoff, gained, measure),
+        PALETTES[theme],
+        tradeoff_data.loss_axis(tradeoff, measure),
+    )
     gains = {point.key: gained.gains[point.key] for point in tradeoff.sparse if point.key in gained.gains}
     bounds = [1.0, 1.05, *(bound for gain in gains.values() for bound in (gain.low, gain.high))]
     air = _AIR * (max(bounds) - min(bounds))
@@ -239,7 +235,10 @@ def gain_words(tradeoff: TradeoffData, gained: Gained, measure: Measure) -> str:
 
 def far_words(tradeoff: TradeoffData, measure: Measure) -> str:
     """What the arrows mean; nothing where there are none."""
-    far = any(point.readings[measure][0].value < loss_axis(tradeoff, measure).bottom for point in tradeoff.sparse)
+    far = any(
+        point.readings[measure][0].value < tradeoff_data.loss_axis(tradeoff, measure).bottom
+        for point in tradeoff.sparse
+    )
     return "An arrow at the lower edge: the point lies farther down, at the value that stands there." if far else ""
 
 
@@ -423,7 +422,7 @@ def _far_notes(
 
 def _short_times(nats: float) -> str:
     """A factor in few letters, for where points stand close: "934×", "13k×", ">1M×"."""
-    if nats >= FARTHEST_BELOW:
+    if nats >= tradeoff_data.FARTHEST_BELOW:
         return ">1M×"
     thousands = exp(nats) / 1000
     if thousands < 0.9995:

@@ -95,21 +95,11 @@ class TradeoffData:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gain:
-    """What a model wins, as a factor over dense, with its interval; above 1 is better. words: the same in words."""
-
-    value: float
-    low: float
-    high: float
-    words: str
-
-
-@dataclass(frozen=True, kw_only=True)
 class Gained:
-    """One axis of gains. name: its title. gains: the known ones, by the keys of records."""
+    """One axis of gains. name: its title. gains: factors over dense that are known, by the keys of records."""
 
     name: str
-    gains: Mapping[str, Gain]
+    gains: Mapping[str, Reading]
 
 
 FARTHEST_BELOW, FARTHEST_ABOVE = log(MOST_FACTOR), log(LEAST_FACTOR)

@@ -16,7 +16,7 @@ from sparsedash.reporting.charts.tradeoff_chart import (
     tradeoff_chart,
     tradeoff_words,
 )
-from sparsedash.reporting.charts.tradeoff_data import Gain, Gained, Point, Reading, TradeoffData, loss_axis
+from sparsedash.reporting.charts.tradeoff_data import Gained, Point, Reading, TradeoffData, loss_axis
 from sparsedash.reporting.run_results import live_point, published_beside
 from sparsedash.reporting.wording import nats_as_factor
 from sparsedash.stats.significance import share_interval, wilson_interval
@@ -278,7 +278,7 @@ def test_far_points_stand_at_the_edge_with_an_arrow_and_their_value_and_the_axis
     lines = [t for t in figure["data"] if t["name"] == "line"]
     assert [min(t["y"]) for t in lines] == pytest.approx([-0.8, -7.0, -13.8155106]), "cut off by the plot"
     assert edge_notes(chart(FAR_RACE, "accuracy")) == ([], 0), "which has bounds"
-    gains = {p.key: Gain(value=1.0 + i / 10, low=1.0, high=2.0, words="") for i, p in enumerate(FAR_RACE.sparse)}
+    gains = {p.key: Reading(value=1.0 + i / 10, low=1.0, high=2.0, words="") for i, p in enumerate(FAR_RACE.sparse)}
     gained = drawn(gain_chart(FAR_RACE, Gained(name="bytes", gains=gains), PERPLEXITY))
     texts, n_arrows = edge_notes(gained)
     assert n_arrows == len(texts) == 4 and min(trace(gained, "unbeaten")["y"]) == pytest.approx(-13.8155106)
@@ -326,7 +326,7 @@ def test_a_published_row_of_the_same_model_passages_and_format_is_a_grey_diamond
 
 
 def gain(value, wide=0.0):
-    return Gain(value=value, low=value - wide, high=value + wide, words=f"{value:.2f} × as fast")
+    return Reading(value=value, low=value - wide, high=value + wide, words=f"{value:.2f} × as fast")
 
 
 @pytest.fixture
