@@ -7,7 +7,6 @@ import random
 from collections import Counter
 
 import pytest
-from streamlit.testing.v1 import AppTest
 
 from sparsedash.schema.errors import CorpusError, ModelError, SettingsError, SparseDashError
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings, settings_from_plain
@@ -19,7 +18,7 @@ from sparsedash.storage.text_files import texts_of
 from sparsedash.ui import frame
 from tests.faults import odd_values
 from tests.ui import specimens
-from tests.ui.conftest import APP, shows_as_text
+from tests.ui.conftest import client, shows_as_text
 
 pytestmark = pytest.mark.faults
 
@@ -90,10 +89,10 @@ def test_an_address_shows_a_page_without_an_exception(backend, n, monkeypatch):
     seen: Counter[str] = Counter()
     for seed in range(n):
         page, asked = odd_values.address(random.Random(seed))
-        app = AppTest.from_file(str(APP), default_timeout=60)
+        app = client(page)
         for name, value in asked.items():
             app.query_params[name] = value
-        app.switch_page(f"pages/{page}.py").run()
+        app.run()
         assert not app.exception, (page, asked)
         drawn = "\n".join(element.proto.body for element in app.get("html"))
         shows_as_text(drawn)

@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 import pytest
-from streamlit.testing.v1 import AppTest
 
 from sparsedash.jobs.cluster_parts import ClusterMachine, ClusterView, MachineFacts, MachineView
 from sparsedash.schema.errors import StoreError
@@ -12,7 +11,7 @@ from sparsedash.ui import frame, job_panel
 from sparsedash.ui.form_address import SEARCH
 from tests.storage.every_kind import harm_entry
 from tests.ui import specimens
-from tests.ui.conftest import APP, STORABLE, links, markup, menu_links, query_of, shows_as_text, words
+from tests.ui.conftest import STORABLE, client, links, markup, menu_links, query_of, shows_as_text, words
 from tests.ui.filled_backend import job
 from tests.ui.test_models_exports import MADE as EXPORT
 from tests.ui.test_storage_holdings import DAMAGED
@@ -52,8 +51,7 @@ def refuse(*_):
 @pytest.mark.parametrize("name", ["overview", "published"])
 def test_a_data_folder_that_cannot_be_used_is_said_in_words(name, monkeypatch):
     monkeypatch.setattr(frame, "backend", refuse)
-    app = AppTest.from_file(str(APP), default_timeout=30).run()
-    app.switch_page(f"pages/{name}.py").run()
+    app = client(name).run()
     assert not app.exception and "The data folder /x cannot be used. Is it locked?" in words(app)
 
 
