@@ -29,10 +29,11 @@ from sparsedash.stats.tolerance import FEWEST_PASSAGES
 from sparsedash.ui import frame
 from sparsedash.ui.address_bar import BOUND, tolerance_fields
 from sparsedash.ui.form_address import CHANNEL_PRESETS, CHOICES, GOALS, MASK_PRESETS, MASKS, OWN, SEARCH, SWEEP
-from sparsedash.ui.form_estimate import evaluation_size_field, other_passages_expander
 from sparsedash.ui.form_fields import (
+    evaluation_size_field,
     expander,
     group_heading,
+    other_passages_expander,
     reference_field,
     setting_fields,
     show_hint,
