@@ -1,4 +1,4 @@
-"""One passage or prompt: both models' answers, the heat strip of how far they differ, and the texts that they write on."""
+"""One passage or prompt: both models' answers, the heat strip of how far they differ, and their continuations."""
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence

@@ -27,7 +27,7 @@ from sparsedash.reporting.record_pair import (
     view_csv,
     view_parquet,
 )
-from sparsedash.reporting.run_answer import still_to_come
+from sparsedash.reporting.run_answer import run_ending, still_to_come
 from sparsedash.reporting.run_reports import comparison_words, continuations_section, html_report
 from sparsedash.reporting.run_results import run_results
 from sparsedash.reporting.wording import EXAMPLE_TITLE
@@ -37,7 +37,7 @@ from sparsedash.stats.significance import wilson_interval
 from sparsedash.ui import address_bar, frame, job_panel
 from sparsedash.ui.address_bar import BOUND
 from sparsedash.ui.browser_scripts import show_chart
-from sparsedash.ui.chosen_run import ChosenRun, link_to_export, show_ending
+from sparsedash.ui.chosen_run import ChosenRun, link_to_export, show_incomplete
 from sparsedash.ui.navigation import current_tolerance
 
 OTHER_WORDS, CHANGE = "words", "change"
@@ -307,7 +307,7 @@ def explain_blind_passages(shown: Shown, n_searched: int) -> None:
 
 def show_links(run: Run, chosen: ChosenRun, pair: Pair) -> None:
     """Draw how the run ended, if early, and the links to its chart, its layers and the export of the right model."""
-    show_ending(run, chosen.job)
+    show_incomplete(run, run_ending(run, chosen.job))
     with frame.row():
         frame.link("overview", "Back to the chart", run=chosen.key)
         frame.link("layers", "See what each layer lost", run=chosen.key, record=pair.right_name)

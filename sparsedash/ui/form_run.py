@@ -8,7 +8,7 @@ import streamlit as st
 
 from sparsedash.catalog.presets import DEFAULT_METHOD, METHODS, method_name, method_named
 from sparsedash.reporting import wording
-from sparsedash.reporting.html import paragraph
+from sparsedash.reporting.html import element, escape, paragraph
 from sparsedash.schema.errors import SparseDashError
 from sparsedash.schema.fields import FieldRow, field_rows
 from sparsedash.schema.method_settings import MethodSettings, uses_parameter
@@ -32,11 +32,11 @@ from sparsedash.ui.form_address import CHANNEL_PRESETS, CHOICES, GOALS, MASK_PRE
 from sparsedash.ui.form_fields import (
     evaluation_size_field,
     expander,
-    group_heading,
     other_passages_expander,
     reference_field,
     setting_fields,
     show_hint,
+    show_problem,
     show_uploads,
     validated,
 )
@@ -94,23 +94,26 @@ def prune_form(backend: Backend) -> RunSettings | FindSettings | None:
         "What to do", GOALS, default=SWEEP, key="goal", bind=BOUND, required=True, label_visibility="collapsed"
     )
     search = goal == SEARCH
-    values |= _tolerance_fields() if search else _sparsities_field()
+    values |= _amount_fields(search)
     about_run, about_methods = st.container(), st.container()
-    if search:
-        with expander("Choose another method", "another", ("with", OWN)):
-            presets, own = _search_preset_field(), _custom_method_fields("Use a method of your own instead")
-    else:
-        with expander("Race several methods, or choose another", "race", ("method", MASKS, OWN)):
-            presets, own = _preset_fields(), _custom_method_fields("Race a method of your own")
+    title, key = ("Choose another method", "another") if search else ("Race several methods, or choose another", "race")
+    with expander(title, key, ("with", OWN) if search else ("method", MASKS, OWN)):
+        presets = _preset_fields(search)
+        own = _custom_method_fields("Use a method of your own instead" if search else "Race a method of your own")
     frame.section("How sure?")
     sizes = st.container()
     values |= _passage_fields(backend, search) | _more_fields(backend, values["model"], search)
     chosen = (own or presets) if search else (*presets, *(own or ()))
     methods = dict.fromkeys(replace(method, width_multiple=values["width"]) for method in chosen)
     with about_methods:
-        if own is not None and not methods:
-            validated("method", _refuse_no_method)
-        _describe_methods(chosen)
+        names = [method_name(each) for each in chosen]
+        if len(names) > 1:
+            frame.show(paragraph(f"{len(names)} methods race: {', '.join(names)}."))
+        elif names:
+            frame.show(paragraph(f"Method: {names[0]}{' (recommended)' if names[0] == DEFAULT_METHOD else ''}."))
+        elif own is not None:
+            show_problem("method", SparseDashError("No method is chosen.", "Choose at least one."))
+        show_hint(*(f"{method.name}: {method.summary}" for method in METHODS if method.name in names))
     settings: RunSettings | FindSettings | None = None
     if own is not None and methods and all(values[key] for key in ("model", "text", "calibration", "sparsity")):
         with about_run:
@@ -138,22 +141,19 @@ def _settings(values: Mapping[str, Any], methods: list[MethodSettings], search: 
     return FindSettings(method=methods[0], **named(FindSettings), **asked)
 
 
-def _sparsities_field() -> dict[str, Any]:
+def _amount_fields(search: bool) -> dict[str, Any]:
+    """Draw the sparsities, or the tolerance of a search."""
+    if search:
+        tolerance = parse_tolerance(st.query_params)
+        with st.container(horizontal=True):
+            tolerance_fields(tolerance)
+        return {"within": tolerance.ratio, "points": tolerance.points, "sparsity": RunSettings.sparsities_permille}
     row = _RUN["sparsities_permille"]
     first = percents_text(row.starts["form"])
-    text = st.text_input(row.label, first, key=row.key, bind=BOUND, max_chars=300, help=row.help)
+    text = st.text_input(row.label, first, key=row.key, bind=BOUND, max_chars=300, help=row.help) or ""
     return {
-        row.key: validated(
-            row.key, lambda: RunSettings(sparsities_permille=parse_percents(text or "")).sparsities_permille
-        )
+        row.key: validated(row.key, lambda: RunSettings(sparsities_permille=parse_percents(text)).sparsities_permille)
     }
-
-
-def _tolerance_fields() -> dict[str, Any]:
-    tolerance = parse_tolerance(st.query_params)
-    with st.container(horizontal=True):
-        tolerance_fields(tolerance)
-    return {"within": tolerance.ratio, "points": tolerance.points, "sparsity": RunSettings.sparsities_permille}
 
 
 def _passage_fields(backend: Backend, search: bool) -> dict[str, Any]:
@@ -178,7 +178,7 @@ def _more_fields(backend: Backend, model: str | None, search: bool) -> dict[str,
     keys = [row.key for lines in shown.values() for line in lines for row in line]
     with expander("More settings", "more", [_CALIBRATION["corpus"].key, *keys]):
         for heading, lines in shown.items():
-            group_heading(heading)
+            frame.show(element("h3", escape(heading), css="sd-group"))
             if heading == "Calibration":
                 values["calibration"] = reference_field(backend, _CALIBRATION["corpus"], usual)
             for line in filter(None, lines):
@@ -187,31 +187,20 @@ def _more_fields(backend: Backend, model: str | None, search: bool) -> dict[str,
     return values
 
 
-def _preset_fields() -> tuple[MethodSettings, ...]:
-    """Draw the presets, those that remove channels and those that set weights to zero. Several race in one run."""
-    channels = st.pills(
-        "Method",
-        [method.name for method in CHANNEL_PRESETS],
-        selection_mode="multi",
-        default=[DEFAULT_METHOD],
-        key="method",
-        bind=BOUND,
-        help="Choose several to race them on the same calibration.",
-        wrap=True,
-    )
-    names = [method.name for method in MASK_PRESETS]
-    label = "Methods that take single weights"
-    masks = st.pills(label, names, selection_mode="multi", key=MASKS, bind=BOUND, wrap=True)
+def _preset_fields(search: bool) -> tuple[MethodSettings, ...]:
+    """Draw the presets: one for a search; else those that remove channels and those that zero weights, to race them."""
+    if search:
+        names = [method.name for method in METHODS if method.searchable]
+        usual = names.index(DEFAULT_METHOD)
+        name = st.selectbox("Method", names, index=usual, key="with", bind=BOUND, filter_mode=None)
+        return (method_named(name or DEFAULT_METHOD),)
+    about = "Choose several to race them on the same calibration."
+    names, chosen = [method.name for method in CHANNEL_PRESETS], [DEFAULT_METHOD]
+    channels = st.pills("Method", names, selection_mode="multi", default=chosen, key="method", bind=BOUND, help=about)
+    label, names = "Methods that take single weights", [method.name for method in MASK_PRESETS]
+    masks = st.pills(label, names, selection_mode="multi", key=MASKS, bind=BOUND)
     show_hint(_MASKS)
     return tuple(map(method_named, (*channels, *masks)))
-
-
-def _search_preset_field() -> tuple[MethodSettings, ...]:
-    """Draw the presets by which a search can find the largest sparsity, to choose one."""
-    names = [method.name for method in METHODS if method.searchable]
-    usual = names.index(DEFAULT_METHOD)
-    name = st.selectbox("Method", names, index=usual, key="with", bind=BOUND, filter_mode=None) or DEFAULT_METHOD
-    return (method_named(name),)
 
 
 def _custom_method_fields(title: str) -> tuple[MethodSettings, ...] | None:
@@ -230,20 +219,6 @@ def _custom_method_fields(title: str) -> tuple[MethodSettings, ...] | None:
         return None
     show_hint(f"Its name in charts: {method_name(made)}", *([] if made.takes_channels else [_MASKS]))
     return (made,)
-
-
-def _refuse_no_method() -> None:
-    raise SparseDashError("No method is chosen.", "Choose at least one.")
-
-
-def _describe_methods(chosen: tuple[MethodSettings, ...]) -> None:
-    """Draw the names and summaries of the chosen methods."""
-    names = [method_name(each) for each in chosen]
-    if len(names) > 1:
-        frame.show(paragraph(f"{len(names)} methods race: {', '.join(names)}."))
-    elif names:
-        frame.show(paragraph(f"Method: {names[0]}{' (recommended)' if names[0] == DEFAULT_METHOD else ''}."))
-    show_hint(*(f"{method.name}: {method.summary}" for method in METHODS if method.name in names))
 
 
 def _show_sweep(settings: RunSettings) -> None:

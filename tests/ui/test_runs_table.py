@@ -1,14 +1,12 @@
 """The page with all runs in its empty, running, failed and done state, and everything it keeps in its address."""
 
 from dataclasses import replace
-from io import BytesIO
 
 import pytest
 
 from sparsedash.reporting.run_list import RUN_ADDRESS_LENGTH
 from sparsedash.schema.pair_records import RunMark
 from sparsedash.schema.records import Record, Run
-from sparsedash.ui import runs_table
 from sparsedash.ui.runs_table import ROWS_A_PAGE
 from tests.storage.every_kind import flip
 from tests.storage.test_run_files import named
@@ -185,32 +183,28 @@ def test_a_run_is_ticked_overlaid_named_pinned_and_deleted(open_page, backend, t
     said = words(open_page("overview", run=older.key))
     assert said.count("For the talk · SmolLM2 135M") == 1 and "pinned" in said
     app = opened(open_page("runs", chosen=short(older)), "runs-delete")
-    assert "“For the talk” stays: it is pinned; unpin it first." in words(app)
+    assert "1 run stays: it is pinned; unpin it first." in words(app)
     button(app, "Unpin").click().run()
     app = opened(app, "runs-delete")
-    assert "Delete “For the talk”, with the answers of 2 models?" in words(app)
+    assert "Delete “For the talk” with the answers of 2 models" in words(app)
     button(app, "Delete for good").click().run()
     assert backend.runs() == [newer] and set(backend._store.keys(Record)) == {newer.dense, *newer.sparse}
     assert "Deleted: For the talk" in app.toast[0].value
     assert "chosen" not in app.query_params and listed(app) == ["owner/model"]
 
 
-def test_an_exported_run_is_opened_and_ticked_and_a_changed_file_is_refused(open_page, backend, monkeypatch):
+def test_an_exported_run_is_opened_and_ticked_and_a_changed_file_is_refused(open_page, backend):
     run, records, passages = named(*specimens.run(), specimens.passages())
     backend.put(*records, passages, run)
     app = opened(open_page("runs", chosen=short(run)), "run-along")
     assert any(each.proto.label.startswith("Download,") for each in app.get("download_button"))
-    assert "Names, prompts and blind choices stay here." in words(app)
-    data, state, ticks = backend.pack_run(run.key), {}, []
+    data = backend.pack_run(run.key)
     backend.drop(Run, run.key)
-    monkeypatch.setattr(runs_table.st, "session_state", state)
-    monkeypatch.setattr(runs_table.st, "toast", lambda *_, **__: None)
-    monkeypatch.setattr(runs_table, "tick_rows", ticks.append)
+    app = open_page("runs")
     for file, refused in ((flip(data), True), (data, False)):
-        state[runs_table._FIELD] = BytesIO(file)
-        runs_table._open_file(backend)
-        assert bool(state[runs_table._REFUSED]) == refused
-        assert (ticks, [each.key for each in backend.runs()]) == (([], []) if refused else ([[short(run)]], [run.key]))
+        app.file_uploader(key="run-file").set_value([("a.run", file, "application/octet-stream")]).run()
+        assert ('role="alert"' in markup(app)) == refused
+        assert backend.runs() == ([] if refused else [run]) and ticked(app) == ([] if refused else short(run))
 
 
 def test_a_run_under_way_is_not_deleted_and_one_that_ended_early_says_so(open_page, backend):
