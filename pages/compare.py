@@ -49,7 +49,10 @@ with searching:
 if blind:
     shown = Shown(pair, pair.differing(searched))
     with listing:
-        compare_views.explain_blind_passages(shown, len(searched))
+        offered = (
+            f"{len(shown.positions):,} of {len(searched):,} passages are offered: those that the two models answer"
+        )
+        frame.note(f"{offered} with different words. Where both say the same, there is nothing to judge.")
 else:
     by = ChangeFilter(pair)
     with kinds:

@@ -19,12 +19,11 @@ from sparsedash.reporting.run_reports import sampling_words
 from sparsedash.reporting.wording import first_upper, signed_nats
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.fields import field_rows
-from sparsedash.schema.pair_records import ContinuationSettings, Divergence, DivergenceSettings, Place
+from sparsedash.schema.pair_records import ContinuationSettings, Divergence, DivergenceSettings
 from sparsedash.schema.records import Outcome, Passages, Run
 from sparsedash.service.backend import Backend
 from sparsedash.ui import address_bar, frame, job_panel
 from sparsedash.ui.compare_views import Shown, judge_blind, sides
-from sparsedash.ui.job_panel import watch_job
 
 NOTHING = "(nothing)"
 _POLL_S = 0.25
@@ -73,7 +72,7 @@ def _show_written(backend: Backend, pair: Pair, request: ContinuationSettings, n
         return
     if stored is None and job is not None:
         if any(job.progress.texts):
-            _draw_growing(pair, others, job.progress.texts or ("", ""))
+            _draw_growing(pair, others, job)
         job_panel.draw_job(backend, job, brief=True)
         return
     remark = "What was written is no longer stored."
@@ -93,24 +92,22 @@ def _watch_writing(backend: Backend, pair: Pair, others: Sequence[str], job_id: 
     job = backend.job(job_id)
     if not job.live:
         st.rerun()
+    progress = f"▶ {' · '.join(filter(None, (*job_activity(job), stage_facts(job))))}"
+    if job.stopping:
+        progress = "⊘ Stopping"
+    elif job.state == "queued":
+        progress = f"◷ Waiting: {job_progress_words(backend, job)[1]}"
     cancel = partial(backend.cancel, job.id)
     with st.container(key=f"writing-{job.id}", gap="small"):
         with frame.row():
-            frame.show(element("p", escape(_progress(backend, job)), css="sd-progress", role="status"))
+            frame.show(element("p", escape(progress), css="sd-progress", role="status"))
             frame.action_button("Stop", cancel, key=f"stop-{job.id}", icon="stop_circle", disabled=job.stopping)
-        _draw_growing(pair, others, job.progress.texts or ("", ""))
+        _draw_growing(pair, others, job)
 
 
-def _progress(backend: Backend, job: Job) -> str:
-    if job.stopping:
-        return "⊘ Stopping"
-    if job.state == "queued":
-        return f"◷ Waiting: {job_progress_words(backend, job)[1]}"
-    return f"▶ {' · '.join(filter(None, (*job_activity(job), stage_facts(job))))}"
-
-
-def _draw_growing(pair: Pair, others: Sequence[str], texts: Sequence[str]) -> None:
+def _draw_growing(pair: Pair, others: Sequence[str], job: Job) -> None:
     """All texts under their models' names, with a sign in place of one to come."""
+    texts = job.progress.texts or ("", "")
     _draw_texts(pair, others, [escape(text.strip() or "…") for text in texts], "sd-written sd-growing")
 
 
@@ -155,50 +152,36 @@ def try_prompt(backend: Backend, pair: Pair, run: Run, *, blind: bool) -> None:
         for column, (name, row) in zip(st.columns(3), _SETTINGS.items(), strict=True):
             label, low, high, usual, step, help_text = row
             column.number_input(label, low, high, usual, step, key=f"own-{name}", help=help_text)
-    submit = partial(_submit_prompt, backend, pair, tuple(names))
+
+    def submit() -> None:
+        """Submit the prompt and put it at the head of the list. Raises SettingsError for one that is empty or long."""
+        state = st.session_state
+        values = {name: state.get(f"own-{name}", row[3]) for name, row in _SETTINGS.items()}
+        values |= {"temperature_percent": round(100 * values["temperature_percent"]), "prompt": state.get(_PROMPT, "")}
+        others = tuple(names) if state.get(_ALL, False) else ()
+        request = ContinuationSettings(left=pair.left.key, right=pair.right.key, others=others, **values)
+        backend.submit(request)
+        backend.user_data.keep_prompt(request)
+
     frame.action_button("Continue this prompt", submit, key="continue-own", icon="edit_note")
     tried = backend.user_data.prompts(pair.left.key, pair.right.key)
     if not tried:
         frame.note("What you try will be listed here, and will be here again after a reload.")
     show_all = len(tried) <= _AT_FIRST or st.session_state.get("all-prompts", False)
     for request in tried if show_all else tried[:_AT_FIRST]:
-        with st.container(border=True, key=f"tried-{request.key()[:16]}"):
-            _show_tried(backend, pair, request, names, blind)
+        subject = request.key()
+        with st.container(border=True, key=f"tried-{subject[:16]}"):
+            text = element("p", escape(end_of(request.prompt, _SHOWN_CHARACTERS)), css="sd-passage")
+            frame.show(text, paragraph(first_upper(sampling_words(request)), css="sd-muted sd-small"))
+            of_prompt = sides(backend, pair, subject, blind)
+            _show_written(backend, of_prompt, request, names)
+            stored = backend.continuation(subject)
+            if blind and stored is not None and not stored.stopped:
+                judge_blind(backend, of_prompt, subject)
+            drop = partial(backend.user_data.drop_prompt, request)
+            frame.action_button("Remove from the list", drop, key=f"remove-{subject}", icon="close", kind="tertiary")
     if not show_all:
         st.button(f"Show all {len(tried)}", key="all-prompts")
-
-
-def _submit_prompt(backend: Backend, pair: Pair, others: tuple[str, ...]) -> None:
-    """Submit the prompt and put it at the head of the list. Raises SettingsError for one that is empty or too long."""
-    state = st.session_state
-    values = {name: state.get(f"own-{name}", row[3]) for name, row in _SETTINGS.items()}
-    values["temperature_percent"] = round(100 * values["temperature_percent"])
-    request = ContinuationSettings(
-        left=pair.left.key,
-        right=pair.right.key,
-        prompt=state.get(_PROMPT, ""),
-        others=others if state.get(_ALL, False) else (),
-        **values,
-    )
-    backend.submit(request)
-    backend.user_data.keep_prompt(request)
-
-
-def _show_tried(
-    backend: Backend, pair: Pair, request: ContinuationSettings, names: Mapping[str, str], blind: bool
-) -> None:
-    subject = request.key()
-    frame.show(
-        element("p", escape(end_of(request.prompt, _SHOWN_CHARACTERS)), css="sd-passage"),
-        paragraph(first_upper(sampling_words(request)), css="sd-muted sd-small"),
-    )
-    pair = sides(backend, pair, subject, blind)
-    _show_written(backend, pair, request, names)
-    stored = backend.continuation(subject)
-    if blind and stored is not None and not stored.stopped:
-        judge_blind(backend, pair, subject)
-    drop = partial(backend.user_data.drop_prompt, request)
-    frame.action_button("Remove from the list", drop, key=f"remove-{subject}", icon="close", kind="tertiary")
 
 
 LEVELS = (0.01, 0.05, 0.2, 0.8)
@@ -289,7 +272,7 @@ def _show_strip(backend: Backend, pair: Pair, text: str) -> None:
         return
     job = backend.newest_job(request.key())
     if job is not None and job.state != "done":
-        watch_job(backend, job, brief=True)
+        job_panel.watch_job(backend, job, brief=True)
         return
     frame.action_button(
         "Show where the two differ",
@@ -304,7 +287,19 @@ def _draw_strip(pair: Pair, found: Divergence) -> None:
     places, n = found.places, len(found.places)
     largest = sorted(range(n), key=lambda i: -places[i].nats)[:LARGEST]
     skipped = max(0, n - SHOWN_PLACES)
-    spans = [_strip_token(pair, places[i], i in largest) for i in range(skipped, n) if places[i].text]
+    spans = []
+    for i in range(skipped, n):
+        if text := places[i].text:
+            left, right = (
+                f"{pair.left_name} expects {_quoted(places[i].left)}",
+                f"{pair.right_name} {_quoted(places[i].right)}",
+            )
+            tip, css = (
+                f"{places[i].nats:.2f} nats: {left}, {right}",
+                f"sd-heat sd-heat-{bisect_right(LEVELS, places[i].nats)}",
+            )
+            reach = {"data_tip": tip, "tabindex": "0", "role": "img", "aria_label": f"{text}: {tip}"}
+            spans.append(element("span", escape(text), css=css, title=tip, **(reach if i in largest else {})))
     bounds = ["under 0.01", "from 0.01", "from 0.05", "from 0.2", "0.8 and more nats"]
     legend = [element("span", escape(words), css=f"sd-heat sd-heat-{step}") for step, words in enumerate(bounds)]
     frame.remark(
@@ -326,13 +321,6 @@ def _draw_strip(pair: Pair, found: Divergence) -> None:
         frame.show_table(table("Where the two models' expectations differ", caption, head, rows))
 
 
-def _strip_token(pair: Pair, place: Place, large: bool) -> Html:
-    left, right = f"{pair.left_name} expects {_quoted(place.left)}", f"{pair.right_name} {_quoted(place.right)}"
-    tip, level = f"{place.nats:.2f} nats: {left}, {right}", bisect_right(LEVELS, place.nats)
-    reach = {"data_tip": tip, "tabindex": "0", "role": "img", "aria_label": f"{place.text}: {tip}"} if large else {}
-    return element("span", escape(place.text), css=f"sd-heat sd-heat-{level}", title=tip, **reach)
-
-
 def _quoted(text: str) -> str:
     return f"“{visible(text.replace(chr(10), '⏎')[:60])}”" if text else "a part of a character"
 
@@ -347,7 +335,8 @@ def show_passage_table(shown: Shown, passages: Passages | None, at: int) -> None
         frame.show(element("div", *heads, css="sd-row-heads", aria_hidden="true"))
         for i, position in enumerate(positions[first : first + ROWS]):
             number = f"{pair.left.outcomes[position].index + 1:,}"
-            cells = _opening(position, passages) if kind is None else _cells(position, pair)
+            opening = widget_label(passages.contexts[position][:_MOST_LETTERS]) or "–" if passages else ""
+            cells = f"**{opening}**" if kind is None and opening else _cells(position, pair) if kind else ""
             # Marked in its words: a button of another type would be a new one, and lose the focus.
             label, to = f"{f'`▸ {number}`' if first + i == at else number} {cells}", shown.query(first + i) or {}
             st.button(label, f"row-{i}", type="tertiary", width="stretch", on_click=address_bar.set_query, args=(to,))
@@ -355,10 +344,6 @@ def show_passage_table(shown: Shown, passages: Passages | None, at: int) -> None
         before, after = shown.query(first - ROWS), shown.query(first + ROWS)
         steps = [("Earlier", "arrow_upward", before, None), ("Later", "arrow_downward", after, None)]
         address_bar.draw_steps("page", steps, f"{first + 1:,} to {min(n, first + ROWS):,} of {n:,}", "tertiary")
-
-
-def _opening(position: int, passages: Passages | None) -> str:
-    return f"**{widget_label(passages.contexts[position][:_MOST_LETTERS]) or '–'}**" if passages else ""
 
 
 def _cells(position: int, pair: Pair) -> str:

@@ -9,24 +9,11 @@ from typing import Any, NamedTuple, get_args
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from sparsedash.reporting import wording
+from sparsedash.reporting import record_pair, wording
 from sparsedash.reporting.charts.bar_charts import changes_chart, changes_words, clicked_bar
 from sparsedash.reporting.html import element, paragraph, widget_label
 from sparsedash.reporting.passage_analysis import change_ranges, count_by_range, group_losses
-from sparsedash.reporting.record_pair import (
-    KIND_OF,
-    KINDS,
-    Kind,
-    Order,
-    Pair,
-    harness_samples,
-    load_pair,
-    record_choices,
-    side_title,
-    unique_names,
-    view_csv,
-    view_parquet,
-)
+from sparsedash.reporting.record_pair import KIND_OF, KINDS, Kind, Order, Pair
 from sparsedash.reporting.run_answer import run_ending, still_to_come
 from sparsedash.reporting.run_reports import comparison_words, continuations_section, html_report
 from sparsedash.reporting.run_results import run_results
@@ -67,14 +54,10 @@ class Shown(NamedTuple):
 def begin_choices() -> DeltaGenerator:
     """The container of the choices of run, models, search, order and files; on a phone behind one button."""
     opened = bool(st.session_state.get(_OPEN, False))
+    text, icon = ("Close", "close") if opened else ("Choose", "tune")
     with st.container(key="open-choices"):
-        st.button(
-            "Close" if opened else "Choose",
-            key="open-choices-button",
-            icon=":material/close:" if opened else ":material/tune:",
-            on_click=lambda: st.session_state.update({_OPEN: not opened}),
-            help="Run, models, search, order, files",
-        )
+        turn, about = partial(st.session_state.update, {_OPEN: not opened}), "Run, models, search, order, files"
+        frame.action_button(text, turn, key="open-choices-button", icon=icon, help=about)
     choices = st.container(key="choices")
     with choices:
         # Drawn either way: what follows would else move by one place, and be drawn anew.
@@ -86,12 +69,14 @@ def choose_run(backend: Backend, runs: Sequence[Run], chosen: str) -> None:
     """Draw the choice among the runs; the address names the one that is shown."""
     if chosen not in {run.key for run in runs}:
         return
-    zone, marks, titles = frame.zone(), backend.user_data.marks(), {}
+    titles = {}
     for run in runs:
-        title = wording.stored_run_title(run, marks[run.key].name if run.key in marks else "")
+        title = wording.stored_run_title(run, backend.user_data.name_of(run.key))
         prefix = f"{EXAMPLE_TITLE}: " if run.made_on else ""
-        titles[run.key] = f"{prefix}{title}, {wording.moment(run.started_at, zone)}"
-    address_bar.select("run", "Run", unique_names(titles), chosen, along={"passage": "", "left": "", "right": ""})
+        titles[run.key] = f"{prefix}{title}, {wording.moment(run.started_at, frame.zone())}"
+    address_bar.select(
+        "run", "Run", record_pair.unique_names(titles), chosen, along={"passage": "", "left": "", "right": ""}
+    )
 
 
 def choose_pair(backend: Backend, run: Run, runs: Sequence[Run]) -> Pair | None:
@@ -99,20 +84,18 @@ def choose_pair(backend: Backend, run: Run, runs: Sequence[Run]) -> Pair | None:
 
     Unless the address names others: dense, and the last record of the best method.
     """
-    by_address = {choice.address: choice for choice in record_choices(run, runs)}
-    names = {address: choice.name for address, choice in by_address.items()}
-    addresses = {choice.key: address for address, choice in by_address.items()}
+    choices = {choice.address: choice for choice in record_pair.record_choices(run, runs)}
+    names, addresses = {to: each.name for to, each in choices.items()}, {each.key: to for to, each in choices.items()}
     found = run_results(backend, run, current_tolerance()) if wording.has_several_methods(run.settings) else None
-    rows = found.best if found is not None else []
-    last = rows[-1].record.key if rows else wording.record_names(run)[-1][0]
-    columns, below, chosen = st.columns(2, wrap=False), st.container(), []
-    for column, side, usual in zip(columns, ("left", "right"), (run.dense, last), strict=True):
+    last = found.best[-1].record.key if found is not None and found.best else wording.record_names(run)[-1][0]
+    columns, below, more = st.columns(2, wrap=False), st.container(), {"passage": ""}
+    chosen = []
+    for column, side, usual in zip(columns, ("left", "right"), (addresses[run.dense], addresses[last]), strict=True):
         with column:
-            picked = address_bar.select(
-                side, side.capitalize(), names, addresses[usual], along={"passage": ""}, noun="model", said_in=below
-            )
-        chosen.append(by_address[picked])
-    return load_pair(backend, *chosen)
+            title = side.capitalize()
+            picked = address_bar.select(side, title, names, usual, along=more, noun="model", said_in=below)
+        chosen.append(choices[picked])
+    return record_pair.load_pair(backend, *chosen)
 
 
 def search_passages(chosen: Pair, passages: Passages | None) -> Sequence[int]:
@@ -164,18 +147,12 @@ def choose_kind(pair: Pair, positions: Sequence[int]) -> tuple[Kind, bool]:
         # The style sheet knows the chosen one by its icon: one of another type would be new, and lose the focus.
         icon = ":material/check:" if kind == chosen else None
         st.button(f"{KINDS[kind]} · {len(found):,}", key=f"flip-{kind}", icon=icon, help=helps[kind], **show(kind))
-    about = "Go through the kinds that have passages."
-    icon = ":material/filter_list:"
+    about, icon = "Go through the kinds that have passages.", ":material/filter_list:"
     st.button("Change kind", "next-kind", about, shortcut="F", type="tertiary", icon=icon, **show(following))
-    only = st.toggle(
-        f"Only different words · {len(pair.differing(by_kind[chosen])):,}",
-        key=OTHER_WORDS,
-        bind=BOUND,
-        on_change=address_bar.set_query,
-        args=({"filter": chosen, "passage": ""},),
-        help="Of this kind only the passages that the two models answer with different words.",
-    )
-    return chosen, only
+    about = "Of this kind only the passages that the two models answer with different words."
+    stay = partial(address_bar.set_query, {"filter": chosen, "passage": ""})
+    label = f"Only different words · {len(pair.differing(by_kind[chosen])):,}"
+    return chosen, st.toggle(label, key=OTHER_WORDS, bind=BOUND, on_change=stay, help=about)
 
 
 class ChangeFilter:
@@ -265,13 +242,13 @@ def show_verdict(backend: Backend, run: Run, pair: Pair, cost: DeltaGenerator, a
     found = run_results(backend, run, current_tolerance())
     assert found is not None, "the page has read the dense record already"
     sentence, lost, basis = comparison_words(found, pair)
-    measured = f" · {wording.measured_sparsity(pair.right.pruned)}" if pair.right.pruned else ""
     frame.opening(sentence)
-    with cost:
-        if lost:
+    if lost:
+        with cost:
             frame.show(paragraph(lost, css="sd-cost"))
     with about:
         frame.section("What the verdict rests on")
+        measured = f" · {wording.measured_sparsity(pair.right.pruned)}" if pair.right.pruned else ""
         against = f"{pair.right_name} against {pair.left_name}{measured} · {_basis(backend, run)}"
         frame.show(paragraph(against, css="sd-basis"))
         frame.note(basis)
@@ -294,15 +271,6 @@ def show_question(backend: Backend, run: Run, pair: Pair, about: DeltaGenerator)
 def _basis(backend: Backend, run: Run) -> str:
     title = wording.stored_run_title(run, backend.user_data.name_of(run.key))
     return f"{title} · {wording.stored_run_details(run)}"
-
-
-def explain_blind_passages(shown: Shown, n_searched: int) -> None:
-    """Draw why only these passages are offered, of those that hold the searched text."""
-    holding = "" if n_searched == len(shown.pair.left.outcomes) else " that contain this text"
-    frame.note(
-        f"{len(shown.positions):,} of {n_searched:,} passages{holding} are offered: those that the two models answer "
-        "with different words. Where both say the same, there is nothing to judge."
-    )
 
 
 def show_links(run: Run, chosen: ChosenRun, pair: Pair) -> None:
@@ -384,20 +352,22 @@ def offer_files(backend: Backend, run: Run, passages: Passages | None, view: Sho
         written = continuations_section(backend, run, pair, passages)
         return html_report(found, pair, passages, backend.newest_job(run.key), written)
 
-    named, shown = f"{kind}-{pair.right.key[:8]}", f"These {len(positions):,} passages"
-    of_pair = (pair, positions, passages)
-    files: list[tuple[str, str, str, Callable[[], bytes]]] = [
-        ("Report, one HTML file", "report.html", "text/html", report),
-        (f"{shown}, CSV", f"{named}.csv", "text/csv", partial(view_csv, *of_pair)),
-        (f"{shown}, parquet", f"{named}.parquet", "application/vnd.apache.parquet", partial(view_parquet, *of_pair)),
-    ]
-    for side, name, record in (("left", pair.left_name, pair.left), ("right", pair.right_name, pair.right)):
-        if passages is None:
-            break
-        title = f"All samples of {side_title(name, record)}, as lm-evaluation-harness writes them"
-        made = partial(harness_samples, record, passages)
-        files.append((title, f"samples-{side}.jsonl", "application/jsonl", made))
+    def offer(title: str, name: str, media_type: str, made: Callable[[], bytes]) -> None:
+        to, key = f"sparsedash-{name}", f"take-{name}"
+        frame.offer_file(widget_label(title), made, to, media_type, key=key, width="stretch")
+
+    named, title, of_pair = (
+        f"{kind}-{pair.right.key[:8]}",
+        f"These {len(positions):,} passages",
+        (pair, positions, passages),
+    )
     with st.popover("Download", icon=":material/download:"):
-        for title, name, media_type, data in files:
-            key = f"take-{name}"
-            frame.offer_file(widget_label(title), data, f"sparsedash-{name}", media_type, key=key, width="stretch")
+        offer("Report, one HTML file", "report.html", "text/html", report)
+        offer(f"{title}, CSV", f"{named}.csv", "text/csv", partial(record_pair.view_csv, *of_pair))
+        parquet = partial(record_pair.view_parquet, *of_pair)
+        offer(f"{title}, parquet", f"{named}.parquet", "application/vnd.apache.parquet", parquet)
+        for side, name, record in (("left", pair.left_name, pair.left), ("right", pair.right_name, pair.right)):
+            if passages is not None:
+                title = f"All samples of {record_pair.side_title(name, record)}, as lm-evaluation-harness writes them"
+                samples = partial(record_pair.harness_samples, record, passages)
+                offer(title, f"samples-{side}.jsonl", "application/jsonl", samples)
