@@ -12,7 +12,7 @@ from sparsedash.schema.records import Record, Run
 from sparsedash.service.backend import Backend
 from sparsedash.ui import address_bar, frame, navigation
 from sparsedash.ui.form_address import form_address
-from sparsedash.ui.job_panel import JOBS_LISTED, live_jobs
+from sparsedash.ui.job_panel import JOBS_LISTED, jobs_under_way
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ def chosen_run(backend: Backend, runs: Sequence[Run]) -> ChosenRun:
 
     The menu's links lead to it, too. runs: the results that the page can show, newest first.
     """
-    jobs = [*live_jobs(backend, but=""), *(job for job in backend.jobs(JOBS_LISTED) if job.makes_run)]
+    jobs = [*jobs_under_way(backend, but=""), *(job for job in backend.jobs(JOBS_LISTED) if job.makes_run)]
     asked = address_bar.query_value(navigation.RUN)
     # A job that is done has left its run among these, unless that was deleted.
     without_run = [job for job in jobs if job.state != "done"]

@@ -236,13 +236,13 @@ def _watch_live_job(
 @frame.fragment(JOB_S)
 def watch_live_jobs(backend: Backend, seen: list[Job]) -> None:
     """Draw the panels of all live jobs, running ones first. Reruns the page when one comes, starts or ends."""
-    live, queue = live_jobs(backend, seen), backend.queue()
+    live, queue = jobs_under_way(backend, seen), backend.queue()
     for job in live:
         draw_job(backend, job, queue=queue)
     browser_scripts.announce(job_status.job_announcement(backend, live[0]))
 
 
-def live_jobs(backend: Backend, seen: Sequence[Job] | None = None, but: str | None = None) -> list[Job]:
+def jobs_under_way(backend: Backend, seen: Sequence[Job] | None = None, but: str | None = None) -> list[Job]:
     """The live jobs, running ones first, the others in the order in which they will start.
 
     but: of runs alone, without the one with this key. seen: reruns the page where they are others, or in other states.
@@ -260,13 +260,13 @@ def mention_other_runs(backend: Backend, shown: str) -> None:
 
     Polls while there is such a run; reruns the page when one comes, starts or ends.
     """
-    if others := live_jobs(backend, but=shown):
+    if others := jobs_under_way(backend, but=shown):
         _mention_other_runs(backend, shown, others)
 
 
 @frame.fragment(JOB_S)
 def _mention_other_runs(backend: Backend, shown: str, seen: list[Job]) -> None:
-    job, *more = live_jobs(backend, seen, but=shown)
+    job, *more = jobs_under_way(backend, seen, but=shown)
     state, about = "waits", job_status.job_title(job)[1]
     if job.state == "running":
         activity = (*job_status.job_activity(job), job_status.job_progress_words(backend, job)[1])
