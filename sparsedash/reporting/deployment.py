@@ -6,7 +6,7 @@ Only what was measured, or is exact from the widths, is said.
 import csv
 import io
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Literal
@@ -27,7 +27,7 @@ from sparsedash.reporting.html import Table, table
 from sparsedash.reporting.run_results import Judged, RunResults
 from sparsedash.reporting.wording import NBSP, factor, percent, size
 from sparsedash.schema.export_settings import Export, Proof
-from sparsedash.schema.pair_records import Phase, TimedPhase, Timing, TimingSettings
+from sparsedash.schema.pair_records import Phase, Timing, TimingSettings
 from sparsedash.schema.records import Pruned, Record
 from sparsedash.schema.settings import Dtype
 from sparsedash.service.backend import Backend
@@ -42,6 +42,10 @@ GAIN_TITLES: dict[GainName, str] = {
     "multiply-adds": "Fewer multiply-adds, reading 512 tokens (×)",
 }
 GAIN_PHASES: dict[GainName, Phase] = {"reading": "prefill", "writing": "decode"}
+UNTIMED = "their speed was not measured"
+MASKED = "only single weights are zero, so no speed-up is expected, and none is timed"
+UNKNOWN = "the sizes of their model are noted when it is next loaded, by a run or a prompt"
+"""Reasons why models are not shown."""
 PREFILL_LOAD = Workload(batch=1, n_tokens=512)
 SPEED_HEAD = ("What", "Dense", "Sparse", "Ratio", "95 % interval", "Ceiling")
 FORM_NAMES = {
@@ -56,20 +60,6 @@ _SHOULD, _CANNOT = "should load", "✕ cannot"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gains:
-    """What is known of a run's models on one axis.
-
-    gained: for the chart. untimed: those that could be timed and were not. masked: those that only have zeros, where
-    the axis is one of speed. unknown: those whose model's sizes are not noted.
-    """
-
-    gained: Gained
-    untimed: Sequence[Judged] = ()
-    masked: Sequence[Judged] = ()
-    unknown: Sequence[Judged] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
 class TimingOptions:
     """How models are timed. dtype: None as the run has it. n_threads: None as many as torch takes by itself."""
 
@@ -77,37 +67,36 @@ class TimingOptions:
     n_threads: int | None = None
 
 
-def run_gains(backend: Backend, found: RunResults, name: GainName, options: TimingOptions) -> Gains:
-    """What the models of this run win on one axis."""
-    known: dict[str, Gain] = {}
-    left_out: dict[str, list[Judged]] = {"untimed": [], "masked": [], "unknown": []}
+def run_gains(
+    backend: Backend, found: RunResults, name: GainName, options: TimingOptions
+) -> tuple[Gained, Mapping[str, Sequence[Judged]]]:
+    """What the models of this run win on one axis; and those of which that is not known, by the reason."""
+    known, omitted = dict[str, Gain](), dict[str, list[Judged]]()
     shape = None if name in GAIN_PHASES else backend.model_shape(found.dense.model_identity)
     for each in found.judged:
         if name not in GAIN_PHASES:
-            gain, otherwise = _exact_gain(shape, each.record.pruned, found.dense.dtype, name), "unknown"
+            gain, why = _exact_gain(shape, each.record.pruned, found.dense.dtype, name), UNKNOWN
         elif each.method.takes_channels:
             timing = backend.timing(timing_request(found, each.record.key, options).key())
             phase = timing.timed(GAIN_PHASES[name]) if timing else None
-            gain, otherwise = _speed_gain(phase) if phase else None, "untimed"
+            gain, why = None, UNTIMED
+            if phase is not None:
+                speed, most = phase.ratio, factor(phase.ceiling)
+                interval = f"95 % interval {speed.low:.2f} to {speed.high:.2f}"
+                words = f"{factor(speed.value)} as fast, {interval}; at most {most}"
+                gain = Gain(value=speed.value, low=speed.low, high=speed.high, words=words)
         else:
-            gain, otherwise = None, "masked"
+            gain, why = None, MASKED
         if gain is None:
-            left_out[otherwise].append(each)
+            omitted.setdefault(why, []).append(each)
         else:
             known[each.record.key] = gain
-    return Gains(gained=Gained(name=GAIN_TITLES[name], gains=known), **left_out)
+    return Gained(name=GAIN_TITLES[name], gains=known), omitted
 
 
 def timing_request(found: RunResults, sparse: str, options: TimingOptions) -> TimingSettings:
     """The job that measures a sparse model's speed. sparse: its record's key."""
     return TimingSettings(dense=found.dense.key, sparse=sparse, dtype=options.dtype, n_threads=options.n_threads)
-
-
-def _speed_gain(phase: TimedPhase) -> Gain:
-    ratio = phase.ratio
-    interval = f"95 % interval {ratio.low:.2f} to {ratio.high:.2f}"
-    words = f"{factor(ratio.value)} as fast, {interval}; at most {factor(phase.ceiling)}"
-    return Gain(value=ratio.value, low=ratio.low, high=ratio.high, words=words)
 
 
 def _exact_gain(shape: ModelShape | None, made: Pruned | None, dtype: str, name: GainName) -> Gain | None:

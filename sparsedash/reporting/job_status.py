@@ -11,6 +11,7 @@ from typing import Any
 from sparsedash.jobs.job import Job, JobState
 from sparsedash.reporting import wording
 from sparsedash.reporting.html import Table, table
+from sparsedash.reporting.record_pair import end_of
 from sparsedash.reporting.run_progress import RunPosition, RunProgress, run_progress, stage_progress
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.export_settings import ExportSettings
@@ -30,8 +31,8 @@ STATES: dict[JobState, tuple[str, str]] = {
     "crashed": ("✕", "Crashed"),
 }
 """The sign and the word of every state."""
-PROMPT_WORDS = 14
-END_CHARACTERS = 300
+PROMPT_SHOWN = 80
+"""Characters of a prompt's end."""
 COUNTED = ("tokens", "passages")
 """The units that are counted; progress in another one is shown as a share."""
 SILENT_S = 600.0
@@ -59,8 +60,12 @@ def _timing_details(timing: TimingSettings) -> str:
 
 
 _ABOUT: dict[str, tuple[type[Any], str, Callable[[Any], str]]] = {
-    "continuation": (ContinuationSettings, "Continuations of a text", lambda asked: _end_of(asked.prompt)),
-    "divergence": (DivergenceSettings, "Two models over a passage, token by token", lambda asked: _end_of(asked.text)),
+    "continuation": (ContinuationSettings, "Continuations of a text", lambda asked: end_of(asked.prompt, PROMPT_SHOWN)),
+    "divergence": (
+        DivergenceSettings,
+        "Two models over a passage, token by token",
+        lambda asked: end_of(asked.text, PROMPT_SHOWN),
+    ),
     "timing": (TimingSettings, "Speed of a sparse model", _timing_details),
     "export": (
         ExportSettings,
@@ -211,12 +216,6 @@ def _sparse_model(job: Job) -> str:
     method, permille = settings.points[at.point]
     name = wording.model_words(method, permille)
     return f"sparse model {at.point + 1} of {len(settings.points)}: {name}"
-
-
-def _end_of(text: str) -> str:
-    words = text.split()
-    end = " ".join(words[-PROMPT_WORDS:])[-END_CHARACTERS:]
-    return f"… {end}" if len(end) < len(" ".join(words)) else end
 
 
 def measured_against_estimate(run: Run, whole_s: float, forecast: Preflight) -> Table:

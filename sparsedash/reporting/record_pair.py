@@ -5,7 +5,7 @@ import io
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Any, Literal, TypeVar
@@ -97,8 +97,7 @@ class Pair:
 
     def of_kind(self, positions: Sequence[int], kind: Kind, only_different: bool) -> list[int]:
         """Those of these passages of one kind; only_different: that the two answer with different words."""
-        found = self.kinds(positions)[kind]
-        return self.differing(found) if only_different else found
+        return self.differing(self.kinds(positions)[kind]) if only_different else self.kinds(positions)[kind]
 
     def ordered(self, positions: Sequence[int], kind: Kind, order: Order) -> list[int]:
         """The passages in this order. The largest change is the largest fall, or rise where passages were fixed."""
@@ -163,15 +162,15 @@ class RecordChoice:
 def record_choices(run: Run, runs: Sequence[Run]) -> list[RecordChoice]:
     """The records over this run's passages that can be chosen: its own first, then those of other runs, each once."""
     found: dict[str, RecordChoice] = {}
-    for key, name in wording.record_names(run):
-        found.setdefault(key, RecordChoice(key=key, name=name, address=name))
+    for key, name in wording.record_names(run).items():
+        found[key] = RecordChoice(key=key, name=name, address=name)
     for other in runs:
         if _passages(other) != _passages(run):
             continue
         settings = other.settings
         about = f"{wording.reference_title(settings.model)}, {settings.dtype}, {wording.method_titles(settings)}"
         calibrated = wording.calibration_words(settings.calibration)
-        for key, name in wording.record_names(other):
+        for key, name in wording.record_names(other).items():
             label = f"{name} · {about}, {calibrated}"
             found.setdefault(key, RecordChoice(key=key, name=label, address=key[:ADDRESS_LENGTH]))
     names = unique_names({key: choice.name for key, choice in found.items()})
@@ -240,29 +239,20 @@ def mark_divergence(first: str, second: str) -> tuple[Html, Html]:
     return marked(texts[0]), marked(texts[1])
 
 
-def view_csv(pair: Pair, positions: Sequence[int], passages: Passages | None) -> bytes:
-    """These passages with both answers, as UTF-8 CSV. Text that a spreadsheet would run begins with an apostrophe."""
+def view_file(
+    pair: Pair, positions: Sequence[int], passages: Passages | None, kind: Literal["csv", "parquet"]
+) -> bytes:
+    """These passages with both answers, as UTF-8 CSV or parquet. target_rank: of the target's first token, or 0.
+
+    In CSV text that a spreadsheet would run begins with an apostrophe; nothing runs that of parquet.
+    """
+    # Loaded when asked for: the page need not wait for them.
+    import pyarrow as pa
     from pyarrow.csv import write_csv
-
-    return _written(write_csv, _view(pair, positions, passages, lambda text: spreadsheet_safe(encodable(text))))
-
-
-def view_parquet(pair: Pair, positions: Sequence[int], passages: Passages | None) -> bytes:
-    """As `view_csv`, as parquet; its text is left as it is, since nothing runs it."""
     from pyarrow.parquet import write_table
 
-    return _written(write_table, _view(pair, positions, passages, encodable))
-
-
-def _written(write: Callable[[Any, Any], object], table: Any) -> bytes:
-    write(table, sink := io.BytesIO())
-    return sink.getvalue()
-
-
-def _view(pair: Pair, positions: Sequence[int], passages: Passages | None, safe: Callable[[str], str]) -> Any:
-    """The columns of the files. target_rank: of the target's first token; 0 where there is none."""
-    # Loaded when asked for: the page need not wait for it.
-    import pyarrow as pa
+    def safe(text: str) -> str:
+        return spreadsheet_safe(encodable(text)) if kind == "csv" else encodable(text)
 
     sides = [[record.outcomes[i] for i in positions] for record in (pair.left, pair.right)]
     columns: dict[str, list[Any]] = {
@@ -275,7 +265,8 @@ def _view(pair: Pair, positions: Sequence[int], passages: Passages | None, safe:
         columns[f"{side}_correct"] = [one.last_word_right for one in outcomes]
         columns[f"{side}_log_likelihood"] = [one.log_likelihood for one in outcomes]
         columns[f"{side}_target_rank"] = [one.tokens[0].rank if one.tokens else 0 for one in outcomes]
-    return pa.table(columns)
+    (write_csv if kind == "csv" else write_table)(pa.table(columns), sink := io.BytesIO())
+    return sink.getvalue()
 
 
 def harness_samples(record: Record, passages: Passages) -> bytes:

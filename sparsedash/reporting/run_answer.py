@@ -26,8 +26,6 @@ from sparsedash.schema.records import Run
 from sparsedash.schema.settings import EvaluationSettings, FindResult, FindSettings, RunSettings
 from sparsedash.stats.tolerance import FEWEST_PASSAGES, Tolerance, ToleranceVerdict, Verdict
 
-_COUNTED = 2
-"""Undecided sparsities whose passages are given with the next step."""
 _ENDED: dict[JobState, str] = {
     "cancelled": "was stopped",
     "failed": "failed",
@@ -49,18 +47,14 @@ def answer_sentence(found: RunResults, ended: bool = False) -> str:
     by = f" with “{wording.method_title(method)}”" if found.several_methods else ""
     notes = {row.permille: _rounding_note(row) for row in rows}
     sentence = _verdicts_sentence(verdicts, method, found.tolerance, by, notes)
-    return sentence if found.run.finished else _so_far(sentence)
-
-
-def _so_far(sentence: str) -> str:
-    return f"So far: {sentence[0].lower()}{sentence[1:]}"
+    return sentence if found.run.finished else f"So far: {sentence}"
 
 
 def find_sentence(result: FindResult, method: MethodSettings, verdicts: Mapping[int, ToleranceVerdict]) -> str:
     """How much can be removed, as a search has found. verdicts: on the trials, by their sparsity in per mille."""
     tolerance = Tolerance(ratio=result.ratio, points=result.points)
     if not result.finished:
-        return _so_far(_verdicts_sentence(verdicts, method, tolerance)) if verdicts else "The search has begun."
+        return f"So far: {_verdicts_sentence(verdicts, method, tolerance)}" if verdicts else "The search has begun."
     ends = {step: verdicts[step] for step in (result.answer, result.next_step) if step is not None and step in verdicts}
     said = [_verdicts_sentence(ends, method, tolerance)] if ends else []
     if result.answer not in ends and result.n_passages < FEWEST_PASSAGES:
@@ -117,11 +111,11 @@ def answer_figures(found: RunResults, needed: bool = True) -> list[str]:
     named = [row for row in ends if row] or rows[:1]
     if search is not None:
         named = rows = [row for row in rows if search.finished and row.permille in (search.answer, search.next_step)]
-    said = []
-    for row in named:
-        assert row.record.pruned is not None, "a judged model is sparse"
-        measured = wording.measured_sparsity(row.record.pruned)
-        said.append(f"{sparsity_percent(row.permille)} ({measured}): {loss_words(row.verdict)}.")
+    said = [
+        f"{sparsity_percent(row.permille)} ({wording.measured_sparsity(row.record.pruned)}): {loss_words(row.verdict)}."
+        for row in named
+        if row.record.pruned
+    ]
     said += [find_steps(search)] if search is not None and search.finished else []
     return said + [
         f"{sparsity_percent(row.permille)} is undecided. {passages_to_decide(row.verdict)}"
@@ -220,19 +214,20 @@ def next_step(found: RunResults) -> NextStep | None:
 
 
 def _test_more(found: RunResults, unknown: Sequence[Judged]) -> NextStep:
-    asked = found.run.find or found.run.settings
-    needs = [(row.verdict.passages_needed, row.permille) for row in unknown]
-    needed = sorted((n, permille) for n, permille in needs if n is not None and n <= MOST_PASSAGES)
-    if needed:
-        would = [f"{needed_words(n)} would settle {sparsity_percent(permille)}" for n, permille in needed[:_COUNTED]]
-        why = f"{wording.first_upper(', '.join(would))}, estimated from these {found.dense.last_word.total:,}."
-        more = _more_passages(asked.evaluation, needed[0][0])
+    asked, needs = (
+        found.run.find or found.run.settings,
+        [(row.verdict.passages_needed, row.permille) for row in unknown],
+    )
+    if needed := sorted((n, permille) for n, permille in needs if n is not None and n <= MOST_PASSAGES):
+        n, permille = needed[0]
+        settled = f"{wording.first_upper(needed_words(n))} would settle {sparsity_percent(permille)}"
+        why = f"{settled}, estimated from these {found.dense.last_word.total:,}."
+        more = _more_passages(asked.evaluation, n)
     elif any(row.verdict.too_few for row in unknown):
         why = f"Fewer than {FEWEST_PASSAGES} passages can never confirm a model."
         more = replace(_more_passages(asked.evaluation, FEWEST_PASSAGES), n_passages=None)
     else:
-        near = f"{sparsity_percent(unknown[0].permille)} is so near the limit that over {MOST_PASSAGES:,} passages"
-        said = f"Next: allow more or less, or try other sparsities. {near} would be needed to settle it."
+        said = f"Next: allow more or less, or try other sparsities. {passages_to_decide(unknown[0].verdict)}"
         return NextStep(said=said, link="Change the settings", asked=asked)
     said, asked = f"Next: test on more passages. {why}", replace(asked, evaluation=more)
     return NextStep(said=said, link="Test on more passages", asked=asked)

@@ -10,7 +10,7 @@ from string import ascii_uppercase
 from typing import get_args
 
 from sparsedash.jobs.job import Job
-from sparsedash.reporting import wording
+from sparsedash.reporting import verdicts, wording
 from sparsedash.reporting.charts.chart_style import LONGEST
 from sparsedash.reporting.charts.tradeoff_chart import SYMBOLS
 from sparsedash.reporting.charts.tradeoff_data import Measure, TradeoffData
@@ -18,22 +18,12 @@ from sparsedash.reporting.html import Html, Table, element, escape, join, table
 from sparsedash.reporting.job_status import job_request
 from sparsedash.reporting.record_pair import unique_names
 from sparsedash.reporting.run_results import Judged, RunResults, Weighed, headline_model
-from sparsedash.reporting.verdicts import (
-    LOSS_HEAD,
-    VERDICT_SIGNS,
-    accuracy_open,
-    loss_cells,
-    loss_interval,
-    loss_value,
-    tolerance_words,
-)
 from sparsedash.reporting.wording import quantity, reference_title, sparsity_percent
 from sparsedash.schema.pair_records import RunMark
 from sparsedash.schema.records import Run
 from sparsedash.schema.settings import FindSettings, RunSettings, planned_run
 from sparsedash.service.backend import Backend
-from sparsedash.service.deletion import Cleanup
-from sparsedash.stats.tolerance import Tolerance, Verdict
+from sparsedash.stats.tolerance import Tolerance
 
 FEW = 3
 """Sparsities that are named one by one."""
@@ -105,48 +95,28 @@ class RunRow:
 
     def cells(self, zone: tzinfo | None) -> list[tuple[str, ...]]:
         """The lines of each cell, as COLUMNS names them; empty where there is nothing to say."""
-        started, seconds = wording.moment(self.at, zone), self.seconds
-        took = "" if seconds is None else wording.duration_words(seconds)
-        return [
-            (wording.method_titles(self.settings),),
-            self._removed(),
-            (*self._verdict(), *self._state()),
-            self._loss(),
-            (started, took),
-        ]
-
-    def _removed(self) -> tuple[str, str]:
-        """The sparsities, and of many how many they are; of a search its trials."""
+        found, n, asked = self.model, len(self.run.sparse) if self.run else 0, sorted(self.settings.made_permille)
+        removed = wording.sparsity_percents(asked), ""
         if self.search is not None:
-            return "a search", quantity(len(self.run.sparse) if self.run is not None else 0, "trial")
-        asked = sorted(self.settings.made_permille)
-        if len(asked) <= FEW:
-            return wording.sparsity_percents(asked), ""
-        return f"{asked[0] / 10:g} to {sparsity_percent(asked[-1])}", f"{len(asked)} steps"
-
-    def _verdict(self) -> tuple[str, str]:
-        """The verdict on the model that the run's answer names, and which model that is."""
-        if self.model is None:
-            return ("", "") if self.known else ("…", "being read")
-        method = f" with {wording.method_title(self.model.method)}" if len(self.settings.methods) > 1 else ""
-        return VERDICT_SIGNS[self.model.verdict.verdict], f"at {sparsity_percent(self.model.permille)}{method}"
-
-    def _state(self) -> tuple[str, str]:
-        """The state of an unfinished run, with its sign, and how many of its models are there."""
+            removed = "a search", quantity(n, "trial")
+        elif len(asked) > FEW:
+            removed = f"{asked[0] / 10:g} to {sparsity_percent(asked[-1])}", f"{len(asked)} steps"
+        verdict, loss = ("", "") if self.known else ("…", "being read"), ("", "", "")
+        if found is not None:
+            method = f" with {wording.method_title(found.method)}" if len(self.settings.methods) > 1 else ""
+            verdict = verdicts.VERDICT_SIGNS[found.verdict.verdict], f"at {sparsity_percent(found.permille)}{method}"
+            lost, accuracy = found.verdict.perplexity, found.verdict.accuracy
+            points = verdicts.loss_value(accuracy) if accuracy else "accuracy not judged"
+            loss = verdicts.loss_value(lost), verdicts.loss_interval(lost), points
+        state, made = "", ""
         if self.job is not None and self.job.state == "queued":
-            return "◷ waiting", ""
-        if not self.live and (self.run is None or self.run.finished):
-            return "", ""
-        n, asked = len(self.run.sparse) if self.run is not None else 0, self.settings.n_sparse
-        state = _STATES.get(self.job.state, _UNFINISHED) if self.job is not None else _UNFINISHED
-        return state, "" if self.search is not None else f"{n} of {quantity(asked, 'model')}"
-
-    def _loss(self) -> tuple[str, str, str]:
-        """Word perplexity as a multiple of dense's, its interval, and the points of accuracy, of that model."""
-        if self.model is None:
-            return "", "", ""
-        lost, accuracy = self.model.verdict.perplexity, self.model.verdict.accuracy
-        return loss_value(lost), loss_interval(lost), loss_value(accuracy) if accuracy else "accuracy not judged"
+            state = "◷ waiting"
+        elif self.live or (self.run is not None and not self.run.finished):
+            state = _STATES.get(self.job.state, _UNFINISHED) if self.job is not None else _UNFINISHED
+            made = "" if self.search is not None else f"{n} of {quantity(self.settings.n_sparse, 'model')}"
+        took = "" if self.seconds is None else wording.duration_words(self.seconds)
+        started = wording.moment(self.at, zone), took
+        return [(wording.method_titles(self.settings),), removed, (*verdict, state, made), loss, started]
 
 
 COLUMNS = {
@@ -167,11 +137,11 @@ def all_rows(backend: Backend, tolerance: Tolerance) -> list[RunRow]:
     judged = backend.costs.verdicts(runs, tolerance)
     rows = {}
     for run in runs:
-        verdicts, job = judged.get(run.key), jobs.get(run.key)
+        found, job = judged.get(run.key), jobs.get(run.key)
         weighed = [
-            Weighed(method=method, permille=permille, verdict=verdicts[key])
+            Weighed(method=method, permille=permille, verdict=found[key])
             for key, (method, permille) in zip(run.sparse, run.settings.points, strict=False)
-            if verdicts and key in verdicts
+            if found and key in found
         ]
         rows[run.key] = RunRow(
             key=run.key,
@@ -181,7 +151,7 @@ def all_rows(backend: Backend, tolerance: Tolerance) -> list[RunRow]:
             search=run.find,
             mark=marks.get(run.key, RunMark()),
             model=headline_model(weighed),
-            known=verdicts is not None,
+            known=found is not None,
             at=run.started_at,
         )
     for key, job in jobs.items():
@@ -218,13 +188,12 @@ def runs_table(rows: Sequence[RunRow], zone: tzinfo | None) -> Table:
     return table("All runs", "", ["Run", "Texts", *chain(*COLUMNS.values())], cells)
 
 
-_RANK: dict[Verdict, int] = {"within": 0, "undecided": 1, "beyond": 2}
+_RANK = ("within", "undecided", "beyond")
 
 
 def _verdict_key(row: RunRow) -> tuple[float, ...]:
-    if row.model is None:
-        return (3.0, 0.0, 0.0)
-    return (_RANK[row.model.verdict.verdict], -row.model.permille, row.model.verdict.perplexity.value)
+    found = row.model
+    return (_RANK.index(found.verdict.verdict), -found.permille, found.verdict.perplexity.value) if found else (3.0,)
 
 
 _ORDERS: dict[str, tuple[str, Callable[[RunRow], tuple[float, ...] | tuple[str, ...]]]] = {
@@ -270,28 +239,14 @@ def runs_sentence(rows: Sequence[RunRow], tolerance: Tolerance) -> str:
     count = Counter(each.verdict for each in judged)
     notes = [
         (count["undecided"], "undecided"),
-        (sum(map(bool, map(accuracy_open, judged))), "by word perplexity alone"),
+        (sum(map(bool, map(verdicts.accuracy_open, judged))), "by word perplexity alone"),
     ]
     rest = "".join(f"; {n} {what}" for n, what in notes if n)
     n, n_runs = count["within"], len(judged)
     runs = f"{n or 'None'} of {n_runs} runs with a result {'have' if n > 1 else 'has'} a model"
     if n_runs == 1:
         runs = f"The one run with a result has {'a' if n else 'no'} model"
-    return f"{runs} within the limits, {tolerance_words(tolerance)}{rest}."
-
-
-def run_deletion_words(plan: Cleanup, titles: Mapping[str, str], done: bool = False) -> list[str]:
-    """What will be deleted, or was, and what stays, in sentences. titles: of the runs, by their keys."""
-    said = []
-    if plan.runs:
-        what = f"“{titles[plan.runs[0].key]}”" if len(plan.runs) == 1 else f"{len(plan.runs)} runs"
-        what += f", with the answers of {quantity(plan.n_records, 'model')}" if plan.n_records else ""
-        said.append(f"Deleted: {what}." if done else f"Delete {what}? It cannot be undone.")
-    elif done:
-        said.append("Nothing was deleted.")
-    if plan.n_shared:
-        said.append(f"The answers of {quantity(plan.n_shared, 'model')} stay: other runs use them.")
-    return said + [f"“{titles.get(key, key)}” stays: {why}." for key, why in plan.refused.items()]
+    return f"{runs} within the limits, {verdicts.tolerance_words(tolerance)}{rest}."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -314,7 +269,12 @@ class Overlay:
 def overlay(found: Sequence[RunResults]) -> Overlay | None:
     """The chart of those runs that answer the same passages as most of them do; None where nothing can be drawn."""
     notes = [f"“{run.title}” has no sparse model yet." for run in found if not run.judged]
-    judged = [(run, _passages(run)) for run in found if run.judged]
+    # Runs over the same passages have the same of these.
+    judged = [
+        (run, (run.run.corpora.get("evaluation"), tuple(outcome.index for outcome in run.dense.outcomes)))
+        for run in found
+        if run.judged
+    ]
     if not judged:
         return None
     most = Counter(passages for _, passages in judged).most_common(1)[0][0]
@@ -337,7 +297,7 @@ def overlay(found: Sequence[RunResults]) -> Overlay | None:
     letters = (
         element("li", element("b", escape(sign)), escape(label)) for sign, label in zip(signs, lines, strict=True)
     )
-    rows = [[f"{label}, {sparsity_percent(each.permille)}", *loss_cells(each)] for label, _, each in models]
+    rows = [[f"{label}, {sparsity_percent(each.permille)}", *verdicts.loss_cells(each)] for label, _, each in models]
     caption = f"Each model against its own dense model, on the last words of the same passages. {_EACH}"
     return Overlay(
         tradeoff=replace(
@@ -356,7 +316,7 @@ def overlay(found: Sequence[RunResults]) -> Overlay | None:
         measures=[measure for measure in every if measure != "share right" or len(dense) == 1],
         models={each.record.key: run.comparisons[each.record.key] for _, run, each in models},
         legend=join() if fits else element("ul", *letters, css="sd-chart-key"),
-        numbers=table("The numbers of these runs", caption, ["Model", *LOSS_HEAD], rows),
+        numbers=table("The numbers of these runs", caption, ["Model", *verdicts.LOSS_HEAD], rows),
         notes=[*notes, _EACH] if len(drawn) > 1 else notes,
     )
 
@@ -372,7 +332,16 @@ def _lines(runs: Sequence[RunResults], notes: list[str]) -> dict[str, tuple[RunR
     if len(parts) > MOST_LINES:
         parts = [(run, run.best, False) for run in runs]
         notes.append(f"Of each run only the best method is drawn: {MOST_LINES} lines are the most to be told apart.")
-    facets = [_facets(run, wording.method_title(models[0].method)) for run, models, _ in parts]
+    facets = []
+    for run, models, _ in parts:
+        asked, calibration = run.run.settings, run.run.settings.calibration
+        read = (
+            reference_title(calibration.corpus).partition(",")[0],
+            f"{calibration.n_samples:,} × {calibration.length:,}",
+        )
+        steps, method = wording.sparsity_percents(sorted(asked.made_permille)), wording.method_title(models[0].method)
+        model = _short_title(asked.model).rpartition("/")[2]
+        facets.append((model, asked.dtype, *(read if asked.reads_text else ("no text", "")), steps, method))
     differ = [len(set(values)) > 1 for values in zip(*facets, strict=True)]
     # Its name, or what tells it from the others; and the method, unless the name says enough.
     labels = [
@@ -383,17 +352,3 @@ def _lines(runs: Sequence[RunResults], notes: list[str]) -> dict[str, tuple[RunR
     ]
     names = unique_names({str(i): label for i, label in enumerate(labels)}).values()
     return {name: (run, models) for name, (run, models, _) in zip(names, parts, strict=True)}
-
-
-def _facets(run: RunResults, method: str) -> tuple[str, ...]:
-    """What two lines over the same passages may differ in, the method last."""
-    settings, calibration = run.run.settings, run.run.settings.calibration
-    text = reference_title(calibration.corpus).partition(",")[0]
-    of_text = (text, f"{calibration.n_samples:,} × {calibration.length:,}") if settings.reads_text else ("no text", "")
-    asked = wording.sparsity_percents(sorted(settings.made_permille))
-    return _short_title(settings.model).rpartition("/")[2], settings.dtype, *of_text, asked, method
-
-
-def _passages(run: RunResults) -> tuple[str, tuple[int, ...]]:
-    """The same for runs over the same passages."""
-    return run.run.corpora.get("evaluation", ""), tuple(outcome.index for outcome in run.dense.outcomes)

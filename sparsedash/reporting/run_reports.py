@@ -20,7 +20,7 @@ from sparsedash.reporting.charts.tradeoff_data import Measure, round_ticks
 from sparsedash.reporting.html import Html, element, escape, heading, paragraph, table
 from sparsedash.reporting.record_pair import DIVERGENCE_SIGN, KINDS, Kind, Pair, end_of, mark_divergence
 from sparsedash.reporting.run_answer import answer_figures, answer_sentence, find_document, missing_records, run_ending
-from sparsedash.reporting.run_results import RunResults, verdict_of
+from sparsedash.reporting.run_results import Judged, RunResults, judge, measure, verdict_of
 from sparsedash.reporting.verdicts import numbers_table
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.pair_records import Continuation, ContinuationSettings
@@ -28,8 +28,8 @@ from sparsedash.schema.plain_values import canonical_json
 from sparsedash.schema.records import LARGEST_LOSS, Passages, Record, Run
 from sparsedash.schema.settings import FindResult
 from sparsedash.service.backend import Backend
-from sparsedash.stats.significance import compare_records, holm
-from sparsedash.stats.tolerance import Loss, Tolerance, ToleranceVerdict, judge_all, record_losses
+from sparsedash.stats.significance import compare_records
+from sparsedash.stats.tolerance import Tolerance, ToleranceVerdict
 from sparsedash.storage.local_machine import RESULT_FORMAT
 
 MOST_CONTINUATIONS = 100
@@ -134,7 +134,7 @@ def continuations_section(backend: Backend, run: Run, pair: Pair, passages: Pass
 
     Each text has a mark where it parts from the left model's. Empty where nothing was written.
     """
-    names, drawn = dict(wording.record_names(run)), list[Html]()
+    names, drawn = wording.record_names(run), list[Html]()
     for how, request, stored in islice(_continuations(backend, pair, passages), MOST_CONTINUATIONS):
         first, *rest = (text.strip() or "(nothing)" for text in (stored.left, stored.right, *stored.others))
         who = [pair.left_name, pair.right_name, *(names.get(key, key[:8]) for key in request.others)]
@@ -286,9 +286,7 @@ def run_document(
     result: of a search; its sentence is about what it was asked for.
     """
     asked, allowed = run.settings, tolerance or Tolerance()
-    verdicts = judge_all([record_losses(dense, record) for record in sparse], allowed, run.n_compared)
-    adjusted = holm([compare_records(dense, record).p_value for record in sparse], run.n_compared)
-    by_permille = {record.sparsity_permille: verdict for record, verdict in zip(sparse, verdicts, strict=True)}
+    judged = judge([measure(dense, record) for record in sparse], allowed, run.n_compared)
     return {
         "format": RESULT_FORMAT,
         "key": run.key,
@@ -306,12 +304,9 @@ def run_document(
         "finished": run.finished,
         "ended": run_ending(run, None) or None,
         "seed": asked.calibration.seed,
-        "find": result and find_document(result, asked.methods[0], by_permille),
+        "find": result and find_document(result, asked.methods[0], {each.permille: each.verdict for each in judged}),
         "dense": _answers(dense),
-        "sparse": [
-            _sparse(dense, record, p) | {"verdict": _verdict(verdict, allowed)}
-            for record, p, verdict in zip(sparse, adjusted, verdicts, strict=True)
-        ],
+        "sparse": [_sparse(each) | {"verdict": _verdict(each.verdict, allowed)} for each in judged],
         **{name: getattr(run, name) for name in ("seconds", "peak_bytes", "disk_bytes", "versions")},
         "cached": list(run.cached),
         "warnings": list(run.warnings),
@@ -329,8 +324,8 @@ def _answers(record: Record) -> dict[str, Any]:
     }
 
 
-def _sparse(dense: Record, record: Record, p_adjusted: float) -> dict[str, Any]:
-    pruned, pairs = record.pruned, compare_records(dense, record)
+def _sparse(judged: Judged) -> dict[str, Any]:
+    record, pairs, pruned = judged.record, judged.comparison, judged.record.pruned
     assert pruned is not None, "a sparse record says how it was pruned"
     per_layer = ("widths", "layer_errors", "held_out_errors", "uncompensated_errors", "passage_errors", "sensitivities")
     paired = {name: getattr(pairs, name) for name in ("broke", "mended", "p_value", "difference")}
@@ -340,10 +335,13 @@ def _sparse(dense: Record, record: Record, p_adjusted: float) -> dict[str, Any]:
         "mlp_sparsity": pruned.mlp_sparsity,
         "matmul_ratio": pruned.matmul_ratio,
         **{name: list(getattr(pruned, name)) for name in per_layer},
-        "paired": {**paired, "p_adjusted": p_adjusted, "interval": list(pairs.interval)},
+        "paired": {**paired, "p_adjusted": judged.p_value, "interval": list(pairs.interval)},
         "stopping": record.stopping and asdict(record.stopping),
         **_answers(record),
     }
+
+
+_LOSS = ("value", "low", "high", "level", "verdict")
 
 
 def _verdict(found: ToleranceVerdict, tolerance: Tolerance) -> dict[str, Any]:
@@ -352,18 +350,15 @@ def _verdict(found: ToleranceVerdict, tolerance: Tolerance) -> dict[str, Any]:
     # One passage has no interval: its ends are no numbers of JSON.
     ratios = [exp(n) if -LARGEST_LOSS < n < LARGEST_LOSS else None for n in (lost.value, lost.low, lost.high)]
     points = [0.0 - 100 * share for share in (accuracy.value, accuracy.high, accuracy.low)] if accuracy else []
-
-    def values(loss: Loss, numbers: Sequence[float | None]) -> dict[str, Any]:
-        return dict(zip(("value", "low", "high"), numbers, strict=True)) | {
-            "level": loss.level,
-            "verdict": loss.verdict,
-        }
-
+    ratio, change = (
+        loss and dict(zip(_LOSS, [*numbers, loss.level, loss.verdict], strict=True))
+        for loss, numbers in ((lost, ratios), (accuracy, points))
+    )
     return {
         "verdict": found.verdict,
         "tolerance": asdict(tolerance),
         "decided_by": list(found.decided_by),
-        "ratio": values(lost, ratios),
-        "points": accuracy and values(accuracy, points),
+        "ratio": ratio,
+        "points": change,
         "passages_needed": found.passages_needed,
     }

@@ -1,10 +1,10 @@
 """The results of a run: its records, their comparisons with dense, verdicts, and the best method."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from math import isinf
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from sparsedash.catalog.published_results import LAST_WORD, PublishedRow, published_model
 from sparsedash.jobs.job import Job
@@ -17,45 +17,37 @@ from sparsedash.reporting.charts.tradeoff_data import (
     Readings,
     TradeoffData,
 )
-from sparsedash.reporting.wording import factor_range, nats_as_factor, signed_interval, signed_points
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Record, Run
 from sparsedash.schema.settings import FindResult
 from sparsedash.stats.significance import PairedComparison, compare_records, holm, share_interval, shared_outcomes
-from sparsedash.stats.tolerance import Loss, Losses, Tolerance, ToleranceVerdict, judge_all, record_losses
+from sparsedash.stats.tolerance import Losses, Tolerance, ToleranceVerdict, judge_all, record_losses
 from sparsedash.storage.store import Store
 
-
-class Results(Hashable, Protocol):
-    """Where records and searches are looked up by their keys: the backend, or an open store."""
-
-    def record(self, key: str) -> Record | None:
-        """The record with this key."""
-
-    def search(self, key: str) -> FindResult | None:
-        """What the search behind the run with this key has found."""
-
-    def why_missing(self, key: str) -> str:
-        """Why there is no record with this key, as the end of a sentence."""
+if TYPE_CHECKING:
+    from sparsedash.service.backend import Backend
 
 
 @dataclass(frozen=True)
 class StoredResults:
-    """The results of an open store."""
+    """Records and searches of an open store, as the backend finds them."""
 
     store: Store
 
     def record(self, key: str) -> Record | None:
-        """As in Results."""
+        """The record with this key."""
         return self.store.get(Record, key)
 
     def search(self, key: str) -> FindResult | None:
-        """As in Results."""
+        """What the search behind the run with this key has found."""
         return self.store.get(FindResult, key)
 
     def why_missing(self, key: str) -> str:
-        """As in Results."""
+        """Why there is no record with this key, as the end of a sentence."""
         return self.store.why_missing(Record, key)
+
+
+Results: TypeAlias = "Backend | StoredResults"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +72,10 @@ class Judged:
     def permille(self) -> int:
         """The sparsity asked for."""
         return self.record.sparsity_permille
+
+
+Measured = tuple[Record, PairedComparison, Losses]
+"""A record, and what it came to compared with dense."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,34 +126,36 @@ def headline_model(models: Sequence[W]) -> W | None:
 
 
 def model_readings(model: Judged) -> Readings:
-    """A model's values of every measure, with the intervals behind its verdict."""
+    """A model's values of every measure, with the intervals behind its verdict.
+
+    Of perplexity what is farther than the chart reaches stands at its edge. One passage has no interval, and no bar.
+    """
     record, comparison, verdict = model.record, model.comparison, model.verdict
     score, broke, fixed = record.last_word, comparison.broke, comparison.mended
     below, above = (share_right(count, comparison.n_passages, comparison.anytime) for count in (broke, fixed))
-    flips = f"{broke:,} broke, {fixed:,} fixed"
+    flips, loss, single = f"{broke:,} broke, {fixed:,} fixed", verdict.perplexity, isinf(verdict.perplexity.low)
+    bounds = (loss.value,) * 3 if single else (loss.value, loss.high, loss.low)
+    nats, low, high = (min(FARTHEST_ABOVE, max(-FARTHEST_BELOW, -each)) for each in bounds)
+    around = "no interval" if single else f"{wording.factor_range(-high, -low)} ×"
     # Where the verdict leaves accuracy out, that has the interval of a comparison by itself.
     lost, change = verdict.accuracy, comparison.difference
     ends = comparison.interval if lost is None else (-lost.high, -lost.low)
-    points = f"{signed_points(change)} points ({signed_interval(ends)})"
+    points = f"{wording.signed_points(change)} points ({wording.signed_interval(ends)})"
     return {
-        "word perplexity": (perplexity_reading(verdict.perplexity),),
-        "accuracy": (_reading(100 * change, 100 * ends[0], 100 * ends[1], points),),
+        "word perplexity": (Reading(nats, low, high, f"{wording.nats_as_factor(-nats)} that of dense ({around})"),),
+        "accuracy": (Reading(100 * change, 100 * ends[0], 100 * ends[1], points),),
         "flips": (
-            Reading(role="broke", value=-below.value, low=-below.high, high=-below.low, words=flips),
+            Reading(-below.value, -below.high, -below.low, flips, "broke"),
             replace(above, role="mended", words=flips),
         ),
         "share right": (share_right(score.right, score.total, anytime=record.stopping is not None),),
     }
 
 
-def _reading(value: float, low: float, high: float, words: str) -> Reading:
-    return Reading(role="sparse", value=value, low=low, high=high, words=words)
-
-
 def share_right(right: int, total: int, anytime: bool = False) -> Reading:
     """Right answers among all, with an interval of the share. anytime: it must hold however long was counted."""
     share, (low, high) = 100 * right / total, (100 * bound for bound in share_interval(right, total, anytime))
-    return _reading(share, low, high, f"{share:.1f} % ({low:.1f} to {high:.1f})")
+    return Reading(share, low, high, f"{share:.1f} % ({low:.1f} to {high:.1f})")
 
 
 def live_point(permille: int, right: int, done: int) -> Point:
@@ -165,17 +163,6 @@ def live_point(permille: int, right: int, done: int) -> Point:
     reading, said = share_right(right, done), f"{right:,} of {done:,} right so far"
     readings: Readings = {"share right": (reading,)}
     return Point(key="", permille=permille, sparsity=permille / 10, readings=readings, facts=[said], live=True)
-
-
-def perplexity_reading(lost: Loss) -> Reading:
-    """The change of the log-likelihood, upwards better, with the interval behind its verdict.
-
-    What is farther than the chart reaches stands at its edge. One passage has no interval, and no bar.
-    """
-    nats = (lost.value, lost.high, lost.low) if not isinf(lost.low) else (lost.value,) * 3
-    value, low, high = (min(FARTHEST_ABOVE, max(-FARTHEST_BELOW, -each)) for each in nats)
-    ends = "no interval" if isinf(lost.low) else f"{factor_range(-high, -low)} ×"
-    return _reading(value, low, high, f"{nats_as_factor(-value)} that of dense ({ends})")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,7 +204,7 @@ class RunResults:
     @property
     def several_methods(self) -> bool:
         """Whether the names of its models have to say the method."""
-        return wording.has_several_methods(self.run.settings)
+        return len(self.run.settings.methods) > 1
 
     @property
     def records(self) -> dict[str, Record]:
@@ -242,7 +229,7 @@ class RunResults:
 
     def name_of(self, record: Record) -> str:
         """The name of one of its records."""
-        return wording.record_name(record, self.several_methods)
+        return wording.record_names(self.run)[record.key]
 
     def line_of(self, method: MethodSettings) -> str:
         """The label of a method's line in a chart: "sparse", or its name where the run has several."""
@@ -292,9 +279,8 @@ def run_results(
     """
     if run is None or not run.dense:
         return None
-    measured: dict[str, _Measured] = {}
-    missing = {}
-    for key, named in wording.record_names(run):
+    measured, missing = dict[str, Measured](), {}
+    for key, named in wording.record_names(run).items():
         try:
             measured[named] = _measure(results, run.dense, key)
         except LookupError as error:
@@ -302,17 +288,9 @@ def run_results(
     if wording.DENSE not in measured:
         return None
     limits, (dense, *sparse) = tolerance or Tolerance(), measured.values()
-    p_values = holm([comparison.p_value for _, comparison, _ in sparse], run.n_compared)
-    verdicts = judge_all([losses for *_, losses in sparse], limits, run.n_compared)
-    (alone,) = judge_all([dense[2]], Tolerance())
     return RunResults(
         run=run,
-        models=tuple(
-            Judged(record=record, comparison=comparison, p_value=p_value, verdict=verdict)
-            for (record, comparison, _), p_value, verdict in zip(
-                [dense, *sparse], [1.0, *p_values], [alone, *verdicts], strict=True
-            )
-        ),
+        models=(*judge([dense], Tolerance()), *judge(sparse, limits, run.n_compared)),
         tolerance=limits,
         search=results.search(run.key) if run.find is not None else None,
         name=name,
@@ -320,12 +298,23 @@ def run_results(
     )
 
 
-_Measured = tuple[Record, PairedComparison, Losses]
-"""A record without the words of its outcomes, and what it came to compared with dense."""
+def judge(models: Sequence[Measured], tolerance: Tolerance, n_compared: int = 0) -> list[Judged]:
+    """The models judged together. n_compared: models that were compared, where that is more."""
+    p_values = holm([comparison.p_value for _, comparison, _ in models], n_compared)
+    verdicts = judge_all([losses for *_, losses in models], tolerance, n_compared)
+    return [
+        Judged(record=record, comparison=comparison, p_value=p_value, verdict=verdict)
+        for (record, comparison, _), p_value, verdict in zip(models, p_values, verdicts, strict=True)
+    ]
+
+
+def measure(dense: Record, record: Record) -> Measured:
+    """The record compared with dense."""
+    return record, compare_records(dense, record), record_losses(dense, record)
 
 
 @lru_cache(maxsize=128)
-def _measure(results: Results, dense_key: str, key: str) -> _Measured:
+def _measure(results: Results, dense_key: str, key: str) -> Measured:
     """The record with this key against the dense one, cached: measuring a sweep anew would take seconds.
 
     A sweep of many methods has more passages than fit into memory whole, so only verdicts and log-likelihoods of the
@@ -339,7 +328,7 @@ def _measure(results: Results, dense_key: str, key: str) -> _Measured:
     dense = record if key == dense_key else _measure(results, dense_key, dense_key)[0]
     if record.passages_key != dense.passages_key or not shared_outcomes(dense, record):
         raise LookupError("answers other passages than the dense model")
-    return record, compare_records(dense, record), record_losses(dense, record)
+    return measure(dense, record)
 
 
 def published_beside(dense: Record) -> tuple[PublishedRow, ...]:
@@ -367,17 +356,8 @@ def live_model(found: RunResults, job: Job) -> tuple[str, Point] | None:
     return found.line_of(method), live_point(permille, at.n_right, at.done)
 
 
-def judged_alone(dense: Record, sparse: Record, tolerance: Tolerance) -> Judged:
-    """The sparse record compared with dense by itself, outside of any run."""
-    pairs = compare_records(dense, sparse)
-    (verdict,) = judge_all([record_losses(dense, sparse)], tolerance)
-    return Judged(record=sparse, comparison=pairs, p_value=pairs.p_value, verdict=verdict)
-
-
 def verdict_of(found: RunResults, left: Record, right: Record) -> ToleranceVerdict:
     """The verdict on a comparison: among all of the run's, or by itself where it is none of these."""
-    if left.key == found.dense.key:
-        for each in found.judged:
-            if each.record.key == right.key:
-                return each.verdict
-    return judge_all([record_losses(left, right)], found.tolerance)[0]
+    among = found.judged if left.key == found.dense.key else ()
+    alone = judge_all([record_losses(left, right)], found.tolerance)[0]
+    return next((each.verdict for each in among if each.record.key == right.key), alone)

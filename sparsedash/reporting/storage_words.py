@@ -11,7 +11,7 @@ from typing import NamedTuple
 from sparsedash.reporting import wording
 from sparsedash.reporting.html import Table, table
 from sparsedash.schema.pair_records import RunMark
-from sparsedash.schema.records import Damage, Verification
+from sparsedash.schema.records import Verification
 from sparsedash.service.deletion import Cleanup, Selection
 from sparsedash.service.holdings import ARTEFACTS, DELETABLE, Holding, HoldingKind, Holdings, RunHolding
 
@@ -173,6 +173,7 @@ _CHECKED = {
     "export": "exported file",
 }
 _LOST = "It is lost, unless a backup of the data folder has it."
+_NOTHING = "Nothing: it is found out again when it is needed."
 _ASK_AGAIN = "Ask for it again on the compare page."
 _DAMAGED = {
     "record": ("Answers of a model", "Start its run again: only these answers are computed once more."),
@@ -187,7 +188,7 @@ _DAMAGED = {
     "timing": ("Measured speed", "Measure it again."),
     "export": ("The entry of an export", "Export the model again."),
     "verification": ("An earlier verification", "Nothing: a new one takes its place."),
-    "note": ("A short fact", "Nothing: it is found out again when it is needed."),
+    "note": ("A short fact", _NOTHING),
     "artefact": ("An artefact of calibration", "Nothing: it is computed again when a run needs it."),
     "unpacked model": (
         "An unpacked model",
@@ -201,23 +202,16 @@ _DAMAGED = {
 
 def damaged_rows(found: Verification) -> list[list[str]]:
     """What is damaged: what it is, its name, the fault, and what to do about it."""
-    return [_damaged_row(damage) for damage in found.damaged]
-
-
-def _damaged_row(damage: Damage) -> list[str]:
-    kind, name = str(damage.kind), damage.name
-    match kind:
-        case "record":
+    rows = []
+    for damage in found.damaged:
+        kind, name = str(damage.kind), damage.name
+        if kind == "record":
             kind, _, name = name.partition("/")
-            name = name[:_KEY_LENGTH]
-        case "artefact":
-            name = name[:_KEY_LENGTH]
-        case "upload":
-            name = wording.reference_title(name)
-        case "export":
-            kind = "export file"
-    what, advice = _DAMAGED.get(kind, ("An entry", _DAMAGED["note"][1]))
-    return [what, name, damage.what, advice]
+        what, advice = _DAMAGED.get("export file" if damage.kind == "export" else kind, ("An entry", _NOTHING))
+        name = wording.reference_title(name) if kind == "upload" else name
+        name = name[:_KEY_LENGTH] if damage.kind in ("record", "artefact") else name
+        rows.append([what, name, damage.what, advice])
+    return rows
 
 
 def _count(kind: HoldingKind, n: int) -> str:
@@ -243,17 +237,14 @@ def _parts(plan: Cleanup, titles: Mapping[str, str]) -> str:
         what = f"“{titles.get(first, first)}”" if len(plan.runs) == 1 else _count("runs", len(plan.runs))
         answers = f" with the answers of {wording.quantity(plan.n_records, 'model')}" if plan.n_records else ""
         parts.insert(0, what + answers)
-    listed = " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
-    return f"{listed}, {wording.size(plan.n_bytes)}" if plan.n_bytes else listed
+    return wording.and_join(parts) + (f", {wording.size(plan.n_bytes)}" if plan.n_bytes else "")
 
 
 def _staying(plan: Cleanup) -> list[str]:
-    stays = [(n, wording.quantity(n, "run"), why) for why, n in Counter(plan.refused.values()).items()]
-    stays += [(found.n, _of_kind(found.kind, found.n), found.why) for found in plan.stays]
-    said = [
-        f"{what} {'stays' if n == 1 else 'stay'}: {why.replace('{them}', 'it' if n == 1 else 'them')}."
-        for n, what, why in stays
-    ]
+    stays = [(_count("runs", n), n, why) for why, n in Counter(plan.refused.values()).items()]
+    stays += [(_of_kind(kind, n), n, why) for kind, n, why in plan.stays]
+    said = [f"{what} stays: {why}." if n == 1 else f"{what} stay: {why}." for what, n, why in stays]
+    said = [each.replace("{them}", "it" if " stays: " in each else "them") for each in said]
     if n := plan.n_shared:
         said.append(f"The answers of {wording.quantity(n, 'model')} stay: other runs use them.")
     return said

@@ -6,24 +6,11 @@ Plain text: escape it before it becomes markup.
 from collections.abc import Mapping
 from math import exp, isinf
 
+from sparsedash.reporting import wording
 from sparsedash.reporting.html import Table, element, escape, table
 from sparsedash.reporting.run_results import Judged, RunResults
-from sparsedash.reporting.wording import (
-    DENSE,
-    NBSP,
-    factor_range,
-    first_upper,
-    interval,
-    nats_as_factor,
-    p_number,
-    percent,
-    perplexity,
-    quantity,
-    round_up,
-    signed_interval,
-    signed_points,
-)
-from sparsedash.schema.records import Record, Stopping
+from sparsedash.reporting.wording import DENSE, NBSP, percent, quantity
+from sparsedash.schema.records import Record
 from sparsedash.stats.significance import PairedComparison, accuracy_interval
 from sparsedash.stats.tolerance import FEWEST_PASSAGES, Loss, Tolerance, ToleranceVerdict, Verdict
 
@@ -60,30 +47,29 @@ def decision_words(found: ToleranceVerdict) -> str:
     """ "costs too much: word perplexity 1.35 × (limit 1.1 ×)": a verdict with the measures that decided it."""
     if found.verdict == "undecided":
         return verdict_phrase(found)
-    decisive = [
-        f"{loss.measure} {loss_value(loss)} (limit {loss_limit(loss)})"
-        for loss in found.losses
-        if loss.measure in found.decided_by
-    ]
+    decisive = []
+    for loss in found.losses:
+        if loss.measure in found.decided_by:
+            limit = f"{exp(loss.most):g} ×" if loss.measure == "word perplexity" else f"−{100 * loss.most:g}"
+            decisive.append(f"{loss.measure} {loss_value(loss)} (limit {limit})")
     return f"{verdict_phrase(found)}: {', '.join(decisive)}"
 
 
 def loss_value(loss: Loss) -> str:
     """ "1.35 ×", the word perplexity as a multiple of dense's; "−2.0 points", the change of accuracy."""
-    return nats_as_factor(loss.value) if loss.measure == "word perplexity" else f"{signed_points(-loss.value)} points"
-
-
-def loss_limit(loss: Loss) -> str:
-    """ "1.1 ×", "−2": how much a model may lose."""
-    return f"{exp(loss.most):g} ×" if loss.measure == "word perplexity" else f"−{100 * loss.most:g}"
+    return (
+        wording.nats_as_factor(loss.value)
+        if loss.measure == "word perplexity"
+        else f"{wording.signed_points(-loss.value)} points"
+    )
 
 
 def loss_interval(loss: Loss) -> str:
     """ "1.32 to 1.38", "−3.1 to −0.9": the interval behind a verdict; empty where one passage gives none."""
     if isinf(loss.low):
         return ""
-    perplexity = loss.measure == "word perplexity"
-    return factor_range(loss.low, loss.high) if perplexity else signed_interval((-loss.high, -loss.low))
+    nats = loss.measure == "word perplexity"
+    return wording.factor_range(loss.low, loss.high) if nats else wording.signed_interval((-loss.high, -loss.low))
 
 
 def accuracy_open(found: ToleranceVerdict) -> str:
@@ -101,7 +87,7 @@ def verdict_words(name: str, found: ToleranceVerdict, tolerance: Tolerance, besi
     if name == beside:
         return [f"{name} stands on both sides: a model loses nothing against itself."]
     settled = f" {passages_to_decide(found)}" if found.verdict == "undecided" else ""
-    said = [f"{name} {verdict_phrase(found)}.", f"{first_upper(loss_words(found, beside))}.{settled}"]
+    said = [f"{name} {verdict_phrase(found)}.", f"{wording.first_upper(loss_words(found, beside))}.{settled}"]
     said.append(f"The limits are {tolerance_words(tolerance)}.")
     accuracy = found.accuracy
     if accuracy and "undecided" == accuracy.verdict != found.verdict and not _is_unchanged(found):
@@ -137,29 +123,29 @@ def passages_to_decide(found: ToleranceVerdict) -> str:
         return f"At least {FEWEST_PASSAGES} passages are needed; {n:,} cannot show how many would settle it."
     if needed is None or needed > MOST_PASSAGES:
         return f"The loss is so near the limit that over {MOST_PASSAGES:,} passages would be needed."
-    return f"{first_upper(needed_words(needed))} passages would settle it, if the loss stays what it was on {n:,}."
+    return (
+        f"{wording.first_upper(needed_words(needed))} passages would settle it, if the loss stays what it was on {n:,}."
+    )
 
 
 def needed_words(needed: int) -> str:
     """ "about 420", of passages that would settle something."""
-    return f"over {MOST_PASSAGES:,}" if needed > MOST_PASSAGES else f"about {round_up(needed):,}"
+    return f"over {MOST_PASSAGES:,}" if needed > MOST_PASSAGES else f"about {wording.round_up(needed):,}"
 
 
 def early_stopping_words(records: Mapping[str, Record]) -> str:
     """How the evaluations ended that were to stop early; empty where none was. records: by their names."""
-    found = [f"{name} {_ending(record.stopping)}." for name, record in records.items() if record.stopping]
+    found = []
+    for name, stopping in ((name, record.stopping) for name, record in records.items() if record.stopping):
+        answered, planned = stopping.n_answered, stopping.n_passages
+        ended = f"stopped after {answered:,} of" if answered < planned else "answered all"
+        why = {
+            "difference": "a difference to the dense model is shown",
+            "close": f"the difference to the dense model is under {100 * stopping.margin:g} points",
+            "open": "nothing was decided before",
+        }.get(stopping.decision, f"its loss is {stopping.decision} the limits")
+        found.append(f"{name} {ended} {planned:,} passages: {why}.")
     return " ".join([*found, "Intervals and p-values allow for the looks on the way."]) if found else ""
-
-
-def _ending(stopping: Stopping) -> str:
-    answered, planned = stopping.n_answered, stopping.n_passages
-    ended = f"stopped after {answered:,} of" if answered < planned else "answered all"
-    why = {
-        "difference": "a difference to the dense model is shown",
-        "close": f"the difference to the dense model is under {100 * stopping.margin:g} points",
-        "open": "nothing was decided before",
-    }.get(stopping.decision, f"its loss is {stopping.decision} the limits")
-    return f"{ended} {planned:,} passages: {why}"
 
 
 def _is_unchanged(found: ToleranceVerdict) -> bool:
@@ -186,7 +172,7 @@ def loss_cells(judged: Judged) -> list[str]:
     compared, lost, accuracy = judged.comparison, judged.verdict.perplexity, judged.verdict.accuracy
     points = f"{loss_interval(accuracy)}{_level(accuracy)}" if accuracy else ""
     times = f"{loss_interval(lost)} ×{_level(lost)}" if loss_interval(lost) else "none"
-    changed = [signed_points(compared.difference), points, p_number(judged.p_value)]
+    changed = [wording.signed_points(compared.difference), points, wording.p_number(judged.p_value)]
     flips = [f"{compared.broke:,}", f"{compared.mended:,}"]
     return [*changed, *flips, loss_value(lost), times, VERDICT_SIGNS[judged.verdict.verdict]]
 
@@ -209,8 +195,8 @@ def numbers_table(found: RunResults, comparisons: Mapping[str, str] | None = Non
         pruned = record.pruned
         shares = [percent(pruned.mlp_sparsity), percent(pruned.matmul_ratio)] if pruned else ["0", "0"]
         right = f"{score.right:,}" if score.total == total else f"{score.right:,} of {score.total:,}"
-        accuracy = [percent(score.accuracy), interval(accuracy_interval(record))]
-        rows.append([name, *shares, right, *accuracy, perplexity(record.word_perplexity), *loss_cells(judged)])
+        accuracy = [percent(score.accuracy), wording.interval(accuracy_interval(record))]
+        rows.append([name, *shares, right, *accuracy, wording.perplexity(record.word_perplexity), *loss_cells(judged)])
         address = addresses.get(record.key, "")
         link = element("a", escape(name), href=address, aria_label=f"{name} against dense")
         links.append(link if address else escape(name))

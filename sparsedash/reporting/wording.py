@@ -12,7 +12,7 @@ from sparsedash.catalog.presets import method_name
 from sparsedash.catalog.resources import LeastMemory, RunDisk
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import STAGE_TITLES
-from sparsedash.schema.records import Pruned, Record, Run
+from sparsedash.schema.records import Pruned, Run
 from sparsedash.schema.settings import CalibrationSettings, FindSettings, RunSettings, planned_run
 
 NBSP = "\u00a0"
@@ -328,30 +328,21 @@ def example_origin(run: Run) -> str:
     return f"It was made on {made.day} {made:%B %Y} on another machine ({run.made_on}), with {by}."
 
 
-def record_name(record: Record, several_methods: bool) -> str:
-    """ "dense", "20 %", or "magnitude 20 %" where a run has several methods. Unique within a run."""
-    if record.pruned is None:
-        return DENSE
-    asked = f"{record.sparsity_permille / 10:g} %"
-    return f"{method_title(record.pruned.method)} {asked}" if several_methods else asked
+def record_names(run: Run) -> dict[str, str]:
+    """The names of a run's records by their keys, dense first: "dense", "20 %", or "magnitude 20 %" of several methods.
 
-
-def record_names(run: Run) -> list[tuple[str, str]]:
-    """The keys of a run's records with their names in it, dense first. Sparse ones come method by method."""
-    several = has_several_methods(run.settings)
-    points = [(method_title(method) if several else "", f"{at / 10:g} %") for method, at in run.settings.points]
-    return [(run.dense, DENSE), *zip(run.sparse, (f"{name} {asked}".strip() for name, asked in points), strict=False)]
+    Sparse ones come method by method.
+    """
+    several, names = len(run.settings.methods) > 1, {run.dense: DENSE}
+    for key, (method, at) in zip(run.sparse, run.settings.points, strict=False):
+        names[key] = f"{f'{method_title(method)} ' if several else ''}{at / 10:g} %"
+    return names
 
 
 def model_words(method: MethodSettings, permille: int, named: bool = True) -> str:
     """ "20 % of the MLP removed", or "magnitude, 20 % of the MLP removed" where it is named."""
     name = f"{method_title(method)}, " if named else ""
     return f"{name}{sparsity_percent(permille)} {share_of(method)} {removed_or_zeroed(method)}"
-
-
-def has_several_methods(settings: RunSettings) -> bool:
-    """Whether names within this run have to say the method."""
-    return len(settings.methods) > 1
 
 
 def sparsity_axis_title(methods: Iterable[MethodSettings]) -> str:

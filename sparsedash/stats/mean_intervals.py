@@ -25,10 +25,8 @@ class Moments:
 
 
 def moments(values: Sequence[float]) -> Moments:
-    """The moments of some losses. Raises ValueError when there are none."""
-    if not (n := len(values)):
-        raise ValueError("a mean needs at least one passage")
-    mean = sum(values) / n
+    """The moments of at least one loss."""
+    n, mean = len(values), sum(values) / len(values)
     # Products, which end at infinity where powers raise.
     squares = sum((value - mean) * (value - mean) for value in values)
     deviation = sqrt(squares / max(1, n - 1)) if isfinite(squares) else inf

@@ -224,8 +224,7 @@ def _passages_to_decide(of: Moments, most: float, alpha: float) -> int | None:
 
 def _combine(n_passages: int, losses: Sequence[Loss]) -> ToleranceVerdict:
     """The verdict on one model. Accuracy is the coarser measure: where it decides nothing, perplexity decides."""
-    any_beyond = any(loss.verdict == "beyond" for loss in losses)
-    verdict: Verdict = "beyond" if any_beyond else losses[0].verdict
+    verdict: Verdict = "beyond" if any(loss.verdict == "beyond" for loss in losses) else losses[0].verdict
     return ToleranceVerdict(
         verdict=verdict,
         n_passages=n_passages,

@@ -142,7 +142,7 @@ def try_prompt(backend: Backend, pair: Pair, run: Run, *, blind: bool) -> None:
     st.text_area("Prompt", key=_PROMPT, height=100, placeholder="The old harbour was quiet, and", help=about)
     names = {
         key: "Dense" if key == run.dense else f"Sparse, {name}"
-        for key, name in wording.record_names(run)
+        for key, name in wording.record_names(run).items()
         if key not in (pair.left.key, pair.right.key)
     }
     if names:

@@ -86,8 +86,8 @@ def choose_pair(backend: Backend, run: Run, runs: Sequence[Run]) -> Pair | None:
     """
     choices = {choice.address: choice for choice in record_pair.record_choices(run, runs)}
     names, addresses = {to: each.name for to, each in choices.items()}, {each.key: to for to, each in choices.items()}
-    found = run_results(backend, run, current_tolerance()) if wording.has_several_methods(run.settings) else None
-    last = found.best[-1].record.key if found is not None and found.best else wording.record_names(run)[-1][0]
+    found = run_results(backend, run, current_tolerance()) if len(run.settings.methods) > 1 else None
+    last = found.best[-1].record.key if found is not None and found.best else [*wording.record_names(run)][-1]
     columns, below, more = st.columns(2, wrap=False), st.container(), {"passage": ""}
     chosen = []
     for column, side, usual in zip(columns, ("left", "right"), (addresses[run.dense], addresses[last]), strict=True):
@@ -363,8 +363,8 @@ def offer_files(backend: Backend, run: Run, passages: Passages | None, view: Sho
     )
     with st.popover("Download", icon=":material/download:"):
         offer("Report, one HTML file", "report.html", "text/html", report)
-        offer(f"{title}, CSV", f"{named}.csv", "text/csv", partial(record_pair.view_csv, *of_pair))
-        parquet = partial(record_pair.view_parquet, *of_pair)
+        offer(f"{title}, CSV", f"{named}.csv", "text/csv", partial(record_pair.view_file, *of_pair, "csv"))
+        parquet = partial(record_pair.view_file, *of_pair, "parquet")
         offer(f"{title}, parquet", f"{named}.parquet", "application/vnd.apache.parquet", parquet)
         for side, name, record in (("left", pair.left_name, pair.left), ("right", pair.right_name, pair.right)):
             if passages is not None:

@@ -341,5 +341,5 @@ def _smallest_loss_words(n_passages: int) -> str:
     """The smallest losses that so many passages show; nothing of an unknown number."""
     if not n_passages:
         return ""
-    least = smallest_loss(n_passages)
-    return f"detects losses of about {least.ratio:.2f}{wording.NBSP}× perplexity or {least.points:.1f} points and up"
+    ratio, points = smallest_loss(n_passages)
+    return f"detects losses of about {ratio:.2f}{wording.NBSP}× perplexity or {points:.1f} points and up"

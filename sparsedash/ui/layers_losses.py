@@ -67,7 +67,7 @@ def layers_sentence(made: Pruned) -> str:
 
 def layers_basis(record: Record, made: Pruned) -> str:
     """The basis of the sentence: the model, how it was pruned, and the text it was fitted to."""
-    name = wording.record_name(record, several_methods=True)
+    name = f"{wording.method_title(made.method)} {made.sparsity_permille / 10:g} %"
     read = made.method.reads_text or made.layer_errors
     calibrated = wording.calibration_words(made.calibration) if read else wording.NO_TEXT
     return f"{wording.reference_title(record.model)} · {name} · {calibrated} · {record.dtype}"

@@ -17,6 +17,7 @@ from sparsedash.reporting.charts.tradeoff_chart import (
     tradeoff_words,
 )
 from sparsedash.reporting.charts.tradeoff_data import Measure, TradeoffData
+from sparsedash.reporting.deployment import GAIN_PHASES, GAIN_TITLES, GainName, TimingOptions, run_gains, timing_request
 from sparsedash.reporting.html import Html, table
 from sparsedash.reporting.run_results import Judged, RunResults
 from sparsedash.schema.settings import Dtype
@@ -26,7 +27,7 @@ from sparsedash.ui.address_bar import select
 from sparsedash.ui.browser_scripts import show_chart
 
 _SPARSITY, _AS_RUN, _ALL = "sparsity", "run", "all"
-_AXES = {_SPARSITY: "Sparsity", **{name: deployment.GAIN_TITLES[name] for name in get_args(deployment.GainName)}}
+_AXES = {_SPARSITY: "Sparsity", **{name: GAIN_TITLES[name] for name in get_args(GainName)}}
 _FORMATS = {_AS_RUN: "As in the run", **{name: name for name in get_args(Dtype)}}
 _THREADS = {_ALL: "As many as torch uses", **{str(n): str(n) for n in range(1, (os.cpu_count() or 1) + 1)}}
 _CLICK = "A click on a point opens its answers next to the dense model's."
@@ -72,59 +73,51 @@ def open_comparison(address: Mapping[str, str] | None) -> None:
         st.switch_page("pages/compare.py", query_params={**address, **navigation.tolerance_query()})
 
 
-def choose_gain() -> deployment.GainName | None:
+def choose_gain() -> GainName | None:
     """Draw the choice of the axis that loss is plotted against; None for sparsity."""
     chosen = select("against", "Plot loss against", _AXES, _SPARSITY, noun="axis")
-    return next((name for name in get_args(deployment.GainName) if name == chosen), None)
+    return next((name for name in get_args(GainName) if name == chosen), None)
 
 
-def show_gains(backend: Backend, found: RunResults, name: deployment.GainName, measure: Measure) -> str:
+def show_gains(backend: Backend, found: RunResults, name: GainName, measure: Measure) -> str:
     """Draw the chart and what it leaves out. Returns the key of the record that was pressed, or nothing."""
-    is_timed, key = name in deployment.GAIN_PHASES, ""
-    options = _choose_timing() if is_timed else deployment.TimingOptions()
-    known, tradeoff = deployment.run_gains(backend, found, name, options), found.tradeoff()
-    if known.gained.gains:
+    is_timed, key = name in GAIN_PHASES, ""
+    options = _choose_timing() if is_timed else TimingOptions()
+    (gained, omitted), tradeoff = run_gains(backend, found, name, options), found.tradeoff()
+    if gained.gains:
         frame.show(Html(f"<style>{theme_switch_css()}</style>"))
-        chart = gain_chart(tradeoff, known.gained, measure, frame.theme())
-        alt = gain_words(tradeoff, known.gained, measure)
+        chart = gain_chart(tradeoff, gained, measure, frame.theme())
+        alt = gain_words(tradeoff, gained, measure)
         key = clicked_record(show_chart(chart, f"{measure}-against-{name}", alt, f"gain-{name}-{measure}"))
         frame.remark(_LINE, far_words(tradeoff, measure), _MEASURED if is_timed else _EXACT)
-    omitted = {
-        "not shown, since their speed was not measured": known.untimed,
-        "not shown: only single weights are zero, so no speed-up is expected, and none is timed": known.masked,
-        "not shown: the sizes of their model are noted when it is next loaded, by a run or a prompt": known.unknown,
-    }
     for why, models in omitted.items():
-        if models:
-            frame.note(f"{wording.quantity(len(models), 'sparse model')} {why}.")
-    if known.untimed:
-        _offer_timing(backend, found, known.untimed, options)
+        frame.note(f"{wording.quantity(len(models), 'sparse model')} not shown: {why}.")
+    if untimed := omitted.get(deployment.UNTIMED):
+        _offer_timing(backend, found, untimed, options)
     if is_timed:
         _show_timings(backend, found, options)
     return key
 
 
-def _choose_timing() -> deployment.TimingOptions:
+def _choose_timing() -> TimingOptions:
     """Draw the choices of number format and threads for a measurement of speed."""
     numbers, threads = st.columns(2)
     with numbers:
         dtype = select("numbers", "Number format while timed", _FORMATS, _AS_RUN)
     with threads:
         n_threads = select("threads", "Threads", _THREADS, _ALL)
-    return deployment.TimingOptions(
+    return TimingOptions(
         dtype=next((name for name in get_args(Dtype) if name == dtype), None),
         n_threads=None if n_threads == _ALL else int(n_threads),
     )
 
 
-def _offer_timing(
-    backend: Backend, found: RunResults, untimed: Sequence[Judged], options: deployment.TimingOptions
-) -> None:
+def _offer_timing(backend: Backend, found: RunResults, untimed: Sequence[Judged], options: TimingOptions) -> None:
     """Draw the jobs that measure, or the button that asks for them; a reason for the example."""
     if found.run.made_on:
         frame.note("The models of the example cannot be timed here: their statistics do not ship. Run it here first.")
         return
-    requests = [deployment.timing_request(found, each.record.key, options) for each in untimed]
+    requests = [timing_request(found, each.record.key, options) for each in untimed]
     jobs = [job for request in requests if (job := backend.newest_job(request.key())) is not None]
     if (live := next((job for job in jobs if job.live), None)) is not None:
         job_panel.watch_job(backend, live, brief=True)
@@ -142,11 +135,9 @@ def _offer_timing(
     )
 
 
-def _show_timings(backend: Backend, found: RunResults, options: deployment.TimingOptions) -> None:
+def _show_timings(backend: Backend, found: RunResults, options: TimingOptions) -> None:
     """Draw every measurement of this run as a table with its conditions."""
-    asked = {
-        found.name_of(each.record): deployment.timing_request(found, each.record.key, options) for each in found.judged
-    }
+    asked = {found.name_of(each.record): timing_request(found, each.record.key, options) for each in found.judged}
     measured = {name: timing for name, request in asked.items() if (timing := backend.timing(request.key()))}
     if measured:
         with st.expander("The measured speeds as tables"):

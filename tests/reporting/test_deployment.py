@@ -4,8 +4,6 @@ import csv
 import io
 from dataclasses import replace
 
-import pytest
-
 from sparsedash.catalog.model_shape import ModelShape
 from sparsedash.reporting.deployment import block_shapes, shapes_csv, shapes_table
 from tests.factories import PRUNED
@@ -43,10 +41,8 @@ def test_the_csv_has_every_projection_and_the_whole_model():
     rows = list(csv.DictReader(io.StringIO(shapes_csv(SHAPE, PRUNED, "float32").decode())))
     assert rows[0]["rows_before"] == "128" and rows[0]["rows_after"] == "96"
     assert sum(int(row["bytes_after"]) for row in rows if row["projection"] == "MLP") == (96 + 64) * 12 * 4
-    with_bias = list(
-        csv.DictReader(io.StringIO(shapes_csv(replace(SHAPE, bias_per_channel=1), PRUNED, "bfloat16").decode()))
-    )
-    assert next(row["bytes_after"] for row in with_bias if row["projection"] == "MLP") == str(96 * 13 * 2)
+    with_bias = shapes_csv(replace(SHAPE, bias_per_channel=1), PRUNED, "bfloat16").decode()
+    assert f"1,MLP,,,,,{128 * 13 * 2},{96 * 13 * 2}\n" in with_bias
     assert (rows[-1]["bytes_before"], rows[-1]["bytes_after"]) == (str(3100 * 4), str((3100 - 32 * 12) * 4))
 
 
@@ -56,7 +52,6 @@ def test_the_table_shows_both_shapes_where_they_differ_and_one_where_not():
     assert "Whole model" in drawn and "32 of 192 inner channels are gone" in drawn
 
 
-@pytest.mark.parametrize("pattern", ["1x1", "2:4"])
-def test_zeros_alone_change_no_shape(pattern):
-    masked = replace(PRUNED, method=replace(PRUNED.method, pattern=pattern, compensation="none"), widths=(128, 64))
+def test_zeros_alone_change_no_shape():
+    masked = replace(PRUNED, method=replace(PRUNED.method, pattern="1x1", compensation="none"), widths=(128, 64))
     assert "every matrix keeps its shape and its bytes" in shapes_table(SHAPE, masked, "float32").html

@@ -1,4 +1,4 @@
-"""All runs: rows, order, filter, sentence, deletion, and several runs in one chart."""
+"""All runs: rows, order, filter, sentence, and several runs in one chart."""
 
 from dataclasses import replace
 
@@ -6,12 +6,10 @@ import pytest
 
 from sparsedash.catalog.presets import method_named
 from sparsedash.reporting import run_list
-from sparsedash.reporting.run_list import MOST_LINES, newest_jobs, overlay, run_deletion_words
+from sparsedash.reporting.run_list import MOST_LINES, newest_jobs, overlay
 from sparsedash.schema.pair_records import RunMark
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings
-from sparsedash.service.deletion import Cleanup
 from sparsedash.stats.tolerance import Tolerance
-from tests.factories import RUN
 from tests.reporting.held_results import results_of
 from tests.ui import specimens
 from tests.ui.filled_backend import job
@@ -22,7 +20,6 @@ WIKITEXT = CalibrationSettings(corpus="wikitext-2")
 LIMITS = "1.1 × word perplexity and 2 points of accuracy"
 GENEROUS, LAX, USUAL = Tolerance(ratio=1000.0, points=100.0), Tolerance(ratio=1000.0), Tolerance()
 TITLE, SEARCH = "SmolLM2 135M (built in) at 10, 20, 30\u00a0%", "How much of SmolLM2 135M (built in) can go"
-TITLES = {"r": "Mine", "s": "Another"}
 
 
 def rows(backend, tolerance=USUAL):
@@ -64,22 +61,14 @@ def test_sparsities_are_named_one_by_one_while_they_are_few_and_a_search_counts_
     assert (row.title, kind) == (SEARCH, "a search") and trials.endswith("trials")
 
 
-@pytest.mark.parametrize(
-    ("state", "expected"),
-    [
-        ("running", "▶ running"),
-        ("failed", "✕ failed"),
-        ("crashed", "✕ interrupted"),
-        ("cancelled", "⊘ stopped"),
-        (None, "⊘ not finished"),
-    ],
-)
-def test_an_unfinished_run_says_its_state_and_what_there_is(state, expected, backend):
+def test_an_unfinished_run_says_its_state_and_what_there_is(backend):
     backend.add_run(specimens.run(finished=False, n_sparse=1))
-    backend.set_jobs(*([job(SETTINGS, state)] if state else []))
-    (row,) = rows(backend)
-    assert row.live == (state == "running")
-    assert said(row)["Verdict"][1:] == ("at 10\u00a0%", expected, "1 of 3 models") and said(row)["Started"][1] == ""
+    states = {"running": "▶ running", "failed": "✕ failed", "crashed": "✕ interrupted", "cancelled": "⊘ stopped"}
+    for state, expected in {**states, None: "⊘ not finished"}.items():
+        backend.set_jobs(*([job(SETTINGS, state)] if state else []))
+        (row,) = rows(backend)
+        assert row.live == (state == "running") and said(row)["Started"][1] == ""
+        assert said(row)["Verdict"][1:] == ("at 10\u00a0%", expected, "1 of 3 models")
 
 
 def test_a_job_is_a_row_before_it_has_a_result_unless_it_ended_or_is_of_another_version(backend):
@@ -88,11 +77,8 @@ def test_a_job_is_a_row_before_it_has_a_result_unless_it_ended_or_is_of_another_
     assert {row.title: said(row)["Verdict"] for row in rows(backend)} == dict.fromkeys((TITLE, SEARCH), waiting)
     backend.set_jobs(job(SETTINGS, "failed"), replace(job(SETTINGS, "queued"), id=2, key="k", settings={"model": 3}))
     assert rows(backend) == []
-
-
-def test_of_a_run_s_jobs_the_live_one_counts():
     older, newer = job(SETTINGS, id=1), job(SETTINGS, "failed", id=2)
-    assert newest_jobs([newer, older])[SETTINGS.key()] is older
+    assert newest_jobs([newer, older])[SETTINGS.key()] is older, "of a run's jobs the live one counts"
     assert newest_jobs([replace(newer, id=3), newer])[SETTINGS.key()].id == 3
 
 
@@ -103,33 +89,21 @@ def test_answers_that_are_still_to_be_read_are_said_so(backend):
     assert not row.known and said(row)["Verdict"][:2] == ("…", "being read") and said(row)["Cost"] == ("", "", "")
 
 
-@pytest.mark.parametrize(
-    ("order", "expected"),
-    [
-        ("newest", [1, 2, 3]),
-        ("oldest", [3, 2, 1]),
-        ("model", [2, 1, 3]),
-        ("removed", [3, 2, 1]),
-        # All are within: the most comes first.
-        ("verdict", [3, 2, 1]),
-        # With made-up answers the one with most removed has lost least.
-        ("cost", [3, 1, 2]),
-        # What ties stays as it was.
-        ("longest", [1, 2, 3]),
-        ("method", [1, 2, 3]),
-        ("nonsense", [1, 2, 3]),
-    ],
-)
-def test_rows_are_sorted_and_pinned_ones_come_first(order, expected, backend):
+def test_rows_are_sorted_and_pinned_ones_come_first(backend):
+    # With verdict all are within and the most comes first; with made-up answers the one with most removed has lost
+    # least; what ties stays as it was.
+    expected = {"newest": "123", "oldest": "321", "model": "213", "removed": "321", "verdict": "321", "cost": "312"}
+    expected |= dict.fromkeys(("longest", "method", "nonsense"), "123")
     runs = [
         add(backend, at=3e5, sparsities_permille=(100,), model="b/model"),
         add(backend, at=2e5, sparsities_permille=(100, 200), model="a/model"),
         add(backend, at=1e5, sparsities_permille=(100, 300), model="c/model"),
     ]
-    place = {run.key: i for i, run in enumerate(runs, 1)}
-    assert [place[row.key] for row in run_list.sort_rows(rows(backend, GENEROUS), order)] == expected
-    backend.user_data.pin_runs([runs[expected[-1] - 1].key], pinned=True)
-    assert place[run_list.sort_rows(rows(backend, GENEROUS), order)[0].key] == expected[-1]
+    place, found = {run.key: i for i, run in enumerate(runs, 1)}, rows(backend, GENEROUS)
+    sorted_by = {order: "".join(str(place[row.key]) for row in run_list.sort_rows(found, order)) for order in expected}
+    assert sorted_by == expected
+    backend.user_data.pin_runs([runs[1].key], pinned=True)
+    assert place[run_list.sort_rows(rows(backend, GENEROUS), "oldest")[0].key] == 2
 
 
 def test_every_word_that_is_looked_for_must_be_there_whatever_its_case(backend):
@@ -175,34 +149,6 @@ def test_a_named_row_says_its_model_below_and_the_downloaded_table_has_every_cel
     cells = dict(zip(table.head, *table.rows, strict=True))
     assert (cells["Run"], cells["Verdict"], cells["On the model"]) == ("Mine", "? undecided", "at 10\u00a0%")
     assert (cells["Method"], cells["Took"]) == ("least-squares", "5\u00a0min")
-
-
-def removal(**changes):
-    usual = {"runs": (RUN,), "refused": {}, "entries": frozenset(["record/a", "record/b"]), "n_shared": 0}
-    return Cleanup(**{**usual, "n_named": 0, "items": (), "stays": (), "n_bytes": 0, **changes})
-
-
-@pytest.mark.parametrize(
-    ("changes", "question"),
-    [
-        ({}, ["Delete “Mine”, with the answers of 2 models? It cannot be undone."]),
-        (
-            {"runs": (RUN, RUN), "entries": frozenset(["record/a"])},
-            ["Delete 2 runs, with the answers of 1 model? It cannot be undone."],
-        ),
-        (
-            {"runs": (), "n_shared": 1, "refused": {"s": "it is under way"}},
-            ["The answers of 1 model stay: other runs use them.", "“Another” stays: it is under way."],
-        ),
-    ],
-    ids=["one", "several", "refused"],
-)
-def test_deletion_says_before_and_after_what_goes_and_what_stays(changes, question):
-    assert run_deletion_words(removal(**changes), TITLES) == question
-    report = run_deletion_words(removal(**changes), TITLES, done=True)
-    done = [said.replace("Delete ", "Deleted: ").replace("? It cannot be undone", "") for said in question]
-    nothing = ["Nothing was deleted."] if changes.get("runs") == () else []
-    assert report == nothing + done
 
 
 def overlaid_run(name="", dense="dense", n=None, **changes):

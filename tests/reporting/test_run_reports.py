@@ -3,7 +3,6 @@
 import html
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 
 import pytest
 
@@ -21,27 +20,15 @@ from sparsedash.reporting.run_reports import (
 )
 from sparsedash.reporting.run_results import run_results
 from sparsedash.schema.pair_records import Continuation, ContinuationSettings
-from tests.reporting.charts.test_tradeoff_chart import FAR_RACE, GOOD
+from tests.reporting.charts.test_tradeoff_chart import FAR_RACE
 from tests.ui import specimens
 from tests.ui.conftest import shows_as_text
 from tests.ui.filled_backend import job
 
 HOSTILE = (
     "<img src=x onerror=alert(1)></style><script>alert(1)</script>abc\u202egnp nul\x00 👩‍🚀 https://evil.example/"
-    + "w" * 100_000
+    + "w" * 5_000
 )
-
-
-class Tags(HTMLParser):
-    """The elements of a page and their attributes."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.found: list[tuple[str, dict[str, str | None]]] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        self.found.append((tag, dict(attrs)))
 
 
 @pytest.fixture
@@ -96,9 +83,7 @@ def test_its_charts_are_the_page_s_own_figures(backend):
     assert svg.count(">●<") == 4 and svg.count(">?<") == 3 and svg.count("<polygon") == 1
     colours = set(re.findall(r'(?:fill|stroke)="([^"]+)"', svg)) - {"none"}
     assert colours <= {light for light, _ in COLOUR_PAIRS}
-
-
-def test_methods_are_told_apart_by_mark_and_dash_and_no_point_covers_another(backend):
+    # Methods are told apart by mark and dash, and no point covers another.
     svg = svg_of(backend, "best", "magnitude")
     assert "● best" in svg and "■ magnitude" in svg and 'stroke-dasharray="7 4"' in svg
     across = re.findall(r'font-size="16"[^>]*><tspan x="([\d.]+)" y="[\d.]+">[●■]<', svg)
@@ -108,12 +93,10 @@ def test_methods_are_told_apart_by_mark_and_dash_and_no_point_covers_another(bac
 def test_a_far_point_has_its_arrow_and_the_line_is_clipped():
     svg = figure_svg(tradeoff_chart(FAR_RACE), "Word perplexity")
     assert "&gt;1M×" in svg and 'clip-path="url(#plot-word)"' in svg
-    assert "&gt;1M×" not in figure_svg(tradeoff_chart(replace(FAR_RACE, lines={"good": GOOD})), "Word perplexity")
 
 
-@pytest.mark.parametrize("text", ["word", HOSTILE], ids=["plain", "hostile"])
-def test_nothing_in_it_runs_or_asks_the_network_text_stays_text_and_the_file_small(text, stored):
-    _, records = specimens.run()
+def test_nothing_in_it_runs_or_asks_the_network_text_stays_text_and_the_file_small(stored):
+    text, (_, records) = HOSTILE, specimens.run()
     records = [
         replace(r, outcomes=tuple(replace(o, target=text, answer=f"{text}{i}") for o in r.outcomes))
         for i, r in enumerate(records)
@@ -122,32 +105,24 @@ def test_nothing_in_it_runs_or_asks_the_network_text_stays_text_and_the_file_sma
     page = html_report(*stored(records, warnings=(text,), versions={"torch": text}), passages).decode()
     shows_as_text(page)
     assert len(page) < 1_000_000
-    tags = Tags(page).found
-    assert not {tag for tag, _ in tags} & {"script", "img", "link", "iframe", "object", "a", "base"}
-    names = {name for _, attributes in tags for name in attributes}
+    assert not set(re.findall(r"<(\w+)", page)) & {"script", "img", "link", "iframe", "object", "a", "base"}
+    names = set(re.findall(r'([\w-]+)="', page))
     assert not names & {"src", "href", "style", "srcdoc"} and not any(name.startswith("on") for name in names)
-    (policy,) = [a["content"] for _, a in tags if a.get("http-equiv") == "Content-Security-Policy"]
-    assert policy == POLICY and policy.startswith("default-src 'none'")
+    policy = f'<meta http-equiv="Content-Security-Policy" content="{html.escape(POLICY)}">'
+    assert page.count(policy) == 1 and POLICY.startswith("default-src 'none'")
 
 
-def test_the_report_of_a_run_that_was_stopped_says_so(stored):
-    found, pair = stored(n_sparse=1, finished=False)
-    said = "This run was stopped with 1 of its 3 sparse models."
-    assert said in html_report(found, pair, None, job(found.run.settings, "cancelled")).decode()
-    assert "This run" not in html_report(found, pair, None, job(found.run.settings, "running")).decode()
-
-
-def test_the_report_of_the_example_says_where_it_was_made(stored):
-    said = html_report(*stored(made_on="a <mainframe>"), None).decode()
-    assert "computed here. It was made on 24 November 2025 on another machine" in said
-    assert "a &lt;mainframe&gt;" in said
-
-
-def test_the_report_and_the_document_name_the_quantised_file_that_the_model_is_unpacked_from(stored):
-    found, pair = stored(source_type="Q4_<1>")
-    said = html_report(found, pair, None).decode()
-    assert "unpacked from Q4_&lt;1&gt;" in said
-    assert "What pruning costs the original weights is another number" in said
+def test_the_report_says_how_a_run_ended_where_the_example_was_made_and_what_the_model_was_unpacked_from(stored):
+    found, pair = stored(n_sparse=1, finished=False, made_on="a <mainframe>", source_type="Q4_<1>")
+    page = html_report(found, pair, None, job(found.run.settings, "cancelled")).decode()
+    for said in (
+        "This run was stopped with 1 of its 3 sparse models.",
+        "It was made on 24 November 2025 on another machine (a &lt;mainframe&gt;)",
+        "unpacked from Q4_&lt;1&gt;",
+        "What pruning costs the original weights is another number",
+    ):
+        assert said in page
+    assert "This run was" not in html_report(found, pair, None, job(found.run.settings, "running")).decode()
     for run, source in ((found.run, "Q4_<1>"), (replace(found.run, source_type=""), None)):
         assert run_document(run, found.dense, list(found.sparse))["model"]["source_type"] == source
 

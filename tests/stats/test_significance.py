@@ -1,6 +1,5 @@
 """Paired tests and intervals: against other implementations, published examples and simulation."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import combinations
 from statistics import fmean
@@ -11,26 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 from scipy.special import xlogy
-from scipy.stats import binomtest, multinomial
+from scipy.stats import binomtest
 from statsmodels.stats import contingency_tables
 
 from sparsedash.catalog import choices
 from sparsedash.schema.records import Record, Run, Stopping
+from sparsedash.stats import significance
 from sparsedash.stats.anytime import anytime_interval, anytime_p
-from sparsedash.stats.significance import (
-    SPREAD_FLIPS,
-    SPREAD_NATS,
-    Z_95,
-    accuracy_interval,
-    compare_records,
-    compare_verdicts,
-    holm,
-    mcnemar,
-    paired_interval,
-    shared_outcomes,
-    smallest_loss,
-    wilson_interval,
-)
 from sparsedash.stats.tolerance import record_losses
 from tests.factories import RECORD, outcome
 
@@ -41,23 +27,18 @@ counts = st.integers(0, 300)
 def test_mcnemar_is_the_exact_one_of_statsmodels(both_right, broke, mended, both_wrong):
     table = [[both_right, broke], [mended, both_wrong]]
     expected = contingency_tables.mcnemar(table, exact=True).pvalue
-    assert mcnemar(broke, mended) == pytest.approx(expected, rel=1e-9)
+    assert significance.mcnemar(broke, mended) == pytest.approx(expected, rel=1e-9)
 
 
 def test_mcnemar_counts_more_than_a_float_can():
-    assert 0 < mcnemar(2600, 2400) < 0.01 and mcnemar(5000, 0) == 0.0
+    assert 0 < significance.mcnemar(2600, 2400) < 0.01 and significance.mcnemar(5000, 0) == 0.0
 
 
 @given(counts, counts)
 def test_wilson_is_the_score_interval_of_scipy(right, wrong):
     total = right + wrong or 1
     expected = binomtest(right, total).proportion_ci(0.95, method="wilson")
-    assert wilson_interval(right, total) == pytest.approx((expected.low, expected.high), abs=1e-12)
-
-
-def test_an_interval_of_no_passages_is_refused():
-    with pytest.raises(ValueError, match="at least one passage"):
-        wilson_interval(0, 0)
+    assert significance.wilson_interval(right, total) == pytest.approx((expected.low, expected.high), abs=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -69,7 +50,7 @@ def test_an_interval_of_no_passages_is_refused():
 )
 def test_the_paired_interval_is_the_published_one(broke, mended, n, published):
     """Published as first minus second; here the difference is second minus first."""
-    low, high = paired_interval(broke, mended, n)
+    low, high = significance.paired_interval(broke, mended, n)
     assert (round(-low, 3), round(-high, 3)) == published
 
 
@@ -83,13 +64,13 @@ def score_rejects(broke: int, mended: int, n: int, difference: float) -> bool:
     bounds = max(0.0, -difference), (1 - difference) / 2
     share = minimize_scalar(unlikeliness, bounds=bounds, options={"xatol": 1e-12}).x
     variance = n * (2 * share + difference - difference**2)
-    return (mended - broke - n * difference) ** 2 > Z_95**2 * variance
+    return (mended - broke - n * difference) ** 2 > significance.Z_95**2 * variance
 
 
 @given(st.integers(0, 40), st.integers(0, 40), st.integers(10, 300))
 def test_the_paired_interval_ends_where_the_score_test_begins_to_reject(broke, mended, same):
     n = broke + mended + same
-    low, high = paired_interval(broke, mended, n)
+    low, high = significance.paired_interval(broke, mended, n)
     for end, outwards in ((low, -1e-4), (high, 1e-4)):
         if abs(end) < 0.99:
             assert score_rejects(broke, mended, n, end + outwards)
@@ -99,25 +80,19 @@ def test_the_paired_interval_ends_where_the_score_test_begins_to_reject(broke, m
 @given(counts, counts, counts)
 def test_the_paired_interval_holds_the_difference_and_turns_with_the_models(broke, mended, same):
     n = broke + mended + same or 1
-    low, high = paired_interval(broke, mended, n)
+    low, high = significance.paired_interval(broke, mended, n)
     assert -1 <= low <= (mended - broke) / n <= high <= 1
-    assert paired_interval(mended, broke, n) == pytest.approx((-high, -low), abs=2e-6)
+    assert significance.paired_interval(mended, broke, n) == pytest.approx((-high, -low), abs=2e-6)
 
 
 def test_a_comparison_counts_the_flips_and_signs_the_difference():
     dense = [True, True, True, False, False]
     sparse = [True, False, False, True, False]
-    found = compare_verdicts(dense, sparse)
+    found = significance.compare_verdicts(dense, sparse)
     assert (found.both_right, found.broke, found.mended, found.both_wrong) == (1, 2, 1, 1)
     assert found.difference == pytest.approx(-1 / 5)
-    assert found.interval == paired_interval(2, 1, 5)
-    assert found.p_value == mcnemar(2, 1)
-
-
-@pytest.mark.parametrize(("dense", "sparse"), [([], []), ([True], [True, False])])
-def test_verdicts_on_other_passages_are_not_compared(dense, sparse):
-    with pytest.raises(ValueError, match="same passages"):
-        compare_verdicts(dense, sparse)
+    assert found.interval == significance.paired_interval(2, 1, 5)
+    assert found.p_value == significance.mcnemar(2, 1)
 
 
 def answers(right: dict[int, bool], stopping: Stopping | None = None) -> Record:
@@ -134,17 +109,17 @@ STOPPED = Stopping(
 def test_a_passage_that_one_record_did_not_answer_is_not_counted():
     dense = answers(dict.fromkeys(range(4), True))
     sparse = answers({1: False, 3: True}, STOPPED)
-    assert [(one.index, two.index) for one, two in shared_outcomes(dense, sparse)] == [(1, 1), (3, 3)]
-    for found in (compare_records(dense, sparse), compare_records(sparse, dense)):
+    assert [(one.index, two.index) for one, two in significance.shared_outcomes(dense, sparse)] == [(1, 1), (3, 3)]
+    for found in (significance.compare_records(dense, sparse), significance.compare_records(sparse, dense)):
         assert (found.both_right, found.broke + found.mended, found.both_wrong) == (1, 1, 0)
         assert found.n_passages == 2
 
 
 def test_a_record_that_was_to_stop_early_is_compared_by_what_is_valid_at_any_look():
     dense, sparse = answers(dict.fromkeys(range(30), True)), answers({i: i > 8 for i in range(30)})
-    fixed = compare_records(dense, sparse)
-    assert (fixed.anytime, fixed.p_value) == (False, mcnemar(9, 0))
-    anytime = compare_records(dense, replace(sparse, stopping=STOPPED))
+    fixed = significance.compare_records(dense, sparse)
+    assert (fixed.anytime, fixed.p_value) == (False, significance.mcnemar(9, 0))
+    anytime = significance.compare_records(dense, replace(sparse, stopping=STOPPED))
     assert (anytime.anytime, anytime.p_value) == (True, anytime_p(9, 0))
     assert anytime.interval == anytime_interval(9, 0, 30)
     assert anytime.interval[0] < fixed.interval[0]
@@ -153,18 +128,18 @@ def test_a_record_that_was_to_stop_early_is_compared_by_what_is_valid_at_any_loo
 
 def test_the_accuracy_of_a_record_that_was_to_stop_early_has_a_wider_interval():
     plain = answers({i: i > 8 for i in range(30)})
-    assert accuracy_interval(plain) == wilson_interval(21, 30)
-    low, high = accuracy_interval(replace(plain, stopping=STOPPED))
-    assert 0 <= low < wilson_interval(21, 30)[0]
-    assert wilson_interval(21, 30)[1] < high <= 1
+    assert significance.accuracy_interval(plain) == significance.wilson_interval(21, 30)
+    low, high = significance.accuracy_interval(replace(plain, stopping=STOPPED))
+    assert 0 <= low < significance.wilson_interval(21, 30)[0]
+    assert significance.wilson_interval(21, 30)[1] < high <= 1
 
 
 def test_holm_by_hand():
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([0.5, 0.6]) == pytest.approx([1.0, 1.0])
-    assert holm([0.02]) == [0.02]
-    assert holm([]) == []
-    assert holm([0.01, 0.03], n_compared=4) == holm([0.01, 0.03, 1.0, 1.0])[:2]
+    assert significance.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert significance.holm([0.5, 0.6]) == pytest.approx([1.0, 1.0])
+    assert significance.holm([0.02]) == [0.02]
+    assert significance.holm([]) == []
+    assert significance.holm([0.01, 0.03], n_compared=4) == significance.holm([0.01, 0.03, 1.0, 1.0])[:2]
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=7))
@@ -173,60 +148,14 @@ def test_holm_rejects_what_bonferroni_rejects_in_every_family_that_holds_it(p_va
     sets = [s for n in range(1, len(p_values) + 1) for s in combinations(range(len(p_values)), n)]
     bonferroni = {s: min(1.0, len(s) * min(p_values[i] for i in s)) for s in sets}
     expected = [max(p for s, p in bonferroni.items() if i in s) for i in range(len(p_values))]
-    assert holm(p_values) == pytest.approx(expected)
+    assert significance.holm(p_values) == pytest.approx(expected)
 
 
-MOST_FLIPS = 60
-"""At 200 passages with few flips expected; more have no probability that counts."""
-
-
-def held_by(broke: int, mended: int, n: int, truth: float) -> bool:
-    low, high = paired_interval(broke, mended, n)
-    return low <= truth <= high
-
-
-def tables(n: int, broke: float, mended: float) -> Iterator[tuple[int, int, float]]:
-    """Every pair of counts with few flips, and its probability."""
-    pairs = [(b, m) for b in range(MOST_FLIPS) for m in range(MOST_FLIPS - b)]
-    counts = [(b, m, n - b - m) for b, m in pairs]
-    chances = multinomial.pmf(counts, n, (broke, mended, 1 - broke - mended))
-    for (b, m), chance in zip(pairs, chances.tolist(), strict=True):
-        if chance > 1e-9:
-            yield b, m, chance
-
-
-def coverage(n: int, broke: float, mended: float) -> float:
-    """The probability that the interval holds the truth, summed over every table."""
-    truth = mended - broke
-    return sum(chance for b, m, chance in tables(n, broke, mended) if held_by(b, m, n, truth))
-
-
-@pytest.mark.parametrize(("broke", "mended"), [(0.02, 0.02), (0.1, 0.06)])
-def test_the_95_percent_interval_holds_the_truth_95_times_of_100(broke, mended):
-    n = 1000
-    draws = np.random.default_rng(7).multinomial(n, (broke, mended, 1 - broke - mended), 10_000)
-    unique, times = np.unique(draws[:, :2], axis=0, return_counts=True)
-    held = sum(t * held_by(b, m, n, mended - broke) for (b, m), t in zip(unique.tolist(), times.tolist(), strict=True))
-    assert 0.94 <= held / 10_000 <= 0.96
-
-
-@pytest.mark.parametrize(
-    ("broke", "mended", "exact"),
-    [(0.005, 0.005, 0.9860), (0.01, 0.01, 0.9585), (0.02, 0.01, 0.9403), (0.05, 0.02, 0.9497)],
-)
-def test_the_coverage_with_few_flips_among_200_passages_is_known_exactly(broke, mended, exact):
-    assert coverage(200, broke, mended) == pytest.approx(exact, abs=1e-4)
-
-
-def test_it_shrinks_with_the_root_of_the_passages():
-    few, many = smallest_loss(100), smallest_loss(400)
-    assert few.points == pytest.approx(2 * many.points)
-    assert few.ratio == pytest.approx(many.ratio**2)
-
-
-def test_a_loss_of_that_size_is_shown_four_times_of_five():
-    n, loss = 400, smallest_loss(400).points / 100
-    fallen = np.random.default_rng(0).normal(loss, SPREAD_FLIPS, (2000, n))
+def test_the_smallest_loss_shrinks_with_the_root_of_the_passages_and_is_shown_four_times_of_five():
+    ratio, points = significance.smallest_loss(400)
+    assert significance.smallest_loss(100) == pytest.approx((ratio**2, 2 * points))
+    n, loss = 400, points / 100
+    fallen = np.random.default_rng(0).normal(loss, significance.SPREAD_FLIPS, (2000, n))
     shown = fallen.mean(axis=1) > 1.96 * fallen.std(axis=1, ddof=1) / n**0.5
     assert 0.77 < shown.mean() < 0.83
 
@@ -238,6 +167,6 @@ def test_the_spreads_are_those_of_the_run_that_ships():
     dense = choices.example_result(Record, run.dense)
     found = [record_losses(dense, sparse) for sparse in mild]
     assert len(found) == 3
-    assert fmean(each.nats.deviation for each in found) == pytest.approx(SPREAD_NATS, rel=0.05)
+    assert fmean(each.nats.deviation for each in found) == pytest.approx(significance.SPREAD_NATS, rel=0.05)
     flips = [((each.broke + each.mended) / each.nats.n) ** 0.5 for each in found]
-    assert fmean(flips) == pytest.approx(SPREAD_FLIPS, rel=0.05)
+    assert fmean(flips) == pytest.approx(significance.SPREAD_FLIPS, rel=0.05)

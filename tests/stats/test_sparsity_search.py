@@ -6,26 +6,19 @@ from random import Random
 
 import pytest
 
-from sparsedash.stats.sparsity_search import (
-    channel_steps,
-    most_trials,
-    next_trial,
-    pareto_front,
-    search_bounds,
-    weight_steps,
-)
+from sparsedash.stats import sparsity_search
 
 
 def searched(inside):
     """The places tried and the answer, where `inside` says of every place whether its loss is within."""
     tried = []
-    while (place := next_trial(len(inside), tried)) is not None:
+    while (place := sparsity_search.next_trial(len(inside), tried)) is not None:
         tried.append((place, inside[place]))
-    return [place for place, _ in tried], search_bounds(len(inside), tried)
+    return [place for place, _ in tried], sparsity_search.search_bounds(len(inside), tried)
 
 
 def test_steps_are_one_width_multiple_apart():
-    steps = channel_steps([1536] * 30, 32)
+    steps = sparsity_search.channel_steps([1536] * 30, 32)
     assert steps[:3] == (21, 42, 62)
     assert len(steps) == 43 and steps[-1] == 896
     # The engine rounds to the nearest multiple: every step must be reached by its own.
@@ -34,20 +27,20 @@ def test_steps_are_one_width_multiple_apart():
 
 
 def test_a_width_that_is_no_multiple_begins_with_what_is_over():
-    assert channel_steps([1000], 32)[:3] == (8, 40, 72)
+    assert sparsity_search.channel_steps([1000], 32)[:3] == (8, 40, 72)
 
 
 def test_the_widest_mlp_decides_the_steps():
-    assert channel_steps([96, 128], 32) == channel_steps([128], 32) == (250, 500, 750)
+    assert sparsity_search.channel_steps([96, 128], 32) == sparsity_search.channel_steps([128], 32) == (250, 500, 750)
 
 
 @pytest.mark.parametrize(("width", "multiple"), [(32, 32), (20, 32), (33, 1000)])
 def test_where_no_channel_can_go_there_is_no_step(width, multiple):
-    assert channel_steps([width], multiple) == ()
+    assert sparsity_search.channel_steps([width], multiple) == ()
 
 
 def test_single_weights_go_percent_by_percent():
-    assert weight_steps()[:2] == (10, 20) and weight_steps()[-1] == 900
+    assert sparsity_search.weight_steps()[:2] == (10, 20) and sparsity_search.weight_steps()[-1] == 900
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 11, 43, 90])
@@ -55,7 +48,7 @@ def test_every_threshold_is_found_within_the_trials_that_were_planned(n):
     for threshold in range(-1, n):
         tried, (low, high) = searched([place <= threshold for place in range(n)])
         assert (low, high) == (threshold, threshold + 1)
-        assert len(tried) <= most_trials(n) == ceil(log2(n + 1))
+        assert len(tried) <= sparsity_search.most_trials(n) == ceil(log2(n + 1))
         assert len(set(tried)) == len(tried)
 
 
@@ -70,8 +63,8 @@ def test_places_over_the_tolerance_are_tried_on_one_path_whatever_is_undecided_b
 
 
 def test_equal_points_stay_both_and_nothing_gives_nothing():
-    assert sorted(pareto_front([(1.0, 0.0), (1.0, 0.0)])) == [0, 1]
-    assert pareto_front([]) == []
+    assert sorted(sparsity_search.pareto_front([(1.0, 0.0), (1.0, 0.0)])) == [0, 1]
+    assert sparsity_search.pareto_front([]) == []
 
 
 def test_it_is_what_the_definition_says_on_a_grid_of_points():
@@ -80,4 +73,4 @@ def test_it_is_what_the_definition_says_on_a_grid_of_points():
     def is_beaten(p):
         return any(q[0] >= p[0] and q[1] >= p[1] and q != p for q in points)
 
-    assert sorted(pareto_front(points)) == [i for i, p in enumerate(points) if not is_beaten(p)]
+    assert sorted(sparsity_search.pareto_front(points)) == [i for i, p in enumerate(points) if not is_beaten(p)]

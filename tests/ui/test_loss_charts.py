@@ -101,7 +101,7 @@ def test_multiply_adds_count_attention_and_the_head_that_stay(open_page, run):
 
 def test_speed_that_was_not_measured_is_offered_with_number_format_and_threads(open_page, backend, run):
     app = open_page("overview", against="reading")
-    assert not app.get("plotly_chart") and "3 sparse models not shown, since their speed was not measured" in words(app)
+    assert not app.get("plotly_chart") and "3 sparse models not shown: their speed was not measured" in words(app)
     app.selectbox(key="chosen-numbers").select("bfloat16").run()
     app.selectbox(key="chosen-threads").select("1").run()
     assert (app.query_params["numbers"], app.query_params["threads"]) == ("bfloat16", "1")

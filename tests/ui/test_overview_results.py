@@ -143,7 +143,7 @@ def test_results_are_shown_while_the_rest_still_runs_with_places_for_what_comes(
     backend.add_run(specimens.run(finished=False, n_sparse=1))
     app = open_page("overview")
     said = words(app)
-    assert "So far: removing 10 % of the MLP is too close to call on 120 passages." in said
+    assert "So far: Removing 10 % of the MLP is too close to call on 120 passages." in said
     assert "Evaluating" in said and app.get("plotly_chart") and "when the model has answered" in said
     backend.set_jobs(job(SETTINGS, "crashed"))
     assert "when the model has answered" not in words(open_page("overview"))

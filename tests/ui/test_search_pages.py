@@ -35,7 +35,7 @@ def test_a_search_under_way_or_stopped_shows_its_trials_and_how_to_resume(open_p
     run, *_ = found = specimens.search(n_trials=2)
     backend.set_jobs(job(run.find, "running", point=2, done=60, total=120, n_right=20, unit="passages"))
     _, said = opened(open_page, backend, found)
-    assert said.startswith("So far: removing") and "Evaluating · trial 3: 20 % sparse" in said
+    assert said.startswith("So far: Removing") and "Evaluating · trial 3: 20 % sparse" in said
     backend.set_jobs(job(run.find, "cancelled"))
     app, said = opened(open_page, backend, found)
     assert "2 trials" in said

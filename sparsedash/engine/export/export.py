@@ -26,7 +26,7 @@ from sparsedash.engine.models.checkpoint_reading import read_config
 from sparsedash.engine.models.loading import ModelShelf, gguf_file, locate_model
 from sparsedash.engine.models.model_conversion import content_hash
 from sparsedash.engine.run.sparse_models import PrunedChannels, RebuiltModel, rebuild_model
-from sparsedash.reporting.run_results import StoredResults, judged_alone, run_results
+from sparsedash.reporting.run_results import StoredResults, judge, measure, run_results
 from sparsedash.schema import store_keys
 from sparsedash.schema.errors import ExportError, JobError, SettingsError
 from sparsedash.schema.export_settings import Export, ExportSettings, Proof
@@ -244,7 +244,7 @@ def _facts(request: _Request, made: RebuiltModel, written: WrittenFiles, proof: 
         base_file_bytes=file.stat().st_size if file else 0,
         dense=request.dense,
         sparse=sparse,
-        judged=next(of_run, None) or judged_alone(request.dense, sparse, tolerance),
+        judged=next(of_run, None) or judge([measure(request.dense, sparse)], tolerance)[0],
         tolerance=tolerance,
         proof=proof,
         written=written,

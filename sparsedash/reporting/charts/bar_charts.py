@@ -7,19 +7,8 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from sparsedash.reporting.charts.chart_style import (
-    PALETTES,
-    Label,
-    Theme,
-    annotation,
-    chart_frame,
-    fixed_axis,
-    label_layout,
-    room_for,
-    wrap_label,
-    x_axis,
-    y_axis,
-)
+from sparsedash.reporting.charts import chart_style as style
+from sparsedash.reporting.charts.chart_style import PALETTES, Label, Theme
 from sparsedash.reporting.charts.tradeoff_data import signed_tick
 from sparsedash.schema.records import Pruned
 
@@ -47,7 +36,7 @@ def layers_chart(made: Pruned, theme: Theme = "light") -> go.Figure:
             continue
         own, highest = field != "lost_without", max(highest, 1.08 * max(values))
         colour, text_colour = (colours.sparse, colours.sparse_text) if own else (colours.muted, colours.muted)
-        labels.append(Label(y=values[-1], lines=wrap_label(name, f"{sign} "), colour=text_colour))
+        labels.append(Label(y=values[-1], lines=style.wrap_label(name, f"{sign} "), colour=text_colour))
         said = [f"layer {i}, {name}<br>{value:.1f} % lost" for i, value in enumerate(values, 1)]
         traces.append(
             {
@@ -67,22 +56,25 @@ def layers_chart(made: Pruned, theme: Theme = "light") -> go.Figure:
         times = {"rangemode": "tozero", "ticksuffix": " ×", "nticks": 3}
         said = [f"{value:.2f} ×" for value in relative]
         panels.append(("Sensitivity, times the median layer's", relative, said, times))
-    heights = [max(_ERRORS, room_for(labels)), *(_SMALL for _ in panels)]
-    domains, y = _domains(heights), y_axis(colours)
+    heights = [max(_ERRORS, style.room_for(labels)), *(_SMALL for _ in panels)]
+    whole, y = sum(heights) + _GAP * len(panels), style.y_axis(colours)
+    # Where each panel is, from the top down, as shares of the plot's height.
+    tops = [whole - sum(heights[:i]) - _GAP * i for i in range(len(heights))]
+    domains = [(max(0.0, (top - height) / whole), top / whole) for top, height in zip(tops, heights, strict=True)]
     output = "MLP output" if made.method.takes_channels else "projections' output"
-    layout = chart_frame(
+    layout = style.chart_frame(
         f"Share of each layer's {output} that is lost, %",
-        round(sum(heights) + _GAP * len(panels)) + _TOP + _BOTTOM,
+        round(whole) + _TOP + _BOTTOM,
         colours,
         margin={"l": _LEFT, "t": _TOP, "b": _BOTTOM},
         bargap=0.35,
-        xaxis=x_axis("Layer", colours, range=[0.4, len(layers) + 0.6], anchor=f"y{len(domains)}", nticks=12),
+        xaxis=style.x_axis("Layer", colours, range=[0.4, len(layers) + 0.6], anchor=f"y{len(domains)}", nticks=12),
         yaxis=y | {"range": [0, highest], "domain": domains[0], "ticksuffix": " %", "nticks": 6},
     )
-    layout |= label_layout(labels, (0, highest), heights[0], colours, domains[0])
+    layout |= style.label_layout(labels, (0, highest), heights[0], colours, domains[0])
     for n, ((title, values, said, axis), domain) in enumerate(zip(panels, domains[1:], strict=True), 2):
         layout[f"yaxis{n}"] = y | axis | {"domain": domain}
-        note = annotation(title, 0, domain[1], colours.muted, xref="paper", yref="paper", xanchor="left")
+        note = style.annotation(title, 0, domain[1], colours.muted, xref="paper", yref="paper", xanchor="left")
         layout["annotations"].append(note | {"yanchor": "bottom", "xshift": -_LEFT, "yshift": 8})
         marker = {"color": colours.muted, "opacity": 0.6, "line": {"width": 0}}
         words = [f"layer {i}<br>{text}" for i, text in enumerate(said, 1)]
@@ -99,16 +91,6 @@ def relative_to_median(values: Sequence[float]) -> list[float]:
     """The values as multiples of their median; as they are where that is zero."""
     middle = median(values) if values else 0.0
     return [value / middle for value in values] if middle > 0 else list(values)
-
-
-def _domains(panels: Sequence[float]) -> list[tuple[float, float]]:
-    """Where each panel is, from the top down, as shares of the plot's height."""
-    whole = sum(panels) + _GAP * (len(panels) - 1)
-    found, top = [], whole
-    for height in panels:
-        found.append((max(0.0, (top - height) / whole), top / whole))
-        top -= height + _GAP
-    return found
 
 
 @lru_cache(maxsize=64)
@@ -134,16 +116,16 @@ def changes_chart(
     every = -(-len(ends) // _MOST_LABELS)
     zero = ends.index(0.0) if 0.0 in ends else 0
     ticks = {i + 1: signed_tick(ends[i]) for i in range(len(ends)) if (i - zero) % every == 0}
-    layout = chart_frame(
+    layout = style.chart_frame(
         CHANGES_TITLE,
         _CHANGES_HEIGHT,
         colours,
         margin={"l": 4, "r": 4, "t": 34, "b": 26},
         clickmode="event+select",
-        xaxis=fixed_axis(
+        xaxis=style.fixed_axis(
             colours, range=[0, len(counts)], tickvals=list(ticks), ticktext=list(ticks.values()), showgrid=False
         ),
-        yaxis=fixed_axis(colours, showticklabels=False, showgrid=False, rangemode="tozero"),
+        yaxis=style.fixed_axis(colours, showticklabels=False, showgrid=False, rangemode="tozero"),
     )
     return go.Figure([bars], layout)
 

@@ -137,13 +137,6 @@ def error_bars(
     }
 
 
-def band_across(ends: tuple[float, float], low: float, high: float, colour: str, name: str) -> dict[str, Any]:
-    """A shaded band between two heights, from end to end of the x axis."""
-    x, y = [*ends, *reversed(ends)], [low, low, high, high]
-    shade = {"fill": "toself", "fillcolor": colour, "line": {"width": 0}}
-    return {"x": x, "y": y, "mode": "lines", "hoverinfo": "skip", "name": name} | shade
-
-
 @dataclass(frozen=True, kw_only=True)
 class Label:
     """What stands at the right edge for a line at height y; where there is no y yet, only its room is kept."""
@@ -155,7 +148,7 @@ class Label:
 
 def room_for(labels: Sequence[Label]) -> float:
     """The height in pixels that the labels need above each other, with a little air."""
-    return 1.05 * sum(_label_heights(labels, _label_size(labels)))
+    return 1.05 * _HEIGHT_OF_LINE * _label_size(labels) * sum(len(label.lines) for label in labels)
 
 
 def label_layout(
@@ -171,7 +164,7 @@ def label_layout(
     """
     size, (low, high), (bottom, top) = _label_size(labels), y_range, domain
     ends = [(label, height * (high - label.y) / (high - low)) for label in labels if label.y is not None]
-    heights = _label_heights([label for label, _ in ends], size)
+    heights = [_HEIGHT_OF_LINE * size * len(label.lines) for label, _ in ends]
     notes, lines = [], []
     for (label, at), middle in zip(ends, spread_apart([at for _, at in ends], heights, height), strict=True):
         wanted, found = (top - (top - bottom) * place / height for place in (at, middle))
@@ -189,10 +182,6 @@ def label_layout(
 
 def _label_size(labels: Sequence[Label]) -> int:
     return _SIZE if len(labels) <= _FEW else _SMALL_SIZE
-
-
-def _label_heights(labels: Sequence[Label], size: int) -> list[float]:
-    return [_HEIGHT_OF_LINE * size * len(label.lines) for label in labels]
 
 
 def wrap_label(text: str, sign: str = "") -> list[str]:

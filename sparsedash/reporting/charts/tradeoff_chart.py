@@ -4,31 +4,17 @@ Intervals at every point, dense drawn across. A point far below the others stand
 its value.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import pairwise, product
-from math import ceil, exp, floor
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from itertools import cycle, pairwise, product
+from math import exp
 from statistics import fmean
 from typing import Any, Literal
 
 import plotly.graph_objects as go
 
 from sparsedash.catalog.published_results import PublishedRow
-from sparsedash.reporting.charts.chart_style import (
-    PALETTES,
-    Label,
-    Palette,
-    Theme,
-    annotation,
-    band_across,
-    chart_frame,
-    error_bars,
-    label_layout,
-    room_for,
-    spread_apart,
-    wrap_label,
-    x_axis,
-    y_axis,
-)
+from sparsedash.reporting.charts import chart_style as style
+from sparsedash.reporting.charts.chart_style import PALETTES, Label, Palette, Theme
 from sparsedash.reporting.charts.tradeoff_data import (
     FARTHEST_BELOW,
     MARGIN,
@@ -77,8 +63,6 @@ _ARROW = 18
 _VERDICT_ROW = 18
 """Pixels from row to row of verdicts under the axis."""
 _AIR = 0.06
-_GAIN_STEPS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
-_MOST_GAIN_TICKS = 6
 
 Mark = tuple[float, Point, Reading]
 """A point with one of its readings, and its place on the x axis."""
@@ -99,28 +83,28 @@ def tradeoff_chart(tradeoff: TradeoffData, measure: Measure = "word perplexity",
         drawn, ends = _line(tradeoff, axis, i, placed, colours)
         traces, labels = traces + drawn, labels + ends
     traces.append(_dense_point(tradeoff, 0, measure, colours))
-    notes = _far_notes(_far_groups(rows, axis), axis, colours)
+    far = [(p.permille, x, p.readings[measure][0], f"{_sign(i)} ") for i, row in enumerate(rows) for x, p in row]
+    notes = _far_notes(far, axis, colours)
     # Verdicts of several lines stand in rows under the axis: beside their marks they would cover each other.
     below = _VERDICT_ROW * n + 6 if judged and n > 1 else 0
     if below:
         notes += _verdict_rows(rows, colours)
     if measure == "share right" and tradeoff.published:
         traces.append(_published_trace(tradeoff.published, colours))
-        last = tradeoff.published[-1]
-        x, y = last.sparsity_permille / 10, 100 * last.sparse
-        notes.append(annotation(PUBLISHED, x, y, colours.muted, 13, yshift=-16))
-    height = max(_HEIGHT - _TOP - _BOTTOM, room_for(labels))
-    across = x_axis(tradeoff.taken, colours, range=[-MARGIN * end, end], ticksuffix=" %", ticklabelstandoff=below)
+        x, y = traces[-1]["x"][-1], traces[-1]["y"][-1]
+        notes.append(style.annotation(PUBLISHED, x, y, colours.muted, 13, yshift=-16))
+    height = max(_HEIGHT - _TOP - _BOTTOM, style.room_for(labels))
+    across = style.x_axis(tradeoff.taken, colours, range=[-MARGIN * end, end], ticksuffix=" %", ticklabelstandoff=below)
     across["title"]["standoff"] = below + 12
-    layout = chart_frame(
+    layout = style.chart_frame(
         TITLES[measure].format(total=tradeoff.n_passages),
         round(height) + _TOP + _BOTTOM + below,
         colours,
         margin={"l": _LEFT, "t": _TOP, "b": _BOTTOM + below},
         xaxis=across,
-        yaxis=y_axis(colours, range=list(axis.range), **axis.ticks),
+        yaxis=style.y_axis(colours, range=list(axis.range), **axis.ticks),
     )
-    layout |= label_layout(labels, axis.range, height, colours)
+    layout |= style.label_layout(labels, axis.range, height, colours)
     layout["annotations"] += notes
     return go.Figure(traces, layout)
 
@@ -133,8 +117,8 @@ def _line(
     at: which line it is. placed: its points with their place on the x axis, a live one last.
     """
     n, label, measure = len(tradeoff.lines), list(tradeoff.lines)[at], axis.measure
-    symbol, dash = _symbol(at), DASHES[at % len(DASHES)]
-    sign, strong = "" if n == 1 else f"{SYMBOLS[symbol]} ", n == 1 or label == tradeoff.leader
+    symbol, dash = list(SYMBOLS)[at % len(SYMBOLS)], DASHES[at % len(DASHES)]
+    sign, strong = "" if n == 1 else f"{_sign(at)} ", n == 1 or label == tradeoff.leader
     settled = [each for each in placed if not each[1].live]
     traces, labels = [], []
     for x, live in placed[len(settled) :]:
@@ -143,7 +127,7 @@ def _line(
         traces.append(marks | {"name": "live"})
     if not settled:
         y = traces[0]["y"][0] if traces else None
-        return traces, [Label(y=y, lines=wrap_label(label, sign), colour=colours.sparse_text)]
+        return traces, [Label(y=y, lines=style.wrap_label(label, sign), colour=colours.sparse_text)]
     # Broken and fixed answers are two strands of marks.
     for readings in zip(*(point.readings[measure] for _, point in settled), strict=True):
         role, drawn = readings[0].role, [(x, p, r) for (x, p), r in zip(settled, readings, strict=True)]
@@ -157,8 +141,8 @@ def _line(
         traces += [line | {"name": "line"}, marks | {"name": role}]
         if n == 1 or role != "mended":
             text = {"sparse": label, "broke": "broke", "mended": "fixed"}[role] if n == 1 else label
-            ink = _ink(role, colours)[1]
-            labels.append(Label(y=marks["y"][-1], lines=wrap_label(text, sign), colour=ink))
+            ink = getattr(colours, _INKS[role][1])
+            labels.append(Label(y=marks["y"][-1], lines=style.wrap_label(text, sign), colour=ink))
     return traces, labels
 
 
@@ -175,37 +159,34 @@ def gain_chart(tradeoff: TradeoffData, gained: Gained, measure: Measure, theme: 
     joined = {"mode": "lines", "line": {"color": colours.sparse, "width": 2.5}, "hoverinfo": "skip"}
     traces.append({"x": [x for _, x, _ in front], "y": [y for *_, y in front], "name": "unbeaten"} | joined)
     far = []
-    for i, (label, points) in enumerate(tradeoff.lines.items()):
+    for symbol, (label, points) in zip(cycle(SYMBOLS), tradeoff.lines.items(), strict=False):
         drawn = [(gains[p.key].value, p, p.readings[measure][0]) for p in points if p.key in gains]
         if not drawn:
             continue
         known = [gains[point.key] for _, point, _ in drawn]
-        marks = _marks(label, _symbol(i), drawn, axis, colours, said=[gain.words for gain in known])
+        marks = _marks(label, symbol, drawn, axis, colours, said=[gain.words for gain in known])
         glyphs = ["" if measure == "flips" else VERDICT_GLYPHS[point.verdict] for _, point, _ in drawn]
-        marks["error_x"] = error_bars([(gain.value, gain.low, gain.high) for gain in known], colours.sparse)
+        marks["error_x"] = style.error_bars([(gain.value, gain.low, gain.high) for gain in known], colours.sparse)
         marks["text"] = [f"{said} {p.permille / 10:g} %".strip() for said, (_, p, _) in zip(glyphs, drawn, strict=True)]
         # At the right edge a phone would cut it off.
         marks["textposition"] = ["top left" if x > (low + high) / 2 else "top right" for x, *_ in drawn]
         traces.append(marks)
-        far += [[(x, reading, "")] for x, _, reading in drawn if reading.value < axis.bottom]
+        far += [(p.key, x, reading, "") for x, p, reading in drawn]
     traces.append(_dense_point(tradeoff, 1, measure, colours))
     for trace in traces:
         trace["showlegend"] = trace["mode"] != "lines"
     # Two names on each row is what a phone has room for.
     legend_height = _LEGEND_ROW * -(-sum(trace["showlegend"] for trace in traces) // 2)
-    step = next((s for s in _GAIN_STEPS if (high - low) / s <= _MOST_GAIN_TICKS), _GAIN_STEPS[-1])
-    ticks = [i * step for i in range(ceil(low / step - 1e-9), floor(high / step + 1e-9) + 1)]
-    texts = [f"{value:.{2 if step < 0.1 else 1}f} ×" for value in ticks]
     title = "Answers broken, % of {total:,}; lower is worse" if measure == "flips" else TITLES[measure]
     place = {"orientation": "h", "x": 0, "xanchor": "left", "y": 0, "yref": "container", "yanchor": "bottom"}
     clicks = {"itemclick": False, "itemdoubleclick": False}
-    layout = chart_frame(
+    layout = style.chart_frame(
         title.format(total=tradeoff.n_passages),
         _GAIN_HEIGHT + legend_height,
         colours,
         margin={"l": _LEFT, "r": _RIGHT, "t": _TOP, "b": _BOTTOM + legend_height},
-        xaxis=x_axis(gained.name, colours, range=[low, high], tickvals=ticks, ticktext=texts),
-        yaxis=y_axis(colours, range=list(axis.range), **axis.ticks),
+        xaxis=style.x_axis(gained.name, colours, range=[low, high], nticks=6, ticksuffix=" ×"),
+        yaxis=style.y_axis(colours, range=list(axis.range), **axis.ticks),
         annotations=_far_notes(far, axis, colours),
         # A joined front leaves no line's end to put a label at.
         showlegend=True,
@@ -277,12 +258,12 @@ def places(tradeoff: TradeoffData, end: float) -> dict[tuple[str, int], float]:
     found: dict[tuple[str, int], float] = {}
     for permille in asked:
         group = [place for place in wanted if place[1] == permille]
-        found |= zip(group, spread_apart([wanted[place] for place in group], [step] * len(group)), strict=True)
+        found |= zip(group, style.spread_apart([wanted[place] for place in group], [step] * len(group)), strict=True)
     return found
 
 
-def _symbol(at: int) -> str:
-    return list(SYMBOLS)[at % len(SYMBOLS)]
+def _sign(at: int) -> str:
+    return list(SYMBOLS.values())[at % len(SYMBOLS)]
 
 
 def _front(tradeoff: TradeoffData, gained: Gained, measure: Measure) -> list[tuple[str, float, float]]:
@@ -296,11 +277,12 @@ def _front(tradeoff: TradeoffData, gained: Gained, measure: Measure) -> list[tup
     return [models[i] for i in pareto_front([(gain, value) for _, gain, value in models])]
 
 
-def _ink(role: Role, colours: Palette) -> tuple[str, str]:
-    """The colours of a role's marks and of its label."""
-    if role == "sparse":
-        return colours.sparse, colours.sparse_text
-    return (colours.broke, colours.broke) if role == "broke" else (colours.mended, colours.mended)
+_INKS: dict[Role, tuple[str, str]] = {
+    "sparse": ("sparse", "sparse_text"),
+    "broke": ("broke", "broke"),
+    "mended": ("mended", "mended"),
+}
+"""The names of the colours of a role's marks and of its label."""
 
 
 def _verdict_ink(verdict: Verdict | Literal[""], colours: Palette) -> str:
@@ -311,14 +293,20 @@ def _ground(
     tradeoff: TradeoffData, measure: Measure, ends: tuple[float, float], colours: Palette
 ) -> list[dict[str, Any]]:
     """The ground of a chart: the tolerance as a band under dense, dense across, with its interval if it has one."""
-    top, traces = tradeoff.dense_value(measure), []
+    top, bands = tradeoff.dense_value(measure), list[tuple[float, float, str, str]]()
     if measure in tradeoff.allowed:
-        traces.append(band_across(ends, top - tradeoff.allowed[measure], top, colours.allowed, "allowed"))
+        bands.append((top - tradeoff.allowed[measure], top, colours.allowed, "allowed"))
     if measure == "share right":
         (reading,) = tradeoff.dense.readings[measure]
-        traces.append(band_across(ends, reading.low, reading.high, colours.band, "95 % interval of dense"))
-    line = {"x": list(ends), "y": [top, top], "mode": "lines", "line": {"color": colours.dense, "width": 2}}
-    return [*traces, line | {"hoverinfo": "skip", "name": "dense"}]
+        bands.append((reading.low, reading.high, colours.band, "95 % interval of dense"))
+    across: dict[str, Any] = {"mode": "lines", "hoverinfo": "skip"}
+    shade, x = {"fill": "toself", "line": {"width": 0}}, [*ends, *reversed(ends)]
+    traces = [
+        across | shade | {"x": x, "y": [low, low, high, high], "fillcolor": colour, "name": name}
+        for low, high, colour, name in bands
+    ]
+    line = {"x": list(ends), "y": [top, top], "line": {"color": colours.dense, "width": 2}, "name": "dense"}
+    return [*traces, across | line]
 
 
 def _dense_point(tradeoff: TradeoffData, x: float, measure: Measure, colours: Palette) -> dict[str, Any]:
@@ -345,7 +333,7 @@ def _marks(
     size: int = 9,
 ) -> dict[str, Any]:
     """Marks with intervals; hollow ones answered fewer passages than dense. said: more about each, when pointed at."""
-    ink, points = _ink(marks[0][2].role, colours)[0], [point for _, point, _ in marks]
+    ink, points = getattr(colours, _INKS[marks[0][2].role][0]), [point for _, point, _ in marks]
     words = [
         "<br>".join(filter(None, [f"{label}, {reading.words}", more, *point.facts]))
         for (_, point, reading), more in zip(marks, said or [""] * len(marks), strict=True)
@@ -366,7 +354,7 @@ def _marks(
             "opacity": 1,
             "line": {"color": ink, "width": [2 if point.hollow or point.live else 0 for point in points]},
         },
-        "error_y": error_bars(bars, ink, 1.25 if strong else 0.75, 5 if strong else 3),
+        "error_y": style.error_bars(bars, ink, 1.25 if strong else 0.75, 5 if strong else 3),
         "cliponaxis": False,
         "customdata": [[text, point.key] for text, point in zip(words, points, strict=True)],
         "hovertemplate": "%{customdata[0]}<extra></extra>",
@@ -375,18 +363,22 @@ def _marks(
 
 def _published_trace(rows: Sequence[PublishedRow], colours: Palette) -> dict[str, Any]:
     """Published results as grey diamonds, open for dense."""
-    points = [(0.0, 100 * row.dense, "dense") for row in rows]
-    points += [(row.sparsity_permille / 10, 100 * row.sparse, "sparse") for row in rows]
-    symbols = ["diamond-open" if kind == "dense" else "diamond" for *_, kind in points]
-    outline = {"color": colours.muted, "width": 1.5}
+    ends = [((0.0, row.dense), (row.sparsity_permille / 10, row.sparse)) for row in rows]
+    points = [(x, 100 * share) for pair in ends for x, share in pair]
+    names, symbols = ["dense", "sparse"] * len(rows), ["diamond-open", "diamond"] * len(rows)
     return {
-        "x": [x for x, _, _ in points],
-        "y": [share for _, share, _ in points],
+        "x": [x for x, _ in points],
+        "y": [y for _, y in points],
         "mode": "markers",
         "name": PUBLISHED,
         "cliponaxis": False,
-        "marker": {"color": colours.muted, "size": 11, "line": outline, "symbol": symbols},
-        "customdata": [f"published, {kind}<br>{share:.2f} %" for _, share, kind in points],
+        "marker": {
+            "color": colours.muted,
+            "size": 11,
+            "symbol": symbols,
+            "line": {"color": colours.muted, "width": 1.5},
+        },
+        "customdata": [f"published, {name}<br>{y:.2f} %" for name, (_, y) in zip(names, points, strict=True)],
         "hovertemplate": "%{customdata}<extra></extra>",
     }
 
@@ -400,40 +392,32 @@ def _verdict_rows(rows: Sequence[Sequence[tuple[float, Point]]], colours: Palett
     for i, row in enumerate(rows):
         below: dict[str, Any] = {"yref": "paper", "yshift": -_VERDICT_ROW * (i + 0.7)}
         mark: dict[str, Any] = {"xref": "paper", "xshift": -16}
-        notes.append(annotation(SYMBOLS[_symbol(i)], 0, 0, colours.sparse_text, **below, **mark))
+        notes.append(style.annotation(_sign(i), 0, 0, colours.sparse_text, **below, **mark))
         for _, point in row:
             x, ink = fmean(middles[point.permille]), _verdict_ink(point.verdict, colours)
-            notes.append(annotation(VERDICT_GLYPHS[point.verdict], x, 0, ink, **below))
+            notes.append(style.annotation(VERDICT_GLYPHS[point.verdict], x, 0, ink, **below))
     return notes
 
 
-def _far_groups(
-    rows: Sequence[Sequence[tuple[float, Point]]], axis: LossAxis
-) -> Iterable[list[tuple[float, Reading, str]]]:
-    """The points at the edge, sparsity by sparsity; each with the sign of its line."""
-    found: dict[int, list[tuple[float, Reading, str]]] = {}
-    for i, row in enumerate(rows):
-        for x, point in row:
-            if (reading := point.readings[axis.measure][0]).value < axis.bottom:
-                found.setdefault(point.permille, []).append((x, reading, f"{SYMBOLS[_symbol(i)]} "))
-    return found.values()
-
-
 def _far_notes(
-    groups: Iterable[Sequence[tuple[float, Reading, str]]], axis: LossAxis, colours: Palette
+    marks: Iterable[tuple[Hashable, float, Reading, str]], axis: LossAxis, colours: Palette
 ) -> list[dict[str, Any]]:
     """Arrows and values of points at the edge as annotations.
 
-    groups: of points with one common text: for each its x, its reading, and the sign before its value.
+    marks: of each point the group that has one common text, its x, its reading, and the sign before its value.
     """
-    notes = []
+    groups, notes = dict[Hashable, list[tuple[float, Reading, str]]](), []
+    for group, x, reading, sign in marks:
+        if reading.value < axis.bottom:
+            groups.setdefault(group, []).append((x, reading, sign))
     arrow = {"ax": 0, "ay": -_ARROW, "yshift": -_ARROW, "showarrow": True, "arrowhead": 2, "arrowwidth": 1.25}
-    for group in groups:
-        for x, *_ in group:
-            notes.append(annotation("", x, axis.edge, colours.sparse, arrowcolor=colours.sparse) | arrow)
-        values = [f"{sign if len(group) > 1 else ''}{_short_times(-reading.value)}" for _, reading, sign in group]
-        x = fmean(x for x, *_ in group)
-        notes.append(annotation("<br>".join(values), x, axis.edge, colours.sparse_text, 11, yanchor="bottom", yshift=7))
+    for found in groups.values():
+        notes += [
+            style.annotation("", x, axis.edge, colours.sparse, arrowcolor=colours.sparse) | arrow for x, *_ in found
+        ]
+        values = [f"{sign if len(found) > 1 else ''}{_short_times(-reading.value)}" for _, reading, sign in found]
+        x, place = fmean(x for x, *_ in found), {"yanchor": "bottom", "yshift": 7}
+        notes.append(style.annotation("<br>".join(values), x, axis.edge, colours.sparse_text, 11, **place))
     return notes
 
 

@@ -18,7 +18,7 @@ the share of right last words, which is no difference but stands beside publishe
 Role = Literal["sparse", "broke", "mended"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Reading:
     """A value with its 95 % interval, in the unit of its axis, larger is better; and the same in words.
 
@@ -27,11 +27,11 @@ class Reading:
     below zero; for the share right that in percent.
     """
 
-    role: Role
     value: float
     low: float
     high: float
     words: str
+    role: Role = "sparse"
 
 
 Readings = Mapping[Measure, Sequence[Reading]]

@@ -14,7 +14,7 @@ from sparsedash.engine.export.export_files import WrittenFiles
 from sparsedash.engine.export.model_card import BUILTIN_BASE, CardFacts, base_licence, hub_name, model_card, public_name
 from sparsedash.engine.models.loading import ModelShelf, Source
 from sparsedash.engine.run import pipeline
-from sparsedash.reporting.run_results import StoredResults, judged_alone, run_results
+from sparsedash.reporting.run_results import StoredResults, judge, measure, run_results
 from sparsedash.reporting.verdicts import VERDICT_SIGNS, loss_cells
 from sparsedash.schema.export_settings import ExportSettings
 from sparsedash.schema.records import Record
@@ -52,7 +52,7 @@ def facts(word, form="gguf"):
         base_file_bytes=1,
         dense=DENSE,
         sparse=sparse,
-        judged=judged_alone(DENSE, sparse, Tolerance()),
+        judged=judge([measure(DENSE, sparse)], Tolerance())[0],
         tolerance=Tolerance(),
         proof=PROOF,
         written=WrittenFiles(layout="one width", size=2, base_size=3, file=f"{word}.gguf"),

@@ -8,7 +8,7 @@ from typing import Any
 import plotly.io
 
 from sparsedash.reporting.charts.tradeoff_data import Measure, Reading, TradeoffData
-from sparsedash.reporting.run_results import RunResults, judged_alone, model_readings
+from sparsedash.reporting.run_results import Judged, RunResults, judge, measure, model_readings
 from sparsedash.reporting.wording import sparsity_axis_title
 from sparsedash.schema.records import Record
 from sparsedash.stats.tolerance import Tolerance
@@ -30,19 +30,24 @@ def labels(figure: dict[str, Any]) -> dict[str, float]:
     return {label["text"]: label["y"] for label in figure["layout"]["annotations"]}
 
 
-def read(measure: Measure, dense: Record, record: Record) -> Sequence[Reading]:
+def alone(dense: Record, record: Record) -> Judged:
+    """A record beside its dense model, by itself."""
+    return judge([measure(dense, record)], Tolerance())[0]
+
+
+def read(what: Measure, dense: Record, record: Record) -> Sequence[Reading]:
     """What a record's answers come to on one measure, beside those of the dense model."""
-    return model_readings(judged_alone(dense, record, Tolerance()))[measure]
+    return model_readings(alone(dense, record))[what]
 
 
 def tradeoff_data(dense: Record, lines: Mapping[str, Sequence[Record]], **more: Any) -> TradeoffData:
     """These records on these lines."""
     run, _ = specimens.run()
-    models = {r.key: judged_alone(dense, r, Tolerance()) for r in (dense, *chain(*lines.values()))}
+    models = {r.key: alone(dense, r) for r in (dense, *chain(*lines.values()))}
     found = RunResults(run=run, models=tuple(models.values()), tolerance=Tolerance())
     return TradeoffData(
         dense=found.point_of(models[dense.key]),
-        lines={label: [found.point_of(judged_alone(dense, r, Tolerance())) for r in rs] for label, rs in lines.items()},
+        lines={label: [found.point_of(alone(dense, r)) for r in rs] for label, rs in lines.items()},
         n_passages=dense.last_word.total,
         taken=sparsity_axis_title(record.pruned.method for record in chain(*lines.values()) if record.pruned),
         **more,

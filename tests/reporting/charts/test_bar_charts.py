@@ -4,13 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from sparsedash.reporting.charts.bar_charts import (
-    changes_chart,
-    changes_words,
-    clicked_bar,
-    layers_chart,
-    relative_to_median,
-)
+from sparsedash.reporting.charts import bar_charts
 from sparsedash.reporting.charts.chart_style import PALETTES
 from tests.factories import PRUNED
 from tests.factories import THREE_LAYERS as MADE
@@ -18,7 +12,7 @@ from tests.reporting.charts.drawn import drawn, labels, trace
 
 
 def test_every_layer_has_its_loss_on_each_text_in_percent():
-    figure = drawn(layers_chart(MADE))
+    figure = drawn(bar_charts.layers_chart(MADE))
     assert trace(figure, "calibration")["x"] == [1, 2, 3]
     assert trace(figure, "calibration")["y"] == pytest.approx([10, 2, 40])
     assert trace(figure, "the passages")["y"] == pytest.approx([12, 3, 40])
@@ -26,7 +20,7 @@ def test_every_layer_has_its_loss_on_each_text_in_percent():
 
 
 def test_curves_are_told_apart_by_mark_and_dash_and_carry_their_labels():
-    figure = drawn(layers_chart(MADE))
+    figure = drawn(bar_charts.layers_chart(MADE))
     curves = [t for t in figure["data"] if t["type"] == "scatter"]
     assert len({t["line"]["dash"] for t in curves}) == len({t["marker"]["symbol"] for t in curves})
     said = " ".join(labels(figure)).replace("<br>", " ")
@@ -35,7 +29,7 @@ def test_curves_are_told_apart_by_mark_and_dash_and_carry_their_labels():
 
 
 def test_kept_widths_and_sensitivities_stand_below_in_panels_of_their_own():
-    figure = drawn(layers_chart(MADE))
+    figure = drawn(bar_charts.layers_chart(MADE))
     assert trace(figure, "y2")["y"] == [75, 100, 50]
     assert trace(figure, "y3")["y"] == [1, 0.5, 2]
     ends = [figure["layout"][f"yaxis{n}"]["domain"] for n in ("", "2", "3")]
@@ -43,27 +37,19 @@ def test_kept_widths_and_sensitivities_stand_below_in_panels_of_their_own():
 
 
 def test_what_was_not_measured_is_left_out():
-    figure = drawn(layers_chart(replace(MADE, sensitivities=(), passage_errors=())))
+    nothing = replace(PRUNED, layer_errors=(0.0, 0.0), held_out_errors=(), sensitivities=(0.0, 0.0))
+    figure = drawn(bar_charts.layers_chart(nothing))
+    assert figure["layout"]["yaxis"]["range"][1] > 0 and trace(figure, "y3")["y"] == [0, 0]
+    figure = drawn(bar_charts.layers_chart(replace(MADE, sensitivities=(), passage_errors=())))
     assert {t["name"] for t in figure["data"]} == {"calibration", "held-out text", "uncompensated", "y2"}
     assert "yaxis3" not in figure["layout"]
-
-
-def test_a_layer_that_lost_nothing_is_a_chart_too():
-    nothing = replace(PRUNED, layer_errors=(0.0, 0.0), held_out_errors=())
-    low, high = drawn(layers_chart(nothing))["layout"]["yaxis"]["range"]
-    assert low == 0 < high
-
-
-@pytest.mark.parametrize(("values", "relative"), [([2, 1, 4], [1, 0.5, 2]), ([0, 0], [0, 0]), ([], [])])
-def test_sensitivities_are_told_against_the_middle_one(values, relative):
-    assert relative_to_median(values) == relative
 
 
 WORDS = ("fell by 1 or more", "fell by 0 to 1", "rose by 0 or more")
 
 
 def test_every_range_has_a_bar_of_its_count_with_labelled_ends_and_the_chosen_one_stands_out():
-    figure, colours = changes_chart((-1.0, 0.0), (2, 0, 5), WORDS, 0, "light"), PALETTES["light"]
+    figure, colours = bar_charts.changes_chart((-1.0, 0.0), (2, 0, 5), WORDS, 0, "light"), PALETTES["light"]
     (bars,), axis = figure.data, figure.layout.xaxis
     assert list(bars.y) == [2, 0, 5]
     assert (list(axis.tickvals), list(axis.ticktext)) == ([1, 2], ["−1", "0"])
@@ -72,14 +58,11 @@ def test_every_range_has_a_bar_of_its_count_with_labelled_ends_and_the_chosen_on
 
 
 def test_it_is_said_in_words():
-    said = changes_words((2, 0, 5), WORDS)
+    said = bar_charts.changes_words((2, 0, 5), WORDS)
     assert said.endswith("passages: 2 fell by 1 or more; 5 rose by 0 or more.")
-    assert changes_words((0, 0, 0), WORDS).endswith("none.")
+    assert bar_charts.changes_words((0, 0, 0), WORDS).endswith("none.")
 
 
-@pytest.mark.parametrize(
-    ("points", "found"),
-    [([], None), ([{"point_index": 2}], 2), ([{"point_index": 3}], None), ([{"point_index": "2"}], None), ([{}], None)],
-)
-def test_a_click_names_a_bar_or_none(points, found):
-    assert clicked_bar(points, 3) == found
+def test_a_click_names_a_bar_or_none():
+    clicks = [[], [{}], [{"point_index": "2"}], [{"point_index": 3}], [{"point_index": 2}]]
+    assert [bar_charts.clicked_bar(points, 3) for points in clicks] == [None, None, None, None, 2]

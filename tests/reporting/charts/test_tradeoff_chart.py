@@ -6,7 +6,6 @@ from math import exp, log
 
 import pytest
 
-from sparsedash.catalog.presets import METHODS
 from sparsedash.reporting.charts.chart_style import PALETTES
 from sparsedash.reporting.charts.tradeoff_chart import (
     clicked_record,
@@ -42,16 +41,9 @@ def sparse_traces(figure):
     return [t for t in figure["data"] if t["name"] == "sparse"]
 
 
-def crowd():
-    """Eight methods at three sparsities that all end at about the same place."""
-    lines = {
-        method.name: [
-            specimens.record([True] * (58 - i % 3) + [False] * (62 + i % 3), p, method.settings)
-            for p in (100, 200, 300)
-        ]
-        for i, method in enumerate(METHODS[:8])
-    }
-    return tradeoff_data(DENSE, lines)
+def answering(tradeoff, label, point):
+    """The same chart with a model that is answering."""
+    return replace(tradeoff, lines={**tradeoff.lines, label: [*tradeoff.lines.get(label, ()), point]})
 
 
 def test_a_line_leads_from_dense_by_measured_sparsity_with_an_interval_at_every_point():
@@ -111,28 +103,9 @@ def test_points_of_methods_at_about_one_sparsity_stand_apart_and_their_hover_tex
 
 
 def test_no_point_of_a_dense_sweep_stands_among_those_of_another_sparsity():
-    asked = range(10, 310, 10)
-    lines = {
-        name: [specimens.record([True] * 60 + [False] * 60, permille) for permille in asked]
-        for name in ("one", "other", "third", "last")
-    }
-    at = places(tradeoff_data(DENSE, lines, asked=tuple(asked)), 31.8)
-    for label, records in lines.items():
-        for record in records:
-            assert abs(at[label, record.sparsity_permille] - 100 * record.pruned.mlp_sparsity) <= 0.5
-
-
-def test_eight_methods_have_eight_labels_that_do_not_touch_and_leave_a_phone_room_for_the_plot():
-    layout = chart(crowd())["layout"]
-    margin = layout["margin"]
-    plot = layout["height"] - margin["t"] - margin["b"]
-    found = [(plot * (1 - a["y"]), a["text"].count("<br>") + 1, a["font"]["size"]) for a in layout["annotations"]]
-    edges = sorted((y - 0.6 * size * n, y + 0.6 * size * n) for y, n, size in found)
-    assert len(found) == 9
-    assert all(below <= above for (_, below), (above, _) in itertools.pairwise(edges))
-    assert edges[0][0] >= 0 and edges[-1][1] <= plot
-    assert len(layout["shapes"]) >= 6, "a label that had to move is tied to the end of its line"
-    assert 358 - margin["l"] - margin["r"] >= 150
+    asked = tuple(range(10, 310, 10))
+    at = places(far_race(**{name: [far_point("p", p, 0.1) for p in asked] for name in ("one", "other", "third")}), 31.8)
+    assert all(abs(x - permille / 10) <= 0.5 for (_, permille), x in at.items()) and len(at) == 90
 
 
 def test_nothing_moves_while_a_run_fills_the_chart():
@@ -140,24 +113,19 @@ def test_nothing_moves_while_a_run_fills_the_chart():
     half, empty = (chart(tradeoff_data(DENSE, lines, asked=asked)) for lines in ({"sparse": [TEN]}, {}))
     assert half["layout"]["xaxis"]["range"][1] == pytest.approx(31.8)
     assert empty["layout"]["xaxis"] == half["layout"]["xaxis"]
-    before = tradeoff_data(DENSE, {"one": [TEN], "other": []}, asked=asked)
-    live = replace(before, lines={**before.lines, "other": [live_point(100, right=5, done=10)]})
-    assert places(before, 30.0) == places(live, 30.0)
-    coming, there = (
-        chart(replace(TWO, lines={**TWO.lines, "a-much-longer-name": points}))
-        for points in ([], RACE.lines["sparse"][:1])
-    )
-    assert all(coming["layout"][key] == there["layout"][key] for key in ("margin", "height", "xaxis"))
-    assert trace(coming, "sparse")["x"] == trace(there, "sparse")["x"]
+    coming = replace(TWO, lines={**TWO.lines, "a-much-longer-name": []})
+    live = answering(coming, "a-much-longer-name", live_point(100, right=5, done=10))
+    before, after = chart(coming), chart(live)
+    assert all(before["layout"][key] == after["layout"][key] for key in ("margin", "height", "xaxis"))
+    assert set(labels(after)) - set(labels(before)) == {"◆ a-much-<br>longer-name"}
 
 
-@pytest.mark.parametrize("right", [0, 120])
-def test_the_range_holds_every_interval_and_never_leaves_0_to_100(right):
-    record = specimens.record([True] * right + [False] * (120 - right))
-    low, high = chart(tradeoff_data(record, {}))["layout"]["yaxis"]["range"]
-    bottom, top = wilson_interval(right, 120)
-    assert 0 <= low <= 100 * bottom and 100 * top <= high <= 100
-    assert list(labels(chart(tradeoff_data(record, {}), PERPLEXITY))) == ["dense"]
+def test_the_range_holds_every_interval_and_never_leaves_0_to_100():
+    for right in (0, 120):
+        record = specimens.record([True] * right + [False] * (120 - right))
+        low, high = chart(tradeoff_data(record, {}))["layout"]["yaxis"]["range"]
+        bottom, top = wilson_interval(right, 120)
+        assert 0 <= low <= 100 * bottom and 100 * top <= high <= 100
 
 
 def test_the_words_say_every_point_with_its_interval():
@@ -180,14 +148,9 @@ def test_perplexity_is_the_change_of_the_log_likelihood_with_the_interval_of_its
     assert (reading.low, reading.value, reading.high) == (-lost.high, -lost.value, -lost.low)
     assert exp(-reading.value) == pytest.approx(TEN.word_perplexity / DENSE.word_perplexity)
     assert trace(chart(measure=PERPLEXITY), "sparse")["y"][0] == reading.value
-
-
-def test_one_passage_has_no_bar_which_would_be_as_high_as_the_chart():
-    dense, sparse = (replace(record, outcomes=record.outcomes[:1]) for record in (DENSE, TEN))
-    (reading,) = read(PERPLEXITY, dense, sparse)
-    lost = dense.outcomes[0].log_likelihood - sparse.outcomes[0].log_likelihood
-    assert (reading.low, reading.value, reading.high) == (-lost, -lost, -lost)
-    assert reading.words == f"{nats_as_factor(lost)} that of dense (no interval)"
+    # One passage has no bar, which would be as high as the chart.
+    (reading,) = read(PERPLEXITY, *(replace(record, outcomes=record.outcomes[:1]) for record in (DENSE, TEN)))
+    assert reading.low == reading.value == reading.high and reading.words.endswith(" that of dense (no interval)")
 
 
 def test_the_axis_of_perplexity_speaks_of_factors_and_that_of_flips_has_no_minus():
@@ -198,41 +161,29 @@ def test_the_axis_of_perplexity_speaks_of_factors_and_that_of_flips_has_no_minus
     assert "0 %" in texts and not any("-" in text for text in texts)
 
 
-@pytest.mark.parametrize("fall", [14.0, 25.0, 800.0, 1e200, 1e308])
+@pytest.mark.parametrize("fall", [25.0, 1e308])
 def test_a_hopeless_model_stands_at_the_edge_and_the_axis_stays_readable(fall):
     hopeless = replace(THIRTY, outcomes=tuple(replace(o, log_likelihood=-fall) for o in THIRTY.outcomes))
     (reading,) = read(PERPLEXITY, DENSE, hopeless)
     assert reading.value == pytest.approx(-log(1_000_000), abs=2)
-    if 20 < fall < 1e100:
-        assert reading.words == "over 1,000,000 × that of dense (over 1,000,000 ×)"
+    assert reading.words.startswith("over 1,000,000 × that of dense (")
     axis = chart(tradeoff_data(DENSE, {"sparse": [TEN, hopeless]}), PERPLEXITY)["layout"]["yaxis"]
     low, high = axis["range"]
     assert -17 < low < reading.low <= reading.high < high < 6.5
     assert 4 <= len(axis["ticktext"]) <= 8 and "1.00 ×" in axis["ticktext"]
-
-
-def test_a_model_that_is_far_better_than_dense_stands_at_the_other_edge():
-    hopeless = replace(DENSE, outcomes=tuple(replace(o, log_likelihood=-800.0) for o in DENSE.outcomes))
+    better = tradeoff_data(hopeless, {"sparse": [TEN]})
     (reading,) = read(PERPLEXITY, hopeless, TEN)
-    assert reading.words == "under 0.01 × that of dense (under 0.01 ×)"
-    axis = chart(tradeoff_data(hopeless, {"sparse": [TEN]}), PERPLEXITY)["layout"]["yaxis"]
-    assert axis["range"][1] < 6 and len(axis["ticktext"]) >= 3
+    assert reading.words.startswith("under 0.01 × that of dense (") and loss_axis(better, PERPLEXITY).range[1] < 6
 
 
-@pytest.mark.parametrize("stopping", [None, STOPPED], ids=["whole", "stopped"])
-def test_broken_answers_stand_below_zero_and_fixed_ones_above_with_their_intervals(stopping):
+def test_broken_answers_stand_below_zero_and_fixed_ones_above_with_their_intervals():
     sparse = specimens.record([False] * 12 + [True] * 48 + [True] * 6 + [False] * 54, 200)
-    figure = chart(tradeoff_data(DENSE, {"sparse": [replace(sparse, stopping=stopping)]}), "flips")
+    figure = chart(tradeoff_data(DENSE, {"sparse": [replace(sparse, stopping=STOPPED)]}), "flips")
     broke = trace(figure, "broke")
     assert (broke["y"], trace(figure, "mended")["y"]) == ([-10], [5])
     assert set(labels(figure)) == {"dense", "broke", "fixed"}
-    low, high = (100 * bound for bound in share_interval(12, 120, anytime=stopping is not None))
+    low, high = (100 * bound for bound in share_interval(12, 120, anytime=True))
     assert (broke["error_y"]["array"][0], broke["error_y"]["arrayminus"][0]) == pytest.approx((10 - low, high - 10))
-
-
-def answering(tradeoff, label, point):
-    """The same chart with a model that is answering."""
-    return replace(tradeoff, lines={**tradeoff.lines, label: [*tradeoff.lines.get(label, ()), point]})
 
 
 def test_the_live_point_stands_at_the_sparsity_asked_for_apart_from_others_and_moves_as_answers_come():
@@ -241,19 +192,9 @@ def test_the_live_point_stands_at_the_sparsity_asked_for_apart_from_others_and_m
     assert (point["x"], point["y"], clicked_record([{"customdata": point["customdata"][0]}])) == ([20.0], [37.5], "")
     _, high = wilson_interval(30, 80)
     assert point["error_y"]["array"] == pytest.approx([100 * high - 37.5])
-    later = answering(RACE, "sparse", live_point(200, right=32, done=100))
-    assert trace(chart(later), "live")["y"] == [32.0]
     beside = trace(chart(answering(TWO, "magnitude", live_point(100, right=30, done=80))), "live")
     assert beside["x"][0] < 100 * TEN.pruned.mlp_sparsity - 0.4
     assert "live" not in {t["name"] for t in chart(race, "flips")["data"]}
-
-
-def test_a_method_that_has_no_record_yet_has_its_label_once_it_answers():
-    coming = replace(TWO, lines={**TWO.lines, "random": []})
-    live = answering(coming, "random", live_point(200, right=30, done=80))
-    assert "◆ random" not in labels(chart(coming))
-    assert "◆ random" in labels(chart(live))
-    assert "◆ random" not in labels(chart(live, "flips"))
 
 
 def verdict_signs(figure):
@@ -286,20 +227,17 @@ def test_verdicts_of_several_methods_stand_in_rows_under_the_axis_by_shape_and_c
     # One below the other, whatever moved their marks apart.
     assert len({note["x"] for note in below if note["text"] in "✓✕?"}) == 2
     assert verdict_signs(chart(data, "flips")) == []
-
-
-def test_verdicts_of_one_method_stand_at_their_marks():
-    data = judged(RACE, sparse=("within", "beyond"))
-    figure = chart(data, PERPLEXITY)
+    alone = judged(RACE, sparse=("within", "beyond"))
+    figure = chart(alone, PERPLEXITY)
     assert trace(figure, "sparse")["text"] == ["✓", "✕"] and verdict_signs(figure) == []
-    assert ", within; " in tradeoff_words(data, PERPLEXITY)
+    assert ", within; " in tradeoff_words(alone, PERPLEXITY)
 
 
 def far_point(key: str, permille: int, nats: float, spread: float = 0.1, **more) -> Point:
     """A model that lost this much; upwards is better."""
     words = f"{nats_as_factor(nats)} that of dense"
-    one = Reading(role="sparse", value=-nats, low=-nats - spread, high=-nats + spread, words=words)
-    other = Reading(role="sparse", value=-1.0, low=-2.0, high=0.0, words="")
+    one = Reading(value=-nats, low=-nats - spread, high=-nats + spread, words=words)
+    other = Reading(value=-1.0, low=-2.0, high=0.0, words="")
     readings = {PERPLEXITY: (one,), "accuracy": (other,), "flips": (other,), "share right": (other,)}
     return Point(key=key, permille=permille, sparsity=permille / 10, readings=readings, facts=[], **more)
 
@@ -340,6 +278,10 @@ def test_far_points_stand_at_the_edge_with_an_arrow_and_their_value_and_the_axis
     lines = [t for t in figure["data"] if t["name"] == "line"]
     assert [min(t["y"]) for t in lines] == pytest.approx([-0.8, -7.0, -13.8155106]), "cut off by the plot"
     assert edge_notes(chart(FAR_RACE, "accuracy")) == ([], 0), "which has bounds"
+    gains = {p.key: Gain(value=1.0 + i / 10, low=1.0, high=2.0, words="") for i, p in enumerate(FAR_RACE.sparse)}
+    gained = drawn(gain_chart(FAR_RACE, Gained(name="bytes", gains=gains), PERPLEXITY))
+    texts, n_arrows = edge_notes(gained)
+    assert n_arrows == len(texts) == 4 and min(trace(gained, "unbeaten")["y"]) == pytest.approx(-13.8155106)
 
 
 @pytest.mark.parametrize(
@@ -359,14 +301,6 @@ def test_other_points_stay_where_they_belong(tradeoff):
     assert edge_notes(chart(tradeoff, PERPLEXITY)) == ([], 0) and far_words(tradeoff, PERPLEXITY) == ""
 
 
-def test_the_gain_chart_moves_the_same_points():
-    gains = {p.key: Gain(value=1.0 + i / 10, low=1.0, high=2.0, words="") for i, p in enumerate(FAR_RACE.sparse)}
-    figure = drawn(gain_chart(FAR_RACE, Gained(name="bytes", gains=gains), PERPLEXITY))
-    texts, n_arrows = edge_notes(figure)
-    assert n_arrows == len(texts) == 4
-    assert min(trace(figure, "unbeaten")["y"]) == pytest.approx(-13.8155106)
-
-
 OPT = replace(
     RECORD,
     model="facebook/opt-1.3b",
@@ -378,23 +312,16 @@ ROWS = published_beside(OPT)
 OPT_RACE = tradeoff_data(OPT, {"sparse": [replace(OPT, pruned=replace(PRUNED, mlp_sparsity=0.05))]}, published=ROWS)
 
 
-def test_a_published_row_stands_beside_the_same_model_passages_and_format():
-    (row,) = ROWS
-    assert (row.model, row.dtype) == ("facebook/opt-1.3b", "float32")
-    (half,) = published_beside(replace(OPT, dtype="bfloat16"))
-    assert half.dense == 0.5629
+def test_a_published_row_of_the_same_model_passages_and_format_is_a_grey_diamond_within_the_axes():
+    (row,), (half,) = ROWS, published_beside(replace(OPT, dtype="bfloat16"))
+    assert (row.model, row.dtype, half.dense) == ("facebook/opt-1.3b", "float32", 0.5629)
     assert published_beside(replace(OPT, model="huggyllama/llama-7b"))[0].dense == 0.7361
     assert published_beside(replace(OPT, corpus="lambada")) == () == published_beside(replace(OPT, model="gpt2"))
-
-
-def test_published_points_are_grey_diamonds_within_the_axes_and_told_in_words():
     figure = drawn(tradeoff_chart(OPT_RACE, "share right"))
-    points = trace(figure, "published")
+    points, (low, high) = trace(figure, "published"), figure["layout"]["yaxis"]["range"]
     assert (points["x"], points["y"]) == ([0, 10], [57.89, 56.86])
     assert points["marker"]["symbol"] == ["diamond-open", "diamond"]
-    assert figure["layout"]["xaxis"]["range"][1] > 10
-    low, high = figure["layout"]["yaxis"]["range"]
-    assert low < 56.86 and high > 57.89
+    assert figure["layout"]["xaxis"]["range"][1] > 10 and low < 56.86 and high > 57.89
     assert tradeoff_words(OPT_RACE, "share right").endswith(" Published: dense 57.89 %, at 10 % 56.86 %.")
 
 
@@ -422,10 +349,11 @@ def test_known_gains_stand_at_what_they_win_with_both_intervals(tradeoff):
     assert one["y"] == [point.readings["accuracy"][0].value for point in tradeoff.lines["one"]]
     assert [data[1] for data in one["customdata"]] == [first, second]
     assert "other" not in [t["name"] for t in figure["data"]]
+    assert trace(drawn(gain_chart(tradeoff, gained, "flips", "dark")), "across")["line"]["color"] == "#8DB4E8"
 
 
 def at_share(point, value):
-    reading = Reading(role="sparse", value=value, low=value, high=value, words=f"{value} %")
+    reading = Reading(value=value, low=value, high=value, words=f"{value} %")
     return replace(point, readings={**point.readings, "share right": (reading,)})
 
 
@@ -441,12 +369,3 @@ def test_the_line_joins_dense_and_those_that_nobody_beats(tradeoff):
     front = trace(drawn(gain_chart(known, gained, "share right")), "unbeaten")
     assert (front["x"], front["y"]) == ([1.0, 1.1, 1.2], [50.0, 48.0, 46.0])
     assert gain_words(known, gained, "share right").count("on the Pareto front") == 2
-
-
-@pytest.mark.parametrize("measure", ["accuracy", "word perplexity", "flips", "share right"])
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_it_is_drawn_for_every_measure_in_both_themes_with_words(tradeoff, measure, theme):
-    gained = Gained(name="Speed", gains={key: gain(1.1) for key in keys(tradeoff)})
-    figure = drawn(gain_chart(tradeoff, gained, measure, theme))
-    assert trace(figure, "across")["line"]["color"] == PALETTES[theme].dense
-    assert gain_words(tradeoff, gained, measure).startswith(f"{measure.capitalize()} against Speed")
