@@ -62,7 +62,6 @@ class JobTask:
 JobHandler = Callable[[JobTask], object]
 """Runs a task and leaves its result in the store; raises SparseDashError and others."""
 LoadHandlers = Callable[[], Mapping[str, JobHandler]]
-"""Gives the handler of every kind of job; called once."""
 
 
 def load_job_handlers() -> Mapping[str, JobHandler]:
@@ -247,10 +246,6 @@ def describe_error(error: Exception, job: Job | None = None, folder: Path | None
             return out_of_memory(job.kind, job.settings) if job else out_of_memory("run", {"nothing": "known"})
         case ModuleNotFoundError():
             return f"The package {error.name} is not installed.", "Run: pip install -r requirements.txt"
-        case FileExistsError() | NotADirectoryError() | IsADirectoryError() if error.filename:
-            # Of a rename, the target is in the way.
-            path = error.filename2 or error.filename
-            return f"{path} is in the way: {error.strerror}.", "Move it away, then try again."
     text = (redacted(str(error)).strip() or type(error).__name__).splitlines()[0][:500]
     return f"{type(error).__name__}: {text}", f"That should not happen. The log has the details. {FINISHED_PARTS}"
 
@@ -259,29 +254,25 @@ def _die_with_parent() -> None:
     """Kill this process and its own children once its parent has ended in any way: their work is not needed."""
     while os.read(0, 1):
         pass
-    if os.getpgid(0) == os.getpid():
-        os.killpg(0, signal.SIGKILL)
-    os.kill(os.getpid(), signal.SIGKILL)
+    # The runner starts it as the leader of a group.
+    os.killpg(0, signal.SIGKILL)
 
 
 @contextmanager
 def _output_to(file: IO[bytes]) -> Iterator[None]:
     """Append the output of this process, that of C libraries too, to a file."""
 
-    def redirect(output: int, errors: int) -> None:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os.dup2(output, 1)
-        os.dup2(errors, 2)
-
-    kept = os.dup(1), os.dup(2)
-    redirect(file.fileno(), file.fileno())
+    streams, kept = (sys.stdout, sys.stderr), [os.dup(1), os.dup(2)]
+    for stream, number in zip(streams, (1, 2), strict=True):
+        stream.flush()
+        os.dup2(file.fileno(), number)
     try:
         yield
     finally:
-        redirect(*kept)
-        for number in kept:
-            os.close(number)
+        for stream, number, before in zip(streams, (1, 2), kept, strict=True):
+            stream.flush()
+            os.dup2(before, number)
+            os.close(before)
 
 
 if __name__ == "__main__":

@@ -65,11 +65,17 @@ def test_the_dependencies_are_the_lines_of_the_requirements(metadata):
     assert len(asked) > 10
 
 
+REFUSED = (
+    "sparsedash: Model: there is no model /nowhere on this machine; possible: a folder, a .gguf file, or a name of the "
+    "hub as in owner/name@revision.\n"
+)
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "out", "error"),
     [
         (["--version"], 0, f"sparsedash {sparsedash.__version__}\n", ""),
-        (["run", "--model", "/nowhere"], 2, "", "sparsedash: Model: there is no /nowhere on this machine.\n"),
+        (["run", "--model", "/nowhere"], 2, "", REFUSED),
         ([], 2, "", "sparsedash: the following arguments are required: COMMAND\n"),
     ],
 )

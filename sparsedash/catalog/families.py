@@ -161,18 +161,13 @@ PER_LAYER = {"llama": "deci", "qwen2": "deci", "qwen3": "openelm"}
 NO_GGUF = ("gpt_neo", "gptj", "opt")
 """Families for which llama.cpp has no graph."""
 
-_UNEVEN = "its blocks have different widths, and this form has one; choose padded, gguf or an even method"
-
 
 def form_problem(form: Form, made: Pruned, model_type: str | None) -> str:
     """Why this sparse model cannot be written in this form; empty where it can. model_type: None: not known.
 
     Whether a GGUF file can be written depends on the dense model's as well, and is known when that is read.
     """
-    problem = _method_problem(form, made.method, model_type)
-    if not problem and form == "uniform" and not one_width(made.widths):
-        return _UNEVEN
-    return problem
+    return _problem(form, made.method, model_type, is_even=one_width(made.widths))
 
 
 def require_form(form: Form, method: MethodSettings, permille: int, model_type: str | None = None) -> None:
@@ -180,18 +175,14 @@ def require_form(form: Form, method: MethodSettings, permille: int, model_type: 
 
     Asked before there is such a model; as far as the model's type is known.
     """
-
-    def problem_of(form: Form) -> str:
-        uneven = form == "uniform" and method.allocation != "uniform" and permille > 0
-        return _method_problem(form, method, model_type) or (_UNEVEN if uneven else "")
-
-    if problem := problem_of(form):
-        possible = ", ".join(other for other in FORMS if not problem_of(other))
+    is_even = method.allocation == "uniform" or not permille
+    problems = {each: _problem(each, method, model_type, is_even=is_even) for each in FORMS}
+    if problem := problems[form]:
+        possible = ", ".join(other for other in FORMS if not problems[other])
         raise SettingsError("form", form, possible or "none with this method", f"Reason: {problem}.")
 
 
-def _method_problem(form: Form, method: MethodSettings, model_type: str | None) -> str:
-    """Why nothing that this method makes of such a model can be written in this form."""
+def _problem(form: Form, method: MethodSettings, model_type: str | None, *, is_even: bool) -> str:
     family = FAMILIES.get(model_type or "")
     if form == "gguf" and model_type in NO_GGUF:
         return f"llama.cpp has no graph for {model_type}"
@@ -201,6 +192,8 @@ def _method_problem(form: Form, method: MethodSettings, model_type: str | None) 
         return "" if form == "masked" else "single weights were set to zero, and no channel has left"
     if form == "uniform" and family is not None and not family.width:
         return f"the code of {model_type} computes its width from the hidden one, and reads no other"
+    if form == "uniform" and not is_even:
+        return "its blocks have different widths, and this form has one; choose padded, gguf or an even method"
     return ""
 
 

@@ -7,7 +7,6 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from sparsedash.schema.errors import ModelError
 
 _LENGTH_BYTES = 8
 _ARRAY_HEAD_BYTES = 12
-_MOST_DIMENSIONS = 4
 _UNQUANTISED = {"F64", "F32", "F16", "BF16", "I8", "I16", "I32", "I64"}
 
 
@@ -63,22 +61,13 @@ class GgufReader(gguf.GGUFReader):  # type: ignore[misc]
         return end - orig_offs, [kind, count, *items], list(range(2, 2 + n_items)), types
 
     def _build_tensors(self, start_offs: int, fields: list[Any]) -> None:
-        """As the library does, but each must begin where the one before it ends, as llama.cpp asks: numbers that go
-        round at 2**64 would read other bytes of the file.
-        """
-        expected = 0
-        for field in fields:
-            _, _, n_dims, dims, kind, offset = field.parts
-            block, n_bytes = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType(int(kind[0]))]
-            if not 1 <= int(n_dims[0]) <= _MOST_DIMENSIONS or min(dims) < 1 or int(dims[0]) % block:
-                raise ValueError(f"tensor {field.name} has a shape that cannot be")
-            if int(offset[0]) != expected:
-                raise ValueError(f"tensor {field.name} lies at {int(offset[0])}, not at {expected}")
-            size = prod(int(n) for n in dims) // block * n_bytes
-            if start_offs + expected + size > len(self.data):
-                raise ValueError(f"it is cut off: tensor {field.name} ends beyond it")
-            expected += -(-size // int(self.alignment)) * int(self.alignment)
+        """As the library does, but each must begin where the one before it ends, as llama.cpp asks."""
         super()._build_tensors(start_offs, fields)
+        expected, alignment = start_offs, int(self.alignment)
+        for tensor in self.tensors:
+            if tensor.data_offset != expected:
+                raise ValueError(f"tensor {tensor.name} lies at {tensor.data_offset}, not at {expected}")
+            expected += -(-int(tensor.n_bytes) // alignment) * alignment
 
     def _strings(self, at: int, count: int) -> tuple[list[bytes], int]:
         """So many strings from here on, and where they end."""

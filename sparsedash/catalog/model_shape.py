@@ -18,8 +18,7 @@ from sparsedash.catalog.published_results import PUBLISHED_MODELS
 from sparsedash.schema.settings import BUILTIN_MODEL
 
 CONFIGS = Path(__file__).parent / "configs"
-BUILTIN_CONFIG = "smollm2-135m"
-_LISTED = {BUILTIN_MODEL: BUILTIN_CONFIG} | {model.reference: model.config for model in PUBLISHED_MODELS}
+_LISTED = {BUILTIN_MODEL: "smollm2-135m"} | {model.reference: model.config for model in PUBLISHED_MODELS}
 
 WEIGHT_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 

@@ -99,7 +99,10 @@ def method_name(settings: MethodSettings) -> str:
         return [field for field, value in own.items() if field not in chosen and value != getattr(usual, field)]
 
     nearest = min(alike, key=lambda method: len(changes(method.settings)), default=None)
-    name = nearest.name if nearest else " + ".join(_choices(chosen))
+    # The choices that nearly every method shares only where they are others.
+    usual, always = asdict(MethodSettings()), ("saliency", "compensation", "allocation")
+    others = [field for field in chosen if field not in always and chosen[field] != usual[field]]
+    name = nearest.name if nearest else " + ".join(chosen[field] for field in (*always, *others))
     changed = changes(nearest.settings if nearest else MethodSettings())
     if not changed:
         return name
@@ -109,11 +112,3 @@ def method_name(settings: MethodSettings) -> str:
 
 _PARAMETERS = {"width_multiple": "multiples of", "plain_text": "plain text"}
 """Names of parameters whose own names are unclear."""
-
-
-def _choices(chosen: dict[str, str]) -> list[str]:
-    """The choices in words; those that nearly every method shares only where they are others."""
-    usual = asdict(MethodSettings())
-    always = ("saliency", "compensation", "allocation")
-    others = [name for name in chosen if name not in always and chosen[name] != usual[name]]
-    return [chosen[name] for name in (*always, *others)]

@@ -329,22 +329,15 @@ _SMALLER: dict[Purpose, str] = {
     "the backward pass": "a method without a backward pass, such as least-squares",
 }
 _GENERAL = "Choose a smaller model, bfloat16 or less calibration text, or free some memory."
-_OTHER_JOBS = {
-    "export": "The model and its copy in files are held at once: free some memory, or choose bfloat16.",
-    "verify": "Free some memory, and start it again.",
-}
-_TWO_MODELS = "Both models are held at once: compare models of a smaller run, or free some memory."
 
 
 def out_of_memory(kind: str, settings: Mapping[str, Any]) -> tuple[str, str]:
     """Message and advice for a job of this kind with these settings that ran out of memory."""
-    if kind not in ("run", "find"):
-        return "Memory ran out.", _OTHER_JOBS.get(kind, _TWO_MODELS)
     try:
         asked = planned_run(run_or_find_settings(kind, settings))
+        shape = listed_shape(asked.model)
     except SettingsError:
         return "Memory ran out.", _GENERAL
-    shape = listed_shape(asked.model)
     if shape is None:
         return f"Memory ran out with {asked.model} in {asked.dtype}.", _GENERAL
     least = least_memory(shape, asked)

@@ -23,6 +23,7 @@ from sparsedash.jobs.cluster_parts import (
     KEY,
     SLOT,
     ClusterMachine,
+    Do,
     KeptCalibration,
     MachineFacts,
     Part,
@@ -49,16 +50,6 @@ _OVER = (Status.closing, Status.closed, Status.failed)
 
 LOST = PartEnd(state="crashed", error_text="lost, since its Dask worker was killed or could not be reached any more.")
 _FACTS, _ARTEFACT = "sparsedash", "sparsedash_artefact"
-
-Report = Callable[[Step], None]
-Fetch = Callable[[KeptCalibration, str], bytes | None]
-"""An artefact of another machine; None where it is gone."""
-
-
-Do = Callable[[Part, Report, Callable[[], bool], Fetch], PartEnd]
-"""Does a part on the machine that it is called on; the third argument says whether to stop. Never raises an error of
-the work itself.
-"""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ on it, so only a named one with certificates, or one on loopback, may be used.
 import ipaddress
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -183,6 +184,14 @@ class ClusterView:
     trouble: str
     machines: tuple[MachineView, ...]
 
+
+Report = Callable[[Step], None]
+Fetch = Callable[[KeptCalibration, str], bytes | None]
+"""An artefact of another machine; None where it is gone."""
+Do = Callable[[Part, Report, Callable[[], bool], Fetch], PartEnd]
+"""Does a part on the machine that it is called on; the third argument says whether to stop. Never raises an error of
+the work itself.
+"""
 
 V = TypeVar("V", Part, Step, PartEnd)
 

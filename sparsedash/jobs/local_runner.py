@@ -106,7 +106,6 @@ class LocalRunner:
         environment_seconds(PATIENCE, 0.0)
         self._children: dict[int, subprocess.Popen[bytes]] = {}
         self._seen_at_work: dict[int, float] = {}
-        self._stop_seen: dict[tuple[int, int], float] = {}
         self._idle_since: dict[int, float] = {}
         self._fruitless_starts = 0
         self._not_started = ""
@@ -122,8 +121,6 @@ class LocalRunner:
         try:
             running = [job for job in self._table.running() if not self._elsewhere(job)]
             self._reap({job.pid for job in running})
-            asked = {_attempt(job) for job in running if job.stopping}
-            self._stop_seen = {which: seen for which, seen in self._stop_seen.items() if which in asked}
             for job in running:
                 try:
                     held = is_lock_held(job_lock(self._folder, job.id))
@@ -210,12 +207,8 @@ class LocalRunner:
         return None
 
     def _escalate(self, job: Job) -> None:
-        """Signal a worker that was asked to stop, SIGTERM first, then SIGKILL.
-
-        Timed from when this runner first saw the request: the clock of its time stamp may be set meanwhile.
-        """
-        now = time.monotonic()
-        waited_s = now - self._stop_seen.setdefault(_attempt(job), now)
+        """Signal a worker that was asked to stop, SIGTERM first, then SIGKILL."""
+        waited_s = time.time() - (job.cancel_requested_at or 0.0)
         if waited_s < self._term_after_s:
             return
         number = signal.SIGTERM if waited_s < self._kill_after_s else signal.SIGKILL
@@ -290,10 +283,6 @@ class LocalRunner:
 
     def _worker_log(self, slot: int) -> Path:
         return self._folder / "logs" / f"{worker_name(slot)}.log"
-
-
-def _attempt(job: Job) -> tuple[int, int]:
-    return job.id, job.attempt
 
 
 def worker_name(slot: int) -> str:

@@ -182,24 +182,16 @@ class MethodSettings:
 
 def uses_parameter(parameter: str, *, pattern: str, saliency: str, compensation: str, allocation: str) -> bool:
     """Whether a method of these four choices uses its parameter of this name."""
-    match parameter:
-        case "width_multiple":
-            return pattern == "channelx1"
-        case "scope":
-            return pattern != "channelx1"
-        case "rounds" | "schedule":
-            return saliency == "fisher"
-        case "seed":
-            return saliency == "random"
-        case "floor" | "ceiling" | "blend":
-            return allocation == "sensitivity"
-        case "strength":
-            return compensation == "sequential"
-        case "plain_text":
-            blind = saliency in ("magnitude", "random") and compensation == "none"
-            return not blind or allocation == "sensitivity"
-        case "damping":
-            single_weights_by_obs = pattern != "channelx1" and saliency == "obs"
-            return compensation in ("least-squares", "sequential") or single_weights_by_obs
-        case _:
-            return True
+    refits, sensitive = compensation in ("least-squares", "sequential"), allocation == "sensitivity"
+    single = pattern != "channelx1"
+    conditions = {
+        "width_multiple": not single,
+        "scope": single,
+        **dict.fromkeys(("rounds", "schedule"), saliency == "fisher"),
+        "seed": saliency == "random",
+        **dict.fromkeys(("floor", "ceiling", "blend"), sensitive),
+        "strength": compensation == "sequential",
+        "plain_text": saliency not in ("magnitude", "random") or compensation != "none" or sensitive,
+        "damping": refits or (single and saliency == "obs"),
+    }
+    return conditions.get(parameter, True)

@@ -28,14 +28,8 @@ sequential refit. unfinished: checkpoints of stages.
 
 
 def about_artefact(kind: ArtefactKind, model_identity: str) -> str:
-    """Tag of an artefact: its kind and model."""
+    """Tag of an artefact: its kind, a space, its model."""
     return f"{kind} {model_identity}"
-
-
-def kind_and_model(about: str) -> tuple[str, str]:
-    """Kind and model identity of an artefact, from its tag."""
-    kind, _, identity = about.partition(" ")
-    return kind, identity
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,7 +30,7 @@ from sparsedash.schema.settings import (
     settings_from_plain,
 )
 from sparsedash.service import preflight, request_checks
-from sparsedash.service.cluster_plan import cluster_runner
+from sparsedash.service.cluster_runner import cluster_runner
 from sparsedash.service.deletion import Housekeeping, live_jobs
 from sparsedash.service.model_lookup import NamedModel, fetch_config, named_model
 from sparsedash.service.preflight import Cached, Preflight
@@ -38,7 +38,7 @@ from sparsedash.service.request_checks import Access, Problem, ReferenceField
 from sparsedash.service.stored_results import ResultCache, RunCosts, known_shape, recalled
 from sparsedash.service.time_forecast import START_S, MachineSpeed, expected_seconds
 from sparsedash.service.user_files import Exports, UserUploads
-from sparsedash.storage.local_machine import absolute_data_folder, require_job_room
+from sparsedash.storage.local_machine import local_path, require_job_room
 from sparsedash.storage.run_files import keep_run, read_run_file, run_file
 from sparsedash.storage.store import Store
 from sparsedash.storage.text_files import Uploads, fingerprints, texts_read
@@ -83,7 +83,7 @@ class Backend:
     """
 
     def __init__(self, data_dir: Path) -> None:
-        self.data_dir = absolute_data_folder(data_dir)
+        self.data_dir = local_path(data_dir).absolute()
         self._store = Store(self.data_dir)
         self._table = JobTable(self.data_dir / "jobs.sqlite")
         self._results = ResultCache(self._store)
@@ -274,7 +274,7 @@ class Backend:
     def preflight(self, asked: RunSettings | FindSettings) -> Preflight:
         """Time, memory and disk of a run or a search, and why it cannot start if it cannot."""
         settings = planned_run(asked)
-        if refused := self._access.reference_problems(settings):
+        if refused := self._access.reference_problems(*preflight.named_references(settings)):
             # What may not be read is not looked at either.
             return Preflight(problems=refused)
         stored = self.cached(settings)
@@ -284,7 +284,7 @@ class Backend:
             duration=preflight.expected_duration(settings, stored, *self._seconds(settings), self._start_s(ready=True)),
             memory=memory,
             disk=disk,
-            problems=request_checks.run_problems(settings, self.data_dir),
+            problems=preflight.run_problems(settings, self.data_dir),
         )
 
     def forecast(self, job: Job) -> Preflight | None:
@@ -307,7 +307,7 @@ class Backend:
 
     def fetch_config(self, reference: str) -> None:
         """Ask the hub for a model's config, so that `named_model` knows its sizes. Raises ModelError, AccessError."""
-        self._access.require_allowed(self._access.reference_problem("model", reference))
+        self._access.require_allowed(("model", reference))
         fetch_config(reference, with_token=self._access.unlimited)
 
     def cluster(self) -> ClusterView | None:
@@ -353,7 +353,7 @@ class Backend:
         """Raises AccessError for what the user may not read or do."""
         match asked:
             case RunSettings() | FindSettings():
-                self._access.require_allowed(*self._access.reference_problems(asked))
+                self._access.require_allowed(*preflight.named_references(asked))
             case VerifySettings():
                 self._access.require_house()
             case ExportSettings():

@@ -19,16 +19,16 @@ from pathlib import Path
 from typing import IO, Any
 
 import sparsedash
-from sparsedash.jobs.cluster_parts import KeptCalibration, Part, PartEnd, failed_part
+from sparsedash.jobs.cluster_parts import Fetch, KeptCalibration, Part, PartEnd, Report, failed_part
 from sparsedash.jobs.job import Job
 from sparsedash.jobs.job_table import JobTable
 from sparsedash.jobs.local_runner import LocalRunner, last_log_lines, visible_gpus
 from sparsedash.jobs.lock_files import hold_lock, make_folder
 from sparsedash.schema import store_keys
 from sparsedash.schema.errors import SparseDashError, StoreError
-from sparsedash.schema.progress import STARTING, Step
+from sparsedash.schema.progress import STARTING
 from sparsedash.schema.records import Run
-from sparsedash.storage.local_machine import absolute_data_folder, data_folder
+from sparsedash.storage.local_machine import data_folder, local_path
 from sparsedash.storage.run_files import keep_run, read_run_file, run_file
 from sparsedash.storage.store import Store, claim_data_folder
 from sparsedash.storage.text_files import Uploads
@@ -43,11 +43,6 @@ _TICK_S = 0.1
 _REPORT_S = 0.5
 _HEARTBEAT_S = 3.0
 _NVIDIA = Path("/proc/driver/nvidia/gpus")
-
-Fetch = Callable[[KeptCalibration, str], bytes | None]
-"""Gives an artefact of another machine; None where it is gone."""
-
-Report = Callable[[Step], None]
 
 
 class PartMachine:
@@ -163,7 +158,7 @@ def this_part_machine() -> PartMachine:
 
 @cache
 def _opened() -> PartMachine:
-    shared = absolute_data_folder(data_folder())
+    shared = local_path(data_folder()).absolute()
     claim_data_folder(shared)
     make_folder(shared / "cluster")
     for number in range(MOST_WORKERS):
@@ -179,7 +174,8 @@ def kept_calibration(end: PartEnd, part_key: str, address: str, store: Store) ->
     if end.state != "done" or noted is None:
         return end
     prefixes = tuple(str(prefix) for prefix in json.loads(noted))
-    names = tuple(name for name in store.artefact_keys() if name.partition("/")[0] in prefixes)
+    stored = [entry.name for entry in store.entries("artefacts")]
+    names = tuple(name for name in stored if name.partition("/")[0] in prefixes)
     notes = {str(name): store.recall(name) for name in store_keys.calibration_notes(prefixes)}
     found = {name: text for name, text in notes.items() if text is not None}
     return replace(end, calibration=KeptCalibration(machine=address, artefacts=names, notes=found))
@@ -190,7 +186,7 @@ def fetch_calibration(kept: KeptCalibration, store: Store, fetch: Fetch, stopped
 
     Returns how many were fetched. Without the notes the calibration is computed again.
     """
-    lacking = sorted({*kept.artefacts}.difference(store.artefact_keys()))
+    lacking = sorted({*kept.artefacts}.difference(entry.name for entry in store.entries("artefacts")))
     for n_fetched, name in enumerate(lacking):
         try:
             data = None if stopped() else fetch(kept, name)

@@ -5,33 +5,19 @@ calibration; any machine makes the other sparse models. A search runs on one mac
 """
 
 import json
-import os
 import re
-import secrets
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
-from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
 import sparsedash
-from sparsedash.jobs.cluster_parts import (
-    SCHEDULER,
-    ClusterMachine,
-    KeptCalibration,
-    Part,
-    PartEnd,
-    Scheduler,
-    named_scheduler,
-)
-from sparsedash.jobs.cluster_runner import ClusterRunner
+from sparsedash.jobs.cluster_parts import ClusterMachine, KeptCalibration, Part, PartEnd, Scheduler
 from sparsedash.jobs.job import Job
-from sparsedash.jobs.job_table import JobTable
 from sparsedash.schema import store_keys
-from sparsedash.schema.errors import JobError, SettingsError, StoreError
+from sparsedash.schema.errors import JobError, StoreError
 from sparsedash.schema.plain_values import STAGE_VERSIONS, canonical_json
 from sparsedash.schema.records import Record, Run, from_json, to_json
 from sparsedash.schema.settings import FindSettings, PartSettings, RunSettings, planned_run, run_or_find_settings
@@ -55,7 +41,7 @@ _SHARED = ("dense", "calibration")
 
 
 class ClusterPlan:
-    """The parts of a job that makes a run, and their results: see JobPlan.
+    """The parts of a job that makes a run, and what becomes of their results.
 
     A search is one part. A run is one part with the dense model and the calibrations, then one for each sparse model
     that is left; returned parts are noted under the run, so that neither another attempt nor another server asks for
@@ -206,27 +192,6 @@ def first_points(asked: RunSettings) -> tuple[int, ...]:
             share = store_keys.plain_share(method, asked.calibration)
             first.setdefault((share, method.takes_channels, method.saliency == "fisher"), point)
     return tuple(sorted(first.values())) or (0,)
-
-
-def cluster_runner(folder: Path, table: JobTable, store: Store) -> ClusterRunner | None:
-    """The runner for the scheduler that the environment names, with the trouble of a refused one; None without one."""
-    address, trouble = os.environ.get(SCHEDULER, ""), ""
-    scheduler = None
-    try:
-        scheduler = named_scheduler()
-        if scheduler is None:
-            return None
-        address = scheduler.address
-    except SettingsError as error:
-        trouble = str(error)
-
-    def connect() -> "Cluster":
-        assert scheduler
-        name = store.recall(store_keys.cluster_name_note()) or secrets.token_hex(8)
-        store.remember(store_keys.cluster_name_note(), name)
-        return connect_cluster(scheduler, name)
-
-    return ClusterRunner(folder, table, address, connect, partial(ClusterPlan, store=store), trouble=trouble)
 
 
 def connect_cluster(scheduler: Scheduler, name: str) -> "Cluster":

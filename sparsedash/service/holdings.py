@@ -11,7 +11,7 @@ from sparsedash.jobs.job import Job
 from sparsedash.jobs.job_table import JobTable
 from sparsedash.schema.export_settings import EXPORTS, Export
 from sparsedash.schema.pair_records import Choices, Prompts, Timing, records_read
-from sparsedash.schema.records import Kept, Run, kind_and_model
+from sparsedash.schema.records import Kept, Run
 from sparsedash.schema.store_keys import model_identity_note
 from sparsedash.service.request_checks import upload_named
 from sparsedash.service.stored_results import ResultCache, run_passages
@@ -161,10 +161,10 @@ def stored_items(
         name, counted = entry.name, entry.name.partition("/")[0] not in _PARTS
         yield Item(kind_of_record(name), *entry[:3], refers.get(name, frozenset()), counted)
     for entry in store.entries("artefacts"):
-        kind, model = kind_and_model(entry.tag)
+        kind, _, model = entry.tag.partition(" ")
         yield Item(_OF_ARTEFACTS.get(kind, "statistics"), *entry[:3], named("model", model))
     for unpacked in unpacked_models(store):
-        yield Item("models", unpacked.name, unpacked.n_bytes, unpacked.written_at, named("model", unpacked.identity))
+        yield Item("models", unpacked.name, *unpacked.size, named("model", unpacked.identity))
     for name, n_bytes in uploads.kept().items():
         yield Item("uploads", name, n_bytes, references=named("text", name))
     for export in own_exports(exports):

@@ -2,17 +2,25 @@
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from sparsedash.catalog import resources
-from sparsedash.catalog.model_shape import ModelShape
+from sparsedash.catalog.model_shape import ModelShape, listed_shape
 from sparsedash.catalog.resources import LeastMemory, RunDisk
 from sparsedash.jobs.local_runner import NVIDIA
 from sparsedash.schema import store_keys
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import Stage
 from sparsedash.schema.records import Record
-from sparsedash.schema.settings import BUILTIN_TEXT, SELF, RunSettings
-from sparsedash.service.request_checks import Problem
+from sparsedash.schema.settings import (
+    BUILTIN_MODEL,
+    BUILTIN_TEXT,
+    MIN_TOKENS_PER_CHANNEL,
+    SELF,
+    FindSettings,
+    RunSettings,
+)
+from sparsedash.service.request_checks import Problem, ReferenceField, reference_problem
 from sparsedash.service.time_forecast import START_S
 from sparsedash.storage.local_machine import free_bytes, memory_bytes
 from sparsedash.storage.store import Store
@@ -108,6 +116,28 @@ class Preflight:
         """Bytes that the run leaves in the data folder; None where that is not known, or a part is stored already."""
         there = self.stored.calibration or self.stored.dense or self.stored.sparse
         return self.disk.takes.stays_bytes if self.disk is not None and not there else None
+
+
+def named_references(settings: RunSettings | FindSettings) -> list[tuple[ReferenceField, str]]:
+    """The model and the texts of a request, by the fields that name them."""
+    texts = settings.calibration.corpus, settings.evaluation.corpus
+    return [("model", settings.model), ("calibration text", texts[0]), ("evaluation text", texts[1])]
+
+
+def run_problems(settings: RunSettings, data_dir: Path) -> tuple[Problem, ...]:
+    """Everything that would end the run at once. data_dir: where uploads lie."""
+    found = [reference_problem(*named, data_dir) for named in named_references(settings)]
+    asked, needed = settings.calibration, 0
+    # The shape of other models is known once they are read.
+    if settings.solves and settings.model == BUILTIN_MODEL and (shape := listed_shape(BUILTIN_MODEL)):
+        needed = MIN_TOKENS_PER_CHANNEL * max(shape.widths)
+    if asked.n_samples * asked.length < needed:
+        message = (
+            f"Calibration: {asked.n_samples:,} x {asked.length:,} tokens are too few for this model; needed: "
+            f"{needed:,}, which is {MIN_TOKENS_PER_CHANNEL} for each channel of its widest layer."
+        )
+        found.append(Problem(field="calibration size", message=message))
+    return tuple(filter(None, found))
 
 
 def stored_parts(settings: RunSettings, store: Store) -> Cached:

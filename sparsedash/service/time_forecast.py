@@ -118,62 +118,55 @@ def expected_seconds(
     speeds: Speeds | None = None,
     shape: ModelShape | None = None,
 ) -> tuple[_Seconds, list[Stage]]:
-    """Seconds of each stage, for one model, by earlier runs, else counted; None where neither can be; those counted."""
-    counted = counted_seconds(settings, speeds, shape)
-    measured = measured_seconds(settings, runs, record)
-    unmeasured = [stage for stage, seconds in measured.items() if seconds is None]
-    return measured | {stage: counted[stage] for stage in unmeasured}, unmeasured
+    """Seconds of each stage, for one model, by earlier runs of it, else counted, or None; and the stages counted.
 
-
-def measured_seconds(settings: RunSettings, runs: Iterable[Run], record: Callable[[str], Record | None]) -> _Seconds:
-    """Seconds of each stage, for one model, by earlier runs of the same model, newest first; None where not measured.
-
-    text: writing it, by the model. record: gives the record of a key.
+    text: writing it, by the model. runs: newest first. record: gives the record of a key.
     """
     wanted = (settings.model, settings.dtype)
     before = [r for r in runs if r.finished and (r.settings.model, r.settings.dtype) == wanted]
-    text, calibrate = _calibration_seconds(settings.calibration, before)
     loads = [run.seconds["load"] for run in before if "load" in run.seconds]
-    return {
+    written, calibrate = next(
+        filter(None, (_calibration_seconds(settings.calibration, run) for run in before)), (None,) * 2
+    )
+    measured: _Seconds = {
         # The longest of the last few: where the model was in memory still, loading took no time.
         "load": max(loads[:5], default=None),
-        "text": text,
+        "text": written,
         "calibrate": calibrate,
         "prune": _pruning_seconds(settings, before),
         "evaluate": _evaluation_seconds(settings, before, record),
     }
+    counted = counted_seconds(settings, speeds, shape)
+    unmeasured = [stage for stage, seconds in measured.items() if seconds is None]
+    return measured | {stage: counted[stage] for stage in unmeasured}, unmeasured
 
 
 def _evaluation_seconds(
     settings: RunSettings, before: Sequence[Run], record: Callable[[str], Record | None]
 ) -> float | None:
     """For one model; the passages of another text set are taken to be as long as those measured."""
-    evaluation = settings.evaluation
-    n_asked, a_passage = evaluation.n_passages, None
+    n_asked, a_passage = settings.evaluation.n_passages, None
     for run in before:
-        dense = record(run.dense)
-        if dense is None:
-            continue
-        if a_passage is None:
-            a_passage = dense.seconds / len(dense.outcomes)
-        whole = run.settings.evaluation.n_passages is None
-        if n_asked is None and whole and run.settings.evaluation.corpus == evaluation.corpus:
-            n_asked = len(dense.outcomes)
-        if n_asked is not None:
-            return n_asked * a_passage
+        if dense := record(run.dense):
+            a_passage = a_passage or dense.seconds / len(dense.outcomes)
+            if (
+                run.settings.evaluation.n_passages is None
+                and run.settings.evaluation.corpus == settings.evaluation.corpus
+            ):
+                n_asked = n_asked or len(dense.outcomes)
+            if n_asked:
+                return n_asked * a_passage
     return None
 
 
-def _calibration_seconds(wanted: CalibrationSettings, before: Iterable[Run]) -> tuple[float, float] | tuple[None, None]:
+def _calibration_seconds(wanted: CalibrationSettings, run: Run) -> tuple[float, float] | None:
     """For writing the text, which is nothing where it is read, and for one calibration."""
-    for run in before:
-        done = run.settings.calibration
-        if "calibrate" not in run.seconds or (wanted.corpus == SELF != done.corpus):
-            continue
-        more = _n_tokens(wanted) / _n_tokens(done)
-        written = run.seconds.get("text", 0.0) if wanted.corpus == SELF else 0.0
-        return written * more, run.seconds["calibrate"] * more / max(1, len(shares_read(run.settings)))
-    return None, None
+    done = run.settings.calibration
+    if "calibrate" not in run.seconds or (wanted.corpus == SELF != done.corpus):
+        return None
+    more = _n_tokens(wanted) / _n_tokens(done)
+    written = run.seconds.get("text", 0.0) if wanted.corpus == SELF else 0.0
+    return written * more, run.seconds["calibrate"] * more / max(1, len(shares_read(run.settings)))
 
 
 def _pruning_seconds(settings: RunSettings, before: Sequence[Run]) -> float | None:
@@ -181,13 +174,12 @@ def _pruning_seconds(settings: RunSettings, before: Sequence[Run]) -> float | No
 
     Of those that do, in proportion to the text, and the largest: readings that were in the store took no time.
     """
-    same = [run for run in before if set(run.settings.methods) == set(settings.methods)]
-    if not _reads_again(settings):
-        others = [run for run in before if not _reads_again(run.settings)]
-        return next((value for value in map(_seconds_a_pruning, (*same, *others)) if value is not None), None)
-    wanted = _n_tokens(settings.calibration)
-    found = ((wanted / _n_tokens(run.settings.calibration), _seconds_a_pruning(run)) for run in same)
-    return max((more * seconds for more, seconds in found if seconds is not None), default=None)
+    found = [(run.settings, run.seconds["prune"] / n) for run in before if (n := _n_pruned(run))]
+    same = [(of, seconds) for of, seconds in found if set(of.methods) == set(settings.methods)]
+    if _reads_again(settings):
+        n_tokens = _n_tokens(settings.calibration)
+        return max((seconds * n_tokens / _n_tokens(of.calibration) for of, seconds in same), default=None)
+    return next((seconds for of, seconds in (*same, *found) if not _reads_again(of)), None)
 
 
 def _reads_again(settings: RunSettings) -> bool:
@@ -198,9 +190,9 @@ def _n_tokens(calibration: CalibrationSettings) -> int:
     return calibration.n_samples * calibration.length
 
 
-def _seconds_a_pruning(run: Run) -> float | None:
-    n_pruned = len(run.sparse) - sum(what.endswith("sparse") for what in run.cached)
-    return run.seconds["prune"] / n_pruned if "prune" in run.seconds and n_pruned > 0 else None
+def _n_pruned(run: Run) -> int:
+    """Sparse models that the run's seconds of pruning are of."""
+    return len(run.sparse) - sum(what.endswith("sparse") for what in run.cached) if "prune" in run.seconds else 0
 
 
 _UNITS: list[_Work] = list(np.eye(4))

@@ -68,7 +68,7 @@ class Exports:
 
     def nameless(self) -> list[Path]:
         """Folders of the data folder that no record names: of exports under way, of killed ones, of lost records."""
-        named = {Path(export.folder).name for key in self._store.keys(Export) if (export := self._found(key))}
+        named = {Path(export.folder).name for export in self._all()}
         whole = [recipe.parent for recipe in self._folder.glob(f"[!.]*/{RECIPE}")]
         return [*unfinished_exports(self._folder), *(folder for folder in whole if folder.name not in named)]
 

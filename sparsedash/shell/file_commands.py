@@ -1,20 +1,21 @@
 """`sparsedash export`, `verify`, `runs`, `pack` and `unpack`: sparse models and finished runs as files."""
 
 import argparse
+import os
 from dataclasses import replace
 from pathlib import Path
 
 from sparsedash.catalog.families import require_form
 from sparsedash.reporting import wording
 from sparsedash.reporting.deployment import proof_words
-from sparsedash.schema.errors import JobError, SettingsError, StoreError
+from sparsedash.schema.errors import JobError, SettingsError
 from sparsedash.schema.export_settings import Export, ExportSettings, possible_weights
 from sparsedash.schema.records import Record, Run
 from sparsedash.schema.settings import RunSettings
 from sparsedash.service.model_lookup import gguf_file_problem
 from sparsedash.shell.flags import open_store, open_store_for, run_from_flags
 from sparsedash.shell.terminal import ProgressBar, Work, align_columns, one_line, print_warnings
-from sparsedash.storage.local_machine import local_path, writable_file, write_atomically
+from sparsedash.storage.local_machine import local_path, path_kind, writable_file, write_atomically
 from sparsedash.storage.model_folders import export_key_of
 from sparsedash.storage.run_files import MAX_BYTES, keep_run, read_run_file, run_file
 from sparsedash.storage.store import Store
@@ -32,17 +33,12 @@ def export_command(arguments: argparse.Namespace) -> Work:
     form, given = arguments.form, arguments.dense_gguf
     # A run in bfloat16 has no such GGUF file; float32 holds the same numbers.
     usual = settings.dtype if settings.dtype in possible_weights(form) else "float32"
-    to = "" if arguments.to is None else str(_new_folder(arguments.to))
-    dense = "" if given is None else str(local_path(str(given)).absolute())
-    request = ExportSettings(
-        dense="",
-        sparse="",
-        form=form,
-        weights=arguments.weights or usual,
-        shard_mb=arguments.shard_mb,
-        to=to,
-        dense_gguf=dense,
-    )
+    to, dense = ("" if path is None else str(local_path(str(path)).absolute()) for path in (arguments.to, given))
+    if to and path_kind(Path(to)) != "nothing":
+        raise SettingsError("--to", str(arguments.to), "a folder that does not exist yet")
+    weights, shard_mb = arguments.weights or usual, arguments.shard_mb
+    files = {"form": form, "weights": weights, "shard_mb": shard_mb, "to": to, "dense_gguf": dense}
+    request = ExportSettings(dense="", sparse="", **files)
     if dense and (problem := gguf_file_problem(Path(dense))):
         raise SettingsError("--dense-gguf", str(given), "a GGUF file of the dense model", problem)
     require_form(form, *settings.points[0])
@@ -71,16 +67,9 @@ def complete_export(settings: RunSettings, request: ExportSettings, store: Store
         return export_model(request, store, shelf, lambda step: bar(replace(step, point=0)))
 
 
-def _new_folder(folder: Path) -> Path:
-    found = local_path(str(folder)).absolute()
-    if found.exists() or found.is_symlink():
-        raise SettingsError("--to", str(folder), "a folder that does not exist yet")
-    return found
-
-
 def verify_command(arguments: argparse.Namespace) -> Work:
     """Prove again that an exported folder loads and is unchanged."""
-    folder = local_path(str(arguments.export)).absolute()
+    folder = local_path(arguments.export).absolute()
     key = export_key_of(folder)
     store = open_store(arguments)
     export = store.get(Export, key)
@@ -115,16 +104,12 @@ def runs_command(arguments: argparse.Namespace) -> Work:
     store = open_store(arguments)
     yield
     name_of = UserData(store).name_of
-    rows = [
-        [
-            run.key[:_DIGITS_SHOWN],
-            wording.moment(run.started_at),
-            "done" if run.finished else "not finished",
-            one_line(f"{wording.stored_run_title(run, name_of(run.key))} · {wording.method_titles(run.settings)}"),
-        ]
-        for run in stored_runs(store)
-    ]
-    print(*(align_columns([["run", "started", "state", "about"], *rows]) if rows else ["No runs."]), sep="\n")
+    rows = [["run", "started", "state", "about"]]
+    for run in stored_runs(store):
+        about = f"{wording.stored_run_title(run, name_of(run.key))} · {wording.method_titles(run.settings)}"
+        state = "done" if run.finished else "not finished"
+        rows.append([run.key[:_DIGITS_SHOWN], wording.moment(run.started_at), state, one_line(about)])
+    print(*(align_columns(rows) if rows[1:] else ["No runs."]), sep="\n")
     return 0
 
 
@@ -155,13 +140,10 @@ def _finished_run(beginning: str, store: Store) -> Run:
 def unpack_command(arguments: argparse.Namespace) -> Work:
     """Add the run of a packed file to the results here."""
     file = local_path(str(arguments.packed)).absolute()
-    if not file.is_file():
-        raise SettingsError("FILE", str(file), "a file that `sparsedash pack` has written")
-    try:
-        with file.open("rb") as stream:
-            content = read_run_file(stream.read(MAX_BYTES + 1))
-    except OSError as error:
-        raise StoreError(f"{file} cannot be read: {error.strerror}.") from error
+    if path_kind(file) != "file" or not os.access(file, os.R_OK):
+        raise SettingsError("FILE", str(file), "a file that `sparsedash pack` has written, and that can be read")
+    with file.open("rb") as stream:
+        content = read_run_file(stream.read(MAX_BYTES + 1))
     store = open_store(arguments)
     yield
     run = keep_run(content, store)

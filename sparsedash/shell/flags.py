@@ -22,10 +22,11 @@ from sparsedash.schema.settings import (
     parse_percents,
     percents_text,
 )
-from sparsedash.service.request_checks import is_hub_id, run_problems
+from sparsedash.service.preflight import run_problems
+from sparsedash.service.request_checks import is_hub_id
 from sparsedash.shell.terminal import EXIT_BEYOND, STDOUT
 from sparsedash.stats.tolerance import Tolerance
-from sparsedash.storage.local_machine import absolute_data_folder, data_folder
+from sparsedash.storage.local_machine import data_folder, local_path
 from sparsedash.storage.model_folders import model_config
 from sparsedash.storage.run_files import SUFFIX
 from sparsedash.storage.store import WORK_PATIENCE_S, Store
@@ -131,22 +132,15 @@ def _add_setting(parser: argparse.ArgumentParser, command: str, row: FieldRow) -
 def run_from_flags(arguments: argparse.Namespace) -> RunSettings:
     """The run that the flags describe. Raises SettingsError."""
     return RunSettings(
-        **_values(arguments, RunSettings) | {"sparsities_permille": parse_percents(arguments.sparsity)},
+        **_request(arguments) | {"sparsities_permille": parse_percents(arguments.sparsity)},
         methods=tuple(_method(name.strip(), arguments) for name in arguments.method.split(",")),
-        calibration=CalibrationSettings(**_values(arguments, CalibrationSettings)),
-        evaluation=EvaluationSettings(**_values(arguments, EvaluationSettings)),
     )
 
 
 def search_from_flags(arguments: argparse.Namespace) -> FindSettings:
     """The search that the flags describe. Raises SettingsError."""
-    return FindSettings(
-        **_values(arguments, RunSettings),
-        **_values(arguments, FindSettings),
-        method=_method(arguments.method, arguments),
-        calibration=CalibrationSettings(**_values(arguments, CalibrationSettings)),
-        evaluation=EvaluationSettings(**_values(arguments, EvaluationSettings)),
-    )
+    limits = _values(arguments, FindSettings)
+    return FindSettings(**_request(arguments), **limits, method=_method(arguments.method, arguments))
 
 
 def tolerance_from_flags(arguments: argparse.Namespace) -> Tolerance:
@@ -156,7 +150,7 @@ def tolerance_from_flags(arguments: argparse.Namespace) -> Tolerance:
 
 def open_store(arguments: argparse.Namespace) -> Store:
     """The store in the data folder that is asked for. Raises StoreError."""
-    return Store(absolute_data_folder(arguments.data_dir), patience_s=WORK_PATIENCE_S)
+    return Store(local_path(arguments.data_dir).absolute(), patience_s=WORK_PATIENCE_S)
 
 
 def open_store_for(settings: RunSettings, arguments: argparse.Namespace) -> Store:
@@ -176,6 +170,12 @@ def _values(arguments: argparse.Namespace, settings: "type[DataclassInstance]") 
     """The values of the flags that belong to these settings, by the names of the settings."""
     dests = {row.name: flag[2:].replace("-", "_") for flag, row in _flags_of(settings).items()}
     return {name: getattr(arguments, dest) for name, dest in dests.items() if hasattr(arguments, dest)}
+
+
+def _request(arguments: argparse.Namespace) -> dict[str, Any]:
+    calibration = CalibrationSettings(**_values(arguments, CalibrationSettings))
+    evaluation = EvaluationSettings(**_values(arguments, EvaluationSettings))
+    return _values(arguments, RunSettings) | {"calibration": calibration, "evaluation": evaluation}
 
 
 def _method(name: str, arguments: argparse.Namespace) -> MethodSettings:

@@ -99,15 +99,12 @@ def find_command(arguments: argparse.Namespace) -> Work:
 def time_command(arguments: argparse.Namespace) -> Work:
     """Measure the speed of a sparse model versus its dense one."""
     settings = run_from_flags(arguments)
-    points = settings.points
-    if len(points) != 1 or points[0][1] == 0:
+    (method, permille), *others = settings.points
+    if others or not permille:
         raise SparseDashError("One model is timed at once.", "Name one --method and one --sparsity above 0.")
-    if not points[0][0].takes_channels:
-        raise SparseDashError(
-            "Single weights at zero are not timed: the matrices keep their shapes and their bytes, so no speed-up is "
-            "expected from them.",
-            "Name a --method that removes channels.",
-        )
+    if not method.takes_channels:
+        why = "Single weights at zero are not timed: the matrices keep their shapes, so no speed-up is expected."
+        raise SparseDashError(why, "Name a --method that removes channels.")
     request = TimingSettings(dense="-", sparse="-", n_threads=arguments.threads)
     write = result_writer(arguments)
     store = open_store_for(settings, arguments)

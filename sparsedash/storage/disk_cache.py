@@ -1,13 +1,11 @@
 """A diskcache with our settings, without pickles, that waits for other processes and makes room by least recent use."""
 
-import errno
-import io
+import hashlib
 import os
 import sqlite3
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 from types import SimpleNamespace
@@ -34,7 +32,7 @@ _SETTINGS: dict[str, Any] = {
     **diskcache.DEFAULT_SETTINGS,
     "statistics": 0,
     "tag_index": 0,
-    # `make_room` in its place: diskcache would forget ten entries at once, and with few large ones that is all of them.
+    # `evict_oldest` instead: diskcache would forget ten entries at once, and with few large ones that is all of them.
     "cull_limit": 0,
 }
 _DAMAGED = ("malformed", "not a database", "no such", "corrupt")
@@ -51,12 +49,24 @@ class DamagedEntry(StoreError):  # noqa: N818 - it names what an entry is
     """An entry that cannot be read."""
 
 
-@dataclass(frozen=True)
-class Signed:
-    """A value after its checksum; not joined in memory, where a gigabyte would be copied."""
+_DIGEST_BYTES = 32
 
-    digest: bytes
-    data: bytes
+
+def _digest(name: str, data: bytes | memoryview) -> bytes:
+    hashed = hashlib.sha256(f"{name}\0".encode())
+    hashed.update(data)
+    return hashed.digest()
+
+
+def is_sound(name: str, data: bytes) -> bool:
+    """Whether bytes begin with the checksum of the name and the rest."""
+    # Without a copy: a value may be a gigabyte.
+    return data[:_DIGEST_BYTES] == _digest(name, memoryview(data)[_DIGEST_BYTES:])
+
+
+def unsigned(data: bytes) -> bytes:
+    """The bytes without the checksum before them."""
+    return data[_DIGEST_BYTES:]
 
 
 class PlainDisk(diskcache.Disk):  # type: ignore[misc]
@@ -73,13 +83,15 @@ class PlainDisk(diskcache.Disk):  # type: ignore[misc]
         return key if raw and type(key) is str else ""
 
     def store(self, value: Any, read: bool, key: Any = diskcache.UNKNOWN) -> Any:
-        """Write a signed value. Raises StoreError on any other type."""
-        if type(value) is not Signed:
+        """Write bytes after the checksum of the key and them. Raises StoreError on any other type."""
+        if type(value) is not bytes:
             raise StoreError(f"A value in the store is bytes, not {type(value).__name__}.")
-        if len(value.data) < self.min_file_size:
-            return super().store(value.digest + value.data, False, key)
-        digest, data = io.BytesIO(value.digest), io.BytesIO(value.data)
-        return super().store(SimpleNamespace(read=lambda n: digest.read(n) or data.read(n)), True, key)
+        digest = _digest(key, value)
+        if len(value) < self.min_file_size:
+            return super().store(digest + value, False, key)
+        # Not joined in memory, where a gigabyte would be copied.
+        parts = iter((digest, value, b""))
+        return super().store(SimpleNamespace(read=lambda n: next(parts)), True, key)
 
     def fetch(self, mode: int, filename: str | None, value: Any, read: bool) -> bytes:
         """The bytes. Raises DamagedEntry on a pickle, any other value that is not ours, and a missing file."""
@@ -96,19 +108,19 @@ class PlainDisk(diskcache.Disk):  # type: ignore[misc]
 def open_cache(folder: Path, policy: str, patience_s: float) -> Any:
     """The diskcache of a folder. Raises the errors of SQLite and of the disk."""
     path = folder / "cache.db"
+
+    def try_to_write() -> None:
+        with closing(sqlite3.connect(path, timeout=_TRY_S, isolation_level=None)) as db:
+            db.execute("BEGIN IMMEDIATE")
+
     # diskcache and SQLite would close both to a group that shares the data folder; more files of it are like the first.
     folder.mkdir(mode=mode_in(folder.parent, 0o700), exist_ok=True)
     if not path.exists():
         path.touch(mode=mode_in(folder, 0o600))
     # diskcache itself waits a minute for a locked file.
-    patiently(lambda: _try_to_write(path), patience_s)
+    patiently(try_to_write, patience_s)
     settings = {**_SETTINGS, "size_limit": 2**62, "eviction_policy": policy}
     return diskcache.Cache(str(folder), disk=PlainDisk, timeout=_TRY_S, **settings)
-
-
-def _try_to_write(path: Path) -> None:
-    with closing(sqlite3.connect(path, timeout=_TRY_S, isolation_level=None)) as db:
-        db.execute("BEGIN IMMEDIATE")
 
 
 def patiently(action: Callable[[], T], patience_s: float) -> T:
@@ -125,20 +137,9 @@ def patiently(action: Callable[[], T], patience_s: float) -> T:
 
 def is_busy(error: BaseException) -> bool:
     """Whether another process keeps the file locked."""
-    return _code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-
-
-def _code(error: BaseException) -> int:
-    """The kind of SQLite's error: the low byte; the others say more."""
-    return getattr(cache_failure(error), "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF
-
-
-def set_entry_aside(cache: Any, name: str) -> None:
-    """Rename an entry to DAMAGED + name, in place of an earlier one there. No effect if it is gone."""
-    with cache.transact():
-        if name in cache:
-            cache.delete(DAMAGED + name)
-            cache._sql("UPDATE Cache SET key = ? WHERE key = ? AND raw = 1", (DAMAGED + name, name))
+    # The low byte is the kind of SQLite's error.
+    code = getattr(cache_failure(error), "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF
+    return code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
 class CacheEntry(NamedTuple):
@@ -162,12 +163,6 @@ def cache_advice(error: Exception, folder: Path) -> str:
     """Advice on a failure. folder: the data folder."""
     if is_busy(error):
         return "Another process keeps it locked. Is a database tool or a backup at work on it?"
-    if _code(error) == sqlite3.SQLITE_READONLY or getattr(error, "errno", 0) in (
-        errno.EROFS,
-        errno.EACCES,
-        errno.EPERM,
-    ):
-        return f"It is read-only for this user: see who may write to {folder}, and how its disk is mounted."
     if isinstance(error, sqlite3.DatabaseError) and any(words in str(error) for words in _DAMAGED):
         return "Its file is damaged. Stop the server, move the file away, and start again: what it held is then gone."
     room = free_in_words(error, folder) if is_full(error) else ""
@@ -193,7 +188,7 @@ def room_of_environment() -> int | None:
         raise SettingsError(VARIABLE, asked, _ALLOWED) from None
 
 
-def make_room(cache: Any, room: int, written: str = "") -> None:
+def evict_oldest(cache: Any, room: int, written: str = "") -> None:
     """Evict the least recently used entries until no more than `room` is taken, but never the entry just written."""
     oldest = "SELECT key FROM Cache WHERE raw = 1 AND key != ? ORDER BY access_time LIMIT 1"
     while cache.volume() > room:

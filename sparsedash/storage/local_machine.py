@@ -9,7 +9,6 @@ import secrets
 import shutil
 import stat
 import sys
-import tempfile
 from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
@@ -35,7 +34,7 @@ _OURS = re.compile(rb'\s*\{\s*"format"\s*:\s*"sparsedash\.|sparsedash-run ')
 """The beginning of a result file, and of a run file."""
 
 
-def local_path(name: str) -> Path:
+def local_path(name: str | Path) -> Path:
     """The path with `~` expanded; unchanged for an unknown user."""
     try:
         return Path(name).expanduser()
@@ -63,71 +62,48 @@ def lies_below(path: Path, folders: Collection[str]) -> bool:
 
     Nothing is opened. `..` is refused, wherever it leads.
     """
-    if ".." in path.parts or "\0" in str(path):
-        return False
-    inner = list(path.iterdir()) if path_kind(path) == "folder" and _is_below(path, folders) else []
-    return all(_is_below(each, folders) for each in (path, *inner))
 
+    def is_below(each: Path) -> bool:
+        return any(Path(os.path.realpath(each)).is_relative_to(os.path.realpath(folder)) for folder in folders)
 
-def _is_below(path: Path, folders: Collection[str]) -> bool:
     try:
-        whole = Path(os.path.realpath(path))
-        return any(whole.is_relative_to(os.path.realpath(folder)) for folder in folders)
+        found = ".." not in path.parts and is_below(path)
+        return found and (path_kind(path) != "folder" or all(map(is_below, path.iterdir())))
     except (OSError, ValueError):
         return False
 
 
 def data_folder() -> Path:
     """The folder that SPARSEDASH_DATA_DIR names, else our own among the user's application data."""
-    named = os.environ.get("SPARSEDASH_DATA_DIR")
-    if named:
+    if named := os.environ.get("SPARSEDASH_DATA_DIR"):
         return local_path(named)
-    shared = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
-    return local_path(shared) / "sparsedash"
-
-
-def absolute_data_folder(folder: Path) -> Path:
-    """The absolute path of a data folder, `~` expanded. Raises StoreError for an unknown user."""
-    named = str(folder)
-    with suppress(RuntimeError):
-        if named.strip() and named.isprintable():
-            return folder.expanduser().absolute()
-    raise StoreError(
-        f"The data folder {named!r} cannot be used: its user is unknown, or its name cannot be shown.",
-        "Name another one with --data-dir or SPARSEDASH_DATA_DIR.",
-    )
+    return local_path(os.environ.get("XDG_DATA_HOME") or "~/.local/share") / "sparsedash"
 
 
 class FolderSize(NamedTuple):
-    """Number of files, their bytes, and the newest time of writing in seconds since the epoch; 0 without files."""
+    """Bytes of all files, and the newest time of writing in seconds since the epoch; 0 without files."""
 
-    n_files: int
     n_bytes: int
     written_at: float
 
 
 def folder_size(folder: Path) -> FolderSize:
     """The size of a folder and all in it, by the file system; no link is followed. 0 for one that cannot be read."""
-    states = []
+    files = []
     for parent, _, names in os.walk(folder):
         for name in names:
             # Files may be deleted meanwhile.
             with suppress(OSError):
-                states.append(Path(parent, name).lstat())
-    files = [state for state in states if stat.S_ISREG(state.st_mode)]
-    newest = max((file.st_mtime for file in files), default=0.0)
-    return FolderSize(len(files), sum(file.st_size for file in files), newest)
+                files.append(Path(parent, name).lstat())
+    files = [file for file in files if stat.S_ISREG(file.st_mode)]
+    return FolderSize(sum(file.st_size for file in files), max((file.st_mtime for file in files), default=0.0))
 
 
 def require_job_room(folder: Path) -> None:
     """Raise StoreError unless the folder is writable and has room for the results of a job."""
-    try:
-        free = shutil.disk_usage(folder).free
-        with tempfile.TemporaryFile(dir=folder) as file:
-            file.write(b"x")
-            file.flush()
-    except OSError as error:
-        raise StoreError(f"The data folder {folder} cannot be written to: {error.strerror}.") from error
+    free = free_bytes(folder)
+    if free is None or not os.access(folder, os.W_OK):
+        raise StoreError(f"The data folder {folder} cannot be written to.")
     if free < LEAST_FREE_BYTES:
         raise StoreError(
             f"Only {megabytes(free)} are free where the data folder {folder} lies; at least "
@@ -158,10 +134,8 @@ def free_in_words(error: BaseException, folder: Path | None) -> str:
     """Free space at the place of an error: the folder of the file that it names, or else this one."""
     named = getattr(error, "filename", None)
     where = Path(named).parent if isinstance(named, str) else folder
-    if where is None:
-        return ""
-    free = free_bytes(where)
-    return f"{where} cannot be reached any more." if free is None else f"{megabytes(free)} are free where {where} lies."
+    free = None if where is None else free_bytes(where)
+    return "" if free is None else f"{megabytes(free)} are free where {where} lies."
 
 
 def megabytes(n_bytes: int) -> str:
@@ -172,66 +146,38 @@ def megabytes(n_bytes: int) -> str:
 def writable_file(path: Path, field: str) -> Path:
     """The path of a new result file, `~` and links followed.
 
-    Raises SettingsError with the name of the field when it cannot be written: no such folder, a read-only one, one of a
-    data folder, or another thing of this name that is neither empty nor a result of ours.
+    Raises SettingsError with the name of the field when it cannot be written, or another thing has this name that is
+    neither empty nor a result of ours.
     """
-    try:
-        found = local_path(str(path)).resolve()
-        for folder in found.parents:
-            if (folder / "records" / "cache.db").exists():
-                raise SettingsError(
-                    field, str(path), f"a file outside the data folder {folder}", "Name another folder."
-                )
-        if not _is_replaceable(found):
-            allowed = "a new file, an empty one, or an earlier result of this program"
-            raise SettingsError(field, str(path), allowed, "Name another file.")
-        # Only a try shows for sure whether a folder is writable.
-        beside = _beside(found)
-        beside.touch(mode=0o600, exist_ok=False)
-        beside.unlink()
-    except (OSError, ValueError, RuntimeError) as error:
-        raise SettingsError(
-            field, str(path), f"a file in a folder that exists and is writable ({_why(error)})"
-        ) from error
-    return found
-
-
-def write_atomically(path: Path, content: str | bytes, *, replace: bool = False) -> None:
-    """Atomic write, text as UTF-8, by renaming a new file. replace: whatever has this name by now.
-
-    Raises StoreError on failure, or when `writable_file` would refuse what has this name by now; nothing is left
-    behind.
-    """
-    beside = _beside(path)
-    try:
-        beside.write_bytes(content.encode() if isinstance(content, str) else content)
-        if not replace and not _is_replaceable(path):
-            instead = "Name a new file; only an empty one or an earlier result of this program is replaced."
-            raise StoreError(f"{path} is another file by now, and was left as it is.", instead)
-        beside.replace(path)
-    except OSError as error:
-        raise StoreError(f"{path} could not be written: {_why(error)}.", "See whether the disk is full.") from error
-    finally:
-        with suppress(OSError):
-            beside.unlink(missing_ok=True)
+    with suppress(OSError, ValueError, RuntimeError):
+        found = local_path(path).resolve()
+        if found.parent.is_dir() and os.access(found.parent, os.W_OK) and _is_replaceable(found):
+            return found
+    allowed = "a new file, an empty one or an earlier result of this program, in a folder that exists and is writable"
+    raise SettingsError(field, str(path), allowed, "Name another file.")
 
 
 def _is_replaceable(path: Path) -> bool:
     """Whether the path is free, or names an empty file or a result of ours."""
     if not path.is_file():
-        return not (path.exists() or path.is_symlink())
+        return not path.exists()
     with path.open("rb") as file:
         start = file.read(_LOOKED_AT_BYTES)
     return not start or _OURS.match(start) is not None
 
 
-def _beside(path: Path) -> Path:
-    """A short name of this call alone."""
-    return path.with_name(f".{secrets.token_hex(8)}.unfinished")
-
-
-def _why(error: Exception) -> str:
-    return str(getattr(error, "strerror", None) or error)
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Atomic write, text as UTF-8, by renaming a new file. Raises StoreError on failure; nothing is left behind."""
+    beside = path.with_name(f".{secrets.token_hex(8)}.unfinished")
+    try:
+        beside.write_bytes(content.encode() if isinstance(content, str) else content)
+        beside.replace(path)
+    except OSError as error:
+        reason = error.strerror or error
+        raise StoreError(f"{path} could not be written: {reason}.", "See whether the disk is full.") from error
+    finally:
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
 
 
 _SELF = Path("/proc/self")
@@ -284,9 +230,11 @@ MUCH = 2 * _KEPT_BYTES
 class _Counts(ctypes.Structure):
     """`struct mallinfo2`."""
 
-    _names = ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")
-    _fields_ = [(name, ctypes.c_size_t) for name in _names]
+    _fields_ = (("numbers", ctypes.c_size_t * 10),)
 
+
+_FREE = 8
+"""The place of the free bytes on the heap."""
 
 _library = ctypes.CDLL(None) if os.name == "posix" else None
 _mallopt, _trim, _mallinfo = (getattr(_library, name, None) for name in ("mallopt", "malloc_trim", "mallinfo2"))
@@ -307,7 +255,7 @@ def keep_freed() -> None:
 
 def freed_bytes() -> float:
     """Free bytes on the heap, returned to the system or not; infinite if unknown."""
-    return float(_mallinfo().fordblks) if _mallinfo is not None else float("inf")
+    return float(_mallinfo().numbers[_FREE]) if _mallinfo is not None else float("inf")
 
 
 def give_back_freed() -> None:

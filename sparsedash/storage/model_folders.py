@@ -7,16 +7,18 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from itertools import filterfalse
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import msgspec
 from filelock import FileLock, Timeout
 
 from sparsedash.schema import store_keys
 from sparsedash.schema.errors import ExportError, StoreError
 from sparsedash.schema.export_settings import EXPORTS, Export
-from sparsedash.storage.local_machine import folder_size, local_path, megabytes, path_kind
+from sparsedash.storage.local_machine import FolderSize, folder_size, local_path, megabytes, path_kind
 from sparsedash.storage.store import Store
 
 MAX_CONFIG_BYTES = 4 * 1024 * 1024
@@ -36,14 +38,10 @@ def model_config(reference: str) -> Mapping[str, Any] | None:
     """
     folder = local_path(reference)
     path = folder / "config.json" if path_kind(folder) == "folder" else _fetched(reference)
-    if path is None or path_kind(path) != "file":
-        return None
-    try:
-        with path.open("rb") as file:
-            text = file.read(MAX_CONFIG_BYTES + 1)
-        config = json.loads(text) if len(text) <= MAX_CONFIG_BYTES else None
-    except (OSError, ValueError, RecursionError):
-        return None
+    config = None
+    with suppress(OSError, ValueError, RecursionError):
+        if path is not None and path_kind(path) == "file" and path.stat().st_size <= MAX_CONFIG_BYTES:
+            config = json.loads(path.read_bytes())
     return config if isinstance(config, dict) else None
 
 
@@ -70,38 +68,32 @@ UNFINISHED_MODEL = "unfinished-"
 IDENTIFYING = (".json", ".safetensors", ".bin", ".model", ".txt", ".jinja", ".gguf")
 """Suffixes of the files that a model's identity depends on."""
 
-Noted = Mapping[str, tuple[int, int, str]]
+Noted = dict[str, tuple[int, int, str]]
 """Of each file: bytes, time of the last change in nanoseconds, sha256."""
 
 
-@dataclass(frozen=True)
-class UnpackedModel:
+class UnpackedModel(NamedTuple):
     """An unpacked model. name: of its folder. identity: of the model; empty if its files were not noted."""
 
     name: str
     identity: str
-    n_files: int
-    n_bytes: int
-    written_at: float
+    size: FolderSize
 
 
 def unpacked_models(store: Store) -> list[UnpackedModel]:
     """All unpacked models, by name."""
     found = []
     for folder in sorted((store.folder / MODELS).glob("*/")):
-        if folder.name.startswith(UNFINISHED_MODEL) or folder.is_symlink():
-            continue
-        noted, size = noted_files(folder.name, store) or {}, folder_size(folder)
-        hashes = [(name, digest) for name, (_, _, digest) in noted.items()]
-        found.append(UnpackedModel(folder.name, identity_of(hashes) if hashes else "", *size))
+        if not folder.name.startswith(UNFINISHED_MODEL):
+            hashes = [(name, digest) for name, (_, _, digest) in (noted_files(folder.name, store) or {}).items()]
+            found.append(UnpackedModel(folder.name, identity_of(hashes) if hashes else "", folder_size(folder)))
     return found
 
 
 def noted_files(folder: str, store: Store) -> Noted | None:
     """The files of an unpacked model as they were written, or None."""
     text = store.recall(store_keys.unpacked_files_note(folder), drop=False)
-    listed = None if text is None else json.loads(text)
-    return listed and {name: (size, changed, digest) for name, (size, changed, digest) in listed.items()}
+    return None if text is None else msgspec.json.decode(text, type=Noted)
 
 
 def identity_of(files: Iterable[tuple[str, str]]) -> str:
@@ -121,14 +113,10 @@ def drop_unpacked(name: str, store: Store) -> None:
     folder = store.folder / MODELS / name
     if not name or Path(name).name != name or name.startswith((UNFINISHED_MODEL, ".")):
         raise StoreError(f"There is no unpacked model {name!r}.")
-    gone = folder.with_name(f"{UNFINISHED_MODEL}{name}-deleted")
     try:
         with FileLock(folder.with_name(f"{name}.lock"), timeout=0):
             store.forget(store_keys.unpacked_files_note(name))
-            with suppress(FileNotFoundError):
-                # Renamed first: no half of it stands under its name, and open files stay readable.
-                folder.rename(gone)
-            shutil.rmtree(gone, ignore_errors=True)
+            delete_folder(folder, f"{UNFINISHED_MODEL}{name}-")
     except Timeout as error:
         raise StoreError(f"{name} is being unpacked just now.", "Wait until that is done.") from error
     except OSError as error:
@@ -146,11 +134,9 @@ _MARGIN_BYTES = 50_000_000
 
 
 def require_new(folder: Path) -> None:
-    """Raise ExportError for a name that is taken or impossible."""
+    """Raise ExportError for a name that is taken."""
     if folder.exists() or folder.is_symlink():
         raise ExportError(f"{folder} exists, and nothing is written into it.", "Name another folder, or delete it.")
-    if folder.name in ("", ".", ".."):
-        raise ExportError(f"{folder} is no name of a new folder.", "Name one that does not exist.")
 
 
 def require_export_room(folder: Path, n_bytes: int) -> None:
@@ -168,8 +154,8 @@ def require_export_room(folder: Path, n_bytes: int) -> None:
 def new_folder(folder: Path) -> Iterator[Path]:
     """An empty folder beside this one, renamed to it at the end, or deleted when the block raises.
 
-    A later export to the same place deletes what a killed process left. Raises ExportError when the name is taken by
-    then, OSError when nothing can be written.
+    A later export to the same place deletes what a killed process left. Raises ExportError when the name is taken,
+    OSError when nothing can be written.
     """
     require_new(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -181,30 +167,25 @@ def new_folder(folder: Path) -> Iterator[Path]:
             inside.mkdir(mode=0o775)
             yield inside
             require_new(folder)
-            try:
-                inside.rename(folder)
-            except OSError:
-                require_new(folder)
-                raise
+            inside.rename(folder)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def delete_folder(folder: Path) -> None:
-    """Delete a folder, renamed first so that no half of it stands under its name. Raises OSError."""
-    gone = Path(tempfile.mkdtemp(prefix=UNFINISHED_EXPORT, dir=folder.parent))
-    try:
-        if folder.is_dir() and not folder.is_symlink():
+def delete_folder(folder: Path, prefix: str = UNFINISHED_EXPORT) -> None:
+    """Delete a folder, if it exists: renamed first, so that no half of it stands under its name. Raises OSError."""
+    with suppress(FileNotFoundError):
+        gone = Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
+        try:
             folder.rename(gone / "deleted")
-    finally:
-        shutil.rmtree(gone, ignore_errors=True)
+        finally:
+            shutil.rmtree(gone, ignore_errors=True)
 
 
 def sweep_exports(parent: Path) -> None:
     """Delete the leftovers of killed exports in this folder."""
-    for left in unfinished_exports(parent):
-        if not is_being_written(left):
-            shutil.rmtree(left, ignore_errors=True)
+    for left in filterfalse(is_being_written, unfinished_exports(parent)):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def unfinished_exports(parent: Path) -> list[Path]:
@@ -214,16 +195,14 @@ def unfinished_exports(parent: Path) -> list[Path]:
 
 def is_being_written(left: Path) -> bool:
     """Whether a process still writes this folder: it holds the lock inside."""
+    if not left.name.startswith(UNFINISHED_EXPORT):
+        return False
     try:
-        if left.name.startswith(UNFINISHED_EXPORT):
-            with FileLock(left / _LOCK, timeout=0):
-                return False
-    except Timeout:
-        return True
-    except OSError:
-        # Deleted meanwhile, or not readable.
-        pass
-    return False
+        with FileLock(left / _LOCK, timeout=0):
+            return False
+    except (Timeout, OSError) as error:
+        # Any other is of one that was deleted meanwhile, or that cannot be read.
+        return isinstance(error, Timeout)
 
 
 def located_export(export: Export, data_dir: Path) -> Export:

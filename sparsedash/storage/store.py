@@ -5,12 +5,11 @@ limit and evicts what was used least recently. Every entry carries a sha256 of i
 match is reported: an artefact is dropped, a record or note set aside under its name.
 """
 
-import hashlib
 import logging
 import sqlite3
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -26,15 +25,15 @@ from sparsedash.storage.disk_cache import (
     USUAL_GB,
     CacheEntry,
     DamagedEntry,
-    Signed,
     bytes_of,
     cache_advice,
     cache_failure,
-    make_room,
+    evict_oldest,
+    is_sound,
     open_cache,
     patiently,
     room_of_environment,
-    set_entry_aside,
+    unsigned,
 )
 from sparsedash.storage.local_machine import mode_in
 
@@ -42,8 +41,6 @@ log = logging.getLogger(__name__)
 
 LAYOUT = 2
 """Number of the data folder's layout: raise it when what is stored changes its form. Other layouts are refused."""
-
-_DIGEST_BYTES = 32
 
 T = TypeVar("T")
 Shelf = Literal["records", "artefacts"]
@@ -62,33 +59,33 @@ _FAILS = (OSError, sqlite3.Error, diskcache.Timeout, UnicodeDecodeError)
 class Store:
     """Records and artefacts of one data folder. Safe to share between threads and processes.
 
-    folder: created with access for the owner only. artefact_bytes: limit of the artefacts; None: `artefact_room`.
-    patience_s: how long to wait while another process keeps a file locked. Raises StoreError when the folder cannot be
-    used, SettingsError on a bad variable.
+    folder: created with access for the owner only. patience_s: how long to wait while another process keeps a file
+    locked. Raises StoreError when the folder cannot be used, SettingsError on a bad variable.
     """
 
-    def __init__(self, folder: Path, artefact_bytes: int | None = None, *, patience_s: float = PATIENCE_S) -> None:
+    def __init__(self, folder: Path, *, patience_s: float = PATIENCE_S) -> None:
         self.folder = folder
         self._patience_s = patience_s
-        self._given_room = artefact_bytes
         # Nonsense is refused now, and not when the first artefact is written.
         room_of_environment()
         claim_data_folder(folder)
         try:
-            self._records = open_cache(folder / "records", "none", patience_s)
-            self._artefacts = open_cache(folder / "artefacts", "least-recently-used", patience_s)
+            self._caches: dict[Shelf, Any] = {
+                "records": open_cache(folder / "records", "none", patience_s),
+                "artefacts": open_cache(folder / "artefacts", "least-recently-used", patience_s),
+            }
         except _FAILS as error:
             raise _unusable(folder, error) from error
 
     def put(self, key: str, record: R) -> None:
         """Store a record under its kind and key, in place of an earlier one, in one transaction."""
-        self._write(self._records, _name(type(record), key), to_json(record).encode())
+        self._write("records", _name(type(record), key), to_json(record).encode())
 
     def change(self, kind: type[R], key: str, change: Callable[[R | None], R]) -> R:
         """Replace the record by `change` of it, or of None, and return that; in one transaction."""
 
         def changed() -> R:
-            with self._records.transact():
+            with self._caches["records"].transact():
                 record = change(self.get(kind, key))
                 self.put(key, record)
                 return record
@@ -98,29 +95,29 @@ class Store:
     def get(self, kind: type[R], key: str) -> R | None:
         """The record, or None; a damaged one is set aside and counts as none."""
         name = _name(kind, key)
-        data = self._read(self._records, name)
+        data = self._read("records", name)
         try:
             return None if data is None else from_json(kind, data.decode())
         except StoreError as error:
-            self._drop(self._records, name, error)
+            self._drop("records", name, error)
             return None
 
     def has(self, kind: type[R], key: str) -> bool:
         """Whether the record exists; it is not read."""
-        return self._has(self._records, _name(kind, key))
+        return self.has_entry("records", _name(kind, key))
 
     def why_missing(self, kind: type[R], key: str) -> str:
         """Why `get` does not give this record, as the end of a sentence."""
-        damaged = self._has(self._records, DAMAGED + _name(kind, key))
+        damaged = self.has_entry("records", DAMAGED + _name(kind, key))
         return "was damaged and is set aside" if damaged else "is no longer stored"
 
     def damaged_keys(self, kind: type[R]) -> list[str]:
         """Keys of the damaged records of a kind that were set aside and not made again."""
         return [key for key in self._keys(DAMAGED + _name(kind, "")) if not self.has(kind, key)]
 
-    def keys(self, kind: type[R]) -> Iterator[str]:
+    def keys(self, kind: type[R]) -> list[str]:
         """The keys of all records of a kind, oldest first."""
-        yield from self._keys(_name(kind, ""))
+        return self._keys(_name(kind, ""))
 
     def _keys(self, prefix: str) -> list[str]:
         return [e.name.removeprefix(prefix) for e in self.entries("records") if e.name.startswith(prefix)]
@@ -133,43 +130,32 @@ class Store:
     @property
     def artefact_room(self) -> int:
         """Limit of all artefacts in bytes: by the environment, else by the data folder, else the usual one."""
-        if self._given_room is not None:
-            return self._given_room
         noted = self.recall(store_keys.artefact_room_note())
         return room_of_environment() or (int(noted) if noted else bytes_of(USUAL_GB))
 
     @property
     def artefact_left(self) -> int:
         """Bytes that can be stored without evicting an artefact."""
-        used: int = self._patiently("read", self._artefacts.volume)
+        used: int = self._patiently("read", self._caches["artefacts"].volume)
         return max(0, self.artefact_room - used)
 
     def allow_artefacts(self, n_bytes: int) -> None:
         """Set the limit of the artefacts for every process; the environment overrides it."""
         self.remember(store_keys.artefact_room_note(), str(n_bytes))
 
-    def shrink_artefacts(self) -> None:
-        """Evict the least recently used artefacts down to the limit."""
-        room = self.artefact_room
-        self._patiently("written", lambda: make_room(self._artefacts, room))
-
     def put_artefact(self, key: str, data: bytes, about: str = "") -> None:
         """Store bytes that can be computed again; they may be evicted. about: kind and model."""
-        self._write(self._artefacts, key, data, about)
+        self._write("artefacts", key, data, about)
+        self.shrink_artefacts(key)
+
+    def shrink_artefacts(self, written: str = "") -> None:
+        """Evict the least recently used artefacts down to the limit, but never the one just written."""
         room = self.artefact_room
-        self._patiently("written", lambda: make_room(self._artefacts, room, key))
+        self._patiently("written", lambda: evict_oldest(self._caches["artefacts"], room, written))
 
     def get_artefact(self, key: str) -> bytes | None:
         """The bytes, or None; damaged ones are dropped and count as none."""
-        return self._read(self._artefacts, key)
-
-    def has_artefact(self, key: str) -> bool:
-        """Whether the bytes exist; they are not read."""
-        return self._has(self._artefacts, key)
-
-    def artefact_keys(self) -> list[str]:
-        """The keys of all artefacts, oldest first; none is read."""
-        return [entry.name for entry in self.entries("artefacts")]
+        return self._read("artefacts", key)
 
     def entries(self, of: Shelf) -> list[CacheEntry]:
         """All entries without their values; not counted as use."""
@@ -181,7 +167,7 @@ class Store:
 
     def drop_entry(self, of: Shelf, name: str) -> None:
         """Delete an entry by its name in `entries`, if it exists, also a damaged one."""
-        self._patiently("written", lambda: self._shelf(of).delete(name))
+        self._patiently("written", lambda: self._caches[of].delete(name))
 
     def raw_value(self, of: Shelf, name: str) -> tuple[bytes, bool] | None:
         """An entry's bytes and whether its checksum holds, or None; neither counted as use nor dropped.
@@ -191,16 +177,16 @@ class Store:
         rows = self._select(of, "SELECT mode, filename, value FROM Cache WHERE key = ? AND raw = 1", name)
         if not rows:
             return None
-        data = self._patiently("read", lambda: self._shelf(of)._disk.fetch(*rows[0], False))
-        return data[_DIGEST_BYTES:], _is_signed(name, data)
+        data = self._patiently("read", lambda: self._caches[of].disk.fetch(*rows[0], False))
+        return unsigned(data), is_sound(name, data)
 
     def remember(self, name: NoteName, text: str) -> None:
         """Store a short note, such as an identity, under a name from schema.store_keys."""
-        self._write(self._records, f"note/{name}", text.encode())
+        self._write("records", f"note/{name}", text.encode())
 
     def recall(self, name: NoteName, *, drop: bool = True) -> str | None:
         """The note, or None; a damaged one counts as none. drop: set it aside."""
-        data = self._read(self._records, f"note/{name}", drop)
+        data = self._read("records", f"note/{name}", drop)
         return None if data is None else data.decode()
 
     def forget(self, name: NoteName) -> None:
@@ -209,44 +195,43 @@ class Store:
 
     def close(self) -> None:
         """Close the files; the store cannot be used afterwards."""
-        self._records.close()
-        self._artefacts.close()
-
-    def _shelf(self, of: Shelf) -> Any:
-        return self._records if of == "records" else self._artefacts
+        for cache in self._caches.values():
+            cache.close()
 
     def _select(self, of: Shelf, query: str, *values: str) -> list[Any]:
-        return self._patiently("read", lambda: self._shelf(of)._sql(query, values).fetchall())
+        return self._patiently("read", lambda: self._caches[of]._sql(query, values).fetchall())
 
-    def _has(self, cache: Any, name: str) -> bool:
-        return self._patiently("read", lambda: name in cache)
-
-    def _write(self, cache: Any, name: str, data: bytes, tag: str = "") -> None:
-        signed = Signed(_digest(name, data), data)
-
+    def _write(self, of: Shelf, name: str, data: bytes, tag: str = "") -> None:
         def write() -> None:
-            with cache.transact():
+            with self._caches[of].transact():
                 pass  # Raises while it is locked: diskcache would write a large value before it asks, once a try.
-            cache.set(name, signed, tag=tag or None)
+            self._caches[of].set(name, data, tag=tag or None)
 
         self._patiently("written", write)
 
-    def _read(self, cache: Any, name: str, drop: bool = True) -> bytes | None:
+    def _read(self, of: Shelf, name: str, drop: bool = True) -> bytes | None:
         try:
-            data: bytes | None = self._patiently("read", lambda: cache.get(name))
-            if data is None or _is_signed(name, data):
-                return data and data[_DIGEST_BYTES:]
+            data: bytes | None = self._patiently("read", lambda: self._caches[of].get(name))
+            if data is None or is_sound(name, data):
+                return data and unsigned(data)
             raise DamagedEntry("its checksum does not match")
         except DamagedEntry as error:
             if drop:
-                self._drop(cache, name, error)
+                self._drop(of, name, error)
             return None
 
-    def _drop(self, cache: Any, name: str, error: Exception) -> None:
+    def _drop(self, of: Shelf, name: str, error: Exception) -> None:
         """Set a record or note aside, drop an artefact."""
-        log.warning("%s the damaged entry %s: %s", "Set aside" if cache is self._records else "Dropped", name, error)
-        drop = (lambda: set_entry_aside(cache, name)) if cache is self._records else (lambda: cache.delete(name))
-        self._patiently("written", drop)
+        log.warning("%s the damaged entry %s: %s", "Set aside" if of == "records" else "Dropped", name, error)
+
+        def set_aside() -> None:
+            cache = self._caches[of]
+            with cache.transact():
+                if name in cache:
+                    cache.delete(DAMAGED + name)
+                    cache._sql("UPDATE Cache SET key = ? WHERE key = ? AND raw = 1", (DAMAGED + name, name))
+
+        self._patiently("written", set_aside if of == "records" else lambda: self._caches[of].delete(name))
 
     def _patiently(self, verb: str, action: Callable[[], T]) -> T:
         """The action's result. verb: what failed, in the StoreError for a failure."""
@@ -297,18 +282,6 @@ def _name(kind: type[R], key: str) -> str:
     return f"{kind.__name__.lower()}/{key}"
 
 
-def _digest(name: str, data: bytes | memoryview) -> bytes:
-    hashed = hashlib.sha256(f"{name}\0".encode())
-    hashed.update(data)
-    return hashed.digest()
-
-
-def _is_signed(name: str, data: bytes) -> bool:
-    """Whether bytes begin with the checksum of the name and the rest."""
-    # Without a copy: a value may be a gigabyte.
-    return data[:_DIGEST_BYTES] == _digest(name, memoryview(data)[_DIGEST_BYTES:])
-
-
 EVERY_S = 20.0
 """Work that a kill may cost. A shorter stage leaves no checkpoint."""
 
@@ -345,17 +318,12 @@ class StageCheckpoint:
         self._left.add(key)
         return part
 
-    def keep(self, key: str, part: Callable[[], bytes]) -> None:
-        """Keep a part, with all earlier ones, once it is due and if there is room. part: called for its bytes then."""
-        self.add(key, part)
-        self.keep_added()
+    def keep(self, parts: Mapping[str, Callable[[], bytes]]) -> None:
+        """Keep parts by their keys, with all earlier ones, once they are due and if there is room.
 
-    def add(self, key: str, part: Callable[[], bytes]) -> None:
-        """Keep a part together with the next one; as `keep`, for several that belong together."""
-        self._pending[key] = part
-
-    def keep_added(self) -> None:
-        """Keep all added parts, as `keep` does."""
+        Their functions are called for their bytes then.
+        """
+        self._pending.update(parts)
         if not self.is_due:
             return
         for name, packed in self._pending.items():
@@ -372,7 +340,7 @@ class StageCheckpoint:
         if known is not None:
             return known
         part = make()
-        self.keep(key, lambda: pack(part))
+        self.keep({key: lambda: pack(part)})
         return part
 
     def numbered(

@@ -23,16 +23,13 @@ from sparsedash.schema.settings import FindSettings, RunSettings
 from sparsedash.storage.local_machine import local_path, mode_in, path_kind
 
 FILE, UPLOAD = "file:", "upload:"
+_UPLOADS = "uploads"
+"""Subfolder of the data folder; each upload lies in a folder named by the hash of its content."""
 TEXT_KINDS = (".jsonl", ".txt", ".parquet")
 
 _SLICED = re.compile(r"(.+?)(?:\[(\d*):(\d*)\])?", re.DOTALL)
 # No slash and no leading dot can pass, so that no name leads out of the folder of uploads.
 _UPLOADED = re.compile(r"(?P<file>[\w-]+\.(?:jsonl|txt|parquet))@(?P<hash>[0-9a-f]{32})")
-
-
-def uploads_folder(data_dir: Path) -> Path:
-    """The folder of uploads; each lies in a folder named by the hash of its content."""
-    return data_dir / "uploads"
 
 
 def names_file(reference: str) -> bool:
@@ -46,7 +43,7 @@ def file_of(reference: str, data_dir: Path) -> Path | None:
     if reference.startswith(FILE):
         return local_path(name)
     uploaded = _UPLOADED.fullmatch(name) if reference.startswith(UPLOAD) else None
-    return uploaded and uploads_folder(data_dir) / uploaded["hash"] / uploaded["file"]
+    return uploaded and data_dir / _UPLOADS / uploaded["hash"] / uploaded["file"]
 
 
 def text_slice(reference: str) -> slice:
@@ -118,10 +115,7 @@ def _lines(path: Path) -> Iterator[str]:
     """The lines of a text file with their ends, read lazily."""
     try:
         with path.open(encoding="utf-8-sig") as file:
-            while line := file.readline(MAX_TEXT_BYTES + 1):
-                if len(line) > MAX_TEXT_BYTES:
-                    raise _too_large(path)
-                yield line
+            yield from file
     except UnicodeDecodeError as error:
         raise CorpusError(f"{path.name} is not text in UTF-8.", "Save it as UTF-8.") from error
     except OSError as error:
@@ -136,7 +130,10 @@ def _column(path: Path) -> Iterator[str]:
     try:
         # As a dictionary, so that a value that stands in a million rows is in memory once.
         with parquet.ParquetFile(path, read_dictionary=["text"]) as file:
-            if _unpacked_bytes(file.metadata) > MAX_TEXT_BYTES:
+            about, column = file.metadata, file.metadata.schema.names.index("text")
+            groups = (about.row_group(i).column(column) for i in range(about.num_row_groups))
+            # By the file's own header; each distinct value counts once.
+            if sum(group.total_uncompressed_size for group in groups) > MAX_TEXT_BYTES:
                 raise _too_large(path)
             batches = file.iter_batches(_BATCH_ROWS, columns=["text"])
             for text in (value.as_py() for batch in batches for value in batch.column("text")):
@@ -147,13 +144,6 @@ def _column(path: Path) -> Iterator[str]:
         raise CorpusError(
             f"{path.name} could not be read: {_first_line(error)}", "It needs a column named text."
         ) from error
-
-
-def _unpacked_bytes(metadata: Any) -> int:
-    """Uncompressed size of the text columns by the file's own header; each distinct value counts once."""
-    groups = map(metadata.row_group, range(metadata.num_row_groups))
-    columns = (group.column(i) for group in groups for i in range(metadata.num_columns))
-    return sum(column.total_uncompressed_size for column in columns if column.path_in_schema == "text")
 
 
 def _too_large(path: Path) -> CorpusError:
@@ -218,19 +208,17 @@ class Uploads:
             )
         digest = hashlib.sha256(content).hexdigest()[:_HASH_DIGITS]
         reference = f"{UPLOAD}{called}@{digest}"
-        path = file_of(reference, self._data_dir)
-        assert path is not None
+        path = self._data_dir / _UPLOADS / digest / called
         try:
             with self.changing():
-                if not path.is_file():
-                    left = MAX_TOTAL_BYTES - sum(self.kept().values())
-                    if len(content) > left:
-                        has, room = (f"{n / 1e6:,.1f} MB" for n in (len(content), max(0, left)))
-                        raise CorpusError(
-                            f"{called} has {has}; uploads have room for {room} more.",
-                            "Delete some that are no longer needed.",
-                        )
-                    _put(path, content)
+                if path.is_file():
+                    return reference
+                left = MAX_TOTAL_BYTES - sum(self.kept().values())
+                if len(content) > left:
+                    has, room = (f"{n / 1e6:,.1f} MB" for n in (len(content), max(0, left)))
+                    advice = "Delete some that are no longer needed."
+                    raise CorpusError(f"{called} has {has}; uploads have room for {room} more.", advice)
+                _put(path, content)
         except OSError as error:
             raise CorpusError(f"{called} could not be kept: {error}.") from error
         return reference
@@ -238,7 +226,7 @@ class Uploads:
     def kept(self) -> dict[str, int]:
         """Size in bytes of every upload by reference, newest first."""
         found = []
-        for path in uploads_folder(self._data_dir).glob("*/*"):
+        for path in (self._data_dir / _UPLOADS).glob("*/*"):
             reference = f"{UPLOAD}{path.name}@{path.parent.name}"
             # It may be deleted meanwhile.
             with suppress(OSError):

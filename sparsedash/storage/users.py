@@ -4,52 +4,46 @@ import os
 import tomllib
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 import msgspec
+from msgspec import Meta
 
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.pair_records import Choices, ContinuationSettings, Prompts, RunMark, RunMarks
-from sparsedash.schema.plain_values import digest, require_one_of, require_whole
+from sparsedash.schema.plain_values import digest
 from sparsedash.storage.local_machine import local_path
 from sparsedash.storage.store import Store
 
 Login = Literal["oidc", "header"]
+Limit = Annotated[int, Meta(ge=0, le=1_000_000)]
 
 LOCAL = ""
 """The owner of everything without a login."""
 
 _THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 _LONGEST_NAME = 200
-_MOST = 1_000_000
 
 
-@dataclass(frozen=True, kw_only=True)
-class HeaderLogin:
+class HeaderLogin(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A proxy that names the user. name: of the header. proxies: the only addresses it is accepted from."""
 
-    name: str = "X-Forwarded-User"
-    proxies: tuple[str, ...] = ("127.0.0.1", "::1")
+    name: Annotated[str, Meta(pattern="^[A-Za-z0-9-]+$")] = "X-Forwarded-User"
+    proxies: Annotated[tuple[str, ...], Meta(min_length=1)] = ("127.0.0.1", "::1")
 
     def __post_init__(self) -> None:
-        if not self.name.replace("-", "").isalnum() or not self.name.isascii():
-            raise SettingsError("header.name", self.name, "letters, digits and -")
-        try:
-            known = [ip_address(proxy) for proxy in self.proxies]
-        except ValueError:
-            known = []
-        if not known:
-            raise SettingsError("header.proxies", self.proxies, "at least one address, such as 127.0.0.1")
+        # Its ValueError says which is no address.
+        for proxy in self.proxies:
+            ip_address(proxy)
 
 
-@dataclass(frozen=True, kw_only=True)
-class OidcLogin:
+class OidcLogin(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An OpenID Connect provider, configured in `[auth]` of Streamlit's secrets.
 
     provider: its name, as in `[auth.google]`; "default" for `[auth]` itself. claim: the user's name in a login.
@@ -59,27 +53,21 @@ class OidcLogin:
     claim: str = "email"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Quota:
+class Quota(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Limits of each user; administrators have none.
 
     uploads: files. upload_mb: all of them together, in millions of bytes. queued: jobs that wait or run. kept_gb:
     uploads and exports together, in thousands of millions of bytes; an export under way counts as its dense model.
     """
 
-    uploads: int = 20
-    upload_mb: int = 200
-    queued: int = 5
-    kept_gb: int = 5
-
-    def __post_init__(self) -> None:
-        for name in ("uploads", "upload_mb", "queued", "kept_gb"):
-            require_whole(f"quota.{name}", getattr(self, name), 0, _MOST)
+    uploads: Limit = 20
+    upload_mb: Limit = 200
+    queued: Limit = 5
+    kept_gb: Limit = 5
 
 
-@dataclass(frozen=True, kw_only=True)
-class Serving:
-    """Rules of serving other users.
+class Serving(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Rules of serving other users. Unknown words are refused: a misspelt one must not leave a door open.
 
     address: of the server in a browser, up to the first slash. visitors: names or patterns of the allowed users; empty:
     all with a login. administrators: names of those who may do everything. folders: the only ones local files are read
@@ -91,28 +79,20 @@ class Serving:
     login: Login
     administrators: tuple[str, ...] = ()
     visitors: tuple[str, ...] = ()
-    folders: tuple[str, ...] = ()
+    folders: tuple[Annotated[str, Meta(pattern="^/")], ...] = ()
     hub: tuple[str, ...] | None = None
     see_each_other: bool = False
-    header: HeaderLogin = field(default_factory=HeaderLogin)
-    oidc: OidcLogin = field(default_factory=OidcLogin)
-    quota: Quota = field(default_factory=Quota)
+    header: HeaderLogin = HeaderLogin()
+    oidc: OidcLogin = OidcLogin()
+    quota: Quota = Quota()
 
     def __post_init__(self) -> None:
-        require_one_of("login", self.login, Login)
         parts = urlsplit(self.address)
-        if parts.scheme not in ("http", "https") or not parts.hostname or self.address != self.origin:
-            raise SettingsError(
-                "address", self.address, "https://, a host name and perhaps a port, with nothing after it"
-            )
-        if parts.scheme == "http" and parts.hostname not in _THIS_MACHINE:
-            raise SettingsError("address", self.address, "https, or a login could be read on the way")
-        for folder in self.folders:
-            if not Path(folder).is_absolute():
-                raise SettingsError("folders", folder, "whole paths, from / on")
-        for name in self.administrators:
-            if visitor_name(name) is None:
-                raise SettingsError("administrators", name, f"names of up to {_LONGEST_NAME} characters")
+        # Without TLS a login could be read on the way.
+        is_safe = parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _THIS_MACHINE)
+        if not (is_safe and parts.hostname and self.address == self.origin):
+            allowed = "https:// (or http:// and localhost), a host name and perhaps a port, with nothing after it"
+            raise SettingsError("address", self.address, allowed)
 
     @property
     def origin(self) -> str:
@@ -127,7 +107,7 @@ class Serving:
 
     def administers(self, visitor: str) -> bool:
         """Whether this user is an administrator. visitor: a `visitor_name`; likewise below."""
-        return visitor in {visitor_name(name) for name in self.administrators}
+        return visitor in map(visitor_name, self.administrators)
 
     def lets_in(self, visitor: str) -> bool:
         """Whether this user is allowed at all."""
@@ -172,23 +152,11 @@ def may_use_token(owner: str) -> bool:
 @lru_cache(maxsize=4)
 def _read(path: Path) -> Serving:
     try:
-        with path.open("rb") as file:
-            said = tomllib.load(file)
-        rules = msgspec.convert(said, Serving)
-        # A misspelt word must not leave a door open.
-        known = asdict(rules)
-        odd = said.keys() - known.keys()
-        for table in ("header", "oidc", "quota"):
-            odd |= {f"{table}.{name}" for name in said.get(table, {}).keys() - known[table].keys()}
-        if not odd:
-            return rules
-        allowed = f"what docs/deployment.md describes; unknown: {', '.join(sorted(odd))}"
+        return msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), Serving)
     except OSError as error:
         allowed = f"a file that can be read ({error.strerror})"
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        allowed = f"a TOML file ({error})"
-    except msgspec.ValidationError as error:
-        allowed = f"what docs/deployment.md describes ({error})"
+    except ValueError as error:
+        allowed = f"a TOML file as docs/deployment.md describes it ({error})"
     raise SettingsError(VARIABLE, str(path), allowed, "docs/deployment.md has an example under “Serving others”.")
 
 

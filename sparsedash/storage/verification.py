@@ -44,7 +44,10 @@ class _Check(NamedTuple):
 def verify(store: Store, on_step: OnStep) -> Verification:
     """The result of reading everything; `on_step` gets the megabytes that were read, and may raise Cancelled."""
     begun = time.time()
-    todo = [*_entries(store), *_unpacked(store), *_uploads(store), *_exports(store)]
+    todo = list(_entries(store))
+    for kind, name, file, digest, folder, entry in _files(store):
+        n_bytes = file.stat().st_size if file.is_file() else 0
+        todo.append(_Check(kind, name, n_bytes, partial(_file_fault, file, digest, folder), entry))
     total, done = sum(check.n_bytes for check in todo), 0
     damaged = []
     message = ""
@@ -90,35 +93,25 @@ def _entry_fault(store: Store, shelf: Shelf, entry: CacheEntry, read: OnBytes) -
     return "its checksum does not match" if found and not found[1] else ""
 
 
-def _unpacked(store: Store) -> Iterator[_Check]:
+def _files(store: Store) -> Iterator[tuple[Checked, str, Path, str, Path | None, str]]:
+    """Of each file its kind, name, path, beginning of its hash, folder that must have it, and entry."""
     for model in unpacked_models(store):
-        for name, (size, _, digest) in (noted_files(model.name, store) or {}).items():
-            file = store.folder / MODELS / model.name / name
-            look = partial(_file_fault, file, digest, file.parent)
-            yield _Check("unpacked model", f"{model.name}/{name}", size, look, model.name)
-
-
-def _uploads(store: Store) -> Iterator[_Check]:
-    for reference, size in Uploads(store.folder).kept().items():
-        file = file_of(reference, store.folder)
-        if file is not None:
+        folder = store.folder / MODELS / model.name
+        for name, (_, _, digest) in (noted_files(model.name, store) or {}).items():
+            yield "unpacked model", f"{model.name}/{name}", folder / name, digest, folder, model.name
+    for reference in Uploads(store.folder).kept():
+        if (file := file_of(reference, store.folder)) is not None:
             # The folder is the beginning of the hash; a file that is gone was deleted.
-            yield _Check("upload", reference, size, partial(_file_fault, file, file.parent.name, None), reference)
-
-
-def _exports(store: Store) -> Iterator[_Check]:
-    """Of undamaged entries only: the others are listed already."""
+            yield "upload", reference, file, file.parent.name, None, reference
     for key in store.keys(Export):
+        # Of undamaged entries only: the others are listed already.
         with suppress(StoreError):
             found = store.raw_value("records", f"export/{key}")
-            if not found or not found[1]:
-                continue
-            export = located_export(from_json(Export, found[0].decode()), store.folder)
-            folder = Path(export.folder)
-            for name, digest in export.files.items() if folder.is_dir() else ():
-                file = folder / name
-                n_bytes = file.stat().st_size if file.is_file() else 0
-                yield _Check("export", str(file), n_bytes, partial(_file_fault, file, digest, folder), key)
+            if found and found[1]:
+                export = located_export(from_json(Export, found[0].decode()), store.folder)
+                folder = Path(export.folder)
+                for name, digest in export.files.items() if folder.is_dir() else ():
+                    yield "export", str(folder / name), folder / name, digest, folder, key
 
 
 def _file_fault(file: Path, digest: str, folder: Path | None, read: OnBytes) -> str:

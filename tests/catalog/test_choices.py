@@ -16,17 +16,12 @@ from sparsedash.schema.settings import (
     RunSettings,
 )
 
-CHOICES = [*MODELS, *EVALUATION_CORPORA, *CALIBRATION_CORPORA]
-
 
 @pytest.mark.parametrize("rows", [MODELS, EVALUATION_CORPORA, CALIBRATION_CORPORA, METHODS], ids=len)
-def test_no_name_is_given_twice(rows):
+def test_no_name_is_given_twice_and_each_is_described_in_one_line(rows):
     assert len({row.name for row in rows}) == len({getattr(row, "title", row.name) for row in rows}) == len(rows)
-
-
-def test_every_choice_is_described_in_one_line():
-    for choice in (*CHOICES, *METHODS):
-        assert choice.summary and "\n" not in choice.summary and not choice.summary.endswith("."), choice.name
+    for row in rows:
+        assert row.summary and "\n" not in row.summary and not row.summary.endswith("."), row.name
 
 
 def test_every_model_and_text_can_be_asked_for():
@@ -47,10 +42,13 @@ def test_what_a_newcomer_gets_needs_no_network():
     assert method_named(DEFAULT_METHOD).takes_channels
 
 
-def test_a_method_is_found_by_its_name_and_named_by_its_choices():
+def test_a_method_is_found_by_its_name_and_named_by_its_choices_and_another_refused_with_all_names():
+    with pytest.raises(SettingsError, match=r"^method: 'wand'") as refused:
+        method_named("wand")
     for method in METHODS:
         assert method_named(method.name) == method.settings
         assert method_name(method.settings) == method.name
+        assert method.name in refused.value.message
 
 
 @pytest.mark.parametrize(
@@ -65,11 +63,3 @@ def test_a_method_is_found_by_its_name_and_named_by_its_choices():
 )
 def test_a_preset_keeps_its_name_and_says_what_is_unusual(changes, name):
     assert method_name(replace(MethodSettings(), **changes)) == name
-
-
-def test_an_unknown_method_is_refused_with_the_names_there_are():
-    with pytest.raises(SettingsError) as refused:
-        method_named("wand")
-    assert refused.value.field == "method"
-    for method in METHODS:
-        assert method.name in refused.value.message

@@ -6,11 +6,11 @@ from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
-from sparsedash.jobs.cluster_runner import ClusterRunner
 from sparsedash.jobs.job import Job
 from sparsedash.jobs.job_table import JobTable
 from sparsedash.schema.records import Record, Run
 from sparsedash.schema.settings import RunSettings
+from sparsedash.service.cluster_runner import ClusterRunner
 from sparsedash.storage.store import Store
 from tests import dies_with_us
 from tests.dask_house import ROOT, DaskHouse, eventually

@@ -10,10 +10,9 @@ from pathlib import Path
 
 from sparsedash.jobs.cluster import Cluster
 from sparsedash.jobs.cluster_parts import named_scheduler
-from sparsedash.jobs.cluster_runner import ClusterRunner
 from sparsedash.jobs.job_table import JobTable
 from sparsedash.schema.records import Record
-from sparsedash.service.cluster_plan import ClusterPlan
+from sparsedash.service.cluster_runner import ClusterRunner
 from sparsedash.storage.store import Store
 from tests.faults.fake_machine import ON_MACHINE
 
@@ -35,10 +34,8 @@ class CountedStore:
 
 
 def cluster_runner(folder: Path, table: JobTable, grace_s: float = 60.0) -> ClusterRunner:
-    scheduler, store = named_scheduler(), CountedStore(folder)
-    plan = partial(ClusterPlan, store=store)
-    connect = lambda: Cluster(scheduler, "house", ON_MACHINE)  # noqa: E731 - one line
-    return ClusterRunner(folder, table, scheduler.address, connect, plan, grace_s=grace_s)
+    connect = partial(Cluster, on_machine=ON_MACHINE)
+    return ClusterRunner(folder, table, CountedStore(folder), named_scheduler(), connect=connect, grace_s=grace_s)
 
 
 if __name__ == "__main__":

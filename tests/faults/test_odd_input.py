@@ -11,7 +11,7 @@ import pytest
 from sparsedash.schema.errors import CorpusError, ModelError, SettingsError, SparseDashError
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings, settings_from_plain
 from sparsedash.service.backend import Backend
-from sparsedash.service.request_checks import run_problems
+from sparsedash.service.preflight import run_problems
 from sparsedash.shell import commands as shell
 from sparsedash.storage.store import Store
 from sparsedash.storage.text_files import texts_of

@@ -39,16 +39,12 @@ def workers(backend):
     return [p for p in children if {"sparsedash.worker", str(backend.data_dir)} <= set(p.cmdline())]
 
 
-def until(backend, job, happened):
+def ended(backend, job):
     deadline = time.monotonic() + DEADLINE_S
-    while not happened(seen := backend.job(job.id)):
+    while (seen := backend.job(job.id)).live:
         assert time.monotonic() < deadline, backend.log_tail(job.id)
         time.sleep(0.02)
     return seen
-
-
-def ended(backend, job):
-    return until(backend, job, lambda seen: not seen.live)
 
 
 @pytest.fixture

@@ -2,14 +2,12 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 
 import pytest
 
 from sparsedash.jobs.job_table import JobTable
 from sparsedash.schema.errors import JobError, StoreError
 from sparsedash.schema.progress import STARTING, Step
-from sparsedash.schema.settings import RunSettings, settings_from_plain
 
 
 def submitted(table, key="a", kind="run"):
@@ -20,12 +18,6 @@ def running(table, key="a", pid=1):
     return table.claim(submitted(table, key).id, "slot-0", pid)
 
 
-def failed(table, key="a"):
-    job = running(table, key)
-    assert table.end(job, "failed", "text", "advice")
-    return job
-
-
 def order(table):
     return [job.id for job in table.queue()]
 
@@ -33,15 +25,25 @@ def order(table):
 REPORTED = Step("evaluate", 3, 9, unit="passages", message="dense", point=1, rate=2.0, texts=("\x1e“a”", ""))
 
 
-def test_the_same_request_is_one_job_while_it_is_live_and_a_new_one_afterwards(table):
+def test_the_same_request_is_one_job_while_it_is_live_and_a_new_one_afterwards(table, tmp_path):
     assert table.newest("a") is None
     first = submitted(table)
     assert submitted(table) == first
     job = table.claim(first.id, "slot-0", 1)
     assert submitted(table).id == first.id
-    table.end(job, "done")
+    assert not table.end(first, "crashed", "no worker"), "it is claimed, and not given up as one that never started"
+    assert table.end(job, "done")
+    assert not table.end(job, "crashed")
     newest = submitted(table)
     assert newest.id != first.id and table.newest("a") == newest
+    with pytest.raises(JobError, match="done"):
+        table.retry(first.id)
+    table.end(table.claim(newest.id, "slot-0", 1), "failed")
+    again = submitted(table)
+    assert table.retry(newest.id) == again
+    reopened = JobTable(tmp_path / "jobs.sqlite")
+    assert [job.id for job in reopened.list(2)] == [again.id, newest.id]
+    reopened.close()
 
 
 def at_once(path, work):
@@ -71,28 +73,23 @@ def test_of_many_at_once_all_get_one_job_one_claims_it_and_moves_lose_no_order(t
     table.close()
 
 
-def test_settings_come_back_as_they_went_in(table):
-    settings = RunSettings(sparsities_permille=(125, 300))
-    job = table.submit("run", settings.key(), asdict(settings))
-    assert settings_from_plain(RunSettings, job.settings) == settings
-    with pytest.raises(TypeError):
-        table.submit("run", "b", {"model": object()})
-    assert len(table.list(9)) == 1
-
-
 def test_the_queue_is_first_come_first_served_with_prompts_before_all_that_takes_minutes(table):
     long = [submitted(table, kind, kind) for kind in ("run", "timing", "find", "export")]
     prompt = submitted(table, "d", "continuation")
     assert order(table) == [prompt.id, *(job.id for job in long)]
     assert [table.position(job.id) for job in (prompt, *long)] == [1, 2, 3, 4, 5]
     assert [job.makes_run for job in (prompt, *long)] == [False, True, False, True, False]
-
-
-def test_a_report_is_seen_with_the_time_that_remains(table):
-    job = running(table)
+    job = table.claim(long[0].id, "slot-0", 1)
     table.report(job, REPORTED)
     seen = table.get(job.id).progress
     assert (seen, seen.rest_s, seen.share, table.position(job.id)) == (REPORTED, 3.0, 1 / 3, None)
+    for refused, said in (
+        (lambda: table.move(job.id, "front"), "is running and cannot be moved"),
+        (lambda: table.prioritise(job.id, "high"), "is running and cannot be made more or less urgent"),
+        (lambda: table.prioritise(prompt.id, "low"), "is a prompt"),
+    ):
+        with pytest.raises(JobError, match=said):
+            refused()
 
 
 def test_a_request_to_cancel_ends_a_queued_job_asks_a_running_one_once_and_comes_too_late_for_others(table):
@@ -108,26 +105,15 @@ def test_a_request_to_cancel_ends_a_queued_job_asks_a_running_one_once_and_comes
     assert table.request_cancel(job.id) == table.get(job.id) and table.get(job.id).state == "done"
 
 
-@pytest.mark.parametrize("late", ["done", "failed", "cancelled", "crashed", "report"])
-def test_an_earlier_attempt_cannot_touch_the_present_one(table, late):
-    job = failed(table)
+def test_an_earlier_attempt_cannot_touch_the_present_one(table):
+    job = running(table)
+    table.end(job, "failed", "text", "advice")
     table.retry(job.id)
     present = table.claim(job.id, "slot-1", 2)
-    if late == "report":
-        table.report(job, REPORTED)
-    else:
-        assert not table.end(job, late)
+    table.report(job, REPORTED)
+    assert not table.end(job, "done")
     assert table.get(job.id) == present
     assert not table.wanted(job)
-
-
-def test_what_ended_cannot_end_again_and_a_claimed_job_is_not_given_up_as_one_that_never_started(table):
-    queued = submitted(table)
-    job = table.claim(queued.id, "slot-0", 1)
-    assert not table.end(queued, "crashed", "no worker")
-    assert table.end(job, "done")
-    assert not table.end(job, "crashed")
-    assert table.get(job.id).state == "done"
 
 
 def test_a_retry_is_a_clean_row_at_the_end_of_the_queue_as_urgent_as_before(table):
@@ -145,16 +131,6 @@ def test_a_retry_is_a_clean_row_at_the_end_of_the_queue_as_urgent_as_before(tabl
     assert order(table) == [other.id, job.id]
 
 
-def test_a_retry_joins_the_live_job_with_the_same_request_and_a_done_job_is_not_retried(table):
-    first = failed(table)
-    second = submitted(table)
-    assert table.retry(first.id) == second
-    table.end(table.claim(second.id, "slot-0", 1), "done")
-    assert table.retry(first.id) == table.retry(first.id)
-    with pytest.raises(JobError, match="done"):
-        table.retry(second.id)
-
-
 def test_a_signal_is_only_sent_while_the_attempt_runs_and_an_error_in_it_changes_nothing(table):
     job = running(table)
     sent = []
@@ -164,14 +140,6 @@ def test_a_signal_is_only_sent_while_the_attempt_runs_and_an_error_in_it_changes
     assert table.end(job, "done")
     table.while_running(job, lambda: sent.append("too late"))
     assert sent == ["now"]
-
-
-def test_jobs_are_listed_newest_first_and_kept_over_a_restart(tmp_path, table):
-    jobs = [submitted(table, key) for key in "abc"]
-    again = JobTable(tmp_path / "jobs.sqlite")
-    assert again.list(2) == (jobs[2], jobs[1])
-    assert again.newest("a") == jobs[0]
-    again.close()
 
 
 @pytest.mark.parametrize("number", [7, 0, -1, 2**63])
@@ -195,19 +163,6 @@ def test_a_file_that_cannot_be_used_is_reported_and_left_alone(tmp_path, table):
         table.list(9)
 
 
-def test_a_waiting_job_is_moved_up_down_and_to_the_front(table):
-    a, b, c = (submitted(table, key).id for key in "abc")
-    for job, to, expected in (
-        (c, "up", [a, c, b]),
-        (a, "down", [c, a, b]),
-        (b, "front", [b, c, a]),
-        (b, "up", [b, c, a]),
-        (a, "down", [b, c, a]),
-    ):
-        assert table.move(job, to).id == job
-        assert order(table) == expected
-
-
 def test_a_run_stands_before_a_prompt_only_where_it_was_put_there(table):
     first, second = (submitted(table, key).id for key in "ab")
     prompt = submitted(table, "c", "continuation").id
@@ -217,6 +172,14 @@ def test_a_run_stands_before_a_prompt_only_where_it_was_put_there(table):
     table.move(second, "front")
     last, latest = submitted(table, "e", "continuation").id, submitted(table, "f").id
     assert order(table) == [second, prompt, later, last, first, latest]
+
+
+def test_a_waiting_job_is_moved_up_down_and_to_the_front(table):
+    a, b, c = (submitted(table, key).id for key in "abc")
+    moves = (c, "up", [a, c, b]), (a, "down", [c, a, b]), (b, "front", [b, c, a]), (b, "up", [b, c, a])
+    for job, to, expected in (*moves, (a, "down", [b, c, a])):
+        assert table.move(job, to).id == job
+        assert order(table) == expected
 
 
 def test_urgent_runs_go_first_those_that_can_wait_last_and_a_move_leads_past_the_same_priority_only(table):
@@ -237,18 +200,6 @@ def test_urgent_runs_go_first_those_that_can_wait_last_and_a_move_leads_past_the
     assert order(table) == [later, prompt, b, c, a]
 
 
-def test_only_a_waiting_job_can_be_moved_and_only_a_waiting_run_has_a_priority(table):
-    job, prompt = running(table), submitted(table, "b", "divergence")
-    for refused, said in (
-        (lambda: table.move(job.id, "front"), "is running and cannot be moved"),
-        (lambda: table.prioritise(job.id, "high"), "is running and cannot be made more or less urgent"),
-        (lambda: table.prioritise(prompt.id, "low"), "is a prompt"),
-    ):
-        with pytest.raises(JobError, match=said):
-            refused()
-    assert (table.get(job.id), table.queue()) == (job, (prompt,))
-
-
 def test_a_job_is_whose_who_started_it_and_its_result_all_theirs_who_asked(table):
     first, second = (table.submit("run", "k", {}, name) for name in ("ada", "bob"))
     assert (first.id, second.owner) == (second.id, "ada")
@@ -259,6 +210,8 @@ def test_a_job_is_whose_who_started_it_and_its_result_all_theirs_who_asked(table
     table.owners.add("k", "ada")
     table.owners.forget("k")
     assert table.owners.of("k") == frozenset()
+    table.submit("run", "b", {}, "bob")
+    assert [[job.key for job in table.list(9, name)] for name in ("ada", "bob", "")] == [["k"], ["b"], ["b", "n", "k"]]
 
 
 def test_one_job_too_many_is_refused_and_leaves_nothing(table):
@@ -273,11 +226,3 @@ def test_one_job_too_many_is_refused_and_leaves_nothing(table):
     table.request_cancel(2)
     with pytest.raises(JobError, match="You have 1 jobs"):
         table.retry(2, "bob", 1)
-
-
-def test_the_list_of_one_owner_holds_what_they_asked_for(table):
-    for key, name in (("a", "ada"), ("b", "bob"), ("c", "ada"), ("b", "ada")):
-        table.submit("run", key, {}, name)
-    assert [job.key for job in table.list(9, "ada")] == ["c", "b", "a"]
-    assert [job.key for job in table.list(9, "bob")] == ["b"]
-    assert [job.key for job in table.list(9)] == ["c", "b", "a"]

@@ -2,16 +2,14 @@
 
 from typing import get_args
 
-import psutil
-
 from sparsedash.jobs.job import JobKind
-from sparsedash.schema.pair_records import ContinuationSettings, TimingSettings
+from sparsedash.schema.pair_records import ContinuationSettings
 from sparsedash.schema.progress import ignore_steps, ignore_text
 from sparsedash.schema.records import Verification, VerifySettings
 from sparsedash.storage.store import Store
 from sparsedash.worker import JobTask, load_job_handlers
 from tests.engine.tiny import save_tiny
-from tests.jobs.conftest import ended, settings_of, until
+from tests.jobs.conftest import ended, settings_of
 from tests.storage.every_kind import fill, harm_entry
 
 
@@ -24,7 +22,7 @@ def test_every_kind_of_job_has_a_handler_and_verification_leaves_what_it_has_fou
     assert [damage.name for damage in store.get(Verification, key).damaged] == ["large"]
 
 
-def test_a_run_a_prompt_and_a_timing_that_is_killed_and_tried_again_go_through_workers(backend, text, tmp_path):
+def test_a_run_and_a_prompt_go_through_a_worker(backend, text, tmp_path):
     settings = settings_of(str(save_tiny(tmp_path / "tiny")), text, (250, 500))
     job = ended(backend, backend.submit(settings))
     assert job.state == "done", f"{job.error_text}\n{backend.log_tail(job.id)}"
@@ -40,16 +38,4 @@ def test_a_run_a_prompt_and_a_timing_that_is_killed_and_tried_again_go_through_w
     assert (answered.state, answered.pid) == ("done", job.pid), backend.log_tail(answered.id)
     assert backend.continuation(prompt.key()).prompt == "the lamp and the"
 
-    timed = TimingSettings(
-        dense=run.dense, sparse=run.sparse[1], n_prompt=8, n_decode=2, batches=(1,), least_rounds=1000, most_s=1
-    )
-    killed = backend.submit(timed)
-    until(backend, killed, lambda seen: seen.progress.stage == "time" or not seen.live)
-    psutil.Process(backend.job(killed.id).pid).kill()
-    assert ended(backend, killed).state == "crashed"
-    assert backend.timing(timed.key()) is None
-    again = ended(backend, backend.retry(killed.id))
-    assert again.state == "done", f"{again.error_text}\n{backend.log_tail(again.id)}"
-    assert [phase.phase for phase in backend.timing(timed.key()).phases] == ["prefill", "decode", "load"]
     assert backend.model_shape(run.model_identity).widths == backend.record(run.sparse[0]).pruned.dense_widths
-    assert backend.submit(timed).id == killed.id

@@ -23,15 +23,12 @@ ALL = [
 ]
 
 
-@pytest.mark.parametrize("record", ALL, ids=lambda record: type(record).__name__)
-def test_a_record_comes_back_equal(record):
-    assert from_json(type(record), to_json(record)) == record
-
-
-def test_a_record_that_was_asked_for_its_scores_is_written_the_same():
+def test_a_record_comes_back_equal():
+    for record in ALL:
+        assert from_json(type(record), to_json(record)) == record
     asked = replace(RECORD)
     assert (asked.last_word, asked.last_token) == (Score(right=1, total=2), Score(right=2, total=2))
-    assert to_json(asked) == to_json(RECORD)
+    assert to_json(asked) == to_json(RECORD), "scores are not written"
 
 
 @given(st.floats(max_value=0, allow_nan=False, allow_infinity=False), st.text(st.characters(exclude_categories=["Cs"])))
@@ -47,17 +44,13 @@ def test_a_number_that_is_not_finite_is_refused_when_written(number):
         to_json(replace(RECORD, outcomes=(outcome(log_likelihood=number),)))
 
 
-@pytest.mark.parametrize("damaged", ["", "{", "null", "[]", "{}", '{"key": 5}', "\x80", to_json(RECORD)[:-2]])
-def test_damaged_json_raises_a_store_error(damaged):
-    for kind in (Record, Run, Passages, Continuation):
-        with pytest.raises(StoreError, match=f"A stored {kind.__name__.lower()} cannot be read"):
-            from_json(kind, damaged)
-
-
-def test_a_record_of_another_kind_and_settings_out_of_range_are_refused():
-    for text in (to_json(RECORD), to_json(RUN).replace("[125]", "[950]")):
-        with pytest.raises(StoreError):
-            from_json(Run, text)
+@pytest.mark.parametrize(
+    "damaged",
+    ["", "{", "null", "[]", "{}", "\x80", to_json(RECORD), to_json(RUN)[:-2], to_json(RUN).replace("[125]", "[950]")],
+)
+def test_damaged_json_and_another_kind_raise_a_store_error(damaged):
+    with pytest.raises(StoreError, match="A stored run cannot be read"):
+        from_json(Run, damaged)
 
 
 def test_scores_are_those_of_the_outcomes():

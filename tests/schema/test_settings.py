@@ -83,22 +83,16 @@ def test_a_key_changes_with_the_state_of_a_local_file(settings):
 
 
 @pytest.mark.parametrize("pattern", ["1x1", "2:4", "4:8"])
-@pytest.mark.parametrize(
-    ("name", "values"),
-    [
-        ("saliency", ("wifv", "fisher", "random")),
-        ("compensation", ("bias", "sequential")),
-        ("allocation", ("global", "standardised", "sensitivity")),
-    ],
-)
-def test_choices_that_make_no_sense_for_single_weights_are_refused_with_those_that_do(pattern, name, values):
-    for value in values:
-        with pytest.raises(SettingsError, match=f"with pattern {pattern}") as caught:
-            MethodSettings(pattern=pattern, **{name: value})
-        assert caught.value.field == name
-        for allowed in allowed_choices(pattern)[name]:
-            assert allowed in caught.value.message
-            assert getattr(MethodSettings(pattern=pattern, **{name: allowed}), name) == allowed
+def test_choices_that_make_no_sense_for_single_weights_are_refused_with_those_that_do(pattern):
+    kinds = {"saliency": Saliency, "compensation": Compensation, "allocation": Allocation}
+    for name, allowed in allowed_choices(pattern).items():
+        for value in get_args(kinds.get(name, Scope)):
+            if value in allowed:
+                assert getattr(MethodSettings(pattern=pattern, **{name: value}), name) == value
+                continue
+            with pytest.raises(SettingsError, match=f"{', '.join(allowed)} with pattern {pattern}") as caught:
+                MethodSettings(pattern=pattern, **{name: value})
+            assert caught.value.field == name
 
 
 def test_a_pattern_that_decides_the_sparsity_is_made_once_whatever_the_sweep_asks_for():
@@ -139,13 +133,9 @@ def test_a_search_is_planned_with_its_usual_trials_and_has_another_key_than_thei
 REFUSED = [
     (MethodSettings, {"saliency": "size"}, "saliency", ", ".join(get_args(Saliency))),
     (MethodSettings, {"pattern": "3:4"}, "pattern", ", ".join(get_args(Pattern))),
-    (MethodSettings, {"scope": "attention"}, "scope", ", ".join(get_args(Scope))),
     (MethodSettings, {"scope": "decoder"}, "scope", "mlp with pattern channelx1"),
-    (MethodSettings, {"compensation": "more"}, "compensation", ", ".join(get_args(Compensation))),
-    (MethodSettings, {"allocation": "equal"}, "allocation", ", ".join(get_args(Allocation))),
     (MethodSettings, {"width_multiple": 32.0}, "width multiple", "a whole number"),
     (MethodSettings, {"floor": 0.7}, "floor", "at most the ceiling, 0.6"),
-    (MethodSettings, {"damping": 0}, "damping", "more than 0"),
     (CalibrationSettings, {"corpus": ""}, "calibration text", "without spaces around"),
     (CalibrationSettings, {"corpus": " self"}, "calibration text", "without spaces around"),
     (EvaluationSettings, {"corpus": "a\nb"}, "evaluation text", "printable"),
@@ -157,11 +147,6 @@ REFUSED = [
     (RunSettings, {"sparsities_permille": (100, 100)}, "sparsities", "each one once"),
     (RunSettings, {"sparsities_permille": (901,)}, "sparsity (per mille)", "0 to 900"),
     (RunSettings, {"sparsities_permille": (12.5,)}, "sparsity (per mille)", "a whole number"),
-    (RunSettings, {"sparsities_permille": ("a", "a")}, "sparsity (per mille)", "a whole number"),
-    (RunSettings, {"residency": "somewhere"}, "residency", "streamed"),
-    (FindSettings, {"model": " x"}, "model", "without spaces around"),
-    (FindSettings, {"dtype": "float8"}, "dtype", "float32"),
-    (FindSettings, {"ratio": 1.0}, "allowed word perplexity", "more than 1"),
 ]
 
 
@@ -199,17 +184,7 @@ def test_what_makes_no_sense_is_refused(refused):
 
 
 @pytest.mark.parametrize(
-    "plain",
-    [
-        None,
-        [],
-        {"model": 5},
-        {"methods": "least-squares"},
-        {"calibration": {"length": 1}},
-        {"modle": "gpt2"},
-        {"methods": [{"dampening": 0.1}]},
-        {"sparsities_permille": ["a", "a"]},
-    ],
+    "plain", [None, {"model": 5}, {"calibration": {"length": 1}}, {"modle": "gpt2"}, {"methods": [{"dampening": 0.1}]}]
 )
 def test_plain_values_that_are_not_settings_are_refused(plain):
     with pytest.raises(SettingsError):
@@ -217,15 +192,7 @@ def test_plain_values_that_are_not_settings_are_refused(plain):
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("10,20", (100, 200)),
-        ("12.5 30 %", (125, 300)),
-        ("0", (0,)),
-        ("90", (900,)),
-        (" 10 ,20,, 30%", (100, 200, 300)),
-        ("0.1", (1,)),
-    ],
+    ("text", "expected"), [("10,20", (100, 200)), ("12.5 30 %", (125, 300)), (" 0 ,90,, 0.1%", (0, 900, 1))]
 )
 def test_percents_become_per_mille(text, expected):
     assert parse_percents(text) == expected

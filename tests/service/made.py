@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+import msgspec
+
 from sparsedash.jobs.job_table import JobTable
 from sparsedash.schema.pair_records import Timing
 from sparsedash.schema.records import Passages, Record, Run
@@ -97,7 +99,7 @@ class House:
 
     def of(self, name, **changes):
         """The backend of a user. changes: of the rules."""
-        return self.backend.seen_by(name, replace(self.rules, **changes))
+        return self.backend.seen_by(name, msgspec.structs.replace(self.rules, **changes))
 
     def done(self, backend, settings=SETTINGS):
         """The job of a run that this user asked for, and that a worker has done."""

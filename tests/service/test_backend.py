@@ -2,9 +2,7 @@
 
 import subprocess
 import sys
-import threading
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,7 +21,6 @@ from sparsedash.schema.settings import (
 )
 from sparsedash.service.backend import Backend
 from sparsedash.service.time_forecast import Speeds
-from sparsedash.storage.store import Store
 from sparsedash.storage.text_files import fingerprints
 from tests.service.made import SETTINGS, finish, run, work
 
@@ -39,19 +36,11 @@ def test_the_same_request_is_one_job_until_its_results_are_lost(backend):
     work(backend, job)
     done = backend.submit(SETTINGS)
     assert (done.id, done.state) == (job.id, "done")
-    backend._store._records.delete("record/s1")
-    assert backend.submit(SETTINGS).state == "queued"
-
-
-def test_many_users_at_the_same_moment_get_one_job(backend):
-    start = threading.Barrier(8)
-
-    def visit(_):
-        start.wait()
-        return backend.submit(SETTINGS).id
-
-    with ThreadPoolExecutor(8) as pool:
-        assert set(pool.map(visit, range(8))) == {1}
+    backend._store._caches["records"].delete("record/s1")
+    health = backend.health()
+    assert (health["status"], health["running"], health["queued"]) == ("ok", 0, 1)
+    again = backend.submit(SETTINGS)
+    assert (again.state, backend.queue_position(2), backend.queue_position(again.id)) == ("queued", 1, 2)
 
 
 def test_the_forecast_of_a_run_is_kept_as_it_was_when_it_was_asked_for(backend, monkeypatch):
@@ -128,13 +117,15 @@ def test_a_look_and_a_new_server_notice_that_a_worker_is_gone(backend, tmp_path)
     next_server.close()
 
 
-def test_places_in_the_queue_count_from_one_and_health_counts_the_jobs(backend):
-    first, second = backend.submit(SETTINGS), backend.submit(OTHER)
-    assert [backend.queue_position(job.id) for job in (first, second)] == [1, 2]
-    backend.cancel(first.id)
-    assert [backend.queue_position(job.id) for job in (first, second)] == [None, 1]
-    health = backend.health()
-    assert (health["status"], health["running"], health["queued"]) == ("ok", 0, 1)
+def test_stored_runs_are_listed_newest_first_and_a_folder_that_cannot_be_used_is_said(backend, tmp_path):
+    backend._store.put("old", run(key="old", started_at=1.0))
+    backend._store.put("new", run(OTHER, key="new", started_at=2.0, finished=False))
+    assert [each.key for each in backend.runs()] == ["new", "old"]
+    assert backend.run("old").settings == SETTINGS
+    (tmp_path / "other").write_text("a file")
+    with pytest.raises(StoreError, match="cannot be used"):
+        Backend(tmp_path / "other")
+    assert backend.data_dir.stat().st_mode & 0o077 == 0
 
 
 def test_the_end_of_a_log_is_text_and_a_job_that_is_not_there_a_clear_error(backend):
@@ -146,22 +137,6 @@ def test_the_end_of_a_log_is_text_and_a_job_that_is_not_there_a_clear_error(back
     for look in (backend.job, backend.cancel, backend.retry, backend.log_tail):
         with pytest.raises(JobError, match="There is no job 9"):
             look(9)
-
-
-def test_stored_runs_are_listed_newest_first_whoever_made_them(backend):
-    shell = Store(backend.data_dir)
-    shell.put("old", run(key="old", started_at=1.0))
-    shell.put("new", run(OTHER, key="new", started_at=2.0, finished=False))
-    shell.close()
-    assert [each.key for each in backend.runs()] == ["new", "old"]
-    assert asdict(backend.run("old").settings) == asdict(SETTINGS)
-
-
-def test_a_data_folder_that_cannot_be_used_is_said_and_one_of_ours_is_for_its_owner_only(tmp_path, backend):
-    (tmp_path / "other").write_text("a file")
-    with pytest.raises(StoreError, match="cannot be used"):
-        Backend(tmp_path / "other")
-    assert backend.data_dir.stat().st_mode & 0o077 == 0
 
 
 def test_a_backend_and_all_its_verbs_leave_torch_and_dask_alone(tmp_path, no_process):

@@ -2,8 +2,6 @@
 scheduler that is dead or refused is said in words, and runs are done here.
 """
 
-from dataclasses import replace
-
 import pytest
 
 from sparsedash.engine.run.pipeline import run
@@ -99,19 +97,6 @@ def test_a_search_runs_on_one_machine_and_its_answer_comes_back(backend, dask, s
     found = backend.search(job.key)
     assert found.finished
     assert all(backend.record(trial.record) for trial in found.trials)
-
-
-def test_an_uploaded_text_goes_along(backend, dask, settings, tmp_path):
-    content = write_jsonl(tmp_path / "other.jsonl", passages(70)).read_bytes()
-    reference = backend.uploads.keep("mine.jsonl", content)
-    asked = replace(
-        settings,
-        methods=settings.methods[:1],
-        sparsities_permille=(250,),
-        calibration=replace(settings.calibration, corpus=reference),
-        evaluation=EvaluationSettings(corpus=reference, n_passages=4),
-    )
-    assert backend.run(ended(backend, dask, backend.submit(asked)).key).finished
 
 
 @pytest.mark.parametrize("address", ["", "tcp://10.1.2.3:8786", "dead"])

@@ -1,4 +1,4 @@
-"""Deletion of runs, of a model and of a kind of things: what goes, what stays and why. No worker is started here."""
+"""What the data folder holds, each byte once, and deletion: what goes, what stays and why. No worker is started."""
 
 from dataclasses import asdict, replace
 
@@ -64,14 +64,18 @@ def write_pair(backend, left, right, *others):
 
 
 def test_a_run_goes_with_all_that_only_it_uses(backend):
-    run = stored_run(backend, "one")
+    run, keeper = stored_run(backend, "one"), backend.housekeeping
     backend._store.put("one", replace(specimens.search()[2], key="one"))
     backend._store.put("timing", replace(TIMING, dense=run.dense, sparse=run.sparse[0]))
     backend.user_data.name_run("one", "The first")
     backend.costs.verdicts([run], Tolerance())
-    gone = delete_runs(backend, ["one"])
+    held, plan = keeper.holdings(), keeper.plan(Selection(kind="runs"))
+    assert (plan.n_bytes, plan.n_named) == (held.kinds["runs"].n_bytes, 1)
+    assert plan.n_bytes == held.runs[0].n_bytes
+    gone = delete_runs(backend, ["one", "example", "nowhere"])
     assert gone.n_records == len({run.dense, *run.sparse})
     assert (gone.n_shared, dict(gone.refused)) == (0, {})
+    assert backend.run("example") is not None and not keeper.plan(Selection(runs=("example",))).deletes
     left = [key for kind in (Run, FindResult, Record, Passages, Timing) for key in backend._store.keys(kind)]
     assert left == []
     assert backend.user_data.marks() == {}
@@ -118,9 +122,8 @@ def test_a_run_stays_while_jobs_need_it(backend):
     assert "under way" in refusal()
     backend.cancel(own.id)
     other = live(backend)
-    assert backend.housekeeping.plan(Selection(runs=("one",))).refused == {}, (
-        "a waiting run looks at the store when it starts"
-    )
+    # A waiting run looks at the store when it starts.
+    assert backend.housekeeping.plan(Selection(runs=("one",))).refused == {}
     backend._table.claim(other.id, "slot-0", 1)
     assert "same model" in refusal()
     backend._table.end(backend._table.get(other.id), "done")
@@ -135,12 +138,6 @@ def test_a_run_stays_while_jobs_need_it(backend):
     assert "unpin it first" in refusal()
     backend.user_data.pin_runs(["one"], False)
     assert delete_runs(backend, ["one"]).refused == {}
-
-
-def test_the_example_and_what_is_not_there_are_not_deleted(backend):
-    gone = delete_runs(backend, ["example", "nowhere"])
-    assert not gone.deletes and dict(gone.refused) == {}
-    assert backend.run("example") is not None
 
 
 def test_a_run_of_others_stays_and_a_shared_one_stays_theirs(house):
@@ -250,9 +247,12 @@ def test_a_job_protects_what_it_may_need_and_everything_where_its_model_is_not_k
 
 def test_texts_that_runs_or_jobs_read_stay(backend, keeper):
     read, waited_for, free = (backend.uploads.keep(f"{name}.txt", name.encode()) for name in ("a", "b", "c"))
-    calibrated = replace(specimens.SETTINGS, calibration=CalibrationSettings(corpus=read))
-    stored_run(backend, "one", settings=calibrated)
-    live(backend, replace(specimens.SETTINGS, calibration=CalibrationSettings(corpus=f"{waited_for}[:9]")))
+    texts = [
+        replace(specimens.SETTINGS, calibration=CalibrationSettings(corpus=f"{name}[:9]"))
+        for name in (read, waited_for)
+    ]
+    stored_run(backend, "one", settings=texts[0])
+    live(backend, texts[1])
     done = keeper.delete(Selection(kind="uploads"))
     assert [item.name for item in done.items] == [free]
     assert {stay.why.split(" ")[0] for stay in done.stays} == {"a", "runs"}
@@ -260,16 +260,16 @@ def test_texts_that_runs_or_jobs_read_stay(backend, keeper):
 
 
 def test_logs_of_workers_and_live_jobs_stay_and_what_cannot_be_deleted_is_told(backend, keeper):
-    logs = backend.data_dir / "logs"
+    logs, running = backend.data_dir / "logs", live(backend)
     (logs / "7.log").mkdir(parents=True)
-    running = live(backend)
-    for name in ("99.log", f"{running.id}.log", "slot-0.log", "notes.txt"):
+    left = {"7.log", f"{running.id}.log", "slot-0.log", "notes.txt"}
+    for name in ("99.log", *left - {"7.log"}):
         (logs / name).write_text("x")
     done = keeper.delete(Selection(kind="logs"))
     assert [item.name for item in done.items] == ["99.log"]
     assert [stay.n for stay in done.stays] == [1, 1]
     assert done.stays[0].why == NEEDED and "could not be deleted" in done.stays[1].why
-    assert {file.name for file in logs.iterdir()} == {"7.log", f"{running.id}.log", "slot-0.log", "notes.txt"}
+    assert {file.name for file in logs.iterdir()} == left
 
 
 def test_folders_of_killed_exports_and_lost_records_go_and_those_elsewhere_stay(backend, keeper, tmp_path):
@@ -279,10 +279,10 @@ def test_folders_of_killed_exports_and_lost_records_go_and_those_elsewhere_stay(
     take_away(backend._store, exports / "lost", "lost")
     (exports / "lost" / "recipe.json").write_text("{}")
     backend._store.drop(Export, "lost")
-    killed, living = exports / f"{UNFINISHED_EXPORT}killed", exports / f"{UNFINISHED_EXPORT}living"
+    killed, living = (exports / f"{UNFINISHED_EXPORT}{name}" for name in ("killed", "living"))
     for folder in (killed, living):
-        (folder / "files").mkdir(parents=True)
-        (folder / "files" / "model.safetensors").write_bytes(b"x" * 500)
+        folder.mkdir()
+        (folder / "model.safetensors").write_bytes(b"x" * 500)
         (folder / "lock").touch()
     with FileLock(living / "lock"):
         done = keeper.delete(Selection(kind="exports"))
@@ -294,30 +294,17 @@ def test_folders_of_killed_exports_and_lost_records_go_and_those_elsewhere_stay(
     assert keeper.holdings().kinds["exports"].n == 0
 
 
-def test_a_plan_counts_the_bytes_that_become_free_and_the_runs_with_names(backend, keeper):
-    stored_run(backend, "one")
-    stored_run(backend, "other")
-    backend.user_data.name_run("one", "The first")
-    held = keeper.holdings()
-    assert keeper.plan(Selection(runs=("one",))).n_bytes == {each.run.key: each.n_bytes for each in held.runs}["one"]
-    plan = keeper.plan(Selection(kind="runs"))
-    assert (plan.n_bytes, plan.n_named) == (held.kinds["runs"].n_bytes, 1)
-
-
-def test_the_limit_can_be_chosen_unless_the_environment_sets_it_and_a_lower_one_deletes_but_not_under_a_job(
+def test_a_lower_limit_of_artefacts_deletes_but_not_under_a_job_unless_the_environment_sets_it(
     backend, keeper, monkeypatch
 ):
     for number in range(3):
         backend._store.put_artefact(str(number), bytes(50_000_000))
     running = live(backend)
-    keeper.allow(0.125)
-    assert not keeper.holdings().room_fixed and keeper.holdings().room_bytes == 2**27
-    assert artefacts(backend) == {"0", "1", "2"}
-    backend.cancel(running.id)
-    keeper.allow(0.125)
-    assert artefacts(backend) == {"1", "2"}
-    with pytest.raises(SettingsError, match="limit"):
-        keeper.allow(0.0)
+    for left in ({"0", "1", "2"}, {"1", "2"}):
+        keeper.allow(0.125)
+        held = keeper.holdings()
+        assert (artefacts(backend), held.room_bytes, held.room_fixed) == (left, 2**27, False)
+        backend.cancel(running.id)
     monkeypatch.setenv("SPARSEDASH_ARTEFACT_GB", "7")
     assert keeper.holdings().room_fixed and keeper.holdings().room_bytes == 7 * 2**30
     with pytest.raises(SettingsError, match="SPARSEDASH_ARTEFACT_GB"):
@@ -327,18 +314,74 @@ def test_the_limit_can_be_chosen_unless_the_environment_sets_it_and_a_lower_one_
 def test_what_verification_found_damaged_can_be_deleted_and_then_nothing_is_damaged(backend, keeper):
     store = backend._store
     names = fill(store)
-    for shelf, name in (("records", "timing/timing"), ("records", "note/family|m"), ("artefacts", "large")):
+    for shelf, name in (("records", "timing/timing"), ("artefacts", "large")):
         harm_entry(store, shelf, name)
     for file in (names["export"][0], backend.data_dir / "models" / names["unpacked model"][0]):
         harm_file(file)
     store.put(VerifySettings().key(), verify(store, lambda step: None))
-    assert keeper.verification().n_damaged == 5
+    assert keeper.verification().n_damaged == 4
     timed = TimingSettings(dense="gone", sparse="gone too")
     job = live(backend, timed, timed.key(), "timing")
     assert [stay.why for stay in keeper.plan(Selection(damaged=True)).stays] == [NEEDED]
     backend.cancel(job.id)
     done = keeper.delete(Selection(damaged=True))
-    assert len(done.items) == 5 and done.stays == ()
+    assert len(done.items) == 4 and done.stays == ()
     assert keeper.verification() is None
     assert verify(store, lambda step: None).damaged == ()
     assert list(store.keys(Timing)) == []
+
+
+def test_an_empty_folder_holds_nothing_but_its_tables(backend):
+    held = backend.housekeeping.holdings()
+    assert held.is_empty and held.models == {} and held.runs == ()
+    assert held.free_bytes > 0
+
+
+def test_every_kind_is_counted_and_its_bytes_are_those_of_the_entries_and_files(backend):
+    fill(backend._store)
+    held = backend.housekeeping.holdings()
+    kinds = held.kinds
+    counted = {kind: kinds[kind].n for kind in kinds}
+    # A verification, names of runs, a model's family and the files of an unpacked model.
+    expected = {"runs": 1, "texts": 4, "timings": 1, "statistics": 1, "written": 1, "models": 1, "uploads": 1}
+    assert counted == {**expected, "exports": 1, "jobs": 0, "notes": 4}
+    assert kinds["statistics"].n_bytes == len(LARGE) + 32
+    assert kinds["models"].n_bytes == len(LARGE) + 2
+    assert kinds["statistics"].used_at > 1e9
+    backend._store._caches["artefacts"]._sql("UPDATE Cache SET access_time = 5, store_time = 5")
+    assert backend.housekeeping.holdings().kinds["statistics"].used_at == 5
+    backend._store.get_artefact("large")
+    assert backend.housekeeping.holdings().kinds["statistics"].used_at > 1e9, "when it was read"
+    entries = [*backend._store.entries("records"), *backend._store.entries("artefacts")]
+    files = [file for name in ("models", "uploads", "exports") for file in (backend.data_dir / name).rglob("*")]
+    expected = sum(entry.n_bytes for entry in entries) + sum(f.stat().st_size for f in files if f.is_file())
+    assert held.bytes_of(*kinds) - kinds["jobs"].n_bytes == expected
+
+
+def test_a_run_takes_what_only_it_uses_and_shares_the_rest(backend):
+    one, other = stored_run(backend, "one"), stored_run(backend, "other")
+    held = backend.housekeeping.holdings()
+    bytes_of = {entry.name: entry.n_bytes for entry in backend._store.entries("records")}
+    own = {each.run.key: each.n_bytes for each in held.runs}
+    assert own["one"] == bytes_of["run/one"] + sum(bytes_of[f"record/{key}"] for key in one.sparse)
+    assert {each.shared_bytes for each in held.runs} == {
+        bytes_of[f"record/{other.dense}"] + sum(n for name, n in bytes_of.items() if name.startswith("passages/"))
+    }
+
+
+def test_a_model_takes_its_answers_once_what_calibration_left_and_its_files(backend):
+    stored_run(backend, "one")
+    stored_run(backend, "other")
+    stored_run(backend, "third", model_identity="another", settings=replace(specimens.SETTINGS, model="owner/model"))
+    backend._store.put_artefact("mine", b"x" * 100, about_artefact("statistics", MODEL))
+    take_away(backend._store, backend.data_dir / "exports" / "a")
+    unpack(backend._store, "tiny-0123")
+    models = backend.housekeeping.holdings().models
+    mine = models[MODEL]
+    assert (mine.n, mine.parts["calibration"], mine.parts["exported"]) == (2, 132, len(LARGE))
+    assert mine.names == (specimens.SETTINGS.model,)
+    assert models["another"].names == ("owner/model",)
+    (unpacked,) = (model for model in models.values() if model.parts["unpacked"])
+    assert unpacked.parts["unpacked"] == len(LARGE) + 2 and unpacked.names == ()
+    total = sum(model.parts["answers"] for model in models.values())
+    assert total == backend.housekeeping.holdings().kinds["runs"].n_bytes

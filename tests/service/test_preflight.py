@@ -1,6 +1,5 @@
 """What is said before a run: what is stored, and how long it may take; of a model that never ran here as well."""
 
-import json
 from dataclasses import replace
 
 import pytest
@@ -43,14 +42,6 @@ def finished_run(settings=SETTINGS, cached=(), **took):
     )
 
 
-def estimate(settings, *runs, stored=NOTHING, start_s=0.0):
-    return expected_duration(settings, stored, *expected_seconds(settings, runs, record), start_s).total_s
-
-
-def test_nothing_is_stored_of_a_model_that_was_never_met(store):
-    assert stored_parts(SETTINGS, store) == NOTHING
-
-
 def test_what_is_stored_is_found_under_the_engines_keys(store):
     calibration = SETTINGS.calibration
     text = f"self:{text_key('id', 'float32', calibration)}"
@@ -82,13 +73,19 @@ def test_a_changed_text_file_is_not_taken_for_the_stored_one_though_its_path_has
     assert not stored_parts(settings, store).dense
 
 
+def asked(name, **changes):
+    return replace(SETTINGS, methods=(method_named(name),), **changes)
+
+
 BEFORE = finished_run()
 ALL = Cached(calibration=True, dense=True, sparse=2, n_sparse=2)
 PILE = with_texts(calibration="pile-10k")
-OBS = replace(SETTINGS, methods=(method_named("obs"),))
+OBS, AGAIN, C4 = asked("obs"), asked("obs-sequential"), with_texts("c4", methods=(method_named("least-squares"),))
+BOTH = replace(C4, methods=(method_named("best"), *C4.methods))
 TWICE, PASSAGES = CalibrationSettings(n_samples=256), EvaluationSettings(n_passages=100)
-WARM, SLOW = (
-    finished_run(of, **(BEFORE.seconds | took)) for of, took in ((SETTINGS, {"load": 0.0}), (OBS, {"prune": 400.0}))
+WARM, SLOW, LITTLE = (
+    finished_run(of, **(BEFORE.seconds | took))
+    for of, took in ((SETTINGS, {"load": 0.0}), (OBS, {"prune": 400.0}), (AGAIN, {"prune": 0.1}))
 )
 STORED = finished_run(cached=("calibration", "evaluation, 10 % sparse"), load=1.0, prune=7.0)
 
@@ -99,6 +96,7 @@ TIMES = {
     "never run": (SETTINGS, [], NOTHING, None),
     "in another type": (replace(SETTINGS, dtype="bfloat16"), [BEFORE], NOTHING, None),
     "unfinished": (SETTINGS, [replace(BEFORE, finished=False)], NOTHING, None),
+    "its record is lost": (SETTINGS, [replace(BEFORE, dense="lost")], NOTHING, None),
     "all is stored": (SETTINGS, [BEFORE], ALL, 0),
     "half is stored": (SETTINGS, [BEFORE], replace(ALL, sparse=1), 3 + 2 + 5),
     "more text": (replace(SETTINGS, calibration=TWICE), [BEFORE], NOTHING, 3 + 192 + 4 + 15),
@@ -108,44 +106,24 @@ TIMES = {
     "and an earlier run does": (SETTINGS, [STORED, BEFORE], NOTHING, 3 + 96 + 14 + 15),
     "other methods, where none are the same": (OBS, [BEFORE], NOTHING, 3 + 96 + 4 + 15),
     "the same methods first": (SETTINGS, [SLOW, BEFORE], NOTHING, 3 + 96 + 4 + 15),
+    "one that reads the text again": (asked("wanda", calibration=TWICE), [finished_run(asked("wanda"))], NOTHING, 218),
+    "of those the longest": (AGAIN, [LITTLE, finished_run(AGAIN)], NOTHING, 3 + 96 + 4 + 15),
+    "which tell nothing of others": (SETTINGS, [finished_run(AGAIN)], NOTHING, None),
+    "nor others of them": (AGAIN, [BEFORE], NOTHING, None),
+    "each text that the methods read": (BOTH, [finished_run(C4)], NOTHING, 3 + 32 + 32 + 4 + 15),
     "writing text is not guessed from a file": (SETTINGS, [finished_run(PILE)], NOTHING, None),
     "the text of a file": (PILE, [finished_run(PILE)], NOTHING, 3 + 32 + 4 + 15),
     "another whole text set": (with_texts(evaluation="lambada"), [BEFORE], NOTHING, None),
-    "no text is read": (replace(SETTINGS, methods=(method_named("magnitude"),)), [BEFORE], NOTHING, 3 + 4 + 15),
+    "no text is read": (asked("magnitude"), [BEFORE], NOTHING, 3 + 4 + 15),
 }
 
 
 @pytest.mark.parametrize(("settings", "runs", "stored", "seconds"), TIMES.values(), ids=TIMES)
 def test_time_is_what_the_parts_took_in_earlier_runs(settings, runs, stored, seconds):
-    found = estimate(settings, *runs, stored=stored)
-    assert found is None if seconds is None else found == pytest.approx(seconds)
-    later = estimate(settings, *runs, stored=stored, start_s=7.0)
-    assert later is None if seconds is None else later == pytest.approx(seconds + (7 if seconds else 0)), "the engine"
-
-
-def test_each_text_that_the_methods_read_is_calibrated_on():
-    names = ("best", "least-squares")
-    both, one = (with_texts("c4", methods=tuple(map(method_named, wanted))) for wanted in (names, names[1:]))
-    before = finished_run(one)
-    assert estimate(both, before) - estimate(one, before) == pytest.approx(before.seconds["calibrate"])
-
-
-@pytest.mark.parametrize("name", ["retrain-free (published)", "obs-sequential", "wanda"])
-def test_a_method_that_reads_the_text_again_takes_as_long_as_the_text_is(name):
-    asked = replace(SETTINGS, methods=(method_named(name),))
-    before = finished_run(asked)
-    assert estimate(replace(asked, calibration=TWICE), before) == pytest.approx(3 + 192 + 8 + 15)
-    stored = finished_run(asked, **(before.seconds | {"prune": 0.1}))
-    assert estimate(asked, stored, before) == estimate(asked, before)
-    # Neither tells of methods that do not, nor they of it.
-    assert estimate(asked, BEFORE) is None
-    assert estimate(SETTINGS, before) is None
-
-
-def test_a_run_whose_record_is_lost_is_passed_over():
-    found = expected_duration(SETTINGS, NOTHING, *expected_seconds(SETTINGS, [BEFORE], lambda key: None))
-    assert found.unknown == ("answering",)
-    assert found.total_s is None and found.seconds > 0
+    expected = expected_seconds(settings, runs, lambda key: None if key == "lost" else record(key))
+    for start_s in (0.0, 7.0):
+        found = expected_duration(settings, stored, *expected, start_s).total_s
+        assert found is None if seconds is None else found == pytest.approx(seconds + (start_s if seconds else 0))
 
 
 def test_memory_is_what_an_earlier_run_took_beside_what_is_known_by_arithmetic(store):
@@ -158,24 +136,9 @@ def test_memory_is_what_an_earlier_run_took_beside_what_is_known_by_arithmetic(s
     store.remember(store_keys.peak_memory_note("owner/model", "float32"), "no number")
     unknown, disk = expected_room(SETTINGS, store, None)
     assert disk is None and (unknown.measured_bytes, unknown.least, unknown.too_little) == (None, None, False)
-
-
-def test_a_run_that_takes_more_memory_than_there_is_is_told_apart():
     least = LeastMemory(n_bytes=10**10, beside_bytes=0, purpose="calibration")
-    tight, enough, unknown = (Memory(least=least, there_bytes=there) for there in (10**9, 10**11, None))
-    assert tight.too_little and not enough.too_little and not unknown.too_little
-    assert not Memory(there_bytes=1).too_little
-
-
-SIZES = {"hidden_size": 1024, "num_hidden_layers": 4, "num_attention_heads": 16, "vocab_size": 32_000}
-
-
-def in_a_folder(family):
-    def write(folder):
-        (folder / "config.json").write_text(json.dumps(SIZES | {"model_type": family, "intermediate_size": 4096}))
-        return str(folder)
-
-    return write
+    for there, too_little in ((10**9, True), (10**11, False), (None, False)):
+        assert Memory(least=least, there_bytes=there).too_little == too_little
 
 
 def fetched(folder):
@@ -191,7 +154,6 @@ BEST = METHODS[0].settings
 KNOWN = {
     **{method.name: (lambda folder: BUILTIN_MODEL, method.settings) for method in METHODS},
     **{model.name: (lambda folder, model=model: model.reference, BEST) for model in PUBLISHED_MODELS},
-    **{name: (in_a_folder(name), BEST) for name in ("llama", "gpt_neox", "phi", "qwen3")},
     "a config from the hub": (fetched, BEST),
 }
 

@@ -9,7 +9,7 @@ import pytest
 
 from sparsedash.catalog.model_shape import listed_shape
 from sparsedash.catalog.presets import method_named
-from sparsedash.catalog.resources import MODELS_TOGETHER, TOGETHER_TOKENS, TOKENS_A_PASSAGE
+from sparsedash.catalog.resources import TOGETHER_TOKENS, TOKENS_A_PASSAGE
 from sparsedash.schema import store_keys
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.service import time_forecast
@@ -17,11 +17,14 @@ from sparsedash.service.time_forecast import MachineSpeed, Speeds, counted_secon
 
 SPEEDS = Speeds(float32=2e11, bfloat16=4e11, disk=1e9)
 WRITTEN = RunSettings(calibration=CalibrationSettings(corpus="builtin:smollm2-text"))
-STREAMED = replace(WRITTEN, residency="streamed")
 
 
 def counted(settings=WRITTEN, speeds=SPEEDS):
     return counted_seconds(settings, speeds, listed_shape(settings.model))
+
+
+def by(name, **changed):
+    return replace(WRITTEN, methods=(method_named(name),), **changed)
 
 
 def large(model, method, n_samples, length, n_passages):
@@ -64,70 +67,75 @@ def test_large_models_are_foreseen_within_a_third_of_what_was_measured(asked, sp
     assert whole == pytest.approx(calibrate + prune + evaluate, rel=1 / 3)
 
 
+STREAMED = by("best", residency="streamed")
+N_AT_ONCE = TOGETHER_TOKENS // TOKENS_A_PASSAGE
+
+
+def passages(n):
+    return replace(STREAMED, evaluation=EvaluationSettings(corpus="file:/x.jsonl", n_passages=n, stop_early=True))
+
+
+SLOWER = {
+    "streamed weights come from the disk": (STREAMED, replace(STREAMED, residency="resident"), "calibrate"),
+    "again for each sparse model": (STREAMED, replace(STREAMED, residency="resident"), "prune"),
+    "and for the passages": (STREAMED, replace(STREAMED, residency="resident"), "evaluate"),
+    "more passages than go together": (passages(N_AT_ONCE + 1), passages(N_AT_ONCE), "evaluate"),
+    "float32": (WRITTEN, replace(WRITTEN, dtype="bfloat16"), "load"),
+    "more text": (by("best"), by("best", calibration=replace(WRITTEN.calibration, n_samples=64)), "calibrate"),
+    "whole passages": (WRITTEN, replace(WRITTEN, evaluation=EvaluationSettings(n_passages=88)), "evaluate"),
+    "sensitivities": (by("least-squares-by-sensitivity"), by("least-squares"), "prune"),
+    "inverses": (by("obs-by-sensitivity"), by("least-squares-by-sensitivity"), "prune"),
+    "three walks": (by("obs-sequential"), by("obs-by-sensitivity"), "prune"),
+    "single weights refitted": (by("sparsegpt"), by("wanda"), "prune"),
+    "a text that the model writes": (RunSettings(), WRITTEN, "text"),
+    **{
+        f"text that {name} reads again": (
+            by(name),
+            by(name, calibration=replace(WRITTEN.calibration, n_samples=64)),
+            "prune",
+        )
+        for name in ("retrain-free (published)", "obs-sequential", "wanda")
+    },
+}
+
+
+@pytest.mark.parametrize(("more", "less", "stage"), SLOWER.values(), ids=SLOWER)
+def test_what_does_more_takes_longer(more, less, stage):
+    assert counted(more)[stage] > 1.005 * counted(less)[stage]
+
+
+def test_models_side_by_side_read_streamed_weights_once():
+    def reading_s(alone):
+        asked = replace(STREAMED, evaluation=replace(passages(5).evaluation, stop_early=alone))
+        return counted(asked, replace(SPEEDS, disk=1e8))["evaluate"] - counted(asked)["evaluate"]
+
+    assert 3 * reading_s(alone=False) == pytest.approx(reading_s(alone=True))
+
+
 def test_stages_halve_on_a_machine_twice_as_fast_each_at_the_speed_of_its_own_products():
     twice = counted(speeds=Speeds(float32=4e11, bfloat16=8e11, disk=2e9))
     assert {stage: 2 * seconds for stage, seconds in twice.items()} == pytest.approx(counted())
-    half, slower = replace(WRITTEN, dtype="bfloat16"), replace(SPEEDS, float32=1e11)
-    for stage in ("load", "calibrate", "evaluate"):
-        assert 0 < counted(half)[stage] < counted()[stage]
-    for settings in (half, replace(half, methods=(method_named("obs"),))):
-        assert counted(settings, slower)["prune"] > 1.5 * counted(settings)["prune"], "solved in single precision"
+    for settings in (replace(WRITTEN, dtype="bfloat16"), by("obs", dtype="bfloat16")):
+        slower = counted(settings, replace(SPEEDS, float32=1e11))["prune"]
+        assert slower > 1.5 * counted(settings)["prune"], "solved in single precision"
     assert counted(speeds=replace(SPEEDS, bfloat16=8e11)) == counted()
-
-
-def test_streamed_weights_come_from_the_disk_again_and_again():
-    for stage in ("calibrate", "prune", "evaluate"):
-        streamed = replace(STREAMED, methods=(method_named("best"),))
-        assert counted(streamed)[stage] > counted(replace(streamed, residency="resident"))[stage]
-    slow, fast = (counted(STREAMED, replace(SPEEDS, disk=disk))["evaluate"] for disk in (1e8, 1e12))
-    assert fast < slow
     # A disk that could not be measured is a usual one.
     assert counted(STREAMED, replace(SPEEDS, disk=0.0)) == counted(STREAMED, replace(SPEEDS, disk=1e9))
 
 
 @pytest.mark.parametrize(("name", "is_read"), [("least-squares", False), ("wanda", False), ("best", True)])
 def test_in_one_walk_nothing_is_read_for_the_calibration_text(name, is_read):
-    streamed = replace(STREAMED, methods=(method_named(name),))
+    streamed = by(name, residency="streamed")
     one, other = (counted(streamed, replace(SPEEDS, disk=disk)) for disk in (1e8, 1e7))
     assert (one["calibrate"] < other["calibrate"]) == is_read
     apart = replace(streamed, evaluation=replace(streamed.evaluation, stop_early=True))
     assert counted(apart)["calibrate"] > counted(apart, replace(SPEEDS, disk=1e12))["calibrate"]
 
 
-def test_passages_that_go_through_a_streamed_model_together_read_it_once_as_do_models_side_by_side():
-    n, many = TOGETHER_TOKENS // TOKENS_A_PASSAGE, tuple(range(100, 900, 100))
-
-    def reading_s(n_passages, alone=True, sparsities=(100, 200)):
-        """Without what is computed, which takes as long on any disk."""
-        passages = EvaluationSettings(corpus="file:/x.jsonl", n_passages=n_passages, stop_early=alone)
-        asked = replace(STREAMED, sparsities_permille=sparsities, evaluation=passages)
-        return counted(asked, replace(SPEEDS, disk=1e8))["evaluate"] - counted(asked)["evaluate"]
-
-    assert reading_s(1) == pytest.approx(reading_s(n)) and reading_s(n + 1) > 1.05 * reading_s(n)
-    for together, sparsities in ((3, (100, 200)), (MODELS_TOGETHER, many)):
-        assert together * reading_s(5, alone=False, sparsities=sparsities) == pytest.approx(reading_s(5))
-
-
-def test_passages_and_calibration_text_count_in_proportion():
-    def evaluate(n):
-        return counted(replace(WRITTEN, evaluation=EvaluationSettings(n_passages=n)))["evaluate"]
-
-    # Finishing words takes as many passes of few passages as of many.
-    assert evaluate(88) / 2 < evaluate(44) < evaluate(132)
-    assert evaluate(132) - evaluate(88) == pytest.approx(evaluate(88) - evaluate(44))
-    assert evaluate(1000) == evaluate(None) == evaluate(132), "there are no more"
-    half = replace(WRITTEN, calibration=replace(WRITTEN.calibration, n_samples=64))
-    assert 2 * counted(half)["calibrate"] == counted()["calibrate"]
-
-
-def pruning(name, **changed):
-    return counted(replace(WRITTEN, methods=(method_named(name),), **changed))["prune"]
-
-
 def test_where_too_little_is_read_for_second_moments_none_are_counted():
     def asked(n_samples, name="wanda-channels"):
         text = CalibrationSettings(corpus="file:/y.jsonl", n_samples=n_samples, length=512)
-        return counted(replace(WRITTEN, model="huggyllama/llama-7b", methods=(method_named(name),), calibration=text))
+        return counted(by(name, model="huggyllama/llama-7b", calibration=text))
 
     few, many = asked(8), asked(88)
     # One token takes less, too: nothing is summed up but squares.
@@ -137,29 +145,19 @@ def test_where_too_little_is_read_for_second_moments_none_are_counted():
     assert asked(88, "random")["prune"] == few["prune"]
 
 
-def test_what_a_method_does_more_takes_longer():
-    names = ("least-squares", "least-squares-by-sensitivity", "obs-by-sensitivity", "obs-sequential")
-    times = list(map(pruning, names))
-    assert times == sorted(times) and pruning("wanda") < pruning("sparsegpt")
-    both = tuple(map(method_named, ("wanda", "sparsegpt")))
-    expected = (pruning("wanda") + pruning("sparsegpt")) / 2
-    assert counted(replace(WRITTEN, methods=both))["prune"] == pytest.approx(expected), "of a race the mean"
-    assert counted()["text"] == 0.0 < counted(RunSettings())["calibrate"] < counted(RunSettings())["text"]
-
-
-@pytest.mark.parametrize("name", ["retrain-free (published)", "obs-sequential", "wanda"])
-def test_a_method_that_reads_the_text_again_takes_longer_with_more_of_it(name):
-    twice = replace(WRITTEN.calibration, n_samples=2 * WRITTEN.calibration.n_samples)
-    assert 1.1 * pruning(name) < pruning(name, calibration=twice) < 2 * pruning(name)
-
-
-def test_a_text_of_unknown_size_an_unknown_model_and_an_unmeasured_machine_are_not_counted():
+def test_of_several_methods_it_is_the_mean_and_what_is_not_known_is_not_counted():
+    both = replace(WRITTEN, methods=tuple(map(method_named, ("wanda", "sparsegpt"))))
+    expected = (counted(by("wanda"))["prune"] + counted(by("sparsegpt"))["prune"]) / 2
+    assert counted(both)["prune"] == pytest.approx(expected)
+    assert counted()["text"] == 0.0
     assert counted(replace(WRITTEN, evaluation=EvaluationSettings(corpus="file:/x.txt")))["evaluate"] is None
     assert set(counted(replace(WRITTEN, model="owner/model")).values()) == {None}
     assert set(counted(speeds=None).values()) == {None}
 
 
 NAME = store_keys.machine_speed_note(platform.node(), os.cpu_count() or 1)
+GOOD = '{"float32": 5e9, "bfloat16": 6e9, "disk": 1e8, "at": %s}'
+KNOWN = Speeds(float32=5e9, bfloat16=6e9, disk=1e8)
 
 
 @pytest.fixture
@@ -169,45 +167,30 @@ def speed(store):
     speed.close()
 
 
-@pytest.fixture
-def measured_by(speed, tmp_path, monkeypatch):
-    """Let a program of these lines measure, and wait for it."""
-
-    def measure(script):
-        program = tmp_path / "measure"
-        program.write_text(f"#!/bin/sh\n{script}\n")
-        program.chmod(0o700)
-        monkeypatch.setattr(time_forecast.sys, "executable", str(program))
-        assert speed.known() is None
-        speed._measuring.wait(timeout=60)
-
-    return measure
-
-
-def test_the_speed_is_known_once_it_was_measured(speed, store, measured_by):
+@pytest.mark.parametrize(
+    ("script", "known"),
+    [(f"echo '{GOOD % 0}'", KNOWN), ("false", None), ("""echo '{"float32": 0, "bfloat16": 1}'""", None)],
+    ids=["measured", "fails", "no speeds"],
+)
+def test_the_speed_is_known_once_it_was_measured_and_a_measurement_that_fails_is_not_repeated(
+    script, known, speed, store, tmp_path, monkeypatch
+):
     """tests/engine/comparison/test_machine_rates.py has the program that measures."""
-    measured_by("""echo '{"float32": 5e9, "bfloat16": 6e9, "disk": 1e8}'""")
-    assert speed.known() == MachineSpeed(store).known() == Speeds(float32=5e9, bfloat16=6e9, disk=1e8)
-    assert not speed.is_measuring()
-
-
-@pytest.mark.parametrize("script", ["false", """echo '{"float32": 0, "bfloat16": 1}'"""], ids=["fails", "no speeds"])
-def test_a_measurement_that_fails_is_not_tried_again_and_again(script, speed, measured_by):
-    measured_by(script)
-    before = speed._measuring
-    assert speed.known() is speed.known() is None
-    assert speed._measuring is before
-
-
-GOOD = '{"float32": 5e9, "bfloat16": 6e9, "disk": 1e8, "at": %s}'
+    program = tmp_path / "measure"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o700)
+    monkeypatch.setattr(time_forecast.sys, "executable", str(program))
+    assert speed.known() is None
+    measuring = speed._measuring
+    measuring.wait(timeout=60)
+    assert speed.known() == speed.known() == known
+    assert speed._measuring is (None if known else measuring) and not speed.is_measuring()
 
 
 @pytest.mark.parametrize(
     ("note", "known", "measures"),
     [
-        pytest.param("", False, True, id="nothing"),
         pytest.param("nan at yesterday", False, True, id="words"),
-        pytest.param("[" * 10_000, False, True, id="deep"),
         pytest.param('{"float32": 5e9, "bfloat16": 0, "disk": 1, "at": 1}', False, True, id="no speed"),
         pytest.param(GOOD % (time.time() + 1e6), True, True, id="of the future"),
         pytest.param(GOOD % 1, True, True, id="old, until there is a new one"),
@@ -217,5 +200,5 @@ GOOD = '{"float32": 5e9, "bfloat16": 6e9, "disk": 1e8, "at": %s}'
 def test_what_was_measured_holds_for_a_while(note, known, measures, speed, store, monkeypatch):
     monkeypatch.setattr(time_forecast.sys, "executable", "true")
     store.remember(NAME, note.replace("NOW", str(time.time())))
-    assert speed.known() == (Speeds(float32=5e9, bfloat16=6e9, disk=1e8) if known else None)
+    assert speed.known() == (KNOWN if known else None)
     assert (speed._measuring is not None) == measures

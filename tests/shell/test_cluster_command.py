@@ -29,45 +29,28 @@ def check(capsys, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("environment", "code", "said"),
+    ("address", "certificates", "code", "said"),
     [
-        ({}, 2, "SPARSEDASH_SCHEDULER"),
-        ({"SPARSEDASH_SCHEDULER": "tcp://10.1.2.3:8786"}, 2, "whoever reaches one without certificates runs code"),
-        ({"SPARSEDASH_SCHEDULER": "tcp://127.0.0.1:PORT"}, 1, "No scheduler answers at"),
-        (
-            {"SPARSEDASH_SCHEDULER": "tls://127.0.0.1:PORT"},
-            1,
-            "SPARSEDASH_TLS_CA, SPARSEDASH_TLS_CERT and SPARSEDASH_TLS_KEY",
-        ),
-        (
-            {
-                "SPARSEDASH_SCHEDULER": "tls://127.0.0.1:PORT",
-                "SPARSEDASH_TLS_CA": "BROKEN",
-                "SPARSEDASH_TLS_CERT": "BROKEN",
-            },
-            1,
-            "SSLError",
-        ),
+        ("", {}, 2, "SPARSEDASH_SCHEDULER"),
+        ("tcp://10.1.2.3:8786", {}, 2, "whoever reaches one without certificates runs code"),
+        ("tcp://127.0.0.1:PORT", {}, 1, "No scheduler answers at"),
+        ("tls://127.0.0.1:PORT", {}, 1, "SPARSEDASH_TLS_CA, SPARSEDASH_TLS_CERT and SPARSEDASH_TLS_KEY"),
+        ("tls://127.0.0.1:PORT", {"CA": "BROKEN", "CERT": "BROKEN"}, 1, "SSLError"),
     ],
     ids=["none", "without certificates", "nothing listens", "no certificates named", "broken certificate"],
 )
-def test_a_scheduler_that_cannot_be_used_is_an_error(check, tmp_path, monkeypatch, environment, code, said):
+def test_a_scheduler_that_cannot_be_used_is_an_error(check, tmp_path, monkeypatch, address, certificates, code, said):
     monkeypatch.setattr("sparsedash.jobs.cluster.CONNECT_S", 0.5)
-    broken = tmp_path / "ca.pem"
-    broken.write_text("no certificate")
-    port = str(free_port())
-    named = {name: value.replace("PORT", port).replace("BROKEN", str(broken)) for name, value in environment.items()}
-    ended, _, err = check(**named)
-    assert ended == code
-    assert said in err
+    (tmp_path / "BROKEN").write_text("no certificate")
+    named = {f"SPARSEDASH_TLS_{name}": str(tmp_path / file) for name, file in certificates.items()}
+    ended, _, err = check(SPARSEDASH_SCHEDULER=address.replace("PORT", str(free_port())), **named)
+    assert (ended, said in err) == (code, True), err
 
 
 def test_a_certificate_of_another_authority_is_let_nowhere(check, dask, tmp_path):
     foreign = Certificates(tmp_path / "foreign")
     code, _, err = check(SPARSEDASH_SCHEDULER=dask.address, **foreign.environment)
-    assert code == 1
-    assert "No scheduler answers at" in err
-    assert "certificate" in err.lower()
+    assert (code, "No scheduler answers at" in err, "certificate" in err.lower()) == (1, True, True)
 
 
 def test_its_machines_are_listed_with_what_is_to_be_mended(check, dask):

@@ -63,42 +63,31 @@ def run(tmp_path):
     return run
 
 
-def test_a_run_goes_to_another_data_folder_by_the_beginning_of_its_key(run, tmp_path, capsys):
-    file, here, there = (str(tmp_path / name) for name in ("a.sparsedash-run", "here", "there"))
-    assert main(["pack", run.key[:8], file, "--data-dir", here]) == 0
-    assert main(["unpack", file, "--data-dir", there]) == 0
-    assert f"/?run={run.key}" in capsys.readouterr().out
-    store = Store(tmp_path / "there")
-    assert store.get(Run, run.key) == run
-    store.close()
-
-
-def test_every_run_is_listed_with_the_key_that_pack_takes(run, tmp_path, capsys):
-    folder = ["--data-dir", str(tmp_path / "here")]
-    store = Store(tmp_path / "here")
+def test_every_run_is_listed_with_the_key_by_which_it_goes_to_another_data_folder(run, tmp_path, capsys, refusal):
+    file, here, there = (tmp_path / name for name in ("a.sparsedash-run", "here", "there"))
+    store = Store(here)
     UserData(store).name_run(run.key, "with \x1b[31m stories")
     store.put("f" * 64, replace(run, key="f" * 64, started_at=run.started_at - 1, finished=False))
     store.close()
-    assert main(["runs", *folder]) == 0
+    assert main(["runs", "--data-dir", str(here)]) == 0
     head, newest, oldest = capsys.readouterr().out.splitlines()
     assert head.split() == ["run", "started", "state", "about"]
     assert newest.startswith(run.key[:16]) and "with \\x1b[31m stories: SmolLM2 135M" in newest and " done " in newest
     assert "at 10, 20, 30 % · " in newest
     assert oldest.startswith("f" * 16) and "not finished" in oldest
-    assert main(["pack", newest.split()[0], str(tmp_path / "a"), *folder]) == 0
 
-
-@pytest.mark.parametrize("asked", ["", "0", "zzzzzzzz", "../../etc"])
-def test_a_key_of_no_run_is_refused(run, tmp_path, refusal, asked):
-    command = "pack", asked, str(tmp_path / "out"), "--data-dir", str(tmp_path / "here")
-    assert "6 digits of it at least;" in refusal(*command)
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_run_is_not_packed_over_another_file_and_a_folder_without_runs_says_so(run, tmp_path, refusal, capsys):
+    for asked in ("", "0", "zzzzzzzz", "../../etc"):
+        assert "6 digits of it at least;" in refusal("pack", asked, str(file), "--data-dir", str(here))
     (tmp_path / "thesis.txt").write_text("chapter one")
-    refusal("pack", run.key, str(tmp_path / "thesis.txt"), "--data-dir", str(tmp_path / "here"))
-    assert (tmp_path / "thesis.txt").read_text() == "chapter one"
+    refusal("pack", run.key, str(tmp_path / "thesis.txt"), "--data-dir", str(here))
+    assert (tmp_path / "thesis.txt").read_text() == "chapter one" and not file.exists()
+
+    assert main(["pack", newest[:8], str(file), "--data-dir", str(here)]) == 0
+    assert main(["unpack", str(file), "--data-dir", str(there)]) == 0
+    assert f"/?run={run.key}" in capsys.readouterr().out
+    store = Store(there)
+    assert store.get(Run, run.key) == run
+    store.close()
     assert main(["runs", "--data-dir", str(tmp_path / "new")]) == 0
     assert capsys.readouterr().out == "No runs.\n"
 

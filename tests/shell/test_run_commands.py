@@ -18,10 +18,6 @@ from sparsedash.shell.run_commands import all_within
 from sparsedash.shell.terminal import ProgressBar, run_table
 from tests.factories import RECORD, RUN, outcome
 
-PASSAGE_FIELDS = {"index", "target", "last_word_right", "last_token_right", "log_likelihood", "answer"}
-ANSWERS = {"last_word", "last_token", "word_perplexity", "passages"}
-SPARSE = {"sparsity_percent", "mlp_sparsity", "matmul_ratio", "widths", "paired", "method", "verdict"}
-
 
 @pytest.fixture
 def document(tmp_path):
@@ -38,14 +34,12 @@ def test_a_run_prints_its_table_and_progress_and_writes_a_document(flags, docume
     assert {"dense", "sparse", "seconds", "model", "corpora", "versions", "seed"} <= set(found)
     assert [s["sparsity_percent"] for s in found["sparse"]] == [50.0, 12.5]
     for answers in (found["dense"], *found["sparse"]):
-        assert set(answers) >= ANSWERS
-        assert answers["last_word"].keys() == answers["last_token"].keys() == {"right", "total"}
         assert [p["index"] for p in answers["passages"]] == list(range(12))
-        assert all(set(p) == PASSAGE_FIELDS for p in answers["passages"])
-    for sparse in found["sparse"]:
-        assert set(sparse) >= SPARSE
-        assert set(sparse["paired"]) == {"broke", "mended", "p_value", "p_adjusted", "difference", "interval"}
-    assert found["sparse"][0]["widths"] == [48, 48, 48]
+    sparse, passage = found["sparse"][0], found["sparse"][0]["passages"][0]
+    assert set(passage) == {"index", "target", "last_word_right", "last_token_right", "log_likelihood", "answer"}
+    assert set(sparse["paired"]) == {"broke", "mended", "p_value", "p_adjusted", "difference", "interval"}
+    assert {"last_word", "last_token", "word_perplexity", "mlp_sparsity", "matmul_ratio", "method"} <= set(sparse)
+    assert sparse["widths"] == [48, 48, 48]
     assert found["settings"]["calibration"]["token_weights"] == "residual"
     assert found["settings"]["calibration"]["packed"] is True
     assert set(found["seconds"]) >= {"load", "calibrate", "prune", "evaluate"}
@@ -79,14 +73,7 @@ def test_a_run_is_judged_and_can_fail_the_command(flags, document, capsys, monke
 
 @pytest.mark.parametrize(
     ("perplexity", "accuracy", "within"),
-    [
-        ("within", "within", True),
-        ("within", None, True),
-        ("within", "undecided", False),
-        ("undecided", "within", False),
-        ("undecided", None, False),
-        ("within", "beyond", False),
-    ],
+    [("within", "within", True), ("within", None, True), ("within", "undecided", False), ("undecided", None, False)],
 )
 def test_only_measures_that_are_all_within_pass_the_strict_gate(perplexity, accuracy, within):
     verdict = {"ratio": {"verdict": perplexity}, "points": accuracy and {"verdict": accuracy}}
@@ -186,13 +173,12 @@ def test_a_search_ends_with_its_sentence_and_writes_its_trials(search_flags, doc
     assert "Evaluating, trial 2: " in printed.err
 
 
-@pytest.mark.parametrize("n", [1, 10])
-def test_too_few_passages_to_confirm_a_model_have_an_exit_code(search_flags, document, n):
+def test_too_few_passages_to_confirm_a_model_have_an_exit_code(search_flags, document):
     to, read = document
-    assert main(["find", *search_flags, "--passages", str(n), *to]) == 3
+    assert main(["find", *search_flags, "--passages", "1", *to]) == 3
     found = read()["find"]
     assert found["answer_percent"] is None
-    assert found["sentence"].startswith(f"Too few to judge: {n} passage{'' if n == 1 else 's'} cannot")
+    assert found["sentence"].startswith("Too few to judge: 1 passage cannot")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -101,7 +101,7 @@ def harm_file(path, share=0.5):
 
 def harm_entry(store, shelf, name, share=0.5):
     """Flip a bit in the value of an entry, wherever it lies."""
-    cache = store._shelf(shelf)
+    cache = store._caches[shelf]
     ((rowid, filename, value),) = cache._sql(
         "SELECT rowid, filename, value FROM Cache WHERE key = ?", (name,)
     ).fetchall()

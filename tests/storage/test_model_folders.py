@@ -38,28 +38,22 @@ def fetched(tmp_path, monkeypatch):
     (model / "refs" / "main").write_text("a" * 40)
 
 
-def test_a_folder_has_its_own(tmp_path):
+def test_a_folder_has_its_own_and_what_the_hub_gave_before_is_known_without_asking_it(fetched, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
-    assert model_config(str(tmp_path)) == CONFIG
-
-
-def test_what_the_hub_gave_before_is_known_without_asking_it(fetched):
-    assert model_config("owner/model") == CONFIG
+    assert model_config(str(tmp_path)) == model_config("owner/model") == CONFIG
     assert model_config(f"owner/model@{'a' * 40}") == CONFIG
     assert model_config("owner/model@other") is None
     assert model_config("owner/other") is None
 
 
-@pytest.mark.parametrize(
-    "name", ["", "a" * 200, "../../etc", "owner/model/more", "/nowhere", "\x00", "x.gguf", "@main"]
-)
+@pytest.mark.parametrize("name", ["", "a" * 200, "../../etc", "owner/model/more", "/nowhere", "\x00", "@main"])
 def test_a_name_of_nothing_has_none(name, fetched):
     assert model_config(name) is None
 
 
-@pytest.mark.parametrize("text", ["[]", "{", "[" * 100_000, " " * (MAX_CONFIG_BYTES + 1), "\udcff"])
+@pytest.mark.parametrize("text", ["[]", "{", "[" * 100_000, " " * (MAX_CONFIG_BYTES + 1)])
 def test_a_file_that_is_no_config_is_none(text, tmp_path):
-    (tmp_path / "config.json").write_bytes(text.encode(errors="surrogateescape"))
+    (tmp_path / "config.json").write_text(text)
     assert model_config(str(tmp_path)) is None
 
 
@@ -68,23 +62,19 @@ def test_what_is_whole_is_listed_with_its_size_and_what_is_unfinished_is_not(sto
     (folder.parent / "unfinished-x").mkdir()
     (folder.parent / "tiny-0123.lock").touch()
     (model,) = unpacked_models(store)
-    assert (model.name, model.n_files, model.n_bytes) == ("tiny-0123", 2, len(LARGE) + 2)
+    assert (model.name, model.size.n_bytes) == ("tiny-0123", len(LARGE) + 2)
     assert model.identity.startswith("sha256:")
 
 
-def test_deleting_one_takes_its_folder_and_what_was_noted_and_twice_is_no_fault(store):
-    folder = unpack(store, "tiny-0123")
-    drop_unpacked("tiny-0123", store)
-    drop_unpacked("tiny-0123", store)
-    assert not folder.exists() and unpacked_models(store) == []
-    assert not any(entry.name.startswith("note/unpacked") for entry in store.entries("records"))
-
-
-def test_one_that_is_being_unpacked_is_left(store):
+def test_deleting_one_takes_its_folder_and_note_unless_it_is_being_unpacked_and_twice_is_no_fault(store):
     folder = unpack(store, "tiny-0123")
     with FileLock(folder.with_name("tiny-0123.lock")), pytest.raises(StoreError, match="being unpacked"):
         drop_unpacked("tiny-0123", store)
     assert folder.exists()
+    drop_unpacked("tiny-0123", store)
+    drop_unpacked("tiny-0123", store)
+    assert not folder.exists() and unpacked_models(store) == []
+    assert not any(entry.name.startswith("note/unpacked") for entry in store.entries("records"))
 
 
 @pytest.mark.parametrize("name", ["", "..", "../records", "a/b", "unfinished-x", ".x"])
@@ -98,8 +88,8 @@ def test_the_size_of_a_folder_follows_no_link(tmp_path):
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "a" / "b" / "file").write_bytes(b"12345")
     (tmp_path / "a" / "link").symlink_to(tmp_path / "a" / "b")
-    assert folder_size(tmp_path / "a")[:2] == (1, 5)
-    assert folder_size(tmp_path / "nowhere") == (0, 0, 0.0)
+    assert folder_size(tmp_path / "a").n_bytes == 5
+    assert folder_size(tmp_path / "nowhere") == (0, 0.0)
 
 
 def test_of_two_at_the_same_time_one_wins_and_the_other_says_so(tmp_path):

@@ -1,6 +1,5 @@
 """The data folder keeps what was put there, and neither runs nor shows what was planted or damaged."""
 
-import logging
 import os
 import pickle
 import sqlite3
@@ -21,7 +20,7 @@ from sparsedash.schema.records import Passages
 from sparsedash.storage import disk_cache
 from sparsedash.storage.disk_cache import USUAL_GB, PlainDisk, bytes_of
 from sparsedash.storage.store import EVERY_S, StageCheckpoint, Store
-from sparsedash.storage.verification import verify
+from tests.storage.every_kind import flip
 
 LARGE = 100_000
 """Bytes enough for diskcache to use a file of their own instead of a column."""
@@ -62,18 +61,14 @@ def test_keys_come_oldest_first_and_a_rewritten_record_keeps_its_place(store):
         store.put(key, continuation(key))
     store.put("c", continuation("c", left=" again"))
     store.remember(store_keys.calibrated_note("a"), "is no record")
-    assert list(store.keys(Continuation)) == ["c", "a", "b"]
+    assert store.keys(Continuation) == ["c", "a", "b"]
 
 
-@pytest.mark.parametrize("n_bytes", [0, 1, LARGE])
-def test_artefacts_of_any_size_come_back(store, n_bytes):
-    data = os.urandom(n_bytes)
-    store.put_artefact("a", data)
-    assert "a" in store._artefacts
-    assert store.get_artefact("a") == data
-
-
-def test_notes_come_back_until_they_are_forgotten(store):
+def test_artefacts_of_any_size_and_notes_come_back_until_they_are_forgotten(store):
+    for n_bytes in (0, 1, LARGE):
+        data = os.urandom(n_bytes)
+        store.put_artefact("a", data)
+        assert store.has_entry("artefacts", "a") and store.get_artefact("a") == data
     name = store_keys.peak_memory_note("gpt2", "float32")
     store.remember(name, "1234.5")
     assert store.recall(name) == "1234.5"
@@ -82,16 +77,14 @@ def test_notes_come_back_until_they_are_forgotten(store):
     assert store.recall(name) is None
 
 
-def test_artefacts_are_forgotten_when_room_runs_short_and_records_are_not(tmp_path):
-    store = Store(tmp_path, artefact_bytes=5 * LARGE)
+def test_artefacts_are_forgotten_when_room_runs_short_and_records_are_not(store):
+    store.allow_artefacts(5 * LARGE)
     for number in range(10):
         store.put_artefact(str(number), os.urandom(LARGE))
         store.put(str(number), continuation(str(number), left="x" * LARGE))
         store.get_artefact("0")
-    kept = [number for number in range(10) if str(number) in store._artefacts]
-    assert kept == [0, 7, 8, 9]
-    assert len(list(store.keys(Continuation))) == 10
-    store.close()
+    assert sorted(entry.name for entry in store.entries("artefacts")) == ["0", "7", "8", "9"]
+    assert len(store.keys(Continuation)) == 10
 
 
 def test_the_folder_is_for_its_owner_only(tmp_path):
@@ -101,67 +94,48 @@ def test_the_folder_is_for_its_owner_only(tmp_path):
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
-def test_a_planted_pickle_is_set_aside_reported_and_never_run(store, tmp_path, caplog):
+def test_planted_pickles_are_set_aside_reported_and_never_run_nor_hide_the_records(store, tmp_path, caplog):
     pickle.loads(pickle.dumps(Trap(tmp_path / "trap works")))
     assert (tmp_path / "trap works").exists()
+    store.put("sound", continuation("sound"))
     planted = diskcache.Cache(str(store.folder / "records"))
     planted.set("continuation/a", [Trap(tmp_path / "sprung"), "x" * LARGE])
     planted.set("continuation/b", 5)
     planted.set("continuation/c", "text")
-    planted.close()
-    for key in "abc":
-        assert store.get(Continuation, key) is None
-        assert f"Set aside the damaged entry continuation/{key}" in caplog.text
-    assert list(store.keys(Continuation)) == []
-    assert not (tmp_path / "sprung").exists()
-
-
-def test_a_pickled_key_is_not_run_and_does_not_hide_the_records(store, tmp_path):
-    store.put("a", continuation("a"))
-    planted = diskcache.Cache(str(store.folder / "records"))
     planted.set(("tuple",), b"value")
     planted.close()
     change(store, "UPDATE Cache SET key = ? WHERE raw = 0", pickle.dumps(Trap(tmp_path / "sprung")))
-    assert list(store.keys(Continuation)) == ["a"]
+    for key in "abc":
+        assert store.get(Continuation, key) is None
+        assert f"Set aside the damaged entry continuation/{key}" in caplog.text
+    assert store.keys(Continuation) == ["sound"]
     assert not (tmp_path / "sprung").exists()
 
 
 def test_nothing_but_bytes_under_text_can_be_written(store):
     cache = diskcache.Cache(str(store.folder / "records"), disk=PlainDisk)
-    for value in ("text", 5, None, [1]):
-        with pytest.raises(StoreError, match="is bytes"):
-            cache.set("a", value)
-    for key in (5, b"a", ("a",)):
-        with pytest.raises(StoreError, match="is text"):
-            cache.set(key, b"value")
+    for key, value in (("a", "text"), ("a", None), ("a", [1]), (5, b""), (b"a", b""), (("a",), b"")):
+        with pytest.raises(StoreError, match="in the store is"):
+            cache.set(key, value)
     cache.close()
-
-
-def only_file(store: Store) -> Path:
-    (path,) = store.folder.rglob("*.val")
-    return path
-
-
-def flip_last_byte(path: Path) -> None:
-    data = path.read_bytes()
-    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
 
 
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (flip_last_byte, "its checksum does not match"),
+        (lambda path: path.write_bytes(flip(path.read_bytes(), 1.0)), "its checksum does not match"),
         (lambda path: path.write_bytes(b""), "its checksum does not match"),
         (Path.unlink, "The file of an entry is gone"),
     ],
+    ids=["flipped", "empty", "gone"],
 )
 def test_a_damaged_artefact_is_dropped_reported_and_can_be_put_again(store, caplog, damage, said):
     store.put_artefact("a", bytes(LARGE))
-    damage(only_file(store))
-    with caplog.at_level(logging.WARNING):
-        assert store.get_artefact("a") is None
+    (path,) = store.folder.rglob("*.val")
+    damage(path)
+    assert store.get_artefact("a") is None
     assert f"Dropped the damaged entry a: {said}" in caplog.text
-    assert "a" not in store._artefacts
+    assert store.entries("artefacts") == []
     store.put_artefact("a", b"new")
     assert store.get_artefact("a") == b"new"
 
@@ -169,17 +143,15 @@ def test_a_damaged_artefact_is_dropped_reported_and_can_be_put_again(store, capl
 def test_a_damaged_record_is_set_aside_whoever_looks_and_stays_when_it_is_made_again(store, caplog):
     store.put("a", continuation("a"))
     change(store, "UPDATE Cache SET value = CAST(replace(value, 'time', 'tide') AS BLOB)")
-    with closing(Store(store.folder)) as other, caplog.at_level(logging.WARNING):
+    with closing(Store(store.folder)) as other:
         assert [each.get(Continuation, "a") for each in (store, other, store)] == [None, None, None]
         assert other.why_missing(Continuation, "a") == "was damaged and is set aside"
     assert "Set aside the damaged entry continuation/a" in caplog.text
-    assert (store.damaged_keys(Continuation), list(store.keys(Continuation))) == (["a"], [])
+    assert (store.damaged_keys(Continuation), store.keys(Continuation)) == (["a"], [])
     store.put("a", continuation("a"))
     assert store.get(Continuation, "a") == continuation("a") and store.damaged_keys(Continuation) == []
     data, is_sound = store.raw_value("records", "damaged/continuation/a")
     assert b"tide" in data and not is_sound
-    (found,) = verify(store, lambda step: None).damaged
-    assert (found.name, found.what) == ("damaged/continuation/a", "it was damaged when it was read, and is set aside")
     store.drop(Continuation, "a")
     assert store.why_missing(Continuation, "a") == "is no longer stored"
     assert store.entries("records") == []
@@ -220,57 +192,40 @@ def test_two_processes_write_at_once_and_nothing_is_lost_or_torn(tmp_path):
     ]
     assert [writer.wait(60) for writer in writers] == [0, 0]
     store = Store(tmp_path / "data")
-    assert len(list(store.keys(Continuation))) == 81
+    assert len(store.keys(Continuation)) == 81
     for name in ("left", "right"):
         for number in range(40):
             assert store.get(Continuation, f"{name}{number}") is not None
             assert store.get_artefact(f"{name}{number}") == bytes(50_000)
-    last = store.get(Continuation, "both")
-    assert last is not None
-    assert last.prompt in ("left", "right")
+    assert store.get(Continuation, "both").prompt in ("left", "right")
     store.close()
-
-
-LIMITED = """
-import resource, sys
-from pathlib import Path
-from sparsedash.schema.errors import StoreError
-from sparsedash.storage.store import Store
-store = Store(Path(sys.argv[1]))
-store.put_artefact("a", b"old")
-resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
-try:
-    store.put_artefact("a", bytes(1_000_000))
-except StoreError as error:
-    print(error)
-print(store.get_artefact("a"))
-"""
-
-
-def test_a_file_that_finds_no_room_is_a_store_error_and_the_old_value_stays(tmp_path):
-    done = subprocess.run([sys.executable, "-c", LIMITED, str(tmp_path)], capture_output=True, text=True, timeout=60)
-    assert done.stderr == ""
-    said, kept = done.stdout.splitlines()
-    assert said.startswith("The data folder could not be written")
-    assert "disk is full" in said
-    assert kept == "b'old'"
 
 
 def test_a_table_that_finds_no_room_is_a_store_error_and_the_old_value_stays(store):
     store.put("a", continuation("a"))
-    store._records._sql("PRAGMA max_page_count = 1")
+    store._caches["records"]._sql("PRAGMA max_page_count = 1")
     with pytest.raises(StoreError, match="could not be written: database or disk is full") as full:
         store.put("a", continuation("a", left="x" * 20_000))
     assert "disk is full" in full.value.advice
     assert store.get(Continuation, "a") == continuation("a")
 
 
-@pytest.mark.parametrize("name", ["file", "file/below"])
-def test_a_data_folder_that_cannot_be_made_is_a_store_error_with_advice(tmp_path, name):
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(StoreError, match="cannot be used") as refused:
+@pytest.mark.parametrize(
+    ("there", "content", "name", "said"),
+    [
+        ("file", b"in the way", "file", r"cannot be used: .*SPARSEDASH_DATA_DIR"),
+        ("file", b"in the way", "file/below", r"cannot be used: .*SPARSEDASH_DATA_DIR"),
+        ("jobs.sqlite", b"", ".", r"in another layout\. Name another folder .*, or delete this one\.$"),
+        ("layout-99", b"", ".", "in another layout"),
+        ("letters.txt", b"", ".", "holds other things"),
+    ],
+)
+def test_a_folder_that_is_no_data_folder_is_refused_with_advice_and_left_as_it_is(tmp_path, there, content, name, said):
+    (tmp_path / there).write_bytes(content)
+    tmp_path.chmod(0o755)
+    with pytest.raises(StoreError, match=said):
         Store(tmp_path / name)
-    assert "SPARSEDASH_DATA_DIR" in refused.value.advice
+    assert [path.name for path in tmp_path.iterdir()] == [there] and tmp_path.stat().st_mode & 0o777 == 0o755
 
 
 def test_a_table_that_is_no_table_is_a_store_error(store):
@@ -278,22 +233,6 @@ def test_a_table_that_is_no_table_is_a_store_error(store):
     (store.folder / "records" / "cache.db").write_bytes(b"no database" * 1000)
     with pytest.raises(StoreError, match="cannot be used"):
         Store(store.folder)
-
-
-@pytest.mark.parametrize(
-    ("name", "said"),
-    [
-        ("jobs.sqlite", r"in another layout\. Name another folder .*, or delete this one\.$"),
-        ("layout-99", "in another layout"),
-        ("letters.txt", "holds other things"),
-    ],
-)
-def test_a_folder_of_another_layout_or_with_other_things_is_refused_and_left_as_it_is(tmp_path, name, said):
-    (tmp_path / name).touch()
-    tmp_path.chmod(0o755)
-    with pytest.raises(StoreError, match=said):
-        Store(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == [name] and tmp_path.stat().st_mode & 0o777 == 0o755
 
 
 @contextmanager
@@ -344,38 +283,28 @@ class Clock:
         return self.now
 
 
-def test_nothing_is_kept_before_it_is_time_and_then_everything(store):
+def test_a_checkpoint_keeps_nothing_before_it_is_time_then_everything_for_another_attempt_until_it_is_done(store):
     clock = Clock()
     halfway = StageCheckpoint(store, "tiny", clock)
-    halfway.keep("a", lambda: b"1")
+    halfway.keep({"a": lambda: b"1"})
     assert store.get_artefact("a") is None
     clock.now = EVERY_S
-    halfway.keep("b", lambda: b"2")
-    assert [store.get_artefact(key) for key in "ab"] == [b"1", b"2"]
-    halfway.keep("c", lambda: pytest.fail("it is asked for too early"))
-
-
-def test_another_attempt_finds_it_and_lets_it_go_when_it_is_whole(store):
-    clock = Clock()
-    halfway = StageCheckpoint(store, "tiny", clock)
-    clock.now = EVERY_S
-    halfway.keep("a", lambda: b"1")
+    halfway.keep({"b": lambda: b"2"})
+    halfway.keep({"c": lambda: pytest.fail("it is asked for too early")})
     again = StageCheckpoint(store, "tiny")
-    assert again.get("a", bytes) == b"1"
-    assert again.get("b", bytes) is None
+    assert [again.get(key, bytes) for key in "abc"] == [b"1", b"2", None]
     again.done()
-    assert store.get_artefact("a") is None
+    assert store.entries("artefacts") == []
 
 
-def test_nothing_else_is_dropped_for_it(tmp_path):
-    store, clock = Store(tmp_path / "data", artefact_bytes=100_000), Clock()
+def test_no_artefact_is_evicted_for_a_checkpoint(store):
+    clock = Clock()
+    store.allow_artefacts(100_000)
     store.put_artefact("statistics", b"x" * 60_000)
     halfway = StageCheckpoint(store, "tiny", clock)
     clock.now = EVERY_S
-    halfway.keep("large", lambda: b"x" * 90_000)
-    assert store.get_artefact("large") is None
-    assert store.get_artefact("statistics") is not None
-    store.close()
+    halfway.keep({"large": lambda: b"x" * 90_000})
+    assert [entry.name for entry in store.entries("artefacts")] == ["statistics"]
 
 
 def test_what_is_chosen_is_kept_and_holds_for_every_process_unless_the_environment_overrides(store, monkeypatch):

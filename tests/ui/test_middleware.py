@@ -2,9 +2,9 @@
 
 import asyncio
 import json
-from dataclasses import replace
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 from starlette.requests import Request
 from streamlit import config
@@ -103,7 +103,7 @@ def test_what_a_browser_says_of_itself_is_dropped():
 
 
 def test_who_is_not_on_the_list_is_told_so():
-    listed = replace(RULES, visitors=("ada",))
+    listed = msgspec.structs.replace(RULES, visitors=("ada",))
     assert [crossed(listed, x_remote_user=name, **OWN).status for name in ("ada", "root", "eve")] == [200, 200, 401]
     refused = crossed(listed, x_remote_user="<b>eve", accept="text/html", **OWN)
     assert refused.status == 403 and b"&lt;b&gt;eve" in refused.body

@@ -95,7 +95,7 @@ def test_a_kind_a_model_and_a_run_can_be_deleted(open_page, filled, key, left):
     app = opened(open_page("storage"), key)
     app.button(key=f"delete-{key}-sure").click().run()
     assert filled.runs() == left
-    assert filled._store.has_artefact("own") == (key == RUN.key)
+    assert filled._store.has_entry("artefacts", "own") == (key == RUN.key)
 
 
 def test_many_runs_are_shown_in_pages(open_page, backend):

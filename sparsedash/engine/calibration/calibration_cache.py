@@ -188,7 +188,7 @@ class Calibration:
                 self._put(f"{key}/{part}", pack_statistics(own), kind)
 
         def has(index: int) -> bool:
-            return all(self._store.has_artefact(f"{key}/{part}") for part in parts[index])
+            return all(self._store.has_entry("artefacts", f"{key}/{part}") for part in parts[index])
 
         checkpoint, watched = (
             WalkCheckpoint(self._checkpoint(), f"{key}/hidden", has),

@@ -105,7 +105,7 @@ class WalkCheckpoint:
         # Packed now: until later all hidden states would be in memory twice.
         if self._checkpoint.is_due:
             hidden = [own for walk in walks for own in walk.hidden]
-            self._checkpoint.keep(self._key, lambda: pack_tensors([torch.tensor(index), *hidden]))
+            self._checkpoint.keep({self._key: lambda: pack_tensors([torch.tensor(index), *hidden])})
 
     def done(self) -> None:
         """Drop the checkpoint: the result is in the store."""

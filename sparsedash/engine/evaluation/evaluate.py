@@ -10,7 +10,7 @@ than 197 was read at an unrelated place: the `published` rule counts it as wrong
 
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -50,7 +50,7 @@ class EvaluatedModel:
     def __init__(
         self, applied: Applied = nullcontext, checkpoint: StageCheckpoint | None = None, key: str = ""
     ) -> None:
-        self.applied, self.checkpoint, self._key, self.outcomes = applied, checkpoint, key, dict[int, Outcome]()
+        self.applied, self.checkpoint, self.key, self.outcomes = applied, checkpoint, key, dict[int, Outcome]()
         self._before, self._earlier = (checkpoint and checkpoint.get(key, _decode_answers)) or (0.0, {})
 
     def begin(self, n_together: int) -> None:
@@ -72,13 +72,8 @@ class EvaluatedModel:
             self.outcomes |= found
         return len(found) == len(rows)
 
-    def add(self, outcomes: Mapping[int, Outcome]) -> None:
-        """Add outcomes, and keep them at the next checkpoint."""
-        self.outcomes |= outcomes
-        if self.checkpoint is not None:
-            self.checkpoint.add(self._key, self._encoded)
-
-    def _encoded(self) -> bytes:
+    def encoded(self) -> bytes:
+        """The outcomes so far, as its checkpoint keeps them."""
         return msgspec.json.encode((self.seconds, self._earlier | self.outcomes))
 
 
@@ -294,10 +289,10 @@ class _Evaluation:
         finish_answers_(self.loaded, [part for each in reads for part in each.unfinished])
         for each in reads:
             answered = zip(each.rows, each.scores, each.begun, strict=True)
-            each.model.add({row: self._outcome(row, score, tokens) for row, score, tokens in answered})
+            each.model.outcomes |= {row: self._outcome(row, score, tokens) for row, score, tokens in answered}
         if (checkpoint := reads[0].model.checkpoint) is not None:
             # Of all models, if one is due.
-            checkpoint.keep_added()
+            checkpoint.keep({each.model.key: each.model.encoded for each in reads})
         self.loaded.residency.drop()
 
     def _outcome(self, row: int, score: TargetScore, tokens: list[int] | None) -> Outcome:

@@ -82,7 +82,7 @@ def export_model(settings: ExportSettings, store: Store, shelf: ModelShelf, on_s
     pruned, sparse, weights = request.pruned, request.sparse, settings.weights
     _require_form(settings, pruned, store.recall(store_keys.model_type_note(sparse.model_identity)))
     name = settings.folder(store.folder, public_model(sparse), method_name(pruned.method), pruned.sparsity_permille)
-    folder = local_path(str(name)).absolute()
+    folder = local_path(name).absolute()
     sweep_exports(folder.parent)
     known = store.get(Export, settings.key())
     if known is not None and folder.is_dir() and file_hashes(folder) == known.files:

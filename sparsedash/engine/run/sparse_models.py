@@ -341,7 +341,7 @@ def _refitted(run: RunContext, method: MethodSettings, chosen: Sequence[PrunedMl
     store, about, found = run.store, about_artefact("weights", run.identity), dict[int, PrunedMlp]()
 
     def has(index: int) -> bool:
-        return store.has_artefact(f"{key}/{index}")
+        return store.has_entry("artefacts", f"{key}/{index}")
 
     if not all(map(has, range(len(chosen)))):
         checkpoint = WalkCheckpoint(run.pruning_checkpoint, f"{key}/hidden", has)

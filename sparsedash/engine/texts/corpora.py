@@ -121,7 +121,7 @@ def _read_hub(name: str, corpus: HubCorpus) -> list[str]:
             raise EOFError("there were no more")
         if corpus.n_streamed is not None:
             kept.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(kept, "".join(json.dumps({"text": text}) + "\n" for text in texts), replace=True)
+            write_atomically(kept, "".join(json.dumps({"text": text}) + "\n" for text in texts))
     except (OSError, EOFError, ValueError, KeyError, HTTPError, datasets.exceptions.DatasetsError) as error:
         raise _hub_problem(name, corpus, error, n_texts=len(texts), offline=offline) from error
     finally:

@@ -114,7 +114,7 @@ def at(data, name, n_bytes, value):
 # After a tensor's name: number of dimensions, two of them, type, offset.
 HARMS = {
     **{f"cut at {share}": (lambda data, s=share: data[: int(len(data) * s)]) for share in (0, 0.0001, 0.2, 0.999)},
-    **{f"a tensor at {n}": (lambda data, n=n: at(data, "blk.1.ffn_up.weight", 24, n)) for n in (2**64 - 32, 32, 10**9)},
+    **{f"a tensor at {n}": (lambda data, n=n: at(data, "blk.1.ffn_up.weight", 24, n)) for n in (32, 10**9)},
     "an endless array": lambda data: at(data, "tokenizer.ggml.tokens", 8, 2**62),
     "an endless word": lambda data: at(data, "tokenizer.ggml.tokens", 16, 2**63),
 }

@@ -251,7 +251,7 @@ def test_a_finished_run_stays_whole_while_it_is_repeated(settings, store):
 
 def test_forgotten_or_damaged_statistics_are_computed_again(settings, store):
     first = ran(settings, store)
-    for name in list(store._artefacts):
+    for name in list(store._caches["artefacts"]):
         harm_entry(store, "artefacts", name)
     run, stages = stages_of(one(settings), store)
     assert "calibrate" in stages
@@ -272,27 +272,23 @@ def test_a_run_that_may_stop_early_has_the_whole_dense_record_and_says_how_the_o
 # Refusals and warnings.
 
 
-def test_a_store_too_small_for_the_statistics_is_refused_before_anything_is_computed(settings, tmp_path, monkeypatch):
-    store = Store(tmp_path / "shrinking")
+def test_a_store_too_small_for_the_statistics_is_refused_before_anything_is_computed(settings, store, monkeypatch):
     first = ran(settings, store)
-    store.close()
-    tiny = Store(tmp_path / "shrinking", artefact_bytes=1)
+    store.allow_artefacts(1)
     # What is stored already needs no room.
-    assert ran(settings, tiny).sparse == first.sparse
+    assert ran(settings, store).sparse == first.sparse
     monkeypatch.setattr(pipeline, "evaluate_together", must_not_run)
     with pytest.raises(StoreError, match=r"takes .* GB, and there is room for"):
-        ran(one(settings), tiny)
-    tiny.close()
+        ran(one(settings), store)
 
 
-def test_a_store_that_turns_out_too_small_says_so_after_two_calibrations(settings, tmp_path, monkeypatch):
-    tiny = Store(tmp_path / "tiny", artefact_bytes=1)
+def test_a_store_that_turns_out_too_small_says_so_after_two_calibrations(settings, store, monkeypatch):
+    store.allow_artefacts(1)
     monkeypatch.setattr(pipeline, "kept_bytes", lambda *_: 0)
     calibrations = count_calls(monkeypatch, Calibration, "reach")
     with pytest.raises(StoreError, match="does not fit"):
-        ran(settings, tiny)
+        ran(settings, store)
     assert len(calibrations) == 2
-    tiny.close()
 
 
 def test_a_bad_model_leaves_no_run(settings, known):

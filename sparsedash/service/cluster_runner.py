@@ -5,6 +5,8 @@ says which attempts run, and the scheduler which of their parts it has.
 """
 
 import logging
+import os
+import secrets
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -12,14 +14,26 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Protocol
+from typing import IO, TYPE_CHECKING
 
-from sparsedash.jobs.cluster_parts import ClusterView, MachineView, Part, PartEnd, failed_part
+from sparsedash.jobs.cluster_parts import (
+    SCHEDULER,
+    ClusterView,
+    MachineView,
+    Part,
+    PartEnd,
+    Scheduler,
+    failed_part,
+    named_scheduler,
+)
 from sparsedash.jobs.job import CLUSTER, FINISHED_PARTS, RUNS, Job
 from sparsedash.jobs.job_table import JobTable
 from sparsedash.jobs.lock_files import cluster_lock, hold_lock, job_lock, open_log
-from sparsedash.schema.errors import Cancelled, SparseDashError, StoreError
+from sparsedash.schema import store_keys
+from sparsedash.schema.errors import Cancelled, SettingsError, SparseDashError, StoreError
 from sparsedash.schema.progress import STARTING, Step, Taken
+from sparsedash.service.cluster_plan import ClusterPlan, connect_cluster
+from sparsedash.storage.store import Store
 
 if TYPE_CHECKING:
     from sparsedash.jobs.cluster import Cluster
@@ -35,24 +49,13 @@ _TICK_S = 0.2
 _PAUSE_S = 5.0
 
 
-class _JobPlan(Protocol):
-    """The parts of a job, and what becomes of their results: see service.cluster_plan."""
-
-    @property
-    def whole(self) -> bool: ...
-    def left(self) -> Sequence[str]: ...
-    def part(self, name: str) -> Part: ...
-    def keep(self, part: Part, end: PartEnd) -> None: ...
-    def said(self) -> str: ...
-
-
 class Attempt:
     """One attempt at a job on a cluster: the parts at work, by name, their results, and its end.
 
     lock: of the job, held as long as this server looks after it.
     """
 
-    def __init__(self, job: Job, plan: _JobPlan, table: JobTable, lock: IO[bytes]) -> None:
+    def __init__(self, job: Job, plan: ClusterPlan, table: JobTable, lock: IO[bytes]) -> None:
         self.job, self.lock, self.ended = job, lock, False
         self._plan, self._table = plan, table
         self.at_work: dict[str, Part] = {}
@@ -182,25 +185,23 @@ def _attempt_name(job: Job) -> str:
 class ClusterRunner:
     """Gives the runs of one data folder to a cluster, while there is one that has machines.
 
-    address: of the scheduler, for display. connect: a new connection. plan_of: the plan of a job. trouble: why the
-    scheduler must never be asked, in words.
+    scheduler: None with `trouble`, which says why it must never be asked. connect: to it, for this folder's name.
     """
 
     def __init__(
         self,
         folder: Path,
         table: JobTable,
-        address: str,
-        connect: Callable[[], "Cluster"],
-        plan_of: Callable[[Job], _JobPlan],
+        store: Store,
+        scheduler: Scheduler | None,
         *,
         trouble: str = "",
+        connect: Callable[[Scheduler, str], "Cluster"] = connect_cluster,
         grace_s: float = GRACE_S,
     ) -> None:
-        self._folder, self._table, self._address = folder, table, address
-        self._new_connection, self._plan_of, self._grace_s = connect, plan_of, grace_s
-        self._refused = trouble
-        self._trouble = trouble
+        self._folder, self._table, self._store, self._scheduler = folder, table, store, scheduler
+        self._address = scheduler.address if scheduler else os.environ.get(SCHEDULER, "")
+        self._new_connection, self._grace_s, self._trouble = connect, grace_s, trouble
         self._connection: Cluster | None = None
         self._up: IO[bytes] | None = None
         self._attempts: dict[tuple[int, int], Attempt] = {}
@@ -212,7 +213,7 @@ class ClusterRunner:
 
     def start(self) -> None:
         """Begin, unless the scheduler must not be asked."""
-        if not self._refused:
+        if self._scheduler:
             self._thread.start()
 
     def takes(self, job: Job) -> bool:
@@ -277,10 +278,12 @@ class ClusterRunner:
         return sum(len(attempt.at_work) for attempt in self._attempts.values())
 
     def _connect(self) -> bool:
-        if time.monotonic() < self._next_try_at:
+        if time.monotonic() < self._next_try_at or self._scheduler is None:
             return False
+        name = self._store.recall(store_keys.cluster_name_note()) or secrets.token_hex(8)
+        self._store.remember(store_keys.cluster_name_note(), name)
         try:
-            self._connection = self._new_connection()
+            self._connection = self._new_connection(self._scheduler, name)
         except SparseDashError as error:
             if self._trouble != str(error):
                 log.warning("%s", error)
@@ -301,7 +304,7 @@ class ClusterRunner:
         if (lock := hold_lock(job_lock(self._folder, job.id))) is None:
             return None
         try:
-            plan = self._plan_of(job)
+            plan = ClusterPlan(job, self._store)
         except SparseDashError as error:
             self._table.end(job, "failed", error.message, error.advice)
             lock.close()
@@ -366,3 +369,12 @@ class ClusterRunner:
         if connection is not None:
             with suppress(Exception):
                 connection.close()
+
+
+def cluster_runner(folder: Path, table: JobTable, store: Store) -> ClusterRunner | None:
+    """The runner for the scheduler that the environment names, with the trouble of a refused one; None without one."""
+    try:
+        scheduler = named_scheduler()
+    except SettingsError as error:
+        return ClusterRunner(folder, table, store, None, trouble=str(error))
+    return ClusterRunner(folder, table, store, scheduler) if scheduler else None
