@@ -42,7 +42,7 @@ def chosen_run(backend: Backend, runs: Sequence[Run]) -> ChosenRun:
     run = backend.run(key) if key else None
     navigation.adopt_search_tolerance(run.find if run else None)
     found = ChosenRun(key=key, asked=bool(asked), run=run, job=next((job for job in jobs if job.key == key), None))
-    navigation.remember_run(key if found.run or found.job else "")
+    navigation.remember({navigation.RUN: key if found.run or found.job else ""})
     navigation.draw_menu()
     return found
 
