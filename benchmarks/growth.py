@@ -43,7 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--doublings", type=int, default=3)
     parser.add_argument("--hidden", type=int, default=512)
-    parser.add_argument("--shrink", type=int, default=1, help="divide passages, tokens and width by this")
+    parser.add_argument("--shrink", type=int, default=1, help="divide passages, tokens, texts and width by this")
     parser.add_argument("--side", type=int, default=SIDE, help="of the square matrices whose product gives the rate")
     parser.add_argument("--picture", type=Path, help="draw all of it into this .svg")
     arguments = parser.parse_args()
@@ -85,7 +85,7 @@ class Runs:
         shape = {"hidden_size": hidden, "num_hidden_layers": depth, "num_attention_heads": max(1, hidden // 64)}
         plain = LLAMA | shape | {"intermediate_size": sizes["width"], "vocab_size": 8000}
         model = write_model(plain, self._folder / f"{sizes['width']}x{depth}")
-        length = min(LENGTH, sizes["tokens"])
+        length = max(32, LENGTH // self._arguments.shrink)
         n_texts = sizes["tokens"] // length
         given = CalibrationSettings(
             corpus=f"file:{words_drawn(n_texts, length, self._folder)}", n_samples=n_texts, length=length, packed=True

@@ -87,27 +87,6 @@ RUN = Run(
 
 def answered(key: str, n: int, **changes: object) -> Record:
     """A dense record under this key that answers n passages right, all alike."""
-    outcome = Outcome(
-        index=0,
-        target="a",
-        answer="a",
-        last_word_right=True,
-        last_token_right=True,
-        log_likelihood=-1.0,
-        tokens=(),
-        top=(),
-    )
-    made = Record(
-        key=key,
-        model="owner/model",
-        model_identity="m",
-        dtype="float32",
-        corpus="c",
-        corpus_identity="c",
-        passages_key="p",
-        pruned=None,
-        outcomes=tuple(replace(outcome, index=i) for i in range(n)),
-        seconds=1.0,
-        tokens_per_second=100.0,
-    )
-    return replace(made, **changes)  # type: ignore[arg-type]
+    outcomes = tuple(replace(outcome(i), log_likelihood=-1.0, tokens=(), top=()) for i in range(n))
+    same = {"model": "owner/model", "model_identity": "m", "seconds": 1.0, "pruned": None, "outcomes": outcomes}
+    return replace(RECORD, key=key, **same | changes)  # type: ignore[arg-type]

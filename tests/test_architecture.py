@@ -8,6 +8,8 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from functools import cache
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -93,6 +95,9 @@ def module_of(path: Path) -> str:
     return ".".join(parts)
 
 
+MODULES = {module_of(path): path for path in FILES}
+
+
 def is_within(module: str, group: str) -> bool:
     return module == group or module.startswith(f"{group}.")
 
@@ -101,10 +106,12 @@ def group_of(module: str) -> str | None:
     return next((group for group in ALLOWED if is_within(module, group)), None)
 
 
+@cache
 def tree_of(path: Path) -> ast.Module:
     return ast.parse(path.read_text(), str(path))
 
 
+@cache
 def imports_of(path: Path) -> list[str]:
     """Every name that a file imports, at its top or inside a function; `a.b.c` for `from a.b import c`."""
     names = []
@@ -117,55 +124,31 @@ def imports_of(path: Path) -> list[str]:
     return names
 
 
+@cache
 def imported_modules(path: Path) -> set[str]:
     """The project's own modules that a file imports, by the names of `module_of`."""
-    own = set()
+    found = set()
     for name in imports_of(path):
-        first, _, rest = name.partition(".")
-        if first == "sparsedash" and rest and rest != "__version__":
-            own.add(rest)
-        elif first in ("pages", "app"):
-            own.add(name)
-    return own
-
-
-def module_named(name: str, known: dict[str, Path]) -> str | None:
-    """The module that an imported name is, or comes from."""
-    return next((module for module in (name, name.rpartition(".")[0]) if module in known), None)
+        own = name.removeprefix("sparsedash.")
+        if own != name or name.partition(".")[0] in ("pages", "app"):
+            found |= {module for module in (own, own.rpartition(".")[0]) if module in MODULES}
+    return found - {""}
 
 
 def named(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
-def test_the_table_speaks_of_packages_that_are_there_and_is_short():
+def test_the_tables_speak_of_what_is_there_and_are_short():
     assert {name for allowed in ALLOWED.values() for name in allowed} <= set(ALLOWED)
-    assert {name for name in ALLOWED if not any(is_within(module_of(path), name) for path in FILES)} == set()
     assert len(ALLOWED) <= 25
-
-
-def test_every_door_leads_to_a_module_that_is_there():
     doors = {name for names in DOORS.values() for name in names}
-    assert {name for name in doors if not any(is_within(module_of(path), name) for path in FILES)} == set()
+    assert {name for name in {*ALLOWED, *doors} if not any(is_within(module, name) for module in MODULES)} == set()
 
 
-def test_the_table_of_imports_has_no_circle():
-    order: list[str] = []
-    while len(order) < len(ALLOWED):
-        ready = [g for g in ALLOWED if g not in order and ALLOWED[g] <= set(order)]
-        assert ready, f"a circle among {sorted(set(ALLOWED) - set(order))}"
-        order += ready
-
-
-def test_no_files_import_each_other_in_a_circle():
-    known = {module_of(path): path for path in FILES}
-    waiting = {
-        module: {target for name in imported_modules(path) if (target := module_named(name, known))} - {module}
-        for module, path in known.items()
-    }
-    while ready := [module for module, targets in waiting.items() if not targets]:
-        waiting = {module: targets - set(ready) for module, targets in waiting.items() if module not in ready}
-    assert not waiting, f"a circle among {sorted(waiting)}"
+def test_neither_packages_nor_files_import_each_other_in_a_circle():
+    TopologicalSorter(ALLOWED).prepare()
+    TopologicalSorter({module: imported_modules(path) - {module} for module, path in MODULES.items()}).prepare()
 
 
 def test_three_modules_lie_directly_in_the_package_and_every_file_name_occurs_once():
@@ -190,76 +173,46 @@ def page_of(module: str) -> str | None:
     return next((page for page in PAGES if module.startswith(f"ui.{page}_")), None)
 
 
-def test_every_page_has_parts():
-    assert {page_of(module_of(path)) for path in FILES} - {None} == set(PAGES)
-
-
-@pytest.mark.parametrize("path", [path for path in FILES if page_of(module_of(path))], ids=named)
-def test_no_part_of_a_page_imports_another_page_s(path):
-    pages = {page_of(module) for module in imported_modules(path)}
-    assert pages <= {None, "form", page_of(module_of(path))}
+def test_every_page_has_parts_and_none_imports_another_page_s():
+    assert {page_of(module) for module in MODULES} - {None} == set(PAGES)
+    for module, path in MODULES.items():
+        if page := page_of(module):
+            assert {page_of(imported) for imported in imported_modules(path)} <= {None, "form", page}, module
 
 
 def test_what_results_say_knows_no_streamlit():
-    known = {module_of(path): path for path in FILES}
-    below = {module for module in known if is_within(module, "reporting")}
+    below = {module for module in MODULES if is_within(module, "reporting")}
     todo = list(below)
     while todo:
-        for name in imported_modules(known[todo.pop()]):
-            target = module_named(name, known)
-            if target and target not in below:
-                below.add(target)
-                todo.append(target)
-    libraries = {name.partition(".")[0] for module in below for name in imports_of(known[module])}
+        new = imported_modules(MODULES[todo.pop()]) - below
+        below |= new
+        todo += new
+    libraries = {name.partition(".")[0] for module in below for name in imports_of(MODULES[module])}
     assert "streamlit" not in libraries
 
 
-@pytest.mark.parametrize("path", FILES, ids=named)
-def test_every_module_has_its_place_in_the_picture(path):
-    module = module_of(path)
-    assert module == "" or group_of(module), f"give the package of {module} a row in ALLOWED"
+def test_every_module_has_its_place_and_imports_point_down_and_not_aside():
+    for module, path in MODULES.items():
+        group = group_of(module)
+        assert module == "" or group, f"give the package of {module} a row in ALLOWED"
+        for target in map(group_of, imported_modules(path)):
+            is_own = target == group and group != "pages"
+            assert is_own or target in ALLOWED.get(group or "", set()), f"{module}: {group} may not import {target}"
 
 
-@pytest.mark.parametrize("path", FILES, ids=named)
-def test_imports_point_down_and_not_aside(path):
-    group = group_of(module_of(path))
-    for imported in imported_modules(path):
-        target = group_of(imported)
-        assert target, f"{imported} has no row in ALLOWED"
-        if target == group and group != "pages":
-            continue
-        assert target in ALLOWED.get(group or "", set()), f"{group} may not import {target}"
+def test_every_library_comes_in_by_its_own_door():
+    for module, path in MODULES.items():
+        for library in {name.partition(".")[0] for name in imports_of(path)} & DOORS.keys():
+            assert any(is_within(module, group) for group in DOORS[library]), f"{module} imports {library}"
 
 
-@pytest.mark.parametrize("path", FILES, ids=named)
-def test_every_library_comes_in_by_its_own_door(path):
-    module = module_of(path)
-    for name in imports_of(path):
-        library = name.partition(".")[0]
-        for door in [DOORS[library]] if library in DOORS else []:
-            assert any(is_within(module, group) for group in door), f"{module} imports {library}"
-
-
-def test_the_front_knows_nothing_of_the_engine():
-    reached = {name for group in FRONT for name in ALLOWED[group]}
-    assert reached <= FRONT
-    assert not any(is_within(name, "engine") for name in reached)
-
-
-def front_modules() -> list[str]:
-    """What the pages import; the pages themselves run only inside a session."""
-    modules = [module_of(path) for path in FILES]
-    return [
-        f"sparsedash.{module}" if module else "sparsedash"
-        for module in modules
-        if module == "" or group_of(module) in FRONT - {"app", "pages"}
-    ]
-
-
-def test_everything_the_front_uses_leaves_the_heavy_libraries_alone():
+def test_everything_the_front_uses_knows_nothing_of_the_engine_and_leaves_the_heavy_libraries_alone():
+    assert {name for group in FRONT for name in ALLOWED[group]} <= FRONT
+    # The pages themselves run only inside a session.
+    front = [module for module in MODULES if module == "" or group_of(module) in FRONT - {"app", "pages"}]
     program = (
         "import sys, importlib\n"
-        f"for name in {front_modules()!r}: importlib.import_module(name)\n"
+        f"for name in {front!r}: importlib.import_module(f'sparsedash.{{name}}'.rstrip('.'))\n"
         f"print([name for name in {HEAVY!r} if name in sys.modules])\n"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)
@@ -271,38 +224,20 @@ CHECKED = [*FILES, *sorted(ROOT.glob("benchmarks/**/*.py"))]
 
 
 @pytest.mark.parametrize("path", CHECKED, ids=named)
-def test_nothing_that_could_run_somebody_elses_code_is_imported(path):
+def test_nothing_that_could_run_somebody_elses_code_is_imported_or_called(path):
     # The name of an error can be imported without being able to do what raises it.
     imported = set(imports_of(path)) - {"pickle.UnpicklingError"}
     assert not {name.partition(".")[0] for name in imported} & RUNS_CODE
-
-
-def calls_of(path: Path) -> list[ast.Call]:
-    return [node for node in ast.walk(tree_of(path)) if isinstance(node, ast.Call)]
-
-
-@pytest.mark.parametrize("path", CHECKED, ids=named)
-def test_no_remote_code_is_trusted_and_no_weights_are_unpickled(path):
-    for call in calls_of(path):
+    for call in (node for node in ast.walk(tree_of(path)) if isinstance(node, ast.Call)):
         given = {word.arg: ast.unparse(word.value) for word in call.keywords}
-        where = f"{named(path)}:{call.lineno}"
+        where, called = f"{named(path)}:{call.lineno}", ast.unparse(call.func)
         assert given.get("trust_remote_code", "False") == "False", where
         assert given.get("allow_pickle", "False") == "False", where
-        match ast.unparse(call.func):
-            case "torch.load":
-                assert given.get("weights_only") == "True", where
-            case "diskcache.Cache" | "Cache":
-                assert given.get("disk") == "PlainDisk", where
-            case "eval" | "exec":
-                pytest.fail(where)
-
-
-@pytest.mark.parametrize("path", CHECKED, ids=named)
-def test_a_model_is_always_loaded_with_remote_code_refused(path):
-    for call in calls_of(path):
-        if ast.unparse(call.func).endswith((".from_pretrained", ".from_config")):
-            given = {word.arg for word in call.keywords}
-            assert given & {"trust_remote_code", None}, f"{named(path)}:{call.lineno}"
+        assert called not in ("eval", "exec"), where
+        assert called != "torch.load" or given.get("weights_only") == "True", where
+        assert called not in ("diskcache.Cache", "Cache") or given.get("disk") == "PlainDisk", where
+        if called.endswith((".from_pretrained", ".from_config")):
+            assert given.keys() & {"trust_remote_code", None}, where
 
 
 ADDRESS = re.compile(r"\b[a-z]+://([\w.-]+)|\b((?:[a-z0-9-]+\.)+(?:com|org|net|io|co|ai|dev))\b", re.IGNORECASE)
@@ -313,19 +248,17 @@ NEVER_ASKED = {
 }
 
 
-@pytest.mark.parametrize("path", FILES, ids=named)
-def test_no_module_names_a_host_other_than_this_machine(path):
+def test_no_module_names_a_host_other_than_this_machine():
     """What is fetched, the hub's own client fetches, from where its user has told it to."""
-    texts = [n.value for n in ast.walk(tree_of(path)) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
-    hosts = {a or b for text in texts for a, b in ADDRESS.findall(text)}
-    assert hosts <= LOOPBACK | NEVER_ASKED.get(named(path), set())
+    for path in FILES:
+        texts = [n.value for n in ast.walk(tree_of(path)) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
+        hosts = {a or b for text in texts for a, b in ADDRESS.findall(text)}
+        assert hosts <= LOOPBACK | NEVER_ASKED.get(named(path), set()), path
 
 
-@pytest.mark.parametrize(
-    "path", [path for path in FILES if "/ui/" in str(path)], ids=lambda path: str(path.relative_to(ROOT))
-)
-def test_every_download_is_marked_as_the_visitors_for_whom_the_page_made_it(path):
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "download_button":
-            (mime,) = [keyword.value for keyword in node.keywords if keyword.arg == "mime"]
-            assert ast.unparse(mime).startswith("login.private_media_type("), f"{path}:{node.lineno}"
+def test_every_download_is_marked_as_the_visitors_for_whom_the_page_made_it():
+    for path in (path for module, path in MODULES.items() if is_within(module, "ui")):
+        for node in ast.walk(tree_of(path)):
+            if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "download_button":
+                (mime,) = [keyword.value for keyword in node.keywords if keyword.arg == "mime"]
+                assert ast.unparse(mime).startswith("login.private_media_type("), f"{path}:{node.lineno}"

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from itertools import takewhile
 from pathlib import Path
 from typing import get_args
 
@@ -44,37 +45,26 @@ def named_in_tables(text: str) -> set[str]:
 
 
 def fields_of(value: object) -> set[str]:
-    if isinstance(value, dict):
-        return set(value) | {name for part in value.values() for name in fields_of(part)}
-    if isinstance(value, list):
-        return {name for part in value for name in fields_of(part)}
-    return set()
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return {*(value if isinstance(value, dict) else ()), *(name for part in parts for name in fields_of(part))}
 
 
 def listed_in_tree(text: str) -> list[str]:
     """Paths of the folders below sparsedash/ in CONTRIBUTING's tree, by their indentation."""
     lines = section(text, "The tree").partition("    sparsedash/")[2].partition("\n")[2].splitlines()
-    found: list[str] = []
-    folders: dict[int, str] = {}
-    for line in lines:
+    found, folders = list[str](), dict[int, str]()
+    for line in takewhile(lambda line: line.startswith(" " * 5), lines):
         depth = len(line) - len(line.lstrip())
-        if depth <= len("    "):
-            break
-        name = line.split()[0]
-        path = "".join(folders[d] for d in sorted(folders) if d < depth) + name
         folders = {d: folder for d, folder in folders.items() if d < depth}
-        if name.endswith("/"):
-            folders[depth] = name
-        found.append(path)
+        found.append("".join(folders[d] for d in sorted(folders)) + line.split()[0])
+        folders[depth] = line.split()[0]
     return found
 
 
 def test_every_flag_is_described_and_every_described_flag_exists(capsys):
-    offered: set[str] = set()
     for command in COMMANDS:
-        with pytest.raises(SystemExit) as ended:
+        with pytest.raises(SystemExit, match="0"):
             main([command.name, "--help"])
-        assert ended.value.code == 0
     offered = set(re.findall(r"^  (--[a-z-]+)", capsys.readouterr().out, re.MULTILINE))
     described = {name.split()[0] for name in named_in_tables(read("docs/cli.md"))}
     assert {name for name in described if name.startswith("--")} == offered
@@ -99,12 +89,9 @@ def test_models_methods_families_and_texts_are_the_ones_of_the_catalog():
     assert tuple(re.findall(r"\w+", families)) == tuple(FAMILIES)
     texts = {choice.name for choice in (*choices.EVALUATION_CORPORA, *choices.CALIBRATION_CORPORA)}
     assert texts == set(re.findall(r"^\|[^|]*\| *`([^`]+)`", section(text, "Texts"), re.MULTILINE))
-    channels, weights = (
-        section(text, "Methods that remove channels"),
-        section(text, "Methods that set single weights to zero"),
-    )
-    assert named_in_tables(channels) == {m.name for m in presets.METHODS if m.settings.takes_channels}
-    assert named_in_tables(weights) == {m.name for m in presets.METHODS if not m.settings.takes_channels}
+    for title, takes in (("Methods that remove channels", True), ("Methods that set single weights to zero", False)):
+        methods = {m.name for m in presets.METHODS if m.settings.takes_channels == takes}
+        assert named_in_tables(section(text, title)) == methods
     for closed in (Pattern, Saliency, Compensation, Allocation, Schedule):
         assert set(get_args(closed)) <= named
 
@@ -120,24 +107,17 @@ def test_every_variable_that_is_read_is_described_and_every_described_one_is_rea
 
 
 def test_the_tree_names_every_package_once_and_none_that_does_not_exist():
-    packages = ROOT.glob("sparsedash/**/*/__init__.py")
-    assert sorted(listed_in_tree(read("CONTRIBUTING.md"))) == sorted(
-        f"{path.parent.relative_to(ROOT / 'sparsedash')}/" for path in packages
-    )
+    packages = (path.parent.relative_to(ROOT / "sparsedash") for path in ROOT.glob("sparsedash/**/*/__init__.py"))
+    assert sorted(listed_in_tree(read("CONTRIBUTING.md"))) == sorted(f"{package}/" for package in packages)
 
 
-def test_every_benchmark_is_listed_and_no_other():
-    text = section(read("CONTRIBUTING.md"), "Benchmarks")
-    assert set(re.findall(r"`(\w+\.py)`", text)) == {path.name for path in ROOT.glob("benchmarks/*.py")} - {
-        "__init__.py"
-    }
-
-
-def test_every_adr_is_in_the_index_and_short():
-    listed = set(re.findall(r"\(adr/([^)]+)\)", read("docs/README.md")))
-    assert listed == {path.name for path in ROOT.glob("docs/adr/*.md")}
-    for path in ROOT.glob("docs/adr/*.md"):
-        assert len(path.read_text().splitlines()) < MOST_ADR_LINES, path
+def test_every_benchmark_and_every_adr_is_listed_and_adrs_and_the_readme_stay_short():
+    benchmarks = set(re.findall(r"`(\w+\.py)`", section(read("CONTRIBUTING.md"), "Benchmarks")))
+    assert benchmarks == {path.name for path in ROOT.glob("benchmarks/*.py")} - {"__init__.py"}
+    adrs = {path.name: len(path.read_text().splitlines()) for path in ROOT.glob("docs/adr/*.md")}
+    assert set(re.findall(r"\(adr/([^)]+)\)", read("docs/README.md"))) == set(adrs)
+    assert max(adrs.values()) < MOST_ADR_LINES
+    assert len(read("README.md").splitlines()) <= MOST_README_LINES
 
 
 def anchors_of(text: str) -> set[str]:
@@ -159,20 +139,13 @@ def test_every_relative_link_points_to_something_that_exists(paper):
             assert anchor in anchors_of(pointed.read_text()), target
 
 
-def is_there(name: str) -> bool:
-    """Whether a path, as papers write it, is one of the repository or of the package; a module may lack its ending."""
-    return any((ROOT / start / end).exists() for start in ("", "sparsedash") for end in (name, f"{name}.py"))
-
-
 @pytest.mark.parametrize("paper", [paper for paper in PAPERS if paper.name != "CHANGELOG.md"], ids=named)
 def test_every_module_that_is_named_by_its_path_exists(paper):
     ours = {path.name for path in (*FOLDERS, *(ROOT / "sparsedash").iterdir()) if path.is_dir()}
     for name in re.findall(r"`((?:\w+/)+(?:\w+\.py|\w*))`", paper.read_text()):
-        assert name.split("/")[0] not in ours or is_there(name), name
-
-
-def test_the_readme_stays_short():
-    assert len(read("README.md").splitlines()) <= MOST_README_LINES
+        # Of the repository or of the package; a module may lack its ending.
+        places = (ROOT / start / end for start in ("", "sparsedash") for end in (name, f"{name}.py"))
+        assert name.split("/")[0] not in ours or any(place.exists() for place in places), name
 
 
 def test_whoever_cites_the_program_cites_this_version():

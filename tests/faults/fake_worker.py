@@ -1,44 +1,81 @@
-"""A worker whose pipeline does what the model's name says, so that faults can be had to order."""
+"""A worker without the engine, of runs and of parts of runs: it does what the model's name says, faults to order."""
 
 import faulthandler
 import os
 import sys
 import time
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from sparsedash.schema.errors import ModelError
+from sparsedash.schema.plain_values import digest
 from sparsedash.schema.progress import Step
+from sparsedash.schema.records import Passages, Record
+from sparsedash.schema.settings import PartSettings, settings_from_plain
 from sparsedash.worker import main
+
+COMMAND = (sys.executable, "-P", __file__)
+PASSAGES = Passages(key=digest("passages"), indices=(0, 1), contexts=("a", "b"), targets=("door", "door"))
+
+
+def begin(task, *steps):
+    """Say in the ledger that this process has begun the work."""
+    with (task.store.folder / "ledger").open("a") as ledger:
+        ledger.write(f"{task.key} {os.getpid()}\n")
+    for step in steps:
+        task.on_step(step)
 
 
 def run(task):
-    sign(task)
-    task.on_step(Step("load", 0, 1, message="fake"))
-    model = task.settings["model"]
-    print("working on", model)
-    BEHAVIOURS[model.removeprefix("fake/").split("-")[0]](task.store.folder, task.on_step)
+    begin(task, Step("load", 0, 1, message="fake"))
+    behave(task.settings["model"], task.store.folder, task.on_step)
 
 
 def continue_prompt(task):
-    sign(task)
+    begin(task)
     task.on_text("left", "right")
     task.on_step(Step("continue", 0, 1))
 
 
-def measure_divergence(task):
-    sign(task)
-    task.on_step(Step("diverge", 0, 1))
+def records_of(asked: PartSettings) -> tuple[Record, list[Record]]:
+    from tests.factories import PRUNED, RECORD
+
+    dense = replace(RECORD, key=digest([asked.run_key, "dense"]), passages_key=PASSAGES.key, pruned=None)
+    sparse = []
+    for point in asked.points:
+        pruned = replace(PRUNED, sparsity_permille=asked.run.points[point][1])
+        sparse.append(replace(dense, key=digest([asked.run_key, point]), pruned=pruned))
+    return dense, sparse
 
 
-def sign(task):
-    """Say in the ledger that this process has begun the work."""
-    with (task.store.folder / "ledger").open("a") as ledger:
-        ledger.write(f"{task.key} {os.getpid()}\n")
+def make_part(task):
+    from tests.factories import RUN
+
+    asked = settings_from_plain(PartSettings, task.settings)
+    behave(asked.run.model, task.store.folder, lambda step: task.on_step(replace(step, point=asked.points[0])))
+    dense, sparse = records_of(asked)
+    task.store.put(PASSAGES.key, PASSAGES)
+    for record in (dense, *sparse):
+        task.store.put(record.key, record)
+    keys = tuple(record.key for record in sparse)
+    made = replace(RUN, key=task.key, settings=asked.run, dense=dense.key, sparse=keys, finished=True, finished_at=2.0)
+    task.store.put(task.key, made)
 
 
-def quick(folder: Path, on_step):
-    for done in range(5):
-        on_step(Step("evaluate", done, 5, unit="passages"))
+def behave(model, folder, on_step):
+    print("working on", model)
+    BEHAVIOURS[model.removeprefix("fake/").split("-")[0]](folder, on_step)
+
+
+def quick(folder: Path, on_step, n=5, each_s=0.0):
+    for done in range(n):
+        on_step(Step("evaluate", done, n, unit="passages"))
+        time.sleep(each_s)
+
+
+slow = partial(quick, n=100, each_s=0.01)
+"""About a second for each part."""
 
 
 def steady(folder: Path, on_step):
@@ -50,21 +87,18 @@ def steady(folder: Path, on_step):
         time.sleep(0.005)
 
 
-def deaf(folder: Path, on_step):
+def deaf(folder: Path, on_step, heard=()):
     """Takes no steps, as while a large file is read."""
-    on_step(Step("prune", 0, 1))
-    while True:
-        time.sleep(0.05)
-
-
-def stubborn(folder: Path, on_step):
-    """Catches whatever is raised into it, as some libraries do."""
     on_step(Step("prune", 0, 1))
     while True:
         try:
             time.sleep(0.05)
-        except Exception:  # noqa: BLE001
+        except heard:
             continue
+
+
+stubborn = partial(deaf, heard=Exception)
+"""Catches whatever is raised into it, as some libraries do."""
 
 
 def broken(folder: Path, on_step):
@@ -88,13 +122,12 @@ def quits(folder: Path, on_step):
     os._exit(3)
 
 
-BEHAVIOURS = {f.__name__: f for f in (quick, steady, deaf, stubborn, broken, unfindable, hungry)}
-BEHAVIOURS |= {f.__name__: f for f in (segfault, quits)}
+BEHAVIOURS = {f.__name__: f for f in (quick, steady, deaf, broken, unfindable, hungry, segfault, quits)}
+BEHAVIOURS |= {"slow": slow, "stubborn": stubborn}
 
 
 if __name__ == "__main__":
-    fake = {"run": run, "continuation": continue_prompt, "divergence": measure_divergence}
-    exit_code = main(load=lambda: fake)
+    exit_code = main(load=lambda: {"run": run, "part": make_part, "continuation": continue_prompt})
     while "FAKE_WORKER_HANGS_AT_ITS_END" in os.environ:
         time.sleep(1)
     sys.exit(exit_code)

@@ -12,7 +12,6 @@ import json
 import shutil
 import sys
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 
 from sparsedash.engine.export import export
@@ -50,18 +49,23 @@ class Filler:
         self._file.unlink(missing_ok=True)
 
 
-def said_of(work, folder: Path) -> list[str]:
-    try:
-        work()
-    except Exception as error:  # noqa: BLE001 - as the worker does
-        return list(describe_error(error, None, folder))
-    return []
-
-
 def done(kind: str, settings, store: Store, on_step=ignore_steps):
     """What a worker's engine makes of a job that has just been loaded."""
     task = JobTask(key=settings.key(), settings=asdict(settings), store=store, on_step=on_step, on_text=ignore_text)
     return load_job_handlers()[kind](task)
+
+
+def filled(kind: str, settings, store: Store, stage: str) -> list[str]:
+    """What a job says whose disk is full from this stage on; then it is done again, with room."""
+    filler, said = Filler(store.folder.parent, stage), []
+    try:
+        done(kind, settings, store, filler)
+    except Exception as error:  # noqa: BLE001 - as the worker does
+        said = list(describe_error(error, None, store.folder))
+    filler.remove()
+    left = [path.name for path in store.folder.parent.glob("export-*")]
+    done(kind, settings, store)
+    return [*said, *left]
 
 
 def records(run, store: Store) -> list[Record]:
@@ -80,44 +84,27 @@ def asked(model: str, text: str) -> RunSettings:
 
 
 def main(disk: Path, gguf: str, model: str, text: str) -> dict[str, object]:
-    results: dict[str, object] = {}
-    whole = Store(disk / "whole")
+    results, whole = dict[str, object](), Store(disk / "whole")
     expected = records(done("run", asked(model, text), whole), whole)
-    whole.close()
     for stage in STAGES:
-        settings = asked(gguf if stage == "load" else model, text)
-        store, filler = Store(disk / stage), Filler(disk, stage)
-        said = said_of(partial(done, "run", settings, store, filler), store.folder)
-        filler.remove()
-        run = done("run", settings, store)
-        results[stage] = [said, stage == "load" or records(run, store) == expected]
-        if stage == STAGES[-1]:
-            results["continue"] = continued(run, store, Filler(disk, "continue"))
-            results |= {begin: exported(run, store, Filler(disk, begin)) for begin in ("write", "prove")}
+        settings, store = asked(gguf if stage == "load" else model, text), Store(disk / stage)
+        said = filled("run", settings, store, stage)
+        results[stage] = [said, stage == "load" or records(done("run", settings, store), store) == expected]
         store.close()
-    return results
-
-
-def continued(run, store: Store, filler: Filler) -> list[object]:
-    prompt = ContinuationSettings(left=run.dense, right=run.sparse[0], prompt="the lamp and the", n_tokens=3)
-    said = said_of(partial(done, "continuation", prompt, store, filler), store.folder)
-    filler.remove()
-    done("continuation", prompt, store)
-    return [said, store.get(Continuation, prompt.key()) is not None]
-
-
-def exported(run, store: Store, filler: Filler) -> list[object]:
+    run = done("run", asked(model, text), whole)
+    pair = {"left": run.dense, "right": run.sparse[0]}
+    prompt = ContinuationSettings(**pair, prompt="the lamp and the", n_tokens=3)
+    said = filled("continuation", prompt, whole, "continue")
+    results["continue"] = [said, whole.get(Continuation, prompt.key()) is not None]
     assert export.require_export_room
     export.require_export_room = lambda *_: None  # As where somebody else takes the room meanwhile.
-    to = store.folder.parent / f"export-{filler.stage}"
-    asked = ExportSettings(dense=run.dense, sparse=run.sparse[0], form="padded", to=str(to))
-    said = said_of(partial(done, "export", asked, store, filler), store.folder)
-    filler.remove()
-    left = sorted(store.folder.parent.glob("export-*"))
-    done("export", asked, store)
-    whole = store.get(Export, asked.key()).proof.holds
-    shutil.rmtree(to)
-    return [said, whole and not left]
+    for stage in ("write", "prove"):
+        to = disk / f"export-{stage}"
+        wanted = ExportSettings(dense=run.dense, sparse=run.sparse[0], form="padded", to=str(to))
+        results[stage] = [filled("export", wanted, whole, stage), whole.get(Export, wanted.key()).proof.holds]
+        shutil.rmtree(to)
+    whole.close()
+    return results
 
 
 if __name__ == "__main__":

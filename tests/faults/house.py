@@ -1,4 +1,7 @@
-"""A data folder with its job table, runners that start fake workers, and servers that do nothing but tend."""
+"""A data folder with its job table, runners that start fake workers, and servers that do nothing but tend.
+
+python -m tests.faults.house FOLDER COMMAND...   such a server, once every 20 ms, until it is killed
+"""
 
 import contextlib
 import subprocess
@@ -16,18 +19,10 @@ from sparsedash.jobs.local_runner import LocalRunner, worker_environment
 from sparsedash.schema.settings import RunSettings
 from sparsedash.storage.store import claim_data_folder
 from tests import dies_with_us
+from tests.dask_house import eventually
+from tests.faults.fake_worker import COMMAND
 
-FAKE_WORKER = (sys.executable, "-P", str(Path(__file__).with_name("fake_worker.py")))
-FAKE_SERVER = (sys.executable, "-P", str(Path(__file__).with_name("fake_server.py")))
 FORKING_WORKER = Path(__file__).with_name("forking_worker.py")
-DEADLINE_S = 60.0
-
-
-def eventually(condition: Callable[[], object], deadline_s: float = DEADLINE_S) -> None:
-    deadline = time.monotonic() + deadline_s
-    while not condition():
-        assert time.monotonic() < deadline, "it never came about"
-        time.sleep(0.01)
 
 
 def gone(pid: int) -> bool:
@@ -69,22 +64,21 @@ class House:
         self.processes: list[subprocess.Popen[bytes]] = []
         self.runner = self.new_runner()
 
-    def new_runner(self, command: Sequence[str] = FAKE_WORKER, **grace: float) -> LocalRunner:
+    def new_runner(self, command: Sequence[str] = COMMAND, **grace: float) -> LocalRunner:
         self.runners.append(LocalRunner(self.folder, self.table, command=command, **grace))
         return self.runners[-1]
 
     def start_server(self) -> subprocess.Popen[bytes]:
-        command = [*FAKE_SERVER[1:], str(self.folder), *FAKE_WORKER]
+        command = ["-m", "tests.faults.house", str(self.folder), *COMMAND]
         self.processes.append(dies_with_us.start(command, env=worker_environment(0)))
         return self.processes[-1]
 
     def start_worker(self, slot: int) -> subprocess.Popen[bytes]:
         """A worker that nobody tends."""
-        command = [*FAKE_WORKER, "--data-dir", str(self.folder), "--slot", str(slot)]
+        command = [*COMMAND, "--data-dir", str(self.folder), "--slot", str(slot)]
         output = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        worker = subprocess.Popen(command, env=worker_environment(slot), **output)
-        self.processes.append(worker)
-        return worker
+        self.processes.append(subprocess.Popen(command, env=worker_environment(slot), **output))
+        return self.processes[-1]
 
     def submit(self, model: str) -> Job:
         settings = RunSettings(model=f"fake/{model}")
@@ -101,7 +95,9 @@ class House:
         self.tend_until(lambda: self.table.get(job.id).state in states)
         return self.table.get(job.id)
 
-    def tend_until_stage(self, job: Job, stage: str) -> Job:
+    def at_work(self, model: str, stage: str = "calibrate") -> Job:
+        """A new job once it has come to this stage."""
+        job = self.submit(model)
         self.tend_until(lambda: self.table.get(job.id).progress.stage == stage)
         return self.table.get(job.id)
 
@@ -131,3 +127,11 @@ class House:
         for runner in self.runners:
             runner.let_go()
         self.table.close()
+
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    runner = LocalRunner(folder, JobTable(folder / "jobs.sqlite"), command=sys.argv[2:])
+    while True:
+        runner.reconcile()
+        time.sleep(0.02)

@@ -21,11 +21,13 @@ N_SERVERS_KILLED = 20
 
 
 def test_a_killed_job_is_crashed_for_want_of_memory_and_a_retry_finishes_it(house):
-    job = house.tend_until_stage(house.submit("steady"), "calibrate")
+    job, other = house.at_work("steady"), house.submit("quick")
     os.kill(job.pid, signal.SIGKILL)
     crashed = house.tend_until_state(job, "crashed")
     assert "most often because memory ran out" in crashed.error_text
     assert "“Try again”" in crashed.error_advice
+    house.tend_until(lambda: not psutil.pid_exists(job.pid))
+    assert house.tend_until_state(other, "done").pid != job.pid
 
     house.release()
     house.table.retry(job.id)
@@ -34,7 +36,10 @@ def test_a_killed_job_is_crashed_for_want_of_memory_and_a_retry_finishes_it(hous
     assert "attempt 2" in house.log(job)
 
 
-@pytest.mark.parametrize("delay_s", [0.0, 0.05, 0.1, 0.2, 0.3, 0.5])
+AT_OTHERS = (0.0, 0.05, 0.2, 0.3, 0.5)
+
+
+@pytest.mark.parametrize("delay_s", [0.1, *(pytest.param(delay, marks=pytest.mark.long) for delay in AT_OTHERS)])
 def test_a_worker_killed_at_any_moment_leaves_a_job_that_ends(house, delay_s):
     job = house.submit("quick")
     house.runner.reconcile()
@@ -46,53 +51,28 @@ def test_a_worker_killed_at_any_moment_leaves_a_job_that_ends(house, delay_s):
         house.tend_until_state(job, "done")
 
 
-def test_a_killed_worker_leaves_no_zombie(house):
-    job = house.tend_until_stage(house.submit("steady"), "calibrate")
-    os.kill(job.pid, signal.SIGKILL)
-    house.tend_until(lambda: not psutil.pid_exists(job.pid))
-
-
-def test_the_next_job_gets_a_fresh_worker_after_a_death(house):
-    first = house.tend_until_stage(house.submit("steady"), "calibrate")
-    second = house.submit("quick")
-    os.kill(first.pid, signal.SIGKILL)
-    assert house.tend_until_state(second, "done").pid != first.pid
-    assert house.table.get(first.id).state == "crashed"
-
-
-def test_a_fault_inside_a_library_is_named_and_its_stack_is_in_the_log(house):
-    crashed = house.tend_until_state(house.submit("segfault"), "crashed")
-    assert "segmentation fault" in crashed.error_text
-    assert "Fatal Python error: Segmentation fault" in house.log(crashed)
-
-
-def test_a_worker_that_quits_is_quoted(house):
-    crashed = house.tend_until_state(house.submit("quits"), "crashed")
-    assert "exit code 3" in crashed.error_text
-    assert "out of patience" in crashed.error_advice
-
-
-def test_an_unexpected_error_is_one_line_for_the_page_and_a_traceback_in_the_log(house):
-    failed = house.tend_until_state(house.submit("broken"), "failed")
-    assert failed.error_text == "ValueError: a tensor of shape (3, 4)"
-    assert "Traceback" in house.log(failed)
-    assert house.tend_until_state(house.submit("quick"), "done").pid != failed.pid
-
-
-def test_an_expected_error_keeps_its_words_and_the_worker(house):
-    failed = house.tend_until_state(house.submit("unfindable"), "failed")
-    assert failed.error_text == "There is no such model."
-    assert failed.error_advice == "Check the spelling."
-    assert house.tend_until_state(house.submit("quick"), "done").pid == failed.pid
-
-
-def test_memory_that_runs_out_inside_python_is_said_plainly(house):
-    failed = house.tend_until_state(house.submit("hungry"), "failed")
-    assert failed.error_text == "Memory ran out with fake/hungry in float32."
+@pytest.mark.parametrize(
+    ("model", "state", "text", "advice", "logged", "stays"),
+    [
+        ("segfault", "crashed", "segmentation fault", "", "Fatal Python error: Segmentation fault", False),
+        ("quits", "crashed", "exit code 3", "out of patience", "out of patience", False),
+        ("broken", "failed", "ValueError: a tensor of shape (3, 4)", "", "Traceback", False),
+        ("unfindable", "failed", "There is no such model.", "Check the spelling.", "", True),
+        ("hungry", "failed", "Memory ran out with fake/hungry in float32.", "", "", False),
+    ],
+)
+def test_what_ends_a_job_is_one_line_for_the_page_and_all_of_it_in_the_log(
+    house, model, state, text, advice, logged, stays
+):
+    ended = house.tend_until_state(house.submit(model), state)
+    assert text in ended.error_text and "\n" not in ended.error_text
+    assert advice in ended.error_advice
+    assert logged in house.log(ended)
+    assert (house.tend_until_state(house.submit("quick"), "done").pid == ended.pid) == stays
 
 
 def test_a_shutdown_is_not_taken_for_a_crash(house):
-    job = house.tend_until_stage(house.submit("deaf"), "prune")
+    job = house.at_work("deaf", "prune")
     os.kill(job.pid, signal.SIGTERM)
     stopped = house.tend_until_state(job, "cancelled")
     assert "shutdown" in stopped.error_text
@@ -110,12 +90,8 @@ def test_a_worker_that_cannot_start_is_given_up_with_its_last_words(house):
         assert "3 times in a row" in crashed.error_text
         assert words in crashed.error_text
     assert (house.folder / "logs/slot-0.log").read_text().count(words) == 6
-
-
-def test_a_missing_program_is_given_up_too(house):
     house.runner = house.new_runner(["/no/such/python"])
-    crashed = house.tend_until_state(house.submit("quick"), "crashed")
-    assert "No such file" in crashed.error_text
+    assert "No such file" in house.tend_until_state(house.submit("quick-3"), "crashed").error_text
 
 
 def test_a_worker_that_hangs_at_its_start_is_ended_and_given_up(house):
@@ -156,10 +132,15 @@ def test_a_pid_that_is_somebody_elses_by_now_is_left_alone(house):
         innocent.kill()
 
 
-def test_a_job_outlives_its_server_and_the_next_server_finds_it(house):
-    server = house.start_server()
-    job = house.submit("steady")
+def served(house):
+    """A server that is at work on a job."""
+    server, job = house.start_server(), house.submit("steady")
     eventually(lambda: house.table.get(job.id).progress.stage == "calibrate")
+    return server, job
+
+
+def test_a_job_outlives_its_server_and_the_next_server_finds_it(house):
+    server, job = served(house)
     server.kill()
     server.wait()
 
@@ -171,33 +152,24 @@ def test_a_job_outlives_its_server_and_the_next_server_finds_it(house):
 
 
 def test_when_server_and_worker_die_together_the_next_server_says_so(house):
-    server = house.start_server()
-    job = house.submit("steady")
-    eventually(lambda: house.table.get(job.id).progress.stage == "calibrate")
-    pid = house.table.get(job.id).pid
-    for process in (server.pid, pid):
+    server, job = served(house)
+    for process in (server.pid, house.table.get(job.id).pid):
         os.kill(process, signal.SIGKILL)
     server.wait()
-    crashed = house.tend_until_state(job, "crashed")
-    assert "without a word" in crashed.error_text
+    assert "without a word" in house.tend_until_state(job, "crashed").error_text
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_a_worker_shares_no_terminal_session_or_file_with_the_server(house):
+def test_a_worker_shares_no_session_or_file_with_the_server_and_offers_itself_when_memory_runs_out(house):
     (house.folder / "held-by-the-server").touch()
     with (house.folder / "held-by-the-server").open() as held:
         os.set_inheritable(held.fileno(), True)
-        job = house.tend_until_stage(house.submit("steady"), "calibrate")
+        job = house.at_work("steady")
     assert os.getsid(job.pid) == job.pid
     files = {fd.name: str(fd.readlink()) for fd in Path(f"/proc/{job.pid}/fd").iterdir()}
     assert files["0"] == "/dev/null"
     assert files["1"] == files["2"] == job.log_path
     assert not any("held-by-the-server" in name for name in files.values())
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_a_worker_offers_itself_when_memory_runs_out(house):
-    job = house.tend_until_stage(house.submit("steady"), "calibrate")
     assert int(Path(f"/proc/{job.pid}/oom_score_adj").read_text()) == 800
 
 
@@ -218,20 +190,14 @@ def test_a_bound_worker_ends_with_whoever_started_it(house):
     eventually(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
 
 
-def test_while_a_cluster_takes_runs_no_worker_of_this_machine_does(house):
+def test_runs_that_a_cluster_takes_are_left_to_it_and_those_that_nobody_tells_of_any_more_say_so(house):
     with hold_lock(cluster_lock(house.folder)):
         run = house.submit("quick")
         prompt = house.table.submit("continuation", "a prompt", {})
         house.tend_until_state(prompt, "done")
         assert house.table.get(run.id).state == "queued"
-    house.tend_until_state(run, "done")
-
-
-def test_a_job_of_a_cluster_that_nobody_is_told_of_any_more_says_so(house):
-    job = house.submit("quick")
-    house.table.claim(job.id, "cluster", 0)
-    crashed = house.tend_until_state(job, "crashed")
-    assert "machines of a cluster" in crashed.error_text
+    house.table.claim(run.id, "cluster", 0)
+    assert "machines of a cluster" in house.tend_until_state(run, "crashed").error_text
 
 
 @pytest.mark.long

@@ -18,7 +18,7 @@ from tests.faults.house import eventually, gone
 
 pytestmark = pytest.mark.faults
 
-LOCKED_S = 1.5
+LOCKED_S = 0.8
 for_how_long = pytest.mark.parametrize("seconds", [LOCKED_S, pytest.param(90.0, marks=pytest.mark.long)])
 
 
@@ -46,33 +46,21 @@ def tend_for(house, job, seconds, state):
 
 
 @for_how_long
-def test_a_job_waits_for_the_table_at_its_start(house, seconds):
-    job = house.submit("quick")
+def test_a_job_waits_for_the_table_at_its_start_in_its_middle_and_at_its_end(house, seconds):
+    job = house.submit("steady")
     with locked(house):
         tend_for(house, job, seconds, "queued")
-    assert house.tend_until_state(job, "done").attempt == 1
-    assert len(house.ledger()) == 1
-
-
-@for_how_long
-def test_a_job_goes_on_while_the_table_is_locked_in_its_middle(house, seconds):
-    job = house.tend_until_stage(house.submit("steady"), "calibrate")
+    house.tend_until(lambda: house.table.get(job.id).progress.stage == "calibrate")
     with locked(house):
         tend_for(house, job, seconds, "running")
     before = house.table.get(job.id).progress.done
     house.tend_until(lambda: house.table.get(job.id).progress.done > before)
-    house.release()
-    house.tend_until_state(job, "done")
-
-
-@for_how_long
-def test_a_job_waits_for_the_table_at_its_end(house, seconds):
-    job = house.tend_until_stage(house.submit("steady"), "calibrate")
     with locked(house):
         house.release()
         tend_for(house, job, seconds, "running")
     done = house.tend_until_state(job, "done", "crashed", "failed")
-    assert (done.state, done.error_text) == ("done", "")
+    assert (done.state, done.error_text, done.attempt) == ("done", "", 1)
+    assert len(house.ledger()) == 1
 
 
 @for_how_long
@@ -95,7 +83,7 @@ def test_a_store_waits_for_files_that_are_locked(tmp_path, seconds):
 
 def test_a_worker_whose_patience_is_over_says_why(house, monkeypatch):
     monkeypatch.setenv("SPARSEDASH_PATIENCE_S", "0.2")
-    job = house.tend_until_stage(house.submit("steady"), "calibrate")
+    job = house.at_work("steady")
     with locked(house):
         house.release()
         eventually(lambda: gone(job.pid))
@@ -105,7 +93,7 @@ def test_a_worker_whose_patience_is_over_says_why(house, monkeypatch):
 
 
 def test_a_worker_that_waits_can_be_killed_and_lets_go_of_its_locks(house):
-    job = house.tend_until_stage(house.submit("steady"), "calibrate")
+    job = house.at_work("steady")
     with locked(house):
         house.release()
         time.sleep(LOCKED_S)
@@ -117,22 +105,15 @@ def test_a_worker_that_waits_can_be_killed_and_lets_go_of_its_locks(house):
     assert "signal 9" in house.tend_until_state(job, "crashed").error_text
 
 
-def test_a_table_that_is_locked_can_be_opened_and_read_and_says_so_when_it_is_written(house):
+def test_a_locked_table_is_read_while_others_wait_to_write_and_says_so_to_who_does_not_wait(house):
     job = house.submit("quick")
     with locked(house):
         table = JobTable(house.folder / "jobs.sqlite", patience_s=0.2)
-        assert table.get(job.id) == job
-        with pytest.raises(StoreError, match="locked by another process"):
-            table.request_cancel(job.id)
-        table.close()
-
-
-def test_others_read_while_one_thread_waits_to_write(house):
-    job = house.submit("quick")
-    with locked(house):
         waiting = threading.Thread(target=house.table.request_cancel, args=(job.id,))
         waiting.start()
-        time.sleep(0.2)
-        assert house.table.get(job.id) == job
+        with pytest.raises(StoreError, match="locked by another process"):
+            table.request_cancel(job.id)
+        assert table.get(job.id) == house.table.get(job.id) == job
+        table.close()
         assert waiting.is_alive()
     waiting.join()

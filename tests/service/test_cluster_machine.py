@@ -19,7 +19,7 @@ from sparsedash.service.cluster_machine import PartMachine, fetch_calibration, k
 from sparsedash.storage.run_files import read_run_file
 from sparsedash.storage.store import Store
 from sparsedash.storage.users import may_use_token
-from tests.faults.fake_machine import COMMAND
+from tests.faults.fake_worker import COMMAND
 
 
 def part_of(behaviour, points=(0,)):
@@ -44,7 +44,7 @@ def test_a_visitor_s_part_is_a_visitor_s_job_there_and_comes_back_as_the_file_of
     told = []
     part = from_bytes(Part, to_bytes(replace(part_of("quick", (1,)), owner="bob")))
     table = JobTable(alone.folder / "jobs.sqlite")
-    left = part_of("endless")
+    left = part_of("steady")
     before = table.submit("part", left.key, left.settings)
     end = alone.do(part, "ann", told.append, never)
     assert (end.state, end.machine) == ("done", "ann")

@@ -18,7 +18,7 @@ from sparsedash.storage.run_files import run_file
 from sparsedash.storage.store import Store
 from sparsedash.storage.text_files import Uploads
 from tests.factories import RUN
-from tests.faults.fake_part_worker import PASSAGES, records_of
+from tests.faults.fake_worker import PASSAGES, records_of
 
 ASKED = RunSettings(model="fake/quick", sparsities_permille=(100, 200, 300))
 KEPT = KeptCalibration(machine="tls://127.0.0.1:1", artefacts=("a/0",), notes={})

@@ -42,47 +42,28 @@ def unknown(name):
     return {"name": name, "skip_reason": "not found"}
 
 
-def test_without_a_weakness_it_succeeds(answered, capsys):
-    assert answered(pypi=[row("torch"), row("diskcache", CVE)]) == 0
-    assert "2 of 2 packages audited" in capsys.readouterr().out
+NEW = {"id": "CVE-1", "aliases": ["GHSA-1"], "fix_versions": ["2.1"]}
 
 
-def test_a_weakness_of_the_product_fails_and_is_named(answered, capsys):
-    new = {"id": "CVE-1", "aliases": ["GHSA-1"], "fix_versions": ["2.1"]}
-    assert answered(pypi=[row("torch", new)]) == 1
-    assert "torch: CVE-1, GHSA-1; mended in 2.1" in capsys.readouterr().err
-
-
-def test_a_known_one_is_said_with_its_reason_under_any_of_its_names(answered, capsys):
-    assert answered(pypi=[row("diskcache", CVE)]) == 0
-    assert "PlainDisk" in capsys.readouterr().out
-
-
-def test_a_known_one_of_another_package_is_not_known(answered):
-    assert answered(pypi=[row("torch", CVE)]) == 1
-
-
-def test_a_weakness_of_a_tool_is_said_and_fails_nothing(answered, capsys):
-    assert answered(pypi=[row("pytest", CVE)]) == 0
-    assert "a tool, not the product: pytest" in capsys.readouterr().out
-
-
-def test_an_entry_that_is_not_found_any_more_is_said(answered, capsys):
-    assert answered(pypi=[row("diskcache")]) == 0
-    assert "take it out" in capsys.readouterr().out
-
-
-def test_what_nothing_is_known_about_is_named_and_does_not_count_as_sound(answered, capsys):
-    assert answered(pypi=[row("torch"), unknown("diskcache")]) == 0
-    said = capsys.readouterr().out
-    assert "1 of 2 packages audited" in said
-    assert "about 1: diskcache" in said
-    assert "take it out" not in said
-
-
-def test_another_service_is_asked_where_one_knows_nothing(answered, capsys):
-    assert answered(pypi=[unknown("torch")], osv=[row("torch", CVE)]) == 1
-    assert "torch" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("pypi", "osv", "code", "out", "error"),
+    [
+        pytest.param([row("torch"), row("diskcache", CVE)], [], 0, "2 of 2 packages audited", "", id="nothing new"),
+        pytest.param([row("torch", NEW)], [], 1, "", "torch: CVE-1, GHSA-1; mended in 2.1", id="new ones fail"),
+        pytest.param([row("diskcache", CVE)], [], 0, "PlainDisk", "", id="a reason under any name"),
+        pytest.param([row("torch", CVE)], [], 1, "", "torch", id="known of another package"),
+        pytest.param([row("pytest", CVE)], [], 0, "a tool, not the product: pytest", "", id="of a tool"),
+        pytest.param([row("diskcache")], [], 0, "take it out", "", id="not found any more"),
+        pytest.param([row("torch"), unknown("diskcache")], [], 0, "1 of 2 packages audited", "", id="not sound"),
+        pytest.param([row("torch"), unknown("diskcache")], [], 0, "about 1: diskcache", "", id="nothing known"),
+        pytest.param([unknown("torch")], [row("torch", CVE)], 1, "", "torch", id="another service"),
+    ],
+)
+def test_what_is_said_and_whether_it_fails(answered, capsys, pypi, osv, code, out, error):
+    assert answered(pypi=pypi, osv=osv) == code
+    said = capsys.readouterr()
+    assert out in said.out and error in said.err
+    assert "about 1: diskcache" not in said.out or "take it out" not in said.out
 
 
 @pytest.mark.parametrize("answers", [{}, {"pypi": "", "osv": "<html>"}, {"pypi": [unknown("torch")], "osv": ""}])

@@ -46,24 +46,22 @@ def test_a_licence_is_read_where_a_package_says_it(fields, licence):
 
 
 @pytest.mark.parametrize(
-    "expression",
+    ("expression", "allowed"),
     [
-        "MIT",
-        "BSD-3-Clause AND 0BSD AND MIT AND Zlib AND CC0-1.0",
-        "Apache-2.0 AND Apache-2.0 WITH LLVM-exception AND MIT",
-        "GPL-2.0-only OR MIT",
-        "(MIT OR Apache-2.0) AND PSF-2.0",
+        ("MIT", True),
+        ("Apache-2.0 AND Apache-2.0 WITH LLVM-exception AND MIT", True),
+        ("GPL-2.0-only OR MIT", True),
+        ("(MIT OR Apache-2.0) AND PSF-2.0", True),
+        ("", False),
+        ("GPL-3.0", False),
+        ("MIT AND GPL-3.0", False),
+        ("(MIT OR GPL-3.0) AND ISC", False),
+        ("GPL-2.0 WITH x", False),
+        ("MIT or so", False),
     ],
 )
-def test_allowed_expressions(expression):
-    assert is_allowed(expression)
-
-
-@pytest.mark.parametrize(
-    "expression", ["", "GPL-3.0", "MIT AND GPL-3.0", "(MIT OR GPL-3.0) AND ISC", "GPL-2.0 WITH x", "MIT or so"]
-)
-def test_refused_expressions(expression):
-    assert not is_allowed(expression)
+def test_what_an_expression_allows(expression, allowed):
+    assert is_allowed(expression) == allowed
 
 
 def test_a_refused_package_is_named_with_what_it_says():

@@ -46,8 +46,9 @@ class ResidentModel:
     @property
     def weights(self) -> list[nn.Parameter]:
         """All its weights; those that two modules share count once."""
-        own = {id(weight): weight for _, weights, _ in self.parts for weight in weights.values() if weight is not None}
-        return list(own.values())
+        return list(
+            {id(own): own for _, weights, _ in self.parts for own in weights.values() if own is not None}.values()
+        )
 
     @property
     def n_bytes(self) -> int:
@@ -108,10 +109,9 @@ class ModelPairCache:
         if len(wanted) < len(keys):
             raise JobError("One of the results is not in the store any more.", "Run it again.")
         # Before another model is read: the memory may not be enough for it and models that are not needed.
-        models = {(record.model_identity, record.dtype) for record in wanted}
-        if others := [key for key, kept in self._kept.items() if kept.loaded_as not in models]:
-            for key in others:
-                del self._kept[key]
+        models, n_kept = {(record.model_identity, record.dtype) for record in wanted}, len(self._kept)
+        self._kept = {key: kept for key, kept in self._kept.items() if kept.loaded_as in models}
+        if len(self._kept) < n_kept:
             gc.collect()
         found = tuple(self._record_model(record, store, on_step) for record in wanted)
         for key in [key for key in self._kept if key not in keys]:
@@ -132,14 +132,14 @@ class ModelPairCache:
         self._kept.clear()
 
     def _record_model(self, record: Record, store: Store, on_step: OnStep) -> RecordModel:
-        known = self._kept.pop(record.key, None)
-        if known is None:
+        if record.key not in self._kept:
             for other in self._kept.values():
                 if other.loaded_as == (record.model_identity, record.dtype):
                     self._shelf.keep(other.loaded)
-            known = _rebuild(record, store, on_step, self._shelf)
-        self._kept[record.key] = known
-        return known
+            self._kept[record.key] = _rebuild(record, store, on_step, self._shelf)
+        # The last ones used are dropped last.
+        self._kept[record.key] = self._kept.pop(record.key)
+        return self._kept[record.key]
 
 
 def _rebuild(record: Record, store: Store, on_step: OnStep, shelf: ModelShelf) -> RecordModel:

@@ -29,8 +29,7 @@ def continue_prompt(
     A stopped job keeps its texts, marked as stopped; they are written anew on the next request. Raises JobError when a
     record is gone or its model has changed, and errors of rebuilding the model.
     """
-    known = store.get(Continuation, settings.key())
-    if known is not None and not known.stopped:
+    if (known := store.get(Continuation, settings.key())) and not known.stopped:
         return known
     keys = (settings.left, settings.right, *settings.others)
     texts = [""] * len(keys)
@@ -144,8 +143,7 @@ def measure_divergence(
 
     Raises JobError when a record is gone, its model has changed, or the models do not share their tokens.
     """
-    known = store.get(Divergence, settings.key())
-    if known is not None:
+    if known := store.get(Divergence, settings.key()):
         return known
     with pair_cache.models((settings.left, settings.right), store, on_step) as models:
         found = _measured(models, settings, on_step)
@@ -178,13 +176,11 @@ def _measured(models: Sequence[RecordModel], settings: DivergenceSettings, on_st
 
 def _distributions(record_model: RecordModel, ids: Sequence[int]) -> Iterator[Tensor]:
     """Log-probabilities (t, vocabulary) of the tokens after the first, in chunks."""
-    cache = None
-    head = record_model.loaded.model.get_output_embeddings()
+    cache, head = None, record_model.loaded.model.get_output_embeddings()
     step = max(1, CHUNK_LOGITS // head.weight.shape[0])
     for start in range(0, len(ids) - 1, step):
-        chunk = ids[start : min(start + step, len(ids) - 1)]
         with record_model.active() as loaded:
-            read = torch.tensor([chunk], device=loaded.model.device)
+            read = torch.tensor([ids[start : min(start + step, len(ids) - 1)]], device=loaded.model.device)
             output = loaded.model(input_ids=read, cache=cache, use_cache=True)
         cache = output.cache
         yield output.logits[0].float().log_softmax(dim=-1).cpu()

@@ -46,16 +46,13 @@ Pair = tuple[ResidentModel, ResidentModel]
 def timed_rounds(
     sample: TimeSample,
     settings: TimingSettings,
-    clock: Callable[[], float],
-    on_round: Callable[[int, float], None],
-    phase: Phase = "prefill",
-    batch: int = 1,
-    ceiling: float = 1.0,
+    clock: Callable[[], float] = time.monotonic,
+    on_round: Callable[[int, float], None] = lambda n_rounds, spent_s: None,
 ) -> TimedPhase:
     """Rounds in which both models do the same work, in random order, until the ratio's interval is narrow.
 
     clock: wall-clock seconds. on_round: called before every sample with the number of counted rounds and the seconds
-    spent; may raise Cancelled. phase, batch, ceiling: of the result.
+    spent; may raise Cancelled. What the work was, the caller fills in.
     """
     order, n_warmup, started = random.Random(settings.seed), settings.n_warmup, clock()
     dense_s, sparse_s, dense_first = list[float](), list[float](), list[bool]()
@@ -77,13 +74,13 @@ def timed_rounds(
         sparse_s.append(seconds[False])
         dense_first.append(first)
     return TimedPhase(
-        phase=phase,
-        batch=batch,
+        phase="prefill",
+        batch=1,
         dense_s=tuple(dense_s),
         sparse_s=tuple(sparse_s),
         dense_first=tuple(dense_first),
         ratio=speed_ratio(dense_s, sparse_s),
-        ceiling=ceiling,
+        ceiling=1.0,
     )
 
 
@@ -168,16 +165,14 @@ def _seconds(work: Callable[[], object], device: torch.device) -> float:
     """Seconds of the work, including what it queued on the GPU, without garbage collection."""
     results = list[object]()
 
-    def synchronise() -> None:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-
     def timed() -> None:
         # Freed after the clock has stopped.
         results.append(work())
-        synchronise()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
 
-    synchronise()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
     return timeit(timed, number=1)
 
 
@@ -192,10 +187,9 @@ def time_models(
 
     Raises JobError when a record is gone, its model has changed, or there is nothing to time.
     """
-    known = store.get(Timing, settings.key())
-    if known is not None:
+    if known := store.get(Timing, settings.key()):
         return known
-    widths = _widths(settings, store)
+    widths = _widths(store.get(Record, settings.sparse))
     with pair_cache.models((settings.dense, settings.sparse), store, on_step) as (dense, sparse):
         loaded = dense.loaded
         if loaded is not sparse.loaded:
@@ -206,11 +200,8 @@ def time_models(
                 "Time it on a machine with more memory.",
             )
         dtype: Dtype = settings.dtype or loaded.dtype
-        with (
-            both_resident(dense, sparse, getattr(torch, dtype)) as pair,
-            torch_threads(settings.n_threads),
-            torch.inference_mode(),
-        ):
+        resident = both_resident(dense, sparse, getattr(torch, dtype))
+        with resident as pair, torch_threads(settings.n_threads), torch.inference_mode():
             found = _timing(settings, widths, loaded, pair, dtype, store.folder, on_step, clock)
     store.put(found.key, found)
     return found
@@ -227,13 +218,12 @@ def time_run(settings: RunSettings, request: TimingSettings, store: Store, on_st
     return time_models(wanted, store, ModelPairCache(shelf), on_step)
 
 
-def _widths(settings: TimingSettings, store: Store) -> tuple[int, ...]:
+def _widths(record: Record | None) -> tuple[int, ...]:
     """The kept channels of each block. Raises JobError where the model only has zeros."""
-    record = store.get(Record, settings.sparse)
-    if record is None:
-        raise JobError("The result is not in the store any more.", "Run it again.")
-    if record.pruned is None:
-        raise JobError("The dense model is not timed beside itself.", "Choose a sparse model.")
+    if record is None or record.pruned is None:
+        raise JobError(
+            "There is no sparse model to time: its result is gone, or is dense.", "Choose another, or run it."
+        )
     if not record.pruned.method.takes_channels:
         raise JobError(
             "Single weights at zero are not timed: the matrices keep their shapes and their bytes, so no speed-up is "
@@ -261,16 +251,17 @@ def _timing(
     activities: dict[Phase, str] = {"prefill": "reading", "decode": "writing", "load": "loading"}
 
     def timed(phase: Phase, batch: int, sample: TimeSample, ceiling: float) -> None:
-        is_load = phase == "load"
-        own = replace(settings, least_rounds=min(settings.least_rounds, MOST_LOADS)) if is_load else settings
+        most = MOST_LOADS if phase == "load" else settings.least_rounds
+        own = replace(settings, least_rounds=min(settings.least_rounds, most))
 
         def on_round(n_rounds: int, spent_s: float) -> None:
             share = min(99, round(100 * max(min(n_rounds / own.least_rounds, 0.8), spent_s / own.most_s)))
-            message = f"{activities[phase]}{'' if is_load else f', {batch} at once'}, "
+            message = f"{activities[phase]}{'' if phase == 'load' else f', {batch} at once'}, "
             message += f"round {n_rounds + 1}" if spent_s else "warming up"
             on_step(Step("time", 100 * len(phases) + share, 100 * (2 * len(own.batches) + 1), message=message))
 
-        phases.append(timed_rounds(sample, own, clock, on_round, phase, batch, ceiling))
+        found = timed_rounds(sample, own, clock, on_round)
+        phases.append(replace(found, phase=phase, batch=batch, ceiling=ceiling))
 
     for batch in settings.batches:
         # Random tokens: the time does not depend on them.
@@ -306,8 +297,7 @@ def _timing(
 def _machine_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    lines: list[str] = []
-    with suppress(OSError):
+    with suppress(OSError, StopIteration):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.processor() or platform.machine())
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return platform.processor() or platform.machine()

@@ -41,7 +41,7 @@ def unfinished_answers(
     cache: of the batch just read; emptied. n_context: tokens of each row's context. begun: the first tokens of each
     answer, None for rows that need no answer.
     """
-    parts: dict[int, tuple[list[int], UnfinishedAnswers]] = {}
+    parts = dict[int, tuple[list[int], UnfinishedAnswers]]()
     for row, tokens in enumerate(begun):
         if tokens is not None and not _is_finished(loaded, tokens):
             # The columns of target tokens after the first wrong one were read, but the model did not write them.
@@ -63,10 +63,8 @@ def finish_answers_(loaded: LoadedModel, parts: Sequence[UnfinishedAnswers]) -> 
 
     Each token costs a pass over all weights, for one answer as for a hundred.
     """
-    of_model: dict[Applied, list[UnfinishedAnswers]] = {}
-    for part in parts:
-        of_model.setdefault(part.applied, []).append(part)
-    writing = [_Decoding(loaded, applied, own) for applied, own in of_model.items()]
+    models = dict.fromkeys(part.applied for part in parts)
+    writing = [_Decoding(loaded, each, [part for part in parts if part.applied == each]) for each in models]
     for _ in range(MAX_MORE_TOKENS):
         if not writing:
             return
@@ -138,9 +136,7 @@ def _is_finished(loaded: LoadedModel, tokens: Sequence[int]) -> bool:
         # Half of a character: the rest of its bytes is in the next token.
         return False
     word = _WHOLE_WORD.match(text)
-    if word is None:
-        return bool(text.strip()) or len(tokens) > 1
-    return word.end() < len(text)
+    return word.end() < len(text) if word else bool(text.strip()) or len(tokens) > 1
 
 
 N_TOP = 5
@@ -162,7 +158,7 @@ class TargetScore:
     def first_wrong(self) -> list[int] | None:
         """The model's tokens up to its first wrong one; None where all are right."""
         wrong = (i for i, token in enumerate(self.target) if self.choices[i] != token)
-        return next(([*self.target[:i], self.choices[i]] for i in wrong), None)
+        return next((self.choices[: i + 1] for i in wrong), None)
 
 
 def target_scores(

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from random import Random
 
 from sparsedash.schema.records import Decision, Outcome, Stopping
@@ -20,18 +20,14 @@ def evaluation_chunks(n_passages: int) -> list[list[int]]:
     chunks of a quarter of all before. The same for every model: batches are made within a chunk, and answers in BF16
     depend on the batch.
     """
-    order = list(range(n_passages))
+    order, ends = list(range(n_passages)), [0]
     Random(_ORDER_SEED).shuffle(order)
-    cut: list[list[int]] = []
-    start = 0
     for look in planned_looks(n_passages):
-        while start < look.n_passages:
+        while (start := ends[-1]) < look.n_passages:
             size = max(FIRST_CHUNK, start // 4)
             # A short rest would be too little for batches of its own.
-            end = look.n_passages if start + size + size // 2 >= look.n_passages else start + size
-            cut.append(order[start:end])
-            start = end
-    return cut
+            ends.append(look.n_passages if start + size + size // 2 >= look.n_passages else start + size)
+    return [order[start:end] for start, end in pairwise(ends)]
 
 
 def look_counts(n_passages: int) -> list[int]:

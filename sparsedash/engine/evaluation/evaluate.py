@@ -9,8 +9,7 @@ than 197 was read at an unrelated place: the `published` rule counts it as wrong
 """
 
 import time
-from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -20,6 +19,7 @@ import msgspec
 import torch
 from transformers import DynamicCache
 
+from sparsedash.catalog.model_shape import model_shape
 from sparsedash.catalog.resources import BATCH_TOKENS, HELD_SHARE, KEPT_BYTES, KEPT_SHARE, TOGETHER_TOKENS
 from sparsedash.engine.evaluation.answers import (
     TargetScore,
@@ -146,8 +146,7 @@ class _Reading:
     @property
     def kept_bytes(self) -> int:
         """Bytes of keys and values that are kept for finishing."""
-        layers = (layer for part in self.unfinished for layer in part.layers)
-        return sum(keys.nbytes + values.nbytes for keys, values in layers)
+        return sum(own.nbytes for part in self.unfinished for layer in part.layers for own in layer)
 
 
 @dataclass(eq=False)
@@ -174,10 +173,6 @@ class _Evaluation:
         pairs = zip(self.passages.contexts, self.passages.targets, strict=True)
         return [Question.of(self.loaded, context, target) for context, target in pairs]
 
-    @cached_property
-    def _bytes_per_token(self) -> int:
-        return cache_bytes_per_token(self.loaded)
-
     def results(self, stop: StopRule | None) -> list[EvaluationResult]:
         """Results of all models, in their order."""
         questions, stopping = self.questions, None
@@ -187,8 +182,7 @@ class _Evaluation:
         # Answers are finished at the end of each part, which takes passes over all weights: one part without a rule.
         for parts in [[chunk] for chunk in chunks] if stop else [chunks]:
             self._answer(parts)
-            if stop:
-                stopping = stop.stopping(self.models[0].outcomes)
+            stopping = stop.stopping(self.models[0].outcomes) if stop else None
             if stopping and stopping.decision != "open":
                 break
         return [
@@ -220,14 +214,15 @@ class _Evaluation:
 
     def _answer(self, parts: Sequence[Sequence[int]]) -> None:
         """Add the outcomes of these positions to the models; no batch spans two parts."""
-        left, waiting, streamed = self._unread(parts), list[_Reading](), self.loaded.residency.streamed
-        n_bytes = sum(int(weight.nbytes) for weight in self.loaded.model.parameters())
+        left, waiting, model = self._unread(parts), list[_Reading](), self.loaded.model
+        streamed, n_bytes = self.loaded.residency.streamed, sum(int(weight.nbytes) for weight in model.parameters())
+        bytes_per_token = model_shape(model.config.to_dict()).cache_per_token * model.dtype.itemsize if streamed else 1
         room = most = max(KEPT_BYTES, int((HELD_SHARE if streamed else KEPT_SHARE) * n_bytes))
         self._report()
         while left:
             # In memory several together save nothing, and answers would come later.
-            fit = min(TOGETHER_TOKENS, room / self._bytes_per_token) if streamed else 0.0
-            together = left[: n_fitting([each.batch.ids.numel() for each in left], fit)]
+            fit = min(TOGETHER_TOKENS, room / bytes_per_token) if streamed else 0.0
+            together = left[: n_fitting((each.batch.ids.numel() for each in left), fit)]
             left = left[len(together) :]
             self._read_(together)
             self.n_read += sum(len(each.rows) for each in together)
@@ -312,14 +307,6 @@ class _Evaluation:
         )
 
 
-def n_fitting(sizes: Sequence[int], n_tokens: float) -> int:
+def n_fitting(sizes: Iterable[int], n_tokens: float) -> int:
     """How many of the first batches have at most so many tokens together, padding included; one at least."""
-    return max(1, bisect_right(list(accumulate(sizes)), n_tokens))
-
-
-def cache_bytes_per_token(loaded: LoadedModel) -> int:
-    """Bytes of keys and values of each token, by a trial of the first block."""
-    cache = DynamicCache()
-    ids = torch.zeros((1, 1), dtype=torch.long, device=loaded.model.device)
-    next(BlockWalk(loaded.model.base_model, loaded.blocks, [Batch(ids, ids)], [cache]).step(0))
-    return len(loaded.blocks) * sum(int(held.nbytes) for held in (cache.layers[0].keys, cache.layers[0].values))
+    return max(1, sum(together <= n_tokens for together in accumulate(sizes)))

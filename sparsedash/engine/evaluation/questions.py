@@ -84,10 +84,8 @@ def choose_passages(texts: Texts, settings: EvaluationSettings) -> Passages:
     if settings.shuffle_seed is not None:
         Random(settings.shuffle_seed).shuffle(order)
     indices = tuple(sorted(order[: settings.n_passages]))
-    pairs = [_split(texts.texts[index], index) for index in indices]
-    contexts, targets = (tuple(pair[side] for pair in pairs) for side in (0, 1))
-    key = passages_key(texts.identity, settings)
-    return Passages(key=key, indices=indices, contexts=contexts, targets=targets)
+    contexts, targets = zip(*(_split(texts.texts[index], index) for index in indices), strict=True)
+    return Passages(key=passages_key(texts.identity, settings), indices=indices, contexts=contexts, targets=targets)
 
 
 def questions_of(loaded: LoadedModel, pairs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:

@@ -2,13 +2,11 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import torch
-from filelock import FileLock
 from safetensors import SafetensorError
 
 from sparsedash.catalog.families import form_problem, require_form, shared_width
@@ -20,14 +18,13 @@ from sparsedash.engine.export.export_files import (
     write_folder,
     write_gguf,
 )
-from sparsedash.engine.export.model_card import CardFacts, base_licence, hub_name, model_card, public_model, recipe_json
-from sparsedash.engine.export.reload_proof import expected_answers, prove_files, require_llama_cpp, round_weights_
+from sparsedash.engine.export.model_card import CARD, CardFacts, model_card, public_model, recipe_json
+from sparsedash.engine.export.reload_proof import prove_files, require_llama_cpp
 from sparsedash.engine.models.checkpoint_reading import read_config
 from sparsedash.engine.models.loading import ModelShelf, gguf_file, locate_model
 from sparsedash.engine.models.model_conversion import content_hash
 from sparsedash.engine.run.sparse_models import PrunedChannels, RebuiltModel, rebuild_model
-from sparsedash.reporting.run_results import StoredResults, judge, measure, run_results
-from sparsedash.schema import store_keys
+from sparsedash.reporting.run_results import Judged, StoredResults, judge, measure, run_results
 from sparsedash.schema.errors import ExportError, JobError, SettingsError
 from sparsedash.schema.export_settings import Export, ExportSettings, Proof
 from sparsedash.schema.progress import OnStep, Step
@@ -38,19 +35,11 @@ from sparsedash.storage.local_machine import free_in_words, local_path
 from sparsedash.storage.model_folders import RECIPE, new_folder, require_export_room, require_new, sweep_exports
 from sparsedash.storage.store import Store
 
-CARD = "README.md"
-_NAMING = "exports.lock"
-"""Of the data folder: held from an export's record to its folder's name."""
-
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class _Request:
-    """A request, and the stored results that it names.
+    """The stored results that a request names. sparse: with the names of model and texts in its run's settings."""
 
-    run: None where the request names none. sparse: with the names of model and texts in its run's settings.
-    """
-
-    settings: ExportSettings
     run: Run | None
     dense: Record
     sparse: Record
@@ -69,7 +58,7 @@ class _Request:
             # A record is found by content: it may name the first place that held the same bytes.
             pruned = replace(pruned, calibration=run.settings.calibration)
             sparse = replace(sparse, model=run.settings.model, corpus=run.settings.evaluation.corpus, pruned=pruned)
-        return cls(settings=settings, run=run, dense=dense, sparse=sparse, pruned=pruned, passages=passages)
+        return cls(run=run, dense=dense, sparse=sparse, pruned=pruned, passages=passages)
 
 
 def export_model(settings: ExportSettings, store: Store, shelf: ModelShelf, on_step: OnStep) -> Export:
@@ -80,7 +69,6 @@ def export_model(settings: ExportSettings, store: Store, shelf: ModelShelf, on_s
     """
     request = _Request.of(settings, store)
     pruned, sparse, weights = request.pruned, request.sparse, settings.weights
-    _require_form(settings, pruned, store.recall(store_keys.model_type_note(sparse.model_identity)))
     name = settings.folder(store.folder, public_model(sparse), method_name(pruned.method), pruned.sparsity_permille)
     folder = local_path(name).absolute()
     sweep_exports(folder.parent)
@@ -92,20 +80,27 @@ def export_model(settings: ExportSettings, store: Store, shelf: ModelShelf, on_s
     require_new(folder)
     made = rebuild_model(sparse, store, on_step, shelf)
     model_type = made.loaded.model.config.model_type
-    _require_form(settings, pruned, model_type)
+    if problem := form_problem(settings.form, pruned, model_type):
+        raise ExportError(f"This model cannot be written as {settings.form}: {problem}.", "Choose another form.")
+    if settings.form == "gguf":
+        require_llama_cpp()
     if made.loaded.residency.streamed and weights not in (made.loaded.dtype, "float32"):
         raise ExportError(
             f"This model does not fit into the memory of this machine, and what is rounded to {weights} could not be "
             "proven here.",
             f"Write it in {made.loaded.dtype}, or on a machine with more memory.",
         )
-    with _write_errors(folder), ExitStack() as naming, new_folder(folder) as inside:
+    with _write_errors(folder), new_folder(folder) as inside:
         on_step(Step("write", 0, 1, message=folder.name))
-        written = _write(inside, folder, request, made)
-        proof = _prove(inside / written.file, request, made, shelf, on_step)
+        written = _write(inside, folder, settings, request, made)
+        proof = prove_files(inside / written.file, settings, sparse, request.passages, made, shelf, on_step)
         files = file_hashes(inside)
         (inside / RECIPE).write_text(recipe_json(settings, sparse, made, proof, files), encoding="utf-8")
-        (inside / CARD).write_text(model_card(_facts(request, made, written, proof, store)), encoding="utf-8")
+        searched = request.run and request.run.find
+        tolerance = Tolerance(ratio=searched.ratio, points=searched.points) if searched else Tolerance()
+        judged = _judged(request, tolerance, store)
+        facts = CardFacts(settings, made.source, request.dense, sparse, judged, tolerance, proof, written)
+        (inside / CARD).write_text(model_card(facts), encoding="utf-8")
         found = Export(
             key=settings.key(),
             settings=settings,
@@ -121,7 +116,6 @@ def export_model(settings: ExportSettings, store: Store, shelf: ModelShelf, on_s
             made_at=time.time(),
         )
         # Recorded before it has its name: a kill between the two leaves no folder without a record.
-        naming.enter_context(FileLock(store.folder / _NAMING))
         require_new(folder)
         store.put(found.key, found)
     return found
@@ -152,19 +146,13 @@ def prove_export(found: Export, folder: Path, store: Store, shelf: ModelShelf, o
         )
     request = _Request.of(found.settings, store)
     made = rebuild_model(replace(request.sparse, model=found.model), store, on_step, shelf)
-    return _prove(next(folder.glob("*.gguf"), folder), request, made, shelf, on_step)
+    what = next(folder.glob("*.gguf"), folder)
+    return prove_files(what, found.settings, request.sparse, request.passages, made, shelf, on_step)
 
 
 def file_hashes(folder: Path) -> dict[str, str]:
     """The sha256 of every file by its name, except the card, which may be edited."""
     return {file.name: content_hash(file) for file in sorted(folder.iterdir()) if file.is_file() and file.name != CARD}
-
-
-def _require_form(settings: ExportSettings, pruned: Pruned, model_type: str | None) -> None:
-    if problem := form_problem(settings.form, pruned, model_type):
-        raise ExportError(f"This model cannot be written as {settings.form}: {problem}.", "Choose another form.")
-    if settings.form == "gguf":
-        require_llama_cpp()
 
 
 @contextmanager
@@ -180,25 +168,20 @@ def _write_errors(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _write(inside: Path, folder: Path, request: _Request, made: RebuiltModel) -> WrittenFiles:
-    settings, sparse, require_room = request.settings, made.sparse, partial(require_export_room, folder)
+def _write(inside: Path, folder: Path, settings: ExportSettings, request: _Request, made: RebuiltModel) -> WrittenFiles:
+    sparse, weights, require_room = made.sparse, settings.weights, partial(require_export_room, folder)
     assert sparse is not None
     if settings.form == "gguf":
         assert isinstance(sparse, PrunedChannels), "form_problem has refused the other shape"
         file, is_base = _dense_gguf(request.sparse.model, settings)
         new = inside / f"{folder.name}.gguf"
-        written = write_gguf(new, file, sparse, settings.weights, is_base=is_base, require_room=require_room)
+        written = write_gguf(new, file, sparse, weights, is_base=is_base, require_room=require_room)
         copy_base_files(made.source, inside)
         return written
     width = None if settings.form == "masked" else shared_width(request.pruned, made.loaded.model.config.model_type)
+    shard_mb, base = settings.shard_mb, made.source
     return write_folder(
-        inside,
-        made.source,
-        sparse,
-        width=width,
-        weights=settings.weights,
-        shard_mb=settings.shard_mb,
-        require_room=require_room,
+        inside, base, sparse, width=width, weights=weights, shard_mb=shard_mb, require_room=require_room
     )
 
 
@@ -207,45 +190,13 @@ def _dense_gguf(model: str, settings: ExportSettings) -> tuple[Path, bool]:
     if base := gguf_file(model):
         return base, True
     if not settings.dense_gguf:
-        raise SettingsError(
-            "dense GGUF",
-            "",
-            "a GGUF file of the dense model with F32, F16 or BF16 weights, from which the tokenizer's part is copied",
-        )
+        allowed = "a GGUF file of the dense model with F32, F16 or BF16 weights, from which the tokenizer is copied"
+        raise SettingsError("dense GGUF", "", allowed)
     return local_path(settings.dense_gguf), False
 
 
-def _prove(what: Path, request: _Request, made: RebuiltModel, shelf: ModelShelf, on_step: OnStep) -> Proof:
-    """what: the folder, or its GGUF file."""
-    settings, unrounded = request.settings, request.settings.weights in (made.loaded.dtype, "float32")
-    on_step(Step("prove", 0, 2, message="Asking the model in memory"))
-    assert made.sparse is not None
-    with made.sparse.applied(), torch.inference_mode():
-        if not unrounded:
-            # In place, since a second model may not fit; the dense one is read again when it is needed.
-            shelf.let_go()
-            round_weights_(made.loaded.model, settings.form, settings.weights)
-        expected = expected_answers(made.loaded, request.sparse, request.passages, strict=unrounded)
-    proof = prove_files(what, expected, settings.weights, on_step)
-    on_step(Step("prove", 2, 2))
-    return proof
-
-
-def _facts(request: _Request, made: RebuiltModel, written: WrittenFiles, proof: Proof, store: Store) -> CardFacts:
-    sparse, found = request.sparse, request.run and request.run.find
-    tolerance = Tolerance(ratio=found.ratio, points=found.points) if found else Tolerance()
-    results, file = run_results(StoredResults(store), request.run, tolerance), gguf_file(sparse.model)
-    of_run = (each for each in (results.judged if results else ()) if each.record.key == sparse.key)
-    return CardFacts(
-        settings=request.settings,
-        hub=hub_name(sparse),
-        licence=base_licence(made.source, sparse),
-        source_type=made.source.source_type,
-        base_file_bytes=file.stat().st_size if file else 0,
-        dense=request.dense,
-        sparse=sparse,
-        judged=next(of_run, None) or judge([measure(request.dense, sparse)], tolerance)[0],
-        tolerance=tolerance,
-        proof=proof,
-        written=written,
-    )
+def _judged(request: _Request, tolerance: Tolerance, store: Store) -> Judged:
+    """The sparse model against dense, as on the pages of its run; alone where it has none."""
+    results = run_results(StoredResults(store), request.run, tolerance)
+    of_run = (each for each in (results.judged if results else ()) if each.record.key == request.sparse.key)
+    return next(of_run, None) or judge([measure(request.dense, request.sparse)], tolerance)[0]

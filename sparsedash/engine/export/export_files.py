@@ -33,11 +33,10 @@ from sparsedash.schema.errors import ExportError, SettingsError
 from sparsedash.schema.export_settings import Weights
 from sparsedash.schema.settings import Dtype
 
-_LICENCE = ("license*", "licence*", "notice*")
-_LICENCE_NAMES = tuple(f"{name}{end}" for name in ("license", "licence", "notice") for end in ("", ".txt", ".md"))
+_LICENCES = tuple(f"{name}{end}" for name in ("license", "licence", "notice") for end in ("", ".txt", ".md"))
 _COPIED = (
     *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt", "*.model", "*.jinja"),
-    *("chat_template*", "generation_config.json", *_LICENCE),
+    *("chat_template*", "generation_config.json", "license*", "licence*", "notice*"),
 )
 """The base's files that are copied: its tokenizer, and what its licence asks to be kept."""
 
@@ -162,31 +161,24 @@ def _all_tensors(made: SparseModel, width: int | None, dtype: torch.dtype) -> di
             module, _, kind = name.rpartition(".")
             as_it_is = kind == "bias" or weight_of(block[module]) is block[module].weight
             changed[f"{loaded.family.blocks}.{index}.{name}"] = loaded.residency.hold(tensor if as_it_is else tensor.T)
-    model = loaded.model
-    names = {name for name, _ in model.named_parameters()} | {name for name, _ in model.named_buffers()}
+    model, cast = loaded.model, dict[str, Tensor]()
+    names = {name for name, _ in (*model.named_parameters(), *model.named_buffers())}
     if strange := sorted(set(changed) - names):
         raise ExportError(
             f"The sparse model has {strange[0]}, for which its family's stock code has no place.",
             "Choose a method that gives no layer a bias, such as least-squares.",
         )
-    cast = {}
     for name, tensor in model.state_dict().items():
-        if name in names:
-            cast[name] = _cast(name, changed.get(name, tensor), dtype)
-            loaded.residency.drop()
-    return cast
-
-
-def _cast(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    tensor = tensor.detach().cpu()
-    if not tensor.is_floating_point():
-        return tensor
-    cast = tensor.to(dtype).contiguous()
-    if not bool(cast.isfinite().all()):
-        raise ExportError(
-            f"{name} holds numbers that {str(dtype).removeprefix('torch.')} cannot.",
-            "Choose bfloat16, which reaches as far as float32.",
-        )
+        if name not in names:
+            continue
+        tensor = changed.get(name, tensor).detach().cpu()
+        cast[name] = tensor.to(dtype).contiguous() if tensor.is_floating_point() else tensor
+        if not bool(cast[name].isfinite().all()):
+            raise ExportError(
+                f"{name} holds numbers that {str(dtype).removeprefix('torch.')} cannot.",
+                "Choose bfloat16, which reaches as far as float32.",
+            )
+        loaded.residency.drop()
     return cast
 
 
@@ -196,14 +188,12 @@ def _write_json(file: Path, value: Mapping[str, Any]) -> None:
 
 def copy_base_files(base: Source, folder: Path) -> None:
     """Copy the tokenizer's files, the generation config and the licence."""
-    places: list[tuple[Path, tuple[str, ...]]] = [(base.folder, _COPIED)]
-    if file := gguf_file(base.reference):
-        # Other files in a folder of downloads do not belong to the model.
-        places.append((file.parent, _LICENCE_NAMES))
-    for place, patterns in places:
-        for file in place.iterdir():
-            if file.is_file() and file.suffix != ".py" and any(fnmatch(file.name.lower(), each) for each in patterns):
-                shutil.copyfile(file, folder / file.name)
+    gguf = gguf_file(base.reference)
+    # Other files in a folder of downloads do not belong to the model.
+    beside = gguf.parent.iterdir() if gguf else ()
+    for file in (*base.folder.iterdir(), *(file for file in beside if file.name.lower() in _LICENCES)):
+        if file.is_file() and file.suffix != ".py" and any(fnmatch(file.name.lower(), each) for each in _COPIED):
+            shutil.copyfile(file, folder / file.name)
 
 
 @dataclass(frozen=True, eq=False)
@@ -347,7 +337,11 @@ def _converted(dense: list[GgufTensor], own: str, architecture: str, values: Map
             yield replace(tensor, make=partial(_interleaved, tensor, heads[part]))
         elif (own, architecture) == ("qwen3", "openelm") and part in qkv:
             if part == "attn_q":
-                yield _joined_qkv([by_name[tensor.name.replace(part, each)] for each in qkv])
+                parts = [by_name[tensor.name.replace(part, each)] for each in qkv]
+                shape = (sum(each.shape[0] for each in parts), *tensor.shape[1:])
+                # One below the other.
+                joined = partial(lambda own: np.concatenate([each.make() for each in own]), parts)
+                yield GgufTensor(tensor.name.replace(part, "attn_qkv"), shape, tensor.kind, joined)
         else:
             yield tensor
 
@@ -357,13 +351,6 @@ def _interleaved(tensor: GgufTensor, n_heads: int) -> Array:
     values = tensor.make()
     halves = values.reshape(n_heads, 2, len(values) // n_heads // 2, *values.shape[1:])
     return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(values.shape)
-
-
-def _joined_qkv(parts: list[GgufTensor]) -> GgufTensor:
-    """q, k and v one below the other."""
-    shape = (sum(part.shape[0] for part in parts), *parts[0].shape[1:])
-    name = parts[0].name.replace("attn_q", "attn_qkv")
-    return GgufTensor(name, shape, parts[0].kind, lambda: np.concatenate([part.make() for part in parts]))
 
 
 def require_full_gguf(file: Path, *, is_base: bool) -> GgufReader:

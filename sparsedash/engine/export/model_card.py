@@ -34,26 +34,19 @@ from sparsedash.stats.tolerance import Tolerance
 from sparsedash.storage.model_folders import RECIPE
 
 BUILTIN_BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
-_CARD = "README.md"
+CARD = "README.md"
 _UNKNOWN = "licence unknown: the base's files state none; find it out before you pass this on"
 _LONGEST = 60
 _ACTIVE_IN_CODE = str.maketrans({mark: f"⟨U+{ord(mark):04X}⟩" for mark in "`|\\"})
 """Would end a code span, or the cell of its table."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class CardFacts:
-    """Contents of the card. hub: the base's name on the hub; empty for other models. licence: empty where unknown.
-
-    source_type: as in Run; base_file_bytes: of the base's file if it is quantised. judged: the sparse model against
-    dense, as on the pages of its run.
-    """
+    """Contents of the card. source: the base's files. judged: sparse against dense, as on the pages of its run."""
 
     settings: ExportSettings
-    hub: str = ""
-    licence: str = ""
-    source_type: str = ""
-    base_file_bytes: int = 0
+    source: Source
     dense: Record
     sparse: Record
     judged: Judged
@@ -66,19 +59,21 @@ def model_card(facts: CardFacts) -> str:
     """README.md: metadata and text."""
     made, settings, proof, written = facts.sparse.pruned, facts.settings, facts.proof, facts.written
     assert made is not None
-    channels, is_gguf = made.method.takes_channels, settings.form == "gguf"
+    channels, is_gguf, hub = made.method.takes_channels, settings.form == "gguf", hub_name(facts.sparse)
+    licence = base_licence(facts.source, facts.sparse)
     data = ModelCardData(
-        base_model=facts.hub or None,
-        license=facts.licence or "unknown",
+        base_model=hub or None,
+        license=licence or "unknown",
         library_name="llama.cpp" if is_gguf else "transformers",
         pipeline_tag="text-generation",
         tags=["pruned", *(["width-pruning"] if channels else []), *(["gguf"] if is_gguf else [])],
     )
-    base = _code(facts.hub or public_model(facts.sparse))
+    base = _code(hub or public_model(facts.sparse))
     removed = "inner channels of the MLPs were removed" if channels else "single weights were set to zero"
     note = "" if channels else "Zeros by themselves make a model neither smaller nor faster: no speed-up is expected."
-    if facts.source_type:
-        note += f" {wording.source_note(facts.source_type)} That file takes {facts.base_file_bytes / 1e6:,.1f} MB."
+    if facts.source.source_type and (file := gguf_file(facts.sparse.model)):
+        size = file.stat().st_size / 1e6
+        note += f" {wording.source_note(facts.source.source_type)} That file takes {size:,.1f} MB."
     usage = f"""```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -95,7 +90,7 @@ In {settings.weights}: {written.size / 1e6:,.1f} MB of weights, where the dense 
 
 ## How it was made
 
-{_making_table(facts, made)}
+{_making_table(facts, made, licence)}
 
 ## What it lost
 
@@ -137,11 +132,11 @@ def base_licence(source: Source, record: Record) -> str:
             field = opened_gguf(file).fields.get("general.license")
             return _licence_name(field and field.contents())
         return ""
-    card = source.folder / _CARD
+    card = source.folder / CARD
     if is_hub_model(record) and not card.is_file():
         with suppress(ModelError):
             # The folder is named by its commit.
-            fetch(record.model, source.folder.name, _CARD)
+            fetch(record.model, source.folder.name, CARD)
     with suppress(OSError, ValueError, YAMLError, RecursionError):
         return _licence_name((metadata_load(card) or {}).get("license"))
     return ""
@@ -209,7 +204,7 @@ def _line(text: str) -> str:
     return visible(" ".join(text.split()))
 
 
-def _making_table(facts: CardFacts, made: Pruned) -> str:
+def _making_table(facts: CardFacts, made: Pruned, licence: str) -> str:
     text, method, dense, kept = made.calibration, made.method, made.dense_widths, made.widths
     choices = [f"{name} {getattr(method, name)}" for name in ("saliency", "pattern", "compensation", "allocation")]
     calibration = f"{_code(public_name(text.corpus))}, {text.n_samples:,} samples of {text.length:,} tokens"
@@ -218,8 +213,8 @@ def _making_table(facts: CardFacts, made: Pruned) -> str:
     rows = {
         "Base": _code(public_model(facts.sparse)),
         "Revision": _code(facts.sparse.model_identity),
-        "Type of the base's file": facts.source_type,
-        "Licence of the base": _code(facts.licence) if facts.licence else _UNKNOWN,
+        "Type of the base's file": facts.source.source_type,
+        "Licence of the base": _code(licence) if licence else _UNKNOWN,
         "Method": f"{presets.method_name(method)}: {', '.join(choices)}",
         "Asked for": f"{made.sparsity_permille / 10:g} %",
         "Widths": f"{widths} of {whole}{' in every block' if one_width(kept) else ', block by block'}",
@@ -231,16 +226,16 @@ def _making_table(facts: CardFacts, made: Pruned) -> str:
 
 
 def _loss_section(facts: CardFacts) -> str:
-    models, judged, name = (facts.dense, facts.sparse), facts.judged, "the sparse model"
+    models, judged = (facts.dense, facts.sparse), facts.judged
     pairs, found = judged.comparison, judged.verdict
     change, accuracy, _, _, _, times, perplexity, _ = loss_cells(judged)
-    scores = [record.last_word for record in models]
+    scores = (record.last_word for record in models)
     right = [f"{100 * score.accuracy:.1f} % ({score.right} of {score.total})" for score in scores]
     rows = [
         ("last word right", *right, f"{change} points", accuracy or "none"),
         ("word perplexity", *(wording.perplexity(record.word_perplexity) for record in models), times, perplexity),
     ]
-    sentences = wording.first_upper(" ".join(verdicts.verdict_words(name, found, facts.tolerance)))
+    sentences = wording.first_upper(" ".join(verdicts.verdict_words("the sparse model", found, facts.tolerance)))
     test = "a test that holds although it stopped early" if pairs.anytime else "exact McNemar"
     return f"""**{verdicts.VERDICT_SIGNS[found.verdict]}**: {sentences}
 

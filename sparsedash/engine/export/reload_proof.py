@@ -13,7 +13,6 @@ import sys
 import tempfile
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from importlib.util import find_spec
 from math import inf
 from pathlib import Path
@@ -26,14 +25,14 @@ from torch import Tensor, nn
 from sparsedash.engine.evaluation.questions import questions_of
 from sparsedash.engine.export import reloaded
 from sparsedash.engine.export.export_files import gguf_rounded
-from sparsedash.engine.models.loading import LoadedModel
+from sparsedash.engine.models.loading import ModelShelf
 from sparsedash.engine.pruning.surgery import is_projection, weight_of
+from sparsedash.engine.run.sparse_models import RebuiltModel
 from sparsedash.schema.errors import ExportError, SettingsError
-from sparsedash.schema.export_settings import Form, Proof, Weights
-from sparsedash.schema.progress import OnStep, Step, ignore_steps
+from sparsedash.schema.export_settings import ExportSettings, Form, Proof, Weights
+from sparsedash.schema.progress import OnStep, Step
 from sparsedash.schema.records import Passages, Record
 
-N_LOGITS = 16
 N_VERDICTS = 50
 _LOOK_S = 0.5
 
@@ -56,39 +55,6 @@ _ADVICE = (
 )
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class ExpectedAnswers:
-    """Answers that the files must give. questions: see `questions_of`. strict: see Proof.
-
-    right, logits: of the expected model. run: verdicts of the run's record. gelu: whether its blocks have a GELU.
-    """
-
-    questions: list[dict[str, Any]]
-    right: list[bool]
-    logits: list[Tensor]
-    run: list[bool]
-    strict: bool
-    gelu: bool
-
-
-def expected_answers(loaded: LoadedModel, record: Record, passages: Passages, strict: bool) -> ExpectedAnswers:
-    """Answers of the loaded model, as it is now, to the first passages of the record."""
-    outcomes, place = record.outcomes[:N_VERDICTS], {index: row for row, index in enumerate(passages.indices)}
-    rows = [place[outcome.index] for outcome in outcomes]
-    questions = questions_of(loaded, [(passages.contexts[row], passages.targets[row]) for row in rows])
-    right, logits = reloaded.answer_questions(loaded.model, questions, N_LOGITS)
-    names, config = ("hidden_activation", "hidden_act", "activation_function", "activation"), loaded.model.config
-    return ExpectedAnswers(
-        questions=questions,
-        right=right,
-        logits=logits,
-        run=[outcome.last_word_right for outcome in outcomes],
-        strict=strict and loaded.dtype == "float32",
-        # BLOOM's config does not name it: its code has no other.
-        gelu=config.model_type == "bloom" or any("gelu" in str(getattr(config, name, "")) for name in names),
-    )
-
-
 def require_llama_cpp() -> None:
     """Raise SettingsError where llama.cpp is not installed: no GGUF file is exported without a proof."""
     if not find_spec("llama_cpp_py_sync"):
@@ -96,49 +62,82 @@ def require_llama_cpp() -> None:
         raise SettingsError("form", "gguf", "uniform, padded, masked", advice)
 
 
-def prove_files(what: Path, expected: ExpectedAnswers, weights: Weights, on_step: OnStep = ignore_steps) -> Proof:
-    """Proof of a folder by stock transformers, or of a GGUF file by llama.cpp. Raises ExportError unless it holds."""
-    is_gguf, allowed = what.is_file(), ALLOWED
-    if is_gguf:
-        allowed = max(ALLOWED_GGUF[weights], ALLOWED_GELU if expected.gelu else 0)
-    n_allowed = round(_DIFFERING * len(expected.right)) if is_gguf and weights != "float32" else 0
-    found, logits = _run_program(what, expected, on_step)
+def prove_files(
+    what: Path,
+    settings: ExportSettings,
+    record: Record,
+    passages: Passages,
+    made: RebuiltModel,
+    shelf: ModelShelf,
+    on_step: OnStep,
+) -> Proof:
+    """Proof of a folder by stock transformers, or of a GGUF file by llama.cpp. Raises ExportError unless it holds.
 
-    def difference(own: Tensor, rows: Tensor) -> float:
-        return float((own - rows).abs().max().nan_to_num(nan=inf)) if own.shape == rows.shape else inf
-
+    record: of the sparse model. made: its model, whose weights are rounded in place where the files round them.
+    """
+    loaded, outcomes, config = made.loaded, record.outcomes[:N_VERDICTS], made.loaded.model.config
+    on_step(Step("prove", 0, 2, message="Asking the model in memory"))
+    place = {index: row for row, index in enumerate(passages.indices)}
+    rows = [place[outcome.index] for outcome in outcomes]
+    questions = questions_of(loaded, [(passages.contexts[row], passages.targets[row]) for row in rows])
+    is_rounded, is_gguf = settings.weights not in (loaded.dtype, "float32"), what.is_file()
+    assert made.sparse is not None
+    with made.sparse.applied(), torch.inference_mode():
+        if is_rounded:
+            # In place, since a second model may not fit; the dense one is read again when it is needed.
+            shelf.let_go()
+            round_weights_(loaded.model, settings.form, settings.weights)
+        right, logits = reloaded.answer_questions(loaded.model, questions)
+    found, found_logits = _run_program(what, questions, on_step)
+    n_allowed = round(_DIFFERING * len(right)) if is_gguf and settings.weights != "float32" else 0
     proof = Proof(
         runtime="llama.cpp" if is_gguf else "transformers",
         version=str(found["version"]),
-        n_logits=len(expected.logits),
-        logit_difference=max(difference(logits[str(i)], rows) for i, rows in enumerate(expected.logits)),
-        logit_allowed=allowed,
-        n_verdicts=len(expected.right),
-        n_meant=sum(a == b for a, b in zip(found["right"], expected.right, strict=True)),
-        n_run=sum(a == b for a, b in zip(found["right"], expected.run, strict=True)),
+        n_logits=len(logits),
+        logit_difference=max(_difference(found_logits[str(i)], rows) for i, rows in enumerate(logits)),
+        logit_allowed=_gguf_allowed(settings.weights, config) if is_gguf else ALLOWED,
+        n_verdicts=len(right),
+        n_meant=sum(a == b for a, b in zip(found["right"], right, strict=True)),
+        n_run=sum(a == outcome.last_word_right for a, outcome in zip(found["right"], outcomes, strict=True)),
         n_allowed=n_allowed,
-        strict=expected.strict and n_allowed == 0,
+        strict=not is_rounded and loaded.dtype == "float32" and n_allowed == 0,
         made_at=time.time(),
     )
     faults = {
         f"stock code finds tensors missing or left over: {', '.join(found['holes'][:5])}": found["holes"],
         "its tokenizer reads the passages otherwise": not found["same_tokens"],
         "it needed this program's own code": found["ours"],
-        f"logits differ by up to {proof.logit_difference:.2g} ({allowed:g} is allowed), and {proof.n_meant} of "
-        f"{proof.n_verdicts} passages are answered as meant, {proof.n_run} as in the run": not proof.holds,
+        f"logits differ by up to {proof.logit_difference:.2g} ({proof.logit_allowed:g} is allowed), and "
+        f"{proof.n_meant} of {proof.n_verdicts} passages are answered as meant, {proof.n_run} as in the run": (
+            not proof.holds
+        ),
     }
     if words := [fault for fault, is_fault in faults.items() if is_fault]:
         raise ExportError(f"The files are not the sparse model: {'; '.join(words)}.", _ADVICE)
+    on_step(Step("prove", 2, 2))
     return proof
 
 
-def _run_program(what: Path, expected: ExpectedAnswers, on_step: OnStep) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _difference(own: Tensor, rows: Tensor) -> float:
+    return float((own - rows).abs().max().nan_to_num(nan=inf)) if own.shape == rows.shape else inf
+
+
+def _gguf_allowed(weights: Weights, config: Any) -> float:
+    """BLOOM's config does not name its GELU: its code has no other function."""
+    names = ("hidden_activation", "hidden_act", "activation_function", "activation")
+    is_gelu = config.model_type == "bloom" or any("gelu" in str(getattr(config, name, "")) for name in names)
+    return max(ALLOWED_GGUF[weights], ALLOWED_GELU if is_gelu else 0)
+
+
+def _run_program(
+    what: Path, questions: list[dict[str, Any]], on_step: OnStep
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Answers of a fresh process; the job can be stopped while it runs. Raises ExportError if it fails."""
-    asked = {"questions": expected.questions, "n_logits": len(expected.logits), "n_threads": torch.get_num_threads()}
+    asked = {"questions": questions, "n_threads": torch.get_num_threads()}
     with tempfile.TemporaryDirectory(prefix="sparsedash-") as place, (Path(place) / "log").open("wb") as log:
-        questions, answers = Path(place) / "questions.json", Path(place) / "answers.json"
-        questions.write_text(json.dumps(asked), encoding="utf-8")
-        command = [sys.executable, "-I", reloaded.__file__, str(what), str(questions), str(answers)]
+        question_file, answers = Path(place) / "questions.json", Path(place) / "answers.json"
+        question_file.write_text(json.dumps(asked), encoding="utf-8")
+        command = [sys.executable, "-I", reloaded.__file__, str(what), str(question_file), str(answers)]
         environment = {name: os.environ[name] for name in _KEPT if name in os.environ}
         environment |= {"HF_HUB_OFFLINE": "1", "HF_HOME": place, "PYTHONIOENCODING": "utf-8"}
         with subprocess.Popen(  # noqa: S603 - our own program

@@ -9,7 +9,7 @@ ANSWERS, a JSON file, and the logits to ANSWERS.safetensors.
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,16 +19,16 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-N_ROWS = 4
-"""Logits of a passage that are compared: those of its last tokens."""
+N_LOGITS, N_ROWS = 16, 4
+"""Passages whose logits are compared, and of each those of its last tokens."""
 
 _MOST_THREADS = 8
 
 
 @torch.inference_mode()
-def answer_questions(model: Any, questions: Sequence[dict[str, Any]], n_logits: int) -> tuple[list[bool], list[Tensor]]:
+def answer_questions(model: Any, questions: Sequence[dict[str, Any]]) -> tuple[list[bool], list[Tensor]]:
     """Whether each target was the model's first choice, token by token, and logits (rows, vocabulary) of the first
-    n_logits questions.
+    N_LOGITS questions.
 
     Computed in float32, whatever type the weights have. questions: `ids`, of context and target; `n_target`, number of
     the target's.
@@ -39,17 +39,17 @@ def answer_questions(model: Any, questions: Sequence[dict[str, Any]], n_logits: 
         return rows.cpu()
 
     with _in_float32(model):
-        return _answers(logits_of, questions, n_logits)
+        return _answers(logits_of, questions)
 
 
 def _answers(
-    logits_of: Callable[[list[int]], Tensor], questions: Sequence[dict[str, Any]], n_logits: int
+    logits_of: Callable[[list[int]], Tensor], questions: Sequence[dict[str, Any]]
 ) -> tuple[list[bool], list[Tensor]]:
-    right, logits = [], []
-    for number, question in enumerate(questions):
+    right, logits = list[bool](), list[Tensor]()
+    for question in questions:
         rows, target = logits_of(question["ids"][:-1]), question["ids"][-question["n_target"] :]
         right.append(rows[-len(target) :].argmax(dim=-1).tolist() == target)
-        if number < n_logits:
+        if len(logits) < N_LOGITS:
             logits.append(rows[-N_ROWS:].contiguous())
     return right, logits
 
@@ -64,8 +64,10 @@ def _in_float32(model: nn.Module) -> Iterator[None]:
 
     def widen(module: Any, _: Any) -> None:
         before[module] = module._parameters, module._buffers
-        module._parameters = {name: _widened(own) for name, own in module._parameters.items()}
-        module._buffers = {name: _widened(own) for name, own in module._buffers.items()}
+        module._parameters, module._buffers = (
+            {name: own.float() if _is_narrow(own) else own for name, own in tensors.items()}
+            for tensors in before[module]
+        )
         if hasattr(module, "scalar_embed_scale"):
             # Gemma's factor is not in the files: its code computes it, and rounds it to the type it is loaded in.
             module._buffers["embed_scale"] = torch.tensor(module.scalar_embed_scale, device=module.weight.device)
@@ -73,76 +75,43 @@ def _in_float32(model: nn.Module) -> Iterator[None]:
     def restore(module: nn.Module, *_: Any) -> None:
         module._parameters, module._buffers = before.pop(module)
 
-    hooks: list[Any] = []
-    for module in model.modules():
-        if any(map(_is_narrow, module.parameters(recurse=False))) or hasattr(module, "scalar_embed_scale"):
-            hooks.append(module.register_forward_pre_hook(widen))
-            hooks.append(module.register_forward_hook(restore, always_call=True))
-    try:
+    with ExitStack() as hooks:
+        for module in model.modules():
+            if any(map(_is_narrow, module.parameters(recurse=False))) or hasattr(module, "scalar_embed_scale"):
+                hooks.callback(module.register_forward_pre_hook(widen).remove)
+                hooks.callback(module.register_forward_hook(restore, always_call=True).remove)
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _is_narrow(tensor: Tensor | None) -> bool:
     return tensor is not None and tensor.is_floating_point() and tensor.dtype != torch.float32
 
 
-def _widened(tensor: Tensor | None) -> Tensor | None:
-    return tensor.float() if tensor is not None and _is_narrow(tensor) else tensor
-
-
 class LlamaCppModel:
-    """A file loaded by llama.cpp. Raises SystemExit where it cannot be loaded.
-
-    The KV cache is float32 and attention is not fused: differences are those of the file.
-    """
+    """A file loaded by llama.cpp. The KV cache is float32 and attention is not fused: differences are the file's."""
 
     def __init__(self, file: str, longest: int, n_threads: int) -> None:
-        from llama_cpp_py_sync._cffi_bindings import get_ffi, get_lib
+        from llama_cpp_py_sync import Llama
 
-        self._ffi, self._lib = get_ffi(), get_lib()
-        self._lib.llama_backend_init()
-        options = self._lib.llama_model_default_params()
-        options.n_gpu_layers = 0
-        model = self._lib.llama_model_load_from_file(file.encode(), options)
-        if model == self._ffi.NULL:
-            raise SystemExit(f"llama.cpp refuses to load {Path(file).name}")
-        self._vocabulary = self._lib.llama_model_get_vocab(model)
-        options = self._lib.llama_context_default_params()
-        options.n_ctx = options.n_batch = options.n_ubatch = max(64, longest)
-        options.n_threads = options.n_threads_batch = max(1, min(n_threads, _MOST_THREADS))
-        options.flash_attn_type = self._lib.LLAMA_FLASH_ATTN_TYPE_DISABLED
-        options.type_k = options.type_v = self._lib.GGML_TYPE_F32
-        self._context = self._lib.llama_init_from_model(model, options)
-        if self._context == self._ffi.NULL:
-            raise SystemExit(f"llama.cpp makes no context for {Path(file).name}")
-
-    def tokens(self, text: str, special: bool) -> list[int]:
-        """The text as this file's own tokenizer reads it."""
-        data = text.encode()
-        room = len(data) + 8
-        found = self._ffi.new("llama_token[]", room)
-        n = self._lib.llama_tokenize(self._vocabulary, data, len(data), found, room, special, True)
-        return [int(found[i]) for i in range(n)]
+        n, n_threads = max(64, longest), max(1, min(n_threads, _MOST_THREADS))
+        self.llama = Llama(file, n, n, n_threads, flash_attn_type=0, type_k="f32", type_v="f32")
 
     def logits(self, ids: list[int]) -> "np.ndarray[Any, np.dtype[np.float32]]":
         """(len(ids), vocabulary): what follows each token."""
-        self._lib.llama_memory_clear(self._lib.llama_get_memory(self._context), True)
-        batch = self._lib.llama_batch_init(len(ids), 0, 1)
+        ffi, lib, context = self.llama._ffi, self.llama._lib, self.llama._ctx
+        lib.llama_memory_clear(lib.llama_get_memory(context), True)
+        batch = lib.llama_batch_init(len(ids), 0, 1)
         try:
             batch.n_tokens = len(ids)
             for i, token in enumerate(ids):
                 batch.token[i], batch.pos[i], batch.n_seq_id[i] = token, i, 1
                 batch.seq_id[i][0], batch.logits[i] = 0, 1
-            if self._lib.llama_decode(self._context, batch) != 0:
+            if lib.llama_decode(context, batch) != 0:
                 raise SystemExit("llama.cpp could not run the model")
-            rows = [self._lib.llama_get_logits_ith(self._context, i) for i in range(len(ids))]
-            n_bytes = 4 * self._lib.llama_vocab_n_tokens(self._vocabulary)
-            return np.stack([np.frombuffer(self._ffi.buffer(row, n_bytes), dtype=np.float32) for row in rows])
+            rows = [lib.llama_get_logits_ith(context, i) for i in range(len(ids))]
+            return np.stack([np.frombuffer(ffi.buffer(row, 4 * self.llama.n_vocab), dtype=np.float32) for row in rows])
         finally:
-            self._lib.llama_batch_free(batch)
+            lib.llama_batch_free(batch)
 
 
 def _by_llama_cpp(file: str, asked: dict[str, Any]) -> tuple[dict[str, Any], list[Tensor]]:
@@ -151,8 +120,10 @@ def _by_llama_cpp(file: str, asked: dict[str, Any]) -> tuple[dict[str, Any], lis
     questions = asked["questions"]
     model = LlamaCppModel(file, max(len(q["ids"]) for q in questions), asked["n_threads"])
     # llama.cpp puts a beginning-of-text token in front of its own accord.
-    same = all(model.tokens(q["text"], q["special"])[-len(q["tokens"]) :] == q["tokens"] for q in questions)
-    right, logits = _answers(lambda ids: torch.from_numpy(model.logits(ids)), questions, asked["n_logits"])
+    same = all(
+        model.llama.tokenize(q["text"], q["special"], True)[-len(q["tokens"]) :] == q["tokens"] for q in questions
+    )
+    right, logits = _answers(lambda ids: torch.from_numpy(model.logits(ids)), questions)
     return {"holes": [], "same_tokens": same, "right": right, "version": __llama_cpp_tag__}, logits
 
 
@@ -170,13 +141,13 @@ def _by_transformers(folder: str, asked: dict[str, Any]) -> tuple[dict[str, Any]
     same = all(
         tokenizer(q["text"], add_special_tokens=q["special"]).input_ids == q["tokens"] for q in asked["questions"]
     )
-    right, logits = answer_questions(model, asked["questions"], asked["n_logits"])
+    right, logits = answer_questions(model, asked["questions"])
     return {"holes": holes, "same_tokens": same, "right": right, "version": version("transformers")}, logits
 
 
 def load_and_answer(what: str, asked: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Answers of a folder's or a file's model as plain values, and its logits. asked: `questions`, see `questions_of`,
-    `n_logits` and `n_threads`.
+    and `n_threads`.
     """
     answers, logits = (_by_llama_cpp if Path(what).is_file() else _by_transformers)(what, asked)
     ours = sorted(name for name in sys.modules if name.partition(".")[0] == "sparsedash")

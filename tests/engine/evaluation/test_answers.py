@@ -96,7 +96,7 @@ def test_a_word_of_many_tokens_is_written_to_its_end():
     assert words(speller("abcdefgh"), ["a"]) == ["bcdefgh"]
 
 
-def test_a_target_of_two_tokens_gets_the_logarithms_of_both_and_their_ranks():
+def test_a_target_of_two_tokens_gets_the_logarithms_of_both_and_their_ranks_and_no_number_is_refused():
     logits = torch.tensor([[0.0, 1.0, 2.0], [3.0, 0.0, 0.0]])
     (score,) = target_scores(logits, [[2, 1]], str)
     assert [token.log_likelihood for token in score.tokens] == pytest.approx(
@@ -104,11 +104,6 @@ def test_a_target_of_two_tokens_gets_the_logarithms_of_both_and_their_ranks():
     )
     assert ([token.rank for token in score.tokens], score.choices) == ([1, 2], [2, 0])
     assert score.first_wrong == [2, 0]
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-def test_predictions_that_are_no_numbers_are_refused(value):
-    logits = torch.zeros(2, 3)
-    logits[1, 2] = value
+    logits[1, 2] = float("nan")
     with pytest.raises(CalibrationError, match="NaN or infinite"):
-        list(target_scores(logits, [[0], [1]], str))
+        list(target_scores(logits, [[2, 1]], str))

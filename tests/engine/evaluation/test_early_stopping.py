@@ -39,40 +39,30 @@ def test_the_order_is_shuffled_and_the_same_each_time():
     assert min(tenths) > 14 and max(tenths) < 52
 
 
-def answers(right):
-    return {i: outcome(i, verdict) for i, verdict in right.items()}
-
-
-def test_nothing_is_stopped_before_the_first_128_passages():
-    dense = [True] * 1000
-    assert verdicts(dense, dict.fromkeys(range(124), False)) is None
-    assert verdicts(dense, dict.fromkeys(range(look_counts(1000)[0]), False)).decision == "difference"
-    assert all(128 <= look_counts(n)[0] <= 256 and look_counts(n)[-1] == n for n in (256, 700, 1000, 5153))
-
-
 def stop_rule(dense, n_comparisons=1):
     return StopRule(dense=[outcome(i, verdict) for i, verdict in enumerate(dense)], n_comparisons=n_comparisons)
 
 
-def verdicts(dense, right):
-    return stop_rule(dense).stopping(answers(right))
+def decided(right, n_comparisons=1):
+    """What the rule says of these answers, where the dense model has all 1,000 right."""
+    return stop_rule([True] * 1000, n_comparisons).stopping({i: outcome(i, verdict) for i, verdict in right.items()})
+
+
+def test_nothing_is_stopped_before_the_first_128_passages():
+    assert decided(dict.fromkeys(range(124), False)) is None
+    assert decided(dict.fromkeys(range(look_counts(1000)[0]), False)).decision == "difference"
+    assert all(128 <= look_counts(n)[0] <= 256 and look_counts(n)[-1] == n for n in (256, 700, 1000, 5153))
 
 
 def test_a_stop_says_what_was_found_and_after_how_many_of_how_many():
-    dense = [True] * 1000
-    stopped = verdicts(dense, {i: i % 2 == 0 for i in range(500)})
+    stopped = decided({i: i % 2 == 0 for i in range(500)})
     assert (stopped.decision, stopped.n_answered, stopped.n_passages) == ("difference", 500, 1000)
     assert stopped.p_value < 1e-20
     assert stopped.interval[0] < -0.5 < stopped.interval[1] < 0
-    alike = verdicts(dense, dict.fromkeys(range(900), True))
+    alike = decided(dict.fromkeys(range(900), True))
     assert (alike.decision, alike.p_value) == ("close", 1.0)
-
-
-def test_more_comparisons_ask_for_a_clearer_difference():
-    right = {i: i not in range(9) for i in range(500)}
-    dense = [True] * 1000
-    few, many = (stop_rule(dense, n).stopping(answers(right)) for n in (1, 20))
-    assert (few.decision, many.decision) == ("difference", "open")
+    few, many = (decided({i: i not in range(9) for i in range(500)}, n) for n in (1, 20))
+    assert (few.decision, many.decision) == ("difference", "open"), "more comparisons ask for a clearer difference"
     assert few.p_value == many.p_value
 
 
@@ -102,24 +92,24 @@ def test_a_trial_is_looked_at_only_where_that_was_planned():
     assert looked == [50, 100, 200, 400]
 
 
-def test_a_trial_that_loses_far_too_much_ends_at_the_first_look():
-    stopped = after(a_search(), 50, lost=2.0)
-    assert (stopped.decision, stopped.n_answered, stopped.n_passages) == ("beyond", 50, 400)
-    assert stopped.alpha == pytest.approx(ALPHA / 6 * 0.05)
-    assert after(a_search(), 400, lost=0.0).alpha == pytest.approx(ALPHA / 6 * 0.85), "the last look has nearly all"
-
-
-def test_a_trial_ends_early_as_within_only_where_accuracy_says_so_too():
-    early, late = (after(a_search(), n, lost=0.0, breaks=1) for n in (200, 400))
-    assert (early.decision, late.decision) == ("open", "within")
-
-
-def test_answers_that_break_end_a_trial_though_its_likelihood_is_as_before():
-    assert after(a_search(), 100, lost=0.0, breaks=30).decision == "beyond"
-
-
-def test_a_loss_at_the_tolerance_stays_open_to_the_last_passage():
-    assert after(a_search(), 400, lost=0.0953).decision == "open"
+@pytest.mark.parametrize(
+    ("n_answered", "lost", "breaks", "decision"),
+    [
+        (50, 2.0, 0, "beyond"),
+        (100, 0.0, 30, "beyond"),
+        (200, 0.0, 1, "open"),
+        (400, 0.0, 1, "within"),
+        (400, 0.0953, 0, "open"),
+    ],
+    ids=["far too much", "answers break", "early", "at the end", "at the tolerance"],
+)
+def test_a_trial_ends_early_as_beyond_by_either_measure_and_as_within_only_where_both_say_so(
+    n_answered, lost, breaks, decision
+):
+    stopped = after(a_search(), n_answered, lost, breaks)
+    assert (stopped.decision, stopped.n_answered, stopped.n_passages) == (decision, n_answered, 400)
+    share = {50: 0.05, 400: 0.85}.get(n_answered)
+    assert share is None or stopped.alpha == pytest.approx(ALPHA / 6 * share), "the last look has nearly all"
 
 
 N = 360

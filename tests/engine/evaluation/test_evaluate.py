@@ -8,16 +8,16 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from sparsedash.catalog.families import FAMILIES
+from sparsedash.catalog.model_shape import model_shape
 from sparsedash.engine.evaluation import evaluate as evaluating
 from sparsedash.engine.evaluation.answers import _Decoding
-from sparsedash.engine.evaluation.evaluate import cache_bytes_per_token, evaluate, n_fitting
+from sparsedash.engine.evaluation.evaluate import evaluate, n_fitting
 from sparsedash.engine.evaluation.questions import Question, choose_passages, n_leaked
 from sparsedash.engine.models.loading import load_model, locate_model, stream_model
 from sparsedash.engine.texts.corpora import Texts
 from sparsedash.schema.errors import CorpusError
 from sparsedash.schema.progress import Step, ignore_steps
-from sparsedash.schema.settings import PUBLISHED_LONGEST, EvaluationSettings
+from sparsedash.schema.settings import EvaluationSettings
 from tests.engine.conftest import passages
 from tests.engine.tiny import CONFIGS, save_tiny, tiny_loaded, tiny_tokenizer
 
@@ -38,15 +38,6 @@ def _one_by_one(loaded, text):
     return sum(likelihoods), greedy
 
 
-def _greedy_word(loaded, text):
-    """The word after the context, token by token with the whole text read anew each time."""
-    ids = loaded.tokenizer(text.rsplit(" ", 1)[0]).input_ids
-    n_context = len(ids)
-    for _ in range(16):
-        ids = [*ids, int(loaded.model(torch.tensor([ids])).logits[0, -1].argmax())]
-    return loaded.tokenizer.decode(ids[n_context:])
-
-
 @pytest.mark.parametrize("model_type", sorted(CONFIGS))
 def test_batched_answers_equal_those_read_one_by_one(model_type):
     loaded = tiny_loaded(model_type)
@@ -61,13 +52,12 @@ def test_batched_answers_equal_those_read_one_by_one(model_type):
         assert sum(token.log_likelihood for token in outcome.tokens) == pytest.approx(likelihood, abs=2e-4)
         shares = [candidate.probability for candidate in outcome.top]
         assert len(shares) == 5 and shares == sorted(shares, reverse=True) and 0 < sum(shares) <= 1
-    for text, outcome in zip(texts[:3], evaluated.outcomes[:3], strict=True):
-        if outcome.answer not in ("(line break)", "(part of a character)"):
-            assert _greedy_word(loaded, text).strip().startswith(outcome.answer)
 
 
-def test_the_first_passages_come_in_file_order_and_a_seed_draws_others():
+def test_the_first_passages_come_in_file_order_each_once_and_a_seed_draws_others():
     texts = passages(20)
+    repeated = [texts[0], texts[1], f" {texts[0]}\n", texts[2], texts[1], texts[3]]
+    assert _chosen(repeated, n_passages=4).indices == (0, 1, 3, 5)
     assert _chosen(texts, n_passages=5).indices == (0, 1, 2, 3, 4)
     drawn = _chosen(texts, n_passages=5, shuffle_seed=3)
     assert drawn.indices == tuple(sorted(drawn.indices)) != (0, 1, 2, 3, 4)
@@ -75,16 +65,13 @@ def test_the_first_passages_come_in_file_order_and_a_seed_draws_others():
     assert drawn.key != _chosen(texts, n_passages=5, shuffle_seed=4).key
 
 
-def test_white_space_before_the_last_word_belongs_to_the_target():
+def test_white_space_before_the_last_word_belongs_to_the_target_and_a_word_alone_is_refused_by_its_number():
     chosen = _chosen(["one two  three", "one two\n four"])
     assert chosen.contexts == ("one two", "one two")
     assert chosen.targets == ("  three", "\n four")
-
-
-@pytest.mark.parametrize("text", ["alone", " alone", "trailing "])
-def test_a_passage_without_context_or_target_is_refused_by_its_number(text):
-    with pytest.raises(CorpusError, match="Passage 2 has no last word"):
-        _chosen(["a fine passage", text])
+    for text in ("alone", " alone", "trailing "):
+        with pytest.raises(CorpusError, match="Passage 2 has no last word"):
+            _chosen(["a fine passage", text])
 
 
 def test_what_is_cut_are_the_oldest_tokens_but_the_one_that_begins_every_text():
@@ -95,19 +82,10 @@ def test_what_is_cut_are_the_oldest_tokens_but_the_one_that_begins_every_text():
     left = len(loaded.tokenizer.decode(own[-256:-1]).split())
     assert len(context.split()) - question.words_cut == pytest.approx(left, abs=1)
     assert Question.of(loaded, "the boat", " home").words_cut == 0
+    with pytest.raises(CorpusError, match="longer than the model can read"):
+        Question.of(loaded, "the boat", " z" * 300)
     (outcome,) = evaluate(loaded, _chosen([f"{context} home"]), ignore_steps).outcomes
     assert math.isfinite(outcome.log_likelihood)
-
-
-def test_a_target_longer_than_the_model_can_read_is_refused():
-    with pytest.raises(CorpusError, match="longer than the model can read"):
-        Question.of(tiny_loaded("llama"), "the boat", " z" * 300)
-
-
-def test_a_repeated_passage_is_asked_once():
-    texts = passages(4)
-    chosen = _chosen([texts[0], texts[1], f" {texts[0]}\n", texts[2], texts[1], texts[3]], n_passages=4)
-    assert chosen.indices == (0, 1, 3, 5)
 
 
 @pytest.mark.parametrize(
@@ -126,9 +104,8 @@ def test_a_passage_that_shares_thirteen_words_with_the_calibration_text_is_leake
     assert n_leaked(_chosen([long, "a b c d e f g h", "two of these"]), ["something else", text]) == n
 
 
-@pytest.mark.parametrize(("n_tokens", "fit"), [(0, 1), (8, 1), (9, 2), (11.9, 2), (99, 3)])
-def test_as_many_batches_go_together_as_fit_and_one_at_least(n_tokens, fit):
-    assert n_fitting((5, 4, 3), n_tokens) == fit
+def test_as_many_batches_go_together_as_fit_and_one_at_least():
+    assert [n_fitting((5, 4, 3), n_tokens) for n_tokens in (0, 8, 9, 11.9, 99)] == [1, 1, 2, 2, 3]
 
 
 @pytest.fixture
@@ -184,19 +161,19 @@ def test_what_is_kept_of_passages_lies_in_files_as_the_weights_do(model_folder, 
     assert all(in_files(layer._room) for layer in cache.layers)
 
 
-@pytest.mark.parametrize("model_type", sorted(FAMILIES))
-def test_a_streamed_model_of_every_family_answers_the_same(model_type, store, tmp_path, entered):
+@pytest.mark.parametrize("model_type", ["bloom", "gemma3_text", "gpt2", "llama", "phi3"])
+def test_a_streamed_model_answers_the_same(model_type, store, tmp_path, entered):
     source = locate_model(str(save_tiny(tmp_path / "model", model_type)), store)
     streamed, resident = stream_model(source, "float32", store), load_model(source, "float32")
     assert answers(streamed, n=6) == answers(resident, n=6)
 
 
 @pytest.mark.parametrize("model_type", sorted(CONFIGS))
-def test_what_a_model_keeps_of_a_token_is_known_from_one(model_type):
+def test_what_a_model_keeps_of_a_token_is_counted_from_its_config(model_type):
     loaded, cache = tiny_loaded(model_type), DynamicCache()
     loaded.model(torch.zeros((2, 5), dtype=torch.long), cache=cache, use_cache=True)
     kept = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
-    assert 10 * cache_bytes_per_token(loaded) == kept
+    assert 10 * 4 * model_shape(loaded.model.config.to_dict()).cache_per_token == kept
 
 
 def test_a_resident_model_is_read_batch_by_batch_with_a_step_after_every_block(entered, monkeypatch):
@@ -211,26 +188,12 @@ def test_a_resident_model_is_read_batch_by_batch_with_a_step_after_every_block(e
     assert set(by_count[:-1]) == {len(loaded.blocks)}
 
 
-LENGTHS = (40, 196, 197, 198, 230)
-
-
 def test_the_rules_differ_in_the_last_token_of_passages_that_are_too_long_and_in_nothing_else():
     loaded = tiny_loaded("gptj")
     loaded.model.lm_head.bias[loaded.tokenizer(" the").input_ids[-1]] = 1e4
-    chosen = _chosen([" the" * length for length in LENGTHS])
+    chosen = _chosen([" the" * length for length in (40, 196, 197, 198, 230)])
     plain, published = (evaluate(loaded, chosen, ignore_steps, rule=rule).outcomes for rule in ("plain", "published"))
     assert [outcome.last_token_right for outcome in plain] == [True] * 5
     assert [outcome.last_token_right for outcome in published] == [True, True, True, False, False]
     for one, other in zip(plain, published, strict=True):
         assert replace(other, last_token_right=one.last_token_right) == one
-
-
-def test_the_published_place_of_an_answer_is_that_of_the_last_prediction_up_to_the_longest():
-    """In the published script: the passage padded or cut to 196, and an index from the end or the beginning."""
-
-    def looked_for(n_tokens):
-        index = -2 - (196 - n_tokens)
-        return index if index >= 0 else 196 + index
-
-    belongs = [n for n in range(2, 400) if looked_for(n) == n - 2]
-    assert belongs == list(range(2, PUBLISHED_LONGEST + 1))

@@ -78,10 +78,9 @@ def fresh_process():
 
 @pytest.fixture(autouse=True)
 def proofs(request, monkeypatch):
-    def run_here(what, expected, on_step):
+    def run_here(what, questions, on_step):
         on_step(Step("prove", 1, 2))
-        asked = {"questions": expected.questions, "n_logits": len(expected.logits), "n_threads": 1}
-        answers, logits = reloaded.load_and_answer(str(what), asked)
+        answers, logits = reloaded.load_and_answer(str(what), {"questions": questions, "n_threads": 1})
         return answers | {"ours": []}, logits
 
     if "fresh_process" not in request.fixturenames:

@@ -60,8 +60,8 @@ def test_stock_transformers_computes_the_same_logits(family, form, tmp_path):
     ids = [torch.randint(1, 300, (9,)).tolist() for _ in range(3)]
     questions = [{"ids": own, "n_target": 2, "text": "", "special": False, "tokens": []} for own in ids]
     with made.applied():
-        right, logits = answer_questions(made.loaded.model, questions, 3)
-    answers, found = load_and_answer(str(target), {"questions": questions, "n_logits": 3})
+        right, logits = answer_questions(made.loaded.model, questions)
+    answers, found = load_and_answer(str(target), {"questions": questions})
     assert (answers["holes"], answers["right"]) == ([], right)
     assert max(float((found[str(i)] - rows).abs().max()) for i, rows in enumerate(logits)) <= 1e-4
 

@@ -3,9 +3,10 @@
 import hashlib
 import json
 import os
+import re
 import stat
+import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -140,18 +141,16 @@ def test_a_bias_that_stock_code_has_no_place_for_is_refused(finished_run, tmp_pa
 @pytest.mark.parametrize("there", ["folder", "file", "link"])
 def test_what_exists_is_never_written_into(there, run, tmp_path):
     out = tmp_path / "out"
-    {"folder": out.mkdir, "file": out.touch, "link": lambda: out.symlink_to("nowhere")}[there]()
+    if there == "folder":
+        exported(run, EVEN, "uniform", out)
+        [path.unlink() for path in out.iterdir()]
+        (out / "changed").touch()
+    else:
+        {"file": out.touch, "link": lambda: out.symlink_to("nowhere")}[there]()
     with pytest.raises(ExportError, match="exists, and nothing is written into it"):
         exported(run, EVEN, "uniform", out)
     assert left_in(tmp_path) == ["out"]
-    assert there != "folder" or left_in(out) == []
-
-
-def test_an_export_that_was_changed_is_not_given_again(run, tmp_path):
-    exported(run, EVEN, "uniform", tmp_path / "out")
-    (tmp_path / "out" / "config.json").write_text("{}")
-    with pytest.raises(ExportError, match="exists, and nothing is written into it"):
-        exported(run, EVEN, "uniform", tmp_path / "out")
+    assert there != "folder" or left_in(out) == ["changed"]
 
 
 def killed(*_, **__):
@@ -173,6 +172,7 @@ def test_a_data_folder_that_was_moved_finds_its_exports(passage_file, model_fold
     store, shelf = Store(tmp_path / "here"), ModelShelf()
     run = pipeline.run(run_settings(model_folder, passage_file, ("magnitude",)), store, shelf=shelf)
     made = exported((store, shelf, run), 0, "uniform", "")
+    assert re.fullmatch(r".*/here/exports/[\w.-]+-40pct-uniform-float32-[\w.-]{6}", made.folder)
     store.close()
     moved = Store((tmp_path / "here").rename(tmp_path / "there"))
     try:
@@ -193,16 +193,6 @@ def test_after_a_kill_the_next_attempt_finds_nothing_left(run, tmp_path, monkeyp
     assert len(unfinished_exports(tmp_path)) == 1
     exported(run, EVEN, "uniform", tmp_path / "out")
     assert left_in(tmp_path) == ["out"]
-
-
-def test_a_cancelled_proof_leaves_nothing(fresh_process, run, tmp_path):
-    def stop(step):
-        if step.stage == "prove" and step.done == 1:
-            raise Cancelled
-
-    with pytest.raises(Cancelled):
-        exported(run, EVEN, "uniform", tmp_path / "out", stop)
-    assert left_in(tmp_path) == []
 
 
 def test_a_base_that_has_changed_since_is_refused(passage_file, store, tmp_path):
@@ -232,22 +222,28 @@ def test_files_of_another_model_are_deleted_and_the_difference_is_named(run, tmp
     assert run[0].get(Record, run[2].sparse[EVEN]) is not None
 
 
-def test_files_that_cannot_be_loaded_are_deleted_and_the_reason_is_named(fresh_process, run, tmp_path, monkeypatch):
-    monkeypatch.setattr("sys.executable", "/bin/false")
-    with pytest.raises(ExportError, match="could not load the files: it ended with 1: it said nothing"):
-        exported(run, EVEN, "uniform", tmp_path / "out")
+def stop_the_proof(step):
+    if step.stage == "prove" and step.done == 1:
+        raise Cancelled
+
+
+@pytest.mark.parametrize(
+    ("changed", "value", "on_step", "error", "words"),
+    [
+        ("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000}), ignore_steps, ExportError, "are free where"),
+        (
+            "sys.executable",
+            "/bin/false",
+            ignore_steps,
+            ExportError,
+            "not load the files: it ended with 1: it said noth",
+        ),
+        ("sys.executable", sys.executable, stop_the_proof, Cancelled, None),
+    ],
+    ids=["a disk without room", "files that cannot be loaded", "a cancelled proof"],
+)
+def test_what_fails_leaves_nothing(fresh_process, run, tmp_path, monkeypatch, changed, value, on_step, error, words):
+    monkeypatch.setattr(changed, value)
+    with pytest.raises(error, match=words):
+        exported(run, EVEN, "uniform", tmp_path / "out", on_step)
     assert left_in(tmp_path) == []
-
-
-def test_a_disk_without_room_is_refused_before_anything_is_written(run, tmp_path, monkeypatch):
-    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000}))
-    with pytest.raises(ExportError, match="are free where"):
-        exported(run, EVEN, "uniform", tmp_path / "out")
-    assert left_in(tmp_path) == []
-
-
-def test_a_folder_of_the_data_folder_has_a_readable_name():
-    settings = replace(asked(type("Run", (), {"key": "r", "dense": "d", "sparse": ["s"]}), 0, "padded", "x"), to="")
-    folder = settings.folder(Path("/data"), "owner/name@main", "retrain-free (published)", 125)
-    assert folder.parent == Path("/data/exports")
-    assert folder.name.startswith("owner-name-main-retrain-free-published-12.5pct-padded-float32-")

@@ -6,6 +6,7 @@ import shutil
 from dataclasses import replace
 
 import pytest
+import yaml
 from gguf import GGUFWriter
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
@@ -27,7 +28,6 @@ from tests.factories import PRUNED, RECORD
 HOSTILE = [
     "a`b``c```d",
     "a | b \\| c \\\\| <img src=x onerror=alert(1)>",
-    "<script>alert(1)</script>",
     "[click](https://evil.example) ![](https://evil.example/x.png) https://evil.example",
     "a\n\n# Approved by everybody\n\n---\nlicense: mit\n---\n",
     "name: {evil: true}\nbase_model: owner/evil\n...\n--- !!python/object:x",
@@ -38,18 +38,21 @@ HOSTILE = [
 DENSE = replace(RECORD, key="d", pruned=None)
 
 
-def facts(word, form="gguf"):
+def one_line(word):
+    """As settings and licences take it; records and files are anybody's."""
+    return "".join(filter(str.isprintable, word)).strip()[:59]
+
+
+def facts(word, folder, form="gguf"):
     """A card's facts with this word wherever one comes from a model, a file or a licence."""
-    # Settings take one printable line; records and files are anybody's.
-    line = "".join(filter(str.isprintable, word)).strip()
+    line = one_line(word)
     calibration = replace(PRUNED.calibration, corpus=f"file:{line}")
     pruned = replace(PRUNED, calibration=calibration, method=replace(PRUNED.method, compensation="least-squares"))
     sparse = replace(RECORD, model=word, model_identity=f"sha256:{word}", corpus=f"file:{word}", pruned=pruned)
+    folder.joinpath("README.md").write_text(f"---\n{yaml.dump({'license': line})}---\n", encoding="utf-8")
     return CardFacts(
         settings=ExportSettings(dense="d", sparse="k", form=form),
-        licence=word,
-        source_type="Q4_1",
-        base_file_bytes=1,
+        source=Source(reference=word, folder=folder, identity=f"sha256:{word}"),
         dense=DENSE,
         sparse=sparse,
         judged=judge([measure(DENSE, sparse)], Tolerance())[0],
@@ -67,11 +70,13 @@ def skeleton(text):
 
 
 @pytest.mark.parametrize("word", HOSTILE)
-def test_no_word_of_a_model_a_file_or_a_licence_is_markup_or_metadata(word):
-    card, plain = (ModelCard(model_card(facts(each))) for each in (word, "plain"))
+def test_no_word_of_a_model_a_file_or_a_licence_is_markup_or_metadata(word, tmp_path):
+    card, plain = (ModelCard(model_card(facts(each, tmp_path))) for each in (word, "plain"))
     assert skeleton(card.text) == skeleton(plain.text)
     assert not {kind for kind, _ in skeleton(card.text)} & {"html_inline", "html_block", "link_open", "image"}
-    assert card.data.to_dict() == plain.data.to_dict() | {"license": word}
+    assert card.data.to_dict() == plain.data.to_dict() | {
+        "license": one_line(word) if len(one_line(word)) < 60 else "unknown"
+    }
     assert not re.search("[\u202e\x1b\u2028]", card.text)
 
 
@@ -115,16 +120,18 @@ def test_the_recipe_is_enough_to_make_the_same_and_names_no_folder_of_this_machi
 
 
 @pytest.mark.parametrize(
-    ("reference", "public"),
+    ("reference", "identity", "public", "hub"),
     [
-        ("/home/anna/models/tiny", "tiny"),
-        ("file:/home/anna/texts/a.jsonl", "file:a.jsonl"),
-        ("owner/name@main", "owner/name@main"),
-        ("builtin:smollm2-135m", "builtin:smollm2-135m"),
+        ("/home/anna/models/tiny", "sha256:0", "tiny", ""),
+        ("file:/home/anna/texts/a.jsonl", "sha256:0", "file:a.jsonl", ""),
+        ("builtin:smollm2-135m", "sha256:0", "builtin:smollm2-135m", BUILTIN_BASE),
+        ("owner/name@main", f"owner/name@{'a' * 40}", "owner/name@main", "owner/name"),
+        ("owner/name", "sha256:0", "owner/name", ""),
     ],
 )
-def test_a_public_name_has_no_folder(reference, public):
+def test_a_public_name_has_no_folder_and_only_what_came_from_the_hub_is_a_base_there(reference, identity, public, hub):
     assert public_name(reference) == public
+    assert hub_name(replace(RECORD, model=reference, model_identity=identity)) == hub
 
 
 def test_the_base_is_the_model_of_this_run(store, passage_file, tmp_path):
@@ -146,19 +153,21 @@ def test_the_base_is_the_model_of_this_run(store, passage_file, tmp_path):
 def test_a_quantised_source_is_named_with_its_type_and_size(store, passage_file, tmp_path):
     base = write_tiny_gguf(tmp_path / "base.gguf", quantised="Q8_0")
     run = pipeline.run(run_settings(base, passage_file, ("magnitude",)), store, shelf=ModelShelf())
-    assert run.source_type == "Q8_0"
     exported((store, ModelShelf(), run), 0, "padded", tmp_path / "out")
     text = (tmp_path / "out" / "README.md").read_text()
     assert "The dense model is a Q8_0 GGUF file, unpacked" in text
-    assert "What pruning costs the original weights is another number" in text
     assert f"That file takes {base.stat().st_size / 1e6:,.1f} MB" in text
+
+
+def stated_licence(model, folder):
+    source = Source(reference=model, folder=folder, identity="sha256:0")
+    return base_licence(source, replace(RECORD, model=model, model_identity="sha256:0"))
 
 
 @pytest.mark.parametrize(
     ("metadata", "licence"),
     [
         ("license: mit", "mit"),
-        ("license: [1", ""),
         ("license: [mit, gpl]", ""),
         ("1: 2\nignore_metadata_errors: true\nlicense: mit", "mit"),
         ("license: " + "[" * 5000, ""),
@@ -169,31 +178,16 @@ def test_a_quantised_source_is_named_with_its_type_and_size(store, passage_file,
 )
 def test_the_licence_is_what_the_base_s_own_card_states_whatever_that_holds(metadata, licence, tmp_path):
     (tmp_path / "README.md").write_text(f"---\n{metadata}\n---\nA model.")
-    source = Source(reference=str(tmp_path), folder=tmp_path, identity="sha256:0")
-    assert base_licence(source, replace(RECORD, model=str(tmp_path), model_identity="sha256:0")) == licence
+    assert stated_licence(str(tmp_path), tmp_path) == licence
 
 
 @pytest.mark.parametrize(("stated", "licence"), [(b"mit", "mit"), (b"\xff\xfe", ""), (b"a\nb", ""), (None, "")])
 def test_the_licence_of_a_gguf_file_is_its_own_field(stated, licence, tmp_path):
-    file = tmp_path / "base.gguf"
-    writer = GGUFWriter(file, "llama")
+    writer = GGUFWriter(tmp_path / "base.gguf", "llama")
     if stated is not None:
         writer.add_key_value("general.license", stated, 8)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    source = Source(reference=str(file), folder=tmp_path, identity="sha256:0")
-    assert base_licence(source, replace(RECORD, model=str(file), model_identity="sha256:0")) == licence
-
-
-@pytest.mark.parametrize(
-    ("model", "identity", "hub"),
-    [
-        ("builtin:smollm2-135m", "sha256:0", BUILTIN_BASE),
-        ("owner/name@main", f"owner/name@{'a' * 40}", "owner/name"),
-        ("owner/name", "sha256:0", ""),
-    ],
-)
-def test_only_what_came_from_the_hub_is_a_base_there(model, identity, hub):
-    assert hub_name(replace(RECORD, model=model, model_identity=identity)) == hub
+    assert stated_licence(str(tmp_path / "base.gguf"), tmp_path) == licence
