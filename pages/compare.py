@@ -2,11 +2,10 @@
 
 import streamlit as st
 
-from sparsedash.ui import compare_choices, compare_views, frame
+from sparsedash.ui import compare_views, frame
 from sparsedash.ui.chosen_run import chosen_run, show_example_note
-from sparsedash.ui.compare_choices import ChangeFilter, Shown
-from sparsedash.ui.compare_continuation import try_prompt
-from sparsedash.ui.compare_passage import show_passage, show_passage_table
+from sparsedash.ui.compare_passage import show_passage, show_passage_table, try_prompt
+from sparsedash.ui.compare_views import ChangeFilter, Shown
 
 backend = frame.page("Compare")
 runs = [run for run in backend.runs() if run.sparse]
@@ -19,14 +18,14 @@ if run is None or not compare_views.can_be_compared(backend, run):
 
 show_example_note(run)
 verdict, cost = st.container(), st.container(key="cost")
-choices = compare_choices.begin_choices()
+choices = compare_views.begin_choices()
 with choices:
     choice_of_run, choice_of_records, choice_of_view = st.columns([7, 7, 2.4], vertical_alignment="bottom")
     searching, sorting, taking = st.columns([3, 3, 2], vertical_alignment="bottom")
 with choice_of_run:
-    compare_choices.choose_run(backend, [*runs, run] if run.made_on else runs, chosen.key)
+    compare_views.choose_run(backend, [*runs, run] if run.made_on else runs, chosen.key)
 with choice_of_records:
-    pair = compare_choices.choose_pair(backend, run, [] if run.made_on else runs)
+    pair = compare_views.choose_pair(backend, run, [] if run.made_on else runs)
 if pair is None:
     with verdict:
         frame.opening("These two cannot be compared.")
@@ -46,24 +45,27 @@ with verdict:
     else:
         compare_views.show_verdict(backend, run, pair, cost, about)
 with searching:
-    searched = compare_choices.search_passages(pair, passages)
+    searched = compare_views.search_passages(pair, passages)
 if blind:
     shown = Shown(pair, pair.differing(searched))
     with listing:
-        compare_views.explain_blind_passages(shown, len(searched))
+        offered = (
+            f"{len(shown.positions):,} of {len(searched):,} passages are offered: those that the two models answer"
+        )
+        frame.note(f"{offered} with different words. Where both say the same, there is nothing to judge.")
 else:
     by = ChangeFilter(pair)
     with kinds:
-        kind, only_different = compare_choices.choose_kind(pair, by.held(searched))
+        kind, only_different = compare_views.choose_kind(pair, by.held(searched))
     with listing:
         by.draw(pair.of_kind(searched, kind, only_different), kind)
     with sorting:
-        order = compare_choices.choose_order()
+        order = compare_views.choose_order()
     shown = Shown(pair, pair.ordered(pair.of_kind(by.held(searched), kind, only_different), kind, order), kind)
     with taking:
         compare_views.offer_files(backend, run, passages, shown)
 with reading:
-    at = compare_choices.current_passage(shown)
+    at = compare_views.current_passage(shown)
     if at is not None:
         show_passage(backend, shown, passages, at, blind=blind)
 with listing:

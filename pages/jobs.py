@@ -24,7 +24,8 @@ else:
     frame.empty("Runs and continuations will be listed here, with their progress, their errors and their logs.")
     frame.link("prune", "Start the first one")
 
-job_panel.draw_machines(backend)
+if backend.cluster() is not None:
+    job_panel.watch_machines(backend)
 
 if earlier:
     frame.section("Earlier")

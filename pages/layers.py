@@ -2,9 +2,10 @@
 
 import streamlit as st
 
+from sparsedash.reporting.run_answer import run_ending
 from sparsedash.reporting.run_results import run_results
 from sparsedash.ui import frame, job_panel, layers_losses
-from sparsedash.ui.chosen_run import choose_record, chosen_run, link_to_export, show_ending, show_example_note
+from sparsedash.ui.chosen_run import choose_record, chosen_run, link_to_export, show_example_note, show_incomplete
 
 backend = frame.page("Layers")
 chosen = chosen_run(backend, [run for run in backend.runs() if run.sparse])
@@ -17,7 +18,7 @@ if found is not None and found.sparse:
     assert record.pruned is not None
     with answer:
         frame.opening(layers_losses.layers_sentence(record.pruned), layers_losses.layers_basis(record, record.pruned))
-        show_ending(found.run, chosen.job)
+        show_incomplete(found.run, run_ending(found.run, chosen.job))
     layers_losses.show_layers(record.pruned)
     layers_losses.show_shapes(backend, record)
     with st.container(horizontal=True):

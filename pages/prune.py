@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from sparsedash.ui import form_estimate, form_run, frame, navigation
+from sparsedash.ui import form_fields, form_run, frame, navigation
 from sparsedash.ui.job_panel import job_search
 
 backend = frame.page("Prune")
@@ -23,6 +23,6 @@ def start() -> None:
 
 
 with aside:
-    ready = form_estimate.show_estimate(backend, settings)
+    ready = form_fields.show_estimate(backend, settings)
     if st.button("Start", type="primary", width="stretch", disabled=not ready):
         frame.attempt(start)

@@ -6,14 +6,13 @@ from dataclasses import dataclass
 import streamlit as st
 
 from sparsedash.jobs.job import Job
-from sparsedash.reporting.run_answer import run_ending
 from sparsedash.reporting.run_results import RunResults
 from sparsedash.reporting.wording import example_words
 from sparsedash.schema.records import Record, Run
 from sparsedash.service.backend import Backend
 from sparsedash.ui import address_bar, frame, navigation
 from sparsedash.ui.form_address import form_address
-from sparsedash.ui.job_panel import JOBS_LISTED, live_run_jobs
+from sparsedash.ui.job_panel import JOBS_LISTED, jobs_under_way
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +34,7 @@ def chosen_run(backend: Backend, runs: Sequence[Run]) -> ChosenRun:
 
     The menu's links lead to it, too. runs: the results that the page can show, newest first.
     """
-    jobs = [*live_run_jobs(backend), *(job for job in backend.jobs(JOBS_LISTED) if job.makes_run)]
+    jobs = [*jobs_under_way(backend, but=""), *(job for job in backend.jobs(JOBS_LISTED) if job.makes_run)]
     asked = address_bar.query_value(navigation.RUN)
     # A job that is done has left its run among these, unless that was deleted.
     without_run = [job for job in jobs if job.state != "done"]
@@ -43,7 +42,7 @@ def chosen_run(backend: Backend, runs: Sequence[Run]) -> ChosenRun:
     run = backend.run(key) if key else None
     navigation.adopt_search_tolerance(run.find if run else None)
     found = ChosenRun(key=key, asked=bool(asked), run=run, job=next((job for job in jobs if job.key == key), None))
-    navigation.remember_run(key if found.run or found.job else "")
+    navigation.remember({navigation.RUN: key if found.run or found.job else ""})
     navigation.draw_menu()
     return found
 
@@ -67,11 +66,6 @@ def show_example_note(run: Run | None) -> None:
     with frame.row("example"):
         frame.note(said)
         frame.link("prune", "Run this here", **(form_address(run.settings) or {}))
-
-
-def show_ending(run: Run, job: Job | None) -> None:
-    """Draw how the run ended and the link to resume it; nothing while it is live or where it is complete."""
-    show_incomplete(run, run_ending(run, job))
 
 
 def show_incomplete(run: Run, what: str) -> None:

@@ -1,24 +1,188 @@
-"""One passage: both models' answers to it, and the heat strip of how far they differ at each token."""
+"""One passage or prompt: both models' answers, the heat strip of how far they differ, and their continuations."""
 
 from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from functools import partial
+from itertools import zip_longest
+from typing import Any
 
 import streamlit as st
 
 from sparsedash.catalog.choices import is_example
+from sparsedash.jobs.job import Job
 from sparsedash.reporting import wording
 from sparsedash.reporting.html import Html, element, escape, join, paragraph, table, token, visible, widget_label
+from sparsedash.reporting.job_status import job_activity, job_progress_words, stage_facts
 from sparsedash.reporting.passage_analysis import change_words, first_choices
-from sparsedash.reporting.record_pair import Pair, end_of
-from sparsedash.reporting.wording import signed_nats
+from sparsedash.reporting.record_pair import DIVERGENCE_SIGN, Pair, end_of, mark_divergence
+from sparsedash.reporting.run_reports import sampling_words
+from sparsedash.reporting.wording import first_upper, signed_nats
 from sparsedash.schema.errors import SettingsError
-from sparsedash.schema.pair_records import Divergence, DivergenceSettings, Place
-from sparsedash.schema.records import Outcome, Passages
+from sparsedash.schema.fields import field_rows
+from sparsedash.schema.pair_records import ContinuationSettings, Divergence, DivergenceSettings
+from sparsedash.schema.records import Outcome, Passages, Run
 from sparsedash.service.backend import Backend
-from sparsedash.ui import address_bar, frame
-from sparsedash.ui.compare_choices import Shown
-from sparsedash.ui.compare_continuation import NOTHING, continue_passage
-from sparsedash.ui.compare_views import judge_blind, sides
-from sparsedash.ui.job_panel import watch_job
+from sparsedash.ui import address_bar, frame, job_panel
+from sparsedash.ui.compare_views import Shown, judge_blind, sides
+
+NOTHING = "(nothing)"
+_POLL_S = 0.25
+"""How often texts that are being written are drawn again."""
+_NOT_HERE = (
+    "Continuations and prompts need the models themselves, and this example was made elsewhere: only its answers ship "
+    "with SparseDash. Run it here, and both models write for you."
+)
+_PROMPT, _ALL = "own-prompt", "own-all"
+_ROWS = field_rows(ContinuationSettings)
+_DRAWS = "0: always the first choice. Above it, all draw with the same random numbers, so that only the models differ."
+_SETTINGS: dict[str, tuple[Any, ...]] = {
+    "temperature_percent": ("Temperature", 0.0, _ROWS["temperature_percent"].high / 100, 0.0, 0.1, _DRAWS),
+    "seed": ("Seed", 0, _ROWS["seed"].high, 0, 1, "Another seed draws other words."),
+    "n_tokens": ("Tokens to write", 1, _ROWS["n_tokens"].high, _ROWS["n_tokens"].default, 1, None),
+}
+"""Label, limits, default, step and help of the fields."""
+_SHOWN_CHARACTERS = 2_000
+_AT_FIRST = 5
+
+
+def continue_passage(backend: Backend, pair: Pair, context: str) -> None:
+    """Draw the continuations of the context as far as they are, or the button that asks for them."""
+    try:
+        request = ContinuationSettings(left=pair.left.key, right=pair.right.key, prompt=context)
+    except SettingsError as error:
+        frame.note(f"This passage cannot be continued: {error.message}")
+        return
+    job = backend.newest_job(request.key())
+    # A job that is done has left a result; without one, somebody has cleared the store.
+    if backend.continuation(request.key()) is not None or (job is not None and job.state != "done"):
+        frame.section("Continued by both models")
+        _show_written(backend, pair, request, {})
+        return
+    about = f"Each model writes on from here, {request.n_tokens} tokens, always its first choice."
+    submit = partial(backend.submit, request)
+    frame.action_button("Continue with both models", submit, key="continue", icon="edit_note", help=about)
+
+
+def _show_written(backend: Backend, pair: Pair, request: ContinuationSettings, names: Mapping[str, str]) -> None:
+    """Draw what was or is being written. names: of the further models that write, by their records' keys."""
+    others = [names.get(key, key[:8]) for key in request.others]
+    job, stored = backend.newest_job(request.key()), backend.continuation(request.key())
+    if job is not None and job.live and (stored is None or stored.stopped):
+        _watch_writing(backend, pair, others, job.id)
+        return
+    if stored is None and job is not None:
+        if any(job.progress.texts):
+            _draw_growing(pair, others, job)
+        job_panel.draw_job(backend, job, brief=True)
+        return
+    remark = "What was written is no longer stored."
+    if stored is not None:
+        _draw_written(pair, others, (stored.left, stored.right, *stored.others))
+        remark = "⊘ Stopped before the end; this is what was written by then." if stored.stopped else ""
+    if remark:
+        with frame.row():
+            frame.note(remark)
+            submit, key = partial(backend.submit, request), f"again-{request.key()}"
+            frame.action_button("Write it again", submit, key=key, icon="refresh", kind="tertiary")
+
+
+@frame.fragment(_POLL_S)
+def _watch_writing(backend: Backend, pair: Pair, others: Sequence[str], job_id: int) -> None:
+    """All texts as far as they are. Reruns the page when the job has ended."""
+    job = backend.job(job_id)
+    if not job.live:
+        st.rerun()
+    progress = f"▶ {' · '.join(filter(None, (*job_activity(job), stage_facts(job))))}"
+    if job.stopping:
+        progress = "⊘ Stopping"
+    elif job.state == "queued":
+        progress = f"◷ Waiting: {job_progress_words(backend, job)[1]}"
+    cancel = partial(backend.cancel, job.id)
+    with st.container(key=f"writing-{job.id}", gap="small"):
+        with frame.row():
+            frame.show(element("p", escape(progress), css="sd-progress", role="status"))
+            frame.action_button("Stop", cancel, key=f"stop-{job.id}", icon="stop_circle", disabled=job.stopping)
+        _draw_growing(pair, others, job)
+
+
+def _draw_growing(pair: Pair, others: Sequence[str], job: Job) -> None:
+    """All texts under their models' names, with a sign in place of one to come."""
+    texts = job.progress.texts or ("", "")
+    _draw_texts(pair, others, [escape(text.strip() or "…") for text in texts], "sd-written sd-growing")
+
+
+def _draw_written(pair: Pair, others: Sequence[str], texts: Sequence[str]) -> None:
+    """All texts, each with a mark where it diverges from the left model's; among two also the left one."""
+    left, right, *more = (text.strip() or NOTHING for text in texts)
+    alone = pair.hidden or not others
+    both = mark_divergence(left, right)
+    rest = [mark_divergence(left, text)[1] for text in more]
+    _draw_texts(pair, others, [both[0] if alone else escape(left), both[1], *rest], "sd-written")
+    beside = "the other" if alone else f"that of {pair.left_name}"
+    parts = f"The mark {DIVERGENCE_SIGN} stands where a text parts from {beside}."
+    frame.remark("Both wrote the same." if alone and left == right else parts)
+
+
+def _draw_texts(pair: Pair, others: Sequence[str], texts: Sequence[Html], css: str) -> None:
+    left, right, *more = (element("p", text, css=css) for text in texts)
+    waiting = element("p", escape("…"), css="sd-written sd-growing")
+    frame.show(pair.beside(left, right, dict(zip_longest(others, more, fillvalue=waiting))))
+
+
+def try_prompt(backend: Backend, pair: Pair, run: Run, *, blind: bool) -> None:
+    """Draw the prompt field with its settings, and earlier prompts to these two models, newest first.
+
+    All models of the run can write at once.
+    """
+    frame.section("Try a prompt of your own")
+    if is_example(pair.left.key):
+        frame.note(_NOT_HERE)
+        return
+    about = "The models write on from here at the same time."
+    st.text_area("Prompt", key=_PROMPT, height=100, placeholder="The old harbour was quiet, and", help=about)
+    names = {
+        key: "Dense" if key == run.dense else f"Sparse, {name}"
+        for key, name in wording.record_names(run).items()
+        if key not in (pair.left.key, pair.right.key)
+    }
+    if names:
+        about = "Off: only the two that are compared. These begin first; the others write as soon as each is made."
+        st.toggle(f"All {len(names) + 2} models of the run", value=True, key=_ALL, help=about)
+    with st.expander("More settings"):
+        for column, (name, row) in zip(st.columns(3), _SETTINGS.items(), strict=True):
+            label, low, high, usual, step, help_text = row
+            column.number_input(label, low, high, usual, step, key=f"own-{name}", help=help_text)
+
+    def submit() -> None:
+        """Submit the prompt and put it at the head of the list. Raises SettingsError for one that is empty or long."""
+        state = st.session_state
+        values = {name: state.get(f"own-{name}", row[3]) for name, row in _SETTINGS.items()}
+        values |= {"temperature_percent": round(100 * values["temperature_percent"]), "prompt": state.get(_PROMPT, "")}
+        others = tuple(names) if state.get(_ALL, False) else ()
+        request = ContinuationSettings(left=pair.left.key, right=pair.right.key, others=others, **values)
+        backend.submit(request)
+        backend.user_data.keep_prompt(request)
+
+    frame.action_button("Continue this prompt", submit, key="continue-own", icon="edit_note")
+    tried = backend.user_data.prompts(pair.left.key, pair.right.key)
+    if not tried:
+        frame.note("What you try will be listed here, and will be here again after a reload.")
+    show_all = len(tried) <= _AT_FIRST or st.session_state.get("all-prompts", False)
+    for request in tried if show_all else tried[:_AT_FIRST]:
+        subject = request.key()
+        with st.container(border=True, key=f"tried-{subject[:16]}"):
+            text = element("p", escape(end_of(request.prompt, _SHOWN_CHARACTERS)), css="sd-passage")
+            frame.show(text, paragraph(first_upper(sampling_words(request)), css="sd-muted sd-small"))
+            of_prompt = sides(backend, pair, subject, blind)
+            _show_written(backend, of_prompt, request, names)
+            stored = backend.continuation(subject)
+            if blind and stored is not None and not stored.stopped:
+                judge_blind(backend, of_prompt, subject)
+            drop = partial(backend.user_data.drop_prompt, request)
+            frame.action_button("Remove from the list", drop, key=f"remove-{subject}", icon="close", kind="tertiary")
+    if not show_all:
+        st.button(f"Show all {len(tried)}", key="all-prompts")
+
 
 LEVELS = (0.01, 0.05, 0.2, 0.8)
 """Nats from which a token is drawn one step stronger; the same for every passage, so that passages can be compared."""
@@ -108,7 +272,7 @@ def _show_strip(backend: Backend, pair: Pair, text: str) -> None:
         return
     job = backend.newest_job(request.key())
     if job is not None and job.state != "done":
-        watch_job(backend, job, brief=True)
+        job_panel.watch_job(backend, job, brief=True)
         return
     frame.action_button(
         "Show where the two differ",
@@ -123,7 +287,19 @@ def _draw_strip(pair: Pair, found: Divergence) -> None:
     places, n = found.places, len(found.places)
     largest = sorted(range(n), key=lambda i: -places[i].nats)[:LARGEST]
     skipped = max(0, n - SHOWN_PLACES)
-    spans = [_strip_token(pair, places[i], i in largest) for i in range(skipped, n) if places[i].text]
+    spans = []
+    for i in range(skipped, n):
+        if text := places[i].text:
+            left, right = (
+                f"{pair.left_name} expects {_quoted(places[i].left)}",
+                f"{pair.right_name} {_quoted(places[i].right)}",
+            )
+            tip, css = (
+                f"{places[i].nats:.2f} nats: {left}, {right}",
+                f"sd-heat sd-heat-{bisect_right(LEVELS, places[i].nats)}",
+            )
+            reach = {"data_tip": tip, "tabindex": "0", "role": "img", "aria_label": f"{text}: {tip}"}
+            spans.append(element("span", escape(text), css=css, title=tip, **(reach if i in largest else {})))
     bounds = ["under 0.01", "from 0.01", "from 0.05", "from 0.2", "0.8 and more nats"]
     legend = [element("span", escape(words), css=f"sd-heat sd-heat-{step}") for step, words in enumerate(bounds)]
     frame.remark(
@@ -145,13 +321,6 @@ def _draw_strip(pair: Pair, found: Divergence) -> None:
         frame.show_table(table("Where the two models' expectations differ", caption, head, rows))
 
 
-def _strip_token(pair: Pair, place: Place, large: bool) -> Html:
-    left, right = f"{pair.left_name} expects {_quoted(place.left)}", f"{pair.right_name} {_quoted(place.right)}"
-    tip, level = f"{place.nats:.2f} nats: {left}, {right}", bisect_right(LEVELS, place.nats)
-    reach = {"data_tip": tip, "tabindex": "0", "role": "img", "aria_label": f"{place.text}: {tip}"} if large else {}
-    return element("span", escape(place.text), css=f"sd-heat sd-heat-{level}", title=tip, **reach)
-
-
 def _quoted(text: str) -> str:
     return f"“{visible(text.replace(chr(10), '⏎')[:60])}”" if text else "a part of a character"
 
@@ -166,7 +335,8 @@ def show_passage_table(shown: Shown, passages: Passages | None, at: int) -> None
         frame.show(element("div", *heads, css="sd-row-heads", aria_hidden="true"))
         for i, position in enumerate(positions[first : first + ROWS]):
             number = f"{pair.left.outcomes[position].index + 1:,}"
-            cells = _opening(position, passages) if kind is None else _cells(position, pair)
+            opening = widget_label(passages.contexts[position][:_MOST_LETTERS]) or "–" if passages else ""
+            cells = f"**{opening}**" if kind is None and opening else _cells(position, pair) if kind else ""
             # Marked in its words: a button of another type would be a new one, and lose the focus.
             label, to = f"{f'`▸ {number}`' if first + i == at else number} {cells}", shown.query(first + i) or {}
             st.button(label, f"row-{i}", type="tertiary", width="stretch", on_click=address_bar.set_query, args=(to,))
@@ -174,10 +344,6 @@ def show_passage_table(shown: Shown, passages: Passages | None, at: int) -> None
         before, after = shown.query(first - ROWS), shown.query(first + ROWS)
         steps = [("Earlier", "arrow_upward", before, None), ("Later", "arrow_downward", after, None)]
         address_bar.draw_steps("page", steps, f"{first + 1:,} to {min(n, first + ROWS):,} of {n:,}", "tertiary")
-
-
-def _opening(position: int, passages: Passages | None) -> str:
-    return f"**{widget_label(passages.contexts[position][:_MOST_LETTERS]) or '–'}**" if passages else ""
 
 
 def _cells(position: int, pair: Pair) -> str:

@@ -1,28 +1,195 @@
-"""The two views of the compare page, with the models' names or blind: verdict or question, passages, downloads."""
+"""The compare page around its passages: choices, filters, verdict or blind question, links, downloads."""
 
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any, NamedTuple, get_args
 
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from sparsedash.reporting import wording
-from sparsedash.reporting.html import paragraph, widget_label
-from sparsedash.reporting.passage_analysis import group_losses
-from sparsedash.reporting.record_pair import Pair, harness_samples, side_title, view_file
-from sparsedash.reporting.run_answer import still_to_come
+from sparsedash.reporting import record_pair, wording
+from sparsedash.reporting.charts.bar_charts import changes_chart, changes_words, clicked_bar
+from sparsedash.reporting.html import element, paragraph, widget_label
+from sparsedash.reporting.passage_analysis import change_ranges, count_by_range, group_losses
+from sparsedash.reporting.record_pair import KIND_OF, KINDS, Kind, Order, Pair
+from sparsedash.reporting.run_answer import run_ending, still_to_come
 from sparsedash.reporting.run_reports import comparison_words, continuations_section, html_report
 from sparsedash.reporting.run_results import run_results
+from sparsedash.reporting.wording import EXAMPLE_TITLE
 from sparsedash.schema.records import Passages, Run
 from sparsedash.service.backend import Backend
 from sparsedash.stats.significance import wilson_interval
-from sparsedash.ui import address_bar, compare_choices, frame, job_panel
+from sparsedash.ui import address_bar, frame, job_panel
 from sparsedash.ui.address_bar import BOUND
-from sparsedash.ui.chosen_run import ChosenRun, link_to_export, show_ending
-from sparsedash.ui.compare_choices import Shown
+from sparsedash.ui.browser_scripts import show_chart
+from sparsedash.ui.chosen_run import ChosenRun, link_to_export, show_incomplete
 from sparsedash.ui.navigation import current_tolerance
+
+OTHER_WORDS, CHANGE = "words", "change"
+"""Parameters of the address: whether only passages with different answers are shown, and a range of changes."""
+_OPEN = "choices-open"
+_FIRST_KINDS: tuple[Kind, ...] = ("broke", "mended", "both-wrong", "both-right", "all")
+"""Without a kind in the address, the first of these that has passages is shown."""
+
+
+class Shown(NamedTuple):
+    """The passages to step through, in order. kind: theirs; None on the blind page, where it would show too much."""
+
+    pair: Pair
+    positions: list[int]
+    kind: Kind | None = None
+
+    def query(self, at: int) -> dict[str, str] | None:
+        """Parameters of the address for the passage at this place; None outside.
+
+        They name the kind again: of two clicks at once, the browser sends the second with the address before the first.
+        """
+        if not 0 <= at < len(self.positions):
+            return None
+        return {"filter": self.kind or "", "passage": str(self.pair.left.outcomes[self.positions[at]].index)}
+
+
+def begin_choices() -> DeltaGenerator:
+    """The container of the choices of run, models, search, order and files; on a phone behind one button."""
+    opened = bool(st.session_state.get(_OPEN, False))
+    text, icon = ("Close", "close") if opened else ("Choose", "tune")
+    with st.container(key="open-choices"):
+        turn, about = partial(st.session_state.update, {_OPEN: not opened}), "Run, models, search, order, files"
+        frame.action_button(text, turn, key="open-choices-button", icon=icon, help=about)
+    choices = st.container(key="choices")
+    with choices:
+        # Drawn either way: what follows would else move by one place, and be drawn anew.
+        frame.show(element("span", css=f"sd-unseen{' sd-choices-open' if opened else ''}"))
+    return choices
+
+
+def choose_run(backend: Backend, runs: Sequence[Run], chosen: str) -> None:
+    """Draw the choice among the runs; the address names the one that is shown."""
+    if chosen not in {run.key for run in runs}:
+        return
+    titles = {}
+    for run in runs:
+        title = wording.stored_run_title(run, backend.user_data.name_of(run.key))
+        prefix = f"{EXAMPLE_TITLE}: " if run.made_on else ""
+        titles[run.key] = f"{prefix}{title}, {wording.moment(run.started_at, frame.zone())}"
+    address_bar.select(
+        "run", "Run", record_pair.unique_names(titles), chosen, along={"passage": "", "left": "", "right": ""}
+    )
+
+
+def choose_pair(backend: Backend, run: Run, runs: Sequence[Run]) -> Pair | None:
+    """Draw the choices of two records over the same passages, also of other runs; None where a chosen one is lost.
+
+    Unless the address names others: dense, and the last record of the best method.
+    """
+    choices = {choice.address: choice for choice in record_pair.record_choices(run, runs)}
+    names, addresses = {to: each.name for to, each in choices.items()}, {each.key: to for to, each in choices.items()}
+    found = run_results(backend, run, current_tolerance()) if len(run.settings.methods) > 1 else None
+    last = found.best[-1].record.key if found is not None and found.best else [*wording.record_names(run)][-1]
+    columns, below, more = st.columns(2, wrap=False), st.container(), {"passage": ""}
+    chosen = []
+    for column, side, usual in zip(columns, ("left", "right"), (addresses[run.dense], addresses[last]), strict=True):
+        with column:
+            title = side.capitalize()
+            picked = address_bar.select(side, title, names, usual, along=more, noun="model", said_in=below)
+        chosen.append(choices[picked])
+    return record_pair.load_pair(backend, *chosen)
+
+
+def search_passages(chosen: Pair, passages: Passages | None) -> Sequence[int]:
+    """Draw the search. Returns the passages that contain its text; all of them while it is empty."""
+    searched = st.text_input(
+        "Search in the passages and answers", key="search", bind=BOUND, max_chars=200, type="search"
+    )
+    return chosen.holding(searched or "", passages)
+
+
+def choose_order() -> Order:
+    """Draw the choice of the order."""
+    about = "How far it fell from the left model to the right one; for fixed passages, how far it rose."
+    title = "Sort by the right word's log-probability"
+    chosen: Order = st.selectbox(title, get_args(Order), key="sort", bind=BOUND, filter_mode=None, help=about)
+    return chosen
+
+
+def current_passage(shown: Shown) -> int | None:
+    """The place of the passage that the address names, or the first; None, and a note, where none is shown."""
+    if not shown.positions:
+        undo = {"words": "switch “Only different words” off", "change": "show any change", "search": "clear the search"}
+        others = "".join(f", or {words}" for name, words in undo.items() if address_bar.query_value(name))
+        frame.note(f"No passage is of this kind. Choose another kind{others}.")
+        return None
+    outcomes, asked = shown.pair.left.outcomes, address_bar.query_value("passage")
+    return next((i for i, p in enumerate(shown.positions) if str(outcomes[p].index) == asked), 0)
+
+
+def choose_kind(pair: Pair, positions: Sequence[int]) -> tuple[Kind, bool]:
+    """Draw the kinds of these passages with their counts, and the switch; the address keeps both.
+
+    Returns the kind that is shown, and whether only passages with different answers are.
+    """
+    by_kind, names, asked = pair.kinds(positions), list(KINDS), address_bar.query_value("filter")
+    usual = next((kind for kind in _FIRST_KINDS if by_kind[kind]), _FIRST_KINDS[0])
+    chosen: Kind = next((kind for kind in KINDS if kind == asked), usual)
+    at = names.index(chosen)
+    following = next((kind for kind in names[at + 1 :] + names[:at] if by_kind[kind]), chosen)
+
+    def show(kind: Kind) -> dict[str, Any]:
+        return {"on_click": address_bar.set_query, "args": ({"filter": kind, "passage": ""},)}
+
+    helps: dict[Kind, str] = {"all": "Every passage; the other four kinds add up to it"}
+    for verdicts, kind in KIND_OF.items():
+        left, right = ("right" if verdict else "wrong" for verdict in verdicts)
+        helps[kind] = widget_label(f"{pair.left_name} {left}, {pair.right_name} {right}")
+    for kind, found in by_kind.items():
+        # The style sheet knows the chosen one by its icon: one of another type would be new, and lose the focus.
+        icon = ":material/check:" if kind == chosen else None
+        st.button(f"{KINDS[kind]} · {len(found):,}", key=f"flip-{kind}", icon=icon, help=helps[kind], **show(kind))
+    about, icon = "Go through the kinds that have passages.", ":material/filter_list:"
+    st.button("Change kind", "next-kind", about, shortcut="F", type="tertiary", icon=icon, **show(following))
+    about = "Of this kind only the passages that the two models answer with different words."
+    stay = partial(address_bar.set_query, {"filter": chosen, "passage": ""})
+    label = f"Only different words · {len(pair.differing(by_kind[chosen])):,}"
+    return chosen, st.toggle(label, key=OTHER_WORDS, bind=BOUND, on_change=stay, help=about)
+
+
+class ChangeFilter:
+    """The filter by change that the address asks for. chosen: place in `ranges`; None for any change."""
+
+    def __init__(self, pair: Pair) -> None:
+        self.changes = [-pair.fall(position) for position in range(len(pair.left.outcomes))]
+        self.ranges, asked = change_ranges(self.changes), address_bar.query_value(CHANGE)
+        self.chosen = next((i for i, each in enumerate(self.ranges) if each.address == asked), None)
+
+    def held(self, positions: Sequence[int]) -> Sequence[int]:
+        """Those passages whose change is in the chosen range."""
+        if self.chosen is None:
+            return positions
+        low, high = self.ranges[self.chosen].low, self.ranges[self.chosen].high
+        return [position for position in positions if low <= self.changes[position] < high]
+
+    def draw(self, positions: Sequence[int], kind: Kind) -> None:
+        """Draw the histogram of these passages, whose bars can be pressed, and the same as a select box."""
+        counts = count_by_range([self.changes[position] for position in positions], self.ranges)
+        words, key = [each.words for each in self.ranges], f"changes-{self.chosen}"
+        rest = {"filter": kind, "passage": ""}
+
+        def press() -> None:
+            """Filter by the bar that was pressed; no longer if it was pressed before."""
+            at = clicked_bar(st.session_state[key]["selection"]["points"], len(self.ranges))
+            if at is not None:
+                address_bar.set_query({CHANGE: "" if at == self.chosen else self.ranges[at].address, **rest})
+
+        bounds = tuple(each.high for each in self.ranges[:-1])
+        chart = changes_chart(bounds, tuple(counts), tuple(words), self.chosen, frame.theme())
+        show_chart(chart, "changes", changes_words(counts, words), key, press)
+        options = {"": f"Any change · {len(positions):,}"} | {
+            each.address: f"{each.words.capitalize()} · {n:,}" for each, n in zip(self.ranges, counts, strict=True)
+        }
+        address_bar.select(CHANGE, "Show passages of", options, "", along=rest, noun="range of changes")
+
 
 _EXPLANATION = (
     "Accuracy counts the passages whose last word a model gets right. Word perplexity 2 × dense's means that the right "
@@ -65,7 +232,7 @@ def choose_view() -> bool:
 
     What is filtered and sorted by shows which side is right: the address forgets it.
     """
-    forget = dict.fromkeys(("filter", "sort", compare_choices.OTHER_WORDS, compare_choices.CHANGE, "passage"), "")
+    forget = dict.fromkeys(("filter", "sort", OTHER_WORDS, CHANGE, "passage"), "")
     about = "Hides which model is which until you have said which answer is better."
     return st.toggle("Blind", key="blind", bind=BOUND, on_change=address_bar.set_query, args=(forget,), help=about)
 
@@ -75,13 +242,13 @@ def show_verdict(backend: Backend, run: Run, pair: Pair, cost: DeltaGenerator, a
     found = run_results(backend, run, current_tolerance())
     assert found is not None, "the page has read the dense record already"
     sentence, lost, basis = comparison_words(found, pair)
-    measured = f" · {wording.measured_sparsity(pair.right.pruned)}" if pair.right.pruned else ""
     frame.opening(sentence)
-    with cost:
-        if lost:
+    if lost:
+        with cost:
             frame.show(paragraph(lost, css="sd-cost"))
     with about:
         frame.section("What the verdict rests on")
+        measured = f" · {wording.measured_sparsity(pair.right.pruned)}" if pair.right.pruned else ""
         against = f"{pair.right_name} against {pair.left_name}{measured} · {_basis(backend, run)}"
         frame.show(paragraph(against, css="sd-basis"))
         frame.note(basis)
@@ -106,18 +273,9 @@ def _basis(backend: Backend, run: Run) -> str:
     return f"{title} · {wording.stored_run_details(run)}"
 
 
-def explain_blind_passages(shown: Shown, n_searched: int) -> None:
-    """Draw why only these passages are offered, of those that hold the searched text."""
-    holding = "" if n_searched == len(shown.pair.left.outcomes) else " that contain this text"
-    frame.note(
-        f"{len(shown.positions):,} of {n_searched:,} passages{holding} are offered: those that the two models answer "
-        "with different words. Where both say the same, there is nothing to judge."
-    )
-
-
 def show_links(run: Run, chosen: ChosenRun, pair: Pair) -> None:
     """Draw how the run ended, if early, and the links to its chart, its layers and the export of the right model."""
-    show_ending(run, chosen.job)
+    show_incomplete(run, run_ending(run, chosen.job))
     with frame.row():
         frame.link("overview", "Back to the chart", run=chosen.key)
         frame.link("layers", "See what each layer lost", run=chosen.key, record=pair.right_name)
@@ -194,25 +352,22 @@ def offer_files(backend: Backend, run: Run, passages: Passages | None, view: Sho
         written = continuations_section(backend, run, pair, passages)
         return html_report(found, pair, passages, backend.newest_job(run.key), written)
 
-    named, shown = f"{kind}-{pair.right.key[:8]}", f"These {len(positions):,} passages"
-    of_pair = (pair, positions, passages)
-    files: list[tuple[str, str, str, Callable[[], bytes]]] = [
-        ("Report, one HTML file", "report.html", "text/html", report),
-        (f"{shown}, CSV", f"{named}.csv", "text/csv", partial(view_file, *of_pair, "csv")),
-        (
-            f"{shown}, parquet",
-            f"{named}.parquet",
-            "application/vnd.apache.parquet",
-            partial(view_file, *of_pair, "parquet"),
-        ),
-    ]
-    for side, name, record in (("left", pair.left_name, pair.left), ("right", pair.right_name, pair.right)):
-        if passages is None:
-            break
-        title = f"All samples of {side_title(name, record)}, as lm-evaluation-harness writes them"
-        made = partial(harness_samples, record, passages)
-        files.append((title, f"samples-{side}.jsonl", "application/jsonl", made))
+    def offer(title: str, name: str, media_type: str, made: Callable[[], bytes]) -> None:
+        to, key = f"sparsedash-{name}", f"take-{name}"
+        frame.offer_file(widget_label(title), made, to, media_type, key=key, width="stretch")
+
+    named, title, of_pair = (
+        f"{kind}-{pair.right.key[:8]}",
+        f"These {len(positions):,} passages",
+        (pair, positions, passages),
+    )
     with st.popover("Download", icon=":material/download:"):
-        for title, name, media_type, data in files:
-            key = f"take-{name}"
-            frame.offer_file(widget_label(title), data, f"sparsedash-{name}", media_type, key=key, width="stretch")
+        offer("Report, one HTML file", "report.html", "text/html", report)
+        offer(f"{title}, CSV", f"{named}.csv", "text/csv", partial(record_pair.view_file, *of_pair, "csv"))
+        parquet = partial(record_pair.view_file, *of_pair, "parquet")
+        offer(f"{title}, parquet", f"{named}.parquet", "application/vnd.apache.parquet", parquet)
+        for side, name, record in (("left", pair.left_name, pair.left), ("right", pair.right_name, pair.right)):
+            if passages is not None:
+                title = f"All samples of {record_pair.side_title(name, record)}, as lm-evaluation-harness writes them"
+                samples = partial(record_pair.harness_samples, record, passages)
+                offer(title, f"samples-{side}.jsonl", "application/jsonl", samples)

@@ -37,8 +37,10 @@ def form_address(settings: RunSettings | FindSettings) -> Query | None:
         return None
     found: Query = {**_setting_values(run), **_setting_values(run.calibration), **_setting_values(run.evaluation)}
     found["width"] = str(widths.pop())
-    if own:
-        found |= _custom_method(own[0])
+    for method in own:
+        rows = [each for each in field_rows(MethodSettings).values() if each.name != "width_multiple"]
+        chosen = {row.key: _text(getattr(method, row.name)) for row in rows if method.uses(row.name)}
+        found |= {OWN: "true", **chosen}
     if isinstance(settings, FindSettings):
         del found["sparsity"]
         preset = {} if own else {"with": next(each.name for each in METHODS if each.settings == methods[0])}
@@ -46,13 +48,6 @@ def form_address(settings: RunSettings | FindSettings) -> Query | None:
     for key, presets in (("method", CHANNEL_PRESETS), (MASKS, MASK_PRESETS)):
         found[key] = [each.name for each in presets if each.settings in methods] or ""
     return found
-
-
-def _custom_method(method: MethodSettings) -> dict[str, str]:
-    rows = [
-        row for row in field_rows(MethodSettings).values() if row.name != "width_multiple" and method.uses(row.name)
-    ]
-    return {OWN: "true"} | {row.key: _text(getattr(method, row.name)) for row in rows}
 
 
 def _setting_values(settings: "DataclassInstance") -> dict[str, str]:

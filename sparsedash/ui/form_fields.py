@@ -1,9 +1,7 @@
-"""Fields of the form, drawn from the rows of the field table, with errors underneath; uploads of texts.
-
-The address of the page holds their values.
-"""
+"""Fields of the form, drawn from the rows of the field table, with errors underneath; uploads; estimates beside it."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar, cast
 
@@ -13,17 +11,21 @@ from streamlit.runtime.memory_uploaded_file_manager import MemoryUploadedFileMan
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 from streamlit.runtime.uploaded_file_manager import UploadedFile
 
-from sparsedash.catalog.choices import OFFERED
+from sparsedash.catalog.choices import EVALUATION_CORPORA, OFFERED
 from sparsedash.reporting import wording
-from sparsedash.reporting.html import Html, element, escape, paragraph
+from sparsedash.reporting.html import Html, element, escape, fact_list, paragraph
 from sparsedash.schema.errors import SparseDashError
-from sparsedash.schema.fields import FieldRow
+from sparsedash.schema.fields import FieldRow, field_rows
+from sparsedash.schema.settings import BUILTIN_CLOZE, BUILTIN_CLOZE_402, EvaluationSettings, FindSettings, RunSettings
 from sparsedash.service.backend import Backend
+from sparsedash.service.preflight import Duration, Memory
 from sparsedash.service.request_checks import ReferenceField
+from sparsedash.stats.significance import smallest_loss
 from sparsedash.storage.text_files import MAX_MEGABYTES, MAX_TOTAL_BYTES, TEXT_KINDS, UPLOAD
 from sparsedash.storage.users import serving_rules
 from sparsedash.ui import address_bar, frame
-from sparsedash.ui.address_bar import BOUND
+from sparsedash.ui.address_bar import BOUND, query_value
+from sparsedash.ui.frame import JOB_S
 
 T = TypeVar("T")
 
@@ -90,33 +92,37 @@ def reference_field(backend: Backend, row: FieldRow, usual: str | None = None) -
     name = st.selectbox(
         row.label, names, index=names.index(usual), key=row.key, bind=BOUND, accept_new_options=True, help=row.help
     )
-    usable = validated(row.key, lambda: _usable_reference(backend, row, (name or "").strip()))
+
+    def usable_reference() -> str:
+        reference = (name or "").strip()
+        row.check(reference)
+        if problem := backend.reference_problem(cast(ReferenceField, row.title), reference):
+            raise SparseDashError(problem.message)
+        return reference
+
+    usable = validated(row.key, usable_reference)
     for choice in OFFERED[row.title]:
         if choice.name == name:
             terms = f"Licence: {choice.licence}. Size: {choice.size}. How it is read: {choice.reading}."
             show_hint(f"{choice.title}: {choice.summary}", *([terms] if choice.reading else []))
     if is_text:
-        upload_button(backend, row.key)
+
+        def keep(file: UploadedFile) -> None:
+            st.session_state[row.key] = backend.uploads.keep(file.name, file.getvalue())
+
+        kinds, about = (
+            [kind.removeprefix(".") for kind in TEXT_KINDS],
+            f"{_UPLOAD_HELP} {_who()} can choose it, and delete it.",
+        )
+        chosen = f"Chosen: {wording.reference_title(name)}" if name and name.startswith(UPLOAD) else ""
+        file_popover("Upload a text", "A file of texts", kinds, f"{row.key}-upload", about, keep, chosen)
     return usable
-
-
-def _usable_reference(backend: Backend, row: FieldRow, name: str) -> str:
-    """The name as it is. Raises SparseDashError where it cannot be used."""
-    row.check(name)
-    if problem := backend.reference_problem(cast(ReferenceField, row.title), name):
-        raise SparseDashError(problem.message)
-    return name
 
 
 def expander(label: str, key: str, names: Sequence[str], opened: bool = False) -> DeltaGenerator:
     """An expander that is open at first where the address has a value for one of these fields, or if `opened`."""
     st.session_state.setdefault(key, opened or any(map(address_bar.query_value, names)))
     return st.expander(label, key=key, on_change="rerun")
-
-
-def group_heading(heading: str) -> None:
-    """Draw a heading over fields that belong together."""
-    frame.show(element("h3", escape(heading), css="sd-group"))
 
 
 def show_hint(*lines: str) -> None:
@@ -126,41 +132,62 @@ def show_hint(*lines: str) -> None:
 
 
 def validated(key: str, build: Callable[[], T]) -> T | None:
-    """The value that `build` returns. Where it raises: None, with the error under the field and a red border."""
+    """The value that `build` returns; where it raises None, with the error under the field."""
     try:
         return build()
     except SparseDashError as error:
-        fields = ("[data-testid=stTextInputRootElement]", "[data-testid=stSelectbox] [role=group]")
-        marked = ", ".join(f".st-key-{key} {field}" for field in fields)
-        frame.show(Html(f"<style>{marked} {{ border-color: var(--broke) !important }}</style>"))
-        _show_error(error)
+        show_problem(key, error)
         return None
 
 
-def _show_error(error: SparseDashError) -> None:
-    message = f"{error.message} {error.advice}".strip()
-    frame.show(element("p", escape(message), css="sd-field-error", role="alert"))
+def show_problem(key: str, error: SparseDashError) -> None:
+    """Draw an error, with a red border around the field."""
+    fields = ("[data-testid=stTextInputRootElement]", "[data-testid=stSelectbox] [role=group]")
+    marked = ", ".join(f".st-key-{key} {field}" for field in fields)
+    message = element("p", escape(f"{error.message} {error.advice}".strip()), css="sd-field-error", role="alert")
+    frame.show(Html(f"<style>{marked} {{ border-color: var(--broke) !important }}</style>"), message)
 
 
-def upload_button(backend: Backend, chooser: str) -> None:
-    """Draw the upload button. chooser: the key of the field that is then set to the uploaded text."""
-    with st.popover("Upload a text", icon=":material/upload_file:", type="tertiary"):
-        refused: SparseDashError | None = st.session_state.get(f"{chooser}-refused")
+def file_popover(
+    text: str,
+    label: str,
+    kinds: Sequence[str] | None,
+    key: str,
+    about: str,
+    keep: Callable[[UploadedFile], None],
+    chosen: str = "",
+) -> None:
+    """Draw the button that opens a field for a file.
+
+    keep: takes the file; a refusal that it raises is shown until the next file. chosen: what is said without one.
+    """
+    refusal = f"{key}-refused"
+
+    def take() -> None:
+        file: UploadedFile | None = st.session_state[key]
+        if file is None:
+            return
+        st.session_state[refusal] = None
+        try:
+            keep(file)
+        except SparseDashError as error:
+            st.session_state[refusal] = error
+        finally:
+            # Streamlit keeps two copies of a file for as long as the session lasts.
+            context = get_script_run_ctx(suppress_warning=True)
+            if context is not None and isinstance(context.uploaded_file_mgr, MemoryUploadedFileManager):
+                context.uploaded_file_mgr.remove_file(session_id=context.session_id, file_id=file.file_id)
+            file.seek(0)
+            file.truncate()
+
+    with st.popover(text, icon=":material/upload_file:", type="tertiary"):
+        refused: SparseDashError | None = st.session_state.get(refusal)
         if refused:
             # Above the file: the window may cut off what is below it.
-            _show_error(refused)
-        st.file_uploader(
-            "A file of texts",
-            [kind.removeprefix(".") for kind in TEXT_KINDS],
-            key=f"{chooser}-upload",
-            max_upload_size=MAX_MEGABYTES,
-            help=f"{_UPLOAD_HELP} {_who()} can choose it, and delete it.",
-            on_change=_keep_upload,
-            args=(backend, chooser),
-        )
-        chosen = str(st.session_state.get(chooser, ""))
-        if not refused and chosen.startswith(UPLOAD):
-            frame.note(f"Chosen: {wording.reference_title(chosen)}")
+            show_problem(key, refused)
+        st.file_uploader(label, kinds, key=key, max_upload_size=MAX_MEGABYTES, help=about, on_change=take)
+        if chosen and not refused:
+            frame.note(chosen)
 
 
 def show_uploads(backend: Backend, usual: Mapping[str, str]) -> None:
@@ -172,6 +199,13 @@ def show_uploads(backend: Backend, usual: Mapping[str, str]) -> None:
     # The label stays the same: another one would make another expander, which is closed.
     if not kept or not (shown := st.expander("Uploaded texts", key="uploads", on_change="rerun")).open:
         return
+
+    def delete(reference: str) -> None:
+        backend.uploads.drop(reference)
+        for chooser, name in usual.items():
+            if str(st.session_state.get(chooser, "")).partition("[")[0] == reference:
+                st.session_state[chooser] = name
+
     with shown:
         rules = serving_rules()
         room = wording.size(MAX_TOTAL_BYTES if rules is None else rules.quota.upload_mb * 1_000_000)
@@ -183,40 +217,129 @@ def show_uploads(backend: Backend, usual: Mapping[str, str]) -> None:
         for reference, n_bytes in kept.items():
             with st.container(horizontal=True, wrap=False, vertical_alignment="center"):
                 frame.show(paragraph(f"{wording.reference_title(reference)}, {wording.size(n_bytes)}"))
-                delete = partial(_delete_upload, backend, reference, usual)
-                frame.action_button("Delete", delete, key=f"delete-{reference}", icon="delete", kind="tertiary")
+                drop, key = partial(delete, reference), f"delete-{reference}"
+                frame.action_button("Delete", drop, key=key, icon="delete", kind="tertiary")
 
 
 def _who() -> str:
     return "everybody who uses this page" if serving_rules() is None else "you alone"
 
 
-def _delete_upload(backend: Backend, reference: str, usual: Mapping[str, str]) -> None:
-    """Delete an upload; fields that have chosen it go back to their usual text."""
-    backend.uploads.drop(reference)
-    for chooser, name in usual.items():
-        if str(st.session_state.get(chooser, "")).partition("[")[0] == reference:
-            st.session_state[chooser] = name
+def show_estimate(backend: Backend, settings: RunSettings | FindSettings | None) -> bool:
+    """Draw the estimate. Returns whether the run can be started."""
+    frame.section("What it will take")
+    if settings is None:
+        frame.note("Fix the highlighted fields.")
+        return False
+    before = backend.preflight(settings)
+    stored, memory, disk, duration = before.stored, before.memory, before.disk, before.duration
+    time, by_stage, room, notes = "a moment: everything is stored", "", "", []
+    if not (stored.dense and stored.sparse == stored.n_sparse):
+        time = _time(duration) + (", less where trials stop early" if isinstance(settings, FindSettings) else "")
+        parts = [f"{name} {wording.duration_words(seconds)}" for name, seconds in duration.parts]
+        by_stage, room = ", ".join(parts[1:] and parts), wording.disk_words(disk.takes) if disk else ""
+        if disk is not None and disk.too_little:
+            free = wording.size(disk.free_bytes or 0)
+            notes.append(f"The data folder's disk has {free} left: the run is likely to fill it.")
+    sparse = f"{stored.sparse} of {stored.n_sparse} sparse {wording.plural(stored.n_sparse, 'model')}"
+    there = {"calibration": stored.calibration, "dense answers": stored.dense, sparse: stored.sparse}
+    reused = ", ".join(name for name, found in there.items() if found) or "nothing"
+    rows = [("Time", time), ("By stage", by_stage), ("Memory", _memory(memory)), ("Disk", room)]
+    frame.show(fact_list([row for row in (*rows, ("Reused from earlier runs", reused)) if row[1]]))
+    if duration.unknown and backend.is_measuring():
+        wait_for_rates(backend)
+    if memory.too_little:
+        what = f"This machine has {wording.size(memory.there_bytes or 0)} of memory"
+        notes.append(f"{what}: the run is likely to run out of it. A smaller model or bfloat16 takes less.")
+    for text in notes:
+        frame.note(text)
+    for problem in before.problems:
+        frame.failure(problem.message)
+    return not before.problems
 
 
-def _keep_upload(backend: Backend, chooser: str) -> None:
-    """Store the uploaded file and choose it; a refusal leaves the choice as it is, and is shown until the next file."""
-    file = st.session_state[f"{chooser}-upload"]
-    if file is None:
-        return
-    st.session_state[f"{chooser}-refused"] = None
-    try:
-        st.session_state[chooser] = backend.uploads.keep(file.name, file.getvalue())
-    except SparseDashError as error:
-        st.session_state[f"{chooser}-refused"] = error
-    finally:
-        free_upload_memory(file)
+@frame.fragment(JOB_S)
+def wait_for_rates(backend: Backend) -> None:
+    """Redraw the page as soon as the speed of this machine is known."""
+    if not backend.is_measuring():
+        st.rerun()
 
 
-def free_upload_memory(file: UploadedFile) -> None:
-    """Free the memory of a file that was read: Streamlit keeps two copies for as long as the session lasts."""
-    context = get_script_run_ctx(suppress_warning=True)
-    if context is not None and isinstance(context.uploaded_file_mgr, MemoryUploadedFileManager):
-        context.uploaded_file_mgr.remove_file(session_id=context.session_id, file_id=file.file_id)
-    file.seek(0)
-    file.truncate()
+def _time(duration: Duration) -> str:
+    known, unknown = duration.seconds, " and ".join(duration.unknown)
+    if unknown and (not known or len(duration.unknown) > 2):
+        return "not known: no run like this has finished here yet"
+    by = ", by a measurement of this machine" if duration.counted else ""
+    more = f", and {unknown}, which has not been measured here yet" if unknown else by
+    return f"about {wording.duration_words(known)}{more}"
+
+
+def _memory(memory: Memory) -> str:
+    """The memory of earlier runs, unless this one needs more."""
+    measured, least = memory.measured_bytes, memory.least
+    if least and least.streamed:
+        reason = wording.streaming_reason(memory.resident_bytes, memory.there_bytes)
+        return f"{wording.least_memory_words(least)}. {reason}"
+    if least and (measured is None or measured < least.n_bytes):
+        return wording.least_memory_words(least)
+    if measured is None:
+        return "not known yet"
+    unknown = ", and more for the backward pass" if memory.backward and not least else ""
+    return f"about {wording.size(measured)}{unknown}"
+
+
+_ROWS = field_rows(EvaluationSettings)
+_TEXT, _N_PASSAGES = _ROWS["corpus"].key, _ROWS["n_passages"].key
+_SIZE, _OTHER = "sure", "As chosen below"
+_N_TEXTS = {choice.name: choice.n_texts for choice in EVALUATION_CORPORA}
+_SIZES = {
+    "Quick look": (BUILTIN_CLOZE, "built in"),
+    "Decide": (BUILTIN_CLOZE_402, "built in"),
+    "Paper": ("lambada_openai", "LAMBADA, fetched once from the hub"),
+}
+"""The passages of each evaluation size, all of which are answered, and where they come from."""
+
+
+def other_passages_expander(*keys: str) -> DeltaGenerator:
+    """The expander of other passages; open at first where the address names some. keys: of other fields in it."""
+    other = query_value(_TEXT) not in ("", *(text for text, _ in _SIZES.values()))
+    return expander("Other passages, or a text of your own", "others", keys, other)
+
+
+def evaluation_size_field(backend: Backend, place: DeltaGenerator, settings: RunSettings | FindSettings | None) -> None:
+    """Draw the evaluation sizes in their place above the fields that they fill in.
+
+    settings: of the form, for the times; None while a field is wrong.
+    """
+
+    def fill_in() -> None:
+        if size := _SIZES.get(st.session_state[_SIZE]):
+            st.session_state.update({_TEXT: size[0], _N_PASSAGES: None})
+
+    text, n_asked = str(st.session_state.get(_TEXT, "")), st.session_state.get(_N_PASSAGES)
+    chosen = next((name for name, (its_text, _) in _SIZES.items() if its_text == text and n_asked is None), _OTHER)
+    captions = [_caption(backend, *size, settings) for size in _SIZES.values()]
+    if chosen == _OTHER:
+        known = _N_TEXTS.get(text, 0)
+        captions.append(_smallest_loss_words(min(n_asked or known, known or n_asked or 0)))
+    st.session_state[_SIZE] = chosen
+    names = [*_SIZES, *([_OTHER] if chosen == _OTHER else [])]
+    place.radio("How sure", names, key=_SIZE, captions=captions, label_visibility="collapsed", on_change=fill_in)
+
+
+def _caption(backend: Backend, text: str, source: str, settings: RunSettings | FindSettings | None) -> str:
+    n = _N_TEXTS[text]
+    parts = [f"{n:,} passages, {source}"]
+    if settings is not None:
+        asked = replace(settings, evaluation=replace(settings.evaluation, corpus=text, n_passages=None))
+        known = backend.preflight(asked).duration.total_s
+        parts.append("time not known yet" if known is None else f"about {wording.duration_words(known)}")
+    return " · ".join([*parts, _smallest_loss_words(n)])
+
+
+def _smallest_loss_words(n_passages: int) -> str:
+    """The smallest losses that so many passages show; nothing of an unknown number."""
+    if not n_passages:
+        return ""
+    ratio, points = smallest_loss(n_passages)
+    return f"detects losses of about {ratio:.2f}{wording.NBSP}× perplexity or {points:.1f} points and up"

@@ -8,7 +8,7 @@ import streamlit as st
 
 from sparsedash.catalog.presets import DEFAULT_METHOD, METHODS, method_name, method_named
 from sparsedash.reporting import wording
-from sparsedash.reporting.html import paragraph
+from sparsedash.reporting.html import element, escape, paragraph
 from sparsedash.schema.errors import SparseDashError
 from sparsedash.schema.fields import FieldRow, field_rows
 from sparsedash.schema.method_settings import MethodSettings, uses_parameter
@@ -26,19 +26,9 @@ from sparsedash.schema.settings import (
 from sparsedash.service.backend import Backend
 from sparsedash.service.request_checks import is_hub_id
 from sparsedash.stats.tolerance import FEWEST_PASSAGES
-from sparsedash.ui import frame
+from sparsedash.ui import form_fields, frame
 from sparsedash.ui.address_bar import BOUND, tolerance_fields
 from sparsedash.ui.form_address import CHANNEL_PRESETS, CHOICES, GOALS, MASK_PRESETS, MASKS, OWN, SEARCH, SWEEP
-from sparsedash.ui.form_estimate import evaluation_size_field, other_passages_expander
-from sparsedash.ui.form_fields import (
-    expander,
-    group_heading,
-    reference_field,
-    setting_fields,
-    show_hint,
-    show_uploads,
-    validated,
-)
 from sparsedash.ui.navigation import parse_tolerance
 
 if TYPE_CHECKING:
@@ -85,7 +75,7 @@ def first_run_settings() -> RunSettings:
 def prune_form(backend: Backend) -> RunSettings | FindSettings | None:
     """Draw the form. Returns its settings, or None while a field is wrong; the error is under that field."""
     frame.section("Which model?")
-    values: dict[str, Any] = {"model": reference_field(backend, _RUN["model"])}
+    values: dict[str, Any] = {"model": form_fields.reference_field(backend, _RUN["model"])}
     if values["model"] is not None:
         _show_model_facts(backend, values["model"])
     frame.section("How much to remove?")
@@ -93,30 +83,35 @@ def prune_form(backend: Backend) -> RunSettings | FindSettings | None:
         "What to do", GOALS, default=SWEEP, key="goal", bind=BOUND, required=True, label_visibility="collapsed"
     )
     search = goal == SEARCH
-    values |= _tolerance_fields() if search else _sparsities_field()
+    values |= _amount_fields(search)
     about_run, about_methods = st.container(), st.container()
-    if search:
-        with expander("Choose another method", "another", ("with", OWN)):
-            presets, own = _search_preset_field(), _custom_method_fields("Use a method of your own instead")
-    else:
-        with expander("Race several methods, or choose another", "race", ("method", MASKS, OWN)):
-            presets, own = _preset_fields(), _custom_method_fields("Race a method of your own")
+    title, key = ("Choose another method", "another") if search else ("Race several methods, or choose another", "race")
+    with form_fields.expander(title, key, ("with", OWN) if search else ("method", MASKS, OWN)):
+        presets = _preset_fields(search)
+        own = _custom_method_fields("Use a method of your own instead" if search else "Race a method of your own")
     frame.section("How sure?")
     sizes = st.container()
     values |= _passage_fields(backend, search) | _more_fields(backend, values["model"], search)
     chosen = (own or presets) if search else (*presets, *(own or ()))
     methods = dict.fromkeys(replace(method, width_multiple=values["width"]) for method in chosen)
     with about_methods:
-        if own is not None and not methods:
-            validated("method", _refuse_no_method)
-        _describe_methods(chosen)
+        names = [method_name(each) for each in chosen]
+        if len(names) > 1:
+            frame.show(paragraph(f"{len(names)} methods race: {', '.join(names)}."))
+        elif names:
+            frame.show(paragraph(f"Method: {names[0]}{' (recommended)' if names[0] == DEFAULT_METHOD else ''}."))
+        elif own is not None:
+            form_fields.show_problem("method", SparseDashError("No method is chosen.", "Choose at least one."))
+        form_fields.show_hint(*(f"{method.name}: {method.summary}" for method in METHODS if method.name in names))
     settings: RunSettings | FindSettings | None = None
     if own is not None and methods and all(values[key] for key in ("model", "text", "calibration", "sparsity")):
         with about_run:
-            settings = validated("with" if search else "sparsity", lambda: _settings(values, [*methods], search))
+            settings = form_fields.validated(
+                "with" if search else "sparsity", lambda: _settings(values, [*methods], search)
+            )
             if isinstance(settings, RunSettings):
                 _show_sweep(settings)
-    evaluation_size_field(backend, sizes, settings)
+    form_fields.evaluation_size_field(backend, sizes, settings)
     return settings
 
 
@@ -137,32 +132,31 @@ def _settings(values: Mapping[str, Any], methods: list[MethodSettings], search: 
     return FindSettings(method=methods[0], **named(FindSettings), **asked)
 
 
-def _sparsities_field() -> dict[str, Any]:
+def _amount_fields(search: bool) -> dict[str, Any]:
+    """Draw the sparsities, or the tolerance of a search."""
+    if search:
+        tolerance = parse_tolerance(st.query_params)
+        with st.container(horizontal=True):
+            tolerance_fields(tolerance)
+        return {"within": tolerance.ratio, "points": tolerance.points, "sparsity": RunSettings.sparsities_permille}
     row = _RUN["sparsities_permille"]
     first = percents_text(row.starts["form"])
-    text = st.text_input(row.label, first, key=row.key, bind=BOUND, max_chars=300, help=row.help)
+    text = st.text_input(row.label, first, key=row.key, bind=BOUND, max_chars=300, help=row.help) or ""
     return {
-        row.key: validated(
-            row.key, lambda: RunSettings(sparsities_permille=parse_percents(text or "")).sparsities_permille
+        row.key: form_fields.validated(
+            row.key, lambda: RunSettings(sparsities_permille=parse_percents(text)).sparsities_permille
         )
     }
 
 
-def _tolerance_fields() -> dict[str, Any]:
-    tolerance = parse_tolerance(st.query_params)
-    with st.container(horizontal=True):
-        tolerance_fields(tolerance)
-    return {"within": tolerance.ratio, "points": tolerance.points, "sparsity": RunSettings.sparsities_permille}
-
-
 def _passage_fields(backend: Backend, search: bool) -> dict[str, Any]:
     """Draw the passages, and of a search their number."""
-    with other_passages_expander(*([_BUDGET.key] if search else [])):
-        values: dict[str, Any] = {"text": reference_field(backend, _EVALUATION["corpus"])}
+    with form_fields.other_passages_expander(*([_BUDGET.key] if search else [])):
+        values: dict[str, Any] = {"text": form_fields.reference_field(backend, _EVALUATION["corpus"])}
         if search:
-            values |= setting_fields([_BUDGET])
+            values |= form_fields.setting_fields([_BUDGET])
             if (values[_BUDGET.key] or FEWEST_PASSAGES) < FEWEST_PASSAGES:
-                show_hint(f"Fewer than {FEWEST_PASSAGES} passages can never confirm a model.")
+                form_fields.show_hint(f"Fewer than {FEWEST_PASSAGES} passages can never confirm a model.")
     return values
 
 
@@ -175,42 +169,31 @@ def _more_fields(backend: Backend, model: str | None, search: bool) -> dict[str,
         heading: [[row for row in line if row not in elsewhere] for line in lines] for heading, lines in _MORE.items()
     }
     keys = [row.key for lines in shown.values() for line in lines for row in line]
-    with expander("More settings", "more", [_CALIBRATION["corpus"].key, *keys]):
+    with form_fields.expander("More settings", "more", [_CALIBRATION["corpus"].key, *keys]):
         for heading, lines in shown.items():
-            group_heading(heading)
+            frame.show(element("h3", escape(heading), css="sd-group"))
             if heading == "Calibration":
-                values["calibration"] = reference_field(backend, _CALIBRATION["corpus"], usual)
+                values["calibration"] = form_fields.reference_field(backend, _CALIBRATION["corpus"], usual)
             for line in filter(None, lines):
-                values |= setting_fields(line, len(line))
-    show_uploads(backend, {row.key: row.default for row in (_EVALUATION["corpus"], _CALIBRATION["corpus"])})
+                values |= form_fields.setting_fields(line, len(line))
+    form_fields.show_uploads(backend, {row.key: row.default for row in (_EVALUATION["corpus"], _CALIBRATION["corpus"])})
     return values
 
 
-def _preset_fields() -> tuple[MethodSettings, ...]:
-    """Draw the presets, those that remove channels and those that set weights to zero. Several race in one run."""
-    channels = st.pills(
-        "Method",
-        [method.name for method in CHANNEL_PRESETS],
-        selection_mode="multi",
-        default=[DEFAULT_METHOD],
-        key="method",
-        bind=BOUND,
-        help="Choose several to race them on the same calibration.",
-        wrap=True,
-    )
-    names = [method.name for method in MASK_PRESETS]
-    label = "Methods that take single weights"
-    masks = st.pills(label, names, selection_mode="multi", key=MASKS, bind=BOUND, wrap=True)
-    show_hint(_MASKS)
+def _preset_fields(search: bool) -> tuple[MethodSettings, ...]:
+    """Draw the presets: one for a search; else those that remove channels and those that zero weights, to race them."""
+    if search:
+        names = [method.name for method in METHODS if method.searchable]
+        usual = names.index(DEFAULT_METHOD)
+        name = st.selectbox("Method", names, index=usual, key="with", bind=BOUND, filter_mode=None)
+        return (method_named(name or DEFAULT_METHOD),)
+    about = "Choose several to race them on the same calibration."
+    names, chosen = [method.name for method in CHANNEL_PRESETS], [DEFAULT_METHOD]
+    channels = st.pills("Method", names, selection_mode="multi", default=chosen, key="method", bind=BOUND, help=about)
+    label, names = "Methods that take single weights", [method.name for method in MASK_PRESETS]
+    masks = st.pills(label, names, selection_mode="multi", key=MASKS, bind=BOUND)
+    form_fields.show_hint(_MASKS)
     return tuple(map(method_named, (*channels, *masks)))
-
-
-def _search_preset_field() -> tuple[MethodSettings, ...]:
-    """Draw the presets by which a search can find the largest sparsity, to choose one."""
-    names = [method.name for method in METHODS if method.searchable]
-    usual = names.index(DEFAULT_METHOD)
-    name = st.selectbox("Method", names, index=usual, key="with", bind=BOUND, filter_mode=None) or DEFAULT_METHOD
-    return (method_named(name),)
 
 
 def _custom_method_fields(title: str) -> tuple[MethodSettings, ...] | None:
@@ -218,31 +201,17 @@ def _custom_method_fields(title: str) -> tuple[MethodSettings, ...] | None:
     about = "Which weights matter, what goes, how the rest makes up for it, and how much each layer gives."
     if not st.toggle(title, key=OWN, bind=BOUND, help=about):
         return ()
-    chosen = setting_fields([_METHOD[name] for name in CHOICES], 2)
+    chosen = form_fields.setting_fields([_METHOD[name] for name in CHOICES], 2)
     others = [row for row in _METHOD.values() if row.name not in (*CHOICES, "width_multiple", "schedule")]
-    values = chosen | setting_fields([row for row in others if uses_parameter(row.name, **chosen)], 2)
+    values = chosen | form_fields.setting_fields([row for row in others if uses_parameter(row.name, **chosen)], 2)
     if values.get(_METHOD["rounds"].key, 1) > 1:
-        values |= setting_fields([_METHOD["schedule"]], 2)
+        values |= form_fields.setting_fields([_METHOD["schedule"]], 2)
     by_name = {row.name: values[row.key] for row in _METHOD.values() if row.key in values}
-    made = validated(OWN, lambda: MethodSettings(**by_name))
+    made = form_fields.validated(OWN, lambda: MethodSettings(**by_name))
     if made is None:
         return None
-    show_hint(f"Its name in charts: {method_name(made)}", *([] if made.takes_channels else [_MASKS]))
+    form_fields.show_hint(f"Its name in charts: {method_name(made)}", *([] if made.takes_channels else [_MASKS]))
     return (made,)
-
-
-def _refuse_no_method() -> None:
-    raise SparseDashError("No method is chosen.", "Choose at least one.")
-
-
-def _describe_methods(chosen: tuple[MethodSettings, ...]) -> None:
-    """Draw the names and summaries of the chosen methods."""
-    names = [method_name(each) for each in chosen]
-    if len(names) > 1:
-        frame.show(paragraph(f"{len(names)} methods race: {', '.join(names)}."))
-    elif names:
-        frame.show(paragraph(f"Method: {names[0]}{' (recommended)' if names[0] == DEFAULT_METHOD else ''}."))
-    show_hint(*(f"{method.name}: {method.summary}" for method in METHODS if method.name in names))
 
 
 def _show_sweep(settings: RunSettings) -> None:
@@ -250,21 +219,23 @@ def _show_sweep(settings: RunSettings) -> None:
     n_methods, n_sparsities = len(settings.methods), len(settings.sparsities_permille)
     n = settings.n_sparse
     if n_methods > 1:
-        show_hint(
+        form_fields.show_hint(
             f"{n_methods} methods at {n_sparsities} {'sparsity' if n_sparsities == 1 else 'sparsities'}: "
             f"{n} sparse {wording.plural(n, 'model')} on one calibration, in one job."
         )
     for method in settings.methods:
         own = method.sparsities(settings.sparsities_permille)
         if own != settings.sparsities_permille:
-            show_hint(f"{wording.method_title(method)}: {wording.sparsity_percents(own)}, which its pattern decides.")
+            form_fields.show_hint(
+                f"{wording.method_title(method)}: {wording.sparsity_percents(own)}, which its pattern decides."
+            )
 
 
 def _show_model_facts(backend: Backend, model: str) -> None:
     """Draw the family and sizes of the model, as far as they are known before it is loaded."""
     named = backend.named_model(model)
     if named is None:
-        show_hint("It is not on this machine yet: family, memory and time are known once it has been read.")
+        form_fields.show_hint("It is not on this machine yet: family, memory and time are known once it has been read.")
         if is_hub_id(model):
             frame.action_button(
                 "Look it up on the hub",
@@ -278,11 +249,11 @@ def _show_model_facts(backend: Backend, model: str) -> None:
         return
     counted, family = named.shape, f"Family: {named.family}. " if named.family else ""
     if counted is None:
-        show_hint(f"{family}Its sizes, and so memory and time, are known once it has been read.")
+        form_fields.show_hint(f"{family}Its sizes, and so memory and time, are known once it has been read.")
         return
     widths = sorted(set(counted.widths))
     width = f"{widths[0]:,}" if len(widths) == 1 else f"{widths[0]:,} to {widths[-1]:,}"
-    show_hint(
+    form_fields.show_hint(
         f"{family}{len(counted.widths)} blocks of {width} channels, "
         f"{wording.weights(counted.n_parameters)} weights, {wording.size(4 * counted.n_parameters)} in FP32."
     )

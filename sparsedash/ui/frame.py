@@ -1,7 +1,7 @@
 """The frame of every page: set-up, opening sentence, notes, tables, buttons, links, errors, notices when jobs end."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import tzinfo
 from functools import lru_cache, wraps
@@ -27,8 +27,10 @@ from sparsedash.reporting.html import (
     widget_label,
 )
 from sparsedash.reporting.job_status import STATES, job_name
+from sparsedash.reporting.storage_words import deletion_question, deletion_summary
 from sparsedash.schema.errors import SparseDashError
 from sparsedash.service.backend import Backend
+from sparsedash.service.deletion import Cleanup, Selection
 from sparsedash.storage.local_machine import data_folder
 from sparsedash.storage.users import serving_rules
 from sparsedash.ui import browser_scripts, login, navigation
@@ -66,7 +68,12 @@ def page(title: str) -> Backend:
         opened, rules = backend(), serving_rules()
         if rules is not None:
             opened = opened.seen_by(login.current_user(), rules)
-        _announce_ended_jobs(opened)
+        if _ANNOUNCED not in st.session_state:
+            # Not by the times at which jobs ended: the clock may be set meanwhile.
+            ended = {(job.id, job.attempt) for job in opened.jobs(_JOBS_ANNOUNCED) if not job.live}
+            st.session_state[_ANNOUNCED] = ended
+        if _announce_endings(opened):
+            _watch_endings(opened)
         return opened
     except SparseDashError as error:
         opening("SparseDash cannot work yet.")
@@ -85,24 +92,18 @@ def _backend() -> Backend:
     return Backend(data_folder())
 
 
-def _announce_ended_jobs(backend: Backend) -> None:
-    """Announce jobs that ended since the session began; keep looking while one is live. May raise StoreError."""
-    if _ANNOUNCED not in st.session_state:
-        # Not by the times at which jobs ended: the clock may be set meanwhile.
-        st.session_state[_ANNOUNCED] = {(job.id, job.attempt) for job in backend.jobs(_JOBS_ANNOUNCED) if not job.live}
-    if _announce_new_endings(backend):
-        _watch_endings(backend)
-
-
 @st.fragment(run_every=_NOTICE_S)
 def _watch_endings(backend: Backend) -> None:
     # The next page that is opened says what is wrong.
     with suppress(SparseDashError):
-        _announce_new_endings(backend)
+        _announce_endings(backend)
 
 
-def _announce_new_endings(backend: Backend) -> bool:
-    """Whether any job is still live. A prompt's end is announced only if it failed: its text shows on its own page."""
+def _announce_endings(backend: Backend) -> bool:
+    """Announce jobs that ended since the session began; a prompt's end only if it failed: its text shows on its page.
+
+    Returns whether any job is still live.
+    """
     jobs, known = backend.jobs(_JOBS_ANNOUNCED), st.session_state[_ANNOUNCED]
     for job in reversed(jobs):
         ended = (job.id, job.attempt)
@@ -172,6 +173,43 @@ def action_button(
     """Draw a button; an error that its action raises is shown, and the page goes on."""
     shown = f":material/{icon}:" if icon else None
     st.button(text, key, help, on_click=attempt, args=(action,), type=kind, icon=shown, disabled=disabled)
+
+
+def popover(text: str, key: str, draw: Callable[[], None], icon: str = "") -> None:
+    """Draw a button that opens a window, whose content is made once it is open."""
+    shown = f":material/{icon}:" if icon else None
+    window = st.popover(text, key=key, type="tertiary", icon=shown, on_change="rerun")
+    if window.open:
+        with window, errors_in_words():
+            draw()
+
+
+def ask_to_delete(
+    backend: Backend,
+    text: str,
+    key: str,
+    chosen: Selection,
+    titles: Mapping[str, str],
+    then: Callable[[Cleanup], None] = lambda _: None,
+) -> None:
+    """Draw the button that opens the question: what goes, what stays, and the button that deletes.
+
+    titles: of the runs, by their keys. then: what follows a deletion.
+    """
+
+    def delete() -> None:
+        done = backend.housekeeping.delete(chosen)
+        then(done)
+        st.toast(widget_label(deletion_summary(done, titles)), icon=":material/delete:", duration="long")
+
+    def draw() -> None:
+        plan = backend.housekeeping.plan(chosen)
+        question, *more = deletion_question(plan, titles)
+        show(paragraph(question), paragraph(" ".join(more), css="sd-small"))
+        if plan.deletes:
+            action_button("Delete for good", delete, key=f"{key}-sure", kind="primary")
+
+    popover(text, key, draw, "delete")
 
 
 def opening(sentence: str, basis: str = "", *, grows: bool = False) -> None:

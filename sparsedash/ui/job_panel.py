@@ -7,20 +7,8 @@ import streamlit as st
 
 from sparsedash.jobs.cluster_parts import MachineFacts, MachineView
 from sparsedash.jobs.job import Job, Move, Priority, queue_order
-from sparsedash.reporting import wording
+from sparsedash.reporting import job_status, wording
 from sparsedash.reporting.html import Html, element, escape, join, paragraph, table, visible, widget_label
-from sparsedash.reporting.job_status import (
-    STATES,
-    job_activity,
-    job_announcement,
-    job_name,
-    job_progress_words,
-    job_request,
-    job_title,
-    measured_against_estimate,
-    stage_facts,
-    waiting_run_estimate,
-)
 from sparsedash.reporting.record_pair import record_choices
 from sparsedash.schema.settings import FindSettings
 from sparsedash.service.backend import Backend
@@ -34,8 +22,6 @@ JOBS_LISTED = 200
 LOG_LINES, LOG_CHARACTERS = 40, 16_000
 """The end of a log that is shown."""
 
-_MACHINES_S = 2.0
-_MACHINES_HEAD = ["Machine", "Runs", "Memory used", "Memory free", "GPUs"]
 _MOVES: dict[Move, tuple[str, str]] = {
     "front": ("To the front", "vertical_align_top"),
     "up": ("Up", "arrow_upward"),
@@ -53,19 +39,17 @@ def draw_job(backend: Backend, job: Job, brief: bool = False, *, queue: Sequence
     # A run that was resumed took less than was expected of the whole.
     fresh = job.makes_run and job.state == "done" and job.attempt == 1
     forecast = backend.forecast(job) if fresh else None
-    sign, word = ("⊘", "Stopping") if job.stopping else STATES[job.state]
-    state = element("span", escape(sign), css="sd-sign"), escape(f" {word}")
+    sign, word = ("⊘", "Stopping") if job.stopping else job_status.STATES[job.state]
+    state = element(
+        "span", element("span", escape(sign), css="sd-sign"), escape(f" {word}"), css=f"sd-state sd-state-{job.state}"
+    )
     head = element(
-        "div",
-        element("span", *state, css=f"sd-state sd-state-{job.state}"),
-        element("span", escape(job_name(backend, job)), css="sd-job-title"),
-        css="sd-job-head",
+        "div", state, element("span", escape(job_status.job_name(backend, job)), css="sd-job-title"), css="sd-job-head"
     )
     owner = "" if job.owner in ("", login.current_user()) else f" · for {job.owner}"
-    details = [] if brief else [paragraph(f"{job_title(job)[1]}{owner}", css="sd-muted sd-small")]
-    body = _progress_lines(backend, job, brief, forecast)
+    details = [] if brief else [paragraph(f"{job_status.job_title(job)[1]}{owner}", css="sd-muted sd-small")]
     with st.container(border=True, key=f"job-{job.id}", gap="xsmall"):
-        frame.show(element("div", head, *details, *body, css="sd-job"))
+        frame.show(element("div", head, *details, *_progress_lines(backend, job, brief, forecast), css="sd-job"))
         if job.state == "cancelled":
             # On request: nothing went wrong. Of what verification has read, nothing is kept.
             frame.note(f"{job.error_text} {'' if job.kind == 'verify' else job.error_advice}".strip())
@@ -93,12 +77,15 @@ def _progress_lines(backend: Backend, job: Job, steady: bool, forecast: Prefligh
     facts = ""
     match job.state:
         case "queued":
-            share, whole = job_progress_words(backend, job)
-            stage = escape(waiting_run_estimate(backend, job))
+            share, whole = job_status.job_progress_words(backend, job)
+            stage = escape(job_status.waiting_run_estimate(backend, job))
         case "running":
-            share, whole = job_progress_words(backend, job)
-            name, more = job_activity(job)
-            stage, facts = join(element("b", escape(name)), escape(f" · {more}" if more else "")), stage_facts(job)
+            share, whole = job_status.job_progress_words(backend, job)
+            name, more = job_status.job_activity(job)
+            stage, facts = (
+                join(element("b", escape(name)), escape(f" · {more}" if more else "")),
+                job_status.stage_facts(job),
+            )
         case "done" if steady:
             share, whole = 1.0, "Done" if took_s is None else f"Done in {wording.duration_words(took_s)}"
             stage = escape(" · ".join(times))
@@ -120,24 +107,23 @@ def _progress_lines(backend: Backend, job: Job, steady: bool, forecast: Prefligh
 
 
 def _draw_buttons(backend: Backend, job: Job, brief: bool, queue: Sequence[Job]) -> None:
+    def retry() -> None:
+        """Try again; where that makes another job, the address follows to it."""
+        again = backend.retry(job.id)
+        if address_bar.query_value(navigation.RUN) == job.key:
+            address_bar.set_query({navigation.RUN: again.key})
+
     if job.live:
         stopping = job.cancel_requested_at is not None
         frame.action_button("Cancel", lambda: backend.cancel(job.id), key=f"cancel-{job.id}", disabled=stopping)
     elif job.state != "done":
-        frame.action_button("Try again", lambda: _retry(backend, job), key=f"retry-{job.id}", icon="refresh")
+        frame.action_button("Try again", retry, key=f"retry-{job.id}", icon="refresh")
     elif not brief:
         _link_to_results(backend, job)
     if job.state == "queued" and len(queue) > 1:
         _draw_moves(backend, job, [other.id for other in queue if other.priority == job.priority])
-    if not job.live and (asked := job_request(job)) and (address := form_address(asked)):
+    if not job.live and (asked := job_status.job_request(job)) and (address := form_address(asked)):
         frame.link("prune", "Change the settings", **address)
-
-
-def _retry(backend: Backend, job: Job) -> None:
-    """Try again; where that makes another job, the address follows to it."""
-    again = backend.retry(job.id)
-    if address_bar.query_value(navigation.RUN) == job.key:
-        address_bar.set_query({navigation.RUN: again.key})
 
 
 def _draw_moves(backend: Backend, job: Job, peers: list[int]) -> None:
@@ -186,71 +172,77 @@ def _link_to_results(backend: Backend, job: Job) -> None:
 
 def job_search(job: Job) -> FindSettings | None:
     """The settings of a search; None for any other job."""
-    asked = job_request(job)
+    asked = job_status.job_request(job)
     return asked if isinstance(asked, FindSettings) else None
 
 
 def _offer_measurements(backend: Backend, job: Job, forecast: Preflight) -> None:
     """What a run took, next to its estimate: behind a button, since results are read for it."""
-    popover = st.popover("What it took", key=f"took-{job.id}", on_change="rerun", type="tertiary")
-    if not popover.open or job.started_at is None or job.finished_at is None:
-        return
-    with popover, frame.errors_in_words():
+
+    def draw() -> None:
         run = backend.run(job.key)
         if run is None:
             frame.note("Its results are gone.")
         elif run.cached:
             frame.note(f"Parts of it were stored already: {', '.join(run.cached)}.")
         else:
-            frame.show(measured_against_estimate(run, job.finished_at - job.started_at, forecast).html)
+            took_s = (job.finished_at or 0.0) - (job.started_at or 0.0)
+            frame.show(job_status.measured_against_estimate(run, took_s, forecast).html)
+
+    frame.popover("What it took", f"took-{job.id}", draw)
 
 
 def _offer_log(backend: Backend, job: Job) -> None:
-    popover = st.popover("Log", key=f"log-{job.id}", on_change="rerun", type="tertiary")
-    if popover.open:
-        with popover, frame.errors_in_words():
-            lines = backend.log_tail(job.id, LOG_LINES + 1).split("\n")
-            tail = "\n".join(lines[-LOG_LINES:])
-            if len(lines) > LOG_LINES or len(tail) > LOG_CHARACTERS:
-                frame.note(f"The end of the log; the lines before it are in {job.log_path}.")
-            st.code(visible(tail[-LOG_CHARACTERS:]) or "The log is empty.", language=None, wrap_lines=True)
+    def draw() -> None:
+        lines = backend.log_tail(job.id, LOG_LINES + 1).split("\n")
+        tail = "\n".join(lines[-LOG_LINES:])
+        if len(lines) > LOG_LINES or len(tail) > LOG_CHARACTERS:
+            frame.note(f"The end of the log; the lines before it are in {job.log_path}.")
+        st.code(visible(tail[-LOG_CHARACTERS:]) or "The log is empty.", language=None, wrap_lines=True)
+
+    frame.popover("Log", f"log-{job.id}", draw)
 
 
-def watch_job(backend: Backend, job: Job, changed: Callable[[], bool] = lambda: False, brief: bool = False) -> None:
+def watch_job(
+    backend: Backend,
+    job: Job,
+    changed: Callable[[], bool] = lambda: False,
+    brief: bool = False,
+    below: Callable[[Job], None] = lambda _: None,
+) -> None:
     """Draw the job's panel. Reruns the page when the job starts, ends or is to stop, or when `changed` says so.
 
-    brief: as in `draw_job`.
+    brief: as in `draw_job`. below: draws what is kept up to date with the job, under its panel.
     """
     if job.live:
-        _watch_live_job(backend, job, changed, brief)
+        _watch_live_job(backend, job, changed, brief, below)
     else:
         draw_job(backend, job, brief)
+        below(job)
 
 
 @frame.fragment(JOB_S)
-def _watch_live_job(backend: Backend, seen: Job, changed: Callable[[], bool], brief: bool) -> None:
+def _watch_live_job(
+    backend: Backend, seen: Job, changed: Callable[[], bool], brief: bool, below: Callable[[Job], None]
+) -> None:
     job = backend.job(seen.id)
-    if has_changed(seen, job) or changed():
+    if (job.state, job.stopping) != (seen.state, seen.stopping) or changed():
         st.rerun()
     draw_job(backend, job, brief)
-    browser_scripts.announce(job_announcement(backend, job))
-
-
-def has_changed(seen: Job, now: Job) -> bool:
-    """Whether a page that has drawn a live job shows something else of it by now."""
-    return (now.state, now.stopping) != (seen.state, seen.stopping)
+    browser_scripts.announce(job_status.job_announcement(backend, job))
+    below(job)
 
 
 @frame.fragment(JOB_S)
 def watch_live_jobs(backend: Backend, seen: list[Job]) -> None:
     """Draw the panels of all live jobs, running ones first. Reruns the page when one comes, starts or ends."""
-    live, queue = _live_jobs(backend, seen), backend.queue()
+    live, queue = jobs_under_way(backend, seen), backend.queue()
     for job in live:
         draw_job(backend, job, queue=queue)
-    browser_scripts.announce(job_announcement(backend, live[0]))
+    browser_scripts.announce(job_status.job_announcement(backend, live[0]))
 
 
-def _live_jobs(backend: Backend, seen: Sequence[Job] | None = None, but: str | None = None) -> list[Job]:
+def jobs_under_way(backend: Backend, seen: Sequence[Job] | None = None, but: str | None = None) -> list[Job]:
     """The live jobs, running ones first, the others in the order in which they will start.
 
     but: of runs alone, without the one with this key. seen: reruns the page where they are others, or in other states.
@@ -263,46 +255,36 @@ def _live_jobs(backend: Backend, seen: Sequence[Job] | None = None, but: str | N
     return sorted(jobs, key=lambda job: (job.state != "running", queue_order(job)))
 
 
-def live_run_jobs(backend: Backend) -> list[Job]:
-    """The live runs, in the order of `_live_jobs`."""
-    return _live_jobs(backend, but="")
-
-
 def mention_other_runs(backend: Backend, shown: str) -> None:
     """Draw a link to the next live run but the one with the key `shown`, its progress, and the number of others.
 
     Polls while there is such a run; reruns the page when one comes, starts or ends.
     """
-    if others := _live_jobs(backend, but=shown):
+    if others := jobs_under_way(backend, but=shown):
         _mention_other_runs(backend, shown, others)
 
 
 @frame.fragment(JOB_S)
 def _mention_other_runs(backend: Backend, shown: str, seen: list[Job]) -> None:
-    job, *more = _live_jobs(backend, seen, but=shown)
-    is_running = job.state == "running"
-    title = f"Another run {'is under way' if is_running else 'waits'}: {job_name(backend, job)}"
-    activity = filter(None, (*job_activity(job), job_progress_words(backend, job)[1]))
+    job, *more = jobs_under_way(backend, seen, but=shown)
+    state, about = "waits", job_status.job_title(job)[1]
+    if job.state == "running":
+        activity = (*job_status.job_activity(job), job_status.job_progress_words(backend, job)[1])
+        state, about = "is under way", " · ".join(filter(None, activity))
     with st.container(gap=None):
-        tolerance = navigation.search_tolerance_query(job_search(job))
-        frame.link("overview", widget_label(title), run=job.key, **tolerance)
-        frame.show(paragraph(" · ".join(activity) if is_running else job_title(job)[1], css="sd-muted sd-small"))
+        title = widget_label(f"Another run {state}: {job_status.job_name(backend, job)}")
+        frame.link("overview", title, run=job.key, **navigation.search_tolerance_query(job_search(job)))
+        frame.remark(about)
         if more:
             frame.link("jobs", f"{len(more)} more in the list of jobs")
 
 
-def draw_machines(backend: Backend) -> None:
+@frame.fragment(2 * JOB_S)
+def watch_machines(backend: Backend) -> None:
     """Draw the cluster's machines, and again every few seconds; nothing where no scheduler is named."""
-    if backend.cluster() is not None:
-        frame.section("Machines of the cluster")
-        _watch_machines(backend)
-
-
-@frame.fragment(_MACHINES_S)
-def _watch_machines(backend: Backend) -> None:
-    view = backend.cluster()
-    if view is None:
+    if (view := backend.cluster()) is None:
         return
+    frame.section("Machines of the cluster")
     if view.trouble:
         frame.failure(view.trouble, "Meanwhile runs are done on this machine.")
         return
@@ -314,7 +296,8 @@ def _watch_machines(backend: Backend) -> None:
         )
         return
     caption = f"{wording.quantity(n, 'machine')} at {view.address}, {n_free or 'none'} of them free."
-    drawn = table("Machines of the cluster", caption, _MACHINES_HEAD, list(map(_machine_row, view.machines)))
+    head, rows = ["Machine", "Runs", "Memory used", "Memory free", "GPUs"], list(map(_machine_row, view.machines))
+    drawn = table("Machines of the cluster", caption, head, rows)
     frame.show(element("div", drawn.html, css="sd-wrapped"))
 
 

@@ -235,13 +235,16 @@ def upload_guard(app: ASGIApp) -> ASGIApp:
     """
     arriving = Counter[str]()
 
+    def n_unread(name: str) -> int:
+        return sum(len(kept) for session, kept in [*_files().file_storage.items()] if _is_session_of(session, name))
+
     async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
         name, answer = scope.get(VISITOR) or LOCAL, app
         _, is_upload, rest = scope["path"].partition(_UPLOADS) if scope["type"] == "http" else ("", "", "")
         n = int(bool(is_upload) and scope["method"] == "PUT")
         if is_upload and not _is_session_of(rest.partition("/")[0], name):
             answer, n = PlainTextResponse("There is no such session of yours.", status_code=404), 0
-        elif n and arriving[name] + _n_in_memory(name) >= MOST_FILES:
+        elif n and arriving[name] + n_unread(name) >= MOST_FILES:
             text = f"{MOST_FILES} of your files are arriving or unread. Wait until a page has read one, or reload it."
             answer, n = PlainTextResponse(text, status_code=429), 0
         arriving[name] += n
@@ -253,11 +256,6 @@ def upload_guard(app: ASGIApp) -> ASGIApp:
                 _free_closed()
 
     return wrapped
-
-
-def _n_in_memory(name: str) -> int:
-    """How many files of this user's sessions no page has read yet."""
-    return sum(len(kept) for session, kept in [*_files().file_storage.items()] if _is_session_of(session, name))
 
 
 def _free_closed() -> None:

@@ -11,7 +11,6 @@ from sparsedash.reporting.deployment import FORM_NAMES, export_title, proof_word
 from sparsedash.reporting.html import element, escape, paragraph, table
 from sparsedash.reporting.run_results import RunResults
 from sparsedash.schema.export_settings import Export, ExportSettings, Form, Weights, possible_weights
-from sparsedash.schema.records import Record
 from sparsedash.schema.settings import BUILTIN_MODEL
 from sparsedash.service.backend import Backend
 from sparsedash.ui import address_bar, frame
@@ -86,7 +85,13 @@ def request_export(backend: Backend, found: RunResults) -> None:
         usual = record.dtype if record.dtype in weights else "float32"
         chosen = address_bar.select("weights", "Numbers", {str(each): str(each) for each in weights}, usual)
     frame.remark(f"{wording.first_upper(FORMS[form])}.")
-    dense_gguf = _choose_dense_gguf(record) if form == "gguf" else ""
+    dense_gguf = ""
+    if form == "gguf":
+        frame.remark(_COARSE)
+        if record.model != BUILTIN_MODEL and not record.model.endswith(".gguf"):
+            label = "A GGUF file of the dense model on this server, with F32, F16 or BF16 weights"
+            about, example = "Its tokenizer's part is copied; nothing here writes one.", "/models/dense-f16.gguf"
+            dense_gguf = st.text_input(label, key="dense-gguf", placeholder=example, help=about).strip()
     for other, why in problems.items():
         if why:
             frame.remark(f"Not as {other}: {why}.")
@@ -94,17 +99,3 @@ def request_export(backend: Backend, found: RunResults) -> None:
     asked = partial(ExportSettings, run=found.run.key, dense=found.run.dense, sparse=record.key, form=form)
     asked = partial(asked, weights=cast(Weights, chosen), dense_gguf=dense_gguf)
     frame.action_button("Export", lambda: backend.submit(asked()), kind="primary")
-
-
-def _choose_dense_gguf(record: Record) -> str:
-    """The dense model's GGUF file, asked for where one is needed."""
-    frame.remark(_COARSE)
-    if record.model == BUILTIN_MODEL or record.model.endswith(".gguf"):
-        return ""
-    typed = st.text_input(
-        "A GGUF file of the dense model on this server, with F32, F16 or BF16 weights",
-        key="dense-gguf",
-        placeholder="/models/dense-f16.gguf",
-        help="Its tokenizer's part is copied; nothing here writes one.",
-    )
-    return typed.strip()

@@ -40,11 +40,6 @@ _PLACE = "menu-place"
 _SEEN = "address-seen"
 
 
-def remember_run(run: str) -> None:
-    """Keep this run for the links of the menu."""
-    _remember({RUN: run})
-
-
 def current_tolerance() -> Tolerance:
     """The session's tolerance."""
     return parse_tolerance(_state())
@@ -79,13 +74,7 @@ def adopt_search_tolerance(search: FindSettings | None) -> None:
     if (search.ratio, search.points) != (Tolerance().ratio, Tolerance().points):
         asked = search_tolerance_query(search)
         st.query_params.update(asked)
-        _remember(asked)
-
-
-def page_query(page_file: str) -> dict[str, str]:
-    """Run and tolerance as parameters of a link to this page."""
-    run = _state().get(RUN, "") if page_file in ABOUT_A_RUN else ""
-    return ({RUN: run} if run else {}) | (tolerance_query() if page_file in JUDGING else {})
+        remember(asked)
 
 
 def _state() -> Mapping[str, str]:
@@ -93,7 +82,8 @@ def _state() -> Mapping[str, str]:
     return found
 
 
-def _remember(changed: Mapping[str, str]) -> None:
+def remember(changed: Mapping[str, str]) -> None:
+    """Keep these parameters, of a run or the tolerance, for the links of the menu."""
     st.session_state[_STATE] = {**_state(), **changed}
 
 
@@ -102,7 +92,7 @@ def begin_menu(title: str) -> None:
     _sync_address(title)
     page_file = next(name for name, shown in TITLES.items() if shown == title)
     kept = (RUN, RATIO, POINTS) if page_file in ABOUT_A_RUN else (RATIO, POINTS) if page_file in JUDGING else ()
-    _remember({name: st.query_params.get(name, "") for name in kept})
+    remember({name: st.query_params.get(name, "") for name in kept})
     st.session_state[_PLACE] = st.container(key="menu").empty()
     draw_menu()
 
@@ -111,7 +101,9 @@ def draw_menu() -> None:
     """Draw the menu again in its place, once the page has chosen its run."""
     with st.session_state[_PLACE].container(horizontal=True):
         for name, title in TITLES.items():
-            st.page_link(f"pages/{name}.py", label=title, query_params=page_query(name) or None)
+            run = _state().get(RUN, "") if name in ABOUT_A_RUN else ""
+            query = ({RUN: run} if run else {}) | (tolerance_query() if name in JUDGING else {})
+            st.page_link(f"pages/{name}.py", label=title, query_params=query or None)
 
 
 def _sync_address(title: str) -> None:

@@ -6,31 +6,21 @@ from urllib.parse import urlencode
 import streamlit as st
 
 from sparsedash.jobs.job import Job
-from sparsedash.reporting import verdicts, wording
-from sparsedash.reporting.charts.tradeoff_data import Measure, Point
+from sparsedash.reporting import run_answer, verdicts, wording
+from sparsedash.reporting.charts.tradeoff_data import Measure
 from sparsedash.reporting.html import Html, card, cards, paragraph, widget_label
-from sparsedash.reporting.job_status import job_announcement, job_title
-from sparsedash.reporting.run_answer import (
-    answer_figures,
-    answer_sentence,
-    missing_records,
-    next_step,
-    no_results,
-    run_ending,
-    still_to_come,
-)
+from sparsedash.reporting.job_status import job_title
 from sparsedash.reporting.run_results import RunResults, live_model, run_results
-from sparsedash.reporting.verdicts import numbers_table
 from sparsedash.schema.pair_records import RunMark
 from sparsedash.schema.records import Run
 from sparsedash.service.backend import Backend
 from sparsedash.stats.significance import accuracy_interval
-from sparsedash.ui import browser_scripts, frame, job_panel, loss_charts, navigation
+from sparsedash.ui import frame, job_panel, loss_charts, navigation
 from sparsedash.ui.address_bar import choose_measure
-from sparsedash.ui.chosen_run import link_to_export, show_ending, show_incomplete
+from sparsedash.ui.chosen_run import link_to_export, show_incomplete
 from sparsedash.ui.form_address import form_address
+from sparsedash.ui.form_fields import wait_for_rates
 from sparsedash.ui.form_run import first_run_settings
-from sparsedash.ui.frame import JOB_S
 
 _GROWN = "run-grown"
 """Key of the session state: the job whose run grew on this page."""
@@ -41,19 +31,19 @@ def show_answer(found: RunResults, job: Job | None) -> None:
 
     job: the run's newest.
     """
-    run, grows = found.run, _grows(job)
-    ended = bool(run_ending(run, job)) or (job is not None and job.stopping)
+    run, grows, ending = found.run, _grows(job), run_answer.run_ending(found.run, job)
+    ended = bool(ending) or (job is not None and job.stopping)
     basis = [found.name, wording.reference_title(run.settings.model), wording.stored_run_details(run)]
-    frame.opening(answer_sentence(found, ended), " · ".join(filter(None, basis)), grows=grows)
+    frame.opening(run_answer.answer_sentence(found, ended), " · ".join(filter(None, basis)), grows=grows)
     _show_next_step(found, grows=grows)
-    show_ending(run, job)
+    show_incomplete(run, ending)
     if job is None or not job.live:
-        show_incomplete(run, missing_records(run, found.missing))
+        show_incomplete(run, run_answer.missing_records(run, found.missing))
 
 
 def _show_next_step(found: RunResults | None, *, grows: bool) -> None:
     """Draw the next step and its link, once the run is finished. grows: keep the room for it from the beginning."""
-    step = next_step(found) if found is not None else None
+    step = run_answer.next_step(found) if found is not None else None
     if step is None and not grows:
         return
     with st.container(key="next-step-grows" if grows else "next-step", horizontal=True, vertical_alignment="center"):
@@ -73,9 +63,11 @@ def show_no_results(backend: Backend, key: str, run: Run | None, job: Job | None
     """
     live, sentence = job is not None and job.live, "This run has no results."
     if job is not None and live:
-        sentence = still_to_come(job, "The first results are on their way.")
+        sentence = run_answer.still_to_come(job, "The first results are on their way.")
     elif run or job is None or job.state == "done":
-        sentence = no_results(run, backend.why_missing(key, Run) if run is None else backend.why_missing(run.dense))
+        sentence = run_answer.no_results(
+            run, backend.why_missing(key, Run) if run is None else backend.why_missing(run.dense)
+        )
     # No room is kept where it has ended without results.
     grows = live and _grows(job)
     frame.opening(sentence, " · ".join(job_title(job)) if job is not None else "", grows=grows)
@@ -97,45 +89,37 @@ def _grows(job: Job | None) -> bool:
 
 def show_tradeoff(backend: Backend, found: RunResults, job: Job | None) -> None:
     """Draw the headline numbers, the chart and its table; above them the job that adds to them, if any."""
-    if job is not None and job.live:
-        _watch_tradeoff(backend, found, job)
+
+    def draw(job: Job | None) -> None:
+        live = job is not None and job.live
+        grows = _grows(job)
+        frame.show(cards(_numbers(found, grows), grows=grows))
+        measures: tuple[Measure, ...] = get_args(Measure)
+        measure = choose_measure(measures)
+        if (gain := loss_charts.choose_gain()) is not None:
+            pressed = loss_charts.show_gains(backend, found, gain, measure)
+        else:
+            tradeoff = found.tradeoff(live_model(found, job) if job is not None and live else None)
+            pressed = loss_charts.show_tradeoff_chart(tradeoff, measure, measure, f"race-{measures.index(measure)}")
+        loss_charts.open_comparison(found.comparisons.get(pressed))
+
+    def has_grown() -> bool:
+        run = backend.run(found.run.key)
+        return run is not None and len(run.sparse) != len(found.run.sparse)
+
+    if job is not None and (job.state != "done" or _grows(job)):
+        job_panel.watch_job(backend, job, has_grown, brief=True, below=draw)
     else:
-        if job is not None and (job.state != "done" or _grows(job)):
-            job_panel.draw_job(backend, job, brief=True)
-        _draw_tradeoff(backend, found, None, grows=_grows(job))
+        draw(job)
     # What would decide the rest stands at the top as soon as it is the next step.
-    figures = answer_figures(found, needed=next_step(found) is None)
+    figures = run_answer.answer_figures(found, needed=run_answer.next_step(found) is None)
     with st.expander("The numbers as a table"):
         limits = navigation.tolerance_query()
         addresses = {key: f"compare?{urlencode(query | limits)}" for key, query in found.comparisons.items()}
-        frame.show_table(numbers_table(found, addresses))
+        frame.show_table(verdicts.numbers_table(found, addresses))
     stopped, source = verdicts.early_stopping_words(found.records), wording.source_note(found.run.source_type)
     for note in filter(None, (*figures, stopped, *found.run.warnings, source)):
         frame.note(note)
-
-
-@frame.fragment(JOB_S)
-def _watch_tradeoff(backend: Backend, found: RunResults, seen: Job) -> None:
-    """The chart while its job is live; reruns the page when the job ends, is to stop or has brought another record."""
-    job, run = backend.job(seen.id), backend.run(found.run.key)
-    if job_panel.has_changed(seen, job) or (run is not None and len(run.sparse) != len(found.run.sparse)):
-        st.rerun()
-    job_panel.draw_job(backend, job, brief=True)
-    browser_scripts.announce(job_announcement(backend, job))
-    _draw_tradeoff(backend, found, live_model(found, job), grows=True)
-
-
-def _draw_tradeoff(backend: Backend, found: RunResults, now: tuple[str, Point] | None, *, grows: bool) -> None:
-    frame.show(cards(_numbers(found, grows), grows=grows))
-    measures: tuple[Measure, ...] = get_args(Measure)
-    measure = choose_measure(measures)
-    if (gain := loss_charts.choose_gain()) is not None:
-        pressed = loss_charts.show_gains(backend, found, gain, measure)
-    else:
-        pressed = loss_charts.show_tradeoff_chart(
-            found.tradeoff(now), measure, measure, f"race-{measures.index(measure)}"
-        )
-    loss_charts.open_comparison(found.comparisons.get(pressed))
 
 
 def link_to_answers(found: RunResults) -> None:
@@ -187,21 +171,12 @@ def show_first_run_duration(backend: Backend) -> None:
 
     Not both at once: a worker that loads the engine would make the machine look slow.
     """
-    if not _show_duration(backend):
-        _watch_duration(backend)
-
-
-@frame.fragment(JOB_S)
-def _watch_duration(backend: Backend) -> None:
-    if not _show_duration(backend):
-        frame.remark("How long it will take is being measured.")
-
-
-def _show_duration(backend: Backend) -> bool:
     duration = backend.preflight(first_run_settings()).duration
     if duration.total_s is None:
-        return False
+        frame.remark("How long it will take is being measured.")
+        if backend.is_measuring():
+            wait_for_rates(backend)
+        return
     backend.expect_work()
     source = "a measurement of this machine" if duration.counted else "what ran here before"
     frame.remark(f"It takes about {wording.duration_words(duration.seconds)}, by {source}; first answers come sooner.")
-    return True

@@ -4,22 +4,20 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 
 import streamlit as st
+from streamlit.runtime.uploaded_file_manager import UploadedFile
 
 from sparsedash.catalog.choices import EXAMPLE
 from sparsedash.reporting import run_list, wording
 from sparsedash.reporting.html import Html, element, escape, paragraph, widget_label
 from sparsedash.reporting.run_list import JOBS_LOOKED_AT, MOST_RUNS, RUN_ADDRESS_LENGTH, RunRow, newest_jobs, overlay
 from sparsedash.reporting.run_results import run_results
-from sparsedash.reporting.storage_words import deletion_question, deletion_summary
-from sparsedash.schema.errors import SparseDashError
 from sparsedash.service.backend import Backend
-from sparsedash.service.deletion import Selection
+from sparsedash.service.deletion import Cleanup, Selection
 from sparsedash.storage.run_files import SUFFIX
-from sparsedash.storage.text_files import MAX_MEGABYTES
 from sparsedash.storage.users import LONGEST_NAME
 from sparsedash.ui import address_bar, frame, navigation
 from sparsedash.ui.address_bar import BOUND, PAGE, choose_measure, choose_tolerance, query_value, set_query
-from sparsedash.ui.form_fields import free_upload_memory
+from sparsedash.ui.form_fields import file_popover
 from sparsedash.ui.frame import JOB_S
 from sparsedash.ui.job_panel import JOBS_LISTED
 from sparsedash.ui.loss_charts import open_comparison, show_tradeoff_chart
@@ -30,7 +28,6 @@ ROWS_A_PAGE = 25
 
 _TEXT = "contains"
 """The parameter of the search. No field of another page may have this name: Streamlit hands values on."""
-_READING_S = 0.3
 _READING = "runs-reading"
 _LINES = {
     "Method": ("method", ""),
@@ -136,7 +133,7 @@ def watch_runs(backend: Backend, rows: Sequence[RunRow]) -> None:
         _watch_live_rows(backend, _live_states(backend))
 
 
-@frame.fragment(_READING_S)
+@frame.fragment(0.3)
 def _read_on(n_unread: int, this_run: object) -> None:
     """this_run: of the page, so that it is drawn before it is run again."""
     frame.note(f"The answers of {n_unread} {wording.plural(n_unread, 'run')} are being read for the first time.")
@@ -157,7 +154,6 @@ def _live_states(backend: Backend) -> Mapping[str, tuple[str, int]]:
     return {job.key: (job.state, len(run.sparse) if (run := backend.run(job.key)) else -1) for job in live}
 
 
-_FIELD, _REFUSED = "run-file", "run-file-refused"
 _NOT_IN_NAMES = re.compile(r"[^\w.-]+", re.ASCII)
 _HINT = "Select runs to overlay, pin, rename, export or delete."
 _EXPORT = (
@@ -208,7 +204,13 @@ def _draw_actions(backend: Backend, rows: Sequence[RunRow], chosen: Sequence[Run
         if chosen[0].run is not None and chosen[0].run.finished:
             _offer_run_file(backend, chosen[0])
     if stored := [row for row in chosen if row.run is not None]:
-        _offer_deletion(backend, {row.key: row.title for row in rows}, stored)
+
+        def keep_ticked(removed: Cleanup) -> None:
+            gone = {run.key for run in removed.runs}
+            tick_rows([row.address for row in stored if row.key not in gone])
+
+        selection, titles = Selection(runs=tuple(row.key for row in stored)), {row.key: row.title for row in rows}
+        frame.ask_to_delete(backend, "Delete", "runs-delete", selection, titles, keep_ticked)
     st.button("Clear", key="runs-clear", type="tertiary", on_click=tick_rows, args=([],))
 
 
@@ -226,73 +228,31 @@ def _offer_rename(backend: Backend, row: RunRow) -> None:
         st.form_submit_button("Save", on_click=frame.attempt, args=(save,))
 
 
-def _offer_deletion(backend: Backend, titles: Mapping[str, str], stored: Sequence[RunRow]) -> None:
-    """Draw the question and what goes with these runs. titles: of all runs, by their keys."""
-    chosen = Selection(runs=tuple(row.key for row in stored))
-
-    def remove() -> None:
-        removed = backend.housekeeping.delete(chosen)
-        gone, report = {run.key for run in removed.runs}, deletion_summary(removed, titles)
-        tick_rows([row.address for row in stored if row.key not in gone])
-        st.toast(widget_label(report), icon=":material/delete:", duration="long")
-
-    popover = st.popover("Delete", type="tertiary", icon=":material/delete:", key="runs-delete", on_change="rerun")
-    if popover.open:
-        with popover:
-            plan = backend.housekeeping.plan(chosen)
-            question, *more = deletion_question(plan, titles)
-            frame.show(paragraph(question), paragraph(" ".join(more), css="sd-small"))
-            if plan.runs:
-                frame.action_button("Delete for good", remove, kind="primary")
-
-
 def _offer_run_file(backend: Backend, row: RunRow) -> None:
     """Draw the export of a finished run as a file, made when its button is pressed."""
-    popover = st.popover("Export run", type="tertiary", icon=":material/download:", key="run-along", on_change="rerun")
-    if popover.open:
-        with popover, frame.errors_in_words():
-            packed, kind = backend.pack_run(row.key), "application/octet-stream"
-            name = f"{_NOT_IN_NAMES.sub('-', row.title).strip('-.')[:60] or 'run'}-{row.key[:6]}{SUFFIX}"
-            frame.show(paragraph(_EXPORT))
-            text = f"Download, {wording.size(len(packed))}"
-            frame.offer_file(text, packed, name, kind, key="run-take-along", kind="primary")
+
+    def draw() -> None:
+        packed, kind = backend.pack_run(row.key), "application/octet-stream"
+        name = f"{_NOT_IN_NAMES.sub('-', row.title).strip('-.')[:60] or 'run'}-{row.key[:6]}{SUFFIX}"
+        frame.show(paragraph(_EXPORT))
+        text = f"Download, {wording.size(len(packed))}"
+        frame.offer_file(text, packed, name, kind, key="run-take-along", kind="primary")
+
+    frame.popover("Export run", "run-along", draw, "download")
 
 
 def _offer_to_open_file(backend: Backend) -> None:
-    """Draw the button that opens a run's file, where the user may; a refusal stands above the field."""
-    if not backend.administers:
-        return
-    with st.popover("Open a file", icon=":material/upload_file:", type="tertiary", key="runs-open"):
-        if refused := st.session_state.get(_REFUSED, ""):
-            # In the text's own colour: a popover lies outside the app, where our colours do not reach.
-            frame.show(element("p", escape(refused), css="sd-field-error", role="alert"))
-        # Of any kind: the browser's part of the field refuses every name that ends in what has a hyphen.
-        st.file_uploader(
-            f"The file of a run ({SUFFIX})",
-            key=_FIELD,
-            max_upload_size=MAX_MEGABYTES,
-            help=_OPEN,
-            on_change=_open_file,
-            args=(backend,),
-        )
+    """Draw the button that opens a run's file, where the user may."""
 
-
-def _open_file(backend: Backend) -> None:
-    """Keep the run of the uploaded file, and tick it; a refusal stands until the next file."""
-    file = st.session_state[_FIELD]
-    if file is None:
-        return
-    st.session_state[_REFUSED] = ""
-    try:
+    def keep(file: UploadedFile) -> None:
         run = backend.open_run(file.getvalue())
-    except SparseDashError as error:
-        st.session_state[_REFUSED] = f"{error.message} {error.advice}".strip()
-        return
-    finally:
-        free_upload_memory(file)
-    tick_rows([run.key[:RUN_ADDRESS_LENGTH]])
-    title = wording.stored_run_title(run, backend.user_data.name_of(run.key))
-    st.toast(widget_label(f"{title} is among the runs now."), icon=":material/check_circle:")
+        tick_rows([run.key[:RUN_ADDRESS_LENGTH]])
+        title = wording.stored_run_title(run, backend.user_data.name_of(run.key))
+        st.toast(widget_label(f"{title} is among the runs now."), icon=":material/check_circle:")
+
+    if backend.administers:
+        # Of any kind: the browser's part of the field refuses every name that ends in what has a hyphen.
+        file_popover("Open a file", f"The file of a run ({SUFFIX})", None, "run-file", _OPEN, keep)
 
 
 def is_overlaid() -> bool:

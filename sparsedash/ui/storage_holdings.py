@@ -23,7 +23,6 @@ _SECTIONS = {
 }
 _ROWS_A_PAGE = 10
 _MOST_DAMAGED = 50
-_DAMAGED_HEAD = ["What", "Called", "What is wrong", "What to do"]
 _LIMIT = "artefact-room"
 _LAST_USE = "“Last use” is exact for calibration data; otherwise it is the date written, of a run the date it started."
 _VERIFICATION = (
@@ -66,37 +65,17 @@ def _draw_row(backend: Backend, row: HeldRow, titles: Mapping[str, str]) -> None
         with st.container(gap=None):
             if run:
                 frame.link("overview", widget_label(row.title), run=run)
-            title = [] if run else [element("p", escape(row.title), css="sd-held-title")]
-            about = [paragraph(row.about, css="sd-muted sd-small")] if row.about else []
-            if title or about:
-                frame.show(*title, *about)
+            else:
+                frame.show(element("p", escape(row.title), css="sd-held-title"))
+            if row.about:
+                frame.remark(row.about)
         texts = zip(_HEADS, (row.number, row.size, row.used), strict=True)
         cells = [
             element("div", element("span", escape(f"{head}: "), css="sd-heard"), escape(text)) for head, text in texts
         ]
         frame.show(element("div", *cells, css="sd-held-cells"))
         if row.chosen is not None:
-            _ask_to_delete(backend, name, chosen, titles)
-
-
-def _ask_to_delete(
-    backend: Backend, name: str, chosen: Selection, titles: Mapping[str, str], text: str = "Delete"
-) -> None:
-    """Draw the button that opens the question: what goes, what stays, and the button that deletes. name: in its key."""
-    house, key = backend.housekeeping, f"delete-{name}"
-
-    def delete() -> None:
-        summary = storage_words.deletion_summary(house.delete(chosen), titles)
-        st.toast(widget_label(summary), icon=":material/delete:", duration="long")
-
-    popover = st.popover(text, type="tertiary", icon=":material/delete:", key=key, on_change="rerun")
-    if popover.open:
-        with popover, frame.errors_in_words():
-            planned = house.plan(chosen)
-            question, *more = storage_words.deletion_question(planned, titles)
-            frame.show(paragraph(question), paragraph(" ".join(more), css="sd-small"))
-            if planned.deletes:
-                frame.action_button("Delete for good", delete, key=f"{key}-sure", kind="primary")
+            frame.ask_to_delete(backend, "Delete", f"delete-{name}", chosen, titles)
 
 
 def show_verification(backend: Backend) -> None:
@@ -132,8 +111,9 @@ def _show_found(backend: Backend, found: Verification) -> None:
     if found.n_damaged > _MOST_DAMAGED:
         frame.note(f"The first {_MOST_DAMAGED} of {found.n_damaged:,}.")
     with frame.row():
-        _ask_to_delete(backend, "damaged", Selection(damaged=True), {}, "Delete what is damaged")
-        frame.offer_table(table("What is damaged", "", _DAMAGED_HEAD, damaged))
+        frame.ask_to_delete(backend, "Delete what is damaged", "delete-damaged", Selection(damaged=True), {})
+        head = ["What", "Called", "What is wrong", "What to do"]
+        frame.offer_table(table("What is damaged", "", head, damaged))
 
 
 def show_limit(backend: Backend, held: Holdings) -> None:

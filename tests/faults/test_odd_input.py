@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from streamlit.testing.v1 import AppTest
 
 from sparsedash.catalog.presets import METHODS
 from sparsedash.engine.models.loading import load_model, locate_model
@@ -26,7 +25,7 @@ from sparsedash.service.preflight import run_problems
 from sparsedash.ui import frame
 from tests.engine.tiny import save_tiny
 from tests.ui import specimens
-from tests.ui.conftest import APP, shows_as_text
+from tests.ui.conftest import client, shows_as_text
 
 pytestmark = pytest.mark.faults
 
@@ -186,10 +185,10 @@ def test_an_address_shows_a_page_without_an_exception(backend, n, monkeypatch):
     seen: Counter[str] = Counter()
     for seed in range(n):
         page, asked = odd_address(random.Random(seed))
-        app = AppTest.from_file(str(APP), default_timeout=60)
+        app = client(page)
         for name, value in asked.items():
             app.query_params[name] = value
-        app.switch_page(f"pages/{page}.py").run()
+        app.run()
         assert not app.exception, (page, asked)
         drawn = "\n".join(element.proto.body for element in app.get("html"))
         shows_as_text(drawn)

@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 import pytest
+from streamlit.components.v2.component_manager import BidiComponentManager
 from streamlit.testing.v1 import AppTest
 
 from sparsedash.catalog import choices
@@ -73,15 +74,22 @@ def open_page(backend: FilledBackend, monkeypatch: pytest.MonkeyPatch) -> OpenPa
     monkeypatch.setattr(frame, "backend", lambda: backend)
 
     def opened(name: str, **address: str) -> AppTest:
-        app = AppTest.from_file(str(APP), default_timeout=30)
-        app.run()
+        app = client(name)
         for key, value in address.items():
             app.query_params[key] = value
-        app.switch_page(f"pages/{name}.py").run()
+        app.run()
         assert not app.exception
         return app
 
     return opened
+
+
+def client(name: str) -> AppTest:
+    """A client that has asked for this page and not run it yet."""
+    app = AppTest.from_file(str(APP), default_timeout=30)
+    # Each client would look through all installed packages for components: most of a test's time.
+    app._bidi_component_manager = BidiComponentManager()
+    return app if name == "overview" else app.switch_page(f"pages/{name}.py")
 
 
 def markup(app: AppTest) -> str:

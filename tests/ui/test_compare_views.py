@@ -161,7 +161,7 @@ def test_files_are_made_only_when_they_are_asked_for(open_page, finished, monkey
     def refuse(*_):
         raise AssertionError("made before it was asked for")
 
-    for name in ("view_file", "harness_samples", "html_report"):
+    for name in ("record_pair.view_file", "record_pair.harness_samples", "html_report"):
         monkeypatch.setattr(f"sparsedash.ui.compare_views.{name}", refuse)
     assert [each.proto.label for each in open_page("compare").get("download_button")] == [
         "Report, one HTML file",

@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 import pytest
-from streamlit.testing.v1 import AppTest
 
 from sparsedash.jobs.cluster_parts import ClusterMachine, ClusterView, MachineFacts, MachineView
 from sparsedash.schema.errors import StoreError
@@ -12,7 +11,7 @@ from sparsedash.ui import frame, job_panel
 from sparsedash.ui.form_address import SEARCH
 from tests.storage.every_kind import harm_entry
 from tests.ui import specimens
-from tests.ui.conftest import APP, STORABLE, links, markup, menu_links, query_of, shows_as_text, words
+from tests.ui.conftest import STORABLE, client, links, markup, menu_links, query_of, shows_as_text, words
 from tests.ui.filled_backend import job
 from tests.ui.test_models_exports import MADE as EXPORT
 from tests.ui.test_storage_holdings import DAMAGED
@@ -23,12 +22,7 @@ RUN, RECORDS = specimens.run()
 DENSE, LAST = RECORDS[0].key, RECORDS[-1].key
 
 
-@pytest.mark.parametrize("name", PAGES)
-def test_every_page_opens_with_one_sentence_as_its_heading(name, open_page, finished):
-    assert markup(open_page(name)).count("<h1") == 1
-
-
-def test_no_page_binds_a_parameter_that_a_link_to_another_page_uses(open_page, finished):
+def test_every_page_has_one_heading_and_binds_no_parameter_that_a_link_to_another_page_uses(open_page, finished):
     """Streamlit drops a bound parameter from links to other pages, and raises where `switch_page` sets it."""
     finished.set_jobs(job(SETTINGS, "done"))
     bound, linked = {}, {}
@@ -37,6 +31,7 @@ def test_no_page_binds_a_parameter_that_a_link_to_another_page_uses(open_page, f
         for key, value in address.items():
             app.query_params[key] = value
         app.switch_page(f"pages/{name}.py").run()
+        assert markup(app).count("<h1") == 1, name
         drawn = [element.proto for element in app.main if hasattr(element.proto, "query_param_key")]
         bound.setdefault(name, set()).update(filter(None, (proto.query_param_key for proto in drawn)))
         for target in (menu_links(app) | links(app)).values():
@@ -52,8 +47,7 @@ def refuse(*_):
 @pytest.mark.parametrize("name", ["overview", "published"])
 def test_a_data_folder_that_cannot_be_used_is_said_in_words(name, monkeypatch):
     monkeypatch.setattr(frame, "backend", refuse)
-    app = AppTest.from_file(str(APP), default_timeout=30).run()
-    app.switch_page(f"pages/{name}.py").run()
+    app = client(name).run()
     assert not app.exception and "The data folder /x cannot be used. Is it locked?" in words(app)
 
 
@@ -101,12 +95,6 @@ def test_text_of_models_files_users_and_machines_is_shown_as_text(page, open_pag
     drawn = markup(open_page(page))
     assert not [tag for tag in ("<img", "<style>*", 'href="javascript') if tag in drawn]
     shows_as_text(drawn)
-
-
-def test_a_model_named_like_markup_is_shown_as_text(open_page, backend):
-    backend.add_run((replace(RUN, settings=replace(SETTINGS, model="<b>**x**</b>")), RECORDS))
-    app = open_page("overview")
-    assert "<b>**x**</b>" in words(app).replace(" · ", " ") and "b x /b at 10, 20, 30 %" in links(app)
 
 
 @pytest.mark.parametrize("page", ["overview", "compare", "layers"])

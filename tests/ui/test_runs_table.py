@@ -1,15 +1,12 @@
 """The page with all runs in its empty, running, failed and done state, and everything it keeps in its address."""
 
 from dataclasses import replace
-from io import BytesIO
 
 import pytest
 
 from sparsedash.reporting.run_list import RUN_ADDRESS_LENGTH
 from sparsedash.schema.pair_records import RunMark
 from sparsedash.schema.records import Record, Run
-from sparsedash.ui import runs_table
-from sparsedash.ui.runs_table import ROWS_A_PAGE
 from tests.storage.every_kind import flip
 from tests.storage.test_run_files import named
 from tests.ui import specimens
@@ -80,15 +77,6 @@ def test_the_tolerance_is_in_the_address_and_in_every_link(open_page, finished):
     assert query_of(menu_links(app)["Jobs"]) == {}
 
 
-def test_the_run_that_was_chosen_elsewhere_is_remembered_past_the_table(open_page, two_runs):
-    older, _ = two_runs
-    app = open_page("overview", run=older.key)
-    app.query_params.clear()
-    app.switch_page("pages/runs.py").run()
-    assert "run" not in app.query_params
-    assert query_of(menu_links(app)["Compare"]) == {"run": older.key}
-
-
 def test_a_search_is_opened_judged_as_it_is_here(open_page, backend):
     run = backend.add_run(specimens.search())
     app = open_page("runs", within="1.1", points="2")
@@ -111,21 +99,6 @@ def test_text_model_and_order_narrow_the_rows_and_stand_in_the_address(open_page
     assert "No run matches. Clear the search, or choose all models." in words(app)
     app.switch_page("pages/prune.py").run()
     assert app.selectbox(key="text").value == "builtin:cloze" and "text" not in app.query_params
-
-
-def test_a_long_table_is_shown_in_pages(open_page, backend):
-    for i in range(ROWS_A_PAGE + 2):
-        run, _ = specimens.run(replace(SETTINGS, sparsities_permille=(100 + i,)))
-        backend.put(replace(run, sparse=()))
-    backend.put(specimens.run()[1][0])
-    app = open_page("runs")
-    assert len(app.checkbox) == ROWS_A_PAGE and f"1 to {ROWS_A_PAGE} of {ROWS_A_PAGE + 2}" in words(app)
-    assert button(app, "Previous").disabled
-    button(app, "Next").click().run()
-    assert app.query_params["page"] == "2" and len(app.checkbox) == 2 and button(app, "Next").disabled
-    for page in ("0", "99", "x", "²", "-1"):
-        app.query_params["page"] = page
-        assert not app.run().exception
 
 
 def test_ticked_runs_stay_ticked_while_the_table_does_not_show_them_and_deleted_ones_are_left_out(open_page, two_runs):
@@ -195,22 +168,18 @@ def test_a_run_is_ticked_overlaid_named_pinned_and_deleted(open_page, backend, t
     assert "chosen" not in app.query_params and listed(app) == ["owner/model"]
 
 
-def test_an_exported_run_is_opened_and_ticked_and_a_changed_file_is_refused(open_page, backend, monkeypatch):
+def test_an_exported_run_is_opened_and_ticked_and_a_changed_file_is_refused(open_page, backend):
     run, records, passages = named(*specimens.run(), specimens.passages())
     backend.put(*records, passages, run)
     app = opened(open_page("runs", chosen=short(run)), "run-along")
     assert any(each.proto.label.startswith("Download,") for each in app.get("download_button"))
-    assert "Names, prompts and blind choices stay here." in words(app)
-    data, state, ticks = backend.pack_run(run.key), {}, []
+    data = backend.pack_run(run.key)
     backend.drop(Run, run.key)
-    monkeypatch.setattr(runs_table.st, "session_state", state)
-    monkeypatch.setattr(runs_table.st, "toast", lambda *_, **__: None)
-    monkeypatch.setattr(runs_table, "tick_rows", ticks.append)
+    app = open_page("runs")
     for file, refused in ((flip(data), True), (data, False)):
-        state[runs_table._FIELD] = BytesIO(file)
-        runs_table._open_file(backend)
-        assert bool(state[runs_table._REFUSED]) == refused
-        assert (ticks, [each.key for each in backend.runs()]) == (([], []) if refused else ([[short(run)]], [run.key]))
+        app.file_uploader(key="run-file").set_value([("a.run", file, "application/octet-stream")]).run()
+        assert ('role="alert"' in markup(app)) == refused
+        assert backend.runs() == ([] if refused else [run]) and ticked(app) == ([] if refused else short(run))
 
 
 def test_a_run_under_way_is_not_deleted_and_one_that_ended_early_says_so(open_page, backend):

@@ -41,8 +41,3 @@ def test_a_search_under_way_or_stopped_shows_its_trials_and_how_to_resume(open_p
     assert "2 trials" in said
     again = query_of(links(app)["Resume (finished models are kept)"])
     assert again["goal"] == SEARCH and again["within"] == "1.3"
-
-
-def test_answers_of_a_trial_can_be_compared(open_page, backend):
-    app = open_page("compare", run=backend.add_run(specimens.search()).key)
-    assert "How much of SmolLM2 135M (built in) can go" in app.selectbox(key="chosen-run").options[0]

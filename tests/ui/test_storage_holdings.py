@@ -102,9 +102,13 @@ def test_many_runs_are_shown_in_pages(open_page, backend):
     for i in range(12):
         backend.put(replace(RUN, key=f"{i:064d}"[::-1], sparse=()))
     app = open_page("storage")
-    assert "1 to 10 of 12 runs" in words(app)
+    assert "1 to 10 of 12 runs" in words(app) and button(app, "Previous").disabled
     button(app, "Next").click().run()
     assert app.query_params["page"] == "2" and "11 to 12 of 12 runs" in words(app)
+    assert button(app, "Next").disabled
+    for page in ("0", "99", "x", "²", "-1"):
+        app.query_params["page"] = page
+        assert not app.run().exception
 
 
 def verify_buttons(app):
