@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 
 from sparsedash.storage.store import Store
+from tests.browser.hostile import put_hostile
 from tests.browser.served import DEADLINE_S, Server, chromium
 from tests.ui import specimens
 
 StartServer = Callable[..., Server]
+SCREEN = {"width": 1440, "height": 1000}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -50,30 +52,44 @@ def browser():
         opened.close()
 
 
+@pytest.fixture(scope="package")
+def visitor(browser):
+    """The context of most pages here, which keeps Streamlit's scripts from one test to the next."""
+    context = browser.new_context(viewport=SCREEN)
+    yield context
+    context.close()
+
+
+@pytest.fixture
+def page(visitor):
+    """A page of that visitor; fails at its end where the console held an error or a dialog came up."""
+    opened = page_of(visitor)
+    yield opened
+    opened.close()
+    assert opened.complaints == []
+
+
 @pytest.fixture
 def open_page(browser) -> Iterator[Callable[..., object]]:
-    """Opens a page of a new user at 1440 pixels; `page.complaints` holds the errors of its console and its dialogs.
-
-    Options are those of Playwright's `new_context`.
-    """
+    """Opens a page of a new user. Options are those of Playwright's `new_context`."""
     with ExitStack() as at_the_end:
 
         def opened(**options: object):
-            context = browser.new_context(**{"viewport": {"width": 1440, "height": 1000}} | options)
+            context = browser.new_context(viewport=SCREEN, **options)
             at_the_end.callback(context.close)
-            page = context.new_page()
-            page.set_default_timeout(1000 * DEADLINE_S)
-            page.complaints = []
-            page.on("console", lambda message: note(page.complaints, message))
-            page.on("dialog", lambda dialog: page.complaints.append(f"dialog: {dialog.message}"))
-            return page
+            return page_of(context)
 
         yield opened
 
 
-@pytest.fixture
-def page(open_page):
-    return open_page()
+def page_of(context):
+    """A new page; its `complaints` are the errors of its console and its dialogs."""
+    page = context.new_page()
+    page.set_default_timeout(1000 * DEADLINE_S)
+    page.complaints = []
+    page.on("console", lambda message: note(page.complaints, message))
+    page.on("dialog", lambda dialog: page.complaints.append(f"dialog: {dialog.message}"))
+    return page
 
 
 def note(complaints: list[str], message) -> None:
@@ -101,14 +117,20 @@ def start_server() -> Iterator[StartServer]:
 
 @pytest.fixture(scope="package")
 def finished(start_server, tmp_path_factory) -> Server:
-    """A server whose data folder holds one finished run with made-up answers; tests leave it as it is."""
+    """A server whose data folder holds a finished run, and an older one of hostile texts; tests leave it as it is.
+
+    hostile: the key of the older run.
+    """
     folder = tmp_path_factory.mktemp("finished") / "data"
     run, records = specimens.run()
     store = Store(folder)
-    for record in (*records, specimens.passages(), run):
-        store.put(record.key, record)
+    for value in (*records, specimens.passages(), run):
+        store.put(value.key, value)
+    hostile = put_hostile(store)
     store.close()
-    return start_server(folder)
+    server = start_server(folder)
+    server.hostile = hostile
+    return server
 
 
 @pytest.fixture(scope="package")

@@ -81,14 +81,19 @@ def upload_text(page, address: str, file: dict | Path) -> None:
     page.locator("input[type=file]").first.set_input_files(file)
 
 
-def download(page, name: str, **options: object) -> tuple[str, bytes, str]:
-    """Press the first button of this name. Returns the file's name, its content and its address.
+def taken(page, button) -> tuple[str, bytes, str]:
+    """Press a button that gives a file. Returns the file's name, its content and its address.
 
     By its key: while a chart above is drawn for the first time, the button moves from under the mouse.
     """
     with page.expect_download() as got:
-        page.get_by_role("button", name=name, **options).first.press("Enter")
+        button.press("Enter")
     return got.value.suggested_filename, Path(got.value.path()).read_bytes(), got.value.url
+
+
+def download(page, name: str, **options: object) -> tuple[str, bytes, str]:
+    """The file that the first button of this name gives."""
+    return taken(page, page.get_by_role("button", name=name, **options).first)
 
 
 def free_port() -> int:
