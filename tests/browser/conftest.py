@@ -5,13 +5,13 @@ Without Chromium these tests are skipped; where the environment variable CI is s
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
 from sparsedash.storage.store import Store
-from tests.browser.hostile import put_hostile
+from tests.browser.runs import put_hostile
 from tests.browser.served import DEADLINE_S, Server, chromium
 from tests.ui import specimens
 
@@ -53,20 +53,22 @@ def browser():
 
 
 @pytest.fixture(scope="package")
-def visitor(browser):
-    """The context of most pages here, which keeps Streamlit's scripts from one test to the next."""
-    context = browser.new_context(viewport=SCREEN)
-    yield context
+def tab(browser):
+    """The one tab of most tests: what Chromium has compiled of Streamlit's scripts stays with it."""
+    context = browser.new_context()
+    yield context.new_page()
     context.close()
 
 
 @pytest.fixture
-def page(visitor):
-    """A page of that visitor; fails at its end where the console held an error or a dialog came up."""
-    opened = page_of(visitor)
-    yield opened
-    opened.close()
-    assert opened.complaints == []
+def page(tab):
+    """A page in that tab; fails at its end where the console held an error or a dialog came up."""
+    tab.set_viewport_size(SCREEN)
+    tab.emulate_media(color_scheme="light")
+    with watched(tab):
+        yield tab
+        tab.goto("about:blank")
+        assert tab.complaints == []
 
 
 @pytest.fixture
@@ -77,28 +79,31 @@ def open_page(browser) -> Iterator[Callable[..., object]]:
         def opened(**options: object):
             context = browser.new_context(viewport=SCREEN, **options)
             at_the_end.callback(context.close)
-            return page_of(context)
+            return at_the_end.enter_context(watched(context.new_page()))
 
         yield opened
 
 
-def page_of(context):
-    """A new page; its `complaints` are the errors of its console and its dialogs."""
-    page = context.new_page()
+@contextmanager
+def watched(page):
+    """The page with the errors of its console and its dialogs in `complaints`."""
     page.set_default_timeout(1000 * DEADLINE_S)
     page.complaints = []
-    page.on("console", lambda message: note(page.complaints, message))
-    page.on("dialog", lambda dialog: page.complaints.append(f"dialog: {dialog.message}"))
-    return page
 
+    def hear(message):
+        # Streamlit looks for its own routes under the page's path first: those 404 are expected.
+        if message.type == "error" and "404 (Not Found)" not in message.text:
+            page.complaints.append(message.text)
 
-def note(complaints: list[str], message) -> None:
-    """Keep an error of the console.
+    def ask(dialog):
+        page.complaints.append(f"dialog: {dialog.message}")
+        dialog.dismiss()
 
-    Streamlit looks for its own routes under the page's path first: those 404 are expected.
-    """
-    if message.type == "error" and "404 (Not Found)" not in message.text:
-        complaints.append(message.text)
+    page.on("console", hear)
+    page.on("dialog", ask)
+    yield page
+    page.remove_listener("console", hear)
+    page.remove_listener("dialog", ask)
 
 
 @pytest.fixture(scope="package")

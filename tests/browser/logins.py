@@ -7,7 +7,6 @@ import time
 import urllib.error
 import urllib.request
 from contextlib import contextmanager
-from dataclasses import replace
 from http.cookiejar import CookieJar
 from pathlib import Path
 from urllib.parse import urljoin
@@ -21,20 +20,10 @@ from websockets.sync.client import connect
 from sparsedash.jobs.job_table import JobTable
 from sparsedash.storage.store import Store
 from tests import dies_with_us
-from tests.browser.served import DEADLINE_S, Server, free_port
-from tests.ui import specimens
+from tests.browser.runs import run_of
+from tests.browser.served import DEADLINE_S, Server, answers, free_port
 
 NAMES = ("ada", "bob")
-
-
-def run_of(name: str):
-    """A finished run of this user with its records and texts; its model is named after them."""
-    run, records = specimens.run(replace(specimens.SETTINGS, model=f"org/model-of-{name}"))
-    texts = replace(specimens.passages(), key=f"texts-of-{name}")
-    own = [
-        replace(each, key=f"{name}-{each.key}", model=run.settings.model, passages_key=texts.key) for each in records
-    ]
-    return replace(run, dense=own[0].key, sparse=tuple(each.key for each in own[1:])), own, texts
 
 
 def fill(folder: Path) -> dict[str, str]:
@@ -42,7 +31,7 @@ def fill(folder: Path) -> dict[str, str]:
     store, keys = Store(folder), {}
     table = JobTable(folder / "jobs.sqlite")
     for name in NAMES:
-        run, records, texts = run_of(name)
+        run, records, texts = run_of(f"org/model-of-{name}", name)
         for value in (*records, texts, run):
             store.put(value.key, value)
         table.owners.add(run.key, f"{name}@example.org")
@@ -62,14 +51,7 @@ class Provider:
         claims = [part for person in people for part in ("--user-claims", json.dumps(person))]
         # Apart from the tests, in which its warnings would be errors.
         self.process = dies_with_us.start(["-m", "oidc_provider_mock", "--port", str(port), *claims])
-        deadline = time.monotonic() + DEADLINE_S
-        while self.process.poll() is None and time.monotonic() < deadline:
-            try:
-                urllib.request.urlopen(f"{self.address}/.well-known/openid-configuration", timeout=5).close()
-                return
-            except OSError:
-                time.sleep(0.05)
-        raise AssertionError("the provider of logins did not come up")
+        assert answers(self.process, f"{self.address}/.well-known/openid-configuration"), "no provider came up"
 
     def stop(self) -> None:
         """End it."""

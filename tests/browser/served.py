@@ -1,8 +1,10 @@
 """Real servers with data folders of their own, and the Chromium that looks at them."""
 
+import contextlib
 import os
 import shutil
 import socket
+import subprocess
 import time
 import urllib.request
 from pathlib import Path
@@ -41,14 +43,8 @@ class Server:
 
     def wait(self) -> None:
         """Return once it answers. Fails with its log when it ends or takes too long."""
-        deadline = time.monotonic() + DEADLINE_S
-        while self.process.poll() is None and time.monotonic() < deadline:
-            try:
-                with urllib.request.urlopen(f"{self.address}/health", timeout=5):
-                    return
-            except OSError:
-                time.sleep(0.05)
-        raise AssertionError(f"the server did not come up:\n{self.log.read_text()}")
+        if not answers(self.process, f"{self.address}/health"):
+            raise AssertionError(f"the server did not come up:\n{self.log.read_text()}")
 
     def stop(self) -> None:
         """End the server, killed if it takes longer, and its workers, which outlive it on purpose."""
@@ -61,6 +57,16 @@ class Server:
 
     def _owns(self, command: list[str] | None) -> bool:
         return bool(command) and "sparsedash.worker" in command and str(self.folder) in command
+
+
+def answers(process: subprocess.Popen[bytes], address: str) -> bool:
+    """Whether a process answers at this address before it has ended or too much time has passed."""
+    deadline = time.monotonic() + DEADLINE_S
+    while process.poll() is None and time.monotonic() < deadline:
+        with contextlib.suppress(OSError), urllib.request.urlopen(address, timeout=5):
+            return True
+        time.sleep(0.05)
+    return False
 
 
 def ready(page) -> None:

@@ -5,7 +5,7 @@ import re
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.hostile import N_LONG, SHOWN
+from tests.browser.runs import N_LONG, SHOWN
 from tests.browser.served import download, ready
 from tests.faults.house import eventually
 

@@ -35,7 +35,7 @@ STOP = """() => {
 CHART = "svg png csv"
 SHOWN = [
     ("finished", "", "too close to call on 120 passages", CHART),
-    ("finished", "compare", "30 % is too close to call on 120 passages", CHART),
+    ("finished", "compare", "30 % is too close to call on 120 passages", f"csv {CHART}"),
     ("finished", "published", "20 published results", "csv csv"),
     ("finished", "layers", "Half of the layers lost", CHART),
     ("finished", "prune", "Choose a model", ""),

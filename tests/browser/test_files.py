@@ -1,7 +1,6 @@
 """Runs and the storage page: what is ticked, overlaid, taken to another folder, deleted and verified; uploads."""
 
 import re
-from dataclasses import replace
 
 import psutil
 import pytest
@@ -11,29 +10,26 @@ from sparsedash.schema.records import about_artefact
 from sparsedash.storage.store import Store
 from sparsedash.ui.middleware import MOST_FILES
 from tests.browser.logins import RawUser
+from tests.browser.runs import run_of
 from tests.browser.served import DEADLINE_S, download, ready, upload_text
 from tests.faults.house import eventually
 from tests.storage.every_kind import flip, harm_entry, unpack
 from tests.storage.test_run_files import named
 from tests.ui import specimens
 
-OTHERS = ("owner/first", "owner/second")
 OWN = "SmolLM2 135M (built in)"
 
 
 @pytest.fixture(scope="module")
 def server(start_server, tmp_path_factory):
-    """A server of three runs over the same passages, what a calibration left, in part damaged, an unpacked model."""
+    """A server of three runs, what a calibration left, in part damaged, an unpacked model."""
     folder = tmp_path_factory.mktemp("files") / "data"
     store = Store(folder)
-    run, records, passages = named(*specimens.run(), specimens.passages())
-    parts = [passages, *records, run]
-    for i, model in enumerate(OTHERS):
-        other, others = specimens.run(replace(specimens.SETTINGS, model=model))
-        renamed = [replace(each, key=f"{i}-{each.key}", model=model, passages_key=passages.key) for each in others]
-        started = other.started_at + i + 1
-        sparse = tuple(each.key for each in renamed[1:])
-        parts += [*renamed, replace(other, started_at=started, dense=renamed[0].key, sparse=sparse)]
+    run, records, texts = named(*specimens.run(), specimens.passages())
+    parts = [run, *records, texts]
+    for age_s, model in enumerate(("owner/second", "owner/first")):
+        other, others, their_texts = run_of(model, model[6:], age_s - 9)
+        parts += [other, *others, their_texts]
     for part in parts:
         store.put(part.key, part)
     for number in range(3):

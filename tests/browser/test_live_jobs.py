@@ -160,8 +160,8 @@ def test_the_page_tells_of_a_job_s_end_and_the_browser_too_where_it_was_asked_to
     assert page.complaints == []
 
 
-def test_a_browser_that_refuses_notices_or_cannot_give_any_says_so(page, server):
-    worker = Worker(server.folder, replace(specimens.SETTINGS, model="a/c"))
+def test_a_browser_that_refuses_notices_or_cannot_give_any_says_so(open_page, server):
+    worker, page = Worker(server.folder, replace(specimens.SETTINGS, model="a/c")), open_page()
     worker.begin()
     page.goto(f"{server.address}/jobs")
     button = page.get_by_role("button", name="Tell me when a run is done")
