@@ -2,8 +2,6 @@
 
 import itertools
 import json
-import sys
-import time
 import urllib.error
 import urllib.request
 from contextlib import contextmanager
@@ -170,11 +168,3 @@ class RawUser:
         except urllib.error.HTTPError as error:
             with error:
                 return error.code, error.read().decode()
-
-
-if __name__ == "__main__":
-    at = Path(sys.argv[1])
-    fill(at)
-    given = Provider()
-    print(serve(at, given, *sys.argv[2:]).address, flush=True)
-    time.sleep(3600)
