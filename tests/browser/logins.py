@@ -56,14 +56,14 @@ class Provider:
         dies_with_us.end(self.process, DEADLINE_S)
 
 
-def serve(folder: Path, provider: Provider, more: str = "") -> Server:
-    """The dashboard, serving others by OpenID Connect. more: lines of its configuration."""
+def serve(folder: Path, provider: Provider) -> Server:
+    """The dashboard, serving others by OpenID Connect; files are read in a folder `allowed` beside its own."""
     port = free_port()
     address = f"http://127.0.0.1:{port}"
     rules, auth = folder.with_name(f"{folder.name}-serve.toml"), folder.with_name(f"{folder.name}-secrets.toml")
     rules.write_text(
         f'address = "{address}"\nlogin = "oidc"\nadministrators = ["root@example.org"]\n'
-        f'visitors = ["ada@*", "bob@*"]\nhub = ["org/*"]\n{more}'
+        f'visitors = ["ada@*", "bob@*"]\nhub = ["org/*"]\nfolders = ["{folder.parent / "allowed"}"]\n'
     )
     auth.write_text(
         f'[auth]\nredirect_uri = "{address}/oauth2callback"\ncookie_secret = "{"secret" * 6}"\n'

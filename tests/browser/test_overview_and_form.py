@@ -1,10 +1,12 @@
 """The overview, the menu and the form: charts by mouse and by keyboard, and what the address remembers."""
 
 import re
+import urllib.request
 
 from playwright.sync_api import expect
 
-from tests.browser.served import ready
+from tests.browser.logins import RawUser
+from tests.browser.served import DEADLINE_S, ready
 
 FOCUSED = """() => {
   const e = document.activeElement, style = getComputedStyle(e);
@@ -23,7 +25,7 @@ def test_the_first_screen_says_how_much_at_what_cost_and_its_next_step_fills_the
         for seen in (page.locator("h1"), page.locator(".sd-next"), following, numbers.nth(2)):
             expect(seen).to_be_in_viewport(ratio=0.95)
     following.press("Enter")
-    page.wait_for_url(re.compile("/prune"))
+    expect(page).to_have_url(re.compile("/prune"))
     ready(page)
     expect(page.get_by_role("radio", name=re.compile("^(Decide|Paper)"), checked=True)).to_have_count(1)
 
@@ -43,7 +45,7 @@ def test_the_chart_follows_the_theme_its_measure_stands_in_the_address_and_every
     for key in ("ArrowRight", "ArrowRight", "Space"):
         page.keyboard.press(key)
     expect(page.get_by_label(re.compile("Answers of 120 that broke"))).to_be_attached()
-    page.wait_for_url(re.compile("measure=flips"))
+    expect(page).to_have_url(re.compile("measure=flips"))
     page.reload()
     expect(page.get_by_label(re.compile("Answers of 120 that broke"))).to_be_attached()
     ready(page)
@@ -114,7 +116,7 @@ def test_what_is_typed_or_chosen_goes_into_the_address_and_survives_a_refresh(pa
         field = page.get_by_label(label, exact=True)
         field.fill(typed)
         field.press("Enter")
-        page.wait_for_url(re.compile(key))
+        expect(page).to_have_url(re.compile(key))
         ready(page)
     page.reload()
     ready(page)
@@ -122,3 +124,11 @@ def test_what_is_typed_or_chosen_goes_into_the_address_and_survives_a_refresh(pa
     expect(page.get_by_label("Model", exact=True)).to_have_value("some/model@main")
     expect(page.get_by_role("radio", name="Decide")).to_be_checked()
     expect(page.get_by_label("Passages to answer", exact=True)).to_have_value("builtin:cloze-402")
+
+
+def test_a_server_without_logins_answers_its_own_pages_alone_and_says_what_they_may_do(finished):
+    anybody = RawUser(finished.address)
+    assert anybody.connects() and not anybody.connects(Origin="http://127.0.0.1:9")
+    assert anybody.get("/", Host="evil.example")[0] == 403
+    with urllib.request.urlopen(f"{finished.address}/health", timeout=DEADLINE_S) as answer:
+        assert "frame-ancestors 'none'" in answer.headers["Content-Security-Policy"]
