@@ -75,6 +75,14 @@ def ready(page) -> None:
     page.wait_for_selector("[data-testid=stApp][data-test-script-state=notRunning]")
 
 
+def press(page, name: str, **options: object) -> None:
+    """Press the first button of this name by its key, at the script's end: a press may be lost while pages redraw."""
+    button = page.get_by_role("button", name=name, **options).first
+    button.wait_for()
+    ready(page)
+    button.press("Enter")
+
+
 def upload_text(page, address: str, file: dict | Path) -> None:
     """Upload a text on the form, as passages to answer. file: as Playwright takes it."""
     page.goto(f"{address}/prune")
@@ -92,6 +100,8 @@ def taken(page, button) -> tuple[str, bytes, str]:
 
     By its key: while a chart above is drawn for the first time, the button moves from under the mouse.
     """
+    button.wait_for()
+    ready(page)
     with page.expect_download() as got:
         button.press("Enter")
     return got.value.suggested_filename, Path(got.value.path()).read_bytes(), got.value.url

@@ -11,7 +11,7 @@ from sparsedash.storage.store import Store
 from sparsedash.ui.middleware import MOST_FILES
 from tests.browser.logins import RawUser
 from tests.browser.runs import run_of
-from tests.browser.served import DEADLINE_S, download, ready, upload_text
+from tests.browser.served import DEADLINE_S, download, press, ready, upload_text
 from tests.faults.house import eventually
 from tests.storage.every_kind import flip, harm_entry, unpack
 from tests.storage.test_run_files import named
@@ -54,8 +54,7 @@ def test_runs_are_ticked_overlaid_searched_named_taken_along_deleted_and_opened_
     for box in boxes[:2]:  # At once: the second click comes before the answer to the first.
         page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     expect(page.get_by_text("2 chosen")).to_be_visible()
-    ready(page)
-    page.get_by_role("button", name="Overlay").press("Enter")
+    press(page, "Overlay")
     expect(chart).to_be_attached()
     expect(page.locator(".js-plotly-plot .main-svg").first).to_be_visible()
     ready(page)
@@ -69,7 +68,7 @@ def test_runs_are_ticked_overlaid_searched_named_taken_along_deleted_and_opened_
     ready(page)
     expect(chart).to_be_attached()
     expect(page.get_by_text("2 chosen")).to_be_visible()
-    page.get_by_role("button", name="Clear", exact=True).press("Enter")
+    press(page, "Clear", exact=True)
     expect(page.get_by_text("2 chosen")).to_have_count(0)  # A box ticked before that would send the old ones again.
     ready(page)
     search.fill("")
@@ -77,38 +76,33 @@ def test_runs_are_ticked_overlaid_searched_named_taken_along_deleted_and_opened_
     expect(titles).to_have_text(["owner/second", "owner/first", OWN])
     ready(page)
     page.get_by_role("checkbox", name=f"Choose {OWN}").press("Space")
-    ready(page)
-    page.get_by_role("button", name="Rename").press("Enter")
+    press(page, "Rename")
     page.get_by_label("Name of this run").fill("For the talk")
-    page.get_by_role("button", name="Save").press("Enter")
+    press(page, "Save")
     expect(page.get_by_label("Name of this run")).to_have_count(0)
     expect(titles).to_have_text(["owner/second", "owner/first", "For the talk"])
-    ready(page)
-    page.get_by_role("button", name="Export run").press("Enter")
+    press(page, "Export run")
     whole, changed = tmp_path / "whole.sparsedash-run", tmp_path / "changed.sparsedash-run"
     whole.write_bytes(download(page, "Download,")[1])
     changed.write_bytes(flip(whole.read_bytes()))
     page.keyboard.press("Escape")
-    ready(page)
-    page.get_by_role("button", name="Delete").press("Enter")
-    page.get_by_role("button", name="Delete for good").press("Enter")
+    press(page, "Delete")
+    press(page, "Delete for good")
     expect(titles).to_have_text(["owner/second", "owner/first"])
     for path, shown in ((changed, page.get_by_role("alert")), (whole, titles.filter(has_text=OWN))):
         page.reload()
         ready(page)
-        page.get_by_role("button", name="Open a file").press("Enter")
+        press(page, "Open a file")
         page.locator("input[type=file]").set_input_files(path)
         expect(shown.first).to_be_visible()
 
 
 def test_what_is_damaged_is_found_by_a_worker_and_deleted(page, server):
     page.goto(f"{server.address}/storage")
-    ready(page)
-    page.get_by_role("button", name="Check everything").press("Enter")
+    press(page, "Check everything")
     expect(page.locator(".sd-damaged")).to_contain_text("s1")
-    ready(page)
-    page.get_by_role("button", name="Delete what is damaged").press("Enter")
-    page.get_by_role("button", name="Delete for good").press("Enter")
+    press(page, "Delete what is damaged")
+    press(page, "Delete for good")
     expect(page.locator(".sd-damaged")).to_have_count(0)
     expect(page.locator("[class*='st-key-held-statistics']")).to_contain_text("2 entries")
 

@@ -11,7 +11,7 @@ from sparsedash.jobs.job_table import JobTable
 from sparsedash.jobs.lock_files import hold_lock, job_lock, slot_lock
 from sparsedash.schema.progress import Step, Taken
 from sparsedash.storage.store import Store
-from tests.browser.served import ready
+from tests.browser.served import press, ready
 from tests.browser.test_every_page import violations
 from tests.faults.house import eventually
 from tests.ui import specimens
@@ -123,11 +123,10 @@ def test_nothing_moves_from_waiting_to_the_end_and_a_screen_reader_hears_how_far
 
 def test_a_search_started_on_the_form_opens_its_run_judged_by_the_same_tolerance(page, server):
     page.goto(f"{server.address}/prune?goal=How+much+can+go%3F&within=1.3")
-    ready(page)
-    page.get_by_role("button", name="Start").press("Enter")
+    press(page, "Start")
     expect(page.locator("h1")).to_have_text("This run waits for its turn.")
     expect(page).to_have_url(re.compile(r"/\?run=\w+&within=1\.3&points=2$"))
-    page.get_by_role("button", name="Cancel").press("Enter")
+    press(page, "Cancel")
     expect(page.locator("h1")).to_have_text("This run has no results.")
 
 
@@ -136,8 +135,7 @@ def test_a_run_that_is_cancelled_is_stopped_and_then_says_that_it_has_no_results
     worker.begin()
     page.goto(f"{server.address}/?run={worker.run.key}")
     expect(page.locator("h1")).to_have_text("The first results are on their way.")
-    ready(page)
-    page.get_by_role("button", name="Cancel").press("Enter")
+    press(page, "Cancel")
     expect(page.locator("h1")).to_have_text("This run is being stopped.")
     worker.end("cancelled", "Stopped.")
     expect(page.locator("h1")).to_have_text("This run has no results.")
@@ -158,7 +156,7 @@ def test_the_page_tells_of_a_job_s_end_and_the_browser_too_where_it_was_asked_to
     jobs[0].end()
     expect(toasts.first).to_be_visible()
     assert page.evaluate("notices") == []
-    ask.press("Enter")
+    press(page, "Tell me when a run is done")
     expect(page.get_by_role("button", name="Tell me no more")).to_be_visible()
     ready(page)
     page.get_by_role("link", name="Published").press("Enter")
@@ -182,6 +180,7 @@ def test_a_browser_that_refuses_notices_or_cannot_give_any_says_so(open_page, se
     new_worker(model="a/c").begin()
     page = open_page()
     page.goto(f"{server.address}/jobs")
+    ready(page)
     button = page.get_by_role("button", name="Tell me when a run is done")
     refused = page.get_by_text("The browser refuses notices from this page.")
     expect(button.or_(refused)).to_be_visible()

@@ -13,7 +13,7 @@ from playwright.sync_api import expect
 
 from sparsedash.ui.navigation import TITLES
 from tests.browser.logins import Provider, RawUser, fill, log_in, serve
-from tests.browser.served import DEADLINE_S, ROOT, Server, download, free_port, ready, upload_text
+from tests.browser.served import DEADLINE_S, ROOT, Server, download, free_port, press, ready, upload_text
 from tests.faults.house import eventually
 
 OF_A_RUN = ("", "compare", "layers", "models", "runs")
@@ -55,7 +55,7 @@ def test_a_deep_link_leads_through_the_login_to_its_page_and_its_files_and_loggi
     for name, status in (("ada", 200), ("bob", 404), ("root", 404)):
         assert house.users[name].get(address)[0] == status
     assert RawUser(house.address).get(address)[0] == 401
-    page.get_by_role("button", name="Log out").press("Enter")
+    press(page, "Log out")
     page.get_by_role("button", name="End session").click()
     expect(page.get_by_role("heading", name=asked)).to_be_visible()
     page.goto(f"{house.address}/runs")

@@ -9,7 +9,7 @@ import torch
 from playwright.sync_api import expect
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from tests.browser.served import ready
+from tests.browser.served import press, ready
 from tests.engine.hub_client import environment
 from tests.engine.hub_layouts import save_for_a_row, serve_texts_of_rows
 from tests.engine.hub_stand_in import Hub
@@ -46,7 +46,7 @@ def slow_model(folder):
 
 def start_and_wait(page) -> None:
     """Press Start on the form, and wait until the run is done."""
-    page.get_by_role("button", name="Start").press("Enter")
+    press(page, "Start")
     cancel = page.get_by_role("button", name="Cancel")
     expect(cancel).to_be_visible()
     expect(page).to_have_url(re.compile(r"\?run=[0-9a-f]{64}"))
@@ -83,12 +83,11 @@ def test_a_model_is_pruned_and_its_answers_are_compared(page, start_server, tmp_
     field = page.get_by_label("Prompt", exact=True)
     field.fill("the letter went home")
     field.press("Control+Enter")
-    ready(page)
-    page.get_by_role("button", name="Continue this prompt").press("Enter")
+    press(page, "Continue this prompt")
     for _ in range(3):
         lengths = page.evaluate(LENGTHS)
         page.wait_for_function(f"before => {GROWN}", arg=lengths, timeout=JOB_TIMEOUT_MS)
-    page.get_by_role("button", name="Stop", exact=True).press("Enter")
+    press(page, "Stop", exact=True)
     expect(page.get_by_text("Stopped before the end")).to_be_visible()
     kept = page.locator(".sd-written").first.inner_text()
     assert kept
@@ -97,12 +96,12 @@ def test_a_model_is_pruned_and_its_answers_are_compared(page, start_server, tmp_
     expect(page.get_by_role("button", name="Write it again")).to_be_visible()
     ready(page)
 
-    page.get_by_role("button", name="Both wrong").press("Enter")
+    press(page, "Both wrong")
     expect(page).to_have_url(re.compile("filter=both-wrong"))
     ready(page)
     expect(page.locator(".sd-answer.sd-dense h3").first).to_have_text("Dense")
     expect(page.locator(".sd-answer.sd-sparse h3").first).to_have_text("Sparse, 30 %")
-    page.get_by_role("button", name="Show where the two differ").press("Enter")
+    press(page, "Show where the two differ")
     strip = page.locator(".sd-strip")
     expect(strip).to_be_visible(timeout=JOB_TIMEOUT_MS)
     assert strip.inner_text().split() == page.locator(".sd-passage").first.inner_text().split()
@@ -113,7 +112,7 @@ def test_a_model_is_pruned_and_its_answers_are_compared(page, start_server, tmp_
     page.keyboard.press("Tab")
     page.keyboard.press("Shift+Tab")
     assert " nats: " in large.evaluate("e => getComputedStyle(e, '::after').content")
-    page.get_by_role("button", name="Continue with both models").press("Enter")
+    press(page, "Continue with both models")
     expect(page.get_by_text("Continued by both models")).to_be_visible(timeout=JOB_TIMEOUT_MS)
 
 
