@@ -16,7 +16,9 @@ WIDE, PHONE = ("light", 1440, "rgb(252, 251, 248)"), ("dark", 390, "rgb(23, 25, 
 NOT_OURS = {"exclude": [["[data-testid=stToast]"]]}
 """A toast is Streamlit's own: a dialog whose name points at nothing."""
 OPTIONS = {"resultTypes": ["violations"], "rules": {"target-size": {"enabled": True}}}
-AT_REST = "*, *::before, *::after {transition: none !important; animation: none !important}"
+AT_REST = """*, *::before, *::after {transition: none !important; animation: none !important}
+[data-stale] {opacity: 1 !important}"""
+"""No colour that fades: neither into another one, nor of what a part of the page is about to replace."""
 FITS = """width => {
   const main = document.querySelector('[data-testid=stMain]');
   return [main, ...main.querySelectorAll('[class*=st-key-run-row-]')].every(e => e.scrollWidth <= e.clientWidth)
