@@ -5,16 +5,18 @@ Without Chromium these tests are skipped; where the environment variable CI is s
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
 from sparsedash.storage.store import Store
+from tests.browser.runs import put_hostile
 from tests.browser.served import DEADLINE_S, Server, chromium
 from tests.ui import specimens
 
 StartServer = Callable[..., Server]
+SCREEN = {"width": 1440, "height": 1000}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -50,39 +52,58 @@ def browser():
         opened.close()
 
 
+@pytest.fixture(scope="package")
+def tab(browser):
+    """The one tab of most tests: what Chromium has compiled of Streamlit's scripts stays with it."""
+    context = browser.new_context()
+    yield context.new_page()
+    context.close()
+
+
+@pytest.fixture
+def page(tab):
+    """A page in that tab; fails at its end where the console held an error or a dialog came up."""
+    tab.set_viewport_size(SCREEN)
+    tab.emulate_media(color_scheme="light")
+    with watched(tab):
+        yield tab
+        tab.goto("about:blank")
+        assert tab.complaints == []
+
+
 @pytest.fixture
 def open_page(browser) -> Iterator[Callable[..., object]]:
-    """Opens a page of a new user at 1440 pixels; `page.complaints` holds the errors of its console and its dialogs.
-
-    Options are those of Playwright's `new_context`.
-    """
+    """Opens a page of a new user. Options are those of Playwright's `new_context`."""
     with ExitStack() as at_the_end:
 
         def opened(**options: object):
-            context = browser.new_context(**{"viewport": {"width": 1440, "height": 1000}} | options)
+            context = browser.new_context(viewport=SCREEN, **options)
             at_the_end.callback(context.close)
-            page = context.new_page()
-            page.set_default_timeout(1000 * DEADLINE_S)
-            page.complaints = []
-            page.on("console", lambda message: note(page.complaints, message))
-            page.on("dialog", lambda dialog: page.complaints.append(f"dialog: {dialog.message}"))
-            return page
+            return at_the_end.enter_context(watched(context.new_page()))
 
         yield opened
 
 
-@pytest.fixture
-def page(open_page):
-    return open_page()
+@contextmanager
+def watched(page):
+    """The page with the errors of its console and its dialogs in `complaints`."""
+    page.set_default_timeout(1000 * DEADLINE_S)
+    page.complaints = []
 
+    def hear(message):
+        # Streamlit looks for its own routes under the page's path first: those 404 are expected.
+        if message.type == "error" and "404 (Not Found)" not in message.text:
+            page.complaints.append(message.text)
 
-def note(complaints: list[str], message) -> None:
-    """Keep an error of the console.
+    def ask(dialog):
+        page.complaints.append(f"dialog: {dialog.message}")
+        dialog.dismiss()
 
-    Streamlit looks for its own routes under the page's path first: those 404 are expected.
-    """
-    if message.type == "error" and "404 (Not Found)" not in message.text:
-        complaints.append(message.text)
+    page.on("console", hear)
+    page.on("dialog", ask)
+    yield page
+    page.remove_listener("console", hear)
+    page.remove_listener("dialog", ask)
 
 
 @pytest.fixture(scope="package")
@@ -101,14 +122,20 @@ def start_server() -> Iterator[StartServer]:
 
 @pytest.fixture(scope="package")
 def finished(start_server, tmp_path_factory) -> Server:
-    """A server whose data folder holds one finished run with made-up answers; tests leave it as it is."""
+    """A server whose data folder holds a finished run, and an older one of hostile texts; tests leave it as it is.
+
+    hostile: the key of the older run.
+    """
     folder = tmp_path_factory.mktemp("finished") / "data"
     run, records = specimens.run()
     store = Store(folder)
-    for record in (*records, specimens.passages(), run):
-        store.put(record.key, record)
+    for value in (*records, specimens.passages(), run):
+        store.put(value.key, value)
+    hostile = put_hostile(store)
     store.close()
-    return start_server(folder)
+    server = start_server(folder)
+    server.hostile = hostile
+    return server
 
 
 @pytest.fixture(scope="package")

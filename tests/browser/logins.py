@@ -1,36 +1,27 @@
 """A server that serves others, a provider of logins on loopback, and two users with a run each."""
 
+import itertools
 import json
-import sys
-import time
 import urllib.error
 import urllib.request
 from contextlib import contextmanager
-from dataclasses import replace
+from http.cookiejar import CookieJar
 from pathlib import Path
+from urllib.parse import urljoin
 
 from streamlit.proto.BackMsg_pb2 import BackMsg
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 from streamlit.web.server.starlette.starlette_app_utils import generate_xsrf_token_string
+from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from sparsedash.jobs.job_table import JobTable
 from sparsedash.storage.store import Store
 from tests import dies_with_us
-from tests.browser.served import DEADLINE_S, Server, free_port
-from tests.ui import specimens
+from tests.browser.runs import run_of
+from tests.browser.served import DEADLINE_S, Server, answers, free_port
 
 NAMES = ("ada", "bob")
-
-
-def run_of(name: str):
-    """A finished run of this user with its records and texts; its model is named after them."""
-    run, records = specimens.run(replace(specimens.SETTINGS, model=f"org/model-of-{name}"))
-    texts = replace(specimens.passages(), key=f"texts-of-{name}")
-    own = [
-        replace(each, key=f"{name}-{each.key}", model=run.settings.model, passages_key=texts.key) for each in records
-    ]
-    return replace(run, dense=own[0].key, sparse=tuple(each.key for each in own[1:])), own, texts
 
 
 def fill(folder: Path) -> dict[str, str]:
@@ -38,7 +29,7 @@ def fill(folder: Path) -> dict[str, str]:
     store, keys = Store(folder), {}
     table = JobTable(folder / "jobs.sqlite")
     for name in NAMES:
-        run, records, texts = run_of(name)
+        run, records, texts = run_of(f"org/model-of-{name}", name)
         for value in (*records, texts, run):
             store.put(value.key, value)
         table.owners.add(run.key, f"{name}@example.org")
@@ -58,28 +49,21 @@ class Provider:
         claims = [part for person in people for part in ("--user-claims", json.dumps(person))]
         # Apart from the tests, in which its warnings would be errors.
         self.process = dies_with_us.start(["-m", "oidc_provider_mock", "--port", str(port), *claims])
-        deadline = time.monotonic() + DEADLINE_S
-        while self.process.poll() is None and time.monotonic() < deadline:
-            try:
-                urllib.request.urlopen(f"{self.address}/.well-known/openid-configuration", timeout=5).close()
-                return
-            except OSError:
-                time.sleep(0.05)
-        raise AssertionError("the provider of logins did not come up")
+        assert answers(self.process, f"{self.address}/.well-known/openid-configuration"), "no provider came up"
 
     def stop(self) -> None:
         """End it."""
         dies_with_us.end(self.process, DEADLINE_S)
 
 
-def serve(folder: Path, provider: Provider, more: str = "") -> Server:
-    """The dashboard, serving others by OpenID Connect. more: lines of its configuration."""
+def serve(folder: Path, provider: Provider) -> Server:
+    """The dashboard, serving others by OpenID Connect; files are read in a folder `allowed` beside its own."""
     port = free_port()
     address = f"http://127.0.0.1:{port}"
     rules, auth = folder.with_name(f"{folder.name}-serve.toml"), folder.with_name(f"{folder.name}-secrets.toml")
     rules.write_text(
         f'address = "{address}"\nlogin = "oidc"\nadministrators = ["root@example.org"]\n'
-        f'visitors = ["ada@*", "bob@*"]\nhub = ["org/*"]\n{more}'
+        f'visitors = ["ada@*", "bob@*"]\nhub = ["org/*"]\nfolders = ["{folder.parent / "allowed"}"]\n'
     )
     auth.write_text(
         f'[auth]\nredirect_uri = "{address}/oauth2callback"\ncookie_secret = "{"secret" * 6}"\n'
@@ -101,52 +85,86 @@ def log_in(page, name: str) -> None:
 
 
 class RawUser:
-    """A user without a browser, who sends what Streamlit's pages never would. cookies: as in the header."""
+    """A user without a browser, who sends what Streamlit's pages never would.
 
-    def __init__(self, address, cookies=""):
+    name: to be logged in; without one this is nobody. headers: sent along with every request.
+    """
+
+    def __init__(self, address: str, name: str = "", **headers: str) -> None:
         self._address, self._xsrf = address, generate_xsrf_token_string()
-        self._headers = {"Cookie": f"{cookies}; _streamlit_xsrf={self._xsrf}"}
+        self.cookies = self._logged_in(name) if name else {}
+        cookies = self.cookies | {"_streamlit_xsrf": self._xsrf}
+        self.headers = {"Cookie": "; ".join(f"{key}={value}" for key, value in cookies.items()), **headers}
+
+    def _logged_in(self, name: str) -> dict[str, str]:
+        jar = CookieJar()
+        opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(jar))
+        with opener.open(f"{self._address}/login", timeout=DEADLINE_S) as form:
+            asked = form.url
+        opener.open(asked, data=f"sub={name}".encode(), timeout=DEADLINE_S).close()
+        return {each.name: each.value or "" for each in jar}
+
+    def get(self, path: str, **headers: str) -> tuple[int, str]:
+        """Status and body of a request. path: or a whole address."""
+        return self._answer(urllib.request.Request(urljoin(self._address, path), headers=self.headers | headers))
 
     @contextmanager
-    def session(self, wanted="", xsrf=True):
-        """The id of a session, while a connection to it is open. wanted: the one that is asked for."""
+    def connected(self, page: str = "", query: str = "", wanted: str = "", xsrf: bool = True, **headers: str):
+        """An open connection that has asked for a page, and the messages that come. wanted: the session asked for."""
         protocols = ["streamlit", self._xsrf if xsrf else "none", *([wanted] if wanted else [])]
         address = f"{self._address.replace('http', 'ws')}/_stcore/stream"
         options = {"subprotocols": protocols, "max_size": None, "open_timeout": DEADLINE_S, "close_timeout": 0.5}
-        with connect(address, origin=self._address, additional_headers=self._headers, **options) as opened:
+        headers = {"Origin": self._address} | self.headers | headers
+        with connect(address, additional_headers=headers, **options) as opened:
             rerun = BackMsg()
-            rerun.rerun_script.query_string = ""
+            rerun.rerun_script.query_string, rerun.rerun_script.page_name = query, page
             opened.send(rerun.SerializeToString())
-            message = ForwardMsg()
-            while message.WhichOneof("type") != "new_session":
-                message.ParseFromString(opened.recv(DEADLINE_S))
-            yield message.new_session.initialize.session_id
+            yield (ForwardMsg.FromString(opened.recv(DEADLINE_S)) for _ in itertools.count())
 
-    def upload(self, session, file, content=b"text", method="PUT"):
+    def connects(self, **headers: str) -> bool:
+        """Whether a WebSocket opens with these headers."""
+        try:
+            with self.connected(**headers):
+                return True
+        except InvalidStatus as error:
+            assert error.response.status_code == 403
+            return False
+
+    @contextmanager
+    def session(self, wanted: str = "", xsrf: bool = True):
+        """The id of a session, while a connection to it is open. wanted: the one that is asked for."""
+        with self.connected(wanted=wanted, xsrf=xsrf) as messages:
+            new = next(message for message in messages if message.WhichOneof("type") == "new_session")
+            yield new.new_session.initialize.session_id
+
+    def shown(self, page: str, query: str = "") -> str:
+        """All that is sent to a browser which opens this page; fails where the page raises."""
+        sent = []
+        with self.connected(page, query) as messages:
+            for message in messages:
+                sent.append(str(message))
+                assert message.delta.new_element.WhichOneof("type") != "exception", sent[-1]
+                if message.WhichOneof("type") == "script_finished":
+                    return "".join(sent)
+        raise AssertionError("the page did not come to its end")
+
+    def upload(self, session: str, file: str, content: bytes = b"text", method: str = "PUT") -> int:
         """The status of an upload to this session, or of the deletion of one."""
         head = b'--edge\r\nContent-Disposition: form-data; name="file"; filename="a.txt"\r\n\r\n'
+        kind = {"Content-Type": "multipart/form-data; boundary=edge"}
+        own = {"Origin": self._address, "X-Xsrftoken": self._xsrf}
         asked = urllib.request.Request(
             f"{self._address}/_stcore/upload_file/{session}/{file}",
             data=head + content + b"\r\n--edge--\r\n",
             method=method,
-            headers={
-                **self._headers,
-                "Origin": self._address,
-                "X-Xsrftoken": self._xsrf,
-                "Content-Type": "multipart/form-data; boundary=edge",
-            },
+            headers={**self.headers, **own, **kind},
         )
+        return self._answer(asked)[0]
+
+    def _answer(self, asked: urllib.request.Request) -> tuple[int, str]:
         try:
             with urllib.request.urlopen(asked, timeout=DEADLINE_S) as answer:
-                return answer.status
+                return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
-            error.close()
-            return error.code
-
-
-if __name__ == "__main__":
-    at = Path(sys.argv[1])
-    fill(at)
-    given = Provider()
-    print(serve(at, given, *sys.argv[2:]).address, flush=True)
-    time.sleep(3600)
+            with error:
+                return error.code, error.read().decode()

@@ -8,11 +8,10 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, sync_playwright
 
-from tests.browser.served import Server, chromium
+from sparsedash.ui.navigation import TITLES
+from tests.browser.served import Server, chromium, ready
 
-PAGES = ("overview", "prune", "jobs", "runs", "compare", "layers", "models")
 WIDTHS = {1440: 900, 390: 844}
-THEMES = ("light", "dark")
 SETTLING_MS = 1000
 
 
@@ -24,7 +23,7 @@ def main(data_dir: Path, out: Path) -> None:
         server.wait()
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
-            for theme in THEMES:
+            for theme in ("light", "dark"):
                 for width in WIDTHS:
                     photograph(browser, server.address, theme, width, out)
             browser.close()
@@ -34,20 +33,18 @@ def main(data_dir: Path, out: Path) -> None:
 
 def photograph(browser: Browser, address: str, theme: str, width: int, out: Path) -> None:
     """Every page once, as high as its content."""
-    context = browser.new_context(color_scheme=theme, device_scale_factor=2)
-    page = context.new_page()
-    for name in PAGES:
+    page = browser.new_page(color_scheme=theme, device_scale_factor=2)
+    for name in TITLES:
         page.set_viewport_size({"width": width, "height": WIDTHS[width]})
-        page.goto(f"{address}/{'' if name == 'overview' else name}")
-        page.wait_for_selector("h1.sd-opening")
-        page.wait_for_selector("[data-testid=stApp][data-test-script-state=notRunning]")
+        page.goto(f"{address}/{name}")
+        ready(page)
         page.wait_for_timeout(SETTLING_MS)
         # Streamlit scrolls inside the page, so a full-page picture needs a window as high as the content.
         height = page.get_by_test_id("stMain").evaluate("e => e.scrollHeight")
         page.set_viewport_size({"width": width, "height": max(WIDTHS[width], height)})
         page.wait_for_timeout(SETTLING_MS)
         page.screenshot(path=out / f"{name}-{width}-{theme}.png")
-    context.close()
+    page.close()
 
 
 if __name__ == "__main__":

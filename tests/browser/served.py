@@ -1,8 +1,10 @@
 """Real servers with data folders of their own, and the Chromium that looks at them."""
 
+import contextlib
 import os
 import shutil
 import socket
+import subprocess
 import time
 import urllib.request
 from pathlib import Path
@@ -41,14 +43,8 @@ class Server:
 
     def wait(self) -> None:
         """Return once it answers. Fails with its log when it ends or takes too long."""
-        deadline = time.monotonic() + DEADLINE_S
-        while self.process.poll() is None and time.monotonic() < deadline:
-            try:
-                with urllib.request.urlopen(f"{self.address}/health", timeout=5):
-                    return
-            except OSError:
-                time.sleep(0.05)
-        raise AssertionError(f"the server did not come up:\n{self.log.read_text()}")
+        if not answers(self.process, f"{self.address}/health"):
+            raise AssertionError(f"the server did not come up:\n{self.log.read_text()}")
 
     def stop(self) -> None:
         """End the server, killed if it takes longer, and its workers, which outlive it on purpose."""
@@ -63,10 +59,28 @@ class Server:
         return bool(command) and "sparsedash.worker" in command and str(self.folder) in command
 
 
+def answers(process: subprocess.Popen[bytes], address: str) -> bool:
+    """Whether a process answers at this address before it has ended or too much time has passed."""
+    deadline = time.monotonic() + DEADLINE_S
+    while process.poll() is None and time.monotonic() < deadline:
+        with contextlib.suppress(OSError), urllib.request.urlopen(address, timeout=5):
+            return True
+        time.sleep(0.05)
+    return False
+
+
 def ready(page) -> None:
     """Wait until the script of the page has run to its end."""
     page.wait_for_selector("h1.sd-opening")
     page.wait_for_selector("[data-testid=stApp][data-test-script-state=notRunning]")
+
+
+def press(page, name: str, **options: object) -> None:
+    """Press the first button of this name by its key, at the script's end: a press may be lost while pages redraw."""
+    button = page.get_by_role("button", name=name, **options).first
+    button.wait_for()
+    ready(page)
+    button.press("Enter")
 
 
 def upload_text(page, address: str, file: dict | Path) -> None:
@@ -81,14 +95,21 @@ def upload_text(page, address: str, file: dict | Path) -> None:
     page.locator("input[type=file]").first.set_input_files(file)
 
 
-def download(page, name: str, **options: object) -> tuple[str, bytes, str]:
-    """Press the first button of this name. Returns the file's name, its content and its address.
+def taken(page, button) -> tuple[str, bytes, str]:
+    """Press a button that gives a file. Returns the file's name, its content and its address.
 
     By its key: while a chart above is drawn for the first time, the button moves from under the mouse.
     """
+    button.wait_for()
+    ready(page)
     with page.expect_download() as got:
-        page.get_by_role("button", name=name, **options).first.press("Enter")
+        button.press("Enter")
     return got.value.suggested_filename, Path(got.value.path()).read_bytes(), got.value.url
+
+
+def download(page, name: str, **options: object) -> tuple[str, bytes, str]:
+    """The file that the first button of this name gives."""
+    return taken(page, page.get_by_role("button", name=name, **options).first)
 
 
 def free_port() -> int:

@@ -1,16 +1,29 @@
-"""Every page as a deep link: its sentence, no error, no fault of accessibility, nothing wider than a phone."""
+"""Every page as a deep link: its sentence, no error, no fault of accessibility, nothing too wide, each of its files."""
+
+import csv
+import io
+import xml.etree.ElementTree as ET
 
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.served import ready
+from tests.browser.served import ready, taken
 
 axe = pytest.importorskip("axe_playwright_python.sync_playwright")
 
-LOOKS = (("light", 1440), ("dark", 390))
+WIDE, PHONE = ("light", 1440, "rgb(252, 251, 248)"), ("dark", 390, "rgb(23, 25, 28)")
+"""How a page is looked at: its theme, its width, and the colour behind it."""
 NOT_OURS = {"exclude": [["[data-testid=stToast]"]]}
 """A toast is Streamlit's own: a dialog whose name points at nothing."""
 OPTIONS = {"resultTypes": ["violations"], "rules": {"target-size": {"enabled": True}}}
+AT_REST = """*, *::before, *::after {transition: none !important; animation: none !important}
+[data-stale] {opacity: 1 !important}"""
+"""No colour that fades: neither into another one, nor of what a part of the page is about to replace."""
+FITS = """width => {
+  const main = document.querySelector('[data-testid=stMain]');
+  return [main, ...main.querySelectorAll('[class*=st-key-run-row-]')].every(e => e.scrollWidth <= e.clientWidth)
+    && document.scrollingElement.scrollWidth === width;
+}"""
 N_STOPS = 12
 STOP = """() => {
   const stop = document.activeElement, box = stop.getBoundingClientRect();
@@ -21,33 +34,31 @@ STOP = """() => {
 }"""
 """The element with the focus. A field's own box may be small where its label, which is pressed as well, is not."""
 
-FINISHED = {
-    "": "too close to call on 120 passages",
-    "prune": "Choose a model",
-    "prune?goal=How+much+can+go%3F&sparsity=x": "Choose a model",
-    "jobs": "Nothing has run yet.",
-    "runs": "The one run with a result has no model within",
-    "compare": "30 % is too close to call on 120 passages",
-    "compare?blind=true": "Which answer is better?",
-    "layers": "Half of the layers lost",
-    "models": "No model has been exported yet.",
-    "published": "20 published results",
-    "storage": "The data folder takes",
-}
-EMPTY = {
-    "": "What would pruning cost",
-    "prune?sparsity=x&model=builtin:none": "Choose a model",
-    "runs": "No run has a result yet.",
-    "compare": "Nothing to compare yet.",
-    "layers": "",
-    "models": "",
-    "?run=example": "",
-    "?run=nowhere": "",
-}
+CHART = "svg png csv"
+SHOWN = [
+    ("finished", "", "too close to call on 120 passages", CHART),
+    ("finished", "compare", "30 % is too close to call on 120 passages", f"csv {CHART}"),
+    ("finished", "published", "20 published results", "csv csv"),
+    ("finished", "layers", "Half of the layers lost", CHART),
+    ("finished", "prune", "Choose a model", ""),
+    ("finished", "prune?goal=How+much+can+go%3F&sparsity=x", "Choose a model", ""),
+    ("finished", "compare?blind=true", "Which answer is better?", ""),
+    ("finished", "runs", "None of 2 runs with a result has a model within", "csv"),
+    ("finished", "models", "No model has been exported yet.", ""),
+    ("finished", "jobs", "Nothing has run yet.", ""),
+    ("finished", "storage", "The data folder takes", "csv"),
+    ("empty", "", "What would pruning cost", ""),
+    ("empty", "?run=example", "", CHART),
+    ("empty", "runs", "No run has a result yet.", ""),
+    ("empty", "prune?sparsity=x&model=builtin:none", "Choose a model", ""),
+    ("empty", "compare", "Nothing to compare yet.", ""),
+]
+"""Each page: its server, path, sentence, and the kinds of the files that can be taken from it, in their order."""
 
 
 def violations(page) -> dict[str, str]:
     """What axe finds, each with the first place."""
+    page.add_style_tag(content=AT_REST)
     found = axe.Axe().run(page, NOT_OURS, OPTIONS).response["violations"]
     return {each["id"]: each["nodes"][0]["html"] for each in found}
 
@@ -56,50 +67,43 @@ def open_all(page) -> None:
     """Open every part of the page that can be opened."""
     closed = page.locator("[data-testid=stMain] details:not([open]) > summary")
     while n_closed := closed.count():
-        closed.first.click()
+        closed.first.press("Enter")
         expect(closed).to_have_count(n_closed - 1)
         ready(page)
 
 
-def look_at(page, theme: str, width: int) -> None:
-    """Change theme and width, and assert that nothing is wrong with the page then."""
+def checked_kind(name: str, content: bytes) -> str:
+    """The kind of a file by its name, once it was found to be one."""
+    assert name.startswith("sparsedash-")
+    kind = name.rpartition(".")[2]
+    if kind == "svg":
+        assert ET.fromstring(content).tag.endswith("svg")
+    elif kind == "png":
+        assert content.startswith(b"\x89PNG")
+    else:
+        head, *rows = csv.reader(io.StringIO(content.decode()))
+        assert rows and all(len(row) == len(head) for row in rows)
+    return kind
+
+
+@pytest.mark.parametrize("number", range(len(SHOWN)), ids=["/".join(page[:2]) for page in SHOWN])
+def test_every_page(number, page, request):
+    server, path, sentence, kinds = SHOWN[number]
+    theme, width, colour = (WIDE, PHONE)[number % 2]
     page.emulate_media(color_scheme=theme)
     page.set_viewport_size({"width": width, "height": 900})
-    page.wait_for_timeout(500)  # The colours fade from one theme to the other.
-    assert violations(page) == {}
-    assert page.evaluate("document.scrollingElement.scrollWidth") == width
-    assert page.get_by_test_id("stMain").evaluate("e => e.scrollWidth <= e.clientWidth")
-
-
-@pytest.mark.parametrize(("path", "sentence"), FINISHED.items(), ids=lambda value: value or "overview")
-def test_a_page_with_a_finished_run(path, sentence, page, finished):
-    page.goto(f"{finished.address}/{path}")
+    page.goto(f"{request.getfixturevalue(server).address}/{path}")
     expect(page.locator("h1")).to_contain_text(sentence)
     expect(page.locator(".st-key-menu a")).to_have_count(9)
+    expect(page.get_by_test_id("stApp")).to_have_css("background-color", colour)
     ready(page)
     for _ in range(N_STOPS):
         page.keyboard.press("Tab")
         if stop := page.evaluate(STOP):
             assert stop["seen"] and stop["large"], stop
     open_all(page)
-    for theme, width in LOOKS:
-        look_at(page, theme, width)
-    assert page.complaints == []
-
-
-@pytest.mark.parametrize(("path", "sentence"), EMPTY.items(), ids=lambda value: value or "overview")
-def test_a_page_before_anything_has_run(path, sentence, page, empty):
-    page.goto(f"{empty.address}/{path}")
-    expect(page.locator("h1")).to_contain_text(sentence)
-    ready(page)
-    for theme, width in LOOKS:
-        look_at(page, theme, width)
-    assert page.complaints == []
-
-
-def test_a_deep_link_is_the_first_request_that_a_server_answers(page, start_server, tmp_path):
-    page.goto(f"{start_server(tmp_path / 'data').address}/overview")
-    ready(page)
-    expect(page.locator(".st-key-menu a")).to_have_count(9)
-    expect(page.get_by_text("Page not found")).to_have_count(0)
-    assert page.complaints == []
+    assert violations(page) == {}
+    page.wait_for_function(FITS, arg=width)
+    drawn = page.get_by_test_id("stMain").locator("[data-testid=stDownloadButton] button, .sd-take button")
+    files = [taken(page, button) for button in drawn.locator("visible=true").all()]
+    assert [checked_kind(name, content) for name, content, _ in files] == kinds.split()

@@ -1,20 +1,18 @@
 """Jobs while they run: this test is their worker, so that every moment can be looked at; notices when they end."""
 
 import re
-from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 
 import pytest
 from playwright.sync_api import expect
 
-from sparsedash.jobs.job import Job
 from sparsedash.jobs.job_table import JobTable
 from sparsedash.jobs.lock_files import hold_lock, job_lock, slot_lock
 from sparsedash.schema.progress import Step, Taken
-from sparsedash.schema.settings import RunSettings
-from sparsedash.storage.store import Store, claim_data_folder
-from tests.browser.served import ready
-from tests.browser.test_every_page import LOOKS, violations
+from sparsedash.storage.store import Store
+from tests.browser.served import press, ready
+from tests.browser.test_every_page import violations
 from tests.faults.house import eventually
 from tests.ui import specimens
 
@@ -33,14 +31,22 @@ window.Notification = class extends window.Notification {
 """
 
 
-class Worker:
-    """Does the specimen's run in a data folder, step by step, in place of a real worker."""
+@pytest.fixture(scope="module")
+def server(start_server, tmp_path_factory):
+    """A server whose only slot for a worker is taken: jobs wait until a test does them."""
+    folder = tmp_path_factory.mktemp("live") / "data"
+    Store(folder).close()
+    with hold_lock(slot_lock(folder, 0)):
+        yield start_server(folder)
 
-    def __init__(self, folder):
+
+class Worker:
+    """Does a run like the specimens' in a data folder, step by step, in place of a real worker."""
+
+    def __init__(self, folder, settings):
         self.store, self.table = Store(folder), JobTable(folder / "jobs.sqlite")
-        self.run, self.records = specimens.run()
-        self.slot = hold_lock(slot_lock(folder, 0))
-        self.job = self.table.submit("run", self.run.key, asdict(self.run.settings))
+        self.run, self.records = specimens.run(settings)
+        self.job = self.table.submit("run", self.run.key, asdict(settings))
         self.lock = hold_lock(job_lock(folder, self.job.id))
 
     def begin(self):
@@ -56,48 +62,46 @@ class Worker:
         for record in (*self.records[: n_sparse + 1], specimens.passages()):
             self.store.put(record.key, record)
         made = self.run.sparse[:n_sparse]
-        whole = made == self.run.sparse
-        self.store.put(self.run.key, replace(self.run, sparse=made, finished=whole))
+        self.store.put(self.run.key, replace(self.run, sparse=made, finished=made == self.run.sparse))
+
+    def end(self, state="done", *why):
+        """The job has ended."""
+        self.table.end(self.job, state, *why)
+        self.lock.close()
 
     def close(self):
-        self.table.close()
-        self.store.close()
-        self.lock.close()
-        self.slot.close()
+        """A job that has not ended counts as crashed from now on."""
+        for part in (self.table, self.store, self.lock):
+            part.close()
 
 
 @pytest.fixture
-def worker(tmp_path):
-    working = Worker(tmp_path / "data")
-    yield working
-    working.close()
+def new_worker(server):
+    """Makes a worker for a run like the specimens'. changes: of its settings."""
+    with ExitStack() as at_the_end:
+
+        def made(**changes):
+            worker = Worker(server.folder, replace(specimens.SETTINGS, **changes))
+            at_the_end.callback(worker.close)
+            return worker
+
+        yield made
 
 
-def faults(page) -> dict[str, str]:
-    """What axe finds in both themes, on a wide screen and on a phone."""
-    found = {}
-    for theme, width in LOOKS:
-        page.emulate_media(color_scheme=theme)
-        page.set_viewport_size({"width": width, "height": 900})
-        page.wait_for_timeout(500)  # The colours fade from one theme to the other.
-        found |= violations(page)
-    page.set_viewport_size({"width": 1440, "height": 900})
-    return found
-
-
-def test_nothing_moves_from_waiting_to_the_end_and_a_screen_reader_hears_how_far_it_is(page, start_server, worker):
-    page.goto(f"{start_server(worker.store.folder).address}/?run={worker.run.key}")
-    heading, heard, tops = page.locator("h1"), page.locator("#sd-heard"), []
+def test_nothing_moves_from_waiting_to_the_end_and_a_screen_reader_hears_how_far_it_is(page, server, new_worker):
+    worker, tops = new_worker(), []
+    heading, heard = page.locator("h1"), page.locator("#sd-heard")
 
     def measure():
         ready(page)
         tops.append(page.evaluate(TOPS, PLACES))
 
+    page.goto(f"{server.address}/?run={worker.run.key}")
     expect(heading).to_have_text("This run waits for its turn.")
     expect(heard).to_contain_text("Starts as soon as a worker is free.")
     expect(page.get_by_role("progressbar")).to_have_attribute("aria-valuenow", "0")
-    found = faults(page)
     measure()
+    assert violations(page) == {}
     worker.begin()
     expect(heading).to_have_text("The first results are on their way.")
     expect(heard).to_have_text("Starting the engine, 0 percent done")
@@ -106,115 +110,84 @@ def test_nothing_moves_from_waiting_to_the_end_and_a_screen_reader_hears_how_far
         worker.answer(n_sparse)
         worker.say("evaluate", n_sparse, 1, 120)
         expect(page.locator(".sd-numbers .sd-figure").filter(has_text="×")).to_have_count(min(2, n_sparse))
-        expect(page.locator(".js-plotly-plot")).to_be_visible()
+        expect(page.locator(".js-plotly-plot")).to_have_count(1)
         measure()
-    found |= faults(page)
-    worker.table.end(worker.job, "done")
+    assert violations(page) == {}
+    worker.end()
     expect(page.locator(".sd-state-done")).to_be_visible()
     measure()
     expect(page.locator(".sd-next")).to_have_text(re.compile("^Next: "))
     moved = [{top for top in place if top is not None} for place in zip(*tops, strict=True)]
     assert all(len(place) == 1 for place in moved), tops
-    assert found == {}
 
 
-@pytest.mark.parametrize("end", ["cancelled", "failed"])
-def test_a_run_that_ends_without_results_says_so(end, page, start_server, worker):
-    page.goto(f"{start_server(worker.store.folder).address}/?run={worker.run.key}")
+def test_a_search_started_on_the_form_opens_its_run_judged_by_the_same_tolerance(page, server):
+    page.goto(f"{server.address}/prune?goal=How+much+can+go%3F&within=1.3")
+    press(page, "Start")
+    expect(page.locator("h1")).to_have_text("This run waits for its turn.")
+    expect(page).to_have_url(re.compile(r"/\?run=\w+&within=1\.3&points=2$"))
+    press(page, "Cancel")
+    expect(page.locator("h1")).to_have_text("This run has no results.")
+
+
+def test_a_run_that_is_cancelled_is_stopped_and_then_says_that_it_has_no_results(page, server, new_worker):
+    worker = new_worker(sparsities_permille=(400,))
     worker.begin()
+    page.goto(f"{server.address}/?run={worker.run.key}")
     expect(page.locator("h1")).to_have_text("The first results are on their way.")
-    if end == "cancelled":
-        page.get_by_role("button", name="Cancel").click()
-        expect(page.locator("h1")).to_have_text("This run is being stopped.")
-        worker.table.end(worker.job, "cancelled", "Stopped.")
-    else:
-        worker.table.end(worker.job, "failed", "It broke.", "Try again.")
-        expect(page.locator(".sd-state-failed")).to_be_visible()
+    press(page, "Cancel")
+    expect(page.locator("h1")).to_have_text("This run is being stopped.")
+    worker.end("cancelled", "Stopped.")
     expect(page.locator("h1")).to_have_text("This run has no results.")
     expect(page.get_by_text("on their way")).to_have_count(0)
-    assert faults(page) == {}
 
 
-class OneJob:
-    """A data folder with one job that runs for as long as a test wants."""
-
-    def __init__(self, path, model: str) -> None:
-        claim_data_folder(path)
-        self.path, self.table = path, JobTable(path / "jobs.sqlite")
-        settings = RunSettings(model=model)
-        self.job: Job = self.table.submit("run", settings.key(), asdict(settings))
-        self.lock = hold_lock(job_lock(path, self.job.id))
-        self.job = self.table.claim(self.job.id, "slot-0", 1)
-
-    def finish(self) -> None:
-        self.table.end(self.job, "done")
-        self.lock.close()
-
-    def close(self) -> None:
-        self.table.close()
-        self.lock.close()
-
-
-@pytest.fixture
-def running(tmp_path) -> Iterator[OneJob]:
-    job = OneJob(tmp_path / "data", f"fake/{FOREIGN}")
-    yield job
-    job.close()
-
-
-@pytest.fixture
-def open_jobs(open_page, start_server, running):
-    """Opens the list of jobs in a browser that has these permissions."""
-
-    def opened(*permissions: str, before: str = ""):
-        address = start_server(running.path).address
-        page = open_page()
-        page.context.grant_permissions(list(permissions), origin=address)
-        page.add_init_script(RECORDED + before)
-        page.goto(f"{address}/jobs")
-        ready(page)
-        return page
-
-    return opened
-
-
-def test_the_browser_gives_notice_where_it_was_asked_to_and_the_toast_leads_on_in_the_same_tab(open_jobs, running):
-    page = open_jobs("notifications")
-    page.get_by_role("button", name="Tell me when a run is done").click()
+def test_the_page_tells_of_a_job_s_end_and_the_browser_too_where_it_was_asked_to(open_page, server, new_worker):
+    jobs = [new_worker(model=f"{name}/{FOREIGN}") for name in "ab"]
+    for each in jobs:
+        each.begin()
+    page = open_page()
+    page.context.grant_permissions(["notifications"], origin=server.address)
+    page.add_init_script(RECORDED)
+    page.goto(f"{server.address}/jobs")
+    ready(page)
+    ask, toasts = page.get_by_role("button", name="Tell me when a run is done"), page.get_by_test_id("stToast")
+    expect(ask).to_be_visible()
+    jobs[0].end()
+    expect(toasts.first).to_be_visible()
+    assert page.evaluate("notices") == []
+    press(page, "Tell me when a run is done")
     expect(page.get_by_role("button", name="Tell me no more")).to_be_visible()
-    page.get_by_role("link", name="Published").click()
-    expect(page.locator("h1.sd-opening")).to_be_visible()
+    ready(page)
+    page.get_by_role("link", name="Published").press("Enter")
+    expect(page.locator("h1.sd-opening")).to_contain_text("published")
     assert page.evaluate("notices.length") == 1
-    running.finish()
+    ready(page)
+    jobs[1].end()
     eventually(lambda: page.evaluate("notices.length") > 1)
     ((title, body, tag),) = page.evaluate("notices.slice(1)")
-    assert (title, tag) == ("SparseDash", f"sparsedash-{running.job.id}-1")
+    assert (title, tag) == ("SparseDash", f"sparsedash-{jobs[1].job.id}-1")
     assert FOREIGN in body and body.endswith(": done.")
     page.evaluate("window.same = 'tab'")
-    page.get_by_test_id("stToast").get_by_role("link", name="See the jobs").click()
+    toasts.get_by_role("link", name="See the jobs").last.press("Enter")
     expect(page.locator("h1.sd-opening")).to_have_text("Nothing is running.")
     assert page.evaluate("window.same") == "tab"
     assert len(page.context.pages) == 1
     assert page.complaints == []
 
 
-def test_without_being_asked_the_page_alone_gives_notice(open_jobs, running):
-    page = open_jobs("notifications")
-    expect(page.get_by_role("button", name="Tell me when a run is done")).to_be_visible()
-    running.finish()
-    expect(page.get_by_test_id("stToast")).to_be_visible()
-    assert page.evaluate("notices") == []
-    assert page.complaints == []
-
-
-def test_a_browser_that_refuses_notices_or_cannot_give_any_says_so(open_jobs):
-    page = open_jobs()
+def test_a_browser_that_refuses_notices_or_cannot_give_any_says_so(open_page, server, new_worker):
+    new_worker(model="a/c").begin()
+    page = open_page()
+    page.goto(f"{server.address}/jobs")
+    ready(page)
     button = page.get_by_role("button", name="Tell me when a run is done")
     refused = page.get_by_text("The browser refuses notices from this page.")
     expect(button.or_(refused)).to_be_visible()
     if button.is_visible():
-        button.click()
+        button.press("Enter")
     expect(refused).to_be_visible()
-    page = open_jobs("notifications", before="Object.defineProperty(window, 'isSecureContext', {value: false});")
+    page.add_init_script("Object.defineProperty(window, 'isSecureContext', {value: false});")
+    page.reload()
     expect(page.get_by_text("it does so only over https, or on the machine itself")).to_be_visible()
-    expect(page.get_by_role("button", name="Tell me when a run is done")).to_be_hidden()
+    expect(button).to_be_hidden()
