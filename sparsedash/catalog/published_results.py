@@ -117,13 +117,9 @@ class PublishedRow:
         return low - 0.01 < self.drop_percent < high + 0.01
 
 
-def _published_rows() -> tuple[PublishedRow, ...]:
-    with (Path(__file__).parent / "published.csv").open(encoding="utf-8", newline="") as file:
-        rows = [{name: value for name, value in row.items() if value} for row in csv.DictReader(file)]
-    return msgspec.convert(rows, tuple[PublishedRow, ...], strict=False)
-
-
-PUBLISHED_ROWS = _published_rows()
+with (Path(__file__).parent / "published.csv").open(encoding="utf-8", newline="") as _file:
+    _rows = [{name: value for name, value in row.items() if value} for row in csv.DictReader(_file)]
+PUBLISHED_ROWS = msgspec.convert(_rows, tuple[PublishedRow, ...], strict=False)
 LAST_TOKEN = tuple(row for row in PUBLISHED_ROWS if row.measure == "last-token")
 """Accuracy of the last token, by the published rule (see settings.EvaluationSettings)."""
 LAST_WORD = tuple(row for row in PUBLISHED_ROWS if row.measure == "last-word")

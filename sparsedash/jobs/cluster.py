@@ -17,21 +17,7 @@ from distributed.core import Status
 from distributed.diagnostics.plugin import WorkerPlugin
 from distributed.utils import sync
 
-from sparsedash.jobs.cluster_parts import (
-    CA,
-    CERTIFICATE,
-    KEY,
-    SLOT,
-    ClusterMachine,
-    Do,
-    KeptCalibration,
-    MachineFacts,
-    Part,
-    PartEnd,
-    Scheduler,
-    from_bytes,
-    to_bytes,
-)
+from sparsedash.jobs import cluster_parts as parts
 from sparsedash.schema.errors import JobError
 from sparsedash.schema.progress import Step
 
@@ -48,7 +34,9 @@ LOST_S = 30.0
 _OVER = (Status.closing, Status.closed, Status.failed)
 """A worker that is ending, most often with its scheduler: its result would be lost."""
 
-LOST = PartEnd(state="crashed", error_text="lost, since its Dask worker was killed or could not be reached any more.")
+LOST = parts.PartEnd(
+    state="crashed", error_text="lost, since its Dask worker was killed or could not be reached any more."
+)
 _FACTS, _ARTEFACT = "sparsedash", "sparsedash_artefact"
 
 
@@ -59,7 +47,7 @@ class OnMachine:
     facts: the values of a MachineFacts. artefact: serves a Fetch.
     """
 
-    do: Do
+    do: parts.Do
     facts: Callable[[], dict[str, Any]]
     artefact: Callable[[str], bytes | None]
 
@@ -70,7 +58,7 @@ class Cluster:
     name: of the data folder: several can share a scheduler. Raises JobError when no scheduler answers.
     """
 
-    def __init__(self, scheduler: Scheduler, name: str, on_machine: OnMachine) -> None:
+    def __init__(self, scheduler: parts.Scheduler, name: str, on_machine: OnMachine) -> None:
         self._on_machine = on_machine
         self._prefix = f"{PREFIX}-{name}-"
         self._futures: dict[str, Any] = {}
@@ -91,7 +79,7 @@ class Cluster:
         """Whether the scheduler is there, as of its last sign of life."""
         return bool(self._client.status == "running")
 
-    def machines(self) -> tuple[ClusterMachine, ...]:
+    def machines(self) -> tuple[parts.ClusterMachine, ...]:
         """Every Dask worker, by name."""
         known = self._client.scheduler_info(n_workers=-1)["workers"]
         found = [_machine(address, about) for address, about in known.items()]
@@ -103,17 +91,17 @@ class Cluster:
         by_name = {"scheduler": found["scheduler"], "this server": found["client"], **found["workers"]}
         return {name: _of_versions(about) for name, about in by_name.items() if about}
 
-    def submit(self, key: str, part: Part) -> None:
+    def submit(self, key: str, part: parts.Part) -> None:
         """Give a part to any free machine. One that was submitted under this key before is taken up."""
         # Several servers can ask for the same: whoever comes second gets the result of the first.
         future = self._client.submit(
             _in_task,
             self._on_machine.do,
-            to_bytes(part),
+            parts.to_bytes(part),
             self._prefix,
             self._prefix + key,
             key=self._prefix + key,
-            resources={SLOT: 1},
+            resources={parts.SLOT: 1},
             retries=0,
             pure=False,
         )
@@ -130,22 +118,22 @@ class Cluster:
         """Progress of a part; None before it began."""
         return self._progress.get(key)
 
-    def end(self, key: str) -> PartEnd | None:
+    def end(self, key: str) -> parts.PartEnd | None:
         """End of a part that was submitted here; None until then. Raises JobError when the scheduler is gone."""
         future = self._futures[key]
         match future.status:
             case "pending":
                 return None
             case "finished":
-                return from_bytes(PartEnd, self._client.gather(future))
+                return parts.from_bytes(parts.PartEnd, self._client.gather(future))
             case "error":
                 error = future.exception()
                 if type(error).__name__ == "KilledWorker":
                     return LOST
-                return PartEnd(state="crashed", error_text=f"The machine could not do it: {_in_a_line(error)}.")
+                return parts.PartEnd(state="crashed", error_text=f"The machine could not do it: {_in_a_line(error)}.")
             case _:
                 if self.alive and future.status != "lost":
-                    return PartEnd(state="cancelled", error_text="Stopped on request.")
+                    return parts.PartEnd(state="cancelled", error_text="Stopped on request.")
                 raise JobError("The connection to the scheduler was lost.")
 
     def stop(self, key: str) -> None:
@@ -181,7 +169,7 @@ class Cluster:
         try:
             _, sent = event
             key = str(sent["key"]).removeprefix(self._prefix)
-            self._progress[key] = from_bytes(Step, sent["progress"])
+            self._progress[key] = parts.from_bytes(Step, sent["progress"])
         except (JobError, LookupError, TypeError, ValueError) as error:
             log.warning("A message of a machine cannot be read: %s", error)
 
@@ -202,7 +190,7 @@ class _MachinePlugin(WorkerPlugin):  # type: ignore[misc]
         worker.handlers[_ARTEFACT] = artefact
 
 
-def _in_task(do: Do, asked: bytes, topic: str, key: str) -> bytes:
+def _in_task(do: parts.Do, asked: bytes, topic: str, key: str) -> bytes:
     """Runs in a thread of a Dask worker. The bytes of a PartEnd."""
     worker = distributed.get_worker()
 
@@ -211,7 +199,7 @@ def _in_task(do: Do, asked: bytes, topic: str, key: str) -> bytes:
 
     # Dask may run a task again whose worker was lost. Here that is for the job table to decide: never twice at once.
     if ask("event_is_set", name=f"{key}-begun"):
-        return to_bytes(LOST)
+        return parts.to_bytes(LOST)
     ask("event_set", name=f"{key}-begun")
     heard = asked_at = time.monotonic()
     stop = False
@@ -231,15 +219,15 @@ def _in_task(do: Do, asked: bytes, topic: str, key: str) -> bytes:
         return stop
 
     def report(progress: Step) -> None:
-        worker.log_event(topic, {"key": key, "progress": to_bytes(progress)})
+        worker.log_event(topic, {"key": key, "progress": parts.to_bytes(progress)})
 
-    def fetch(kept: KeptCalibration, name: str) -> bytes | None:
+    def fetch(kept: parts.KeptCalibration, name: str) -> bytes | None:
         found: bytes | None = sync(
             worker.loop, getattr(worker.rpc(kept.machine), _ARTEFACT), name=name, callback_timeout=_FETCH_S
         )
         return found
 
-    return to_bytes(do(from_bytes(Part, asked), report, stopped, fetch))
+    return parts.to_bytes(do(parts.from_bytes(parts.Part, asked), report, stopped, fetch))
 
 
 def this_machine() -> tuple[str, str]:
@@ -251,7 +239,7 @@ def this_machine() -> tuple[str, str]:
     return str(worker.contact_address), _readable(str(worker.name))
 
 
-def _connected(scheduler: Scheduler) -> Any:
+def _connected(scheduler: parts.Scheduler) -> Any:
     try:
         security = _security(scheduler) if scheduler.encrypted else None
         return distributed.Client(
@@ -266,30 +254,30 @@ def _connected(scheduler: Scheduler) -> Any:
         ) from error
 
 
-def _security(scheduler: Scheduler) -> Any:
+def _security(scheduler: parts.Scheduler) -> Any:
     named = {"tls_ca_file": scheduler.ca, "tls_client_cert": scheduler.certificate, "tls_client_key": scheduler.key}
     given = {name: path for name, path in named.items() if path}
     security = distributed.Security(require_encryption=True, **given)
     if not (security.tls_ca_file and security.tls_client_cert):
         raise JobError(
             f"No certificates are named for the scheduler at {scheduler.address}.",
-            f"Name them by {CA}, {CERTIFICATE} and {KEY}, or in Dask's own configuration; see docs/cluster.md.",
+            f"Name them by {parts.CA}, {parts.CERTIFICATE} and {parts.KEY}, or in Dask's own: docs/cluster.md.",
         )
     # Reads the files now: a client that cannot would complain once more when it is gone.
     security.get_connection_args("client")
     return security
 
 
-def _machine(address: str, about: dict[str, Any]) -> ClusterMachine:
+def _machine(address: str, about: dict[str, Any]) -> parts.ClusterMachine:
     sent = (about.get("metrics") or {}).get(_FACTS)
     try:
-        facts = sent and msgspec.convert(sent, MachineFacts)
+        facts = sent and msgspec.convert(sent, parts.MachineFacts)
     except (msgspec.ValidationError, RecursionError):
-        facts = MachineFacts(problem="Its report cannot be read: has it the same version of SparseDash?")
-    return ClusterMachine(
+        facts = parts.MachineFacts(problem="Its report cannot be read: has it the same version of SparseDash?")
+    return parts.ClusterMachine(
         address=address,
         name=_readable(str(about.get("name"))),
-        n_slots=int((about.get("resources") or {}).get(SLOT, 0)),
+        n_slots=int((about.get("resources") or {}).get(parts.SLOT, 0)),
         facts=facts,
     )
 

@@ -148,11 +148,6 @@ def passage_groups(passages: Passages) -> dict[tuple[str, str], list[int]]:
     return found
 
 
-def _look(text: _Text) -> int:
-    first = text.target[:1]
-    return 2 if not first.isalpha() else 0 if first.isupper() else 1
-
-
 def _speech(text: _Text) -> int:
     said = text.context
     if said.count('"') % 2 or any(said.count(opening) > said.count(closing) for opening, closing in _QUOTES):
@@ -175,7 +170,10 @@ _KINDS: Mapping[str, tuple[tuple[str, ...], Callable[[_Text], int]]] = {
         ("in no other passage", "in 1 to 4 others", "in 5 others and more"),
         lambda text: bisect_right((1, 5), text.others),
     ),
-    "How it is written": (("with a capital, mostly names", "in small letters", "a number or a sign"), _look),
+    "How it is written": (
+        ("with a capital, mostly names", "in small letters", "a number or a sign"),
+        lambda text: 2 if not text.target[:1].isalpha() else 0 if text.target[:1].isupper() else 1,
+    ),
     "Speech": (("within speech", "beside speech", "no speech in the passage"), _speech),
     "Where it was named last": (
         ("not named before", "1 to 20 words before", "21 to 60 words before", "61 words before and more"),

@@ -132,7 +132,8 @@ class Attempt:
             except SparseDashError as error:
                 self._bad = self._bad or failed_part(error)
         else:
-            self._bad = self._bad or _with_machine(end, progress)
+            at = end.machine or (progress.machine if progress else "") or "A machine"
+            self._bad = self._bad or replace(end, error_text=f"{at}: {end.error_text or 'it ended without a word.'}")
         cluster.forget(key)
 
     def _wind_up(self, cluster: "Cluster") -> None:
@@ -169,12 +170,6 @@ class Attempt:
                 file.write(f"{title}\n{end.log}\n".encode(errors="replace"))
         except (OSError, StoreError) as error:
             log.warning("The log of job %d could not be written: %s", self.job.id, error)
-
-
-def _with_machine(end: PartEnd, progress: Step | None) -> PartEnd:
-    """The end, with the machine in its words."""
-    at = end.machine or (progress.machine if progress else "") or "A machine"
-    return replace(end, error_text=f"{at}: {end.error_text or 'it ended without a word.'}")
 
 
 def _attempt_name(job: Job) -> str:

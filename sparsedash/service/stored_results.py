@@ -94,7 +94,8 @@ class ResultCache:
         if isinstance(known, kind):
             return known
         found = self._store.get(kind, key)
-        if found is not None and _is_final(found):
+        # Runs grow, and a stopped continuation may be written again.
+        if found is not None and getattr(found, "finished", True) and not getattr(found, "stopped", False):
             self._cache.put((kind, key), found)
         return found
 
@@ -180,11 +181,6 @@ class RunCosts:
                 self._store.remember(note, json.dumps(asdict(known)))
             self._losses[dense, key] = found[key] = known
         return found
-
-
-def _is_final(found: object) -> bool:
-    """Whether a result never changes under its key: runs grow, and a stopped continuation may be written again."""
-    return bool(getattr(found, "finished", True)) and not getattr(found, "stopped", False)
 
 
 def _n_passages(result: object) -> int:

@@ -9,23 +9,12 @@ from sparsedash.jobs.cluster_parts import SCHEDULER, ClusterMachine, MachineFact
 from sparsedash.reporting import wording
 from sparsedash.schema.errors import Cancelled, CorpusError, ModelError, SettingsError, SparseDashError, redact_output
 from sparsedash.schema.settings import BUILTIN_MODEL
-from sparsedash.shell import file_commands, run_commands
+from sparsedash.shell import file_commands, run_commands, terminal
 from sparsedash.shell.flags import RUN_FLAGS, SEARCH_FLAGS, TOLERANCE_FLAGS, add_flags
-from sparsedash.shell.terminal import (
-    EXIT_BAD_ARGUMENTS,
-    EXIT_FAILED,
-    EXIT_STOPPED,
-    EXIT_TO_FIX,
-    Parser,
-    Work,
-    align_columns,
-    print_error,
-    silence_libraries,
-)
 from sparsedash.storage.local_machine import is_full
 
 
-def cluster_command(arguments: argparse.Namespace) -> Work:
+def cluster_command(arguments: argparse.Namespace) -> terminal.Work:
     """Check the scheduler and the machines of a cluster."""
     scheduler = named_scheduler()
     if scheduler is None:
@@ -38,10 +27,10 @@ def cluster_command(arguments: argparse.Namespace) -> Work:
     print(f"The scheduler at {scheduler.address} answers; {way}.")
     if machines:
         head = ["machine", "host", "jobs", "sparsedash", "torch", "memory", "free", "GPUs"]
-        print(*align_columns([head, *map(_machine_row, machines)]), sep="\n")
+        print(*terminal.align_columns([head, *map(_machine_row, machines)]), sep="\n")
     for problem in to_fix:
         print(problem)
-    return EXIT_TO_FIX if to_fix else 0
+    return terminal.EXIT_TO_FIX if to_fix else 0
 
 
 def _machine_row(machine: ClusterMachine) -> list[str]:
@@ -59,7 +48,7 @@ class Command(NamedTuple):
 
     name: str
     example: str
-    start: Callable[[argparse.Namespace], Work]
+    start: Callable[[argparse.Namespace], terminal.Work]
     flags: Sequence[str]
 
 
@@ -111,13 +100,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, value in vars(arguments).items():
         if value == []:  # argparse takes the value out of `--flag=--`
             parser.error(f"argument --{name.replace('_', '-')}: expected one argument")
-    work: Work = arguments.start(arguments)
+    work: terminal.Work = arguments.start(arguments)
     try:
         next(work)
     except SparseDashError as error:
         # Nothing has been computed yet: an argument was wrong, the data folder's name included.
-        return print_error(error, EXIT_BAD_ARGUMENTS)
-    silence_libraries()
+        return terminal.print_error(error, terminal.EXIT_BAD_ARGUMENTS)
+    terminal.silence_libraries()
     try:
         next(work)
     except StopIteration as end:
@@ -125,17 +114,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SparseDashError as error:
         # A model or a text that cannot be used shows when it is read; nothing was computed with it either.
         unusable = isinstance(error, SettingsError | ModelError | CorpusError) and not is_full(error)
-        return print_error(error, EXIT_BAD_ARGUMENTS if unusable else EXIT_FAILED)
+        return terminal.print_error(error, terminal.EXIT_BAD_ARGUMENTS if unusable else terminal.EXIT_FAILED)
     except KeyboardInterrupt:
-        return print_error(Cancelled(), EXIT_STOPPED)
+        return terminal.print_error(Cancelled(), terminal.EXIT_STOPPED)
     raise AssertionError("A command yields once.")
 
 
 def _parser() -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
-    parser = Parser(prog="sparsedash", description=_ABOUT, epilog=_ENDS, formatter_class=raw)
+    parser = terminal.Parser(prog="sparsedash", description=_ABOUT, epilog=_ENDS, formatter_class=raw)
     parser.add_argument("--version", action="version", version=f"sparsedash {__version__}")
-    words = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
+    words = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=terminal.Parser)
     for command in COMMANDS:
         summary = (command.start.__doc__ or "").rstrip(".")
         description = f"{summary}: sparsedash {command.name} {command.example}".rstrip()

@@ -16,41 +16,33 @@ from sparsedash.schema.errors import SparseDashError
 from sparsedash.schema.pair_records import TimingSettings
 from sparsedash.schema.records import Record, Run
 from sparsedash.schema.settings import FindResult, RunSettings
+from sparsedash.shell import terminal
 from sparsedash.shell.file_commands import short_run_key, stored_runs
 from sparsedash.shell.flags import open_store_for, run_from_flags, search_from_flags, tolerance_from_flags
-from sparsedash.shell.terminal import (
-    EXIT_BEYOND,
-    ProgressBar,
-    Work,
-    align_columns,
-    print_warnings,
-    result_writer,
-    run_table,
-)
 from sparsedash.stats.tolerance import Tolerance
 from sparsedash.storage.store import Store
 
 
-def run_command(arguments: argparse.Namespace) -> Work:
+def run_command(arguments: argparse.Namespace) -> terminal.Work:
     """Calibrate, prune and evaluate a model."""
     settings = run_from_flags(arguments)
     tolerance = tolerance_from_flags(arguments)
     # Before the file of the result: only a data folder that exists can be told from any other.
     store = open_store_for(settings, arguments)
-    write = result_writer(arguments)
+    write = terminal.result_writer(arguments)
     yield
     run = complete_run(settings, store, arguments.quiet)
     document = stored_run_document(run, store, tolerance)
-    print_warnings(run.warnings)
+    terminal.print_warnings(run.warnings)
     results = run_results(StoredResults(store), run, tolerance)
     assert results is not None
     summary = [answer_sentence(results, ended=not run.finished), *answer_figures(results)]
     source = filter(None, [source_note(run.source_type)])
-    write([*run_table(document), "", *summary, *source, short_run_key(run)], document)
+    write([*terminal.run_table(document), "", *summary, *source, short_run_key(run)], document)
     beyond = any(sparse["verdict"]["verdict"] == "beyond" for sparse in document["sparse"])
     failed = arguments.fail_beyond and beyond
     failed |= arguments.fail_unless_within and not all_within(document, settings.n_sparse)
-    return EXIT_BEYOND if failed else 0
+    return terminal.EXIT_BEYOND if failed else 0
 
 
 def all_within(document: dict[str, Any], n_sparse: int) -> bool:
@@ -62,7 +54,7 @@ def all_within(document: dict[str, Any], n_sparse: int) -> bool:
 
 def complete_run(settings: RunSettings, store: Store, quiet: bool = False) -> Run:
     """The run, computed as far as it is not stored."""
-    with ProgressBar(settings, quiet) as bar:
+    with terminal.ProgressBar(settings, quiet) as bar:
         from sparsedash.engine.run import pipeline
 
         return pipeline.run(settings, store, bar)
@@ -78,25 +70,25 @@ def stored_run_document(
     return run_document(run, dense, [record for record in sparse if record is not None], tolerance, result)
 
 
-def find_command(arguments: argparse.Namespace) -> Work:
+def find_command(arguments: argparse.Namespace) -> terminal.Work:
     """Find the largest sparsity within the tolerance."""
     settings = search_from_flags(arguments)
-    write = result_writer(arguments)
+    write = terminal.result_writer(arguments)
     store = open_store_for(settings.run((1,)), arguments)
     yield
-    with ProgressBar(None, arguments.quiet) as bar:
+    with terminal.ProgressBar(None, arguments.quiet) as bar:
         from sparsedash.engine.run.pipeline import find_sparsity
 
         result: FindResult = find_sparsity(settings, store, bar)
     run = store.get(Run, result.key)
     assert run is not None
-    print_warnings(run.warnings)
+    terminal.print_warnings(run.warnings)
     document = stored_run_document(run, store, tolerance_from_flags(arguments), result)
-    write([*run_table(document), "", document["find"]["sentence"], short_run_key(run)], document)
-    return EXIT_BEYOND if document["find"]["answer_percent"] is None else 0
+    write([*terminal.run_table(document), "", document["find"]["sentence"], short_run_key(run)], document)
+    return terminal.EXIT_BEYOND if document["find"]["answer_percent"] is None else 0
 
 
-def time_command(arguments: argparse.Namespace) -> Work:
+def time_command(arguments: argparse.Namespace) -> terminal.Work:
     """Measure the speed of a sparse model versus its dense one."""
     settings = run_from_flags(arguments)
     (method, permille), *others = settings.points
@@ -106,15 +98,15 @@ def time_command(arguments: argparse.Namespace) -> Work:
         why = "Single weights at zero are not timed: the matrices keep their shapes, so no speed-up is expected."
         raise SparseDashError(why, "Name a --method that removes channels.")
     request = TimingSettings(dense="-", sparse="-", n_threads=arguments.threads)
-    write = result_writer(arguments)
+    write = terminal.result_writer(arguments)
     store = open_store_for(settings, arguments)
     yield
-    with ProgressBar(settings, arguments.quiet) as bar:
+    with terminal.ProgressBar(settings, arguments.quiet) as bar:
         from sparsedash.engine.comparison.timing import time_run
 
         timing = time_run(settings, request, store, bar)
-    print_warnings(next((run.warnings for run in stored_runs(store) if timing.sparse in run.sparse), ()))
-    table = align_columns([list(deployment.SPEED_HEAD), *deployment.speed_rows(timing)], numbers=True)
+    terminal.print_warnings(next((run.warnings for run in stored_runs(store) if timing.sparse in run.sparse), ()))
+    table = terminal.align_columns([list(deployment.SPEED_HEAD), *deployment.speed_rows(timing)], numbers=True)
     document = {"model": settings.model, "settings": asdict(settings), "timing": asdict(timing)}
     write([*table, deployment.timing_conditions(timing), deployment.ceiling_words(timing)], document)
     return 0

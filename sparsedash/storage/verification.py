@@ -44,7 +44,11 @@ class _Check(NamedTuple):
 def verify(store: Store, on_step: OnStep) -> Verification:
     """The result of reading everything; `on_step` gets the megabytes that were read, and may raise Cancelled."""
     begun = time.time()
-    todo = list(_entries(store))
+    todo = [
+        _Check(kind, entry.name, entry.n_bytes, partial(_entry_fault, store, shelf, entry))
+        for shelf, kind in _SHELVES.items()
+        for entry in store.entries(shelf)
+    ]
     for kind, name, file, digest, folder, entry in _files(store):
         n_bytes = file.stat().st_size if file.is_file() else 0
         todo.append(_Check(kind, name, n_bytes, partial(_file_fault, file, digest, folder), entry))
@@ -74,12 +78,6 @@ def verify(store: Store, on_step: OnStep) -> Verification:
         damaged=tuple(damaged[:MOST_NAMED]),
         n_damaged=len(damaged),
     )
-
-
-def _entries(store: Store) -> Iterator[_Check]:
-    for shelf, kind in _SHELVES.items():
-        for entry in store.entries(shelf):
-            yield _Check(kind, entry.name, entry.n_bytes, partial(_entry_fault, store, shelf, entry))
 
 
 def _entry_fault(store: Store, shelf: Shelf, entry: CacheEntry, read: OnBytes) -> str:

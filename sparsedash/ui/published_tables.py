@@ -1,27 +1,10 @@
 """The published tables with our intervals and ratios, and all that is known of one row."""
 
-from sparsedash.catalog.published_results import (
-    LAST_TOKEN,
-    LAST_WORD,
-    PUBLISHED_ROWS,
-    RUNS_AT_SIZE,
-    SOURCE,
-    SOURCE_URL,
-    PublishedRow,
-    published_model,
-    row_notes,
-)
+from sparsedash.catalog import published_results
 from sparsedash.reporting import wording
 from sparsedash.reporting.html import element, escape, fact_list, table, widget_label
+from sparsedash.service import reproduction
 from sparsedash.service.backend import Backend
-from sparsedash.service.reproduction import (
-    METHOD,
-    measured_row,
-    published_interval,
-    published_run_cost,
-    published_run_settings,
-    removed_ratio,
-)
 from sparsedash.ui import address_bar, frame
 from sparsedash.ui.form_address import form_address
 
@@ -38,24 +21,26 @@ _CAPTION = (
 
 def show_summary() -> None:
     """Draw how many published results show a difference, the basis of that, and where the tables were published."""
-    shown = sum(published_interval(row).shown for row in PUBLISHED_ROWS)
-    results = f"{shown or 'None'} of {len(PUBLISHED_ROWS)} published results of pruning without retraining"
+    shown = sum(reproduction.published_interval(row).shown for row in published_results.PUBLISHED_ROWS)
+    results = (
+        f"{shown or 'None'} of {len(published_results.PUBLISHED_ROWS)} published results of pruning without retraining"
+    )
     frame.opening(f"{results} {'show' if shown > 1 else 'shows'} a difference from the dense model.")
-    ratios = [found for row in LAST_TOKEN if (found := removed_ratio(row))]
+    ratios = [found for row in published_results.LAST_TOKEN if (found := reproduction.removed_ratio(row))]
     basis = (
         "Judged by the published totals alone, which show less than answers compared one by one. "
         f"{sum(found.reproduced for found in ratios)} of {len(ratios)} published shares of removed weights follow from "
         "the models' configs. Source: "
     )
-    link = element("a", escape(SOURCE), href=SOURCE_URL, rel="noopener noreferrer")
+    link = element("a", escape(published_results.SOURCE), href=published_results.SOURCE_URL, rel="noopener noreferrer")
     frame.show(element("p", escape(basis), link, css="sd-basis"))
 
 
 def show_tables() -> None:
     """Draw the two published tables, with our intervals and ratios."""
     tables = (
-        ("Last token, LAMBADA", "the last token", LAST_TOKEN, _HEAD + _RATIO_HEAD),
-        ("Last word, LAMBADA in OpenAI's variant", "the last word", LAST_WORD, _HEAD),
+        ("Last token, LAMBADA", "the last token", published_results.LAST_TOKEN, _HEAD + _RATIO_HEAD),
+        ("Last word, LAMBADA in OpenAI's variant", "the last word", published_results.LAST_WORD, _HEAD),
     )
     for title, what, rows, head in tables:
         frame.section(title)
@@ -69,22 +54,24 @@ def show_row(backend: Backend) -> None:
     """Draw one row: its flaws, what was measured here, the cost of repeating it, and the link to the form."""
     frame.section("Repeat a row")
     frame.note(
-        f"A row is repeated by {METHOD}, with calibration size and rounds as in the published scripts, and with the "
-        "documents joined and cut into pieces of 512 tokens as they do. One thing differs: the scripts square the "
-        "gradient of two pieces at a time; here the gradient of each piece is squared. A row may be far too much for "
-        "this machine: the form behind the link can ask for less."
+        f"A row is repeated by {reproduction.METHOD}, with calibration size and rounds as in the published scripts, "
+        "and with the documents joined and cut into pieces of 512 tokens as they do. One thing differs: the scripts "
+        "square the gradient of two pieces at a time; here the gradient of each piece is squared. A row may be far too "
+        "much for this machine: the form behind the link can ask for less."
     )
-    by_name = {row.name: row for row in PUBLISHED_ROWS}
+    by_name = {row.name: row for row in published_results.PUBLISHED_ROWS}
     titles = {name: _title(row) for name, row in by_name.items()}
-    row = by_name[address_bar.select("row", "Row", titles, PUBLISHED_ROWS[0].name, noun="row")]
+    row = by_name[address_bar.select("row", "Row", titles, published_results.PUBLISHED_ROWS[0].name, noun="row")]
     frame.show(fact_list(_facts(backend, row)))
-    for note in row_notes(row):
+    for note in published_results.row_notes(row):
         frame.note(note)
-    frame.link("prune", widget_label(f"Prune {_title(row)}"), **(form_address(published_run_settings(row)) or {}))
+    frame.link(
+        "prune", widget_label(f"Prune {_title(row)}"), **(form_address(reproduction.published_run_settings(row)) or {})
+    )
 
 
-def _cells(row: PublishedRow) -> list[str]:
-    found, ratio = published_interval(row), removed_ratio(row)
+def _cells(row: published_results.PublishedRow) -> list[str]:
+    found, ratio = reproduction.published_interval(row), reproduction.removed_ratio(row)
     stated = f"{_points(row.drop_percent / 100)}{wording.NBSP}%"
     ratios = (ratio.published, ratio.of_matmul, ratio.of_parameters) if ratio else ()
     return [
@@ -101,15 +88,15 @@ def _cells(row: PublishedRow) -> list[str]:
     ]
 
 
-def _facts(backend: Backend, row: PublishedRow) -> list[tuple[str, str]]:
+def _facts(backend: Backend, row: published_results.PublishedRow) -> list[tuple[str, str]]:
     """Published and measured results, the cost of repeating the row, and its model, as pairs of name and value."""
-    (dense, sparse), ratio = row.n_right, removed_ratio(row)
+    (dense, sparse), ratio = row.n_right, reproduction.removed_ratio(row)
     facts = [("Published", f"{dense:,} → {sparse:,} of {row.n_passages:,} right")]
     if ratio is not None:
         of_what = "of Linear and Conv weights" if ratio.reproduced else "of all parameters"
         agrees = "reproduced" if ratio.reproduced or ratio.explained else "not reproduced"
         facts.append(("Weights removed", f"{ratio.published:.4f}: {agrees}, {of_what}"))
-    here = measured_row(row, backend.runs(), backend.record)
+    here = reproduction.measured_row(row, backend.runs(), backend.record)
     if here is None:
         facts.append(("Measured here", "not yet"))
     else:
@@ -117,14 +104,17 @@ def _facts(backend: Backend, row: PublishedRow) -> list[tuple[str, str]]:
         change = f"{wording.signed_points(here.difference)} points, {wording.signed_interval(here.interval)}"
         facts += [("Measured here", " → ".join(scores)), ("Change, paired", change)]
         facts.append(("By", wording.run_details(here.run.settings)))
-    cost, duration = published_run_cost(row), backend.preflight(published_run_settings(row)).duration
+    cost, duration = (
+        reproduction.published_run_cost(row),
+        backend.preflight(reproduction.published_run_settings(row)).duration,
+    )
     known = bool(duration.parts) and not duration.unknown
     disk = f"{wording.size(cost.download_bytes)} to fetch, {wording.size(cost.kept_bytes)} of statistics"
     facts.append(("Time", f"about {wording.duration_words(duration.seconds)}" if known else "not known yet"))
     facts.append(("Memory", wording.least_memory_words(cost.memory)))
     facts.append(("Disk", f"{disk}, for which SPARSEDASH_ARTEFACT_GB must leave room"))
-    model = published_model(row.model)
-    if (tried := RUNS_AT_SIZE.get(model.config)) is not None:
+    model = published_results.published_model(row.model)
+    if (tried := published_results.RUNS_AT_SIZE.get(model.config)) is not None:
         takes = f"{wording.duration_words(tried.seconds)} and {wording.size(tried.peak_bytes)} of memory on two cores"
         how = (
             f"for 10 and 20 % by {tried.method} on {tried.n_tokens:,} tokens and {tried.n_passages} passages; in BF16, "
@@ -138,10 +128,10 @@ def _points(share: float) -> str:
     return f"{100 * share:+.2f}".replace("-", wording.MINUS)
 
 
-def _model(row: PublishedRow) -> str:
+def _model(row: published_results.PublishedRow) -> str:
     return row.model.partition("/")[2]
 
 
-def _title(row: PublishedRow) -> str:
+def _title(row: published_results.PublishedRow) -> str:
     sparsity, measure = wording.sparsity_percent(row.sparsity_permille), row.measure.replace("-", " ")
     return f"{_model(row)}, {row.calibration}, {sparsity}, {measure}, {_FORMATS[row.dtype]}"
