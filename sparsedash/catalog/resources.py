@@ -333,6 +333,8 @@ _GENERAL = "Choose a smaller model, bfloat16 or less calibration text, or free s
 
 def out_of_memory(kind: str, settings: Mapping[str, Any]) -> tuple[str, str]:
     """Message and advice for a job of this kind with these settings that ran out of memory."""
+    if kind not in ("run", "find"):
+        return "Memory ran out.", "Free some memory, and start it again."
     try:
         asked = planned_run(run_or_find_settings(kind, settings))
         shape = listed_shape(asked.model)

@@ -189,9 +189,7 @@ Report = Callable[[Step], None]
 Fetch = Callable[[KeptCalibration, str], bytes | None]
 """An artefact of another machine; None where it is gone."""
 Do = Callable[[Part, Report, Callable[[], bool], Fetch], PartEnd]
-"""Does a part on the machine that it is called on; the third argument says whether to stop. Never raises an error of
-the work itself.
-"""
+"""Does a part on this machine; the third argument says whether to stop. Never raises an error of the work itself."""
 
 V = TypeVar("V", Part, Step, PartEnd)
 

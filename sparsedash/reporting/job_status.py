@@ -101,9 +101,7 @@ def job_activity(job: Job) -> tuple[str, str]:
 
 
 def job_progress_words(backend: Backend, job: Job) -> tuple[float, str]:
-    """How far a live job is as a whole, as a share that never falls; and that in words, with the time that is left
-    where it is known.
-    """
+    """Progress of a live job as a share that never falls; and in words, with the time left where it is known."""
     shown = _shown(backend, job.id, job.attempt)
     if job.stopping:
         return shown[0], "Stopping" if job.kind == "verify" else "Stopping: what is finished is kept"

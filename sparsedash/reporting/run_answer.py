@@ -234,9 +234,7 @@ def _test_more(found: RunResults, unknown: Sequence[Judged]) -> NextStep:
 
 
 def _more_passages(now: EvaluationSettings, needed: int) -> EvaluationSettings:
-    """So many of the same text, if it has them or is not known here; else all of the smallest that has them, or of the
-    largest there is.
-    """
+    """So many of the same text, if it may have them; else all of the smallest text that does, or of the largest."""
     known = {choice.name: choice.n_texts for choice in EVALUATION_CORPORA}
     n = max(FEWEST_PASSAGES, wording.round_up(needed))
     if known.get(now.corpus, n) >= needed:

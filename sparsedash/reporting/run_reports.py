@@ -51,9 +51,7 @@ _STYLE = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
 def html_report(
     found: RunResults, pair: Pair, passages: Passages | None, job: Job | None = None, wrote: Sequence[Html] = ()
 ) -> bytes:
-    """The report as UTF-8: verdict, charts and numbers, the answers that broke or were fixed, what the models wrote,
-    settings and versions.
-    """
+    """The report in UTF-8: verdict, charts, numbers, broken and fixed answers, continuations, settings, versions."""
     run, tradeoff = found.run, found.tradeoff()
     notes = [wording.example_words(run), run_ending(run, job), missing_records(run, found.missing)]
     notes += [wording.source_note(run.source_type), *answer_figures(found)]

@@ -115,9 +115,7 @@ def ignore_text(*texts: str) -> None:
 T = TypeVar("T")
 
 Checkpointed = Callable[[int, Callable[[], T]], T]
-"""One part of long work, such as a block's, by its number: from an earlier attempt's checkpoint, or made now by calling
-the second argument.
-"""
+"""One numbered part of long work: from an earlier attempt's checkpoint, or made by calling the second argument."""
 
 
 def without_checkpoint(index: int, make: Callable[[], T]) -> T:

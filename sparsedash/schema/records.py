@@ -174,9 +174,7 @@ class Pruned:
 
 
 Decision = Literal["difference", "close", "within", "beyond", "open"]
-"""Result of a sequential test: a difference; hardly any; a loss within or beyond the tolerance; or none of these after
-all passages.
-"""
+"""Result of a sequential test: a difference; hardly any; a loss within or beyond the tolerance; or undecided."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,9 +34,7 @@ MIN_TOKENS_PER_CHANNEL = 4
 """Of calibration text, for each inner channel of the widest MLP; fewer are refused."""
 
 PUBLISHED_LONGEST = 197
-"""Tokens of the longest passage that the published rule can judge: 196 that were read, and the last, which is
-predicted.
-"""
+"""Tokens of the longest passage that the published rule can judge: 196 to read, and the last to predict."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -275,9 +275,9 @@ class ClusterRunner:
     def _connect(self) -> bool:
         if time.monotonic() < self._next_try_at or self._scheduler is None:
             return False
-        name = self._store.recall(store_keys.cluster_name_note()) or secrets.token_hex(8)
-        self._store.remember(store_keys.cluster_name_note(), name)
         try:
+            name = self._store.recall(store_keys.cluster_name_note()) or secrets.token_hex(8)
+            self._store.remember(store_keys.cluster_name_note(), name)
             self._connection = self._new_connection(self._scheduler, name)
         except SparseDashError as error:
             if self._trouble != str(error):

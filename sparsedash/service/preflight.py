@@ -170,9 +170,7 @@ def expected_duration(
     counted: Collection[Stage],
     start_s: float = START_S,
 ) -> Duration:
-    """How long the run may take. expected, counted: of its stages, see `expected_seconds`. start_s: until a worker has
-    the engine.
-    """
+    """Duration of the run. expected, counted: of its stages, see `expected_seconds`. start_s: of loading the engine."""
     n_sparse = stored.n_sparse - stored.sparse
     n_models = n_sparse + (not stored.dense)
     calibrates = n_sparse and settings.reads_text and not stored.calibration

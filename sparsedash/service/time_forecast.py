@@ -174,7 +174,7 @@ def _pruning_seconds(settings: RunSettings, before: Sequence[Run]) -> float | No
 
     Of those that do, in proportion to the text, and the largest: readings that were in the store took no time.
     """
-    found = [(run.settings, run.seconds["prune"] / n) for run in before if (n := _n_pruned(run))]
+    found = [(run.settings, run.seconds["prune"] / n) for run in before if (n := _n_pruned(run)) > 0]
     same = [(of, seconds) for of, seconds in found if set(of.methods) == set(settings.methods)]
     if _reads_again(settings):
         n_tokens = _n_tokens(settings.calibration)
@@ -197,9 +197,7 @@ def _n_pruned(run: Run) -> int:
 
 _UNITS: list[_Work] = list(np.eye(4))
 PRODUCT, SINGLE, MOVED, READ = _UNITS
-"""Units of work: an operation on matrices in the run's type or in float32, a number that is read from or written to
-memory, a byte from the disk.
-"""
+"""Units of work: a matrix operation in the run's type or in float32, a number moved in memory, a byte from the disk."""
 
 
 def counted_seconds(settings: RunSettings, speeds: Speeds | None, shape: ModelShape | None) -> _Seconds:

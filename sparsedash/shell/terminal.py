@@ -58,7 +58,7 @@ def result_writer(arguments: argparse.Namespace) -> Callable[[Iterable[str], dic
         if arguments.json == STDOUT:
             print(text)
         if file is not None:
-            write_atomically(file, text)
+            write_atomically(writable_file(file, "--json"), text)
 
     return write
 

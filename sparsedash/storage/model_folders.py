@@ -40,8 +40,10 @@ def model_config(reference: str) -> Mapping[str, Any] | None:
     path = folder / "config.json" if path_kind(folder) == "folder" else _fetched(reference)
     config = None
     with suppress(OSError, ValueError, RecursionError):
-        if path is not None and path_kind(path) == "file" and path.stat().st_size <= MAX_CONFIG_BYTES:
-            config = json.loads(path.read_bytes())
+        if path is not None and path_kind(path) == "file":
+            with path.open("rb") as file:
+                text = file.read(MAX_CONFIG_BYTES + 1)
+            config = json.loads(text) if len(text) <= MAX_CONFIG_BYTES else None
     return config if isinstance(config, dict) else None
 
 
@@ -84,7 +86,7 @@ def unpacked_models(store: Store) -> list[UnpackedModel]:
     """All unpacked models, by name."""
     found = []
     for folder in sorted((store.folder / MODELS).glob("*/")):
-        if not folder.name.startswith(UNFINISHED_MODEL):
+        if not folder.name.startswith(UNFINISHED_MODEL) and not folder.is_symlink():
             hashes = [(name, digest) for name, (_, _, digest) in (noted_files(folder.name, store) or {}).items()]
             found.append(UnpackedModel(folder.name, identity_of(hashes) if hashes else "", folder_size(folder)))
     return found

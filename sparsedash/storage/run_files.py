@@ -7,6 +7,7 @@ file is unpacked line by line, twice, so that memory never holds more than one r
 import gzip
 import hashlib
 import io
+import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ MAX_LINE_BYTES = 32_000_000
 """Limit of one line: the answers to 40,000 passages. In memory a line can take ten times as much."""
 _MAGIC = f"sparsedash-run {LAYOUT}"
 _MAX_HEADER = 200
+_KEY = re.compile("[0-9a-f]{64}")
 _ADVICE = "Write the file anew where the run was made."
 
 Part = Run | Record | Passages | FindResult
@@ -59,22 +61,30 @@ def read_run_file(data: bytes) -> RunFile:
         raise StoreError("This is no file of a run of this version.", f"Choose one that ends in {SUFFIX}.")
     digest = hashlib.sha256()
     runs: list[Run] = []
-    passages: dict[str, str] = {}
-    others = set()
+    records: dict[str, tuple[str, bool, str, int]] = {}
+    n_texts: dict[str, int] = {}
+    searches = []
     for line, part in _lines(packed):
         digest.update(line)
         if isinstance(part, Run):
             runs.append(part)
         elif isinstance(part, Record):
-            passages[part.key] = part.passages_key
+            about = part.model_identity, part.pruned is not None, part.passages_key, len(part.outcomes)
+            records[part.key] = about
+        elif isinstance(part, Passages):
+            n_texts[part.key] = len(part.indices)
         else:
-            others.add((type(part), part.key))
+            searches.append(part.key)
     if digest.hexdigest() != stated:
         raise StoreError("This file is not as it was written: it was changed, or a part of it is missing.", _ADVICE)
-    needed = {(Passages, key) for key in passages.values()}
-    if len(runs) != 1 or passages.keys() != {runs[0].dense, *runs[0].sparse} or not needed <= others:
+    is_whole = len(runs) == 1 and records.keys() == {runs[0].dense, *runs[0].sparse} and not runs[0].made_on
+    is_whole = is_whole and searches in ([], [runs[0].key]) and n_texts.keys() == {of[2] for of in records.values()}
+    for key, (model, is_sparse, texts, n_answers) in records.items() if is_whole else ():
+        is_whole &= model == runs[0].model_identity and is_sparse == (key != runs[0].dense)
+        is_whole &= n_answers <= n_texts[texts]
+    if not is_whole or not all(map(_KEY.fullmatch, (runs[0].key, *records, *n_texts))):
         raise StoreError("This file does not hold one whole run.", _ADVICE)
-    return RunFile(run=runs[0], has_search=(FindResult, runs[0].key) in others, packed=packed)
+    return RunFile(run=runs[0], has_search=bool(searches), packed=packed)
 
 
 def keep_run(file: RunFile, store: Store) -> Run:

@@ -115,7 +115,10 @@ def _lines(path: Path) -> Iterator[str]:
     """The lines of a text file with their ends, read lazily."""
     try:
         with path.open(encoding="utf-8-sig") as file:
-            yield from file
+            while line := file.readline(MAX_TEXT_BYTES + 1):
+                if len(line) > MAX_TEXT_BYTES:
+                    raise _too_large(path)
+                yield line
     except UnicodeDecodeError as error:
         raise CorpusError(f"{path.name} is not text in UTF-8.", "Save it as UTF-8.") from error
     except OSError as error:
@@ -130,7 +133,8 @@ def _column(path: Path) -> Iterator[str]:
     try:
         # As a dictionary, so that a value that stands in a million rows is in memory once.
         with parquet.ParquetFile(path, read_dictionary=["text"]) as file:
-            about, column = file.metadata, file.metadata.schema.names.index("text")
+            about, schema = file.metadata, file.metadata.schema
+            column = [schema.column(i).path for i in range(len(schema))].index("text")
             groups = (about.row_group(i).column(column) for i in range(about.num_row_groups))
             # By the file's own header; each distinct value counts once.
             if sum(group.total_uncompressed_size for group in groups) > MAX_TEXT_BYTES:

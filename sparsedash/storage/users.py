@@ -34,7 +34,7 @@ _LONGEST_NAME = 200
 class HeaderLogin(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A proxy that names the user. name: of the header. proxies: the only addresses it is accepted from."""
 
-    name: Annotated[str, Meta(pattern="^[A-Za-z0-9-]+$")] = "X-Forwarded-User"
+    name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9-]*[A-Za-z0-9][A-Za-z0-9-]*\Z")] = "X-Forwarded-User"
     proxies: Annotated[tuple[str, ...], Meta(min_length=1)] = ("127.0.0.1", "::1")
 
     def __post_init__(self) -> None:
@@ -77,7 +77,7 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     address: str
     login: Login
-    administrators: tuple[str, ...] = ()
+    administrators: tuple[Annotated[str, Meta(pattern=r"\S")], ...] = ()
     visitors: tuple[str, ...] = ()
     folders: tuple[Annotated[str, Meta(pattern="^/")], ...] = ()
     hub: tuple[str, ...] | None = None

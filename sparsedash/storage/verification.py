@@ -50,7 +50,9 @@ def verify(store: Store, on_step: OnStep) -> Verification:
         for entry in store.entries(shelf)
     ]
     for kind, name, file, digest, folder, entry in _files(store):
-        n_bytes = file.stat().st_size if file.is_file() else 0
+        n_bytes = 0
+        with suppress(OSError):
+            n_bytes = file.stat().st_size
         todo.append(_Check(kind, name, n_bytes, partial(_file_fault, file, digest, folder), entry))
     total, done = sum(check.n_bytes for check in todo), 0
     damaged = []

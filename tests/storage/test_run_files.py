@@ -90,6 +90,7 @@ def written(lines):
 
 
 RUN, RECORDS, PASSAGES = named(*specimens.run(), specimens.passages())
+FEWER = {name: getattr(PASSAGES, name)[:1] for name in ("indices", "contexts", "targets")}
 LINES = [f"passages {to_json(PASSAGES)}", *(f"record {to_json(record)}" for record in RECORDS), f"run {to_json(RUN)}"]
 
 
@@ -106,10 +107,19 @@ LINES = [f"passages {to_json(PASSAGES)}", *(f"record {to_json(record)}" for reco
         written(LINES[:-1]),
         written(["prompts {}"]),
         written(["run {"]),
+        written([*LINES[:-1], f"run {to_json(replace(RUN, made_on='somewhere'))}"]),
+        written([*LINES[:-1], f"run {to_json(replace(RUN, key='../../x'))}"]),
+        written([*LINES[:-1], f"run {to_json(replace(RUN, model_identity='other'))}"]),
+        written(
+            [*LINES[:-1], f"run {to_json(replace(RUN, dense=RUN.sparse[0], sparse=(RUN.dense, *RUN.sparse[1:])))}"]
+        ),
+        written([f"passages {to_json(replace(PASSAGES, **FEWER))}", *LINES[1:]]),
+        written([*LINES, f"passages {to_json(replace(PASSAGES, key=key('other')))}"]),
     ],
     ids=[
         *("nothing", "zip", "no header", "no passages", "no dense record", "a record of another run", "two runs"),
-        *("no run", "another kind", "no JSON"),
+        *("no run", "another kind", "no JSON", "the example", "a key that is a path", "another model"),
+        *("dense and sparse exchanged", "fewer passages than answers", "other passages"),
     ],
 )
 def test_what_is_no_file_of_one_whole_run_is_refused(data):

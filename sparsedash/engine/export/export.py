@@ -78,12 +78,12 @@ def export_model(settings: ExportSettings, store: Store, shelf: ModelShelf, on_s
     if settings.run and (request.run is None or settings.sparse not in request.run.sparse):
         raise JobError("The run of this sparse model is not in the store any more.", "Run it again.")
     require_new(folder)
+    if settings.form == "gguf":
+        require_llama_cpp()
     made = rebuild_model(sparse, store, on_step, shelf)
     model_type = made.loaded.model.config.model_type
     if problem := form_problem(settings.form, pruned, model_type):
         raise ExportError(f"This model cannot be written as {settings.form}: {problem}.", "Choose another form.")
-    if settings.form == "gguf":
-        require_llama_cpp()
     if made.loaded.residency.streamed and weights not in (made.loaded.dtype, "float32"):
         raise ExportError(
             f"This model does not fit into the memory of this machine, and what is rounded to {weights} could not be "

@@ -146,9 +146,7 @@ def _by_transformers(folder: str, asked: dict[str, Any]) -> tuple[dict[str, Any]
 
 
 def load_and_answer(what: str, asked: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Answers of a folder's or a file's model as plain values, and its logits. asked: `questions`, see `questions_of`,
-    and `n_threads`.
-    """
+    """Plain answers of a folder's or a file's model, and its logits. asked: `questions_of`'s, and `n_threads`."""
     answers, logits = (_by_llama_cpp if Path(what).is_file() else _by_transformers)(what, asked)
     ours = sorted(name for name in sys.modules if name.partition(".")[0] == "sparsedash")
     return answers | {"ours": ours}, {str(i): rows for i, rows in enumerate(logits)}

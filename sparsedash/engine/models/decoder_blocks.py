@@ -174,9 +174,11 @@ def _returns_tuples(body: nn.Module, blocks: Sequence[nn.Module], batch: Batch) 
     """Whether the blocks of this family return (hidden,) or hidden, seen on one token of the first."""
     seen: list[Any] = []
     handle = blocks[0].register_forward_hook(lambda module, inputs, output: seen.append(output))
-    with forward_replaced(blocks[1:], [lambda *args, **kwargs: seen[0]] * (len(blocks) - 1)):
-        body(input_ids=batch.ids[:1, :1], use_cache=False)
-    handle.remove()
+    try:
+        with forward_replaced(blocks[1:], [lambda *args, **kwargs: seen[0]] * (len(blocks) - 1)):
+            body(input_ids=batch.ids[:1, :1], use_cache=False)
+    finally:
+        handle.remove()
     return isinstance(seen[0], tuple)
 
 
