@@ -48,11 +48,11 @@ with searching:
     searched = compare_views.search_passages(pair, passages)
 if blind:
     shown = Shown(pair, pair.differing(searched))
+    among = f"{len(searched):,} passages{' with this text' if len(searched) < len(pair.left.outcomes) else ''}"
     with listing:
-        offered = (
-            f"{len(shown.positions):,} of {len(searched):,} passages are offered: those that the two models answer"
+        frame.note(
+            f"{len(shown.positions):,} of {among} are offered: those that the two models answer with different words."
         )
-        frame.note(f"{offered} with different words. Where both say the same, there is nothing to judge.")
 else:
     by = ChangeFilter(pair)
     with kinds:

@@ -36,9 +36,9 @@ GAIN_TITLES: dict[GainName, str] = {
     "multiply-adds": "Fewer multiply-adds, reading 512 tokens (×)",
 }
 GAIN_PHASES: dict[GainName, Phase] = {"reading": "prefill", "writing": "decode"}
-UNTIMED = "their speed was not measured"
+UNTIMED = "the speed was not measured"
 MASKED = "only single weights are zero, so no speed-up is expected, and none is timed"
-UNKNOWN = "the sizes of their model are noted when it is next loaded, by a run or a prompt"
+UNKNOWN = "the model's sizes are noted when it is next loaded, by a run or a prompt"
 """Reasons why models are not shown."""
 PREFILL_LOAD = model_shape.Workload(batch=1, n_tokens=512)
 SPEED_HEAD = ("What", "Dense", "Sparse", "Ratio", "95 % interval", "Ceiling")

@@ -227,7 +227,8 @@ def _test_more(found: RunResults, unknown: Sequence[Judged]) -> NextStep:
         why = f"Fewer than {FEWEST_PASSAGES} passages can never confirm a model."
         more = replace(_more_passages(asked.evaluation, FEWEST_PASSAGES), n_passages=None)
     else:
-        said = f"Next: allow more or less, or try other sparsities. {passages_to_decide(unknown[0].verdict)}"
+        why = f"{sparsity_percent(unknown[0].permille)} is undecided. {passages_to_decide(unknown[0].verdict)}"
+        said = f"Next: allow more or less, or try other sparsities. {why}"
         return NextStep(said=said, link="Change the settings", asked=asked)
     said, asked = f"Next: test on more passages. {why}", replace(asked, evaluation=more)
     return NextStep(said=said, link="Test on more passages", asked=asked)

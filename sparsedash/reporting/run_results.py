@@ -203,7 +203,8 @@ class RunResults:
     @property
     def records(self) -> dict[str, Record]:
         """Every record by the name it has within the run, dense first."""
-        return {self.name_of(each.record): each.record for each in self.models}
+        names = wording.record_names(self.run)
+        return {names[each.record.key]: each.record for each in self.models}
 
     @property
     def best(self) -> list[Judged]:
@@ -219,7 +220,8 @@ class RunResults:
     @property
     def comparisons(self) -> dict[str, dict[str, str]]:
         """What the address of the compare page says of each sparse model beside dense, by its record's key."""
-        return {each.record.key: {"run": self.run.key, "right": self.name_of(each.record)} for each in self.judged}
+        names = wording.record_names(self.run)
+        return {each.record.key: {"run": self.run.key, "right": names[each.record.key]} for each in self.judged}
 
     def name_of(self, record: Record) -> str:
         """The name of one of its records."""
@@ -353,5 +355,5 @@ def live_model(found: RunResults, job: Job) -> tuple[str, Point] | None:
 def verdict_of(found: RunResults, left: Record, right: Record) -> ToleranceVerdict:
     """The verdict on a comparison: among all of the run's, or by itself where it is none of these."""
     among = found.judged if left.key == found.dense.key else ()
-    alone = judge_all([record_losses(left, right)], found.tolerance)[0]
-    return next((each.verdict for each in among if each.record.key == right.key), alone)
+    own = next((each.verdict for each in among if each.record.key == right.key), None)
+    return own or judge_all([record_losses(left, right)], found.tolerance)[0]

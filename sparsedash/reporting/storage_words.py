@@ -14,8 +14,11 @@ from sparsedash.schema.pair_records import RunMark
 from sparsedash.schema.records import Verification
 from sparsedash.service.deletion import Cleanup, Selection
 from sparsedash.service.holdings import ARTEFACTS, DELETABLE, Holding, HoldingKind, Holdings, RunHolding
+from sparsedash.storage.disk_cache import DAMAGED
 
 NO_AMOUNT = "–"
+_MOST_NAMED = 3
+"""Runs that stay and are named; of more, their number is said."""
 _IDENTITY_LENGTH, _KEY_LENGTH = 12, 16
 """Characters of an identity that no run here has a name for, and of a key."""
 
@@ -131,22 +134,23 @@ def holdings_table(rows: Sequence[HeldRow]) -> Table:
 def deletion_question(plan: Cleanup, titles: Mapping[str, str]) -> list[str]:
     """What goes, what comes of it, and what stays and why, in sentences. titles: of the runs, by their keys."""
     if not plan.deletes:
-        return ["Nothing here can be deleted now.", *_staying(plan)]
+        return ["Nothing here can be deleted now.", *_staying(plan, titles)]
     said = [f"Delete {_parts(plan, titles)}? It cannot be undone."]
-    if plan.n_named:
+    if plan.n_named and len(plan.runs) > 1:
         said.append(f"{plan.n_named} of these runs {'has a name' if plan.n_named == 1 else 'have names'}.")
-    kinds: list[HoldingKind] = ["runs"] if plan.runs else []
+    # A run that others have too is only given up.
+    kinds: list[HoldingKind] = ["runs"] if plan.runs and plan.entries else []
     kinds += [item.kind for item in plan.items]
     said += filter(None, dict.fromkeys(_KINDS[kind].afterwards for kind in kinds))
     if "runs" in kinds and "exports" not in kinds:
         said.append("Exported models stay.")
-    return [*said, *_staying(plan)]
+    return [*said, *_staying(plan, titles)]
 
 
 def deletion_summary(done: Cleanup, titles: Mapping[str, str]) -> str:
     """What was deleted, in one line."""
     deleted = f"Deleted: {_parts(done, titles)}." if done.deletes else "Nothing was deleted."
-    return " ".join([deleted, *_staying(done)])
+    return " ".join([deleted, *_staying(done, titles)])
 
 
 def verification_sentence(found: Verification, zone: tzinfo | None) -> str:
@@ -204,7 +208,7 @@ def damaged_rows(found: Verification) -> list[list[str]]:
     """What is damaged: what it is, its name, the fault, and what to do about it."""
     rows = []
     for damage in found.damaged:
-        kind, name = str(damage.kind), damage.name
+        kind, name = str(damage.kind), damage.name.removeprefix(DAMAGED)
         if kind == "record":
             kind, _, name = name.partition("/")
         what, advice = _DAMAGED.get("export file" if damage.kind == "export" else kind, ("An entry", _NOTHING))
@@ -240,8 +244,11 @@ def _parts(plan: Cleanup, titles: Mapping[str, str]) -> str:
     return wording.and_join(parts) + (f", {wording.size(plan.n_bytes)}" if plan.n_bytes else "")
 
 
-def _staying(plan: Cleanup) -> list[str]:
-    stays = [(_count("runs", n), n, why) for why, n in Counter(plan.refused.values()).items()]
+def _staying(plan: Cleanup, titles: Mapping[str, str]) -> list[str]:
+    stays = []
+    for why, n in Counter(plan.refused.values()).items():
+        names = [f"“{titles[key]}”" for key, reason in plan.refused.items() if reason == why and key in titles]
+        stays.append((wording.and_join(names) if len(names) == n <= _MOST_NAMED else _count("runs", n), n, why))
     stays += [(_of_kind(kind, n), n, why) for kind, n, why in plan.stays]
     said = [f"{what} stays: {why}." if n == 1 else f"{what} stay: {why}." for what, n, why in stays]
     said = [each.replace("{them}", "it" if " stays: " in each else "them") for each in said]

@@ -69,9 +69,9 @@ def choose_run(backend: Backend, runs: Sequence[Run], chosen: str) -> None:
     """Draw the choice among the runs; the address names the one that is shown."""
     if chosen not in {run.key for run in runs}:
         return
-    titles = {}
+    titles, marks = {}, backend.user_data.marks()
     for run in runs:
-        title = wording.stored_run_title(run, backend.user_data.name_of(run.key))
+        title = wording.stored_run_title(run, marks[run.key].name if run.key in marks else "")
         prefix = f"{EXAMPLE_TITLE}: " if run.made_on else ""
         titles[run.key] = f"{prefix}{title}, {wording.moment(run.started_at, frame.zone())}"
     address_bar.select(

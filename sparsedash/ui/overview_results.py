@@ -111,7 +111,7 @@ def show_tradeoff(backend: Backend, found: RunResults, job: Job | None) -> None:
         job_panel.watch_job(backend, job, has_grown, brief=True, below=draw)
     else:
         draw(job)
-    # What would decide the rest stands at the top as soon as it is the next step.
+    # What would decide the first of the rest stands at the top, as the next step.
     figures = run_answer.answer_figures(found, needed=run_answer.next_step(found) is None)
     with st.expander("The numbers as a table"):
         limits = navigation.tolerance_query()
@@ -173,8 +173,9 @@ def show_first_run_duration(backend: Backend) -> None:
     """
     duration = backend.preflight(first_run_settings()).duration
     if duration.total_s is None:
-        frame.remark("How long it will take is being measured.")
-        if backend.is_measuring():
+        measuring = backend.is_measuring()
+        frame.remark(f"How long it will take is {'being measured' if measuring else 'not known yet'}.")
+        if measuring:
             wait_for_rates(backend)
         return
     backend.expect_work()

@@ -111,7 +111,7 @@ def _show_found(backend: Backend, found: Verification) -> None:
     if found.n_damaged > _MOST_DAMAGED:
         frame.note(f"The first {_MOST_DAMAGED} of {found.n_damaged:,}.")
     with frame.row():
-        frame.ask_to_delete(backend, "Delete what is damaged", "delete-damaged", Selection(damaged=True), {})
+        frame.ask_to_delete(backend, "Delete what is damaged", "delete-found", Selection(damaged=True), {})
         head = ["What", "Called", "What is wrong", "What to do"]
         frame.offer_table(table("What is damaged", "", head, damaged))
 

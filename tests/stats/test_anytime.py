@@ -1,14 +1,24 @@
 """Differences looked at while they grow: error rates at every look, by algebra and by simulation; planned looks."""
 
 from fractions import Fraction
+from functools import cache
 from math import comb, log
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import quad
 
-from sparsedash.stats.anytime import ALPHA, anytime_interval, anytime_p, decide_difference, log_e_value, planned_looks
+from sparsedash.stats.anytime import (
+    ALPHA,
+    MARGIN,
+    anytime_interval,
+    anytime_p,
+    decide_difference,
+    log_e_value,
+    planned_looks,
+)
 
 counts = st.integers(0, 120)
 
@@ -56,6 +66,43 @@ def test_decisions_by_hand():
     assert decide_difference(3, 4, 256, 1) == "open"
     assert decide_difference(60, 62, 3000, 1) == "close"
     assert decide_difference(60, 90, 3000, 1) == decide_difference(90, 60, 3000, 1000) == "open"
+
+
+def flips_at_looks(rng, shares, n_runs: int, looks: list[int]) -> np.ndarray:
+    """Running counts (n_runs, looks, 2) of broken and mended passages."""
+    sizes = np.diff([0, *looks])
+    parts = [rng.multinomial(size, [*shares, 1 - sum(shares)], n_runs)[:, :2] for size in sizes]
+    return np.cumsum(np.stack(parts, axis=1), axis=1)
+
+
+def share_ended(found: np.ndarray, decision: str, looks: list[int]) -> float:
+    """Share of the runs whose first decision is this one."""
+    decide_once = cache(decide_difference)
+    ended = 0
+    for run in found.tolist():
+        decisions = (decide_once(broke, mended, n, 1) for n, (broke, mended) in zip(looks, run, strict=True))
+        ended += next((d for d in decisions if d != "open"), "open") == decision
+    return ended / len(found)
+
+
+@pytest.mark.parametrize("flips", [0.05, 0.3])
+def test_looked_at_after_every_step_an_equal_model_is_called_different_one_time_of_20_at_most(flips):
+    """Looks at the p-value alone, to the last passage, however early the evaluator might have stopped."""
+    rng = np.random.default_rng(5)
+    looks = list(range(16, 2000 + 1, 16))
+    found = flips_at_looks(rng, (flips / 2, flips / 2), 1000, looks)
+    p_values = {(b, m): anytime_p(b, m) for b, m in np.unique(found.reshape(-1, 2), axis=0).tolist()}
+    alarmed = sum(any(p_values[b, m] < ALPHA for b, m in run) for run in found.tolist())
+    # 50 of 1,000 at most in expectation; three standard deviations of chance above it.
+    assert alarmed <= 50 + 3 * (1000 * 0.05 * 0.95) ** 0.5
+
+
+@pytest.mark.parametrize("difference", [MARGIN, -MARGIN])
+def test_a_difference_at_the_margin_is_called_close_one_time_of_20_at_most(difference):
+    looks = [256, 512, 1024, 1536, 2048, 3072, 4096]
+    shares = ((0.06 - difference) / 2, (0.06 + difference) / 2)
+    found = flips_at_looks(np.random.default_rng(6), shares, 300, looks)
+    assert share_ended(found, "close", looks) <= 0.05 + 3 * (0.05 * 0.95 / 300) ** 0.5
 
 
 @pytest.mark.parametrize("n", [1, 10, 95, 96, 132, 400, 5153, 1_000_000])

@@ -4,6 +4,8 @@ from math import exp, inf, log, sqrt
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import stats
 
 from sparsedash.schema.pair_records import SpeedRatio
@@ -34,12 +36,28 @@ def test_either_end_is_students_with_one_more_like_the_most_extreme_on_its_side(
     assert high == pytest.approx(students([*values, 6.0])[1], rel=1e-5)
 
 
+@given(st.lists(st.integers(-50, 50), min_size=10, max_size=40))
+def test_it_is_never_narrower_than_students(values):
+    low, high = mean_interval(moments(values), 0.05)
+    even_low, even_high = students(values) if np.ptp(values) > 0 else (values[0], values[0])
+    assert low <= even_low + 1e-6 and high >= even_high - 1e-6
+
+
 def test_an_interval_valid_at_any_look_is_wider_and_one_value_has_none():
     assert mean_interval(moments([3.0]), 0.05) == anytime_mean_interval(moments([3.0]), 0.05) == (-inf, inf)
     assert mean_interval(moments([3.0] * 10), 0.05) == (3.0, 3.0)
     found = moments([0.1, -0.2, 0.4, 0.0, -0.1] * 40)
     narrow, wide = mean_interval(found, 0.05), anytime_mean_interval(found, 0.05)
     assert wide[0] < narrow[0] < narrow[1] < wide[1]
+
+
+@pytest.mark.parametrize(("n", "allowed"), [(30, 0.042), (132, 0.034)])
+def test_the_mean_of_skewed_values_is_missed_about_as_rarely_as_it_says_on_either_side(n, allowed):
+    rows = np.random.default_rng(7).gamma(4.0, size=(4000, n)) - 4.0
+    bounds = [mean_interval(moments(row), 0.05) for row in rows.tolist()]
+    # 2.5 % each, and what 4,000 draws and thirty skewed values leave of it.
+    assert np.mean([high < 0 for _, high in bounds]) < allowed
+    assert np.mean([low > 0 for low, _ in bounds]) < allowed
 
 
 def test_the_ratio_is_that_of_the_rounds_not_of_the_times():

@@ -89,9 +89,12 @@ def test_only_passages_with_different_answers_are_judged_in_file_order(open_page
     pairs = zip(dense.outcomes, sparse.outcomes, strict=True)
     different = [one.index for one, other in pairs if one.answer != other.answer]
     assert f"1 of {len(different)}" in words(app) and f"Passage {different[0] + 1}" in words(app)
-    assert f"{len(different)} of 120 passages are offered: those that the two models answer" in words(app)
+    assert (
+        f"{len(different)} of 120 passages are offered: those that the two models answer with different words."
+        in words(app)
+    )
     searched = words(open_page("compare", blind="true", search="violin"))
-    assert " passages are offered: those that the two models answer" in searched
+    assert " passages with this text are offered: those that the two models answer" in searched
 
 
 def test_a_prompt_of_ones_own_is_judged_blind_too(open_page, finished, prompt, drawn):

@@ -101,7 +101,7 @@ def test_multiply_adds_count_attention_and_the_head_that_stay(open_page, run):
 
 def test_speed_that_was_not_measured_is_offered_with_number_format_and_threads(open_page, backend, run):
     app = open_page("overview", against="reading")
-    assert not app.get("plotly_chart") and "3 sparse models not shown: their speed was not measured" in words(app)
+    assert not app.get("plotly_chart") and "3 sparse models not shown: the speed was not measured" in words(app)
     app.selectbox(key="chosen-numbers").select("bfloat16").run()
     app.selectbox(key="chosen-threads").select("1").run()
     assert (app.query_params["numbers"], app.query_params["threads"]) == ("bfloat16", "1")
@@ -135,7 +135,7 @@ def test_zeros_alone_are_explained_and_never_offered_to_be_timed(open_page, back
 
 
 def test_a_model_whose_sizes_are_not_known_is_counted_as_missing(open_page, finished):
-    assert "3 sparse models not shown: the sizes" in words(open_page("overview", against="bytes"))
+    assert "3 sparse models not shown: the model's sizes" in words(open_page("overview", against="bytes"))
 
 
 def test_a_measurement_is_shown_in_place_of_the_button_and_leads_to_its_axis(open_page, backend, run):

@@ -35,13 +35,19 @@ def test_a_newcomer_finds_one_button_that_submits_the_default_run_and_shows_it_t
 
 
 @pytest.mark.parametrize(
-    ("duration", "expected"),
+    ("duration", "measuring", "expected"),
     [
-        (Duration(seconds=9.0, unknown=("pruning",)), "How long it will take is being measured."),
-        (Duration(seconds=130.0, counted=("pruning",)), "It takes about 2 min, by a measurement of this machine"),
+        (Duration(seconds=9.0, unknown=("pruning",)), True, "How long it will take is being measured."),
+        (Duration(seconds=9.0, unknown=("pruning",)), False, "How long it will take is not known yet."),
+        (
+            Duration(seconds=130.0, counted=("pruning",)),
+            False,
+            "It takes about 2 min, by a measurement of this machine",
+        ),
     ],
 )
-def test_the_button_says_how_long_it_takes(duration, expected, open_page, backend):
+def test_the_button_says_how_long_it_takes(duration, measuring, expected, open_page, backend, monkeypatch):
+    monkeypatch.setattr(type(backend), "is_measuring", lambda self: measuring)
     backend.before = replace(backend.before, duration=duration)
     assert expected in words(open_page("overview"))
 

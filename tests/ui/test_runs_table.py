@@ -158,7 +158,7 @@ def test_a_run_is_ticked_overlaid_named_pinned_and_deleted(open_page, backend, t
     said = words(open_page("overview", run=older.key))
     assert said.count("For the talk · SmolLM2 135M") == 1 and "pinned" in said
     app = opened(open_page("runs", chosen=short(older)), "runs-delete")
-    assert "1 run stays: it is pinned; unpin it first." in words(app)
+    assert "“For the talk” stays: it is pinned; unpin it first." in words(app)
     button(app, "Unpin").click().run()
     app = opened(app, "runs-delete")
     assert "Delete “For the talk” with the answers of 2 models" in words(app)
