@@ -75,6 +75,7 @@ def quick(folder: Path, on_step, n=5, each_s=0.0):
 
 
 slow = partial(quick, n=100, each_s=0.01)
+slower = partial(quick, n=100, each_s=0.03)
 """About a second for each part."""
 
 
@@ -123,7 +124,7 @@ def quits(folder: Path, on_step):
 
 
 BEHAVIOURS = {f.__name__: f for f in (quick, steady, deaf, broken, unfindable, hungry, segfault, quits)}
-BEHAVIOURS |= {"slow": slow, "stubborn": stubborn}
+BEHAVIOURS |= {"slow": slow, "slower": slower, "stubborn": stubborn}
 
 
 if __name__ == "__main__":

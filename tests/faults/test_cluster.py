@@ -63,10 +63,10 @@ def test_what_goes_wrong_on_a_machine_is_told_with_its_name_and_the_machine_goes
 def test_a_killed_machine_is_named_and_trying_again_makes_only_what_is_missing(house):
     house.begin("ann", "ben")
     server = house.serve()
-    points = tuple(range(50, 450, 50))
-    job = house.submit("slow", points)
+    points = tuple(range(50, 300, 50))
+    job = house.submit("slower", points)
     house.until_made(job, 2)
-    # In the first half of a part, of about a second: between two it would not be missed.
+    # In the first half of a part, of about three seconds: between two it would not be missed.
     eventually(lambda: any(0 < seen.progress.done < 50 for seen in at_work(server, job) if seen.machine.name == "ann"))
     before = house.kept()
     house.kill_worker("ann")
