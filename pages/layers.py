@@ -23,7 +23,7 @@ if found is not None and found.sparse:
     layers_losses.show_shapes(backend, record)
     with st.container(horizontal=True):
         frame.link("overview", "Back to the chart", run=chosen.key)
-        name = found.name_of(record)
+        name = found.names[record.key]
         frame.link("compare", "Compare its answers with the dense model's", run=chosen.key, right=name)
         link_to_export(chosen.key, name)
 elif chosen.job is not None:

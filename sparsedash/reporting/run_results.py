@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from math import isinf
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
@@ -203,8 +203,7 @@ class RunResults:
     @property
     def records(self) -> dict[str, Record]:
         """Every record by the name it has within the run, dense first."""
-        names = wording.record_names(self.run)
-        return {names[each.record.key]: each.record for each in self.models}
+        return {self.names[each.record.key]: each.record for each in self.models}
 
     @property
     def best(self) -> list[Judged]:
@@ -220,12 +219,12 @@ class RunResults:
     @property
     def comparisons(self) -> dict[str, dict[str, str]]:
         """What the address of the compare page says of each sparse model beside dense, by its record's key."""
-        names = wording.record_names(self.run)
-        return {each.record.key: {"run": self.run.key, "right": names[each.record.key]} for each in self.judged}
+        return {each.record.key: {"run": self.run.key, "right": self.names[each.record.key]} for each in self.judged}
 
-    def name_of(self, record: Record) -> str:
-        """The name of one of its records."""
-        return wording.record_names(self.run)[record.key]
+    @cached_property
+    def names(self) -> dict[str, str]:
+        """The names of its records within the run, by their keys, dense first."""
+        return wording.record_names(self.run)
 
     def line_of(self, method: MethodSettings) -> str:
         """The label of a method's line in a chart: "sparse", or its name where the run has several."""

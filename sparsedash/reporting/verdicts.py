@@ -191,7 +191,7 @@ def numbers_table(found: RunResults, comparisons: Mapping[str, str] | None = Non
     head = ["Model", f"MLP {gone}", f"Linear weights {gone}", f"Right of {total:,}", "Accuracy", "95 % interval"]
     rows, links = [], []
     for judged in found.models:
-        record, name, score = judged.record, found.name_of(judged.record), judged.record.last_word
+        record, name, score = judged.record, found.names[judged.record.key], judged.record.last_word
         pruned = record.pruned
         shares = [percent(pruned.mlp_sparsity), percent(pruned.matmul_ratio)] if pruned else ["0", "0"]
         right = f"{score.right:,}" if score.total == total else f"{score.right:,} of {score.total:,}"

@@ -137,7 +137,7 @@ def _offer_timing(backend: Backend, found: RunResults, untimed: Sequence[Judged]
 
 def _show_timings(backend: Backend, found: RunResults, options: TimingOptions) -> None:
     """Draw every measurement of this run as a table with its conditions."""
-    asked = {found.name_of(each.record): timing_request(found, each.record.key, options) for each in found.judged}
+    asked = {found.names[each.record.key]: timing_request(found, each.record.key, options) for each in found.judged}
     measured = {name: timing for name, request in asked.items() if (timing := backend.timing(request.key()))}
     if measured:
         with st.expander("The measured speeds as tables"):

@@ -51,7 +51,7 @@ def _show_next_step(found: RunResults | None, *, grows: bool) -> None:
         if found is None or step is None:
             return
         if step.asked is None and found.headline is not None:
-            link_to_export(found.run.key, found.name_of(found.headline))
+            link_to_export(found.run.key, found.names[found.headline.key])
         elif step.asked is not None and (address := form_address(step.asked)) is not None:
             frame.link("prune", step.link, **address)
 
@@ -125,7 +125,7 @@ def show_tradeoff(backend: Backend, found: RunResults, job: Job | None) -> None:
 def link_to_answers(found: RunResults) -> None:
     """Draw links to the passages, layers and export of the sparse model that the answer speaks of."""
     if (record := found.headline) is not None:
-        name = found.name_of(record)
+        name = found.names[record.key]
         frame.link("compare", "Compare the answers passage by passage", **found.comparisons[record.key])
         frame.link("layers", "See what each layer lost", run=found.run.key, record=name)
         link_to_export(found.run.key, name)

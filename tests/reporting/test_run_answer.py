@@ -171,7 +171,7 @@ def test_runs_that_decide_little_are_judged_alike_in_sentences_report_table_and_
     overview = plain(" ".join([answers.answer_sentence(found), *answers.answer_figures(found)]))
     assert overview.startswith(begins) and overview.endswith(ends)
     judged = found.judged[i]
-    name = found.name_of(judged.record)
+    name = found.names[judged.record.key]
     pair = Pair(left_name="dense", left=found.dense, right_name=name, right=judged.record)
     report = plain(html.unescape(html_report(found, pair, None).decode()))
     assert all(plain(sentence) in report for sentence in verdict_words(name, judged.verdict, found.tolerance))
