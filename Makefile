@@ -57,7 +57,7 @@ lint: .venv/installed-dev
 types: .venv/installed-dev
 	$(BIN)/mypy
 
-PYTEST := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder -rfER
+PYTEST := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder -rfE
 
 # The test files that name neither the engine nor a process of its own: they need no torch and no browser.
 quick: lint

@@ -1,4 +1,4 @@
-"""What holds for every test: no network, few threads, the same examples on every machine, in CI a second try."""
+"""What holds for every test: no network, few threads, the same examples on every machine."""
 
 import os
 
@@ -16,19 +16,8 @@ from hypothesis import settings
 
 from sparsedash.storage.store import Store
 
-_OF_SEVERAL_PROCESSES = [
-    Path(__file__).parent / name for name in ("browser", "faults", "service/test_cluster_with_engine.py")
-]
-
 settings.register_profile("repeatable", deadline=None, derandomize=True, database=None)
 settings.load_profile("repeatable")
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """In CI what watches other processes is tried once more where it fails; what needed that is named at the end."""
-    for item in items:
-        if os.environ.get("CI") and any(path in (item.path, *item.path.parents) for path in _OF_SEVERAL_PROCESSES):
-            item.add_marker(pytest.mark.flaky(reruns=1))
 
 
 @pytest.fixture
