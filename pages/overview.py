@@ -45,7 +45,7 @@ def invite() -> None:
 
 if found is not None:
     show_example_note(found.run)
-    overview_results.show_answer(found, chosen.job)
+    overview_results.show_answer(backend, found, chosen.job)
     job_panel.mention_other_runs(backend, chosen.key)
     overview_results.show_tradeoff(backend, found, chosen.job)
     with frame.row():

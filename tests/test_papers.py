@@ -12,10 +12,10 @@ import yaml
 import sparsedash
 from sparsedash.catalog import choices, presets
 from sparsedash.catalog.families import FAMILIES
-from sparsedash.reporting.run_reports import run_document
 from sparsedash.schema.method_settings import Allocation, Compensation, Pattern, Saliency, Schedule
 from sparsedash.shell.commands import COMMANDS, main
 from tests.factories import RECORD, RUN
+from tests.reporting.held_results import document_of
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = [path for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith(".")]
@@ -71,7 +71,7 @@ def test_every_flag_is_described_and_every_described_flag_exists(capsys):
 
 
 def test_every_field_of_the_document_is_described():
-    document = run_document(RUN, replace(RECORD, pruned=None), [RECORD])
+    document = document_of(RUN, replace(RECORD, pruned=None), RECORD)
     text = section(read("docs/cli.md"), "The JSON document")
     described = set(re.findall(r"`([a-z_]+)`", text))
     within_settings = fields_of(document["settings"]) | fields_of(document["sparse"][0]["method"])

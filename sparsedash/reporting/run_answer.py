@@ -5,27 +5,29 @@ Plain text: escape it before it becomes markup.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Any
 
-from sparsedash.catalog.choices import EVALUATION_CORPORA
+from sparsedash.catalog.choices import EVALUATION_CORPORA, CatalogEntry
 from sparsedash.jobs.job import Job, JobState
 from sparsedash.reporting import wording
-from sparsedash.reporting.run_results import Judged, RunResults, largest_within, smallest_beyond
-from sparsedash.reporting.verdicts import (
-    MOST_PASSAGES,
-    decision_words,
-    loss_words,
-    needed_words,
-    passages_to_decide,
-    tolerance_words,
-    verdict_phrase,
-)
+from sparsedash.reporting.run_results import Judged, RunResults, judge, largest_within, measure, smallest_beyond
+from sparsedash.reporting.verdicts import difference_words, limits_sentence, loss_words, verdict_words
 from sparsedash.reporting.wording import and_join, quantity, sparsity_percent
 from sparsedash.schema.method_settings import FIXED_PERMILLE, MethodSettings
 from sparsedash.schema.records import Run
-from sparsedash.schema.settings import EvaluationSettings, FindResult, FindSettings, RunSettings
-from sparsedash.stats.tolerance import FEWEST_PASSAGES, Tolerance, ToleranceVerdict, Verdict
+from sparsedash.schema.settings import (
+    BUILTIN_CLOZE,
+    BUILTIN_CLOZE_402,
+    EvaluationSettings,
+    FindResult,
+    FindSettings,
+    RunSettings,
+)
+from sparsedash.stats.tolerance import FEWEST_PASSAGES, Tolerance, ToleranceVerdict
 
+_MOST_PASSAGES = 1_000_000
+_TOO_FEW = f"fewer than {FEWEST_PASSAGES} passages can never confirm a model"
 _ENDED: dict[JobState, str] = {
     "cancelled": "was stopped",
     "failed": "failed",
@@ -44,10 +46,41 @@ def answer_sentence(found: RunResults, ended: bool = False) -> str:
     method, verdicts = rows[0].method, {row.permille: row.verdict for row in rows}
     if search is not None and search.finished:
         return find_sentence(search, method, verdicts)
-    by = f" with “{wording.method_title(method)}”" if found.several_methods else ""
+    by = f" with {_quoted(method)}" if found.several_methods else ""
     notes = {row.permille: _rounding_note(row) for row in rows}
-    sentence = _verdicts_sentence(verdicts, method, found.tolerance, by, notes)
+    said = [race_sentence(found), _verdicts_sentence(verdicts, method, found.tolerance, by, notes)]
+    sentence = " ".join(filter(None, said))
     return sentence if found.run.finished else f"So far: {sentence}"
+
+
+def _quoted(method: MethodSettings) -> str:
+    return f"“{wording.method_title(method)}”"
+
+
+def race_sentence(found: RunResults) -> str:
+    """Which method wins a race, at the sparsity that the answer names; nothing where no two were tested there."""
+    if not found.race:
+        return ""
+    best, at = _quoted(found.best[0].method), sparsity_percent(found.race[0][0].permille)
+    n = quantity(min(difference.n_passages for _, difference in found.race), "passage")
+    groups: dict[int, list[str]] = {-1: [], 0: [], 1: []}
+    for rival, difference in found.race:
+        groups[(difference.low > 0) - (difference.high < 0)].append(_quoted(rival.method))
+    ahead, alike, beaten = groups.values()
+    p = max((difference.p_value for _, difference in found.race if difference.is_shown), default=1.0)
+    sure = f"by perplexity, p{wording.NBSP}{'' if p < 0.001 else f'≤{wording.NBSP}'}{wording.p_number(p)}"
+    if ahead:
+        return f"At {at} {and_join(ahead)} {'beats' if len(ahead) == 1 else 'beat'} {best} ({sure}), tested on {n}."
+    apart = f"cannot be told apart from {_some(alike)} on {n}" if alike else ""
+    if not beaten:
+        return f"At {at} {best} {apart}."
+    rest = f", but {apart}" if apart else f", tested on the same {n}"
+    return f"At {at} {best} {'beats' if apart else 'wins: it beats'} {_some(beaten)} ({sure}){rest}."
+
+
+def _some(methods: Sequence[str]) -> str:
+    """ "“a” and “b”", or "5 other methods" of more than three."""
+    return and_join(methods) if len(methods) <= 3 else f"{len(methods)} other methods"
 
 
 def find_sentence(result: FindResult, method: MethodSettings, verdicts: Mapping[int, ToleranceVerdict]) -> str:
@@ -58,10 +91,9 @@ def find_sentence(result: FindResult, method: MethodSettings, verdicts: Mapping[
     ends = {step: verdicts[step] for step in (result.answer, result.next_step) if step is not None and step in verdicts}
     said = [_verdicts_sentence(ends, method, tolerance)] if ends else []
     if result.answer not in ends and result.n_passages < FEWEST_PASSAGES:
-        passages = quantity(result.n_passages, "passage")
-        said = [f"Too few to judge: {passages} cannot confirm that anything stays within {tolerance_words(tolerance)}."]
+        said.insert(0, f"{wording.first_upper(_TOO_FEW)}.")
     elif result.answer not in ends:
-        said.insert(0, f"No sparsity was found within {tolerance_words(tolerance)}.")
+        said.insert(0, "No sparsity was found that stays within your limit.")
     elif result.next_step is None:
         said.append("It is the most that can be tried.")
     return " ".join(said)
@@ -76,52 +108,66 @@ def _verdicts_sentence(
 ) -> str:
     """The largest sparsity within the limits, the smallest beyond, and what is undecided between or above them.
 
-    verdicts: by rising sparsity, at least one. by: with which method. notes: what belongs after a sparsity.
+    verdicts: at least one. by: with which method. notes: what belongs after a sparsity.
     """
-    by_verdict: dict[Verdict, list[int]] = {"within": [], "beyond": [], "undecided": []}
-    for permille, found in sorted(verdicts.items()):
-        by_verdict[found.verdict].append(permille)
-    # Only what lies above the largest within, or else below the smallest beyond, can change the answer.
-    decided = list(dict.fromkeys([*by_verdict["within"][-1:], *by_verdict["beyond"][:1]]))
-    low, high = max(by_verdict["within"], default=-1), min(by_verdict["beyond"], default=1001)
-    undecided = [each for each in by_verdict["undecided"] if each > low and (low >= 0 or each < high)]
-    said = [(sparsity_percent(each), (notes or {}).get(each, ""), decision_words(verdicts[each])) for each in decided]
+    decided, undecided = answered(verdicts)
+    said = []
+    for each in decided:
+        found, smaller = verdicts[each], [other for at, other in verdicts.items() if at < each]
+        up_to = found.verdict == "within" and all(other.verdict != "beyond" for other in smaller)
+        name, note = sparsity_percent(each), (notes or {}).get(each, "")
+        said.append((f"up to {name}" if up_to else name, note, verdict_words(found)))
     if undecided:
-        phrase = verdict_phrase(verdicts[undecided[0]], "are" if said and len(undecided) > 1 else "is")
-        said.append((and_join([sparsity_percent(permille) for permille in undecided]), "", phrase))
+        names, several = [sparsity_percent(permille) for permille in undecided], len(undecided) > 1
+        phrase = verdict_words(verdicts[undecided[0]], "are" if said and several else "is")
+        said.append((and_join(names, "and" if said else "or"), "", phrase))
     verb, after = ("Removing", "") if method.takes_channels else ("Setting", " to zero")
     (subject, note, phrase), *rest = said
-    sentences = [f"{verb} {subject} {wording.share_of(method)}{after}{note}{by} {phrase}"]
-    sentences += [f"{subject}{note} {phrase}" for subject, note, phrase in rest]
-    tested = {verdicts[permille].n_passages for permille in decided}
+    sentences = [f"{verb} {subject} {wording.share_of(method)}{after}{note}{by} {phrase}."]
+    sentences += [f"{subject}{note} {phrase}." for subject, note, phrase in rest]
     if not decided:
-        sentences.append(f"The limits are {tolerance_words(tolerance)}")
-    elif not undecided and len(tested) == 1:
-        sentences.append(f"Tested on {quantity(tested.pop(), 'passage')}")
-    return " ".join(f"{sentence}." for sentence in sentences)
+        sentences.append(limits_sentence(verdicts[undecided[0]], tolerance))
+    elif not undecided and "passage" not in sentences[0] and len({verdicts[each].n_passages for each in decided}) == 1:
+        sentences.append(f"Tested on {quantity(verdicts[decided[0]].n_passages, 'passage')}.")
+    return " ".join(sentences)
 
 
-def answer_figures(found: RunResults, needed: bool = True) -> list[str]:
-    """The losses of the models that the answer names; of a search also how it got there.
+def answered(verdicts: Mapping[int, ToleranceVerdict]) -> tuple[list[int], list[int]]:
+    """The sparsities that the answer names: the largest within and the smallest beyond, and the undecided ones.
 
-    needed: with what would settle the undecided ones.
+    Of these only what lies above the largest within, or else below the smallest beyond, can change the answer.
     """
+    by_verdict: dict[str, list[int]] = {"within": [], "beyond": [], "undecided": []}
+    for permille, found in sorted(verdicts.items()):
+        by_verdict[found.verdict].append(permille)
+    low, high = max(by_verdict["within"], default=-1), min(by_verdict["beyond"], default=1001)
+    undecided = [each for each in by_verdict["undecided"] if each > low and (low >= 0 or each < high)]
+    return list(dict.fromkeys([*by_verdict["within"][-1:], *by_verdict["beyond"][:1]])), undecided
+
+
+def answer_figures(found: RunResults) -> list[str]:
+    """The losses of the models that the answer names; of a race the differences; of a search how it got there."""
     rows, search = found.best, _search(found)
     ends = (largest_within(rows), smallest_beyond(rows))
     named = [row for row in ends if row] or rows[:1]
     if search is not None:
-        named = rows = [row for row in rows if search.finished and row.permille in (search.answer, search.next_step)]
+        named = [row for row in rows if search.finished and row.permille in (search.answer, search.next_step)]
     said = [
         f"{sparsity_percent(row.permille)} ({wording.measured_sparsity(row.record.pruned)}): {loss_words(row.verdict)}."
         for row in named
         if row.record.pruned
     ]
-    said += [find_steps(search)] if search is not None and search.finished else []
-    return said + [
-        f"{sparsity_percent(row.permille)} is undecided. {passages_to_decide(row.verdict)}"
-        for row in rows
-        if needed and row.verdict.verdict == "undecided"
+    if search is not None:
+        return [*said, find_steps(search)] if search.finished else said
+    said += [
+        f"{_quoted(rival.method)} at {sparsity_percent(rival.permille)}: "
+        f"{difference_words(difference, _quoted(rows[0].method))}."
+        for rival, difference in found.race
     ]
+    zeros = [_quoted(method) for method in found.run.settings.methods if not method.takes_channels]
+    if rows and rows[0].method.takes_channels and zeros:
+        said.append(f"Not compared: {and_join(zeros)}. Zeros make a model neither smaller nor faster.")
+    return said
 
 
 def _search(found: RunResults) -> FindResult | None:
@@ -146,7 +192,9 @@ def find_steps(result: FindResult) -> str:
     said = f"{trials} among {among}, {answered:,} passages answered instead of {steps * result.n_passages:,}."
     unknown = sorted(trial.permille for trial in result.trials if trial.verdict == "undecided")
     if unknown:
-        said += f" Undecided, which the search treated as too much: {wording.sparsity_percents(unknown)}."
+        names, one = and_join([sparsity_percent(permille) for permille in unknown]), len(unknown) == 1
+        was, it = ("was", "it") if one else ("were", "them")
+        said += f" {names} {was} undecided, so the search treated {it} as too much."
     return said
 
 
@@ -190,58 +238,117 @@ def next_step(found: RunResults) -> NextStep | None:
         said = f"Next: export the model at {sparsity_percent(low)}, or see which answers it changed."
         return NextStep(said=said, link="Export this model", asked=None)
     # Only what lies above the largest within and below the smallest beyond can change the answer.
-    if unknown := [row for row in rows if row.verdict.verdict == "undecided" and low < row.permille < high]:
-        return _test_more(found, unknown)
+    unknown = [row for row in rows if row.verdict.verdict == "undecided" and low < row.permille < high]
+    if unknown:
+        return _test_again(found, unknown) or _too_close(found, low, unknown)
     if run.find is not None or rows[0].method.pattern in FIXED_PERMILLE:
         said = "Next: race other methods." if run.find is None else "Next: allow more, or search with another method."
         return NextStep(said=said, link="Change the settings", asked=run.find or settings)
     if within is not None and beyond is not None:
-        said = f"search for the largest sparsity within your limits, between {low / 10:g} and {sparsity_percent(high)}."
+        said = f"search for the largest sparsity within your limit, between {low / 10:g} and {sparsity_percent(high)}."
     elif within is not None:
         said = f"see whether more than {sparsity_percent(low)} can be removed."
     else:
         said = f"see whether less than {sparsity_percent(rows[0].permille)} can be removed, or race other methods."
+    evaluation, n_tested = settings.evaluation, found.dense.last_word.total
+    if n_tested < FEWEST_PASSAGES:
+        text = _longer_texts(evaluation, n_tested)[0]
+        evaluation = replace(evaluation, corpus=text.name, n_passages=None)
+        said += f" Test on {text.title}: {_TOO_FEW}."
     search = FindSettings(
         model=settings.model,
         dtype=settings.dtype,
         method=rows[0].method,
         calibration=settings.calibration,
-        evaluation=replace(settings.evaluation, stop_early=False),
+        evaluation=replace(evaluation, stop_early=False),
         ratio=found.tolerance.ratio,
         points=found.tolerance.points,
     )
     return NextStep(said=f"Next: {said}", link="Set up a search", asked=search)
 
 
-def _test_more(found: RunResults, unknown: Sequence[Judged]) -> NextStep:
-    asked, needs = (
-        found.run.find or found.run.settings,
-        [(row.verdict.passages_needed, row.permille) for row in unknown],
-    )
-    if needed := sorted((n, permille) for n, permille in needs if n is not None and n <= MOST_PASSAGES):
-        n, permille = needed[0]
-        settled = f"{wording.first_upper(needed_words(n))} would settle {sparsity_percent(permille)}"
-        why = f"{settled}, estimated from these {found.dense.last_word.total:,}."
-        more = _more_passages(asked.evaluation, n)
-    elif any(row.verdict.too_few for row in unknown):
-        why = f"Fewer than {FEWEST_PASSAGES} passages can never confirm a model."
-        more = replace(_more_passages(asked.evaluation, FEWEST_PASSAGES), n_passages=None)
-    else:
-        why = f"{sparsity_percent(unknown[0].permille)} is undecided. {passages_to_decide(unknown[0].verdict)}"
-        said = f"Next: allow more or less, or try other sparsities. {why}"
-        return NextStep(said=said, link="Change the settings", asked=asked)
-    said, asked = f"Next: test on more passages. {why}", replace(asked, evaluation=more)
-    return NextStep(said=said, link="Test on more passages", asked=asked)
+def _test_again(found: RunResults, unknown: Sequence[Judged]) -> NextStep | None:
+    """Test those of these models that a text has enough passages for, the smallest such text; None where none has."""
+    run, n_tested = found.run, found.dense.last_word.total
+    for text in _longer_texts(run.settings.evaluation, n_tested):
+        rows = list(unknown)
+        # Judged in a run of their own, in which each has a wider share of the chance of error.
+        while rows and max(needed := _needed(found, rows)) > (text.n_texts or _MOST_PASSAGES):
+            rows.pop(needed.index(max(needed)))
+        if not rows:
+            continue
+        n, is_same = int(max(needed)), text.name == run.settings.evaluation.corpus
+        # Built-in texts are small, so all of them are asked.
+        asks_part = text.n_texts > n > n_tested >= FEWEST_PASSAGES and text.name != BUILTIN_CLOZE_402
+        part = n if asks_part else None
+        evaluation = replace(run.settings.evaluation, corpus=text.name, n_passages=part)
+        permilles = tuple(row.permille for row in rows)
+        said = f"Next: test {and_join(list(map(sparsity_percent, permilles)))}"
+        asked: RunSettings | FindSettings = replace(
+            run.settings, methods=(rows[0].method,), sparsities_permille=permilles, evaluation=evaluation
+        )
+        if run.find is not None:
+            said, asked = "Next: search again", replace(run.find, evaluation=evaluation)
+        said += f" on {f'{part:,} of ' if part else ''}{text.title}."
+        if n_tested < FEWEST_PASSAGES:
+            said = f"{wording.first_upper(_TOO_FEW)}. {said}"
+        elif n > n_tested:
+            other = not is_same and (run.settings.evaluation.corpus, text.name) != (BUILTIN_CLOZE, BUILTIN_CLOZE_402)
+            there = ", if as much is lost there" if other else ""
+            enough = "They" if part else f"About {n:,}"
+            said += f" {enough} should settle it, estimated from these {n_tested:,}{there}."
+        return NextStep(said=said, link="Test on more passages", asked=asked)
+    return None
 
 
-def _more_passages(now: EvaluationSettings, needed: int) -> EvaluationSettings:
-    """So many of the same text, if it may have them; else all of the smallest text that does, or of the largest."""
+def _needed(found: RunResults, rows: Sequence[Judged]) -> list[float]:
+    """Passages that would decide each model in a run of these alone, rounded up; infinite where no number would."""
+    n_tested = found.dense.last_word.total
+    if n_tested < FEWEST_PASSAGES:
+        # So few say nothing of how many it takes.
+        return [FEWEST_PASSAGES] * len(rows)
+    judged = [each.verdict for each in judge([measure(found.dense, row.record) for row in rows], found.tolerance)]
+    return [
+        inf
+        if each.verdict == "undecided" and each.passages_needed is None
+        else wording.round_up(max(each.passages_needed or 0, n_tested))
+        for each in judged
+    ]
+
+
+def _longer_texts(now: EvaluationSettings, n_tested: int) -> list[CatalogEntry]:
+    """What has more passages than were tested, with a title for the sentence: the same text, then others.
+
+    n_texts: 0 where it is not known, as of a file of which only a part was asked for.
+    """
     known = {choice.name: choice.n_texts for choice in EVALUATION_CORPORA}
-    n = max(FEWEST_PASSAGES, wording.round_up(needed))
-    if known.get(now.corpus, n) >= needed:
-        return replace(now, n_passages=n if n < known.get(now.corpus, n + 1) else None)
-    enough = [name for name, count in known.items() if count >= needed]
-    return replace(now, corpus=enough[0] if enough else max(known, key=lambda name: known[name]), n_passages=None)
+    whole = now.n_passages is None or n_tested < now.n_passages
+    there = known.get(now.corpus, n_tested if whole else 0)
+    of = f"passages of {wording.reference_title(now.corpus)}"
+    if now.corpus in (BUILTIN_CLOZE, BUILTIN_CLOZE_402):
+        of = "built-in passages"
+    same = CatalogEntry(now.corpus, f"the {there:,} {of}" if there else f"all {of}", "", n_texts=there)
+    built_in, n = known[BUILTIN_CLOZE_402], known["lambada_openai"]
+    others = [
+        CatalogEntry(BUILTIN_CLOZE_402, f"the {built_in:,} built-in passages", "", n_texts=built_in),
+        CatalogEntry("lambada_openai", f"the {n:,} passages of LAMBADA, fetched once from the hub", "", n_texts=n),
+    ]
+    longer = [text for text in others if text.n_texts > there > 0]
+    return [text for text in (same, *longer) if (text.n_texts or inf) > n_tested]
+
+
+def _too_close(found: RunResults, low: int, unknown: Sequence[Judged]) -> NextStep:
+    """What can be done where no passages decide: a smaller sparsity, or another limit."""
+    names = and_join([sparsity_percent(row.permille) for row in unknown])
+    verb = "is" if len(unknown) == 1 else "are"
+    why = f"{names} {verb} too close to the limit to settle with the passages there are."
+    asked, method = found.run.find or found.run.settings, unknown[0].method
+    between = (max(low, 0) + unknown[0].permille) // 20 * 10
+    if isinstance(asked, RunSettings) and method.pattern not in FIXED_PERMILLE and between > max(low, 0):
+        asked = replace(asked, methods=(method,), sparsities_permille=(between,))
+        name = sparsity_percent(between)
+        return NextStep(said=f"{why} Next: try {name}, or allow another loss.", link=f"Try {name}", asked=asked)
+    return NextStep(said=f"{why} Next: allow another loss.", link="Change the settings", asked=asked)
 
 
 def still_to_come(job: Job, what: str) -> str:

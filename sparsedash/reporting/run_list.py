@@ -237,14 +237,14 @@ def runs_sentence(rows: Sequence[RunRow], tolerance: Tolerance) -> str:
     count = Counter(each.verdict for each in judged)
     notes = [
         (count["undecided"], "undecided"),
-        (sum(map(bool, map(verdicts.accuracy_open, judged))), "by word perplexity alone"),
+        (sum(map(bool, map(verdicts.accuracy_open, judged))), "by perplexity alone"),
     ]
     rest = "".join(f"; {n} {what}" for n, what in notes if n)
     n, n_runs = count["within"], len(judged)
     runs = f"{n or 'None'} of {n_runs} runs with a result {'have' if n > 1 else 'has'} a model"
     if n_runs == 1:
-        runs = f"The one run with a result has {'a' if n else 'no'} model"
-    return f"{runs} within the limits, {verdicts.tolerance_words(tolerance)}{rest}."
+        runs = f"Your one run with a result has {'a' if n else 'no'} model"
+    return f"{runs} within your limits ({verdicts.tolerance_words(tolerance)}){rest}."
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,15 +19,22 @@ from sparsedash.reporting.charts.tradeoff_chart import SYMBOLS, tradeoff_chart, 
 from sparsedash.reporting.charts.tradeoff_data import Measure, round_ticks
 from sparsedash.reporting.html import Html, element, escape, heading, paragraph, table
 from sparsedash.reporting.record_pair import DIVERGENCE_SIGN, KINDS, Kind, Pair, end_of, mark_divergence
-from sparsedash.reporting.run_answer import answer_figures, answer_sentence, find_document, missing_records, run_ending
-from sparsedash.reporting.run_results import Judged, RunResults, judge, measure, verdict_of
+from sparsedash.reporting.run_answer import (
+    answer_figures,
+    answer_sentence,
+    find_document,
+    missing_records,
+    next_step,
+    run_ending,
+)
+from sparsedash.reporting.run_results import Judged, RunResults, difference_of, verdict_of
 from sparsedash.reporting.verdicts import numbers_table
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.pair_records import Continuation, ContinuationSettings
 from sparsedash.schema.plain_values import canonical_json
 from sparsedash.schema.records import LARGEST_LOSS, Passages, Record, Run
-from sparsedash.schema.settings import FindResult
 from sparsedash.service.backend import Backend
+from sparsedash.stats.races import LikelihoodDifference
 from sparsedash.stats.significance import compare_records
 from sparsedash.stats.tolerance import Tolerance, ToleranceVerdict
 from sparsedash.storage.local_machine import RESULT_FORMAT
@@ -54,7 +61,8 @@ def html_report(
     """The report in UTF-8: verdict, charts, numbers, broken and fixed answers, continuations, settings, versions."""
     run, tradeoff = found.run, found.tradeoff()
     notes = [wording.example_words(run), run_ending(run, job), missing_records(run, found.missing)]
-    notes += [wording.source_note(run.source_type), *answer_figures(found)]
+    step = next_step(found)
+    notes += [wording.source_note(run.source_type), *answer_figures(found), step.said if step else ""]
     notes.append(f"{found.title} · {wording.stored_run_details(run)}")
     body = [
         heading(answer_sentence(found)),
@@ -91,12 +99,27 @@ def html_report(
 
 
 def comparison_words(found: RunResults, pair: Pair) -> tuple[str, str, str]:
-    """The verdict on the right model, what it lost (nothing beside itself), and what both rest on."""
-    verdict, left, right = verdict_of(found, pair.left, pair.right), pair.left_name, pair.right_name
-    sentence, *rest = verdicts.verdict_words(right, verdict, found.tolerance, left)
-    flips = verdicts.flip_words(compare_records(pair.left, pair.right))
-    early = verdicts.early_stopping_words({left: pair.left, right: pair.right})
-    return sentence, "".join(rest[:1]), " ".join(filter(None, [flips, *rest[1:], early]))
+    """The verdict on the right model, what it lost, and what both rest on.
+
+    Beside dense it is judged by the limits; beside a sparse model the two are compared, and no limit applies.
+    """
+    left, right, compared = pair.left_name, pair.right_name, compare_records(pair.left, pair.right)
+    basis = [verdicts.flip_words(compared), verdicts.early_stopping_words({left: pair.left, right: pair.right})]
+    if pair.left.key == pair.right.key:
+        sentence, lost = f"{right} stands on both sides: a model loses nothing against itself.", ""
+    elif pair.left.pruned is None:
+        sentence, lost, limits = verdicts.model_verdict(
+            right, verdict_of(found, pair.left, pair.right), found.tolerance
+        )
+        basis.insert(1, limits)
+    else:
+        difference = difference_of(found, pair.left, pair.right)
+        sentence = verdicts.difference_sentence(left, right, difference)
+        words = verdicts.difference_words(difference, left)
+        points = wording.signed_points(compared.difference)
+        interval = f"95{wording.NBSP}% interval {wording.signed_interval(compared.interval)}"
+        lost = f"{right}: {words}, accuracy {points} points ({interval}, {wording.p_value(compared.p_value)})."
+    return sentence, lost, " ".join(filter(None, basis))
 
 
 def _flip_tables(pair: Pair, passages: Passages | None) -> list[Html]:
@@ -276,15 +299,10 @@ def _text(
     return element("text", *inside, dominant_baseline="central", **style)
 
 
-def run_document(
-    run: Run, dense: Record, sparse: list[Record], tolerance: Tolerance | None = None, result: FindResult | None = None
-) -> dict[str, Any]:
-    """The run and its records as JSON values. sparse: in the order asked. tolerance: what may be lost; None: usual.
-
-    result: of a search; its sentence is about what it was asked for.
-    """
-    asked, allowed = run.settings, tolerance or Tolerance()
-    judged = judge([measure(dense, record) for record in sparse], allowed, run.n_compared)
+def run_document(found: RunResults, dense: Record, sparse: Sequence[Record]) -> dict[str, Any]:
+    """The run and its records as JSON values. dense, sparse: the whole records of `found`, in its order."""
+    run, asked, result, step = found.run, found.run.settings, found.search, next_step(found)
+    method, by_permille = asked.methods[0], {each.permille: each.verdict for each in found.judged}
     return {
         "format": RESULT_FORMAT,
         "key": run.key,
@@ -302,9 +320,15 @@ def run_document(
         "finished": run.finished,
         "ended": run_ending(run, None) or None,
         "seed": asked.calibration.seed,
-        "find": result and find_document(result, asked.methods[0], {each.permille: each.verdict for each in judged}),
+        "sentence": answer_sentence(found, ended=not run.finished).replace(wording.NBSP, " "),
+        "next": step and step.said.replace(wording.NBSP, " "),
+        "find": result and find_document(result, method, by_permille),
+        "race": [_rival(*each) for each in found.race],
         "dense": _answers(dense),
-        "sparse": [_sparse(each) | {"verdict": _verdict(each.verdict, allowed)} for each in judged],
+        "sparse": [
+            _sparse(each, record) | {"verdict": _verdict(each.verdict, found.tolerance)}
+            for each, record in zip(found.judged, sparse, strict=True)
+        ],
         **{name: getattr(run, name) for name in ("seconds", "peak_bytes", "disk_bytes", "versions")},
         "cached": list(run.cached),
         "warnings": list(run.warnings),
@@ -322,8 +346,21 @@ def _answers(record: Record) -> dict[str, Any]:
     }
 
 
-def _sparse(judged: Judged) -> dict[str, Any]:
-    record, pairs, pruned = judged.record, judged.comparison, judged.record.pruned
+def _rival(judged: Judged, difference: LikelihoodDifference) -> dict[str, Any]:
+    """One method beside the winning one: word perplexities as a ratio."""
+    ratio, low, high = (_factor(nats) for nats in (difference.value, difference.low, difference.high))
+    at = {"method": asdict(judged.method), "sparsity_percent": judged.permille / 10}
+    shown = {name: getattr(difference, name) for name in ("level", "is_shown", "n_passages")}
+    return at | {"ratio": ratio, "low": low, "high": high, "p_adjusted": difference.p_value} | shown
+
+
+def _factor(nats: float) -> float | None:
+    """One passage has no interval: its ends are no numbers of JSON."""
+    return exp(nats) if -LARGEST_LOSS < nats < LARGEST_LOSS else None
+
+
+def _sparse(judged: Judged, record: Record) -> dict[str, Any]:
+    pairs, pruned = judged.comparison, record.pruned
     assert pruned is not None, "a sparse record says how it was pruned"
     per_layer = ("widths", "layer_errors", "held_out_errors", "uncompensated_errors", "passage_errors", "sensitivities")
     paired = {name: getattr(pairs, name) for name in ("broke", "mended", "p_value", "difference")}
@@ -345,8 +382,7 @@ _LOSS = ("value", "low", "high", "level", "verdict")
 def _verdict(found: ToleranceVerdict, tolerance: Tolerance) -> dict[str, Any]:
     """Both losses: the perplexity as a multiple of dense's, the accuracy in points gained."""
     lost, accuracy = found.perplexity, found.accuracy
-    # One passage has no interval: its ends are no numbers of JSON.
-    ratios = [exp(n) if -LARGEST_LOSS < n < LARGEST_LOSS else None for n in (lost.value, lost.low, lost.high)]
+    ratios = [_factor(nats) for nats in (lost.value, lost.low, lost.high)]
     points = [0.0 - 100 * share for share in (accuracy.value, accuracy.high, accuracy.low)] if accuracy else []
     ratio, change = (
         loss and dict(zip(_LOSS, [*numbers, loss.level, loss.verdict], strict=True))

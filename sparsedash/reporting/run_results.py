@@ -14,6 +14,7 @@ from sparsedash.reporting.charts.tradeoff_data import Point, Reading, Readings, 
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Record, Run
 from sparsedash.schema.settings import FindResult
+from sparsedash.stats.races import LikelihoodDifference, likelihood_differences
 from sparsedash.stats.significance import PairedComparison, compare_records, holm, share_interval, shared_outcomes
 from sparsedash.stats.tolerance import Losses, Tolerance, ToleranceVerdict, judge_all, record_losses
 from sparsedash.storage.store import Store
@@ -120,24 +121,26 @@ def headline_model(models: Sequence[W]) -> W | None:
 
 
 def model_readings(model: Judged) -> Readings:
-    """A model's values of every measure, with the intervals behind its verdict.
+    """A model's values of every measure, with the intervals behind its verdict, and the verdict of each by itself.
 
     Of perplexity what is farther than the chart reaches stands at its edge. One passage has no interval, and no bar.
     """
     record, comparison, verdict = model.record, model.comparison, model.verdict
+    own = {loss.measure: loss.verdict for loss in verdict.losses if record.pruned}
     score, broke, fixed = record.last_word, comparison.broke, comparison.mended
     below, above = (share_right(count, comparison.n_passages, comparison.anytime) for count in (broke, fixed))
     flips, loss, single = f"{broke:,} broke, {fixed:,} fixed", verdict.perplexity, isinf(verdict.perplexity.low)
     bounds = (loss.value,) * 3 if single else (loss.value, loss.high, loss.low)
     nats, low, high = (min(tradeoff_data.FARTHEST_ABOVE, max(-tradeoff_data.FARTHEST_BELOW, -each)) for each in bounds)
     around = "no interval" if single else f"{wording.factor_range(-high, -low)} ×"
+    times = f"{wording.nats_as_factor(-nats)} that of dense ({around})"
     # Where the verdict leaves accuracy out, that has the interval of a comparison by itself.
     lost, change = verdict.accuracy, comparison.difference
     ends = comparison.interval if lost is None else (-lost.high, -lost.low)
     points = f"{wording.signed_points(change)} points ({wording.signed_interval(ends)})"
     return {
-        "word perplexity": (Reading(nats, low, high, f"{wording.nats_as_factor(-nats)} that of dense ({around})"),),
-        "accuracy": (Reading(100 * change, 100 * ends[0], 100 * ends[1], points),),
+        "word perplexity": (Reading(nats, low, high, times, verdict=own.get("word perplexity", "")),),
+        "accuracy": (Reading(100 * change, 100 * ends[0], 100 * ends[1], points, verdict=own.get("accuracy", "")),),
         "flips": (
             Reading(-below.value, -below.high, -below.low, flips, "broke"),
             replace(above, role="mended", words=flips),
@@ -216,6 +219,30 @@ class RunResults:
         found = headline_model(self.judged)
         return found.record if found else None
 
+    @cached_property
+    def race(self) -> list[tuple[Judged, LikelihoodDifference]]:
+        """Of several methods the others' models at the sparsity that the answer names, each against the best one's.
+
+        The one that loses least first. All pairs of methods count, since the answers chose the best one. Zeros are not
+        compared with channels.
+        """
+        best = headline_model(self.judged)
+        if best is None:
+            return []
+        titles = {
+            wording.method_title(m) for m in self.run.settings.methods if m.takes_channels == best.method.takes_channels
+        }
+        rivals = [
+            each
+            for each in self.judged
+            if each.permille == best.permille
+            and each.method.takes_channels == best.method.takes_channels
+            and wording.method_title(each.method) != wording.method_title(best.method)
+        ]
+        pairs, n = [(best.record, each.record) for each in rivals], len(titles)
+        found = likelihood_differences(pairs, n * (n - 1) // 2)
+        return sorted(zip(rivals, found, strict=True), key=lambda each: each[1].value)
+
     @property
     def comparisons(self) -> dict[str, dict[str, str]]:
         """What the address of the compare page says of each sparse model beside dense, by its record's key."""
@@ -261,7 +288,6 @@ class RunResults:
             readings=model_readings(model),
             facts=[*removed, right, f"word perplexity {wording.perplexity(record.word_perplexity)}"],
             hollow=score.total < self.dense.last_word.total,
-            verdict=model.verdict.verdict if pruned else "",
         )
 
 
@@ -352,7 +378,18 @@ def live_model(found: RunResults, job: Job) -> tuple[str, Point] | None:
 
 
 def verdict_of(found: RunResults, left: Record, right: Record) -> ToleranceVerdict:
-    """The verdict on a comparison: among all of the run's, or by itself where it is none of these."""
+    """The verdict on a model against a dense one: among all of the run's, or by itself where it is none of these."""
     among = found.judged if left.key == found.dense.key else ()
     own = next((each.verdict for each in among if each.record.key == right.key), None)
     return own or judge_all([record_losses(left, right)], found.tolerance)[0]
+
+
+def difference_of(found: RunResults, left: Record, right: Record) -> LikelihoodDifference:
+    """How the right model differs from a sparse left one: as in the run's race, or else by itself."""
+    best = headline_model(found.judged)
+    for rival, difference in found.race:
+        if best and (best.record.key, rival.record.key) == (left.key, right.key):
+            return difference
+        if best and (rival.record.key, best.record.key) == (left.key, right.key):
+            return replace(difference, value=-difference.value, low=-difference.high, high=-difference.low)
+    return likelihood_differences([(left, right)])[0]

@@ -1,22 +1,24 @@
-"""Verdicts in sentences and in the table of numbers: the loss, its interval, the limits, what is still undecided.
+"""Verdicts in sentences and in the table of numbers: the loss, its interval, the limits, what decided.
 
 Plain text: escape it before it becomes markup.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import exp, isinf
 
 from sparsedash.reporting import wording
 from sparsedash.reporting.html import Table, element, escape, table
 from sparsedash.reporting.run_results import Judged, RunResults
-from sparsedash.reporting.wording import DENSE, NBSP, percent, quantity
+from sparsedash.reporting.wording import MINUS, NBSP, percent, plural, quantity
 from sparsedash.schema.records import Record
+from sparsedash.stats.races import LikelihoodDifference
 from sparsedash.stats.significance import PairedComparison, accuracy_interval
-from sparsedash.stats.tolerance import FEWEST_PASSAGES, Loss, Tolerance, ToleranceVerdict, Verdict
+from sparsedash.stats.tolerance import Loss, LossMeasure, Tolerance, ToleranceVerdict, Verdict
 
-MOST_PASSAGES = 1_000_000
 VERDICT_SIGNS: dict[Verdict, str] = {"within": "✓ within", "beyond": "✕ beyond", "undecided": "? undecided"}
 """A verdict with its sign."""
+_NAMES: dict[LossMeasure, str] = {"word perplexity": "perplexity", "accuracy": "accuracy"}
+_TOO_FEW_RIGHT = "too few answers are right to judge accuracy"
 
 
 def flip_words(comparison: PairedComparison) -> str:
@@ -24,35 +26,40 @@ def flip_words(comparison: PairedComparison) -> str:
     return f"{quantity(comparison.broke, 'answer')} broke, {comparison.mended:,} fixed."
 
 
-def tolerance_words(tolerance: Tolerance) -> str:
-    """ "1.1 × word perplexity and 2 points of accuracy"."""
-    points = "point" if tolerance.points == 1 else "points"
-    return f"{tolerance.ratio:g} × word perplexity and {tolerance.points:g} {points} of accuracy"
+def tolerance_words(tolerance: Tolerance, measures: Sequence[LossMeasure] = ("word perplexity", "accuracy")) -> str:
+    """ "perplexity 1.10 ×, accuracy −2 points": the limits of these measures."""
+    return ", ".join(f"{_NAMES[measure]} {_limit_words(measure, tolerance.most(measure))}" for measure in measures)
 
 
-def verdict_phrase(found: ToleranceVerdict, be: str = "is") -> str:
-    """What is said after the name of a model: "costs too much", "is too close to call on 120 passages".
+def limits_sentence(found: ToleranceVerdict, tolerance: Tolerance) -> str:
+    """ "Limits: perplexity 1.10 ×, accuracy −2 points.", of the measures that are judged."""
+    measures = [loss.measure for loss in found.losses]
+    return f"{plural(len(measures), 'Limit')}: {tolerance_words(tolerance, measures)}."
 
-    Within says that accuracy is undecided, or not judged, where it is. be: "are" after several undecided models.
+
+def _limit_words(measure: LossMeasure, most: float) -> str:
+    if measure == "accuracy":
+        points = f"{100 * most:g}"
+        return f"{MINUS}{points} {'point' if points == '1' else 'points'}"
+    whole, _, digits = f"{exp(most):,g}".partition(".")
+    return f"{whole}.{digits:0<2} ×" if len(whole) == 1 else f"{exp(most):,g} ×"
+
+
+def verdict_words(found: ToleranceVerdict, be: str = "is") -> str:
+    """What follows the name of a model: "costs too much: perplexity 1.35 × (limit 1.10 ×)".
+
+    With the measures that decided, and what within leaves open. be: "are" after several undecided models.
     """
-    if found.verdict == "within":
-        return f"stays within the limits{accuracy_open(found)}"
-    if found.verdict == "beyond":
-        return "costs too much"
-    unclear = "cannot be judged" if found.too_few else f"{be} too close to call"
-    return f"{unclear} on {quantity(found.n_passages, 'passage')}"
-
-
-def decision_words(found: ToleranceVerdict) -> str:
-    """ "costs too much: word perplexity 1.35 × (limit 1.1 ×)": a verdict with the measures that decided it."""
     if found.verdict == "undecided":
-        return verdict_phrase(found)
-    decisive = []
-    for loss in found.losses:
-        if loss.measure in found.decided_by:
-            limit = f"{exp(loss.most):g} ×" if loss.measure == "word perplexity" else f"−{100 * loss.most:g}"
-            decisive.append(f"{loss.measure} {loss_value(loss)} (limit {limit})")
-    return f"{verdict_phrase(found)}: {', '.join(decisive)}"
+        unclear = "cannot be judged" if found.too_few else f"{be} too close to call"
+        return f"{unclear} on {quantity(found.n_passages, 'passage')}"
+    decisive = [
+        f"{_NAMES[each.measure]} {loss_value(each)} (limit {_limit_words(each.measure, each.most).split(' point')[0]})"
+        for each in found.losses
+        if each.measure in found.decided_by
+    ]
+    phrase = f"stays within your {plural(len(decisive), 'limit')}" if found.verdict == "within" else "costs too much"
+    return f"{phrase}: {', '.join(decisive)}{accuracy_open(found)}"
 
 
 def loss_value(loss: Loss) -> str:
@@ -73,64 +80,53 @@ def loss_interval(loss: Loss) -> str:
 
 
 def accuracy_open(found: ToleranceVerdict) -> str:
-    """ ", with accuracy undecided": what the verdict within leaves open; nothing where accuracy is within too."""
+    """ "; accuracy cannot be told on 132 passages": what within leaves open; nothing where accuracy is within too."""
     if found.verdict != "within" or "accuracy" in found.decided_by or _is_unchanged(found):
         return ""
-    return f", with accuracy {'not judged' if found.accuracy is None else 'undecided'}"
+    if found.accuracy is None:
+        return f"; {_TOO_FEW_RIGHT}"
+    return f"; accuracy cannot be told on {quantity(found.n_passages, 'passage')}"
 
 
-def verdict_words(name: str, found: ToleranceVerdict, tolerance: Tolerance, beside: str = DENSE) -> list[str]:
-    """One model's verdict; its loss, with what would settle an open verdict; then what both rest on.
-
-    name: what it is called. beside: the model that it is compared with; beside itself there is only the verdict.
-    """
-    if name == beside:
-        return [f"{name} stands on both sides: a model loses nothing against itself."]
-    settled = f" {passages_to_decide(found)}" if found.verdict == "undecided" else ""
-    said = [f"{name} {verdict_phrase(found)}.", f"{wording.first_upper(loss_words(found, beside))}.{settled}"]
-    said.append(f"The limits are {tolerance_words(tolerance)}.")
-    accuracy = found.accuracy
-    if accuracy and "undecided" == accuracy.verdict != found.verdict and not _is_unchanged(found):
-        about = f"; {needed_words(accuracy.needed)} passages would settle it" if accuracy.needed else ""
-        said.append(f"Accuracy alone is undecided{about}. Word perplexity decides.")
-    return said
+def model_verdict(name: str, found: ToleranceVerdict, tolerance: Tolerance) -> list[str]:
+    """One model's verdict against dense, its loss, and the limits. name: what it is called."""
+    loss = wording.first_upper(loss_words(found))
+    return [f"{name} {verdict_words(found)}.", f"{loss}.", limits_sentence(found, tolerance)]
 
 
-def loss_words(found: ToleranceVerdict, beside: str = DENSE) -> str:
-    """ "word perplexity 1.05 × dense's (95 % interval 1.02 to 1.08), accuracy −0.5 points (95 % interval ...)".
-
-    beside: the model that it is compared with.
-    """
+def loss_words(found: ToleranceVerdict) -> str:
+    """ "perplexity 1.05 × dense's (95 % interval 1.02 to 1.08), accuracy −0.5 points (95 % interval ...)"."""
     lost, accuracy = found.perplexity, found.accuracy
-    whose = "dense's" if beside == DENSE else f"that of {beside}"
-    said = f"word perplexity {loss_value(lost)} {whose} ({_interval_words(lost)})"
+    said = f"perplexity {loss_value(lost)} dense's ({_interval_words(lost)})"
     if accuracy is None:
-        return f"{said}; too few answers are right to judge accuracy"
+        return f"{said}; {_TOO_FEW_RIGHT}"
     return f"{said}, accuracy {loss_value(accuracy)} ({_interval_words(accuracy)})"
 
 
+def difference_sentence(left: str, right: str, found: LikelihoodDifference) -> str:
+    """Which of two models has the lower perplexity, or that they cannot be told apart."""
+    n = quantity(found.n_passages, "passage")
+    if not found.is_shown:
+        return f"{right} and {left} cannot be told apart on {n}."
+    better, worse = (left, right) if found.value > 0 else (right, left)
+    return f"{better} has a lower perplexity than {worse}, tested on {n}."
+
+
+def difference_words(found: LikelihoodDifference, beside: str) -> str:
+    """ "perplexity 0.85 × that of 20 % (95 % interval 0.80 to 0.91, p < 0.001)". beside: the other model."""
+    interval = "no interval"
+    if not isinf(found.low):
+        interval = f"{_level_words(found.level)} interval {wording.factor_range(found.low, found.high)}"
+    times = wording.nats_as_factor(found.value)
+    return f"perplexity {times} that of {beside} ({interval}, {wording.p_value(found.p_value)})"
+
+
 def headline_loss(found: ToleranceVerdict) -> tuple[str, str, str]:
-    """For a card: the perplexity as a multiple of dense's, its interval, and the verdict with the accuracy's change."""
-    accuracy = f", accuracy {loss_value(found.accuracy)}" if found.accuracy else ""
-    below = f"the dense word perplexity, {_interval_words(found.perplexity)}"
-    return loss_value(found.perplexity), below, f"{VERDICT_SIGNS[found.verdict]}{accuracy}"
-
-
-def passages_to_decide(found: ToleranceVerdict) -> str:
-    """How many passages would settle an undecided verdict."""
-    needed, n = found.passages_needed, found.n_passages
-    if needed is None and found.too_few:
-        return f"At least {FEWEST_PASSAGES} passages are needed; {n:,} cannot show how many would settle it."
-    if needed is None or needed > MOST_PASSAGES:
-        return f"The loss is so near the limit that over {MOST_PASSAGES:,} passages would be needed."
-    return (
-        f"{wording.first_upper(needed_words(needed))} passages would settle it, if the loss stays what it was on {n:,}."
-    )
-
-
-def needed_words(needed: int) -> str:
-    """ "about 420", of passages that would settle something."""
-    return f"over {MOST_PASSAGES:,}" if needed > MOST_PASSAGES else f"about {wording.round_up(needed):,}"
+    """For a card: the perplexity as a multiple of dense's, its interval, and the verdicts of both measures."""
+    lost, accuracy = found.perplexity, found.accuracy
+    also = f" · accuracy {loss_value(accuracy)} {VERDICT_SIGNS[accuracy.verdict]}" if accuracy else ""
+    below = f"the dense word perplexity, {_interval_words(lost)}"
+    return loss_value(lost), below, f"{VERDICT_SIGNS[lost.verdict]}{also}"
 
 
 def early_stopping_words(records: Mapping[str, Record]) -> str:
@@ -155,11 +151,13 @@ def _is_unchanged(found: ToleranceVerdict) -> bool:
 
 def _interval_words(loss: Loss) -> str:
     """ "97.5 % interval 1.32 to 1.38"."""
-    if isinf(loss.low):
-        return "no interval"
-    # With as many digits as it takes not to be 100 %.
-    level = next(said for digits in range(3, 17) if (said := f"{100 * loss.level:.{digits}g}") != "100")
-    return f"{level}{NBSP}% interval {loss_interval(loss)}"
+    return "no interval" if isinf(loss.low) else f"{_level_words(loss.level)} interval {loss_interval(loss)}"
+
+
+def _level_words(level: float) -> str:
+    """ "97.5 %", with as many digits as it takes not to be 100 %."""
+    shown = next(said for digits in range(3, 17) if (said := f"{100 * level:.{digits}g}") != "100")
+    return f"{shown}{NBSP}%"
 
 
 LOSS_HEAD = ["Change, points", "Interval", "p", "Broke", "Fixed", "Times dense", "Interval", "Verdict"]
@@ -174,11 +172,17 @@ def loss_cells(judged: Judged) -> list[str]:
     times = f"{loss_interval(lost)} ×{_level(lost)}" if loss_interval(lost) else "none"
     changed = [wording.signed_points(compared.difference), points, wording.p_number(judged.p_value)]
     flips = [f"{compared.broke:,}", f"{compared.mended:,}"]
-    return [*changed, *flips, loss_value(lost), times, VERDICT_SIGNS[judged.verdict.verdict]]
+    return [*changed, *flips, loss_value(lost), times, verdict_sign(judged.verdict)]
 
 
 def _level(lost: Loss) -> str:
-    return f" ({100 * lost.level:.3g}{NBSP}%)"
+    return f" ({_level_words(lost.level)})"
+
+
+def verdict_sign(found: ToleranceVerdict) -> str:
+    """ "✕ beyond by perplexity", or "✕ beyond" where both measures say so."""
+    by = f" by {_NAMES[found.decided_by[0]]}" if len(found.decided_by) == 1 and found.verdict != "undecided" else ""
+    return VERDICT_SIGNS[found.verdict] + by
 
 
 def numbers_table(found: RunResults, comparisons: Mapping[str, str] | None = None) -> Table:

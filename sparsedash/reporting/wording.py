@@ -52,9 +52,9 @@ def sparsity_percents(values: Iterable[int]) -> str:
     return ", ".join(f"{value / 10:g}" for value in values) + f"{NBSP}%"
 
 
-def and_join(words: Sequence[str]) -> str:
-    """ "10 %, 20 % and 30 %"."""
-    return " and ".join([*([", ".join(words[:-1])] if len(words) > 1 else []), *words[-1:]])
+def and_join(words: Sequence[str], last: str = "and") -> str:
+    """ "10 %, 20 % and 30 %". last: the word before the last one."""
+    return f" {last} ".join([*([", ".join(words[:-1])] if len(words) > 1 else []), *words[-1:]])
 
 
 def probability(value: float) -> str:

@@ -8,6 +8,7 @@ from typing import Literal
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.fields import check_settings, setting
 from sparsedash.schema.plain_values import require_reference, stage_key
+from sparsedash.schema.settings import FindSettings
 
 Form = Literal["uniform", "padded", "masked", "gguf"]
 """uniform: one narrower width. padded: widths of each block, filled up with zeros to one. masked: the dense shape with
@@ -38,7 +39,8 @@ class ExportSettings:
 
     run: the key of their run, which has the model's name: runs of equal models under other names share records.
     shard_mb: the largest file of weights, in millions of bytes. to: the new folder; empty: one of the data folder.
-    dense_gguf: a GGUF file of the dense model with full weights, for the form gguf of a model that is none.
+    dense_gguf: a GGUF file of the dense model with full weights, for the form gguf of a model that is none. ratio,
+    points: the tolerance by which the card judges.
     """
 
     dense: str
@@ -51,9 +53,12 @@ class ExportSettings:
     )
     to: str = ""
     dense_gguf: str = ""
+    ratio: float = FindSettings.ratio
+    points: float = FindSettings.points
 
     def __post_init__(self) -> None:
         check_settings(self)
+        check_settings(self, FindSettings)
         if self.weights not in possible_weights(self.form):
             raise SettingsError("weights", self.weights, f"{', '.join(possible_weights(self.form))} as {self.form}")
         for name, value in (("to", self.to), ("dense GGUF", self.dense_gguf)):

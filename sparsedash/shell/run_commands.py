@@ -8,9 +8,9 @@ from dataclasses import asdict
 from typing import Any
 
 from sparsedash.reporting import deployment
-from sparsedash.reporting.run_answer import answer_figures, answer_sentence
+from sparsedash.reporting.run_answer import answer_figures
 from sparsedash.reporting.run_reports import run_document
-from sparsedash.reporting.run_results import StoredResults, run_results
+from sparsedash.reporting.run_results import RunResults, StoredResults, run_results
 from sparsedash.reporting.wording import source_note
 from sparsedash.schema.errors import SparseDashError
 from sparsedash.schema.pair_records import TimingSettings
@@ -32,13 +32,10 @@ def run_command(arguments: argparse.Namespace) -> terminal.Work:
     write = terminal.result_writer(arguments)
     yield
     run = complete_run(settings, store, arguments.quiet)
-    document = stored_run_document(run, store, tolerance)
+    found, document = stored_run_document(run, store, tolerance)
     terminal.print_warnings(run.warnings)
-    results = run_results(StoredResults(store), run, tolerance)
-    assert results is not None
-    summary = [answer_sentence(results, ended=not run.finished), *answer_figures(results)]
-    source = filter(None, [source_note(run.source_type)])
-    write([*terminal.run_table(document), "", *summary, *source, short_run_key(run)], document)
+    summary = [document["sentence"], *answer_figures(found), document["next"], source_note(run.source_type)]
+    write([*terminal.run_table(document), "", *filter(None, summary), short_run_key(run)], document)
     beyond = any(sparse["verdict"]["verdict"] == "beyond" for sparse in document["sparse"])
     failed = arguments.fail_beyond and beyond
     failed |= arguments.fail_unless_within and not all_within(document, settings.n_sparse)
@@ -60,14 +57,13 @@ def complete_run(settings: RunSettings, store: Store, quiet: bool = False) -> Ru
         return pipeline.run(settings, store, bar)
 
 
-def stored_run_document(
-    run: Run, store: Store, tolerance: Tolerance, result: FindResult | None = None
-) -> dict[str, Any]:
-    """The document of a stored run. result: of its search."""
-    dense = store.get(Record, run.dense)
-    sparse = [store.get(Record, key) for key in run.sparse]
+def stored_run_document(run: Run, store: Store, tolerance: Tolerance) -> tuple[RunResults, dict[str, Any]]:
+    """The results of a stored run, and its document."""
+    found = run_results(StoredResults(store), run, tolerance)
+    assert found is not None
+    dense, *sparse = (store.get(Record, each.record.key) for each in found.models)
     assert dense is not None
-    return run_document(run, dense, [record for record in sparse if record is not None], tolerance, result)
+    return found, run_document(found, dense, [record for record in sparse if record is not None])
 
 
 def find_command(arguments: argparse.Namespace) -> terminal.Work:
@@ -83,7 +79,7 @@ def find_command(arguments: argparse.Namespace) -> terminal.Work:
     run = store.get(Run, result.key)
     assert run is not None
     terminal.print_warnings(run.warnings)
-    document = stored_run_document(run, store, tolerance_from_flags(arguments), result)
+    _, document = stored_run_document(run, store, tolerance_from_flags(arguments))
     write([*terminal.run_table(document), "", document["find"]["sentence"], short_run_key(run)], document)
     return terminal.EXIT_BEYOND if document["find"]["answer_percent"] is None else 0
 

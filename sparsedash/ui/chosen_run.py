@@ -48,10 +48,11 @@ def chosen_run(backend: Backend, runs: Sequence[Run]) -> ChosenRun:
 
 
 def choose_record(found: RunResults) -> Record:
-    """Draw the choice among the run's sparse models; the last one unless the address names another."""
+    """Draw the choice among the run's sparse models; the answer's own unless the address names another."""
     sparse = {name: record for name, record in found.records.items() if record.pruned}
     names = {name: name for name in sparse}
-    return sparse[address_bar.select("record", "Sparse model", names, list(names)[-1], noun="model")]
+    usual = found.names[found.headline.key] if found.headline else ""
+    return sparse[address_bar.select("record", "Sparse model", names, usual, noun="model")]
 
 
 def link_to_export(run: str, record: str) -> None:

@@ -9,10 +9,12 @@ from sparsedash.catalog.families import FORMS
 from sparsedash.reporting import wording
 from sparsedash.reporting.deployment import FORM_NAMES, export_title, proof_words, runtime_rows, upload_command
 from sparsedash.reporting.html import element, escape, paragraph, table
-from sparsedash.reporting.run_results import RunResults
+from sparsedash.reporting.run_results import RunResults, run_results, verdict_of
+from sparsedash.reporting.verdicts import model_verdict, verdict_words
 from sparsedash.schema.export_settings import Export, ExportSettings, Form, Weights, possible_weights
 from sparsedash.schema.settings import BUILTIN_MODEL
 from sparsedash.service.backend import Backend
+from sparsedash.stats.tolerance import Tolerance
 from sparsedash.ui import address_bar, frame
 from sparsedash.ui.chosen_run import choose_record
 
@@ -46,6 +48,7 @@ def show_export(backend: Backend, export: Export) -> None:
         frame.show(
             element("p", escape(title), css="sd-job-title"),
             paragraph(" · ".join(facts), css="sd-muted sd-small"),
+            paragraph(_card_verdict(backend, export), css="sd-small"),
             paragraph(f"✓ {proof_words(export.proof)}", css="sd-small"),
             paragraph(f"In the files: {export.layout}.", css="sd-muted sd-small"),
             paragraph(export.folder, css="sd-muted sd-small"),
@@ -67,6 +70,14 @@ def show_export(backend: Backend, export: Export) -> None:
             frame.note("Another user's, or outside the data folder: it cannot be deleted here.")
 
 
+def _card_verdict(backend: Backend, export: Export) -> str:
+    """The verdict on the exported model, as its card has it; nothing where its run is gone."""
+    asked = export.settings
+    found = run_results(backend, backend.run(asked.run), Tolerance(ratio=asked.ratio, points=asked.points))
+    judged = next((each for each in (found.judged if found else ()) if each.record.key == asked.sparse), None)
+    return f"The model {verdict_words(judged.verdict)}." if judged else ""
+
+
 def request_export(backend: Backend, found: RunResults) -> None:
     """Draw the choice among the run's sparse models, of form and numbers, and the button; a reason for the example."""
     if found.run.made_on:
@@ -75,6 +86,9 @@ def request_export(backend: Backend, found: RunResults) -> None:
     left, middle, right = st.columns([2, 2, 1])
     with left:
         record = choose_record(found)
+    name = found.names[record.key]
+    sentence, *basis = model_verdict(name, verdict_of(found, found.dense, record), found.tolerance)
+    frame.show(paragraph(sentence), paragraph(" ".join(basis), css="sd-muted sd-small"))
     problems = backend.exports.problems(record)
     possible: list[Form] = [form for form in FORMS if not problems[form]]
     with middle:
@@ -97,5 +111,7 @@ def request_export(backend: Backend, found: RunResults) -> None:
             frame.remark(f"Not as {other}: {why}.")
 
     asked = partial(ExportSettings, run=found.run.key, dense=found.run.dense, sparse=record.key, form=form)
-    asked = partial(asked, weights=cast(Weights, chosen), dense_gguf=dense_gguf)
+    limits = found.tolerance
+    asked = partial(asked, weights=cast(Weights, chosen), ratio=limits.ratio, points=limits.points)
+    asked = partial(asked, dense_gguf=dense_gguf)
     frame.action_button("Export", lambda: backend.submit(asked()), kind="primary")

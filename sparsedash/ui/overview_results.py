@@ -1,5 +1,6 @@
 """A run on the overview page: sentence, next step, at most three numbers, chart and table; and the list of runs."""
 
+from itertools import chain
 from typing import get_args
 from urllib.parse import urlencode
 
@@ -26,7 +27,7 @@ _GROWN = "run-grown"
 """Key of the session state: the job whose run grew on this page."""
 
 
-def show_answer(found: RunResults, job: Job | None) -> None:
+def show_answer(backend: Backend, found: RunResults, job: Job | None) -> None:
     """Draw the sentence that a run's page opens with, the next step, and how the run ended, if early.
 
     job: the run's newest.
@@ -35,25 +36,31 @@ def show_answer(found: RunResults, job: Job | None) -> None:
     ended = bool(ending) or (job is not None and job.stopping)
     basis = [found.name, wording.reference_title(run.settings.model), wording.stored_run_details(run)]
     frame.opening(run_answer.answer_sentence(found, ended), " · ".join(filter(None, basis)), grows=grows)
-    _show_next_step(found, grows=grows)
+    _show_next_step(backend, found, grows=grows)
     show_incomplete(run, ending)
     if job is None or not job.live:
         show_incomplete(run, run_answer.missing_records(run, found.missing))
 
 
-def _show_next_step(found: RunResults | None, *, grows: bool) -> None:
+def _show_next_step(backend: Backend, found: RunResults | None, *, grows: bool) -> None:
     """Draw the next step and its link, once the run is finished. grows: keep the room for it from the beginning."""
     step = run_answer.next_step(found) if found is not None else None
     if step is None and not grows:
         return
     with st.container(key="next-step-grows" if grows else "next-step", horizontal=True, vertical_alignment="center"):
-        frame.show(paragraph(step.said if step else "", css="sd-next"))
+        frame.show(paragraph(f"{step.said}{_takes(backend, step)}" if step else "", css="sd-next"))
         if found is None or step is None:
             return
         if step.asked is None and found.headline is not None:
             link_to_export(found.run.key, found.names[found.headline.key])
         elif step.asked is not None and (address := form_address(step.asked)) is not None:
             frame.link("prune", step.link, **address)
+
+
+def _takes(backend: Backend, step: run_answer.NextStep) -> str:
+    """What a step takes, as the end of its paragraph; nothing where that is not known."""
+    seconds = backend.preflight(step.asked).duration.total_s if step.asked is not None else None
+    return "" if seconds is None else f" It takes about {wording.duration_words(seconds)}."
 
 
 def show_no_results(backend: Backend, key: str, run: Run | None, job: Job | None) -> None:
@@ -71,7 +78,7 @@ def show_no_results(backend: Backend, key: str, run: Run | None, job: Job | None
     # No room is kept where it has ended without results.
     grows = live and _grows(job)
     frame.opening(sentence, " · ".join(job_title(job)) if job is not None else "", grows=grows)
-    _show_next_step(None, grows=grows)
+    _show_next_step(backend, None, grows=grows)
     if run is not None and not live:
         show_incomplete(run, "Its other records are kept.")
     if job is not None:
@@ -111,8 +118,7 @@ def show_tradeoff(backend: Backend, found: RunResults, job: Job | None) -> None:
         job_panel.watch_job(backend, job, has_grown, brief=True, below=draw)
     else:
         draw(job)
-    # What would decide the first of the rest stands at the top, as the next step.
-    figures = run_answer.answer_figures(found, needed=run_answer.next_step(found) is None)
+    figures = run_answer.answer_figures(found)
     with st.expander("The numbers as a table"):
         limits = navigation.tolerance_query()
         addresses = {key: f"compare?{urlencode(query | limits)}" for key, query in found.comparisons.items()}
@@ -145,19 +151,20 @@ def list_runs(backend: Backend, runs: list[Run], chosen: str) -> None:
 
 
 def _numbers(found: RunResults, grows: bool) -> list[Html]:
-    """Dense, and the least and the most pruned model of the best method; of a search its answer and the next step.
+    """Dense, and two models of the best method: those that the answer names, the decided ones first.
 
     grows: with a place for each number to come; of a search that is not known.
     """
-    rows, run = found.best, found.run
+    rows, run = {row.permille: row for row in found.best}, found.run
+    spoken_of = list(chain(*run_answer.answered({permille: row.verdict for permille, row in rows.items()})))
     if found.search is not None and found.search.finished:
-        spoken_of = (found.search.answer, found.search.next_step)
-        rows = [row for row in rows if row.record.sparsity_permille in spoken_of] or rows
+        ends = [found.search.answer, found.search.next_step]
+        spoken_of = [step for step in ends if step is not None and step in rows] or spoken_of
     score = found.dense.last_word
     interval = f"95 % interval {wording.interval(accuracy_interval(found.dense))}"
     right = f"{score.right:,} of {score.total:,} last words right"
     numbers = [card("Dense", wording.percent(score.accuracy), interval, right, css="sd-dense")]
-    for row in [rows[0], rows[-1]] if len(rows) > 1 else rows:
+    for row in (rows[permille] for permille in sorted(spoken_of[:2])):
         name = wording.model_words(row.method, row.permille, found.several_methods)
         numbers.append(card(name, *verdicts.headline_loss(row.verdict), css="sd-sparse"))
     if grows and not run.finished and run.find is None:

@@ -1,8 +1,9 @@
 """Results of a run from records in memory."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from sparsedash.reporting.run_reports import run_document
 from sparsedash.reporting.run_results import RunResults, run_results
 from sparsedash.schema.records import Record, Run
 from sparsedash.schema.settings import FindResult
@@ -30,3 +31,8 @@ def results_of(run: Run, records: list[Record], found: FindResult | None = None,
     results = run_results(Held({record.key: record for record in records}, found), run, **more)
     assert results is not None
     return results
+
+
+def document_of(run: Run, dense: Record, *sparse: Record) -> dict[str, Any]:
+    """The document of a run with these records."""
+    return run_document(results_of(run, [replace(dense, key=run.dense), *sparse]), dense, sparse)

@@ -10,9 +10,9 @@ from sparsedash.catalog.presets import method_named
 from sparsedash.reporting import run_answer as answers
 from sparsedash.reporting import wording
 from sparsedash.reporting.record_pair import Pair
-from sparsedash.reporting.run_reports import html_report, run_document
+from sparsedash.reporting.run_reports import comparison_words, html_report, run_document
 from sparsedash.reporting.run_results import RunResults
-from sparsedash.reporting.verdicts import verdict_words
+from sparsedash.reporting.verdicts import model_verdict
 from sparsedash.schema.errors import StoreError
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Record
@@ -29,8 +29,8 @@ DENSE = [True] * 60 + [False] * 60
 RANDOM = MethodSettings(saliency="random")
 CHANNELS = MethodSettings()
 WEIGHTS = MethodSettings(saliency="magnitude", pattern="1x1", compensation="none")
-LIMITS = "1.1 × word perplexity and 2 points of accuracy"
-OPEN = "At least 30 passages are needed; 1 cannot show how many would settle it."
+LIMITS = "Limits: perplexity 1.10 ×, accuracy −2 points."
+OPEN = "accuracy cannot be told on 120 passages"
 
 
 def plain(text: str) -> str:
@@ -85,12 +85,12 @@ def run_of(n, dense, *sparse):
     return results_of(replace(RUN, settings=settings, dense=records[0].key, sparse=keys, finished=True), records)
 
 
-def within(factor):
-    return f"stays within the limits, with accuracy undecided: word perplexity {factor} × (limit 1.1 ×)"
+def within(factor, more=OPEN):
+    return f"stays within your limit: perplexity {factor} × (limit 1.10 ×); {more}"
 
 
 def beyond(factor):
-    return f"costs too much: word perplexity {factor} × (limit 1.1 ×)"
+    return f"costs too much: perplexity {factor} × (limit 1.10 ×)"
 
 
 CLOSE = "is too close to call on 120 passages."
@@ -99,19 +99,17 @@ CLOSE = "is too close to call on 120 passages."
 @pytest.mark.parametrize(
     ("sparse", "sentence"),
     [
+        ((WITHIN, shifted(0.02, 200), BEYOND), f"Removing up to 20 % of the MLP {within(1.02)}. 30 % {beyond(1.35)}."),
+        ((shifted(0.3, 100), shifted(0.02, 200)), f"Removing 20 % of the MLP {within(1.02)}. 10 % {beyond(1.35)}."),
         (
-            (WITHIN, shifted(0.02, 200), BEYOND),
-            f"Removing 20 % of the MLP {within(1.02)}. 30 % {beyond(1.35)}. Tested on 120 passages.",
+            (BEYOND, UNDECIDED, WITHIN),
+            f"Removing up to 10 % of the MLP {within(1.01)}. 30 % {beyond(1.35)}. 20 % {CLOSE}",
         ),
-        ((BEYOND, UNDECIDED, WITHIN), f"Removing 10 % of the MLP {within(1.01)}. 30 % {beyond(1.35)}. 20 % {CLOSE}"),
         ((UNDECIDED, BEYOND), f"Removing 30 % of the MLP {beyond(1.35)}. 20 % {CLOSE}"),
-        (
-            (shifted(0.09, 100, spread=1.0), UNDECIDED),
-            f"Removing 10 % and 20 % of the MLP {CLOSE} The limits are {LIMITS}.",
-        ),
+        ((shifted(0.09, 100, spread=1.0), UNDECIDED), f"Removing 10 % or 20 % of the MLP {CLOSE} {LIMITS}"),
         ((), "The dense model has answered; the sparse models are on their way."),
     ],
-    ids=["within-beyond", "undecided-between", "undecided-below", "undecided", "none"],
+    ids=["within-beyond", "beyond-below-within", "undecided-between", "undecided-below", "undecided", "none"],
 )
 def test_the_answer_names_the_largest_sparsity_within_the_smallest_beyond_and_what_is_undecided(sparse, sentence):
     assert said(*sparse) == sentence
@@ -120,20 +118,19 @@ def test_the_answer_names_the_largest_sparsity_within_the_smallest_beyond_and_wh
 @pytest.mark.parametrize(("reached", "note"), [(0.0, " (0.0 % after rounding the widths)"), (0.1, "")])
 def test_a_share_that_the_widths_were_rounded_away_from_is_said(reached, note):
     record = replace(WITHIN, pruned=replace(WITHIN.pruned, mlp_sparsity=reached))
-    assert said(record).startswith(f"Removing 10 % of the MLP{note} stays within the limits")
+    assert said(record).startswith(f"Removing up to 10 % of the MLP{note} stays within your limit")
 
 
-def test_the_figures_give_the_losses_of_the_models_that_the_answer_names_and_what_would_settle_the_rest():
-    within, beyond, needed = map(plain, answers.answer_figures(sweep_of(WITHIN, UNDECIDED, BEYOND)))
-    assert within.startswith("10 % (measured 10.4 % of the MLPs, 6.2 % of all linear weights): word perplexity 1.01 × ")
+def test_the_figures_give_the_losses_of_the_models_that_the_answer_names():
+    within, beyond = map(plain, answers.answer_figures(sweep_of(WITHIN, UNDECIDED, BEYOND)))
+    assert within.startswith("10 % (measured 10.4 % of the MLPs, 6.2 % of all linear weights): perplexity 1.01 × ")
     assert "dense's (99.2 % interval 1.00 to 1.02)" in within
-    assert beyond.startswith("30 % (measured 29.2 %") and "word perplexity 1.35 × dense's" in beyond
-    assert needed.startswith("20 % is undecided. About ") and "passages would settle it" in needed
+    assert beyond.startswith("30 % (measured 29.2 %") and "perplexity 1.35 × dense's" in beyond
     assert answers.answer_figures(sweep_of()) == []
 
 
 def test_an_unfinished_run_speaks_for_so_far_and_has_no_next_step():
-    assert said(WITHIN, finished=False).startswith("So far: Removing 10 %")
+    assert said(WITHIN, finished=False).startswith("So far: Removing up to 10 %")
     assert answers.next_step(sweep_of(WITHIN, finished=False)) is None is answers.next_step(sweep_of())
 
 
@@ -142,7 +139,66 @@ def test_the_method_with_the_largest_sparsity_within_is_the_best():
     strong = [shifted(nats, permille, method="magnitude") for permille, nats in ((100, 0.01), (200, 0.3))]
     found = sweep_of(*weak, *strong)
     assert [row.record.key for row in found.best] == [record.key for record in strong]
-    assert plain(answers.answer_sentence(found)).startswith("Removing 10 % of the MLP with “magnitude” stays within")
+    assert "Removing up to 10 % of the MLP with “magnitude” stays within" in plain(answers.answer_sentence(found))
+
+
+def race_of(**lost: float) -> RunResults:
+    """Each method at 10 %, having lost so many nats; "magnitude" leads."""
+    named = {"magnitude": 0.01} | {name.replace("_", "-"): nats for name, nats in lost.items()}
+    return sweep_of(*(shifted(nats, 100, spread=0.1, method=name) for name, nats in named.items()))
+
+
+def crossed(record: Record) -> Record:
+    """The same loss on the whole, on other passages."""
+    given = [outcome.log_likelihood for outcome in record.outcomes]
+    moved = zip(record.outcomes, given, specimens.record(DENSE).outcomes, strict=True)
+    outcomes = tuple(replace(o, log_likelihood=ll + 0.3 * (o.index % 3 - 1)) for o, ll, _ in moved)
+    return replace(record, outcomes=outcomes)
+
+
+@pytest.mark.parametrize(
+    ("found", "sentence"),
+    [
+        (
+            race_of(random=0.6, flap=0.4),
+            "At 10 % “magnitude” wins: it beats “flap” and “random” (by perplexity, p < 0.001), tested on the same "
+            "120 passages.",
+        ),
+        (
+            sweep_of(WITHIN, crossed(shifted(0.011, 100, method="magnitude")), shifted(0.4, 100, method="random")),
+            "At 10 % “least-squares” beats “random” (by perplexity, p < 0.001), but cannot be told apart from "
+            "“magnitude” on 120 passages.",
+        ),
+        (
+            sweep_of(WITHIN, replace(WITHIN, key="same", pruned=shifted(0.01, 100, method="flap").pruned)),
+            "At 10 % “least-squares” cannot be told apart from “flap” on 120 passages.",
+        ),
+        (sweep_of(WITHIN, shifted(0.3, 200, method="flap")), ""),
+        (sweep_of(WITHIN, shifted(0.3, 100, method="magnitude-2:4")), ""),
+        (sweep_of(WITHIN), ""),
+    ],
+    ids=["wins", "some", "identical", "no-common-sparsity", "masks", "one-method"],
+)
+def test_a_race_says_which_method_wins_or_that_they_cannot_be_told_apart(found, sentence):
+    assert plain(answers.race_sentence(found)) == sentence
+    assert plain(answers.answer_sentence(found)).startswith(sentence or "Removing ")
+    figures = " ".join(map(plain, answers.answer_figures(found)))
+    assert figures.count("that of “") == len(found.race)
+    assert ("Not compared: “magnitude-2:4”." in figures) == any(not each.method.takes_channels for each in found.judged)
+
+
+def test_two_sparse_models_are_compared_without_limits_as_the_race_has_it():
+    found = race_of(random=0.6, flap=0.4)
+    best, rival = found.judged[0].record, found.race[0][0].record
+    sides = [(best, "magnitude 10 %"), (rival, "flap 10 %")]
+    for (left, left_name), (right, right_name) in (sides, sides[::-1]):
+        pair = Pair(left_name=left_name, left=left, right_name=right_name, right=right)
+        sentence, lost, basis = map(plain, comparison_words(found, pair))
+        assert sentence == "magnitude 10 % has a lower perplexity than flap 10 %, tested on 120 passages."
+        factor = "1.48" if right is rival else "0.68"
+        assert lost.startswith(f"{right_name}: perplexity {factor} × that of {left_name} (97.5 % interval ")
+        assert "within" not in f"{sentence}{lost}{basis}" and "imit" not in f"{sentence}{lost}{basis}"
+    assert found.race[0][1].level == 1 - 0.05 / 2
 
 
 @pytest.mark.parametrize(
@@ -151,14 +207,14 @@ def test_the_method_with_the_largest_sparsity_within_is_the_best():
         (
             run_of(1, 0, (30, 9.8, 0, 0), (60, 13.0, 0, 0)),
             0,
-            f"Removing 30 % and 60 % of the MLP cannot be judged on 1 passage. The limits are {LIMITS}. 30 % (measured",
-            f"30 % is undecided. {OPEN} 60 % is undecided. {OPEN}",
+            "Removing 30 % or 60 % of the MLP cannot be judged on 1 passage. Limit: perplexity 1.10 ×. 30 % (measured",
+            "(no interval); too few answers are right to judge accuracy.",
             {"verdict": "undecided", "points": None, "passages_needed": None},
         ),
         (
             run_of(10, 1, (30, 7.3, 3.5, 0), (60, 16.0, 5.0, 0), (90, 23.0, 6.0, 0)),
             -1,
-            "Removing 30 % of the MLP costs too much: word perplexity 1,480 × (limit 1.1 ×). Tested on 10 passages. ",
+            "Removing 30 % of the MLP costs too much: perplexity 1,480 × (limit 1.10 ×). Tested on 10 passages. ",
             "too few answers are right to judge accuracy.",
             {"verdict": "beyond", "decided_by": ["word perplexity"]},
         ),
@@ -174,8 +230,10 @@ def test_runs_that_decide_little_are_judged_alike_in_sentences_report_table_and_
     name = found.names[judged.record.key]
     pair = Pair(left_name="dense", left=found.dense, right_name=name, right=judged.record)
     report = plain(html.unescape(html_report(found, pair, None).decode()))
-    assert all(plain(sentence) in report for sentence in verdict_words(name, judged.verdict, found.tolerance))
-    document = run_document(found.run, found.dense, list(found.sparse))
+    assert all(plain(sentence) in report for sentence in model_verdict(name, judged.verdict, found.tolerance))
+    document = run_document(found, found.dense, found.sparse)
+    assert document["sentence"] == plain(answers.answer_sentence(found))
+    assert document["next"] == plain(answers.next_step(found).said) and document["next"] in report
     assert list(run_table(document))[2:][i].endswith(judged.verdict.verdict)
     assert verdict.items() <= document["sparse"][i]["verdict"].items()
 
@@ -183,10 +241,9 @@ def test_runs_that_decide_little_are_judged_alike_in_sentences_report_table_and_
 def test_a_model_against_itself_is_not_judged():
     found = run_of(132, 0, (30, 1.0, 0.5, 0))
     itself = "stands on both sides: a model loses nothing against itself."
-    assert verdict_words("30 %", found.judged[0].verdict, found.tolerance, "30 %") == [f"30 % {itself}"]
-    dense = Pair(left_name="dense", left=found.dense, right_name="dense", right=found.dense)
-    report = html_report(found, dense, None).decode()
-    assert f"dense {itself}" in report and report.count("0 answers broke, 0 fixed.") == 1
+    for name, record in found.records.items():
+        pair = Pair(left_name=name, left=record, right_name=name, right=record)
+        assert comparison_words(found, pair) == (f"{name} {itself}", "", "0 answers broke, 0 fixed.")
 
 
 def trial(permille, verdict, n=400):
@@ -206,6 +263,7 @@ def judged(nats, n=400, broke=0):
     return judge_all([lost], Tolerance())[0]
 
 
+KEPT = within(1.02, "accuracy cannot be told on 400 passages")
 FOUND = search(trial(200, "within"), trial(300, "beyond", 50), answer=200)
 ENDS = {200: judged(0.02), 300: judged(0.9, 50)}
 
@@ -214,19 +272,26 @@ ENDS = {200: judged(0.02), 300: judged(0.9, 50)}
     ("result", "verdicts", "method", "sentence"),
     [
         # On 400 and on 50 passages.
-        (FOUND, ENDS, CHANNELS, f"Removing 20 % of the MLP {within(1.02)}. 30 % {beyond(2.46)}."),
-        (FOUND, ENDS, WEIGHTS, f"Setting 20 % of the MLPs' weights to zero {within(1.02)}. 30 % {beyond(2.46)}."),
+        (FOUND, ENDS, CHANNELS, f"Removing up to 20 % of the MLP {KEPT}. 30 % {beyond(2.46)}."),
+        (FOUND, ENDS, WEIGHTS, f"Setting up to 20 % of the MLPs' weights to zero {KEPT}. 30 % {beyond(2.46)}."),
         (
             search(trial(200, "within"), trial(300, "within"), answer=300),
-            {300: judged(0.0)},
+            {300: judged(0.02)},
             CHANNELS,
-            f"Removing 30 % of the MLP {within('1.00')}. Tested on 400 passages. It is the most that can be tried.",
+            f"Removing up to 30 % of the MLP {KEPT}. It is the most that can be tried.",
         ),
         (
             search(trial(200, "beyond"), trial(100, "beyond")),
             {200: judged(0.9), 100: judged(0.9)},
             CHANNELS,
-            f"No sparsity was found within {LIMITS}. Removing 10 % of the MLP {beyond(2.46)}. Tested on 400 passages.",
+            f"No sparsity was found that stays within your limit. Removing 10 % of the MLP {beyond(2.46)}. "
+            "Tested on 400 passages.",
+        ),
+        (
+            search(trial(200, "undecided", 8), trial(100, "undecided", 8), n=8),
+            {},
+            CHANNELS,
+            "Fewer than 30 passages can never confirm a model.",
         ),
         (search(finished=False), {}, CHANNELS, "The search has begun."),
         (
@@ -236,7 +301,7 @@ ENDS = {200: judged(0.02), 300: judged(0.9, 50)}
             f"So far: Removing 30 % of the MLP {beyond(2.46)}. Tested on 400 passages.",
         ),
     ],
-    ids=["beyond", "weights", "most", "none", "begun", "so-far"],
+    ids=["beyond", "weights", "most", "none", "eight", "begun", "so-far"],
 )
 def test_a_search_says_what_it_found_and_what_comes_after_it(result, verdicts, method, sentence):
     assert plain(answers.find_sentence(result, method, verdicts)) == sentence
@@ -251,18 +316,18 @@ def test_a_result_whose_trials_are_none_of_its_steps_is_refused():
 def test_how_a_search_got_there_counts_trials_and_passages_and_names_what_stayed_undecided():
     result = search(trial(200, "within"), trial(300, "undecided", 400), answer=200)
     assert plain(answers.find_steps(result)) == (
-        "2 trials among 3 steps of sparsity, 800 passages answered instead of 1,200. Undecided, which the "
-        "search treated as too much: 30 %."
+        "2 trials among 3 steps of sparsity, 800 passages answered instead of 1,200. 30 % was undecided, so the search "
+        "treated it as too much."
     )
 
 
 @pytest.mark.parametrize(
     ("sparse", "sentence"),
     [
-        ((UNDECIDED, WITHIN, BEYOND), "Next: test on more passages. About "),
+        ((shifted(0.03, 200, spread=1.0), WITHIN, BEYOND), "Next: test 20 % on "),
         (
             (shifted(0.09, 100, spread=1.0), shifted(0.01, 200), BEYOND),
-            "Next: search for the largest sparsity within your limits, between 20 and 30 %.",
+            "Next: search for the largest sparsity within your limit, between 20 and 30 %.",
         ),
         ((WITHIN,), "Next: see whether more than 10 % can be removed."),
         ((BEYOND,), "Next: see whether less than 30 % can be removed, or race other methods."),
@@ -272,57 +337,94 @@ def test_how_a_search_got_there_counts_trials_and_passages_and_names_what_stayed
 def test_the_next_step_depends_on_what_is_open(sparse, sentence):
     step = answers.next_step(sweep_of(*sparse))
     assert plain(step.said).startswith(sentence)
-    assert isinstance(step.asked, RunSettings if "passages" in sentence else FindSettings)
+    assert isinstance(step.asked, RunSettings if "test" in sentence else FindSettings)
     if isinstance(step.asked, FindSettings):
         assert (step.asked.ratio, step.asked.points) == (Tolerance().ratio, Tolerance().points)
 
 
-def test_of_many_undecided_sparsities_the_one_that_takes_the_fewest_passages_is_counted():
-    losses = ((0.07, 100), (0.05, 200), (0.08, 300))
-    step = answers.next_step(sweep_of(*(shifted(nats, permille, spread=1.0) for nats, permille in losses)))
-    assert plain(step.said).endswith(" would settle 20 %, estimated from these 120.")
-
-
-@pytest.mark.parametrize(
-    ("loss", "corpus", "at_most"),
-    [
-        ((10, 0.02, 0.4, 27), "builtin:cloze", 402),
-        ((10, 0.06, 1.2, 27), "builtin:cloze", None),
-        ((10, 0.02, 0.4, 27), "lambada_openai", 5151),
-        ((10, 0.02, 0.4, 27), "file:/texts/own.jsonl", 402),
-    ],
-    ids=["the-next-text", "the-largest-text", "rest-of-the-text", "own-text"],
-)
-def test_more_passages_are_of_the_same_text_or_of_the_smallest_that_has_enough(loss, corpus, at_most):
-    found = run_of(132, 27, loss)
+def next_of(found, corpus="builtin:cloze", n_passages=None):
+    """The next step of the run, had its passages been of this text."""
     settings = found.run.settings
-    evaluation = replace(settings.evaluation, corpus=corpus, n_passages=132 if ":cloze" not in corpus else None)
-    run = replace(found.run, settings=replace(settings, evaluation=evaluation))
-    asked, needed = (
-        answers.next_step(replace(found, run=run)).asked.evaluation,
-        found.judged[0].verdict.passages_needed,
-    )
-    if corpus == "builtin:cloze":
-        assert asked.n_passages is None and (needed < 402) == (at_most == 402)
-        assert asked.corpus == (BUILTIN_CLOZE_402 if needed < 402 else "lambada_openai")
-    else:
-        assert asked.corpus == corpus and 132 < asked.n_passages < at_most
+    evaluation = replace(settings.evaluation, corpus=corpus, n_passages=n_passages)
+    return answers.next_step(replace(found, run=replace(found.run, settings=replace(settings, evaluation=evaluation))))
+
+
+TWO = run_of(132, 60, (10, 0.04, 0.4, 59), (20, 0.25, 0.7, 55))
+NEAR = run_of(132, 60, (10, 0.0, 0.02, 60), (20, 0.0953, 0.5, 60))
+EIGHT = run_of(8, 3, (10, 0.02, 0.3, 3), (20, 0.4, 0.5, 2))
+NEVER, OWN = "Fewer than 30 passages can never confirm a model.", "upload:own.jsonl@" + "0" * 32
 
 
 @pytest.mark.parametrize(
-    ("found", "said", "link"),
+    ("found", "corpus", "n_passages", "said", "asked"),
     [
-        (run_of(1, 0, (10, 0.02, 0.6, 0)), "Fewer than 30 passages can never confirm", "Test on more passages"),
-        (run_of(10, 0, (10, 0.02, 0.6, 0)), "Next: test on more passages. About", "Test on more passages"),
-        (run_of(132, 0, (10, 0.0953, 0.5, 0)), "over 1,000,000 passages would be needed", "Change the settings"),
+        (
+            *(TWO, "builtin:cloze", None),
+            "Next: test 20 % on the 402 built-in passages. About 270 should settle it, estimated from these 132.",
+            ((200,), "builtin:cloze-402", None),
+        ),
+        (
+            *(TWO, "lambada_openai", 132),
+            "Next: test 10 % and 20 % on 550 of the 5,151 passages of LAMBADA, OpenAI variant. They should settle it, "
+            "estimated from these 132.",
+            ((100, 200), "lambada_openai", 550),
+        ),
+        (
+            *(run_of(132, 27, (10, 0.05, 0.9, 27)), "builtin:cloze", None),
+            "Next: test 10 % on 3,400 of the 5,151 passages of LAMBADA, fetched once from the hub. They should settle "
+            "it, estimated from these 132, if as much is lost there.",
+            ((100,), "lambada_openai", 3400),
+        ),
+        (*(TWO, OWN, 132), "Next: test 10 % and 20 % on all passages of own.jsonl.", ((100, 200), OWN, None)),
+        (
+            *(EIGHT, OWN, None),
+            f"{NEVER} Next: test 10 % and 20 % on the 402 built-in passages.",
+            ((100, 200), "builtin:cloze-402", None),
+        ),
+        (
+            *(run_of(1, 0, (10, 0.02, 0.6, 0)), "builtin:cloze", 1),
+            f"{NEVER} Next: test 10 % on the 132 built-in passages.",
+            ((100,), "builtin:cloze", None),
+        ),
+        (
+            *(NEAR, "builtin:cloze", None),
+            "20 % is too close to the limit to settle with the passages there are. Next: try 15 %, or allow another "
+            "loss.",
+            ((150,), "builtin:cloze", None),
+        ),
+        (
+            *(run_of(132, 60, (10, 0.04, 0.4, 59)), "lambada_openai", None),
+            "10 % is too close to the limit to settle with the passages there are. Next: try 5 %, or allow another "
+            "loss.",
+            ((50,), "lambada_openai", None),
+        ),
     ],
-    ids=["one", "ten", "too-near"],
+    ids=["fewest", "rest-of-the-text", "another-text", "own-part", "eight", "one", "near", "all-there-are"],
 )
-def test_the_next_step_says_what_would_settle_an_undecided_run(found, said, link):
-    step = answers.next_step(found)
-    assert said in step.said and step.link == link
-    more = step.asked.evaluation.n_passages
-    assert link == "Change the settings" or more is None or more >= 30
+def test_the_next_step_asks_for_undecided_models_on_passages_that_there_are(found, corpus, n_passages, said, asked):
+    # A text of the catalog has as many passages as it says, whatever was answered.
+    if corpus == "lambada_openai" and n_passages is None:
+        found = replace(found, models=tuple(replace(e, record=larger(e.record)) for e in found.models))
+    step = next_of(found, corpus, n_passages)
+    wanted = step.asked.sparsities_permille, step.asked.evaluation.corpus, step.asked.evaluation.n_passages
+    assert plain(step.said).startswith(said) and wanted == asked
+
+
+def larger(record):
+    """The same answers over and over, until there are 5,151."""
+    more = [replace(record.outcomes[i % len(record.outcomes)], index=i) for i in range(5151)]
+    return replace(record, outcomes=tuple(more))
+
+
+def test_the_next_step_of_a_race_asks_for_the_best_method_only():
+    step = answers.next_step(sweep_of(shifted(0.03, 200, spread=1.0), shifted(0.3, 200, method="random")))
+    assert [wording.method_title(method) for method in step.asked.methods] == ["least-squares"]
+    assert step.asked.sparsities_permille == (200,)
+
+
+def test_too_few_passages_for_a_verdict_are_not_searched_on():
+    step = next_of(run_of(8, 3, (90, 9.0, 2.0, 0)), OWN)
+    assert step.asked.evaluation.corpus == BUILTIN_CLOZE_402 and "on the 402 built-in passages" in step.said
 
 
 @pytest.mark.parametrize(("slope", "link"), [(0.3, "Export this model"), (60.0, "Change the settings")])

@@ -17,7 +17,7 @@ from tests.ui.filled_backend import job
 SETTINGS = specimens.SETTINGS
 MAGNITUDE = method_named("magnitude")
 WIKITEXT = CalibrationSettings(corpus="wikitext-2")
-LIMITS = "1.1 × word perplexity and 2 points of accuracy"
+LIMITS = "perplexity 1.10 ×, accuracy −2 points"
 GENEROUS, LAX, USUAL = Tolerance(ratio=1000.0, points=100.0), Tolerance(ratio=1000.0), Tolerance()
 TITLE, SEARCH = "SmolLM2 135M (built in) at 10, 20, 30\u00a0%", "How much of SmolLM2 135M (built in) can go"
 
@@ -123,19 +123,19 @@ def test_every_word_that_is_looked_for_must_be_there_whatever_its_case(backend):
 
 
 def test_the_sentence_counts_the_runs_with_a_model_within(backend):
-    most = f"model within the limits, {LIMITS}"
+    most = f"model within your limits ({LIMITS})"
     backend.set_jobs(job(SETTINGS))
     assert run_list.runs_sentence(rows(backend), USUAL) == "1 run under way, no result yet."
     backend.add_run(specimens.run(finished=False, n_sparse=0))
     backend.set_jobs()
     assert run_list.runs_sentence(rows(backend), USUAL) == "No run has a sparse model that was judged."
     add(backend)
-    assert run_list.runs_sentence(rows(backend), USUAL) == f"The one run with a result has no {most}; 1 undecided."
+    assert run_list.runs_sentence(rows(backend), USUAL) == f"Your one run with a result has no {most}; 1 undecided."
     add(backend, sparsities_permille=(100,))
     assert run_list.runs_sentence(rows(backend), USUAL) == f"None of 2 runs with a result has a {most}; 2 undecided."
     by_one = run_list.runs_sentence(rows(backend, LAX), LAX)
-    assert by_one.startswith("2 of 2 runs with a result have a model within the limits, 1000 ×")
-    assert by_one.endswith("2 points of accuracy; 2 by word perplexity alone.")
+    assert by_one.startswith("2 of 2 runs with a result have a model within your limits (perplexity 1,000 ×")
+    assert by_one.endswith("accuracy −2 points); 2 by perplexity alone.")
 
 
 def test_a_named_row_says_its_model_below_and_the_downloaded_table_has_every_cell(backend):

@@ -10,17 +10,11 @@ from sparsedash.catalog.presets import method_named
 from sparsedash.reporting.charts.chart_style import COLOUR_PAIRS
 from sparsedash.reporting.charts.tradeoff_chart import tradeoff_chart
 from sparsedash.reporting.record_pair import Pair
-from sparsedash.reporting.run_reports import (
-    POLICY,
-    continuations_section,
-    figure_svg,
-    html_report,
-    run_document,
-    sampling_words,
-)
+from sparsedash.reporting.run_reports import POLICY, continuations_section, figure_svg, html_report, sampling_words
 from sparsedash.reporting.run_results import run_results
 from sparsedash.schema.pair_records import Continuation, ContinuationSettings
 from tests.reporting.charts.test_tradeoff_chart import FAR_RACE
+from tests.reporting.held_results import document_of
 from tests.ui import specimens
 from tests.ui.conftest import shows_as_text
 from tests.ui.filled_backend import job
@@ -54,7 +48,7 @@ def test_it_holds_the_verdict_the_chart_the_flips_the_settings_and_the_versions(
     for text in (
         "is too close to call on 120 passages.",
         "30 % is too close to call on 120 passages.",
-        "10 % is undecided. About",
+        "Next: test ",
         "9 answers broke, 2 fixed. ",
         "accuracy −5.8 points (",
         "Broke: 9",
@@ -124,7 +118,7 @@ def test_the_report_says_how_a_run_ended_where_the_example_was_made_and_what_the
         assert said in page
     assert "This run was" not in html_report(found, pair, None, job(found.run.settings, "running")).decode()
     for run, source in ((found.run, "Q4_<1>"), (replace(found.run, source_type=""), None)):
-        assert run_document(run, found.dense, list(found.sparse))["model"]["source_type"] == source
+        assert document_of(run, found.dense, *found.sparse)["model"]["source_type"] == source
 
 
 @pytest.fixture

@@ -27,57 +27,63 @@ def test_the_flips_are_counted():
     assert verdicts.flip_words(compare_verdicts([True, False], [False, True])) == "1 answer broke, 1 fixed."
 
 
+OPEN = "stays within your limit: perplexity 1.02 × (limit 1.10 ×)"
+
+
 @pytest.mark.parametrize(
     ("found", "said"),
     [
-        (judged(0.02), "stays within the limits: word perplexity 1.02 × (limit 1.1 ×), accuracy 0.0 points (limit −2)"),
-        (judged(0.3), "costs too much: word perplexity 1.35 × (limit 1.1 ×)"),
+        (judged(0.02), "stays within your limits: perplexity 1.02 × (limit 1.10 ×), accuracy 0.0 points (limit −2)"),
+        (judged(0.3), "costs too much: perplexity 1.35 × (limit 1.10 ×)"),
         (judged(0.0, broke=90), "costs too much: accuracy −9.0 points (limit −2)"),
-        (
-            judged(0.3, broke=90),
-            "costs too much: word perplexity 1.35 × (limit 1.1 ×), accuracy −9.0 points (limit −2)",
-        ),
-        (
-            judged(0.02, broke=30, mended=20),
-            "stays within the limits, with accuracy undecided: word perplexity 1.02 × (limit 1.1 ×)",
-        ),
-        (
-            judged(0.02, n_right=3),
-            "stays within the limits, with accuracy not judged: word perplexity 1.02 × (limit 1.1 ×)",
-        ),
-        (
-            judged(0.0, deviation=0.0, n=132, n_right=27),
-            "stays within the limits: word perplexity 1.00 × (limit 1.1 ×)",
-        ),
+        (judged(0.3, broke=90), "costs too much: perplexity 1.35 × (limit 1.10 ×), accuracy −9.0 points (limit −2)"),
+        (judged(0.02, broke=30, mended=20), f"{OPEN}; accuracy cannot be told on 1,000 passages"),
+        (judged(0.02, n_right=3), f"{OPEN}; too few answers are right to judge accuracy"),
+        (judged(0.3, n_right=3), "costs too much: perplexity 1.35 × (limit 1.10 ×)"),
+        (judged(0.0, deviation=0.0, n=132, n_right=27), "stays within your limit: perplexity 1.00 × (limit 1.10 ×)"),
         (judged(0.09), "is too close to call on 1,000 passages"),
         (judged(0.0, n=1), "cannot be judged on 1 passage"),
     ],
-    ids=["within", "perplexity", "accuracy", "both", "open", "not-judged", "unchanged", "undecided", "too-few"],
+    ids=[
+        *("within", "perplexity", "accuracy", "both", "open", "not-judged", "random"),
+        *("unchanged", "undecided", "too-few"),
+    ],
 )
-def test_a_verdict_says_which_measures_decided_it_and_their_limits(found, said):
-    assert plain(verdicts.decision_words(found)) == said
-    assert verdicts.verdict_words("20 %", found, Tolerance())[0] == f"20 % {said.partition(':')[0]}."
+def test_a_verdict_names_the_measures_that_decided_it_their_limits_and_what_within_leaves_open(found, said):
+    assert plain(verdicts.verdict_words(found)) == said
+    assert plain(verdicts.model_verdict("20 %", found, Tolerance())[0]) == f"20 % {said}."
 
 
-def test_a_tolerance_is_said_as_it_was_typed():
-    tolerance = Tolerance(ratio=1.25, points=1.0)
-    assert verdicts.tolerance_words(tolerance) == "1.25 × word perplexity and 1 point of accuracy"
-    assert "(limit 1.25 ×)" in verdicts.decision_words(judged(0.6, tolerance=tolerance))
+@pytest.mark.parametrize(
+    ("ratio", "points", "said"),
+    [
+        (1.1, 2.0, "perplexity 1.10 ×, accuracy −2 points"),
+        (1.015, 1.0, "perplexity 1.015 ×, accuracy −1 point"),
+        (12.5, 0.5, "perplexity 12.5 ×, accuracy −0.5 points"),
+        (1000.0, 100.0, "perplexity 1,000 ×, accuracy −100 points"),
+    ],
+)
+def test_limits_are_said_as_they_were_typed_of_the_measures_that_are_judged(ratio, points, said):
+    tolerance = Tolerance(ratio=ratio, points=points)
+    assert verdicts.tolerance_words(tolerance) == said
+    assert verdicts.limits_sentence(judged(0.02), tolerance) == f"Limits: {said}."
+    alone = said.partition(",")[0] if ratio < 1000 else "perplexity 1,000 ×"
+    assert verdicts.limits_sentence(judged(0.02, n_right=3), tolerance) == f"Limit: {alone}."
+
+
+def test_a_sign_says_by_which_measure_where_only_one_decided():
+    assert verdicts.verdict_sign(judged(0.0, broke=90)) == "✕ beyond by accuracy"
+    assert verdicts.verdict_sign(judged(0.3, broke=90)) == "✕ beyond"
+    assert verdicts.verdict_sign(judged(0.09)) == "? undecided"
+    # A card's number is the perplexity: its own verdict stands beside it.
+    assert verdicts.headline_loss(judged(0.0, broke=90))[2] == "✓ within · accuracy −9.0 points ✕ beyond"
 
 
 def test_the_loss_is_said_on_both_measures_with_their_intervals():
     said = plain(verdicts.loss_words(judged(0.3, broke=30, mended=10)))
-    assert said.startswith("word perplexity 1.35 × dense's (97.5 % interval 1.32 to 1.38), accuracy −2.0 points (95 % ")
+    assert said.startswith("perplexity 1.35 × dense's (97.5 % interval 1.32 to 1.38), accuracy −2.0 points (95 % ")
     assert plain(verdicts.loss_words(judged(0.3, n_right=3))).endswith("; too few answers are right to judge accuracy")
-    assert "1.35 × that of 10 % (" in plain(verdicts.loss_words(judged(0.3), "10 %"))
     assert "(no interval)" in verdicts.loss_words(judged(0.3, n=1, n_right=0))
-
-
-def test_what_is_open_is_said_with_the_passages_that_would_settle_it():
-    _, lost, _ = verdicts.verdict_words("20 %", judged(0.09), Tolerance())
-    assert ". About " in lost and lost.endswith("passages would settle it, if the loss stays what it was on 1,000.")
-    _, lost, _, accuracy = verdicts.verdict_words("20 %", judged(0.02, broke=30, mended=20), Tolerance())
-    assert "settle" not in lost and accuracy.endswith("passages would settle it. Word perplexity decides.")
 
 
 @pytest.mark.parametrize(

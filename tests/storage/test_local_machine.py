@@ -5,12 +5,12 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from sparsedash.reporting.run_reports import run_document
 from sparsedash.schema.errors import SettingsError, StoreError
 from sparsedash.storage import local_machine
 from sparsedash.storage.local_machine import (
@@ -22,6 +22,7 @@ from sparsedash.storage.local_machine import (
     write_atomically,
 )
 from tests.factories import RECORD, RUN
+from tests.reporting.held_results import document_of
 
 
 @pytest.fixture
@@ -83,7 +84,7 @@ def test_a_folder_that_is_gone_is_named(tmp_path):
         require_job_room(tmp_path / "gone")
 
 
-OURS = json.dumps(run_document(RUN, RECORD, []), indent=1)
+OURS = json.dumps(document_of(RUN, replace(RECORD, pruned=None)), indent=1)
 
 
 def test_a_new_file_an_empty_one_and_an_earlier_result_may_be_written(tmp_path):

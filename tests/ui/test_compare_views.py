@@ -45,10 +45,10 @@ def test_where_there_is_nothing_to_compare_the_page_says_why(open_page, backend)
     assert "See the runs" in links(open_page("compare"))
 
 
-def test_the_verdict_comes_first_and_what_it_rests_on_and_would_decide_it_after_the_passages(open_page, finished):
+def test_the_verdict_comes_first_and_what_it_rests_on_after_the_passages(open_page, finished):
     said = words(open_page("compare"))
-    assert said.startswith("30 % is too close to call on 120 passages. Word perplexity ")
-    assert "passages would settle it" in said and "accuracy −5.8 points (" in said.split("Passage ")[0]
+    assert said.startswith("30 % is too close to call on 120 passages. Perplexity ")
+    assert "accuracy −5.8 points (" in said.split("Passage ")[0]
     assert "9 answers broke, 2 fixed. " in said.split("What the verdict rests on")[1]
 
 
@@ -104,7 +104,7 @@ def test_two_records_are_chosen_by_the_address(open_page, finished):
 
 def test_the_tolerance_is_the_one_of_the_address(open_page, finished):
     said = words(open_page("compare", within="5", points="50"))
-    assert said.startswith("30 % stays within the limits.") and "The limits are 5 × " in said
+    assert said.startswith("30 % stays within your limits: ") and "Limits: perplexity 5.00 ×" in said
 
 
 def test_a_search_in_contexts_and_answers_narrows_every_kind_and_stands_in_the_address(open_page, finished):

@@ -61,7 +61,7 @@ def test_every_run_but_the_example_is_a_row_with_a_link_to_its_page(open_page, b
     older, _ = two_runs
     app = open_page("runs")
     said = words(app)
-    assert said.startswith("None of 2 runs with a result has a model within the limits, 1.1 × word perplexity")
+    assert said.startswith("None of 2 runs with a result has a model within your limits (perplexity 1.10 ×")
     assert listed(app) == ["owner/model", TITLE] and "Example" not in said
     assert query_of(links(app)[TITLE]) == {"run": older.key}
     assert "Method: least-squares" in said and "Removed: 10, 20, 30 %" in said

@@ -15,11 +15,11 @@ def test_a_search_opens_with_how_much_can_go(open_page, backend):
     _, _, result = found = specimens.search()
     app, said = opened(open_page, backend, found)
     assert result.answer is not None and result.next_step is not None
-    assert f"Removing {result.answer / 10:g} % of the MLP stays within the limits" in said
+    assert f"Removing up to {result.answer / 10:g} % of the MLP stays within your limits" in said
     assert f"{len(result.trials)} trials among 43 steps of sparsity" in said
     assert "How much of SmolLM2 135M (built in) can go" in links(app)
     _, said = opened(open_page, backend, specimens.search(slope=60.0))
-    assert "No sparsity was found within 1.3 × word perplexity and 30 points of accuracy. Removing 2.1 %" in said
+    assert "No sparsity was found that stays within your limit. Removing 2.1 %" in said
 
 
 def test_it_is_judged_by_its_own_tolerance_unless_the_address_has_another(open_page, backend):

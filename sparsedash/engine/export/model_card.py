@@ -235,9 +235,9 @@ def _loss_section(facts: CardFacts) -> str:
         ("last word right", *right, f"{change} points", accuracy or "none"),
         ("word perplexity", *(wording.perplexity(record.word_perplexity) for record in models), times, perplexity),
     ]
-    sentences = wording.first_upper(" ".join(verdicts.verdict_words("the sparse model", found, facts.tolerance)))
+    sentences = " ".join(verdicts.model_verdict("The sparse model", found, facts.tolerance))
     test = "a test that holds although it stopped early" if pairs.anytime else "exact McNemar"
-    return f"""**{verdicts.VERDICT_SIGNS[found.verdict]}**: {sentences}
+    return f"""**{verdicts.verdict_sign(found)}**: {sentences}
 
 Both models answered the same {pairs.n_passages:,} passages of {_code(public_name(facts.sparse.corpus))}.
 {verdicts.flip_words(pairs)} Of equal accuracy: {wording.p_value(judged.p_value)} ({test}). Where a run has several

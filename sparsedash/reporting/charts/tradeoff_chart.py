@@ -78,7 +78,7 @@ def tradeoff_chart(tradeoff: TradeoffData, measure: Measure = "word perplexity",
     # Verdicts of several lines stand in rows under the axis: beside their marks they would cover each other.
     below = _VERDICT_ROW * n + 6 if judged and n > 1 else 0
     if below:
-        notes += _verdict_rows(rows, colours)
+        notes += _verdict_rows(rows, measure, colours)
     if measure == "share right" and tradeoff.published:
         traces.append(_published_trace(tradeoff.published, colours))
         x, y = traces[-1]["x"][-1], traces[-1]["y"][-1]
@@ -125,7 +125,7 @@ def _line(
         role, drawn = readings[0].role, [(x, p, r) for (x, p), r in zip(settled, readings, strict=True)]
         marks = _marks(label, symbol, drawn, axis, colours, strong=strong, size=7 if n > _FEW else 9)
         if n == 1 and measure in tradeoff.allowed:
-            marks["text"] = [VERDICT_GLYPHS[point.verdict] for _, point in settled]
+            marks["text"] = [VERDICT_GLYPHS[reading.verdict] for reading in readings]
         # Through points at the edge the line leads to where they belong, and is cut off by the plot.
         heights = [tradeoff.dense_value(measure), *(reading.value for reading in readings)]
         stroke = {"color": marks["marker"]["color"], "width": 2.5 if strong else 1.25, "dash": dash}
@@ -161,7 +161,7 @@ def gain_chart(tradeoff: TradeoffData, gained: Gained, measure: Measure, theme: 
             continue
         known = [gains[point.key] for _, point, _ in drawn]
         marks = _marks(label, symbol, drawn, axis, colours, said=[gain.words for gain in known])
-        glyphs = ["" if measure == "flips" else VERDICT_GLYPHS[point.verdict] for _, point, _ in drawn]
+        glyphs = [VERDICT_GLYPHS[reading.verdict] for *_, reading in drawn]
         marks["error_x"] = style.error_bars([(gain.value, gain.low, gain.high) for gain in known], colours.sparse)
         marks["text"] = [f"{said} {p.permille / 10:g} %".strip() for said, (_, p, _) in zip(glyphs, drawn, strict=True)]
         # At the right edge a phone would cut it off.
@@ -199,13 +199,14 @@ def clicked_record(points: Sequence[Mapping[str, Any]]) -> str:
 
 def tradeoff_words(tradeoff: TradeoffData, measure: Measure = "word perplexity") -> str:
     """What `tradeoff_chart` shows, for screen readers."""
-    total, shares, judged = tradeoff.n_passages, measure == "share right", measure in tradeoff.allowed
+    total, shares = tradeoff.n_passages, measure == "share right"
     parts = [f"dense {tradeoff.dense.readings[measure][0].words}"] if shares else []
     for label, points in tradeoff.lines.items():
         parts += [
-            f"{label} at {p.sparsity:.1f} % {p.readings[measure][0].words}{f', {p.verdict}' if judged else ''}"
+            f"{label} at {p.sparsity:.1f} % {', '.join(filter(None, (reading.words, reading.verdict)))}"
             for p in sorted(points, key=lambda point: point.sparsity)
             if not p.live
+            for reading in p.readings[measure][:1]
         ]
     what = {
         "word perplexity": f"Word perplexity over {total:,} passages",
@@ -345,7 +346,7 @@ def _marks(
         "name": label,
         "text": [""] * len(marks),
         "textposition": "top right",
-        "textfont": {"size": 14, "color": [_verdict_ink(point.verdict, colours) for point in points]},
+        "textfont": {"size": 14, "color": [_verdict_ink(reading.verdict, colours) for *_, reading in marks]},
         "marker": {
             "color": ink,
             "symbol": [f"{symbol}-open" if point.hollow else symbol for point in points],
@@ -382,7 +383,9 @@ def _published_trace(rows: Sequence[PublishedRow], colours: Palette) -> dict[str
     }
 
 
-def _verdict_rows(rows: Sequence[Sequence[tuple[float, Point]]], colours: Palette) -> list[dict[str, Any]]:
+def _verdict_rows(
+    rows: Sequence[Sequence[tuple[float, Point]]], measure: Measure, colours: Palette
+) -> list[dict[str, Any]]:
     """Notes under the axis, a row for each line: its mark left of the axis, its verdicts under the sparsities."""
     middles: dict[int, list[float]] = {}
     for x, point in (each for row in rows for each in row):
@@ -393,8 +396,8 @@ def _verdict_rows(rows: Sequence[Sequence[tuple[float, Point]]], colours: Palett
         mark: dict[str, Any] = {"xref": "paper", "xshift": -16}
         notes.append(style.annotation(_sign(i), 0, 0, colours.sparse_text, **below, **mark))
         for _, point in row:
-            x, ink = fmean(middles[point.permille]), _verdict_ink(point.verdict, colours)
-            notes.append(style.annotation(VERDICT_GLYPHS[point.verdict], x, 0, ink, **below))
+            x, verdict = fmean(middles[point.permille]), point.readings[measure][0].verdict
+            notes.append(style.annotation(VERDICT_GLYPHS[verdict], x, 0, _verdict_ink(verdict, colours), **below))
     return notes
 
 

@@ -208,7 +208,10 @@ def judged(tradeoff, **verdicts):
     """The chart's data with these verdicts, by line, from left to right."""
     lines = {
         label: [
-            replace(point, verdict=verdict)
+            replace(
+                point,
+                readings={**point.readings, PERPLEXITY: (replace(point.readings[PERPLEXITY][0], verdict=verdict),)},
+            )
             for point, verdict in zip(sorted(points, key=lambda p: p.sparsity), verdicts[label], strict=True)
         ]
         for label, points in tradeoff.lines.items()
@@ -227,19 +230,20 @@ def test_verdicts_of_several_methods_stand_in_rows_under_the_axis_by_shape_and_c
     # One below the other, whatever moved their marks apart.
     assert len({note["x"] for note in below if note["text"] in "✓✕?"}) == 2
     assert verdict_signs(chart(data, "flips")) == []
+    assert verdict_signs(chart(data, "accuracy")) == [["●", "?", "✕"], ["■", "?", "✕"]], "by accuracy itself"
     alone = judged(RACE, sparse=("within", "beyond"))
     figure = chart(alone, PERPLEXITY)
     assert trace(figure, "sparse")["text"] == ["✓", "✕"] and verdict_signs(figure) == []
     assert ", within; " in tradeoff_words(alone, PERPLEXITY)
 
 
-def far_point(key: str, permille: int, nats: float, spread: float = 0.1, **more) -> Point:
+def far_point(key: str, permille: int, nats: float, spread: float = 0.1, verdict: str = "") -> Point:
     """A model that lost this much; upwards is better."""
     words = f"{nats_as_factor(nats)} that of dense"
-    one = Reading(value=-nats, low=-nats - spread, high=-nats + spread, words=words)
+    one = Reading(value=-nats, low=-nats - spread, high=-nats + spread, words=words, verdict=verdict)
     other = Reading(value=-1.0, low=-2.0, high=0.0, words="")
     readings = {PERPLEXITY: (one,), "accuracy": (other,), "flips": (other,), "share right": (other,)}
-    return Point(key=key, permille=permille, sparsity=permille / 10, readings=readings, facts=[], **more)
+    return Point(key=key, permille=permille, sparsity=permille / 10, readings=readings, facts=[])
 
 
 def far_race(**lines: list[Point]) -> TradeoffData:

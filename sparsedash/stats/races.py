@@ -1,0 +1,79 @@
+"""Which of two models finds the targets likelier: paired differences with intervals and p-values, for several pairs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import log10
+
+from sparsedash.schema.records import Record
+from sparsedash.stats.anytime import bisect_boundary
+from sparsedash.stats.mean_intervals import Moments, anytime_mean_interval, mean_interval, moments
+from sparsedash.stats.significance import holm, shared_outcomes
+from sparsedash.stats.tolerance import ALPHA
+
+_SMALLEST, _LARGEST = -12.0, log10(0.5)
+"""Decimal logarithms between which a p-value is looked for; a larger one is called 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LikelihoodDifference:
+    """How much less likely one model finds the targets than another, on the passages that both answered.
+
+    value, low, high: the mean in nats with its interval at `level`; below zero where it finds them likelier. p_value:
+    of no difference, two-sided. Both allow for all pairs that were compared.
+    """
+
+    value: float
+    low: float
+    high: float
+    level: float
+    p_value: float
+    n_passages: int
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether the interval leaves out that the models are equal."""
+        return self.low > 0 or self.high < 0
+
+
+def likelihood_differences(pairs: Sequence[tuple[Record, Record]], n_compared: int = 0) -> list[LikelihoodDifference]:
+    """The second model of each pair against the first, in the order given, after Holm.
+
+    n_compared: pairs that were compared, where that is more: the missing ones count as the least different.
+    """
+    anytime = [left.stopping is not None or right.stopping is not None for left, right in pairs]
+    falls = [
+        moments([before.log_likelihood - after.log_likelihood for before, after in shared_outcomes(left, right)])
+        for left, right in pairs
+    ]
+    p_values = [_p_value(of, any_look) for of, any_look in zip(falls, anytime, strict=True)]
+    n_open, alphas = max(n_compared, len(pairs)), [ALPHA] * len(pairs)
+    for i in sorted(range(len(pairs)), key=lambda i: p_values[i]):
+        alphas[i] = ALPHA / n_open
+        n_open -= p_values[i] <= alphas[i]
+    return [
+        LikelihoodDifference(
+            value=of.mean,
+            **dict(zip(("low", "high"), _interval(of, alpha, any_look), strict=True)),
+            level=1 - alpha,
+            p_value=p_value,
+            n_passages=of.n,
+        )
+        for of, alpha, any_look, p_value in zip(falls, alphas, anytime, holm(p_values, n_compared), strict=True)
+    ]
+
+
+def _interval(of: Moments, alpha: float, anytime: bool) -> tuple[float, float]:
+    return (anytime_mean_interval if anytime else mean_interval)(of, alpha)
+
+
+def _p_value(of: Moments, anytime: bool) -> float:
+    """The smallest alpha at which the interval leaves out zero; 1 from a half on."""
+
+    def holds_zero(exponent: float) -> bool:
+        low, high = _interval(of, 10**exponent, anytime)
+        return low <= 0 <= high
+
+    if not holds_zero(_SMALLEST):
+        return float(10**_SMALLEST)
+    found = bisect_boundary(holds_zero, _SMALLEST, _LARGEST)
+    return 1.0 if found == _LARGEST else float(10**found)
