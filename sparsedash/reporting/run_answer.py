@@ -62,25 +62,28 @@ def race_sentence(found: RunResults) -> str:
     if not found.race:
         return ""
     best, at = _quoted(found.best[0].method), sparsity_percent(found.race[0][0].permille)
-    n = quantity(min(difference.n_passages for _, difference in found.race), "passage")
     groups: dict[int, list[str]] = {-1: [], 0: [], 1: []}
     for rival, difference in found.race:
         groups[(difference.low > 0) - (difference.high < 0)].append(_quoted(rival.method))
     ahead, alike, beaten = groups.values()
     p = max((difference.p_value for _, difference in found.race if difference.is_shown), default=1.0)
-    sure = f"by perplexity, p{wording.NBSP}{'' if p < 0.001 else f'≤{wording.NBSP}'}{wording.p_number(p)}"
+    sure = f"(perplexity, p{wording.NBSP}{'' if p < 0.001 else f'≤{wording.NBSP}'}{wording.p_number(p)})"
     if ahead:
-        return f"At {at} {and_join(ahead)} {'beats' if len(ahead) == 1 else 'beat'} {best} ({sure}), tested on {n}."
-    apart = f"cannot be told apart from {_some(alike)} on {n}" if alike else ""
+        return f"{and_join(ahead)} {'beats' if len(ahead) == 1 else 'beat'} {best} at {at} {sure}."
+    n = quantity(min(difference.n_passages for _, difference in found.race), "passage")
+    apart = f"cannot be told apart from {_some(alike, found.race)}"
     if not beaten:
-        return f"At {at} {best} {apart}."
-    rest = f", but {apart}" if apart else f", tested on the same {n}"
-    return f"At {at} {best} {'beats' if apart else 'wins: it beats'} {_some(beaten)} ({sure}){rest}."
+        return f"{best} {apart} at {at} on {n}."
+    if not alike:
+        return f"{best} wins at {at} {sure}: it beats {_some(beaten, found.race)}."
+    return f"{best} beats {_some(beaten, found.race)} at {at} {sure}, but {apart} on {n}."
 
 
-def _some(methods: Sequence[str]) -> str:
-    """ "“a” and “b”", or "5 other methods" of more than three."""
-    return and_join(methods) if len(methods) <= 3 else f"{len(methods)} other methods"
+def _some(methods: Sequence[str], race: Sequence[object]) -> str:
+    """ "“a” and “b”"; of more "3 of 5 other methods", or "all 5 other methods"."""
+    if len(methods) <= 2:
+        return and_join(methods)
+    return f"{'all' if len(methods) == len(race) else f'{len(methods)} of'} {len(race)} other methods"
 
 
 def find_sentence(result: FindResult, method: MethodSettings, verdicts: Mapping[int, ToleranceVerdict]) -> str:

@@ -124,9 +124,10 @@ def difference_words(found: LikelihoodDifference, beside: str) -> str:
 def headline_loss(found: ToleranceVerdict) -> tuple[str, str, str]:
     """For a card: the perplexity as a multiple of dense's, its interval, and the verdicts of both measures."""
     lost, accuracy = found.perplexity, found.accuracy
-    also = f" · accuracy {loss_value(accuracy)} {VERDICT_SIGNS[accuracy.verdict]}" if accuracy else ""
-    below = f"the dense word perplexity, {_interval_words(lost)}"
-    return loss_value(lost), below, f"{VERDICT_SIGNS[lost.verdict]}{also}"
+    below, verdict = f"the dense word perplexity, {_interval_words(lost)}", VERDICT_SIGNS[lost.verdict]
+    if accuracy:
+        verdict += f" · accuracy {loss_value(accuracy)} {VERDICT_SIGNS[accuracy.verdict].replace(' ', NBSP)}"
+    return loss_value(lost), below, verdict
 
 
 def early_stopping_words(records: Mapping[str, Record]) -> str:

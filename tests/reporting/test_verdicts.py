@@ -76,7 +76,7 @@ def test_a_sign_says_by_which_measure_where_only_one_decided():
     assert verdicts.verdict_sign(judged(0.3, broke=90)) == "✕ beyond"
     assert verdicts.verdict_sign(judged(0.09)) == "? undecided"
     # A card's number is the perplexity: its own verdict stands beside it.
-    assert verdicts.headline_loss(judged(0.0, broke=90))[2] == "✓ within · accuracy −9.0 points ✕ beyond"
+    assert plain(verdicts.headline_loss(judged(0.0, broke=90))[2]) == "✓ within · accuracy −9.0 points ✕ beyond"
 
 
 def test_the_loss_is_said_on_both_measures_with_their_intervals():

@@ -68,6 +68,21 @@ def test_a_sparse_model_is_exported_in_the_numbers_of_its_run(open_page, finishe
     assert finished.submitted == [replace(ASKED, run=RUN.key, form="uniform", weights="float32")]
 
 
+def test_the_model_that_the_answer_names_is_offered_with_its_verdict_and_exported_by_the_same_limits(
+    open_page, finished
+):
+    add(finished, replace(MADE, settings=replace(ASKED, run=RUN.key)))
+    app = open_page("models", run=RUN.key, within="5", points="50")
+    assert app.selectbox(key="chosen-record").value == "30 %"
+    said = words(app)
+    assert "30 % stays within your limits: perplexity 0.97 × (limit 5.00 ×)" in said
+    assert "Limits: perplexity 5.00 ×, accuracy −50 points." in said
+    # An export has the verdict of its card.
+    assert "The model is too close to call on 120 passages." in said
+    button(app, "Export").click().run()
+    assert (finished.submitted[0].ratio, finished.submitted[0].points) == (5.0, 50.0)
+
+
 def test_a_form_that_does_not_apply_is_not_offered_and_told_why(open_page, finished):
     finished._store.remember(model_type_note(RUN.model_identity), "bloom")
     app = open_page("models", run=RUN.key, form="uniform")

@@ -81,8 +81,10 @@ def test_no_word_of_a_model_a_file_or_a_licence_is_markup_or_metadata(word, tmp_
 
 
 def test_the_card_of_an_export_says_what_was_lost_as_the_pages_do(run, tmp_path):
-    made = exported(run, 0, "padded", tmp_path / "out")
-    judged = next(e for e in run_results(StoredResults(run[0]), run[2]).judged if e.record.key == made.settings.sparse)
+    limits = Tolerance(ratio=3.0, points=5.0)
+    made = exported(run, 0, "padded", tmp_path / "out", ratio=3.0, points=5.0)
+    found = run_results(StoredResults(run[0]), run[2], limits)
+    judged = next(each for each in found.judged if each.record.key == made.settings.sparse)
     assert judged.verdict.perplexity.level > 0.975, "three models share the chance of error"
     card = ModelCard.load(tmp_path / "out" / "README.md")
     assert card.data.tags == ["pruned", "width-pruning"]
@@ -93,7 +95,7 @@ def test_the_card_of_an_export_says_what_was_lost_as_the_pages_do(run, tmp_path)
         f"| {factor} | {interval} |",
         f"| {change} points | {accuracy or 'none'} |",
         f"**{verdict}**",
-        limits_sentence(judged.verdict, Tolerance()),
+        limits_sentence(judged.verdict, limits),
         "20 passages",
         "p\u00a0=\u00a0",
         "Licence of the base | licence unknown",
