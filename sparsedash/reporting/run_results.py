@@ -121,26 +121,24 @@ def headline_model(models: Sequence[W]) -> W | None:
 
 
 def model_readings(model: Judged) -> Readings:
-    """A model's values of every measure, with the intervals behind its verdict, and the verdict of each by itself.
+    """A model's values of every measure, with the intervals behind its verdict.
 
     Of perplexity what is farther than the chart reaches stands at its edge. One passage has no interval, and no bar.
     """
     record, comparison, verdict = model.record, model.comparison, model.verdict
-    own = {loss.measure: loss.verdict for loss in verdict.losses if record.pruned}
     score, broke, fixed = record.last_word, comparison.broke, comparison.mended
     below, above = (share_right(count, comparison.n_passages, comparison.anytime) for count in (broke, fixed))
     flips, loss, single = f"{broke:,} broke, {fixed:,} fixed", verdict.perplexity, isinf(verdict.perplexity.low)
     bounds = (loss.value,) * 3 if single else (loss.value, loss.high, loss.low)
     nats, low, high = (min(tradeoff_data.FARTHEST_ABOVE, max(-tradeoff_data.FARTHEST_BELOW, -each)) for each in bounds)
     around = "no interval" if single else f"{wording.factor_range(-high, -low)} ×"
-    times = f"{wording.nats_as_factor(-nats)} that of dense ({around})"
     # Where the verdict leaves accuracy out, that has the interval of a comparison by itself.
     lost, change = verdict.accuracy, comparison.difference
     ends = comparison.interval if lost is None else (-lost.high, -lost.low)
     points = f"{wording.signed_points(change)} points ({wording.signed_interval(ends)})"
     return {
-        "word perplexity": (Reading(nats, low, high, times, verdict=own.get("word perplexity", "")),),
-        "accuracy": (Reading(100 * change, 100 * ends[0], 100 * ends[1], points, verdict=own.get("accuracy", "")),),
+        "word perplexity": (Reading(nats, low, high, f"{wording.nats_as_factor(-nats)} that of dense ({around})"),),
+        "accuracy": (Reading(100 * change, 100 * ends[0], 100 * ends[1], points),),
         "flips": (
             Reading(-below.value, -below.high, -below.low, flips, "broke"),
             replace(above, role="mended", words=flips),
@@ -288,6 +286,7 @@ class RunResults:
             readings=model_readings(model),
             facts=[*removed, right, f"word perplexity {wording.perplexity(record.word_perplexity)}"],
             hollow=score.total < self.dense.last_word.total,
+            verdicts={loss.measure: loss.verdict for loss in model.verdict.losses} if pruned else {},
         )
 
 

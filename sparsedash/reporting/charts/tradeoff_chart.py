@@ -125,7 +125,7 @@ def _line(
         role, drawn = readings[0].role, [(x, p, r) for (x, p), r in zip(settled, readings, strict=True)]
         marks = _marks(label, symbol, drawn, axis, colours, strong=strong, size=7 if n > _FEW else 9)
         if n == 1 and measure in tradeoff.allowed:
-            marks["text"] = [VERDICT_GLYPHS[reading.verdict] for reading in readings]
+            marks["text"] = [VERDICT_GLYPHS[point.verdicts.get(measure, "")] for _, point in settled]
         # Through points at the edge the line leads to where they belong, and is cut off by the plot.
         heights = [tradeoff.dense_value(measure), *(reading.value for reading in readings)]
         stroke = {"color": marks["marker"]["color"], "width": 2.5 if strong else 1.25, "dash": dash}
@@ -161,7 +161,7 @@ def gain_chart(tradeoff: TradeoffData, gained: Gained, measure: Measure, theme: 
             continue
         known = [gains[point.key] for _, point, _ in drawn]
         marks = _marks(label, symbol, drawn, axis, colours, said=[gain.words for gain in known])
-        glyphs = [VERDICT_GLYPHS[reading.verdict] for *_, reading in drawn]
+        glyphs = [VERDICT_GLYPHS[point.verdicts.get(measure, "")] for _, point, _ in drawn]
         marks["error_x"] = style.error_bars([(gain.value, gain.low, gain.high) for gain in known], colours.sparse)
         marks["text"] = [f"{said} {p.permille / 10:g} %".strip() for said, (_, p, _) in zip(glyphs, drawn, strict=True)]
         # At the right edge a phone would cut it off.
@@ -203,10 +203,11 @@ def tradeoff_words(tradeoff: TradeoffData, measure: Measure = "word perplexity")
     parts = [f"dense {tradeoff.dense.readings[measure][0].words}"] if shares else []
     for label, points in tradeoff.lines.items():
         parts += [
-            f"{label} at {p.sparsity:.1f} % {', '.join(filter(None, (reading.words, reading.verdict)))}"
+            ", ".join(
+                filter(None, [f"{label} at {p.sparsity:.1f} % {p.readings[measure][0].words}", p.verdicts.get(measure)])
+            )
             for p in sorted(points, key=lambda point: point.sparsity)
             if not p.live
-            for reading in p.readings[measure][:1]
         ]
     what = {
         "word perplexity": f"Word perplexity over {total:,} passages",
@@ -346,7 +347,10 @@ def _marks(
         "name": label,
         "text": [""] * len(marks),
         "textposition": "top right",
-        "textfont": {"size": 14, "color": [_verdict_ink(reading.verdict, colours) for *_, reading in marks]},
+        "textfont": {
+            "size": 14,
+            "color": [_verdict_ink(point.verdicts.get(axis.measure, ""), colours) for point in points],
+        },
         "marker": {
             "color": ink,
             "symbol": [f"{symbol}-open" if point.hollow else symbol for point in points],
@@ -396,8 +400,8 @@ def _verdict_rows(
         mark: dict[str, Any] = {"xref": "paper", "xshift": -16}
         notes.append(style.annotation(_sign(i), 0, 0, colours.sparse_text, **below, **mark))
         for _, point in row:
-            x, verdict = fmean(middles[point.permille]), point.readings[measure][0].verdict
-            notes.append(style.annotation(VERDICT_GLYPHS[verdict], x, 0, _verdict_ink(verdict, colours), **below))
+            x, ink = fmean(middles[point.permille]), _verdict_ink(point.verdicts.get(measure, ""), colours)
+            notes.append(style.annotation(VERDICT_GLYPHS[point.verdicts.get(measure, "")], x, 0, ink, **below))
     return notes
 
 

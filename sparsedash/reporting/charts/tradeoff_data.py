@@ -22,9 +22,9 @@ Role = Literal["sparse", "broke", "mended"]
 class Reading:
     """A value with its 95 % interval, in the unit of its axis, larger is better; and the same in words.
 
-    role: what it counts. verdict: of its own measure, where that is judged. For perplexity the mean change of the
-    target's log-likelihood in nats, as far as the chart reaches; for accuracy the change in percentage points; for
-    flips the share of passages in percent, of broken ones below zero; for the share right that in percent.
+    role: what it counts. For perplexity the mean change of the target's log-likelihood in nats, as far as the chart
+    reaches; for accuracy the change in percentage points; for flips the share of passages in percent, of broken ones
+    below zero; for the share right that in percent.
     """
 
     value: float
@@ -32,7 +32,6 @@ class Reading:
     high: float
     words: str
     role: Role = "sparse"
-    verdict: Verdict | Literal[""] = ""
 
 
 Readings = Mapping[Measure, Sequence[Reading]]
@@ -44,8 +43,8 @@ class Point:
     """One model on the chart.
 
     key: of its record. permille: the sparsity asked for. sparsity: measured, in percent. facts: what is said of it
-    whatever the measure is. hollow: it answered fewer passages than dense. live: it is being evaluated, and only its
-    share of right words so far is known.
+    whatever the measure is. hollow: it answered fewer passages than dense. verdicts: by each measure that was judged.
+    live: it is being evaluated, and only its share of right words so far is known.
     """
 
     key: str
@@ -54,6 +53,7 @@ class Point:
     readings: Readings
     facts: Sequence[str]
     hollow: bool = False
+    verdicts: Mapping[Measure, Verdict] = field(default_factory=dict)
     live: bool = False
 
 
@@ -176,7 +176,11 @@ def _edge(tradeoff: TradeoffData) -> tuple[float, float]:
         return -inf, -inf
     depths, allowed = [-reading.low for reading in leading], tradeoff.allowed.get("word perplexity", 0.0)
     limit = -max(_BANDS * allowed, min(_DEEPEST * max(depths), _MIDDLE * median_high(depths)))
-    near = [reading for _, reading in every if reading.value >= limit or reading.verdict == "undecided"]
+    near = [
+        reading
+        for point, reading in every
+        if reading.value >= limit or point.verdicts.get("word perplexity") == "undecided"
+    ]
     bottom = min([-allowed, *(reading.low for reading in near)])
     if not near or all(reading.value >= bottom for _, reading in every):
         return -inf, -inf

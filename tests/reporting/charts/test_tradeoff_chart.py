@@ -208,10 +208,7 @@ def judged(tradeoff, **verdicts):
     """The chart's data with these verdicts, by line, from left to right."""
     lines = {
         label: [
-            replace(
-                point,
-                readings={**point.readings, PERPLEXITY: (replace(point.readings[PERPLEXITY][0], verdict=verdict),)},
-            )
+            replace(point, verdicts={PERPLEXITY: verdict, "accuracy": "undecided"})
             for point, verdict in zip(sorted(points, key=lambda p: p.sparsity), verdicts[label], strict=True)
         ]
         for label, points in tradeoff.lines.items()
@@ -230,20 +227,21 @@ def test_verdicts_of_several_methods_stand_in_rows_under_the_axis_by_shape_and_c
     # One below the other, whatever moved their marks apart.
     assert len({note["x"] for note in below if note["text"] in "✓✕?"}) == 2
     assert verdict_signs(chart(data, "flips")) == []
-    assert verdict_signs(chart(data, "accuracy")) == [["●", "?", "✕"], ["■", "?", "✕"]], "by accuracy itself"
+    # Each measure marks by its own verdict.
+    assert verdict_signs(chart(data, "accuracy")) == [["●", "?", "?"], ["■", "?", "?"]]
     alone = judged(RACE, sparse=("within", "beyond"))
     figure = chart(alone, PERPLEXITY)
     assert trace(figure, "sparse")["text"] == ["✓", "✕"] and verdict_signs(figure) == []
     assert ", within; " in tradeoff_words(alone, PERPLEXITY)
 
 
-def far_point(key: str, permille: int, nats: float, spread: float = 0.1, verdict: str = "") -> Point:
+def far_point(key: str, permille: int, nats: float, spread: float = 0.1, **more) -> Point:
     """A model that lost this much; upwards is better."""
     words = f"{nats_as_factor(nats)} that of dense"
-    one = Reading(value=-nats, low=-nats - spread, high=-nats + spread, words=words, verdict=verdict)
+    one = Reading(value=-nats, low=-nats - spread, high=-nats + spread, words=words)
     other = Reading(value=-1.0, low=-2.0, high=0.0, words="")
     readings = {PERPLEXITY: (one,), "accuracy": (other,), "flips": (other,), "share right": (other,)}
-    return Point(key=key, permille=permille, sparsity=permille / 10, readings=readings, facts=[])
+    return Point(key=key, permille=permille, sparsity=permille / 10, readings=readings, facts=[], **more)
 
 
 def far_race(**lines: list[Point]) -> TradeoffData:
@@ -258,8 +256,15 @@ def far_race(**lines: list[Point]) -> TradeoffData:
 
 
 GOOD = [far_point("g1", 100, 0.1), far_point("g2", 200, 0.4), far_point("g3", 300, 0.8)]
-FAIR = [far_point("f1", 100, 0.2), far_point("f2", 200, 0.9), far_point("f3", 300, 7.0, verdict="beyond")]
-FAR = [far_point(f"h{p}", p, nats, verdict="beyond") for p, nats in ((100, 7.0), (200, 9.5), (300, 13.8155106))]
+FAIR = [
+    far_point("f1", 100, 0.2),
+    far_point("f2", 200, 0.9),
+    far_point("f3", 300, 7.0, verdicts={PERPLEXITY: "beyond"}),
+]
+FAR = [
+    far_point(f"h{p}", p, nats, verdicts={PERPLEXITY: "beyond"})
+    for p, nats in ((100, 7.0), (200, 9.5), (300, 13.8155106))
+]
 FAR_RACE = far_race(good=GOOD, fair=FAIR, hopeless=FAR)
 
 
@@ -291,7 +296,7 @@ def test_far_points_stand_at_the_edge_with_an_arrow_and_their_value_and_the_axis
 @pytest.mark.parametrize(
     "tradeoff",
     [
-        far_race(good=GOOD, other=[far_point("o", 300, 7.0, verdict="undecided")]),
+        far_race(good=GOOD, other=[far_point("o", 300, 7.0, verdicts={PERPLEXITY: "undecided"})]),
         far_race(good=GOOD, other=[far_point("w", 100, 1.2, spread=8.0), far_point("x", 200, 8.0)]),
         far_race(good=[far_point(f"s{p}", p, nats, 0.01) for p, nats in ((100, 0.01), (200, 0.02), (300, 1.1))]),
         far_race(good=FAR),
