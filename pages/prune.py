@@ -22,7 +22,10 @@ def start() -> None:
         )
 
 
-with aside:
+with aside, st.container(key="estimate"):
     ready = form_fields.show_estimate(backend, settings)
-    if st.button("Start", type="primary", width="stretch", disabled=not ready):
+    with st.container(key="start"):
+        pressed = st.button("Start", type="primary", width="stretch", disabled=not ready)
+    # A click that was on its way when a field was refused starts nothing.
+    if pressed and ready:
         frame.attempt(start)

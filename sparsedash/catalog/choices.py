@@ -20,7 +20,8 @@ class CatalogEntry:
     """A name as it is typed, a title as it is shown, and one line on it.
 
     Of a text set also the licence, the size of all its splits as they are fetched, and how it is read; of one of the
-    hub the first two as its card and its list of files say. n_texts: how many passages there are.
+    hub the first two as its card and its list of files say. n_texts: how many passages there are. group: of a
+    suggested model.
     """
 
     name: str
@@ -30,6 +31,7 @@ class CatalogEntry:
     size: str = ""
     reading: str = ""
     n_texts: int = 0
+    group: str = ""
 
 
 _PUBLISHED = (
@@ -42,9 +44,38 @@ _PUBLISHED = (
 )
 _SMOLLM2 = "a Q4_1 file, unpacked; ships with the installation, needs no network; Apache-2.0"
 
+_CURRENT = (
+    ("Qwen/Qwen3-0.6B-Base", "Qwen 3 0.6B", 2.4),
+    ("Qwen/Qwen3-1.7B-Base", "Qwen 3 1.7B", 6.9),
+    ("Qwen/Qwen3-4B-Base", "Qwen 3 4B", 16),
+    ("Qwen/Qwen3-8B-Base", "Qwen 3 8B", 33),
+    ("meta-llama/Llama-3.2-1B", "Llama 3.2 1B", 4.9),
+    ("meta-llama/Llama-3.2-3B", "Llama 3.2 3B", 13),
+    ("meta-llama/Llama-3.1-8B", "Llama 3.1 8B", 32),
+    ("google/gemma-3-270m", "Gemma 3 270M", 1.1),
+    ("google/gemma-3-1b-pt", "Gemma 3 1B", 4),
+    ("HuggingFaceTB/SmolLM2-135M", "SmolLM2 135M", 0.5),
+    ("HuggingFaceTB/SmolLM2-360M", "SmolLM2 360M", 1.4),
+    ("HuggingFaceTB/SmolLM2-1.7B", "SmolLM2 1.7B", 6.8),
+    ("HuggingFaceTB/SmolLM3-3B-Base", "SmolLM3 3B", 12),
+    ("allenai/OLMo-2-0425-1B", "OLMo 2 1B", 5.9),
+    ("allenai/OLMo-2-1124-7B", "OLMo 2 7B", 29),
+)
+"""Base models."""
+_GATED = "; gated: accept its licence on the hub, then set HF_TOKEN where SparseDash starts"
+
 MODELS = (
     CatalogEntry(BUILTIN_MODEL, "SmolLM2 135M (built in)", _SMOLLM2),
-    *(CatalogEntry(name, title, f"published; {size} GB in FP32") for name, title, size in _PUBLISHED),
+    *(
+        CatalogEntry(
+            name,
+            title,
+            f"{size} GB in FP32{_GATED if name.startswith(('meta-llama/', 'google/')) else ''}",
+            group=group,
+        )
+        for group, models in (("Published with this method", _PUBLISHED), ("Current", _CURRENT))
+        for name, title, size in models
+    ),
 )
 
 EVALUATION_CORPORA = (

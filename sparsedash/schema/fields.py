@@ -57,6 +57,14 @@ class FieldRow:
     flag_help: str = ""
     starts: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
+    def problem(self, value: Any) -> SettingsError | None:
+        """Why the setting cannot have this value, or None."""
+        try:
+            self.check(value)
+        except SettingsError as error:
+            return error
+        return None
+
     def check(self, value: Any) -> None:
         """Raise SettingsError unless the setting can have this value."""
         match self.kind:

@@ -102,7 +102,7 @@ class EvaluationSettings:
         title="evaluation text",
         key="text",
         flag="--evaluation",
-        label="Passages to answer",
+        label="Passages to evaluate on",
         help="A name from the list, or file:PATH of a .jsonl, .txt or .parquet file on the server.",
     )
     n_passages: int | None = setting(
@@ -134,8 +134,8 @@ class EvaluationSettings:
         False,
         key="stop",
         flag="--stop-early",
-        label="Stop evaluating a sparse model once its difference from dense is decided",
-        help="Saves time where the answer is clear. Such a model answers fewer passages, and its mark is hollow.",
+        label="Stop each model once decided",
+        help="Ends an evaluation once its difference from dense is certain: fewer passages, less time, a hollow mark.",
     )
 
     def __post_init__(self) -> None:
@@ -154,7 +154,7 @@ class RunSettings:
         BUILTIN_MODEL,
         flag="--model",
         label="Model",
-        help="A name from the list, any Hugging Face id (with @revision if you like), a local folder or a .gguf file.",
+        help="A name from the list, any Hugging Face id (also with @revision) or address, a folder or a .gguf file.",
     )
     dtype: Dtype = setting(
         "float32",
@@ -186,12 +186,12 @@ class RunSettings:
             raise SettingsError("methods", (), "at least one")
         if len(set(self.methods)) != len(self.methods):
             raise SettingsError("methods", self.methods, "each one once")
-        if not 1 <= len(self.sparsities_permille) <= 50:
-            raise SettingsError("sparsities", percents_text(self.sparsities_permille), "1 to 50 of them")
+        if not 1 <= (n := len(self.sparsities_permille)) <= 50:
+            raise SettingsError("number of sparsities", n, "1 to 50")
         for permille in self.sparsities_permille:
             require_whole("sparsity (per mille)", permille, 0, MAX_SPARSITY_PERMILLE)
         if len(set(self.sparsities_permille)) != len(self.sparsities_permille):
-            raise SettingsError("sparsities", percents_text(self.sparsities_permille), "each one once")
+            raise SettingsError("sparsities", percents_text(self.sparsities_permille), "all different")
 
     @property
     def n_sparse(self) -> int:
@@ -264,10 +264,10 @@ def parse_percents(text: str) -> tuple[int, ...]:
             possible = False
         if not possible:
             limit = MAX_SPARSITY_PERMILLE // 10
-            raise SettingsError("sparsity", word, f"0 to {limit} percent, in tenths at the finest")
+            raise SettingsError("sparsity", word, f"0–{limit} %, at most one decimal")
         found.append(int(permille))
     if not found:
-        raise SettingsError("sparsity", text, "percents such as 10,20")
+        raise SettingsError("sparsity", text, "one or several percentages, such as 10, 20")
     return tuple(found)
 
 

@@ -115,9 +115,13 @@ class Backend:
     def submit(self, asked: Request) -> Job:
         """The job for these settings: one that is done and whose results are stored, the live one, or a new one.
 
-        Raises AccessError for what the user may not read or do, and JobError beyond their quota; likewise below.
+        Raises AccessError for what the user may not read or do, and JobError beyond their quota, likewise below; and
+        for a run that cannot start.
         """
         self._require(asked)
+        if isinstance(asked, RunSettings | FindSettings):
+            for problem in preflight.run_problems(asked, self.data_dir):
+                raise JobError(problem.message)
         kind, key = _KINDS[type(asked)][0], _key(asked)
         with self.exports.room_for(asked):
             newest = self._table.newest(key)
@@ -284,7 +288,7 @@ class Backend:
             duration=preflight.expected_duration(settings, stored, *self._seconds(settings), self._start_s(ready=True)),
             memory=memory,
             disk=disk,
-            problems=preflight.run_problems(settings, self.data_dir),
+            problems=preflight.run_problems(asked, self.data_dir),
         )
 
     def forecast(self, job: Job) -> Preflight | None:

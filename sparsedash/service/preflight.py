@@ -17,14 +17,17 @@ from sparsedash.schema.settings import (
     BUILTIN_TEXT,
     MIN_TOKENS_PER_CHANNEL,
     SELF,
+    EvaluationSettings,
     FindSettings,
     RunSettings,
+    planned_run,
 )
 from sparsedash.service.request_checks import Problem, ReferenceField, reference_problem
 from sparsedash.service.time_forecast import START_S
+from sparsedash.stats.tolerance import FEWEST_PASSAGES
 from sparsedash.storage.local_machine import free_bytes, memory_bytes
 from sparsedash.storage.store import Store
-from sparsedash.storage.text_files import fingerprint
+from sparsedash.storage.text_files import fingerprint, named_text_count, names_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,20 +127,34 @@ def named_references(settings: RunSettings | FindSettings) -> list[tuple[Referen
     return [("model", settings.model), ("calibration text", texts[0]), ("evaluation text", texts[1])]
 
 
-def run_problems(settings: RunSettings, data_dir: Path) -> tuple[Problem, ...]:
-    """Everything that would end the run at once. data_dir: where uploads lie."""
+def run_problems(request: RunSettings | FindSettings, data_dir: Path) -> tuple[Problem, ...]:
+    """Everything that would end the run at once, or leave a search without an answer. data_dir: where uploads lie."""
+    settings = planned_run(request)
     found = [reference_problem(*named, data_dir) for named in named_references(settings)]
+    if isinstance(request, FindSettings) and not any(found):
+        found.append(_too_few_passages(request.evaluation, data_dir))
     asked, needed = settings.calibration, 0
     # The shape of other models is known once they are read.
     if settings.solves and settings.model == BUILTIN_MODEL and (shape := listed_shape(BUILTIN_MODEL)):
         needed = MIN_TOKENS_PER_CHANNEL * max(shape.widths)
     if asked.n_samples * asked.length < needed:
         message = (
-            f"Calibration: {asked.n_samples:,} x {asked.length:,} tokens are too few for this model; needed: "
-            f"{needed:,}, which is {MIN_TOKENS_PER_CHANNEL} for each channel of its widest layer."
+            f"Calibration: {asked.n_samples:,} × {asked.length:,} tokens are too few for this model; needed: "
+            f"{needed:,}, {MIN_TOKENS_PER_CHANNEL} per channel of its widest layer."
         )
         found.append(Problem(field="calibration size", message=message))
     return tuple(filter(None, found))
+
+
+def _too_few_passages(asked: EvaluationSettings, data_dir: Path) -> Problem | None:
+    """Why a search on these passages could confirm no model, or None."""
+    count = named_text_count(asked.corpus, data_dir) if names_file(asked.corpus) else None
+    there = count.n_passages if count else FEWEST_PASSAGES
+    if min(there, asked.n_passages or there) >= FEWEST_PASSAGES:
+        return None
+    given = "the text has" if there < FEWEST_PASSAGES else "asked for:"
+    few = f"{given} {there if there < FEWEST_PASSAGES else asked.n_passages}"
+    return Problem(field="passages", message=f"A search needs at least {FEWEST_PASSAGES} passages; {few}.")
 
 
 def stored_parts(settings: RunSettings, store: Store) -> Cached:

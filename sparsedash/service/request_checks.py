@@ -10,29 +10,39 @@
 Without logins, the one user may do everything.
 """
 
+import re
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import starmap
 from pathlib import Path
 from typing import Literal
+from urllib.parse import unquote
 
 from sparsedash.catalog.choices import CALIBRATION_CORPORA, EVALUATION_CORPORA, is_example
 from sparsedash.catalog.families import config_problem
 from sparsedash.jobs.job import Job, Move, Priority
 from sparsedash.jobs.job_table import Owners
-from sparsedash.schema.errors import AccessError, JobError
+from sparsedash.schema.errors import AccessError, CorpusError, JobError, ModelError
 from sparsedash.schema.settings import BUILTIN_MODEL, SELF
 from sparsedash.service.model_lookup import folder_problem, gguf_file_problem
 from sparsedash.service.stored_results import ResultCache, run_passages
 from sparsedash.storage.local_machine import lies_below, local_path, path_kind
 from sparsedash.storage.model_folders import HUB_ID, model_config
-from sparsedash.storage.text_files import FILE, TEXT_KINDS, UPLOAD, file_of, names_file
+from sparsedash.storage.text_files import (
+    FEWEST_UPLOADED,
+    FILE,
+    TEXT_KINDS,
+    UPLOAD,
+    file_of,
+    named_text_count,
+    names_file,
+)
 from sparsedash.storage.users import LOCAL, Serving
 
 ReferenceField = Literal["model", "calibration text", "evaluation text"]
 """The fields that name a model or a text."""
 
-ProblemField = Literal[ReferenceField, "calibration size"]
+ProblemField = Literal[ReferenceField, "calibration size", "passages"]
 
 _TEXT_NAMES = tuple(
     dict.fromkeys(choice.name for choice in (*EVALUATION_CORPORA, *CALIBRATION_CORPORA) if choice.name != SELF)
@@ -202,7 +212,7 @@ def reference_problem(field: ReferenceField, reference: str, data_dir: Path) -> 
     if field == "model":
         return _problem(field, _model_problem(reference))
     if names_file(reference):
-        return _problem(field, _text_file_problem(reference, data_dir))
+        return _problem(field, _text_file_problem(field, reference, data_dir))
     possible = (*_TEXT_NAMES, SELF) if field == "calibration text" else _TEXT_NAMES
     if reference in possible:
         return None
@@ -213,6 +223,35 @@ def is_hub_id(reference: str) -> bool:
     """Whether this names a model on the hub, and nothing on this machine."""
     path = local_path(reference)
     return HUB_ID.fullmatch(reference) is not None and path.suffix != ".gguf" and path_kind(path) == "nothing"
+
+
+_ADDRESS = re.compile(r"(?:\w[\w+.-]*://[^/?#]*|(?:[\w-]+\.)+[a-z]{2,}(?::\d+)?)/?(.*)", re.IGNORECASE | re.DOTALL)
+"""A page's address: a scheme, or a host with a dot in it; then the path."""
+_AT_REVISION = ("tree", "blob", "resolve", "raw", "blame", "commit", "commits")
+_NO_OWNERS = ("api", "blog", "collections", "docs", "learn", "papers", "spaces")
+"""First parts of addresses of other things than models and text sets."""
+
+
+def hub_reference(field: ReferenceField, text: str) -> str:
+    """OWNER/NAME[@REVISION] of the hub's page with this address; a text that is no address as it is.
+
+    Raises ModelError or CorpusError for the address of something else.
+    """
+    found = _ADDRESS.fullmatch(text)
+    if found is None or HUB_ID.fullmatch(text):
+        return text
+    parts = [unquote(part) for part in re.split(r"[?#]", found[1])[0].split("/") if part]
+    if parts[:1] == ["models" if field == "model" else "datasets"]:
+        parts = parts[1:]
+    elif field != "model":
+        parts = []
+    owner, name, page, revision = (*parts[:4], *[""] * 4)[:4]
+    reference = f"{owner}/{name}" + (f"@{revision}" if page in _AT_REVISION and revision not in ("", "main") else "")
+    odd = page not in ("", "discussions", *_AT_REVISION) or owner in (*_NO_OWNERS, "models", "datasets")
+    if odd or not name or not HUB_ID.fullmatch(reference):
+        kind, error = ("model", ModelError) if field == "model" else ("text set", CorpusError)
+        raise error(f"This is not the address of a {kind} on the hub.", f"Name the {kind}: owner/name.")
+    return reference
 
 
 def _problem(field: ReferenceField, found: str) -> Problem | None:
@@ -239,11 +278,16 @@ def _model_problem(reference: str) -> str:
     return f"there is no model {reference} on this machine; possible: {possible}."
 
 
-def _text_file_problem(reference: str, data_dir: Path) -> str:
+def _text_file_problem(field: ReferenceField, reference: str, data_dir: Path) -> str:
     path = file_of(reference, data_dir)
     if path is None or path_kind(path) != "file":
         place = "in the data folder" if reference.startswith(UPLOAD) else "on this machine"
         return f"there is no file {path or reference} {place}. Choose another text, or upload it."
     if path.suffix not in TEXT_KINDS:
         return f"{path.name} cannot be read; possible: {', '.join(TEXT_KINDS)}."
-    return ""
+    try:
+        count = named_text_count(reference, data_dir) if field == "evaluation text" else None
+    except CorpusError as error:
+        return str(error)
+    problem = count.passages_problem(FEWEST_UPLOADED if reference.startswith(UPLOAD) else 1) if count else ""
+    return problem and f"{path.name} {problem}"

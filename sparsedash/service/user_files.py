@@ -134,11 +134,11 @@ class UserUploads:
     ) -> None:
         self._uploads, self._exports, self._access, self._texts_in_use = uploads, exports, access, texts_in_use
 
-    def keep(self, name: str, content: bytes) -> str:
+    def keep(self, name: str, content: bytes, n_passages: int = 0) -> str:
         """Store a file as this user's; see `Uploads.keep`. Raises CorpusError beyond the quota as well."""
         with self._uploads.changing():
             self._require_quota(len(content))
-            reference = self._uploads.keep(name, content)
+            reference = self._uploads.keep(name, content, n_passages)
             self._access.owners.add(reference, self._access.user)
         return reference
 

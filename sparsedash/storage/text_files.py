@@ -10,6 +10,9 @@ import sys
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -164,6 +167,72 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
 
 
+FEWEST_UPLOADED = 5
+"""Of a text that is uploaded to be answered."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextCount:
+    """What a text file gives. n_texts: not empty. n_passages: different ones with a last word after others.
+
+    first_gap: the last word of the first passage. no_gap: the first text that is no passage, or empty.
+    """
+
+    n_texts: int
+    n_characters: int
+    n_passages: int
+    first_gap: str
+    no_gap: str
+
+    def passages_problem(self, fewest: int = 1) -> str:
+        """Why these texts cannot be answered, as the end of a sentence that begins with the file's name, or empty."""
+        rule = "A passage has two words or more, the last is the gap; repeats count once."
+        if self.n_passages < fewest:
+            given = f"{self.n_passages or 'no'} {'passages' if self.n_passages > 1 else 'passage'}"
+            return f"gives {given}; {fewest} or more needed. {rule}"
+        return self.no_gap and f"holds a text without a gap: {self.no_gap[:40]!r}. {rule}"
+
+
+def split_passage(text: str) -> tuple[str, str] | None:
+    """A passage before its last word, and that word with the white space before it; None where it has no such word."""
+    context, space, word = text.rstrip("\n").rpartition(" ")
+    if not context.strip() or not word:
+        return None
+    # White space at the end of the context belongs to the target, or the words would be encoded differently.
+    stripped = context.rstrip()
+    return stripped, context[len(stripped) :] + space + word
+
+
+def count_texts(texts: Iterable[str]) -> TextCount:
+    """What these texts give."""
+    seen, n_texts, n_characters, first_gap, no_gap = set[int](), 0, 0, "", ""
+    for text in filter(str.strip, texts):
+        n_texts, n_characters, parts = n_texts + 1, n_characters + len(text), split_passage(text)
+        if parts:
+            # By its hash, and not split into words: one text may have millions.
+            seen.add(hash(re.sub(r"\s+", " ", text.strip())))
+            first_gap = first_gap or parts[1].strip()
+        else:
+            no_gap = no_gap or text.strip()
+    return TextCount(
+        n_texts=n_texts, n_characters=n_characters, n_passages=len(seen), first_gap=first_gap, no_gap=no_gap
+    )
+
+
+def named_text_count(reference: str, data_dir: Path) -> TextCount | None:
+    """What the file of a reference gives; None where there is no such file. Raises CorpusError."""
+    path = file_of(reference, data_dir)
+    if path is None or path_kind(path) != "file":
+        return None
+    return _named_count(reference, path, fingerprint(str(path)))
+
+
+@lru_cache(maxsize=64)
+def _named_count(reference: str, path: Path, _mark: str) -> TextCount:
+    part = text_slice(reference)
+    return count_texts(islice(texts_of(path), part.start, part.stop))
+
+
 MAX_MEGABYTES = 50
 """Of one upload; the server's own limit in .streamlit/config.toml is the same."""
 
@@ -199,10 +268,11 @@ class Uploads:
         finally:
             self._lock.release()
 
-    def keep(self, name: str, content: bytes) -> str:
+    def keep(self, name: str, content: bytes, n_passages: int = 0) -> str:
         """Store a file and return its reference, the same one for the same content. Raises CorpusError.
 
-        name: as on the user's machine; only its letters, digits, `_`, `-` and its suffix are used.
+        name: as on the user's machine; only its letters, digits, `_`, `-` and its suffix are used. n_passages: that it
+        must give at least, to be answered; 0: it need not.
         """
         called = _harmless(name)
         if len(content) > MAX_BYTES:
@@ -216,13 +286,14 @@ class Uploads:
         try:
             with self.changing():
                 if path.is_file():
+                    _require_texts(path, n_passages)
                     return reference
                 left = MAX_TOTAL_BYTES - sum(self.kept().values())
                 if len(content) > left:
                     has, room = (f"{n / 1e6:,.1f} MB" for n in (len(content), max(0, left)))
                     advice = "Delete some that are no longer needed."
                     raise CorpusError(f"{called} has {has}; uploads have room for {room} more.", advice)
-                _put(path, content)
+                _put(path, content, n_passages)
         except OSError as error:
             raise CorpusError(f"{called} could not be kept: {error}.") from error
         return reference
@@ -268,19 +339,26 @@ def texts_read(request: Mapping[str, Any], record: Callable[[str], Record | None
     return named | {found.pruned.calibration.corpus for found in compared if found and found.pruned}
 
 
-def _put(path: Path, content: bytes) -> None:
+def _put(path: Path, content: bytes, n_passages: int) -> None:
     """Write under another name, check the content, then rename."""
     folder = path.parent.parent
     folder.mkdir(mode=mode_in(folder.parent, 0o700), exist_ok=True)
     with TemporaryDirectory(dir=folder) as unfinished:
         file = Path(unfinished, path.name)
         file.write_bytes(content)
-        # Every text is read, so that any that cannot be is refused now.
-        if not sum(bool(text.strip()) for text in texts_of(file)):
-            raise CorpusError(f"{path.name} holds no text.", "Upload another file.")
+        _require_texts(file, n_passages)
         path.parent.mkdir(mode=mode_in(folder, 0o700), exist_ok=True)
         file.chmod(mode_in(folder, 0o600))
         file.replace(path)
+
+
+def _require_texts(file: Path, n_passages: int) -> None:
+    # Every text is read, so that any that cannot be is refused now.
+    count = count_texts(texts_of(file))
+    if not count.n_texts:
+        raise CorpusError(f"{file.name} holds no text.", "Upload another file.")
+    if n_passages and (problem := count.passages_problem(n_passages)):
+        raise CorpusError(f"{file.name} {problem}")
 
 
 def _harmless(name: str) -> str:

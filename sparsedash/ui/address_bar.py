@@ -14,8 +14,8 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from sparsedash.reporting.charts.tradeoff_data import Measure
-from sparsedash.reporting.html import paragraph, visible
-from sparsedash.schema.fields import field_rows
+from sparsedash.reporting.html import element, escape, paragraph, visible
+from sparsedash.schema.fields import FieldRow, field_rows
 from sparsedash.schema.settings import FindSettings
 from sparsedash.stats.tolerance import Tolerance
 from sparsedash.ui import frame
@@ -154,15 +154,26 @@ def choose_tolerance() -> None:
         )
 
 
-def tolerance_fields(allowed: Tolerance) -> None:
-    """Draw the fields of the acceptable word perplexity, as a multiple of dense's, and of the points of accuracy."""
+def tolerance_fields(allowed: Tolerance) -> bool:
+    """Draw the fields of the acceptable word perplexity, as a multiple of dense's, and of the points of accuracy.
+
+    Returns whether both values are possible; one that is not stays in its field, over the reason.
+    """
+    problems = []
     for name, value, step in (("ratio", allowed.ratio, 0.05), ("points", allowed.points, 0.5)):
         row = field_rows(FindSettings)[name]
         key = f"chosen-{row.key}"
-        st.session_state[key] = min(max(value, row.low), row.high)
-        change = partial(_set_tolerance, row.key, key)
-        st.number_input(row.label, row.low, row.high, step=step, format="%.2f", key=key, on_change=change)
+        if not row.problem(st.session_state.get(key, value)):
+            st.session_state[key] = value
+        with st.container():
+            # Streamlit keeps a value beyond its own limits to itself, and the page would go on with the former one.
+            st.number_input(row.label, step=step, format="%.2f", key=key, on_change=partial(_set_tolerance, row, key))
+            if problem := row.problem(st.session_state[key]):
+                frame.show(element("p", escape(problem.rule), css="sd-field-error", role="alert"))
+                problems.append(problem)
+    return not problems
 
 
-def _set_tolerance(parameter: str, key: str) -> None:
-    set_query({parameter: f"{st.session_state[key]:g}"})
+def _set_tolerance(row: FieldRow, key: str) -> None:
+    if not row.problem(st.session_state[key]):
+        set_query({row.key: f"{st.session_state[key]:g}"})

@@ -10,8 +10,9 @@ import streamlit as st
 
 from sparsedash.reporting.html import Html, element, escape, join, visible
 
-_NOTICES, _CHARTS = (
-    Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("browser_notices.js", "chart_files.js")
+_NOTICES, _CHARTS, _TYPED = (
+    Path(__file__).with_name(name).read_text(encoding="utf-8")
+    for name in ("browser_notices.js", "chart_files.js", "typed_choice.js")
 )
 _PNG_SCALE = 3
 """Pixels of a PNG for each one on the page, for print."""
@@ -27,7 +28,7 @@ _OFFER = {
 
 def content_hashes(scripts: list[str]) -> list[str]:
     """Scripts, and those of this module, as a content security policy names them: the browser runs no others."""
-    hashes = (hashlib.sha256(script.encode()).digest() for script in (*scripts, _NOTICES, _CHARTS))
+    hashes = (hashlib.sha256(script.encode()).digest() for script in (*scripts, _NOTICES, _CHARTS, _TYPED))
     return [f"'sha256-{base64.b64encode(found).decode()}'" for found in hashes]
 
 
@@ -46,6 +47,11 @@ def notify(title: str, body: str, tag: str) -> None:
 def announce(words: str) -> None:
     """Have a screen reader say this, once for as long as it stays the same. Text may be foreign."""
     _run(_NOTICES, css="sd-browser-notice sd-unseen", data_heard=visible(words))
+
+
+def confirm_typed_choices() -> None:
+    """Have a model or text that was typed into the form count as soon as its field is left."""
+    _run(_TYPED, css="sd-unseen")
 
 
 def _run(script: str, *inside: Html, **attributes: str) -> None:

@@ -1,6 +1,7 @@
 """Fields of the form, drawn from the rows of the field table, with errors underneath; uploads; estimates beside it."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar, cast
@@ -13,15 +14,22 @@ from streamlit.runtime.uploaded_file_manager import UploadedFile
 
 from sparsedash.catalog.choices import EVALUATION_CORPORA, OFFERED
 from sparsedash.reporting import wording
-from sparsedash.reporting.html import Html, element, escape, fact_list, paragraph
-from sparsedash.schema.errors import SparseDashError
+from sparsedash.reporting.html import Html, element, escape, fact_list, join, paragraph
+from sparsedash.schema.errors import SettingsError, SparseDashError
 from sparsedash.schema.fields import FieldRow, field_rows
 from sparsedash.schema.settings import BUILTIN_CLOZE, BUILTIN_CLOZE_402, EvaluationSettings, FindSettings, RunSettings
 from sparsedash.service.backend import Backend
 from sparsedash.service.preflight import Duration, Memory
-from sparsedash.service.request_checks import ReferenceField
+from sparsedash.service.request_checks import ReferenceField, hub_reference
 from sparsedash.stats.significance import smallest_loss
-from sparsedash.storage.text_files import MAX_MEGABYTES, MAX_TOTAL_BYTES, TEXT_KINDS, UPLOAD
+from sparsedash.storage.text_files import (
+    FEWEST_UPLOADED,
+    MAX_MEGABYTES,
+    MAX_TOTAL_BYTES,
+    TEXT_KINDS,
+    UPLOAD,
+    named_text_count,
+)
 from sparsedash.storage.users import serving_rules
 from sparsedash.ui import address_bar, frame
 from sparsedash.ui.address_bar import BOUND, query_value
@@ -36,7 +44,7 @@ _UPLOAD_HELP = (
 
 
 def setting_field(row: FieldRow) -> Any:
-    """Draw the field of a setting. Returns its value: the default while the field is empty."""
+    """Draw the field of a setting. Returns its value, which may be one that is refused under it; empty, the default."""
     about = row.help or None
     match row.kind:
         case "switch":
@@ -49,10 +57,9 @@ def setting_field(row: FieldRow) -> Any:
             return chosen or row.default
         case _:
             number, step, shown = (int, 1, None) if row.kind == "whole" else (float, 0.01, "%.3g")
+            # Without limits: Streamlit keeps a value beyond them to itself, and a run would start with the former one.
             value = st.number_input(
                 row.label,
-                min_value=number(row.low),
-                max_value=number(row.high),
                 value=row.default,
                 step=step,
                 format=shown,
@@ -61,7 +68,9 @@ def setting_field(row: FieldRow) -> Any:
                 placeholder=row.empty or None,
                 help=about,
             )
-            return row.default if value is None else number(value)
+            found = row.default if value is None else number(value)
+            validated(row.key, lambda: row.check(found))
+            return found
 
 
 def setting_fields(rows: Sequence[FieldRow], n_columns: int = 1) -> dict[str, Any]:
@@ -83,20 +92,29 @@ def reference_field(backend: Backend, row: FieldRow, usual: str | None = None) -
     is_text = row.title != "model"
     if is_text:
         names += backend.uploads.kept()
-    usual = usual or row.default
+    usual, field = usual or row.default, cast(ReferenceField, row.title)
     # Where the usual value has changed and the field still shows the former one, it follows.
     before = st.session_state.get(f"usual-{row.key}", usual)
     st.session_state[f"usual-{row.key}"] = usual
     if before != usual and st.session_state.get(row.key) == before:
         st.session_state[row.key] = usual
+    with suppress(SparseDashError):
+        typed = (st.session_state.get(row.key) or "").strip()
+        if backend.reference_problem(field, typed) and (named := hub_reference(field, typed)) != typed:
+            st.session_state[row.key] = named
     name = st.selectbox(
         row.label, names, index=names.index(usual), key=row.key, bind=BOUND, accept_new_options=True, help=row.help
     )
 
     def usable_reference() -> str:
         reference = (name or "").strip()
+        if not reference:
+            raise SparseDashError(f"Choose {'a text' if is_text else 'a model'}.")
         row.check(reference)
-        if problem := backend.reference_problem(cast(ReferenceField, row.title), reference):
+        if backend.reference_problem(field, reference):
+            # From the address of this page; what is typed was replaced above.
+            reference = hub_reference(field, reference)
+        if problem := backend.reference_problem(field, reference):
             raise SparseDashError(problem.message)
         return reference
 
@@ -108,15 +126,32 @@ def reference_field(backend: Backend, row: FieldRow, usual: str | None = None) -
     if is_text:
 
         def keep(file: UploadedFile) -> None:
-            st.session_state[row.key] = backend.uploads.keep(file.name, file.getvalue())
+            fewest = FEWEST_UPLOADED if field == "evaluation text" else 0
+            st.session_state[row.key] = backend.uploads.keep(file.name, file.getvalue(), fewest)
 
         kinds, about = (
             [kind.removeprefix(".") for kind in TEXT_KINDS],
             f"{_UPLOAD_HELP} {_who()} can choose it, and delete it.",
         )
-        chosen = f"Chosen: {wording.reference_title(name)}" if name and name.startswith(UPLOAD) else ""
-        file_popover("Upload a text", "A file of texts", kinds, f"{row.key}-upload", about, keep, chosen)
+        if usable and usable.startswith(UPLOAD):
+            frame.show(element("p", _gives(backend, field, usable), css="sd-hint"))
+        file_popover("Upload a text", "A file of texts", kinds, f"{row.key}-upload", about, keep)
     return usable
+
+
+def _gives(backend: Backend, field: ReferenceField, reference: str) -> Html:
+    """What a text that was uploaded gives, in words."""
+    try:
+        count = named_text_count(reference, backend.data_dir)
+    except SparseDashError as error:
+        return escape(error.message)
+    if count is None:
+        return Html("")
+    name, quantity = wording.reference_title(reference), wording.quantity
+    if field == "calibration text":
+        return escape(f"{name}: {quantity(count.n_texts, 'text')}, about {count.n_characters // 4:,} tokens")
+    passages = quantity(count.n_passages, "passage")
+    return join(escape(f"{name}: {passages}; first gap: "), element("b", escape(count.first_gap[:40])))
 
 
 def expander(label: str, key: str, names: Sequence[str], opened: bool = False) -> DeltaGenerator:
@@ -142,24 +177,19 @@ def validated(key: str, build: Callable[[], T]) -> T | None:
 
 def show_problem(key: str, error: SparseDashError) -> None:
     """Draw an error, with a red border around the field."""
-    fields = ("[data-testid=stTextInputRootElement]", "[data-testid=stSelectbox] [role=group]")
-    marked = ", ".join(f".st-key-{key} {field}" for field in fields)
-    message = element("p", escape(f"{error.message} {error.advice}".strip()), css="sd-field-error", role="alert")
+    fields = ("stTextInputRootElement]", "stNumberInputContainer]", "stSelectbox] [role=group]")
+    marked = ", ".join(f".st-key-{key} [data-testid={field}" for field in fields)
+    wrong = error.rule if isinstance(error, SettingsError) else error.message
+    message = element("p", escape(f"{wrong} {error.advice}".strip()), css="sd-field-error", role="alert")
     frame.show(Html(f"<style>{marked} {{ border-color: var(--broke) !important }}</style>"), message)
 
 
 def file_popover(
-    text: str,
-    label: str,
-    kinds: Sequence[str] | None,
-    key: str,
-    about: str,
-    keep: Callable[[UploadedFile], None],
-    chosen: str = "",
+    text: str, label: str, kinds: Sequence[str] | None, key: str, about: str, keep: Callable[[UploadedFile], None]
 ) -> None:
     """Draw the button that opens a field for a file.
 
-    keep: takes the file; a refusal that it raises is shown until the next file. chosen: what is said without one.
+    keep: takes the file; a refusal that it raises is shown until the next file.
     """
     refusal = f"{key}-refused"
 
@@ -186,8 +216,6 @@ def file_popover(
             # Above the file: the window may cut off what is below it.
             show_problem(key, refused)
         st.file_uploader(label, kinds, key=key, max_upload_size=MAX_MEGABYTES, help=about, on_change=take)
-        if chosen and not refused:
-            frame.note(chosen)
 
 
 def show_uploads(backend: Backend, usual: Mapping[str, str]) -> None:
@@ -235,7 +263,8 @@ def show_estimate(backend: Backend, settings: RunSettings | FindSettings | None)
     stored, memory, disk, duration = before.stored, before.memory, before.disk, before.duration
     time, by_stage, room, notes = "a moment: everything is stored", "", "", []
     if not (stored.dense and stored.sparse == stored.n_sparse):
-        time = _time(duration) + (", less where trials stop early" if isinstance(settings, FindSettings) else "")
+        early = ", less where trials stop early" if isinstance(settings, FindSettings) and duration.seconds else ""
+        time = _time(duration) + early
         parts = [f"{name} {wording.duration_words(seconds)}" for name, seconds in duration.parts]
         by_stage, room = ", ".join(parts[1:] and parts), wording.disk_words(disk.takes) if disk else ""
         if disk is not None and disk.too_little:
@@ -339,7 +368,7 @@ def _caption(backend: Backend, text: str, source: str, settings: RunSettings | F
 
 def _smallest_loss_words(n_passages: int) -> str:
     """The smallest losses that so many passages show; nothing of an unknown number."""
-    if not n_passages:
+    if n_passages < 1:
         return ""
     ratio, points = smallest_loss(n_passages)
     return f"detects losses of about {ratio:.2f}{wording.NBSP}× perplexity or {points:.1f} points and up"

@@ -1,11 +1,12 @@
 """The form of the prune page: model, sparsities or a search for the largest one, methods, passages, more settings."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
+from sparsedash.catalog.choices import MODELS
 from sparsedash.catalog.presets import DEFAULT_METHOD, METHODS, method_name, method_named
 from sparsedash.reporting import wording
 from sparsedash.reporting.html import element, escape, paragraph
@@ -25,8 +26,7 @@ from sparsedash.schema.settings import (
 )
 from sparsedash.service.backend import Backend
 from sparsedash.service.request_checks import is_hub_id
-from sparsedash.stats.tolerance import FEWEST_PASSAGES
-from sparsedash.ui import form_fields, frame
+from sparsedash.ui import browser_scripts, form_fields, frame
 from sparsedash.ui.address_bar import BOUND, tolerance_fields
 from sparsedash.ui.form_address import CHANNEL_PRESETS, CHOICES, GOALS, MASK_PRESETS, MASKS, OWN, SEARCH, SWEEP
 from sparsedash.ui.navigation import parse_tolerance
@@ -36,11 +36,13 @@ if TYPE_CHECKING:
 
 _RUN, _METHOD = field_rows(RunSettings), field_rows(MethodSettings)
 _CALIBRATION, _EVALUATION = field_rows(CalibrationSettings), field_rows(EvaluationSettings)
+_KINDS = (RunSettings, CalibrationSettings, EvaluationSettings, FindSettings, MethodSettings)
+_ROWS = [row for kind in _KINDS for row in field_rows(kind).values()]
 _BUDGET = replace(
     _EVALUATION["n_passages"],
-    label="Passages to answer, at most",
-    help="The dense model answers all of them. A trial stops as soon as its verdict is beyond doubt; one that stays "
-    "undecided counts as too much.",
+    label="Passages, at most",
+    help="The dense model is evaluated on all of them. A trial stops once its verdict is certain; an undecided one "
+    "counts as too much.",
 )
 _MORE: dict[str, tuple[tuple[FieldRow, ...], ...]] = {
     "Calibration": (
@@ -56,7 +58,7 @@ _MORE: dict[str, tuple[tuple[FieldRow, ...], ...]] = {
     "Numbers": ((_RUN["dtype"], _METHOD["width_multiple"], _RUN["residency"]),),
 }
 """Fields that stand side by side, under their headings."""
-_MASKS = "They set weights to zero where they are: such masks do not make the model smaller or faster by themselves."
+_MASKS = "Single weights are set to zero in place: such masks do not make the model smaller or faster by themselves."
 
 
 def first_run_settings() -> RunSettings:
@@ -78,6 +80,7 @@ def prune_form(backend: Backend) -> RunSettings | FindSettings | None:
     values: dict[str, Any] = {"model": form_fields.reference_field(backend, _RUN["model"])}
     if values["model"] is not None:
         _show_model_facts(backend, values["model"])
+    frame.popover("Suggested models", "suggested", _suggest_models, "lists")
     frame.section("How much to remove?")
     goal = st.segmented_control(
         "What to do", GOALS, default=SWEEP, key="goal", bind=BOUND, required=True, label_visibility="collapsed"
@@ -93,7 +96,8 @@ def prune_form(backend: Backend) -> RunSettings | FindSettings | None:
     sizes = st.container()
     values |= _passage_fields(backend, search) | _more_fields(backend, values["model"], search)
     chosen = (own or presets) if search else (*presets, *(own or ()))
-    methods = dict.fromkeys(replace(method, width_multiple=values["width"]) for method in chosen)
+    accepted = not _refused(_ROWS, values) and values["sparsity"]
+    methods = dict.fromkeys(replace(method, width_multiple=values["width"]) for method in chosen if accepted)
     with about_methods:
         names = [method_name(each) for each in chosen]
         if len(names) > 1:
@@ -104,7 +108,7 @@ def prune_form(backend: Backend) -> RunSettings | FindSettings | None:
             form_fields.show_problem("method", SparseDashError("No method is chosen.", "Choose at least one."))
         form_fields.show_hint(*(f"{method.name}: {method.summary}" for method in METHODS if method.name in names))
     settings: RunSettings | FindSettings | None = None
-    if own is not None and methods and all(values[key] for key in ("model", "text", "calibration", "sparsity")):
+    if own is not None and methods:
         with about_run:
             settings = form_fields.validated(
                 "with" if search else "sparsity", lambda: _settings(values, [*methods], search)
@@ -112,7 +116,13 @@ def prune_form(backend: Backend) -> RunSettings | FindSettings | None:
             if isinstance(settings, RunSettings):
                 _show_sweep(settings)
     form_fields.evaluation_size_field(backend, sizes, settings)
+    browser_scripts.confirm_typed_choices()
     return settings
+
+
+def _refused(rows: Iterable[FieldRow], values: Mapping[str, Any]) -> bool:
+    """Whether one of these values, by the keys of their rows, is refused under its field."""
+    return any(row.problem(values[row.key]) for row in rows if row.key in values)
 
 
 def _settings(values: Mapping[str, Any], methods: list[MethodSettings], search: bool) -> RunSettings | FindSettings:
@@ -137,11 +147,12 @@ def _amount_fields(search: bool) -> dict[str, Any]:
     if search:
         tolerance = parse_tolerance(st.query_params)
         with st.container(horizontal=True):
-            tolerance_fields(tolerance)
-        return {"within": tolerance.ratio, "points": tolerance.points, "sparsity": RunSettings.sparsities_permille}
+            possible = tolerance_fields(tolerance)
+        limits = {"within": tolerance.ratio, "points": tolerance.points} if possible else {"within": None}
+        return limits | {"sparsity": RunSettings.sparsities_permille}
     row = _RUN["sparsities_permille"]
     first = percents_text(row.starts["form"])
-    text = st.text_input(row.label, first, key=row.key, bind=BOUND, max_chars=300, help=row.help) or ""
+    text = st.text_input(row.label, first, key=row.key, bind=BOUND, help=row.help) or ""
     return {
         row.key: form_fields.validated(
             row.key, lambda: RunSettings(sparsities_permille=parse_percents(text)).sparsities_permille
@@ -155,8 +166,6 @@ def _passage_fields(backend: Backend, search: bool) -> dict[str, Any]:
         values: dict[str, Any] = {"text": form_fields.reference_field(backend, _EVALUATION["corpus"])}
         if search:
             values |= form_fields.setting_fields([_BUDGET])
-            if (values[_BUDGET.key] or FEWEST_PASSAGES) < FEWEST_PASSAGES:
-                form_fields.show_hint(f"Fewer than {FEWEST_PASSAGES} passages can never confirm a model.")
     return values
 
 
@@ -187,7 +196,7 @@ def _preset_fields(search: bool) -> tuple[MethodSettings, ...]:
         usual = names.index(DEFAULT_METHOD)
         name = st.selectbox("Method", names, index=usual, key="with", bind=BOUND, filter_mode=None)
         return (method_named(name or DEFAULT_METHOD),)
-    about = "Choose several to race them on the same calibration."
+    about = "Choose several to race them on one calibration."
     names, chosen = [method.name for method in CHANNEL_PRESETS], [DEFAULT_METHOD]
     channels = st.pills("Method", names, selection_mode="multi", default=chosen, key="method", bind=BOUND, help=about)
     label, names = "Methods that take single weights", [method.name for method in MASK_PRESETS]
@@ -198,7 +207,7 @@ def _preset_fields(search: bool) -> tuple[MethodSettings, ...]:
 
 def _custom_method_fields(title: str) -> tuple[MethodSettings, ...] | None:
     """Draw the custom method, where it is wanted. Returns None where its choices do not go together."""
-    about = "Which weights matter, what goes, how the rest makes up for it, and how much each layer gives."
+    about = "Combine a saliency, a pattern, a compensation and an allocation."
     if not st.toggle(title, key=OWN, bind=BOUND, help=about):
         return ()
     chosen = form_fields.setting_fields([_METHOD[name] for name in CHOICES], 2)
@@ -206,6 +215,8 @@ def _custom_method_fields(title: str) -> tuple[MethodSettings, ...] | None:
     values = chosen | form_fields.setting_fields([row for row in others if uses_parameter(row.name, **chosen)], 2)
     if values.get(_METHOD["rounds"].key, 1) > 1:
         values |= form_fields.setting_fields([_METHOD["schedule"]], 2)
+    if _refused(_METHOD.values(), values):
+        return None
     by_name = {row.name: values[row.key] for row in _METHOD.values() if row.key in values}
     made = form_fields.validated(OWN, lambda: MethodSettings(**by_name))
     if made is None:
@@ -231,25 +242,53 @@ def _show_sweep(settings: RunSettings) -> None:
             )
 
 
+def _suggest_models() -> None:
+    """Draw the suggested models in their groups; a click fills in the field."""
+
+    def choose(key: str) -> None:
+        if st.session_state[key]:
+            st.session_state[_RUN["model"].key] = st.session_state[key]
+
+    for group in dict.fromkeys(choice.group for choice in MODELS if choice.group):
+        titles, key = {each.name: each.title for each in MODELS if each.group == group}, f"suggested-{group}"
+        chosen = st.session_state[_RUN["model"].key]
+        st.session_state[key] = chosen if chosen in titles else None
+        st.pills(group, titles, format_func=titles.__getitem__, key=key, on_change=choose, args=(key,))
+
+
+_NOT_FOUND = "look-up-failed"
+"""A model that was looked up on the hub in vain, and the error."""
+
+
+def _look_up(backend: Backend, model: str) -> None:
+    st.session_state.pop(_NOT_FOUND, None)
+    try:
+        backend.fetch_config(model)
+    except SparseDashError as error:
+        st.session_state[_NOT_FOUND] = (model, error)
+
+
 def _show_model_facts(backend: Backend, model: str) -> None:
     """Draw the family and sizes of the model, as far as they are known before it is loaded."""
     named = backend.named_model(model)
     if named is None:
-        form_fields.show_hint("It is not on this machine yet: family, memory and time are known once it has been read.")
+        form_fields.show_hint("Not on this machine yet: family, memory and time are known once it has been read.")
         if is_hub_id(model):
             frame.action_button(
                 "Look it up on the hub",
-                lambda: backend.fetch_config(model),
+                lambda: _look_up(backend, model),
                 key="look-up",
                 kind="tertiary",
                 icon="travel_explore",
-                help="Fetches its config.json, a few kilobytes, and none of its weights: what it will take is known "
-                "then.",
+                help="Fetches config.json, a few kilobytes and no weights, to estimate time and memory.",
             )
+            about, error = st.session_state.get(_NOT_FOUND, ("", None))
+            if about == model:
+                form_fields.show_problem("model", error)
         return
     counted, family = named.shape, f"Family: {named.family}. " if named.family else ""
     if counted is None:
-        form_fields.show_hint(f"{family}Its sizes, and so memory and time, are known once it has been read.")
+        form_fields.show_hint(f"{family}Sizes, memory and time are known once it has been read.")
         return
     widths = sorted(set(counted.widths))
     width = f"{widths[0]:,}" if len(widths) == 1 else f"{widths[0]:,} to {widths[-1]:,}"

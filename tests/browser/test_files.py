@@ -113,14 +113,14 @@ N_BYTES = 40_000_000
 @pytest.mark.long
 def test_uploads_do_not_stay_in_the_server_s_memory(page, start_server, tmp_path):
     text = tmp_path / "long.txt"
-    text.write_bytes(b"word " * 200 * (N_BYTES // 1002) + b"\n\n")
+    text.write_bytes(b"\n\n".join(b"%d" % n + b" word" * (N_BYTES // 30) for n in range(6)))
     server = start_server(tmp_path / "data", SPARSEDASH_WORKERS="0")
     process, raw = psutil.Process(server.process.pid), RawUser(server.address)
     page.goto(f"{server.address}/prune")
     ready(page)
     before = process.memory_info().rss
     upload_text(page, server.address, text)
-    expect(page.get_by_role("combobox", name="Passages to answer")).to_have_value(re.compile("^upload:long.txt"))
+    expect(page.get_by_role("combobox", name="Passages to evaluate on")).to_have_value(re.compile("^upload:long.txt"))
     assert process.memory_info().rss - before < N_BYTES / 2
     before = process.memory_info().rss
     with raw.session() as session:

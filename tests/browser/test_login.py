@@ -181,9 +181,13 @@ def behind_nginx(open_page):
 
 def test_runs_uploads_and_downloads_pass_through_the_proxy_and_nothing_past_it(behind_nginx, proxied):
     page = behind_nginx
-    text = {"name": "mine.txt", "mimeType": "text/plain", "buffer": b"Once upon a time there was a door."}
+    text = {
+        "name": "mine.txt",
+        "mimeType": "text/plain",
+        "buffer": b"\n\n".join(b"This was door %d" % n for n in range(5)),
+    }
     upload_text(page, proxied.proxy, text)
-    expect(page.get_by_role("combobox", name="Passages to answer")).to_have_value(re.compile("^upload:mine.txt"))
+    expect(page.get_by_role("combobox", name="Passages to evaluate on")).to_have_value(re.compile("^upload:mine.txt"))
     page.goto(f"{proxied.proxy}/overview?run={proxied.keys['bob']}")
     ready(page)
     assert "model-of-bob" not in page.locator("body").inner_text()

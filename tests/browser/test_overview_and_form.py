@@ -123,7 +123,27 @@ def test_what_is_typed_or_chosen_goes_into_the_address_and_survives_a_refresh(pa
     expect(page.get_by_label("Share of MLP channels to remove, percent", exact=True)).to_have_value("12.5, 40")
     expect(page.get_by_label("Model", exact=True)).to_have_value("some/model@main")
     expect(page.get_by_role("radio", name="Decide")).to_be_checked()
-    expect(page.get_by_label("Passages to answer", exact=True)).to_have_value("builtin:cloze-402")
+    expect(page.get_by_label("Passages to evaluate on", exact=True)).to_have_value("builtin:cloze-402")
+
+
+def test_what_is_still_being_typed_counts_when_start_is_clicked_and_start_stays_in_view(page, empty):
+    for width, height, label, typed, said in (
+        (1440, 900, "Model", "no such model", "there is no model no such model"),
+        (1440, 900, "Share of MLP channels to remove, percent", "abc", "Sparsity must be 0–90 %"),
+        (390, 844, "Samples", "-10", "Calibration samples must be a whole number from 1 to 100,000"),
+    ):
+        page.set_viewport_size({"width": width, "height": height})
+        page.goto(f"{empty.address}/prune?seed=1")
+        ready(page)
+        field, start = page.get_by_label(label, exact=True), page.locator(".st-key-start button")
+        field.fill(typed)
+        expect(start).to_be_in_viewport(ratio=1)
+        # By mouse, since an open list hides the rest of the page from assistive technology.
+        box = start.bounding_box()
+        page.mouse.click(box["x"] + 20, box["y"] + 20)
+        expect(page.locator(".sd-field-error")).to_contain_text(said)
+        expect(start).to_be_disabled()
+        assert "/prune" in page.url
 
 
 def test_a_server_without_logins_answers_its_own_pages_alone_and_says_what_they_may_do(finished):

@@ -40,7 +40,7 @@ def test_a_checkpoint_in_double_precision_has_a_shape():
 
 
 def test_the_models_of_the_list_are_known_and_no_others():
-    assert all(listed_shape(model.name) is not None for model in LISTED)
+    assert all(listed_shape(model.name) is not None for model in LISTED if model.group != "Current")
     assert listed_shape("facebook/opt-1.3b-other") is None
 
 

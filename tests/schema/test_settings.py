@@ -143,8 +143,8 @@ REFUSED = [
     (RunSettings, {"model": 5}, "model", "a reference"),
     (RunSettings, {"dtype": "float16"}, "dtype", "float32, bfloat16"),
     (RunSettings, {"methods": ()}, "methods", "at least one"),
-    (RunSettings, {"sparsities_permille": ()}, "sparsities", "1 to 50"),
-    (RunSettings, {"sparsities_permille": (100, 100)}, "sparsities", "each one once"),
+    (RunSettings, {"sparsities_permille": ()}, "number of sparsities", "1 to 50"),
+    (RunSettings, {"sparsities_permille": (100, 100)}, "sparsities", "all different"),
     (RunSettings, {"sparsities_permille": (901,)}, "sparsity (per mille)", "0 to 900"),
     (RunSettings, {"sparsities_permille": (12.5,)}, "sparsity (per mille)", "a whole number"),
 ]
@@ -161,6 +161,7 @@ def test_a_refused_setting_names_the_field_the_value_and_what_is_allowed(kind, v
     (value,) = values.values()
     if name == "sparsities":
         value = ", ".join(f"{permille / 10:g}" for permille in value)
+    value = len(value) if name.startswith("number") else value
     shown = value[0] if isinstance(value, tuple) and name.startswith("sparsity") else value
     assert caught.value.field == name
     assert caught.value.message.startswith(f"{name}: ")

@@ -20,7 +20,7 @@ from tests.factories import RUN, answered
 from tests.ui import specimens
 
 SETTINGS = RunSettings(model="owner/model", sparsities_permille=(100,))
-TEXT = b'{"text": "Once upon a time there was a door."}\n'
+TEXT = b"".join(b'{"text": "Once upon a time there was door %d."}\n' % n for n in range(6))
 TIMING = Timing(
     key="timing",
     dense="d",

@@ -61,14 +61,15 @@ def test_the_forecast_of_a_run_is_kept_as_it_was_when_it_was_asked_for(backend, 
 @pytest.mark.parametrize("settings", [SETTINGS, FIND], ids=["run", "find"])
 def test_a_changed_text_file_makes_another_request_and_a_retry_is_the_new_one(backend, tmp_path, settings):
     file = tmp_path / "a.txt"
-    file.write_text("before")
+    passages = "\n\n".join(f"this was door {n}" for n in range(30))
+    file.write_text(passages)
     settings = replace(settings, evaluation=EvaluationSettings(corpus=f"file:{file}"))
     first = backend.submit(settings)
     backend.cancel(first.id)
     again = backend.retry(first.id)
     assert (again.id, again.state, again.attempt) == (first.id, "queued", 2)
     backend.cancel(first.id)
-    file.write_text("and after")
+    file.write_text(f"{passages} once more")
     second = backend.retry(first.id)
     assert (second.id, second.kind) == (first.id + 1, first.kind)
     assert second.key == settings.key(fingerprints(settings)) == backend.submit(settings).key

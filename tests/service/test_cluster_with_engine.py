@@ -89,7 +89,7 @@ def test_a_search_runs_on_one_machine_and_its_answer_comes_back(backend, dask, s
         model=settings.model,
         method=settings.methods[0],
         calibration=settings.calibration,
-        evaluation=EvaluationSettings(corpus=settings.evaluation.corpus, n_passages=6),
+        evaluation=EvaluationSettings(corpus=settings.evaluation.corpus, n_passages=30),
         ratio=50.0,
         points=90.0,
     )

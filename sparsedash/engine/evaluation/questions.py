@@ -11,6 +11,7 @@ from sparsedash.schema.errors import CorpusError
 from sparsedash.schema.records import Passages
 from sparsedash.schema.settings import EvaluationSettings
 from sparsedash.schema.store_keys import passages_key
+from sparsedash.storage.text_files import split_passage
 
 N_GRAM, FEWEST_WORDS = 13, 8
 
@@ -103,12 +104,10 @@ def questions_of(loaded: LoadedModel, pairs: Sequence[tuple[str, str]]) -> list[
 
 
 def _split(text: str, index: int) -> tuple[str, str]:
-    context, space, word = text.rstrip("\n").rpartition(" ")
-    if not context.strip() or not word:
+    parts = split_passage(text)
+    if parts is None:
         raise CorpusError(
             f"Passage {index + 1} has no last word after a context: {text[:40]!r}.",
             "Each passage needs several words and must end with its target.",
         )
-    # White space at the end of the context belongs to the target, or the words would be encoded differently.
-    stripped = context.rstrip()
-    return stripped, context[len(stripped) :] + space + word
+    return parts
