@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from sparsedash.catalog.resources import out_of_memory
-from sparsedash.jobs.job import FINISHED_PARTS, RUNS, Job
+from sparsedash.jobs.job import FINISHED_PARTS, RUNS, Job, kept
 from sparsedash.jobs.job_table import JobTable
 from sparsedash.jobs.local_runner import PATIENCE, environment_seconds, linger_s, worker_name
 from sparsedash.jobs.lock_files import cluster_lock, hold_lock, is_lock_held, job_lock, open_log, slot_lock
@@ -218,10 +218,10 @@ class Worker:
                 self._handlers[job.kind](task)
         except Cancelled as error:
             log.info("Job %d was stopped.", job.id)
-            reason = error.message, error.advice
+            reason = error.message
             if self._table.get(job.id).cancel_requested_at is None:
-                reason = "The worker was told to end (SIGTERM), as at a shutdown.", FINISHED_PARTS
-            self._table.end(job, "cancelled", *reason)
+                reason = "Its worker process was told to end (SIGTERM), as at a shutdown."
+            self._table.end(job, "cancelled", reason, kept(job.kind))
         except Exception as error:
             log.exception("Job %d failed.", job.id)
             # Memory may be short or the GPU's context broken: the next job gets a fresh process.
@@ -235,11 +235,12 @@ class Worker:
 def describe_error(error: Exception, job: Job | None = None, folder: Path | None = None) -> tuple[str, str]:
     """Message and advice for a person; the traceback is in the log. folder: the data folder."""
     # torch's own class cannot be named here: this half does not import it.
+    resumes = kept(job.kind) if job else FINISHED_PARTS
     no_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     match error:
         case _ if is_full(error):
             said = error.message if isinstance(error, SparseDashError) else "The disk is full."
-            return f"{said} {free_in_words(error, folder)}".strip(), f"Free some space. {FINISHED_PARTS}"
+            return f"{said} {free_in_words(error, folder)}".strip(), f"Free some space. {resumes}"
         case SparseDashError():
             return error.message, error.advice
         case _ if no_memory or getattr(error, "errno", None) == errno.ENOMEM or "can't allocate memory" in str(error):
@@ -247,7 +248,7 @@ def describe_error(error: Exception, job: Job | None = None, folder: Path | None
         case ModuleNotFoundError():
             return f"The package {error.name} is not installed.", "Run: pip install -r requirements.txt"
     text = (redacted(str(error)).strip() or type(error).__name__).splitlines()[0][:500]
-    return f"{type(error).__name__}: {text}", f"That should not happen. The log has the details. {FINISHED_PARTS}"
+    return f"{type(error).__name__}: {text}", f"That should not happen. The log has the details. {resumes}"
 
 
 def _die_with_parent() -> None:

@@ -16,7 +16,16 @@ LONG: tuple[JobKind, ...] = (*RUNS, "timing", "export", "verify")
 """Kinds that take minutes; prompts go before them."""
 CLUSTER = "cluster"
 """The worker of a job that machines of a cluster do, as the job table names it."""
-FINISHED_PARTS = "“Try again” goes on from the last finished part."
+FINISHED_PARTS = "Finished models are kept; “Resume” goes on from the last checkpoint."
+
+
+def kept(kind: JobKind) -> str:
+    """What is kept of a job of this kind that ended early, and how it goes on, for a person."""
+    if kind in (*RUNS, "part"):
+        return FINISHED_PARTS
+    # A text that was stopped stays as far as it was written.
+    return f"{'' if kind == 'continuation' else 'Nothing of it is kept; '}“Resume” starts it again."
+
 
 Move = Literal["front", "up", "down"]
 """Where a queued job may be moved: before all others, or past one of them."""
@@ -29,7 +38,8 @@ Priority = Literal["high", "normal", "low"]
 class Job:
     """A request, its progress, and how it ended. Times are seconds since the epoch.
 
-    queued_at: when this attempt was asked for. error_text: why it ended early, for a person.
+    queued_at: when this attempt was asked for. earlier_s: seconds that earlier attempts worked. error_text: why it
+    ended early, for a person.
     place: a user's own order of queued jobs of one priority, see `queue_order`; None without one.
     owner: the user who asked for this attempt; empty without a login.
     """
@@ -44,6 +54,7 @@ class Job:
     queued_at: float
     started_at: float | None
     finished_at: float | None
+    earlier_s: float = 0.0
     heartbeat_at: float | None
     pid: int | None
     cancel_requested_at: float | None
@@ -64,6 +75,20 @@ class Job:
     def stopping(self) -> bool:
         """Whether it was asked to stop and still runs."""
         return self.live and self.cancel_requested_at is not None
+
+    @property
+    def took_s(self) -> float | None:
+        """Seconds that this attempt worked; None before it has ended, or where it never started."""
+        # Nobody may have seen the end of a worker that died.
+        ended_at = self.heartbeat_at if self.state == "crashed" and self.heartbeat_at else self.finished_at
+        return (
+            None if self.started_at is None or ended_at is None or self.live else max(0.0, ended_at - self.started_at)
+        )
+
+    @property
+    def all_s(self) -> float:
+        """Seconds that all attempts worked, without one that still does."""
+        return self.earlier_s + (self.took_s or 0.0)
 
     @property
     def makes_run(self) -> bool:

@@ -46,6 +46,7 @@ CREATE TABLE IF NOT EXISTS jobs (
     queued_at REAL NOT NULL,
     started_at REAL,
     finished_at REAL,
+    earlier_s REAL NOT NULL DEFAULT 0,
     heartbeat_at REAL,
     pid INTEGER,
     cancel_requested_at REAL,
@@ -89,9 +90,13 @@ class Database:
         # A power cut may take the last moments with it, never the order of things; a crash takes nothing.
         self._db.execute("PRAGMA synchronous = NORMAL")
         # Not written where it exists: a locked table can then be opened and read.
-        made = "SELECT 1 FROM sqlite_master WHERE name = 'jobs_by_state'"
-        if not self._patiently(lambda: self._db.execute(made).fetchone()):
+        made = "SELECT name FROM pragma_table_info('jobs')"
+        columns = {row[0] for row in self._patiently(lambda: self._db.execute(made).fetchall())}
+        if not columns:
             self._patiently(lambda: self._db.executescript(_SCHEMA))
+        elif "earlier_s" not in columns:
+            # The one column that came later.
+            self._patiently(lambda: self._db.execute("ALTER TABLE jobs ADD COLUMN earlier_s REAL NOT NULL DEFAULT 0"))
 
     def read(self, query: str, values: tuple[Any, ...]) -> list[sqlite3.Row]:
         """The rows as they are now; writers are not waited for."""
@@ -193,7 +198,7 @@ class JobTable:
         self.owners = Owners(self._database)
 
     def submit(self, kind: JobKind, key: str, settings: Mapping[str, Any], owner: str = "", most: int = 0) -> Job:
-        """The live job with this key, or else a new one at the end of the queue.
+        """The live job with this key, or else a new one queued last: the next attempt where one ended early.
 
         owner: who asks. most: limit of the owner's live jobs; 0: none. Raises JobError above the limit.
         """
@@ -202,9 +207,12 @@ class JobTable:
             if live := self._live_with(key):
                 return live
             self._refuse_too_many(owner, most)
+            last = self.newest(key)
+            attempt, earlier_s = (last.attempt + 1, last.all_s) if last and last.state != "done" else (1, 0.0)
             done = db.execute(
-                "INSERT INTO jobs (kind, key, settings, queued_at, owner) VALUES (?, ?, ?, ?, ?)",
-                (kind, key, canonical_json(settings), time.time(), owner),
+                "INSERT INTO jobs (kind, key, settings, queued_at, owner, attempt, earlier_s)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (kind, key, canonical_json(settings), time.time(), owner, attempt, earlier_s),
             )
             return self.get(done.lastrowid or 0)
 
@@ -223,9 +231,9 @@ class JobTable:
             self.owners.add(job.key, owner)
             # All other columns have their defaults again.
             db.execute(
-                "REPLACE INTO jobs (id, kind, key, settings, attempt, priority, queued_at, owner)"
-                " SELECT id, kind, key, settings, attempt + 1, priority, ?, ? FROM jobs WHERE id = ?",
-                (time.time(), owner, job_id),
+                "REPLACE INTO jobs (id, kind, key, settings, attempt, priority, queued_at, owner, earlier_s)"
+                " SELECT id, kind, key, settings, attempt + 1, priority, ?, ?, ? FROM jobs WHERE id = ?",
+                (time.time(), owner, job.all_s, job_id),
             )
             return self.get(job_id)
 

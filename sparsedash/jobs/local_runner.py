@@ -16,10 +16,10 @@ from contextlib import suppress
 from pathlib import Path
 
 import sparsedash
-from sparsedash.jobs.job import CLUSTER, FINISHED_PARTS, Job
+from sparsedash.jobs.job import CLUSTER, Job, kept
 from sparsedash.jobs.job_table import JobTable
 from sparsedash.jobs.lock_files import is_lock_held, job_lock, lock_holder, open_log, open_own, slot_lock
-from sparsedash.schema.errors import Cancelled, SettingsError, StoreError
+from sparsedash.schema.errors import SettingsError, StoreError
 
 log = logging.getLogger(__name__)
 
@@ -40,19 +40,19 @@ _TAIL_BYTES = 65_536
 def crash_reason(job: Job, exit_code: int | None) -> tuple[str, str]:
     """The most likely reason why a running job's worker is gone, and advice. exit_code: None when nobody saw it."""
     if job.worker == CLUSTER:
-        return "This job was on machines of a cluster, and this server is told of none.", FINISHED_PARTS
+        return "It ran on machines of a cluster, and this server is told of none.", kept(job.kind)
     if exit_code is None:
-        text = "The worker is gone without a word: killed, as when memory runs out, or the machine was restarted."
-        return text, f"{_SMALLER} {FINISHED_PARTS}"
+        text = "Its worker process died: killed, as when memory runs out, or the machine was restarted."
+        return text, f"{_SMALLER} {kept(job.kind)}"
     if exit_code == -signal.SIGKILL:
-        text = "The worker was killed (signal 9), most often because memory ran out."
-        return text, f"{_SMALLER} {FINISHED_PARTS}"
+        text = "Its worker process was killed (signal 9), most often because memory ran out."
+        return text, f"{_SMALLER} {kept(job.kind)}"
     how = f"ended early with exit code {exit_code}"
     if exit_code < 0:
         how = f"was ended by signal {-exit_code}, {(signal.strsignal(-exit_code) or 'unknown').lower()}"
     last = last_log_line(Path(job.log_path))
     said = f'Its log ends with "{last}".' if last else "Its log is empty."
-    return f"The worker {how}.", f"{said} {FINISHED_PARTS}"
+    return f"Its worker process {how}.", f"{said} {kept(job.kind)}"
 
 
 def last_log_lines(path: Path, n: int) -> list[str]:
@@ -194,8 +194,7 @@ class LocalRunner:
         """Record the end of a running job whose worker is gone; no effect if the worker did so in time."""
         exit_code = self._exit_code(job.pid)
         if job.stopping:
-            text = "Stopped on request, by ending its worker."
-            self._table.end(job, "cancelled", text, Cancelled().advice)
+            self._table.end(job, "cancelled", "Stopped on request, by ending its worker process.", kept(job.kind))
         elif self._table.end(job, "crashed", *crash_reason(job, exit_code)):
             log.warning("Job %d crashed, exit code %s.", job.id, exit_code)
 
@@ -278,7 +277,7 @@ class LocalRunner:
         last = next(filter(None, [self._not_started, *logs]), "")
         said = f' The last thing it said: "{last}".' if last else ""
         text = f"No worker could be started, {MAX_FRUITLESS_STARTS} times in a row.{said}"
-        advice = f"See {self._worker_log(0)}; when that is mended, try again."
+        advice = f"See {self._worker_log(0)}; when that is fixed, press “Resume”."
         self._table.end(job, "crashed", text, advice)
 
     def _worker_log(self, slot: int) -> Path:

@@ -64,7 +64,7 @@ class Reporter:
         self._present: Step | None = None
         self._begun_at = 0.0
         self._written_at = float("-inf")
-        self._samples: deque[tuple[float, int]] = deque()
+        self._samples: deque[tuple[float, float]] = deque()
         self._texts: tuple[str, ...] = ()
 
     def wrote(self, *texts: str) -> None:
@@ -89,7 +89,7 @@ class Reporter:
         with self._stop.holding_back():
             try:
                 self._table.report(
-                    self._job, replace(step, rate=self._rate(now, step.done), taken=taken, texts=self._texts)
+                    self._job, replace(step, rate=self._rate(now, step.worked), taken=taken, texts=self._texts)
                 )
                 wanted = self._table.wanted(self._job)
             except StoreError as error:
@@ -99,12 +99,17 @@ class Reporter:
         if not wanted or self._stop.requested:
             raise Cancelled
 
-    def _rate(self, now: float, done: int) -> float | None:
-        """Units a second over the last half minute; None from too few samples. A step backwards starts over."""
+    def _rate(self, now: float, done: float) -> float | None:
+        """Units a second over the last half minute; None from too few samples. A step backwards starts over.
+
+        A step that has done no more tells nothing: the rate is up to the last one that has.
+        """
         samples = self._samples
         if samples and done < samples[-1][1]:
             samples.clear()
-        samples.append((now, done))
+        if not samples or done > samples[-1][1]:
+            samples.append((now, done))
+        now = samples[-1][0]
         while now - samples[0][0] > _WINDOW_S and len(samples) > 2:
             samples.popleft()
         seconds, n = now - samples[0][0], done - samples[0][1]

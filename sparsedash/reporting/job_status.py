@@ -5,6 +5,7 @@ Plain text: escape it before it becomes markup.
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -12,15 +13,15 @@ from sparsedash.jobs.job import Job, JobState
 from sparsedash.reporting import wording
 from sparsedash.reporting.html import Table, table
 from sparsedash.reporting.record_pair import end_of
-from sparsedash.reporting.run_progress import RunPosition, RunProgress, run_progress, stage_progress
+from sparsedash.reporting.run_progress import JobPosition, JobProgress, Unit, job_progress, run_progress
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.export_settings import ExportSettings
 from sparsedash.schema.pair_records import ContinuationSettings, DivergenceSettings, TimingSettings
-from sparsedash.schema.progress import Stage, Taken
+from sparsedash.schema.progress import Stage
 from sparsedash.schema.records import Run, VerifySettings
 from sparsedash.schema.settings import FindSettings, RunSettings, planned_run, run_or_find_settings, settings_from_plain
 from sparsedash.service.backend import Backend
-from sparsedash.service.preflight import Preflight
+from sparsedash.service.preflight import Cached, Preflight
 
 STATES: dict[JobState, tuple[str, str]] = {
     "queued": ("◷", "Waiting"),
@@ -28,7 +29,7 @@ STATES: dict[JobState, tuple[str, str]] = {
     "done": ("✓", "Done"),
     "failed": ("✕", "Failed"),
     "cancelled": ("⊘", "Cancelled"),
-    "crashed": ("✕", "Crashed"),
+    "crashed": ("✕", "Interrupted"),
 }
 """The sign and the word of every state."""
 PROMPT_SHOWN = 80
@@ -102,26 +103,31 @@ def job_activity(job: Job) -> tuple[str, str]:
 
 def job_progress_words(backend: Backend, job: Job) -> tuple[float, str]:
     """Progress of a live job as a share that never falls; and in words, with the time left where it is known."""
-    shown = _shown(backend, job.id, job.attempt)
+    last = _last_look(backend, job.id, job.attempt)
     if job.stopping:
-        return shown[0], "Stopping" if job.kind == "verify" else "Stopping: what is finished is kept"
+        return last[
+            0
+        ].share if last else 0.0, "Stopping" if job.kind == "verify" else "Stopping: what is finished is kept"
     if job.state == "queued":
         ahead = (backend.queue_position(job.id) or 1) - 1
-        place = f"{wording.quantity(ahead, 'job')} ahead." if ahead else "Starts as soon as a worker is free."
+        place = f"{wording.quantity(ahead, 'job')} ahead" if ahead else "Starts as soon as a worker is free"
         return 0.0, backend.worker_trouble() or place
     silent_s = max(0.0, time.time() - job.heartbeat_at) if job.heartbeat_at is not None else 0.0
-    found = _progress(backend, job, silent_s, shown[0])
-    shown[0] = found.share
-    if found.remaining_s is None:
+    found = _progress(backend, job, silent_s, last[0] if last else None)
+    last[:] = [found]
+    said = [f"{wording.percent(found.share, 0)} of the {'run' if job.makes_run else 'job'}"]
+    if not found.unmeasured:
+        said.append(wording.time_left(found.left_s))
+    elif job.makes_run:
         unknown = ", ".join(wording.stage_title(stage).lower() for stage in found.unmeasured)
-        said = f"Part {found.part} of {found.n_parts}"
-        said += f" · time left unknown, since not measured here yet: {unknown}" if unknown else ""
-    else:
-        said = f"{wording.percent(found.share, 0)} of the run · {wording.time_left(found.remaining_s)}"
-    # A download or a large file that is unpacked reports no steps.
+        said.append(f"time left unknown, since not measured here yet: {unknown}")
+    if found.slower:
+        stage, times = found.slower
+        said.append(f"{wording.stage_title(stage).lower()} takes {times:.1f} times as long as estimated")
+    # A download reports no steps.
     if silent_s >= SILENT_S and job.progress.stage != "load":
-        said += f" · no progress for {wording.duration_words(silent_s)}: it may hang; cancel it and try again"
-    return found.share, said
+        said.append(f"no progress for {wording.duration_words(silent_s)}: it may hang; cancel and resume it")
+    return found.share, " · ".join(said)
 
 
 def job_announcement(backend: Backend, job: Job) -> str:
@@ -130,6 +136,11 @@ def job_announcement(backend: Backend, job: Job) -> str:
         return f"{job_name(backend, job)}: {job_progress_words(backend, job)[1]}"
     tenths = int(10 * job_progress_words(backend, job)[0])
     return ", ".join(part for part in (*job_activity(job), f"{10 * tenths} percent done") if part)
+
+
+def attempt_words(job: Job) -> str:
+    """Which attempt it is and how long all took together; empty for the first."""
+    return f"attempt {job.attempt}, {wording.duration_words(job.all_s)} in all" if job.attempt > 1 else ""
 
 
 def waiting_run_estimate(backend: Backend, job: Job) -> str:
@@ -160,41 +171,45 @@ def stage_facts(job: Job) -> str:
     return " · ".join(parts)
 
 
-def _progress(backend: Backend, job: Job, silent_s: float, shown: float) -> RunProgress:
-    step, asked = job.progress, job_request(job)
+def _progress(backend: Backend, job: Job, silent_s: float, last: JobProgress | None) -> JobProgress:
+    step, asked, now = job.progress, job_request(job), JobPosition.of(job.progress, silent_s)
     if asked is None:
-        stages = _STAGES_OF_KIND.get(job.kind, ("start", "load"))
-        return stage_progress(stages, step.stage, step.share, shown)
+        return job_progress(_STAGES_OF_KIND.get(job.kind, ("start", "load")), now, last)
     settings = planned_run(asked)
-    taken = [*step.taken[:-1], *(last._replace(seconds=last.seconds + silent_s) for last in step.taken[-1:])]
-    stored = backend.cached(settings)
-    behind = max((each.point + 1 for each in taken if each.point is not None), default=0)
-    at = RunPosition(
-        taken=taken or [Taken(step.stage, step.point, silent_s)],
-        share=step.share,
-        rest_s=step.rest_s,
+    where = job.id, job.attempt, step.stage, step.point, backend.is_measuring()
+    expected, stored = _expected(backend, where, settings)
+    behind = max((each.point + 1 for each in now.taken if each.point is not None), default=0)
+    now = replace(
+        now,
         calibrated=stored.calibration,
         answered=stored.dense,
         n_stored=min(max(0, stored.sparse - max(0, behind - 1)), settings.n_sparse - behind),
         goes_on=job.attempt > 1,
     )
-    return run_progress(
-        settings, _expected(backend, (job.id, job.attempt, step.stage, step.point), settings), at, shown
-    )
+    return run_progress(settings, expected, now, last)
 
 
 @lru_cache(maxsize=64)
-def _shown(backend: Backend, job_id: int, attempt: int) -> list[float]:
-    """The share of this attempt that was shown last, to whomever, so that it does not fall; changed in place."""
-    return [0.0]
+def _last_look(backend: Backend, job_id: int, attempt: int) -> list[JobProgress]:
+    """Progress of this attempt as it was shown last, to whomever; changed in place."""
+    return []
 
 
 @lru_cache(maxsize=64)
-def _expected(backend: Backend, where: tuple[object, ...], settings: RunSettings) -> Mapping[str, float | None]:
-    """What the stages are expected to take, asked once wherever a job is: all runs each second would be much, and more
-    is known of a model that is loaded, and of a machine that is measured, than before.
+def _expected(
+    backend: Backend, where: tuple[object, ...], settings: RunSettings
+) -> tuple[Mapping[str | Unit, float | None], Cached]:
+    """What the stages are expected to take, and what is stored, asked once wherever a job is.
+
+    All runs each second would be much, and more is known of a model that is loaded, and of a machine that is measured,
+    than before. A record that the present part stores is then not taken for one of a later model.
     """
-    return {str(stage): seconds for stage, seconds in backend.expected_seconds(settings).items()}
+    expected: dict[str | Unit, float | None] = {str(s): each for s, each in backend.expected_seconds(settings).items()}
+    if len(settings.methods) > 1:
+        for method in settings.methods:
+            alone = replace(settings, methods=(method,))
+            expected["prune", method] = backend.expected_seconds(alone)["prune"]
+    return expected, backend.cached(settings)
 
 
 def _sparse_model(job: Job) -> str:

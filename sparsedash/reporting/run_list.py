@@ -44,7 +44,7 @@ class RunRow:
 
     settings, search: what was asked for. at: when it was started, or asked for. run: as far as it is stored. job: the
     live one, or the newest of an unfinished run. model: the one that its answer names; None where nothing was judged.
-    known: whether its answers have been judged, or it has none.
+    known: whether its answers have been judged, or it has none. earlier_s: that earlier attempts worked.
     """
 
     key: str
@@ -56,6 +56,7 @@ class RunRow:
     job: Job | None = None
     model: Weighed | None = None
     known: bool = True
+    earlier_s: float = 0.0
 
     @property
     def address(self) -> str:
@@ -79,10 +80,10 @@ class RunRow:
 
     @property
     def seconds(self) -> float | None:
-        """How long it took; None while it is not finished."""
+        """How long all its attempts took; None while it is not finished."""
         if self.run is None or not self.run.finished or self.run.finished_at is None:
             return None
-        return max(0.0, self.run.finished_at - self.run.started_at)
+        return self.earlier_s + max(0.0, self.run.finished_at - self.run.started_at)
 
     @property
     def texts(self) -> str:
@@ -151,6 +152,7 @@ def all_rows(backend: Backend, tolerance: Tolerance) -> list[RunRow]:
             model=headline_model(weighed),
             known=found is not None,
             at=run.started_at,
+            earlier_s=job.earlier_s if job is not None else 0.0,
         )
     for key, job in jobs.items():
         if not job.live or key in rows or (asked := job_request(job)) is None:

@@ -1,17 +1,18 @@
-"""Progress of a run: one share and one remaining time. Plain numbers in and out.
+"""Progress of a job: one share and one remaining time. Plain numbers in and out.
 
-Work is counted in units: loading, the text, a calibration, a model to prune, a model to evaluate. A unit takes what one
-like it took in this run, else what it took in earlier runs at the pace of this one; where neither is known, units are
-counted instead.
+Work of a run is counted in units: loading, the text, a calibration, a model to prune, a model to evaluate. A unit takes
+what one like it took in this run, else what it took in earlier runs at the pace of this one. From look to look the time
+left counts down and settles on a new estimate, and the bar covers its rest in the time that is left.
 """
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import exp
 from statistics import fmean
 
 from sparsedash.schema.method_settings import MethodSettings
-from sparsedash.schema.progress import Taken
+from sparsedash.schema.progress import Step, Taken
 from sparsedash.schema.settings import SELF, RunSettings
 from sparsedash.schema.store_keys import plain_share, shares_read
 
@@ -21,24 +22,38 @@ Part = tuple[str, int]
 """A stage, and the index of the last sparse model whose pruning has begun; -1 before the first."""
 
 ALMOST = 0.99
-"""The largest share of a run that is not over."""
+"""The largest share of a job that is not over."""
 
 _WITH_RATE = ("text", "calibrate", "walk", "evaluate")
-"""Stages whose own rate gives the time left."""
+"""Stages of a run whose own rate gives the time left."""
+_UNPACED = ("start", "load")
+"""Stages that say nothing about the pace of others: the model may be in memory still."""
+_GUESSES_S = {"start": 6.0, "load": 6.0, "read": 2.0, "write": 10.0, "continue": 15.0, "prove": 20.0, "time": 60.0}
+_GUESS_S = 30.0
+"""Seconds of a stage that was never measured: they move the bar and are not shown."""
 _OVERDUE = 0.1
 """Work that takes longer than expected is expected to take this share of its time once more."""
 _TRUST_S = 20.0
 """Seconds of earlier runs that count beside this run's own pace."""
+_TRUST = 0.05
+"""Share of a stage for which its expected time counts beside its own rate."""
+_SHARED = 0.3
+"""Of the time of a method's first model, what the next takes where most of its work serves all."""
+_SLOWER = 1.5
+"""Times the expected time from which a stage is called slower."""
+_SETTLES, _SETTLES_S = 0.1, (2.0, 30.0)
+"""A new estimate is approached within this share of the time left, and within these seconds."""
+_LEAST_S = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunPosition:
-    """Where a run is. taken: as Job.taken; the last entry is the present one.
+class JobPosition:
+    """Where a job is. taken: as Job.taken; the last entry is the present one.
 
-    share: of the stage, 0 to 1. rest_s: of the stage, by its own rate; None while that is not known. calibrated,
-    answered: whether the calibration and the dense record are stored already. n_stored: of the sparse models after the
-    present one, those with a stored record. goes_on: whether an earlier attempt has begun the run, so that what is
-    stored already is a part of it.
+    share: of the stage, 0 to 1. rest_s: of the stage, by its own rate; None while that is not known. Of a run:
+    calibrated, answered: whether the calibration and the dense record are stored already. n_stored: of the sparse
+    models after the present one, those with a stored record. goes_on: whether an earlier attempt has begun the run, so
+    that what is stored already is a part of it.
     """
 
     taken: Sequence[Taken]
@@ -49,82 +64,176 @@ class RunPosition:
     n_stored: int = 0
     goes_on: bool = False
 
+    @classmethod
+    def of(cls, step: Step, silent_s: float) -> "JobPosition":
+        """Where the job is so many seconds after this step; of a run without what is stored."""
+        *over, last = step.taken or (Taken(step.stage, step.point, 0.0),)
+        rest_s = None if step.rest_s is None else max(step.rest_s - silent_s, _OVERDUE * silent_s)
+        taken = [*over, last._replace(seconds=last.seconds + silent_s)]
+        return cls(taken=taken, share=step.share, rest_s=rest_s)
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since the attempt began."""
+        return sum(each.seconds for each in self.taken)
+
 
 @dataclass(frozen=True, kw_only=True)
-class RunProgress:
-    """Progress of a run. share: 0 to ALMOST. part: the present one of n_parts, counted from one.
+class JobProgress:
+    """Progress of a job at one look. share: 0 to ALMOST. elapsed_s: of this attempt. left_s: to the end of the job.
 
-    remaining_s: to the end of the run; None where something that is still to come was never measured.
-    unmeasured: these stages.
+    unmeasured: stages that are still to come and were never measured; left_s is a guess then. slower: a stage, and how
+    many times the expected time it takes.
     """
 
     share: float
-    part: int
-    n_parts: int
-    remaining_s: float | None
+    elapsed_s: float
+    left_s: float
     unmeasured: tuple[str, ...] = ()
+    slower: tuple[str, float] | None = None
 
 
 def run_progress(
-    settings: RunSettings, expected: Mapping[str, float | None], now: RunPosition, shown: float = 0.0
-) -> RunProgress:
-    """Progress of the run. expected: seconds of each stage, starting the engine included, for one model.
+    settings: RunSettings,
+    expected: Mapping[str | Unit, float | None],
+    now: JobPosition,
+    before: JobProgress | None = None,
+) -> JobProgress:
+    """Progress of the run. expected: seconds of each stage for one model, starting the engine included, or of a unit.
 
-    shown: the share that was shown last, below which it does not fall.
+    before: the last look.
     """
     spent, work, coming = _work(settings, now)
-    *before, here = work
+    *over, here = work
     took = defaultdict[Unit, list[float]](list)
-    for over in before:
+    # An earlier attempt may have done a part of the first stage.
+    resumed = [part for part in work if part[0] not in _UNPACED][: now.goes_on]
+    for part in over:
         # Of a walk that is over it is not known whether it had to calibrate.
-        if over[0] != "walk":
-            took[work[over][0]].append(spent[over] / len(work[over]))
-    rest_s = now.rest_s if here[0] in _WITH_RATE else None
-    if here[0] == "evaluate" and rest_s is not None:
-        took[work[here][0]].append((spent[here] + rest_s) / len(work[here]))
-    pairs = [(one, known) for unit, all_took in took.items() for one in all_took if (known := expected.get(unit[0]))]
-    pace = (sum(one for one, _ in pairs) + _TRUST_S) / (sum(known for _, known in pairs) + _TRUST_S)
+        if part[0] != "walk" and part not in resumed:
+            took[work[part][0]].append(spent[part] / len(work[part]))
+    forecast = _Forecast(expected, took, max(1.0, now.elapsed_s / sum(_guess_s(stage) for stage, _ in work)))
+    stage, units, usual = here[0], work[here], sum(map(forecast.seconds, work[here]))
+    is_known, has_rate = forecast.knows(units), stage in _WITH_RATE and now.rest_s is not None and now.share < 1
+    if has_rate and now.rest_s is not None:
+        whole = now.rest_s / (1 - now.share)
+        if is_known:
+            whole = (_TRUST * usual + now.share * whole) / (_TRUST + now.share)
+        rest = (1 - now.share) * whole
+    else:
+        done_s = max(spent[here], now.share * usual * (stage in _WITH_RATE))
+        rest = max(usual - done_s, _OVERDUE * max(spent[here], usual))
+        if now.taken[-1].stage == "prune":
+            # What another model has found already is done at once.
+            rest = min(rest, (1 - now.share) * usual)
+        whole = spent[here] + rest
+    if stage != "walk" and (has_rate or spent[here] > usual):
+        took[units[0]].append(whole / len(units))
+    left = rest + sum(map(forecast.seconds, coming))
+    whole = now.elapsed_s + left
+    if now.goes_on:
+        all_units = _work(settings, JobPosition(taken=[Taken("start", None, 0.0)]))[2]
+        whole = max(whole, sum(map(forecast.seconds, [("start", None), *all_units])))
+    unknown = [] if is_known or has_rate else [stage]
+    unknown += [unit[0] for unit in coming if not forecast.knows([unit])]
+    return _after(before, now.elapsed_s, left, whole, unknown, forecast.slower(units[0]))
 
-    def seconds(units: Sequence[Unit]) -> float | None:
-        each = [fmean(took[unit]) if unit in took else expected.get(unit[0]) for unit in units]
-        known = [one if unit in took else one * pace for unit, one in zip(units, each, strict=True) if one is not None]
-        return sum(known) if len(known) == len(units) else None
 
-    unmeasured = [unit[0] for unit in coming if seconds([unit]) is None]
-    usual = seconds(work[here])
-    if rest_s is None and usual is None:
-        unmeasured = [here[0], *unmeasured]
-    elif rest_s is None and usual is not None:
-        rest_s = max(usual - spent[here], _OVERDUE * max(spent[here], usual))
-    part, n_parts = len(work), len(work) + len(coming)
-    share, remaining = (part - 1 + (now.share if here[0] in _WITH_RATE else 0.0)) / n_parts, None
-    if not unmeasured and rest_s is not None:
-        remaining = rest_s + (seconds(coming) or 0.0)
-        whole = sum(spent.values()) + remaining
-        if now.goes_on:
-            start, all_after = ("start", None), _work(settings, RunPosition(taken=[Taken("start", None, 0.0)]))[2]
-            whole = max(whole, seconds([start, *all_after]) or 0.0)
-        share = 1 - remaining / whole if whole else 0.0
-    return RunProgress(
-        share=max(shown, min(ALMOST, share)),
-        part=part,
-        n_parts=n_parts,
-        remaining_s=remaining,
-        unmeasured=tuple(dict.fromkeys(unmeasured)),
+def job_progress(stages: Sequence[str], now: JobPosition, before: JobProgress | None = None) -> JobProgress:
+    """Progress of a job of these stages, of which no times are expected; a rate tells the time left of the last one.
+
+    A present stage that is not among them belongs to the second, which makes the models.
+    """
+    at = stages.index(now.taken[-1].stage) if now.taken[-1].stage in stages else 1
+    guesses = [*map(_guess_s, stages)]
+    slower = max(1.0, now.elapsed_s / sum(guesses[: at + 1]))
+    spent = sum(each.seconds for each in now.taken if each.stage not in stages or each.stage == stages[at])
+    usual, is_known = guesses[at] * slower, at == len(stages) - 1 and now.rest_s is not None
+    rest = now.rest_s if at > 1 and now.rest_s is not None else max(usual - spent, _OVERDUE * max(spent, usual))
+    left = rest + slower * sum(guesses[at + 1 :])
+    return _after(before, now.elapsed_s, left, now.elapsed_s + left, [] if is_known else stages[at:])
+
+
+def _guess_s(stage: str) -> float:
+    return _GUESSES_S.get(stage, _GUESS_S)
+
+
+@dataclass(frozen=True)
+class _Forecast:
+    """Seconds of units. expected: as in run_progress. took: of this run's own. slower: times a guess that it takes."""
+
+    expected: Mapping[str | Unit, float | None]
+    took: Mapping[Unit, Sequence[float]]
+    guess_pace: float
+
+    def knows(self, units: Iterable[Unit]) -> bool:
+        """Whether all of them were measured, or counted."""
+        return all(self.took.get(unit) or self._usual_s(unit) is not None for unit in units)
+
+    def seconds(self, unit: Unit) -> float:
+        """Of one unit that is not over."""
+        own, usual = self.took.get(unit), self._usual_s(unit)
+        if own and unit[0] != "prune":
+            return (own[-1] + fmean(own)) / 2
+        if own and (len(own) > 1 or usual is None):
+            return own[-1]
+        foreseen = _guess_s(unit[0]) * self.guess_pace if usual is None else usual * self._pace(unit[0])
+        if not own:
+            return foreseen
+        # The first model of a method makes what its others share.
+        method = unit[1]
+        shares = method and method.takes_channels and (method.saliency == "obs" or method.allocation == "sensitivity")
+        return min(own[0] * (_SHARED if shares else 1.0), foreseen)
+
+    def slower(self, unit: Unit) -> tuple[str, float] | None:
+        """As JobProgress.slower, of the stage of this unit."""
+        own, usual = self.took.get(unit), self._usual_s(unit)
+        times = own[-1] / usual if own and usual else 1.0
+        return (unit[0], times) if times >= _SLOWER and unit[0] not in _UNPACED else None
+
+    def _usual_s(self, unit: Unit) -> float | None:
+        return self.expected.get(unit, self.expected.get(unit[0]))
+
+    def _pace(self, stage: str) -> float:
+        """Times the expected time that this run takes."""
+        if stage in _UNPACED:
+            return 1.0
+        units = [
+            (each, usual)
+            for unit, each in self.took.items()
+            if unit[0] not in _UNPACED and (usual := self._usual_s(unit))
+        ]
+        own, usual = sum(sum(each) for each, _ in units), sum(len(each) * one for each, one in units)
+        return (own + _TRUST_S) / (usual + _TRUST_S)
+
+
+def _after(
+    before: JobProgress | None,
+    elapsed_s: float,
+    left_s: float,
+    whole_s: float,
+    unknown: Sequence[str],
+    slower: tuple[str, float] | None = None,
+) -> JobProgress:
+    """The look after `before`. left_s, whole_s: of the job, as estimated now."""
+    share, passed_s = 1 - left_s / whole_s if whole_s else 0.0, 0.0
+    if before is not None:
+        passed_s = max(0.0, elapsed_s - before.elapsed_s)
+        if not before.unmeasured:
+            due_s, least, most = max(_LEAST_S, before.left_s - passed_s), *_SETTLES_S
+            settled = 1 - exp(-passed_s / min(most, max(least, _SETTLES * due_s)))
+            left_s = due_s * (max(_LEAST_S, left_s) / due_s) ** settled
+        share = 1 - (1 - before.share) * left_s / (left_s + passed_s) if passed_s else before.share
+    return JobProgress(
+        share=max(0.0, min(ALMOST, share)),
+        elapsed_s=elapsed_s,
+        left_s=left_s,
+        unmeasured=tuple(dict.fromkeys(unknown)),
+        slower=slower,
     )
 
 
-def stage_progress(stages: Sequence[str], stage: str, share: float, shown: float = 0.0) -> RunProgress:
-    """Progress of a job of these stages, without any expected times.
-
-    stage: the present one; another one belongs to the second, which makes the models. share: of the stage.
-    """
-    at = stages.index(stage) if stage in stages else 1
-    whole = min(ALMOST, (at + share) / len(stages))
-    return RunProgress(share=max(shown, whole), part=at + 1, n_parts=len(stages), remaining_s=None)
-
-
-def _work(settings: RunSettings, now: RunPosition) -> tuple[dict[Part, float], dict[Part, list[Unit]], list[Unit]]:
+def _work(settings: RunSettings, now: JobPosition) -> tuple[dict[Part, float], dict[Part, list[Unit]], list[Unit]]:
     """Seconds and units of each part so far, the present one last; and the units to come."""
     points, unread, last = settings.points, set() if now.calibrated else set(shares_read(settings)), -1
     # Models to evaluate, -1 the dense one: at once, or together when others are made.

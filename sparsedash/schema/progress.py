@@ -60,8 +60,9 @@ class Step:
     done, total: in `unit`: "tokens", "passages", "batches", "steps", "blocks", "megabytes". message: one line for a
     person, such as which model is being evaluated. n_right: of the `done` passages, those with the whole last word
     right; None in other stages. Passages are read in a shuffled order, chunk by chunk (the first 256; longest first
-    within a chunk), so that done and n_right are nearly a fair sample of the total. point: index in the run's `points`
-    of the sparse model that is made or evaluated, in a walk the last of them; None for the dense one.
+    within a chunk), so that done and n_right are nearly a fair sample of the total. ahead: work beyond `done`, in
+    units; negative where work is left on the done ones. point: index in the run's `points` of the sparse model that is
+    made or evaluated, in a walk the last of them; None for the dense one.
 
     Of the worker: rate: units a second. taken: time so far, stage by stage in order, the present one last; a stage that
     comes again is listed again. texts: what each model of a prompt wrote so far; foreign text. machine: of a cluster.
@@ -74,6 +75,7 @@ class Step:
     unit: str = "steps"
     message: str = ""
     n_right: int | None = None
+    ahead: float = 0.0
     point: int | None = None
     rate: float | None = None
     taken: tuple[Taken, ...] = ()
@@ -81,16 +83,21 @@ class Step:
     machine: str = ""
 
     @property
+    def worked(self) -> float:
+        """Work that is done, in units."""
+        return self.done + self.ahead
+
+    @property
     def share(self) -> float:
         """Share of the stage, 0 to 1."""
-        return min(1.0, self.done / self.total) if self.total > 1 else 0.0
+        return min(1.0, max(0.0, self.worked / self.total)) if self.total > 1 else 0.0
 
     @property
     def rest_s(self) -> float | None:
         """Seconds to the end of the stage at its present rate; None when that is unknown."""
         if not self.rate or self.rate < _SLOWEST or self.total <= 0:
             return None
-        return max(0.0, (self.total - self.done) / self.rate)
+        return max(0.0, (self.total - self.worked) / self.rate)
 
 
 STARTING = Step("start", 0, 0)
@@ -101,6 +108,14 @@ OnStep = Callable[[Step], None]
 
 
 def ignore_steps(step: Step) -> None:
+    """The callback that does nothing."""
+
+
+OnPart = Callable[[int, int], None]
+"""Called between parts of a piece of work with those that are done and all. May raise `Cancelled`."""
+
+
+def ignore_parts(done: int, total: int) -> None:
     """The callback that does nothing."""
 
 

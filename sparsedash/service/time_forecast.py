@@ -137,6 +137,8 @@ def expected_seconds(
         "evaluate": _evaluation_seconds(settings, before, record),
     }
     counted = counted_seconds(settings, speeds, shape)
+    if measured["prune"] is None and counted["prune"] is None:
+        measured["prune"] = _others_pruning_seconds(settings, before)
     unmeasured = [stage for stage, seconds in measured.items() if seconds is None]
     return measured | {stage: counted[stage] for stage in unmeasured}, unmeasured
 
@@ -170,16 +172,25 @@ def _calibration_seconds(wanted: CalibrationSettings, run: Run) -> tuple[float, 
 
 
 def _pruning_seconds(settings: RunSettings, before: Sequence[Run]) -> float | None:
-    """For one model, by runs of the same methods, else of others that do not read the text again either.
+    """For one model, by runs of the same methods.
 
-    Of those that do, in proportion to the text, and the largest: readings that were in the store took no time.
+    Of those that read the text again, in proportion to it, and the largest: readings in the store took no time.
     """
-    found = [(run.settings, run.seconds["prune"] / n) for run in before if (n := _n_pruned(run)) > 0]
-    same = [(of, seconds) for of, seconds in found if set(of.methods) == set(settings.methods)]
+    same = [(of, seconds) for of, seconds in _pruned(before) if set(of.methods) == set(settings.methods)]
     if _reads_again(settings):
         n_tokens = _n_tokens(settings.calibration)
         return max((seconds * n_tokens / _n_tokens(of.calibration) for of, seconds in same), default=None)
-    return next((seconds for of, seconds in (*same, *found) if not _reads_again(of)), None)
+    return next((seconds for _, seconds in same), None)
+
+
+def _others_pruning_seconds(settings: RunSettings, before: Sequence[Run]) -> float | None:
+    """For one model, by runs of other methods, if neither reads the text again."""
+    others = (seconds for of, seconds in _pruned(before) if not _reads_again(of))
+    return None if _reads_again(settings) else next(others, None)
+
+
+def _pruned(before: Sequence[Run]) -> list[tuple[RunSettings, float]]:
+    return [(run.settings, run.seconds["prune"] / n) for run in before if (n := _n_pruned(run)) > 0]
 
 
 def _reads_again(settings: RunSettings) -> bool:

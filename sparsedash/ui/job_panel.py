@@ -67,13 +67,13 @@ def _progress_lines(backend: Backend, job: Job, steady: bool, forecast: Prefligh
     """The bar and three lines under it: before a job runs, while it does, and after it if steady, so that nothing below
     moves; else one line of times.
     """
-    took_s = None if job.started_at is None or job.finished_at is None else job.finished_at - job.started_at
+    took_s = job.took_s
     times = [f"asked {wording.moment(job.queued_at, frame.zone())}"]
     if took_s is not None:
         times.append(f"took {wording.duration_words(took_s)}")
         if forecast is not None and forecast.duration.total_s is not None:
             times.append(f"{wording.duration_words(forecast.duration.total_s)} expected")
-    times += [f"attempt {job.attempt}"] if job.attempt > 1 else []
+    times += filter(None, [job_status.attempt_words(job)])
     facts = ""
     match job.state:
         case "queued":
@@ -186,8 +186,7 @@ def _offer_measurements(backend: Backend, job: Job, forecast: Preflight) -> None
         elif run.cached:
             frame.note(f"Parts of it were stored already: {', '.join(run.cached)}.")
         else:
-            took_s = (job.finished_at or 0.0) - (job.started_at or 0.0)
-            frame.show(job_status.measured_against_estimate(run, took_s, forecast).html)
+            frame.show(job_status.measured_against_estimate(run, job.all_s, forecast).html)
 
     frame.popover("What it took", f"took-{job.id}", draw)
 

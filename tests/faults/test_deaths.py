@@ -25,7 +25,7 @@ def test_a_killed_job_is_crashed_for_want_of_memory_and_a_retry_finishes_it(hous
     os.kill(job.pid, signal.SIGKILL)
     crashed = house.tend_until_state(job, "crashed")
     assert "most often because memory ran out" in crashed.error_text
-    assert "“Try again”" in crashed.error_advice
+    assert "“Resume”" in crashed.error_advice
     house.tend_until(lambda: not psutil.pid_exists(job.pid))
     assert house.tend_until_state(other, "done").pid != job.pid
 
@@ -156,7 +156,7 @@ def test_when_server_and_worker_die_together_the_next_server_says_so(house):
     for process in (server.pid, house.table.get(job.id).pid):
         os.kill(process, signal.SIGKILL)
     server.wait()
-    assert "without a word" in house.tend_until_state(job, "crashed").error_text
+    assert "worker process died" in house.tend_until_state(job, "crashed").error_text
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

@@ -127,7 +127,7 @@ def n_workers(backend: Backend, asked: RunSettings | ContinuationSettings | Expo
         ended = backend.job(job.id)
         assert ended.state in ("done", "crashed"), f"{ended.error_text}\n{backend.log_tail(job.id)}"
         if ended.state == "crashed":
-            assert "without a word" in ended.error_text
+            assert "worker process died" in ended.error_text
             backend.retry(job.id)
     return n
 

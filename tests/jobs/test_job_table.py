@@ -123,12 +123,20 @@ def test_a_retry_is_a_clean_row_at_the_end_of_the_queue_as_urgent_as_before(tabl
     job, other = table.claim(queued.id, "slot-0", 7), submitted(table, "b")
     table.prioritise(other.id, "high")
     table.report(job, REPORTED)
-    table.end(job, "crashed", "text", "advice")
+    table.end(job, "failed", "text", "advice")
+    took_s = table.get(job.id).took_s
     again = table.retry(job.id)
     assert (again.id, again.state, again.attempt, again.priority) == (job.id, "queued", 2, "high")
     assert (again.progress, again.error_text) == (STARTING, "")
     assert (again.pid, again.started_at, again.worker, again.place) == (None, None, "", None)
+    assert (again.took_s, again.all_s) == (None, took_s) and took_s > 0
     assert order(table) == [other.id, job.id]
+    table.request_cancel(again.id)
+    # Asked for anew, it is the next attempt as well, until one is done.
+    anew = submitted(table)
+    assert (anew.id != job.id, anew.attempt, anew.earlier_s) == (True, 3, took_s)
+    table.end(table.claim(anew.id, "slot-0", 7), "done")
+    assert (submitted(table).attempt, submitted(table).earlier_s) == (1, 0.0)
 
 
 def test_a_signal_is_only_sent_while_the_attempt_runs_and_an_error_in_it_changes_nothing(table):

@@ -183,7 +183,7 @@ def test_a_lock_has_one_holder(tmp_path):
 @pytest.mark.parametrize(
     ("exit_code", "words"),
     [
-        (None, "without a word"),
+        (None, "worker process died"),
         (-9, "memory ran out"),
         (-11, "signal 11, segmentation fault"),
         (-64, "signal 64"),

@@ -63,7 +63,7 @@ def test_sparsities_are_named_one_by_one_while_they_are_few_and_a_search_counts_
 
 def test_an_unfinished_run_says_its_state_and_what_there_is(backend):
     backend.add_run(specimens.run(finished=False, n_sparse=1))
-    states = {"running": "▶ running", "failed": "✕ failed", "crashed": "✕ crashed", "cancelled": "⊘ cancelled"}
+    states = {"running": "▶ running", "failed": "✕ failed", "crashed": "✕ interrupted", "cancelled": "⊘ cancelled"}
     for state, expected in {**states, None: "⊘ not finished"}.items():
         backend.set_jobs(*([job(SETTINGS, state)] if state else []))
         (row,) = rows(backend)

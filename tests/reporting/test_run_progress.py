@@ -1,13 +1,16 @@
-"""How far a run is as a whole: one share that only grows, and one time where it is known."""
+"""How far a job is as a whole: one share that only grows, and one time left that never leaps."""
 
 from dataclasses import replace
+from itertools import pairwise
+from math import inf
 
 import pytest
 
 from sparsedash.catalog.presets import method_named
-from sparsedash.reporting.run_progress import ALMOST, RunPosition, run_progress, stage_progress
-from sparsedash.schema.progress import Taken
-from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
+from sparsedash.jobs.reporter import Reporter, StopFlag
+from sparsedash.reporting.run_progress import ALMOST, JobPosition, job_progress, run_progress
+from sparsedash.schema.progress import Step, Taken
+from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, FindSettings, RunSettings, planned_run
 
 RUN = RunSettings(sparsities_permille=(100, 200))
 KNOWN = {"start": 8.0, "load": 2.0, "text": 60.0, "calibrate": 30.0, "prune": 4.0, "evaluate": 20.0}
@@ -38,12 +41,14 @@ RACE = replace(
 )
 THREE, FOUR = (replace(RUN, sparsities_permille=tuple(range(100, 100 * n + 1, 100))) for n in (3, 4))
 SLOW = tuple((stage, point, 2 * seconds) for stage, point, seconds in TAKEN[:4])
-PACE = (180 + 20) / (90 + 20)
-"""Of a run that took 180 s for what takes 90 s elsewhere; 20 s of earlier runs count beside it."""
+PACE = (160 + 20) / (80 + 20)
+"""Of a run that took 160 s for what takes 80 s elsewhere; 20 s of earlier runs count beside it."""
+TEXT_S = (0.05 * 60 + 0.5 * 100) / 0.55
+"""Of a text of which half took 50 s where 30 s were expected."""
 
 
 def after(taken, **more):
-    return RunPosition(taken=tuple(Taken(*each) for each in taken), **more)
+    return JobPosition(taken=tuple(Taken(*each) for each in taken), **more)
 
 
 def at(index, seconds=0.0, taken=TAKEN, **more):
@@ -56,8 +61,12 @@ CASES = {
     "starting": (RUN, KNOWN, at(0, 5.0), {"remaining": 163, "share": 5 / 168}),
     "overdue": (RUN, KNOWN, at(0, 20.0), {"remaining": 160 + 2}),
     "dense": (RUN, KNOWN, at(2, 5.0), {"remaining": 153, "share": 15 / 168}),
-    # Its own rate says 50 s more of the text, not 40.
-    "own-rate": (RUN, KNOWN, at(3, 20.0, rest_s=50.0, share=0.3), {"remaining": 128, "share": 50 / 178}),
+    "own-rate": (
+        RUN,
+        KNOWN,
+        at(3, 20.0, rest_s=50.0, share=0.5),
+        {"remaining": TEXT_S / 2 + 38 * (40 + TEXT_S) / 100 + 40},
+    ),
     "pruning": (RUN, KNOWN, at(5, 1.0), {"remaining": 47, "share": 121 / 168}),
     "almost": (RUN, KNOWN, at(8, 19.0, rest_s=1.0, share=0.95), {"remaining": 1, "share": ALMOST}),
     "last-overdue": (RUN, KNOWN, at(8, 500.0), {"remaining": 50, "share": 648 / 698}),
@@ -73,7 +82,7 @@ CASES = {
         RUN,
         NOTHING,
         at(3, 100.0, share=0.5, rest_s=100.0),
-        {"part": (4, 9), "share": 3.5 / 9, "remaining": None, "unmeasured": ("calibrate", "prune")},
+        {"remaining": None, "unmeasured": ("calibrate", "prune")},
     ),
     "first-tells-of-second": (RUN, NOTHING, at(6, 10.0, share=0.5, rest_s=10.0), {"remaining": 10 + 4 + 20}),
     "first-tells-nothing-of-another-method": (
@@ -81,6 +90,13 @@ CASES = {
         NOTHING,
         at(6, 10.0, share=0.5, rest_s=10.0),
         {"unmeasured": ("prune",)},
+    ),
+    # Its pruning took 100 s, of which most serves both models.
+    "first-of-a-method-that-shares": (
+        replace(RUN, methods=(method_named("best"),)),
+        KNOWN | {"prune": 100.0},
+        after([*TAKEN[:5], ("prune", 0, 100.0), ("evaluate", 0, 0.0)]),
+        {"remaining": 20 + 0.3 * 100 + 20},
     ),
     "one-stored": (RUN, KNOWN, at(1, 1.0, **STORED, n_stored=1), {"part": (2, 4), "remaining": 1 + 4 + 20}),
     "all-stored": (RUN, KNOWN, at(1, 1.0, **STORED, n_stored=2), {"part": (2, 2), "remaining": 1}),
@@ -101,7 +117,7 @@ CASES = {
     "resumed-late": (RUN, KNOWN, at(0, **RESUMED, calibrated=True, n_stored=1), {"remaining": 34, "share": 134 / 168}),
     "begun-with-stored": (RUN, KNOWN, at(0, **STORED, n_stored=1), {"remaining": 34, "share": 0.0}),
     # The text: evaluations are to come three times.
-    "together-text": (RUN, KNOWN, at(2, 50.0, TOGETHER, rest_s=10.0), {"remaining": 10 + 30 + 8 + 60}),
+    "together-text": (RUN, KNOWN, at(2, 50.0, TOGETHER, rest_s=10.0, share=5 / 6), {"remaining": 10 + 30 + 8 + 60}),
     "together-pruning": (RUN, KNOWN, at(4, 1.0, TOGETHER), {"remaining": 3 + 4 + 60}),
     "together-answering": (RUN, KNOWN, at(6, 15.0, TOGETHER), {"remaining": 45}),
     "together-dense-stored": (RUN, KNOWN, after(TOGETHER[:6], answered=True), {"remaining": 40.4}),
@@ -111,7 +127,7 @@ CASES = {
         after([*TOGETHER[:6], ("evaluate", None, 90.0), ("prune", 2, 4.0)]),
         {"remaining": 30.4},
     ),
-    "walk": (RUN, KNOWN, at(3, 9.5, WALK, rest_s=28.5), {"remaining": 28.5 + 60}),
+    "walk": (RUN, KNOWN, at(3, 9.5, WALK, rest_s=28.5, share=0.25), {"remaining": 28.5 + 60}),
     "walk-by-usual-times": (RUN, KNOWN, at(3, 8.0, WALK), {"remaining": 30 + 60}),
     "walk-answering": (RUN, KNOWN, at(4, 15.0, WALK, calibrated=True), {"remaining": 45}),
     # Answers took as long as was expected: 60 s for three. Of the first three models the last one's part is counted.
@@ -137,39 +153,136 @@ def test_the_time_left_is_the_sum_of_what_is_still_to_come(case):
     run, expected, now, said = CASES[case]
     found = run_progress(run, expected, now)
     if "remaining" in said:
-        assert found.remaining_s == (said["remaining"] and pytest.approx(said["remaining"]))
+        assert (None if found.unmeasured else found.left_s) == (said["remaining"] and pytest.approx(said["remaining"]))
     if "share" in said:
         assert found.share == pytest.approx(said["share"])
-    assert (found.part, found.n_parts) == said.get("part", (found.part, found.n_parts))
     assert found.unmeasured == said.get("unmeasured", ())
 
 
 def test_a_walk_that_finds_its_statistics_is_expected_to_prune_alone():
     taken = (*TAKEN[:2], ("walk", 1, 1.0))
-    assert run_progress(RUN, KNOWN, after(taken, **STORED)).remaining_s == pytest.approx(2 * 4 - 1 + 2 * 20)
+    assert run_progress(RUN, KNOWN, after(taken, **STORED)).left_s == pytest.approx(2 * 4 - 1 + 2 * 20)
     unknown = run_progress(RUN, KNOWN | {"prune": None}, after(taken))
-    assert unknown.remaining_s is None and unknown.unmeasured == ("walk",)
+    assert unknown.unmeasured == ("walk",)
 
 
-@pytest.mark.parametrize("expected", [KNOWN, NOTHING, {**KNOWN, "text": 1.0, "evaluate": 300.0}])
-def test_over_a_whole_run_it_only_grows_and_is_never_over_before_the_end(expected):
-    shown, shares = 0.0, []
-    for where, (_, _, seconds) in enumerate(TAKEN):
-        for done in (0.0, 0.3, 0.7, 1.0):
-            now = at(where, done * seconds, share=done, rest_s=(1 - done) * seconds if done else None)
-            found = run_progress(RUN, expected, now, shown)
-            shown = found.share
-            shares.append(shown)
-            assert found.remaining_s is None or found.remaining_s > 0 or where == len(TAKEN) - 1
-    assert shares == sorted(shares) and shares[-1] <= ALMOST
-    assert run_progress(RUN, expected, at(0, 4.0), shown=0.4).share == 0.4
+class Recorder:
+    """A job table that keeps the last step, and its clock."""
+
+    now, step, at = 0.0, None, 0.0
+
+    def report(self, job, step):
+        self.step, self.at = step, self.now
+
+    def wanted(self, job):
+        return True
+
+    def clock(self):
+        return self.now
+
+
+LOOK_S = 0.5
+
+
+def replayed(run, expected, stages, *, calibrated=False):
+    """What is seen every half second of these stages: (stage, point, seconds of each of its steps)."""
+    table, looks = Recorder(), []
+    report = Reporter(table, None, StopFlag(), table.clock)
+    for stage, point, steps in stages:
+        for number, seconds in enumerate([*steps, 0.0]):
+            report(Step(stage, number, len(steps), point=point))
+            end = table.now + seconds
+            while table.now < end:
+                now = replace(JobPosition.of(table.step, table.now - table.at), calibrated=calibrated)
+                looks.append(run_progress(run, expected, now, looks[-1] if looks else None))
+                table.now = min(end, table.now + LOOK_S)
+    return looks
+
+
+def steps(seconds, n=20):
+    return [seconds / n] * n
+
+
+def timeline(pace=1.0, **changed):
+    """The stages of RUN, each with the pace from there on and its steps where it has others."""
+    for stage, point, seconds in TAKEN:
+        name = stage if point is None else f"{stage}{point}"
+        pace = changed.get("from_" + name, pace)
+        yield stage, point, changed.get(name, steps(pace * seconds, 1 if stage in ("start", "load") else 20))
+
+
+TEN = replace(
+    RUN,
+    sparsities_permille=(100,),
+    calibration=CalibrationSettings(corpus="c4"),
+    methods=tuple(
+        map(
+            method_named,
+            (
+                *("best", "obs", "least-squares", "flap", "random", "magnitude", "wanda-channels"),
+                *("obs-by-sensitivity", "least-squares-by-sensitivity", "sparsegpt"),
+            ),
+        )
+    ),
+)
+PRUNES = (60, 40, 8, 4, 1, 1, 2, 55, 20, 90)
+OF_TEN = {("prune", method): 1.3 * seconds for method, seconds in zip(TEN.methods, PRUNES, strict=True)}
+SEARCH = planned_run(FindSettings(method=method_named("least-squares")))
+REPLAYED = {
+    "as expected": (RUN, KNOWN, timeline()),
+    "fast, then slow": (RUN, KNOWN, timeline(evaluate=steps(5), text0=steps(200))),
+    "a slow first batch": (RUN, KNOWN, timeline(evaluate=[12.0, *steps(18)], calibrate0=[15.0, *steps(28)])),
+    "thrice as slow midway": (RUN, KNOWN, timeline(calibrate0=[*steps(15, 10), *steps(45, 10)], from_prune0=3.0)),
+    "thrice as slow in the last model": (RUN, KNOWN, timeline(from_prune1=3.0)),
+    "half of what it takes was expected": (RUN, KNOWN, timeline(2.0)),
+    "twice of what it takes was expected": (RUN, KNOWN, timeline(0.5)),
+    "calibrated already": (RUN, KNOWN, [each for each in timeline() if each[0] not in ("text", "calibrate")]),
+    "a race of ten": (
+        TEN,
+        KNOWN | OF_TEN,
+        [
+            ("start", None, [8.0]),
+            ("load", None, [2.0]),
+            ("evaluate", None, steps(20)),
+            ("calibrate", 0, steps(30)),
+            ("calibrate", 1, steps(30)),
+            *(
+                (stage, point, steps(seconds))
+                for point, each in enumerate(PRUNES)
+                for stage, seconds in (("prune", each), ("evaluate", 20))
+            ),
+        ],
+    ),
+    # Every trial is decided after a quarter of its passages.
+    "a search": (
+        SEARCH,
+        KNOWN,
+        [*timeline()][:5]
+        + [(stage, point, steps(20)[:n]) for point in range(6) for stage, n in (("prune", 4), ("evaluate", 5))],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REPLAYED)
+def test_the_time_left_counts_down_without_leaps_and_the_bar_follows(case):
+    run, expected, stages = REPLAYED[case]
+    looks = replayed(run, expected, stages, calibrated=case == "calibrated already")
+    shares, end_s = [look.share for look in looks], looks[-1].elapsed_s
+    assert shares == sorted(shares)
+    least_s = inf
+    for before, look in pairwise(looks):
+        due_s = max(2.0, before.left_s - (look.elapsed_s - before.elapsed_s))
+        least_s = min(least_s, max(2.0, before.left_s))
+        assert look.left_s <= min(1.5 * due_s, 3 * least_s) or look.slower, look
+    last_tenth_s = end_s - next(look.elapsed_s for look in looks if look.share >= 0.9)
+    assert last_tenth_s <= 0.2 * end_s or any(look.slower for look in looks)
 
 
 @pytest.mark.parametrize(
-    ("stage", "share", "part", "shown"),
-    [("load", 0.5, 2, 0.375), ("calibrate", 0.0, 2, 0.25), ("continue", 1.0, 4, ALMOST)],
+    ("stage", "share", "rest_s", "left_s"),
+    [("load", 0.0, None, None), ("calibrate", 0.5, 9.0, None), ("continue", 0.5, 4.0, 4.0)],
 )
-def test_the_parts_of_a_prompt_are_counted(stage, share, part, shown):
-    found = stage_progress(("start", "load", "read", "continue"), stage, share)
-    assert (found.part, found.n_parts, found.remaining_s) == (part, 4, None)
-    assert found.share == pytest.approx(shown)
+def test_only_the_last_stage_of_a_prompt_tells_the_time_left(stage, share, rest_s, left_s):
+    now = JobPosition(taken=[Taken("start", None, 6.0), Taken(stage, None, 4.0)], share=share, rest_s=rest_s)
+    found = job_progress(("start", "load", "read", "continue"), now)
+    assert (found.left_s if not found.unmeasured else None) == left_s and 0 < found.share < 1

@@ -126,6 +126,15 @@ def test_time_is_what_the_parts_took_in_earlier_runs(settings, runs, stored, sec
         assert found is None if seconds is None else found == pytest.approx(seconds + (start_s if seconds else 0))
 
 
+def test_a_method_that_never_ran_is_counted_rather_than_taken_for_another():
+    of_others, counted = (
+        expected_seconds(OBS, [BEFORE], record, speeds, listed_shape(BUILTIN_MODEL))
+        for speeds in (None, Speeds(float32=1e11, bfloat16=2e11))
+    )
+    assert (of_others[0]["prune"], "prune" in of_others[1]) == (2.0, False)
+    assert counted[0]["prune"] > 2.0 and "prune" in counted[1]
+
+
 def test_memory_is_what_an_earlier_run_took_beside_what_is_known_by_arithmetic(store):
     known = replace(SETTINGS, model="facebook/opt-1.3b", methods=(method_named("best"),))
     found, _ = expected_room(known, store, listed_shape(known.model))

@@ -33,7 +33,7 @@ def test_running_waiting_and_ended_jobs_are_told_apart(open_page, backend):
     backend.set_jobs(*waiting(4, 3), job(SETTINGS, id=2), job(SETTINGS, "crashed", id=1, **FAILED))
     app = open_page("jobs")
     said = words(app)
-    assert said.startswith("1 running, 2 waiting.") and "✕ Crashed" in said
+    assert said.startswith("1 running, 2 waiting.") and "✕ Interrupted" in said
     moves = ("To the front", "Up", "Down")
     assert [each.label for each in app.button if each.label not in moves] == ["Cancel", "Cancel", "Cancel", "Try again"]
     button(app, "Cancel").click().run()
@@ -45,7 +45,7 @@ def test_a_worker_that_hangs_is_told_of_where_jobs_wait_and_where_one_says_nothi
     backend.worker_trouble = lambda: trouble
     backend.set_jobs(*waiting(2), job(SETTINGS, id=1, heartbeat_at=time.time() - 900))
     said = words(open_page("jobs"))
-    assert trouble in said and "no progress for 15 min: it may hang; cancel it and try again" in said
+    assert trouble in said and "no progress for 15 min: it may hang; cancel and resume it" in said
 
 
 @pytest.mark.parametrize("state", ["failed", "done"])

@@ -272,6 +272,7 @@ class Calibration:
 
         changes, errors = [], []
         for index in range(len(loaded.mlps)):
+            self.on_step(Step("calibrate", index, len(loaded.mlps), unit="blocks", message="trial cuts"))
             weight, bias, error = tried(index, partial(change, index))
             errors.append(float(error))
             changes.append((loaded.residency.hold(weight), bias))
@@ -309,12 +310,15 @@ class PassageActivations:
         loaded: LoadedModel,
         passages: Passages,
         watched: list[list[str]],
-        on_step: OnStep,
+        on_block: Callable[[], None],
         *,
         token_weights: TokenWeights,
     ) -> None:
-        """watched: of each block, the names of the projections. token_weights: those of the calibration."""
-        self._store, self._loaded, self._on_step = store, loaded, on_step
+        """watched: of each block, the names of the projections. on_block: called before a block reads the passages.
+
+        token_weights: those of the calibration.
+        """
+        self._store, self._loaded, self._on_block = store, loaded, on_block
         self._watched, self._token_weights = watched, token_weights
         pairs = list(zip(passages.contexts, passages.targets, strict=True))[:MISMATCH_PASSAGES]
         self._sequences = [loaded.tokens(context + target)[:MISMATCH_TOKENS] for context, target in pairs]
@@ -342,7 +346,7 @@ class PassageActivations:
 
     def _collect(self, index: int) -> None:
         names, block = self._watched[index], self._loaded.projections("decoder")[index]
-        self._on_step(Step("prune", 2 * index + 2, 2 * len(self._watched)))
+        self._on_block()
         seen: list[list[Tensor]] = [[] for _ in names]
         with capture_inputs([block[name] for name in names], [own.append for own in seen]):
             reached = [(batch, hidden) for _, batch, hidden in self._walk.step(index)]

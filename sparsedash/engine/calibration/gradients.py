@@ -159,15 +159,19 @@ def _backward(
     """The gradients that each block's watch finds in each batch. watches: called once, where a batch must be read."""
     attached = cache(watches)
 
-    def read(batch: Batch) -> list[Tensor]:
+    def read(index: int, batch: Batch) -> list[Tensor]:
         # No weight needs a gradient; the embedded tokens do, so that there is a way back through all blocks.
         embeddings: nn.Module = loaded.model.get_input_embeddings()
         found: dict[int, Tensor] = {}
+
+        def keep(number: int, gradient: Tensor) -> None:
+            found[number] = gradient
+            on_step(replace(step, done=index, ahead=len(found) / len(loaded.mlps)))
+
         with ExitStack() as watched, torch.enable_grad():
             watched.callback(embeddings.register_forward_hook(lambda _, inputs, out: out.requires_grad_()).remove)
             for number, (watch, mlp) in enumerate(zip(attached(), loaded.mlps, strict=True)):
-                keep = partial(found.__setitem__, number)
-                watched.callback(watch(mlp.out, batch.mask.bool(), keep).remove)
+                watched.callback(watch(mlp.out, batch.mask.bool(), partial(keep, number)).remove)
             loss(loaded.model, batch).backward()  # type: ignore[no-untyped-call]
         return [found[number].cpu() for number in range(len(found))]
 
@@ -175,7 +179,7 @@ def _backward(
     for number, (_, batch) in enumerate(batches, step.done):
         on_step(replace(step, done=number))
         # A list of the caller's own: the part itself may still have to be kept.
-        parts.append(list(made(number, partial(read, batch))))
+        parts.append(list(made(number, partial(read, number, batch))))
     on_step(replace(step, done=step.done + len(batches)))
     return parts
 

@@ -58,19 +58,24 @@ def unfinished_answers(
     return [part for _, part in parts.values()]
 
 
-def finish_answers_(loaded: LoadedModel, parts: Sequence[UnfinishedAnswers]) -> None:
+def finish_answers_(
+    loaded: LoadedModel, parts: Sequence[UnfinishedAnswers], on_left: Callable[[float], None] = lambda share: None
+) -> None:
     """Greedy decoding of many batches' answers together, to the end of each word, in place.
 
-    Each token costs a pass over all weights, for one answer as for a hundred.
+    Each token costs a pass over all weights, for one answer as for a hundred. on_left: called before each block with
+    the share of the answers that are not finished; may raise.
     """
     models = dict.fromkeys(part.applied for part in parts)
     writing = [_Decoding(loaded, each, [part for part in parts if part.applied == each]) for each in models]
+    n_answers = sum(each.n_left for each in writing)
     for _ in range(MAX_MORE_TOKENS):
         if not writing:
             return
         caches = [each.cache for each in writing]
         walk = BlockWalk(loaded.model.base_model, loaded.blocks, [each.last() for each in writing], caches)
-        walk.run([each.applied for each in writing])
+        share = sum(each.n_left for each in writing) / n_answers
+        walk.run([each.applied for each in writing], lambda _, share=share: on_left(share))  # type: ignore[misc]
         for number, each in enumerate(writing):
             each.add_(walk.output(loaded.model, number).logits[:, -1])
         writing = [each for each in writing if each.written]
@@ -106,6 +111,11 @@ class _Decoding:
             loaded.residency.drop()
         columns = torch.arange(max(lengths), device=self.cache.layers[0].device)
         self._mask = (columns >= max(lengths) - torch.tensor(lengths, device=columns.device)[:, None]).long()
+
+    @property
+    def n_left(self) -> int:
+        """Answers that are not finished."""
+        return len(self._going_on)
 
     def last(self) -> Batch:
         """The last token of each row, as the next input of the model."""

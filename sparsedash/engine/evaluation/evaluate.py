@@ -39,6 +39,9 @@ from sparsedash.schema.records import Outcome, Passages, Stopping
 from sparsedash.schema.settings import PUBLISHED_LONGEST, Rule
 from sparsedash.storage.store import StageCheckpoint
 
+_FINISHING = 0.15
+"""Share of a passage's time that finishing its answer takes."""
+
 
 class EvaluatedModel:
     """A model under evaluation, its outcomes by the positions of their passages, and the seconds spent on them.
@@ -154,6 +157,7 @@ class _Evaluation:
     """Models, their questions, and the numbers of passages read and right so far.
 
     prepare: see evaluate_together. step: a Step but for its numbers. in_place: the loaded model is the single model.
+    ahead: as in Step.
     """
 
     loaded: LoadedModel
@@ -166,6 +170,7 @@ class _Evaluation:
     in_place: bool
     n_read: int = 0
     n_right: int = 0
+    ahead: float = 0.0
 
     @cached_property
     def questions(self) -> list[Question]:
@@ -197,7 +202,13 @@ class _Evaluation:
         ]
 
     def _report(self) -> None:
-        self.on_step(self.step(done=self.n_read, n_right=self.n_right if len(self.models) == 1 else None))
+        n_right = self.n_right if len(self.models) == 1 else None
+        self.on_step(self.step(done=self.n_read, n_right=n_right, ahead=self.ahead))
+
+    def _report_left(self, reads: Sequence[_Reading], share: float = 1.0) -> None:
+        """Report where this share of the answers to read batches is not finished."""
+        self.ahead = -_FINISHING * share * sum(len(each.rows) for each in reads)
+        self._report()
 
     def _on_block(self, index: int) -> None:
         if self.prepare is not None and not self.in_place:
@@ -227,14 +238,14 @@ class _Evaluation:
             self._read_(together)
             self.n_read += sum(len(each.rows) for each in together)
             self.n_right += sum(score.first_wrong is None for each in together for score in each.scores)
-            self._report()
+            waiting += [each for each in together if each.unfinished]
+            self._report_left(waiting)
             # Finished batches can be kept at once, should the job be killed.
             self._finish_([each for each in together if not each.unfinished])
-            waiting += [each for each in together if each.unfinished]
             room = most - sum(each.kept_bytes for each in waiting)
             if room <= 0 or not left:
                 self._finish_(waiting)
-                waiting, room = [], most
+                waiting, room, self.ahead = [], most, 0.0
 
     def _unread(self, parts: Sequence[Sequence[int]]) -> list[_Reading]:
         """The batches of these positions that are left to read, without those of an earlier attempt."""
@@ -257,8 +268,10 @@ class _Evaluation:
         # Made without the config: one that forgets what is outside a sliding window cannot hold right-padded rows.
         caches = [DynamicCache() for _ in together]
         walk = BlockWalk(loaded.model.base_model, loaded.blocks, [each.batch for each in together], caches)
+        before, a_block = self.ahead, sum(len(each.rows) for each in together) / len(loaded.blocks)
 
         def on_block(index: int) -> None:
+            self.ahead = before + index * a_block * (1 - _FINISHING)
             for cache in caches if index else ():
                 layer = cache.layers[-1]
                 layer.keys, layer.values = loaded.residency.hold_all([layer.keys, layer.values])
@@ -281,7 +294,9 @@ class _Evaluation:
         """Finish the answers of these batches together, and add their outcomes to their models."""
         if not reads:
             return
-        finish_answers_(self.loaded, [part for each in reads for part in each.unfinished])
+        finish_answers_(
+            self.loaded, [part for each in reads for part in each.unfinished], partial(self._report_left, reads)
+        )
         for each in reads:
             answered = zip(each.rows, each.scores, each.begun, strict=True)
             each.model.outcomes |= {row: self._outcome(row, score, tokens) for row, score, tokens in answered}

@@ -27,7 +27,7 @@ from sparsedash.engine.run.sparse_models import PrunedChannels, RebuiltModel, re
 from sparsedash.reporting.run_results import Judged, StoredResults, judge, measure, run_results
 from sparsedash.schema.errors import ExportError, JobError, SettingsError
 from sparsedash.schema.export_settings import Export, ExportSettings, Proof
-from sparsedash.schema.progress import OnStep, Step
+from sparsedash.schema.progress import OnPart, OnStep, Step
 from sparsedash.schema.records import Passages, Pruned, Record, Run
 from sparsedash.schema.settings import RunSettings
 from sparsedash.stats.tolerance import Tolerance
@@ -91,8 +91,12 @@ def export_model(settings: ExportSettings, store: Store, shelf: ModelShelf, on_s
             f"Write it in {made.loaded.dtype}, or on a machine with more memory.",
         )
     with _write_errors(folder), new_folder(folder) as inside:
-        on_step(Step("write", 0, 1, message=folder.name))
-        written = _write(inside, folder, settings, request, made)
+        step = Step("write", 0, 1, message=folder.name)
+        on_step(step)
+        written = _write(
+            *(inside, folder, settings, request, made),
+            lambda done, total: on_step(replace(step, done=done, total=total)),
+        )
         proof = prove_files(inside / written.file, settings, sparse, request.passages, made, shelf, on_step)
         files = file_hashes(inside)
         (inside / RECIPE).write_text(recipe_json(settings, sparse, made, proof, files), encoding="utf-8")
@@ -167,21 +171,21 @@ def _write_errors(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _write(inside: Path, folder: Path, settings: ExportSettings, request: _Request, made: RebuiltModel) -> WrittenFiles:
+def _write(
+    inside: Path, folder: Path, settings: ExportSettings, request: _Request, made: RebuiltModel, on_part: OnPart
+) -> WrittenFiles:
     sparse, weights, require_room = made.sparse, settings.weights, partial(require_export_room, folder)
     assert sparse is not None
     if settings.form == "gguf":
         assert isinstance(sparse, PrunedChannels), "form_problem has refused the other shape"
         file, is_base = _dense_gguf(request.sparse.model, settings)
         new = inside / f"{folder.name}.gguf"
-        written = write_gguf(new, file, sparse, weights, is_base=is_base, require_room=require_room)
+        written = write_gguf(new, file, sparse, weights, is_base=is_base, require_room=require_room, on_part=on_part)
         copy_base_files(made.source, inside)
         return written
     width = None if settings.form == "masked" else shared_width(request.pruned, made.loaded.model.config.model_type)
-    shard_mb, base = settings.shard_mb, made.source
-    return write_folder(
-        inside, base, sparse, width=width, weights=weights, shard_mb=shard_mb, require_room=require_room
-    )
+    how = partial(write_folder, width=width, weights=weights, shard_mb=settings.shard_mb)
+    return how(inside, made.source, sparse, require_room=require_room, on_part=on_part)
 
 
 def _dense_gguf(model: str, settings: ExportSettings) -> tuple[Path, bool]:

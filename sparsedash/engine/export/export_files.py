@@ -31,6 +31,7 @@ from sparsedash.engine.pruning.surgery import out_weight, weight_of
 from sparsedash.engine.run.sparse_models import PrunedChannels, SparseModel
 from sparsedash.schema.errors import ExportError, SettingsError
 from sparsedash.schema.export_settings import Weights
+from sparsedash.schema.progress import OnPart, ignore_parts
 from sparsedash.schema.settings import Dtype
 
 _LICENCES = tuple(f"{name}{end}" for name in ("license", "licence", "notice") for end in ("", ".txt", ".md"))
@@ -113,15 +114,17 @@ def write_folder(
     weights: str,
     shard_mb: int = 1_000,
     require_room: Callable[[int], None] = lambda n_bytes: None,
+    on_part: OnPart = ignore_parts,
 ) -> WrittenFiles:
     """Write weights in shards with their index, the config and the base's other files for transformers.
 
     width: see `block_tensors`. weights: a floating-point type. shard_mb: the largest shard. require_room: called with
-    the bytes of the weights before the first is written. The loaded model must be the dense one. Raises ExportError for
-    a tensor that stock code has no place for, or whose numbers this type cannot represent.
+    the bytes of the weights before the first is written. on_part: called between tensors and between shards. The loaded
+    model must be the dense one. Raises ExportError for a tensor that stock code has no place for, or whose numbers this
+    type cannot represent.
     """
     loaded, dtype = made.loaded, getattr(torch, weights)
-    tensors = _all_tensors(made, width, dtype)
+    tensors = _all_tensors(made, width, dtype, on_part)
     size = sum(tensor.nbytes for tensor in tensors.values())
     require_room(size)
     config = json.loads((base.folder / "config.json").read_text(encoding="utf-8"))
@@ -133,7 +136,8 @@ def write_folder(
     mode = stat.S_IMODE((folder / "config.json").stat().st_mode)
     most = min(shard_mb, STREAMED_SHARD_MB) if loaded.residency.streamed else shard_mb
     plan = split_torch_state_dict_into_shards(tensors, max_shard_size=most * 10**6)
-    for file, names in plan.filename_to_tensors.items():
+    for number, (file, names) in enumerate(plan.filename_to_tensors.items(), n := len(plan.filename_to_tensors)):
+        on_part(number, 2 * n)
         save_file({name: tensors[name] for name in names}, folder / file, metadata={"format": "pt"})
         # The library gives the file to its owner only, whatever the umask.
         (folder / file).chmod(mode)
@@ -149,8 +153,8 @@ def write_folder(
     return WrittenFiles(layout=layout, size=size, base_size=dense)
 
 
-def _all_tensors(made: SparseModel, width: int | None, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Every tensor of the file by its name, on the CPU; shared ones once."""
+def _all_tensors(made: SparseModel, width: int | None, dtype: torch.dtype, on_part: OnPart) -> dict[str, Tensor]:
+    """Every tensor of the file by its name, on the CPU; shared ones once. on_part: as many are left for writing."""
     loaded, changed = made.loaded, dict[str, Tensor]()
     for index, block in enumerate(loaded.projections("decoder")):
         if isinstance(made, PrunedChannels):
@@ -168,7 +172,8 @@ def _all_tensors(made: SparseModel, width: int | None, dtype: torch.dtype) -> di
             f"The sparse model has {strange[0]}, for which its family's stock code has no place.",
             "Choose a method that gives no layer a bias, such as least-squares.",
         )
-    for name, tensor in model.state_dict().items():
+    for number, (name, tensor) in enumerate((all_tensors := model.state_dict()).items()):
+        on_part(number, 2 * len(all_tensors))
         if name not in names:
             continue
         tensor = changed.get(name, tensor).detach().cpu()
@@ -228,11 +233,12 @@ def write_gguf(
     *,
     is_base: bool,
     require_room: Callable[[int], None],
+    on_part: OnPart = ignore_parts,
 ) -> WrittenFiles:
     """Write the sparse model's file from the dense model's, with one tensor in memory at a time.
 
-    is_base: that was pruned itself, and may be quantised. require_room: as in `write_folder`. Raises ModelError,
-    ExportError or SettingsError where it is not a full file of the dense model.
+    is_base: that was pruned itself, and may be quantised. require_room: as in `write_folder`. on_part: called before
+    each tensor. Raises ModelError, ExportError or SettingsError where it is not a full file of the dense model.
     """
     reader = require_full_gguf(dense_file, is_base=is_base)
     values = reader.values
@@ -261,7 +267,8 @@ def write_gguf(
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
-        for tensor in tensors:
+        for n_written, tensor in enumerate(tensors):
+            on_part(n_written, len(tensors))
             writer.write_tensor_data(quants.quantize(tensor.make().astype(np.float32), tensor.kind))
     finally:
         writer.close()

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from contextlib import suppress
+from dataclasses import replace
 from importlib.util import find_spec
 from math import inf
 from pathlib import Path
@@ -76,10 +77,11 @@ def prove_files(
     record: of the sparse model. made: its model, whose weights are rounded in place where the files round them.
     """
     loaded, outcomes, config = made.loaded, record.outcomes[:N_VERDICTS], made.loaded.model.config
-    on_step(Step("prove", 0, 2, message="Asking the model in memory"))
     place = {index: row for row, index in enumerate(passages.indices)}
     rows = [place[outcome.index] for outcome in outcomes]
     questions = questions_of(loaded, [(passages.contexts[row], passages.targets[row]) for row in rows])
+    step = Step("prove", 0, 2 * len(questions), message="Asking the model in memory")
+    on_step(step)
     is_rounded, is_gguf = settings.weights not in (loaded.dtype, "float32"), what.is_file()
     assert made.sparse is not None
     with made.sparse.applied(), torch.inference_mode():
@@ -87,7 +89,7 @@ def prove_files(
             # In place, since a second model may not fit; the dense one is read again when it is needed.
             shelf.let_go()
             round_weights_(loaded.model, settings.form, settings.weights)
-        right, logits = reloaded.answer_questions(loaded.model, questions)
+        right, logits = reloaded.answer_questions(loaded.model, questions, lambda n: on_step(replace(step, done=n)))
     found, found_logits = _run_program(what, questions, on_step)
     n_allowed = round(_DIFFERING * len(right)) if is_gguf and settings.weights != "float32" else 0
     proof = Proof(
@@ -114,7 +116,6 @@ def prove_files(
     }
     if words := [fault for fault, is_fault in faults.items() if is_fault]:
         raise ExportError(f"The files are not the sparse model: {'; '.join(words)}.", _ADVICE)
-    on_step(Step("prove", 2, 2))
     return proof
 
 
@@ -136,6 +137,7 @@ def _run_program(
     asked = {"questions": questions, "n_threads": torch.get_num_threads()}
     with tempfile.TemporaryDirectory(prefix="sparsedash-") as place, (Path(place) / "log").open("wb") as log:
         question_file, answers = Path(place) / "questions.json", Path(place) / "answers.json"
+        count = Path(f"{answers}.count")
         question_file.write_text(json.dumps(asked), encoding="utf-8")
         command = [sys.executable, "-I", reloaded.__file__, str(what), str(question_file), str(answers)]
         environment = {name: os.environ[name] for name in _KEPT if name in os.environ}
@@ -145,7 +147,8 @@ def _run_program(
         ) as process:
             try:
                 while process.poll() is None:
-                    on_step(Step("prove", 1, 2, message="Asking the files"))
+                    n_answered = count.stat().st_size if count.exists() else 0
+                    on_step(Step("prove", len(questions) + n_answered, 2 * len(questions), message="Asking the files"))
                     with suppress(subprocess.TimeoutExpired):
                         process.wait(timeout=_LOOK_S)
             finally:

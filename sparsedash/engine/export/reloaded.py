@@ -3,7 +3,7 @@
     python -I reloaded.py FOLDER_OR_FILE QUESTIONS ANSWERS
 
 A folder is loaded by transformers, a GGUF file by llama.cpp. No network, no remote code, nothing of SparseDash. Writes
-ANSWERS, a JSON file, and the logits to ANSWERS.safetensors.
+ANSWERS, a JSON file, and the logits to ANSWERS.safetensors; on the way a byte for each answer to ANSWERS.count.
 """
 
 import json
@@ -24,9 +24,14 @@ N_LOGITS, N_ROWS = 16, 4
 
 _MOST_THREADS = 8
 
+OnAnswer = Callable[[int], object]
+"""Called after each question with the number of those that are answered; may raise."""
+
 
 @torch.inference_mode()
-def answer_questions(model: Any, questions: Sequence[dict[str, Any]]) -> tuple[list[bool], list[Tensor]]:
+def answer_questions(
+    model: Any, questions: Sequence[dict[str, Any]], on_answer: OnAnswer = lambda n: None
+) -> tuple[list[bool], list[Tensor]]:
     """Whether each target was the model's first choice, token by token, and logits (rows, vocabulary) of the first
     N_LOGITS questions.
 
@@ -39,11 +44,11 @@ def answer_questions(model: Any, questions: Sequence[dict[str, Any]]) -> tuple[l
         return rows.cpu()
 
     with _in_float32(model):
-        return _answers(logits_of, questions)
+        return _answers(logits_of, questions, on_answer)
 
 
 def _answers(
-    logits_of: Callable[[list[int]], Tensor], questions: Sequence[dict[str, Any]]
+    logits_of: Callable[[list[int]], Tensor], questions: Sequence[dict[str, Any]], on_answer: OnAnswer
 ) -> tuple[list[bool], list[Tensor]]:
     right, logits = list[bool](), list[Tensor]()
     for question in questions:
@@ -51,6 +56,7 @@ def _answers(
         right.append(rows[-len(target) :].argmax(dim=-1).tolist() == target)
         if len(logits) < N_LOGITS:
             logits.append(rows[-N_ROWS:].contiguous())
+        on_answer(len(right))
     return right, logits
 
 
@@ -114,7 +120,7 @@ class LlamaCppModel:
             lib.llama_batch_free(batch)
 
 
-def _by_llama_cpp(file: str, asked: dict[str, Any]) -> tuple[dict[str, Any], list[Tensor]]:
+def _by_llama_cpp(file: str, asked: dict[str, Any], on_answer: OnAnswer) -> tuple[dict[str, Any], list[Tensor]]:
     from llama_cpp_py_sync import __llama_cpp_tag__
 
     questions = asked["questions"]
@@ -123,11 +129,11 @@ def _by_llama_cpp(file: str, asked: dict[str, Any]) -> tuple[dict[str, Any], lis
     same = all(
         model.llama.tokenize(q["text"], q["special"], True)[-len(q["tokens"]) :] == q["tokens"] for q in questions
     )
-    right, logits = _answers(lambda ids: torch.from_numpy(model.logits(ids)), questions)
+    right, logits = _answers(lambda ids: torch.from_numpy(model.logits(ids)), questions, on_answer)
     return {"holes": [], "same_tokens": same, "right": right, "version": __llama_cpp_tag__}, logits
 
 
-def _by_transformers(folder: str, asked: dict[str, Any]) -> tuple[dict[str, Any], list[Tensor]]:
+def _by_transformers(folder: str, asked: dict[str, Any], on_answer: OnAnswer) -> tuple[dict[str, Any], list[Tensor]]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
@@ -141,13 +147,15 @@ def _by_transformers(folder: str, asked: dict[str, Any]) -> tuple[dict[str, Any]
     same = all(
         tokenizer(q["text"], add_special_tokens=q["special"]).input_ids == q["tokens"] for q in asked["questions"]
     )
-    right, logits = answer_questions(model, asked["questions"])
+    right, logits = answer_questions(model, asked["questions"], on_answer)
     return {"holes": holes, "same_tokens": same, "right": right, "version": version("transformers")}, logits
 
 
-def load_and_answer(what: str, asked: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def load_and_answer(
+    what: str, asked: dict[str, Any], on_answer: OnAnswer = lambda n: None
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Plain answers of a folder's or a file's model, and its logits. asked: `questions_of`'s, and `n_threads`."""
-    answers, logits = (_by_llama_cpp if Path(what).is_file() else _by_transformers)(what, asked)
+    answers, logits = (_by_llama_cpp if Path(what).is_file() else _by_transformers)(what, asked, on_answer)
     ours = sorted(name for name in sys.modules if name.partition(".")[0] == "sparsedash")
     return answers | {"ours": ours}, {str(i): rows for i, rows in enumerate(logits)}
 
@@ -159,6 +167,9 @@ def _refuse_network(event: str, arguments: tuple[Any, ...]) -> None:
 
 if __name__ == "__main__":
     sys.addaudithook(_refuse_network)
-    found, logits_found = load_and_answer(sys.argv[1], json.loads(Path(sys.argv[2]).read_text(encoding="utf-8")))
+    count = Path(f"{sys.argv[3]}.count")
+    found, logits_found = load_and_answer(
+        sys.argv[1], json.loads(Path(sys.argv[2]).read_text(encoding="utf-8")), lambda n: count.write_bytes(bytes(n))
+    )
     save_file(logits_found, f"{sys.argv[3]}.safetensors")
     Path(sys.argv[3]).write_text(json.dumps(found), encoding="utf-8")

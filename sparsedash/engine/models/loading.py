@@ -48,6 +48,7 @@ from sparsedash.schema import store_keys
 from sparsedash.schema.errors import ModelError, SparseDashError
 from sparsedash.schema.method_settings import Scope
 from sparsedash.schema.plain_values import digest
+from sparsedash.schema.progress import OnPart, ignore_parts
 from sparsedash.schema.settings import BUILTIN_MODEL, Dtype
 from sparsedash.storage.local_machine import local_path, path_kind
 from sparsedash.storage.store import Store
@@ -213,9 +214,12 @@ def gguf_file(reference: str) -> Path | None:
     return path
 
 
-def locate_model(reference: str, store: Store) -> Source:
-    """Find or fetch the model's files, identify them, note its shape; ModelError for what loading would refuse."""
-    source = _found(reference, store)
+def locate_model(reference: str, store: Store, on_part: OnPart = ignore_parts) -> Source:
+    """Find or fetch the model's files, identify them, note its shape; ModelError for what loading would refuse.
+
+    on_part: called while a .gguf file is unpacked.
+    """
+    source = _found(reference, store, on_part)
     refuse_damaged_files(source.folder, reference)
     config = read_config(source.folder, reference)
     with refusing(f"The config of {reference} describes no model", OTHER_CONFIG):
@@ -228,7 +232,7 @@ def locate_model(reference: str, store: Store) -> Source:
     return source
 
 
-def _found(reference: str, store: Store) -> Source:
+def _found(reference: str, store: Store, on_part: OnPart) -> Source:
     path, (name, _, revision) = local_path(reference), reference.partition("@")
     if reference.startswith("builtin:") and reference != BUILTIN_MODEL:
         raise ModelError(f"There is no {reference!r}; possible: {BUILTIN_MODEL}.")
@@ -246,7 +250,7 @@ def _found(reference: str, store: Store) -> Source:
         if not any(folder.glob("*.safetensors")):
             folder = fetch(reference, commit.name, "pytorch_model*.bin")
         return Source(reference=reference, folder=folder, identity=f"{name}@{folder.name}")
-    folder = dequantised(file, store) if file else path.resolve()
+    folder = dequantised(file, store, on_part) if file else path.resolve()
     # Before its weights are hashed.
     read_config(folder, reference)
     source_type = gguf_source_type(file, store) if file else ""

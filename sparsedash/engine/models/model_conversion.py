@@ -44,6 +44,7 @@ from sparsedash.engine.models.checkpoint_reading import (
 from sparsedash.schema import store_keys
 from sparsedash.schema.errors import ModelError
 from sparsedash.schema.plain_values import digest
+from sparsedash.schema.progress import OnPart, ignore_parts
 from sparsedash.storage.local_machine import mode_in
 from sparsedash.storage.model_folders import IDENTIFYING, MODELS, UNFINISHED_MODEL, identity_of, noted_files
 from sparsedash.storage.store import Store
@@ -184,10 +185,14 @@ class GgufModel:
             made["rope_parameters"] = self._rope()
         return AutoConfig.for_model(self._known.model_type, **made)
 
-    def weights(self, config: PretrainedConfig) -> dict[str, torch.Tensor]:
-        """Every tensor by its name in the model, in FP32, its rows in the order that transformers has."""
+    def weights(self, config: PretrainedConfig, on_part: OnPart = ignore_parts) -> dict[str, torch.Tensor]:
+        """Every tensor by its name in the model, in FP32, its rows in the order that transformers has.
+
+        on_part: called before each; as many parts again are left for writing them.
+        """
         found = {}
-        for name, tensor in self._tensors.items():
+        for number, (name, tensor) in enumerate(self._tensors.items()):
+            on_part(number, 2 * len(self._tensors))
             ours = self._known.tensors[general_name(name)]
             if ours != "rope_parameters":
                 values = quants.dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
@@ -366,10 +371,10 @@ _CONVERSION_VERSION = 2
 """Raise it where the same file is converted to other numbers or other tokens."""
 
 
-def dequantised(file: Path, store: Store) -> Path:
+def dequantised(file: Path, store: Store, on_part: OnPart = ignore_parts) -> Path:
     """The folder with this .gguf file's model in FP32 and its tokenizer; see `converted_folder`. Raises ModelError."""
     name = f"{file.stem}-{hash_file(file, store)[:16]}-{_CONVERSION_VERSION}"
-    return converted_folder(name, lambda folder: _write_converted(file, folder), store)
+    return converted_folder(name, lambda folder: _write_converted(file, folder, on_part), store)
 
 
 def gguf_source_type(file: Path, store: Store) -> str:
@@ -382,7 +387,7 @@ def gguf_source_type(file: Path, store: Store) -> str:
     return known
 
 
-def _write_converted(file: Path, folder: Path) -> None:
+def _write_converted(file: Path, folder: Path, on_part: OnPart) -> None:
     reader = opened_gguf(file)
     if problem := gguf_problem(reader.values, (tensor.name for tensor in reader.tensors)):
         raise ModelError(f"{file.name} could not be read as a GGUF model: {problem}.")
@@ -391,7 +396,8 @@ def _write_converted(file: Path, folder: Path) -> None:
         config = said.config()
         refuse_impossible(config.to_dict(), file.name)
         refuse_oversized(file.name, config, file.stat().st_size, "gguf")
-        tokenizer, weights = said.tokenizer(file), said.weights(config)
+        tokenizer, weights = said.tokenizer(file), said.weights(config, on_part)
+        on_part(1, 2)
     # Its own bars would tear the shell's.
     with redirect_stderr(StringIO()):
         model = read_model(file.name, config, torch.float32, pretrained_model_name_or_path=None, state_dict=weights)

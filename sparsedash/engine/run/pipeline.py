@@ -325,6 +325,9 @@ def _single_pass(run: RunContext, points: Sequence[Point], last: int | None) -> 
     models = [(point, point and MeasuredModel(run, *point)) for point in points]
     missing = missing_statistics(run, [point[0] for point in points if point])
     n_blocks, n_made = len(run.loaded.blocks), 0
+    # Of a block's work: to calibrate, to make each model, and to answer.
+    tasks = [*missing, *(made.measure for _, made in models if made)]
+    run.log.walk_task = 1 / (len(tasks) + 1)
     doing = "calibrating, pruning and answering" if missing else "pruning and answering"
     step = Step("walk", 0, n_blocks, unit="blocks", message=doing, point=last)
 
@@ -332,15 +335,14 @@ def _single_pass(run: RunContext, points: Sequence[Point], last: int | None) -> 
         """Make every model up to this block, while the loaded model is the dense one."""
         nonlocal n_made
         for block in range(n_made, min(index + 1, n_blocks)):
-            run.log.walk = replace(step, done=block)
-            run.log.on_step(step)
             with run.log.timed("prune"):
                 # The calibration counts its own time; other text is read for pruning.
-                for collect in missing:
-                    collect(block)
-                for _, made in models:
-                    if made:
-                        made.measure(block)
+                for number, task in enumerate(tasks):
+                    run.log.walk = replace(step, done=block, ahead=number * run.log.walk_task)
+                    run.log.on_step(step)
+                    task(block)
+            run.log.walk = replace(step, done=block, ahead=1 - run.log.walk_task)
+            run.log.on_step(step)
             n_made = block + 1
         if index == n_blocks:
             # Progress is reported of the evaluation from now on.

@@ -49,22 +49,35 @@ class RunLog:
     """Log of one run: seconds of each stage, what was cached, warnings, progress.
 
     stored_before: bytes of the data folder at the start. point: the sparse model at work, as in Step. walk: progress of
-    a single pass, reported instead of any other.
+    a single pass, reported instead of any other; calibration moves it within `walk_task`, a share of the block.
     """
 
     _on_step: OnStep
     point: int | None = None
     walk: Step | None = None
+    walk_task: float = 0.0
     seconds: dict[str, float] = field(default_factory=dict)
     cached: dict[str, None] = field(default_factory=dict)
     warnings: dict[str, None] = field(default_factory=dict)
     stored_before: int = 0
     _stage: Stage | None = None
+    _last: Step | None = None
     _since: float = 0.0
 
     def on_step(self, step: Step) -> None:
         """Report progress, and on which sparse model."""
-        self._on_step(self.walk or replace(step, point=self.point))
+        shown = replace(step, point=self.point)
+        if self.walk is not None:
+            # Of the block's calibration; it counts all blocks.
+            within = step.share * self.walk.total - self.walk.done if step.stage == "calibrate" else 0.0
+            shown = replace(self.walk, ahead=self.walk.ahead + min(1.0, max(0.0, within)) * self.walk_task)
+        self._last = shown
+        self._on_step(shown)
+
+    def repeat(self) -> None:
+        """Report the last progress again, so that the work can be stopped."""
+        if self._last is not None:
+            self._on_step(self._last)
 
     @contextmanager
     def timed(self, stage: Stage) -> Iterator[None]:
@@ -126,8 +139,11 @@ class RunContext:
         reference = self.settings.model
         with self.log.timed("load"):
             unpacked = ", which is unpacked the first time" if is_gguf(reference) else ""
-            self.log.on_step(Step("load", 0, 1, message=f"Finding {reference}{unpacked}"))
-            found = locate_model(reference, self.store)
+            step = Step("load", 0, 1, message=f"Finding {reference}{unpacked}")
+            self.log.on_step(step)
+            found = locate_model(
+                reference, self.store, lambda done, total: self.log.on_step(replace(step, done=done, total=total))
+            )
         self.store.remember(store_keys.model_identity_note(reference, fingerprint(reference)), found.identity)
         return found
 

@@ -187,7 +187,7 @@ class MeasuredModel:
     def _activations(self) -> PassageActivations:
         """Those of the run's models that look at the same inputs, which read the passages together."""
         run, weights = self._run, self._run.settings.calibration.token_weights
-        given = run.store, run.loaded, run.passages, self.model.watched, run.log.on_step
+        given = run.store, run.loaded, run.passages, self.model.watched, run.log.repeat
         found = PassageActivations(*given, token_weights=weights)
         return run.activations.setdefault(found.key, found)
 
@@ -218,6 +218,7 @@ def make_blocks(
         elif calibration.is_read:
             _reach(run, calibration, len(run.loaded.blocks) - 1)
         with run.log.timed("prune"):
+            run.log.on_step(Step("prune", 0, len(run.loaded.blocks)))
             try:
                 made = MeasuredModel(run, method, permille)
                 for index in range(len(run.loaded.blocks)):

@@ -11,7 +11,6 @@ from sparsedash.engine.calibration.calibration_cache import PassageActivations, 
 from sparsedash.engine.pruning.compensation import passage_error
 from sparsedash.engine.pruning.layer import Sample
 from sparsedash.engine.pruning.surgery import PrunedMlp, out_weight
-from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Passages, Record, Run
 from sparsedash.stats.mean_intervals import MISMATCH_ALARM
 from tests.engine.calibration.plain_forward import WEIGHTS, seen_by
@@ -33,7 +32,7 @@ def passages():
 
 def kept_of(store, loaded, passages, token_weights="equal"):
     watched = [[loaded.family.out]] * len(loaded.blocks)
-    return PassageActivations(store, loaded, passages, watched, ignore_steps, token_weights=token_weights)
+    return PassageActivations(store, loaded, passages, watched, lambda: None, token_weights=token_weights)
 
 
 @pytest.mark.parametrize("token_weights", WEIGHTS)

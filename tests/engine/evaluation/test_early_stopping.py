@@ -170,7 +170,7 @@ class Asking(StopRule):
 
 
 def test_in_bf16_a_passage_has_the_same_answer_whether_or_where_its_evaluation_may_stop(texts, monkeypatch):
-    monkeypatch.setattr("sparsedash.engine.evaluation.evaluate.finish_answers_", lambda loaded, parts: None)
+    monkeypatch.setattr("sparsedash.engine.evaluation.evaluate.finish_answers_", lambda loaded, parts, on_left: None)
     chosen, rounded = _chosen(texts[:200]), tiny_loaded("llama")
     rounded.model.bfloat16()
     free = evaluate(rounded, chosen, ignore_steps).outcomes

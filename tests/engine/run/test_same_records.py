@@ -27,7 +27,7 @@ from tests.engine.run.small_runs import N_BLOCKS, count_calls, fresh_records, ra
 PARTS = ("/batch/", "/change/", "/hidden", "/chosen/", "/errors/", "/masked/", "/answers", "/written/")
 N_TEXTS, N_PASSAGES, PASSAGES_IN_BATCH = 20, 12, 128 // 12
 ROUND = N_BLOCKS + 1
-"""Steps of the evaluation of one batch."""
+"""Steps of the evaluation, and of the backward pass, of one batch."""
 ALL = tuple(method.name for method in METHODS)
 LOCAL = ("least-squares", "wanda-channels", "wanda", "sparsegpt")
 """None of them looks back."""
@@ -74,8 +74,8 @@ ROWS: dict[str, Row] = {
     "channels": Row(BEST, Kill("prune", 4, REFITTED, 2 * N_BLOCKS, (5,))),
     "masks, refitted": Row(("sparsegpt",), Kill("prune", 1, MASKED, N_BLOCKS, (0, 2))),
     "masks": Row(("wanda",), Kill("prune", 1, MASKED, N_BLOCKS, (0, 2))),
-    "sensitivities": Row(BEST, Kill("backward", 1, BACKWARD, 0, (3,))),
-    "gradients": Row(("retrain-free (published)",), Kill("backward", 3, BACKWARD, 0, (1,))),
+    "sensitivities": Row(BEST, Kill("backward", ROUND, BACKWARD, 0, (3 * ROUND,))),
+    "gradients": Row(("retrain-free (published)",), Kill("backward", ROUND, BACKWARD, 0, (2 * ROUND + 1,))),
     # Three steps a block, and one before the first.
     "refit": Row(("obs-sequential",), Kill("refit", 4, (sequential_refit._Sums, "refit"), N_BLOCKS + 1, (1, 7))),
     "dense evaluation": Row(BEST, Kill("evaluate", ROUND, MEASURED, N_BLOCKS)),

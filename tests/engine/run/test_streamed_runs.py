@@ -71,6 +71,14 @@ def together(monkeypatch):
 # A single pass.
 
 
+def test_the_share_of_a_stage_never_falls_and_moves_within_a_block(passed):
+    _, _, steps, _ = passed
+    for stage in ("walk", "evaluate"):
+        own = [step for step, _ in steps if step.stage == stage]
+        shares = [step.share for step in own]
+        assert shares == sorted(shares) and len(set(shares)) > 2 * len({step.done for step in own})
+
+
 def test_a_single_pass_reads_a_block_once_for_all_of_it(passed):
     _, _, steps, read = passed
     answered = next(n_read for step, n_read in steps if step.stage == "evaluate" and step.done)
