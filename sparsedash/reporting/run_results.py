@@ -261,7 +261,7 @@ class RunResults:
             readings=model_readings(model),
             facts=[*removed, right, f"word perplexity {wording.perplexity(record.word_perplexity)}"],
             hollow=score.total < self.dense.last_word.total,
-            verdict=model.verdict.verdict if pruned else "",
+            verdicts={loss.measure: loss.verdict for loss in model.verdict.losses} if pruned else {},
         )
 
 
