@@ -123,5 +123,7 @@ def _places(width: float, height: float) -> Iterator[tuple[float, float, bool]]:
     for ring in range(_RINGS):
         away = _RADIUS + _GAP + _RING * ring
         x, y, right, up = away + width / 2, away + height / 2, 0.6 * away + width / 2, 0.6 * away + height / 2
-        for place in ((0, y), (right, up), (-right, up), (x, 0), (-x, 0), (right, -up), (-right, -up), (0, -y)):
+        slanted = ((right, up), (-right, up), (right, -up), (-right, -up))
+        # A leader line upright or level would pass for an error bar.
+        for place in slanted if ring else ((0, y), *slanted[:2], (x, 0), (-x, 0), *slanted[2:], (0, -y)):
             yield *place, ring > 0

@@ -11,7 +11,6 @@ from sparsedash.reporting.charts.tradeoff_data import Gained
 from tests.reporting.charts.test_tradeoff_chart import FAR_RACE, GOOD, far_point, far_race, gain
 
 HEIGHT, SIZE = 280, 13
-LINE = {"mode": "lines", "x": [0, 10], "y": [0, 10]}
 
 
 def box(note, at, width):
@@ -42,10 +41,14 @@ def test_no_label_lies_on_a_line_a_mark_or_another_label(seed):
 
 
 def test_a_label_far_from_its_mark_has_a_leader_line_and_one_without_a_place_is_left_out():
-    room = Room([LINE], (0, 10), (0, 10), HEIGHT)
-    notes = [note for _ in range(40) for note in room.note("10 %", (5, 5), "ink", "grey", SIZE)]
-    assert 3 < len(notes) < 40
-    assert not notes[0]["showarrow"] and (notes[-1]["showarrow"], notes[-1]["arrowcolor"]) == (True, "grey")
+    def notes(*heights):
+        lines = [{"mode": "lines", "x": [0, 10], "y": [y, y]} for y in heights]
+        return Room(lines, (0, 10), (0, 10), HEIGHT).note("10 %", (5, 5), "ink", "grey", SIZE)
+
+    (near,), (far,) = notes(5), notes(4.3, 5, 5.7)
+    assert not near["showarrow"]
+    assert far["showarrow"] and far["arrowcolor"] == "grey" and far["ax"] and far["ay"], "never like an error bar"
+    assert notes(*(i / 4 for i in range(41))) == []
 
 
 def test_charts_of_one_point_of_equal_points_and_of_nothing_but_hopeless_ones_are_drawn():
