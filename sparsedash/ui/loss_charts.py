@@ -65,15 +65,15 @@ _MEASURED = (
 def show_tradeoff_chart(tradeoff: TradeoffData, measure: Measure, name: str, key: str, *hints: str) -> str:
     """Draw the chart with its caption; return the key of the record whose point was clicked.
 
-    name: of its files. hints: about these lines, for the caption.
+    name: of its files. hints: about these lines, behind the "?".
     """
     several, tradeoff = len(tradeoff.lines) > 1, replace(tradeoff, highlighted=query_value(_HIGHLIGHT))
     chart, alt = tradeoff_chart(tradeoff, measure, frame.theme()), tradeoff_words(tradeoff, measure)
     pressed = clicked_record(show_chart(chart, name, alt, key))
     frame.show(Html(f"<style>{theme_switch_css()}</style>"))
     hollow = any(point.hollow or point.live for line in tradeoff.lines.values() for point in line)
-    caption = [*hints, _CAPTIONS[measure], _SHIFTED if several else ""]
-    _caption(key, caption, [_HELP[measure], far_words(tradeoff, measure), _HOLLOW if hollow else "", _CLICK])
+    caption = [_CAPTIONS[measure], _SHIFTED if several else ""]
+    _caption(key, caption, [*hints, _HELP[measure], far_words(tradeoff, measure), _HOLLOW if hollow else "", _CLICK])
     return pressed
 
 
