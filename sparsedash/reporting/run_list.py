@@ -295,7 +295,8 @@ def overlay(found: Sequence[RunResults]) -> Overlay | None:
     right = [f"{reference_title(run.dense.model)}: {run.point_of(run.models[0]).facts[0]}" for run in dense.values()]
     signs = [f"{sign} {name}" if len(lines) > 1 else name for sign, name in zip(SYMBOLS.values(), names, strict=False)]
     letters = (
-        element("li", element("b", escape(sign)), escape(label)) for sign, label in zip(signs, lines, strict=True)
+        element("li", element("b", escape(sign), css=f"sd-line-{i}"), escape(label))
+        for i, (sign, label) in enumerate(zip(signs, lines, strict=True))
     )
     rows = [[f"{label}, {sparsity_percent(each.permille)}", *verdicts.loss_cells(each)] for label, _, each in models]
     caption = f"Each model against its own dense model, on the last words of the same passages. {_EACH}"

@@ -4,10 +4,10 @@ The report has no script and makes no request: its charts are the page's own fig
 describes the fields of the document.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict
-from itertools import count, islice
+from itertools import islice
 from math import exp, isfinite
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,9 @@ from typing import Any
 from sparsedash.jobs.job import Job
 from sparsedash.reporting import verdicts, wording
 from sparsedash.reporting.charts.chart_style import COLOUR_PAIRS
-from sparsedash.reporting.charts.tradeoff_chart import SYMBOLS, tradeoff_chart, tradeoff_words
-from sparsedash.reporting.charts.tradeoff_data import Measure, round_ticks
+from sparsedash.reporting.charts.tradeoff_chart import tradeoff_chart, tradeoff_words
+from sparsedash.reporting.charts.tradeoff_data import Measure
+from sparsedash.reporting.figure_svg import figure_svg
 from sparsedash.reporting.html import Html, element, escape, heading, paragraph, table
 from sparsedash.reporting.record_pair import DIVERGENCE_SIGN, KINDS, Kind, Pair, end_of, mark_divergence
 from sparsedash.reporting.run_answer import (
@@ -48,10 +49,6 @@ CONTEXT_SHOWN = 300
 """Characters of a context's end that stand beside a flip."""
 _FLIPS: tuple[Kind, ...] = ("broke", "mended")
 _CHARTS: tuple[Measure, ...] = ("word perplexity", "accuracy")
-_SVG_WIDTH = 720
-_DASHES = {"dash": "7 4", "dot": "2 4", "dashdot": "7 3 2 3", "longdash": "10 4", "longdashdot": "10 3 2 3"}
-_ANCHORS = {"left": "start", "center": "middle", "right": "end"}
-_SVG_SIGNS = SYMBOLS | {f"{name}-open": sign for name, sign in zip(SYMBOLS, "○□◇△▽☆⬡⋈", strict=True)}
 _STYLE = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
 
 
@@ -189,114 +186,6 @@ def sampling_words(request: ContinuationSettings) -> str:
     if request.temperature_percent == 0:
         return f"first choices, {request.n_tokens} tokens"
     return f"temperature {request.temperature_percent / 100:g}, seed {request.seed}, {request.n_tokens} tokens"
-
-
-def figure_svg(figure: Any, words: str) -> Html:
-    """A plotly figure of lines, marks, error bars, bands and notes as inline SVG. words: for screen readers.
-
-    It draws what `tradeoff_chart` uses of plotly, on one pair of axes, without hover texts.
-    """
-    return _FigureSvg(figure.to_dict(), words).drawn()
-
-
-class _FigureSvg:
-    """The figure's layout in pixels, and the elements for each part of it."""
-
-    def __init__(self, figure: dict[str, Any], words: str) -> None:
-        self.traces, self.layout, self.words = figure["data"], figure["layout"], words
-        self.x_axis, self.y_axis, margin = self.layout["xaxis"], self.layout["yaxis"], self.layout["margin"]
-        # Fonts without a web page's own are wider: the labels get more than the margin that they have there.
-        self.left, self.right, self.top = margin["l"], _SVG_WIDTH - 1.3 * margin["r"], margin["t"]
-        self.bottom = self.layout["height"] - margin["b"]
-        self.clip = f"plot-{words.split(maxsplit=1)[0].lower()}"
-
-    def drawn(self) -> Html:
-        """The SVG element."""
-        size = {"width": f"{self.right - self.left}", "height": f"{self.bottom - self.top}"}
-        plot = element("rect", x=f"{self.left}", y=f"{self.top}", **size)
-        parts = [element("clipPath", plot, id=self.clip), *self._axes()]
-        parts += [part for trace in self.traces for part in self._trace(trace)]
-        for shape in self.layout.get("shapes", ()):
-            ends = [(self.right + shape[f"x{i}"], self._place(0, shape[f"y{i}"], "y")[1]) for i in (0, 1)]
-            parts.append(_polyline(ends, shape["line"]))
-        parts += [part for note in self.layout["annotations"] for part in self._note(note)]
-        box, namespace = f"0 0 {_SVG_WIDTH} {self.layout['height']}", "http://www.w3.org/2000/svg"
-        return element("svg", *parts, viewBox=box, role="img", aria_label=self.words, xmlns=namespace)
-
-    def _place(self, x: float, y: float, shares: str = "") -> tuple[float, float]:
-        """Pixels of a point. shares: the axes, "x" or "y", on which it is given as a share of the plot."""
-        (x_low, x_high), (y_low, y_high) = self.x_axis["range"], self.y_axis["range"]
-        across = x if "x" in shares else (x - x_low) / (x_high - x_low)
-        up = y if "y" in shares else (y - y_low) / (y_high - y_low)
-        return self.left + across * (self.right - self.left), self.bottom - up * (self.bottom - self.top)
-
-    def _axes(self) -> Iterator[Html]:
-        numbers = {"size": 13, "color": self.y_axis["tickfont"]["color"]}
-        for value, said in zip(self.y_axis["tickvals"], self.y_axis["ticktext"], strict=True):
-            ends = [self._place(x, value, "x") for x in (0, 1)]
-            yield _polyline(ends, {"color": self.y_axis["gridcolor"]})
-            yield _text(said, (self.left - 6, ends[0][1]), numbers, "end")
-        below = self.bottom + self.x_axis["ticklabelstandoff"]
-        yield _polyline([(self.left, self.bottom), (self.right, self.bottom)], {"color": self.x_axis["linecolor"]})
-        for percent in round_ticks(0, self.x_axis["range"][1]):
-            yield _text(f"{percent:g} %", (self._place(percent, 0)[0], below + 14), numbers)
-        title, middle = self.x_axis["title"], (self.left + self.right) / 2
-        yield _text(self.layout["title"]["text"], (0, 14), self.layout["title"]["font"], "start")
-        yield _text(title["text"], (middle, below + 36), title["font"])
-
-    def _trace(self, trace: dict[str, Any]) -> Iterator[Html]:
-        at = [self._place(x, y) for x, y in zip(trace["x"], trace["y"], strict=True)]
-        clip = "" if trace.get("cliponaxis") is False else f"url(#{self.clip})"
-        if "fill" in trace:
-            yield element("polygon", points=_points(at), fill=trace["fillcolor"])
-        elif "lines" in trace["mode"]:
-            yield _polyline(at, trace["line"], clip)
-        if bars := trace.get("error_y"):
-            line = {"color": bars["color"], "width": bars["thickness"]}
-            for x, y, up, down in zip(trace["x"], trace["y"], bars["array"], bars["arrayminus"], strict=True):
-                if up or down:
-                    yield _polyline([self._place(x, y - down), self._place(x, y + up)], line)
-        marker, said = trace.get("marker", {"size": 0}), trace.get("text", ())
-        both = (marker["size"], marker.get("symbol"))
-        sizes, symbols = (each if isinstance(each, list | tuple) else [each] * len(at) for each in both)
-        for place, size, symbol in zip(at, sizes, symbols, strict=True):
-            if size:
-                yield _text(_SVG_SIGNS.get(symbol, "●"), place, {"size": size + 7, "color": marker["color"]})
-        for (x, y), text, i in zip(at, said, count(), strict=False):
-            if text:
-                font = {"size": trace["textfont"]["size"], "color": trace["textfont"]["color"][i]}
-                yield _text(text, (x + 5, y - 5), font, "start", "bottom")
-
-    def _note(self, note: dict[str, Any]) -> Iterator[Html]:
-        x, y = self._place(note["x"], note["y"], "".join(axis for axis in "xy" if note[f"{axis}ref"] == "paper"))
-        x, y = x + note.get("xshift", 0), y - note.get("yshift", 0)
-        if note["showarrow"]:
-            arrow = {"color": note["arrowcolor"], "width": note["arrowwidth"]}
-            yield _polyline([(x, y + note["ay"]), (x, y), (x - 4, y - 5), (x, y), (x + 4, y - 5)], arrow)
-        elif note["text"]:
-            yield _text(note["text"], (x, y), note["font"], _ANCHORS[note["xanchor"]], note["yanchor"])
-
-
-def _points(at: Sequence[tuple[float, float]]) -> str:
-    return " ".join(f"{x:.1f},{y:.1f}" for x, y in at)
-
-
-def _polyline(at: Sequence[tuple[float, float]], line: Mapping[str, Any], clip: str = "") -> Html:
-    width, dash = f"{line.get('width', 1)}", _DASHES.get(line.get("dash", ""), "")
-    style = {"fill": "none", "stroke": line["color"], "stroke_width": width, "stroke_dasharray": dash}
-    return element("polyline", points=_points(at), clip_path=clip, **style)
-
-
-def _text(
-    said: str, at: tuple[float, float], font: Mapping[str, Any], anchor: str = "middle", vertical: str = "middle"
-) -> Html:
-    """Text on lines that are parted by <br>. vertical: which edge of it stands at the place, middle or bottom."""
-    lines, height = said.split("<br>"), 1.25 * font["size"]
-    top = at[1] - height * ((len(lines) - 1) / 2 if vertical == "middle" else len(lines) - 0.5)
-    places = [{"x": f"{at[0]:.1f}", "y": f"{top + height * i:.1f}"} for i in range(len(lines))]
-    inside = [element("tspan", escape(line), **place) for line, place in zip(lines, places, strict=True)]
-    style = {"fill": font["color"], "font_size": f"{font['size']}", "text_anchor": anchor}
-    return element("text", *inside, dominant_baseline="central", **style)
 
 
 def run_document(found: RunResults, dense: Record, sparse: Sequence[Record]) -> dict[str, Any]:

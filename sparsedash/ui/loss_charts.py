@@ -1,7 +1,8 @@
 """Charts of loss, against sparsity, size or speed, with their hints, and the button that measures speed."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import get_args
 
 import streamlit as st
@@ -18,35 +19,43 @@ from sparsedash.reporting.charts.tradeoff_chart import (
 )
 from sparsedash.reporting.charts.tradeoff_data import Measure, TradeoffData
 from sparsedash.reporting.deployment import GAIN_PHASES, GAIN_TITLES, GainName, TimingOptions, run_gains, timing_request
-from sparsedash.reporting.html import Html, table
+from sparsedash.reporting.html import Html, paragraph, table
 from sparsedash.reporting.run_results import Judged, RunResults
 from sparsedash.schema.settings import Dtype
 from sparsedash.service.backend import Backend
 from sparsedash.ui import frame, job_panel, navigation
-from sparsedash.ui.address_bar import select
+from sparsedash.ui.address_bar import query_value, select
 from sparsedash.ui.browser_scripts import show_chart
 
+_HIGHLIGHT = "highlight"
+"""The parameter of the address: the label of the highlighted line."""
+_FEW = 2
+"""Up to so many lines none has to be highlighted to be followed."""
 _SPARSITY, _AS_RUN, _ALL = "sparsity", "run", "all"
 _AXES = {_SPARSITY: "Sparsity", **{name: GAIN_TITLES[name] for name in get_args(GainName)}}
 _FORMATS = {_AS_RUN: "As in the run", **{name: name for name in get_args(Dtype)}}
 _THREADS = {_ALL: "As many as torch uses", **{str(n): str(n) for n in range(1, (os.cpu_count() or 1) + 1)}}
-_CLICK = "A click on a point opens its answers next to the dense model's."
-_JUDGED = (
-    f"{_CLICK} Bars: confidence intervals behind the verdict (levels in the table). The green band is the acceptable "
-    "loss: ✓ within, ✕ beyond, ? undecided, under the axis where there are several lines."
-)
-_HINTS: dict[Measure, str] = {
-    "word perplexity": "1.25 × means that the right last word became 1.25 times less likely, as a geometric mean over "
-    f"the passages. It reveals losses earlier than accuracy. {_JUDGED}",
-    "accuracy": f"−2 means two fewer right last words in a hundred. {_JUDGED}",
-    "flips": "Broke: the dense model was right and the sparse one is wrong. Fixed: the other way round. Equal accuracy "
-    f"hides both. {_CLICK} Bars: 95 % intervals.",
-    "share right": f"Of all passages that were evaluated. {_CLICK} Bars and the blue band: 95 % intervals of each "
-    "model by itself. A loss is judged by changes.",
+_CLICK = "Click a point to open its answers next to the dense model's."
+_SIGNS = "✓ within, ✕ beyond, ? undecided. Bars: confidence intervals behind the verdict (levels in the table)."
+_BAND = "Green band: the acceptable loss."
+_CAPTIONS: dict[Measure, str] = {
+    "word perplexity": _SIGNS,
+    "accuracy": _SIGNS,
+    "flips": "Bars: 95 % intervals.",
+    "share right": "Bars and blue band: 95 % intervals of each model by itself.",
 }
-_LINE = (
-    f"Line: Pareto front, the models of which none is as good in both and better in one. Bars: 95 % intervals. {_CLICK}"
-)
+_HELP: dict[Measure, str] = {
+    "word perplexity": "1.25 × means that the right last word became 1.25 times less likely, as a geometric mean over "
+    f"the passages. It reveals losses earlier than accuracy. {_BAND}",
+    "accuracy": f"−2 means two fewer right last words in a hundred. {_BAND}",
+    "flips": "Broke: the dense model was right and the sparse one is wrong. Fixed: the other way round. Equal accuracy "
+    "hides both.",
+    "share right": "Of all passages that were evaluated. A loss is judged by changes.",
+}
+_SHIFTED = "Overlapping points are shifted sideways."
+_HOLLOW = "Hollow marks: fewer passages than the dense model answered."
+_FRONT = "Line: Pareto front."
+_BEATEN = "No model on the Pareto front is beaten in both loss and gain. Bars: 95 % intervals."
 _EXACT = "Exact, from the widths of the layers; nothing was measured for it."
 _MEASURED = (
     "Measured on the machine named below: both models in one process, in turn, in random order, one passage at a time."
@@ -54,17 +63,26 @@ _MEASURED = (
 
 
 def show_tradeoff_chart(tradeoff: TradeoffData, measure: Measure, name: str, key: str, *hints: str) -> str:
-    """Draw the chart with its hints; return the key of the record whose point was clicked. name: of its files."""
+    """Draw the chart with its caption; return the key of the record whose point was clicked.
+
+    name: of its files. hints: about these lines, behind the "?".
+    """
+    several, tradeoff = len(tradeoff.lines) > 1, replace(tradeoff, highlighted=query_value(_HIGHLIGHT))
     chart, alt = tradeoff_chart(tradeoff, measure, frame.theme()), tradeoff_words(tradeoff, measure)
     pressed = clicked_record(show_chart(chart, name, alt, key))
     frame.show(Html(f"<style>{theme_switch_css()}</style>"))
-    points = [point for line in tradeoff.lines.values() for point in line]
-    hollow = (
-        "Hollow marks: fewer passages than the dense model answered." if any(p.hollow or p.live for p in points) else ""
-    )
-    shifted = "Overlapping points are shifted sideways." if len(tradeoff.lines) > 1 else ""
-    frame.remark(*hints, _HINTS[measure], far_words(tradeoff, measure), shifted, hollow)
+    hollow = any(point.hollow or point.live for line in tradeoff.lines.values() for point in line)
+    caption = [_CAPTIONS[measure], _SHIFTED if several else ""]
+    _caption(key, caption, [*hints, _HELP[measure], far_words(tradeoff, measure), _HOLLOW if hollow else "", _CLICK])
     return pressed
+
+
+def _caption(key: str, caption: Sequence[str], more: Sequence[str]) -> None:
+    """Draw what stands under a chart, and a "?" that opens the rest, a paragraph each."""
+    with st.container(key=f"caption-{key}", horizontal=True, vertical_alignment="top", gap="small"):
+        frame.remark(*caption)
+        with st.popover("?", type="tertiary", help="How to read this chart", key=f"help-{key}"):
+            frame.show(*(paragraph(text, css="sd-small") for text in more if text))
 
 
 def open_comparison(address: Mapping[str, str] | None) -> None:
@@ -73,9 +91,19 @@ def open_comparison(address: Mapping[str, str] | None) -> None:
         st.switch_page("pages/compare.py", query_params={**address, **navigation.tolerance_query()})
 
 
-def choose_gain() -> GainName | None:
-    """Draw the choice of the axis that loss is plotted against; None for sparsity."""
-    chosen = select("against", "Plot loss against", _AXES, _SPARSITY, noun="axis")
+def choose_highlight(labels: Collection[str]) -> None:
+    """Draw the choice of the line that alone has a colour, where there are many of these."""
+    if len(labels) > _FEW:
+        select(_HIGHLIGHT, "Highlight", {"": "All lines", **{label: label for label in labels}}, "")
+
+
+def choose_gain(labels: Collection[str]) -> GainName | None:
+    """Draw the choices of the axis that loss is plotted against, None for sparsity, and of the highlighted line."""
+    axis, highlight = st.columns(2)
+    with axis:
+        chosen = select("against", "Plot loss against", _AXES, _SPARSITY, noun="axis")
+    with highlight:
+        choose_highlight(labels)
     return next((name for name in get_args(GainName) if name == chosen), None)
 
 
@@ -83,13 +111,15 @@ def show_gains(backend: Backend, found: RunResults, name: GainName, measure: Mea
     """Draw the chart and what it leaves out. Returns the key of the record that was pressed, or nothing."""
     is_timed, key = name in GAIN_PHASES, ""
     options = _choose_timing() if is_timed else TimingOptions()
-    (gained, omitted), tradeoff = run_gains(backend, found, name, options), found.tradeoff()
+    gained, omitted = run_gains(backend, found, name, options)
+    tradeoff = replace(found.tradeoff(), highlighted=query_value(_HIGHLIGHT))
     if gained.gains:
         frame.show(Html(f"<style>{theme_switch_css()}</style>"))
         chart = gain_chart(tradeoff, gained, measure, frame.theme())
         alt = gain_words(tradeoff, gained, measure)
         key = clicked_record(show_chart(chart, f"{measure}-against-{name}", alt, f"gain-{name}-{measure}"))
-        frame.remark(_LINE, far_words(tradeoff, measure), _MEASURED if is_timed else _EXACT)
+        source = _MEASURED if is_timed else _EXACT
+        _caption(f"gain-{name}", [_FRONT], [_BEATEN, far_words(tradeoff, measure), source, _CLICK])
     for why, models in omitted.items():
         frame.note(f"{wording.quantity(len(models), 'sparse model')} not shown: {why}.")
     if untimed := omitted.get(deployment.UNTIMED):

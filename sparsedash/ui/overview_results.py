@@ -103,7 +103,7 @@ def show_tradeoff(backend: Backend, found: RunResults, job: Job | None) -> None:
         frame.show(cards(_numbers(found, grows), grows=grows))
         measures: tuple[Measure, ...] = get_args(Measure)
         measure = choose_measure(measures)
-        if (gain := loss_charts.choose_gain()) is not None:
+        if (gain := loss_charts.choose_gain(found.tradeoff().lines)) is not None:
             pressed = loss_charts.show_gains(backend, found, gain, measure)
         else:
             tradeoff = found.tradeoff(live_model(found, job) if job is not None and live else None)

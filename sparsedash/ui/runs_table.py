@@ -20,7 +20,7 @@ from sparsedash.ui.address_bar import BOUND, PAGE, choose_measure, choose_tolera
 from sparsedash.ui.form_fields import file_popover
 from sparsedash.ui.frame import JOB_S
 from sparsedash.ui.job_panel import JOBS_LISTED
-from sparsedash.ui.loss_charts import open_comparison, show_tradeoff_chart
+from sparsedash.ui.loss_charts import choose_highlight, open_comparison, show_tradeoff_chart
 
 CHOSEN, OVERLAID = "chosen", "together"
 """Parameters of the address: the ticked runs, and whether they are overlaid."""
@@ -273,6 +273,7 @@ def show_overlay(backend: Backend, chosen: Sequence[RunRow]) -> None:
     if drawn.legend:
         frame.show(drawn.legend)
     measure, hint = choose_measure(drawn.measures), "Each run against its own dense model."
+    choose_highlight(drawn.tradeoff.lines)
     pressed = show_tradeoff_chart(drawn.tradeoff, measure, f"runs-{measure}", f"together-{measure}", hint)
     open_comparison(drawn.models.get(pressed))
     for note in drawn.notes:

@@ -191,7 +191,7 @@ def test_long_names_are_letters_in_the_chart_and_are_told_below_it():
     long = overlaid_run("A name of nearly sixty characters, <b>as long as it may be</b>")
     found = overlay([one, long])
     assert list(found.tradeoff.lines) == ["A", "B"]
-    assert "<b>■ B</b>A name of nearly sixty" in found.legend
+    assert '<b class="sd-line-1">■ B</b>A name of nearly sixty' in found.legend
     assert "&lt;b&gt;" in found.legend and "<b>as" not in found.legend
 
 

@@ -1,6 +1,7 @@
 """The report: everything in one file, nothing that runs, nothing that asks the network."""
 
 import html
+import itertools
 import re
 from dataclasses import replace
 
@@ -9,8 +10,9 @@ import pytest
 from sparsedash.catalog.presets import method_named
 from sparsedash.reporting.charts.chart_style import COLOUR_PAIRS
 from sparsedash.reporting.charts.tradeoff_chart import tradeoff_chart
+from sparsedash.reporting.figure_svg import figure_svg
 from sparsedash.reporting.record_pair import Pair
-from sparsedash.reporting.run_reports import POLICY, continuations_section, figure_svg, html_report, sampling_words
+from sparsedash.reporting.run_reports import POLICY, continuations_section, html_report, sampling_words
 from sparsedash.reporting.run_results import run_results
 from sparsedash.schema.pair_records import Continuation, ContinuationSettings
 from tests.reporting.charts.test_tradeoff_chart import FAR_RACE
@@ -71,22 +73,26 @@ def svg_of(backend, *methods):
 def test_its_charts_are_the_page_s_own_figures(backend):
     svg = svg_of(backend, "best")
     assert 'aria-label="&lt;words&gt;"' in svg
-    for text in ("dense", "sparse", "MLP channels removed", "1.00 ×", "10 %"):
+    for text in ("dense", "sparse", "MLP channels removed", "1.00 ×", "10", "30 %"):
         assert f">{text}</tspan>" in svg
-    # Three marks of a line, each with an error bar and a verdict, and the dense point.
-    assert svg.count(">●<") == 4 and svg.count(">?<") == 3 and svg.count("<polygon") == 1
+    # For each width three marks of a line, each with a verdict, the dense point and the band.
+    assert svg.count("<svg") == 2 and svg.count(">?<") == 6 and svg.count("<polygon") == 10
     colours = set(re.findall(r'(?:fill|stroke)="([^"]+)"', svg)) - {"none"}
     assert colours <= {light for light, _ in COLOUR_PAIRS}
-    # Methods are told apart by mark and dash, and no point covers another.
     svg = svg_of(backend, "best", "magnitude")
     assert "● best" in svg and "■ magnitude" in svg and 'stroke-dasharray="7 4"' in svg
-    across = re.findall(r'font-size="16"[^>]*><tspan x="([\d.]+)" y="[\d.]+">[●■]<', svg)
-    assert len(set(across)) == len(across) == 6
+
+
+def test_on_a_phone_its_charts_have_text_of_eleven_pixels_and_numbers_with_room_between(backend):
+    narrow = svg_of(backend, "best", "magnitude").partition('viewBox="0 0 358 ')[2]
+    assert min(float(size) for size in re.findall(r'font-size="([\d.]+)"', narrow)) >= 11
+    row = re.findall(r'text-anchor="middle"><tspan x="([\d.]+)" y="[\d.]+">\d+(?: %)?<', narrow)
+    assert len(row) >= 3 and all(b - a >= 30 for a, b in itertools.pairwise(map(float, row)))
 
 
 def test_a_far_point_has_its_arrow_and_the_line_is_clipped():
     svg = figure_svg(tradeoff_chart(FAR_RACE), "Word perplexity")
-    assert "&gt;1M×" in svg and 'clip-path="url(#plot-word)"' in svg
+    assert "13k×" in svg and 'clip-path="url(#plot-word-narrow)"' in svg
 
 
 def test_nothing_in_it_runs_or_asks_the_network_text_stays_text_and_the_file_small(stored):

@@ -7,6 +7,7 @@ import pytest
 
 from sparsedash.catalog.model_shape import ModelShape
 from sparsedash.catalog.presets import method_named
+from sparsedash.reporting.charts.chart_style import PALETTES
 from sparsedash.schema.pair_records import SpeedRatio, TimedPhase, Timing, TimingSettings
 from sparsedash.schema.store_keys import model_shape_note
 from tests.ui import specimens
@@ -73,7 +74,7 @@ def chart(app):
 
 
 def marks(figure):
-    return [trace for trace in figure["data"] if trace.get("mode") == "markers+text"]
+    return [trace for trace in figure["data"] if trace.get("mode") == "markers" and trace["name"] != "dense"]
 
 
 def offered(app):
@@ -91,6 +92,24 @@ def test_sparsity_is_the_usual_axis_and_another_one_is_in_the_address(open_page,
     gone = [30 * n * 3 * 576 for n in (160, 320, 448)]
     assert sparse["x"] == pytest.approx([134_515_008 / (134_515_008 - n) for n in gone])
     assert "speed was not measured" not in words(app)
+
+
+def test_a_caption_says_what_the_signs_are_and_the_rest_is_behind_a_question_mark(open_page, run):
+    app = open_page("overview")
+    assert "✓ within, ✕ beyond, ? undecided. Bars: confidence intervals behind the verdict" in words(app)
+    (help_,) = [each for each in app.get("popover") if each.proto.popover.label == "?"]
+    assert "1.25 × means that" in words(help_)
+    assert not [box for box in app.selectbox if box.label == "Highlight"], "a single line needs none"
+
+
+def test_one_of_many_lines_can_be_highlighted_and_the_address_keeps_it(open_page, backend):
+    methods = tuple(map(method_named, ("best", "flap", "magnitude")))
+    run = backend.add_run(specimens.run(replace(specimens.SETTINGS, methods=methods)))
+    app = open_page("overview", run=run.key)
+    app.selectbox(key="chosen-highlight").select("flap").run()
+    assert app.query_params["highlight"] == "flap"
+    inks = {trace["marker"]["color"] for trace in marks(chart(app))}
+    assert len(inks) == 2 and PALETTES["light"].faded in inks
 
 
 def test_multiply_adds_count_attention_and_the_head_that_stay(open_page, run):

@@ -30,13 +30,13 @@ def layers_chart(made: Pruned, theme: Theme = "light") -> go.Figure:
     """The share of its MLP output that each layer lost; below it kept widths and, if any, sensitivities."""
     colours, layers, highest = PALETTES[theme], list(range(1, len(made.widths) + 1)), 0.1
     traces, labels = [], []
-    for name, field, symbol, sign, dash in _CURVES:
+    for i, (name, field, symbol, sign, dash) in enumerate(_CURVES):
         values = [100 * value for value in getattr(made, field)]
         if not values:
             continue
         own, highest = field != "lost_without", max(highest, 1.08 * max(values))
-        colour, text_colour = (colours.sparse, colours.sparse_text) if own else (colours.muted, colours.muted)
-        labels.append(Label(y=values[-1], lines=style.wrap_label(name, f"{sign} "), colour=text_colour))
+        colour = colours.lines[i] if own else colours.muted
+        labels.append(Label(y=values[-1], lines=style.wrap_label(name, f"{sign} "), colour=colour))
         said = [f"layer {i}, {name}<br>{value:.1f} % lost" for i, value in enumerate(values, 1)]
         traces.append(
             {
@@ -63,7 +63,7 @@ def layers_chart(made: Pruned, theme: Theme = "light") -> go.Figure:
     domains = [(max(0.0, (top - height) / whole), top / whole) for top, height in zip(tops, heights, strict=True)]
     output = "MLP output" if made.method.takes_channels else "projections' output"
     layout = style.chart_frame(
-        f"Share of each layer's {output} that is lost, %",
+        f"Loss of each layer's {output}, %",
         round(whole) + _TOP + _BOTTOM,
         colours,
         margin={"l": _LEFT, "t": _TOP, "b": _BOTTOM},
@@ -71,7 +71,7 @@ def layers_chart(made: Pruned, theme: Theme = "light") -> go.Figure:
         xaxis=style.x_axis("Layer", colours, range=[0.4, len(layers) + 0.6], anchor=f"y{len(domains)}", nticks=12),
         yaxis=y | {"range": [0, highest], "domain": domains[0], "ticksuffix": " %", "nticks": 6},
     )
-    layout |= style.label_layout(labels, (0, highest), heights[0], colours, domains[0])
+    layout |= style.label_layout(labels, (0, highest), heights[0], colours, domain=domains[0])
     for n, ((title, values, said, axis), domain) in enumerate(zip(panels, domains[1:], strict=True), 2):
         layout[f"yaxis{n}"] = y | axis | {"domain": domain}
         note = style.annotation(title, 0, domain[1], colours.muted, xref="paper", yref="paper", xanchor="left")

@@ -1,14 +1,14 @@
 """Style of every chart: colours of both themes, frame, axes, bands, error bars, and labels at the ends of lines.
 
-Dense is blue and sparse orange everywhere; a method is told from another by its symbol, dash and label, never by colour
-alone. Lines carry their own labels, so there is no legend. Traces and notes are dicts in plotly's own terms.
+Dense is blue everywhere, sparse orange where it is one line; several lines differ by symbol, dash, colour and label.
+Lines carry their own labels, so there is no legend. Traces and notes are dicts in plotly's own terms.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from statistics import fmean
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 Theme = Literal["light", "dark"]
 
@@ -20,10 +20,15 @@ AWAY = 14
 _SIZE, _SMALL_SIZE, _FEW = 15, 13, 4
 _WIDTH_OF_LETTER, _HEIGHT_OF_LINE = 0.54, 1.35
 """Of a label's letters, as shares of their size."""
+_NEAR = 0.1
+"""How far from the edge a line may end, as a share of the axis, and still need no leader line."""
 
 
 class Palette(NamedTuple):
-    """Colours of one theme. Text in any of them but `sparse` reaches a contrast of 4.5 on that theme's ground."""
+    """Colours of one theme. Text in any but `sparse` and `faded` reaches a contrast of 4.5 on that theme's ground.
+
+    lines: of several lines, in their order; apart from each other and from dense for colour-blind eyes too.
+    """
 
     dense: str
     band: str
@@ -35,7 +40,9 @@ class Palette(NamedTuple):
     text: str
     muted: str
     grid: str
+    faded: str
     ground: str
+    lines: tuple[str, ...]
 
 
 _COLOURS = {
@@ -49,18 +56,29 @@ _COLOURS = {
     "text": ("#22262B", "#E8E6E1"),
     "muted": ("#5B6068", "#A3A8B0"),
     "grid": ("#E7E4DB", "#2D3136"),
+    "faded": ("#B4B0A5", "#5C626A"),
     "ground": ("#FCFBF8", "#17191C"),
 }
-COLOUR_PAIRS = list(_COLOURS.values())
+_LINES = (
+    _COLOURS["sparse_text"],
+    ("#9442D9", "#BB60F4"),
+    ("#104042", "#ACFAEA"),
+    ("#86046B", "#DB479A"),
+    ("#494401", "#FADF27"),
+    ("#5D775D", "#649029"),
+    ("#49030E", "#CF8073"),
+    ("#022837", "#73DEE9"),
+)
+COLOUR_PAIRS = [*_COLOURS.values(), *_LINES[1:]]
 """Each colour of the light theme with that of the dark one."""
 PALETTES: dict[Theme, Palette] = {
-    "light": Palette(**{name: light for name, (light, _) in _COLOURS.items()}),
-    "dark": Palette(**{name: dark for name, (_, dark) in _COLOURS.items()}),
+    theme: Palette(**{name: pair[i] for name, pair in _COLOURS.items()}, lines=tuple(pair[i] for pair in _LINES))
+    for i, theme in enumerate(get_args(Theme))
 }
 
 
 def theme_switch_css() -> str:
-    """CSS that repaints a drawn chart when the theme changes, which the server does not learn of.
+    """CSS that repaints a drawn chart when the theme changes, which the server does not learn of; and its lines' names.
 
     Each colour of one theme is found by the value that plotly has written and gets the other theme's beside it.
     """
@@ -73,6 +91,7 @@ def theme_switch_css() -> str:
                 f" {{ {what}: light-dark({light}, {dark}) !important }}"
                 for what in ("fill", "stroke")
             ]
+    rules += [f".sd-line-{i} {{ color: light-dark({light}, {dark}) }}" for i, (light, dark) in enumerate(_LINES)]
     return "\n".join(rules)
 
 
@@ -139,11 +158,15 @@ def error_bars(
 
 @dataclass(frozen=True, kw_only=True)
 class Label:
-    """What stands at the right edge for a line at height y; where there is no y yet, only its room is kept."""
+    """What stands at the right edge for a line that ends at x, y; where there is no y yet, only its room is kept.
+
+    x: None where the line ends at the edge.
+    """
 
     y: float | None
     lines: Sequence[str]
     colour: str
+    x: float | None = None
 
 
 def room_for(labels: Sequence[Label]) -> float:
@@ -156,41 +179,54 @@ def label_layout(
     y_range: tuple[float, float],
     height: float,
     colours: Palette,
+    *,
     domain: tuple[float, float] = (0.0, 1.0),
+    x_range: tuple[float, float] = (0.0, 1.0),
 ) -> dict[str, Any]:
     """The part of a layout that puts labels at the right edge, none on another, with the margin that they need.
 
-    height: of the plot in pixels. domain: the lower and upper end of the labels' axis, as shares of it.
+    A label that had to move, or whose line ends before the edge, has a leader line: dotted, grey, from the line's end
+    to the edge and on to the label. height: of the plot in pixels. domain: the lower and upper end of the labels' axis,
+    as shares of it.
     """
-    size, (low, high), (bottom, top) = _label_size(labels), y_range, domain
+    size, (low, high), (bottom, top), (left, right) = _label_size(labels), y_range, domain, x_range
     ends = [(label, height * (high - label.y) / (high - low)) for label in labels if label.y is not None]
     heights = [_HEIGHT_OF_LINE * size * len(label.lines) for label, _ in ends]
-    notes, lines = [], []
+    notes, leaders = [], []
     for (label, at), middle in zip(ends, spread_apart([at for _, at in ends], heights, height), strict=True):
         wanted, found = (top - (top - bottom) * place / height for place in (at, middle))
         edge = {"xref": "paper", "yref": "paper", "xanchor": "left", "xshift": AWAY, "align": "left"}
         notes.append(annotation("<br>".join(label.lines), 1, found, label.colour, size, **edge))
         notes[-1]["font"]["weight"] = 600
-        line = {"type": "line", "xref": "paper", "yref": "paper", "y0": wanted}
-        if abs(at - middle) > size / 2:
-            tie = {"xsizemode": "pixel", "xanchor": 1, "x0": 2, "x1": AWAY - 2, "y1": found}
-            lines.append(line | tie | {"line": {"color": colours.muted, "width": 1}})
+        line = {"type": "line", "yref": "paper", "y0": wanted, "layer": "below", "line": leader(colours)}
+        ends_early = label.x is not None and right - label.x > _NEAR * (right - left)
+        if ends_early or abs(at - middle) > size / 2:
+            leaders.append(
+                line | {"xref": "paper", "xsizemode": "pixel", "xanchor": 1, "x0": 0, "x1": AWAY - 3, "y1": found}
+            )
+            if label.x is not None:
+                leaders.append(line | {"xref": "x", "x0": label.x, "x1": right, "y1": wanted})
     longest = max(len(line) for label in labels for line in label.lines)
-    right = AWAY + 6 + _WIDTH_OF_LETTER * size * longest
-    return {"annotations": notes, "shapes": lines, "margin_r": right}
+    margin = AWAY + 6 + _WIDTH_OF_LETTER * size * longest
+    return {"annotations": notes, "shapes": leaders, "margin_r": margin}
+
+
+def leader(colours: Palette) -> dict[str, Any]:
+    """The stroke of a line that leads from a mark to its label: no line of data is grey, or as thin."""
+    return {"color": colours.muted, "width": 1, "dash": "1px,2px"}
 
 
 def _label_size(labels: Sequence[Label]) -> int:
     return _SIZE if len(labels) <= _FEW else _SMALL_SIZE
 
 
-def wrap_label(text: str, sign: str = "") -> list[str]:
-    """The text on one line, or on two of about the same length, cut after a space or a hyphen.
+def wrap_label(text: str, sign: str = "", longest: int = LONGEST) -> list[str]:
+    """The text on one line of this length at most, or on two of about the same, cut after a space or a hyphen.
 
     sign: stands before it.
     """
     cuts = [i + 1 for i, letter in enumerate(text[:-1]) if letter in " -"]
-    if len(text) <= LONGEST or not cuts:
+    if len(text) <= longest or not cuts:
         return [sign + text]
     cut = min(cuts, key=lambda at: max(len(text[:at].rstrip()), len(text[at:])))
     return [sign + text[:cut].rstrip(), text[cut:]]

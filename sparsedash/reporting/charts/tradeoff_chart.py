@@ -1,14 +1,14 @@
 """The charts of loss: against measured sparsity, a line for each method, and against what is won in speed or bytes.
 
-Intervals at every point, dense drawn across. A point far below the others stands at the lower edge, with an arrow and
-its value.
+Intervals at every point, dense drawn across. A point far below the others stands at the lower edge, with an arrow and,
+where there is room, its value.
 """
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
-from itertools import cycle, pairwise, product
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain, pairwise, product
 from math import exp
 from statistics import fmean
-from typing import Any, Literal
+from typing import Any
 
 import plotly.graph_objects as go
 
@@ -16,16 +16,18 @@ from sparsedash.catalog.published_results import PublishedRow
 from sparsedash.reporting.charts import chart_style as style
 from sparsedash.reporting.charts import tradeoff_data
 from sparsedash.reporting.charts.chart_style import PALETTES, Label, Palette, Theme
+from sparsedash.reporting.charts.label_places import WIDTHS, Room
 from sparsedash.reporting.charts.tradeoff_data import Gained, LossAxis, Measure, Point, Reading, Role, TradeoffData
 from sparsedash.stats.sparsity_search import pareto_front
 from sparsedash.stats.tolerance import Verdict
 
 TITLES: dict[Measure, str] = {
-    "word perplexity": "Word perplexity relative to dense, ×; lower is worse",
-    "accuracy": "Last-word accuracy, points above or below dense",
-    "flips": "Answers fixed (above) and broken (below), % of {total:,}",
+    "word perplexity": "Word perplexity, × dense; lower is worse",
+    "accuracy": "Accuracy, points above or below dense",
+    "flips": "Answers fixed and broken, % of {total:,}",
     "share right": "Last word right, % of {total:,} passages",
 }
+"""No longer than a phone is wide."""
 SYMBOLS = {
     "circle": "●",
     "square": "■",
@@ -37,12 +39,11 @@ SYMBOLS = {
     "bowtie": "⧓",
 }
 """The marks that tell methods apart, by plotly's names, with the sign that stands before the method's label."""
-DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
-VERDICT_GLYPHS: dict[Verdict | Literal[""], str] = {"within": "✓", "beyond": "✕", "undecided": "?", "": ""}
+DASHES = ("solid", "7px,4px", "2px,3px", "9px,3px,2px,3px", "14px,4px", "4px,8px", "9px,3px,2px,3px,2px,3px", "1px,6px")
+VERDICT_GLYPHS: dict[Verdict, str] = {"within": "✓", "beyond": "✕", "undecided": "?"}
 PUBLISHED = "published"
 _HEIGHT, _GAIN_HEIGHT = 380, 400
-_TOP, _BOTTOM, _LEFT, _RIGHT = 44, 52, 52, 24
-_LEGEND_ROW = 22
+_TOP, _BOTTOM, _LEFT = 44, 52, 52
 _FEW = 3
 _LEAST_APART, _MOST_APART = 0.02, 0.08
 """How far apart the points of two methods are drawn at least, so that each can be clicked, and those of all methods
@@ -50,8 +51,10 @@ together at most, as shares of the axis.
 """
 _ARROW = 18
 """Pixels from a mark down to the tip of its arrow."""
-_VERDICT_ROW = 18
-"""Pixels from row to row of verdicts under the axis."""
+_VERDICT_ROW, _VERDICT = 18, 12
+"""Pixels from row to row of verdicts under the axis, and from one to the next in a row, at least."""
+_AXIS_TITLE, _TITLE_LINE = 30, 18
+"""Characters of an axis title that a phone has room for, and pixels of another line of it."""
 _AIR = 0.06
 
 Mark = tuple[float, Point, Reading]
@@ -61,133 +64,151 @@ Mark = tuple[float, Point, Reading]
 def tradeoff_chart(tradeoff: TradeoffData, measure: Measure = "word perplexity", theme: Theme = "light") -> go.Figure:
     """The chart of one measure against measured MLP sparsity, every value with its 95 % interval."""
     colours, end, axis = PALETTES[theme], tradeoff.sparsity_end, tradeoff_data.loss_axis(tradeoff, measure)
-    n, dense, at = len(tradeoff.lines), tradeoff.dense_value(measure), places(tradeoff, end)
-    judged = measure in tradeoff.allowed
-    traces = _ground(tradeoff, measure, (-tradeoff_data.MARGIN * end, end), colours)
-    labels = [Label(y=dense, lines=["dense"], colour=colours.dense)]
+    at, x_range = places(tradeoff, end), (-tradeoff_data.MARGIN * end, end)
+    labels = [Label(y=tradeoff.dense_value(measure), lines=["dense"], colour=colours.dense)]
     rows: list[list[tuple[float, Point]]] = []
+    lines: list[tuple[bool, list[dict[str, Any]]]] = []
     for i, (label, points) in enumerate(tradeoff.lines.items()):
         shown = sorted((p for p in points if measure in p.readings), key=lambda p: (p.live, p.sparsity))
         placed = [(at[label, point.permille], point) for point in shown]
         rows.append([(x, point) for x, point in placed if not point.live])
         drawn, ends = _line(tradeoff, axis, i, placed, colours)
-        traces, labels = traces + drawn, labels + ends
-    traces.append(_dense_point(tradeoff, 0, measure, colours))
-    far = [(p.permille, x, p.readings[measure][0], f"{_sign(i)} ") for i, row in enumerate(rows) for x, p in row]
-    notes = _far_notes(far, axis, colours)
-    # Verdicts of several lines stand in rows under the axis: beside their marks they would cover each other.
-    below = _VERDICT_ROW * n + 6 if judged and n > 1 else 0
-    if below:
-        notes += _verdict_rows(rows, measure, colours)
-    if measure == "share right" and tradeoff.published:
+        lines.append((_is_strong(tradeoff, i), drawn))
+        labels += ends
+    # The strongest line lies above the others.
+    drawn = list(chain(*(drawn for _, drawn in sorted(lines, key=lambda line: line[0]))))
+    traces = [*_ground(tradeoff, measure, x_range, colours), *drawn, _dense_point(tradeoff, 0, measure, colours)]
+    is_published = measure == "share right" and bool(tradeoff.published)
+    if is_published:
         traces.append(_published_trace(tradeoff.published, colours))
-        x, y = traces[-1]["x"][-1], traces[-1]["y"][-1]
-        notes.append(style.annotation(PUBLISHED, x, y, colours.muted, 13, yshift=-16))
     height = max(_HEIGHT - _TOP - _BOTTOM, style.room_for(labels))
+    room, below = Room(traces, x_range, axis.range, height), 0
+    notes = _far_notes(tradeoff, [(i, x, p) for i, row in enumerate(rows) for x, p in row], axis, room, colours)
+    if is_published:
+        place = (traces[-1]["x"][-1], traces[-1]["y"][-1])
+        notes += room.note(PUBLISHED, place, colours.muted, colours.muted)
+    # Verdicts stand in rows under the axis: beside their marks they would cover lines and bars.
+    if measure in tradeoff.allowed:
+        signs, below = _verdict_rows(tradeoff, measure, at, x_range, colours)
+        notes += signs
+    title = style.wrap_label(tradeoff.taken, longest=_AXIS_TITLE)
+    bottom = _BOTTOM + below + _TITLE_LINE * (len(title) - 1)
     across = style.x_axis(
-        tradeoff.taken, colours, range=[-tradeoff_data.MARGIN * end, end], ticksuffix=" %", ticklabelstandoff=below
+        "<br>".join(title),
+        colours,
+        range=list(x_range),
+        ticksuffix=" %",
+        showticksuffix="last",
+        ticklabelstandoff=below,
     )
     across["title"]["standoff"] = below + 12
     layout = style.chart_frame(
         TITLES[measure].format(total=tradeoff.n_passages),
-        round(height) + _TOP + _BOTTOM + below,
+        round(height) + _TOP + bottom,
         colours,
-        margin={"l": _LEFT, "t": _TOP, "b": _BOTTOM + below},
+        margin={"l": _LEFT, "t": _TOP, "b": bottom},
         xaxis=across,
         yaxis=style.y_axis(colours, range=list(axis.range), **axis.ticks),
     )
-    layout |= style.label_layout(labels, axis.range, height, colours)
+    layout |= style.label_layout(labels, axis.range, height, colours, x_range=x_range)
     layout["annotations"] += notes
     return go.Figure(traces, layout)
 
 
 def _line(
     tradeoff: TradeoffData, axis: LossAxis, at: int, placed: Sequence[tuple[float, Point]], colours: Palette
-) -> tuple[list[Any], list[Label]]:
+) -> tuple[list[dict[str, Any]], list[Label]]:
     """The traces of a method's line and its labels: one that only keeps the room where it has no point yet.
 
     at: which line it is. placed: its points with their place on the x axis, a live one last.
     """
-    n, label, measure = len(tradeoff.lines), list(tradeoff.lines)[at], axis.measure
-    symbol, dash = list(SYMBOLS)[at % len(SYMBOLS)], DASHES[at % len(DASHES)]
-    sign, strong = "" if n == 1 else f"{_sign(at)} ", n == 1 or label == tradeoff.leader
+    n, label, measure, strong = len(tradeoff.lines), list(tradeoff.lines)[at], axis.measure, _is_strong(tradeoff, at)
+    symbol, dash, sign = list(SYMBOLS)[at % len(SYMBOLS)], DASHES[at % len(DASHES)], "" if n == 1 else f"{_sign(at)} "
     settled = [each for each in placed if not each[1].live]
+    ink, text_ink = _inks(tradeoff, at, "sparse", colours)
     traces, labels = [], []
     for x, live in placed[len(settled) :]:
-        marks = _marks(label, symbol, [(x, live, live.readings[measure][0])], axis, colours, strong=True)
+        marks = _marks(label, symbol, [(x, live, live.readings[measure][0])], axis, ink, strong=True)
         marks["marker"] |= {"symbol": f"{symbol}-open-dot", "size": 12}
         traces.append(marks | {"name": "live"})
     if not settled:
-        y = traces[0]["y"][0] if traces else None
-        return traces, [Label(y=y, lines=style.wrap_label(label, sign), colour=colours.sparse_text)]
+        end = {"x": traces[0]["x"][0], "y": traces[0]["y"][0]} if traces else {"x": None, "y": None}
+        return traces, [Label(**end, lines=style.wrap_label(label, sign), colour=text_ink)]
     # Broken and fixed answers are two strands of marks.
     for readings in zip(*(point.readings[measure] for _, point in settled), strict=True):
         role, drawn = readings[0].role, [(x, p, r) for (x, p), r in zip(settled, readings, strict=True)]
-        marks = _marks(label, symbol, drawn, axis, colours, strong=strong, size=7 if n > _FEW else 9)
-        if n == 1 and measure in tradeoff.allowed:
-            marks["text"] = [VERDICT_GLYPHS[point.verdicts.get(measure, "")] for _, point in settled]
+        ink, text_ink = _inks(tradeoff, at, role, colours)
+        marks = _marks(label, symbol, drawn, axis, ink, strong=strong, size=7 if n > _FEW else 9)
+        if _is_faded(tradeoff, at):
+            del marks["error_y"]
         # Through points at the edge the line leads to where they belong, and is cut off by the plot.
         heights = [tradeoff.dense_value(measure), *(reading.value for reading in readings)]
-        stroke = {"color": marks["marker"]["color"], "width": 2.5 if strong else 1.25, "dash": dash}
+        stroke = {"color": ink, "width": 2.5 if strong else 1.5, "dash": dash}
         line = {"x": [0.0, *marks["x"]], "y": heights, "mode": "lines", "line": stroke, "hoverinfo": "skip"}
         traces += [line | {"name": "line"}, marks | {"name": role}]
         if n == 1 or role != "mended":
             text = {"sparse": label, "broke": "broke", "mended": "fixed"}[role] if n == 1 else label
-            ink = getattr(colours, _INKS[role][1])
-            labels.append(Label(y=marks["y"][-1], lines=style.wrap_label(text, sign), colour=ink))
+            end = {"x": marks["x"][-1], "y": marks["y"][-1]}
+            labels.append(Label(**end, lines=style.wrap_label(text, sign), colour=text_ink))
     return traces, labels
 
 
 def gain_chart(tradeoff: TradeoffData, gained: Gained, measure: Measure, theme: Theme = "light") -> go.Figure:
     """What is lost, by one measure, against what is won, the Pareto front joined. Only known gains are drawn."""
-    front, colours, axis = (
-        _front(tradeoff, gained, measure),
+    colours, axis, front = (
         PALETTES[theme],
         tradeoff_data.loss_axis(tradeoff, measure),
+        _front(tradeoff, gained, measure),
     )
     gains = {point.key: gained.gains[point.key] for point in tradeoff.sparse if point.key in gained.gains}
     bounds = [1.0, 1.05, *(bound for gain in gains.values() for bound in (gain.low, gain.high))]
     air = _AIR * (max(bounds) - min(bounds))
-    low, high = min(bounds) - air, max(bounds) + air
+    x_range = low, high = min(bounds) - air, max(bounds) + air
     # The dense model's own interval would need a label.
-    traces = [each for each in _ground(tradeoff, measure, (low, high), colours) if not each["name"].startswith("95 %")]
+    traces = [each for each in _ground(tradeoff, measure, x_range, colours) if not each["name"].startswith("95 %")]
     traces[-1]["name"] = "across"
-    joined = {"mode": "lines", "line": {"color": colours.sparse, "width": 2.5}, "hoverinfo": "skip"}
+    joined = {"mode": "lines", "line": {"color": colours.faded, "width": 2}, "hoverinfo": "skip"}
     traces.append({"x": [x for _, x, _ in front], "y": [y for *_, y in front], "name": "unbeaten"} | joined)
-    far = []
-    for symbol, (label, points) in zip(cycle(SYMBOLS), tradeoff.lines.items(), strict=False):
+    won: list[tuple[int, float, Point]] = []
+    labels = [Label(y=tradeoff.dense_value(measure), lines=["dense"], colour=colours.dense)]
+    for i, (label, points) in enumerate(tradeoff.lines.items()):
         drawn = [(gains[p.key].value, p, p.readings[measure][0]) for p in points if p.key in gains]
         if not drawn:
             continue
         known = [gains[point.key] for _, point, _ in drawn]
-        marks = _marks(label, symbol, drawn, axis, colours, said=[gain.words for gain in known])
-        glyphs = [VERDICT_GLYPHS[point.verdicts.get(measure, "")] for _, point, _ in drawn]
-        marks["error_x"] = style.error_bars([(gain.value, gain.low, gain.high) for gain in known], colours.sparse)
-        marks["text"] = [f"{said} {p.permille / 10:g} %".strip() for said, (_, p, _) in zip(glyphs, drawn, strict=True)]
-        # At the right edge a phone would cut it off.
-        marks["textposition"] = ["top left" if x > (low + high) / 2 else "top right" for x, *_ in drawn]
+        ink, text_ink = _inks(tradeoff, i, "sparse", colours)
+        marks = _marks(label, list(SYMBOLS)[i % len(SYMBOLS)], drawn, axis, ink, said=[gain.words for gain in known])
+        marks["error_x"] = style.error_bars([(gain.value, gain.low, gain.high) for gain in known], ink)
         traces.append(marks)
-        far += [(p.key, x, reading, "") for x, p, reading in drawn]
+        won += [(i, x, point) for x, point, _ in drawn]
+        x, y = max(zip(marks["x"], marks["y"], strict=True))
+        lines = style.wrap_label(label, f"{_sign(i)} " if len(tradeoff.lines) > 1 else "")
+        labels.append(Label(x=x, y=y, lines=lines, colour=text_ink))
     traces.append(_dense_point(tradeoff, 1, measure, colours))
-    for trace in traces:
-        trace["showlegend"] = trace["mode"] != "lines"
-    # Two names on each row is what a phone has room for.
-    legend_height = _LEGEND_ROW * -(-sum(trace["showlegend"] for trace in traces) // 2)
+    height = max(_GAIN_HEIGHT - _TOP - _BOTTOM, style.room_for(labels))
+    room = Room(traces, x_range, axis.range, height)
+    notes = _far_notes(tradeoff, won, axis, room, colours)
+    # Labels of all points of several methods would leave no room for each other.
+    labelled = gains if len(tradeoff.lines) == 1 else {key for key, *_ in front}
+    for _, x, point in won:
+        if point.key not in labelled:
+            continue
+        text = " ".join([*(VERDICT_GLYPHS[each] for each in _verdict(point, measure)), f"{point.permille / 10:g} %"])
+        value = max(axis.edge, point.readings[measure][0].value)
+        notes += room.note(text, (x, value), _verdict_ink(point, measure, colours), colours.muted)
     title = "Answers broken, % of {total:,}; lower is worse" if measure == "flips" else TITLES[measure]
-    place = {"orientation": "h", "x": 0, "xanchor": "left", "y": 0, "yref": "container", "yanchor": "bottom"}
-    clicks = {"itemclick": False, "itemdoubleclick": False}
     layout = style.chart_frame(
         title.format(total=tradeoff.n_passages),
-        _GAIN_HEIGHT + legend_height,
+        round(height) + _TOP + _BOTTOM,
         colours,
-        margin={"l": _LEFT, "r": _RIGHT, "t": _TOP, "b": _BOTTOM + legend_height},
-        xaxis=style.x_axis(gained.name, colours, range=[low, high], nticks=6, ticksuffix=" ×"),
+        margin={"l": _LEFT, "t": _TOP, "b": _BOTTOM},
+        xaxis=style.x_axis(
+            "<br>".join(style.wrap_label(gained.name, longest=_AXIS_TITLE)), colours, range=[low, high], nticks=6
+        ),
         yaxis=style.y_axis(colours, range=list(axis.range), **axis.ticks),
-        annotations=_far_notes(far, axis, colours),
-        # A joined front leaves no line's end to put a label at.
-        showlegend=True,
-        legend={"font": {"color": colours.text, "size": 14}} | place | clicks,
     )
+    layout |= style.label_layout(labels, axis.range, height, colours, x_range=x_range)
+    layout["annotations"] += notes
     return go.Figure(traces, layout)
 
 
@@ -203,9 +224,7 @@ def tradeoff_words(tradeoff: TradeoffData, measure: Measure = "word perplexity")
     parts = [f"dense {tradeoff.dense.readings[measure][0].words}"] if shares else []
     for label, points in tradeoff.lines.items():
         parts += [
-            ", ".join(
-                filter(None, [f"{label} at {p.sparsity:.1f} % {p.readings[measure][0].words}", p.verdicts.get(measure)])
-            )
+            ", ".join([f"{label} at {p.sparsity:.1f} % {p.readings[measure][0].words}", *_verdict(p, measure)])
             for p in sorted(points, key=lambda point: point.sparsity)
             if not p.live
         ]
@@ -241,7 +260,7 @@ def far_words(tradeoff: TradeoffData, measure: Measure) -> str:
         point.readings[measure][0].value < tradeoff_data.loss_axis(tradeoff, measure).bottom
         for point in tradeoff.sparse
     )
-    return "An arrow at the lower edge: the point lies farther down, at the value that stands there." if far else ""
+    return "An arrow at the lower edge: the point lies farther down; the table has its value." if far else ""
 
 
 def places(tradeoff: TradeoffData, end: float) -> dict[tuple[str, int], float]:
@@ -283,11 +302,36 @@ _INKS: dict[Role, tuple[str, str]] = {
     "broke": ("broke", "broke"),
     "mended": ("mended", "mended"),
 }
-"""The names of the colours of a role's marks and of its label."""
+"""The names of the colours of a role's marks and of its label, where there is one line."""
 
 
-def _verdict_ink(verdict: Verdict | Literal[""], colours: Palette) -> str:
-    return {"within": colours.mended, "beyond": colours.broke}.get(verdict, colours.muted)
+def _inks(tradeoff: TradeoffData, at: int, role: Role, colours: Palette) -> tuple[str, str]:
+    """The colours of a line's marks and of its label."""
+    if _is_faded(tradeoff, at):
+        return colours.faded, colours.muted
+    if len(tradeoff.lines) > 1:
+        return (colours.lines[at % len(colours.lines)],) * 2
+    mark, text = _INKS[role]
+    return getattr(colours, mark), getattr(colours, text)
+
+
+def _is_faded(tradeoff: TradeoffData, at: int) -> bool:
+    return tradeoff.highlighted in tradeoff.lines and not _is_strong(tradeoff, at)
+
+
+def _is_strong(tradeoff: TradeoffData, at: int) -> bool:
+    labels = list(tradeoff.lines)
+    strongest = tradeoff.highlighted if tradeoff.highlighted in labels else tradeoff.leader
+    return len(labels) == 1 or labels[at] == strongest
+
+
+def _verdict(point: Point, measure: Measure) -> list[Verdict]:
+    """The verdict by this measure, if there is one."""
+    return [point.verdicts[measure]] if measure in point.verdicts else []
+
+
+def _verdict_ink(point: Point, measure: Measure, colours: Palette) -> str:
+    return {"within": colours.mended, "beyond": colours.broke}.get(point.verdicts.get(measure, ""), colours.muted)
 
 
 def _ground(
@@ -327,14 +371,14 @@ def _marks(
     symbol: str,
     marks: Sequence[Mark],
     axis: LossAxis,
-    colours: Palette,
+    ink: str,
     *,
     said: Sequence[str] = (),
     strong: bool = False,
     size: int = 9,
 ) -> dict[str, Any]:
     """Marks with intervals; hollow ones answered fewer passages than dense. said: more about each, when pointed at."""
-    ink, points = getattr(colours, _INKS[marks[0][2].role][0]), [point for _, point, _ in marks]
+    points = [point for _, point, _ in marks]
     words = [
         "<br>".join(filter(None, [f"{label}, {reading.words}", more, *point.facts]))
         for (_, point, reading), more in zip(marks, said or [""] * len(marks), strict=True)
@@ -343,14 +387,8 @@ def _marks(
     return {
         "x": [x for x, *_ in marks],
         "y": [value for value, *_ in bars],
-        "mode": "markers+text",
+        "mode": "markers",
         "name": label,
-        "text": [""] * len(marks),
-        "textposition": "top right",
-        "textfont": {
-            "size": 14,
-            "color": [_verdict_ink(point.verdicts.get(axis.measure, ""), colours) for point in points],
-        },
         "marker": {
             "color": ink,
             "symbol": [f"{symbol}-open" if point.hollow else symbol for point in points],
@@ -388,43 +426,55 @@ def _published_trace(rows: Sequence[PublishedRow], colours: Palette) -> dict[str
 
 
 def _verdict_rows(
-    rows: Sequence[Sequence[tuple[float, Point]]], measure: Measure, colours: Palette
-) -> list[dict[str, Any]]:
-    """Notes under the axis, a row for each line: its mark left of the axis, its verdicts under the sparsities."""
-    middles: dict[int, list[float]] = {}
-    for x, point in (each for row in rows for each in row):
-        middles.setdefault(point.permille, []).append(x)
-    notes = []
-    for i, row in enumerate(rows):
-        below: dict[str, Any] = {"yref": "paper", "yshift": -_VERDICT_ROW * (i + 0.7)}
-        mark: dict[str, Any] = {"xref": "paper", "xshift": -16}
-        notes.append(style.annotation(_sign(i), 0, 0, colours.sparse_text, **below, **mark))
-        for _, point in row:
-            x, ink = fmean(middles[point.permille]), _verdict_ink(point.verdicts.get(measure, ""), colours)
-            notes.append(style.annotation(VERDICT_GLYPHS[point.verdicts.get(measure, "")], x, 0, ink, **below))
-    return notes
+    tradeoff: TradeoffData,
+    measure: Measure,
+    at: Mapping[tuple[str, int], float],
+    x_range: tuple[float, float],
+    colours: Palette,
+) -> tuple[list[dict[str, Any]], int]:
+    """Notes under the axis, a row for each line with its verdicts under the sparsities, and their height in pixels.
+
+    A verdict too near to the one before it on a phone goes one row down. at: the places of all points.
+    """
+    (left, right), middles = x_range, dict[int, list[float]]()
+    for (_, permille), x in at.items():
+        middles.setdefault(permille, []).append(x)
+    columns, ends = dict[int, tuple[float, int]](), list[float]()
+    for permille, xs in sorted(middles.items()):
+        place = WIDTHS[0] * (fmean(xs) - left) / (right - left)
+        level = next((i for i, end in enumerate(ends) if place - end >= _VERDICT), len(ends))
+        ends[level : level + 1] = [place]
+        columns[permille] = fmean(xs), level
+    notes, n_levels = list[dict[str, Any]](), max(1, len(ends))
+    for i, points in enumerate(tradeoff.lines.values()):
+        row: dict[str, Any] = {"yref": "paper", "yshift": -_VERDICT_ROW * (i * n_levels + 0.7)}
+        name, size = (_sign(i), 14) if len(tradeoff.lines) > 1 else ("verdict", 12)
+        ink = colours.muted if name == "verdict" else _inks(tradeoff, i, "sparse", colours)[1]
+        notes.append(style.annotation(name, 0, 0, ink, size, xref="paper", xanchor="right", xshift=-8, **row))
+        for point in points:
+            for verdict in _verdict(point, measure):
+                (x, level), tint = columns[point.permille], _verdict_ink(point, measure, colours)
+                below = row | {"yshift": row["yshift"] - _VERDICT_ROW * level}
+                notes.append(style.annotation(VERDICT_GLYPHS[verdict], x, 0, tint, **below))
+    return notes, _VERDICT_ROW * n_levels * len(tradeoff.lines) + 6
 
 
 def _far_notes(
-    marks: Iterable[tuple[Hashable, float, Reading, str]], axis: LossAxis, colours: Palette
+    tradeoff: TradeoffData, points: Iterable[tuple[int, float, Point]], axis: LossAxis, room: Room, colours: Palette
 ) -> list[dict[str, Any]]:
-    """Arrows and values of points at the edge as annotations.
-
-    marks: of each point the group that has one common text, its x, its reading, and the sign before its value.
-    """
-    groups, notes = dict[Hashable, list[tuple[float, Reading, str]]](), []
-    for group, x, reading, sign in marks:
-        if reading.value < axis.bottom:
-            groups.setdefault(group, []).append((x, reading, sign))
+    """Arrows and values of points at the edge as annotations. points: each with its line and its x."""
+    far = [(i, x, p.readings[axis.measure][0]) for i, x, p in points]
+    far = [each for each in far if each[2].value < axis.bottom]
     arrow = {"ax": 0, "ay": -_ARROW, "yshift": -_ARROW, "showarrow": True, "arrowhead": 2, "arrowwidth": 1.25}
-    for found in groups.values():
-        notes += [
-            style.annotation("", x, axis.edge, colours.sparse, arrowcolor=colours.sparse) | arrow for x, *_ in found
-        ]
-        values = [f"{sign if len(found) > 1 else ''}{_short_times(-reading.value)}" for _, reading, sign in found]
-        x, place = fmean(x for x, *_ in found), {"yanchor": "bottom", "yshift": 7}
-        notes.append(style.annotation("<br>".join(values), x, axis.edge, colours.sparse_text, 11, **place))
-    return notes
+    arrows, values = [], []
+    for i, x, _ in far:
+        ink, _ = _inks(tradeoff, i, "sparse", colours)
+        arrows.append(style.annotation("", x, axis.edge, ink, arrowcolor=ink) | arrow)
+        room.take((x, axis.edge), _ARROW)
+    for i, x, reading in far:
+        _, ink = _inks(tradeoff, i, "sparse", colours)
+        values += room.note(_short_times(-reading.value), (x, axis.edge), ink, colours.muted, 12)
+    return arrows + values
 
 
 def _short_times(nats: float) -> str:

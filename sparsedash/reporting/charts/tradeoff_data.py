@@ -64,8 +64,8 @@ class TradeoffData:
     lines: points by the label of their line, in drawing order; none yet for a method still to come. n_passages: what
     dense answered. taken: what the sparsity is a share of. asked: sparsities in per mille that the axis leaves room
     for, so that nothing moves while a run fills the chart. leader: the label of the line to be drawn strongest.
-    published: rows that stand beside the shares of right words. allowed: how far below dense a model may be, in the
-    unit of each measure's axis; for those that are judged.
+    highlighted: that of the only one in colour. published: rows that stand beside the shares of right words. allowed:
+    how far below dense a model may be, in the unit of each measure's axis; for those that are judged.
     """
 
     dense: Point
@@ -74,6 +74,7 @@ class TradeoffData:
     taken: str
     asked: Sequence[int] = ()
     leader: str = ""
+    highlighted: str = ""
     published: Sequence[PublishedRow] = ()
     allowed: Mapping[Measure, float] = field(default_factory=dict)
 
@@ -192,9 +193,9 @@ def signed_tick(value: float) -> str:
     return f"{value:+g}".replace("-", "−") if value else "0"
 
 
-def round_ticks(low: float, high: float) -> list[float]:
-    """The round percents between these, eight at most."""
-    step = next((s for s in _STEPS if (high - low) / s <= _MOST_TICKS), _STEPS[-1])
+def round_ticks(low: float, high: float, most: int = _MOST_TICKS) -> list[float]:
+    """The round percents between these, one more than `most` at most."""
+    step = next((s for s in _STEPS if (high - low) / s <= most), _STEPS[-1])
     return [n * step for n in range(ceil(low / step), floor(high / step) + 1)]
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 import re
+from math import dist
 
 import pytest
 from hypothesis import given
@@ -25,16 +26,48 @@ def contrast(one: str, other: str) -> float:
 
 
 def luminance(colour: str) -> float:
+    return dot((0.2126, 0.7152, 0.0722), linear(colour))
+
+
+def linear(colour: str) -> list[float]:
     shares = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-    red, green, blue = (s / 12.92 if s <= 0.03928 else ((s + 0.055) / 1.055) ** 2.4 for s in shares)
-    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+    return [s / 12.92 if s <= 0.03928 else ((s + 0.055) / 1.055) ** 2.4 for s in shares]
+
+
+def dot(row, column) -> float:
+    return sum(a * b for a, b in zip(row, column, strict=True))
 
 
 @pytest.mark.parametrize("palette", PALETTES.values(), ids=list(PALETTES))
 def test_text_in_a_chart_reaches_four_and_a_half_and_marks_three(palette: Palette):
-    for colour in (palette.text, palette.muted, palette.dense, palette.sparse_text, palette.broke, palette.mended):
+    texts = (palette.text, palette.muted, palette.dense, palette.sparse_text, palette.broke, palette.mended)
+    for colour in (*texts, *palette.lines):
         assert contrast(colour, palette.ground) >= 4.5
     assert contrast(palette.sparse, palette.ground) >= 3
+
+
+SEEN = {
+    "usual": ((1, 0, 0), (0, 1, 0), (0, 0, 1)),
+    "protan": ((0.152, 1.053, -0.205), (0.115, 0.786, 0.099), (-0.004, -0.048, 1.052)),
+    "deutan": ((0.367, 0.861, -0.228), (0.280, 0.673, 0.047), (-0.012, 0.043, 0.969)),
+    "tritan": ((1.256, -0.077, -0.179), (-0.078, 0.931, 0.148), (0.005, 0.691, 0.304)),
+}
+"""Linear colours as people without one kind of cones see them (Machado, Oliveira and Fernandes 2009)."""
+
+
+def oklab(colour: str, seen: str) -> tuple[float, ...]:
+    light = [min(1.0, max(0.0, dot(row, linear(colour)))) for row in SEEN[seen]]
+    cones = ((0.4122, 0.5363, 0.0514), (0.2119, 0.6807, 0.1074), (0.0883, 0.2817, 0.6300))
+    roots = [dot(row, light) ** (1 / 3) for row in cones]
+    opponents = ((0.2105, 0.7936, -0.0041), (1.9780, -2.4286, 0.4506), (0.0259, 0.7828, -0.8087))
+    return tuple(dot(row, roots) for row in opponents)
+
+
+@pytest.mark.parametrize("palette", PALETTES.values(), ids=list(PALETTES))
+@pytest.mark.parametrize("seen", SEEN)
+def test_the_first_six_lines_and_dense_stay_apart_for_everybody(palette, seen):
+    places = [oklab(colour, seen) for colour in (palette.dense, *palette.lines[:6])]
+    assert min(dist(one, other) for one, other in itertools.combinations(places, 2)) > 0.075
 
 
 @pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
@@ -61,8 +94,8 @@ def test_chart_and_page_have_the_same_colours():
 
 def test_no_colour_of_a_theme_means_two_things():
     for palette in PALETTES.values():
-        colours = [colour for name, colour in palette._asdict().items() if name not in ("band", "allowed")]
-        assert len(set(colours)) == len(colours)
+        colours = [colour for name, colour in palette._asdict().items() if name not in ("band", "allowed", "lines")]
+        assert len({*colours, *palette.lines[1:]}) == len(colours) + len(palette.lines) - 1
 
 
 def test_a_drawn_chart_is_repainted_from_either_theme_to_the_other():

@@ -79,15 +79,34 @@ def test_the_dense_line_and_its_band_cross_the_whole_chart():
     assert figure["layout"]["xaxis"]["ticksuffix"] == " %" and figure["layout"]["yaxis"]["ticktext"][0] == "20 %"
 
 
-def test_methods_differ_by_mark_and_dash_as_their_labels_show_and_the_leader_is_strongest():
+def test_methods_differ_by_mark_dash_and_colour_as_their_labels_show_and_the_leader_is_strongest():
     figure = chart(TWO)
     first, second = sparse_traces(figure)
     one, other = (t["line"] for t in figure["data"] if t["name"] == "line")
     assert first["marker"]["symbol"] != second["marker"]["symbol"]
     assert one["dash"] != other["dash"] and other["width"] > one["width"]
+    inks = [note["font"]["color"] for note in figure["layout"]["annotations"]]
+    assert inks == [PALETTES["light"].dense, one["color"], other["color"]] and len(set(inks)) == 3
     assert set(labels(figure)) == {"dense", "● least-squares", "■ magnitude"}
     ends = [100 * record.pruned.mlp_sparsity for record in (TEN, THIRTY)]
     assert [t["x"][0] for t in (first, second)] == pytest.approx(ends), "points that are apart stay where they are"
+
+
+def test_all_but_a_highlighted_line_are_grey_and_without_bars():
+    figure, colours = chart(replace(TWO, highlighted="least-squares")), PALETTES["light"]
+    faded, strong = (t for t in figure["data"] if t["name"] == "sparse")
+    assert (faded["marker"]["color"], strong["marker"]["color"]) == (colours.faded, colours.lines[0])
+    assert "error_y" not in faded and "error_y" in strong
+    assert chart(replace(TWO, highlighted="gone")) == chart(TWO)
+
+
+def test_a_leader_line_leads_from_a_line_that_ends_early_to_its_label():
+    early = chart(tradeoff_data(DENSE, {"sparse": [TEN]}, asked=(100, 300)))
+    gutter, across = early["layout"]["shapes"]
+    end, right = 100 * TEN.pruned.mlp_sparsity, early["layout"]["xaxis"]["range"][1]
+    assert (across["xref"], across["x0"], across["x1"]) == ("x", end, right)
+    assert gutter["y0"] == gutter["y1"] == across["y0"] == pytest.approx(labels(early)["sparse"])
+    assert "shapes" not in chart()["layout"] or chart()["layout"]["shapes"] == []
 
 
 def test_points_of_methods_at_about_one_sparsity_stand_apart_and_their_hover_text_says_where():
@@ -199,7 +218,7 @@ def test_the_live_point_stands_at_the_sparsity_asked_for_apart_from_others_and_m
 
 def verdict_signs(figure):
     """The signs under the axis: the text of every row's notes, from the first row down."""
-    below = [note for note in figure["layout"]["annotations"] if note.get("yshift", 0) < 0]
+    below = [note for note in figure["layout"]["annotations"] if note["yref"] == "paper" and note.get("yshift", 0) < 0]
     rows = sorted({note["yshift"] for note in below}, reverse=True)
     return [[note["text"] for note in below if note["yshift"] == row] for row in rows]
 
@@ -216,23 +235,27 @@ def judged(tradeoff, **verdicts):
     return replace(tradeoff, lines=lines, allowed={PERPLEXITY: log(1.1), "accuracy": 2.0})
 
 
-def test_verdicts_of_several_methods_stand_in_rows_under_the_axis_by_shape_and_colour():
+def test_verdicts_stand_in_rows_under_the_axis_by_shape_and_colour():
     both = tradeoff_data(DENSE, {"flap": [TEN, THIRTY], "magnitude": [TEN, THIRTY]})
     data = judged(both, flap=("within", "undecided"), magnitude=("within", "beyond"))
     figure = chart(data, PERPLEXITY)
     assert verdict_signs(figure) == [["●", "✓", "?"], ["■", "✓", "✕"]]
-    below = [note for note in figure["layout"]["annotations"] if note.get("yshift", 0) < 0]
+    below = [note for note in figure["layout"]["annotations"] if note["yref"] == "paper" and note.get("yshift", 0) < 0]
     ink, colours = {note["text"]: note["font"]["color"] for note in below}, PALETTES["light"]
     assert (ink["✓"], ink["✕"], ink["?"]) == (colours.mended, colours.broke, colours.muted)
     # One below the other, whatever moved their marks apart.
     assert len({note["x"] for note in below if note["text"] in "✓✕?"}) == 2
     assert verdict_signs(chart(data, "flips")) == []
-    # Each measure marks by its own verdict.
-    assert verdict_signs(chart(data, "accuracy")) == [["●", "?", "?"], ["■", "?", "?"]]
     alone = judged(RACE, sparse=("within", "beyond"))
-    figure = chart(alone, PERPLEXITY)
-    assert trace(figure, "sparse")["text"] == ["✓", "✕"] and verdict_signs(figure) == []
+    assert verdict_signs(chart(alone, PERPLEXITY)) == [["verdict", "✓", "✕"]]
     assert ", within; " in tradeoff_words(alone, PERPLEXITY)
+    # Each measure marks by its own verdict.
+    assert verdict_signs(chart(alone, "accuracy")) == [["verdict", "?", "?"]]
+
+
+def test_verdicts_too_near_to_each_other_for_a_phone_stand_one_row_lower():
+    near = far_race(search=[far_point(f"s{p}", p, 0.1, verdicts={PERPLEXITY: "within"}) for p in (100, 110, 120, 500)])
+    assert verdict_signs(chart(near, PERPLEXITY)) == [["verdict", "✓", "✓"], ["✓"], ["✓"]]
 
 
 def far_point(key: str, permille: int, nats: float, spread: float = 0.1, **more) -> Point:
@@ -255,42 +278,38 @@ def far_race(**lines: list[Point]) -> TradeoffData:
     )
 
 
+BEYOND = {PERPLEXITY: "beyond"}
 GOOD = [far_point("g1", 100, 0.1), far_point("g2", 200, 0.4), far_point("g3", 300, 0.8)]
-FAIR = [
-    far_point("f1", 100, 0.2),
-    far_point("f2", 200, 0.9),
-    far_point("f3", 300, 7.0, verdicts={PERPLEXITY: "beyond"}),
-]
-FAR = [
-    far_point(f"h{p}", p, nats, verdicts={PERPLEXITY: "beyond"})
-    for p, nats in ((100, 7.0), (200, 9.5), (300, 13.8155106))
-]
+FAIR = [far_point("f1", 100, 0.2), far_point("f2", 200, 0.9), far_point("f3", 300, 7.0, verdicts=BEYOND)]
+FAR = [far_point(f"h{p}", p, nats, verdicts=BEYOND) for p, nats in ((100, 7.0), (200, 9.5), (300, 13.8155106))]
 FAR_RACE = far_race(good=GOOD, fair=FAIR, hopeless=FAR)
 
 
 def edge_notes(figure):
     """What stands at the edge, with the arrows counted."""
     notes = [note for note in figure["layout"]["annotations"] if note.get("xref") == "x" and note.get("yref") == "y"]
-    return [note["text"] for note in notes if note["text"]], sum(note["showarrow"] for note in notes)
+    texts = [note["text"] for note in notes if "×" in note["text"]]
+    return texts, sum(note["showarrow"] and not note["text"] for note in notes)
 
 
 def test_far_points_stand_at_the_edge_with_an_arrow_and_their_value_and_the_axis_follows_the_leader():
     figure = chart(FAR_RACE, PERPLEXITY)
     axis, marks = figure["layout"]["yaxis"], sparse_traces(figure)
     assert -1.6 < axis["range"][0] < -1.0 and 0.0 < axis["range"][1] < 0.5
-    assert edge_notes(figure) == (["■ 1.1k×<br>◆ >1M×", "1.1k×", "13k×"], 4)
+    # At 30 % two stand so near to each other that a phone has room for one value.
+    assert edge_notes(figure) == (["1.1k×", "1.1k×", "13k×"], 4)
     heights = [y for t in marks for y in t["y"]]
     assert min(axis["tickvals"]) > min(heights) > axis["range"][0] > -1.6, "no number stands beside the edge"
-    assert [data[1] for data in marks[-1]["customdata"]] == ["h100", "h200", "h300"]
+    assert [[data[1] for data in t["customdata"]] for t in marks][-1] == ["g1", "g2", "g3"], "the leader is on top"
     assert "1,097 × that of dense" in tradeoff_words(FAR_RACE)
     assert "farther down" in far_words(FAR_RACE, PERPLEXITY)
     lines = [t for t in figure["data"] if t["name"] == "line"]
-    assert [min(t["y"]) for t in lines] == pytest.approx([-0.8, -7.0, -13.8155106]), "cut off by the plot"
+    assert sorted(min(t["y"]) for t in lines) == pytest.approx([-13.8155106, -7.0, -0.8]), "cut off by the plot"
     assert edge_notes(chart(FAR_RACE, "accuracy")) == ([], 0), "which has bounds"
     gains = {p.key: Reading(value=1.0 + i / 10, low=1.0, high=2.0, words="") for i, p in enumerate(FAR_RACE.sparse)}
     gained = drawn(gain_chart(FAR_RACE, Gained(name="bytes", gains=gains), PERPLEXITY))
     texts, n_arrows = edge_notes(gained)
-    assert n_arrows == len(texts) == 4 and min(trace(gained, "unbeaten")["y"]) == pytest.approx(-13.8155106)
+    assert ">1M×" in texts and n_arrows == 4 and min(trace(gained, "unbeaten")["y"]) == pytest.approx(-13.8155106)
 
 
 @pytest.mark.parametrize(
