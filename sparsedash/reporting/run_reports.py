@@ -7,8 +7,9 @@ describes the fields of the document.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from html import unescape
 from itertools import count, islice
-from math import exp, isfinite
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from sparsedash.reporting import verdicts, wording
 from sparsedash.reporting.charts.chart_style import COLOUR_PAIRS
 from sparsedash.reporting.charts.tradeoff_chart import SYMBOLS, tradeoff_chart, tradeoff_words
 from sparsedash.reporting.charts.tradeoff_data import Measure, round_ticks
-from sparsedash.reporting.html import Html, element, escape, heading, paragraph, table
+from sparsedash.reporting.html import Html, element, escape, heading, paragraph, readable, table
 from sparsedash.reporting.record_pair import DIVERGENCE_SIGN, KINDS, Kind, Pair, end_of, mark_divergence
 from sparsedash.reporting.run_answer import answer_figures, answer_sentence, find_document, missing_records, run_ending
 from sparsedash.reporting.run_results import Judged, RunResults, judge, measure, verdict_of
@@ -25,7 +26,7 @@ from sparsedash.reporting.verdicts import numbers_table
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.pair_records import Continuation, ContinuationSettings
 from sparsedash.schema.plain_values import canonical_json
-from sparsedash.schema.records import LARGEST_LOSS, Passages, Record, Run
+from sparsedash.schema.records import Passages, Record, Run
 from sparsedash.schema.settings import FindResult
 from sparsedash.service.backend import Backend
 from sparsedash.stats.significance import compare_records
@@ -114,7 +115,7 @@ def _flip_tables(pair: Pair, passages: Passages | None) -> list[Html]:
         for position in positions[:FLIPS_SHOWN]:
             left, right = pair.outcomes(position)
             end = end_of(passages.contexts[position] if passages else "", CONTEXT_SHOWN)
-            texts = (left.target, left.answer.strip(), right.answer.strip())
+            texts = map(readable, (left.target, left.answer, right.answer))
             change = wording.signed_nats(-pair.fall(position))
             rows.append([f"{left.index + 1:,}", end, *(text[:CONTEXT_SHOWN] for text in texts), change])
         head = ["Passage", "Its end", "Target", pair.left_name, pair.right_name, "Change"]
@@ -134,7 +135,7 @@ def continuations_section(backend: Backend, run: Run, pair: Pair, passages: Pass
     """
     names, drawn = wording.record_names(run), list[Html]()
     for how, request, stored in islice(_continuations(backend, pair, passages), MOST_CONTINUATIONS):
-        first, *rest = (text.strip() or "(nothing)" for text in (stored.left, stored.right, *stored.others))
+        first, *rest = map(readable, (stored.left, stored.right, *stored.others))
         who = [pair.left_name, pair.right_name, *(names.get(key, key[:8]) for key in request.others)]
         texts = zip(who, [escape(first), *(mark_divergence(first, text)[1] for text in rest)], strict=False)
         stopped = ", stopped before the end" if stored.stopped else ""
@@ -271,7 +272,7 @@ def _text(
     lines, height = said.split("<br>"), 1.25 * font["size"]
     top = at[1] - height * ((len(lines) - 1) / 2 if vertical == "middle" else len(lines) - 0.5)
     places = [{"x": f"{at[0]:.1f}", "y": f"{top + height * i:.1f}"} for i in range(len(lines))]
-    inside = [element("tspan", escape(line), **place) for line, place in zip(lines, places, strict=True)]
+    inside = [element("tspan", escape(unescape(line)), **place) for line, place in zip(lines, places, strict=True)]
     style = {"fill": font["color"], "font_size": f"{font['size']}", "text_anchor": anchor}
     return element("text", *inside, dominant_baseline="central", **style)
 
@@ -345,8 +346,7 @@ _LOSS = ("value", "low", "high", "level", "verdict")
 def _verdict(found: ToleranceVerdict, tolerance: Tolerance) -> dict[str, Any]:
     """Both losses: the perplexity as a multiple of dense's, the accuracy in points gained."""
     lost, accuracy = found.perplexity, found.accuracy
-    # One passage has no interval: its ends are no numbers of JSON.
-    ratios = [exp(n) if -LARGEST_LOSS < n < LARGEST_LOSS else None for n in (lost.value, lost.low, lost.high)]
+    ratios = [verdicts.finite_ratio(nats) for nats in (lost.value, lost.low, lost.high)]
     points = [0.0 - 100 * share for share in (accuracy.value, accuracy.high, accuracy.low)] if accuracy else []
     ratio, change = (
         loss and dict(zip(_LOSS, [*numbers, loss.level, loss.verdict], strict=True))

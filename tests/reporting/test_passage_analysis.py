@@ -192,10 +192,7 @@ def test_the_group_that_loses_is_marked_and_those_that_lose_less_too():
 def test_all_groups_share_the_chance_of_error_and_one_that_may_have_stopped_early_has_wider_intervals():
     table = analysis.group_losses(pair_of(), specimens.passages())
     n = len(table.rows)
-    assert (
-        f"{n} groups, with two intervals each: every one has the level {100 * (1 - 0.05 / (2 * n)):.2f}"
-        in table.caption
-    )
+    assert f"{n} groups, two intervals each at {100 * (1 - 0.05 / (2 * n)):.2f}" in table.caption
     assert table.caption.startswith("<i> against dense, paired.") and "<i>" not in table.html
     ends = [
         [float(end) for end in re.findall(r"[\d.]+", rows["7 letters and more"][4])[1:]]
@@ -204,7 +201,12 @@ def test_all_groups_share_the_chance_of_error_and_one_that_may_have_stopped_earl
     assert ends[1][0] < ends[0][0] < ends[0][1] < ends[1][1]
 
 
-def test_a_group_of_one_passage_has_no_interval():
+def test_small_groups_are_left_out_and_counted_and_without_any_other_there_is_one_sentence():
     passages = specimens.passages()
-    rows = lost(pair_of(), replace(passages, targets=("1", *passages.targets[1:])))
-    assert rows["a number or a sign"][4].endswith("(no interval)")
+    found = analysis.group_losses(pair_of(), replace(passages, targets=("1",) * 19 + passages.targets[19:]))
+    assert "How it is written: a number or a sign" not in [row["kind"] + ": " + row["group"] for row in found.data]
+    assert min(row["passages"] for row in found.data) >= 20
+    assert "Left out: 2 groups of under 20 passages, 19 in all." in found.caption
+    short = replace(pair_of(), left=specimens.record([True] * 19), right=specimens.record([True] * 19, 300))
+    empty = analysis.group_losses(short, specimens.passages(19))
+    assert (empty.rows, empty.caption) == ([], "No group has 20 passages; 19 were compared.")
