@@ -54,7 +54,7 @@ def first_choices(pair: Pair, position: int) -> tuple[Html, Table]:
     found = sorted(shares.items(), key=lambda row: -max(share or 0.0 for share in row[1]))
     largest = max((share or 0.0 for _, row in found for share in row), default=0.0) or 1.0
     heads = [element("th", escape(n), scope="col", css=css) for n, css in zip(pair.titles, pair.colours, strict=True)]
-    drawn, rows = [], []
+    drawn = []
     for text, row in found:
         hit = bool(first) and text == first
         # An unknown probability has no colour, and so no bar.
@@ -68,7 +68,6 @@ def first_choices(pair: Pair, position: int) -> tuple[Html, Table]:
         sign = element("span", escape(" ✓"), css="sd-sign") if hit else Html("")
         name = element("th", token(text), sign, scope="row", css="sd-hit" if hit else "")
         drawn.append(element("tr", name, element("td", *bars), *(element("td", escape(cell)) for cell in cells)))
-        rows.append([text, "yes" if hit else "no", *cells])
     head = element("thead", element("tr", element("th", escape("Next token"), scope="col"), element("td"), *heads))
     shown = element("table", element("caption", escape(CAPTION)), head, element("tbody", *drawn), css="sd-top")
     data = [
@@ -79,8 +78,7 @@ def first_choices(pair: Pair, position: int) -> tuple[Html, Table]:
         }
         for text, row in found
     ]
-    head_names = ["Next token", "Begins the right word", *pair.titles]
-    return shown, table("First choices", CAPTION, head_names, rows, data=data, of=pair.stem)
+    return shown, table("First choices", CAPTION, [], [], data=data, of=pair.stem)
 
 
 class ChangeRange(NamedTuple):

@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import tzinfo
-from itertools import chain
 from math import inf
 from string import ascii_uppercase
 from typing import get_args
@@ -114,7 +113,7 @@ class RunRow:
         }
 
     def cells(self, zone: tzinfo | None) -> list[tuple[str, ...]]:
-        """The lines of each cell, as COLUMNS names them; empty where there is nothing to say."""
+        """The lines of the cells: method, removed, verdict, cost, started; empty where there is nothing to say."""
         found, n, asked = self.model, len(self.run.sparse) if self.run else 0, sorted(self.settings.made_permille)
         removed = wording.sparsity_percents(asked), ""
         if self.search is not None:
@@ -137,16 +136,6 @@ class RunRow:
         took = "" if self.seconds is None else wording.duration_words(self.seconds)
         started = wording.moment(self.at, zone), took
         return [(wording.method_titles(self.settings),), removed, (*verdict, words, made), loss, started]
-
-
-COLUMNS = {
-    "Method": ("Method",),
-    "Removed": ("Removed", "Steps"),
-    "Verdict": ("Verdict", "On the model", "State", "Progress"),
-    "Cost": ("Word perplexity, times dense", "Interval", "Accuracy"),
-    "Started": ("Started", "Took"),
-}
-"""The columns of the table on the page, each with what the lines of its cells are called in the downloaded one."""
 
 
 def all_rows(backend: Backend, tolerance: Tolerance) -> list[RunRow]:
@@ -202,9 +191,7 @@ def _short_title(reference: str) -> str:
 
 def runs_table(rows: Sequence[RunRow], zone: tzinfo | None) -> Table:
     """These rows as a table to download."""
-    cells = [[row.title, row.texts, *chain(*row.cells(zone))] for row in rows]
-    data = [row.values(zone) for row in rows]
-    return table("All runs", "", ["Run", "Texts", *chain(*COLUMNS.values())], cells, data=data)
+    return table("All runs", "", [], [], data=[row.values(zone) for row in rows])
 
 
 _RANK = ("within", "undecided", "beyond")

@@ -141,7 +141,7 @@ def continuations_section(backend: Backend, run: Run, pair: Pair, passages: Pass
         stopped = ", stopped before the end" if stored.stopped else ""
         drawn += [paragraph(f"{how}{stopped}", css="sd-muted"), paragraph(end_of(request.prompt, PROMPT_SHOWN))]
         drawn.append(_rows(texts, css="written"))
-    legend = f"The mark {DIVERGENCE_SIGN} stands where a text parts from that of {pair.left_name}."
+    legend = f"{DIVERGENCE_SIGN} marks where a text diverges from that of {pair.left_name}."
     return [element("h2", escape("What the models wrote")), paragraph(legend, css="sd-muted"), *drawn] if drawn else []
 
 

@@ -140,11 +140,8 @@ def held_rows(held: Holdings, marks: Mapping[str, RunMark], zone: tzinfo | None)
 
 
 def holdings_table(rows: Sequence[HeldRow]) -> Table:
-    """All rows as one table."""
-    head = ["By", "What", "About", "How many", "Size", "Last use"]
-    return table(
-        "What the data folder holds", "", head, [list(row[:6]) for row in rows], data=[row.values for row in rows]
-    )
+    """All rows as one table to download."""
+    return table("What the data folder holds", "", [], [], data=[row.values for row in rows])
 
 
 def deletion_question(plan: Cleanup, titles: Mapping[str, str]) -> list[str]:
@@ -175,7 +172,7 @@ def verification_sentence(found: Verification, zone: tzinfo | None) -> str:
     if found.n_damaged:
         were = "was" if found.n_damaged == 1 else "were"
         return f"✕ {found.n_damaged:,} of {n:,} {were} damaged (checked {when})."
-    return f"✓ Everything is intact (checked {when})."
+    return f"✓ All files intact (checked {when})."
 
 
 def verification_basis(found: Verification) -> str:
@@ -193,7 +190,7 @@ _CHECKED = {
     "export": "exported file",
 }
 _LOST = "It is lost, unless a backup of the data folder has it."
-_NOTHING = "Nothing: it is found out again when it is needed."
+_NOTHING = "Nothing: it is determined again when needed."
 _ASK_AGAIN = "Ask for it again on the compare page."
 _DAMAGED = {
     "record": ("Answers of a model", "Start its run again: only these answers are computed once more."),

@@ -132,7 +132,7 @@ def _draw_written(pair: Pair, others: Sequence[str], texts: Sequence[str]) -> No
     rest = [mark_divergence(left, text)[1] for text in more]
     _draw_texts(pair, others, [both[0] if alone else escape(left), both[1], *rest], "sd-written")
     beside = "the other" if alone else f"that of {pair.left_name}"
-    parts = f"The mark {DIVERGENCE_SIGN} stands where a text parts from {beside}."
+    parts = f"{DIVERGENCE_SIGN} marks where a text diverges from {beside}."
     frame.remark("Both wrote the same." if alone and left == right else parts)
 
 
@@ -326,8 +326,8 @@ def _draw_strip(pair: Pair, found: Divergence) -> None:
     bounds = ["under 0.01", "from 0.01", "from 0.05", "from 0.2", "0.8 and more nats"]
     legend = [element("span", escape(words), css=f"sd-heat sd-heat-{step}") for step, words in enumerate(bounds)]
     frame.remark(
-        "The thicker the line under a token, the further apart are the two models' expectations at its place. Point at "
-        "a token to read the number; the twenty largest are reached with the Tab key and listed in the table."
+        "A thicker line under a token: the two models' expectations lie further apart there. Point at a token to read "
+        "the number; the Tab key reaches the twenty largest, which the table lists."
     )
     frame.show(
         element("p", *legend, css="sd-heat-legend"),

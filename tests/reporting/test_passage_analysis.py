@@ -91,17 +91,19 @@ def choices(left, right, name="30 %"):
     """The rows of both models' first choices, and the widths of their bars."""
     one, other = (replace(r, outcomes=(o,)) for r, o in zip(RECORDS, (left, right), strict=True))
     drawn, file = analysis.first_choices(Pair(left_name="dense", left=one, right_name=name, right=other), 0)
-    assert all(f"<td>{cell}</td>" in drawn for row in file.rows for cell in row[2:]) and "<b>" not in drawn
-    assert file.head == ["Next token", "Begins the right word", "Dense", f"Sparse, {name}"]
-    return [tuple(row) for row in file.rows], [float(width) for width in re.findall(r"width: ([\d.]+)%", drawn)]
+    cells = ["–" if share is None else f"{share:.1f}{NBSP}%" for row in file.data for share in [*row.values()][2:]]
+    assert all(f"<td>{cell}</td>" in drawn for cell in cells) and "<b>" not in drawn
+    return [tuple(row.values()) for row in file.data], [
+        float(width) for width in re.findall(r"width: ([\d.]+)%", drawn)
+    ]
 
 
 def test_every_choice_of_either_stands_once_the_likeliest_first_with_bars_to_one_scale():
     rows, widths = choices(DENSE, SPARSE)
     assert rows == [
-        (" door", "yes", f"40.0{NBSP}%", f"1.0{NBSP}%"),
-        (" wall", "no", f"20.0{NBSP}%", f"30.0{NBSP}%"),
-        (" old", "no", analysis.NOT_AMONG_FIRST, f"10.0{NBSP}%"),
+        (" door", True, pytest.approx(40), pytest.approx(1)),
+        (" wall", False, 20.0, 30.0),
+        (" old", False, None, 10.0),
     ]
     assert widths == [100.0, 2.5, 50.0, 75.0, 0.0, 25.0]
 
