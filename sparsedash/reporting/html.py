@@ -26,9 +26,9 @@ _VISIBLE: dict[int, str] = {
 _BETWEEN_NUMBER_AND_SIGN = re.compile(r"(?<=\d) (?=[%×])")
 _FORMULA_STARTS = ("=", "+", "-", "@")
 """A spreadsheet takes a cell that begins like this for a formula."""
-_MARKDOWN = re.compile(r"[\\`*\[\]<>#~$&|]|(?<![^\W_])_|_(?![^\W_])|^[-+](?= |$)|(?<=^\d)[.)]|(?<=^\d\d)[.)]")
-_REPLACED_LATER = re.compile(r"[:@](?=[\w+/-])|\bww(?=w\.)|[-<>~](?=[->=])", re.IGNORECASE)
-"""Beginnings of emoji, icons, directives, addresses and arrows: Streamlit replaces these after it took escapes away."""
+_MARKDOWN = re.compile(r"[\\`*\[\]<>#~$&|]|(?<![^\W_])_|_(?![^\W_])|^[-+](?= |$)")
+_REPLACED_LATER = re.compile(r"[:@](?=[\w+/-])|\bww(?=w\.)|[-<>~](?=[->=])|^\d+(?=[.)](?: |$))", re.IGNORECASE)
+"""Beginnings of emoji, icons, directives, addresses, arrows, which are replaced after escapes; of numbered lists."""
 _WORD_JOINER = "\N{WORD JOINER}"
 Value = str | int | float | bool | None
 """Of a file: numbers as they are, text as a model or a user wrote it; None where there is none."""

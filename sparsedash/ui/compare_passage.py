@@ -338,8 +338,8 @@ def _draw_strip(pair: Pair, found: Divergence) -> None:
         "model expects for the token, given all before it. 0: the same. Changing the sides gives the other direction."
     )
     head = ["Token", "Nats", f"{pair.left_name} expects", f"{pair.right_name} expects"]
-    quoted = [[_quoted(text) for text in (places[i].text, places[i].left, places[i].right)] for i in largest]
-    rows = [[text, f"{places[i].nats:.2f}", *both] for i, (text, *both) in zip(largest, quoted, strict=True)]
+    said = [[_quoted(text) for text in (places[i].text, places[i].left, places[i].right)] for i in largest]
+    rows = [[text, f"{places[i].nats:.2f}", *both] for i, (text, *both) in zip(largest, said, strict=True)]
     data: list[dict[str, Value]] = [
         {"token": at.text, "kl_nats": at.nats, "left_expects": at.left, "right_expects": at.right}
         for at in (places[i] for i in largest)

@@ -65,7 +65,7 @@ def test_a_token_shows_the_spaces_that_belong_to_it(written, shown):
         ("“tea”, builtin:x: it's 9.", f"“tea”, builtin:{WJ}x: it's 9."),
         ("<b>x</b>\n&amp;", r"\<b\>x\</b\> \&amp;"),
         ("a -> b -- c", rf"a -{WJ}\> b -{WJ}- c"),
-        ("1. - #", r"1\. - \#"),
+        ("100. - #", rf"100{WJ}. - \#"),
         ("- \u202e", r"\- ⟨U+202E⟩"),
     ],
 )
