@@ -2,8 +2,10 @@
 
 import streamlit as st
 
+from sparsedash.reporting.html import file_name
 from sparsedash.reporting.run_answer import run_ending
 from sparsedash.reporting.run_results import run_results
+from sparsedash.reporting.wording import file_stem
 from sparsedash.ui import frame, job_panel, layers_losses
 from sparsedash.ui.chosen_run import choose_record, chosen_run, link_to_export, show_example_note, show_incomplete
 
@@ -19,8 +21,9 @@ if found is not None and found.sparse:
     with answer:
         frame.opening(layers_losses.layers_sentence(record.pruned), layers_losses.layers_basis(record, record.pruned))
         show_incomplete(found.run, run_ending(found.run, chosen.job))
-    layers_losses.show_layers(record.pruned)
-    layers_losses.show_shapes(backend, record)
+    stem = file_name(file_stem(found.run), found.names[record.key])
+    layers_losses.show_layers(record.pruned, stem)
+    layers_losses.show_shapes(backend, record, stem)
     with st.container(horizontal=True):
         frame.link("overview", "Back to the chart", run=chosen.key)
         name = found.names[record.key]

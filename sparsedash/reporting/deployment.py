@@ -3,8 +3,6 @@
 Only what was measured, or is exact from the widths, is said.
 """
 
-import csv
-import io
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +15,7 @@ from sparsedash.catalog.model_shape import ModelShape
 from sparsedash.catalog.presets import method_name
 from sparsedash.reporting import wording
 from sparsedash.reporting.charts.tradeoff_data import Gained, Reading
-from sparsedash.reporting.html import Table, table
+from sparsedash.reporting.html import Table, Value, table
 from sparsedash.reporting.run_results import Judged, RunResults
 from sparsedash.reporting.wording import NBSP, factor, percent, size
 from sparsedash.schema.export_settings import Export, Proof
@@ -41,7 +39,7 @@ MASKED = "only single weights are zero, so no speed-up is expected, and none is 
 UNKNOWN = "the model's sizes are noted when it is next loaded, by a run or a prompt"
 """Reasons why models are not shown."""
 PREFILL_LOAD = model_shape.Workload(batch=1, n_tokens=512)
-SPEED_HEAD = ("What", "Dense", "Sparse", "Ratio", "95 % interval", "Ceiling")
+_SPEED_HEAD = ("What", "Dense", "Sparse", "Ratio", "95 % interval", "Ceiling")
 FORM_NAMES = {
     "uniform": "one narrower width",
     "padded": "padded with zeros",
@@ -107,24 +105,33 @@ def _exact_gain(shape: ModelShape | None, made: Pruned | None, dtype: str, name:
     return Reading(value, value, value, words)
 
 
-def speed_rows(timing: Timing) -> list[list[str]]:
-    """One row for each phase, one for the bytes of the weights, one for the memory that they take where it is known."""
-    rows = []
+def speed_table(name: str, timing: Timing, of: str = "") -> Table:
+    """One row for each phase, one for the bytes of the weights, one for the memory that they take where it is known.
+
+    name: of the sparse model. of: see `Table`.
+    """
+    rows, data = [], list[dict[str, Value]]()
     for phase in timing.phases:
-        ratio, times = phase.ratio, [_short_time(median(seconds)) for seconds in (phase.dense_s, phase.sparse_s)]
+        ratio, (dense_s, sparse_s) = phase.ratio, map(median, (phase.dense_s, phase.sparse_s))
         what = {
             "prefill": f"prefill, {phase.batch} × {timing.n_prompt} tokens",
             "decode": f"decode, {phase.batch} × {timing.n_decode} after {timing.n_prompt}",
             "load": "load",
         }[phase.phase]
         interval = f"{ratio.low:.2f} to {ratio.high:.2f}"
-        rows.append([what, *times, factor(ratio.value), interval, factor(phase.ceiling)])
+        rows.append(
+            [what, _short_time(dense_s), _short_time(sparse_s), factor(ratio.value), interval, factor(phase.ceiling)]
+        )
+        measured: dict[str, Value] = {"what": what, "dense_s": dense_s, "sparse_s": sparse_s, "ratio": ratio.value}
+        data.append({**measured, "ratio_low": ratio.low, "ratio_high": ratio.high, "ceiling_ratio": phase.ceiling})
     weights = [("weights on disk", timing.dense_bytes, timing.sparse_bytes, "exact")]
     if timing.dense_resident and timing.sparse_resident:
         weights.append(("weights in memory", timing.dense_resident, timing.sparse_resident, "measured once"))
-    return rows + [
-        [what, size(dense), size(sparse), factor(dense / sparse), how, ""] for what, dense, sparse, how in weights
-    ]
+    for what, dense, sparse, how in weights:
+        rows.append([what, size(dense), size(sparse), factor(dense / sparse), how, ""])
+        data.append({"what": what, "dense_bytes": dense, "sparse_bytes": sparse, "ratio": dense / sparse})
+    caption = f"{name}: {timing_conditions(timing)}."
+    return table(f"Speed of {name}", caption, list(_SPEED_HEAD), rows, data=data, of=of)
 
 
 def timing_conditions(timing: Timing) -> str:
@@ -161,8 +168,8 @@ def block_shapes(shape: ModelShape, made: Pruned) -> list[list[Projection]]:
     return found
 
 
-def shapes_table(shape: ModelShape, made: Pruned, dtype: str) -> Table:
-    """Shapes and bytes of the whole model, its MLPs and every layer."""
+def shapes_table(shape: ModelShape, made: Pruned, dtype: str, of: str = "") -> Table:
+    """Shapes and bytes of the whole model, its MLPs and every layer; its file has the exact bytes. of: see `Table`."""
     blocks, sizes = block_shapes(shape, made), _mlp_bytes(shape, made, dtype)
     names = [name for name, _, _ in blocks[0]]
     mlps = sum(before for before, _ in sizes), sum(after for _, after in sizes)
@@ -189,22 +196,21 @@ def shapes_table(shape: ModelShape, made: Pruned, dtype: str) -> Table:
         "with the biases that leave with a channel. The whole model has attention, embeddings, norms and head besides."
     )
     head = ["Part", "Bytes before", "Bytes after", "Smaller by", *names]
-    return table("Shapes and bytes of this model", caption, head, rows)
+    data = _shape_values(shape, made, dtype)
+    return table("Shapes and bytes of this model", caption, head, rows, data=data, of=of)
 
 
-def shapes_csv(shape: ModelShape, made: Pruned, dtype: str) -> bytes:
-    """The same with exact bytes, a line for each projection of each block, then the totals."""
-    text = io.StringIO()
-    lines = csv.writer(text, lineterminator="\n")
-    sizes = ("rows_before", "columns_before", "rows_after", "columns_after")
-    lines.writerow(["layer", "projection", *sizes, "bytes_before", "bytes_after"])
-    blank = [""] * len(sizes)
+def _shape_values(shape: ModelShape, made: Pruned, dtype: str) -> list[dict[str, Value]]:
+    """Exact bytes: a row for each projection of each block, one for its MLP, then the total. layer: from 1."""
+    found = list[dict[str, Value]]()
     layers = zip(block_shapes(shape, made), _mlp_bytes(shape, made, dtype), strict=True)
-    for i, (projections, both) in enumerate(layers, 1):
-        lines.writerows([i, name, *before, *after, "", ""] for name, before, after in projections)
-        lines.writerow([i, "MLP", *blank, *both])
-    lines.writerow(["all", "whole model", *blank, *_model_bytes(shape, made, dtype)])
-    return text.getvalue().encode()
+    for i, (projections, (before, after)) in enumerate(layers, 1):
+        for name, old, new in projections:
+            sizes = zip(("rows_before", "columns_before", "rows_after", "columns_after"), (*old, *new), strict=True)
+            found.append({"layer": i, "part": name, **dict(sizes)})
+        found.append({"layer": i, "part": "MLP", "bytes_before": before, "bytes_after": after})
+    before, after = _model_bytes(shape, made, dtype)
+    return [*found, {"layer": None, "part": "whole model", "bytes_before": before, "bytes_after": after}]
 
 
 def _mlp_bytes(shape: ModelShape, made: Pruned, dtype: str) -> list[tuple[int, int]]:

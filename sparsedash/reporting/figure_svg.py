@@ -1,6 +1,7 @@
 """The trade-off chart as inline SVG, for a report without scripts: once for a wide screen and once for a phone."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from html import unescape
 from math import cos, pi, sin
 from typing import Any
 
@@ -148,7 +149,7 @@ class _Drawing:
         lines, height = said.split("<br>"), 1.25 * size
         top = at[1] - height * ((len(lines) - 1) / 2 if vertical == "middle" else len(lines) - 0.5)
         places = [{"x": f"{at[0]:.1f}", "y": f"{top + height * i:.1f}"} for i in range(len(lines))]
-        inside = [element("tspan", escape(line), **place) for line, place in zip(lines, places, strict=True)]
+        inside = [element("tspan", escape(unescape(line)), **place) for line, place in zip(lines, places, strict=True)]
         style = {"fill": font["color"], "font_size": f"{size}", "text_anchor": anchor}
         return element("text", *inside, dominant_baseline="central", **style)
 

@@ -4,13 +4,14 @@ Text from models, files and addresses in a URL is foreign: it may hold tags, mar
 direction. It reaches the page only through `escape`; the type `Html` is how mypy holds that.
 """
 
-import csv
 import html
-import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import NewType
+
+from sparsedash.schema.errors import encodable
 
 Html = NewType("Html", str)
 """Markup that is safe to show. Made by the functions here, from literals or from escaped text."""
@@ -22,11 +23,15 @@ _VISIBLE: dict[int, str] = {
     **{point: f"⟨U+{point:04X}⟩" for point in [*range(0x7F, 0xA0), *_INVISIBLE, 0xFEFF]},
     **dict.fromkeys(range(0xD800, 0xE000), "�"),
 }
-# A colon with something right behind it could begin a directive; after it comes the rest of a sentence.
 _BETWEEN_NUMBER_AND_SIGN = re.compile(r"(?<=\d) (?=[%×])")
 _FORMULA_STARTS = ("=", "+", "-", "@")
 """A spreadsheet takes a cell that begins like this for a formula."""
-_UNSAFE_IN_LABELS = re.compile(r"[^\w .,:;?'/@%+()-]|:(?! |$)|(?<!\w)_|_(?!\w)|\bwww\.")
+_MARKDOWN = re.compile(r"[\\`*\[\]<>#~$&|]|(?<![^\W_])_|_(?![^\W_])|^[-+](?= |$)")
+_REPLACED_LATER = re.compile(r"[:@](?=[\w+/-])|\bww(?=w\.)|[-<>~](?=[->=])|^\d+(?=[.)](?: |$))", re.IGNORECASE)
+"""Beginnings of emoji, icons, directives, addresses, arrows, which are replaced after escapes; of numbered lists."""
+_WORD_JOINER = "\N{WORD JOINER}"
+Value = str | int | float | bool | None
+"""Of a file: numbers as they are, text as a model or a user wrote it; None where there is none."""
 
 
 def visible(text: str) -> str:
@@ -46,9 +51,25 @@ def token(text: str) -> Html:
 
 
 def widget_label(text: str) -> str:
-    """Foreign text for a widget's label, which Streamlit reads as markdown: only what is harmless there is kept."""
-    kept = _UNSAFE_IN_LABELS.sub(" ", visible(text))
-    return " ".join(kept.replace("@", " @").split())
+    """Foreign text for a label, help or toast, which Streamlit reads as markdown: it shows just that text, on one line.
+
+    What escapes cannot keep from being replaced is parted by a sign of no width.
+    """
+    joined = _REPLACED_LATER.sub(rf"\g<0>{_WORD_JOINER}", " ".join(visible(text).split()))
+    return _MARKDOWN.sub(r"\\\g<0>", joined)
+
+
+def quoted(text: str) -> str:
+    """The text in quotation marks that can be told from its own."""
+    return f"‘{text}’" if any(mark in text for mark in '"“”') else f"“{text}”"
+
+
+def readable(text: str) -> str:
+    """A model's text without the space around it; in words, or in quotation marks, where it has no letters."""
+    if not text.strip():
+        kinds = {"": "(nothing)", " ": "(a space)"}
+        return kinds.get(text, "(a line break)" if "\n" in text else "(spaces)")
+    return text.strip() if any(map(str.isalnum, text)) else quoted(text.strip())
 
 
 def element(name: str, *inside: Html, **attributes: str) -> Html:
@@ -81,6 +102,8 @@ class Table:
     """A table of text. name: what it is called for those who cannot see it, and as a file. caption: stands over it.
 
     The first column heads its row, the others are numbers. links: for each row the markup in place of its first text.
+    data: the rows of its file, by their columns, whose names hold the unit; none: the file holds the text.
+    of: what the file's name begins with.
     """
 
     name: str
@@ -88,6 +111,8 @@ class Table:
     head: list[str]
     rows: list[list[str]]
     links: Sequence[Html] = ()
+    data: Sequence[Mapping[str, Value]] = ()
+    of: str = ""
 
     @property
     def html(self) -> Html:
@@ -108,25 +133,54 @@ def spreadsheet_safe(text: str) -> str:
     return f"'{text}" if text.lstrip().startswith(_FORMULA_STARTS) else text
 
 
+def csv_file(rows: Sequence[Mapping[str, Value]]) -> bytes:
+    """The rows under the names of their columns, as UTF-8 CSV: text quoted, and defused for spreadsheets; numbers bare.
+
+    A number that is not finite is left out, as one that is not there.
+    """
+
+    def cell(value: Value) -> str:
+        if isinstance(value, str):
+            return '"' + spreadsheet_safe(encodable(value)).replace('"', '""') + '"'
+        return "" if value is None or not isfinite(value) else str(value).lower()
+
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    lines = [[cell(name) for name in columns], *([cell(row.get(name)) for name in columns] for row in rows)]
+    return "".join(f"{','.join(line)}\n" for line in lines).encode()
+
+
 def table_csv(shown: Table) -> bytes:
-    """The table as it is shown, as UTF-8 CSV. Text that a spreadsheet would run begins with an apostrophe."""
-    text = io.StringIO(newline="")
-    lines = csv.writer(text, quoting=csv.QUOTE_ALL, lineterminator="\n")
-    for line in (shown.head, *shown.rows):
-        lines.writerow([spreadsheet_safe(cell.replace("\N{NO-BREAK SPACE}", " ")) for cell in line])
-    return text.getvalue().encode()
+    """The table as UTF-8 CSV: its data where it has any, else the text that it shows."""
+    texts = [[cell.replace("\N{NO-BREAK SPACE}", " ") for cell in row] for row in shown.rows]
+    return csv_file(shown.data or [dict(zip(shown.head, row, strict=True)) for row in texts])
+
+
+def file_name(*parts: str, ending: str = "") -> str:
+    """The name of a file, or a part of one, from these texts: of letters that every file can have."""
+    named = (re.sub(r"[^a-z0-9.]+", "-", part.lower()).strip("-.")[:_LONGEST_PART] for part in parts)
+    return "-".join(filter(None, named)) + ending
 
 
 def table_file_name(shown: Table) -> str:
-    """The name of that file, of letters that every file can have."""
-    return f"sparsedash-{re.sub(r'[^a-z0-9]+', '-', shown.name.lower()).strip('-')}.csv"
+    """The name of that file."""
+    return file_name(shown.of or "sparsedash", shown.name, ending=".csv")
 
 
-def table(name: str, caption: str, head: list[str], rows: list[list[str]], links: Sequence[Html] = ()) -> Table:
+def table(
+    name: str,
+    caption: str,
+    head: list[str],
+    rows: list[list[str]],
+    links: Sequence[Html] = (),
+    data: Sequence[Mapping[str, Value]] = (),
+    of: str = "",
+) -> Table:
     """The table of these texts; see `Table`."""
-    return Table(name=name, caption=caption, head=head, rows=rows, links=links)
+    return Table(name=name, caption=caption, head=head, rows=rows, links=links, data=data, of=of)
 
 
+_LONGEST_PART = 80
+"""Characters of a file's name that come from one text."""
 _LONG = 7
 """Characters of a figure that a phone has room for in the usual size."""
 

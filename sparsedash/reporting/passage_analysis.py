@@ -9,13 +9,14 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from itertools import pairwise
+from itertools import chain, pairwise
 from math import ceil, exp, floor, inf
 from typing import NamedTuple
 
 from sparsedash.reporting import wording
-from sparsedash.reporting.html import Html, Table, element, escape, table, token
-from sparsedash.reporting.record_pair import Pair
+from sparsedash.reporting.html import Html, Table, Value, element, escape, quoted, table, token
+from sparsedash.reporting.record_pair import SIDES, Pair
+from sparsedash.reporting.verdicts import finite_ratio
 from sparsedash.schema.records import Passages
 from sparsedash.stats.mean_intervals import anytime_mean_interval, mean_interval
 from sparsedash.stats.tolerance import ALPHA, lost_accuracy_interval, passage_losses
@@ -25,6 +26,8 @@ LISTED = 5
 NOT_AMONG_FIRST = "–"
 CAPTION = "What each model thinks most likely to come next"
 MOST_RANGES = 14
+FEWEST_IN_GROUP = 20
+"""Passages of a group that is shown; of fewer, intervals are too wide to say anything."""
 LEAST_SHOWN = 0.005
 """Nats below which nothing is called a change; two decimals show no less."""
 _STEPS = tuple(digit * 10.0**power for power in range(-2, 3) for digit in (1, 2, 5))
@@ -51,7 +54,7 @@ def first_choices(pair: Pair, position: int) -> tuple[Html, Table]:
     found = sorted(shares.items(), key=lambda row: -max(share or 0.0 for share in row[1]))
     largest = max((share or 0.0 for _, row in found for share in row), default=0.0) or 1.0
     heads = [element("th", escape(n), scope="col", css=css) for n, css in zip(pair.titles, pair.colours, strict=True)]
-    drawn, rows = [], []
+    drawn = []
     for text, row in found:
         hit = bool(first) and text == first
         # An unknown probability has no colour, and so no bar.
@@ -65,10 +68,17 @@ def first_choices(pair: Pair, position: int) -> tuple[Html, Table]:
         sign = element("span", escape(" ✓"), css="sd-sign") if hit else Html("")
         name = element("th", token(text), sign, scope="row", css="sd-hit" if hit else "")
         drawn.append(element("tr", name, element("td", *bars), *(element("td", escape(cell)) for cell in cells)))
-        rows.append([text, "yes" if hit else "no", *cells])
     head = element("thead", element("tr", element("th", escape("Next token"), scope="col"), element("td"), *heads))
     shown = element("table", element("caption", escape(CAPTION)), head, element("tbody", *drawn), css="sd-top")
-    return shown, table("First choices", CAPTION, ["Next token", "Begins the right word", *pair.titles], rows)
+    data = [
+        {
+            "token": text,
+            "begins_right_word": bool(first) and text == first,
+            **{f"{side}_probability_percent": p and 100 * p for side, p in zip(SIDES, row, strict=True)},
+        }
+        for text, row in found
+    ]
+    return shown, table("First choices", CAPTION, [], [], data=data, of=pair.stem)
 
 
 class ChangeRange(NamedTuple):
@@ -113,10 +123,10 @@ def count_by_range(changes: Sequence[float], found: Sequence[ChangeRange]) -> li
 def change_words(change: float, target: str) -> str:
     """The change of the right word's probability as a factor, and of its log-probability."""
     if abs(change) < LEAST_SHOWN:
-        return f"“{target}” stayed as likely as it was. Its log-probability stayed the same."
+        return f"{quoted(target)} stayed as likely as it was. Its log-probability stayed the same."
     factor = wording.nats_as_factor(abs(change)).removesuffix(" ×")
     much, verb = ("less", "fell") if change < 0 else ("more", "rose")
-    return f"“{target}” became {factor} times {much} likely. Its log-probability {verb} by {abs(change):.2f}."
+    return f"{quoted(target)} became {factor} times {much} likely. Its log-probability {verb} by {abs(change):.2f}."
 
 
 class _Text(NamedTuple):
@@ -184,31 +194,49 @@ _KINDS: Mapping[str, tuple[tuple[str, ...], Callable[[_Text], int]]] = {
 
 
 def group_losses(pair: Pair, passages: Passages) -> Table:
-    """What every group lost from the left model to the right one, with intervals that all hold together."""
-    groups, n = passage_groups(passages), len(pair.left.outcomes)
+    """What every group of enough passages lost from left to right, with intervals that all hold together."""
+    every, n = passage_groups(passages), len(pair.left.outcomes)
+    groups = {name: positions for name, positions in every.items() if len(positions) >= FEWEST_IN_GROUP}
+    head = ["Group", "Passages", "Broke", "Fixed", "Accuracy, points", "Word perplexity", "Beside all"]
+    if not groups:
+        return table("Which passages break", f"No group has {FEWEST_IN_GROUP} passages; {n:,} were compared.", head, [])
     anytime = any(record.stopping is not None for record in (pair.left, pair.right))
     alpha, mean = ALPHA / (_MEASURES * len(groups)), sum(map(pair.fall, range(n))) / n
-    rows = []
+    rows, data = [], list[dict[str, Value]]()
     for (by, name), positions in groups.items():
         lost = passage_losses([pair.outcomes(position) for position in positions], anytime=anytime)
         low, high = (anytime_mean_interval if anytime else mean_interval)(lost.nats, alpha)
         least, most = lost_accuracy_interval(lost, alpha)
-        points = wording.signed_points((lost.mended - lost.broke) / len(positions))
+        change = (lost.mended - lost.broke) / len(positions)
+        points, ratio = wording.signed_points(change), wording.nats_as_factor(lost.nats.mean)
         ends = "no interval" if low == -inf else wording.factor_range(low, high)
-        rows.append(
-            [
-                f"{by}: {name}",
-                *(f"{count:,}" for count in (len(positions), lost.broke, lost.mended)),
-                f"{points} ({wording.signed_interval((-most, -least))})",
-                f"{wording.nats_as_factor(lost.nats.mean)} ({ends})",
-                MORE if low > mean else LESS if high < mean else "",
-            ]
+        apart = MORE if low > mean else LESS if high < mean else ""
+        counts = {"passages": len(positions), "broke": lost.broke, "fixed": lost.mended}
+        intervals = [f"{points} ({wording.signed_interval((-most, -least))})", f"{ratio} ({ends})"]
+        rows.append([f"{by}: {name}", *(f"{count:,}" for count in counts.values()), *intervals, apart])
+        data.append(
+            {
+                "kind": by,
+                "group": name,
+                **counts,
+                "change_points": 100 * change,
+                "change_points_low": 0.0 - 100 * most,
+                "change_points_high": 0.0 - 100 * least,
+                **{
+                    f"perplexity_ratio{end}": finite_ratio(nats)
+                    for end, nats in (("", lost.nats.mean), ("_low", low), ("_high", high))
+                },
+                "interval_level_percent": 100 * (1 - alpha),
+                "beside_all": apart.partition(" ")[2],
+            }
         )
+    nothing = "" if any(row[-1] for row in rows) else "No group stands out. "
+    small = [positions for name, positions in every.items() if name not in groups]
+    left_out = f"{wording.quantity(len(small), 'group')} of under {FEWEST_IN_GROUP} passages"
     caption = (
-        f"{pair.right_name} against {pair.left_name}, paired. {len(rows)} groups, with two intervals each: every one "
-        f"has the level {100 * (1 - alpha):.2f}{wording.NBSP}%, so that all hold together at 95{wording.NBSP}%. Marked "
-        f"are groups whose whole interval lies on one side of what all passages lost ({wording.nats_as_factor(mean)}). "
-        "Test a marked group on other passages."
+        f"{nothing}{pair.right_name} against {pair.left_name}, paired. {wording.quantity(len(rows), 'group')}, two "
+        f"intervals each at {100 * (1 - alpha):.2f}{wording.NBSP}%, so that all hold together at 95{wording.NBSP}%. "
+        f"Marked: the whole interval lies on one side of what all passages lost ({wording.nats_as_factor(mean)}); test "
+        f"such a group on other passages.{f' Left out: {left_out}, {len({*chain(*small)}):,} in all.' if small else ''}"
     )
-    head = ["Group", "Passages", "Broke", "Fixed", "Accuracy, points", "Word perplexity", "Beside all"]
-    return table("Which passages break", caption, head, rows)
+    return table("Which passages break", caption, head, rows, data=data, of=pair.stem)

@@ -44,6 +44,8 @@ KIND_OF: dict[tuple[bool, bool], Kind] = {
     (False, True): "mended",
     (False, False): "both-wrong",
 }
+SIDES: tuple[str, str] = ("left", "right")
+"""The models of a pair, as the columns of its files name them."""
 T = TypeVar("T")
 
 
@@ -51,7 +53,8 @@ T = TypeVar("T")
 class Pair:
     """Two records under the names they are shown by, with the passages that both answered; the right one is judged.
 
-    hidden: nothing shows which side is which. turned: the right model stands first; only where it is hidden.
+    hidden: nothing shows which side is which. turned: the right model stands first; only where it is hidden. stem: what
+    the names of its files begin with.
     """
 
     left_name: str
@@ -60,6 +63,7 @@ class Pair:
     right: Record
     hidden: bool = False
     turned: bool = False
+    stem: str = ""
 
     def outcomes(self, position: int) -> tuple[Outcome, Outcome]:
         """Both answers to one passage."""
@@ -187,8 +191,8 @@ def unique_names(names: Mapping[str, str]) -> dict[str, str]:
     return unique
 
 
-def load_pair(backend: Backend, left: RecordChoice, right: RecordChoice) -> Pair | None:
-    """Both records, or None where one is lost or they do not answer the same passages."""
+def load_pair(backend: Backend, left: RecordChoice, right: RecordChoice, stem: str = "") -> Pair | None:
+    """Both records, or None where one is lost or they do not answer the same passages. stem: see `Pair`."""
     first, second = backend.record(left.key), backend.record(right.key)
     if first is None or second is None or first.passages_key != second.passages_key:
         return None
@@ -196,7 +200,9 @@ def load_pair(backend: Backend, left: RecordChoice, right: RecordChoice) -> Pair
     shared = shared_outcomes(first, second)
     first = replace(first, outcomes=tuple(one for one, _ in shared))
     second = replace(second, outcomes=tuple(other for _, other in shared))
-    return Pair(left_name=left.name, left=first, right_name=right.name, right=second) if shared else None
+    if not shared:
+        return None
+    return Pair(left_name=left.name, left=first, right_name=right.name, right=second, stem=stem)
 
 
 def _passages(run: Run) -> tuple[str | None, int | None, int | None]:
@@ -242,7 +248,9 @@ def mark_divergence(first: str, second: str) -> tuple[Html, Html]:
 def view_file(
     pair: Pair, positions: Sequence[int], passages: Passages | None, kind: Literal["csv", "parquet"]
 ) -> bytes:
-    """These passages with both answers, as UTF-8 CSV or parquet. target_rank: of the target's first token, or 0.
+    """These passages with both answers, as UTF-8 CSV or parquet, numbered as on the page.
+
+    target_rank: of the target's first token, or 0.
 
     In CSV text that a spreadsheet would run begins with an apostrophe; nothing runs that of parquet.
     """
@@ -256,14 +264,14 @@ def view_file(
 
     sides = [[record.outcomes[i] for i in positions] for record in (pair.left, pair.right)]
     columns: dict[str, list[Any]] = {
-        "index": [one.index for one in sides[0]],
+        "passage": [one.index + 1 for one in sides[0]],
         "context": [safe(passages.contexts[i]) if passages else "" for i in positions],
         "target": [safe(one.target) for one in sides[0]],
     }
-    for side, outcomes in zip(("left", "right"), sides, strict=True):
+    for side, outcomes in zip(SIDES, sides, strict=True):
         columns[f"{side}_answer"] = [safe(one.answer) for one in outcomes]
         columns[f"{side}_correct"] = [one.last_word_right for one in outcomes]
-        columns[f"{side}_log_likelihood"] = [one.log_likelihood for one in outcomes]
+        columns[f"{side}_log_likelihood_nats"] = [one.log_likelihood for one in outcomes]
         columns[f"{side}_target_rank"] = [one.tokens[0].rank if one.tokens else 0 for one in outcomes]
     (write_csv if kind == "csv" else write_table)(pa.table(columns), sink := io.BytesIO())
     return sink.getvalue()

@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import tzinfo
-from itertools import chain
 from math import inf
 from string import ascii_uppercase
 from typing import get_args
@@ -14,7 +13,7 @@ from sparsedash.reporting import verdicts, wording
 from sparsedash.reporting.charts.chart_style import LONGEST
 from sparsedash.reporting.charts.tradeoff_chart import SYMBOLS
 from sparsedash.reporting.charts.tradeoff_data import Measure, TradeoffData
-from sparsedash.reporting.html import Html, Table, element, escape, join, table
+from sparsedash.reporting.html import Html, Table, Value, element, escape, join, table, visible
 from sparsedash.reporting.job_status import STATES, job_request
 from sparsedash.reporting.record_pair import unique_names
 from sparsedash.reporting.run_results import Judged, RunResults, Weighed, headline_model
@@ -94,8 +93,28 @@ class RunRow:
         parts += [f"calibrated on {_short_title(calibration.corpus)}"] if self.settings.reads_text else []
         return " · ".join([*parts, f"tested on {n} of {_short_title(evaluation.corpus)}", self.settings.dtype])
 
+    def values(self, zone: tzinfo | None) -> dict[str, Value]:
+        """The row of the downloaded table."""
+        asked, found = self.settings.made_permille, self.model
+        return {
+            "run": self.title,
+            "key": self.key,
+            "model": self.settings.model,
+            "methods": wording.method_titles(self.settings),
+            "texts": self.texts,
+            "least_sparsity_percent": min(asked, default=0) / 10,
+            "most_sparsity_percent": max(asked, default=0) / 10,
+            "sparse_models": len(self.run.sparse) if self.run else 0,
+            "state": self.job.state if self.job else "done",
+            "started": wording.iso_moment(self.at, zone),
+            "took_s": self.seconds,
+            "judged_method": wording.method_title(found.method) if found else None,
+            "judged_sparsity_percent": found.permille / 10 if found else None,
+            **(verdicts.verdict_values(found.verdict) if found else {}),
+        }
+
     def cells(self, zone: tzinfo | None) -> list[tuple[str, ...]]:
-        """The lines of each cell, as COLUMNS names them; empty where there is nothing to say."""
+        """The lines of the cells: method, removed, verdict, cost, started; empty where there is nothing to say."""
         found, n, asked = self.model, len(self.run.sparse) if self.run else 0, sorted(self.settings.made_permille)
         removed = wording.sparsity_percents(asked), ""
         if self.search is not None:
@@ -118,16 +137,6 @@ class RunRow:
         took = "" if self.seconds is None else wording.duration_words(self.seconds)
         started = wording.moment(self.at, zone), took
         return [(wording.method_titles(self.settings),), removed, (*verdict, words, made), loss, started]
-
-
-COLUMNS = {
-    "Method": ("Method",),
-    "Removed": ("Removed", "Steps"),
-    "Verdict": ("Verdict", "On the model", "State", "Progress"),
-    "Cost": ("Word perplexity, times dense", "Interval", "Accuracy"),
-    "Started": ("Started", "Took"),
-}
-"""The columns of the table on the page, each with what the lines of its cells are called in the downloaded one."""
 
 
 def all_rows(backend: Backend, tolerance: Tolerance) -> list[RunRow]:
@@ -184,8 +193,7 @@ def _short_title(reference: str) -> str:
 
 def runs_table(rows: Sequence[RunRow], zone: tzinfo | None) -> Table:
     """These rows as a table to download."""
-    cells = [[row.title, row.texts, *chain(*row.cells(zone))] for row in rows]
-    return table("All runs", "", ["Run", "Texts", *chain(*COLUMNS.values())], cells)
+    return table("All runs", "", [], [], data=[row.values(zone) for row in rows])
 
 
 _RANK = ("within", "undecided", "beyond")
@@ -299,6 +307,10 @@ def overlay(found: Sequence[RunResults]) -> Overlay | None:
         for i, (sign, label) in enumerate(zip(signs, lines, strict=True))
     )
     rows = [[f"{label}, {sparsity_percent(each.permille)}", *verdicts.loss_cells(each)] for label, _, each in models]
+    data = [
+        {"model": label, "sparsity_percent": each.permille / 10, **verdicts.loss_values(each)}
+        for label, _, each in models
+    ]
     caption = f"Each model against its own dense model, on the last words of the same passages. {_EACH}"
     return Overlay(
         tradeoff=replace(
@@ -317,7 +329,7 @@ def overlay(found: Sequence[RunResults]) -> Overlay | None:
         measures=[measure for measure in every if measure != "share right" or len(dense) == 1],
         models={each.record.key: run.comparisons[each.record.key] for _, run, each in models},
         legend=join() if fits else element("ul", *letters, css="sd-chart-key"),
-        numbers=table("The numbers of these runs", caption, ["Model", *verdicts.LOSS_HEAD], rows),
+        numbers=table("The numbers of these runs", caption, ["Model", *verdicts.LOSS_HEAD], rows, data=data),
         notes=[*notes, _EACH] if len(drawn) > 1 else notes,
     )
 
@@ -351,5 +363,5 @@ def _lines(runs: Sequence[RunResults], notes: list[str]) -> dict[str, tuple[RunR
         else ", ".join([*(part for part, told in zip(own[:-1], differ, strict=False) if told), own[-1]])
         for (run, _, several), own in zip(parts, facets, strict=True)
     ]
-    names = unique_names({str(i): label for i, label in enumerate(labels)}).values()
+    names = unique_names({str(i): visible(label) for i, label in enumerate(labels)}).values()
     return {name: (run, models) for name, (run, models, _) in zip(names, parts, strict=True)}

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from itertools import islice
-from math import exp, isfinite
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from sparsedash.reporting.charts.chart_style import COLOUR_PAIRS
 from sparsedash.reporting.charts.tradeoff_chart import tradeoff_chart, tradeoff_words
 from sparsedash.reporting.charts.tradeoff_data import Measure
 from sparsedash.reporting.figure_svg import figure_svg
-from sparsedash.reporting.html import Html, element, escape, heading, paragraph, table
+from sparsedash.reporting.html import Html, element, escape, heading, paragraph, readable, table
 from sparsedash.reporting.record_pair import DIVERGENCE_SIGN, KINDS, Kind, Pair, end_of, mark_divergence
 from sparsedash.reporting.run_answer import (
     answer_figures,
@@ -33,7 +33,7 @@ from sparsedash.reporting.verdicts import numbers_table
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.pair_records import Continuation, ContinuationSettings
 from sparsedash.schema.plain_values import canonical_json
-from sparsedash.schema.records import LARGEST_LOSS, Passages, Record, Run
+from sparsedash.schema.records import Passages, Record, Run
 from sparsedash.service.backend import Backend
 from sparsedash.stats.races import LikelihoodDifference
 from sparsedash.stats.significance import compare_records
@@ -134,7 +134,7 @@ def _flip_tables(pair: Pair, passages: Passages | None) -> list[Html]:
         for position in positions[:FLIPS_SHOWN]:
             left, right = pair.outcomes(position)
             end = end_of(passages.contexts[position] if passages else "", CONTEXT_SHOWN)
-            texts = (left.target, left.answer.strip(), right.answer.strip())
+            texts = map(readable, (left.target, left.answer, right.answer))
             change = wording.signed_nats(-pair.fall(position))
             rows.append([f"{left.index + 1:,}", end, *(text[:CONTEXT_SHOWN] for text in texts), change])
         head = ["Passage", "Its end", "Target", pair.left_name, pair.right_name, "Change"]
@@ -154,13 +154,13 @@ def continuations_section(backend: Backend, run: Run, pair: Pair, passages: Pass
     """
     names, drawn = wording.record_names(run), list[Html]()
     for how, request, stored in islice(_continuations(backend, pair, passages), MOST_CONTINUATIONS):
-        first, *rest = (text.strip() or "(nothing)" for text in (stored.left, stored.right, *stored.others))
+        first, *rest = map(readable, (stored.left, stored.right, *stored.others))
         who = [pair.left_name, pair.right_name, *(names.get(key, key[:8]) for key in request.others)]
         texts = zip(who, [escape(first), *(mark_divergence(first, text)[1] for text in rest)], strict=False)
         stopped = ", stopped before the end" if stored.stopped else ""
         drawn += [paragraph(f"{how}{stopped}", css="sd-muted"), paragraph(end_of(request.prompt, PROMPT_SHOWN))]
         drawn.append(_rows(texts, css="written"))
-    legend = f"The mark {DIVERGENCE_SIGN} stands where a text parts from that of {pair.left_name}."
+    legend = f"{DIVERGENCE_SIGN} marks where a text diverges from that of {pair.left_name}."
     return [element("h2", escape("What the models wrote")), paragraph(legend, css="sd-muted"), *drawn] if drawn else []
 
 
@@ -237,15 +237,10 @@ def _answers(record: Record) -> dict[str, Any]:
 
 def _rival(judged: Judged, difference: LikelihoodDifference) -> dict[str, Any]:
     """One method beside the winning one: word perplexities as a ratio."""
-    ratio, low, high = (_factor(nats) for nats in (difference.value, difference.low, difference.high))
+    ratio, low, high = (verdicts.finite_ratio(nats) for nats in (difference.value, difference.low, difference.high))
     at = {"method": asdict(judged.method), "sparsity_percent": judged.permille / 10}
     shown = {name: getattr(difference, name) for name in ("level", "is_shown", "n_passages")}
     return at | {"ratio": ratio, "low": low, "high": high, "p_adjusted": difference.p_value} | shown
-
-
-def _factor(nats: float) -> float | None:
-    """One passage has no interval: its ends are no numbers of JSON."""
-    return exp(nats) if -LARGEST_LOSS < nats < LARGEST_LOSS else None
 
 
 def _sparse(judged: Judged, record: Record) -> dict[str, Any]:
@@ -271,7 +266,7 @@ _LOSS = ("value", "low", "high", "level", "verdict")
 def _verdict(found: ToleranceVerdict, tolerance: Tolerance) -> dict[str, Any]:
     """Both losses: the perplexity as a multiple of dense's, the accuracy in points gained."""
     lost, accuracy = found.perplexity, found.accuracy
-    ratios = [_factor(nats) for nats in (lost.value, lost.low, lost.high)]
+    ratios = [verdicts.finite_ratio(nats) for nats in (lost.value, lost.low, lost.high)]
     points = [0.0 - 100 * share for share in (accuracy.value, accuracy.high, accuracy.low)] if accuracy else []
     ratio, change = (
         loss and dict(zip(_LOSS, [*numbers, loss.level, loss.verdict], strict=True))

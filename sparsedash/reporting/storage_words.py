@@ -9,7 +9,7 @@ from datetime import tzinfo
 from typing import NamedTuple
 
 from sparsedash.reporting import wording
-from sparsedash.reporting.html import Table, table
+from sparsedash.reporting.html import Table, Value, table
 from sparsedash.schema.pair_records import RunMark
 from sparsedash.schema.records import Verification
 from sparsedash.service.deletion import Cleanup, Selection
@@ -55,7 +55,10 @@ _KINDS: dict[HoldingKind, _Kind] = {
 
 
 class HeldRow(NamedTuple):
-    """One row, by kind, model or run: title, a line under it, how many, their size, the last use; what is deleted."""
+    """One row, by kind, model or run: title, a line under it, how many, their size, the last use; what is deleted.
+
+    values: the row of the downloaded table.
+    """
 
     by: str
     title: str
@@ -64,6 +67,7 @@ class HeldRow(NamedTuple):
     size: str
     used: str
     chosen: Selection | None
+    values: Mapping[str, Value]
 
 
 def holdings_sentence(held: Holdings) -> str:
@@ -99,7 +103,17 @@ def held_rows(held: Holdings, marks: Mapping[str, RunMark], zone: tzinfo | None)
     ) -> None:
         used_at = of.run.started_at if isinstance(of, RunHolding) else of.used_at
         used, size = wording.moment(used_at, zone) if used_at else NO_AMOUNT, _size_or_dash(of.n_bytes)
-        rows.append(HeldRow(by, title, " · ".join(filter(None, about)), number, size, used, chosen))
+        words = " · ".join(filter(None, about))
+        counted = of.n if isinstance(of, Holding) else len(of.run.sparse)
+        values: dict[str, Value] = {
+            "by": by,
+            "what": title,
+            "about": words,
+            "number": counted,
+            "of": number.partition(" ")[2],
+        }
+        values |= {"bytes": of.n_bytes, "last_used": wording.iso_moment(used_at, zone) if used_at else None}
+        rows.append(HeldRow(by, title, words, number, size, used, chosen, values))
 
     for kind, words in _KINDS.items():
         if holding := held.kinds.get(kind):
@@ -126,9 +140,8 @@ def held_rows(held: Holdings, marks: Mapping[str, RunMark], zone: tzinfo | None)
 
 
 def holdings_table(rows: Sequence[HeldRow]) -> Table:
-    """All rows as one table."""
-    head = ["By", "What", "About", "How many", "Size", "Last use"]
-    return table("What the data folder holds", "", head, [list(row[:6]) for row in rows])
+    """All rows as one table to download."""
+    return table("What the data folder holds", "", [], [], data=[row.values for row in rows])
 
 
 def deletion_question(plan: Cleanup, titles: Mapping[str, str]) -> list[str]:
@@ -159,7 +172,7 @@ def verification_sentence(found: Verification, zone: tzinfo | None) -> str:
     if found.n_damaged:
         were = "was" if found.n_damaged == 1 else "were"
         return f"✕ {found.n_damaged:,} of {n:,} {were} damaged (checked {when})."
-    return f"✓ Everything is intact (checked {when})."
+    return f"✓ All files intact (checked {when})."
 
 
 def verification_basis(found: Verification) -> str:
@@ -177,7 +190,7 @@ _CHECKED = {
     "export": "exported file",
 }
 _LOST = "It is lost, unless a backup of the data folder has it."
-_NOTHING = "Nothing: it is found out again when it is needed."
+_NOTHING = "Nothing: it is determined again when needed."
 _ASK_AGAIN = "Ask for it again on the compare page."
 _DAMAGED = {
     "record": ("Answers of a model", "Start its run again: only these answers are computed once more."),

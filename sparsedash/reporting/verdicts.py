@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from math import exp, isinf
 
 from sparsedash.reporting import wording
-from sparsedash.reporting.html import Table, element, escape, table
+from sparsedash.reporting.html import Table, Value, element, escape, table
 from sparsedash.reporting.run_results import Judged, RunResults
 from sparsedash.reporting.wording import MINUS, NBSP, percent, plural, quantity
-from sparsedash.schema.records import Record
+from sparsedash.schema.records import LARGEST_LOSS, Record
 from sparsedash.stats.races import LikelihoodDifference
 from sparsedash.stats.significance import PairedComparison, accuracy_interval
 from sparsedash.stats.tolerance import Loss, LossMeasure, Tolerance, ToleranceVerdict, Verdict
@@ -176,6 +176,31 @@ def loss_cells(judged: Judged) -> list[str]:
     return [*changed, *flips, loss_value(lost), times, verdict_sign(judged.verdict)]
 
 
+def finite_ratio(nats: float) -> float | None:
+    """A loss in nats as a multiple of dense's word perplexity; None where it is no number of JSON."""
+    return exp(nats) if -LARGEST_LOSS < nats < LARGEST_LOSS else None
+
+
+def verdict_values(found: ToleranceVerdict) -> dict[str, Value]:
+    """A verdict with its losses as numbers for a file."""
+    accuracy, lost = found.accuracy, found.perplexity
+    ends = (accuracy.value, accuracy.high, accuracy.low, -accuracy.level) if accuracy else ()
+    values: list[Value] = [0.0 - 100 * share for share in ends] or [None] * 4
+    ratios = [finite_ratio(nats) for nats in (lost.value, lost.low, lost.high)]
+    ends_named = ("", "_low", "_high", "_level_percent")
+    names = [f"{name}{end}" for name in ("change_points", "perplexity_ratio") for end in ends_named]
+    return {**dict(zip(names, [*values, *ratios, 100 * lost.level], strict=True)), "verdict": found.verdict}
+
+
+def loss_values(judged: Judged) -> dict[str, Value]:
+    """The numbers of LOSS_HEAD for a file; none for dense."""
+    if judged.record.pruned is None:
+        return {}
+    compared = judged.comparison
+    flips: dict[str, Value] = {"p": judged.p_value, "broke": compared.broke, "fixed": compared.mended}
+    return {**verdict_values(judged.verdict), "change_points": 100 * compared.difference, **flips}
+
+
 def _level(lost: Loss) -> str:
     return f" ({_level_words(lost.level)})"
 
@@ -194,7 +219,7 @@ def numbers_table(found: RunResults, comparisons: Mapping[str, str] | None = Non
     addresses, total = comparisons or {}, found.dense.last_word.total
     gone = "removed" if all(m.takes_channels for m in found.run.settings.methods) else "removed or zero"
     head = ["Model", f"MLP {gone}", f"Linear weights {gone}", f"Right of {total:,}", "Accuracy", "95 % interval"]
-    rows, links = [], []
+    rows, links, data = [], [], list[dict[str, Value]]()
     for judged in found.models:
         record, name, score = judged.record, found.names[judged.record.key], judged.record.last_word
         pruned = record.pruned
@@ -202,11 +227,29 @@ def numbers_table(found: RunResults, comparisons: Mapping[str, str] | None = Non
         right = f"{score.right:,}" if score.total == total else f"{score.right:,} of {score.total:,}"
         accuracy = [percent(score.accuracy), wording.interval(accuracy_interval(record))]
         rows.append([name, *shares, right, *accuracy, wording.perplexity(record.word_perplexity), *loss_cells(judged)])
+        low, high = accuracy_interval(record)
+        shares_removed = (pruned.mlp_sparsity, pruned.matmul_ratio) if pruned else (0.0, 0.0)
+        data.append(
+            {
+                "model": name,
+                "mlp_sparsity_percent": 100 * shares_removed[0],
+                "linear_sparsity_percent": 100 * shares_removed[1],
+                "right": score.right,
+                "passages": score.total,
+                "accuracy_percent": 100 * score.accuracy,
+                "accuracy_percent_low": 100 * low,
+                "accuracy_percent_high": 100 * high,
+                "word_perplexity": record.word_perplexity,
+                **loss_values(judged),
+            }
+        )
         address = addresses.get(record.key, "")
         link = element("a", escape(name), href=address, aria_label=f"{name} against dense")
         links.append(link if address else escape(name))
     head += ["Word perplexity", *LOSS_HEAD]
-    return table("The numbers of this run", _numbers_caption(found), head, rows, links)
+    return table(
+        "The numbers of this run", _numbers_caption(found), head, rows, links, data, wording.file_stem(found.run)
+    )
 
 
 def _numbers_caption(found: RunResults) -> str:

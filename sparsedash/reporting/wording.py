@@ -224,6 +224,14 @@ def moment(timestamp: float, zone: tzinfo | None = None) -> str:
     return f"{then.day} {then:%B}{year} {clock}"
 
 
+def iso_moment(timestamp: float, zone: tzinfo | None = None) -> str | None:
+    """ "2026-06-03T14:05:00+02:00", for files; None for a time that is none."""
+    try:
+        return datetime.fromtimestamp(timestamp, zone).astimezone(zone).isoformat(timespec="seconds")
+    except (ValueError, OverflowError, OSError):
+        return None
+
+
 def stage_title(name: str) -> str:
     """A stage's title, or its name where this version does not know it."""
     return _STAGES.get(name, name)
@@ -272,6 +280,14 @@ def stored_run_title(run: Run, name: str = "") -> str:
     """What a stored run is about, whether it was one of given sparsities or a search; after its name, if it has one."""
     about = run_title(run.find or run.settings)
     return f"{name}: {about}" if name else about
+
+
+def file_stem(run: Run) -> str:
+    """What names of a run's files begin with, "smollm2-135m-10-20-3fa9c1d2": model, sparsities, key. Still foreign."""
+    model = run.settings.model.rstrip("/").rpartition("/")[2].rpartition(":")[2][:40]
+    made = sorted(run.settings.made_permille)
+    steps = [f"{made[0] / 10:g}", "to", f"{made[-1] / 10:g}"] if len(made) > 3 else [f"{each / 10:g}" for each in made]
+    return "-".join([model, *(["search"] if run.find else steps), run.key[:8]])
 
 
 def stored_run_details(run: Run) -> str:

@@ -102,7 +102,8 @@ def time_command(arguments: argparse.Namespace) -> terminal.Work:
 
         timing = time_run(settings, request, store, bar)
     terminal.print_warnings(next((run.warnings for run in stored_runs(store) if timing.sparse in run.sparse), ()))
-    table = terminal.align_columns([list(deployment.SPEED_HEAD), *deployment.speed_rows(timing)], numbers=True)
+    shown = deployment.speed_table("", timing)
+    table = terminal.align_columns([shown.head, *shown.rows], numbers=True)
     document = {"model": settings.model, "settings": asdict(settings), "timing": asdict(timing)}
     write([*table, deployment.timing_conditions(timing), deployment.ceiling_words(timing)], document)
     return 0

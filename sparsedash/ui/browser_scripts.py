@@ -74,7 +74,7 @@ def show_chart(
             "displayModeBar": True,
             "displaylogo": False,
             "modeBarButtons": [["toImage"]],
-            "toImageButtonOptions": {"filename": f"sparsedash-{name.replace(' ', '-')}", "scale": _PNG_SCALE},
+            "toImageButtonOptions": {"filename": name, "scale": _PNG_SCALE},
             "responsive": True,
         },
         alt=alt,

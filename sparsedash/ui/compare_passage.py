@@ -2,6 +2,7 @@
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import zip_longest
 from typing import Any
@@ -11,10 +12,23 @@ import streamlit as st
 from sparsedash.catalog.choices import is_example
 from sparsedash.jobs.job import Job
 from sparsedash.reporting import wording
-from sparsedash.reporting.html import Html, element, escape, join, paragraph, table, token, visible, widget_label
+from sparsedash.reporting.html import (
+    Html,
+    Value,
+    element,
+    escape,
+    join,
+    paragraph,
+    quoted,
+    readable,
+    table,
+    token,
+    visible,
+    widget_label,
+)
 from sparsedash.reporting.job_status import job_activity, job_progress_words, stage_facts
 from sparsedash.reporting.passage_analysis import change_words, first_choices
-from sparsedash.reporting.record_pair import DIVERGENCE_SIGN, Pair, end_of, mark_divergence
+from sparsedash.reporting.record_pair import DIVERGENCE_SIGN, SIDES, Pair, end_of, mark_divergence
 from sparsedash.reporting.run_reports import sampling_words
 from sparsedash.reporting.wording import first_upper, signed_nats
 from sparsedash.schema.errors import SettingsError
@@ -25,7 +39,6 @@ from sparsedash.service.backend import Backend
 from sparsedash.ui import address_bar, frame, job_panel
 from sparsedash.ui.compare_views import Shown, judge_blind, sides
 
-NOTHING = "(nothing)"
 _POLL_S = 0.25
 """How often texts that are being written are drawn again."""
 _NOT_HERE = (
@@ -113,13 +126,13 @@ def _draw_growing(pair: Pair, others: Sequence[str], job: Job) -> None:
 
 def _draw_written(pair: Pair, others: Sequence[str], texts: Sequence[str]) -> None:
     """All texts, each with a mark where it diverges from the left model's; among two also the left one."""
-    left, right, *more = (text.strip() or NOTHING for text in texts)
+    left, right, *more = map(readable, texts)
     alone = pair.hidden or not others
     both = mark_divergence(left, right)
     rest = [mark_divergence(left, text)[1] for text in more]
     _draw_texts(pair, others, [both[0] if alone else escape(left), both[1], *rest], "sd-written")
     beside = "the other" if alone else f"that of {pair.left_name}"
-    parts = f"The mark {DIVERGENCE_SIGN} stands where a text parts from {beside}."
+    parts = f"{DIVERGENCE_SIGN} marks where a text diverges from {beside}."
     frame.remark("Both wrote the same." if alone and left == right else parts)
 
 
@@ -206,6 +219,7 @@ def show_passage(backend: Backend, shown: Shown, passages: Passages | None, at: 
     outcome = shown.pair.left.outcomes[position]
     subject = f"passage-{outcome.index}"
     pair = sides(backend, shown.pair, subject, blind)
+    pair = replace(pair, stem=f"{pair.stem}-passage-{outcome.index + 1}")
     _show_answers(position, pair, passages)
     if blind:
         judge_blind(backend, pair, subject)
@@ -240,13 +254,20 @@ def _show_answers(position: int, pair: Pair, passages: Passages | None) -> None:
             [one.text, *(f"{wording.likelihood(t.log_likelihood)}, rank {t.rank:,}" for t in (one, other))]
             for one, other in zip(left.tokens, right.tokens, strict=True)
         ]
+        data = [
+            {"token": one.text}
+            | {f"{side}_log_likelihood_nats": t.log_likelihood for side, t in zip(SIDES, (one, other), strict=True)}
+            | {f"{side}_rank": t.rank for side, t in zip(SIDES, (one, other), strict=True)}
+            for one, other in zip(left.tokens, right.tokens, strict=True)
+        ]
         caption, firsts = "The right word token by token, each given those before it", [token(row[0]) for row in rows]
-        frame.show_table(table("Tokens of the right word", caption, ["Token", *pair.titles], rows, firsts))
+        head = ["Token", *pair.titles]
+        frame.show_table(table("Tokens of the right word", caption, head, rows, firsts, data, pair.stem))
 
 
 def _answer(outcome: Outcome, hidden: bool) -> Html:
     """The answer; unless it is hidden, whether it is right, and the right word's probability and rank."""
-    right, text = outcome.last_word_right, escape(outcome.answer.strip() or NOTHING)
+    right, text = outcome.last_word_right, escape(readable(outcome.answer))
     if hidden:
         return element("p", text, css="sd-word")
     sign, word, css = ("✓", "right", "sd-right") if right else ("✕", "wrong", "sd-wrong")
@@ -255,7 +276,9 @@ def _answer(outcome: Outcome, hidden: bool) -> Html:
     verdict = element("span", element("span", escape(sign), css="sd-sign"), escape(f" {word}"), css=f"{css} sd-verdict")
     return join(
         element("p", text, Html(" "), verdict, css="sd-word"),
-        paragraph(f"“{outcome.target}” gets {wording.likelihood(outcome.log_likelihood)}, {rank}", css="sd-muted"),
+        paragraph(
+            f"{quoted(outcome.target)} gets {wording.likelihood(outcome.log_likelihood)}, {rank}", css="sd-muted"
+        ),
     )
 
 
@@ -303,8 +326,8 @@ def _draw_strip(pair: Pair, found: Divergence) -> None:
     bounds = ["under 0.01", "from 0.01", "from 0.05", "from 0.2", "0.8 and more nats"]
     legend = [element("span", escape(words), css=f"sd-heat sd-heat-{step}") for step, words in enumerate(bounds)]
     frame.remark(
-        "The thicker the line under a token, the further apart are the two models' expectations at its place. Point at "
-        "a token to read the number; the twenty largest are reached with the Tab key and listed in the table."
+        "A thicker line under a token: the two models' expectations lie further apart there. Point at a token to read "
+        "the number; the Tab key reaches the twenty largest, which the table lists."
     )
     frame.show(
         element("p", *legend, css="sd-heat-legend"),
@@ -315,14 +338,18 @@ def _draw_strip(pair: Pair, found: Divergence) -> None:
         "model expects for the token, given all before it. 0: the same. Changing the sides gives the other direction."
     )
     head = ["Token", "Nats", f"{pair.left_name} expects", f"{pair.right_name} expects"]
-    quoted = [[_quoted(text) for text in (places[i].text, places[i].left, places[i].right)] for i in largest]
-    rows = [[text, f"{places[i].nats:.2f}", *both] for i, (text, *both) in zip(largest, quoted, strict=True)]
+    said = [[_quoted(text) for text in (places[i].text, places[i].left, places[i].right)] for i in largest]
+    rows = [[text, f"{places[i].nats:.2f}", *both] for i, (text, *both) in zip(largest, said, strict=True)]
+    data: list[dict[str, Value]] = [
+        {"token": at.text, "kl_nats": at.nats, "left_expects": at.left, "right_expects": at.right}
+        for at in (places[i] for i in largest)
+    ]
     with st.expander("The numbers as a table"):
-        frame.show_table(table("Where the two models' expectations differ", caption, head, rows))
+        frame.show_table(table("Where the two models differ", caption, head, rows, data=data, of=pair.stem))
 
 
 def _quoted(text: str) -> str:
-    return f"“{visible(text.replace(chr(10), '⏎')[:60])}”" if text else "a part of a character"
+    return quoted(visible(text.replace("\n", "⏎")[:60])) if text else "a part of a character"
 
 
 def show_passage_table(shown: Shown, passages: Passages | None, at: int) -> None:
@@ -335,7 +362,7 @@ def show_passage_table(shown: Shown, passages: Passages | None, at: int) -> None
         frame.show(element("div", *heads, css="sd-row-heads", aria_hidden="true"))
         for i, position in enumerate(positions[first : first + ROWS]):
             number = f"{pair.left.outcomes[position].index + 1:,}"
-            opening = widget_label(passages.contexts[position][:_MOST_LETTERS]) or "–" if passages else ""
+            opening = _short(passages.contexts[position]) if passages else ""
             cells = f"**{opening}**" if kind is None and opening else _cells(position, pair) if kind else ""
             # Marked in its words: a button of another type would be a new one, and lose the focus.
             label, to = f"{f'`▸ {number}`' if first + i == at else number} {cells}", shown.query(first + i) or {}
@@ -346,11 +373,13 @@ def show_passage_table(shown: Shown, passages: Passages | None, at: int) -> None
         address_bar.draw_steps("page", steps, f"{first + 1:,} to {min(n, first + ROWS):,} of {n:,}", "tertiary")
 
 
+def _short(text: str) -> str:
+    """A text's beginning, for a label."""
+    return widget_label(readable(text)[:_MOST_LETTERS])
+
+
 def _cells(position: int, pair: Pair) -> str:
     """The right word, "✓" or "✕" with the wrong answer for each model, and the change."""
-    answers = [
-        "✓" if outcome.last_word_right else f"✕ {widget_label(outcome.answer[:_MOST_LETTERS]) or NOTHING}"
-        for outcome in pair.outcomes(position)
-    ]
-    target = widget_label(pair.left.outcomes[position].target[:_MOST_LETTERS]) or "–"
-    return f"**{target}** *{answers[0]}* *{answers[1]}* {signed_nats(-pair.fall(position))}"
+    answers = ["✓" if outcome.last_word_right else f"✕ {_short(outcome.answer)}" for outcome in pair.outcomes(position)]
+    target, change = _short(pair.left.outcomes[position].target), signed_nats(-pair.fall(position))
+    return f"**{target}** *{answers[0]}* *{answers[1]}* {change}"

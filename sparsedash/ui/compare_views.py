@@ -11,7 +11,7 @@ from streamlit.delta_generator import DeltaGenerator
 
 from sparsedash.reporting import record_pair, wording
 from sparsedash.reporting.charts.bar_charts import changes_chart, changes_words, clicked_bar
-from sparsedash.reporting.html import element, paragraph, widget_label
+from sparsedash.reporting.html import element, file_name, paragraph, widget_label
 from sparsedash.reporting.passage_analysis import change_ranges, count_by_range, group_losses
 from sparsedash.reporting.record_pair import KIND_OF, KINDS, Kind, Order, Pair
 from sparsedash.reporting.run_answer import run_ending, still_to_come
@@ -95,7 +95,10 @@ def choose_pair(backend: Backend, run: Run, runs: Sequence[Run]) -> Pair | None:
             title = side.capitalize()
             picked = address_bar.select(side, title, names, usual, along=more, noun="model", said_in=below)
         chosen.append(choices[picked])
-    return record_pair.load_pair(backend, *chosen)
+    # Of a model of another run the name says more than can be in a file's.
+    left, right = chosen
+    stem = file_name(wording.file_stem(run), right.name.partition(" · ")[0])
+    return record_pair.load_pair(backend, left, right, stem)
 
 
 def search_passages(chosen: Pair, passages: Passages | None) -> Sequence[int]:
@@ -159,6 +162,7 @@ class ChangeFilter:
     """The filter by change that the address asks for. chosen: place in `ranges`; None for any change."""
 
     def __init__(self, pair: Pair) -> None:
+        self.stem = pair.stem
         self.changes = [-pair.fall(position) for position in range(len(pair.left.outcomes))]
         self.ranges, asked = change_ranges(self.changes), address_bar.query_value(CHANGE)
         self.chosen = next((i for i, each in enumerate(self.ranges) if each.address == asked), None)
@@ -184,7 +188,7 @@ class ChangeFilter:
 
         bounds = tuple(each.high for each in self.ranges[:-1])
         chart = changes_chart(bounds, tuple(counts), tuple(words), self.chosen, frame.theme())
-        show_chart(chart, "changes", changes_words(counts, words), key, press)
+        show_chart(chart, f"{self.stem}-changes", changes_words(counts, words), key, press)
         options = {"": f"Any change · {len(positions):,}"} | {
             each.address: f"{each.words.capitalize()} · {n:,}" for each, n in zip(self.ranges, counts, strict=True)
         }
@@ -339,7 +343,11 @@ def show_breaking(pair: Pair, passages: Passages) -> None:
     box = st.expander("Which passages break?", key="groups", on_change="rerun", bind=BOUND)
     if box.open:
         with box:
-            frame.show_table(group_losses(pair, passages))
+            found = group_losses(pair, passages)
+            if found.rows:
+                frame.show_table(found)
+            else:
+                frame.note(found.caption)
 
 
 def offer_files(backend: Backend, run: Run, passages: Passages | None, view: Shown) -> None:
@@ -353,14 +361,11 @@ def offer_files(backend: Backend, run: Run, passages: Passages | None, view: Sho
         return html_report(found, pair, passages, backend.newest_job(run.key), written)
 
     def offer(title: str, name: str, media_type: str, made: Callable[[], bytes]) -> None:
-        to, key = f"sparsedash-{name}", f"take-{name}"
+        to, key = f"{pair.stem}-{name}", f"take-{name}"
         frame.offer_file(widget_label(title), made, to, media_type, key=key, width="stretch")
 
-    named, title, of_pair = (
-        f"{kind}-{pair.right.key[:8]}",
-        f"These {len(positions):,} passages",
-        (pair, positions, passages),
-    )
+    title, of_pair = f"These {len(positions):,} passages", (pair, positions, passages)
+    named = "passages" if kind in (None, "all") else f"passages-{kind}"
     with st.popover("Download", icon=":material/download:"):
         offer("Report, one HTML file", "report.html", "text/html", report)
         offer(f"{title}, CSV", f"{named}.csv", "text/csv", partial(record_pair.view_file, *of_pair, "csv"))

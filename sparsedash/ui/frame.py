@@ -129,8 +129,8 @@ def show_table(shown: Table) -> None:
 
 def offer_table(shown: Table, key: str = "") -> None:
     """Draw the download of a table as CSV. key: distinguishes tables of one name on a page."""
-    name, about = table_file_name(shown), f"{shown.name}, as a file for a spreadsheet"
-    key = f"take-{name}{key}"
+    name, about = table_file_name(shown), widget_label(f"{shown.name}, as a file for a spreadsheet")
+    key = f"take-{shown.name}{key}"
     offer_file("CSV", lambda: table_csv(shown), name, "text/csv", key=key, kind="tertiary", help=about)
 
 

@@ -7,7 +7,7 @@ import streamlit as st
 from sparsedash.reporting import wording
 from sparsedash.reporting.charts.bar_charts import layers_chart, relative_to_median
 from sparsedash.reporting.charts.chart_style import theme_switch_css
-from sparsedash.reporting.deployment import block_shapes, shapes_csv, shapes_table
+from sparsedash.reporting.deployment import block_shapes, shapes_table
 from sparsedash.reporting.html import Html, Table, card, cards, table
 from sparsedash.schema.records import Pruned, Record
 from sparsedash.service.backend import Backend
@@ -28,13 +28,13 @@ _LOSSES = {
 """Fields of the record by the names of their columns."""
 
 
-def show_layers(made: Pruned) -> None:
-    """Draw the numbers, the chart and the table of one sparse model."""
+def show_layers(made: Pruned, stem: str) -> None:
+    """Draw the numbers, the chart and the table of one sparse model. stem: of the files' names."""
     if made.layer_errors or made.passage_errors:
         frame.show(cards(_numbers(made)), Html(f"<style>{theme_switch_css()}</style>"))
-        show_chart(layers_chart(made, frame.theme()), "layers", layers_sentence(made), "layers", "ignore")
+        show_chart(layers_chart(made, frame.theme()), f"{stem}-layers", layers_sentence(made), "layers", "ignore")
     with st.expander("The numbers as a table"):
-        frame.show_table(_layers_table(made))
+        frame.show_table(_layers_table(made, stem))
     if not made.layer_errors:
         short = (
             "The calibration text was short: enough to rank channels, too little to measure what the layers lose on it."
@@ -73,18 +73,31 @@ def layers_basis(record: Record, made: Pruned) -> str:
     return f"{wording.reference_title(record.model)} · {name} · {calibrated} · {record.dtype}"
 
 
-def _layers_table(made: Pruned) -> Table:
+def _layers_table(made: Pruned, stem: str) -> Table:
     """Every layer with all that is known of it."""
+    sensitivities = relative_to_median(made.sensitivities)
     bought_back = [
         wording.percent(1 - fitted / without, 0) if without > 0 else ""
         for without, fitted in zip(made.lost_without, made.layer_errors, strict=False)
     ]
     found = {name: [wording.percent(error) for error in getattr(made, field)] for name, field in _LOSSES.items()}
     found["Compensation bought back"] = bought_back
-    found["Sensitivity"] = [f"{value:.2f}{wording.NBSP}×" for value in relative_to_median(made.sensitivities)]
+    found["Sensitivity"] = [f"{value:.2f}{wording.NBSP}×" for value in sensitivities]
     columns = {name: cells for name, cells in found.items() if cells}
     rows = [
         [str(i + 1), f"{width:,} of {dense:,}", wording.percent(1 - width / dense), *(c[i] for c in columns.values())]
+        for i, (width, dense) in enumerate(zip(made.widths, made.dense_widths, strict=True))
+    ]
+    numbers = {f"{name.lower().replace(' ', '_').replace('-', '_')}_percent": field for name, field in _LOSSES.items()}
+    data = [
+        {
+            "layer": i + 1,
+            "channels_kept": width,
+            "channels_dense": dense,
+            "removed_percent": 100 * (1 - width / dense),
+            **{name: 100 * values[i] for name, field in numbers.items() if (values := getattr(made, field))},
+            **({"sensitivity_ratio": sensitivities[i]} if sensitivities else {}),
+        }
         for i, (width, dense) in enumerate(zip(made.widths, made.dense_widths, strict=True))
     ]
     of_what = "the MLP's" if made.method.takes_channels else "the projections'"
@@ -93,7 +106,9 @@ def _layers_table(made: Pruned) -> Table:
         "token weighted as in calibration. Sensitivity: what the model loses by one unit of error there, as a multiple "
         "of the median layer's."
     )
-    return table("The layers of this model", caption, ["Layer", "Channels kept", "Removed", *columns], rows)
+    return table(
+        "The layers of this model", caption, ["Layer", "Channels kept", "Removed", *columns], rows, (), data, stem
+    )
 
 
 def _numbers(made: Pruned) -> list[Html]:
@@ -116,19 +131,12 @@ def _numbers(made: Pruned) -> list[Html]:
     return drawn
 
 
-def show_shapes(backend: Backend, record: Record) -> None:
-    """Draw the table of shapes and bytes before and after, with its download; or why there is none."""
+def show_shapes(backend: Backend, record: Record, stem: str) -> None:
+    """Draw the table of shapes and bytes before and after, or why there is none. stem: of its file's name."""
     made, shape = record.pruned, backend.model_shape(record.model_identity)
     assert made is not None, "the page shows sparse models"
     with st.expander("Shapes and bytes, before and after"):
         if shape is None or not block_shapes(shape, made):
             frame.note("The sizes of this model are noted when it is loaded the next time, by a run or a prompt.")
             return
-        frame.show(shapes_table(shape, made, record.dtype).html)
-        frame.offer_file(
-            "Shapes and bytes, CSV",
-            lambda: shapes_csv(shape, made, record.dtype),
-            f"sparsedash-shapes-{record.key[:8]}.csv",
-            "text/csv",
-            key="take-shapes",
-        )
+        frame.show_table(shapes_table(shape, made, record.dtype, stem))

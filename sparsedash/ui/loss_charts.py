@@ -19,7 +19,7 @@ from sparsedash.reporting.charts.tradeoff_chart import (
 )
 from sparsedash.reporting.charts.tradeoff_data import Measure, TradeoffData
 from sparsedash.reporting.deployment import GAIN_PHASES, GAIN_TITLES, GainName, TimingOptions, run_gains, timing_request
-from sparsedash.reporting.html import Html, paragraph, table
+from sparsedash.reporting.html import Html, file_name, paragraph
 from sparsedash.reporting.run_results import Judged, RunResults
 from sparsedash.schema.settings import Dtype
 from sparsedash.service.backend import Backend
@@ -117,7 +117,8 @@ def show_gains(backend: Backend, found: RunResults, name: GainName, measure: Mea
         frame.show(Html(f"<style>{theme_switch_css()}</style>"))
         chart = gain_chart(tradeoff, gained, measure, frame.theme())
         alt = gain_words(tradeoff, gained, measure)
-        key = clicked_record(show_chart(chart, f"{measure}-against-{name}", alt, f"gain-{name}-{measure}"))
+        file = file_name(wording.file_stem(found.run), measure, "against", name)
+        key = clicked_record(show_chart(chart, file, alt, f"gain-{name}-{measure}"))
         source = _MEASURED if is_timed else _EXACT
         _caption(f"gain-{name}", [_FRONT], [_BEATEN, far_words(tradeoff, measure), source, _CLICK])
     for why, models in omitted.items():
@@ -172,6 +173,5 @@ def _show_timings(backend: Backend, found: RunResults, options: TimingOptions) -
     if measured:
         with st.expander("The measured speeds as tables"):
             for name, timing in measured.items():
-                caption, rows = f"{name}: {deployment.timing_conditions(timing)}.", deployment.speed_rows(timing)
-                frame.show_table(table(f"Speed of {name}", caption, list(deployment.SPEED_HEAD), rows))
+                frame.show_table(deployment.speed_table(name, timing, wording.file_stem(found.run)))
                 frame.remark(deployment.ceiling_words(timing))

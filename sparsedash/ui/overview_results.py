@@ -9,7 +9,7 @@ import streamlit as st
 from sparsedash.jobs.job import Job
 from sparsedash.reporting import run_answer, verdicts, wording
 from sparsedash.reporting.charts.tradeoff_data import Measure
-from sparsedash.reporting.html import Html, card, cards, paragraph, widget_label
+from sparsedash.reporting.html import Html, card, cards, file_name, paragraph, widget_label
 from sparsedash.reporting.job_status import job_title
 from sparsedash.reporting.run_results import RunResults, live_model, run_results
 from sparsedash.schema.pair_records import RunMark
@@ -106,8 +106,9 @@ def show_tradeoff(backend: Backend, found: RunResults, job: Job | None) -> None:
         if (gain := loss_charts.choose_gain(found.tradeoff().lines)) is not None:
             pressed = loss_charts.show_gains(backend, found, gain, measure)
         else:
+            file = file_name(wording.file_stem(found.run), measure)
             tradeoff = found.tradeoff(live_model(found, job) if job is not None and live else None)
-            pressed = loss_charts.show_tradeoff_chart(tradeoff, measure, measure, f"race-{measures.index(measure)}")
+            pressed = loss_charts.show_tradeoff_chart(tradeoff, measure, file, f"race-{measures.index(measure)}")
         loss_charts.open_comparison(found.comparisons.get(pressed))
 
     def has_grown() -> bool:

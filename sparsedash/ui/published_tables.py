@@ -2,7 +2,7 @@
 
 from sparsedash.catalog import published_results
 from sparsedash.reporting import wording
-from sparsedash.reporting.html import element, escape, fact_list, table, widget_label
+from sparsedash.reporting.html import Value, element, escape, fact_list, table, widget_label
 from sparsedash.service import reproduction
 from sparsedash.service.backend import Backend
 from sparsedash.ui import address_bar, frame
@@ -47,7 +47,7 @@ def show_tables() -> None:
         n = rows[0].n_passages
         caption = _CAPTION.format(what=what, passages=n, one=100 / n)
         cells = [_cells(row)[: len(head)] for row in rows]
-        frame.show_table(table(f"Published accuracies of {what}", caption, head, cells))
+        frame.show_table(table(f"Published accuracies of {what}", caption, head, cells, data=[*map(_values, rows)]))
 
 
 def show_row(backend: Backend) -> None:
@@ -86,6 +86,28 @@ def _cells(row: published_results.PublishedRow) -> list[str]:
         stated if row.drop_follows else f"{stated}{wording.NBSP}*",
         *([f"{value:.4f}" for value in ratios] or ["", "", ""]),
     ]
+
+
+def _values(row: published_results.PublishedRow) -> dict[str, Value]:
+    """The row of the downloaded table."""
+    found, ratio = reproduction.published_interval(row), reproduction.removed_ratio(row)
+    ends = ("", "_low", "_high")
+    sparse, change = (row.sparse, *found.sparse), (found.difference, *found.interval)
+    return {
+        "model": row.model,
+        "sparsity_percent": row.sparsity_permille / 10,
+        "calibration": row.calibration,
+        "format": row.dtype,
+        "passages": row.n_passages,
+        "dense_accuracy_percent": 100 * row.dense,
+        **{f"sparse_accuracy_percent{end}": 100 * share for end, share in zip(ends, sparse, strict=True)},
+        **{f"change_points{end}": 100 * share for end, share in zip(ends, change, strict=True)},
+        "stated_drop_percent": row.drop_percent,
+        "stated_drop_follows": row.drop_follows,
+        "removed_share_published": ratio and ratio.published,
+        "removed_share_of_linear": ratio and ratio.of_matmul,
+        "removed_share_of_all": ratio and ratio.of_parameters,
+    }
 
 
 def _facts(backend: Backend, row: published_results.PublishedRow) -> list[tuple[str, str]]:

@@ -1,6 +1,5 @@
 """All runs as a table to filter, order and tick, and what can be done with the ticked ones."""
 
-import re
 from collections.abc import Collection, Mapping, Sequence
 
 import streamlit as st
@@ -8,9 +7,10 @@ from streamlit.runtime.uploaded_file_manager import UploadedFile
 
 from sparsedash.catalog.choices import EXAMPLE
 from sparsedash.reporting import run_list, wording
-from sparsedash.reporting.html import Html, element, escape, paragraph, widget_label
+from sparsedash.reporting.html import Html, element, escape, file_name, paragraph, widget_label
 from sparsedash.reporting.run_list import JOBS_LOOKED_AT, MOST_RUNS, RUN_ADDRESS_LENGTH, RunRow, newest_jobs, overlay
 from sparsedash.reporting.run_results import run_results
+from sparsedash.schema.records import Run
 from sparsedash.service.backend import Backend
 from sparsedash.service.deletion import Cleanup, Selection
 from sparsedash.storage.run_files import SUFFIX
@@ -154,7 +154,6 @@ def _live_states(backend: Backend) -> Mapping[str, tuple[str, int]]:
     return {job.key: (job.state, len(run.sparse) if (run := backend.run(job.key)) else -1) for job in live}
 
 
-_NOT_IN_NAMES = re.compile(r"[^\w.-]+", re.ASCII)
 _HINT = "Select runs to overlay, pin, rename, export or delete."
 _EXPORT = (
     "The run as one file, with its records and passages: “Open a file” on this page of another SparseDash shows it "
@@ -201,8 +200,8 @@ def _draw_actions(backend: Backend, rows: Sequence[RunRow], chosen: Sequence[Run
     )
     if len(chosen) == 1:
         _offer_rename(backend, chosen[0])
-        if chosen[0].run is not None and chosen[0].run.finished:
-            _offer_run_file(backend, chosen[0])
+        if (run := chosen[0].run) is not None and run.finished:
+            _offer_run_file(backend, run, chosen[0].mark.name)
     if stored := [row for row in chosen if row.run is not None]:
 
         def keep_ticked(removed: Cleanup) -> None:
@@ -228,12 +227,12 @@ def _offer_rename(backend: Backend, row: RunRow) -> None:
         st.form_submit_button("Save", on_click=frame.attempt, args=(save,))
 
 
-def _offer_run_file(backend: Backend, row: RunRow) -> None:
-    """Draw the export of a finished run as a file, made when its button is pressed."""
+def _offer_run_file(backend: Backend, run: Run, called: str) -> None:
+    """Draw the export of a finished run as a file, made when its button is pressed. called: the name of the run."""
 
     def draw() -> None:
-        packed, kind = backend.pack_run(row.key), "application/octet-stream"
-        name = f"{_NOT_IN_NAMES.sub('-', row.title).strip('-.')[:60] or 'run'}-{row.key[:6]}{SUFFIX}"
+        packed, kind = backend.pack_run(run.key), "application/octet-stream"
+        name = file_name(called, wording.file_stem(run), ending=SUFFIX)
         frame.show(paragraph(_EXPORT))
         text = f"Download, {wording.size(len(packed))}"
         frame.offer_file(text, packed, name, kind, key="run-take-along", kind="primary")
@@ -274,7 +273,7 @@ def show_overlay(backend: Backend, chosen: Sequence[RunRow]) -> None:
         frame.show(drawn.legend)
     measure, hint = choose_measure(drawn.measures), "Each run against its own dense model."
     choose_highlight(drawn.tradeoff.lines)
-    pressed = show_tradeoff_chart(drawn.tradeoff, measure, f"runs-{measure}", f"together-{measure}", hint)
+    pressed = show_tradeoff_chart(drawn.tradeoff, measure, file_name("runs", measure), f"together-{measure}", hint)
     open_comparison(drawn.models.get(pressed))
     for note in drawn.notes:
         frame.note(note)

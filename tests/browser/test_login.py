@@ -196,6 +196,6 @@ def test_runs_uploads_and_downloads_pass_through_the_proxy_and_nothing_past_it(b
     expect(page.get_by_text("model-of-ada").first).to_be_visible()
     expect(page.get_by_text("ada@example.org")).to_be_visible()
     page.locator("summary").filter(has_text="The numbers as a table").click()
-    assert download(page, "CSV", exact=True)[1].startswith(b'"Model",')
+    assert download(page, "CSV", exact=True)[1].startswith(b'"model",')
     status, body = RawUser(proxied.address).get("/jobs", **{"X-Forwarded-User": "ada@example.org"})
     assert status == 403 and "Nothing is served under this name" in body

@@ -1,11 +1,10 @@
 """Shapes and bytes before and after, by hand, as table and CSV."""
 
-import csv
-import io
 from dataclasses import replace
 
 from sparsedash.catalog.model_shape import ModelShape
-from sparsedash.reporting.deployment import block_shapes, shapes_csv, shapes_table
+from sparsedash.reporting.deployment import block_shapes, shapes_table
+from sparsedash.reporting.html import table_csv
 from tests.factories import PRUNED
 
 # Two gated blocks, d = 4, with 128 and 64 channels, of which 96 and 64 are kept.
@@ -37,13 +36,13 @@ def test_the_sizes_of_another_model_give_nothing():
     assert block_shapes(replace(SHAPE, family="unheard of"), PRUNED) == []
 
 
-def test_the_csv_has_every_projection_and_the_whole_model():
-    rows = list(csv.DictReader(io.StringIO(shapes_csv(SHAPE, PRUNED, "float32").decode())))
-    assert rows[0]["rows_before"] == "128" and rows[0]["rows_after"] == "96"
-    assert sum(int(row["bytes_after"]) for row in rows if row["projection"] == "MLP") == (96 + 64) * 12 * 4
-    with_bias = shapes_csv(replace(SHAPE, bias_per_channel=1), PRUNED, "bfloat16").decode()
-    assert f"1,MLP,,,,,{128 * 13 * 2},{96 * 13 * 2}\n" in with_bias
-    assert (rows[-1]["bytes_before"], rows[-1]["bytes_after"]) == (str(3100 * 4), str((3100 - 32 * 12) * 4))
+def test_its_file_has_every_projection_and_the_whole_model():
+    rows = shapes_table(SHAPE, PRUNED, "float32").data
+    assert (rows[0]["rows_before"], rows[0]["rows_after"]) == (128, 96)
+    assert sum(row["bytes_after"] for row in rows if row["part"] == "MLP") == (96 + 64) * 12 * 4
+    with_bias = table_csv(shapes_table(replace(SHAPE, bias_per_channel=1), PRUNED, "bfloat16")).decode()
+    assert f'1,"MLP",,,,,{128 * 13 * 2},{96 * 13 * 2}\n' in with_bias
+    assert (rows[-1]["bytes_before"], rows[-1]["bytes_after"]) == (3100 * 4, (3100 - 32 * 12) * 4)
 
 
 def test_the_table_shows_both_shapes_where_they_differ_and_one_where_not():

@@ -1,12 +1,15 @@
 """Foreign text becomes markup in one place, and stays text there; tables as CSV."""
 
-import csv
-import io
+import re
+from dataclasses import replace
+from math import inf
 
 import pytest
 
 from sparsedash.reporting import html
 from sparsedash.reporting.wording import NBSP
+
+WJ = "\N{WORD JOINER}"
 
 
 @pytest.mark.parametrize(
@@ -53,19 +56,39 @@ def test_a_token_shows_the_spaces_that_belong_to_it(written, shown):
 @pytest.mark.parametrize(
     ("foreign", "shown"),
     [
-        ("EleutherAI/gpt-j-6b@main.1", "EleutherAI/gpt-j-6b @main.1"),
+        ("EleutherAI/gpt-j-6b@main.1", f"EleutherAI/gpt-j-6b@{WJ}main.1"),
         ("facebook/opt_1.3b", "facebook/opt_1.3b"),
-        ("**bold**", "bold"),
-        ("www.evil.example", "evil.example"),
-        ("_leaning_", "leaning"),
-        ("[click](https://evil.example)", "click (https //evil.example)"),
-        (":material/delete: :red[x] $y$ `z`", "material/delete: red x y z"),
-        ("prompt: '' is not possible; allowed: 1 to 9.", "prompt: '' is not possible; allowed: 1 to 9."),
-        ("<b>x</b>", "b x /b"),
+        ("**bold** __x__ ~y~", r"\*\*bold\*\* \_\_x\_\_ \~y\~"),
+        ("www.evil.example", f"ww{WJ}w.evil.example"),
+        ("[click](https://evil.example)", rf"\[click\](https:{WJ}//evil.example)"),
+        (":material/delete: :red[x] $y$ `z`", rf":{WJ}material/delete: :{WJ}red\[x\] \$y\$ \`z\`"),
+        ("“tea”, builtin:x: it's 9.", f"“tea”, builtin:{WJ}x: it's 9."),
+        ("<b>x</b>\n&amp;", r"\<b\>x\</b\> \&amp;"),
+        ("a -> b -- c", rf"a -{WJ}\> b -{WJ}- c"),
+        ("100. - #", rf"100{WJ}. - \#"),
+        ("- \u202e", r"\- ⟨U+202E⟩"),
     ],
 )
-def test_a_label_keeps_only_what_is_no_markdown(foreign, shown):
+def test_in_a_label_nothing_is_markdown(foreign, shown):
     assert html.widget_label(foreign) == shown
+
+
+@pytest.mark.parametrize(
+    ("answer", "shown"),
+    [
+        ("", "(nothing)"),
+        (" \n ", "(a line break)"),
+        (" ", "(a space)"),
+        ("   ", "(spaces)"),
+        ('"', '‘"’'),
+        ("”", "‘”’"),
+        (" ,", "“,”"),
+        ("'", "“'”"),
+        (" tea ", "tea"),
+    ],
+)
+def test_an_answer_without_letters_can_be_told_apart(answer, shown):
+    assert html.readable(answer) == shown
 
 
 LINK = html.element("a", html.escape("<dense>"), href="compare?left=<dense>")
@@ -88,9 +111,18 @@ def test_a_table_has_headings_for_rows_and_columns_and_may_have_links():
     assert f'<th scope="row">{LINK}</th><td>&lt;1&gt;</td>' in linked
 
 
-def test_every_cell_is_there_in_its_place_formulas_are_text_and_every_file_can_have_the_name():
-    rows = [["=1+1", f"20.5{NBSP}%"], ['a "b", c', "@x"]]
-    shown = html.table("Speed of 10 % / =evil", "What it is.", ["Model", "Right"], rows)
-    lines = list(csv.reader(io.StringIO(html.table_csv(shown).decode())))
-    assert lines == [["Model", "Right"], ["'=1+1", "20.5 %"], ['a "b", c', "'@x"]]
+def test_a_file_holds_numbers_as_numbers_and_no_text_is_a_formula():
+    shown = html.table("Speed of 10 % / =evil", "", ["Model", "Right"], [["=1+1", f"20.5{NBSP}%"]])
+    assert html.table_csv(shown).decode() == '"Model","Right"\n"\'=1+1","20.5 %"\n'
     assert html.table_file_name(shown) == "sparsedash-speed-of-10-evil.csv"
+    data = [{"model": 'a "b", c', "n": 1234}, {"model": "-\ud83d", "change_points": -2.5, "p": inf, "shown": True}]
+    assert html.table_csv(replace(shown, data=data)).decode().splitlines() == [
+        '"model","n","change_points","p","shown"',
+        '"a ""b"", c",1234,,,',
+        '"\'-?",,-2.5,,true',
+    ]
+
+
+@pytest.mark.parametrize("name", ["../a/b?c&d#e", "<b>x</b>\u202e", "w" * 300, "👩‍🚀"])
+def test_every_machine_can_have_a_file_of_this_name(name):
+    assert re.fullmatch(r"[a-z0-9][a-z0-9.-]{0,100}", html.file_name(name, "3fa9c1d2", ending=".csv"))

@@ -91,17 +91,19 @@ def choices(left, right, name="30 %"):
     """The rows of both models' first choices, and the widths of their bars."""
     one, other = (replace(r, outcomes=(o,)) for r, o in zip(RECORDS, (left, right), strict=True))
     drawn, file = analysis.first_choices(Pair(left_name="dense", left=one, right_name=name, right=other), 0)
-    assert all(f"<td>{cell}</td>" in drawn for row in file.rows for cell in row[2:]) and "<b>" not in drawn
-    assert file.head == ["Next token", "Begins the right word", "Dense", f"Sparse, {name}"]
-    return [tuple(row) for row in file.rows], [float(width) for width in re.findall(r"width: ([\d.]+)%", drawn)]
+    cells = ["–" if share is None else f"{share:.1f}{NBSP}%" for row in file.data for share in [*row.values()][2:]]
+    assert all(f"<td>{cell}</td>" in drawn for cell in cells) and "<b>" not in drawn
+    return [tuple(row.values()) for row in file.data], [
+        float(width) for width in re.findall(r"width: ([\d.]+)%", drawn)
+    ]
 
 
 def test_every_choice_of_either_stands_once_the_likeliest_first_with_bars_to_one_scale():
     rows, widths = choices(DENSE, SPARSE)
     assert rows == [
-        (" door", "yes", f"40.0{NBSP}%", f"1.0{NBSP}%"),
-        (" wall", "no", f"20.0{NBSP}%", f"30.0{NBSP}%"),
-        (" old", "no", analysis.NOT_AMONG_FIRST, f"10.0{NBSP}%"),
+        (" door", True, pytest.approx(40), pytest.approx(1)),
+        (" wall", False, 20.0, 30.0),
+        (" old", False, None, 10.0),
     ]
     assert widths == [100.0, 2.5, 50.0, 75.0, 0.0, 25.0]
 
@@ -192,10 +194,7 @@ def test_the_group_that_loses_is_marked_and_those_that_lose_less_too():
 def test_all_groups_share_the_chance_of_error_and_one_that_may_have_stopped_early_has_wider_intervals():
     table = analysis.group_losses(pair_of(), specimens.passages())
     n = len(table.rows)
-    assert (
-        f"{n} groups, with two intervals each: every one has the level {100 * (1 - 0.05 / (2 * n)):.2f}"
-        in table.caption
-    )
+    assert f"{n} groups, two intervals each at {100 * (1 - 0.05 / (2 * n)):.2f}" in table.caption
     assert table.caption.startswith("<i> against dense, paired.") and "<i>" not in table.html
     ends = [
         [float(end) for end in re.findall(r"[\d.]+", rows["7 letters and more"][4])[1:]]
@@ -204,7 +203,12 @@ def test_all_groups_share_the_chance_of_error_and_one_that_may_have_stopped_earl
     assert ends[1][0] < ends[0][0] < ends[0][1] < ends[1][1]
 
 
-def test_a_group_of_one_passage_has_no_interval():
+def test_small_groups_are_left_out_and_counted_and_without_any_other_there_is_one_sentence():
     passages = specimens.passages()
-    rows = lost(pair_of(), replace(passages, targets=("1", *passages.targets[1:])))
-    assert rows["a number or a sign"][4].endswith("(no interval)")
+    found = analysis.group_losses(pair_of(), replace(passages, targets=("1",) * 19 + passages.targets[19:]))
+    assert "How it is written: a number or a sign" not in [row["kind"] + ": " + row["group"] for row in found.data]
+    assert min(row["passages"] for row in found.data) >= 20
+    assert "Left out: 2 groups of under 20 passages, 19 in all." in found.caption
+    short = replace(pair_of(), left=specimens.record([True] * 19), right=specimens.record([True] * 19, 300))
+    empty = analysis.group_losses(short, specimens.passages(19))
+    assert (empty.rows, empty.caption) == ([], "No group has 20 passages; 19 were compared.")

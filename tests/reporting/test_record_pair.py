@@ -105,10 +105,10 @@ def test_csv_and_parquet_hold_the_same_passages_in_the_order_of_the_view():
         read_csv(view_file(PAIR, [2, 0], PASSAGES, "csv")),
         read_parquet(view_file(PAIR, [2, 0], PASSAGES, "parquet")),
     )
-    assert [int(row["index"]) for row in rows] == [row["index"] for row in table] == [2, 0]
+    assert [int(row["passage"]) for row in rows] == [row["passage"] for row in table] == [3, 1]
     assert [row["right_correct"] for row in table] == [False, True]
     assert [row["right_correct"] for row in rows] == ["false", "true"]
-    assert float(rows[0]["left_log_likelihood"]) == table[0]["left_log_likelihood"] < 0
+    assert float(rows[0]["left_log_likelihood_nats"]) == table[0]["left_log_likelihood_nats"] < 0
     assert list(rows[0]) == list(table[0])
     (row,) = read_csv(view_file(PAIR, [0], None, "csv"))
     assert row["context"] == "" and row["target"] == PAIR.left.outcomes[0].target

@@ -42,7 +42,7 @@ def test_both_models_continue_a_passage_on_request(open_page, finished):
     assert "The model cannot be reached." in words(app.run()) and button(app, "Try again")
     finished.put(written(asked, " letter.", " door."))
     assert "Continued by both models Dense ❘ letter. Sparse, 30 % ❘ door." in words(app.run())
-    assert "The mark ❘ stands where a text parts from the other." in words(app)
+    assert "❘ marks where a text diverges from the other." in words(app)
 
 
 def test_a_prompt_is_continued_by_all_models_and_stays_in_the_list_until_it_is_removed(open_page, finished):
@@ -131,6 +131,6 @@ def test_each_text_is_marked_where_it_diverges_from_the_dense_models_but_not_on_
     tried.put(written(ALL, "a b c", "a b d", "a b c", "<x> b c"))
     said = words(open_page("compare"))
     assert "Dense a b c Sparse, 30 % a b ❘ d Sparse, 10 % a b c Sparse, 20 % ❘ <x> b c" in said
-    assert "The mark ❘ stands where a text parts from that of dense." in said
+    assert "❘ marks where a text diverges from that of dense." in said
     blind = words(open_page("compare", blind="true"))
     assert "Sparse, 10 %" not in blind and "<x>" not in blind

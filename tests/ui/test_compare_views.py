@@ -187,7 +187,7 @@ def test_the_example_is_compared_and_marked_and_what_needs_its_models_says_why_n
 
 
 def test_groups_of_passages_are_computed_when_they_are_opened_and_need_the_texts(open_page, finished):
-    said = "groups, with two intervals each"
+    said = "groups, two intervals each"
     assert said not in words(open_page("compare"))
     app = open_page("compare", groups="true")
     assert "30 % against dense, paired. " in words(app) and said in words(app)

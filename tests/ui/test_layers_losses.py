@@ -110,7 +110,7 @@ def test_shapes_and_bytes_are_shown_before_and_after_with_a_file(open_page, fini
     said = words(app)
     # At 30 % 448 of 1,536 channels are gone from each of 30 blocks, each of 3 * 576 weights of 4 bytes.
     assert "1,536 × 576 → 1,088 × 576" in said and "Whole model 538.1 MB 445.2 MB 17.3 %" in said
-    assert [each.proto.label for each in app.get("download_button")] == ["CSV", "Shapes and bytes, CSV"]
+    assert [each.proto.label for each in app.get("download_button")] == ["CSV", "CSV"]
 
 
 def test_the_example_is_marked(open_page, example):

@@ -164,7 +164,7 @@ def test_a_run_is_ticked_overlaid_named_pinned_and_deleted(open_page, backend, t
     assert "Delete “For the talk” with the answers of 2 models" in words(app)
     button(app, "Delete for good").click().run()
     assert backend.runs() == [newer] and set(backend._store.keys(Record)) == {newer.dense, *newer.sparse}
-    assert "Deleted: For the talk" in app.toast[0].value
+    assert "Deleted: “For the talk”" in app.toast[0].value
     assert "chosen" not in app.query_params and listed(app) == ["owner/model"]
 
 

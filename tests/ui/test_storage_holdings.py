@@ -80,7 +80,7 @@ def test_before_anything_is_deleted_it_says_what_goes_and_what_stays_and_why(ope
     assert "It cannot be undone." in words(app)
     assert filled.runs() == [RUN]
     app.button(key="delete-runs-sure").click().run()
-    assert filled.runs() == [] and app.toast[0].value.startswith("Deleted: Mine: SmolLM2 135M (built in)")
+    assert filled.runs() == [] and app.toast[0].value.startswith("Deleted: “Mine: SmolLM2 135M (built in)")
 
 
 def test_a_pinned_run_says_so_and_stays_without_a_button_to_delete_it(open_page, filled):

@@ -196,7 +196,7 @@ def label_layout(
     for (label, at), middle in zip(ends, spread_apart([at for _, at in ends], heights, height), strict=True):
         wanted, found = (top - (top - bottom) * place / height for place in (at, middle))
         edge = {"xref": "paper", "yref": "paper", "xanchor": "left", "xshift": AWAY, "align": "left"}
-        notes.append(annotation("<br>".join(label.lines), 1, found, label.colour, size, **edge))
+        notes.append(annotation("<br>".join(map(plain, label.lines)), 1, found, label.colour, size, **edge))
         notes[-1]["font"]["weight"] = 600
         line = {"type": "line", "yref": "paper", "y0": wanted, "layer": "below", "line": leader(colours)}
         ends_early = label.x is not None and right - label.x > _NEAR * (right - left)
@@ -218,6 +218,11 @@ def leader(colours: Palette) -> dict[str, Any]:
 
 def _label_size(labels: Sequence[Label]) -> int:
     return _SIZE if len(labels) <= _FEW else _SMALL_SIZE
+
+
+def plain(text: str) -> str:
+    """Foreign text for a figure: plotly reads tags and entities in it."""
+    return text.replace("&", "&amp;").replace("<", "&lt;")
 
 
 def wrap_label(text: str, sign: str = "", longest: int = LONGEST) -> list[str]:

@@ -362,7 +362,7 @@ def _dense_point(tradeoff: TradeoffData, x: float, measure: Measure, colours: Pa
         "marker": {"color": colours.dense, "size": 10},
         "cliponaxis": False,
         "name": "dense",
-        "hovertemplate": "<br>".join(["dense", *tradeoff.dense.facts]) + "<extra></extra>",
+        "hovertemplate": "<br>".join(["dense", *map(style.plain, tradeoff.dense.facts)]) + "<extra></extra>",
     }
 
 
@@ -380,7 +380,7 @@ def _marks(
     """Marks with intervals; hollow ones answered fewer passages than dense. said: more about each, when pointed at."""
     points = [point for _, point, _ in marks]
     words = [
-        "<br>".join(filter(None, [f"{label}, {reading.words}", more, *point.facts]))
+        "<br>".join(filter(None, [f"{style.plain(label)}, {reading.words}", more, *point.facts]))
         for (_, point, reading), more in zip(marks, said or [""] * len(marks), strict=True)
     ]
     bars = [(r.value, r.low, r.high) if r.value >= axis.bottom else (axis.edge,) * 3 for *_, r in marks]
