@@ -109,6 +109,14 @@ def loss_words(found: ToleranceVerdict, beside: str = DENSE) -> str:
     return f"{said}, accuracy {loss_value(accuracy)} ({_interval_words(accuracy)})"
 
 
+def headline_baseline(dense: Record) -> tuple[str, str, str]:
+    """For a card: the dense model on the scale of `headline_loss`, its word perplexity and its accuracy."""
+    score = dense.last_word
+    right = f"{score.right:,} of {score.total:,} right, 95{NBSP}% interval {wording.interval(accuracy_interval(dense))}"
+    below = f"word perplexity {wording.perplexity(dense.word_perplexity)}"
+    return f"1{NBSP}×", below, f"accuracy {percent(score.accuracy)}: {right}"
+
+
 def headline_loss(found: ToleranceVerdict) -> tuple[str, str, str]:
     """For a card: the perplexity as a multiple of dense's, its interval, and the verdict with the accuracy's change."""
     accuracy = f", accuracy {loss_value(found.accuracy)}" if found.accuracy else ""

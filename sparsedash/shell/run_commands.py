@@ -9,11 +9,12 @@ from typing import Any
 
 from sparsedash.reporting import deployment
 from sparsedash.reporting.run_answer import answer_figures, answer_sentence
+from sparsedash.reporting.run_prompts import prompt_texts
 from sparsedash.reporting.run_reports import run_document
 from sparsedash.reporting.run_results import StoredResults, run_results
 from sparsedash.reporting.wording import source_note
 from sparsedash.schema.errors import SparseDashError
-from sparsedash.schema.pair_records import TimingSettings
+from sparsedash.schema.pair_records import ContinuationSettings, TimingSettings
 from sparsedash.schema.records import Record, Run
 from sparsedash.schema.settings import FindResult, RunSettings
 from sparsedash.shell import terminal
@@ -38,7 +39,8 @@ def run_command(arguments: argparse.Namespace) -> terminal.Work:
     assert results is not None
     summary = [answer_sentence(results, ended=not run.finished), *answer_figures(results)]
     source = filter(None, [source_note(run.source_type)])
-    write([*terminal.run_table(document), "", *summary, *source, short_run_key(run)], document)
+    texts = terminal.prompt_lines(results, prompt_texts(StoredResults(store), results))
+    write([*terminal.run_table(document), "", *texts, *summary, *source, short_run_key(run)], document)
     beyond = any(sparse["verdict"]["verdict"] == "beyond" for sparse in document["sparse"])
     failed = arguments.fail_beyond and beyond
     failed |= arguments.fail_unless_within and not all_within(document, settings.n_sparse)
@@ -67,7 +69,12 @@ def stored_run_document(
     dense = store.get(Record, run.dense)
     sparse = [store.get(Record, key) for key in run.sparse]
     assert dense is not None
-    return run_document(run, dense, [record for record in sparse if record is not None], tolerance, result)
+    there = [record for record in sparse if record is not None]
+    document, results = run_document(run, dense, there, tolerance, result), StoredResults(store)
+    for answers, record in zip((document["dense"], *document["sparse"]), (dense, *there), strict=True):
+        asked = (ContinuationSettings(left=record.key, right=record.key, prompt=each) for each in run.settings.prompts)
+        answers["continuations"] = [found and found.left for found in map(results.written, asked)]
+    return document
 
 
 def find_command(arguments: argparse.Namespace) -> terminal.Work:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
@@ -104,7 +105,12 @@ def prune_form(backend: Backend) -> RunSettings | FindSettings | None:
             form_fields.show_problem("method", SparseDashError("No method is chosen.", "Choose at least one."))
         form_fields.show_hint(*(f"{method.name}: {method.summary}" for method in METHODS if method.name in names))
     settings: RunSettings | FindSettings | None = None
-    if own is not None and methods and all(values[key] for key in ("model", "text", "calibration", "sparsity")):
+    if (
+        own is not None
+        and methods
+        and all(values[key] for key in ("model", "text", "calibration", "sparsity"))
+        and values["prompts"] is not None
+    ):
         with about_run:
             settings = form_fields.validated(
                 "with" if search else "sparsity", lambda: _settings(values, [*methods], search)
@@ -168,7 +174,7 @@ def _more_fields(backend: Backend, model: str | None, search: bool) -> dict[str,
     shown = {
         heading: [[row for row in line if row not in elsewhere] for line in lines] for heading, lines in _MORE.items()
     }
-    keys = [row.key for lines in shown.values() for line in lines for row in line]
+    keys = [_RUN["prompts"].key, *(row.key for lines in shown.values() for line in lines for row in line)]
     with form_fields.expander("More settings", "more", [_CALIBRATION["corpus"].key, *keys]):
         for heading, lines in shown.items():
             frame.show(element("h3", escape(heading), css="sd-group"))
@@ -176,8 +182,22 @@ def _more_fields(backend: Backend, model: str | None, search: bool) -> dict[str,
                 values["calibration"] = form_fields.reference_field(backend, _CALIBRATION["corpus"], usual)
             for line in filter(None, lines):
                 values |= form_fields.setting_fields(line, len(line))
+        values |= _prompt_field(backend)
     form_fields.show_uploads(backend, {row.key: row.default for row in (_EVALUATION["corpus"], _CALIBRATION["corpus"])})
     return values
+
+
+def _prompt_field(backend: Backend) -> dict[str, Any]:
+    """Draw the prompts, which begin with the user's own, and the button that keeps them as these."""
+    frame.show(element("h3", escape("Prompts"), css="sd-group"))
+    row, own = _RUN["prompts"], backend.user_data.own_prompts()
+    kept = row.default if own is None else own
+    lines = form_fields.setting_fields([replace(row, default=kept)])[row.key]
+    prompts = form_fields.validated(row.key, lambda: RunSettings(prompts=lines).prompts)
+    if prompts is not None and prompts != kept:
+        keep = partial(backend.user_data.keep_own_prompts, prompts)
+        frame.action_button("Keep as my prompts", keep, key="keep-prompts", icon="keep", kind="tertiary")
+    return {row.key: prompts}
 
 
 def _preset_fields(search: bool) -> tuple[MethodSettings, ...]:
