@@ -29,11 +29,11 @@ SELF = "self"
 """The calibration text that the model itself writes."""
 
 PROMPTS = (
-    "The capital of France is",
-    "Two plus two is four. Three plus three is",
-    "Once upon a time, a little dog lost its way in the forest. It",
+    "The capital of France is Paris. The capital of Italy is",
+    "1 + 1 = 2, 2 + 2 = 4, 3 + 3 =",
+    "Once upon a time, a little dog",
 )
-"""What every run lets its models continue, unless it is told otherwise."""
+"""What every run lets its models continue by default: the built-in dense model does so correctly."""
 
 MAX_SPARSITY_PERMILLE = 900
 
@@ -189,8 +189,8 @@ class RunSettings:
     prompts: tuple[str, ...] = setting(
         PROMPTS,
         flag="--prompt",
-        label="Prompts",
-        help="One per line. Every model of the run continues them, always with its first choice.",
+        label="Texts to continue, one per line",
+        help="Every model of the run continues them, always with its first choice.",
         flag_help="a text that every model continues; may be given several times (three short ones)",
     )
 
