@@ -165,7 +165,7 @@ def _continuations(
 
 
 def sampling_words(request: ContinuationSettings) -> str:
-    """ "first choices, 40 tokens", "temperature 0.7, seed 5, 12 tokens"."""
+    """ "first choices, 24 tokens", "temperature 0.7, seed 5, 12 tokens"."""
     if request.temperature_percent == 0:
         return f"first choices, {request.n_tokens} tokens"
     return f"temperature {request.temperature_percent / 100:g}, seed {request.seed}, {request.n_tokens} tokens"
