@@ -23,6 +23,7 @@ from sparsedash.engine.models.loading import load_model, locate_model
 from sparsedash.engine.run.pipeline import run
 from sparsedash.engine.texts.corpora import BUILTIN, TEXTS, story_openings
 from sparsedash.engine.texts.generation import generate_texts
+from sparsedash.schema.pair_records import Continuation
 from sparsedash.schema.progress import Step
 from sparsedash.schema.records import Candidate, Outcome, Passages, Record, TargetToken
 from sparsedash.schema.settings import (
@@ -92,7 +93,9 @@ def _write_run(store: Store, settings: RunSettings) -> int:
         cached=(),
         made_on=_machine(),
     )
-    write_example([shipped, replace(passages, key=example_key(passages.key)), *map(_compact, records)])
+    texts = filter(None, (store.get(Continuation, key) for key in made.continuations))
+    written = [replace(text, key=example_key(key)) for text, key in zip(texts, shipped.continuations, strict=True)]
+    write_example([shipped, replace(passages, key=example_key(passages.key)), *map(_compact, records), *written])
     print(f"{EXAMPLE_FILE}: {EXAMPLE_FILE.stat().st_size:,} bytes, {len(records)} records")
     return 0
 

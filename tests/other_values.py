@@ -48,6 +48,7 @@ OTHER = {
         "calibration": CalibrationSettings(seed=1),
         "evaluation": EvaluationSettings(n_passages=10),
         "residency": "streamed",
+        "prompts": ("Once",),
     },
 }
 """Another value for every field; None where there is no other beside the defaults of the others."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from sparsedash.schema.pair_records import Continuation
 from sparsedash.schema.records import Passages, R, Record, Run, from_lines, to_line
 from sparsedash.schema.settings import BUILTIN_CLOZE, BUILTIN_CLOZE_402, BUILTIN_MODEL, BUILTIN_TEXT, SELF
 
@@ -164,16 +165,20 @@ def example_result(kind: type[R], key: str) -> R | None:
     return found if isinstance(found, kind) else None
 
 
-def write_example(parts: Iterable[Run | Record | Passages], file: Path = EXAMPLE_FILE) -> None:
+Shipped = Run | Record | Passages | Continuation
+"""What the example is made of."""
+
+
+def write_example(parts: Iterable[Shipped], file: Path = EXAMPLE_FILE) -> None:
     """Write what ships; the same parts give the same bytes."""
     file.parent.mkdir(exist_ok=True)
     file.write_bytes(gzip.compress("".join(map(to_line, parts)).encode(), mtime=0))
 
 
 @cache
-def _example_parts(file: Path) -> dict[str, Run | Record | Passages]:
+def _example_parts(file: Path) -> dict[str, Shipped]:
     """Everything that ships, by its key; nothing where a build left the file out."""
     if not file.is_file():
         return {}
-    kinds: tuple[type[Run | Record | Passages], ...] = (Run, Record, Passages)
+    kinds: tuple[type[Shipped], ...] = (Run, Record, Passages, Continuation)
     return {part.key: part for part in from_lines(gzip.decompress(file.read_bytes()).decode(), kinds)}

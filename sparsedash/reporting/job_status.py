@@ -220,7 +220,7 @@ def _sparse_model(job: Job) -> str:
     settings, at = job_request(job), job.progress
     if settings is None or at.point is None or at.stage == "walk":
         return ""
-    if at.stage not in ("prune", "evaluate") and at.point == 0:
+    if at.stage not in ("prune", "continue", "evaluate") and at.point == 0:
         return ""
     if isinstance(settings, FindSettings):
         return f"trial {at.point + 1}" + (f": {at.message}" if at.message else "")

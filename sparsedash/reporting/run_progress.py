@@ -249,11 +249,11 @@ def _work(settings: RunSettings, now: JobPosition) -> tuple[dict[Part, float], d
         # A search may try more than was planned.
         point, units = None if place is None else min(place, len(points) - 1), list[Unit]([(stage, None)])
         match stage:
-            case "text" if point is None or settings.calibration.corpus != SELF:
-                # Text of a file is read while the model is found.
+            case "text" | "continue" if point is None or (stage == "text" and settings.calibration.corpus != SELF):
+                # Text of a file is read while the model is found, and prompts are continued once it is loaded.
                 stage, units = "load", [("load", None)]
-            case "text" | "calibrate" if point is not None and point == last:
-                # What is read again is part of pruning that model.
+            case "text" | "calibrate" | "continue" if point is not None and point == last:
+                # What is read again, or written by it, is part of pruning that model.
                 stage, units = "prune", [("prune", points[point][0])]
             case "calibrate":
                 read_for([point or 0])

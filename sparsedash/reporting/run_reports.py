@@ -153,7 +153,7 @@ def continuations_section(backend: Backend, run: Run, pair: Pair, passages: Pass
     Each text has a mark where it parts from the left model's. Empty where nothing was written.
     """
     names, drawn = wording.record_names(run), list[Html]()
-    for how, request, stored in islice(_continuations(backend, pair, passages), MOST_CONTINUATIONS):
+    for how, request, stored in islice(_continuations(backend, run, pair, passages), MOST_CONTINUATIONS):
         first, *rest = map(readable, (stored.left, stored.right, *stored.others))
         who = [pair.left_name, pair.right_name, *(names.get(key, key[:8]) for key in request.others)]
         texts = zip(who, [escape(first), *(mark_divergence(first, text)[1] for text in rest)], strict=False)
@@ -165,11 +165,14 @@ def continuations_section(backend: Backend, run: Run, pair: Pair, passages: Pass
 
 
 def _continuations(
-    backend: Backend, pair: Pair, passages: Passages | None
+    backend: Backend, run: Run, pair: Pair, passages: Passages | None
 ) -> Iterator[tuple[str, ContinuationSettings, Continuation]]:
-    """Prompts that users tried, and the passages that the page's button continues, unless their text cannot be."""
+    """The run's prompts, those that users tried, and the passages that the page's button continues, if it can."""
     left, right = pair.left.key, pair.right.key
-    asked = [(f"A user's prompt, {sampling_words(each)}", each) for each in backend.user_data.prompts(left, right)]
+    of_run = [ContinuationSettings(left=left, right=right, prompt=prompt) for prompt in run.settings.prompts]
+    asked = [(f"A prompt of the run, {sampling_words(each)}", each) for each in of_run]
+    tried = (each for each in backend.user_data.prompts(left, right) if each not in of_run)
+    asked += [(f"A user's prompt, {sampling_words(each)}", each) for each in tried]
     contexts = passages.contexts if passages else ()
     for kind, positions in pair.kinds(range(len(contexts))).items():
         for position in positions if kind in _FLIPS else ():
@@ -177,12 +180,12 @@ def _continuations(
                 request = ContinuationSettings(left=left, right=right, prompt=contexts[position])
                 asked.append((f"Passage {pair.left.outcomes[position].index + 1:,}, {KINDS[kind].lower()}", request))
     for how, request in asked:
-        if (stored := backend.continuation(request.key())) is not None:
+        if (stored := backend.written(request)) is not None:
             yield how, request, stored
 
 
 def sampling_words(request: ContinuationSettings) -> str:
-    """ "first choices, 40 tokens", "temperature 0.7, seed 5, 12 tokens"."""
+    """ "first choices, 24 tokens", "temperature 0.7, seed 5, 12 tokens"."""
     if request.temperature_percent == 0:
         return f"first choices, {request.n_tokens} tokens"
     return f"temperature {request.temperature_percent / 100:g}, seed {request.seed}, {request.n_tokens} tokens"

@@ -12,8 +12,10 @@ from sparsedash.reporting import wording
 from sparsedash.reporting.charts import tradeoff_data
 from sparsedash.reporting.charts.tradeoff_data import Point, Reading, Readings, TradeoffData
 from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.pair_records import Continuation, ContinuationSettings
 from sparsedash.schema.records import Record, Run
 from sparsedash.schema.settings import FindResult
+from sparsedash.service.stored_results import joined
 from sparsedash.stats.races import LikelihoodDifference, likelihood_differences
 from sparsedash.stats.significance import PairedComparison, compare_records, holm, share_interval, shared_outcomes
 from sparsedash.stats.tolerance import Losses, Tolerance, ToleranceVerdict, judge_all, record_losses
@@ -36,6 +38,10 @@ class StoredResults:
     def search(self, key: str) -> FindResult | None:
         """What the search behind the run with this key has found."""
         return self.store.get(FindResult, key)
+
+    def written(self, asked: ContinuationSettings) -> Continuation | None:
+        """What runs had these models write, or None."""
+        return joined(asked, lambda each: self.store.get(Continuation, each.key()))
 
     def why_missing(self, key: str) -> str:
         """Why there is no record with this key, as the end of a sentence."""

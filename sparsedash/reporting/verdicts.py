@@ -121,6 +121,14 @@ def difference_words(found: LikelihoodDifference, beside: str) -> str:
     return f"perplexity {times} that of {beside} ({interval}, {wording.p_value(found.p_value)})"
 
 
+def headline_baseline(dense: Record) -> tuple[str, str, str]:
+    """For a card: the dense model on the scale of `headline_loss`, its word perplexity and its accuracy."""
+    score = dense.last_word
+    right = f"{score.right:,} of {score.total:,} right, 95{NBSP}% interval {wording.interval(accuracy_interval(dense))}"
+    below = f"word perplexity {wording.perplexity(dense.word_perplexity)}"
+    return f"1{NBSP}×", below, f"accuracy {percent(score.accuracy)}: {right}"
+
+
 def headline_loss(found: ToleranceVerdict) -> tuple[str, str, str]:
     """For a card: the perplexity as a multiple of dense's, its interval, and the verdicts of both measures."""
     lost, accuracy = found.perplexity, found.accuracy

@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MAX_SEED = 2**31 - 1
+MOST_LINES, LONGEST_LINE = 10, 300
+"""Lines of a setting that is a list of texts, and characters of one."""
 
-Kind = Literal["choice", "number", "reference", "sparsities", "switch", "whole"]
+Kind = Literal["choice", "lines", "number", "reference", "sparsities", "switch", "whole"]
 _KINDS: dict[object, Kind] = {
     bool: "switch",
     int: "whole",
@@ -28,6 +30,7 @@ _KINDS: dict[object, Kind] = {
     float: "number",
     str: "reference",
     tuple[int, ...]: "sparsities",
+    tuple[str, ...]: "lines",
 }
 
 
@@ -72,6 +75,8 @@ class FieldRow:
                 raise SettingsError(self.title, value, ", ".join(self.options))
             case "reference":
                 require_reference(self.title, value)
+            case "lines":
+                self._check_lines(value)
             case "whole" if value is not None or self.default is not None:
                 require_whole(self.title, value, int(self.low), int(self.high))
             case "number":
@@ -79,6 +84,15 @@ class FieldRow:
                 if type(value) not in (int, float) or not lowest <= value <= self.high or value == self.above:
                     start = f"from {lowest:g} to" if self.above is None else f"more than {lowest:g}, at most"
                     raise SettingsError(self.title, value, f"{start} {self.high:g}")
+
+    def _check_lines(self, lines: tuple[str, ...]) -> None:
+        """Raise SettingsError unless they are few, short and different."""
+        if len(lines) > MOST_LINES or len(set(lines)) < len(lines):
+            raise SettingsError(self.title, f"{len(lines)} lines", f"at most {MOST_LINES}, each one once")
+        for line in lines:
+            if line != line.strip() or not 0 < len(line) <= LONGEST_LINE or len(line.splitlines()) > 1:
+                allowed = f"1 to {LONGEST_LINE} characters in one line, without spaces around them"
+                raise SettingsError(self.title, line[:40], allowed)
 
 
 def setting(default: T, **row: Any) -> T:

@@ -1,7 +1,7 @@
 """Two models side by side: requests (continuation, divergence, timing) and results; what users keep."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from sparsedash.schema.errors import SettingsError
@@ -29,7 +29,7 @@ class ContinuationSettings:
     left: str
     right: str
     prompt: str
-    n_tokens: int = setting(40, title="tokens to write", low=1, high=400)
+    n_tokens: int = setting(24, title="tokens to write", low=1, high=400)
     temperature_percent: int = setting(0, title="temperature (percent)", high=200)
     seed: int = setting(0, high=MAX_SEED)
     others: tuple[str, ...] = ()
@@ -43,6 +43,10 @@ class ContinuationSettings:
         """The name of this request and of its result; the seed matters only if tokens are drawn."""
         values = asdict(self) | ({} if self.temperature_percent else {"seed": 0})
         return stage_key("continuation", **values)
+
+    def by_one(self, record: str) -> "ContinuationSettings":
+        """The same of one model alone, which stands on both sides: so runs keep what each of their models writes."""
+        return replace(self, left=record, right=record, others=())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +155,15 @@ class Prompts:
 
     key: str
     asked: tuple[ContinuationSettings, ...]
+    owner: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnPrompts:
+    """The prompts that a user's runs begin with."""
+
+    key: str
+    prompts: tuple[str, ...]
     owner: str = ""
 
 

@@ -4,7 +4,7 @@ One record is one model's answers to one set of passages. The dense model's reco
 """
 
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from math import exp, inf, log
@@ -15,7 +15,16 @@ import msgspec
 from sparsedash.schema.errors import SettingsError, StoreError
 from sparsedash.schema.export_settings import Export
 from sparsedash.schema.method_settings import MethodSettings
-from sparsedash.schema.pair_records import Choices, Continuation, Divergence, Prompts, RunMarks, Timing
+from sparsedash.schema.pair_records import (
+    Choices,
+    Continuation,
+    ContinuationSettings,
+    Divergence,
+    OwnPrompts,
+    Prompts,
+    RunMarks,
+    Timing,
+)
 from sparsedash.schema.plain_values import Count, LogLikelihood, NotNegative, Permille, Share, digest
 from sparsedash.schema.settings import CalibrationSettings, Dtype, FindResult, FindSettings, Rule, RunSettings
 
@@ -289,6 +298,12 @@ class Run:
         """Keys of the records that are there, the dense one first."""
         return tuple(key for key in (self.dense, *self.sparse) if key)
 
+    @cached_property
+    def continuations(self) -> Mapping[str, str]:
+        """The record of every continuation of the run's prompts, by the key of the continuation, there or not."""
+        asked = [ContinuationSettings(left="", right="", prompt=prompt) for prompt in self.settings.prompts]
+        return {each.by_one(record).key(): record for record in self.records for each in asked}
+
     @property
     def n_compared(self) -> int:
         """Sparse models that are judged together, lost ones included; 0 in a search, which judges each by itself."""
@@ -319,6 +334,7 @@ Kept = (
     | Continuation
     | Divergence
     | Prompts
+    | OwnPrompts
     | Choices
     | RunMarks
     | Timing

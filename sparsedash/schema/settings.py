@@ -28,6 +28,13 @@ BUILTIN_TEXT = "builtin:smollm2-text"
 SELF = "self"
 """The calibration text that the model itself writes."""
 
+PROMPTS = (
+    "The capital of France is Paris. The capital of Italy is",
+    "1 + 1 = 2, 2 + 2 = 4, 3 + 3 =",
+    "Once upon a time, a little dog",
+)
+"""What every run lets its models continue by default: the built-in dense model does so correctly."""
+
 MAX_SPARSITY_PERMILLE = 900
 
 MIN_TOKENS_PER_CHANNEL = 4
@@ -147,7 +154,7 @@ class RunSettings:
     """One job: a model, one calibration, and every method at every sparsity beside the dense model.
 
     methods: where none is named, the plain one of MethodSettings; what the form recommends is catalog.presets'.
-    residency: the results are the same, so that it is no part of any key.
+    residency: the results are the same, so that it is no part of any key. prompts: no part of those of records.
     """
 
     model: str = setting(
@@ -178,6 +185,13 @@ class RunSettings:
         flag="--residency",
         label="Weights in memory",
         help="auto: all where they fit. streamed: block by block from their files; less memory, the same results.",
+    )
+    prompts: tuple[str, ...] = setting(
+        PROMPTS,
+        flag="--prompt",
+        label="Texts to continue, one per line",
+        help="Every model of the run continues them, always with its first choice.",
+        flag_help="a text that every model continues; may be given several times (three short ones)",
     )
 
     def __post_init__(self) -> None:
@@ -279,7 +293,7 @@ PLANNED = (450, 225, 113, 57, 28, 14)
 class FindSettings:
     """One search: a model, one method, one calibration, and the tolerance.
 
-    evaluation: its passages are the budget of each model. residency: see RunSettings.
+    evaluation: its passages are the budget of each model. residency, prompts: see RunSettings.
     """
 
     model: str = RunSettings.model
@@ -307,6 +321,7 @@ class FindSettings:
         label="Accuracy, points lost at most",
     )
     residency: Residency = RunSettings.residency
+    prompts: tuple[str, ...] = RunSettings.prompts
 
     def __post_init__(self) -> None:
         self.run((100,))
@@ -323,7 +338,7 @@ class FindSettings:
 
     def run(self, permilles: tuple[int, ...]) -> RunSettings:
         """The run with these sparsities (per mille) as its trials. Raises SettingsError."""
-        shared = ("model", "dtype", "calibration", "evaluation", "residency")
+        shared = ("model", "dtype", "calibration", "evaluation", "residency", "prompts")
         values: dict[str, Any] = {name: getattr(self, name) for name in shared}
         return RunSettings(methods=(self.method,), sparsities_permille=permilles, **values)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import sparsedash
+from sparsedash.catalog.choices import example_key, is_example
 from sparsedash.catalog.model_shape import ModelShape
 from sparsedash.jobs.cluster_parts import ClusterView
 from sparsedash.jobs.job import Job, JobKind, Move, Priority
@@ -35,7 +36,7 @@ from sparsedash.service.deletion import Housekeeping, live_jobs
 from sparsedash.service.model_lookup import NamedModel, fetch_config, named_model
 from sparsedash.service.preflight import Cached, Preflight
 from sparsedash.service.request_checks import Access, Problem, ReferenceField
-from sparsedash.service.stored_results import ResultCache, RunCosts, known_shape, recalled
+from sparsedash.service.stored_results import ResultCache, RunCosts, joined, known_shape, recalled
 from sparsedash.service.time_forecast import START_S, MachineSpeed, expected_seconds
 from sparsedash.service.user_files import Exports, UserUploads
 from sparsedash.storage.local_machine import local_path, require_job_room
@@ -224,6 +225,18 @@ class Backend:
     def continuation(self, key: str) -> pair_records.Continuation | None:
         """What two models wrote, or None."""
         return self._seen(pair_records.Continuation, key)
+
+    def written(self, asked: pair_records.ContinuationSettings) -> pair_records.Continuation | None:
+        """What these models wrote, on request or in runs of theirs, or None."""
+
+        def alone(asked: pair_records.ContinuationSettings) -> pair_records.Continuation | None:
+            key = example_key(asked.key()) if is_example(asked.left) else asked.key()
+            return self._results.get(pair_records.Continuation, key)
+
+        found = self.continuation(asked.key())
+        if found is not None or not self._access.sees_results(asked.left, asked.right, *asked.others):
+            return found
+        return joined(asked, alone)
 
     def divergence(self, key: str) -> pair_records.Divergence | None:
         """The divergence of two models over a text, or None."""

@@ -132,9 +132,10 @@ def referring_entries(store: Store, table: JobTable) -> dict[str, frozenset[str]
 
 
 def entries_of(run: Run) -> frozenset[str]:
-    """The names of a run's entries, of records and passages too, which other runs may share."""
+    """The names of a run's entries, of records, passages and continuations too, which other runs may share."""
     shared = {name for name in references(run) if name.startswith(("record/", "passages/"))}
-    return frozenset({f"run/{run.key}", f"findresult/{run.key}", *shared})
+    written = (f"continuation/{key}" for key in run.continuations)
+    return frozenset({f"run/{run.key}", f"findresult/{run.key}", *shared, *written})
 
 
 def entries_alone(going: Collection[Run], runs: Iterable[Run]) -> frozenset[str]:
@@ -157,6 +158,7 @@ def stored_items(
     refers = referring_entries(store, table)
     for run in runs:
         refers |= dict.fromkeys(entries_of(run), named("model", run.model_identity))
+        refers |= {f"continuation/{key}": named("record", record) for key, record in run.continuations.items()}
     for entry in store.entries("records"):
         name, counted = entry.name, entry.name.partition("/")[0] not in _PARTS
         yield Item(kind_of_record(name), *entry[:3], refers.get(name, frozenset()), counted)

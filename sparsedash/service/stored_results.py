@@ -12,6 +12,7 @@ import msgspec
 from sparsedash.catalog.choices import example_result, is_example
 from sparsedash.catalog.model_shape import ModelShape
 from sparsedash.schema import store_keys
+from sparsedash.schema.pair_records import Continuation, ContinuationSettings
 from sparsedash.schema.records import R, Record, Run
 from sparsedash.schema.store_keys import NoteName
 from sparsedash.stats.significance import shared_outcomes
@@ -74,6 +75,18 @@ def run_passages(run: Run) -> str:
     """The key of the passages of a run's records; no record is read for it. Empty before its texts were read."""
     evaluation = run.corpora.get("evaluation")
     return "" if evaluation is None else store_keys.passages_key(evaluation, run.settings.evaluation)
+
+
+def joined(
+    asked: ContinuationSettings, alone: Callable[[ContinuationSettings], Continuation | None]
+) -> Continuation | None:
+    """A continuation put together from what runs had each model write alone; None where one of them is missing."""
+    found = [alone(asked.by_one(record)) for record in (asked.left, asked.right, *asked.others)]
+    texts = [each.left for each in found if each is not None and not each.stopped]
+    if len(texts) < len(found):
+        return None
+    left, right, *others = texts
+    return Continuation(key=asked.key(), prompt=asked.prompt, left=left, right=right, others=tuple(others))
 
 
 class ResultCache:

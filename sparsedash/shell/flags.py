@@ -115,6 +115,9 @@ def _add_setting(parser: argparse.ArgumentParser, command: str, row: FieldRow) -
         about = ". ".join(filter(None, [f"{row.label}: {', '.join(row.options)}", row.help]))
     if row.kind == "reference" and row.name != "model":
         about = f"{_names(OFFERED[row.title])} or file:PATH"
+    if row.kind == "lines":
+        parser.add_argument(row.flag, action="append", default=argparse.SUPPRESS, metavar="TEXT", help=about)
+        return
     default = row.starts.get(command, row.default)
     if row.kind == "sparsities":
         default = percents_text(default)
@@ -169,7 +172,8 @@ def open_store_for(settings: RunSettings, arguments: argparse.Namespace) -> Stor
 def _values(arguments: argparse.Namespace, settings: "type[DataclassInstance]") -> dict[str, Any]:
     """The values of the flags that belong to these settings, by the names of the settings."""
     dests = {row.name: flag[2:].replace("-", "_") for flag, row in _flags_of(settings).items()}
-    return {name: getattr(arguments, dest) for name, dest in dests.items() if hasattr(arguments, dest)}
+    found = {name: getattr(arguments, dest) for name, dest in dests.items() if hasattr(arguments, dest)}
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
 
 
 def _request(arguments: argparse.Namespace) -> dict[str, Any]:

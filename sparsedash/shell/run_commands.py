@@ -9,11 +9,12 @@ from typing import Any
 
 from sparsedash.reporting import deployment
 from sparsedash.reporting.run_answer import answer_figures
+from sparsedash.reporting.run_prompts import prompt_texts
 from sparsedash.reporting.run_reports import run_document
 from sparsedash.reporting.run_results import RunResults, StoredResults, run_results
 from sparsedash.reporting.wording import source_note
 from sparsedash.schema.errors import SparseDashError
-from sparsedash.schema.pair_records import TimingSettings
+from sparsedash.schema.pair_records import ContinuationSettings, TimingSettings
 from sparsedash.schema.records import Record, Run
 from sparsedash.schema.settings import FindResult, RunSettings
 from sparsedash.shell import terminal
@@ -35,7 +36,8 @@ def run_command(arguments: argparse.Namespace) -> terminal.Work:
     found, document = stored_run_document(run, store, tolerance)
     terminal.print_warnings(run.warnings)
     summary = [document["sentence"], *answer_figures(found), document["next"], source_note(run.source_type)]
-    write([*terminal.run_table(document), "", *filter(None, summary), short_run_key(run)], document)
+    texts = terminal.prompt_lines(found, prompt_texts(StoredResults(store), found))
+    write([*terminal.run_table(document), "", *texts, *filter(None, summary), short_run_key(run)], document)
     beyond = any(sparse["verdict"]["verdict"] == "beyond" for sparse in document["sparse"])
     failed = arguments.fail_beyond and beyond
     failed |= arguments.fail_unless_within and not all_within(document, settings.n_sparse)
@@ -63,7 +65,12 @@ def stored_run_document(run: Run, store: Store, tolerance: Tolerance) -> tuple[R
     assert found is not None
     dense, *sparse = (store.get(Record, each.record.key) for each in found.models)
     assert dense is not None
-    return found, run_document(found, dense, [record for record in sparse if record is not None])
+    there = [record for record in sparse if record is not None]
+    document, results = run_document(found, dense, there), StoredResults(store)
+    for answers, record in zip((document["dense"], *document["sparse"]), (dense, *there), strict=True):
+        asked = (ContinuationSettings(left=record.key, right=record.key, prompt=each) for each in run.settings.prompts)
+        answers["continuations"] = [found and found.left for found in map(results.written, asked)]
+    return found, document
 
 
 def find_command(arguments: argparse.Namespace) -> terminal.Work:

@@ -13,6 +13,8 @@ from typing import Any, NoReturn
 
 from sparsedash.catalog import presets
 from sparsedash.reporting import wording
+from sparsedash.reporting.run_prompts import PromptTexts
+from sparsedash.reporting.run_results import RunResults
 from sparsedash.schema.errors import SparseDashError
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import STAGE_TITLES, STARTING, Step
@@ -108,6 +110,14 @@ def run_table(document: dict[str, Any]) -> Iterator[str]:
         yield "last token by the published rule: a passage of more than 197 tokens is wrong"
     if settings["evaluation"]["stop_early"]:
         yield "sparse models stopped when their difference was decided; verdicts allow for that"
+
+
+def prompt_lines(found: RunResults, texts: Iterable[PromptTexts]) -> Iterator[str]:
+    """The run's prompts, each with what the dense and the headline model write; an empty line after each."""
+    name = found.names[found.headline.key] if found.headline else ""
+    for each in texts:
+        rows = [["  dense", one_line(each.dense.strip())], [f"  {name}", one_line((each.sparse or "").strip())]]
+        yield from (one_line(each.prompt), *align_columns(rows[: 1 + (each.sparse is not None)]), "")
 
 
 def _result_cells(answers: dict[str, Any]) -> list[str]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from sparsedash.schema.errors import StoreError
+from sparsedash.schema.pair_records import Continuation
 from sparsedash.schema.records import Passages, Record, Run, from_lines, to_line
 from sparsedash.schema.settings import FindResult
 from sparsedash.storage.store import LAYOUT, Store
@@ -28,9 +29,9 @@ _MAX_HEADER = 200
 _KEY = re.compile("[0-9a-f]{64}")
 _ADVICE = "Write the file anew where the run was made."
 
-Part = Run | Record | Passages | FindResult
+Part = Run | Record | Passages | FindResult | Continuation
 P = TypeVar("P", Record, Passages)
-_KINDS: tuple[type[Part], ...] = (Run, Record, Passages, FindResult)
+_KINDS: tuple[type[Part], ...] = (Run, Record, Passages, FindResult, Continuation)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +64,7 @@ def read_run_file(data: bytes) -> RunFile:
     runs: list[Run] = []
     records: dict[str, tuple[str, bool, str, int]] = {}
     n_texts: dict[str, int] = {}
-    searches = []
+    searches, written = [], set[str]()
     for line, part in _lines(packed):
         digest.update(line)
         if isinstance(part, Run):
@@ -73,12 +74,19 @@ def read_run_file(data: bytes) -> RunFile:
             records[part.key] = about
         elif isinstance(part, Passages):
             n_texts[part.key] = len(part.indices)
+        elif isinstance(part, Continuation):
+            written.add(part.key)
         else:
             searches.append(part.key)
     if digest.hexdigest() != stated:
         raise StoreError("This file is not as it was written: it was changed, or a part of it is missing.", _ADVICE)
     is_whole = len(runs) == 1 and records.keys() == {runs[0].dense, *runs[0].sparse} and not runs[0].made_on
-    is_whole = is_whole and searches in ([], [runs[0].key]) and n_texts.keys() == {of[2] for of in records.values()}
+    is_whole = (
+        is_whole
+        and written <= runs[0].continuations.keys()
+        and searches in ([], [runs[0].key])
+        and n_texts.keys() == {of[2] for of in records.values()}
+    )
     for key, (model, is_sparse, texts, n_answers) in records.items() if is_whole else ():
         is_whole &= model == runs[0].model_identity and is_sparse == (key != runs[0].dense)
         is_whole &= n_answers <= n_texts[texts]
@@ -122,6 +130,9 @@ def _parts_in(store: Store, run: Run) -> Iterator[Part]:
         yield record
     for key in texts:
         yield stored(Passages, key)
+    for key in run.continuations:
+        if written := store.get(Continuation, key):
+            yield written
     if run.find is not None and (search := store.get(FindResult, run.key)) is not None:
         yield search
     yield run

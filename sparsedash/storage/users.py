@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Meta
 
 from sparsedash.schema.errors import SettingsError
-from sparsedash.schema.pair_records import Choices, ContinuationSettings, Prompts, RunMark, RunMarks
+from sparsedash.schema.pair_records import Choices, ContinuationSettings, OwnPrompts, Prompts, RunMark, RunMarks
 from sparsedash.schema.plain_values import digest
 from sparsedash.storage.local_machine import local_path
 from sparsedash.storage.store import Store
@@ -173,7 +173,7 @@ class UserData:
     def __init__(self, store: Store, owner: str = LOCAL) -> None:
         self._store = store
         self._owner = owner
-        self._marks = digest(["marks", owner])
+        self._marks, self._own_prompts = digest(["marks", owner]), digest(["own prompts", owner])
 
     def prompts(self, left: str, right: str) -> tuple[ContinuationSettings, ...]:
         """The prompts tried with these two records on these sides, newest first."""
@@ -187,6 +187,15 @@ class UserData:
     def drop_prompt(self, asked: ContinuationSettings) -> None:
         """Remove the prompt from its list; its continuation stays in the store."""
         self._relist(asked, ())
+
+    def own_prompts(self) -> tuple[str, ...] | None:
+        """The prompts that runs begin with; None where the owner has kept none."""
+        kept = self._store.get(OwnPrompts, self._own_prompts)
+        return kept.prompts if kept else None
+
+    def keep_own_prompts(self, prompts: tuple[str, ...]) -> None:
+        """Let later runs begin with these prompts."""
+        self._store.put(self._own_prompts, OwnPrompts(key=self._own_prompts, prompts=prompts, owner=self._owner))
 
     def choices(self, one: str, other: str) -> dict[str, str]:
         """The record chosen for each passage or prompt, see pair_records.Choices, on either side."""

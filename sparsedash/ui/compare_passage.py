@@ -33,7 +33,7 @@ from sparsedash.reporting.run_reports import sampling_words
 from sparsedash.reporting.wording import first_upper, signed_nats
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.fields import field_rows
-from sparsedash.schema.pair_records import ContinuationSettings, Divergence, DivergenceSettings
+from sparsedash.schema.pair_records import MOST_OTHERS, ContinuationSettings, Divergence, DivergenceSettings
 from sparsedash.schema.records import Outcome, Passages, Run
 from sparsedash.service.backend import Backend
 from sparsedash.ui import address_bar, frame, job_panel
@@ -79,7 +79,7 @@ def continue_passage(backend: Backend, pair: Pair, context: str) -> None:
 def _show_written(backend: Backend, pair: Pair, request: ContinuationSettings, names: Mapping[str, str]) -> None:
     """Draw what was or is being written. names: of the further models that write, by their records' keys."""
     others = [names.get(key, key[:8]) for key in request.others]
-    job, stored = backend.newest_job(request.key()), backend.continuation(request.key())
+    job, stored = backend.newest_job(request.key()), backend.written(request)
     if job is not None and job.live and (stored is None or stored.stopped):
         _watch_writing(backend, pair, others, job.id)
         return
@@ -143,21 +143,27 @@ def _draw_texts(pair: Pair, others: Sequence[str], texts: Sequence[Html], css: s
 
 
 def try_prompt(backend: Backend, pair: Pair, run: Run, *, blind: bool) -> None:
-    """Draw the prompt field with its settings, and earlier prompts to these two models, newest first.
+    """Draw the run's prompts, the field of another with its settings, and those tried with these two, newest first.
 
     All models of the run can write at once.
     """
+    names = {
+        key: "Dense" if key == run.dense else f"Sparse, {name}"
+        for key, name in wording.record_names(run).items()
+        if key not in (pair.left.key, pair.right.key)
+    }
+    left, right, others = pair.left.key, pair.right.key, tuple(names)[:MOST_OTHERS]
+    of_run = [ContinuationSettings(left=left, right=right, others=others, prompt=each) for each in run.settings.prompts]
+    if written := [request for request in of_run if backend.written(request) is not None]:
+        with st.expander("What the models of this run write"):
+            for request in written:
+                _show_prompt(backend, pair, request, names, blind=blind)
     frame.section("Try a prompt of your own")
     if is_example(pair.left.key):
         frame.note(_NOT_HERE)
         return
     about = "The models write on from here at the same time."
     st.text_area("Prompt", key=_PROMPT, height=100, placeholder="The old harbour was quiet, and", help=about)
-    names = {
-        key: "Dense" if key == run.dense else f"Sparse, {name}"
-        for key, name in wording.record_names(run).items()
-        if key not in (pair.left.key, pair.right.key)
-    }
     if names:
         about = "Off: only the two that are compared. These begin first; the others write as soon as each is made."
         st.toggle(f"All {len(names) + 2} models of the run", value=True, key=_ALL, help=about)
@@ -173,7 +179,8 @@ def try_prompt(backend: Backend, pair: Pair, run: Run, *, blind: bool) -> None:
         values |= {"temperature_percent": round(100 * values["temperature_percent"]), "prompt": state.get(_PROMPT, "")}
         others = tuple(names) if state.get(_ALL, False) else ()
         request = ContinuationSettings(left=pair.left.key, right=pair.right.key, others=others, **values)
-        backend.submit(request)
+        if backend.written(request) is None:
+            backend.submit(request)
         backend.user_data.keep_prompt(request)
 
     frame.action_button("Continue this prompt", submit, key="continue-own", icon="edit_note")
@@ -182,19 +189,25 @@ def try_prompt(backend: Backend, pair: Pair, run: Run, *, blind: bool) -> None:
         frame.note("What you try will be listed here, and will be here again after a reload.")
     show_all = len(tried) <= _AT_FIRST or st.session_state.get("all-prompts", False)
     for request in tried if show_all else tried[:_AT_FIRST]:
-        subject = request.key()
-        with st.container(border=True, key=f"tried-{subject[:16]}"):
-            text = element("p", escape(end_of(request.prompt, _SHOWN_CHARACTERS)), css="sd-passage")
-            frame.show(text, paragraph(first_upper(sampling_words(request)), css="sd-muted sd-small"))
-            of_prompt = sides(backend, pair, subject, blind)
-            _show_written(backend, of_prompt, request, names)
-            stored = backend.continuation(subject)
-            if blind and stored is not None and not stored.stopped:
-                judge_blind(backend, of_prompt, subject)
-            drop = partial(backend.user_data.drop_prompt, request)
-            frame.action_button("Remove from the list", drop, key=f"remove-{subject}", icon="close", kind="tertiary")
+        with st.container(border=True, key=f"tried-{request.key()[:16]}"):
+            _show_prompt(backend, pair, request, names, blind=blind)
+            drop, key = partial(backend.user_data.drop_prompt, request), f"remove-{request.key()}"
+            frame.action_button("Remove from the list", drop, key=key, icon="close", kind="tertiary")
     if not show_all:
         st.button(f"Show all {len(tried)}", key="all-prompts")
+
+
+def _show_prompt(
+    backend: Backend, pair: Pair, request: ContinuationSettings, names: Mapping[str, str], *, blind: bool
+) -> None:
+    """Draw a prompt and what was written after it; blind: with hidden sides until they are judged."""
+    text = element("p", escape(end_of(request.prompt, _SHOWN_CHARACTERS)), css="sd-passage")
+    frame.show(text, paragraph(first_upper(sampling_words(request)), css="sd-muted sd-small"))
+    of_prompt = sides(backend, pair, request.key(), blind)
+    _show_written(backend, of_prompt, request, names)
+    stored = backend.written(request)
+    if blind and stored is not None and not stored.stopped:
+        judge_blind(backend, of_prompt, request.key())
 
 
 LEVELS = (0.01, 0.05, 0.2, 0.8)

@@ -62,6 +62,8 @@ def _text(value: Any) -> str:
             return "true"
         case float():
             return f"{value:.15g}"
+        case (str(), *_) | ():
+            return "\n".join(value)
         case tuple():
             return percents_text(value)
         case _:

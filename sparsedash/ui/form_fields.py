@@ -47,6 +47,11 @@ def setting_field(row: FieldRow) -> Any:
     """Draw the field of a setting. Returns its value, which may be one that is refused under it; empty, the default."""
     about = row.help or None
     match row.kind:
+        case "lines":
+            text = (
+                st.text_area(row.label, "\n".join(row.default), height=120, key=row.key, bind=BOUND, help=about) or ""
+            )
+            return tuple(filter(None, (line.strip() for line in text.splitlines())))
         case "switch":
             return st.toggle(row.label, key=row.key, bind=BOUND, help=about)
         case "choice":

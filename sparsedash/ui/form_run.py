@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
@@ -96,7 +97,7 @@ def prune_form(backend: Backend) -> RunSettings | FindSettings | None:
     sizes = st.container()
     values |= _passage_fields(backend, search) | _more_fields(backend, values["model"], search)
     chosen = (own or presets) if search else (*presets, *(own or ()))
-    accepted = not _refused(_ROWS, values) and values["sparsity"]
+    accepted = values["sparsity"] and values["prompts"] is not None and not _refused(_ROWS, values)
     methods = dict.fromkeys(replace(method, width_multiple=values["width"]) for method in chosen if accepted)
     with about_methods:
         names = [method_name(each) for each in chosen]
@@ -177,7 +178,7 @@ def _more_fields(backend: Backend, model: str | None, search: bool) -> dict[str,
     shown = {
         heading: [[row for row in line if row not in elsewhere] for line in lines] for heading, lines in _MORE.items()
     }
-    keys = [row.key for lines in shown.values() for line in lines for row in line]
+    keys = [_RUN["prompts"].key, *(row.key for lines in shown.values() for line in lines for row in line)]
     with form_fields.expander("More settings", "more", [_CALIBRATION["corpus"].key, *keys]):
         for heading, lines in shown.items():
             frame.show(element("h3", escape(heading), css="sd-group"))
@@ -185,8 +186,22 @@ def _more_fields(backend: Backend, model: str | None, search: bool) -> dict[str,
                 values["calibration"] = form_fields.reference_field(backend, _CALIBRATION["corpus"], usual)
             for line in filter(None, lines):
                 values |= form_fields.setting_fields(line, len(line))
+        values |= _prompt_field(backend)
     form_fields.show_uploads(backend, {row.key: row.default for row in (_EVALUATION["corpus"], _CALIBRATION["corpus"])})
     return values
+
+
+def _prompt_field(backend: Backend) -> dict[str, Any]:
+    """Draw the prompts, which begin with the user's own, and the button that keeps them as these."""
+    frame.show(element("h3", escape("Prompts"), css="sd-group"))
+    row, own = _RUN["prompts"], backend.user_data.own_prompts()
+    kept = row.default if own is None else own
+    lines = form_fields.setting_fields([replace(row, default=kept)])[row.key]
+    prompts = form_fields.validated(row.key, lambda: RunSettings(prompts=lines).prompts)
+    if prompts is not None and prompts != kept:
+        keep = partial(backend.user_data.keep_own_prompts, prompts)
+        frame.action_button("Keep as my prompts", keep, key="keep-prompts", icon="keep", kind="tertiary")
+    return {row.key: prompts}
 
 
 def _preset_fields(search: bool) -> tuple[MethodSettings, ...]:

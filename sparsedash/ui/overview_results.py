@@ -15,8 +15,7 @@ from sparsedash.reporting.run_results import RunResults, live_model, run_results
 from sparsedash.schema.pair_records import RunMark
 from sparsedash.schema.records import Run
 from sparsedash.service.backend import Backend
-from sparsedash.stats.significance import accuracy_interval
-from sparsedash.ui import frame, job_panel, loss_charts, navigation
+from sparsedash.ui import frame, job_panel, loss_charts, navigation, overview_prompts
 from sparsedash.ui.address_bar import choose_measure
 from sparsedash.ui.chosen_run import link_to_export, show_incomplete
 from sparsedash.ui.form_address import form_address
@@ -101,6 +100,7 @@ def show_tradeoff(backend: Backend, found: RunResults, job: Job | None) -> None:
         live = job is not None and job.live
         grows = _grows(job)
         frame.show(cards(_numbers(found, grows), grows=grows))
+        overview_prompts.show_prompts(backend, found, grows=grows)
         measures: tuple[Measure, ...] = get_args(Measure)
         measure = choose_measure(measures)
         if (gain := loss_charts.choose_gain(found.tradeoff().lines)) is not None:
@@ -161,10 +161,7 @@ def _numbers(found: RunResults, grows: bool) -> list[Html]:
     if found.search is not None and found.search.finished:
         ends = [found.search.answer, found.search.next_step]
         spoken_of = [step for step in ends if step is not None and step in rows] or spoken_of
-    score = found.dense.last_word
-    interval = f"95 % interval {wording.interval(accuracy_interval(found.dense))}"
-    right = f"{score.right:,} of {score.total:,} last words right"
-    numbers = [card("Dense", wording.percent(score.accuracy), interval, right, css="sd-dense")]
+    numbers = [card("Dense", *verdicts.headline_baseline(found.dense), css="sd-dense")]
     for row in (rows[permille] for permille in sorted(spoken_of[:2])):
         name = wording.model_words(row.method, row.permille, found.several_methods)
         numbers.append(card(name, *verdicts.headline_loss(row.verdict), css="sd-sparse"))

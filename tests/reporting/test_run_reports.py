@@ -158,7 +158,7 @@ def test_prompts_stand_first_with_every_model_that_wrote_and_marks(house):
     store(house, specimens.passages().contexts[0], stopped=True)
     legend, first, passage, *rest = written(house)
     assert legend.startswith("❘ marks where a text diverges from that of dense.")
-    how = "A user's prompt, first choices, 40 tokens"
+    how = "A user's prompt, first choices, 24 tokens"
     assert first.strip() == f"{how} <b>Once⟨U+202E⟩ dense the door <i> 30 % the ❘ wall <i> 10 % ❘ x"
     kinds = house[2].kinds(range(120))
     assert passage.startswith(f"Passage {kinds['broke'][0] + 1}, broke, stopped before the end")

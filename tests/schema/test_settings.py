@@ -102,6 +102,13 @@ def test_a_pattern_that_decides_the_sparsity_is_made_once_whatever_the_sweep_ask
     assert settings.n_sparse == 5
 
 
+@pytest.mark.parametrize("prompts", [("",), (" Once",), ("a\nb",), ("x" * 301,), ("a", "a"), tuple("abcdefghijk")])
+def test_prompts_are_few_short_different_lines(prompts):
+    assert RunSettings(prompts=()).prompts == () and FindSettings(prompts=("Once",)).run((100,)).prompts == ("Once",)
+    with pytest.raises(SettingsError, match="prompts"):
+        RunSettings(prompts=prompts)
+
+
 def test_one_round_has_no_schedule():
     assert MethodSettings(saliency="fisher", schedule="cubic") == MethodSettings(saliency="fisher")
     rounds = MethodSettings(saliency="fisher", rounds=2)

@@ -167,7 +167,7 @@ KEPT = {
     "dense": "0ba23d96",
     "best": "bc5d3d4f",
     "published": "2891cbc9",
-    "run": "4479683a",
+    "run": "54813f3f",
 }
 
 

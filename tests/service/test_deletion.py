@@ -111,6 +111,17 @@ def test_comparisons_prompts_and_choices_go_with_their_models_whether_or_not_a_l
     assert backend.user_data.choices(one.dense, one.sparse[0]) == {}
 
 
+def test_what_its_models_wrote_goes_with_a_run_unless_another_asks_the_same(backend):
+    one, other = stored_run(backend, "one"), stored_run(backend, "other")
+    for key in {**one.continuations, **other.continuations}:
+        backend._store.put(key, Continuation(key=key, prompt="Once", left="a", right="a"))
+    delete_runs(backend, ["one"])
+    assert set(backend._store.keys(Continuation)) == set(other.continuations)
+    backend.user_data.pin_runs(["other"], True)
+    plan = backend.housekeeping.plan(Selection(kind="texts"))
+    assert not plan.items and [why for _, _, why in plan.stays] == ["a pinned run uses {them}"]
+
+
 def test_a_run_stays_while_jobs_need_it(backend):
     run = stored_run(backend, "one")
 
@@ -342,9 +353,9 @@ def test_every_kind_is_counted_and_its_bytes_are_those_of_the_entries_and_files(
     held = backend.housekeeping.holdings()
     kinds = held.kinds
     counted = {kind: kinds[kind].n for kind in kinds}
-    # A verification, names of runs, a model's family and the files of an unpacked model.
+    # A verification, names of runs, own prompts, a model's family and the files of an unpacked model.
     expected = {"runs": 1, "texts": 4, "timings": 1, "statistics": 1, "written": 1, "models": 1, "uploads": 1}
-    assert counted == {**expected, "exports": 1, "jobs": 0, "notes": 4}
+    assert counted == {**expected, "exports": 1, "jobs": 0, "notes": 5}
     assert kinds["statistics"].n_bytes == len(LARGE) + 32
     assert kinds["models"].n_bytes == len(LARGE) + 2
     assert kinds["statistics"].used_at > 1e9

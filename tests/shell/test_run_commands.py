@@ -14,7 +14,7 @@ from sparsedash.shell import run_commands
 from sparsedash.shell.commands import _parser, main
 from sparsedash.shell.flags import run_from_flags
 from sparsedash.shell.run_commands import all_within
-from sparsedash.shell.terminal import ProgressBar, run_table
+from sparsedash.shell.terminal import ProgressBar, one_line, run_table
 from tests.factories import RECORD, RUN, outcome
 from tests.reporting.held_results import document_of
 
@@ -50,6 +50,19 @@ def test_a_run_prints_its_table_and_progress_and_writes_a_document(flags, docume
     lines = printed.err.splitlines()
     assert "\r" not in printed.err and len(lines) == len(set(lines))
     assert {"Loading the model", "Evaluating, dense: 12 passages", "Evaluating, 12.5 %: 12 passages"} <= set(lines)
+
+
+def test_every_model_continues_the_prompts_that_are_given(flags, document, capsys):
+    to, read = document
+    assert main(["run", *flags, *to, "--prompt", "the lamp and", "--prompt", "a boat"]) == 0
+    found = read()
+    assert found["settings"]["prompts"] == ["the lamp and", "a boat"]
+    dense, sparse = found["dense"]["continuations"], found["sparse"][0]["continuations"]
+    assert len(dense) == len(sparse) == 2 and None not in [*dense, *sparse]
+    lines = capsys.readouterr().out.splitlines()
+    at = lines.index("the lamp and")
+    shown = [f"  dense  {one_line(dense[0].strip())}", f"  50 %   {one_line(sparse[0].strip())}"]
+    assert lines[at + 1 : at + 3] == [line.rstrip() for line in shown]
 
 
 def test_a_run_is_judged_and_can_fail_the_command(flags, document, capsys, monkeypatch):

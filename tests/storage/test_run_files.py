@@ -3,16 +3,20 @@
 import gzip
 import hashlib
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
 from sparsedash.schema.errors import StoreError
+from sparsedash.schema.pair_records import Continuation
 from sparsedash.schema.records import Passages, Record, Run, to_json
 from sparsedash.storage import run_files
 from sparsedash.storage.run_files import keep_run, read_run_file, run_file
 from sparsedash.storage.store import Store
 from tests.storage.every_kind import flip
 from tests.ui import specimens
+
+TEXT = partial(Continuation, prompt="Once", left="upon", right="upon")
 
 
 def key(name):
@@ -30,7 +34,7 @@ def named(run, records, passages):
 def here(tmp_path):
     store = Store(tmp_path / "here")
     run, records, passages = named(*specimens.run(), specimens.passages())
-    for part in (*records, passages, run):
+    for part in (*records, passages, run, *(TEXT(key=key) for key in run.continuations)):
         store.put(part.key, part)
     yield store
     store.close()
@@ -50,7 +54,7 @@ def run(here):
 
 
 def everything(store):
-    return {(kind, k): store.get(kind, k) for kind in (Run, Record, Passages) for k in store.keys(kind)}
+    return {(kind, k): store.get(kind, k) for kind in (Run, Record, Passages, Continuation) for k in store.keys(kind)}
 
 
 def test_a_run_is_the_same_in_another_data_folder_its_file_the_same_and_a_second_time_changes_nothing(here, there, run):
@@ -115,11 +119,12 @@ LINES = [f"passages {to_json(PASSAGES)}", *(f"record {to_json(record)}" for reco
         ),
         written([f"passages {to_json(replace(PASSAGES, **FEWER))}", *LINES[1:]]),
         written([*LINES, f"passages {to_json(replace(PASSAGES, key=key('other')))}"]),
+        written([*LINES, f"continuation {to_json(TEXT(key=key('other')))}"]),
     ],
     ids=[
         *("nothing", "zip", "no header", "no passages", "no dense record", "a record of another run", "two runs"),
         *("no run", "another kind", "no JSON", "the example", "a key that is a path", "another model"),
-        *("dense and sparse exchanged", "fewer passages than answers", "other passages"),
+        *("dense and sparse exchanged", "fewer passages than answers", "other passages", "another text"),
     ],
 )
 def test_what_is_no_file_of_one_whole_run_is_refused(data):

@@ -71,6 +71,7 @@ REQUESTS = {
         methods=tuple(replace(method, width_multiple=64) for method in SEVERAL),
         sparsities_permille=(50, 125),
         evaluation=replace(EVALUATION, stop_early=True),
+        prompts=("Once, a <b>", "Twice & 1 + 1 ="),
         **EVERYTHING,
     ),
     "search": FindSettings(
@@ -80,6 +81,7 @@ REQUESTS = {
         points=3.0,
         **EVERYTHING,
     ),
+    "no prompts": replace(SETTINGS, prompts=()),
     "custom search": FindSettings(method=MethodSettings(saliency="wifv", damping=0.5)),
 }
 
@@ -92,6 +94,15 @@ def test_the_address_of_a_request_fills_in_all_of_it(open_page, backend, name):
         assert set(made.methods) == set(asked.methods)
         made = replace(made, methods=asked.methods)
     assert made == asked
+
+
+def test_prompts_that_are_kept_begin_the_next_form_and_one_that_is_too_long_is_refused(open_page, backend):
+    app = open_page("prune")
+    app.text_area(key="prompts").set_value("  Once  \n\nTwice").run()
+    button(app, "Keep as my prompts").click().run()
+    assert submitted(open_page("prune"), backend).prompts == ("Once", "Twice")
+    app.text_area(key="prompts").set_value("x" * 301).run()
+    assert "1 to 300 characters" in words(app) and button(app, "Start").disabled
 
 
 def test_the_address_has_no_room_for_two_custom_methods_or_widths():

@@ -8,7 +8,7 @@ import pytest
 
 from sparsedash.catalog.choices import EXAMPLE
 from sparsedash.catalog.presets import method_named
-from sparsedash.schema.pair_records import ContinuationSettings
+from sparsedash.schema.pair_records import Continuation, ContinuationSettings
 from sparsedash.schema.progress import Taken
 from sparsedash.schema.records import Record
 from sparsedash.schema.settings import CalibrationSettings, RunSettings
@@ -229,3 +229,24 @@ def test_the_tolerance_is_chosen_judges_the_run_and_goes_along_to_the_answers(op
     assert "Removing up to 30 % of the MLP stays within your limits: " in words(app)
     asked = query_of(links(app)["Compare the answers passage by passage"])
     assert (asked["within"], asked["points"]) == ("5", "50")
+
+
+def test_both_models_texts_stand_side_by_side_as_text_and_the_others_are_on_the_compare_page(open_page, backend):
+    run = backend.add_run(specimens.run(replace(SETTINGS, prompts=("Once <b>", "Twice"))))
+    keys = list(run.continuations)
+    assert "What the models write" not in markup(open_page("overview"))
+    texts = [" upon **a** time", " is two", *(" upon\n<i>no</i> time", " is two") * 3]
+    backend.put(*(Continuation(key=k, prompt="", left=t, right=t) for k, t in zip(keys, texts, strict=True)))
+    app = open_page("overview")
+    said = words(app)
+    assert "Once <b> upon ❘ **a** time upon ❘ <i>no</i> time Twice is two is two Always the first choice." in said
+    assert query_of(links(app)["Other models, and prompts of your own"])["right"] == "10 %"
+    compared = words(open_page("compare", right="20 %"))
+    assert "Once <b> First choices, 24 tokens Dense upon **a** time Sparse, 20 % upon ❘ <i>no</i> time" in compared
+
+
+def test_a_text_to_come_has_its_place(open_page, backend):
+    run = backend.add_run(specimens.run(replace(SETTINGS, prompts=("Once",)), finished=False, n_sparse=0))
+    backend.set_jobs(job(run.settings))
+    backend.put(*(Continuation(key=key, prompt="", left=" upon", right=" upon") for key in run.continuations))
+    assert "Once upon …" in words(open_page("overview", run=run.key))

@@ -20,10 +20,19 @@ from sparsedash.engine.models.loading import ModelShelf
 from sparsedash.engine.models.matmul import fastest_products
 from sparsedash.engine.pruning.surgery import out_weight
 from sparsedash.engine.run.run_context import RunContext, software_versions
-from sparsedash.engine.run.sparse_models import MORE_ROOM, MeasuredModel, make_blocks, missing_statistics
+from sparsedash.engine.run.sparse_models import (
+    MORE_ROOM,
+    MeasuredModel,
+    SparseModel,
+    make_blocks,
+    missing_statistics,
+    prune_model,
+)
+from sparsedash.engine.texts.generation import continue_prompts
 from sparsedash.schema import store_keys
 from sparsedash.schema.errors import Cancelled, SettingsError, SparseDashError, StoreError
 from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.pair_records import Continuation, ContinuationSettings
 from sparsedash.schema.progress import OnStep, Step, ignore_steps
 from sparsedash.schema.records import Pruned, Record, Run
 from sparsedash.schema.settings import FindResult, FindSettings, PartSettings, RunSettings, Trial
@@ -182,6 +191,7 @@ def _known_record(run: RunContext, point: Point) -> Record | None:
 def dense_record(run: RunContext) -> Record:
     """The dense model's record, of all passages."""
     if run.dense is None:
+        _continue_prompts(run, None)
         run.dense = _known_record(run, None) or evaluate_models(run, [(None, None)])[0]
         if n_cut := len(run.dense.words_cut):
             exceed = "passages exceed" if n_cut > 1 else "passage exceeds"
@@ -199,12 +209,42 @@ def sparse_record(
     known = _known_record(run, (method, permille))
     if known is not None and known.pruned is not None:
         _warn_of_mismatch(run, known.pruned)
+        _continue_prompts(run, (method, permille), lambda: prune_model(run, method, permille))
         return known
     made = _measured(run, method, permille)
     announce()
+    # Before the record is there, which the pages take for all of a model's results.
+    _continue_prompts(run, (method, permille), lambda: made.model)
     (record,) = evaluate_models(run, [((method, permille), made)], _stop_rule(run))
     run.pruning_checkpoint.done()
     return record
+
+
+_NOT_CONTINUED = (
+    "The prompts were not continued: the weights stay in their files, and every token would read all of them again. "
+    "The Compare page continues a prompt on request."
+)
+
+
+def _continue_prompts(run: RunContext, point: Point, model: Callable[[], SparseModel] | None = None) -> None:
+    """Keep what the model writes after each of the run's prompts. model: makes the sparse one; None: the dense one.
+
+    Streamed weights would be read once a token, which takes longer than all else.
+    """
+    key = _record_key(run, point)
+    asked = [ContinuationSettings(left=key, right=key, prompt=prompt) for prompt in run.settings.prompts]
+    known = (run.store.get(Continuation, each.key()) for each in asked)
+    new = [each for each, found in zip(asked, known, strict=True) if found is None or found.stopped]
+    if not new:
+        return
+    if run.streamed:
+        run.log.warn(_NOT_CONTINUED)
+        return
+    loaded, applied = run.loaded, model().applied() if model else nullcontext()
+    with run.log.timed("continue"), applied:
+        texts = continue_prompts(loaded, [each.prompt for each in new], new[0].n_tokens, run.log.on_step)
+    for each, text in zip(new, texts, strict=True):
+        run.store.put(each.key(), Continuation(key=each.key(), prompt=each.prompt, left=text, right=text))
 
 
 def _stop_rule(run: RunContext) -> StopRule | None:

@@ -153,22 +153,29 @@ class RunContext:
         return self.source.identity
 
     @cached_property
+    def _resident_bytes(self) -> int:
+        """Memory that the run needs with all weights resident."""
+        config = read_config(self.source.folder, self.source.reference)
+        return least_memory(model_shape(config.to_dict()), self.settings).n_bytes
+
+    @cached_property
+    def streamed(self) -> bool:
+        """Whether the weights stay in their files."""
+        available = None if torch.cuda.is_available() else memory_bytes()
+        return is_streamed(self.settings.residency, self._resident_bytes, available)
+
+    @cached_property
     def loaded(self) -> LoadedModel:
         """The dense model in memory, or streamed from its files block by block."""
-        source, settings = self.source, self.settings
+        source, settings, streamed = self.source, self.settings, self.streamed
         with self.log.timed("load"):
-            # With all weights resident.
-            shape = model_shape(read_config(source.folder, source.reference).to_dict())
-            needed = least_memory(shape, settings).n_bytes
-            available = None if torch.cuda.is_available() else memory_bytes()
-            streamed = is_streamed(settings.residency, needed, available)
             by_block = " block by block" if streamed else ""
             self.log.on_step(Step("load", 0, 1, message=f"Reading {settings.model}{by_block}"))
             stream = partial(stream_model, store=self.store) if streamed else None
             loaded = self.shelf.take(source, settings.dtype, stream)
             self.log.on_step(Step("load", 1, 1))
         if not streamed:
-            widen_once(loaded.model, min(WIDE_BYTES, int(USABLE * memory_bytes()) - needed))
+            widen_once(loaded.model, min(WIDE_BYTES, int(USABLE * memory_bytes()) - self._resident_bytes))
         self.store.remember(store_keys.model_type_note(source.identity), loaded.model.config.model_type)
         self.log.warnings |= dict.fromkeys(loaded.warnings)
         return loaded

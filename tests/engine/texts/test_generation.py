@@ -12,7 +12,7 @@ from sparsedash.engine.models import matmul
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.models.matmul import fastest_products, same_products, torch_threads
 from sparsedash.engine.texts import generation
-from sparsedash.engine.texts.generation import generate_texts, n_threads, run_in_threads
+from sparsedash.engine.texts.generation import continue_prompts, generate_texts, n_threads, run_in_threads
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.settings import CalibrationSettings
 from tests.engine.tiny import CONFIGS, tiny_loaded
@@ -47,6 +47,16 @@ def written_anew(loaded, opening, luck, n_new):
 def two_threads():
     with torch_threads(2):
         yield
+
+
+@pytest.mark.parametrize("model_type", sorted(CONFIGS))
+def test_prompts_are_continued_together_as_each_alone_up_to_its_end(model_type):
+    loaded = loaded_of(model_type)
+    together = continue_prompts(loaded, OPENINGS, 12, ignore_steps)
+    for opening, text in zip(OPENINGS, together, strict=True):
+        ids = loaded.tokenizer(opening, return_tensors="pt").input_ids
+        alone = loaded.model.generate(ids, max_new_tokens=12, do_sample=False, pad_token_id=0)[0, ids.shape[1] :]
+        assert text == loaded.tokenizer.decode(alone, skip_special_tokens=True).rstrip("\ufffd")
 
 
 @pytest.mark.parametrize("model_type", sorted(CONFIGS))
