@@ -3,11 +3,12 @@
 from sparsedash.reporting.run_results import run_results
 from sparsedash.ui import address_bar, frame, job_panel, models_exports
 from sparsedash.ui.chosen_run import chosen_run, show_example_note
+from sparsedash.ui.navigation import current_tolerance
 
 backend = frame.page("Models")
 exports = backend.exports.listed()
 chosen = chosen_run(backend, [run for run in backend.runs() if run.sparse])
-found = run_results(backend, chosen.run, name=backend.user_data.name_of(chosen.key))
+found = run_results(backend, chosen.run, current_tolerance(), backend.user_data.name_of(chosen.key))
 jobs = [job for job in backend.jobs(job_panel.JOBS_LISTED) if job.kind == "export"]
 
 frame.opening(models_exports.exports_sentence(exports))

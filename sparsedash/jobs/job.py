@@ -16,7 +16,7 @@ LONG: tuple[JobKind, ...] = (*RUNS, "timing", "export", "verify")
 """Kinds that take minutes; prompts go before them."""
 CLUSTER = "cluster"
 """The worker of a job that machines of a cluster do, as the job table names it."""
-FINISHED_PARTS = "“Try again” goes on from the last finished part."
+FINISHED_PARTS = "“Resume” goes on from the last finished part."
 
 Move = Literal["front", "up", "down"]
 """Where a queued job may be moved: before all others, or past one of them."""

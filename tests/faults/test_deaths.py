@@ -25,7 +25,7 @@ def test_a_killed_job_is_crashed_for_want_of_memory_and_a_retry_finishes_it(hous
     os.kill(job.pid, signal.SIGKILL)
     crashed = house.tend_until_state(job, "crashed")
     assert "most often because memory ran out" in crashed.error_text
-    assert "“Try again”" in crashed.error_advice
+    assert "“Resume”" in crashed.error_advice
     house.tend_until(lambda: not psutil.pid_exists(job.pid))
     assert house.tend_until_state(other, "done").pid != job.pid
 

@@ -45,7 +45,7 @@ class OutOfMemoryError(RuntimeError):
         (OutOfMemoryError("CUDA out of memory"), "Memory ran out.", "smaller model"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "Memory ran out.", "bfloat16"),
         (ModuleNotFoundError("x", name="torch"), "The package torch is not installed.", "pip"),
-        (OSError(errno.ENOSPC, "No space left"), "The disk is full.", "“Try again”"),
+        (OSError(errno.ENOSPC, "No space left"), "The disk is full.", "“Resume”"),
         (ValueError("sent Bearer 0123456789abcdef"), "ValueError: sent Bearer [hidden]", "The log has the details"),
         (ValueError(), "ValueError: ValueError", "The log has the details"),
     ],
@@ -109,7 +109,7 @@ def full(error):
 def test_a_full_disk_is_told_with_the_folder_and_what_is_free(error, tmp_path):
     text, advice = describe_error(error, None, tmp_path)
     assert re.search(rf"[\d,]+ MB are free where {tmp_path} lies", text)
-    assert advice.startswith("Free some space. “Try again”")
+    assert advice.startswith("Free some space. “Resume”")
     elsewhere = OSError(errno.ENOSPC, "No space left", str(tmp_path / "file"))
     assert f"where {tmp_path} lies" in describe_error(elsewhere, None, Path("/"))[0]
 
