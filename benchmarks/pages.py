@@ -110,10 +110,10 @@ def first_seen(page: Page, address: str) -> float:
 
 
 def by_menu(page: Page, address: str) -> float:
-    """Milliseconds from a click in the menu, on the light page with the published tables, to the page's end."""
-    opened(page, f"{address}/published")
+    """Milliseconds from a click in the menu, on the light view with the published tables, to the page's end."""
+    opened(page, f"{address}/prune?view=published")
     begun = time.monotonic()
-    page.get_by_role("link", name="Storage", exact=True).click()
+    page.get_by_role("link", name="Settings", exact=True).click()
     page.get_by_role("heading", name="The data folder").wait_for(timeout=60_000)
     page.wait_for_selector(CALM, timeout=60_000)
     return 1000 * (time.monotonic() - begun)
@@ -123,14 +123,14 @@ def walk_storage(page: Page, server: Server, n_reruns: int) -> None:
     """Print how fast the page is that counts what the data folder holds: opened anew, beside a page that counts
     nothing; reached by the menu; and run again.
     """
-    for name in ("published", "storage"):
+    for name in ("prune?view=published", "settings"):
         address = f"{server.address}/{name}"
         took = [first_seen(page, address) for _ in range(n_reruns)]
         print(f"{name}, opened anew: median {statistics.median(took):.0f} ms, slowest {max(took):.0f} ms", flush=True)
     took = [by_menu(page, server.address) for _ in range(n_reruns)]
-    print(f"storage, by the menu: median {statistics.median(took):.0f} ms, slowest {max(took):.0f} ms", flush=True)
-    opened(page, f"{server.address}/storage")
-    measured("storage, rerun", server, lambda: reruns(page, n_reruns))
+    print(f"settings, by the menu: median {statistics.median(took):.0f} ms, slowest {max(took):.0f} ms", flush=True)
+    opened(page, f"{server.address}/settings")
+    measured("settings, rerun", server, lambda: reruns(page, n_reruns))
 
 
 def opened(page: Page, address: str) -> None:
@@ -196,7 +196,7 @@ def walk_runs(page: Page, server: Server, n_reruns: int) -> None:
 
 def walk(page: Page, server: Server, n_reruns: int, n_steps: int) -> None:
     """Print every figure."""
-    for name in ("overview", "layers", "compare"):
+    for name in ("overview", "compare?view=layers", "compare"):
         opened(page, f"{server.address}/{'' if name == 'overview' else name}")
         measured(f"{name}, rerun", server, lambda: reruns(page, n_reruns))
     session = page.context.new_cdp_session(page)

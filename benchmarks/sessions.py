@@ -34,7 +34,7 @@ from sparsedash.storage.store import Store
 from tests.browser.served import Server
 from tests.ui import specimens
 
-PAGES = ("", "jobs", "prune", "compare", "layers")
+PAGES = ("", "runs", "prune", "compare", "models")
 """As they are named in the address; the overview is the first one."""
 
 N_RUNS, N_JOBS = 300, 1000
@@ -157,7 +157,7 @@ def full_folder(folder: Path, arguments: argparse.Namespace) -> None:
     server = Server(folder)
     try:
         server.wait()
-        for page in ("", "jobs"):
+        for page in ("", "runs"):
             with Visitor(server.address, page) as visitor:
                 visitor.rerun()
                 visitor.visit.seconds.clear()

@@ -1,9 +1,11 @@
-"""Two models side by side, passage by passage."""
+"""Two models side by side, passage by passage; and what each layer of a sparse one lost."""
 
 import streamlit as st
 
 from sparsedash.ui import compare_views, frame
+from sparsedash.ui.address_bar import choose_view
 from sparsedash.ui.chosen_run import chosen_run, show_example_note
+from sparsedash.ui.compare_layers import show_layers_of
 from sparsedash.ui.compare_passage import show_passage, show_passage_table, try_prompt
 from sparsedash.ui.compare_views import ChangeFilter, Shown
 
@@ -16,14 +18,19 @@ if run is None or not compare_views.can_be_compared(backend, run):
     compare_views.explain_no_comparison(backend, chosen)
     st.stop()
 
+offered = [*runs, run] if run.made_on else runs
+view = choose_view({"": "Passages", "layers": "Layers"})
 show_example_note(run)
+if view:
+    show_layers_of(backend, chosen, offered)
+    st.stop()
 verdict, cost = st.container(), st.container(key="cost")
 choices = compare_views.begin_choices()
 with choices:
     choice_of_run, choice_of_records, choice_of_view = st.columns([7, 7, 2.4], vertical_alignment="bottom")
     searching, sorting, taking = st.columns([3, 3, 2], vertical_alignment="bottom")
 with choice_of_run:
-    compare_views.choose_run(backend, [*runs, run] if run.made_on else runs, chosen.key)
+    compare_views.choose_run(backend, offered, chosen.key)
 with choice_of_records:
     pair = compare_views.choose_pair(backend, run, [] if run.made_on else runs)
 if pair is None:
@@ -32,7 +39,7 @@ if pair is None:
         frame.note("One of the records is no longer stored, or they answer no passage in common. Choose another one.")
     st.stop()
 with choice_of_view:
-    blind = not run.made_on and compare_views.choose_view()
+    blind = not run.made_on and compare_views.choose_blind()
 kinds = st.container(key="kinds", horizontal=True, vertical_alignment="center", gap="small")
 # On a phone the columns stand one below the other: the passage first.
 with st.container(key="compared"):
@@ -48,11 +55,8 @@ with searching:
     searched = compare_views.search_passages(pair, passages)
 if blind:
     shown = Shown(pair, pair.differing(searched))
-    among = f"{len(searched):,} passages{' with this text' if len(searched) < len(pair.left.outcomes) else ''}"
     with listing:
-        frame.note(
-            f"{len(shown.positions):,} of {among} are offered: those that the two models answer with different words."
-        )
+        compare_views.note_offered(shown, len(searched))
 else:
     by = ChangeFilter(pair)
     with kinds:
@@ -66,10 +70,10 @@ else:
         compare_views.offer_files(backend, run, passages, shown)
 with reading:
     at = compare_views.current_passage(shown)
-    if at is not None:
+if at is not None:
+    with reading:
         show_passage(backend, shown, passages, at, blind=blind)
-with listing:
-    if at is not None:
+    with listing:
         show_passage_table(shown, passages, at)
 with about:
     compare_views.show_links(run, chosen, pair)

@@ -7,9 +7,7 @@ from sparsedash.reporting import wording
 from sparsedash.reporting.run_results import run_results
 from sparsedash.reporting.wording import EXAMPLE_TITLE, quantity
 from sparsedash.ui import address_bar, form_run, frame, job_panel, overview_results
-from sparsedash.ui.address_bar import choose_tolerance
 from sparsedash.ui.chosen_run import chosen_run, show_example_note
-from sparsedash.ui.form_address import form_address
 from sparsedash.ui.navigation import current_tolerance
 
 LAST_RUNS = 8
@@ -50,8 +48,7 @@ if found is not None:
     overview_results.show_tradeoff(backend, found, chosen.job)
     with frame.row():
         overview_results.link_to_answers(found)
-        choose_tolerance()
-        frame.link("prune", "Change the settings", **(form_address(found.run.find or found.run.settings) or {}))
+        job_panel.link_to_form(found.run.find or found.run.settings, judged_here=True)
 elif chosen.job is not None or chosen.run is not None or chosen.key in damaged:
     overview_results.show_no_results(backend, chosen.key, chosen.run, chosen.job)
 elif chosen.key:

@@ -1,11 +1,17 @@
-"""Choose a model and what to remove, see what it will take, start it."""
+"""Choose a model and what to remove, see what it will take, start it; and the published results, to repeat a row."""
 
 import streamlit as st
 
-from sparsedash.ui import form_fields, form_run, frame, navigation
-from sparsedash.ui.job_panel import job_search
+from sparsedash.ui import form_fields, form_run, frame, navigation, prune_published
+from sparsedash.ui.address_bar import choose_view
 
 backend = frame.page("Prune")
+if choose_view({"": "Set up a run", "published": "Published results"}) == "published":
+    prune_published.show_summary()
+    prune_published.show_tables()
+    prune_published.show_row(backend)
+    st.stop()
+
 frame.opening("Choose a model and a sparsity, or search for the largest within your limits.")
 
 form, aside = st.columns([3, 2], gap="medium")
@@ -17,9 +23,7 @@ def start() -> None:
     """Submit what the form says and go to the page of the run."""
     if settings is not None:
         job = backend.submit(settings)
-        st.switch_page(
-            "pages/overview.py", query_params={"run": job.key, **navigation.search_tolerance_query(job_search(job))}
-        )
+        st.switch_page("pages/overview.py", query_params={"run": job.key, **navigation.tolerance_query()})
 
 
 with aside, st.container(key="estimate"):

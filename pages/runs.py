@@ -1,18 +1,35 @@
-"""Every run as a row of one table, and several of them in one chart."""
+"""What runs and what ran: jobs under way, every run as a row of one table, several in one chart, and ended jobs."""
 
-from sparsedash.reporting import run_list
-from sparsedash.reporting.run_list import all_rows
-from sparsedash.ui import frame, runs_table
+import streamlit as st
+
+from sparsedash.reporting.run_list import all_rows, runs_sentence
+from sparsedash.ui import browser_scripts, frame, job_panel, runs_table
+from sparsedash.ui.address_bar import choose_tolerance, choose_view
 from sparsedash.ui.navigation import current_tolerance
 from sparsedash.ui.runs_table import explain_no_runs, is_overlaid, show_overlay, show_run_table, show_toolbar
 
 backend = frame.page("Runs")
-rows = all_rows(backend, current_tolerance())
+rows, jobs = all_rows(backend, current_tolerance()), backend.jobs(job_panel.JOBS_LISTED)
+live = [job for job in jobs if job.live]
 
-if not rows:
+if not rows and not jobs:
     explain_no_runs(backend)
+    st.stop()
+answer = st.container()
+if live:
+    browser_scripts.offer_notices()
+    job_panel.watch_live_jobs(backend, live)
+if choose_view({"": "Results", "jobs": "Jobs"}):
+    with answer:
+        frame.opening(job_panel.jobs_sentence(live))
+    job_panel.show_ended_jobs(backend, [job for job in jobs if not job.live])
+elif not rows:
+    with answer:
+        explain_no_runs(backend)
 else:
-    frame.opening(run_list.runs_sentence(rows, current_tolerance()))
+    with answer:
+        frame.opening(runs_sentence(rows, current_tolerance()), job_panel.jobs_sentence(live) if live else "")
+        choose_tolerance()
     runs_table.watch_runs(backend, rows)
     listed = runs_table.filter_rows(rows)
     chosen = runs_table.ticked_rows(rows)

@@ -22,7 +22,7 @@ KEPT = {"catalog", "stats", "storage", "schema"}
 READ = {"engine.pruning", "engine.models", "engine.texts"} | KEPT
 MEASURED = {"engine.calibration", "engine.evaluation"} | READ
 SHOWN = {"service", "jobs", "reporting.wording", "reporting.charts", "reporting"} | KEPT
-PAGES = ("compare", "form", "layers", "models", "overview", "published", "runs", "storage")
+PAGES = ("compare", "form", "models", "overview", "prune", "runs", "settings")
 """The parts of one page begin with its name, and never import those of another; `form` is for all."""
 
 ALLOWED: dict[str, set[str]] = {
@@ -86,7 +86,7 @@ RUNS_CODE = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "ma
 
 
 def module_of(path: Path) -> str:
-    """`engine.pruning.saliency`, `ui.frame`, `pages.jobs`, `app`; packages by their own name."""
+    """`engine.pruning.saliency`, `ui.frame`, `pages.runs`, `app`; packages by their own name."""
     parts = list(path.relative_to(ROOT).with_suffix("").parts)
     if parts[-1] == "__init__":
         parts.pop()

@@ -372,7 +372,7 @@ class JobTable:
         if most and len(self._read(f"WHERE owner = ? AND {_LIVE}", (owner,))) >= most:
             raise JobError(
                 f"You have {most} jobs that wait or run, and no more are allowed at once.",
-                "Wait until one has ended, or cancel one on the jobs page.",
+                "Wait until one has ended, or cancel one on the runs page.",
             )
 
     def _read(self, clause: str, values: tuple[Any, ...]) -> tuple[Job, ...]:

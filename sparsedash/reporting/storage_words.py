@@ -1,4 +1,4 @@
-"""The storage page in words: what the data folder holds, what deletion removes, and what verification found.
+"""The data folder in words: what it holds, what deletion removes, and what verification found.
 
 Plain text: whoever shows it escapes it.
 """

@@ -347,7 +347,7 @@ class ClusterRunner:
                 text = "Stopped on request, while the scheduler did not answer."
                 self._table.end(job, "cancelled", text, Cancelled().advice)
             elif late:
-                advice = "“Try again” goes on from the last finished part, here while no scheduler answers."
+                advice = "“Resume” goes on from the last finished part, here while no scheduler answers."
                 self._table.end(job, "crashed", f"The scheduler is gone. {self._trouble}", advice)
         self._forget_ended(self._running())
 

@@ -108,7 +108,7 @@ def require_job_room(folder: Path) -> None:
         raise StoreError(
             f"Only {megabytes(free)} are free where the data folder {folder} lies; at least "
             f"{megabytes(LEAST_FREE_BYTES)} are needed.",
-            "Free some space: the storage page says what takes it.",
+            "Free some space: the settings page says what takes it.",
         )
 
 

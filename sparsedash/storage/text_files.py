@@ -317,7 +317,7 @@ class Uploads:
         if any(file_of(other, self._data_dir) == path for other in in_use):
             raise CorpusError(
                 f"{path.name} is read by a job that waits or runs.",
-                "Wait until it has ended, or cancel it on the jobs page.",
+                "Wait until it has ended, or cancel it on the runs page.",
             )
         try:
             with self.changing():

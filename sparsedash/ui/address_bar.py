@@ -27,8 +27,8 @@ Query = dict[str, str | list[str]]
 
 BOUND: Literal["query-params"] = "query-params"
 """The `bind` of a widget whose key and value Streamlit keeps in the address."""
-PAGE = "page"
-"""The parameter for the page of a long list, from 1."""
+PAGE, VIEW = "page", "view"
+"""The parameters for the page of a long list, from 1, and for the view of a page that has two."""
 
 _LONGEST_SHOWN = 80
 """Characters of a value of the address that are shown; a longer one was not typed by a person."""
@@ -94,6 +94,25 @@ def select(
     return chosen
 
 
+def choose_view(views: Mapping[str, str]) -> str:
+    """The view of the page, chosen from a row of buttons; the address keeps it.
+
+    views: titles by the values of the parameter. The first is the usual one, and empty.
+    """
+    wanted, key = query_value(VIEW), "chosen-view"
+    st.session_state[key] = wanted if wanted in views else ""
+    st.segmented_control(
+        "View",
+        list(views),
+        format_func=views.__getitem__,
+        key=key,
+        required=True,
+        on_change=lambda: set_query({VIEW: st.session_state[key]}),
+        label_visibility="collapsed",
+    )
+    return str(st.session_state[key])
+
+
 def choose_measure(measures: Sequence[Measure]) -> Measure:
     """The measure that a chart shows, chosen from a row of buttons; the address keeps it."""
     chosen: Measure | None = st.segmented_control(
@@ -146,9 +165,11 @@ def page_of(runs: Sequence[T], size: int) -> tuple[Sequence[T], Callable[[], Non
 
 
 def choose_tolerance() -> None:
-    """Draw the two fields of the tolerance."""
-    with st.popover("Acceptable loss", type="tertiary"):
-        tolerance_fields(current_tolerance())
+    """Draw the tolerance as a button that opens its two fields."""
+    allowed = current_tolerance()
+    text = f"Acceptable loss: {allowed.ratio:.2f} × perplexity, {allowed.points:g} points"
+    with st.popover(text, type="tertiary", icon=":material/tune:", key="tolerance"):
+        tolerance_fields(allowed)
         frame.note(
             "Within: the whole interval of word perplexity lies inside. Beyond: that of either measure lies outside."
         )

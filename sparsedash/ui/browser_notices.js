@@ -44,14 +44,13 @@
     draw();
   };
 
-  // Streamlit opens every link of a toast in a new tab. The page's own menu leads there in this one.
+  // Streamlit opens every link of a toast in a new tab. To step through the history leads there in this one.
   const stayInTheTab = (event) => {
     const link = event.target.closest?.("[data-testid=stToast] a[href]");
     if (!link || link.origin !== location.origin || event.ctrlKey || event.metaKey || event.shiftKey) return;
     event.preventDefault();
-    const menu = [...document.querySelectorAll(".st-key-menu a[href]")];
-    const inside = menu.find((to) => to.pathname === link.pathname && (to.search === link.search || !link.search));
-    inside ? inside.click() : location.assign(link.href);
+    history.pushState(null, "", link.href);
+    dispatchEvent(new PopStateEvent("popstate"));
   };
 
   if (!window.sparseDashStays) {

@@ -14,6 +14,17 @@ _NOTICES, _CHARTS, _TYPED = (
     Path(__file__).with_name(name).read_text(encoding="utf-8")
     for name in ("browser_notices.js", "chart_files.js", "typed_choice.js")
 )
+_MENU = """(() => {
+  const mark = () => document.querySelectorAll(".st-key-menu a").forEach((link) =>
+    link.textContent === window.sparseDashPage ? link.ariaCurrent = "page" : link.removeAttribute("aria-current"));
+  window.sparseDashPage = document.currentScript.parentElement.dataset.page;
+  if (!window.sparseDashMenu) {
+    window.sparseDashMenu = new MutationObserver(mark);
+    window.sparseDashMenu.observe(document.body, { childList: true, subtree: true });
+  }
+  mark();
+})();"""
+"""Streamlit shows in bold alone which link leads to the page itself, and draws the links again as it likes."""
 _PNG_SCALE = 3
 """Pixels of a PNG for each one on the page, for print."""
 
@@ -28,7 +39,7 @@ _OFFER = {
 
 def content_hashes(scripts: list[str]) -> list[str]:
     """Scripts, and those of this module, as a content security policy names them: the browser runs no others."""
-    hashes = (hashlib.sha256(script.encode()).digest() for script in (*scripts, _NOTICES, _CHARTS, _TYPED))
+    hashes = (hashlib.sha256(script.encode()).digest() for script in (*scripts, _NOTICES, _CHARTS, _TYPED, _MENU))
     return [f"'sha256-{base64.b64encode(found).decode()}'" for found in hashes]
 
 
@@ -58,6 +69,11 @@ def _run(script: str, *inside: Html, **attributes: str) -> None:
     # Not a word of a script is foreign: texts stand in attributes, escaped.
     markup = element("div", join(*inside), Html(f"<script>{script}</script>"), **attributes)
     st.html(markup, unsafe_allow_javascript=True)
+
+
+def mark_current_page(title: str) -> None:
+    """Have the menu's link with this title say to a screen reader that its page is shown."""
+    _run(_MENU, css="sd-unseen", data_page=title)
 
 
 def show_chart(

@@ -1,6 +1,6 @@
 """The run that a page is about: its results, its job, and how it ended if it ended early."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import streamlit as st
@@ -12,7 +12,12 @@ from sparsedash.schema.records import Record, Run
 from sparsedash.service.backend import Backend
 from sparsedash.ui import address_bar, frame, navigation
 from sparsedash.ui.form_address import form_address
-from sparsedash.ui.job_panel import JOBS_LISTED, jobs_under_way
+from sparsedash.ui.job_panel import JOBS_LISTED, KEPT, jobs_under_way
+
+RIGHT = "right"
+"""The parameter of the address for a sparse model, by its name within the run."""
+_SHORTEST, _LONGEST = 12, 64
+"""Characters of a run's key that name it where no other begins so, and of a whole one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +40,7 @@ def chosen_run(backend: Backend, runs: Sequence[Run]) -> ChosenRun:
     The menu's links lead to it, too. runs: the results that the page can show, newest first.
     """
     jobs = [*jobs_under_way(backend, but=""), *(job for job in backend.jobs(JOBS_LISTED) if job.makes_run)]
-    asked = address_bar.query_value(navigation.RUN)
+    asked = _whole_key(backend, jobs, address_bar.query_value(navigation.RUN))
     # A job that is done has left its run among these, unless that was deleted.
     without_run = [job for job in jobs if job.state != "done"]
     key = asked or next(iter([*(run.key for run in runs), *(job.key for job in without_run)]), "")
@@ -47,17 +52,26 @@ def chosen_run(backend: Backend, runs: Sequence[Run]) -> ChosenRun:
     return found
 
 
+def _whole_key(backend: Backend, jobs: Sequence[Job], asked: str) -> str:
+    """The key of the one run that begins like this, as the shell prints it; `asked` itself where there is none."""
+    if not _SHORTEST <= len(asked) < _LONGEST:
+        return asked
+    keys = {*(run.key for run in backend.runs()), *(job.key for job in jobs), *backend.damaged_runs()}
+    found = [key for key in keys if key.startswith(asked)]
+    return found[0] if len(found) == 1 else asked
+
+
 def choose_record(found: RunResults) -> Record:
-    """Draw the choice among the run's sparse models; the answer's own unless the address names another."""
+    """Draw the choice among the run's sparse models; the one that the answer names unless the address names another."""
     sparse = {name: record for name, record in found.records.items() if record.pruned}
-    names = {name: name for name in sparse}
-    usual = found.names[found.headline.key] if found.headline else ""
-    return sparse[address_bar.select("record", "Sparse model", names, usual, noun="model")]
+    assert found.headline is not None, "the page shows sparse models"
+    names, usual = {name: name for name in sparse}, found.names[found.headline.key]
+    return sparse[address_bar.select(RIGHT, "Sparse model", names, usual, noun="model")]
 
 
-def link_to_export(run: str, record: str) -> None:
-    """Draw the link to the export of a sparse model. record: its name within the run."""
-    frame.link("models", "Export this model", run=run, record=record)
+def link_to_export(run: str, name: str) -> None:
+    """Draw the link to the export of a sparse model. name: within the run."""
+    frame.link("models", "Export this model", run=run, right=name)
 
 
 def show_example_note(run: Run | None) -> None:
@@ -69,14 +83,11 @@ def show_example_note(run: Run | None) -> None:
         frame.link("prune", "Run this here", **(form_address(run.settings) or {}))
 
 
-def show_incomplete(run: Run, what: str) -> None:
-    """Draw what is missing of a run, in words, and the link to resume it; nothing where nothing is."""
+def show_incomplete(what: str, resume: Callable[[], object] | None = None) -> None:
+    """Draw what is missing of a run, in words; nothing where nothing is. resume: draws a button for it."""
     if not what:
         return
     with st.container(gap="xsmall"):
         frame.note(f"⊘ {what}")
-        asked = form_address(run.find or run.settings)
-        if asked is None:
-            frame.link("jobs", "Try again from the list of jobs")
-        else:
-            frame.link("prune", "Resume (finished models are kept)", **asked)
+        if resume is not None:
+            frame.action_button("Resume", resume, key="resume", icon="refresh", help=KEPT)

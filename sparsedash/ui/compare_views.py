@@ -24,7 +24,7 @@ from sparsedash.stats.significance import wilson_interval
 from sparsedash.ui import address_bar, frame, job_panel
 from sparsedash.ui.address_bar import BOUND
 from sparsedash.ui.browser_scripts import show_chart
-from sparsedash.ui.chosen_run import ChosenRun, link_to_export, show_incomplete
+from sparsedash.ui.chosen_run import RIGHT, ChosenRun, link_to_export, show_incomplete
 from sparsedash.ui.navigation import current_tolerance
 
 OTHER_WORDS, CHANGE = "words", "change"
@@ -82,15 +82,15 @@ def choose_run(backend: Backend, runs: Sequence[Run], chosen: str) -> None:
 def choose_pair(backend: Backend, run: Run, runs: Sequence[Run]) -> Pair | None:
     """Draw the choices of two records over the same passages, also of other runs; None where a chosen one is lost.
 
-    Unless the address names others: dense, and the last record of the best method.
+    Unless the address names others: dense, and the sparse one that the run's answer names.
     """
     choices = {choice.address: choice for choice in record_pair.record_choices(run, runs)}
     names, addresses = {to: each.name for to, each in choices.items()}, {each.key: to for to, each in choices.items()}
-    found = run_results(backend, run, current_tolerance()) if len(run.settings.methods) > 1 else None
-    last = found.best[-1].record.key if found is not None and found.best else [*wording.record_names(run)][-1]
+    found = run_results(backend, run, current_tolerance())
+    named = found.headline.key if found is not None and found.headline is not None else run.sparse[-1]
     columns, below, more = st.columns(2, wrap=False), st.container(), {"passage": ""}
     chosen = []
-    for column, side, usual in zip(columns, ("left", "right"), (addresses[run.dense], addresses[last]), strict=True):
+    for column, side, usual in zip(columns, ("left", RIGHT), (addresses[run.dense], addresses[named]), strict=True):
         with column:
             title = side.capitalize()
             picked = address_bar.select(side, title, names, usual, along=more, noun="model", said_in=below)
@@ -209,7 +209,10 @@ def can_be_compared(backend: Backend, run: Run | None) -> bool:
 def explain_no_comparison(backend: Backend, chosen: ChosenRun) -> None:
     """Draw why there is nothing to compare: the run is under way, ended early, or does not exist."""
     job, run = chosen.job, chosen.run
-    what = "Here a dense and a sparse model will stand side by side: each passage, both answers, both probabilities."
+    what = (
+        "Here a dense and a sparse model will stand side by side: each passage with both answers and probabilities, "
+        "and what each layer lost."
+    )
     if job is not None and job.live:
         frame.opening(still_to_come(job, "The comparison is on its way."))
         frame.empty(what, "It comes as soon as the dense model and a sparse one have answered.")
@@ -231,14 +234,22 @@ def explain_no_comparison(backend: Backend, chosen: ChosenRun) -> None:
     job_panel.mention_other_runs(backend, chosen.key)
 
 
-def choose_view() -> bool:
-    """Draw the switch between the two views, which the address keeps; whether the models' names are hidden.
+def choose_blind() -> bool:
+    """Draw the switch of the blind view, which the address keeps; whether the models' names are hidden.
 
     What is filtered and sorted by shows which side is right: the address forgets it.
     """
     forget = dict.fromkeys(("filter", "sort", OTHER_WORDS, CHANGE, "passage"), "")
     about = "Hides which model is which until you have said which answer is better."
     return st.toggle("Blind", key="blind", bind=BOUND, on_change=address_bar.set_query, args=(forget,), help=about)
+
+
+def note_offered(shown: Shown, n_searched: int) -> None:
+    """Draw how many passages the blind view offers. n_searched: those that hold the text that is searched for."""
+    among = f"{n_searched:,} passages{' with this text' if n_searched < len(shown.pair.left.outcomes) else ''}"
+    frame.note(
+        f"{len(shown.positions):,} of {among} are offered: those that the two models answer with different words."
+    )
 
 
 def show_verdict(backend: Backend, run: Run, pair: Pair, cost: DeltaGenerator, about: DeltaGenerator) -> None:
@@ -278,11 +289,10 @@ def _basis(backend: Backend, run: Run) -> str:
 
 
 def show_links(run: Run, chosen: ChosenRun, pair: Pair) -> None:
-    """Draw how the run ended, if early, and the links to its chart, its layers and the export of the right model."""
-    show_incomplete(run, run_ending(run, chosen.job))
+    """Draw how the run ended, if early, and the links to its chart and to the export of the right model."""
+    show_incomplete(run_ending(run, chosen.job))
     with frame.row():
         frame.link("overview", "Back to the chart", run=chosen.key)
-        frame.link("layers", "See what each layer lost", run=chosen.key, record=pair.right_name)
         if pair.right.key in run.sparse:
             link_to_export(chosen.key, pair.right_name)
 

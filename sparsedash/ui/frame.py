@@ -111,7 +111,7 @@ def _announce_endings(backend: Backend) -> bool:
             known.add(ended)
             title, word = job_name(backend, job), STATES[job.state][1].lower()
             icon = f":material/{_ICONS.get(job.state, 'error')}:"
-            st.toast(f"{widget_label(title)}: {word}. [See the jobs](jobs)", icon=icon, duration="long")
+            st.toast(f"{widget_label(title)}: {word}. [See the jobs](runs?view=jobs)", icon=icon, duration="long")
             browser_scripts.notify("SparseDash", f"{title}: {word}.", f"sparsedash-{job.id}-{job.attempt}")
     return any(job.live for job in jobs)
 

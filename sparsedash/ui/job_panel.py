@@ -1,16 +1,15 @@
-"""Jobs on a page: a job's panel with its buttons, kept up to date while it is live, and the machines of a cluster."""
+"""Jobs on a page: a job's panel with its buttons, kept up to date while it is live; live and ended ones."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
 
 import streamlit as st
 
-from sparsedash.jobs.cluster_parts import MachineFacts, MachineView
 from sparsedash.jobs.job import Job, Move, Priority, queue_order
 from sparsedash.reporting import job_status, wording
-from sparsedash.reporting.html import Html, element, escape, join, paragraph, table, visible, widget_label
+from sparsedash.reporting.html import Html, element, escape, join, paragraph, visible, widget_label
 from sparsedash.reporting.record_pair import record_choices
-from sparsedash.schema.settings import FindSettings
+from sparsedash.schema.settings import FindSettings, RunSettings
 from sparsedash.service.backend import Backend
 from sparsedash.service.preflight import Preflight
 from sparsedash.ui import address_bar, browser_scripts, frame, login, navigation
@@ -19,6 +18,9 @@ from sparsedash.ui.frame import JOB_S
 
 JOBS_LISTED = 200
 """Jobs that are looked at where all are listed, newest first."""
+KEPT = "What was finished is kept."
+"""Of a job that is resumed."""
+_AT_FIRST = 10
 LOG_LINES, LOG_CHARACTERS = 40, 16_000
 """The end of a log that is shown."""
 
@@ -107,23 +109,33 @@ def _progress_lines(backend: Backend, job: Job, steady: bool, forecast: Prefligh
 
 
 def _draw_buttons(backend: Backend, job: Job, brief: bool, queue: Sequence[Job]) -> None:
-    def retry() -> None:
-        """Try again; where that makes another job, the address follows to it."""
-        again = backend.retry(job.id)
-        if address_bar.query_value(navigation.RUN) == job.key:
+    def resume() -> None:
+        """Queue the job again; where that makes another one, the address follows to it."""
+        again, asked = backend.retry(job.id), address_bar.query_value(navigation.RUN)
+        if asked and job.key.startswith(asked) and again.key != job.key:
             address_bar.set_query({navigation.RUN: again.key})
 
     if job.live:
         stopping = job.cancel_requested_at is not None
         frame.action_button("Cancel", lambda: backend.cancel(job.id), key=f"cancel-{job.id}", disabled=stopping)
     elif job.state != "done":
-        frame.action_button("Try again", retry, key=f"retry-{job.id}", icon="refresh")
+        frame.action_button("Resume", resume, key=f"resume-{job.id}", icon="refresh", help=KEPT)
     elif not brief:
         _link_to_results(backend, job)
     if job.state == "queued" and len(queue) > 1:
         _draw_moves(backend, job, [other.id for other in queue if other.priority == job.priority])
-    if not job.live and (asked := job_status.job_request(job)) and (address := form_address(asked)):
-        frame.link("prune", "Change the settings", **address)
+    if not job.live and (asked := job_status.job_request(job)):
+        link_to_form(asked, judged_here=brief)
+
+
+def link_to_form(asked: RunSettings | FindSettings, *, judged_here: bool) -> None:
+    """Draw the link to the form with these settings; nothing where the form has no room for them.
+
+    judged_here: the page judges them by its own tolerance, which goes along in place of a search's.
+    """
+    if (address := form_address(asked)) is not None:
+        limits = navigation.whole_tolerance_query(navigation.current_tolerance()) if judged_here else {}
+        frame.link("prune", "Change the settings", **address | limits)
 
 
 def _draw_moves(backend: Backend, job: Job, peers: list[int]) -> None:
@@ -158,7 +170,7 @@ def _link_to_results(backend: Backend, job: Job) -> None:
     elif job.kind == "export":
         frame.link("models", "See the files")
     elif job.kind == "verify":
-        frame.link("storage", "See what was found")
+        frame.link("settings", "See what was found")
     else:
         sparse = job.settings["sparse" if job.kind == "timing" else "right"]
         run = next((run for run in backend.runs() if sparse in run.sparse), None)
@@ -241,6 +253,27 @@ def watch_live_jobs(backend: Backend, seen: list[Job]) -> None:
     browser_scripts.announce(job_status.job_announcement(backend, live[0]))
 
 
+def jobs_sentence(live: Sequence[Job]) -> str:
+    """How many jobs run and how many wait."""
+    running = sum(job.state == "running" for job in live)
+    waiting = len(live) - running
+    if not live:
+        return "Nothing is running."
+    return f"{running} running, {waiting} waiting." if waiting else f"{running} running, nothing waits."
+
+
+def show_ended_jobs(backend: Backend, ended: Sequence[Job]) -> None:
+    """Draw the panels of ended jobs, the newest first; the older ones once they are asked for."""
+    if not ended:
+        frame.empty("Jobs that ended are listed here, with their errors and their logs.")
+        frame.link("prune", "Start a run")
+    show_all = len(ended) <= _AT_FIRST or st.session_state.get("all-jobs", False)
+    for job in ended if show_all else ended[:_AT_FIRST]:
+        draw_job(backend, job)
+    if not show_all:
+        st.button(f"Show all {len(ended)}", key="all-jobs")
+
+
 def jobs_under_way(backend: Backend, seen: Sequence[Job] | None = None, but: str | None = None) -> list[Job]:
     """The live jobs, running ones first, the others in the order in which they will start.
 
@@ -275,41 +308,4 @@ def _mention_other_runs(backend: Backend, shown: str, seen: list[Job]) -> None:
         frame.link("overview", title, run=job.key, **navigation.search_tolerance_query(job_search(job)))
         frame.remark(about)
         if more:
-            frame.link("jobs", f"{len(more)} more in the list of jobs")
-
-
-@frame.fragment(2 * JOB_S)
-def watch_machines(backend: Backend) -> None:
-    """Draw the cluster's machines, and again every few seconds; nothing where no scheduler is named."""
-    if (view := backend.cluster()) is None:
-        return
-    frame.section("Machines of the cluster")
-    if view.trouble:
-        frame.failure(view.trouble, "Meanwhile runs are done on this machine.")
-        return
-    n, n_free = len(view.machines), sum(seen.job_id is None and not seen.machine.problem for seen in view.machines)
-    if not n:
-        frame.note(
-            f"{view.address} answers, and has no machines yet; docs/cluster.md says how they are started. Until one "
-            "comes, runs are done on this machine."
-        )
-        return
-    caption = f"{wording.quantity(n, 'machine')} at {view.address}, {n_free or 'none'} of them free."
-    head, rows = ["Machine", "Runs", "Memory used", "Memory free", "GPUs"], list(map(_machine_row, view.machines))
-    drawn = table("Machines of the cluster", caption, head, rows)
-    frame.show(element("div", drawn.html, css="sd-wrapped"))
-
-
-def _machine_row(seen: MachineView) -> list[str]:
-    machine, progress = seen.machine, seen.progress
-    if machine.problem:
-        job = f"✕ {machine.problem}"
-    elif seen.job_id is None or progress is None:
-        job = "nothing"
-    else:
-        share = f", {wording.percent(progress.share, 0)}" if progress.total > 1 else ""
-        which = "" if progress.point is None else f", sparse model {progress.point + 1}"
-        job = f"job {seen.job_id}{which}: {wording.stage_title(progress.stage)}{share}"
-    facts = machine.facts or MachineFacts()
-    memory = [wording.size(n_bytes) if n_bytes else "–" for n_bytes in (facts.child_bytes, facts.free_bytes)]
-    return [machine.name, job, *memory, ", ".join(facts.gpus) or "none"]
+            frame.link("runs", f"{len(more)} more in the list of jobs", view="jobs")

@@ -13,25 +13,23 @@ from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.fields import field_rows
 from sparsedash.schema.settings import FindSettings
 from sparsedash.stats.tolerance import Tolerance
+from sparsedash.ui import browser_scripts
 
 RUN = "run"
 RATIO, POINTS = (field_rows(FindSettings)[name].key for name in ("ratio", "points"))
 """Parameters of an address: the run's key, and the tolerance in word perplexity and in points of accuracy."""
-ABOUT_A_RUN = ("overview", "compare", "layers", "models")
+ABOUT_A_RUN = ("overview", "compare", "models")
 """The files of the pages about one run."""
-JUDGING = (*ABOUT_A_RUN, "runs")
-"""The files of the pages that judge by the tolerance, and so have it in their addresses."""
+JUDGING = (*ABOUT_A_RUN, "prune", "runs")
+"""The files of the pages that judge or search by the tolerance, and so have it in their addresses."""
 
 TITLES = {
     "overview": "Overview",
     "prune": "Prune",
-    "jobs": "Jobs",
     "runs": "Runs",
     "compare": "Compare",
-    "layers": "Layers",
     "models": "Models",
-    "published": "Published",
-    "storage": "Storage",
+    "settings": "Settings",
 }
 """Titles by the pages' files, in the order of the menu."""
 
@@ -62,9 +60,14 @@ def tolerance_query() -> dict[str, str]:
     return {name: f"{value:g}" for name, (value, otherwise) in found.items() if value != otherwise}
 
 
+def whole_tolerance_query(allowed: Tolerance | FindSettings) -> dict[str, str]:
+    """This tolerance as parameters of a link, the default as well."""
+    return {RATIO: f"{allowed.ratio:g}", POINTS: f"{allowed.points:g}"}
+
+
 def search_tolerance_query(search: FindSettings | None) -> dict[str, str]:
     """The tolerance of a search as parameters of a link to its run; empty for other runs."""
-    return {} if search is None else {RATIO: f"{search.ratio:g}", POINTS: f"{search.points:g}"}
+    return {} if search is None else whole_tolerance_query(search)
 
 
 def adopt_search_tolerance(search: FindSettings | None) -> None:
@@ -104,6 +107,7 @@ def draw_menu() -> None:
             run = _state().get(RUN, "") if name in ABOUT_A_RUN else ""
             query = ({RUN: run} if run else {}) | (tolerance_query() if name in JUDGING else {})
             st.page_link(f"pages/{name}.py", label=title, query_params=query or None)
+        browser_scripts.mark_current_page(st.session_state[_SEEN][0])
 
 
 def _sync_address(title: str) -> None:

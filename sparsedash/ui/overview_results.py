@@ -1,5 +1,6 @@
 """A run on the overview page: sentence, next step, at most three numbers, chart and table; and the list of runs."""
 
+from collections.abc import Callable
 from itertools import chain
 from typing import get_args
 from urllib.parse import urlencode
@@ -16,7 +17,7 @@ from sparsedash.schema.pair_records import RunMark
 from sparsedash.schema.records import Run
 from sparsedash.service.backend import Backend
 from sparsedash.ui import frame, job_panel, loss_charts, navigation, overview_prompts
-from sparsedash.ui.address_bar import choose_measure
+from sparsedash.ui.address_bar import choose_measure, choose_tolerance
 from sparsedash.ui.chosen_run import link_to_export, show_incomplete
 from sparsedash.ui.form_address import form_address
 from sparsedash.ui.form_fields import wait_for_rates
@@ -27,7 +28,7 @@ _GROWN = "run-grown"
 
 
 def show_answer(backend: Backend, found: RunResults, job: Job | None) -> None:
-    """Draw the sentence that a run's page opens with, the next step, and how the run ended, if early.
+    """Draw the sentence that a run's page opens with, its limits, the next step, and how the run ended, if early.
 
     job: the run's newest.
     """
@@ -35,10 +36,15 @@ def show_answer(backend: Backend, found: RunResults, job: Job | None) -> None:
     ended = bool(ending) or (job is not None and job.stopping)
     basis = [found.name, wording.reference_title(run.settings.model), wording.stored_run_details(run)]
     frame.opening(run_answer.answer_sentence(found, ended), " · ".join(filter(None, basis)), grows=grows)
+    choose_tolerance()
     _show_next_step(backend, found, grows=grows)
-    show_incomplete(run, ending)
-    if job is None or not job.live:
-        show_incomplete(run, run_answer.missing_records(run, found.missing))
+    missing = "" if job is not None and job.live else run_answer.missing_records(run, found.missing)
+    show_incomplete(" ".join(filter(None, (ending, missing))), _resume_without_panel(backend, run, job))
+
+
+def _resume_without_panel(backend: Backend, run: Run, job: Job | None) -> Callable[[], object] | None:
+    """What puts the run in the queue again; None where the panel of its job has the button."""
+    return None if job is not None and job.state != "done" else lambda: backend.submit(run.find or run.settings)
 
 
 def _show_next_step(backend: Backend, found: RunResults | None, *, grows: bool) -> None:
@@ -77,9 +83,11 @@ def show_no_results(backend: Backend, key: str, run: Run | None, job: Job | None
     # No room is kept where it has ended without results.
     grows = live and _grows(job)
     frame.opening(sentence, " · ".join(job_title(job)) if job is not None else "", grows=grows)
+    if grows:
+        choose_tolerance()
     _show_next_step(backend, None, grows=grows)
     if run is not None and not live:
-        show_incomplete(run, "Its other records are kept.")
+        show_incomplete("Its other records are kept.", _resume_without_panel(backend, run, job))
     if job is not None:
         job_panel.watch_job(backend, job, lambda: run_results(backend, backend.run(key)) is not None, brief=True)
     if live:
@@ -134,7 +142,7 @@ def link_to_answers(found: RunResults) -> None:
     if (record := found.headline) is not None:
         name = found.names[record.key]
         frame.link("compare", "Compare the answers passage by passage", **found.comparisons[record.key])
-        frame.link("layers", "See what each layer lost", run=found.run.key, record=name)
+        frame.link("compare", "See what each layer lost", **found.comparisons[record.key], view="layers")
         link_to_export(found.run.key, name)
 
 

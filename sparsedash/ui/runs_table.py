@@ -16,7 +16,7 @@ from sparsedash.service.deletion import Cleanup, Selection
 from sparsedash.storage.run_files import SUFFIX
 from sparsedash.storage.users import LONGEST_NAME
 from sparsedash.ui import address_bar, frame, navigation
-from sparsedash.ui.address_bar import BOUND, PAGE, choose_measure, choose_tolerance, query_value, set_query
+from sparsedash.ui.address_bar import BOUND, PAGE, choose_measure, query_value, set_query
 from sparsedash.ui.form_fields import file_popover
 from sparsedash.ui.frame import JOB_S
 from sparsedash.ui.job_panel import JOBS_LISTED
@@ -103,8 +103,7 @@ def show_run_table(rows: Sequence[RunRow], chosen: Collection[str]) -> None:
 
 def _draw_run(row: RunRow) -> None:
     # A search is judged by its own tolerance unless the address has one.
-    allowed = navigation.current_tolerance()
-    tolerance = {navigation.RATIO: f"{allowed.ratio:g}", navigation.POINTS: f"{allowed.points:g}"}
+    tolerance = navigation.whole_tolerance_query(navigation.current_tolerance())
     with st.container(gap=None):
         title = widget_label(row.mark.name or wording.reference_title(row.settings.model))
         frame.link("overview", title, run=row.key, **(tolerance if row.search is not None else {}))
@@ -174,7 +173,6 @@ def show_toolbar(backend: Backend, rows: Sequence[RunRow], chosen: Sequence[RunR
         else:
             frame.show(paragraph(_HINT, css="sd-muted"))
             _offer_to_open_file(backend)
-        choose_tolerance()
 
 
 def _draw_actions(backend: Backend, rows: Sequence[RunRow], chosen: Sequence[RunRow], listed: Sequence[RunRow]) -> None:
@@ -292,7 +290,7 @@ def explain_no_runs(backend: Backend) -> None:
     )
     if n_ended := sum(job.makes_run and not job.live and job.state != "done" for job in backend.jobs(JOBS_LISTED)):
         frame.note(f"{wording.quantity(n_ended, 'run')} ended without a result.")
-        frame.link("jobs", "See why in the list of jobs")
+        frame.link("runs", "See why in the list of jobs", view="jobs")
     with frame.row():
         frame.link("prune", "Prune a model")
         if backend.run(EXAMPLE) is not None:

@@ -33,7 +33,10 @@ PRINTS: dict[str, tuple[int, str]] = {
     ),
     "freed_memory": (3, rf"(?:answer|read|write): {N} s of processor time .*, {N} s given back, .* \({N} times\)"),
     "growth": (8, rf"(?:{'|'.join(growth.SMALLEST)}) \d+ \([12] times\): (?:[a-z ]+ {N} s \({N} times\),? ?)+"),
-    "pages": (4, r"(?:overview|layers|compare), (?:rerun|steps to 4): median \d+ ms, slowest \d+ ms, .*, n = [24]"),
+    "pages": (
+        4,
+        r"(?:overview|compare\?view=layers|compare), (?:rerun|steps to 4): median \d+ ms, slowest \d+ ms, .*, n = [24]",
+    ),
     "precision": (2, rf"(?:float32|bfloat16) +last word \d+ of 12, {SHARE} \({SHARE} to {SHARE}\); .*"),
     "prompts": (3, rf"(?:cold|warm): first words after {N} s, all 24 tokens of both after {N} s \(.*, both together\)"),
     "protocol": (4, rf"  (?:flap|random) +{N} \({N} to {N}\)"),
@@ -41,7 +44,7 @@ PRINTS: dict[str, tuple[int, str]] = {
     "rules": (2, rf"(?:plain|published) +\d+ of 12 last tokens right, {N}%"),
     "sessions": (
         3,
-        r"(?:(?:overview|jobs) with 8 jobs and 5 runs: median .*, n = 3, .*|4 sessions, 0 errors, the job .*)",
+        r"(?:(?:overview|runs) with 8 jobs and 5 runs: median .*, n = 3, .*|4 sessions, 0 errors, the job .*)",
     ),
     "speed": (4, rf"(?:float32|bfloat16) +(?:calibration +{N} tokens/s .*|lm-evaluation-harness +{NEXT_TO})"),
     "statistics_size": (2, rf"a block's .*, {N} wide: {N} MB, {N} GB in all"),

@@ -13,6 +13,7 @@ from tests.browser.served import Server, chromium, ready
 
 WIDTHS = {1440: 900, 390: 844}
 SETTLING_MS = 1000
+VIEWS = ("prune?view=published", "runs?view=jobs", "compare?view=layers")
 
 
 def main(data_dir: Path, out: Path) -> None:
@@ -32,9 +33,9 @@ def main(data_dir: Path, out: Path) -> None:
 
 
 def photograph(browser: Browser, address: str, theme: str, width: int, out: Path) -> None:
-    """Every page once, as high as its content."""
+    """Every page and view once, as high as its content."""
     page = browser.new_page(color_scheme=theme, device_scale_factor=2)
-    for name in TITLES:
+    for name in (*TITLES, *VIEWS):
         page.set_viewport_size({"width": width, "height": WIDTHS[width]})
         page.goto(f"{address}/{name}")
         ready(page)
@@ -43,7 +44,7 @@ def photograph(browser: Browser, address: str, theme: str, width: int, out: Path
         height = page.get_by_test_id("stMain").evaluate("e => e.scrollHeight")
         page.set_viewport_size({"width": width, "height": max(WIDTHS[width], height)})
         page.wait_for_timeout(SETTLING_MS)
-        page.screenshot(path=out / f"{name}-{width}-{theme}.png")
+        page.screenshot(path=out / f"{name.replace('?view=', '-')}-{width}-{theme}.png")
     page.close()
 
 

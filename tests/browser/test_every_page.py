@@ -4,10 +4,12 @@ import csv
 import io
 import re
 import xml.etree.ElementTree as ET
+from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import expect
 
+from sparsedash.ui.navigation import TITLES
 from tests.browser.served import ready, taken
 
 axe = pytest.importorskip("axe_playwright_python.sync_playwright")
@@ -38,16 +40,16 @@ STOP = """() => {
 CHART = "svg png csv"
 SHOWN = [
     ("finished", "", "too close to call on 120 passages", CHART),
-    ("finished", "compare", "30 % is too close to call on 120 passages", f"csv {CHART}"),
-    ("finished", "published", "20 published results", "csv csv"),
-    ("finished", "layers", "Half of the layers lost", CHART),
+    ("finished", "compare", "10 % is too close to call on 120 passages", f"csv {CHART}"),
+    ("finished", "prune?view=published", "20 published results", "csv csv"),
+    ("finished", "compare?view=layers", "Half of the layers lost", CHART),
     ("finished", "prune", "Choose a model", ""),
     ("finished", "prune?goal=How+much+can+go%3F&sparsity=x", "Choose a model", ""),
     ("finished", "compare?blind=true", "Which answer is better?", ""),
     ("finished", "runs", "None of 2 runs with a result has a model within", "csv"),
     ("finished", "models", "No model has been exported yet.", ""),
-    ("finished", "jobs", "Nothing has run yet.", ""),
-    ("finished", "storage", "The data folder takes", "csv"),
+    ("finished", "runs?view=jobs", "Nothing is running.", ""),
+    ("finished", "settings", "The data folder takes", "csv"),
     ("empty", "", "What would pruning cost", ""),
     ("empty", "?run=example", "", CHART),
     ("empty", "runs", "No run has a result yet.", ""),
@@ -95,7 +97,14 @@ def test_every_page(number, page, request):
     page.set_viewport_size({"width": width, "height": 900})
     page.goto(f"{request.getfixturevalue(server).address}/{path}")
     expect(page.locator("h1")).to_contain_text(sentence)
-    expect(page.locator(".st-key-menu a")).to_have_count(9)
+    menu = page.locator(".st-key-menu a")
+    expect(menu).to_have_text(list(TITLES.values()))
+    expect(page.locator(".st-key-menu a[aria-current=page]")).to_have_text(
+        [TITLES[urlsplit(page.url).path[1:] or "overview"]]
+    )
+    assert all(
+        box["x"] >= 0 and box["x"] + box["width"] <= width for box in (each.bounding_box() for each in menu.all())
+    )
     expect(page.get_by_test_id("stApp")).to_have_css("background-color", colour)
     ready(page)
     for _ in range(N_STOPS):

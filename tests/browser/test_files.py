@@ -1,4 +1,4 @@
-"""Runs and the storage page: what is ticked, overlaid, taken to another folder, deleted and verified; uploads."""
+"""Runs and the settings page: what is ticked, overlaid, taken to another folder, deleted and verified; uploads."""
 
 import re
 
@@ -98,7 +98,7 @@ def test_runs_are_ticked_overlaid_searched_named_taken_along_deleted_and_opened_
 
 
 def test_what_is_damaged_is_found_by_a_worker_and_deleted(page, server):
-    page.goto(f"{server.address}/storage")
+    page.goto(f"{server.address}/settings")
     press(page, "Check everything")
     expect(page.locator(".sd-damaged")).to_contain_text("s1")
     press(page, "Delete what is damaged")

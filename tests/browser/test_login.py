@@ -16,7 +16,7 @@ from tests.browser.logins import Provider, RawUser, fill, log_in, serve
 from tests.browser.served import DEADLINE_S, ROOT, Server, download, free_port, press, ready, upload_text
 from tests.faults.house import eventually
 
-OF_A_RUN = ("", "compare", "layers", "models", "runs")
+OF_A_RUN = ("", "compare", "models", "runs")
 """Pages that show the run that the address names."""
 
 

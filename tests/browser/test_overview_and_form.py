@@ -69,14 +69,14 @@ def test_the_menu_takes_run_and_tolerance_along_back_goes_one_step_back_and_a_po
     menu = page.locator(".st-key-menu")
     for title, found in (
         ("Compare", r"/compare\?run=[0-9a-f]{64}&within=1.5$"),
-        ("Jobs", r"/jobs$"),
-        ("Layers", r"/layers\?run=[0-9a-f]{64}&within=1.5$"),
+        ("Settings", r"/settings$"),
+        ("Models", r"/models\?run=[0-9a-f]{64}&within=1.5$"),
     ):
         menu.get_by_role("link", name=title).press("Enter")
         expect(page).to_have_url(re.compile(found))
         ready(page)
     page.go_back()
-    expect(page.locator("h1")).to_contain_text("Nothing has run yet.")
+    expect(page.locator("h1")).to_contain_text("The data folder")
     page.go_back()
     expect(page).to_have_url(re.compile(r"/compare\?run="))
     page.go_back()

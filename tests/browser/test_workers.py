@@ -52,7 +52,7 @@ def start_and_wait(page) -> None:
     expect(page).to_have_url(re.compile(r"\?run=[0-9a-f]{64}"))
     page.reload()
     done = page.locator(".sd-state-done")
-    expect(done.or_(page.get_by_role("button", name="Try again"))).to_be_visible(timeout=JOB_TIMEOUT_MS)
+    expect(done.or_(page.get_by_role("button", name="Resume"))).to_be_visible(timeout=JOB_TIMEOUT_MS)
     assert done.is_visible(), page.locator(".sd-alert").inner_text()
 
 
@@ -137,7 +137,7 @@ def test_a_published_row_is_repeated(page, start_server, tmp_path):
     serve_texts_of_rows(hub, tmp_path / "texts")
     address = start_server(tmp_path / "data", **environment(hub.url, tmp_path / "home")).address
     facts = page.locator("dl.sd-estimate")
-    page.goto(f"{address}/published")
+    page.goto(f"{address}/prune?view=published")
     choose_row(page)
     expect(facts).to_contain_text("not yet")
     # By the row's whole name: the link of the row before it may still be on the page.

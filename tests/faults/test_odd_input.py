@@ -72,12 +72,10 @@ def odd_settings(rng: random.Random) -> dict[str, Any]:
 
 PARAMETERS = {
     "overview": ("run", "measure", "job"),
-    "jobs": ("job", "run"),
-    "compare": ("run", "passage", "left", "right", "mode", "filter", "sort", "search"),
-    "layers": ("run", "record"),
-    "published": ("row", "run"),
+    "runs": ("view", "chosen", "sort", "page"),
+    "compare": ("run", "view", "passage", "left", "right", "blind", "filter", "sort", "search"),
     "prune": (
-        "job", "model", "method", "masks", "own", "sparsity", "text", "calibration", "samples", "length", "seed",
+        "view", "model", "method", "masks", "own", "sparsity", "text", "calibration", "samples", "length", "seed",
         "weights", "packed", "passages", "shuffle", "stop", "rule", "dtype", "width", "saliency", "pattern", "floor",
         "compensation", "allocation", "damping", "strength", "lot", "blend", "ceiling", "rounds", "schedule", "scope",
     ),

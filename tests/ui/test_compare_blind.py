@@ -11,6 +11,12 @@ from tests.factories import answered
 from tests.ui.conftest import button, markup, words
 
 
+@pytest.fixture
+def open_page(open_page):
+    """Opens Compare at the most pruned model, of which most is said here."""
+    return lambda page, **address: open_page(page, **{"right": "30 %"} | address)
+
+
 @pytest.fixture(params=[0, 1], ids=["in order", "turned"])
 def drawn(request, monkeypatch):
     """The order that is drawn: 1 puts the right model first."""

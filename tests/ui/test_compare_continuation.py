@@ -15,6 +15,12 @@ ALL = replace(PAIR, others=RUN.sparse[:-1])
 GROWING = {"stage": "continue", "done": 3, "total": 40, "rate": 9.0, "message": ""}
 
 
+@pytest.fixture
+def open_page(open_page):
+    """Opens Compare at the most pruned model, of which most is said here."""
+    return lambda page, **address: open_page(page, **{"right": "30 %"} | address)
+
+
 def written(request, left, right, *others, **more):
     return Continuation(key=request.key(), prompt=request.prompt, left=left, right=right, others=others, **more)
 
@@ -39,7 +45,7 @@ def test_both_models_continue_a_passage_on_request(open_page, finished):
     assert (asked.left, asked.right) == (PAIR.left, PAIR.right) and asked.prompt.endswith("went to fetch the")
     assert "Waiting" in words(app)
     finished.set_jobs(job(asked, "failed", **FAILED))
-    assert "The model cannot be reached." in words(app.run()) and button(app, "Try again")
+    assert "The model cannot be reached." in words(app.run()) and button(app, "Resume")
     finished.put(written(asked, " letter.", " door."))
     assert "Continued by both models Dense ❘ letter. Sparse, 30 % ❘ door." in words(app.run())
     assert "❘ marks where a text diverges from the other." in words(app)

@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+import pytest
+
 from sparsedash.catalog.choices import EXAMPLE
 from sparsedash.catalog.presets import method_named
 from sparsedash.schema.records import Passages, Record
@@ -10,6 +12,12 @@ from tests.ui.conftest import FAILED, button, links, markup, query_of, words
 from tests.ui.filled_backend import job
 
 SETTINGS = specimens.SETTINGS
+
+
+@pytest.fixture
+def open_page(open_page):
+    """Opens Compare at the most pruned model, of which most is said here."""
+    return lambda page, **address: open_page(page, **{"right": "30 %"} | address)
 
 
 def kinds(app):
@@ -116,10 +124,14 @@ def test_a_search_in_contexts_and_answers_narrows_every_kind_and_stands_in_the_a
     assert kinds(open_page("compare", search="behind the stove"))[2].label == "Broke · 9"
 
 
-def test_of_several_methods_the_best_one_is_opened_and_not_the_last(open_page, backend):
+@pytest.mark.parametrize("address", [{}, {"view": "layers"}, {"page": "models"}], ids=["passages", "layers", "models"])
+def test_the_model_that_the_answer_names_is_opened_and_not_the_last_or_sparsest(address, open_page, backend):
     methods = (method_named("least-squares"), method_named("magnitude"))
     backend.add_run(specimens.run(replace(SETTINGS, methods=methods)))
-    assert open_page("compare").selectbox(key="chosen-right").value == "least-squares 30 %"
+    name, limits = {"page": "compare"} | address, {"within": "3", "points": "30"}
+    for tolerance, named in (({}, "10 %"), (limits, "30 %")):
+        app = open_page(**name | tolerance, right="")
+        assert app.selectbox(key="chosen-right").value == f"least-squares {named}"
 
 
 def test_records_of_other_runs_are_offered_if_they_are_over_the_same_passages(open_page, backend):

@@ -9,15 +9,17 @@ from sparsedash.schema.errors import StoreError
 from sparsedash.schema.records import Damage, Passages, Record, Run
 from sparsedash.ui import frame, job_panel
 from sparsedash.ui.form_address import SEARCH
+from sparsedash.ui.navigation import TITLES
 from tests.storage.every_kind import harm_entry
 from tests.ui import specimens
-from tests.ui.conftest import STORABLE, client, links, markup, menu_links, query_of, shows_as_text, words
+from tests.ui.conftest import STORABLE, button, client, links, markup, menu_links, query_of, shows_as_text, words
 from tests.ui.filled_backend import job
 from tests.ui.test_models_exports import MADE as EXPORT
-from tests.ui.test_storage_holdings import DAMAGED
+from tests.ui.test_settings_storage import DAMAGED
 
 SETTINGS = specimens.SETTINGS
-PAGES = ("overview", "prune", "jobs", "runs", "compare", "layers", "models", "published", "storage")
+VIEWS = {"prune": ("published",), "runs": ("jobs",), "compare": ("layers",)}
+PAGES = [(name, {"view": view} if view else {}) for name in TITLES for view in ("", *VIEWS.get(name, ()))]
 RUN, RECORDS = specimens.run()
 DENSE, LAST = RECORDS[0].key, RECORDS[-1].key
 
@@ -26,7 +28,7 @@ def test_every_page_has_one_heading_and_binds_no_parameter_that_a_link_to_anothe
     """Streamlit drops a bound parameter from links to other pages, and raises where `switch_page` sets it."""
     finished.set_jobs(job(SETTINGS, "done"))
     bound, linked = {}, {}
-    for name, address in [*((name, {}) for name in PAGES), ("prune", {"goal": SEARCH})]:
+    for name, address in [*PAGES, ("prune", {"goal": SEARCH})]:
         app = open_page("overview", run=RUN.key, within="1.3", points="5")
         for key, value in address.items():
             app.query_params[key] = value
@@ -44,7 +46,7 @@ def refuse(*_):
     raise StoreError("The data folder /x cannot be used.", "Is it locked?")
 
 
-@pytest.mark.parametrize("name", ["overview", "published"])
+@pytest.mark.parametrize("name", ["overview", "settings"])
 def test_a_data_folder_that_cannot_be_used_is_said_in_words(name, monkeypatch):
     monkeypatch.setattr(frame, "backend", refuse)
     app = client(name).run()
@@ -53,16 +55,17 @@ def test_a_data_folder_that_cannot_be_used_is_said_in_words(name, monkeypatch):
 
 def test_a_job_that_cannot_be_asked_after_is_said_in_words_where_it_stands(open_page, backend):
     backend.set_jobs(job(SETTINGS))
-    app, jobs = open_page("overview"), backend.jobs
+    app, jobs, asked = open_page("overview"), backend.jobs, []
 
-    def once_to_the_page(limit):
-        """The notices ask too, for fewer; what the page watches from then on is refused."""
+    def to_the_page_alone(limit):
+        """The notices ask too, for fewer; after table and list, what the page watches is refused."""
         if limit == job_panel.JOBS_LISTED:
-            backend.jobs = refuse
-        return jobs(limit)
+            asked.append(limit)
+        return jobs(limit) if len(asked) <= 2 else refuse()
 
-    backend.jobs = once_to_the_page
-    app.switch_page("pages/jobs.py").run()
+    backend.jobs = to_the_page_alone
+    app.query_params["view"] = "jobs"
+    app.switch_page("pages/runs.py").run()
     assert not app.exception
     assert "1 running, nothing waits." in words(app) and "The data folder /x cannot be used." in words(app)
 
@@ -78,8 +81,8 @@ def texts_as(text):
     return [replace(each, outcomes=tuple(map(changed, each.outcomes))) for each in RECORDS]
 
 
-@pytest.mark.parametrize("page", ["overview", "compare", "jobs", "runs", "models", "storage"])
-def test_text_of_models_files_users_and_machines_is_shown_as_text(page, open_page, backend):
+@pytest.mark.parametrize(("page", "address"), PAGES, ids=str)
+def test_text_of_models_files_users_and_machines_is_shown_as_text(page, address, open_page, backend):
     text = " ".join(STORABLE)
     model = "".join(filter(str.isprintable, text))
     backend.add_run((replace(RUN, settings=replace(SETTINGS, model=model)), texts_as(text)))
@@ -92,7 +95,7 @@ def test_text_of_models_files_users_and_machines_is_shown_as_text(page, open_pag
     facts = MachineFacts(gpus=(text,), problem=text)
     machine = ClusterMachine(address="tls://x", name=text, n_slots=1, facts=facts)
     backend.known_cluster = ClusterView(address=text, trouble="", machines=(MachineView(machine=machine),))
-    drawn = markup(open_page(page))
+    drawn = markup(open_page(page, **address))
     assert not [tag for tag in ("<img", "<style>*", 'href="javascript') if tag in drawn]
     shows_as_text(drawn)
 
@@ -103,15 +106,17 @@ def test_a_model_named_like_markup_is_shown_as_text(open_page, backend):
     assert "<b>**x**</b>" in words(app).replace(" · ", " ") and r"\<b\>\*\*x\*\*\</b\> at 10, 20, 30 %" in links(app)
 
 
-@pytest.mark.parametrize("page", ["overview", "compare", "layers"])
-def test_every_page_of_a_run_that_was_stopped_says_so_and_leads_to_its_form(page, open_page, backend):
+@pytest.mark.parametrize("view", ["", "layers"])
+def test_every_page_of_a_run_that_was_stopped_says_so_and_one_of_them_resumes_it(view, open_page, backend):
     run = backend.add_run(specimens.run(finished=False, n_sparse=1))
     backend.set_jobs(job(SETTINGS, "cancelled", error_text="Stopped on request."))
-    app = open_page(page, run=run.key)
-    assert words(app).count("with 1 of its 3 sparse models.") == 1
-    assert query_of(links(app)["Resume (finished models are kept)"])["sparsity"] == "10, 20, 30"
-    backend.set_jobs(job(SETTINGS))
-    assert "1 of its 3 sparse models" not in words(open_page(page, run=run.key))
+    app, other = open_page("overview", run=run.key), open_page("compare", run=run.key, view=view)
+    assert [words(each).count("with 1 of its 3 sparse models.") for each in (app, other)] == [1, 1]
+    assert [each.label for each in app.button].count("Resume") == 1 and "Resume" not in str(other.button)
+    backend.set_jobs()
+    button(open_page("overview", run=run.key), "Resume").click().run()
+    assert [each.state for each in backend.jobs()] == ["queued"]
+    assert "1 of its 3 sparse models" not in words(open_page("compare", run=run.key, view=view))
 
 
 @pytest.mark.parametrize(
@@ -132,11 +137,12 @@ def test_a_damaged_record_is_named_on_the_page_whoever_looked_first(open_page, f
 @pytest.mark.parametrize(("kind", "key"), [(Run, RUN.key), (Record, DENSE), (Record, LAST), (Passages, "passages")])
 def test_damaged_results_count_as_lost_on_every_page(open_page, finished, kind, key):
     harm_entry(finished._store, "records", f"{kind.__name__.lower()}/{key}")
-    said = {name: words(open_page(name)) for name in ("overview", "runs", "compare", "layers", "models")}
-    open_page("compare", mode="blind")
+    said = {name: words(open_page(name, right="30 %")) for name in ("overview", "runs", "compare", "models")}
+    said["layers"] = words(open_page("compare", view="layers"))
+    open_page("compare", blind="true")
     compare = {LAST: "These two cannot be compared.", "passages": "The text of this passage is no longer stored."}
     assert compare.get(key, "Nothing to compare yet.") in said["compare"]
-    assert "30 %" not in said["layers"] or key == "passages"
+    assert ("Half of the layers lost" in said["layers"]) == (key in (LAST, "passages"))
 
 
 def test_a_job_at_a_model_that_its_run_has_not_raises_nowhere(open_page, backend):
@@ -144,4 +150,4 @@ def test_a_job_at_a_model_that_its_run_has_not_raises_nowhere(open_page, backend
     backend.put(replace(RUN, key=settings.key(), settings=settings, sparse=(), finished=False))
     backend.set_jobs(job(settings, point=99, n_right=1, done=2))
     open_page("overview", run=settings.key())
-    open_page("jobs")
+    open_page("runs")

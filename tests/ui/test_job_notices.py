@@ -16,13 +16,13 @@ def notices(app):
     return [toast.value for toast in app.toast]
 
 
-@pytest.mark.parametrize("page", ["overview", "jobs"])
+@pytest.mark.parametrize("page", ["overview", "runs"])
 def test_a_run_that_ends_is_told_once_on_every_page_whatever_the_clock_says(page, open_page, backend):
     backend.set_jobs(job(SETTINGS))
     app = open_page(page)
     assert notices(app) == []
     backend.set_jobs(job(SETTINGS, "done", finished_at=1.0))
-    assert notices(app.run()) == ["SmolLM2 135M (built in) at 10, 20, 30 %: done. [See the jobs](jobs)"]
+    assert notices(app.run()) == ["SmolLM2 135M (built in) at 10, 20, 30 %: done. [See the jobs](runs?view=jobs)"]
     assert notices(app.run()) == []
 
 

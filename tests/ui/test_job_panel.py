@@ -29,13 +29,13 @@ def waiting(*ids):
 
 
 def test_running_waiting_and_ended_jobs_are_told_apart(open_page, backend):
-    assert "Nothing has run yet." in words(open_page("jobs"))
+    assert "No run has a result yet." in words(open_page("runs", view="jobs"))
     backend.set_jobs(*waiting(4, 3), job(SETTINGS, id=2), job(SETTINGS, "crashed", id=1, **FAILED))
-    app = open_page("jobs")
+    app = open_page("runs", view="jobs")
     said = words(app)
     assert said.startswith("1 running, 2 waiting.") and "✕ Interrupted" in said
     moves = ("To the front", "Up", "Down")
-    assert [each.label for each in app.button if each.label not in moves] == ["Cancel", "Cancel", "Cancel", "Try again"]
+    assert [each.label for each in app.button if each.label not in moves] == ["Cancel", "Cancel", "Cancel", "Resume"]
     button(app, "Cancel").click().run()
     assert "Stopping" in words(app) and button(app, "Cancel").disabled
 
@@ -44,7 +44,7 @@ def test_a_worker_that_hangs_is_told_of_where_jobs_wait_and_where_one_says_nothi
     trouble = "Worker slot-0 (process 7) has taken no job for 130 s: it hangs."
     backend.worker_trouble = lambda: trouble
     backend.set_jobs(*waiting(2), job(SETTINGS, id=1, heartbeat_at=time.time() - 900))
-    said = words(open_page("jobs"))
+    said = words(open_page("runs", view="jobs"))
     assert trouble in said and "no progress for 15 min: it may hang; cancel and resume it" in said
 
 
@@ -52,21 +52,21 @@ def test_a_worker_that_hangs_is_told_of_where_jobs_wait_and_where_one_says_nothi
 def test_a_run_that_ended_leads_to_the_form_with_its_settings(state, open_page, backend):
     asked = replace(SETTINGS, model="facebok/opt-1.3b", methods=(method_named("obs"),))
     backend.set_jobs(job(asked, state))
-    found = query_of(links(open_page("jobs"))["Change the settings"])
+    found = query_of(links(open_page("runs", view="jobs"))["Change the settings"])
     assert (found["model"], found["method"]) == ("facebok/opt-1.3b", "obs")
 
 
 def test_a_continuation_is_a_job_like_others_and_leads_to_its_pair(open_page, finished):
     run = finished.runs()[0]
     finished.set_jobs(job(ContinuationSettings(left=run.dense, right=run.sparse[0], prompt="Once upon a time"), "done"))
-    app = open_page("jobs")
+    app = open_page("runs", view="jobs")
     assert "Continuations of a text" in words(app)
     assert query_of(links(app)["Compare passages"]) == {"run": run.key, "left": "dense", "right": "10 %"}
 
 
 def test_old_jobs_come_when_asked_for(open_page, backend):
     backend.set_jobs(*(job(SETTINGS, "done", id=i) for i in range(30, 0, -1)))
-    app = open_page("jobs")
+    app = open_page("runs", view="jobs")
     assert words(app).count("✓ Done") == 10
     button(app, "Show all 30").click().run()
     assert words(app).count("✓ Done") == 30
@@ -77,7 +77,7 @@ def took(open_page, backend, **changes):
     backend.set_jobs(job(SETTINGS, "done", started_at=100.0, finished_at=400.0))
     backend._store.remember(forecast_note(SETTINGS.key()), json.dumps(asdict(FORECAST)))
     backend.put(replace(specimens.run()[0], **changes))
-    app = open_page("jobs")
+    app = open_page("runs", view="jobs")
     assert "took 5 min · 2 min expected" in words(app) and "1.0 GB" not in words(app)
     app.session_state["took-1"] = True
     return words(app.run())
@@ -96,7 +96,7 @@ def test_a_cancelled_job_is_told_as_no_error_and_by_the_name_of_its_run(open_pag
     stopped = {"error_text": "Stopped on request.", "error_advice": "What was finished is kept."}
     backend.set_jobs(job(SETTINGS, "cancelled", **stopped))
     backend.user_data.name_run(SETTINGS.key(), "For the talk")
-    app = open_page("jobs")
+    app = open_page("runs", view="jobs")
     assert "Stopped on request. What was finished is kept." in words(app) and 'role="alert"' not in markup(app)
     assert "For the talk: SmolLM2 135M (built in) at 10, 20, 30 %" in words(app)
 
@@ -114,14 +114,14 @@ def test_a_cancelled_job_is_told_as_no_error_and_by_the_name_of_its_run(open_pag
 def test_a_running_job_says_its_stage_and_model_in_known_units(running, shown, hidden, open_page, backend):
     asked = replace(SETTINGS, methods=(method_named("magnitude"), method_named("random")))
     backend.set_jobs(job(asked, **running))
-    said = words(open_page("jobs"))
+    said = words(open_page("runs", view="jobs"))
     assert shown in said and (not hidden or hidden not in said)
 
 
 def test_waiting_jobs_stand_in_the_order_in_which_they_start_and_are_moved_by_buttons(open_page, backend):
     retried = replace(waiting(1)[0], queued_at=1_764_000_900.0)
     backend.set_jobs(*waiting(4, 3, 2), retried)
-    app = open_page("jobs")
+    app = open_page("runs", view="jobs")
     said = words(app)
     assert said.index("at 2 %") < said.index("at 3 %") < said.index("at 4 %") < said.index("at 1 %")
     can = {each.key: not each.disabled for each in app.button if not each.key.startswith("cancel-")}
@@ -133,14 +133,16 @@ def test_waiting_jobs_stand_in_the_order_in_which_they_start_and_are_moved_by_bu
         app.button(key=f"{to}-3").click().run()
         assert [each.id for each in backend.queue()] == expected
     backend.set_jobs(*waiting(4))
-    assert [each.label for each in open_page("jobs").button] == ["Cancel"], "the only one has nowhere to go"
+    assert [each.label for each in open_page("runs", view="jobs").button] == ["Cancel"], (
+        "the only one has nowhere to go"
+    )
 
 
 def test_a_waiting_run_is_made_more_or_less_urgent_and_moves_among_its_like(open_page, backend):
     prompt = ContinuationSettings(left="a", right="b", prompt="Once upon a time")
     urgent, *others = waiting(4, 3, 2)
     backend.set_jobs(replace(urgent, priority="high"), *others, job(prompt, id=1, **WAITING))
-    app = open_page("jobs")
+    app = open_page("runs", view="jobs")
     priorities = {"priority-4": "high", "priority-3": "normal", "priority-2": "normal"}
     assert {box.key: box.value for box in app.selectbox if box.key.startswith("priority-")} == priorities
     assert [each.key for each in app.button if each.key.endswith("-4")] == ["cancel-4"]
@@ -151,7 +153,7 @@ def test_a_waiting_run_is_made_more_or_less_urgent_and_moves_among_its_like(open
 def test_a_job_that_has_just_begun_is_not_moved_and_the_page_says_why(open_page, backend):
     second, first = waiting(2, 1)
     backend.set_jobs(second, first)
-    app = open_page("jobs")
+    app = open_page("runs", view="jobs")
     backend.set_jobs(replace(second, state="running"), first)
     app.button(key="up-2").click().run()
     assert "Job 2 is running and cannot be moved" in app.toast[0].value
@@ -170,7 +172,7 @@ def test_the_end_of_a_log_is_shown_as_plain_text_that_can_be_copied(text, shown,
     log = backend.data_dir / "logs" / "1.log"
     log.parent.mkdir(exist_ok=True)
     log.write_text(text)
-    app = open_page("jobs")
+    app = open_page("runs", view="jobs")
     app.session_state["log-1"] = True
     app.run()
     (code,) = app.code
@@ -205,7 +207,7 @@ MACHINES = [
 
 @pytest.mark.parametrize(("trouble", "machines", "expected"), MACHINES, ids=range(len(MACHINES)))
 def test_the_machines_of_a_cluster_say_what_they_run_or_why_nothing(trouble, machines, expected, open_page, backend):
-    assert "cluster" not in words(open_page("jobs"))
+    assert "Machines of the cluster" not in words(open_page("settings"))
     backend.known_cluster = ClusterView(address="tls://127.0.0.1:8786", trouble=trouble, machines=machines)
-    said = words(open_page("jobs"))
+    said = words(open_page("settings"))
     assert not [text for text in expected if text not in said]

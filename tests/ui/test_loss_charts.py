@@ -162,6 +162,6 @@ def test_a_measurement_is_shown_in_place_of_the_button_and_leads_to_its_axis(ope
     app = open_page("overview", against="reading")
     assert "Timing both models in turn" in words(app) and not offered(app)
     backend.set_jobs(job(asked(run, 0), "done"))
-    app = open_page("jobs")
+    app = open_page("runs", view="jobs")
     assert "Speed of a sparse model" in words(app)
     assert query_of(links(app)["See the speed-up"]) == {"run": run.key, "against": "reading"}

@@ -62,7 +62,7 @@ def test_without_runs_the_page_invites(open_page):
 
 
 def test_a_sparse_model_is_exported_in_the_numbers_of_its_run(open_page, finished):
-    app = open_page("models", run=RUN.key, record="10 %")
+    app = open_page("models", run=RUN.key, right="10 %")
     assert "wherever the base does" in words(app)
     button(app, "Export").click().run()
     assert finished.submitted == [replace(ASKED, run=RUN.key, form="uniform", weights="float32")]
@@ -114,7 +114,7 @@ def test_a_job_under_way_is_shown_and_one_that_failed_says_why(open_page, finish
     finished.set_jobs(job(ASKED, "failed", **FAILED))
     app = open_page("models")
     assert "A sparse model in files" in words(app) and "The model cannot be reached." in words(app)
-    assert button(app, "Try again")
+    assert button(app, "Resume")
 
 
 def test_an_export_is_listed_with_its_proof_and_the_command_to_the_hub(open_page, finished):
@@ -144,6 +144,8 @@ def test_an_export_of_the_data_folder_can_be_deleted_and_another_cannot(open_pag
 
 
 def test_a_page_about_a_sparse_model_leads_to_its_export(open_page, finished):
-    (address,) = [to for label, to in links(open_page("layers")).items() if label == "Export this model"]
-    assert address.startswith("models") and set(query_of(address)) == {"run", "record"}
+    (address,) = [
+        to for label, to in links(open_page("compare", view="layers")).items() if label == "Export this model"
+    ]
+    assert address.startswith("models") and set(query_of(address)) == {"run", "right"}
     assert "there is no such model" not in words(open_page("models", **query_of(address)))

@@ -7,13 +7,12 @@ import pytest
 from tests.ui import specimens
 from tests.ui.conftest import links, menu_links, query_of
 
-TITLES = ("Overview", "Prune", "Jobs", "Compare", "Layers", "Published")
-ABOUT_A_RUN = ("Overview", "Compare", "Layers")
+JUDGING, ABOUT_A_RUN = ("Overview", "Prune", "Runs", "Compare", "Models"), ("Overview", "Compare", "Models")
 
 
 def menu(app):
     """The parameters of the menu's links, by their titles."""
-    return {title: query_of(menu_links(app)[title]) for title in TITLES}
+    return {title: query_of(address) for title, address in menu_links(app).items()}
 
 
 @pytest.fixture
@@ -24,10 +23,10 @@ def two_runs(backend):
     return older, backend.add_run(specimens.run())
 
 
-@pytest.mark.parametrize("name", ["overview", "layers"])
+@pytest.mark.parametrize("name", ["overview", "compare"])
 def test_the_run_that_is_shown_stays_chosen_and_every_link_has_the_tolerance(name, open_page, two_runs):
     older, newer = two_runs
-    assert menu(open_page(name))["Layers"] == {"run": newer.key}
+    assert menu(open_page(name))["Models"] == {"run": newer.key}
     app = open_page(name, run=older.key, within="1.5")
     assert menu(app)["Compare"] == {"run": older.key, "within": "1.5"}
     asked = [query_of(address) for address in links(app).values() if "run=" in address]
@@ -38,10 +37,13 @@ def test_pages_about_no_run_remember_it_and_hold_nothing_of_it_in_their_address(
     older, _ = two_runs
     app = open_page("compare", run=older.key, within="1.5", points="3")
     app.query_params.clear()
-    app.switch_page("pages/jobs.py").run()
+    app.switch_page("pages/settings.py").run()
     assert not app.exception and "run" not in app.query_params
-    remembered = {"run": older.key, "within": "1.5", "points": "3"}
-    assert menu(app) == {title: remembered if title in ABOUT_A_RUN else {} for title in TITLES}
+    remembered = {"within": "1.5", "points": "3"}
+    assert list(menu(app)) == [*JUDGING, "Settings"]
+    for title, found in menu(app).items():
+        run = {"run": older.key} if title in ABOUT_A_RUN else {}
+        assert found == (run | remembered if title in JUDGING else {})
 
 
 def test_a_run_that_is_not_there_is_not_chosen_but_one_that_is_started_is(open_page, backend, two_runs):

@@ -92,7 +92,7 @@ def test_a_run_that_failed_says_why_and_what_to_do(open_page, backend):
     backend.set_jobs(job(SETTINGS, "failed", **FAILED))
     app = open_page("overview")
     assert "The model cannot be reached. Name a local folder." in words(app)
-    button(app, "Try again").click().run()
+    button(app, "Resume").click().run()
     assert (backend.job(1).state, backend.job(1).attempt) == ("queued", 2)
 
 
@@ -177,7 +177,7 @@ def test_a_run_that_is_not_shown_is_mentioned_while_it_lives_but_no_prompt(open_
     finished.set_jobs(*(job(replace(OTHER, sparsities_permille=(p,)), "queued", id=p) for p in (400, 300, 200, 100)))
     found = links(open_page("overview"))
     assert [name for name in found if "Another run" in name] == ["Another run waits: SmolLM2 135M (built in) at 10 %"]
-    assert found["3 more in the list of jobs"].startswith("jobs")
+    assert found["3 more in the list of jobs"] == "runs?view=jobs"
 
 
 def test_the_address_chooses_among_runs_and_the_last_ones_are_links(open_page, backend):
@@ -214,7 +214,7 @@ def test_masks_are_not_called_removed_and_do_not_outrun_what_is(open_page, backe
     app = open_page("overview")
     assert "of the MLP with “least-squares” is too close to call" in words(app)
     found, name = links(app), "least-squares 10 %"
-    assert query_of(found["See what each layer lost"]) == {"run": run.key, "record": name}
+    assert query_of(found["See what each layer lost"]) == {"run": run.key, "right": name, "view": "layers"}
     assert query_of(found["Compare the answers passage by passage"]) == {"run": run.key, "right": name}
     alone = replace(run, settings=replace(SETTINGS, methods=(masks,)), sparse=(mask.key,))
     backend.add_run((alone, [records[0], mask]))

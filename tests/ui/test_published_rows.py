@@ -62,7 +62,7 @@ def finished(backend, job_id):
 @pytest.mark.parametrize("row", RUN_HERE, ids=lambda row: row.name)
 def test_a_rows_link_leads_to_a_result_beside_the_row(open_page, real, monkeypatch, row):
     monkeypatch.setattr(frame, "backend", lambda: real)
-    published = open_page("published", row=row.name)
+    published = open_page("prune", view="published", row=row.name)
     assert "Measured here not yet" in words(published)
     (address,) = links(published).values()
 
@@ -79,7 +79,7 @@ def test_a_rows_link_leads_to_a_result_beside_the_row(open_page, real, monkeypat
     layout = PUBLISHED_FAMILIES[run.settings.model][1]
     assert any("no safetensors" in warning for warning in run.warnings) == ("bin" in layout)
 
-    text = words(open_page("published", row=row.name))
+    text = words(open_page("prune", view="published", row=row.name))
     score = sparse.last_word if row.measure == "last-word" else sparse.last_token
     assert "Measured here not yet" not in text
     assert f"→ {100 * score.accuracy:.2f} % of {score.total}" in text

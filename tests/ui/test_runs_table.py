@@ -74,7 +74,7 @@ def test_the_tolerance_is_in_the_address_and_in_every_link(open_page, finished):
     assert "Verdict: ✓ within at 30 %" in words(app)
     assert query_of(links(app)[TITLE]) == {"run": SETTINGS.key(), "within": "1000", "points": "100"}
     assert query_of(menu_links(app)["Runs"]) == {"within": "1000", "points": "100"}
-    assert query_of(menu_links(app)["Jobs"]) == {}
+    assert query_of(menu_links(app)["Settings"]) == {}
 
 
 def test_a_search_is_opened_judged_as_it_is_here(open_page, backend):

@@ -39,5 +39,5 @@ def test_a_search_under_way_or_stopped_shows_its_trials_and_how_to_resume(open_p
     backend.set_jobs(job(run.find, "cancelled"))
     app, said = opened(open_page, backend, found)
     assert "2 trials" in said
-    again = query_of(links(app)["Resume (finished models are kept)"])
+    again = query_of(links(app)["Change the settings"])
     assert again["goal"] == SEARCH and again["within"] == "1.3"

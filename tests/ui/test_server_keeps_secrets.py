@@ -17,7 +17,7 @@ client_id = "sparsedash"
 client_secret = "{1}"
 server_metadata_url = "http://127.0.0.1:9/none"
 """
-ROUTES = ("/health", "/", "/overview", "/jobs", "/_stcore/health", "/_stcore/host-config", "/.streamlit/secrets.toml")
+ROUTES = ("/health", "/", "/overview", "/runs", "/_stcore/health", "/_stcore/host-config", "/.streamlit/secrets.toml")
 
 
 @pytest.fixture

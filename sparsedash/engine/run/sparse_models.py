@@ -39,7 +39,7 @@ from sparsedash.storage.store import Store
 
 T = TypeVar("T")
 
-MORE_ROOM = "Allow it more room on the storage page, or with SPARSEDASH_ARTEFACT_GB."
+MORE_ROOM = "Allow it more room on the settings page, or with SPARSEDASH_ARTEFACT_GB."
 
 _BITS = {2: torch.int16, 4: torch.int32}
 """Integers as wide as a weight: of a zero all bits are zero."""

@@ -1,4 +1,4 @@
-"""The storage page in its empty, full, verifying, failed and damaged state, and the questions before it deletes."""
+"""The settings page in its empty, full, verifying, failed and damaged state, and the questions before it deletes."""
 
 from dataclasses import replace
 
@@ -48,7 +48,7 @@ def opened(app, key):
 
 
 def test_the_empty_page_invites_and_the_limit_can_be_chosen_before_anything_is_there(open_page, backend, monkeypatch):
-    app = open_page("storage")
+    app = open_page("settings")
     said = words(app)
     assert said.startswith("The data folder holds nothing yet; ") and str(backend.data_dir) in said
     assert {"Prune a model", "or open a run that was made elsewhere"} <= set(links(app)) and "By kind" not in said
@@ -56,12 +56,12 @@ def test_the_empty_page_invites_and_the_limit_can_be_chosen_before_anything_is_t
     button(app, "Save").click().run()
     assert backend.housekeeping.holdings().room_bytes == 2.5 * 2**30
     monkeypatch.setenv("SPARSEDASH_ARTEFACT_GB", "7")
-    app = open_page("storage")
+    app = open_page("settings")
     assert "SPARSEDASH_ARTEFACT_GB says how much: " in words(app) and not app.number_input
 
 
 def test_it_opens_with_what_there_is_and_says_it_by_kind_model_and_run(open_page, filled):
-    app = open_page("storage")
+    app = open_page("settings")
     said = words(app)
     assert said.startswith("The data folder takes ") and "of 20 GB that it may take" in said
     assert "Runs and their answers with their passages How many: 1 run Size: " in said
@@ -75,7 +75,7 @@ def test_it_opens_with_what_there_is_and_says_it_by_kind_model_and_run(open_page
 
 def test_before_anything_is_deleted_it_says_what_goes_and_what_stays_and_why(open_page, filled):
     filled.user_data.name_run(RUN.key, "Mine")
-    app = opened(open_page("storage"), "runs")
+    app = opened(open_page("settings"), "runs")
     assert "Delete “Mine: SmolLM2 135M (built in) at 10, 20, 30 %” with the answers of 4 models" in words(app)
     assert "It cannot be undone." in words(app)
     assert filled.runs() == [RUN]
@@ -85,7 +85,7 @@ def test_before_anything_is_deleted_it_says_what_goes_and_what_stays_and_why(ope
 
 def test_a_pinned_run_says_so_and_stays_without_a_button_to_delete_it(open_page, filled):
     filled.user_data.pin_runs([RUN.key], True)
-    app = opened(open_page("storage"), "runs")
+    app = opened(open_page("settings"), "runs")
     assert "★ pinned" in words(app)
     assert "Nothing" in words(app).split("It cannot be undone.")[0] and "it is pinned; unpin it first" in words(app)
     assert not any(each.label == "Delete for good" for each in app.button)
@@ -93,7 +93,7 @@ def test_a_pinned_run_says_so_and_stays_without_a_button_to_delete_it(open_page,
 
 @pytest.mark.parametrize(("key", "left"), [(RUN.model_identity, []), (RUN.key, []), ("statistics", [RUN])])
 def test_a_kind_a_model_and_a_run_can_be_deleted(open_page, filled, key, left):
-    app = opened(open_page("storage"), key)
+    app = opened(open_page("settings"), key)
     app.button(key=f"delete-{key}-sure").click().run()
     assert filled.runs() == left
     assert filled._store.has_entry("artefacts", "own") == (key == RUN.key)
@@ -102,7 +102,7 @@ def test_a_kind_a_model_and_a_run_can_be_deleted(open_page, filled, key, left):
 def test_many_runs_are_shown_in_pages(open_page, backend):
     for i in range(12):
         backend.put(replace(RUN, key=f"{i:064d}"[::-1], sparse=()))
-    app = open_page("storage")
+    app = open_page("settings")
     assert "1 to 10 of 12 runs" in words(app) and button(app, "Previous").disabled
     button(app, "Next").click().run()
     assert app.query_params["page"] == "2" and "11 to 12 of 12 runs" in words(app)
@@ -113,17 +113,17 @@ def test_many_runs_are_shown_in_pages(open_page, backend):
 
 
 def verify_buttons(app):
-    return [each.label for each in app.button if each.label.startswith(("Check everything", "Try again"))]
+    return [each.label for each in app.button if each.label.startswith(("Check everything", "Resume"))]
 
 
 def test_verification_is_asked_for_followed_and_not_asked_for_twice(open_page, filled):
-    app = open_page("storage")
+    app = open_page("settings")
     button(app, "Check everything").click().run()
     (verify,) = (each for each in filled.jobs() if each.kind == "verify")
     filled.set_jobs(
         job(VerifySettings(), stage="verify", done=3, total=12, unit="megabytes", message="x", id=verify.id)
     )
-    app = open_page("storage")
+    app = open_page("settings")
     assert "Running Verification of the data folder" in words(app) and verify_buttons(app) == []
     assert "Reading everything that carries a checksum" in words(app)
     app.button(key=f"cancel-{verify.id}").click().run()
@@ -133,10 +133,10 @@ def test_verification_is_asked_for_followed_and_not_asked_for_twice(open_page, f
 @pytest.mark.parametrize("state", ["failed", "cancelled"])
 def test_a_verification_that_ended_early_says_why_until_a_newer_one_has_ended(open_page, filled, state):
     filled.set_jobs(job(VerifySettings(), state, **FAILED))
-    app = open_page("storage")
-    assert "The model cannot be reached." in words(app) and verify_buttons(app) == ["Try again"]
+    app = open_page("settings")
+    assert "The model cannot be reached." in words(app) and verify_buttons(app) == ["Resume"]
     filled.put(replace(FOUND, started_at=2e9 - 60, finished_at=2e9))
-    app = open_page("storage")
+    app = open_page("settings")
     assert "The model cannot be reached." not in words(app) and verify_buttons(app) == ["Check everything again"]
     assert "4 records, 1 exported file: 5 MB in " in words(app)
 
@@ -148,7 +148,7 @@ def test_what_is_damaged_is_named_with_what_to_do_and_can_be_deleted(open_page, 
     assert filled._store.get(Record, RUN.sparse[0]) is None
     first, *others = DAMAGED.damaged
     filled.put(replace(DAMAGED, damaged=(replace(first, name=f"damaged/{first.name}"), *others)))
-    app = open_page("storage")
+    app = open_page("settings")
     said = words(app)
     assert "3 of 5 were damaged" in said
     assert "Answers of a model 0123456789abcdef ✕ Its checksum does not match. Start its run again" in said
@@ -161,5 +161,5 @@ def test_what_is_damaged_is_named_with_what_to_do_and_can_be_deleted(open_page, 
 
 def test_where_others_are_served_it_is_for_administrators(open_page, backend, monkeypatch):
     monkeypatch.setattr(type(backend), "administers", False)
-    said = words(open_page("storage"))
-    assert "What the data folder holds is for administrators." in said and str(backend.data_dir) not in said
+    said = words(open_page("settings"))
+    assert "Administrators manage the data folder." in said and str(backend.data_dir) not in said

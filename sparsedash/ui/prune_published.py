@@ -1,4 +1,4 @@
-"""The published tables with our intervals and ratios, and all that is known of one row."""
+"""The published results beside the form: the tables with our intervals and ratios, and all that is known of one row."""
 
 from sparsedash.catalog import published_results
 from sparsedash.reporting import wording

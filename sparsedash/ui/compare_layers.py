@@ -1,5 +1,6 @@
 """What each layer of a sparse model lost: sentence, at most three numbers, chart, tables of losses and sizes."""
 
+from collections.abc import Sequence
 from statistics import median
 
 import streamlit as st
@@ -8,12 +9,17 @@ from sparsedash.reporting import wording
 from sparsedash.reporting.charts.bar_charts import layers_chart, relative_to_median
 from sparsedash.reporting.charts.chart_style import theme_switch_css
 from sparsedash.reporting.deployment import block_shapes, shapes_table
-from sparsedash.reporting.html import Html, Table, card, cards, table
-from sparsedash.schema.records import Pruned, Record
+from sparsedash.reporting.html import Html, Table, card, cards, file_name, table
+from sparsedash.reporting.run_answer import missing_records, run_ending
+from sparsedash.reporting.run_results import run_results
+from sparsedash.schema.records import Pruned, Record, Run
 from sparsedash.service.backend import Backend
 from sparsedash.stats.mean_intervals import MISMATCH_ALARM, layer_mismatch, median_error_ratio
 from sparsedash.ui import frame
 from sparsedash.ui.browser_scripts import show_chart
+from sparsedash.ui.chosen_run import ChosenRun, choose_record, link_to_export, show_incomplete
+from sparsedash.ui.compare_views import choose_run
+from sparsedash.ui.navigation import current_tolerance
 
 OVERFITTED = 2.0
 """From this many times the error on calibration text, held-out error counts as overfitting."""
@@ -28,7 +34,34 @@ _LOSSES = {
 """Fields of the record by the names of their columns."""
 
 
-def show_layers(made: Pruned, stem: str) -> None:
+def show_layers_of(backend: Backend, chosen: ChosenRun, runs: Sequence[Run]) -> None:
+    """Draw the layers of one sparse model of the run, with the choice of both. runs: those that can be chosen."""
+    found = run_results(backend, chosen.run, current_tolerance())
+    assert found is not None, "the page has read the dense record already"
+    answer = st.container()
+    left, right = st.columns(2)
+    with left:
+        choose_run(backend, runs, chosen.key)
+    if not found.sparse:
+        with answer:
+            frame.opening("The layers of this run cannot be shown.")
+            frame.note(missing_records(found.run, found.missing))
+        return
+    with right:
+        record = choose_record(found)
+    assert record.pruned is not None
+    with answer:
+        frame.opening(layers_sentence(record.pruned), _basis(record, record.pruned))
+        show_incomplete(run_ending(found.run, chosen.job))
+    stem = file_name(wording.file_stem(found.run), found.names[record.key])
+    _show_layers(record.pruned, stem)
+    _show_shapes(backend, record, stem)
+    with frame.row():
+        frame.link("overview", "Back to the chart", run=chosen.key)
+        link_to_export(chosen.key, found.names[record.key])
+
+
+def _show_layers(made: Pruned, stem: str) -> None:
     """Draw the numbers, the chart and the table of one sparse model. stem: of the files' names."""
     if made.layer_errors or made.passage_errors:
         frame.show(cards(_numbers(made)), Html(f"<style>{theme_switch_css()}</style>"))
@@ -65,7 +98,7 @@ def layers_sentence(made: Pruned) -> str:
     return f"Half of the layers lost at most {middle} of their output{where}; layer {worst + 1} lost the most, {lost}."
 
 
-def layers_basis(record: Record, made: Pruned) -> str:
+def _basis(record: Record, made: Pruned) -> str:
     """The basis of the sentence: the model, how it was pruned, and the text it was fitted to."""
     name = f"{wording.method_title(made.method)} {made.sparsity_permille / 10:g} %"
     read = made.method.reads_text or made.layer_errors
@@ -131,7 +164,7 @@ def _numbers(made: Pruned) -> list[Html]:
     return drawn
 
 
-def show_shapes(backend: Backend, record: Record, stem: str) -> None:
+def _show_shapes(backend: Backend, record: Record, stem: str) -> None:
     """Draw the table of shapes and bytes before and after, or why there is none. stem: of its file's name."""
     made, shape = record.pruned, backend.model_shape(record.model_identity)
     assert made is not None, "the page shows sparse models"

@@ -11,7 +11,7 @@ from tests.ui.conftest import links, query_of, words
 
 
 def test_the_page_counts_what_shows_a_difference_and_states_intervals_ratios_and_the_cost_of_a_row(open_page):
-    said = words(open_page("published", row=LAST_WORD[0].name))
+    said = words(open_page("prune", view="published", row=LAST_WORD[0].name))
     assert said.startswith(
         "None of 20 published results of pruning without retraining shows a difference from the dense model. Judged by "
         "the published totals alone"
@@ -23,13 +23,15 @@ def test_the_page_counts_what_shows_a_difference_and_states_intervals_ratios_and
     assert "24.2 GB to fetch, 26.0 GB of statistics, for which SPARSEDASH_ARTEFACT_GB must" in said
     assert "at least 77.3 GB, 52.5 GB of it for calibration" in said
     assert "Time not known yet" in said
-    assert "huggyllama/llama-7b is the usual stand-in" in words(open_page("published", row=LAST_TOKEN[5].name))
+    assert "huggyllama/llama-7b is the usual stand-in" in words(
+        open_page("prune", view="published", row=LAST_TOKEN[5].name)
+    )
 
 
 @pytest.mark.parametrize("row", PUBLISHED_ROWS[::4], ids=lambda r: r.name)
 def test_a_row_says_what_is_known_of_it_and_its_link_opens_the_form_with_exactly_its_settings(open_page, backend, row):
     run = RUNS_AT_SIZE.get(published_model(row.model).config)
-    app = open_page("published", row=row.name)
+    app = open_page("prune", view="published", row=row.name)
     said = words(app)
     assert ("does not follow from the two accuracies, which give" in said) == (not row.drop_follows)
     assert ("Tried at its size" in said) == (run is not None)
@@ -45,7 +47,7 @@ def test_what_was_measured_here_stands_next_to_its_row(open_page, backend):
     settings = published_run_settings(LAST_WORD[0])
     run, records = specimens.run(settings)
     backend.add_run((replace(run, settings=settings), records))
-    text = words(open_page("published", row=LAST_WORD[0].name))
+    text = words(open_page("prune", view="published", row=LAST_WORD[0].name))
     dense, sparse = (record.last_word.accuracy for record in records[:2])
     assert f"Measured here {100 * dense:.2f} % of 120 → {100 * sparse:.2f} % of 120" in text
-    assert "Measured here not yet" in words(open_page("published", row=LAST_WORD[1].name))
+    assert "Measured here not yet" in words(open_page("prune", view="published", row=LAST_WORD[1].name))

@@ -7,7 +7,7 @@ import pytest
 from sparsedash.catalog.choices import EXAMPLE
 from sparsedash.catalog.presets import method_named
 from sparsedash.schema.store_keys import model_shape_note
-from sparsedash.ui.layers_losses import layers_sentence
+from sparsedash.ui.compare_layers import layers_sentence
 from tests.factories import THREE_LAYERS as LAYERS
 from tests.ui import specimens
 from tests.ui.conftest import FAILED, button, links, markup, words
@@ -25,21 +25,19 @@ def add(backend, **changes):
 
 
 def test_without_a_pruned_layer_the_page_invites_or_shows_the_job(open_page, backend):
-    app = open_page("layers")
-    assert "No layer has been pruned yet." in words(app) and "Prune a model" in links(app)
-    assert "There is nothing about layers at this address." in words(open_page("layers", run="gone"))
+    assert "what each layer lost" in words(open_page("compare", view="layers"))
     backend.set_jobs(job(SETTINGS, "failed", **FAILED))
-    app = open_page("layers", run=SETTINGS.key())
-    assert "The model cannot be reached. Name a local folder." in words(app) and button(app, "Try again")
+    app = open_page("compare", view="layers", run=SETTINGS.key())
+    assert "The model cannot be reached. Name a local folder." in words(app) and button(app, "Resume")
     backend.add_run(specimens.run(finished=False, n_sparse=0))
     backend.set_jobs(job(SETTINGS))
-    said = words(open_page("layers"))
-    assert said.startswith("No layer has been pruned yet.") and "Evaluating" in said
+    said = words(open_page("compare", view="layers"))
+    assert said.startswith("The comparison is on its way.") and "Evaluating" in said
 
 
 def test_the_answer_comes_first_then_three_numbers_a_chart_and_a_table(open_page, backend):
     add(backend)
-    app = open_page("layers", record="20 %")
+    app = open_page("compare", view="layers", right="20 %")
     said = words(app)
     assert said.startswith("Half of the layers lost at most 10.0 % of their output; layer 3 lost the most, 40.0 %.")
     assert markup(app).count('class="sd-figure"') == 3
@@ -50,16 +48,15 @@ def test_the_answer_comes_first_then_three_numbers_a_chart_and_a_table(open_page
     assert "3 32 of 64 50.0 % 40.0 % 50.0 % 40.0 % 50.0 % 20 % 2.00 ×" in said
     found = links(app)
     assert found["Back to the chart"].endswith(f"run={SETTINGS.key()}")
-    assert "right=20" in found["Compare its answers with the dense model's"]
 
 
 def test_a_model_is_chosen_by_the_address_and_the_one_that_the_answer_names_otherwise(open_page, finished):
-    assert "least-squares 20 % · " in words(open_page("layers", record="20 %"))
-    app = open_page("layers", record="<b>nonsense")
+    assert "least-squares 20 % · " in words(open_page("compare", view="layers", right="20 %"))
+    app = open_page("compare", view="layers", right="<b>nonsense")
     assert "“<b>nonsense”; there is no such model here. Shown instead is 10 %." in words(app)
     assert "least-squares 10 % · " in words(app)
-    app.selectbox(key="chosen-record").set_value("30 %").run()
-    assert app.query_params["record"] == "30 %" and "no such model" not in words(app)
+    app.selectbox(key="chosen-right").set_value("30 %").run()
+    assert app.query_params["right"] == "30 %" and "no such model" not in words(app)
 
 
 UNLIKE = {"passage_errors": (0.3, 0.05, 0.9), "held_out_errors": (0.12, 0.02, 0.36)}
@@ -97,16 +94,16 @@ def test_a_fit_to_the_wrong_text_is_said_first_of_all_and_what_was_not_measured_
 )
 def test_a_model_without_calibration_losses_says_why_and_what_is_known(method, changes, why, open_page, backend):
     add(backend, **UNMEASURED | {"method": method_named(method), "uncompensated_errors": ()} | changes)
-    said = words(open_page("layers"))
+    said = words(open_page("compare", view="layers"))
     assert said.startswith("Half of the layers lost at most 12.0 % of their output on the passages; layer 3")
     assert why in said and ("Lost on held-out text" in said) == bool(changes)
 
 
 def test_shapes_and_bytes_are_shown_before_and_after_with_a_file(open_page, finished):
-    assert "noted when it is loaded the next time" in words(open_page("layers"))
+    assert "noted when it is loaded the next time" in words(open_page("compare", view="layers"))
     identity = specimens.run()[1][0].model_identity
     finished._store.remember(model_shape_note(identity), SHAPE.plain())
-    app = open_page("layers", record="30 %")
+    app = open_page("compare", view="layers", right="30 %")
     said = words(app)
     # At 30 % 448 of 1,536 channels are gone from each of 30 blocks, each of 3 * 576 weights of 4 bytes.
     assert "1,536 × 576 → 1,088 × 576" in said and "Whole model 538.1 MB 445.2 MB 17.3 %" in said
@@ -114,4 +111,4 @@ def test_shapes_and_bytes_are_shown_before_and_after_with_a_file(open_page, fini
 
 
 def test_the_example_is_marked(open_page, example):
-    assert "Example: this run ships with SparseDash" in words(open_page("layers", run=EXAMPLE))
+    assert "Example: this run ships with SparseDash" in words(open_page("compare", view="layers", run=EXAMPLE))

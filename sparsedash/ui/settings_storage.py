@@ -1,4 +1,4 @@
-"""The data folder on the storage page: contents with their deletion, check of data integrity, size limit."""
+"""The data folder on the settings page: contents with their deletion, check of data integrity, size limit."""
 
 from collections.abc import Mapping, Sequence
 
@@ -52,7 +52,7 @@ def show_holdings(backend: Backend, held: Sequence[HeldRow], titles: Mapping[str
                 _draw_row(backend, row, titles)
         draw_pages()
     frame.remark(_LAST_USE)
-    frame.link("runs", "Rename, pin and export runs on their own page")
+    frame.link("runs", "Rename, pin and export runs")
     frame.offer_table(storage_words.holdings_table(held))
 
 

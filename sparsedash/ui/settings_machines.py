@@ -1,0 +1,45 @@
+"""The machines of a cluster on the settings page: what each runs, or why nothing, with its memory and GPUs."""
+
+from sparsedash.jobs.cluster_parts import MachineFacts, MachineView
+from sparsedash.reporting import wording
+from sparsedash.reporting.html import element, table
+from sparsedash.service.backend import Backend
+from sparsedash.ui import frame
+from sparsedash.ui.frame import JOB_S
+
+
+@frame.fragment(2 * JOB_S)
+def watch_machines(backend: Backend) -> None:
+    """Draw the cluster's machines, and again every few seconds; nothing where no scheduler is named."""
+    if (view := backend.cluster()) is None:
+        return
+    frame.section("Machines of the cluster")
+    if view.trouble:
+        frame.failure(view.trouble, "Meanwhile runs are done on this machine.")
+        return
+    n, n_free = len(view.machines), sum(seen.job_id is None and not seen.machine.problem for seen in view.machines)
+    if not n:
+        frame.note(
+            f"{view.address} answers, and has no machines yet; docs/cluster.md says how they are started. Until one "
+            "comes, runs are done on this machine."
+        )
+        return
+    caption = f"{wording.quantity(n, 'machine')} at {view.address}, {n_free or 'none'} of them free."
+    head, rows = ["Machine", "Runs", "Memory used", "Memory free", "GPUs"], list(map(_machine_row, view.machines))
+    drawn = table("Machines of the cluster", caption, head, rows)
+    frame.show(element("div", drawn.html, css="sd-wrapped"))
+
+
+def _machine_row(seen: MachineView) -> list[str]:
+    machine, progress = seen.machine, seen.progress
+    if machine.problem:
+        job = f"✕ {machine.problem}"
+    elif seen.job_id is None or progress is None:
+        job = "nothing"
+    else:
+        share = f", {wording.percent(progress.share, 0)}" if progress.total > 1 else ""
+        which = "" if progress.point is None else f", sparse model {progress.point + 1}"
+        job = f"job {seen.job_id}{which}: {wording.stage_title(progress.stage)}{share}"
+    facts = machine.facts or MachineFacts()
+    memory = [wording.size(n_bytes) if n_bytes else "–" for n_bytes in (facts.child_bytes, facts.free_bytes)]
+    return [machine.name, job, *memory, ", ".join(facts.gpus) or "none"]
