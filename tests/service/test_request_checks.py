@@ -255,6 +255,11 @@ def test_a_folder_whose_config_cannot_be_that_of_a_model_is_refused_when_it_is_n
     assert said.startswith("Model: ") and expected in said
 
 
+def test_a_config_may_say_the_least_size(tmp_path):
+    (tmp_path / "config.json").write_text(LLAMA + '"num_hidden_layers": 1, "num_labels": 0}')
+    assert problems(model=tmp_path) == []
+
+
 def test_pipes_folders_and_broken_links_are_no_model_and_no_text(tmp_path):
     for kind in ("", ".gguf", ".txt"):
         pipe, folder, link = (tmp_path / f"{name}{kind}" for name in ("pipe", "folder", "link"))

@@ -107,6 +107,9 @@ def test_who_is_not_on_the_list_is_told_so():
     assert [crossed(listed, x_remote_user=name, **OWN).status for name in ("ada", "root", "eve")] == [200, 200, 401]
     refused = crossed(listed, x_remote_user="<b>eve", accept="text/html", **OWN)
     assert refused.status == 403 and b"&lt;b&gt;eve" in refused.body
+    # The header is the proxy's, which alone could end that login.
+    assert b"Log out" not in refused.body
+    assert b"Log out" in login.no_access_page(Serving(address="http://localhost:1", login="oidc"), "eve").body
 
 
 @pytest.mark.parametrize(
