@@ -48,7 +48,7 @@ _STAGES_OF_KIND = {
 _PARTS: dict[str, tuple[Stage, ...]] = {
     "loading": ("load",),
     "calibrating": ("text", "calibrate"),
-    "pruning": ("prune",),
+    "pruning": ("prune", "continue"),
     "answering": ("evaluate",),
 }
 """The stages that each part of a forecast is of."""
