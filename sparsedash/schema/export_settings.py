@@ -40,7 +40,7 @@ class ExportSettings:
     run: the key of their run, which has the model's name: runs of equal models under other names share records.
     shard_mb: the largest file of weights, in millions of bytes. to: the new folder; empty: one of the data folder.
     dense_gguf: a GGUF file of the dense model with full weights, for the form gguf of a model that is none. ratio,
-    points: the tolerance by which the card judges; the files are the same under another, and stay with their card.
+    points: the tolerance by which the card judges.
     """
 
     dense: str
@@ -66,10 +66,8 @@ class ExportSettings:
                 require_reference(name, value)
 
     def key(self) -> str:
-        """The name of this request and of its result, under whatever tolerance."""
-        values = asdict(self)
-        del values["ratio"], values["points"]
-        return stage_key("export", **values)
+        """The name of this request and of its result: the same files have one, by whatever limits a card judges."""
+        return stage_key("export", **{k: v for k, v in asdict(self).items() if k not in ("ratio", "points")})
 
     def folder(self, data_dir: Path, model: str, method: str, permille: int) -> Path:
         """The new folder; inside the data folder it has a readable name.
