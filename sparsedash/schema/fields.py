@@ -92,7 +92,7 @@ class FieldRow:
         for line in lines:
             # Only a printable line can be stored; it is one line then.
             if line != line.strip() or not 0 < len(line) <= LONGEST_LINE or not line.isprintable():
-                allowed = f"1 to {LONGEST_LINE} printable characters in one line, without spaces around them"
+                allowed = f"1 to {LONGEST_LINE} characters in one line, all printable, without spaces around them"
                 raise SettingsError(self.title, line[:40], allowed)
 
 
