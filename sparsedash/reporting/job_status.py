@@ -48,7 +48,7 @@ _STAGES_OF_KIND = {
 _PARTS: dict[str, tuple[Stage, ...]] = {
     "loading": ("load",),
     "calibrating": ("text", "calibrate"),
-    "pruning": ("prune",),
+    "pruning": ("prune", "continue"),
     "answering": ("evaluate",),
 }
 """The stages that each part of a forecast is of."""
@@ -183,7 +183,7 @@ def _progress(backend: Backend, job: Job, silent_s: float, last: JobProgress | N
         now,
         calibrated=stored.calibration,
         answered=stored.dense,
-        n_stored=min(max(0, stored.sparse - max(0, behind - 1)), settings.n_sparse - behind),
+        n_stored=max(0, min(stored.sparse - max(0, behind - 1), settings.n_sparse - behind)),
         goes_on=job.attempt > 1,
     )
     return run_progress(settings, expected, now, last)

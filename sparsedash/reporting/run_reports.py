@@ -6,7 +6,7 @@ describes the fields of the document.
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import islice
 from math import isfinite
 from pathlib import Path
@@ -170,8 +170,9 @@ def _continuations(
     """The run's prompts, those that users tried, and the passages that the page's button continues, if it can."""
     left, right = pair.left.key, pair.right.key
     of_run = [ContinuationSettings(left=left, right=right, prompt=prompt) for prompt in run.settings.prompts]
-    asked = [(f"A prompt of the run, {sampling_words(each)}", each) for each in of_run]
-    tried = (each for each in backend.user_data.prompts(left, right) if each not in of_run)
+    written = {each.key(): each for each in of_run if backend.written(each) is not None}
+    asked = [(f"A prompt of the run, {sampling_words(each)}", each) for each in written.values()]
+    tried = (t for t in backend.user_data.prompts(left, right) if replace(t, others=()).key() not in written)
     asked += [(f"A user's prompt, {sampling_words(each)}", each) for each in tried]
     contexts = passages.contexts if passages else ()
     for kind, positions in pair.kinds(range(len(contexts))).items():

@@ -184,7 +184,8 @@ def try_prompt(backend: Backend, pair: Pair, run: Run, *, blind: bool) -> None:
         backend.user_data.keep_prompt(request)
 
     frame.action_button("Continue this prompt", submit, key="continue-own", icon="edit_note")
-    tried = backend.user_data.prompts(pair.left.key, pair.right.key)
+    above = {request.key() for request in written}
+    tried = [each for each in backend.user_data.prompts(left, right) if each.key() not in above]
     if not tried:
         frame.note("What you try will be listed here, and will be here again after a reload.")
     show_all = len(tried) <= _AT_FIRST or st.session_state.get("all-prompts", False)

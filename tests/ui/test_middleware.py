@@ -61,6 +61,13 @@ LOOPBACK = [
     ({"host": "127.0.0.1:8501", "server": ("::1", 8501)}, 200),
 ]
 ADA = {**OWN, "x_remote_user": "ada"}
+
+
+def test_a_user_has_one_backend_so_that_what_is_cached_of_it_is_found(backend):
+    ada = frame._seen_by(backend, "ada", RULES)
+    assert frame._seen_by(backend, "ada", RULES) is ada is not frame._seen_by(backend, "bob", RULES)
+
+
 SERVED = [
     (ADA, 200),
     (ADA | {"host": "127.0.0.1:8501"}, 403),
