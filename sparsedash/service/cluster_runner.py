@@ -345,9 +345,9 @@ class ClusterRunner:
         for job in self._running():
             if job.stopping:
                 text = "Stopped on request, while the scheduler did not answer."
-                self._table.end(job, "cancelled", text, Cancelled().advice)
+                self._table.end(job, "cancelled", text, FINISHED_PARTS)
             elif late:
-                advice = "“Resume” goes on from the last finished part, here while no scheduler answers."
+                advice = f"{FINISHED_PARTS} Runs are done here while no scheduler answers."
                 self._table.end(job, "crashed", f"The scheduler is gone. {self._trouble}", advice)
         self._forget_ended(self._running())
 

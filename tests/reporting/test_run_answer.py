@@ -105,11 +105,25 @@ CLOSE = "is too close to call on 120 passages."
             (BEYOND, UNDECIDED, WITHIN),
             f"Removing up to 10 % of the MLP {within(1.01)}. 30 % {beyond(1.35)}. 20 % {CLOSE}",
         ),
+        ((UNDECIDED, shifted(0.02, 300)), f"Removing 30 % of the MLP {within(1.02)}."),
+        (
+            (WITHIN, shifted(0.3, 200), shifted(0.09, 400, 1.0)),
+            f"Removing up to 10 % of the MLP {within(1.01)}. 20 % {beyond(1.35)}.",
+        ),
         ((UNDECIDED, BEYOND), f"Removing 30 % of the MLP {beyond(1.35)}. 20 % {CLOSE}"),
         ((shifted(0.09, 100, spread=1.0), UNDECIDED), f"Removing 10 % or 20 % of the MLP {CLOSE} {LIMITS}"),
         ((), "The dense model has answered; the sparse models are on their way."),
     ],
-    ids=["within-beyond", "beyond-below-within", "undecided-between", "undecided-below", "undecided", "none"],
+    ids=[
+        "within-beyond",
+        "beyond-below-within",
+        "undecided-between",
+        "within-above-undecided",
+        "undecided-above-beyond",
+        "undecided-below",
+        "undecided",
+        "none",
+    ],
 )
 def test_the_answer_names_the_largest_sparsity_within_the_smallest_beyond_and_what_is_undecided(sparse, sentence):
     assert said(*sparse) == sentence
@@ -321,10 +335,15 @@ def test_how_a_search_got_there_counts_trials_and_passages_and_names_what_stayed
             (shifted(0.09, 100, spread=1.0), shifted(0.01, 200), BEYOND),
             "Next: search for the largest sparsity within your limit, between 20 and 30 %.",
         ),
+        ((shifted(0.3, 100), shifted(0.01, 200)), "Next: see whether more than 20 % can be removed."),
+        (
+            (WITHIN, shifted(0.3, 200), shifted(0.09, 400, 1.0)),
+            "Next: search for the largest sparsity within your limit, between 10 and 20 %.",
+        ),
         ((WITHIN,), "Next: see whether more than 10 % can be removed."),
         ((BEYOND,), "Next: see whether less than 30 % can be removed, or race other methods."),
     ],
-    ids=["undecided", "between", "more", "less"],
+    ids=["undecided", "between", "beyond-below-within", "undecided-above-beyond", "more", "less"],
 )
 def test_the_next_step_depends_on_what_is_open(sparse, sentence):
     step = answers.next_step(sweep_of(*sparse))
