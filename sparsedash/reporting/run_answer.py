@@ -245,8 +245,10 @@ def next_step(found: RunResults) -> NextStep | None:
     if unknown := [row for row in rows if row.permille in undecided]:
         return _test_again(found, unknown) or _too_close(found, low, unknown)
     if run.find is not None or rows[0].method.pattern in FIXED_PERMILLE:
-        said = "Next: race other methods." if run.find is None else "Next: allow more, or search with another method."
-        return NextStep(said=said, link="Change the settings", asked=run.find or settings)
+        if run.find is not None:
+            said = "Next: allow more, or search with another method."
+            return NextStep(said=said, link="Search again", asked=run.find)
+        return NextStep(said="Next: race other methods.", link="Race other methods", asked=settings)
     if within is not None and low < high < 1001:
         said = f"search for the largest sparsity within your limit, between {low / 10:g} and {sparsity_percent(high)}."
     elif within is not None:
@@ -352,7 +354,7 @@ def _too_close(found: RunResults, low: int, unknown: Sequence[Judged]) -> NextSt
         asked = replace(asked, methods=(method,), sparsities_permille=(between,))
         name = sparsity_percent(between)
         return NextStep(said=f"{why} Next: try {name}, or allow another loss.", link=f"Try {name}", asked=asked)
-    return NextStep(said=f"{why} Next: allow another loss.", link="Change the settings", asked=asked)
+    return NextStep(said=f"{why} Next: allow another loss.", link="Allow another loss", asked=asked)
 
 
 def still_to_come(job: Job, what: str) -> str:

@@ -169,7 +169,7 @@ def _draw_moves(backend: Backend, job: Job, peers: list[int]) -> None:
 
 def _link_to_results(backend: Backend, job: Job) -> None:
     if job.makes_run:
-        judged = navigation.search_tolerance_query(job_search(job))
+        judged = navigation.whole_tolerance_query(job_search(job))
         frame.link("overview", "See what it cost", run=job.key, **judged)
         frame.link("compare", "Compare passages", run=job.key, **judged)
     elif job.kind == "export":
@@ -310,7 +310,7 @@ def _mention_other_runs(backend: Backend, shown: str, seen: list[Job]) -> None:
         state, about = "is under way", " · ".join(filter(None, activity))
     with st.container(gap=None):
         title = widget_label(f"Another run {state}: {job_status.job_name(backend, job)}")
-        frame.link("overview", title, run=job.key, **navigation.search_tolerance_query(job_search(job)))
+        frame.link("overview", title, run=job.key, **navigation.whole_tolerance_query(job_search(job)))
         frame.remark(about)
         if more:
             frame.link("runs", f"{len(more)} more in the list of jobs", view="jobs")

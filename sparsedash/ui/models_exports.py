@@ -10,7 +10,7 @@ from sparsedash.reporting import wording
 from sparsedash.reporting.deployment import FORM_NAMES, export_title, proof_words, runtime_rows, upload_command
 from sparsedash.reporting.html import element, escape, paragraph, table
 from sparsedash.reporting.run_results import RunResults, run_results, verdict_of
-from sparsedash.reporting.verdicts import model_verdict, verdict_words
+from sparsedash.reporting.verdicts import limits_sentence, model_verdict, verdict_words
 from sparsedash.schema.export_settings import Export, ExportSettings, Form, Weights, possible_weights
 from sparsedash.schema.settings import BUILTIN_MODEL
 from sparsedash.service.backend import Backend
@@ -71,11 +71,14 @@ def show_export(backend: Backend, export: Export) -> None:
 
 
 def _card_verdict(backend: Backend, export: Export) -> str:
-    """The verdict on the exported model, as its card has it; nothing where its run is gone."""
+    """The verdict on the exported model and its limits, as its card has them; nothing where its run is gone."""
     asked = export.settings
-    found = run_results(backend, backend.run(asked.run), Tolerance(ratio=asked.ratio, points=asked.points))
+    limits = Tolerance(ratio=asked.ratio, points=asked.points)
+    found = run_results(backend, backend.run(asked.run), limits)
     judged = next((each for each in (found.judged if found else ()) if each.record.key == asked.sparse), None)
-    return f"The model {verdict_words(judged.verdict)}." if judged else ""
+    if judged is None:
+        return ""
+    return f"By its card the model {verdict_words(judged.verdict)}. {limits_sentence(judged.verdict, limits)}"
 
 
 def request_export(backend: Backend, found: RunResults) -> None:

@@ -160,7 +160,7 @@ def list_runs(backend: Backend, runs: list[Run], chosen: str) -> None:
         parts = [wording.moment(run.started_at, frame.zone()), wording.stored_run_details(run)]
         with st.container(gap=None):
             title = widget_label(wording.stored_run_title(run, mark.name))
-            frame.link("overview", title, run=run.key, **navigation.search_tolerance_query(run.find))
+            frame.link("overview", title, run=run.key, **navigation.whole_tolerance_query(run.find))
             frame.remark(" · ".join([*parts, *(note for note, holds in notes.items() if holds)]))
 
 

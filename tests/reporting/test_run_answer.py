@@ -438,7 +438,7 @@ def test_too_few_passages_for_a_verdict_are_not_searched_on():
     assert step.asked.evaluation.corpus == BUILTIN_CLOZE_402 and "on the 402 built-in passages" in step.said
 
 
-@pytest.mark.parametrize(("slope", "link"), [(0.3, "Export this model"), (60.0, "Change the settings")])
+@pytest.mark.parametrize(("slope", "link"), [(0.3, "Export this model"), (60.0, "Search again")])
 def test_a_search_leads_to_its_model_or_to_another_method(slope, link):
     run, records, found = specimens.search(slope=slope)
     step = answers.next_step(results_of(run, records, found, tolerance=Tolerance(ratio=1.3, points=30.0)))
