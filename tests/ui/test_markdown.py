@@ -19,7 +19,7 @@ _PLACES = {
 }
 """Functions that show markdown, and the place of the text among their arguments."""
 _NAMED = {"label", "text", "help", "body"}
-_HARMLESS = {"widget_label", "kept", "len", "wording.size"}
+_HARMLESS = {"widget_label", "len", "wording.size", "kept"}
 _OURS = {
     ("address_bar.py", "title"): "what a select box chooses, from callers",
     ("address_bar.py", "name"): "steps to other passages and pages",
