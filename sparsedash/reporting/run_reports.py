@@ -37,7 +37,7 @@ from sparsedash.schema.records import Passages, Record, Run
 from sparsedash.service.backend import Backend
 from sparsedash.stats.races import LikelihoodDifference
 from sparsedash.stats.significance import compare_records
-from sparsedash.stats.tolerance import Tolerance, ToleranceVerdict
+from sparsedash.stats.tolerance import Loss, Tolerance, ToleranceVerdict
 from sparsedash.storage.local_machine import RESULT_FORMAT
 
 MOST_CONTINUATIONS = 100
@@ -264,23 +264,19 @@ def _sparse(judged: Judged, record: Record) -> dict[str, Any]:
     }
 
 
-_LOSS = ("value", "low", "high", "level", "verdict")
-
-
 def _verdict(found: ToleranceVerdict, tolerance: Tolerance) -> dict[str, Any]:
     """Both losses: the perplexity as a multiple of dense's, the accuracy in points gained."""
-    lost, accuracy = found.perplexity, found.accuracy
-    ratios = [verdicts.finite_ratio(nats) for nats in (lost.value, lost.low, lost.high)]
-    points = [0.0 - 100 * share for share in (accuracy.value, accuracy.high, accuracy.low)] if accuracy else []
-    ratio, change = (
-        loss and dict(zip(_LOSS, [*numbers, loss.level, loss.verdict], strict=True))
-        for loss, numbers in ((lost, ratios), (accuracy, points))
-    )
+    numbers = verdicts.verdict_values(found)
+
+    def loss(name: str, of: Loss | None) -> dict[str, Any] | None:
+        ends = {end: numbers[f"{name}_{end}".removesuffix("_value")] for end in ("value", "low", "high")}
+        return {**ends, "level": of.level, "verdict": of.verdict} if of else None
+
     return {
         "verdict": found.verdict,
         "tolerance": asdict(tolerance),
         "decided_by": list(found.decided_by),
-        "ratio": ratio,
-        "points": change,
+        "ratio": loss("perplexity_ratio", found.perplexity),
+        "points": loss("change_points", found.accuracy),
         "passages_needed": found.passages_needed,
     }

@@ -71,14 +71,14 @@ def show_export(backend: Backend, export: Export) -> None:
 
 
 def _card_verdict(backend: Backend, export: Export) -> str:
-    """The verdict on the exported model and its limits, as its card has them; nothing where its run is gone."""
+    """The verdict on the exported model, as its card has it, with the limits; nothing where its run is gone."""
     asked = export.settings
     limits = Tolerance(ratio=asked.ratio, points=asked.points)
     found = run_results(backend, backend.run(asked.run), limits)
     judged = next((each for each in (found.judged if found else ()) if each.record.key == asked.sparse), None)
     if judged is None:
         return ""
-    return f"By its card the model {verdict_words(judged.verdict)}. {limits_sentence(judged.verdict, limits)}"
+    return f"The model {verdict_words(judged.verdict)}. {limits_sentence(judged.verdict, limits)}"
 
 
 def request_export(backend: Backend, found: RunResults) -> None:
