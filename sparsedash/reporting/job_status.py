@@ -105,9 +105,7 @@ def job_progress_words(backend: Backend, job: Job) -> tuple[float, str]:
     """Progress of a live job as a share that never falls; and in words, with the time left where it is known."""
     last = _last_look(backend, job.id, job.attempt)
     if job.stopping:
-        return last[
-            0
-        ].share if last else 0.0, "Stopping" if job.kind == "verify" else "Stopping: what is finished is kept"
+        return last[0].share if last else 0.0, "Stopping: what is finished is kept" if job.makes_run else "Stopping"
     if job.state == "queued":
         ahead = (backend.queue_position(job.id) or 1) - 1
         place = f"{wording.quantity(ahead, 'job')} ahead" if ahead else "Starts as soon as a worker is free"

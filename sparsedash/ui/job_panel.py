@@ -5,7 +5,7 @@ from functools import partial
 
 import streamlit as st
 
-from sparsedash.jobs.job import Job, Move, Priority, queue_order
+from sparsedash.jobs.job import Job, Move, Priority, kept, queue_order
 from sparsedash.reporting import job_status, wording
 from sparsedash.reporting.html import Html, element, escape, join, paragraph, visible, widget_label
 from sparsedash.reporting.record_pair import record_choices
@@ -18,8 +18,6 @@ from sparsedash.ui.frame import JOB_S
 
 JOBS_LISTED = 200
 """Jobs that are looked at where all are listed, newest first."""
-KEPT = "What was finished is kept."
-"""Of a job that is resumed."""
 _AT_FIRST = 10
 LOG_LINES, LOG_CHARACTERS = 40, 16_000
 """The end of a log that is shown."""
@@ -53,8 +51,8 @@ def draw_job(backend: Backend, job: Job, brief: bool = False, *, queue: Sequence
     with st.container(border=True, key=f"job-{job.id}", gap="xsmall"):
         frame.show(element("div", head, *details, *_progress_lines(backend, job, brief, forecast), css="sd-job"))
         if job.state == "cancelled":
-            # On request: nothing went wrong. Of what verification has read, nothing is kept.
-            frame.note(f"{job.error_text} {'' if job.kind == 'verify' else job.error_advice}".strip())
+            # On request: nothing went wrong.
+            frame.note(f"{job.error_text} {job.error_advice}".strip())
         elif job.error_text:
             frame.failure(job.error_text, job.error_advice)
         with frame.row():
@@ -119,7 +117,7 @@ def _draw_buttons(backend: Backend, job: Job, brief: bool, queue: Sequence[Job])
         stopping = job.cancel_requested_at is not None
         frame.action_button("Cancel", lambda: backend.cancel(job.id), key=f"cancel-{job.id}", disabled=stopping)
     elif job.state != "done":
-        frame.action_button("Resume", resume, key=f"resume-{job.id}", icon="refresh", help=KEPT)
+        frame.action_button("Resume", resume, key=f"resume-{job.id}", icon="refresh", help=kept(job.kind))
     elif not brief:
         _link_to_results(backend, job)
     if job.state == "queued" and len(queue) > 1:

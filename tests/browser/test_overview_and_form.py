@@ -146,6 +146,17 @@ def test_what_is_still_being_typed_counts_when_start_is_clicked_and_start_stays_
         assert "/prune" in page.url
 
 
+def test_a_word_that_only_filters_the_models_chooses_none(page, empty):
+    page.goto(f"{empty.address}/prune")
+    ready(page)
+    field = page.get_by_label("Model", exact=True)
+    before = field.input_value()
+    field.press_sequentially("qwen")
+    expect(page.get_by_role("option").first).to_contain_text("Qwen")
+    page.mouse.click(5, 400)
+    expect(field).to_have_value(before)
+
+
 def test_a_server_without_logins_answers_its_own_pages_alone_and_says_what_they_may_do(finished):
     anybody = RawUser(finished.address)
     assert anybody.connects() and not anybody.connects(Origin="http://127.0.0.1:9")

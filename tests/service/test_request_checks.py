@@ -306,7 +306,7 @@ def test_a_text_can_be_used_where_it_is_there_and_can_be_read(tmp_path, text, fi
     ],
 )
 def test_a_hub_page_names_its_model_or_text_and_any_other_address_is_refused(field, path, named):
-    for start in ("https://hub.example:8443/", "hub.example/"):
+    for start in ("https://huggingface.co/", "hf.co/"):
         if named is None:
             with pytest.raises((ModelError, CorpusError), match=r"^This is not the address of a (model|text set)"):
                 hub_reference(field, start + path)
