@@ -181,7 +181,7 @@ UNASKED = "close expect_work forecast expected_seconds is_measuring model_shape 
 ASKED = (
     " administers cached cancel cluster continuation damaged_runs divergence fetch_config health job jobs"
     " log_tail move named_model newest_job open_run pack_run passages preflight prioritise queue queue_position record"
-    " reference_problem retry run runs search seen_by submit timing why_missing"
+    " reference_problem retry run runs search seen_by submit timing why_missing written"
 )
 
 

@@ -286,6 +286,13 @@ def test_an_expander_is_open_where_the_address_fills_in_its_fields(open_page, ad
     assert open_page("prune", **address).session_state[expander]
 
 
+def test_an_expander_opens_where_a_field_in_it_is_refused(open_page):
+    app = open_page("prune")
+    app.text_area(key="prompts").set_value("x" * 5000).run()
+    assert app.session_state["more"] and "Prompts must be" in words(app)
+    assert not app.session_state["race"] and not app.session_state["others"]
+
+
 LLAMA = NamedModel(family="llama", shape=shipped_shape("llama-7b"))
 
 
