@@ -4,6 +4,7 @@ import re
 from dataclasses import replace
 
 import pytest
+from huggingface_hub.constants import ENDPOINT
 
 from sparsedash.catalog.model_shape import shipped_shape
 from sparsedash.catalog.presets import method_named
@@ -169,9 +170,9 @@ def test_a_click_together_with_a_refused_value_starts_nothing(open_page, backend
 
 
 def test_a_pasted_address_becomes_the_name_that_it_stands_for_or_is_refused(open_page, backend):
-    app = open_page("prune", model="https://huggingface.co/owner/name/tree/v1")
+    app = open_page("prune", model=f"{ENDPOINT}/owner/name/tree/v1")
     assert backend.asked_about[-1].model == "owner/name@v1" and not button(app, "Start").disabled
-    app = open_page("prune", model="https://huggingface.co/spaces/owner/name")
+    app = open_page("prune", model=f"{ENDPOINT}/spaces/owner/name")
     assert "This is not the address of a model on the hub. Name the model: owner/name." in words(app)
 
 
