@@ -11,7 +11,7 @@ from typing import Any
 
 from sparsedash.jobs.job import Job, JobState
 from sparsedash.reporting import wording
-from sparsedash.reporting.html import Table, table
+from sparsedash.reporting.html import Table
 from sparsedash.reporting.record_pair import end_of
 from sparsedash.reporting.run_progress import JobPosition, JobProgress, Unit, job_progress, run_progress
 from sparsedash.schema.errors import SettingsError
@@ -246,4 +246,4 @@ def measured_against_estimate(run: Run, whole_s: float, forecast: Preflight) -> 
         for name, *values in found
     ]
     caption = "Measured, and estimated before it started."
-    return table("what it took", caption, ["", "measured", "estimated"], rows)
+    return Table("what it took", caption, ["", "measured", "estimated"], rows)

@@ -18,7 +18,7 @@ from sparsedash.reporting.charts.chart_style import COLOUR_PAIRS
 from sparsedash.reporting.charts.tradeoff_chart import tradeoff_chart, tradeoff_words
 from sparsedash.reporting.charts.tradeoff_data import Measure
 from sparsedash.reporting.figure_svg import figure_svg
-from sparsedash.reporting.html import Html, element, escape, heading, paragraph, readable, table
+from sparsedash.reporting.html import Html, Table, element, escape, heading, paragraph, readable
 from sparsedash.reporting.record_pair import DIVERGENCE_SIGN, KINDS, Kind, Pair, end_of, mark_divergence
 from sparsedash.reporting.run_answer import (
     answer_figures,
@@ -138,7 +138,7 @@ def _flip_tables(pair: Pair, passages: Passages | None) -> list[Html]:
             change = wording.signed_nats(-pair.fall(position))
             rows.append([f"{left.index + 1:,}", end, *(text[:CONTEXT_SHOWN] for text in texts), change])
         head = ["Passage", "Its end", "Target", pair.left_name, pair.right_name, "Change"]
-        drawn.append(table(KINDS[kind], note, head, rows).html)
+        drawn.append(Table(KINDS[kind], note, head, rows).html)
     return drawn
 
 

@@ -14,6 +14,7 @@ from sparsedash.jobs.job import Job
 from sparsedash.reporting import wording
 from sparsedash.reporting.html import (
     Html,
+    Table,
     Value,
     element,
     escape,
@@ -21,7 +22,6 @@ from sparsedash.reporting.html import (
     paragraph,
     quoted,
     readable,
-    table,
     token,
     visible,
     widget_label,
@@ -276,7 +276,7 @@ def _show_answers(position: int, pair: Pair, passages: Passages | None) -> None:
         ]
         caption, firsts = "The right word token by token, each given those before it", [token(row[0]) for row in rows]
         head = ["Token", *pair.titles]
-        frame.show_table(table("Tokens of the right word", caption, head, rows, firsts, data, pair.stem))
+        frame.show_table(Table("Tokens of the right word", caption, head, rows, firsts, data, pair.stem))
 
 
 def _answer(outcome: Outcome, hidden: bool) -> Html:
@@ -359,7 +359,7 @@ def _draw_strip(pair: Pair, found: Divergence) -> None:
         for at in (places[i] for i in largest)
     ]
     with st.expander("The numbers as a table"):
-        frame.show_table(table("Where the two models differ", caption, head, rows, data=data, of=pair.stem))
+        frame.show_table(Table("Where the two models differ", caption, head, rows, data=data, of=pair.stem))
 
 
 def _quoted(text: str) -> str:

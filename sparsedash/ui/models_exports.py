@@ -8,7 +8,7 @@ import streamlit as st
 from sparsedash.catalog.families import FORMS
 from sparsedash.reporting import wording
 from sparsedash.reporting.deployment import FORM_NAMES, export_title, proof_words, runtime_rows, upload_command
-from sparsedash.reporting.html import element, escape, paragraph, table
+from sparsedash.reporting.html import Table, element, escape, paragraph
 from sparsedash.reporting.run_results import RunResults, run_results, verdict_of
 from sparsedash.reporting.verdicts import limits_sentence, model_verdict, verdict_words
 from sparsedash.schema.export_settings import Export, ExportSettings, Form, Weights, possible_weights
@@ -57,7 +57,7 @@ def show_export(backend: Backend, export: Export) -> None:
             frame.remark("Zeros alone make no model faster: no speed-up is expected.")
         with st.expander("Where it loads"):
             caption = "A fresh process was asked here; the rest is by the source."
-            drawn = table("Where it loads", caption, _HEAD, runtime_rows(export))
+            drawn = Table("Where it loads", caption, _HEAD, runtime_rows(export))
             frame.show(element("div", drawn.html, css="sd-wrapped"))
             frame.offer_table(drawn, key=export.key[:16])
         with st.expander("Take it to the hub"):
