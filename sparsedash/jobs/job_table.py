@@ -90,13 +90,9 @@ class Database:
         # A power cut may take the last moments with it, never the order of things; a crash takes nothing.
         self._db.execute("PRAGMA synchronous = NORMAL")
         # Not written where it exists: a locked table can then be opened and read.
-        made = "SELECT name FROM pragma_table_info('jobs')"
-        columns = {row[0] for row in self._patiently(lambda: self._db.execute(made).fetchall())}
-        if not columns:
+        made = "SELECT 1 FROM sqlite_master WHERE name = 'jobs'"
+        if not self._patiently(lambda: self._db.execute(made).fetchone()):
             self._patiently(lambda: self._db.executescript(_SCHEMA))
-        elif "earlier_s" not in columns:
-            # The one column that came later.
-            self._patiently(lambda: self._db.execute("ALTER TABLE jobs ADD COLUMN earlier_s REAL NOT NULL DEFAULT 0"))
 
     def read(self, query: str, values: tuple[Any, ...]) -> list[sqlite3.Row]:
         """The rows as they are now; writers are not waited for."""

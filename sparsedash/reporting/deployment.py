@@ -15,7 +15,7 @@ from sparsedash.catalog.model_shape import ModelShape
 from sparsedash.catalog.presets import method_name
 from sparsedash.reporting import wording
 from sparsedash.reporting.charts.tradeoff_data import Gained, Reading
-from sparsedash.reporting.html import Table, Value, table
+from sparsedash.reporting.html import Table, Value
 from sparsedash.reporting.run_results import Judged, RunResults
 from sparsedash.reporting.wording import NBSP, factor, percent, size
 from sparsedash.schema.export_settings import Export, Proof
@@ -131,7 +131,7 @@ def speed_table(name: str, timing: Timing, of: str = "") -> Table:
         rows.append([what, size(dense), size(sparse), factor(dense / sparse), how, ""])
         data.append({"what": what, "dense_bytes": dense, "sparse_bytes": sparse, "ratio": dense / sparse})
     caption = f"{name}: {timing_conditions(timing)}."
-    return table(f"Speed of {name}", caption, list(_SPEED_HEAD), rows, data=data, of=of)
+    return Table(f"Speed of {name}", caption, list(_SPEED_HEAD), rows, data=data, of=of)
 
 
 def timing_conditions(timing: Timing) -> str:
@@ -197,7 +197,7 @@ def shapes_table(shape: ModelShape, made: Pruned, dtype: str, of: str = "") -> T
     )
     head = ["Part", "Bytes before", "Bytes after", "Smaller by", *names]
     data = _shape_values(shape, made, dtype)
-    return table("Shapes and bytes of this model", caption, head, rows, data=data, of=of)
+    return Table("Shapes and bytes of this model", caption, head, rows, data=data, of=of)
 
 
 def _shape_values(shape: ModelShape, made: Pruned, dtype: str) -> list[dict[str, Value]]:

@@ -97,7 +97,7 @@ def paragraph(text: str, css: str = "") -> Html:
     return element("p", escape(text), css=css)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Table:
     """A table of text. name: what it is called for those who cannot see it, and as a file. caption: stands over it.
 
@@ -164,19 +164,6 @@ def file_name(*parts: str, ending: str = "") -> str:
 def table_file_name(shown: Table) -> str:
     """The name of that file."""
     return file_name(shown.of or "sparsedash", shown.name, ending=".csv")
-
-
-def table(
-    name: str,
-    caption: str,
-    head: list[str],
-    rows: list[list[str]],
-    links: Sequence[Html] = (),
-    data: Sequence[Mapping[str, Value]] = (),
-    of: str = "",
-) -> Table:
-    """The table of these texts; see `Table`."""
-    return Table(name=name, caption=caption, head=head, rows=rows, links=links, data=data, of=of)
 
 
 _LONGEST_PART = 80

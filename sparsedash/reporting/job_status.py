@@ -11,7 +11,7 @@ from typing import Any
 
 from sparsedash.jobs.job import Job, JobState
 from sparsedash.reporting import wording
-from sparsedash.reporting.html import Table, table
+from sparsedash.reporting.html import Table
 from sparsedash.reporting.record_pair import end_of
 from sparsedash.reporting.run_progress import JobPosition, JobProgress, Unit, job_progress, run_progress
 from sparsedash.schema.errors import SettingsError
@@ -48,7 +48,7 @@ _STAGES_OF_KIND = {
 _PARTS: dict[str, tuple[Stage, ...]] = {
     "loading": ("load",),
     "calibrating": ("text", "calibrate"),
-    "pruning": ("prune",),
+    "pruning": ("prune", "continue"),
     "answering": ("evaluate",),
 }
 """The stages that each part of a forecast is of."""
@@ -105,9 +105,7 @@ def job_progress_words(backend: Backend, job: Job) -> tuple[float, str]:
     """Progress of a live job as a share that never falls; and in words, with the time left where it is known."""
     last = _last_look(backend, job.id, job.attempt)
     if job.stopping:
-        return last[
-            0
-        ].share if last else 0.0, "Stopping" if job.kind == "verify" else "Stopping: what is finished is kept"
+        return last[0].share if last else 0.0, "Stopping: what is finished is kept" if job.makes_run else "Stopping"
     if job.state == "queued":
         ahead = (backend.queue_position(job.id) or 1) - 1
         place = f"{wording.quantity(ahead, 'job')} ahead" if ahead else "Starts as soon as a worker is free"
@@ -183,7 +181,7 @@ def _progress(backend: Backend, job: Job, silent_s: float, last: JobProgress | N
         now,
         calibrated=stored.calibration,
         answered=stored.dense,
-        n_stored=min(max(0, stored.sparse - max(0, behind - 1)), settings.n_sparse - behind),
+        n_stored=max(0, min(stored.sparse - max(0, behind - 1), settings.n_sparse - behind)),
         goes_on=job.attempt > 1,
     )
     return run_progress(settings, expected, now, last)
@@ -248,4 +246,4 @@ def measured_against_estimate(run: Run, whole_s: float, forecast: Preflight) -> 
         for name, *values in found
     ]
     caption = "Measured, and estimated before it started."
-    return table("what it took", caption, ["", "measured", "estimated"], rows)
+    return Table("what it took", caption, ["", "measured", "estimated"], rows)

@@ -14,7 +14,7 @@ from math import ceil, exp, floor, inf
 from typing import NamedTuple
 
 from sparsedash.reporting import wording
-from sparsedash.reporting.html import Html, Table, Value, element, escape, quoted, table, token
+from sparsedash.reporting.html import Html, Table, Value, element, escape, quoted, token
 from sparsedash.reporting.record_pair import SIDES, Pair
 from sparsedash.reporting.verdicts import finite_ratio
 from sparsedash.schema.records import Passages
@@ -78,7 +78,7 @@ def first_choices(pair: Pair, position: int) -> tuple[Html, Table]:
         }
         for text, row in found
     ]
-    return shown, table("First choices", CAPTION, [], [], data=data, of=pair.stem)
+    return shown, Table("First choices", CAPTION, [], [], data=data, of=pair.stem)
 
 
 class ChangeRange(NamedTuple):
@@ -199,7 +199,7 @@ def group_losses(pair: Pair, passages: Passages) -> Table:
     groups = {name: positions for name, positions in every.items() if len(positions) >= FEWEST_IN_GROUP}
     head = ["Group", "Passages", "Broke", "Fixed", "Accuracy, points", "Word perplexity", "Beside all"]
     if not groups:
-        return table("Which passages break", f"No group has {FEWEST_IN_GROUP} passages; {n:,} were compared.", head, [])
+        return Table("Which passages break", f"No group has {FEWEST_IN_GROUP} passages; {n:,} were compared.", head, [])
     anytime = any(record.stopping is not None for record in (pair.left, pair.right))
     alpha, mean = ALPHA / (_MEASURES * len(groups)), sum(map(pair.fall, range(n))) / n
     rows, data = [], list[dict[str, Value]]()
@@ -239,4 +239,4 @@ def group_losses(pair: Pair, passages: Passages) -> Table:
         f"Marked: the whole interval lies on one side of what all passages lost ({wording.nats_as_factor(mean)}); test "
         f"such a group on other passages.{f' Left out: {left_out}, {len({*chain(*small)}):,} in all.' if small else ''}"
     )
-    return table("Which passages break", caption, head, rows, data=data, of=pair.stem)
+    return Table("Which passages break", caption, head, rows, data=data, of=pair.stem)

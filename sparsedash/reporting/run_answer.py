@@ -64,7 +64,7 @@ def race_sentence(found: RunResults) -> str:
     best, at = _quoted(found.best[0].method), sparsity_percent(found.race[0][0].permille)
     groups: dict[int, list[str]] = {-1: [], 0: [], 1: []}
     for rival, difference in found.race:
-        groups[(difference.low > 0) - (difference.high < 0)].append(_quoted(rival.method))
+        groups[difference.is_shown * (1 if difference.value > 0 else -1)].append(_quoted(rival.method))
     ahead, alike, beaten = groups.values()
     p = max((difference.p_value for _, difference in found.race if difference.is_shown), default=1.0)
     sure = f"(perplexity, p{wording.NBSP}{'' if p < 0.001 else f'≤{wording.NBSP}'}{wording.p_number(p)})"
@@ -117,7 +117,7 @@ def _verdicts_sentence(
     said = []
     for each in decided:
         found, smaller = verdicts[each], [other for at, other in verdicts.items() if at < each]
-        up_to = found.verdict == "within" and all(other.verdict != "beyond" for other in smaller)
+        up_to = found.verdict == "within" and all(other.verdict == "within" for other in smaller)
         name, note = sparsity_percent(each), (notes or {}).get(each, "")
         said.append((f"up to {name}" if up_to else name, note, verdict_words(found)))
     if undecided:
@@ -138,13 +138,14 @@ def _verdicts_sentence(
 def answered(verdicts: Mapping[int, ToleranceVerdict]) -> tuple[list[int], list[int]]:
     """The sparsities that the answer names: the largest within and the smallest beyond, and the undecided ones.
 
-    Of these only what lies above the largest within, or else below the smallest beyond, can change the answer.
+    Of these only what lies above the largest within, and below the next beyond, can change the answer.
     """
     by_verdict: dict[str, list[int]] = {"within": [], "beyond": [], "undecided": []}
     for permille, found in sorted(verdicts.items()):
         by_verdict[found.verdict].append(permille)
-    low, high = max(by_verdict["within"], default=-1), min(by_verdict["beyond"], default=1001)
-    undecided = [each for each in by_verdict["undecided"] if each > low and (low >= 0 or each < high)]
+    low = max(by_verdict["within"], default=-1)
+    high = min((each for each in by_verdict["beyond"] if each > low), default=1001)
+    undecided = [each for each in by_verdict["undecided"] if low < each < high]
     return list(dict.fromkeys([*by_verdict["within"][-1:], *by_verdict["beyond"][:1]])), undecided
 
 
@@ -240,14 +241,15 @@ def next_step(found: RunResults) -> NextStep | None:
     if run.find is not None and within is not None:
         said = f"Next: export the model at {sparsity_percent(low)}, or see which answers it changed."
         return NextStep(said=said, link="Export this model", asked=None)
-    # Only what lies above the largest within and below the smallest beyond can change the answer.
-    unknown = [row for row in rows if row.verdict.verdict == "undecided" and low < row.permille < high]
-    if unknown:
+    _, undecided = answered({row.permille: row.verdict for row in rows})
+    if unknown := [row for row in rows if row.permille in undecided]:
         return _test_again(found, unknown) or _too_close(found, low, unknown)
     if run.find is not None or rows[0].method.pattern in FIXED_PERMILLE:
-        said = "Next: race other methods." if run.find is None else "Next: allow more, or search with another method."
-        return NextStep(said=said, link="Change the settings", asked=run.find or settings)
-    if within is not None and beyond is not None:
+        if run.find is not None:
+            said = "Next: allow more, or search with another method."
+            return NextStep(said=said, link="Search again", asked=run.find)
+        return NextStep(said="Next: race other methods.", link="Race other methods", asked=settings)
+    if within is not None and low < high < 1001:
         said = f"search for the largest sparsity within your limit, between {low / 10:g} and {sparsity_percent(high)}."
     elif within is not None:
         said = f"see whether more than {sparsity_percent(low)} can be removed."
@@ -280,7 +282,8 @@ def _test_again(found: RunResults, unknown: Sequence[Judged]) -> NextStep | None
             rows.pop(needed.index(max(needed)))
         if not rows:
             continue
-        n, is_same = int(max(needed)), text.name == run.settings.evaluation.corpus
+        n = min(wording.round_up(int(max(needed))), text.n_texts or _MOST_PASSAGES)
+        is_same = text.name == run.settings.evaluation.corpus
         # Built-in texts are small, so all of them are asked.
         asks_part = text.n_texts > n > n_tested >= FEWEST_PASSAGES and text.name != BUILTIN_CLOZE_402
         part = n if asks_part else None
@@ -305,7 +308,7 @@ def _test_again(found: RunResults, unknown: Sequence[Judged]) -> NextStep | None
 
 
 def _needed(found: RunResults, rows: Sequence[Judged]) -> list[float]:
-    """Passages that would decide each model in a run of these alone, rounded up; infinite where no number would."""
+    """Passages that would decide each model in a run of these alone; infinite where no number would."""
     n_tested = found.dense.last_word.total
     if n_tested < FEWEST_PASSAGES:
         # So few say nothing of how many it takes.
@@ -314,7 +317,7 @@ def _needed(found: RunResults, rows: Sequence[Judged]) -> list[float]:
     return [
         inf
         if each.verdict == "undecided" and each.passages_needed is None
-        else wording.round_up(max(each.passages_needed or 0, n_tested))
+        else max(each.passages_needed or 0, n_tested)
         for each in judged
     ]
 
@@ -351,7 +354,7 @@ def _too_close(found: RunResults, low: int, unknown: Sequence[Judged]) -> NextSt
         asked = replace(asked, methods=(method,), sparsities_permille=(between,))
         name = sparsity_percent(between)
         return NextStep(said=f"{why} Next: try {name}, or allow another loss.", link=f"Try {name}", asked=asked)
-    return NextStep(said=f"{why} Next: allow another loss.", link="Change the settings", asked=asked)
+    return NextStep(said=f"{why} Next: allow another loss.", link="Allow another loss", asked=asked)
 
 
 def still_to_come(job: Job, what: str) -> str:

@@ -13,7 +13,7 @@ from sparsedash.reporting import verdicts, wording
 from sparsedash.reporting.charts.chart_style import LONGEST
 from sparsedash.reporting.charts.tradeoff_chart import SYMBOLS
 from sparsedash.reporting.charts.tradeoff_data import Measure, TradeoffData
-from sparsedash.reporting.html import Html, Table, Value, element, escape, join, table, visible
+from sparsedash.reporting.html import Html, Table, Value, element, escape, join, visible
 from sparsedash.reporting.job_status import STATES, job_request
 from sparsedash.reporting.record_pair import unique_names
 from sparsedash.reporting.run_results import Judged, RunResults, Weighed, headline_model
@@ -193,7 +193,7 @@ def _short_title(reference: str) -> str:
 
 def runs_table(rows: Sequence[RunRow], zone: tzinfo | None) -> Table:
     """These rows as a table to download."""
-    return table("All runs", "", [], [], data=[row.values(zone) for row in rows])
+    return Table("All runs", "", [], [], data=[row.values(zone) for row in rows])
 
 
 _RANK = ("within", "undecided", "beyond")
@@ -329,7 +329,7 @@ def overlay(found: Sequence[RunResults]) -> Overlay | None:
         measures=[measure for measure in every if measure != "share right" or len(dense) == 1],
         models={each.record.key: run.comparisons[each.record.key] for _, run, each in models},
         legend=join() if fits else element("ul", *letters, css="sd-chart-key"),
-        numbers=table("The numbers of these runs", caption, ["Model", *verdicts.LOSS_HEAD], rows, data=data),
+        numbers=Table("The numbers of these runs", caption, ["Model", *verdicts.LOSS_HEAD], rows, data=data),
         notes=[*notes, _EACH] if len(drawn) > 1 else notes,
     )
 

@@ -136,7 +136,9 @@ def run_progress(
         whole = max(whole, sum(map(forecast.seconds, [("start", None), *all_units])))
     unknown = [] if is_known or has_rate else [stage]
     unknown += [unit[0] for unit in coming if not forecast.knows([unit])]
-    return _after(before, now.elapsed_s, left, whole, unknown, forecast.slower(units[0]))
+    # What a model writes is counted into its pruning, and says nothing about the pace of that.
+    slower = None if now.taken[-1].stage == "continue" else forecast.slower(units[0])
+    return _after(before, now.elapsed_s, left, whole, unknown, slower)
 
 
 def job_progress(stages: Sequence[str], now: JobPosition, before: JobProgress | None = None) -> JobProgress:

@@ -6,7 +6,7 @@ describes the fields of the document.
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import islice
 from math import isfinite
 from pathlib import Path
@@ -18,7 +18,7 @@ from sparsedash.reporting.charts.chart_style import COLOUR_PAIRS
 from sparsedash.reporting.charts.tradeoff_chart import tradeoff_chart, tradeoff_words
 from sparsedash.reporting.charts.tradeoff_data import Measure
 from sparsedash.reporting.figure_svg import figure_svg
-from sparsedash.reporting.html import Html, element, escape, heading, paragraph, readable, table
+from sparsedash.reporting.html import Html, Table, element, escape, heading, paragraph, readable
 from sparsedash.reporting.record_pair import DIVERGENCE_SIGN, KINDS, Kind, Pair, end_of, mark_divergence
 from sparsedash.reporting.run_answer import (
     answer_figures,
@@ -37,7 +37,7 @@ from sparsedash.schema.records import Passages, Record, Run
 from sparsedash.service.backend import Backend
 from sparsedash.stats.races import LikelihoodDifference
 from sparsedash.stats.significance import compare_records
-from sparsedash.stats.tolerance import Tolerance, ToleranceVerdict
+from sparsedash.stats.tolerance import Loss, Tolerance, ToleranceVerdict
 from sparsedash.storage.local_machine import RESULT_FORMAT
 
 MOST_CONTINUATIONS = 100
@@ -138,7 +138,7 @@ def _flip_tables(pair: Pair, passages: Passages | None) -> list[Html]:
             change = wording.signed_nats(-pair.fall(position))
             rows.append([f"{left.index + 1:,}", end, *(text[:CONTEXT_SHOWN] for text in texts), change])
         head = ["Passage", "Its end", "Target", pair.left_name, pair.right_name, "Change"]
-        drawn.append(table(KINDS[kind], note, head, rows).html)
+        drawn.append(Table(KINDS[kind], note, head, rows).html)
     return drawn
 
 
@@ -170,8 +170,9 @@ def _continuations(
     """The run's prompts, those that users tried, and the passages that the page's button continues, if it can."""
     left, right = pair.left.key, pair.right.key
     of_run = [ContinuationSettings(left=left, right=right, prompt=prompt) for prompt in run.settings.prompts]
-    asked = [(f"A prompt of the run, {sampling_words(each)}", each) for each in of_run]
-    tried = (each for each in backend.user_data.prompts(left, right) if each not in of_run)
+    written = {each.key(): each for each in of_run if backend.written(each) is not None}
+    asked = [(f"A prompt of the run, {sampling_words(each)}", each) for each in written.values()]
+    tried = (t for t in backend.user_data.prompts(left, right) if replace(t, others=()).key() not in written)
     asked += [(f"A user's prompt, {sampling_words(each)}", each) for each in tried]
     contexts = passages.contexts if passages else ()
     for kind, positions in pair.kinds(range(len(contexts))).items():
@@ -263,23 +264,19 @@ def _sparse(judged: Judged, record: Record) -> dict[str, Any]:
     }
 
 
-_LOSS = ("value", "low", "high", "level", "verdict")
-
-
 def _verdict(found: ToleranceVerdict, tolerance: Tolerance) -> dict[str, Any]:
     """Both losses: the perplexity as a multiple of dense's, the accuracy in points gained."""
-    lost, accuracy = found.perplexity, found.accuracy
-    ratios = [verdicts.finite_ratio(nats) for nats in (lost.value, lost.low, lost.high)]
-    points = [0.0 - 100 * share for share in (accuracy.value, accuracy.high, accuracy.low)] if accuracy else []
-    ratio, change = (
-        loss and dict(zip(_LOSS, [*numbers, loss.level, loss.verdict], strict=True))
-        for loss, numbers in ((lost, ratios), (accuracy, points))
-    )
+    numbers = verdicts.verdict_values(found)
+
+    def loss(name: str, of: Loss | None) -> dict[str, Any] | None:
+        ends = {end: numbers[f"{name}_{end}".removesuffix("_value")] for end in ("value", "low", "high")}
+        return {**ends, "level": of.level, "verdict": of.verdict} if of else None
+
     return {
         "verdict": found.verdict,
         "tolerance": asdict(tolerance),
         "decided_by": list(found.decided_by),
-        "ratio": ratio,
-        "points": change,
+        "ratio": loss("perplexity_ratio", found.perplexity),
+        "points": loss("change_points", found.accuracy),
         "passages_needed": found.passages_needed,
     }

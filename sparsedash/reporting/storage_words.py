@@ -9,7 +9,7 @@ from datetime import tzinfo
 from typing import NamedTuple
 
 from sparsedash.reporting import wording
-from sparsedash.reporting.html import Table, Value, table
+from sparsedash.reporting.html import Table, Value
 from sparsedash.schema.pair_records import RunMark
 from sparsedash.schema.records import Verification
 from sparsedash.service.deletion import Cleanup, Selection
@@ -141,7 +141,7 @@ def held_rows(held: Holdings, marks: Mapping[str, RunMark], zone: tzinfo | None)
 
 def holdings_table(rows: Sequence[HeldRow]) -> Table:
     """All rows as one table to download."""
-    return table("What the data folder holds", "", [], [], data=[row.values for row in rows])
+    return Table("What the data folder holds", "", [], [], data=[row.values for row in rows])
 
 
 def deletion_question(plan: Cleanup, titles: Mapping[str, str]) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from math import exp, isinf
 
 from sparsedash.reporting import wording
-from sparsedash.reporting.html import Table, Value, element, escape, table
+from sparsedash.reporting.html import Table, Value, element, escape
 from sparsedash.reporting.run_results import Judged, RunResults
 from sparsedash.reporting.wording import MINUS, NBSP, percent, plural, quantity
 from sparsedash.schema.records import LARGEST_LOSS, Record
@@ -255,7 +255,7 @@ def numbers_table(found: RunResults, comparisons: Mapping[str, str] | None = Non
         link = element("a", escape(name), href=address, aria_label=f"{name} against dense")
         links.append(link if address else escape(name))
     head += ["Word perplexity", *LOSS_HEAD]
-    return table(
+    return Table(
         "The numbers of this run", _numbers_caption(found), head, rows, links, data, wording.file_stem(found.run)
     )
 

@@ -66,8 +66,8 @@ class ExportSettings:
                 require_reference(name, value)
 
     def key(self) -> str:
-        """The name of this request and of its result."""
-        return stage_key("export", **asdict(self))
+        """The name of this request and of its result: the same files have one, by whatever limits a card judges."""
+        return stage_key("export", **{k: v for k, v in asdict(self).items() if k not in ("ratio", "points")})
 
     def folder(self, data_dir: Path, model: str, method: str, permille: int) -> Path:
         """The new folder; inside the data folder it has a readable name.

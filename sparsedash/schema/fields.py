@@ -90,8 +90,9 @@ class FieldRow:
         if len(lines) > MOST_LINES or len(set(lines)) < len(lines):
             raise SettingsError(self.title, f"{len(lines)} lines", f"at most {MOST_LINES}, each one once")
         for line in lines:
-            if line != line.strip() or not 0 < len(line) <= LONGEST_LINE or len(line.splitlines()) > 1:
-                allowed = f"1 to {LONGEST_LINE} characters in one line, without spaces around them"
+            # Only a printable line can be stored; it is one line then.
+            if line != line.strip() or not 0 < len(line) <= LONGEST_LINE or not line.isprintable():
+                allowed = f"1 to {LONGEST_LINE} characters in one line, all printable, without spaces around them"
                 raise SettingsError(self.title, line[:40], allowed)
 
 

@@ -26,7 +26,7 @@ from sparsedash.jobs.cluster_parts import (
     failed_part,
     named_scheduler,
 )
-from sparsedash.jobs.job import CLUSTER, FINISHED_PARTS, RUNS, Job
+from sparsedash.jobs.job import CLUSTER, RUNS, Job, kept
 from sparsedash.jobs.job_table import JobTable
 from sparsedash.jobs.lock_files import cluster_lock, hold_lock, job_lock, open_log
 from sparsedash.schema import store_keys
@@ -146,10 +146,10 @@ class Attempt:
         if self.at_work and now - self._stopped_at < STOP_WITHIN_S:
             return
         self.drop(cluster)
-        bad = PartEnd(state="cancelled", error_text=Cancelled().message, error_advice=Cancelled().advice)
+        bad = PartEnd(state="cancelled", error_text=Cancelled().message)
         if self._bad is not None and not self.job.stopping:
             bad = self._bad
-        self._table.end(self.job, bad.state, bad.error_text, bad.error_advice or FINISHED_PARTS)
+        self._table.end(self.job, bad.state, bad.error_text, bad.error_advice or kept(self.job.kind))
         self.ended = True
 
     def _report(self, cluster: "Cluster") -> None:
@@ -345,9 +345,9 @@ class ClusterRunner:
         for job in self._running():
             if job.stopping:
                 text = "Stopped on request, while the scheduler did not answer."
-                self._table.end(job, "cancelled", text, Cancelled().advice)
+                self._table.end(job, "cancelled", text, kept(job.kind))
             elif late:
-                advice = "“Resume” goes on from the last finished part, here while no scheduler answers."
+                advice = f"{kept(job.kind)} It runs here while no scheduler answers."
                 self._table.end(job, "crashed", f"The scheduler is gone. {self._trouble}", advice)
         self._forget_ended(self._running())
 

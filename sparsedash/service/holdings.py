@@ -25,8 +25,8 @@ from sparsedash.storage.text_files import fingerprint, texts_read
 ArtefactHolding = Literal["statistics", "gradients", "written", "weights", "unfinished"]
 FileHolding = Literal["models", "uploads", "exports", "logs"]
 HoldingKind = Literal["runs", "texts", "timings", ArtefactHolding, FileHolding, "damaged", "jobs", "notes"]
-"""runs: with their records and passages. texts: continuations, divergences, prompts, blind choices. statistics to
-unfinished: artefacts of calibration. models: unpacked from .gguf files. damaged: records that were set aside.
+"""runs: with their records, passages and continuations. texts: other ones, divergences, prompts, blind choices.
+statistics to unfinished: artefacts of calibration. models: unpacked from .gguf files. damaged: records set aside.
 """
 
 ARTEFACTS: tuple[HoldingKind, ...] = get_args(ArtefactHolding)
@@ -155,13 +155,16 @@ def stored_items(
     store: Store, table: JobTable, runs: Iterable[Run], exports: Exports, uploads: UserUploads
 ) -> Iterator[Item]:
     """Everything in the data folder. No value is read but of what refers to records."""
-    refers = referring_entries(store, table)
+    refers, of_runs = referring_entries(store, table), set[str]()
     for run in runs:
+        of_runs |= entries_of(run)
         refers |= dict.fromkeys(entries_of(run), named("model", run.model_identity))
-        refers |= {f"continuation/{key}": named("record", record) for key, record in run.continuations.items()}
     for entry in store.entries("records"):
-        name, counted = entry.name, entry.name.partition("/")[0] not in _PARTS
-        yield Item(kind_of_record(name), *entry[:3], refers.get(name, frozenset()), counted)
+        name, sort = entry.name, entry.name.partition("/")[0]
+        # What a run wrote cannot be asked for again: it goes with the run.
+        written = sort == "continuation" and name in of_runs
+        counted = sort not in _PARTS and not written
+        yield Item("runs" if written else kind_of_record(name), *entry[:3], refers.get(name, frozenset()), counted)
     for entry in store.entries("artefacts"):
         kind, _, model = entry.tag.partition(" ")
         yield Item(_OF_ARTEFACTS.get(kind, "statistics"), *entry[:3], named("model", model))

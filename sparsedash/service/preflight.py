@@ -10,6 +10,7 @@ from sparsedash.catalog.resources import LeastMemory, RunDisk
 from sparsedash.jobs.local_runner import NVIDIA
 from sparsedash.schema import store_keys
 from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.pair_records import Continuation, ContinuationSettings
 from sparsedash.schema.progress import Stage
 from sparsedash.schema.records import Record
 from sparsedash.schema.settings import (
@@ -23,6 +24,7 @@ from sparsedash.schema.settings import (
     planned_run,
 )
 from sparsedash.service.request_checks import Problem, ReferenceField, reference_problem
+from sparsedash.service.stored_results import known_shape
 from sparsedash.service.time_forecast import START_S
 from sparsedash.stats.tolerance import FEWEST_PASSAGES
 from sparsedash.storage.local_machine import free_bytes, memory_bytes
@@ -158,10 +160,16 @@ def _too_few_passages(asked: EvaluationSettings, data_dir: Path) -> Problem | No
 
 
 def stored_parts(settings: RunSettings, store: Store) -> Cached:
-    """Which parts of this run are stored, as far as its model and texts were used here before."""
+    """Which parts of this run are stored, as far as its model and texts were used here before.
+
+    A model counts with what it writes after the run's prompts, which a streamed one does not.
+    """
     model = _noted(store, store_keys.model_identity_note, settings.model)
     passages = _noted(store, store_keys.text_identity_note, settings.evaluation.corpus)
     statistics = {method: _statistics_key(settings, method, model, store) for method in settings.methods}
+    shape = known_shape(store, model) if model else None
+    streamed = shape and resources.chosen_memory(shape, settings, _there_bytes()).streamed
+    prompts = () if streamed or settings.residency == "streamed" else settings.prompts
 
     def answered(made: tuple[str, MethodSettings, int] | None) -> bool:
         if model is None or passages is None:
@@ -169,7 +177,8 @@ def stored_parts(settings: RunSettings, store: Store) -> Cached:
         key = store_keys.outcomes_key(
             model, settings.dtype, passages, settings.evaluation, made, n_sparse=settings.n_sparse
         )
-        return store.has(Record, key)
+        texts = (ContinuationSettings(left=key, right=key, prompt=prompt).key() for prompt in prompts)
+        return store.has(Record, key) and all(store.has(Continuation, text) for text in texts)
 
     points = [(statistics[method], method, permille) for method, permille in settings.points]
     return Cached(
@@ -216,7 +225,7 @@ def expected_duration(
 def expected_room(settings: RunSettings, store: Store, shape: ModelShape | None) -> tuple[Memory, DiskNeed | None]:
     """Memory and disk that the run may take, as far as its model was measured here or its shape is known."""
     measured = store.recall(store_keys.peak_memory_note(settings.model, settings.dtype))
-    there = None if NVIDIA.is_dir() else memory_bytes()
+    there = _there_bytes()
     memory = Memory(
         measured_bytes=int(measured) if measured and measured.isdecimal() else None,
         backward=resources.needs_fisher(settings) or resources.needs_sensitivity(settings),
@@ -228,6 +237,11 @@ def expected_room(settings: RunSettings, store: Store, shape: ModelShape | None)
     takes = resources.run_disk(shape, settings, resources.n_passages(settings) or 0, streamed=least.streamed)
     disk = DiskNeed(takes=takes, free_bytes=free_bytes(store.folder))
     return replace(memory, least=least, resident_bytes=resident.n_bytes), disk
+
+
+def _there_bytes() -> int | None:
+    """Memory of this machine; None where the model runs on a GPU."""
+    return None if NVIDIA.is_dir() else memory_bytes()
 
 
 def _noted(store: Store, name: Callable[[str, str], store_keys.NoteName], reference: str) -> str | None:

@@ -16,7 +16,9 @@ from importlib.util import find_spec
 from itertools import starmap
 from pathlib import Path
 from typing import Literal
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
+
+from huggingface_hub.constants import ENDPOINT
 
 from sparsedash.catalog.choices import CALIBRATION_CORPORA, EVALUATION_CORPORA, is_example
 from sparsedash.catalog.families import config_problem
@@ -225,8 +227,8 @@ def is_hub_id(reference: str) -> bool:
     return HUB_ID.fullmatch(reference) is not None and path.suffix != ".gguf" and path_kind(path) == "nothing"
 
 
-_ADDRESS = re.compile(r"(?:\w[\w+.-]*://[^/?#]*|(?:[\w-]+\.)+[a-z]{2,}(?::\d+)?)/?(.*)", re.IGNORECASE | re.DOTALL)
-"""A page's address: a scheme, or a host with a dot in it; then the path."""
+_ADDRESS = re.compile(rf"(?:https?://)?{re.escape(urlsplit(ENDPOINT).netloc)}(?:[/?#](.*))?", re.I | re.S)
+"""The address of a page of the hub, with the path and what follows it."""
 _AT_REVISION = ("tree", "blob", "resolve", "raw", "blame", "commit", "commits")
 _NO_OWNERS = ("api", "blog", "collections", "docs", "learn", "papers", "spaces")
 """First parts of addresses of other things than models and text sets."""
@@ -238,9 +240,10 @@ def hub_reference(field: ReferenceField, text: str) -> str:
     Raises ModelError or CorpusError for the address of something else.
     """
     found = _ADDRESS.fullmatch(text)
-    if found is None or HUB_ID.fullmatch(text):
+    if HUB_ID.fullmatch(text) or not (found or re.match("https?://", text, re.I)):
         return text
-    parts = [unquote(part) for part in re.split(r"[?#]", found[1])[0].split("/") if part]
+    path = re.split(r"[?#]", found[1] or "")[0] if found else ""
+    parts = [unquote(part) for part in path.split("/") if part]
     if parts[:1] == ["models" if field == "model" else "datasets"]:
         parts = parts[1:]
     elif field != "model":

@@ -190,7 +190,12 @@ def _others_pruning_seconds(settings: RunSettings, before: Sequence[Run]) -> flo
 
 
 def _pruned(before: Sequence[Run]) -> list[tuple[RunSettings, float]]:
-    return [(run.settings, run.seconds["prune"] / n) for run in before if (n := _n_pruned(run)) > 0]
+    """For one model of each run, with what it writes after the prompts."""
+    return [
+        (run.settings, (run.seconds["prune"] + run.seconds.get("continue", 0.0)) / n)
+        for run in before
+        if (n := _n_pruned(run)) > 0
+    ]
 
 
 def _reads_again(settings: RunSettings) -> bool:

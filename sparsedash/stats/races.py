@@ -8,7 +8,7 @@ from sparsedash.schema.records import Record
 from sparsedash.stats.anytime import bisect_boundary
 from sparsedash.stats.mean_intervals import Moments, anytime_mean_interval, mean_interval, moments
 from sparsedash.stats.significance import holm, shared_outcomes
-from sparsedash.stats.tolerance import ALPHA
+from sparsedash.stats.tolerance import ALPHA, FEWEST_PASSAGES
 
 _SMALLEST, _LARGEST = -12.0, log10(0.5)
 """Decimal logarithms between which a p-value is looked for; a larger one is called 1."""
@@ -31,8 +31,8 @@ class LikelihoodDifference:
 
     @property
     def is_shown(self) -> bool:
-        """Whether the interval leaves out that the models are equal."""
-        return self.low > 0 or self.high < 0
+        """Whether the interval leaves out that the models are equal, on enough passages to say so."""
+        return self.n_passages >= FEWEST_PASSAGES and (self.low > 0 or self.high < 0)
 
 
 def likelihood_differences(pairs: Sequence[tuple[Record, Record]], n_compared: int = 0) -> list[LikelihoodDifference]:

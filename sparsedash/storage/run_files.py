@@ -24,6 +24,8 @@ MAX_BYTES = 1_000_000_000
 """Limit of an unpacked file: five thousand passages answered by fifty models are a fifth of that."""
 MAX_LINE_BYTES = 32_000_000
 """Limit of one line: the answers to 40,000 passages. In memory a line can take ten times as much."""
+LONGEST_TEXT = 4_000
+"""Limit of what a model wrote, in characters: its few tokens are never that long."""
 _MAGIC = f"sparsedash-run {LAYOUT}"
 _MAX_HEADER = 200
 _KEY = re.compile("[0-9a-f]{64}")
@@ -64,7 +66,7 @@ def read_run_file(data: bytes) -> RunFile:
     runs: list[Run] = []
     records: dict[str, tuple[str, bool, str, int]] = {}
     n_texts: dict[str, int] = {}
-    searches, written = [], set[str]()
+    searches, written, longest = [], dict[str, str](), 0
     for line, part in _lines(packed):
         digest.update(line)
         if isinstance(part, Run):
@@ -75,7 +77,8 @@ def read_run_file(data: bytes) -> RunFile:
         elif isinstance(part, Passages):
             n_texts[part.key] = len(part.indices)
         elif isinstance(part, Continuation):
-            written.add(part.key)
+            written[part.key] = part.prompt
+            longest = max(longest, *map(len, (part.left, part.right, *part.others)))
         else:
             searches.append(part.key)
     if digest.hexdigest() != stated:
@@ -83,7 +86,9 @@ def read_run_file(data: bytes) -> RunFile:
     is_whole = len(runs) == 1 and records.keys() == {runs[0].dense, *runs[0].sparse} and not runs[0].made_on
     is_whole = (
         is_whole
-        and written <= runs[0].continuations.keys()
+        and written.keys() <= runs[0].continuations.keys()
+        and set(written.values()) <= set(runs[0].settings.prompts)
+        and longest <= LONGEST_TEXT
         and searches in ([], [runs[0].key])
         and n_texts.keys() == {of[2] for of in records.values()}
     )

@@ -184,13 +184,19 @@ class TextCount:
     first_gap: str
     no_gap: str
 
-    def passages_problem(self, fewest: int = 1) -> str:
-        """Why these texts cannot be answered, as the end of a sentence that begins with the file's name, or empty."""
+    def passages_problem(self, fewest: int) -> str:
+        """Why these texts cannot be answered, as the end of a sentence that begins with the file's name, or empty.
+
+        fewest: FEWEST_UPLOADED of an upload, where each text must be a passage; less of a file, which may be longer
+        than what a run reads of it.
+        """
         rule = "A passage has two words or more, the last is the gap; repeats count once."
         if self.n_passages < fewest:
             given = f"{self.n_passages or 'no'} {'passages' if self.n_passages > 1 else 'passage'}"
             return f"gives {given}; {fewest} or more needed. {rule}"
-        return self.no_gap and f"holds a text without a gap: {self.no_gap[:40]!r}. {rule}"
+        if fewest < FEWEST_UPLOADED or not self.no_gap:
+            return ""
+        return f"holds a text without a gap: {self.no_gap[:40]!r}. {rule}"
 
 
 def split_passage(text: str) -> tuple[str, str] | None:
@@ -220,9 +226,9 @@ def count_texts(texts: Iterable[str]) -> TextCount:
 
 
 def named_text_count(reference: str, data_dir: Path) -> TextCount | None:
-    """What the file of a reference gives; None where there is no such file. Raises CorpusError."""
+    """What the file of a reference gives; None of one not there or larger than an upload. Raises CorpusError."""
     path = file_of(reference, data_dir)
-    if path is None or path_kind(path) != "file":
+    if path is None or path_kind(path) != "file" or path.stat().st_size > MAX_BYTES:
         return None
     return _named_count(reference, path, fingerprint(str(path)))
 

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 
 import streamlit as st
 
-from sparsedash.jobs.job import Job
+from sparsedash.jobs.job import Job, kept
 from sparsedash.reporting.run_results import RunResults
 from sparsedash.reporting.wording import example_words
 from sparsedash.schema.records import Record, Run
 from sparsedash.service.backend import Backend
 from sparsedash.ui import address_bar, frame, navigation
 from sparsedash.ui.form_address import form_address
-from sparsedash.ui.job_panel import JOBS_LISTED, KEPT, jobs_under_way
+from sparsedash.ui.job_panel import JOBS_LISTED, jobs_under_way
 
 RIGHT = "right"
 """The parameter of the address for a sparse model, by its name within the run."""
@@ -90,4 +90,4 @@ def show_incomplete(what: str, resume: Callable[[], object] | None = None) -> No
     with st.container(gap="xsmall"):
         frame.note(f"⊘ {what}")
         if resume is not None:
-            frame.action_button("Resume", resume, key="resume", icon="refresh", help=KEPT)
+            frame.action_button("Resume", resume, key="resume", icon="refresh", help=kept("run"))

@@ -9,7 +9,7 @@ from sparsedash.reporting import wording
 from sparsedash.reporting.charts.bar_charts import layers_chart, relative_to_median
 from sparsedash.reporting.charts.chart_style import theme_switch_css
 from sparsedash.reporting.deployment import block_shapes, shapes_table
-from sparsedash.reporting.html import Html, Table, card, cards, file_name, table
+from sparsedash.reporting.html import Html, Table, card, cards, file_name
 from sparsedash.reporting.run_answer import missing_records, run_ending
 from sparsedash.reporting.run_results import run_results
 from sparsedash.schema.records import Pruned, Record, Run
@@ -139,7 +139,7 @@ def _layers_table(made: Pruned, stem: str) -> Table:
         "token weighted as in calibration. Sensitivity: what the model loses by one unit of error there, as a multiple "
         "of the median layer's."
     )
-    return table(
+    return Table(
         "The layers of this model", caption, ["Layer", "Channels kept", "Removed", *columns], rows, (), data, stem
     )
 

@@ -14,6 +14,7 @@ from sparsedash.jobs.job import Job
 from sparsedash.reporting import wording
 from sparsedash.reporting.html import (
     Html,
+    Table,
     Value,
     element,
     escape,
@@ -21,7 +22,6 @@ from sparsedash.reporting.html import (
     paragraph,
     quoted,
     readable,
-    table,
     token,
     visible,
     widget_label,
@@ -184,7 +184,8 @@ def try_prompt(backend: Backend, pair: Pair, run: Run, *, blind: bool) -> None:
         backend.user_data.keep_prompt(request)
 
     frame.action_button("Continue this prompt", submit, key="continue-own", icon="edit_note")
-    tried = backend.user_data.prompts(pair.left.key, pair.right.key)
+    above = {request.key() for request in written}
+    tried = [each for each in backend.user_data.prompts(left, right) if each.key() not in above]
     if not tried:
         frame.note("What you try will be listed here, and will be here again after a reload.")
     show_all = len(tried) <= _AT_FIRST or st.session_state.get("all-prompts", False)
@@ -275,7 +276,7 @@ def _show_answers(position: int, pair: Pair, passages: Passages | None) -> None:
         ]
         caption, firsts = "The right word token by token, each given those before it", [token(row[0]) for row in rows]
         head = ["Token", *pair.titles]
-        frame.show_table(table("Tokens of the right word", caption, head, rows, firsts, data, pair.stem))
+        frame.show_table(Table("Tokens of the right word", caption, head, rows, firsts, data, pair.stem))
 
 
 def _answer(outcome: Outcome, hidden: bool) -> Html:
@@ -358,7 +359,7 @@ def _draw_strip(pair: Pair, found: Divergence) -> None:
         for at in (places[i] for i in largest)
     ]
     with st.expander("The numbers as a table"):
-        frame.show_table(table("Where the two models differ", caption, head, rows, data=data, of=pair.stem))
+        frame.show_table(Table("Where the two models differ", caption, head, rows, data=data, of=pair.stem))
 
 
 def _quoted(text: str) -> str:

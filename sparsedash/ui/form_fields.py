@@ -1,7 +1,7 @@
 """Fields of the form, drawn from the rows of the field table, with errors underneath; uploads; estimates beside it."""
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar, cast
@@ -36,6 +36,8 @@ from sparsedash.ui.address_bar import BOUND, query_value
 from sparsedash.ui.frame import JOB_S
 
 T = TypeVar("T")
+_REFUSED = "refused"
+"""Whether a field was refused since the last expander began; and after its key, whether it is to open."""
 
 _UPLOAD_HELP = (
     "A .jsonl file has one JSON object with a text field in each line, a .txt file blank lines between its texts, a "
@@ -104,21 +106,18 @@ def reference_field(backend: Backend, row: FieldRow, usual: str | None = None) -
     if before != usual and st.session_state.get(row.key) == before:
         st.session_state[row.key] = usual
     with suppress(SparseDashError):
-        typed = (st.session_state.get(row.key) or "").strip()
-        if backend.reference_problem(field, typed) and (named := hub_reference(field, typed)) != typed:
-            st.session_state[row.key] = named
+        if typed := st.session_state.get(row.key):
+            st.session_state[row.key] = hub_reference(field, typed.strip())
     name = st.selectbox(
         row.label, names, index=names.index(usual), key=row.key, bind=BOUND, accept_new_options=True, help=row.help
     )
 
     def usable_reference() -> str:
-        reference = (name or "").strip()
+        # One from the address of this page may be an address itself.
+        reference = hub_reference(field, (name or "").strip())
         if not reference:
             raise SparseDashError(f"Choose {'a text' if is_text else 'a model'}.")
         row.check(reference)
-        if backend.reference_problem(field, reference):
-            # From the address of this page; what is typed was replaced above.
-            reference = hub_reference(field, reference)
         if problem := backend.reference_problem(field, reference):
             raise SparseDashError(problem.message)
         return reference
@@ -159,10 +158,21 @@ def _gives(backend: Backend, field: ReferenceField, reference: str) -> Html:
     return join(escape(f"{name}: {passages}; first gap: "), element("b", escape(count.first_gap[:40])))
 
 
-def expander(label: str, key: str, names: Sequence[str], opened: bool = False) -> DeltaGenerator:
-    """An expander that is open at first where the address has a value for one of these fields, or if `opened`."""
+@contextmanager
+def expander(label: str, key: str, names: Sequence[str], opened: bool = False) -> Iterator[None]:
+    """An expander that is open at first where the address has a value for one of these fields, or if `opened`.
+
+    It opens where a field in it is refused.
+    """
     st.session_state.setdefault(key, opened or any(map(address_bar.query_value, names)))
-    return st.expander(label, key=key, on_change="rerun")
+    if st.session_state.pop(f"{key}-{_REFUSED}", False):
+        st.session_state[key] = True
+    st.session_state[_REFUSED] = False
+    with st.expander(label, key=key, on_change="rerun") as drawn:
+        yield
+    if st.session_state[_REFUSED] and not drawn.open:
+        st.session_state[f"{key}-{_REFUSED}"] = True
+        st.rerun()
 
 
 def show_hint(*lines: str) -> None:
@@ -177,12 +187,18 @@ def validated(key: str, build: Callable[[], T]) -> T | None:
         return build()
     except SparseDashError as error:
         show_problem(key, error)
+        st.session_state[_REFUSED] = True
         return None
 
 
 def show_problem(key: str, error: SparseDashError) -> None:
     """Draw an error, with a red border around the field."""
-    fields = ("stTextInputRootElement]", "stNumberInputContainer]", "stSelectbox] [role=group]")
+    fields = (
+        "stTextInputRootElement]",
+        "stNumberInputContainer]",
+        "stSelectbox] [role=group]",
+        "stTextAreaRootElement]",
+    )
     marked = ", ".join(f".st-key-{key} [data-testid={field}" for field in fields)
     wrong = error.rule if isinstance(error, SettingsError) else error.message
     message = element("p", escape(f"{wrong} {error.advice}".strip()), css="sd-field-error", role="alert")
@@ -334,7 +350,7 @@ _SIZES = {
 """The passages of each evaluation size, all of which are answered, and where they come from."""
 
 
-def other_passages_expander(*keys: str) -> DeltaGenerator:
+def other_passages_expander(*keys: str) -> AbstractContextManager[None]:
     """The expander of other passages; open at first where the address names some. keys: of other fields in it."""
     other = query_value(_TEXT) not in ("", *(text for text, _ in _SIZES.values()))
     return expander("Other passages, or a text of your own", "others", keys, other)

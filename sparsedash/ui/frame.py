@@ -32,7 +32,7 @@ from sparsedash.schema.errors import SparseDashError
 from sparsedash.service.backend import Backend
 from sparsedash.service.deletion import Cleanup, Selection
 from sparsedash.storage.local_machine import data_folder
-from sparsedash.storage.users import serving_rules
+from sparsedash.storage.users import Serving, serving_rules
 from sparsedash.ui import browser_scripts, login, navigation
 
 P = ParamSpec("P")
@@ -67,7 +67,7 @@ def page(title: str) -> Backend:
     try:
         opened, rules = backend(), serving_rules()
         if rules is not None:
-            opened = opened.seen_by(login.current_user(), rules)
+            opened = _seen_by(opened, login.current_user(), rules)
         if _ANNOUNCED not in st.session_state:
             # Not by the times at which jobs ended: the clock may be set meanwhile.
             ended = {(job.id, job.attempt) for job in opened.jobs(_JOBS_ANNOUNCED) if not job.live}
@@ -90,6 +90,12 @@ def backend() -> Backend:
 @lru_cache(maxsize=1)
 def _backend() -> Backend:
     return Backend(data_folder())
+
+
+@lru_cache(maxsize=256)
+def _seen_by(opened: Backend, user: str, rules: Serving) -> Backend:
+    """One object for each user: what is cached of a backend is found by it."""
+    return opened.seen_by(user, rules)
 
 
 @st.fragment(run_every=_NOTICE_S)

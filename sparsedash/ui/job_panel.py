@@ -5,7 +5,7 @@ from functools import partial
 
 import streamlit as st
 
-from sparsedash.jobs.job import Job, Move, Priority, queue_order
+from sparsedash.jobs.job import Job, Move, Priority, kept, queue_order
 from sparsedash.reporting import job_status, wording
 from sparsedash.reporting.html import Html, element, escape, join, paragraph, visible, widget_label
 from sparsedash.reporting.record_pair import record_choices
@@ -18,8 +18,6 @@ from sparsedash.ui.frame import JOB_S
 
 JOBS_LISTED = 200
 """Jobs that are looked at where all are listed, newest first."""
-KEPT = "What was finished is kept."
-"""Of a job that is resumed."""
 _AT_FIRST = 10
 LOG_LINES, LOG_CHARACTERS = 40, 16_000
 """The end of a log that is shown."""
@@ -53,8 +51,8 @@ def draw_job(backend: Backend, job: Job, brief: bool = False, *, queue: Sequence
     with st.container(border=True, key=f"job-{job.id}", gap="xsmall"):
         frame.show(element("div", head, *details, *_progress_lines(backend, job, brief, forecast), css="sd-job"))
         if job.state == "cancelled":
-            # On request: nothing went wrong. Of what verification has read, nothing is kept.
-            frame.note(f"{job.error_text} {'' if job.kind == 'verify' else job.error_advice}".strip())
+            # On request: nothing went wrong.
+            frame.note(f"{job.error_text} {job.error_advice}".strip())
         elif job.error_text:
             frame.failure(job.error_text, job.error_advice)
         with frame.row():
@@ -109,23 +107,30 @@ def _progress_lines(backend: Backend, job: Job, steady: bool, forecast: Prefligh
 
 
 def _draw_buttons(backend: Backend, job: Job, brief: bool, queue: Sequence[Job]) -> None:
-    def resume() -> None:
-        """Queue the job again; where that makes another one, the address follows to it."""
-        again, asked = backend.retry(job.id), address_bar.query_value(navigation.RUN)
-        if asked and job.key.startswith(asked) and again.key != job.key:
-            address_bar.set_query({navigation.RUN: again.key})
-
     if job.live:
         stopping = job.cancel_requested_at is not None
         frame.action_button("Cancel", lambda: backend.cancel(job.id), key=f"cancel-{job.id}", disabled=stopping)
     elif job.state != "done":
-        frame.action_button("Resume", resume, key=f"resume-{job.id}", icon="refresh", help=KEPT)
+        frame.action_button(
+            "Resume",
+            lambda: follow(backend.retry(job.id), job.key),
+            key=f"resume-{job.id}",
+            icon="refresh",
+            help=kept(job.kind),
+        )
     elif not brief:
         _link_to_results(backend, job)
     if job.state == "queued" and len(queue) > 1:
         _draw_moves(backend, job, [other.id for other in queue if other.priority == job.priority])
-    if not job.live and (asked := job_status.job_request(job)):
-        link_to_form(asked, judged_here=brief)
+    if not brief and not job.live and (asked := job_status.job_request(job)):
+        link_to_form(asked, judged_here=False)
+
+
+def follow(again: Job, before: str) -> None:
+    """Have the address name the run of a job that was queued again. before: the key of the run that it stands for."""
+    asked = address_bar.query_value(navigation.RUN)
+    if asked and before.startswith(asked) and again.key != before:
+        address_bar.set_query({navigation.RUN: again.key})
 
 
 def link_to_form(asked: RunSettings | FindSettings, *, judged_here: bool) -> None:
@@ -164,7 +169,7 @@ def _draw_moves(backend: Backend, job: Job, peers: list[int]) -> None:
 
 def _link_to_results(backend: Backend, job: Job) -> None:
     if job.makes_run:
-        judged = navigation.search_tolerance_query(job_search(job))
+        judged = navigation.whole_tolerance_query(job_search(job))
         frame.link("overview", "See what it cost", run=job.key, **judged)
         frame.link("compare", "Compare passages", run=job.key, **judged)
     elif job.kind == "export":
@@ -305,7 +310,7 @@ def _mention_other_runs(backend: Backend, shown: str, seen: list[Job]) -> None:
         state, about = "is under way", " · ".join(filter(None, activity))
     with st.container(gap=None):
         title = widget_label(f"Another run {state}: {job_status.job_name(backend, job)}")
-        frame.link("overview", title, run=job.key, **navigation.search_tolerance_query(job_search(job)))
+        frame.link("overview", title, run=job.key, **navigation.whole_tolerance_query(job_search(job)))
         frame.remark(about)
         if more:
             frame.link("runs", f"{len(more)} more in the list of jobs", view="jobs")

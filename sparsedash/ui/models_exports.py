@@ -8,9 +8,9 @@ import streamlit as st
 from sparsedash.catalog.families import FORMS
 from sparsedash.reporting import wording
 from sparsedash.reporting.deployment import FORM_NAMES, export_title, proof_words, runtime_rows, upload_command
-from sparsedash.reporting.html import element, escape, paragraph, table
+from sparsedash.reporting.html import Table, element, escape, paragraph
 from sparsedash.reporting.run_results import RunResults, run_results, verdict_of
-from sparsedash.reporting.verdicts import model_verdict, verdict_words
+from sparsedash.reporting.verdicts import limits_sentence, model_verdict, verdict_words
 from sparsedash.schema.export_settings import Export, ExportSettings, Form, Weights, possible_weights
 from sparsedash.schema.settings import BUILTIN_MODEL
 from sparsedash.service.backend import Backend
@@ -57,7 +57,7 @@ def show_export(backend: Backend, export: Export) -> None:
             frame.remark("Zeros alone make no model faster: no speed-up is expected.")
         with st.expander("Where it loads"):
             caption = "A fresh process was asked here; the rest is by the source."
-            drawn = table("Where it loads", caption, _HEAD, runtime_rows(export))
+            drawn = Table("Where it loads", caption, _HEAD, runtime_rows(export))
             frame.show(element("div", drawn.html, css="sd-wrapped"))
             frame.offer_table(drawn, key=export.key[:16])
         with st.expander("Take it to the hub"):
@@ -71,11 +71,14 @@ def show_export(backend: Backend, export: Export) -> None:
 
 
 def _card_verdict(backend: Backend, export: Export) -> str:
-    """The verdict on the exported model, as its card has it; nothing where its run is gone."""
+    """The verdict on the exported model, as its card has it, with the limits; nothing where its run is gone."""
     asked = export.settings
-    found = run_results(backend, backend.run(asked.run), Tolerance(ratio=asked.ratio, points=asked.points))
+    limits = Tolerance(ratio=asked.ratio, points=asked.points)
+    found = run_results(backend, backend.run(asked.run), limits)
     judged = next((each for each in (found.judged if found else ()) if each.record.key == asked.sparse), None)
-    return f"The model {verdict_words(judged.verdict)}." if judged else ""
+    if judged is None:
+        return ""
+    return f"The model {verdict_words(judged.verdict)}. {limits_sentence(judged.verdict, limits)}"
 
 
 def request_export(backend: Backend, found: RunResults) -> None:

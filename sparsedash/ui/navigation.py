@@ -60,14 +60,9 @@ def tolerance_query() -> dict[str, str]:
     return {name: f"{value:g}" for name, (value, otherwise) in found.items() if value != otherwise}
 
 
-def whole_tolerance_query(allowed: Tolerance | FindSettings) -> dict[str, str]:
-    """This tolerance as parameters of a link, the default as well."""
-    return {RATIO: f"{allowed.ratio:g}", POINTS: f"{allowed.points:g}"}
-
-
-def search_tolerance_query(search: FindSettings | None) -> dict[str, str]:
-    """The tolerance of a search as parameters of a link to its run; empty for other runs."""
-    return {} if search is None else whole_tolerance_query(search)
+def whole_tolerance_query(allowed: Tolerance | FindSettings | None) -> dict[str, str]:
+    """This tolerance, or that of a search, as parameters of a link, the default as well; empty for None."""
+    return {} if allowed is None else {RATIO: f"{allowed.ratio:g}", POINTS: f"{allowed.points:g}"}
 
 
 def adopt_search_tolerance(search: FindSettings | None) -> None:
@@ -75,7 +70,7 @@ def adopt_search_tolerance(search: FindSettings | None) -> None:
     if search is None or any(_state().get(name) for name in (RATIO, POINTS)):
         return
     if (search.ratio, search.points) != (Tolerance().ratio, Tolerance().points):
-        asked = search_tolerance_query(search)
+        asked = whole_tolerance_query(search)
         st.query_params.update(asked)
         remember(asked)
 

@@ -1,13 +1,13 @@
 """What the dense and the headline model write after the run's prompts, side by side under the answer of a run."""
 
-from sparsedash.reporting.html import Html, element, escape
+from sparsedash.reporting.html import Html, element, escape, readable
 from sparsedash.reporting.record_pair import DIVERGENCE_SIGN, mark_divergence
 from sparsedash.reporting.run_prompts import PromptTexts, prompt_texts
 from sparsedash.reporting.run_results import RunResults
 from sparsedash.service.backend import Backend
 from sparsedash.ui import frame
 
-_TO_COME, _NOTHING, _NOT_STORED = "…", "(nothing)", "(not stored)"
+_TO_COME, _NOT_STORED = "…", "(not stored)"
 
 
 def show_prompts(backend: Backend, found: RunResults, *, grows: bool) -> None:
@@ -34,7 +34,7 @@ def show_prompts(backend: Backend, found: RunResults, *, grows: bool) -> None:
 
 def _row(row: PromptTexts, name: str, missing: str) -> Html:
     """The prompt and both texts, without line breaks. name: of the sparse model. missing: in place of its text."""
-    dense, sparse = (" ".join(text.split()) or _NOTHING for text in (row.dense, row.sparse or ""))
+    dense, sparse = (" ".join(readable(text).split()) for text in (row.dense, row.sparse or ""))
     left, right = mark_divergence(dense, sparse) if row.sparse is not None else (escape(dense), escape(missing))
     return element(
         "tr",

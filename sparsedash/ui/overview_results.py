@@ -8,10 +8,9 @@ from urllib.parse import urlencode
 import streamlit as st
 
 from sparsedash.jobs.job import Job
-from sparsedash.reporting import run_answer, verdicts, wording
+from sparsedash.reporting import job_status, run_answer, verdicts, wording
 from sparsedash.reporting.charts.tradeoff_data import Measure
 from sparsedash.reporting.html import Html, card, cards, file_name, paragraph, widget_label
-from sparsedash.reporting.job_status import job_title
 from sparsedash.reporting.run_results import RunResults, live_model, run_results
 from sparsedash.schema.pair_records import RunMark
 from sparsedash.schema.records import Run
@@ -44,7 +43,9 @@ def show_answer(backend: Backend, found: RunResults, job: Job | None) -> None:
 
 def _resume_without_panel(backend: Backend, run: Run, job: Job | None) -> Callable[[], object] | None:
     """What puts the run in the queue again; None where the panel of its job has the button."""
-    return None if job is not None and job.state != "done" else lambda: backend.submit(run.find or run.settings)
+    if job is not None and job.state != "done":
+        return None
+    return lambda: job_panel.follow(backend.submit(run.find or run.settings), run.key)
 
 
 def _show_next_step(backend: Backend, found: RunResults | None, *, grows: bool) -> None:
@@ -53,7 +54,7 @@ def _show_next_step(backend: Backend, found: RunResults | None, *, grows: bool) 
     if step is None and not grows:
         return
     with st.container(key="next-step-grows" if grows else "next-step", horizontal=True, vertical_alignment="center"):
-        frame.show(paragraph(f"{step.said}{_takes(backend, step)}" if step else "", css="sd-next"))
+        frame.show(paragraph(f"{step.said}{_takes(backend, found, step)}" if step and found else "", css="sd-next"))
         if found is None or step is None:
             return
         if step.asked is None and found.headline is not None:
@@ -62,10 +63,12 @@ def _show_next_step(backend: Backend, found: RunResults | None, *, grows: bool) 
             frame.link("prune", step.link, **address)
 
 
-def _takes(backend: Backend, step: run_answer.NextStep) -> str:
-    """What a step takes, as the end of its paragraph; nothing where that is not known."""
-    seconds = backend.preflight(step.asked).duration.total_s if step.asked is not None else None
-    return "" if seconds is None else f" It takes about {wording.duration_words(seconds)}."
+def _takes(backend: Backend, found: RunResults, step: run_answer.NextStep) -> str:
+    """What a step takes, as the end of its paragraph; nothing where that is not known, or it is what ran already."""
+    if step.asked in (None, found.run.find, found.run.settings):
+        return ""
+    seconds = backend.preflight(step.asked).duration.total_s
+    return f" It takes about {wording.duration_words(seconds)}." if seconds else ""
 
 
 def show_no_results(backend: Backend, key: str, run: Run | None, job: Job | None) -> None:
@@ -82,7 +85,7 @@ def show_no_results(backend: Backend, key: str, run: Run | None, job: Job | None
         )
     # No room is kept where it has ended without results.
     grows = live and _grows(job)
-    frame.opening(sentence, " · ".join(job_title(job)) if job is not None else "", grows=grows)
+    frame.opening(sentence, " · ".join(job_status.job_title(job)) if job is not None else "", grows=grows)
     if grows:
         choose_tolerance()
     _show_next_step(backend, None, grows=grows)
@@ -90,6 +93,8 @@ def show_no_results(backend: Backend, key: str, run: Run | None, job: Job | None
         show_incomplete("Its other records are kept.", _resume_without_panel(backend, run, job))
     if job is not None:
         job_panel.watch_job(backend, job, lambda: run_results(backend, backend.run(key)) is not None, brief=True)
+    if not live and (asked := (run and (run.find or run.settings)) or (job and job_status.job_request(job))):
+        job_panel.link_to_form(asked, judged_here=True)
     if live:
         frame.empty("The chart appears here as soon as the dense model has answered, and grows with every sparse one.")
 
@@ -155,7 +160,7 @@ def list_runs(backend: Backend, runs: list[Run], chosen: str) -> None:
         parts = [wording.moment(run.started_at, frame.zone()), wording.stored_run_details(run)]
         with st.container(gap=None):
             title = widget_label(wording.stored_run_title(run, mark.name))
-            frame.link("overview", title, run=run.key, **navigation.search_tolerance_query(run.find))
+            frame.link("overview", title, run=run.key, **navigation.whole_tolerance_query(run.find))
             frame.remark(" · ".join([*parts, *(note for note, holds in notes.items() if holds)]))
 
 

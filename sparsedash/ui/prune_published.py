@@ -2,7 +2,7 @@
 
 from sparsedash.catalog import published_results
 from sparsedash.reporting import wording
-from sparsedash.reporting.html import Value, element, escape, fact_list, table, widget_label
+from sparsedash.reporting.html import Table, Value, element, escape, fact_list, widget_label
 from sparsedash.service import reproduction
 from sparsedash.service.backend import Backend
 from sparsedash.ui import address_bar, frame
@@ -47,7 +47,7 @@ def show_tables() -> None:
         n = rows[0].n_passages
         caption = _CAPTION.format(what=what, passages=n, one=100 / n)
         cells = [_cells(row)[: len(head)] for row in rows]
-        frame.show_table(table(f"Published accuracies of {what}", caption, head, cells, data=[*map(_values, rows)]))
+        frame.show_table(Table(f"Published accuracies of {what}", caption, head, cells, data=[*map(_values, rows)]))
 
 
 def show_row(backend: Backend) -> None:

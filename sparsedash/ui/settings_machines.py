@@ -2,7 +2,7 @@
 
 from sparsedash.jobs.cluster_parts import MachineFacts, MachineView
 from sparsedash.reporting import wording
-from sparsedash.reporting.html import element, table
+from sparsedash.reporting.html import Table, element
 from sparsedash.service.backend import Backend
 from sparsedash.ui import frame
 from sparsedash.ui.frame import JOB_S
@@ -26,7 +26,7 @@ def watch_machines(backend: Backend) -> None:
         return
     caption = f"{wording.quantity(n, 'machine')} at {view.address}, {n_free or 'none'} of them free."
     head, rows = ["Machine", "Runs", "Memory used", "Memory free", "GPUs"], list(map(_machine_row, view.machines))
-    drawn = table("Machines of the cluster", caption, head, rows)
+    drawn = Table("Machines of the cluster", caption, head, rows)
     frame.show(element("div", drawn.html, css="sd-wrapped"))
 
 

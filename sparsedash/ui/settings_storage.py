@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import streamlit as st
 
 from sparsedash.reporting import storage_words, wording
-from sparsedash.reporting.html import element, escape, paragraph, table, widget_label
+from sparsedash.reporting.html import Table, element, escape, paragraph, widget_label
 from sparsedash.reporting.storage_words import HeldRow, gigabytes
 from sparsedash.schema.records import Verification, VerifySettings
 from sparsedash.service.backend import Backend
@@ -113,7 +113,7 @@ def _show_found(backend: Backend, found: Verification) -> None:
     with frame.row():
         frame.ask_to_delete(backend, "Delete what is damaged", "delete-found", Selection(damaged=True), {})
         head = ["What", "Called", "What is wrong", "What to do"]
-        frame.offer_table(table("What is damaged", "", head, damaged))
+        frame.offer_table(Table("What is damaged", "", head, damaged))
 
 
 def show_limit(backend: Backend, held: Holdings) -> None:

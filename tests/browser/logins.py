@@ -4,10 +4,11 @@ import itertools
 import json
 import urllib.error
 import urllib.request
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
+from http.client import HTTPConnection
 from http.cookiejar import CookieJar
 from pathlib import Path
-from urllib.parse import urljoin
+from urllib.parse import urljoin, urlsplit
 
 from streamlit.proto.BackMsg_pb2 import BackMsg
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
@@ -153,13 +154,12 @@ class RawUser:
         head = b'--edge\r\nContent-Disposition: form-data; name="file"; filename="a.txt"\r\n\r\n'
         kind = {"Content-Type": "multipart/form-data; boundary=edge"}
         own = {"Origin": self._address, "X-Xsrftoken": self._xsrf}
-        asked = urllib.request.Request(
-            f"{self._address}/_stcore/upload_file/{session}/{file}",
-            data=head + content + b"\r\n--edge--\r\n",
-            method=method,
-            headers={**self.headers, **own, **kind},
-        )
-        return self._answer(asked)[0]
+        path, body = f"/_stcore/upload_file/{session}/{file}", head + content + b"\r\n--edge--\r\n"
+        with closing(HTTPConnection(urlsplit(self._address).netloc, timeout=DEADLINE_S)) as connection:
+            # A refusal may come, and the server hang up, before all has been sent.
+            with suppress(BrokenPipeError, ConnectionResetError):
+                connection.request(method, path, body, {**self.headers, **own, **kind})
+            return connection.getresponse().status
 
     def _answer(self, asked: urllib.request.Request) -> tuple[int, str]:
         try:

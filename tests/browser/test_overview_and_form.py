@@ -27,7 +27,7 @@ def test_the_first_screen_says_how_much_at_what_cost_and_its_next_step_fills_the
     following.press("Enter")
     expect(page).to_have_url(re.compile("/prune"))
     ready(page)
-    expect(page.get_by_role("radio", name=re.compile("^(Decide|Paper)"), checked=True)).to_have_count(1)
+    expect(page.get_by_role("radio", name=re.compile("^(Decide|Paper|As chosen below)"), checked=True)).to_have_count(1)
 
 
 def test_the_chart_follows_the_theme_its_measure_stands_in_the_address_and_every_point_is_a_link_after_it(
@@ -52,7 +52,7 @@ def test_the_chart_follows_the_theme_its_measure_stands_in_the_address_and_every
     page.get_by_role("radio", name="flips").focus()
     page.keyboard.press("Tab")
     assert page.evaluate(FOCUSED)[0] == "Plot loss against"
-    for name in ("The chart as SVG", "The chart as PNG", "The numbers as a table"):
+    for name in ("The chart as SVG", "The chart as PNG", "?", "The numbers as a table"):
         page.keyboard.press("Tab")
         assert page.evaluate(FOCUSED) == [name, True]
     page.keyboard.press("Enter")
@@ -81,7 +81,7 @@ def test_the_menu_takes_run_and_tolerance_along_back_goes_one_step_back_and_a_po
     expect(page).to_have_url(re.compile(r"/compare\?run="))
     page.go_back()
     expect(page).to_have_url(f"{finished.address}/?within=1.5")
-    expect(page.locator("h1")).to_contain_text("limit 1.5 ×")
+    expect(page.locator("h1")).to_contain_text("limit 1.50 ×")
     ready(page)
     sparse = page.locator(".js-plotly-plot .trace:has(.errorbars) .points path")
     expect(sparse).to_have_count(4)  # Three models, and the dense one behind them.
@@ -144,6 +144,17 @@ def test_what_is_still_being_typed_counts_when_start_is_clicked_and_start_stays_
         expect(page.locator(".sd-field-error")).to_contain_text(said)
         expect(start).to_be_disabled()
         assert "/prune" in page.url
+
+
+def test_a_word_that_only_filters_the_models_chooses_none(page, empty):
+    page.goto(f"{empty.address}/prune")
+    ready(page)
+    field = page.get_by_label("Model", exact=True)
+    before = field.input_value()
+    field.press_sequentially("qwen")
+    expect(page.get_by_role("option", name=re.compile("Qwen")).first).to_be_visible()
+    page.mouse.click(5, 400)
+    expect(field).to_have_value(before)
 
 
 def test_a_server_without_logins_answers_its_own_pages_alone_and_says_what_they_may_do(finished):

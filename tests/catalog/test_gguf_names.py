@@ -67,6 +67,7 @@ PLAIN = {
         ("llama.attention.key_length", 16, ""),
         ("llama.rope.dimension_count", 4, "have 4, 8 numbers"),
         ("general.architecture", "stablelm", "possible: bloom, falcon"),
+        ("general.architecture", "x" * 50, f"its architecture is '{'x' * 40}';"),
         ("general.type", "adapter", "it holds no model"),
         ("split.count", 3, "it is one of 3 parts"),
         ("general.author", "somebody", ""),

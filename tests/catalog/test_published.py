@@ -67,6 +67,7 @@ def test_the_drop_of_one_bf16_row_is_that_of_its_fp32_row():
 
 def test_intervals_hold_what_was_published_and_not_even_the_largest_drop_shows_a_difference():
     assert (len(LAST_TOKEN), len(LAST_WORD), len({row.name for row in PUBLISHED_ROWS})) == (8, 12, 20)
+    assert LAST_TOKEN[0].name == "gpt-j-6b-lambada-20-last-token-float32"
     for row in PUBLISHED_ROWS:
         found = published_interval(row)
         assert found.sparse[0] < row.sparse < found.sparse[1]

@@ -17,7 +17,7 @@ import pytest
 
 from sparsedash.catalog.presets import METHODS
 from sparsedash.engine.models.loading import load_model, locate_model
-from sparsedash.schema.errors import ModelError, SettingsError
+from sparsedash.schema.errors import JobError, ModelError, SettingsError
 from sparsedash.schema.method_settings import Allocation, Compensation, Pattern, Saliency, Schedule, Scope
 from sparsedash.schema.settings import RunSettings, settings_from_plain
 from sparsedash.service.backend import Backend
@@ -161,7 +161,7 @@ def test_settings_are_a_job_or_a_typed_error(backend, n, monkeypatch, tmp_path):
         plain = odd_settings(random.Random(seed))
         try:
             job = backend.submit(settings_from_plain(RunSettings, plain))
-        except SettingsError as error:
+        except (SettingsError, JobError) as error:
             assert error.message
             seen["refused"] += 1
             continue

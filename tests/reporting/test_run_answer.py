@@ -105,11 +105,25 @@ CLOSE = "is too close to call on 120 passages."
             (BEYOND, UNDECIDED, WITHIN),
             f"Removing up to 10 % of the MLP {within(1.01)}. 30 % {beyond(1.35)}. 20 % {CLOSE}",
         ),
+        ((UNDECIDED, shifted(0.02, 300)), f"Removing 30 % of the MLP {within(1.02)}."),
+        (
+            (WITHIN, shifted(0.3, 200), shifted(0.09, 400, 1.0)),
+            f"Removing up to 10 % of the MLP {within(1.01)}. 20 % {beyond(1.35)}.",
+        ),
         ((UNDECIDED, BEYOND), f"Removing 30 % of the MLP {beyond(1.35)}. 20 % {CLOSE}"),
         ((shifted(0.09, 100, spread=1.0), UNDECIDED), f"Removing 10 % or 20 % of the MLP {CLOSE} {LIMITS}"),
         ((), "The dense model has answered; the sparse models are on their way."),
     ],
-    ids=["within-beyond", "beyond-below-within", "undecided-between", "undecided-below", "undecided", "none"],
+    ids=[
+        "within-beyond",
+        "beyond-below-within",
+        "undecided-between",
+        "within-above-undecided",
+        "undecided-above-beyond",
+        "undecided-below",
+        "undecided",
+        "none",
+    ],
 )
 def test_the_answer_names_the_largest_sparsity_within_the_smallest_beyond_and_what_is_undecided(sparse, sentence):
     assert said(*sparse) == sentence
@@ -321,10 +335,15 @@ def test_how_a_search_got_there_counts_trials_and_passages_and_names_what_stayed
             (shifted(0.09, 100, spread=1.0), shifted(0.01, 200), BEYOND),
             "Next: search for the largest sparsity within your limit, between 20 and 30 %.",
         ),
+        ((shifted(0.3, 100), shifted(0.01, 200)), "Next: see whether more than 20 % can be removed."),
+        (
+            (WITHIN, shifted(0.3, 200), shifted(0.09, 400, 1.0)),
+            "Next: search for the largest sparsity within your limit, between 10 and 20 %.",
+        ),
         ((WITHIN,), "Next: see whether more than 10 % can be removed."),
         ((BEYOND,), "Next: see whether less than 30 % can be removed, or race other methods."),
     ],
-    ids=["undecided", "between", "more", "less"],
+    ids=["undecided", "between", "beyond-below-within", "undecided-above-beyond", "more", "less"],
 )
 def test_the_next_step_depends_on_what_is_open(sparse, sentence):
     step = answers.next_step(sweep_of(*sparse))
@@ -419,7 +438,7 @@ def test_too_few_passages_for_a_verdict_are_not_searched_on():
     assert step.asked.evaluation.corpus == BUILTIN_CLOZE_402 and "on the 402 built-in passages" in step.said
 
 
-@pytest.mark.parametrize(("slope", "link"), [(0.3, "Export this model"), (60.0, "Change the settings")])
+@pytest.mark.parametrize(("slope", "link"), [(0.3, "Export this model"), (60.0, "Search again")])
 def test_a_search_leads_to_its_model_or_to_another_method(slope, link):
     run, records, found = specimens.search(slope=slope)
     step = answers.next_step(results_of(run, records, found, tolerance=Tolerance(ratio=1.3, points=30.0)))

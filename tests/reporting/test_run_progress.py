@@ -166,6 +166,12 @@ def test_a_walk_that_finds_its_statistics_is_expected_to_prune_alone():
     assert unknown.unmeasured == ("walk",)
 
 
+def test_writing_prompts_is_never_called_slow_pruning():
+    taken = (*TAKEN[:5], ("prune", 0, 8.0), ("continue", 0, 9.0))
+    assert run_progress(RUN, KNOWN, after(taken[:6])).slower == ("prune", 2.2)
+    assert run_progress(RUN, KNOWN, after(taken)).slower is None
+
+
 class Recorder:
     """A job table that keeps the last step, and its clock."""
 

@@ -165,6 +165,15 @@ def test_prompts_stand_first_with_every_model_that_wrote_and_marks(house):
     assert len(rest) + 1 == len(kinds["broke"]) + len(kinds["mended"])
 
 
+def test_a_prompt_of_the_run_that_a_user_tried_is_printed_once(house):
+    backend, found, pair = house
+    prompt, others = found.run.settings.prompts[0], found.run.sparse[:1]
+    backend.user_data.keep_prompt(store(house, prompt, others=others, wrote=("x",)))
+    store(house, prompt)
+    section = continuations_section(backend, found.run, pair, None)
+    assert sum(prompt in each for each in section) == 1
+
+
 def test_without_texts_or_anything_written_there_is_no_section_and_a_long_one_is_cut(house, monkeypatch):
     backend, found, pair = house
     assert continuations_section(backend, found.run, pair, specimens.passages()) == []

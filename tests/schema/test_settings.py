@@ -102,7 +102,9 @@ def test_a_pattern_that_decides_the_sparsity_is_made_once_whatever_the_sweep_ask
     assert settings.n_sparse == 5
 
 
-@pytest.mark.parametrize("prompts", [("",), (" Once",), ("a\nb",), ("x" * 301,), ("a", "a"), tuple("abcdefghijk")])
+@pytest.mark.parametrize(
+    "prompts", [("",), (" Once",), ("a\nb",), ("\ud800",), ("a\x00b",), ("x" * 301,), ("a", "a"), tuple("abcdefghijk")]
+)
 def test_prompts_are_few_short_different_lines(prompts):
     assert RunSettings(prompts=()).prompts == () and FindSettings(prompts=("Once",)).run((100,)).prompts == ("Once",)
     with pytest.raises(SettingsError, match="prompts"):

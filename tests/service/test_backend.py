@@ -20,7 +20,7 @@ from sparsedash.schema.settings import (
     RunSettings,
 )
 from sparsedash.service.backend import Backend
-from sparsedash.service.time_forecast import Speeds
+from sparsedash.service.time_forecast import START_S, Speeds
 from sparsedash.storage.text_files import fingerprints
 from tests.service.made import SETTINGS, finish, run, work
 
@@ -56,6 +56,13 @@ def test_the_forecast_of_a_run_is_kept_as_it_was_when_it_was_asked_for(backend, 
     assert stored.left_bytes is None, "of a run of which a part is stored"
     backend._store.remember(store_keys.forecast_note(settings.key()), '{"memory": "x"}')
     assert backend.forecast(job) is None
+
+
+def test_a_worker_that_is_there_spares_a_run_its_start_and_a_start_takes_as_long_as_ever(backend, monkeypatch):
+    before = backend.expected_seconds(SETTINGS)["start"]
+    monkeypatch.setattr(backend._runner, "has_worker", lambda: True)
+    assert dict(backend.preflight(SETTINGS).duration.parts).get("starting", 0) == 0
+    assert backend.expected_seconds(SETTINGS)["start"] == before == START_S
 
 
 @pytest.mark.parametrize("settings", [SETTINGS, FIND], ids=["run", "find"])

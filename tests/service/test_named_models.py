@@ -69,3 +69,12 @@ def test_a_process_that_says_nothing_of_use_is_told(command, monkeypatch):
     monkeypatch.setattr(model_lookup, "_PATIENCE_S", 0.5)
     with pytest.raises(ModelError, match=r"could not be fetched|did not answer"):
         fetch_config("owner/model", with_token=False)
+
+
+def test_a_process_that_fails_after_its_last_word_is_told(monkeypatch, tmp_path):
+    program = tmp_path / "fails"
+    program.write_text("#!/bin/sh\necho {}\nexit 1\n")
+    program.chmod(0o700)
+    monkeypatch.setattr(model_lookup.sys, "executable", str(program))
+    with pytest.raises(ModelError, match="could not be fetched"):
+        fetch_config("owner/model", with_token=False)

@@ -11,6 +11,8 @@ from sparsedash.catalog.published_results import PUBLISHED_MODELS
 from sparsedash.catalog.resources import LeastMemory, least_memory
 from sparsedash.schema import store_keys
 from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.pair_records import Continuation, ContinuationSettings
+from sparsedash.schema.records import Record
 from sparsedash.schema.settings import BUILTIN_MODEL, CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.schema.store_keys import outcomes_key, statistics_key, text_key
 from sparsedash.service.preflight import Cached, Memory, expected_duration, expected_room, stored_parts
@@ -55,7 +57,14 @@ def test_what_is_stored_is_found_under_the_engines_keys(store):
     for made in (None, (statistics, MethodSettings(), 200)):
         key = outcomes_key("id", "float32", "texts", SETTINGS.evaluation, made)
         store.put(key, record(key))
-    assert stored_parts(SETTINGS, store) == Cached(calibration=True, dense=True, sparse=1, n_sparse=2)
+    known = Cached(calibration=True, dense=True, sparse=1, n_sparse=2)
+    assert stored_parts(replace(SETTINGS, residency="streamed"), store) == known
+    assert stored_parts(SETTINGS, store) == replace(NOTHING, calibration=True)
+    for key in store.keys(Record):
+        asked = ContinuationSettings(left=key, right=key, prompt="Once")
+        store.put(asked.key(), Continuation(key=asked.key(), prompt="Once", left="upon", right="upon"))
+    assert stored_parts(replace(SETTINGS, prompts=("Once",)), store) == known
+    assert not stored_parts(replace(SETTINGS, prompts=("Once", "Twice")), store).dense
 
 
 def test_a_changed_text_file_is_not_taken_for_the_stored_one_though_its_path_has_brackets(store, tmp_path):
@@ -68,6 +77,7 @@ def test_a_changed_text_file_is_not_taken_for_the_stored_one_though_its_path_has
     store.remember(store_keys.text_identity_note(f"file:{file}[3:]", mark), "texts")
     key = outcomes_key("id", "float32", "texts", settings.evaluation, None)
     store.put(key, record(key))
+    settings = replace(settings, prompts=())
     assert stored_parts(settings, store).dense
     file.write_text("and after")
     assert not stored_parts(settings, store).dense
@@ -97,6 +107,7 @@ TIMES = {
     "in another type": (replace(SETTINGS, dtype="bfloat16"), [BEFORE], NOTHING, None),
     "unfinished": (SETTINGS, [replace(BEFORE, finished=False)], NOTHING, None),
     "its record is lost": (SETTINGS, [replace(BEFORE, dense="lost")], NOTHING, None),
+    "texts after prompts": (SETTINGS, [finished_run(**BEFORE.seconds, **{"continue": 6.0})], NOTHING, 3 + 96 + 10 + 15),
     "all is stored": (SETTINGS, [BEFORE], ALL, 0),
     "half is stored": (SETTINGS, [BEFORE], replace(ALL, sparse=1), 3 + 2 + 5),
     "more text": (replace(SETTINGS, calibration=TWICE), [BEFORE], NOTHING, 3 + 192 + 4 + 15),

@@ -5,8 +5,10 @@ import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from urllib.parse import urlsplit
 
 import pytest
+from huggingface_hub.constants import ENDPOINT
 
 from sparsedash.schema.errors import AccessError, CorpusError, JobError, ModelError
 from sparsedash.schema.export_settings import ExportSettings
@@ -18,6 +20,7 @@ from sparsedash.service import request_checks
 from sparsedash.service.backend import Backend
 from sparsedash.service.preflight import run_problems
 from sparsedash.service.request_checks import hub_reference, reference_problem
+from sparsedash.storage import text_files
 from sparsedash.storage.text_files import Uploads
 from tests.engine.tiny_gguf import write_tiny_gguf
 from tests.service.made import SETTINGS, TEXT
@@ -181,7 +184,7 @@ UNASKED = "close expect_work forecast expected_seconds is_measuring model_shape 
 ASKED = (
     " administers cached cancel cluster continuation damaged_runs divergence fetch_config health job jobs"
     " log_tail move named_model newest_job open_run pack_run passages preflight prioritise queue queue_position record"
-    " reference_problem retry run runs search seen_by submit timing why_missing"
+    " reference_problem retry run runs search seen_by submit timing why_missing written"
 )
 
 
@@ -255,6 +258,11 @@ def test_a_folder_whose_config_cannot_be_that_of_a_model_is_refused_when_it_is_n
     assert said.startswith("Model: ") and expected in said
 
 
+def test_a_config_may_say_the_least_size(tmp_path):
+    (tmp_path / "config.json").write_text(LLAMA + '"num_hidden_layers": 1, "num_labels": 0}')
+    assert problems(model=tmp_path) == []
+
+
 def test_pipes_folders_and_broken_links_are_no_model_and_no_text(tmp_path):
     for kind in ("", ".gguf", ".txt"):
         pipe, folder, link = (tmp_path / f"{name}{kind}" for name in ("pipe", "folder", "link"))
@@ -306,7 +314,7 @@ def test_a_text_can_be_used_where_it_is_there_and_can_be_read(tmp_path, text, fi
     ],
 )
 def test_a_hub_page_names_its_model_or_text_and_any_other_address_is_refused(field, path, named):
-    for start in ("https://hub.example:8443/", "hub.example/"):
+    for start in (f"{ENDPOINT}/", f"{urlsplit(ENDPOINT).netloc}/"):
         if named is None:
             with pytest.raises((ModelError, CorpusError), match=r"^This is not the address of a (model|text set)"):
                 hub_reference(field, start + path)
@@ -315,10 +323,23 @@ def test_a_hub_page_names_its_model_or_text_and_any_other_address_is_refused(fie
 
 
 @pytest.mark.parametrize(
-    "text", ["owner/name", "01.ai/Yi", "gpt2", "/my.models/a", "./a.b/c/d", "file:/a.b/c.txt", "c4"]
+    "text", ["owner/name", "my.org/models/x.gguf", "01.ai/Yi", "gpt2", "/my.models/a", "./a.b/c/d", "file:/a.b/c.txt"]
 )
 def test_what_is_no_address_is_left_as_it_is(text):
     assert hub_reference("model", text) == text
+
+
+def test_the_address_of_another_site_is_no_model_of_the_hub():
+    with pytest.raises(ModelError, match="not the address of a model"):
+        hub_reference("model", "https://site.example/a/b")
+
+
+def test_a_file_is_not_refused_for_a_text_without_a_gap_and_a_large_one_is_not_read(tmp_path, monkeypatch):
+    file = tmp_path / "a.txt"
+    file.write_text("the first door\n\ntea")
+    assert reference_problem("evaluation text", f"file:{file}", tmp_path) is None
+    monkeypatch.setattr(text_files, "MAX_BYTES", 1)
+    assert text_files.named_text_count(f"file:{file}", tmp_path) is None
 
 
 @pytest.mark.parametrize(

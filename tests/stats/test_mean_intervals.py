@@ -49,6 +49,8 @@ def test_an_interval_valid_at_any_look_is_wider_and_one_value_has_none():
     found = moments([0.1, -0.2, 0.4, 0.0, -0.1] * 40)
     narrow, wide = mean_interval(found, 0.05), anytime_mean_interval(found, 0.05)
     assert wide[0] < narrow[0] < narrow[1] < wide[1]
+    # The formula of Waudby-Smith et al., of these values and one more like the most extreme on either side.
+    assert wide == pytest.approx((-0.006411, 0.087197), abs=1e-6)
 
 
 @pytest.mark.parametrize(("n", "allowed"), [(30, 0.042), (132, 0.034)])

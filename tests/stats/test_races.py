@@ -37,6 +37,11 @@ def test_one_passage_shows_nothing():
     assert (found.low, found.high, found.p_value) == (-inf, inf, 1)
 
 
+def test_a_handful_of_passages_shows_no_difference_however_narrow_the_interval():
+    (found,) = likelihood_differences([(shifted("a", 0, n=10), shifted("b", 5, n=10))])
+    assert found.low > 0 and not found.is_shown
+
+
 @pytest.mark.parametrize("stopping", [None, STOPPED])
 def test_interval_and_p_agree_after_holm_and_the_rest_is_compared_at_the_level_that_is_left(stopping):
     pairs = [(FIRST, shifted(f"{lost}", 0.1 + lost, spread=1.0, stopping=stopping)) for lost in (0.0, 0.25, 0.35, 2.0)]

@@ -16,7 +16,7 @@ from sparsedash.storage.store import Store
 from tests.storage.every_kind import flip
 from tests.ui import specimens
 
-TEXT = partial(Continuation, prompt="Once", left="upon", right="upon")
+TEXT = partial(Continuation, prompt=specimens.run()[0].settings.prompts[0], left="upon", right="upon")
 
 
 def key(name):
@@ -120,11 +120,20 @@ LINES = [f"passages {to_json(PASSAGES)}", *(f"record {to_json(record)}" for reco
         written([f"passages {to_json(replace(PASSAGES, **FEWER))}", *LINES[1:]]),
         written([*LINES, f"passages {to_json(replace(PASSAGES, key=key('other')))}"]),
         written([*LINES, f"continuation {to_json(TEXT(key=key('other')))}"]),
+        written([*LINES, f"continuation {to_json(TEXT(key=next(iter(RUN.continuations)), prompt='Another'))}"]),
+        written([*LINES, f"continuation {to_json(TEXT(key=next(iter(RUN.continuations)), left='x' * 4_001))}"]),
     ],
     ids=[
         *("nothing", "zip", "no header", "no passages", "no dense record", "a record of another run", "two runs"),
         *("no run", "another kind", "no JSON", "the example", "a key that is a path", "another model"),
-        *("dense and sparse exchanged", "fewer passages than answers", "other passages", "another text"),
+        *(
+            "dense and sparse exchanged",
+            "fewer passages than answers",
+            "other passages",
+            "another text",
+            "another prompt",
+            "a long text",
+        ),
     ],
 )
 def test_what_is_no_file_of_one_whole_run_is_refused(data):

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 from streamlit.runtime.state import query_params_proxy
 
+from sparsedash.catalog.presets import method_named
 from sparsedash.ui.form_address import SEARCH
 from sparsedash.ui.navigation import TITLES
 from tests.ui import specimens
@@ -14,13 +15,19 @@ from tests.ui.test_every_page import PAGES
 
 RUN = specimens.run()[0]
 OTHER = replace(specimens.SETTINGS, model="owner/other")
+RACE = replace(OTHER, methods=tuple(map(method_named, ("best", "flap", "magnitude"))))
 NEXT = {"own": "true"}, {"goal": SEARCH}, {"own": "true", "pattern": "n:m"}, {"own": "true", "rounds": "2"}
-OPENED = [*PAGES, *(("prune", more) for more in NEXT), ("overview", {"against": "reading"})]
+OPENED = [
+    ("overview", {"run": RACE.key()}),
+    *PAGES,
+    *(("prune", more) for more in NEXT),
+    ("overview", {"against": "reading"}),
+]
 SAID = {
     "run": (OTHER.key()[:16], "owner/other"),
     "passage": ("19", "Passage 20"),
     "filter": ("both-wrong", "1 of 8"),
-    "groups": ("true", "groups, with two intervals each"),
+    "groups": ("true", "groups, two intervals each"),
     "page": ("2", "to 2"),
     "chosen": (RUN.key[:16], "1 chosen"),
     "together": ("1", "The chart of this run"),
@@ -32,10 +39,11 @@ WITH = {"passage": {"filter": "all"}, "together": {"chosen": RUN.key[:16]}}
 
 @pytest.fixture
 def filled(finished):
-    """Two runs with results, and more than one page of those without."""
+    """Three runs with results, and more than one page of those without."""
     for i in range(26):
         finished.put(replace(RUN, key=f"{i:064d}"[::-1], sparse=(), started_at=1.0))
-    finished.add_run(specimens.run(OTHER))
+    for settings in (OTHER, RACE):
+        finished.add_run(specimens.run(settings))
     finished.put(replace(RUN, started_at=RUN.started_at + 1))
     finished.set_jobs(job(specimens.SETTINGS, "done"))
     return finished
@@ -57,8 +65,10 @@ def change(app, widget):
             widget.set_value([other] if isinstance(widget.value, list) else other)
         case "NumberInput":
             value = 40 if widget.value is None else widget.value
-            widget.set_value(value + widget.step if value + widget.step <= widget.max else value - widget.step)
-        case "TextInput":
+            widget.set_value(
+                value + widget.step if widget.max is None or value + widget.step <= widget.max else value - widget.step
+            )
+        case "TextInput" | "TextArea":
             widget.set_value("12.5")
         case "Toggle":
             widget.set_value(not widget.value)

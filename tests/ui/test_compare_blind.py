@@ -80,6 +80,16 @@ def test_what_was_shown_with_names_is_not_judged_blind(open_page, finished, prom
     assert "cannot be judged blind" in words(app).split("Try a prompt of your own")[1]
 
 
+def test_a_prompt_of_the_run_that_a_user_tries_is_judged_once(open_page, finished):
+    run = finished.runs()[0]
+    others = run.sparse[:-1]
+    asked = ContinuationSettings(left=run.dense, right=run.sparse[-1], others=others, prompt=run.settings.prompts[0])
+    finished.user_data.keep_prompt(asked)
+    finished.put(Continuation(key=asked.key(), prompt=asked.prompt, left=" a", right=" b", others=(" c", " d")))
+    app = open_page("compare", blind="true")
+    assert [each.key for each in app.button].count(f"A is better-{asked.key()}") == 1
+
+
 def test_swapped_sides_share_their_count_and_it_can_be_reset(open_page, finished):
     button(open_page("compare", blind="true"), "Both the same").click().run()
     app = open_page("compare", blind="true", left="30 %", right="dense")

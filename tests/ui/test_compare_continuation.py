@@ -100,7 +100,7 @@ def test_all_texts_are_shown_under_their_names_while_they_grow(open_page, tried)
 def test_until_the_first_word_the_page_says_what_is_done(open_page, tried):
     app = open_page("compare")
     for state, stage, expected in (
-        ("queued", "start", "◷ Waiting: Starts as soon as a worker is free."),
+        ("queued", "start", "◷ Waiting: Starts as soon as a worker is free"),
         ("running", "start", "Starting the engine"),
         ("running", "load", "Loading the model"),
     ):

@@ -47,12 +47,12 @@ def test_each_place_says_its_number_and_what_each_model_expects(open_page, finis
         finished,
         Place(text=" had", nats=0.004, left=" had", right=" had"),
         Place(text=" looked", nats=1.234, left=" been", right=" seen"),
-        Place(text="", nats=0.0, left="a", right="b"),
+        Place(text="", nats=0.0, left="\n", right="b"),
     )
     app = opened(open_page)
     assert '<span class="sd-heat sd-heat-0"' in markup(app)
     assert 'title="1.23 nats: dense expects “ been”, 30 % “ seen”"' in markup(app)
-    table = "“ looked” 1.23 “ been” “ seen” “ had” 0.00 “ had” “ had” a part of a character 0.00"
+    table = "“ looked” 1.23 “ been” “ seen” “ had” 0.00 “ had” “ had” a part of a character 0.00 “⏎”"
     assert table in words(app) and "KL(dense ‖ 30 %), in nats" in words(app)
 
 

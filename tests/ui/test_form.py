@@ -4,6 +4,7 @@ import re
 from dataclasses import replace
 
 import pytest
+from huggingface_hub.constants import ENDPOINT
 
 from sparsedash.catalog.model_shape import shipped_shape
 from sparsedash.catalog.presets import method_named
@@ -21,6 +22,10 @@ from tests.ui.conftest import button, markup, words
 
 SETTINGS = specimens.SETTINGS
 MASKS_SAVE_NOTHING = "do not make the model smaller or faster by themselves"
+
+
+def group(app, label):
+    return next(each for each in app.get("button_group") if each.label == label)
 
 
 def submitted(app, backend):
@@ -165,9 +170,9 @@ def test_a_click_together_with_a_refused_value_starts_nothing(open_page, backend
 
 
 def test_a_pasted_address_becomes_the_name_that_it_stands_for_or_is_refused(open_page, backend):
-    app = open_page("prune", model="https://hub.example/owner/name/tree/v1")
+    app = open_page("prune", model=f"{ENDPOINT}/owner/name/tree/v1")
     assert backend.asked_about[-1].model == "owner/name@v1" and not button(app, "Start").disabled
-    app = open_page("prune", model="https://hub.example/spaces/owner/name")
+    app = open_page("prune", model=f"{ENDPOINT}/spaces/owner/name")
     assert "This is not the address of a model on the hub. Name the model: owner/name." in words(app)
 
 
@@ -175,9 +180,8 @@ def test_a_suggested_model_is_chosen_by_its_title(open_page):
     app = open_page("prune")
     app.session_state["suggested"] = True
     app.run()
-    groups = {each.label: each for each in app.get("button_group") if each.label}
-    assert "LLaMA 7B" in groups["Published with this method"].options
-    groups["Current"].set_value("Qwen/Qwen3-0.6B-Base").run()
+    assert "LLaMA 7B" in group(app, "Published with this method").options
+    group(app, "Current").set_value("Qwen/Qwen3-0.6B-Base").run()
     assert app.selectbox(key="model").value == "Qwen/Qwen3-0.6B-Base"
     assert "Qwen 3 0.6B: 2.4 GB in FP32" in words(app)
 
@@ -268,10 +272,10 @@ def test_one_method_is_recommended_until_others_are_chosen(open_page):
     app = open_page("prune")
     assert "Method: best (recommended)." in words(app)
     assert not app.session_state["race"] and not app.session_state["more"]
-    app.get("button_group")[1].set_value(["least-squares", "random"]).run()
+    group(app, "Method").set_value(["least-squares", "random"]).run()
     assert "2 methods race: least-squares, random." in words(app)
     assert "2 methods at 3 sparsities: 6 sparse models on one calibration, in one job." in words(app)
-    app.get("button_group")[1].set_value([]).run()
+    group(app, "Method").set_value([]).run()
     assert "No method is chosen. Choose at least one." in words(app)
     assert button(app, "Start").disabled
 
@@ -281,6 +285,13 @@ def test_one_method_is_recommended_until_others_are_chosen(open_page):
 )
 def test_an_expander_is_open_where_the_address_fills_in_its_fields(open_page, address, expander):
     assert open_page("prune", **address).session_state[expander]
+
+
+def test_an_expander_opens_where_a_field_in_it_is_refused(open_page):
+    app = open_page("prune")
+    app.text_area(key="prompts").set_value("x" * 5000).run()
+    assert app.session_state["more"] and "Prompts must be" in words(app)
+    assert not app.session_state["race"] and not app.session_state["others"]
 
 
 LLAMA = NamedModel(family="llama", shape=shipped_shape("llama-7b"))
@@ -345,7 +356,7 @@ def test_a_custom_method_has_fields_for_the_parameters_of_its_choices(open_page,
 
 def test_masks_have_fields_of_their_own_that_say_what_they_do_not_save(open_page, backend):
     app = open_page("prune")
-    channels, masks = app.get("button_group")[1:3]
+    channels, masks = group(app, "Method"), group(app, "Methods that take single weights")
     assert {"least-squares", "flap"} <= set(channels.options)
     assert not set(channels.options) & set(masks.options)
     assert MASKS_SAVE_NOTHING in words(app)

@@ -92,6 +92,14 @@ def test_every_part_of_a_run_that_is_done_stands_next_to_its_estimate(open_page,
     assert "Parts of it were stored already: calibration." in said and "Memory" not in said
 
 
+@pytest.mark.parametrize(
+    ("kind", "kept"), [("run", "Finished models are kept"), ("export", "Nothing of it is kept"), ("verify", "Nothing")]
+)
+def test_what_resuming_keeps_is_said_of_each_kind_of_job(kind, kept, open_page, backend):
+    backend.set_jobs(replace(job(SETTINGS, "cancelled"), kind=kind))
+    assert button(open_page("runs", view="jobs"), "Resume").help.startswith(kept)
+
+
 def test_a_cancelled_job_is_told_as_no_error_and_by_the_name_of_its_run(open_page, backend):
     stopped = {"error_text": "Stopped on request.", "error_advice": "What was finished is kept."}
     backend.set_jobs(job(SETTINGS, "cancelled", **stopped))

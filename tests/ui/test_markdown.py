@@ -19,7 +19,7 @@ _PLACES = {
 }
 """Functions that show markdown, and the place of the text among their arguments."""
 _NAMED = {"label", "text", "help", "body"}
-_HARMLESS = {"widget_label", "len", "wording.size"}
+_HARMLESS = {"widget_label", "len", "wording.size", "kept"}
 _OURS = {
     ("address_bar.py", "title"): "what a select box chooses, from callers",
     ("address_bar.py", "name"): "steps to other passages and pages",
@@ -33,6 +33,7 @@ _OURS = {
     ("form_fields.py", "label"): "callers' literals",
     ("form_fields.py", "text"): "callers' literals",
     ("form_fields.py", "about"): "help of a setting, or callers' literals",
+    ("form_run.py", "group"): "groups of suggested models",
     ("form_run.py", "title"): "callers' literals",
     ("frame.py", "text"): "callers' texts, which are looked at where they call",
     ("frame.py", "help"): "callers' texts, which are looked at where they call",

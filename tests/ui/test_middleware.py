@@ -61,6 +61,13 @@ LOOPBACK = [
     ({"host": "127.0.0.1:8501", "server": ("::1", 8501)}, 200),
 ]
 ADA = {**OWN, "x_remote_user": "ada"}
+
+
+def test_a_user_has_one_backend_so_that_what_is_cached_of_it_is_found(backend):
+    ada = frame._seen_by(backend, "ada", RULES)
+    assert frame._seen_by(backend, "ada", RULES) is ada is not frame._seen_by(backend, "bob", RULES)
+
+
 SERVED = [
     (ADA, 200),
     (ADA | {"host": "127.0.0.1:8501"}, 403),
@@ -107,6 +114,9 @@ def test_who_is_not_on_the_list_is_told_so():
     assert [crossed(listed, x_remote_user=name, **OWN).status for name in ("ada", "root", "eve")] == [200, 200, 401]
     refused = crossed(listed, x_remote_user="<b>eve", accept="text/html", **OWN)
     assert refused.status == 403 and b"&lt;b&gt;eve" in refused.body
+    # The header is the proxy's, which alone could end that login.
+    assert b"Log out" not in refused.body
+    assert b"Log out" in login.no_access_page(Serving(address="http://localhost:1", login="oidc"), "eve").body
 
 
 @pytest.mark.parametrize(

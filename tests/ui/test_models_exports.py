@@ -73,12 +73,13 @@ def test_the_model_that_the_answer_names_is_offered_with_its_verdict_and_exporte
 ):
     add(finished, replace(MADE, settings=replace(ASKED, run=RUN.key)))
     app = open_page("models", run=RUN.key, within="5", points="50")
-    assert app.selectbox(key="chosen-record").value == "30 %"
+    assert app.selectbox(key="chosen-right").value == "30 %"
     said = words(app)
     assert "30 % stays within your limits: perplexity 0.97 × (limit 5.00 ×)" in said
     assert "Limits: perplexity 5.00 ×, accuracy −50 points." in said
     # An export has the verdict of its card.
-    assert "The model is too close to call on 120 passages." in said
+    assert "The model is too close to call on 120 passages. Limits: perplexity 1.10 ×, accuracy −2 points." in said
+    assert replace(ASKED, ratio=5.0).key() == ASKED.key() != replace(ASKED, form="masked").key()
     button(app, "Export").click().run()
     assert (finished.submitted[0].ratio, finished.submitted[0].points) == (5.0, 50.0)
 

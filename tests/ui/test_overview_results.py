@@ -96,6 +96,17 @@ def test_a_run_that_failed_says_why_and_what_to_do(open_page, backend):
     assert (backend.job(1).state, backend.job(1).attempt) == ("queued", 2)
 
 
+def test_a_run_that_ended_early_offers_its_settings_once_and_the_page_follows_where_it_is_resumed(open_page, backend):
+    run = backend.add_run(specimens.run(finished=False, n_sparse=1))
+    backend.put(replace(run, key="f" * 64))
+    app = open_page("overview", run="f" * 64)
+    assert [link.proto.label for link in app.get("page_link")].count("Change the settings") == 1
+    button(app, "Resume").click().run()
+    assert app.query_params["run"] == run.settings.key() == backend.submitted[0].key()
+    backend.set_jobs(job(OTHER, "failed", **FAILED))
+    assert "Change the settings" in links(open_page("overview", run=OTHER.key()))
+
+
 def test_where_results_were_deleted_or_never_were_the_page_says_so(open_page, backend):
     backend.set_jobs(job(SETTINGS, "done"))
     assert "Nothing has run here yet." in words(open_page("overview"))

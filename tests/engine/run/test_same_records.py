@@ -198,7 +198,7 @@ def test_a_single_pass_without_text_gives_the_same_records(settings, store, tmp_
 
 def test_text_that_the_model_writes_goes_on_where_it_was(settings, tmp_path, monkeypatch):
     own = asked(settings, ("wanda-channels",), "resident")
-    own = replace(own, calibration=CalibrationSettings(n_samples=2 * N_TEXTS, length=64))
+    own = replace(own, calibration=CalibrationSettings(n_samples=2 * N_TEXTS, length=64), prompts=())
     store = Store(tmp_path / "whole")
     expected = records(store, ran(own, store))
     store.close()
