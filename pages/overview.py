@@ -21,7 +21,7 @@ found = run_results(backend, chosen.run, current_tolerance(), backend.user_data.
 
 def try_built_in() -> None:
     """Ask for the default run and keep its key in the address, so that a refresh finds it again."""
-    address_bar.set_query({"run": backend.submit(form_run.first_run_settings()).key})
+    address_bar.set_query({"run": backend.submit(form_run.first_run_settings(backend)).key})
 
 
 def invite() -> None:

@@ -23,6 +23,7 @@ from sparsedash.schema.export_settings import ExportSettings
 from sparsedash.schema.progress import Stage
 from sparsedash.schema.records import Passages, R, Record, Run, VerifySettings
 from sparsedash.schema.settings import (
+    Dtype,
     FindResult,
     FindSettings,
     RunSettings,
@@ -73,6 +74,8 @@ _LOOKED_AT, _LAST_STARTS = 50, 3
 """Jobs that are looked at for how long a start takes, and starts that count."""
 _COLD_S = 1.0
 """A start that took less found the engine loaded."""
+_FASTER = 1.5
+"""By so much the products of a number format must be faster to be taken for a first look."""
 
 
 class Backend:
@@ -338,6 +341,11 @@ class Backend:
     def reconcile(self) -> None:
         """Mark crashed jobs, stop cancelled ones, start workers. Cheap; to be called about once a second."""
         self._runner.reconcile()
+
+    def fastest_dtype(self) -> Dtype:
+        """The number format in which this machine multiplies clearly faster, as measured; float32 until it is."""
+        speeds = self._speed.known()
+        return "bfloat16" if speeds is not None and speeds.bfloat16 > _FASTER * speeds.float32 else "float32"
 
     def expect_work(self) -> None:
         """Have a worker ready by the time that the user starts something. Returns at once."""

@@ -189,7 +189,7 @@ def show_first_run_duration(backend: Backend) -> None:
 
     Not both at once: a worker that loads the engine would make the machine look slow.
     """
-    duration = backend.preflight(first_run_settings()).duration
+    duration = backend.preflight(first_run_settings(backend)).duration
     if duration.total_s is None:
         measuring = backend.is_measuring()
         frame.remark(f"How long it will take is {'being measured' if measuring else 'not known yet'}.")

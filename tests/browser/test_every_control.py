@@ -1,7 +1,7 @@
 """Every control of every page is pressed, and what it leads to is looked at.
 
-The pages themselves list their controls, so that a new one cannot be forgotten; what one opens is listed as well. `pytest
--s` prints the list: page, control, what was seen. No worker runs here: a job that a control asks for waits.
+The pages themselves list their controls, so that a new one cannot be forgotten; what one opens is listed as well. With
+`pytest -s` the list is printed: page, control, what was seen. No worker runs: a job that a control asks for waits.
 """
 
 import re
@@ -16,47 +16,53 @@ from tests.browser.served import ready
 from tests.ui import specimens
 from tests.ui.filled_backend import FilledBackend, job
 
-LIST = """menu => {
+LIST = """withMenu => {
   document.querySelectorAll('[data-control]').forEach(e => e.removeAttribute('data-control'));
-  const found = [], main = document.querySelector('[data-testid=stMain]');
-  const open = [...document.querySelectorAll('[data-testid=stPopoverBody]')];
-  const interactive = 'a[href], button, summary, input, textarea, [role=combobox], [role=slider]';
-  for (const e of [main, ...open].flatMap(part => [...part.querySelectorAll(interactive)])) {
-    const box = (e.matches('input') && e.closest('label') || e).getBoundingClientRect();
-    const style = getComputedStyle(e);
-    if (!box.width || !e.checkVisibility() || style.visibility === 'hidden' || e.disabled || e.closest('[aria-hidden=true]')) continue;
-    if (!menu && e.closest('.st-key-menu')) continue;
-    if (e.matches('[data-testid*=NumberInputStep], [tabindex="-1"]:not(input)')) continue;
-    const label = e.closest('label')?.innerText || e.labels?.[0]?.innerText;
-    const group = e.closest('[role=radiogroup], [data-testid=stButtonGroup]');
+  const kinds = [
+    ['help', e => e.ariaLabel?.startsWith('Help for ')],
+    ['link', e => e.matches('a') && e.origin === location.origin],
+    ['outside', e => e.matches('a')],
+    ['part', e => e.matches('summary')],
+    ['file', e => e.matches('[type=file]')],
+    ['select', e => e.matches('[role=combobox]') || e.closest('[data-baseweb=select]')],
+    ['switch', e => e.matches('[type=checkbox], [type=radio], [role=radio], [aria-pressed]')],
+    ['number', e => e.matches('[type=number]')],
+    ['text', e => e.matches('input, textarea')],
+    ['button', e => true],
+  ];
+  const pressable = 'a[href], button, summary, input, textarea, [role=combobox]';
+  const parts = [...document.querySelectorAll('[data-testid=stMain], [data-testid=stPopoverBody]')];
+  const found = [];
+  for (const e of parts.flatMap(part => [...part.querySelectorAll(pressable)])) {
+    const seen = (e.matches('input') && e.closest('label') || e).getBoundingClientRect().width && e.checkVisibility();
+    const belongs = e.matches('[data-testid*=NumberInputStep], [data-testid=stFileUploader] button, [tabindex="-1"]:not(input)');
+    if (!seen || belongs || e.disabled || e.closest('[aria-hidden=true]')) continue;
+    if (!withMenu && e.closest('.st-key-menu')) continue;
     const icon = e.querySelector('[data-testid=stIconMaterial]')?.innerText ?? '';
-    const name = e.getAttribute('aria-label') || label || e.innerText.replace(icon, '') || '';
-    const keyed = e.closest('[class*=st-key-]');
-    const key = [...keyed?.classList ?? []].find(each => each.startsWith('st-key-'))?.slice(7) ?? '';
-    const own = keyed && keyed.querySelectorAll(interactive).length === 1 ? key : '';
-    const kind = name.startsWith('Help for ') ? 'help' : e.matches('a') ? (e.origin === location.origin ? 'link' : 'outside') : e.matches('summary') ? 'part' : e.matches('textarea') ? 'text'
-      : e.matches('[type=file]') ? 'file' : e.matches('[role=combobox]') || e.closest('[data-baseweb=select]') ? 'select'
-      : e.matches('[type=checkbox], [type=radio], [role=radio], [aria-pressed]') ? 'switch'
-      : e.matches('input') ? (e.type === 'number' ? 'number' : 'text') : 'button';
+    const label = e.closest('label')?.innerText || e.labels?.[0]?.innerText || e.innerText.replace(icon, '');
+    const name = (e.ariaLabel || label).trim(), keyed = e.closest('[class*=st-key-]');
+    const key = [...keyed?.classList ?? []].find(each => each.startsWith('st-key-'))?.slice(7);
+    const identity = keyed?.querySelectorAll(pressable).length === 1 ? key : name.split('\\n').pop();
     e.setAttribute('data-control', found.length);
-    found.push([kind, own || name.trim().split('\\n').pop(), name.trim().replace(/\\s+/g, ' ').slice(0, 80)]);
+    found.push([kinds.find(([, holds]) => holds(e))[0], identity, name.replace(/\\s+/g, ' ').slice(0, 80)]);
   }
   return found;
 }"""
 """Kind, identity and name of everything on the page that can be pressed, each element marked with its number."""
 
 LOOK = """() => {
-  const parts = [...document.querySelectorAll('[data-testid=stMain], [data-testid=stPopoverBody], [data-testid=stToast], [data-testid=stTooltipContent]')];
-  const states = [...document.querySelectorAll('input, textarea, [aria-checked], [aria-expanded], details, [aria-pressed]')]
-    .map(e => [e.value, e.checked, e.open, e.ariaChecked, e.ariaExpanded, e.ariaPressed, e.dataset.testid].join());
-  return [location.href, parts.map(e => e.innerText).join('|'), states.join('|')].join('\\n');
+  const all = selector => [...document.querySelectorAll(selector)];
+  const shown = ['stMain', 'stPopoverBody', 'stToast', 'stTooltipContent'].map(id => `[data-testid=${id}]`).join();
+  const states = all('input, textarea, [aria-checked], [aria-expanded], details, [aria-pressed]')
+    .map(e => [e.value, e.checked, e.open, e.ariaChecked, e.ariaExpanded, e.ariaPressed].join());
+  return [location.href, all(shown).map(e => e.innerText).join('\\n'), states.join('|')].join('\\n');
 }"""
 """What can be seen of the page."""
 OPENS = ("part", "button", "switch")
 ACTS = ("link", "button", "part", "help")
 """What does something each time; a choice that is made already, or a field that says the same, need not."""
 GONE = re.compile(
-    "^(Show where|A-is|B-is|Both-the|cancel|retry|resume|log|took|priority|up|down|front|.*-sure)|^Measure speed|^Resume"
+    "^(step|Show where|A-is|B-is|Both-|cancel|re(try|sume)|log|took|priority|up|down|front|Measure|.*-sure)"
 )
 """What may go with the job or the run that it was about, by something pressed before."""
 FIELDS = {"text": "x<b>", "number": "7"}
@@ -151,7 +157,7 @@ class Walk:
                 element.press("Space")
             case "link" | "part" | "button":
                 element.press("Enter")
-        for _ in range(100 if control.kind in ACTS else 10):
+        for _ in range(300 if control.kind in ACTS else 10):
             if len(self.files) > n_files or self.page.evaluate(LOOK) != before:
                 break
             self.page.wait_for_timeout(50)
@@ -161,9 +167,10 @@ class Walk:
     def press(self, path: list[Control], control: Control) -> None:
         """Press it where it is, and look."""
         element = self.find(control)
-        if element is None:
-            self.open(path)
-            element = self.find(control)
+        for _ in range(3):
+            if element is None:
+                self.open(path)
+                element = self.find(control)
         if element is None:
             assert GONE.match(control.identity), f"{control} is gone from {self.address}"
             return
