@@ -89,10 +89,10 @@ def test_a_model_is_pruned_and_its_answers_are_compared(page, start_server, tmp_
         page.wait_for_function(f"before => {GROWN}", arg=lengths, timeout=JOB_TIMEOUT_MS)
     press(page, "Stop", exact=True)
     expect(page.get_by_text("Stopped before the end")).to_be_visible()
-    kept = page.locator(".sd-written").first.inner_text()
+    kept = page.locator("[class*=st-key-tried] .sd-written").first.inner_text()
     assert kept
     page.reload()
-    expect(page.locator(".sd-written").first).to_have_text(kept)
+    expect(page.locator("[class*=st-key-tried] .sd-written").first).to_have_text(kept)
     expect(page.get_by_role("button", name="Write it again")).to_be_visible()
     ready(page)
 
