@@ -35,7 +35,8 @@ LIST = """withMenu => {
   const found = [];
   for (const e of parts.flatMap(part => [...part.querySelectorAll(pressable)])) {
     const seen = (e.matches('input') && e.closest('label') || e).getBoundingClientRect().width && e.checkVisibility();
-    const belongs = e.matches('[data-testid*=NumberInputStep], [data-testid=stFileUploader] button, [tabindex="-1"]:not(input)');
+    const belongs = e.matches('[data-testid*=NumberInputStep], [tabindex="-1"]:not(input)')
+      || e.closest('[data-testid=stFileUploader]') && e.matches('button');
     if (!seen || belongs || e.disabled || e.closest('[aria-hidden=true]')) continue;
     if (!withMenu && e.closest('.st-key-menu')) continue;
     const icon = e.querySelector('[data-testid=stIconMaterial]')?.innerText ?? '';
@@ -229,6 +230,7 @@ PAGES = {
 """The addresses under which a page shows all its controls."""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", PAGES)
 def test_every_control_does_something_and_nothing_raises(name, page, filled):
     known = set()
