@@ -64,7 +64,7 @@ LLAMA = {"model_type": "llama", "vocab_size": 32000, "max_position_embeddings": 
 _PARTS = {"export": ("write", "prove"), "calibrate": ("calibrate", "walk"), "prune": ("prune", "walk")}
 """The stages that a row's memory is of, where it goes by other names."""
 
-_ORDER = ("load", "text", "calibrate", "prune", "evaluate", "export")
+_ORDER = ("load", "text", "calibrate", "prune", "continue", "evaluate", "export")
 
 _WORDS = 8000
 _SHARD_BYTES = 2**30

@@ -70,7 +70,7 @@ def first_run_settings(backend: Backend) -> RunSettings:
     return RunSettings(
         dtype=backend.fastest_dtype(),
         methods=(method_named(DEFAULT_METHOD),),
-        sparsities_permille=(20, 200),
+        sparsities_permille=(20, 300),
         calibration=CalibrationSettings(corpus=BUILTIN_TEXT, n_samples=64),
     )
 

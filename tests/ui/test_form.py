@@ -39,7 +39,7 @@ def test_the_form_begins_with_the_recommended_run(open_page, backend):
     app = open_page("prune")
     asked = submitted(app, backend)
     own = replace(SETTINGS.calibration, corpus="builtin:smollm2-text")
-    first = {"methods": (method_named("best"),), "sparsities_permille": (20, 100, 200)}
+    first = {"methods": (method_named("best"),), "sparsities_permille": (20, 100, 300)}
     assert asked == replace(SETTINGS, calibration=own, **first)
     assert app.query_params["run"] == asked.key()
     assert "Waiting" in words(app)
