@@ -196,7 +196,7 @@ def walk_runs(page: Page, server: Server, n_reruns: int) -> None:
 
 def walk(page: Page, server: Server, n_reruns: int, n_steps: int) -> None:
     """Print every figure."""
-    for name in ("overview", "compare?view=layers", "compare"):
+    for name in ("overview", "compare?view=layers", "compare?filter=both-wrong"):
         opened(page, f"{server.address}/{'' if name == 'overview' else name}")
         measured(f"{name}, rerun", server, lambda: reruns(page, n_reruns))
     session = page.context.new_cdp_session(page)
