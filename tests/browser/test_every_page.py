@@ -62,6 +62,8 @@ SHOWN = [
 def violations(page) -> dict[str, str]:
     """What axe finds, each with the first place."""
     page.add_style_tag(content=AT_REST)
+    # What a rerun is about to replace is drawn pale.
+    expect(page.locator("[data-stale=true]")).to_have_count(0)
     found = axe.Axe().run(page, NOT_OURS, OPTIONS).response["violations"]
     return {each["id"]: each["nodes"][0]["html"] for each in found}
 
