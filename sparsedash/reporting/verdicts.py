@@ -233,15 +233,14 @@ def numbers_table(found: RunResults, comparisons: Mapping[str, str] | None = Non
         pruned = record.pruned
         shares = [percent(pruned.mlp_sparsity), percent(pruned.matmul_ratio)] if pruned else ["0", "0"]
         right = f"{score.right:,}" if score.total == total else f"{score.right:,} of {score.total:,}"
-        accuracy = [percent(score.accuracy), wording.interval(accuracy_interval(record))]
-        rows.append([name, *shares, right, *accuracy, wording.perplexity(record.word_perplexity), *loss_cells(judged)])
         low, high = accuracy_interval(record)
-        shares_removed = (pruned.mlp_sparsity, pruned.matmul_ratio) if pruned else (0.0, 0.0)
+        accuracy = [percent(score.accuracy), wording.interval((low, high))]
+        rows.append([name, *shares, right, *accuracy, wording.perplexity(record.word_perplexity), *loss_cells(judged)])
         data.append(
             {
                 "model": name,
-                "mlp_sparsity_percent": 100 * shares_removed[0],
-                "linear_sparsity_percent": 100 * shares_removed[1],
+                "mlp_sparsity_percent": 100 * pruned.mlp_sparsity if pruned else 0.0,
+                "linear_sparsity_percent": 100 * pruned.matmul_ratio if pruned else 0.0,
                 "right": score.right,
                 "passages": score.total,
                 "accuracy_percent": 100 * score.accuracy,

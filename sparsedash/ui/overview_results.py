@@ -116,7 +116,8 @@ def show_tradeoff(backend: Backend, found: RunResults, job: Job | None) -> None:
         overview_prompts.show_prompts(backend, found, grows=grows)
         measures: tuple[Measure, ...] = get_args(Measure)
         measure = choose_measure(measures)
-        if (gain := loss_charts.choose_gain(found.tradeoff().lines)) is not None:
+        lines = dict.fromkeys(map(found.line_of, found.run.settings.methods))
+        if (gain := loss_charts.choose_gain(lines)) is not None:
             pressed = loss_charts.show_gains(backend, found, gain, measure)
         else:
             file = file_name(wording.file_stem(found.run), measure)
