@@ -1,4 +1,4 @@
-"""A run on the overview page: sentence, next step, at most three numbers, chart and table; and the list of runs."""
+"""A run on the overview page: answer, next step, numbers, prompts, chart and table; and the list of runs."""
 
 from collections.abc import Callable
 from itertools import chain
@@ -10,12 +10,14 @@ import streamlit as st
 from sparsedash.jobs.job import Job
 from sparsedash.reporting import job_status, run_answer, verdicts, wording
 from sparsedash.reporting.charts.tradeoff_data import Measure
-from sparsedash.reporting.html import Html, card, cards, file_name, paragraph, widget_label
+from sparsedash.reporting.html import Html, card, cards, element, escape, file_name, paragraph, readable, widget_label
+from sparsedash.reporting.record_pair import DIVERGENCE_SIGN, mark_divergence
+from sparsedash.reporting.run_prompts import PromptTexts, prompt_texts
 from sparsedash.reporting.run_results import RunResults, live_model, run_results
 from sparsedash.schema.pair_records import RunMark
 from sparsedash.schema.records import Run
 from sparsedash.service.backend import Backend
-from sparsedash.ui import frame, job_panel, loss_charts, navigation, overview_prompts
+from sparsedash.ui import frame, job_panel, loss_charts, navigation
 from sparsedash.ui.address_bar import choose_measure, choose_tolerance
 from sparsedash.ui.chosen_run import link_to_export, show_incomplete
 from sparsedash.ui.form_address import form_address
@@ -24,6 +26,7 @@ from sparsedash.ui.form_run import first_run_settings
 
 _GROWN = "run-grown"
 """Key of the session state: the job whose run grew on this page."""
+_TO_COME, _NOT_STORED = "…", "(not stored)"
 
 
 def show_answer(backend: Backend, found: RunResults, job: Job | None) -> None:
@@ -113,7 +116,7 @@ def show_tradeoff(backend: Backend, found: RunResults, job: Job | None) -> None:
         live = job is not None and job.live
         grows = _grows(job)
         frame.show(cards(_numbers(found, grows), grows=grows))
-        overview_prompts.show_prompts(backend, found, grows=grows)
+        _show_prompts(backend, found, grows=grows)
         measures: tuple[Measure, ...] = get_args(Measure)
         measure = choose_measure(measures)
         lines = dict.fromkeys(map(found.line_of, found.run.settings.methods))
@@ -141,6 +144,40 @@ def show_tradeoff(backend: Backend, found: RunResults, job: Job | None) -> None:
     stopped, source = verdicts.early_stopping_words(found.records), wording.source_note(found.run.source_type)
     for note in filter(None, (*figures, stopped, *found.run.warnings, source)):
         frame.note(note)
+
+
+def _show_prompts(backend: Backend, found: RunResults, *, grows: bool) -> None:
+    """Draw the run's prompts with both texts, and the link to those of the other models; nothing where none is stored.
+
+    grows: keep the room for texts to come.
+    """
+    rows = list(prompt_texts(backend, found))
+    if not rows:
+        return
+    sparse, missing = found.headline, _NOT_STORED if found.run.finished else _TO_COME
+    name = f"Sparse, {found.names[sparse.key]}" if sparse is not None else "Sparse"
+    heads = (("Prompt", ""), ("Dense", "sd-dense"), (name, "sd-sparse"))
+    head = element("tr", *(element("th", escape(text), scope="col", css=css) for text, css in heads))
+    drawn = element("tbody", *(_prompt_row(row, name, missing) for row in rows))
+    css = "sd-prompts sd-grows" if grows else "sd-prompts"
+    frame.show(element("table", element("thead", head), drawn, css=css, aria_label="What the models write"))
+    with frame.row("prompts"):
+        frame.remark(f"Always the first choice. {DIVERGENCE_SIGN} marks where the two texts part.")
+        if sparse is not None:
+            others = "Other models, and prompts of your own" if len(found.sparse) > 1 else "Try a prompt of your own"
+            frame.link("compare", others, **found.comparisons[sparse.key])
+
+
+def _prompt_row(row: PromptTexts, name: str, missing: str) -> Html:
+    """The prompt and both texts, without line breaks. name: of the sparse model. missing: in place of its text."""
+    dense, sparse = (" ".join(readable(text).split()) for text in (row.dense, row.sparse or ""))
+    left, right = mark_divergence(dense, sparse) if row.sparse is not None else (escape(dense), escape(missing))
+    return element(
+        "tr",
+        element("th", escape(row.prompt), scope="row"),
+        element("td", left, css="sd-dense", data_model="Dense"),
+        element("td", right, css="sd-sparse", data_model=name),
+    )
 
 
 def link_to_answers(found: RunResults) -> None:
