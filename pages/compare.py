@@ -35,8 +35,8 @@ with choice_of_records:
     pair = compare_views.choose_pair(backend, run, [] if run.made_on else runs)
 if pair is None:
     with verdict:
-        frame.opening("These two cannot be compared.")
-        frame.note("One of the records is no longer stored, or they answer no passage in common. Choose another one.")
+        frame.opening("These two models cannot be compared.")
+        frame.note("A record is no longer stored, or the two share no passage. Choose another model.")
     st.stop()
 with choice_of_view:
     blind = not run.made_on and compare_views.choose_blind()

@@ -20,8 +20,8 @@ else:
     if chosen.asked:
         frame.note("There is no sparse model at this address.")
     frame.empty(
-        "Here a sparse model becomes files that others load without SparseDash: a folder for transformers, or one file "
-        "for llama.cpp. Each is loaded by a fresh process before it gets its name, and answers as it did in the run."
+        "Export a sparse model as a folder for transformers or as one file for llama.cpp; neither needs SparseDash to "
+        "load. A fresh process loads each export and compares its answers with the run's before it is kept."
     )
     frame.link("prune", "Prune a model")
 

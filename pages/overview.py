@@ -28,10 +28,10 @@ def invite() -> None:
     """Draw the page that is shown before anything has run."""
     frame.opening("What would pruning cost this language model?")
     frame.empty(
-        "SparseDash removes inner channels of a model's MLPs, lets the dense and the sparse model complete the same "
-        "passages, and shows what was lost: accuracy with its intervals, and every answer side by side.",
+        "SparseDash removes inner channels of a model's MLPs, evaluates the dense and the sparse model on the same "
+        "passages, and shows the loss with its intervals and every answer side by side.",
         "Nothing has run here yet. The built-in model is small and needs no network: one click calibrates it on text "
-        "that it wrote, prunes it twice, and compares the answers.",
+        "that it wrote, prunes it to two sparsities and compares the answers.",
     )
     with frame.row():
         st.button("Try the built-in model", type="primary", on_click=frame.attempt, args=(try_built_in,))
@@ -53,7 +53,7 @@ elif chosen.job is not None or chosen.run is not None or chosen.key in damaged:
     overview_results.show_no_results(backend, chosen.key, chosen.run, chosen.job)
 elif chosen.key:
     frame.opening("There is no run with this address.")
-    frame.empty("It may have been made in another data folder. The last runs are listed below.")
+    frame.empty("It may be in another data folder. The last runs are listed below.")
     frame.link("overview", "Show the newest run")
 else:
     invite()
@@ -69,6 +69,6 @@ if runs or is_example or damaged:
         frame.remark(f"{EXAMPLE_TITLE} · {title} · shown above. {origin}")
     if damaged:
         them = f"{quantity(len(damaged), 'run')}, {', '.join(key[:12] for key in damaged)}"
-        frame.note(f"Not listed, since their records were damaged and are set aside: {them}.")
+        frame.note(f"Not listed, because their records are damaged: {them}.")
     if runs:
         frame.link("runs", "All runs as a table")

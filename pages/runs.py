@@ -39,4 +39,4 @@ else:
     if listed:
         show_run_table(listed, {row.key for row in chosen})
     else:
-        frame.note("No run matches. Clear the search, or choose all models.")
+        frame.note("No run matches. Clear the search, or show all models.")

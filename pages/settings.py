@@ -14,8 +14,8 @@ def show_data_folder() -> None:
     frame.opening(words.holdings_sentence(held), str(backend.data_dir))
     if held.is_empty:
         frame.empty(
-            "Here will be what takes how much room: runs and their answers, calibration data, unpacked models, uploads "
-            "and exports, by kind, by model and by run, each with a way to delete it."
+            "Results, calibration data, unpacked models, uploads and exports will be listed here with their sizes, by "
+            "kind, by model and by run, each with a Delete button."
         )
         with frame.row():
             frame.link("prune", "Prune a model")
@@ -34,7 +34,7 @@ if backend.administers:
     show_data_folder()
 else:
     frame.opening("Administrators manage the data folder.")
-    frame.empty("Delete what is yours where it is listed.")
+    frame.empty("Delete your own runs, exports and texts on these pages.")
     with frame.row():
         frame.link("runs", "Your runs")
         frame.link("models", "Your exported models")

@@ -11,8 +11,8 @@ from sparsedash.schema.records import Passages, R, Record, Run, from_lines, to_l
 from sparsedash.schema.settings import BUILTIN_CLOZE, BUILTIN_CLOZE_402, BUILTIN_MODEL, BUILTIN_TEXT, SELF
 
 _SHIPPED = "ships with the program"
-_DOWNLOADED = "downloaded once, then read from the local cache"
-_STREAMED = "its first 10,000 documents are streamed once, then read from the local cache"
+_DOWNLOADED = "downloaded once, then cached"
+_STREAMED = "its first 10,000 documents are streamed once, then cached"
 _LAMBADA_SIZE = "552 MB, nearly all of it the novels of the training split"
 
 
@@ -115,7 +115,7 @@ CALIBRATION_CORPORA = (
     CatalogEntry(
         *(SELF, "Written by the model itself"),
         "sampled from the dense model after short story openings; needs no data",
-        *("the model's", "what is asked for", "written on this machine, then kept"),
+        *("the model's", "as requested", "generated on this machine, then kept"),
     ),
     CatalogEntry(
         *(BUILTIN_TEXT, "Written by the built-in model (built in)"),
@@ -128,8 +128,8 @@ CALIBRATION_CORPORA = (
     ),
     CatalogEntry(
         *("the_pile", "Pile, without Books3 and the like"),
-        "web, code, papers and more; the published name, without the parts that had to go",
-        *("other, says its card: that of each part", "30 compressed files", _STREAMED),
+        "web, code, papers and more; the published set without the parts withdrawn since",
+        *("each part its own", "30 compressed files", _STREAMED),
     ),
     CatalogEntry("c4", "C4, English", "cleaned web pages", "ODC-BY", "305 GB", _STREAMED),
     CatalogEntry("wikitext-2", "WikiText-2", "encyclopaedia articles", "CC BY-SA 3.0 and GFDL", "8 MB", _DOWNLOADED),

@@ -178,8 +178,8 @@ def require_form(form: Form, method: MethodSettings, permille: int, model_type: 
     is_even = method.allocation == "uniform" or not permille
     problems = {each: _problem(each, method, model_type, is_even=is_even) for each in FORMS}
     if problem := problems[form]:
-        possible = ", ".join(other for other in FORMS if not problems[other])
-        raise SettingsError("form", form, possible or "none with this method", f"Reason: {problem}.")
+        possible = ", ".join(other for other in FORMS if not problems[other]) or "none with this method"
+        raise SettingsError("form", form, f"one of these: {possible}", f"Reason: {problem}.")
 
 
 def _problem(form: Form, method: MethodSettings, model_type: str | None, *, is_even: bool) -> str:

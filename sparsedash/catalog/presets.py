@@ -66,7 +66,7 @@ METHODS = (
     Method("wanda-channels", "channels by weight times activation, nothing refitted", _BARE),
     Method("magnitude", "channels by weight, nothing refitted", replace(_BARE, saliency="magnitude")),
     Method("random", "channels at random, nothing refitted: the baseline", replace(_BARE, saliency="random")),
-    Method("sparsegpt", "single weights of all projections that the others best make up for; refitted", _SPARSEGPT),
+    Method("sparsegpt", "single weights of all projections that the rest can best replace; then refitted", _SPARSEGPT),
     Method("wanda", "single weights of all projections by weight times input, nothing refitted", _WANDA),
     Method("magnitude-weights", "single weights of all projections by size, nothing refitted", _BY_SIZE),
     Method(
@@ -85,7 +85,7 @@ def method_named(name: str) -> MethodSettings:
     for method in METHODS:
         if method.name == name:
             return method.settings
-    raise SettingsError("method", name, ", ".join(m.name for m in METHODS))
+    raise SettingsError("method", name, f"one of {', '.join(m.name for m in METHODS)}")
 
 
 @lru_cache(maxsize=256)

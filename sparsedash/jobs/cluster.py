@@ -34,9 +34,7 @@ LOST_S = 30.0
 _OVER = (Status.closing, Status.closed, Status.failed)
 """A worker that is ending, most often with its scheduler: its result would be lost."""
 
-LOST = parts.PartEnd(
-    state="crashed", error_text="lost, since its Dask worker was killed or could not be reached any more."
-)
+LOST = parts.PartEnd(state="crashed", error_text="lost: its Dask worker was killed or became unreachable.")
 _FACTS, _ARTEFACT = "sparsedash", "sparsedash_artefact"
 
 
@@ -250,7 +248,7 @@ def _connected(scheduler: parts.Scheduler) -> Any:
     except Exception as error:
         raise JobError(
             f"No scheduler answers at {scheduler.address}: {_in_a_line(error)}.",
-            "Is it running, and are the address and the certificates the right ones? Run `sparsedash cluster check`.",
+            "Check that it runs, its address and the certificates: `sparsedash cluster check`.",
         ) from error
 
 
@@ -273,7 +271,7 @@ def _machine(address: str, about: dict[str, Any]) -> parts.ClusterMachine:
     try:
         facts = sent and msgspec.convert(sent, parts.MachineFacts)
     except (msgspec.ValidationError, RecursionError):
-        facts = parts.MachineFacts(problem="Its report cannot be read: has it the same version of SparseDash?")
+        facts = parts.MachineFacts(problem="Its report cannot be read: check its version of SparseDash.")
     return parts.ClusterMachine(
         address=address,
         name=_readable(str(about.get("name"))),

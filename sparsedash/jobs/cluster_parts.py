@@ -164,7 +164,7 @@ class ClusterMachine:
         """Why it cannot be given a part, in words; empty if it can."""
         if self.n_slots < 1:
             return f"It was started without --resources {SLOT}=1."
-        return "It has not said yet what it is." if self.facts is None else self.facts.problem
+        return "It has not reported yet." if self.facts is None else self.facts.problem
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -164,7 +164,7 @@ class Database:
             if _code(error) in _BUSY:
                 raise StoreError(
                     f"The job table {self._path} is locked by another process.",
-                    "Jobs wait for it. Is a database tool or a backup at work on it?",
+                    "Jobs wait for it. Close any database tool or backup that uses it.",
                 ) from error
             match _code(error):
                 case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
@@ -293,8 +293,8 @@ class JobTable:
     def prioritise(self, job_id: int, priority: Priority) -> Job:
         """The queued run, behind the others of this priority. Raises JobError when it is not queued, or a prompt."""
         with self._database.writing() as db:
-            if self._queued(job_id, "made more or less urgent").kind not in LONG:
-                raise JobError(f"Job {job_id} is a prompt: those go before runs, and have no priority.")
+            if self._queued(job_id, "given a priority").kind not in LONG:
+                raise JobError(f"Job {job_id} is a prompt: prompts go before runs and have no priority.")
             db.execute("UPDATE jobs SET priority = ?, place = NULL WHERE id = ?", (priority, job_id))
             return self.get(job_id)
 
@@ -312,7 +312,7 @@ class JobTable:
         # SQLite holds no larger number.
         rows = self._read("WHERE id = ?", (job_id,)) if 0 < job_id < 2**63 else ()
         if not rows:
-            raise JobError(f"There is no job {job_id}.", "The list of jobs shows those there are.")
+            raise JobError(f"There is no job {job_id}.", "See the list of jobs.")
         return rows[0]
 
     def newest(self, key: str) -> Job | None:
@@ -355,8 +355,7 @@ class JobTable:
         job = self.get(job_id)
         if job.state != "queued":
             raise JobError(
-                f"Job {job_id} is {job.state} and cannot be {done}; only a job that waits can.",
-                "The list of jobs shows those that wait.",
+                f"Job {job_id} is {job.state} and cannot be {done}; only a waiting job can.", "See the list of jobs."
             )
         return job
 

@@ -40,9 +40,9 @@ _TAIL_BYTES = 65_536
 def crash_reason(job: Job, exit_code: int | None) -> tuple[str, str]:
     """The most likely reason why a running job's worker is gone, and advice. exit_code: None when nobody saw it."""
     if job.worker == CLUSTER:
-        return "It ran on machines of a cluster, and this server is told of none.", kept(job.kind)
+        return "It ran on a cluster, and this server has none configured.", kept(job.kind)
     if exit_code is None:
-        text = "Its worker process died: killed, as when memory runs out, or the machine was restarted."
+        text = "Its worker process died: memory ran out, it was killed, or the machine was restarted."
         return text, f"{_SMALLER} {kept(job.kind)}"
     if exit_code == -signal.SIGKILL:
         text = "Its worker process was killed (signal 9), most often because memory ran out."
@@ -275,7 +275,7 @@ class LocalRunner:
         self._fruitless_starts = 0
         logs = [last_log_line(self._worker_log(slot)) for slot in range(self._n_slots)]
         last = next(filter(None, [self._not_started, *logs]), "")
-        said = f' The last thing it said: "{last}".' if last else ""
+        said = f' Its last output: "{last}".' if last else ""
         text = f"No worker could be started, {MAX_FRUITLESS_STARTS} times in a row.{said}"
         advice = f"See {self._worker_log(0)}; when that is fixed, press “Resume”."
         self._table.end(job, "crashed", text, advice)

@@ -35,8 +35,8 @@ GAIN_TITLES: dict[GainName, str] = {
 }
 GAIN_PHASES: dict[GainName, Phase] = {"reading": "prefill", "writing": "decode"}
 UNTIMED = "the speed was not measured"
-MASKED = "only single weights are zero, so no speed-up is expected, and none is timed"
-UNKNOWN = "the model's sizes are noted when it is next loaded, by a run or a prompt"
+MASKED = "zeros in single weights give no speed-up, so they are not timed"
+UNKNOWN = "the layer sizes are known once a run or a prompt has loaded the model again"
 """Reasons why models are not shown."""
 PREFILL_LOAD = model_shape.Workload(batch=1, n_tokens=512)
 _SPEED_HEAD = ("What", "Dense", "Sparse", "Ratio", "95 % interval", "Ceiling")
@@ -137,17 +137,17 @@ def speed_table(name: str, timing: Timing, of: str = "") -> Table:
 def timing_conditions(timing: Timing) -> str:
     """On what it was measured, in one line."""
     threads = wording.quantity(timing.n_threads, "thread")
-    how = "seconds: medians; ratio: the middle half of the rounds, in which both went in random order"
+    how = "seconds: medians; ratio: middle half of the rounds, both models in random order"
     return f"{timing.machine}, {threads}, {timing.dtype}; {how}"
 
 
 def ceiling_words(timing: Timing) -> str:
     """What ceilings are, and whether the intervals are as narrow as asked for."""
     text = (
-        "Ceiling: the speed-up if multiply-adds (prefill) or bytes (decode, load) were all that takes time. Loading is "
-        "from the system's cache."
+        "Ceiling: the speed-up if only multiply-adds (prefill) or bytes (decode, load) took time. Loading is from the "
+        "system's cache."
     )
-    return text if timing.precise else f"{text} Some intervals stayed wider than asked for when the time was over."
+    return text if timing.precise else f"{text} Some intervals are wider than asked for: the time ran out."
 
 
 def _short_time(seconds: float) -> str:
@@ -187,13 +187,13 @@ def shapes_table(shape: ModelShape, made: Pruned, dtype: str, of: str = "") -> T
         rows.append([part, *figures, *(shapes or [""] * len(names))])
     n = model_shape.removed_channels(shape, made.widths)
     kept = (
-        "Only zeros were set: every matrix keeps its shape and its bytes."
+        "Only zeros: every matrix keeps its shape and its bytes."
         if n == 0 and not made.method.takes_channels
-        else f"{n:,} of {sum(shape.widths):,} inner channels are gone."
+        else f"{n:,} of {sum(shape.widths):,} inner channels removed."
     )
     caption = (
-        f"{kept} Shapes are rows × columns (outputs × inputs) of the MLP's projections, bytes those of {dtype} weights "
-        "with the biases that leave with a channel. The whole model has attention, embeddings, norms and head besides."
+        f"{kept} Shapes: outputs × inputs of the MLP's projections. Bytes: {dtype} weights and biases of the channels. "
+        "The whole model includes attention, embeddings, norms and head."
     )
     head = ["Part", "Bytes before", "Bytes after", "Smaller by", *names]
     data = _shape_values(shape, made, dtype)
@@ -229,17 +229,16 @@ def _block_size(n_bytes: int) -> str:
 
 
 def proof_words(proof: Proof) -> str:
-    """What a fresh process has seen, in a sentence."""
+    """The result of the reload proof, in a sentence."""
     return (
-        f"Proven by {proof.runtime} {proof.version} in a fresh process: {_logits(proof)}, "
-        f"{proof.n_meant} of {proof.n_verdicts} passages are answered as by the model in memory, {proof.n_run} as in "
-        "the run."
+        f"Proven by {proof.runtime} {proof.version} in a fresh process: {_logits(proof)}; of {proof.n_verdicts} "
+        f"answers {proof.n_meant} are as by the model in memory and {proof.n_run} as in the run."
     )
 
 
 def _logits(proof: Proof) -> str:
-    agree = "are identical" if proof.logit_difference == 0 else f"agree within {proof.logit_difference:.1e}"
-    return f"the logits of {proof.n_logits} passages {agree}"
+    agree = "identical" if proof.logit_difference == 0 else f"within {proof.logit_difference:.1e}"
+    return f"logits of {proof.n_logits} passages {agree}"
 
 
 def export_title(export: Export, record: Record | None) -> str:
@@ -259,15 +258,15 @@ def upload_command(export: Export) -> str:
 def runtime_rows(export: Export) -> list[list[str]]:
     """Where the files load, and why: what was proven, what should by its source, and what cannot."""
     proof = export.proof
-    why = f"{_logits(proof)}, {proof.n_meant} of {proof.n_verdicts} answers as meant"
+    why = f"{_logits(proof)}, {proof.n_meant} of {proof.n_verdicts} answers as by the model in memory"
     rows = [[f"{proof.runtime} {proof.version}", "✓ proven here", why]]
     if export.form == "gguf":
-        rows.append(["Ollama, LM Studio", _SHOULD, "they run llama.cpp; not tried here"])
+        rows.append(["Ollama, LM Studio", _SHOULD, "run llama.cpp; not tried"])
         if export.layout.startswith("a width for each block"):
-            return [*rows, ["transformers, vLLM", _CANNOT, "their readers take one width for the whole model"]]
-        return [*rows, ["transformers", _SHOULD, "its GGUF reader knows the base's architecture; not tried"]]
-    vllm = "the config is the base's own, and vLLM's model code reads the width from it"
+            return [*rows, ["transformers, vLLM", _CANNOT, "read one width for the whole model"]]
+        return [*rows, ["transformers", _SHOULD, "its GGUF reader supports the base's architecture; not tried"]]
+    vllm = "its model code reads the width from the config"
     if export.form == "masked":
         vllm = "the files have the base's own shape"
-    rows.append(["vLLM", _SHOULD, f"{vllm}; by its source, not tried here"])
-    return [*rows, ["llama.cpp", _CANNOT, "it reads GGUF files; export the form GGUF for it"]]
+    rows.append(["vLLM", _SHOULD, f"{vllm}; by its source, not tried"])
+    return [*rows, ["llama.cpp", _CANNOT, "reads GGUF files: export the form gguf"]]

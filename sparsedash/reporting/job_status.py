@@ -62,18 +62,14 @@ def _timing_details(timing: TimingSettings) -> str:
 
 _ABOUT: dict[str, tuple[type[Any], str, Callable[[Any], str]]] = {
     "continuation": (ContinuationSettings, "Continuations of a text", lambda asked: end_of(asked.prompt, PROMPT_SHOWN)),
-    "divergence": (
-        DivergenceSettings,
-        "Two models over a passage, token by token",
-        lambda asked: end_of(asked.text, PROMPT_SHOWN),
-    ),
+    "divergence": (DivergenceSettings, "Token-by-token comparison", lambda asked: end_of(asked.text, PROMPT_SHOWN)),
     "timing": (TimingSettings, "Speed of a sparse model", _timing_details),
     "export": (
         ExportSettings,
-        "A sparse model in files",
-        lambda asked: f"{asked.form}, weights in {asked.weights}, checked in a fresh process",
+        "Export of a sparse model",
+        lambda asked: f"{asked.form}, weights in {asked.weights}, proven by a fresh process",
     ),
-    "verify": (VerifySettings, "Verification of the data folder", lambda asked: "everything with a checksum is read"),
+    "verify": (VerifySettings, "Verification of the data folder", lambda asked: "compares data with its checksums"),
 }
 """The settings, title and details of a job of each kind but runs."""
 
@@ -86,7 +82,7 @@ def job_title(job: Job) -> tuple[str, str]:
             return title, details(settings_from_plain(kind, job.settings))
         settings = run_or_find_settings(job.kind, job.settings)
     except SettingsError:
-        return f"Job {job.id}", "asked for by another version of this program"
+        return f"Job {job.id}", "submitted by another version of SparseDash"
     return wording.run_title(settings), wording.run_details(settings)
 
 
@@ -118,10 +114,10 @@ def job_progress_words(backend: Backend, job: Job) -> tuple[float, str]:
         said.append(wording.time_left(found.left_s))
     elif job.makes_run:
         unknown = ", ".join(wording.stage_title(stage).lower() for stage in found.unmeasured)
-        said.append(f"time left unknown, since not measured here yet: {unknown}")
+        said.append(f"time left unknown: {unknown} not measured here yet")
     if found.slower:
         stage, times = found.slower
-        said.append(f"{wording.stage_title(stage).lower()} takes {times:.1f} times as long as estimated")
+        said.append(f"{wording.stage_title(stage).lower()} takes {times:.1f} times the estimate")
     # A download reports no steps.
     if silent_s >= SILENT_S and job.progress.stage != "load":
         said.append(f"no progress for {wording.duration_words(silent_s)}: it may hang; cancel and resume it")
@@ -145,7 +141,7 @@ def waiting_run_estimate(backend: Backend, job: Job) -> str:
     """How long a waiting run takes once it has started; nothing of other jobs, or where that is not known."""
     settings = job_request(job)
     known = backend.preflight(settings).duration.total_s if settings else None
-    return f"Takes about {wording.duration_words(known)} once it has started" if known else ""
+    return f"Takes about {wording.duration_words(known)} once started" if known else ""
 
 
 def job_request(job: Job) -> RunSettings | FindSettings | None:
@@ -245,5 +241,5 @@ def measured_against_estimate(run: Run, whole_s: float, forecast: Preflight) -> 
         for words, found in ((wording.duration_words, times), (wording.size, sizes))
         for name, *values in found
     ]
-    caption = "Measured, and estimated before it started."
+    caption = "Measured, beside the estimate at the start."
     return Table("what it took", caption, ["", "measured", "estimated"], rows)

@@ -24,7 +24,7 @@ from sparsedash.stats.tolerance import ALPHA, lost_accuracy_interval, passage_lo
 LISTED = 5
 """First choices of each model that are listed."""
 NOT_AMONG_FIRST = "–"
-CAPTION = "What each model thinks most likely to come next"
+CAPTION = "Each model's likeliest next tokens"
 MOST_RANGES = 14
 FEWEST_IN_GROUP = 20
 """Passages of a group that is shown; of fewer, intervals are too wide to say anything."""
@@ -123,7 +123,7 @@ def count_by_range(changes: Sequence[float], found: Sequence[ChangeRange]) -> li
 def change_words(change: float, target: str) -> str:
     """The change of the right word's probability as a factor, and of its log-probability."""
     if abs(change) < LEAST_SHOWN:
-        return f"{quoted(target)} stayed as likely as it was. Its log-probability stayed the same."
+        return f"{quoted(target)} stayed as likely."
     factor = wording.nats_as_factor(abs(change)).removesuffix(" ×")
     much, verb = ("less", "fell") if change < 0 else ("more", "rose")
     return f"{quoted(target)} became {factor} times {much} likely. Its log-probability {verb} by {abs(change):.2f}."
@@ -176,17 +176,17 @@ _KINDS: Mapping[str, tuple[tuple[str, ...], Callable[[_Text], int]]] = {
         ("1 to 4 letters", "5 to 6 letters", "7 letters and more"),
         lambda text: bisect_right((5, 7), len(text.target)),
     ),
-    "How rare it is here": (
+    "Rarity in this text": (
         ("in no other passage", "in 1 to 4 others", "in 5 others and more"),
         lambda text: bisect_right((1, 5), text.others),
     ),
-    "How it is written": (
-        ("with a capital, mostly names", "in small letters", "a number or a sign"),
+    "Spelling": (
+        ("capital, mostly names", "lower case", "number or sign"),
         lambda text: 2 if not text.target[:1].isalpha() else 0 if text.target[:1].isupper() else 1,
     ),
     "Speech": (("within speech", "beside speech", "no speech in the passage"), _speech),
-    "Where it was named last": (
-        ("not named before", "1 to 20 words before", "21 to 60 words before", "61 words before and more"),
+    "Last mention in the context": (
+        ("none", "1 to 20 words before", "21 to 60 words before", "61 words before and more"),
         _mention,
     ),
 }
@@ -197,7 +197,7 @@ def group_losses(pair: Pair, passages: Passages) -> Table:
     """What every group of enough passages lost from left to right, with intervals that all hold together."""
     every, n = passage_groups(passages), len(pair.left.outcomes)
     groups = {name: positions for name, positions in every.items() if len(positions) >= FEWEST_IN_GROUP}
-    head = ["Group", "Passages", "Broke", "Fixed", "Accuracy, points", "Word perplexity", "Beside all"]
+    head = ["Group", "Passages", "Broke", "Fixed", "Accuracy, points", "Word perplexity", "Against all"]
     if not groups:
         return Table("Which passages break", f"No group has {FEWEST_IN_GROUP} passages; {n:,} were compared.", head, [])
     anytime = any(record.stopping is not None for record in (pair.left, pair.right))
@@ -235,8 +235,8 @@ def group_losses(pair: Pair, passages: Passages) -> Table:
     left_out = f"{wording.quantity(len(small), 'group')} of under {FEWEST_IN_GROUP} passages"
     caption = (
         f"{nothing}{pair.right_name} against {pair.left_name}, paired. {wording.quantity(len(rows), 'group')}, two "
-        f"intervals each at {100 * (1 - alpha):.2f}{wording.NBSP}%, so that all hold together at 95{wording.NBSP}%. "
-        f"Marked: the whole interval lies on one side of what all passages lost ({wording.nats_as_factor(mean)}); test "
-        f"such a group on other passages.{f' Left out: {left_out}, {len({*chain(*small)}):,} in all.' if small else ''}"
+        f"intervals each at {100 * (1 - alpha):.2f}{wording.NBSP}%, jointly 95{wording.NBSP}%. Marked: the whole "
+        f"interval is above or below the loss of all passages ({wording.nats_as_factor(mean)}). Confirm a marked group "
+        f"on other passages.{f' Left out: {left_out}, {len({*chain(*small)}):,} in all.' if small else ''}"
     )
     return Table("Which passages break", caption, head, rows, data=data, of=pair.stem)

@@ -39,10 +39,10 @@ def answer_sentence(found: RunResults, ended: bool = False) -> str:
     """How much can be removed within the limits. ended: whether no more sparse models come."""
     rows, search = found.best, _search(found)
     if not rows:
-        rest = "the sparse models are on their way"
+        rest = "no sparse model yet"
         if ended or (found.missing and found.run.finished):
-            rest = "no sparse model has" if ended else "the records of its sparse models are missing"
-        return f"The dense model has answered; {rest}."
+            rest = "no sparse model was" if ended else "the records of the sparse models are missing"
+        return f"The dense model is evaluated; {rest}."
     method, verdicts = rows[0].method, {row.permille: row.verdict for row in rows}
     if search is not None and search.finished:
         return find_sentence(search, method, verdicts)
@@ -90,7 +90,7 @@ def find_sentence(result: FindResult, method: MethodSettings, verdicts: Mapping[
     """How much can be removed, as a search has found. verdicts: on the trials, by their sparsity in per mille."""
     tolerance = Tolerance(ratio=result.ratio, points=result.points)
     if not result.finished:
-        return f"So far: {_verdicts_sentence(verdicts, method, tolerance)}" if verdicts else "The search has begun."
+        return f"So far: {_verdicts_sentence(verdicts, method, tolerance)}" if verdicts else "The search has started."
     ends = {step: verdicts[step] for step in (result.answer, result.next_step) if step is not None and step in verdicts}
     said = [_verdicts_sentence(ends, method, tolerance)] if ends else []
     if result.answer not in ends and result.n_passages < FEWEST_PASSAGES:
@@ -98,7 +98,7 @@ def find_sentence(result: FindResult, method: MethodSettings, verdicts: Mapping[
     elif result.answer not in ends:
         said.insert(0, "No sparsity was found that stays within your limit.")
     elif result.next_step is None:
-        said.append("It is the most that can be tried.")
+        said.append("It is the largest sparsity that a search tries.")
     return " ".join(said)
 
 
@@ -193,7 +193,7 @@ def find_steps(result: FindResult) -> str:
     """How the search got there: trials, steps, and how undecided ones were treated."""
     answered, steps = sum(trial.n_passages for trial in result.trials), len(result.steps)
     trials, among = quantity(len(result.trials), "trial"), f"{quantity(steps, 'step')} of sparsity"
-    said = f"{trials} among {among}, {answered:,} passages answered instead of {steps * result.n_passages:,}."
+    said = f"{trials} among {among}: {answered:,} passages evaluated instead of {steps * result.n_passages:,}."
     unknown = sorted(trial.permille for trial in result.trials if trial.verdict == "undecided")
     if unknown:
         names, one = and_join([sparsity_percent(permille) for permille in unknown]), len(unknown) == 1
@@ -347,7 +347,7 @@ def _too_close(found: RunResults, low: int, unknown: Sequence[Judged]) -> NextSt
     """What can be done where no passages decide: a smaller sparsity, or another limit."""
     names = and_join([sparsity_percent(row.permille) for row in unknown])
     verb = "is" if len(unknown) == 1 else "are"
-    why = f"{names} {verb} too close to the limit to settle with the passages there are."
+    why = f"{names} {verb} too close to the limit to settle with the passages available."
     asked, method = found.run.find or found.run.settings, unknown[0].method
     between = (max(low, 0) + unknown[0].permille) // 20 * 10
     if isinstance(asked, RunSettings) and method.pattern not in FIXED_PERMILLE and between > max(low, 0):
@@ -360,8 +360,8 @@ def _too_close(found: RunResults, low: int, unknown: Sequence[Judged]) -> NextSt
 def still_to_come(job: Job, what: str) -> str:
     """What to expect of a live run that has not brought this yet. what: said of one that runs."""
     if job.stopping:
-        return "This run is being stopped."
-    return "This run waits for its turn." if job.state == "queued" else what
+        return "This run is stopping."
+    return "This run is queued." if job.state == "queued" else what
 
 
 def run_ending(run: Run, job: Job | None) -> str:
@@ -380,7 +380,7 @@ def run_ending(run: Run, job: Job | None) -> str:
 
 def no_results(run: Run | None, why: str) -> str:
     """Why a run that had results has none. run: None where its own record is missing. why: the end of the sentence."""
-    return f"This run has no results any more: {'its own' if run is None else 'its dense'} record {why}."
+    return f"The results of this run are gone: {'its own' if run is None else 'its dense'} record {why}."
 
 
 def missing_records(run: Run, missing: Mapping[str, str]) -> str:
@@ -389,5 +389,5 @@ def missing_records(run: Run, missing: Mapping[str, str]) -> str:
     missing: why, by their names within the run.
     """
     said = [f"The record of {name} {why}." for name, why in missing.items()]
-    counts = "Missing models still count as comparisons in the verdicts on the others."
+    counts = "Missing models still count as comparisons in the verdicts."
     return " ".join([*said, counts] if 0 < len(missing) < run.n_compared else said)

@@ -34,7 +34,7 @@ MOST_LINES = MOST_RUNS = len(SYMBOLS)
 """Of one chart; more could not be told apart."""
 _LONGEST_LABEL = 2 * LONGEST
 """Two short lines beside the chart, which leave a phone's most of its width."""
-_EACH = "Intervals hold for the comparisons of each run together, not for those of all these runs."
+_EACH = "Intervals hold within each run, not across runs."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,7 +243,7 @@ def runs_sentence(rows: Sequence[RunRow], tolerance: Tolerance) -> str:
     if not judged:
         n_live = sum(row.live for row in rows)
         live = f"{quantity(n_live, 'run')} under way, no result yet."
-        return live if n_live else "No run has a sparse model that was judged."
+        return live if n_live else "No run has a verdict."
     count = Counter(each.verdict for each in judged)
     notes = [
         (count["undecided"], "undecided"),
@@ -286,11 +286,11 @@ def overlay(found: Sequence[RunResults]) -> Overlay | None:
     if not judged:
         return None
     most = Counter(passages for _, passages in judged).most_common(1)[0][0]
-    why = "it answers other passages than the runs in the chart, so their losses cannot be compared"
+    why = "its passages differ from those of the runs in the chart, so the losses cannot be compared"
     notes += [f"“{run.title}” is not drawn: {why}." for run, passages in judged if passages != most]
     same = [run for run, passages in judged if passages == most]
     if len(same) > MOST_RUNS:
-        notes.append(f"Only the first {MOST_RUNS} runs are drawn: more lines could not be told apart.")
+        notes.append(f"Only the first {MOST_RUNS} runs are drawn, the most that can be told apart.")
     drawn = same[:MOST_RUNS]
     lines = _lines(drawn, notes)
     # Letters, where labels leave the chart no room.
@@ -311,7 +311,7 @@ def overlay(found: Sequence[RunResults]) -> Overlay | None:
         {"model": label, "sparsity_percent": each.permille / 10, **verdicts.loss_values(each)}
         for label, _, each in models
     ]
-    caption = f"Each model against its own dense model, on the last words of the same passages. {_EACH}"
+    caption = f"Each model against its own dense model, on the same passages. {_EACH}"
     return Overlay(
         tradeoff=replace(
             first,
@@ -344,7 +344,7 @@ def _lines(runs: Sequence[RunResults], notes: list[str]) -> dict[str, tuple[RunR
         parts += [(run, models, len(methods) > 1) for models in methods.values()]
     if len(parts) > MOST_LINES:
         parts = [(run, run.best, False) for run in runs]
-        notes.append(f"Of each run only the best method is drawn: {MOST_LINES} lines are the most to be told apart.")
+        notes.append(f"Only the best method of each run is drawn: more than {MOST_LINES} lines cannot be told apart.")
     facets = []
     for run, models, _ in parts:
         asked, calibration = run.run.settings, run.run.settings.calibration

@@ -72,7 +72,7 @@ def html_report(
         *wrote,
         element("h2", escape("Settings")),
         element("pre", escape(canonical_json(asdict(run.settings)))),
-        element("h2", escape("What was read")),
+        element("h2", escape("Inputs")),
         _rows((name, escape(value)) for name, value in {"model": run.model_identity, **run.corpora}.items()),
         element("h2", escape("Versions")),
         _rows((name, escape(value)) for name, value in run.versions.items()),
@@ -103,7 +103,7 @@ def comparison_words(found: RunResults, pair: Pair) -> tuple[str, str, str]:
     left, right, compared = pair.left_name, pair.right_name, compare_records(pair.left, pair.right)
     basis = [verdicts.flip_words(compared), verdicts.early_stopping_words({left: pair.left, right: pair.right})]
     if pair.left.key == pair.right.key:
-        sentence, lost = f"{right} stands on both sides: a model loses nothing against itself.", ""
+        sentence, lost = f"{right} is compared with itself: nothing changes.", ""
     elif pair.left.pruned is None:
         sentence, lost, limits = verdicts.model_verdict(
             right, verdict_of(found, pair.left, pair.right), found.tolerance
@@ -137,7 +137,7 @@ def _flip_tables(pair: Pair, passages: Passages | None) -> list[Html]:
             texts = map(readable, (left.target, left.answer, right.answer))
             change = wording.signed_nats(-pair.fall(position))
             rows.append([f"{left.index + 1:,}", end, *(text[:CONTEXT_SHOWN] for text in texts), change])
-        head = ["Passage", "Its end", "Target", pair.left_name, pair.right_name, "Change"]
+        head = ["Passage", "Context (end)", "Target", pair.left_name, pair.right_name, "Change"]
         drawn.append(Table(KINDS[kind], note, head, rows).html)
     return drawn
 
@@ -157,7 +157,7 @@ def continuations_section(backend: Backend, run: Run, pair: Pair, passages: Pass
         first, *rest = map(readable, (stored.left, stored.right, *stored.others))
         who = [pair.left_name, pair.right_name, *(names.get(key, key[:8]) for key in request.others)]
         texts = zip(who, [escape(first), *(mark_divergence(first, text)[1] for text in rest)], strict=False)
-        stopped = ", stopped before the end" if stored.stopped else ""
+        stopped = ", stopped early" if stored.stopped else ""
         drawn += [paragraph(f"{how}{stopped}", css="sd-muted"), paragraph(end_of(request.prompt, PROMPT_SHOWN))]
         drawn.append(_rows(texts, css="written"))
     legend = f"{DIVERGENCE_SIGN} marks where a text diverges from that of {pair.left_name}."
@@ -173,7 +173,7 @@ def _continuations(
     written = {each.key(): each for each in of_run if backend.written(each) is not None}
     asked = [(f"A prompt of the run, {sampling_words(each)}", each) for each in written.values()]
     tried = (t for t in backend.user_data.prompts(left, right) if replace(t, others=()).key() not in written)
-    asked += [(f"A user's prompt, {sampling_words(each)}", each) for each in tried]
+    asked += [(f"A prompt of a user, {sampling_words(each)}", each) for each in tried]
     contexts = passages.contexts if passages else ()
     for kind, positions in pair.kinds(range(len(contexts))).items():
         for position in positions if kind in _FLIPS else ():
@@ -186,9 +186,9 @@ def _continuations(
 
 
 def sampling_words(request: ContinuationSettings) -> str:
-    """ "first choices, 24 tokens", "temperature 0.7, seed 5, 12 tokens"."""
+    """ "greedy, 24 tokens", "temperature 0.7, seed 5, 12 tokens"."""
     if request.temperature_percent == 0:
-        return f"first choices, {request.n_tokens} tokens"
+        return f"greedy, {request.n_tokens} tokens"
     return f"temperature {request.temperature_percent / 100:g}, seed {request.seed}, {request.n_tokens} tokens"
 
 

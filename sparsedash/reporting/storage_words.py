@@ -32,9 +32,9 @@ class _Kind(NamedTuple):
     afterwards: str = ""
 
 
-_AGAIN = "Artefacts of calibration are computed again when a run needs them."
-_WITH_RUNS = "With a run go the timings, comparisons, prompts and blind choices of its models."
-_LOST_TEXTS = "Continuations and comparisons are computed again on request; prompts and blind choices are lost."
+_AGAIN = "Calibration data is recomputed when a run needs it."
+_WITH_RUNS = "Timings, comparisons, prompts and blind choices of its models are deleted too."
+_LOST_TEXTS = "Continuations and comparisons can be recomputed; prompts and blind choices are lost."
 _KINDS: dict[HoldingKind, _Kind] = {
     "runs": _Kind("Runs and their answers", "run", "with their passages", _WITH_RUNS),
     "texts": _Kind("Continuations, comparisons, prompts", "entry", "and blind choices", _LOST_TEXTS),
@@ -43,14 +43,14 @@ _KINDS: dict[HoldingKind, _Kind] = {
     "gradients": _Kind("Gradients", "entry", "of the masks", _AGAIN),
     "written": _Kind("Calibration text written by models", "entry", "", _AGAIN),
     "weights": _Kind("Refitted weights", "entry", "of the sequential refit", _AGAIN),
-    "unfinished": _Kind("Checkpoints of interrupted jobs", "entry", "where they resume", _AGAIN),
+    "unfinished": _Kind("Checkpoints of interrupted jobs", "entry", "to resume from", _AGAIN),
     "models": _Kind("Unpacked models", "unpacked model", "from .gguf files", "Models are unpacked again when needed."),
     "uploads": _Kind("Uploaded texts", "uploaded text", "", "Results that were computed from these texts stay."),
     "exports": _Kind("Exported models", "export", "in this folder alone", "They can be written again from their runs."),
     "logs": _Kind("Logs", "log", "of jobs and workers", "The jobs themselves stay in the list."),
-    "damaged": _Kind("Damaged records", "entry", "set aside under their names; nothing reads them"),
-    "jobs": _Kind("List of jobs", "job", "what ran and when: stays, a few hundred bytes each"),
-    "notes": _Kind("Names, pins and short facts", "note", "stay: everything else is found by them"),
+    "damaged": _Kind("Damaged records", "entry", "set aside, never read"),
+    "jobs": _Kind("List of jobs", "job", "kept, a few hundred bytes each"),
+    "notes": _Kind("Names, pins and short facts", "note", "kept: other entries refer to them"),
 }
 
 
@@ -83,7 +83,7 @@ def holdings_cards(held: Holdings) -> list[tuple[str, str, str]]:
     results, files = held.bytes_of("runs", "texts", "timings"), held.bytes_of("models", "exports", "uploads")
     return [
         ("Results", _size_or_dash(results), _count("runs", len(held.runs))),
-        ("Calibration", _size_or_dash(held.bytes_of(*ARTEFACTS)), f"of {gigabytes(held.room_bytes)} that it may take"),
+        ("Calibration", _size_or_dash(held.bytes_of(*ARTEFACTS)), f"of {gigabytes(held.room_bytes)} allowed"),
         ("Models and texts in files", _size_or_dash(files), "unpacked, exported, uploaded"),
     ]
 
@@ -122,7 +122,7 @@ def held_rows(held: Holdings, marks: Mapping[str, RunMark], zone: tzinfo | None)
     for identity, model in held.models.items():
         shown = identity.removeprefix("sha256:")[:_IDENTITY_LENGTH]
         title = ", ".join(dict.fromkeys(map(wording.reference_title, model.names)))
-        title = title or f"A model that no run here names ({shown})"
+        title = title or f"Unnamed model ({shown})"
         parts = [f"{name} {wording.size(n)}" for name, n in model.parts.items() if n]
         number = _count("runs", model.n) if model.n else "no run"
         add("model", title, parts, number, model, Selection(model=identity))
@@ -148,7 +148,7 @@ def deletion_question(plan: Cleanup, titles: Mapping[str, str]) -> list[str]:
     """What goes, what comes of it, and what stays and why, in sentences. titles: of the runs, by their keys."""
     if not plan.deletes:
         return ["Nothing here can be deleted now.", *_staying(plan, titles)]
-    said = [f"Delete {_parts(plan, titles)}? It cannot be undone."]
+    said = [f"Delete {_parts(plan, titles)}? This cannot be undone."]
     if plan.n_named and len(plan.runs) > 1:
         said.append(f"{plan.n_named} of these runs {'has a name' if plan.n_named == 1 else 'have names'}.")
     # A run that others have too is only given up.
@@ -190,13 +190,13 @@ _CHECKED = {
     "export": "exported file",
 }
 _LOST = "It is lost, unless a backup of the data folder has it."
-_NOTHING = "Nothing: it is determined again when needed."
+_NOTHING = "Nothing: it is recomputed when needed."
 _ASK_AGAIN = "Ask for it again on the compare page."
 _DAMAGED = {
-    "record": ("Answers of a model", "Start its run again: only these answers are computed once more."),
-    "run": ("A run", "Start it again: its stored parts are not computed twice."),
-    "findresult": ("The result of a search", "Start the search again: its trials are not computed twice."),
-    "passages": ("Passages", "Start a run over this text again: it brings them back."),
+    "record": ("Answers of a model", "Start its run again: only these answers are recomputed."),
+    "run": ("A run", "Start it again: stored parts are reused."),
+    "findresult": ("The result of a search", "Start the search again: stored trials are reused."),
+    "passages": ("Passages", "Start a run on this text again: it restores them."),
     "continuation": ("A continuation", _ASK_AGAIN),
     "divergence": ("A comparison token by token", _ASK_AGAIN),
     "prompts": ("A list of prompts", _LOST),
@@ -204,9 +204,9 @@ _DAMAGED = {
     "runmarks": ("Names and pins of runs", _LOST),
     "timing": ("Measured speed", "Measure it again."),
     "export": ("The entry of an export", "Export the model again."),
-    "verification": ("An earlier verification", "Nothing: a new one takes its place."),
+    "verification": ("An earlier verification", "Nothing: the next one replaces it."),
     "note": ("A short fact", _NOTHING),
-    "artefact": ("An artefact of calibration", "Nothing: it is computed again when a run needs it."),
+    "artefact": ("Calibration data", "Nothing: it is recomputed when a run needs it."),
     "unpacked model": (
         "An unpacked model",
         "Delete it: the model is unpacked again, from its .gguf file, when needed.",

@@ -80,12 +80,12 @@ def loss_interval(loss: Loss) -> str:
 
 
 def accuracy_open(found: ToleranceVerdict) -> str:
-    """ "; accuracy cannot be told on 132 passages": what within leaves open; nothing where accuracy is within too."""
+    """ "; accuracy is undecided on 132 passages": what within leaves open; nothing where accuracy is within too."""
     if found.verdict != "within" or "accuracy" in found.decided_by or _is_unchanged(found):
         return ""
     if found.accuracy is None:
         return f"; {_TOO_FEW_RIGHT}"
-    return f"; accuracy cannot be told on {quantity(found.n_passages, 'passage')}"
+    return f"; accuracy is undecided on {quantity(found.n_passages, 'passage')}"
 
 
 def model_verdict(name: str, found: ToleranceVerdict, tolerance: Tolerance) -> list[str]:
@@ -147,10 +147,10 @@ def early_stopping_words(records: Mapping[str, Record]) -> str:
         why = {
             "difference": "a difference to the dense model is shown",
             "close": f"the difference to the dense model is under {100 * stopping.margin:g} points",
-            "open": "nothing was decided before",
+            "open": "undecided before",
         }.get(stopping.decision, f"its loss is {stopping.decision} the limits")
         found.append(f"{name} {ended} {planned:,} passages: {why}.")
-    return " ".join([*found, "Intervals and p-values allow for the looks on the way."]) if found else ""
+    return " ".join([*found, "Intervals and p-values account for the repeated looks."]) if found else ""
 
 
 def _is_unchanged(found: ToleranceVerdict) -> bool:
@@ -261,10 +261,9 @@ def numbers_table(found: RunResults, comparisons: Mapping[str, str] | None = Non
 
 def _numbers_caption(found: RunResults) -> str:
     n, early = max(found.run.n_compared, len(found.sparse)), any(record.stopping for record in found.sparse)
-    looked = " Of models that were to stop early they, and p, are valid at any look." if early else ""
+    looked = " With early stopping, intervals and p are valid at any look." if early else ""
     return (
-        f"Last word of each passage. {'The dense interval is' if early else 'Intervals of accuracies are'} Wilson's. "
-        "Changes are paired with dense; their intervals are those of the verdict, at levels that hold for all of the "
-        f"run together.{looked} p: for equal accuracy, {'' if early else 'exact McNemar, '}adjusted after Holm"
-        f"{f' over {n} comparisons' if n > 1 else ''}."
+        f"Last word of each passage. {'Dense interval' if early else 'Intervals of accuracies'}: Wilson. Changes are "
+        f"paired with dense; their intervals are the verdict's and hold for all of the run together.{looked} p: equal "
+        f"accuracy{'' if early else ', exact McNemar'}{f', Holm over {n} comparisons' if n > 1 else ''}."
     )

@@ -204,9 +204,9 @@ def disk_words(takes: RunDisk) -> str:
 def streaming_reason(resident_bytes: int | None, there_bytes: int | None) -> str:
     """Why the weights of a model are read block by block."""
     if resident_bytes is None:
-        return "The weights are read block by block."
-    there = f", and this machine has {size(there_bytes)}" if there_bytes and there_bytes < resident_bytes else ""
-    return f"The weights are read block by block; all of them in memory would take {size(resident_bytes)}{there}."
+        return "The weights are streamed block by block."
+    there = f", more than this machine's {size(there_bytes)}" if there_bytes and there_bytes < resident_bytes else ""
+    return f"The weights are streamed block by block: in memory they would take {size(resident_bytes)}{there}."
 
 
 def moment(timestamp: float, zone: tzinfo | None = None) -> str:
@@ -214,7 +214,7 @@ def moment(timestamp: float, zone: tzinfo | None = None) -> str:
     try:
         then, now = datetime.fromtimestamp(timestamp, zone), datetime.now(zone)
     except (ValueError, OverflowError, OSError):
-        return "at a time that is not known"
+        return "at an unknown time"
     clock = f"{then:%H:%M}"
     if then.date() == now.date():
         return f"today {clock}"
@@ -301,8 +301,8 @@ def source_note(source_type: str) -> str:
     if not source_type:
         return ""
     return (
-        f"The dense model is a {source_type} GGUF file, unpacked: its weights were rounded before anything was pruned. "
-        "What pruning costs the original weights is another number, which is not measured here."
+        f"The dense model is a {source_type} GGUF file, unpacked: its weights are already rounded. What pruning costs "
+        "the original weights is not measured here."
     )
 
 
@@ -311,7 +311,7 @@ def calibration_words(calibration: CalibrationSettings) -> str:
     amount = f"{calibration.n_samples:,} × {calibration.length:,} tokens"
     packed = ", packed" if calibration.packed else ""
     equal = calibration.token_weights == "equal"
-    weighed = "" if equal else ", those with a large residual stream counting little"
+    weighed = "" if equal else ", tokens weighted by the residual stream"
     return f"calibration: {reference_title(calibration.corpus)}, {amount}{packed}{weighed}"
 
 
@@ -333,7 +333,7 @@ def example_words(run: Run | None, brief: bool = False) -> str:
     """Where and when the run was made, if it is the example; nothing of a run that was made here."""
     if run is None or not run.made_on:
         return ""
-    said = f"{EXAMPLE_TITLE}: this run ships with SparseDash; nothing of it was computed here."
+    said = f"{EXAMPLE_TITLE}: this run ships with SparseDash and was not computed here."
     return said if brief else f"{said} {example_origin(run)}"
 
 
@@ -341,7 +341,7 @@ def example_origin(run: Run) -> str:
     """Where, when and with what the example was made."""
     made, known = datetime.fromtimestamp(run.finished_at or run.started_at, UTC), run.versions
     by = ", ".join(f"{name} {known.get(name, '?')}" for name in ("sparsedash", "torch", "transformers"))
-    return f"It was made on {made.day} {made:%B %Y} on another machine ({run.made_on}), with {by}."
+    return f"Computed on {made.day} {made:%B %Y} on another machine ({run.made_on}), with {by}."
 
 
 def record_names(run: Run) -> dict[str, str]:

@@ -91,15 +91,14 @@ class SparseDashError(Exception):
 
 
 class SettingsError(SparseDashError):
-    """A setting was refused. `field` names it. `rule` is the message for a form: what the field must be."""
+    """A setting was refused. `field` names it."""
 
     def __init__(self, field: str, value: object, allowed: str, advice: str = "") -> None:
         shown = repr(value)
         if len(shown) > _SHOWN:
             shown = f"{shown[:_SHOWN]}…"
-        super().__init__(f"{field}: {shown} is not possible; allowed: {allowed}.", advice)
+        super().__init__(f"{field[:1].upper()}{field[1:]} must be {allowed}, not {shown}.", advice)
         self.field = field
-        self.rule = f"{field[:1].upper()}{field[1:]} must be {allowed}, not {shown}."
 
 
 class ModelError(SparseDashError):

@@ -60,7 +60,9 @@ class ExportSettings:
         check_settings(self)
         check_settings(self, FindSettings)
         if self.weights not in possible_weights(self.form):
-            raise SettingsError("weights", self.weights, f"{', '.join(possible_weights(self.form))} as {self.form}")
+            raise SettingsError(
+                "weights", self.weights, f"one of {', '.join(possible_weights(self.form))} as {self.form}"
+            )
         for name, value in (("to", self.to), ("dense GGUF", self.dense_gguf)):
             if value:
                 require_reference(name, value)

@@ -72,7 +72,7 @@ class FieldRow:
         """Raise SettingsError unless the setting can have this value."""
         match self.kind:
             case "choice" if value not in self.options:
-                raise SettingsError(self.title, value, ", ".join(self.options))
+                raise SettingsError(self.title, value, f"one of {', '.join(self.options)}")
             case "reference":
                 require_reference(self.title, value)
             case "lines":

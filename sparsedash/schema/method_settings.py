@@ -47,25 +47,25 @@ class MethodSettings:
 
     saliency: Saliency = setting(
         "activation-aware",
-        label="Saliency: what matters",
-        help="activation-aware: size times activity. magnitude: size. wifv: variance. obs: the loss once the others "
-        "compensate. fisher: the loss's response to a mask, by a backward pass. random: by chance.",
+        label="Saliency: what to keep",
+        help="activation-aware: weight times activation. magnitude: weight. wifv: variance. obs: loss "
+        "after the others compensate. fisher: Fisher information of a mask, by a backward pass. random: the baseline.",
     )
     pattern: Pattern = setting(
         "channelx1",
-        label="Pattern: what goes",
-        help="channelx1: whole channels of the MLPs. 1x1: single weights. 2:4, 4:8: so many of four or eight.",
+        label="Pattern: what to remove",
+        help="channelx1: whole channels of the MLPs. 1x1: single weights. 2:4, 4:8: 2 of 4 weights, 4 of 8.",
     )
     compensation: Compensation = setting(
         "least-squares",
-        label="Compensation: what makes up for it",
-        help="bias: the mean of what went. least-squares: refit to the dense outputs. sequential: refit once more, on "
-        "the sparse model's own activations, layer by layer.",
+        label="Compensation: bias or refit",
+        help="bias: the mean of what was removed. least-squares: refit to the dense outputs. sequential: refit again, "
+        "layer by layer, on the sparse model's own activations.",
     )
     allocation: Allocation = setting(
         "uniform",
-        label="Allocation: how much each layer gives",
-        help="global: one threshold for all scores. standardised: likewise, in standard deviations of each layer. "
+        label="Allocation: sparsity of each layer",
+        help="global: one threshold for all scores. standardised: the same, in standard deviations of each layer. "
         "sensitivity: more from less sensitive layers.",
     )
     width_multiple: int = setting(
@@ -83,12 +83,12 @@ class MethodSettings:
         low=0.001,
         high=10.0,
         label="Damping: towards the original weights",
-        help="Ridge towards the original weights, as a share of the median of diag H. Larger: steadier, less close.",
+        help="Ridge towards the original weights, as a share of the median of diag H. Larger: more stable, less exact.",
     )
     strength: float = setting(
         0.5,
         label="Strength: towards the residual stream",
-        help="0: a layer's own dense output. 1: the dense residual stream, so that layers before it are made up for.",
+        help="0: fit the layer's own dense output. 1: fit the dense residual stream, earlier layers' errors included.",
     )
     seed: int = setting(
         0,
@@ -99,42 +99,36 @@ class MethodSettings:
         help="Draws other channels or weights.",
     )
     scope: Scope = setting(
-        "mlp", label="Scope: where it goes", help="Projections of the MLPs, or all of the decoder blocks."
+        "mlp", label="Scope: which projections", help="Projections of the MLPs, or all of the decoder blocks."
     )
     rounds: int = setting(
         1,
         low=1,
         high=64,
         label="Rounds: each on a part of the text",
-        help="After each part of the text, what would go so far is masked. 1: the dense model reads all of it, once.",
+        help="After each part of the text the channels chosen so far are masked. 1: one pass, by the dense model.",
     )
-    schedule: Schedule = setting(
-        "exponential", label="Schedule: how it gets sparser", help="Sparsity after each round."
-    )
-    floor: float = setting(
-        0.0, label="Floor: least share that a layer gives", help="0.1: at least 10 % of its channels."
-    )
-    ceiling: float = setting(
-        0.6, label="Ceiling: largest share that a layer gives", help="0.6: at most 60 % of its channels."
-    )
+    schedule: Schedule = setting("exponential", label="Schedule of the rounds", help="Sparsity after each round.")
+    floor: float = setting(0.0, label="Floor: least sparsity of a layer", help="0.1: at least 10 % of its channels.")
+    ceiling: float = setting(0.6, label="Ceiling: most sparsity of a layer", help="0.6: at most 60 % of its channels.")
     blend: float = setting(
-        0.5, label="Blend: from uniform to cheapest widths", help="0: uniform. 1: the least loss measured."
+        0.5, label="Blend: from uniform to cheapest widths", help="0: uniform. 1: the least measured loss."
     )
     plain_text: float = setting(
         0.0,
         label="Plain text: its share of the calibration",
-        help="0.5: half of the calibration is plain stories that ship with the program: keeps ordinary text.",
+        help="0.5: half of the calibration tokens are built-in plain stories, so that ordinary text is not forgotten.",
     )
 
     def __post_init__(self) -> None:
         check_settings(self)
         for name, allowed in allowed_choices(self.pattern).items():
             if getattr(self, name) not in allowed:
-                words = f"{', '.join(allowed)} with pattern {self.pattern}"
+                words = f"one of {', '.join(allowed)} with pattern {self.pattern}"
                 raise SettingsError(name, getattr(self, name), words)
         if self.saliency == "obs" and self.allocation in ("global", "standardised"):
             # Its scores are the places in an order, which are the same in every block.
-            raise SettingsError("allocation", self.allocation, "uniform, sensitivity with saliency obs")
+            raise SettingsError("allocation", self.allocation, "uniform or sensitivity with saliency obs")
         if self.floor > self.ceiling:
             raise SettingsError("floor", self.floor, f"at most the ceiling, {self.ceiling:g}")
         if self.rounds == 1:

@@ -1,7 +1,7 @@
 """Progress of long work: its stages and steps, cancellation, and parts that resume from a checkpoint."""
 
 from collections.abc import Callable
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Literal, NamedTuple, TypeVar
 
 Stage = Literal[
@@ -38,7 +38,7 @@ STAGE_TITLES: dict[Stage, str] = {
     "time": "Timing both models in turn",
     "write": "Writing the files",
     "prove": "Loading the files in a fresh process",
-    "verify": "Reading everything that carries a checksum",
+    "verify": "Verifying checksums",
 }
 
 
@@ -117,6 +117,12 @@ OnPart = Callable[[int, int], None]
 
 def ignore_parts(done: int, total: int) -> None:
     """The callback that does nothing."""
+
+
+def begin_parts(step: Step, on_step: OnStep) -> OnPart:
+    """Report the step; the callback that reports its parts."""
+    on_step(step)
+    return lambda done, total: on_step(replace(step, done=done, total=total))
 
 
 OnText = Callable[..., None]

@@ -57,7 +57,7 @@ class CalibrationSettings:
         key="calibration",
         flag="--calibration",
         label="Calibration text",
-        help="The text whose activations decide what can go. A name from the list, or file:PATH on the server.",
+        help="Its activations decide which channels are removed. A name from the list, or file:PATH on the server.",
     )
     n_samples: int = setting(
         128,
@@ -76,21 +76,21 @@ class CalibrationSettings:
         high=32_768,
         flag="--calibration-length",
         label="Tokens in each",
-        flag_help="tokens a sample has at most",
+        flag_help="most tokens of a sample",
     )
     seed: int = setting(0, high=MAX_SEED, flag="--seed", label="Seed", flag_help="draws the calibration text")
     token_weights: TokenWeights = setting(
         "equal",
         key="weights",
         flag="--token-weights",
-        label="How much each token counts",
+        label="Token weights",
         help="residual: by 1 / mean square of the residual stream, so that enormous activations count little.",
     )
     packed: bool = setting(
         False,
         flag="--packed",
-        label="Join the documents and cut them into full samples",
-        help="As the published program does. Otherwise every document is a sample. A running text is always joined.",
+        label="Pack the documents into full samples",
+        help="As the published program does. Otherwise each document is one sample. Running text is always packed.",
     )
 
     def __post_init__(self) -> None:
@@ -121,7 +121,7 @@ class EvaluationSettings:
         flag="--passages",
         label="How many passages",
         empty="all",
-        flag_help="answer the first N only",
+        flag_help="evaluate on the first N only",
     )
     shuffle_seed: int | None = setting(
         None,
@@ -135,14 +135,14 @@ class EvaluationSettings:
         "plain",
         flag="--rule",
         label="Rule for the last token",
-        help="plain: the first choice is right. published: likewise, but passages of more than 197 tokens are wrong.",
+        help="plain: right when it is the first choice. published: wrong also in passages of more than 197 tokens.",
     )
     stop_early: bool = setting(
         False,
         key="stop",
         flag="--stop-early",
         label="Stop each model once decided",
-        help="Ends an evaluation once its difference from dense is certain: fewer passages, less time, a hollow mark.",
+        help="Ends an evaluation once its difference from dense is certain: fewer passages, less time.",
     )
 
     def __post_init__(self) -> None:
@@ -167,7 +167,7 @@ class RunSettings:
         "float32",
         flag="--dtype",
         label="Number format",
-        help="bfloat16: half the memory. Answered among other passages, up to 2 in 100 change their verdict.",
+        help="bfloat16: half the memory; batched otherwise, up to 2 in 100 verdicts change.",
     )
     methods: tuple[MethodSettings, ...] = field(default_factory=lambda: (MethodSettings(),))
     sparsities_permille: tuple[int, ...] = setting(
@@ -176,7 +176,7 @@ class RunSettings:
         key="sparsity",
         flag="--sparsity",
         label="Share of MLP channels to remove, percent",
-        help="One or several, 0 to 90, at most one decimal. One calibration serves them all; some methods read again.",
+        help="One or several, 0 to 90, at most one decimal. One calibration serves them all; some methods reread text.",
     )
     calibration: CalibrationSettings = field(default_factory=CalibrationSettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
@@ -184,13 +184,13 @@ class RunSettings:
         "auto",
         flag="--residency",
         label="Weights in memory",
-        help="auto: all where they fit. streamed: block by block from their files; less memory, the same results.",
+        help="auto: all where they fit. streamed: block by block from disk; less memory, same results.",
     )
     prompts: tuple[str, ...] = setting(
         PROMPTS,
         flag="--prompt",
         label="Texts to continue, one per line",
-        help="Every model of the run continues them, always with its first choice.",
+        help="Every model of the run continues them by greedy decoding.",
         flag_help="a text that every model continues; may be given several times (three short ones)",
     )
 
@@ -328,7 +328,7 @@ class FindSettings:
         if self.method.pattern in FIXED_PERMILLE:
             raise SettingsError("method", self.method.pattern, "a pattern that does not decide the sparsity itself")
         if self.evaluation.stop_early:
-            raise SettingsError("stop early", True, "false: a search always stops where a verdict is decided")
+            raise SettingsError("stop early", True, "false (a search always stops at a decided verdict)")
         check_settings(self)
 
     @property

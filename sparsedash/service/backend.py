@@ -258,7 +258,7 @@ class Backend:
         """A finished run as a file. Raises JobError where it has not finished, or is not there any more."""
         run = self.run(key)
         if run is None or not run.finished:
-            raise JobError("This run has not finished.", "Wait until it has, or start it again.")
+            raise JobError("This run has not finished.", "Wait for it, or start it again.")
         return run_file(run, self._store)
 
     def open_run(self, data: bytes) -> Run:

@@ -72,7 +72,7 @@ class PartMachine:
                 return PartEnd(state=state, machine=name, log=log_end, error_text=why, error_advice=advice)
         run = self.store.get(Run, part.key)
         if run is None:
-            raise StoreError("What was made is not in the machine's data folder any more.", "Try again.")
+            raise StoreError("The results are no longer in the machine's data folder.", "Try again.")
         return PartEnd(state="done", machine=name, log=log_end, file=run_file(run, self.store))
 
     def child_bytes(self) -> int:

@@ -135,7 +135,7 @@ class ClusterPlan:
             right = (run.key, run.settings, len(run.sparse), run.dense) == asked
         if not right:
             raise StoreError(
-                f"{end.machine} sent back something else than was asked of it.",
+                f"{end.machine} sent back a result that was not asked for.",
                 "Run `sparsedash cluster check`: all machines must have the same version of SparseDash.",
             )
         if run.model_identity != first.model_identity or run.corpora != first.corpora:
@@ -143,7 +143,7 @@ class ClusterPlan:
             self._store.forget(store_keys.parts_done_note(self._job.key))
             raise StoreError(
                 f"{end.machine} has another model or text under this name than the machine that began.",
-                "The same files must lie on every machine; see docs/cluster.md.",
+                "Put the same files on every machine; see docs/cluster.md.",
             )
 
     def _merged(self) -> Run:
@@ -200,7 +200,7 @@ def connect_cluster(scheduler: Scheduler, name: str) -> "Cluster":
         from sparsedash.jobs.cluster import Cluster, OnMachine
     except ModuleNotFoundError as error:
         raise JobError(
-            f"A scheduler is named, and the package {error.name} is not installed.",
+            f"A scheduler is configured, but the package {error.name} is not installed.",
             "Run: pip install -r requirements-cluster.txt",
         ) from error
     return Cluster(scheduler, name, OnMachine(do=perform_part, facts=machine_facts, artefact=kept_artefact))
@@ -227,7 +227,7 @@ def check_cluster(
 def _problems(machines: Sequence[ClusterMachine], versions: dict[str, dict[str, str]]) -> Iterator[str]:
     """Machines that take nothing, and packages that differ or are missing. versions: of packages, by machine."""
     if not machines:
-        yield "No Dask worker is there: start one on each machine, see docs/cluster.md."
+        yield "There is no Dask worker: start one on each machine, see docs/cluster.md."
     yield from (f"{machine.name} takes nothing: {machine.problem}" for machine in machines if machine.problem)
     found = {package: {name: about.get(package, "none") for name, about in versions.items()} for package in _MUST_AGREE}
     known = [machine for machine in machines if machine.facts and machine.facts.sparsedash]

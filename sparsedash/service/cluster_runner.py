@@ -133,7 +133,7 @@ class Attempt:
                 self._bad = self._bad or failed_part(error)
         else:
             at = end.machine or (progress.machine if progress else "") or "A machine"
-            self._bad = self._bad or replace(end, error_text=f"{at}: {end.error_text or 'it ended without a word.'}")
+            self._bad = self._bad or replace(end, error_text=f"{at}: {end.error_text or 'it ended without a message.'}")
         cluster.forget(key)
 
     def _wind_up(self, cluster: "Cluster") -> None:
@@ -330,7 +330,7 @@ class ClusterRunner:
 
     def _lose(self, error: Exception) -> None:
         log.warning("The scheduler is lost: %s: %s", type(error).__name__, error)
-        self._trouble = f"The scheduler at {self._address} is gone; it is asked again."
+        self._trouble = f"The scheduler at {self._address} does not answer; trying again."
         self._next_try_at = 0.0
         self._machines = ()
         self._close()
@@ -348,7 +348,7 @@ class ClusterRunner:
                 self._table.end(job, "cancelled", text, kept(job.kind))
             elif late:
                 advice = f"{kept(job.kind)} It runs here while no scheduler answers."
-                self._table.end(job, "crashed", f"The scheduler is gone. {self._trouble}", advice)
+                self._table.end(job, "crashed", f"The scheduler does not answer. {self._trouble}", advice)
         self._forget_ended(self._running())
 
     def _show_up(self, up: bool) -> None:

@@ -29,9 +29,9 @@ _DELETABLE = tuple(kind for kind in holdings.DELETABLE if kind != "runs")
 """Kinds of single items that can be deleted."""
 
 NEEDED = "a job that waits or runs may need {them}"
-_OTHERS = "it is somebody else's; an administrator can delete it"
+_OTHERS = "it belongs to another user; an administrator can delete it"
 _PINNED = "a pinned run uses {them}"
-_READ = "runs here were calibrated on {them} or answered {them}"
+_READ = "runs were calibrated or evaluated on {them}"
 _OF_DAMAGE: dict[Checked, HoldingKind] = {
     "artefact": "statistics",
     "unpacked model": "models",
@@ -116,7 +116,7 @@ class Housekeeping:
         """Limit artefacts to so many GB (2**30 bytes); the rest goes, unless a job is live. Raises SettingsError."""
         self._access.require_house()
         if room_of_environment() is not None:
-            raise SettingsError("limit", gigabytes, f"what {VARIABLE} says", "Change it there, and start again.")
+            raise SettingsError("limit", gigabytes, f"what {VARIABLE} says", "Change it there and restart.")
         self._store.allow_artefacts(bytes_of(gigabytes, "limit"))
         if not live_jobs(self._table):
             self._store.shrink_artefacts()
@@ -286,9 +286,9 @@ def _why_run_stays(run: Run, live: Iterable[Job], pinned: bool) -> str:
         return "it is pinned; unpin it first"
     for job in live:
         if job.key == run.key:
-            return "it is under way; stop it first"
+            return "it is under way; cancel it first"
         if job.makes_run and job.state == "running" and job.settings.get("model") == run.settings.model:
-            return "a run of the same model is under way, and may build on its answers; wait for that"
+            return "a live run of the same model may reuse its answers; wait for that"
         if records_read(job.settings) & {run.dense, *run.sparse}:
-            return f"job {job.id} works with its models; wait for that, or stop it"
+            return f"job {job.id} uses its models; wait for it, or cancel it"
     return ""

@@ -70,7 +70,7 @@ def fetch_config(reference: str, *, with_token: bool) -> None:
         raise ModelError(f"The hub did not answer within {_PATIENCE_S:.0f} seconds.", "Try again later.") from error
     except (subprocess.CalledProcessError, OSError, IndexError, msgspec.MsgspecError) as error:
         raise ModelError(
-            f"The config of {reference} could not be fetched.", "Start the run: its log says why."
+            f"The config of {reference} could not be fetched.", "Start the run and see its log."
         ) from error
     if said:
         raise ModelError(said.get("message", ""), said.get("advice", ""))

@@ -141,15 +141,15 @@ class Access:
     def require_job(self, job: Job) -> None:
         """Raises JobError unless `sees_job`, as if there were no such job."""
         if not self.sees_job(job):
-            raise JobError(f"There is no job {job.id}.", "The list of jobs shows those there are.")
+            raise JobError(f"There is no job {job.id}.", "See the list of jobs.")
 
     def require_to_stop(self, job: Job) -> None:
         """Raises AccessError, or JobError, for a job that the user may not stop or change."""
         self.require_job(job)
         if not self.unlimited and job.owner != self.user:
             raise AccessError(
-                f"Job {job.id} was started by somebody else, who asked for the same before.",
-                "Who started it can stop it, and so can an administrator.",
+                f"Job {job.id} was started by another user with the same settings.",
+                "That user or an administrator can cancel it.",
             )
 
     def require_order(self, job: Job, to: Move | Priority) -> None:

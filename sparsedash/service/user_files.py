@@ -55,13 +55,13 @@ class Exports:
     def drop(self, key: str) -> None:
         """Delete an export; a shared one is only taken from the user. Raises ExportError."""
         if not self._access.may_change(key):
-            raise ExportError("The export is not deleted: it is somebody else's; an administrator can delete it.")
+            raise ExportError("The export is not deleted: it belongs to another user; an administrator can delete it.")
         found = self._found(key)
         if self._access.give_up(key):
             return
         if found is not None:
             if not self._is_inside(found):
-                raise ExportError(f"{found.folder} lies outside of the data folder.", "Delete it in a shell.")
+                raise ExportError(f"{found.folder} is outside the data folder.", "Delete it manually.")
             _delete(Path(found.folder))
             self._store.drop(Export, key)
         self._access.owners.forget(key)

@@ -79,8 +79,8 @@ COMMANDS = (
 _ABOUT = f"""\
 What would pruning cost this language model?
 
-Calibrates, prunes and evaluates a model as the dashboard does, and shares its data folder and results. To begin with,
-on a small model that needs no network:
+Calibrates, prunes and evaluates a model as the dashboard does, and shares its data folder and results. A first run, on
+a small model that needs no network:
 
     sparsedash run {COMMANDS[0].example}
 """

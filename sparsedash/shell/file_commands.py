@@ -128,12 +128,12 @@ def pack_command(arguments: argparse.Namespace) -> Work:
 def _finished_run(beginning: str, store: Store) -> Run:
     keys = [key for key in store.keys(Run) if key.startswith(beginning)]
     if len(beginning) < _FEWEST_DIGITS or len(keys) != 1:
-        known = "`sparsedash runs` lists them; no run" if not keys else f"{len(keys)} runs"
-        allowed = f"the key of one run, {_FEWEST_DIGITS} digits of it at least; {known} in {store.folder} begins so"
-        raise SettingsError("RUN", beginning, allowed)
+        found = f"{len(keys) or 'No'} {wording.plural(len(keys), 'run')} in {store.folder} begins so."
+        allowed = f"the key of one run, {_FEWEST_DIGITS} digits of it at least"
+        raise SettingsError("RUN", beginning, allowed, f"{found} List them with `sparsedash runs`.")
     run = store.get(Run, keys[0])
     if run is None or not run.finished:
-        raise JobError("This run has not finished.", "Wait until it has, or start it again.")
+        raise JobError("This run has not finished.", "Wait for it, or start it again.")
     return run
 
 
@@ -141,7 +141,7 @@ def unpack_command(arguments: argparse.Namespace) -> Work:
     """Add the run of a packed file to the results here."""
     file = local_path(str(arguments.packed)).absolute()
     if path_kind(file) != "file" or not os.access(file, os.R_OK):
-        raise SettingsError("FILE", str(file), "a file that `sparsedash pack` has written, and that can be read")
+        raise SettingsError("FILE", str(file), "a readable file written by `sparsedash pack`")
     with file.open("rb") as stream:
         content = read_run_file(stream.read(MAX_BYTES + 1))
     store = open_store(arguments)

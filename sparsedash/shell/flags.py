@@ -72,26 +72,25 @@ _OTHERS: dict[str, dict[str, Any]] = {
     | {"metavar": "NAMES", "help": f"one or several, with commas between, of {_names(presets.METHODS)} (%(default)s)"},
     "find --method": _METHOD
     | {"metavar": "NAME", "help": f"one of {_names(m for m in presets.METHODS if m.searchable)} (%(default)s)"},
-    "--data-dir": _FOLDER | {"help": "where results are kept (%(default)s)"},
+    "--data-dir": _FOLDER | {"help": "data folder (%(default)s)"},
     "--json": {
         "type": _file_or_stdout,
         "metavar": "FILE",
-        "help": "write the whole result there as JSON; "
-        f"{STDOUT} is standard output, and the table then goes to standard error",
+        "help": f"write the whole result as JSON; {STDOUT}: standard output, with the table on standard error",
     },
     "--quiet": _SWITCH | {"help": "show no progress: only the result, warnings and errors"},
-    "--fail-beyond": _SWITCH | {"help": f"exit with {EXIT_BEYOND} where a sparse model is beyond that"},
+    "--fail-beyond": _SWITCH | {"help": f"exit with {EXIT_BEYOND} if a sparse model is beyond the limits"},
     "--fail-unless-within": _SWITCH
-    | {"help": f"exit with {EXIT_BEYOND} unless every measure that is judged is within that, in every sparse model"},
+    | {"help": f"exit with {EXIT_BEYOND} unless every sparse model is within the limits by every judged measure"},
     "--weights": {"metavar": "TYPE", "help": f"{', '.join(get_args(Weights))} (as --dtype)"},
     "--dense-gguf": _FILE
-    | {"help": "a GGUF file of the dense model with full weights, for --form gguf where the model is none"},
-    "--to": _FOLDER | {"help": "the folder to make; it must not exist (one in the data folder)"},
-    "export": _FOLDER | {"help": "a folder that `sparsedash export` has made"},
-    "run": {"metavar": "RUN", "help": "its key, or the beginning of it, as `runs` lists it"},
+    | {"help": "a GGUF file of the dense model with full weights; for --form gguf of a model in safetensors"},
+    "--to": _FOLDER | {"help": "folder to create; must not exist (one in the data folder)"},
+    "export": _FOLDER | {"help": "a folder written by `sparsedash export`"},
+    "run": {"metavar": "RUN", "help": "its key or the beginning of it, see `sparsedash runs`"},
     "new": _FILE | {"help": f"the file to write, {SUFFIX} at its end"},
-    "packed": _FILE | {"help": "what `sparsedash pack` has written"},
-    "what": {"choices": ["check"], "help": f"check: whether that of {SCHEDULER} can be used, and by whom"},
+    "packed": _FILE | {"help": "a file written by `sparsedash pack`"},
+    "what": {"choices": ["check"], "help": f"check the scheduler in {SCHEDULER} and its machines"},
 }
 """Flags that are no settings, and arguments; one command's own form of a flag comes after the command's name."""
 

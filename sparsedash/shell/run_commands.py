@@ -96,9 +96,9 @@ def time_command(arguments: argparse.Namespace) -> terminal.Work:
     settings = run_from_flags(arguments)
     (method, permille), *others = settings.points
     if others or not permille:
-        raise SparseDashError("One model is timed at once.", "Name one --method and one --sparsity above 0.")
+        raise SparseDashError("Only one model can be timed.", "Name one --method and one --sparsity above 0.")
     if not method.takes_channels:
-        why = "Single weights at zero are not timed: the matrices keep their shapes, so no speed-up is expected."
+        why = "Zeros in single weights give no speed-up, so they are not timed."
         raise SparseDashError(why, "Name a --method that removes channels.")
     request = TimingSettings(dense="-", sparse="-", n_threads=arguments.threads)
     write = terminal.result_writer(arguments)

@@ -109,7 +109,7 @@ def run_table(document: dict[str, Any]) -> Iterator[str]:
     if settings["evaluation"]["rule"] == "published":
         yield "last token by the published rule: a passage of more than 197 tokens is wrong"
     if settings["evaluation"]["stop_early"]:
-        yield "sparse models stopped when their difference was decided; verdicts allow for that"
+        yield "sparse models stopped once their difference was decided; verdicts account for that"
 
 
 def prompt_lines(found: RunResults, texts: Iterable[PromptTexts]) -> Iterator[str]:

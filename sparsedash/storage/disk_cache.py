@@ -162,9 +162,9 @@ def cache_failure(error: BaseException) -> BaseException:
 def cache_advice(error: Exception, folder: Path) -> str:
     """Advice on a failure. folder: the data folder."""
     if is_busy(error):
-        return "Another process keeps it locked. Is a database tool or a backup at work on it?"
+        return "Another process keeps it locked. Close any database tool or backup that uses it."
     if isinstance(error, sqlite3.DatabaseError) and any(words in str(error) for words in _DAMAGED):
-        return "Its file is damaged. Stop the server, move the file away, and start again: what it held is then gone."
+        return "Its file is damaged. Stop the server, move the file away, and start again; its contents are lost."
     room = free_in_words(error, folder) if is_full(error) else ""
     return f"See whether the disk is full and whether the folder may be written to. {room}".strip()
 

@@ -106,9 +106,9 @@ def require_job_room(folder: Path) -> None:
         raise StoreError(f"The data folder {folder} cannot be written to.")
     if free < LEAST_FREE_BYTES:
         raise StoreError(
-            f"Only {megabytes(free)} are free where the data folder {folder} lies; at least "
+            f"Only {megabytes(free)} are free for the data folder {folder}; at least "
             f"{megabytes(LEAST_FREE_BYTES)} are needed.",
-            "Free some space: the settings page says what takes it.",
+            "Free some space, for example on the settings page.",
         )
 
 
@@ -135,7 +135,7 @@ def free_in_words(error: BaseException, folder: Path | None) -> str:
     named = getattr(error, "filename", None)
     where = Path(named).parent if isinstance(named, str) else folder
     free = None if where is None else free_bytes(where)
-    return "" if free is None else f"{megabytes(free)} are free where {where} lies."
+    return "" if free is None else f"{megabytes(free)} are free for {where}."
 
 
 def megabytes(n_bytes: int) -> str:

@@ -120,7 +120,7 @@ def drop_unpacked(name: str, store: Store) -> None:
             store.forget(store_keys.unpacked_files_note(name))
             delete_folder(folder, f"{UNFINISHED_MODEL}{name}-")
     except Timeout as error:
-        raise StoreError(f"{name} is being unpacked just now.", "Wait until that is done.") from error
+        raise StoreError(f"{name} is being unpacked.", "Wait until that is done.") from error
     except OSError as error:
         raise StoreError(f"{folder} could not be deleted: {error.strerror}.") from error
 
@@ -138,7 +138,7 @@ _MARGIN_BYTES = 50_000_000
 def require_new(folder: Path) -> None:
     """Raise ExportError for a name that is taken."""
     if folder.exists() or folder.is_symlink():
-        raise ExportError(f"{folder} exists, and nothing is written into it.", "Name another folder, or delete it.")
+        raise ExportError(f"{folder} already exists.", "Name another folder, or delete it.")
 
 
 def require_export_room(folder: Path, n_bytes: int) -> None:
@@ -147,8 +147,8 @@ def require_export_room(folder: Path, n_bytes: int) -> None:
     free = shutil.disk_usage(existing).free
     if free < n_bytes + _MARGIN_BYTES:
         raise ExportError(
-            f"The files take {megabytes(n_bytes)}, and {megabytes(free)} are free where {folder} is to lie.",
-            "Free some space, choose a form or numbers that take less, or name another folder.",
+            f"The files take {megabytes(n_bytes)}; only {megabytes(free)} are free for {folder}.",
+            "Free some space, choose a smaller form or type of weights, or name another folder.",
         )
 
 

@@ -29,7 +29,7 @@ LONGEST_TEXT = 4_000
 _MAGIC = f"sparsedash-run {LAYOUT}"
 _MAX_HEADER = 200
 _KEY = re.compile("[0-9a-f]{64}")
-_ADVICE = "Write the file anew where the run was made."
+_ADVICE = "Export the run again on the machine that made it."
 
 Part = Run | Record | Passages | FindResult | Continuation
 P = TypeVar("P", Record, Passages)
@@ -61,7 +61,7 @@ def read_run_file(data: bytes) -> RunFile:
     header, _, packed = data.partition(b"\n")
     magic, _, stated = header[:_MAX_HEADER].decode(errors="replace").rpartition(" ")
     if magic != _MAGIC:
-        raise StoreError("This is no file of a run of this version.", f"Choose one that ends in {SUFFIX}.")
+        raise StoreError("This is not a run file of this version.", f"Choose one that ends in {SUFFIX}.")
     digest = hashlib.sha256()
     runs: list[Run] = []
     records: dict[str, tuple[str, bool, str, int]] = {}
@@ -82,7 +82,7 @@ def read_run_file(data: bytes) -> RunFile:
         else:
             searches.append(part.key)
     if digest.hexdigest() != stated:
-        raise StoreError("This file is not as it was written: it was changed, or a part of it is missing.", _ADVICE)
+        raise StoreError("This file was changed, or a part of it is missing.", _ADVICE)
     is_whole = len(runs) == 1 and records.keys() == {runs[0].dense, *runs[0].sparse} and not runs[0].made_on
     is_whole = (
         is_whole
@@ -96,7 +96,7 @@ def read_run_file(data: bytes) -> RunFile:
         is_whole &= model == runs[0].model_identity and is_sparse == (key != runs[0].dense)
         is_whole &= n_answers <= n_texts[texts]
     if not is_whole or not all(map(_KEY.fullmatch, (runs[0].key, *records, *n_texts))):
-        raise StoreError("This file does not hold one whole run.", _ADVICE)
+        raise StoreError("This file is not one complete run.", _ADVICE)
     return RunFile(run=runs[0], has_search=bool(searches), packed=packed)
 
 
@@ -125,7 +125,7 @@ def _parts_in(store: Store, run: Run) -> Iterator[Part]:
 
     def stored(kind: type[P], key: str) -> P:
         if (found := store.get(kind, key)) is None:
-            raise StoreError("Some results of this run are not in the data folder any more.", "Run it again.")
+            raise StoreError("Some results of this run are no longer in the data folder.", "Run it again.")
         return found
 
     texts: dict[str, None] = {}

@@ -260,7 +260,7 @@ def claim_data_folder(folder: Path) -> None:
                     f"The data folder {folder} was written by another version of SparseDash in another layout.",
                     "Name another folder with --data-dir or SPARSEDASH_DATA_DIR, or delete this one.",
                 )
-            raise StoreError(f"The folder {folder} holds other things.", "Name an empty or a new one for the data.")
+            raise StoreError(f"The folder {folder} is not a data folder.", "Name an empty or a new one.")
         mode = folder.stat().st_mode
         closed = 0o2770 if mode & 0o2070 == 0o2070 else 0o700
         if stat.S_IMODE(mode) != closed:

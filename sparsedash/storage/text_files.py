@@ -145,7 +145,7 @@ def _column(path: Path) -> Iterator[str]:
             batches = file.iter_batches(_BATCH_ROWS, columns=["text"])
             for text in (value.as_py() for batch in batches for value in batch.column("text")):
                 if not isinstance(text, str):
-                    raise CorpusError(f"The column text of {path.name} holds something that is not text.")
+                    raise CorpusError(f"The column text of {path.name} holds values that are not text.")
                 yield text
     except (OSError, ValueError, KeyError, pyarrow.ArrowException) as error:
         raise CorpusError(
@@ -154,9 +154,7 @@ def _column(path: Path) -> Iterator[str]:
 
 
 def _too_large(path: Path) -> CorpusError:
-    return CorpusError(
-        f"{path.name} holds more than {MAX_TEXT_BYTES // 2**20} MB of text.", "Take a part of it: no run needs so much."
-    )
+    return CorpusError(f"{path.name} holds more than {MAX_TEXT_BYTES // 2**20} MB of text.", "Use a part of it.")
 
 
 def _unreadable_kind(name: str) -> CorpusError:

@@ -87,10 +87,7 @@ def select(
     )
     if noun and wanted and wanted != chosen:
         with said_in or st.container():
-            frame.note(
-                f"The address asks for “{wanted[:_LONGEST_SHOWN]}”; there is no such {noun} here. "
-                f"Shown instead is {options[chosen]}."
-            )
+            frame.note(f"“{wanted[:_LONGEST_SHOWN]}” in the address is no {noun} here. Showing {options[chosen]}.")
     return chosen
 
 
@@ -171,7 +168,8 @@ def choose_tolerance() -> None:
     with st.popover(text, type="tertiary", icon=":material/tune:", key="tolerance"):
         tolerance_fields(allowed)
         frame.note(
-            "Within: the whole interval of word perplexity lies inside. Beyond: that of either measure lies outside."
+            "Within: the whole interval of word perplexity is inside its limit, and accuracy is not beyond its own. "
+            "Beyond: the whole interval of either measure is outside."
         )
 
 
@@ -190,7 +188,7 @@ def tolerance_fields(allowed: Tolerance) -> bool:
             # Streamlit keeps a value beyond its own limits to itself, and the page would go on with the former one.
             st.number_input(row.label, step=step, format="%.2f", key=key, on_change=partial(_set_tolerance, row, key))
             if problem := row.problem(st.session_state[key]):
-                frame.show(element("p", escape(problem.rule), css="sd-field-error", role="alert"))
+                frame.show(element("p", escape(problem.message), css="sd-field-error", role="alert"))
                 problems.append(problem)
     return not problems
 

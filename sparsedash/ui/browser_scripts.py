@@ -29,11 +29,11 @@ _PNG_SCALE = 3
 """Pixels of a PNG for each one on the page, for print."""
 
 _OFFER = {
-    "data_ask": "Tell me when a run is done",
-    "data_stop": "Tell me no more",
-    "data_on": "This browser will say when a run ends, as long as a page of SparseDash is open in it.",
-    "data_denied": "The browser refuses notices from this page. They can be allowed in its settings for this site.",
-    "data_insecure": "This browser can say nothing here: it does so only over https, or on the machine itself.",
+    "data_ask": "Notify me when a run ends",
+    "data_stop": "Stop notifying me",
+    "data_on": "This browser notifies you when a run ends, while a page of SparseDash is open in it.",
+    "data_denied": "The browser blocks notifications from this page. Allow them in its settings for this site.",
+    "data_insecure": "The browser allows notifications only over https, or on the server's own machine.",
 }
 
 

@@ -69,10 +69,8 @@ def _show_layers(made: Pruned, stem: str) -> None:
     with st.expander("The numbers as a table"):
         frame.show_table(_layers_table(made, stem))
     if not made.layer_errors:
-        short = (
-            "The calibration text was short: enough to rank channels, too little to measure what the layers lose on it."
-        )
-        unread = "This method needs no calibration text: none was read, and the loss on it was not measured."
+        short = "The calibration text was short: enough to rank channels, too little to measure the layers' loss on it."
+        unread = "This method reads no calibration text, so no loss on it was measured."
         frame.note(short if made.method.reads_text else unread)
 
 
@@ -83,16 +81,16 @@ def layers_sentence(made: Pruned) -> str:
     if elsewhere is not None and elsewhere >= MISMATCH_ALARM:
         return (
             f"The calibration text is unlike the passages: half of the layers lose at least {elsewhere:.1f} times as "
-            "much on the passages as on calibration text that they were not fitted to."
+            "much on the passages as on held-out calibration text."
         )
     if held_out is not None and held_out >= OVERFITTED:
         return (
-            f"The fit holds for its own text only: half of the layers lose at least {held_out:.1f} times as much on "
-            "text that was kept out of it. More calibration text would help."
+            f"Overfitted to the calibration text: half of the layers lose at least {held_out:.1f} times as much on "
+            "held-out text. Calibrate on more text."
         )
     errors, where = (made.layer_errors, "") if made.layer_errors else (made.passage_errors, " on the passages")
     if not errors:
-        return "What the layers lost was not measured."
+        return "The loss of the layers was not measured."
     worst = max(range(len(errors)), key=lambda i: errors[i])
     lost, middle = wording.percent(errors[worst]), wording.percent(median(errors))
     return f"Half of the layers lost at most {middle} of their output{where}; layer {worst + 1} lost the most, {lost}."
@@ -109,12 +107,12 @@ def _basis(record: Record, made: Pruned) -> str:
 def _layers_table(made: Pruned, stem: str) -> Table:
     """Every layer with all that is known of it."""
     sensitivities = relative_to_median(made.sensitivities)
-    bought_back = [
+    recovered = [
         wording.percent(1 - fitted / without, 0) if without > 0 else ""
         for without, fitted in zip(made.lost_without, made.layer_errors, strict=False)
     ]
     found = {name: [wording.percent(error) for error in getattr(made, field)] for name, field in _LOSSES.items()}
-    found["Compensation bought back"] = bought_back
+    found["Recovered by compensation"] = recovered
     found["Sensitivity"] = [f"{value:.2f}{wording.NBSP}×" for value in sensitivities]
     columns = {name: cells for name, cells in found.items() if cells}
     rows = [
@@ -135,9 +133,8 @@ def _layers_table(made: Pruned, stem: str) -> Table:
     ]
     of_what = "the MLP's" if made.method.takes_channels else "the projections'"
     caption = (
-        f"Lost: the squared size of what changed in {of_what} output, as a share of the dense output's, with each "
-        "token weighted as in calibration. Sensitivity: what the model loses by one unit of error there, as a multiple "
-        "of the median layer's."
+        f"Lost: squared error of {of_what} output, as a share of the dense output's, tokens weighted as in "
+        "calibration. Sensitivity: loss of the model for one unit of that error, as a multiple of the median layer's."
     )
     return Table(
         "The layers of this model", caption, ["Layer", "Channels kept", "Removed", *columns], rows, (), data, stem
@@ -152,7 +149,7 @@ def _numbers(made: Pruned) -> list[Html]:
     more = {
         "Lost on calibration text": held_out and f"{held_out:.2f}{wording.NBSP}× as much on held-out text",
         "Lost on the passages": passages and f"{passages:.2f}{wording.NBSP}× that on calibration text",
-        "Without compensation": shares and f"compensation bought back {wording.percent(median(shares), 0)} of it",
+        "Without compensation": shares and f"compensation recovered {wording.percent(median(shares), 0)} of it",
     }
     drawn = []
     for name, field in _LOSSES.items():
@@ -170,6 +167,6 @@ def _show_shapes(backend: Backend, record: Record, stem: str) -> None:
     assert made is not None, "the page shows sparse models"
     with st.expander("Shapes and bytes, before and after"):
         if shape is None or not block_shapes(shape, made):
-            frame.note("The sizes of this model are noted when it is loaded the next time, by a run or a prompt.")
+            frame.note("The layer sizes are known once a run or a prompt has loaded this model again.")
             return
         frame.show_table(shapes_table(shape, made, record.dtype, stem))

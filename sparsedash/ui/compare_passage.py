@@ -42,15 +42,15 @@ from sparsedash.ui.compare_views import Shown, judge_blind, sides
 _POLL_S = 0.25
 """How often texts that are being written are drawn again."""
 _NOT_HERE = (
-    "Continuations and prompts need the models themselves, and this example was made elsewhere: only its answers ship "
-    "with SparseDash. Run it here, and both models write for you."
+    "Continuations need the models, and only the answers of this example ship with SparseDash. Run it here to try "
+    "prompts of your own."
 )
 _PROMPT, _ALL = "own-prompt", "own-all"
 _ROWS = field_rows(ContinuationSettings)
-_DRAWS = "0: always the first choice. Above it, all draw with the same random numbers, so that only the models differ."
+_DRAWS = "0: greedy decoding. Above 0 all models sample with the same random numbers, so that only the models differ."
 _SETTINGS: dict[str, tuple[Any, ...]] = {
     "temperature_percent": ("Temperature", 0.0, _ROWS["temperature_percent"].high / 100, 0.0, 0.1, _DRAWS),
-    "seed": ("Seed", 0, _ROWS["seed"].high, 0, 1, "Another seed draws other words."),
+    "seed": ("Seed", 0, _ROWS["seed"].high, 0, 1, "Another seed samples other words."),
     "n_tokens": ("Tokens to write", 1, _ROWS["n_tokens"].high, _ROWS["n_tokens"].default, 1, None),
 }
 """Label, limits, default, step and help of the fields."""
@@ -71,7 +71,7 @@ def continue_passage(backend: Backend, pair: Pair, context: str) -> None:
         frame.section("Continued by both models")
         _show_written(backend, pair, request, {})
         return
-    about = f"Each model writes on from here, {request.n_tokens} tokens, always its first choice."
+    about = f"Both models continue the passage by {request.n_tokens} tokens, greedily."
     submit = partial(backend.submit, request)
     frame.action_button("Continue with both models", submit, key="continue", icon="edit_note", help=about)
 
@@ -88,10 +88,10 @@ def _show_written(backend: Backend, pair: Pair, request: ContinuationSettings, n
             _draw_growing(pair, others, job)
         job_panel.draw_job(backend, job, brief=True)
         return
-    remark = "What was written is no longer stored."
+    remark = "The texts are no longer stored."
     if stored is not None:
         _draw_written(pair, others, (stored.left, stored.right, *stored.others))
-        remark = "⊘ Stopped before the end; this is what was written by then." if stored.stopped else ""
+        remark = "⊘ Stopped early: the texts are incomplete." if stored.stopped else ""
     if remark:
         with frame.row():
             frame.note(remark)
@@ -133,7 +133,7 @@ def _draw_written(pair: Pair, others: Sequence[str], texts: Sequence[str]) -> No
     _draw_texts(pair, others, [both[0] if alone else escape(left), both[1], *rest], "sd-written")
     beside = "the other" if alone else f"that of {pair.left_name}"
     parts = f"{DIVERGENCE_SIGN} marks where a text diverges from {beside}."
-    frame.remark("Both wrote the same." if alone and left == right else parts)
+    frame.remark("Both texts are identical." if alone and left == right else parts)
 
 
 def _draw_texts(pair: Pair, others: Sequence[str], texts: Sequence[Html], css: str) -> None:
@@ -162,10 +162,10 @@ def try_prompt(backend: Backend, pair: Pair, run: Run, *, blind: bool) -> None:
     if is_example(pair.left.key):
         frame.note(_NOT_HERE)
         return
-    about = "The models write on from here at the same time."
+    about = "All models continue it at the same time."
     st.text_area("Prompt", key=_PROMPT, height=100, placeholder="The old harbour was quiet, and", help=about)
     if names:
-        about = "Off: only the two that are compared. These begin first; the others write as soon as each is made."
+        about = "Off: only the two that are compared. These start first; each other one starts once it is rebuilt."
         st.toggle(f"All {len(names) + 2} models of the run", value=True, key=_ALL, help=about)
     with st.expander("More settings"):
         for column, (name, row) in zip(st.columns(3), _SETTINGS.items(), strict=True):
@@ -187,7 +187,7 @@ def try_prompt(backend: Backend, pair: Pair, run: Run, *, blind: bool) -> None:
     above = {request.key() for request in written}
     tried = [each for each in backend.user_data.prompts(left, right) if each.key() not in above]
     if not tried:
-        frame.note("What you try will be listed here, and will be here again after a reload.")
+        frame.note("Your prompts will be listed here, also after a reload.")
     show_all = len(tried) <= _AT_FIRST or st.session_state.get("all-prompts", False)
     for request in tried if show_all else tried[:_AT_FIRST]:
         with st.container(border=True, key=f"tried-{request.key()[:16]}"):
@@ -250,7 +250,7 @@ def _show_answers(position: int, pair: Pair, passages: Passages | None) -> None:
     left, right = pair.outcomes(position)
     frame.show(element("h2", escape(f"Passage {left.index + 1:,}"), css="sd-muted sd-small sd-passage-number"))
     if passages is None:
-        frame.note("The text of this passage is no longer stored. Run again with the same settings to bring it back.")
+        frame.note("The text of this passage is no longer stored. Run again with the same settings to restore it.")
     else:
         context = end_of(passages.contexts[position], SHOWN_CHARACTERS)
         target = escape("…") if pair.hidden else element("span", escape(left.target), css="sd-target")
@@ -274,7 +274,7 @@ def _show_answers(position: int, pair: Pair, passages: Passages | None) -> None:
             | {f"{side}_rank": t.rank for side, t in zip(SIDES, (one, other), strict=True)}
             for one, other in zip(left.tokens, right.tokens, strict=True)
         ]
-        caption, firsts = "The right word token by token, each given those before it", [token(row[0]) for row in rows]
+        caption, firsts = "The right word token by token, each given the ones before", [token(row[0]) for row in rows]
         head = ["Token", *pair.titles]
         frame.show_table(Table("Tokens of the right word", caption, head, rows, firsts, data, pair.stem))
 
@@ -304,7 +304,7 @@ def _show_strip(backend: Backend, pair: Pair, text: str) -> None:
         frame.note(f"This passage cannot be compared token by token: {error.message}")
         return
     if (stored := backend.divergence(request.key())) is not None:
-        frame.section("Where the two models' expectations differ")
+        frame.section("Where the two models' predictions differ")
         _draw_strip(pair, stored)
         return
     job = backend.newest_job(request.key())
@@ -316,7 +316,7 @@ def _show_strip(backend: Backend, pair: Pair, text: str) -> None:
         lambda: backend.submit(request),
         key="strip",
         icon="gradient",
-        help="Both models read the passage; the places where their expectations differ are marked.",
+        help="Both models read the passage; tokens that they predict differently are marked.",
     )
 
 
@@ -328,7 +328,7 @@ def _draw_strip(pair: Pair, found: Divergence) -> None:
     for i in range(skipped, n):
         if text := places[i].text:
             left, right = (
-                f"{pair.left_name} expects {_quoted(places[i].left)}",
+                f"{pair.left_name} predicts {_quoted(places[i].left)}",
                 f"{pair.right_name} {_quoted(places[i].right)}",
             )
             tip, css = (
@@ -340,18 +340,18 @@ def _draw_strip(pair: Pair, found: Divergence) -> None:
     bounds = ["under 0.01", "from 0.01", "from 0.05", "from 0.2", "0.8 and more nats"]
     legend = [element("span", escape(words), css=f"sd-heat sd-heat-{step}") for step, words in enumerate(bounds)]
     frame.remark(
-        "A thicker line under a token: the two models' expectations lie further apart there. Point at a token to read "
-        "the number; the Tab key reaches the twenty largest, which the table lists."
+        "The thicker the line under a token, the further apart the two predictions. Point at a token for its number; "
+        "Tab reaches the twenty largest, which the table lists."
     )
     frame.show(
         element("p", *legend, css="sd-heat-legend"),
         element("p", escape("… " if skipped else found.opening), join(*spans), css="sd-passage sd-strip"),
     )
     caption = (
-        f"The {len(largest)} largest of {n:,} places: KL({pair.left_name} ‖ {pair.right_name}), in nats, of what each "
-        "model expects for the token, given all before it. 0: the same. Changing the sides gives the other direction."
+        f"The {len(largest)} largest of {n:,} tokens: KL({pair.left_name} ‖ {pair.right_name}) of the two "
+        "predictions, in nats. 0: identical. Swap the models for the other direction."
     )
-    head = ["Token", "Nats", f"{pair.left_name} expects", f"{pair.right_name} expects"]
+    head = ["Token", "Nats", f"{pair.left_name} predicts", f"{pair.right_name} predicts"]
     said = [[_quoted(text) for text in (places[i].text, places[i].left, places[i].right)] for i in largest]
     rows = [[text, f"{places[i].nats:.2f}", *both] for i, (text, *both) in zip(largest, said, strict=True)]
     data: list[dict[str, Value]] = [

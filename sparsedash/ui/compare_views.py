@@ -111,7 +111,7 @@ def search_passages(chosen: Pair, passages: Passages | None) -> Sequence[int]:
 
 def choose_order() -> Order:
     """Draw the choice of the order."""
-    about = "How far it fell from the left model to the right one; for fixed passages, how far it rose."
+    about = "Largest fall from the left to the right model first; for fixed passages, largest rise first."
     title = "Sort by the right word's log-probability"
     chosen: Order = st.selectbox(title, get_args(Order), key="sort", bind=BOUND, filter_mode=None, help=about)
     return chosen
@@ -122,7 +122,7 @@ def current_passage(shown: Shown) -> int | None:
     if not shown.positions:
         undo = {"words": "switch “Only different words” off", "change": "show any change", "search": "clear the search"}
         others = "".join(f", or {words}" for name, words in undo.items() if address_bar.query_value(name))
-        frame.note(f"No passage is of this kind. Choose another kind{others}.")
+        frame.note(f"No passage matches. Choose another kind{others}.")
         return None
     outcomes, asked = shown.pair.left.outcomes, address_bar.query_value("passage")
     return next((i for i, p in enumerate(shown.positions) if str(outcomes[p].index) == asked), 0)
@@ -142,7 +142,7 @@ def choose_kind(pair: Pair, positions: Sequence[int]) -> tuple[Kind, bool]:
     def show(kind: Kind) -> dict[str, Any]:
         return {"on_click": address_bar.set_query, "args": ({"filter": kind, "passage": ""},)}
 
-    helps: dict[Kind, str] = {"all": "Every passage; the other four kinds add up to it"}
+    helps: dict[Kind, str] = {"all": "All passages: the other four kinds together"}
     for verdicts, kind in KIND_OF.items():
         left, right = ("right" if verdict else "wrong" for verdict in verdicts)
         helps[kind] = widget_label(f"{pair.left_name} {left}, {pair.right_name} {right}")
@@ -150,9 +150,9 @@ def choose_kind(pair: Pair, positions: Sequence[int]) -> tuple[Kind, bool]:
         # The style sheet knows the chosen one by its icon: one of another type would be new, and lose the focus.
         icon = ":material/check:" if kind == chosen else None
         st.button(f"{KINDS[kind]} · {len(found):,}", key=f"flip-{kind}", icon=icon, help=helps[kind], **show(kind))
-    about, icon = "Go through the kinds that have passages.", ":material/filter_list:"
+    about, icon = "Show the next kind that has passages.", ":material/filter_list:"
     st.button("Change kind", "next-kind", about, shortcut="F", type="tertiary", icon=icon, **show(following))
-    about = "Of this kind only the passages that the two models answer with different words."
+    about = "Show only passages that the two models answer with different words."
     stay = partial(address_bar.set_query, {"filter": chosen, "passage": ""})
     label = f"Only different words · {len(pair.differing(by_kind[chosen])):,}"
     return chosen, st.toggle(label, key=OTHER_WORDS, bind=BOUND, on_change=stay, help=about)
@@ -196,8 +196,8 @@ class ChangeFilter:
 
 
 _EXPLANATION = (
-    "Accuracy counts the passages whose last word a model gets right. Word perplexity 2 × dense's means that the right "
-    "word became half as likely, as a geometric mean over the passages: it reveals losses long before answers change."
+    "Accuracy: share of passages whose last word is right. Word perplexity 2 × dense's: the right word is half as "
+    "likely, as a geometric mean over the passages. It reveals losses earlier than accuracy."
 )
 
 
@@ -210,12 +210,12 @@ def explain_no_comparison(backend: Backend, chosen: ChosenRun) -> None:
     """Draw why there is nothing to compare: the run is under way, ended early, or does not exist."""
     job, run = chosen.job, chosen.run
     what = (
-        "Here a dense and a sparse model will stand side by side: each passage with both answers and probabilities, "
-        "and what each layer lost."
+        "The dense and a sparse model will be compared here: both answers to each passage with their probabilities, "
+        "and the loss of each layer."
     )
     if job is not None and job.live:
-        frame.opening(still_to_come(job, "The comparison is on its way."))
-        frame.empty(what, "It comes as soon as the dense model and a sparse one have answered.")
+        frame.opening(still_to_come(job, "No answers to compare yet."))
+        frame.empty(what, "It appears once the dense model and one sparse model are evaluated.")
         job_panel.watch_job(backend, job, lambda: can_be_compared(backend, backend.run(chosen.key)))
         frame.link("overview", "See this run", run=chosen.key)
         return
@@ -225,8 +225,8 @@ def explain_no_comparison(backend: Backend, chosen: ChosenRun) -> None:
         job_panel.draw_job(backend, job)
     elif chosen.asked and run is None:
         frame.opening("There is no run with this address.")
-        frame.empty("It may have been made in another data folder.")
-        frame.link("compare", "Compare what there is")
+        frame.empty("It may be in another data folder.")
+        frame.link("compare", "Compare the newest run")
     else:
         frame.opening("Nothing to compare yet.")
         frame.empty(what)
@@ -240,16 +240,14 @@ def choose_blind() -> bool:
     What is filtered and sorted by shows which side is right: the address forgets it.
     """
     forget = dict.fromkeys(("filter", "sort", OTHER_WORDS, CHANGE, "passage"), "")
-    about = "Hides which model is which until you have said which answer is better."
+    about = "Hides the models' names until you have chosen the better answer."
     return st.toggle("Blind", key="blind", bind=BOUND, on_change=address_bar.set_query, args=(forget,), help=about)
 
 
 def note_offered(shown: Shown, n_searched: int) -> None:
     """Draw how many passages the blind view offers. n_searched: those that hold the text that is searched for."""
     among = f"{n_searched:,} passages{' with this text' if n_searched < len(shown.pair.left.outcomes) else ''}"
-    frame.note(
-        f"{len(shown.positions):,} of {among} are offered: those that the two models answer with different words."
-    )
+    frame.note(f"Offered: the {len(shown.positions):,} of {among} that the two models answer with different words.")
 
 
 def show_verdict(backend: Backend, run: Run, pair: Pair, cost: DeltaGenerator, about: DeltaGenerator) -> None:
@@ -262,7 +260,7 @@ def show_verdict(backend: Backend, run: Run, pair: Pair, cost: DeltaGenerator, a
         with cost:
             frame.show(paragraph(lost, css="sd-cost"))
     with about:
-        frame.section("What the verdict rests on")
+        frame.section("Behind the verdict")
         measured = f" · {wording.measured_sparsity(pair.right.pruned)}" if pair.right.pruned else ""
         against = f"{pair.right_name} against {pair.left_name}{measured} · {_basis(backend, run)}"
         frame.show(paragraph(against, css="sd-basis"))
@@ -329,7 +327,7 @@ def judge_blind(backend: Backend, pair: Pair, subject: str) -> None:
     answer = f"{name} was chosen as better." if chosen else "Both were called the same."
     with frame.row():
         frame.note(f"Judged blind: {answer}")
-        frame.action_button("Take the choice back", partial(choices, None), key=f"back-{subject}", kind="tertiary")
+        frame.action_button("Undo this choice", partial(choices, None), key=f"back-{subject}", kind="tertiary")
 
 
 def tally(pair: Pair, chosen: Sequence[str]) -> str:
@@ -337,7 +335,7 @@ def tally(pair: Pair, chosen: Sequence[str]) -> str:
     one, other, n_one, n_other = pair.left_name, pair.right_name, *map(chosen.count, (pair.left.key, pair.right.key))
     total = n_one + n_other
     if not chosen:
-        return f"Nothing has been judged yet. A and B are {one} and {other}, in a random order each time."
+        return f"No choice yet. A and B are {one} and {other}, in a new random order each time."
     counts = f"{len(chosen)} judged: {one} better {n_one}, {other} better {n_other}, the same {chosen.count('')}."
     if total == 0:
         return counts
@@ -345,7 +343,7 @@ def tally(pair: Pair, chosen: Sequence[str]) -> str:
     low, high = wilson_interval(count, total)
     interval = f"95 % interval {wording.percent(low, 0)} to {wording.percent(high, 0)}"
     shown = f"{ahead} is preferred" if low > 0.5 else "no preference shown"
-    return f"{counts} Of those with a choice, {ahead} won {wording.percent(count / total, 0)} ({interval}): {shown}."
+    return f"{counts} Of the decided ones, {ahead} won {wording.percent(count / total, 0)} ({interval}): {shown}."
 
 
 def show_breaking(pair: Pair, passages: Passages) -> None:
@@ -383,6 +381,6 @@ def offer_files(backend: Backend, run: Run, passages: Passages | None, view: Sho
         offer(f"{title}, parquet", f"{named}.parquet", "application/vnd.apache.parquet", parquet)
         for side, name, record in (("left", pair.left_name, pair.left), ("right", pair.right_name, pair.right)):
             if passages is not None:
-                title = f"All samples of {record_pair.side_title(name, record)}, as lm-evaluation-harness writes them"
+                title = f"All samples of {record_pair.side_title(name, record)}, in the format of lm-evaluation-harness"
                 samples = partial(record_pair.harness_samples, record, passages)
                 offer(title, f"samples-{side}.jsonl", "application/jsonl", samples)

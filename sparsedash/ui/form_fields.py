@@ -15,7 +15,7 @@ from streamlit.runtime.uploaded_file_manager import UploadedFile
 from sparsedash.catalog.choices import EVALUATION_CORPORA, OFFERED
 from sparsedash.reporting import wording
 from sparsedash.reporting.html import Html, element, escape, fact_list, join, paragraph
-from sparsedash.schema.errors import SettingsError, SparseDashError
+from sparsedash.schema.errors import SparseDashError
 from sparsedash.schema.fields import FieldRow, field_rows
 from sparsedash.schema.settings import BUILTIN_CLOZE, BUILTIN_CLOZE_402, EvaluationSettings, FindSettings, RunSettings
 from sparsedash.service.backend import Backend
@@ -200,7 +200,7 @@ def show_problem(key: str, error: SparseDashError) -> None:
         "stTextAreaRootElement]",
     )
     marked = ", ".join(f".st-key-{key} [data-testid={field}" for field in fields)
-    wrong = error.rule if isinstance(error, SettingsError) else error.message
+    wrong = error.message
     message = element("p", escape(f"{wrong} {error.advice}".strip()), css="sd-field-error", role="alert")
     frame.show(Html(f"<style>{marked} {{ border-color: var(--broke) !important }}</style>"), message)
 

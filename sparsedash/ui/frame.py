@@ -76,7 +76,7 @@ def page(title: str) -> Backend:
             _watch_endings(opened)
         return opened
     except SparseDashError as error:
-        opening("SparseDash cannot work yet.")
+        opening("SparseDash cannot start.")
         failure(error.message, error.advice)
         st.stop()
 
@@ -135,7 +135,7 @@ def show_table(shown: Table) -> None:
 
 def offer_table(shown: Table, key: str = "") -> None:
     """Draw the download of a table as CSV. key: distinguishes tables of one name on a page."""
-    name, about = table_file_name(shown), widget_label(f"{shown.name}, as a file for a spreadsheet")
+    name, about = table_file_name(shown), widget_label(f"{shown.name}, as a CSV file")
     key = f"take-{shown.name}{key}"
     offer_file("CSV", lambda: table_csv(shown), name, "text/csv", key=key, kind="tertiary", help=about)
 

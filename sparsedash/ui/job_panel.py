@@ -68,11 +68,11 @@ def _progress_lines(backend: Backend, job: Job, steady: bool, forecast: Prefligh
     moves; else one line of times.
     """
     took_s = job.took_s
-    times = [f"asked {wording.moment(job.queued_at, frame.zone())}"]
+    times = [f"submitted {wording.moment(job.queued_at, frame.zone())}"]
     if took_s is not None:
         times.append(f"took {wording.duration_words(took_s)}")
         if forecast is not None and forecast.duration.total_s is not None:
-            times.append(f"{wording.duration_words(forecast.duration.total_s)} expected")
+            times.append(f"{wording.duration_words(forecast.duration.total_s)} estimated")
     times += filter(None, [job_status.attempt_words(job)])
     facts = ""
     match job.state:
@@ -175,7 +175,7 @@ def _link_to_results(backend: Backend, job: Job) -> None:
     elif job.kind == "export":
         frame.link("models", "See the files")
     elif job.kind == "verify":
-        frame.link("settings", "See what was found")
+        frame.link("settings", "See the result")
     else:
         sparse = job.settings["sparse" if job.kind == "timing" else "right"]
         run = next((run for run in backend.runs() if sparse in run.sparse), None)
@@ -199,9 +199,9 @@ def _offer_measurements(backend: Backend, job: Job, forecast: Preflight) -> None
     def draw() -> None:
         run = backend.run(job.key)
         if run is None:
-            frame.note("Its results are gone.")
+            frame.note("Its results are no longer stored.")
         elif run.cached:
-            frame.note(f"Parts of it were stored already: {', '.join(run.cached)}.")
+            frame.note(f"Not measured: parts were reused from earlier runs ({', '.join(run.cached)}).")
         else:
             frame.show(job_status.measured_against_estimate(run, job.all_s, forecast).html)
 
@@ -213,7 +213,7 @@ def _offer_log(backend: Backend, job: Job) -> None:
         lines = backend.log_tail(job.id, LOG_LINES + 1).split("\n")
         tail = "\n".join(lines[-LOG_LINES:])
         if len(lines) > LOG_LINES or len(tail) > LOG_CHARACTERS:
-            frame.note(f"The end of the log; the lines before it are in {job.log_path}.")
+            frame.note(f"The end of the log; all of it: {job.log_path}.")
         st.code(visible(tail[-LOG_CHARACTERS:]) or "The log is empty.", language=None, wrap_lines=True)
 
     frame.popover("Log", f"log-{job.id}", draw)
@@ -264,13 +264,13 @@ def jobs_sentence(live: Sequence[Job]) -> str:
     waiting = len(live) - running
     if not live:
         return "Nothing is running."
-    return f"{running} running, {waiting} waiting." if waiting else f"{running} running, nothing waits."
+    return f"{running} running, {waiting} waiting." if waiting else f"{running} running, none waiting."
 
 
 def show_ended_jobs(backend: Backend, ended: Sequence[Job]) -> None:
     """Draw the panels of ended jobs, the newest first; the older ones once they are asked for."""
     if not ended:
-        frame.empty("Jobs that ended are listed here, with their errors and their logs.")
+        frame.empty("Ended jobs will be listed here, with their errors and logs.")
         frame.link("prune", "Start a run")
     show_all = len(ended) <= _AT_FIRST or st.session_state.get("all-jobs", False)
     for job in ended if show_all else ended[:_AT_FIRST]:
@@ -304,7 +304,7 @@ def mention_other_runs(backend: Backend, shown: str) -> None:
 @frame.fragment(JOB_S)
 def _mention_other_runs(backend: Backend, shown: str, seen: list[Job]) -> None:
     job, *more = jobs_under_way(backend, seen, but=shown)
-    state, about = "waits", job_status.job_title(job)[1]
+    state, about = "is waiting", job_status.job_title(job)[1]
     if job.state == "running":
         activity = (*job_status.job_activity(job), job_status.job_progress_words(backend, job)[1])
         state, about = "is under way", " · ".join(filter(None, activity))

@@ -116,9 +116,9 @@ def redirect_to_provider(rules: Serving) -> Response:
 def login_page(rules: Serving, wanted: str) -> Response:
     """The page that asks for a login. wanted: the address to return to afterwards."""
     if rules.login == "header":
-        text = "This dashboard is reached through a proxy that says who you are, and it has not. Ask whoever runs it."
-        return _page("Nobody is logged in.", text, status=401)
-    text = "This dashboard shows everybody their own runs. Log in, and you are led to the page that you asked for."
+        text = "The proxy before this dashboard has sent no user name. Ask its administrator."
+        return _page("You are not logged in.", text, status=401)
+    text = "Log in to see your runs. You return to the page that you asked for."
     answer = _page("Please log in.", text, (LOGIN_PATH, "Log in"), status=401)
     if len(wanted) <= _LONGEST_WANTED:
         secure = rules.origin.startswith("https:")
@@ -128,9 +128,9 @@ def login_page(rules: Serving, wanted: str) -> Response:
 
 def no_access_page(rules: Serving, user: str) -> Response:
     """The page for a user who has logged in and is not on the list."""
-    text = f"You are logged in as {user}, who is not among those that may come in here. Ask whoever runs it."
+    text = f"You are logged in as {user}, who has no access here. Ask the administrator."
     link = ("/auth/logout", "Log out") if rules.login == "oidc" else None
-    return _page("This is not open to you.", text, link, status=403)
+    return _page("You have no access.", text, link, status=403)
 
 
 def redirect_after_login(connection: HTTPConnection) -> Response | None:

@@ -35,7 +35,7 @@ _SPARSITY, _AS_RUN, _ALL = "sparsity", "run", "all"
 _AXES = {_SPARSITY: "Sparsity", **{name: GAIN_TITLES[name] for name in get_args(GainName)}}
 _FORMATS = {_AS_RUN: "As in the run", **{name: name for name in get_args(Dtype)}}
 _THREADS = {_ALL: "As many as torch uses", **{str(n): str(n) for n in range(1, (os.cpu_count() or 1) + 1)}}
-_CLICK = "Click a point to open its answers next to the dense model's."
+_CLICK = "Click a point to compare its answers with the dense model's."
 _SIGNS = "✓ within, ✕ beyond, ? undecided. Bars: confidence intervals behind the verdict (levels in the table)."
 _BAND = "Green band: the acceptable loss."
 _CAPTIONS: dict[Measure, str] = {
@@ -48,18 +48,15 @@ _HELP: dict[Measure, str] = {
     "word perplexity": "1.25 × means that the right last word became 1.25 times less likely, as a geometric mean over "
     f"the passages. It reveals losses earlier than accuracy. {_BAND}",
     "accuracy": f"−2 means two fewer right last words in a hundred. {_BAND}",
-    "flips": "Broke: the dense model was right and the sparse one is wrong. Fixed: the other way round. Equal accuracy "
-    "hides both.",
-    "share right": "Of all passages that were evaluated. A loss is judged by changes.",
+    "flips": "Broke: dense right, sparse wrong. Fixed: dense wrong, sparse right. Equal accuracy can hide both.",
+    "share right": "Each model's share of the passages it was evaluated on; verdicts use paired changes instead.",
 }
 _SHIFTED = "Overlapping points are shifted sideways."
-_HOLLOW = "Hollow marks: fewer passages than the dense model answered."
+_HOLLOW = "Hollow marks: evaluated on fewer passages than the dense model."
 _FRONT = "Line: Pareto front."
-_BEATEN = "No model on the Pareto front is beaten in both loss and gain. Bars: 95 % intervals."
-_EXACT = "Exact, from the widths of the layers; nothing was measured for it."
-_MEASURED = (
-    "Measured on the machine named below: both models in one process, in turn, in random order, one passage at a time."
-)
+_BEATEN = "Pareto front: no other model is better on both axes. Bars: 95 % intervals."
+_EXACT = "Computed exactly from the widths of the layers."
+_MEASURED = "Measured on the machine named below: both models in one process, in random order, one passage at a time."
 
 
 def show_tradeoff_chart(tradeoff: TradeoffData, measure: Measure, name: str, key: str, *hints: str) -> str:
@@ -73,15 +70,17 @@ def show_tradeoff_chart(tradeoff: TradeoffData, measure: Measure, name: str, key
     frame.show(Html(f"<style>{theme_switch_css()}</style>"))
     hollow = any(point.hollow or point.live for line in tradeoff.lines.values() for point in line)
     caption = [_CAPTIONS[measure], _SHIFTED if several else ""]
-    _caption(key, caption, [*hints, _HELP[measure], far_words(tradeoff, measure), _HOLLOW if hollow else "", _CLICK])
+    more = [*hints, _HELP[measure], far_words(tradeoff, measure), _HOLLOW if hollow else "", _CLICK]
+    _caption(key, measure, caption, more)
     return pressed
 
 
-def _caption(key: str, caption: Sequence[str], more: Sequence[str]) -> None:
-    """Draw what stands under a chart, and a "?" that opens the rest, a paragraph each."""
+def _caption(key: str, shown: str, caption: Sequence[str], more: Sequence[str]) -> None:
+    """Draw the caption of a chart, and a "?" that opens the rest, a paragraph each. shown: what the chart shows."""
     with st.container(key=f"caption-{key}", horizontal=True, vertical_alignment="top", gap="small"):
         frame.remark(*caption)
-        with st.popover("?", type="tertiary", help="How to read this chart", key=f"help-{key}"):
+        # The style sheet shows a "?" in place of the label.
+        with st.popover(f"How to read this chart: {shown}", type="tertiary", key=f"help-{key}"):
             frame.show(*(paragraph(text, css="sd-small") for text in more if text))
 
 
@@ -107,20 +106,20 @@ def choose_gain(labels: Collection[str]) -> GainName | None:
     return next((name for name in get_args(GainName) if name == chosen), None)
 
 
-def show_gains(backend: Backend, found: RunResults, name: GainName, measure: Measure) -> str:
+def show_gains(backend: Backend, found: RunResults, tradeoff: TradeoffData, name: GainName, measure: Measure) -> str:
     """Draw the chart and what it leaves out. Returns the key of the record that was pressed, or nothing."""
     is_timed, key = name in GAIN_PHASES, ""
     options = _choose_timing() if is_timed else TimingOptions()
     gained, omitted = run_gains(backend, found, name, options)
-    tradeoff = replace(found.tradeoff(), highlighted=query_value(_HIGHLIGHT))
     if gained.gains:
+        tradeoff = replace(tradeoff, highlighted=query_value(_HIGHLIGHT))
         frame.show(Html(f"<style>{theme_switch_css()}</style>"))
         chart = gain_chart(tradeoff, gained, measure, frame.theme())
         alt = gain_words(tradeoff, gained, measure)
         file = file_name(wording.file_stem(found.run), measure, "against", name)
         key = clicked_record(show_chart(chart, file, alt, f"gain-{name}-{measure}"))
-        source = _MEASURED if is_timed else _EXACT
-        _caption(f"gain-{name}", [_FRONT], [_BEATEN, far_words(tradeoff, measure), source, _CLICK])
+        more = [_BEATEN, far_words(tradeoff, measure), _MEASURED if is_timed else _EXACT, _CLICK]
+        _caption(f"gain-{name}", f"{measure} against {name}", [_FRONT], more)
     for why, models in omitted.items():
         frame.note(f"{wording.quantity(len(models), 'sparse model')} not shown: {why}.")
     if untimed := omitted.get(deployment.UNTIMED):
@@ -146,7 +145,7 @@ def _choose_timing() -> TimingOptions:
 def _offer_timing(backend: Backend, found: RunResults, untimed: Sequence[Judged], options: TimingOptions) -> None:
     """Draw the jobs that measure, or the button that asks for them; a reason for the example."""
     if found.run.made_on:
-        frame.note("The models of the example cannot be timed here: their statistics do not ship. Run it here first.")
+        frame.note("The example's models cannot be timed: their statistics do not ship. Run it here first.")
         return
     requests = [timing_request(found, each.record.key, options) for each in untimed]
     jobs = [job for request in requests if (job := backend.newest_job(request.key())) is not None]
@@ -161,8 +160,8 @@ def _offer_timing(backend: Backend, found: RunResults, untimed: Sequence[Judged]
         lambda: [backend.submit(request) for request in requests],
         key="measure-speed",
         icon="speed",
-        help="Both models are timed in turn: reading and writing, one and eight passages at once. It takes some "
-        "minutes for each model and is best done while the machine does little else.",
+        help="Times prefill and decoding of both models in turn, one and eight passages at once. Takes some minutes "
+        "per model; leave the machine otherwise idle.",
     )
 
 
@@ -171,7 +170,7 @@ def _show_timings(backend: Backend, found: RunResults, options: TimingOptions) -
     asked = {found.names[each.record.key]: timing_request(found, each.record.key, options) for each in found.judged}
     measured = {name: timing for name, request in asked.items() if (timing := backend.timing(request.key()))}
     if measured:
-        with st.expander("The measured speeds as tables"):
+        with st.expander("Measured speeds"):
             for name, timing in measured.items():
                 frame.show_table(deployment.speed_table(name, timing, wording.file_stem(found.run)))
                 frame.remark(deployment.ceiling_words(timing))

@@ -190,7 +190,7 @@ def _foreign(connection: HTTPConnection, rules: Serving | None) -> str:
     if rules is None:
         here = connection.scope.get("server")
         if here is not None and not _is_loopback(here[0]):
-            return "There is no login here, so that only the machine itself is answered. See docs/deployment.md."
+            return "This server has no login and answers only its own machine. See docs/deployment.md."
         is_served, is_own = is_host_allowed(host), origin is None or urlsplit(origin).netloc.lower() == host
     else:
         is_health = connection.scope["path"] == _HEALTH and is_host_allowed(host)
@@ -245,7 +245,7 @@ def upload_guard(app: ASGIApp) -> ASGIApp:
         if is_upload and not _is_session_of(rest.partition("/")[0], name):
             answer, n = PlainTextResponse("There is no such session of yours.", status_code=404), 0
         elif n and arriving[name] + n_unread(name) >= MOST_FILES:
-            text = f"{MOST_FILES} of your files are arriving or unread. Wait until a page has read one, or reload it."
+            text = f"{MOST_FILES} of your uploads are still in progress. Wait for them, or reload the page."
             answer, n = PlainTextResponse(text, status_code=429), 0
         arriving[name] += n
         try:

@@ -10,18 +10,19 @@ from sparsedash.reporting import wording
 from sparsedash.reporting.deployment import FORM_NAMES, export_title, proof_words, runtime_rows, upload_command
 from sparsedash.reporting.html import Table, element, escape, paragraph
 from sparsedash.reporting.run_results import RunResults, run_results, verdict_of
-from sparsedash.reporting.verdicts import limits_sentence, model_verdict, verdict_words
+from sparsedash.reporting.verdicts import accuracy_open, limits_sentence, model_verdict, verdict_sign
 from sparsedash.schema.export_settings import Export, ExportSettings, Form, Weights, possible_weights
 from sparsedash.schema.settings import BUILTIN_MODEL
 from sparsedash.service.backend import Backend
 from sparsedash.stats.tolerance import Tolerance
 from sparsedash.ui import address_bar, frame
 from sparsedash.ui.chosen_run import choose_record
+from sparsedash.ui.navigation import current_tolerance
 
 _HEAD = ["Runtime", "Result", "Why"]
 _COARSE = (
-    "llama.cpp's smaller types want widths that are multiples of 256. Prune with that multiple to quantise further; "
-    "each width is then rounded to the nearest, and what is reached may be off by half a step."
+    "llama.cpp's k-types need widths that are multiples of 256. To quantise further, prune with that multiple; the "
+    "sparsity reached may then differ from the one asked for by up to half a multiple."
 )
 
 
@@ -42,7 +43,7 @@ def show_export(backend: Backend, export: Export) -> None:
         facts = [
             FORM_NAMES[export.form],
             export.settings.weights,
-            f"{wording.size(export.n_bytes)}, {share} of the dense model in the same numbers",
+            f"{wording.size(export.n_bytes)}, {share} of the dense model in the same format",
             wording.moment(export.made_at, frame.zone()),
         ]
         frame.show(
@@ -54,37 +55,39 @@ def show_export(backend: Backend, export: Export) -> None:
             paragraph(export.folder, css="sd-muted sd-small"),
         )
         if export.form == "masked":
-            frame.remark("Zeros alone make no model faster: no speed-up is expected.")
+            frame.remark("Zeros alone give no speed-up.")
         with st.expander("Where it loads"):
-            caption = "A fresh process was asked here; the rest is by the source."
+            caption = "Proven: loaded here by a fresh process. The rest is by the runtimes' source code."
             drawn = Table("Where it loads", caption, _HEAD, runtime_rows(export))
             frame.show(element("div", drawn.html, css="sd-wrapped"))
             frame.offer_table(drawn, key=export.key[:16])
-        with st.expander("Take it to the hub"):
-            frame.note("Nothing is uploaded from here. In a shell of your own, logged in by hf auth login:")
+        with st.expander("Upload to the hub"):
+            frame.note("SparseDash uploads nothing. In your own shell, after hf auth login:")
             st.code(upload_command(export), language="sh", wrap_lines=True)
         if backend.exports.is_ours(export):
             drop, key = partial(backend.exports.drop, export.key), f"delete-export-{export.key[:16]}"
             frame.action_button("Delete", drop, key=key, icon="delete", kind="tertiary")
         else:
-            frame.note("Another user's, or outside the data folder: it cannot be deleted here.")
+            frame.note("Another user's, or outside the data folder; it cannot be deleted here.")
 
 
 def _card_verdict(backend: Backend, export: Export) -> str:
-    """The verdict on the exported model, as its card has it, with the limits; nothing where its run is gone."""
+    """The verdict on the export's card, and by which limits; nothing where its run is gone."""
     asked = export.settings
     limits = Tolerance(ratio=asked.ratio, points=asked.points)
-    found = run_results(backend, backend.run(asked.run), limits)
-    judged = next((each for each in (found.judged if found else ()) if each.record.key == asked.sparse), None)
-    if judged is None:
+    results = run_results(backend, backend.run(asked.run), limits)
+    judged = results.judged if results else ()
+    found = next((each.verdict for each in judged if each.record.key == asked.sparse), None)
+    if found is None:
         return ""
-    return f"The model {verdict_words(judged.verdict)}. {limits_sentence(judged.verdict, limits)}"
+    now = "" if limits == current_tolerance() else " This page uses other limits."
+    return f"Model card: {verdict_sign(found)}{accuracy_open(found)}. {limits_sentence(found, limits)}{now}"
 
 
 def request_export(backend: Backend, found: RunResults) -> None:
     """Draw the choice among the run's sparse models, of form and numbers, and the button; a reason for the example."""
     if found.run.made_on:
-        frame.note("No model of the example can be made again here: its statistics do not ship. Run it here first.")
+        frame.note("The example's models cannot be exported: their statistics do not ship. Run it here first.")
         return
     left, middle, right = st.columns([2, 2, 1])
     with left:
@@ -107,11 +110,11 @@ def request_export(backend: Backend, found: RunResults) -> None:
         frame.remark(_COARSE)
         if record.model != BUILTIN_MODEL and not record.model.endswith(".gguf"):
             label = "A GGUF file of the dense model on this server, with F32, F16 or BF16 weights"
-            about, example = "Its tokenizer's part is copied; nothing here writes one.", "/models/dense-f16.gguf"
+            about, example = "Its tokenizer is copied into the export.", "/models/dense-f16.gguf"
             dense_gguf = st.text_input(label, key="dense-gguf", placeholder=example, help=about).strip()
     for other, why in problems.items():
         if why:
-            frame.remark(f"Not as {other}: {why}.")
+            frame.remark(f"Not possible as {other}: {why}.")
 
     asked = partial(ExportSettings, run=found.run.key, dense=found.run.dense, sparse=record.key, form=form)
     limits = found.tolerance

@@ -81,7 +81,7 @@ def show_no_results(backend: Backend, key: str, run: Run | None, job: Job | None
     """
     live, sentence = job is not None and job.live, "This run has no results."
     if job is not None and live:
-        sentence = run_answer.still_to_come(job, "The first results are on their way.")
+        sentence = run_answer.still_to_come(job, "This run has no result yet.")
     elif run or job is None or job.state == "done":
         sentence = run_answer.no_results(
             run, backend.why_missing(key, Run) if run is None else backend.why_missing(run.dense)
@@ -93,13 +93,13 @@ def show_no_results(backend: Backend, key: str, run: Run | None, job: Job | None
         choose_tolerance()
     _show_next_step(backend, None, grows=grows)
     if run is not None and not live:
-        show_incomplete("Its other records are kept.", _resume_without_panel(backend, run, job))
+        show_incomplete("The other records are kept.", _resume_without_panel(backend, run, job))
     if job is not None:
         job_panel.watch_job(backend, job, lambda: run_results(backend, backend.run(key)) is not None, brief=True)
     if not live and (asked := (run and (run.find or run.settings)) or (job and job_status.job_request(job))):
         job_panel.link_to_form(asked, judged_here=True)
     if live:
-        frame.empty("The chart appears here as soon as the dense model has answered, and grows with every sparse one.")
+        frame.empty("The chart appears once the dense model is evaluated, and gains a point with every sparse model.")
 
 
 def _grows(job: Job | None) -> bool:
@@ -119,12 +119,11 @@ def show_tradeoff(backend: Backend, found: RunResults, job: Job | None) -> None:
         _show_prompts(backend, found, grows=grows)
         measures: tuple[Measure, ...] = get_args(Measure)
         measure = choose_measure(measures)
-        lines = dict.fromkeys(map(found.line_of, found.run.settings.methods))
-        if (gain := loss_charts.choose_gain(lines)) is not None:
-            pressed = loss_charts.show_gains(backend, found, gain, measure)
+        tradeoff = found.tradeoff(live_model(found, job) if job is not None and live else None)
+        if (gain := loss_charts.choose_gain(tradeoff.lines)) is not None:
+            pressed = loss_charts.show_gains(backend, found, tradeoff, gain, measure)
         else:
             file = file_name(wording.file_stem(found.run), measure)
-            tradeoff = found.tradeoff(live_model(found, job) if job is not None and live else None)
             pressed = loss_charts.show_tradeoff_chart(tradeoff, measure, file, f"race-{measures.index(measure)}")
         loss_charts.open_comparison(found.comparisons.get(pressed))
 
@@ -162,7 +161,7 @@ def _show_prompts(backend: Backend, found: RunResults, *, grows: bool) -> None:
     css = "sd-prompts sd-grows" if grows else "sd-prompts"
     frame.show(element("table", element("thead", head), drawn, css=css, aria_label="What the models write"))
     with frame.row("prompts"):
-        frame.remark(f"Always the first choice. {DIVERGENCE_SIGN} marks where the two texts part.")
+        frame.remark(f"Greedy decoding. {DIVERGENCE_SIGN} marks where the two texts diverge.")
         if sparse is not None:
             others = "Other models, and prompts of your own" if len(found.sparse) > 1 else "Try a prompt of your own"
             frame.link("compare", others, **found.comparisons[sparse.key])
@@ -217,7 +216,7 @@ def _numbers(found: RunResults, grows: bool) -> list[Html]:
         name = wording.model_words(row.method, row.permille, found.several_methods)
         numbers.append(card(name, *verdicts.headline_loss(row.verdict), css="sd-sparse"))
     if grows and not run.finished and run.find is None:
-        to_come = card("Sparse", "…", "when the model has answered", css="sd-sparse")
+        to_come = card("Sparse", "…", "once the model is evaluated", css="sd-sparse")
         numbers += [to_come] * (1 + min(2, len(run.settings.made_permille)) - len(numbers))
     return numbers
 
@@ -230,10 +229,10 @@ def show_first_run_duration(backend: Backend) -> None:
     duration = backend.preflight(first_run_settings(backend)).duration
     if duration.total_s is None:
         measuring = backend.is_measuring()
-        frame.remark(f"How long it will take is {'being measured' if measuring else 'not known yet'}.")
+        frame.remark(f"Time: {'being estimated' if measuring else 'not known yet'}.")
         if measuring:
             wait_for_rates(backend)
         return
     backend.expect_work()
-    source = "a measurement of this machine" if duration.counted else "what ran here before"
-    frame.remark(f"It takes about {wording.duration_words(duration.seconds)}, by {source}; first answers come sooner.")
+    source = "this machine's measured speed" if duration.counted else "earlier runs"
+    frame.remark(f"Takes about {wording.duration_words(duration.seconds)} (from {source}); first answers come sooner.")

@@ -14,8 +14,8 @@ _RATIO_HEAD = ["Weights removed", "of Linear weights, ours", "of all parameters,
 _FORMATS = {"float32": "FP32", "bfloat16": "BF16"}
 _CAPTION = (
     "Accuracy of {what}, {passages:,} passages. Intervals are ours: Wilson's for the sparse accuracy, Newcombe's for "
-    "the change. Only totals were published, so the change is taken as unpaired, and its interval is wider than the "
-    "truth. One passage is {one:.3f} points. * does not follow from the two accuracies."
+    "the change. Only totals were published, so the change is taken as unpaired; its interval is wider than a paired "
+    "one. One passage is {one:.3f} points. * does not follow from the two accuracies."
 )
 
 
@@ -28,9 +28,9 @@ def show_summary() -> None:
     frame.opening(f"{results} {'show' if shown > 1 else 'shows'} a difference from the dense model.")
     ratios = [found for row in published_results.LAST_TOKEN if (found := reproduction.removed_ratio(row))]
     basis = (
-        "Judged by the published totals alone, which show less than answers compared one by one. "
-        f"{sum(found.reproduced for found in ratios)} of {len(ratios)} published shares of removed weights follow from "
-        "the models' configs. Source: "
+        "Judged by the published totals, which reveal less than paired answers. "
+        f"{sum(found.reproduced for found in ratios)} of {len(ratios)} published shares of removed weights can be "
+        "computed from the models' configs. Source: "
     )
     link = element("a", escape(published_results.SOURCE), href=published_results.SOURCE_URL, rel="noopener noreferrer")
     frame.show(element("p", escape(basis), link, css="sd-basis"))
@@ -54,10 +54,9 @@ def show_row(backend: Backend) -> None:
     """Draw one row: its flaws, what was measured here, the cost of repeating it, and the link to the form."""
     frame.section("Repeat a row")
     frame.note(
-        f"A row is repeated by {reproduction.METHOD}, with calibration size and rounds as in the published scripts, "
-        "and with the documents joined and cut into pieces of 512 tokens as they do. One thing differs: the scripts "
-        "square the gradient of two pieces at a time; here the gradient of each piece is squared. A row may be far too "
-        "much for this machine: the form behind the link can ask for less."
+        f"Rows are repeated by {reproduction.METHOD}, with the calibration size, rounds and packing (512 tokens) of "
+        "the published scripts. One difference: the scripts square the gradient of two sequences at a time, SparseDash "
+        "that of each. If a row is too much for this machine, reduce it in the form."
     )
     by_name = {row.name: row for row in published_results.PUBLISHED_ROWS}
     titles = {name: _title(row) for name, row in by_name.items()}
@@ -134,13 +133,13 @@ def _facts(backend: Backend, row: published_results.PublishedRow) -> list[tuple[
     disk = f"{wording.size(cost.download_bytes)} to fetch, {wording.size(cost.kept_bytes)} of statistics"
     facts.append(("Time", f"about {wording.duration_words(duration.seconds)}" if known else "not known yet"))
     facts.append(("Memory", wording.least_memory_words(cost.memory)))
-    facts.append(("Disk", f"{disk}, for which SPARSEDASH_ARTEFACT_GB must leave room"))
+    facts.append(("Disk", f"{disk}, within SPARSEDASH_ARTEFACT_GB"))
     model = published_results.published_model(row.model)
     if (tried := published_results.RUNS_AT_SIZE.get(model.config)) is not None:
         takes = f"{wording.duration_words(tried.seconds)} and {wording.size(tried.peak_bytes)} of memory on two cores"
         how = (
             f"for 10 and 20 % by {tried.method} on {tried.n_tokens:,} tokens and {tried.n_passages} passages; in BF16, "
-            "with random weights of its shapes, left in their files"
+            "with random weights of its shapes, streamed from disk"
         )
         facts.append(("Tried at its size", f"{takes}, {how}"))
     return [*facts, ("Model", model.reference)]

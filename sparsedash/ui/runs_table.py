@@ -38,10 +38,9 @@ _LINES = {
 }
 """Classes of each column: of its cells, then of the lines in them."""
 _UNDER = (
-    "Verdict and cost are of one model of each run, the one that its page speaks of: by the best method, the largest "
-    "sparsity within the acceptable loss; where there is none, the smallest beyond it. Cost: word perplexity as a "
-    "multiple of the dense model's, with the interval of the verdict, and the change of accuracy. The last line of a "
-    "row says how long the run took."
+    "Verdict and cost are of one model of each run: by the best method, the largest sparsity within the acceptable "
+    "loss, else the smallest beyond it. Cost: word perplexity as a multiple of the dense model's, with the interval of "
+    "the verdict, and the change of accuracy. Under the start: the time that the run took."
 )
 
 
@@ -155,13 +154,12 @@ def _live_states(backend: Backend) -> Mapping[str, tuple[str, int]]:
 
 _HINT = "Select runs to overlay, pin, rename, export or delete."
 _EXPORT = (
-    "The run as one file, with its records and passages: “Open a file” on this page of another SparseDash shows it "
-    "with the same pages. Names, prompts and blind choices stay here."
+    "One file with the run's records and passages, for “Open a file” on this page of another SparseDash. Names, "
+    "prompts and blind choices are left out."
 )
 _OPEN = (
-    "A file that “Export run” on this page, or sparsedash pack in a shell, has written on another machine. It is read "
-    "as every result is, and refused where anything in it was changed. Open files only from people you trust. Larger "
-    "ones: sparsedash unpack FILE, in a shell on the server."
+    "A file written by “Export run” on this page or by sparsedash pack. A changed file is refused. Open files only "
+    "from people you trust. For larger files run sparsedash unpack FILE in a shell on the server."
 )
 
 
@@ -221,7 +219,7 @@ def _offer_rename(backend: Backend, row: RunRow) -> None:
     popover = st.popover("Rename", type="tertiary", icon=":material/edit:", key=place, on_change="rerun")
     with popover, st.form(f"form-{row.address}", border=False):
         st.text_input("Name of this run", row.mark.name, key=field, max_chars=LONGEST_NAME)
-        frame.show(paragraph("Shown wherever the run is; an empty one removes the name.", css="sd-small"))
+        frame.show(paragraph("Shown wherever the run is. Leave it empty to remove the name.", css="sd-small"))
         st.form_submit_button("Save", on_click=frame.attempt, args=(save,))
 
 
@@ -245,7 +243,7 @@ def _offer_to_open_file(backend: Backend) -> None:
         run = backend.open_run(file.getvalue())
         tick_rows([run.key[:RUN_ADDRESS_LENGTH]])
         title = wording.stored_run_title(run, backend.user_data.name_of(run.key))
-        st.toast(widget_label(f"{title} is among the runs now."), icon=":material/check_circle:")
+        st.toast(widget_label(f"Added to the runs: {title}."), icon=":material/check_circle:")
 
     if backend.administers:
         # Of any kind: the browser's part of the field refuses every name that ends in what has a hyphen.
@@ -276,7 +274,7 @@ def show_overlay(backend: Backend, chosen: Sequence[RunRow]) -> None:
     for note in drawn.notes:
         frame.note(note)
     if len(looked_at) < len(with_results):
-        frame.note(f"Only the first {MOST_RUNS} of the chosen runs are looked at.")
+        frame.note(f"Only the first {MOST_RUNS} of the chosen runs are shown.")
     with st.expander("The numbers as a table"):
         frame.show_table(drawn.numbers)
 
@@ -285,8 +283,8 @@ def explain_no_runs(backend: Backend) -> None:
     """Draw what will be here, and the ways to it; and that runs ended without a result, where some did."""
     frame.opening("No run has a result yet.")
     frame.empty(
-        "Every run will be a row here: its model and method, how much was removed, what that cost, and whether it is "
-        "within the acceptable loss. Runs can be named, pinned, exported, deleted and overlaid in one chart."
+        "Runs will be listed here with model, method, sparsity, verdict and cost. They can be overlaid in one chart, "
+        "pinned, renamed, exported and deleted."
     )
     if n_ended := sum(job.makes_run and not job.live and job.state != "done" for job in backend.jobs(JOBS_LISTED)):
         frame.note(f"{wording.quantity(n_ended, 'run')} ended without a result.")

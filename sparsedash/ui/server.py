@@ -84,7 +84,7 @@ def health_route(request: Request) -> JSONResponse:
         for rounds in _rounds:
             if (late_s := time.monotonic() - rounds.done_at) >= LATE_S:
                 why = rounds.problem or "the last round has not ended"
-                problem = f"The jobs have not been looked after for {late_s:.0f} s: {why}"
+                problem = f"The jobs have not been reconciled for {late_s:.0f} s: {why}"
     except SparseDashError as error:
         problem = error.message
     answer = {"status": "error", "problem": problem} if problem else facts

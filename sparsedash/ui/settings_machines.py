@@ -15,13 +15,12 @@ def watch_machines(backend: Backend) -> None:
         return
     frame.section("Machines of the cluster")
     if view.trouble:
-        frame.failure(view.trouble, "Meanwhile runs are done on this machine.")
+        frame.failure(view.trouble, "Until then runs use this machine.")
         return
     n, n_free = len(view.machines), sum(seen.job_id is None and not seen.machine.problem for seen in view.machines)
     if not n:
         frame.note(
-            f"{view.address} answers, and has no machines yet; docs/cluster.md says how they are started. Until one "
-            "comes, runs are done on this machine."
+            f"{view.address} answers but has no machines; see docs/cluster.md. Until one joins, runs use this machine."
         )
         return
     caption = f"{wording.quantity(n, 'machine')} at {view.address}, {n_free or 'none'} of them free."

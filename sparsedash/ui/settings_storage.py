@@ -17,7 +17,7 @@ from sparsedash.ui.address_bar import page_of
 
 _HEADS = ("How many", "Size", "Last use")
 _SECTIONS = {
-    "kind": ("By kind", "Pinned runs, and what live jobs or other runs need, stay whatever is deleted."),
+    "kind": ("By kind", "Pinned runs, and data that live jobs or other runs need, are never deleted."),
     "model": ("By model", ""),
     "run": ("By run, the largest first", ""),
 }
@@ -26,12 +26,12 @@ _MOST_DAMAGED = 50
 _LIMIT = "artefact-room"
 _LAST_USE = "“Last use” is exact for calibration data; otherwise it is the date written, of a run the date it started."
 _VERIFICATION = (
-    "Every result, all calibration data, and every file of unpacked models, uploads and exports is read and compared "
-    "with the checksum that was written with it. Nothing is changed. The list of jobs and the logs have no checksum."
+    "Compares every result, all calibration data, and every file of unpacked models, uploads and exports with its "
+    "checksum. Changes nothing. The list of jobs and the logs have no checksums."
 )
 _EVICTION = (
-    "What was used least recently goes first. It is computed again when a run needs it. What is over a lower limit "
-    "goes at once, or with the next calibration where a job waits or runs."
+    "Data used least recently is deleted first, and recomputed when a run needs it. A lower limit takes effect at "
+    "once, or with the next calibration while a job waits or runs."
 )
 
 
@@ -112,7 +112,7 @@ def _show_found(backend: Backend, found: Verification) -> None:
         frame.note(f"The first {_MOST_DAMAGED} of {found.n_damaged:,}.")
     with frame.row():
         frame.ask_to_delete(backend, "Delete what is damaged", "delete-found", Selection(damaged=True), {})
-        head = ["What", "Called", "What is wrong", "What to do"]
+        head = ["Kind", "Name", "Fault", "Remedy"]
         frame.offer_table(Table("What is damaged", "", head, damaged))
 
 
@@ -124,15 +124,15 @@ def show_limit(backend: Backend, held: Holdings) -> None:
     frame.remark(f"{used} {_EVICTION}")
     if held.room_fixed:
         frame.note(
-            f"{VARIABLE} says how much: {gigabytes(held.room_bytes)}. It goes before whatever is chosen here; change "
-            "it where the server is started, or leave it out and start again."
+            f"Set to {gigabytes(held.room_bytes)} by {VARIABLE}, which overrides this page. To change it, set or unset "
+            "the variable and restart the server."
         )
         return
 
     def save() -> None:
         asked = float(st.session_state[_LIMIT])
         backend.housekeeping.allow(asked)
-        st.toast(f"Calibration may take {asked:,.10g} GB from now on.", icon=":material/save:")
+        st.toast(f"Limit of calibration data: {asked:,.10g} GB.", icon=":material/save:")
 
     form = st.form("room", border=False, enter_to_submit=True)
     with form, st.container(horizontal=True, vertical_alignment="bottom"):

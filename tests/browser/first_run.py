@@ -57,7 +57,7 @@ def _first_run(page: Page) -> None:
     page.get_by_role("button", name="Try the built-in model").click()
     expect(page.locator(".js-plotly-plot")).to_be_visible(timeout=PATIENCE_MS)
     _say("dense has answered", clicked)
-    answered = page.locator(".sd-numbers .sd-sparse").filter(has_not_text="when the model has answered")
+    answered = page.locator(".sd-numbers .sd-sparse").filter(has_not_text="once the model is evaluated")
     expect(answered.first).to_be_visible(timeout=PATIENCE_MS)
     _say("a sparse model has answered", clicked)
     expect(page.locator(".sd-state-done")).to_be_visible(timeout=PATIENCE_MS)

@@ -119,8 +119,8 @@ def test_blind_judging_hides_the_sides_until_the_choice(compare):
     press(page, "A is better")
     expect(page.locator(".sd-answer h3")).to_have_text(["Dense", "Sparse, 30 %"])
     expect(page.get_by_text(re.compile("^1 judged"))).to_be_visible()
-    press(page, "Take the choice back")
-    expect(page.get_by_text("Nothing has been judged yet.")).to_be_visible()
+    press(page, "Undo this choice")
+    expect(page.get_by_text("No choice yet.")).to_be_visible()
 
 
 def test_hostile_text_shows_as_text_wherever_it_comes_from_and_a_very_long_one_leaves_the_page_usable(
@@ -143,7 +143,7 @@ def test_hostile_text_shows_as_text_wherever_it_comes_from_and_a_very_long_one_l
     field = page.get_by_label("Search in the passages and answers")
     field.fill("<img src=x onerror=alert(3)> **not** " + "x" * 100)
     field.press("Enter")
-    expect(page.get_by_text("No passage is of this kind.")).to_be_visible()
+    expect(page.get_by_text("No passage matches.")).to_be_visible()
 
 
 def test_the_report_opens_from_disk_and_asks_for_nothing(compare, tmp_path):

@@ -60,7 +60,7 @@ def test_a_deep_link_leads_through_the_login_to_its_page_and_its_files_and_loggi
     expect(page.get_by_role("heading", name=asked)).to_be_visible()
     page.goto(f"{house.address}/runs")
     log_in(page, "eve")
-    expect(page.get_by_role("heading", name="This is not open to you.")).to_be_visible()
+    expect(page.get_by_role("heading", name="You have no access.")).to_be_visible()
     expect(page.get_by_text("eve@example.org")).to_be_visible()
 
 

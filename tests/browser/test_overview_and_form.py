@@ -52,7 +52,7 @@ def test_the_chart_follows_the_theme_its_measure_stands_in_the_address_and_every
     page.get_by_role("radio", name="flips").focus()
     page.keyboard.press("Tab")
     assert page.evaluate(FOCUSED)[0] == "Plot loss against"
-    for name in ("The chart as SVG", "The chart as PNG", "?", "The numbers as a table"):
+    for name in ("The chart as SVG", "The chart as PNG", "How to read this chart: flips", "The numbers as a table"):
         page.keyboard.press("Tab")
         assert page.evaluate(FOCUSED) == [name, True]
     page.keyboard.press("Enter")

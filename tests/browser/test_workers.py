@@ -88,7 +88,7 @@ def test_a_model_is_pruned_and_its_answers_are_compared(page, start_server, tmp_
         lengths = page.evaluate(LENGTHS)
         page.wait_for_function(f"before => {GROWN}", arg=lengths, timeout=JOB_TIMEOUT_MS)
     press(page, "Stop", exact=True)
-    expect(page.get_by_text("Stopped before the end")).to_be_visible()
+    expect(page.get_by_text("Stopped early")).to_be_visible()
     kept = page.locator("[class*=st-key-tried] .sd-written").first.inner_text()
     assert kept
     page.reload()

@@ -43,7 +43,7 @@ def test_what_a_newcomer_gets_needs_no_network():
 
 
 def test_a_method_is_found_by_its_name_and_named_by_its_choices_and_another_refused_with_all_names():
-    with pytest.raises(SettingsError, match=r"^method: 'wand'") as refused:
+    with pytest.raises(SettingsError, match=r"^Method must be .*, not 'wand'") as refused:
         method_named("wand")
     for method in METHODS:
         assert method_named(method.name) == method.settings

@@ -55,7 +55,7 @@ def test_a_disk_that_is_full_at_any_stage_is_said_and_with_room_the_numbers_are_
     for stage, (said, same) in results.items():
         assert said, f"{stage}: nothing was said"
         message, advice = said  # Nothing is left of an export.
-        assert f"MB are free where {disk}" in message, stage
+        assert f"MB are free for {disk}" in message, stage
         assert advice.startswith("Free some space. Finished models are kept"), stage
         assert same, stage
 

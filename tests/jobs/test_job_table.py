@@ -85,7 +85,7 @@ def test_the_queue_is_first_come_first_served_with_prompts_before_all_that_takes
     assert (seen, seen.rest_s, seen.share, table.position(job.id)) == (REPORTED, 3.0, 1 / 3, None)
     for refused, said in (
         (lambda: table.move(job.id, "front"), "is running and cannot be moved"),
-        (lambda: table.prioritise(job.id, "high"), "is running and cannot be made more or less urgent"),
+        (lambda: table.prioritise(job.id, "high"), "is running and cannot be given a priority"),
         (lambda: table.prioritise(prompt.id, "low"), "is a prompt"),
     ):
         with pytest.raises(JobError, match=said):

@@ -48,7 +48,7 @@ def test_its_file_has_every_projection_and_the_whole_model():
 def test_the_table_shows_both_shapes_where_they_differ_and_one_where_not():
     drawn = shapes_table(SHAPE, PRUNED, "float32").html
     assert "128 × 4 → 96 × 4" in drawn and "<td>64 × 4</td>" in drawn
-    assert "Whole model" in drawn and "32 of 192 inner channels are gone" in drawn
+    assert "Whole model" in drawn and "32 of 192 inner channels removed" in drawn
 
 
 def test_zeros_alone_change_no_shape():

@@ -30,7 +30,7 @@ RANDOM = MethodSettings(saliency="random")
 CHANNELS = MethodSettings()
 WEIGHTS = MethodSettings(saliency="magnitude", pattern="1x1", compensation="none")
 LIMITS = "Limits: perplexity 1.10 ×, accuracy −2 points."
-OPEN = "accuracy cannot be told on 120 passages"
+OPEN = "accuracy is undecided on 120 passages"
 
 
 def plain(text: str) -> str:
@@ -112,7 +112,7 @@ CLOSE = "is too close to call on 120 passages."
         ),
         ((UNDECIDED, BEYOND), f"Removing 30 % of the MLP {beyond(1.35)}. 20 % {CLOSE}"),
         ((shifted(0.09, 100, spread=1.0), UNDECIDED), f"Removing 10 % or 20 % of the MLP {CLOSE} {LIMITS}"),
-        ((), "The dense model has answered; the sparse models are on their way."),
+        ((), "The dense model is evaluated; no sparse model yet."),
     ],
     ids=[
         "within-beyond",
@@ -246,7 +246,7 @@ def test_runs_that_decide_little_are_judged_alike_in_sentences_report_table_and_
 
 def test_a_model_against_itself_is_not_judged():
     found = run_of(132, 0, (30, 1.0, 0.5, 0))
-    itself = "stands on both sides: a model loses nothing against itself."
+    itself = "is compared with itself: nothing changes."
     for name, record in found.records.items():
         pair = Pair(left_name=name, left=record, right_name=name, right=record)
         assert comparison_words(found, pair) == (f"{name} {itself}", "", "0 answers broke, 0 fixed.")
@@ -269,7 +269,7 @@ def judged(nats, n=400, broke=0):
     return judge_all([lost], Tolerance())[0]
 
 
-KEPT = within(1.02, "accuracy cannot be told on 400 passages")
+KEPT = within(1.02, "accuracy is undecided on 400 passages")
 FOUND = search(trial(200, "within"), trial(300, "beyond", 50), answer=200)
 ENDS = {200: judged(0.02), 300: judged(0.9, 50)}
 
@@ -284,7 +284,7 @@ ENDS = {200: judged(0.02), 300: judged(0.9, 50)}
             search(trial(200, "within"), trial(300, "within"), answer=300),
             {300: judged(0.02)},
             CHANNELS,
-            f"Removing up to 30 % of the MLP {KEPT}. It is the most that can be tried.",
+            f"Removing up to 30 % of the MLP {KEPT}. It is the largest sparsity that a search tries.",
         ),
         (
             search(trial(200, "beyond"), trial(100, "beyond")),
@@ -299,7 +299,7 @@ ENDS = {200: judged(0.02), 300: judged(0.9, 50)}
             CHANNELS,
             "Fewer than 30 passages can never confirm a model.",
         ),
-        (search(finished=False), {}, CHANNELS, "The search has begun."),
+        (search(finished=False), {}, CHANNELS, "The search has started."),
         (
             search(trial(300, "beyond"), finished=False),
             {300: judged(0.9)},
@@ -322,8 +322,8 @@ def test_a_result_whose_trials_are_none_of_its_steps_is_refused():
 def test_how_a_search_got_there_counts_trials_and_passages_and_names_what_stayed_undecided():
     result = search(trial(200, "within"), trial(300, "undecided", 400), answer=200)
     assert plain(answers.find_steps(result)) == (
-        "2 trials among 3 steps of sparsity, 800 passages answered instead of 1,200. 30 % was undecided, so the search "
-        "treated it as too much."
+        "2 trials among 3 steps of sparsity: 800 passages evaluated instead of 1,200. 30 % was undecided, so the "
+        "search treated it as too much."
     )
 
 
@@ -399,13 +399,13 @@ NEVER, OWN = "Fewer than 30 passages can never confirm a model.", "upload:own.js
         ),
         (
             *(NEAR, "builtin:cloze", None),
-            "20 % is too close to the limit to settle with the passages there are. Next: try 15 %, or allow another "
+            "20 % is too close to the limit to settle with the passages available. Next: try 15 %, or allow another "
             "loss.",
             ((150,), "builtin:cloze", None),
         ),
         (
             *(run_of(132, 60, (10, 0.04, 0.4, 59)), "lambada_openai", None),
-            "10 % is too close to the limit to settle with the passages there are. Next: try 5 %, or allow another "
+            "10 % is too close to the limit to settle with the passages available. Next: try 5 %, or allow another "
             "loss.",
             ((50,), "lambada_openai", None),
         ),
@@ -464,5 +464,5 @@ def test_an_unfinished_run_says_how_it_ended_and_what_there_is(state, n_sparse, 
 
 def test_what_is_still_to_come_is_not_on_its_way_while_it_waits_or_is_stopped():
     jobs = [job(specimens.SETTINGS, **more) for more in ({}, {"state": "queued"}, {"cancel_requested_at": 1.0})]
-    sentences = ["It is on its way.", "This run waits for its turn.", "This run is being stopped."]
+    sentences = ["It is on its way.", "This run is queued.", "This run is stopping."]
     assert [answers.still_to_come(each, "It is on its way.") for each in jobs] == sentences

@@ -128,7 +128,7 @@ def test_the_sentence_counts_the_runs_with_a_model_within(backend):
     assert run_list.runs_sentence(rows(backend), USUAL) == "1 run under way, no result yet."
     backend.add_run(specimens.run(finished=False, n_sparse=0))
     backend.set_jobs()
-    assert run_list.runs_sentence(rows(backend), USUAL) == "No run has a sparse model that was judged."
+    assert run_list.runs_sentence(rows(backend), USUAL) == "No run has a verdict."
     add(backend)
     assert run_list.runs_sentence(rows(backend), USUAL) == f"Your one run with a result has no {most}; 1 undecided."
     add(backend, sparsities_permille=(100,))
@@ -200,7 +200,7 @@ def test_runs_over_other_passages_and_without_sparse_models_are_left_out_in_word
     fewer = overlaid_run(dense="fewer", n=60, evaluation=EvaluationSettings(n_passages=60))
     found = overlay([fewer, one, other])
     assert {each["run"] for each in found.models.values()} == {one.run.key, other.run.key}
-    assert found.notes[0].startswith(f"“{TITLE}” is not drawn: it answers other passages")
+    assert found.notes[0].startswith(f"“{TITLE}” is not drawn: its passages differ")
     assert [each["run"] for each in overlay([fewer, one]).models.values()][:1] == [fewer.run.key], (
         "the first one counts"
     )
@@ -225,7 +225,7 @@ def test_too_many_lines_become_the_best_method_of_each_run():
     methods = tuple(method_named(name) for name in ("least-squares", "magnitude", "flap", "wanda-channels", "random"))
     found = overlay([overlaid_run(dtype=dtype, methods=methods) for dtype in ("float32", "bfloat16")])
     assert len(found.tradeoff.lines) == 2
-    assert f"{MOST_LINES} lines are the most to be told apart" in " ".join(found.notes)
+    assert f"more than {MOST_LINES} lines cannot be told apart" in " ".join(found.notes)
 
 
 def test_every_drawn_model_leads_to_its_answers_and_stands_in_the_table():
@@ -233,4 +233,4 @@ def test_every_drawn_model_leads_to_its_answers_and_stands_in_the_table():
     found = overlay([one, other])
     assert found.models[other.sparse[0].key] == {"run": other.run.key, "right": "10 %"}
     assert len(found.models) == 4 == found.numbers.html.count('scope="row"')
-    assert "not for those of all these runs" in found.notes[-1]
+    assert "not across runs" in found.notes[-1]

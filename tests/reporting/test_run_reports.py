@@ -117,9 +117,9 @@ def test_the_report_says_how_a_run_ended_where_the_example_was_made_and_what_the
     page = html_report(found, pair, None, job(found.run.settings, "cancelled")).decode()
     for said in (
         "This run was stopped with 1 of its 3 sparse models.",
-        "It was made on 24 November 2025 on another machine (a &lt;mainframe&gt;)",
+        "Computed on 24 November 2025 on another machine (a &lt;mainframe&gt;)",
         "unpacked from Q4_&lt;1&gt;",
-        "What pruning costs the original weights is another number",
+        "What pruning costs the original weights is not measured",
     ):
         assert said in page
     assert "This run was" not in html_report(found, pair, None, job(found.run.settings, "running")).decode()
@@ -148,7 +148,7 @@ def written(house):
     page = plain(html_report(found, pair, specimens.passages(), None, section)).partition("What the models wrote ")[2]
     for drawn in section:
         shows_as_text(drawn)
-    return re.split(r"(?=A user's prompt|Passage \d+, )", page.partition(" Settings {")[0])
+    return re.split(r"(?=A prompt of a user|Passage \d+, )", page.partition(" Settings {")[0])
 
 
 def test_prompts_stand_first_with_every_model_that_wrote_and_marks(house):
@@ -158,10 +158,10 @@ def test_prompts_stand_first_with_every_model_that_wrote_and_marks(house):
     store(house, specimens.passages().contexts[0], stopped=True)
     legend, first, passage, *rest = written(house)
     assert legend.startswith("❘ marks where a text diverges from that of dense.")
-    how = "A user's prompt, first choices, 24 tokens"
+    how = "A prompt of a user, greedy, 24 tokens"
     assert first.strip() == f"{how} <b>Once⟨U+202E⟩ dense the door <i> 30 % the ❘ wall <i> 10 % ❘ x"
     kinds = house[2].kinds(range(120))
-    assert passage.startswith(f"Passage {kinds['broke'][0] + 1}, broke, stopped before the end")
+    assert passage.startswith(f"Passage {kinds['broke'][0] + 1}, broke, stopped early")
     assert len(rest) + 1 == len(kinds["broke"]) + len(kinds["mended"])
 
 

@@ -55,8 +55,7 @@ def test_a_lost_record_is_named_and_still_counts_as_a_comparison():
     whole, left = results_of(run, records), results_of(run, records[:-1])
     assert left.missing == {"30 %": "is no longer stored"} and whole.missing == {}
     assert missing_records(run, left.missing) == (
-        "The record of 30 % is no longer stored. Missing models still count as comparisons in the verdicts on the "
-        "others."
+        "The record of 30 % is no longer stored. Missing models still count as comparisons in the verdicts."
     )
     for before, after in zip(whole.judged, left.judged, strict=False):
         assert after.verdict.perplexity.level >= before.verdict.perplexity.level

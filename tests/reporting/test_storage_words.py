@@ -16,12 +16,12 @@ LOGS = tuple(Item("logs", name, 10_000_000) for name in "ab")
     [
         (
             {"runs": (RUN,), "entries": frozenset(["record/a", "timing/b"]), "items": LOGS, "n_bytes": 20_000_000},
-            "Delete “Mine” with the answers of 1 model and 2 logs, 20\u00a0MB? It cannot be undone.",
+            "Delete “Mine” with the answers of 1 model and 2 logs, 20\u00a0MB? This cannot be undone.",
             "Deleted: “Mine” with the answers of 1 model and 2 logs, 20\u00a0MB.",
         ),
         (
             {"runs": (RUN, RUN), "n_shared": 1, "n_named": 2},
-            "Delete 2 runs? It cannot be undone. 2 of these runs have names.",
+            "Delete 2 runs? This cannot be undone. 2 of these runs have names.",
             "Deleted: 2 runs. The answers of 1 model stay: other runs use them.",
         ),
         (

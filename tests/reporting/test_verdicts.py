@@ -37,7 +37,7 @@ OPEN = "stays within your limit: perplexity 1.02 × (limit 1.10 ×)"
         (judged(0.3), "costs too much: perplexity 1.35 × (limit 1.10 ×)"),
         (judged(0.0, broke=90), "costs too much: accuracy −9.0 points (limit −2)"),
         (judged(0.3, broke=90), "costs too much: perplexity 1.35 × (limit 1.10 ×), accuracy −9.0 points (limit −2)"),
-        (judged(0.02, broke=30, mended=20), f"{OPEN}; accuracy cannot be told on 1,000 passages"),
+        (judged(0.02, broke=30, mended=20), f"{OPEN}; accuracy is undecided on 1,000 passages"),
         (judged(0.02, n_right=3), f"{OPEN}; too few answers are right to judge accuracy"),
         (judged(0.3, n_right=3), "costs too much: perplexity 1.35 × (limit 1.10 ×)"),
         (judged(0.0, deviation=0.0, n=132, n_right=27), "stays within your limit: perplexity 1.00 × (limit 1.10 ×)"),
@@ -94,12 +94,12 @@ def test_the_loss_is_said_on_both_measures_with_their_intervals():
             {"decision": "close"},
             "20 % stopped after 512 of 5,153 passages: the difference to the dense model is under 2 points.",
         ),
-        ({"decision": "open", "n_answered": 5153}, "20 % answered all 5,153 passages: nothing was decided before."),
+        ({"decision": "open", "n_answered": 5153}, "20 % answered all 5,153 passages: undecided before."),
     ],
 )
 def test_how_an_evaluation_ended_that_was_to_stop_early(change, said):
     ended = replace(RECORD, stopping=replace(STOPPED, **{"n_answered": 512, "n_passages": 5153} | change))
     found = verdicts.early_stopping_words({"dense": RECORD, "20 %": ended})
     assert found.startswith(said)
-    assert found.endswith("allow for the looks on the way.")
+    assert found.endswith("account for the repeated looks.")
     assert verdicts.early_stopping_words({"dense": RECORD}) == ""

@@ -74,7 +74,7 @@ def test_moments_are_told_by_day_and_with_the_year_where_it_is_another():
     assert wording.moment(now.timestamp(), UTC) == "today 12:05"
     assert wording.moment((now - timedelta(days=1)).timestamp(), UTC) == "yesterday 12:05"
     assert wording.moment(datetime(2020, 6, 3, 14, 5, tzinfo=UTC).timestamp(), UTC) == "3 June 2020 14:05"
-    assert wording.moment(math.inf, UTC) == "at a time that is not known"
+    assert wording.moment(math.inf, UTC) == "at an unknown time"
 
 
 def test_runs_and_references_are_named_by_the_catalog_s_titles_or_as_they_are():
@@ -99,7 +99,7 @@ def test_a_calibration_says_how_its_tokens_count_and_are_cut_where_that_is_not_a
     assert wording.calibration_words(usual) == "calibration: WikiText-2, 1,000 × 256 tokens"
     assert wording.calibration_words(replace(usual, packed=True)).endswith("256 tokens, packed")
     assert wording.calibration_words(replace(usual, token_weights="residual")).endswith(
-        "256 tokens, those with a large residual stream counting little"
+        "256 tokens, tokens weighted by the residual stream"
     )
 
 

@@ -51,5 +51,5 @@ def test_a_number_is_checked_at_its_limits(row):
     row.check(row.high if row.kind == "number" else int(row.high))
     beyond = row.low if row.above is None else row.above + 1
     for value in (beyond - 1, row.high + 1, float("nan"), "1", True):
-        with pytest.raises(SettingsError, match=f"^{re.escape(row.title)}: "):
+        with pytest.raises(SettingsError, match=f"(?i)^{re.escape(row.title)} must be "):
             row.check(value)

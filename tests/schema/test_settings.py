@@ -107,7 +107,7 @@ def test_a_pattern_that_decides_the_sparsity_is_made_once_whatever_the_sweep_ask
 )
 def test_prompts_are_few_short_different_lines(prompts):
     assert RunSettings(prompts=()).prompts == () and FindSettings(prompts=("Once",)).run((100,)).prompts == ("Once",)
-    with pytest.raises(SettingsError, match="prompts"):
+    with pytest.raises(SettingsError, match="Prompts"):
         RunSettings(prompts=prompts)
 
 
@@ -173,7 +173,7 @@ def test_a_refused_setting_names_the_field_the_value_and_what_is_allowed(kind, v
     value = len(value) if name.startswith("number") else value
     shown = value[0] if isinstance(value, tuple) and name.startswith("sparsity") else value
     assert caught.value.field == name
-    assert caught.value.message.startswith(f"{name}: ")
+    assert caught.value.message.startswith(f"{name[:1].upper()}{name[1:]} must be ")
     assert repr(shown)[:40] in caught.value.message
     assert allowed in caught.value.message
 
@@ -210,7 +210,7 @@ def test_percents_become_per_mille(text, expected):
 
 @pytest.mark.parametrize("text", ["", " , ", "ten", "-1", "91", "12.55", "nan", "inf", "1e400"])
 def test_a_percent_that_is_no_tenth_or_out_of_range_is_refused(text):
-    with pytest.raises(SettingsError, match="sparsity"):
+    with pytest.raises(SettingsError, match="parsit"):
         parse_percents(text)
 
 

@@ -95,8 +95,8 @@ def test_noted_parts_that_are_of_no_use_are_asked_for_again(job, store, machine,
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"key": "f" * 64}, "something else than was asked"),
-        ({"settings": replace(ASKED, dtype="bfloat16")}, "something else than was asked"),
+        ({"key": "f" * 64}, "a result that was not asked for"),
+        ({"settings": replace(ASKED, dtype="bfloat16")}, "a result that was not asked for"),
         ({"corpora": {"calibration": "other", "evaluation": "b" * 40}}, "another model or text"),
     ],
 )

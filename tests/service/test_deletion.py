@@ -142,7 +142,7 @@ def test_a_run_stays_while_jobs_need_it(backend):
         ("continuation", ContinuationSettings(left="x", right="y", prompt="Once", others=("z", run.sparse[-1]))),
     ):
         job = live(backend, settings, settings.key(), kind)
-        assert "works with its models" in refusal()
+        assert "uses its models" in refusal()
         backend.cancel(job.id)
     backend.user_data.pin_runs(["one"], True)
     assert "unpin it first" in refusal()

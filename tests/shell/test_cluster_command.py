@@ -56,7 +56,7 @@ def test_a_certificate_of_another_authority_is_let_nowhere(check, dask, tmp_path
 def test_its_machines_are_listed_with_what_is_to_be_mended(check, dask):
     code, out, _ = check(**dask.environment)
     assert code == 4
-    assert "No Dask worker is there" in out
+    assert "There is no Dask worker" in out
 
     dask.start_worker("ann")
     eventually(lambda: "ann" in check(**dask.environment)[1])

@@ -20,7 +20,7 @@ def test_an_export_is_proven_and_proven_again(flags, data_folder, tmp_path, caps
     assert main(["export", *flags, "--form", "uniform", "--shard-mb", "1", "--to", str(to)]) == 0
     printed = capsys.readouterr().out
     assert printed.splitlines()[0] == str(to)
-    assert "12 of 12 passages are answered as by the model in memory, 12 as in the run." in printed
+    assert "of 12 answers 12 are as by the model in memory and 12 as in the run." in printed
     assert json.loads((to / "config.json").read_text())["intermediate_size"] == 48
     again = ["verify", str(to), "--data-dir", data_folder]
     with monkeypatch.context() as patched:
@@ -30,7 +30,7 @@ def test_an_export_is_proven_and_proven_again(flags, data_folder, tmp_path, caps
     assert "Proven by transformers" in capsys.readouterr().out
     (to / "tokenizer.json").write_text("{}")
     assert main(again) == 1
-    assert "is not what was written: tokenizer.json changed" in capsys.readouterr().err
+    assert "is not as exported: tokenizer.json differ" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("form", "weights"), [("padded", "bfloat16"), ("gguf", "float32")])
@@ -77,7 +77,7 @@ def test_every_run_is_listed_with_the_key_by_which_it_goes_to_another_data_folde
     assert oldest.startswith("f" * 16) and "not finished" in oldest
 
     for asked in ("", "0", "zzzzzzzz", "../../etc"):
-        assert "6 digits of it at least;" in refusal("pack", asked, str(file), "--data-dir", str(here))
+        assert "6 digits of it at least, not" in refusal("pack", asked, str(file), "--data-dir", str(here))
     (tmp_path / "thesis.txt").write_text("chapter one")
     refusal("pack", run.key, str(tmp_path / "thesis.txt"), "--data-dir", str(here))
     assert (tmp_path / "thesis.txt").read_text() == "chapter one" and not file.exists()

@@ -145,7 +145,7 @@ def test_the_table_has_a_line_a_model_and_notes_on_the_published_rule_and_early_
     evaluation = replace(RUN.settings.evaluation, rule="published", stop_early=True)
     run = replace(RUN, settings=replace(RUN.settings, evaluation=evaluation))
     *_, rule, stopped = run_table(document_of(run, DENSE))
-    assert rule.startswith("last token by the published rule") and stopped.startswith("sparse models stopped when")
+    assert rule.startswith("last token by the published rule") and stopped.startswith("sparse models stopped once")
 
 
 def test_a_terminal_has_a_bar_for_each_stage_and_model(capsys, monkeypatch):

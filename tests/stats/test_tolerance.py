@@ -82,7 +82,7 @@ def test_the_passages_needed_would_decide_it():
 
 @pytest.mark.parametrize(("ratio", "points"), [(1.0, 2.0), (0.9, 2.0), (float("nan"), 2.0), (1.1, 0.0), (1.1, 101.0)])
 def test_a_tolerance_that_allows_nothing_or_everything_is_refused(ratio, points):
-    with pytest.raises(SettingsError, match="allowed"):
+    with pytest.raises(SettingsError, match="Allowed"):
         Tolerance(ratio=ratio, points=points)
 
 

@@ -74,7 +74,7 @@ def test_what_is_here_already_stays_but_an_unfinished_run_is_completed(here, the
 
 
 def test_a_run_whose_parts_are_gone_is_not_written(there, run):
-    with pytest.raises(StoreError, match="not in the data folder any more"):
+    with pytest.raises(StoreError, match="no longer in the data folder"):
         run_file(run, there)
 
 

@@ -217,7 +217,7 @@ def test_a_table_that_finds_no_room_is_a_store_error_and_the_old_value_stays(sto
         ("file", b"in the way", "file/below", r"cannot be used: .*SPARSEDASH_DATA_DIR"),
         ("jobs.sqlite", b"", ".", r"in another layout\. Name another folder .*, or delete this one\.$"),
         ("layout-99", b"", ".", "in another layout"),
-        ("letters.txt", b"", ".", "holds other things"),
+        ("letters.txt", b"", ".", "is not a data folder"),
     ],
 )
 def test_a_folder_that_is_no_data_folder_is_refused_with_advice_and_left_as_it_is(tmp_path, there, content, name, said):
@@ -319,7 +319,7 @@ def test_what_is_chosen_is_kept_and_holds_for_every_process_unless_the_environme
 
 @pytest.mark.parametrize("asked", [-1.0, float("nan"), 1e9])
 def test_a_room_that_is_none_is_refused(asked):
-    with pytest.raises(SettingsError, match=r"allowed: a number from 0\.1"):
+    with pytest.raises(SettingsError, match=r"must be a number from 0\.1"):
         bytes_of(asked)
 
 

@@ -112,7 +112,7 @@ BAD = {
     "latin.txt": ("fünf".encode("latin-1"), "latin.txt is not text in UTF-8"),
     "no.parquet": (b"PAR1 no", "no.parquet could not be read"),
     "other.parquet": (parquet_bytes(["a"], "words"), "other.parquet could not be read"),
-    "gaps.parquet": (parquet_bytes(["a", None]), "gaps.parquet holds something that is not text"),
+    "gaps.parquet": (parquet_bytes(["a", None]), "gaps.parquet holds values that are not text"),
     "pickle.pkl": (b"\x80\x04.", "pickle.pkl is not of a kind that can be read"),
 }
 

@@ -68,7 +68,7 @@ HTTPS = "https://sparsedash.example.org"
 def test_a_file_that_says_less_or_something_else_is_refused(written, change):
     assert change[0] in WHOLE
     written(WHOLE.replace(*change))
-    with pytest.raises(SettingsError, match=r"deployment\.md|^address: "):
+    with pytest.raises(SettingsError, match=r"deployment\.md|^Address must be "):
         serving_rules()
 
 

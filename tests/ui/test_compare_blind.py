@@ -61,8 +61,8 @@ def test_nothing_tells_the_sides_apart_before_the_choice_which_is_counted_and_ca
     assert "went to fetch the harbour" in said and "“harbour” gets" in said and "✓ right" in said
     assert f"Judged blind: {chosen} was chosen as better." in said and "Dense" in said and "Sparse, 30 %" in said
     assert f"1 judged: dense better {1 - drawn}, 30 % better {drawn}, the same 0." in said
-    button(app, "Take the choice back").click().run()
-    assert "Nothing has been judged yet." in words(app) and "A is better" not in labels(app)
+    button(app, "Undo this choice").click().run()
+    assert "No choice yet." in words(app) and "A is better" not in labels(app)
 
 
 def test_what_was_shown_with_names_is_not_judged_blind(open_page, finished, prompt):
@@ -95,7 +95,7 @@ def test_swapped_sides_share_their_count_and_it_can_be_reset(open_page, finished
     app = open_page("compare", blind="true", left="30 %", right="dense")
     assert "1 judged: 30 % better 0, dense better 0, the same 1." in words(app)
     button(app, "Forget all 1 choices").click().run()
-    assert "Nothing has been judged yet." in words(app)
+    assert "No choice yet." in words(app)
 
 
 def test_only_passages_with_different_answers_are_judged_in_file_order(open_page, finished):
@@ -105,12 +105,11 @@ def test_only_passages_with_different_answers_are_judged_in_file_order(open_page
     pairs = zip(dense.outcomes, sparse.outcomes, strict=True)
     different = [one.index for one, other in pairs if one.answer != other.answer]
     assert f"1 of {len(different)}" in words(app) and f"Passage {different[0] + 1}" in words(app)
-    assert (
-        f"{len(different)} of 120 passages are offered: those that the two models answer with different words."
-        in words(app)
+    assert f"Offered: the {len(different)} of 120 passages that the two models answer with different words." in words(
+        app
     )
     searched = words(open_page("compare", blind="true", search="violin"))
-    assert " passages with this text are offered: those that the two models answer" in searched
+    assert " passages with this text that the two models answer" in searched
 
 
 def test_a_prompt_of_ones_own_is_judged_blind_too(open_page, finished, prompt, drawn):
@@ -124,7 +123,7 @@ def test_a_prompt_of_ones_own_is_judged_blind_too(open_page, finished, prompt, d
 @pytest.mark.parametrize(
     ("chosen", "expected"),
     [
-        ("", "Nothing has been judged yet."),
+        ("", "No choice yet."),
         ("==", "2 judged: dense better 0, 30 % better 0, the same 2."),
         ("l" * 5 + "r" * 4 + "===", "dense won 56 % (95 % interval 27 % to 81 %): no preference shown."),
         ("ll" + "r" * 18, "30 % won 90 % (95 % interval 70 % to 97 %): 30 % is preferred."),

@@ -54,7 +54,7 @@ def test_both_models_continue_a_passage_on_request(open_page, finished):
 def test_a_prompt_is_continued_by_all_models_and_stays_in_the_list_until_it_is_removed(open_page, finished):
     prompt = "<b>**x**</b> \u202eabc =1+1 nul\x00 👩‍🚀"
     app = open_page("compare")
-    assert "What you try will be listed here" in words(app)
+    assert "Your prompts will be listed here" in words(app)
     assert app.toggle(key="own-all").label == "All 4 models of the run"
     submit(app, prompt)
     (asked,) = finished.submitted
@@ -110,14 +110,14 @@ def test_until_the_first_word_the_page_says_what_is_done(open_page, tried):
 
 def test_what_was_written_when_it_was_stopped_failed_or_is_gone_is_shown_and_can_be_written_again(open_page, tried):
     app = open_page("compare")
-    assert "What was written is no longer stored." in words(app)
+    assert "The texts are no longer stored." in words(app)
     tried.set_jobs(job(PAIR, "failed", **FAILED, texts=(" there", "")))
     said = words(app.run())
     assert said.index("Dense there") < said.index("The model cannot be reached.")
     tried.set_jobs(job(PAIR, "cancelled"))
     tried.put(written(PAIR, " there was", " a", stopped=True))
     app.run()
-    assert "Dense ❘ there was Sparse, 30 % ❘ a" in words(app) and "Stopped before the end" in words(app)
+    assert "Dense ❘ there was Sparse, 30 % ❘ a" in words(app) and "Stopped early" in words(app)
     app.button(key=f"again-{PAIR.key()}").click().run()
     assert tried.submitted == [PAIR]
 

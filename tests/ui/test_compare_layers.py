@@ -25,14 +25,14 @@ def add(backend, **changes):
 
 
 def test_without_a_pruned_layer_the_page_invites_or_shows_the_job(open_page, backend):
-    assert "what each layer lost" in words(open_page("compare", view="layers"))
+    assert "the loss of each layer" in words(open_page("compare", view="layers"))
     backend.set_jobs(job(SETTINGS, "failed", **FAILED))
     app = open_page("compare", view="layers", run=SETTINGS.key())
     assert "The model cannot be reached. Name a local folder." in words(app) and button(app, "Resume")
     backend.add_run(specimens.run(finished=False, n_sparse=0))
     backend.set_jobs(job(SETTINGS))
     said = words(open_page("compare", view="layers"))
-    assert said.startswith("The comparison is on its way.") and "Evaluating" in said
+    assert said.startswith("No answers to compare yet.") and "Evaluating" in said
 
 
 def test_the_answer_comes_first_then_three_numbers_a_chart_and_a_table(open_page, backend):
@@ -41,7 +41,7 @@ def test_the_answer_comes_first_then_three_numbers_a_chart_and_a_table(open_page
     said = words(app)
     assert said.startswith("Half of the layers lost at most 10.0 % of their output; layer 3 lost the most, 40.0 %.")
     assert markup(app).count('class="sd-figure"') == 3
-    assert "compensation bought back 50 % of it; median of the layers" in said
+    assert "compensation recovered 50 % of it; median of the layers" in said
     assert "1.20 × that on calibration text; median of the layers" in said
     assert "1.10 × as much on held-out text; median of the layers" in said
     assert app.get("plotly_chart")[0].proto.alt.startswith("Half of the layers lost at most")
@@ -53,10 +53,10 @@ def test_the_answer_comes_first_then_three_numbers_a_chart_and_a_table(open_page
 def test_a_model_is_chosen_by_the_address_and_the_one_that_the_answer_names_otherwise(open_page, finished):
     assert "least-squares 20 % · " in words(open_page("compare", view="layers", right="20 %"))
     app = open_page("compare", view="layers", right="<b>nonsense")
-    assert "“<b>nonsense”; there is no such model here. Shown instead is 10 %." in words(app)
+    assert "“<b>nonsense” in the address is no model here. Showing 10 %." in words(app)
     assert "least-squares 10 % · " in words(app)
     app.selectbox(key="chosen-right").set_value("30 %").run()
-    assert app.query_params["right"] == "30 %" and "no such model" not in words(app)
+    assert app.query_params["right"] == "30 %" and "is no model here" not in words(app)
 
 
 UNLIKE = {"passage_errors": (0.3, 0.05, 0.9), "held_out_errors": (0.12, 0.02, 0.36)}
@@ -69,10 +69,10 @@ UNMEASURED = {"layer_errors": (), "held_out_errors": ()}
         (UNLIKE, "The calibration text is unlike the passages: half of the layers lose at least 2.5 times"),
         (
             {"held_out_errors": (0.3, 0.06, 0.9)},
-            "The fit holds for its own text only: half of the layers lose at least 3.0",
+            "Overfitted to the calibration text: half of the layers lose at least 3.0",
         ),
         ({"held_out_errors": (), "passage_errors": ()}, "Half of the layers"),
-        (UNMEASURED | {"passage_errors": ()}, "What the layers lost was not measured."),
+        (UNMEASURED | {"passage_errors": ()}, "The loss of the layers was not measured."),
     ],
     ids=["unlike", "overfitted", "no-other-text", "unmeasured"],
 )
@@ -83,12 +83,8 @@ def test_a_fit_to_the_wrong_text_is_said_first_of_all_and_what_was_not_measured_
 @pytest.mark.parametrize(
     ("method", "changes", "why"),
     [
-        ("random", {}, "none was read, and the loss on it was not measured"),
-        (
-            "wanda-channels",
-            {"held_out_errors": LAYERS.held_out_errors},
-            "too little to measure what the layers lose on it",
-        ),
+        ("random", {}, "so no loss on it was measured"),
+        ("wanda-channels", {"held_out_errors": LAYERS.held_out_errors}, "too little to measure the layers' loss on it"),
     ],
     ids=["reads-no-text", "short-text"],
 )
@@ -100,7 +96,7 @@ def test_a_model_without_calibration_losses_says_why_and_what_is_known(method, c
 
 
 def test_shapes_and_bytes_are_shown_before_and_after_with_a_file(open_page, finished):
-    assert "noted when it is loaded the next time" in words(open_page("compare", view="layers"))
+    assert "known once a run or a prompt has loaded" in words(open_page("compare", view="layers"))
     identity = specimens.run()[1][0].model_identity
     finished._store.remember(model_shape_note(identity), SHAPE.plain())
     app = open_page("compare", view="layers", right="30 %")

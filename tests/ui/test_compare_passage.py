@@ -51,9 +51,9 @@ def test_each_place_says_its_number_and_what_each_model_expects(open_page, finis
     )
     app = opened(open_page)
     assert '<span class="sd-heat sd-heat-0"' in markup(app)
-    assert 'title="1.23 nats: dense expects “ been”, 30 % “ seen”"' in markup(app)
+    assert 'title="1.23 nats: dense predicts “ been”, 30 % “ seen”"' in markup(app)
     table = "“ looked” 1.23 “ been” “ seen” “ had” 0.00 “ had” “ had” a part of a character 0.00 “⏎”"
-    assert table in words(app) and "KL(dense ‖ 30 %), in nats" in words(app)
+    assert table in words(app) and "KL(dense ‖ 30 %) of the two predictions, in nats" in words(app)
 
 
 def test_the_largest_places_are_reached_by_the_keyboard_the_stronger_the_larger_and_all_are_text(open_page, finished):
@@ -142,5 +142,5 @@ def test_a_range_of_changes_in_the_address_leaves_its_passages_in_table_kinds_an
 
 def test_a_range_that_is_none_and_choices_that_leave_nothing_are_answered_in_words(open_page, finished):
     said = words(open_page("compare", change="<b>7..8", search="no such words"))
-    assert "asks for “<b>7..8”; there is no such range of changes here. Shown instead is Any change" in said
+    assert "“<b>7..8” in the address is no range of changes here. Showing Any change" in said
     assert "Choose another kind" in said and "or clear the search." in said

@@ -28,14 +28,14 @@ def test_while_the_first_models_answer_the_page_shows_their_job(open_page, backe
     backend.set_jobs(job(SETTINGS))
     app = open_page("compare", run=SETTINGS.key())
     said = words(app)
-    assert said.startswith("The comparison is on its way.")
+    assert said.startswith("No answers to compare yet.")
     assert "Running SmolLM2 135M (built in) at 10, 20, 30 %" in said
     assert query_of(links(app)["See this run"]) == {"run": SETTINGS.key()}
     backend.add_run(specimens.run(finished=False, n_sparse=1))
     assert "10 % against dense" in words(app.run())
     # Its dense answers are made again: the page waits, and does not ask without pause.
     backend.drop(Record, backend.runs()[0].dense)
-    assert words(open_page("compare")).startswith("The comparison is on its way.")
+    assert words(open_page("compare")).startswith("No answers to compare yet.")
 
 
 def test_where_there_is_nothing_to_compare_the_page_says_why(open_page, backend):
@@ -57,7 +57,7 @@ def test_the_verdict_comes_first_and_what_it_rests_on_after_the_passages(open_pa
     said = words(open_page("compare"))
     assert said.startswith("30 % is too close to call on 120 passages. Perplexity ")
     assert "accuracy −5.8 points (" in said.split("Passage ")[0]
-    assert "9 answers broke, 2 fixed. " in said.split("What the verdict rests on")[1]
+    assert "9 answers broke, 2 fixed. " in said.split("Behind the verdict")[1]
 
 
 def test_the_first_broken_passage_is_shown_with_both_answers(open_page, finished):
@@ -87,7 +87,7 @@ def test_within_a_kind_a_switch_leaves_those_answered_with_other_words(open_page
     assert f"1 of {n}" in words(app) and kinds(app)[4].label == "Both wrong · 82"
     assert f"1 of {n}" in words(open_page("compare", filter="both-wrong", words="true"))
     button(app, "Both right").click().run()
-    assert "No passage is of this kind" in words(app)
+    assert "No passage matches" in words(app)
     assert app.toggle(key="words").label == "Only different words · 0", "both right: in the same words"
 
 
@@ -120,7 +120,7 @@ def test_a_search_in_contexts_and_answers_narrows_every_kind_and_stands_in_the_a
     found = [int(each.label.split(" · ")[1]) for each in kinds(app)[1:]]
     assert 0 < sum(found) < 120
     app.text_input(key="search").set_value("no such words").run()
-    assert "No passage is of this kind. Choose another kind, or clear the search." in words(app)
+    assert "No passage matches. Choose another kind, or clear the search." in words(app)
     assert kinds(open_page("compare", search="behind the stove"))[2].label == "Broke · 9"
 
 
@@ -154,7 +154,7 @@ def test_records_and_texts_that_are_lost_are_said_to_be_lost(open_page, finished
     finished.drop(Passages, "passages")
     assert "The text of this passage is no longer stored." in words(open_page("compare"))
     finished.drop(Record, finished.runs()[0].sparse[-1])
-    assert "These two cannot be compared." in words(open_page("compare"))
+    assert "These two models cannot be compared." in words(open_page("compare"))
 
 
 def test_a_target_of_several_tokens_is_shown_token_by_token(open_page, backend):
@@ -166,7 +166,7 @@ def test_a_target_of_several_tokens_is_shown_token_by_token(open_page, backend):
 
     backend.add_run((run, [replace(each, outcomes=tuple(map(cut, each.outcomes))) for each in records]))
     said = words(open_page("compare"))
-    assert "The right word token by token, each given those before it Token Dense Sparse, 30 % ␣har" in said
+    assert "The right word token by token, each given the ones before Token Dense Sparse, 30 % ␣har" in said
 
 
 def test_files_are_made_only_when_they_are_asked_for(open_page, finished, monkeypatch):
@@ -179,8 +179,8 @@ def test_files_are_made_only_when_they_are_asked_for(open_page, finished, monkey
         "Report, one HTML file",
         "These 9 passages, CSV",
         "These 9 passages, parquet",
-        "All samples of Dense, as lm-evaluation-harness writes them",
-        "All samples of Sparse, 30 %, as lm-evaluation-harness writes them",
+        "All samples of Dense, in the format of lm-evaluation-harness",
+        "All samples of Sparse, 30 %, in the format of lm-evaluation-harness",
         "CSV",
     ]
 
@@ -189,7 +189,7 @@ def test_the_example_is_compared_and_marked_and_what_needs_its_models_says_why_n
     app = open_page("compare", run=EXAMPLE)
     said = words(app)
     assert "Example: this run ships with SparseDash" in said and "30 % against dense" in said
-    assert specimens.passages().contexts[0][:40] in said and "Run it here, and both models write for you." in said
+    assert specimens.passages().contexts[0][:40] in said and "Run it here to try prompts of your own." in said
     assert not {"Continue with both models", "Show where the two differ"} & {each.label for each in app.button}
     assert "Blind" not in [toggle.label for toggle in app.toggle]
     offered = app.selectbox(key="chosen-run").options

@@ -67,7 +67,7 @@ def test_a_job_that_cannot_be_asked_after_is_said_in_words_where_it_stands(open_
     app.query_params["view"] = "jobs"
     app.switch_page("pages/runs.py").run()
     assert not app.exception
-    assert "1 running, nothing waits." in words(app) and "The data folder /x cannot be used." in words(app)
+    assert "1 running, none waiting." in words(app) and "The data folder /x cannot be used." in words(app)
 
 
 def texts_as(text):
@@ -123,8 +123,8 @@ def test_every_page_of_a_run_that_was_stopped_says_so_and_one_of_them_resumes_it
     ("kind", "key", "said"),
     [
         (Record, LAST, "The record of 30 % was damaged and is set aside."),
-        (Record, DENSE, "This run has no results any more: its dense record was damaged and is set aside."),
-        (Run, RUN.key, "This run has no results any more: its own record was damaged and is set aside."),
+        (Record, DENSE, "The results of this run are gone: its dense record was damaged and is set aside."),
+        (Run, RUN.key, "The results of this run are gone: its own record was damaged and is set aside."),
     ],
 )
 def test_a_damaged_record_is_named_on_the_page_whoever_looked_first(open_page, finished, kind, key, said):
@@ -140,7 +140,10 @@ def test_damaged_results_count_as_lost_on_every_page(open_page, finished, kind, 
     said = {name: words(open_page(name, right="30 %")) for name in ("overview", "runs", "compare", "models")}
     said["layers"] = words(open_page("compare", view="layers"))
     open_page("compare", blind="true")
-    compare = {LAST: "These two cannot be compared.", "passages": "The text of this passage is no longer stored."}
+    compare = {
+        LAST: "These two models cannot be compared.",
+        "passages": "The text of this passage is no longer stored.",
+    }
     assert compare.get(key, "Nothing to compare yet.") in said["compare"]
     assert ("Half of the layers lost" in said["layers"]) == (key in (LAST, "passages"))
 

@@ -207,7 +207,7 @@ BACKWARD = "Memory at least 2.3 GB, 1.8 GB of it for the backward pass"
 NEEDED = DiskNeed(takes=RunDisk(stays_bytes=1_200_000_000, passing_bytes=640_000_000), free_bytes=500_000_000)
 
 
-READ_BY_BLOCK = f"{BACKWARD}. The weights are read block by block; all of them in memory would take 9.0 GB."
+READ_BY_BLOCK = f"{BACKWARD}. The weights are streamed block by block: in memory they would take 9.0 GB."
 LIKELY_OUT_OF_MEMORY = "This machine has 1.0 GB of memory: the run is likely to run out of it."
 BY_STAGE = Duration(seconds=245.0, parts=(("loading", 5.0), ("pruning", 240.0)))
 SOME_KNOWN = "Time about 4 min, and pruning, which has not been measured here yet"

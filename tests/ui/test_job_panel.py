@@ -78,7 +78,7 @@ def took(open_page, backend, **changes):
     backend._store.remember(forecast_note(SETTINGS.key()), json.dumps(asdict(FORECAST)))
     backend.put(replace(specimens.run()[0], **changes))
     app = open_page("runs", view="jobs")
-    assert "took 5 min · 2 min expected" in words(app) and "1.0 GB" not in words(app)
+    assert "took 5 min · 2 min estimated" in words(app) and "1.0 GB" not in words(app)
     app.session_state["took-1"] = True
     return words(app.run())
 
@@ -89,7 +89,7 @@ def test_every_part_of_a_run_that_is_done_stands_next_to_its_estimate(open_page,
         assert row in said
     assert "Memory, at most 900 MB 1.0 GB" in said and "Left on the disk 12 MB not known" in said
     said = took(open_page, backend, cached=("calibration",))
-    assert "Parts of it were stored already: calibration." in said and "Memory" not in said
+    assert "parts were reused from earlier runs (calibration)." in said and "Memory" not in said
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_the_end_of_a_log_is_shown_as_plain_text_that_can_be_copied(text, shown,
     app.run()
     (code,) = app.code
     assert code.value == shown and code.language in (None, "", "plaintext")
-    assert (f"The end of the log; the lines before it are in {log}." in words(app)) == (len(text) > 1000)
+    assert (f"The end of the log; all of it: {log}." in words(app)) == (len(text) > 1000)
 
 
 def machine(name="gpu-1", n_slots=1, **facts):
@@ -208,7 +208,7 @@ MACHINES = [
         ("2 machines at tls://", "1 of them free.", "job 7, sparse model 3: Evaluating, 25 %", "40.0 GB"),
     ),
     ("", (TAKING_NOTHING, BROKEN), ("none of them free", "--resources SLOT=1", "Disk full.")),
-    ("No scheduler answers.", (), ("No scheduler answers.", "Meanwhile runs are done on this machine.")),
+    ("No scheduler answers.", (), ("No scheduler answers.", "Until then runs use this machine.")),
     ("", (), ("docs/cluster.md",)),
 ]
 

@@ -83,7 +83,7 @@ def offered(app):
 
 def test_sparsity_is_the_usual_axis_and_another_one_is_in_the_address(open_page, run):
     app = open_page("overview", against="beauty")
-    assert "there is no such axis here" in words(app)
+    assert "in the address is no axis here" in words(app)
     assert app.selectbox(key="chosen-against").value == "sparsity"
     app.selectbox(key="chosen-against").select("bytes").run()
     assert app.query_params["against"] == "bytes"
@@ -97,7 +97,8 @@ def test_sparsity_is_the_usual_axis_and_another_one_is_in_the_address(open_page,
 def test_a_caption_says_what_the_signs_are_and_the_rest_is_behind_a_question_mark(open_page, run):
     app = open_page("overview")
     assert "✓ within, ✕ beyond, ? undecided. Bars: confidence intervals behind the verdict" in words(app)
-    (help_,) = [each for each in app.get("popover") if each.proto.popover.label == "?"]
+    popovers = {each.proto.popover.label: each for each in app.get("popover")}
+    help_ = popovers["How to read this chart: word perplexity"]
     assert "1.25 × means that" in words(help_)
     assert not [box for box in app.selectbox if box.label == "Highlight"], "a single line needs none"
 
@@ -150,11 +151,11 @@ def test_zeros_alone_are_explained_and_never_offered_to_be_timed(open_page, back
     masked = replace(sparse, pruned=replace(sparse.pruned, method=method, widths=specimens.DENSE_WIDTHS))
     backend.add_run((replace(made, settings=settings, sparse=made.sparse[:1]), [dense, masked]))
     app = open_page("overview", against="reading")
-    assert "no speed-up is expected" in words(app) and not offered(app)
+    assert "give no speed-up" in words(app) and not offered(app)
 
 
 def test_a_model_whose_sizes_are_not_known_is_counted_as_missing(open_page, finished):
-    assert "3 sparse models not shown: the model's sizes" in words(open_page("overview", against="bytes"))
+    assert "3 sparse models not shown: the layer sizes" in words(open_page("overview", against="bytes"))
 
 
 def test_a_measurement_is_shown_in_place_of_the_button_and_leads_to_its_axis(open_page, backend, run):

@@ -24,7 +24,7 @@ OTHER = replace(SETTINGS, sparsities_permille=(400,))
 
 def test_a_newcomer_finds_one_button_that_submits_the_default_run_and_shows_it_there(open_page, backend, example):
     app = open_page("overview")
-    assert "Nothing has run here yet." in words(app) and "It takes about 4 min, by what ran here before" in words(app)
+    assert "Nothing has run here yet." in words(app) and "Takes about 4 min (from earlier runs)" in words(app)
     assert query_of(links(app)["Look at an example"]) == {"run": EXAMPLE}
     assert [each.label for each in app.button] == ["Try the built-in model"]
     button(app, "Try the built-in model").click().run()
@@ -38,12 +38,12 @@ def test_a_newcomer_finds_one_button_that_submits_the_default_run_and_shows_it_t
 @pytest.mark.parametrize(
     ("duration", "measuring", "expected"),
     [
-        (Duration(seconds=9.0, unknown=("pruning",)), True, "How long it will take is being measured."),
-        (Duration(seconds=9.0, unknown=("pruning",)), False, "How long it will take is not known yet."),
+        (Duration(seconds=9.0, unknown=("pruning",)), True, "Time: being estimated."),
+        (Duration(seconds=9.0, unknown=("pruning",)), False, "Time: not known yet."),
         (
             Duration(seconds=130.0, counted=("pruning",)),
             False,
-            "It takes about 2 min, by a measurement of this machine",
+            "Takes about 2 min (from this machine's measured speed)",
         ),
     ],
 )
@@ -58,11 +58,11 @@ def test_the_example_is_marked_listed_only_while_it_is_shown_and_neither_timed_n
 ):
     app = open_page("overview", run=EXAMPLE, against="reading")
     said = words(app)
-    assert said.startswith("Example: this run ships with SparseDash; nothing of it was computed here. ")
+    assert said.startswith("Example: this run ships with SparseDash and was not computed here. ")
     assert "Example · SmolLM2 135M (built in) at 10, 20, 30 % · shown above" in said
-    assert "The models of the example cannot be timed here" in said
+    assert "The example's models cannot be timed" in said
     files = open_page("models", run=EXAMPLE)
-    assert "No model of the example can be made again here" in words(files)
+    assert "The example's models cannot be exported" in words(files)
     pressed = {each.label for each in (*app.button, *files.button)}
     assert not any("Measure speed" in label or label == "Export" for label in pressed)
     backend.add_run(specimens.run())
@@ -75,7 +75,7 @@ def test_a_refresh_finds_the_running_job_by_the_address(open_page, backend):
     said = words(open_page("overview", run=SETTINGS.key()))
     assert "Evaluating · 20 % sparse" in said and "1,234 of 2,880 tokens" in said
     assert "412 tokens a second" in said and "21 right so far" in said
-    assert "% of the run · time left unknown, since not measured here yet: pruning" in said
+    assert "% of the run · time left unknown: pruning not measured here yet" in said
 
 
 def test_progress_is_a_progress_bar_to_assistive_technology(open_page, backend):
@@ -112,7 +112,7 @@ def test_where_results_were_deleted_or_never_were_the_page_says_so(open_page, ba
     backend.set_jobs(job(SETTINGS, "done"))
     assert "Nothing has run here yet." in words(open_page("overview"))
     said = words(open_page("overview", run=SETTINGS.key()))
-    assert said.startswith("This run has no results any more: its own record is no longer stored.")
+    assert said.startswith("The results of this run are gone: its own record is no longer stored.")
     assert "There is no run with this address." in words(open_page("overview", run="gone"))
 
 
@@ -148,23 +148,23 @@ def test_a_model_that_answered_fewer_passages_says_how_many_and_has_a_hollow_mar
     few = replace(last, outcomes=last.outcomes[:40], stopping=stopped)
     backend.add_run((replace(run, source_type="Q4_1"), [dense, *rest, few]))
     said = words(open_page("overview"))
-    assert "unpacked from Q4_1" in said and "What pruning costs the original weights is another number" in said
-    assert " of 40 " in said.split("Times dense")[1] and "Hollow marks: fewer passages" in said
+    assert "unpacked from Q4_1" in said and "What pruning costs the original weights is not measured" in said
+    assert " of 40 " in said.split("Times dense")[1] and "Hollow marks: evaluated on fewer passages" in said
 
 
 def test_results_are_shown_while_the_rest_still_runs_with_places_for_what_comes(open_page, backend):
     backend.add_run(specimens.run(finished=False, n_sparse=0))
     backend.set_jobs(job(SETTINGS))
     app = open_page("overview")
-    assert "The dense model has answered" in words(app)
+    assert "The dense model is evaluated" in words(app)
     assert "Compare the answers passage by passage" not in links(app)
     backend.add_run(specimens.run(finished=False, n_sparse=1))
     app = open_page("overview")
     said = words(app)
     assert "So far: Removing 10 % of the MLP is too close to call on 120 passages." in said
-    assert "Evaluating" in said and app.get("plotly_chart") and "when the model has answered" in said
+    assert "Evaluating" in said and app.get("plotly_chart") and "once the model is evaluated" in said
     backend.set_jobs(job(SETTINGS, "crashed"))
-    assert "when the model has answered" not in words(open_page("overview"))
+    assert "once the model is evaluated" not in words(open_page("overview"))
 
 
 def test_the_live_point_stands_in_the_chart_while_its_model_answers(open_page, backend):
@@ -188,7 +188,9 @@ def test_a_run_that_is_not_shown_is_mentioned_while_it_lives_but_no_prompt(open_
     assert not any("Another run" in name for name in links(app.run()))
     finished.set_jobs(*(job(replace(OTHER, sparsities_permille=(p,)), "queued", id=p) for p in (400, 300, 200, 100)))
     found = links(open_page("overview"))
-    assert [name for name in found if "Another run" in name] == ["Another run waits: SmolLM2 135M (built in) at 10 %"]
+    assert [name for name in found if "Another run" in name] == [
+        "Another run is waiting: SmolLM2 135M (built in) at 10 %"
+    ]
     assert found["3 more in the list of jobs"] == "runs?view=jobs"
 
 
@@ -251,10 +253,10 @@ def test_both_models_texts_stand_side_by_side_as_text_and_the_others_are_on_the_
     backend.put(*(Continuation(key=k, prompt="", left=t, right=t) for k, t in zip(keys, texts, strict=True)))
     app = open_page("overview")
     said = words(app)
-    assert "Once <b> upon ❘ **a** time upon ❘ <i>no</i> time Twice is two is two Always the first choice." in said
+    assert "Once <b> upon ❘ **a** time upon ❘ <i>no</i> time Twice is two is two Greedy decoding." in said
     assert query_of(links(app)["Other models, and prompts of your own"])["right"] == "10 %"
     compared = words(open_page("compare", right="20 %"))
-    assert "Once <b> First choices, 24 tokens Dense upon **a** time Sparse, 20 % upon ❘ <i>no</i> time" in compared
+    assert "Once <b> Greedy, 24 tokens Dense upon **a** time Sparse, 20 % upon ❘ <i>no</i> time" in compared
 
 
 def test_a_text_to_come_has_its_place(open_page, backend):

@@ -14,13 +14,13 @@ def test_the_page_counts_what_shows_a_difference_and_states_intervals_ratios_and
     said = words(open_page("prune", view="published", row=LAST_WORD[0].name))
     assert said.startswith(
         "None of 20 published results of pruning without retraining shows a difference from the dense model. Judged by "
-        "the published totals alone"
+        "the published totals"
     )
-    assert "7 of 8 published shares of removed weights follow from the models' configs." in said
+    assert "7 of 8 published shares of removed weights can be computed from the models' configs." in said
     assert "gpt-j-6b, 20 % lambada FP32 79.17 % 80.38 % 79.2 to 81.5 % +1.21" in said
     assert "0.1242 0.1286 0.1242" in said and "−1.78 % *" in said
     assert "One passage is 0.019 points." in said and "One passage is 0.021 points." in said
-    assert "24.2 GB to fetch, 26.0 GB of statistics, for which SPARSEDASH_ARTEFACT_GB must" in said
+    assert "24.2 GB to fetch, 26.0 GB of statistics, within SPARSEDASH_ARTEFACT_GB" in said
     assert "at least 77.3 GB, 52.5 GB of it for calibration" in said
     assert "Time not known yet" in said
     assert "huggyllama/llama-7b is the usual stand-in" in words(

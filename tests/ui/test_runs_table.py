@@ -49,7 +49,7 @@ def listed(app):
 
 def test_the_empty_page_invites_and_tells_of_runs_that_ended_without_a_result(open_page, backend, example):
     app = open_page("runs")
-    assert words(app).startswith("No run has a result yet. Every run will be a row here")
+    assert words(app).startswith("No run has a result yet. Runs will be listed here")
     assert set(links(app)) == {"Prune a model", "Look at an example"}
     other = replace(SETTINGS, sparsities_permille=(700,))
     backend.set_jobs(job(SETTINGS, "failed", id=2), job(other, "cancelled", id=1))
@@ -91,12 +91,12 @@ def test_text_model_and_order_narrow_the_rows_and_stand_in_the_address(open_page
     assert listed(open_page("runs", sort="oldest")) == [TITLE, "owner/model"]
     app.selectbox(key="chosen-model").select("owner/model").run()
     assert listed(app) == listed(open_page("runs", model="owner/model")) == ["owner/model"]
-    assert "there is no such model here. Shown instead is All models." in words(open_page("runs", model="x"))
+    assert "“x” in the address is no model here. Showing All models." in words(open_page("runs", model="x"))
     app = open_page("runs")
     app.text_input(key="contains").input("SMOLlm2").run()
     assert listed(app) == [TITLE]
     app.text_input(key="contains").input("nowhere").run()
-    assert "No run matches. Clear the search, or choose all models." in words(app)
+    assert "No run matches. Clear the search, or show all models." in words(app)
     app.switch_page("pages/prune.py").run()
     assert app.selectbox(key="text").value == "builtin:cloze" and "text" not in app.query_params
 
@@ -186,7 +186,7 @@ def test_a_run_under_way_is_not_deleted_and_one_that_ended_early_says_so(open_pa
     run = backend.add_run(specimens.run(finished=False, n_sparse=1))
     backend.set_jobs(job(SETTINGS))
     app = opened(open_page("runs", chosen=short(run)), "runs-delete")
-    assert "▶ running 1 of 3 models" in words(app) and "stays: it is under way; stop it first." in words(app)
+    assert "▶ running 1 of 3 models" in words(app) and "stays: it is under way; cancel it first." in words(app)
     assert not [each for each in app.button if each.label == "Delete for good"]
     backend.set_jobs(job(SETTINGS, "failed"))
     assert "✕ failed 1 of 3 models" in words(open_page("runs"))

@@ -86,7 +86,7 @@ def test_whatever_a_round_raises_the_next_one_comes_and_it_is_logged_once(monkey
     assert bool(caplog.records[0].exc_info) == (kind is not StoreError), "a traceback of what nobody expects"
 
 
-LATE = "The jobs have not been looked after"
+LATE = "The jobs have not been reconciled"
 
 
 def unhealthy():

@@ -57,16 +57,16 @@ def test_the_empty_page_invites_and_the_limit_can_be_chosen_before_anything_is_t
     assert backend.housekeeping.holdings().room_bytes == 2.5 * 2**30
     monkeypatch.setenv("SPARSEDASH_ARTEFACT_GB", "7")
     app = open_page("settings")
-    assert "SPARSEDASH_ARTEFACT_GB says how much: " in words(app) and not app.number_input
+    assert "by SPARSEDASH_ARTEFACT_GB, which overrides this page" in words(app) and not app.number_input
 
 
 def test_it_opens_with_what_there_is_and_says_it_by_kind_model_and_run(open_page, filled):
     app = open_page("settings")
     said = words(app)
-    assert said.startswith("The data folder takes ") and "of 20 GB that it may take" in said
+    assert said.startswith("The data folder takes ") and "of 20 GB allowed" in said
     assert "Runs and their answers with their passages How many: 1 run Size: " in said
-    assert "List of jobs what ran and when: stays, a few hundred bytes each How many: 1 job Size: " in said
-    assert "SmolLM2 135M (built in) " in said and "A model that no run here names (abcdef012345) calibration " in said
+    assert "List of jobs kept, a few hundred bytes each How many: 1 job Size: " in said
+    assert "SmolLM2 135M (built in) " in said and "Unnamed model (abcdef012345) calibration " in said
     assert query_of(links(app)[TITLE])["run"] == RUN.key
     assert "CSV" in [each.label for each in app.get("download_button")]
     questions = [block.proto.id.partition("delete-")[2] for block in app.get("popover")]
@@ -77,7 +77,7 @@ def test_before_anything_is_deleted_it_says_what_goes_and_what_stays_and_why(ope
     filled.user_data.name_run(RUN.key, "Mine")
     app = opened(open_page("settings"), "runs")
     assert "Delete “Mine: SmolLM2 135M (built in) at 10, 20, 30 %” with the answers of 4 models" in words(app)
-    assert "It cannot be undone." in words(app)
+    assert "This cannot be undone." in words(app)
     assert filled.runs() == [RUN]
     app.button(key="delete-runs-sure").click().run()
     assert filled.runs() == [] and app.toast[0].value.startswith("Deleted: “Mine: SmolLM2 135M (built in)")
@@ -87,7 +87,7 @@ def test_a_pinned_run_says_so_and_stays_without_a_button_to_delete_it(open_page,
     filled.user_data.pin_runs([RUN.key], True)
     app = opened(open_page("settings"), "runs")
     assert "★ pinned" in words(app)
-    assert "Nothing" in words(app).split("It cannot be undone.")[0] and "it is pinned; unpin it first" in words(app)
+    assert "Nothing" in words(app).split("This cannot be undone.")[0] and "it is pinned; unpin it first" in words(app)
     assert not any(each.label == "Delete for good" for each in app.button)
 
 
@@ -125,7 +125,7 @@ def test_verification_is_asked_for_followed_and_not_asked_for_twice(open_page, f
     )
     app = open_page("settings")
     assert "Running Verification of the data folder" in words(app) and verify_buttons(app) == []
-    assert "Reading everything that carries a checksum" in words(app)
+    assert "Verifying checksums" in words(app)
     app.button(key=f"cancel-{verify.id}").click().run()
     assert filled.job(verify.id).stopping
 

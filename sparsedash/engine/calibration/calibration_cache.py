@@ -368,6 +368,6 @@ def mismatch_warning(made: Pruned) -> str | None:
     if times is None or times < MISMATCH_ALARM:
         return None
     return (
-        f"The calibration text is unlike the passages: layers lose {times:.1f} times as much on them "
-        "as on calibration text that they were not fitted to. Calibrate on text more like them."
+        f"The calibration text is unlike the passages: layers lose {times:.1f} times as much on "
+        "the passages as on held-out calibration text. Calibrate on text more like the passages."
     )

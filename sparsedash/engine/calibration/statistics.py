@@ -126,22 +126,21 @@ def enough_tokens(loaded: LoadedModel, n_tokens: int) -> bool:
 
 
 def few_tokens_warning(loaded: LoadedModel, n_tokens: int, *, solves: bool) -> str | None:
-    """A warning of too few tokens for a steady fit; CalibrationError if far too few and a method `solves`."""
+    """A warning of too few tokens for a stable fit; CalibrationError if far too few and a method `solves`."""
     width, enough = max(mlp.width for mlp in loaded.mlps), enough_tokens(loaded, n_tokens)
     if solves and not enough:
-        least = f"needed: {MIN_TOKENS_PER_CHANNEL} a channel"
         raise CalibrationError(
-            f"{n_tokens:,} calibration tokens are too few for {width:,} channels; {least}.",
-            "Ask for more samples, longer ones, or a larger text set, or choose a method that refits nothing.",
+            f"{n_tokens:,} calibration tokens are too few: {width:,} channels need {MIN_TOKENS_PER_CHANNEL} each.",
+            "Use more or longer samples or a larger text set, or choose a method that refits nothing.",
         )
     if not enough:
         return (
-            f"Calibrated on {n_tokens:,} tokens for {width:,} channels: enough to rank channels one by one, not for a "
-            "refit. What the layers lose is known on held-out tokens only."
+            f"{n_tokens:,} calibration tokens for {width:,} channels: enough to rank channels, too few to refit. The "
+            "loss of the layers is measured on held-out tokens only."
         )
     if n_tokens < FEW_TOKENS_PER_CHANNEL * width:
-        steadier = f"from {FEW_TOKENS_PER_CHANNEL} on the fit is steadier"
-        return f"Calibrated on {n_tokens / width:.0f} tokens a channel; {steadier}."
+        stable = f"{FEW_TOKENS_PER_CHANNEL} or more give a more stable fit"
+        return f"{n_tokens / width:.0f} calibration tokens per channel; {stable}."
     return None
 
 

@@ -107,7 +107,7 @@ class ModelPairCache:
         """
         wanted = [record for key in keys if (record := store.get(Record, key)) is not None]
         if len(wanted) < len(keys):
-            raise JobError("One of the results is not in the store any more.", "Run it again.")
+            raise JobError("One of the results is no longer stored.", "Run it again.")
         # Before another model is read: the memory may not be enough for it and models that are not needed.
         models, n_kept = {(record.model_identity, record.dtype) for record in wanted}, len(self._kept)
         self._kept = {key: kept for key, kept in self._kept.items() if kept.loaded_as in models}

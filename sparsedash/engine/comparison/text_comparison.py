@@ -104,7 +104,7 @@ class ContinuationWriter:
         self._cache, self._logits = output.cache, output.logits[0, -1]
 
     def _next_token(self) -> int:
-        assert self._logits is not None, "the prompt was read"
+        assert self._logits is not None, "prompt read"
         logits = self._logits.float().cpu()
         if self._settings.temperature_percent == 0:
             return int(logits.argmax())
@@ -157,7 +157,7 @@ def _measured(models: Sequence[RecordModel], settings: DivergenceSettings, on_st
     ids = left.tokens(settings.text)
     if ids != right.tokens(settings.text):
         raise JobError(
-            "The two models cut this text into different tokens, so they cannot be compared token by token.",
+            "The two models tokenise this text differently, so they cannot be compared token by token.",
             "Compare two models with the same tokenizer.",
         )
     start = max(0, len(ids) - min(left.max_length, right.max_length))
@@ -165,7 +165,7 @@ def _measured(models: Sequence[RecordModel], settings: DivergenceSettings, on_st
     for of_left, of_right in zip(*(_distributions(each, ids[start:]) for each in models), strict=True):
         on_step(Step("diverge", len(places), len(ids) - start - 1, unit="tokens"))
         if of_left.shape != of_right.shape:
-            raise JobError("The two models know different numbers of tokens.", "")
+            raise JobError("The two models have vocabularies of different sizes.", "")
         nats = (of_left.exp() * (of_left - of_right)).sum(dim=-1).clamp_(min=0).tolist()
         choices = (logs.argmax(dim=-1).tolist() for logs in (of_left, of_right))
         for value, *chosen in zip(nats, *choices, strict=True):

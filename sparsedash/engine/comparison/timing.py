@@ -193,10 +193,10 @@ def time_models(
     with pair_cache.models((settings.dense, settings.sparse), store, on_step) as (dense, sparse):
         loaded = dense.loaded
         if loaded is not sparse.loaded:
-            raise JobError("These are not a model and a sparse one made of it.", "Choose two results of one run.")
+            raise JobError("These are not a dense model and a sparse model of it.", "Choose two results of one run.")
         if loaded.residency.streamed:
             raise JobError(
-                "This model does not fit into the memory of this machine: what would be timed is its disk.",
+                "This model does not fit into memory: a timing would measure the disk.",
                 "Time it on a machine with more memory.",
             )
         dtype: Dtype = settings.dtype or loaded.dtype
@@ -222,7 +222,8 @@ def _widths(record: Record | None) -> tuple[int, ...]:
     """The kept channels of each block. Raises JobError where the model only has zeros."""
     if record is None or record.pruned is None:
         raise JobError(
-            "There is no sparse model to time: its result is gone, or is dense.", "Choose another, or run it."
+            "There is no sparse model to time: its result is no longer stored, or is dense.",
+            "Choose another, or run it.",
         )
     if not record.pruned.method.takes_channels:
         raise JobError(

@@ -27,7 +27,7 @@ from sparsedash.engine.run.sparse_models import PrunedChannels, RebuiltModel, re
 from sparsedash.reporting.run_results import Judged, StoredResults, judge, measure, run_results
 from sparsedash.schema.errors import ExportError, JobError, SettingsError
 from sparsedash.schema.export_settings import Export, ExportSettings, Proof
-from sparsedash.schema.progress import OnPart, OnStep, Step
+from sparsedash.schema.progress import OnPart, OnStep, Step, begin_parts
 from sparsedash.schema.records import Passages, Pruned, Record, Run
 from sparsedash.schema.settings import RunSettings
 from sparsedash.stats.tolerance import Tolerance
@@ -52,7 +52,7 @@ class _Request:
         dense, sparse = store.get(Record, settings.dense), store.get(Record, settings.sparse)
         passages = store.get(Passages, sparse.passages_key) if sparse else None
         if dense is None or sparse is None or sparse.pruned is None or passages is None:
-            raise JobError("The sparse model's result is not in the store any more.", "Run it again.")
+            raise JobError("The sparse model's result is no longer stored.", "Run it again.")
         run, pruned = store.get(Run, settings.run) if settings.run else None, sparse.pruned
         if run is not None:
             # A record is found by content: it may name the first place that held the same bytes.
@@ -76,7 +76,7 @@ def export_model(settings: ExportSettings, store: Store, shelf: ModelShelf, on_s
     if known is not None and folder.is_dir() and file_hashes(folder) == known.files:
         return replace(known, folder=str(folder))
     if settings.run and (request.run is None or settings.sparse not in request.run.sparse):
-        raise JobError("The run of this sparse model is not in the store any more.", "Run it again.")
+        raise JobError("The run of this sparse model is no longer stored.", "Run it again.")
     require_new(folder)
     if settings.form == "gguf":
         require_llama_cpp()
@@ -86,17 +86,12 @@ def export_model(settings: ExportSettings, store: Store, shelf: ModelShelf, on_s
         raise ExportError(f"This model cannot be written as {settings.form}: {problem}.", "Choose another form.")
     if made.loaded.residency.streamed and weights not in (made.loaded.dtype, "float32"):
         raise ExportError(
-            f"This model does not fit into the memory of this machine, and what is rounded to {weights} could not be "
-            "proven here.",
-            f"Write it in {made.loaded.dtype}, or on a machine with more memory.",
+            f"This model does not fit into memory, so weights rounded to {weights} cannot be proven here.",
+            f"Export it in {made.loaded.dtype}, or on a machine with more memory.",
         )
     with _write_errors(folder), new_folder(folder) as inside:
-        step = Step("write", 0, 1, message=folder.name)
-        on_step(step)
-        written = _write(
-            *(inside, folder, settings, request, made),
-            lambda done, total: on_step(replace(step, done=done, total=total)),
-        )
+        on_part = begin_parts(Step("write", 0, 1, message=folder.name), on_step)
+        written = _write(inside, folder, settings, request, made, on_part)
         proof = prove_files(inside / written.file, settings, sparse, request.passages, made, shelf, on_step)
         files = file_hashes(inside)
         (inside / RECIPE).write_text(recipe_json(settings, sparse, made, proof, files), encoding="utf-8")
@@ -144,9 +139,7 @@ def prove_export(found: Export, folder: Path, store: Store, shelf: ModelShelf, o
     """
     now = file_hashes(folder)
     if changed := sorted(name for name in found.files.keys() | now.keys() if found.files.get(name) != now.get(name)):
-        raise ExportError(
-            f"{folder} is not what was written: {', '.join(changed[:5])} changed, came or went.", "Export it again."
-        )
+        raise ExportError(f"{folder} is not as exported: {', '.join(changed[:5])} differ.", "Export it again.")
     request = _Request.of(found.settings, store)
     made = rebuild_model(replace(request.sparse, model=found.model), store, on_step, shelf)
     what = next(folder.glob("*.gguf"), folder)
@@ -193,7 +186,7 @@ def _dense_gguf(model: str, settings: ExportSettings) -> tuple[Path, bool]:
     if base := gguf_file(model):
         return base, True
     if not settings.dense_gguf:
-        allowed = "a GGUF file of the dense model with F32, F16 or BF16 weights, from which the tokenizer is copied"
+        allowed = "a GGUF file of the dense model with F32, F16 or BF16 weights"
         raise SettingsError("dense GGUF", "", allowed)
     return local_path(settings.dense_gguf), False
 

@@ -60,7 +60,7 @@ _GROUP = 32
 
 _SHIFTED_NORMS = ("gemma2", "gemma3")
 
-_OTHER_MODEL = "Name one that was made from the very model that was pruned."
+_OTHER_MODEL = "Name one made from the model that was pruned."
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -181,7 +181,7 @@ def _all_tensors(made: SparseModel, width: int | None, dtype: torch.dtype, on_pa
         if not bool(cast[name].isfinite().all()):
             raise ExportError(
                 f"{name} holds numbers that {str(dtype).removeprefix('torch.')} cannot.",
-                "Choose bfloat16, which reaches as far as float32.",
+                "Choose bfloat16, which has the range of float32.",
             )
         loaded.residency.drop()
     return cast

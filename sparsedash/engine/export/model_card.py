@@ -23,6 +23,7 @@ from sparsedash.engine.models.loading import Source, gguf_file
 from sparsedash.engine.run.run_context import software_versions
 from sparsedash.engine.run.sparse_models import PrunedChannels, RebuiltModel
 from sparsedash.reporting import verdicts, wording
+from sparsedash.reporting.deployment import proof_words
 from sparsedash.reporting.html import visible
 from sparsedash.reporting.run_results import Judged
 from sparsedash.reporting.verdicts import loss_cells
@@ -35,7 +36,7 @@ from sparsedash.storage.model_folders import RECIPE
 
 BUILTIN_BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
 CARD = "README.md"
-_UNKNOWN = "licence unknown: the base's files state none; find it out before you pass this on"
+_UNKNOWN = "licence unknown: the base's files state none; check it before you share this model"
 _LONGEST = 60
 _ACTIVE_IN_CODE = str.maketrans({mark: f"⟨U+{ord(mark):04X}⟩" for mark in "`|\\"})
 """Would end a code span, or the cell of its table."""
@@ -70,7 +71,7 @@ def model_card(facts: CardFacts) -> str:
     )
     base = _code(hub or public_model(facts.sparse))
     removed = "inner channels of the MLPs were removed" if channels else "single weights were set to zero"
-    note = "" if channels else "Zeros by themselves make a model neither smaller nor faster: no speed-up is expected."
+    note = "" if channels else "Zeros alone make a model neither smaller nor faster."
     if facts.source.source_type and (file := gguf_file(facts.sparse.model)):
         size = file.stat().st_size / 1e6
         note += f" {wording.source_note(facts.source.source_type)} That file takes {size:,.1f} MB."
@@ -84,33 +85,30 @@ tokenizer = AutoTokenizer.from_pretrained("PATH")
         usage = f"```sh\nllama-cli -m {shlex.quote(_line(written.file))} -p 'Once upon a time'\n```"
     text = f"""# {base}, pruned by {100 * made.mlp_sparsity:.1f} % of the MLPs' {"channels" if channels else "weights"}
 
-A sparse model of {base}: {removed} by SparseDash, {100 * made.matmul_ratio:.1f} % of all weights in matrix products.
-In {settings.weights}: {written.size / 1e6:,.1f} MB of weights, where the dense model takes
+A sparse model of {base}: {removed} by SparseDash, {100 * made.matmul_ratio:.1f} % of all linear weights.
+In {settings.weights} it takes {written.size / 1e6:,.1f} MB, the dense model
 {written.base_size / 1e6:,.1f} MB. {note.strip()}
 
-## How it was made
+## Method
 
 {_making_table(facts, made, licence)}
 
-## What it lost
+## Loss
 
 {_loss_section(facts)}
 
-Nothing else was measured: other tasks, other languages and safety may have suffered otherwise.
+Nothing else was measured: other tasks, other languages and safety may have suffered more.
 
-## How it is loaded
+## Usage
 
 {usage}
 
-Proven: {proof.runtime} {proof.version}, in a fresh process without network and without remote code: the logits of
-{proof.n_logits} passages differ by at most {proof.logit_difference:.1e} from those of the model in memory, and
-{proof.n_meant} of {proof.n_verdicts} passages are answered as by it ({proof.n_run} as in the run).
+{proof_words(proof)} It had no network and ran no remote code.
 
-## How it is made again
+## Reproduction
 
-`{RECIPE}` beside this file holds every setting, the kept channels of each block, the identities of the base and of the
-texts, and the versions. From the same base and text SparseDash makes the same weights again, to the bit on the same
-machine."""
+`{RECIPE}` holds every setting, the kept channels of each block, the identities of the base and of the texts, and the
+versions. From the same base and text SparseDash rebuilds the same weights, bit for bit on the same machine."""
     # Parsed by the hub's own class: metadata that cannot be read raises here.
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}\n"))
 
@@ -213,14 +211,14 @@ def _making_table(facts: CardFacts, made: Pruned, licence: str) -> str:
     rows = {
         "Base": _code(public_model(facts.sparse)),
         "Revision": _code(facts.sparse.model_identity),
-        "Type of the base's file": facts.source.source_type,
+        "Quantisation of the base": facts.source.source_type,
         "Licence of the base": _code(licence) if licence else _UNKNOWN,
         "Method": f"{presets.method_name(method)}: {', '.join(choices)}",
-        "Asked for": f"{made.sparsity_permille / 10:g} %",
+        "Sparsity asked for": f"{made.sparsity_permille / 10:g} %",
         "Widths": f"{widths} of {whole}{' in every block' if one_width(kept) else ', block by block'}",
         "In the files": facts.written.layout,
         "Calibration": calibration if method.reads_text else "none: the method reads no text",
-        "Computed in": facts.sparse.dtype,
+        "Number format": facts.sparse.dtype,
     }
     return _table(("", ""), [row for row in rows.items() if row[1]])
 
@@ -235,13 +233,15 @@ def _loss_section(facts: CardFacts) -> str:
         ("last word right", *right, f"{change} points", accuracy or "none"),
         ("word perplexity", *(wording.perplexity(record.word_perplexity) for record in models), times, perplexity),
     ]
-    sentences = " ".join(verdicts.model_verdict("The sparse model", found, facts.tolerance))
-    test = "a test that holds although it stopped early" if pairs.anytime else "exact McNemar"
-    return f"""**{verdicts.verdict_sign(found)}**: {sentences}
+    limits = verdicts.limits_sentence(found, facts.tolerance)
+    test = "valid under early stopping" if pairs.anytime else "exact McNemar"
+    return f"""**{verdicts.verdict_sign(found)}**{verdicts.accuracy_open(found)}. {limits}
 
-Both models answered the same {pairs.n_passages:,} passages of {_code(public_name(facts.sparse.corpus))}.
-{verdicts.flip_words(pairs)} Of equal accuracy: {wording.p_value(judged.p_value)} ({test}). Where a run has several
-sparse models, p and the levels of the intervals allow for all of them.
+{wording.first_upper(verdicts.loss_words(found))}.
+
+Both models were evaluated on the same {pairs.n_passages:,} passages of {_code(public_name(facts.sparse.corpus))}.
+{verdicts.flip_words(pairs)} Equal accuracy: {wording.p_value(judged.p_value)} ({test}). p and the levels of the
+intervals allow for every sparse model of the run.
 
 {_table(("", "dense", "sparse", "change", "interval of the change (level)"), rows)}"""
 

@@ -60,7 +60,7 @@ def require_llama_cpp() -> None:
     """Raise SettingsError where llama.cpp is not installed: no GGUF file is exported without a proof."""
     if not find_spec("llama_cpp_py_sync"):
         advice = "A GGUF file is proven by llama.cpp, which is not installed. Run: pip install -r requirements-gguf.txt"
-        raise SettingsError("form", "gguf", "uniform, padded, masked", advice)
+        raise SettingsError("form", "gguf", "one of uniform, padded, masked", advice)
 
 
 def prove_files(
@@ -80,7 +80,7 @@ def prove_files(
     place = {index: row for row, index in enumerate(passages.indices)}
     rows = [place[outcome.index] for outcome in outcomes]
     questions = questions_of(loaded, [(passages.contexts[row], passages.targets[row]) for row in rows])
-    step = Step("prove", 0, 2 * len(questions), message="Asking the model in memory")
+    step = Step("prove", 0, 2 * len(questions), message="Evaluating the model in memory")
     on_step(step)
     is_rounded, is_gguf = settings.weights not in (loaded.dtype, "float32"), what.is_file()
     assert made.sparse is not None
@@ -107,8 +107,8 @@ def prove_files(
     )
     faults = {
         f"stock code finds tensors missing or left over: {', '.join(found['holes'][:5])}": found["holes"],
-        "its tokenizer reads the passages otherwise": not found["same_tokens"],
-        "it needed this program's own code": found["ours"],
+        "its tokenizer reads the passages differently": not found["same_tokens"],
+        "it needed SparseDash's code": found["ours"],
         f"logits differ by up to {proof.logit_difference:.2g} ({proof.logit_allowed:g} is allowed), and "
         f"{proof.n_meant} of {proof.n_verdicts} passages are answered as meant, {proof.n_run} as in the run": (
             not proof.holds
@@ -148,14 +148,16 @@ def _run_program(
             try:
                 while process.poll() is None:
                     n_answered = count.stat().st_size if count.exists() else 0
-                    on_step(Step("prove", len(questions) + n_answered, 2 * len(questions), message="Asking the files"))
+                    on_step(
+                        Step("prove", len(questions) + n_answered, 2 * len(questions), message="Evaluating the files")
+                    )
                     with suppress(subprocess.TimeoutExpired):
                         process.wait(timeout=_LOOK_S)
             finally:
                 process.kill()
         if process.returncode != 0:
             lines = (Path(place) / "log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
-            reason = f"it ended with {process.returncode}: {lines[-1][:300] if lines else 'it said nothing'}"
+            reason = f"exit code {process.returncode}: {lines[-1][:300] if lines else 'no output'}"
             raise ExportError(f"A fresh process could not load the files: {reason}.", _ADVICE)
         # In memory, since the files are deleted.
         return json.loads(answers.read_text(encoding="utf-8")), load(Path(f"{answers}.safetensors").read_bytes())

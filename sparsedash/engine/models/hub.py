@@ -114,7 +114,7 @@ def _refusal(reference: str, error: Exception) -> ModelError:
         usual = "Try again later" if status >= HTTPStatus.INTERNAL_SERVER_ERROR else "Check the spelling"
         answer = f"{status} {responses.get(status, '')}".strip()
         advice = f"{_ADVICE.get(status, usual)}, {_OTHERWISE}"
-        return ModelError(f"The hub does not give {reference} to this machine (it answered {answer}).", advice)
+        return ModelError(f"The hub refused {reference} (it answered {answer}).", advice)
     if isinstance(error, LocalEntryNotFoundError):
         return _out_of_reach(reference)
     advice = "Start again: the files that have arrived are kept."

@@ -115,7 +115,7 @@ class Streamed:
             storage = _new_mapping(self._scratch, tensor.nbytes)
         except OSError as error:
             reason = f"{error.strerror}. {free_in_words(error, self._scratch)}".strip()
-            message = f"What does not fit into memory could not be put aside: {reason}"
+            message = f"Data that does not fit into memory could not be written: {reason}"
             raise ModelError(message, "Free some space.") from error
         held: Tensor = torch.empty(0, dtype=tensor.dtype).set_(storage, 0, tensor.shape)  # type: ignore[call-overload]
         held.copy_(tensor)

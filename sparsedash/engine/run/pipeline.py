@@ -148,8 +148,8 @@ def _check_run(run: RunContext) -> None:
         n_sequences = len(run.expected_lengths) if needs_fisher(asked) else 0
         needed = kept_bytes([mlp.width for mlp in mlps], len(out_weight(mlps[0])), asked, n_sequences)
         if needed > room:
-            sizes = f"{needed / 2**30:.1f} GB, and there is room for {room / 2**30:.1f} GB"
-            raise StoreError(f"What the calibration leaves takes {sizes}.", MORE_ROOM)
+            sizes = f"{needed / 2**30:.1f} GB; the limit is {room / 2**30:.1f} GB"
+            raise StoreError(f"The calibration data takes {sizes}.", MORE_ROOM)
     for calibration in calibrations:
         run.warn_of_calibration(calibration)
 
@@ -221,7 +221,7 @@ def sparse_record(
 
 
 _NOT_CONTINUED = (
-    "The prompts were not continued: the weights stay in their files, and every token would read all of them again. "
+    "The prompts were not continued: the weights are streamed, and every token would read all of them again. "
     "The Compare page continues a prompt on request."
 )
 

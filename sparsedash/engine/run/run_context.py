@@ -26,7 +26,7 @@ from sparsedash.engine.texts.corpora import Texts, calibration_sequences, read_t
 from sparsedash.engine.texts.generation import generate_texts
 from sparsedash.schema import store_keys
 from sparsedash.schema.method_settings import MethodSettings
-from sparsedash.schema.progress import OnStep, Stage, Step
+from sparsedash.schema.progress import OnStep, Stage, Step, begin_parts
 from sparsedash.schema.records import Passages, Record, about_artefact
 from sparsedash.schema.settings import BUILTIN_TEXT, SELF, RunSettings
 from sparsedash.schema.store_keys import (
@@ -140,10 +140,7 @@ class RunContext:
         with self.log.timed("load"):
             unpacked = ", which is unpacked the first time" if is_gguf(reference) else ""
             step = Step("load", 0, 1, message=f"Finding {reference}{unpacked}")
-            self.log.on_step(step)
-            found = locate_model(
-                reference, self.store, lambda done, total: self.log.on_step(replace(step, done=done, total=total))
-            )
+            found = locate_model(reference, self.store, begin_parts(step, self.log.on_step))
         self.store.remember(store_keys.model_identity_note(reference, fingerprint(reference)), found.identity)
         return found
 
@@ -213,7 +210,7 @@ class RunContext:
         if repeated := n_texts - found:
             self.log.warn(f"{repeated:,} of {n_texts:,} passages repeat an earlier one and are left out.")
         if asked is not None and found < asked:
-            self.log.warn(f"The text has {found:,} passages, not the {asked:,} that were asked for; all are answered.")
+            self.log.warn(f"The text has {found:,} passages, fewer than the {asked:,} asked for; all are evaluated.")
 
     def calibration(self, method: MethodSettings) -> Calibration:
         """The calibration on the text that this method reads."""
@@ -242,7 +239,7 @@ class RunContext:
                 self.store.remember(note, found)
             if found != "0":
                 self.log.warn(
-                    f"{int(found):,} of {len(self.passages.indices):,} passages also stand in the calibration text: "
+                    f"{int(found):,} of {len(self.passages.indices):,} passages also occur in the calibration text: "
                     "the measured loss may be too small. Calibrate on other text."
                 )
         self.log.warn(self.store.recall(store_keys.calibration_warning_note(calibration.keys.statistics)))

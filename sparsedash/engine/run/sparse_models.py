@@ -39,7 +39,7 @@ from sparsedash.storage.store import Store
 
 T = TypeVar("T")
 
-MORE_ROOM = "Allow it more room on the settings page, or with SPARSEDASH_ARTEFACT_GB."
+MORE_ROOM = "Raise the limit on the settings page or by SPARSEDASH_ARTEFACT_GB."
 
 _BITS = {2: torch.int16, 4: torch.int32}
 """Integers as wide as a weight: of a zero all bits are zero."""
@@ -227,7 +227,7 @@ def make_blocks(
             except CacheEvicted as gone:
                 if str(gone) in lost:
                     # It was computed again just now, and pushed out again.
-                    raise StoreError("What was calibrated does not fit into the store.", MORE_ROOM) from None
+                    raise StoreError("The calibration data does not fit into the store.", MORE_ROOM) from None
                 lost.add(str(gone))
 
 
@@ -351,7 +351,7 @@ def rebuild_model(record: Record, store: Store, on_step: OnStep, shelf: ModelShe
         settings = replace(settings, calibration=record.pruned.calibration, methods=(record.pruned.method,))
     run = RunContext(settings, store, on_step, shelf)
     if run.identity != record.model_identity:
-        raise JobError(f"{record.model} is not what it was when this result was made.", "Run it again.")
+        raise JobError(f"{record.model} has changed since this result was computed.", "Run it again.")
     if record.pruned is None:
         return RebuiltModel(source=run.source, loaded=run.loaded, sparse=None)
     method = record.pruned.method

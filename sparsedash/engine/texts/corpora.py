@@ -130,7 +130,7 @@ def _read_hub(name: str, corpus: HubCorpus) -> list[str]:
 def _hub_problem(name: str, corpus: HubCorpus, error: Exception, *, n_texts: int, offline: bool) -> CorpusError:
     reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
     if isinstance(error, ConnectionError | EOFError) and corpus.n_streamed is not None and not offline:
-        message = f"{name} broke off after {n_texts:,} of {corpus.n_streamed:,} texts: {reason}"
+        message = f"{name} ended after {n_texts:,} of {corpus.n_streamed:,} texts: {reason}"
         advice = "Nothing of it was kept. Start again when the hub answers."
     elif isinstance(error, ConnectionError):
         message = f"{name} is not in the local cache, and the hub cannot be reached."

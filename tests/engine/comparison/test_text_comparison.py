@@ -206,5 +206,5 @@ def test_the_places_are_the_text_again_of_a_long_one_only_the_end_and_characters
 def test_models_with_other_tokens_are_refused_in_words():
     loaded = tiny_loaded("llama")
     models = RecordModel(loaded), RecordModel(replace(loaded, tokenizer=tiny_tokenizer("<|end|> $A")))
-    with pytest.raises(JobError, match="cut this text into different tokens"):
+    with pytest.raises(JobError, match="tokenise this text differently"):
         text_comparison._measured(models, DivergenceSettings(left="l", right="r", text=PROMPT), ignore_steps)

@@ -68,7 +68,7 @@ def test_a_bfloat16_run_is_proven_by_what_its_file_holds(weights, most, n_allowe
 
 def test_a_base_of_safetensors_needs_a_dense_gguf_of_full_weights(gguf_of, finished_run, tmp_path):
     finished = finished_run(save_tiny(tmp_path / "tiny", "qwen2"))
-    with pytest.raises(SettingsError, match="dense GGUF: '' is not possible; allowed: a GGUF file of the dense model"):
+    with pytest.raises(SettingsError, match="Dense GGUF must be a GGUF file of the dense model"):
         exported(finished, 0, "gguf", tmp_path / "out")
     made = exported(finished, 0, "gguf", tmp_path / "out", dense_gguf=str(gguf_of("qwen2")))
     assert made.proof.logit_difference < 1e-4

@@ -99,7 +99,7 @@ def test_the_card_of_an_export_says_what_was_lost_as_the_pages_do(run, tmp_path)
         "20 passages",
         "p\u00a0=\u00a0",
         "Licence of the base | licence unknown",
-        "Proven: transformers",
+        "Proven by transformers",
     ):
         assert part in card.text
     assert "95 %" not in card.text and str(tmp_path.parent) not in str(card)

@@ -72,7 +72,7 @@ TOLD = {
     "owner/missing": ("There is no owner/missing on the hub, or it is private.", "HF_TOKEN"),
     "owner/gated": ("owner/gated is gated", "HF_TOKEN"),
     "owner/plain@v9": ("owner/plain has no revision 'v9'.", "after the @"),
-    401: ("does not give owner/plain to this machine (it answered 401 Unauthorized)", "HF_TOKEN"),
+    401: ("refused owner/plain (it answered 401 Unauthorized)", "HF_TOKEN"),
     404: ("(it answered 404 Not Found)", "Check the spelling"),
     429: ("(it answered 429 Too Many Requests)", "Try again in some minutes"),
     599: ("(it answered 599)", "Try again later"),

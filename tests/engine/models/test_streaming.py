@@ -138,7 +138,7 @@ def test_a_full_disk_is_an_error_in_words(streamed, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(residency, "_new_mapping", full)
-    with pytest.raises(ModelError, match="could not be put aside: No space left"):
+    with pytest.raises(ModelError, match="could not be written: No space left"):
         streamed.residency.hold(torch.ones(5000))
 
 

@@ -265,7 +265,7 @@ def test_a_store_too_small_for_the_statistics_is_refused_before_anything_is_comp
     # What is stored already needs no room.
     assert ran(settings, store).sparse == first.sparse
     monkeypatch.setattr(pipeline, "evaluate_together", must_not_run)
-    with pytest.raises(StoreError, match=r"takes .* GB, and there is room for"):
+    with pytest.raises(StoreError, match=r"takes .* GB; the limit is"):
         ran(one(settings), store)
 
 
@@ -312,9 +312,9 @@ def test_passages_that_repeat_or_stand_in_the_calibration_text_are_counted_in_wa
         evaluation=EvaluationSettings(corpus=f"file:{asked}", n_passages=500),
     )
     run = ran(settings, store)
-    assert "The text has 6 passages, not the 500 that were asked for; all are answered." in run.warnings
+    assert "The text has 6 passages, fewer than the 500 asked for; all are evaluated." in run.warnings
     assert "2 of 8 passages repeat an earlier one and are left out." in run.warnings
-    assert any(line.startswith("3 of 6 passages also stand in the calibration text") for line in run.warnings)
+    assert any(line.startswith("3 of 6 passages also occur in the calibration text") for line in run.warnings)
     assert store.get(Record, run.dense).last_word.total == 6
     assert ran(settings, store).warnings == run.warnings
 

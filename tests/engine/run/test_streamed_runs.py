@@ -209,10 +209,10 @@ def test_what_does_not_fit_into_memory_is_neither_rounded_on_export_nor_timed(pa
     settings = ExportSettings(
         dense=run.dense, sparse=run.sparse[0], form="padded", to=str(tmp_path / "rounded"), weights="bfloat16"
     )
-    with pytest.raises(ExportError, match="does not fit into the memory"):
+    with pytest.raises(ExportError, match="does not fit into memory"):
         export_model(settings, store, SHELF, ignore_steps)
     assert not (tmp_path / "rounded").exists()
-    with pytest.raises(JobError, match="what would be timed is its disk"):
+    with pytest.raises(JobError, match="a timing would measure the disk"):
         time_models(TimingSettings(dense=run.dense, sparse=run.sparse[0]), store, ModelPairCache(SHELF))
 
 

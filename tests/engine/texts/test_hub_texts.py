@@ -55,10 +55,10 @@ STREAMS = {"zst": "train/00.jsonl.zst", "gz": "en/c4-train.00000-of-01024.json.g
 
 
 HARMS = {
-    "breaks, zst": ("zst", DOCUMENTS, "breaks", r"broke off after [\d,]+ of 3,900 texts: .+"),
-    "breaks, gz": ("gz", DOCUMENTS, "breaks", r"broke off after [\d,]+ of 3,900 texts: .+"),
-    "cut off on the hub": ("gz", DOCUMENTS, "cut", "broke off after"),
-    "too short": ("gz", ["a page"] * 3, "", "broke off after 3 of 3,900 texts: there were no more"),
+    "breaks, zst": ("zst", DOCUMENTS, "breaks", r"ended after [\d,]+ of 3,900 texts: .+"),
+    "breaks, gz": ("gz", DOCUMENTS, "breaks", r"ended after [\d,]+ of 3,900 texts: .+"),
+    "cut off on the hub": ("gz", DOCUMENTS, "cut", "ended after"),
+    "too short": ("gz", ["a page"] * 3, "", "ended after 3 of 3,900 texts: there were no more"),
 }
 
 
