@@ -9,7 +9,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
-from typing import NewType
+from types import MappingProxyType
+from typing import NamedTuple, NewType
 
 from sparsedash.schema.errors import encodable
 
@@ -97,6 +98,14 @@ def paragraph(text: str, css: str = "") -> Html:
     return element("p", escape(text), css=css)
 
 
+class Cell(NamedTuple):
+    """A cell of a table under its head, and what the table's file has in its place, by column."""
+
+    head: str
+    text: str
+    values: Mapping[str, Value] = MappingProxyType({})
+
+
 @dataclass(frozen=True)
 class Table:
     """A table of text. name: what it is called for those who cannot see it, and as a file. caption: stands over it.
@@ -113,6 +122,16 @@ class Table:
     links: Sequence[Html] = ()
     data: Sequence[Mapping[str, Value]] = ()
     of: str = ""
+
+    @classmethod
+    def of_cells(
+        cls, name: str, caption: str, cells: Sequence[Sequence[Cell]], links: Sequence[Html] = (), of: str = ""
+    ) -> "Table":
+        """The table of these rows; a row may end early."""
+        head = [cell.head for cell in max(cells, key=len)]
+        rows = [[*(cell.text for cell in row), *[""] * (len(head) - len(row))] for row in cells]
+        data = [{column: value for cell in row for column, value in cell.values.items()} for row in cells]
+        return cls(name, caption, head, rows, links, data, of)
 
     @property
     def html(self) -> Html:

@@ -13,7 +13,7 @@ from sparsedash.reporting import verdicts, wording
 from sparsedash.reporting.charts.chart_style import LONGEST
 from sparsedash.reporting.charts.tradeoff_chart import SYMBOLS
 from sparsedash.reporting.charts.tradeoff_data import Measure, TradeoffData
-from sparsedash.reporting.html import Html, Table, Value, element, escape, join, visible
+from sparsedash.reporting.html import Cell, Html, Table, Value, element, escape, join, visible
 from sparsedash.reporting.job_status import STATES, job_request
 from sparsedash.reporting.record_pair import unique_names
 from sparsedash.reporting.run_results import Judged, RunResults, Weighed, headline_model
@@ -306,11 +306,10 @@ def overlay(found: Sequence[RunResults]) -> Overlay | None:
         element("li", element("b", escape(sign), css=f"sd-line-{i}"), escape(label))
         for i, (sign, label) in enumerate(zip(signs, lines, strict=True))
     )
-    rows = [[f"{label}, {sparsity_percent(each.permille)}", *verdicts.loss_cells(each)] for label, _, each in models]
-    data = [
-        {"model": label, "sparsity_percent": each.permille / 10, **verdicts.loss_values(each)}
-        for label, _, each in models
-    ]
+    rows = []
+    for label, _, each in models:
+        named: dict[str, Value] = {"model": label, "sparsity_percent": each.permille / 10}
+        rows.append([Cell("Model", f"{label}, {sparsity_percent(each.permille)}", named), *verdicts.loss_cells(each)])
     caption = f"Each model against its own dense model, on the same passages. {_EACH}"
     return Overlay(
         tradeoff=replace(
@@ -329,7 +328,7 @@ def overlay(found: Sequence[RunResults]) -> Overlay | None:
         measures=[measure for measure in every if measure != "share right" or len(dense) == 1],
         models={each.record.key: run.comparisons[each.record.key] for _, run, each in models},
         legend=join() if fits else element("ul", *letters, css="sd-chart-key"),
-        numbers=Table("The numbers of these runs", caption, ["Model", *verdicts.LOSS_HEAD], rows, data=data),
+        numbers=Table.of_cells("The numbers of these runs", caption, rows),
         notes=[*notes, _EACH] if len(drawn) > 1 else notes,
     )
 

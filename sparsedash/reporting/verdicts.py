@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from math import exp, isinf
 
 from sparsedash.reporting import wording
-from sparsedash.reporting.html import Table, Value, element, escape
+from sparsedash.reporting.html import Cell, Table, Value, element, escape
 from sparsedash.reporting.run_results import Judged, RunResults
 from sparsedash.reporting.wording import MINUS, NBSP, percent, plural, quantity
 from sparsedash.schema.records import LARGEST_LOSS, Record
@@ -169,19 +169,24 @@ def _level_words(level: float) -> str:
     return f"{shown}{NBSP}%"
 
 
-LOSS_HEAD = ["Change, points", "Interval", "p", "Broke", "Fixed", "Times dense", "Interval", "Verdict"]
-
-
-def loss_cells(judged: Judged) -> list[str]:
-    """The cells under LOSS_HEAD; blank for dense."""
+def loss_cells(judged: Judged) -> list[Cell]:
+    """The loss of a sparse model with its verdict; none for dense."""
     if judged.record.pruned is None:
-        return [""] * len(LOSS_HEAD)
+        return []
     compared, lost, accuracy = judged.comparison, judged.verdict.perplexity, judged.verdict.accuracy
     points = f"{loss_interval(accuracy)}{_level(accuracy)}" if accuracy else ""
     times = f"{loss_interval(lost)} ×{_level(lost)}" if loss_interval(lost) else "none"
-    changed = [wording.signed_points(compared.difference), points, wording.p_number(judged.p_value)]
-    flips = [f"{compared.broke:,}", f"{compared.mended:,}"]
-    return [*changed, *flips, loss_value(lost), times, verdict_sign(judged.verdict)]
+    change, values = compared.difference, verdict_values(judged.verdict)
+    return [
+        Cell("Change, points", wording.signed_points(change), {**values, "change_points": 100 * change}),
+        Cell("Interval", points),
+        Cell("p", wording.p_number(judged.p_value), {"p": judged.p_value}),
+        Cell("Broke", f"{compared.broke:,}", {"broke": compared.broke}),
+        Cell("Fixed", f"{compared.mended:,}", {"fixed": compared.mended}),
+        Cell("Times dense", loss_value(lost)),
+        Cell("Interval", times),
+        Cell("Verdict", verdict_sign(judged.verdict)),
+    ]
 
 
 def finite_ratio(nats: float) -> float | None:
@@ -198,15 +203,6 @@ def verdict_values(found: ToleranceVerdict) -> dict[str, Value]:
     ends_named = ("", "_low", "_high", "_level_percent")
     names = [f"{name}{end}" for name in ("change_points", "perplexity_ratio") for end in ends_named]
     return {**dict(zip(names, [*values, *ratios, 100 * lost.level], strict=True)), "verdict": found.verdict}
-
-
-def loss_values(judged: Judged) -> dict[str, Value]:
-    """The numbers of LOSS_HEAD for a file; none for dense."""
-    if judged.record.pruned is None:
-        return {}
-    compared = judged.comparison
-    flips: dict[str, Value] = {"p": judged.p_value, "broke": compared.broke, "fixed": compared.mended}
-    return {**verdict_values(judged.verdict), "change_points": 100 * compared.difference, **flips}
 
 
 def _level(lost: Loss) -> str:
@@ -226,37 +222,31 @@ def numbers_table(found: RunResults, comparisons: Mapping[str, str] | None = Non
     """
     addresses, total = comparisons or {}, found.dense.last_word.total
     gone = "removed" if all(m.takes_channels for m in found.run.settings.methods) else "removed or zero"
-    head = ["Model", f"MLP {gone}", f"Linear weights {gone}", f"Right of {total:,}", "Accuracy", "95 % interval"]
-    rows, links, data = [], [], list[dict[str, Value]]()
+    rows, links = [], []
     for judged in found.models:
         record, name, score = judged.record, found.names[judged.record.key], judged.record.last_word
-        pruned = record.pruned
-        shares = [percent(pruned.mlp_sparsity), percent(pruned.matmul_ratio)] if pruned else ["0", "0"]
+        shares = (record.pruned.mlp_sparsity, record.pruned.matmul_ratio) if record.pruned else (0.0, 0.0)
+        mlp, linear = map(percent, shares) if record.pruned else ("0", "0")
         right = f"{score.right:,}" if score.total == total else f"{score.right:,} of {score.total:,}"
         low, high = accuracy_interval(record)
-        accuracy = [percent(score.accuracy), wording.interval((low, high))]
-        rows.append([name, *shares, right, *accuracy, wording.perplexity(record.word_perplexity), *loss_cells(judged)])
-        data.append(
-            {
-                "model": name,
-                "mlp_sparsity_percent": 100 * pruned.mlp_sparsity if pruned else 0.0,
-                "linear_sparsity_percent": 100 * pruned.matmul_ratio if pruned else 0.0,
-                "right": score.right,
-                "passages": score.total,
-                "accuracy_percent": 100 * score.accuracy,
-                "accuracy_percent_low": 100 * low,
-                "accuracy_percent_high": 100 * high,
-                "word_perplexity": record.word_perplexity,
-                **loss_values(judged),
-            }
+        ends = {"accuracy_percent_low": 100 * low, "accuracy_percent_high": 100 * high}
+        perplexity = record.word_perplexity
+        rows.append(
+            [
+                Cell("Model", name, {"model": name}),
+                Cell(f"MLP {gone}", mlp, {"mlp_sparsity_percent": 100 * shares[0]}),
+                Cell(f"Linear weights {gone}", linear, {"linear_sparsity_percent": 100 * shares[1]}),
+                Cell(f"Right of {total:,}", right, {"right": score.right, "passages": score.total}),
+                Cell("Accuracy", percent(score.accuracy), {"accuracy_percent": 100 * score.accuracy}),
+                Cell("95 % interval", wording.interval((low, high)), ends),
+                Cell("Word perplexity", wording.perplexity(perplexity), {"word_perplexity": perplexity}),
+                *loss_cells(judged),
+            ]
         )
         address = addresses.get(record.key, "")
         link = element("a", escape(name), href=address, aria_label=f"{name} against dense")
         links.append(link if address else escape(name))
-    head += ["Word perplexity", *LOSS_HEAD]
-    return Table(
-        "The numbers of this run", _numbers_caption(found), head, rows, links, data, wording.file_stem(found.run)
-    )
+    return Table.of_cells("The numbers of this run", _numbers_caption(found), rows, links, wording.file_stem(found.run))
 
 
 def _numbers_caption(found: RunResults) -> str:

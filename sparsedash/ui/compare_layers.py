@@ -9,7 +9,7 @@ from sparsedash.reporting import wording
 from sparsedash.reporting.charts.bar_charts import layers_chart, relative_to_median
 from sparsedash.reporting.charts.chart_style import theme_switch_css
 from sparsedash.reporting.deployment import block_shapes, shapes_table
-from sparsedash.reporting.html import Html, Table, card, cards, file_name
+from sparsedash.reporting.html import Cell, Html, Table, card, cards, file_name
 from sparsedash.reporting.run_answer import missing_records, run_ending
 from sparsedash.reporting.run_results import run_results
 from sparsedash.schema.records import Pruned, Record, Run
@@ -106,39 +106,33 @@ def _basis(record: Record, made: Pruned) -> str:
 
 def _layers_table(made: Pruned, stem: str) -> Table:
     """Every layer with all that is known of it."""
-    sensitivities = relative_to_median(made.sensitivities)
-    recovered = [
-        wording.percent(1 - fitted / without, 0) if without > 0 else ""
-        for without, fitted in zip(made.lost_without, made.layer_errors, strict=False)
-    ]
-    found = {name: [wording.percent(error) for error in getattr(made, field)] for name, field in _LOSSES.items()}
-    found["Recovered by compensation"] = recovered
-    found["Sensitivity"] = [f"{value:.2f}{wording.NBSP}×" for value in sensitivities]
-    columns = {name: cells for name, cells in found.items() if cells}
-    rows = [
-        [str(i + 1), f"{width:,} of {dense:,}", wording.percent(1 - width / dense), *(c[i] for c in columns.values())]
-        for i, (width, dense) in enumerate(zip(made.widths, made.dense_widths, strict=True))
-    ]
-    numbers = {f"{name.lower().replace(' ', '_').replace('-', '_')}_percent": field for name, field in _LOSSES.items()}
-    data = [
-        {
-            "layer": i + 1,
-            "channels_kept": width,
-            "channels_dense": dense,
-            "removed_percent": 100 * (1 - width / dense),
-            **{name: 100 * values[i] for name, field in numbers.items() if (values := getattr(made, field))},
-            **({"sensitivity_ratio": sensitivities[i]} if sensitivities else {}),
-        }
-        for i, (width, dense) in enumerate(zip(made.widths, made.dense_widths, strict=True))
-    ]
+    sensitivities, rows = relative_to_median(made.sensitivities), list[list[Cell]]()
+    losses = {name: found for name, field in _LOSSES.items() if (found := getattr(made, field))}
+    for i, (width, dense) in enumerate(zip(made.widths, made.dense_widths, strict=True)):
+        kept, removed = f"{width:,} of {dense:,}", 1 - width / dense
+        row = [
+            Cell("Layer", str(i + 1), {"layer": i + 1}),
+            Cell("Channels kept", kept, {"channels_kept": width, "channels_dense": dense}),
+            Cell("Removed", wording.percent(removed), {"removed_percent": 100 * removed}),
+        ]
+        for name, found in losses.items():
+            column = f"{name.lower().replace(' ', '_').replace('-', '_')}_percent"
+            row.append(Cell(name, wording.percent(found[i]), {column: 100 * found[i]}))
+        if made.lost_without and made.layer_errors:
+            without, fitted = made.lost_without[i], made.layer_errors[i]
+            row.append(
+                Cell("Recovered by compensation", wording.percent(1 - fitted / without, 0) if without > 0 else "")
+            )
+        if sensitivities:
+            ratio = sensitivities[i]
+            row.append(Cell("Sensitivity", f"{ratio:.2f}{wording.NBSP}×", {"sensitivity_ratio": ratio}))
+        rows.append(row)
     of_what = "the MLP's" if made.method.takes_channels else "the projections'"
     caption = (
         f"Lost: squared error of {of_what} output, as a share of the dense output's, tokens weighted as in "
         "calibration. Sensitivity: loss of the model for one unit of that error, as a multiple of the median layer's."
     )
-    return Table(
-        "The layers of this model", caption, ["Layer", "Channels kept", "Removed", *columns], rows, (), data, stem
-    )
+    return Table.of_cells("The layers of this model", caption, rows, of=stem)
 
 
 def _numbers(made: Pruned) -> list[Html]:

@@ -2,15 +2,12 @@
 
 from sparsedash.catalog import published_results
 from sparsedash.reporting import wording
-from sparsedash.reporting.html import Table, Value, element, escape, fact_list, widget_label
+from sparsedash.reporting.html import Cell, Table, element, escape, fact_list, widget_label
 from sparsedash.service import reproduction
 from sparsedash.service.backend import Backend
 from sparsedash.ui import address_bar, frame
 from sparsedash.ui.form_address import form_address
 
-_HEAD = ["Model", "Calibration", "Format", "Dense", "Sparse", "95 % interval", "Change, points"]
-_HEAD += ["95 % interval", "Stated drop"]
-_RATIO_HEAD = ["Weights removed", "of Linear weights, ours", "of all parameters, ours"]
 _FORMATS = {"float32": "FP32", "bfloat16": "BF16"}
 _CAPTION = (
     "Accuracy of {what}, {passages:,} passages. Intervals are ours: Wilson's for the sparse accuracy, Newcombe's for "
@@ -39,15 +36,14 @@ def show_summary() -> None:
 def show_tables() -> None:
     """Draw the two published tables, with our intervals and ratios."""
     tables = (
-        ("Last token, LAMBADA", "the last token", published_results.LAST_TOKEN, _HEAD + _RATIO_HEAD),
-        ("Last word, LAMBADA in OpenAI's variant", "the last word", published_results.LAST_WORD, _HEAD),
+        ("Last token, LAMBADA", "the last token", published_results.LAST_TOKEN),
+        ("Last word, LAMBADA in OpenAI's variant", "the last word", published_results.LAST_WORD),
     )
-    for title, what, rows, head in tables:
+    for title, what, rows in tables:
         frame.section(title)
         n = rows[0].n_passages
         caption = _CAPTION.format(what=what, passages=n, one=100 / n)
-        cells = [_cells(row)[: len(head)] for row in rows]
-        frame.show_table(Table(f"Published accuracies of {what}", caption, head, cells, data=[*map(_values, rows)]))
+        frame.show_table(Table.of_cells(f"Published accuracies of {what}", caption, [*map(_cells, rows)]))
 
 
 def show_row(backend: Backend) -> None:
@@ -69,44 +65,36 @@ def show_row(backend: Backend) -> None:
     )
 
 
-def _cells(row: published_results.PublishedRow) -> list[str]:
+def _cells(row: published_results.PublishedRow) -> list[Cell]:
     found, ratio = reproduction.published_interval(row), reproduction.removed_ratio(row)
-    stated = f"{_points(row.drop_percent / 100)}{wording.NBSP}%"
-    ratios = (ratio.published, ratio.of_matmul, ratio.of_parameters) if ratio else ()
-    return [
-        f"{_model(row)}, {wording.sparsity_percent(row.sparsity_permille)}",
-        row.calibration,
-        _FORMATS[row.dtype],
-        wording.percent(row.dense, 2),
-        wording.percent(row.sparse, 2),
-        wording.interval(found.sparse),
-        _points(found.difference),
-        " to ".join(map(_points, found.interval)),
-        stated if row.drop_follows else f"{stated}{wording.NBSP}*",
-        *([f"{value:.4f}" for value in ratios] or ["", "", ""]),
+    model, sparsity = f"{_model(row)}, {wording.sparsity_percent(row.sparsity_permille)}", row.sparsity_permille / 10
+    (sparse_low, sparse_high), (low, high) = ([100 * end for end in ends] for ends in (found.sparse, found.interval))
+    stated = f"{_points(row.drop_percent / 100)}{wording.NBSP}%{'' if row.drop_follows else f'{wording.NBSP}*'}"
+    cells = [
+        Cell("Model", model, {"model": row.model, "sparsity_percent": sparsity}),
+        Cell("Calibration", row.calibration, {"calibration": row.calibration}),
+        Cell("Format", _FORMATS[row.dtype], {"format": row.dtype, "passages": row.n_passages}),
+        Cell("Dense", wording.percent(row.dense, 2), {"dense_accuracy_percent": 100 * row.dense}),
+        Cell("Sparse", wording.percent(row.sparse, 2), {"sparse_accuracy_percent": 100 * row.sparse}),
+        Cell(
+            "95 % interval",
+            wording.interval(found.sparse),
+            {"sparse_accuracy_percent_low": sparse_low, "sparse_accuracy_percent_high": sparse_high},
+        ),
+        Cell("Change, points", _points(found.difference), {"change_points": 100 * found.difference}),
+        Cell(
+            "95 % interval",
+            " to ".join(map(_points, found.interval)),
+            {"change_points_low": low, "change_points_high": high},
+        ),
+        Cell("Stated drop", stated, {"stated_drop_percent": row.drop_percent, "stated_drop_follows": row.drop_follows}),
     ]
-
-
-def _values(row: published_results.PublishedRow) -> dict[str, Value]:
-    """The row of the downloaded table."""
-    found, ratio = reproduction.published_interval(row), reproduction.removed_ratio(row)
-    ends = ("", "_low", "_high")
-    sparse, change = (row.sparse, *found.sparse), (found.difference, *found.interval)
-    return {
-        "model": row.model,
-        "sparsity_percent": row.sparsity_permille / 10,
-        "calibration": row.calibration,
-        "format": row.dtype,
-        "passages": row.n_passages,
-        "dense_accuracy_percent": 100 * row.dense,
-        **{f"sparse_accuracy_percent{end}": 100 * share for end, share in zip(ends, sparse, strict=True)},
-        **{f"change_points{end}": 100 * share for end, share in zip(ends, change, strict=True)},
-        "stated_drop_percent": row.drop_percent,
-        "stated_drop_follows": row.drop_follows,
-        "removed_share_published": ratio and ratio.published,
-        "removed_share_of_linear": ratio and ratio.of_matmul,
-        "removed_share_of_all": ratio and ratio.of_parameters,
-    }
+    removed = (
+        ("Weights removed", "removed_share_published", ratio and ratio.published),
+        ("of Linear weights, ours", "removed_share_of_linear", ratio and ratio.of_matmul),
+        ("of all parameters, ours", "removed_share_of_all", ratio and ratio.of_parameters),
+    )
+    return [*cells, *(Cell(head, f"{value:.4f}", {name: value}) for head, name, value in removed if value is not None)]
 
 
 def _facts(backend: Backend, row: published_results.PublishedRow) -> list[tuple[str, str]]:

@@ -111,7 +111,7 @@ def test_a_full_disk_is_told_with_the_folder_and_what_is_free(error, tmp_path):
     assert re.search(rf"[\d,]+ MB are free for {tmp_path}", text)
     assert advice.startswith("Free some space. Finished models are kept")
     elsewhere = OSError(errno.ENOSPC, "No space left", str(tmp_path / "file"))
-    assert f"where {tmp_path} lies" in describe_error(elsewhere, None, Path("/"))[0]
+    assert f"free for {tmp_path}" in describe_error(elsewhere, None, Path("/"))[0]
 
 
 def test_a_worker_with_a_nonsensical_variable_says_so_in_one_line(tmp_path):

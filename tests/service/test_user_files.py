@@ -89,7 +89,7 @@ def test_an_export_of_another_is_neither_seen_nor_deleted_and_a_shared_one_stays
     owners = house.backend._table.owners
     owners.add("k", "ada")
     assert bob.exports.listed() == []
-    with pytest.raises(ExportError, match="somebody else"):
+    with pytest.raises(ExportError, match="another user"):
         bob.exports.drop("k")
     owners.add("k", "bob")
     ada.exports.drop("k")

@@ -226,7 +226,7 @@ def _making_table(facts: CardFacts, made: Pruned, licence: str) -> str:
 def _loss_section(facts: CardFacts) -> str:
     models, judged = (facts.dense, facts.sparse), facts.judged
     pairs, found = judged.comparison, judged.verdict
-    change, accuracy, _, _, _, times, perplexity, _ = loss_cells(judged)
+    change, accuracy, _, _, _, times, perplexity, _ = (cell.text for cell in loss_cells(judged))
     scores = (record.last_word for record in models)
     right = [f"{100 * score.accuracy:.1f} % ({score.right} of {score.total})" for score in scores]
     rows = [

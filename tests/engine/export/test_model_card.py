@@ -90,7 +90,7 @@ def test_the_card_of_an_export_says_what_was_lost_as_the_pages_do(run, tmp_path)
     assert card.data.tags == ["pruned", "width-pruning"]
     assert card.data.base_model is None, "a folder of somebody's own is no model of the hub"
     assert card.data.license == "unknown"
-    change, accuracy, _, _, _, factor, interval, verdict = loss_cells(judged)
+    change, accuracy, _, _, _, factor, interval, verdict = (cell.text for cell in loss_cells(judged))
     for part in (
         f"| {factor} | {interval} |",
         f"| {change} points | {accuracy or 'none'} |",
