@@ -19,7 +19,7 @@ def show_data_folder() -> None:
         )
         with frame.row():
             frame.link("prune", "Prune a model")
-            frame.link("runs", "or open a run that was made elsewhere")
+            frame.link("runs", "or open a run from another machine")
     else:
         frame.show(cards([card(*each, css="") for each in words.holdings_cards(held)]))
         marks = backend.user_data.marks()

@@ -113,12 +113,12 @@ EVALUATION_CORPORA = (
 
 CALIBRATION_CORPORA = (
     CatalogEntry(
-        *(SELF, "Written by the model itself"),
+        *(SELF, "The model's own text"),
         "sampled from the dense model after short story openings; needs no data",
         *("the model's", "as requested", "generated on this machine, then kept"),
     ),
     CatalogEntry(
-        *(BUILTIN_TEXT, "Written by the built-in model (built in)"),
+        *(BUILTIN_TEXT, "Built-in text"),
         "stories SmolLM2 135M wrote in advance, so no time is spent generating",
         *("Apache-2.0", "150 kB", _SHIPPED),
     ),

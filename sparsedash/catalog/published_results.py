@@ -58,7 +58,7 @@ PUBLISHED_MODELS = (
         "llama-7b",
         2_004,
         5,
-        "decapoda-research/llama-7b-hf is gone from the hub; huggyllama/llama-7b is the usual stand-in.",
+        "decapoda-research/llama-7b-hf is no longer on the hub; huggyllama/llama-7b is the usual substitute.",
     ),
     PublishedModel("bigscience/bloom-1b7", "bigscience/bloom-1b7", "bloom-1b7", 2_004, 5, _OF_BLOOM),
     PublishedModel("bigscience/bloom-7b1", "bigscience/bloom-7b1", "bloom-7b1", 2_004, 5, _OF_BLOOM),
@@ -137,12 +137,12 @@ LAMBADA_TRAINING_TEXTS = 2_662
 
 _ASSUMED = {
     "lambada": (
-        "The published scripts calibrate on pile_10k alone, so that this row read as many texts is assumed. The "
-        f"training split of LAMBADA has fewer, {LAMBADA_TRAINING_TEXTS:,}, and all of them are read."
+        "The published scripts calibrate on pile_10k alone; the same number of texts is assumed here. The training "
+        f"split of LAMBADA has fewer, {LAMBADA_TRAINING_TEXTS:,}, and all of them are read."
     ),
     "the_pile": (
-        "The published scripts calibrate on pile_10k alone, so that this row read as many texts is assumed, and that "
-        "it read the first ones too. Parts of the Pile have left the hub since; those that are left are read."
+        "The published scripts calibrate on pile_10k alone; the same number of texts, and the first ones, are assumed "
+        "here. Parts of the Pile were withdrawn from the hub since; the rest is read."
     ),
 }
 """Assumptions about a row's calibration text, by its published name."""

@@ -48,8 +48,8 @@ class Scheduler:
             raise SettingsError(
                 SCHEDULER,
                 self.address,
-                "tls where the scheduler is not on this machine: whoever reaches one without certificates runs code on"
-                " every machine of the cluster",
+                "tls where the scheduler is not on this machine",
+                "Any client of one without certificates runs code on every machine of the cluster.",
             )
         for name, path in ((CA, self.ca), (CERTIFICATE, self.certificate), (KEY, self.key)):
             if path and not os.access(path, os.R_OK):

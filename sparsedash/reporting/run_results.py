@@ -1,10 +1,10 @@
-"""The results of a run: its records, their comparisons with dense, verdicts, and the best method."""
+"""The results of a run: its records, their comparisons with dense, verdicts, the best method, its prompts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from math import isinf
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar
 
 from sparsedash.catalog.published_results import LAST_WORD, PublishedRow, published_model
 from sparsedash.jobs.job import Job
@@ -322,6 +322,24 @@ def run_results(
         name=name,
         missing=missing,
     )
+
+
+class PromptTexts(NamedTuple):
+    """A prompt and its continuations. sparse: None where there is no such model yet, or its text is not stored."""
+
+    prompt: str
+    dense: str
+    sparse: str | None
+
+
+def prompt_texts(results: Results, found: RunResults) -> Iterator[PromptTexts]:
+    """Continuations of the run's prompts by dense and headline model; none of a prompt that dense has not continued."""
+    dense = found.dense.key
+    for prompt in found.run.settings.prompts:
+        asked = ContinuationSettings(left=dense, right=dense, prompt=prompt)
+        if (own := results.written(asked)) is not None:
+            sparse = found.headline and results.written(asked.by_one(found.headline.key))
+            yield PromptTexts(prompt, own.left, sparse.left if sparse else None)
 
 
 def judge(models: Sequence[Measured], tolerance: Tolerance, n_compared: int = 0) -> list[Judged]:

@@ -9,7 +9,6 @@ from typing import Any
 
 from sparsedash.reporting import deployment
 from sparsedash.reporting.run_answer import answer_figures
-from sparsedash.reporting.run_prompts import prompt_texts
 from sparsedash.reporting.run_reports import run_document
 from sparsedash.reporting.run_results import RunResults, StoredResults, run_results
 from sparsedash.reporting.wording import source_note
@@ -36,7 +35,7 @@ def run_command(arguments: argparse.Namespace) -> terminal.Work:
     found, document = stored_run_document(run, store, tolerance)
     terminal.print_warnings(run.warnings)
     summary = [document["sentence"], *answer_figures(found), document["next"], source_note(run.source_type)]
-    texts = terminal.prompt_lines(found, prompt_texts(StoredResults(store), found))
+    texts = terminal.prompt_lines(StoredResults(store), found)
     write([*terminal.run_table(document), "", *texts, *filter(None, summary), short_run_key(run)], document)
     beyond = any(sparse["verdict"]["verdict"] == "beyond" for sparse in document["sparse"])
     failed = arguments.fail_beyond and beyond

@@ -13,8 +13,7 @@ from typing import Any, NoReturn
 
 from sparsedash.catalog import presets
 from sparsedash.reporting import wording
-from sparsedash.reporting.run_prompts import PromptTexts
-from sparsedash.reporting.run_results import RunResults
+from sparsedash.reporting.run_results import Results, RunResults, prompt_texts
 from sparsedash.schema.errors import SparseDashError
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import STAGE_TITLES, STARTING, Step
@@ -112,10 +111,10 @@ def run_table(document: dict[str, Any]) -> Iterator[str]:
         yield "sparse models stopped once their difference was decided; verdicts account for that"
 
 
-def prompt_lines(found: RunResults, texts: Iterable[PromptTexts]) -> Iterator[str]:
+def prompt_lines(results: Results, found: RunResults) -> Iterator[str]:
     """The run's prompts, each with what the dense and the headline model write; an empty line after each."""
     name = found.names[found.headline.key] if found.headline else ""
-    for each in texts:
+    for each in prompt_texts(results, found):
         rows = [["  dense", one_line(each.dense.strip())], [f"  {name}", one_line((each.sparse or "").strip())]]
         yield from (one_line(each.prompt), *align_columns(rows[: 1 + (each.sparse is not None)]), "")
 

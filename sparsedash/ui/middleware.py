@@ -71,8 +71,8 @@ def _address_problem() -> str:
         return ""
     where = f"at {address}" if address else "at every address of this machine, since server.address names none"
     return (
-        f"It would listen {where}, and whoever reached it could read this user's files and delete every run: there is "
-        f"no login. Let it listen at 127.0.0.1, or name a file with a login in {VARIABLE}."
+        f"It would listen {where}, and every client could read this user's files and delete every run: there is no "
+        f"login. Let it listen at 127.0.0.1, or configure a login in the file named by {VARIABLE}."
     )
 
 

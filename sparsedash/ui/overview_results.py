@@ -12,8 +12,7 @@ from sparsedash.reporting import job_status, run_answer, verdicts, wording
 from sparsedash.reporting.charts.tradeoff_data import Measure
 from sparsedash.reporting.html import Html, card, cards, element, escape, file_name, paragraph, readable, widget_label
 from sparsedash.reporting.record_pair import DIVERGENCE_SIGN, mark_divergence
-from sparsedash.reporting.run_prompts import PromptTexts, prompt_texts
-from sparsedash.reporting.run_results import RunResults, live_model, run_results
+from sparsedash.reporting.run_results import PromptTexts, RunResults, live_model, prompt_texts, run_results
 from sparsedash.schema.pair_records import RunMark
 from sparsedash.schema.records import Run
 from sparsedash.service.backend import Backend

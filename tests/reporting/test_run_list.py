@@ -166,7 +166,7 @@ def overlaid_run(name="", dense="dense", n=None, **changes):
 @pytest.mark.parametrize(
     ("runs", "labels"),
     [
-        ([{}, {"calibration": WIKITEXT}], ["Written by the model itself, least-squares", "WikiText-2, least-squares"]),
+        ([{}, {"calibration": WIKITEXT}], ["The model's own text, least-squares", "WikiText-2, least-squares"]),
         ([{}, {"model": "owner/model", "dense": "d"}], ["SmolLM2 135M, least-squares", "model, least-squares"]),
         (
             [{"name": "Mine"}, {"name": "Two", "methods": (SETTINGS.methods[0], MAGNITUDE)}],

@@ -51,7 +51,7 @@ def test_the_empty_page_invites_and_the_limit_can_be_chosen_before_anything_is_t
     app = open_page("settings")
     said = words(app)
     assert said.startswith("The data folder holds nothing yet; ") and str(backend.data_dir) in said
-    assert {"Prune a model", "or open a run that was made elsewhere"} <= set(links(app)) and "By kind" not in said
+    assert {"Prune a model", "or open a run from another machine"} <= set(links(app)) and "By kind" not in said
     app.number_input(key="artefact-room").set_value(2.5)
     button(app, "Save").click().run()
     assert backend.housekeeping.holdings().room_bytes == 2.5 * 2**30
