@@ -126,7 +126,7 @@ def test_too_few_tokens_are_refused_and_few_are_told(loaded):
         few_tokens_warning(loaded, 3 * width, solves=True)
     assert "too few to refit" in (few_tokens_warning(loaded, 3 * width, solves=False) or "")
     for solves in (False, True):
-        assert "8 tokens a channel" in (few_tokens_warning(loaded, 8 * width, solves=solves) or "")
+        assert "8 calibration tokens per channel" in (few_tokens_warning(loaded, 8 * width, solves=solves) or "")
         assert few_tokens_warning(loaded, 24 * width, solves=solves) is None
 
 

@@ -79,7 +79,7 @@ def test_a_run_keeps_the_dense_record_and_one_for_every_sparsity(settings, known
 
 
 def test_a_second_sparsity_runs_no_calibration_and_repeats_its_warning(settings, known, no_calibration):
-    assert any("tokens a channel" in warning for warning in known.first.warnings)
+    assert any("tokens per channel" in warning for warning in known.first.warnings)
     no_calibration()
     run = ran(one(settings), known)
     assert pruned(known, run)[0].widths == (88, 88, 88)
