@@ -19,7 +19,7 @@ from sparsedash.reporting.charts.tradeoff_chart import (
 )
 from sparsedash.reporting.charts.tradeoff_data import Measure, TradeoffData
 from sparsedash.reporting.deployment import GAIN_PHASES, GAIN_TITLES, GainName, TimingOptions, run_gains, timing_request
-from sparsedash.reporting.html import Html, file_name, paragraph
+from sparsedash.reporting.html import Html, file_name, paragraph, widget_label
 from sparsedash.reporting.run_results import Judged, RunResults
 from sparsedash.schema.settings import Dtype
 from sparsedash.service.backend import Backend
@@ -80,7 +80,8 @@ def _caption(key: str, shown: str, caption: Sequence[str], more: Sequence[str]) 
     with st.container(key=f"caption-{key}", horizontal=True, vertical_alignment="top", gap="small"):
         frame.remark(*caption)
         # The style sheet shows a "?" in place of the label.
-        with st.popover(f"How to read this chart: {shown}", type="tertiary", key=f"help-{key}"):
+        label = widget_label(f"How to read this chart: {shown}")
+        with st.popover(label, type="tertiary", key=f"help-{key}"):
             frame.show(*(paragraph(text, css="sd-small") for text in more if text))
 
 

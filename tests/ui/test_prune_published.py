@@ -23,7 +23,7 @@ def test_the_page_counts_what_shows_a_difference_and_states_intervals_ratios_and
     assert "24.2 GB to fetch, 26.0 GB of statistics, within SPARSEDASH_ARTEFACT_GB" in said
     assert "at least 77.3 GB, 52.5 GB of it for calibration" in said
     assert "Time not known yet" in said
-    assert "huggyllama/llama-7b is the usual stand-in" in words(
+    assert "huggyllama/llama-7b is the usual substitute" in words(
         open_page("prune", view="published", row=LAST_TOKEN[5].name)
     )
 
