@@ -116,6 +116,7 @@ def _layers_table(made: Pruned, stem: str) -> Table:
     found = {name: [wording.percent(error) for error in getattr(made, field)] for name, field in _LOSSES.items()}
     found["Compensation bought back"] = bought_back
     found["Sensitivity"] = [f"{value:.2f}{wording.NBSP}×" for value in sensitivities]
+    found["Divergence alone, nats"] = [f"{value:.4f}" for value in made.alone]
     columns = {name: cells for name, cells in found.items() if cells}
     rows = [
         [str(i + 1), f"{width:,} of {dense:,}", wording.percent(1 - width / dense), *(c[i] for c in columns.values())]
@@ -130,6 +131,7 @@ def _layers_table(made: Pruned, stem: str) -> Table:
             "removed_percent": 100 * (1 - width / dense),
             **{name: 100 * values[i] for name, field in numbers.items() if (values := getattr(made, field))},
             **({"sensitivity_ratio": sensitivities[i]} if sensitivities else {}),
+            **({"divergence_alone_nats": made.alone[i]} if made.alone else {}),
         }
         for i, (width, dense) in enumerate(zip(made.widths, made.dense_widths, strict=True))
     ]
@@ -137,7 +139,7 @@ def _layers_table(made: Pruned, stem: str) -> Table:
     caption = (
         f"Lost: the squared size of what changed in {of_what} output, as a share of the dense output's, with each "
         "token weighted as in calibration. Sensitivity: what the model loses by one unit of error there, as a multiple "
-        "of the median layer's."
+        "of the median layer's. Divergence alone: KL of the next token from dense, had only this layer been cut."
     )
     return Table(
         "The layers of this model", caption, ["Layer", "Channels kept", "Removed", *columns], rows, (), data, stem
