@@ -7,7 +7,8 @@ Every method on equal tokens, for every model and calibration text. A method's *
 word, beyond the method that loses least with this model, text and sparsity. Its score is half its largest excess plus
 half its mean excess; the least score wins. Prints every loss with its 95 % interval and as a share of the published
 method's, and the scores; beside each, where the winner does worst against that method, with the paired interval. With
-`--keep` a run that was stopped goes on where it was.
+`--divergence file:wikitext.txt`, which may be repeated, also the KL divergence of the next token from dense on the
+beginning of that text. With `--keep` a run that was stopped goes on where it was.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from statistics import fmean
 from typing import get_args
 
 from sparsedash.catalog.presets import METHODS, method_name, method_named
+from sparsedash.schema.pair_records import DivergenceSettings
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Record
 from sparsedash.schema.settings import (
@@ -34,6 +36,9 @@ from sparsedash.storage.store import Store
 PUBLISHED = "retrain-free (published)"
 ALPHA = 0.05
 
+_PIECE, _CHARACTERS_A_TOKEN = 2000, 6
+"""Characters of a text that are read from its beginning on, and more than a token has."""
+
 
 def main():
     arguments = _parser().parse_args()
@@ -42,16 +47,19 @@ def main():
         losses = {}
         for text in arguments.calibration or [SELF]:
             for model in arguments.model or [BUILTIN_MODEL]:
-                found = _losses(_settings(arguments, model, text), store)
+                run, found = _losses(_settings(arguments, model, text), store)
                 for case, by_method in found.items():
-                    _print_case(case, by_method)
+                    _print_case(case, by_method, "passages, nats a word")
                 losses |= found
+                for judged in arguments.divergence or []:
+                    for case, by_method in _divergences(run, store, judged, arguments.tokens).items():
+                        _print_case(case, by_method, f"tokens of {Path(judged).name}, KL in nats a token")
         store.close()
     _print_scores(losses)
 
 
 def _losses(settings, store):
-    """By case (model, text, sparsity in per mille), by method: nats lost on every passage."""
+    """The run; by case (model, text, sparsity in per mille), by method: nats lost on every passage."""
     from sparsedash.engine.run import pipeline
 
     run = pipeline.run(settings, store, ignore_steps)
@@ -62,6 +70,24 @@ def _losses(settings, store):
         found = cases.setdefault((model, text, permille), {})
         sparse = _log_likelihoods(store.get(Record, key))
         found[method_name(method)] = [d - s for d, s in zip(dense, sparse, strict=True)]
+    return run, cases
+
+
+def _divergences(run, store, reference, n_tokens):
+    """By case, by method: the divergence from dense at every token of a text's beginning."""
+    from sparsedash.engine.comparison.model_pair import ModelPairCache
+    from sparsedash.engine.comparison.text_comparison import measure_divergence
+    from sparsedash.engine.models.loading import ModelShelf
+    from sparsedash.engine.texts.corpora import read_texts
+
+    texts = " ".join(read_texts(reference, store.folder).texts)[: _CHARACTERS_A_TOKEN * n_tokens]
+    pieces = [texts[start : start + _PIECE] for start in range(0, len(texts), _PIECE)]
+    model, text = Path(run.settings.model).name, Path(run.settings.calibration.corpus).name
+    cache, cases = ModelPairCache(ModelShelf()), {}
+    for (method, permille), key in zip(run.settings.points, run.sparse, strict=True):
+        asked = [DivergenceSettings(left=run.dense, right=key, text=piece) for piece in pieces if piece.strip()]
+        found = [place.nats for each in asked for place in measure_divergence(each, store, cache).places]
+        cases.setdefault((model, text, permille), {})[method_name(method)] = found[:n_tokens]
     return cases
 
 
@@ -87,9 +113,9 @@ def _log_likelihoods(record):
     return [outcome.log_likelihood for outcome in record.outcomes]
 
 
-def _print_case(case, found):
+def _print_case(case, found, unit):
     model, text, permille = case
-    print(f"\n{model}, calibrated on {text}, {permille / 10:g} %, {len(next(iter(found.values()))):,} passages")
+    print(f"\n{model}, calibrated on {text}, {permille / 10:g} %, {len(next(iter(found.values()))):,} {unit}")
     published = fmean(found[PUBLISHED]) if PUBLISHED in found else None
     for method, lost in sorted(found.items(), key=lambda one: fmean(one[1])):
         low, high = mean_interval(moments(lost), ALPHA)
@@ -132,6 +158,8 @@ def _parser():
     parser.add_argument("--packing", default="packed", choices=("packed", "documents"))
     parser.add_argument("--sparsity", default="10,20,30")
     parser.add_argument("--methods", help="names with commas between; all that remove channels where not given")
+    parser.add_argument("--divergence", action="append", help="text reference, may be repeated")
+    parser.add_argument("--tokens", type=int, default=2048, help="of each text of --divergence")
     parser.add_argument("--keep", help="data folder that keeps what was computed")
     return parser
 

@@ -42,6 +42,12 @@ METHODS = (
     ),
     Method("obs-by-sensitivity", "as best, but on the calibration text alone", _OBS),
     Method(
+        "least-squares-by-curves",
+        "least-squares, with the widths that lose least in all: the model's loss is measured layer by layer",
+        replace(_USUAL, allocation="curves"),
+    ),
+    Method("obs-by-curves", "obs with the widths of least-squares-by-curves", replace(_OBS, allocation="curves")),
+    Method(
         "obs-sequential",
         "obs-by-sensitivity, refitted once more block after block on the sparse model's own activations; three more "
         "passes over the text",

@@ -37,6 +37,11 @@ FISHER_BATCH_TOKENS, SENSITIVITY_BATCH_TOKENS = 1024, 512
 SENSITIVITY_TOKENS = 4096
 """Tokens that blocks' sensitivities are measured on."""
 
+CURVE_TOKENS, LEAST_CURVE_LENGTH = 512, 64
+"""Held-out tokens that curves are measured on, and the fewest of each sequence."""
+JUDGED_VALUES = 2**26
+"""Probabilities of the dense model that are kept for it: fewer tokens are judged where the vocabulary is large."""
+
 MOST_TEXTS, FEWEST_TEXTS = 128, 32
 CACHE_BYTES = 3 * 2**29
 """Texts that a model writes at once: the most, but no more than have room for their keys and values in this, or the
@@ -77,7 +82,13 @@ _MATRICES = 4
 """Float32 matrices of the widest MLP's inner width that solving holds at once."""
 
 Purpose = Literal[
-    "the text that the model writes", "calibration", "pruning", "the sequential refit", "the backward pass", "answering"
+    "the text that the model writes",
+    "calibration",
+    "the curves",
+    "pruning",
+    "the sequential refit",
+    "the backward pass",
+    "answering",
 ]
 
 
@@ -141,6 +152,7 @@ def least_memory(shape: ModelShape, settings: RunSettings, *, streamed: bool = F
         "calibration": streams + moments + waiting,
         "pruning": _MATRICES * 4 * m**2 * settings.solves + masked * n_at_once // n_blocks * itemsize + waiting,
         "the backward pass": _backward_bytes(shape, settings, n_at_once),
+        "the curves": _curve_bytes(shape, settings),
     }
     if any(method.compensation == "sequential" for method in settings.methods):
         beside["the sequential refit"] = 3 * streams + moments
@@ -183,6 +195,11 @@ def needs_fisher(settings: RunSettings) -> bool:
 def needs_sensitivity(settings: RunSettings) -> bool:
     """Whether one of the run's methods measures the sensitivity of each block."""
     return any(method.allocation == "sensitivity" for method in settings.methods)
+
+
+def judged_tokens(vocabulary: int) -> int:
+    """Most tokens at which a curve's loss is measured."""
+    return min(CURVE_TOKENS, max(64, JUDGED_VALUES // vocabulary))
 
 
 def gradient_bytes(widths: Sequence[int], settings: RunSettings, n_sequences: int) -> int:
@@ -259,6 +276,14 @@ def _backward_bytes(shape: ModelShape, settings: RunSettings, n_at_once: int) ->
     return max(fisher, sensitivity)
 
 
+def _curve_bytes(shape: ModelShape, settings: RunSettings) -> int:
+    """Of the versions of one MLP that go through the blocks together, and their scores beside the dense ones."""
+    levels = [method.curve_levels for method in settings.methods if method.uses("curve_levels")]
+    a_token = 4 * WEIGHT_BYTES[settings.dtype] * (max(shape.widths) + shape.hidden)
+    scores = 4 * 4 * shape.vocabulary * judged_tokens(shape.vocabulary)
+    return max(levels) * CURVE_TOKENS * a_token + scores if levels else 0
+
+
 def run_disk(shape: ModelShape, settings: RunSettings, n_passages: int, *, streamed: bool) -> RunDisk:
     """Bytes that a run takes in the data folder where nothing of it is stored. streamed: read block by block."""
     itemsize, calibration = WEIGHT_BYTES[settings.dtype], settings.calibration
@@ -325,6 +350,7 @@ _SMALLER: dict[Purpose, str] = {
     "answering": "fewer passages",
     "calibration": "fewer or shorter calibration samples",
     "pruning": "a method that refits nothing, such as wanda-channels",
+    "the curves": "a method without measured curves, such as least-squares",
     "the sequential refit": "fewer calibration samples, or least-squares instead of the sequential refit",
     "the backward pass": "a method without a backward pass, such as least-squares",
 }

@@ -250,7 +250,8 @@ def _rival(judged: Judged, difference: LikelihoodDifference) -> dict[str, Any]:
 def _sparse(judged: Judged, record: Record) -> dict[str, Any]:
     pairs, pruned = judged.comparison, record.pruned
     assert pruned is not None, "a sparse record says how it was pruned"
-    per_layer = ("widths", "layer_errors", "held_out_errors", "uncompensated_errors", "passage_errors", "sensitivities")
+    errors = ("layer_errors", "held_out_errors", "uncompensated_errors", "passage_errors")
+    per_layer = ("widths", *errors, "sensitivities", "alone")
     paired = {name: getattr(pairs, name) for name in ("broke", "mended", "p_value", "difference")}
     return {
         "method": asdict(pruned.method),

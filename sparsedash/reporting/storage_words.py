@@ -39,7 +39,7 @@ _KINDS: dict[HoldingKind, _Kind] = {
     "runs": _Kind("Runs and their answers", "run", "with their passages", _WITH_RUNS),
     "texts": _Kind("Continuations, comparisons, prompts", "entry", "and blind choices", _LOST_TEXTS),
     "timings": _Kind("Measured speed", "timing", "", "They can be measured again."),
-    "statistics": _Kind("Calibration statistics", "entry", "second moments, inputs, sensitivities", _AGAIN),
+    "statistics": _Kind("Calibration statistics", "entry", "second moments, inputs, sensitivities, curves", _AGAIN),
     "gradients": _Kind("Gradients", "entry", "of the masks", _AGAIN),
     "written": _Kind("Calibration text written by models", "entry", "", _AGAIN),
     "weights": _Kind("Refitted weights", "entry", "of the sequential refit", _AGAIN),

@@ -11,7 +11,7 @@ Pattern = Literal["channelx1", "1x1", "2:4", "4:8"]
 Scope = Literal["mlp", "decoder"]
 Saliency = Literal["activation-aware", "magnitude", "wifv", "obs", "fisher", "random"]
 Compensation = Literal["none", "bias", "least-squares", "sequential"]
-Allocation = Literal["uniform", "global", "standardised", "sensitivity"]
+Allocation = Literal["uniform", "global", "standardised", "sensitivity", "curves"]
 Schedule = Literal["exponential", "linear", "cubic", "cosine"]
 
 FIXED_PERMILLE: dict[Pattern, int] = {"2:4": 500, "4:8": 500}
@@ -41,8 +41,8 @@ class MethodSettings:
     """The four choices that make a pruning method, with their few parameters.
 
     scope: only for weights. seed: only for random saliency. rounds, schedule: only for Fisher saliency. floor, ceiling:
-    only for allocation by sensitivity; a sparsity outside of them is the bound itself. blend: likewise. damping: the
-    order of an elimination has one of its own.
+    only for allocation by sensitivity; a sparsity outside of them is the bound itself. blend: likewise. curve_levels:
+    only for allocation by curves. damping: the order of an elimination has one of its own.
     """
 
     saliency: Saliency = setting(
@@ -66,7 +66,7 @@ class MethodSettings:
         "uniform",
         label="Allocation: sparsity of each layer",
         help="global: one threshold for all scores. standardised: the same, in standard deviations of each layer. "
-        "sensitivity: more from less sensitive layers.",
+        "sensitivity: more from less sensitive layers. curves: the least total loss, measured layer by layer.",
     )
     width_multiple: int = setting(
         32,
@@ -114,6 +114,13 @@ class MethodSettings:
     blend: float = setting(
         0.5, label="Blend: from uniform to cheapest widths", help="0: uniform. 1: the least measured loss."
     )
+    curve_levels: int = setting(
+        8,
+        low=2,
+        high=64,
+        label="Levels: points of each layer's curve",
+        help="Widths of each layer at which the whole model's loss is measured. More: closer, and slower.",
+    )
     plain_text: float = setting(
         0.0,
         label="Plain text: its share of the calibration",
@@ -128,7 +135,7 @@ class MethodSettings:
                 raise SettingsError(name, getattr(self, name), words)
         if self.saliency == "obs" and self.allocation in ("global", "standardised"):
             # Its scores are the places in an order, which are the same in every block.
-            raise SettingsError("allocation", self.allocation, "uniform or sensitivity with saliency obs")
+            raise SettingsError("allocation", self.allocation, "uniform, sensitivity or curves with saliency obs")
         if self.floor > self.ceiling:
             raise SettingsError("floor", self.floor, f"at most the ceiling, {self.ceiling:g}")
         if self.rounds == 1:
@@ -154,7 +161,7 @@ class MethodSettings:
     def solves(self) -> bool:
         """Whether the method needs full second moments, not only their diagonals."""
         refits = self.compensation in ("least-squares", "sequential")
-        return refits or self.saliency == "obs" or self.allocation == "sensitivity"
+        return refits or self.saliency == "obs" or self.allocation in ("sensitivity", "curves")
 
     @property
     def reads_again(self) -> bool:
@@ -177,6 +184,7 @@ class MethodSettings:
 def uses_parameter(parameter: str, *, pattern: str, saliency: str, compensation: str, allocation: str) -> bool:
     """Whether a method of these four choices uses its parameter of this name."""
     refits, sensitive = compensation in ("least-squares", "sequential"), allocation == "sensitivity"
+    measured = allocation == "curves"
     single = pattern != "channelx1"
     conditions = {
         "width_multiple": not single,
@@ -184,8 +192,9 @@ def uses_parameter(parameter: str, *, pattern: str, saliency: str, compensation:
         **dict.fromkeys(("rounds", "schedule"), saliency == "fisher"),
         "seed": saliency == "random",
         **dict.fromkeys(("floor", "ceiling", "blend"), sensitive),
+        "curve_levels": measured,
         "strength": compensation == "sequential",
-        "plain_text": saliency not in ("magnitude", "random") or compensation != "none" or sensitive,
+        "plain_text": saliency not in ("magnitude", "random") or compensation != "none" or sensitive or measured,
         "damping": refits or (single and saliency == "obs"),
     }
     return conditions.get(parameter, True)

@@ -29,7 +29,16 @@ from sparsedash.schema.plain_values import Count, LogLikelihood, NotNegative, Pe
 from sparsedash.schema.settings import CalibrationSettings, Dtype, FindResult, FindSettings, Rule, RunSettings
 
 ArtefactKind = Literal[
-    "statistics", "inputs", "gradients", "sensitivity", "activations", "scores", "text", "weights", "unfinished"
+    "statistics",
+    "inputs",
+    "gradients",
+    "sensitivity",
+    "curves",
+    "activations",
+    "scores",
+    "text",
+    "weights",
+    "unfinished",
 ]
 """Kinds of artefacts. inputs: statistics of all projections' inputs. text: written by a model. weights: made by a
 sequential refit. unfinished: checkpoints of stages.
@@ -151,7 +160,8 @@ class Pruned:
     second moments. held_out_errors: on text kept out of the fit; empty when there was too little text to keep any out.
     uncompensated_errors: on calibration text, had the kept weights stayed as they are. passage_errors: on a few
     passages of the evaluation. sensitivities: what the model loses with one unit of squared error at each block's
-    output; empty where the method does not measure them.
+    output; empty where the method does not measure them. alone: what the model loses by the cut of each block alone, by
+    its curve, as KL divergence of the next token in nats; empty where the method measures no curves.
     """
 
     method: MethodSettings
@@ -166,10 +176,11 @@ class Pruned:
     uncompensated_errors: tuple[NotNegative, ...] = ()
     passage_errors: tuple[NotNegative, ...] = ()
     sensitivities: tuple[NotNegative, ...] = ()
+    alone: tuple[NotNegative, ...] = ()
 
     def __post_init__(self) -> None:
         n_layers, errors = len(self.widths), (self.layer_errors, self.held_out_errors, self.uncompensated_errors)
-        sometimes = (*errors, self.passage_errors, self.sensitivities)
+        sometimes = (*errors, self.passage_errors, self.sensitivities, self.alone)
         whole = len(self.dense_widths) == n_layers and all(len(values) in (0, n_layers) for values in sometimes)
         if not (whole and n_layers and min(self.dense_widths) > 0):
             raise StoreError("Its layers do not belong together.")

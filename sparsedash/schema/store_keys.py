@@ -79,7 +79,7 @@ def calibration_keys(model: str, dtype: Dtype, corpus: str, calibration: Calibra
 
 def scheduled_gradients_key(keys: CalibrationKeys, method: MethodSettings, permille: int) -> str:
     """Key of the mask gradients of a model that gets sparser while it reads. keys: of its calibration."""
-    rests_on = keys.statistics if method.allocation == "sensitivity" else keys.gradients
+    rests_on = keys.statistics if method.allocation in ("sensitivity", "curves") else keys.gradients
     # The masks on the way are neither refitted nor rounded to multiples.
     on_the_way = _what_matters(replace(method, compensation="none", width_multiple=1))
     return stage_key("gradients", statistics=rests_on, method=on_the_way, permille=permille)
@@ -98,6 +98,12 @@ def pruned_key(statistics: str, method: MethodSettings, permille: int) -> str:
 def scores_key(statistics: str, method: MethodSettings) -> str:
     """Key of the channels' scores by this method, kept if they take long."""
     return stage_key("pruned", statistics=statistics, scores=_what_matters(method))
+
+
+def curves_key(statistics: str, method: MethodSettings) -> str:
+    """Key of the measured curves of the layers, for every sparsity of all methods that prune in the same order."""
+    refitted = "least-squares" if method.compensation == "sequential" else method.compensation
+    return stage_key("curves", statistics=statistics, method=_what_matters(replace(method, compensation=refitted)))
 
 
 def passages_key(corpus: str, evaluation: EvaluationSettings) -> str:
@@ -146,6 +152,7 @@ def _what_matters(method: MethodSettings) -> dict[str, Any]:
     """The parameters that a method's choices use, and the versions of what it rests on."""
     rests_on = {
         "sensitivity": method.allocation == "sensitivity",
+        "curves": method.allocation == "curves",
         "pruned": method.compensation == "sequential",
         "solve": method.uses("damping"),
         "elimination": method.saliency == "obs" and method.takes_channels,

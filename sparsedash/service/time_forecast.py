@@ -307,6 +307,10 @@ def _pruning(method: MethodSettings, shape: ModelShape, n_tokens: int, walk: _Wo
             backward(resources.SENSITIVITY_TOKENS, resources.SENSITIVITY_BATCH_TOKENS)
             + (cubes / 3 + 2 * d * squares) * SINGLE
         )
+    if method.allocation == "curves":
+        # Each level goes through the blocks behind its own, half of all; its refit keeps some two thirds.
+        read = (token / 2 + 2 * shape.n_head * PRODUCT) * resources.CURVE_TOKENS * n_blocks + walk * n_blocks / 2
+        work += method.curve_levels * (read + (cubes / 3 + 2 * d * squares) / 2 * SINGLE)
     if method.compensation == "sequential":
         work += (token * 3 + 2 * squares * SINGLE) * n_tokens + walk * 3
     return work

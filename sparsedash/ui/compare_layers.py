@@ -126,11 +126,14 @@ def _layers_table(made: Pruned, stem: str) -> Table:
         if sensitivities:
             ratio = sensitivities[i]
             row.append(Cell("Sensitivity", f"{ratio:.2f}{wording.NBSP}×", {"sensitivity_ratio": ratio}))
+        if made.alone:
+            row.append(Cell("Divergence alone, nats", f"{made.alone[i]:.4f}", {"divergence_alone_nats": made.alone[i]}))
         rows.append(row)
     of_what = "the MLP's" if made.method.takes_channels else "the projections'"
     caption = (
         f"Lost: squared error of {of_what} output, as a share of the dense output's, tokens weighted as in "
-        "calibration. Sensitivity: loss of the model for one unit of that error, as a multiple of the median layer's."
+        "calibration. Sensitivity: loss of the model for one unit of that error, as a multiple of the median layer's. "
+        "Divergence alone: KL of the next token from dense, had only this layer been cut."
     )
     return Table.of_cells("The layers of this model", caption, rows, of=stem)
 

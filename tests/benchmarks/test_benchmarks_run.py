@@ -40,7 +40,8 @@ PRINTS: dict[str, tuple[int, str]] = {
     ),
     "precision": (2, rf"(?:float32|bfloat16) +last word \d+ of 12, {SHARE} \({SHARE} to {SHARE}\); .*"),
     "prompts": (3, rf"(?:cold|warm): first words after {N} s, all 24 tokens of both after {N} s \(.*, both together\)"),
-    "protocol": (4, rf"  (?:flap|random) +{N} \({N} to {N}\)"),
+    # The losses, and after them the divergences.
+    "protocol": (8, rf"  (?:flap|random) +{N} \({N} to {N}\)"),
     "pruning": (2, rf"(?:retrain-free \(published\)|random)(?: +{N} ±{N} \({N}\)){{2}} +\d+ +\d+ +{N}"),
     "rules": (2, rf"(?:plain|published) +\d+ of 12 last tokens right, {N}%"),
     "sessions": (

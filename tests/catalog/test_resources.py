@@ -4,11 +4,13 @@ from dataclasses import replace
 
 import pytest
 
+from sparsedash.catalog import resources
 from sparsedash.catalog.model_shape import ModelShape, shipped_shape
 from sparsedash.catalog.presets import method_named
 from sparsedash.catalog.resources import (
     ANSWER_BYTES,
     BATCH_TOKENS,
+    CURVE_TOKENS,
     FEWEST_TEXTS,
     FISHER_BATCH_TOKENS,
     KEPT_BYTES,
@@ -115,6 +117,12 @@ def test_sensitivities_keep_a_change_of_each_out_projection_and_leave_nothing(dt
     assert found.purpose == "the backward pass"
     assert found.beside_bytes == 4 * 10 * 50 + SENSITIVITY_BATCH_TOKENS * a_token
     assert found.n_bytes == RUNTIME_BYTES + itemsize * 6_000 + found.beside_bytes
+
+
+def test_curves_keep_all_versions_of_an_mlp_and_the_scores_of_two_models():
+    asked = settings("obs-by-curves", dtype="bfloat16")
+    assert resources._curve_bytes(SMALL, asked) == 8 * CURVE_TOKENS * 4 * 2 * (30 + 10) + 16 * 100 * CURVE_TOKENS
+    assert resources._curve_bytes(SMALL, settings("flap")) == 0
 
 
 def test_text_that_the_model_writes_takes_the_caches_of_as_many_texts_as_are_written_at_once():

@@ -78,6 +78,7 @@ PARAMETERS = {
         "view", "model", "method", "masks", "own", "sparsity", "text", "calibration", "samples", "length", "seed",
         "weights", "packed", "passages", "shuffle", "stop", "rule", "dtype", "width", "saliency", "pattern", "floor",
         "compensation", "allocation", "damping", "strength", "lot", "blend", "ceiling", "rounds", "schedule", "scope",
+        "curve_levels",
     ),
 }  # fmt: skip
 

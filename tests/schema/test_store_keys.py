@@ -62,7 +62,9 @@ def test_an_outcomes_key_changes_with_every_evaluation_setting(name, value):
     assert dense(replace(EVALUATION, **{name: value})) != dense(EVALUATION)
 
 
-@pytest.mark.parametrize(("name", "value"), other_values(MethodSettings, ["seed", "strength", "rounds", *BOUNDS]))
+@pytest.mark.parametrize(
+    ("name", "value"), other_values(MethodSettings, ["seed", "strength", "rounds", "curve_levels", *BOUNDS])
+)
 def test_an_outcomes_key_changes_with_every_choice_that_least_squares_uses(name, value):
     assert outcomes(replace(USUAL, **{name: value})) != outcomes()
 
@@ -76,7 +78,8 @@ MEASURED = MethodSettings(allocation="sensitivity")
     ("method", "change", "matters"),
     [
         *[(method_named("best"), {name: OTHER[MethodSettings][name]}, True) for name in BOUNDS],
-        *[(USUAL, {name: OTHER[MethodSettings][name]}, False) for name in (*BOUNDS, "rounds", "seed")],
+        *[(USUAL, {name: OTHER[MethodSettings][name]}, False) for name in (*BOUNDS, "curve_levels", "rounds", "seed")],
+        (replace(USUAL, allocation="curves"), {"curve_levels": 4}, True),
         (RANDOM, {"seed": 1}, True),
         (RANDOM, {"damping": 0.5}, False),
         (SEQUENTIAL, {"strength": 1.0}, True),
@@ -116,6 +119,7 @@ def test_gradients_of_a_schedule_depend_on_what_chooses_the_masks_and_not_on_wha
     ("stage", "method"),
     [
         ("sensitivity", MethodSettings(allocation="sensitivity", compensation="none")),
+        ("curves", MethodSettings(allocation="curves", compensation="none")),
         ("pruned", SEQUENTIAL),
         ("solve", USUAL),
         ("elimination", MethodSettings(saliency="obs", compensation="none")),
@@ -167,7 +171,7 @@ KEPT = {
     "dense": "0ba23d96",
     "best": "bc5d3d4f",
     "published": "2891cbc9",
-    "run": "54813f3f",
+    "run": "1598ad1a",
 }
 
 

@@ -84,6 +84,7 @@ SLOWER = {
     "more text": (by("best"), by("best", calibration=replace(WRITTEN.calibration, n_samples=64)), "calibrate"),
     "whole passages": (WRITTEN, replace(WRITTEN, evaluation=EvaluationSettings(n_passages=88)), "evaluate"),
     "sensitivities": (by("least-squares-by-sensitivity"), by("least-squares"), "prune"),
+    "curves": (by("least-squares-by-curves"), by("least-squares-by-sensitivity"), "prune"),
     "inverses": (by("obs-by-sensitivity"), by("least-squares-by-sensitivity"), "prune"),
     "three walks": (by("obs-sequential"), by("obs-by-sensitivity"), "prune"),
     "single weights refitted": (by("sparsegpt"), by("wanda"), "prune"),

@@ -61,6 +61,7 @@ CUSTOM = {
     "random": {"saliency": "random", "compensation": "none", "seed": 123_456_789},
     "random, global": {"saliency": "random", "compensation": "none", "allocation": "global"},
     "sensitivity": {"allocation": "sensitivity", "floor": 0.05, "ceiling": 0.3, "blend": 0.123_456_7},
+    "curves": {"allocation": "curves", "curve_levels": 5},
     "sequential": {"compensation": "sequential", "damping": 0.1, "strength": 1},
     "4:8": {"pattern": "4:8", "saliency": "magnitude", "compensation": "none", "scope": "decoder"},
     "fisher": {"saliency": "fisher", "compensation": "none", "rounds": 5, "schedule": "cubic"},
@@ -348,6 +349,7 @@ def test_a_custom_method_races_with_the_presets_each_once(open_page, backend):
         ({"compensation": "sequential"}, {"damping", "strength"}, {"lot", "rounds", "floor", "ceiling", "blend"}),
         ({"compensation": "none", "saliency": "fisher"}, {"rounds"}, {"damping", "strength", "lot"}),
         ({"allocation": "sensitivity", "saliency": "random"}, {"lot", "floor", "ceiling", "blend"}, {"strength"}),
+        ({"allocation": "curves"}, {"damping", "curve_levels"}, {"floor", "blend"}),
     ],
 )
 def test_a_custom_method_has_fields_for_the_parameters_of_its_choices(open_page, choices, shown, hidden):

@@ -16,6 +16,7 @@ from sparsedash.catalog.resources import (
     SENSITIVITY_BATCH_TOKENS,
     SENSITIVITY_TOKENS,
 )
+from sparsedash.engine.calibration.curves import CurveMeasurement
 from sparsedash.engine.calibration.gradients import Masks, OnBlock, mask_gradients, sensitivities
 from sparsedash.engine.calibration.statistics import (
     TOKEN_WEIGHTS,
@@ -43,13 +44,20 @@ from sparsedash.engine.pruning.channel_pruning import (
 )
 from sparsedash.engine.pruning.layer import NO_STATISTICS, CalibrationData, Sample, Statistics, layer_of
 from sparsedash.engine.pruning.saliency import SALIENCIES
+from sparsedash.engine.pruning.surgery import PrunedMlp
 from sparsedash.schema import store_keys
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.plain_values import digest
 from sparsedash.schema.progress import OnStep, Step
 from sparsedash.schema.records import ArtefactKind, Passages, Pruned, about_artefact
 from sparsedash.schema.settings import TokenWeights
-from sparsedash.schema.store_keys import CalibrationKeys, activations_key, scheduled_gradients_key, scores_key
+from sparsedash.schema.store_keys import (
+    CalibrationKeys,
+    activations_key,
+    curves_key,
+    scheduled_gradients_key,
+    scores_key,
+)
 from sparsedash.stats.mean_intervals import MISMATCH_ALARM, layer_mismatch
 from sparsedash.storage.store import StageCheckpoint, Store
 
@@ -64,7 +72,7 @@ _DIAGONAL = "diagonal"
 
 @dataclass(eq=False, kw_only=True)
 class Calibration:
-    """Statistics, sensitivities, mask gradients and scores on one calibration text; computed once, then stored.
+    """Statistics, sensitivities, curves, mask gradients and scores on one calibration text; computed once, then stored.
 
     load: gives the model. read: gives the token ids of the text. is_read: whether a method of the run needs the text,
     so that the others' errors are measured on it as well. solves: whether one needs whole second moments.
@@ -108,6 +116,7 @@ class Calibration:
             # From a backward pass over all of the calibration text, done once.
             mask_gradients=partial(self._gradients, self.keys.gradients, 1, None),
             sensitivities=self._sensitivities,
+            curve=self._curve,
         )
 
     def data_for(self, method: MethodSettings, permille: int) -> CalibrationData:
@@ -288,6 +297,24 @@ class Calibration:
         self._put(key, json.dumps(found).encode(), "sensitivity")
         checkpoint.done()
         return found
+
+    def _curve(self, method: MethodSettings, index: int, versions: Callable[[], list[PrunedMlp]]) -> list[float]:
+        """The measured points of one block's curve; from the store where they are there."""
+        key = f"{curves_key(self.keys.statistics, method)}/{index}"
+        known = self.store.get_artefact(key)
+        if known is None:
+            step = Step("calibrate", index, len(self.load().mlps), unit="blocks", message="measuring curves")
+
+            def on_part(share: float) -> None:
+                self.on_step(replace(step, ahead=share))
+
+            known = json.dumps(self._curves.losses(index, versions(), on_part)).encode()
+            self._put(key, known, "curves")
+        return [float(value) for value in json.loads(known)]
+
+    @cached_property
+    def _curves(self) -> CurveMeasurement:
+        return CurveMeasurement(self.load(), self.read())
 
 
 def _has_rounds(method: MethodSettings) -> bool:

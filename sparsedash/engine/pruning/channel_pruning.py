@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from heapq import heappop, heappush
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,7 +29,7 @@ from sparsedash.schema.progress import Checkpointed, without_checkpoint
 class ChannelScores:
     """Scores of a block's channels, and the model's loss if channels are removed.
 
-    scores: (m,), larger means keep. losses: (m + 1,), of the model with the best k channels kept and the others
+    scores: (m,), larger means keep. losses: (m + 1,) float64, of the model with the best k channels kept and the others
     compensated, for k = 0 to m; empty where the allocation does not need it.
     """
 
@@ -64,12 +65,70 @@ def by_sensitivity(blocks: Sequence[ChannelScores], permille: int, method: Metho
     return _rounded(exact, [block.width for block in blocks], method.width_multiple)
 
 
+def least_total_loss(blocks: Sequence[ChannelScores], permille: int, method: MethodSettings) -> list[int]:
+    """The widths with the least sum of losses among all that remove as many multiples: an exact knapsack."""
+    possible = [_possible_widths(block.width, method.width_multiple) for block in blocks]
+    most = sum(len(own) - 1 for own in possible)
+    target = min(most, round(permille / 1000 * sum(block.width for block in blocks) / method.width_multiple))
+    # least[n]: the least loss of the blocks so far with n multiples gone; taken: how many of them are the last block's.
+    least, taken = np.array([0.0, *[np.inf] * target]), []
+    for block, own in zip(blocks, possible, strict=True):
+        losses = block.losses[own[: target + 1]].numpy()
+        totals = np.full((target + 1, len(losses)), np.inf)
+        for n, loss in enumerate(losses):
+            totals[n:, n] = least[: target + 1 - n] + loss
+        least, chosen = totals.min(axis=1), totals.argmin(axis=1)
+        taken.append(chosen)
+    kept = []
+    for own, chosen in zip(reversed(possible), reversed(taken), strict=True):
+        n = int(chosen[target])
+        kept.append(own[n])
+        target -= n
+    return kept[::-1]
+
+
+def _possible_widths(width: int, multiple: int) -> list[int]:
+    """The whole width and the multiples below it, descending."""
+    return [width, *range((width - 1) // multiple * multiple, 0, -multiple)]
+
+
+def _curve(layer: Layer, scores: Tensor, index: int, calibration: CalibrationData, method: MethodSettings) -> Tensor:
+    """Loss of the model with the best k channels kept, (m + 1,): measured at a few widths.
+
+    Between them, and beyond, in proportion to the error of the layer's own output, by the nearest measured factors.
+    """
+    compensation, saliency = COMPENSATIONS[method.compensation], SALIENCIES[method.saliency]
+    widths, order = curve_widths(layer.width, method), torch.argsort(scores, descending=True, stable=True)
+    errors = compensation.errors(layer, order, method.damping).clamp_min(0).numpy()
+    if not widths:
+        return torch.from_numpy(errors)
+
+    def versions() -> list[PrunedMlp]:
+        return [compensation.refit(layer, saliency.choose(layer, scores, k), method.damping) for k in widths]
+
+    measured = np.array(calibration.curve(method, index, versions))
+    factors = measured / np.maximum(errors[widths], np.finfo(np.float32).tiny)
+    return torch.from_numpy(errors * np.interp(np.arange(layer.width + 1), widths[::-1], factors[::-1]))
+
+
+def curve_widths(width: int, method: MethodSettings) -> list[int]:
+    """Kept channels at which a curve is measured, descending: closer together where little goes."""
+    multiple, n = method.width_multiple, method.curve_levels
+    most = (width - 1) // multiple * multiple
+    wanted = (width * (1 - MOST_MEASURED * (level / n) ** 1.5) / multiple for level in range(1, n + 1))
+    return sorted({min(most, max(1, round(own)) * multiple) for own in wanted} - {0}, reverse=True)
+
+
 @dataclass(frozen=True)
 class Allocation:
-    """widths: kept channels of each block, which depend on other blocks unless `alone`. needs_losses: of the blocks."""
+    """widths: kept channels of each block, which depend on other blocks unless `alone`.
+
+    needs_losses: of the blocks, by their sensitivities, or where it `measures` them by curves.
+    """
 
     widths: Callable[[Sequence[ChannelScores], int, MethodSettings], list[int]]
     needs_losses: bool = False
+    measures: bool = False
     alone: bool = False
 
 
@@ -84,6 +143,7 @@ ALLOCATIONS: dict[str, Allocation] = {
         lambda blocks, permille, method: _by_threshold([_standard(block.scores) for block in blocks], permille, method)
     ),
     "sensitivity": Allocation(by_sensitivity, needs_losses=True),
+    "curves": Allocation(least_total_loss, needs_losses=True, measures=True),
 }
 
 
@@ -159,6 +219,9 @@ def reached_permille(schedule: str, permille: int, done: float) -> int:
     return round(1000 * SCHEDULES[schedule](permille / 1000, done))
 
 
+MOST_MEASURED = 0.8
+"""Share of a block's channels that is gone at the last measured point of its curve."""
+
 REFERENCE_KEPT, REFERENCE_DAMPING = 0.75, 0.01
 
 
@@ -230,10 +293,12 @@ def score_channels(
 
     def score(index: int) -> ChannelScores:
         # Before the layer: sensitivities take long, and memory.
-        sensitivity = sensitivities()[index] if allocation.needs_losses else 0.0
+        sensitivity = sensitivities()[index] if allocation.needs_losses and not allocation.measures else 0.0
         layer = _method_layer(mlps[index], calibration, index, method, refits=False)
         scores, losses = SALIENCIES[method.saliency].score(layer), torch.empty(0)
-        if allocation.needs_losses:
+        if allocation.measures:
+            losses = _curve(layer, scores, index, calibration, method)
+        elif allocation.needs_losses:
             order = torch.argsort(scores, descending=True, stable=True)
             losses = sensitivity * errors(layer, order, method.damping)
         return ChannelScores(width=layer.width, scores=scores, losses=losses)
@@ -248,7 +313,8 @@ def score_dependencies(method: MethodSettings) -> tuple[object, ...]:
     """Parts of a method that its channel scores depend on; methods that have them in common share the scores."""
     if not ALLOCATIONS[method.allocation].needs_losses:
         return method.saliency, method.seed
-    return method.saliency, method.seed, COMPENSATIONS[method.compensation].errors, method.damping
+    shared = method.allocation, method.width_multiple, method.curve_levels
+    return method.saliency, method.seed, COMPENSATIONS[method.compensation].errors, method.damping, *shared
 
 
 def reference_cut(layer: Layer) -> PrunedMlp:

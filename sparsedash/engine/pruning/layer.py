@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from sparsedash.engine.pruning.linalg import energy, submatrix
-from sparsedash.engine.pruning.surgery import Mlp, inner_weights, out_weight
+from sparsedash.engine.pruning.surgery import Mlp, PrunedMlp, inner_weights, out_weight
+from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import Checkpointed, without_checkpoint
 
 Item = TypeVar("Item")
@@ -150,13 +151,15 @@ class CalibrationData:
 
     statistics: of the MLP's inner activations. inputs: of the inputs of all projections, with the names of those that
     share an input; only for single weights. mask_gradients: see Layer; only for saliencies by gradient. sensitivities:
-    loss of the model per unit of mean squared error at each block's output; only for allocation by sensitivity.
+    loss of the model per unit of mean squared error at each block's output; only for allocation by sensitivity. curve:
+    loss of the model, in nats, with each version of the block's MLP that its last argument makes; only by curves.
     """
 
     statistics: Callable[[int], Statistics]
     inputs: Callable[[int], list[tuple[list[str], Statistics]]]
     mask_gradients: Callable[[int], Tensor]
     sensitivities: Callable[[], list[float]]
+    curve: Callable[[MethodSettings, int, Callable[[], list[PrunedMlp]]], list[float]]
 
 
 def layer_of(mlp: Mlp, statistics: Statistics, seed: int = 0, mask_gradients: Tensor | None = None) -> Layer:

@@ -47,12 +47,16 @@ _BITS = {2: torch.int16, 4: torch.int32}
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class PrunedChannels:
-    """A model whose MLPs have fewer channels: its new MLPs, their errors, and sensitivities where needed."""
+    """A model whose MLPs have fewer channels: its new MLPs, their errors, and sensitivities or losses where measured.
+
+    alone: loss of the model by the cut of each block alone.
+    """
 
     loaded: LoadedModel
     blocks: LazySequence[PrunedMlp]
     errors: Sequence[BlockErrors]
     sensitivities: Callable[[], list[float]]
+    alone: Callable[[], list[float]]
 
     def round_(self, index: int) -> None:
         """Keep this block in the model's own type from now on, to which it is rounded in any case."""
@@ -109,6 +113,8 @@ class MaskedWeights:
     def sensitivities(self) -> list[float]:
         """None: all blocks give as much."""
         return []
+
+    alone = sensitivities
 
     def applied(self) -> AbstractContextManager[None]:
         """Inside, the loaded model is the sparse one; afterwards the dense one again."""
@@ -181,6 +187,7 @@ class MeasuredModel:
             uncompensated_errors=uncompensated,
             passage_errors=tuple(known) if len(known) == len(self._passage_errors) else (),
             sensitivities=tuple(self._sensitivities()),
+            alone=tuple(self.model.alone()),
         )
 
     @cached_property
@@ -282,8 +289,16 @@ def sparse_model(run: RunContext, method: MethodSettings, permille: int) -> Spar
     energies = run.energies.setdefault(calibration.keys.statistics, {})
     kept = checkpoint.numbered(f"{key}/errors", msgspec.json.encode, _unpack_errors)
     errors = channel_errors(loaded.mlps, data, narrowed, energies, kept)
-    sensitivities = data.sensitivities if ALLOCATIONS[method.allocation].needs_losses else list[float]
-    return PrunedChannels(loaded=loaded, blocks=narrowed, errors=errors, sensitivities=sensitivities)
+    allocation = ALLOCATIONS[method.allocation]
+    sensitivities = data.sensitivities if allocation.needs_losses and not allocation.measures else list[float]
+
+    def alone() -> list[float]:
+        if not permille or not allocation.measures:
+            return []
+        scores = calibration.channel_scores(method, permille, on_block)
+        return [float(own.losses[len(narrow.kept)]) for own, narrow in zip(scores, narrowed, strict=True)]
+
+    return PrunedChannels(loaded=loaded, blocks=narrowed, errors=errors, sensitivities=sensitivities, alone=alone)
 
 
 def _narrowed(

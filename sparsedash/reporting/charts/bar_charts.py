@@ -27,7 +27,7 @@ _CURVES = (
 
 
 def layers_chart(made: Pruned, theme: Theme = "light") -> go.Figure:
-    """The share of its MLP output that each layer lost; below it kept widths and, if any, sensitivities."""
+    """The share of its MLP output that each layer lost; below it kept widths and, if measured, what each cut costs."""
     colours, layers, highest = PALETTES[theme], list(range(1, len(made.widths) + 1)), 0.1
     traces, labels = [], []
     for i, (name, field, symbol, sign, dash) in enumerate(_CURVES):
@@ -56,6 +56,10 @@ def layers_chart(made: Pruned, theme: Theme = "light") -> go.Figure:
         times = {"rangemode": "tozero", "ticksuffix": " ×", "nticks": 3}
         said = [f"{value:.2f} ×" for value in relative]
         panels.append(("Sensitivity, times the median layer's", relative, said, times))
+    if made.alone:
+        said = [f"{value:.4f} nats of divergence" for value in made.alone]
+        nats = {"rangemode": "tozero", "nticks": 3}
+        panels.append(("Divergence from dense by this layer's cut alone, nats", list(made.alone), said, nats))
     heights = [max(_ERRORS, style.room_for(labels)), *(_SMALL for _ in panels)]
     whole, y = sum(heights) + _GAP * len(panels), style.y_axis(colours)
     # Where each panel is, from the top down, as shares of the plot's height.

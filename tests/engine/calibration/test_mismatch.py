@@ -111,7 +111,7 @@ def test_the_record_holds_what_each_layer_loses(settings, store):
         assert all(0 < error < 2 for error in made.passage_errors)
         pairs = zip(made.layer_errors, made.uncompensated_errors, strict=True)
         assert all(fitted <= before for fitted, before in pairs)
-    assert usual.sensitivities == ()
+    assert usual.sensitivities == usual.alone == ()
     assert len(measured.sensitivities) == 3 and all(value > 0 for value in measured.sensitivities)
     # Nothing is bought where nothing is compensated.
     assert plain.uncompensated_errors == pytest.approx(plain.layer_errors, rel=1e-5)

@@ -1,5 +1,7 @@
 """Widths by hand, their total and their multiples; schedules."""
 
+from dataclasses import replace
+from itertools import product
 from typing import get_args
 
 import pytest
@@ -89,6 +91,23 @@ def test_the_blend_leads_from_the_uniform_widths_to_the_cheapest(blend, kept):
 def test_no_block_gives_less_than_the_floor_or_more_than_the_ceiling(bounds, kept):
     blocks = [prospect(slope=0.0), prospect(slope=1.0)]
     assert widths("sensitivity", blocks, 500, blend=1.0, **bounds) == kept
+
+
+@pytest.mark.parametrize("permille", [130, 400, 660])
+def test_curves_give_the_least_sum_of_losses_among_all_widths_that_remove_as_much(permille):
+    """Whatever the shape of the curves, also where a further multiple is cheaper than the one before."""
+    random = torch.Generator().manual_seed(permille)
+    blocks = [replace(prospect(width), losses=torch.rand(width + 1, generator=random)) for width in (32, 40, 24, 36)]
+    kept = widths("curves", blocks, permille)
+
+    def loss(found):
+        return sum(float(block.losses[k]) for block, k in zip(blocks, found, strict=True))
+
+    every = product(*([k for k in range(block.width, 0, -1) if k % 8 == 0 or k == block.width] for block in blocks))
+    n_gone = sum(-(-(block.width - k) // 8) for block, k in zip(blocks, kept, strict=True))
+    alike = [each for each in every if sum(-(-(b.width - k) // 8) for b, k in zip(blocks, each, strict=True)) == n_gone]
+    assert n_gone == min(13, round(permille * 132 / 8000)) and len(alike) > 1
+    assert loss(kept) == pytest.approx(min(map(loss, alike)))
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sparsedash.catalog.presets import METHODS, method_named
-from sparsedash.engine.calibration import gradients, sequential_refit, statistics
+from sparsedash.engine.calibration import curves, gradients, sequential_refit, statistics
 from sparsedash.engine.comparison.model_pair import ModelPairCache
 from sparsedash.engine.comparison.text_comparison import continue_prompt, measure_divergence
 from sparsedash.engine.evaluation import evaluate
@@ -61,6 +61,7 @@ SCORED = channel_pruning, "_method_layer"
 REFITTED = compensation, "damped_solution"
 """Once a block for the scores of `best`, once for its channels."""
 MASKED = weight_pruning, "MaskedBlock"
+JUDGED = curves.CurveMeasurement, "losses"
 BACKWARD = gradients, "_loss"
 MEASURED = compensation, "passage_error"
 ROWS: dict[str, Row] = {
@@ -75,6 +76,7 @@ ROWS: dict[str, Row] = {
     "masks, refitted": Row(("sparsegpt",), Kill("prune", 1, MASKED, N_BLOCKS, (0, 2))),
     "masks": Row(("wanda",), Kill("prune", 1, MASKED, N_BLOCKS, (0, 2))),
     "sensitivities": Row(BEST, Kill("backward", ROUND, BACKWARD, 0, (3 * ROUND,))),
+    "curves": Row(("obs-by-curves",), Kill("prune", 2, JUDGED, N_BLOCKS, (1,))),
     "gradients": Row(("retrain-free (published)",), Kill("backward", ROUND, BACKWARD, 0, (2 * ROUND + 1,))),
     # Three steps a block, and one before the first.
     "refit": Row(("obs-sequential",), Kill("refit", 4, (sequential_refit._Sums, "refit"), N_BLOCKS + 1, (1, 7))),

@@ -1,0 +1,80 @@
+"""Measured curves: the loss of the whole model by one narrower MLP, and what is between two measured widths."""
+
+import pytest
+import torch
+
+from sparsedash.engine.calibration import curves
+from sparsedash.engine.calibration.curves import CurveMeasurement, judged_text
+from sparsedash.engine.pruning.channel_pruning import curve_widths, score_channels
+from sparsedash.engine.pruning.layer import CalibrationData, Sample, Statistics
+from sparsedash.engine.pruning.surgery import PrunedMlp, out_weight, pruned
+from sparsedash.schema.method_settings import MethodSettings
+from tests.engine.tiny import tiny_loaded
+
+SEQUENCES = torch.randint(1, 400, (40, 30), generator=torch.Generator().manual_seed(0)).tolist()
+
+
+@pytest.fixture(params=["llama", "opt", "gpt2"])
+def loaded(request):
+    return tiny_loaded(request.param)
+
+
+def narrower(mlp, n_kept):
+    kept = torch.arange(n_kept)
+    return PrunedMlp(kept, out_weight(mlp).detach()[:, kept].float())
+
+
+@torch.no_grad()
+def test_a_loss_is_the_divergence_of_the_whole_model_from_the_dense_one(loaded, monkeypatch):
+    monkeypatch.setattr(curves, "judged_tokens", lambda vocabulary: 10_000)
+    ids = torch.tensor(judged_text(SEQUENCES))
+    dense = loaded.model(ids).logits.log_softmax(-1)
+    measurement = CurveMeasurement(loaded, SEQUENCES)
+    for index, mlp in enumerate(loaded.mlps):
+        versions = [narrower(mlp, n_kept) for n_kept in (mlp.width, mlp.width // 2, 1)]
+        found = measurement.losses(index, versions)
+        for loss, narrow in zip(found, versions, strict=True):
+            with pruned([mlp], [narrow]):
+                changed = loaded.model(ids).logits.log_softmax(-1)
+            expected = (dense.exp() * (dense - changed)).sum(-1).mean()
+            assert loss == pytest.approx(float(expected), rel=1e-3, abs=1e-6)
+        assert found[0] < 1e-6 < found[2]
+    # An earlier block is measured as it was.
+    assert measurement.losses(1, versions[1:]) == CurveMeasurement(loaded, SEQUENCES).losses(1, versions[1:])
+
+
+def test_held_out_text_is_judged_and_where_the_vocabulary_is_large_fewer_tokens_of_it(loaded, monkeypatch):
+    assert judged_text(SEQUENCES) == [SEQUENCES[15], SEQUENCES[31]]
+    assert judged_text(SEQUENCES[:3]) == SEQUENCES[:1]
+    assert [len(own) for own in judged_text([[7] * 900] * 64)] == [128] * 4
+    monkeypatch.setattr(curves, "judged_tokens", lambda vocabulary: 20)
+    judged = CurveMeasurement(loaded, SEQUENCES)._judged
+    assert sum(len(rows) for rows, _ in judged) == 20
+
+
+@torch.no_grad()
+def test_between_measured_widths_a_curve_follows_the_error_of_the_layer(loaded):
+    method = MethodSettings(allocation="curves", width_multiple=1, curve_levels=4)
+    mlp = loaded.mlps[0]
+    inputs = torch.randn(200, mlp.width, generator=torch.Generator().manual_seed(1))
+    sample = Sample(inputs=inputs, weights=torch.ones(200))
+    statistics = Statistics(second_moment=inputs.T @ inputs / 200, mean=inputs.mean(0), held_out=sample, n_tokens=200)
+    asked = []
+
+    def curve(method, index, versions):
+        asked.extend(versions())
+        return [0.5, 1.0, 1.5, 4.0]
+
+    data = CalibrationData(
+        statistics=lambda _: statistics,
+        inputs=lambda _: [],
+        mask_gradients=lambda _: torch.empty(0),
+        sensitivities=list,
+        curve=curve,
+    )
+    (losses,) = (each.losses for each in score_channels([mlp], data, method, lambda *_: None))
+    widths = curve_widths(mlp.width, method)
+    assert [len(narrow.kept) for narrow in asked] == widths and widths == sorted(widths, reverse=True)
+    assert losses[widths].tolist() == pytest.approx([0.5, 1.0, 1.5, 4.0])
+    between = losses[widths[2] : widths[1]]
+    assert losses[-1] == 0 and between.min() > 0.9 and between.max() < 1.7
