@@ -23,7 +23,7 @@ OTHER = {
         "floor": 0.1,
         "ceiling": 0.4,
         "blend": 1.0,
-        "curve_levels": 4,
+        "curve_levels": 8,
         "plain_text": 0.5,
     },
     CalibrationSettings: {

@@ -115,7 +115,7 @@ class MethodSettings:
         0.5, label="Blend: from uniform to cheapest widths", help="0: uniform. 1: the least measured loss."
     )
     curve_levels: int = setting(
-        8,
+        4,
         low=2,
         high=64,
         label="Levels: points of each layer's curve",

@@ -79,7 +79,7 @@ MEASURED = MethodSettings(allocation="sensitivity")
     [
         *[(method_named("best"), {name: OTHER[MethodSettings][name]}, True) for name in BOUNDS],
         *[(USUAL, {name: OTHER[MethodSettings][name]}, False) for name in (*BOUNDS, "curve_levels", "rounds", "seed")],
-        (replace(USUAL, allocation="curves"), {"curve_levels": 4}, True),
+        (replace(USUAL, allocation="curves"), {"curve_levels": 8}, True),
         (RANDOM, {"seed": 1}, True),
         (RANDOM, {"damping": 0.5}, False),
         (SEQUENTIAL, {"strength": 1.0}, True),
@@ -171,7 +171,7 @@ KEPT = {
     "dense": "0ba23d96",
     "best": "bc5d3d4f",
     "published": "2891cbc9",
-    "run": "1598ad1a",
+    "run": "8c2238ce",
 }
 
 
