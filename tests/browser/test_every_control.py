@@ -62,10 +62,10 @@ LOOK = """() => {
 OPENS = ("part", "button", "switch")
 ACTS = ("link", "button", "part", "help")
 """What does something each time; a choice that is made already, or a field that says the same, need not."""
-GONE = re.compile(
-    "^(step|Show where|A-is|B-is|Both-|cancel|re(try|sume)|log|took|priority|up|down|front|Measure|.*-sure)"
-)
-"""What may go with the job or the run that it was about, by something pressed before."""
+ENDS = re.compile(".*-sure|delete|cancel|re(try|sume)")
+"""What takes something away, with its controls: pressed last."""
+GONE = re.compile("step|Show where|A-is|B-is|Both-|log|took|priority|up|down|front|Measure")
+"""What may go by something else that was pressed before."""
 FIELDS = {"text": "x<b>", "number": "7"}
 
 
@@ -105,6 +105,7 @@ class Walk:
         self.page, self.address, self.known = page, address, known
         self.pressed: list[tuple[str, str, str]] = []
         self.files: list[str] = []
+        self.ended = False
 
     def all(self) -> None:
         """Press everything there is, and everything that appears."""
@@ -115,6 +116,7 @@ class Walk:
         self.home = place(page.url)
         todo = [([], each) for each in listed(page)]
         while todo:
+            todo.sort(key=lambda each: bool(ENDS.match(each[1].identity)))
             path, control = todo.pop(0)
             if control in self.known:
                 continue
@@ -166,16 +168,21 @@ class Walk:
         return self.files[-1] if len(self.files) > n_files else self.seen(before, self.page.evaluate(LOOK))
 
     def press(self, path: list[Control], control: Control) -> None:
-        """Press it where it is, and look."""
+        """Press it where it is, and look; once more on a new page, since a press may be lost while one is drawn."""
         element = self.find(control)
         for _ in range(3):
             if element is None:
                 self.open(path)
                 element = self.find(control)
         if element is None:
-            assert GONE.match(control.identity), f"{control} is gone from {self.address}"
+            assert self.ended or GONE.match(control.identity), f"{control} is gone from {self.address}"
             return
+        self.ended = self.ended or bool(ENDS.match(control.identity))
         seen = self.touch(element, control)
+        if not seen and control.kind in ACTS:
+            self.open(path)
+            element = self.find(control)
+            seen = self.touch(element, control) if element else ""
         self.pressed.append((control.kind, control.name, seen))
         expect(self.page.get_by_test_id("stException")).to_have_count(0)
         assert seen or control.kind not in ACTS, f"{control} does nothing on {self.address}"
