@@ -8,6 +8,7 @@ from math import inf
 from string import ascii_uppercase
 from typing import get_args
 
+from sparsedash.catalog.budgets import BUDGET_TITLES
 from sparsedash.jobs.job import Job
 from sparsedash.reporting import verdicts, wording
 from sparsedash.reporting.charts.chart_style import LONGEST
@@ -18,6 +19,7 @@ from sparsedash.reporting.job_status import STATES, job_request
 from sparsedash.reporting.record_pair import unique_names
 from sparsedash.reporting.run_results import Judged, RunResults, Weighed, headline_model
 from sparsedash.reporting.wording import quantity, reference_title, sparsity_percent
+from sparsedash.schema.method_settings import Budget
 from sparsedash.schema.pair_records import RunMark
 from sparsedash.schema.records import Run
 from sparsedash.schema.settings import FindSettings, RunSettings, planned_run
@@ -110,21 +112,27 @@ class RunRow:
             "took_s": self.seconds,
             "judged_method": wording.method_title(found.method) if found else None,
             "judged_sparsity_percent": found.permille / 10 if found else None,
+            "budget": self.settings.budget,
             **(verdicts.verdict_values(found.verdict) if found else {}),
         }
 
     def cells(self, zone: tzinfo | None) -> list[tuple[str, ...]]:
         """The lines of the cells: method, removed, verdict, cost, started; empty where there is nothing to say."""
         found, n, asked = self.model, len(self.run.sparse) if self.run else 0, sorted(self.settings.made_permille)
-        removed = wording.sparsity_percents(asked), ""
+        budget = "" if self.settings.budget == "channels" else f"of the {BUDGET_TITLES[self.settings.budget]}"
+        removed = wording.sparsity_percents(asked), budget
         if self.search is not None:
             removed = "a search", quantity(n, "trial")
         elif len(asked) > FEW:
-            removed = f"{asked[0] / 10:g} to {sparsity_percent(asked[-1])}", f"{len(asked)} steps"
+            removed = (
+                f"{asked[0] / 10:g} to {sparsity_percent(asked[-1])}",
+                " ".join(filter(None, [f"{len(asked)} steps", budget])),
+            )
         verdict, loss = ("", "") if self.known else ("…", "being read"), ("", "", "")
         if found is not None:
             method = f" with {wording.method_title(found.method)}" if len(self.settings.methods) > 1 else ""
-            verdict = verdicts.VERDICT_SIGNS[found.verdict.verdict], f"at {sparsity_percent(found.permille)}{method}"
+            at = wording.sparsity_words(found.permille, found.method)
+            verdict = verdicts.VERDICT_SIGNS[found.verdict.verdict], f"at {at}{method}"
             lost, accuracy = found.verdict.perplexity, found.verdict.accuracy
             points = verdicts.loss_value(accuracy) if accuracy else "accuracy not judged"
             loss = verdicts.loss_value(lost), verdicts.loss_interval(lost), points
@@ -274,8 +282,11 @@ class Overlay:
     notes: Sequence[str]
 
 
-def overlay(found: Sequence[RunResults]) -> Overlay | None:
-    """The chart of those runs that answer the same passages as most of them do; None where nothing can be drawn."""
+def overlay(found: Sequence[RunResults], axis: Budget = "channels") -> Overlay | None:
+    """The chart of those runs that answer the same passages as most of them do; None where nothing can be drawn.
+
+    axis: the budget whose shares it shows.
+    """
     notes = [f"“{run.title}” has no sparse model yet." for run in found if not run.judged]
     # Runs over the same passages have the same of these.
     judged = [
@@ -299,16 +310,27 @@ def overlay(found: Sequence[RunResults]) -> Overlay | None:
     models = [(label, run, each) for label, (run, judged) in lines.items() for each in judged]
     every: tuple[Measure, ...] = get_args(Measure)
     dense = {run.dense.key: run for run in drawn}
-    first = drawn[0].tradeoff()
-    right = [f"{reference_title(run.dense.model)}: {run.point_of(run.models[0]).facts[0]}" for run in dense.values()]
+    first = drawn[0].tradeoff(axis)
+    right = [
+        f"{reference_title(run.dense.model)}: {run.point_of(run.models[0], axis).facts[0]}" for run in dense.values()
+    ]
     signs = [f"{sign} {name}" if len(lines) > 1 else name for sign, name in zip(SYMBOLS.values(), names, strict=False)]
     letters = (
         element("li", element("b", escape(sign), css=f"sd-line-{i}"), escape(label))
         for i, (sign, label) in enumerate(zip(signs, lines, strict=True))
     )
-    rows = [[f"{label}, {sparsity_percent(each.permille)}", *verdicts.loss_cells(each)] for label, _, each in models]
+    rows = [
+        [f"{label}, {wording.sparsity_words(each.permille, each.method)}", *verdicts.loss_cells(each)]
+        for label, _, each in models
+    ]
     data = [
-        {"model": label, "sparsity_percent": each.permille / 10, **verdicts.loss_values(each)}
+        {
+            "model": label,
+            "sparsity_percent": each.permille / 10,
+            "budget": each.method.budget,
+            **verdicts.reached_percents(each.record.pruned),
+            **verdicts.loss_values(each),
+        }
         for label, _, each in models
     ]
     caption = f"Each model against its own dense model, on the last words of the same passages. {_EACH}"
@@ -317,10 +339,10 @@ def overlay(found: Sequence[RunResults]) -> Overlay | None:
             first,
             dense=replace(first.dense, facts=list(dict.fromkeys(right))) if len(dense) > 1 else first.dense,
             lines={
-                name: [run.point_of(each) for each in judged]
+                name: [run.point_of(each, axis) for each in judged]
                 for name, (run, judged) in zip(names, lines.values(), strict=True)
             },
-            taken=wording.sparsity_axis_title(each.method for *_, each in models),
+            taken=wording.sparsity_axis_title((each.method for *_, each in models), axis),
             asked=(),
             leader="",
             published=(),
@@ -352,7 +374,7 @@ def _lines(runs: Sequence[RunResults], notes: list[str]) -> dict[str, tuple[RunR
             reference_title(calibration.corpus).partition(",")[0],
             f"{calibration.n_samples:,} × {calibration.length:,}",
         )
-        steps, method = wording.sparsity_percents(sorted(asked.made_permille)), wording.method_title(models[0].method)
+        steps, method = wording.sparsity_steps(asked), wording.method_title(models[0].method)
         model = _short_title(asked.model).rpartition("/")[2]
         facets.append((model, asked.dtype, *(read if asked.reads_text else ("no text", "")), steps, method))
     differ = [len(set(values)) > 1 for values in zip(*facets, strict=True)]

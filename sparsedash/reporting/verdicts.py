@@ -6,11 +6,12 @@ Plain text: escape it before it becomes markup.
 from collections.abc import Mapping, Sequence
 from math import exp, isinf
 
+from sparsedash.catalog.budgets import BUDGETS
 from sparsedash.reporting import wording
 from sparsedash.reporting.html import Table, Value, element, escape
 from sparsedash.reporting.run_results import Judged, RunResults
 from sparsedash.reporting.wording import MINUS, NBSP, percent, plural, quantity
-from sparsedash.schema.records import LARGEST_LOSS, Record
+from sparsedash.schema.records import LARGEST_LOSS, Pruned, Record
 from sparsedash.stats.races import LikelihoodDifference
 from sparsedash.stats.significance import PairedComparison, accuracy_interval
 from sparsedash.stats.tolerance import Loss, LossMeasure, Tolerance, ToleranceVerdict, Verdict
@@ -209,6 +210,11 @@ def loss_values(judged: Judged) -> dict[str, Value]:
     return {**verdict_values(judged.verdict), "change_points": 100 * compared.difference, **flips}
 
 
+def reached_percents(pruned: Pruned | None) -> dict[str, Value]:
+    """The share of every budget that is gone, for a file: channels_removed_percent and so on; zeros for dense."""
+    return {f"{budget}_removed_percent": 100 * pruned.reached[budget] if pruned else 0.0 for budget in BUDGETS}
+
+
 def _level(lost: Loss) -> str:
     return f" ({_level_words(lost.level)})"
 
@@ -225,13 +231,15 @@ def numbers_table(found: RunResults, comparisons: Mapping[str, str] | None = Non
     comparisons: the address of each one's comparison with dense, by its key.
     """
     addresses, total = comparisons or {}, found.dense.last_word.total
-    gone = "removed" if all(m.takes_channels for m in found.run.settings.methods) else "removed or zero"
-    head = ["Model", f"MLP {gone}", f"Linear weights {gone}", f"Right of {total:,}", "Accuracy", "95 % interval"]
+    methods = found.run.settings.methods
+    gone = "removed" if all(method.takes_channels for method in methods) else "removed or zero"
+    reached = [f"{wording.first_upper(title)} {gone}" for title in wording.budget_titles(methods).values()]
+    head = ["Model", *reached, f"Right of {total:,}", "Accuracy", "95 % interval"]
     rows, links, data = [], [], list[dict[str, Value]]()
     for judged in found.models:
         record, name, score = judged.record, found.names[judged.record.key], judged.record.last_word
         pruned = record.pruned
-        shares = [percent(pruned.mlp_sparsity), percent(pruned.matmul_ratio)] if pruned else ["0", "0"]
+        shares = [percent(pruned.reached[budget]) if pruned else "0" for budget in BUDGETS]
         right = f"{score.right:,}" if score.total == total else f"{score.right:,} of {score.total:,}"
         low, high = accuracy_interval(record)
         accuracy = [percent(score.accuracy), wording.interval((low, high))]
@@ -239,8 +247,7 @@ def numbers_table(found: RunResults, comparisons: Mapping[str, str] | None = Non
         data.append(
             {
                 "model": name,
-                "mlp_sparsity_percent": 100 * pruned.mlp_sparsity if pruned else 0.0,
-                "linear_sparsity_percent": 100 * pruned.matmul_ratio if pruned else 0.0,
+                **reached_percents(pruned),
                 "right": score.right,
                 "passages": score.total,
                 "accuracy_percent": 100 * score.accuracy,

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from sparsedash.catalog import presets
+from sparsedash.catalog.budgets import BUDGETS
 from sparsedash.reporting import wording
 from sparsedash.reporting.run_prompts import PromptTexts
 from sparsedash.reporting.run_results import RunResults
@@ -96,11 +97,11 @@ def one_line(text: str) -> str:
 def run_table(document: dict[str, Any]) -> Iterator[str]:
     """The lines of a run's table. document: of `run_document`.
 
-    MLPs, linear: the measured shares of their weights, and of all linear weights, that were removed.
+    channels to macs: the measured share of every budget that was removed.
     """
     sparse, settings = document["sparse"], document["settings"]
     several = len(settings["methods"]) > 1
-    rows = [["", "MLPs", "linear", "last word", "last token", "word ppl", "broke", "fixed", "verdict"]]
+    rows = [["", *BUDGETS, "last word", "last token", "word ppl", "broke", "fixed", "verdict"]]
     rows.append(["dense", *_result_cells(document["dense"])])
     for answers in sparse:
         name = sparse_model_label(MethodSettings(**answers["method"]), answers["sparsity_percent"], several)
@@ -123,7 +124,7 @@ def prompt_lines(found: RunResults, texts: Iterable[PromptTexts]) -> Iterator[st
 def _result_cells(answers: dict[str, Any]) -> list[str]:
     word, token, pairs = answers["last_word"], answers["last_token"], answers.get("paired")
     perplexity = inf if answers["word_perplexity"] is None else answers["word_perplexity"]
-    cells = [f"{answers.get(share, 0):.1%}" for share in ("mlp_sparsity", "matmul_ratio")]
+    cells = [f"{answers.get(f'{budget}_removed_percent', 0):.1f}%" for budget in BUDGETS]
     cells += [f"{word['right']} of {word['total']}", f"{token['right'] / token['total']:.1%}"]
     against = [str(pairs["broke"]), str(pairs["mended"]), answers["verdict"]["verdict"]] if pairs else [""] * 3
     return [*cells, wording.perplexity(perplexity), *against]

@@ -120,11 +120,12 @@ def show_tradeoff(backend: Backend, found: RunResults, job: Job | None) -> None:
         measures: tuple[Measure, ...] = get_args(Measure)
         measure = choose_measure(measures)
         lines = dict.fromkeys(map(found.line_of, found.run.settings.methods))
-        if (gain := loss_charts.choose_gain(lines)) is not None:
+        gain, axis = loss_charts.choose_axis(lines, found.run.settings.budget)
+        if gain is not None:
             pressed = loss_charts.show_gains(backend, found, gain, measure)
         else:
             file = file_name(wording.file_stem(found.run), measure)
-            tradeoff = found.tradeoff(live_model(found, job) if job is not None and live else None)
+            tradeoff = found.tradeoff(axis, live_model(found, job) if job is not None and live else None)
             pressed = loss_charts.show_tradeoff_chart(tradeoff, measure, file, f"race-{measures.index(measure)}")
         loss_charts.open_comparison(found.comparisons.get(pressed))
 

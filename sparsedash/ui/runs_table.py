@@ -20,7 +20,7 @@ from sparsedash.ui.address_bar import BOUND, PAGE, choose_measure, query_value, 
 from sparsedash.ui.form_fields import file_popover
 from sparsedash.ui.frame import JOB_S
 from sparsedash.ui.job_panel import JOBS_LISTED
-from sparsedash.ui.loss_charts import choose_highlight, open_comparison, show_tradeoff_chart
+from sparsedash.ui.loss_charts import choose_highlight, choose_share, open_comparison, show_tradeoff_chart
 
 CHOSEN, OVERLAID = "chosen", "together"
 """Parameters of the address: the ticked runs, and whether they are overlaid."""
@@ -263,7 +263,10 @@ def show_overlay(backend: Backend, chosen: Sequence[RunRow]) -> None:
     looked_at, limits = with_results[:MOST_RUNS], navigation.current_tolerance()
     found = [results for row in looked_at if (results := run_results(backend, row.run, limits, row.mark.name))]
     frame.section("Overlay" if len(chosen) > 1 else "The chart of this run")
-    drawn = overlay(found)
+    budgets = {results.run.settings.budget for results in found}
+    # Above the legend.
+    axis = choose_share(budgets.pop() if len(budgets) == 1 else "channels") if found else "channels"
+    drawn = overlay(found, axis)
     if drawn is None:
         frame.note("None of the chosen runs has a sparse model with answers yet.")
         return
