@@ -301,7 +301,7 @@ PLANNED = (450, 225, 113, 57, 28, 14)
 class FindSettings:
     """One search: a model, one method, one calibration, and the tolerance.
 
-    evaluation: its passages are the budget of each model. residency, prompts: see RunSettings.
+    evaluation: a model answers at most its passages. residency, prompts: see RunSettings.
     """
 
     model: str = RunSettings.model
@@ -382,9 +382,9 @@ class Trial:
 class FindResult:
     """Result of a search so far, stored under the key of its run after every trial.
 
-    ratio, points: the tolerance. n_passages: the budget. steps: possible sparsities (per mille), ascending. trials: in
-    the order they were made. answer: the largest step that is within while the next is not; None if not even the first
-    is, or while the search goes on.
+    ratio, points: the tolerance. n_passages: the most that a trial answers. steps: possible sparsities (per mille),
+    ascending. trials: in the order they were made. answer: the largest step that is within while the next is not; None
+    if not even the first is, or while the search goes on.
     """
 
     key: str

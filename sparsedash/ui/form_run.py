@@ -40,7 +40,7 @@ _RUN, _METHOD = field_rows(RunSettings), field_rows(MethodSettings)
 _CALIBRATION, _EVALUATION = field_rows(CalibrationSettings), field_rows(EvaluationSettings)
 _KINDS = (RunSettings, CalibrationSettings, EvaluationSettings, FindSettings, MethodSettings)
 _ROWS = [row for kind in _KINDS for row in field_rows(kind).values()]
-_BUDGET = replace(
+_AT_MOST = replace(
     _EVALUATION["n_passages"],
     label="Passages, at most",
     help="The dense model is evaluated on all of them. A trial stops once its verdict is certain; an undecided one "
@@ -180,10 +180,10 @@ def _amount_fields(search: bool) -> dict[str, Any]:
 
 def _passage_fields(backend: Backend, search: bool) -> dict[str, Any]:
     """Draw the passages, and of a search their number."""
-    with form_fields.other_passages_expander(*([_BUDGET.key] if search else [])):
+    with form_fields.other_passages_expander(*([_AT_MOST.key] if search else [])):
         values: dict[str, Any] = {"text": form_fields.reference_field(backend, _EVALUATION["corpus"])}
         if search:
-            values |= form_fields.setting_fields([_BUDGET])
+            values |= form_fields.setting_fields([_AT_MOST])
     return values
 
 
