@@ -60,5 +60,6 @@ def require_possible(settings: RunSettings, shape: ModelShape) -> None:
     """Raise SettingsError where a sparsity of the run is more than its methods can remove of this model."""
     for method, permille in settings.points:
         if permille > (most := most_permille(shape, method)):
-            allowed = f"at most {most / 10:g} % of the {BUDGET_TITLES[method.budget]}: the rest is not in MLP channels"
-            raise SettingsError("sparsity", f"{percents_text((permille,))} %", allowed)
+            allowed = f"at most {most / 10:g} % of the {BUDGET_TITLES[method.budget]}"
+            reason = "The rest of this model is not in MLP channels that can go."
+            raise SettingsError("sparsity", f"{percents_text((permille,))} %", allowed, reason)

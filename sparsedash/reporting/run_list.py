@@ -122,17 +122,13 @@ class RunRow:
         budget = "" if self.settings.budget == "channels" else f"of the {BUDGET_TITLES[self.settings.budget]}"
         removed = wording.sparsity_percents(asked), budget
         if self.search is not None:
-            removed = "a search", quantity(n, "trial")
+            removed = "a search", f"{quantity(n, 'trial')} {budget}".strip()
         elif len(asked) > FEW:
-            removed = (
-                f"{asked[0] / 10:g} to {sparsity_percent(asked[-1])}",
-                " ".join(filter(None, [f"{len(asked)} steps", budget])),
-            )
+            removed = (f"{asked[0] / 10:g} to {sparsity_percent(asked[-1])}", f"{len(asked)} steps {budget}".strip())
         verdict, loss = ("", "") if self.known else ("…", "being read"), ("", "", "")
         if found is not None:
             method = f" with {wording.method_title(found.method)}" if len(self.settings.methods) > 1 else ""
-            at = wording.sparsity_words(found.permille, found.method)
-            verdict = verdicts.VERDICT_SIGNS[found.verdict.verdict], f"at {at}{method}"
+            verdict = verdicts.VERDICT_SIGNS[found.verdict.verdict], f"at {sparsity_percent(found.permille)}{method}"
             lost, accuracy = found.verdict.perplexity, found.verdict.accuracy
             points = verdicts.loss_value(accuracy) if accuracy else "accuracy not judged"
             loss = verdicts.loss_value(lost), verdicts.loss_interval(lost), points

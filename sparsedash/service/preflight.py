@@ -146,7 +146,7 @@ def run_problems(
         try:
             require_possible(request, shape)
         except SettingsError as error:
-            found.append(Problem(field="sparsity", message=error.rule))
+            found.append(Problem(field="sparsity", message=f"{error.rule} {error.advice}"))
     asked, needed = settings.calibration, 0
     # The shape of other models is known once they are read.
     if settings.solves and settings.model == BUILTIN_MODEL and (built_in := listed_shape(BUILTIN_MODEL)):

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from sparsedash.catalog import presets
-from sparsedash.catalog.budgets import BUDGETS
+from sparsedash.catalog.budgets import BUDGET_TITLES, BUDGETS
 from sparsedash.reporting import wording
 from sparsedash.reporting.run_prompts import PromptTexts
 from sparsedash.reporting.run_results import RunResults
 from sparsedash.schema.errors import SparseDashError
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import STAGE_TITLES, STARTING, Step
-from sparsedash.schema.settings import RunSettings
+from sparsedash.schema.settings import RunSettings, settings_from_plain
 from sparsedash.storage.local_machine import writable_file, write_atomically
 
 EXIT_FAILED = 1
@@ -101,7 +101,9 @@ def run_table(document: dict[str, Any]) -> Iterator[str]:
     """
     sparse, settings = document["sparse"], document["settings"]
     several = len(settings["methods"]) > 1
-    rows = [["", *BUDGETS, "last word", "last token", "word ppl", "broke", "fixed", "verdict"]]
+    budget = settings_from_plain(RunSettings, settings).budget
+    asked = "" if budget == "channels" else f"% of the {BUDGET_TITLES[budget]}"
+    rows = [[asked, *BUDGETS, "last word", "last token", "word ppl", "broke", "fixed", "verdict"]]
     rows.append(["dense", *_result_cells(document["dense"])])
     for answers in sparse:
         name = sparse_model_label(MethodSettings(**answers["method"]), answers["sparsity_percent"], several)

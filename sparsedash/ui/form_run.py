@@ -159,7 +159,7 @@ def _amount_fields(search: bool) -> dict[str, Any]:
     budget = _METHOD["budget"]
     if search:
         tolerance = parse_tolerance(st.query_params)
-        with st.container(horizontal=True):
+        with st.container(horizontal=True, vertical_alignment="bottom"):
             possible = tolerance_fields(tolerance)
             share = choose_budget(budget.key, budget.label, budget.default)
         limits = {"within": tolerance.ratio, "points": tolerance.points} if possible else {"within": None}
@@ -170,7 +170,8 @@ def _amount_fields(search: bool) -> dict[str, Any]:
     with right:
         share = choose_budget(budget.key, budget.label, budget.default)
     with left:
-        label = row.label.replace(BUDGET_TITLES["channels"], BUDGET_TITLES[share])
+        usual = BUDGET_TITLES[budget.default]
+        label = row.label if share == budget.default else row.label.replace(usual, f"the {BUDGET_TITLES[share]}")
         text = st.text_input(label, first, key=row.key, bind=BOUND, help=row.help) or ""
         asked = form_fields.validated(
             row.key, lambda: RunSettings(sparsities_permille=parse_percents(text)).sparsities_permille

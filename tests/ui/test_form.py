@@ -107,7 +107,7 @@ def test_the_address_of_a_request_fills_in_all_of_it(open_page, backend, name):
 def test_the_label_of_the_sparsities_says_their_budget_and_more_than_can_go_is_refused_beside_them(open_page, backend):
     backend.named = NamedModel(family="llama", shape=shipped_shape("smollm2-135m"))
     app = open_page("prune", sparsity="60", budget="bytes")
-    assert app.text_input(key="sparsity").label == "Share of file size to remove, percent"
+    assert app.text_input(key="sparsity").label == "Share of the file size to remove, percent"
     assert "Sparsity must be at most 58 % of the file size" in words(app) and button(app, "Start").disabled
     app.selectbox(key="chosen-budget").select("weights").run()
     assert app.text_input(key="sparsity").value == "60" and app.query_params["budget"] == "weights"
