@@ -169,10 +169,10 @@ def _amount_fields(search: bool) -> dict[str, Any]:
     left, right = st.columns([2, 1])
     with right:
         share = choose_budget(budget.key, budget.label, budget.default)
+    if share != "channels":
+        row = replace(row, label=row.label.replace(BUDGET_TITLES["channels"], f"the {BUDGET_TITLES[share]}"))
     with left:
-        usual = BUDGET_TITLES[budget.default]
-        label = row.label if share == budget.default else row.label.replace(usual, f"the {BUDGET_TITLES[share]}")
-        text = st.text_input(label, first, key=row.key, bind=BOUND, help=row.help) or ""
+        text = st.text_input(row.label, first, key=row.key, bind=BOUND, help=row.help) or ""
         asked = form_fields.validated(
             row.key, lambda: RunSettings(sparsities_permille=parse_percents(text)).sparsities_permille
         )
