@@ -278,8 +278,8 @@ class Overlay:
     notes: Sequence[str]
 
 
-def overlay(found: Sequence[RunResults], axis: Budget = "channels") -> Overlay | None:
-    """The chart of those runs that answer the same passages as most of them do; None where nothing can be drawn.
+def overlay(found: Sequence[RunResults], axis: Budget = "channels") -> Overlay:
+    """The chart of those runs that answer the same passages as most of them do. found: some with sparse models.
 
     axis: the budget whose shares it shows.
     """
@@ -290,8 +290,6 @@ def overlay(found: Sequence[RunResults], axis: Budget = "channels") -> Overlay |
         for run in found
         if run.judged
     ]
-    if not judged:
-        return None
     most = Counter(passages for _, passages in judged).most_common(1)[0][0]
     why = "it answers other passages than the runs in the chart, so their losses cannot be compared"
     notes += [f"“{run.title}” is not drawn: {why}." for run, passages in judged if passages != most]

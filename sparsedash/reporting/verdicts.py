@@ -233,7 +233,10 @@ def numbers_table(found: RunResults, comparisons: Mapping[str, str] | None = Non
     addresses, total = comparisons or {}, found.dense.last_word.total
     methods = found.run.settings.methods
     gone = "removed" if all(method.takes_channels for method in methods) else "removed or zero"
-    reached = [f"{wording.first_upper(title)} {gone}" for title in wording.budget_titles(methods).values()]
+    reached = [
+        f"{wording.first_upper(title)} {'removed' if budget == 'bytes' else gone}"
+        for budget, title in wording.budget_titles(methods).items()
+    ]
     head = ["Model", *reached, f"Right of {total:,}", "Accuracy", "95 % interval"]
     rows, links, data = [], [], list[dict[str, Value]]()
     for judged in found.models:
