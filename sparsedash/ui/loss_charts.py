@@ -103,15 +103,19 @@ def choose_axis(labels: Collection[str], asked: Budget) -> tuple[GainName | None
 
     Returns the gain, or None for sparsity, and the budget whose shares that is. asked: the run's budget.
     """
-    axis, share, highlight = st.columns(3)
-    with axis:
+    first, second, third = st.columns(3)
+    with first:
         chosen = select("against", "Plot loss against", _AXES, _SPARSITY, noun="axis")
     gain = next((name for name in get_args(GainName) if name == chosen), None)
-    with share:
-        budget = asked if gain else choose_share(asked)
-    with highlight:
+    if gain:
+        with second:
+            choose_highlight(labels)
+        return gain, asked
+    with second:
+        budget = choose_share(asked)
+    with third:
         choose_highlight(labels)
-    return gain, budget
+    return None, budget
 
 
 def choose_share(asked: Budget) -> Budget:
