@@ -58,7 +58,7 @@ class _Curve:
     def __init__(self, records, steps) -> None:
         self.dense = [_light(outcome) for outcome in records[0].outcomes]
         # Where widths are few, two sparsities can be the same model.
-        reached = {1000 * record.pruned.mlp_sparsity: record for record in records[1:]}
+        reached = {1000 * record.pruned.reached.channels: record for record in records[1:]}
         known = {0.0: records[0]} | {place: record for place, record in reached.items() if place > 0}
         self._places, self._records = list(known), list(known.values())
         draw = random.Random(0)

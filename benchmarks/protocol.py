@@ -18,6 +18,7 @@ from statistics import fmean
 from typing import get_args
 
 from sparsedash.catalog.presets import METHODS, method_name, method_named
+from sparsedash.schema.method_settings import Budget, with_budget
 from sparsedash.schema.pair_records import DivergenceSettings
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Record
@@ -96,7 +97,7 @@ def _settings(arguments, model, text):
     return RunSettings(
         model=model,
         dtype=arguments.dtype,
-        methods=tuple(map(method_named, names)),
+        methods=with_budget([*map(method_named, names)], arguments.budget),
         sparsities_permille=parse_percents(arguments.sparsity),
         calibration=CalibrationSettings(
             corpus=text, n_samples=arguments.samples, length=arguments.length, packed=arguments.packing == "packed"
@@ -157,6 +158,7 @@ def _parser():
     parser.add_argument("--length", type=int, default=256)
     parser.add_argument("--packing", default="packed", choices=("packed", "documents"))
     parser.add_argument("--sparsity", default="10,20,30")
+    parser.add_argument("--budget", default="channels", choices=get_args(Budget), help="what --sparsity is a share of")
     parser.add_argument("--methods", help="names with commas between; all that remove channels where not given")
     parser.add_argument("--divergence", action="append", help="text reference, may be repeated")
     parser.add_argument("--tokens", type=int, default=2048, help="of each text of --divergence")

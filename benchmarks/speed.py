@@ -25,7 +25,7 @@ from benchmarks.machine import SIDE, Pace
 from sparsedash.engine.calibration import statistics
 from sparsedash.engine.evaluation import evaluate as evaluation
 from sparsedash.engine.evaluation import questions
-from sparsedash.engine.models.decoder_blocks import batches_by_length, n_matmul_weights
+from sparsedash.engine.models.decoder_blocks import batches_by_length
 from sparsedash.engine.models.loading import load_model, locate_model
 from sparsedash.engine.models.matmul import are_widened, fastest_products, widen_once
 from sparsedash.engine.texts.corpora import read_texts, story_openings
@@ -52,8 +52,7 @@ def main() -> None:
 
 def _lines(loaded, chosen, arguments) -> None:
     """Print the lines of one type of number."""
-    n_weights = n_matmul_weights(loaded.model)
-    of_blocks = 2 * (n_weights - loaded.model.get_output_embeddings().weight.numel())
+    n_weights, of_blocks = loaded.shape.n_matmul, 2 * loaded.shape.n_block_weights
 
     def started():
         return Pace(torch.float32 if are_widened(loaded.dtype) else loaded.model.dtype, arguments.side)

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from sparsedash.schema.method_settings import MethodSettings
-from sparsedash.schema.records import Candidate, Outcome, Pruned, Record, Run, Stopping, TargetToken
+from sparsedash.schema.records import Candidate, Outcome, Pruned, Reached, Record, Run, Stopping, TargetToken
 from sparsedash.schema.settings import CalibrationSettings, RunSettings
 
 
@@ -26,8 +26,7 @@ PRUNED = Pruned(
     sparsity_permille=125,
     widths=(96, 64),
     dense_widths=(128, 64),
-    mlp_sparsity=32 / 192,
-    matmul_ratio=0.1,
+    reached=Reached(channels=32 / 192, weights=0.13, bytes=0.09, macs=0.1),
     layer_errors=(0.25, 0.0),
     held_out_errors=(0.5, 0.0),
 )

@@ -14,6 +14,7 @@ OTHER = {
         "compensation": "none",
         "allocation": "sensitivity",
         "width_multiple": 64,
+        "budget": "weights",
         "damping": 0.02,
         "strength": 1.0,
         "seed": 1,

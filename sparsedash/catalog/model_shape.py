@@ -55,7 +55,7 @@ class ModelShape:
     @property
     def n_block_weights(self) -> int:
         """Weights of all projections in the decoder blocks."""
-        return self.n_matmul - self.n_head
+        return self.n_mlp + 2 * self.hidden * (self.attention + self.keys) * len(self.widths)
 
     @property
     def cache_per_token(self) -> int:

@@ -97,7 +97,8 @@ def method_named(name: str) -> MethodSettings:
 @lru_cache(maxsize=256)
 def method_name(settings: MethodSettings) -> str:
     """The name of these choices, or the choices themselves; then each unusual parameter."""
-    own = asdict(settings)
+    # A run has one budget, which is said where its sparsities are.
+    own = asdict(replace(settings, budget="channels"))
     chosen = {name: value for name, value in own.items() if isinstance(value, str)}
     alike = [method for method in METHODS if chosen.items() <= asdict(method.settings).items()]
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from sparsedash.catalog.budgets import channel_share
 from sparsedash.catalog.choices import EVALUATION_CORPORA
 from sparsedash.catalog.model_shape import WEIGHT_BYTES, ModelShape, listed_shape
 from sparsedash.schema.errors import SettingsError
@@ -289,14 +290,15 @@ def run_disk(shape: ModelShape, settings: RunSettings, n_passages: int, *, strea
     itemsize, calibration = WEIGHT_BYTES[settings.dtype], settings.calibration
     stays = kept_bytes(shape.widths, shape.hidden, settings, calibration.n_samples)
     stays += _sample_bytes(shape, settings, n_passages) + (1 + settings.n_sparse) * n_passages * ANSWER_BYTES
-    sequential = [permille for method, permille in settings.points if method.compensation == "sequential"]
-    stays += sum(_out_bytes(shape, permille) for permille in sequential)
+    out = [_out_bytes(shape, *point) for point in settings.points]
+    sequential = [n for n, (method, _) in zip(out, settings.points, strict=True) if method.compensation == "sequential"]
+    stays += sum(sequential)
     if streamed and shape.stored_bytes != itemsize:
         # A copy in the run's own type, which can be read block by block.
         stays += shape.n_parameters * itemsize
     streams = (1 + bool(sequential)) * calibration.n_samples * calibration.length * shape.hidden * itemsize
     models = sorted(_model_bytes(shape, method, permille, itemsize) for method, permille in settings.points)
-    passing = [streams, max(models, default=0), _out_bytes(shape, 0) * needs_sensitivity(settings)]
+    passing = [streams, max(models, default=0), 4 * shape.hidden * sum(shape.widths) * needs_sensitivity(settings)]
     if streamed:
         # Models that are evaluated side by side are put aside together, with what is kept of their passages.
         n_together = n_side_by_side(settings)
@@ -306,10 +308,8 @@ def run_disk(shape: ModelShape, settings: RunSettings, n_passages: int, *, strea
             # Between two blocks calibration text is put aside, beside what a kill would leave of it.
             kept += streams
         held = sorted(
-            _out_bytes(shape, permille) * itemsize // 4
-            if method.takes_channels
-            else _masked_weights(shape, method) * itemsize
-            for method, permille in settings.points
+            n * itemsize // 4 if method.takes_channels else _masked_weights(shape, method) * itemsize
+            for n, (method, _) in zip(out, settings.points, strict=True)
         )
         passing.append(sum(models[-n_together:]) + sum(held[-n_together:]) + kept)
     return RunDisk(stays_bytes=stays, passing_bytes=max(passing) if settings.points else 0)
@@ -328,9 +328,9 @@ def _sample_bytes(shape: ModelShape, settings: RunSettings, n_passages: int) -> 
     return inputs * (len(shares_read(settings)) * 4 * kept_out + 2 * passages)
 
 
-def _out_bytes(shape: ModelShape, permille: int) -> int:
+def _out_bytes(shape: ModelShape, method: MethodSettings, permille: int) -> int:
     """Of all out-projections in float32, with as many channels as are left."""
-    return 4 * shape.hidden * sum(shape.widths) * (1000 - permille) // 1000
+    return round(4 * shape.hidden * sum(shape.widths) * (1 - channel_share(shape, method, permille)))
 
 
 def _masked_weights(shape: ModelShape, method: MethodSettings) -> int:
@@ -340,7 +340,7 @@ def _masked_weights(shape: ModelShape, method: MethodSettings) -> int:
 def _model_bytes(shape: ModelShape, method: MethodSettings, permille: int, itemsize: int) -> int:
     """Of one sparse model until it is evaluated; of masked weights a bit each, and the refitted ones."""
     if method.takes_channels:
-        return _out_bytes(shape, permille)
+        return _out_bytes(shape, method, permille)
     n = _masked_weights(shape, method)
     return n // 8 + n * itemsize * (1000 - permille) // 1000 * (method.compensation != "none")
 

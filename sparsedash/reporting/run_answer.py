@@ -183,7 +183,7 @@ def _search(found: RunResults) -> FindResult | None:
 
 def _rounding_note(row: Judged) -> str:
     """The share that is removed, where the widths were rounded to less than half of what was asked for."""
-    reached = row.record.pruned.mlp_sparsity if row.record.pruned else 0.0
+    reached = row.record.pruned.reached[row.method.budget] if row.record.pruned else 0.0
     if not row.method.takes_channels or reached >= row.permille / 2000:
         return ""
     return f" ({wording.percent(reached)} after rounding the widths)"

@@ -8,6 +8,7 @@ from math import inf
 from string import ascii_uppercase
 from typing import get_args
 
+from sparsedash.catalog.budgets import BUDGET_TITLES
 from sparsedash.jobs.job import Job
 from sparsedash.reporting import verdicts, wording
 from sparsedash.reporting.charts.chart_style import LONGEST
@@ -18,6 +19,7 @@ from sparsedash.reporting.job_status import STATES, job_request
 from sparsedash.reporting.record_pair import unique_names
 from sparsedash.reporting.run_results import Judged, RunResults, Weighed, headline_model
 from sparsedash.reporting.wording import quantity, reference_title, sparsity_percent
+from sparsedash.schema.method_settings import Budget
 from sparsedash.schema.pair_records import RunMark
 from sparsedash.schema.records import Run
 from sparsedash.schema.settings import FindSettings, RunSettings, planned_run
@@ -110,17 +112,19 @@ class RunRow:
             "took_s": self.seconds,
             "judged_method": wording.method_title(found.method) if found else None,
             "judged_sparsity_percent": found.permille / 10 if found else None,
+            "budget": self.settings.budget,
             **(verdicts.verdict_values(found.verdict) if found else {}),
         }
 
     def cells(self, zone: tzinfo | None) -> list[tuple[str, ...]]:
         """The lines of the cells: method, removed, verdict, cost, started; empty where there is nothing to say."""
         found, n, asked = self.model, len(self.run.sparse) if self.run else 0, sorted(self.settings.made_permille)
-        removed = wording.sparsity_percents(asked), ""
+        budget = "" if self.settings.budget == "channels" else f"of the {BUDGET_TITLES[self.settings.budget]}"
+        removed = wording.sparsity_percents(asked), budget
         if self.search is not None:
-            removed = "a search", quantity(n, "trial")
+            removed = "a search", f"{quantity(n, 'trial')} {budget}".strip()
         elif len(asked) > FEW:
-            removed = f"{asked[0] / 10:g} to {sparsity_percent(asked[-1])}", f"{len(asked)} steps"
+            removed = (f"{asked[0] / 10:g} to {sparsity_percent(asked[-1])}", f"{len(asked)} steps {budget}".strip())
         verdict, loss = ("", "") if self.known else ("…", "being read"), ("", "", "")
         if found is not None:
             method = f" with {wording.method_title(found.method)}" if len(self.settings.methods) > 1 else ""
@@ -274,8 +278,11 @@ class Overlay:
     notes: Sequence[str]
 
 
-def overlay(found: Sequence[RunResults]) -> Overlay | None:
-    """The chart of those runs that answer the same passages as most of them do; None where nothing can be drawn."""
+def overlay(found: Sequence[RunResults], axis: Budget = "channels") -> Overlay:
+    """The chart of those runs that answer the same passages as most of them do. found: some with sparse models.
+
+    axis: the budget whose shares it shows.
+    """
     notes = [f"“{run.title}” has no sparse model yet." for run in found if not run.judged]
     # Runs over the same passages have the same of these.
     judged = [
@@ -283,8 +290,6 @@ def overlay(found: Sequence[RunResults]) -> Overlay | None:
         for run in found
         if run.judged
     ]
-    if not judged:
-        return None
     most = Counter(passages for _, passages in judged).most_common(1)[0][0]
     why = "its passages differ from those of the runs in the chart, so the losses cannot be compared"
     notes += [f"“{run.title}” is not drawn: {why}." for run, passages in judged if passages != most]
@@ -299,8 +304,10 @@ def overlay(found: Sequence[RunResults]) -> Overlay | None:
     models = [(label, run, each) for label, (run, judged) in lines.items() for each in judged]
     every: tuple[Measure, ...] = get_args(Measure)
     dense = {run.dense.key: run for run in drawn}
-    first = drawn[0].tradeoff()
-    right = [f"{reference_title(run.dense.model)}: {run.point_of(run.models[0]).facts[0]}" for run in dense.values()]
+    first = drawn[0].tradeoff(axis)
+    right = [
+        f"{reference_title(run.dense.model)}: {run.point_of(run.models[0], axis).facts[0]}" for run in dense.values()
+    ]
     signs = [f"{sign} {name}" if len(lines) > 1 else name for sign, name in zip(SYMBOLS.values(), names, strict=False)]
     letters = (
         element("li", element("b", escape(sign), css=f"sd-line-{i}"), escape(label))
@@ -308,18 +315,20 @@ def overlay(found: Sequence[RunResults]) -> Overlay | None:
     )
     rows = []
     for label, _, each in models:
-        named: dict[str, Value] = {"model": label, "sparsity_percent": each.permille / 10}
-        rows.append([Cell("Model", f"{label}, {sparsity_percent(each.permille)}", named), *verdicts.loss_cells(each)])
+        named: dict[str, Value] = {"model": label, "sparsity_percent": each.permille / 10, "budget": each.method.budget}
+        shown = f"{label}, {wording.sparsity_words(each.permille, each.method)}"
+        reached = verdicts.reached_percents(each.record.pruned)
+        rows.append([Cell("Model", shown, {**named, **reached}), *verdicts.loss_cells(each)])
     caption = f"Each model against its own dense model, on the same passages. {_EACH}"
     return Overlay(
         tradeoff=replace(
             first,
             dense=replace(first.dense, facts=list(dict.fromkeys(right))) if len(dense) > 1 else first.dense,
             lines={
-                name: [run.point_of(each) for each in judged]
+                name: [run.point_of(each, axis) for each in judged]
                 for name, (run, judged) in zip(names, lines.values(), strict=True)
             },
-            taken=wording.sparsity_axis_title(each.method for *_, each in models),
+            taken=wording.sparsity_axis_title((each.method for *_, each in models), axis),
             asked=(),
             leader="",
             published=(),
@@ -351,7 +360,7 @@ def _lines(runs: Sequence[RunResults], notes: list[str]) -> dict[str, tuple[RunR
             reference_title(calibration.corpus).partition(",")[0],
             f"{calibration.n_samples:,} × {calibration.length:,}",
         )
-        steps, method = wording.sparsity_percents(sorted(asked.made_permille)), wording.method_title(models[0].method)
+        steps, method = wording.sparsity_steps(asked), wording.method_title(models[0].method)
         model = _short_title(asked.model).rpartition("/")[2]
         facets.append((model, asked.dtype, *(read if asked.reads_text else ("no text", "")), steps, method))
     differ = [len(set(values)) > 1 for values in zip(*facets, strict=True)]

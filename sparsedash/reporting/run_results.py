@@ -11,7 +11,7 @@ from sparsedash.jobs.job import Job
 from sparsedash.reporting import wording
 from sparsedash.reporting.charts import tradeoff_data
 from sparsedash.reporting.charts.tradeoff_data import Point, Reading, Readings, TradeoffData
-from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.method_settings import Budget, MethodSettings
 from sparsedash.schema.pair_records import Continuation, ContinuationSettings
 from sparsedash.schema.records import Record, Run
 from sparsedash.schema.settings import FindResult
@@ -261,28 +261,33 @@ class RunResults:
         """The label of a method's line in a chart: "sparse", or its name where the run has several."""
         return wording.method_title(method) if self.several_methods else "sparse"
 
-    def tradeoff(self, live: tuple[str, Point] | None = None) -> TradeoffData:
-        """The data of this run's trade-off chart. live: the label of its line and the model that is answering now."""
+    def tradeoff(self, axis: Budget | None = None, live: tuple[str, Point] | None = None) -> TradeoffData:
+        """The data of this run's trade-off chart. axis: the budget whose shares it shows; None: that asked for.
+
+        live: the label of its line and the model that is answering now, drawn at the share asked for.
+        """
+        asked = self.run.settings.budget
+        axis = axis or asked
         lines: dict[str, list[Point]] = {self.line_of(method): [] for method in self.run.settings.methods}
         for each in self.judged:
-            lines.setdefault(self.line_of(each.method), []).append(self.point_of(each))
-        if live is not None:
+            lines.setdefault(self.line_of(each.method), []).append(self.point_of(each, axis))
+        if live is not None and axis == asked:
             lines[live[0]].append(live[1])
         return TradeoffData(
-            dense=self.point_of(self.models[0]),
+            dense=self.point_of(self.models[0], axis),
             lines=lines,
             n_passages=self.dense.last_word.total,
-            taken=wording.sparsity_axis_title(each.method for each in self.judged),
-            asked=self.run.settings.made_permille,
+            taken=wording.sparsity_axis_title((each.method for each in self.judged), axis),
+            asked=self.run.settings.made_permille if axis == asked else (),
             leader=self.line_of(self.best[0].method) if self.judged else "",
-            published=published_beside(self.dense),
+            published=published_beside(self.dense) if axis == "channels" else (),
             allowed={"word perplexity": self.tolerance.most("word perplexity"), "accuracy": self.tolerance.points},
         )
 
-    def point_of(self, model: Judged) -> Point:
-        """The point of one of its models in a chart."""
+    def point_of(self, model: Judged, axis: Budget) -> Point:
+        """The point of one of its models in a chart over the shares of a budget."""
         record, score, pruned = model.record, model.record.last_word, model.record.pruned
-        sparsity = 100 * pruned.mlp_sparsity if pruned else 0.0
+        sparsity = 100 * pruned.reached[axis] if pruned else 0.0
         removed = [f"{sparsity:.1f} % {wording.removed_or_zeroed(pruned.method)}"] if pruned else []
         right = f"{score.right:,} of {score.total:,} right"
         return Point(

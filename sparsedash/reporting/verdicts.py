@@ -6,11 +6,12 @@ Plain text: escape it before it becomes markup.
 from collections.abc import Mapping, Sequence
 from math import exp, isinf
 
+from sparsedash.catalog.budgets import BUDGETS
 from sparsedash.reporting import wording
 from sparsedash.reporting.html import Cell, Table, Value, element, escape
 from sparsedash.reporting.run_results import Judged, RunResults
 from sparsedash.reporting.wording import MINUS, NBSP, percent, plural, quantity
-from sparsedash.schema.records import LARGEST_LOSS, Record
+from sparsedash.schema.records import LARGEST_LOSS, Pruned, Record
 from sparsedash.stats.races import LikelihoodDifference
 from sparsedash.stats.significance import PairedComparison, accuracy_interval
 from sparsedash.stats.tolerance import Loss, LossMeasure, Tolerance, ToleranceVerdict, Verdict
@@ -205,6 +206,11 @@ def verdict_values(found: ToleranceVerdict) -> dict[str, Value]:
     return {**dict(zip(names, [*values, *ratios, 100 * lost.level], strict=True)), "verdict": found.verdict}
 
 
+def reached_percents(pruned: Pruned | None) -> dict[str, float]:
+    """The share of every budget that is gone, for a file: channels_removed_percent and so on; zeros for dense."""
+    return {f"{budget}_removed_percent": 100 * pruned.reached[budget] if pruned else 0.0 for budget in BUDGETS}
+
+
 def _level(lost: Loss) -> str:
     return f" ({_level_words(lost.level)})"
 
@@ -221,21 +227,21 @@ def numbers_table(found: RunResults, comparisons: Mapping[str, str] | None = Non
     comparisons: the address of each one's comparison with dense, by its key.
     """
     addresses, total = comparisons or {}, found.dense.last_word.total
+    titles, rows, links = wording.budget_titles(found.run.settings.methods), [], []
     gone = "removed" if all(m.takes_channels for m in found.run.settings.methods) else "removed or zero"
-    rows, links = [], []
     for judged in found.models:
         record, name, score = judged.record, found.names[judged.record.key], judged.record.last_word
-        shares = (record.pruned.mlp_sparsity, record.pruned.matmul_ratio) if record.pruned else (0.0, 0.0)
-        mlp, linear = map(percent, shares) if record.pruned else ("0", "0")
         right = f"{score.right:,}" if score.total == total else f"{score.right:,} of {score.total:,}"
         low, high = accuracy_interval(record)
         ends = {"accuracy_percent_low": 100 * low, "accuracy_percent_high": 100 * high}
-        perplexity = record.word_perplexity
+        perplexity, reached = record.word_perplexity, list[Cell]()
+        for title, (column, value) in zip(titles.values(), reached_percents(record.pruned).items(), strict=True):
+            head = f"{wording.first_upper(title)} {'removed' if title == titles['bytes'] else gone}"
+            reached.append(Cell(head, percent(value / 100) if record.pruned else "0", {column: value}))
         rows.append(
             [
                 Cell("Model", name, {"model": name}),
-                Cell(f"MLP {gone}", mlp, {"mlp_sparsity_percent": 100 * shares[0]}),
-                Cell(f"Linear weights {gone}", linear, {"linear_sparsity_percent": 100 * shares[1]}),
+                *reached,
                 Cell(f"Right of {total:,}", right, {"right": score.right, "passages": score.total}),
                 Cell("Accuracy", percent(score.accuracy), {"accuracy_percent": 100 * score.accuracy}),
                 Cell("95 % interval", wording.interval((low, high)), ends),

@@ -7,10 +7,11 @@ from functools import lru_cache
 from math import exp, isfinite, log
 from sys import float_info
 
+from sparsedash.catalog.budgets import BUDGET_TITLES
 from sparsedash.catalog.choices import CALIBRATION_CORPORA, EVALUATION_CORPORA, MODELS
 from sparsedash.catalog.presets import method_name
 from sparsedash.catalog.resources import LeastMemory, RunDisk
-from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.method_settings import Budget, MethodSettings
 from sparsedash.schema.progress import STAGE_TITLES
 from sparsedash.schema.records import Pruned, Run
 from sparsedash.schema.settings import CalibrationSettings, FindSettings, RunSettings, planned_run
@@ -252,9 +253,16 @@ def method_titles(settings: RunSettings) -> str:
     return f"{names}, widths in multiples of {', '.join(map(str, multiples))}"
 
 
+def budget_titles(methods: Iterable[MethodSettings]) -> dict[Budget, str]:
+    """What sparsities of models by these methods are shares of, by the budget: "MLP channels", "file size"."""
+    kinds = {method.takes_channels for method in methods}
+    return BUDGET_TITLES | ({} if kinds <= {True} else {"channels": "MLP weights" if kinds == {False} else "MLP"})
+
+
 def measured_sparsity(made: Pruned) -> str:
-    """ "measured 29.2 % of the MLPs, 17.3 % of all linear weights": what a model was pruned by, and what that means."""
-    return f"measured {percent(made.mlp_sparsity)} of the MLPs, {percent(made.matmul_ratio)} of all linear weights"
+    """ "measured 29.2 % of the MLP channels, 22.0 % of the blocks' weights, …": what is gone, of every budget."""
+    titles = budget_titles([made.method])
+    return f"measured {', '.join(f'{percent(made.reached[each])} of the {title}' for each, title in titles.items())}"
 
 
 def removed_or_zeroed(settings: MethodSettings) -> str:
@@ -265,15 +273,29 @@ def removed_or_zeroed(settings: MethodSettings) -> str:
 def share_of(settings: MethodSettings) -> str:
     """What a method takes a share of."""
     if settings.takes_channels:
-        return "of the MLP"
+        return f"of the {BUDGET_TITLES[settings.budget]}"
     return "of the MLPs' weights" if settings.scope == "mlp" else "of the decoder's weights"
+
+
+def sparsity_words(permille: int, method: MethodSettings) -> str:
+    """ "20 %", or "20 % of the file size" where the budget is not the usual one."""
+    return sparsity_percent(permille) + ("" if method.budget == "channels" else f" {share_of(method)}")
+
+
+def sparsity_steps(settings: RunSettings) -> str:
+    """ "10, 20 %", or "10, 20 % of the file size" where the budget of a run is not the usual one."""
+    budget = "" if settings.budget == "channels" else f" of the {BUDGET_TITLES[settings.budget]}"
+    return sparsity_percents(sorted(settings.made_permille)) + budget
 
 
 def run_title(settings: RunSettings | FindSettings) -> str:
     """The subject of a run, model and sparsities, or of a search."""
     if isinstance(settings, FindSettings):
-        return f"How much of {reference_title(settings.model)} can go"
-    return f"{reference_title(settings.model)} at {sparsity_percents(settings.made_permille)}"
+        budget = (
+            f": share of the {BUDGET_TITLES[settings.method.budget]}" if settings.method.budget != "channels" else ""
+        )
+        return f"How much of {reference_title(settings.model)} can go{budget}"
+    return f"{reference_title(settings.model)} at {sparsity_steps(settings)}"
 
 
 def stored_run_title(run: Run, name: str = "") -> str:
@@ -356,12 +378,14 @@ def record_names(run: Run) -> dict[str, str]:
 
 
 def model_words(method: MethodSettings, permille: int, named: bool = True) -> str:
-    """ "20 % of the MLP removed", or "magnitude, 20 % of the MLP removed" where it is named."""
+    """ "20 % of the MLP channels removed", or "magnitude, 20 % of the MLP channels removed" where it is named."""
     name = f"{method_title(method)}, " if named else ""
     return f"{name}{sparsity_percent(permille)} {share_of(method)} {removed_or_zeroed(method)}"
 
 
-def sparsity_axis_title(methods: Iterable[MethodSettings]) -> str:
-    """What the sparsity of models made by these methods is a share of, for an axis that holds them all."""
-    masks = any(not method.takes_channels for method in methods)
-    return "MLP channels removed, or MLP weights set to zero" if masks else "MLP channels removed"
+def sparsity_axis_title(methods: Iterable[MethodSettings], budget: Budget = "channels") -> str:
+    """The title of an axis with the shares of this budget that such methods took."""
+    title = first_upper(BUDGET_TITLES[budget])
+    if budget == "bytes" or all(method.takes_channels for method in methods):
+        return f"{title} removed"
+    return f"{title} removed, or {'MLP weights ' if budget == 'channels' else ''}set to zero"

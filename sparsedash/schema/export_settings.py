@@ -71,14 +71,14 @@ class ExportSettings:
         """The name of this request and of its result: the same files have one, by whatever limits a card judges."""
         return stage_key("export", **{k: v for k, v in asdict(self).items() if k not in ("ratio", "points")})
 
-    def folder(self, data_dir: Path, model: str, method: str, permille: int) -> Path:
+    def folder(self, data_dir: Path, model: str, method: str, sparsity: str) -> Path:
         """The new folder; inside the data folder it has a readable name.
 
-        model, method: their names. permille: the sparsity.
+        model, method: their names. sparsity: as "20pct".
         """
         if self.to:
             return Path(self.to)
-        parts = (model, method, f"{permille / 10:g}pct", self.form, self.weights, self.key()[:6])
+        parts = (model, method, sparsity, self.form, self.weights, self.key()[:6])
         name = "-".join(_DASHED.sub("-", part).strip("-.")[-60:] for part in parts)
         return data_dir / EXPORTS / name
 

@@ -1,7 +1,7 @@
 """Pruning methods: four choices and their parameters, checked when made."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from sparsedash.schema.errors import SettingsError
@@ -13,6 +13,8 @@ Saliency = Literal["activation-aware", "magnitude", "wifv", "obs", "fisher", "ra
 Compensation = Literal["none", "bias", "least-squares", "sequential"]
 Allocation = Literal["uniform", "global", "standardised", "sensitivity", "curves"]
 Schedule = Literal["exponential", "linear", "cubic", "cosine"]
+Budget = Literal["channels", "weights", "bytes", "macs"]
+"""What a sparsity is a share of: catalog.budgets says what is counted."""
 
 FIXED_PERMILLE: dict[Pattern, int] = {"2:4": 500, "4:8": 500}
 """Patterns with a sparsity of their own."""
@@ -22,12 +24,14 @@ _CHANNEL_CHOICES: dict[str, tuple[str, ...]] = {
     "compensation": get_args(Compensation),
     "allocation": get_args(Allocation),
     "scope": ("mlp",),
+    "budget": get_args(Budget),
 }
 _WEIGHT_CHOICES: dict[str, tuple[str, ...]] = {
     "saliency": ("activation-aware", "magnitude", "obs"),
     "compensation": ("none", "least-squares"),
     "allocation": ("uniform",),
     "scope": get_args(Scope),
+    "budget": ("channels",),
 }
 
 
@@ -42,7 +46,8 @@ class MethodSettings:
 
     scope: only for weights. seed: only for random saliency. rounds, schedule: only for Fisher saliency. floor, ceiling:
     only for allocation by sensitivity; a sparsity outside of them is the bound itself. blend: likewise. curve_levels:
-    only for allocation by curves. damping: the order of an elimination has one of its own.
+    only for allocation by curves. damping: the order of an elimination has one of its own. budget: what sparsities are
+    a share of where channels are removed.
     """
 
     saliency: Saliency = setting(
@@ -76,6 +81,13 @@ class MethodSettings:
         flag="--width-multiple",
         label="Kept widths are multiples of",
         flag_help="kept widths are multiples of N channels",
+    )
+    budget: Budget = setting(
+        "channels",
+        flag="--budget",
+        label="Sparsity is a share of",
+        help="channels: the MLPs' inner channels. weights: the blocks' weights. bytes: the model file. macs: the "
+        "multiply-adds of a token, attention's own products not counted. Channels go until that share is gone.",
     )
     damping: float = setting(
         0.01,
@@ -181,13 +193,22 @@ class MethodSettings:
         return asked if fixed is None else (fixed,)
 
 
+def with_budget(methods: Sequence[MethodSettings], budget: Budget) -> tuple[MethodSettings, ...]:
+    """The methods with this budget; those beside them that set single weights to zero keep their own.
+
+    Raises SettingsError where none of them removes channels, and the budget is another.
+    """
+    some = any(method.takes_channels for method in methods)
+    return tuple(replace(m, budget=budget) if m.takes_channels or not some else m for m in methods)
+
+
 def uses_parameter(parameter: str, *, pattern: str, saliency: str, compensation: str, allocation: str) -> bool:
     """Whether a method of these four choices uses its parameter of this name."""
     refits, sensitive = compensation in ("least-squares", "sequential"), allocation == "sensitivity"
     measured = allocation == "curves"
     single = pattern != "channelx1"
     conditions = {
-        "width_multiple": not single,
+        **dict.fromkeys(("width_multiple", "budget"), not single),
         "scope": single,
         **dict.fromkeys(("rounds", "schedule"), saliency == "fisher"),
         "seed": saliency == "random",

@@ -14,7 +14,7 @@ import msgspec
 
 from sparsedash.schema.errors import SettingsError, StoreError
 from sparsedash.schema.export_settings import Export
-from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.method_settings import Budget, MethodSettings
 from sparsedash.schema.pair_records import (
     Choices,
     Continuation,
@@ -148,13 +148,29 @@ class Score:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Reached:
+    """Shares of a model that are gone, one for each budget: see catalog.budgets.
+
+    Where single weights go: zeros / weights of the MLPs, of the blocks, and of all Linear and Conv layers; no bytes.
+    """
+
+    channels: Share
+    weights: Share
+    bytes: Share
+    macs: Share
+
+    def __getitem__(self, budget: Budget) -> float:
+        """The share of this budget."""
+        share: float = getattr(self, budget)
+        return share
+
+
+@dataclass(frozen=True, kw_only=True)
 class Pruned:
     """How a sparse model was made, enough to rebuild it, and how much of it is gone.
 
-    sparsity_permille: asked for.
+    sparsity_permille: asked for, of the method's budget. reached: what is gone, of every budget.
     widths: kept inner channels of each block; dense_widths: before pruning.
-    mlp_sparsity: removed inner channels / all inner channels; where single weights go, zeros / weights of the MLPs.
-    matmul_ratio: zeros / all weights of Linear and Conv layers, output head included.
     layer_errors: share of each block's MLP output that is lost, on calibration text, where single weights go that of
     its projections' outputs, averaged; empty where the method needs no text, or the text was too little for whole
     second moments. held_out_errors: on text kept out of the fit; empty when there was too little text to keep any out.
@@ -169,8 +185,7 @@ class Pruned:
     sparsity_permille: Permille
     widths: tuple[Count, ...]
     dense_widths: tuple[Count, ...]
-    mlp_sparsity: Share
-    matmul_ratio: Share
+    reached: Reached
     layer_errors: tuple[NotNegative, ...]
     held_out_errors: tuple[NotNegative, ...]
     uncompensated_errors: tuple[NotNegative, ...] = ()
@@ -267,7 +282,7 @@ class Record:
 
     @property
     def sparsity_permille(self) -> int:
-        """Asked-for MLP sparsity, per mille; 0 for the dense model."""
+        """Asked-for share of the method's budget, per mille; 0 for the dense model."""
         return self.pruned.sparsity_permille if self.pruned else 0
 
 

@@ -9,7 +9,7 @@ import msgspec
 
 from sparsedash.schema.errors import SettingsError, StoreError
 from sparsedash.schema.fields import MAX_SEED, check_settings, setting
-from sparsedash.schema.method_settings import FIXED_PERMILLE, MethodSettings
+from sparsedash.schema.method_settings import FIXED_PERMILLE, Budget, MethodSettings
 from sparsedash.schema.plain_values import Count, Permille, canonical_json, digest, require_whole
 
 if TYPE_CHECKING:
@@ -177,6 +177,7 @@ class RunSettings:
         flag="--sparsity",
         label="Share of MLP channels to remove, percent",
         help="One or several, 0 to 90, at most one decimal. One calibration serves them all; some methods reread text.",
+        flag_help="share of the budget to remove, percent. One or several, 0 to 90, at most one decimal",
     )
     calibration: CalibrationSettings = field(default_factory=CalibrationSettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
@@ -200,6 +201,8 @@ class RunSettings:
             raise SettingsError("methods", (), "at least one")
         if len(set(self.methods)) != len(self.methods):
             raise SettingsError("methods", self.methods, "each one once")
+        if len(budgets := {method.budget for method in self.methods if method.takes_channels}) > 1:
+            raise SettingsError("budgets", sorted(budgets), "one for all methods of a run")
         if not 1 <= (n := len(self.sparsities_permille)) <= 50:
             raise SettingsError("number of sparsities", n, "1 to 50")
         for permille in self.sparsities_permille:
@@ -221,6 +224,11 @@ class RunSettings:
         return tuple(
             (method, permille) for method in self.methods for permille in method.sparsities(self.sparsities_permille)
         )
+
+    @property
+    def budget(self) -> Budget:
+        """What its sparsities are a share of, where channels are removed."""
+        return next((method.budget for method in self.methods if method.takes_channels), "channels")
 
     @property
     def reads_text(self) -> bool:
@@ -293,7 +301,7 @@ PLANNED = (450, 225, 113, 57, 28, 14)
 class FindSettings:
     """One search: a model, one method, one calibration, and the tolerance.
 
-    evaluation: its passages are the budget of each model. residency, prompts: see RunSettings.
+    evaluation: a model answers at most its passages. residency, prompts: see RunSettings.
     """
 
     model: str = RunSettings.model
@@ -374,9 +382,9 @@ class Trial:
 class FindResult:
     """Result of a search so far, stored under the key of its run after every trial.
 
-    ratio, points: the tolerance. n_passages: the budget. steps: possible sparsities (per mille), ascending. trials: in
-    the order they were made. answer: the largest step that is within while the next is not; None if not even the first
-    is, or while the search goes on.
+    ratio, points: the tolerance. n_passages: the most that a trial answers. steps: possible sparsities (per mille),
+    ascending. trials: in the order they were made. answer: the largest step that is within while the next is not; None
+    if not even the first is, or while the search goes on.
     """
 
     key: str

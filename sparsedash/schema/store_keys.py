@@ -97,7 +97,7 @@ def pruned_key(statistics: str, method: MethodSettings, permille: int) -> str:
 
 def scores_key(statistics: str, method: MethodSettings) -> str:
     """Key of the channels' scores by this method, kept if they take long."""
-    return stage_key("pruned", statistics=statistics, scores=_what_matters(method))
+    return stage_key("pruned", statistics=statistics, scores=_what_matters(replace(method, budget="channels")))
 
 
 def curves_key(statistics: str, method: MethodSettings) -> str:
@@ -158,6 +158,9 @@ def _what_matters(method: MethodSettings) -> dict[str, Any]:
         "elimination": method.saliency == "obs" and method.takes_channels,
     }
     used = {name: value for name, value in asdict(method).items() if method.uses(name)}
+    if method.budget == "channels":
+        # The only budget there was when the first results were kept.
+        used.pop("budget", None)
     return used | {f"{stage}_version": STAGE_VERSIONS[stage] for stage, does in rests_on.items() if does}
 
 

@@ -124,7 +124,7 @@ class Backend:
         """
         self._require(asked)
         if isinstance(asked, RunSettings | FindSettings):
-            for problem in preflight.run_problems(asked, self.data_dir):
+            for problem in preflight.run_problems(asked, self.data_dir, self._shape(asked)):
                 raise JobError(problem.message)
         kind, key = _KINDS[type(asked)][0], _key(asked)
         with self.exports.room_for(asked):
@@ -304,7 +304,7 @@ class Backend:
             duration=preflight.expected_duration(settings, stored, *self._seconds(settings), self._start_s(ready=True)),
             memory=memory,
             disk=disk,
-            problems=preflight.run_problems(asked, self.data_dir),
+            problems=preflight.run_problems(asked, self.data_dir, self._shape(settings)),
         )
 
     def forecast(self, job: Job) -> Preflight | None:
@@ -400,7 +400,7 @@ class Backend:
     def _texts_in_use(self) -> set[str]:
         return {text for job in live_jobs(self._table) for text in texts_read(job.settings, self._results.record)}
 
-    def _shape(self, settings: RunSettings) -> ModelShape | None:
+    def _shape(self, settings: RunSettings | FindSettings) -> ModelShape | None:
         named = self.named_model(settings.model)
         return None if named is None else named.shape
 

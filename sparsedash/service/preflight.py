@@ -5,10 +5,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sparsedash.catalog import resources
+from sparsedash.catalog.budgets import require_possible
 from sparsedash.catalog.model_shape import ModelShape, listed_shape
 from sparsedash.catalog.resources import LeastMemory, RunDisk
 from sparsedash.jobs.local_runner import NVIDIA
 from sparsedash.schema import store_keys
+from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.pair_records import Continuation, ContinuationSettings
 from sparsedash.schema.progress import Stage
@@ -129,16 +131,26 @@ def named_references(settings: RunSettings | FindSettings) -> list[tuple[Referen
     return [("model", settings.model), ("calibration text", texts[0]), ("evaluation text", texts[1])]
 
 
-def run_problems(request: RunSettings | FindSettings, data_dir: Path) -> tuple[Problem, ...]:
-    """Everything that would end the run at once, or leave a search without an answer. data_dir: where uploads lie."""
+def run_problems(
+    request: RunSettings | FindSettings, data_dir: Path, shape: ModelShape | None = None
+) -> tuple[Problem, ...]:
+    """Everything that would end the run at once, or leave a search without an answer.
+
+    data_dir: where uploads lie. shape: of the model, where it is known.
+    """
     settings = planned_run(request)
     found = [reference_problem(*named, data_dir) for named in named_references(settings)]
     if isinstance(request, FindSettings) and not any(found):
         found.append(_too_few_passages(request.evaluation, data_dir))
+    if shape is not None and isinstance(request, RunSettings):
+        try:
+            require_possible(request, shape)
+        except SettingsError as error:
+            found.append(Problem(field="sparsity", message=f"{error.message} {error.advice}"))
     asked, needed = settings.calibration, 0
     # The shape of other models is known once they are read.
-    if settings.solves and settings.model == BUILTIN_MODEL and (shape := listed_shape(BUILTIN_MODEL)):
-        needed = MIN_TOKENS_PER_CHANNEL * max(shape.widths)
+    if settings.solves and settings.model == BUILTIN_MODEL and (built_in := listed_shape(BUILTIN_MODEL)):
+        needed = MIN_TOKENS_PER_CHANNEL * max(built_in.widths)
     if asked.n_samples * asked.length < needed:
         message = (
             f"Calibration: {asked.n_samples:,} × {asked.length:,} tokens are too few for this model; needed: "

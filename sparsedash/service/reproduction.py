@@ -143,8 +143,8 @@ def measured_row(row: PublishedRow, runs: Iterable[Run], record: Callable[[str],
         dense = record(run.dense) if alike else None
         for sparse in filter(None, map(record, run.sparse if dense else ())):
             made = sparse.pruned
-            whole_channels = made and made.method.takes_channels and made.sparsity_permille == row.sparsity_permille
-            if dense and whole_channels and len(dense.outcomes) == len(sparse.outcomes):
+            asked = made and made.method.takes_channels and (made.method.budget, made.sparsity_permille)
+            if dense and asked == ("channels", row.sparsity_permille) and len(dense.outcomes) == len(sparse.outcomes):
                 before, after = ([getattr(o, f"{score}_right") for o in each.outcomes] for each in (dense, sparse))
                 pairs = compare_verdicts(before, after)
                 scores = getattr(dense, score), getattr(sparse, score)

@@ -172,15 +172,19 @@ def _calibration_seconds(wanted: CalibrationSettings, run: Run) -> tuple[float, 
 
 
 def _pruning_seconds(settings: RunSettings, before: Sequence[Run]) -> float | None:
-    """For one model, by runs of the same methods.
+    """For one model, by runs of the same methods, whatever their budget.
 
     Of those that read the text again, in proportion to it, and the largest: readings in the store took no time.
     """
-    same = [(of, seconds) for of, seconds in _pruned(before) if set(of.methods) == set(settings.methods)]
+    same = [(of, seconds) for of, seconds in _pruned(before) if _unbudgeted(of) == _unbudgeted(settings)]
     if _reads_again(settings):
         n_tokens = _n_tokens(settings.calibration)
         return max((seconds * n_tokens / _n_tokens(of.calibration) for of, seconds in same), default=None)
     return next((seconds for _, seconds in same), None)
+
+
+def _unbudgeted(settings: RunSettings) -> set[MethodSettings]:
+    return {replace(method, budget="channels") for method in settings.methods}
 
 
 def _others_pruning_seconds(settings: RunSettings, before: Sequence[Run]) -> float | None:

@@ -1,7 +1,7 @@
 """Flags of the commands, made from the field table where they are settings, and the settings they give."""
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -12,7 +12,7 @@ from sparsedash.jobs.cluster_parts import SCHEDULER
 from sparsedash.schema.errors import SparseDashError
 from sparsedash.schema.export_settings import ExportSettings, Weights
 from sparsedash.schema.fields import FieldRow, field_rows
-from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.method_settings import MethodSettings, with_budget
 from sparsedash.schema.pair_records import TimingSettings
 from sparsedash.schema.settings import (
     CalibrationSettings,
@@ -22,6 +22,7 @@ from sparsedash.schema.settings import (
     parse_percents,
     percents_text,
 )
+from sparsedash.service.model_lookup import named_model
 from sparsedash.service.preflight import run_problems
 from sparsedash.service.request_checks import is_hub_id
 from sparsedash.shell.terminal import EXIT_BEYOND, STDOUT
@@ -135,14 +136,14 @@ def run_from_flags(arguments: argparse.Namespace) -> RunSettings:
     """The run that the flags describe. Raises SettingsError."""
     return RunSettings(
         **_request(arguments) | {"sparsities_permille": parse_percents(arguments.sparsity)},
-        methods=tuple(_method(name.strip(), arguments) for name in arguments.method.split(",")),
+        methods=_methods([name.strip() for name in arguments.method.split(",")], arguments),
     )
 
 
 def search_from_flags(arguments: argparse.Namespace) -> FindSettings:
     """The search that the flags describe. Raises SettingsError."""
     limits = _values(arguments, FindSettings)
-    return FindSettings(**_request(arguments), **limits, method=_method(arguments.method, arguments))
+    return FindSettings(**_request(arguments), **limits, method=_methods([arguments.method], arguments)[0])
 
 
 def tolerance_from_flags(arguments: argparse.Namespace) -> Tolerance:
@@ -158,7 +159,8 @@ def open_store(arguments: argparse.Namespace) -> Store:
 def open_store_for(settings: RunSettings, arguments: argparse.Namespace) -> Store:
     """The store, where the run can start. Raises SparseDashError with every problem."""
     store = open_store(arguments)
-    if found := run_problems(settings, store.folder):
+    named = named_model(settings.model, store)
+    if found := run_problems(settings, store.folder, None if named is None else named.shape):
         raise SparseDashError(" ".join(problem.message for problem in found))
     if is_hub_id(settings.model) and model_config(settings.model) is None:
         # Before the engine is loaded, which takes seconds.
@@ -181,5 +183,8 @@ def _request(arguments: argparse.Namespace) -> dict[str, Any]:
     return _values(arguments, RunSettings) | {"calibration": calibration, "evaluation": evaluation}
 
 
-def _method(name: str, arguments: argparse.Namespace) -> MethodSettings:
-    return replace(presets.method_named(name), **_values(arguments, MethodSettings))
+def _methods(names: Sequence[str], arguments: argparse.Namespace) -> tuple[MethodSettings, ...]:
+    """The named methods as the flags change them. Raises SettingsError."""
+    values = _values(arguments, MethodSettings)
+    budget = values.pop("budget")
+    return with_budget([replace(presets.method_named(name), **values) for name in names], budget)

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from sparsedash.catalog import presets
+from sparsedash.catalog.budgets import BUDGET_TITLES, BUDGETS
 from sparsedash.reporting import wording
 from sparsedash.reporting.run_results import Results, RunResults, prompt_texts
 from sparsedash.schema.errors import SparseDashError
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import STAGE_TITLES, STARTING, Step
-from sparsedash.schema.settings import RunSettings
+from sparsedash.schema.settings import RunSettings, settings_from_plain
 from sparsedash.storage.local_machine import writable_file, write_atomically
 
 EXIT_FAILED = 1
@@ -95,11 +96,13 @@ def one_line(text: str) -> str:
 def run_table(document: dict[str, Any]) -> Iterator[str]:
     """The lines of a run's table. document: of `run_document`.
 
-    MLPs, linear: the measured shares of their weights, and of all linear weights, that were removed.
+    channels to macs: the measured share of every budget that was removed.
     """
     sparse, settings = document["sparse"], document["settings"]
     several = len(settings["methods"]) > 1
-    rows = [["", "MLPs", "linear", "last word", "last token", "word ppl", "broke", "fixed", "verdict"]]
+    budget = settings_from_plain(RunSettings, settings).budget
+    asked = "" if budget == "channels" else f"% of the {BUDGET_TITLES[budget]}"
+    rows = [[asked, *BUDGETS, "last word", "last token", "word ppl", "broke", "fixed", "verdict"]]
     rows.append(["dense", *_result_cells(document["dense"])])
     for answers in sparse:
         name = sparse_model_label(MethodSettings(**answers["method"]), answers["sparsity_percent"], several)
@@ -122,7 +125,7 @@ def prompt_lines(results: Results, found: RunResults) -> Iterator[str]:
 def _result_cells(answers: dict[str, Any]) -> list[str]:
     word, token, pairs = answers["last_word"], answers["last_token"], answers.get("paired")
     perplexity = inf if answers["word_perplexity"] is None else answers["word_perplexity"]
-    cells = [f"{answers.get(share, 0):.1%}" for share in ("mlp_sparsity", "matmul_ratio")]
+    cells = [f"{answers.get(f'{budget}_removed_percent', 0):.1f}%" for budget in BUDGETS]
     cells += [f"{word['right']} of {word['total']}", f"{token['right'] / token['total']:.1%}"]
     against = [str(pairs["broke"]), str(pairs["mended"]), answers["verdict"]["verdict"]] if pairs else [""] * 3
     return [*cells, wording.perplexity(perplexity), *against]

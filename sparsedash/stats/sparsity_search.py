@@ -13,14 +13,15 @@ _FINEST_WEIGHTS = 10
 """Per mille between neighbours in the pruning of single weights, which have no width to be a multiple of."""
 
 
-def channel_steps(widths: Collection[int], multiple: int) -> tuple[int, ...]:
+def channel_steps(widths: Collection[int], multiple: int, mlp_share: float = 1.0) -> tuple[int, ...]:
     """Sparsities (per mille, ascending) that uniform widths reach, one multiple apart; those of the widest MLP.
 
-    widths: of all MLPs. Empty where no channel can be removed. Neighbours are at least one per mille apart.
+    widths: of all MLPs. mlp_share: the share of the budget that all their channels take. Empty where no channel can be
+    removed. Neighbours are at least one per mille apart.
     """
     width = max(widths)
     most_kept = (width - 1) // multiple * multiple
-    reached = {round(1000 * (1 - kept / width)) for kept in range(most_kept, 0, -multiple)}
+    reached = {round(1000 * mlp_share * (1 - kept / width)) for kept in range(most_kept, 0, -multiple)}
     return tuple(sorted(permille for permille in reached if 1 <= permille <= MAX_PERMILLE))
 
 

@@ -13,9 +13,12 @@ from typing import Literal, TypeVar
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
+from sparsedash.catalog.budgets import BUDGET_TITLES, BUDGETS
 from sparsedash.reporting.charts.tradeoff_data import Measure
 from sparsedash.reporting.html import element, escape, paragraph, visible
+from sparsedash.reporting.wording import first_upper
 from sparsedash.schema.fields import FieldRow, field_rows
+from sparsedash.schema.method_settings import Budget
 from sparsedash.schema.settings import FindSettings
 from sparsedash.stats.tolerance import Tolerance
 from sparsedash.ui import frame
@@ -89,6 +92,13 @@ def select(
         with said_in or st.container():
             frame.note(f"“{wanted[:_LONGEST_SHOWN]}” in the address is no {noun} here. Showing {options[chosen]}.")
     return chosen
+
+
+def choose_budget(name: str, title: str, usual: Budget) -> Budget:
+    """The budget in the parameter `name`, chosen in a select box."""
+    titles = {str(budget): first_upper(title) for budget, title in BUDGET_TITLES.items()}
+    chosen = select(name, title, titles, usual, noun="budget")
+    return next(budget for budget in BUDGETS if budget == chosen)
 
 
 def choose_view(views: Mapping[str, str]) -> str:

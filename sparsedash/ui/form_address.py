@@ -31,14 +31,15 @@ def form_address(settings: RunSettings | FindSettings) -> Query | None:
     """
     run = settings.run((1,)) if isinstance(settings, FindSettings) else settings
     widths = {method.width_multiple for method in run.methods}
-    methods = [replace(method, width_multiple=MethodSettings.width_multiple) for method in run.methods]
+    usual = MethodSettings()
+    methods = [replace(each, width_multiple=usual.width_multiple, budget=usual.budget) for each in run.methods]
     own = [method for method in methods if method not in [preset.settings for preset in METHODS]]
     if len(own) > 1 or len(widths) > 1:
         return None
     found: Query = {**_setting_values(run), **_setting_values(run.calibration), **_setting_values(run.evaluation)}
-    found["width"] = str(widths.pop())
+    found |= {"width": str(widths.pop()), "budget": run.budget}
     for method in own:
-        rows = [each for each in field_rows(MethodSettings).values() if each.name != "width_multiple"]
+        rows = [each for each in field_rows(MethodSettings).values() if each.name not in ("width_multiple", "budget")]
         chosen = {row.key: _text(getattr(method, row.name)) for row in rows if method.uses(row.name)}
         found |= {OWN: "true", **chosen}
     if isinstance(settings, FindSettings):

@@ -1,19 +1,20 @@
 """The form of the prune page: model, sparsities or a search for the largest one, methods, passages, more settings."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
+from sparsedash.catalog.budgets import BUDGET_TITLES, require_possible
 from sparsedash.catalog.choices import MODELS
 from sparsedash.catalog.presets import DEFAULT_METHOD, METHODS, method_name, method_named
 from sparsedash.reporting import wording
 from sparsedash.reporting.html import element, escape, paragraph
 from sparsedash.schema.errors import SparseDashError
 from sparsedash.schema.fields import FieldRow, field_rows
-from sparsedash.schema.method_settings import MethodSettings, uses_parameter
+from sparsedash.schema.method_settings import Budget, MethodSettings, uses_parameter, with_budget
 from sparsedash.schema.settings import (
     BUILTIN_MODEL,
     BUILTIN_TEXT,
@@ -28,7 +29,7 @@ from sparsedash.schema.settings import (
 from sparsedash.service.backend import Backend
 from sparsedash.service.request_checks import is_hub_id
 from sparsedash.ui import browser_scripts, form_fields, frame
-from sparsedash.ui.address_bar import BOUND, tolerance_fields
+from sparsedash.ui.address_bar import BOUND, choose_budget, tolerance_fields
 from sparsedash.ui.form_address import CHANNEL_PRESETS, CHOICES, GOALS, MASK_PRESETS, MASKS, OWN, SEARCH, SWEEP
 from sparsedash.ui.navigation import parse_tolerance
 
@@ -39,7 +40,7 @@ _RUN, _METHOD = field_rows(RunSettings), field_rows(MethodSettings)
 _CALIBRATION, _EVALUATION = field_rows(CalibrationSettings), field_rows(EvaluationSettings)
 _KINDS = (RunSettings, CalibrationSettings, EvaluationSettings, FindSettings, MethodSettings)
 _ROWS = [row for kind in _KINDS for row in field_rows(kind).values()]
-_BUDGET = replace(
+_AT_MOST = replace(
     _EVALUATION["n_passages"],
     label="Passages, at most",
     help="The dense model is evaluated on all of them. A trial stops once its verdict is certain; an undecided one "
@@ -88,6 +89,7 @@ def prune_form(backend: Backend) -> RunSettings | FindSettings | None:
     )
     search = goal == SEARCH
     values |= _amount_fields(search)
+    budget: Budget = values["budget"]
     about_run, about_methods = st.container(), st.container()
     title, key = ("Choose another method", "another") if search else ("Race several methods, or choose another", "race")
     with form_fields.expander(title, key, ("with", OWN) if search else ("method", MASKS, OWN)):
@@ -98,7 +100,7 @@ def prune_form(backend: Backend) -> RunSettings | FindSettings | None:
     values |= _passage_fields(backend, search) | _more_fields(backend, values["model"], search)
     chosen = (own or presets) if search else (*presets, *(own or ()))
     accepted = values["sparsity"] and values["prompts"] is not None and not _refused(_ROWS, values)
-    methods = dict.fromkeys(replace(method, width_multiple=values["width"]) for method in chosen if accepted)
+    methods = [replace(method, width_multiple=values["width"]) for method in dict.fromkeys(chosen) if accepted]
     with about_methods:
         names = [method_name(each) for each in chosen]
         if len(names) > 1:
@@ -112,7 +114,8 @@ def prune_form(backend: Backend) -> RunSettings | FindSettings | None:
     if own is not None and methods:
         with about_run:
             settings = form_fields.validated(
-                "with" if search else "sparsity", lambda: _settings(values, [*methods], search)
+                "with" if search else "sparsity",
+                lambda: _possible(backend, _settings(values, with_budget(methods, budget), search)),
             )
             if isinstance(settings, RunSettings):
                 _show_sweep(settings)
@@ -126,7 +129,15 @@ def _refused(rows: Iterable[FieldRow], values: Mapping[str, Any]) -> bool:
     return any(row.problem(values[row.key]) for row in rows if row.key in values)
 
 
-def _settings(values: Mapping[str, Any], methods: list[MethodSettings], search: bool) -> RunSettings | FindSettings:
+def _possible(backend: Backend, settings: RunSettings | FindSettings) -> RunSettings | FindSettings:
+    """The settings, where their sparsities can be removed of their model. Raises SettingsError."""
+    named = backend.named_model(settings.model)
+    if isinstance(settings, RunSettings) and named is not None and named.shape is not None:
+        require_possible(settings, named.shape)
+    return settings
+
+
+def _settings(values: Mapping[str, Any], methods: Sequence[MethodSettings], search: bool) -> RunSettings | FindSettings:
     """The settings that these values make. values: by the keys of their rows. Raises SettingsError."""
 
     def named(kind: "type[DataclassInstance]") -> dict[str, Any]:
@@ -144,29 +155,36 @@ def _settings(values: Mapping[str, Any], methods: list[MethodSettings], search: 
 
 
 def _amount_fields(search: bool) -> dict[str, Any]:
-    """Draw the sparsities, or the tolerance of a search."""
+    """Draw the sparsities, or the tolerance of a search; and what they are shares of."""
+    budget = _METHOD["budget"]
     if search:
         tolerance = parse_tolerance(st.query_params)
-        with st.container(horizontal=True):
+        with st.container(horizontal=True, vertical_alignment="bottom"):
             possible = tolerance_fields(tolerance)
+            share = choose_budget(budget.key, budget.label, budget.default)
         limits = {"within": tolerance.ratio, "points": tolerance.points} if possible else {"within": None}
-        return limits | {"sparsity": RunSettings.sparsities_permille}
+        return limits | {"sparsity": RunSettings.sparsities_permille, budget.key: share}
     row = _RUN["sparsities_permille"]
     first = percents_text(row.starts["form"])
-    text = st.text_input(row.label, first, key=row.key, bind=BOUND, help=row.help) or ""
-    return {
-        row.key: form_fields.validated(
+    left, right = st.columns([2, 1])
+    with right:
+        share = choose_budget(budget.key, budget.label, budget.default)
+    if share != "channels":
+        row = replace(row, label=row.label.replace(BUDGET_TITLES["channels"], f"the {BUDGET_TITLES[share]}"))
+    with left:
+        text = st.text_input(row.label, first, key=row.key, bind=BOUND, help=row.help) or ""
+        asked = form_fields.validated(
             row.key, lambda: RunSettings(sparsities_permille=parse_percents(text)).sparsities_permille
         )
-    }
+    return {row.key: asked, budget.key: share}
 
 
 def _passage_fields(backend: Backend, search: bool) -> dict[str, Any]:
     """Draw the passages, and of a search their number."""
-    with form_fields.other_passages_expander(*([_BUDGET.key] if search else [])):
+    with form_fields.other_passages_expander(*([_AT_MOST.key] if search else [])):
         values: dict[str, Any] = {"text": form_fields.reference_field(backend, _EVALUATION["corpus"])}
         if search:
-            values |= form_fields.setting_fields([_BUDGET])
+            values |= form_fields.setting_fields([_AT_MOST])
     return values
 
 
@@ -226,7 +244,7 @@ def _custom_method_fields(title: str) -> tuple[MethodSettings, ...] | None:
     if not st.toggle(title, key=OWN, bind=BOUND, help=about):
         return ()
     chosen = form_fields.setting_fields([_METHOD[name] for name in CHOICES], 2)
-    others = [row for row in _METHOD.values() if row.name not in (*CHOICES, "width_multiple", "schedule")]
+    others = [row for row in _METHOD.values() if row.name not in (*CHOICES, "width_multiple", "budget", "schedule")]
     values = chosen | form_fields.setting_fields([row for row in others if uses_parameter(row.name, **chosen)], 2)
     if values.get(_METHOD["rounds"].key, 1) > 1:
         values |= form_fields.setting_fields([_METHOD["schedule"]], 2)

@@ -21,10 +21,11 @@ from sparsedash.reporting.charts.tradeoff_data import Measure, TradeoffData
 from sparsedash.reporting.deployment import GAIN_PHASES, GAIN_TITLES, GainName, TimingOptions, run_gains, timing_request
 from sparsedash.reporting.html import Html, file_name, paragraph, widget_label
 from sparsedash.reporting.run_results import Judged, RunResults
+from sparsedash.schema.method_settings import Budget
 from sparsedash.schema.settings import Dtype
 from sparsedash.service.backend import Backend
 from sparsedash.ui import frame, job_panel, navigation
-from sparsedash.ui.address_bar import query_value, select
+from sparsedash.ui.address_bar import choose_budget, query_value, select
 from sparsedash.ui.browser_scripts import show_chart
 
 _HIGHLIGHT = "highlight"
@@ -97,14 +98,29 @@ def choose_highlight(labels: Collection[str]) -> None:
         select(_HIGHLIGHT, "Highlight", {"": "All lines", **{label: label for label in labels}}, "")
 
 
-def choose_gain(labels: Collection[str]) -> GainName | None:
-    """Draw the choices of the axis that loss is plotted against, None for sparsity, and of the highlighted line."""
-    axis, highlight = st.columns(2)
-    with axis:
+def choose_axis(labels: Collection[str], asked: Budget) -> tuple[GainName | None, Budget]:
+    """Draw the choices of the axis that loss is plotted against, and of the highlighted line.
+
+    Returns the gain, or None for sparsity, and the budget whose shares that is. asked: the run's budget.
+    """
+    first, second, third = st.columns(3)
+    with first:
         chosen = select("against", "Plot loss against", _AXES, _SPARSITY, noun="axis")
-    with highlight:
+    gain = next((name for name in get_args(GainName) if name == chosen), None)
+    if gain:
+        with second:
+            choose_highlight(labels)
+        return gain, asked
+    with second:
+        budget = choose_share(asked)
+    with third:
         choose_highlight(labels)
-    return next((name for name in get_args(GainName) if name == chosen), None)
+    return None, budget
+
+
+def choose_share(asked: Budget) -> Budget:
+    """Draw the choice of the budget whose shares are the sparsity axis. asked: the runs' own."""
+    return choose_budget("share", "Sparsity axis", asked)
 
 
 def show_gains(backend: Backend, found: RunResults, tradeoff: TradeoffData, name: GainName, measure: Measure) -> str:

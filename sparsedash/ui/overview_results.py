@@ -118,8 +118,10 @@ def show_tradeoff(backend: Backend, found: RunResults, job: Job | None) -> None:
         _show_prompts(backend, found, grows=grows)
         measures: tuple[Measure, ...] = get_args(Measure)
         measure = choose_measure(measures)
-        tradeoff = found.tradeoff(live_model(found, job) if job is not None and live else None)
-        if (gain := loss_charts.choose_gain(tradeoff.lines)) is not None:
+        lines = dict.fromkeys(map(found.line_of, found.run.settings.methods))
+        gain, axis = loss_charts.choose_axis(lines, found.run.settings.budget)
+        tradeoff = found.tradeoff(axis, live_model(found, job) if job is not None and live else None)
+        if gain is not None:
             pressed = loss_charts.show_gains(backend, found, tradeoff, gain, measure)
         else:
             file = file_name(wording.file_stem(found.run), measure)

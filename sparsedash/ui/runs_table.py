@@ -20,7 +20,7 @@ from sparsedash.ui.address_bar import BOUND, PAGE, choose_measure, query_value, 
 from sparsedash.ui.form_fields import file_popover
 from sparsedash.ui.frame import JOB_S
 from sparsedash.ui.job_panel import JOBS_LISTED
-from sparsedash.ui.loss_charts import choose_highlight, open_comparison, show_tradeoff_chart
+from sparsedash.ui.loss_charts import choose_highlight, choose_share, open_comparison, show_tradeoff_chart
 
 CHOSEN, OVERLAID = "chosen", "together"
 """Parameters of the address: the ticked runs, and whether they are overlaid."""
@@ -261,14 +261,20 @@ def show_overlay(backend: Backend, chosen: Sequence[RunRow]) -> None:
     looked_at, limits = with_results[:MOST_RUNS], navigation.current_tolerance()
     found = [results for row in looked_at if (results := run_results(backend, row.run, limits, row.mark.name))]
     frame.section("Overlay" if len(chosen) > 1 else "The chart of this run")
-    drawn = overlay(found)
-    if drawn is None:
+    if not any(results.judged for results in found):
         frame.note("None of the chosen runs has a sparse model with answers yet.")
         return
-    if drawn.legend:
-        frame.show(drawn.legend)
-    measure, hint = choose_measure(drawn.measures), "Each run against its own dense model."
-    choose_highlight(drawn.tradeoff.lines)
+    above, (share, highlight) = st.container(), st.columns(2)
+    budgets = {results.run.settings.budget for results in found}
+    with share:
+        axis = choose_share(budgets.pop() if len(budgets) == 1 else "channels")
+    drawn = overlay(found, axis)
+    with above:
+        if drawn.legend:
+            frame.show(drawn.legend)
+        measure, hint = choose_measure(drawn.measures), "Each run against its own dense model."
+    with highlight:
+        choose_highlight(drawn.tradeoff.lines)
     pressed = show_tradeoff_chart(drawn.tradeoff, measure, file_name("runs", measure), f"together-{measure}", hint)
     open_comparison(drawn.models.get(pressed))
     for note in drawn.notes:

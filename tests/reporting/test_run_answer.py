@@ -78,7 +78,8 @@ def run_of(n, dense, *sparse):
     settings = RunSettings(methods=(RANDOM,), sparsities_permille=tuple(10 * percent for percent, *_ in sparse))
     records = [answered(f"{n}-dense", n, outcomes=drawn(n, 0, 0, dense, 0))]
     for i, (percent, fall, spread, right) in enumerate(sparse):
-        made = replace(PRUNED, method=RANDOM, sparsity_permille=10 * percent, mlp_sparsity=0.97 * percent / 100)
+        gone = replace(PRUNED.reached, channels=0.97 * percent / 100)
+        made = replace(PRUNED, method=RANDOM, sparsity_permille=10 * percent, reached=gone)
         outcomes = drawn(n, fall, spread, right, i + 1)
         records.append(answered(f"{n}-{percent}", n, pruned=made, outcomes=outcomes))
     keys = tuple(record.key for record in records[1:])
@@ -99,19 +100,25 @@ CLOSE = "is too close to call on 120 passages."
 @pytest.mark.parametrize(
     ("sparse", "sentence"),
     [
-        ((WITHIN, shifted(0.02, 200), BEYOND), f"Removing up to 20 % of the MLP {within(1.02)}. 30 % {beyond(1.35)}."),
-        ((shifted(0.3, 100), shifted(0.02, 200)), f"Removing 20 % of the MLP {within(1.02)}. 10 % {beyond(1.35)}."),
+        (
+            (WITHIN, shifted(0.02, 200), BEYOND),
+            f"Removing up to 20 % of the MLP channels {within(1.02)}. 30 % {beyond(1.35)}.",
+        ),
+        (
+            (shifted(0.3, 100), shifted(0.02, 200)),
+            f"Removing 20 % of the MLP channels {within(1.02)}. 10 % {beyond(1.35)}.",
+        ),
         (
             (BEYOND, UNDECIDED, WITHIN),
-            f"Removing up to 10 % of the MLP {within(1.01)}. 30 % {beyond(1.35)}. 20 % {CLOSE}",
+            f"Removing up to 10 % of the MLP channels {within(1.01)}. 30 % {beyond(1.35)}. 20 % {CLOSE}",
         ),
-        ((UNDECIDED, shifted(0.02, 300)), f"Removing 30 % of the MLP {within(1.02)}."),
+        ((UNDECIDED, shifted(0.02, 300)), f"Removing 30 % of the MLP channels {within(1.02)}."),
         (
             (WITHIN, shifted(0.3, 200), shifted(0.09, 400, 1.0)),
-            f"Removing up to 10 % of the MLP {within(1.01)}. 20 % {beyond(1.35)}.",
+            f"Removing up to 10 % of the MLP channels {within(1.01)}. 20 % {beyond(1.35)}.",
         ),
-        ((UNDECIDED, BEYOND), f"Removing 30 % of the MLP {beyond(1.35)}. 20 % {CLOSE}"),
-        ((shifted(0.09, 100, spread=1.0), UNDECIDED), f"Removing 10 % or 20 % of the MLP {CLOSE} {LIMITS}"),
+        ((UNDECIDED, BEYOND), f"Removing 30 % of the MLP channels {beyond(1.35)}. 20 % {CLOSE}"),
+        ((shifted(0.09, 100, spread=1.0), UNDECIDED), f"Removing 10 % or 20 % of the MLP channels {CLOSE} {LIMITS}"),
         ((), "The dense model is evaluated; no sparse model yet."),
     ],
     ids=[
@@ -131,13 +138,15 @@ def test_the_answer_names_the_largest_sparsity_within_the_smallest_beyond_and_wh
 
 @pytest.mark.parametrize(("reached", "note"), [(0.0, " (0.0 % after rounding the widths)"), (0.1, "")])
 def test_a_share_that_the_widths_were_rounded_away_from_is_said(reached, note):
-    record = replace(WITHIN, pruned=replace(WITHIN.pruned, mlp_sparsity=reached))
-    assert said(record).startswith(f"Removing up to 10 % of the MLP{note} stays within your limit")
+    gone = replace(WITHIN.pruned.reached, channels=reached)
+    record = replace(WITHIN, pruned=replace(WITHIN.pruned, reached=gone))
+    assert said(record).startswith(f"Removing up to 10 % of the MLP channels{note} stays within your limit")
 
 
 def test_the_figures_give_the_losses_of_the_models_that_the_answer_names():
     within, beyond = map(plain, answers.answer_figures(sweep_of(WITHIN, UNDECIDED, BEYOND)))
-    assert within.startswith("10 % (measured 10.4 % of the MLPs, 6.2 % of all linear weights): perplexity 1.01 × ")
+    assert within.startswith("10 % (measured 10.4 % of the MLP channels, 7.8 % of the blocks' weights, 6.2 % of the")
+    assert "6.2 % of the multiply-adds): perplexity 1.01 × dense's" in within
     assert "dense's (99.2 % interval 1.00 to 1.02)" in within
     assert beyond.startswith("30 % (measured 29.2 %") and "perplexity 1.35 × dense's" in beyond
     assert answers.answer_figures(sweep_of()) == []
@@ -153,7 +162,9 @@ def test_the_method_with_the_largest_sparsity_within_is_the_best():
     strong = [shifted(nats, permille, method="magnitude") for permille, nats in ((100, 0.01), (200, 0.3))]
     found = sweep_of(*weak, *strong)
     assert [row.record.key for row in found.best] == [record.key for record in strong]
-    assert "Removing up to 10 % of the MLP with “magnitude” stays within" in plain(answers.answer_sentence(found))
+    assert "Removing up to 10 % of the MLP channels with “magnitude” stays within" in plain(
+        answers.answer_sentence(found)
+    )
 
 
 def race_of(**lost: float) -> RunResults:
@@ -213,14 +224,14 @@ def test_two_sparse_models_are_compared_without_limits_as_the_race_has_it():
         (
             run_of(1, 0, (30, 9.8, 0, 0), (60, 13.0, 0, 0)),
             0,
-            "Removing 30 % or 60 % of the MLP cannot be judged on 1 passage. Limit: perplexity 1.10 ×. 30 % (measured",
+            "Removing 30 % or 60 % of the MLP channels cannot be judged on 1 passage. Limit: perplexity 1.10 ×. 30 %",
             "(no interval); too few answers are right to judge accuracy.",
             {"verdict": "undecided", "points": None, "passages_needed": None},
         ),
         (
             run_of(10, 1, (30, 7.3, 3.5, 0), (60, 16.0, 5.0, 0), (90, 23.0, 6.0, 0)),
             -1,
-            "Removing 30 % of the MLP costs too much: perplexity 1,480 × (limit 1.10 ×). Tested on 10 passages. ",
+            "Removing 30 % of the MLP channels costs too much: perplexity 1,480 × (limit 1.10 ×). Tested on 10 ",
             "too few answers are right to judge accuracy.",
             {"verdict": "beyond", "decided_by": ["word perplexity"]},
         ),
@@ -278,19 +289,19 @@ ENDS = {200: judged(0.02), 300: judged(0.9, 50)}
     ("result", "verdicts", "method", "sentence"),
     [
         # On 400 and on 50 passages.
-        (FOUND, ENDS, CHANNELS, f"Removing up to 20 % of the MLP {KEPT}. 30 % {beyond(2.46)}."),
+        (FOUND, ENDS, CHANNELS, f"Removing up to 20 % of the MLP channels {KEPT}. 30 % {beyond(2.46)}."),
         (FOUND, ENDS, WEIGHTS, f"Setting up to 20 % of the MLPs' weights to zero {KEPT}. 30 % {beyond(2.46)}."),
         (
             search(trial(200, "within"), trial(300, "within"), answer=300),
             {300: judged(0.02)},
             CHANNELS,
-            f"Removing up to 30 % of the MLP {KEPT}. It is the largest sparsity that a search tries.",
+            f"Removing up to 30 % of the MLP channels {KEPT}. It is the largest sparsity that a search tries.",
         ),
         (
             search(trial(200, "beyond"), trial(100, "beyond")),
             {200: judged(0.9), 100: judged(0.9)},
             CHANNELS,
-            f"No sparsity was found that stays within your limit. Removing 10 % of the MLP {beyond(2.46)}. "
+            f"No sparsity was found that stays within your limit. Removing 10 % of the MLP channels {beyond(2.46)}. "
             "Tested on 400 passages.",
         ),
         (
@@ -304,7 +315,7 @@ ENDS = {200: judged(0.02), 300: judged(0.9, 50)}
             search(trial(300, "beyond"), finished=False),
             {300: judged(0.9)},
             CHANNELS,
-            f"So far: Removing 30 % of the MLP {beyond(2.46)}. Tested on 400 passages.",
+            f"So far: Removing 30 % of the MLP channels {beyond(2.46)}. Tested on 400 passages.",
         ),
     ],
     ids=["beyond", "weights", "most", "none", "eight", "begun", "so-far"],

@@ -123,8 +123,8 @@ def test_a_run_names_the_records_that_are_there_dense_first_and_by_the_method_wh
 
 
 def test_names_say_what_was_taken_and_of_what():
-    assert plain(wording.model_words(MAGNITUDE, 125, named=False)) == "12.5 % of the MLP removed"
-    assert plain(wording.model_words(MAGNITUDE, 200)) == "magnitude, 20 % of the MLP removed"
+    assert plain(wording.model_words(MAGNITUDE, 125, named=False)) == "12.5 % of the MLP channels removed"
+    assert plain(wording.model_words(MAGNITUDE, 200)) == "magnitude, 20 % of the MLP channels removed"
     assert plain(wording.model_words(ZEROS, 500)).endswith("weights set to zero")
     assert wording.sparsity_axis_title([]) == wording.sparsity_axis_title([MAGNITUDE]) == "MLP channels removed"
     assert wording.sparsity_axis_title([MAGNITUDE, ZEROS]) == "MLP channels removed, or MLP weights set to zero"

@@ -92,8 +92,8 @@ def test_what_cannot_belong_together_is_no_record(damaged):
         ("candidate", "probability", 7.0),
         ("candidate", "probability", -0.1),
         ("pruned", "widths", [-1, 2]),
-        ("pruned", "mlp_sparsity", 5.0),
-        ("pruned", "matmul_ratio", -0.1),
+        ("reached", "channels", 5.0),
+        ("reached", "macs", -0.1),
         ("pruned", "sparsity_permille", 5000),
         ("pruned", "layer_errors", [-0.1, 0.1]),
         ("record", "seconds", -1.0),
@@ -104,7 +104,7 @@ def test_a_value_that_cannot_be_is_refused(of, field, value):
     answer = plain["outcomes"][0]
     answer["top"] = [{"text": "a", "probability": 0.5}]
     part = {"record": plain, "pruned": plain["pruned"], "outcome": answer}
-    part |= {"token": answer["tokens"][0], "candidate": answer["top"][0]}
+    part |= {"token": answer["tokens"][0], "candidate": answer["top"][0], "reached": plain["pruned"]["reached"]}
     assert from_json(Record, json.dumps(plain))
     part[of][field] = value
     with pytest.raises(StoreError, match="cannot be read"):

@@ -11,12 +11,14 @@ from hypothesis import strategies as st
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.method_settings import (
     Allocation,
+    Budget,
     Compensation,
     MethodSettings,
     Pattern,
     Saliency,
     Scope,
     allowed_choices,
+    with_budget,
 )
 from sparsedash.schema.pair_records import ContinuationSettings
 from sparsedash.schema.settings import (
@@ -84,7 +86,7 @@ def test_a_key_changes_with_the_state_of_a_local_file(settings):
 
 @pytest.mark.parametrize("pattern", ["1x1", "2:4", "4:8"])
 def test_choices_that_make_no_sense_for_single_weights_are_refused_with_those_that_do(pattern):
-    kinds = {"saliency": Saliency, "compensation": Compensation, "allocation": Allocation}
+    kinds = {"saliency": Saliency, "compensation": Compensation, "allocation": Allocation, "budget": Budget}
     for name, allowed in allowed_choices(pattern).items():
         for value in get_args(kinds.get(name, Scope)):
             if value in allowed:
@@ -100,6 +102,17 @@ def test_a_pattern_that_decides_the_sparsity_is_made_once_whatever_the_sweep_ask
     settings = RunSettings(methods=(METHOD, fixed, single), sparsities_permille=(100, 300))
     assert settings.points == ((METHOD, 100), (METHOD, 300), (fixed, 500), (single, 100), (single, 300))
     assert settings.n_sparse == 5
+
+
+def test_a_run_has_one_budget_which_single_weights_beside_do_not_share():
+    single, other = MethodSettings(pattern="1x1"), MethodSettings(saliency="magnitude")
+    methods = with_budget([METHOD, single, other], "bytes")
+    assert [method.budget for method in methods] == ["bytes", "channels", "bytes"]
+    assert RunSettings(methods=methods).budget == "bytes" and RunSettings(methods=(single,)).budget == "channels"
+    with pytest.raises(SettingsError, match="one for all methods of a run"):
+        RunSettings(methods=(methods[0], other))
+    with pytest.raises(SettingsError, match="Budget must be channels.*not 'bytes'"):
+        with_budget([single], "bytes")
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from sparsedash.schema.store_keys import (
     own_text_identity,
     pruned_key,
     scheduled_gradients_key,
+    scores_key,
     statistics_key,
     text_key,
 )
@@ -99,6 +100,10 @@ def test_an_outcomes_key_changes_with_the_parameters_that_its_method_uses_alone(
     assert (outcomes(replace(method, **change)) != outcomes(method)) == matters
 
 
+def test_scores_serve_every_budget():
+    assert scores_key(STATISTICS, replace(USUAL, budget="bytes")) == scores_key(STATISTICS, USUAL)
+
+
 def test_gradients_of_a_schedule_depend_on_what_chooses_the_masks_and_not_on_what_refits():
     def key(method, permille=100, weights="equal"):
         keys = calibration_keys(MODEL, "float32", CORPUS, CalibrationSettings(token_weights=weights))
@@ -108,7 +113,7 @@ def test_gradients_of_a_schedule_depend_on_what_chooses_the_masks_and_not_on_wha
     by_sensitivity = replace(ROUNDS, allocation="sensitivity")
     for same in ({"compensation": "none"}, {"width_multiple": 1}, {"damping": 0.5}, {"seed": 3}):
         assert key(replace(usual, **same)) == key(usual)
-    for other in ({"rounds": 5}, {"schedule": "linear"}, {"allocation": "uniform"}):
+    for other in ({"rounds": 5}, {"schedule": "linear"}, {"allocation": "uniform"}, {"budget": "bytes"}):
         assert key(replace(usual, **other)) != key(usual)
     assert key(usual, permille=200) != key(usual)
     assert key(usual, weights="residual") == key(usual)
@@ -171,7 +176,7 @@ KEPT = {
     "dense": "0ba23d96",
     "best": "bc5d3d4f",
     "published": "2891cbc9",
-    "run": "8c2238ce",
+    "run": "c78bc4f2",
 }
 
 

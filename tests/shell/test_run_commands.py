@@ -38,7 +38,14 @@ def test_a_run_prints_its_table_and_progress_and_writes_a_document(flags, docume
     sparse, passage = found["sparse"][0], found["sparse"][0]["passages"][0]
     assert set(passage) == {"index", "target", "last_word_right", "last_token_right", "log_likelihood", "answer"}
     assert set(sparse["paired"]) == {"broke", "mended", "p_value", "p_adjusted", "difference", "interval"}
-    assert {"last_word", "last_token", "word_perplexity", "mlp_sparsity", "matmul_ratio", "method"} <= set(sparse)
+    assert {
+        "last_word",
+        "last_token",
+        "word_perplexity",
+        "channels_removed_percent",
+        "macs_removed_percent",
+        "method",
+    } <= set(sparse)
     assert sparse["widths"] == [48, 48, 48]
     assert found["settings"]["calibration"]["token_weights"] == "residual"
     assert found["settings"]["calibration"]["packed"] is True
@@ -139,13 +146,21 @@ DENSE = replace(RECORD, pruned=None)
 
 def test_the_table_has_a_line_a_model_and_notes_on_the_published_rule_and_early_stops():
     head, dense, sparse = run_table(document_of(RUN, DENSE, RECORD))
-    assert sparse.split()[:4] == ["12.5", "%", "16.7%", "10.0%"]
+    assert sparse.split()[:6] == ["12.5", "%", "16.7%", "13.0%", "9.0%", "10.0%"]
     assert dense.split()[1:3] == ["0.0%", "0.0%"]
     assert len(head) == len(sparse) > len(dense)
     evaluation = replace(RUN.settings.evaluation, rule="published", stop_early=True)
     run = replace(RUN, settings=replace(RUN.settings, evaluation=evaluation))
     *_, rule, stopped = run_table(document_of(run, DENSE))
     assert rule.startswith("last token by the published rule") and stopped.startswith("sparse models stopped once")
+
+
+def test_the_budget_is_that_of_all_methods_that_remove_channels_and_more_than_can_go_ends_with_2(tmp_path, capsys):
+    asked = ["run", "--model", "builtin:smollm2-135m", "--budget", "weights", "--data-dir", str(tmp_path)]
+    made = run_from_flags(_parser().parse_args([*asked, "--method", "magnitude,wanda", "--sparsity", "73.4"]))
+    assert [method.budget for method in made.methods] == ["weights", "channels"]
+    assert main([*asked, "--sparsity", "73.5"]) == 2
+    assert "at most 73.4 % of the blocks' weights" in capsys.readouterr().err
 
 
 def test_a_terminal_has_a_bar_for_each_stage_and_model(capsys, monkeypatch):
@@ -183,7 +198,7 @@ def test_a_search_ends_with_its_sentence_and_writes_its_trials(search_flags, doc
     assert [sparse["verdict"]["verdict"] for sparse in read()["sparse"]] == ["within", "within"]
     printed = capsys.readouterr()
     assert printed.out.splitlines()[-2:] == [found["sentence"], f"Run {read()['key'][:16]}"]
-    assert found["sentence"].startswith("Removing up to 66.7 % of the MLP stays within your limit")
+    assert found["sentence"].startswith("Removing up to 66.7 % of the MLP channels stays within your limit")
     assert "Evaluating, trial 2: " in printed.err
 
 

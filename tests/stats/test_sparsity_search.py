@@ -26,6 +26,10 @@ def test_steps_are_one_width_multiple_apart():
     assert kept == list(range(47, 4, -1))
 
 
+def test_steps_of_another_budget_are_shares_of_it():
+    assert sparsity_search.channel_steps([128], 32, 0.4) == (100, 200, 300)
+
+
 def test_a_width_that_is_no_multiple_begins_with_what_is_over():
     assert sparsity_search.channel_steps([1000], 32)[:3] == (8, 40, 72)
 

@@ -4,6 +4,8 @@ import random
 from dataclasses import replace
 from math import log
 
+from sparsedash.catalog.budgets import reached
+from sparsedash.catalog.model_shape import shipped_shape
 from sparsedash.engine.evaluation.early_stopping import StopRule, evaluation_chunks
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Candidate, Outcome, Passages, Pruned, Record, Run, TargetToken
@@ -56,8 +58,7 @@ def record(verdicts: list[bool], permille: int = 0, method: MethodSettings | Non
         sparsity_permille=permille,
         widths=(kept,) * 30,
         dense_widths=DENSE_WIDTHS,
-        mlp_sparsity=1 - kept / 1536,
-        matmul_ratio=(1 - kept / 1536) * 0.592,
+        reached=reached(shipped_shape("smollm2-135m"), (kept,) * 30),
         layer_errors=tuple(permille / 4000 for _ in DENSE_WIDTHS),
         held_out_errors=tuple(permille / 3500 for _ in DENSE_WIDTHS),
     )

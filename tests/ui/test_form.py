@@ -11,7 +11,7 @@ from sparsedash.catalog.presets import method_named
 from sparsedash.catalog.resources import LeastMemory, RunDisk
 from sparsedash.schema.errors import ModelError
 from sparsedash.schema.fields import field_rows
-from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.method_settings import MethodSettings, with_budget
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, FindSettings, RunSettings
 from sparsedash.service.model_lookup import NamedModel
 from sparsedash.service.preflight import DiskNeed, Duration, Memory
@@ -89,6 +89,8 @@ REQUESTS = {
         **EVERYTHING,
     ),
     "no prompts": replace(SETTINGS, prompts=()),
+    "budget": replace(SETTINGS, methods=with_budget([*map(method_named, ("best", "wanda"))], "weights")),
+    "search of a budget": FindSettings(method=MethodSettings(saliency="wifv", budget="bytes")),
     "custom search": FindSettings(method=MethodSettings(saliency="wifv", damping=0.5)),
 }
 
@@ -101,6 +103,16 @@ def test_the_address_of_a_request_fills_in_all_of_it(open_page, backend, name):
         assert set(made.methods) == set(asked.methods)
         made = replace(made, methods=asked.methods)
     assert made == asked
+
+
+def test_the_label_of_the_sparsities_says_their_budget_and_more_than_can_go_is_refused_beside_them(open_page, backend):
+    backend.named = NamedModel(family="llama", shape=shipped_shape("smollm2-135m"))
+    app = open_page("prune", sparsity="60", budget="bytes")
+    assert app.text_input(key="sparsity").label == "Share of the file size to remove, percent"
+    assert "Sparsity must be at most 58 % of the file size" in words(app) and button(app, "Start").disabled
+    app.selectbox(key="chosen-budget").select("weights").run()
+    assert app.text_input(key="sparsity").value == "60" and app.query_params["budget"] == "weights"
+    assert not button(app, "Start").disabled
 
 
 def test_prompts_that_are_kept_begin_the_next_form_and_one_that_is_too_long_is_refused(open_page, backend):

@@ -112,7 +112,7 @@ def test_a_cancelled_job_is_told_as_no_error_and_by_the_name_of_its_run(open_pag
 @pytest.mark.parametrize(
     ("running", "shown", "hidden"),
     [
-        ({"stage": "prune", "point": 4}, "Pruning · sparse model 5 of 6: random, 20 % of the MLP removed", ""),
+        ({"stage": "prune", "point": 4}, "Pruning · sparse model 5 of 6: random, 20 % of the MLP channels removed", ""),
         ({"stage": "calibrate", "message": "", "point": 0}, "Calibrating", "sparse model"),
         ({"stage": "calibrate", "message": "backward pass", "point": 1}, "Calibrating · sparse model 2 of 6", ""),
         ({"stage": "calibrate", "unit": "batches", "done": 9, "total": 36}, "25 % of this stage", "batches"),

@@ -94,6 +94,14 @@ def test_sparsity_is_the_usual_axis_and_another_one_is_in_the_address(open_page,
     assert "speed was not measured" not in words(app)
 
 
+def test_the_sparsity_axis_can_be_the_share_of_any_budget(open_page, run):
+    app = open_page("overview")
+    app.selectbox(key="chosen-share").select("weights").run()
+    (sparse,) = marks(chart(app))
+    assert sparse["x"] == pytest.approx([75 * n / 1536 for n in (160, 320, 448)])
+    assert chart(app)["layout"]["xaxis"]["title"]["text"] == "Blocks' weights removed"
+
+
 def test_a_caption_says_what_the_signs_are_and_the_rest_is_behind_a_question_mark(open_page, run):
     app = open_page("overview")
     assert "✓ within, ✕ beyond, ? undecided. Bars: confidence intervals behind the verdict" in words(app)

@@ -121,7 +121,7 @@ def test_a_finished_run_shows_three_numbers_a_chart_a_table_and_the_next_step(op
     drawn, said = markup(app), words(app)
     assert drawn.count('class="sd-figure"') == 3 and "<table" in drawn
     assert app.get("plotly_chart")[0].proto.alt.startswith("Word perplexity over 120 passages")
-    assert "Removing 10 %, 20 % or 30 % of the MLP is too close to call on 120 passages." in said
+    assert "Removing 10 %, 20 % or 30 % of the MLP channels is too close to call on 120 passages." in said
     (more,) = (to for name, to in links(app).items() if to.startswith("prune") and name != "Change the settings")
     asked = query_of(more)
     assert (asked["sparsity"], asked["text"]) == ("10, 20, 30", "lambada_openai")
@@ -161,7 +161,7 @@ def test_results_are_shown_while_the_rest_still_runs_with_places_for_what_comes(
     backend.add_run(specimens.run(finished=False, n_sparse=1))
     app = open_page("overview")
     said = words(app)
-    assert "So far: Removing 10 % of the MLP is too close to call on 120 passages." in said
+    assert "So far: Removing 10 % of the MLP channels is too close to call on 120 passages." in said
     assert "Evaluating" in said and app.get("plotly_chart") and "once the model is evaluated" in said
     backend.set_jobs(job(SETTINGS, "crashed"))
     assert "once the model is evaluated" not in words(open_page("overview"))
@@ -183,7 +183,7 @@ def test_a_run_that_is_not_shown_is_mentioned_while_it_lives_but_no_prompt(open_
     app = open_page("overview")
     link = links(app)["Another run is under way: SmolLM2 135M (built in) at 40 %"]
     assert query_of(link) == {"run": OTHER.key()}
-    assert "Evaluating · sparse model 1 of 1: least-squares, 40 % of the MLP removed" in words(app)
+    assert "Evaluating · sparse model 1 of 1: least-squares, 40 % of the MLP channels removed" in words(app)
     finished.set_jobs(job(OTHER, "done"), job(prompt, "queued", id=2))
     assert not any("Another run" in name for name in links(app.run()))
     finished.set_jobs(*(job(replace(OTHER, sparsities_permille=(p,)), "queued", id=p) for p in (400, 300, 200, 100)))
@@ -226,21 +226,21 @@ def test_masks_are_not_called_removed_and_do_not_outrun_what_is(open_page, backe
     mask = specimens.record([outcome.last_word_right for outcome in records[0].outcomes], 500, masks)
     backend.add_run((replace(run, sparse=(*run.sparse[:3], mask.key)), [*records[:4], mask]))
     app = open_page("overview")
-    assert "of the MLP with “least-squares” is too close to call" in words(app)
+    assert "of the MLP channels with “least-squares” is too close to call" in words(app)
     found, name = links(app), "least-squares 10 %"
     assert query_of(found["See what each layer lost"]) == {"run": run.key, "right": name, "view": "layers"}
     assert query_of(found["Compare the answers passage by passage"]) == {"run": run.key, "right": name}
     alone = replace(run, settings=replace(SETTINGS, methods=(masks,)), sparse=(mask.key,))
     backend.add_run((alone, [records[0], mask]))
     said = words(open_page("overview"))
-    assert "Setting 50 % of the decoder's weights to zero" in said and "MLP removed or zero" in said
+    assert "Setting 50 % of the decoder's weights to zero" in said and "MLP weights removed or zero" in said
 
 
 def test_the_tolerance_is_chosen_judges_the_run_and_goes_along_to_the_answers(open_page, finished):
     app = open_page("overview")
     app.number_input(key="chosen-within").set_value(5.0).run()
     app.number_input(key="chosen-points").set_value(50.0).run()
-    assert "Removing up to 30 % of the MLP stays within your limits: " in words(app)
+    assert "Removing up to 30 % of the MLP channels stays within your limits: " in words(app)
     asked = query_of(links(app)["Compare the answers passage by passage"])
     assert (asked["within"], asked["points"]) == ("5", "50")
 

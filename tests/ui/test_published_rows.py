@@ -75,7 +75,7 @@ def test_a_rows_link_leads_to_a_result_beside_the_row(open_page, real, monkeypat
     assert run.settings == published_run_settings(row)
     assert run.model_identity.startswith(f"{run.settings.model}@")
     (sparse,) = (real.record(key) for key in run.sparse)
-    assert sparse.pruned.mlp_sparsity == pytest.approx(row.sparsity_permille / 1000, abs=0.01)
+    assert sparse.pruned.reached.channels == pytest.approx(row.sparsity_permille / 1000, abs=0.01)
     layout = PUBLISHED_FAMILIES[run.settings.model][1]
     assert any("no safetensors" in warning for warning in run.warnings) == ("bin" in layout)
 

@@ -15,7 +15,7 @@ def test_a_search_opens_with_how_much_can_go(open_page, backend):
     _, _, result = found = specimens.search()
     app, said = opened(open_page, backend, found)
     assert result.answer is not None and result.next_step is not None
-    assert f"Removing up to {result.answer / 10:g} % of the MLP stays within your limits" in said
+    assert f"Removing up to {result.answer / 10:g} % of the MLP channels stays within your limits" in said
     assert f"{len(result.trials)} trials among 43 steps of sparsity" in said
     assert "How much of SmolLM2 135M (built in) can go" in links(app)
     _, said = opened(open_page, backend, specimens.search(slope=60.0))

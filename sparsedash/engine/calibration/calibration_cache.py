@@ -10,6 +10,7 @@ from statistics import median
 import torch
 from torch import Tensor, nn
 
+from sparsedash.catalog.budgets import channel_share
 from sparsedash.catalog.resources import (
     MISMATCH_PASSAGES,
     MISMATCH_TOKENS,
@@ -37,10 +38,10 @@ from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.pruning.channel_pruning import (
     ChannelScores,
     choose_channels,
-    reached_permille,
     reference_cut,
     score_channels,
     score_dependencies,
+    share_after,
 )
 from sparsedash.engine.pruning.layer import NO_STATISTICS, CalibrationData, Sample, Statistics, layer_of
 from sparsedash.engine.pruning.saliency import SALIENCIES
@@ -141,7 +142,7 @@ class Calibration:
         asked = (*score_dependencies(method), data is self.data)
         if asked not in self._scores:
             key = scores_key(self.keys.statistics, method)
-            made = self._checkpoint().numbered(key, lambda f: pack_tensors([f.scores, f.losses]), _unpack_scores)
+            made = self._checkpoint().numbered(key, _pack_scores, _unpack_scores)
             self._scores[asked] = score_channels(self.load().mlps, data, method, on_block, made)
         return self._scores[asked]
 
@@ -238,11 +239,11 @@ class Calibration:
         """Of one block; from a backward pass for this sparsity alone, over a model that gets there in rounds."""
         mlps = self.load().mlps
         on_the_way = replace(method, compensation="none", width_multiple=1)
+        share = channel_share(self.load().shape, method, permille)
 
         def masks(done: float, found: list[Tensor], on_block: OnBlock) -> list[Tensor]:
             so_far = replace(self.data, mask_gradients=found.__getitem__)
-            reached = reached_permille(method.schedule, permille, done)
-            kept = choose_channels(mlps, so_far, on_the_way, reached, on_block)
+            kept = choose_channels(mlps, so_far, on_the_way, share_after(method.schedule, share, done), on_block)
             return [torch.zeros(mlp.width).index_fill(0, own, 1) for own, mlp in zip(kept, mlps, strict=True)]
 
         return self._gradients(scheduled_gradients_key(self.keys, method, permille), method.rounds, masks, index)
@@ -322,10 +323,14 @@ def _has_rounds(method: MethodSettings) -> bool:
     return method.rounds > 1 and SALIENCIES[method.saliency].by_gradient
 
 
+def _pack_scores(found: ChannelScores) -> bytes:
+    return pack_tensors([found.scores, found.losses, torch.tensor(found.cost)])
+
+
 def _unpack_scores(data: bytes) -> ChannelScores:
     with reading_stored("scores"):
-        scores, losses = unpack_tensors(data)
-        return ChannelScores(width=len(scores), scores=scores, losses=losses)
+        scores, losses, cost = unpack_tensors(data)
+        return ChannelScores(width=len(scores), cost=int(cost), scores=scores, losses=losses)
 
 
 class PassageActivations:

@@ -69,7 +69,11 @@ def export_model(settings: ExportSettings, store: Store, shelf: ModelShelf, on_s
     """
     request = _Request.of(settings, store)
     pruned, sparse, weights = request.pruned, request.sparse, settings.weights
-    name = settings.folder(store.folder, public_model(sparse), method_name(pruned.method), pruned.sparsity_permille)
+    at = (
+        f"{pruned.sparsity_permille / 10:g}pct",
+        *([] if pruned.method.budget == "channels" else [pruned.method.budget]),
+    )
+    name = settings.folder(store.folder, public_model(sparse), method_name(pruned.method), "-".join(at))
     folder = local_path(name).absolute()
     sweep_exports(folder.parent)
     known = store.get(Export, settings.key())

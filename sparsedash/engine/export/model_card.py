@@ -83,9 +83,10 @@ tokenizer = AutoTokenizer.from_pretrained("PATH")
 ```"""
     if is_gguf:
         usage = f"```sh\nllama-cli -m {shlex.quote(_line(written.file))} -p 'Once upon a time'\n```"
-    text = f"""# {base}, pruned by {100 * made.mlp_sparsity:.1f} % of the MLPs' {"channels" if channels else "weights"}
+    gone = f"{100 * made.reached.channels:.1f} % of the MLPs' {'channels' if channels else 'weights'}"
+    text = f"""# {base}, pruned by {gone}
 
-A sparse model of {base}: {removed} by SparseDash, {100 * made.matmul_ratio:.1f} % of all linear weights.
+A sparse model of {base}: {removed} by SparseDash, {100 * made.reached.weights:.1f} % of the decoder blocks' weights.
 In {settings.weights} it takes {written.size / 1e6:,.1f} MB, the dense model
 {written.base_size / 1e6:,.1f} MB. {note.strip()}
 
@@ -214,7 +215,7 @@ def _making_table(facts: CardFacts, made: Pruned, licence: str) -> str:
         "Quantisation of the base": facts.source.source_type,
         "Licence of the base": _code(licence) if licence else _UNKNOWN,
         "Method": f"{presets.method_name(method)}: {', '.join(choices)}",
-        "Sparsity asked for": f"{made.sparsity_permille / 10:g} %",
+        "Sparsity asked for": f"{made.sparsity_permille / 10:g} % {wording.share_of(method)}",
         "Widths": f"{widths} of {whole}{' in every block' if one_width(kept) else ', block by block'}",
         "In the files": facts.written.layout,
         "Calibration": calibration if method.reads_text else "none: the method reads no text",

@@ -9,27 +9,13 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
-from typing import Any, cast
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
-
-from sparsedash.engine.pruning.surgery import Mlp, inner_weights, is_projection, out_weight
-
-
-def n_matmul_weights(model: nn.Module) -> int:
-    """Weights of all Linear and Conv layers, the output head included even where it shares the embedding's."""
-    parts = (part for part in model.modules() if is_projection(part) or isinstance(part, nn.modules.conv._ConvNd))
-    return sum(cast(Tensor, part.weight).numel() for part in parts)
-
-
-def weights_per_channel(mlp: Mlp) -> int:
-    """Weights that leave the network with one inner channel."""
-    return out_weight(mlp).shape[0] + sum(weight.shape[1] for weight in inner_weights(mlp))
-
 
 Applied = Callable[[], AbstractContextManager[None]]
 """Gives the `with` inside which the loaded model is another one, such as a sparse one."""

@@ -24,7 +24,7 @@ from transformers import AutoTokenizer, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from sparsedash.catalog.families import FAMILIES, Family
-from sparsedash.catalog.model_shape import model_shape
+from sparsedash.catalog.model_shape import ModelShape, model_shape
 from sparsedash.engine.models.checkpoint_reading import (
     FLOAT_TYPES,
     OTHER_CONFIG,
@@ -87,6 +87,11 @@ class LoadedModel:
     def blocks(self) -> list[torch.nn.Module]:
         """The decoder blocks, in the order they run."""
         return list(self.model.get_submodule(self.family.blocks).children())
+
+    @property
+    def shape(self) -> ModelShape:
+        """Its counts, of the dense model."""
+        return model_shape(self.model.config.to_dict())
 
     @property
     def mlps(self) -> list[Mlp]:

@@ -20,7 +20,7 @@ from torch import Tensor
 from sparsedash.engine.pruning.compensation import COMPENSATIONS, least_squares
 from sparsedash.engine.pruning.layer import NO_STATISTICS, CalibrationData, Layer, LazySequence, layer_of
 from sparsedash.engine.pruning.saliency import SALIENCIES, activation_aware, kept_channels
-from sparsedash.engine.pruning.surgery import Mlp, PrunedMlp, out_weight
+from sparsedash.engine.pruning.surgery import Mlp, PrunedMlp, out_weight, weights_per_channel
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import Checkpointed, without_checkpoint
 
@@ -29,26 +29,32 @@ from sparsedash.schema.progress import Checkpointed, without_checkpoint
 class ChannelScores:
     """Scores of a block's channels, and the model's loss if channels are removed.
 
-    scores: (m,), larger means keep. losses: (m + 1,) float64, of the model with the best k channels kept and the others
-    compensated, for k = 0 to m; empty where the allocation does not need it.
+    cost: weights that leave the network with one channel. scores: (m,), larger means keep. losses: (m + 1,) float64, of
+    the model with the best k channels kept and the others compensated, for k = 0 to m; empty where the allocation does
+    not need it.
     """
 
     width: int
+    cost: int
     scores: Tensor
     losses: Tensor
 
 
-def uniform(blocks: Sequence[ChannelScores], permille: int, method: MethodSettings) -> list[int]:
+def uniform(blocks: Sequence[ChannelScores], share: float, method: MethodSettings) -> list[int]:
     """The same share everywhere, to the nearest multiple."""
     multiple = method.width_multiple
 
     def nearest(width: int) -> int:
-        if permille == 0 or width <= multiple:
+        if share == 0 or width <= multiple:
             return width
-        exact = width * (1000 - permille) / 1000
-        return min(width, max(multiple, int(exact / multiple + 0.5) * multiple))
+        return min(width, max(multiple, int(_kept(width, share) / multiple + 0.5) * multiple))
 
     return [nearest(block.width) for block in blocks]
+
+
+def _kept(width: int, share: float) -> float:
+    """What is left of so many channels, not rounded to whole ones, but free of what floats add or lose."""
+    return round(width * (1 - share), 6)
 
 
 def _standard(scores: Tensor) -> Tensor:
@@ -56,34 +62,38 @@ def _standard(scores: Tensor) -> Tensor:
     return (scores - scores.mean()) / scores.std().nan_to_num(0).clamp_min(torch.finfo(scores.dtype).tiny)
 
 
-def by_sensitivity(blocks: Sequence[ChannelScores], permille: int, method: MethodSettings) -> list[int]:
+def by_sensitivity(blocks: Sequence[ChannelScores], share: float, method: MethodSettings) -> list[int]:
     """The method's blend of the uniform widths and those of least loss: sensitivity is measured on little text."""
     exact = [
-        method.blend * own + (1 - method.blend) * block.width * (1000 - permille) / 1000
-        for own, block in zip(_least_loss(blocks, permille, method), blocks, strict=True)
+        method.blend * own + (1 - method.blend) * _kept(block.width, share)
+        for own, block in zip(_least_loss(blocks, share, method), blocks, strict=True)
     ]
     return _rounded(exact, [block.width for block in blocks], method.width_multiple)
 
 
-def least_total_loss(blocks: Sequence[ChannelScores], permille: int, method: MethodSettings) -> list[int]:
-    """The widths with the least sum of losses among all that remove as many multiples: an exact knapsack."""
+def least_total_loss(blocks: Sequence[ChannelScores], share: float, method: MethodSettings) -> list[int]:
+    """The widths with the least sum of losses among all that save as much: an exact knapsack over multiples."""
     possible = [_possible_widths(block.width, method.width_multiple) for block in blocks]
-    most = sum(len(own) - 1 for own in possible)
-    target = min(most, round(permille / 1000 * sum(block.width for block in blocks) / method.width_multiple))
-    # least[n]: the least loss of the blocks so far with n multiples gone; taken: how many of them are the last block's.
+    # What a multiple of each block costs, in the largest unit that divides all.
+    unit = math.gcd(*(block.cost for block in blocks))
+    costs = [block.cost // unit for block in blocks]
+    most = sum((len(own) - 1) * cost for own, cost in zip(possible, costs, strict=True))
+    whole = sum(block.width * cost for block, cost in zip(blocks, costs, strict=True))
+    target = min(most, round(share * whole / method.width_multiple))
+    # least[n]: the least loss of the blocks so far with n units saved; taken: the multiples that the last block gave.
     least, taken = np.array([0.0, *[np.inf] * target]), []
-    for block, own in zip(blocks, possible, strict=True):
-        losses = block.losses[own[: target + 1]].numpy()
+    for block, own, cost in zip(blocks, possible, costs, strict=True):
+        losses = block.losses[own[: target // cost + 1]].numpy()
         totals = np.full((target + 1, len(losses)), np.inf)
         for n, loss in enumerate(losses):
-            totals[n:, n] = least[: target + 1 - n] + loss
+            totals[n * cost :, n] = least[: target + 1 - n * cost] + loss
         least, chosen = totals.min(axis=1), totals.argmin(axis=1)
         taken.append(chosen)
-    kept = []
-    for own, chosen in zip(reversed(possible), reversed(taken), strict=True):
-        n = int(chosen[target])
+    left, kept = int(np.flatnonzero(np.isfinite(least))[-1]), []
+    for own, cost, chosen in zip(reversed(possible), reversed(costs), reversed(taken), strict=True):
+        n = int(chosen[left])
         kept.append(own[n])
-        target -= n
+        left -= n * cost
     return kept[::-1]
 
 
@@ -121,12 +131,12 @@ def curve_widths(width: int, method: MethodSettings) -> list[int]:
 
 @dataclass(frozen=True)
 class Allocation:
-    """widths: kept channels of each block, which depend on other blocks unless `alone`.
+    """widths: kept channels of each block where a share of all goes; they depend on other blocks unless `alone`.
 
     needs_losses: of the blocks, by their sensitivities, or where it `measures` them by curves.
     """
 
-    widths: Callable[[Sequence[ChannelScores], int, MethodSettings], list[int]]
+    widths: Callable[[Sequence[ChannelScores], float, MethodSettings], list[int]]
     needs_losses: bool = False
     measures: bool = False
     alone: bool = False
@@ -136,29 +146,29 @@ ALLOCATIONS: dict[str, Allocation] = {
     "uniform": Allocation(uniform, alone=True),
     # arXiv:2204.09656 for Fisher scores, which can be compared across blocks; few others can.
     "global": Allocation(
-        lambda blocks, permille, method: _by_threshold([block.scores for block in blocks], permille, method)
+        lambda blocks, share, method: _by_threshold([block.scores for block in blocks], share, method)
     ),
     # FLAP, arXiv:2312.11983.
     "standardised": Allocation(
-        lambda blocks, permille, method: _by_threshold([_standard(block.scores) for block in blocks], permille, method)
+        lambda blocks, share, method: _by_threshold([_standard(block.scores) for block in blocks], share, method)
     ),
     "sensitivity": Allocation(by_sensitivity, needs_losses=True),
     "curves": Allocation(least_total_loss, needs_losses=True, measures=True),
 }
 
 
-def _least_loss(blocks: Sequence[ChannelScores], permille: int, method: MethodSettings) -> list[int]:
+def _least_loss(blocks: Sequence[ChannelScores], share: float, method: MethodSettings) -> list[int]:
     """Removes one multiple after another where the loss grows least, until the target is reached.
 
     No block gives less than the floor, rounded down to multiples, or more than the ceiling, unless the target itself is
     beyond them; none has to stay wider than uniform widths would be.
     """
-    multiple, target = method.width_multiple, permille / 1000
-    floor, ceiling = min(method.floor, target), max(method.ceiling, target)
+    multiple = method.width_multiple
+    floor, ceiling = min(method.floor, share), max(method.ceiling, share)
     kept = [min(b.width, math.ceil(b.width * (1 - floor) / multiple - 1e-9) * multiple) for b in blocks]
     narrowest = [
         min(max(multiple, int(block.width * (1 - ceiling))), even)
-        for block, even in zip(blocks, uniform(blocks, permille, method), strict=True)
+        for block, even in zip(blocks, uniform(blocks, share, method), strict=True)
     ]
     queue: list[tuple[float, int, int]] = []
 
@@ -170,7 +180,7 @@ def _least_loss(blocks: Sequence[ChannelScores], permille: int, method: MethodSe
 
     for index in range(len(blocks)):
         enqueue(index)
-    n_kept = sum(block.width for block in blocks) * (1 - target)
+    n_kept = _kept(sum(block.width for block in blocks), share)
     while queue and sum(kept) - n_kept >= multiple / 2:
         _, index, kept_now = heappop(queue)
         kept[index] = kept_now
@@ -178,10 +188,10 @@ def _least_loss(blocks: Sequence[ChannelScores], permille: int, method: MethodSe
     return kept
 
 
-def _by_threshold(scores: Sequence[Tensor], permille: int, method: MethodSettings) -> list[int]:
+def _by_threshold(scores: Sequence[Tensor], share: float, method: MethodSettings) -> list[int]:
     """As many of each block as are among the highest scores of the whole model."""
     pooled, widths = torch.cat(list(scores)), [len(own) for own in scores]
-    n_kept = int(len(pooled) * (1000 - permille) / 1000 + 0.5)
+    n_kept = int(_kept(len(pooled), share) + 0.5)
     keep = torch.zeros(len(pooled), dtype=torch.bool)
     keep[torch.argsort(pooled, descending=True, stable=True)[:n_kept]] = True
     return _rounded([float(part.sum()) for part in torch.split(keep, widths)], widths, method.width_multiple)
@@ -214,9 +224,9 @@ Source: the schedulers of neural-compressor.
 """
 
 
-def reached_permille(schedule: str, permille: int, done: float) -> int:
-    """The sparsity after this share of the rounds, per mille."""
-    return round(1000 * SCHEDULES[schedule](permille / 1000, done))
+def share_after(schedule: str, share: float, done: float) -> float:
+    """The share of channels that is gone after this share of the rounds, in whole per mille."""
+    return round(SCHEDULES[schedule](share, done), 3)
 
 
 MOST_MEASURED = 0.8
@@ -229,25 +239,25 @@ def prune_channels(
     mlps: list[Mlp],
     calibration: CalibrationData,
     method: MethodSettings,
-    permille: int,
+    share: float,
     *,
     scores: Callable[[], Sequence[ChannelScores]],
     on_layer: Callable[[int, int], None],
     made: Checkpointed[PrunedMlp] = without_checkpoint,
 ) -> LazySequence[PrunedMlp]:
-    """The narrowed MLPs at this sparsity, computed lazily; the model itself is unchanged.
+    """The narrowed MLPs without this share of their channels, computed lazily; the model itself is unchanged.
 
-    scores: gives what `score_channels` finds; not called at sparsity 0. on_layer: called with steps done and all steps.
+    scores: gives what `score_channels` finds; not called at share 0. on_layer: called with steps done and all steps.
     made: see Checkpointed. The same arguments give the same weights, to the bit.
     """
     allocation, blocks, n = ALLOCATIONS[method.allocation], cache(scores), len(mlps)
-    widths = cache(lambda: allocation.widths(blocks(), permille, method))
+    widths = cache(lambda: allocation.widths(blocks(), share, method))
 
     def narrow(index: int) -> PrunedMlp:
-        if permille == 0:
+        if share == 0:
             return _unpruned(out_weight(mlps[index]).float().cpu())
         block = blocks()[index]
-        n_kept = allocation.widths([block], permille, method)[0] if allocation.alone else widths()[index]
+        n_kept = allocation.widths([block], share, method)[0] if allocation.alone else widths()[index]
         layer = _method_layer(mlps[index], calibration, index, method)
         if n_kept == layer.width:
             return _unpruned(layer.out_weight)
@@ -255,7 +265,7 @@ def prune_channels(
         return COMPENSATIONS[method.compensation].refit(layer, kept, method.damping)
 
     def on_made(index: int) -> None:
-        if permille:
+        if share:
             on_layer(2 * index + 2 if allocation.alone else n + index + 1, 2 * n)
 
     return LazySequence(n, narrow, made, on_made)
@@ -266,12 +276,12 @@ def choose_channels(
     mlps: list[Mlp],
     calibration: CalibrationData,
     method: MethodSettings,
-    permille: int,
+    share: float,
     on_layer: Callable[[int, int], None],
 ) -> list[Tensor]:
-    """The channels (k,) of each MLP kept at this sparsity, ascending; nothing is refitted."""
+    """The channels (k,) of each MLP kept where this share of all goes, ascending; nothing is refitted."""
     blocks = score_channels(mlps, calibration, method, on_layer)
-    widths = ALLOCATIONS[method.allocation].widths(blocks, permille, method)
+    widths = ALLOCATIONS[method.allocation].widths(blocks, share, method)
     chosen = []
     for index, (mlp, n_kept) in enumerate(zip(mlps, widths, strict=True)):
         layer = _method_layer(mlp, calibration, index, method, refits=False)
@@ -301,7 +311,8 @@ def score_channels(
         elif allocation.needs_losses:
             order = torch.argsort(scores, descending=True, stable=True)
             losses = sensitivity * errors(layer, order, method.damping)
-        return ChannelScores(width=layer.width, scores=scores, losses=losses)
+        cost = weights_per_channel(mlps[index])
+        return ChannelScores(width=layer.width, cost=cost, scores=scores, losses=losses)
 
     def on_made(index: int) -> None:
         on_layer(2 * index + 1 if allocation.alone else index + 1, 2 * n)

@@ -77,6 +77,11 @@ def narrow_(mlp: Mlp, narrowed: PrunedMlp) -> None:
     _set_(mlp.out, narrowed.out_weight, bias)
 
 
+def weights_per_channel(mlp: Mlp) -> int:
+    """Weights that leave the network with one inner channel."""
+    return out_weight(mlp).shape[0] + sum(weight.shape[1] for weight in inner_weights(mlp))
+
+
 def is_projection(module: nn.Module) -> bool:
     """Whether it is a Linear, or GPT-2's Conv1D, which is one under another name."""
     return isinstance(module, nn.Linear) or _is_transposed(module)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 
+from sparsedash.catalog.budgets import mlp_share, require_possible
 from sparsedash.catalog.resources import MODELS_TOGETHER, kept_bytes, needs_fisher
 from sparsedash.engine.calibration.calibration_cache import CacheEvicted, mismatch_warning
 from sparsedash.engine.calibration.statistics import few_tokens_warning
@@ -135,9 +136,13 @@ def _finished_run(grown: Run, context: RunContext) -> Run:
 
 
 def _check_run(run: RunContext) -> None:
-    """Check a run before its dense evaluation, and repeat known warnings. Raises CalibrationError, StoreError."""
-    run.warn_of_passages()
+    """Check a run before its dense evaluation, and repeat known warnings.
+
+    Raises SettingsError, CalibrationError, StoreError.
+    """
     settings = run.settings
+    require_possible(settings, run.shape)
+    run.warn_of_passages()
     calibrations = [run.calibration(method) for method in settings.methods if method.reads_text]
     if not all(own.is_known and (own.is_whole or not settings.solves) for own in calibrations):
         few_tokens_warning(run.loaded, sum(run.expected_lengths), solves=settings.solves)
@@ -465,7 +470,7 @@ def _bisect(settings: FindSettings, context: RunContext, key: str) -> FindResult
 def _steps(settings: FindSettings, context: RunContext) -> tuple[int, ...]:
     if not settings.method.takes_channels:
         return weight_steps()
-    widths, multiple = [mlp.width for mlp in context.loaded.mlps], settings.method.width_multiple
-    if steps := channel_steps(widths, multiple):
+    shape, multiple = context.shape, settings.method.width_multiple
+    if steps := channel_steps(shape.widths, multiple, mlp_share(shape, settings.method.budget)):
         return steps
-    raise SettingsError("width multiple", multiple, f"less than the {max(widths):,} channels of the MLPs")
+    raise SettingsError("width multiple", multiple, f"less than the {max(shape.widths):,} channels of the MLPs")

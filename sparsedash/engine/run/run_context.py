@@ -14,7 +14,7 @@ import msgspec
 import torch
 
 import sparsedash
-from sparsedash.catalog.model_shape import model_shape
+from sparsedash.catalog.model_shape import ModelShape, model_shape
 from sparsedash.catalog.resources import USABLE, WIDE_BYTES, is_streamed, least_memory
 from sparsedash.engine.calibration.calibration_cache import Calibration, PassageActivations
 from sparsedash.engine.calibration.statistics import reading_stored
@@ -150,10 +150,14 @@ class RunContext:
         return self.source.identity
 
     @cached_property
+    def shape(self) -> ModelShape:
+        """Counts of the dense model."""
+        return model_shape(read_config(self.source.folder, self.source.reference).to_dict())
+
+    @cached_property
     def _resident_bytes(self) -> int:
         """Memory that the run needs with all weights resident."""
-        config = read_config(self.source.folder, self.source.reference)
-        return least_memory(model_shape(config.to_dict()), self.settings).n_bytes
+        return least_memory(self.shape, self.settings).n_bytes
 
     @cached_property
     def streamed(self) -> bool:

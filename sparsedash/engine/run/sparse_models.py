@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sparsedash.catalog.budgets import channel_share, reached
 from sparsedash.engine.calibration.calibration_cache import CacheEvicted, Calibration, PassageActivations
 from sparsedash.engine.calibration.gradients import OnBlock
 from sparsedash.engine.calibration.sequential_refit import refit_sequentially
 from sparsedash.engine.calibration.statistics import WalkCheckpoint, pack_tensors, reading_stored, unpacked
-from sparsedash.engine.models.decoder_blocks import n_matmul_weights, weights_per_channel
 from sparsedash.engine.models.loading import LoadedModel, ModelShelf, Source
 from sparsedash.engine.models.matmul import fastest_products
 from sparsedash.engine.pruning.channel_pruning import ALLOCATIONS, prune_channels
@@ -32,7 +32,7 @@ from sparsedash.engine.run.run_context import RunContext
 from sparsedash.schema.errors import JobError, StoreError
 from sparsedash.schema.method_settings import MethodSettings, Scope
 from sparsedash.schema.progress import OnStep, Step
-from sparsedash.schema.records import Pruned, Record, about_artefact
+from sparsedash.schema.records import Pruned, Reached, Record, about_artefact
 from sparsedash.schema.settings import RunSettings
 from sparsedash.schema.store_keys import plain_share, pruned_key
 from sparsedash.storage.store import Store
@@ -76,12 +76,9 @@ class PrunedChannels:
         """Channels of each MLP."""
         return [len(narrow.kept) for narrow in self.blocks]
 
-    def sparsities(self) -> tuple[float, float]:
-        """MLP sparsity, and matmul ratio: of all Linear and Conv layers, output head included."""
-        mlps, total = self.loaded.mlps, n_matmul_weights(self.loaded.model)
-        dense, per_channel = [mlp.width for mlp in mlps], [weights_per_channel(mlp) for mlp in mlps]
-        removed = sum((m - k) * n for m, k, n in zip(dense, self.widths, per_channel, strict=True))
-        return 1 - sum(self.widths) / sum(dense), removed / total
+    def reached(self) -> Reached:
+        """What is gone, of every budget."""
+        return reached(self.loaded.shape, self.widths)
 
     @property
     def watched(self) -> list[list[str]]:
@@ -129,13 +126,13 @@ class MaskedWeights:
         """Channels of each MLP: those of the dense one."""
         return [mlp.width for mlp in self.loaded.mlps]
 
-    def sparsities(self) -> tuple[float, float]:
-        """MLP sparsity, and matmul ratio: of all Linear and Conv layers, output head included."""
-        family, total = self.loaded.family, n_matmul_weights(self.loaded.model)
-        n_mlp = sum(part.weight.numel() for block in self.loaded.projections("mlp") for part in block.values())
+    def reached(self) -> Reached:
+        """What is zero, of every budget."""
+        shape, mlp = self.loaded.shape, self.loaded.family.mlp
         zeros = [(name, int((weight == 0).sum())) for block in self.blocks for name, weight in block.weights.items()]
-        in_mlps = sum(n for name, n in zeros if name in family.mlp)
-        return in_mlps / n_mlp, sum(n for _, n in zeros) / total
+        in_mlps, n = sum(n for name, n in zeros if name in mlp), sum(n for _, n in zeros)
+        shares = in_mlps / shape.n_mlp, n / shape.n_block_weights, n / shape.n_matmul
+        return Reached(channels=shares[0], weights=shares[1], bytes=0.0, macs=shares[2])
 
     @property
     def watched(self) -> list[list[str]]:
@@ -169,7 +166,6 @@ class MeasuredModel:
     @cached_property
     def described(self) -> Pruned:
         """The record's part on pruning."""
-        in_mlps, everywhere = self.model.sparsities()
         fitted, uncompensated, held_out = (
             tuple(error for error in kind if error is not None) for kind in zip(*self.model.errors, strict=True)
         )
@@ -180,8 +176,7 @@ class MeasuredModel:
             sparsity_permille=self._permille,
             widths=tuple(self.model.widths),
             dense_widths=tuple(mlp.width for mlp in self._run.loaded.mlps),
-            mlp_sparsity=in_mlps,
-            matmul_ratio=everywhere,
+            reached=self.model.reached(),
             layer_errors=fitted,
             held_out_errors=held_out,
             uncompensated_errors=uncompensated,
@@ -314,7 +309,8 @@ def _narrowed(
         found: PrunedMlp = keep(index, lambda: make().held(hold))
         return found
 
-    chosen = prune_channels(run.loaded.mlps, data, method, permille, scores=scores, on_layer=on_block, made=made)
+    share = channel_share(run.loaded.shape, method, permille)
+    chosen = prune_channels(run.loaded.mlps, data, method, share, scores=scores, on_layer=on_block, made=made)
     if permille == 0 or not COMPENSATIONS[method.compensation].sequential:
         return chosen
     refitted = cache(partial(_refitted, run, method, chosen, key))

@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from sparsedash.catalog.families import FAMILIES
 from sparsedash.catalog.model_shape import CONFIGS, model_shape, shipped_shape
 from sparsedash.catalog.published_results import PUBLISHED_MODELS
-from sparsedash.engine.models.decoder_blocks import n_matmul_weights, weights_per_channel
+from sparsedash.engine.pruning.surgery import is_projection, weights_per_channel
 from tests.engine.tiny import CONFIGS as TINY
 from tests.engine.tiny import as_loaded, tiny_loaded
 
@@ -45,7 +45,10 @@ def test_every_count_is_that_of_the_real_model(name):
     biases = (part.bias for mlp in mlps for part in mlp.inner if part.bias is not None)
     assert sum(shape.widths) * shape.bias_per_channel == sum(bias.numel() for bias in biases)
     head = model.get_output_embeddings().weight
-    assert (shape.n_matmul, shape.n_head) == (n_matmul_weights(model), head.numel())
+    products = (part for part in model.modules() if is_projection(part) or isinstance(part, torch.nn.Conv1d))
+    assert (shape.n_matmul, shape.n_head) == (sum(part.weight.numel() for part in products), head.numel())
+    blocks = as_loaded(model).projections("decoder")
+    assert shape.n_block_weights == sum(part.weight.numel() for block in blocks for part in block.values())
     assert shape.n_parameters == sum(parameter.numel() for parameter in model.parameters())
     assert (shape.family, shape.vocabulary) == (config.model_type, len(head))
 

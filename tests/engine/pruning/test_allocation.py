@@ -7,7 +7,7 @@ from typing import get_args
 import pytest
 import torch
 
-from sparsedash.engine.pruning.channel_pruning import ALLOCATIONS, SCHEDULES, ChannelScores, reached_permille
+from sparsedash.engine.pruning.channel_pruning import ALLOCATIONS, SCHEDULES, ChannelScores, share_after
 from sparsedash.schema.method_settings import MethodSettings, Schedule
 
 
@@ -15,12 +15,12 @@ def prospect(width=64, scores=None, slope=1.0):
     """A block whose loss grows with the square of what it gives."""
     gone = torch.arange(width, -1, -1).double()
     drawn = torch.rand(width, generator=torch.Generator().manual_seed(width))
-    return ChannelScores(width=width, scores=drawn if scores is None else scores, losses=slope * gone.square())
+    return ChannelScores(width=width, cost=1, scores=drawn if scores is None else scores, losses=slope * gone.square())
 
 
 def widths(name, blocks, permille, multiple=8, **bounds):
     method = MethodSettings(allocation=name, width_multiple=multiple, **bounds)
-    return ALLOCATIONS[name].widths(blocks, permille, method)
+    return ALLOCATIONS[name].widths(blocks, permille / 1000, method)
 
 
 @pytest.mark.parametrize("name", ALLOCATIONS)
@@ -113,14 +113,14 @@ def test_curves_give_the_least_sum_of_losses_among_all_widths_that_remove_as_muc
 @pytest.mark.parametrize(
     ("schedule", "half_way"),
     # 1 - sqrt(0.36), 0.64 / 2, 0.64 / 8, 0.64 (1 - sqrt(1/2)).
-    [("exponential", 400), ("linear", 320), ("cubic", 80), ("cosine", 187)],
+    [("exponential", 0.4), ("linear", 0.32), ("cubic", 0.08), ("cosine", 0.187)],
 )
 def test_half_way_to_64_percent(schedule, half_way):
-    assert reached_permille(schedule, 640, 0.5) == half_way
+    assert share_after(schedule, 0.64, 0.5) == half_way
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_it_begins_with_the_dense_model_ends_at_the_target_and_never_falls(schedule):
-    reached = [reached_permille(schedule, 300, done / 6) for done in range(7)]
-    assert (reached[0], reached[-1], set(SCHEDULES)) == (0, 300, set(get_args(Schedule)))
+    reached = [share_after(schedule, 0.3, done / 6) for done in range(7)]
+    assert (reached[0], reached[-1], set(SCHEDULES)) == (0, 0.3, set(get_args(Schedule)))
     assert reached == sorted(reached)

@@ -11,7 +11,7 @@ from sparsedash.engine.pruning import saliency
 from sparsedash.engine.run import pipeline, run_context
 from sparsedash.engine.run.run_context import RunContext
 from sparsedash.engine.run.sparse_models import PrunedChannels
-from sparsedash.schema.errors import CalibrationError, ModelError, StoreError
+from sparsedash.schema.errors import CalibrationError, ModelError, SettingsError, StoreError
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Passages, Record, Run
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings
@@ -66,8 +66,8 @@ def test_a_run_keeps_the_dense_record_and_one_for_every_sparsity(settings, known
     assert run.finished and dense.pruned is None
     assert known.get(Run, settings.key(fingerprints(settings))) == run
     assert [record.pruned.widths for record in sparse] == [(72, 72, 72), (48, 48, 48)]
-    assert [record.pruned.mlp_sparsity for record in sparse] == [0.25, 0.5]
-    assert all(0 < record.pruned.matmul_ratio < record.pruned.mlp_sparsity for record in sparse)
+    assert [record.pruned.reached.channels for record in sparse] == [0.25, 0.5]
+    assert all(0 < record.pruned.reached.macs < record.pruned.reached.channels for record in sparse)
     assert [outcome.index for outcome in dense.outcomes] == list(range(10))
     assert known.get(Passages, dense.passages_key).indices == tuple(range(10))
     assert {"load", "text", "calibrate", "prune", "evaluate"} <= set(known.stages)
@@ -102,8 +102,18 @@ def test_zero_percent_gives_the_dense_answers_without_a_backward_pass(name, sett
     dense, zero = records(known, ran(one(settings, 0, methods=(ZEROED[name],)), known))
     assert zero.outcomes == dense.outcomes
     assert zero.pruned.widths == zero.pruned.dense_widths
-    assert zero.pruned.mlp_sparsity == zero.pruned.matmul_ratio == 0
+    assert zero.pruned.reached.channels == zero.pruned.reached.macs == 0
     assert set(zero.pruned.layer_errors) <= {0.0}
+
+
+@pytest.mark.parametrize("budget", ["weights", "bytes", "macs"])
+def test_a_share_of_any_budget_is_reached_and_more_than_can_go_is_refused(budget, settings, known, monkeypatch):
+    method = replace(CHANNELS, budget=budget, width_multiple=1)
+    (made,) = pruned(known, ran(one(settings, methods=(method,)), known))
+    assert made.reached[budget] == pytest.approx(0.125, abs=0.005) and made.reached.channels > 0.15
+    monkeypatch.setattr(pipeline, "dense_record", must_not_run)
+    with pytest.raises(SettingsError, match=r"Sparsity must be at most .* % of the .*, not '90 %'"):
+        ran(one(settings, 900, methods=(method,)), known)
 
 
 def test_a_sweep_of_eight_sparsities_costs_one_elimination_a_block(settings, known, monkeypatch):

@@ -11,7 +11,6 @@ from torch import nn
 from sparsedash.catalog.families import FAMILIES
 from sparsedash.engine.calibration.calibration_cache import Calibration
 from sparsedash.engine.calibration.statistics import shared_inputs, unpack_statistics, unpack_tensors
-from sparsedash.engine.models.decoder_blocks import n_matmul_weights
 from sparsedash.engine.pruning.surgery import reweighted, weight_of
 from sparsedash.engine.pruning.weight_pruning import MaskedBlock
 from sparsedash.engine.run.sparse_models import _pack_masked, _unpack_errors, _unpack_masked, _unpack_narrowed
@@ -58,8 +57,8 @@ def test_a_run_measures_what_masked_weights_lose(model_type, masked_run, store, 
     assert run.finished and made.sparsity_permille == 500 and made.widths == made.dense_widths
     loaded = tiny_loaded(model_type)
     decoder = sum(p.weight.numel() for block in loaded.projections("decoder") for p in block.values())
-    assert made.mlp_sparsity == 0.5
-    assert made.matmul_ratio == pytest.approx(decoder / 2 / n_matmul_weights(loaded.model), abs=1e-9)
+    assert (made.reached.channels, made.reached.weights, made.reached.bytes) == (0.5, 0.5, 0)
+    assert made.reached.macs == pytest.approx(decoder / 2 / loaded.shape.n_matmul, abs=1e-9)
     for errors in (made.layer_errors, made.held_out_errors, made.passage_errors):
         assert len(errors) == 3 and all(0 < error < 1.5 for error in errors)
     assert all(fitted < plain for fitted, plain in zip(made.layer_errors, made.uncompensated_errors, strict=True))
@@ -88,8 +87,8 @@ def test_a_pattern_with_its_own_sparsity_is_one_record_next_to_a_sweep(masked_ru
     assert decoder.sparsity_permille == mlp.sparsity_permille == 500
     assert [made.sparsity_permille for made in channels] == [250, 500]
     # The MLPs alone leave attention as it is.
-    assert decoder.mlp_sparsity == mlp.mlp_sparsity == 0.5
-    assert decoder.matmul_ratio > mlp.matmul_ratio > 0
+    assert decoder.reached.channels == mlp.reached.channels == 0.5
+    assert decoder.reached.macs > mlp.reached.macs > 0
 
 
 def test_inputs_are_collected_once_and_only_where_single_weights_go(masked_run, store, monkeypatch):

@@ -46,8 +46,8 @@ def tradeoff_data(dense: Record, lines: Mapping[str, Sequence[Record]], **more: 
     models = {r.key: alone(dense, r) for r in (dense, *chain(*lines.values()))}
     found = RunResults(run=run, models=tuple(models.values()), tolerance=Tolerance())
     return TradeoffData(
-        dense=found.point_of(models[dense.key]),
-        lines={label: [found.point_of(alone(dense, r)) for r in rs] for label, rs in lines.items()},
+        dense=found.point_of(models[dense.key], "channels"),
+        lines={label: [found.point_of(alone(dense, r), "channels") for r in rs] for label, rs in lines.items()},
         n_passages=dense.last_word.total,
         taken=sparsity_axis_title(record.pruned.method for record in chain(*lines.values()) if record.pruned),
         **more,

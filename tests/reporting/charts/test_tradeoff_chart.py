@@ -48,7 +48,11 @@ def answering(tradeoff, label, point):
 
 def test_a_line_leads_from_dense_by_measured_sparsity_with_an_interval_at_every_point():
     line, marks = trace(chart(), "line"), trace(chart(), "sparse")
-    assert line["x"] == [0.0, 100 * TEN.pruned.mlp_sparsity, 100 * THIRTY.pruned.mlp_sparsity] == [0.0, *marks["x"]]
+    assert (
+        line["x"]
+        == [0.0, 100 * TEN.pruned.reached.channels, 100 * THIRTY.pruned.reached.channels]
+        == [0.0, *marks["x"]]
+    )
     assert line["y"] == [50.0, 45.0, 25.0] == [50.0, *marks["y"]]
     low, high = wilson_interval(30, 120)
     bars = marks["error_y"]
@@ -88,7 +92,7 @@ def test_methods_differ_by_mark_dash_and_colour_as_their_labels_show_and_the_lea
     inks = [note["font"]["color"] for note in figure["layout"]["annotations"]]
     assert inks == [PALETTES["light"].dense, one["color"], other["color"]] and len(set(inks)) == 3
     assert set(labels(figure)) == {"dense", "● least-squares", "■ magnitude"}
-    ends = [100 * record.pruned.mlp_sparsity for record in (TEN, THIRTY)]
+    ends = [100 * record.pruned.reached.channels for record in (TEN, THIRTY)]
     assert [t["x"][0] for t in (first, second)] == pytest.approx(ends), "points that are apart stay where they are"
 
 
@@ -103,7 +107,7 @@ def test_all_but_a_highlighted_line_are_grey_and_without_bars():
 def test_a_leader_line_leads_from_a_line_that_ends_early_to_its_label():
     early = chart(tradeoff_data(DENSE, {"sparse": [TEN]}, asked=(100, 300)))
     gutter, across = early["layout"]["shapes"]
-    end, right = 100 * TEN.pruned.mlp_sparsity, early["layout"]["xaxis"]["range"][1]
+    end, right = 100 * TEN.pruned.reached.channels, early["layout"]["xaxis"]["range"][1]
     assert (across["xref"], across["x0"], across["x1"]) == ("x", end, right)
     assert gutter["y0"] == gutter["y1"] == across["y0"] == pytest.approx(labels(early)["sparse"])
     assert "shapes" not in chart()["layout"] or chart()["layout"]["shapes"] == []
@@ -117,7 +121,7 @@ def test_points_of_methods_at_about_one_sparsity_stand_apart_and_their_hover_tex
     gap = 0.02 * both["layout"]["xaxis"]["range"][1]
     ordered = sorted((first, second, third))
     assert [b - a >= 0.99 * gap for a, b in itertools.pairwise(ordered)] == [True, True]
-    assert "10.4 % removed" in left and f"{100 * near.pruned.mlp_sparsity:.1f} % removed" in right
+    assert "10.4 % removed" in left and f"{100 * near.pruned.reached.channels:.1f} % removed" in right
     assert all(abs(x - 10.4) < 1.5 * gap for x in ordered)
 
 
@@ -212,7 +216,7 @@ def test_the_live_point_stands_at_the_sparsity_asked_for_apart_from_others_and_m
     _, high = wilson_interval(30, 80)
     assert point["error_y"]["array"] == pytest.approx([100 * high - 37.5])
     beside = trace(chart(answering(TWO, "magnitude", live_point(100, right=30, done=80))), "live")
-    assert beside["x"][0] < 100 * TEN.pruned.mlp_sparsity - 0.4
+    assert beside["x"][0] < 100 * TEN.pruned.reached.channels - 0.4
     assert "live" not in {t["name"] for t in chart(race, "flips")["data"]}
 
 
@@ -337,7 +341,11 @@ OPT = replace(
     outcomes=tuple(outcome(i, right=i % 2 == 0) for i in range(40)),
 )
 ROWS = published_beside(OPT)
-OPT_RACE = tradeoff_data(OPT, {"sparse": [replace(OPT, pruned=replace(PRUNED, mlp_sparsity=0.05))]}, published=ROWS)
+OPT_RACE = tradeoff_data(
+    OPT,
+    {"sparse": [replace(OPT, pruned=replace(PRUNED, reached=replace(PRUNED.reached, channels=0.05)))]},
+    published=ROWS,
+)
 
 
 def test_a_published_row_of_the_same_model_passages_and_format_is_a_grey_diamond_within_the_axes():

@@ -1,0 +1,46 @@
+"""Shares of every budget by hand, and what is more than can go."""
+
+from dataclasses import replace
+
+import pytest
+
+from sparsedash.catalog.budgets import channel_share, mlp_share, most_permille, reached, require_possible
+from sparsedash.catalog.model_shape import shipped_shape
+from sparsedash.schema.errors import SettingsError
+from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.records import Reached
+from sparsedash.schema.settings import RunSettings
+from sparsedash.stats.sparsity_search import channel_steps
+from tests.catalog.test_model_shape import SHAPE
+
+# Two blocks of 8 channels of 12 weights and 2 biases, 64 other weights in each, a head of 40, 20 more parameters.
+BIASED = replace(SHAPE, bias_per_channel=2, n_parameters=2 * (96 + 64 + 16) + 40 + 20)
+BY_WEIGHTS = MethodSettings(budget="weights", width_multiple=2)
+SINGLE = MethodSettings(pattern="1x1")
+
+
+def test_half_of_the_channels_is_another_share_of_every_budget():
+    found = reached(BIASED, (2, 6))
+    assert found == Reached(channels=8 / 16, weights=8 * 12 / 320, bytes=8 * 14 / 412, macs=8 * 12 / 360)
+
+
+@pytest.mark.parametrize("budget", ["channels", "weights", "bytes", "macs"])
+def test_a_share_of_a_budget_is_reached_by_its_share_of_the_channels(budget):
+    share = channel_share(BIASED, MethodSettings(budget=budget), 200)
+    assert share * mlp_share(BIASED, budget) == pytest.approx(0.2)
+
+
+def test_every_step_of_a_search_is_reached_by_its_own_width():
+    shape, method = shipped_shape("smollm2-135m"), MethodSettings(budget="bytes")
+    steps = channel_steps(shape.widths, 32, mlp_share(shape, "bytes"))
+    kept = [round(1536 * (1 - channel_share(shape, method, step)) / 32) for step in steps]
+    assert kept == list(range(47, 0, -1)) and steps[-1] == most_permille(shape, method) == 580
+
+
+def test_all_but_one_multiple_of_each_mlp_can_go_and_more_is_refused():
+    # 12 of 16 channels of 12 weights among 320.
+    assert most_permille(SHAPE, BY_WEIGHTS) == 450
+    assert most_permille(SHAPE, MethodSettings()) == 900
+    require_possible(RunSettings(methods=(BY_WEIGHTS, SINGLE), sparsities_permille=(450,)), SHAPE)
+    with pytest.raises(SettingsError, match=r"at most 45 % of the blocks' weights, not '45.1 %'"):
+        require_possible(RunSettings(methods=(BY_WEIGHTS, SINGLE), sparsities_permille=(451,)), SHAPE)
