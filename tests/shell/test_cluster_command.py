@@ -32,7 +32,7 @@ def check(capsys, monkeypatch):
     ("address", "certificates", "code", "said"),
     [
         ("", {}, 2, "SPARSEDASH_SCHEDULER"),
-        ("tcp://10.1.2.3:8786", {}, 2, "whoever reaches one without certificates runs code"),
+        ("tcp://10.1.2.3:8786", {}, 2, "Any client of one without certificates runs code"),
         ("tcp://127.0.0.1:PORT", {}, 1, "No scheduler answers at"),
         ("tls://127.0.0.1:PORT", {}, 1, "SPARSEDASH_TLS_CA, SPARSEDASH_TLS_CERT and SPARSEDASH_TLS_KEY"),
         ("tls://127.0.0.1:PORT", {"CA": "BROKEN", "CERT": "BROKEN"}, 1, "SSLError"),
