@@ -24,6 +24,7 @@ OTHER = {
         "ceiling": 0.4,
         "blend": 1.0,
         "plain_text": 0.5,
+        "heal_steps": 24,
     },
     CalibrationSettings: {
         "corpus": "wikitext-2",

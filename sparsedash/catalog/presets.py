@@ -106,9 +106,13 @@ def method_name(settings: MethodSettings) -> str:
     changed = changes(nearest.settings if nearest else MethodSettings())
     if not changed:
         return name
-    words = [f"{_PARAMETERS.get(field, field)} {own[field]:g}" for field in changed]
+    words = [_PARAMETERS.get(field, f"{field} {{:g}}").format(own[field]) for field in changed]
     return f"{name} ({', '.join(words)})"
 
 
-_PARAMETERS = {"width_multiple": "multiples of", "plain_text": "plain text"}
-"""Names of parameters whose own names are unclear."""
+_PARAMETERS = {
+    "width_multiple": "multiples of {:g}",
+    "plain_text": "plain text {:g}",
+    "heal_steps": "healed {:,} steps",
+}
+"""Words for parameters whose own names are unclear."""

@@ -55,6 +55,13 @@ caches lie in files.
 HELD_OUT_EVERY, HELD_OUT_TOKENS = 16, 512
 """Which calibration sequences are kept out of every fit, and about how many tokens of them are kept."""
 
+HEAL_BATCH_TOKENS, HEAL_PASS_TOKENS = 2048, 512
+"""Tokens of a step of healing, and of the passes that its gradient is gathered from; longer sequences are cut."""
+HEALED_WEIGHT_BYTES = 24
+"""Bytes that healing takes for each weight that it trains, in either number format."""
+HEAL_LOGITS = 2**23
+"""Logits that healing holds at once, in each of about six tensors: of a part of the tokens."""
+
 MISMATCH_PASSAGES, MISMATCH_TOKENS = 8, 128
 """The passages that calibration text is compared with, and the most tokens of each."""
 
@@ -77,7 +84,13 @@ _MATRICES = 4
 """Float32 matrices of the widest MLP's inner width that solving holds at once."""
 
 Purpose = Literal[
-    "the text that the model writes", "calibration", "pruning", "the sequential refit", "the backward pass", "answering"
+    "the text that the model writes",
+    "calibration",
+    "pruning",
+    "the sequential refit",
+    "the backward pass",
+    "healing",
+    "answering",
 ]
 
 
@@ -141,6 +154,7 @@ def least_memory(shape: ModelShape, settings: RunSettings, *, streamed: bool = F
         "calibration": streams + moments + waiting,
         "pruning": _MATRICES * 4 * m**2 * settings.solves + masked * n_at_once // n_blocks * itemsize + waiting,
         "the backward pass": _backward_bytes(shape, settings, n_at_once),
+        "healing": _healing_bytes(shape, settings),
     }
     if any(method.compensation == "sequential" for method in settings.methods):
         beside["the sequential refit"] = 3 * streams + moments
@@ -259,6 +273,25 @@ def _backward_bytes(shape: ModelShape, settings: RunSettings, n_at_once: int) ->
     return max(fisher, sensitivity)
 
 
+def _healing_bytes(shape: ModelShape, settings: RunSettings) -> int:
+    """Of each weight of the MLPs that are left: two copies, gradient, moments and best value; of each token of a pass
+    what the blocks keep for the way back; logits, and the dense model's last hidden states.
+    """
+    d, m, n_blocks, itemsize = shape.hidden, max(shape.widths), len(shape.widths), WEIGHT_BYTES[settings.dtype]
+    healed = [(method.heal_steps, permille) for method, permille in settings.points if method.heal_steps and permille]
+    if not healed:
+        return 0
+    weights = HEALED_WEIGHT_BYTES * _left(shape.n_mlp, min(permille for _, permille in healed))
+    n_read = settings.calibration.n_samples * settings.calibration.length
+    n_read = min(n_read, HEAL_BATCH_TOKENS * max(steps for steps, _ in healed))
+    passed = HEAL_PASS_TOKENS * n_blocks * (12 * d + 5 * m) * itemsize
+    return weights + passed + 6 * 4 * HEAL_LOGITS + n_read * d * itemsize
+
+
+def _left(count: int, permille: int) -> int:
+    return count * (1000 - permille) // 1000
+
+
 def run_disk(shape: ModelShape, settings: RunSettings, n_passages: int, *, streamed: bool) -> RunDisk:
     """Bytes that a run takes in the data folder where nothing of it is stored. streamed: read block by block."""
     itemsize, calibration = WEIGHT_BYTES[settings.dtype], settings.calibration
@@ -266,12 +299,16 @@ def run_disk(shape: ModelShape, settings: RunSettings, n_passages: int, *, strea
     stays += _sample_bytes(shape, settings, n_passages) + (1 + settings.n_sparse) * n_passages * ANSWER_BYTES
     sequential = [permille for method, permille in settings.points if method.compensation == "sequential"]
     stays += sum(_out_bytes(shape, permille) for permille in sequential)
+    healed = [_left(shape.n_mlp, permille) for method, permille in settings.points if method.heal_steps and permille]
+    stays += sum(healed) * itemsize
     if streamed and shape.stored_bytes != itemsize:
         # A copy in the run's own type, which can be read block by block.
         stays += shape.n_parameters * itemsize
     streams = (1 + bool(sequential)) * calibration.n_samples * calibration.length * shape.hidden * itemsize
     models = sorted(_model_bytes(shape, method, permille, itemsize) for method, permille in settings.points)
+    # Two checkpoints of a healing: weights in single precision, and moments.
     passing = [streams, max(models, default=0), _out_bytes(shape, 0) * needs_sensitivity(settings)]
+    passing.append(2 * 3 * 4 * max(healed, default=0))
     if streamed:
         # Models that are evaluated side by side are put aside together, with what is kept of their passages.
         n_together = n_side_by_side(settings)
@@ -305,7 +342,7 @@ def _sample_bytes(shape: ModelShape, settings: RunSettings, n_passages: int) -> 
 
 def _out_bytes(shape: ModelShape, permille: int) -> int:
     """Of all out-projections in float32, with as many channels as are left."""
-    return 4 * shape.hidden * sum(shape.widths) * (1000 - permille) // 1000
+    return _left(4 * shape.hidden * sum(shape.widths), permille)
 
 
 def _masked_weights(shape: ModelShape, method: MethodSettings) -> int:
@@ -327,6 +364,7 @@ _SMALLER: dict[Purpose, str] = {
     "pruning": "a method that refits nothing, such as wanda-channels",
     "the sequential refit": "fewer calibration samples, or least-squares instead of the sequential refit",
     "the backward pass": "a method without a backward pass, such as least-squares",
+    "healing": "a run without healing",
 }
 _GENERAL = "Choose a smaller model, bfloat16 or less calibration text, or free some memory."
 

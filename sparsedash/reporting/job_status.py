@@ -49,6 +49,7 @@ _PARTS: dict[str, tuple[Stage, ...]] = {
     "loading": ("load",),
     "calibrating": ("text", "calibrate"),
     "pruning": ("prune", "continue"),
+    "healing": ("heal",),
     "answering": ("evaluate",),
 }
 """The stages that each part of a forecast is of."""
@@ -206,7 +207,8 @@ def _expected(
     if len(settings.methods) > 1:
         for method in settings.methods:
             alone = replace(settings, methods=(method,))
-            expected["prune", method] = backend.expected_seconds(alone)["prune"]
+            of_method = backend.expected_seconds(alone)
+            expected["prune", method], expected["heal", method] = of_method["prune"], of_method.get("heal")
     return expected, backend.cached(settings)
 
 
@@ -218,7 +220,7 @@ def _sparse_model(job: Job) -> str:
     settings, at = job_request(job), job.progress
     if settings is None or at.point is None or at.stage == "walk":
         return ""
-    if at.stage not in ("prune", "continue", "evaluate") and at.point == 0:
+    if at.stage not in ("prune", "heal", "continue", "evaluate") and at.point == 0:
         return ""
     if isinstance(settings, FindSettings):
         return f"trial {at.point + 1}" + (f": {at.message}" if at.message else "")

@@ -12,7 +12,7 @@ from sparsedash.catalog.presets import method_name
 from sparsedash.catalog.resources import LeastMemory, RunDisk
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import STAGE_TITLES
-from sparsedash.schema.records import Pruned, Run
+from sparsedash.schema.records import Healed, Pruned, Run
 from sparsedash.schema.settings import CalibrationSettings, FindSettings, RunSettings, planned_run
 
 NBSP = "\u00a0"
@@ -255,6 +255,16 @@ def method_titles(settings: RunSettings) -> str:
 def measured_sparsity(made: Pruned) -> str:
     """ "measured 29.2 % of the MLPs, 17.3 % of all linear weights": what a model was pruned by, and what that means."""
     return f"measured {percent(made.mlp_sparsity)} of the MLPs, {percent(made.matmul_ratio)} of all linear weights"
+
+
+def healing_words(done: Healed) -> str:
+    """What healing did: "24 steps on calibration text; KL divergence from dense on 1,920 held-out tokens ..."."""
+    steps = f"{quantity(done.steps, 'step')} on calibration text"
+    text = f"KL divergence from dense on {done.n_tokens:,} held-out tokens"
+    if not done.kept_step:
+        return f"{steps} gained nothing, so the weights are those before; {text} {done.before:.3f}"
+    kept = "" if done.kept_step == done.steps else f", best after step {done.kept_step:,}"
+    return f"{steps}{kept}; {text} {done.after:.3f}, {done.before:.3f} before"
 
 
 def removed_or_zeroed(settings: MethodSettings) -> str:

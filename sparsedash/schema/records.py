@@ -29,10 +29,19 @@ from sparsedash.schema.plain_values import Count, LogLikelihood, NotNegative, Pe
 from sparsedash.schema.settings import CalibrationSettings, Dtype, FindResult, FindSettings, Rule, RunSettings
 
 ArtefactKind = Literal[
-    "statistics", "inputs", "gradients", "sensitivity", "activations", "scores", "text", "weights", "unfinished"
+    "statistics",
+    "inputs",
+    "gradients",
+    "sensitivity",
+    "activations",
+    "scores",
+    "text",
+    "weights",
+    "healed",
+    "unfinished",
 ]
 """Kinds of artefacts. inputs: statistics of all projections' inputs. text: written by a model. weights: made by a
-sequential refit. unfinished: checkpoints of stages.
+sequential refit. healed: weights made by healing, never evicted. unfinished: checkpoints of stages.
 """
 
 
@@ -139,6 +148,27 @@ class Score:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Healed:
+    """What healing did to a sparse model.
+
+    steps: trained. kept_step: after which the weights are those kept; 0: none was better, and they are as before.
+    before, after: mean KL divergence of its next token from the dense model's on held-out calibration text, in nats.
+    n_tokens: of that text. weights: key of the artefacts that hold the weights.
+    """
+
+    steps: Count
+    kept_step: Count
+    before: NotNegative
+    after: NotNegative
+    n_tokens: Count
+    weights: str
+
+    def __post_init__(self) -> None:
+        if self.kept_step > self.steps or self.after > self.before:
+            raise StoreError("It was healed to less than it was.")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Pruned:
     """How a sparse model was made, enough to rebuild it, and how much of it is gone.
 
@@ -151,7 +181,8 @@ class Pruned:
     second moments. held_out_errors: on text kept out of the fit; empty when there was too little text to keep any out.
     uncompensated_errors: on calibration text, had the kept weights stayed as they are. passage_errors: on a few
     passages of the evaluation. sensitivities: what the model loses with one unit of squared error at each block's
-    output; empty where the method does not measure them.
+    output; empty where the method does not measure them. healed: None where it was not; the errors of a healed model
+    are those before it was healed.
     """
 
     method: MethodSettings
@@ -166,6 +197,7 @@ class Pruned:
     uncompensated_errors: tuple[NotNegative, ...] = ()
     passage_errors: tuple[NotNegative, ...] = ()
     sensitivities: tuple[NotNegative, ...] = ()
+    healed: Healed | None = None
 
     def __post_init__(self) -> None:
         n_layers, errors = len(self.widths), (self.layer_errors, self.held_out_errors, self.uncompensated_errors)

@@ -1,7 +1,7 @@
 """Settings of a run, of a search for the largest sparsity, and of a cluster's part of a run; the result of a search."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -222,6 +222,13 @@ class RunSettings:
             (method, permille) for method in self.methods for permille in method.sparsities(self.sparsities_permille)
         )
 
+    def healed(self, n_steps: int) -> "RunSettings":
+        """The run with every method that removes channels unhealed and, beside it, healed. Raises SettingsError."""
+        if not any(method.takes_channels for method in self.methods):
+            raise SettingsError("healing", n_steps, "0 where no method removes channels")
+        pairs = ((own.unhealed, own.healed(n_steps)) if own.takes_channels else (own,) for own in self.methods)
+        return replace(self, methods=tuple(dict.fromkeys(method for pair in pairs for method in pair)))
+
     @property
     def reads_text(self) -> bool:
         """Whether any of its methods depends on the calibration text."""
@@ -259,7 +266,17 @@ def settings_from_plain(kind: type[S], plain: object) -> S:
 
 def _without_residency(settings: "DataclassInstance") -> dict[str, Any]:
     """What a request's name depends on: results are the same wherever the weights are."""
-    return {name: value for name, value in asdict(settings).items() if name != "residency"}
+    values = {name: value for name, value in asdict(settings).items() if name != "residency"}
+    methods = {name: getattr(settings, name) for name in ("method", "methods") if name in values}
+    return values | {
+        name: [*map(named_values, each)] if isinstance(each, tuple) else named_values(each)
+        for name, each in methods.items()
+    }
+
+
+def named_values(method: MethodSettings) -> dict[str, Any]:
+    """The settings of a method that a key is made of: a later one is left out while it is off, so that keys stay."""
+    return {name: value for name, value in asdict(method).items() if name != "heal_steps" or value}
 
 
 def percents_text(permilles: tuple[int, ...]) -> str:
@@ -330,6 +347,10 @@ class FindSettings:
         if self.evaluation.stop_early:
             raise SettingsError("stop early", True, "false: a search always stops where a verdict is decided")
         check_settings(self)
+
+    def healed(self, n_steps: int) -> "FindSettings":
+        """The search among healed models. Raises SettingsError."""
+        return replace(self, method=self.method.healed(n_steps))
 
     @property
     def reads_text(self) -> bool:

@@ -72,6 +72,12 @@ _OTHERS: dict[str, dict[str, Any]] = {
     | {"metavar": "NAMES", "help": f"one or several, with commas between, of {_names(presets.METHODS)} (%(default)s)"},
     "find --method": _METHOD
     | {"metavar": "NAME", "help": f"one of {_names(m for m in presets.METHODS if m.searchable)} (%(default)s)"},
+    "--heal": {
+        "type": float,
+        "metavar": "MINUTES",
+        "default": 0.0,
+        "help": "heal every sparse model for about so many minutes: the dense model teaches it (%(default)g: not)",
+    },
     "--data-dir": _FOLDER | {"help": "where results are kept (%(default)s)"},
     "--json": {
         "type": _file_or_stdout,
@@ -183,4 +189,8 @@ def _request(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _method(name: str, arguments: argparse.Namespace) -> MethodSettings:
-    return replace(presets.method_named(name), **_values(arguments, MethodSettings))
+    usual, values = presets.method_named(name), _values(arguments, MethodSettings)
+    if not usual.takes_channels and "," in arguments.method:
+        # Healed are the others.
+        values["heal_steps"] = 0
+    return replace(usual, **values)

@@ -66,6 +66,8 @@ def _show_layers(made: Pruned, stem: str) -> None:
     if made.layer_errors or made.passage_errors:
         frame.show(cards(_numbers(made)), Html(f"<style>{theme_switch_css()}</style>"))
         show_chart(layers_chart(made, frame.theme()), f"{stem}-layers", layers_sentence(made), "layers", "ignore")
+    if made.healed:
+        frame.note(f"Healed: {wording.healing_words(made.healed)}. What the layers lost is as it was before healing.")
     with st.expander("The numbers as a table"):
         frame.show_table(_layers_table(made, stem))
     if not made.layer_errors:
