@@ -163,6 +163,8 @@ def stage_facts(job: Job) -> str:
     if at.total > 1:
         share = f"{wording.percent(at.share, 0)} of this stage"
         parts.append(f"{at.done:,} of {at.total:,} {at.unit}" if counted else share)
+    if at.stage == "heal" and at.message:
+        parts.append(at.message)
     if at.n_right is not None and at.done:
         parts.append(f"{at.n_right:,} right so far")
     if at.rate and counted:

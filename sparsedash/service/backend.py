@@ -317,7 +317,7 @@ class Backend:
         return {"start": self._start_s(), **self._seconds(settings)[0]}
 
     def healing_steps(self, minutes: float, settings: RunSettings) -> int:
-        """Steps of healing that take about so many minutes here. Raises SettingsError where that is not known yet."""
+        """Steps of healing that take about so many minutes here. Raises JobError where that is not known yet."""
         return healing_steps(minutes, settings, self.runs(), self._speed.known(), self._shape(settings))
 
     def is_measuring(self) -> bool:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from sparsedash.catalog import resources
 from sparsedash.catalog.model_shape import WEIGHT_BYTES, ModelShape
 from sparsedash.schema import store_keys
-from sparsedash.schema.errors import SettingsError
+from sparsedash.schema.errors import JobError
 from sparsedash.schema.method_settings import MAX_HEAL_STEPS, MethodSettings
 from sparsedash.schema.progress import Stage
 from sparsedash.schema.records import Record, Run
@@ -165,15 +165,14 @@ def healing_steps(
 ) -> int:
     """Steps of healing that take about so many minutes here: a multiple of STEP_MULTIPLE, at least that.
 
-    By earlier runs of this model, else counted. Raises SettingsError where neither is possible yet.
+    By earlier runs of this model, else counted. Raises JobError where neither is possible yet.
     """
     wanted = (settings.model, settings.dtype)
     before = [run for run in runs if run.finished and (run.settings.model, run.settings.dtype) == wanted]
     step_s = _measured_step_s(before) or _counted_step_s(settings, speeds, shape)
     if step_s is None:
         unknown = "this model's sizes" if shape is None else "this machine's speed"
-        advice = f"Not known yet: {unknown}. Try again in a moment, or run the model unhealed first."
-        raise SettingsError("minutes of healing", minutes, "0 for now", advice)
+        raise JobError(f"How long healing takes is not known yet, nor {unknown}.", "Run the model unhealed first.")
     steps = STEP_MULTIPLE * round(60 * minutes / step_s / STEP_MULTIPLE)
     return min(MAX_HEAL_STEPS, max(STEP_MULTIPLE, steps))
 

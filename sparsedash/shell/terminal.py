@@ -184,6 +184,8 @@ class ProgressBar:
             self._bar = tqdm(total=step.total, desc=title, unit=f" {step.unit}", leave=False)
         self._bar.total = step.total
         self._bar.update(step.done - self._bar.n)
+        if step.stage == "heal":
+            self._bar.set_postfix_str(step.message)
 
     def _model(self, point: int | None) -> str:
         if point is None:
