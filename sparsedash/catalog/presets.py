@@ -94,6 +94,9 @@ def method_name(settings: MethodSettings) -> str:
     own = asdict(settings)
     chosen = {name: value for name, value in own.items() if isinstance(value, str)}
     alike = [method for method in METHODS if chosen.items() <= asdict(method.settings).items()]
+    if settings.heal_steps:
+        # It was trained again.
+        alike = [method for method in alike if not method.name.startswith("retrain-free")]
 
     def changes(usual: MethodSettings) -> list[str]:
         return [field for field, value in own.items() if field not in chosen and value != getattr(usual, field)]

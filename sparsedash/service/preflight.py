@@ -153,10 +153,8 @@ def healing_problem(settings: RunSettings, least: LeastMemory | None) -> Problem
     if not any(method.heal_steps for method in settings.methods):
         return None
     if least is not None and least.streamed:
-        needs = (
-            "" if settings.residency == "streamed" else f", which take more than this machine has for {least.purpose}"
-        )
-        message = f"Healing: it needs all weights in memory{needs}. This run's weights would stay in their files."
+        why = "" if settings.residency == "streamed" else ": with them it would take more memory than there is"
+        message = f"Healing needs all weights in memory, and this run leaves them in their files{why}."
         return Problem(field="healing", message=message)
     if settings.calibration.n_samples < resources.HELD_OUT_EVERY:
         message = f"Healing needs at least {resources.HELD_OUT_EVERY} calibration samples, one of which is held out."

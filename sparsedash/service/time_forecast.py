@@ -169,7 +169,7 @@ def healing_steps(
     """
     wanted = (settings.model, settings.dtype)
     before = [run for run in runs if run.finished and (run.settings.model, run.settings.dtype) == wanted]
-    step_s = _measured_step_s(before) or _counted_step_s(settings, speeds, shape)
+    step_s = _measured_step_s(before) or _counted_step_s(speeds, shape)
     if step_s is None:
         unknown = "this model's sizes" if shape is None else "this machine's speed"
         raise JobError(f"How long healing takes is not known yet, nor {unknown}.", "Run the model unhealed first.")
@@ -192,7 +192,7 @@ def _measured_step_s(before: Sequence[Run]) -> float | None:
     return None
 
 
-def _counted_step_s(settings: RunSettings, speeds: Speeds | None, shape: ModelShape | None) -> float | None:
+def _counted_step_s(speeds: Speeds | None, shape: ModelShape | None) -> float | None:
     """Seconds of a step, as if nothing were removed: three passes, gradients of the MLPs, and three of the head.
 
     Products are those of bfloat16 units, where there are such; checks and reading by the dense model take a pass more.
@@ -283,6 +283,8 @@ PRODUCT, SINGLE, MOVED, READ = _UNITS
 def counted_seconds(settings: RunSettings, speeds: Speeds | None, shape: ModelShape | None) -> _Seconds:
     """Seconds of each stage, for one model, by its operations and bytes; None where something is not known."""
     found: _Seconds = dict.fromkeys(("load", "text", "calibrate", "prune", "evaluate"))
+    if steps := _healing_steps(settings):
+        found["heal"] = (step_s := _counted_step_s(speeds, shape)) and step_s * steps
     if shape is None or speeds is None:
         return found
     products = speeds.float32 if settings.dtype == "float32" else speeds.bfloat16
@@ -296,9 +298,6 @@ def counted_seconds(settings: RunSettings, speeds: Speeds | None, shape: ModelSh
     text_walk = walk * (not resources.in_one_walk(settings))
     whole = settings.reads_text and resources.collects_whole_moments(shape.widths, settings)
     token = _token(shape)
-    if steps := _healing_steps(settings):
-        step_s = _counted_step_s(settings, speeds, shape)
-        found["heal"] = step_s and step_s * steps
     work: dict[Stage, _Work] = {
         "load": shape.n_parameters * itemsize * READ,
         "text": _writing(shape, settings.calibration) * (settings.calibration.corpus == SELF),
