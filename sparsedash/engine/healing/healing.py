@@ -91,37 +91,21 @@ def heal(
     text = _Text.of(loaded, sequences, n_steps, seed, lambda: on_step(begun))
     with pruned(loaded.mlps, list(narrowed)), _trainable(loaded) as names:
         student = _Student(loaded, names, text)
-        state = student.resume(checkpoint)
-        if state is None:
-            state = _State(best=student.divergence(), before=0.0)
-            state.before = state.best
-            if not isfinite(state.before):
-                raise CalibrationError("The sparse model's predictions are NaN or infinite.", "Remove less of it.")
-
-        def report(done: float) -> None:
-            said = f"step {int(done)} of {n_steps}, held-out KL {state.best:.3f}, {state.before:.3f} before"
-            on_step(Step("heal", int(done), n_steps, message=said, ahead=done - int(done)))
-
+        state = student.resume(checkpoint) or student.begin()
         for number in range(state.step, n_steps):
-            rate = RATE * min(1.0, (number + 1) / WARM_STEPS) * (1 + cos(pi * number / n_steps)) / 2
-            student.train(text.batches[number], rate, lambda share, number=number: report(number + share))  # type: ignore[misc]
-            state.step = number + 1
+            student.train(
+                text.batches[number], _rate(number, n_steps), lambda share: on_step(state.reported(n_steps, share))
+            )
+            state.step += 1
             if state.step % CHECK_EVERY == 0 or state.step == n_steps:
-                found = student.divergence()
-                if found < state.best:
-                    state.best, state.kept_step = found, state.step
-                    student.keep_best()
+                student.judge(state)
                 student.reached(checkpoint, state)
-            report(state.step)
-        blocks, norms = student.best(narrowed) if state.kept_step else (list(narrowed), {})
-    return HealedWeights(
-        blocks=blocks,
-        norms=norms,
-        kept_step=state.kept_step,
-        before=state.before,
-        after=state.best,
-        n_tokens=sum(map(len, text.judged)),
-    )
+            on_step(state.reported(n_steps))
+        return student.result(narrowed, state)
+
+
+def _rate(number: int, n_steps: int) -> float:
+    return RATE * min(1.0, (number + 1) / WARM_STEPS) * (1 + cos(pi * number / n_steps)) / 2
 
 
 Piece = list[int]
@@ -226,6 +210,11 @@ class _State:
     step: int = 0
     kept_step: int = 0
 
+    def reported(self, n_steps: int, share: float = 0.0) -> Step:
+        """Progress with this share of the next step."""
+        said = f"step {self.step} of {n_steps}, held-out KL {self.best:.3f}, {self.before:.3f} before"
+        return Step("heal", self.step, n_steps, message=said, ahead=share)
+
 
 class _Student:
     """The sparse model while it learns: its weights, in single precision where the model's own type is another, the
@@ -243,14 +232,6 @@ class _Student:
         # One token, in whose place the head is given what it is to score.
         ids = torch.zeros(1, 1, dtype=torch.long, device=loaded.model.device)
         self._walk = BlockWalk(loaded.model.base_model, loaded.blocks, [Batch(ids, torch.ones_like(ids))])
-
-    def divergence(self) -> float:
-        """Mean KL divergence from the dense model on the held-out text, in nats a token."""
-        found, pieces = 0.0, self._text.judged
-        for rows, batch in _batched(self._loaded, pieces, HEAL_PASS_TOKENS):
-            hidden, dense = _last_hidden(self._loaded, batch), self._dense([pieces[row] for row in rows])
-            found += sum(float(self._kl(*parts)) for parts in self._chunks(hidden, dense))
-        return max(0.0, found / sum(map(len, pieces)))
 
     def train(self, pieces: Sequence[Piece], rate: float, on_share: Callable[[float], None]) -> None:
         """One step on these pieces. on_share: called before each pass with the share that is done; may raise."""
@@ -270,11 +251,20 @@ class _Student:
         self._optimiser.zero_grad()
         self._narrow()
 
-    def keep_best(self) -> None:
-        """Let the present weights be the best."""
-        self._best = {name: own.detach().clone() for name, own in self._weights.items()}
+    def begin(self) -> _State:
+        """The state before the first step. Raises CalibrationError where a prediction is not finite."""
+        before = self._divergence()
+        if not isfinite(before):
+            raise CalibrationError("The sparse model's predictions are NaN or infinite.", "Remove less of it.")
+        return _State(best=before, before=before)
 
-    def best(self, narrowed: Sequence[PrunedMlp]) -> tuple[list[PrunedMlp], dict[str, Tensor]]:
+    def judge(self, state: _State) -> None:
+        """Keep the present weights where they are better than the best so far."""
+        if (found := self._divergence()) < state.best:
+            state.best, state.kept_step = found, state.step
+            self._best = {name: own.detach().clone() for name, own in self._weights.items()}
+
+    def result(self, narrowed: Sequence[PrunedMlp], state: _State) -> HealedWeights:
         """The MLPs and the norms with the best weights. narrowed: the MLPs before."""
         for name, best in self._best.items():
             self._weights[name].copy_(best)
@@ -282,11 +272,20 @@ class _Student:
         def of(module: nn.Linear) -> tuple[Tensor, Tensor | None]:
             return weight_of(module).detach(), None if module.bias is None else module.bias.detach()
 
-        blocks = []
-        for before, mlp in zip(narrowed, self._loaded.mlps, strict=True):
-            weight, bias = of(mlp.out)
-            blocks.append(replace(before, out_weight=weight, out_bias=bias, inner=tuple(map(of, mlp.inner))))
-        return blocks, {name: self._weights[name].detach() for name in self._names[-1]}
+        blocks, norms = list(narrowed), dict[str, Tensor]()
+        if self._best:
+            norms = {name: self._weights[name].detach() for name in self._names[-1]}
+            for index, mlp in enumerate(self._loaded.mlps):
+                (weight, bias), inner = of(mlp.out), tuple(map(of, mlp.inner))
+                blocks[index] = replace(blocks[index], out_weight=weight, out_bias=bias, inner=inner)
+        return HealedWeights(
+            blocks=blocks,
+            norms=norms,
+            kept_step=state.kept_step,
+            before=state.before,
+            after=state.best,
+            n_tokens=sum(map(len, self._text.judged)),
+        )
 
     def reached(self, checkpoint: "HealingCheckpoint", state: _State) -> None:
         """Keep everything, if it is time."""
@@ -322,6 +321,14 @@ class _Student:
             if self._best and state.kept_step < state.step:
                 tensors[f"{name} best"] = self._best[name]
         return pack_tensors(tensors)
+
+    def _divergence(self) -> float:
+        """Mean KL divergence from the dense model on the held-out text, in nats a token."""
+        found, pieces = 0.0, self._text.judged
+        for rows, batch in _batched(self._loaded, pieces, HEAL_PASS_TOKENS):
+            hidden, dense = _last_hidden(self._loaded, batch), self._dense([pieces[row] for row in rows])
+            found += sum(float(self._kl(*parts)) for parts in self._chunks(hidden, dense))
+        return max(0.0, found / sum(map(len, pieces)))
 
     def _dense(self, pieces: Sequence[Piece]) -> Tensor:
         return torch.cat([self._text.dense[id(piece)] for piece in pieces])
