@@ -12,6 +12,7 @@ from sparsedash.schema.errors import CalibrationError
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Record
+from sparsedash.storage import store as stores
 from tests.engine.run.small_runs import CHANNELS, SHELF, count_calls, must_not_run, ran, records, stages_of
 
 IDS = torch.randint(1, 400, (2, 12), generator=torch.Generator().manual_seed(1))
@@ -61,6 +62,31 @@ def test_healed_weights_are_found_again_and_are_those_that_were_evaluated(asked,
     again = rebuild_model(store.get(Record, run.sparse[1]), store, ignore_steps, SHELF)
     with again.sparse.applied():
         assert torch.equal(again.loaded.model(IDS).logits, logits), "healed anew, to the same weights"
+
+
+def test_a_run_that_is_killed_while_it_heals_ends_with_the_same_record_and_leaves_nothing(asked, store, monkeypatch):
+    monkeypatch.setattr(healing, "CHECK_EVERY", 1)
+    monkeypatch.setattr(stores, "EVERY_S", 0.0)
+    seen = []
+
+    def on_step(step):
+        if step.stage == "heal":
+            seen.append(step.done)
+            if len(seen) == kill_at:
+                raise KeyboardInterrupt
+
+    kill_at, one = 0, replace(asked, methods=asked.methods[1:2])
+    whole = records(store, ran(one, store, on_step))
+    store.drop(Record, whole[1].key)
+    for entry in store.entries("artefacts"):
+        store.drop_entry("artefacts", entry.name)
+    kill_at = 2 * len(seen) - 3
+    with pytest.raises(KeyboardInterrupt):
+        ran(one, store, on_step)
+    killed_after, n_before = seen[-1], len(seen)
+    assert records(store, ran(one, store, on_step)) == whole
+    assert killed_after > 1 and 1 not in seen[n_before:], "it went on where it was"
+    assert not [entry.name for entry in store.entries("artefacts") if "/healing/" in entry.name]
 
 
 @pytest.mark.parametrize(("change", "why"), [({"residency": "streamed"}, "stay in their files"), ({}, "needed: 16")])
