@@ -355,13 +355,13 @@ def example_origin(run: Run) -> str:
 
 
 def record_names(run: Run) -> dict[str, str]:
-    """The names of a run's records by their keys, dense first: "dense", "20 %", or "magnitude 20 %" of several methods.
+    """The names of a run's records by their keys, dense first: "dense", "20 %", or "magnitude 20 %" of named methods.
 
     Sparse ones come method by method.
     """
-    several, names = len(run.settings.methods) > 1, {run.dense: DENSE}
+    named, names = run.settings.names_methods, {run.dense: DENSE}
     for key, (method, at) in zip(run.sparse, run.settings.points, strict=False):
-        names[key] = f"{f'{method_title(method)} ' if several else ''}{at / 10:g} %"
+        names[key] = f"{f'{method_title(method)} ' if named else ''}{at / 10:g} %"
     return names
 
 

@@ -230,6 +230,11 @@ class RunSettings:
         return replace(self, methods=tuple(dict.fromkeys(method for pair in pairs for method in pair)))
 
     @property
+    def names_methods(self) -> bool:
+        """Whether its sparse models are called by their methods: by several, and wherever one is healed."""
+        return len(self.methods) > 1 or any(method.heal_steps for method in self.methods)
+
+    @property
     def reads_text(self) -> bool:
         """Whether any of its methods depends on the calibration text."""
         return any(method.reads_text for method in self.methods)

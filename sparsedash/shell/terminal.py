@@ -99,11 +99,11 @@ def run_table(document: dict[str, Any]) -> Iterator[str]:
     MLPs, linear: the measured shares of their weights, and of all linear weights, that were removed.
     """
     sparse, settings = document["sparse"], document["settings"]
-    several = len(settings["methods"]) > 1
+    named = len(settings["methods"]) > 1 or any(method["heal_steps"] for method in settings["methods"])
     rows = [["", "MLPs", "linear", "last word", "last token", "word ppl", "broke", "fixed", "verdict"]]
     rows.append(["dense", *_result_cells(document["dense"])])
     for answers in sparse:
-        name = sparse_model_label(MethodSettings(**answers["method"]), answers["sparsity_percent"], several)
+        name = sparse_model_label(MethodSettings(**answers["method"]), answers["sparsity_percent"], named)
         rows.append([name, *_result_cells(answers)])
     yield from align_columns(rows, numbers=True)
     if settings["evaluation"]["rule"] == "published":
@@ -138,10 +138,10 @@ def align_columns(rows: Sequence[Sequence[str]], numbers: bool = False) -> Itera
         yield "  ".join(padded).rstrip()
 
 
-def sparse_model_label(method: MethodSettings, percent: float, several: bool) -> str:
-    """ "20 %", or "magnitude, 20 %" where a run has several methods."""
+def sparse_model_label(method: MethodSettings, percent: float, named: bool) -> str:
+    """ "20 %", or "magnitude, 20 %" where the method is named."""
     removed = f"{percent:g} %"
-    return f"{presets.method_name(method)}, {removed}" if several else removed
+    return f"{presets.method_name(method)}, {removed}" if named else removed
 
 
 class ProgressBar:
@@ -193,4 +193,4 @@ class ProgressBar:
         if self._settings is None:
             return f"trial {point + 1}"
         method, permille = self._settings.points[point]
-        return sparse_model_label(method, permille / 10, len(self._settings.methods) > 1)
+        return sparse_model_label(method, permille / 10, self._settings.names_methods)
