@@ -56,6 +56,9 @@ STEP_MULTIPLE = 8
 _A_STEP_MOVES, _LOGITS_MOVED = 14, 12
 """Numbers moved for each weight of the MLPs by a step of the optimiser, and for each logit by its gradient."""
 
+_BY_UNITS = 2.0
+"""Times as fast as products in single precision are those of healing at most, in passes of few tokens."""
+
 _Seconds = dict[Stage, float | None]
 _Work = NDArray[np.float64]
 """Amounts of the four units below."""
@@ -202,7 +205,7 @@ def _counted_step_s(speeds: Speeds | None, shape: ModelShape | None) -> float | 
     products = 4 * 2 * shape.n_block_weights + 2 * shape.n_mlp + 4 * 2 * shape.n_head
     moved = _A_STEP_MOVES * shape.n_mlp / resources.HEAL_BATCH_TOKENS + 4 * 24 * _powers(shape, 1)
     moved += _LOGITS_MOVED * shape.vocabulary
-    rate = max(speeds.float32, speeds.bfloat16)
+    rate = min(max(speeds.float32, speeds.bfloat16), _BY_UNITS * speeds.float32)
     return resources.HEAL_BATCH_TOKENS * (products / rate + moved * _A_NUMBER / speeds.float32)
 
 

@@ -168,7 +168,7 @@ def healed_run(took, cached=()):
 def test_minutes_become_steps_by_what_healing_took_here_else_by_the_machine():
     shape, minutes = listed_shape(WRITTEN.model), 5
     counted_steps = healing_steps(minutes, WRITTEN, [], SPEEDS, shape)
-    assert 8 <= counted_steps < healing_steps(minutes, WRITTEN, [], replace(SPEEDS, bfloat16=8e11), shape)
+    assert 8 <= counted_steps < healing_steps(minutes, WRITTEN, [], replace(SPEEDS, float32=4e11), shape)
     assert counted_steps % 8 == 0 and healing_steps(0.01, WRITTEN, [], SPEEDS, shape) == 8
     assert healing_steps(minutes, WRITTEN, [healed_run(2 * 48 * 2.9)], SPEEDS, shape) == 104
     assert (
