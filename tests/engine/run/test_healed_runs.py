@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from sparsedash.engine.comparison.model_pair import ModelPairCache
 from sparsedash.engine.healing import healing
 from sparsedash.engine.run import run_context
 from sparsedash.engine.run.sparse_models import rebuild_model
@@ -50,6 +51,11 @@ def test_healed_weights_are_found_again_and_are_those_that_were_evaluated(asked,
         logits = first.loaded.model(IDS).logits
     with monkeypatch.context() as patch:
         patch.setattr("sparsedash.engine.run.sparse_models.heal", must_not_run)
+        # The two models that exchange weights by reference.
+        with ModelPairCache(SHELF).models([run.dense, run.sparse[1]], store, ignore_steps) as (dense, healed):
+            for model, expected in ((healed, logits), (dense, first.loaded.model(IDS).logits)):
+                with model.active() as loaded:
+                    assert torch.equal(loaded.model(IDS).logits, expected)
         other = replace(asked, evaluation=replace(asked.evaluation, n_passages=5))
         assert records(store, ran(other, store))[2].pruned.healed == records(store, run)[2].pruned.healed
         # Also where the memory has become too small.
