@@ -57,8 +57,10 @@ HELD_OUT_EVERY, HELD_OUT_TOKENS = 16, 512
 
 HEAL_BATCH_TOKENS, HEAL_PASS_TOKENS = 2048, 512
 """Tokens of a step of healing, and of the passes that its gradient is gathered from; longer sequences are cut."""
-HEALED_WEIGHT_BYTES = 24
-"""Bytes that healing takes for each weight that it trains, in either number format."""
+HEALED_WEIGHT_BYTES = 40
+"""Bytes that healing takes for each weight that it trains, in either number format: as measured. Two copies, gradient,
+moments and best value would be 24.
+"""
 HEAL_LOGITS = 2**23
 """Logits that healing holds at once, in each of about six tensors: of a part of the tokens."""
 
@@ -274,8 +276,8 @@ def _backward_bytes(shape: ModelShape, settings: RunSettings, n_at_once: int) ->
 
 
 def _healing_bytes(shape: ModelShape, settings: RunSettings) -> int:
-    """Of each weight of the MLPs that are left: two copies, gradient, moments and best value; of each token of a pass
-    what the blocks keep for the way back; logits, and the dense model's last hidden states.
+    """The weights of the MLPs that are left; of each token of a pass what the blocks keep for the way back; logits, and
+    the dense model's last hidden states.
     """
     d, m, n_blocks, itemsize = shape.hidden, max(shape.widths), len(shape.widths), WEIGHT_BYTES[settings.dtype]
     healed = [(method.heal_steps, permille) for method, permille in settings.points if method.heal_steps and permille]
@@ -284,7 +286,7 @@ def _healing_bytes(shape: ModelShape, settings: RunSettings) -> int:
     weights = HEALED_WEIGHT_BYTES * _left(shape.n_mlp, min(permille for _, permille in healed))
     n_read = settings.calibration.n_samples * settings.calibration.length
     n_read = min(n_read, HEAL_BATCH_TOKENS * max(steps for steps, _ in healed))
-    passed = HEAL_PASS_TOKENS * n_blocks * (12 * d + 5 * m) * itemsize
+    passed = HEAL_PASS_TOKENS * n_blocks * (20 * d + 6 * m) * itemsize
     return weights + passed + 6 * 4 * HEAL_LOGITS + n_read * d * itemsize
 
 
