@@ -26,6 +26,7 @@ OTHER = {
         "blend": 1.0,
         "curve_levels": 8,
         "plain_text": 0.5,
+        "heal_steps": 24,
     },
     CalibrationSettings: {
         "corpus": "wikitext-2",

@@ -101,6 +101,9 @@ def method_name(settings: MethodSettings) -> str:
     own = asdict(replace(settings, budget="channels"))
     chosen = {name: value for name, value in own.items() if isinstance(value, str)}
     alike = [method for method in METHODS if chosen.items() <= asdict(method.settings).items()]
+    if settings.heal_steps:
+        # It was trained again.
+        alike = [method for method in alike if not method.name.startswith("retrain-free")]
 
     def changes(usual: MethodSettings) -> list[str]:
         return [field for field, value in own.items() if field not in chosen and value != getattr(usual, field)]
@@ -113,9 +116,13 @@ def method_name(settings: MethodSettings) -> str:
     changed = changes(nearest.settings if nearest else MethodSettings())
     if not changed:
         return name
-    words = [f"{_PARAMETERS.get(field, field)} {own[field]:g}" for field in changed]
+    words = [_PARAMETERS.get(field, f"{field} {{:g}}").format(own[field]) for field in changed]
     return f"{name} ({', '.join(words)})"
 
 
-_PARAMETERS = {"width_multiple": "multiples of", "plain_text": "plain text"}
-"""Names of parameters whose own names are unclear."""
+_PARAMETERS = {
+    "width_multiple": "multiples of {:g}",
+    "plain_text": "plain text {:g}",
+    "heal_steps": "healed {:,} steps",
+}
+"""Words for parameters whose own names are unclear."""

@@ -61,6 +61,15 @@ caches lie in files.
 HELD_OUT_EVERY, HELD_OUT_TOKENS = 16, 512
 """Which calibration sequences are kept out of every fit, and about how many tokens of them are kept."""
 
+HEAL_BATCH_TOKENS, HEAL_PASS_TOKENS = 2048, 512
+"""Tokens of a step of healing, and of the passes that its gradient is gathered from; longer sequences are cut."""
+HEALED_WEIGHT_BYTES = 40
+"""Bytes that healing takes for each weight that it trains, in either number format: as measured. Two copies, gradient,
+moments and best value would be 24.
+"""
+HEAL_LOGITS = 2**23
+"""Logits that healing holds at once, in each of about six tensors: of a part of the tokens."""
+
 MISMATCH_PASSAGES, MISMATCH_TOKENS = 8, 128
 """The passages that calibration text is compared with, and the most tokens of each."""
 
@@ -89,6 +98,7 @@ Purpose = Literal[
     "pruning",
     "the sequential refit",
     "the backward pass",
+    "healing",
     "answering",
 ]
 
@@ -154,6 +164,7 @@ def least_memory(shape: ModelShape, settings: RunSettings, *, streamed: bool = F
         "pruning": _MATRICES * 4 * m**2 * settings.solves + masked * n_at_once // n_blocks * itemsize + waiting,
         "the backward pass": _backward_bytes(shape, settings, n_at_once),
         "the curves": _curve_bytes(shape, settings),
+        "healing": _healing_bytes(shape, settings),
     }
     if any(method.compensation == "sequential" for method in settings.methods):
         beside["the sequential refit"] = 3 * streams + moments
@@ -285,6 +296,27 @@ def _curve_bytes(shape: ModelShape, settings: RunSettings) -> int:
     return max(levels) * CURVE_TOKENS * a_token + scores if levels else 0
 
 
+def _healing_bytes(shape: ModelShape, settings: RunSettings) -> int:
+    """The weights of the MLPs that are left; of each token of a pass what the blocks keep for the way back; logits, and
+    the dense model's last hidden states.
+    """
+    d, m, n_blocks, itemsize = shape.hidden, max(shape.widths), len(shape.widths), WEIGHT_BYTES[settings.dtype]
+    healed = _healed_weights(shape, settings)
+    if not healed:
+        return 0
+    weights = HEALED_WEIGHT_BYTES * max(healed)
+    n_read = settings.calibration.n_samples * settings.calibration.length
+    n_read = min(n_read, HEAL_BATCH_TOKENS * max(method.heal_steps for method in settings.methods))
+    passed = HEAL_PASS_TOKENS * n_blocks * (20 * d + 6 * m) * itemsize
+    return weights + passed + 6 * 4 * HEAL_LOGITS + n_read * d * itemsize
+
+
+def _healed_weights(shape: ModelShape, settings: RunSettings) -> list[int]:
+    """Weights that are left in the MLPs of each healed model."""
+    points = ((method, permille) for method, permille in settings.points if method.heal_steps and permille)
+    return [round(shape.n_mlp * (1 - channel_share(shape, *point))) for point in points]
+
+
 def run_disk(shape: ModelShape, settings: RunSettings, n_passages: int, *, streamed: bool) -> RunDisk:
     """Bytes that a run takes in the data folder where nothing of it is stored. streamed: read block by block."""
     itemsize, calibration = WEIGHT_BYTES[settings.dtype], settings.calibration
@@ -293,12 +325,16 @@ def run_disk(shape: ModelShape, settings: RunSettings, n_passages: int, *, strea
     out = [_out_bytes(shape, *point) for point in settings.points]
     sequential = [n for n, (method, _) in zip(out, settings.points, strict=True) if method.compensation == "sequential"]
     stays += sum(sequential)
+    healed = _healed_weights(shape, settings)
+    stays += sum(healed) * itemsize
     if streamed and shape.stored_bytes != itemsize:
         # A copy in the run's own type, which can be read block by block.
         stays += shape.n_parameters * itemsize
     streams = (1 + bool(sequential)) * calibration.n_samples * calibration.length * shape.hidden * itemsize
     models = sorted(_model_bytes(shape, method, permille, itemsize) for method, permille in settings.points)
     passing = [streams, max(models, default=0), 4 * shape.hidden * sum(shape.widths) * needs_sensitivity(settings)]
+    # Two checkpoints of a healing: weights in single precision, and moments.
+    passing.append(2 * 3 * 4 * max(healed, default=0))
     if streamed:
         # Models that are evaluated side by side are put aside together, with what is kept of their passages.
         n_together = n_side_by_side(settings)
@@ -353,6 +389,7 @@ _SMALLER: dict[Purpose, str] = {
     "the curves": "a method without measured curves, such as least-squares",
     "the sequential refit": "fewer calibration samples, or least-squares instead of the sequential refit",
     "the backward pass": "a method without a backward pass, such as least-squares",
+    "healing": "a run without healing",
 }
 _GENERAL = "Choose a smaller model, bfloat16 or less calibration text, or free some memory."
 

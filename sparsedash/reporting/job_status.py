@@ -49,6 +49,7 @@ _PARTS: dict[str, tuple[Stage, ...]] = {
     "loading": ("load",),
     "calibrating": ("text", "calibrate"),
     "pruning": ("prune", "continue"),
+    "healing": ("heal",),
     "answering": ("evaluate",),
 }
 """The stages that each part of a forecast is of."""
@@ -158,6 +159,8 @@ def stage_facts(job: Job) -> str:
     if at.total > 1:
         share = f"{wording.percent(at.share, 0)} of this stage"
         parts.append(f"{at.done:,} of {at.total:,} {at.unit}" if counted else share)
+    if at.stage == "heal" and at.message:
+        parts.append(at.message)
     if at.n_right is not None and at.done:
         parts.append(f"{at.n_right:,} right so far")
     if at.rate and counted:
@@ -202,7 +205,8 @@ def _expected(
     if len(settings.methods) > 1:
         for method in settings.methods:
             alone = replace(settings, methods=(method,))
-            expected["prune", method] = backend.expected_seconds(alone)["prune"]
+            of_method = backend.expected_seconds(alone)
+            expected["prune", method], expected["heal", method] = of_method["prune"], of_method.get("heal")
     return expected, backend.cached(settings)
 
 
@@ -214,7 +218,7 @@ def _sparse_model(job: Job) -> str:
     settings, at = job_request(job), job.progress
     if settings is None or at.point is None or at.stage == "walk":
         return ""
-    if at.stage not in ("prune", "continue", "evaluate") and at.point == 0:
+    if at.stage not in ("prune", "heal", "continue", "evaluate") and at.point == 0:
         return ""
     if isinstance(settings, FindSettings):
         return f"trial {at.point + 1}" + (f": {at.message}" if at.message else "")

@@ -46,7 +46,7 @@ def answer_sentence(found: RunResults, ended: bool = False) -> str:
     method, verdicts = rows[0].method, {row.permille: row.verdict for row in rows}
     if search is not None and search.finished:
         return find_sentence(search, method, verdicts)
-    by = f" with {_quoted(method)}" if found.several_methods else ""
+    by = f" with {_quoted(method)}" if found.run.settings.names_methods else ""
     notes = {row.permille: _rounding_note(row) for row in rows}
     said = [race_sentence(found), _verdicts_sentence(verdicts, method, found.tolerance, by, notes)]
     sentence = " ".join(filter(None, said))
@@ -89,10 +89,13 @@ def _some(methods: Sequence[str], race: Sequence[object]) -> str:
 def find_sentence(result: FindResult, method: MethodSettings, verdicts: Mapping[int, ToleranceVerdict]) -> str:
     """How much can be removed, as a search has found. verdicts: on the trials, by their sparsity in per mille."""
     tolerance = Tolerance(ratio=result.ratio, points=result.points)
+    by = f" with {_quoted(method)}" if method.heal_steps else ""
     if not result.finished:
-        return f"So far: {_verdicts_sentence(verdicts, method, tolerance)}" if verdicts else "The search has started."
+        return (
+            f"So far: {_verdicts_sentence(verdicts, method, tolerance, by)}" if verdicts else "The search has started."
+        )
     ends = {step: verdicts[step] for step in (result.answer, result.next_step) if step is not None and step in verdicts}
-    said = [_verdicts_sentence(ends, method, tolerance)] if ends else []
+    said = [_verdicts_sentence(ends, method, tolerance, by)] if ends else []
     if result.answer not in ends and result.n_passages < FEWEST_PASSAGES:
         said.insert(0, f"{wording.first_upper(_TOO_FEW)}.")
     elif result.answer not in ends:

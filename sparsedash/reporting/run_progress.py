@@ -24,11 +24,20 @@ Part = tuple[str, int]
 ALMOST = 0.99
 """The largest share of a job that is not over."""
 
-_WITH_RATE = ("text", "calibrate", "walk", "evaluate")
+_WITH_RATE = ("text", "calibrate", "heal", "walk", "evaluate")
 """Stages of a run whose own rate gives the time left."""
 _UNPACED = ("start", "load")
 """Stages that say nothing about the pace of others: the model may be in memory still."""
-_GUESSES_S = {"start": 6.0, "load": 6.0, "read": 2.0, "write": 10.0, "continue": 15.0, "prove": 20.0, "time": 60.0}
+_GUESSES_S = {
+    "start": 6.0,
+    "load": 6.0,
+    "read": 2.0,
+    "write": 10.0,
+    "continue": 15.0,
+    "prove": 20.0,
+    "time": 60.0,
+    "heal": 300.0,
+}
 _GUESS_S = 30.0
 """Seconds of a stage that was never measured: they move the bar and are not shown."""
 _OVERDUE = 0.1
@@ -244,6 +253,7 @@ def _work(settings: RunSettings, now: JobPosition) -> tuple[dict[Part, float], d
     points, unread, last = settings.points, set() if now.calibrated else set(shares_read(settings)), -1
     # Models to evaluate, -1 the dense one: at once, or together when others are made.
     waiting = set() if now.answered else {-1}
+    healing = {place for place, (method, permille) in enumerate(points) if method.heal_steps and permille}
     spent, work = defaultdict[Part, float](float), dict[Part, list[Unit]]()
 
     def read_for(models: Iterable[int]) -> list[Unit]:
@@ -269,8 +279,12 @@ def _work(settings: RunSettings, now: JobPosition) -> tuple[dict[Part, float], d
                 units = units if stage == "walk" else units[-1:]
                 waiting.update(models)
                 last = point
+            case "heal" if point is not None:
+                units = [("heal", points[point][0])]
+                healing.discard(point)
             case "evaluate":
                 units, waiting = units * max(1, len(waiting)), set()
+                healing.discard(last)
         part = stage, last
         work[part] = work.pop(part, units)
         spent[part] += seconds
@@ -284,4 +298,5 @@ def _work(settings: RunSettings, now: JobPosition) -> tuple[dict[Part, float], d
     ):
         coming.append(("text", None))
     coming += [*calibrations, *(("prune", points[model][0]) for model in later)]
+    coming += [("heal", points[model][0]) for model in (last, *later) if model in healing]
     return spent, work, [*coming, *[("evaluate", None)] * (len(waiting) + len(later))]

@@ -257,6 +257,7 @@ def _sparse(judged: Judged, record: Record) -> dict[str, Any]:
         "method": asdict(pruned.method),
         "sparsity_percent": pruned.sparsity_permille / 10,
         **verdicts.reached_percents(pruned),
+        "healed": pruned.healed and asdict(pruned.healed),
         **{name: list(getattr(pruned, name)) for name in per_layer},
         "paired": {**paired, "p_adjusted": judged.p_value, "interval": list(pairs.interval)},
         "stopping": record.stopping and asdict(record.stopping),

@@ -203,11 +203,6 @@ class RunResults:
         return tuple(each.record for each in self.judged)
 
     @property
-    def several_methods(self) -> bool:
-        """Whether the names of its models have to say the method."""
-        return len(self.run.settings.methods) > 1
-
-    @property
     def records(self) -> dict[str, Record]:
         """Every record by the name it has within the run, dense first."""
         return {self.names[each.record.key]: each.record for each in self.models}
@@ -258,8 +253,8 @@ class RunResults:
         return wording.record_names(self.run)
 
     def line_of(self, method: MethodSettings) -> str:
-        """The label of a method's line in a chart: "sparse", or its name where the run has several."""
-        return wording.method_title(method) if self.several_methods else "sparse"
+        """The label of a method's line in a chart: "sparse", or its name where it has to be said."""
+        return wording.method_title(method) if self.run.settings.names_methods else "sparse"
 
     def tradeoff(self, axis: Budget | None = None, live: tuple[str, Point] | None = None) -> TradeoffData:
         """The data of this run's trade-off chart. axis: the budget whose shares it shows; None: that asked for.

@@ -42,7 +42,7 @@ _KINDS: dict[HoldingKind, _Kind] = {
     "statistics": _Kind("Calibration statistics", "entry", "second moments, inputs, sensitivities, curves", _AGAIN),
     "gradients": _Kind("Gradients", "entry", "of the masks", _AGAIN),
     "written": _Kind("Calibration text written by models", "entry", "", _AGAIN),
-    "weights": _Kind("Refitted weights", "entry", "of the sequential refit", _AGAIN),
+    "weights": _Kind("Refitted and healed weights", "entry", "healed ones stay while a run has them", _AGAIN),
     "unfinished": _Kind("Checkpoints of interrupted jobs", "entry", "to resume from", _AGAIN),
     "models": _Kind("Unpacked models", "unpacked model", "from .gguf files", "Models are unpacked again when needed."),
     "uploads": _Kind("Uploaded texts", "uploaded text", "", "Results that were computed from these texts stay."),

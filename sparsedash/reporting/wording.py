@@ -13,7 +13,7 @@ from sparsedash.catalog.presets import method_name
 from sparsedash.catalog.resources import LeastMemory, RunDisk
 from sparsedash.schema.method_settings import Budget, MethodSettings
 from sparsedash.schema.progress import STAGE_TITLES
-from sparsedash.schema.records import Pruned, Run
+from sparsedash.schema.records import Healed, Pruned, Run
 from sparsedash.schema.settings import CalibrationSettings, FindSettings, RunSettings, planned_run
 
 NBSP = "\u00a0"
@@ -265,6 +265,16 @@ def measured_sparsity(made: Pruned) -> str:
     return f"measured {', '.join(f'{percent(made.reached[each])} of the {title}' for each, title in titles.items())}"
 
 
+def healing_words(done: Healed) -> str:
+    """What healing did: "24 steps on calibration text; KL divergence from dense on 1,920 held-out tokens ..."."""
+    steps = f"{quantity(done.steps, 'step')} on calibration text"
+    text = f"KL divergence from dense on {done.n_tokens:,} held-out tokens"
+    if not done.kept_step:
+        return f"{steps} gained nothing, so the weights are those before; {text} {done.before:.3f}"
+    kept = "" if done.kept_step == done.steps else f", best after step {done.kept_step:,}"
+    return f"{steps}{kept}; {text} {done.after:.3f}, {done.before:.3f} before"
+
+
 def removed_or_zeroed(settings: MethodSettings) -> str:
     """What happens to the weights that a method takes."""
     return "removed" if settings.takes_channels else "set to zero"
@@ -367,13 +377,13 @@ def example_origin(run: Run) -> str:
 
 
 def record_names(run: Run) -> dict[str, str]:
-    """The names of a run's records by their keys, dense first: "dense", "20 %", or "magnitude 20 %" of several methods.
+    """The names of a run's records by their keys, dense first: "dense", "20 %", or "magnitude 20 %" of named methods.
 
     Sparse ones come method by method.
     """
-    several, names = len(run.settings.methods) > 1, {run.dense: DENSE}
+    named, names = run.settings.names_methods, {run.dense: DENSE}
     for key, (method, at) in zip(run.sparse, run.settings.points, strict=False):
-        names[key] = f"{f'{method_title(method)} ' if several else ''}{at / 10:g} %"
+        names[key] = f"{f'{method_title(method)} ' if named else ''}{at / 10:g} %"
     return names
 
 

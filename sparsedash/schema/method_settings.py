@@ -16,6 +16,8 @@ Schedule = Literal["exponential", "linear", "cubic", "cosine"]
 Budget = Literal["channels", "weights", "bytes", "macs"]
 """What a sparsity is a share of: catalog.budgets says what is counted."""
 
+MAX_HEAL_STEPS = 10_000
+
 FIXED_PERMILLE: dict[Pattern, int] = {"2:4": 500, "4:8": 500}
 """Patterns with a sparsity of their own."""
 
@@ -47,7 +49,7 @@ class MethodSettings:
     scope: only for weights. seed: only for random saliency. rounds, schedule: only for Fisher saliency. floor, ceiling:
     only for allocation by sensitivity; a sparsity outside of them is the bound itself. blend: likewise. curve_levels:
     only for allocation by curves. damping: the order of an elimination has one of its own. budget: what sparsities are
-    a share of where channels are removed.
+    a share of where channels are removed. heal_steps: likewise.
     """
 
     saliency: Saliency = setting(
@@ -138,6 +140,15 @@ class MethodSettings:
         label="Plain text: its share of the calibration",
         help="0.5: half of the calibration tokens are built-in plain stories, so that ordinary text is not forgotten.",
     )
+    heal_steps: int = setting(
+        0,
+        high=MAX_HEAL_STEPS,
+        key="heal-steps",
+        flag="--heal-steps",
+        label="Steps of healing",
+        flag_help="heal for N steps instead of minutes: the dense model teaches the sparse one; 0 heals nothing",
+        help="The dense model teaches the sparse one on the calibration text. 0: not healed.",
+    )
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -148,6 +159,8 @@ class MethodSettings:
         if self.saliency == "obs" and self.allocation in ("global", "standardised"):
             # Its scores are the places in an order, which are the same in every block.
             raise SettingsError("allocation", self.allocation, "uniform, sensitivity or curves with saliency obs")
+        if self.heal_steps and not self.takes_channels:
+            raise SettingsError("heal steps", self.heal_steps, f"0 with pattern {self.pattern}")
         if self.floor > self.ceiling:
             raise SettingsError("floor", self.floor, f"at most the ceiling, {self.ceiling:g}")
         if self.rounds == 1:
@@ -156,6 +169,8 @@ class MethodSettings:
 
     def uses(self, parameter: str) -> bool:
         """Whether its choices use the parameter of this name."""
+        if self.heal_steps and parameter == "plain_text":
+            return True
         choices = {name: getattr(self, name) for name in ("pattern", "saliency", "compensation", "allocation")}
         return uses_parameter(parameter, **choices)
 
@@ -185,7 +200,16 @@ class MethodSettings:
     def looks_back(self) -> bool:
         """Whether a pruned block depends on more than the first pass of the calibration text up to it."""
         sequential = self.compensation == "sequential"
-        return self.saliency == "fisher" or sequential or self.allocation != "uniform"
+        return bool(self.heal_steps) or self.saliency == "fisher" or sequential or self.allocation != "uniform"
+
+    @property
+    def unhealed(self) -> "MethodSettings":
+        """The method whose sparse model this one heals; itself where it heals none."""
+        return replace(self, heal_steps=0)
+
+    def healed(self, n_steps: int) -> "MethodSettings":
+        """The method healed for so many steps. Raises SettingsError where it takes single weights."""
+        return replace(self, heal_steps=n_steps)
 
     def sparsities(self, asked: tuple[int, ...]) -> tuple[int, ...]:
         """The sparsities (per mille) of this method in a sweep: those asked for, or its pattern's own."""
@@ -208,7 +232,7 @@ def uses_parameter(parameter: str, *, pattern: str, saliency: str, compensation:
     measured = allocation == "curves"
     single = pattern != "channelx1"
     conditions = {
-        **dict.fromkeys(("width_multiple", "budget"), not single),
+        **dict.fromkeys(("width_multiple", "budget", "heal_steps"), not single),
         "scope": single,
         **dict.fromkeys(("rounds", "schedule"), saliency == "fisher"),
         "seed": saliency == "random",

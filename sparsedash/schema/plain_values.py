@@ -9,7 +9,7 @@ from msgspec import Meta
 from sparsedash.schema.errors import SettingsError, looks_secret
 
 _CALIBRATED = ("text", "statistics", "gradients", "inputs", "sensitivity", "curves", "activations")
-_ANSWERED = ("pruned", "solve", "elimination", "outcomes", "continuation", "divergence", "timing", "export")
+_ANSWERED = ("pruned", "solve", "elimination", "healed", "outcomes", "continuation", "divergence", "timing", "export")
 STAGE_VERSIONS = dict.fromkeys((*_CALIBRATED, *_ANSWERED), 1)
 """Raise a stage's number when its maths changes: results under the old one are not used again."""
 

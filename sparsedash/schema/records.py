@@ -38,10 +38,11 @@ ArtefactKind = Literal[
     "scores",
     "text",
     "weights",
+    "healed",
     "unfinished",
 ]
 """Kinds of artefacts. inputs: statistics of all projections' inputs. text: written by a model. weights: made by a
-sequential refit. unfinished: checkpoints of stages.
+sequential refit. healed: weights made by healing, never evicted. unfinished: checkpoints of stages.
 """
 
 
@@ -166,6 +167,27 @@ class Reached:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Healed:
+    """What healing did to a sparse model.
+
+    steps: trained. kept_step: after which the weights are those kept; 0: none was better, and they are as before.
+    before, after: mean KL divergence of its next token from the dense model's on held-out calibration text, in nats.
+    n_tokens: of that text. weights: key of the artefacts that hold the weights.
+    """
+
+    steps: Count
+    kept_step: Count
+    before: NotNegative
+    after: NotNegative
+    n_tokens: Count
+    weights: str
+
+    def __post_init__(self) -> None:
+        if self.kept_step > self.steps or self.after > self.before:
+            raise StoreError("It was healed to less than it was.")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Pruned:
     """How a sparse model was made, enough to rebuild it, and how much of it is gone.
 
@@ -178,6 +200,7 @@ class Pruned:
     passages of the evaluation. sensitivities: what the model loses with one unit of squared error at each block's
     output; empty where the method does not measure them. alone: what the model loses by the cut of each block alone, by
     its curve, as KL divergence of the next token in nats; empty where the method measures no curves.
+    healed: None where it was not; the errors of a healed model are those before it was healed.
     """
 
     method: MethodSettings
@@ -192,6 +215,7 @@ class Pruned:
     passage_errors: tuple[NotNegative, ...] = ()
     sensitivities: tuple[NotNegative, ...] = ()
     alone: tuple[NotNegative, ...] = ()
+    healed: Healed | None = None
 
     def __post_init__(self) -> None:
         n_layers, errors = len(self.widths), (self.layer_errors, self.held_out_errors, self.uncompensated_errors)

@@ -1,7 +1,7 @@
 """Settings of a run, of a search for the largest sparsity, and of a cluster's part of a run; the result of a search."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -225,6 +225,18 @@ class RunSettings:
             (method, permille) for method in self.methods for permille in method.sparsities(self.sparsities_permille)
         )
 
+    def healed(self, n_steps: int) -> "RunSettings":
+        """The run with every method that removes channels unhealed and, beside it, healed. Raises SettingsError."""
+        if not any(method.takes_channels for method in self.methods):
+            raise SettingsError("healing", n_steps, "0 where no method removes channels")
+        pairs = ((own.unhealed, own.healed(n_steps)) if own.takes_channels else (own,) for own in self.methods)
+        return replace(self, methods=tuple(dict.fromkeys(method for pair in pairs for method in pair)))
+
+    @property
+    def names_methods(self) -> bool:
+        """Whether its sparse models are called by their methods: by several, and wherever one is healed."""
+        return len(self.methods) > 1 or any(method.heal_steps for method in self.methods)
+
     @property
     def budget(self) -> Budget:
         """What its sparsities are a share of, where channels are removed."""
@@ -267,7 +279,18 @@ def settings_from_plain(kind: type[S], plain: object) -> S:
 
 def _without_residency(settings: "DataclassInstance") -> dict[str, Any]:
     """What a request's name depends on: results are the same wherever the weights are."""
-    return {name: value for name, value in asdict(settings).items() if name != "residency"}
+    values = {name: value for name, value in asdict(settings).items() if name != "residency"}
+    methods = {name: getattr(settings, name) for name in ("method", "methods") if name in values}
+    return values | {
+        name: [*map(named_values, each)] if isinstance(each, tuple) else named_values(each)
+        for name, each in methods.items()
+    }
+
+
+def named_values(method: MethodSettings) -> dict[str, Any]:
+    """The settings of a method that a key is made of: a later one only where it is not as before, so that keys stay."""
+    later: dict[str, Any] = {"heal_steps": 0, "budget": "channels", "curve_levels": MethodSettings.curve_levels}
+    return {name: value for name, value in asdict(method).items() if name not in later or value != later[name]}
 
 
 def percents_text(permilles: tuple[int, ...]) -> str:
@@ -338,6 +361,10 @@ class FindSettings:
         if self.evaluation.stop_early:
             raise SettingsError("stop early", True, "false (a search always stops at a decided verdict)")
         check_settings(self)
+
+    def healed(self, n_steps: int) -> "FindSettings":
+        """The search among healed models. Raises SettingsError."""
+        return replace(self, method=self.method.healed(n_steps))
 
     @property
     def reads_text(self) -> bool:

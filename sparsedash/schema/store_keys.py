@@ -10,7 +10,15 @@ from typing import Any, NewType
 
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.plain_values import STAGE_VERSIONS, digest, stage_key
-from sparsedash.schema.settings import BUILTIN_TEXT, SELF, CalibrationSettings, Dtype, EvaluationSettings, RunSettings
+from sparsedash.schema.settings import (
+    BUILTIN_TEXT,
+    SELF,
+    CalibrationSettings,
+    Dtype,
+    EvaluationSettings,
+    RunSettings,
+    named_values,
+)
 
 
 def text_key(model: str, dtype: Dtype, calibration: CalibrationSettings) -> str:
@@ -95,6 +103,17 @@ def pruned_key(statistics: str, method: MethodSettings, permille: int) -> str:
     return stage_key("pruned", statistics=statistics, method=_what_matters(method), permille=permille)
 
 
+def healed_part(key: str, name: str) -> str:
+    """Key of a part of a healed model's weights. key: of the sparse model. name: of a block, "norms" or "figures"."""
+    return f"{key}/healed/{name}"
+
+
+def healed_key(name: str) -> str:
+    """Key of the sparse model that an artefact with this key is a part of; empty where it is no healed one's."""
+    key, part, _ = name.partition("/healed/")
+    return key if part else ""
+
+
 def scores_key(statistics: str, method: MethodSettings) -> str:
     """Key of the channels' scores by this method, kept if they take long."""
     return stage_key("pruned", statistics=statistics, scores=_what_matters(replace(method, budget="channels")))
@@ -156,11 +175,9 @@ def _what_matters(method: MethodSettings) -> dict[str, Any]:
         "pruned": method.compensation == "sequential",
         "solve": method.uses("damping"),
         "elimination": method.saliency == "obs" and method.takes_channels,
+        "healed": method.heal_steps > 0,
     }
-    used = {name: value for name, value in asdict(method).items() if method.uses(name)}
-    if method.budget == "channels":
-        # The only budget there was when the first results were kept.
-        used.pop("budget", None)
+    used = {name: value for name, value in named_values(method).items() if method.uses(name)}
     return used | {f"{stage}_version": STAGE_VERSIONS[stage] for stage, does in rests_on.items() if does}
 
 

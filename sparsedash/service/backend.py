@@ -38,7 +38,7 @@ from sparsedash.service.model_lookup import NamedModel, fetch_config, named_mode
 from sparsedash.service.preflight import Cached, Preflight
 from sparsedash.service.request_checks import Access, Problem, ReferenceField
 from sparsedash.service.stored_results import ResultCache, RunCosts, joined, known_shape, recalled
-from sparsedash.service.time_forecast import START_S, MachineSpeed, expected_seconds
+from sparsedash.service.time_forecast import START_S, MachineSpeed, expected_seconds, healing_steps
 from sparsedash.service.user_files import Exports, UserUploads
 from sparsedash.storage.local_machine import local_path, require_job_room
 from sparsedash.storage.run_files import keep_run, read_run_file, run_file
@@ -299,12 +299,16 @@ class Backend:
             return Preflight(problems=refused)
         stored = self.cached(settings)
         memory, disk = preflight.expected_room(settings, self._store, self._shape(settings))
+        healing = preflight.healing_problem(settings, memory.least)
         return Preflight(
             stored=stored,
             duration=preflight.expected_duration(settings, stored, *self._seconds(settings), self._start_s(ready=True)),
             memory=memory,
             disk=disk,
-            problems=preflight.run_problems(asked, self.data_dir, self._shape(settings)),
+            problems=(
+                *preflight.run_problems(asked, self.data_dir, self._shape(settings)),
+                *([healing] if healing else []),
+            ),
         )
 
     def forecast(self, job: Job) -> Preflight | None:
@@ -314,6 +318,10 @@ class Backend:
     def expected_seconds(self, settings: RunSettings) -> dict[Stage, float | None]:
         """Seconds of each stage of a run, for one model; None where not known. start: of a worker without an engine."""
         return {"start": self._start_s(), **self._seconds(settings)[0]}
+
+    def healing_steps(self, minutes: float, settings: RunSettings) -> int:
+        """Steps of healing that take about so many minutes here. Raises JobError where that is not known yet."""
+        return healing_steps(minutes, settings, self.runs(), self._speed.known(), self._shape(settings))
 
     def is_measuring(self) -> bool:
         """Whether this machine's speed is being measured, so that more will be known of a run's time soon."""

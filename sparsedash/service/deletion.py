@@ -15,6 +15,7 @@ from sparsedash.schema.errors import SettingsError, SparseDashError, StoreError
 from sparsedash.schema.export_settings import EXPORTS
 from sparsedash.schema.pair_records import records_read
 from sparsedash.schema.records import KINDS, Checked, Run, Verification, VerifySettings
+from sparsedash.schema.store_keys import healed_key
 from sparsedash.service import holdings
 from sparsedash.service.holdings import HoldingKind, Holdings, Item
 from sparsedash.service.request_checks import Access
@@ -31,6 +32,7 @@ _DELETABLE = tuple(kind for kind in holdings.DELETABLE if kind != "runs")
 NEEDED = "a job that waits or runs may need {them}"
 _OTHERS = "it belongs to another user; an administrator can delete it"
 _PINNED = "a pinned run uses {them}"
+_HEALED = "healed models of runs here have {them}; delete the runs"
 _READ = "runs were calibrated or evaluated on {them}"
 _OF_DAMAGE: dict[Checked, HoldingKind] = {
     "artefact": "statistics",
@@ -199,6 +201,7 @@ class Housekeeping:
         """
         deleted = [run for run in runs if not self._access.give_up(run.key)]
         entries = holdings.entries_alone(deleted, self._results.runs())
+        healed = holdings.healed_weights(deleted, self._results.record)
         referring = holdings.referring_entries(self._store, self._table).items() if deleted else ()
         for run in deleted:
             self._results.drop(Run, run.key)
@@ -207,6 +210,10 @@ class Housekeeping:
                 self._costs.forget(run.dense, sparse)
         for name in [*(name for name, found in referring if found & entries), *entries]:
             self._drop_record(name)
+        healed -= holdings.healed_weights(self._results.runs(), self._results.record)
+        for entry in self._store.entries("artefacts") if healed else ():
+            if healed_key(entry.name) in healed:
+                self._store.drop_entry("artefacts", entry.name)
         if deleted:
             UserData(self._store).forget_runs([run.key for run in deleted])
         return entries
@@ -249,6 +256,7 @@ class _InUse:
         self._ids, self._keys = {job.id for job in jobs}, {job.key for job in jobs}
         self._needed = frozenset[str]().union(*(holdings.job_references(job, store, results) for job in jobs))
         self._read = frozenset[str]().union(*map(holdings.references, results.runs()))
+        self._healed = holdings.healed_weights(results.runs(), results.record)
         self._pinned = {name for run in pinned for name in holdings.named("record", *run.records)}
         self._pinned_sparse = {name for run in pinned for name in holdings.named("record", *run.sparse)}
 
@@ -267,6 +275,8 @@ class _InUse:
                 # A dense record alone is that of other runs as well.
                 pinned = records & self._pinned_sparse or (records and records <= self._pinned)
                 return NEEDED if key in self._keys else _PINNED if pinned else ""
+            case "weights" if healed_key(item.name) in self._healed:
+                return _HEALED
             case "damaged":
                 return ""
             case _:

@@ -2,7 +2,7 @@
 
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Literal, NamedTuple, get_args
@@ -11,7 +11,7 @@ from sparsedash.jobs.job import Job
 from sparsedash.jobs.job_table import JobTable
 from sparsedash.schema.export_settings import EXPORTS, Export
 from sparsedash.schema.pair_records import Choices, Prompts, Timing, records_read
-from sparsedash.schema.records import Kept, Run
+from sparsedash.schema.records import Kept, Record, Run
 from sparsedash.schema.store_keys import model_identity_note
 from sparsedash.service.request_checks import upload_named
 from sparsedash.service.stored_results import ResultCache, run_passages
@@ -44,7 +44,7 @@ _OF_RECORDS: dict[str, HoldingKind] = {
 _OF_ARTEFACTS: dict[str, HoldingKind] = {
     "gradients": "gradients",
     "text": "written",
-    "weights": "weights",
+    **dict.fromkeys(("weights", "healed"), "weights"),
     "unfinished": "unfinished",
 }
 _PARTS = ("record", "passages", "findresult", "export")
@@ -144,6 +144,13 @@ def entries_alone(going: Collection[Run], runs: Iterable[Run]) -> frozenset[str]
     return (
         frozenset[str]().union(*map(entries_of, going)).difference(*(entries_of(r) for r in runs if r.key not in keys))
     )
+
+
+def healed_weights(runs: Iterable[Run], record: Callable[[str], Record | None]) -> frozenset[str]:
+    """Keys of the healed weights that models of these runs have. record: gives the record of a key."""
+    keys = (key for run in runs if any(method.heal_steps for method in run.settings.methods) for key in run.sparse)
+    made = (found.pruned for found in map(record, keys) if found is not None)
+    return frozenset(each.healed.weights for each in made if each is not None and each.healed is not None)
 
 
 def own_exports(exports: Exports) -> list[Export]:

@@ -160,6 +160,20 @@ def run_problems(
     return tuple(filter(None, found))
 
 
+def healing_problem(settings: RunSettings, least: LeastMemory | None) -> Problem | None:
+    """Why the run's models cannot be healed, or None. least: of its memory, as far as that is known."""
+    if not any(method.heal_steps for method in settings.methods):
+        return None
+    if least is not None and least.streamed:
+        why = "" if settings.residency == "streamed" else ": with them it would take more memory than there is"
+        message = f"Healing needs all weights in memory, and this run leaves them in their files{why}."
+        return Problem(field="healing", message=message)
+    if settings.calibration.n_samples < resources.HELD_OUT_EVERY:
+        message = f"Healing needs at least {resources.HELD_OUT_EVERY} calibration samples, one of which is held out."
+        return Problem(field="calibration size", message=message)
+    return None
+
+
 def _too_few_passages(asked: EvaluationSettings, data_dir: Path) -> Problem | None:
     """Why a search on these passages could confirm no model, or None."""
     count = named_text_count(asked.corpus, data_dir) if names_file(asked.corpus) else None
@@ -217,6 +231,7 @@ def expected_duration(
         "loading": ((bool(n_models), "load"),),
         "answering": ((n_models, "evaluate"),),
         "pruning": ((n_sparse, "prune"),),
+        "healing": ((min(n_sparse, sum(method.heal_steps > 0 for method, _ in settings.points)), "heal"),),
         "calibrating": ((n_calibrations, "calibrate"), (bool(calibrates), "text")),
     }
     known, unknown = {}, []

@@ -126,8 +126,8 @@ def published_run_cost(row: PublishedRow) -> RunCost:
 
 
 def measured_row(row: PublishedRow, runs: Iterable[Run], record: Callable[[str], Record | None]) -> MeasuredRow | None:
-    """The newest result here for a row's model, texts, format and sparsity, by any method, calibration size and token
-    weights.
+    """The newest result here for a row's model, texts, format and sparsity, by any method but a healed one, calibration
+    size and token weights.
 
     runs: newest first. record: gives the record of a key.
     """
@@ -143,7 +143,12 @@ def measured_row(row: PublishedRow, runs: Iterable[Run], record: Callable[[str],
         dense = record(run.dense) if alike else None
         for sparse in filter(None, map(record, run.sparse if dense else ())):
             made = sparse.pruned
-            asked = made and made.method.takes_channels and (made.method.budget, made.sparsity_permille)
+            asked = (
+                made
+                and made.method.takes_channels
+                and not made.method.heal_steps
+                and (made.method.budget, made.sparsity_permille)
+            )
             if dense and asked == ("channels", row.sparsity_permille) and len(dense.outcomes) == len(sparse.outcomes):
                 before, after = ([getattr(o, f"{score}_right") for o in each.outcomes] for each in (dense, sparse))
                 pairs = compare_verdicts(before, after)

@@ -44,7 +44,7 @@ from sparsedash.storage.users import LOCAL, Serving
 ReferenceField = Literal["model", "calibration text", "evaluation text"]
 """The fields that name a model or a text."""
 
-ProblemField = Literal[ReferenceField, "calibration size", "passages", "sparsity"]
+ProblemField = Literal[ReferenceField, "calibration size", "healing", "passages", "sparsity"]
 
 _TEXT_NAMES = tuple(
     dict.fromkeys(choice.name for choice in (*EVALUATION_CORPORA, *CALIBRATION_CORPORA) if choice.name != SELF)

@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from sparsedash.catalog import resources
 from sparsedash.catalog.model_shape import WEIGHT_BYTES, ModelShape
 from sparsedash.schema import store_keys
-from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.errors import JobError
+from sparsedash.schema.method_settings import MAX_HEAL_STEPS, MethodSettings
 from sparsedash.schema.progress import Stage
 from sparsedash.schema.records import Record, Run
 from sparsedash.schema.settings import SELF, CalibrationSettings, RunSettings
@@ -33,7 +34,7 @@ from sparsedash.storage.local_machine import memory_bytes
 from sparsedash.storage.store import Store
 
 _SPEED_MODULE = "sparsedash.engine.comparison.machine_rates"
-_OLD_S = 600.0
+_OLD_S, _LOOK_S = 600.0, 0.2
 
 START_S = 6.0
 """Seconds that importing the engine takes; a worker that waits already has done it."""
@@ -46,6 +47,17 @@ _A_NUMBER = 64
 
 _FINISHING = 9
 """Passes over all weights for the words that go on after the first token."""
+
+MOST_MINUTES = 24 * 60
+"""Of healing."""
+STEP_MULTIPLE = 8
+"""Steps of healing are a multiple of it, so that two measurements of a machine seldom give two models."""
+
+_A_STEP_MOVES, _LOGITS_MOVED = 14, 12
+"""Numbers moved for each weight of the MLPs by a step of the optimiser, and for each logit by its gradient."""
+
+_BY_UNITS = 2.0
+"""Times as fast as products in single precision are those of healing at most, in passes of few tokens."""
 
 _Seconds = dict[Stage, float | None]
 _Work = NDArray[np.float64]
@@ -98,6 +110,12 @@ class MachineSpeed:
                     self._store.remember(name, json.dumps(asdict(noted)))
         return noted
 
+    def measured(self) -> Speeds | None:
+        """The speeds, measured now where they are not known, which takes some seconds; None where that fails."""
+        while (found := self.known()) is None and self.is_measuring():
+            time.sleep(_LOOK_S)
+        return found or self.known()
+
     def is_measuring(self) -> bool:
         """Whether the measuring process has not ended yet."""
         with self._lock:
@@ -136,11 +154,59 @@ def expected_seconds(
         "prune": _pruning_seconds(settings, before),
         "evaluate": _evaluation_seconds(settings, before, record),
     }
+    if steps := _healing_steps(settings):
+        measured["heal"] = (step_s := _measured_step_s(before)) and step_s * steps
     counted = counted_seconds(settings, speeds, shape)
     if measured["prune"] is None and counted["prune"] is None:
         measured["prune"] = _others_pruning_seconds(settings, before)
     unmeasured = [stage for stage, seconds in measured.items() if seconds is None]
     return measured | {stage: counted[stage] for stage in unmeasured}, unmeasured
+
+
+def healing_steps(
+    minutes: float, settings: RunSettings, runs: Iterable[Run], speeds: Speeds | None, shape: ModelShape | None
+) -> int:
+    """Steps of healing that take about so many minutes here: a multiple of STEP_MULTIPLE, at least that.
+
+    By earlier runs of this model, else counted. Raises JobError where neither is possible yet.
+    """
+    wanted = (settings.model, settings.dtype)
+    before = [run for run in runs if run.finished and (run.settings.model, run.settings.dtype) == wanted]
+    step_s = _measured_step_s(before) or _counted_step_s(speeds, shape)
+    if step_s is None:
+        unknown = "this model's sizes" if shape is None else "this machine's speed"
+        raise JobError(f"How long healing takes is not known yet, nor {unknown}.", "Run the model unhealed first.")
+    steps = STEP_MULTIPLE * round(60 * minutes / step_s / STEP_MULTIPLE)
+    return min(MAX_HEAL_STEPS, max(STEP_MULTIPLE, steps))
+
+
+def _healing_steps(settings: RunSettings) -> float:
+    """Of one healed model; 0 where none is."""
+    steps = [method.heal_steps for method, permille in settings.points if method.heal_steps and permille]
+    return sum(steps) / len(steps) if steps else 0.0
+
+
+def _measured_step_s(before: Sequence[Run]) -> float | None:
+    """Seconds of a step, by the newest run that healed all of its models itself."""
+    for run in before:
+        n_steps = sum(method.heal_steps for method, permille in run.settings.points if permille)
+        if n_steps and "heal" in run.seconds and not any(what.endswith("sparse") for what in run.cached):
+            return run.seconds["heal"] / n_steps
+    return None
+
+
+def _counted_step_s(speeds: Speeds | None, shape: ModelShape | None) -> float | None:
+    """Seconds of a step, as if nothing were removed: three passes, gradients of the MLPs, and three of the head.
+
+    Products are those of bfloat16 units, where there are such; checks and reading by the dense model take a pass more.
+    """
+    if speeds is None or shape is None:
+        return None
+    products = 4 * 2 * shape.n_block_weights + 2 * shape.n_mlp + 4 * 2 * shape.n_head
+    moved = _A_STEP_MOVES * shape.n_mlp / resources.HEAL_BATCH_TOKENS + 4 * 24 * _powers(shape, 1)
+    moved += _LOGITS_MOVED * shape.vocabulary
+    rate = min(max(speeds.float32, speeds.bfloat16), _BY_UNITS * speeds.float32)
+    return resources.HEAL_BATCH_TOKENS * (products / rate + moved * _A_NUMBER / speeds.float32)
 
 
 def _evaluation_seconds(
@@ -176,15 +242,16 @@ def _pruning_seconds(settings: RunSettings, before: Sequence[Run]) -> float | No
 
     Of those that read the text again, in proportion to it, and the largest: readings in the store took no time.
     """
-    same = [(of, seconds) for of, seconds in _pruned(before) if _unbudgeted(of) == _unbudgeted(settings)]
+    same = [(of, seconds) for of, seconds in _pruned(before) if _plain_methods(of) == _plain_methods(settings)]
     if _reads_again(settings):
         n_tokens = _n_tokens(settings.calibration)
         return max((seconds * n_tokens / _n_tokens(of.calibration) for of, seconds in same), default=None)
     return next((seconds for _, seconds in same), None)
 
 
-def _unbudgeted(settings: RunSettings) -> set[MethodSettings]:
-    return {replace(method, budget="channels") for method in settings.methods}
+def _plain_methods(settings: RunSettings) -> set[MethodSettings]:
+    """Its methods whatever their budget, and unhealed: they prune in the same time."""
+    return {replace(method.unhealed, budget="channels") for method in settings.methods}
 
 
 def _others_pruning_seconds(settings: RunSettings, before: Sequence[Run]) -> float | None:
@@ -223,6 +290,8 @@ PRODUCT, SINGLE, MOVED, READ = _UNITS
 def counted_seconds(settings: RunSettings, speeds: Speeds | None, shape: ModelShape | None) -> _Seconds:
     """Seconds of each stage, for one model, by its operations and bytes; None where something is not known."""
     found: _Seconds = dict.fromkeys(("load", "text", "calibrate", "prune", "evaluate"))
+    if steps := _healing_steps(settings):
+        found["heal"] = (step_s := _counted_step_s(speeds, shape)) and step_s * steps
     if shape is None or speeds is None:
         return found
     products = speeds.float32 if settings.dtype == "float32" else speeds.bfloat16

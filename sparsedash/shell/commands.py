@@ -59,13 +59,16 @@ _FORM = ("--form", "--shard-mb", "--weights", "--dense-gguf", "--to")
 _OUTPUT = ("--json", "--quiet")
 COMMANDS = (
     Command(
-        "run", f"{_MODEL} --sparsity 10,20", run_commands.run_command, (*RUN_FLAGS, *TOLERANCE_FLAGS, *_FAIL, *_OUTPUT)
+        "run",
+        f"{_MODEL} --sparsity 10,20",
+        run_commands.run_command,
+        (*RUN_FLAGS, "--heal", *TOLERANCE_FLAGS, *_FAIL, *_OUTPUT),
     ),
     Command(
         "find",
         f"{_MODEL} --within 1.10 --within-points 2",
         run_commands.find_command,
-        (*SEARCH_FLAGS, *TOLERANCE_FLAGS, *_OUTPUT),
+        (*SEARCH_FLAGS, "--heal", *TOLERANCE_FLAGS, *_OUTPUT),
     ),
     Command("time", f"{_MODEL} --sparsity 20", run_commands.time_command, (*RUN_FLAGS, "--threads", *_OUTPUT)),
     Command("export", _EXPORT, file_commands.export_command, (*RUN_FLAGS, *_FORM, "--quiet")),

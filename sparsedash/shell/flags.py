@@ -1,7 +1,7 @@
 """Flags of the commands, made from the field table where they are settings, and the settings they give."""
 
 import argparse
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -73,6 +73,12 @@ _OTHERS: dict[str, dict[str, Any]] = {
     | {"metavar": "NAMES", "help": f"one or several, with commas between, of {_names(presets.METHODS)} (%(default)s)"},
     "find --method": _METHOD
     | {"metavar": "NAME", "help": f"one of {_names(m for m in presets.METHODS if m.searchable)} (%(default)s)"},
+    "--heal": {
+        "type": float,
+        "metavar": "MINUTES",
+        "default": 0.0,
+        "help": "heal every sparse model for about so many minutes: the dense model teaches it (%(default)g: not)",
+    },
     "--data-dir": _FOLDER | {"help": "data folder (%(default)s)"},
     "--json": {
         "type": _file_or_stdout,
@@ -187,4 +193,11 @@ def _methods(names: Sequence[str], arguments: argparse.Namespace) -> tuple[Metho
     """The named methods as the flags change them. Raises SettingsError."""
     values = _values(arguments, MethodSettings)
     budget = values.pop("budget")
-    return with_budget([replace(presets.method_named(name), **values) for name in names], budget)
+    return with_budget([_method(name, values, alone=len(names) == 1) for name in names], budget)
+
+
+def _method(name: str, values: Mapping[str, Any], *, alone: bool) -> MethodSettings:
+    usual = presets.method_named(name)
+    # Beside methods of single weights the others are healed.
+    unhealed = {} if usual.takes_channels or alone else {"heal_steps": 0}
+    return replace(usual, **(values | unhealed))

@@ -7,15 +7,19 @@ import argparse
 from dataclasses import asdict
 from typing import Any
 
+from sparsedash.catalog.model_shape import ModelShape
 from sparsedash.reporting import deployment
 from sparsedash.reporting.run_answer import answer_figures
 from sparsedash.reporting.run_reports import run_document
 from sparsedash.reporting.run_results import RunResults, StoredResults, run_results
 from sparsedash.reporting.wording import source_note
-from sparsedash.schema.errors import SparseDashError
+from sparsedash.schema.errors import SettingsError, SparseDashError
 from sparsedash.schema.pair_records import ContinuationSettings, TimingSettings
 from sparsedash.schema.records import Record, Run
-from sparsedash.schema.settings import FindResult, RunSettings
+from sparsedash.schema.settings import FindResult, RunSettings, planned_run
+from sparsedash.service.model_lookup import named_model
+from sparsedash.service.preflight import expected_room, healing_problem
+from sparsedash.service.time_forecast import MOST_MINUTES, MachineSpeed, healing_steps
 from sparsedash.shell import terminal
 from sparsedash.shell.file_commands import short_run_key, stored_runs
 from sparsedash.shell.flags import open_store_for, run_from_flags, search_from_flags, tolerance_from_flags
@@ -29,6 +33,9 @@ def run_command(arguments: argparse.Namespace) -> terminal.Work:
     tolerance = tolerance_from_flags(arguments)
     # Before the file of the result: only a data folder that exists can be told from any other.
     store = open_store_for(settings, arguments)
+    if n_steps := _steps_to_heal(settings, store, arguments):
+        settings = settings.healed(n_steps)
+        _require_healable(settings, store)
     write = terminal.result_writer(arguments)
     yield
     run = complete_run(settings, store, arguments.quiet)
@@ -41,6 +48,32 @@ def run_command(arguments: argparse.Namespace) -> terminal.Work:
     failed = arguments.fail_beyond and beyond
     failed |= arguments.fail_unless_within and not all_within(document, settings.n_sparse)
     return terminal.EXIT_BEYOND if failed else 0
+
+
+def _steps_to_heal(settings: RunSettings, store: Store, arguments: argparse.Namespace) -> int:
+    """Steps that --heal-steps names, or that --heal MINUTES takes here. Raises SettingsError."""
+    minutes, n_steps = float(arguments.heal), int(arguments.heal_steps)
+    if not 0 <= minutes <= MOST_MINUTES or (minutes and n_steps):
+        raise SettingsError("--heal", minutes, f"0 to {MOST_MINUTES:,} minutes, without --heal-steps")
+    if not minutes:
+        return n_steps
+    speed = MachineSpeed(store)
+    try:
+        return healing_steps(minutes, settings, stored_runs(store), speed.measured(), _shape(settings, store))
+    finally:
+        speed.close()
+
+
+def _shape(settings: RunSettings, store: Store) -> ModelShape | None:
+    named = named_model(settings.model, store)
+    return named.shape if named else None
+
+
+def _require_healable(settings: RunSettings, store: Store) -> None:
+    """Raise SparseDashError where the models of the run cannot be healed, as far as its model is known."""
+    memory, _ = expected_room(settings, store, _shape(settings, store))
+    if problem := healing_problem(settings, memory.least):
+        raise SparseDashError(problem.message)
 
 
 def all_within(document: dict[str, Any], n_sparse: int) -> bool:
@@ -77,6 +110,9 @@ def find_command(arguments: argparse.Namespace) -> terminal.Work:
     settings = search_from_flags(arguments)
     write = terminal.result_writer(arguments)
     store = open_store_for(settings.run((1,)), arguments)
+    if n_steps := _steps_to_heal(settings.run((1,)), store, arguments):
+        settings = settings.healed(n_steps)
+        _require_healable(planned_run(settings), store)
     yield
     with terminal.ProgressBar(None, arguments.quiet) as bar:
         from sparsedash.engine.run.pipeline import find_sparsity

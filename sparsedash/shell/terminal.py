@@ -99,13 +99,13 @@ def run_table(document: dict[str, Any]) -> Iterator[str]:
     channels to macs: the measured share of every budget that was removed.
     """
     sparse, settings = document["sparse"], document["settings"]
-    several = len(settings["methods"]) > 1
+    named = len(settings["methods"]) > 1 or any(method["heal_steps"] for method in settings["methods"])
     budget = settings_from_plain(RunSettings, settings).budget
     asked = "" if budget == "channels" else f"% of the {BUDGET_TITLES[budget]}"
     rows = [[asked, *BUDGETS, "last word", "last token", "word ppl", "broke", "fixed", "verdict"]]
     rows.append(["dense", *_result_cells(document["dense"])])
     for answers in sparse:
-        name = sparse_model_label(MethodSettings(**answers["method"]), answers["sparsity_percent"], several)
+        name = sparse_model_label(MethodSettings(**answers["method"]), answers["sparsity_percent"], named)
         rows.append([name, *_result_cells(answers)])
     yield from align_columns(rows, numbers=True)
     if settings["evaluation"]["rule"] == "published":
@@ -140,10 +140,10 @@ def align_columns(rows: Sequence[Sequence[str]], numbers: bool = False) -> Itera
         yield "  ".join(padded).rstrip()
 
 
-def sparse_model_label(method: MethodSettings, percent: float, several: bool) -> str:
-    """ "20 %", or "magnitude, 20 %" where a run has several methods."""
+def sparse_model_label(method: MethodSettings, percent: float, named: bool) -> str:
+    """ "20 %", or "magnitude, 20 %" where the method is named."""
     removed = f"{percent:g} %"
-    return f"{presets.method_name(method)}, {removed}" if several else removed
+    return f"{presets.method_name(method)}, {removed}" if named else removed
 
 
 class ProgressBar:
@@ -170,7 +170,7 @@ class ProgressBar:
         if self._quiet:
             return
         title = STAGE_TITLES[step.stage]
-        if step.stage in ("prune", "evaluate"):
+        if step.stage in ("prune", "heal", "evaluate"):
             title += f", {self._model(step.point)}"
         if not sys.stderr.isatty():
             if title not in self._titles:
@@ -186,6 +186,8 @@ class ProgressBar:
             self._bar = tqdm(total=step.total, desc=title, unit=f" {step.unit}", leave=False)
         self._bar.total = step.total
         self._bar.update(step.done - self._bar.n)
+        if step.stage == "heal":
+            self._bar.set_postfix_str(step.message)
 
     def _model(self, point: int | None) -> str:
         if point is None:
@@ -193,4 +195,4 @@ class ProgressBar:
         if self._settings is None:
             return f"trial {point + 1}"
         method, permille = self._settings.points[point]
-        return sparse_model_label(method, permille / 10, len(self._settings.methods) > 1)
+        return sparse_model_label(method, permille / 10, self._settings.names_methods)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 import diskcache
 
 from sparsedash.schema.errors import SettingsError, StoreError
+from sparsedash.schema.records import about_artefact
 from sparsedash.storage.local_machine import free_in_words, is_full, mode_in
 
 T = TypeVar("T")
@@ -23,6 +24,8 @@ DAMAGED = "damaged/"
 
 VARIABLE = "SPARSEDASH_ARTEFACT_GB"
 USUAL_GB = 20.0
+KEPT = about_artefact("healed", "")
+"""Beginning of the tags of artefacts that are never evicted: they go with the runs that have them."""
 LEAST_GB, MOST_GB = 0.1, 1_000_000.0
 _ALLOWED = f"a number from {LEAST_GB:g} to {MOST_GB:,.0f}"
 
@@ -189,10 +192,14 @@ def room_of_environment() -> int | None:
 
 
 def evict_oldest(cache: Any, room: int, written: str = "") -> None:
-    """Evict the least recently used entries until no more than `room` is taken, but never the entry just written."""
-    oldest = "SELECT key FROM Cache WHERE raw = 1 AND key != ? ORDER BY access_time LIMIT 1"
+    """Evict the least recently used entries until no more than `room` is taken, but never the entry just written, nor
+    one that begins its tag with KEPT.
+    """
+    oldest = (
+        "SELECT key FROM Cache WHERE raw = 1 AND key != ? AND ifnull(tag, '') NOT LIKE ? ORDER BY access_time LIMIT 1"
+    )
     while cache.volume() > room:
-        rows = cache._sql(oldest, (written,)).fetchall()
+        rows = cache._sql(oldest, (written, f"{KEPT}%")).fetchall()
         if not rows:
             return
         cache.delete(rows[0][0])

@@ -66,6 +66,8 @@ def _show_layers(made: Pruned, stem: str) -> None:
     if made.layer_errors or made.passage_errors:
         frame.show(cards(_numbers(made)), Html(f"<style>{theme_switch_css()}</style>"))
         show_chart(layers_chart(made, frame.theme()), f"{stem}-layers", layers_sentence(made), "layers", "ignore")
+    if made.healed:
+        frame.note(f"Healed: {wording.healing_words(made.healed)}. All losses of layers are those before it.")
     with st.expander("The numbers as a table"):
         frame.show_table(_layers_table(made, stem))
     if not made.layer_errors:
@@ -93,7 +95,10 @@ def layers_sentence(made: Pruned) -> str:
         return "The loss of the layers was not measured."
     worst = max(range(len(errors)), key=lambda i: errors[i])
     lost, middle = wording.percent(errors[worst]), wording.percent(median(errors))
-    return f"Half of the layers lost at most {middle} of their output{where}; layer {worst + 1} lost the most, {lost}."
+    half = "Before healing, half" if made.healed else "Half"
+    return (
+        f"{half} of the layers lost at most {middle} of their output{where}; layer {worst + 1} lost the most, {lost}."
+    )
 
 
 def _basis(record: Record, made: Pruned) -> str:

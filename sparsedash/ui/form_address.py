@@ -27,19 +27,21 @@ CHOICES = ("saliency", "pattern", "compensation", "allocation")
 def form_address(settings: RunSettings | FindSettings) -> Query | None:
     """The parameters of the address that fills in the form with these settings.
 
-    None where the form has no room for them: it takes one custom method, and one width multiple.
+    None where the form has no room for them: it takes one custom method, one width multiple, and minutes of healing,
+    which are not known of its steps.
     """
     run = settings.run((1,)) if isinstance(settings, FindSettings) else settings
     widths = {method.width_multiple for method in run.methods}
     usual = MethodSettings()
     methods = [replace(each, width_multiple=usual.width_multiple, budget=usual.budget) for each in run.methods]
     own = [method for method in methods if method not in [preset.settings for preset in METHODS]]
-    if len(own) > 1 or len(widths) > 1:
+    if len(own) > 1 or len(widths) > 1 or any(method.heal_steps for method in methods):
         return None
     found: Query = {**_setting_values(run), **_setting_values(run.calibration), **_setting_values(run.evaluation)}
     found |= {"width": str(widths.pop()), "budget": run.budget}
     for method in own:
-        rows = [each for each in field_rows(MethodSettings).values() if each.name not in ("width_multiple", "budget")]
+        elsewhere = ("width_multiple", "budget", "heal_steps")
+        rows = [each for each in field_rows(MethodSettings).values() if each.name not in elsewhere]
         chosen = {row.key: _text(getattr(method, row.name)) for row in rows if method.uses(row.name)}
         found |= {OWN: "true", **chosen}
     if isinstance(settings, FindSettings):

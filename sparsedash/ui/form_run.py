@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
+from sparsedash.catalog import resources
 from sparsedash.catalog.budgets import BUDGET_TITLES, require_possible
 from sparsedash.catalog.choices import MODELS
 from sparsedash.catalog.presets import DEFAULT_METHOD, METHODS, method_name, method_named
@@ -25,9 +26,11 @@ from sparsedash.schema.settings import (
     RunSettings,
     parse_percents,
     percents_text,
+    planned_run,
 )
 from sparsedash.service.backend import Backend
 from sparsedash.service.request_checks import is_hub_id
+from sparsedash.service.time_forecast import MOST_MINUTES
 from sparsedash.ui import browser_scripts, form_fields, frame
 from sparsedash.ui.address_bar import BOUND, choose_budget, tolerance_fields
 from sparsedash.ui.form_address import CHANNEL_PRESETS, CHOICES, GOALS, MASK_PRESETS, MASKS, OWN, SEARCH, SWEEP
@@ -60,6 +63,18 @@ _MORE: dict[str, tuple[tuple[FieldRow, ...], ...]] = {
     "Numbers": ((_RUN["dtype"], _METHOD["width_multiple"], _RUN["residency"]),),
 }
 """Fields that stand side by side, under their headings."""
+_HEAL = FieldRow(
+    name="heal",
+    kind="whole",
+    default=0,
+    options=(),
+    title="minutes of healing",
+    high=MOST_MINUTES,
+    label="Heal for, minutes",
+    help="The dense model teaches each sparse one for about so long, on the calibration text. Healed models are points "
+    "of their own beside the unhealed ones. 0: none is healed.",
+    key="heal",
+)
 _MASKS = "Single weights are set to zero in place: such masks do not make the model smaller or faster by themselves."
 
 
@@ -95,11 +110,14 @@ def prune_form(backend: Backend) -> RunSettings | FindSettings | None:
     with form_fields.expander(title, key, ("with", OWN) if search else ("method", MASKS, OWN)):
         presets = _preset_fields(search)
         own = _custom_method_fields("Use a method of your own instead" if search else "Race a method of your own")
+    healing = st.container()
+    with healing:
+        values |= form_fields.setting_fields([_HEAL], 2)
     frame.section("How sure?")
     sizes = st.container()
     values |= _passage_fields(backend, search) | _more_fields(backend, values["model"], search)
     chosen = (own or presets) if search else (*presets, *(own or ()))
-    accepted = values["sparsity"] and values["prompts"] is not None and not _refused(_ROWS, values)
+    accepted = values["sparsity"] and values["prompts"] is not None and not _refused((*_ROWS, _HEAL), values)
     methods = [replace(method, width_multiple=values["width"]) for method in dict.fromkeys(chosen) if accepted]
     with about_methods:
         names = [method_name(each) for each in chosen]
@@ -117,11 +135,33 @@ def prune_form(backend: Backend) -> RunSettings | FindSettings | None:
                 "with" if search else "sparsity",
                 lambda: _possible(backend, _settings(values, with_budget(methods, budget), search)),
             )
+        if settings is not None and values[_HEAL.key]:
+            with healing:
+                settings = _healed(backend, settings, values[_HEAL.key])
+        with about_run:
             if isinstance(settings, RunSettings):
                 _show_sweep(settings)
     form_fields.evaluation_size_field(backend, sizes, settings)
     browser_scripts.confirm_typed_choices()
     return settings
+
+
+def _healed(backend: Backend, settings: RunSettings | FindSettings, minutes: int) -> RunSettings | FindSettings | None:
+    """The request with healing; None where it cannot be healed, or not yet, which the field says."""
+    try:
+        steps = backend.healing_steps(minutes, planned_run(settings))
+    except SparseDashError as error:
+        if backend.is_measuring():
+            form_fields.show_hint("Measuring how fast this machine is, for the number of steps.")
+            form_fields.wait_for_rates(backend)
+        else:
+            form_fields.show_problem(_HEAL.key, error)
+        return None
+    found = form_fields.validated(_HEAL.key, lambda: settings.healed(steps))
+    if found is not None:
+        n_tokens = resources.HEAL_BATCH_TOKENS
+        form_fields.show_hint(f"About {minutes} min a model on this machine: {steps:,} steps of {n_tokens:,} tokens.")
+    return found
 
 
 def _refused(rows: Iterable[FieldRow], values: Mapping[str, Any]) -> bool:
@@ -244,7 +284,8 @@ def _custom_method_fields(title: str) -> tuple[MethodSettings, ...] | None:
     if not st.toggle(title, key=OWN, bind=BOUND, help=about):
         return ()
     chosen = form_fields.setting_fields([_METHOD[name] for name in CHOICES], 2)
-    others = [row for row in _METHOD.values() if row.name not in (*CHOICES, "width_multiple", "budget", "schedule")]
+    elsewhere = (*CHOICES, "width_multiple", "budget", "schedule", "heal_steps")
+    others = [row for row in _METHOD.values() if row.name not in elsewhere]
     values = chosen | form_fields.setting_fields([row for row in others if uses_parameter(row.name, **chosen)], 2)
     if values.get(_METHOD["rounds"].key, 1) > 1:
         values |= form_fields.setting_fields([_METHOD["schedule"]], 2)

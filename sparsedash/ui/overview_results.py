@@ -214,7 +214,7 @@ def _numbers(found: RunResults, grows: bool) -> list[Html]:
         spoken_of = [step for step in ends if step is not None and step in rows] or spoken_of
     numbers = [card("Dense", *verdicts.headline_baseline(found.dense), css="sd-dense")]
     for row in (rows[permille] for permille in sorted(spoken_of[:2])):
-        name = wording.model_words(row.method, row.permille, found.several_methods)
+        name = wording.model_words(row.method, row.permille, found.run.settings.names_methods)
         numbers.append(card(name, *verdicts.headline_loss(row.verdict), css="sd-sparse"))
     if grows and not run.finished and run.find is None:
         to_come = card("Sparse", "…", "once the model is evaluated", css="sd-sparse")

@@ -57,6 +57,11 @@ def test_a_method_is_found_by_its_name_and_named_by_its_choices_and_another_refu
         ({"damping": 0.5}, "least-squares (damping 0.5)"),
         ({"width_multiple": 64}, "least-squares (multiples of 64)"),
         ({"seed": 3, "strength": 1}, "least-squares (strength 1, seed 3)"),
+        ({"heal_steps": 1200, "damping": 0.5}, "least-squares (damping 0.5, healed 1,200 steps)"),
+        (
+            {"saliency": "fisher", "compensation": "none", "allocation": "global", "heal_steps": 8},
+            "fisher + none + global (healed 8 steps)",
+        ),
         ({"saliency": "random"}, "random + least-squares + uniform"),
         ({"saliency": "obs", "allocation": "sensitivity", "damping": 0.01}, "obs-by-sensitivity (damping 0.01)"),
     ],

@@ -125,6 +125,16 @@ def test_curves_keep_all_versions_of_an_mlp_and_the_scores_of_two_models():
     assert resources._curve_bytes(SMALL, settings("flap")) == 0
 
 
+def test_healing_takes_ten_numbers_for_every_weight_that_it_trains_and_leaves_the_weights():
+    plain = settings(sparsities_permille=(200,))
+    found, healed = least_memory(SMALL, plain.healed(8)), plain.healed(8)
+    passes = 512 * 2 * (20 * 10 + 6 * 30) * 4 + 24 * 2**23
+    assert found.purpose == "healing"
+    assert found.beside_bytes == 40 * (SMALL.n_mlp * 4 // 5) + passes + N_TOKENS * 10 * 4
+    with_it, without = (run_disk(SMALL, asked, 1, streamed=False).stays_bytes for asked in (healed, plain))
+    assert with_it - without == 4 * (SMALL.n_mlp * 4 // 5) + ANSWER_BYTES
+
+
 def test_text_that_the_model_writes_takes_the_caches_of_as_many_texts_as_are_written_at_once():
     def beside(n_samples, keys=2_500, **changes):
         asked = settings(calibration=CalibrationSettings(n_samples=n_samples, length=100), **changes)

@@ -290,6 +290,13 @@ ENDS = {200: judged(0.02), 300: judged(0.9, 50)}
     [
         # On 400 and on 50 passages.
         (FOUND, ENDS, CHANNELS, f"Removing up to 20 % of the MLP channels {KEPT}. 30 % {beyond(2.46)}."),
+        (
+            FOUND,
+            ENDS,
+            CHANNELS.healed(8),
+            "Removing up to 20 % of the MLP channels with “least-squares (healed 8 steps)” "
+            f"{KEPT}. 30 % {beyond(2.46)}.",
+        ),
         (FOUND, ENDS, WEIGHTS, f"Setting up to 20 % of the MLPs' weights to zero {KEPT}. 30 % {beyond(2.46)}."),
         (
             search(trial(200, "within"), trial(300, "within"), answer=300),
@@ -318,7 +325,7 @@ ENDS = {200: judged(0.02), 300: judged(0.9, 50)}
             f"So far: Removing 30 % of the MLP channels {beyond(2.46)}. Tested on 400 passages.",
         ),
     ],
-    ids=["beyond", "weights", "most", "none", "eight", "begun", "so-far"],
+    ids=["beyond", "healed", "weights", "most", "none", "eight", "begun", "so-far"],
 )
 def test_a_search_says_what_it_found_and_what_comes_after_it(result, verdicts, method, sentence):
     assert plain(answers.find_sentence(result, method, verdicts)) == sentence

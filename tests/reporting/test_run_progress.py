@@ -144,6 +144,19 @@ CASES = {
         after([*TAKEN[:1], ("load", None, 1.0), ("text", None, 1.0), ("load", None, 1.0)]),
         {"part": (2, 9)},
     ),
+    # Its step says how long the rest takes; the unhealed model is done.
+    "healing": (
+        replace(RUN.healed(8), sparsities_permille=(200,)),
+        KNOWN | {"heal": 100.0},
+        after([*TAKEN[:7], ("prune", 1, 4.0), ("heal", 1, 50.0)], share=0.5, rest_s=50.0),
+        {"remaining": 50 + 20},
+    ),
+    "before-healing": (
+        replace(RUN.healed(8), sparsities_permille=(200,)),
+        KNOWN | {"heal": 100.0},
+        after([*TAKEN[:7], ("prune", 1, 4.0), ("evaluate", 1, 0.0)]),
+        {"remaining": 20},
+    ),
     "search-beyond-its-plan": (RUN, KNOWN, after([*TAKEN, ("prune", 5, 1.0)]), {"remaining": 20.5}),
 }
 

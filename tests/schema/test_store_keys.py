@@ -13,6 +13,8 @@ from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, 
 from sparsedash.schema.store_keys import (
     NoteName,
     calibration_keys,
+    healed_key,
+    healed_part,
     outcomes_key,
     own_text_identity,
     pruned_key,
@@ -128,6 +130,7 @@ def test_gradients_of_a_schedule_depend_on_what_chooses_the_masks_and_not_on_wha
         ("pruned", SEQUENTIAL),
         ("solve", USUAL),
         ("elimination", MethodSettings(saliency="obs", compensation="none")),
+        ("healed", RANDOM.healed(8)),
     ],
 )
 def test_an_outcomes_key_has_the_versions_of_what_it_rests_on_and_no_others(stage, method, monkeypatch):
@@ -135,6 +138,14 @@ def test_an_outcomes_key_has_the_versions_of_what_it_rests_on_and_no_others(stag
     monkeypatch.setitem(STAGE_VERSIONS, stage, STAGE_VERSIONS[stage] + 1)
     assert outcomes(method) != before[0]
     assert outcomes(RANDOM) == before[1]
+
+
+def test_a_healed_model_has_keys_of_its_own_and_an_unhealed_one_those_without_healing():
+    healed = [outcomes(USUAL.healed(n)) for n in (8, 16)]
+    assert len({outcomes(), *healed}) == 3 and outcomes(USUAL.healed(8).unhealed) == outcomes()
+    assert RunSettings().healed(8).key() != RunSettings().key()
+    part = healed_part("k", "3")
+    assert (healed_key(part), healed_key("k/3")) == ("k", "")
 
 
 def test_outcomes_keys_tell_model_precision_text_statistics_and_sparsity_apart():

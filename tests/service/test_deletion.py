@@ -8,6 +8,7 @@ from filelock import FileLock
 from sparsedash.schema import store_keys
 from sparsedash.schema.errors import AccessError, SettingsError
 from sparsedash.schema.export_settings import Export
+from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.pair_records import (
     Continuation,
     ContinuationSettings,
@@ -18,8 +19,9 @@ from sparsedash.schema.pair_records import (
     Timing,
     TimingSettings,
 )
-from sparsedash.schema.records import Passages, Record, Run, VerifySettings, about_artefact
+from sparsedash.schema.records import Healed, Passages, Record, Run, VerifySettings, about_artefact
 from sparsedash.schema.settings import CalibrationSettings, FindResult
+from sparsedash.schema.store_keys import healed_part
 from sparsedash.service.deletion import Selection
 from sparsedash.stats.tolerance import Tolerance
 from sparsedash.storage.model_folders import UNFINISHED_EXPORT, unpacked_models
@@ -81,6 +83,23 @@ def test_a_run_goes_with_all_that_only_it_uses(backend):
     assert backend.user_data.marks() == {}
     assert backend._store.recall(store_keys.losses_note(run.dense, run.sparse[0])) is None
     assert backend.runs() == [] and backend.run("one") is None
+
+
+def test_healed_weights_stay_while_a_run_has_them_and_go_with_the_last_one(backend):
+    done = Healed(steps=4, kept_step=4, before=0.2, after=0.1, n_tokens=60, weights="one")
+    settings = replace(specimens.SETTINGS, methods=(MethodSettings(heal_steps=4),))
+    for name in ("one", "other"):
+        run = stored_run(backend, name, settings=settings)
+        record = backend._store.get(Record, run.sparse[0])
+        backend._store.put(record.key, replace(record, pruned=replace(record.pruned, healed=done)))
+    for name in (healed_part("one", "0"), healed_part("two", "0"), "refit/0"):
+        backend._store.put_artefact(name, b"weights", about_artefact("healed", MODEL))
+    (stays,) = backend.housekeeping.delete(Selection(kind="weights")).stays
+    assert artefacts(backend) == {healed_part("one", "0")} and "delete the runs" in stays.why
+    delete_runs(backend, ["one"])
+    assert artefacts(backend) == {healed_part("one", "0")}
+    delete_runs(backend, ["other"])
+    assert artefacts(backend) == set()
 
 
 def test_what_another_run_uses_stays_until_both_go_together(backend):

@@ -11,9 +11,11 @@ from sparsedash.catalog.model_shape import listed_shape
 from sparsedash.catalog.presets import method_named
 from sparsedash.catalog.resources import TOGETHER_TOKENS, TOKENS_A_PASSAGE
 from sparsedash.schema import store_keys
+from sparsedash.schema.errors import JobError
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.service import time_forecast
-from sparsedash.service.time_forecast import MachineSpeed, Speeds, counted_seconds
+from sparsedash.service.time_forecast import MachineSpeed, Speeds, counted_seconds, expected_seconds, healing_steps
+from tests.factories import RUN
 
 SPEEDS = Speeds(float32=2e11, bfloat16=4e11, disk=1e9)
 WRITTEN = RunSettings(calibration=CalibrationSettings(corpus="builtin:smollm2-text"))
@@ -154,6 +156,38 @@ def test_of_several_methods_it_is_the_mean_and_what_is_not_known_is_not_counted(
     assert counted(replace(WRITTEN, evaluation=EvaluationSettings(corpus="file:/x.txt")))["evaluate"] is None
     assert set(counted(replace(WRITTEN, model="owner/model")).values()) == {None}
     assert set(counted(speeds=None).values()) == {None}
+
+
+HEALED = by("best").healed(48)
+
+
+def healed_run(took, cached=()):
+    """A finished run of two healed models at 48 steps, and of two unhealed ones."""
+    return replace(RUN, settings=HEALED, finished=True, seconds={"heal": took}, cached=cached)
+
+
+def test_minutes_become_steps_by_what_healing_took_here_else_by_the_machine():
+    shape, minutes = listed_shape(WRITTEN.model), 5
+    counted_steps = healing_steps(minutes, WRITTEN, [], SPEEDS, shape)
+    assert 8 <= counted_steps < healing_steps(minutes, WRITTEN, [], replace(SPEEDS, float32=4e11), shape)
+    assert counted_steps % 8 == 0 and healing_steps(0.01, WRITTEN, [], SPEEDS, shape) == 8
+    assert healing_steps(minutes, WRITTEN, [healed_run(2 * 48 * 2.9)], SPEEDS, shape) == 104
+    assert (
+        healing_steps(minutes, WRITTEN, [healed_run(1.0, ("evaluation, 20 % sparse",))], SPEEDS, shape) == counted_steps
+    )
+    for speeds, known, missing in ((None, shape, "speed"), (SPEEDS, None, "sizes")):
+        with pytest.raises(JobError, match=missing):
+            healing_steps(minutes, WRITTEN, [], speeds, known)
+
+
+def test_healing_is_foreseen_for_the_healed_models_alone():
+    def seconds(asked, runs=(), speeds=SPEEDS):
+        return expected_seconds(asked, runs, lambda key: None, speeds, listed_shape(asked.model))[0]
+
+    assert "heal" not in seconds(by("best"))
+    assert seconds(HEALED)["heal"] == pytest.approx(seconds(by("best").healed(24))["heal"] * 2)
+    assert seconds(HEALED, [healed_run(2 * 48 * 3.0)])["heal"] == 144
+    assert seconds(HEALED, speeds=None)["heal"] is None
 
 
 NAME = store_keys.machine_speed_note(platform.node(), os.cpu_count() or 1)

@@ -72,6 +72,29 @@ def test_every_model_continues_the_prompts_that_are_given(flags, document, capsy
     assert lines[at + 1 : at + 3] == [line.rstrip() for line in shown]
 
 
+@pytest.mark.parametrize("how", [("--heal-steps", "8"), ("--heal", "0.1")])
+def test_every_model_is_healed_beside_the_unhealed_one(how, flags, document, tmp_path, capsys, monkeypatch):
+    to, read = document
+    fresh = ("--data-dir", str(tmp_path / "data"))
+    monkeypatch.setattr("sparsedash.shell.run_commands.healing_steps", lambda minutes, *_: round(80 * minutes))
+    assert main(["run", *flags, *to, "--method", "magnitude,magnitude-2:4", *how, *fresh]) == 0
+    plain, healed, masked = read()["sparse"]
+    assert [each["method"]["heal_steps"] for each in (plain, healed, masked)] == [0, 8, 0]
+    assert plain["healed"] is masked["healed"] is None and healed["healed"]["steps"] == 8
+    printed = capsys.readouterr()
+    assert "magnitude (multiples of 4, healed 8 steps)" in printed.out and "Healing, magnitude" in printed.err
+
+
+def test_healing_is_refused_where_it_is_not_possible(flags, refusal):
+    assert "0 to 1,440 minutes" in refusal("run", *flags, "--heal", "-1")
+    assert "without --heal-steps" in refusal("run", *flags, "--heal", "1", "--heal-steps", "8")
+    assert "0 with pattern 2:4" in refusal("run", *flags, "--method", "wanda-2:4", "--heal-steps", "8")
+    assert "leaves them in their files" in refusal("run", *flags, "--residency", "streamed", "--heal-steps", "8")
+    assert "at least 16" in refusal(
+        "find", *flags[:4], "--calibration-samples", "15", "--data-dir", flags[-1], "--heal-steps", "8"
+    )
+
+
 def test_a_run_is_judged_and_can_fail_the_command(flags, document, capsys, monkeypatch):
     to, read = document
     lax = ["run", *flags, *to, "--fail-beyond"]

@@ -16,7 +16,7 @@ import pytest
 from sparsedash.schema import store_keys
 from sparsedash.schema.errors import CalibrationError, SettingsError, StoreError
 from sparsedash.schema.pair_records import Continuation
-from sparsedash.schema.records import Passages
+from sparsedash.schema.records import Passages, about_artefact
 from sparsedash.storage import disk_cache
 from sparsedash.storage.disk_cache import USUAL_GB, PlainDisk, bytes_of
 from sparsedash.storage.store import EVERY_S, StageCheckpoint, Store
@@ -75,6 +75,14 @@ def test_artefacts_of_any_size_and_notes_come_back_until_they_are_forgotten(stor
     store.forget(name)
     store.forget(store_keys.calibrated_note("never"))
     assert store.recall(name) is None
+
+
+def test_healed_weights_are_never_evicted(store):
+    store.allow_artefacts(100_000)
+    store.put_artefact("weights", b"x" * 60_000, about_artefact("healed", "m"))
+    for name in ("statistics", "others"):
+        store.put_artefact(name, b"x" * 60_000, about_artefact("statistics", "m"))
+    assert {entry.name for entry in store.entries("artefacts")} == {"weights", "others"}
 
 
 def test_artefacts_are_forgotten_when_room_runs_short_and_records_are_not(store):

@@ -6,6 +6,7 @@ import pytest
 
 from sparsedash.catalog.choices import EXAMPLE
 from sparsedash.catalog.presets import method_named
+from sparsedash.schema.records import Healed
 from sparsedash.schema.store_keys import model_shape_note
 from sparsedash.ui.compare_layers import layers_sentence
 from tests.factories import THREE_LAYERS as LAYERS
@@ -48,6 +49,13 @@ def test_the_answer_comes_first_then_three_numbers_a_chart_and_a_table(open_page
     assert "3 32 of 64 50.0 % 40.0 % 50.0 % 40.0 % 50.0 % 20 % 2.00 ×" in said
     found = links(app)
     assert found["Back to the chart"].endswith(f"run={SETTINGS.key()}")
+
+
+def test_of_a_healed_model_it_is_said_that_its_layers_are_those_before(open_page, backend):
+    add(backend, healed=Healed(steps=24, kept_step=16, before=0.27, after=0.231, n_tokens=1920, weights="w"))
+    said = words(open_page("compare", view="layers", right="20 %"))
+    assert "best after step 16; KL divergence from dense on 1,920 held-out tokens 0.231, 0.270 before." in said
+    assert said.startswith("Before healing, half of the layers lost") and "those before it" in said
 
 
 def test_a_model_is_chosen_by_the_address_and_the_one_that_the_answer_names_otherwise(open_page, finished):

@@ -9,7 +9,7 @@ from huggingface_hub.constants import ENDPOINT
 from sparsedash.catalog.model_shape import shipped_shape
 from sparsedash.catalog.presets import method_named
 from sparsedash.catalog.resources import LeastMemory, RunDisk
-from sparsedash.schema.errors import ModelError
+from sparsedash.schema.errors import JobError, ModelError
 from sparsedash.schema.fields import field_rows
 from sparsedash.schema.method_settings import MethodSettings, with_budget
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, FindSettings, RunSettings
@@ -128,6 +128,36 @@ def test_the_address_has_no_room_for_two_custom_methods_or_widths():
     own = [MethodSettings(damping=damping) for damping in (0.1, 0.2)]
     assert form_address(replace(SETTINGS, methods=tuple(own))) is None
     assert form_address(replace(SETTINGS, methods=(own[0], MethodSettings(width_multiple=64)))) is None
+    assert form_address(SETTINGS.healed(8)) is None
+
+
+@pytest.mark.parametrize("goal", [None, SEARCH])
+def test_minutes_of_healing_become_steps_of_every_method_that_removes_channels(goal, open_page, backend, monkeypatch):
+    monkeypatch.setattr(backend, "healing_steps", lambda minutes, settings: 8 * minutes)
+    address = {"goal": goal} if goal else {"masks": "wanda-2:4"}
+    app = open_page("prune", heal="6", **address)
+    assert "48 steps of 2,048 tokens" in words(app)
+    best, asked = method_named("best"), submitted(app, backend)
+    if goal:
+        assert asked.method == best.healed(48)
+    else:
+        assert asked.methods == (best, best.healed(48), method_named("wanda-2:4"))
+
+
+def test_healing_that_is_not_possible_is_refused_under_its_field(open_page, backend, monkeypatch):
+    def unknown(minutes, settings):
+        raise JobError("How long healing takes is not known yet.")
+
+    monkeypatch.setattr(backend, "healing_steps", unknown)
+    app = open_page("prune", heal="6")
+    assert "not known yet" in words(app) and button(app, "Start").disabled
+    monkeypatch.setattr(backend, "healing_steps", lambda minutes, settings: 8 * minutes)
+    for address, why in (
+        ({"method": "", "masks": "wanda-2:4"}, "no method removes channels"),
+        ({"goal": SEARCH, "with": "wanda"}, "0 with pattern 1x1"),
+    ):
+        app = open_page("prune", heal="6", **address)
+        assert why in words(app) and button(app, "Start").disabled
 
 
 @pytest.mark.parametrize("odd", ["inf", "0.5"])
@@ -142,7 +172,7 @@ def test_a_number_in_the_address_that_the_field_cannot_hold_leaves_its_own(value
         row.key: row.default
         for settings in (MethodSettings, CalibrationSettings, EvaluationSettings)
         for row in field_rows(settings).values()
-    }
+    } | {"heal": 0}
     shown = open_page("prune", own="true", saliency="fisher", **dict.fromkeys(names, value))
     assert {field.key: field.value for field in shown.number_input} == {
         field.key: rows[field.key] for field in shown.number_input

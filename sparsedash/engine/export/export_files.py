@@ -25,6 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sparsedash.catalog.families import PER_LAYER, one_width
+from sparsedash.catalog.gguf_names import ARCHITECTURES, general_name
 from sparsedash.catalog.gguf_reader import GgufReader, opened_gguf
 from sparsedash.engine.models.loading import Source, gguf_file
 from sparsedash.engine.pruning.surgery import out_weight, weight_of
@@ -83,18 +84,18 @@ def block_tensors(made: PrunedChannels, index: int, width: int | None) -> dict[s
     places = kept if width is None else torch.arange(len(kept))
 
     def placed(part: Tensor) -> Tensor:
-        """The kept rows (m, ...) in their places, zeros elsewhere (w, ...)."""
+        """The kept rows (k, ...) in their places, zeros elsewhere (w, ...)."""
         rows = torch.zeros(w, *part.shape[1:], dtype=part.dtype)
-        rows[places] = part[kept]
+        rows[places] = part
         return rows
 
     tensors = {}
-    for name, module in zip(family.inner, mlp.inner, strict=True):
-        for kind, whole in (("weight", weight_of(module)), ("bias", module.bias)):
-            if whole is not None:
+    for number, name in enumerate(family.inner):
+        for kind, part in zip(("weight", "bias"), narrow.inner_part(mlp, number), strict=True):
+            if part is not None:
                 # Gate and up may be parts of one projection.
-                parts = whole.detach().cpu().chunk(mlp.fused)
-                tensors[f"{name}.{kind}"] = torch.cat([placed(part) for part in parts])
+                parts = part.detach().cpu().chunk(mlp.fused)
+                tensors[f"{name}.{kind}"] = torch.cat([placed(own) for own in parts])
     dense = out_weight(mlp)
     out = torch.zeros(len(dense), w, dtype=dense.dtype)
     out[:, places] = narrow.out_weight.to("cpu", dense.dtype)
@@ -165,6 +166,8 @@ def _all_tensors(made: SparseModel, width: int | None, dtype: torch.dtype, on_pa
             module, _, kind = name.rpartition(".")
             as_it_is = kind == "bias" or weight_of(block[module]) is block[module].weight
             changed[f"{loaded.family.blocks}.{index}.{name}"] = loaded.residency.hold(tensor if as_it_is else tensor.T)
+    if isinstance(made, PrunedChannels):
+        changed |= made.norms
     model, cast = loaded.model, dict[str, Tensor]()
     names = {name for name, _ in (*model.named_parameters(), *model.named_buffers())}
     if strange := sorted(set(changed) - names):
@@ -254,6 +257,7 @@ def write_gguf(
     elif not one_width(widths):
         widths = [max(widths)] * len(widths)
         layout = f"filled up to the widest block, as {own}: llama.cpp reads no width for each block of this family"
+    dense = _with_norms(dense, own, made)
     kept = [tensor for tensor in dense if not any(f".ffn_{part}." in tensor.name for part in ("gate", "up", "down"))]
     tensors = [*_converted(kept, own, architecture, values), *_mlp_tensors(made, widths, weights)]
     size = sum(tensor.n_bytes for tensor in tensors)
@@ -314,6 +318,27 @@ def _dense_tensor(tensor: Any, own: str, dtype: Dtype, weights: Weights) -> Gguf
         return ran
 
     return GgufTensor(tensor.name, shape, gguf_type(tensor.name, shape, weights), make)
+
+
+def _with_norms(dense: Sequence[GgufTensor], own: str, made: PrunedChannels) -> list[GgufTensor]:
+    """The dense tensors with the norms of a healed model. Raises ExportError where one of them is not in the file."""
+    left, found = dict(made.norms), list[GgufTensor]()
+    for tensor in dense:
+        ours = ARCHITECTURES[own].tensors.get(general_name(tensor.name), "").replace("#", tensor.name.split(".")[1])
+        # Falcon's norm before both parts of a block.
+        norm = next(
+            (left.pop(name) for name in (ours, ours.replace("ln_mlp", "input_layernorm")) if name in left), None
+        )
+        shift = float(own in _SHIFTED_NORMS)
+        found.append(tensor if norm is None else replace(tensor, make=partial(_shifted, norm, shift)))
+    if left:
+        raise ExportError(f"The file has no place for {min(left)}, which was healed.", "Choose another form.")
+    return found
+
+
+def _shifted(norm: Tensor, shift: float) -> Array:
+    values: Array = norm.detach().float().cpu().numpy() + np.float32(shift)
+    return values
 
 
 def _mlp_tensors(made: PrunedChannels, widths: Sequence[int], weights: Weights) -> Iterator[GgufTensor]:

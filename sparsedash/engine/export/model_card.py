@@ -71,6 +71,8 @@ def model_card(facts: CardFacts) -> str:
     )
     base = _code(hub or public_model(facts.sparse))
     removed = "inner channels of the MLPs were removed" if channels else "single weights were set to zero"
+    if made.healed and made.healed.kept_step:
+        removed += ", and the MLPs and norms that are left were trained to predict as the dense model does,"
     note = "" if channels else "Zeros alone make a model neither smaller nor faster."
     if facts.source.source_type and (file := gguf_file(facts.sparse.model)):
         size = file.stat().st_size / 1e6
@@ -166,6 +168,7 @@ def recipe_json(
         "calibration_identity": made.calibration_identity,
         "dense_widths": list(pruned.dense_widths),
         "widths": list(pruned.widths),
+        "healed": pruned.healed and asdict(pruned.healed),
         "kept_channels": kept,
         "evaluation": {"corpus": public_name(record.corpus), "identity": record.corpus_identity},
         "proof": asdict(proof),
@@ -215,6 +218,7 @@ def _making_table(facts: CardFacts, made: Pruned, licence: str) -> str:
         "Quantisation of the base": facts.source.source_type,
         "Licence of the base": _code(licence) if licence else _UNKNOWN,
         "Method": f"{presets.method_name(method)}: {', '.join(choices)}",
+        "Healing": wording.healing_words(made.healed) if made.healed else "",
         "Sparsity asked for": f"{made.sparsity_permille / 10:g} % {wording.share_of(method)}",
         "Widths": f"{widths} of {whole}{' in every block' if one_width(kept) else ', block by block'}",
         "In the files": facts.written.layout,

@@ -151,7 +151,7 @@ def _seconds(factor: Tensor) -> float:
 
 
 class _Widened(TorchFunctionMode):
-    """Multiplies linear layers in single precision, where weights are bfloat16 and need no gradient.
+    """Multiplies linear layers in single precision, where weights are bfloat16.
 
     copies: weights in single precision, as they are stored. fewest: inputs from which on it is done.
     """
@@ -177,9 +177,9 @@ class _Widened(TorchFunctionMode):
             return func(*args, **(kwargs or {}))
         n_rows = inputs.numel() // max(1, inputs.shape[-1])
         plain = weight.dtype == inputs.dtype == torch.bfloat16 and weight.device.type == "cpu"
-        if n_rows < self.fewest or not plain or weight.requires_grad:
+        if n_rows < self.fewest or not plain:
             return func(*args)
-        copy = None if inputs.requires_grad else self.copies.get(stored)  # type: ignore[no-untyped-call]
+        copy = None if inputs.requires_grad or weight.requires_grad else self.copies.get(stored)  # type: ignore[no-untyped-call]
         if copy is not None:
             return _product(inputs, weight, bias, copy if weight is stored else copy.t())
         if n_rows < _ROWS:
@@ -192,17 +192,24 @@ _widens: ContextVar[_Widened | None] = ContextVar("widens", default=None)
 
 
 class _Product(torch.autograd.Function):
-    """inputs (..., n), weight (m, n), bias (m,) or none: (..., m). The gradient is that of the inputs alone."""
+    """inputs (..., n), weight (m, n), bias (m,) or none: (..., m)."""
 
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        ctx.save_for_backward(weight)
+        ctx.save_for_backward(weight, inputs if weight.requires_grad else None)
         return _product(inputs, weight, bias)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        (weight,) = ctx.saved_tensors
-        return _product(gradient, weight.t(), None), None, None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        (weight, inputs), (of_inputs, of_weight, of_bias) = ctx.saved_tensors, ctx.needs_input_grad
+        rows = gradient.reshape(-1, gradient.shape[-1]).float()
+        found = _product(gradient, weight.t(), None) if of_inputs else None
+        learned = rows.t() @ inputs.reshape(len(rows), -1).float() if of_weight else None
+        return (
+            found,
+            None if learned is None else learned.to(weight.dtype),
+            rows.sum(dim=0).to(weight.dtype) if of_bias else None,
+        )
 
 
 def _product(inputs: Tensor, weight: Tensor, bias: Tensor | None, copy: Tensor | None = None) -> Tensor:

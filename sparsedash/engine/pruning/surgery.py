@@ -3,7 +3,7 @@
 Dimensions: d hidden width, m inner width, k kept channels.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -34,17 +34,29 @@ class PrunedMlp:
     """The narrower MLP in place of a dense one.
 
     kept: (k,) int64, ascending. out_weight: (d, k). out_bias: (d,), or None to leave the bias as it is. lost: mean
-    squared error of its output over the calibration tokens; None where it is not known.
+    squared error of its output over the calibration tokens; None where it is not known. inner: of a healed one, the
+    weight (fused * k, d) and the bias of each projection into the inner width; empty where those are the dense rows.
     """
 
     kept: Tensor
     out_weight: Tensor
     out_bias: Tensor | None = None
     lost: float | None = None
+    inner: tuple[tuple[Tensor, Tensor | None], ...] = ()
 
     def held(self, hold: Callable[[Tensor], Tensor]) -> "PrunedMlp":
-        """The same with its weight where `hold` keeps it."""
-        return replace(self, out_weight=hold(self.out_weight))
+        """The same with its weights where `hold` keeps them."""
+        inner = tuple((hold(weight), bias) for weight, bias in self.inner)
+        return replace(self, out_weight=hold(self.out_weight), inner=inner)
+
+    def inner_part(self, mlp: Mlp, number: int) -> tuple[Tensor, Tensor | None]:
+        """Weight (fused * k, d) and bias of its projection of this number into the inner width. mlp: the dense one."""
+        if self.inner:
+            return self.inner[number]
+        module = mlp.inner[number]
+        rows = torch.cat([self.kept + part * mlp.width for part in range(mlp.fused)]).to(module.weight.device)
+        bias = None if module.bias is None else module.bias.index_select(0, rows)
+        return weight_of(module).index_select(0, rows), bias
 
     def change(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
         """Difference to a dense out-projection (d, m) and its bias (d,), an affine map of all inner activations."""
@@ -67,12 +79,8 @@ def inner_weights(mlp: Mlp) -> list[Tensor]:
 
 def narrow_(mlp: Mlp, narrowed: PrunedMlp) -> None:
     """Remove the channels that are not kept from every projection, biases included, in place."""
-    m, kept = mlp.width, narrowed.kept
-    rows = torch.cat([kept + part * m for part in range(mlp.fused)]).to(mlp.out.weight.device)
-    for module in mlp.inner:
-        weight = _rows_out(module, module.weight).index_select(0, rows)
-        bias = None if module.bias is None else module.bias.index_select(0, rows)
-        _set_(module, weight, bias)
+    for number, module in enumerate(mlp.inner):
+        _set_(module, *narrowed.inner_part(mlp, number))
     bias = mlp.out.bias if narrowed.out_bias is None else narrowed.out_bias
     _set_(mlp.out, narrowed.out_weight, bias)
 
@@ -109,6 +117,23 @@ def reweighted(projections: list[dict[str, nn.Linear]], weights: list[dict[str, 
     finally:
         for module, before in dense:
             module.weight = before
+
+
+@contextmanager
+def reparametrised(model: nn.Module, parameters: Mapping[str, Tensor]) -> Iterator[None]:
+    """The model with these parameters, by their names, inside the `with`, and with its own again after it."""
+    own = {name: model.get_parameter(name) for name in parameters}
+
+    def set_(values: Mapping[str, Tensor]) -> None:
+        for name, value in values.items():
+            owner, _, attribute = name.rpartition(".")
+            model.get_submodule(owner).register_parameter(attribute, _parameter(value, own[name]))
+
+    try:
+        set_(parameters)
+        yield
+    finally:
+        set_(own)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from sparsedash.engine.calibration.calibration_cache import CacheEvicted, mismat
 from sparsedash.engine.calibration.statistics import few_tokens_warning
 from sparsedash.engine.evaluation.early_stopping import StopRule
 from sparsedash.engine.evaluation.evaluate import EvaluatedModel, evaluate_together
+from sparsedash.engine.healing.healing import require_held_out, require_resident
 from sparsedash.engine.models.loading import ModelShelf
 from sparsedash.engine.models.matmul import fastest_products
 from sparsedash.engine.pruning.surgery import out_weight
@@ -142,6 +143,9 @@ def _check_run(run: RunContext) -> None:
     """
     settings = run.settings
     require_possible(settings, run.shape)
+    if any(method.heal_steps for method in settings.methods):
+        require_resident(run.streamed)
+        require_held_out(len(run.expected_lengths))
     run.warn_of_passages()
     calibrations = [run.calibration(method) for method in settings.methods if method.reads_text]
     if not all(own.is_known and (own.is_whole or not settings.solves) for own in calibrations):

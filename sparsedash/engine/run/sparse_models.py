@@ -5,9 +5,9 @@ it. All but `applied` is asked while the loaded model is the dense one.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, partial
 from typing import TypeVar
 
@@ -21,21 +21,22 @@ from sparsedash.engine.calibration.calibration_cache import CacheEvicted, Calibr
 from sparsedash.engine.calibration.gradients import OnBlock
 from sparsedash.engine.calibration.sequential_refit import refit_sequentially
 from sparsedash.engine.calibration.statistics import WalkCheckpoint, pack_tensors, reading_stored, unpacked
+from sparsedash.engine.healing.healing import HealingCheckpoint, heal
 from sparsedash.engine.models.loading import LoadedModel, ModelShelf, Source
 from sparsedash.engine.models.matmul import fastest_products
 from sparsedash.engine.pruning.channel_pruning import ALLOCATIONS, prune_channels
 from sparsedash.engine.pruning.compensation import COMPENSATIONS, BlockErrors, channel_errors, passage_error
 from sparsedash.engine.pruning.layer import CalibrationData, LazySequence, Sample
-from sparsedash.engine.pruning.surgery import PrunedMlp, pruned, reweighted, weight_of
+from sparsedash.engine.pruning.surgery import PrunedMlp, pruned, reparametrised, reweighted, weight_of
 from sparsedash.engine.pruning.weight_pruning import MaskedBlock, prune_weights, weight_passage_error
 from sparsedash.engine.run.run_context import RunContext
 from sparsedash.schema.errors import JobError, StoreError
 from sparsedash.schema.method_settings import MethodSettings, Scope
 from sparsedash.schema.progress import OnStep, Step
-from sparsedash.schema.records import Pruned, Reached, Record, about_artefact
+from sparsedash.schema.records import Healed, Pruned, Reached, Record, about_artefact
 from sparsedash.schema.settings import RunSettings
-from sparsedash.schema.store_keys import plain_share, pruned_key
-from sparsedash.storage.store import Store
+from sparsedash.schema.store_keys import healed_part, plain_share, pruned_key
+from sparsedash.storage.store import StageCheckpoint, Store
 
 T = TypeVar("T")
 
@@ -49,7 +50,8 @@ _BITS = {2: torch.int16, 4: torch.int32}
 class PrunedChannels:
     """A model whose MLPs have fewer channels: its new MLPs, their errors, and sensitivities or losses where measured.
 
-    alone: loss of the model by the cut of each block alone.
+    alone: loss of the model by the cut of each block alone. Of a healed one: norms: its norms by the names of their
+    parameters. healed: what healing did; the errors are those before.
     """
 
     loaded: LoadedModel
@@ -57,6 +59,8 @@ class PrunedChannels:
     errors: Sequence[BlockErrors]
     sensitivities: Callable[[], list[float]]
     alone: Callable[[], list[float]]
+    norms: Mapping[str, Tensor] = field(default_factory=dict)
+    healed: Healed | None = None
 
     def round_(self, index: int) -> None:
         """Keep this block in the model's own type from now on, to which it is rounded in any case."""
@@ -65,11 +69,13 @@ class PrunedChannels:
             rounded = replace(narrow, out_weight=narrow.out_weight.to(dtype))
             self.blocks.replace(index, rounded.held(self.loaded.residency.hold))
 
-    def applied(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def applied(self) -> Iterator[None]:
         """Inside, the loaded model is the sparse one; afterwards the dense one again."""
         mlps = enumerate(self.loaded.mlps)
         changes = [lambda index=index, mlp=mlp: pruned([mlp], [self.blocks[index]]) for index, mlp in mlps]
-        return self.loaded.residency.changed(changes)
+        with reparametrised(self.loaded.model, self.norms), self.loaded.residency.changed(changes):
+            yield
 
     @property
     def widths(self) -> list[int]:
@@ -183,7 +189,13 @@ class MeasuredModel:
             passage_errors=tuple(known) if len(known) == len(self._passage_errors) else (),
             sensitivities=tuple(self._sensitivities()),
             alone=tuple(self.model.alone()),
+            healed=self.model.healed if isinstance(self.model, PrunedChannels) else None,
         )
+
+    def heal(self) -> None:
+        """Heal the model, all of whose blocks are made, where its method does; from the store where it is known."""
+        if self._method.heal_steps and self._permille and isinstance(self.model, PrunedChannels):
+            self.model = _healed(self._run, self._method, self._permille, self.model)
 
     @cached_property
     def _activations(self) -> PassageActivations:
@@ -225,6 +237,7 @@ def make_blocks(
                 made = MeasuredModel(run, method, permille)
                 for index in range(len(run.loaded.blocks)):
                     block(made, index)
+                made.heal()
                 return made
             except CacheEvicted as gone:
                 if str(gone) in lost:
@@ -258,8 +271,9 @@ def _note_calibrated(run: RunContext) -> None:
 
 
 def sparse_model(run: RunContext, method: MethodSettings, permille: int) -> SparseModel:
-    """The sparse model, not applied yet, none of whose blocks is made yet; that may raise CacheEvicted."""
+    """The sparse model before healing, not applied yet, none of whose blocks is made; that may raise CacheEvicted."""
     calibration, loaded = run.calibration(method), run.loaded
+    method = method.unhealed
     # Store key of its parts, until it has been evaluated.
     key = pruned_key(calibration.keys.statistics, method, permille)
     data = calibration.data_for(method, permille)
@@ -338,6 +352,56 @@ def _refitted(run: RunContext, method: MethodSettings, chosen: Sequence[PrunedMl
     return [found[index] for index in range(len(chosen))]
 
 
+def _healed(run: RunContext, method: MethodSettings, permille: int, made: PrunedChannels) -> PrunedChannels:
+    """The model with the weights of its healing, which are kept: it needs many passes over the text."""
+    calibration, loaded = run.calibration(method), run.loaded
+    key = pruned_key(calibration.keys.statistics, method, permille)
+    for index in range(len(made.blocks)):
+        # What is evaluated unhealed is what is healed.
+        made.round_(index)
+    if known := _known_healed(run, key, made):
+        return known
+    checkpoint = HealingCheckpoint(StageCheckpoint(run.store, run.identity), key)
+    asked = method.heal_steps, run.settings.calibration.seed
+    with run.log.timed("heal"):
+        found = heal(loaded, made.blocks, calibration.read(), *asked, run.log.on_step, checkpoint)
+    figures = Healed(
+        steps=method.heal_steps,
+        kept_step=found.kept_step,
+        before=found.before,
+        after=found.after,
+        n_tokens=found.n_tokens,
+        weights=key,
+    )
+    about = about_artefact("healed", run.identity)
+    for index, block in enumerate(found.blocks):
+        run.store.put_artefact(healed_part(key, str(index)), _pack_narrowed(block), about)
+    run.store.put_artefact(healed_part(key, "norms"), pack_tensors(found.norms), about)
+    # The last one: with it they are whole.
+    run.store.put_artefact(healed_part(key, "figures"), msgspec.json.encode(figures), about)
+    checkpoint.done()
+    return replace(made, blocks=_listed(found.blocks), norms=found.norms, healed=figures)
+
+
+def _known_healed(run: RunContext, key: str, made: PrunedChannels) -> PrunedChannels | None:
+    """The healed model from the store; None where a part of it is not there."""
+    names = [*map(str, range(len(made.blocks))), "norms", "figures"]
+    if not run.store.has_entry("artefacts", healed_part(key, "figures")):
+        return None
+    found = [run.store.get_artefact(healed_part(key, name)) for name in names]
+    if None in found:
+        return None
+    *blocks, norms, figures = (data for data in found if data is not None)
+    narrowed = [_unpack_narrowed(data).held(run.loaded.residency.hold) for data in blocks]
+    with unpacked(norms, "norms") as tensors, reading_stored("healing"):
+        healed = msgspec.json.decode(figures, type=Healed)
+    return replace(made, blocks=_listed(narrowed), norms=tensors, healed=healed)
+
+
+def _listed(blocks: Sequence[PrunedMlp]) -> LazySequence[PrunedMlp]:
+    return LazySequence(len(blocks), blocks.__getitem__)
+
+
 def _packed(run: RunContext, pack: Callable[[T], bytes], part: T) -> bytes:
     """Drops streamed weights afterwards: many parts may be packed one after another."""
     data = pack(part)
@@ -375,13 +439,17 @@ def rebuild_model(record: Record, store: Store, on_step: OnStep, shelf: ModelShe
 def _pack_narrowed(narrow: PrunedMlp) -> bytes:
     lost = None if narrow.lost is None else torch.tensor(narrow.lost, dtype=torch.float64)
     tensors = {"kept": narrow.kept, "out_weight": narrow.out_weight, "out_bias": narrow.out_bias, "lost": lost}
+    for number, (weight, bias) in enumerate(narrow.inner):
+        tensors |= {f"inner {number}": weight, f"inner {number} bias": bias}
     return pack_tensors({name: tensor for name, tensor in tensors.items() if tensor is not None})
 
 
 def _unpack_narrowed(data: bytes) -> PrunedMlp:
     with unpacked(data, "MLPs") as tensors:
         lost = float(tensors["lost"]) if "lost" in tensors else None
-        return PrunedMlp(tensors["kept"], tensors["out_weight"], tensors.get("out_bias"), lost)
+        n_inner = sum(name.startswith("inner ") and not name.endswith(" bias") for name in tensors)
+        inner = tuple((tensors[f"inner {n}"], tensors.get(f"inner {n} bias")) for n in range(n_inner))
+        return PrunedMlp(tensors["kept"], tensors["out_weight"], tensors.get("out_bias"), lost, inner)
 
 
 def _pack_masked(block: MaskedBlock, *, refitted: bool) -> bytes:

@@ -1,0 +1,59 @@
+"""A healed model is exported in every form: its projections into the inner width and its norms are others as well."""
+
+from dataclasses import replace
+
+import pytest
+
+from sparsedash.engine.export.export_files import write_gguf
+from sparsedash.engine.healing import healing
+from sparsedash.engine.models.loading import ModelShelf, load_model, locate_model
+from sparsedash.engine.run import pipeline
+from sparsedash.engine.run.sparse_models import rebuild_model
+from sparsedash.schema.progress import ignore_steps
+from sparsedash.schema.records import Record
+from sparsedash.storage.store import Store
+from tests.engine.export.conftest import exported, run_settings
+from tests.engine.tiny import save_tiny
+from tests.engine.tiny_gguf import write_tiny_gguf
+
+
+@pytest.fixture
+def healed_run(passage_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(healing, "RATE", 3e-3)
+
+    def made(model, methods=("least-squares",)):
+        asked, store, shelf = run_settings(model, passage_file, methods), Store(tmp_path / "data"), ModelShelf()
+        asked = replace(asked, methods=tuple(replace(method, heal_steps=4) for method in asked.methods))
+        run = pipeline.run(asked, store, shelf=shelf)
+        assert store.get(Record, run.sparse[0]).pruned.healed.kept_step
+        return store, shelf, run
+
+    return made
+
+
+@pytest.mark.parametrize(("family", "method"), [("llama", "least-squares"), ("gpt2", "best"), ("phi3", "best")])
+def test_the_files_are_proven(family, method, healed_run, tmp_path):
+    finished = healed_run(save_tiny(tmp_path / "tiny", family), (method,))
+    for form in ("padded" if method == "best" else "uniform", "masked"):
+        proof = exported(finished, 0, form, tmp_path / form).proof
+        assert proof.holds and proof.n_run == proof.n_verdicts and proof.logit_difference <= 1e-4
+    card = (tmp_path / "masked" / "README.md").read_text()
+    assert "healed 4 steps" in card and "held-out" in card
+
+
+def test_a_gguf_file_is_proven(healed_run, tmp_path):
+    pytest.importorskip("llama_cpp_py_sync")
+    finished = healed_run(write_tiny_gguf(tmp_path / "tiny.gguf", family="llama"), ("best",))
+    assert exported(finished, 0, "gguf", tmp_path / "out").proof.logit_difference < 1e-4
+
+
+@pytest.mark.parametrize("family", ["falcon", "gemma2", "gemma3", "gpt2", "qwen3"])
+def test_every_norm_has_its_place_in_a_gguf_file(family, healed_run, tmp_path):
+    dense = write_tiny_gguf(tmp_path / "tiny.gguf", family=family)
+    store, shelf, run = healed_run(dense)
+    made = rebuild_model(store.get(Record, run.sparse[0]), store, ignore_steps, shelf)
+    write_gguf(tmp_path / "out.gguf", dense, made.sparse, "float32", is_base=True, require_room=lambda n_bytes: None)
+    again = load_model(locate_model(str(tmp_path / "out.gguf"), store), "float32")
+    norms = dict(again.model.named_parameters())
+    for name, norm in made.sparse.norms.items():
+        assert norms[name].tolist() == pytest.approx(norm.tolist(), abs=1e-6)

@@ -1,0 +1,137 @@
+"""Healing brings a sparse model nearer to the dense one, or leaves it as it is; killed and resumed it ends the same."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from sparsedash.engine.healing import healing
+from sparsedash.engine.healing.healing import HealingCheckpoint, heal
+from sparsedash.engine.pruning.surgery import PrunedMlp, out_weight, pruned, reparametrised
+from sparsedash.schema.errors import CalibrationError
+from sparsedash.schema.progress import ignore_steps
+from sparsedash.storage import store as stores
+from sparsedash.storage.store import StageCheckpoint
+from tests.engine.tiny import as_loaded, tiny_loaded, tiny_model
+
+N_STEPS = 6
+IDS = torch.randint(1, 400, (2, 12), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """A step of a tiny model is as good as many of a large one, and every second one is looked at and kept."""
+    for name, value in {"RATE": 3e-3, "WARM_STEPS": 1, "CHECK_EVERY": 2, "HEAL_BATCH_TOKENS": 256}.items():
+        monkeypatch.setattr(healing, name, value)
+    # Logits in two parts of a pass, and sequences cut in two.
+    monkeypatch.setattr(healing, "HEAL_LOGITS", 400 * 40)
+    monkeypatch.setattr(healing, "HEAL_PASS_TOKENS", 64)
+    monkeypatch.setattr(stores, "EVERY_S", 0.0)
+
+
+def sequences(n=32):
+    return torch.randint(1, 400, (n, 70), generator=torch.Generator().manual_seed(2)).tolist()
+
+
+def narrowed(loaded):
+    """Every second channel of every MLP."""
+    kept = torch.arange(0, loaded.mlps[0].width, 2)
+    return [PrunedMlp(kept, out_weight(mlp)[:, kept].clone()) for mlp in loaded.mlps]
+
+
+def healed(loaded, store, on_step=ignore_steps, texts=None, n_steps=N_STEPS, key="key"):
+    checkpoint = HealingCheckpoint(StageCheckpoint(store, "tiny"), key)
+    return heal(loaded, narrowed(loaded), texts or sequences(), n_steps, 0, on_step, checkpoint)
+
+
+def numbers(found):
+    """All weights of a healed model, and its figures."""
+    blocks = [(b.out_weight, b.out_bias, *(part for own in b.inner for part in own)) for b in found.blocks]
+    weights = [part for block in [*blocks, tuple(found.norms.values())] for part in block if part is not None]
+    return [part.tolist() for part in weights], found.kept_step, found.before, found.after
+
+
+def distance(loaded, blocks, norms):
+    """From the dense model, on a text of its own."""
+    dense = loaded.model(IDS).logits.log_softmax(-1)
+    with reparametrised(loaded.model, norms), pruned(loaded.mlps, blocks):
+        sparse = loaded.model(IDS).logits.log_softmax(-1)
+    return float((dense.exp() * (dense - sparse)).sum())
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gpt2", "phi3", "gemma2", "bloom"])
+def test_a_healed_model_is_nearer_to_the_dense_one_which_stays_as_it_was(model_type, store):
+    loaded = tiny_loaded(model_type)
+    before, dense = narrowed(loaded), loaded.model(IDS).logits
+    found = healed(loaded, store)
+    assert found.after < 0.98 * found.before and found.kept_step in (2, 4, 6)
+    assert distance(loaded, found.blocks, found.norms) < distance(loaded, before, {})
+    assert torch.equal(loaded.model(IDS).logits, dense)
+    assert not any(weight.requires_grad for weight in loaded.model.parameters())
+    names = {name for name, weight in loaded.model.named_parameters() if weight.dim() == 1 and "norm" in name}
+    assert names <= set(found.norms)
+
+
+def test_bfloat16_weights_are_healed_in_single_precision_and_kept_as_bfloat16(store):
+    loaded = replace(as_loaded(tiny_model("llama").bfloat16()), dtype="bfloat16")
+    found = healed(loaded, store)
+    assert found.after < 0.98 * found.before
+    assert {found.blocks[0].out_weight.dtype, *(own.dtype for own in found.norms.values())} == {torch.bfloat16}
+
+
+def test_weights_that_only_get_worse_are_not_kept(store, monkeypatch):
+    loaded = tiny_loaded("llama")
+    monkeypatch.setattr(healing, "RATE", 3.0)
+    found = healed(loaded, store)
+    assert (found.kept_step, found.after, found.norms) == (0, found.before, {})
+    assert [block.out_weight.tolist() for block in found.blocks] == [b.out_weight.tolist() for b in narrowed(loaded)]
+
+
+def test_held_out_sequences_are_not_trained_on(store):
+    loaded, texts = tiny_loaded("llama"), sequences()
+    other = [[399 - token for token in ids] if row % 16 == 15 else ids for row, ids in enumerate(texts)]
+    found = [numbers(healed(loaded, store, texts=each, n_steps=1, key=str(each[15]))) for each in (texts, other)]
+    assert found[0][0] == found[1][0] and found[0][2:] != found[1][2:]
+
+
+class Killed(BaseException):
+    """As a signal: nothing handles it."""
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_healing_that_is_killed_anywhere_resumes_to_the_same_weights(dtype, store, tmp_path):
+    loaded = replace(as_loaded(tiny_model("llama").to(getattr(torch, dtype))), dtype=dtype)
+    whole = numbers(healed(loaded, stores.Store(tmp_path / "whole")))
+    for place in (0, 2, 3, 4, 6):
+        folder, seen = tmp_path / str(place), []
+
+        def on_step(step, place=place, seen=seen):
+            seen.append(step.done)
+            if step.worked > place or (place == N_STEPS and step.done == place):
+                raise Killed
+
+        with pytest.raises(Killed):
+            healed(loaded, stores.Store(folder), on_step)
+        again, opened = [], stores.Store(folder)
+        assert numbers(healed(loaded, opened, lambda step, again=again: again.append(step.done))) == whole
+        assert min((done for done in again if done), default=N_STEPS) >= place // 2 * 2
+        opened.close()
+
+
+@pytest.mark.parametrize("at", ["one part", "a newer one that is not whole"])
+def test_a_checkpoint_that_is_not_whole_is_not_used(at, store):
+    loaded, steps = tiny_loaded("llama"), []
+    whole = numbers(healed(loaded, store))
+    newest = [entry.name for entry in store.entries("artefacts")]
+    assert len(newest) == 2 * (len(loaded.blocks) + 1)
+    for name in newest if at == "one part" else [name for name in newest if "/1/" in name]:
+        if name.endswith("/1"):
+            store.drop_entry("artefacts", name)
+    assert numbers(healed(loaded, store, lambda step: steps.append(step.done))) == whole
+    assert (1 in steps) == (at == "one part") and 5 in steps
+
+
+@pytest.mark.parametrize("n", [0, 15])
+def test_too_little_text_is_refused(n, store):
+    with pytest.raises(CalibrationError, match="needed: 16"):
+        healed(tiny_loaded("llama"), store, texts=sequences(n) or [[1]])

@@ -1,0 +1,110 @@
+"""Runs with healed models: points of their own, whose weights are kept, found again, and exchanged like any others."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from sparsedash.engine.comparison.model_pair import ModelPairCache
+from sparsedash.engine.healing import healing
+from sparsedash.engine.run import run_context
+from sparsedash.engine.run.sparse_models import rebuild_model
+from sparsedash.schema.errors import CalibrationError
+from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.progress import ignore_steps
+from sparsedash.schema.records import Record
+from sparsedash.storage import store as stores
+from tests.engine.run.small_runs import CHANNELS, SHELF, count_calls, must_not_run, ran, records, stages_of
+
+IDS = torch.randint(1, 400, (2, 12), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(healing, "RATE", 3e-3)
+
+
+@pytest.fixture
+def asked(settings):
+    """Every method unhealed and healed; one of them reads no text until it is healed."""
+    bare = MethodSettings(saliency="magnitude", compensation="none", width_multiple=8)
+    methods = tuple(replace(each, heal_steps=n) for each in (CHANNELS, bare) for n in (0, 4))
+    return replace(settings, methods=methods, sparsities_permille=(500,), prompts=("the lamp",))
+
+
+def test_a_healed_model_is_a_point_of_its_own_and_says_what_healing_did(asked, store):
+    run, stages = stages_of(asked, store)
+    _, plain, healed, bare, bare_healed = (record.pruned for record in records(store, run))
+    assert "heal" in stages and run.seconds["heal"] > 0
+    assert plain.healed is None is bare.healed
+    for before, after in ((plain, healed), (bare, bare_healed)):
+        done = after.healed
+        assert (done.steps, done.kept_step) == (4, 4) and 0 < done.after < done.before and done.n_tokens > 0
+        assert (after.widths, after.layer_errors) == (before.widths, before.layer_errors)
+    assert len({record.outcomes for record in records(store, run)}) == 5
+
+
+def test_healed_weights_are_found_again_and_are_those_that_were_evaluated(asked, store, monkeypatch):
+    run = ran(asked, store)
+    first = rebuild_model(store.get(Record, run.sparse[1]), store, ignore_steps, SHELF)
+    with first.sparse.applied():
+        logits = first.loaded.model(IDS).logits
+    with monkeypatch.context() as patch:
+        patch.setattr("sparsedash.engine.run.sparse_models.heal", must_not_run)
+        # The two models that exchange weights by reference.
+        with ModelPairCache(SHELF).models([run.dense, run.sparse[1]], store, ignore_steps) as (dense, healed):
+            for model, expected in ((healed, logits), (dense, first.loaded.model(IDS).logits)):
+                with model.active() as loaded:
+                    assert torch.equal(loaded.model(IDS).logits, expected)
+        other = replace(asked, evaluation=replace(asked.evaluation, n_passages=5))
+        assert records(store, ran(other, store))[2].pruned.healed == records(store, run)[2].pruned.healed
+        # Also where the memory has become too small.
+        patch.setattr(run_context, "memory_bytes", lambda: 1)
+        streamed = rebuild_model(store.get(Record, run.sparse[1]), store, ignore_steps, SHELF)
+        with streamed.sparse.applied():
+            assert streamed.loaded.residency.streamed and torch.equal(streamed.loaded.model(IDS).logits, logits)
+    for entry in store.entries("artefacts"):
+        store.drop_entry("artefacts", entry.name)
+    again = rebuild_model(store.get(Record, run.sparse[1]), store, ignore_steps, SHELF)
+    with again.sparse.applied():
+        assert torch.equal(again.loaded.model(IDS).logits, logits), "healed anew, to the same weights"
+
+
+def test_a_run_that_is_killed_while_it_heals_ends_with_the_same_record_and_leaves_nothing(asked, store, monkeypatch):
+    monkeypatch.setattr(healing, "CHECK_EVERY", 1)
+    monkeypatch.setattr(stores, "EVERY_S", 0.0)
+    seen = []
+
+    def on_step(step):
+        if step.stage == "heal":
+            seen.append(step.done)
+            if len(seen) == kill_at:
+                raise KeyboardInterrupt
+
+    kill_at, one = 0, replace(asked, methods=asked.methods[1:2])
+    whole = records(store, ran(one, store, on_step))
+    store.drop(Record, whole[1].key)
+    for entry in store.entries("artefacts"):
+        store.drop_entry("artefacts", entry.name)
+    kill_at = 2 * len(seen) - 3
+    with pytest.raises(KeyboardInterrupt):
+        ran(one, store, on_step)
+    killed_after, n_before = seen[-1], len(seen)
+    assert records(store, ran(one, store, on_step)) == whole
+    assert killed_after > 1 and 1 not in seen[n_before:], "it went on where it was"
+    assert not [entry.name for entry in store.entries("artefacts") if "/healing/" in entry.name]
+
+
+@pytest.mark.parametrize(("change", "why"), [({"residency": "streamed"}, "stay in their files"), ({}, "needed: 16")])
+def test_what_cannot_be_healed_is_refused_before_anything_is_computed(change, why, asked, store, monkeypatch):
+    few = replace(asked, calibration=replace(asked.calibration, n_samples=8), **change)
+    evaluated = count_calls(monkeypatch, run_context.RunContext, "warn_of_calibration")
+    with pytest.raises(CalibrationError, match=why):
+        ran(few, store)
+    assert evaluated == [] and list(store.keys(Record)) == []
+
+
+def test_nothing_is_healed_where_nothing_was_removed(asked, store, monkeypatch):
+    monkeypatch.setattr("sparsedash.engine.run.sparse_models.heal", must_not_run)
+    run = ran(replace(asked, sparsities_permille=(0,), methods=asked.methods[1:2]), store)
+    assert store.get(Record, run.sparse[0]).pruned.healed is None
