@@ -199,5 +199,5 @@ def _methods(names: Sequence[str], arguments: argparse.Namespace) -> tuple[Metho
 def _method(name: str, values: Mapping[str, Any], *, alone: bool) -> MethodSettings:
     usual = presets.method_named(name)
     # Beside methods of single weights the others are healed.
-    unhealed = {} if usual.takes_channels or alone else {"heal_steps": 0}
-    return replace(usual, **(values | unhealed))
+    steps = values.get("heal_steps", 0) if usual.takes_channels or alone else 0
+    return replace(usual, **{**values, "heal_steps": steps})
