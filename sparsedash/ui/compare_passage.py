@@ -42,8 +42,8 @@ from sparsedash.ui.compare_views import Shown, judge_blind, sides
 _POLL_S = 0.25
 """How often texts that are being written are drawn again."""
 _NOT_HERE = (
-    "Continuations need the models, and only the answers of this example ship with SparseDash. Run it here to try "
-    "prompts of your own."
+    "A prompt of your own needs the models, and only the results of this example ship with SparseDash. Run it here to "
+    "try one."
 )
 _PROMPT, _ALL = "own-prompt", "own-all"
 _ROWS = field_rows(ContinuationSettings)

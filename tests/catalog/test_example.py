@@ -2,6 +2,7 @@
 
 from sparsedash.catalog import choices
 from sparsedash.catalog.choices import EXAMPLE, EXAMPLE_FILE, example_key, example_result, is_example, write_example
+from sparsedash.schema.pair_records import Continuation
 from sparsedash.schema.records import Passages, Record, Run
 from tests.ui import specimens
 
@@ -27,4 +28,6 @@ def test_what_ships_is_whole_and_small():
     dense = example_result(Record, run.dense)
     assert example_result(Passages, dense.passages_key) is not None
     assert all(example_result(Record, key).passages_key == dense.passages_key for key in run.sparse)
+    written = [example_result(Continuation, example_key(key)) for key in run.continuations]
+    assert written and all(text is not None and not text.stopped for text in written)
     assert EXAMPLE_FILE.stat().st_size < 600_000
