@@ -11,6 +11,7 @@ from sparsedash.reporting import wording
 from sparsedash.reporting.html import Cell, Table, Value, element, escape
 from sparsedash.reporting.run_results import Judged, RunResults
 from sparsedash.reporting.wording import MINUS, NBSP, percent, plural, quantity
+from sparsedash.schema.method_settings import Budget
 from sparsedash.schema.records import LARGEST_LOSS, Pruned, Record
 from sparsedash.stats.races import LikelihoodDifference
 from sparsedash.stats.significance import PairedComparison, accuracy_interval
@@ -222,26 +223,26 @@ def verdict_sign(found: ToleranceVerdict) -> str:
 
 
 def numbers_table(found: RunResults, comparisons: Mapping[str, str] | None = None) -> Table:
-    """Every model of the run with its accuracy, its change from dense and their intervals.
+    """Every model of the run with what is gone, its accuracy, its change from dense and their intervals.
 
     comparisons: the address of each one's comparison with dense, by its key.
     """
     addresses, total = comparisons or {}, found.dense.last_word.total
-    titles, rows, links = wording.budget_titles(found.run.settings.methods), [], []
-    gone = "removed" if all(m.takes_channels for m in found.run.settings.methods) else "removed or zero"
+    methods, asked, rows, links = found.run.settings.methods, found.run.settings.budget, [], []
+    gone = "removed" if all(method.takes_channels for method in methods) else "removed or zero"
+    # Four columns of shares would not fit beside the rest; the file has them.
+    heads = {each: f"{wording.first_upper(title)} {gone}" for each, title in wording.budget_titles(methods).items()}
+    shown: tuple[Budget, ...] = ("channels", "weights" if asked == "channels" else asked)
     for judged in found.models:
         record, name, score = judged.record, found.names[judged.record.key], judged.record.last_word
         right = f"{score.right:,}" if score.total == total else f"{score.right:,} of {score.total:,}"
         low, high = accuracy_interval(record)
         ends = {"accuracy_percent_low": 100 * low, "accuracy_percent_high": 100 * high}
-        perplexity, reached = record.word_perplexity, list[Cell]()
-        for title, (column, value) in zip(titles.values(), reached_percents(record.pruned).items(), strict=True):
-            head = f"{wording.first_upper(title)} {'removed' if title == titles['bytes'] else gone}"
-            reached.append(Cell(head, percent(value / 100) if record.pruned else "0", {column: value}))
+        perplexity, made = record.word_perplexity, record.pruned
         rows.append(
             [
-                Cell("Model", name, {"model": name}),
-                *reached,
+                Cell("Model", name, {"model": name, **reached_percents(made)}),
+                *(Cell(heads[budget], percent(made.reached[budget]) if made else "0") for budget in shown),
                 Cell(f"Right of {total:,}", right, {"right": score.right, "passages": score.total}),
                 Cell("Accuracy", percent(score.accuracy), {"accuracy_percent": 100 * score.accuracy}),
                 Cell("95 % interval", wording.interval((low, high)), ends),

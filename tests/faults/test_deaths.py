@@ -197,7 +197,7 @@ def test_runs_that_a_cluster_takes_are_left_to_it_and_those_that_nobody_tells_of
         house.tend_until_state(prompt, "done")
         assert house.table.get(run.id).state == "queued"
     house.table.claim(run.id, "cluster", 0)
-    assert "machines of a cluster" in house.tend_until_state(run, "crashed").error_text
+    assert "It ran on a cluster" in house.tend_until_state(run, "crashed").error_text
 
 
 @pytest.mark.long

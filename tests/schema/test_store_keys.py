@@ -187,7 +187,7 @@ KEPT = {
     "dense": "0ba23d96",
     "best": "bc5d3d4f",
     "published": "2891cbc9",
-    "run": "c78bc4f2",
+    "run": "54813f3f",
 }
 
 

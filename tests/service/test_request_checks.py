@@ -178,7 +178,10 @@ def test_models_of_the_hub_are_those_on_the_list_and_the_token_is_an_administrat
     assert asked == [("owner/model", {"with_token": False}), ("owner/model", {"with_token": True})]
 
 
-UNASKED = "close expect_work fastest_dtype forecast expected_seconds is_measuring model_shape reconcile worker_trouble"
+UNASKED = (
+    "close expect_work fastest_dtype forecast expected_seconds healing_steps is_measuring model_shape reconcile"
+    " worker_trouble"
+)
 """What says or does nothing of anybody's: how long stages take, the sizes of a model, that jobs are looked after."""
 
 ASKED = (

@@ -141,7 +141,7 @@ def test_a_stopped_continuation_is_kept_and_written_anew_on_the_next_request(hou
     assert whole.left.startswith(kept.left) and whole.right.startswith(kept.right)
     assert len(whole.left + whole.right) > len(kept.left + kept.right) > 0
     assert house.store.get(Continuation, whole.key) == whole == house.write(*pair, **more)
-    with pytest.raises(JobError, match="not in the store"):
+    with pytest.raises(JobError, match="no longer stored"):
         house.write(house.dense, "gone")
 
 
