@@ -333,8 +333,8 @@ def run_disk(shape: ModelShape, settings: RunSettings, n_passages: int, *, strea
     streams = (1 + bool(sequential)) * calibration.n_samples * calibration.length * shape.hidden * itemsize
     models = sorted(_model_bytes(shape, method, permille, itemsize) for method, permille in settings.points)
     passing = [streams, max(models, default=0), 4 * shape.hidden * sum(shape.widths) * needs_sensitivity(settings)]
-    # Two checkpoints of a healing: weights in single precision, and moments.
-    passing.append(2 * 3 * 4 * max(healed, default=0))
+    # Two checkpoints of a healing: weights in single precision, their moments, and the best weights.
+    passing.append(2 * (3 * 4 + itemsize) * max(healed, default=0))
     if streamed:
         # Models that are evaluated side by side are put aside together, with what is kept of their passages.
         n_together = n_side_by_side(settings)

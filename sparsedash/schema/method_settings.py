@@ -132,6 +132,8 @@ class MethodSettings:
         4,
         low=2,
         high=64,
+        flag="--curve-levels",
+        flag_help="widths of each layer at which the model's loss is measured, by methods by curves",
         label="Levels: points of each layer's curve",
         help="Widths of each layer at which the whole model's loss is measured. More: closer, and slower.",
     )
@@ -159,6 +161,9 @@ class MethodSettings:
         if self.saliency == "obs" and self.allocation in ("global", "standardised"):
             # Its scores are the places in an order, which are the same in every block.
             raise SettingsError("allocation", self.allocation, "uniform, sensitivity or curves with saliency obs")
+        if self.allocation == "curves" and self.saliency == "fisher" and self.rounds > 1:
+            # In every round others go first, at every sparsity: each would need curves of its own.
+            raise SettingsError("rounds", self.rounds, "1 with allocation curves")
         if self.heal_steps and not self.takes_channels:
             raise SettingsError("heal steps", self.heal_steps, f"0 with pattern {self.pattern}")
         if self.floor > self.ceiling:

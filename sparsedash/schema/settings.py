@@ -279,18 +279,7 @@ def settings_from_plain(kind: type[S], plain: object) -> S:
 
 def _without_residency(settings: "DataclassInstance") -> dict[str, Any]:
     """What a request's name depends on: results are the same wherever the weights are."""
-    values = {name: value for name, value in asdict(settings).items() if name != "residency"}
-    methods = {name: getattr(settings, name) for name in ("method", "methods") if name in values}
-    return values | {
-        name: [*map(named_values, each)] if isinstance(each, tuple) else named_values(each)
-        for name, each in methods.items()
-    }
-
-
-def named_values(method: MethodSettings) -> dict[str, Any]:
-    """The settings of a method that a key is made of: a later one only where it is not as before, so that keys stay."""
-    later: dict[str, Any] = {"heal_steps": 0, "budget": "channels", "curve_levels": MethodSettings.curve_levels}
-    return {name: value for name, value in asdict(method).items() if name not in later or value != later[name]}
+    return {name: value for name, value in asdict(settings).items() if name != "residency"}
 
 
 def percents_text(permilles: tuple[int, ...]) -> str:

@@ -10,15 +10,7 @@ from typing import Any, NewType
 
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.plain_values import STAGE_VERSIONS, digest, stage_key
-from sparsedash.schema.settings import (
-    BUILTIN_TEXT,
-    SELF,
-    CalibrationSettings,
-    Dtype,
-    EvaluationSettings,
-    RunSettings,
-    named_values,
-)
+from sparsedash.schema.settings import BUILTIN_TEXT, SELF, CalibrationSettings, Dtype, EvaluationSettings, RunSettings
 
 
 def text_key(model: str, dtype: Dtype, calibration: CalibrationSettings) -> str:
@@ -122,7 +114,8 @@ def scores_key(statistics: str, method: MethodSettings) -> str:
 def curves_key(statistics: str, method: MethodSettings) -> str:
     """Key of the measured curves of the layers, for every sparsity of all methods that prune in the same order."""
     refitted = "least-squares" if method.compensation == "sequential" else method.compensation
-    return stage_key("curves", statistics=statistics, method=_what_matters(replace(method, compensation=refitted)))
+    shared = replace(method, compensation=refitted, budget="channels", heal_steps=0)
+    return stage_key("curves", statistics=statistics, method=_what_matters(shared))
 
 
 def passages_key(corpus: str, evaluation: EvaluationSettings) -> str:
@@ -177,7 +170,7 @@ def _what_matters(method: MethodSettings) -> dict[str, Any]:
         "elimination": method.saliency == "obs" and method.takes_channels,
         "healed": method.heal_steps > 0,
     }
-    used = {name: value for name, value in named_values(method).items() if method.uses(name)}
+    used = {name: value for name, value in asdict(method).items() if method.uses(name)}
     return used | {f"{stage}_version": STAGE_VERSIONS[stage] for stage, does in rests_on.items() if does}
 
 

@@ -124,7 +124,7 @@ class Backend:
         """
         self._require(asked)
         if isinstance(asked, RunSettings | FindSettings):
-            for problem in preflight.run_problems(asked, self.data_dir, self._shape(asked)):
+            for problem in self._problems(asked):
                 raise JobError(problem.message)
         kind, key = _KINDS[type(asked)][0], _key(asked)
         with self.exports.room_for(asked):
@@ -299,17 +299,20 @@ class Backend:
             return Preflight(problems=refused)
         stored = self.cached(settings)
         memory, disk = preflight.expected_room(settings, self._store, self._shape(settings))
-        healing = preflight.healing_problem(settings, memory.least)
         return Preflight(
             stored=stored,
             duration=preflight.expected_duration(settings, stored, *self._seconds(settings), self._start_s(ready=True)),
             memory=memory,
             disk=disk,
-            problems=(
-                *preflight.run_problems(asked, self.data_dir, self._shape(settings)),
-                *([healing] if healing else []),
-            ),
+            problems=self._problems(asked),
         )
+
+    def _problems(self, asked: RunSettings | FindSettings) -> tuple[Problem, ...]:
+        """Everything that would end the run at once."""
+        settings, shape = planned_run(asked), self._shape(asked)
+        memory, _ = preflight.expected_room(settings, self._store, shape)
+        healing = preflight.healing_problem(settings, memory.least)
+        return (*preflight.run_problems(asked, self.data_dir, shape), *([healing] if healing else []))
 
     def forecast(self, job: Job) -> Preflight | None:
         """What a run was expected to take when it was asked for; None where that was not kept."""

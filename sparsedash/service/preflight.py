@@ -231,7 +231,9 @@ def expected_duration(
         "loading": ((bool(n_models), "load"),),
         "answering": ((n_models, "evaluate"),),
         "pruning": ((n_sparse, "prune"),),
-        "healing": ((min(n_sparse, sum(method.heal_steps > 0 for method, _ in settings.points)), "heal"),),
+        "healing": (
+            (min(n_sparse, sum(m.heal_steps > 0 and permille > 0 for m, permille in settings.points)), "heal"),
+        ),
         "calibrating": ((n_calibrations, "calibrate"), (bool(calibrates), "text")),
     }
     known, unknown = {}, []

@@ -190,7 +190,8 @@ def _measured_step_s(before: Sequence[Run]) -> float | None:
     """Seconds of a step, by the newest run that healed all of its models itself."""
     for run in before:
         n_steps = sum(method.heal_steps for method, permille in run.settings.points if permille)
-        if n_steps and "heal" in run.seconds and not any(what.endswith("sparse") for what in run.cached):
+        found = any(what.endswith("sparse") or what == "healed weights" for what in run.cached)
+        if n_steps and "heal" in run.seconds and not found:
             return run.seconds["heal"] / n_steps
     return None
 

@@ -13,6 +13,7 @@ from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, 
 from sparsedash.schema.store_keys import (
     NoteName,
     calibration_keys,
+    curves_key,
     healed_key,
     healed_part,
     outcomes_key,
@@ -106,6 +107,14 @@ def test_scores_serve_every_budget():
     assert scores_key(STATISTICS, replace(USUAL, budget="bytes")) == scores_key(STATISTICS, USUAL)
 
 
+def test_curves_serve_every_budget_and_refit_but_not_another_order():
+    usual, key = method_named("obs-by-curves"), curves_key
+    for same in ({"budget": "weights"}, {"heal_steps": 8}, {"compensation": "sequential"}, {"plain_text": 0.0}):
+        assert key(STATISTICS, replace(usual, **same)) == key(STATISTICS, usual)
+    for other in ({"saliency": "activation-aware"}, {"damping": 0.5}, {"curve_levels": 8}, {"width_multiple": 64}):
+        assert key(STATISTICS, replace(usual, **other)) != key(STATISTICS, usual)
+
+
 def test_gradients_of_a_schedule_depend_on_what_chooses_the_masks_and_not_on_what_refits():
     def key(method, permille=100, weights="equal"):
         keys = calibration_keys(MODEL, "float32", CORPUS, CalibrationSettings(token_weights=weights))
@@ -183,11 +192,11 @@ KEPT = {
     "inputs": "99492b64",
     "sensitivity": "d40c4dff",
     "gradients": "75349038",
-    "pruned": "5a101379",
+    "pruned": "8838adee",
     "dense": "0ba23d96",
-    "best": "bc5d3d4f",
-    "published": "2891cbc9",
-    "run": "54813f3f",
+    "best": "b6b052f9",
+    "published": "cb4020cd",
+    "run": "bd3bd7c0",
 }
 
 

@@ -189,7 +189,7 @@ def test_the_example_is_compared_and_marked_and_what_needs_its_models_says_why_n
     app = open_page("compare", run=EXAMPLE)
     said = words(app)
     assert "Example: this run ships with SparseDash" in said and "30 % against dense" in said
-    assert specimens.passages().contexts[0][:40] in said and "Run it here to try prompts of your own." in said
+    assert specimens.passages().contexts[0][:40] in said and "Run it here to try one." in said
     assert not {"Continue with both models", "Show where the two differ"} & {each.label for each in app.button}
     assert "Blind" not in [toggle.label for toggle in app.toggle]
     offered = app.selectbox(key="chosen-run").options

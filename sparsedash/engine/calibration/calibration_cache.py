@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import accumulate
+from math import isfinite
 from statistics import median
 
 import torch
@@ -47,6 +48,7 @@ from sparsedash.engine.pruning.layer import NO_STATISTICS, CalibrationData, Samp
 from sparsedash.engine.pruning.saliency import SALIENCIES
 from sparsedash.engine.pruning.surgery import PrunedMlp
 from sparsedash.schema import store_keys
+from sparsedash.schema.errors import CalibrationError
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.plain_values import digest
 from sparsedash.schema.progress import OnStep, Step
@@ -309,7 +311,12 @@ class Calibration:
             def on_part(share: float) -> None:
                 self.on_step(replace(step, ahead=share))
 
-            known = json.dumps(self._curves.losses(index, versions(), on_part)).encode()
+            losses = self._curves.losses(index, versions(), on_part)
+            if not all(map(isfinite, losses)):
+                raise CalibrationError(
+                    f"With layer {index + 1} narrowed, predictions are not finite.", "Use float32, or another method."
+                )
+            known = json.dumps(losses).encode()
             self._put(key, known, "curves")
         return [float(value) for value in json.loads(known)]
 

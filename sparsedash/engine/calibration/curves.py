@@ -37,7 +37,7 @@ class CurveMeasurement:
 
     @torch.no_grad()
     def losses(self, index: int, versions: Sequence[PrunedMlp], on_part: OnPart = lambda share: None) -> list[float]:
-        """The loss with each version in place of this block's MLP; none of them may be wider than another by name.
+        """The loss with each version in place of this block's MLP.
 
         Blocks are asked for in order; an earlier one begins anew.
         """

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import chain
-from math import cos, isfinite, pi
+from math import cos, inf, isfinite, pi
 from random import Random
 
 import torch
@@ -323,12 +323,12 @@ class _Student:
         return pack_tensors(tensors)
 
     def _divergence(self) -> float:
-        """Mean KL divergence from the dense model on the held-out text, in nats a token."""
+        """Mean KL divergence from the dense model on the held-out text, in nats a token; inf where it is no number."""
         found, pieces = 0.0, self._text.judged
         for rows, batch in _batched(self._loaded, pieces, HEAL_PASS_TOKENS):
             hidden, dense = _last_hidden(self._loaded, batch), self._dense([pieces[row] for row in rows])
             found += sum(float(self._kl(*parts)) for parts in self._chunks(hidden, dense))
-        return max(0.0, found / sum(map(len, pieces)))
+        return max(0.0, found / sum(map(len, pieces))) if isfinite(found) else inf
 
     def _dense(self, pieces: Sequence[Piece]) -> Tensor:
         return torch.cat([self._text.dense[id(piece)] for piece in pieces])

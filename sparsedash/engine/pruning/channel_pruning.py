@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from heapq import heappop, heappush
+from itertools import chain
 
 import numpy as np
 import torch
@@ -72,28 +73,32 @@ def by_sensitivity(blocks: Sequence[ChannelScores], share: float, method: Method
 
 
 def least_total_loss(blocks: Sequence[ChannelScores], share: float, method: MethodSettings) -> list[int]:
-    """The widths with the least sum of losses among all that save as much: an exact knapsack over multiples."""
+    """The widths with the least sum of losses among all that save as much: an exact knapsack.
+
+    Of all savings that the widths can reach, the one nearest to the share.
+    """
     possible = [_possible_widths(block.width, method.width_multiple) for block in blocks]
-    # What a multiple of each block costs, in the largest unit that divides all.
-    unit = math.gcd(*(block.cost for block in blocks))
-    costs = [block.cost // unit for block in blocks]
-    most = sum((len(own) - 1) * cost for own, cost in zip(possible, costs, strict=True))
-    whole = sum(block.width * cost for block, cost in zip(blocks, costs, strict=True))
-    target = min(most, round(share * whole / method.width_multiple))
-    # least[n]: the least loss of the blocks so far with n units saved; taken: the multiples that the last block gave.
-    least, taken = np.array([0.0, *[np.inf] * target]), []
-    for block, own, cost in zip(blocks, possible, costs, strict=True):
-        losses = block.losses[own[: target // cost + 1]].numpy()
-        totals = np.full((target + 1, len(losses)), np.inf)
-        for n, loss in enumerate(losses):
-            totals[n * cost :, n] = least[: target + 1 - n * cost] + loss
+    saved = [[(block.width - k) * block.cost for k in own] for block, own in zip(blocks, possible, strict=True)]
+    # In the largest unit that divides all savings.
+    unit = math.gcd(*chain.from_iterable(saved)) or 1
+    steps = [[saving // unit for saving in own] for own in saved]
+    wanted = share * sum(block.width * block.cost for block in blocks) / unit
+    room = min(sum(own[-1] for own in steps), math.ceil(wanted + max(own[-1] / len(own) for own in steps)))
+    # least[n]: the least loss of the blocks so far with n units saved; taken: the step that the last block took.
+    least, taken = np.array([0.0, *[np.inf] * room]), []
+    for block, own, costs in zip(blocks, possible, steps, strict=True):
+        n_steps = sum(cost <= room for cost in costs)
+        totals = np.full((room + 1, n_steps), np.inf)
+        for n, (width, cost) in enumerate(zip(own[:n_steps], costs, strict=False)):
+            totals[cost:, n] = least[: room + 1 - cost] + float(block.losses[width])
         least, chosen = totals.min(axis=1), totals.argmin(axis=1)
         taken.append(chosen)
-    left, kept = int(np.flatnonzero(np.isfinite(least))[-1]), []
-    for own, cost, chosen in zip(reversed(possible), reversed(costs), reversed(taken), strict=True):
+    reached = np.flatnonzero(np.isfinite(least))
+    left, kept = int(reached[np.abs(reached - wanted).argmin()]), []
+    for own, costs, chosen in zip(reversed(possible), reversed(steps), reversed(taken), strict=True):
         n = int(chosen[left])
         kept.append(own[n])
-        left -= n * cost
+        left -= costs[n]
     return kept[::-1]
 
 
@@ -116,9 +121,13 @@ def _curve(layer: Layer, scores: Tensor, index: int, calibration: CalibrationDat
     def versions() -> list[PrunedMlp]:
         return [compensation.refit(layer, saliency.choose(layer, scores, k), method.damping) for k in widths]
 
-    measured = np.array(calibration.curve(method, index, versions))
-    factors = measured / np.maximum(errors[widths], np.finfo(np.float32).tiny)
-    return torch.from_numpy(errors * np.interp(np.arange(layer.width + 1), widths[::-1], factors[::-1]))
+    measured, at = np.array(calibration.curve(method, index, versions)), np.array(widths)
+    # Where only channels that are never active are gone, the loss is rounding.
+    known = errors[at] > NO_ERROR * errors[0]
+    if not known.any():
+        return torch.from_numpy(errors)
+    at, factors = at[known][::-1], (measured[known] / errors[at[known]])[::-1]
+    return torch.from_numpy(errors * np.interp(np.arange(layer.width + 1), at, factors))
 
 
 def curve_widths(width: int, method: MethodSettings) -> list[int]:
@@ -231,6 +240,9 @@ def share_after(schedule: str, share: float, done: float) -> float:
 
 MOST_MEASURED = 0.8
 """Share of a block's channels that is gone at the last measured point of its curve."""
+
+NO_ERROR = 1e-9
+"""Share of the error without any channel, below which a layer's error is rounding."""
 
 REFERENCE_KEPT, REFERENCE_DAMPING = 0.75, 0.01
 

@@ -32,6 +32,7 @@ from sparsedash.schema.settings import BUILTIN_TEXT, SELF, RunSettings
 from sparsedash.schema.store_keys import (
     StopWithin,
     calibration_keys,
+    curves_key,
     mixed_text_identity,
     own_text_identity,
     plain_share,
@@ -252,6 +253,8 @@ class RunContext:
     def calibration_keys(self) -> list[str]:
         """Store keys of this run's calibrations so far, and of the text that the model wrote."""
         found = {key for own in self._calibrations.values() for key in asdict(own.keys).values()}
+        measured = [method for method in self.settings.methods if method.uses("curve_levels")]
+        found |= {curves_key(self.calibration(method).keys.statistics, method) for method in measured}
         return sorted(found | ({self._text_key} if self.settings.calibration.corpus == SELF else set()))
 
     @property

@@ -395,6 +395,7 @@ def _known_healed(run: RunContext, key: str, made: PrunedChannels) -> PrunedChan
     narrowed = [_unpack_narrowed(data).held(run.loaded.residency.hold) for data in blocks]
     with unpacked(norms, "norms") as tensors, reading_stored("healing"):
         healed = msgspec.json.decode(figures, type=Healed)
+    run.log.note_cached("healed weights")
     return replace(made, blocks=_listed(narrowed), norms=tensors, healed=healed)
 
 

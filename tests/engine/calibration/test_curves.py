@@ -19,6 +19,27 @@ def loaded(request):
     return tiny_loaded(request.param)
 
 
+def data(inputs, losses, asked=()):
+    """Calibration on these inputs of one MLP, with these losses at the measured widths. asked: takes the versions."""
+    sample = Sample(inputs=inputs, weights=torch.ones(len(inputs)))
+    moment = inputs.T @ inputs / len(inputs)
+    statistics = Statistics(second_moment=moment, mean=inputs.mean(0), held_out=sample, n_tokens=len(inputs))
+
+    def curve(method, index, versions):
+        found = versions()
+        if isinstance(asked, list):
+            asked.extend(found)
+        return losses
+
+    return CalibrationData(
+        statistics=lambda _: statistics,
+        inputs=lambda _: [],
+        mask_gradients=lambda _: torch.empty(0),
+        sensitivities=list,
+        curve=curve,
+    )
+
+
 def narrower(mlp, n_kept):
     kept = torch.arange(n_kept)
     return PrunedMlp(kept, out_weight(mlp).detach()[:, kept].float())
@@ -53,26 +74,22 @@ def test_held_out_text_is_judged_and_where_the_vocabulary_is_large_fewer_tokens_
 
 
 @torch.no_grad()
+def test_widths_that_lose_only_dead_channels_cost_nothing_and_spoil_no_other_width():
+    method, mlp = MethodSettings(allocation="curves", width_multiple=1, curve_levels=4), tiny_loaded("opt").mlps[0]
+    inputs = torch.randn(200, mlp.width, generator=torch.Generator().manual_seed(1))
+    inputs[:, : mlp.width // 4] = 0
+    (scores,) = score_channels([mlp], data(inputs, [1e-8, 0.01, 0.05, 0.2]), method, lambda *_: None)
+    dead = scores.losses[-mlp.width // 4 :]
+    assert dead.abs().max() < 1e-6 and scores.losses.max() < 10
+
+
+@torch.no_grad()
 def test_between_measured_widths_a_curve_follows_the_error_of_the_layer(loaded):
     method = MethodSettings(allocation="curves", width_multiple=1, curve_levels=4)
-    mlp = loaded.mlps[0]
+    mlp, asked = loaded.mlps[0], []
     inputs = torch.randn(200, mlp.width, generator=torch.Generator().manual_seed(1))
-    sample = Sample(inputs=inputs, weights=torch.ones(200))
-    statistics = Statistics(second_moment=inputs.T @ inputs / 200, mean=inputs.mean(0), held_out=sample, n_tokens=200)
-    asked = []
-
-    def curve(method, index, versions):
-        asked.extend(versions())
-        return [0.5, 1.0, 1.5, 4.0]
-
-    data = CalibrationData(
-        statistics=lambda _: statistics,
-        inputs=lambda _: [],
-        mask_gradients=lambda _: torch.empty(0),
-        sensitivities=list,
-        curve=curve,
-    )
-    (losses,) = (each.losses for each in score_channels([mlp], data, method, lambda *_: None))
+    (scores,) = score_channels([mlp], data(inputs, [0.5, 1.0, 1.5, 4.0], asked), method, lambda *_: None)
+    losses = scores.losses
     widths = curve_widths(mlp.width, method)
     assert [len(narrow.kept) for narrow in asked] == widths and widths == sorted(widths, reverse=True)
     assert losses[widths].tolist() == pytest.approx([0.5, 1.0, 1.5, 4.0])

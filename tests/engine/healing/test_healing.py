@@ -79,9 +79,10 @@ def test_bfloat16_weights_are_healed_in_single_precision_and_kept_as_bfloat16(st
     assert {found.blocks[0].out_weight.dtype, *(own.dtype for own in found.norms.values())} == {torch.bfloat16}
 
 
-def test_weights_that_only_get_worse_are_not_kept(store, monkeypatch):
+@pytest.mark.parametrize("rate", [3.0, 1e38], ids=["worse", "not finite"])
+def test_weights_that_only_get_worse_are_not_kept(store, monkeypatch, rate):
     loaded = tiny_loaded("llama")
-    monkeypatch.setattr(healing, "RATE", 3.0)
+    monkeypatch.setattr(healing, "RATE", rate)
     found = healed(loaded, store)
     assert (found.kept_step, found.after, found.norms) == (0, found.before, {})
     assert [block.out_weight.tolist() for block in found.blocks] == [b.out_weight.tolist() for b in narrowed(loaded)]
