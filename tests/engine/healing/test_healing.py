@@ -79,7 +79,7 @@ def test_bfloat16_weights_are_healed_in_single_precision_and_kept_as_bfloat16(st
     assert {found.blocks[0].out_weight.dtype, *(own.dtype for own in found.norms.values())} == {torch.bfloat16}
 
 
-@pytest.mark.parametrize("rate", [3.0, 1e38], ids=["worse", "not finite"])
+@pytest.mark.parametrize("rate", [3.0, 1e30], ids=["worse", "not finite"])
 def test_weights_that_only_get_worse_are_not_kept(store, monkeypatch, rate):
     loaded = tiny_loaded("llama")
     monkeypatch.setattr(healing, "RATE", rate)
