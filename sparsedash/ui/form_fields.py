@@ -282,7 +282,7 @@ def show_estimate(backend: Backend, settings: RunSettings | FindSettings | None)
         return False
     before = backend.preflight(settings)
     stored, memory, disk, duration = before.stored, before.memory, before.disk, before.duration
-    time, by_stage, room, notes = "a moment: everything is stored", "", "", []
+    time, by_stage, room, notes = "seconds: all results are stored", "", "", []
     if not (stored.dense and stored.sparse == stored.n_sparse):
         early = ", less where trials stop early" if isinstance(settings, FindSettings) and duration.seconds else ""
         time = _time(duration) + early
@@ -319,7 +319,7 @@ def _time(duration: Duration) -> str:
     known, unknown = duration.seconds, " and ".join(duration.unknown)
     if unknown and (not known or len(duration.unknown) > 2):
         return "not known: no run like this has finished here yet"
-    by = ", by a measurement of this machine" if duration.counted else ""
+    by = ", estimated from this machine's speed" if duration.counted else ""
     more = f", and {unknown}, which has not been measured here yet" if unknown else by
     return f"about {wording.duration_words(known)}{more}"
 

@@ -106,10 +106,12 @@ def prune_form(backend: Backend) -> RunSettings | FindSettings | None:
     values |= _amount_fields(search)
     budget: Budget = values["budget"]
     about_run, about_methods = st.container(), st.container()
-    title, key = ("Choose another method", "another") if search else ("Race several methods, or choose another", "race")
+    title, key = (
+        ("Choose another method", "another") if search else ("Compare several methods, or choose another", "race")
+    )
     with form_fields.expander(title, key, ("with", OWN) if search else ("method", MASKS, OWN)):
         presets = _preset_fields(search)
-        own = _custom_method_fields("Use a method of your own instead" if search else "Race a method of your own")
+        own = _custom_method_fields("Use a method of your own instead" if search else "Add a method of your own")
     healing = st.container()
     with healing:
         values |= form_fields.setting_fields([_HEAL], 2)
@@ -122,7 +124,7 @@ def prune_form(backend: Backend) -> RunSettings | FindSettings | None:
     with about_methods:
         names = [method_name(each) for each in chosen]
         if len(names) > 1:
-            frame.show(paragraph(f"{len(names)} methods race: {', '.join(names)}."))
+            frame.show(paragraph(f"{len(names)} methods to compare: {', '.join(names)}."))
         elif names:
             frame.show(paragraph(f"Method: {names[0]}{' (recommended)' if names[0] == DEFAULT_METHOD else ''}."))
         elif own is not None:
@@ -269,7 +271,7 @@ def _preset_fields(search: bool) -> tuple[MethodSettings, ...]:
         usual = names.index(DEFAULT_METHOD)
         name = st.selectbox("Method", names, index=usual, key="with", bind=BOUND, filter_mode=None)
         return (method_named(name or DEFAULT_METHOD),)
-    about = "Choose several to race them on one calibration."
+    about = "Choose several to compare them on the same passages."
     names, chosen = [method.name for method in CHANNEL_PRESETS], [DEFAULT_METHOD]
     channels = st.pills("Method", names, selection_mode="multi", default=chosen, key="method", bind=BOUND, help=about)
     label, names = "Methods that take single weights", [method.name for method in MASK_PRESETS]
@@ -295,7 +297,7 @@ def _custom_method_fields(title: str) -> tuple[MethodSettings, ...] | None:
     made = form_fields.validated(OWN, lambda: MethodSettings(**by_name))
     if made is None:
         return None
-    form_fields.show_hint(f"Its name in charts: {method_name(made)}", *([] if made.takes_channels else [_MASKS]))
+    form_fields.show_hint(f"Name in charts: {method_name(made)}", *([] if made.takes_channels else [_MASKS]))
     return (made,)
 
 

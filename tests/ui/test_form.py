@@ -280,7 +280,7 @@ def test_the_estimate_shows_time_memory_disk_and_what_is_reused(open_page, backe
 def test_a_stored_run_opens_at_once(open_page, backend):
     backend.before = replace(backend.before, stored=replace(backend.before.stored, sparse=3), disk=NEEDED)
     shown = words(open_page("prune"))
-    assert "a moment: everything is stored" in shown
+    assert "seconds: all results are stored" in shown
     assert "Disk" not in shown and "disk has" not in shown
 
 
@@ -317,7 +317,7 @@ def test_one_method_is_recommended_until_others_are_chosen(open_page):
     assert "Method: best (recommended)." in words(app)
     assert not app.session_state["race"] and not app.session_state["more"]
     group(app, "Method").set_value(["least-squares", "random"]).run()
-    assert "2 methods race: least-squares, random." in words(app)
+    assert "2 methods to compare: least-squares, random." in words(app)
     assert "2 methods at 3 sparsities: 6 sparse models on one calibration, in one job." in words(app)
     group(app, "Method").set_value([]).run()
     assert "No method is chosen. Choose at least one." in words(app)
@@ -378,7 +378,7 @@ def test_a_model_that_is_not_here_is_looked_up_on_the_hub_on_demand(open_page, b
 
 def test_a_custom_method_races_with_the_presets_each_once(open_page, backend):
     app = open_page("prune", own="true", saliency="random", compensation="none", allocation="global")
-    assert "Its name in charts: random + none + global" in words(app)
+    assert "Name in charts: random + none + global" in words(app)
     own = MethodSettings(saliency="random", compensation="none", allocation="global")
     assert submitted(app, backend).methods == (method_named("best"), own)
     again = submitted(open_page("prune", own="true", method="least-squares"), backend)
