@@ -43,9 +43,11 @@ LIST = """withMenu => {
     const label = e.closest('label')?.innerText || e.labels?.[0]?.innerText || e.innerText.replace(icon, '');
     const name = (e.ariaLabel || label).trim(), keyed = e.closest('[class*=st-key-]');
     const key = [...keyed?.classList ?? []].find(each => each.startsWith('st-key-'))?.slice(7);
-    const identity = keyed?.querySelectorAll(pressable).length === 1 ? key : name.split('\\n').pop();
+    const kind = kinds.find(([, holds]) => holds(e))[0];
+    // Beside a link there may be more in its container, drawn a moment later.
+    const alone = kind !== 'link' && keyed?.querySelectorAll(pressable).length === 1;
     e.setAttribute('data-control', found.length);
-    found.push([kinds.find(([, holds]) => holds(e))[0], identity, name.replace(/\\s+/g, ' ').slice(0, 80)]);
+    found.push([kind, alone ? key : name.split('\\n').pop(), name.replace(/\\s+/g, ' ').slice(0, 80)]);
   }
   return found;
 }"""
