@@ -50,7 +50,7 @@ def _open_example(page: Page) -> None:
 
 
 def _first_run(page: Page) -> None:
-    told = page.get_by_text(re.compile("It takes about"))
+    told = page.get_by_text(re.compile("akes about"))
     expect(told).to_be_visible(timeout=PATIENCE_MS)
     print(told.inner_text())
     clicked = time.monotonic()
