@@ -61,7 +61,7 @@ PYTEST := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n $(TE
 
 # The test files that name neither the engine nor a process of its own: they need no torch and no browser.
 quick: lint
-	$(PYTEST) $$(grep -rLE 'torch|sparsedash\.engine|tests\.(engine|browser|faults|shell)|model_folder' tests --include='test_*.py' | grep -v -e tests/engine -e tests/shell -e tests/browser -e tests/faults -e tests/supply -e tests/service/test_cluster)
+	$(PYTEST) $$(grep -rLE 'torch|sparsedash\.engine|tests\.(engine|browser|faults|shell)|model_folder' tests --include='test_*.py' | grep -v -e tests/engine -e tests/shell -e tests/browser -e tests/faults -e tests/supply -e tests/service/test_cluster -e tests/test_packaging)
 
 unit coverage: export CHROMIUM := $(CHROMIUM)
 unit coverage: .venv/installed-dev .venv/built-in-model
