@@ -318,6 +318,9 @@ class Calibration:
                 )
             known = json.dumps(losses).encode()
             self._put(key, known, "curves")
+            if index == len(self.load().mlps) - 1:
+                # The dense model's probabilities take up to a quarter of a gigabyte.
+                del self._curves
         return [float(value) for value in json.loads(known)]
 
     @cached_property
