@@ -289,22 +289,23 @@ def share_of(settings: MethodSettings) -> str:
 
 def sparsity_words(permille: int, method: MethodSettings) -> str:
     """ "20 %", or "20 % of the file size" where the budget is not the usual one."""
-    return sparsity_percent(permille) + ("" if method.budget == "channels" else f" {share_of(method)}")
+    return sparsity_percent(permille) + _of_unusual(method.budget)
 
 
 def sparsity_steps(settings: RunSettings) -> str:
     """ "10, 20 %", or "10, 20 % of the file size" where the budget of a run is not the usual one."""
-    budget = "" if settings.budget == "channels" else f" of the {BUDGET_TITLES[settings.budget]}"
-    return sparsity_percents(sorted(settings.made_permille)) + budget
+    return sparsity_percents(sorted(settings.made_permille)) + _of_unusual(settings.budget)
+
+
+def _of_unusual(budget: Budget) -> str:
+    return "" if budget == "channels" else f" of the {BUDGET_TITLES[budget]}"
 
 
 def run_title(settings: RunSettings | FindSettings) -> str:
     """The subject of a run, model and sparsities, or of a search."""
     if isinstance(settings, FindSettings):
-        budget = (
-            f": share of the {BUDGET_TITLES[settings.method.budget]}" if settings.method.budget != "channels" else ""
-        )
-        return f"How much of {reference_title(settings.model)} can go{budget}"
+        budget = _of_unusual(settings.method.budget)
+        return f"How much of {reference_title(settings.model)} can go{budget and f': share{budget}'}"
     return f"{reference_title(settings.model)} at {sparsity_steps(settings)}"
 
 

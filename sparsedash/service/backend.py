@@ -35,7 +35,7 @@ from sparsedash.service import preflight, request_checks
 from sparsedash.service.cluster_runner import cluster_runner
 from sparsedash.service.deletion import Housekeeping, live_jobs
 from sparsedash.service.model_lookup import NamedModel, fetch_config, named_model
-from sparsedash.service.preflight import Cached, Preflight
+from sparsedash.service.preflight import Cached, Memory, Preflight
 from sparsedash.service.request_checks import Access, Problem, ReferenceField
 from sparsedash.service.stored_results import ResultCache, RunCosts, joined, known_shape, recalled
 from sparsedash.service.time_forecast import START_S, MachineSpeed, expected_seconds, healing_steps
@@ -124,7 +124,8 @@ class Backend:
         """
         self._require(asked)
         if isinstance(asked, RunSettings | FindSettings):
-            for problem in self._problems(asked):
+            memory, _ = preflight.expected_room(planned_run(asked), self._store, self._shape(asked))
+            for problem in self._problems(asked, memory):
                 raise JobError(problem.message)
         kind, key = _KINDS[type(asked)][0], _key(asked)
         with self.exports.room_for(asked):
@@ -304,15 +305,13 @@ class Backend:
             duration=preflight.expected_duration(settings, stored, *self._seconds(settings), self._start_s(ready=True)),
             memory=memory,
             disk=disk,
-            problems=self._problems(asked),
+            problems=self._problems(asked, memory),
         )
 
-    def _problems(self, asked: RunSettings | FindSettings) -> tuple[Problem, ...]:
-        """Everything that would end the run at once."""
-        settings, shape = planned_run(asked), self._shape(asked)
-        memory, _ = preflight.expected_room(settings, self._store, shape)
-        healing = preflight.healing_problem(settings, memory.least)
-        return (*preflight.run_problems(asked, self.data_dir, shape), *([healing] if healing else []))
+    def _problems(self, asked: RunSettings | FindSettings, memory: Memory) -> tuple[Problem, ...]:
+        """Everything that would end the run at once. memory: that it may take."""
+        healing = preflight.healing_problem(planned_run(asked), memory.least)
+        return (*preflight.run_problems(asked, self.data_dir, self._shape(asked)), *([healing] if healing else []))
 
     def forecast(self, job: Job) -> Preflight | None:
         """What a run was expected to take when it was asked for; None where that was not kept."""
