@@ -19,7 +19,6 @@ from typing import get_args
 
 from sparsedash.catalog.presets import METHODS, method_name, method_named
 from sparsedash.schema.method_settings import Budget, with_budget
-from sparsedash.schema.pair_records import DivergenceSettings
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Record
 from sparsedash.schema.settings import (
@@ -37,8 +36,8 @@ from sparsedash.storage.store import Store
 PUBLISHED = "retrain-free (published)"
 ALPHA = 0.05
 
-_PIECE, _CHARACTERS_A_TOKEN = 2000, 6
-"""Characters of a text that are read from its beginning on, and more than a token has."""
+_PIECE, _TOGETHER = 256, 4
+"""Tokens that a text's parts have, and parts that are read together."""
 
 
 def main():
@@ -52,8 +51,9 @@ def main():
                 for case, by_method in found.items():
                     _print_case(case, by_method, "passages, nats a word")
                 losses |= found
-                for judged in arguments.divergence or []:
-                    for case, by_method in _divergences(run, store, judged, arguments.tokens).items():
+                divergences = _divergences(run, store, arguments.divergence or [], arguments.tokens)
+                for judged, cases in divergences.items():
+                    for case, by_method in cases.items():
                         _print_case(case, by_method, f"tokens of {Path(judged).name}, KL in nats a token")
         store.close()
     _print_scores(losses)
@@ -74,22 +74,42 @@ def _losses(settings, store):
     return run, cases
 
 
-def _divergences(run, store, reference, n_tokens):
-    """By case, by method: the divergence from dense at every token of a text's beginning."""
-    from sparsedash.engine.comparison.model_pair import ModelPairCache
-    from sparsedash.engine.comparison.text_comparison import measure_divergence
-    from sparsedash.engine.models.loading import ModelShelf
-    from sparsedash.engine.texts.corpora import read_texts
+def _divergences(run, store, references, n_tokens):
+    """By text, by case, by method: the divergence from dense at every token of the beginnings of these texts."""
+    import torch
 
-    texts = " ".join(read_texts(reference, store.folder).texts)[: _CHARACTERS_A_TOKEN * n_tokens]
-    pieces = [texts[start : start + _PIECE] for start in range(0, len(texts), _PIECE)]
+    from sparsedash.engine.models.loading import ModelShelf
+    from sparsedash.engine.models.matmul import fastest_products
+    from sparsedash.engine.run.run_context import RunContext
+    from sparsedash.engine.run.sparse_models import prune_model
+
+    context = RunContext(run.settings, store, ignore_steps, ModelShelf())
     model, text = Path(run.settings.model).name, Path(run.settings.calibration.corpus).name
-    cache, cases = ModelPairCache(ModelShelf()), {}
-    for (method, permille), key in zip(run.settings.points, run.sparse, strict=True):
-        asked = [DivergenceSettings(left=run.dense, right=key, text=piece) for piece in pieces if piece.strip()]
-        found = [place.nats for each in asked for place in measure_divergence(each, store, cache).places]
-        cases.setdefault((model, text, permille), {})[method_name(method)] = found[:n_tokens]
-    return cases
+    found = {}
+    with fastest_products(run.settings.dtype), torch.inference_mode():
+        sparse = [(point, prune_model(context, *point)) for point in run.settings.points]
+        for reference in references:
+            for ids in _tokens(context, reference, n_tokens).split(_TOGETHER):
+                dense = context.loaded.model(input_ids=ids).logits.float().log_softmax(dim=-1)
+                for (method, permille), narrower in sparse:
+                    with narrower.applied():
+                        other = context.loaded.model(input_ids=ids).logits.float().log_softmax(dim=-1)
+                    nats = (dense.exp() * (dense - other)).sum(dim=-1).clamp_(min=0)
+                    cases = found.setdefault(reference, {}).setdefault((model, text, permille), {})
+                    cases.setdefault(method_name(method), []).extend(nats.flatten().tolist())
+    return found
+
+
+def _tokens(context, reference, n_tokens):
+    """Tokens (n, _PIECE) of the beginning of a text."""
+    import torch
+
+    ids = []
+    for text in context.texts(reference).texts:
+        ids += context.loaded.tokens(text)
+        if len(ids) >= n_tokens:
+            break
+    return torch.tensor(ids[: min(n_tokens, len(ids)) // _PIECE * _PIECE]).view(-1, _PIECE)
 
 
 def _settings(arguments, model, text):

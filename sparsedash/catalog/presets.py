@@ -46,7 +46,11 @@ METHODS = (
         "least-squares, with the widths that lose least in all: the model's loss is measured layer by layer",
         replace(_USUAL, allocation="curves"),
     ),
-    Method("obs-by-curves", "obs with the widths of least-squares-by-curves", replace(_OBS, allocation="curves")),
+    Method(
+        "kfac-by-curves",
+        "as obs, the errors weighted by what the model's loss makes of them; with the widths that lose least in all",
+        replace(_OBS, saliency="kfac", allocation="curves"),
+    ),
     Method(
         "obs-sequential",
         "obs-by-sensitivity, refitted once more block after block on the sparse model's own activations; three more "

@@ -36,9 +36,11 @@ and none finishes before the others.
 FISHER_BATCH_TOKENS, SENSITIVITY_BATCH_TOKENS = 1024, 512
 """Tokens in one batch of a backward pass: many where all of the calibration text is read, few where little is."""
 SENSITIVITY_TOKENS = 4096
-"""Tokens that blocks' sensitivities are measured on."""
+"""Tokens that blocks' sensitivities are measured on, and at which the MLPs' outputs get gradients."""
+OUTPUT_GRADIENT_EVERY = 4
+"""Of so many tokens one is judged for those gradients: the logits of the others are not computed."""
 
-CURVE_TOKENS, LEAST_CURVE_LENGTH = 512, 64
+CURVE_TOKENS, LEAST_CURVE_LENGTH = 512, 128
 """Held-out tokens that curves are measured on, and the fewest of each sequence."""
 JUDGED_VALUES = 2**26
 """Probabilities of the dense model that are kept for it: fewer tokens are judged where the vocabulary is large."""
@@ -209,6 +211,16 @@ def needs_sensitivity(settings: RunSettings) -> bool:
     return any(method.allocation == "sensitivity" for method in settings.methods)
 
 
+def needs_output_gradients(settings: RunSettings) -> bool:
+    """Whether one of the run's methods needs the gradients of the MLPs' outputs."""
+    return any(method.saliency == "kfac" for method in settings.methods)
+
+
+def goes_back(settings: RunSettings) -> bool:
+    """Whether one of the run's methods needs a backward pass."""
+    return needs_fisher(settings) or needs_sensitivity(settings) or needs_output_gradients(settings)
+
+
 def judged_tokens(vocabulary: int) -> int:
     """Most tokens at which a curve's loss is measured."""
     return min(CURVE_TOKENS, max(64, JUDGED_VALUES // vocabulary))
@@ -270,11 +282,13 @@ def _answering_bytes(shape: ModelShape, settings: RunSettings, *, streamed: bool
 def _backward_bytes(shape: ModelShape, settings: RunSettings, n_at_once: int) -> int:
     """Four vectors of each of the two widths of the blocks in memory, and the inputs of all blocks, of each token.
 
-    Besides, of Fisher information four vectors of the vocabulary and the gradients, of sensitivities float32 changes of
-    the out-projections and of every block's output. n_at_once: blocks of which activations are in memory together.
+    Besides, of Fisher information four vectors of the vocabulary and the gradients, of output gradients the same for
+    the judged tokens, of sensitivities float32 changes of the out-projections and of every block's output. n_at_once:
+    blocks of which activations are in memory together.
     """
     d, m, n_blocks, itemsize = shape.hidden, max(shape.widths), len(shape.widths), WEIGHT_BYTES[settings.dtype]
-    fisher = sensitivity = 0
+    fisher = sensitivity = outputs = 0
+    a_token = itemsize * (n_blocks * d + 4 * (m + d))
     if needs_fisher(settings):
         # A sequence is never divided.
         n_tokens = max(FISHER_BATCH_TOKENS, settings.calibration.length)
@@ -283,9 +297,17 @@ def _backward_bytes(shape: ModelShape, settings: RunSettings, n_at_once: int) ->
         fisher = gradients + n_tokens * (4 * 4 * shape.vocabulary + activations)
     if needs_sensitivity(settings):
         changes = 4 * d * sum(shape.widths) * n_at_once // n_blocks
-        a_token = (4 + itemsize) * n_blocks * d + 4 * itemsize * (m + d)
-        sensitivity = changes + SENSITIVITY_BATCH_TOKENS * a_token
-    return max(fisher, sensitivity)
+        sensitivity = changes + SENSITIVITY_BATCH_TOKENS * (a_token + 4 * n_blocks * d)
+    if needs_output_gradients(settings):
+        logits = 4 * 4 * shape.vocabulary // OUTPUT_GRADIENT_EVERY
+        outputs = _output_gradient_bytes(shape, settings) + SENSITIVITY_BATCH_TOKENS * (a_token + logits)
+    return max(fisher, sensitivity, outputs)
+
+
+def _output_gradient_bytes(shape: ModelShape, settings: RunSettings) -> int:
+    """Of all blocks, in memory and in the store: two bytes a value."""
+    n_tokens = min(SENSITIVITY_TOKENS, settings.calibration.n_samples * settings.calibration.length)
+    return 2 * n_tokens * shape.hidden * len(shape.widths) * needs_output_gradients(settings)
 
 
 def _curve_bytes(shape: ModelShape, settings: RunSettings) -> int:
@@ -293,7 +315,7 @@ def _curve_bytes(shape: ModelShape, settings: RunSettings) -> int:
     levels = [method.curve_levels for method in settings.methods if method.uses("curve_levels")]
     a_token = 4 * WEIGHT_BYTES[settings.dtype] * (max(shape.widths) + shape.hidden)
     scores = 4 * 4 * shape.vocabulary * judged_tokens(shape.vocabulary)
-    return max(levels) * CURVE_TOKENS * a_token + scores if levels else 0
+    return (max(levels) + 1) * CURVE_TOKENS * a_token + scores if levels else 0
 
 
 def _healing_bytes(shape: ModelShape, settings: RunSettings) -> int:
@@ -324,7 +346,7 @@ def run_disk(shape: ModelShape, settings: RunSettings, n_passages: int, *, strea
     stays += _sample_bytes(shape, settings, n_passages) + (1 + settings.n_sparse) * n_passages * ANSWER_BYTES
     out = [_out_bytes(shape, *point) for point in settings.points]
     sequential = [n for n, (method, _) in zip(out, settings.points, strict=True) if method.compensation == "sequential"]
-    stays += sum(sequential)
+    stays += sum(sequential) + _output_gradient_bytes(shape, settings)
     healed = _healed_weights(shape, settings)
     stays += sum(healed) * itemsize
     if streamed and shape.stored_bytes != itemsize:

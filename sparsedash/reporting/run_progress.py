@@ -194,9 +194,7 @@ class _Forecast:
         # The first model of a method makes what its others share.
         method = unit[1]
         shares = (
-            method
-            and method.takes_channels
-            and (method.saliency == "obs" or method.allocation in ("sensitivity", "curves"))
+            method and method.takes_channels and (method.eliminates or method.allocation in ("sensitivity", "curves"))
         )
         return min(own[0] * (_SHARED if shares else 1.0), foreseen)
 

@@ -9,7 +9,7 @@ from sparsedash.schema.fields import MAX_SEED, check_settings, setting
 
 Pattern = Literal["channelx1", "1x1", "2:4", "4:8"]
 Scope = Literal["mlp", "decoder"]
-Saliency = Literal["activation-aware", "magnitude", "wifv", "obs", "fisher", "random"]
+Saliency = Literal["activation-aware", "magnitude", "wifv", "obs", "kfac", "fisher", "random"]
 Compensation = Literal["none", "bias", "least-squares", "sequential"]
 Allocation = Literal["uniform", "global", "standardised", "sensitivity", "curves"]
 Schedule = Literal["exponential", "linear", "cubic", "cosine"]
@@ -56,7 +56,8 @@ class MethodSettings:
         "activation-aware",
         label="Saliency: what to keep",
         help="activation-aware: weight times activation. magnitude: weight. wifv: variance. obs: loss "
-        "after the others compensate. fisher: Fisher information of a mask, by a backward pass. random: the baseline.",
+        "after the others compensate. kfac: obs, its errors weighted by the Fisher information of the layer's output. "
+        "fisher: Fisher information of a mask, by a backward pass. random: the baseline.",
     )
     pattern: Pattern = setting(
         "channelx1",
@@ -158,9 +159,10 @@ class MethodSettings:
             if getattr(self, name) not in allowed:
                 words = f"one of {', '.join(allowed)} with pattern {self.pattern}"
                 raise SettingsError(name, getattr(self, name), words)
-        if self.saliency == "obs" and self.allocation in ("global", "standardised"):
+        if self.eliminates and self.allocation in ("global", "standardised"):
             # Its scores are the places in an order, which are the same in every block.
-            raise SettingsError("allocation", self.allocation, "uniform, sensitivity or curves with saliency obs")
+            words = f"uniform, sensitivity or curves with saliency {self.saliency}"
+            raise SettingsError("allocation", self.allocation, words)
         if self.allocation == "curves" and self.saliency == "fisher" and self.rounds > 1:
             # In every round others go first, at every sparsity: each would need curves of its own.
             raise SettingsError("rounds", self.rounds, "1 with allocation curves")
@@ -190,10 +192,15 @@ class MethodSettings:
         return self.uses("plain_text")
 
     @property
+    def eliminates(self) -> bool:
+        """Whether what goes is chosen step by step, after the rest has compensated what went before."""
+        return self.saliency in ("obs", "kfac")
+
+    @property
     def solves(self) -> bool:
         """Whether the method needs full second moments, not only their diagonals."""
         refits = self.compensation in ("least-squares", "sequential")
-        return refits or self.saliency == "obs" or self.allocation in ("sensitivity", "curves")
+        return refits or self.eliminates or self.allocation in ("sensitivity", "curves")
 
     @property
     def reads_again(self) -> bool:
@@ -205,7 +212,8 @@ class MethodSettings:
     def looks_back(self) -> bool:
         """Whether a pruned block depends on more than the first pass of the calibration text up to it."""
         sequential = self.compensation == "sequential"
-        return bool(self.heal_steps) or self.saliency == "fisher" or sequential or self.allocation != "uniform"
+        backward = self.saliency in ("fisher", "kfac")
+        return bool(self.heal_steps) or backward or sequential or self.allocation != "uniform"
 
     @property
     def unhealed(self) -> "MethodSettings":

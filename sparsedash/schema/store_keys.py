@@ -56,12 +56,14 @@ class CalibrationKeys:
 
     statistics: of the inputs of the MLPs' out-projections. inputs: of the inputs of all projections. sensitivity: of
     the blocks, measured on the beginning of the text. gradients: of the channel masks, with all tokens weighted alike.
+    output_gradients: of the MLPs' outputs, likewise, on the beginning of the text.
     """
 
     statistics: str
     inputs: str
     sensitivity: str
     gradients: str
+    output_gradients: str
 
 
 def calibration_keys(model: str, dtype: Dtype, corpus: str, calibration: CalibrationSettings) -> CalibrationKeys:
@@ -74,6 +76,7 @@ def calibration_keys(model: str, dtype: Dtype, corpus: str, calibration: Calibra
         sensitivity=stage_key("sensitivity", statistics=statistics),
         # A mask's gradient depends on the text, not on the weights of its tokens in the statistics.
         gradients=stage_key("gradients", statistics=unweighted),
+        output_gradients=stage_key("gradients", statistics=unweighted, of="outputs"),
     )
 
 
@@ -167,7 +170,8 @@ def _what_matters(method: MethodSettings) -> dict[str, Any]:
         "curves": method.allocation == "curves",
         "pruned": method.compensation == "sequential",
         "solve": method.uses("damping"),
-        "elimination": method.saliency == "obs" and method.takes_channels,
+        "elimination": method.eliminates and method.takes_channels,
+        "gradients": method.saliency == "kfac",
         "healed": method.heal_steps > 0,
     }
     used = {name: value for name, value in asdict(method).items() if method.uses(name)}

@@ -371,20 +371,21 @@ def _pruning(method: MethodSettings, shape: ModelShape, n_tokens: int, walk: _Wo
     refits = {"least-squares": 1, "sequential": 2}.get(method.compensation, 0)
     work += 4 * (resources.HELD_OUT_TOKENS + of_passages) * d * widths * SINGLE + 4 * d * widths * READ
     work += (2 * d * squares * whole + (cubes + 2 * d * squares) * refits) * SINGLE
-    if method.saliency == "obs":
+    if method.eliminates:
         # In 256 rounds, in which what is left of the inverse is read and written; it is halved on the way.
         work += 2 * cubes * SINGLE + 300 * squares * MOVED
     if method.saliency == "fisher":
         work += backward(n_tokens, resources.FISHER_BATCH_TOKENS)
+    little = backward(resources.SENSITIVITY_TOKENS, resources.SENSITIVITY_BATCH_TOKENS)
+    if method.saliency == "kfac":
+        work += little
     if method.allocation == "sensitivity":
-        work += (
-            backward(resources.SENSITIVITY_TOKENS, resources.SENSITIVITY_BATCH_TOKENS)
-            + (cubes / 3 + 2 * d * squares) * SINGLE
-        )
+        work += little + (cubes / 3 + 2 * d * squares) * SINGLE
     if method.allocation == "curves":
         # Each level goes through the blocks behind its own, half of all; its refit keeps some two thirds.
         read = (token / 2 + 2 * shape.n_head * PRODUCT) * resources.CURVE_TOKENS * n_blocks + walk * n_blocks / 2
-        work += method.curve_levels * (read + (cubes / 3 + 2 * d * squares) / 2 * SINGLE)
+        # One more tells rounding apart.
+        work += (method.curve_levels + 1) * read + method.curve_levels * (cubes / 3 + 2 * d * squares) / 2 * SINGLE
     if method.compensation == "sequential":
         work += (token * 3 + 2 * squares * SINGLE) * n_tokens + walk * 3
     return work

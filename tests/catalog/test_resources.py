@@ -120,8 +120,8 @@ def test_sensitivities_keep_a_change_of_each_out_projection_and_leave_nothing(dt
 
 
 def test_curves_keep_all_versions_of_an_mlp_and_the_scores_of_two_models():
-    asked = settings("obs-by-curves", dtype="bfloat16")
-    assert resources._curve_bytes(SMALL, asked) == 4 * CURVE_TOKENS * 4 * 2 * (30 + 10) + 16 * 100 * CURVE_TOKENS
+    asked = settings("kfac-by-curves", dtype="bfloat16")
+    assert resources._curve_bytes(SMALL, asked) == 5 * CURVE_TOKENS * 4 * 2 * (30 + 10) + 16 * 100 * CURVE_TOKENS
     assert resources._curve_bytes(SMALL, settings("flap")) == 0
 
 

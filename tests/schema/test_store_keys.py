@@ -51,7 +51,7 @@ def test_keys_of_statistics_and_sampled_text_change_with_every_calibration_setti
 
 
 @pytest.mark.parametrize(
-    ("change", "same"), [({"token_weights": "residual"}, {"gradients"}), ({"packed": True}, set())]
+    ("change", "same"), [({"token_weights": "residual"}, {"gradients", "output_gradients"}), ({"packed": True}, set())]
 )
 def test_the_weights_of_tokens_leave_the_gradients_alone_and_packing_changes_all(change, same):
     keys, others = (
@@ -108,7 +108,7 @@ def test_scores_serve_every_budget():
 
 
 def test_curves_serve_every_budget_and_refit_but_not_another_order():
-    usual, key = method_named("obs-by-curves"), curves_key
+    usual, key = method_named("kfac-by-curves"), curves_key
     for same in ({"budget": "weights"}, {"heal_steps": 8}, {"compensation": "sequential"}, {"plain_text": 0.0}):
         assert key(STATISTICS, replace(usual, **same)) == key(STATISTICS, usual)
     for other in ({"saliency": "activation-aware"}, {"damping": 0.5}, {"curve_levels": 8}, {"width_multiple": 64}):
@@ -192,6 +192,7 @@ KEPT = {
     "inputs": "99492b64",
     "sensitivity": "d40c4dff",
     "gradients": "75349038",
+    "output_gradients": "8de38a36",
     "pruned": "8838adee",
     "dense": "0ba23d96",
     "best": "b6b052f9",

@@ -19,7 +19,7 @@ from sparsedash.catalog.resources import (
     SENSITIVITY_TOKENS,
 )
 from sparsedash.engine.calibration.curves import CurveMeasurement
-from sparsedash.engine.calibration.gradients import Masks, OnBlock, mask_gradients, sensitivities
+from sparsedash.engine.calibration.gradients import Masks, OnBlock, mask_gradients, output_gradients, sensitivities
 from sparsedash.engine.calibration.statistics import (
     TOKEN_WEIGHTS,
     LazyWalk,
@@ -75,7 +75,7 @@ _DIAGONAL = "diagonal"
 
 @dataclass(eq=False, kw_only=True)
 class Calibration:
-    """Statistics, sensitivities, curves, mask gradients and scores on one calibration text; computed once, then stored.
+    """Statistics, sensitivities, curves, gradients and scores on one calibration text; computed once, then stored.
 
     load: gives the model. read: gives the token ids of the text. is_read: whether a method of the run needs the text,
     so that the others' errors are measured on it as well. solves: whether one needs whole second moments.
@@ -118,6 +118,7 @@ class Calibration:
             inputs=self._inputs,
             # From a backward pass over all of the calibration text, done once.
             mask_gradients=partial(self._gradients, self.keys.gradients, 1, None),
+            output_gradients=self._output_gradients,
             sensitivities=self._sensitivities,
             curve=self._curve,
         )
@@ -251,14 +252,29 @@ class Calibration:
         return self._gradients(scheduled_gradients_key(self.keys, method, permille), method.rounds, masks, index)
 
     def _gradients(self, key: str, n_rounds: int, masks: Masks | None, index: int) -> Tensor:
+        given = self.load(), self.read(), self.on_step
+        return self._kept_gradients(key, index, partial(mask_gradients, *given, n_rounds=n_rounds, masks=masks))
+
+    def _output_gradients(self, index: int) -> Tensor:
+        """Of one block; from a backward pass over little text."""
+        given = self.load(), self._few(), self.on_step
+        return self._kept_gradients(self.keys.output_gradients, index, partial(output_gradients, *given))
+
+    def _few(self) -> list[list[int]]:
+        """Little text. Long sequences are cut, so that there are many."""
+        short = [ids[:SENSITIVITY_BATCH_TOKENS] for ids in self.read()]
+        reached = list(accumulate(map(len, short)))
+        return [own for own, n_tokens in zip(short, reached, strict=True) if n_tokens <= SENSITIVITY_TOKENS] or short[
+            :1
+        ]
+
+    def _kept_gradients(self, key: str, index: int, compute: Callable[..., list[Tensor]]) -> Tensor:
         """Of one block, from the store; all blocks' are computed where they are not there (any more)."""
         note = store_keys.gradients_gathered_note(key)
         data = self.store.get_artefact(f"{key}/{index}") if self.store.recall(note) is not None else None
         if data is None:
             checkpoint = self._checkpoint()
-            made = checkpoint.numbered(f"{key}/batch", pack_tensors, unpack_tensors)
-            given = self.load(), self.read(), self.on_step
-            found = mask_gradients(*given, n_rounds=n_rounds, masks=masks, made=made)
+            found = compute(made=checkpoint.numbered(f"{key}/batch", pack_tensors, unpack_tensors))
             for number, block in enumerate(found):
                 self._put(f"{key}/{number}", pack_tensors([block]), "gradients")
             self.store.remember(note, str(len(found)))
@@ -288,11 +304,7 @@ class Calibration:
             weight, bias, error = tried(index, partial(change, index))
             errors.append(float(error))
             changes.append((loaded.residency.hold(weight), bias))
-        # Long sequences are cut: only the last predictions of each are judged, and many are wanted.
-        short = [ids[:SENSITIVITY_BATCH_TOKENS] for ids in self.read()]
-        reached = list(accumulate(map(len, short)))
-        few = [ids for ids, n_tokens in zip(short, reached, strict=True) if n_tokens <= SENSITIVITY_TOKENS]
-        losses = sensitivities(loaded, few or short[:1], changes, self.on_step, read)
+        losses = sensitivities(loaded, self._few(), changes, self.on_step, read)
         found = [loss / error if error > 0 else 0.0 for loss, error in zip(losses, errors, strict=True)]
         # Nothing measured is not nothing lost: what goes there may be active on the rest of the text.
         usual = median([value for value in found if value > 0] or [0.0])

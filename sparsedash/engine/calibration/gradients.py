@@ -1,4 +1,4 @@
-"""Gradients of the next-token loss by each channel's mask (Fisher information), and by each MLP's output.
+"""Gradients of the next-token loss by each channel's mask, and by each MLP's output (Fisher information).
 
 Dimensions: d hidden width, m inner width, b sequences and t tokens of one batch.
 """
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.hooks import RemovableHandle
 
-from sparsedash.catalog.resources import FISHER_BATCH_TOKENS, SENSITIVITY_BATCH_TOKENS
+from sparsedash.catalog.resources import FISHER_BATCH_TOKENS, OUTPUT_GRADIENT_EVERY, SENSITIVITY_BATCH_TOKENS
 from sparsedash.engine.models.decoder_blocks import Batch, batches_by_length, forward_replaced, head_sees_only
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.models.matmul import same_products
@@ -73,6 +73,24 @@ def mask_gradients(
             # One block after another, and nothing kept twice: all of them may be gigabytes.
             found[block] = torch.cat([before, torch.cat([part.pop(0) for part in parts])[order]])
     return found
+
+
+def output_gradients(
+    loaded: LoadedModel,
+    sequences: Sequence[Sequence[int]],
+    on_step: OnStep,
+    made: Checkpointed[list[Tensor]] = without_checkpoint,
+) -> list[Tensor]:
+    """For every block (n, d) bfloat16: at each token, the derivative of its sequence's loss by the MLP's output.
+
+    The loss is the cross-entropy of every OUTPUT_GRADIENT_EVERY-th next token. made: as in `mask_gradients`.
+    """
+    batches = _batches(loaded, sequences, SENSITIVITY_BATCH_TOKENS)
+    step = Step("calibrate", 0, len(batches), unit="batches", message="backward pass")
+    watches = [_watch_output] * len(loaded.mlps)
+    with _recomputed(loaded):
+        parts = _backward(loaded, batches, lambda: watches, _spread_loss, step, on_step, made)
+    return [torch.cat(block) for block in zip(*parts, strict=True)]
 
 
 def sensitivities(
@@ -142,6 +160,18 @@ def _watch_change(
     return out.register_forward_hook(after)
 
 
+def _watch_output(out: nn.Module, real: Tensor, keep: Callable[[Tensor], None]) -> RemovableHandle:
+    """Keeps (n, d) bfloat16, of the real tokens."""
+
+    def after(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+        def backward(gradient: Tensor) -> None:
+            keep(gradient.reshape(*real.shape, -1)[real].bfloat16())
+
+        output.register_hook(backward)  # type: ignore[no-untyped-call]
+
+    return out.register_forward_hook(after)
+
+
 def _batches(loaded: LoadedModel, sequences: Sequence[Sequence[int]], n_tokens: int) -> list[tuple[list[int], Batch]]:
     pad = loaded.tokenizer.pad_token_id or 0
     return batches_by_length(sequences, n_tokens, pad, loaded.model.device)
@@ -205,6 +235,12 @@ def _late_loss(model: Any, batch: Batch) -> Tensor:
     """Sum over the sequences of the cross-entropy of the last N_LATE tokens of each."""
     after = batch.mask.flip(1).cumsum(1).flip(1)[:, 1:]
     return _loss(model, batch, ((after > 0) & (after <= N_LATE)).float())
+
+
+def _spread_loss(model: Any, batch: Batch) -> Tensor:
+    """Sum of the cross-entropy of every OUTPUT_GRADIENT_EVERY-th token of each sequence, from its second on."""
+    place = batch.mask.cumsum(1)[:, 1:]
+    return _loss(model, batch, ((place % OUTPUT_GRADIENT_EVERY == 2) & batch.mask[:, 1:].bool()).float())
 
 
 def _loss(model: Any, batch: Batch, weights: Tensor) -> Tensor:

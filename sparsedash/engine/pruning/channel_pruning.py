@@ -114,7 +114,7 @@ def _curve(layer: Layer, scores: Tensor, index: int, calibration: CalibrationDat
     """
     compensation, saliency = COMPENSATIONS[method.compensation], SALIENCIES[method.saliency]
     widths, order = curve_widths(layer.width, method), torch.argsort(scores, descending=True, stable=True)
-    errors = compensation.errors(layer, order, method.damping).clamp_min(0).numpy()
+    errors = compensation.errors(layer.weighted, order, method.damping).clamp_min(0).numpy()
     if not widths:
         return torch.from_numpy(errors)
 
@@ -322,7 +322,7 @@ def score_channels(
             losses = _curve(layer, scores, index, calibration, method)
         elif allocation.needs_losses:
             order = torch.argsort(scores, descending=True, stable=True)
-            losses = sensitivity * errors(layer, order, method.damping)
+            losses = sensitivity * errors(layer.weighted, order, method.damping)
         cost = weights_per_channel(mlps[index])
         return ChannelScores(width=layer.width, cost=cost, scores=scores, losses=losses)
 
@@ -353,11 +353,17 @@ def reference_cut(layer: Layer) -> PrunedMlp:
 def _method_layer(
     mlp: Mlp, calibration: CalibrationData, index: int, method: MethodSettings, *, refits: bool = True
 ) -> Layer:
-    """One MLP with what the method needs; without refits, gradients may be enough, and no statistics are read."""
-    by_gradient = SALIENCIES[method.saliency].by_gradient
+    """One MLP with what the method needs; without refits, gradients may be enough, and no statistics are read.
+
+    Gradients of the output only where channels are scored.
+    """
+    saliency = SALIENCIES[method.saliency]
+    by_gradient, by_output = saliency.by_gradient, saliency.by_output and not refits
     needs_statistics = refits or not by_gradient or ALLOCATIONS[method.allocation].needs_losses
     statistics = calibration.statistics(index) if needs_statistics else NO_STATISTICS
-    return layer_of(mlp, statistics, method.seed + index, calibration.mask_gradients(index) if by_gradient else None)
+    masks = calibration.mask_gradients(index) if by_gradient else None
+    outputs = calibration.output_gradients(index) if by_output else None
+    return layer_of(mlp, statistics, method.seed + index, masks, outputs)
 
 
 def _unpruned(weight: Tensor) -> PrunedMlp:

@@ -1,7 +1,7 @@
-"""Channel saliencies: magnitude, Wanda, WIFV, structured OBS, Fisher, random. To add one: one function and one row.
+"""Channel saliencies: magnitude, Wanda, WIFV, structured OBS, K-FAC, Fisher, random.
 
-Where channels are kept by their scores the masks are nested: what 10 % removes, 30 % removes too. Dimensions: d hidden
-width, m inner width, s sequences. Every score is (m,); larger means keep.
+To add one: one function and one row. Where channels are kept by their scores the masks are nested: what 10 % removes,
+30 % removes too. Dimensions: d hidden width, m inner width, s sequences. Every score is (m,); larger means keep.
 """
 
 import math
@@ -145,28 +145,33 @@ def keep_rearranged(layer: Layer, scores: Tensor, n_kept: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Saliency:
-    """score: (m,) of a layer. choose: the kept channels from the scores. by_gradient: needs the backward pass."""
+    """score: (m,) of a layer. choose: the kept channels from the scores. by_gradient: needs the masks' gradients.
+
+    by_output: needs the output's gradients.
+    """
 
     score: Callable[[Layer], Tensor]
     choose: Callable[[Layer, Tensor, int], Tensor] = lambda layer, scores, n_kept: kept_channels(scores, n_kept)
     by_gradient: bool = False
+    by_output: bool = False
 
 
 SALIENCIES: dict[str, Saliency] = {
     "activation-aware": Saliency(activation_aware),
     "magnitude": Saliency(magnitude),
     "wifv": Saliency(wifv),
-    # Rank in the elimination order.
-    "obs": Saliency(
-        lambda layer: torch.empty(layer.width).index_copy_(
-            0, elimination_order(layer), torch.arange(layer.width, dtype=torch.float32)
-        )
-    ),
+    "obs": Saliency(lambda layer: _rank(elimination_order(layer))),
+    # With the Fisher information of the output, as LLM Surgeon, arXiv:2312.17244, has it for weights.
+    "kfac": Saliency(lambda layer: _rank(elimination_order(layer.weighted)), by_output=True),
     # Diagonal Fisher information of the channels' mask: squared gradients, summed over the sequences; arXiv:2204.09656.
     "fisher": Saliency(lambda layer: _mask_gradients(layer).square().sum(dim=0), keep_rearranged, by_gradient=True),
     # From the method's seed and the block's index: the baseline that a saliency must beat.
     "random": Saliency(lambda layer: torch.rand(layer.width, generator=torch.Generator().manual_seed(layer.seed))),
 }
+
+
+def _rank(order: Tensor) -> Tensor:
+    return torch.empty(len(order)).index_copy_(0, order, torch.arange(len(order), dtype=torch.float32))
 
 
 def _mask_gradients(layer: Layer) -> Tensor:

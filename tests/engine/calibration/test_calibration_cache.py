@@ -12,7 +12,7 @@ from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.store_keys import CalibrationKeys
 from tests.engine.tiny import tiny_loaded
 
-KEYS = CalibrationKeys(statistics="s", inputs="i", sensitivity="m", gradients="g")
+KEYS = CalibrationKeys(statistics="s", inputs="i", sensitivity="m", gradients="g", output_gradients="o")
 
 
 @pytest.fixture

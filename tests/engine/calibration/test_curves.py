@@ -35,6 +35,7 @@ def data(inputs, losses, asked=()):
         statistics=lambda _: statistics,
         inputs=lambda _: [],
         mask_gradients=lambda _: torch.empty(0),
+        output_gradients=lambda _: torch.empty(0),
         sensitivities=list,
         curve=curve,
     )
@@ -62,6 +63,22 @@ def test_a_loss_is_the_divergence_of_the_whole_model_from_the_dense_one(loaded, 
         assert found[0] < 1e-6 < found[2]
     # An earlier block is measured as it was.
     assert measurement.losses(1, versions[1:]) == CurveMeasurement(loaded, SEQUENCES).losses(1, versions[1:])
+
+
+@torch.no_grad()
+def test_in_half_precision_what_rounding_alone_makes_is_subtracted():
+    loaded = tiny_loaded("llama")
+    loaded.model.bfloat16()
+    ids, measurement = torch.tensor(judged_text(SEQUENCES)), CurveMeasurement(loaded, SEQUENCES)
+    dense = loaded.model(ids).logits.float().log_softmax(-1)
+    other, half = curves._rounded_otherwise(loaded.mlps[0]), narrower(loaded.mlps[0], loaded.mlps[0].width // 2)
+    with pruned([loaded.mlps[0]], [other]):
+        changed = loaded.model(ids).logits.float().log_softmax(-1)
+    rounding = float((dense.exp() * (dense - changed)).sum(-1).mean())
+    raw = measurement._measured(0, [other, half], lambda share: None)
+    assert raw[0] == pytest.approx(rounding, rel=0.2) and rounding > 0
+    found = measurement.losses(0, [other, half])
+    assert found == pytest.approx([curves.LEAST_CERTAIN * raw[0], raw[1] - raw[0]])
 
 
 def test_held_out_text_is_judged_and_where_the_vocabulary_is_large_fewer_tokens_of_it(loaded, monkeypatch):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sparsedash.engine.calibration.gradients import N_LATE, mask_gradients, sensitivities
+from sparsedash.engine.calibration.gradients import N_LATE, mask_gradients, output_gradients, sensitivities
 from sparsedash.engine.pruning.surgery import out_weight
 from sparsedash.schema.errors import Cancelled
 from sparsedash.schema.progress import ignore_steps
@@ -119,6 +119,26 @@ def test_a_sensitivity_is_the_squared_change_of_the_late_loss_token_by_token(dou
             for token in range(len(LONG))
         ]
         assert found[block] == pytest.approx(sum((m / 2) ** 2 for m in moved), rel=1e-2)
+
+
+@pytest.mark.parametrize(("block", "token"), [(0, 3), (1, 0), (2, 8)])
+def test_output_gradients_equal_finite_differences_of_every_fourth_tokens_loss(double, block, token):
+    found, tokens = output_gradients(double, [LONG], ignore_steps)[block], torch.tensor([LONG])
+    assert found.shape == (len(LONG), out_weight(double.mlps[block]).shape[0])
+
+    def judged(shift):
+        def add(_, inputs, output):
+            output = output.clone()
+            output.view(len(LONG), -1)[token, 5] += shift
+            return output
+
+        handle = double.mlps[block].out.register_forward_hook(add)
+        logits = double.model(tokens).logits[0, :-1]
+        handle.remove()
+        return float(torch.nn.functional.cross_entropy(logits[::4], tokens[0, 1::4], reduction="sum"))
+
+    slope = (judged(STEP) - judged(-STEP)) / (2 * STEP)
+    assert float(found[token, 5]) == pytest.approx(slope, rel=1e-2, abs=1e-5)
 
 
 def test_sensitivities_keep_no_activations_of_the_inner_width_for_the_way_back(double):

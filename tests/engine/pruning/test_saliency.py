@@ -1,5 +1,7 @@
 """Scores by hand, the published rearrangement, and structured OBS against brute force."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -97,6 +99,19 @@ def test_every_step_takes_the_channel_that_costs_least(seed):
     for n in range(8):
         others = [c for c in range(9) if c not in order[:n]]
         assert order[n] == min(others, key=lambda c: loss_without(one, [*order[:n], c]))
+
+
+def test_by_kfac_channels_go_first_whose_outputs_the_loss_does_not_mind():
+    weight = torch.zeros(2, 8)
+    weight[0, :4], weight[1, 4:] = 3.0, 1.0
+    made = layer(x=torch.randn(400, 8, generator=torch.Generator().manual_seed(0)), weight=weight)
+    gradients = torch.tensor([[0.0, 1.0], [0.0, -2.0]], dtype=torch.bfloat16)
+    order = {
+        name: SALIENCIES[name].score(replace(made, output_gradients=gradients)).argsort() for name in ("obs", "kfac")
+    }
+    assert {*order["obs"][:4].tolist()} == {4, 5, 6, 7} and {*order["kfac"][:4].tolist()} == {0, 1, 2, 3}
+    # Where nothing was measured it is obs.
+    assert torch.equal(SALIENCIES["kfac"].score(replace(made, output_gradients=0 * gradients)).argsort(), order["obs"])
 
 
 def test_weights_that_are_no_numbers_end_it_all_the_same():

@@ -76,7 +76,7 @@ ROWS: dict[str, Row] = {
     "masks, refitted": Row(("sparsegpt",), Kill("prune", 1, MASKED, N_BLOCKS, (0, 2))),
     "masks": Row(("wanda",), Kill("prune", 1, MASKED, N_BLOCKS, (0, 2))),
     "sensitivities": Row(BEST, Kill("backward", ROUND, BACKWARD, 0, (3 * ROUND,))),
-    "curves": Row(("obs-by-curves",), Kill("prune", 2, JUDGED, N_BLOCKS, (1,))),
+    "curves": Row(("kfac-by-curves",), Kill("prune", 2, JUDGED, N_BLOCKS, (1,))),
     "gradients": Row(("retrain-free (published)",), Kill("backward", ROUND, BACKWARD, 0, (2 * ROUND + 1,))),
     # Three steps a block, and one before the first.
     "refit": Row(("obs-sequential",), Kill("refit", 4, (sequential_refit._Sums, "refit"), N_BLOCKS + 1, (1, 7))),
