@@ -5,6 +5,7 @@ of it as well as its own loss. Dimensions: d hidden width, m inner width, k kept
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from itertools import count
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from sparsedash.engine.calibration.statistics import WalkCheckpoint, held_out, residual_weights
 from sparsedash.engine.models.decoder_blocks import Batch, BlockWalk, batches_by_length, capture_inputs
 from sparsedash.engine.models.loading import LoadedModel
+from sparsedash.engine.models.matmul import bfloat16_units
 from sparsedash.engine.pruning.linalg import add_second_moment_, complement, damped_solution, mirror_lower_, submatrix
 from sparsedash.engine.pruning.surgery import Mlp, PrunedMlp, out_weight, pruned
 from sparsedash.schema.progress import OnStep, Step
@@ -109,11 +111,13 @@ class _Sums:
 
     def add(self, inputs: Tensor, aim: Tensor, hidden: Tensor) -> None:
         """inputs: (n, m). aim, hidden: (n, d), the dense stream and the sparse one after the block."""
-        inputs, shift = inputs.float(), (aim - hidden).float()
-        weights = residual_weights(aim)[:, None]
-        add_second_moment_(self._moment, inputs * weights.sqrt())
-        self._shift += shift.T @ (inputs * weights)
-        self._mean_input += (inputs * weights).sum(dim=0)
+        dtype, shift, weights = inputs.dtype, (aim - hidden).float(), residual_weights(aim)[:, None]
+        weighted = inputs.float().mul_(weights.sqrt())
+        with bfloat16_units() if dtype == torch.bfloat16 else nullcontext():
+            # Rounded again to the model's own type, far below what so few tokens tell.
+            add_second_moment_(self._moment, weighted.to(dtype).float())
+            self._shift += (shift * weights.sqrt()).to(dtype).float().T @ weighted.to(dtype).float()
+        self._mean_input += (weighted * weights.sqrt()).sum(dim=0)
         self._mean_shift += (shift * weights).sum(dim=0)
         self._total += float(weights.sum())
 
