@@ -53,7 +53,7 @@ METHODS = (
     ),
     Method(
         "obs-sequential",
-        "obs-by-sensitivity, refitted once more block after block on the sparse model's own activations; three more "
+        "obs-by-sensitivity, refitted once more block after block on the sparse model's own activations; two more "
         "passes over the text",
         replace(_OBS, compensation="sequential"),
     ),

@@ -169,7 +169,8 @@ def least_memory(shape: ModelShape, settings: RunSettings, *, streamed: bool = F
         "healing": _healing_bytes(shape, settings),
     }
     if any(method.compensation == "sequential" for method in settings.methods):
-        beside["the sequential refit"] = 3 * streams + moments
+        # And the inner activations of one block.
+        beside["the sequential refit"] = 3 * streams + streams * m // d + moments
     purpose = max(beside, key=beside.__getitem__)
     n_weights = shape.n_parameters
     if streamed:

@@ -368,7 +368,7 @@ def _pruning(method: MethodSettings, shape: ModelShape, n_tokens: int, walk: _Wo
             inverses = cubes + resources.STREAM_INPUTS * n_blocks * d**3
             work += (2 * weights_by_inputs + inverses) * SINGLE + 128 * shape.n_block_weights * MOVED
         return work
-    refits = {"least-squares": 1, "sequential": 2}.get(method.compensation, 0)
+    refits = method.compensation in ("least-squares", "sequential")
     work += 4 * (resources.HELD_OUT_TOKENS + of_passages) * d * widths * SINGLE + 4 * d * widths * READ
     work += (2 * d * squares * whole + (cubes + 2 * d * squares) * refits) * SINGLE
     if method.eliminates:
@@ -387,7 +387,7 @@ def _pruning(method: MethodSettings, shape: ModelShape, n_tokens: int, walk: _Wo
         # One more tells rounding apart.
         work += (method.curve_levels + 1) * read + method.curve_levels * (cubes / 3 + 2 * d * squares) / 2 * SINGLE
     if method.compensation == "sequential":
-        work += (token * 3 + 2 * squares * SINGLE) * n_tokens + walk * 3
+        work += (token * 2 + 2 * squares * SINGLE) * n_tokens + walk * 2
     return work
 
 

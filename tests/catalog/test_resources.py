@@ -90,9 +90,9 @@ def test_a_run_that_depends_on_no_calibration_text_needs_no_room_for_any(name):
     assert least_memory(SMALL, settings(name, "best")) == least_memory(SMALL, settings("best"))
 
 
-def test_a_sequential_refit_walks_the_text_three_times():
+def test_a_sequential_refit_holds_three_streams_and_the_activations_of_one_block():
     found = least_memory(SMALL, settings(methods=(MethodSettings(compensation="sequential"),)))
-    assert found.beside_bytes == 2 * 4 * 30 * 30 + 3 * N_TOKENS * 10 * 4
+    assert found.beside_bytes == 2 * 4 * 30 * 30 + N_TOKENS * (3 * 10 + 30) * 4
     assert found.purpose == "the sequential refit"
 
 

@@ -88,7 +88,7 @@ SLOWER = {
     "sensitivities": (by("least-squares-by-sensitivity"), by("least-squares"), "prune"),
     "curves": (by("least-squares-by-curves"), by("least-squares-by-sensitivity"), "prune"),
     "inverses": (by("obs-by-sensitivity"), by("least-squares-by-sensitivity"), "prune"),
-    "three walks": (by("obs-sequential"), by("obs-by-sensitivity"), "prune"),
+    "walks": (by("obs-sequential"), by("obs-by-sensitivity"), "prune"),
     "single weights refitted": (by("sparsegpt"), by("wanda"), "prune"),
     "a text that the model writes": (RunSettings(), WRITTEN, "text"),
     **{

@@ -10,6 +10,7 @@ from itertools import count
 
 import torch
 from torch import Tensor
+from torch.nn.functional import linear
 
 from sparsedash.engine.calibration.statistics import WalkCheckpoint, held_out, residual_weights
 from sparsedash.engine.models.decoder_blocks import Batch, BlockWalk, batches_by_length, capture_inputs
@@ -38,40 +39,48 @@ def refit_sequentially(
 
     strength: 0 aims at the block's own dense output on the sparse model's activations, 1 at the dense residual stream.
     Where a block adds something else than the MLP's output, such as its norm, it is 0: a shift of the one is none of
-    the other. Walks the dense and the sparse model in step, which is three forward passes over the text: each block of
-    the sparse one is run with its dense MLP, for the input of that, and again with the refitted one. Held-out sequences
-    are not fitted.
+    the other. Walks the dense and the sparse model in step: each block of the sparse one is run with its dense MLP, for
+    the input of that; then the refit's difference is added, or where a block does not add, it is run again: three
+    forward passes over the text. Held-out sequences are not fitted.
     """
     device, pad = loaded.model.device, loaded.tokenizer.pad_token_id or 0
     numbered = batches_by_length(sequences, BATCH_TOKENS, pad, device)
     batches = [batch for _, batch in numbered]
     fitted = [batch.mask.bool() & ~held_out(rows).to(device) for rows, batch in numbered]
     dense, sparse = (BlockWalk(loaded.model.base_model, loaded.blocks, batches) for _ in range(2))
-    strength = strength if _adds_output(loaded, batches[0]) else 0.0
+    adds = _adds_output(loaded, batches[0])
+    strength, passes = (strength, 2) if adds else (0.0, 3)
     first = checkpoint.resume(dense, sparse) if checkpoint else 0
-    steps = count(3 * first * len(batches))
+    steps = count(passes * first * len(batches))
 
     def report() -> None:
-        on_step(Step("prune", next(steps), 3 * len(loaded.blocks) * len(batches), unit="batches"))
+        on_step(Step("prune", next(steps), passes * len(loaded.blocks) * len(batches), unit="batches"))
 
     report()
     for index, (mlp, narrow) in list(enumerate(zip(loaded.mlps, narrowed, strict=True)))[first:]:
         for _ in dense.step(index):
             report()
         before, sums = sparse.hidden, _Sums(mlp)
-        seen: list[Tensor] = []
-        with capture_inputs([mlp.out], [seen.append]):
+        inputs: list[Tensor] = []
+        with capture_inputs([mlp.out], [inputs.append]):
             for number in sparse.step(index):
-                inputs, tokens = seen.pop(), fitted[number]
-                inputs = inputs.reshape(*tokens.shape, -1)[tokens]
-                sums.add(inputs, dense.hidden[number][tokens], sparse.hidden[number][tokens])
+                tokens = fitted[number]
+                inputs[-1] = inputs[-1].reshape(*tokens.shape, -1)
+                sums.add(inputs[-1][tokens], dense.hidden[number][tokens], sparse.hidden[number][tokens])
+                if not adds:
+                    inputs.clear()
                 report()
         refitted = sums.refit(narrow, damping, strength).held(loaded.residency.hold)
         yield index, refitted
-        sparse.go_back(before)
-        with pruned([mlp], [refitted]):
-            for _ in sparse.step(index):
-                report()
+        if adds:
+            weight, bias = (own.to(device) for own in refitted.change(*_dense(mlp)))
+            moved = (linear(own, weight.to(own), bias.to(own)) for own in inputs)
+            sparse.go_back([hidden + change for hidden, change in zip(sparse.hidden, moved, strict=True)])
+        else:
+            sparse.go_back(before)
+            with pruned([mlp], [refitted]):
+                for _ in sparse.step(index):
+                    report()
         if checkpoint:
             checkpoint.reached(index + 1, dense, sparse)
 
@@ -126,8 +135,8 @@ class _Sums:
         kept = narrow.kept
         moment = mirror_lower_(self._moment).div_(self._total).cpu()
         shift = (strength * self._shift / self._total).cpu()
-        weight = out_weight(self._mlp).to("cpu", torch.float32, copy=True)
-        if self._mlp.out.bias is None:
+        weight, bias = _dense(self._mlp)
+        if bias is None:
             return PrunedMlp(kept, _solve_kept(moment, weight, kept, damping, shift))
         mean = (self._mean_input / self._total).cpu()
         mean_shift = (strength * self._mean_shift / self._total).cpu()
@@ -135,7 +144,13 @@ class _Sums:
             moment.addr_(mean, mean, alpha=-1), weight, kept, damping, shift.addr_(mean_shift, mean, alpha=-1)
         )
         means = mean_shift + weight @ mean - fitted @ mean[kept]
-        return PrunedMlp(kept, fitted, self._mlp.out.bias.float().cpu() + means)
+        return PrunedMlp(kept, fitted, bias + means)
+
+
+def _dense(mlp: Mlp) -> tuple[Tensor, Tensor | None]:
+    """Copies of the out-projection (d, m) and its bias."""
+    bias = mlp.out.bias
+    return out_weight(mlp).to("cpu", torch.float32, copy=True), None if bias is None else bias.float().cpu()
 
 
 def _solve_kept(moment: Tensor, weight: Tensor, kept: Tensor, damping: float, shift: Tensor) -> Tensor:

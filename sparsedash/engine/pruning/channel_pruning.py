@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sparsedash.engine.pruning.compensation import COMPENSATIONS, least_squares
+from sparsedash.engine.pruning.compensation import COMPENSATIONS, least_squares, no_compensation
 from sparsedash.engine.pruning.layer import NO_STATISTICS, CalibrationData, Layer, LazySequence, layer_of
 from sparsedash.engine.pruning.saliency import SALIENCIES, activation_aware, kept_channels
 from sparsedash.engine.pruning.surgery import Mlp, PrunedMlp, out_weight, weights_per_channel
@@ -274,7 +274,10 @@ def prune_channels(
         if n_kept == layer.width:
             return _unpruned(layer.out_weight)
         kept = SALIENCIES[method.saliency].choose(layer, block.scores, n_kept)
-        return COMPENSATIONS[method.compensation].refit(layer, kept, method.damping)
+        compensation = COMPENSATIONS[method.compensation]
+        # A sequential refit needs no more than the choice.
+        refit = no_compensation if compensation.sequential else compensation.refit
+        return refit(layer, kept, method.damping)
 
     def on_made(index: int) -> None:
         if share:
