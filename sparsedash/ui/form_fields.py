@@ -10,7 +10,7 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 from streamlit.runtime.memory_uploaded_file_manager import MemoryUploadedFileManager
 from streamlit.runtime.scriptrunner import get_script_run_ctx
-from streamlit.runtime.uploaded_file_manager import UploadedFile
+from streamlit.runtime.uploaded_file_manager import DeletedFile, UploadedFile
 
 from sparsedash.catalog.choices import EVALUATION_CORPORA, OFFERED
 from sparsedash.reporting import wording
@@ -215,8 +215,9 @@ def file_popover(
     refusal = f"{key}-refused"
 
     def take() -> None:
-        file: UploadedFile | None = st.session_state[key]
-        if file is None:
+        file: UploadedFile | DeletedFile | None = st.session_state[key]
+        # A file that was taken and removed counts as changed once more, at the next press.
+        if not isinstance(file, UploadedFile):
             return
         st.session_state[refusal] = None
         try:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+from streamlit.runtime.memory_uploaded_file_manager import MemoryUploadedFileManager
 
 from sparsedash.storage.text_files import MAX_BYTES
 from tests.ui.conftest import button, markup, words
@@ -52,6 +53,14 @@ def test_a_refused_text_is_told_in_words_and_changes_nothing(open_page, backend,
     form = bring(form, "text", "good.jsonl", LINES)
     assert said not in words(form)
     assert form.selectbox(key="text").value == next(iter(backend.uploads.kept()))
+
+
+@pytest.mark.parametrize("content", [LINES, b"no json\n"], ids=["kept", "refused"])
+def test_the_form_goes_on_after_an_upload_whose_file_has_left_the_memory(open_page, monkeypatch, content):
+    form = bring(open_page("prune"), "text", "mine.jsonl", content)
+    monkeypatch.setattr(MemoryUploadedFileManager, "get_files", lambda *_, **__: [])
+    before = words(form)
+    assert words(form.run()) == before and not form.exception
 
 
 def opened(open_page, **address):
