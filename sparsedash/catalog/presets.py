@@ -23,6 +23,7 @@ class Method:
 
 _USUAL, _BARE = MethodSettings(), MethodSettings(compensation="none")
 _OBS = MethodSettings(saliency="obs", allocation="sensitivity", damping=0.1)
+_KFAC = replace(_OBS, saliency="kfac", allocation="curves", plain_text=0.5)
 _SPARSEGPT = MethodSettings(saliency="obs", pattern="1x1", scope="decoder")
 _WANDA = MethodSettings(compensation="none", pattern="1x1", scope="decoder")
 _BY_SIZE = replace(_WANDA, saliency="magnitude")
@@ -48,8 +49,13 @@ METHODS = (
     ),
     Method(
         "kfac-by-curves",
-        "as obs, the errors weighted by what the model's loss makes of them; with the widths that lose least in all",
-        replace(_OBS, saliency="kfac", allocation="curves"),
+        "as best, with errors weighted by what the model's loss makes of them, and the widths that lose least in all",
+        _KFAC,
+    ),
+    Method(
+        "kfac-sequential",
+        "kfac-by-curves, refitted once more block after block on the sparse model's own activations",
+        replace(_KFAC, compensation="sequential"),
     ),
     Method(
         "obs-sequential",
