@@ -67,6 +67,16 @@ def test_the_dependencies_are_the_lines_of_the_requirements_and_the_pages_librar
     assert metadata.get_all("Provides-Extra") == ["dashboard"]
 
 
+def test_the_shell_and_python_need_no_library_of_the_pages_and_only_python_s_functions_import_torch():
+    names = [each.name for each in direct(ROOT / "requirements-dashboard.txt")]
+    program = (
+        "import sys, sparsedash, sparsedash.shell.commands; dir(sparsedash); before = 'torch' in sys.modules\n"
+        "assert all(callable(getattr(sparsedash, name)) for name in sparsedash.__all__)\n"
+        f"print(before, 'torch' in sys.modules, [name for name in {names} if name in sys.modules])"
+    )
+    assert run("-c", program, cwd=ROOT).stdout.split(maxsplit=2) == ["False", "True", "[]\n"]
+
+
 REFUSED = (
     "sparsedash: Model: there is no model /nowhere on this machine; possible: a folder, a .gguf file, or a name of the "
     "hub as in owner/name@revision.\n"

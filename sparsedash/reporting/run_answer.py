@@ -48,7 +48,7 @@ def answer_sentence(found: RunResults, ended: bool = False) -> str:
         return find_sentence(search, method, verdicts)
     by = f" with {_quoted(method)}" if found.run.settings.names_methods else ""
     notes = {row.permille: _rounding_note(row) for row in rows}
-    said = [race_sentence(found), _verdicts_sentence(verdicts, method, found.tolerance, by, notes)]
+    said = [race_sentence(found), verdicts_sentence(verdicts, method, found.tolerance, by, notes)]
     sentence = " ".join(filter(None, said))
     return sentence if found.run.finished else f"So far: {sentence}"
 
@@ -92,10 +92,10 @@ def find_sentence(result: FindResult, method: MethodSettings, verdicts: Mapping[
     by = f" with {_quoted(method)}" if method.heal_steps else ""
     if not result.finished:
         return (
-            f"So far: {_verdicts_sentence(verdicts, method, tolerance, by)}" if verdicts else "The search has started."
+            f"So far: {verdicts_sentence(verdicts, method, tolerance, by)}" if verdicts else "The search has started."
         )
     ends = {step: verdicts[step] for step in (result.answer, result.next_step) if step is not None and step in verdicts}
-    said = [_verdicts_sentence(ends, method, tolerance, by)] if ends else []
+    said = [verdicts_sentence(ends, method, tolerance, by)] if ends else []
     if result.answer not in ends and result.n_passages < FEWEST_PASSAGES:
         said.insert(0, f"{wording.first_upper(_TOO_FEW)}.")
     elif result.answer not in ends:
@@ -105,7 +105,7 @@ def find_sentence(result: FindResult, method: MethodSettings, verdicts: Mapping[
     return " ".join(said)
 
 
-def _verdicts_sentence(
+def verdicts_sentence(
     verdicts: Mapping[int, ToleranceVerdict],
     method: MethodSettings,
     tolerance: Tolerance,
