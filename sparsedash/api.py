@@ -6,6 +6,7 @@ to `on_step`; what it raises stops the work. Everything raises SparseDashError, 
 
 import copy
 import json
+import shutil
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -319,6 +320,8 @@ def _in_memory(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> It
     with TemporaryDirectory(prefix="sparsedash-") as place:
         source, loaded = model_in_memory(model, tokenizer, Path(place) / "model")
         store = Store(Path(place) / "data")
+        # Nothing of it stays, so that only the disk limits it.
+        store.allow_artefacts(shutil.disk_usage(place).free)
         try:
             yield _Given(source, loaded, store)
         finally:

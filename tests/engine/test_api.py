@@ -56,11 +56,9 @@ def test_model_and_verdict_are_those_of_a_run_and_stock_code_generates_saves_and
     sparse = sparse_of(dense)
     assert torch.equal(sparse.model(IDS).logits, wanted)
     assert (sparse.pruned.widths, sparse.pruned.reached) == (record.pruned.widths, record.pruned.reached)
-    compared, found = (
-        sparsedash.compare(dense, sparse.model, TOKENIZER, ASKED),
-        run_results(StoredResults(store), run),
-    )
+    found = run_results(StoredResults(store), run)
     (judged,) = found.judged
+    compared = sparsedash.compare(dense, sparse.model, TOKENIZER, ASKED)
     assert (compared.judged, compared.paired) == (judged.verdict, judged.comparison)
     assert compared.verdict == plain(answer_sentence(found))
     assert compared.sparse.outcomes == record.outcomes
