@@ -35,4 +35,8 @@ else:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from sparsedash import api
 
-        return getattr(api, name)
+        globals()[name] = found = getattr(api, name)
+        return found
+
+    def __dir__() -> list[str]:
+        return list({*globals(), *__all__})

@@ -111,10 +111,12 @@ def verdicts_sentence(
     tolerance: Tolerance,
     by: str = "",
     notes: Mapping[int, str] | None = None,
+    model: str = "",
 ) -> str:
     """The largest sparsity within the limits, the smallest beyond, and what is undecided between or above them.
 
-    verdicts: at least one. by: with which method. notes: what belongs after a sparsity.
+    verdicts: at least one. by: with which method. notes: what belongs after a sparsity. model: what a single one is
+    called where its sparsity says nothing.
     """
     decided, undecided = answered(verdicts)
     said = []
@@ -129,7 +131,7 @@ def verdicts_sentence(
         said.append((and_join(names, "and" if said else "or"), "", phrase))
     verb, after = ("Removing", "") if method.takes_channels else ("Setting", " to zero")
     (subject, note, phrase), *rest = said
-    sentences = [f"{verb} {subject} {wording.share_of(method)}{after}{note}{by} {phrase}."]
+    sentences = [f"{model or f'{verb} {subject} {wording.share_of(method)}{after}{note}{by}'} {phrase}."]
     sentences += [f"{subject}{note} {phrase}." for subject, note, phrase in rest]
     if not decided:
         sentences.append(limits_sentence(verdicts[undecided[0]], tolerance))

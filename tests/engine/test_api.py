@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import replace
+from math import nan
 
 import pytest
 import torch
@@ -27,6 +28,7 @@ from tests.engine.tiny import tiny_model, tiny_tokenizer
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 EVEN = sparsedash.MethodSettings(width_multiple=8)
+SWAPPED = "The second model has more channels than the first: the dense model comes first."
 UNEVEN = replace(method_named("best"), width_multiple=8)
 IDS = torch.arange(12)[None]
 TOKENIZER, TEXTS, ASKED = tiny_tokenizer(), passages(40)[20:], passages(40)[:10]
@@ -100,10 +102,62 @@ def test_blocks_of_different_widths_are_not_saved_by_stock_code_but_exported_and
         again = AutoModelForCausalLM.from_pretrained(tmp_path / form, trust_remote_code=False)
         assert again.config.intermediate_size == width
         torch.testing.assert_close(again(IDS).logits, sparse.model(IDS).logits)
-    with pytest.raises(sparsedash.SparseDashError, match="already exists"):
-        sparsedash.export(sparse, TOKENIZER, tmp_path / "padded")
+    steps = []
+    for form, folder, why in (
+        (None, "padded", "already exists"),
+        ("uniform", "new", r"different widths\. Possible: padded, masked\."),
+    ):
+        with pytest.raises(sparsedash.SparseDashError, match=why):
+            sparsedash.export(sparse, TOKENIZER, tmp_path / folder, form=form, on_step=steps.append)
+    for second, why in ((sparse, r"Give its \.model"), (torch.nn.Linear(2, 2), "Linear is no model")):
+        with pytest.raises(sparsedash.SparseDashError, match=why):
+            sparsedash.compare(dense, second, TOKENIZER, ASKED, on_step=steps.append)
+    assert not steps
     with pytest.raises(sparsedash.SparseDashError, match=r"other widths.*Give the dense model"):
         sparse_of(sparse.model)
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "n_zero"),
+    [
+        (tiny_model("gpt2"), {"budget": "weights", "width_multiple": 8}, 0),
+        (tiny_model("gpt2").bfloat16(), {"heal_steps": 1}, 0),
+        (tiny_model("llama"), {"method": "wanda-2:4", "share": 0.5}, 48),
+    ],
+    ids=["tied weights, of weights", "bfloat16, healed", "2:4"],
+)
+def test_what_stock_code_can_hold_is_saved_and_read(model, given, n_zero, tmp_path):
+    model.get_submodule("model.layers.1" if n_zero else "").train()
+    sparse = sparse_of(model, **given)
+    assert [own.training for own in sparse.model.modules()] == [own.training for own in model.modules()]
+    assert (sparse.pruned.healed is not None) == ("heal_steps" in given)
+    assert sparse.pruned.reached[given.get("budget", "channels")] >= (0 if n_zero else 0.2)
+    if n_zero:
+        assert (sparse.model.model.layers[0].mlp.down_proj.weight == 0).sum(dim=1).tolist() == [n_zero] * 32
+    sparse.model.save_pretrained(tmp_path)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path, trust_remote_code=False)
+    assert torch.equal(again(IDS).logits, sparse.model.eval()(IDS).logits)
+
+
+def test_a_model_of_which_no_form_is_left_is_announced(tmp_path):
+    with pytest.warns(UserWarning, match=r"were given a bias.*cannot be exported either: choose another method"):
+        sparse = sparse_of(tiny_model("llama"), "flap", width_multiple=8)
+    assert sparse.forms == ()
+    with pytest.raises(sparsedash.SparseDashError, match="No form is possible"):
+        sparsedash.export(sparse, TOKENIZER, tmp_path / "new")
+
+
+def test_plain_text_that_stands_in_for_the_user_s_is_announced(dense):
+    with pytest.warns(UserWarning, match=r"The texts give 634 of 1,\d+ calibration tokens, the rest are built-in"):
+        sparsedash.prune(dense, TOKENIZER, TEXTS, n_samples=80, length=32)
+
+
+@pytest.mark.parametrize(("kind", "n_warnings"), [("llama", 1), ("gpt2", 0)])
+def test_a_second_model_that_was_not_pruned_from_the_first_is_not_called_so(kind, n_warnings, recwarn):
+    first, second = tiny_model(kind, **({"intermediate_size": 64} if n_warnings else {})), tiny_model("llama")
+    said = sparsedash.compare(first, second, TOKENIZER, ASKED).verdict
+    assert said.startswith("The second model ") and said.count("imit") == said.count("10 passages") == 1
+    assert [str(each.message) for each in recwarn].count(SWAPPED) == n_warnings
 
 
 def test_a_search_finds_what_that_of_a_folder_finds(dense, settings, store):
@@ -133,8 +187,14 @@ def test_repeated_passages_are_left_out_with_a_warning_and_progress_is_told(dens
         ({"model": tiny_model("llama").model}, r"LlamaModel cannot be pruned; possible: LlamaForCausalLM"),
         ({"model": tiny_model("llama").half()}, r"one of float32, bfloat16.*not float16 on cpu"),
         ({"texts": "one text"}, "Texts must be a list of texts"),
-        ({"share": 0.1234}, r"0 to 0\.9, in steps of 0\.001"),
+        *(({"share": each}, r"Share must be 0 to 0\.9, in steps of 0\.001") for each in (0.1234, 0.95, nan, "0.2")),
+        ({"method": "wanda-2:4"}, r"Share must be 0\.5 with method wanda-2:4, not 0\.2"),
+        ({"method": "wanda", "width_multiple": 8}, "Width multiple must be None with method wanda, not 8"),
         ({"method": "bst"}, "one of best, "),
+        ({"texts": iter(["a text", " "])}, r"Texts\[1\] must be a text that is not empty"),
+        ({"tokenizer": "gpt2"}, "str is no tokenizer of transformers"),
+        ({"texts": TEXTS[:1]}, "71 calibration tokens are too few"),
+        ({"method": EVEN.healed(1), "texts": [" ".join(TEXTS)] * 2}, "2 calibration samples are too few to heal"),
     ],
 )
 def test_what_is_missing_is_named(change, why):

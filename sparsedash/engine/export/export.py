@@ -1,7 +1,7 @@
 """Export of a sparse model: rebuilt from its record, written, proven by a fresh process, then given its name."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 
-from sparsedash.catalog.families import form_problem, require_form, shared_width
+from sparsedash.catalog.families import FORMS, form_problem, require_form, shared_width
 from sparsedash.catalog.presets import method_name
 from sparsedash.engine.export.export_files import (
     WrittenFiles,
@@ -89,7 +89,7 @@ def export_model(settings: ExportSettings, store: Store, shelf: ModelShelf, on_s
         require_llama_cpp()
     made = rebuild_model(sparse, store, on_step, shelf)
     model_type = made.loaded.model.config.model_type
-    _refuse_form(settings.form, pruned, model_type)
+    refuse_form(settings.form, pruned, model_type, FORMS)
     if made.loaded.residency.streamed and weights not in (made.loaded.dtype, "float32"):
         raise ExportError(
             f"This model does not fit into memory, so weights rounded to {weights} cannot be proven here.",
@@ -125,9 +125,12 @@ def export_model(settings: ExportSettings, store: Store, shelf: ModelShelf, on_s
     return found
 
 
-def _refuse_form(form: Form, pruned: Pruned, model_type: str) -> None:
+def refuse_form(form: Form, pruned: Pruned, model_type: str, forms: Iterable[Form]) -> None:
+    """Raise ExportError, with those of these forms that are possible, where the sparse model has no such form."""
     if problem := form_problem(form, pruned, model_type):
-        raise ExportError(f"This model cannot be written as {form}: {problem}.", "Choose another form.")
+        possible = ", ".join(each for each in forms if not form_problem(each, pruned, model_type))
+        advice = f"Possible: {possible}." if possible else "No form is possible: choose another method."
+        raise ExportError(f"This model cannot be written as {form}: {problem}.", advice)
 
 
 def export_narrowed(
@@ -142,16 +145,14 @@ def export_narrowed(
 ) -> Proof:
     """Write and prove the folder of a model that is sparse itself, in its own type of weights, without card and recipe.
 
-    pruned: how it was made. source, loaded: the sparse model. record: its answers to the passages. Raises ExportError,
-    and then the folder does not exist.
+    form: one that is possible. pruned: how it was made. source, loaded: the sparse model. record: its answers to the
+    passages. Raises ExportError, and then the folder does not exist.
     """
-    require_new(folder)
-    _refuse_form(form, pruned, model_type := loaded.model.config.model_type)
     mlps = loaded.mlps
     whole = [PrunedMlp(torch.arange(mlp.width), out_weight(mlp)) for mlp in mlps]
     blocks = LazySequence(len(mlps), whole.__getitem__)
     made = PrunedChannels(loaded=loaded, blocks=blocks, errors=(), sensitivities=list, alone=list)
-    width = max(pruned.dense_widths) if form == "masked" else shared_width(pruned, model_type)
+    width = max(pruned.dense_widths) if form == "masked" else shared_width(pruned, loaded.model.config.model_type)
     settings = ExportSettings(dense="-", sparse="-", form=form, weights=loaded.dtype)
     with _write_errors(folder), new_folder(folder) as inside:
         on_part = begin_parts(Step("write", 0, 1, message=folder.name), on_step)

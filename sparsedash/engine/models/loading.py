@@ -22,7 +22,7 @@ from typing import Any, cast, get_args
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoTokenizer, PreTrainedModel
+from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, AutoTokenizer, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from sparsedash.catalog.families import FAMILIES, Family, config_problem
@@ -319,18 +319,22 @@ def model_in_memory(model: PreTrainedModel, tokenizer: Tokenizer, folder: Path) 
 
     folder: gets the config's and the tokenizer's files. Raises ModelError where it is none that can be pruned.
     """
-    by_auto = "Load it by AutoModelForCausalLM."
+    by_auto = "Load it by AutoModelForCausalLM; merge adapters, and unwrap it."
     if not isinstance(model, PreTrainedModel):
-        raise ModelError(f"A {type(model).__name__} is no model of transformers.", by_auto)
+        raise ModelError(f"{type(model).__name__} is no model of transformers.", by_auto)
+    if not isinstance(tokenizer, Tokenizer):
+        raise ModelError(f"{type(tokenizer).__name__} is no tokenizer of transformers.", "Load it by AutoTokenizer.")
     if problem := config_problem(model.config.to_dict(), IN_MEMORY):
         raise ModelError(problem[0].upper() + problem[1:])
-    if not isinstance(model, kind := MODEL_FOR_CAUSAL_LM_MAPPING[type(model.config)]):
-        raise ModelError(f"A {type(model).__name__} cannot be pruned; possible: {kind.__name__}.", by_auto)
+    if not isinstance(model, kind := MODEL_FOR_CAUSAL_LM_MAPPING[CONFIG_MAPPING[model.config.model_type]]):
+        raise ModelError(f"{type(model).__name__} cannot be pruned; possible: {kind.__name__}.", by_auto)
     there = {f"{type_name(weight.dtype)} on {weight.device}" for weight in model.parameters()}
     dtype = type_name(model.dtype)
     if len(there) > 1 or dtype not in get_args(Dtype) or model.device.type == "meta":
         allowed = f"one of {', '.join(get_args(Dtype))}, all on one device"
-        raise ModelError(f"The weights of {IN_MEMORY} must be {allowed}, not {', '.join(sorted(there))}.")
+        found = ", ".join(sorted(there))
+        advice = "Give model.float(), whole on one device."
+        raise ModelError(f"The weights of {IN_MEMORY} must be {allowed}, not {found}.", advice)
     refuse_no_numbers(f"of {IN_MEMORY}", model)
     shared: dict[int, Any] = {id(own): nn.Parameter(own.detach(), requires_grad=False) for own in model.parameters()}
     shared |= {id(own): own for own in model.buffers()}
