@@ -102,7 +102,7 @@ clean:
 	$(PYTHON) -m venv .venv
 	@touch $@
 
-.venv/installed: .venv/python requirements.txt constraints.txt
+.venv/installed: .venv/python requirements.txt requirements-core.txt requirements-dashboard.txt constraints.txt
 	$(PIP) -r requirements.txt $(CONSTRAINTS)
 	@touch $@
 

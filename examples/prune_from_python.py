@@ -1,81 +1,40 @@
-"""Prune a language model from Python, and say what it lost: the same steps that the dashboard takes.
+"""Prune a language model from Python, see what it lost, and write it as a folder: a notebook, cell by cell.
 
-    python -m examples.prune_from_python
-    python -m examples.prune_from_python --model /path/to/model --sparsity 10,30 --passages 132 --data-dir results
+    python examples/prune_from_python.py MODEL TEXTS NEW_FOLDER
 
-Call it like this in the checkout, with the Python of `make install`. Without arguments it takes the built-in model,
-which needs no network, and a few minutes. With --data-dir a second call answers at once, and a dashboard that is
-started with SPARSEDASH_DATA_DIR set to that folder shows the run.
+MODEL: a folder or a name of the hub. TEXTS: a file with a text on each line. docs/python.md explains each function.
 """
 
-import argparse
-import tempfile
+# %% A model of transformers, and texts.
+import sys
 from pathlib import Path
 
-from sparsedash.catalog.presets import DEFAULT_METHOD, method_named
-from sparsedash.engine.run import pipeline
-from sparsedash.schema.records import Record
-from sparsedash.schema.settings import (
-    BUILTIN_CLOZE,
-    BUILTIN_MODEL,
-    CalibrationSettings,
-    EvaluationSettings,
-    RunSettings,
-    parse_percents,
-)
-from sparsedash.stats.significance import compare_records
-from sparsedash.storage.store import Store
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from sparsedash import compare, export, prune
 
-def main() -> None:
-    """Prune as asked on the command line, and print the verdict on each sparse model."""
-    arguments = parse_arguments()
-    settings = RunSettings(
-        model=arguments.model,
-        methods=(method_named(DEFAULT_METHOD),),
-        sparsities_permille=parse_percents(arguments.sparsity),
-        # The dense model writes its own calibration text: at least 4 tokens a channel, and with more less is lost.
-        calibration=CalibrationSettings(corpus="self", n_samples=64, length=128),
-        evaluation=EvaluationSettings(corpus=BUILTIN_CLOZE, n_passages=arguments.passages),
-    )
-    with tempfile.TemporaryDirectory() as temporary:
-        dense, *sparse = answers(settings, arguments.data_dir or Path(temporary))
-    print(f"{settings.model}, {DEFAULT_METHOD}, the first {arguments.passages} passages of {BUILTIN_CLOZE}")
-    print(f"dense      {dense.last_word.accuracy:.1%} right")
-    for record in sparse:
-        print(f"{record.sparsity_permille / 10:g} % sparse", verdict(dense, record))
+reference, lines, folder = sys.argv[1], Path(sys.argv[2]).read_text(encoding="utf-8").splitlines(), sys.argv[3]
+model = AutoModelForCausalLM.from_pretrained(reference, trust_remote_code=False)
+tokenizer = AutoTokenizer.from_pretrained(reference, trust_remote_code=False)
+# What the model is asked must not be what it is calibrated on.
+passages, texts = lines[: len(lines) // 3], lines[len(lines) // 3 :]
 
+# %% Take a fifth of the MLPs' channels. The given model stays as it is.
+sparse = prune(model, tokenizer, texts, share=0.2)
+print("Channels of each block:", *sparse.pruned.widths)
 
-def answers(settings: RunSettings, folder: Path) -> list[Record]:
-    """The dense model's answers, then those of every sparse model, in the order asked. folder: where they are kept."""
-    store = Store(folder)
-    try:
-        run = pipeline.run(settings, store)
-        records = [store.get(Record, key) for key in (run.dense, *run.sparse)]
-        return [record for record in records if record is not None]
-    finally:
-        store.close()
+# %% Ask both models the same passages.
+found = compare(model, sparse.model, tokenizer, passages)
+print(found.verdict, found.figures, sep="\n")
+broke = [
+    f"  {before.target}: {after.answer}"
+    for before, after in zip(found.dense.outcomes, found.sparse.outcomes, strict=True)
+    if before.last_word_right and not after.last_word_right
+]
+print(f"{len(broke)} answers broke", *broke[:10], sep="\n")
 
-
-def verdict(dense: Record, sparse: Record) -> str:
-    """What was lost. Both answered the same passages, so what counts is how many answers flipped, and which way."""
-    paired = compare_records(dense, sparse)
-    low, high = (100 * end for end in paired.interval)
-    return (
-        f"{sparse.last_word.accuracy:.1%} right: {paired.broke} answers broke, {paired.mended} were mended; "
-        f"McNemar p {paired.p_value:.2g}, {100 * paired.difference:+.1f} points (95 %: {low:+.1f} to {high:+.1f})"
-    )
-
-
-def parse_arguments() -> argparse.Namespace:
-    """What to prune, by how much, and how much to ask it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--model", default=BUILTIN_MODEL, help="hub id, folder or .gguf file")
-    parser.add_argument("--sparsity", default="10,20", help="percents of the MLPs' channels, with commas between")
-    parser.add_argument("--passages", type=int, default=60, help="so many of the 132 built-in ones are answered")
-    parser.add_argument("--data-dir", type=Path, help="keeps what is computed; a temporary folder where not given")
-    return parser.parse_args()
-
-
-if __name__ == "__main__":
-    main()
+# %% It is a model of transformers, and a folder once it is exported.
+words = tokenizer(passages[0], return_tensors="pt")
+print(tokenizer.decode(sparse.model.generate(**words, max_new_tokens=10, do_sample=False)[0]))
+proof = export(sparse, tokenizer, folder)
+print(f"{folder}: a fresh process gives logits that differ by at most {proof.logit_difference:.1g}")

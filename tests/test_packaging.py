@@ -1,4 +1,4 @@
-"""What `pip install .` gives: the command, the package with its data, and the dependencies of requirements.txt."""
+"""What `pip install .` gives: the command, the package with its data, the dependencies of requirements-core.txt."""
 
 import subprocess
 import sys
@@ -11,6 +11,7 @@ import pytest
 from packaging.requirements import Requirement
 
 import sparsedash
+from supply.installed import direct
 
 ROOT = Path(__file__).parents[1]
 RUN_THE_COMMAND = (
@@ -58,11 +59,22 @@ def test_the_version_is_the_one_of_the_package(metadata):
     assert sparsedash.__version__ not in (ROOT / "pyproject.toml").read_text()
 
 
-def test_the_dependencies_are_the_lines_of_the_requirements(metadata):
-    lines = [line.partition("#")[0].strip() for line in (ROOT / "requirements.txt").read_text().splitlines()]
-    asked = {str(Requirement(line)) for line in lines if line}
-    assert {str(Requirement(text)) for text in metadata.get_all("Requires-Dist")} == asked
-    assert len(asked) > 10
+def test_the_dependencies_are_the_lines_of_the_requirements_and_the_pages_libraries_an_extra(metadata):
+    core, pages = (direct(ROOT / f"requirements-{part}.txt") for part in ("core", "dashboard"))
+    extra = [Requirement(f'{each}; extra == "dashboard"') for each in pages]
+    assert set(map(Requirement, metadata.get_all("Requires-Dist"))) == {*core, *extra}
+    assert {*direct()} == {*core, *pages} and len(core) > 10
+    assert metadata.get_all("Provides-Extra") == ["dashboard"]
+
+
+def test_the_shell_and_python_need_no_library_of_the_pages_and_only_python_s_functions_import_torch():
+    names = [each.name for each in direct(ROOT / "requirements-dashboard.txt")]
+    program = (
+        "import sys, sparsedash, sparsedash.shell.commands; dir(sparsedash); before = 'torch' in sys.modules\n"
+        "assert all(callable(getattr(sparsedash, name)) for name in sparsedash.__all__)\n"
+        f"print(before, 'torch' in sys.modules, [name for name in {names} if name in sys.modules])"
+    )
+    assert run("-c", program, cwd=ROOT).stdout.split(maxsplit=2) == ["False", "True", "[]\n"]
 
 
 REFUSED = (

@@ -189,11 +189,11 @@ def _problem(form: Form, method: MethodSettings, model_type: str | None, *, is_e
     if method.compensation == "bias" and form != "gguf" and family is not None and len(family.inner) > 1:
         return "its blocks were given a bias, for which this family's stock code has no place"
     if not method.takes_channels:
-        return "" if form == "masked" else "single weights were set to zero, and no channel has left"
+        return "" if form == "masked" else "single weights were set to zero, and no channel was removed"
     if form == "uniform" and family is not None and not family.width:
         return f"the code of {model_type} computes its width from the hidden one, and reads no other"
     if form == "uniform" and not is_even:
-        return "its blocks have different widths, and this form has one; choose padded, gguf or an even method"
+        return "its blocks have different widths"
     return ""
 
 

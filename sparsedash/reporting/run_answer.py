@@ -48,7 +48,7 @@ def answer_sentence(found: RunResults, ended: bool = False) -> str:
         return find_sentence(search, method, verdicts)
     by = f" with {_quoted(method)}" if found.run.settings.names_methods else ""
     notes = {row.permille: _rounding_note(row) for row in rows}
-    said = [race_sentence(found), _verdicts_sentence(verdicts, method, found.tolerance, by, notes)]
+    said = [race_sentence(found), verdicts_sentence(verdicts, method, found.tolerance, by, notes)]
     sentence = " ".join(filter(None, said))
     return sentence if found.run.finished else f"So far: {sentence}"
 
@@ -92,10 +92,10 @@ def find_sentence(result: FindResult, method: MethodSettings, verdicts: Mapping[
     by = f" with {_quoted(method)}" if method.heal_steps else ""
     if not result.finished:
         return (
-            f"So far: {_verdicts_sentence(verdicts, method, tolerance, by)}" if verdicts else "The search has started."
+            f"So far: {verdicts_sentence(verdicts, method, tolerance, by)}" if verdicts else "The search has started."
         )
     ends = {step: verdicts[step] for step in (result.answer, result.next_step) if step is not None and step in verdicts}
-    said = [_verdicts_sentence(ends, method, tolerance, by)] if ends else []
+    said = [verdicts_sentence(ends, method, tolerance, by)] if ends else []
     if result.answer not in ends and result.n_passages < FEWEST_PASSAGES:
         said.insert(0, f"{wording.first_upper(_TOO_FEW)}.")
     elif result.answer not in ends:
@@ -105,16 +105,18 @@ def find_sentence(result: FindResult, method: MethodSettings, verdicts: Mapping[
     return " ".join(said)
 
 
-def _verdicts_sentence(
+def verdicts_sentence(
     verdicts: Mapping[int, ToleranceVerdict],
     method: MethodSettings,
     tolerance: Tolerance,
     by: str = "",
     notes: Mapping[int, str] | None = None,
+    model: str = "",
 ) -> str:
     """The largest sparsity within the limits, the smallest beyond, and what is undecided between or above them.
 
-    verdicts: at least one. by: with which method. notes: what belongs after a sparsity.
+    verdicts: at least one. by: with which method. notes: what belongs after a sparsity. model: what a single one is
+    called where its sparsity says nothing.
     """
     decided, undecided = answered(verdicts)
     said = []
@@ -129,7 +131,7 @@ def _verdicts_sentence(
         said.append((and_join(names, "and" if said else "or"), "", phrase))
     verb, after = ("Removing", "") if method.takes_channels else ("Setting", " to zero")
     (subject, note, phrase), *rest = said
-    sentences = [f"{verb} {subject} {wording.share_of(method)}{after}{note}{by} {phrase}."]
+    sentences = [f"{model or f'{verb} {subject} {wording.share_of(method)}{after}{note}{by}'} {phrase}."]
     sentences += [f"{subject}{note} {phrase}." for subject, note, phrase in rest]
     if not decided:
         sentences.append(limits_sentence(verdicts[undecided[0]], tolerance))

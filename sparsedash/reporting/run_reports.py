@@ -15,7 +15,6 @@ from typing import Any
 from sparsedash.jobs.job import Job
 from sparsedash.reporting import verdicts, wording
 from sparsedash.reporting.charts.chart_style import COLOUR_PAIRS
-from sparsedash.reporting.charts.tradeoff_chart import tradeoff_chart, tradeoff_words
 from sparsedash.reporting.charts.tradeoff_data import Measure
 from sparsedash.reporting.figure_svg import figure_svg
 from sparsedash.reporting.html import Html, Table, element, escape, heading, paragraph, readable
@@ -56,6 +55,9 @@ def html_report(
     found: RunResults, pair: Pair, passages: Passages | None, job: Job | None = None, wrote: Sequence[Html] = ()
 ) -> bytes:
     """The report in UTF-8: verdict, charts, numbers, broken and fixed answers, continuations, settings, versions."""
+    # Not above: the shell, which draws nothing, is installed without plotly.
+    from sparsedash.reporting.charts.tradeoff_chart import tradeoff_chart, tradeoff_words
+
     run, tradeoff = found.run, found.tradeoff()
     notes = [wording.example_words(run), run_ending(run, job), missing_records(run, found.missing)]
     step = next_step(found)

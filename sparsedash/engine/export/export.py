@@ -1,15 +1,16 @@
 """Export of a sparse model: rebuilt from its record, written, proven by a fresh process, then given its name."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 
-from sparsedash.catalog.families import form_problem, require_form, shared_width
+from sparsedash.catalog.families import FORMS, form_problem, require_form, shared_width
 from sparsedash.catalog.presets import method_name
 from sparsedash.engine.export.export_files import (
     WrittenFiles,
@@ -21,12 +22,14 @@ from sparsedash.engine.export.export_files import (
 from sparsedash.engine.export.model_card import CARD, CardFacts, model_card, public_model, recipe_json
 from sparsedash.engine.export.reload_proof import prove_files, require_llama_cpp
 from sparsedash.engine.models.checkpoint_reading import read_config
-from sparsedash.engine.models.loading import ModelShelf, gguf_file, locate_model
+from sparsedash.engine.models.loading import LoadedModel, ModelShelf, Source, gguf_file, locate_model
 from sparsedash.engine.models.model_conversion import content_hash
+from sparsedash.engine.pruning.layer import LazySequence
+from sparsedash.engine.pruning.surgery import PrunedMlp, out_weight
 from sparsedash.engine.run.sparse_models import PrunedChannels, RebuiltModel, rebuild_model
 from sparsedash.reporting.run_results import Judged, StoredResults, judge, measure, run_results
 from sparsedash.schema.errors import ExportError, JobError, SettingsError
-from sparsedash.schema.export_settings import Export, ExportSettings, Proof
+from sparsedash.schema.export_settings import Export, ExportSettings, Form, Proof
 from sparsedash.schema.progress import OnPart, OnStep, Step, begin_parts
 from sparsedash.schema.records import Passages, Pruned, Record, Run
 from sparsedash.schema.settings import RunSettings
@@ -86,8 +89,7 @@ def export_model(settings: ExportSettings, store: Store, shelf: ModelShelf, on_s
         require_llama_cpp()
     made = rebuild_model(sparse, store, on_step, shelf)
     model_type = made.loaded.model.config.model_type
-    if problem := form_problem(settings.form, pruned, model_type):
-        raise ExportError(f"This model cannot be written as {settings.form}: {problem}.", "Choose another form.")
+    refuse_form(settings.form, pruned, model_type, FORMS)
     if made.loaded.residency.streamed and weights not in (made.loaded.dtype, "float32"):
         raise ExportError(
             f"This model does not fit into memory, so weights rounded to {weights} cannot be proven here.",
@@ -121,6 +123,45 @@ def export_model(settings: ExportSettings, store: Store, shelf: ModelShelf, on_s
         require_new(folder)
         store.put(found.key, found)
     return found
+
+
+def refuse_form(form: Form, pruned: Pruned, model_type: str, forms: Iterable[Form]) -> None:
+    """Raise ExportError, with those of these forms that are possible, where the sparse model has no such form."""
+    if problem := form_problem(form, pruned, model_type):
+        possible = ", ".join(each for each in forms if not form_problem(each, pruned, model_type))
+        advice = f"Possible: {possible}." if possible else "No form is possible: choose another method."
+        raise ExportError(f"This model cannot be written as {form}: {problem}.", advice)
+
+
+def export_narrowed(
+    folder: Path,
+    form: Form,
+    pruned: Pruned,
+    source: Source,
+    loaded: LoadedModel,
+    record: Record,
+    passages: Passages,
+    on_step: OnStep,
+) -> Proof:
+    """Write and prove the folder of a model that is sparse itself, in its own type of weights, without card and recipe.
+
+    form: one that is possible. pruned: how it was made. source, loaded: the sparse model. record: its answers to the
+    passages. Raises ExportError, and then the folder does not exist.
+    """
+    mlps = loaded.mlps
+    whole = [PrunedMlp(torch.arange(mlp.width), out_weight(mlp)) for mlp in mlps]
+    blocks = LazySequence(len(mlps), whole.__getitem__)
+    made = PrunedChannels(loaded=loaded, blocks=blocks, errors=(), sensitivities=list, alone=list)
+    width = max(pruned.dense_widths) if form == "masked" else shared_width(pruned, loaded.model.config.model_type)
+    settings = ExportSettings(dense="-", sparse="-", form=form, weights=loaded.dtype)
+    with _write_errors(folder), new_folder(folder) as inside:
+        on_part = begin_parts(Step("write", 0, 1, message=folder.name), on_step)
+        require_room = partial(require_export_room, folder)
+        write_folder(
+            inside, source, made, width=width, weights=loaded.dtype, require_room=require_room, on_part=on_part
+        )
+        rebuilt = RebuiltModel(source=source, loaded=loaded, sparse=made)
+        return prove_files(inside, settings, record, passages, rebuilt, ModelShelf(), on_step)
 
 
 def require_exportable(run: RunSettings, wanted: ExportSettings, store: Store) -> None:

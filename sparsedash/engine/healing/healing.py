@@ -65,7 +65,7 @@ def require_held_out(n_sequences: int) -> None:
         raise CalibrationError(
             f"{n_sequences} calibration samples are too few to heal a model; needed: {HELD_OUT_EVERY}, one of which is "
             "held out and decides.",
-            "Ask for more samples, or heal for 0 minutes.",
+            "Ask for more samples, or do not heal.",
         )
 
 

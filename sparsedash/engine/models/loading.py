@@ -1,9 +1,11 @@
 """Load a model by its reference: a hub id, a local folder, a .gguf file or the built-in one; resident or streamed.
 
+One that the caller holds in memory is worked on in a copy that shares its weights.
 Safe by default: safetensors, no code from the model's repository; a repository with nothing but `.bin` files is read
 with weights-only loading. A model's identity is the hub's commit or a hash of its files.
 """
 
+import copy
 import gc
 import json
 import logging
@@ -15,15 +17,15 @@ from functools import cached_property, partial
 from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedModel
+from torch import Tensor, nn
+from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, AutoTokenizer, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from sparsedash.catalog.families import FAMILIES, Family
+from sparsedash.catalog.families import FAMILIES, Family, config_problem
 from sparsedash.catalog.model_shape import ModelShape, model_shape
 from sparsedash.engine.models.checkpoint_reading import (
     FLOAT_TYPES,
@@ -168,10 +170,13 @@ ReadModel = Callable[[Source, Dtype], LoadedModel]
 
 
 class ModelShelf:
-    """Keeps the model loaded last for the next job. n_loaded: with the first, peak memory is the model's own."""
+    """Keeps the model loaded last for the next job. n_loaded: with the first, peak memory is the model's own.
 
-    def __init__(self) -> None:
-        self._kept: LoadedModel | None = None
+    given: of a model in memory, which is the only one that it gives out.
+    """
+
+    def __init__(self, given: Source | None = None, kept: LoadedModel | None = None) -> None:
+        self.given, self._kept = given, kept
         self.n_loaded = 0
 
     def take(self, source: Source, dtype: Dtype, stream: ReadModel | None = None) -> LoadedModel:
@@ -288,18 +293,60 @@ def read_whole(source: Source, dtype: Dtype) -> LoadedModel:
     advice = "The folder needs the tokenizer's files beside the weights."
     with refusing(f"The tokenizer of {reference} could not be read", advice):
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    if (tokenizer.pad_token_id or 0) >= config.vocab_size:
+    return _loaded(source, dtype, model, tokenizer, (slow,) if kind == "bin" else ())
+
+
+def _loaded(
+    source: Source, dtype: Dtype, model: PreTrainedModel, tokenizer: Tokenizer, warnings: tuple[str, ...] = ()
+) -> LoadedModel:
+    if (tokenizer.pad_token_id or 0) >= model.config.vocab_size:
         # Some models add one without an embedding. Any token does: what it stands for is masked.
+        tokenizer = copy.deepcopy(tokenizer)
         tokenizer.pad_token = None
     model.eval().requires_grad_(False)
+    family = FAMILIES[model.config.model_type]
     return LoadedModel(
-        identity=source.identity,
-        dtype=dtype,
-        model=model,
-        tokenizer=tokenizer,
-        family=FAMILIES[config.model_type],
-        warnings=(slow,) if kind == "bin" else (),
+        identity=source.identity, dtype=dtype, model=model, tokenizer=tokenizer, family=family, warnings=warnings
     )
+
+
+IN_MEMORY = "the given model"
+"""What stands for a reference where the caller holds the model."""
+
+
+def model_in_memory(model: PreTrainedModel, tokenizer: Tokenizer, folder: Path) -> tuple[Source, LoadedModel]:
+    """The model as the engine works on it: a copy of its modules that shares its weights. The given one stays as it is.
+
+    folder: gets the config's and the tokenizer's files. Raises ModelError where it is none that can be pruned.
+    """
+    by_auto = "Load it by AutoModelForCausalLM; merge adapters, and unwrap it."
+    if not isinstance(model, PreTrainedModel):
+        raise ModelError(f"{type(model).__name__} is no model of transformers.", by_auto)
+    if not isinstance(tokenizer, Tokenizer):
+        raise ModelError(f"{type(tokenizer).__name__} is no tokenizer of transformers.", "Load it by AutoTokenizer.")
+    if problem := config_problem(model.config.to_dict(), IN_MEMORY):
+        raise ModelError(problem[0].upper() + problem[1:])
+    if not isinstance(model, kind := MODEL_FOR_CAUSAL_LM_MAPPING[CONFIG_MAPPING[model.config.model_type]]):
+        raise ModelError(f"{type(model).__name__} cannot be pruned; possible: {kind.__name__}.", by_auto)
+    there = {f"{type_name(weight.dtype)} on {weight.device}" for weight in model.parameters()}
+    dtype = type_name(model.dtype)
+    if len(there) > 1 or dtype not in get_args(Dtype) or model.device.type == "meta":
+        allowed = f"one of {', '.join(get_args(Dtype))}, all on one device"
+        found = ", ".join(sorted(there))
+        advice = "Give model.float(), whole on one device."
+        raise ModelError(f"The weights of {IN_MEMORY} must be {allowed}, not {found}.", advice)
+    refuse_no_numbers(f"of {IN_MEMORY}", model)
+    shared: dict[int, Any] = {id(own): nn.Parameter(own.detach(), requires_grad=False) for own in model.parameters()}
+    shared |= {id(own): own for own in model.buffers()}
+    twin = copy.deepcopy(model, shared)
+    # As save_pretrained() has it; written without its checks, which refuse what a family's own config may say.
+    twin.config.architectures, twin.config.dtype = [type(model).__name__], model.dtype
+    folder.mkdir()
+    twin.config.to_json_file(folder / "config.json")
+    twin.generation_config.to_json_file(folder / "generation_config.json")
+    tokenizer.save_pretrained(folder)
+    source = Source(reference=IN_MEMORY, folder=folder, identity=IN_MEMORY)
+    return source, _loaded(source, cast(Dtype, dtype), twin, tokenizer)
 
 
 SCRATCH = "scratch"

@@ -137,6 +137,8 @@ class RunContext:
     @cached_property
     def source(self) -> Source:
         """The model's files and identity."""
+        if self.shelf.given is not None:
+            return self.shelf.given
         reference = self.settings.model
         with self.log.timed("load"):
             unpacked = ", which is unpacked the first time" if is_gguf(reference) else ""

@@ -122,8 +122,8 @@ def test_a_bfloat16_run_is_proven_by_what_its_files_hold(number, form, weights, 
     ("number", "form", "why"),
     [
         (BEST, "uniform", "its blocks have different widths"),
-        (MASKS, "padded", "no channel has left"),
-        (MASKS, "gguf", "no channel has left"),
+        (MASKS, "padded", "no channel was removed"),
+        (MASKS, "gguf", "no channel was removed"),
     ],
 )
 def test_a_form_that_does_not_apply_is_refused_with_the_reason(number, form, why, run, tmp_path):

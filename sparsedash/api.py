@@ -1,0 +1,427 @@
+"""Prune, compare, evaluate, search and export from Python: the engine on models and texts in memory (docs/python.md).
+
+Every call works in a temporary folder that is gone at its end, and leaves the given models as they were. Progress goes
+to `on_step`; what it raises stops the work. Everything raises SparseDashError, with a sentence and advice.
+"""
+
+import copy
+import json
+import shutil
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from math import isfinite
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NoReturn
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from sparsedash.catalog.budgets import require_possible
+from sparsedash.catalog.families import FAMILIES, FORMS, form_problem, one_width
+from sparsedash.catalog.presets import DEFAULT_METHOD, method_name, method_named
+from sparsedash.engine.calibration.statistics import few_tokens_warning
+from sparsedash.engine.export.export import export_narrowed, refuse_form
+from sparsedash.engine.export.reload_proof import N_VERDICTS
+from sparsedash.engine.healing.healing import require_held_out
+from sparsedash.engine.models.loading import LoadedModel, ModelShelf, Source, model_in_memory
+from sparsedash.engine.models.matmul import fastest_products
+from sparsedash.engine.run.pipeline import dense_record, find_sparsity
+from sparsedash.engine.run.run_context import RunContext
+from sparsedash.engine.run.sparse_models import PrunedChannels, prune_model
+from sparsedash.reporting.run_answer import find_sentence, verdicts_sentence
+from sparsedash.reporting.run_results import judge, measure
+from sparsedash.reporting.verdicts import loss_words
+from sparsedash.reporting.wording import NBSP, first_upper
+from sparsedash.schema.errors import ExportError, ModelError, SettingsError
+from sparsedash.schema.errors import SparseDashError as SparseDashError
+from sparsedash.schema.export_settings import Form, Proof
+from sparsedash.schema.method_settings import Budget, MethodSettings
+from sparsedash.schema.progress import OnStep, ignore_steps
+from sparsedash.schema.progress import Step as Step
+from sparsedash.schema.records import Passages, Pruned, Record, Run
+from sparsedash.schema.settings import (
+    BUILTIN_CLOZE,
+    MAX_SPARSITY_PERMILLE,
+    CalibrationSettings,
+    EvaluationSettings,
+    FindSettings,
+    RunSettings,
+    Trial,
+)
+from sparsedash.schema.store_keys import plain_share
+from sparsedash.stats.significance import PairedComparison
+from sparsedash.stats.tolerance import Tolerance, ToleranceVerdict
+from sparsedash.storage.model_folders import require_new
+from sparsedash.storage.store import Store
+
+_FORMS = tuple(form for form in FORMS if form != "gguf")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PrunedModel:
+    """A sparse model: a model of transformers with weights of its own, and how it was made.
+
+    pruned: widths and dense_widths, inner channels of each block; reached, the share of every budget that is gone.
+    """
+
+    model: PreTrainedModel
+    pruned: Pruned
+
+    @property
+    def forms(self) -> tuple[Form, ...]:
+        """The forms in which `export` writes it."""
+        model_type = self.model.config.model_type
+        return tuple(form for form in _FORMS if not form_problem(form, self.pruned, model_type))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Comparison:
+    """What a sparse model lost against a dense one on the same passages.
+
+    verdict: a sentence. figures: losses and their intervals in words. judged: the verdict by measure, with numbers.
+    paired: answers that broke and were mended, McNemar's p. dense, sparse: the answers, passage by passage.
+    """
+
+    verdict: str
+    figures: str
+    judged: ToleranceVerdict
+    paired: PairedComparison
+    dense: Record
+    sparse: Record
+
+    @property
+    def within(self) -> bool:
+        """Whether the loss is shown to be within the limits; not so where it is undecided."""
+        return self.judged.verdict == "within"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """How much can go. share: the largest that is within the limits, 0 to 0.9; None where none was found.
+
+    verdict: a sentence. trials: in the order they were made; the records that they name are not kept.
+    """
+
+    share: float | None
+    verdict: str
+    trials: tuple[Trial, ...]
+
+
+def prune(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    *,
+    method: str | MethodSettings = DEFAULT_METHOD,
+    share: float = 0.2,
+    budget: Budget | None = None,
+    width_multiple: int | None = None,
+    heal_steps: int | None = None,
+    n_samples: int = CalibrationSettings.n_samples,
+    length: int = CalibrationSettings.length,
+    on_step: OnStep = ignore_steps,
+) -> PrunedModel:
+    """The sparse model in which this share of a budget is gone, fitted to the activations that the texts cause.
+
+    method: a name of docs/choices.md, or choices of one's own, of which budget, width_multiple and heal_steps, where
+    given, take the place. share: 0 to 0.9, in steps of 0.001; 0.5 with 2:4 and 4:8. budget: what it is a share of.
+    heal_steps: of training by the dense model, on the same texts. At most n_samples * length tokens are read, no more
+    than `length` of one text.
+    """
+    chosen = _method(method, budget=budget, width_multiple=width_multiple, heal_steps=heal_steps)
+    permille = _permille(share, chosen)
+    with _in_memory(model, tokenizer) as given:
+        calibration = given.calibration(texts, chosen, n_samples, length)
+        run = given.run(on_step, methods=(chosen,), sparsities_permille=(permille,), calibration=calibration)
+        require_possible(run.settings, run.shape)
+        _require_dense(given.loaded)
+        if chosen.heal_steps:
+            require_held_out(len(run.expected_lengths))
+        with fastest_products(run.settings.dtype):
+            made = prune_model(run, chosen, permille)
+            with made.applied():
+                sparse = copy.deepcopy(given.loaded.model)
+        pruned = Pruned(
+            method=chosen,
+            calibration=replace(calibration, corpus="texts"),
+            sparsity_permille=permille,
+            widths=tuple(made.widths),
+            dense_widths=run.shape.widths,
+            reached=made.reached(),
+            layer_errors=(),
+            held_out_errors=(),
+            healed=made.healed if isinstance(made, PrunedChannels) else None,
+        )
+        _warn(run.log.warnings)
+    return _finished(model, sparse, pruned)
+
+
+def evaluate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    passages: Sequence[str],
+    *,
+    on_step: OnStep = ignore_steps,
+) -> Record:
+    """The model's answers: the last word of each passage, given all before it.
+
+    last_word.accuracy: 0 to 1. word_perplexity: of the last words, 1 is best. outcomes: one a passage, in order; a
+    passage that repeats an earlier one is left out, with a warning.
+    """
+    with _in_memory(model, tokenizer) as given:
+        return given.answers(passages, on_step)[0]
+
+
+def compare(
+    dense: PreTrainedModel,
+    sparse: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    passages: Sequence[str],
+    *,
+    ratio: float = FindSettings.ratio,
+    points: float = FindSettings.points,
+    on_step: OnStep = ignore_steps,
+) -> Comparison:
+    """The paired verdict on a sparse model: is its loss on these passages within the limits?
+
+    ratio: of word perplexity to the dense model's, at most, above 1. points: of accuracy, lost at most. With fewer than
+    30 passages no loss is called within.
+    """
+    tolerance, passages = Tolerance(ratio=ratio, points=points), _texts("passages", passages)
+    with _in_memory(dense, tokenizer) as first, _in_memory(sparse, tokenizer) as second:
+        shapes = [(own.shape.family, own.shape.hidden, len(own.mlps)) for own in (first.loaded, second.loaded)]
+        widths = [sum(mlp.width for mlp in own.mlps) for own in (first.loaded, second.loaded)]
+        records = [given.answers(passages, on_step)[0] for given in (first, second)]
+    (judged,) = judge([measure(*records)], tolerance)
+    # Of models of another shape the width says nothing.
+    gone = round(1000 * (1 - widths[1] / widths[0])) if shapes[0] == shapes[1] else 0
+    if gone < 0:
+        _warn(["The second model has more channels than the first: the dense model comes first."])
+    name = "" if gone > 0 else "The second model"
+    said = verdicts_sentence({max(gone, 0): judged.verdict}, MethodSettings(), tolerance, model=name)
+    return Comparison(
+        verdict=said.replace(NBSP, " "),
+        figures=f"{first_upper(loss_words(judged.verdict))}.".replace(NBSP, " "),
+        judged=judged.verdict,
+        paired=judged.comparison,
+        dense=records[0],
+        sparse=records[1],
+    )
+
+
+def find(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    passages: Sequence[str],
+    *,
+    method: str | MethodSettings = DEFAULT_METHOD,
+    ratio: float = FindSettings.ratio,
+    points: float = FindSettings.points,
+    budget: Budget | None = None,
+    width_multiple: int | None = None,
+    n_samples: int = CalibrationSettings.n_samples,
+    length: int = CalibrationSettings.length,
+    on_step: OnStep = ignore_steps,
+) -> Found:
+    """The largest share of a budget that can go within the limits, by bisection over the model's possible widths.
+
+    texts, method, budget, width_multiple, n_samples, length: as of `prune`. passages, ratio, points: as of `compare`;
+    each trial answers as many as it takes.
+    """
+    chosen = _method(method, budget=budget, width_multiple=width_multiple)
+    with _in_memory(model, tokenizer) as given:
+        _require_dense(given.loaded)
+        settings = FindSettings(
+            **given.shared,
+            method=chosen,
+            calibration=given.calibration(texts, chosen, n_samples, length),
+            evaluation=EvaluationSettings(corpus=given.corpus("passages", passages)),
+            ratio=ratio,
+            points=points,
+        )
+        found, store = find_sparsity(settings, given.store, on_step, given.shelf), given.store
+        run = store.get(Run, found.key)
+        assert run is not None, "the search keeps its run"
+        dense, *tried = (record for key in run.records if (record := store.get(Record, key)) is not None)
+        judged = judge([measure(dense, record) for record in tried], Tolerance(ratio=ratio, points=points))
+        _warn(run.warnings)
+    return Found(
+        share=None if found.answer is None else found.answer / 1000,
+        verdict=find_sentence(found, chosen, {each.permille: each.verdict for each in judged}).replace(NBSP, " "),
+        trials=found.trials,
+    )
+
+
+def export(
+    sparse: PrunedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: str | Path,
+    *,
+    form: Form | None = None,
+    passages: Sequence[str] | None = None,
+    on_step: OnStep = ignore_steps,
+) -> Proof:
+    """Write the sparse model as a folder that stock transformers loads, in its type of weights, and prove it.
+
+    folder: new. form: one of `sparse.forms`; None: the first. passages: None: built-in ones. A fresh process loads the
+    folder and must give the logits and answers of the model in memory on the first 50 of them. What fails is deleted,
+    and raises ExportError.
+    """
+    if not isinstance(sparse, PrunedModel):
+        raise SettingsError("sparse", type(sparse).__name__, "what prune() returned")
+    form = next(iter(sparse.forms), "masked") if form is None else form
+    if form not in _FORMS:
+        raise SettingsError("form", form, f"one of {', '.join(_FORMS)}")
+    refuse_form(form, sparse.pruned, sparse.model.config.model_type, _FORMS)
+    require_new(where := Path(folder).expanduser().absolute())
+    with _in_memory(sparse.model, tokenizer) as given:
+        record, asked = given.answers(passages, on_step, N_VERDICTS)
+        return export_narrowed(where, form, sparse.pruned, given.source, given.loaded, record, asked, on_step)
+
+
+@dataclass(frozen=True, eq=False)
+class _Given:
+    """A model in memory with a temporary store for all that is computed of it."""
+
+    source: Source
+    loaded: LoadedModel
+    store: Store
+
+    @property
+    def shelf(self) -> ModelShelf:
+        return ModelShelf(self.source, self.loaded)
+
+    @property
+    def shared(self) -> dict[str, Any]:
+        """What a run and a search are told alike: nothing is streamed, and no prompt is continued."""
+        return {"model": self.source.reference, "dtype": self.loaded.dtype, "residency": "resident", "prompts": ()}
+
+    def run(self, on_step: OnStep, **settings: Any) -> RunContext:
+        return RunContext(RunSettings(**self.shared, **settings), self.store, on_step, self.shelf)
+
+    def corpus(self, name: str, texts: Sequence[str]) -> str:
+        """The reference of these texts, which are written to a file. Raises SettingsError unless they are texts."""
+        lines = [json.dumps({"text": text}) + "\n" for text in _texts(name, texts)]
+        file = self.store.folder.parent / f"{name}.jsonl"
+        file.write_text("".join(lines), encoding="utf-8")
+        return f"file:{file}"
+
+    def calibration(
+        self, texts: Sequence[str], method: MethodSettings, n_samples: int, length: int
+    ) -> CalibrationSettings:
+        """Settings that read these texts. Warns where they fill less than their part beside a method's plain text.
+
+        Raises CalibrationError where they are too few, whatever the plain text adds, as a run does.
+        """
+        corpus = self.corpus("texts", texts) if method.reads_text else CalibrationSettings.corpus
+        settings = CalibrationSettings(corpus=corpus, n_samples=n_samples, length=length)
+        if method.reads_text:
+            run, share = self.run(ignore_steps, methods=(method,), calibration=settings), plain_share(method, settings)
+            own, read = (sum(map(len, run.sequences(part))) for part in (0.0, share))
+            few_tokens_warning(self.loaded, own, solves=method.solves)
+            if own < (1 - share) * read:
+                said = f"The texts give {own:,} of {read:,} calibration tokens, the rest are built-in English stories."
+                _warn([f"{said} Give more texts, or a method without plain text."], stacklevel=4)
+        return settings
+
+    def answers(
+        self, passages: Sequence[str] | None, on_step: OnStep, n_passages: int | None = None
+    ) -> tuple[Record, Passages]:
+        """The model's answers, and the passages they are of. passages None: built-in ones."""
+        corpus = BUILTIN_CLOZE if passages is None else self.corpus("passages", passages)
+        evaluation = EvaluationSettings(corpus=corpus, n_passages=n_passages)
+        # Asked as a run asks its dense model, whose name would stand there.
+        run = self.run(lambda step: on_step(replace(step, message="")), evaluation=evaluation)
+        with fastest_products(run.settings.dtype):
+            record = dense_record(run)
+        if n_passages is None:
+            run.warn_of_passages()
+        _warn(run.log.warnings, stacklevel=4)
+        return record, run.passages
+
+
+@contextmanager
+def _in_memory(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Iterator[_Given]:
+    if isinstance(model, PrunedModel):
+        raise ModelError("A PrunedModel is no model of transformers.", "Give its .model.")
+    with TemporaryDirectory(prefix="sparsedash-") as place:
+        source, loaded = model_in_memory(model, tokenizer, Path(place) / "model")
+        store = Store(Path(place) / "data")
+        # Nothing of it stays, so that only the disk limits it.
+        store.allow_artefacts(shutil.disk_usage(place).free)
+        try:
+            yield _Given(source, loaded, store)
+        finally:
+            store.close()
+
+
+def _finished(dense: PreTrainedModel, sparse: PreTrainedModel, pruned: Pruned) -> PrunedModel:
+    """The sparse model as the dense one is: in training or not, with as many gradients; its config says its width."""
+    given, modules = dict(dense.named_parameters()), dict(dense.named_modules())
+    for name, parameter in sparse.named_parameters():
+        parameter.requires_grad_(name in given and given[name].requires_grad)
+    for name, module in sparse.named_modules():
+        module.training = modules[name].training
+    model_type = sparse.config.model_type
+    if one_width(pruned.widths) and FAMILIES[model_type].width:
+        setattr(sparse.config, FAMILIES[model_type].width, pruned.widths[0])
+    made = PrunedModel(model=sparse, pruned=pruned)
+    if pruned.method.takes_channels and (why := form_problem("uniform", pruned, model_type)):
+        # It would write a folder that stock code cannot load, and say nothing.
+        by_export = f"Write it by sparsedash.export, as {' or '.join(made.forms)}."
+        advice = by_export if made.forms else "It cannot be exported either: choose another method."
+        error = ExportError(f"save_pretrained cannot write this model for stock transformers: {why}.", advice)
+        sparse.save_pretrained = partial(_refuse, error)
+        _warn([] if made.forms else [str(error)], stacklevel=4)
+    return made
+
+
+def _refuse(error: ExportError, *_: Any, **__: Any) -> NoReturn:
+    raise error
+
+
+def _texts(name: str, given: Iterable[str]) -> list[str]:
+    """The texts as a list. Raises SettingsError, which names the first that is none."""
+    texts = [] if isinstance(given, str) or not isinstance(given, Iterable) else list(given)
+    if not texts:
+        raise SettingsError(name, given, "a list of texts, at least one")
+    for place, text in enumerate(texts):
+        if not isinstance(text, str) or not text.strip():
+            raise SettingsError(f"{name}[{place}]", text, "a text that is not empty")
+    return texts
+
+
+def _method(method: str | MethodSettings, **given: object) -> MethodSettings:
+    """The choices, or those of this name, with what is given. Raises SettingsError where they do not use it."""
+    chosen = method if isinstance(method, MethodSettings) else method_named(method)
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    for name, value in changes.items():
+        if not chosen.uses(name):
+            raise SettingsError(name.replace("_", " "), value, f"None with method {method_name(chosen)}")
+    return replace(chosen, **changes)
+
+
+def _permille(share: float, method: MethodSettings) -> int:
+    """The share in per mille. Raises SettingsError where there is no such share, or the pattern has another."""
+    asked = round(1000 * share) if isinstance(share, int | float) and isfinite(share) else -1
+    if not 0 <= asked <= MAX_SPARSITY_PERMILLE or abs(asked - 1000 * share) > 1e-6:
+        raise SettingsError("share", share, f"0 to {MAX_SPARSITY_PERMILLE / 1000:g}, in steps of 0.001")
+    (permille,) = method.sparsities((asked,))
+    if permille != asked:
+        raise SettingsError("share", share, f"{permille / 1000:g} with method {method_name(method)}")
+    return permille
+
+
+def _require_dense(loaded: LoadedModel) -> None:
+    """Raise ModelError unless every block is as wide as the config says."""
+    if tuple(mlp.width for mlp in loaded.mlps) != loaded.shape.widths:
+        raise ModelError("The given model's blocks have other widths than its config says.", "Give the dense model.")
+
+
+def _warn(lines: Iterable[str], stacklevel: int = 3) -> None:
+    for line in lines:
+        warnings.warn(line, stacklevel=stacklevel)

@@ -1,0 +1,203 @@
+"""From Python: the models, verdicts and files of a run, on models in memory, which stay as they were."""
+
+import copy
+from dataclasses import replace
+from math import nan
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, MambaConfig, MambaForCausalLM
+
+import sparsedash
+from sparsedash.catalog.presets import method_named
+from sparsedash.engine.models.loading import ModelShelf
+from sparsedash.engine.run import pipeline
+from sparsedash.engine.run.sparse_models import rebuild_model
+from sparsedash.reporting.run_answer import answer_sentence
+from sparsedash.reporting.run_results import StoredResults, run_results
+from sparsedash.reporting.wording import NBSP
+from sparsedash.schema.progress import ignore_steps
+from sparsedash.schema.records import Record, Run
+from sparsedash.schema.settings import FindSettings
+from sparsedash.stats.tolerance import Tolerance
+from tests.engine.conftest import passages
+from tests.engine.export.conftest import proofs  # noqa: F401 - a fixture
+from tests.engine.tiny import tiny_model, tiny_tokenizer
+
+# Of little text, which the tiny models are calibrated on.
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
+EVEN = sparsedash.MethodSettings(width_multiple=8)
+SWAPPED = "The second model has more channels than the first: the dense model comes first."
+UNEVEN = replace(method_named("best"), width_multiple=8)
+IDS = torch.arange(12)[None]
+TOKENIZER, TEXTS, ASKED = tiny_tokenizer(), passages(40)[20:], passages(40)[:10]
+
+
+def sparse_of(model, method=EVEN, share=0.25, **more):
+    return sparsedash.prune(model, TOKENIZER, TEXTS, method=method, share=share, n_samples=40, length=32, **more)
+
+
+def plain(said):
+    return said.replace(NBSP, " ")
+
+
+@pytest.fixture
+def dense(model_folder):
+    return AutoModelForCausalLM.from_pretrained(model_folder, trust_remote_code=False, dtype=torch.float32)
+
+
+def test_model_and_verdict_are_those_of_a_run_and_stock_code_generates_saves_and_loads(
+    dense, settings, store, tmp_path
+):
+    run = pipeline.run(replace(settings, sparsities_permille=(250,), prompts=()), store)
+    record = store.get(Record, run.sparse[0])
+    rebuilt = rebuild_model(record, store, ignore_steps, ModelShelf())
+    with rebuilt.sparse.applied():
+        wanted = rebuilt.loaded.model(IDS).logits
+    sparse = sparse_of(dense)
+    assert torch.equal(sparse.model(IDS).logits, wanted)
+    assert (sparse.pruned.widths, sparse.pruned.reached) == (record.pruned.widths, record.pruned.reached)
+    found = run_results(StoredResults(store), run)
+    (judged,) = found.judged
+    compared = sparsedash.compare(dense, sparse.model, TOKENIZER, ASKED)
+    assert (compared.judged, compared.paired) == (judged.verdict, judged.comparison)
+    assert compared.verdict == plain(answer_sentence(found))
+    assert compared.sparse.outcomes == record.outcomes
+    assert sparse.model.generate(IDS, max_new_tokens=3, min_new_tokens=3).shape == (1, 15)
+    sparse.model.save_pretrained(tmp_path / "saved")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "saved", trust_remote_code=False)
+    assert torch.equal(again(IDS).logits, wanted)
+
+
+def test_the_given_model_stays_as_it_was_and_shares_nothing_also_where_the_work_is_stopped(dense):
+    dense.train()
+    before = copy.deepcopy(dense)
+
+    def stop(step):
+        if step.stage == "prune":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sparse_of(dense, on_step=stop)
+    sparse = sparse_of(dense).model
+    assert sparse.training and all(weight.requires_grad for weight in sparse.parameters())
+    for weight in sparse.parameters():
+        weight.data.zero_()
+    assert dense.training and str(dense.config) == str(before.config)
+    for weight, own in zip(dense.parameters(), before.parameters(), strict=True):
+        assert torch.equal(weight, own) and weight.requires_grad
+
+
+def test_blocks_of_different_widths_are_not_saved_by_stock_code_but_exported_and_proven(dense, tmp_path):
+    sparse = sparse_of(dense, UNEVEN, 0.4)
+    assert len(set(sparse.pruned.widths)) > 1 and sparse.forms == ("padded", "masked")
+    with pytest.raises(
+        sparsedash.SparseDashError, match=r"its blocks have different widths.*sparsedash\.export, as padded or"
+    ):
+        sparse.model.save_pretrained(tmp_path / "saved")
+    for form, width in (("padded", max(sparse.pruned.widths)), ("masked", 96)):
+        proof = sparsedash.export(sparse, TOKENIZER, tmp_path / form, form=form, passages=ASKED)
+        assert proof.holds and proof.n_run == len(ASKED)
+        again = AutoModelForCausalLM.from_pretrained(tmp_path / form, trust_remote_code=False)
+        assert again.config.intermediate_size == width
+        torch.testing.assert_close(again(IDS).logits, sparse.model(IDS).logits)
+    steps = []
+    for form, folder, why in (
+        (None, "padded", "already exists"),
+        ("uniform", "new", r"different widths\. Possible: padded, masked\."),
+    ):
+        with pytest.raises(sparsedash.SparseDashError, match=why):
+            sparsedash.export(sparse, TOKENIZER, tmp_path / folder, form=form, on_step=steps.append)
+    for second, why in ((sparse, r"Give its \.model"), (torch.nn.Linear(2, 2), "Linear is no model")):
+        with pytest.raises(sparsedash.SparseDashError, match=why):
+            sparsedash.compare(dense, second, TOKENIZER, ASKED, on_step=steps.append)
+    assert not steps
+    with pytest.raises(sparsedash.SparseDashError, match=r"other widths.*Give the dense model"):
+        sparse_of(sparse.model)
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "n_zero"),
+    [
+        (tiny_model("gpt2"), {"budget": "weights", "width_multiple": 8}, 0),
+        (tiny_model("gpt2").bfloat16(), {"heal_steps": 1}, 0),
+        (tiny_model("llama"), {"method": "wanda-2:4", "share": 0.5}, 48),
+    ],
+    ids=["tied weights, of weights", "bfloat16, healed", "2:4"],
+)
+def test_what_stock_code_can_hold_is_saved_and_read(model, given, n_zero, tmp_path):
+    model.get_submodule("model.layers.1" if n_zero else "").train()
+    sparse = sparse_of(model, **given)
+    assert [own.training for own in sparse.model.modules()] == [own.training for own in model.modules()]
+    assert (sparse.pruned.healed is not None) == ("heal_steps" in given)
+    assert sparse.pruned.reached[given.get("budget", "channels")] >= (0 if n_zero else 0.2)
+    if n_zero:
+        assert (sparse.model.model.layers[0].mlp.down_proj.weight == 0).sum(dim=1).tolist() == [n_zero] * 32
+    sparse.model.save_pretrained(tmp_path)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path, trust_remote_code=False)
+    assert torch.equal(again(IDS).logits, sparse.model.eval()(IDS).logits)
+
+
+def test_a_model_of_which_no_form_is_left_is_announced(tmp_path):
+    with pytest.warns(UserWarning, match=r"were given a bias.*cannot be exported either: choose another method"):
+        sparse = sparse_of(tiny_model("llama"), "flap", width_multiple=8)
+    assert sparse.forms == ()
+    with pytest.raises(sparsedash.SparseDashError, match="No form is possible"):
+        sparsedash.export(sparse, TOKENIZER, tmp_path / "new")
+
+
+def test_plain_text_that_stands_in_for_the_user_s_is_announced(dense):
+    with pytest.warns(UserWarning, match=r"The texts give 634 of 1,\d+ calibration tokens, the rest are built-in"):
+        sparsedash.prune(dense, TOKENIZER, TEXTS, n_samples=80, length=32)
+
+
+@pytest.mark.parametrize(("kind", "n_warnings"), [("llama", 1), ("gpt2", 0)])
+def test_a_second_model_that_was_not_pruned_from_the_first_is_not_called_so(kind, n_warnings, recwarn):
+    first, second = tiny_model(kind, **({"intermediate_size": 64} if n_warnings else {})), tiny_model("llama")
+    said = sparsedash.compare(first, second, TOKENIZER, ASKED).verdict
+    assert said.startswith("The second model ") and said.count("imit") == said.count("10 passages") == 1
+    assert [str(each.message) for each in recwarn].count(SWAPPED) == n_warnings
+
+
+def test_a_search_finds_what_that_of_a_folder_finds(dense, settings, store):
+    same, tolerance = {"method": EVEN, "ratio": 1.5, "points": 50.0}, Tolerance(ratio=1.5, points=50.0)
+    evaluation = replace(settings.evaluation, n_passages=None)
+    searched = FindSettings(model=settings.model, calibration=settings.calibration, evaluation=evaluation, **same)
+    wanted = pipeline.find_sparsity(replace(searched, prompts=()), store)
+    found = sparsedash.find(dense, TOKENIZER, TEXTS, passages(40), n_samples=40, length=32, **same)
+    assert found.share == wanted.answer / 1000
+    assert [each.permille for each in found.trials] == [each.permille for each in wanted.trials]
+    run = run_results(StoredResults(store), store.get(Run, wanted.key), tolerance)
+    assert found.verdict == plain(answer_sentence(run))
+
+
+def test_repeated_passages_are_left_out_with_a_warning_and_progress_is_told(dense):
+    steps = []
+    with pytest.warns(UserWarning, match="repeat an earlier one"):
+        record = sparsedash.evaluate(dense, TOKENIZER, [*ASKED, ASKED[0]], on_step=steps.append)
+    assert record.last_word.total == len(ASKED) and steps[-1].done == len(ASKED)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"model": MambaForCausalLM(MambaConfig(hidden_size=8, num_hidden_layers=1))}, "'mamba' cannot be pruned yet"),
+        ({"model": torch.nn.Linear(2, 2)}, r"no model of transformers\. Load it by AutoModelForCausalLM"),
+        ({"model": tiny_model("llama").model}, r"LlamaModel cannot be pruned; possible: LlamaForCausalLM"),
+        ({"model": tiny_model("llama").half()}, r"one of float32, bfloat16.*not float16 on cpu"),
+        ({"texts": "one text"}, "Texts must be a list of texts"),
+        *(({"share": each}, r"Share must be 0 to 0\.9, in steps of 0\.001") for each in (0.1234, 0.95, nan, "0.2")),
+        ({"method": "wanda-2:4"}, r"Share must be 0\.5 with method wanda-2:4, not 0\.2"),
+        ({"method": "wanda", "width_multiple": 8}, "Width multiple must be None with method wanda, not 8"),
+        ({"method": "bst"}, "one of best, "),
+        ({"texts": iter(["a text", " "])}, r"Texts\[1\] must be a text that is not empty"),
+        ({"tokenizer": "gpt2"}, "str is no tokenizer of transformers"),
+        ({"texts": TEXTS[:1]}, "71 calibration tokens are too few"),
+        ({"method": EVEN.healed(1), "texts": [" ".join(TEXTS)] * 2}, "2 calibration samples are too few to heal"),
+    ],
+)
+def test_what_is_missing_is_named(change, why):
+    given = {"model": tiny_model("llama"), "tokenizer": TOKENIZER, "texts": TEXTS} | change
+    with pytest.raises(sparsedash.SparseDashError, match=why):
+        sparsedash.prune(**given)
