@@ -45,6 +45,9 @@ _USUAL_DISK = 1e9
 _A_NUMBER = 64
 """Operations in whose time a processor moves one number of four bytes to or from memory."""
 
+_MODULES_S, _A_CHANNEL_S = 3.0, 0.0003
+"""Seconds that making a model's modules takes, and choosing one channel by elimination."""
+
 _FINISHING = 9
 """Passes over all weights for the words that go on after the first token."""
 
@@ -61,7 +64,7 @@ _BY_UNITS = 2.0
 
 _Seconds = dict[Stage, float | None]
 _Work = NDArray[np.float64]
-"""Amounts of the four units below."""
+"""Amounts of the units below."""
 
 _Rate = Annotated[float, msgspec.Meta(gt=1e6, lt=1e18)]
 
@@ -283,9 +286,11 @@ def _n_pruned(run: Run) -> int:
     return len(run.sparse) - sum(what.endswith("sparse") for what in run.cached) if "prune" in run.seconds else 0
 
 
-_UNITS: list[_Work] = list(np.eye(4))
-PRODUCT, SINGLE, MOVED, READ = _UNITS
-"""Units of work: a matrix operation in the run's type or in float32, a number moved in memory, a byte from the disk."""
+_UNITS: list[_Work] = list(np.eye(5))
+PRODUCT, SINGLE, MOVED, READ, SECOND = _UNITS
+"""Units of work: a matrix operation in the run's type or in float32, a number moved in memory, a byte from the disk, a
+second that no faster machine shortens much.
+"""
 
 
 def counted_seconds(settings: RunSettings, speeds: Speeds | None, shape: ModelShape | None) -> _Seconds:
@@ -296,7 +301,8 @@ def counted_seconds(settings: RunSettings, speeds: Speeds | None, shape: ModelSh
     if shape is None or speeds is None:
         return found
     products = speeds.float32 if settings.dtype == "float32" else speeds.bfloat16
-    seconds = np.array([1 / products, 1 / speeds.float32, _A_NUMBER / speeds.float32, 1 / (speeds.disk or _USUAL_DISK)])
+    moved, read = _A_NUMBER / speeds.float32, 1 / (speeds.disk or _USUAL_DISK)
+    seconds = np.array([1 / products, 1 / speeds.float32, moved, read, 1.0])
     itemsize, n_tokens = WEIGHT_BYTES[settings.dtype], _n_tokens(settings.calibration)
     streamed = resources.is_streamed(
         settings.residency, resources.least_memory(shape, settings).n_bytes, memory_bytes()
@@ -307,7 +313,7 @@ def counted_seconds(settings: RunSettings, speeds: Speeds | None, shape: ModelSh
     whole = settings.reads_text and resources.collects_whole_moments(shape.widths, settings)
     token = _token(shape)
     work: dict[Stage, _Work] = {
-        "load": shape.n_parameters * itemsize * READ,
+        "load": shape.n_parameters * itemsize * READ + _MODULES_S * SECOND,
         "text": _writing(shape, settings.calibration) * (settings.calibration.corpus == SELF),
         "calibrate": (token + _powers(shape, 2) * whole * SINGLE) * n_tokens + text_walk,
         "prune": np.mean(
@@ -372,8 +378,9 @@ def _pruning(method: MethodSettings, shape: ModelShape, n_tokens: int, walk: _Wo
     work += 4 * (resources.HELD_OUT_TOKENS + of_passages) * d * widths * SINGLE + 4 * d * widths * READ
     work += (2 * d * squares * whole + (cubes + 2 * d * squares) * refits) * SINGLE
     if method.eliminates:
-        # In 256 rounds, in which what is left of the inverse is read and written; it is halved on the way.
-        work += 2 * cubes * SINGLE + 300 * squares * MOVED
+        # In 256 rounds, in which what is left of the inverse is read and written; it is halved on the way. Many small
+        # operations choose each channel.
+        work += 2 * cubes * SINGLE + 300 * squares * MOVED + _A_CHANNEL_S * widths * SECOND
     if method.saliency == "fisher":
         work += backward(n_tokens, resources.FISHER_BATCH_TOKENS)
     little = backward(resources.SENSITIVITY_TOKENS, resources.SENSITIVITY_BATCH_TOKENS)

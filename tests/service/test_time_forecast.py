@@ -116,11 +116,15 @@ def test_models_side_by_side_read_streamed_weights_once():
 
 
 def test_stages_halve_on_a_machine_twice_as_fast_each_at_the_speed_of_its_own_products():
-    twice = counted(speeds=Speeds(float32=4e11, bfloat16=8e11, disk=2e9))
-    assert {stage: 2 * seconds for stage, seconds in twice.items()} == pytest.approx(counted())
+    one, twice = (
+        counted(by("least-squares"), each) for each in (SPEEDS, Speeds(float32=4e11, bfloat16=8e11, disk=2e9))
+    )
+    # But for making its modules.
+    del one["load"], twice["load"]
+    assert {stage: 2 * seconds for stage, seconds in twice.items()} == pytest.approx(one)
     for settings in (replace(WRITTEN, dtype="bfloat16"), by("obs", dtype="bfloat16")):
         slower = counted(settings, replace(SPEEDS, float32=1e11))["prune"]
-        assert slower > 1.5 * counted(settings)["prune"], "solved in single precision"
+        assert slower > 1.4 * counted(settings)["prune"], "solved in single precision"
     assert counted(speeds=replace(SPEEDS, bfloat16=8e11)) == counted()
     # A disk that could not be measured is a usual one.
     assert counted(STREAMED, replace(SPEEDS, disk=0.0)) == counted(STREAMED, replace(SPEEDS, disk=1e9))
