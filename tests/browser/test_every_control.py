@@ -121,14 +121,13 @@ class Walk:
         self.page = page
         self.known, self.gone = set[Control](), set[Control]()
         self.files: list[str] = []
-        self.ended = False
 
     def all(self, address: str) -> None:
         """Press everything new at an address, and everything that appears."""
         page = self.page
         page.goto(address)
         settled(page)
-        self.home = place(page.url)
+        self.home, self.ended = place(page.url), False
         todo = [(page.url, [], each) for each in listed(page)]
         while todo:
             todo.sort(key=lambda each: when(each[2]))

@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 
 import pytest
 
+from sparsedash.catalog.presets import method_named
 from sparsedash.jobs.cluster_parts import KeptCalibration, PartEnd
 from sparsedash.jobs.job_table import JobTable
 from sparsedash.schema.errors import SparseDashError, StoreError
@@ -141,3 +142,6 @@ def test_the_first_part_calibrates_for_every_kind_of_method():
     assert first_points(replace(ASKED, methods=(plain, single))) == (0, 3)
     assert first_points(replace(ASKED, methods=(blind, plain))) == (3,)
     assert first_points(replace(ASKED, methods=(blind,))) == (0,)
+    best, by_curves, sequential = map(method_named, ("best", "kfac-by-curves", "kfac-sequential"))
+    methods = (replace(best, allocation="curves"), best, by_curves, sequential)
+    assert first_points(replace(ASKED, methods=methods)) == (0, 3, 6), "the last has the gradients and curves before it"

@@ -77,6 +77,7 @@ def passages(n):
     return replace(STREAMED, evaluation=EvaluationSettings(corpus="file:/x.jsonl", n_passages=n, stop_early=True))
 
 
+KFAC = method_named("kfac-by-curves")
 SLOWER = {
     "streamed weights come from the disk": (STREAMED, replace(STREAMED, residency="resident"), "calibrate"),
     "again for each sparse model": (STREAMED, replace(STREAMED, residency="resident"), "prune"),
@@ -88,6 +89,7 @@ SLOWER = {
     "sensitivities": (by("least-squares-by-sensitivity"), by("least-squares"), "prune"),
     "curves": (by("least-squares-by-curves"), by("least-squares-by-sensitivity"), "prune"),
     "inverses": (by("obs-by-sensitivity"), by("least-squares-by-sensitivity"), "prune"),
+    "gradients of outputs": (by("kfac-by-curves"), replace(WRITTEN, methods=(replace(KFAC, saliency="obs"),)), "prune"),
     "walks": (by("obs-sequential"), by("obs-by-sensitivity"), "prune"),
     "single weights refitted": (by("sparsegpt"), by("wanda"), "prune"),
     "a text that the model writes": (RunSettings(), WRITTEN, "text"),

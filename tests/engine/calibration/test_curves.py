@@ -78,7 +78,8 @@ def test_in_half_precision_what_rounding_alone_makes_is_subtracted():
     raw = measurement._measured(0, [other, half], lambda share: None)
     assert raw[0] == pytest.approx(rounding, rel=0.2) and rounding > 0
     found = measurement.losses(0, [other, half])
-    assert found == pytest.approx([curves.LEAST_CERTAIN * raw[0], raw[1] - raw[0]])
+    # Three versions are read together here, and may be rounded otherwise than two.
+    assert found == pytest.approx([curves.LEAST_CERTAIN * raw[0], raw[1] - raw[0]], rel=0.05)
 
 
 def test_held_out_text_is_judged_and_where_the_vocabulary_is_large_fewer_tokens_of_it(loaded, monkeypatch):

@@ -1,5 +1,7 @@
 """The refit on the sparse model's own activations: nothing gone is nothing changed, full strength gets closer."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 
@@ -8,7 +10,7 @@ from sparsedash.engine.calibration import sequential_refit
 from sparsedash.engine.models.decoder_blocks import BlockWalk, batches_by_length
 from sparsedash.engine.pruning.surgery import PrunedMlp, out_weight, pruned
 from sparsedash.schema.progress import ignore_steps
-from tests.engine.tiny import tiny_loaded
+from tests.engine.tiny import as_loaded, tiny_loaded
 
 
 def refit_sequentially(*given):
@@ -52,7 +54,9 @@ def test_where_nothing_goes_nothing_changes(tiny):
         assert mlp.out.bias is None or torch.allclose(narrow.out_bias, mlp.out.bias, atol=1e-3)
 
 
-def test_the_refitted_model_is_closer_to_the_dense_one(tiny):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_the_refitted_model_is_closer_to_the_dense_one(tiny, dtype):
+    tiny = as_loaded(deepcopy(tiny.model).to(dtype))
     dense = [last_hidden(tiny, ids) for ids in sequences()]
     cut = narrowed(tiny, 0.75)
     refitted = refit_sequentially(tiny, sequences(), cut, 0.01, 0.5, ignore_steps)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from sparsedash.engine.pruning import saliency
+from sparsedash.engine.pruning.layer import UNSEEN
 from sparsedash.engine.pruning.linalg import complement
 from sparsedash.engine.pruning.saliency import SALIENCIES, elimination_order
 from tests.engine.pruning.layers import layer
@@ -80,16 +81,18 @@ def test_masks_are_nested(name):
 TINY = 1e-9
 
 
-def loss_without(one, gone, damping=TINY):
-    """Damped squared error of the best refit without these channels, by the Schur complement."""
+def loss_without(one, gone, damping=TINY, fisher=None):
+    """Damped error of the best refit without these channels, by the Schur complement; squared, or by fisher (d, d)."""
     moment = one.statistics.second_moment.double().clone()
+    if one.out_bias is not None:
+        moment -= torch.outer(one.mean, one.mean)
     moment.diagonal().add_(damping * float(moment.diagonal().median()))
     gone = torch.tensor(gone)
     kept = complement(gone, one.width)
     cross = moment[gone][:, kept]
     left = moment[gone][:, gone] - cross @ torch.linalg.solve(moment[kept][:, kept], cross.T)
     weight = one.out_weight.double()[:, gone]
-    return float(((weight @ left) * weight).sum())
+    return float(((weight @ left) * (weight if fisher is None else fisher @ weight)).sum())
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -99,6 +102,20 @@ def test_every_step_takes_the_channel_that_costs_least(seed):
     for n in range(8):
         others = [c for c in range(9) if c not in order[:n]]
         assert order[n] == min(others, key=lambda c: loss_without(one, [*order[:n], c]))
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("bias", [False, True])
+def test_by_kfac_every_step_takes_the_channel_that_costs_the_loss_least(seed, bias):
+    gradients = torch.randn(12, 5, generator=torch.Generator().manual_seed(seed)) * torch.tensor([9, 3, 1, 0.3, 0.1])
+    one = replace(layer(m=9, seed=seed, bias=bias), output_gradients=gradients)
+    fisher = (gradients.T @ gradients).double()
+    fisher = (1 - UNSEEN) * fisher / fisher.diagonal().mean() + UNSEEN * torch.eye(5)
+    order = SALIENCIES["kfac"].score(one).argsort().tolist()
+    for n in range(8):
+        others = [c for c in range(9) if c not in order[:n]]
+        costs = {c: loss_without(one, [*order[:n], c], saliency.OBS_DAMPING, fisher) for c in others}
+        assert order[n] == min(others, key=costs.__getitem__)
 
 
 def test_by_kfac_channels_go_first_whose_outputs_the_loss_does_not_mind():

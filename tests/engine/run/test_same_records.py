@@ -78,8 +78,8 @@ ROWS: dict[str, Row] = {
     "sensitivities": Row(BEST, Kill("backward", ROUND, BACKWARD, 0, (3 * ROUND,))),
     "curves": Row(("kfac-by-curves",), Kill("prune", 2, JUDGED, N_BLOCKS, (1,))),
     "gradients": Row(("retrain-free (published)",), Kill("backward", ROUND, BACKWARD, 0, (2 * ROUND + 1,))),
-    # Three steps a block, and one before the first.
-    "refit": Row(("obs-sequential",), Kill("refit", 4, (sequential_refit._Sums, "refit"), N_BLOCKS + 1, (1, 7))),
+    # Two steps a block, and one before the first: killed in the second block, or in the first and the last.
+    "refit": Row(("kfac-sequential",), Kill("refit", 4, (sequential_refit._Sums, "refit"), N_BLOCKS, (1, 5))),
     "dense evaluation": Row(BEST, Kill("evaluate", ROUND, MEASURED, N_BLOCKS)),
     "evaluation": Row(BEST, Kill("evaluate", 3 * ROUND, MEASURED, N_BLOCKS, (2 * ROUND,))),
     "streamed evaluation": Row(BEST, Kill("evaluate", 2 * ROUND, MEASURED, N_BLOCKS, (ROUND,)), way="streamed"),
