@@ -36,8 +36,8 @@ from sparsedash.storage.store import Store
 PUBLISHED = "retrain-free (published)"
 ALPHA = 0.05
 
-_PIECE, _TOGETHER = 256, 4
-"""Tokens that a text's parts have, and parts that are read together."""
+_PIECE, _LOGITS = 256, 2**26
+"""Tokens that a text's parts have, and logits of parts that are read together."""
 
 
 def main():
@@ -76,8 +76,6 @@ def _losses(settings, store):
 
 def _divergences(run, store, references, n_tokens):
     """By text, by case, by method: the divergence from dense at every token of the beginnings of these texts."""
-    import torch
-
     from sparsedash.engine.models.loading import ModelShelf
     from sparsedash.engine.models.matmul import fastest_products
     from sparsedash.engine.run.run_context import RunContext
@@ -86,22 +84,33 @@ def _divergences(run, store, references, n_tokens):
     context = RunContext(run.settings, store, ignore_steps, ModelShelf())
     model, text = Path(run.settings.model).name, Path(run.settings.calibration.corpus).name
     found = {}
-    with fastest_products(run.settings.dtype), torch.inference_mode():
-        sparse = [(point, prune_model(context, *point)) for point in run.settings.points]
-        for reference in references:
-            for ids in _tokens(context, reference, n_tokens).split(_TOGETHER):
-                dense = context.loaded.model(input_ids=ids).logits.float().log_softmax(dim=-1)
-                for (method, permille), narrower in sparse:
-                    with narrower.applied():
-                        other = context.loaded.model(input_ids=ids).logits.float().log_softmax(dim=-1)
-                    nats = (dense.exp() * (dense - other)).sum(dim=-1).clamp_(min=0)
-                    cases = found.setdefault(reference, {}).setdefault((model, text, permille), {})
-                    cases.setdefault(method_name(method), []).extend(nats.flatten().tolist())
+    with fastest_products(run.settings.dtype):
+        read = {reference: _tokens(context, reference, n_tokens) for reference in references}
+        for method, permille in run.settings.points:
+            sparse = prune_model(context, method, permille)
+            # All blocks are made, while the model is the dense one.
+            list(sparse.blocks)
+            for reference, pieces in read.items():
+                cases = found.setdefault(reference, {}).setdefault((model, text, permille), {})
+                cases[method_name(method)] = [
+                    nats for ids in pieces for nats in _nats(context.loaded.model, sparse, ids)
+                ]
     return found
 
 
+def _nats(model, sparse, ids):
+    """The divergence at every token of a piece."""
+    import torch
+
+    with torch.inference_mode():
+        dense = model(input_ids=ids).logits.float().log_softmax(dim=-1)
+        with sparse.applied():
+            other = model(input_ids=ids).logits.float().log_softmax(dim=-1)
+        return (dense.exp() * (dense - other)).sum(dim=-1).clamp_(min=0).flatten().tolist()
+
+
 def _tokens(context, reference, n_tokens):
-    """Tokens (n, _PIECE) of the beginning of a text."""
+    """Tokens of the beginning of a text, in pieces (n, _PIECE) with few enough logits."""
     import torch
 
     ids = []
@@ -109,7 +118,11 @@ def _tokens(context, reference, n_tokens):
         ids += context.loaded.tokens(text)
         if len(ids) >= n_tokens:
             break
-    return torch.tensor(ids[: min(n_tokens, len(ids)) // _PIECE * _PIECE]).view(-1, _PIECE)
+    n = min(n_tokens, len(ids)) // _PIECE
+    if not n:
+        raise SystemExit(f"{reference} and --tokens must give at least {_PIECE} tokens.")
+    together = max(1, _LOGITS // _PIECE // context.shape.vocabulary)
+    return torch.tensor(ids[: n * _PIECE], device=context.loaded.model.device).view(n, _PIECE).split(together)
 
 
 def _settings(arguments, model, text):

@@ -49,7 +49,7 @@ METHODS = (
     ),
     Method(
         "kfac-by-curves",
-        "as best, with errors weighted by what the model's loss makes of them, and the widths that lose least in all",
+        "as best, errors weighted by the Fisher information of the layer's output; the widths that lose least in all",
         _KFAC,
     ),
     Method(

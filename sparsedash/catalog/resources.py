@@ -232,6 +232,13 @@ def gradient_bytes(widths: Sequence[int], settings: RunSettings, n_sequences: in
     return 4 * n_sequences * sum(widths) if needs_fisher(settings) else 0
 
 
+def output_gradient_bytes(hidden: int, n_blocks: int, settings: RunSettings) -> int:
+    """Bytes of the gradients of the MLPs' outputs, in memory and in the store, for each share of plain text."""
+    n_tokens = min(SENSITIVITY_TOKENS, settings.calibration.n_samples * settings.calibration.length)
+    shares = {method.plain_text for method in settings.methods if method.saliency == "kfac"}
+    return 2 * n_tokens * hidden * n_blocks * len(shares)
+
+
 def kept_bytes(widths: Sequence[int], hidden: int, settings: RunSettings, n_sequences: int) -> int:
     """Least bytes that calibrating leaves in the store for one sparsity: half of each second moment, and gradients.
 
@@ -241,6 +248,7 @@ def kept_bytes(widths: Sequence[int], hidden: int, settings: RunSettings, n_sequ
     if not settings.reads_text:
         return 0
     gradients = gradient_bytes(widths, settings, n_sequences)
+    gradients += output_gradient_bytes(hidden, len(widths), settings)
     if not collects_whole_moments(widths, settings):
         return gradients
     moments = len(shares_read(settings)) * sum(width * width for width in widths)
@@ -301,14 +309,8 @@ def _backward_bytes(shape: ModelShape, settings: RunSettings, n_at_once: int) ->
         sensitivity = changes + SENSITIVITY_BATCH_TOKENS * (a_token + 4 * n_blocks * d)
     if needs_output_gradients(settings):
         logits = 4 * 4 * shape.vocabulary // OUTPUT_GRADIENT_EVERY
-        outputs = _output_gradient_bytes(shape, settings) + SENSITIVITY_BATCH_TOKENS * (a_token + logits)
+        outputs = output_gradient_bytes(d, n_blocks, settings) + SENSITIVITY_BATCH_TOKENS * (a_token + logits)
     return max(fisher, sensitivity, outputs)
-
-
-def _output_gradient_bytes(shape: ModelShape, settings: RunSettings) -> int:
-    """Of all blocks, in memory and in the store: two bytes a value."""
-    n_tokens = min(SENSITIVITY_TOKENS, settings.calibration.n_samples * settings.calibration.length)
-    return 2 * n_tokens * shape.hidden * len(shape.widths) * needs_output_gradients(settings)
 
 
 def _curve_bytes(shape: ModelShape, settings: RunSettings) -> int:
@@ -347,7 +349,7 @@ def run_disk(shape: ModelShape, settings: RunSettings, n_passages: int, *, strea
     stays += _sample_bytes(shape, settings, n_passages) + (1 + settings.n_sparse) * n_passages * ANSWER_BYTES
     out = [_out_bytes(shape, *point) for point in settings.points]
     sequential = [n for n, (method, _) in zip(out, settings.points, strict=True) if method.compensation == "sequential"]
-    stays += sum(sequential) + _output_gradient_bytes(shape, settings)
+    stays += sum(sequential)
     healed = _healed_weights(shape, settings)
     stays += sum(healed) * itemsize
     if streamed and shape.stored_bytes != itemsize:

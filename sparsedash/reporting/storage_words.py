@@ -40,7 +40,7 @@ _KINDS: dict[HoldingKind, _Kind] = {
     "texts": _Kind("Continuations, comparisons, prompts", "entry", "and blind choices", _LOST_TEXTS),
     "timings": _Kind("Measured speed", "timing", "", "They can be measured again."),
     "statistics": _Kind("Calibration statistics", "entry", "second moments, inputs, sensitivities, curves", _AGAIN),
-    "gradients": _Kind("Gradients", "entry", "of the masks", _AGAIN),
+    "gradients": _Kind("Gradients", "entry", "of the masks and the outputs", _AGAIN),
     "written": _Kind("Calibration text written by models", "entry", "", _AGAIN),
     "weights": _Kind("Refitted and healed weights", "entry", "healed ones stay while a run has them", _AGAIN),
     "unfinished": _Kind("Checkpoints of interrupted jobs", "entry", "to resume from", _AGAIN),

@@ -394,7 +394,8 @@ def _pruning(method: MethodSettings, shape: ModelShape, n_tokens: int, walk: _Wo
         # One more tells rounding apart.
         work += (method.curve_levels + 1) * read + method.curve_levels * (cubes / 3 + 2 * d * squares) / 2 * SINGLE
     if method.compensation == "sequential":
-        work += (token * 2 + 2 * squares * SINGLE) * n_tokens + walk * 2
+        # Both models read it, and what the refit changes is added.
+        work += (token * 2 + 2 * squares * SINGLE + 2 * d * widths * PRODUCT) * n_tokens + walk * 2
     return work
 
 

@@ -193,7 +193,7 @@ KEPT = {
     "sensitivity": "d40c4dff",
     "gradients": "75349038",
     "output_gradients": "8de38a36",
-    "pruned": "8838adee",
+    "pruned": "16a63f33",
     "dense": "0ba23d96",
     "best": "b6b052f9",
     "published": "cb4020cd",

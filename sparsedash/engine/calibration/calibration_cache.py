@@ -26,6 +26,7 @@ from sparsedash.engine.calibration.statistics import (
     WalkCheckpoint,
     enough_tokens,
     few_tokens_warning,
+    held_out,
     pack_statistics,
     pack_tensors,
     reading_stored,
@@ -257,16 +258,11 @@ class Calibration:
 
     def _output_gradients(self, index: int) -> Tensor:
         """Of one block; from a backward pass over little text."""
-        given = self.load(), self._few(), self.on_step
+        sequences = self.read()
+        apart = held_out(range(len(sequences))).flatten().tolist()
+        fitted = [ids for ids, out in zip(sequences, apart, strict=True) if not out]
+        given = self.load(), _few(fitted), self.on_step
         return self._kept_gradients(self.keys.output_gradients, index, partial(output_gradients, *given))
-
-    def _few(self) -> list[list[int]]:
-        """Little text. Long sequences are cut, so that there are many."""
-        short = [ids[:SENSITIVITY_BATCH_TOKENS] for ids in self.read()]
-        reached = list(accumulate(map(len, short)))
-        return [own for own, n_tokens in zip(short, reached, strict=True) if n_tokens <= SENSITIVITY_TOKENS] or short[
-            :1
-        ]
 
     def _kept_gradients(self, key: str, index: int, compute: Callable[..., list[Tensor]]) -> Tensor:
         """Of one block, from the store; all blocks' are computed where they are not there (any more)."""
@@ -275,6 +271,8 @@ class Calibration:
         if data is None:
             checkpoint = self._checkpoint()
             found = compute(made=checkpoint.numbered(f"{key}/batch", pack_tensors, unpack_tensors))
+            if not all(bool(block.isfinite().all()) for block in found):
+                raise CalibrationError("Gradients are not finite.", "Use float32, or another method.")
             for number, block in enumerate(found):
                 self._put(f"{key}/{number}", pack_tensors([block]), "gradients")
             self.store.remember(note, str(len(found)))
@@ -304,7 +302,7 @@ class Calibration:
             weight, bias, error = tried(index, partial(change, index))
             errors.append(float(error))
             changes.append((loaded.residency.hold(weight), bias))
-        losses = sensitivities(loaded, self._few(), changes, self.on_step, read)
+        losses = sensitivities(loaded, _few(self.read()), changes, self.on_step, read)
         found = [loss / error if error > 0 else 0.0 for loss, error in zip(losses, errors, strict=True)]
         # Nothing measured is not nothing lost: what goes there may be active on the rest of the text.
         usual = median([value for value in found if value > 0] or [0.0])
@@ -338,6 +336,14 @@ class Calibration:
     @cached_property
     def _curves(self) -> CurveMeasurement:
         return CurveMeasurement(self.load(), self.read())
+
+
+def _few(sequences: Sequence[list[int]]) -> list[list[int]]:
+    """The beginning of a text. Long sequences are cut, so that there are many."""
+    short = [ids[:SENSITIVITY_BATCH_TOKENS] for ids in sequences]
+    reached = accumulate(map(len, short))
+    few = [own for own, n_tokens in zip(short, reached, strict=True) if n_tokens <= SENSITIVITY_TOKENS]
+    return few or short[:1]
 
 
 def _has_rounds(method: MethodSettings) -> bool:

@@ -5,6 +5,7 @@ Dimensions: b sequences and t tokens of a batch, d hidden width, n judged tokens
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -125,4 +126,6 @@ def judged_text(sequences: Sequence[Sequence[int]]) -> list[Sequence[int]]:
     """Beginnings of the held-out sequences, CURVE_TOKENS in all; of the first one where none is held out."""
     apart = [own for own, out in zip(sequences, held_out(range(len(sequences))), strict=True) if out] or sequences[:1]
     length = max(LEAST_CURVE_LENGTH, CURVE_TOKENS // len(apart))
-    return [own[:length] for own in apart[: CURVE_TOKENS // length]]
+    short = [own[:length] for own in apart]
+    before = accumulate(map(len, short), initial=0)
+    return [own for own, n_tokens in zip(short, before, strict=False) if n_tokens + len(own) <= CURVE_TOKENS]

@@ -90,7 +90,8 @@ def output_gradients(
     watches = [_watch_output] * len(loaded.mlps)
     with _recomputed(loaded):
         parts = _backward(loaded, batches, lambda: watches, _spread_loss, step, on_step, made)
-    return [torch.cat(block) for block in zip(*parts, strict=True)]
+    # One block after another, and nothing kept twice.
+    return [torch.cat([part.pop(0) for part in parts]) for _ in loaded.mlps]
 
 
 def sensitivities(
@@ -240,7 +241,7 @@ def _late_loss(model: Any, batch: Batch) -> Tensor:
 def _spread_loss(model: Any, batch: Batch) -> Tensor:
     """Sum of the cross-entropy of every OUTPUT_GRADIENT_EVERY-th token of each sequence, from its second on."""
     place = batch.mask.cumsum(1)[:, 1:]
-    return _loss(model, batch, ((place % OUTPUT_GRADIENT_EVERY == 2) & batch.mask[:, 1:].bool()).float())
+    return _loss(model, batch, (((place - 2) % OUTPUT_GRADIENT_EVERY == 0) & batch.mask[:, 1:].bool()).float())
 
 
 def _loss(model: Any, batch: Batch, weights: Tensor) -> Tensor:

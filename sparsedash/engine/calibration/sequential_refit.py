@@ -40,8 +40,8 @@ def refit_sequentially(
     strength: 0 aims at the block's own dense output on the sparse model's activations, 1 at the dense residual stream.
     Where a block adds something else than the MLP's output, such as its norm, it is 0: a shift of the one is none of
     the other. Walks the dense and the sparse model in step: each block of the sparse one is run with its dense MLP, for
-    the input of that; then the refit's difference is added, or where a block does not add, it is run again: three
-    forward passes over the text. Held-out sequences are not fitted.
+    the input of that, and the refit's difference is added: two forward passes over the text. A block that adds
+    something else is run again with its refit, which makes three. Held-out sequences are not fitted.
     """
     device, pad = loaded.model.device, loaded.tokenizer.pad_token_id or 0
     numbered = batches_by_length(sequences, BATCH_TOKENS, pad, device)
@@ -60,7 +60,7 @@ def refit_sequentially(
     for index, (mlp, narrow) in list(enumerate(zip(loaded.mlps, narrowed, strict=True)))[first:]:
         for _ in dense.step(index):
             report()
-        before, sums = sparse.hidden, _Sums(mlp)
+        before, sums = [] if adds else sparse.hidden, _Sums(mlp)
         inputs: list[Tensor] = []
         with capture_inputs([mlp.out], [inputs.append]):
             for number in sparse.step(index):
@@ -73,9 +73,8 @@ def refit_sequentially(
         refitted = sums.refit(narrow, damping, strength).held(loaded.residency.hold)
         yield index, refitted
         if adds:
-            weight, bias = (own.to(device) for own in refitted.change(*_dense(mlp)))
-            moved = (linear(own, weight.to(own), bias.to(own)) for own in inputs)
-            sparse.go_back([hidden + change for hidden, change in zip(sparse.hidden, moved, strict=True)])
+            change = [own.to(inputs[0]) for own in refitted.change(*_dense(mlp))]
+            sparse.go_back([hidden.add_(linear(inputs.pop(0), *change)) for hidden in sparse.hidden])
         else:
             sparse.go_back(before)
             with pruned([mlp], [refitted]):

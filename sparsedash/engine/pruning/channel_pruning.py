@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sparsedash.engine.pruning.compensation import COMPENSATIONS, least_squares, no_compensation
+from sparsedash.engine.pruning.compensation import COMPENSATIONS, least_squares
 from sparsedash.engine.pruning.layer import NO_STATISTICS, CalibrationData, Layer, LazySequence, layer_of
 from sparsedash.engine.pruning.saliency import SALIENCIES, activation_aware, kept_channels
 from sparsedash.engine.pruning.surgery import Mlp, PrunedMlp, out_weight, weights_per_channel
@@ -110,7 +110,8 @@ def _possible_widths(width: int, multiple: int) -> list[int]:
 def _curve(layer: Layer, scores: Tensor, index: int, calibration: CalibrationData, method: MethodSettings) -> Tensor:
     """Loss of the model with the best k channels kept, (m + 1,): measured at a few widths.
 
-    Between them, and beyond, in proportion to the error of the layer's own output, by the nearest measured factors.
+    Between them, and beyond, in proportion to the error of the layer's output, weighted as the saliency does, by the
+    nearest measured factors.
     """
     compensation, saliency = COMPENSATIONS[method.compensation], SALIENCIES[method.saliency]
     widths, order = curve_widths(layer.width, method), torch.argsort(scores, descending=True, stable=True)
@@ -275,9 +276,10 @@ def prune_channels(
             return _unpruned(layer.out_weight)
         kept = SALIENCIES[method.saliency].choose(layer, block.scores, n_kept)
         compensation = COMPENSATIONS[method.compensation]
-        # A sequential refit needs no more than the choice.
-        refit = no_compensation if compensation.sequential else compensation.refit
-        return refit(layer, kept, method.damping)
+        if compensation.sequential:
+            # Its refit needs no more than the choice.
+            return PrunedMlp(kept, layer.out_weight[:, kept], layer.out_bias)
+        return compensation.refit(layer, kept, method.damping)
 
     def on_made(index: int) -> None:
         if share:
@@ -325,7 +327,7 @@ def score_channels(
             losses = _curve(layer, scores, index, calibration, method)
         elif allocation.needs_losses:
             order = torch.argsort(scores, descending=True, stable=True)
-            losses = sensitivity * errors(layer.weighted, order, method.damping)
+            losses = sensitivity * errors(layer, order, method.damping)
         cost = weights_per_channel(mlps[index])
         return ChannelScores(width=layer.width, cost=cost, scores=scores, losses=losses)
 

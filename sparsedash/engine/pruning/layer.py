@@ -121,9 +121,9 @@ class Layer:
 
         Its out-projection is F^T W, where F F^T is the Fisher information of the output, damped by UNSEEN.
         """
-        if self.output_gradients is None or not self.output_gradients.any():
+        if self.output_gradients is None or not (largest := self.output_gradients.abs().max().float()):
             return self
-        gradients, d = self.output_gradients.float(), self.out_weight.shape[0]
+        gradients, d = self.output_gradients.float() / largest, self.out_weight.shape[0]
         fisher = gradients.T @ gradients
         fisher.mul_((1 - UNSEEN) / fisher.diagonal().mean())
         factor = torch.linalg.cholesky(fisher.add_(torch.eye(d), alpha=UNSEEN))

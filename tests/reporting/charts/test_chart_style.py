@@ -14,7 +14,7 @@ from sparsedash.ui import frame
 
 STYLE = frame._STYLE.read_text(encoding="utf-8")
 TOKENS = dict(re.findall(r"^\s+--([\w-]+): light-dark\((#\w{6}, #\w{6})\);", STYLE, flags=re.MULTILINE))
-TEXT_TOKENS = ("dense", "sparse-text", "broke", "mended", "muted")
+TEXT_TOKENS = ("dense", "sparse-text", "broke", "mended", "muted", "bar")
 GROUNDS = ("ground", "panel")
 BODY_TEXT = "#22262b, #e8e6e1"
 
