@@ -26,7 +26,7 @@ OPTIONS = {
     "precision": "--passages 12 --piece 6 --model {model} --data-dir {folder}",
     "prompts": "--model {model} --data-dir {folder}",
     "protocol": "--evaluation builtin:cloze --passages 8 --samples 40 --length 32 --sparsity 25,50 "
-    "--methods flap,random --divergence builtin:smollm2-text --tokens 100 --model {model} --keep {folder}",
+    "--methods flap,random --divergence builtin:smollm2-text --tokens 512 --model {model} --keep {folder}",
     "pruning": "--evaluation builtin:cloze --passages 8 --samples 40 --length 32 --sparsity 25,50 --methods random "
     "--model {model}",
     "rules": "--passages 12 --model {model} --data-dir {folder}",

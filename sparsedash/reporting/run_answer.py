@@ -259,7 +259,7 @@ def next_step(found: RunResults) -> NextStep | None:
     elif within is not None:
         said = f"see whether more than {sparsity_percent(low)} can be removed."
     else:
-        said = f"see whether less than {sparsity_percent(rows[0].permille)} can be removed, or race other methods."
+        said = f"see whether less than {sparsity_percent(rows[0].permille)} can be removed."
     evaluation, n_tested = settings.evaluation, found.dense.last_word.total
     if n_tested < FEWEST_PASSAGES:
         text = _longer_texts(evaluation, n_tested)[0]
@@ -379,8 +379,8 @@ def run_ending(run: Run, job: Job | None) -> str:
     how, made = _ENDED.get(job.state if job is not None else "done", "did not finish"), len(run.sparse)
     if run.find is not None:
         return f"This search {how} after {quantity(made, 'trial')}."
-    had = f"with {made} of" if made else "without any of"
-    return f"This run {how} {had} its {quantity(run.settings.n_sparse, 'sparse model')}."
+    are = "is" if made == 1 else "are"
+    return f"This run {how}: {made} of its {quantity(run.settings.n_sparse, 'sparse model')} {are} done."
 
 
 def no_results(run: Run | None, why: str) -> str:

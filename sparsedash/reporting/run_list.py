@@ -249,12 +249,10 @@ def runs_sentence(rows: Sequence[RunRow], tolerance: Tolerance) -> str:
         live = f"{quantity(n_live, 'run')} under way, no result yet."
         return live if n_live else "No run has a verdict."
     count = Counter(each.verdict for each in judged)
-    notes = [
-        (count["undecided"], "undecided"),
-        (sum(map(bool, map(verdicts.accuracy_open, judged))), "by perplexity alone"),
-    ]
-    rest = "".join(f"; {n} {what}" for n, what in notes if n)
     n, n_runs = count["within"], len(judged)
+    alone = sum(map(bool, map(verdicts.accuracy_open, judged)))
+    by_one = f", {'' if alone == n else f'{alone} '}by perplexity alone" if alone else ""
+    rest = by_one + "".join(f"; {count[each]} {each}" for each in ("undecided", "beyond") if count[each])
     runs = f"{n or 'None'} of {n_runs} runs with a result {'have' if n > 1 else 'has'} a model"
     if n_runs == 1:
         runs = f"Your one run with a result has {'a' if n else 'no'} model"

@@ -54,10 +54,9 @@ def parse_tolerance(parameters: Mapping[str, str]) -> Tolerance:
 
 
 def tolerance_query() -> dict[str, str]:
-    """The tolerance as parameters of a link; empty for the default."""
-    allowed, usual = current_tolerance(), Tolerance()
-    found = {RATIO: (allowed.ratio, usual.ratio), POINTS: (allowed.points, usual.points)}
-    return {name: f"{value:g}" for name, (value, otherwise) in found.items() if value != otherwise}
+    """The tolerance as parameters of a link, as far as the address has it: without, a search is judged by its own."""
+    found = whole_tolerance_query(current_tolerance())
+    return {name: value for name, value in found.items() if _state().get(name)}
 
 
 def whole_tolerance_query(allowed: Tolerance | FindSettings | None) -> dict[str, str]:

@@ -359,7 +359,7 @@ def test_how_a_search_got_there_counts_trials_and_passages_and_names_what_stayed
             "Next: search for the largest sparsity within your limit, between 10 and 20 %.",
         ),
         ((WITHIN,), "Next: see whether more than 10 % can be removed."),
-        ((BEYOND,), "Next: see whether less than 30 % can be removed, or race other methods."),
+        ((BEYOND,), "Next: see whether less than 30 % can be removed."),
     ],
     ids=["undecided", "between", "beyond-below-within", "undecided-above-beyond", "more", "less"],
 )
@@ -466,9 +466,9 @@ def test_a_search_leads_to_its_model_or_to_another_method(slope, link):
 @pytest.mark.parametrize(
     ("state", "n_sparse", "sentence"),
     [
-        ("cancelled", 1, "This run was stopped with 1 of its 3 sparse models."),
-        ("crashed", 0, "This run was interrupted (its worker process died) without any of its 3 sparse models."),
-        (None, 1, "This run did not finish with 1 of its 3 sparse models."),
+        ("cancelled", 1, "This run was stopped: 1 of its 3 sparse models is done."),
+        ("crashed", 0, "This run was interrupted (its worker process died): 0 of its 3 sparse models are done."),
+        (None, 1, "This run did not finish: 1 of its 3 sparse models is done."),
         ("queued", 1, ""),
         ("running", 1, ""),
     ],

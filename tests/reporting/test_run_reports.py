@@ -116,7 +116,7 @@ def test_the_report_says_how_a_run_ended_where_the_example_was_made_and_what_the
     found, pair = stored(n_sparse=1, finished=False, made_on="a <mainframe>", source_type="Q4_<1>")
     page = html_report(found, pair, None, job(found.run.settings, "cancelled")).decode()
     for said in (
-        "This run was stopped with 1 of its 3 sparse models.",
+        "This run was stopped: 1 of its 3 sparse models is done.",
         "Computed on 24 November 2025 on another machine (a &lt;mainframe&gt;)",
         "unpacked from Q4_&lt;1&gt;",
         "What pruning costs the original weights is not measured",

@@ -111,7 +111,7 @@ def test_every_page_of_a_run_that_was_stopped_says_so_and_one_of_them_resumes_it
     run = backend.add_run(specimens.run(finished=False, n_sparse=1))
     backend.set_jobs(job(SETTINGS, "cancelled", error_text="Stopped on request."))
     app, other = open_page("overview", run=run.key), open_page("compare", run=run.key, view=view)
-    assert [words(each).count("with 1 of its 3 sparse models.") for each in (app, other)] == [1, 1]
+    assert [words(each).count(": 1 of its 3 sparse models is done.") for each in (app, other)] == [1, 1]
     assert [each.label for each in app.button].count("Resume") == 1 and "Resume" not in str(other.button)
     backend.set_jobs()
     button(open_page("overview", run=run.key), "Resume").click().run()

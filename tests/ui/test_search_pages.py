@@ -2,7 +2,7 @@
 
 from sparsedash.ui.form_address import SEARCH
 from tests.ui import specimens
-from tests.ui.conftest import links, query_of, words
+from tests.ui.conftest import links, menu_links, query_of, words
 from tests.ui.filled_backend import job
 
 
@@ -29,6 +29,10 @@ def test_it_is_judged_by_its_own_tolerance_unless_the_address_has_another(open_p
     other, said = opened(open_page, backend, found, within="1.05", points="30")
     assert other.query_params["within"] == "1.05"
     assert "(limit 1.05 ×)" in said
+    # The usual limits as well go along where they were named, or the next page would judge by the search's own.
+    usual, _ = opened(open_page, backend, found, within="1.1", points="2")
+    compare = query_of(menu_links(usual)["Compare"])
+    assert (compare["within"], compare["points"]) == ("1.1", "2")
 
 
 def test_a_search_under_way_or_stopped_shows_its_trials_and_how_to_resume(open_page, backend):
