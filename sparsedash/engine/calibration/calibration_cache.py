@@ -259,8 +259,7 @@ class Calibration:
     def _output_gradients(self, index: int) -> Tensor:
         """Of one block; from a backward pass over little text."""
         sequences = self.read()
-        apart = held_out(range(len(sequences))).flatten().tolist()
-        fitted = [ids for ids, out in zip(sequences, apart, strict=True) if not out]
+        fitted = [ids for ids, out in zip(sequences, held_out(range(len(sequences))), strict=True) if not out]
         given = self.load(), _few(fitted), self.on_step
         return self._kept_gradients(self.keys.output_gradients, index, partial(output_gradients, *given))
 

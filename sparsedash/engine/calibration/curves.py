@@ -28,9 +28,9 @@ class CurveMeasurement:
     """Measures a model's loss with one narrower MLP, block after block; the text waits before each block.
 
     The loss is KL(dense || changed) of the next token in nats, on average over the judged tokens of text that no fit
-    has seen. All versions of an MLP go through the blocks behind it together. In a model of half precision any change
-    of a block rounds all blocks behind it otherwise, which alone may cost half of what a few channels do: what a change
-    of a last bit costs is subtracted.
+    has seen. All versions of an MLP go through the blocks behind it together. In half precision any change of a block
+    also changes how the blocks behind it round, which alone may cost half of what a few channels do: the loss of a
+    change of last bits is subtracted.
     """
 
     def __init__(self, loaded: LoadedModel, sequences: Sequence[Sequence[int]]) -> None:

@@ -120,12 +120,14 @@ class _Sums:
     def add(self, inputs: Tensor, aim: Tensor, hidden: Tensor) -> None:
         """inputs: (n, m). aim, hidden: (n, d), the dense stream and the sparse one after the block."""
         dtype, shift, weights = inputs.dtype, (aim - hidden).float(), residual_weights(aim)[:, None]
-        weighted = inputs.float().mul_(weights.sqrt())
+        roots = weights.sqrt()
+        weighted = inputs.float().mul_(roots)
+        # Rounded again to the model's own type, far below what so few tokens tell.
+        rounded = weighted.to(dtype).float()
         with bfloat16_units() if dtype == torch.bfloat16 else nullcontext():
-            # Rounded again to the model's own type, far below what so few tokens tell.
-            add_second_moment_(self._moment, weighted.to(dtype).float())
-            self._shift += (shift * weights.sqrt()).to(dtype).float().T @ weighted.to(dtype).float()
-        self._mean_input += (weighted * weights.sqrt()).sum(dim=0)
+            add_second_moment_(self._moment, rounded)
+            self._shift += (shift * roots).to(dtype).float().T @ rounded
+        self._mean_input += (weighted * roots).sum(dim=0)
         self._mean_shift += (shift * weights).sum(dim=0)
         self._total += float(weights.sum())
 
