@@ -1,7 +1,7 @@
 """The frame of every page: set-up, opening sentence, notes, tables, buttons, links, errors, notices when jobs end."""
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import tzinfo
 from functools import lru_cache, wraps
@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from sparsedash.jobs.job import LONG
+from sparsedash.jobs.job import LONG, Job
 from sparsedash.reporting.charts.chart_style import Theme
 from sparsedash.reporting.html import (
     Html,
@@ -72,8 +72,7 @@ def page(title: str) -> Backend:
             # Not by the times at which jobs ended: the clock may be set meanwhile.
             ended = {(job.id, job.attempt) for job in opened.jobs(_JOBS_ANNOUNCED) if not job.live}
             st.session_state[_ANNOUNCED] = ended
-        if _announce_endings(opened):
-            _watch_endings(opened)
+        _announce_endings(opened)
         return opened
     except SparseDashError as error:
         opening("SparseDash cannot start.")
@@ -98,28 +97,39 @@ def _seen_by(opened: Backend, user: str, rules: Serving) -> Backend:
     return opened.seen_by(user, rules)
 
 
+def _announce_endings(backend: Backend) -> None:
+    """Announce jobs that ended since the session began, and watch those that are live."""
+    jobs = backend.jobs(_JOBS_ANNOUNCED)
+    for job in _unannounced(jobs):
+        st.session_state[_ANNOUNCED].add((job.id, job.attempt))
+        title, word = job_name(backend, job), STATES[job.state][1].lower()
+        icon = f":material/{_ICONS.get(job.state, 'error')}:"
+        st.toast(f"{widget_label(title)}: {word}. [See the jobs](runs?view=jobs)", icon=icon, duration="long")
+        browser_scripts.notify("SparseDash", f"{title}: {word}.", f"sparsedash-{job.id}-{job.attempt}")
+    if any(job.live for job in jobs):
+        _watch_endings(backend)
+
+
 @st.fragment(run_every=_NOTICE_S)
 def _watch_endings(backend: Backend) -> None:
-    # The next page that is opened says what is wrong.
-    with suppress(SparseDashError):
-        _announce_endings(backend)
+    # Announced by the page's next run: what a fragment draws is lost if another one reruns the page at the same moment.
+    ended = []
+    with suppress(SparseDashError):  # The next page that is opened says what is wrong.
+        ended = _unannounced(backend.jobs(_JOBS_ANNOUNCED))
+    if ended:
+        st.rerun()
 
 
-def _announce_endings(backend: Backend) -> bool:
-    """Announce jobs that ended since the session began; a prompt's end only if it failed: its text shows on its page.
-
-    Returns whether any job is still live.
-    """
-    jobs, known = backend.jobs(_JOBS_ANNOUNCED), st.session_state[_ANNOUNCED]
-    for job in reversed(jobs):
-        ended = (job.id, job.attempt)
-        if not job.live and ended not in known and (job.kind in LONG or job.state in ("failed", "crashed")):
-            known.add(ended)
-            title, word = job_name(backend, job), STATES[job.state][1].lower()
-            icon = f":material/{_ICONS.get(job.state, 'error')}:"
-            st.toast(f"{widget_label(title)}: {word}. [See the jobs](runs?view=jobs)", icon=icon, duration="long")
-            browser_scripts.notify("SparseDash", f"{title}: {word}.", f"sparsedash-{job.id}-{job.attempt}")
-    return any(job.live for job in jobs)
+def _unannounced(jobs: Sequence[Job]) -> list[Job]:
+    """Jobs that ended since the session began, oldest first; a prompt's only if it failed: its text shows on its page."""
+    known = st.session_state[_ANNOUNCED]
+    return [
+        job
+        for job in reversed(jobs)
+        if not job.live
+        and (job.id, job.attempt) not in known
+        and (job.kind in LONG or job.state in ("failed", "crashed"))
+    ]
 
 
 def show(*parts: Html) -> None:
