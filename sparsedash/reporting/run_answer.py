@@ -3,16 +3,17 @@
 Plain text: escape it before it becomes markup.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Any
 
 from sparsedash.catalog.choices import EVALUATION_CORPORA, CatalogEntry
+from sparsedash.catalog.presets import DEFAULT_METHOD, method_named
 from sparsedash.jobs.job import Job, JobState
 from sparsedash.reporting import wording
 from sparsedash.reporting.run_results import Judged, RunResults, judge, largest_within, measure, smallest_beyond
-from sparsedash.reporting.verdicts import difference_words, limits_sentence, loss_words, verdict_words
+from sparsedash.reporting.verdicts import difference_words, limits_sentence, loss_words, tolerance_words, verdict_words
 from sparsedash.reporting.wording import and_join, quantity, sparsity_percent
 from sparsedash.schema.method_settings import FIXED_PERMILLE, MethodSettings
 from sparsedash.schema.records import Run
@@ -24,6 +25,7 @@ from sparsedash.schema.settings import (
     FindSettings,
     RunSettings,
 )
+from sparsedash.stats.significance import passages_to_detect, smallest_loss
 from sparsedash.stats.tolerance import FEWEST_PASSAGES, Tolerance, ToleranceVerdict
 
 _MOST_PASSAGES = 1_000_000
@@ -228,19 +230,31 @@ def find_document(
 @dataclass(frozen=True, kw_only=True)
 class NextStep:
     """What to do next. link: the words of the link there. asked: what it fills the form in with; None: it leads to the
-    files of the model that the answer names.
+    files of the model that the answer names, or to what is tested. tested: keys of runs that took a part of it already,
+    by the words of the links there.
     """
 
     said: str
     link: str
     asked: RunSettings | FindSettings | None
+    tested: Mapping[str, str] = field(default_factory=dict)
 
 
-def next_step(found: RunResults) -> NextStep | None:
-    """The next step after a finished run; None where none of its sparse models was judged, or it is not finished."""
-    rows, run, settings = found.best, found.run, found.run.settings
-    if not rows or not run.finished:
+def next_step(found: RunResults, runs: Sequence[Run] = ()) -> NextStep | None:
+    """The next step after a finished run; None where none of its sparse models was judged, or it is not finished.
+
+    Only steps that their passages can decide. runs: those that may have taken it already.
+    """
+    if not found.best or not found.run.finished:
         return None
+    step, asked = _next_step(found, runs), found.run.find
+    if asked is None or (limits := Tolerance(ratio=asked.ratio, points=asked.points)) == found.tolerance:
+        return step
+    return replace(step, said=f"The search was made for {tolerance_words(limits)}. {step.said}")
+
+
+def _next_step(found: RunResults, runs: Sequence[Run]) -> NextStep:
+    rows, run, settings = found.best, found.run, found.run.settings
     within, beyond = largest_within(rows), smallest_beyond(rows)
     low, high = within.permille if within else -1, beyond.permille if beyond else 1001
     if run.find is not None and within is not None:
@@ -248,36 +262,71 @@ def next_step(found: RunResults) -> NextStep | None:
         return NextStep(said=said, link="Export this model", asked=None)
     _, undecided = answered({row.permille: row.verdict for row in rows})
     if unknown := [row for row in rows if row.permille in undecided]:
-        return _test_again(found, unknown) or _too_close(found, low, unknown)
-    if run.find is not None or rows[0].method.pattern in FIXED_PERMILLE:
-        if run.find is not None:
-            said = "Next: allow more, or search with another method."
-            return NextStep(said=said, link="Search again", asked=run.find)
+        return _test_again(found, unknown, runs) or _too_close(found, low, unknown, runs)
+    if run.find is not None:
+        said = "Next: allow more, or search with another method."
+        return NextStep(said=said, link="Search again", asked=_by_limits(run.find, found.tolerance))
+    method = rows[0].method
+    if method.pattern in FIXED_PERMILLE:
         return NextStep(said="Next: race other methods.", link="Race other methods", asked=settings)
     if within is not None and low < high < 1001:
-        said = f"search for the largest sparsity within your limit, between {low / 10:g} and {sparsity_percent(high)}."
+        said = f"search for the largest sparsity within your limit, between {low / 10:g} and {sparsity_percent(high)}"
     elif within is not None:
-        said = f"see whether more than {sparsity_percent(low)} can be removed."
+        said = f"see whether more than {sparsity_percent(low)} can be removed"
     else:
-        said = f"see whether less than {sparsity_percent(rows[0].permille)} can be removed."
-    evaluation, n_tested = settings.evaluation, found.dense.last_word.total
-    if n_tested < FEWEST_PASSAGES:
-        text = _longer_texts(evaluation, n_tested)[0]
-        evaluation = replace(evaluation, corpus=text.name, n_passages=None)
-        said += f" Test on {text.title}: {_TOO_FEW}."
+        said = f"see whether less than {sparsity_percent(rows[0].permille)} can be removed"
+        if method.takes_channels and not method.reads_text:
+            # A method that knows nothing of the activations is no way to find how much can go.
+            method = replace(method_named(DEFAULT_METHOD), budget=method.budget)
+            said += f" with {_quoted(method)}"
+    evaluation, on = _deciding_passages(found)
+    if evaluation is None:
+        return NextStep(said=f"{on} Next: allow another loss.", link="Allow another loss", asked=settings)
     search = FindSettings(
         model=settings.model,
         dtype=settings.dtype,
-        method=rows[0].method,
+        method=method,
         calibration=settings.calibration,
         evaluation=replace(evaluation, stop_early=False),
         ratio=found.tolerance.ratio,
         points=found.tolerance.points,
     )
-    return NextStep(said=f"Next: {said}", link="Set up a search", asked=search)
+    if there := next((each.key for each in runs if each.find == search and each.finished), ""):
+        return NextStep(said=f"Next: {said}{on} That search is done.", link="", asked=None, tested={"See it": there})
+    return NextStep(said=f"Next: {said}{on}", link="Set up a search", asked=search)
 
 
-def _test_again(found: RunResults, unknown: Sequence[Judged]) -> NextStep | None:
+def _by_limits(search: FindSettings, tolerance: Tolerance) -> FindSettings:
+    return replace(search, ratio=tolerance.ratio, points=tolerance.points)
+
+
+def _deciding_passages(found: RunResults) -> tuple[EvaluationSettings | None, str]:
+    """Passages on which a search can decide, and the end of the sentence that says so; None, and why: there are none.
+
+    Those of the run, or else of the smallest text with enough.
+    """
+    evaluation, n_tested, ratio = found.run.settings.evaluation, found.dense.last_word.total, found.tolerance.ratio
+    needed = max(FEWEST_PASSAGES, passages_to_detect(ratio))
+    if n_tested >= needed:
+        return evaluation, "."
+    for text in _longer_texts(evaluation, n_tested):
+        if (text.n_texts or _MOST_PASSAGES) >= needed:
+            part, passages = _part_of(text, needed)
+            least, few = wording.factor(smallest_loss(n_tested)[0]), n_tested < FEWEST_PASSAGES
+            why = _TOO_FEW if few else f"{n_tested:,} detect losses of about {least} and up"
+            return replace(evaluation, corpus=text.name, n_passages=part), f", on {passages}: {why}."
+    return None, f"No text here has the {wording.round_up(needed):,} passages that a limit of {ratio:.3g} × takes."
+
+
+def _part_of(text: CatalogEntry, needed: int) -> tuple[int | None, str]:
+    """How many of a text's passages to test on, None for all, and their name. Built-in texts are small: all of them."""
+    n = wording.round_up(needed)
+    if text.n_texts <= n or text.name in (BUILTIN_CLOZE, BUILTIN_CLOZE_402):
+        return None, text.title
+    return n, f"{n:,} of {text.title}"
+
+
+def _test_again(found: RunResults, unknown: Sequence[Judged], runs: Sequence[Run]) -> NextStep | None:
     """Test those of these models that a text has enough passages for, the smallest such text; None where none has."""
     run, n_tested = found.run, found.dense.last_word.total
     for text in _longer_texts(run.settings.evaluation, n_tested):
@@ -288,28 +337,59 @@ def _test_again(found: RunResults, unknown: Sequence[Judged]) -> NextStep | None
         if not rows:
             continue
         n = min(wording.round_up(int(max(needed))), text.n_texts or _MOST_PASSAGES)
-        is_same = text.name == run.settings.evaluation.corpus
-        # Built-in texts are small, so all of them are asked.
-        asks_part = text.n_texts > n > n_tested >= FEWEST_PASSAGES and text.name != BUILTIN_CLOZE_402
-        part = n if asks_part else None
+        part, passages = _part_of(text, n) if n > n_tested else (None, text.title)
         evaluation = replace(run.settings.evaluation, corpus=text.name, n_passages=part)
-        permilles = tuple(row.permille for row in rows)
-        said = f"Next: test {and_join(list(map(sparsity_percent, permilles)))}"
-        asked: RunSettings | FindSettings = replace(
-            run.settings, methods=(rows[0].method,), sparsities_permille=permilles, evaluation=evaluation
-        )
+        asked: RunSettings | FindSettings
         if run.find is not None:
-            said, asked = "Next: search again", replace(run.find, evaluation=evaluation)
-        said += f" on {f'{part:,} of ' if part else ''}{text.title}."
+            asked, tested = replace(_by_limits(run.find, found.tolerance), evaluation=evaluation), {}
+            said = "Next: search again"
+        else:
+            permilles = tuple(row.permille for row in rows)
+            again = replace(run.settings, methods=(rows[0].method,), evaluation=evaluation)
+            tested = _tested(replace(again, sparsities_permille=permilles), runs)
+            left = tuple(permille for permille in permilles if permille not in tested)
+            if not left:
+                return NextStep(said=_tested_words(tested, passages), link="", asked=None, tested=_links(tested))
+            asked, said = replace(again, sparsities_permille=left), f"Next: test {_percents(left)}"
+        said += f" on {passages}."
         if n_tested < FEWEST_PASSAGES:
             said = f"{wording.first_upper(_TOO_FEW)}. {said}"
         elif n > n_tested:
+            is_same = text.name == run.settings.evaluation.corpus
             other = not is_same and (run.settings.evaluation.corpus, text.name) != (BUILTIN_CLOZE, BUILTIN_CLOZE_402)
             there = ", if as much is lost there" if other else ""
             enough = "They" if part else f"About {n:,}"
             said += f" {enough} should settle it, estimated from these {n_tested:,}{there}."
-        return NextStep(said=said, link="Test on more passages", asked=asked)
+        said += f" {_tested_words(tested, passages)}" if tested else ""
+        return NextStep(said=said, link="Test on more passages", asked=asked, tested=_links(tested))
     return None
+
+
+def _tested_words(tested: Mapping[int, str], passages: str) -> str:
+    return f"{_percents(tested)} {'is' if len(tested) == 1 else 'are'} tested on {passages} already."
+
+
+def _links(tested: Mapping[int, str]) -> dict[str, str]:
+    return {f"See {sparsity_percent(permille)}": key for permille, key in tested.items()}
+
+
+def _percents(permilles: Iterable[int]) -> str:
+    return and_join(list(map(sparsity_percent, permilles)))
+
+
+def _tested(asked: RunSettings, runs: Sequence[Run]) -> dict[int, str]:
+    """Which sparsities of its one method finished runs have tested alike, each with the key of such a run."""
+
+    def alike(settings: RunSettings) -> tuple[object, ...]:
+        return settings.model, settings.dtype, settings.calibration, settings.evaluation
+
+    return {
+        permille: run.key
+        for run in runs
+        if run.finished and run.find is None and alike(run.settings) == alike(asked)
+        for method, permille in run.settings.points
+        if (method, permille) in asked.points
+    }
 
 
 def _needed(found: RunResults, rows: Sequence[Judged]) -> list[float]:
@@ -317,7 +397,7 @@ def _needed(found: RunResults, rows: Sequence[Judged]) -> list[float]:
     n_tested = found.dense.last_word.total
     if n_tested < FEWEST_PASSAGES:
         # So few say nothing of how many it takes.
-        return [FEWEST_PASSAGES] * len(rows)
+        return [max(FEWEST_PASSAGES, passages_to_detect(found.tolerance.ratio))] * len(rows)
     judged = [each.verdict for each in judge([measure(found.dense, row.record) for row in rows], found.tolerance)]
     return [
         inf
@@ -348,17 +428,22 @@ def _longer_texts(now: EvaluationSettings, n_tested: int) -> list[CatalogEntry]:
     return [text for text in (same, *longer) if (text.n_texts or inf) > n_tested]
 
 
-def _too_close(found: RunResults, low: int, unknown: Sequence[Judged]) -> NextStep:
-    """What can be done where no passages decide: a smaller sparsity, or another limit."""
-    names = and_join([sparsity_percent(row.permille) for row in unknown])
+def _too_close(found: RunResults, low: int, unknown: Sequence[Judged], runs: Sequence[Run]) -> NextStep:
+    """What can be done where no passages decide: a smaller sparsity, where these decide on it, or another limit."""
+    names, n_tested = _percents(row.permille for row in unknown), found.dense.last_word.total
     verb = "is" if len(unknown) == 1 else "are"
     why = f"{names} {verb} too close to the limit to settle with the passages available."
     asked, method = found.run.find or found.run.settings, unknown[0].method
     between = (max(low, 0) + unknown[0].permille) // 20 * 10
-    if isinstance(asked, RunSettings) and method.pattern not in FIXED_PERMILLE and between > max(low, 0):
-        asked = replace(asked, methods=(method,), sparsities_permille=(between,))
-        name = sparsity_percent(between)
+    decides = n_tested >= passages_to_detect(found.tolerance.ratio) and method.pattern not in FIXED_PERMILLE
+    if isinstance(asked, RunSettings) and decides and between > max(low, 0):
+        asked, name = replace(asked, methods=(method,), sparsities_permille=(between,)), sparsity_percent(between)
+        if there := _tested(asked, runs):
+            return NextStep(
+                said=f"{why} {name} is tested.", link="", asked=None, tested={f"See {name}": there[between]}
+            )
         return NextStep(said=f"{why} Next: try {name}, or allow another loss.", link=f"Try {name}", asked=asked)
+    asked = _by_limits(asked, found.tolerance) if isinstance(asked, FindSettings) else asked
     return NextStep(said=f"{why} Next: allow another loss.", link="Allow another loss", asked=asked)
 
 

@@ -142,16 +142,19 @@ def headline_loss(found: ToleranceVerdict) -> tuple[str, str, str]:
 
 def early_stopping_words(records: Mapping[str, Record]) -> str:
     """How the evaluations ended that were to stop early; empty where none was. records: by their names."""
-    found = []
-    for name, stopping in ((name, record.stopping) for name, record in records.items() if record.stopping):
-        answered, planned = stopping.n_answered, stopping.n_passages
-        ended = f"stopped after {answered:,} of" if answered < planned else "answered all"
+    found, whole = [], []
+    early = {name: record.stopping for name, record in records.items() if record.stopping}
+    for name, stopping in early.items():
+        if stopping.n_answered >= stopping.n_passages:
+            whole.append(name)
+            continue
         why = {
             "difference": "a difference to the dense model is shown",
             "close": f"the difference to the dense model is under {100 * stopping.margin:g} points",
-            "open": "undecided before",
-        }.get(stopping.decision, f"its loss is {stopping.decision} the limits")
-        found.append(f"{name} {ended} {planned:,} passages: {why}.")
+        }.get(stopping.decision, "decided by the limits of the search")
+        found.append(f"{name} stopped after {stopping.n_answered:,} of {stopping.n_passages:,} passages: {why}.")
+    if whole:
+        found.append(f"{wording.and_join(whole)} answered all {early[whole[0]].n_passages:,} passages.")
     return " ".join([*found, "Intervals and p-values account for the repeated looks."]) if found else ""
 
 

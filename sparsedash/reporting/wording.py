@@ -355,7 +355,7 @@ def run_details(settings: RunSettings | FindSettings) -> str:
     evaluation = settings.evaluation
     passages = "all" if evaluation.n_passages is None else f"{evaluation.n_passages:,}"
     rule = "" if evaluation.rule == "plain" else f", last token by the {evaluation.rule} rule"
-    early = ", stopping early" if evaluation.stop_early else ""
+    early = ", may stop early" if evaluation.stop_early else ""
     return (
         f"{method_titles(settings)} · {calibration_words(settings.calibration) if settings.reads_text else NO_TEXT} · "
         f"passages: {reference_title(evaluation.corpus)}, {passages}{rule}{early} · {settings.dtype}"

@@ -7,7 +7,7 @@ their number was fixed before any answer was seen.
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import exp, sqrt
+from math import ceil, exp, log, sqrt
 from statistics import NormalDist
 
 from sparsedash.schema.records import Outcome, Record
@@ -177,3 +177,8 @@ def smallest_loss(n_passages: int) -> tuple[float, float]:
     """
     shown = _Z_POWER / sqrt(n_passages)
     return exp(shown * SPREAD_NATS), 100 * shown * SPREAD_FLIPS
+
+
+def passages_to_detect(ratio: float) -> int:
+    """The fewest passages that detect this ratio of word perplexity, as `smallest_loss` has it. ratio: above 1."""
+    return ceil((_Z_POWER * SPREAD_NATS / log(ratio)) ** 2)

@@ -52,14 +52,16 @@ def _resume_without_panel(backend: Backend, run: Run, job: Job | None) -> Callab
 
 def _show_next_step(backend: Backend, found: RunResults | None, *, grows: bool) -> None:
     """Draw the next step and its link, once the run is finished. grows: keep the room for it from the beginning."""
-    step = run_answer.next_step(found) if found is not None else None
+    step = run_answer.next_step(found, backend.runs()) if found is not None else None
     if step is None and not grows:
         return
     with st.container(key="next-step-grows" if grows else "next-step", horizontal=True, vertical_alignment="center"):
         frame.show(paragraph(f"{step.said}{_takes(backend, found, step)}" if step and found else "", css="sd-next"))
         if found is None or step is None:
             return
-        if step.asked is None and found.headline is not None:
+        for words, key in step.tested.items():
+            frame.link("overview", words, run=key, **navigation.whole_tolerance_query(found.tolerance))
+        if step.asked is None and not step.tested and found.headline is not None:
             link_to_export(found.run.key, found.names[found.headline.key])
         elif step.asked is not None and (address := form_address(step.asked)) is not None:
             frame.link("prune", step.link, **address)

@@ -345,23 +345,30 @@ def test_how_a_search_got_there_counts_trials_and_passages_and_names_what_stayed
     )
 
 
+BLIND = shifted(0.3, 300, method="random")
+ON_MORE = (
+    ", on 630 of the 5,151 passages of LAMBADA, fetched once from the hub: 120 detect losses of about 1.24 × and up."
+)
+
+
 @pytest.mark.parametrize(
     ("sparse", "sentence"),
     [
         ((shifted(0.03, 200, spread=1.0), WITHIN, BEYOND), "Next: test 20 % on "),
         (
             (shifted(0.09, 100, spread=1.0), shifted(0.01, 200), BEYOND),
-            "Next: search for the largest sparsity within your limit, between 20 and 30 %.",
+            f"Next: search for the largest sparsity within your limit, between 20 and 30 %{ON_MORE}",
         ),
-        ((shifted(0.3, 100), shifted(0.01, 200)), "Next: see whether more than 20 % can be removed."),
+        ((shifted(0.3, 100), shifted(0.01, 200)), f"Next: see whether more than 20 % can be removed{ON_MORE}"),
         (
             (WITHIN, shifted(0.3, 200), shifted(0.09, 400, 1.0)),
-            "Next: search for the largest sparsity within your limit, between 10 and 20 %.",
+            f"Next: search for the largest sparsity within your limit, between 10 and 20 %{ON_MORE}",
         ),
-        ((WITHIN,), "Next: see whether more than 10 % can be removed."),
-        ((BEYOND,), "Next: see whether less than 30 % can be removed."),
+        ((WITHIN,), f"Next: see whether more than 10 % can be removed{ON_MORE}"),
+        ((BEYOND,), f"Next: see whether less than 30 % can be removed{ON_MORE}"),
+        ((BLIND,), f"Next: see whether less than 30 % can be removed with “best”{ON_MORE}"),
     ],
-    ids=["undecided", "between", "beyond-below-within", "undecided-above-beyond", "more", "less"],
+    ids=["undecided", "between", "beyond-below-within", "undecided-above-beyond", "more", "less", "blind"],
 )
 def test_the_next_step_depends_on_what_is_open(sparse, sentence):
     step = answers.next_step(sweep_of(*sparse))
@@ -369,6 +376,24 @@ def test_the_next_step_depends_on_what_is_open(sparse, sentence):
     assert isinstance(step.asked, RunSettings if "test" in sentence else FindSettings)
     if isinstance(step.asked, FindSettings):
         assert (step.asked.ratio, step.asked.points) == (Tolerance().ratio, Tolerance().points)
+        assert step.asked.method == (method_named("best") if sparse == (BLIND,) else CHANNELS)
+        assert step.asked.evaluation.n_passages == 630
+
+
+@pytest.mark.parametrize(
+    ("ratio", "on", "text"),
+    [(1.25, "", "builtin:cloze"), (1.15, ", on the 402 built-in passages: 120 detect", BUILTIN_CLOZE_402)],
+)
+def test_a_search_takes_the_smallest_text_that_can_decide(ratio, on, text):
+    found = sweep_of(shifted(0.9, 100), tolerance=Tolerance(ratio=ratio))
+    built_in = replace(found.run.settings.evaluation, corpus="builtin:cloze")
+    found = replace(found, run=replace(found.run, settings=replace(found.run.settings, evaluation=built_in)))
+    step = answers.next_step(found)
+    assert f"less than 10 % can be removed{on}" in plain(step.said) and step.asked.evaluation.corpus == text
+    done = replace(found.run, key="done", find=step.asked, finished=True)
+    assert answers.next_step(found, [done]).tested == {"See it": "done"}
+    far = answers.next_step(replace(found, tolerance=Tolerance(ratio=1.01)))
+    assert plain(far.said).startswith("No text here has the 58,000 passages that a limit of 1.01 × takes. Next: allow")
 
 
 def next_of(found, corpus="builtin:cloze", n_passages=None):
@@ -407,19 +432,18 @@ NEVER, OWN = "Fewer than 30 passages can never confirm a model.", "upload:own.js
         (*(TWO, OWN, 132), "Next: test 10 % and 20 % on all passages of own.jsonl.", ((100, 200), OWN, None)),
         (
             *(EIGHT, OWN, None),
-            f"{NEVER} Next: test 10 % and 20 % on the 402 built-in passages.",
-            ((100, 200), "builtin:cloze-402", None),
+            f"{NEVER} Next: test 10 % and 20 % on 630 of the 5,151 passages of LAMBADA, fetched once from the hub.",
+            ((100, 200), "lambada_openai", 630),
         ),
         (
             *(run_of(1, 0, (10, 0.02, 0.6, 0)), "builtin:cloze", 1),
-            f"{NEVER} Next: test 10 % on the 132 built-in passages.",
-            ((100,), "builtin:cloze", None),
+            f"{NEVER} Next: test 10 % on 630 of the 5,151 passages of LAMBADA, fetched once from the hub.",
+            ((100,), "lambada_openai", 630),
         ),
         (
             *(NEAR, "builtin:cloze", None),
-            "20 % is too close to the limit to settle with the passages available. Next: try 15 %, or allow another "
-            "loss.",
-            ((150,), "builtin:cloze", None),
+            "20 % is too close to the limit to settle with the passages available. Next: allow another loss.",
+            ((100, 200), "builtin:cloze", None),
         ),
         (
             *(run_of(132, 60, (10, 0.04, 0.4, 59)), "lambada_openai", None),
@@ -453,7 +477,20 @@ def test_the_next_step_of_a_race_asks_for_the_best_method_only():
 
 def test_too_few_passages_for_a_verdict_are_not_searched_on():
     step = next_of(run_of(8, 3, (90, 9.0, 2.0, 0)), OWN)
-    assert step.asked.evaluation.corpus == BUILTIN_CLOZE_402 and "on the 402 built-in passages" in step.said
+    assert step.asked.evaluation.n_passages == 630 and plain(step.said).endswith("can never confirm a model.")
+
+
+def test_what_another_run_has_tested_is_a_link_and_not_asked_for_again():
+    asked = next_of(EIGHT).asked
+    ten, both = (replace(RUN, key=str(p), settings=replace(asked, sparsities_permille=p)) for p in ((100,), (100, 200)))
+    settings = replace(EIGHT.run.settings, evaluation=replace(EIGHT.run.settings.evaluation, corpus="builtin:cloze"))
+    found = replace(EIGHT, run=replace(EIGHT.run, settings=settings))
+    rest = answers.next_step(found, [replace(ten, finished=True)])
+    assert rest.asked.sparsities_permille == (200,) and rest.tested == {"See 10\u00a0%": ten.key}
+    assert "Next: test 20 % on 630 of " in plain(rest.said) and "10 % is tested on 630 of " in plain(rest.said)
+    done = answers.next_step(found, [replace(both, finished=True)])
+    assert done.asked is None and list(done.tested.values()) == [both.key] * 2 and "Next" not in done.said
+    assert answers.next_step(found, [replace(both, finished=False)]).tested == {}
 
 
 @pytest.mark.parametrize(("slope", "link"), [(0.3, "Export this model"), (60.0, "Search again")])
@@ -461,6 +498,9 @@ def test_a_search_leads_to_its_model_or_to_another_method(slope, link):
     run, records, found = specimens.search(slope=slope)
     step = answers.next_step(results_of(run, records, found, tolerance=Tolerance(ratio=1.3, points=30.0)))
     assert step.link == link and step.asked == (run.find if slope == 60.0 else None)
+    other = answers.next_step(results_of(run, records, found, tolerance=Tolerance(ratio=1.02, points=3.0)))
+    assert other.said.startswith("The search was made for perplexity 1.30 ×, accuracy −30 points. ")
+    assert other.asked is None or (other.asked.ratio, other.asked.points) == (1.02, 3.0)
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,8 @@ def test_the_loss_is_said_on_both_measures_with_their_intervals():
             {"decision": "close"},
             "20 % stopped after 512 of 5,153 passages: the difference to the dense model is under 2 points.",
         ),
-        ({"decision": "open", "n_answered": 5153}, "20 % answered all 5,153 passages: undecided before."),
+        ({"decision": "beyond"}, "20 % stopped after 512 of 5,153 passages: decided by the limits of the search."),
+        ({"decision": "within", "n_answered": 5153}, "20 % answered all 5,153 passages. Intervals"),
     ],
 )
 def test_how_an_evaluation_ended_that_was_to_stop_early(change, said):
