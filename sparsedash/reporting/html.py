@@ -106,11 +106,18 @@ class Cell(NamedTuple):
     values: Mapping[str, Value] = MappingProxyType({})
 
 
+def _over(text: str) -> Html:
+    """The first line of a text, and the others under it, smaller."""
+    first, *under = text.split("\n")
+    return join(escape(first), *(element("span", escape(line), css="sd-under") for line in under))
+
+
 @dataclass(frozen=True)
 class Table:
     """A table of text. name: what it is called for those who cannot see it, and as a file. caption: stands over it.
 
-    The first column heads its row, the others are numbers. links: for each row the markup in place of its first text.
+    The first column heads its row, the others are numbers; what follows a line break stands under them. links: for each
+    row the markup in place of its first text.
     data: the rows of its file, by their columns, whose names hold the unit; none: the file holds the text.
     of: what the file's name begins with.
     """
@@ -139,7 +146,7 @@ class Table:
         top = element("tr", *(element("th", escape(cell), scope="col") for cell in self.head))
         firsts = self.links or [escape(row[0]) for row in self.rows]
         body = [
-            element("tr", element("th", first, scope="row"), *(element("td", escape(cell)) for cell in rest))
+            element("tr", element("th", first, scope="row"), *(element("td", _over(cell)) for cell in rest))
             for first, (_, *rest) in zip(firsts, self.rows, strict=True)
         ]
         inside = element("table", element("thead", top), element("tbody", *body), css="sd-table")

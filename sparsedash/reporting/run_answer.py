@@ -69,7 +69,8 @@ def race_sentence(found: RunResults) -> str:
         groups[difference.is_shown * (1 if difference.value > 0 else -1)].append(_quoted(rival.method))
     ahead, alike, beaten = groups.values()
     p = max((difference.p_value for _, difference in found.race if difference.is_shown), default=1.0)
-    sure = f"(perplexity, p{wording.NBSP}{'' if p < 0.001 else f'≤{wording.NBSP}'}{wording.p_number(p)})"
+    sure = f"(perplexity, p{wording.NBSP}{'' if p < 0.001 else f'≤{wording.NBSP}'}{wording.p_number(p)}"
+    sure += f" after{wording.NBSP}Holm)" if found.race[0][1].n_compared > 1 else ")"
     if ahead:
         return f"{and_join(ahead)} {'beats' if len(ahead) == 1 else 'beat'} {best} at {at} {sure}."
     n = quantity(min(difference.n_passages for _, difference in found.race), "passage")
@@ -128,7 +129,8 @@ def verdicts_sentence(
         name, note = sparsity_percent(each), (notes or {}).get(each, "")
         said.append((f"up to {name}" if up_to else name, note, verdict_words(found)))
     if undecided:
-        names, several = [sparsity_percent(permille) for permille in undecided], len(undecided) > 1
+        names = [f"{sparsity_percent(permille)}{(notes or {}).get(permille, '')}" for permille in undecided]
+        several = len(undecided) > 1
         phrase = verdict_words(verdicts[undecided[0]], "are" if said and several else "is")
         said.append((and_join(names, "and" if said else "or"), "", phrase))
     verb, after = ("Removing", "") if method.takes_channels else ("Setting", " to zero")
@@ -189,9 +191,9 @@ def _search(found: RunResults) -> FindResult | None:
 
 
 def _rounding_note(row: Judged) -> str:
-    """The share that is removed, where the widths were rounded to less than half of what was asked for."""
+    """The share that is removed, where rounding the widths moved it by a tenth or more of what was asked for."""
     reached = row.record.pruned.reached[row.method.budget] if row.record.pruned else 0.0
-    if not row.method.takes_channels or reached >= row.permille / 2000:
+    if not row.method.takes_channels or abs(reached - row.permille / 1000) < row.permille / 10_000:
         return ""
     return f" ({wording.percent(reached)} after rounding the widths)"
 
@@ -313,7 +315,7 @@ def _deciding_passages(found: RunResults) -> tuple[EvaluationSettings | None, st
         if (text.n_texts or _MOST_PASSAGES) >= needed:
             part, passages = _part_of(text, needed)
             least, few = wording.factor(smallest_loss(n_tested)[0]), n_tested < FEWEST_PASSAGES
-            why = _TOO_FEW if few else f"{n_tested:,} detect losses of about {least} and up"
+            why = _TOO_FEW if few else f"{n_tested:,} detect losses from {least} up"
             return replace(evaluation, corpus=text.name, n_passages=part), f", on {passages}: {why}."
     return None, f"No text here has the {wording.round_up(needed):,} passages that a limit of {ratio:.3g} × takes."
 

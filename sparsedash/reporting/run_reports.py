@@ -117,7 +117,7 @@ def comparison_words(found: RunResults, pair: Pair) -> tuple[str, str, str]:
         words = verdicts.difference_words(difference, left)
         points = wording.signed_points(compared.difference)
         interval = f"95{wording.NBSP}% interval {wording.signed_interval(compared.interval)}"
-        lost = f"{right}: {words}, accuracy {points} points ({interval}, {wording.p_value(compared.p_value)})."
+        lost = f"{right}: {words}. Accuracy {points} points ({interval}, {wording.p_value(compared.p_value)})."
     return sentence, lost, " ".join(filter(None, basis))
 
 

@@ -4,6 +4,7 @@ Plain text: escape it before it becomes markup.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import exp, isinf
 
 from sparsedash.catalog.budgets import BUDGETS
@@ -15,10 +16,15 @@ from sparsedash.schema.method_settings import Budget
 from sparsedash.schema.records import LARGEST_LOSS, Pruned, Record
 from sparsedash.stats.races import LikelihoodDifference
 from sparsedash.stats.significance import PairedComparison, accuracy_interval
-from sparsedash.stats.tolerance import Loss, LossMeasure, Tolerance, ToleranceVerdict, Verdict
+from sparsedash.stats.tolerance import FEWEST_RIGHT, Loss, LossMeasure, Tolerance, ToleranceVerdict, Verdict
 
 VERDICT_SIGNS: dict[Verdict, str] = {"within": "✓ within", "beyond": "✕ beyond", "undecided": "? undecided"}
 """A verdict with its sign."""
+LEVELS = (
+    f"95{NBSP}% where one verdict is made, more where several are, so that the chance that any of them is wrong stays "
+    f"under 5{NBSP}%."
+)
+"""The levels of the intervals behind verdicts, and why they differ, as the end of a sentence."""
 _NAMES: dict[LossMeasure, str] = {"word perplexity": "perplexity", "accuracy": "accuracy"}
 _TOO_FEW_RIGHT = "too few answers are right to judge accuracy"
 
@@ -97,12 +103,15 @@ def model_verdict(name: str, found: ToleranceVerdict, tolerance: Tolerance) -> l
 
 
 def loss_words(found: ToleranceVerdict) -> str:
-    """ "perplexity 1.05 × dense's (95 % interval 1.02 to 1.08), accuracy −0.5 points (95 % interval ...)"."""
+    """ "perplexity 1.05 × dense's (1.02 to 1.08), accuracy −0.5 points (−2.1 to +1.1); intervals of at least 95 %"."""
     lost, accuracy = found.perplexity, found.accuracy
-    said = f"perplexity {loss_value(lost)} dense's ({_interval_words(lost)})"
+    said = f"perplexity {loss_value(lost)} dense's"
     if accuracy is None:
-        return f"{said}; {_TOO_FEW_RIGHT}"
-    return f"{said}, accuracy {loss_value(accuracy)} ({_interval_words(accuracy)})"
+        return f"{said} ({_interval_words(lost)}); {_TOO_FEW_RIGHT}"
+    level = min(lost.level, accuracy.level)
+    of = f"{'' if lost.level == accuracy.level else 'at least '}{_level_words(level)}"
+    said = f"{said} ({loss_interval(lost)}), accuracy {loss_value(accuracy)} ({loss_interval(accuracy)})"
+    return f"{said}; intervals of {of}"
 
 
 def difference_sentence(left: str, right: str, found: LikelihoodDifference) -> str:
@@ -116,11 +125,8 @@ def difference_sentence(left: str, right: str, found: LikelihoodDifference) -> s
 
 def difference_words(found: LikelihoodDifference, beside: str) -> str:
     """ "perplexity 0.85 × that of 20 % (95 % interval 0.80 to 0.91, p < 0.001)". beside: the other model."""
-    interval = "no interval"
-    if not isinf(found.low):
-        interval = f"{_level_words(found.level)} interval {wording.factor_range(found.low, found.high)}"
-    times = wording.nats_as_factor(found.value)
-    return f"perplexity {times} that of {beside} ({interval}, {wording.p_value(found.p_value)})"
+    interval = "no interval" if isinf(found.low) else f"{_level_words(found.level)} interval {_range(found)}"
+    return f"perplexity {wording.nats_as_factor(found.value)} that of {beside} ({interval}, {difference_p(found)})"
 
 
 def headline_baseline(dense: Record) -> tuple[str, str, str]:
@@ -131,13 +137,35 @@ def headline_baseline(dense: Record) -> tuple[str, str, str]:
     return f"1{NBSP}×", below, f"accuracy {percent(score.accuracy)}: {right}"
 
 
-def headline_loss(found: ToleranceVerdict) -> tuple[str, str, str]:
-    """For a card: the perplexity as a multiple of dense's, its interval, and the verdicts of both measures."""
+def headline_loss(found: ToleranceVerdict) -> tuple[str, ...]:
+    """For a card: the perplexity as a multiple of dense's, its interval, and the verdict of either measure."""
     lost, accuracy = found.perplexity, found.accuracy
-    below, verdict = f"the dense word perplexity, {_interval_words(lost)}", VERDICT_SIGNS[lost.verdict]
-    if accuracy:
-        verdict += f" · accuracy {loss_value(accuracy)} {VERDICT_SIGNS[accuracy.verdict].replace(' ', NBSP)}"
-    return loss_value(lost), below, verdict
+    said = [loss_value(lost), f"the dense word perplexity, {_interval_words(lost)}", _measure_verdict(lost)]
+    few = f"accuracy not judged: under {FEWEST_RIGHT} right"
+    return *said, _measure_verdict(accuracy, f" {loss_value(accuracy)}") if accuracy else few
+
+
+def _measure_verdict(loss: Loss, value: str = "") -> str:
+    """ "✕ accuracy −9.0 points beyond"."""
+    sign, verdict = VERDICT_SIGNS[loss.verdict].split()
+    return f"{sign} {_NAMES[loss.measure]}{value} {verdict}"
+
+
+def headline_difference(best: str, found: LikelihoodDifference) -> tuple[str, ...]:
+    """For a card: how a method compares with the best one, passage by passage. best: its name."""
+    interval = "no interval" if isinf(found.low) else f"{_level_words(found.level)} interval {_range(found)}"
+    below = f"the word perplexity of {best}, paired, {interval}"
+    return wording.nats_as_factor(found.value), below, difference_p(found)
+
+
+def _range(found: LikelihoodDifference) -> str:
+    return wording.factor_range(found.low, found.high)
+
+
+def difference_p(found: LikelihoodDifference) -> str:
+    """ "p = 0.0023, Holm over 3 pairs": the p-value, with what it is corrected for."""
+    over = f", Holm over {found.n_compared} pairs" if found.n_compared > 1 else ""
+    return f"{wording.p_value(found.p_value)}{over}"
 
 
 def early_stopping_words(records: Mapping[str, Record]) -> str:
@@ -179,18 +207,15 @@ def loss_cells(judged: Judged) -> list[Cell]:
     if judged.record.pruned is None:
         return []
     compared, lost, accuracy = judged.comparison, judged.verdict.perplexity, judged.verdict.accuracy
-    points = f"{loss_interval(accuracy)}{_level(accuracy)}" if accuracy else ""
-    times = f"{loss_interval(lost)} ×{_level(lost)}" if loss_interval(lost) else "none"
     change, values = compared.difference, verdict_values(judged.verdict)
+    points = loss_interval(accuracy) if accuracy else "not judged"
     return [
-        Cell("Change, points", wording.signed_points(change), {**values, "change_points": 100 * change}),
-        Cell("Interval", points),
+        Cell("Times dense", f"{loss_value(lost)}\n{loss_interval(lost) or 'no interval'}"),
+        Cell("Change, points", f"{wording.signed_points(change)}\n{points}", {**values, "change_points": 100 * change}),
         Cell("p", wording.p_number(judged.p_value), {"p": judged.p_value}),
         Cell("Broke", f"{compared.broke:,}", {"broke": compared.broke}),
         Cell("Fixed", f"{compared.mended:,}", {"fixed": compared.mended}),
-        Cell("Times dense", loss_value(lost)),
-        Cell("Interval", times),
-        Cell("Verdict", verdict_sign(judged.verdict)),
+        Cell("Verdict", verdict_sign(judged.verdict).replace(" by ", "\nby ")),
     ]
 
 
@@ -215,10 +240,6 @@ def reached_percents(pruned: Pruned | None) -> dict[str, float]:
     return {f"{budget}_removed_percent": 100 * pruned.reached[budget] if pruned else 0.0 for budget in BUDGETS}
 
 
-def _level(lost: Loss) -> str:
-    return f" ({_level_words(lost.level)})"
-
-
 def verdict_sign(found: ToleranceVerdict) -> str:
     """ "✕ beyond by perplexity", or "✕ beyond" where both measures say so."""
     by = f" by {_NAMES[found.decided_by[0]]}" if len(found.decided_by) == 1 and found.verdict != "undecided" else ""
@@ -228,31 +249,40 @@ def verdict_sign(found: ToleranceVerdict) -> str:
 def numbers_table(found: RunResults, comparisons: Mapping[str, str] | None = None) -> Table:
     """Every model of the run with what is gone, its accuracy, its change from dense and their intervals.
 
-    comparisons: the address of each one's comparison with dense, by its key.
+    Above one that answered fewer passages dense stands once more, on the same. comparisons: the address of each one's
+    comparison with dense, by its key.
     """
-    addresses, total = comparisons or {}, found.dense.last_word.total
+    addresses, dense = comparisons or {}, found.dense
+    total, compared = dense.last_word.total, {dense.last_word.total}
     methods, asked, rows, links = found.run.settings.methods, found.run.settings.budget, [], []
     gone = "removed" if all(method.takes_channels for method in methods) else "removed or zero"
     # Four columns of shares would not fit beside the rest; the file has them.
     heads = {each: f"{wording.first_upper(title)} {gone}" for each, title in wording.budget_titles(methods).items()}
     shown: tuple[Budget, ...] = ("channels", "weights" if asked == "channels" else asked)
-    for judged in found.models:
-        record, name, score = judged.record, found.names[judged.record.key], judged.record.last_word
+
+    def cells(name: str, record: Record) -> list[Cell]:
+        made, score, perplexity = record.pruned, record.last_word, record.word_perplexity
         right = f"{score.right:,}" if score.total == total else f"{score.right:,} of {score.total:,}"
         low, high = accuracy_interval(record)
         ends = {"accuracy_percent_low": 100 * low, "accuracy_percent_high": 100 * high}
-        perplexity, made = record.word_perplexity, record.pruned
-        rows.append(
-            [
-                Cell("Model", name, {"model": name, **reached_percents(made)}),
-                *(Cell(heads[budget], percent(made.reached[budget]) if made else "0") for budget in shown),
-                Cell(f"Right of {total:,}", right, {"right": score.right, "passages": score.total}),
-                Cell("Accuracy", percent(score.accuracy), {"accuracy_percent": 100 * score.accuracy}),
-                Cell("95 % interval", wording.interval((low, high)), ends),
-                Cell("Word perplexity", wording.perplexity(perplexity), {"word_perplexity": perplexity}),
-                *loss_cells(judged),
-            ]
-        )
+        accuracy = f"{percent(score.accuracy)}\n{wording.interval((low, high))}"
+        return [
+            Cell("Model", name, {"model": name, **reached_percents(made)}),
+            *(Cell(heads[budget], percent(made.reached[budget]) if made else "0") for budget in shown),
+            Cell(f"Right of {total:,}", right, {"right": score.right, "passages": score.total}),
+            Cell("Accuracy", accuracy, {"accuracy_percent": 100 * score.accuracy, **ends}),
+            Cell("Word perplexity", wording.perplexity(perplexity), {"word_perplexity": perplexity}),
+        ]
+
+    for judged in found.models:
+        record, name = judged.record, found.names[judged.record.key]
+        if (n := record.last_word.total) not in compared:
+            compared.add(n)
+            same = {outcome.index for outcome in record.outcomes}
+            on_same = replace(dense, outcomes=tuple(each for each in dense.outcomes if each.index in same))
+            rows.append(cells(f"dense, same {n:,}", on_same))
+            links.append(escape(f"dense, same {n:,}"))
+        rows.append([*cells(name, record), *loss_cells(judged)])
         address = addresses.get(record.key, "")
         link = element("a", escape(name), href=address, aria_label=f"{name} against dense")
         links.append(link if address else escape(name))
@@ -262,8 +292,9 @@ def numbers_table(found: RunResults, comparisons: Mapping[str, str] | None = Non
 def _numbers_caption(found: RunResults) -> str:
     n, early = max(found.run.n_compared, len(found.sparse)), any(record.stopping for record in found.sparse)
     looked = " With early stopping, intervals and p are valid at any look." if early else ""
+    accuracies = "Dense interval" if early else "Accuracies"
     return (
-        f"Last word of each passage. {'Dense interval' if early else 'Intervals of accuracies'}: Wilson. Changes are "
-        f"paired with dense; their intervals are the verdict's and hold for all of the run together.{looked} p: equal "
-        f"accuracy{'' if early else ', exact McNemar'}{f', Holm over {n} comparisons' if n > 1 else ''}."
+        f"Last word of each passage; intervals stand under their numbers. {accuracies}: Wilson, 95{NBSP}%. Changes are "
+        f"paired with dense, their intervals the verdict's: {LEVELS}{looked} p: equal accuracy"
+        f"{'' if early else ', exact McNemar'}{f', Holm over {n} comparisons' if n > 1 else ''}."
     )

@@ -388,10 +388,16 @@ def record_names(run: Run) -> dict[str, str]:
     return names
 
 
-def model_words(method: MethodSettings, permille: int, named: bool = True) -> str:
-    """ "20 % of the MLP channels removed", or "magnitude, 20 % of the MLP channels removed" where it is named."""
-    name = f"{method_title(method)}, " if named else ""
-    return f"{name}{sparsity_percent(permille)} {share_of(method)} {removed_or_zeroed(method)}"
+def model_words(method: MethodSettings, permille: int, named: bool = True, made: Pruned | None = None) -> str:
+    """ "20 % of the MLP channels removed", or "magnitude, 20 % of the MLP channels removed" where it is named.
+
+    made: the model: "20 % asked, 20.8 % of the MLP channels removed", where the widths were rounded.
+    """
+    name, share = f"{method_title(method)}, " if named else "", sparsity_percent(permille)
+    reached = percent(made.reached[method.budget]) if made and method.takes_channels else ""
+    if reached and reached != percent(permille / 1000):
+        share = f"{share} asked, {reached}"
+    return f"{name}{share} {share_of(method)} {removed_or_zeroed(method)}"
 
 
 def sparsity_axis_title(methods: Iterable[MethodSettings], budget: Budget = "channels") -> str:

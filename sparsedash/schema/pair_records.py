@@ -10,6 +10,11 @@ from sparsedash.schema.plain_values import require_one_of, require_text, require
 from sparsedash.schema.settings import Dtype
 
 MOST_OTHERS = 100
+NOT_CONTINUED = (
+    "The prompts were not continued: the weights are streamed, and every token would read all of them again. "
+    "The Compare page continues a prompt on request."
+)
+"""The warning of a run that left its prompts out, which the pages show in place of the texts."""
 _RECORD_FIELDS = ("left", "right", "dense", "sparse", "others")
 
 

@@ -19,7 +19,7 @@ class LikelihoodDifference:
     """How much less likely one model finds the targets than another, on the passages that both answered.
 
     value, low, high: the mean in nats with its interval at `level`; below zero where it finds them likelier. p_value:
-    of no difference, two-sided. Both allow for all pairs that were compared.
+    of no difference, two-sided. Both allow for all n_compared pairs that were compared.
     """
 
     value: float
@@ -28,6 +28,7 @@ class LikelihoodDifference:
     level: float
     p_value: float
     n_passages: int
+    n_compared: int
 
     @property
     def is_shown(self) -> bool:
@@ -57,6 +58,7 @@ def likelihood_differences(pairs: Sequence[tuple[Record, Record]], n_compared: i
             level=1 - alpha,
             p_value=p_value,
             n_passages=of.n,
+            n_compared=max(n_compared, len(pairs)),
         )
         for of, alpha, any_look, p_value in zip(falls, alphas, anytime, holm(p_values, n_compared), strict=True)
     ]

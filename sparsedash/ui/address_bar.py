@@ -16,6 +16,7 @@ from streamlit.delta_generator import DeltaGenerator
 from sparsedash.catalog.budgets import BUDGET_TITLES, BUDGETS
 from sparsedash.reporting.charts.tradeoff_data import Measure
 from sparsedash.reporting.html import element, escape, paragraph, visible
+from sparsedash.reporting.verdicts import LEVELS
 from sparsedash.reporting.wording import first_upper
 from sparsedash.schema.fields import FieldRow, field_rows
 from sparsedash.schema.method_settings import Budget
@@ -179,7 +180,7 @@ def choose_tolerance() -> None:
         tolerance_fields(allowed)
         frame.note(
             "Within: the whole interval of word perplexity is inside its limit, and accuracy is not beyond its own. "
-            "Beyond: the whole interval of either measure is outside."
+            f"Beyond: the whole interval of either measure is outside. Levels of the intervals: {LEVELS}"
         )
 
 

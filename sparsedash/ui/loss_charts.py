@@ -37,7 +37,7 @@ _AXES = {_SPARSITY: "Sparsity", **{name: GAIN_TITLES[name] for name in get_args(
 _FORMATS = {_AS_RUN: "As in the run", **{name: name for name in get_args(Dtype)}}
 _THREADS = {_ALL: "As many as torch uses", **{str(n): str(n) for n in range(1, (os.cpu_count() or 1) + 1)}}
 _CLICK = "Click a point to compare its answers with the dense model's."
-_SIGNS = "✓ within, ✕ beyond, ? undecided. Bars: confidence intervals behind the verdict (levels in the table)."
+_SIGNS = "✓ within, ✕ beyond, ? undecided. Bars: confidence intervals behind the verdict."
 _BAND = "Green band: the acceptable loss."
 _CAPTIONS: dict[Measure, str] = {
     "word perplexity": _SIGNS,

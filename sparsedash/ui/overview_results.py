@@ -1,6 +1,7 @@
 """A run on the overview page: answer, next step, numbers, prompts, chart and table; and the list of runs."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import chain
 from typing import get_args
 from urllib.parse import urlencode
@@ -13,7 +14,7 @@ from sparsedash.reporting.charts.tradeoff_data import Measure
 from sparsedash.reporting.html import Html, card, cards, element, escape, file_name, paragraph, readable, widget_label
 from sparsedash.reporting.record_pair import DIVERGENCE_SIGN, mark_divergence
 from sparsedash.reporting.run_results import PromptTexts, RunResults, live_model, prompt_texts, run_results
-from sparsedash.schema.pair_records import RunMark
+from sparsedash.schema.pair_records import NOT_CONTINUED, RunMark
 from sparsedash.schema.records import Run
 from sparsedash.service.backend import Backend
 from sparsedash.ui import frame, job_panel, loss_charts, navigation
@@ -25,6 +26,8 @@ from sparsedash.ui.form_run import first_run_settings
 
 _GROWN = "run-grown"
 """Key of the session state: the job whose run grew on this page."""
+_MOST_NUMBERS = 3
+"""Beside dense's."""
 _TO_COME, _NOT_STORED = "…", "(not stored)"
 
 
@@ -35,7 +38,9 @@ def show_answer(backend: Backend, found: RunResults, job: Job | None) -> None:
     """
     run, grows, ending = found.run, _grows(job), run_answer.run_ending(found.run, job)
     ended = bool(ending) or (job is not None and job.stopping)
-    basis = [found.name, wording.reference_title(run.settings.model), wording.stored_run_details(run)]
+    # Without the limits of a search: those of the page stand below.
+    details = wording.stored_run_details(replace(run, find=None))
+    basis = [found.name, wording.reference_title(run.settings.model), details]
     frame.opening(run_answer.answer_sentence(found, ended), " · ".join(filter(None, basis)), grows=grows)
     choose_tolerance()
     _show_next_step(backend, found, grows=grows)
@@ -60,7 +65,7 @@ def _show_next_step(backend: Backend, found: RunResults | None, *, grows: bool) 
         if found is None or step is None:
             return
         for words, key in step.tested.items():
-            frame.link("overview", words, run=key, **navigation.whole_tolerance_query(found.tolerance))
+            frame.link("overview", widget_label(words), run=key, **navigation.whole_tolerance_query(found.tolerance))
         if step.asked is None and not step.tested and found.headline is not None:
             link_to_export(found.run.key, found.names[found.headline.key])
         elif step.asked is not None and (address := form_address(step.asked)) is not None:
@@ -117,7 +122,9 @@ def show_tradeoff(backend: Backend, found: RunResults, job: Job | None) -> None:
         live = job is not None and job.live
         grows = _grows(job)
         frame.show(cards(_numbers(found, grows), grows=grows))
-        _show_prompts(backend, found, grows=grows)
+        _show_prompts(backend, found, live=live, grows=grows)
+        if not (found.judged or live):
+            return
         measures: tuple[Measure, ...] = get_args(Measure)
         measure = choose_measure(measures)
         lines = dict.fromkeys(map(found.line_of, found.run.settings.methods))
@@ -139,47 +146,56 @@ def show_tradeoff(backend: Backend, found: RunResults, job: Job | None) -> None:
     else:
         draw(job)
     figures = run_answer.answer_figures(found)
-    with st.expander("The numbers as a table"):
-        limits = navigation.tolerance_query()
-        addresses = {key: f"compare?{urlencode(query | limits)}" for key, query in found.comparisons.items()}
-        frame.show_table(verdicts.numbers_table(found, addresses))
+    if found.judged:
+        with st.expander("The numbers as a table"):
+            limits = navigation.tolerance_query()
+            addresses = {key: f"compare?{urlencode(query | limits)}" for key, query in found.comparisons.items()}
+            frame.show_table(verdicts.numbers_table(found, addresses))
     stopped, source = verdicts.early_stopping_words(found.records), wording.source_note(found.run.source_type)
     for note in filter(None, (*figures, stopped, *found.run.warnings, source)):
-        frame.note(note)
+        # That stands under the prompts.
+        if note != NOT_CONTINUED:
+            frame.note(note)
 
 
-def _show_prompts(backend: Backend, found: RunResults, *, grows: bool) -> None:
+def _show_prompts(backend: Backend, found: RunResults, *, live: bool, grows: bool) -> None:
     """Draw the run's prompts with both texts, and the link to those of the other models; nothing where none is stored.
 
-    grows: keep the room for texts to come.
+    live: whether texts may come. grows: keep the room for them.
     """
     rows = list(prompt_texts(backend, found))
     if not rows:
         return
-    sparse, missing = found.headline, _NOT_STORED if found.run.finished else _TO_COME
+    sparse, some = found.headline, any(row.sparse is not None for row in rows)
     name = f"Sparse, {found.names[sparse.key]}" if sparse is not None else "Sparse"
-    heads = (("Prompt", ""), ("Dense", "sd-dense"), (name, "sd-sparse"))
+    heads = [("Prompt", ""), ("Dense", "sd-dense"), *([(name, "sd-sparse")] if some or live else [])]
     head = element("tr", *(element("th", escape(text), scope="col", css=css) for text, css in heads))
-    drawn = element("tbody", *(_prompt_row(row, name, missing) for row in rows))
+    missing = _TO_COME if live else _NOT_STORED
+    drawn = element("tbody", *(_prompt_row(row, name, missing if some or live else "") for row in rows))
     css = "sd-prompts sd-grows" if grows else "sd-prompts"
     frame.show(element("table", element("thead", head), drawn, css=css, aria_label="What the models write"))
     with frame.row("prompts"):
-        frame.remark(f"Greedy decoding. {DIVERGENCE_SIGN} marks where the two texts diverge.")
+        remark = f"{DIVERGENCE_SIGN} marks where the two texts diverge."
+        if not some:
+            why = NOT_CONTINUED if NOT_CONTINUED in found.run.warnings else "The sparse model's texts are not stored."
+            remark = "" if live or sparse is None else why
+        frame.remark(f"Greedy decoding. {remark}".strip())
         if sparse is not None:
             others = "Other models, and prompts of your own" if len(found.sparse) > 1 else "Try a prompt of your own"
             frame.link("compare", others, **found.comparisons[sparse.key])
 
 
 def _prompt_row(row: PromptTexts, name: str, missing: str) -> Html:
-    """The prompt and both texts, without line breaks. name: of the sparse model. missing: in place of its text."""
+    """The prompt and both texts, without line breaks.
+
+    name: of the sparse model. missing: in place of its text; nothing where it has no column.
+    """
     dense, sparse = (" ".join(readable(text).split()) for text in (row.dense, row.sparse or ""))
     left, right = mark_divergence(dense, sparse) if row.sparse is not None else (escape(dense), escape(missing))
-    return element(
-        "tr",
-        element("th", escape(row.prompt), scope="row"),
-        element("td", left, css="sd-dense", data_model="Dense"),
-        element("td", right, css="sd-sparse", data_model=name),
-    )
+    cells = [element("th", escape(row.prompt), scope="row"), element("td", left, css="sd-dense", data_model="Dense")]
+    if right:
+        cells.append(element("td", right, css="sd-sparse", data_model=name))
+    return element("tr", *cells)
 
 
 def link_to_answers(found: RunResults) -> None:
@@ -205,7 +221,7 @@ def list_runs(backend: Backend, runs: list[Run], chosen: str) -> None:
 
 
 def _numbers(found: RunResults, grows: bool) -> list[Html]:
-    """Dense, and two models of the best method: those that the answer names, the decided ones first.
+    """Dense, and models of the best method: those that the answer names, then others; of a race the closest rival.
 
     grows: with a place for each number to come; of a search that is not known.
     """
@@ -214,13 +230,21 @@ def _numbers(found: RunResults, grows: bool) -> list[Html]:
     if found.search is not None and found.search.finished:
         ends = [found.search.answer, found.search.next_step]
         spoken_of = [step for step in ends if step is not None and step in rows] or spoken_of
+    elif found.search is None:
+        spoken_of = [*spoken_of, *rows]
+    shown = list(dict.fromkeys(spoken_of))[: _MOST_NUMBERS - bool(found.race)]
     numbers = [card("Dense", *verdicts.headline_baseline(found.dense), css="sd-dense")]
-    for row in (rows[permille] for permille in sorted(spoken_of[:2])):
-        name = wording.model_words(row.method, row.permille, found.run.settings.names_methods)
-        numbers.append(card(name, *verdicts.headline_loss(row.verdict), css="sd-sparse"))
+    for row in (rows[permille] for permille in sorted(shown)):
+        name = wording.model_words(row.method, row.permille, run.settings.names_methods, row.record.pruned)
+        css = f"sd-sparse sd-{row.verdict.perplexity.verdict}"
+        numbers.append(card(name, *verdicts.headline_loss(row.verdict), css=css))
+    for rival, difference in found.race[:1]:
+        title, best = (wording.method_title(each.method) for each in (rival, found.best[0]))
+        numbers.append(card(f"{title} against {best}", *verdicts.headline_difference(best, difference), css="sd-race"))
     if grows and not run.finished and run.find is None:
         to_come = card("Sparse", "…", "once the model is evaluated", css="sd-sparse")
-        numbers += [to_come] * (1 + min(2, len(run.settings.made_permille)) - len(numbers))
+        n_to_come = len(run.settings.made_permille) + (len(run.settings.methods) > 1)
+        numbers += [to_come] * (1 + min(_MOST_NUMBERS, n_to_come) - len(numbers))
     return numbers
 
 

@@ -75,13 +75,22 @@ def test_a_sign_says_by_which_measure_where_only_one_decided():
     assert verdicts.verdict_sign(judged(0.0, broke=90)) == "✕ beyond by accuracy"
     assert verdicts.verdict_sign(judged(0.3, broke=90)) == "✕ beyond"
     assert verdicts.verdict_sign(judged(0.09)) == "? undecided"
-    # A card's number is the perplexity: its own verdict stands beside it.
-    assert plain(verdicts.headline_loss(judged(0.0, broke=90))[2]) == "✓ within · accuracy −9.0 points ✕ beyond"
+
+
+def test_a_card_says_the_verdict_of_either_measure_and_that_one_is_not_judged():
+    _, below, *both = verdicts.headline_loss(judged(0.0, broke=90))
+    assert plain(below).startswith("the dense word perplexity, 97.5 % interval ")
+    assert both == ["✓ perplexity within", "✕ accuracy −9.0 points beyond"]
+    assert verdicts.headline_loss(judged(0.3, n_right=3))[2:] == (
+        "✕ perplexity beyond",
+        "accuracy not judged: under 20 right",
+    )
 
 
 def test_the_loss_is_said_on_both_measures_with_their_intervals():
     said = plain(verdicts.loss_words(judged(0.3, broke=30, mended=10)))
-    assert said.startswith("perplexity 1.35 × dense's (97.5 % interval 1.32 to 1.38), accuracy −2.0 points (95 % ")
+    assert said.startswith("perplexity 1.35 × dense's (1.32 to 1.38), accuracy −2.0 points (−3.5 to −0.7); ")
+    assert said.endswith("; intervals of at least 95 %"), "perplexity decides at 97.5 %"
     assert plain(verdicts.loss_words(judged(0.3, n_right=3))).endswith("; too few answers are right to judge accuracy")
     assert "(no interval)" in verdicts.loss_words(judged(0.3, n=1, n_right=0))
 

@@ -231,12 +231,12 @@ def _making_table(facts: CardFacts, made: Pruned, licence: str) -> str:
 def _loss_section(facts: CardFacts) -> str:
     models, judged = (facts.dense, facts.sparse), facts.judged
     pairs, found = judged.comparison, judged.verdict
-    change, accuracy, _, _, _, times, perplexity, _ = (cell.text for cell in loss_cells(judged))
+    times, change = (cell.text.split("\n") for cell in loss_cells(judged)[:2])
     scores = (record.last_word for record in models)
     right = [f"{100 * score.accuracy:.1f} % ({score.right} of {score.total})" for score in scores]
     rows = [
-        ("last word right", *right, f"{change} points", accuracy or "none"),
-        ("word perplexity", *(wording.perplexity(record.word_perplexity) for record in models), times, perplexity),
+        ("last word right", *right, f"{change[0]} points", change[1]),
+        ("word perplexity", *(wording.perplexity(record.word_perplexity) for record in models), *times),
     ]
     limits = verdicts.limits_sentence(found, facts.tolerance)
     test = "valid under early stopping" if pairs.anytime else "exact McNemar"
@@ -248,7 +248,7 @@ Both models were evaluated on the same {pairs.n_passages:,} passages of {_code(p
 {verdicts.flip_words(pairs)} Equal accuracy: {wording.p_value(judged.p_value)} ({test}). p and the levels of the
 intervals allow for every sparse model of the run.
 
-{_table(("", "dense", "sparse", "change", "interval of the change (level)"), rows)}"""
+{_table(("", "dense", "sparse", "change", "interval of the change"), rows)}"""
 
 
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:

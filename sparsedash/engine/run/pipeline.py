@@ -34,7 +34,7 @@ from sparsedash.engine.texts.generation import continue_prompts
 from sparsedash.schema import store_keys
 from sparsedash.schema.errors import Cancelled, SettingsError, SparseDashError, StoreError
 from sparsedash.schema.method_settings import MethodSettings
-from sparsedash.schema.pair_records import Continuation, ContinuationSettings
+from sparsedash.schema.pair_records import NOT_CONTINUED, Continuation, ContinuationSettings
 from sparsedash.schema.progress import OnStep, Step, ignore_steps
 from sparsedash.schema.records import Pruned, Record, Run
 from sparsedash.schema.settings import FindResult, FindSettings, PartSettings, RunSettings, Trial
@@ -229,12 +229,6 @@ def sparse_record(
     return record
 
 
-_NOT_CONTINUED = (
-    "The prompts were not continued: the weights are streamed, and every token would read all of them again. "
-    "The Compare page continues a prompt on request."
-)
-
-
 def _continue_prompts(run: RunContext, point: Point, model: Callable[[], SparseModel] | None = None) -> None:
     """Keep what the model writes after each of the run's prompts. model: makes the sparse one; None: the dense one.
 
@@ -247,7 +241,7 @@ def _continue_prompts(run: RunContext, point: Point, model: Callable[[], SparseM
     if not new:
         return
     if run.streamed:
-        run.log.warn(_NOT_CONTINUED)
+        run.log.warn(NOT_CONTINUED)
         return
     loaded, applied = run.loaded, model().applied() if model else nullcontext()
     with run.log.timed("continue"), applied:
