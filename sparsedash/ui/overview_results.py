@@ -175,11 +175,12 @@ def _show_prompts(backend: Backend, found: RunResults, *, live: bool, grows: boo
     css = "sd-prompts sd-grows" if grows else "sd-prompts"
     frame.show(element("table", element("thead", head), drawn, css=css, aria_label="What the models write"))
     with frame.row("prompts"):
-        remark = f"{DIVERGENCE_SIGN} marks where the two texts diverge."
+        remark = f"Greedy decoding. {DIVERGENCE_SIGN} marks where the two texts diverge."
         if not some:
             why = NOT_CONTINUED if NOT_CONTINUED in found.run.warnings else "The sparse model's texts are not stored."
-            remark = "" if live or sparse is None else why
-        frame.remark(f"Greedy decoding. {remark}".strip())
+            alone = f"Greedy decoding, by the dense model alone. {why if sparse else ''}"
+            remark = "Greedy decoding." if live else alone.strip()
+        frame.remark(remark)
         if sparse is not None:
             others = "Other models, and prompts of your own" if len(found.sparse) > 1 else "Try a prompt of your own"
             frame.link("compare", others, **found.comparisons[sparse.key])

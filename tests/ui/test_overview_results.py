@@ -266,7 +266,11 @@ def test_texts_that_were_not_written_have_no_column_and_a_reason(open_page, back
     key = next(iter(run.continuations))
     backend.put(Continuation(key=key, prompt="", left=" upon", right=" upon"))
     app = open_page("overview")
-    assert words(app).count(f"Once upon Greedy decoding. {NOT_CONTINUED}") == words(app).count("not continued") == 1
+    assert (
+        words(app).count(f"Once upon Greedy decoding, by the dense model alone. {NOT_CONTINUED}")
+        == words(app).count("not continued")
+        == 1
+    )
     assert "Sparse, 10 %</th>" not in markup(app)
 
 
@@ -274,7 +278,11 @@ def test_a_run_that_ended_before_its_first_sparse_model_has_no_chart_and_nothing
     run = backend.add_run(specimens.run(replace(SETTINGS, prompts=("Once",)), finished=False, n_sparse=0))
     backend.put(*(Continuation(key=key, prompt="", left=" upon", right=" upon") for key in run.continuations))
     app = open_page("overview", run=run.key)
-    assert "Once upon Greedy decoding." in words(app) and "diverge" not in words(app) and "…" not in words(app)
+    assert (
+        "Once upon Greedy decoding, by the dense model alone." in words(app)
+        and "diverge" not in words(app)
+        and "…" not in words(app)
+    )
     assert not app.get("plotly_chart") and "Resume" in [each.label for each in app.button]
 
 
