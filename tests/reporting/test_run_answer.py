@@ -150,7 +150,8 @@ def test_the_figures_give_the_losses_of_the_models_that_the_answer_names():
     within, beyond = map(plain, answers.answer_figures(sweep_of(WITHIN, UNDECIDED, BEYOND)))
     assert within.startswith("10 % (measured 10.4 % of the MLP channels, 7.8 % of the blocks' weights, 6.2 % of the")
     assert "6.2 % of the multiply-adds): perplexity 1.01 × dense's" in within
-    assert "dense's (1.00 to 1.02), accuracy 0.0 points (" in within and within.endswith("intervals of at least 98.8 %.")
+    assert "dense's (1.00 to 1.02), accuracy 0.0 points (" in within
+    assert within.endswith("; intervals of at least 98.8 %.")
     assert beyond.startswith("30 % (measured 29.2 %") and "perplexity 1.35 × dense's" in beyond
     assert answers.answer_figures(sweep_of()) == []
 
@@ -350,9 +351,7 @@ def test_how_a_search_got_there_counts_trials_and_passages_and_names_what_stayed
 
 
 BLIND = shifted(0.3, 300, method="random")
-ON_MORE = (
-    ", on 630 of the 5,151 passages of LAMBADA, fetched once from the hub: 120 detect losses from 1.24 × up."
-)
+ON_MORE = ", on 630 of the 5,151 passages of LAMBADA, fetched once from the hub: 120 detect losses from 1.24 × up."
 
 
 @pytest.mark.parametrize(
