@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine.conftest import model_folder, passages  # noqa: F401 - a fixture
+from tests.engine.conftest import model_folder, passages, tokenizers_are_tried_once  # noqa: F401 - fixtures
 from tests.forks import forked
 
 ROOT = Path(__file__).parents[1]

@@ -216,11 +216,14 @@ def _offer_rename(backend: Backend, row: RunRow) -> None:
         backend.user_data.name_run(row.key, st.session_state[field])
         st.session_state[place] = False
 
-    popover = st.popover("Rename", type="tertiary", icon=":material/edit:", key=place, on_change="rerun")
-    with popover, st.form(f"form-{row.address}", border=False):
-        st.text_input("Name of this run", row.mark.name, key=field, max_chars=LONGEST_NAME)
-        frame.show(paragraph("Shown wherever the run is. Leave it empty to remove the name.", css="sd-small"))
-        st.form_submit_button("Save", on_click=frame.attempt, args=(save,))
+    def draw() -> None:
+        with st.form(f"form-{row.address}", border=False):
+            st.text_input("Name of this run", row.mark.name, key=field, max_chars=LONGEST_NAME)
+            frame.show(paragraph("Shown wherever the run is. Leave it empty to remove the name.", css="sd-small"))
+            st.form_submit_button("Save", on_click=frame.attempt, args=(save,))
+
+    # Shown once the browser knows that it is open: one saved before that could not be closed.
+    frame.popover("Rename", place, draw, "edit")
 
 
 def _offer_run_file(backend: Backend, run: Run, called: str) -> None:

@@ -8,7 +8,7 @@ import pytest
 from benchmarks import child, growth, small
 from tests.browser.conftest import leave_out
 from tests.browser.served import chromium
-from tests.engine.conftest import model_folder  # noqa: F401 - a fixture
+from tests.engine.conftest import model_folder, tokenizers_are_tried_once  # noqa: F401 - fixtures
 from tests.forks import forked
 
 ROOT = Path(__file__).parents[2]

@@ -1,4 +1,4 @@
-"""Runs and the settings page: what is ticked, overlaid, taken to another folder, deleted and verified; uploads."""
+"""The runs page: what is ticked at once, overlaid, searched and named; uploads."""
 
 import re
 
@@ -6,15 +6,12 @@ import psutil
 import pytest
 from playwright.sync_api import expect
 
-from sparsedash.schema.records import about_artefact
 from sparsedash.storage.store import Store
 from sparsedash.ui.middleware import MOST_FILES
 from tests.browser.logins import RawUser
 from tests.browser.runs import run_of
-from tests.browser.served import DEADLINE_S, download, press, ready, upload_text
+from tests.browser.served import DEADLINE_S, press, ready, upload_text
 from tests.faults.house import eventually
-from tests.storage.every_kind import flip, harm_entry, unpack
-from tests.storage.test_run_files import named
 from tests.ui import specimens
 
 OWN = "SmolLM2 135M (built in)"
@@ -22,25 +19,21 @@ OWN = "SmolLM2 135M (built in)"
 
 @pytest.fixture(scope="module")
 def server(start_server, tmp_path_factory):
-    """A server of three runs, what a calibration left, in part damaged, an unpacked model."""
+    """A server of three runs."""
     folder = tmp_path_factory.mktemp("files") / "data"
     store = Store(folder)
-    run, records, texts = named(*specimens.run(), specimens.passages())
-    parts = [run, *records, texts]
+    run, records = specimens.run()
+    parts = [run, *records, specimens.passages()]
     for age_s, model in enumerate(("owner/second", "owner/first")):
         other, others, their_texts = run_of(model, model[6:], age_s - 9)
         parts += [other, *others, their_texts]
     for part in parts:
         store.put(part.key, part)
-    for number in range(3):
-        store.put_artefact(f"s{number}", bytes(50_000), about_artefact("statistics", run.model_identity))
-    unpack(store, "tiny-0123")
-    harm_entry(store, "artefacts", "s1")
     store.close()
     return start_server(folder)
 
 
-def test_runs_are_ticked_overlaid_searched_named_taken_along_deleted_and_opened_again(page, server, tmp_path):
+def test_runs_are_ticked_overlaid_searched_and_named(page, server):
     page.goto(f"{server.address}/runs")
     ready(page)
     expect(page.get_by_text("Page not found")).to_have_count(0)  # The first page that this server was asked for.
@@ -81,30 +74,6 @@ def test_runs_are_ticked_overlaid_searched_named_taken_along_deleted_and_opened_
     press(page, "Save")
     expect(page.get_by_label("Name of this run")).to_have_count(0)
     expect(titles).to_have_text(["owner/second", "owner/first", "For the talk"])
-    press(page, "Export run")
-    whole, changed = tmp_path / "whole.sparsedash-run", tmp_path / "changed.sparsedash-run"
-    whole.write_bytes(download(page, "Download,")[1])
-    changed.write_bytes(flip(whole.read_bytes()))
-    page.keyboard.press("Escape")
-    press(page, "Delete")
-    press(page, "Delete for good")
-    expect(titles).to_have_text(["owner/second", "owner/first"])
-    for path, shown in ((changed, page.get_by_role("alert")), (whole, titles.filter(has_text=OWN))):
-        page.reload()
-        ready(page)
-        press(page, "Open a file")
-        page.locator("input[type=file]").set_input_files(path)
-        expect(shown.first).to_be_visible()
-
-
-def test_what_is_damaged_is_found_by_a_worker_and_deleted(page, server):
-    page.goto(f"{server.address}/settings")
-    press(page, "Check everything")
-    expect(page.locator(".sd-damaged")).to_contain_text("s1")
-    press(page, "Delete what is damaged")
-    press(page, "Delete for good")
-    expect(page.locator(".sd-damaged")).to_have_count(0)
-    expect(page.locator("[class*='st-key-held-statistics']")).to_contain_text("2 entries")
 
 
 N_BYTES = 40_000_000

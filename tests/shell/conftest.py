@@ -3,7 +3,7 @@
 import pytest
 
 from sparsedash.shell.commands import main
-from tests.engine.conftest import model_folder, passage_file  # noqa: F401 - fixtures
+from tests.engine.conftest import model_folder, passage_file, tokenizers_are_tried_once  # noqa: F401 - fixtures
 
 
 @pytest.fixture(scope="module")

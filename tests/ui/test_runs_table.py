@@ -150,8 +150,11 @@ def test_a_run_is_ticked_overlaid_named_pinned_and_deleted(open_page, backend, t
     button(app, "Close the chart").click().run()
     assert not app.get("plotly_chart") and "together" not in app.query_params
     box(app, newer).uncheck().run()
+    assert not [each for each in app.button if each.label == "Save"], "what is saved before it is open stays open"
+    app = opened(app, f"name-of-{short(older)}")
     app.text_input(key=f"name-{short(older)}").set_value("  For the talk ")
     button(app, "Save").click().run()
+    assert not [each for each in app.button if each.label == "Save"]
     button(app, "Pin").click().run()
     assert backend.user_data.marks() == {older.key: RunMark(name="For the talk", pinned=True)}
     assert listed(app) == ["For the talk", "owner/model"] and "★ pinned" in words(app)
