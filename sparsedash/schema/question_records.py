@@ -1,4 +1,4 @@
-"""Question sets: what one model answered to the questions of one task, whoever asked them."""
+"""AnsweredQuestion sets: what one model answered to the questions of one task, whoever asked them."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -28,14 +28,14 @@ class ScoredChoice:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Question:
+class AnsweredQuestion:
     """One question answered by one model.
 
-    doc_hash, prompt_hash, target_hash: of the document, of all that the model read, of the expected answer. context:
-    what it read. target: the expected answer, or the number of the right choice. right: None of a rolling document.
-    choices, chosen: empty and None unless it is a choice; chosen: place of the choice that the measure takes. text: what
-    the model wrote; answer: what a filter found in it. log_likelihood, n_bytes, n_words: of a rolling document.
-    fields: the task's own, for slices, such as subject.
+    doc_hash, prompt_hash, target_hash: of the document, of what the model read, of the expected answer. context: what
+    it read. target: the expected answer, or the number of the right choice. right: None of a rolling document. choices:
+    of a choice; one where the question is whether that text is the model's first choice. chosen: the place of the one
+    that the measure takes; None where there is nothing to choose from. text: what the model wrote. answer: what a
+    filter found in it. log_likelihood, n_bytes, n_words: of a rolling document. fields: the task's own, for slices.
     """
 
     doc_hash: Hash
@@ -79,7 +79,7 @@ class QuestionSet:
     model: str
     task: str
     measure: str
-    questions: tuple[Question, ...]
+    questions: tuple[AnsweredQuestion, ...]
     version: str = ""
     filter: str = "none"
 
@@ -93,7 +93,7 @@ class QuestionSet:
         return self.questions[0].kind
 
     @cached_property
-    def by_document(self) -> dict[tuple[str, int], Question]:
+    def by_document(self) -> dict[tuple[str, int], AnsweredQuestion]:
         """Its questions by the hash of the document, and how many with that hash came before."""
         seen, found = Counter[str](), {}
         for question in self.questions:

@@ -95,9 +95,9 @@ a small model that needs no network:
 """
 _ENDS = """\
 `sparsedash run --help` lists the settings. The dashboard itself: `streamlit run app.py` in the checkout.
-Exit codes: 0 done, 1 failed, 2 refused before anything was computed, 3 beyond the tolerance (run, judge --fail-beyond), not
-shown to be within it (run --fail-unless-within) or nothing within it (find), 4 something to fix (cluster check), 130
-stopped from the keyboard.
+Exit codes: 0 done, 1 failed, 2 refused before anything was computed, 3 beyond the tolerance (run and judge, with
+--fail-beyond), not shown to be within it (run --fail-unless-within) or nothing within it (find), 4 something to fix
+(cluster check), 130 stopped from the keyboard.
 """
 
 

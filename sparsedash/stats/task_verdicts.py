@@ -2,8 +2,8 @@
 
 The loss of a task is the share of right answers lost; of rolling documents that of word perplexity, in nats a word,
 which is their bits a byte in another unit. Of one true loss only one of *within* and *beyond* can be wrong, so each
-interval is that of level 1 - 2 alpha: the chance that a verdict is wrong is at most alpha, 5 %, for all tasks and models
-that are judged together, by Holm's steps. Why: see docs/adr/0049.
+interval is that of level 1 - 2 alpha: the chance that a verdict is wrong is at most alpha, 5 %, for all tasks that are
+judged together, of one model or several, by Holm's steps. Why: see docs/adr/0049.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from math import exp, log
 from typing import Literal
 
 from sparsedash.schema.errors import CorpusError
-from sparsedash.schema.question_records import Question, QuestionSet
+from sparsedash.schema.question_records import AnsweredQuestion, QuestionSet
 from sparsedash.stats.mean_intervals import Moments, mean_interval, moments
 from sparsedash.stats.races import mean_p_value
 from sparsedash.stats.significance import holm, mcnemar, wilson_interval
@@ -39,7 +39,7 @@ class TaskPair:
 
     dense: QuestionSet
     other: QuestionSet
-    questions: tuple[tuple[Question, Question], ...]
+    questions: tuple[tuple[AnsweredQuestion, AnsweredQuestion], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +100,7 @@ def pair_answers(dense: QuestionSet, other: QuestionSet) -> TaskPair:
     return TaskPair(dense=dense, other=other, questions=tuple(pairs))
 
 
-def _form(question: Question) -> tuple[object, ...]:
+def _form(question: AnsweredQuestion) -> tuple[object, ...]:
     return question.kind, len(question.choices), question.n_bytes, question.n_words
 
 
@@ -151,13 +151,13 @@ def _flips(pair: TaskPair) -> tuple[int, int]:
     return broke, sum(bool(two.right) and not one.right for one, two in pair.questions)
 
 
-def _moved(one: Question, two: Question) -> bool:
+def _moved(one: AnsweredQuestion, two: AnsweredQuestion) -> bool:
     if one.right is not False or two.right is not False:
         return False
     return one.chosen != two.chosen if len(one.choices) > 1 else one.answer != two.answer
 
 
-def _score(questions: Sequence[Question]) -> float:
+def _score(questions: Sequence[AnsweredQuestion]) -> float:
     if questions[0].right is not None:
         return sum(question.right is True for question in questions) / len(questions)
     nats = -sum(question.log_likelihood or 0.0 for question in questions)
@@ -197,7 +197,7 @@ def _divergence(pair: TaskPair) -> float | None:
     return max(0.0, sum(terms) / len(terms)) if terms else None
 
 
-def choice_logs(question: Question) -> list[float]:
+def choice_logs(question: AnsweredQuestion) -> list[float]:
     """Logarithms of the choices' probabilities: the softmax of their log-likelihoods."""
     logs = [each.log_likelihood for each in question.choices]
     highest = max(logs)

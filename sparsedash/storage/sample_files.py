@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from sparsedash.schema.errors import CorpusError
-from sparsedash.schema.question_records import Question, QuestionSet
+from sparsedash.schema.question_records import AnsweredQuestion, QuestionSet
 from sparsedash.storage.local_machine import path_kind
 
 MAX_BYTES = 2_000_000_000
@@ -48,7 +48,7 @@ class _Answer:
 
     filter: str
     right: dict[str, bool]
-    question: Question
+    question: AnsweredQuestion
 
 
 def read_answers(path: Path) -> list[QuestionSet]:
@@ -159,7 +159,7 @@ def _measure(answers: Sequence[_Answer], file: Path) -> str:
     raise CorpusError(f"{file.name} has no measure by which every answer is right or wrong.")
 
 
-def _question(answer: _Answer, measure: str, part: str) -> Question:
+def _question(answer: _Answer, measure: str, part: str) -> AnsweredQuestion:
     question, chosen = answer.question, None
     if len(question.choices) > 1:
         lengths = {"acc_norm": lambda text: len(text.lstrip()), "acc_bytes": lambda text: len(text.lstrip().encode())}
@@ -235,7 +235,7 @@ def _answer(metrics: Mapping[str, Any], values: Mapping[str, Any], name: str = "
     """The answer with these values, their types and ranges checked. name: of the filter."""
     right = {key: bool(value) for key, value in metrics.items() if isinstance(value, int | float) and value in (0, 1)}
     rolling = "log_likelihood" in values
-    return _Answer(name, right, msgspec.convert({"right": None if rolling else False, **values}, Question))
+    return _Answer(name, right, msgspec.convert({"right": None if rolling else False, **values}, AnsweredQuestion))
 
 
 def _requests(arguments: Any) -> list[list[Any]]:
