@@ -47,7 +47,9 @@ def _needed(result: TaskResult) -> str:
     n, needed = len(result.pair.questions), result.loss and result.loss.needed
     if n < FEWEST_PASSAGES:
         return f"Fewer than {FEWEST_PASSAGES} questions can never confirm a model: {result.task} has {n}"
-    return f"About {wording.round_up(needed):,} questions of {result.task} would settle it" if needed else ""
+    # Of no flips at all it is not known.
+    known = needed is not None and needed > n
+    return f"About {wording.round_up(needed):,} questions of {result.task} would settle it" if known else ""
 
 
 def _why_not(result: TaskResult) -> str:

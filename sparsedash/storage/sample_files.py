@@ -98,20 +98,30 @@ def _read_file(name: str, file: Path) -> QuestionSet:
         answers, (*suite, whole) = _lighteval(file), re.sub(r"\|\d+$", "", name).split("|")
         name = whole if suite or ":" in whole else name.partition("|")[0]
     else:
-        answers = _checked(file, _lines(file), "Line", _harness_answer)
+        answers = _checked(_lines(file), file.name, "Line", _line_answer)
+    return _question_set(answers, file.name, _model_folder(file).name, name, _version(file, name))
+
+
+def samples_set(model: str, task: str, samples: Iterable[Mapping[str, Any]], version: str = "") -> QuestionSet:
+    """The set of one task's samples in memory, as the harness gives them with `log_samples`. Raises CorpusError."""
+    answers = _checked(samples, f"the samples of {task}", "Number", _sample_answer)
+    return _question_set(answers, f"The list of samples of {task}", model, task, version)
+
+
+def _question_set(answers: Iterable[_Answer], source: str, model: str, name: str, version: str) -> QuestionSet:
     kept, first = list[_Answer](), ""
     for answer in answers:
         first = first or answer.filter
         if answer.filter == first:
             kept.append(answer)
     if not kept:
-        raise CorpusError(f"{file.name} holds no answers.")
-    measure = _measure(kept, file)
+        raise CorpusError(f"{source} holds no answers.")
+    measure = _measure(kept, source)
     task, part = _parts(name)
     return QuestionSet(
-        model=_model_folder(file).name,
+        model=model,
         task=task,
-        version=_version(file, name),
+        version=version,
         measure=measure,
         filter=first,
         questions=tuple(_question(answer, measure, part) for answer in kept),
@@ -148,7 +158,7 @@ def _version(file: Path, task: str) -> str:
         return ""
 
 
-def _measure(answers: Sequence[_Answer], file: Path) -> str:
+def _measure(answers: Sequence[_Answer], source: str) -> str:
     """The measure that judges every answer: the preferred one of those there."""
     if answers[0].question.kind == "rolling":
         return "bits a byte"
@@ -156,7 +166,7 @@ def _measure(answers: Sequence[_Answer], file: Path) -> str:
     for name in (*_PREFERRED, *names):
         if name in names:
             return name
-    raise CorpusError(f"{file.name} has no measure by which every answer is right or wrong.")
+    raise CorpusError(f"{source} has no measure by which every answer is right or wrong.")
 
 
 def _question(answer: _Answer, measure: str, part: str) -> AnsweredQuestion:
@@ -176,7 +186,9 @@ def _lines(file: Path) -> Iterator[bytes]:
             yield line
 
 
-def _checked(file: Path, items: Iterable[Any], called: str, read: Callable[[Any], _Answer | None]) -> Iterator[_Answer]:
+def _checked(
+    items: Iterable[Any], source: str, called: str, read: Callable[[Any], _Answer | None]
+) -> Iterator[_Answer]:
     """What is read of the items. Raises CorpusError with the number of one that cannot be."""
     number = 0
     try:
@@ -185,19 +197,22 @@ def _checked(file: Path, items: Iterable[Any], called: str, read: Callable[[Any]
             if (answer := read(item)) is not None:
                 yield answer
     except OSError as error:
-        raise CorpusError(f"{file.name} could not be read: {error.strerror}.") from error
+        raise CorpusError(f"{source} could not be read: {error.strerror}.") from error
     except _UNREADABLE as error:
         why = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         why = f"{why} is missing" if isinstance(error, KeyError) else why.rstrip(".")
-        raise CorpusError(f"{called} {number:,} of {file.name} is no answer that can be read: {why}.") from error
+        raise CorpusError(f"{called} {number:,} of {source} is no answer that can be read: {why}.") from error
 
 
-def _harness_answer(line: bytes) -> _Answer | None:
+def _line_answer(line: bytes) -> _Answer | None:
     if not line.strip():
         return None
     if len(line) > MAX_LINE_BYTES:
         raise CorpusError(f"it is longer than {MAX_LINE_BYTES // 10**6} MB")
-    sample = msgspec.json.decode(line, type=dict[str, Any])
+    return _sample_answer(msgspec.json.decode(line, type=dict[str, Any]))
+
+
+def _sample_answer(sample: Mapping[str, Any]) -> _Answer:
     doc, target, requests = sample["doc"], str(sample["target"]), _requests(sample["arguments"])
     raw = [answers[0] for answers in sample["resps"]]
     filtered = sample.get("filtered_resps") or raw
@@ -212,11 +227,11 @@ def _harness_answer(line: bytes) -> _Answer | None:
         "fields": _slices(doc),
     }
     if any(name in _ROLLING for name in names):
-        sizes = {name: sample[name][1] for name in _ROLLING if isinstance(sample.get(name), list)}
+        sizes = {name: sample[name][1] for name in _ROLLING if isinstance(sample.get(name), list | tuple)}
         text = {"bytes": len(target.encode()), "words": len(re.split(r"\s+", target))}
         n_bytes = sizes.get("bits_per_byte") or sizes.get("byte_perplexity") or text["bytes"]
         values |= {"n_bytes": n_bytes, "n_words": sizes.get("word_perplexity") or text["words"]}
-        values["log_likelihood"] = float(filtered[0][0] if isinstance(filtered[0], list) else filtered[0])
+        values["log_likelihood"] = float(_first(filtered))
     elif all(_is_scored(each) for each in raw):
         if "acc_mutual_info" in names:
             # The second half are the choices without the question.
@@ -246,7 +261,7 @@ def _requests(arguments: Any) -> list[list[Any]]:
 
 def _is_scored(response: Any) -> bool:
     """Whether a response is a log-likelihood, and whether the text is the first choice."""
-    return isinstance(response, list) and len(response) == 2 and str(response[1]) in ("True", "False")
+    return isinstance(response, list | tuple) and len(response) == 2 and str(response[1]) in ("True", "False")
 
 
 def _choices(texts: Sequence[str], log_likelihoods: Sequence[float]) -> tuple[dict[str, Any], ...]:
@@ -260,7 +275,7 @@ def _slices(doc: Any) -> dict[str, str]:
 
 
 def _first(value: Any) -> Any:
-    while isinstance(value, list):
+    while isinstance(value, list | tuple):
         value = value[0] if value else ""
     return value
 
@@ -285,7 +300,7 @@ def _lighteval(file: Path) -> Iterator[_Answer]:
                 raise CorpusError(f"{file.name} holds more than {MAX_BYTES // 10**9} GB of answers.")
             batches = table.iter_batches(_BATCH_ROWS, columns=["doc", "metric", "model_response"])
             rows = (row for batch in batches for row in batch.to_pylist())
-            yield from _checked(file, rows, "Row", _lighteval_answer)
+            yield from _checked(rows, file.name, "Row", _lighteval_answer)
     except pyarrow.ArrowException as error:
         raise CorpusError(f"{file.name} could not be read: {str(error).splitlines()[0][:200]}") from error
 
@@ -293,8 +308,8 @@ def _lighteval(file: Path) -> Iterator[_Answer]:
 def _lighteval_answer(row: Mapping[str, Any]) -> _Answer:
     doc, response = row["doc"], row["model_response"]
     texts, asked = [str(text) for text in doc["choices"] or ()], response.get("input") or doc["query"]
-    gold = doc["gold_index"]
-    target = ", ".join(map(str, gold)) if isinstance(gold, list) else str(gold)
+    golds = doc["gold_index"] if isinstance(doc["gold_index"], list) else [doc["gold_index"]]
+    target = ", ".join(map(str, golds) if response.get("logprobs") else [texts[gold] for gold in golds])
     prompt = asked if isinstance(asked, str) else json.dumps(asked, ensure_ascii=False)
     values: dict[str, Any] = {
         "doc_hash": sha256_of(json.dumps([doc["query"], texts], ensure_ascii=False)),

@@ -11,7 +11,7 @@ from pyarrow import parquet
 from sparsedash.schema.errors import CorpusError
 from sparsedash.schema.question_records import ScoredChoice
 from sparsedash.storage import sample_files
-from sparsedash.storage.sample_files import read_answers
+from sparsedash.storage.sample_files import read_answers, samples_set
 from tests.question_sets import CHOICE, ROLLING, WRITTEN, samples
 
 
@@ -64,6 +64,16 @@ def test_a_file_of_an_old_version_gets_the_hashes_that_newer_ones_write(tmp_path
     (one,) = read_answers(samples(tmp_path, old))[0].questions
     assert one.doc_hash == sha(json.dumps(CHOICE["doc"], indent=2))
     assert (one.prompt_hash, one.target_hash, one.right) == (sha("What is red?"), sha("1"), True)
+
+
+def test_samples_in_memory_give_the_same_set_as_their_file(tmp_path):
+    said = [((-12.0, False),), ((-6.0, False),)]
+    held = CHOICE | {"arguments": [("What is red?", " a field of long grass"), ("What is red?", " rust")]}
+    held |= {"resps": said, "filtered_resps": [one for (one,) in said]}
+    rolled = ROLLING | {"arguments": [("A short text.",)], "resps": [[-20.5]], "bits_per_byte": (-20.5, 13)}
+    rolled |= {"filtered_resps": [-20.5], "word_perplexity": (-20.5, 3)}
+    for sample, line in ((held, CHOICE), (rolled, ROLLING)):
+        assert [samples_set("gpt", "colours", [sample])] == read_answers(samples(tmp_path / "gpt", line))
 
 
 def test_a_folder_gives_the_newest_file_of_each_task_and_pools_the_parts_of_one(tmp_path):
@@ -145,7 +155,7 @@ def test_details_of_lighteval_are_read(tmp_path):
 def test_details_of_what_was_written_are_read_and_other_tables_refused(tmp_path):
     details(tmp_path / "new" / "2026", detail(logprobs=None, text=["rust"]), task="gsm8k|0")
     (found,) = read_answers(tmp_path / "new")
-    assert (found.task, found.kind, found.questions[0].text) == ("gsm8k", "generation", "rust")
+    assert (found.task, found.questions[0].text, found.questions[0].target) == ("gsm8k", "rust", " rust")
     details(tmp_path / "old" / "2026", {"example": "What is red?"})
     with pytest.raises(CorpusError, match="no columns doc, metric and model_response"):
         read_answers(tmp_path / "old")
