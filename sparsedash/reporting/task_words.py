@@ -44,7 +44,7 @@ def tasks_sentence(name: str, results: Sequence[TaskResult]) -> str:
 
 
 def _needed(result: TaskResult) -> str:
-    n, needed = len(result.pair.questions), result.loss and result.loss.needed
+    n, needed = len(result.pair.questions), result.loss.needed if result.loss else None
     if n < FEWEST_PASSAGES:
         return f"Fewer than {FEWEST_PASSAGES} questions can never confirm a model: {result.task} has {n}"
     # Of no flips at all it is not known.
