@@ -12,24 +12,21 @@ from sparsedash.stats.task_verdicts import TaskResult, TaskVerdict, overall_verd
 from sparsedash.stats.tolerance import FEWEST_PASSAGES, FEWEST_RIGHT, Tolerance
 
 JUDGE_FORMAT = "sparsedash.judge/1"
-TASK_COLUMNS = ("task", "measure", "questions", "dense", "other", "change", "interval", "level")
-FLIP_COLUMNS = ("broke", "fixed", "still wrong", "p", "KL", "verdict")
+_HEAD = ("task", "verdict", "measure", "questions", "dense", "other", "change", "interval", "level")
+_FLIPS = ("broke", "fixed", "still wrong", "p", "KL")
 
 
 def tasks_sentence(name: str, results: Sequence[TaskResult]) -> str:
-    """On which tasks a model is beyond the limit, within it or undecided, and which are not judged. name: its own."""
-
-    def tasks(verdict: TaskVerdict) -> list[TaskResult]:
-        return [result for result in results if result.verdict == verdict]
+    """On which tasks a model is beyond the limit, within it or undecided. name: its own."""
 
     def on(verdict: TaskVerdict, words: str) -> str:
-        found = and_join([result.task for result in tasks(verdict)])
+        found = and_join([result.task for result in _with(verdict, results)])
         return found and f"{words} on {found}"
 
     within, undecided = on("within", "within the limit"), on("undecided", "too close to call")
     match overall_verdict(results):
         case "beyond":
-            lost = [f"{each.task}: {loss_with_limit(each.loss)}" for each in tasks("beyond") if each.loss]
+            lost = [f"{each.task}: {loss_with_limit(each.loss)}" for each in _with("beyond", results) if each.loss]
             rest = "; ".join(filter(None, (within, undecided)))
             said = [f"{name} costs too much on {'; '.join(lost)}", wording.first_upper(rest)]
         case "within":
@@ -38,18 +35,28 @@ def tasks_sentence(name: str, results: Sequence[TaskResult]) -> str:
             said = [f"{name} is {'; '.join(filter(None, (undecided, within)))}"]
         case _:
             said = ["Nothing can be judged"]
-    said += [_needed(result) for result in tasks("undecided")]
-    said += [_why_not(result) for result in tasks("not judged")]
     return " ".join(f"{each}." for each in said if each)
+
+
+def task_remarks(results: Sequence[TaskResult]) -> str:
+    """What would settle the undecided tasks, and why others are not judged; empty where there are none."""
+    said = [_needed(result) for result in _with("undecided", results)]
+    said += [_why_not(result) for result in _with("not judged", results)]
+    return " ".join(f"{each}." for each in said if each)
+
+
+def _with(verdict: TaskVerdict, results: Sequence[TaskResult]) -> list[TaskResult]:
+    return [result for result in results if result.verdict == verdict]
 
 
 def _needed(result: TaskResult) -> str:
     n, needed = len(result.pair.questions), result.loss.needed if result.loss else None
     if n < FEWEST_PASSAGES:
         return f"Fewer than {FEWEST_PASSAGES} questions can never confirm a model: {result.task} has {n}"
-    # Of no flips at all it is not known.
-    known = needed is not None and needed > n
-    return f"About {wording.round_up(needed):,} questions of {result.task} would settle it" if known else ""
+    if needed is None or needed <= n:
+        # Of no flips at all it is not known.
+        return ""
+    return f"About {wording.round_up(needed):,} questions of {result.task} would settle it"
 
 
 def _why_not(result: TaskResult) -> str:
@@ -61,18 +68,17 @@ def _why_not(result: TaskResult) -> str:
 
 
 def task_rows(results: Sequence[TaskResult]) -> list[list[str]]:
-    """The table: a row of TASK_COLUMNS and FLIP_COLUMNS, then one a task. Documents change in word perplexity."""
-    rows = [[*TASK_COLUMNS, *FLIP_COLUMNS]]
+    """The table: its head, then a row a task. Documents change in word perplexity."""
+    rows = [[*_HEAD, *_FLIPS]]
     for each in results:
         dense, loss, rolling = each.pair.dense, each.loss, each.pair.dense.kind == "rolling"
-        measure = dense.measure if dense.filter == "none" else f"{dense.measure} ({dense.filter})"
         scores = [f"{score:.3f}" if rolling else wording.percent(score) for score in (each.dense, each.other)]
         change = [loss_value(loss), loss_interval(loss), f"{100 * loss.level:.3g} %"] if loss else [""] * 3
         flips = [""] * 3 if rolling else [f"{n:,}" for n in (each.broke, each.fixed, each.moved)]
         divergence = "" if each.divergence is None else f"{each.divergence:.3f}"
         verdict = "not judged" if loss is None else VERDICT_SIGNS[loss.verdict]
-        row = [each.task, measure, f"{len(each.pair.questions):,}", *scores, *change, *flips]
-        rows.append([*row, wording.p_number(each.p_value), divergence, verdict])
+        row = [each.task, verdict, dense.measure, f"{len(each.pair.questions):,}", *scores, *change, *flips]
+        rows.append([*row, wording.p_number(each.p_value), divergence])
     return rows
 
 
@@ -81,6 +87,7 @@ def judge_document(name: str, results: Sequence[TaskResult], tolerance: Toleranc
     return {
         "format": JUDGE_FORMAT,
         "sentence": tasks_sentence(name, results),
+        "remarks": task_remarks(results),
         "verdict": overall_verdict(results),
         "tolerance": asdict(tolerance),
         "tasks": [_task_document(result) for result in results],

@@ -104,6 +104,27 @@ def _form(question: AnsweredQuestion) -> tuple[object, ...]:
     return question.kind, len(question.choices), question.n_bytes, question.n_words
 
 
+def pair_tasks(dense: Sequence[QuestionSet], other: Sequence[QuestionSet]) -> tuple[list[TaskPair], list[str]]:
+    """The tasks that both answered, and sentences on what only one did. Raises CorpusError where there are none.
+
+    Two files of one task each are that task, whatever their names.
+    """
+    if len(dense) == len(other) == 1:
+        pairs = [pair_answers(dense[0], other[0])]
+    else:
+        known = {each.task: each for each in other}
+        pairs = [pair_answers(each, known[each.task]) for each in dense if each.task in known]
+    judged = {id(each) for pair in pairs for each in (pair.dense, pair.other)}
+    alone = [f"Only one model answered {each.task}." for each in (*dense, *other) if id(each) not in judged]
+    if not pairs:
+        raise CorpusError("The two have no task in common.", " ".join(alone))
+    for pair in pairs:
+        n, most = len(pair.questions), max(len(each.questions) for each in (pair.dense, pair.other))
+        if n < most:
+            alone.append(f"{n:,} of {most:,} questions of {pair.dense.task} were answered by both; they are judged.")
+    return pairs, alone
+
+
 def judge_tasks(pairs: Sequence[TaskPair], tolerance: Tolerance) -> list[TaskResult]:
     """The verdicts on all tasks, of one model or several, together; in the order given."""
     losses = [_loss_moments(pair) for pair in pairs]

@@ -59,11 +59,15 @@ def read_answers(path: Path) -> list[QuestionSet]:
     files = _files(path)
     if sum(file.stat().st_size for file in files.values()) > MAX_BYTES:
         raise CorpusError(f"{path.name} holds more than {MAX_BYTES // 10**9} GB of answers.", "Judge fewer tasks.")
-    sets = defaultdict[str, list[QuestionSet]](list)
-    for name, file in sorted(files.items()):
-        found = _read_file(name, file)
-        sets[found.task].append(found)
-    return [_pool(parts) for parts in sets.values()]
+    return pool_parts(_read_file(name, file) for name, file in sorted(files.items()))
+
+
+def pool_parts(sets: Iterable[QuestionSet]) -> list[QuestionSet]:
+    """One set a task, the parts of a task put together. Raises CorpusError where they are judged differently."""
+    tasks = defaultdict[str, list[QuestionSet]](list)
+    for found in sets:
+        tasks[found.task].append(found)
+    return [_pool(parts) for parts in tasks.values()]
 
 
 def _files(path: Path) -> dict[str, Path]:
