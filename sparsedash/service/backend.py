@@ -271,6 +271,11 @@ class Backend:
         self._access.require_administrator("opens files of runs", "Ask for the run yourself.")
         return keep_run(read_run_file(data), self._store)
 
+    def open_answers(self, name: str, content: bytes) -> str:
+        """The key of a file of answers, kept for `answers`. For administrators. Raises CorpusError and StoreError."""
+        self._access.require_administrator("opens files of answers", "Ask for their address.")
+        return self.answers.keep(name, content)
+
     def damaged_runs(self) -> list[str]:
         """The keys of runs whose own entries were damaged and set aside, so that `runs` does not name them."""
         return [key for key in self._store.damaged_keys(Run) if self._access.sees(key)]

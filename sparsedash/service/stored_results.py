@@ -224,7 +224,8 @@ class OpenedAnswers:
         """The key of a file of this name. Raises CorpusError where it cannot be read, and StoreError."""
         try:
             with TemporaryDirectory(dir=self._store.folder) as folder:
-                file = Path(folder, re.sub(r"[^\w.|:+-]+", "-", name)[-_NAME_LETTERS:])
+                last = re.split(r"[/\\]", name)[-1]
+                file = Path(folder, re.sub(r"[^\w.|:+-]+", "-", last)[-_NAME_LETTERS:])
                 file.write_bytes(content)
                 (found,) = read_answers(file)
         except OSError as error:

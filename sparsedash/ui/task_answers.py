@@ -20,6 +20,7 @@ OPEN, DENSE, OTHER = "answers", "dense", "other"
 MOST_FILES = 20
 """Of one model: an address has an end. The shell judges folders."""
 TITLES = {DENSE: "Dense", OTHER: "Other model"}
+_LABELS = {DENSE: "A file of the dense model's answers", OTHER: "A file of the other model's answers"}
 MODEL = "The other model"
 _MOST_NAMED = 2
 _HELP = (
@@ -70,7 +71,7 @@ def show_files(backend: Backend, shown: Opened) -> None:
     def keep(name: str, file: UploadedFile) -> None:
         if len(_keys(name)) >= MOST_FILES:
             raise CorpusError(f"At most {MOST_FILES} files a model.", "The shell judges folders: sparsedash judge.")
-        key = backend.answers.keep(file.name, file.getvalue())
+        key = backend.open_answers(file.name, file.getvalue())
         st.query_params[name] = list(dict.fromkeys([*_keys(name), key]))
         st.query_params[OPEN] = "1"
 
@@ -81,10 +82,7 @@ def show_files(backend: Backend, shown: Opened) -> None:
         for name, keys in ((DENSE, shown.dense), (OTHER, shown.other)):
             text = f"{TITLES[name]}: {_tasks(backend, keys)}"
             if backend.administers:
-                label = (
-                    "A file of the dense model's answers" if name == DENSE else "A file of the other model's answers"
-                )
-                file_popover(widget_label(text), label, None, f"answers-{name}", _HELP, partial(keep, name))
+                file_popover(widget_label(text), _LABELS[name], None, f"answers-{name}", _HELP, partial(keep, name))
             else:
                 frame.note(text)
         if shown.dense or shown.other:

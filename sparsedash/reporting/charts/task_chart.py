@@ -12,6 +12,7 @@ TASKS_TITLE = "Loss as a multiple of the acceptable loss"
 _FARTHEST = 5.0
 """A loss beyond so many times the limit stands at the edge, with an arrow."""
 _ROW, _TOP, _BOTTOM, _LONGEST_NAME = 34, 44, 48, 22
+_SYMBOLS = ("circle", "triangle-right")
 _SIGNS = {"within": "✓", "beyond": "✕", "undecided": "?"}
 
 
@@ -21,10 +22,11 @@ def task_chart(results: Sequence[TaskResult], theme: Theme = "light") -> go.Figu
     rows = [(each, each.loss) for each in results if each.loss is not None]
     places = list(range(len(rows), 0, -1))
     spans = [
-        [max(-_FARTHEST, min(_FARTHEST, end / loss.most)) for end in (loss.value, loss.low, loss.high)]
+        (_placed(loss.value / loss.most), _placed(loss.low / loss.most), _placed(loss.high / loss.most))
         for _, loss in rows
     ]
-    far = [abs(loss.value / loss.most) >= _FARTHEST for _, loss in rows]
+    # A gain is never so far that it matters: it stands at the left edge without a sign.
+    far = [loss.value / loss.most >= _FARTHEST for _, loss in rows]
     low, high = min([-1.0, *(span[1] for span in spans)]) - 0.15, max([1.5, *(span[2] for span in spans)]) + 0.15
     said = [f"{style.plain(each.task)}: {each.verdict}" for each, _ in rows]
     band = [low, 1.0, 1.0, low]
@@ -35,32 +37,19 @@ def task_chart(results: Sequence[TaskResult], theme: Theme = "light") -> go.Figu
             "x": [span[0] for span in spans],
             "y": places,
             "mode": "markers",
-            "marker": {
-                "color": colours.sparse,
-                "size": 9,
-                "symbol": ["triangle-right" if f else "circle" for f in far],
-            },
-            "error_x": style.error_bars([(span[0], span[1], span[2]) for span in spans], colours.sparse, 1.5, 4),
+            "marker": {"color": colours.sparse, "size": 9, "symbol": [_SYMBOLS[is_far] for is_far in far]},
+            "error_x": style.error_bars(spans, colours.sparse, 1.5, 4),
             "cliponaxis": False,
             "customdata": said,
             "hovertemplate": "%{customdata}<extra></extra>",
         },
     ]
-    names = [
-        name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…" for name in (r.task for r, _ in rows)
-    ]
+    names = [each.task for each, _ in rows]
+    names = [name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…" for name in names]
     inks = {"within": colours.mended, "beyond": colours.broke}
+    edge = {"xref": "paper", "xanchor": "left", "xshift": 8}
     signs = [
-        style.annotation(
-            _SIGNS[loss.verdict],
-            1,
-            y,
-            inks.get(loss.verdict, colours.muted),
-            15,
-            xref="paper",
-            xanchor="left",
-            xshift=8,
-        )
+        style.annotation(_SIGNS[loss.verdict], 1, y, inks.get(loss.verdict, colours.muted), 15, **edge)
         for y, (_, loss) in zip(places, rows, strict=True)
     ]
     signs += [
@@ -91,6 +80,10 @@ def task_chart(results: Sequence[TaskResult], theme: Theme = "light") -> go.Figu
         ],
     )
     return go.Figure(traces, layout)
+
+
+def _placed(multiple: float) -> float:
+    return max(-_FARTHEST, min(_FARTHEST, multiple))
 
 
 def task_words(results: Sequence[TaskResult]) -> str:
