@@ -121,7 +121,7 @@ def _watch_endings(backend: Backend) -> None:
 
 
 def _unannounced(jobs: Sequence[Job]) -> list[Job]:
-    """Jobs that ended since the session began, oldest first; a prompt's only if it failed: its text shows on its page."""
+    """Jobs that ended since the session began, oldest first; a prompt's only if it failed: its page shows its text."""
     known = st.session_state[_ANNOUNCED]
     return [
         job
