@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from sparsedash.ui import compare_views, frame
+from sparsedash.ui import compare_answers, compare_views, frame, task_answers
 from sparsedash.ui.address_bar import choose_view
 from sparsedash.ui.chosen_run import chosen_run, show_example_note
 from sparsedash.ui.compare_layers import show_layers_of
@@ -10,6 +10,9 @@ from sparsedash.ui.compare_passage import show_passage, show_passage_table, try_
 from sparsedash.ui.compare_views import ChangeFilter, Shown
 
 backend = frame.page("Compare")
+if task_answers.is_asked():
+    compare_answers.show_questions(backend)
+    st.stop()
 runs = [run for run in backend.runs() if run.sparse]
 chosen = chosen_run(backend, runs)
 run = chosen.run

@@ -80,6 +80,11 @@ def html_report(
         _rows((name, escape(value)) for name, value in run.versions.items()),
         *(paragraph(warning, css="sd-muted") for warning in run.warnings),
     ]
+    return html_page(found.title, body)
+
+
+def html_page(title: str, body: Sequence[Html]) -> bytes:
+    """A page of its own in UTF-8 that needs nothing else: no script, no request."""
     # A chart is drawn in the colours of the light theme; a dark one repaints it.
     repaint = "".join(
         f'[{what}="{light}"] {{ {what}: light-dark({light}, {dark}); }}\n'
@@ -90,7 +95,7 @@ def html_report(
         Html('<meta charset="utf-8">'),
         element("meta", http_equiv="Content-Security-Policy", content=POLICY),
         Html('<meta name="viewport" content="width=device-width">'),
-        element("title", escape(f"{found.title} · SparseDash")),
+        element("title", escape(f"{title} · SparseDash")),
         Html(f"<style>{_STYLE}{repaint}</style>"),
     ]
     page = element("html", element("head", *head), element("body", *body), lang="en")

@@ -43,6 +43,7 @@ _KINDS: dict[HoldingKind, _Kind] = {
     "gradients": _Kind("Gradients", "entry", "of the masks and the outputs", _AGAIN),
     "written": _Kind("Calibration text written by models", "entry", "", _AGAIN),
     "weights": _Kind("Refitted and healed weights", "entry", "healed ones stay while a run has them", _AGAIN),
+    "answers": _Kind("Opened answers", "file", "of other programs", "Their files can be opened again."),
     "unfinished": _Kind("Checkpoints of interrupted jobs", "entry", "to resume from", _AGAIN),
     "models": _Kind("Unpacked models", "unpacked model", "from .gguf files", "Models are unpacked again when needed."),
     "uploads": _Kind("Uploaded texts", "uploaded text", "", "Results that were computed from these texts stay."),

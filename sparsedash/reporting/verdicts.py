@@ -61,13 +61,15 @@ def verdict_words(found: ToleranceVerdict, be: str = "is") -> str:
     if found.verdict == "undecided":
         unclear = "cannot be judged" if found.too_few else f"{be} too close to call"
         return f"{unclear} on {quantity(found.n_passages, 'passage')}"
-    decisive = [
-        f"{_NAMES[each.measure]} {loss_value(each)} (limit {_limit_words(each.measure, each.most).split(' point')[0]})"
-        for each in found.losses
-        if each.measure in found.decided_by
-    ]
+    decisive = [loss_with_limit(each) for each in found.losses if each.measure in found.decided_by]
     phrase = f"stays within your {plural(len(decisive), 'limit')}" if found.verdict == "within" else "costs too much"
     return f"{phrase}: {', '.join(decisive)}{accuracy_open(found)}"
+
+
+def loss_with_limit(loss: Loss) -> str:
+    """ "perplexity 1.35 × (limit 1.10 ×)", "accuracy −3.1 points (limit −2)"."""
+    limit = _limit_words(loss.measure, loss.most).split(" point")[0]
+    return f"{_NAMES[loss.measure]} {loss_value(loss)} (limit {limit})"
 
 
 def loss_value(loss: Loss) -> str:

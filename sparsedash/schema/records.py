@@ -39,10 +39,12 @@ ArtefactKind = Literal[
     "text",
     "weights",
     "healed",
+    "answers",
     "unfinished",
 ]
 """Kinds of artefacts. inputs: statistics of all projections' inputs. text: written by a model. weights: made by a
-sequential refit. healed: weights made by healing, never evicted. unfinished: checkpoints of stages.
+sequential refit. healed: weights made by healing, never evicted. answers: of other programs. unfinished: checkpoints of
+stages.
 """
 
 

@@ -37,7 +37,7 @@ from sparsedash.service.deletion import Housekeeping, live_jobs
 from sparsedash.service.model_lookup import NamedModel, fetch_config, named_model
 from sparsedash.service.preflight import Cached, Memory, Preflight
 from sparsedash.service.request_checks import Access, Problem, ReferenceField
-from sparsedash.service.stored_results import ResultCache, RunCosts, joined, known_shape, recalled
+from sparsedash.service.stored_results import OpenedAnswers, ResultCache, RunCosts, joined, known_shape, recalled
 from sparsedash.service.time_forecast import START_S, MachineSpeed, expected_seconds, healing_steps
 from sparsedash.service.user_files import Exports, UserUploads
 from sparsedash.storage.local_machine import local_path, require_job_room
@@ -82,8 +82,8 @@ class Backend:
     """One data folder with its results, its job table and its workers. Safe to share between threads.
 
     data_dir: made when it is not there. Every method may raise StoreError while the folder cannot be used.
-    user_data: prompts, choices and run names. costs: the verdicts on all runs. exports, uploads, housekeeping: see
-    their classes. What a new backend gives and does is everybody's; see `seen_by`.
+    user_data: prompts, choices and run names. costs: the verdicts on all runs. answers: of other programs. exports,
+    uploads, housekeeping: see their classes. What a new backend gives and does is everybody's; see `seen_by`.
     """
 
     def __init__(self, data_dir: Path) -> None:
@@ -92,6 +92,7 @@ class Backend:
         self._table = JobTable(self.data_dir / "jobs.sqlite")
         self._results = ResultCache(self._store)
         self.costs = RunCosts(self._store)
+        self.answers = OpenedAnswers(self._store)
         self._cluster = cluster_runner(self.data_dir, self._table, self._store)
         elsewhere = self._cluster.takes if self._cluster else lambda job: False
         self._runner = LocalRunner(self.data_dir, self._table, elsewhere=elsewhere)
@@ -269,6 +270,11 @@ class Backend:
         """
         self._access.require_administrator("opens files of runs", "Ask for the run yourself.")
         return keep_run(read_run_file(data), self._store)
+
+    def open_answers(self, name: str, content: bytes) -> str:
+        """The key of a file of answers, kept for `answers`. For administrators. Raises CorpusError and StoreError."""
+        self._access.require_administrator("opens files of answers", "Ask for their address.")
+        return self.answers.keep(name, content)
 
     def damaged_runs(self) -> list[str]:
         """The keys of runs whose own entries were damaged and set aside, so that `runs` does not name them."""

@@ -22,7 +22,7 @@ from sparsedash.storage.model_folders import unpacked_models
 from sparsedash.storage.store import Store
 from sparsedash.storage.text_files import fingerprint, texts_read
 
-ArtefactHolding = Literal["statistics", "gradients", "written", "weights", "unfinished"]
+ArtefactHolding = Literal["statistics", "gradients", "written", "weights", "answers", "unfinished"]
 FileHolding = Literal["models", "uploads", "exports", "logs"]
 HoldingKind = Literal["runs", "texts", "timings", ArtefactHolding, FileHolding, "damaged", "jobs", "notes"]
 """runs: with their records, passages and continuations. texts: other ones, divergences, prompts, blind choices.
@@ -45,6 +45,7 @@ _OF_ARTEFACTS: dict[str, HoldingKind] = {
     "gradients": "gradients",
     "text": "written",
     **dict.fromkeys(("weights", "healed"), "weights"),
+    "answers": "answers",
     "unfinished": "unfinished",
 }
 _PARTS = ("record", "passages", "findresult", "export")

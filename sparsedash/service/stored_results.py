@@ -1,22 +1,30 @@
-"""Stored results: runs, records and what belongs to them, cached in memory, and the verdicts on many runs."""
+"""Stored results: runs, records and what belongs to them, answers of other programs, and verdicts on them."""
 
+import hashlib
 import json
+import re
 import threading
 import time
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
-from dataclasses import asdict
-from typing import Any, TypeVar
+from dataclasses import asdict, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
 from sparsedash.catalog.choices import example_result, is_example
 from sparsedash.catalog.model_shape import ModelShape
 from sparsedash.schema import store_keys
+from sparsedash.schema.errors import CorpusError, StoreError
 from sparsedash.schema.pair_records import Continuation, ContinuationSettings
-from sparsedash.schema.records import R, Record, Run
+from sparsedash.schema.question_records import QuestionSet
+from sparsedash.schema.records import R, Record, Run, about_artefact
 from sparsedash.schema.store_keys import NoteName
 from sparsedash.stats.significance import shared_outcomes
+from sparsedash.stats.task_verdicts import TaskResult, judge_tasks, pair_tasks
 from sparsedash.stats.tolerance import Losses, Tolerance, ToleranceVerdict, judge_all, record_losses
+from sparsedash.storage.sample_files import pool_parts, read_answers
 from sparsedash.storage.store import Store
 
 MAX_PASSAGES_IN_MEMORY = 80_000
@@ -26,6 +34,8 @@ BUDGET_S = 0.1
 
 MOST_RUNS = 4_000
 """Runs whose verdicts are kept in memory, each under one tolerance."""
+
+_NAME_LETTERS, _KEY_DIGITS = 150, 32
 
 T = TypeVar("T")
 
@@ -196,6 +206,67 @@ class RunCosts:
         return found
 
 
+class JudgedAnswers(NamedTuple):
+    """The verdicts on the tasks that two models answered, and sentences on what is left out."""
+
+    results: Sequence[TaskResult]
+    notes: Sequence[str]
+
+
+class OpenedAnswers:
+    """Files of answers that a page opened, as artefacts, by keys that hash them; the last ones cached in memory."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._cache = _Cache(MAX_PASSAGES_IN_MEMORY, _n_passages)
+
+    def keep(self, name: str, content: bytes) -> str:
+        """The key of a file of this name. Raises CorpusError where it cannot be read, and StoreError."""
+        try:
+            with TemporaryDirectory(dir=self._store.folder) as folder:
+                last = re.split(r"[/\\]", name)[-1]
+                file = Path(folder, re.sub(r"[^\w.|:+-]+", "-", last)[-_NAME_LETTERS:])
+                file.write_bytes(content)
+                (found,) = read_answers(file)
+        except OSError as error:
+            raise StoreError(f"The file could not be kept: {error.strerror}.") from error
+        packed = msgspec.msgpack.encode(replace(found, model=""))
+        key = hashlib.sha256(packed).hexdigest()[:_KEY_DIGITS]
+        self._store.put_artefact(key, packed, about_artefact("answers", ""))
+        return key
+
+    def get(self, key: str) -> QuestionSet | None:
+        """The answers with this key; None where they were deleted, or are no answers."""
+        if not self._store.has_entry("artefacts", key):
+            return None
+        known: QuestionSet | None = self._cache.get(key)
+        if known is None and (packed := self._store.get_artefact(key)) is not None:
+            try:
+                known = msgspec.msgpack.decode(packed, type=QuestionSet)
+            except (msgspec.MsgspecError, CorpusError):
+                return None
+            self._cache.put(key, known)
+        return known
+
+    def judge(self, dense: Sequence[str], other: Sequence[str], tolerance: Tolerance) -> JudgedAnswers:
+        """The verdicts on the answers with these keys. Raises CorpusError where they cannot be paired."""
+        dense_keys, other_keys = (tuple(key for key in keys if self.get(key) is not None) for keys in (dense, other))
+        known: JudgedAnswers | None = self._cache.get(name := (dense_keys, other_keys, tolerance))
+        if known is None:
+            sides = (pool_parts(filter(None, map(self.get, keys))) for keys in (dense_keys, other_keys))
+            pairs, notes = pair_tasks(*sides)
+            known = JudgedAnswers(judge_tasks(pairs, tolerance), notes)
+            self._cache.put(name, known)
+        return known
+
+
 def _n_passages(result: object) -> int:
-    """Passages of a result; a small one counts as one."""
-    return len(getattr(result, "outcomes", ())) or len(getattr(result, "indices", ())) or 1
+    """Passages or questions of a result; a small one counts as one."""
+    if isinstance(result, JudgedAnswers):
+        return sum(len(each.pair.questions) for each in result.results)
+    return (
+        len(getattr(result, "questions", ()))
+        or len(getattr(result, "outcomes", ()))
+        or len(getattr(result, "indices", ()))
+        or 1
+    )

@@ -9,7 +9,7 @@ from sparsedash.jobs.cluster_parts import SCHEDULER, ClusterMachine, MachineFact
 from sparsedash.reporting import wording
 from sparsedash.schema.errors import Cancelled, CorpusError, ModelError, SettingsError, SparseDashError, redact_output
 from sparsedash.schema.settings import BUILTIN_MODEL
-from sparsedash.shell import file_commands, run_commands, terminal
+from sparsedash.shell import file_commands, judge_command, run_commands, terminal
 from sparsedash.shell.flags import RUN_FLAGS, SEARCH_FLAGS, TOLERANCE_FLAGS, add_flags
 from sparsedash.storage.local_machine import is_full
 
@@ -71,6 +71,12 @@ COMMANDS = (
         (*SEARCH_FLAGS, "--heal", *TOLERANCE_FLAGS, *_OUTPUT),
     ),
     Command("time", f"{_MODEL} --sparsity 20", run_commands.time_command, (*RUN_FLAGS, "--threads", *_OUTPUT)),
+    Command(
+        "judge",
+        "DENSE OTHER --within-points 2",
+        judge_command.judge_command,
+        ("dense", "other", *TOLERANCE_FLAGS, "--fail-beyond", *_OUTPUT),
+    ),
     Command("export", _EXPORT, file_commands.export_command, (*RUN_FLAGS, *_FORM, "--quiet")),
     Command("verify", "DIR", file_commands.verify_command, ("export", "--data-dir", "--quiet")),
     Command("runs", "", file_commands.runs_command, ("--data-dir",)),
@@ -89,9 +95,9 @@ a small model that needs no network:
 """
 _ENDS = """\
 `sparsedash run --help` lists the settings. The dashboard itself: `streamlit run app.py` in the checkout.
-Exit codes: 0 done, 1 failed, 2 refused before anything was computed, 3 beyond the tolerance (run --fail-beyond), not
-shown to be within it (run --fail-unless-within) or nothing within it (find), 4 something to fix (cluster check), 130
-stopped from the keyboard.
+Exit codes: 0 done, 1 failed, 2 refused before anything was computed, 3 beyond the tolerance (run and judge, with
+--fail-beyond), not shown to be within it (run --fail-unless-within) or nothing within it (find), 4 something to fix
+(cluster check), 130 stopped from the keyboard.
 """
 
 

@@ -97,6 +97,8 @@ _OTHERS: dict[str, dict[str, Any]] = {
     "run": {"metavar": "RUN", "help": "its key or the beginning of it, see `sparsedash runs`"},
     "new": _FILE | {"help": f"the file to write, {SUFFIX} at its end"},
     "packed": _FILE | {"help": "a file written by `sparsedash pack`"},
+    "dense": {"type": path_argument, "metavar": "DENSE", "help": "its answers: a file, or a folder of files"},
+    "other": {"type": path_argument, "metavar": "OTHER", "help": "the answers of the model to be judged"},
     "what": {"choices": ["check"], "help": f"check the scheduler in {SCHEDULER} and its machines"},
 }
 """Flags that are no settings, and arguments; one command's own form of a flag comes after the command's name."""

@@ -46,7 +46,7 @@ def likelihood_differences(pairs: Sequence[tuple[Record, Record]], n_compared: i
         moments([before.log_likelihood - after.log_likelihood for before, after in shared_outcomes(left, right)])
         for left, right in pairs
     ]
-    p_values = [_p_value(of, any_look) for of, any_look in zip(falls, anytime, strict=True)]
+    p_values = [mean_p_value(of, any_look) for of, any_look in zip(falls, anytime, strict=True)]
     n_open, alphas = max(n_compared, len(pairs)), [ALPHA] * len(pairs)
     for i in sorted(range(len(pairs)), key=lambda i: p_values[i]):
         alphas[i] = ALPHA / n_open
@@ -68,8 +68,8 @@ def _interval(of: Moments, alpha: float, anytime: bool) -> tuple[float, float]:
     return (anytime_mean_interval if anytime else mean_interval)(of, alpha)
 
 
-def _p_value(of: Moments, anytime: bool) -> float:
-    """The smallest alpha at which the interval leaves out zero; 1 from a half on."""
+def mean_p_value(of: Moments, anytime: bool = False) -> float:
+    """p of a mean of zero: the smallest alpha at which the interval leaves it out; 1 from a half on."""
 
     def holds_zero(exponent: float) -> bool:
         low, high = _interval(of, 10**exponent, anytime)

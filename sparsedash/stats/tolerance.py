@@ -6,11 +6,11 @@ the tolerance, `beyond` where all of it lies outside, else `undecided`: a few pa
 passing for proof that nothing was lost. Intervals hold for all comparisons of a sweep together, by Holm's steps.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import ceil, inf, log, sqrt
 from statistics import NormalDist
-from typing import Literal
+from typing import Literal, TypeVar
 
 from sparsedash.schema.fields import check_settings
 from sparsedash.schema.records import Outcome, Record
@@ -21,6 +21,7 @@ from sparsedash.stats.significance import paired_interval, shared_outcomes
 
 Verdict = Literal["within", "beyond", "undecided"]
 LossMeasure = Literal["word perplexity", "accuracy"]
+K = TypeVar("K")
 
 ALPHA = 0.05
 FEWEST_PASSAGES = 30
@@ -66,7 +67,7 @@ class Losses:
 class Loss:
     """One measure's loss with its interval, larger is worse: nats for word perplexity, a share for accuracy.
 
-    level: of the interval, 0.95 or more, so that all intervals of a sweep hold together. most: the limit. needed:
+    level: of the interval, so that all intervals that are judged together hold together. most: the limit. needed:
     passages that would decide it four times of five if the loss stays the same; None where it is decided or unknown.
     """
 
@@ -152,15 +153,19 @@ def judge_all(models: Sequence[Losses], tolerance: Tolerance, n_compared: int = 
 
 
 def lost_accuracy_interval(model: Losses, alpha: float) -> tuple[float, float]:
-    """Interval of the share of right answers that was lost: that of sparse minus dense, negated.
-
-    At a fixed number of passages, either end is that with one more passage that was fixed, or that broke: see
-    `mean_interval`.
-    """
+    """Interval of the share of right answers that was lost: that of sparse minus dense, negated."""
     n, broke, mended = model.nats.n, model.broke, model.mended
     if model.anytime:
         low, high = anytime_interval(broke, mended, n, alpha)
         return -high, -low
+    return lost_share_interval(broke, mended, n, alpha)
+
+
+def lost_share_interval(broke: int, mended: int, n: int, alpha: float) -> tuple[float, float]:
+    """Interval of the share of n right answers that was lost, n fixed before any was seen.
+
+    Either end is that with one more passage that was fixed, or that broke: see `mean_interval`.
+    """
     z = NormalDist().inv_cdf(1 - alpha / 2)
     return -paired_interval(broke, mended + 1, n + 1, z)[1], -paired_interval(broke + 1, mended, n + 1, z)[0]
 
@@ -173,29 +178,50 @@ def _judge_by_holm(
     ]
     waiting = [(i, measure) for i, counted in enumerate(measures) for measure in counted]
     n_lost = n_missing * max(map(len, measures), default=0)
-    found: dict[tuple[int, LossMeasure], Loss] = {}
-    while waiting:
-        share, n_before = alpha / (len(waiting) + n_lost), len(waiting)
-        found |= {(i, measure): _loss(models[i], measure, share, tolerance) for i, measure in waiting}
-        waiting = [one for one in waiting if found[one].verdict == "undecided"]
-        if len(waiting) == n_before:
-            break
+
+    def judge(one: tuple[int, LossMeasure], share: float) -> Loss:
+        return _loss(models[one[0]], one[1], share, tolerance)
+
+    found = judge_in_steps(waiting, alpha, judge, n_lost)
     return [_combine(model.nats.n, [found[i, m] for m in measures[i]]) for i, model in enumerate(models)]
 
 
+def judge_in_steps(
+    waiting: Sequence[K], alpha: float, judge: Callable[[K, float], Loss], n_lost: int = 0
+) -> dict[K, Loss]:
+    """Losses by Holm's steps: see `judge_all`. judge: the loss of one with its share of alpha. n_lost: as undecided."""
+    found: dict[K, Loss] = {}
+    while waiting:
+        share, n_before = alpha / (len(waiting) + n_lost), len(waiting)
+        found |= {one: judge(one, share) for one in waiting}
+        waiting = [one for one in waiting if found[one].verdict == "undecided"]
+        if len(waiting) == n_before:
+            break
+    return found
+
+
 def _loss(model: Losses, measure: LossMeasure, alpha: float, tolerance: Tolerance) -> Loss:
-    n, most = model.nats.n, tolerance.most(measure)
     if measure == "word perplexity":
         of = model.nats
-        low, high = (anytime_mean_interval if model.anytime else mean_interval)(of, alpha)
+        interval = (anytime_mean_interval if model.anytime else mean_interval)(of, alpha)
     else:
-        # Of each verdict: 1 where it broke, -1 where it was fixed, else 0.
-        value = (model.broke - model.mended) / n
-        spread = sqrt(max(0.0, (model.broke + model.mended) / n - value**2))
-        lowest, highest = -1.0 if model.mended else 0.0, 1.0 if model.broke else 0.0
-        of = Moments(n=n, mean=value, deviation=spread, lowest=lowest, highest=highest)
-        low, high = lost_accuracy_interval(model, alpha)
-    verdict: Verdict = "beyond" if low > most else "within" if high <= most and n >= FEWEST_PASSAGES else "undecided"
+        of = flip_moments(model.broke, model.mended, model.nats.n)
+        interval = lost_accuracy_interval(model, alpha)
+    return loss_of(measure, of, interval, alpha, tolerance.most(measure))
+
+
+def flip_moments(broke: int, mended: int, n: int) -> Moments:
+    """Moments of n verdicts: 1 where it broke, -1 where it was fixed, else 0."""
+    value = (broke - mended) / n
+    spread = sqrt(max(0.0, (broke + mended) / n - value**2))
+    lowest, highest = -1.0 if mended else 0.0, 1.0 if broke else 0.0
+    return Moments(n=n, mean=value, deviation=spread, lowest=lowest, highest=highest)
+
+
+def loss_of(measure: LossMeasure, of: Moments, interval: tuple[float, float], alpha: float, most: float) -> Loss:
+    """The loss with these moments and this interval of level 1 - alpha, judged against the limit."""
+    low, high = interval
+    verdict: Verdict = "beyond" if low > most else "within" if high <= most and of.n >= FEWEST_PASSAGES else "undecided"
     return Loss(
         measure=measure,
         value=of.mean,

@@ -21,6 +21,7 @@ from sparsedash.ui.form_fields import file_popover
 from sparsedash.ui.frame import JOB_S
 from sparsedash.ui.job_panel import JOBS_LISTED
 from sparsedash.ui.loss_charts import choose_highlight, choose_share, open_comparison, show_tradeoff_chart
+from sparsedash.ui.task_answers import offer_to_open_answers
 
 CHOSEN, OVERLAID = "chosen", "together"
 """Parameters of the address: the ticked runs, and whether they are overlaid."""
@@ -171,6 +172,7 @@ def show_toolbar(backend: Backend, rows: Sequence[RunRow], chosen: Sequence[RunR
         else:
             frame.show(paragraph(_HINT, css="sd-muted"))
             _offer_to_open_file(backend)
+            offer_to_open_answers(backend)
 
 
 def _draw_actions(backend: Backend, rows: Sequence[RunRow], chosen: Sequence[RunRow], listed: Sequence[RunRow]) -> None:
@@ -303,3 +305,4 @@ def explain_no_runs(backend: Backend) -> None:
         if backend.run(EXAMPLE) is not None:
             frame.link("overview", "Look at an example", run=EXAMPLE)
         _offer_to_open_file(backend)
+        offer_to_open_answers(backend)

@@ -52,6 +52,7 @@ PRINTS: dict[str, tuple[int, str]] = {
     "statistics_size": (2, rf"a block's .*, {N} wide: {N} MB, {N} GB in all"),
     # Even of a tiny model the numbers are the same, whatever it takes.
     "streaming": (2, r"  16 answers: log-likelihoods at most 0.0e\+00 nats apart, widths equal, verdicts equal"),
+    "task_power": (3, rf" +(?:[02] +10% +500(?: +{N}){{7}}|3 tasks of +500(?: +{N}){{4}})"),
     "timing": (
         5,
         rf"  (?:prefill|decode|load) [18]: {N} \({N} to {N}\), within {SHARE}, ceiling {N}, {SHARE} of it, .*",

@@ -8,10 +8,11 @@ from sparsedash.schema import store_keys
 from sparsedash.schema.pair_records import Continuation
 from sparsedash.schema.records import Record
 from sparsedash.service import stored_results
-from sparsedash.service.stored_results import ResultCache, RunCosts, recalled
+from sparsedash.service.stored_results import OpenedAnswers, ResultCache, RunCosts, recalled
 from sparsedash.stats.mean_intervals import Moments
 from sparsedash.stats.tolerance import Losses, Tolerance, judge_all, record_losses
 from tests.factories import answered
+from tests.question_sets import CHOICE
 from tests.service.made import run
 from tests.ui import specimens
 
@@ -114,3 +115,18 @@ def test_a_note_is_the_value_that_was_kept_infinite_ones_too_or_none(store):
     for kept, found in ((json.dumps(asdict(LARGE)), LARGE), ("nonsense", None), ('{"nats": 1}', None)):
         store.remember(name, kept)
         assert recalled(store, name, Losses) == found
+
+
+def test_opened_answers_are_found_by_their_content_until_they_are_deleted_or_damaged(store):
+    answers, line = OpenedAnswers(store), json.dumps(CHOICE).encode()
+    key = answers.keep("samples_colours_2026-01-02T03-04-05.6.jsonl", line)
+    assert answers.keep("../samples_colours.jsonl", line) == key
+    found = OpenedAnswers(store).get(key)
+    assert found is not None and (found.task, found.questions[0].context) == ("colours", "What is red?")
+    judged = answers.judge([key, "nothing"], [key], TOLERANCE)
+    assert [result.task for result in judged.results] == ["colours"]
+    assert answers.judge([key], [key], TOLERANCE) is judged
+    store.put_artefact("odd", b"no answers")
+    assert answers.get("odd") is None
+    store.drop_entry("artefacts", key)
+    assert answers.get(key) is None

@@ -1,0 +1,95 @@
+"""A verdict over tasks on a page: its table, its questions by what became of them, and the report in one file."""
+
+from collections.abc import Sequence
+
+from sparsedash.reporting.html import Html, Table, element, escape, heading, paragraph, readable
+from sparsedash.reporting.record_pair import KIND_OF, KINDS, Kind, end_of
+from sparsedash.reporting.run_reports import CONTEXT_SHOWN, FLIPS_SHOWN, html_page
+from sparsedash.reporting.task_words import task_remarks, task_rows, tasks_sentence
+from sparsedash.reporting.verdicts import tolerance_words
+from sparsedash.reporting.wording import first_upper
+from sparsedash.schema.question_records import AnsweredQuestion
+from sparsedash.stats.task_verdicts import TaskResult
+from sparsedash.stats.tolerance import Tolerance
+
+_CAPTION = (
+    "Interval: behind the verdict, at the level beside it. Still wrong: wrong answers that became other wrong ones. p: "
+    "exact McNemar after Holm. KL: mean divergence of the choices' probabilities from dense's, in nats. Documents are "
+    "shown in bits a byte; their change is that of word perplexity."
+)
+
+
+def task_table(results: Sequence[TaskResult], addresses: Sequence[str] = ()) -> Table:
+    """A row a task. addresses: of the questions of each."""
+    head, *rows = task_rows(results)
+    names = [row[0] for row in rows]
+    links = [element("a", escape(name), href=to) for name, to in zip(names, addresses, strict=False)]
+    return Table("Tasks", _CAPTION, [name if name == "p" else first_upper(name) for name in head], rows, links)
+
+
+def questions_by_kind(result: TaskResult) -> dict[Kind, list[int]]:
+    """The places of a task's questions by what became of their answers; of documents all, the largest loss first."""
+    pairs = result.pair.questions
+    found: dict[Kind, list[int]] = {kind: [] for kind in KINDS}
+    for i, (dense, other) in enumerate(pairs):
+        found["all"].append(i)
+        if dense.right is not None and other.right is not None:
+            found[KIND_OF[dense.right, other.right]].append(i)
+    if result.pair.dense.kind == "rolling":
+        found["all"].sort(key=lambda i: _fall(*pairs[i]), reverse=True)
+    return found
+
+
+def _fall(dense: AnsweredQuestion, other: AnsweredQuestion) -> float:
+    return ((dense.log_likelihood or 0.0) - (other.log_likelihood or 0.0)) / dense.n_bytes
+
+
+def answer_text(question: AnsweredQuestion) -> str:
+    """What a model answered, in short: the choice it took, or what it wrote."""
+    if question.chosen is not None:
+        return readable(question.choices[question.chosen].text)
+    if question.choices:
+        return "its first choice" if question.right else "another word"
+    return readable(question.text)
+
+
+def task_report(name: str, results: Sequence[TaskResult], tolerance: Tolerance) -> bytes:
+    """The report in UTF-8: verdict, table, and the answers of each task that broke or were fixed."""
+    body = [
+        heading(tasks_sentence(name, results)),
+        paragraph(f"{task_remarks(results)} Limits: {tolerance_words(tolerance)}.".strip(), css="sd-muted"),
+        element("div", task_table(results).html, css="numbers"),
+    ]
+    for result in results:
+        kinds = questions_by_kind(result)
+        for kind in ("broke", "mended"):
+            if kinds[kind]:
+                title = f"{result.task}, {KINDS[kind].lower()}: {len(kinds[kind]):,}"
+                body += [element("h2", escape(title)), _flips(result, title, kinds[kind])]
+    return html_page("Tasks", body)
+
+
+def _flips(result: TaskResult, title: str, places: Sequence[int]) -> Html:
+    note = f"The first {FLIPS_SHOWN} of them." if len(places) > FLIPS_SHOWN else ""
+    rows = []
+    for i in places[:FLIPS_SHOWN]:
+        dense, other = result.pair.questions[i]
+        texts = (target_text(dense), answer_text(dense), answer_text(other))
+        rows.append([f"{i + 1:,}", end_of(dense.context, CONTEXT_SHOWN), *(text[:CONTEXT_SHOWN] for text in texts)])
+    return Table(title, note, ["Question", "Context (end)", "Expected", "Dense", "Other model"], rows).html
+
+
+def target_text(question: AnsweredQuestion) -> str:
+    """The expected answer; where that is the number of a choice, its text."""
+    at = right_choice(question)
+    return readable(question.target if at is None else question.choices[at].text)
+
+
+def right_choice(question: AnsweredQuestion) -> int | None:
+    """The place of the right choice; None where it is not known."""
+    target, choices = question.target, [each.text.strip() for each in question.choices]
+    if len(choices) < 2:
+        return None
+    if target.isdecimal() and int(target[:6]) < len(choices):
+        return int(target)
+    return choices.index(target.strip()) if target.strip() in choices else None

@@ -1,0 +1,111 @@
+"""The verdict over tasks as a sentence, a table and a document."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from math import isfinite
+from typing import Any
+
+from sparsedash.reporting import wording
+from sparsedash.reporting.verdicts import VERDICT_SIGNS, loss_interval, loss_value, loss_with_limit
+from sparsedash.reporting.wording import and_join
+from sparsedash.stats.task_verdicts import TaskResult, TaskVerdict, overall_verdict
+from sparsedash.stats.tolerance import FEWEST_PASSAGES, FEWEST_RIGHT, Tolerance
+
+JUDGE_FORMAT = "sparsedash.judge/1"
+_HEAD = ("task", "verdict", "measure", "questions", "dense", "other", "change", "interval", "level")
+_FLIPS = ("broke", "fixed", "still wrong", "p", "KL")
+
+
+def tasks_sentence(name: str, results: Sequence[TaskResult]) -> str:
+    """On which tasks a model is beyond the limit, within it or undecided. name: its own."""
+
+    def on(verdict: TaskVerdict, words: str) -> str:
+        found = and_join([result.task for result in _with(verdict, results)])
+        return found and f"{words} on {found}"
+
+    within, undecided = on("within", "within the limit"), on("undecided", "too close to call")
+    match overall_verdict(results):
+        case "beyond":
+            lost = [f"{each.task}: {loss_with_limit(each.loss)}" for each in _with("beyond", results) if each.loss]
+            rest = "; ".join(filter(None, (within, undecided)))
+            said = [f"{name} costs too much on {'; '.join(lost)}", wording.first_upper(rest)]
+        case "within":
+            said = [f"{name} stays {within}"]
+        case "undecided":
+            said = [f"{name} is {'; '.join(filter(None, (undecided, within)))}"]
+        case _:
+            said = ["Nothing can be judged"]
+    return " ".join(f"{each}." for each in said if each)
+
+
+def task_remarks(results: Sequence[TaskResult]) -> str:
+    """What would settle the undecided tasks, and why others are not judged; empty where there are none."""
+    said = [_needed(result) for result in _with("undecided", results)]
+    said += [_why_not(result) for result in _with("not judged", results)]
+    return " ".join(f"{each}." for each in said if each)
+
+
+def _with(verdict: TaskVerdict, results: Sequence[TaskResult]) -> list[TaskResult]:
+    return [result for result in results if result.verdict == verdict]
+
+
+def _needed(result: TaskResult) -> str:
+    n, needed = len(result.pair.questions), result.loss.needed if result.loss else None
+    if n < FEWEST_PASSAGES:
+        return f"Fewer than {FEWEST_PASSAGES} questions can never confirm a model: {result.task} has {n}"
+    if needed is None or needed <= n:
+        # Of no flips at all it is not known.
+        return ""
+    return f"About {wording.round_up(needed):,} questions of {result.task} would settle it"
+
+
+def _why_not(result: TaskResult) -> str:
+    if result.not_judged == "chance":
+        return f"{result.task} is not judged: dense does no better than guessing"
+    right = sum(one.right is True for one, _ in result.pair.questions)
+    answers = f"{right or 'no'} right {wording.plural(right, 'answer')}"
+    return f"{result.task} is not judged: dense has {answers}, fewer than {FEWEST_RIGHT}"
+
+
+def task_rows(results: Sequence[TaskResult]) -> list[list[str]]:
+    """The table: its head, then a row a task. Documents change in word perplexity."""
+    rows = [[*_HEAD, *_FLIPS]]
+    for each in results:
+        dense, loss, rolling = each.pair.dense, each.loss, each.pair.dense.kind == "rolling"
+        scores = [f"{score:.3f}" if rolling else wording.percent(score) for score in (each.dense, each.other)]
+        change = [loss_value(loss), loss_interval(loss), f"{100 * loss.level:.3g} %"] if loss else [""] * 3
+        flips = [""] * 3 if rolling else [f"{n:,}" for n in (each.broke, each.fixed, each.moved)]
+        divergence = "" if each.divergence is None else f"{each.divergence:.3f}"
+        verdict = "not judged" if loss is None else VERDICT_SIGNS[loss.verdict]
+        row = [each.task, verdict, dense.measure, f"{len(each.pair.questions):,}", *scores, *change, *flips]
+        rows.append([*row, wording.p_number(each.p_value), divergence])
+    return rows
+
+
+def judge_document(name: str, results: Sequence[TaskResult], tolerance: Tolerance) -> dict[str, Any]:
+    """Everything as plain values for JSON; numbers that are not finite are null."""
+    return {
+        "format": JUDGE_FORMAT,
+        "sentence": tasks_sentence(name, results),
+        "remarks": task_remarks(results),
+        "verdict": overall_verdict(results),
+        "tolerance": asdict(tolerance),
+        "tasks": [_task_document(result) for result in results],
+    }
+
+
+def _task_document(result: TaskResult) -> dict[str, Any]:
+    dense, loss = result.pair.dense, None
+    if result.loss is not None:
+        loss = {key: value for key, value in asdict(result.loss).items() if key != "verdict"}
+        loss = {key: None if isinstance(value, float) and not isfinite(value) else value for key, value in loss.items()}
+    return {
+        **{name: getattr(dense, name) for name in ("task", "version", "kind", "measure", "filter")},
+        "n_questions": len(result.pair.questions),
+        **{name: getattr(result, name) for name in ("dense", "other", "broke", "fixed", "moved")},
+        "p_adjusted": result.p_value,
+        "divergence": result.divergence,
+        "verdict": result.verdict,
+        "not_judged": result.not_judged,
+        "loss": loss,
+    }

@@ -1,0 +1,107 @@
+"""AnsweredQuestion sets: what one model answered to the questions of one task, whoever asked them."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from math import isfinite
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from sparsedash.schema.errors import CorpusError
+from sparsedash.schema.plain_values import Count, LogLikelihood
+
+QuestionKind = Literal["choice", "generation", "rolling"]
+"""choice: the likeliest of given texts, or whether one text is the model's first choice. generation: text that the
+model wrote. rolling: the log-likelihood of a document."""
+
+Hash = Annotated[str, Meta(min_length=1, max_length=128)]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoredChoice:
+    """A choice and its log-likelihood given the context: natural logarithm, 0 is best."""
+
+    text: str
+    log_likelihood: LogLikelihood
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AnsweredQuestion:
+    """One question answered by one model.
+
+    doc_hash, prompt_hash, target_hash: of the document, of what the model read, of the expected answer. context: what
+    it read. target: the expected answer, or the number of the right choice. right: None of a rolling document. choices:
+    of a choice; one where the question is whether that text is the model's first choice. chosen: the place of the one
+    that the measure takes; None where there is nothing to choose from. text: what the model wrote. answer: what a
+    filter found in it. log_likelihood, n_bytes, n_words: of a rolling document. fields: the task's own, for slices.
+    """
+
+    doc_hash: Hash
+    prompt_hash: Hash
+    target_hash: Hash
+    context: str
+    target: str
+    right: bool | None = None
+    choices: tuple[ScoredChoice, ...] = ()
+    chosen: Count | None = None
+    text: str = ""
+    answer: str = ""
+    log_likelihood: LogLikelihood | None = None
+    n_bytes: Count = 0
+    n_words: Count = 0
+    fields: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        scored = [each.log_likelihood for each in self.choices]
+        if not all(map(isfinite, (*scored, self.log_likelihood or 0.0))):
+            raise CorpusError("A log-likelihood is infinite.")
+        if self.chosen is not None and self.chosen >= len(self.choices):
+            raise CorpusError("The choice taken is none of those given.")
+        if (self.right is None) != (self.log_likelihood is not None and self.n_bytes > 0 and self.n_words > 0):
+            raise CorpusError("It is neither right nor wrong, nor a document with its length.")
+
+    @property
+    def kind(self) -> QuestionKind:
+        """How it was answered."""
+        return "rolling" if self.right is None else "choice" if self.choices else "generation"
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuestionSet:
+    """One model's answers to one task.
+
+    version: of the task, empty where unknown. measure: by which an answer is right, such as acc_norm, or "bits a byte".
+    filter: that found the answer in what was written; "none" where there is none.
+    """
+
+    model: str
+    task: str
+    measure: str
+    questions: tuple[AnsweredQuestion, ...]
+    version: str = ""
+    filter: str = "none"
+
+    def __post_init__(self) -> None:
+        if len({question.kind for question in self.questions}) != 1:
+            raise CorpusError(f"The answers to {self.task} are none, or of several kinds.")
+
+    @property
+    def kind(self) -> QuestionKind:
+        """How its questions were answered."""
+        return self.questions[0].kind
+
+    @cached_property
+    def by_document(self) -> dict[tuple[str, int], AnsweredQuestion]:
+        """Its questions by the hash of the document, and how many with that hash came before."""
+        seen, found = Counter[str](), {}
+        for question in self.questions:
+            found[question.doc_hash, seen[question.doc_hash]] = question
+            seen[question.doc_hash] += 1
+        return found
+
+    @property
+    def chance(self) -> float:
+        """Share of right answers that guessing gives; 0 where there is nothing to choose from."""
+        return sum(1 / len(q.choices) for q in self.questions if len(q.choices) > 1) / len(self.questions)

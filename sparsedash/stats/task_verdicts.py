@@ -1,0 +1,226 @@
+"""Verdict over tasks: does a model lose more than is allowed on any of them, against dense on the same questions?
+
+The loss of a task is the share of right answers lost; of rolling documents that of word perplexity, in nats a word,
+which is their bits a byte in another unit. Of one true loss only one of *within* and *beyond* can be wrong, so each
+interval is that of level 1 - 2 alpha: the chance that a verdict is wrong is at most alpha, 5 %, for all tasks that are
+judged together, of one model or several, by Holm's steps. Why: see docs/adr/0049.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import exp, log
+from typing import Literal
+
+from sparsedash.schema.errors import CorpusError
+from sparsedash.schema.question_records import AnsweredQuestion, QuestionSet
+from sparsedash.stats.mean_intervals import Moments, mean_interval, moments
+from sparsedash.stats.races import mean_p_value
+from sparsedash.stats.significance import holm, mcnemar, wilson_interval
+from sparsedash.stats.tolerance import (
+    ALPHA,
+    FEWEST_RIGHT,
+    Loss,
+    Tolerance,
+    Verdict,
+    flip_moments,
+    judge_in_steps,
+    loss_of,
+    lost_share_interval,
+)
+
+NotJudged = Literal["few right", "chance"]
+TaskVerdict = Verdict | Literal["not judged"]
+"""not judged: dense has fewer than FEWEST_RIGHT right answers, or not shown more than guessing gives."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskPair:
+    """Two models' answers to one task. questions: those that both answered, the dense model's first."""
+
+    dense: QuestionSet
+    other: QuestionSet
+    questions: tuple[tuple[AnsweredQuestion, AnsweredQuestion], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskResult:
+    """The verdict on one task, or why there is none, and what changed.
+
+    dense, other: shares of right answers, or bits a byte. loss: None where it is not judged, for the reason not_judged.
+    broke, fixed: right answers that are wrong now, and the reverse. moved: wrong ones that are wrong otherwise.
+    p_value: of no difference, after Holm over the tasks that are judged: exact McNemar; of documents by the interval.
+    divergence: mean KL(dense || other) of the choices, in nats; None where there is nothing to choose from.
+    """
+
+    pair: TaskPair
+    dense: float
+    other: float
+    broke: int
+    fixed: int
+    moved: int
+    p_value: float
+    divergence: float | None
+    loss: Loss | None
+    not_judged: NotJudged | None
+
+    @property
+    def task(self) -> str:
+        """The name of the task."""
+        return self.pair.dense.task
+
+    @property
+    def verdict(self) -> TaskVerdict:
+        """The verdict."""
+        return "not judged" if self.loss is None else self.loss.verdict
+
+
+def pair_answers(dense: QuestionSet, other: QuestionSet) -> TaskPair:
+    """The questions that both answered. Raises CorpusError where the two were asked or judged differently."""
+    task, known = dense.task, other.by_document
+    for what, left, right in (
+        ("versions", dense.version, other.version),
+        ("measures", dense.measure, other.measure),
+        ("filters", dense.filter, other.filter),
+    ):
+        if left and right and left != right:
+            raise CorpusError(f"{task} was judged by different {what}: {left} and {right}.")
+    pairs = [(one, known[key]) for key, one in dense.by_document.items() if key in known]
+    if not pairs:
+        raise CorpusError(f"The two have no question of {task} in common.")
+    for unequal, n in (
+        ("were asked differently: another prompt", sum(one.prompt_hash != two.prompt_hash for one, two in pairs)),
+        ("expect different answers", sum(one.target_hash != two.target_hash for one, two in pairs)),
+        ("were answered in different ways", sum(_form(one) != _form(two) for one, two in pairs)),
+    ):
+        if n:
+            raise CorpusError(
+                f"{n:,} of {len(pairs):,} questions of {task} {unequal}.",
+                "Ask both models with the same program, examples and template.",
+            )
+    return TaskPair(dense=dense, other=other, questions=tuple(pairs))
+
+
+def _form(question: AnsweredQuestion) -> tuple[object, ...]:
+    return question.kind, len(question.choices), question.n_bytes, question.n_words
+
+
+def pair_tasks(dense: Sequence[QuestionSet], other: Sequence[QuestionSet]) -> tuple[list[TaskPair], list[str]]:
+    """The tasks that both answered, and sentences on what only one did. Raises CorpusError where there are none.
+
+    Two files of one task each are that task, whatever their names.
+    """
+    if len(dense) == len(other) == 1:
+        pairs = [pair_answers(dense[0], other[0])]
+    else:
+        known = {each.task: each for each in other}
+        pairs = [pair_answers(each, known[each.task]) for each in dense if each.task in known]
+    judged = {id(each) for pair in pairs for each in (pair.dense, pair.other)}
+    alone = [f"Only one model answered {each.task}." for each in (*dense, *other) if id(each) not in judged]
+    if not pairs:
+        raise CorpusError("The two have no task in common.", " ".join(alone))
+    for pair in pairs:
+        n, most = len(pair.questions), max(len(each.questions) for each in (pair.dense, pair.other))
+        if n < most:
+            alone.append(f"{n:,} of {most:,} questions of {pair.dense.task} were answered by both; they are judged.")
+    return pairs, alone
+
+
+def judge_tasks(pairs: Sequence[TaskPair], tolerance: Tolerance) -> list[TaskResult]:
+    """The verdicts on all tasks, of one model or several, together; in the order given."""
+    losses = [_loss_moments(pair) for pair in pairs]
+    reasons = [_not_judged(pair) for pair in pairs]
+    judged = [i for i, reason in enumerate(reasons) if reason is None]
+
+    def judge(i: int, share: float) -> Loss:
+        of, alpha = losses[i], 2 * share
+        if pairs[i].dense.kind == "rolling":
+            return loss_of("word perplexity", of, mean_interval(of, alpha), alpha, tolerance.most("word perplexity"))
+        interval = lost_share_interval(*_flips(pairs[i]), of.n, alpha)
+        return loss_of("accuracy", of, interval, alpha, tolerance.most("accuracy"))
+
+    found = judge_in_steps(judged, ALPHA, judge)
+    # Those that are not judged claim nothing, so they take nothing of the chance of error.
+    raw = [_p_value(pair, of) for pair, of in zip(pairs, losses, strict=True)]
+    adjusted = dict(zip(judged, holm([raw[i] for i in judged]), strict=True))
+    return [
+        TaskResult(
+            pair=pair,
+            dense=_score([one for one, _ in pair.questions]),
+            other=_score([two for _, two in pair.questions]),
+            **dict(zip(("broke", "fixed"), _flips(pair), strict=True)),
+            moved=sum(_moved(one, two) for one, two in pair.questions),
+            p_value=adjusted.get(i, raw[i]),
+            divergence=_divergence(pair),
+            loss=found.get(i),
+            not_judged=reasons[i],
+        )
+        for i, pair in enumerate(pairs)
+    ]
+
+
+def overall_verdict(results: Sequence[TaskResult]) -> TaskVerdict:
+    """The verdict on one model: beyond where any task is, within where every task is that can be judged."""
+    verdicts = {result.verdict for result in results} - {"not judged"}
+    if not verdicts:
+        return "not judged"
+    return "beyond" if "beyond" in verdicts else "within" if verdicts == {"within"} else "undecided"
+
+
+def _flips(pair: TaskPair) -> tuple[int, int]:
+    """How many answers broke, and how many were fixed."""
+    broke = sum(bool(one.right) and not two.right for one, two in pair.questions)
+    return broke, sum(bool(two.right) and not one.right for one, two in pair.questions)
+
+
+def _moved(one: AnsweredQuestion, two: AnsweredQuestion) -> bool:
+    if one.right is not False or two.right is not False:
+        return False
+    return one.chosen != two.chosen if len(one.choices) > 1 else one.answer != two.answer
+
+
+def _score(questions: Sequence[AnsweredQuestion]) -> float:
+    if questions[0].right is not None:
+        return sum(question.right is True for question in questions) / len(questions)
+    nats = -sum(question.log_likelihood or 0.0 for question in questions)
+    return nats / log(2) / sum(question.n_bytes for question in questions)
+
+
+def _loss_moments(pair: TaskPair) -> Moments:
+    """Moments of the loss over questions; of documents those of a ratio of sums, by Cochran's linear form of it."""
+    n = len(pair.questions)
+    if pair.dense.kind != "rolling":
+        return flip_moments(*_flips(pair), n)
+    falls = [((one.log_likelihood or 0.0) - (two.log_likelihood or 0.0), one.n_words) for one, two in pair.questions]
+    n_words = sum(words for _, words in falls)
+    mean = sum(fall for fall, _ in falls) / n_words
+    return moments([mean + (fall - mean * words) * n / n_words for fall, words in falls])
+
+
+def _not_judged(pair: TaskPair) -> NotJudged | None:
+    if pair.dense.kind == "rolling":
+        return None
+    n_right = sum(one.right is True for one, _ in pair.questions)
+    if n_right < FEWEST_RIGHT:
+        return "few right"
+    return "chance" if wilson_interval(n_right, len(pair.questions))[0] <= pair.dense.chance else None
+
+
+def _p_value(pair: TaskPair, of: Moments) -> float:
+    return mean_p_value(of) if pair.dense.kind == "rolling" else mcnemar(*_flips(pair))
+
+
+def _divergence(pair: TaskPair) -> float | None:
+    terms = [
+        sum(exp(p) * (p - q) for p, q in zip(choice_logs(one), choice_logs(two), strict=True))
+        for one, two in pair.questions
+        if len(one.choices) > 1
+    ]
+    return max(0.0, sum(terms) / len(terms)) if terms else None
+
+
+def choice_logs(question: AnsweredQuestion) -> list[float]:
+    """Logarithms of the choices' probabilities: the softmax of their log-likelihoods."""
+    logs = [each.log_likelihood for each in question.choices]
+    highest = max(logs)
+    whole = highest + log(sum(exp(each - highest) for each in logs))
+    return [each - whole for each in logs]

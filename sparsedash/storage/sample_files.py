@@ -1,0 +1,331 @@
+"""Answers in files of other programs: `samples_*.jsonl` of lm-evaluation-harness, `details_*.parquet` of lighteval.
+
+Nothing in them is trusted: sizes are limited, nothing is unpickled, and a line that is not as it should be is named by
+its number. Of several filters of a task the first in the file counts.
+"""
+
+import hashlib
+import json
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from sparsedash.schema.errors import CorpusError
+from sparsedash.schema.question_records import AnsweredQuestion, QuestionSet
+from sparsedash.storage.local_machine import path_kind
+
+MAX_BYTES = 2_000_000_000
+"""Of all files of one model: MMLU with five examples before each question is a tenth of that."""
+MAX_LINE_BYTES = 32_000_000
+_MAX_FILES = 2_000
+_BATCH_ROWS = 256
+
+_DATED = r"_(?P<date>\d{4}-\d\d-\d\dT[\d.-]+)"
+_SAMPLES = re.compile(rf"samples_(?P<task>.+?)(?:{_DATED})?\.jsonl", re.DOTALL)
+_DETAILS = re.compile(rf"details_(?P<task>.+?)(?:{_DATED})?\.parquet", re.DOTALL)
+_POOLED = ("mmlu_pro", "mmlu", "cmmlu", "bbh", "agieval", "blimp", "minerva_math", "hendrycks_math", "ceval-valid")
+"""Tasks of many small ones, which are judged as one; lighteval writes them with a colon."""
+
+_PREFERRED = ("exact_match", "acc_norm", "acc")
+_ROLLING = ("word_perplexity", "byte_perplexity", "bits_per_byte")
+_SLICES = ("subject", "category", "subcategory", "topic", "type", "level", "difficulty", "domain", "source", "src")
+_LONGEST_SLICE = 100
+_OF_HARNESS = {
+    *("doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "filter", "metrics"),
+    *("doc_hash", "prompt_hash", "target_hash"),
+}
+_UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, RecursionError, CorpusError, msgspec.MsgspecError)
+
+
+@dataclass(slots=True)
+class _Answer:
+    """One line. right: by each measure that says right or wrong. question: without what the measure says."""
+
+    filter: str
+    right: dict[str, bool]
+    question: AnsweredQuestion
+
+
+def read_answers(path: Path) -> list[QuestionSet]:
+    """The answers of one model, from a file or from all such files below a folder, one set a task.
+
+    Raises CorpusError with the file, and the line, that cannot be read, and where there are several models.
+    """
+    files = _files(path)
+    if sum(file.stat().st_size for file in files.values()) > MAX_BYTES:
+        raise CorpusError(f"{path.name} holds more than {MAX_BYTES // 10**9} GB of answers.", "Judge fewer tasks.")
+    return pool_parts(_read_file(name, file) for name, file in sorted(files.items()))
+
+
+def pool_parts(sets: Iterable[QuestionSet]) -> list[QuestionSet]:
+    """One set a task, the parts of a task put together. Raises CorpusError where they are judged differently."""
+    tasks = defaultdict[str, list[QuestionSet]](list)
+    for found in sets:
+        tasks[found.task].append(found)
+    return [_pool(parts) for parts in tasks.values()]
+
+
+def _files(path: Path) -> dict[str, Path]:
+    """The newest file of every task, by the task's whole name."""
+    if path_kind(path) == "file":
+        return {_named(path)[0]: path}
+    below = (file for pattern in ("samples_*.jsonl", "details_*.parquet") for file in path.rglob(pattern))
+    found = sorted((file for file in below if file.is_file()), key=lambda file: _named(file)[1])
+    if not found or len(found) > _MAX_FILES:
+        many = f"more than {_MAX_FILES:,}" if found else "no"
+        raise CorpusError(f"{path} holds {many} files of answers.", "They are samples_*.jsonl or details_*.parquet.")
+    if len(models := sorted({_model_folder(file) for file in found})) > 1:
+        named = ", ".join(str(model.relative_to(path)) for model in models[:5])
+        raise CorpusError(f"{path} holds answers of several models: {named}.", "Name the folder of one.")
+    return {_named(file)[0]: file for file in found}
+
+
+def _named(file: Path) -> tuple[str, str]:
+    """The task's name, and the date, in a file's name."""
+    named = _SAMPLES.fullmatch(file.name) or _DETAILS.fullmatch(file.name)
+    return (named["task"], named["date"] or "") if named else (file.stem, "")
+
+
+def _model_folder(file: Path) -> Path:
+    """The folder named after the model; lighteval has one of the date in it."""
+    return file.parent if file.suffix == ".jsonl" else file.parent.parent
+
+
+def _read_file(name: str, file: Path) -> QuestionSet:
+    answers: Iterable[_Answer]
+    if file.suffix == ".parquet":
+        answers, (*suite, whole) = _lighteval(file), re.sub(r"\|\d+$", "", name).split("|")
+        name = whole if suite or ":" in whole else name.partition("|")[0]
+    else:
+        answers = _checked(_lines(file), file.name, "Line", _line_answer)
+    return _question_set(answers, file.name, _model_folder(file).name, name, _version(file, name))
+
+
+def samples_set(model: str, task: str, samples: Iterable[Mapping[str, Any]], version: str = "") -> QuestionSet:
+    """The set of one task's samples in memory, as the harness gives them with `log_samples`. Raises CorpusError."""
+    answers = _checked(samples, f"the samples of {task}", "Number", _sample_answer)
+    return _question_set(answers, f"The list of samples of {task}", model, task, version)
+
+
+def _question_set(answers: Iterable[_Answer], source: str, model: str, name: str, version: str) -> QuestionSet:
+    kept, first = list[_Answer](), ""
+    for answer in answers:
+        first = first or answer.filter
+        if answer.filter == first:
+            kept.append(answer)
+    if not kept:
+        raise CorpusError(f"{source} holds no answers.")
+    measure = _measure(kept, source)
+    task, part = _parts(name)
+    return QuestionSet(
+        model=model,
+        task=task,
+        version=version,
+        measure=measure,
+        filter=first,
+        questions=tuple(_question(answer, measure, part) for answer in kept),
+    )
+
+
+def _parts(name: str) -> tuple[str, str]:
+    """The task that is judged, and the part of it that this is, or empty."""
+    for group in _POOLED:
+        if name.startswith(f"{group}_"):
+            return group, name.removeprefix(f"{group}_")
+    task, _, part = name.partition(":")
+    return task, part
+
+
+def _pool(parts: Sequence[QuestionSet]) -> QuestionSet:
+    first = parts[0]
+    measures = sorted({part.measure for part in parts})
+    if len(measures) > 1:
+        raise CorpusError(f"The parts of {first.task} are judged by different measures: {', '.join(measures)}.")
+    versions = {part.version for part in parts}
+    together = tuple(question for part in parts for question in part.questions)
+    return replace(first, questions=together, version=versions.pop() if len(versions) == 1 else "")
+
+
+def _version(file: Path, task: str) -> str:
+    """The version of the task, by the file of results that the harness writes beside its samples, or empty."""
+    results = file.with_name(f"results_{_named(file)[1]}.json")
+    try:
+        with results.open("rb") as stream:
+            # Not msgspec: a result may be NaN.
+            return str(json.loads(stream.read(MAX_LINE_BYTES))["versions"][task])[:40]
+    except (OSError, *_UNREADABLE):
+        return ""
+
+
+def _measure(answers: Sequence[_Answer], source: str) -> str:
+    """The measure that judges every answer: the preferred one of those there."""
+    if answers[0].question.kind == "rolling":
+        return "bits a byte"
+    names = [name for name in answers[0].right if all(name in answer.right for answer in answers)]
+    for name in (*_PREFERRED, *names):
+        if name in names:
+            return name
+    raise CorpusError(f"{source} has no measure by which every answer is right or wrong.")
+
+
+def _question(answer: _Answer, measure: str, part: str) -> AnsweredQuestion:
+    question, chosen = answer.question, None
+    if len(question.choices) > 1:
+        lengths = {"acc_norm": lambda text: len(text.lstrip()), "acc_bytes": lambda text: len(text.lstrip().encode())}
+        length: Callable[[str], int] = lengths.get(measure, lambda _: 1)
+        scores = [each.log_likelihood / max(1, length(each.text)) for each in question.choices]
+        chosen = scores.index(max(scores))
+    fields = {"part": part, **question.fields} if part else question.fields
+    return replace(question, right=answer.right.get(measure), chosen=chosen, fields=fields)
+
+
+def _lines(file: Path) -> Iterator[bytes]:
+    with file.open("rb") as stream:
+        while line := stream.readline(MAX_LINE_BYTES + 1):
+            yield line
+
+
+def _checked(
+    items: Iterable[Any], source: str, called: str, read: Callable[[Any], _Answer | None]
+) -> Iterator[_Answer]:
+    """What is read of the items. Raises CorpusError with the number of one that cannot be."""
+    number = 0
+    try:
+        for item in items:
+            number += 1
+            if (answer := read(item)) is not None:
+                yield answer
+    except OSError as error:
+        raise CorpusError(f"{source} could not be read: {error.strerror}.") from error
+    except _UNREADABLE as error:
+        why = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        why = f"{why} is missing" if isinstance(error, KeyError) else why.rstrip(".")
+        raise CorpusError(f"{called} {number:,} of {source} is no answer that can be read: {why}.") from error
+
+
+def _line_answer(line: bytes) -> _Answer | None:
+    if not line.strip():
+        return None
+    if len(line) > MAX_LINE_BYTES:
+        raise CorpusError(f"it is longer than {MAX_LINE_BYTES // 10**6} MB")
+    return _sample_answer(msgspec.json.decode(line, type=dict[str, Any]))
+
+
+def _sample_answer(sample: Mapping[str, Any]) -> _Answer:
+    doc, target, requests = sample["doc"], str(sample["target"]), _requests(sample["arguments"])
+    raw = [answers[0] for answers in sample["resps"]]
+    filtered = sample.get("filtered_resps") or raw
+    names = sample.get("metrics") or [name for name in sample if name not in _OF_HARNESS]
+    values: dict[str, Any] = {
+        # As the harness hashes them, for versions that did not.
+        "doc_hash": sample.get("doc_hash") or sha256_of(json.dumps(doc, indent=2, ensure_ascii=False)),
+        "prompt_hash": sample.get("prompt_hash") or sha256_of(str(requests[0][0])),
+        "target_hash": sample.get("target_hash") or sha256_of(target),
+        "context": str(requests[0][0]),
+        "target": target,
+        "fields": _slices(doc),
+    }
+    if any(name in _ROLLING for name in names):
+        sizes = {name: sample[name][1] for name in _ROLLING if isinstance(sample.get(name), list | tuple)}
+        text = {"bytes": len(target.encode()), "words": len(re.split(r"\s+", target))}
+        n_bytes = sizes.get("bits_per_byte") or sizes.get("byte_perplexity") or text["bytes"]
+        values |= {"n_bytes": n_bytes, "n_words": sizes.get("word_perplexity") or text["words"]}
+        values["log_likelihood"] = float(_first(filtered))
+    elif all(_is_scored(each) for each in raw):
+        if "acc_mutual_info" in names:
+            # The second half are the choices without the question.
+            requests, raw = requests[: len(raw) // 2], raw[: len(raw) // 2]
+        texts = [str(request[1]) for request in requests]
+        if len(set(texts)) == 1 < len(texts):
+            # The choices stand in the contexts, as in Winogrande.
+            texts = [str(request[0]) for request in requests]
+        values["choices"] = _choices(texts, [float(log_likelihood) for log_likelihood, _ in raw])
+    else:
+        values |= {"text": str(raw[0]), "answer": str(_first(filtered))}
+    return _answer({name: sample.get(name) for name in names}, values, str(sample.get("filter") or "none"))
+
+
+def _answer(metrics: Mapping[str, Any], values: Mapping[str, Any], name: str = "none") -> _Answer:
+    """The answer with these values, their types and ranges checked. name: of the filter."""
+    right = {key: bool(value) for key, value in metrics.items() if isinstance(value, int | float) and value in (0, 1)}
+    rolling = "log_likelihood" in values
+    return _Answer(name, right, msgspec.convert({"right": None if rolling else False, **values}, AnsweredQuestion))
+
+
+def _requests(arguments: Any) -> list[list[Any]]:
+    """What was asked, each a list of its arguments: as a list of lists, or by names in newer versions."""
+    requests = arguments.values() if isinstance(arguments, dict) else arguments
+    return [list(request.values()) if isinstance(request, dict) else list(request) for request in requests]
+
+
+def _is_scored(response: Any) -> bool:
+    """Whether a response is a log-likelihood, and whether the text is the first choice."""
+    return isinstance(response, list | tuple) and len(response) == 2 and str(response[1]) in ("True", "False")
+
+
+def _choices(texts: Sequence[str], log_likelihoods: Sequence[float]) -> tuple[dict[str, Any], ...]:
+    return tuple({"text": a, "log_likelihood": b} for a, b in zip(texts, log_likelihoods, strict=True))
+
+
+def _slices(doc: Any) -> dict[str, str]:
+    found = {name: doc.get(name) for name in _SLICES} if isinstance(doc, dict) else {}
+    kept = {name: str(value) for name, value in found.items() if isinstance(value, str | int)}
+    return {name: value for name, value in kept.items() if 0 < len(value) <= _LONGEST_SLICE}
+
+
+def _first(value: Any) -> Any:
+    while isinstance(value, list | tuple):
+        value = value[0] if value else ""
+    return value
+
+
+def sha256_of(text: str) -> str:
+    """Lower-case hexadecimal sha256 of a text, half characters replaced."""
+    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
+
+
+def _lighteval(file: Path) -> Iterator[_Answer]:
+    # Here, since it takes a third of a second and most files are not of this kind.
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        with parquet.ParquetFile(file) as table:
+            if not {"doc", "metric", "model_response"} <= set(table.schema_arrow.names):
+                raise CorpusError(f"{file.name} has no columns doc, metric and model_response, as lighteval 0.10 has.")
+            groups = (table.metadata.row_group(i) for i in range(table.metadata.num_row_groups))
+            # By the file's own header: a small compressed file can hold more than memory.
+            if sum(group.total_byte_size for group in groups) > MAX_BYTES:
+                raise CorpusError(f"{file.name} holds more than {MAX_BYTES // 10**9} GB of answers.")
+            batches = table.iter_batches(_BATCH_ROWS, columns=["doc", "metric", "model_response"])
+            rows = (row for batch in batches for row in batch.to_pylist())
+            yield from _checked(rows, file.name, "Row", _lighteval_answer)
+    except pyarrow.ArrowException as error:
+        raise CorpusError(f"{file.name} could not be read: {str(error).splitlines()[0][:200]}") from error
+
+
+def _lighteval_answer(row: Mapping[str, Any]) -> _Answer:
+    doc, response = row["doc"], row["model_response"]
+    texts, asked = [str(text) for text in doc["choices"] or ()], response.get("input") or doc["query"]
+    golds = doc["gold_index"] if isinstance(doc["gold_index"], list) else [doc["gold_index"]]
+    target = ", ".join(map(str, golds) if response.get("logprobs") else [texts[gold] for gold in golds])
+    prompt = asked if isinstance(asked, str) else json.dumps(asked, ensure_ascii=False)
+    values: dict[str, Any] = {
+        "doc_hash": sha256_of(json.dumps([doc["query"], texts], ensure_ascii=False)),
+        "prompt_hash": sha256_of(prompt),
+        "target_hash": sha256_of(target),
+        "context": prompt,
+        "target": target,
+        "fields": _slices(doc.get("specific")),
+    }
+    if response.get("logprobs"):
+        values["choices"] = _choices(texts, response["logprobs"])
+    else:
+        written = str(_first(response["text"]))
+        values |= {"text": written, "answer": str(_first(response.get("text_post_processed") or written))}
+    return _answer(row["metric"], values)

@@ -1,0 +1,118 @@
+"""Two models' answers to a task of another program, question by question: filters, choices, texts."""
+
+import streamlit as st
+
+from sparsedash.reporting.html import Html, Table, element, escape, paragraph
+from sparsedash.reporting.record_pair import KINDS, Kind, end_of, mark_divergence
+from sparsedash.reporting.task_report import answer_text, questions_by_kind, right_choice, target_text
+from sparsedash.reporting.task_words import tasks_sentence
+from sparsedash.reporting.wording import likelihood, quantity
+from sparsedash.schema.question_records import AnsweredQuestion
+from sparsedash.service.backend import Backend
+from sparsedash.stats.task_verdicts import TaskResult, choice_logs
+from sparsedash.ui import address_bar, frame, task_answers
+from sparsedash.ui.task_answers import MODEL, OPEN, TITLES
+
+TASK, KIND, QUESTION = "task", "filter", "question"
+"""Parameters of the address."""
+_SHOWN_CHARACTERS = 20_000
+_FIRST_KINDS: tuple[Kind, ...] = ("broke", "mended", "both-wrong", "all")
+
+
+def show_questions(backend: Backend) -> None:
+    """Draw the page."""
+    shown = task_answers.opened(backend)
+    address = task_answers.address_of(shown)
+    if shown.judged is None:
+        frame.opening("These answers cannot be compared.")
+        frame.note("A file is missing, or the two models were asked differently.")
+        frame.link("overview", "See the files", **address, **{OPEN: "1"})
+        return
+    by_task, place = {result.task: result for result in shown.judged.results}, st.container()
+    choosing, filtering = st.columns(2)
+    with choosing:
+        task = address_bar.select(TASK, "Task", {name: name for name in by_task}, next(iter(by_task)), along=_FORGET)
+    result = by_task[task]
+    with place:
+        frame.opening(tasks_sentence(MODEL, [result]))
+    kinds = questions_by_kind(result)
+    usual = next(kind for kind in _FIRST_KINDS if kinds[kind])
+    titles: dict[str, str] = {kind: f"{KINDS[kind]} · {len(found):,}" for kind, found in kinds.items() if found}
+    with filtering:
+        kind = address_bar.select(KIND, "Answers", titles, usual, along={QUESTION: ""}, noun="kind")
+    _show_question(result, next(found for name, found in kinds.items() if name == kind))
+    with frame.row():
+        frame.link("overview", "Back to all tasks", **address)
+
+
+_FORGET = {KIND: "", QUESTION: ""}
+
+
+def _show_question(result: TaskResult, places: list[int]) -> None:
+    asked = address_bar.query_value(QUESTION)
+    at = next((n for n, i in enumerate(places) if str(i + 1) == asked), 0)
+
+    def query(n: int) -> dict[str, str] | None:
+        return {QUESTION: str(places[n] + 1)} if 0 <= n < len(places) else None
+
+    steps = [("Previous", "chevron_left", query(at - 1), "K"), ("Next", "chevron_right", query(at + 1), "J")]
+    address_bar.draw_steps("step", steps, f"{at + 1:,} of {len(places):,}", "secondary")
+    dense, other = result.pair.questions[places[at]]
+    fields = [f"{name}: {value}" for name, value in dense.fields.items()]
+    title = " · ".join([f"Question {places[at] + 1:,}", *fields])
+    context = end_of(dense.context, _SHOWN_CHARACTERS)
+    text = element("p", escape(context), css="sd-passage")
+    frame.show(
+        element("h2", escape(title), css="sd-muted sd-small sd-passage-number"),
+        element("div", text, css="sd-reader", role="region", aria_label="The question", tabindex="0"),
+    )
+    frame.show(_beside(dense, other))
+    if dense.right is not None:
+        frame.show(paragraph(f"Expected: {target_text(dense)}"))
+    if len(dense.choices) > 1:
+        frame.show_table(_choices(dense, other))
+
+
+def _beside(dense: AnsweredQuestion, other: AnsweredQuestion) -> Html:
+    """Both answers with their verdicts; of written ones a mark where they diverge."""
+    if dense.right is None:
+        texts = [escape(_document_words(each)) for each in (dense, other)]
+    elif dense.choices:
+        texts = [escape(answer_text(each)) for each in (dense, other)]
+    else:
+        texts = list(mark_divergence(*(answer_text(each) for each in (dense, other))))
+    sections = [
+        element(
+            "section",
+            element("h3", escape(title)),
+            element("p", text, css="sd-written"),
+            paragraph(_verdict(question), css="sd-muted"),
+            css=f"sd-answer {css}",
+        )
+        for title, css, text, question in zip(
+            TITLES.values(), ("sd-dense", "sd-sparse"), texts, (dense, other), strict=True
+        )
+    ]
+    return element("div", *sections, css="sd-answers")
+
+
+def _verdict(question: AnsweredQuestion) -> str:
+    if question.right is None:
+        return ""
+    found = f" · answer found: {question.answer}" if question.answer and question.answer != question.text else ""
+    return f"{'✓ right' if question.right else '✕ wrong'}{found}"
+
+
+def _document_words(question: AnsweredQuestion) -> str:
+    return f"{(question.log_likelihood or 0.0):,.1f} nats over {quantity(question.n_bytes, 'byte')}"
+
+
+def _choices(dense: AnsweredQuestion, other: AnsweredQuestion) -> Table:
+    """Every choice with both models' probabilities."""
+    right, logs = right_choice(dense), list(zip(choice_logs(dense), choice_logs(other), strict=True))
+    rows = [
+        [f"{choice.text.strip()}{' ✓' if i == right else ''}", *map(likelihood, logs[i])]
+        for i, choice in enumerate(dense.choices)
+    ]
+    caption = "Probabilities among the choices: the softmax of their log-likelihoods. ✓: the expected one."
+    return Table("Choices", caption, ["Choice", *TITLES.values()], rows)

@@ -1,0 +1,100 @@
+"""Answers of other programs that pages show as they show a run: which files, by the address; how more are opened."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
+
+import streamlit as st
+from streamlit.runtime.uploaded_file_manager import UploadedFile
+
+from sparsedash.reporting.html import widget_label
+from sparsedash.schema.errors import CorpusError
+from sparsedash.service.backend import Backend
+from sparsedash.service.stored_results import JudgedAnswers
+from sparsedash.ui import frame
+from sparsedash.ui.form_fields import file_popover
+from sparsedash.ui.navigation import current_tolerance
+
+OPEN, DENSE, OTHER = "answers", "dense", "other"
+"""Parameters of the address: that answers are shown, and the keys of each model's files, as many as there are tasks."""
+MOST_FILES = 20
+"""Of one model: an address has an end. The shell judges folders."""
+TITLES = {DENSE: "Dense", OTHER: "Other model"}
+_LABELS = {DENSE: "A file of the dense model's answers", OTHER: "A file of the other model's answers"}
+MODEL = "The other model"
+_MOST_NAMED = 2
+_HELP = (
+    "samples_*.jsonl of lm-evaluation-harness (--log_samples), or details_*.parquet of lighteval; one file a task. "
+    "The shell judges whole folders: sparsedash judge DENSE OTHER."
+)
+
+
+class Opened(NamedTuple):
+    """The keys of each model's files that are stored, and what they say; judged: None while a side is missing."""
+
+    dense: list[str]
+    other: list[str]
+    judged: JudgedAnswers | None
+    problem: CorpusError | None
+
+
+def is_asked() -> bool:
+    """Whether the address asks for answers of other programs, not for a run."""
+    return any(name in st.query_params for name in (OPEN, DENSE, OTHER))
+
+
+def offer_to_open_answers(backend: Backend) -> None:
+    """Draw the link to the page that opens answers, for whom may."""
+    if backend.administers:
+        frame.link("overview", "Open answers of lm-evaluation-harness", **{OPEN: "1"})
+
+
+def opened(backend: Backend) -> Opened:
+    """What the address names."""
+    dense, other = ([key for key in _keys(name) if backend.answers.get(key)] for name in (DENSE, OTHER))
+    if not (dense and other):
+        return Opened(dense, other, None, None)
+    try:
+        return Opened(dense, other, backend.answers.judge(dense, other, current_tolerance()), None)
+    except CorpusError as error:
+        return Opened(dense, other, None, error)
+
+
+def address_of(shown: Opened) -> dict[str, list[str]]:
+    """The parameters that show the same answers on another page."""
+    return {DENSE: shown.dense, OTHER: shown.other}
+
+
+def show_files(backend: Backend, shown: Opened) -> None:
+    """Draw the files of both models, and how to add one to each or take all away."""
+
+    def keep(name: str, file: UploadedFile) -> None:
+        if len(_keys(name)) >= MOST_FILES:
+            raise CorpusError(f"At most {MOST_FILES} files a model.", "The shell judges folders: sparsedash judge.")
+        key = backend.open_answers(file.name, file.getvalue())
+        st.query_params[name] = list(dict.fromkeys([*_keys(name), key]))
+        st.query_params[OPEN] = "1"
+
+    def clear() -> None:
+        st.query_params.from_dict({OPEN: "1"})
+
+    with frame.row("answer-files"):
+        for name, keys in ((DENSE, shown.dense), (OTHER, shown.other)):
+            text = f"{TITLES[name]}: {_tasks(backend, keys)}"
+            if backend.administers:
+                file_popover(widget_label(text), _LABELS[name], None, f"answers-{name}", _HELP, partial(keep, name))
+            else:
+                frame.note(text)
+        if shown.dense or shown.other:
+            st.button("Clear", key="answers-clear", type="tertiary", on_click=clear)
+
+
+def _keys(name: str) -> list[str]:
+    return st.query_params.get_all(name)[:MOST_FILES]
+
+
+def _tasks(backend: Backend, keys: Sequence[str]) -> str:
+    sets = [found for key in keys if (found := backend.answers.get(key))]
+    if len(sets) > _MOST_NAMED:
+        return f"{len(sets)} files, {sum(len(each.questions) for each in sets):,} questions"
+    return ", ".join(f"{each.task} ({len(each.questions):,})" for each in sets) or "add a file of answers"

@@ -1,0 +1,87 @@
+"""What is said of a verdict over tasks."""
+
+import json
+import re
+from dataclasses import replace
+
+from sparsedash.reporting.charts.task_chart import task_chart, task_words
+from sparsedash.reporting.task_report import right_choice, target_text, task_report
+from sparsedash.reporting.task_words import judge_document, task_remarks, task_rows, tasks_sentence
+from sparsedash.stats.task_verdicts import judge_tasks, pair_answers
+from sparsedash.stats.tolerance import Tolerance
+from tests.question_sets import answered, rolled, scored, verdicts
+
+WITHIN, BEYOND = verdicts(1800, 100, 100, task="piqa"), verdicts(1600, 300, 100, task="gsm8k")
+OPEN, HARD = verdicts(170, 20, 10, task="boolq"), verdicts(3, wrong=50, task="arc")
+TEXT = answered(*(rolled(i, -30.0 - i % 3) for i in range(40)), task="wiki", measure="bits a byte")
+
+
+def judged(*tasks):
+    return judge_tasks([pair_answers(*task) for task in tasks], Tolerance())
+
+
+def test_the_sentence_says_where_a_model_is_beyond_within_and_undecided_and_remarks_say_the_rest():
+    found = judged(WITHIN, BEYOND, OPEN, HARD)
+    assert tasks_sentence("small", found).replace("\u00a0", " ") == (
+        "small costs too much on gsm8k: accuracy −10.0 points (limit −2). "
+        "Within the limit on piqa; too close to call on boolq."
+    )
+    settle, why_not = task_remarks(found).split(" arc ")
+    assert re.fullmatch(r"About [\d,]+ questions of boolq would settle it\.", settle)
+    assert why_not == "is not judged: dense has 3 right answers, fewer than 20."
+
+
+def test_the_sentence_names_what_is_within_or_that_nothing_can_be_judged():
+    assert tasks_sentence("small", judged(WITHIN, (TEXT, TEXT))) == "small stays within the limit on piqa and wiki."
+    assert tasks_sentence("small", judged(HARD)) == "Nothing can be judged."
+    few = judged(verdicts(29, task="few"))
+    assert tasks_sentence("small", few) == "small is too close to call on few."
+    assert task_remarks(few) == "Fewer than 30 questions can never confirm a model: few has 29."
+
+
+def test_the_table_has_a_row_a_task():
+    head, *rows = task_rows(judged(WITHIN, (TEXT, TEXT), HARD))
+    piqa, wiki, arc = (dict(zip(head, row, strict=True)) for row in rows)
+    assert [piqa[name] for name in ("questions", "change", "broke", "fixed", "verdict")] == [
+        "2,000",
+        "0.0 points",
+        "100",
+        "100",
+        "✓ within",
+    ]
+    assert (wiki["measure"], wiki["change"], wiki["broke"]) == ("bits a byte", "1.00 ×", "")
+    assert (arc["change"], arc["verdict"]) == ("", "not judged")
+
+
+def test_the_document_is_plain_json_even_without_an_interval():
+    one = answered(rolled(0, -30.0))
+    document = json.loads(json.dumps(judge_document("small", judged((one, one), BEYOND), Tolerance()), allow_nan=False))
+    text, sums = document["tasks"]
+    assert (document["format"], document["verdict"]) == ("sparsedash.judge/1", "beyond")
+    assert (text["loss"]["low"], text["verdict"]) == (None, "undecided")
+    assert (sums["task"], sums["kind"], sums["broke"], sums["loss"]["most"]) == ("gsm8k", "generation", 300, 0.02)
+
+
+def test_the_chart_has_a_line_a_judged_task_and_what_is_far_beyond_stands_at_the_edge_with_its_value():
+    found = judged(WITHIN, BEYOND, HARD)
+    figure = task_chart(found, "dark")
+    _, points = figure.data
+    # Of 10 points at a limit of 2.
+    assert list(points.x) == [0.0, 5.0]
+    assert list(points.marker.symbol) == ["circle", "triangle-right"]
+    assert list(figure.layout.yaxis.ticktext) == ["piqa", "gsm8k"]
+    assert [note.text for note in figure.layout.annotations] == ["✓", "✕", "5.0"]
+    assert task_words(found) == "Loss as a multiple of the acceptable loss: piqa 0.0, within; gsm8k 5.0, beyond."
+
+
+def test_the_report_is_one_page_with_the_answers_that_broke_and_no_markup_of_theirs():
+    dense, other = verdicts(80, 15, 5, task="<b>sums</b>")
+    page = task_report("small", judged((dense, other)), Tolerance()).decode()
+    assert "&lt;b&gt;sums&lt;/b&gt;, broke: 15" in page and "<b>sums" not in page
+    assert "script" not in page
+
+
+def test_the_right_choice_is_found_by_its_number_or_its_text():
+    by_number, by_text = scored(-1, -2), replace(scored(-1, -2), target="choice 1")
+    assert (right_choice(by_number), target_text(by_text), right_choice(by_text)) == (0, "choice 1", 1)
+    assert right_choice(replace(by_number, target="nothing")) is None

@@ -1,0 +1,50 @@
+"""`sparsedash judge` on small files of lm-evaluation-harness."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from sparsedash.shell.commands import main
+from tests.question_sets import WRITTEN, samples
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Two folders of 400 answers to sums, a quarter of them lost, and one task that only the first answered."""
+    for name, n_right in (("dense", 400), ("small", 300)):
+        lines = [WRITTEN | {"doc_hash": f"{i}", "exact_match": float(i < n_right)} for i in range(400)]
+        samples(tmp_path / name, *lines, task="sums")
+    samples(tmp_path / "dense", WRITTEN, task="more")
+    return str(tmp_path / "dense"), str(tmp_path / "small")
+
+
+def test_two_folders_end_in_a_table_a_sentence_and_a_document(folders, tmp_path, capsys):
+    file = tmp_path / "judged.json"
+    assert main(["judge", *folders, "--within-points", "5", "--json", str(file), "--fail-beyond"]) == 3
+    printed = capsys.readouterr()
+    assert "small costs too much on sums: accuracy −25.0 points (limit −5)." in printed.out
+    assert "Limits: perplexity 1.10 ×, accuracy −5 points." in printed.out
+    assert printed.err.strip() == "sparsedash: warning: Only one model answered more."
+    document = json.loads(file.read_text())
+    assert (document["verdict"], document["tasks"][0]["task"]) == ("beyond", "sums")
+    assert main(["judge", folders[0], folders[0], "--fail-beyond"]) == 0
+
+
+def test_a_pair_that_was_asked_differently_is_refused(folders, tmp_path, refusal):
+    asked = [WRITTEN | {"doc_hash": f"{i}", "prompt_hash": "new" if i < 42 else "p"} for i in range(400)]
+    other = samples(tmp_path / "other", *asked, task="sums")
+    (one,) = (tmp_path / "dense").glob("samples_sums_*")
+    assert "42 of 400 questions of sums were asked differently" in refusal("judge", str(one), str(other))
+    samples(tmp_path / "two", WRITTEN, task="more")
+    samples(tmp_path / "two", WRITTEN, task="most")
+    assert "no task in common" in refusal("judge", folders[1], str(tmp_path / "two"))
+
+
+def test_answers_are_judged_without_torch(folders):
+    program = (
+        f"import sys; from sparsedash.shell.commands import main; assert main(['judge', *{folders!r}]) == 0\n"
+        "assert not {'torch', 'transformers', 'datasets'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, timeout=120)

@@ -1,0 +1,104 @@
+"""Verdicts over tasks: which questions are paired, what is judged, and how tasks are judged together."""
+
+from math import exp, log
+
+import pytest
+
+from sparsedash.schema.errors import CorpusError
+from sparsedash.stats.task_verdicts import judge_tasks, overall_verdict, pair_answers
+from sparsedash.stats.tolerance import Tolerance
+from tests.question_sets import answered, question, rolled, scored, verdicts
+
+
+def judge(*tasks, **tolerance):
+    return judge_tasks([pair_answers(*task) for task in tasks], Tolerance(**tolerance))
+
+
+def test_questions_are_paired_by_document_in_any_order_and_the_same_document_twice_stays_two():
+    dense = answered(question(0), question(1), question(0, right=False), question(2))
+    other = answered(question(3), question(0), question(0, right=False), question(1))
+    pairs = pair_answers(dense, other).questions
+    assert [(one.doc_hash, one.right, two.right) for one, two in pairs] == [
+        ("doc 0", True, True),
+        ("doc 1", True, True),
+        ("doc 0", False, False),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("other", "why"),
+    [
+        (answered(question(0), question(1, prompt_hash="x")), r"^1 of 2 questions of sums were asked differently"),
+        (answered(question(0), question(1, target_hash="x")), "1 of 2 questions of sums expect different answers"),
+        (answered(scored(-1, -2), scored(-1, -2, i=1)), "2 of 2 questions of sums were answered in different ways"),
+        (answered(question(7)), "no question of sums in common"),
+        (answered(question(0), measure="f1"), "different measures: exact_match and f1"),
+        (answered(question(0), version="2"), "different versions: 1 and 2"),
+    ],
+)
+def test_a_pair_that_was_asked_or_judged_differently_is_refused_by_name(other, why):
+    with pytest.raises(CorpusError, match=why):
+        pair_answers(answered(question(0), question(1), version="1"), other)
+
+
+@pytest.mark.parametrize(
+    ("counts", "verdict"),
+    [
+        ({"both": 1800, "broke": 100, "fixed": 100}, "within"),
+        ({"both": 1700, "broke": 200, "fixed": 100}, "beyond"),
+        ({"both": 170, "broke": 20, "fixed": 10}, "undecided"),
+        ({"both": 29}, "undecided"),
+        ({"both": 19, "wrong": 2000}, "not judged"),
+    ],
+)
+def test_a_task_is_judged_by_its_flips_against_the_limit(counts, verdict):
+    (found,) = judge(verdicts(**counts))
+    assert found.verdict == verdict
+    assert overall_verdict([found]) == verdict
+
+
+def test_the_chance_of_a_wrong_verdict_is_shared_by_all_tasks_that_are_judged_and_undecided():
+    alone, open_, unjudged = verdicts(900, 50, 50), verdicts(90, 5, 5, task="open"), verdicts(5, wrong=50, task="hard")
+    assert judge(alone)[0].loss.level == 0.9
+    found = judge(verdicts(1800, 100, 100), open_, unjudged)
+    # The first is within by half of the chance and leaves the second the whole of it.
+    assert [(each.verdict, each.loss and each.loss.level) for each in found] == [
+        ("within", 0.95),
+        ("undecided", 0.9),
+        ("not judged", None),
+    ]
+    assert overall_verdict(found) == "undecided"
+    assert overall_verdict(judge(verdicts(1800, 100, 100), unjudged)) == "within"
+    assert overall_verdict(judge(open_, verdicts(1700, 200, 100, task="lost"))) == "beyond"
+
+
+def test_a_dense_model_that_only_guesses_is_not_judged():
+    dense = answered(*(scored(-1, -2, i=i, right=i < 55) for i in range(100)))
+    (found,) = judge((dense, dense))
+    assert (found.dense, found.not_judged) == (0.55, "chance")
+
+
+def test_flips_wrong_answers_that_moved_and_the_divergence_of_the_choices_are_counted():
+    dense = answered(scored(-1, -1, i=0), scored(-3, -2, i=1, right=False), scored(-3, -2, i=2, right=False))
+    other = answered(
+        scored(log(0.9), log(0.1), i=0), scored(-2, -3, i=1, right=False), scored(-3, -2, i=2, right=False)
+    )
+    (found,) = judge((dense, other))
+    # KL of (1/2, 1/2) from (0.9, 0.1); of the swapped pair p log(p / q) + q log(q / p) with p - q = tanh(1/2).
+    p = 1 / (1 + exp(-1))
+    expected = (0.5 * log(0.5 / 0.9) + 0.5 * log(0.5 / 0.1) + 2 * p - 1) / 3
+    assert (found.broke, found.fixed, found.moved) == (0, 0, 1)
+    assert found.divergence == pytest.approx(expected)
+
+
+def test_documents_are_judged_by_word_perplexity_and_shown_in_bits_a_byte():
+    def documents(more):
+        return answered(*(rolled(i, -30.0 - more * (1 + i % 2), n_words=10 + 10 * (i % 2)) for i in range(40)))
+
+    (found,) = judge((documents(0), documents(0.5)))
+    # 1.5 nats more in 30 words, in every pair of documents: exactly proportional, so no spread.
+    assert found.loss.value == pytest.approx(0.05)
+    assert found.loss.high - found.loss.low < 1e-6
+    assert (found.verdict, found.loss.most) == ("within", pytest.approx(log(1.1)))
+    assert found.dense == pytest.approx(60 / log(2) / 180)
+    assert judge((documents(0), documents(2)))[0].verdict == "beyond"

@@ -1,0 +1,165 @@
+"""Files of answers that lm-evaluation-harness and lighteval write, as question sets."""
+
+import hashlib
+import json
+import os
+
+import pyarrow
+import pytest
+from pyarrow import parquet
+
+from sparsedash.schema.errors import CorpusError
+from sparsedash.schema.question_records import ScoredChoice
+from sparsedash.storage import sample_files
+from sparsedash.storage.sample_files import read_answers, samples_set
+from tests.question_sets import CHOICE, ROLLING, WRITTEN, samples
+
+
+def sha(text):
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def test_choices_are_read_with_the_one_that_the_measure_takes(tmp_path):
+    (found,) = read_answers(samples(tmp_path / "gpt", CHOICE))
+    (one,) = found.questions
+    assert (found.model, found.task, found.kind, found.measure, found.chance) == (
+        "gpt",
+        "colours",
+        "choice",
+        "acc_norm",
+        0.5,
+    )
+    assert one.choices[1] == ScoredChoice(text=" rust", log_likelihood=-6.0)
+    # By characters the longer one is likelier, and it is wrong.
+    assert (one.chosen, one.right, one.target) == (0, False, "1")
+    assert (one.doc_hash, one.context, one.fields) == ("d", "What is red?", {"subject": "colours"})
+
+
+def test_what_was_written_is_read_by_the_first_filter_of_the_file(tmp_path):
+    other = WRITTEN | {"filter": "flexible-extract", "exact_match": 0.0}
+    (found,) = read_answers(samples(tmp_path, WRITTEN, other, task="sums"))
+    (one,) = found.questions
+    assert (found.kind, found.measure, found.filter) == ("generation", "exact_match", "strict-match")
+    assert (one.text, one.answer, one.right) == (" It is 2", "2", True)
+
+
+def test_a_rolling_document_has_its_length(tmp_path):
+    (found,) = read_answers(samples(tmp_path, ROLLING))
+    (one,) = found.questions
+    assert (found.measure, one.right, one.log_likelihood, one.n_bytes, one.n_words) == (
+        "bits a byte",
+        None,
+        -20.5,
+        13,
+        3,
+    )
+
+
+def test_a_file_of_an_old_version_gets_the_hashes_that_newer_ones_write(tmp_path):
+    old = {name: CHOICE[name] for name in ("doc_id", "doc", "target", "acc")}
+    old |= {
+        "arguments": [["What is red?", " grass"], ["What is red?", " rust"]],
+        "resps": [[[-9, False]], [[-6, False]]],
+    }
+    (one,) = read_answers(samples(tmp_path, old))[0].questions
+    assert one.doc_hash == sha(json.dumps(CHOICE["doc"], indent=2))
+    assert (one.prompt_hash, one.target_hash, one.right) == (sha("What is red?"), sha("1"), True)
+
+
+def test_samples_in_memory_give_the_same_set_as_their_file(tmp_path):
+    said = [((-12.0, False),), ((-6.0, False),)]
+    held = CHOICE | {"arguments": [("What is red?", " a field of long grass"), ("What is red?", " rust")]}
+    held |= {"resps": said, "filtered_resps": [one for (one,) in said]}
+    rolled = ROLLING | {"arguments": [("A short text.",)], "resps": [[-20.5]], "bits_per_byte": (-20.5, 13)}
+    rolled |= {"filtered_resps": [-20.5], "word_perplexity": (-20.5, 3)}
+    for sample, line in ((held, CHOICE), (rolled, ROLLING)):
+        assert [samples_set("gpt", "colours", [sample])] == read_answers(samples(tmp_path / "gpt", line))
+
+
+def test_a_folder_gives_the_newest_file_of_each_task_and_pools_the_parts_of_one(tmp_path):
+    samples(tmp_path / "gpt", CHOICE, task="mmlu_law")
+    samples(tmp_path / "gpt", CHOICE, CHOICE, task="mmlu_law", date="2026-02-02T00-00-00.0")
+    samples(tmp_path / "gpt", CHOICE, task="mmlu_art")
+    samples(tmp_path / "gpt", WRITTEN, task="sums")
+    (tmp_path / "gpt" / "results_2026-01-02T03-04-05.6.json").write_text('{"versions": {"sums": 3.0}, "loss": NaN}')
+    mmlu, sums = read_answers(tmp_path)
+    assert [question.fields["part"] for question in mmlu.questions] == ["art", "law", "law"]
+    assert (mmlu.task, sums.task, sums.version) == ("mmlu", "sums", "3.0")
+
+
+def test_a_folder_of_several_models_is_refused_by_their_names(tmp_path):
+    samples(tmp_path / "a", CHOICE)
+    samples(tmp_path / "b", CHOICE)
+    with pytest.raises(CorpusError, match=r"several models: a, b\. Name the folder of one"):
+        read_answers(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("bad", "why"),
+    [
+        ("[1]", "Expected `object`"),
+        ("{", "truncated"),
+        (json.dumps(CHOICE).replace("1.0", "NaN", 1), "malformed"),
+        (CHOICE | {"resps": [[["inf", "False"]], [["-6", "False"]]]}, "<= 0.0"),
+        (CHOICE | {"resps": [[["-inf", "False"]], [["-6", "False"]]]}, "infinite"),
+        (CHOICE | {"resps": []}, "shorter"),
+        (CHOICE | {"doc_hash": 7}, "Expected `str`"),
+        (ROLLING | {"bits_per_byte": [-20.5, 0], "word_perplexity": [-20.5, 0], "target": ""}, "its length"),
+        ('{"doc": ' + "[" * 1990, "recursion"),
+        ({"doc": {}}, "'target' is missing"),
+        ("x" * 3000, "longer than"),
+    ],
+)
+def test_a_line_that_cannot_be_read_is_named_by_its_number(tmp_path, monkeypatch, bad, why):
+    monkeypatch.setattr(sample_files, "MAX_LINE_BYTES", 2000)
+    with pytest.raises(CorpusError, match=r"Line 3 of samples_colours.* is no answer that can be read") as refused:
+        read_answers(samples(tmp_path, CHOICE, "", bad))
+    assert why in str(refused.value)
+
+
+def test_what_is_too_large_or_nothing_is_refused(tmp_path, monkeypatch):
+    for path in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(CorpusError, match="holds no files of answers"):
+            read_answers(path)
+    with pytest.raises(CorpusError, match="holds no answers"):
+        read_answers(samples(tmp_path, ""))
+    monkeypatch.setattr(sample_files, "MAX_BYTES", 100)
+    with pytest.raises(CorpusError, match="GB of answers"):
+        read_answers(samples(tmp_path, CHOICE))
+
+
+def test_a_task_without_right_or_wrong_is_refused(tmp_path):
+    with pytest.raises(CorpusError, match="no measure by which every answer is right or wrong"):
+        read_answers(samples(tmp_path, CHOICE, CHOICE | {"acc": 0.5, "acc_norm": 0.5}))
+
+
+def details(folder, *rows, task="lighteval|mmlu:law|5"):
+    folder.mkdir(parents=True)
+    parquet.write_table(pyarrow.Table.from_pylist(list(rows)), folder / f"details_{task}_2026-01-02T03-04-05.parquet")
+
+
+def detail(**response):
+    doc = {"query": "What is red?", "choices": [" grass", " rust"], "gold_index": [1], "specific": {"subject": "art"}}
+    return {"doc": doc, "metric": {"acc": 1, "em": None}, "model_response": {"input": "Hi. What is red?", **response}}
+
+
+def test_details_of_lighteval_are_read(tmp_path):
+    details(tmp_path / "gpt" / "2026", detail(logprobs=[-3.0, -2.0], text=[]))
+    (found,) = read_answers(tmp_path)
+    (one,) = found.questions
+    assert (found.model, found.task, found.measure) == ("gpt", "mmlu", "acc")
+    assert (one.chosen, one.right, one.target, one.context) == (1, True, "1", "Hi. What is red?")
+    assert one.fields == {"part": "law", "subject": "art"}
+
+
+def test_details_of_what_was_written_are_read_and_other_tables_refused(tmp_path):
+    details(tmp_path / "new" / "2026", detail(logprobs=None, text=["rust"]), task="gsm8k|0")
+    (found,) = read_answers(tmp_path / "new")
+    assert (found.task, found.questions[0].text, found.questions[0].target) == ("gsm8k", "rust", " rust")
+    details(tmp_path / "old" / "2026", {"example": "What is red?"})
+    with pytest.raises(CorpusError, match="no columns doc, metric and model_response"):
+        read_answers(tmp_path / "old")
+    broken = next((tmp_path / "new").rglob("*.parquet"))
+    os.truncate(broken, 100)
+    with pytest.raises(CorpusError, match="could not be read"):
+        read_answers(broken)

@@ -1,0 +1,90 @@
+"""Answers of other programs on Overview and Compare: opened from files, judged, read question by question."""
+
+import json
+
+import pytest
+
+from tests.question_sets import CHOICE, WRITTEN
+from tests.ui.conftest import HOSTILE, links, markup, query_of, shows_as_text, words
+
+
+def lines(sample, *rights, measure="exact_match", **changes):
+    """A file of these answers to different questions."""
+    made = [sample | {"doc_hash": str(i), measure: float(right)} | changes for i, right in enumerate(rights)]
+    return "".join(f"{json.dumps(line)}\n" for line in made).encode()
+
+
+SUMS = "samples_sums_2026-01-02T03-04-05.6.jsonl"
+MANY, FEWER = [True] * 400, [False] * 100 + [True] * 300
+
+
+@pytest.fixture
+def opened(backend):
+    """The address of two files of sums, of which the second model lost a quarter."""
+    dense, other = (backend.answers.keep(SUMS, lines(WRITTEN, *rights)) for rights in (MANY, FEWER))
+    return {"dense": dense, "other": other}
+
+
+def test_the_page_of_runs_leads_to_the_page_that_opens_files_and_a_file_taken_there_is_in_the_address(
+    open_page, backend
+):
+    to = links(open_page("runs"))["Open answers of lm-evaluation-harness"]
+    app = open_page("overview", **query_of(to))
+    assert words(app).startswith("How do two models compare on your tasks?")
+    app.file_uploader(key="answers-dense").set_value([(SUMS, lines(WRITTEN, *MANY), "text/plain")]).run()
+    key = app.query_params["dense"]
+    assert len(backend.answers.get(key).questions) == 400
+    app.file_uploader(key="answers-other").set_value([("bad.jsonl", b"{", "text/plain")]).run()
+    assert "Line 1 of bad.jsonl is no answer that can be read" in words(app)
+    app.file_uploader(key="answers-other").set_value([(SUMS, lines(WRITTEN, *FEWER), "text/plain")]).run()
+    assert words(app).startswith("The other model costs too much on sums")
+
+
+def test_the_overview_of_answers_has_verdict_chart_table_and_a_link_to_the_questions(open_page, opened):
+    app = open_page("overview", **opened, points="5")
+    assert "The other model costs too much on sums: accuracy −25.0 points (limit −5)." in words(app)
+    (chart,) = app.get("plotly_chart")
+    assert "sums" in chart.proto.spec
+    to = query_of(links(app)["Compare the answers question by question"])
+    assert {name: to[name] for name in opened} == opened
+    assert "task=sums" in markup(app)
+
+
+def test_what_was_asked_differently_or_deleted_is_said_in_words(open_page, backend, opened):
+    odd = backend.answers.keep(SUMS, lines(WRITTEN, *MANY, prompt_hash="another"))
+    app = open_page("overview", dense=opened["dense"], other=odd)
+    assert "400 of 400 questions of sums were asked differently" in words(app)
+    assert "These answers cannot be compared." in words(open_page("compare", dense=opened["dense"], other=odd))
+    backend._store.drop_entry("artefacts", odd)
+    assert "asked differently" not in words(open_page("overview", dense=opened["dense"], other=odd))
+
+
+def test_questions_are_filtered_by_what_became_of_them_and_stepped_through(open_page, opened):
+    app = open_page("compare", **opened)
+    assert app.selectbox(key="chosen-filter").options == ["All · 400", "Both right · 300", "Broke · 100"]
+    assert "1 of 100" in words(app) and "✕ wrong · answer found: 2" in words(app)
+    app.button(key="step-Next").click().run()
+    assert app.query_params["question"] == "2" and "Question 2" in words(app)
+    app.selectbox(key="chosen-filter").set_value("both-right").run()
+    assert "1 of 300" in words(app) and "Question 101" in words(app)
+
+
+def test_choices_are_shown_with_the_probabilities_of_both_models(open_page, backend):
+    sure = CHOICE | {"resps": [[["-1.0", "False"]], [["-1.0", "False"]]]}
+    dense, other = (
+        backend.answers.keep("samples_c.jsonl", lines(line, True, measure="acc")) for line in (CHOICE, sure)
+    )
+    app = open_page("compare", dense=dense, other=other)
+    assert "rust ✓ 99.8 % 50.0 %" in words(app).replace("\u00a0", " ")
+    assert "subject: colours" in words(app)
+
+
+@pytest.mark.parametrize("text", [text for text in HOSTILE if "\ud83d" not in text])
+def test_foreign_text_is_shown_as_text(open_page, backend, text):
+    hostile = WRITTEN | {"resps": [[text]], "filtered_resps": [text], "doc": {"subject": text}, "target": text}
+    hostile["arguments"] = {"gen_args_0": {"arg_0": text, "arg_1": {}}}
+    dense, other = (backend.answers.keep(f"{text}.jsonl", lines(hostile, *rights)) for rights in (MANY, FEWER))
+    for page in ("overview", "compare"):
+        drawn = markup(open_page(page, dense=dense, other=other))
+        assert "<img" not in drawn and "<style>*" not in drawn
+        shows_as_text(drawn)
