@@ -36,11 +36,13 @@ and none finishes before the others.
 FISHER_BATCH_TOKENS, SENSITIVITY_BATCH_TOKENS = 1024, 512
 """Tokens in one batch of a backward pass: many where all of the calibration text is read, few where little is."""
 SENSITIVITY_TOKENS = 4096
-"""Tokens that blocks' sensitivities are measured on, and at which the MLPs' outputs get gradients."""
-OUTPUT_GRADIENT_EVERY = 4
-"""Of so many tokens one is judged for those gradients: the logits of the others are not computed."""
+"""Tokens that blocks' sensitivities are measured on."""
+OUTPUT_GRADIENT_TOKENS, OUTPUT_BATCH_TOKENS = 1024, 256
+"""Tokens at which the MLPs' outputs get gradients, of which four times as many chose no better channels; and those of a
+batch, all of which are judged.
+"""
 
-CURVE_TOKENS, LEAST_CURVE_LENGTH = 512, 128
+CURVE_TOKENS, LEAST_CURVE_LENGTH = 256, 128
 """Held-out tokens that curves are measured on, and the fewest of each sequence."""
 JUDGED_VALUES = 2**26
 """Probabilities of the dense model that are kept for it: fewer tokens are judged where the vocabulary is large."""
@@ -234,7 +236,7 @@ def gradient_bytes(widths: Sequence[int], settings: RunSettings, n_sequences: in
 
 def output_gradient_bytes(hidden: int, n_blocks: int, settings: RunSettings) -> int:
     """Bytes of the gradients of the MLPs' outputs, in memory and in the store, for each share of plain text."""
-    n_tokens = min(SENSITIVITY_TOKENS, settings.calibration.n_samples * settings.calibration.length)
+    n_tokens = min(OUTPUT_GRADIENT_TOKENS, settings.calibration.n_samples * settings.calibration.length)
     shares = {method.plain_text for method in settings.methods if method.saliency == "kfac"}
     return 2 * n_tokens * hidden * n_blocks * len(shares)
 
@@ -308,8 +310,8 @@ def _backward_bytes(shape: ModelShape, settings: RunSettings, n_at_once: int) ->
         changes = 4 * d * sum(shape.widths) * n_at_once // n_blocks
         sensitivity = changes + SENSITIVITY_BATCH_TOKENS * (a_token + 4 * n_blocks * d)
     if needs_output_gradients(settings):
-        logits = 4 * 4 * shape.vocabulary // OUTPUT_GRADIENT_EVERY
-        outputs = output_gradient_bytes(d, n_blocks, settings) + SENSITIVITY_BATCH_TOKENS * (a_token + logits)
+        logits = 4 * 4 * shape.vocabulary
+        outputs = output_gradient_bytes(d, n_blocks, settings) + OUTPUT_BATCH_TOKENS * (a_token + logits)
     return max(fisher, sensitivity, outputs)
 
 

@@ -76,7 +76,7 @@ def calibration_keys(model: str, dtype: Dtype, corpus: str, calibration: Calibra
         sensitivity=stage_key("sensitivity", statistics=statistics),
         # A mask's gradient depends on the text, not on the weights of its tokens in the statistics.
         gradients=stage_key("gradients", statistics=unweighted),
-        output_gradients=stage_key("gradients", statistics=unweighted, of="outputs"),
+        output_gradients=stage_key("output_gradients", statistics=unweighted),
     )
 
 
@@ -171,7 +171,7 @@ def _what_matters(method: MethodSettings) -> dict[str, Any]:
         "pruned": method.compensation == "sequential",
         "solve": method.uses("damping"),
         "elimination": method.eliminates and method.takes_channels,
-        "gradients": method.saliency == "kfac",
+        "output_gradients": method.saliency == "kfac",
         "healed": method.heal_steps > 0,
     }
     used = {name: value for name, value in asdict(method).items() if method.uses(name)}

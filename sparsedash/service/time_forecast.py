@@ -383,11 +383,11 @@ def _pruning(method: MethodSettings, shape: ModelShape, n_tokens: int, walk: _Wo
         work += 2 * cubes * SINGLE + 300 * squares * MOVED + _A_CHANNEL_S * widths * SECOND
     if method.saliency == "fisher":
         work += backward(n_tokens, resources.FISHER_BATCH_TOKENS)
-    little = backward(resources.SENSITIVITY_TOKENS, resources.SENSITIVITY_BATCH_TOKENS)
     if method.saliency == "kfac":
-        work += little
+        work += backward(resources.OUTPUT_GRADIENT_TOKENS, resources.OUTPUT_BATCH_TOKENS)
     if method.allocation == "sensitivity":
-        work += little + (cubes / 3 + 2 * d * squares) * SINGLE
+        work += backward(resources.SENSITIVITY_TOKENS, resources.SENSITIVITY_BATCH_TOKENS)
+        work += (cubes / 3 + 2 * d * squares) * SINGLE
     if method.allocation == "curves":
         # Each level goes through the blocks behind its own, half of all; its refit keeps some two thirds.
         read = (token / 2 + 2 * shape.n_head * PRODUCT) * resources.CURVE_TOKENS * n_blocks + walk * n_blocks / 2

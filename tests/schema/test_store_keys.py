@@ -139,6 +139,7 @@ def test_gradients_of_a_schedule_depend_on_what_chooses_the_masks_and_not_on_wha
         ("pruned", SEQUENTIAL),
         ("solve", USUAL),
         ("elimination", MethodSettings(saliency="obs", compensation="none")),
+        ("output_gradients", MethodSettings(saliency="kfac", compensation="none")),
         ("healed", RANDOM.healed(8)),
     ],
 )
@@ -192,8 +193,8 @@ KEPT = {
     "inputs": "99492b64",
     "sensitivity": "d40c4dff",
     "gradients": "75349038",
-    "output_gradients": "8de38a36",
-    "pruned": "16a63f33",
+    "output_gradients": "f650cdf9",
+    "pruned": "f9ed9f65",
     "dense": "0ba23d96",
     "best": "b6b052f9",
     "published": "cb4020cd",

@@ -15,6 +15,8 @@ from sparsedash.catalog.budgets import channel_share
 from sparsedash.catalog.resources import (
     MISMATCH_PASSAGES,
     MISMATCH_TOKENS,
+    OUTPUT_BATCH_TOKENS,
+    OUTPUT_GRADIENT_TOKENS,
     SENSITIVITY_BATCH_TOKENS,
     SENSITIVITY_TOKENS,
 )
@@ -260,7 +262,7 @@ class Calibration:
         """Of one block; from a backward pass over little text."""
         sequences = self.read()
         fitted = [ids for ids, out in zip(sequences, held_out(range(len(sequences))), strict=True) if not out]
-        given = self.load(), _few(fitted), self.on_step
+        given = self.load(), _few(fitted, OUTPUT_GRADIENT_TOKENS, OUTPUT_BATCH_TOKENS), self.on_step
         return self._kept_gradients(self.keys.output_gradients, index, partial(output_gradients, *given))
 
     def _kept_gradients(self, key: str, index: int, compute: Callable[..., list[Tensor]]) -> Tensor:
@@ -301,7 +303,9 @@ class Calibration:
             weight, bias, error = tried(index, partial(change, index))
             errors.append(float(error))
             changes.append((loaded.residency.hold(weight), bias))
-        losses = sensitivities(loaded, _few(self.read()), changes, self.on_step, read)
+        losses = sensitivities(
+            loaded, _few(self.read(), SENSITIVITY_TOKENS, SENSITIVITY_BATCH_TOKENS), changes, self.on_step, read
+        )
         found = [loss / error if error > 0 else 0.0 for loss, error in zip(losses, errors, strict=True)]
         # Nothing measured is not nothing lost: what goes there may be active on the rest of the text.
         usual = median([value for value in found if value > 0] or [0.0])
@@ -337,11 +341,11 @@ class Calibration:
         return CurveMeasurement(self.load(), self.read())
 
 
-def _few(sequences: Sequence[list[int]]) -> list[list[int]]:
-    """The beginning of a text. Long sequences are cut, so that there are many."""
-    short = [ids[:SENSITIVITY_BATCH_TOKENS] for ids in sequences]
+def _few(sequences: Sequence[list[int]], n_tokens: int, length: int) -> list[list[int]]:
+    """The beginning of a text, so many tokens. Sequences are cut to this length, so that there are many."""
+    short = [ids[:length] for ids in sequences]
     reached = accumulate(map(len, short))
-    few = [own for own, n_tokens in zip(short, reached, strict=True) if n_tokens <= SENSITIVITY_TOKENS]
+    few = [own for own, n_so_far in zip(short, reached, strict=True) if n_so_far <= n_tokens]
     return few or short[:1]
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.hooks import RemovableHandle
 
-from sparsedash.catalog.resources import FISHER_BATCH_TOKENS, OUTPUT_GRADIENT_EVERY, SENSITIVITY_BATCH_TOKENS
+from sparsedash.catalog.resources import FISHER_BATCH_TOKENS, OUTPUT_BATCH_TOKENS, SENSITIVITY_BATCH_TOKENS
 from sparsedash.engine.models.decoder_blocks import Batch, batches_by_length, forward_replaced, head_sees_only
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.models.matmul import same_products
@@ -83,13 +83,13 @@ def output_gradients(
 ) -> list[Tensor]:
     """For every block (n, d) bfloat16: at each token, the derivative of its sequence's loss by the MLP's output.
 
-    The loss is the cross-entropy of every OUTPUT_GRADIENT_EVERY-th next token. made: as in `mask_gradients`.
+    The loss is the summed cross-entropy of its next tokens. made: as in `mask_gradients`.
     """
-    batches = _batches(loaded, sequences, SENSITIVITY_BATCH_TOKENS)
+    batches = _batches(loaded, sequences, OUTPUT_BATCH_TOKENS)
     step = Step("calibrate", 0, len(batches), unit="batches", message="backward pass")
     watches = [_watch_output] * len(loaded.mlps)
     with _recomputed(loaded):
-        parts = _backward(loaded, batches, lambda: watches, _spread_loss, step, on_step, made)
+        parts = _backward(loaded, batches, lambda: watches, _summed_loss, step, on_step, made)
     # One block after another, and nothing kept twice.
     return [torch.cat([part.pop(0) for part in parts]) for _ in loaded.mlps]
 
@@ -238,10 +238,9 @@ def _late_loss(model: Any, batch: Batch) -> Tensor:
     return _loss(model, batch, ((after > 0) & (after <= N_LATE)).float())
 
 
-def _spread_loss(model: Any, batch: Batch) -> Tensor:
-    """Sum of the cross-entropy of every OUTPUT_GRADIENT_EVERY-th token of each sequence, from its second on."""
-    place = batch.mask.cumsum(1)[:, 1:]
-    return _loss(model, batch, (((place - 2) % OUTPUT_GRADIENT_EVERY == 0) & batch.mask[:, 1:].bool()).float())
+def _summed_loss(model: Any, batch: Batch) -> Tensor:
+    """Sum of the next-token cross-entropy of all tokens."""
+    return _loss(model, batch, batch.mask[:, 1:].float())
 
 
 def _loss(model: Any, batch: Batch, weights: Tensor) -> Tensor:

@@ -119,17 +119,16 @@ class _Sums:
 
     def add(self, inputs: Tensor, aim: Tensor, hidden: Tensor) -> None:
         """inputs: (n, m). aim, hidden: (n, d), the dense stream and the sparse one after the block."""
-        dtype, shift, weights = inputs.dtype, (aim - hidden).float(), residual_weights(aim)[:, None]
-        roots = weights.sqrt()
-        weighted = inputs.float().mul_(roots)
-        # Rounded again to the model's own type, far below what so few tokens tell.
-        rounded = weighted.to(dtype).float()
-        with bfloat16_units() if dtype == torch.bfloat16 else nullcontext():
-            add_second_moment_(self._moment, rounded)
-            self._shift += (shift * roots).to(dtype).float().T @ rounded
-        self._mean_input += (weighted * roots).sum(dim=0)
-        self._mean_shift += (shift * weights).sum(dim=0)
-        self._total += float(weights.sum())
+        # In the model's own type, whose rounding is far below what so few tokens tell.
+        roots = residual_weights(aim).sqrt()[:, None].to(inputs.dtype)
+        weighted, shift = (inputs * roots).float(), ((aim - hidden) * roots).float()
+        with bfloat16_units() if inputs.dtype == torch.bfloat16 else nullcontext():
+            add_second_moment_(self._moment, weighted)
+            self._shift.addmm_(shift.T, weighted)
+        roots = roots.float()
+        self._mean_input += (weighted.T @ roots)[:, 0]
+        self._mean_shift += (shift.T @ roots)[:, 0]
+        self._total += float(roots.square().sum())
 
     def refit(self, narrow: PrunedMlp, damping: float, strength: float) -> PrunedMlp:
         """The narrowed MLP with the best out-projection. A block that keeps everything is refitted as well."""

@@ -317,7 +317,10 @@ def _narrowed(
     hold = run.loaded.residency.hold
     scores = partial(run.calibration(method).channel_scores, method, permille, on_block)
     pack = partial(_packed, run, _pack_narrowed)
-    keep = run.pruning_checkpoint.numbered(f"{key}/chosen", pack, lambda packed: _unpack_narrowed(packed).held(hold))
+    sequential = permille > 0 and COMPENSATIONS[method.compensation].sequential
+    # What leads to a refit is over once that is stored, before the model is evaluated.
+    checkpoint = StageCheckpoint(run.store, run.identity) if sequential else run.pruning_checkpoint
+    keep = checkpoint.numbered(f"{key}/chosen", pack, lambda packed: _unpack_narrowed(packed).held(hold))
 
     def made(index: int, make: Callable[[], PrunedMlp]) -> PrunedMlp:
         found: PrunedMlp = keep(index, lambda: make().held(hold))
@@ -325,25 +328,28 @@ def _narrowed(
 
     share = channel_share(run.loaded.shape, method, permille)
     chosen = prune_channels(run.loaded.mlps, data, method, share, scores=scores, on_layer=on_block, made=made)
-    if permille == 0 or not COMPENSATIONS[method.compensation].sequential:
+    if not sequential:
         return chosen
-    refitted = cache(partial(_refitted, run, method, chosen, key))
+    refitted = cache(partial(_refitted, run, method, chosen, key, checkpoint))
     return LazySequence(len(chosen), lambda index: refitted()[index])
 
 
-def _refitted(run: RunContext, method: MethodSettings, chosen: Sequence[PrunedMlp], key: str) -> list[PrunedMlp]:
+def _refitted(
+    run: RunContext, method: MethodSettings, chosen: Sequence[PrunedMlp], key: str, checkpoint: StageCheckpoint
+) -> list[PrunedMlp]:
     store, about, found = run.store, about_artefact("weights", run.identity), dict[int, PrunedMlp]()
 
     def has(index: int) -> bool:
         return store.has_entry("artefacts", f"{key}/{index}")
 
     if not all(map(has, range(len(chosen)))):
-        checkpoint = WalkCheckpoint(run.pruning_checkpoint, f"{key}/hidden", has)
+        walked = WalkCheckpoint(checkpoint, f"{key}/hidden", has)
         sequences, on_step = run.calibration(method).read(), run.log.on_step
-        args = run.loaded, sequences, list(chosen), method.damping, method.strength, on_step, checkpoint
+        args = run.loaded, sequences, list(chosen), method.damping, method.strength, on_step, walked
         for index, narrow in refit_sequentially(*args):
             store.put_artefact(f"{key}/{index}", _pack_narrowed(narrow), about)
             found[index] = narrow
+        checkpoint.done()
     for index in set(range(len(chosen))) - found.keys():
         data = store.get_artefact(f"{key}/{index}")
         if data is None:
