@@ -50,7 +50,8 @@ def listed(app):
 def test_the_empty_page_invites_and_tells_of_runs_that_ended_without_a_result(open_page, backend, example):
     app = open_page("runs")
     assert words(app).startswith("No run has a result yet. Runs will be listed here")
-    assert set(links(app)) == {"Prune a model", "Look at an example"}
+    opens = "Open answers of lm-evaluation-harness"
+    assert set(links(app)) == {"Prune a model", "Look at an example", opens}
     other = replace(SETTINGS, sparsities_permille=(700,))
     backend.set_jobs(job(SETTINGS, "failed", id=2), job(other, "cancelled", id=1))
     app = open_page("runs")
