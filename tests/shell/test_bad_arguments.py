@@ -109,7 +109,7 @@ def test_help_names_every_method_and_text_the_exit_codes_and_how_to_begin_withou
         assert (done.returncode, " torch " in done.stdout) == (0, False)
         said.append("".join(done.stdout.split()))
     assert f"sparsedashrun--model{choices.BUILTIN_MODEL}" in said[0]
-    ends = "3beyondthetolerance(runandjudge,with--fail-beyond),notshowntobewithinit(run--fail-unless-within)ornothingwithinit(find)"
-    assert f"Exitcodes:0done,1failed,2refusedbeforeanythingwascomputed,{ends}," in said[0]
+    ends = "(runandjudge,with--fail-beyond),notshowntobewithinit(run--fail-unless-within)ornothingwithinit(find)"
+    assert f"Exitcodes:0done,1failed,2refusedbeforeanythingwascomputed,3beyondthetolerance{ends}," in said[0]
     offered = (*presets.METHODS, *choices.CALIBRATION_CORPORA, *choices.EVALUATION_CORPORA)
     assert not [each.name for each in offered if each.name.replace(" ", "") not in said[1]]
