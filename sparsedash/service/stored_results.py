@@ -36,6 +36,8 @@ MOST_RUNS = 4_000
 """Runs whose verdicts are kept in memory, each under one tolerance."""
 
 _NAME_LETTERS, _KEY_DIGITS = 150, 32
+_ANSWERS_FORMAT = b"1"
+"""Raise it when a stored set of answers changes its form."""
 
 T = TypeVar("T")
 
@@ -231,33 +233,44 @@ class OpenedAnswers:
         except OSError as error:
             raise StoreError(f"The file could not be kept: {error.strerror}.") from error
         packed = msgspec.msgpack.encode(replace(found, model=""))
-        key = hashlib.sha256(packed).hexdigest()[:_KEY_DIGITS]
-        self._store.put_artefact(key, packed, about_artefact("answers", ""))
+        key = hashlib.sha256(_ANSWERS_FORMAT + packed).hexdigest()[:_KEY_DIGITS]
+        self._store.put_artefact(_entry(key), packed, about_artefact("answers", ""))
         return key
 
     def get(self, key: str) -> QuestionSet | None:
         """The answers with this key; None where they were deleted, or are no answers."""
-        if not self._store.has_entry("artefacts", key):
+        if not re.fullmatch(rf"[0-9a-f]{{{_KEY_DIGITS}}}", key) or not self._store.has_entry("artefacts", _entry(key)):
             return None
         known: QuestionSet | None = self._cache.get(key)
-        if known is None and (packed := self._store.get_artefact(key)) is not None:
+        if known is None and (packed := self._store.get_artefact(_entry(key))) is not None:
             try:
                 known = msgspec.msgpack.decode(packed, type=QuestionSet)
             except (msgspec.MsgspecError, CorpusError):
+                # So that it is not read again.
+                self._store.drop_entry("artefacts", _entry(key))
                 return None
             self._cache.put(key, known)
         return known
 
     def judge(self, dense: Sequence[str], other: Sequence[str], tolerance: Tolerance) -> JudgedAnswers:
         """The verdicts on the answers with these keys. Raises CorpusError where they cannot be paired."""
-        dense_keys, other_keys = (tuple(key for key in keys if self.get(key) is not None) for keys in (dense, other))
-        known: JudgedAnswers | None = self._cache.get(name := (dense_keys, other_keys, tolerance))
+        sides = tuple(tuple(key for key in dict.fromkeys(keys) if self.get(key) is not None) for keys in (dense, other))
+        known: JudgedAnswers | CorpusError | None = self._cache.get(name := (sides, tolerance))
         if known is None:
-            sides = (pool_parts(filter(None, map(self.get, keys))) for keys in (dense_keys, other_keys))
-            pairs, notes = pair_tasks(*sides)
-            known = JudgedAnswers(judge_tasks(pairs, tolerance), notes)
+            try:
+                pairs, notes = pair_tasks(*(pool_parts(filter(None, map(self.get, keys))) for keys in sides))
+                known = JudgedAnswers(judge_tasks(pairs, tolerance), notes)
+            except CorpusError as error:
+                known = error
             self._cache.put(name, known)
+        if isinstance(known, CorpusError):
+            raise CorpusError(known.message, known.advice)
         return known
+
+
+def _entry(key: str) -> str:
+    """The name of the artefact with a set of answers."""
+    return f"answers/{key}"
 
 
 def _n_passages(result: object) -> int:

@@ -123,10 +123,13 @@ def test_opened_answers_are_found_by_their_content_until_they_are_deleted_or_dam
     assert answers.keep("../samples_colours.jsonl", line) == key
     found = OpenedAnswers(store).get(key)
     assert found is not None and (found.task, found.questions[0].context) == ("colours", "What is red?")
-    judged = answers.judge([key, "nothing"], [key], TOLERANCE)
-    assert [result.task for result in judged.results] == ["colours"]
+    judged = answers.judge([key, "nothing", key], [key], TOLERANCE)
+    assert [(each.task, len(each.pair.questions)) for each in judged.results] == [("colours", 1)]
     assert answers.judge([key], [key], TOLERANCE) is judged
-    store.put_artefact("odd", b"no answers")
-    assert answers.get("odd") is None
-    store.drop_entry("artefacts", key)
+    odd = "0" * 32
+    store.put_artefact(f"answers/{odd}", b"no answers")
+    store.put_artefact(odd, store.get_artefact(f"answers/{key}"))
+    assert answers.get(odd) is None and not store.has_entry("artefacts", f"answers/{odd}")
+    assert answers.get(odd) is None
+    store.drop_entry("artefacts", f"answers/{key}")
     assert answers.get(key) is None

@@ -55,7 +55,7 @@ def test_what_was_asked_differently_or_deleted_is_said_in_words(open_page, backe
     app = open_page("overview", dense=opened["dense"], other=odd)
     assert "400 of 400 questions of sums were asked differently" in words(app)
     assert "These answers cannot be compared." in words(open_page("compare", dense=opened["dense"], other=odd))
-    backend._store.drop_entry("artefacts", odd)
+    backend._store.drop_entry("artefacts", f"answers/{odd}")
     assert "asked differently" not in words(open_page("overview", dense=opened["dense"], other=odd))
 
 
