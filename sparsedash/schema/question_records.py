@@ -1,10 +1,7 @@
-"""AnsweredQuestion sets: what one model answered to the questions of one task, whoever asked them."""
+"""Sets of answered questions: what one model answered to the questions of one task, whoever asked them."""
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
-from math import isfinite
 from typing import Annotated, Literal
 
 from msgspec import Meta
@@ -17,6 +14,10 @@ QuestionKind = Literal["choice", "generation", "rolling"]
 model wrote. rolling: the log-likelihood of a document."""
 
 Hash = Annotated[str, Meta(min_length=1, max_length=128)]
+Length = Annotated[int, Meta(ge=0, le=2**53)]
+
+_LOWEST = -1e9
+"""Log-likelihood of a document; below it sums and squares of them end at infinity."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,14 +50,14 @@ class AnsweredQuestion:
     text: str = ""
     answer: str = ""
     log_likelihood: LogLikelihood | None = None
-    n_bytes: Count = 0
-    n_words: Count = 0
+    n_bytes: Length = 0
+    n_words: Length = 0
     fields: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         scored = [each.log_likelihood for each in self.choices]
-        if not all(map(isfinite, (*scored, self.log_likelihood or 0.0))):
-            raise CorpusError("A log-likelihood is infinite.")
+        if not all(each >= _LOWEST for each in (*scored, self.log_likelihood or 0.0)):
+            raise CorpusError(f"A log-likelihood is infinite, or below {_LOWEST:,.0f}.")
         if self.chosen is not None and self.chosen >= len(self.choices):
             raise CorpusError("The choice taken is none of those given.")
         if (self.right is None) != (self.log_likelihood is not None and self.n_bytes > 0 and self.n_words > 0):
@@ -66,6 +67,11 @@ class AnsweredQuestion:
     def kind(self) -> QuestionKind:
         """How it was answered."""
         return "rolling" if self.right is None else "choice" if self.choices else "generation"
+
+    @property
+    def part(self) -> str:
+        """The part of its task; empty where that has none."""
+        return self.fields.get("part", "")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,17 +97,3 @@ class QuestionSet:
     def kind(self) -> QuestionKind:
         """How its questions were answered."""
         return self.questions[0].kind
-
-    @cached_property
-    def by_document(self) -> dict[tuple[str, int], AnsweredQuestion]:
-        """Its questions by the hash of the document, and how many with that hash came before."""
-        seen, found = Counter[str](), {}
-        for question in self.questions:
-            found[question.doc_hash, seen[question.doc_hash]] = question
-            seen[question.doc_hash] += 1
-        return found
-
-    @property
-    def chance(self) -> float:
-        """Share of right answers that guessing gives; 0 where there is nothing to choose from."""
-        return sum(1 / len(q.choices) for q in self.questions if len(q.choices) > 1) / len(self.questions)

@@ -6,9 +6,10 @@ interval is that of level 1 - 2 alpha: the chance that a verdict is wrong is at 
 judged together, of one model or several, by Holm's steps. Why: see docs/adr/0049.
 """
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from math import exp, log
+from dataclasses import dataclass, replace
+from math import exp, inf, log
 from typing import Literal
 
 from sparsedash.schema.errors import CorpusError
@@ -18,6 +19,7 @@ from sparsedash.stats.races import mean_p_value
 from sparsedash.stats.significance import holm, mcnemar, wilson_interval
 from sparsedash.stats.tolerance import (
     ALPHA,
+    FEWEST_PASSAGES,
     FEWEST_RIGHT,
     Loss,
     Tolerance,
@@ -49,6 +51,7 @@ class TaskResult:
     dense, other: shares of right answers, or bits a byte. loss: None where it is not judged, for the reason not_judged.
     broke, fixed: right answers that are wrong now, and the reverse. moved: wrong ones that are wrong otherwise.
     p_value: of no difference, after Holm over the tasks that are judged: exact McNemar; of documents by the interval.
+    None where it is not judged.
     divergence: mean KL(dense || other) of the choices, in nats; None where there is nothing to choose from.
     """
 
@@ -58,7 +61,7 @@ class TaskResult:
     broke: int
     fixed: int
     moved: int
-    p_value: float
+    p_value: float | None
     divergence: float | None
     loss: Loss | None
     not_judged: NotJudged | None
@@ -76,7 +79,7 @@ class TaskResult:
 
 def pair_answers(dense: QuestionSet, other: QuestionSet) -> TaskPair:
     """The questions that both answered. Raises CorpusError where the two were asked or judged differently."""
-    task, known = dense.task, other.by_document
+    task = dense.task
     for what, left, right in (
         ("versions", dense.version, other.version),
         ("measures", dense.measure, other.measure),
@@ -84,13 +87,17 @@ def pair_answers(dense: QuestionSet, other: QuestionSet) -> TaskPair:
     ):
         if left and right and left != right:
             raise CorpusError(f"{task} was judged by different {what}: {left} and {right}.")
-    pairs = [(one, known[key]) for key, one in dense.by_document.items() if key in known]
+    # A file may have any name, so that of its only part says nothing.
+    in_parts = any(len({question.part for question in each.questions}) > 1 for each in (dense, other))
+    asked, known = (_by_document(each, in_parts) for each in (dense, other))
+    pairs = [(one, known[key]) for key, one in asked.items() if key in known]
     if not pairs:
         raise CorpusError(f"The two have no question of {task} in common.")
     for unequal, n in (
         ("were asked differently: another prompt", sum(one.prompt_hash != two.prompt_hash for one, two in pairs)),
         ("expect different answers", sum(one.target_hash != two.target_hash for one, two in pairs)),
         ("were answered in different ways", sum(_form(one) != _form(two) for one, two in pairs)),
+        ("were asked differently: other choices", sum(_texts(one) != _texts(two) for one, two in pairs)),
     ):
         if n:
             raise CorpusError(
@@ -100,8 +107,22 @@ def pair_answers(dense: QuestionSet, other: QuestionSet) -> TaskPair:
     return TaskPair(dense=dense, other=other, questions=tuple(pairs))
 
 
+def _by_document(answers: QuestionSet, in_parts: bool) -> dict[tuple[str, str, int], AnsweredQuestion]:
+    """Questions by part, hash of the document, and how many with these came before."""
+    seen, found = Counter[tuple[str, str]](), {}
+    for question in answers.questions:
+        name = (question.part if in_parts else "", question.doc_hash)
+        found[*name, seen[name]] = question
+        seen[name] += 1
+    return found
+
+
 def _form(question: AnsweredQuestion) -> tuple[object, ...]:
-    return question.kind, len(question.choices), question.n_bytes, question.n_words
+    return question.kind, question.n_bytes, question.n_words
+
+
+def _texts(question: AnsweredQuestion) -> list[str]:
+    return [each.text for each in question.choices]
 
 
 def pair_tasks(dense: Sequence[QuestionSet], other: Sequence[QuestionSet]) -> tuple[list[TaskPair], list[str]]:
@@ -140,16 +161,17 @@ def judge_tasks(pairs: Sequence[TaskPair], tolerance: Tolerance) -> list[TaskRes
 
     found = judge_in_steps(judged, ALPHA, judge)
     # Those that are not judged claim nothing, so they take nothing of the chance of error.
-    raw = [_p_value(pair, of) for pair, of in zip(pairs, losses, strict=True)]
-    adjusted = dict(zip(judged, holm([raw[i] for i in judged]), strict=True))
+    adjusted = dict(zip(judged, holm([_p_value(pairs[i], losses[i]) for i in judged]), strict=True))
+    flips = [_flips(pair) for pair in pairs]
     return [
         TaskResult(
             pair=pair,
             dense=_score([one for one, _ in pair.questions]),
             other=_score([two for _, two in pair.questions]),
-            **dict(zip(("broke", "fixed"), _flips(pair), strict=True)),
+            broke=flips[i][0],
+            fixed=flips[i][1],
             moved=sum(_moved(one, two) for one, two in pair.questions),
-            p_value=adjusted.get(i, raw[i]),
+            p_value=adjusted.get(i),
             divergence=_divergence(pair),
             loss=found.get(i),
             not_judged=reasons[i],
@@ -193,16 +215,19 @@ def _loss_moments(pair: TaskPair) -> Moments:
     falls = [((one.log_likelihood or 0.0) - (two.log_likelihood or 0.0), one.n_words) for one, two in pair.questions]
     n_words = sum(words for _, words in falls)
     mean = sum(fall for fall, _ in falls) / n_words
-    return moments([mean + (fall - mean * words) * n / n_words for fall, words in falls])
+    of = moments([mean + (fall - mean * words) * n / n_words for fall, words in falls])
+    # Few documents, or all with the same change, do not say how much others differ.
+    return of if n >= FEWEST_PASSAGES and (of.deviation > 0 or of.mean == 0) else replace(of, deviation=inf)
 
 
 def _not_judged(pair: TaskPair) -> NotJudged | None:
     if pair.dense.kind == "rolling":
         return None
-    n_right = sum(one.right is True for one, _ in pair.questions)
+    n, n_right = len(pair.questions), sum(one.right is True for one, _ in pair.questions)
     if n_right < FEWEST_RIGHT:
         return "few right"
-    return "chance" if wilson_interval(n_right, len(pair.questions))[0] <= pair.dense.chance else None
+    chance = sum(1 / len(one.choices) for one, _ in pair.questions if len(one.choices) > 1) / n
+    return "chance" if wilson_interval(n_right, n)[0] <= chance else None
 
 
 def _p_value(pair: TaskPair, of: Moments) -> float:

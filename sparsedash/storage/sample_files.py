@@ -7,7 +7,7 @@ its number. Of several filters of a task the first in the file counts.
 import hashlib
 import json
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,13 +23,18 @@ MAX_BYTES = 2_000_000_000
 """Of all files of one model: MMLU with five examples before each question is a tenth of that."""
 MAX_LINE_BYTES = 32_000_000
 _MAX_FILES = 2_000
-_BATCH_ROWS = 256
+_BATCH_ROWS, _BATCH_SHARE = 256, 8
 
 _DATED = r"_(?P<date>\d{4}-\d\d-\d\dT[\d.-]+)"
 _SAMPLES = re.compile(rf"samples_(?P<task>.+?)(?:{_DATED})?\.jsonl", re.DOTALL)
 _DETAILS = re.compile(rf"details_(?P<task>.+?)(?:{_DATED})?\.parquet", re.DOTALL)
-_POOLED = ("mmlu_pro", "mmlu", "cmmlu", "bbh", "agieval", "blimp", "minerva_math", "hendrycks_math", "ceval-valid")
-"""Tasks of many small ones, which are judged as one; lighteval writes them with a colon."""
+_POOLED = (
+    *("mmlu_flan_n_shot_generative", "mmlu_flan_n_shot_loglikelihood", "mmlu_flan_cot_zeroshot"),
+    *("mmlu_flan_cot_fewshot", "mmlu_continuation", "mmlu_llama", "mmlu_redux", "mmlu_pro", "mmlu", "cmmlu"),
+    *("bbh_cot_fewshot", "bbh_cot_zeroshot", "bbh_fewshot", "bbh_zeroshot", "bbh"),
+    *("agieval", "blimp", "minerva_math", "hendrycks_math", "ceval-valid", "ceval"),
+)
+"""Tasks of many small ones, which are judged as one, the longest names first; lighteval writes them with a colon."""
 
 _PREFERRED = ("exact_match", "acc_norm", "acc")
 _ROLLING = ("word_perplexity", "byte_perplexity", "bits_per_byte")
@@ -39,7 +44,10 @@ _OF_HARNESS = {
     *("doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "filter", "metrics"),
     *("doc_hash", "prompt_hash", "target_hash"),
 }
-_UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, RecursionError, CorpusError, msgspec.MsgspecError)
+_UNREADABLE = (
+    *(ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError),
+    *(CorpusError, msgspec.MsgspecError),
+)
 
 
 @dataclass(slots=True)
@@ -63,7 +71,10 @@ def read_answers(path: Path) -> list[QuestionSet]:
 
 
 def pool_parts(sets: Iterable[QuestionSet]) -> list[QuestionSet]:
-    """One set a task, the parts of a task put together. Raises CorpusError where they are judged differently."""
+    """One set a task, the parts of a task put together.
+
+    Raises CorpusError where they are judged differently, or hold the same document.
+    """
     tasks = defaultdict[str, list[QuestionSet]](list)
     for found in sets:
         tasks[found.task].append(found)
@@ -80,7 +91,7 @@ def _files(path: Path) -> dict[str, Path]:
         many = f"more than {_MAX_FILES:,}" if found else "no"
         raise CorpusError(f"{path} holds {many} files of answers.", "They are samples_*.jsonl or details_*.parquet.")
     if len(models := sorted({_model_folder(file) for file in found})) > 1:
-        named = ", ".join(str(model.relative_to(path)) for model in models[:5])
+        named = ", ".join(str(model.relative_to(path) if path in model.parents else model) for model in models[:5])
         raise CorpusError(f"{path} holds answers of several models: {named}.", "Name the folder of one.")
     return {_named(file)[0]: file for file in found}
 
@@ -99,8 +110,9 @@ def _model_folder(file: Path) -> Path:
 def _read_file(name: str, file: Path) -> QuestionSet:
     answers: Iterable[_Answer]
     if file.suffix == ".parquet":
-        answers, (*suite, whole) = _lighteval(file), re.sub(r"\|\d+$", "", name).split("|")
-        name = whole if suite or ":" in whole else name.partition("|")[0]
+        answers, shots = _lighteval(file), re.search(r"\|\d+$", name)
+        asked = shots[0] if shots else ""
+        name = name.removesuffix(asked).split("|")[-1] + asked
     else:
         answers = _checked(_lines(file), file.name, "Line", _line_answer)
     return _question_set(answers, file.name, _model_folder(file).name, name, _version(file, name))
@@ -133,22 +145,33 @@ def _question_set(answers: Iterable[_Answer], source: str, model: str, name: str
 
 
 def _parts(name: str) -> tuple[str, str]:
-    """The task that is judged, and the part of it that this is, or empty."""
+    """The task that is judged, and the part of it that this is, or empty. lighteval's number of examples stays."""
+    task, bar, n_examples = name.partition("|")
     for group in _POOLED:
-        if name.startswith(f"{group}_"):
-            return group, name.removeprefix(f"{group}_")
-    task, _, part = name.partition(":")
-    return task, part
+        if task == group:
+            break
+        if task.startswith((f"{group}_", f"{group}:")):
+            return f"{group}{bar}{n_examples}", task[len(group) + 1 :]
+    return name, ""
 
 
 def _pool(parts: Sequence[QuestionSet]) -> QuestionSet:
     first = parts[0]
-    measures = sorted({part.measure for part in parts})
-    if len(measures) > 1:
-        raise CorpusError(f"The parts of {first.task} are judged by different measures: {', '.join(measures)}.")
-    versions = {part.version for part in parts}
+    versions = sorted({part.version for part in parts if part.version})
+    for what, found in (
+        ("measures", sorted({part.measure for part in parts})),
+        ("filters", sorted({part.filter for part in parts})),
+        ("versions", versions),
+    ):
+        if len(found) > 1:
+            raise CorpusError(f"The parts of {first.task} are judged by different {what}: {', '.join(found)}.")
+    documents = Counter(document for part in parts for document in {each.doc_hash for each in part.questions})
+    if n := sum(count > 1 for count in documents.values()):
+        raise CorpusError(
+            f"{n:,} of {len(documents):,} documents of {first.task} are in two files.", "Judge one form of a task."
+        )
     together = tuple(question for part in parts for question in part.questions)
-    return replace(first, questions=together, version=versions.pop() if len(versions) == 1 else "")
+    return replace(first, questions=together, version=versions[0] if versions else "")
 
 
 def _version(file: Path, task: str) -> str:
@@ -201,11 +224,16 @@ def _checked(
             if (answer := read(item)) is not None:
                 yield answer
     except OSError as error:
-        raise CorpusError(f"{source} could not be read: {error.strerror}.") from error
+        raise CorpusError(f"{source} could not be read: {_why(error)}.") from error
     except _UNREADABLE as error:
-        why = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        why = f"{why} is missing" if isinstance(error, KeyError) else why.rstrip(".")
+        why = f"{_why(error)} is missing" if isinstance(error, KeyError) else _why(error)
         raise CorpusError(f"{called} {number:,} of {source} is no answer that can be read: {why}.") from error
+
+
+def _why(error: Exception) -> str:
+    """The reason in an error, in one line without a full stop."""
+    said = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return said.splitlines()[0][:200].rstrip(".")
 
 
 def _line_answer(line: bytes) -> _Answer | None:
@@ -298,15 +326,25 @@ def _lighteval(file: Path) -> Iterator[_Answer]:
         with parquet.ParquetFile(file) as table:
             if not {"doc", "metric", "model_response"} <= set(table.schema_arrow.names):
                 raise CorpusError(f"{file.name} has no columns doc, metric and model_response, as lighteval 0.10 has.")
-            groups = (table.metadata.row_group(i) for i in range(table.metadata.num_row_groups))
+            sizes = [table.metadata.row_group(i).total_byte_size for i in range(table.metadata.num_row_groups)]
             # By the file's own header: a small compressed file can hold more than memory.
-            if sum(group.total_byte_size for group in groups) > MAX_BYTES:
+            if sum(sizes) > MAX_BYTES:
                 raise CorpusError(f"{file.name} holds more than {MAX_BYTES // 10**9} GB of answers.")
-            batches = table.iter_batches(_BATCH_ROWS, columns=["doc", "metric", "model_response"])
-            rows = (row for batch in batches for row in batch.to_pylist())
-            yield from _checked(rows, file.name, "Row", _lighteval_answer)
-    except pyarrow.ArrowException as error:
-        raise CorpusError(f"{file.name} could not be read: {str(error).splitlines()[0][:200]}") from error
+            # One text of the header's size can stand in every row.
+            at_once = max(1, min(_BATCH_ROWS, MAX_BYTES // _BATCH_SHARE // max([1, *sizes])))
+            batches = table.iter_batches(at_once, columns=["doc", "metric", "model_response"])
+            yield from _checked(_rows(batches), file.name, "Row", _lighteval_answer)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise CorpusError(f"{file.name} could not be read: {_why(error)}.") from error
+
+
+def _rows(batches: Iterable[Any]) -> Iterator[dict[str, Any]]:
+    n_bytes = 0
+    for batch in batches:
+        n_bytes += batch.nbytes
+        if n_bytes > MAX_BYTES:
+            raise CorpusError(f"the answers so far are more than {MAX_BYTES // 10**9} GB")
+        yield from batch.to_pylist()
 
 
 def _lighteval_answer(row: Mapping[str, Any]) -> _Answer:

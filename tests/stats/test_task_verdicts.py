@@ -1,5 +1,6 @@
 """Verdicts over tasks: which questions are paired, what is judged, and how tasks are judged together."""
 
+from dataclasses import replace
 from math import exp, log
 
 import pytest
@@ -41,6 +42,22 @@ def test_a_pair_that_was_asked_or_judged_differently_is_refused_by_name(other, w
         pair_answers(answered(question(0), question(1), version="1"), other)
 
 
+def test_questions_with_other_choices_are_refused():
+    one = scored(-1, -2)
+    other = replace(one, choices=tuple(replace(each, text=f"{each.text}!") for each in one.choices))
+    with pytest.raises(CorpusError, match="1 of 1 questions of sums were asked differently: other choices"):
+        pair_answers(answered(one), answered(other))
+
+
+def test_a_document_is_paired_with_the_same_part_where_there_are_several():
+    law, art = (question(0, fields={"part": part}) for part in ("law", "art"))
+    asked = answered(law, replace(art, right=False))
+    pairs = pair_answers(asked, answered(replace(art, prompt_hash=law.prompt_hash))).questions
+    assert [one.part for one, _ in pairs] == ["art"]
+    # Of one part each, whatever the files' names say.
+    assert len(pair_answers(answered(law), answered(art)).questions) == 1
+
+
 @pytest.mark.parametrize(
     ("counts", "verdict"),
     [
@@ -61,6 +78,7 @@ def test_the_chance_of_a_wrong_verdict_is_shared_by_all_tasks_that_are_judged_an
     alone, open_, unjudged = verdicts(900, 50, 50), verdicts(90, 5, 5, task="open"), verdicts(5, wrong=50, task="hard")
     assert judge(alone)[0].loss.level == 0.9
     found = judge(verdicts(1800, 100, 100), open_, unjudged)
+    assert found[2].p_value is None
     # The first is within by half of the chance and leaves the second the whole of it.
     assert [(each.verdict, each.loss and each.loss.level) for each in found] == [
         ("within", 0.95),
@@ -76,6 +94,9 @@ def test_a_dense_model_that_only_guesses_is_not_judged():
     dense = answered(*(scored(-1, -2, i=i, right=i < 55) for i in range(100)))
     (found,) = judge((dense, dense))
     assert (found.dense, found.not_judged) == (0.55, "chance")
+    # Of all its questions, those that the other answered too.
+    easy = answered(*dense.questions, *(scored(-1, *[-2] * 9, i=i) for i in range(100, 900)))
+    assert judge((easy, dense))[0].not_judged == "chance"
 
 
 def test_flips_wrong_answers_that_moved_and_the_divergence_of_the_choices_are_counted():
@@ -102,3 +123,15 @@ def test_documents_are_judged_by_word_perplexity_and_shown_in_bits_a_byte():
     assert (found.verdict, found.loss.most) == ("within", pytest.approx(log(1.1)))
     assert found.dense == pytest.approx(60 / log(2) / 180)
     assert judge((documents(0), documents(2)))[0].verdict == "beyond"
+
+
+@pytest.mark.parametrize("n", [2, 40])
+def test_few_documents_or_all_with_the_same_change_settle_nothing(n):
+    dense, other = (answered(*(rolled(i, log_likelihood) for i in range(n))) for log_likelihood in (-30.0, -60.0))
+    (found,) = judge((dense, other))
+    assert (found.verdict, found.p_value, found.loss.needed) == ("undecided", 1.0, None)
+
+
+def test_how_many_questions_would_settle_a_task_without_flips_is_not_known():
+    (found,) = judge(verdicts(40))
+    assert (found.verdict, found.loss.needed) == ("undecided", None)

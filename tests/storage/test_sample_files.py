@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-import os
+from dataclasses import replace
 
 import pyarrow
 import pytest
@@ -11,7 +11,7 @@ from pyarrow import parquet
 from sparsedash.schema.errors import CorpusError
 from sparsedash.schema.question_records import ScoredChoice
 from sparsedash.storage import sample_files
-from sparsedash.storage.sample_files import read_answers, samples_set
+from sparsedash.storage.sample_files import pool_parts, read_answers, samples_set
 from tests.question_sets import CHOICE, ROLLING, WRITTEN, samples
 
 
@@ -22,13 +22,7 @@ def sha(text):
 def test_choices_are_read_with_the_one_that_the_measure_takes(tmp_path):
     (found,) = read_answers(samples(tmp_path / "gpt", CHOICE))
     (one,) = found.questions
-    assert (found.model, found.task, found.kind, found.measure, found.chance) == (
-        "gpt",
-        "colours",
-        "choice",
-        "acc_norm",
-        0.5,
-    )
+    assert (found.model, found.task, found.kind, found.measure) == ("gpt", "colours", "choice", "acc_norm")
     assert one.choices[1] == ScoredChoice(text=" rust", log_likelihood=-6.0)
     # By characters the longer one is likelier, and it is wrong.
     assert (one.chosen, one.right, one.target) == (0, False, "1")
@@ -79,7 +73,7 @@ def test_samples_in_memory_give_the_same_set_as_their_file(tmp_path):
 def test_a_folder_gives_the_newest_file_of_each_task_and_pools_the_parts_of_one(tmp_path):
     samples(tmp_path / "gpt", CHOICE, task="mmlu_law")
     samples(tmp_path / "gpt", CHOICE, CHOICE, task="mmlu_law", date="2026-02-02T00-00-00.0")
-    samples(tmp_path / "gpt", CHOICE, task="mmlu_art")
+    samples(tmp_path / "gpt", CHOICE | {"doc_hash": "e"}, task="mmlu_art")
     samples(tmp_path / "gpt", WRITTEN, task="sums")
     (tmp_path / "gpt" / "results_2026-01-02T03-04-05.6.json").write_text('{"versions": {"sums": 3.0}, "loss": NaN}')
     mmlu, sums = read_answers(tmp_path)
@@ -87,11 +81,42 @@ def test_a_folder_gives_the_newest_file_of_each_task_and_pools_the_parts_of_one(
     assert (mmlu.task, sums.task, sums.version) == ("mmlu", "sums", "3.0")
 
 
+@pytest.mark.parametrize(
+    ("name", "task", "part"),
+    [
+        ("mmlu_law", "mmlu", "law"),
+        ("mmlu_continuation_law", "mmlu_continuation", "law"),
+        ("bbh_cot_fewshot_snarks", "bbh_cot_fewshot", "snarks"),
+        ("mmlu_pro", "mmlu_pro", ""),
+        ("glue:cola", "glue:cola", ""),
+    ],
+)
+def test_only_parts_of_one_form_of_a_task_are_pooled(tmp_path, name, task, part):
+    (found,) = read_answers(samples(tmp_path, CHOICE, task=name))
+    assert (found.task, found.questions[0].part) == (task, part)
+
+
+def test_parts_with_the_same_documents_or_judged_differently_are_refused(tmp_path):
+    law, odd = samples(tmp_path, CHOICE, task="mmlu_law"), CHOICE | {"doc_hash": "e", "filter": "odd"}
+    (one,) = read_answers(law)
+    for parts, why in (
+        ([one, one], "1 of 1 documents of mmlu are in two files"),
+        ([one, *read_answers(samples(tmp_path, odd, task="mmlu_art"))], "different filters: none, odd"),
+        ([replace(one, version="1"), replace(one, version="2")], "different versions: 1, 2"),
+    ):
+        with pytest.raises(CorpusError, match=why):
+            pool_parts(parts)
+
+
 def test_a_folder_of_several_models_is_refused_by_their_names(tmp_path):
     samples(tmp_path / "a", CHOICE)
     samples(tmp_path / "b", CHOICE)
     with pytest.raises(CorpusError, match=r"several models: a, b\. Name the folder of one"):
         read_answers(tmp_path)
+    details(tmp_path / "c")
+    samples(tmp_path / "c", CHOICE)
+    with pytest.raises(CorpusError, match=f"several models: {tmp_path}, "):
+        read_answers(tmp_path / "c")
 
 
 @pytest.mark.parametrize(
@@ -102,6 +127,9 @@ def test_a_folder_of_several_models_is_refused_by_their_names(tmp_path):
         (json.dumps(CHOICE).replace("1.0", "NaN", 1), "malformed"),
         (CHOICE | {"resps": [[["inf", "False"]], [["-6", "False"]]]}, "<= 0.0"),
         (CHOICE | {"resps": [[["-inf", "False"]], [["-6", "False"]]]}, "infinite"),
+        (CHOICE | {"resps": [[[-2e9, "False"]], [["-6", "False"]]]}, "below -1,000,000,000"),
+        (CHOICE | {"resps": [[[-(10**400), "False"]], [["-6", "False"]]]}, "too large"),
+        (ROLLING | {"bits_per_byte": [-20.5, 10**30]}, "Expected `int` <= 9007199254740992"),
         (CHOICE | {"resps": []}, "shorter"),
         (CHOICE | {"doc_hash": 7}, "Expected `str`"),
         (ROLLING | {"bits_per_byte": [-20.5, 0], "word_perplexity": [-20.5, 0], "target": ""}, "its length"),
@@ -134,7 +162,7 @@ def test_a_task_without_right_or_wrong_is_refused(tmp_path):
 
 
 def details(folder, *rows, task="lighteval|mmlu:law|5"):
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     parquet.write_table(pyarrow.Table.from_pylist(list(rows)), folder / f"details_{task}_2026-01-02T03-04-05.parquet")
 
 
@@ -147,7 +175,7 @@ def test_details_of_lighteval_are_read(tmp_path):
     details(tmp_path / "gpt" / "2026", detail(logprobs=[-3.0, -2.0], text=[]))
     (found,) = read_answers(tmp_path)
     (one,) = found.questions
-    assert (found.model, found.task, found.measure) == ("gpt", "mmlu", "acc")
+    assert (found.model, found.task, found.measure) == ("gpt", "mmlu|5", "acc")
     assert (one.chosen, one.right, one.target, one.context) == (1, True, "1", "Hi. What is red?")
     assert one.fields == {"part": "law", "subject": "art"}
 
@@ -155,11 +183,22 @@ def test_details_of_lighteval_are_read(tmp_path):
 def test_details_of_what_was_written_are_read_and_other_tables_refused(tmp_path):
     details(tmp_path / "new" / "2026", detail(logprobs=None, text=["rust"]), task="gsm8k|0")
     (found,) = read_answers(tmp_path / "new")
-    assert (found.task, found.questions[0].text, found.questions[0].target) == ("gsm8k", "rust", " rust")
+    assert (found.task, found.questions[0].text, found.questions[0].target) == ("gsm8k|0", "rust", " rust")
     details(tmp_path / "old" / "2026", {"example": "What is red?"})
     with pytest.raises(CorpusError, match="no columns doc, metric and model_response"):
         read_answers(tmp_path / "old")
     broken = next((tmp_path / "new").rglob("*.parquet"))
-    os.truncate(broken, 100)
-    with pytest.raises(CorpusError, match="could not be read"):
-        read_answers(broken)
+    whole = broken.read_bytes()
+    for damaged in (whole[:100], whole[:-40] + b"\xff" * 32 + whole[-8:]):
+        broken.write_bytes(damaged)
+        with pytest.raises(CorpusError, match=r"could not be read: (?!None)"):
+            read_answers(broken)
+
+
+def test_a_small_file_that_holds_much_is_refused(tmp_path, monkeypatch):
+    row = detail(logprobs=None, text=["rust"])
+    row["doc"]["query"] = "red " * 2_000
+    details(tmp_path / "gpt" / "2026", *[row] * 200)
+    monkeypatch.setattr(sample_files, "MAX_BYTES", 500_000)
+    with pytest.raises(CorpusError, match="the answers so far are more than"):
+        read_answers(tmp_path)
