@@ -14,8 +14,9 @@ from sparsedash.stats.tolerance import Tolerance
 
 _CAPTION = (
     "Interval: behind the verdict, at the level beside it. Still wrong: wrong answers that became other wrong ones. p: "
-    "exact McNemar after Holm. KL: mean divergence of the choices' probabilities from dense's, in nats. Documents are "
-    "shown in bits a byte; their change is that of word perplexity."
+    "of no difference, after Holm over the tasks that are judged: exact McNemar; of documents by their interval. KL: "
+    "mean divergence of the choices' probabilities from dense's, in nats. Documents are shown in bits a byte; their "
+    "change is that of word perplexity."
 )
 
 
@@ -86,10 +87,16 @@ def target_text(question: AnsweredQuestion) -> str:
 
 
 def right_choice(question: AnsweredQuestion) -> int | None:
-    """The place of the right choice; None where it is not known."""
-    target, choices = question.target, [each.text.strip() for each in question.choices]
+    """The place of the right choice; None where it is not known.
+
+    A number is its place or its text: where these differ, which one shows in the choice taken, being right or wrong.
+    """
+    target, choices = question.target.strip(), [each.text.strip() for each in question.choices]
     if len(choices) < 2:
         return None
+    at = {choices.index(target)} if target in choices else set[int]()
     if target.isdecimal() and int(target[:6]) < len(choices):
-        return int(target)
-    return choices.index(target.strip()) if target.strip() in choices else None
+        at.add(int(target))
+    if len(at) > 1:
+        at = at & {question.chosen} if question.right else at - {question.chosen}
+    return at.pop() if len(at) == 1 else None

@@ -78,7 +78,8 @@ def task_rows(results: Sequence[TaskResult]) -> list[list[str]]:
         divergence = "" if each.divergence is None else f"{each.divergence:.3f}"
         verdict = "not judged" if loss is None else VERDICT_SIGNS[loss.verdict]
         row = [each.task, verdict, dense.measure, f"{len(each.pair.questions):,}", *scores, *change, *flips]
-        rows.append([*row, wording.p_number(each.p_value), divergence])
+        p = "" if each.p_value is None else wording.p_number(each.p_value)
+        rows.append([*row, p, divergence])
     return rows
 
 
@@ -90,15 +91,18 @@ def judge_document(name: str, results: Sequence[TaskResult], tolerance: Toleranc
         "remarks": task_remarks(results),
         "verdict": overall_verdict(results),
         "tolerance": asdict(tolerance),
-        "tasks": [_task_document(result) for result in results],
+        "tasks": [_finite(_task_document(result)) for result in results],
     }
+
+
+def _finite(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: None if isinstance(value, float) and not isfinite(value) else value for key, value in values.items()}
 
 
 def _task_document(result: TaskResult) -> dict[str, Any]:
     dense, loss = result.pair.dense, None
     if result.loss is not None:
-        loss = {key: value for key, value in asdict(result.loss).items() if key != "verdict"}
-        loss = {key: None if isinstance(value, float) and not isfinite(value) else value for key, value in loss.items()}
+        loss = _finite({key: value for key, value in asdict(result.loss).items() if key != "verdict"})
     return {
         **{name: getattr(dense, name) for name in ("task", "version", "kind", "measure", "filter")},
         "n_questions": len(result.pair.questions),

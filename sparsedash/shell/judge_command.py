@@ -8,7 +8,7 @@ from sparsedash.reporting.verdicts import tolerance_words
 from sparsedash.shell import terminal
 from sparsedash.shell.flags import tolerance_from_flags
 from sparsedash.stats.task_verdicts import judge_tasks, pair_tasks
-from sparsedash.storage.local_machine import local_path
+from sparsedash.storage.local_machine import local_path, path_kind
 from sparsedash.storage.sample_files import read_answers
 
 
@@ -29,5 +29,6 @@ def judge_command(arguments: argparse.Namespace) -> terminal.Work:
 
 
 def _title(path: Path, beside: Path) -> str:
-    """The shortest end of a path that tells it from the other."""
-    return path.stem if path.stem != beside.stem else str(path)
+    """The name of a file or folder, with its parent's where the other has the same."""
+    name, other = (each.stem if path_kind(each) == "file" else each.name for each in (path, beside))
+    return name if name != other else f"{path.parent.name}/{name}"

@@ -7,6 +7,7 @@ from dataclasses import replace
 from sparsedash.reporting.charts.task_chart import task_chart, task_words
 from sparsedash.reporting.task_report import right_choice, target_text, task_report
 from sparsedash.reporting.task_words import judge_document, task_remarks, task_rows, tasks_sentence
+from sparsedash.schema.question_records import ScoredChoice
 from sparsedash.stats.task_verdicts import judge_tasks, pair_answers
 from sparsedash.stats.tolerance import Tolerance
 from tests.question_sets import answered, rolled, scored, verdicts
@@ -50,12 +51,12 @@ def test_the_table_has_a_row_a_task():
         "✓ within",
     ]
     assert (wiki["measure"], wiki["change"], wiki["broke"]) == ("bits a byte", "1.00 ×", "")
-    assert (arc["change"], arc["verdict"]) == ("", "not judged")
+    assert (arc["change"], arc["verdict"], arc["p"]) == ("", "not judged", "")
 
 
 def test_the_document_is_plain_json_even_without_an_interval():
-    one = answered(rolled(0, -30.0))
-    document = json.loads(json.dumps(judge_document("small", judged((one, one), BEYOND), Tolerance()), allow_nan=False))
+    one, low = (answered(rolled(0, log_likelihood)) for log_likelihood in (-30.0, -1e9))
+    document = json.loads(json.dumps(judge_document("small", judged((one, low), BEYOND), Tolerance()), allow_nan=False))
     text, sums = document["tasks"]
     assert (document["format"], document["verdict"]) == ("sparsedash.judge/1", "beyond")
     assert (text["loss"]["low"], text["verdict"]) == (None, "undecided")
@@ -85,3 +86,9 @@ def test_the_right_choice_is_found_by_its_number_or_its_text():
     by_number, by_text = scored(-1, -2), replace(scored(-1, -2), target="choice 1")
     assert (right_choice(by_number), target_text(by_text), right_choice(by_text)) == (0, "choice 1", 1)
     assert right_choice(replace(by_number, target="nothing")) is None
+    # The target "1" is the text of the first choice and the place of the second.
+    numbers = [ScoredChoice(text=text, log_likelihood=-1.0) for text in ("1", "2", "3")]
+    odd = replace(by_number, target="1", choices=tuple(numbers))
+    assert [
+        right_choice(replace(odd, chosen=at, right=right)) for at, right in ((0, True), (0, False), (2, False))
+    ] == [0, 1, None]

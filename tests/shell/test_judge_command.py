@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -24,12 +25,18 @@ def test_two_folders_end_in_a_table_a_sentence_and_a_document(folders, tmp_path,
     file = tmp_path / "judged.json"
     assert main(["judge", *folders, "--within-points", "5", "--json", str(file), "--fail-beyond"]) == 3
     printed = capsys.readouterr()
+    (tmp_path / "pruned").mkdir()
     assert "small costs too much on sums: accuracy −25.0 points (limit −5)." in printed.out
     assert "Limits: perplexity 1.10 ×, accuracy −5 points." in printed.out
     assert printed.err.strip() == "sparsedash: warning: Only one model answered more."
     document = json.loads(file.read_text())
     assert (document["verdict"], document["tasks"][0]["task"]) == ("beyond", "sums")
     assert main(["judge", folders[0], folders[0], "--fail-beyond"]) == 0
+    small = Path(folders[1]).rename(tmp_path / "Llama-3.2-1B")
+    main(["judge", folders[0], str(small)])
+    main(["judge", folders[0], str(small.rename(tmp_path / "pruned" / "dense"))])
+    printed = capsys.readouterr().out
+    assert "Llama-3.2-1B costs too much on sums" in printed and "pruned/dense costs too much on sums" in printed
 
 
 def test_a_pair_that_was_asked_differently_is_refused(folders, tmp_path, refusal):
