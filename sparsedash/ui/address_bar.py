@@ -172,16 +172,19 @@ def page_of(runs: Sequence[T], size: int) -> tuple[Sequence[T], Callable[[], Non
     return runs[first:last], draw
 
 
-def choose_tolerance() -> None:
-    """Draw the tolerance as a button that opens its two fields."""
+_RUNS_RULE = (
+    "Within: the whole interval of word perplexity is inside its limit, and accuracy is not beyond its own. "
+    f"Beyond: the whole interval of either measure is outside. Levels of the intervals: {LEVELS}"
+)
+
+
+def choose_tolerance(rule: str = _RUNS_RULE) -> None:
+    """Draw the tolerance as a button that opens its two fields. rule: what the verdicts mean by it."""
     allowed = current_tolerance()
     text = f"Acceptable loss: {allowed.ratio:.2f} × perplexity, {allowed.points:g} points"
     with st.popover(text, type="tertiary", icon=":material/tune:", key="tolerance"):
         tolerance_fields(allowed)
-        frame.note(
-            "Within: the whole interval of word perplexity is inside its limit, and accuracy is not beyond its own. "
-            f"Beyond: the whole interval of either measure is outside. Levels of the intervals: {LEVELS}"
-        )
+        frame.note(rule)
 
 
 def tolerance_fields(allowed: Tolerance) -> bool:

@@ -5,6 +5,7 @@ from urllib.parse import urlencode
 from sparsedash.reporting.charts.task_chart import task_chart, task_words
 from sparsedash.reporting.task_report import task_report, task_table
 from sparsedash.reporting.task_words import task_remarks, tasks_sentence
+from sparsedash.reporting.wording import NBSP
 from sparsedash.service.backend import Backend
 from sparsedash.ui import frame, navigation, task_answers
 from sparsedash.ui.address_bar import choose_tolerance
@@ -15,6 +16,11 @@ _ABOUT = (
     "Two models are compared on any tasks by the answers that another program wrote: which tasks stay within the "
     "acceptable loss, which cost too much, and every question with both answers.",
     "Add a file of each model, one a task. Nothing is computed and no model is loaded.",
+)
+_RULE = (
+    "Within: the whole interval of a task's accuracy, or of its documents' word perplexity, is inside the limit. "
+    f"Beyond: all of it is outside. Levels of the intervals: 90{NBSP}% where one task is judged, more where several "
+    f"are, so that the chance that any verdict is wrong stays at 5{NBSP}%."
 )
 _CAPTION = (
     "0: nothing is lost; 1: all of the acceptable loss. Bars: intervals behind the verdict, levels in the table. Tasks "
@@ -30,11 +36,11 @@ def show_answers(backend: Backend) -> None:
         if shown.problem is not None:
             frame.failure(shown.problem.message, shown.problem.advice)
         task_answers.show_files(backend, shown)
-        frame.empty(*_ABOUT)
+        frame.empty(*(_ABOUT if backend.administers else (_ABOUT[0], "An administrator opens the files.")))
         return
     results = shown.judged.results
     frame.opening(tasks_sentence(MODEL, results), task_remarks(results))
-    choose_tolerance()
+    choose_tolerance(_RULE)
     task_answers.show_files(backend, shown)
     if any(result.loss for result in results):
         show_chart(task_chart(results, frame.theme()), "tasks", task_words(results), "task-chart", "ignore")

@@ -66,7 +66,7 @@ def address_of(shown: Opened) -> dict[str, list[str]]:
 
 
 def show_files(backend: Backend, shown: Opened) -> None:
-    """Draw the files of both models, and how to add one to each or take all away."""
+    """Draw the files of both models; for whom may, how to add one to each or take all away."""
 
     def keep(name: str, file: UploadedFile) -> None:
         if len(_keys(name)) >= MOST_FILES:
@@ -85,16 +85,18 @@ def show_files(backend: Backend, shown: Opened) -> None:
                 file_popover(widget_label(text), _LABELS[name], None, f"answers-{name}", _HELP, partial(keep, name))
             else:
                 frame.note(text)
-        if shown.dense or shown.other:
+        if backend.administers and (shown.dense or shown.other):
             st.button("Clear", key="answers-clear", type="tertiary", on_click=clear)
 
 
 def _keys(name: str) -> list[str]:
-    return st.query_params.get_all(name)[:MOST_FILES]
+    return list(dict.fromkeys(st.query_params.get_all(name)))[:MOST_FILES]
 
 
 def _tasks(backend: Backend, keys: Sequence[str]) -> str:
     sets = [found for key in keys if (found := backend.answers.get(key))]
     if len(sets) > _MOST_NAMED:
         return f"{len(sets)} files, {sum(len(each.questions) for each in sets):,} questions"
-    return ", ".join(f"{each.task} ({len(each.questions):,})" for each in sets) or "add a file of answers"
+    return ", ".join(f"{each.task} ({len(each.questions):,})" for each in sets) or (
+        "add a file of answers" if backend.administers else "an administrator opens files"
+    )

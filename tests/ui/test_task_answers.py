@@ -88,3 +88,15 @@ def test_foreign_text_is_shown_as_text(open_page, backend, text):
         drawn = markup(open_page(page, dense=dense, other=other))
         assert "<img" not in drawn and "<style>*" not in drawn
         shows_as_text(drawn)
+
+
+def test_the_limits_of_tasks_are_explained_by_their_own_rule(open_page, opened):
+    said = words(open_page("overview", **opened)).replace("\u00a0", " ")
+    assert "interval of a task's accuracy" in said and "90 % where one task" in said and "95 %" not in said
+
+
+def test_who_may_not_open_files_reads_that_and_cannot_clear(open_page, backend, opened, monkeypatch):
+    monkeypatch.setattr(type(backend), "administers", False)
+    app = open_page("overview", dense=opened["dense"])
+    assert "Other model: an administrator opens files" in words(app) and "add a file" not in words(app).lower()
+    assert not [button for button in app.button if button.key == "answers-clear"]
