@@ -30,11 +30,13 @@ _SAMPLES = re.compile(rf"samples_(?P<task>.+?)(?:{_DATED})?\.jsonl", re.DOTALL)
 _DETAILS = re.compile(rf"details_(?P<task>.+?)(?:{_DATED})?\.parquet", re.DOTALL)
 _POOLED = (
     *("mmlu_flan_n_shot_generative", "mmlu_flan_n_shot_loglikelihood", "mmlu_flan_cot_zeroshot"),
-    *("mmlu_flan_cot_fewshot", "mmlu_continuation", "mmlu_llama", "mmlu_redux", "mmlu_pro", "mmlu", "cmmlu"),
+    *("mmlu_flan_cot_fewshot", "mmlu_llama", "mmlu_redux", "mmlu_pro", "mmlu", "cmmlu"),
     *("bbh_cot_fewshot", "bbh_cot_zeroshot", "bbh_fewshot", "bbh_zeroshot", "bbh"),
     *("agieval", "blimp", "minerva_math", "hendrycks_math", "ceval-valid", "ceval"),
 )
 """Tasks of many small ones, which are judged as one, the longest names first; lighteval writes them with a colon."""
+_FORMS = ("_continuation", "_generative")
+"""Other forms of such a task, at the end of its parts' names."""
 
 _PREFERRED = ("exact_match", "acc_norm", "acc")
 _ROLLING = ("word_perplexity", "byte_perplexity", "bits_per_byte")
@@ -145,13 +147,14 @@ def _question_set(answers: Iterable[_Answer], source: str, model: str, name: str
 
 
 def _parts(name: str) -> tuple[str, str]:
-    """The task that is judged, and the part of it that this is, or empty. lighteval's number of examples stays."""
+    """The task that is judged, with its form and lighteval's number of examples, and which part this is, or empty."""
     task, bar, n_examples = name.partition("|")
+    form = next(filter(task.endswith, _FORMS), "")
     for group in _POOLED:
         if task == group:
             break
         if task.startswith((f"{group}_", f"{group}:")):
-            return f"{group}{bar}{n_examples}", task[len(group) + 1 :]
+            return f"{group}{form}{bar}{n_examples}", task[len(group) + 1 :].removesuffix(form)
     return name, ""
 
 

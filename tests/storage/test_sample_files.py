@@ -85,7 +85,7 @@ def test_a_folder_gives_the_newest_file_of_each_task_and_pools_the_parts_of_one(
     ("name", "task", "part"),
     [
         ("mmlu_law", "mmlu", "law"),
-        ("mmlu_continuation_law", "mmlu_continuation", "law"),
+        ("mmlu_law_continuation", "mmlu_continuation", "law"),
         ("bbh_cot_fewshot_snarks", "bbh_cot_fewshot", "snarks"),
         ("mmlu_pro", "mmlu_pro", ""),
         ("glue:cola", "glue:cola", ""),
