@@ -53,8 +53,7 @@ def _needed(result: TaskResult) -> str:
     n, needed = len(result.pair.questions), result.loss.needed if result.loss else None
     if n < FEWEST_PASSAGES:
         return f"Fewer than {FEWEST_PASSAGES} questions can never confirm a model: {result.task} has {n}"
-    if needed is None or needed <= n:
-        # Of no flips at all it is not known.
+    if needed is None:
         return ""
     return f"About {wording.round_up(needed):,} questions of {result.task} would settle it"
 

@@ -22,6 +22,7 @@ from sparsedash.stats.tolerance import (
     FEWEST_PASSAGES,
     FEWEST_RIGHT,
     Loss,
+    LossMeasure,
     Tolerance,
     Verdict,
     flip_moments,
@@ -148,21 +149,22 @@ def pair_tasks(dense: Sequence[QuestionSet], other: Sequence[QuestionSet]) -> tu
 
 def judge_tasks(pairs: Sequence[TaskPair], tolerance: Tolerance) -> list[TaskResult]:
     """The verdicts on all tasks, of one model or several, together; in the order given."""
-    losses = [_loss_moments(pair) for pair in pairs]
+    losses, flips = [_loss_moments(pair) for pair in pairs], [_flips(pair) for pair in pairs]
     reasons = [_not_judged(pair) for pair in pairs]
     judged = [i for i, reason in enumerate(reasons) if reason is None]
 
     def judge(i: int, share: float) -> Loss:
         of, alpha = losses[i], 2 * share
-        if pairs[i].dense.kind == "rolling":
-            return loss_of("word perplexity", of, mean_interval(of, alpha), alpha, tolerance.most("word perplexity"))
-        interval = lost_share_interval(*_flips(pairs[i]), of.n, alpha)
-        return loss_of("accuracy", of, interval, alpha, tolerance.most("accuracy"))
+        rolling = pairs[i].dense.kind == "rolling"
+        measure: LossMeasure = "word perplexity" if rolling else "accuracy"
+        interval = mean_interval(of, alpha) if rolling else lost_share_interval(*flips[i], of.n, alpha)
+        loss = loss_of(measure, of, interval, alpha, tolerance.most(measure))
+        # Of few flips, or none, it is not known how many questions would do.
+        return replace(loss, needed=None) if loss.needed and loss.needed <= of.n else loss
 
     found = judge_in_steps(judged, ALPHA, judge)
     # Those that are not judged claim nothing, so they take nothing of the chance of error.
     adjusted = dict(zip(judged, holm([_p_value(pairs[i], losses[i]) for i in judged]), strict=True))
-    flips = [_flips(pair) for pair in pairs]
     return [
         TaskResult(
             pair=pair,

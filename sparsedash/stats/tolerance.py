@@ -237,7 +237,7 @@ def loss_of(measure: LossMeasure, of: Moments, interval: tuple[float, float], al
 def _passages_to_decide(of: Moments, most: float, alpha: float) -> int | None:
     """Passages after which the interval would lie on one side of the limit, four times of five."""
     gap = abs(most - of.mean)
-    if of.n < 2 or of.deviation == inf or gap == 0 or (of.deviation == 0 and of.n >= FEWEST_PASSAGES):
+    if of.n < 2 or of.deviation == inf or gap == 0:
         return None
     z = NormalDist().inv_cdf(1 - alpha / 2) + _Z_POWER
     # How much one more passage like the most extreme widens the interval, which shrinks with their number.
