@@ -38,9 +38,7 @@ FISHER_BATCH_TOKENS, SENSITIVITY_BATCH_TOKENS = 1024, 512
 SENSITIVITY_TOKENS = 4096
 """Tokens that blocks' sensitivities are measured on."""
 OUTPUT_GRADIENT_TOKENS, OUTPUT_BATCH_TOKENS = 1024, 256
-"""Tokens at which the MLPs' outputs get gradients, of which four times as many chose no better channels; and those of a
-batch, all of which are judged.
-"""
+"""Tokens at which the MLPs' outputs get gradients: four times as many chose no better channels. Tokens of a batch."""
 
 CURVE_TOKENS, LEAST_CURVE_LENGTH = 256, 128
 """Held-out tokens that curves are measured on, and the fewest of each sequence."""

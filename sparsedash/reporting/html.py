@@ -116,10 +116,9 @@ def _over(text: str) -> Html:
 class Table:
     """A table of text. name: what it is called for those who cannot see it, and as a file. caption: stands over it.
 
-    The first column heads its row, the others are numbers; what follows a line break stands under them. links: for each
-    row the markup in place of its first text.
+    The first column heads its row, the others are numbers. links: for each row the markup in place of its first text.
     data: the rows of its file, by their columns, whose names hold the unit; none: the file holds the text.
-    of: what the file's name begins with.
+    of: what the file's name begins with. stacked: what follows a line break in a cell stands smaller under the rest.
     """
 
     name: str
@@ -129,6 +128,7 @@ class Table:
     links: Sequence[Html] = ()
     data: Sequence[Mapping[str, Value]] = ()
     of: str = ""
+    stacked: bool = False
 
     @classmethod
     def of_cells(
@@ -138,15 +138,16 @@ class Table:
         head = [cell.head for cell in max(cells, key=len)]
         rows = [[*(cell.text for cell in row), *[""] * (len(head) - len(row))] for row in cells]
         data = [{column: value for cell in row for column, value in cell.values.items()} for row in cells]
-        return cls(name, caption, head, rows, links, data, of)
+        return cls(name, caption, head, rows, links, data, of, stacked=True)
 
     @property
     def html(self) -> Html:
         """A real table under its caption, which scrolls by itself."""
         top = element("tr", *(element("th", escape(cell), scope="col") for cell in self.head))
         firsts = self.links or [escape(row[0]) for row in self.rows]
+        shown = _over if self.stacked else escape
         body = [
-            element("tr", element("th", first, scope="row"), *(element("td", _over(cell)) for cell in rest))
+            element("tr", element("th", first, scope="row"), *(element("td", shown(cell)) for cell in rest))
             for first, (_, *rest) in zip(firsts, self.rows, strict=True)
         ]
         inside = element("table", element("thead", top), element("tbody", *body), css="sd-table")

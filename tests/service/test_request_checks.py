@@ -186,8 +186,8 @@ UNASKED = (
 
 ASKED = (
     " administers cached cancel cluster continuation damaged_runs divergence fetch_config health job jobs"
-    " log_tail move named_model newest_job open_run pack_run passages preflight prioritise queue queue_position record"
-    " reference_problem retry run runs search seen_by submit timing why_missing written"
+    " log_tail move named_model newest_job open_answers open_run pack_run passages preflight prioritise queue"
+    " queue_position record reference_problem retry run runs search seen_by submit timing why_missing written"
 )
 
 
