@@ -21,7 +21,7 @@ def test_the_first_screen_says_how_much_at_what_cost_and_its_next_step_fills_the
     following, numbers = page.get_by_role("link", name="Test on more passages"), page.locator(".sd-numbers > div")
     for width, height in ((1440, 900), (390, 844)):
         page.set_viewport_size({"width": width, "height": height})
-        expect(numbers).to_have_count(3)
+        expect(numbers).to_have_count(4)
         for seen in (page.locator("h1"), page.locator(".sd-next"), following, numbers.nth(2)):
             expect(seen).to_be_in_viewport(ratio=0.95)
     following.press("Enter")
