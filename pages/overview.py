@@ -6,7 +6,7 @@ from sparsedash.catalog.choices import EXAMPLE
 from sparsedash.reporting import wording
 from sparsedash.reporting.run_results import run_results
 from sparsedash.reporting.wording import EXAMPLE_TITLE, quantity
-from sparsedash.ui import address_bar, form_run, frame, job_panel, overview_answers, overview_results, task_answers
+from sparsedash.ui import address_bar, form_run, frame, job_panel, overview_results, task_answers
 from sparsedash.ui.chosen_run import chosen_run, show_example_note
 from sparsedash.ui.navigation import current_tolerance
 
@@ -14,7 +14,7 @@ LAST_RUNS = 8
 
 backend = frame.page("Overview")
 if task_answers.is_asked():
-    overview_answers.show_answers(backend)
+    task_answers.show_answers(backend)
     st.stop()
 runs = backend.runs()
 damaged = backend.damaged_runs()

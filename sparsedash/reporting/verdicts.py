@@ -127,8 +127,8 @@ def difference_sentence(left: str, right: str, found: LikelihoodDifference) -> s
 
 def difference_words(found: LikelihoodDifference, beside: str) -> str:
     """ "perplexity 0.85 × that of 20 % (95 % interval 0.80 to 0.91, p < 0.001)". beside: the other model."""
-    interval = "no interval" if isinf(found.low) else f"{_level_words(found.level)} interval {_range(found)}"
-    return f"perplexity {wording.nats_as_factor(found.value)} that of {beside} ({interval}, {difference_p(found)})"
+    times = wording.nats_as_factor(found.value)
+    return f"perplexity {times} that of {beside} ({_difference_interval(found)}, {difference_p(found)})"
 
 
 def headline_baseline(dense: Record) -> tuple[str, str, str]:
@@ -155,13 +155,12 @@ def _measure_verdict(loss: Loss, value: str = "") -> str:
 
 def headline_difference(best: str, found: LikelihoodDifference) -> tuple[str, ...]:
     """For a card: how a method compares with the best one, passage by passage. best: its name."""
-    interval = "no interval" if isinf(found.low) else f"{_level_words(found.level)} interval {_range(found)}"
-    below = f"the word perplexity of {best}, paired, {interval}"
+    below = f"the word perplexity of {best}, paired, {_difference_interval(found)}"
     return wording.nats_as_factor(found.value), below, difference_p(found)
 
 
-def _range(found: LikelihoodDifference) -> str:
-    return wording.factor_range(found.low, found.high)
+def _difference_interval(found: LikelihoodDifference) -> str:
+    return _with_level(wording.factor_range(found.low, found.high) if not isinf(found.low) else "", found.level)
 
 
 def difference_p(found: LikelihoodDifference) -> str:
@@ -195,7 +194,11 @@ def _is_unchanged(found: ToleranceVerdict) -> bool:
 
 def _interval_words(loss: Loss) -> str:
     """ "97.5 % interval 1.32 to 1.38"."""
-    return "no interval" if isinf(loss.low) else f"{_level_words(loss.level)} interval {loss_interval(loss)}"
+    return _with_level(loss_interval(loss), loss.level)
+
+
+def _with_level(interval: str, level: float) -> str:
+    return f"{_level_words(level)} interval {interval}" if interval else "no interval"
 
 
 def _level_words(level: float) -> str:

@@ -9,7 +9,7 @@ from sparsedash.jobs.cluster_parts import SCHEDULER, ClusterMachine, MachineFact
 from sparsedash.reporting import wording
 from sparsedash.schema.errors import Cancelled, CorpusError, ModelError, SettingsError, SparseDashError, redact_output
 from sparsedash.schema.settings import BUILTIN_MODEL
-from sparsedash.shell import file_commands, judge_command, run_commands, terminal
+from sparsedash.shell import file_commands, run_commands, terminal
 from sparsedash.shell.flags import RUN_FLAGS, SEARCH_FLAGS, TOLERANCE_FLAGS, add_flags
 from sparsedash.storage.local_machine import is_full
 
@@ -74,7 +74,7 @@ COMMANDS = (
     Command(
         "judge",
         "DENSE OTHER --within-points 2",
-        judge_command.judge_command,
+        file_commands.judge_command,
         ("dense", "other", *TOLERANCE_FLAGS, "--fail-beyond", *_OUTPUT),
     ),
     Command("export", _EXPORT, file_commands.export_command, (*RUN_FLAGS, *_FORM, "--quiet")),

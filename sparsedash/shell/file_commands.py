@@ -1,4 +1,4 @@
-"""`sparsedash export`, `verify`, `runs`, `pack` and `unpack`: sparse models and finished runs as files."""
+"""`sparsedash export`, `verify`, `runs`, `pack`, `unpack` and `judge`: models, finished runs and answers as files."""
 
 import argparse
 import os
@@ -8,16 +8,28 @@ from pathlib import Path
 from sparsedash.catalog.families import require_form
 from sparsedash.reporting import wording
 from sparsedash.reporting.deployment import proof_words
+from sparsedash.reporting.task_words import judge_document, task_rows
+from sparsedash.reporting.verdicts import tolerance_words
 from sparsedash.schema.errors import JobError, SettingsError
 from sparsedash.schema.export_settings import Export, ExportSettings, possible_weights
 from sparsedash.schema.records import Record, Run
 from sparsedash.schema.settings import RunSettings
 from sparsedash.service.model_lookup import gguf_file_problem
-from sparsedash.shell.flags import open_store, open_store_for, run_from_flags
-from sparsedash.shell.terminal import ProgressBar, Work, align_columns, one_line, print_warnings
+from sparsedash.shell.flags import open_store, open_store_for, run_from_flags, tolerance_from_flags
+from sparsedash.shell.terminal import (
+    EXIT_BEYOND,
+    ProgressBar,
+    Work,
+    align_columns,
+    one_line,
+    print_warnings,
+    result_writer,
+)
+from sparsedash.stats.task_verdicts import judge_tasks, pair_tasks
 from sparsedash.storage.local_machine import local_path, path_kind, writable_file, write_atomically
 from sparsedash.storage.model_folders import export_key_of
 from sparsedash.storage.run_files import MAX_BYTES, keep_run, read_run_file, run_file
+from sparsedash.storage.sample_files import read_answers
 from sparsedash.storage.store import Store
 from sparsedash.storage.users import UserData
 
@@ -149,3 +161,25 @@ def unpack_command(arguments: argparse.Namespace) -> Work:
     run = keep_run(content, store)
     print(f"{wording.stored_run_title(run)}: /?run={run.key}")
     return 0
+
+
+def judge_command(arguments: argparse.Namespace) -> Work:
+    """Judge a model against dense by answers in files of lm-evaluation-harness or lighteval."""
+    tolerance = tolerance_from_flags(arguments)
+    write = result_writer(arguments)
+    dense, other = (local_path(str(path)).absolute() for path in (arguments.dense, arguments.other))
+    yield
+    pairs, alone = pair_tasks(read_answers(dense), read_answers(other))
+    print_warnings(alone)
+    results = judge_tasks(pairs, tolerance)
+    document = judge_document(_title(other, dense), results, tolerance)
+    table = align_columns([list(map(one_line, row)) for row in task_rows(results)], numbers=True)
+    said = [one_line(document[part]) for part in ("sentence", "remarks") if document[part]]
+    write([*table, "", *said, f"Limits: {tolerance_words(tolerance)}."], document)
+    return EXIT_BEYOND if arguments.fail_beyond and document["verdict"] == "beyond" else 0
+
+
+def _title(path: Path, beside: Path) -> str:
+    """The name of a file or folder, with its parent's where the other has the same."""
+    name, other = (each.stem if path_kind(each) == "file" else each.name for each in (path, beside))
+    return name if name != other else f"{path.parent.name}/{name}"

@@ -47,7 +47,8 @@ def likelihood_differences(pairs: Sequence[tuple[Record, Record]], n_compared: i
         for left, right in pairs
     ]
     p_values = [mean_p_value(of, any_look) for of, any_look in zip(falls, anytime, strict=True)]
-    n_open, alphas = max(n_compared, len(pairs)), [ALPHA] * len(pairs)
+    n_compared = max(n_compared, len(pairs))
+    n_open, alphas = n_compared, [ALPHA] * len(pairs)
     for i in sorted(range(len(pairs)), key=lambda i: p_values[i]):
         alphas[i] = ALPHA / n_open
         n_open -= p_values[i] <= alphas[i]
@@ -58,7 +59,7 @@ def likelihood_differences(pairs: Sequence[tuple[Record, Record]], n_compared: i
             level=1 - alpha,
             p_value=p_value,
             n_passages=of.n,
-            n_compared=max(n_compared, len(pairs)),
+            n_compared=n_compared,
         )
         for of, alpha, any_look, p_value in zip(falls, alphas, anytime, holm(p_values, n_compared), strict=True)
     ]

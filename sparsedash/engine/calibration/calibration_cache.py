@@ -4,7 +4,6 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from itertools import accumulate
 from math import isfinite
 from statistics import median
 
@@ -26,13 +25,14 @@ from sparsedash.engine.calibration.statistics import (
     TOKEN_WEIGHTS,
     LazyWalk,
     WalkCheckpoint,
+    beginnings,
     enough_tokens,
     few_tokens_warning,
-    held_out,
     pack_statistics,
     pack_tensors,
     reading_stored,
     shared_inputs,
+    split_held_out,
     statistics_walk,
     unpack_statistics,
     unpack_tensors,
@@ -260,9 +260,8 @@ class Calibration:
 
     def _output_gradients(self, index: int) -> Tensor:
         """Of one block; from a backward pass over little text."""
-        sequences = self.read()
-        fitted = [ids for ids, out in zip(sequences, held_out(range(len(sequences))), strict=True) if not out]
-        given = self.load(), _few(fitted, OUTPUT_GRADIENT_TOKENS, OUTPUT_BATCH_TOKENS), self.on_step
+        fitted, _ = split_held_out(self.read())
+        given = self.load(), beginnings(fitted, OUTPUT_GRADIENT_TOKENS, OUTPUT_BATCH_TOKENS), self.on_step
         return self._kept_gradients(self.keys.output_gradients, index, partial(output_gradients, *given))
 
     def _kept_gradients(self, key: str, index: int, compute: Callable[..., list[Tensor]]) -> Tensor:
@@ -303,9 +302,8 @@ class Calibration:
             weight, bias, error = tried(index, partial(change, index))
             errors.append(float(error))
             changes.append((loaded.residency.hold(weight), bias))
-        losses = sensitivities(
-            loaded, _few(self.read(), SENSITIVITY_TOKENS, SENSITIVITY_BATCH_TOKENS), changes, self.on_step, read
-        )
+        few = beginnings(self.read(), SENSITIVITY_TOKENS, SENSITIVITY_BATCH_TOKENS)
+        losses = sensitivities(loaded, few, changes, self.on_step, read)
         found = [loss / error if error > 0 else 0.0 for loss, error in zip(losses, errors, strict=True)]
         # Nothing measured is not nothing lost: what goes there may be active on the rest of the text.
         usual = median([value for value in found if value > 0] or [0.0])
@@ -339,14 +337,6 @@ class Calibration:
     @cached_property
     def _curves(self) -> CurveMeasurement:
         return CurveMeasurement(self.load(), self.read())
-
-
-def _few(sequences: Sequence[list[int]], n_tokens: int, length: int) -> list[list[int]]:
-    """The beginning of a text, so many tokens. Sequences are cut to this length, so that there are many."""
-    short = [ids[:length] for ids in sequences]
-    reached = accumulate(map(len, short))
-    few = [own for own, n_so_far in zip(short, reached, strict=True) if n_so_far <= n_tokens]
-    return few or short[:1]
 
 
 def _has_rounds(method: MethodSettings) -> bool:

@@ -5,14 +5,13 @@ Dimensions: b sequences and t tokens of a batch, d hidden width, n judged tokens
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from itertools import accumulate
 
 import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax
 
 from sparsedash.catalog.resources import CURVE_TOKENS, LEAST_CURVE_LENGTH, judged_tokens
-from sparsedash.engine.calibration.statistics import BATCH_TOKENS, held_out
+from sparsedash.engine.calibration.statistics import BATCH_TOKENS, beginnings, split_held_out
 from sparsedash.engine.models.decoder_blocks import Batch, BlockWalk, batches_by_length, head_sees_only
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.pruning.surgery import Mlp, PrunedMlp, out_weight, pruned
@@ -124,8 +123,5 @@ def _rounded_otherwise(mlp: Mlp) -> PrunedMlp:
 
 def judged_text(sequences: Sequence[Sequence[int]]) -> list[Sequence[int]]:
     """Beginnings of the held-out sequences, CURVE_TOKENS in all; of the first one where none is held out."""
-    apart = [own for own, out in zip(sequences, held_out(range(len(sequences))), strict=True) if out] or sequences[:1]
-    length = max(LEAST_CURVE_LENGTH, CURVE_TOKENS // len(apart))
-    short = [own[:length] for own in apart]
-    before = accumulate(map(len, short), initial=0)
-    return [own for own, n_tokens in zip(short, before, strict=False) if n_tokens + len(own) <= CURVE_TOKENS]
+    apart = split_held_out(sequences)[1] or sequences[:1]
+    return beginnings(apart, CURVE_TOKENS, max(LEAST_CURVE_LENGTH, CURVE_TOKENS // len(apart)))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
+from itertools import accumulate, islice
 
 import safetensors.torch
 import torch
@@ -118,6 +118,20 @@ class WalkCheckpoint:
 def held_out(rows: Sequence[int]) -> Tensor:
     """Which sequences are kept out of every fit, (b, 1) bool. rows: their positions in the text."""
     return torch.tensor([[row % HELD_OUT_EVERY == HELD_OUT_EVERY - 1] for row in rows])
+
+
+def split_held_out(sequences: Sequence[Sequence[int]]) -> tuple[list[Sequence[int]], list[Sequence[int]]]:
+    """The sequences that are fitted, and those kept out of every fit."""
+    apart = held_out(range(len(sequences))).flatten().tolist()
+    fitted = [own for own, out in zip(sequences, apart, strict=True) if not out]
+    return fitted, [own for own, out in zip(sequences, apart, strict=True) if out]
+
+
+def beginnings(sequences: Sequence[Sequence[int]], n_tokens: int, length: int) -> list[Sequence[int]]:
+    """The first sequences, cut to this length so that there are many: n_tokens in all, but at least one."""
+    short = [own[:length] for own in sequences]
+    reached = accumulate(map(len, short))
+    return [own for own, n_so_far in zip(short, reached, strict=True) if n_so_far <= n_tokens] or short[:1]
 
 
 def enough_tokens(loaded: LoadedModel, n_tokens: int) -> bool:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsedash.catalog.resources import HEAL_BATCH_TOKENS, HEAL_LOGITS, HEAL_PASS_TOKENS, HELD_OUT_EVERY
-from sparsedash.engine.calibration.statistics import held_out, pack_tensors, unpacked
+from sparsedash.engine.calibration.statistics import pack_tensors, split_held_out, unpacked
 from sparsedash.engine.models.decoder_blocks import Batch, BlockWalk, batches_by_length
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.models.matmul import bfloat16_units
@@ -132,16 +132,18 @@ class _Text:
         on_batch: Callable[[], None],
     ) -> "_Text":
         """Cut into pieces, drawn into batches, and read by the dense model as far as it is used."""
-        pieces: dict[bool, list[Piece]] = {True: [], False: []}
-        for ids, (is_held_out,) in zip(sequences, held_out(range(len(sequences))).tolist(), strict=True):
-            starts = range(0, len(ids), HEAL_PASS_TOKENS)
-            pieces[is_held_out] += [list(ids[start : start + HEAL_PASS_TOKENS]) for start in starts]
+
+        def cut(text: Sequence[Sequence[int]]) -> list[Piece]:
+            starts = ((ids, start) for ids in text for start in range(0, len(ids), HEAL_PASS_TOKENS))
+            return [list(ids[start : start + HEAL_PASS_TOKENS]) for ids, start in starts]
+
+        fitted, apart = map(cut, split_held_out(sequences))
         judged, n_judged = list[Piece](), 0
-        for piece in pieces[True]:
+        for piece in apart:
             if n_judged < JUDGED_TOKENS:
                 judged.append(piece)
                 n_judged += len(piece)
-        batches = list(_drawn(pieces[False], n_steps, seed))
+        batches = list(_drawn(fitted, n_steps, seed))
         used, dense = list({id(piece): piece for piece in chain(judged, *batches)}.values()), dict[int, Tensor]()
         for rows, batch in _batched(loaded, used, HEAL_BATCH_TOKENS):
             on_batch()
