@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from sparsedash.catalog.resources import out_of_memory
-from sparsedash.jobs.job import FINISHED_PARTS, RUNS, Job, kept
+from sparsedash.jobs.job import FINISHED_PARTS, Job, kept
 from sparsedash.jobs.job_table import JobTable
 from sparsedash.jobs.local_runner import PATIENCE, environment_seconds, linger_s, worker_name
 from sparsedash.jobs.lock_files import cluster_lock, hold_lock, is_lock_held, job_lock, open_log, slot_lock
@@ -170,7 +170,7 @@ class Worker:
 
     def _take(self) -> tuple[Job, IO[bytes]] | None:
         for queued in self._table.queue():
-            if queued.kind in RUNS and is_lock_held(cluster_lock(self._folder)):
+            if queued.may_spread and is_lock_held(cluster_lock(self._folder)):
                 continue
             try:
                 lock = hold_lock(job_lock(self._folder, queued.id))

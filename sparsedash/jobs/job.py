@@ -95,6 +95,15 @@ class Job:
         """Whether its result is a run."""
         return self.kind in RUNS
 
+    @property
+    def may_spread(self) -> bool:
+        """Whether a cluster may do it: a run or a search that heals no model.
+
+        Healed weights would stay on their machine, and minutes became steps by the rate of this one.
+        """
+        methods = self.settings.get("methods", [self.settings.get("method", {})])
+        return self.makes_run and not any(method.get("heal_steps") for method in methods)
+
 
 _RANKS: dict[Priority, int] = {"high": 0, "normal": 1, "low": 2}
 

@@ -159,7 +159,9 @@ def answered(verdicts: Mapping[int, ToleranceVerdict]) -> tuple[list[int], list[
 
 
 def answer_figures(found: RunResults) -> list[str]:
-    """The losses of the models that the answer names; of a race the differences; of a search how it got there."""
+    """The losses of the models that the answer names, and what healing did to them; of a race the differences; of a
+    search how it got there.
+    """
     rows, search = found.best, _search(found)
     ends = (largest_within(rows), smallest_beyond(rows))
     named = [row for row in ends if row] or rows[:1]
@@ -169,6 +171,11 @@ def answer_figures(found: RunResults) -> list[str]:
         f"{sparsity_percent(row.permille)} ({wording.measured_sparsity(row.record.pruned)}): {loss_words(row.verdict)}."
         for row in named
         if row.record.pruned
+    ]
+    said += [
+        f"{_quoted(row.method)} at {sparsity_percent(row.permille)}: {wording.healing_words(row.record.pruned.healed)}."
+        for row in (*named, *(rival for rival, _ in found.race))
+        if row.record.pruned and row.record.pruned.healed
     ]
     if search is not None:
         return [*said, find_steps(search)] if search.finished else said
@@ -347,12 +354,15 @@ def _test_again(found: RunResults, unknown: Sequence[Judged], runs: Sequence[Run
             said = "Next: search again"
         else:
             permilles = tuple(row.permille for row in rows)
-            again = replace(run.settings, methods=(rows[0].method,), evaluation=evaluation)
+            again = replace(run.settings, methods=(method := rows[0].method,), evaluation=evaluation)
             tested = _tested(replace(again, sparsities_permille=permilles), runs)
             left = tuple(permille for permille in permilles if permille not in tested)
             if not left:
                 return NextStep(said=_tested_words(tested, passages), link="", asked=None, tested=_links(tested))
-            asked, said = replace(again, sparsities_permille=left), f"Next: test {_percents(left)}"
+            # A healed model comes beside the one that it began from.
+            methods = tuple(dict.fromkeys((method.unhealed, method)))
+            asked = replace(again, methods=methods, sparsities_permille=left)
+            said = f"Next: test {_percents(left)}"
         said += f" on {passages}."
         if n_tested < FEWEST_PASSAGES:
             said = f"{wording.first_upper(_TOO_FEW)}. {said}"

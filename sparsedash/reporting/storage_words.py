@@ -37,12 +37,13 @@ _WITH_RUNS = "Timings, comparisons, prompts and blind choices of its models are 
 _LOST_TEXTS = "Continuations and comparisons can be recomputed; prompts and blind choices are lost."
 _KINDS: dict[HoldingKind, _Kind] = {
     "runs": _Kind("Runs and their answers", "run", "with their passages", _WITH_RUNS),
+    "healed": _Kind("Healed weights", "entry", "deleted with their runs"),
     "texts": _Kind("Continuations, comparisons, prompts", "entry", "and blind choices", _LOST_TEXTS),
     "timings": _Kind("Measured speed", "timing", "", "They can be measured again."),
     "statistics": _Kind("Calibration statistics", "entry", "second moments, inputs, sensitivities, curves", _AGAIN),
     "gradients": _Kind("Gradients", "entry", "of the masks and the outputs", _AGAIN),
     "written": _Kind("Calibration text written by models", "entry", "", _AGAIN),
-    "weights": _Kind("Refitted and healed weights", "entry", "healed ones stay while a run has them", _AGAIN),
+    "weights": _Kind("Refitted weights", "entry", "", _AGAIN),
     "answers": _Kind("Opened answers", "file", "of other programs", "Their files can be opened again."),
     "unfinished": _Kind("Checkpoints of interrupted jobs", "entry", "to resume from", _AGAIN),
     "models": _Kind("Unpacked models", "unpacked model", "from .gguf files", "Models are unpacked again when needed."),
@@ -81,7 +82,7 @@ def holdings_sentence(held: Holdings) -> str:
 
 def holdings_cards(held: Holdings) -> list[tuple[str, str, str]]:
     """The headline numbers, each with its name before and a remark behind it."""
-    results, files = held.bytes_of("runs", "texts", "timings"), held.bytes_of("models", "exports", "uploads")
+    results, files = held.bytes_of("runs", "healed", "texts", "timings"), held.bytes_of("models", "exports", "uploads")
     return [
         ("Results", _size_or_dash(results), _count("runs", len(held.runs))),
         ("Calibration", _size_or_dash(held.bytes_of(*ARTEFACTS)), f"of {gigabytes(held.room_bytes)} allowed"),

@@ -43,8 +43,8 @@ ArtefactKind = Literal[
     "unfinished",
 ]
 """Kinds of artefacts. inputs: statistics of all projections' inputs. text: written by a model. weights: made by a
-sequential refit. healed: weights made by healing, never evicted. answers: of other programs. unfinished: checkpoints of
-stages.
+sequential refit. healed: weights made by healing that a record refers to, never evicted. answers: of other programs.
+unfinished: checkpoints of stages.
 """
 
 

@@ -26,7 +26,7 @@ from sparsedash.jobs.cluster_parts import (
     failed_part,
     named_scheduler,
 )
-from sparsedash.jobs.job import CLUSTER, RUNS, Job, kept
+from sparsedash.jobs.job import CLUSTER, Job, kept
 from sparsedash.jobs.job_table import JobTable
 from sparsedash.jobs.lock_files import cluster_lock, hold_lock, job_lock, open_log
 from sparsedash.schema import store_keys
@@ -215,7 +215,7 @@ class ClusterRunner:
         """Whether the cluster has this job, or will have it: then no worker of this machine does."""
         if job.state == "running":
             return job.worker == CLUSTER
-        return self._up is not None and job.kind in RUNS
+        return self._up is not None and job.may_spread
 
     def view(self) -> ClusterView:
         """The scheduler and its machines as of the last round."""
@@ -310,7 +310,7 @@ class ClusterRunner:
     def _claim_next(self) -> None:
         """Claim the next job for a free machine. Those with parts left to begin go first: see `go_on`."""
         for queued in self._table.queue():
-            if queued.kind in RUNS and (attempt := self._attempt(queued)):
+            if queued.may_spread and (attempt := self._attempt(queued)):
                 if not self._table.claim(queued.id, CLUSTER, 0):
                     self._let_go(attempt)
                 return

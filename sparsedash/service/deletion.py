@@ -5,7 +5,7 @@ another run does (see holdings).
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -21,7 +21,7 @@ from sparsedash.service.holdings import HoldingKind, Holdings, Item
 from sparsedash.service.request_checks import Access
 from sparsedash.service.stored_results import ResultCache, RunCosts
 from sparsedash.service.user_files import Exports, UserUploads
-from sparsedash.storage.disk_cache import VARIABLE, bytes_of, room_of_environment
+from sparsedash.storage.disk_cache import VARIABLE, CacheEntry, bytes_of, room_of_environment
 from sparsedash.storage.model_folders import drop_unpacked, is_being_written
 from sparsedash.storage.store import Store
 from sparsedash.storage.users import UserData
@@ -112,7 +112,8 @@ class Housekeeping:
         """What the data folder holds now."""
         self._access.require_house()
         exports = holdings.own_exports(self._exports)
-        return holdings.measure_holdings(self._items(), self._results.runs(), exports, self._store)
+        runs, record = self._results.runs(), self._results.record
+        return holdings.measure_holdings(self._items(), runs, exports, self._store, record)
 
     def allow(self, gigabytes: float) -> None:
         """Limit artefacts to so many GB (2**30 bytes); the rest goes, unless a job is live. Raises SettingsError."""
@@ -148,11 +149,15 @@ class Housekeeping:
         reasons = {run.key: _why_run_stays(run, live, run.key in pinned) for run in asked}
         refused |= {key: why for key, why in reasons.items() if why}
         going = tuple(run for run in asked if run.key not in refused)
-        entries = holdings.entries_alone([run for run in going if not self._access.is_shared(run.key)], every)
-        sizes = {entry.name: entry.n_bytes for entry in self._store.entries("records")} if going else {}
+        alone = [run for run in going if not self._access.is_shared(run.key)]
+        entries, healed = holdings.entries_alone(alone, every), self._healed_alone(alone)
+        records = self._store.entries("records") if going else []
+        going_bytes = sum(e.n_bytes for e in (*healed, *(e for e in records if e.name in entries)))
         used = _InUse(self._store, self._table, self._results, pinned.values())
         # What is damaged is of no use to anybody, but for a model in whose folder a job may read.
         kinds = ("models",) if chosen.damaged else _DELETABLE
+        with_runs = {entry.name for entry in healed}
+        found = [item for item in found if item.name not in with_runs]
         whys = [(item, used.why_stays(item) if item.kind in kinds else "") for item in found]
         items = tuple(item for item, why in whys if not why)
         stays = Counter((item.kind, why) for item, why in whys if why)
@@ -164,7 +169,7 @@ class Housekeeping:
             n_named=sum(bool(marks[run.key].name) for run in going if run.key in marks),
             items=items,
             stays=tuple(Staying(kind, n, why) for (kind, why), n in stays.items()),
-            n_bytes=sum(item.n_bytes for item in items) + sum(sizes.get(name, 0) for name in entries),
+            n_bytes=sum(item.n_bytes for item in items) + going_bytes,
         )
 
     def delete(self, chosen: Selection) -> Cleanup:
@@ -201,7 +206,7 @@ class Housekeeping:
         """
         deleted = [run for run in runs if not self._access.give_up(run.key)]
         entries = holdings.entries_alone(deleted, self._results.runs())
-        healed = holdings.healed_weights(deleted, self._results.record)
+        healed = self._healed_alone(deleted)
         referring = holdings.referring_entries(self._store, self._table).items() if deleted else ()
         for run in deleted:
             self._results.drop(Run, run.key)
@@ -210,13 +215,19 @@ class Housekeeping:
                 self._costs.forget(run.dense, sparse)
         for name in [*(name for name, found in referring if found & entries), *entries]:
             self._drop_record(name)
-        healed -= holdings.healed_weights(self._results.runs(), self._results.record)
-        for entry in self._store.entries("artefacts") if healed else ():
-            if healed_key(entry.name) in healed:
-                self._store.drop_entry("artefacts", entry.name)
+        for entry in healed:
+            self._store.drop_entry("artefacts", entry.name)
         if deleted:
             UserData(self._store).forget_runs([run.key for run in deleted])
         return entries
+
+    def _healed_alone(self, runs: Collection[Run]) -> list[CacheEntry]:
+        """The parts of healed models that only these runs of all runs have."""
+        keys, record = {run.key for run in runs}, self._results.record
+        others = (run for run in self._results.runs() if run.key not in keys)
+        alone = holdings.healed_weights(runs, record)
+        alone -= holdings.healed_weights(others, record) if alone else frozenset()
+        return [entry for entry in self._store.entries("artefacts") if healed_key(entry.name) in alone] if alone else []
 
     def _drop_record(self, name: str) -> None:
         folder, _, key = name.partition("/")
@@ -242,7 +253,7 @@ class Housekeeping:
                     file.unlink(missing_ok=True)
                 except OSError as error:
                     raise StoreError(f"{file} could not be deleted: {error.strerror}.") from error
-            case _ if item.kind in holdings.ARTEFACTS:
+            case _ if item.kind in (*holdings.ARTEFACTS, "healed"):
                 self._store.drop_entry("artefacts", item.name)
             case _:
                 self._drop_record(item.name)
@@ -275,7 +286,7 @@ class _InUse:
                 # A dense record alone is that of other runs as well.
                 pinned = records & self._pinned_sparse or (records and records <= self._pinned)
                 return NEEDED if key in self._keys else _PINNED if pinned else ""
-            case "weights" if healed_key(item.name) in self._healed:
+            case "healed" if healed_key(item.name) in self._healed:
                 return _HEALED
             case "damaged":
                 return ""

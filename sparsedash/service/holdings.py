@@ -12,7 +12,7 @@ from sparsedash.jobs.job_table import JobTable
 from sparsedash.schema.export_settings import EXPORTS, Export
 from sparsedash.schema.pair_records import Choices, Prompts, Timing, records_read
 from sparsedash.schema.records import Kept, Record, Run
-from sparsedash.schema.store_keys import model_identity_note
+from sparsedash.schema.store_keys import healed_key, model_identity_note
 from sparsedash.service.request_checks import upload_named
 from sparsedash.service.stored_results import ResultCache, run_passages
 from sparsedash.service.user_files import Exports, UserUploads
@@ -24,9 +24,10 @@ from sparsedash.storage.text_files import fingerprint, texts_read
 
 ArtefactHolding = Literal["statistics", "gradients", "written", "weights", "answers", "unfinished"]
 FileHolding = Literal["models", "uploads", "exports", "logs"]
-HoldingKind = Literal["runs", "texts", "timings", ArtefactHolding, FileHolding, "damaged", "jobs", "notes"]
-"""runs: with their records, passages and continuations. texts: other ones, divergences, prompts, blind choices.
-statistics to unfinished: artefacts of calibration. models: unpacked from .gguf files. damaged: records set aside.
+HoldingKind = Literal["runs", "healed", "texts", "timings", ArtefactHolding, FileHolding, "damaged", "jobs", "notes"]
+"""runs: with their records, passages and continuations. healed: weights. texts: other ones, divergences, prompts, blind
+choices. statistics to unfinished: artefacts of calibration, which have a limit. models: unpacked from .gguf files.
+damaged: records set aside.
 """
 
 ARTEFACTS: tuple[HoldingKind, ...] = get_args(ArtefactHolding)
@@ -44,9 +45,7 @@ _OF_RECORDS: dict[str, HoldingKind] = {
 _OF_ARTEFACTS: dict[str, HoldingKind] = {
     "gradients": "gradients",
     "text": "written",
-    **dict.fromkeys(("weights", "healed"), "weights"),
-    "answers": "answers",
-    "unfinished": "unfinished",
+    **{kind: kind for kind in ("weights", "healed", "answers", "unfinished")},
 }
 _PARTS = ("record", "passages", "findresult", "export")
 """Entries that are parts of what is counted, and not counted themselves."""
@@ -54,6 +53,7 @@ _PARTS = ("record", "passages", "findresult", "export")
 _OF_MODELS: dict[HoldingKind, str] = {
     **dict.fromkeys(ARTEFACTS, "calibration"),
     "runs": "answers",
+    "healed": "healed",
     "models": "unpacked",
     "exports": "exported",
 }
@@ -247,14 +247,20 @@ class Holdings:
         return sum(self.kinds[kind].n_bytes for kind in kinds if kind in self.kinds)
 
 
-def measure_holdings(items: Iterable[Item], runs: Sequence[Run], exports: Iterable[Export], store: Store) -> Holdings:
-    """The sums of these items."""
+def measure_holdings(
+    items: Iterable[Item],
+    runs: Sequence[Run],
+    exports: Iterable[Export],
+    store: Store,
+    record: Callable[[str], Record | None],
+) -> Holdings:
+    """The sums of these items. record: gives the record of a key."""
     kinds, models = defaultdict[HoldingKind, Holding](Holding), defaultdict[str, Holding](Holding)
-    bytes_of: dict[str, int] = {}
+    bytes_of = Counter[str]()
     for item in items:
         in_files = item.kind in get_args(FileHolding) and not item.name.startswith("export/")
         kinds[item.kind].add(item.n, "", 0 if in_files else item.n_bytes, item.used_at)
-        bytes_of[item.name] = item.n_bytes
+        bytes_of[healed_key(item.name) or item.name] += item.n_bytes
         if part := _OF_MODELS.get(item.kind):
             for name in item.references:
                 if name.startswith("model/") and name != "model/":
@@ -267,10 +273,10 @@ def measure_holdings(items: Iterable[Item], runs: Sequence[Run], exports: Iterab
     for identity, name, n in [*named_by, *((export.model_identity, export.model, 0) for export in exports)]:
         models[identity].n += n
         models[identity].names = tuple(dict.fromkeys((*models[identity].names, name)))
-    users = Counter(name for run in runs for name in entries_of(run))
-    held_runs = []
-    for run in runs:
-        sizes = [(bytes_of.get(name, 0), users[name] > 1) for name in entries_of(run)]
+    parts = [entries_of(run) | healed_weights([run], record) for run in runs]
+    users, held_runs = Counter(name for names in parts for name in names), []
+    for run, names in zip(runs, parts, strict=True):
+        sizes = [(bytes_of[name], users[name] > 1) for name in names]
         shared = sum(n_bytes for n_bytes, is_shared in sizes if is_shared)
         held_runs.append(RunHolding(run, sum(n_bytes for n_bytes, _ in sizes) - shared, shared))
     return Holdings(

@@ -191,13 +191,21 @@ def room_of_environment() -> int | None:
         raise SettingsError(VARIABLE, asked, _ALLOWED) from None
 
 
+def uncounted_bytes(cache: Any) -> int:
+    """Bytes of the entries whose tag begins with KEPT."""
+    ((n_bytes,),) = cache._sql(f"SELECT total({_N_BYTES}) {_OURS} AND tag LIKE ?", (f"{KEPT}%",)).fetchall()
+    return int(n_bytes)
+
+
 def evict_oldest(cache: Any, room: int, written: str = "") -> None:
-    """Evict the least recently used entries until no more than `room` is taken, but never the entry just written, nor
-    one that begins its tag with KEPT.
+    """Evict the least recently used entries until no more than `room` is taken, but never the entry just written.
+
+    Those whose tag begins with KEPT are neither evicted nor counted.
     """
     oldest = (
         "SELECT key FROM Cache WHERE raw = 1 AND key != ? AND ifnull(tag, '') NOT LIKE ? ORDER BY access_time LIMIT 1"
     )
+    room += uncounted_bytes(cache)
     while cache.volume() > room:
         rows = cache._sql(oldest, (written, f"{KEPT}%")).fetchall()
         if not rows:

@@ -33,6 +33,7 @@ from sparsedash.storage.disk_cache import (
     open_cache,
     patiently,
     room_of_environment,
+    uncounted_bytes,
     unsigned,
 )
 from sparsedash.storage.local_machine import mode_in
@@ -136,7 +137,8 @@ class Store:
     @property
     def artefact_left(self) -> int:
         """Bytes that can be stored without evicting an artefact."""
-        used: int = self._patiently("read", self._caches["artefacts"].volume)
+        cache = self._caches["artefacts"]
+        used: int = self._patiently("read", lambda: cache.volume() - uncounted_bytes(cache))
         return max(0, self.artefact_room - used)
 
     def allow_artefacts(self, n_bytes: int) -> None:
@@ -152,6 +154,11 @@ class Store:
         """Evict the least recently used artefacts down to the limit, but never the one just written."""
         room = self.artefact_room
         self._patiently("written", lambda: evict_oldest(self._caches["artefacts"], room, written))
+
+    def retag_artefacts(self, prefix: str, about: str) -> None:
+        """Change kind and model of the artefacts whose keys begin so. about: as in `put_artefact`."""
+        query = "UPDATE Cache SET tag = ? WHERE substr(key, 1, ?) = ? AND raw = 1"
+        self._patiently("written", lambda: self._caches["artefacts"]._sql(query, (about, len(prefix), prefix)))
 
     def get_artefact(self, key: str) -> bytes | None:
         """The bytes, or None; damaged ones are dropped and count as none."""
@@ -318,21 +325,25 @@ class StageCheckpoint:
         self._left.add(key)
         return part
 
-    def keep(self, parts: Mapping[str, Callable[[], bytes]]) -> None:
+    def keep(self, parts: Mapping[str, Callable[[], bytes]]) -> bool:
         """Keep parts by their keys, with all earlier ones, once they are due and if there is room.
 
-        Their functions are called for their bytes then.
+        Their functions are called for their bytes then. Returns whether all were kept.
         """
         self._pending.update(parts)
         if not self.is_due:
-            return
+            return False
+        had_room = True
         for name, packed in self._pending.items():
             data = packed()
             if len(data) <= self._store.artefact_left:
                 self._store.put_artefact(name, data, self._about)
                 self._left.add(name)
+            else:
+                had_room = False
         self._pending.clear()
         self._kept_at = self._clock()
+        return had_room
 
     def made(self, key: str, make: Callable[[], T], pack: Callable[[T], bytes], unpack: Callable[[bytes], T]) -> T:
         """The part of an earlier attempt, or else a new one, kept as `keep` does."""

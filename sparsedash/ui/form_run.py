@@ -75,6 +75,7 @@ _HEAL = FieldRow(
     "of their own beside the unhealed ones. 0: none is healed.",
     key="heal",
 )
+_STEPS = replace(_METHOD["heal_steps"], help="Instead of minutes: repeats a healed model wherever it runs.")
 _MASKS = "Single weights are set to zero in place: such masks do not make the model smaller or faster by themselves."
 
 
@@ -114,7 +115,7 @@ def prune_form(backend: Backend) -> RunSettings | FindSettings | None:
         own = _custom_method_fields("Use a method of your own instead" if search else "Add a method of your own")
     healing = st.container()
     with healing:
-        values |= form_fields.setting_fields([_HEAL], 2)
+        values |= form_fields.setting_fields([_HEAL, _STEPS], 2)
     frame.section("How sure?")
     sizes = st.container()
     values |= _passage_fields(backend, search) | _more_fields(backend, values["model"], search)
@@ -137,9 +138,9 @@ def prune_form(backend: Backend) -> RunSettings | FindSettings | None:
                 "with" if search else "sparsity",
                 lambda: _possible(backend, _settings(values, with_budget(methods, budget), search)),
             )
-        if settings is not None and values[_HEAL.key]:
+        if settings is not None and (values[_HEAL.key] or values[_STEPS.key]):
             with healing:
-                settings = _healed(backend, settings, values[_HEAL.key])
+                settings = _healed(backend, settings, values[_HEAL.key], values[_STEPS.key])
         with about_run:
             if isinstance(settings, RunSettings):
                 _show_sweep(settings)
@@ -148,8 +149,15 @@ def prune_form(backend: Backend) -> RunSettings | FindSettings | None:
     return settings
 
 
-def _healed(backend: Backend, settings: RunSettings | FindSettings, minutes: int) -> RunSettings | FindSettings | None:
+def _healed(
+    backend: Backend, settings: RunSettings | FindSettings, minutes: int, steps: int
+) -> RunSettings | FindSettings | None:
     """The request with healing; None where it cannot be healed, or not yet, which the field says."""
+    if minutes and steps:
+        form_fields.show_problem(_STEPS.key, SparseDashError("Enter minutes or steps, not both."))
+        return None
+    if steps:
+        return form_fields.validated(_STEPS.key, lambda: settings.healed(steps))
     try:
         steps = backend.healing_steps(minutes, planned_run(settings))
     except SparseDashError as error:

@@ -30,8 +30,9 @@ _VERIFICATION = (
     "checksum. Changes nothing. The list of jobs and the logs have no checksums."
 )
 _EVICTION = (
-    "Data used least recently is deleted first, and recomputed when a run needs it; healed weights stay while a run "
-    "has them. A lower limit takes effect at once, or with the next calibration while a job waits or runs."
+    "Data used least recently is deleted first, and recomputed when a run needs it. Healed weights do not count: they "
+    "stay while a run has them. A lower limit takes effect at once, or with the next calibration while a job waits or "
+    "runs."
 )
 
 

@@ -7,12 +7,14 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 
 import psutil
 import pytest
 
 from sparsedash.jobs.lock_files import cluster_lock, hold_lock, is_lock_held, job_lock, slot_lock
+from sparsedash.schema.settings import RunSettings
 from tests.faults.house import eventually
 
 pytestmark = pytest.mark.faults
@@ -193,8 +195,10 @@ def test_a_bound_worker_ends_with_whoever_started_it(house):
 def test_runs_that_a_cluster_takes_are_left_to_it_and_those_that_nobody_tells_of_any_more_say_so(house):
     with hold_lock(cluster_lock(house.folder)):
         run = house.submit("quick")
-        prompt = house.table.submit("continuation", "a prompt", {})
-        house.tend_until_state(prompt, "done")
+        healed = RunSettings(model="fake/quick").healed(8)
+        own = house.table.submit("run", "healed", asdict(healed)), house.table.submit("continuation", "a prompt", {})
+        for job in own:
+            house.tend_until_state(job, "done")
         assert house.table.get(run.id).state == "queued"
     house.table.claim(run.id, "cluster", 0)
     assert "It ran on a cluster" in house.tend_until_state(run, "crashed").error_text

@@ -15,7 +15,7 @@ from sparsedash.reporting.run_results import RunResults
 from sparsedash.reporting.verdicts import model_verdict
 from sparsedash.schema.errors import StoreError
 from sparsedash.schema.method_settings import MethodSettings
-from sparsedash.schema.records import Record
+from sparsedash.schema.records import Healed, Record
 from sparsedash.schema.settings import BUILTIN_CLOZE_402, FindResult, FindSettings, RunSettings, Trial
 from sparsedash.shell.terminal import run_table
 from sparsedash.stats.mean_intervals import moments
@@ -154,6 +154,17 @@ def test_the_figures_give_the_losses_of_the_models_that_the_answer_names():
     assert within.endswith("; intervals of at least 98.8 %.")
     assert beyond.startswith("30 % (measured 29.2 %") and "perplexity 1.35 × dense's" in beyond
     assert answers.answer_figures(sweep_of()) == []
+
+
+def test_a_healed_model_has_what_healing_did_and_is_tested_again_beside_the_one_that_it_began_from():
+    plain_one, done = shifted(0.3, 200), Healed(steps=8, kept_step=8, before=0.2, after=0.1, n_tokens=60, weights="x")
+    undecided = shifted(0.05, 200, spread=1.0)
+    made = replace(undecided.pruned, method=undecided.pruned.method.healed(8), healed=done)
+    found = sweep_of(plain_one, replace(undecided, key="healed", pruned=made))
+    figures = plain(" ".join(answers.answer_figures(found)))
+    assert "“least-squares (healed 8 steps)” at 20 %: 8 steps on calibration text; KL" in figures
+    asked = answers.next_step(found).asked
+    assert asked.methods == (made.method.unhealed, made.method) and asked.sparsities_permille == (200,)
 
 
 def test_an_unfinished_run_speaks_for_so_far_and_has_no_next_step():

@@ -67,7 +67,9 @@ def answers(record: Record):
 def test_a_sweep_on_two_machines_gives_the_records_that_it_gives_here(backend, dask, settings, tmp_path):
     here = Store(tmp_path / "here")
     expected = run(settings, here)
+    healed = backend.submit(settings.healed(1))
     job = ended(backend, dask, backend.submit(settings))
+    assert backend.job(healed.id).state == "queued", "it waits for a worker of this machine"
     made = backend.run(job.key)
     assert (made.finished, made.dense, made.sparse) == (True, expected.dense, expected.sparse)
     for key in (made.dense, *made.sparse):

@@ -93,11 +93,19 @@ def test_healed_weights_stay_while_a_run_has_them_and_go_with_the_last_one(backe
         record = backend._store.get(Record, run.sparse[0])
         backend._store.put(record.key, replace(record, pruned=replace(record.pruned, healed=done)))
     for name in (healed_part("one", "0"), healed_part("two", "0"), "refit/0"):
-        backend._store.put_artefact(name, b"weights", about_artefact("healed", MODEL))
-    (stays,) = backend.housekeeping.delete(Selection(kind="weights")).stays
+        backend._store.put_artefact(name, bytes(10**6), about_artefact("healed", MODEL))
+    (stays,) = backend.housekeeping.delete(Selection(kind="healed")).stays
     assert artefacts(backend) == {healed_part("one", "0")} and "delete the runs" in stays.why
-    delete_runs(backend, ["one"])
+    n_bytes, held = 10**6 + 32, backend.housekeeping.holdings()
+    assert held.kinds["healed"].n_bytes == held.models[MODEL].parts["healed"] == n_bytes
+    assert {each.shared_bytes > n_bytes for each in held.runs} == {True}
+    assert delete_runs(backend, ["one"]).n_bytes < n_bytes
     assert artefacts(backend) == {healed_part("one", "0")}
+    held = backend.housekeeping.holdings()
+    plan = backend.housekeeping.plan(Selection(runs=("other",)))
+    assert plan.n_bytes == held.runs[0].n_bytes == held.kinds["runs"].n_bytes + n_bytes
+    of_model = backend.housekeeping.plan(Selection(model=MODEL))
+    assert (of_model.n_bytes, of_model.stays, of_model.items) == (plan.n_bytes, (), ()), "it goes with the run"
     delete_runs(backend, ["other"])
     assert artefacts(backend) == set()
 

@@ -77,12 +77,20 @@ def test_artefacts_of_any_size_and_notes_come_back_until_they_are_forgotten(stor
     assert store.recall(name) is None
 
 
-def test_healed_weights_are_never_evicted(store):
-    store.allow_artefacts(100_000)
-    store.put_artefact("weights", b"x" * 60_000, about_artefact("healed", "m"))
-    for name in ("statistics", "others"):
-        store.put_artefact(name, b"x" * 60_000, about_artefact("statistics", "m"))
-    assert {entry.name for entry in store.entries("artefacts")} == {"weights", "others"}
+def test_healed_weights_are_evicted_until_they_are_protected_and_do_not_count_from_then_on(store):
+    store.allow_artefacts(200_000)
+
+    def left_of(name, kind):
+        store.put_artefact(name, b"x" * 70_000, about_artefact(kind, "m"))
+        return {entry.name for entry in store.entries("artefacts")}
+
+    left_of("a/healed/0", "unfinished")
+    assert left_of("b", "statistics") == {"a/healed/0", "b"} and left_of("c", "statistics") == {"b", "c"}
+    left_of("a/healed/0", "unfinished")
+    store.retag_artefacts("a/healed/", about_artefact("healed", "m"))
+    free = store.artefact_left
+    assert left_of("d", "statistics") == {"a/healed/0", "c", "d"} and free - store.artefact_left > 70_000
+    assert left_of("e", "statistics") == {"a/healed/0", "d", "e"}
 
 
 def test_artefacts_are_forgotten_when_room_runs_short_and_records_are_not(store):

@@ -91,6 +91,9 @@ REQUESTS = {
     "no prompts": replace(SETTINGS, prompts=()),
     "budget": replace(SETTINGS, methods=with_budget([*map(method_named, ("best", "wanda"))], "weights")),
     "search of a budget": FindSettings(method=MethodSettings(saliency="wifv", budget="bytes")),
+    "healed": replace(SETTINGS, methods=tuple(map(method_named, ("obs", "wanda-2:4")))).healed(12),
+    "healed, custom": replace(SETTINGS, methods=(MethodSettings(saliency="wifv"),)).healed(12),
+    "search of healed models": FindSettings(method=method_named("best").healed(8)),
     "custom search": FindSettings(method=MethodSettings(saliency="wifv", damping=0.5)),
 }
 
@@ -124,11 +127,11 @@ def test_prompts_that_are_kept_begin_the_next_form_and_one_that_is_too_long_is_r
     assert "1 to 300 characters" in words(app) and button(app, "Start").disabled
 
 
-def test_the_address_has_no_room_for_two_custom_methods_or_widths():
+def test_the_address_has_no_room_for_two_custom_methods_or_widths_or_a_healed_method_alone():
     own = [MethodSettings(damping=damping) for damping in (0.1, 0.2)]
     assert form_address(replace(SETTINGS, methods=tuple(own))) is None
     assert form_address(replace(SETTINGS, methods=(own[0], MethodSettings(width_multiple=64)))) is None
-    assert form_address(SETTINGS.healed(8)) is None
+    assert form_address(replace(SETTINGS, methods=(method_named("best").healed(8),))) is None
 
 
 @pytest.mark.parametrize("goal", [None, SEARCH])
@@ -149,6 +152,8 @@ def test_healing_that_is_not_possible_is_refused_under_its_field(open_page, back
         raise JobError("How long healing takes is not known yet.")
 
     monkeypatch.setattr(backend, "healing_steps", unknown)
+    app = open_page("prune", **{"heal": "6", "heal-steps": "8"})
+    assert "minutes or steps" in words(app) and button(app, "Start").disabled
     app = open_page("prune", heal="6")
     assert "not known yet" in words(app) and button(app, "Start").disabled
     monkeypatch.setattr(backend, "healing_steps", lambda minutes, settings: 8 * minutes)

@@ -396,8 +396,10 @@ class HealingCheckpoint:
         """Keep the parts, if it is time. state: in every part."""
         # Not left to the checkpoint: until later the weights would be others.
         if self._checkpoint.is_due:
-            self._turns[0] += 1
-            self._checkpoint.keep({self._name(self._turns[0] % 2, part): own for part, own in enumerate(pack)})
+            turn = self._turns[0] + 1
+            # Where not all has room, the other one stays the whole one.
+            if self._checkpoint.keep({self._name(turn % 2, part): own for part, own in enumerate(pack)}):
+                self._turns[0] = turn
 
     def newest(self, n_parts: int) -> _State | None:
         """The state of the newest whole checkpoint, or None."""

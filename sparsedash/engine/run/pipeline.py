@@ -28,6 +28,7 @@ from sparsedash.engine.run.sparse_models import (
     SparseModel,
     make_blocks,
     missing_statistics,
+    protect_healed,
     prune_model,
 )
 from sparsedash.engine.texts.generation import continue_prompts
@@ -300,6 +301,7 @@ def evaluate_models(
             words_cut=result.words_cut,
         )
         run.store.put(record.key, record)
+        protect_healed(record, run.store)
         run.made.add(record.key)
         records.append(record)
     checkpoint.done()

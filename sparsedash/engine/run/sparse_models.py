@@ -379,7 +379,8 @@ def _healed(run: RunContext, method: MethodSettings, permille: int, made: Pruned
         n_tokens=found.n_tokens,
         weights=key,
     )
-    about = about_artefact("healed", run.identity)
+    # Evictable as any checkpoint: a run that is given up here leaves nothing that stays.
+    about = about_artefact("unfinished", run.identity)
     for index, block in enumerate(found.blocks):
         run.store.put_artefact(healed_part(key, str(index)), _pack_narrowed(block), about)
     run.store.put_artefact(healed_part(key, "norms"), pack_tensors(found.norms), about)
@@ -403,6 +404,13 @@ def _known_healed(run: RunContext, key: str, made: PrunedChannels) -> PrunedChan
         healed = msgspec.json.decode(figures, type=Healed)
     run.log.note_cached("healed weights")
     return replace(made, blocks=_listed(narrowed), norms=tensors, healed=healed)
+
+
+def protect_healed(record: Record, store: Store) -> None:
+    """Exempt the healed weights that a record refers to from eviction and from the limit."""
+    if record.pruned is not None and record.pruned.healed is not None:
+        parts = healed_part(record.pruned.healed.weights, "")
+        store.retag_artefacts(parts, about_artefact("healed", record.model_identity))
 
 
 def _listed(blocks: Sequence[PrunedMlp]) -> LazySequence[PrunedMlp]:
@@ -439,6 +447,7 @@ def rebuild_model(record: Record, store: Store, on_step: OnStep, shelf: ModelShe
     method = record.pruned.method
     with fastest_products(record.dtype):
         sparse = prune_model(run, method, record.pruned.sparsity_permille)
+    protect_healed(record, store)
     text = run.calibration_identity(plain_share(method, settings.calibration)) if method.reads_text else ""
     return RebuiltModel(source=run.source, loaded=run.loaded, sparse=sparse, calibration_identity=text)
 

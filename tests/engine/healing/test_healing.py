@@ -132,6 +132,22 @@ def test_a_checkpoint_that_is_not_whole_is_not_used(at, store):
     assert (1 in steps) == (at == "one part") and 5 in steps
 
 
+def test_a_checkpoint_that_finds_no_room_leaves_the_last_whole_one(store, monkeypatch):
+    loaded, done, room = tiny_loaded("llama"), [], [10**9]
+    monkeypatch.setattr(stores.Store, "artefact_left", property(lambda _: room[0]))
+
+    def on_step(step):
+        # Of what comes after the first check the norms alone have room, in the second one and in the third.
+        room[0] = 10**9 if step.done < 3 else 8_000
+        if step.done == N_STEPS:
+            raise Killed
+
+    with pytest.raises(Killed):
+        healed(loaded, store, on_step)
+    healed(loaded, store, lambda step: done.append(step.done))
+    assert min(filter(None, done)) == 2
+
+
 @pytest.mark.parametrize("n", [0, 15])
 def test_too_little_text_is_refused(n, store):
     with pytest.raises(CalibrationError, match="needed: 16"):

@@ -65,6 +65,13 @@ def test_it_ends_at_neighbours_one_width_multiple_apart_and_its_run_has_every_tr
     assert [store.get(Record, key).pruned.widths[0] for key in run.sparse] == [80, 72, 64, 56]
 
 
+def test_every_trial_of_a_search_among_healed_models_is_healed(asked, store, within):
+    within(300)
+    result = find_sparsity(asked.healed(1), store)
+    assert result.answer == 250
+    assert {store.get(Record, trial.record).pruned.healed.steps for trial in result.trials} == {1}
+
+
 @pytest.mark.parametrize(
     ("permille", "otherwise", "answer", "next_step"),
     [(0, "beyond", None, 83), (900, "beyond", 833, None), (100, "open", 83, 167)],
