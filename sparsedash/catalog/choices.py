@@ -142,6 +142,10 @@ CALIBRATION_CORPORA = (
 OFFERED = {"model": MODELS, "evaluation text": EVALUATION_CORPORA, "calibration text": CALIBRATION_CORPORA}
 """What the form and the shell offer for a reference, by the title of its setting."""
 
+HUB_TEXTS = frozenset(
+    choice.name for choice in (*EVALUATION_CORPORA, *CALIBRATION_CORPORA) if choice.reading in (_DOWNLOADED, _STREAMED)
+)
+"""Names of the text sets that are fetched from the hub."""
 
 EXAMPLE = "example"
 """The key of the run."""

@@ -3,7 +3,7 @@
 Plain text: escape it before it becomes markup.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Any
@@ -249,20 +249,23 @@ class NextStep:
     tested: Mapping[str, str] = field(default_factory=dict)
 
 
-def next_step(found: RunResults, runs: Sequence[Run] = ()) -> NextStep | None:
+def next_step(
+    found: RunResults, runs: Sequence[Run] = (), lacks: Callable[[str], bool] = lambda _: False
+) -> NextStep | None:
     """The next step after a finished run; None where none of its sparse models was judged, or it is not finished.
 
-    Only steps that their passages can decide. runs: those that may have taken it already.
+    Only steps that their passages can decide. runs: those that may have taken it already. lacks: whether a text is out
+    of reach here.
     """
     if not found.best or not found.run.finished:
         return None
-    step, asked = _next_step(found, runs), found.run.find
+    step, asked = _next_step(found, runs, lacks), found.run.find
     if asked is None or (limits := Tolerance(ratio=asked.ratio, points=asked.points)) == found.tolerance:
         return step
     return replace(step, said=f"The search was made for {tolerance_words(limits)}. {step.said}")
 
 
-def _next_step(found: RunResults, runs: Sequence[Run]) -> NextStep:
+def _next_step(found: RunResults, runs: Sequence[Run], lacks: Callable[[str], bool]) -> NextStep:
     rows, run, settings = found.best, found.run, found.run.settings
     within, beyond = largest_within(rows), smallest_beyond(rows)
     low, high = within.permille if within else -1, beyond.permille if beyond else 1001
@@ -271,7 +274,7 @@ def _next_step(found: RunResults, runs: Sequence[Run]) -> NextStep:
         return NextStep(said=said, link="Export this model", asked=None)
     _, undecided = answered({row.permille: row.verdict for row in rows})
     if unknown := [row for row in rows if row.permille in undecided]:
-        return _test_again(found, unknown, runs) or _too_close(found, low, unknown, runs)
+        return _test_again(found, unknown, runs, lacks) or _too_close(found, low, unknown, runs)
     if run.find is not None:
         said = "Next: allow more, or search with another method."
         return NextStep(said=said, link="Search again", asked=_by_limits(run.find, found.tolerance))
@@ -288,7 +291,7 @@ def _next_step(found: RunResults, runs: Sequence[Run]) -> NextStep:
             # A method that knows nothing of the activations is no way to find how much can go.
             method = replace(method_named(DEFAULT_METHOD), budget=method.budget)
             said += f" with {_quoted(method)}"
-    evaluation, on = _deciding_passages(found)
+    evaluation, on = _deciding_passages(found, lacks)
     if evaluation is None:
         return NextStep(said=f"{on} Next: allow another loss.", link="Allow another loss", asked=settings)
     search = FindSettings(
@@ -309,7 +312,7 @@ def _by_limits(search: FindSettings, tolerance: Tolerance) -> FindSettings:
     return replace(search, ratio=tolerance.ratio, points=tolerance.points)
 
 
-def _deciding_passages(found: RunResults) -> tuple[EvaluationSettings | None, str]:
+def _deciding_passages(found: RunResults, lacks: Callable[[str], bool]) -> tuple[EvaluationSettings | None, str]:
     """Passages on which a search can decide, and the end of the sentence that says so; None, and why: there are none.
 
     Those of the run, or else of the smallest text with enough.
@@ -318,7 +321,7 @@ def _deciding_passages(found: RunResults) -> tuple[EvaluationSettings | None, st
     needed = max(FEWEST_PASSAGES, passages_to_detect(ratio))
     if n_tested >= needed:
         return evaluation, "."
-    for text in _longer_texts(evaluation, n_tested):
+    for text in _longer_texts(evaluation, n_tested, lacks):
         if (text.n_texts or _MOST_PASSAGES) >= needed:
             part, passages = _part_of(text, needed)
             least, few = wording.factor(smallest_loss(n_tested)[0]), n_tested < FEWEST_PASSAGES
@@ -335,10 +338,12 @@ def _part_of(text: CatalogEntry, needed: int) -> tuple[int | None, str]:
     return n, f"{n:,} of {text.title}"
 
 
-def _test_again(found: RunResults, unknown: Sequence[Judged], runs: Sequence[Run]) -> NextStep | None:
+def _test_again(
+    found: RunResults, unknown: Sequence[Judged], runs: Sequence[Run], lacks: Callable[[str], bool]
+) -> NextStep | None:
     """Test those of these models that a text has enough passages for, the smallest such text; None where none has."""
     run, n_tested = found.run, found.dense.last_word.total
-    for text in _longer_texts(run.settings.evaluation, n_tested):
+    for text in _longer_texts(run.settings.evaluation, n_tested, lacks):
         rows = list(unknown)
         # Judged in a run of their own, in which each has a wider share of the chance of error.
         while rows and max(needed := _needed(found, rows)) > (text.n_texts or _MOST_PASSAGES):
@@ -419,7 +424,7 @@ def _needed(found: RunResults, rows: Sequence[Judged]) -> list[float]:
     ]
 
 
-def _longer_texts(now: EvaluationSettings, n_tested: int) -> list[CatalogEntry]:
+def _longer_texts(now: EvaluationSettings, n_tested: int, lacks: Callable[[str], bool]) -> list[CatalogEntry]:
     """What has more passages than were tested, with a title for the sentence: the same text, then others.
 
     n_texts: 0 where it is not known, as of a file of which only a part was asked for.
@@ -437,7 +442,7 @@ def _longer_texts(now: EvaluationSettings, n_tested: int) -> list[CatalogEntry]:
         CatalogEntry("lambada_openai", f"the {n:,} passages of LAMBADA, fetched once from the hub", "", n_texts=n),
     ]
     longer = [text for text in others if text.n_texts > there > 0]
-    return [text for text in (same, *longer) if (text.n_texts or inf) > n_tested]
+    return [text for text in (same, *longer) if (text.n_texts or inf) > n_tested and not lacks(text.name)]
 
 
 def _too_close(found: RunResults, low: int, unknown: Sequence[Judged], runs: Sequence[Run]) -> NextStep:

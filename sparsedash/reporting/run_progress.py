@@ -46,6 +46,10 @@ _TRUST_S = 20.0
 """Seconds of earlier runs that count beside this run's own pace."""
 _TRUST = 0.05
 """Share of a stage for which its expected time counts beside its own rate."""
+_REFITS = 0.15
+"""Times the first half of pruning's steps, which choose channels one by one, that the second half takes."""
+_AFTER_READING = 0.5
+"""Share of pruning that is still to come, at the least, while text is read before its first step."""
 _SHARED = 0.3
 """Of the time of a method's first model, what the next takes where most of its work serves all."""
 _SLOWER = 1.5
@@ -123,18 +127,25 @@ def run_progress(
             took[work[part][0]].append(spent[part] / len(work[part]))
     forecast = _Forecast(expected, took, max(1.0, now.elapsed_s / sum(_guess_s(stage) for stage, _ in work)))
     stage, units, usual = here[0], work[here], sum(map(forecast.seconds, work[here]))
-    is_known, has_rate = forecast.knows(units), stage in _WITH_RATE and now.rest_s is not None and now.share < 1
-    if has_rate and now.rest_s is not None:
-        whole = now.rest_s / (1 - now.share)
+    is_known, share, rest_s = forecast.knows(units), now.share, now.rest_s
+    chooses = now.taken[-1].stage == "prune" and _chooses_first(units[0][1])
+    if chooses and rest_s is not None:
+        share, rest_s = _choosing(share, rest_s)
+    has_rate = (stage in _WITH_RATE or chooses) and rest_s is not None and share < 1
+    if has_rate and rest_s is not None:
+        whole = rest_s / (1 - share)
         if is_known:
-            whole = (_TRUST * usual + now.share * whole) / (_TRUST + now.share)
-        rest = (1 - now.share) * whole
+            whole = (_TRUST * usual + share * whole) / (_TRUST + share)
+        rest = (1 - share) * whole
+        whole = spent[here] + rest if chooses else whole
     else:
-        done_s = max(spent[here], now.share * usual * (stage in _WITH_RATE))
+        done_s = max(spent[here], share * usual * (stage in _WITH_RATE))
         rest = max(usual - done_s, _OVERDUE * max(spent[here], usual))
         if now.taken[-1].stage == "prune":
             # What another model has found already is done at once.
-            rest = min(rest, (1 - now.share) * usual)
+            rest = min(rest, (1 - share) * usual)
+        elif rest_s is not None and _chooses_first(units[0][1]) and not _has_chosen(now.taken):
+            rest = max(rest, rest_s + _AFTER_READING * usual)
         whole = spent[here] + rest
     if stage != "walk" and (has_rate or spent[here] > usual):
         took[units[0]].append(whole / len(units))
@@ -163,6 +174,24 @@ def job_progress(stages: Sequence[str], now: JobPosition, before: JobProgress | 
     rest = now.rest_s if at > 1 and now.rest_s is not None else max(usual - spent, _OVERDUE * max(spent, usual))
     left = rest + slower * sum(guesses[at + 1 :])
     return _after(before, now.elapsed_s, left, now.elapsed_s + left, [] if is_known else stages[at:])
+
+
+def _chooses_first(method: MethodSettings | None) -> bool:
+    """Whether pruning by it first chooses the channels of all blocks one by one, then refits what is left."""
+    return method is not None and method.takes_channels and method.eliminates and method.allocation != "uniform"
+
+
+def _has_chosen(taken: Sequence[Taken]) -> bool:
+    """Whether the last sparse model was pruned already, as far as to read text once more."""
+    return any(each.stage == "prune" and each.point == taken[-1].point and each.seconds > _LEAST_S for each in taken)
+
+
+def _choosing(share: float, rest_s: float) -> tuple[float, float]:
+    """Share of the time of such a pruning, and its time left. share: of its steps. rest_s: if all took as long."""
+    first, later = min(share, 0.5), max(0.0, share - 0.5)
+    to_come = 0.5 - first + _REFITS * (0.5 - later)
+    pace = 1.0 if share < 0.5 else _REFITS
+    return 1 - to_come / (0.5 + _REFITS * 0.5), rest_s * to_come / (pace * (1 - share)) if share < 1 else 0.0
 
 
 def _guess_s(stage: str) -> float:

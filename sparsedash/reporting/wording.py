@@ -351,7 +351,8 @@ def calibration_words(calibration: CalibrationSettings) -> str:
 def run_details(settings: RunSettings | FindSettings) -> str:
     """How a run is made, in one line; of a search its limits first."""
     if isinstance(settings, FindSettings):
-        return f"within {settings.ratio:g} × and {settings.points:g} points · {run_details(planned_run(settings))}"
+        limits = f"perplexity {factor(settings.ratio)}, accuracy −{settings.points:g} points"
+        return f"search made for {limits} · {run_details(planned_run(settings))}"
     evaluation = settings.evaluation
     passages = "all" if evaluation.n_passages is None else f"{evaluation.n_passages:,}"
     rule = "" if evaluation.rule == "plain" else f", last token by the {evaluation.rule} rule"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import sparsedash
-from sparsedash.catalog.choices import example_key, is_example
+from sparsedash.catalog.choices import HUB_TEXTS, example_key, is_example
 from sparsedash.catalog.model_shape import ModelShape
 from sparsedash.jobs.cluster_parts import ClusterView
 from sparsedash.jobs.job import Job, JobKind, Move, Priority
@@ -34,6 +34,7 @@ from sparsedash.schema.settings import (
 from sparsedash.service import preflight, request_checks
 from sparsedash.service.cluster_runner import cluster_runner
 from sparsedash.service.deletion import Housekeeping, live_jobs
+from sparsedash.service.hub_reach import HubReach
 from sparsedash.service.model_lookup import NamedModel, fetch_config, named_model
 from sparsedash.service.preflight import Cached, Memory, Preflight
 from sparsedash.service.request_checks import Access, Problem, ReferenceField
@@ -96,7 +97,7 @@ class Backend:
         self._cluster = cluster_runner(self.data_dir, self._table, self._store)
         elsewhere = self._cluster.takes if self._cluster else lambda job: False
         self._runner = LocalRunner(self.data_dir, self._table, elsewhere=elsewhere)
-        self._speed = MachineSpeed(self._store)
+        self._speed, self._hub = MachineSpeed(self._store), HubReach()
         self._all_uploads = Uploads(self.data_dir)
         self._give_to(LOCAL, None)
         self._try_to_reconcile()
@@ -297,6 +298,12 @@ class Backend:
         """Why what this field of a form names cannot be used, or None."""
         refused = self._access.reference_problem(field, reference)
         return refused or request_checks.reference_problem(field, reference, self.data_dir)
+
+    def lacks_text(self, reference: str) -> bool:
+        """Whether this is a text of the hub that was never read here, while the hub does not answer."""
+        if reference not in HUB_TEXTS or self._store.recall(store_keys.text_identity_note(reference, "")):
+            return False
+        return not self._hub.answers()
 
     def preflight(self, asked: RunSettings | FindSettings) -> Preflight:
         """Time, memory and disk of a run or a search, and why it cannot start if it cannot."""

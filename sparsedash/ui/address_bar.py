@@ -81,11 +81,17 @@ def select(
     wanted, key = query_value(name), f"chosen-{name}"
     chosen = wanted if wanted in options else usual
     st.session_state[key] = chosen
+
+    def keep() -> None:
+        # A fragment's timer may bring the value of a box that another choice took away, and the address before that.
+        if st.session_state[key] != chosen:
+            set_query({**(along or {}), name: st.session_state[key]})
+
     st.selectbox(
         title,
         list(options),
         key=key,
-        on_change=lambda: set_query({**(along or {}), name: st.session_state[key]}),
+        on_change=keep,
         filter_mode="contains",
         format_func=lambda value: visible(options[value]),
     )

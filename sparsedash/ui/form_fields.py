@@ -127,6 +127,8 @@ def reference_field(backend: Backend, row: FieldRow, usual: str | None = None) -
         if choice.name == name:
             terms = f"Licence: {choice.licence}. Size: {choice.size}. How it is read: {choice.reading}."
             show_hint(f"{choice.title}: {choice.summary}", *([terms] if choice.reading else []))
+    if usable and backend.lacks_text(usable):
+        frame.note("The hub does not answer, and this text was never read here. Without a cached copy the run fails.")
     if is_text:
 
         def keep(file: UploadedFile) -> None:
@@ -380,7 +382,8 @@ def evaluation_size_field(backend: Backend, place: DeltaGenerator, settings: Run
 
 def _caption(backend: Backend, text: str, source: str, settings: RunSettings | FindSettings | None) -> str:
     n = _N_TEXTS[text]
-    parts = [f"{n:,} passages, {source}"]
+    lacking = ", and the hub does not answer" if backend.lacks_text(text) else ""
+    parts = [f"{n:,} passages, {source}{lacking}"]
     if settings is not None:
         asked = replace(settings, evaluation=replace(settings.evaluation, corpus=text, n_passages=None))
         known = backend.preflight(asked).duration.total_s

@@ -53,6 +53,7 @@ _HELP: dict[Measure, str] = {
     "share right": "Each model's share of the passages it was evaluated on; verdicts use paired changes instead.",
 }
 _SHIFTED = "Overlapping points are shifted sideways."
+_PAIRED = "Methods whose bars overlap may still differ: their paired difference stands under the chart."
 _HOLLOW = "Hollow marks: evaluated on fewer passages than the dense model."
 _FRONT = "Line: Pareto front."
 _BEATEN = "Pareto front: no other model is better on both axes. Bars: 95 % intervals."
@@ -60,17 +61,23 @@ _EXACT = "Computed exactly from the widths of the layers."
 _MEASURED = "Measured on the machine named below: both models in one process, in random order, one passage at a time."
 
 
-def show_tradeoff_chart(tradeoff: TradeoffData, measure: Measure, name: str, key: str, *hints: str) -> str:
+def show_tradeoff_chart(
+    tradeoff: TradeoffData, measure: Measure, name: str, key: str, *hints: str, paired: bool = False
+) -> str:
     """Draw the chart with its caption; return the key of the record whose point was clicked.
 
-    name: of its files. hints: about these lines, behind the "?".
+    name: of its files. hints: about these lines, behind the "?". paired: whether the page tests method against method.
     """
     several, tradeoff = len(tradeoff.lines) > 1, replace(tradeoff, highlighted=query_value(_HIGHLIGHT))
     chart, alt = tradeoff_chart(tradeoff, measure, frame.theme()), tradeoff_words(tradeoff, measure)
     pressed = clicked_record(show_chart(chart, name, alt, key))
     frame.show(Html(f"<style>{theme_switch_css()}</style>"))
     hollow = any(point.hollow or point.live for line in tradeoff.lines.values() for point in line)
-    caption = [_CAPTIONS[measure], _SHIFTED if several else ""]
+    caption = [
+        _CAPTIONS[measure],
+        _SHIFTED if several else "",
+        _PAIRED if paired and _CAPTIONS[measure] == _SIGNS else "",
+    ]
     more = [*hints, _HELP[measure], far_words(tradeoff, measure), _HOLLOW if hollow else "", _CLICK]
     _caption(key, measure, caption, more)
     return pressed

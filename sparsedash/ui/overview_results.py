@@ -57,7 +57,7 @@ def _resume_without_panel(backend: Backend, run: Run, job: Job | None) -> Callab
 
 def _show_next_step(backend: Backend, found: RunResults | None, *, grows: bool) -> None:
     """Draw the next step and its link, once the run is finished. grows: keep the room for it from the beginning."""
-    step = run_answer.next_step(found, backend.runs()) if found is not None else None
+    step = run_answer.next_step(found, backend.runs(), backend.lacks_text) if found is not None else None
     if step is None and not grows:
         return
     with st.container(key="next-step-grows" if grows else "next-step", horizontal=True, vertical_alignment="center"):
@@ -134,7 +134,8 @@ def show_tradeoff(backend: Backend, found: RunResults, job: Job | None) -> None:
             pressed = loss_charts.show_gains(backend, found, tradeoff, gain, measure)
         else:
             file = file_name(wording.file_stem(found.run), measure)
-            pressed = loss_charts.show_tradeoff_chart(tradeoff, measure, file, f"race-{measures.index(measure)}")
+            key, paired = f"race-{measures.index(measure)}", bool(found.race)
+            pressed = loss_charts.show_tradeoff_chart(tradeoff, measure, file, key, paired=paired)
         loss_charts.open_comparison(found.comparisons.get(pressed))
 
     def has_grown() -> bool:
@@ -211,13 +212,17 @@ def link_to_answers(found: RunResults) -> None:
 def list_runs(backend: Backend, runs: list[Run], chosen: str) -> None:
     """Draw these runs as links to themselves; the one being shown is marked."""
     marks = backend.user_data.marks()
+    limits = navigation.whole_tolerance_query(navigation.current_tolerance())
     for run in runs:
         mark = marks.get(run.key, RunMark())
         notes = {"not finished": not run.finished, "pinned": mark.pinned, "shown above": run.key == chosen}
-        parts = [wording.moment(run.started_at, frame.zone()), wording.stored_run_details(run)]
+        own = navigation.whole_tolerance_query(run.find)
+        # Of a search its limits, where the page has others.
+        details = wording.stored_run_details(replace(run, find=None) if own == limits else run)
+        parts = [wording.moment(run.started_at, frame.zone()), details]
         with st.container(gap=None):
             title = widget_label(wording.stored_run_title(run, mark.name))
-            frame.link("overview", title, run=run.key, **navigation.whole_tolerance_query(run.find))
+            frame.link("overview", title, run=run.key, **own)
             frame.remark(" · ".join([*parts, *(note for note, holds in notes.items() if holds)]))
 
 

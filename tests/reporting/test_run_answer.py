@@ -406,6 +406,10 @@ def test_a_search_takes_the_smallest_text_that_can_decide(ratio, on, text):
     assert f"less than 10 % can be removed{on}" in plain(step.said) and step.asked.evaluation.corpus == text
     done = replace(found.run, key="done", find=step.asked, finished=True)
     assert answers.next_step(found, [done]).tested == {"See it": "done"}
+    nearer = replace(found, tolerance=Tolerance(ratio=1.06))
+    assert answers.next_step(nearer).asked.evaluation.corpus == "lambada_openai"
+    without = answers.next_step(nearer, lacks=lambda text: text == "lambada_openai")
+    assert plain(without.said).startswith("No text here has the"), "one that is out of reach is not offered"
     far = answers.next_step(replace(found, tolerance=Tolerance(ratio=1.01)))
     assert plain(far.said).startswith("No text here has the 58,000 passages that a limit of 1.01 × takes. Next: allow")
 

@@ -297,6 +297,19 @@ def test_the_time_left_counts_down_without_leaps_and_the_bar_follows(case):
     assert last_tenth_s <= 0.2 * end_s or any(look.slower for look in looks)
 
 
+def test_pruning_that_takes_longer_than_expected_is_told_by_its_own_steps():
+    run = replace(RUN, methods=(method_named("best"),), sparsities_permille=(200,))
+    # 92 s for 20 expected: ten choices of 8 s, then ten refits.
+    looks = replayed(run, KNOWN | {"prune": 20.0}, timeline(prune0=[*steps(80, 10), *steps(12, 10)], text0=[0.1]))
+    looks = looks[
+        : next(i for i, look in enumerate(looks) if look.elapsed_s >= 172.1)
+    ]  # Of RUN's two models the first.
+    half = next(look for look in looks if look.elapsed_s >= 60.1 + 40)
+    assert half.left_s == pytest.approx(52 + 20, rel=0.25) and half.slower
+    before_last = next(look for look in looks if look.elapsed_s >= 60.1 + 92)
+    assert before_last.share < 0.95
+
+
 @pytest.mark.parametrize(
     ("stage", "share", "rest_s", "left_s"),
     [("load", 0.0, None, None), ("calibrate", 0.5, 9.0, None), ("continue", 0.5, 4.0, 4.0)],

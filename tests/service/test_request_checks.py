@@ -179,10 +179,10 @@ def test_models_of_the_hub_are_those_on_the_list_and_the_token_is_an_administrat
 
 
 UNASKED = (
-    "close expect_work fastest_dtype forecast expected_seconds healing_steps is_measuring model_shape reconcile"
-    " worker_trouble"
+    "close expect_work fastest_dtype forecast expected_seconds healing_steps is_measuring lacks_text model_shape"
+    " reconcile worker_trouble"
 )
-"""What says or does nothing of anybody's: how long stages take, the sizes of a model, that jobs are looked after."""
+"""What says or does nothing of anybody's: times, sizes of a model, texts of the hub, that jobs are looked after."""
 
 ASKED = (
     " administers cached cancel cluster continuation damaged_runs divergence fetch_config health job jobs"

@@ -67,6 +67,7 @@ class FilledBackend(Backend):
         super().__init__(folder)
         self.before, self.expected = BEFORE, dict.fromkeys(STAGE_TITLES)
         self.submitted, self.asked_about, self.looked_up = [], [], []
+        self.out_of_reach = ()
         self.hub_says = self.named = self.known_cluster = None
         self.costs._clock = lambda: 0.0
 
@@ -118,6 +119,9 @@ class FilledBackend(Backend):
     def reference_problem(self, field, reference):
         known = (problem for problem in self.before.problems if problem.field == field)
         return next(known, None) or super().reference_problem(field, reference)
+
+    def lacks_text(self, reference):
+        return reference in self.out_of_reach
 
     def named_model(self, reference):
         return self.named

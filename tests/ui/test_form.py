@@ -312,6 +312,15 @@ def test_an_evaluation_size_fills_in_the_passages(open_page, backend):
     assert (app.selectbox(key="text").value, app.number_input(key="passages").value) == ("builtin:cloze-402", None)
 
 
+def test_a_text_that_is_out_of_reach_is_told_beside_its_field_and_its_size(open_page, backend):
+    backend.out_of_reach = ("lambada_openai",)
+    app = open_page("prune")
+    assert "from the hub, and the hub does not answer" in app.radio(key="sure").proto.captions[-1]
+    assert "this text was never read here" not in words(app)
+    app.radio(key="sure").set_value("Paper").run()
+    assert "The hub does not answer, and this text was never read here." in words(app)
+
+
 def test_a_search_has_the_same_sizes_and_a_budget(open_page):
     app = open_page("prune", goal=SEARCH, text="lambada_openai")
     assert app.radio(key="sure").value == "Paper"

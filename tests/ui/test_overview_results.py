@@ -290,6 +290,18 @@ def test_a_race_shows_the_paired_difference_beside_its_claim(open_page, backend)
     backend.add_run(specimens.run(replace(SETTINGS, methods=(*SETTINGS.methods, method_named("magnitude")))))
     said = words(open_page("overview"))
     assert "magnitude against least-squares" in said and "the word perplexity of least-squares, paired, 95 %" in said
+    overlap = "Methods whose bars overlap may still differ"
+    assert overlap in said and overlap not in words(open_page("overview", measure="flips"))
+
+
+def test_the_list_names_the_limits_of_a_search_where_the_page_has_others(open_page, backend):
+    search = backend.add_run(specimens.search())
+    made_for = f"search made for perplexity {search.find.ratio:.2f}"
+    backend.add_run(specimens.run())
+    assert made_for in words(open_page("overview", within="1.1", points="2"))
+    assert made_for not in words(
+        open_page("overview", within=f"{search.find.ratio:g}", points=f"{search.find.points:g}")
+    )
 
 
 def test_a_text_to_come_has_its_place(open_page, backend):
