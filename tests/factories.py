@@ -39,7 +39,7 @@ THREE_LAYERS = replace(
     held_out_errors=(0.11, 0.02, 0.5),
     uncompensated_errors=(0.2, 0.04, 0.5),
     passage_errors=(0.12, 0.03, 0.4),
-    sensitivities=(2.0, 1.0, 4.0),
+    alone=(0.02, 0.01, 0.04),
 )
 """With everything measured that can be."""
 

@@ -22,8 +22,7 @@ class Method:
 
 
 _USUAL, _BARE = MethodSettings(), MethodSettings(compensation="none")
-_OBS = MethodSettings(saliency="obs", allocation="sensitivity", damping=0.1)
-_KFAC = replace(_OBS, saliency="kfac", allocation="curves", plain_text=0.5)
+_BY_CURVES = MethodSettings(saliency="obs", allocation="curves", damping=0.1, plain_text=0.5)
 _SPARSEGPT = MethodSettings(saliency="obs", pattern="1x1", scope="decoder")
 _WANDA = MethodSettings(compensation="none", pattern="1x1", scope="decoder")
 _BY_SIZE = replace(_WANDA, saliency="magnitude")
@@ -31,37 +30,16 @@ _BY_SIZE = replace(_WANDA, saliency="magnitude")
 METHODS = (
     Method(
         "best",
-        "removes the channels that the rest can best replace, mostly from the least sensitive blocks, then refits; "
-        "half of the calibration tokens are plain stories, so that ordinary text is not forgotten",
-        replace(_OBS, plain_text=0.5),
+        "removes the channels that the rest can best replace, from each layer so many that the least is lost, then "
+        "refits layer after layer; half of the calibration text is plain stories, lest ordinary text be forgotten",
+        replace(_BY_CURVES, compensation="sequential"),
     ),
+    Method("obs-by-curves", "best without its last refit: quicker, and nearly as near to dense", _BY_CURVES),
     Method("least-squares", "channels by weight times activation, then refitted; the quickest that refits", _USUAL),
-    Method(
-        "least-squares-by-sensitivity",
-        "least-squares, but mostly from the least sensitive blocks; one backward pass over little text",
-        replace(_USUAL, allocation="sensitivity"),
-    ),
-    Method("obs-by-sensitivity", "as best, but on the calibration text alone", _OBS),
     Method(
         "least-squares-by-curves",
         "least-squares, with the widths that lose least in all: the model's loss is measured layer by layer",
         replace(_USUAL, allocation="curves"),
-    ),
-    Method(
-        "kfac-by-curves",
-        "as best, errors weighted by the Fisher information of the layer's output; the widths that lose least in all",
-        _KFAC,
-    ),
-    Method(
-        "kfac-sequential",
-        "kfac-by-curves, refitted once more block after block on the sparse model's own activations",
-        replace(_KFAC, compensation="sequential"),
-    ),
-    Method(
-        "obs-sequential",
-        "obs-by-sensitivity, refitted once more block after block on the sparse model's own activations; two more "
-        "passes over the text",
-        replace(_OBS, compensation="sequential"),
     ),
     Method(
         "retrain-free (published)",

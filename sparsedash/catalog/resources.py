@@ -33,12 +33,8 @@ MODELS_TOGETHER = 4
 and none finishes before the others.
 """
 
-FISHER_BATCH_TOKENS, SENSITIVITY_BATCH_TOKENS = 1024, 512
-"""Tokens in one batch of a backward pass: many where all of the calibration text is read, few where little is."""
-SENSITIVITY_TOKENS = 4096
-"""Tokens that blocks' sensitivities are measured on."""
-OUTPUT_GRADIENT_TOKENS, OUTPUT_BATCH_TOKENS = 1024, 256
-"""Tokens at which the MLPs' outputs get gradients: four times as many chose no better channels. Tokens of a batch."""
+FISHER_BATCH_TOKENS = 1024
+"""Tokens in one batch of a backward pass."""
 
 CURVE_TOKENS, LEAST_CURVE_LENGTH = 256, 128
 """Held-out tokens that curves are measured on, and the fewest of each sequence."""
@@ -207,21 +203,6 @@ def needs_fisher(settings: RunSettings) -> bool:
     return any(method.saliency == "fisher" for method in settings.methods)
 
 
-def needs_sensitivity(settings: RunSettings) -> bool:
-    """Whether one of the run's methods measures the sensitivity of each block."""
-    return any(method.allocation == "sensitivity" for method in settings.methods)
-
-
-def needs_output_gradients(settings: RunSettings) -> bool:
-    """Whether one of the run's methods needs the gradients of the MLPs' outputs."""
-    return any(method.saliency == "kfac" for method in settings.methods)
-
-
-def goes_back(settings: RunSettings) -> bool:
-    """Whether one of the run's methods needs a backward pass."""
-    return needs_fisher(settings) or needs_sensitivity(settings) or needs_output_gradients(settings)
-
-
 def judged_tokens(vocabulary: int) -> int:
     """Most tokens at which a curve's loss is measured."""
     return min(CURVE_TOKENS, max(64, JUDGED_VALUES // vocabulary))
@@ -230,13 +211,6 @@ def judged_tokens(vocabulary: int) -> int:
 def gradient_bytes(widths: Sequence[int], settings: RunSettings, n_sequences: int) -> int:
     """Bytes of the mask gradients of one sparsity, in memory and in the store: one value a channel and sequence."""
     return 4 * n_sequences * sum(widths) if needs_fisher(settings) else 0
-
-
-def output_gradient_bytes(hidden: int, n_blocks: int, settings: RunSettings) -> int:
-    """Bytes of the gradients of the MLPs' outputs, in memory and in the store, for each share of plain text."""
-    n_tokens = min(OUTPUT_GRADIENT_TOKENS, settings.calibration.n_samples * settings.calibration.length)
-    shares = {method.plain_text for method in settings.methods if method.saliency == "kfac"}
-    return 2 * n_tokens * hidden * n_blocks * len(shares)
 
 
 def kept_bytes(widths: Sequence[int], hidden: int, settings: RunSettings, n_sequences: int) -> int:
@@ -248,7 +222,6 @@ def kept_bytes(widths: Sequence[int], hidden: int, settings: RunSettings, n_sequ
     if not settings.reads_text:
         return 0
     gradients = gradient_bytes(widths, settings, n_sequences)
-    gradients += output_gradient_bytes(hidden, len(widths), settings)
     if not collects_whole_moments(widths, settings):
         return gradients
     moments = len(shares_read(settings)) * sum(width * width for width in widths)
@@ -291,26 +264,17 @@ def _answering_bytes(shape: ModelShape, settings: RunSettings, *, streamed: bool
 def _backward_bytes(shape: ModelShape, settings: RunSettings, n_at_once: int) -> int:
     """Four vectors of each of the two widths of the blocks in memory, and the inputs of all blocks, of each token.
 
-    Besides, of Fisher information four vectors of the vocabulary and the gradients, of output gradients the same for
-    the judged tokens, of sensitivities float32 changes of the out-projections and of every block's output. n_at_once:
-    blocks of which activations are in memory together.
+    Besides, four vectors of the vocabulary and the gradients. n_at_once: blocks of which activations are in memory
+    together.
     """
+    if not needs_fisher(settings):
+        return 0
     d, m, n_blocks, itemsize = shape.hidden, max(shape.widths), len(shape.widths), WEIGHT_BYTES[settings.dtype]
-    fisher = sensitivity = outputs = 0
-    a_token = itemsize * (n_blocks * d + 4 * (m + d))
-    if needs_fisher(settings):
-        # A sequence is never divided.
-        n_tokens = max(FISHER_BATCH_TOKENS, settings.calibration.length)
-        activations = itemsize * (4 * n_at_once * (m + d) + n_blocks * (m + d) * (n_at_once < n_blocks))
-        gradients = gradient_bytes(shape.widths, settings, settings.calibration.n_samples)
-        fisher = gradients + n_tokens * (4 * 4 * shape.vocabulary + activations)
-    if needs_sensitivity(settings):
-        changes = 4 * d * sum(shape.widths) * n_at_once // n_blocks
-        sensitivity = changes + SENSITIVITY_BATCH_TOKENS * (a_token + 4 * n_blocks * d)
-    if needs_output_gradients(settings):
-        logits = 4 * 4 * shape.vocabulary
-        outputs = output_gradient_bytes(d, n_blocks, settings) + OUTPUT_BATCH_TOKENS * (a_token + logits)
-    return max(fisher, sensitivity, outputs)
+    # A sequence is never divided.
+    n_tokens = max(FISHER_BATCH_TOKENS, settings.calibration.length)
+    activations = itemsize * (4 * n_at_once * (m + d) + n_blocks * (m + d) * (n_at_once < n_blocks))
+    gradients = gradient_bytes(shape.widths, settings, settings.calibration.n_samples)
+    return gradients + n_tokens * (4 * 4 * shape.vocabulary + activations)
 
 
 def _curve_bytes(shape: ModelShape, settings: RunSettings) -> int:
@@ -357,7 +321,7 @@ def run_disk(shape: ModelShape, settings: RunSettings, n_passages: int, *, strea
         stays += shape.n_parameters * itemsize
     streams = (1 + bool(sequential)) * calibration.n_samples * calibration.length * shape.hidden * itemsize
     models = sorted(_model_bytes(shape, method, permille, itemsize) for method, permille in settings.points)
-    passing = [streams, max(models, default=0), 4 * shape.hidden * sum(shape.widths) * needs_sensitivity(settings)]
+    passing = [streams, max(models, default=0)]
     # Two checkpoints of a healing: weights in single precision, their moments, and the best weights.
     passing.append(2 * (3 * 4 + itemsize) * max(healed, default=0))
     if streamed:

@@ -415,7 +415,10 @@ def _needed(found: RunResults, rows: Sequence[Judged]) -> list[float]:
     if n_tested < FEWEST_PASSAGES:
         # So few say nothing of how many it takes.
         return [max(FEWEST_PASSAGES, passages_to_detect(found.tolerance.ratio))] * len(rows)
-    judged = [each.verdict for each in judge([measure(found.dense, row.record) for row in rows], found.tolerance)]
+    # A healed model is judged beside the one that it began from.
+    n_compared = len(rows) + sum(row.method.heal_steps > 0 for row in rows)
+    measured = [measure(found.dense, row.record) for row in rows]
+    judged = [each.verdict for each in judge(measured, found.tolerance, n_compared)]
     return [
         inf
         if each.verdict == "undecided" and each.passages_needed is None

@@ -258,7 +258,7 @@ def _sparse(judged: Judged, record: Record) -> dict[str, Any]:
     pairs, pruned = judged.comparison, record.pruned
     assert pruned is not None, "a sparse record says how it was pruned"
     errors = ("layer_errors", "held_out_errors", "uncompensated_errors", "passage_errors")
-    per_layer = ("widths", *errors, "sensitivities", "alone")
+    per_layer = ("widths", *errors, "alone")
     paired = {name: getattr(pairs, name) for name in ("broke", "mended", "p_value", "difference")}
     return {
         "method": asdict(pruned.method),

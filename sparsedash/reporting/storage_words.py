@@ -40,7 +40,7 @@ _KINDS: dict[HoldingKind, _Kind] = {
     "healed": _Kind("Healed weights", "entry", "deleted with their runs"),
     "texts": _Kind("Continuations, comparisons, prompts", "entry", "and blind choices", _LOST_TEXTS),
     "timings": _Kind("Measured speed", "timing", "", "They can be measured again."),
-    "statistics": _Kind("Calibration statistics", "entry", "second moments, inputs, sensitivities, curves", _AGAIN),
+    "statistics": _Kind("Calibration statistics", "entry", "second moments, inputs, curves", _AGAIN),
     "gradients": _Kind("Gradients", "entry", "of the masks and the outputs", _AGAIN),
     "written": _Kind("Calibration text written by models", "entry", "", _AGAIN),
     "weights": _Kind("Refitted weights", "entry", "", _AGAIN),

@@ -9,9 +9,9 @@ from sparsedash.schema.fields import MAX_SEED, check_settings, setting
 
 Pattern = Literal["channelx1", "1x1", "2:4", "4:8"]
 Scope = Literal["mlp", "decoder"]
-Saliency = Literal["activation-aware", "magnitude", "wifv", "obs", "kfac", "fisher", "random"]
+Saliency = Literal["activation-aware", "magnitude", "wifv", "obs", "fisher", "random"]
 Compensation = Literal["none", "bias", "least-squares", "sequential"]
-Allocation = Literal["uniform", "global", "standardised", "sensitivity", "curves"]
+Allocation = Literal["uniform", "global", "standardised", "curves"]
 Schedule = Literal["exponential", "linear", "cubic", "cosine"]
 Budget = Literal["channels", "weights", "bytes", "macs"]
 """What a sparsity is a share of: catalog.budgets says what is counted."""
@@ -46,8 +46,7 @@ def allowed_choices(pattern: Pattern) -> Mapping[str, tuple[str, ...]]:
 class MethodSettings:
     """The four choices that make a pruning method, with their few parameters.
 
-    scope: only for weights. seed: only for random saliency. rounds, schedule: only for Fisher saliency. floor, ceiling:
-    only for allocation by sensitivity; a sparsity outside of them is the bound itself. blend: likewise. curve_levels:
+    scope: only for weights. seed: only for random saliency. rounds, schedule: only for Fisher saliency. curve_levels:
     only for allocation by curves. damping: the order of an elimination has one of its own. budget: what sparsities are
     a share of where channels are removed. heal_steps: likewise.
     """
@@ -56,8 +55,7 @@ class MethodSettings:
         "activation-aware",
         label="Saliency: what to keep",
         help="activation-aware: weight times activation. magnitude: weight. wifv: variance. obs: loss "
-        "after the others compensate. kfac: obs, its errors weighted by the Fisher information of the layer's output. "
-        "fisher: Fisher information of a mask, by a backward pass. random: the baseline.",
+        "after the others compensate. fisher: Fisher information of a mask, by a backward pass. random: the baseline.",
     )
     pattern: Pattern = setting(
         "channelx1",
@@ -74,7 +72,7 @@ class MethodSettings:
         "uniform",
         label="Allocation: sparsity of each layer",
         help="global: one threshold for all scores. standardised: the same, in standard deviations of each layer. "
-        "sensitivity: more from less sensitive layers. curves: the least total loss, measured layer by layer.",
+        "curves: the least total loss, measured layer by layer.",
     )
     width_multiple: int = setting(
         32,
@@ -124,11 +122,6 @@ class MethodSettings:
         help="After each part of the text the channels chosen so far are masked. 1: one pass, by the dense model.",
     )
     schedule: Schedule = setting("exponential", label="Schedule of the rounds", help="Sparsity after each round.")
-    floor: float = setting(0.0, label="Floor: least sparsity of a layer", help="0.1: at least 10 % of its channels.")
-    ceiling: float = setting(0.6, label="Ceiling: most sparsity of a layer", help="0.6: at most 60 % of its channels.")
-    blend: float = setting(
-        0.5, label="Blend: from uniform to cheapest widths", help="0: uniform. 1: the least measured loss."
-    )
     curve_levels: int = setting(
         4,
         low=2,
@@ -161,15 +154,13 @@ class MethodSettings:
                 raise SettingsError(name, getattr(self, name), words)
         if self.eliminates and self.allocation in ("global", "standardised"):
             # Its scores are the places in an order, which are the same in every block.
-            words = f"uniform, sensitivity or curves with saliency {self.saliency}"
+            words = f"uniform or curves with saliency {self.saliency}"
             raise SettingsError("allocation", self.allocation, words)
         if self.allocation == "curves" and self.saliency == "fisher" and self.rounds > 1:
             # In every round others go first, at every sparsity: each would need curves of its own.
             raise SettingsError("rounds", self.rounds, "1 with allocation curves")
         if self.heal_steps and not self.takes_channels:
             raise SettingsError("heal steps", self.heal_steps, f"0 with pattern {self.pattern}")
-        if self.floor > self.ceiling:
-            raise SettingsError("floor", self.floor, f"at most the ceiling, {self.ceiling:g}")
         if self.rounds == 1:
             # One round has no schedule: whatever is asked for, it is the same method under the same name.
             object.__setattr__(self, "schedule", "exponential")
@@ -194,13 +185,13 @@ class MethodSettings:
     @property
     def eliminates(self) -> bool:
         """Whether what goes is chosen step by step, after the rest has compensated what went before."""
-        return self.saliency in ("obs", "kfac")
+        return self.saliency == "obs"
 
     @property
     def solves(self) -> bool:
         """Whether the method needs full second moments, not only their diagonals."""
         refits = self.compensation in ("least-squares", "sequential")
-        return refits or self.eliminates or self.allocation in ("sensitivity", "curves")
+        return refits or self.eliminates or self.allocation == "curves"
 
     @property
     def reads_again(self) -> bool:
@@ -212,8 +203,7 @@ class MethodSettings:
     def looks_back(self) -> bool:
         """Whether a pruned block depends on more than the first pass of the calibration text up to it."""
         sequential = self.compensation == "sequential"
-        backward = self.saliency in ("fisher", "kfac")
-        return bool(self.heal_steps) or backward or sequential or self.allocation != "uniform"
+        return bool(self.heal_steps) or self.saliency == "fisher" or sequential or self.allocation != "uniform"
 
     @property
     def unhealed(self) -> "MethodSettings":
@@ -241,18 +231,16 @@ def with_budget(methods: Sequence[MethodSettings], budget: Budget) -> tuple[Meth
 
 def uses_parameter(parameter: str, *, pattern: str, saliency: str, compensation: str, allocation: str) -> bool:
     """Whether a method of these four choices uses its parameter of this name."""
-    refits, sensitive = compensation in ("least-squares", "sequential"), allocation == "sensitivity"
-    measured = allocation == "curves"
+    refits, measured = compensation in ("least-squares", "sequential"), allocation == "curves"
     single = pattern != "channelx1"
     conditions = {
         **dict.fromkeys(("width_multiple", "budget", "heal_steps"), not single),
         "scope": single,
         **dict.fromkeys(("rounds", "schedule"), saliency == "fisher"),
         "seed": saliency == "random",
-        **dict.fromkeys(("floor", "ceiling", "blend"), sensitive),
         "curve_levels": measured,
         "strength": compensation == "sequential",
-        "plain_text": saliency not in ("magnitude", "random") or compensation != "none" or sensitive or measured,
+        "plain_text": saliency not in ("magnitude", "random") or compensation != "none" or measured,
         "damping": refits or (single and saliency == "obs"),
     }
     return conditions.get(parameter, True)

@@ -32,7 +32,6 @@ ArtefactKind = Literal[
     "statistics",
     "inputs",
     "gradients",
-    "sensitivity",
     "curves",
     "activations",
     "scores",
@@ -199,9 +198,8 @@ class Pruned:
     its projections' outputs, averaged; empty where the method needs no text, or the text was too little for whole
     second moments. held_out_errors: on text kept out of the fit; empty when there was too little text to keep any out.
     uncompensated_errors: on calibration text, had the kept weights stayed as they are. passage_errors: on a few
-    passages of the evaluation. sensitivities: what the model loses with one unit of squared error at each block's
-    output; empty where the method does not measure them. alone: what the model loses by the cut of each block alone, by
-    its curve, as KL divergence of the next token in nats; empty where the method measures no curves.
+    passages of the evaluation. alone: what the model loses by the cut of each block alone, by its curve, as KL
+    divergence of the next token in nats; empty where the method measures no curves.
     healed: None where it was not; the errors of a healed model are those before it was healed.
     """
 
@@ -215,13 +213,12 @@ class Pruned:
     held_out_errors: tuple[NotNegative, ...]
     uncompensated_errors: tuple[NotNegative, ...] = ()
     passage_errors: tuple[NotNegative, ...] = ()
-    sensitivities: tuple[NotNegative, ...] = ()
     alone: tuple[NotNegative, ...] = ()
     healed: Healed | None = None
 
     def __post_init__(self) -> None:
         n_layers, errors = len(self.widths), (self.layer_errors, self.held_out_errors, self.uncompensated_errors)
-        sometimes = (*errors, self.passage_errors, self.sensitivities, self.alone)
+        sometimes = (*errors, self.passage_errors, self.alone)
         whole = len(self.dense_widths) == n_layers and all(len(values) in (0, n_layers) for values in sometimes)
         if not (whole and n_layers and min(self.dense_widths) > 0):
             raise StoreError("Its layers do not belong together.")

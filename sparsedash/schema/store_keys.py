@@ -54,16 +54,13 @@ def statistics_key(model: str, dtype: Dtype, corpus: str, calibration: Calibrati
 class CalibrationKeys:
     """Keys of a calibration's artefacts.
 
-    statistics: of the inputs of the MLPs' out-projections. inputs: of the inputs of all projections. sensitivity: of
-    the blocks, measured on the beginning of the text. gradients: of the channel masks, with all tokens weighted alike.
-    output_gradients: of the MLPs' outputs, likewise, on the beginning of the text.
+    statistics: of the inputs of the MLPs' out-projections. inputs: of the inputs of all projections. gradients: of the
+    channel masks, with all tokens weighted alike.
     """
 
     statistics: str
     inputs: str
-    sensitivity: str
     gradients: str
-    output_gradients: str
 
 
 def calibration_keys(model: str, dtype: Dtype, corpus: str, calibration: CalibrationSettings) -> CalibrationKeys:
@@ -73,16 +70,14 @@ def calibration_keys(model: str, dtype: Dtype, corpus: str, calibration: Calibra
     return CalibrationKeys(
         statistics=statistics,
         inputs=stage_key("inputs", statistics=statistics),
-        sensitivity=stage_key("sensitivity", statistics=statistics),
         # A mask's gradient depends on the text, not on the weights of its tokens in the statistics.
         gradients=stage_key("gradients", statistics=unweighted),
-        output_gradients=stage_key("output_gradients", statistics=unweighted),
     )
 
 
 def scheduled_gradients_key(keys: CalibrationKeys, method: MethodSettings, permille: int) -> str:
     """Key of the mask gradients of a model that gets sparser while it reads. keys: of its calibration."""
-    rests_on = keys.statistics if method.allocation in ("sensitivity", "curves") else keys.gradients
+    rests_on = keys.statistics if method.allocation == "curves" else keys.gradients
     # The masks on the way are neither refitted nor rounded to multiples.
     on_the_way = _what_matters(replace(method, compensation="none", width_multiple=1))
     return stage_key("gradients", statistics=rests_on, method=on_the_way, permille=permille)
@@ -166,12 +161,10 @@ def _unweighted(calibration: CalibrationSettings) -> CalibrationSettings:
 def _what_matters(method: MethodSettings) -> dict[str, Any]:
     """The parameters that a method's choices use, and the versions of what it rests on."""
     rests_on = {
-        "sensitivity": method.allocation == "sensitivity",
         "curves": method.allocation == "curves",
         "pruned": method.compensation == "sequential",
         "solve": method.uses("damping"),
         "elimination": method.eliminates and method.takes_channels,
-        "output_gradients": method.saliency == "kfac",
         "healed": method.heal_steps > 0,
     }
     used = {name: value for name, value in asdict(method).items() if method.uses(name)}

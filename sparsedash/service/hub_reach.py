@@ -1,7 +1,7 @@
 """Whether the hub answers here: asked in the background, without a token, while a page offers a text of the hub."""
 
 import time
-from contextlib import suppress
+from http.client import HTTPException
 from math import inf
 from threading import Event, Lock, Thread
 from urllib.error import HTTPError
@@ -32,17 +32,18 @@ class HubReach:
                 self._asked_at = time.monotonic()
                 # In a thread: looking up a name knows no timeout.
                 Thread(target=self._ask, name="hub", daemon=True).start()
-        self._over.wait(_FIRST_S)
+            rest_s = self._asked_at + _FIRST_S - time.monotonic()
+        self._over.wait(max(0.0, rest_s))
         return self._answered
 
     def _ask(self) -> None:
-        answered = False
-        with suppress(OSError):
-            try:
-                urlopen(Request(self._address, method="HEAD"), timeout=_PATIENCE_S).close()  # noqa: S310
-                answered = True
-            except HTTPError as refusal:
-                refusal.close()
-                answered = True
+        answered = True
+        try:
+            urlopen(Request(self._address, method="HEAD"), timeout=_PATIENCE_S).close()  # noqa: S310
+        except HTTPError as refusal:
+            refusal.close()
+        except (OSError, ValueError, HTTPException):
+            # Nothing answers, or the address is none.
+            answered = False
         self._answered = answered
         self._over.set()

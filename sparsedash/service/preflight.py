@@ -257,7 +257,7 @@ def expected_room(settings: RunSettings, store: Store, shape: ModelShape | None)
     there = _there_bytes()
     memory = Memory(
         measured_bytes=int(measured) if measured and measured.isdecimal() else None,
-        backward=resources.goes_back(settings),
+        backward=resources.needs_fisher(settings),
         there_bytes=there,
     )
     if shape is None:

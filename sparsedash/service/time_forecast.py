@@ -357,10 +357,6 @@ def _pruning(method: MethodSettings, shape: ModelShape, n_tokens: int, walk: _Wo
     d, token, n_blocks = shape.hidden, _token(shape), len(shape.widths)
     widths, squares, cubes = (_powers(shape, power) for power in (1, 2, 3))
 
-    def backward(n_tokens: int, batch_tokens: int) -> _Work:
-        """A backward pass takes three times as long as reading; it reads the blocks twice."""
-        return (token + 2 * shape.n_head * PRODUCT) * 3 * n_tokens + walk * 2 * ceil(n_tokens / batch_tokens)
-
     # It is judged on a sample of the calibration text and on a few passages, which are read for it.
     of_passages = resources.MISMATCH_PASSAGES * resources.TOKENS_A_PASSAGE
     work = token * of_passages + walk
@@ -382,12 +378,9 @@ def _pruning(method: MethodSettings, shape: ModelShape, n_tokens: int, walk: _Wo
         # operations choose each channel.
         work += 2 * cubes * SINGLE + 300 * squares * MOVED + _A_CHANNEL_S * widths * SECOND
     if method.saliency == "fisher":
-        work += backward(n_tokens, resources.FISHER_BATCH_TOKENS)
-    if method.saliency == "kfac":
-        work += backward(resources.OUTPUT_GRADIENT_TOKENS, resources.OUTPUT_BATCH_TOKENS)
-    if method.allocation == "sensitivity":
-        work += backward(resources.SENSITIVITY_TOKENS, resources.SENSITIVITY_BATCH_TOKENS)
-        work += (cubes / 3 + 2 * d * squares) * SINGLE
+        # A backward pass takes three times as long as reading; it reads the blocks twice.
+        n_batches = ceil(n_tokens / resources.FISHER_BATCH_TOKENS)
+        work += (token + 2 * shape.n_head * PRODUCT) * 3 * n_tokens + walk * 2 * n_batches
     if method.allocation == "curves":
         # Each level goes through the blocks behind its own, half of all; its refit keeps some two thirds.
         read = (token / 2 + 2 * shape.n_head * PRODUCT) * resources.CURVE_TOKENS * n_blocks + walk * n_blocks / 2

@@ -40,7 +40,7 @@ from sparsedash.storage.local_machine import mode_in
 
 log = logging.getLogger(__name__)
 
-LAYOUT = 4
+LAYOUT = 5
 """Number of the data folder's layout: raise it when what is stored changes its form. Other layouts are refused."""
 
 T = TypeVar("T")

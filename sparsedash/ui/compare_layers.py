@@ -6,7 +6,7 @@ from statistics import median
 import streamlit as st
 
 from sparsedash.reporting import wording
-from sparsedash.reporting.charts.bar_charts import layers_chart, relative_to_median
+from sparsedash.reporting.charts.bar_charts import layers_chart
 from sparsedash.reporting.charts.chart_style import theme_switch_css
 from sparsedash.reporting.deployment import block_shapes, shapes_table
 from sparsedash.reporting.html import Cell, Html, Table, card, cards, file_name
@@ -111,7 +111,7 @@ def _basis(record: Record, made: Pruned) -> str:
 
 def _layers_table(made: Pruned, stem: str) -> Table:
     """Every layer with all that is known of it."""
-    sensitivities, rows = relative_to_median(made.sensitivities), list[list[Cell]]()
+    rows = list[list[Cell]]()
     losses = {name: found for name, field in _LOSSES.items() if (found := getattr(made, field))}
     for i, (width, dense) in enumerate(zip(made.widths, made.dense_widths, strict=True)):
         kept, removed = f"{width:,} of {dense:,}", 1 - width / dense
@@ -128,17 +128,13 @@ def _layers_table(made: Pruned, stem: str) -> Table:
             row.append(
                 Cell("Recovered by compensation", wording.percent(1 - fitted / without, 0) if without > 0 else "")
             )
-        if sensitivities:
-            ratio = sensitivities[i]
-            row.append(Cell("Sensitivity", f"{ratio:.2f}{wording.NBSP}×", {"sensitivity_ratio": ratio}))
         if made.alone:
             row.append(Cell("Divergence alone, nats", f"{made.alone[i]:.4f}", {"divergence_alone_nats": made.alone[i]}))
         rows.append(row)
     of_what = "the MLP's" if made.method.takes_channels else "the projections'"
     caption = (
         f"Lost: squared error of {of_what} output, as a share of the dense output's, tokens weighted as in "
-        "calibration. Sensitivity: loss of the model for one unit of that error, as a multiple of the median layer's. "
-        "Divergence alone: KL of the next token from dense, had only this layer been cut."
+        "calibration. Divergence alone: KL of the next token from dense, had only this layer been cut."
     )
     return Table.of_cells("The layers of this model", caption, rows, of=stem)
 

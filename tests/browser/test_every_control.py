@@ -112,7 +112,7 @@ LEADS_TO = {
     "button verify": r"\+Verification of the data folder",
     "button FormSubmitter-room-Save": "of 7 GB allowed",
     "button delete-.*-sure|button runs-delete-sure": r"\+0 runs",
-    "button (runs-delete|delete-.*)": "cannot be undone|cannot be deleted now",
+    "button (runs-delete|delete-.*)": "cannot be undone|cannot be deleted now|Nothing here can be deleted now",
     "button Export": r"\+Export of a sparse model",
     # Overview.
     "button Measure speed of # models": r"\+Speed of a sparse model",

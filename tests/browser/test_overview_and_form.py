@@ -28,7 +28,7 @@ def test_the_first_screen_says_how_much_at_what_cost_and_its_next_step_fills_the
     following.press("Enter")
     expect(page).to_have_url(re.compile("/prune"))
     ready(page)
-    expect(page.get_by_role("radio", name=re.compile("^(Decide|Paper|As chosen below)"), checked=True)).to_have_count(1)
+    expect(page.get_by_label(re.compile("^Share of MLP channels to remove"))).to_have_value("10, 20, 30")
 
 
 def test_the_chart_follows_the_theme_its_measure_stands_in_the_address_and_every_point_is_a_link_after_it(

@@ -63,7 +63,7 @@ def test_a_method_is_found_by_its_name_and_named_by_its_choices_and_another_refu
             "fisher + none + global (healed 8 steps)",
         ),
         ({"saliency": "random"}, "random + least-squares + uniform"),
-        ({"saliency": "obs", "allocation": "sensitivity", "damping": 0.01}, "obs-by-sensitivity (damping 0.01)"),
+        ({"allocation": "curves", "damping": 0.1}, "least-squares-by-curves (damping 0.1)"),
     ],
 )
 def test_a_preset_keeps_its_name_and_says_what_is_unusual(changes, name):

@@ -16,7 +16,6 @@ from sparsedash.catalog.resources import (
     KEPT_BYTES,
     MOST_TEXTS,
     RUNTIME_BYTES,
-    SENSITIVITY_BATCH_TOKENS,
     gradient_bytes,
     kept_bytes,
     least_memory,
@@ -78,7 +77,7 @@ def test_single_weights_are_all_there_twice(scope, n_weights):
 
 def test_the_store_keeps_the_inputs_of_all_projections_where_single_weights_go():
     moments = 2 * (20 * 20 + 30 * 30)
-    assert kept_bytes(SMALL.widths, 10, settings("best"), 7) == moments
+    assert kept_bytes(SMALL.widths, 10, settings("obs"), 7) == moments
     assert kept_bytes(SMALL.widths, 10, settings("wanda"), 7) == moments + 2 * 2 * 2 * 10 * 10
 
 
@@ -108,19 +107,8 @@ def test_fisher_information_keeps_a_derivative_of_each_channel_for_each_sample(l
         assert found.beside_bytes == 4 * 7 * 50 + n_tokens * (16 * 100 + 4 * vectors)
 
 
-@pytest.mark.parametrize(("dtype", "itemsize"), [("float32", 4), ("bfloat16", 2)])
-def test_sensitivities_keep_a_change_of_each_out_projection_and_leave_nothing(dtype, itemsize):
-    asked = settings("best", dtype=dtype)
-    assert gradient_bytes(SMALL.widths, asked, 7) == 0
-    a_token = (4 + itemsize) * 2 * 10 + 4 * itemsize * (30 + 10)
-    found = least_memory(SMALL, asked)
-    assert found.purpose == "the backward pass"
-    assert found.beside_bytes == 4 * 10 * 50 + SENSITIVITY_BATCH_TOKENS * a_token
-    assert found.n_bytes == RUNTIME_BYTES + itemsize * 6_000 + found.beside_bytes
-
-
 def test_curves_keep_all_versions_of_an_mlp_and_the_scores_of_two_models():
-    asked = settings("kfac-by-curves", dtype="bfloat16")
+    asked = settings("obs-by-curves", dtype="bfloat16")
     assert resources._curve_bytes(SMALL, asked) == 5 * CURVE_TOKENS * 4 * 2 * (30 + 10) + 16 * 100 * CURVE_TOKENS
     assert resources._curve_bytes(SMALL, settings("flap")) == 0
 
@@ -210,7 +198,7 @@ def test_of_much_text_a_sample_of_about_512_tokens_is_kept_and_of_few_passages_a
     [
         ("least-squares", {}, 4 * N_BLOCKS * D * M * 3 // 4),
         ("least-squares", MUCH, 2048 * 128 * D * 4),
-        ("obs-sequential", MUCH, 2 * 2048 * 128 * D * 4),
+        ("best", MUCH, 2 * 2048 * 128 * D * 4),
         ("wanda", HALF, max(BUILTIN.n_block_weights // 8, 64 * 128 * D * 4)),
         ("sparsegpt", HALF, BUILTIN.n_block_weights // 8 + BUILTIN.n_block_weights * 4 // 2),
     ],

@@ -21,7 +21,7 @@ from sparsedash.storage import store
 
 COUNTED = {
     "calibrated and refitted blocks": (statistics.WalkCheckpoint, "reached"),
-    "batches on the way back": (gradients, "_loss"),
+    "batches on the way back": (gradients, "_mean_loss"),
     "scored and solved blocks": (channel_pruning, "_method_layer"),
     "measured blocks": (compensation, "passage_error"),
     "masked blocks": (weight_pruning, "MaskedBlock"),
@@ -34,7 +34,6 @@ def keep_and_count_all(folder):
     """Make every stage a long one, of many blocks and batches."""
     store.EVERY_S = 0.0
     evaluate.KEPT_BYTES, evaluate.KEPT_SHARE, evaluate.HELD_SHARE, evaluate.BATCH_TOKENS = 0, 0, 0, 64
-    gradients.SENSITIVITY_BATCH_TOKENS = 256
     killed_at = json.loads((folder / "killed").read_text())
 
     def count(what):

@@ -61,7 +61,7 @@ def no_workers():
 
 @pytest.fixture(scope="module")
 def calm(tmp_path_factory, forking) -> Calm:
-    return undisturbed(tmp_path_factory.mktemp("calm"), forking, "obs-sequential", "sparsegpt")
+    return undisturbed(tmp_path_factory.mktemp("calm"), forking, "best", "sparsegpt")
 
 
 @pytest.fixture(scope="module")

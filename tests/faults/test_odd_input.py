@@ -76,8 +76,8 @@ PARAMETERS = {
     "compare": ("run", "view", "passage", "left", "right", "blind", "filter", "sort", "search"),
     "prune": (
         "view", "model", "method", "masks", "own", "sparsity", "text", "calibration", "samples", "length", "seed",
-        "weights", "packed", "passages", "shuffle", "stop", "rule", "dtype", "width", "saliency", "pattern", "floor",
-        "compensation", "allocation", "damping", "strength", "lot", "blend", "ceiling", "rounds", "schedule", "scope",
+        "weights", "packed", "passages", "shuffle", "stop", "rule", "dtype", "width", "saliency", "pattern",
+        "compensation", "allocation", "damping", "strength", "lot", "rounds", "schedule", "scope",
         "curve_levels",
     ),
 }  # fmt: skip

@@ -133,7 +133,7 @@ CASES = {
     # Answers took as long as was expected: 60 s for three. Of the first three models the last one's part is counted.
     "second-walk": (FOUR, KNOWN, after([*WALK, ("walk", 3, 2.0)], calibrated=True), {"part": (6, 8), "remaining": 46}),
     "text-read-for-every-sparsity": (
-        replace(RUN, methods=(method_named("obs-sequential"),)),
+        replace(RUN, methods=(method_named("best"),)),
         KNOWN,
         after([*TAKEN[:7], ("prune", 1, 1.0), ("calibrate", 1, 3.0)]),
         {"part": (8, 9)},
@@ -239,7 +239,7 @@ TEN = replace(
             method_named,
             (
                 *("best", "obs", "least-squares", "flap", "random", "magnitude", "wanda-channels"),
-                *("obs-by-sensitivity", "least-squares-by-sensitivity", "sparsegpt"),
+                *("obs-by-curves", "least-squares-by-curves", "sparsegpt"),
             ),
         )
     ),

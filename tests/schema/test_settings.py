@@ -135,7 +135,7 @@ def test_one_round_has_no_schedule():
     [
         (RUN, "run"),
         (RunSettings(dtype="bfloat16", sparsities_permille=(0, 125, 900)), "run"),
-        (RunSettings(methods=(METHOD, replace(METHOD, damping=10, floor=0, ceiling=1), SINGLE)), "run"),
+        (RunSettings(methods=(METHOD, replace(METHOD, damping=10), SINGLE)), "run"),
         (RunSettings(methods=(MethodSettings(saliency="fisher", schedule="cubic"),)), "run"),
         (FIND, "find"),
         (FindSettings(ratio=2, points=1, evaluation=EvaluationSettings(n_passages=9)), "find"),
@@ -157,7 +157,6 @@ REFUSED = [
     (MethodSettings, {"pattern": "3:4"}, "pattern", ", ".join(get_args(Pattern))),
     (MethodSettings, {"scope": "decoder"}, "scope", "mlp with pattern channelx1"),
     (MethodSettings, {"width_multiple": 32.0}, "width multiple", "a whole number"),
-    (MethodSettings, {"floor": 0.7}, "floor", "at most the ceiling, 0.6"),
     (CalibrationSettings, {"corpus": ""}, "calibration text", "without spaces around"),
     (CalibrationSettings, {"corpus": " self"}, "calibration text", "without spaces around"),
     (EvaluationSettings, {"corpus": "a\nb"}, "evaluation text", "printable"),

@@ -142,6 +142,6 @@ def test_the_first_part_calibrates_for_every_kind_of_method():
     assert first_points(replace(ASKED, methods=(plain, single))) == (0, 3)
     assert first_points(replace(ASKED, methods=(blind, plain))) == (3,)
     assert first_points(replace(ASKED, methods=(blind,))) == (0,)
-    best, by_curves, sequential = map(method_named, ("best", "kfac-by-curves", "kfac-sequential"))
+    best, by_curves, sequential = map(method_named, ("least-squares", "obs-by-curves", "best"))
     methods = (replace(best, allocation="curves"), best, by_curves, sequential)
-    assert first_points(replace(ASKED, methods=methods)) == (0, 3, 6), "the last has the gradients and curves before it"
+    assert first_points(replace(ASKED, methods=methods)) == (0, 3, 6), "the last has the curves before it"

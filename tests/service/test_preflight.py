@@ -90,8 +90,12 @@ def asked(name, **changes):
 BEFORE = finished_run()
 ALL = Cached(calibration=True, dense=True, sparse=2, n_sparse=2)
 PILE = with_texts(calibration="pile-10k")
-OBS, AGAIN, C4 = asked("obs"), asked("obs-sequential"), with_texts("c4", methods=(method_named("least-squares"),))
-BOTH = replace(C4, methods=(method_named("best"), *C4.methods))
+OBS, AGAIN, C4 = (
+    asked("obs"),
+    with_texts(methods=(replace(method_named("best"), plain_text=0.0),)),
+    with_texts("c4", methods=(method_named("least-squares"),)),
+)
+BOTH = replace(C4, methods=(method_named("obs-by-curves"), *C4.methods))
 TWICE, PASSAGES = CalibrationSettings(n_samples=256), EvaluationSettings(n_passages=100)
 WARM, SLOW, LITTLE = (
     finished_run(of, **(BEFORE.seconds | took))
@@ -147,7 +151,7 @@ def test_a_method_that_never_ran_is_counted_rather_than_taken_for_another():
 
 
 def test_memory_is_what_an_earlier_run_took_beside_what_is_known_by_arithmetic(store):
-    known = replace(SETTINGS, model="facebook/opt-1.3b", methods=(method_named("best"),))
+    known = replace(SETTINGS, model="facebook/opt-1.3b", methods=(method_named("retrain-free (published)"),))
     found, _ = expected_room(known, store, listed_shape(known.model))
     assert found.measured_bytes is None and found.backward
     assert found.least == least_memory(listed_shape("facebook/opt-1.3b"), known)

@@ -77,7 +77,6 @@ def passages(n):
     return replace(STREAMED, evaluation=EvaluationSettings(corpus="file:/x.jsonl", n_passages=n, stop_early=True))
 
 
-KFAC = method_named("kfac-by-curves")
 SLOWER = {
     "streamed weights come from the disk": (STREAMED, replace(STREAMED, residency="resident"), "calibrate"),
     "again for each sparse model": (STREAMED, replace(STREAMED, residency="resident"), "prune"),
@@ -86,11 +85,9 @@ SLOWER = {
     "float32": (WRITTEN, replace(WRITTEN, dtype="bfloat16"), "load"),
     "more text": (by("best"), by("best", calibration=replace(WRITTEN.calibration, n_samples=64)), "calibrate"),
     "whole passages": (WRITTEN, replace(WRITTEN, evaluation=EvaluationSettings(n_passages=88)), "evaluate"),
-    "sensitivities": (by("least-squares-by-sensitivity"), by("least-squares"), "prune"),
-    "curves": (by("least-squares-by-curves"), by("least-squares-by-sensitivity"), "prune"),
-    "inverses": (by("obs-by-sensitivity"), by("least-squares-by-sensitivity"), "prune"),
-    "gradients of outputs": (by("kfac-by-curves"), replace(WRITTEN, methods=(replace(KFAC, saliency="obs"),)), "prune"),
-    "walks": (by("obs-sequential"), by("obs-by-sensitivity"), "prune"),
+    "curves": (by("least-squares-by-curves"), by("least-squares"), "prune"),
+    "inverses": (by("obs"), by("least-squares"), "prune"),
+    "walks": (by("best"), by("obs-by-curves"), "prune"),
     "single weights refitted": (by("sparsegpt"), by("wanda"), "prune"),
     "a text that the model writes": (RunSettings(), WRITTEN, "text"),
     **{
@@ -99,7 +96,7 @@ SLOWER = {
             by(name, calibration=replace(WRITTEN.calibration, n_samples=64)),
             "prune",
         )
-        for name in ("retrain-free (published)", "obs-sequential", "wanda")
+        for name in ("retrain-free (published)", "best", "wanda")
     },
 }
 

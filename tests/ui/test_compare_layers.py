@@ -46,7 +46,7 @@ def test_the_answer_comes_first_then_three_numbers_a_chart_and_a_table(open_page
     assert "1.20 × that on calibration text; median of the layers" in said
     assert "1.10 × as much on held-out text; median of the layers" in said
     assert app.get("plotly_chart")[0].proto.alt.startswith("Half of the layers lost at most")
-    assert "3 32 of 64 50.0 % 40.0 % 50.0 % 40.0 % 50.0 % 20 % 2.00 ×" in said
+    assert "3 32 of 64 50.0 % 40.0 % 50.0 % 40.0 % 50.0 % 20 % 0.0400" in said
     found = links(app)
     assert found["Back to the chart"].endswith(f"run={SETTINGS.key()}")
 

@@ -60,9 +60,8 @@ def test_another_model_writes_its_own_text_unless_a_text_was_chosen(open_page):
 CUSTOM = {
     "random": {"saliency": "random", "compensation": "none", "seed": 123_456_789},
     "random, global": {"saliency": "random", "compensation": "none", "allocation": "global"},
-    "sensitivity": {"allocation": "sensitivity", "floor": 0.05, "ceiling": 0.3, "blend": 0.123_456_7},
     "curves": {"allocation": "curves", "curve_levels": 5},
-    "sequential": {"compensation": "sequential", "damping": 0.1, "strength": 1},
+    "sequential": {"compensation": "sequential", "damping": 0.1, "strength": 0.123_456_7},
     "4:8": {"pattern": "4:8", "saliency": "magnitude", "compensation": "none", "scope": "decoder"},
     "fisher": {"saliency": "fisher", "compensation": "none", "rounds": 5, "schedule": "cubic"},
 }
@@ -198,7 +197,7 @@ def test_a_number_in_the_address_that_the_field_cannot_hold_leaves_its_own(value
         ({"model": " "}, "model", "Choose a model."),
         ({"model": "/etc/hostname"}, "model", "there is no model /etc/hostname on this machine"),
         ({"text": "upload:theirs.txt@0123456789abcdef0123456789abcdef"}, "text", "there is no file"),
-        ({"own": "true", "allocation": "sensitivity", "floor": "0.7"}, "own", "at most the ceiling, 0.6"),
+        ({"own": "true", "allocation": "global", "saliency": "obs"}, "own", "uniform or curves"),
         ({"own": "true", "pattern": "2:4", "compensation": "none", "goal": SEARCH}, "with", "pattern"),
     ],
 )
@@ -402,10 +401,9 @@ def test_a_custom_method_races_with_the_presets_each_once(open_page, backend):
 @pytest.mark.parametrize(
     ("choices", "shown", "hidden"),
     [
-        ({"compensation": "sequential"}, {"damping", "strength"}, {"lot", "rounds", "floor", "ceiling", "blend"}),
+        ({"compensation": "sequential"}, {"damping", "strength"}, {"lot", "rounds", "curve_levels"}),
         ({"compensation": "none", "saliency": "fisher"}, {"rounds"}, {"damping", "strength", "lot"}),
-        ({"allocation": "sensitivity", "saliency": "random"}, {"lot", "floor", "ceiling", "blend"}, {"strength"}),
-        ({"allocation": "curves"}, {"damping", "curve_levels"}, {"floor", "blend"}),
+        ({"allocation": "curves", "saliency": "random"}, {"damping", "curve_levels", "lot"}, {"strength"}),
     ],
 )
 def test_a_custom_method_has_fields_for_the_parameters_of_its_choices(open_page, choices, shown, hidden):

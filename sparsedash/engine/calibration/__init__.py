@@ -1,1 +1,1 @@
-"""Calibration: second moments, gradients and sensitivities of a model on text, kept in the store."""
+"""Calibration: second moments, curves and gradients of a model on text, kept in the store."""

@@ -5,34 +5,24 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from math import isfinite
-from statistics import median
 
 import torch
 from torch import Tensor, nn
 
 from sparsedash.catalog.budgets import channel_share
-from sparsedash.catalog.resources import (
-    MISMATCH_PASSAGES,
-    MISMATCH_TOKENS,
-    OUTPUT_BATCH_TOKENS,
-    OUTPUT_GRADIENT_TOKENS,
-    SENSITIVITY_BATCH_TOKENS,
-    SENSITIVITY_TOKENS,
-)
+from sparsedash.catalog.resources import MISMATCH_PASSAGES, MISMATCH_TOKENS
 from sparsedash.engine.calibration.curves import CurveMeasurement
-from sparsedash.engine.calibration.gradients import Masks, OnBlock, mask_gradients, output_gradients, sensitivities
+from sparsedash.engine.calibration.gradients import Masks, OnBlock, mask_gradients
 from sparsedash.engine.calibration.statistics import (
     TOKEN_WEIGHTS,
     LazyWalk,
     WalkCheckpoint,
-    beginnings,
     enough_tokens,
     few_tokens_warning,
     pack_statistics,
     pack_tensors,
     reading_stored,
     shared_inputs,
-    split_held_out,
     statistics_walk,
     unpack_statistics,
     unpack_tensors,
@@ -42,12 +32,11 @@ from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.pruning.channel_pruning import (
     ChannelScores,
     choose_channels,
-    reference_cut,
     score_channels,
     score_dependencies,
     share_after,
 )
-from sparsedash.engine.pruning.layer import NO_STATISTICS, CalibrationData, Sample, Statistics, layer_of
+from sparsedash.engine.pruning.layer import NO_STATISTICS, CalibrationData, Sample, Statistics
 from sparsedash.engine.pruning.saliency import SALIENCIES
 from sparsedash.engine.pruning.surgery import PrunedMlp
 from sparsedash.schema import store_keys
@@ -78,7 +67,7 @@ _DIAGONAL = "diagonal"
 
 @dataclass(eq=False, kw_only=True)
 class Calibration:
-    """Statistics, sensitivities, curves, gradients and scores on one calibration text; computed once, then stored.
+    """Statistics, curves, gradients and scores on one calibration text; computed once, then stored.
 
     load: gives the model. read: gives the token ids of the text. is_read: whether a method of the run needs the text,
     so that the others' errors are measured on it as well. solves: whether one needs whole second moments.
@@ -121,8 +110,6 @@ class Calibration:
             inputs=self._inputs,
             # From a backward pass over all of the calibration text, done once.
             mask_gradients=partial(self._gradients, self.keys.gradients, 1, None),
-            output_gradients=self._output_gradients,
-            sensitivities=self._sensitivities,
             curve=self._curve,
         )
 
@@ -255,22 +242,13 @@ class Calibration:
         return self._gradients(scheduled_gradients_key(self.keys, method, permille), method.rounds, masks, index)
 
     def _gradients(self, key: str, n_rounds: int, masks: Masks | None, index: int) -> Tensor:
-        given = self.load(), self.read(), self.on_step
-        return self._kept_gradients(key, index, partial(mask_gradients, *given, n_rounds=n_rounds, masks=masks))
-
-    def _output_gradients(self, index: int) -> Tensor:
-        """Of one block; from a backward pass over little text."""
-        fitted, _ = split_held_out(self.read())
-        given = self.load(), beginnings(fitted, OUTPUT_GRADIENT_TOKENS, OUTPUT_BATCH_TOKENS), self.on_step
-        return self._kept_gradients(self.keys.output_gradients, index, partial(output_gradients, *given))
-
-    def _kept_gradients(self, key: str, index: int, compute: Callable[..., list[Tensor]]) -> Tensor:
         """Of one block, from the store; all blocks' are computed where they are not there (any more)."""
         note = store_keys.gradients_gathered_note(key)
         data = self.store.get_artefact(f"{key}/{index}") if self.store.recall(note) is not None else None
         if data is None:
             checkpoint = self._checkpoint()
-            found = compute(made=checkpoint.numbered(f"{key}/batch", pack_tensors, unpack_tensors))
+            made = checkpoint.numbered(f"{key}/batch", pack_tensors, unpack_tensors)
+            found = mask_gradients(self.load(), self.read(), self.on_step, n_rounds=n_rounds, masks=masks, made=made)
             if not all(bool(block.isfinite().all()) for block in found):
                 raise CalibrationError("Gradients are not finite.", "Use float32, or another method.")
             for number, block in enumerate(found):
@@ -279,38 +257,6 @@ class Calibration:
             checkpoint.done()
             data = self._get(key, str(index), note)
         return unpack_tensors(data, "gradients")[0]
-
-    def _sensitivities(self) -> list[float]:
-        """Loss of the model by a unit of error in each block; from a backward pass over little text, done once."""
-        loaded, key = self.load(), self.keys.sensitivity
-        known = self.store.get_artefact(key)
-        if known is not None:
-            return [float(value) for value in json.loads(known)]
-        checkpoint = self._checkpoint()
-        tried = checkpoint.numbered(f"{key}/change", pack_tensors, unpack_tensors)
-        read = checkpoint.numbered(f"{key}/batch", pack_tensors, unpack_tensors)
-
-        def change(index: int) -> list[Tensor]:
-            """The changes of one block's out-projection and of its bias, and the block's error by them."""
-            layer = layer_of(loaded.mlps[index], self._statistics(index))
-            cut = reference_cut(layer)
-            return [*cut.change(layer.out_weight, layer.out_bias), torch.tensor(cut.lost, dtype=torch.float64)]
-
-        changes, errors = [], []
-        for index in range(len(loaded.mlps)):
-            self.on_step(Step("calibrate", index, len(loaded.mlps), unit="blocks", message="trial cuts"))
-            weight, bias, error = tried(index, partial(change, index))
-            errors.append(float(error))
-            changes.append((loaded.residency.hold(weight), bias))
-        few = beginnings(self.read(), SENSITIVITY_TOKENS, SENSITIVITY_BATCH_TOKENS)
-        losses = sensitivities(loaded, few, changes, self.on_step, read)
-        found = [loss / error if error > 0 else 0.0 for loss, error in zip(losses, errors, strict=True)]
-        # Nothing measured is not nothing lost: what goes there may be active on the rest of the text.
-        usual = median([value for value in found if value > 0] or [0.0])
-        found = [value or usual for value in found]
-        self._put(key, json.dumps(found).encode(), "sensitivity")
-        checkpoint.done()
-        return found
 
     def _curve(self, method: MethodSettings, index: int, versions: Callable[[], list[PrunedMlp]]) -> list[float]:
         """The measured points of one block's curve; from the store where they are there."""

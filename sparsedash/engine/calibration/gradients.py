@@ -1,4 +1,4 @@
-"""Gradients of the next-token loss by each channel's mask, and by each MLP's output (Fisher information).
+"""Gradients of the next-token loss by each channel's mask, which Fisher information is made of.
 
 Dimensions: d hidden width, m inner width, b sequences and t tokens of one batch.
 """
@@ -15,14 +15,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.hooks import RemovableHandle
 
-from sparsedash.catalog.resources import FISHER_BATCH_TOKENS, OUTPUT_BATCH_TOKENS, SENSITIVITY_BATCH_TOKENS
+from sparsedash.catalog.resources import FISHER_BATCH_TOKENS
 from sparsedash.engine.models.decoder_blocks import Batch, batches_by_length, forward_replaced, head_sees_only
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.models.matmul import same_products
 from sparsedash.schema.progress import Checkpointed, OnStep, Step, without_checkpoint
-
-N_LATE = 8
-
 
 OnBlock = Callable[[int, int], None]
 """Called between blocks with the steps done and their total. May raise `Cancelled`."""
@@ -50,7 +47,10 @@ def mask_gradients(
     """
     n_rounds = min(n_rounds, len(sequences))
     ends = [len(sequences) * number // n_rounds for number in range(n_rounds + 1)]
-    rounds = [_batches(loaded, sequences[start:end], FISHER_BATCH_TOKENS) for start, end in pairwise(ends)]
+    pad, device = loaded.tokenizer.pad_token_id or 0, loaded.model.device
+    rounds = [
+        batches_by_length(sequences[start:end], FISHER_BATCH_TOKENS, pad, device) for start, end in pairwise(ends)
+    ]
     step, n_done = Step("calibrate", 0, sum(map(len, rounds)), unit="batches", message="backward pass"), 0
     found = [torch.empty(0, mlp.width) for mlp in loaded.mlps]
 
@@ -58,15 +58,14 @@ def mask_gradients(
         # No batch is read meanwhile: the same step again, so that the work can be stopped.
         on_step(replace(step, done=n_done, message="choosing channels"))
 
-    def watches(done: float) -> list[_Watch]:
-        known = masks(done, found, on_block) if done and masks else [None] * len(found)
-        return [partial(_watch_mask, mask) for mask in known]
+    def known_masks(done: float) -> Sequence[Tensor | None]:
+        return masks(done, found, on_block) if done and masks else [None] * len(found)
 
     for number, batches in enumerate(rounds):
         # Where the weights are streamed, what each block keeps for the way back would fill the memory instead.
         with _recomputed(loaded) if loaded.residency.streamed else nullcontext():
-            asked = partial(watches, number / n_rounds)
-            parts = _backward(loaded, batches, asked, _mean_loss, replace(step, done=n_done), on_step, made)
+            asked = partial(known_masks, number / n_rounds)
+            parts = _backward(loaded, batches, asked, replace(step, done=n_done), on_step, made)
         n_done += len(batches)
         order = torch.argsort(torch.tensor([row for rows, _ in batches for row in rows]))
         for block, before in enumerate(found):
@@ -75,59 +74,11 @@ def mask_gradients(
     return found
 
 
-def output_gradients(
-    loaded: LoadedModel,
-    sequences: Sequence[Sequence[int]],
-    on_step: OnStep,
-    made: Checkpointed[list[Tensor]] = without_checkpoint,
-) -> list[Tensor]:
-    """For every block (n, d) bfloat16: at each token, the derivative of its sequence's loss by the MLP's output.
+def _watched(mask: Tensor | None, out: nn.Module, real: Tensor, keep: Callable[[Tensor], None]) -> RemovableHandle:
+    """During a backward pass, keep (b, m) of an out-projection's inputs. real: (b, t), which tokens are.
 
-    The loss is the summed cross-entropy of its next tokens. made: as in `mask_gradients`.
+    A mask times x has the derivative x * dL/d(mask x), summed over the tokens.
     """
-    batches = _batches(loaded, sequences, OUTPUT_BATCH_TOKENS)
-    step = Step("calibrate", 0, len(batches), unit="batches", message="backward pass")
-    watches = [_watch_output] * len(loaded.mlps)
-    with _recomputed(loaded):
-        parts = _backward(loaded, batches, lambda: watches, _summed_loss, step, on_step, made)
-    # One block after another, and nothing kept twice.
-    return [torch.cat([part.pop(0) for part in parts]) for _ in loaded.mlps]
-
-
-def sensitivities(
-    loaded: LoadedModel,
-    sequences: Sequence[Sequence[int]],
-    changes: Sequence[tuple[Tensor, Tensor]],
-    on_step: OnStep,
-    made: Checkpointed[list[Tensor]] = without_checkpoint,
-) -> list[float]:
-    """How much the model minds when one block alone is changed, for every block.
-
-    Measured as the mean over the sequences of the sum over their tokens of the squared first-order change of the loss
-    of the last N_LATE predictions. Those at the end, because they have the most context to lose. By the Fisher
-    information, here the empirical one (the text's own next tokens are judged, not draws from the model), this stands,
-    up to a factor that all blocks share, for the divergence from the dense model; one token at a time, since what
-    happens at different tokens is taken as unrelated, which measures steadily on little text. changes: (d, m) and (d,)
-    of each block, added to its out-projection's weight and bias. made: as in `mask_gradients`.
-    """
-    device = loaded.model.device
-    watches: list[_Watch] = [partial(_watch_change, weight.to(device), bias.to(device)) for weight, bias in changes]
-    batches = _batches(loaded, sequences, SENSITIVITY_BATCH_TOKENS)
-    step = Step("calibrate", 0, len(batches), unit="batches", message="backward pass")
-    with _recomputed(loaded):
-        parts = _backward(loaded, batches, lambda: watches, _late_loss, step, on_step, made)
-    return [float(torch.cat(block).mean()) for block in zip(*parts, strict=True)]
-
-
-_Watch = Callable[[nn.Module, Tensor, Callable[[Tensor], None]], RemovableHandle]
-"""Watches one MLP's out-projection, the module, during a backward pass, and hands over what it finds of the batch.
-
-The second argument is (b, t), which tokens are real.
-"""
-
-
-def _watch_mask(mask: Tensor | None, out: nn.Module, real: Tensor, keep: Callable[[Tensor], None]) -> RemovableHandle:
-    """Keeps (b, m). A mask times x has the derivative x * dL/d(mask x), summed over the tokens."""
 
     def before(module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
         given, seen = inputs[0], inputs[0].detach()
@@ -144,51 +95,16 @@ def _watch_mask(mask: Tensor | None, out: nn.Module, real: Tensor, keep: Callabl
     return out.register_forward_pre_hook(before)
 
 
-def _watch_change(
-    weight: Tensor, bias: Tensor, out: nn.Module, real: Tensor, keep: Callable[[Tensor], None]
-) -> RemovableHandle:
-    """Keeps (b,): the squared first-order change of the loss, summed over a sequence's tokens."""
-
-    def after(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-        moved = inputs[0].detach().float() @ weight.T + bias
-
-        def backward(gradient: Tensor) -> None:
-            products = (moved * gradient.float()).sum(dim=-1).reshape(real.shape)
-            keep((products * real).square().sum(dim=1))
-
-        output.register_hook(backward)  # type: ignore[no-untyped-call]
-
-    return out.register_forward_hook(after)
-
-
-def _watch_output(out: nn.Module, real: Tensor, keep: Callable[[Tensor], None]) -> RemovableHandle:
-    """Keeps (n, d) bfloat16, of the real tokens."""
-
-    def after(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-        def backward(gradient: Tensor) -> None:
-            keep(gradient.reshape(*real.shape, -1)[real].bfloat16())
-
-        output.register_hook(backward)  # type: ignore[no-untyped-call]
-
-    return out.register_forward_hook(after)
-
-
-def _batches(loaded: LoadedModel, sequences: Sequence[Sequence[int]], n_tokens: int) -> list[tuple[list[int], Batch]]:
-    pad = loaded.tokenizer.pad_token_id or 0
-    return batches_by_length(sequences, n_tokens, pad, loaded.model.device)
-
-
 def _backward(
     loaded: LoadedModel,
     batches: Sequence[tuple[list[int], Batch]],
-    watches: Callable[[], Sequence[_Watch]],
-    loss: Callable[[Any, Batch], Tensor],
+    masks: Callable[[], Sequence[Tensor | None]],
     step: Step,
     on_step: OnStep,
     made: Checkpointed[list[Tensor]],
 ) -> list[list[Tensor]]:
-    """The gradients that each block's watch finds in each batch. watches: called once, where a batch must be read."""
-    attached = cache(watches)
+    """The gradients of each batch, of each block. masks: called once, where a batch must be read."""
+    known = cache(masks)
 
     def read(index: int, batch: Batch) -> list[Tensor]:
         # No weight needs a gradient; the embedded tokens do, so that there is a way back through all blocks.
@@ -201,9 +117,9 @@ def _backward(
 
         with ExitStack() as watched, torch.enable_grad():
             watched.callback(embeddings.register_forward_hook(lambda _, inputs, out: out.requires_grad_()).remove)
-            for number, (watch, mlp) in enumerate(zip(attached(), loaded.mlps, strict=True)):
-                watched.callback(watch(mlp.out, batch.mask.bool(), partial(keep, number)).remove)
-            loss(loaded.model, batch).backward()  # type: ignore[no-untyped-call]
+            for number, (mask, mlp) in enumerate(zip(known(), loaded.mlps, strict=True)):
+                watched.callback(_watched(mask, mlp.out, batch.mask.bool(), partial(keep, number)).remove)
+            _mean_loss(loaded.model, batch).backward()  # type: ignore[no-untyped-call]
         return [found[number].cpu() for number in range(len(found))]
 
     parts = []
@@ -229,24 +145,8 @@ def _recomputed(loaded: LoadedModel) -> Iterator[None]:
 def _mean_loss(model: Any, batch: Batch) -> Tensor:
     """Sum over the sequences of the mean next-token cross-entropy of each."""
     real = batch.mask[:, 1:].bool()
-    return _loss(model, batch, real / real.sum(dim=1, keepdim=True).clamp_min(1))
-
-
-def _late_loss(model: Any, batch: Batch) -> Tensor:
-    """Sum over the sequences of the cross-entropy of the last N_LATE tokens of each."""
-    after = batch.mask.flip(1).cumsum(1).flip(1)[:, 1:]
-    return _loss(model, batch, ((after > 0) & (after <= N_LATE)).float())
-
-
-def _summed_loss(model: Any, batch: Batch) -> Tensor:
-    """Sum of the next-token cross-entropy of all tokens."""
-    return _loss(model, batch, batch.mask[:, 1:].float())
-
-
-def _loss(model: Any, batch: Batch, weights: Tensor) -> Tensor:
-    """Weighted sum of the next-token cross-entropies. weights: (b, t - 1), 0 where there is nothing to predict."""
-    asked = weights > 0
-    with head_sees_only(model, *asked.nonzero(as_tuple=True)):
+    weights = real / real.sum(dim=1, keepdim=True).clamp_min(1)
+    with head_sees_only(model, *real.nonzero(as_tuple=True)):
         logits = model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False).logits
-    losses = nn.functional.cross_entropy(logits.float(), batch.ids[:, 1:][asked], reduction="none")
-    return (losses * weights[asked]).sum()
+    losses = nn.functional.cross_entropy(logits.float(), batch.ids[:, 1:][real], reduction="none")
+    return (losses * weights[real]).sum()

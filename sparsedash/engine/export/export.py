@@ -151,7 +151,7 @@ def export_narrowed(
     mlps = loaded.mlps
     whole = [PrunedMlp(torch.arange(mlp.width), out_weight(mlp)) for mlp in mlps]
     blocks = LazySequence(len(mlps), whole.__getitem__)
-    made = PrunedChannels(loaded=loaded, blocks=blocks, errors=(), sensitivities=list, alone=list)
+    made = PrunedChannels(loaded=loaded, blocks=blocks, errors=(), alone=list)
     width = max(pruned.dense_widths) if form == "masked" else shared_width(pruned, loaded.model.config.model_type)
     settings = ExportSettings(dense="-", sparse="-", form=form, weights=loaded.dtype)
     with _write_errors(folder), new_folder(folder) as inside:

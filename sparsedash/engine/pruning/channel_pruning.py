@@ -11,16 +11,15 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from heapq import heappop, heappush
 from itertools import chain
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sparsedash.engine.pruning.compensation import COMPENSATIONS, least_squares
+from sparsedash.engine.pruning.compensation import COMPENSATIONS
 from sparsedash.engine.pruning.layer import NO_STATISTICS, CalibrationData, Layer, LazySequence, layer_of
-from sparsedash.engine.pruning.saliency import SALIENCIES, activation_aware, kept_channels
+from sparsedash.engine.pruning.saliency import SALIENCIES
 from sparsedash.engine.pruning.surgery import Mlp, PrunedMlp, out_weight, weights_per_channel
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import Checkpointed, without_checkpoint
@@ -63,15 +62,6 @@ def _standard(scores: Tensor) -> Tensor:
     return (scores - scores.mean()) / scores.std().nan_to_num(0).clamp_min(torch.finfo(scores.dtype).tiny)
 
 
-def by_sensitivity(blocks: Sequence[ChannelScores], share: float, method: MethodSettings) -> list[int]:
-    """The method's blend of the uniform widths and those of least loss: sensitivity is measured on little text."""
-    exact = [
-        method.blend * own + (1 - method.blend) * _kept(block.width, share)
-        for own, block in zip(_least_loss(blocks, share, method), blocks, strict=True)
-    ]
-    return _rounded(exact, [block.width for block in blocks], method.width_multiple)
-
-
 def least_total_loss(blocks: Sequence[ChannelScores], share: float, method: MethodSettings) -> list[int]:
     """The widths with the least sum of losses among all that save as much: an exact knapsack.
 
@@ -110,12 +100,11 @@ def _possible_widths(width: int, multiple: int) -> list[int]:
 def _curve(layer: Layer, scores: Tensor, index: int, calibration: CalibrationData, method: MethodSettings) -> Tensor:
     """Loss of the model with the best k channels kept, (m + 1,): measured at a few widths.
 
-    Between them, and beyond, in proportion to the error of the layer's output, weighted as the saliency does, by the
-    nearest measured factors.
+    Between them, and beyond, in proportion to the error of the layer's output, by the nearest measured factors.
     """
     compensation, saliency = COMPENSATIONS[method.compensation], SALIENCIES[method.saliency]
     widths, order = curve_widths(layer.width, method), torch.argsort(scores, descending=True, stable=True)
-    errors = compensation.errors(layer.weighted, order, method.damping).clamp_min(0).numpy()
+    errors = compensation.errors(layer, order, method.damping).clamp_min(0).numpy()
     if not widths:
         return torch.from_numpy(errors)
 
@@ -143,11 +132,10 @@ def curve_widths(width: int, method: MethodSettings) -> list[int]:
 class Allocation:
     """widths: kept channels of each block where a share of all goes; they depend on other blocks unless `alone`.
 
-    needs_losses: of the blocks, by their sensitivities, or where it `measures` them by curves.
+    measures: the losses of the blocks, by curves.
     """
 
     widths: Callable[[Sequence[ChannelScores], float, MethodSettings], list[int]]
-    needs_losses: bool = False
     measures: bool = False
     alone: bool = False
 
@@ -162,40 +150,8 @@ ALLOCATIONS: dict[str, Allocation] = {
     "standardised": Allocation(
         lambda blocks, share, method: _by_threshold([_standard(block.scores) for block in blocks], share, method)
     ),
-    "sensitivity": Allocation(by_sensitivity, needs_losses=True),
-    "curves": Allocation(least_total_loss, needs_losses=True, measures=True),
+    "curves": Allocation(least_total_loss, measures=True),
 }
-
-
-def _least_loss(blocks: Sequence[ChannelScores], share: float, method: MethodSettings) -> list[int]:
-    """Removes one multiple after another where the loss grows least, until the target is reached.
-
-    No block gives less than the floor, rounded down to multiples, or more than the ceiling, unless the target itself is
-    beyond them; none has to stay wider than uniform widths would be.
-    """
-    multiple = method.width_multiple
-    floor, ceiling = min(method.floor, share), max(method.ceiling, share)
-    kept = [min(b.width, math.ceil(b.width * (1 - floor) / multiple - 1e-9) * multiple) for b in blocks]
-    narrowest = [
-        min(max(multiple, int(block.width * (1 - ceiling))), even)
-        for block, even in zip(blocks, uniform(blocks, share, method), strict=True)
-    ]
-    queue: list[tuple[float, int, int]] = []
-
-    def enqueue(index: int) -> None:
-        narrower, losses = (kept[index] - 1) // multiple * multiple, blocks[index].losses
-        if narrower >= narrowest[index]:
-            cost = float(losses[narrower] - losses[kept[index]]) / (kept[index] - narrower)
-            heappush(queue, (cost, index, narrower))
-
-    for index in range(len(blocks)):
-        enqueue(index)
-    n_kept = _kept(sum(block.width for block in blocks), share)
-    while queue and sum(kept) - n_kept >= multiple / 2:
-        _, index, kept_now = heappop(queue)
-        kept[index] = kept_now
-        enqueue(index)
-    return kept
 
 
 def _by_threshold(scores: Sequence[Tensor], share: float, method: MethodSettings) -> list[int]:
@@ -244,8 +200,6 @@ MOST_MEASURED = 0.8
 
 NO_ERROR = 1e-9
 """Share of the error without any channel, below which a layer's error is rounding."""
-
-REFERENCE_KEPT, REFERENCE_DAMPING = 0.75, 0.01
 
 
 def prune_channels(
@@ -315,19 +269,13 @@ def score_channels(
     made: Checkpointed[ChannelScores] = without_checkpoint,
 ) -> Sequence[ChannelScores]:
     """Scores of every block's channels, and losses if some are removed; lazy. made: see Checkpointed."""
-    allocation, errors = ALLOCATIONS[method.allocation], COMPENSATIONS[method.compensation].errors
-    sensitivities, n = cache(calibration.sensitivities), len(mlps)
+    allocation, n = ALLOCATIONS[method.allocation], len(mlps)
 
     def score(index: int) -> ChannelScores:
-        # Before the layer: sensitivities take long, and memory.
-        sensitivity = sensitivities()[index] if allocation.needs_losses and not allocation.measures else 0.0
         layer = _method_layer(mlps[index], calibration, index, method, refits=False)
         scores, losses = SALIENCIES[method.saliency].score(layer), torch.empty(0)
         if allocation.measures:
             losses = _curve(layer, scores, index, calibration, method)
-        elif allocation.needs_losses:
-            order = torch.argsort(scores, descending=True, stable=True)
-            losses = sensitivity * errors(layer, order, method.damping)
         cost = weights_per_channel(mlps[index])
         return ChannelScores(width=layer.width, cost=cost, scores=scores, losses=losses)
 
@@ -339,36 +287,22 @@ def score_channels(
 
 def score_dependencies(method: MethodSettings) -> tuple[object, ...]:
     """Parts of a method that its channel scores depend on; methods that have them in common share the scores."""
-    if not ALLOCATIONS[method.allocation].needs_losses:
+    if not ALLOCATIONS[method.allocation].measures:
         return method.saliency, method.seed
     shared = method.allocation, method.width_multiple, method.curve_levels
     return method.saliency, method.seed, COMPENSATIONS[method.compensation].errors, method.damping, *shared
 
 
-def reference_cut(layer: Layer) -> PrunedMlp:
-    """The trial change that measures a block's sensitivity: the MLP without a quarter of its channels, refitted.
-
-    A quarter of those that are ever active: behind a ReLU many are not, and their removal would lose nothing.
-    """
-    scores = activation_aware(layer)
-    n_active = int((scores > 0).sum())
-    return least_squares(layer, kept_channels(scores, max(1, int(n_active * REFERENCE_KEPT))), REFERENCE_DAMPING)
-
-
 def _method_layer(
     mlp: Mlp, calibration: CalibrationData, index: int, method: MethodSettings, *, refits: bool = True
 ) -> Layer:
-    """One MLP with what the method needs; without refits, gradients may be enough, and no statistics are read.
-
-    Gradients of the output only where channels are scored.
-    """
+    """One MLP with what the method needs; without refits, gradients may be enough, and no statistics are read."""
     saliency = SALIENCIES[method.saliency]
-    by_gradient, by_output = saliency.by_gradient, saliency.by_output and not refits
-    needs_statistics = refits or not by_gradient or ALLOCATIONS[method.allocation].needs_losses
+    by_gradient = saliency.by_gradient
+    needs_statistics = refits or not by_gradient or ALLOCATIONS[method.allocation].measures
     statistics = calibration.statistics(index) if needs_statistics else NO_STATISTICS
     masks = calibration.mask_gradients(index) if by_gradient else None
-    outputs = calibration.output_gradients(index) if by_output else None
-    return layer_of(mlp, statistics, method.seed + index, masks, outputs)
+    return layer_of(mlp, statistics, method.seed + index, masks)
 
 
 def _unpruned(weight: Tensor) -> PrunedMlp:

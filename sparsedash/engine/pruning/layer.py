@@ -1,8 +1,8 @@
 """One MLP as pruning sees it: its weights and calibration statistics; and sequences whose items are computed lazily."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -14,9 +14,6 @@ from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import Checkpointed, without_checkpoint
 
 Item = TypeVar("Item")
-
-UNSEEN = 0.1
-"""Share of the Fisher information that is taken to be the same in all directions: it is measured on few tokens."""
 
 
 @dataclass(eq=False)
@@ -102,8 +99,7 @@ class Layer:
 
     out_weight: (d, m). out_bias: (d,) or None. inner_weights: (m, d) each. statistics: of its inner activations.
     seed: differs from block to block, for random draws. mask_gradients: (s, m), for each of s sequences the derivative
-    of its loss by each channel's mask; None where the saliency does not need it. output_gradients: (n, d), at n tokens
-    the derivative of the loss by the layer's output; likewise.
+    of its loss by each channel's mask; None where the saliency does not need it.
     """
 
     out_weight: Tensor
@@ -112,22 +108,6 @@ class Layer:
     statistics: Statistics
     seed: int
     mask_gradients: Tensor | None = None
-    output_gradients: Tensor | None = None
-
-    @cached_property
-    def weighted(self) -> "Layer":
-        """The layer whose squared error is what the loss makes of this one's, to second order; itself where no
-        gradients are known.
-
-        Its out-projection is F^T W, where F F^T is the Fisher information of the output, damped by UNSEEN.
-        """
-        if self.output_gradients is None or not (largest := self.output_gradients.abs().max().float()):
-            return self
-        gradients, d = self.output_gradients.float() / largest, self.out_weight.shape[0]
-        fisher = gradients.T @ gradients
-        fisher.mul_((1 - UNSEEN) / fisher.diagonal().mean())
-        factor = torch.linalg.cholesky(fisher.add_(torch.eye(d), alpha=UNSEEN))
-        return replace(self, out_weight=factor.T @ self.out_weight, output_gradients=None)
 
     @property
     def width(self) -> int:
@@ -170,27 +150,18 @@ class CalibrationData:
     """Calibration of the blocks, one block at a time by its index.
 
     statistics: of the MLP's inner activations. inputs: of the inputs of all projections, with the names of those that
-    share an input; only for single weights. mask_gradients, output_gradients: see Layer; only for saliencies by them.
-    sensitivities: loss of the model per unit of mean squared error at each block's output; only for allocation by
-    sensitivity. curve: loss of the model, in nats, with each version of the block's MLP that its last argument makes;
+    share an input; only for single weights. mask_gradients: see Layer; only for saliencies by them.
+    curve: loss of the model, in nats, with each version of the block's MLP that its last argument makes;
     only by curves.
     """
 
     statistics: Callable[[int], Statistics]
     inputs: Callable[[int], list[tuple[list[str], Statistics]]]
     mask_gradients: Callable[[int], Tensor]
-    output_gradients: Callable[[int], Tensor]
-    sensitivities: Callable[[], list[float]]
     curve: Callable[[MethodSettings, int, Callable[[], list[PrunedMlp]]], list[float]]
 
 
-def layer_of(
-    mlp: Mlp,
-    statistics: Statistics,
-    seed: int = 0,
-    mask_gradients: Tensor | None = None,
-    output_gradients: Tensor | None = None,
-) -> Layer:
+def layer_of(mlp: Mlp, statistics: Statistics, seed: int = 0, mask_gradients: Tensor | None = None) -> Layer:
     """One MLP with its statistics, on the CPU; float32 where it is computed with."""
     bias = mlp.out.bias
     return Layer(
@@ -201,5 +172,4 @@ def layer_of(
         statistics=statistics,
         seed=seed,
         mask_gradients=mask_gradients,
-        output_gradients=output_gradients,
     )

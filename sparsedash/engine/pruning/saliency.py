@@ -145,15 +145,11 @@ def keep_rearranged(layer: Layer, scores: Tensor, n_kept: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Saliency:
-    """score: (m,) of a layer. choose: the kept channels from the scores. by_gradient: needs the masks' gradients.
-
-    by_output: needs the output's gradients.
-    """
+    """score: (m,) of a layer. choose: the kept channels from the scores. by_gradient: needs the masks' gradients."""
 
     score: Callable[[Layer], Tensor]
     choose: Callable[[Layer, Tensor, int], Tensor] = lambda layer, scores, n_kept: kept_channels(scores, n_kept)
     by_gradient: bool = False
-    by_output: bool = False
 
 
 SALIENCIES: dict[str, Saliency] = {
@@ -162,7 +158,6 @@ SALIENCIES: dict[str, Saliency] = {
     "wifv": Saliency(wifv),
     "obs": Saliency(lambda layer: _rank(elimination_order(layer))),
     # With the Fisher information of the output, as LLM Surgeon, arXiv:2312.17244, has it for weights.
-    "kfac": Saliency(lambda layer: _rank(elimination_order(layer.weighted)), by_output=True),
     # Diagonal Fisher information of the channels' mask: squared gradients, summed over the sequences; arXiv:2204.09656.
     "fisher": Saliency(lambda layer: _mask_gradients(layer).square().sum(dim=0), keep_rearranged, by_gradient=True),
     # From the method's seed and the block's index: the baseline that a saliency must beat.

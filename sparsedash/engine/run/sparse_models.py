@@ -48,7 +48,7 @@ _BITS = {2: torch.int16, 4: torch.int32}
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class PrunedChannels:
-    """A model whose MLPs have fewer channels: its new MLPs, their errors, and sensitivities or losses where measured.
+    """A model whose MLPs have fewer channels: its new MLPs, their errors, and losses where measured.
 
     alone: loss of the model by the cut of each block alone. Of a healed one: norms: its norms by the names of their
     parameters. healed: what healing did; the errors are those before.
@@ -57,7 +57,6 @@ class PrunedChannels:
     loaded: LoadedModel
     blocks: LazySequence[PrunedMlp]
     errors: Sequence[BlockErrors]
-    sensitivities: Callable[[], list[float]]
     alone: Callable[[], list[float]]
     norms: Mapping[str, Tensor] = field(default_factory=dict)
     healed: Healed | None = None
@@ -113,11 +112,9 @@ class MaskedWeights:
         """Average errors of each block's projections."""
         return LazySequence(len(self.blocks), lambda index: self.blocks[index].average_errors)
 
-    def sensitivities(self) -> list[float]:
+    def alone(self) -> list[float]:
         """None: all blocks give as much."""
         return []
-
-    alone = sensitivities
 
     def applied(self) -> AbstractContextManager[None]:
         """Inside, the loaded model is the sparse one; afterwards the dense one again."""
@@ -160,12 +157,10 @@ class MeasuredModel:
     def __init__(self, run: RunContext, method: MethodSettings, permille: int) -> None:
         self.model, self._run, self._method, self._permille = sparse_model(run, method, permille), run, method, permille
         self._passage_errors = LazySequence(len(self.model.errors), self._passage_error)
-        self._sensitivities = cache(self.model.sensitivities)
 
     def measure(self, index: int) -> None:
         """Make this block, and measure its errors on calibration text and on passages; round it afterwards."""
         _ = self.model.blocks[index]
-        self._sensitivities()
         _ = self.model.errors[index], self._passage_errors[index]
         self.model.round_(index)
 
@@ -187,7 +182,6 @@ class MeasuredModel:
             held_out_errors=held_out,
             uncompensated_errors=uncompensated,
             passage_errors=tuple(known) if len(known) == len(self._passage_errors) else (),
-            sensitivities=tuple(self._sensitivities()),
             alone=tuple(self.model.alone()),
             healed=self.model.healed if isinstance(self.model, PrunedChannels) else None,
         )
@@ -299,7 +293,6 @@ def sparse_model(run: RunContext, method: MethodSettings, permille: int) -> Spar
     kept = checkpoint.numbered(f"{key}/errors", msgspec.json.encode, _unpack_errors)
     errors = channel_errors(loaded.mlps, data, narrowed, energies, kept)
     allocation = ALLOCATIONS[method.allocation]
-    sensitivities = data.sensitivities if allocation.needs_losses and not allocation.measures else list[float]
 
     def alone() -> list[float]:
         if not permille or not allocation.measures:
@@ -307,7 +300,7 @@ def sparse_model(run: RunContext, method: MethodSettings, permille: int) -> Spar
         scores = calibration.channel_scores(method, permille, on_block)
         return [float(own.losses[len(narrow.kept)]) for own, narrow in zip(scores, narrowed, strict=True)]
 
-    return PrunedChannels(loaded=loaded, blocks=narrowed, errors=errors, sensitivities=sensitivities, alone=alone)
+    return PrunedChannels(loaded=loaded, blocks=narrowed, errors=errors, alone=alone)
 
 
 def _narrowed(

@@ -51,11 +51,6 @@ def layers_chart(made: Pruned, theme: Theme = "light") -> go.Figure:
     kept, said = [100 * w / dense for w, dense in widths], [f"{w:,} of {dense:,} channels kept" for w, dense in widths]
     shares: dict[str, Any] = {"range": [0, 100], "ticksuffix": " %", "tickvals": [0, 50, 100]}
     panels = [("Channels kept, % of dense", kept, said, shares)]
-    if made.sensitivities:
-        relative = relative_to_median(made.sensitivities)
-        times = {"rangemode": "tozero", "ticksuffix": " ×", "nticks": 3}
-        said = [f"{value:.2f} ×" for value in relative]
-        panels.append(("Sensitivity, times the median layer's", relative, said, times))
     if made.alone:
         said = [f"{value:.4f} nats of divergence" for value in made.alone]
         nats = {"rangemode": "tozero", "nticks": 3}

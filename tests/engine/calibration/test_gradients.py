@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from sparsedash.engine.calibration.gradients import N_LATE, mask_gradients, output_gradients, sensitivities
-from sparsedash.engine.pruning.surgery import out_weight
+from sparsedash.engine.calibration.gradients import mask_gradients
 from sparsedash.schema.errors import Cancelled
 from sparsedash.schema.progress import ignore_steps
 from tests.engine.tiny import tiny_loaded
@@ -90,95 +89,16 @@ def ones(loaded):
     return [torch.ones(mlp.width) for mlp in loaded.mlps]
 
 
-def late_loss(loaded, ids, block, change, token, sign):
-    """Summed loss of the last predictions with the out-projection and its bias changed at one token only."""
-    weight, bias = change
-
-    def add(_, inputs, output):
-        output = output.clone()
-        moved = weight @ inputs[0].view(len(ids), -1)[token] + bias
-        output.view(len(ids), -1)[token] += sign * moved
-        return output
-
-    handle = loaded.mlps[block].out.register_forward_hook(add)
-    tokens = torch.tensor([ids])
-    logits = loaded.model(tokens).logits[0, :-1][-N_LATE:]
-    handle.remove()
-    targets = tokens[0, 1:][-N_LATE:]
-    return float(torch.nn.functional.cross_entropy(logits, targets, reduction="sum"))
-
-
-def test_a_sensitivity_is_the_squared_change_of_the_late_loss_token_by_token(double):
-    weights = [1e-4 * torch.randn_like(out_weight(mlp)) for mlp in double.mlps]
-    changes = [(weight, 1e-4 * torch.randn_like(weight[:, 0])) for weight in weights]
-    single = [(weight.float(), bias.float()) for weight, bias in changes]
-    found = sensitivities(double, [LONG], single, ignore_steps)
-    for block, change in enumerate(changes):
-        moved = [
-            late_loss(double, LONG, block, change, token, 1) - late_loss(double, LONG, block, change, token, -1)
-            for token in range(len(LONG))
-        ]
-        assert found[block] == pytest.approx(sum((m / 2) ** 2 for m in moved), rel=1e-2)
-
-
-@pytest.mark.parametrize(("block", "token"), [(0, 3), (1, 0), (2, 8)])
-def test_output_gradients_equal_finite_differences_of_the_loss(double, block, token):
-    found, tokens = output_gradients(double, [LONG], ignore_steps)[block], torch.tensor([LONG])
-    assert found.shape == (len(LONG), out_weight(double.mlps[block]).shape[0])
-
-    def judged(shift):
-        def add(_, inputs, output):
-            output = output.clone()
-            output.view(len(LONG), -1)[token, 5] += shift
-            return output
-
-        handle = double.mlps[block].out.register_forward_hook(add)
-        logits = double.model(tokens).logits[0, :-1]
-        handle.remove()
-        return float(torch.nn.functional.cross_entropy(logits, tokens[0, 1:], reduction="sum"))
-
-    slope = (judged(STEP) - judged(-STEP)) / (2 * STEP)
-    assert float(found[token, 5]) == pytest.approx(slope, rel=1e-2, abs=1e-5)
-
-
-def test_sensitivities_keep_no_activations_of_the_inner_width_for_the_way_back(double):
-    """Those would take most of the memory of `best`; see what the Fisher information keeps beside it."""
-    width, changes = double.mlps[0].width, no_changes(double)
-    weights = {weight.data_ptr() for weight in double.model.parameters()}
-
-    def kept_by(function, *arguments):
-        shapes = []
-
-        def keep(tensor):
-            if tensor.data_ptr() not in weights:
-                shapes.append(tensor.shape[-1:])
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            function(double, [LONG], *arguments, ignore_steps)
-        return shapes
-
-    assert (width,) in kept_by(mask_gradients)
-    assert (width,) not in kept_by(sensitivities, changes)
-
-
 @pytest.mark.parametrize("fails", [False, True])
 def test_the_model_is_left_as_it_was(double, fails):
     before = loss(double, SEQUENCES[0])
-    changes = no_changes(double)
     mask_gradients(double, SEQUENCES, ignore_steps)
-    sensitivities(double, SEQUENCES, changes, ignore_steps)
     if fails:
         with pytest.raises(Cancelled):
-            sensitivities(double, SEQUENCES, changes, cancelled)
+            mask_gradients(double, SEQUENCES, cancelled)
     assert loss(double, SEQUENCES[0]) == before
     assert all("forward" not in vars(block) for block in double.blocks)
     assert all(parameter.grad is None for parameter in double.model.parameters())
-
-
-def no_changes(loaded):
-    shapes = [out_weight(mlp).shape for mlp in loaded.mlps]
-    return [(torch.zeros(shape), torch.zeros(shape[0])) for shape in shapes]
 
 
 def cancelled(step):

@@ -194,7 +194,7 @@ def test_methods_without_calibration_text_never_ask_for_it(
         # The same keys, models and answers as where the text is read for another method.
         assert mine.outcomes == measured.outcomes
         assert mine.pruned == replace(
-            measured.pruned, layer_errors=(), held_out_errors=(), uncompensated_errors=(), sensitivities=()
+            measured.pruned, layer_errors=(), held_out_errors=(), uncompensated_errors=(), alone=()
         )
         assert len(measured.pruned.layer_errors) == 3
     whole.close()

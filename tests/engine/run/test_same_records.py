@@ -59,10 +59,10 @@ BEST = ("best",)
 CALIBRATED = statistics._RunningSums, "statistics"
 SCORED = channel_pruning, "_method_layer"
 REFITTED = compensation, "damped_solution"
-"""Once a block for the scores of `best`, once for its channels."""
+"""Once a block for the refit."""
 MASKED = weight_pruning, "MaskedBlock"
 JUDGED = curves.CurveMeasurement, "losses"
-BACKWARD = gradients, "_loss"
+BACKWARD = gradients, "_mean_loss"
 MEASURED = compensation, "passage_error"
 ROWS: dict[str, Row] = {
     "all, streamed": Row(ALL, way="streamed"),
@@ -72,20 +72,17 @@ ROWS: dict[str, Row] = {
     # The block that was under way is begun again.
     "calibration": Row(BEST, Kill("calibrate", 3, CALIBRATED, N_BLOCKS, (2,))),
     "scores": Row(BEST, Kill("prune", 2, SCORED, 2 * N_BLOCKS, (1, 3))),
-    "channels": Row(BEST, Kill("prune", 4, REFITTED, 2 * N_BLOCKS, (5,))),
+    "channels": Row(("obs",), Kill("prune", 4, REFITTED, 2 * N_BLOCKS, (5,))),
     "masks, refitted": Row(("sparsegpt",), Kill("prune", 1, MASKED, N_BLOCKS, (0, 2))),
     "masks": Row(("wanda",), Kill("prune", 1, MASKED, N_BLOCKS, (0, 2))),
-    "sensitivities": Row(BEST, Kill("backward", ROUND, BACKWARD, 0, (3 * ROUND,))),
-    "curves": Row(("kfac-by-curves",), Kill("prune", 2, JUDGED, N_BLOCKS, (1,))),
+    "curves": Row(("obs-by-curves",), Kill("prune", 2, JUDGED, N_BLOCKS, (1,))),
     "gradients": Row(("retrain-free (published)",), Kill("backward", ROUND, BACKWARD, 0, (2 * ROUND + 1,))),
     # Two steps a block, and one before the first: killed in the second block, or in the first and the last.
-    "refit": Row(("kfac-sequential",), Kill("refit", 4, (sequential_refit._Sums, "refit"), N_BLOCKS, (1, 5))),
+    "refit": Row(("best",), Kill("refit", 4, (sequential_refit._Sums, "refit"), N_BLOCKS, (1, 5))),
     "dense evaluation": Row(BEST, Kill("evaluate", ROUND, MEASURED, N_BLOCKS)),
     "evaluation": Row(BEST, Kill("evaluate", 3 * ROUND, MEASURED, N_BLOCKS, (2 * ROUND,))),
     "streamed evaluation": Row(BEST, Kill("evaluate", 2 * ROUND, MEASURED, N_BLOCKS, (ROUND,)), way="streamed"),
-    "streamed evaluation, refitted": Row(
-        ("kfac-sequential",), Kill("evaluate", 2 * ROUND, MEASURED, N_BLOCKS), way="streamed"
-    ),
+    "streamed evaluation, refitted": Row(("best",), Kill("evaluate", 2 * ROUND, MEASURED, N_BLOCKS), way="streamed"),
     # Blocks that were calibrated and pruned in a single pass are not again, but passages begin again.
     "walk": Row(LOCAL[:1], Kill("walk", 8, REFITTED, N_BLOCKS, (2, 5)), way="streamed"),
 }
@@ -102,8 +99,7 @@ def everything_is_long():
         patch.setattr(stores, "EVERY_S", 0.0)
         for name, value in {"KEPT_BYTES": 1, "KEPT_SHARE": 0, "HELD_SHARE": 0, "BATCH_TOKENS": 128}.items():
             patch.setattr(evaluate, name, value)
-        for name in ("FISHER_BATCH_TOKENS", "SENSITIVITY_BATCH_TOKENS"):
-            patch.setattr(gradients, name, 256)
+        patch.setattr(gradients, "FISHER_BATCH_TOKENS", 256)
         for name in ("MOST_TEXTS", "FEWEST_TEXTS"):
             patch.setattr(generation, name, 2)
         yield

@@ -28,19 +28,19 @@ def test_curves_are_told_apart_by_mark_and_dash_and_carry_their_labels():
         assert label in said
 
 
-def test_kept_widths_and_sensitivities_stand_below_in_panels_of_their_own():
+def test_kept_widths_and_losses_alone_stand_below_in_panels_of_their_own():
     figure = drawn(bar_charts.layers_chart(MADE))
     assert trace(figure, "y2")["y"] == [75, 100, 50]
-    assert trace(figure, "y3")["y"] == [1, 0.5, 2]
+    assert trace(figure, "y3")["y"] == [0.02, 0.01, 0.04]
     ends = [figure["layout"][f"yaxis{n}"]["domain"] for n in ("", "2", "3")]
     assert ends[0][0] > ends[1][1] > ends[1][0] > ends[2][1] > ends[2][0] == 0
 
 
 def test_what_was_not_measured_is_left_out():
-    nothing = replace(PRUNED, layer_errors=(0.0, 0.0), held_out_errors=(), sensitivities=(0.0, 0.0))
+    nothing = replace(PRUNED, layer_errors=(0.0, 0.0), held_out_errors=(), alone=(0.0, 0.0))
     figure = drawn(bar_charts.layers_chart(nothing))
     assert figure["layout"]["yaxis"]["range"][1] > 0 and trace(figure, "y3")["y"] == [0, 0]
-    figure = drawn(bar_charts.layers_chart(replace(MADE, sensitivities=(), passage_errors=())))
+    figure = drawn(bar_charts.layers_chart(replace(MADE, alone=(), passage_errors=())))
     assert {t["name"] for t in figure["data"]} == {"calibration", "held-out text", "uncompensated", "y2"}
     assert "yaxis3" not in figure["layout"]
 

@@ -111,7 +111,7 @@ def test_a_drawn_chart_is_repainted_from_either_theme_to_the_other():
         ("least-squares", "● ", ["● least-squares"]),
         ("retrain-free (published)", "", ["retrain-free", "(published)"]),
         ("retrain-free (published)", "■ ", ["■ retrain-free", "(published)"]),
-        ("obs-by-sensitivity", "", ["obs-by-", "sensitivity"]),
+        ("least-squares-by-curves", "", ["least-squares-", "by-curves"]),
         ("incomprehensibilities", "", ["incomprehensibilities"]),
     ],
 )
