@@ -151,8 +151,8 @@ class CalibrationData:
 
     statistics: of the MLP's inner activations. inputs: of the inputs of all projections, with the names of those that
     share an input; only for single weights. mask_gradients: see Layer; only for saliencies by them.
-    curve: loss of the model, in nats, with each version of the block's MLP that its last argument makes;
-    only by curves.
+    curve: loss of the model, in nats, with each version of the block's MLP that its last argument makes; only by
+    curves.
     """
 
     statistics: Callable[[int], Statistics]

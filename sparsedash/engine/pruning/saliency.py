@@ -157,7 +157,6 @@ SALIENCIES: dict[str, Saliency] = {
     "magnitude": Saliency(magnitude),
     "wifv": Saliency(wifv),
     "obs": Saliency(lambda layer: _rank(elimination_order(layer))),
-    # With the Fisher information of the output, as LLM Surgeon, arXiv:2312.17244, has it for weights.
     # Diagonal Fisher information of the channels' mask: squared gradients, summed over the sequences; arXiv:2204.09656.
     "fisher": Saliency(lambda layer: _mask_gradients(layer).square().sum(dim=0), keep_rearranged, by_gradient=True),
     # From the method's seed and the block's index: the baseline that a saliency must beat.
