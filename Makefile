@@ -106,7 +106,7 @@ clean:
 	$(PIP) -r requirements.txt $(CONSTRAINTS)
 	@touch $@
 
-.venv/installed-dev: .venv/installed requirements-dev.txt requirements-gguf.txt requirements-serve.txt
+.venv/installed-dev: .venv/installed requirements-dev.txt requirements-gguf.txt requirements-serve.txt requirements-tasks.txt
 	$(PIP) -r requirements-dev.txt $(CONSTRAINTS)
 	@touch $@
 

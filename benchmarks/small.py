@@ -35,6 +35,7 @@ OPTIONS = {
     "statistics_size": "--width 1024 --hidden 256 --blocks 32",
     "streaming": "--shape tiny --samples 60 --length 64 --passages 8 --sparsity 25 --export --folder {folder}",
     "task_power": "--questions 500 --flips 10 --lost 0,2 --tasks 3 --draws 20",
+    "tasks": "--passages 8 --model {model} --data-dir {folder}",
     "timing": "--dtypes float32 --sparsities 50 --prompt 32 --most-s 1 --rounds 3 --self-runs 2 --samples 40 "
     "--model {model} --data-dir {folder}",
 }

@@ -22,10 +22,13 @@ if run is None or not compare_views.can_be_compared(backend, run):
     st.stop()
 
 offered = [*runs, run] if run.made_on else runs
-view = choose_view({"": "Passages", "layers": "Layers"})
+view = choose_view({"": "Passages", "layers": "Layers"} | ({task_answers.TASKS_VIEW: "Tasks"} if run.answers else {}))
 show_example_note(run)
 if view:
-    show_layers_of(backend, chosen, offered)
+    if view == task_answers.TASKS_VIEW:
+        compare_answers.show_run_questions(backend, run)
+    else:
+        show_layers_of(backend, chosen, offered)
     st.stop()
 verdict, cost = st.container(), st.container(key="cost")
 choices = compare_views.begin_choices()

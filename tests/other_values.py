@@ -39,6 +39,9 @@ OTHER = {
         "shuffle_seed": 0,
         "rule": "published",
         "stop_early": True,
+        "tasks": ("piqa",),
+        "task_limit": 500,
+        "task_shots": 5,
     },
     RunSettings: {
         "model": "gpt2",

@@ -158,6 +158,15 @@ def is_example(key: str) -> bool:
     return key.split("-")[0] == EXAMPLE
 
 
+TASKS = (
+    *("piqa", "boolq", "hellaswag", "arc_easy", "arc_challenge", "winogrande", "openbookqa", "commonsense_qa"),
+    *("sciq", "mmlu", "gsm8k", "lambada_openai", "wikitext"),
+)
+"""Tasks of lm-evaluation-harness that the form suggests."""
+
+NO_HARNESS = "Tasks need lm-evaluation-harness, which is not installed. Run: pip install -r requirements-tasks.txt"
+
+
 def example_key(key: str) -> str:
     """The key that a result made under this key has in the example."""
     return f"{EXAMPLE}-{key}"

@@ -34,7 +34,7 @@ STATES: dict[JobState, tuple[str, str]] = {
 """The sign and the word of every state."""
 PROMPT_SHOWN = 80
 """Characters of a prompt's end."""
-COUNTED = ("tokens", "passages")
+COUNTED = ("tokens", "passages", "questions")
 """The units that are counted; progress in another one is shown as a share."""
 SILENT_S = 600.0
 """A worker that has said nothing for so long may hang; the longest steps that were seen take a few minutes."""
@@ -51,6 +51,7 @@ _PARTS: dict[str, tuple[Stage, ...]] = {
     "pruning": ("prune", "continue"),
     "healing": ("heal",),
     "answering": ("evaluate",),
+    "answering tasks": ("answer",),
 }
 """The stages that each part of a forecast is of."""
 
@@ -218,7 +219,7 @@ def _sparse_model(job: Job) -> str:
     settings, at = job_request(job), job.progress
     if settings is None or at.point is None or at.stage == "walk":
         return ""
-    if at.stage not in ("prune", "heal", "continue", "evaluate") and at.point == 0:
+    if at.stage not in ("prune", "heal", "continue", "answer", "evaluate") and at.point == 0:
         return ""
     if isinstance(settings, FindSettings):
         return f"trial {at.point + 1}" + (f": {at.message}" if at.message else "")

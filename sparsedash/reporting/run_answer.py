@@ -299,7 +299,7 @@ def _next_step(found: RunResults, runs: Sequence[Run], lacks: Callable[[str], bo
         dtype=settings.dtype,
         method=method,
         calibration=settings.calibration,
-        evaluation=replace(evaluation, stop_early=False),
+        evaluation=replace(evaluation, stop_early=False, tasks=()),
         ratio=found.tolerance.ratio,
         points=found.tolerance.points,
     )

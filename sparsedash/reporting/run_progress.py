@@ -24,7 +24,7 @@ Part = tuple[str, int]
 ALMOST = 0.99
 """The largest share of a job that is not over."""
 
-_WITH_RATE = ("text", "calibrate", "heal", "walk", "evaluate")
+_WITH_RATE = ("text", "calibrate", "heal", "walk", "evaluate", "answer")
 """Stages of a run whose own rate gives the time left."""
 _UNPACED = ("start", "load")
 """Stages that say nothing about the pace of others: the model may be in memory still."""
@@ -324,4 +324,7 @@ def _work(settings: RunSettings, now: JobPosition) -> tuple[dict[Part, float], d
         coming.append(("text", None))
     coming += [*calibrations, *(("prune", points[model][0]) for model in later)]
     coming += [("heal", points[model][0]) for model in (last, *later) if model in healing]
-    return spent, work, [*coming, *[("evaluate", None)] * (len(waiting) + len(later))]
+    n_left = len(waiting) + len(later)
+    # A model answers its tasks before its passages.
+    n_tasked = max(0, n_left - (part[0] == "answer")) if settings.evaluation.tasks else 0
+    return spent, work, [*coming, *[("evaluate", None)] * n_left, *[("answer", None)] * n_tasked]

@@ -56,8 +56,12 @@ def answer_text(question: AnsweredQuestion) -> str:
 
 def task_report(name: str, results: Sequence[TaskResult], tolerance: Tolerance) -> bytes:
     """The report in UTF-8: verdict, table, and the answers of each task that broke or were fixed."""
+    return html_page("Tasks", [heading(tasks_sentence(name, results)), *task_sections(results, tolerance)])
+
+
+def task_sections(results: Sequence[TaskResult], tolerance: Tolerance) -> list[Html]:
+    """What a report says under the sentence on a model's tasks."""
     body = [
-        heading(tasks_sentence(name, results)),
         paragraph(f"{task_remarks(results)} Limits: {tolerance_words(tolerance)}.".strip(), css="sd-muted"),
         element("div", task_table(results).html, css="numbers"),
     ]
@@ -67,7 +71,7 @@ def task_report(name: str, results: Sequence[TaskResult], tolerance: Tolerance) 
             if kinds[kind]:
                 title = f"{result.task}, {KINDS[kind].lower()}: {len(kinds[kind]):,}"
                 body += [element("h2", escape(title)), _flips(result, title, kinds[kind])]
-    return html_page("Tasks", body)
+    return body
 
 
 def _flips(result: TaskResult, title: str, places: Sequence[int]) -> Html:

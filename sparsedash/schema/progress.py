@@ -13,6 +13,7 @@ Stage = Literal[
     "heal",
     "walk",
     "evaluate",
+    "answer",
     "read",
     "continue",
     "diverge",
@@ -34,6 +35,7 @@ STAGE_TITLES: dict[Stage, str] = {
     "heal": "Healing",
     "walk": "Processing block by block",
     "evaluate": "Evaluating",
+    "answer": "Answering tasks",
     "read": "Reading the prompt",
     "continue": "Writing continuations",
     "diverge": "Comparing token by token",
@@ -59,12 +61,12 @@ _SLOWEST = 1e-9
 class Step:
     """Progress within a stage: made by the engine, completed by the worker, read by the pages.
 
-    done, total: in `unit`: "tokens", "passages", "batches", "steps", "blocks", "megabytes". message: one line for a
-    person, such as which model is being evaluated. n_right: of the `done` passages, those with the whole last word
-    right; None in other stages. Passages are read in a shuffled order, chunk by chunk (the first 256; longest first
-    within a chunk), so that done and n_right are nearly a fair sample of the total. ahead: work beyond `done`, in
-    units; negative where work is left on the done ones. point: index in the run's `points` of the sparse model that is
-    made or evaluated, in a walk the last of them; None for the dense one.
+    done, total: in `unit`: "tokens", "passages", "questions", "batches", "steps", "blocks", "megabytes". message: one
+    line for a person, such as which model is being evaluated. n_right: of the `done` passages, those with the whole
+    last word right; None in other stages. Passages are read in a shuffled order, chunk by chunk (the first 256;
+    longest first within a chunk), so that done and n_right are nearly a fair sample of the total. ahead: work beyond
+    `done`, in units; negative where work is left on the done ones. point: index in the run's `points` of the sparse
+    model that is made or evaluated, in a walk the last of them; None for the dense one.
 
     Of the worker: rate: units a second. taken: time so far, stage by stage in order, the present one last; a stage that
     comes again is listed again. texts: what each model of a prompt wrote so far; foreign text. machine: of a cluster.

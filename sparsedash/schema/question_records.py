@@ -78,8 +78,9 @@ class AnsweredQuestion:
 class QuestionSet:
     """One model's answers to one task.
 
-    version: of the task, empty where unknown. measure: by which an answer is right, such as acc_norm, or "bits a byte".
-    filter: that found the answer in what was written; "none" where there is none.
+    key: where the store keeps it; empty for those of another program. version: of the task, empty where unknown.
+    measure: by which an answer is right, such as acc_norm, or "bits a byte". filter: that found the answer in what was
+    written; "none" where there is none.
     """
 
     model: str
@@ -88,6 +89,7 @@ class QuestionSet:
     questions: tuple[AnsweredQuestion, ...]
     version: str = ""
     filter: str = "none"
+    key: str = ""
 
     def __post_init__(self) -> None:
         if len({question.kind for question in self.questions}) != 1:

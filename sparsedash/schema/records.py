@@ -5,7 +5,7 @@ One record is one model's answers to one set of passages. The dense model's reco
 
 import sys
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from math import exp, inf, log
 from typing import Annotated, Literal, TypeVar, get_args
@@ -26,6 +26,7 @@ from sparsedash.schema.pair_records import (
     Timing,
 )
 from sparsedash.schema.plain_values import Count, LogLikelihood, NotNegative, Permille, Share, digest
+from sparsedash.schema.question_records import QuestionSet
 from sparsedash.schema.settings import CalibrationSettings, Dtype, FindResult, FindSettings, Rule, RunSettings
 
 ArtefactKind = Literal[
@@ -309,6 +310,10 @@ class Record:
         return self.pruned.sparsity_permille if self.pruned else 0
 
 
+TASKS_CACHED = "answers to tasks"
+"""What a run notes as read from the store where a model had answered a task before."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Run:
     """One request and where its results are; rewritten as each record is done.
@@ -321,6 +326,7 @@ class Run:
     peak_bytes, disk_bytes: the most memory that the attempt that finished it has held, and what it left in the data
     folder; None where that was not measured.
     source_type: of a model that was unpacked from a quantised GGUF file, the type of that file, as Q4_1; else empty.
+    answers: keys of each model's answers to the run's tasks, by the key of its record.
     """
 
     key: str
@@ -341,6 +347,7 @@ class Run:
     peak_bytes: Count | None = None
     disk_bytes: Count | None = None
     source_type: str = ""
+    answers: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def records(self) -> tuple[str, ...]:
@@ -380,6 +387,7 @@ Kept = (
     | Run
     | FindResult
     | Passages
+    | QuestionSet
     | Continuation
     | Divergence
     | Prompts

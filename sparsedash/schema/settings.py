@@ -40,6 +40,8 @@ MAX_SPARSITY_PERMILLE = 900
 MIN_TOKENS_PER_CHANNEL = 4
 """Of calibration text, for each inner channel of the widest MLP; fewer are refused."""
 
+_OF_TASKS = ("tasks", "task_limit", "task_shots")
+
 PUBLISHED_LONGEST = 197
 """Tokens of the longest passage that the published rule can judge: 196 to read, and the last to predict."""
 
@@ -101,7 +103,9 @@ class CalibrationSettings:
 class EvaluationSettings:
     """Which passages are answered. n_passages None: all. shuffle_seed None: in file order.
 
-    rule: how the last token is judged: see PUBLISHED_LONGEST. stop_early: see stats.anytime.
+    rule: how the last token is judged: see PUBLISHED_LONGEST. stop_early: see stats.anytime. tasks: answered beside the
+    passages: names of lm-evaluation-harness, or file:PATH of a .yaml file or a folder of such. task_limit None: all.
+    task_shots None: as many as the task says.
     """
 
     corpus: str = setting(
@@ -144,9 +148,44 @@ class EvaluationSettings:
         label="Stop each model once decided",
         help="Ends an evaluation once its difference from dense is certain: fewer passages, less time.",
     )
+    tasks: tuple[str, ...] = setting(
+        (),
+        flag="--tasks",
+        label="Questions besides the passages",
+        help="Tasks of lm-evaluation-harness, each with a verdict of its own.",
+        flag_help="tasks of lm-evaluation-harness beside the passages, with commas between, or file:PATH of a .yaml "
+        "file or a folder of them",
+    )
+    task_limit: int | None = setting(
+        None,
+        title="questions of a task",
+        low=1,
+        high=10_000_000,
+        key="questions",
+        flag="--task-limit",
+        label="Questions of each task",
+        help="Of a task in parts, of each part.",
+        empty="all",
+        flag_help="the first N questions of each part of a task only",
+    )
+    task_shots: int | None = setting(
+        None,
+        title="examples before a question",
+        high=100,
+        key="shots",
+        flag="--task-shots",
+        label="Examples before each question",
+        empty="as the task says",
+        flag_help="answered examples before each question of a task, instead of the task's own number",
+    )
 
     def __post_init__(self) -> None:
         check_settings(self)
+
+    @property
+    def about_passages(self) -> dict[str, Any]:
+        """The settings that the answers to passages depend on."""
+        return {name: value for name, value in asdict(self).items() if name not in _OF_TASKS}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -277,9 +316,10 @@ def settings_from_plain(kind: type[S], plain: object) -> S:
     return made
 
 
-def _without_residency(settings: "DataclassInstance") -> dict[str, Any]:
+def _without_residency(settings: "RunSettings | FindSettings") -> dict[str, Any]:
     """What a request's name depends on: results are the same wherever the weights are."""
-    return {name: value for name, value in asdict(settings).items() if name != "residency"}
+    found = {name: value for name, value in asdict(settings).items() if name != "residency"}
+    return found if settings.evaluation.tasks else found | {"evaluation": settings.evaluation.about_passages}
 
 
 def percents_text(permilles: tuple[int, ...]) -> str:
@@ -349,6 +389,8 @@ class FindSettings:
             raise SettingsError("method", self.method.pattern, "a pattern that does not decide the sparsity itself")
         if self.evaluation.stop_early:
             raise SettingsError("stop early", True, "false (a search always stops at a decided verdict)")
+        if self.evaluation.tasks:
+            raise SettingsError("tasks", ", ".join(self.evaluation.tasks), "none: a search answers passages alone")
         check_settings(self)
 
     def healed(self, n_steps: int) -> "FindSettings":

@@ -144,14 +144,22 @@ def outcomes_key(
 
     n_sparse: sparse models of the run, which matters to one that stops early. stop_within: of a search.
     """
-    values = asdict(evaluation) | {"corpus": corpus}
+    values = evaluation.about_passages | {"corpus": corpus}
     # The dense model never stops early.
     if values.pop("stop_early") and sparse is not None:
         values["stop_early_among"] = n_sparse
     if stop_within is not None and sparse is not None:
         values["stop_within"] = asdict(stop_within)
-    pruned = None if sparse is None else [sparse[0], _what_matters(sparse[1]), sparse[2]]
-    return stage_key("outcomes", model=model, dtype=dtype, evaluation=values, sparse=pruned)
+    return stage_key("outcomes", model=model, dtype=dtype, evaluation=values, sparse=_sparse_parts(sparse))
+
+
+def answers_key(model: str, dtype: Dtype, task: str, sparse: tuple[str, MethodSettings, int] | None) -> str:
+    """Key of a model's answers to a task. task: identity of its questions and how they are judged. sparse: as above."""
+    return stage_key("answers", model=model, dtype=dtype, task=task, sparse=_sparse_parts(sparse))
+
+
+def _sparse_parts(sparse: tuple[str, MethodSettings, int] | None) -> list[Any] | None:
+    return None if sparse is None else [sparse[0], _what_matters(sparse[1]), sparse[2]]
 
 
 def _unweighted(calibration: CalibrationSettings) -> CalibrationSettings:

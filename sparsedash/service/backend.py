@@ -18,7 +18,7 @@ from sparsedash.jobs.job import Job, JobKind, Move, Priority
 from sparsedash.jobs.job_table import JobTable
 from sparsedash.jobs.local_runner import LocalRunner, last_log_lines
 from sparsedash.schema import pair_records, store_keys
-from sparsedash.schema.errors import JobError, StoreError
+from sparsedash.schema.errors import AccessError, JobError, StoreError
 from sparsedash.schema.export_settings import ExportSettings
 from sparsedash.schema.progress import Stage
 from sparsedash.schema.records import Passages, R, Record, Run, VerifySettings
@@ -272,6 +272,10 @@ class Backend:
         self._access.require_administrator("opens files of runs", "Ask for the run yourself.")
         return keep_run(read_run_file(data), self._store)
 
+    def offered_tasks(self) -> list[str]:
+        """Tasks that the form suggests; none where lm-evaluation-harness is not installed."""
+        return self._access.offered_tasks()
+
     def open_answers(self, name: str, content: bytes) -> str:
         """The key of a file of answers, kept for `answers`. For administrators. Raises CorpusError and StoreError."""
         self._access.require_administrator("opens files of answers", "Ask for their address.")
@@ -308,7 +312,8 @@ class Backend:
     def preflight(self, asked: RunSettings | FindSettings) -> Preflight:
         """Time, memory and disk of a run or a search, and why it cannot start if it cannot."""
         settings = planned_run(asked)
-        if refused := self._access.reference_problems(*preflight.named_references(settings)):
+        named, tasks = preflight.named_references(settings), settings.evaluation.tasks
+        if refused := (*self._access.reference_problems(*named), *self._access.tasks_problems(tasks)):
             # What may not be read is not looked at either.
             return Preflight(problems=refused)
         stored = self.cached(settings)
@@ -402,6 +407,8 @@ class Backend:
         match asked:
             case RunSettings() | FindSettings():
                 self._access.require_allowed(*preflight.named_references(asked))
+                for problem in self._access.tasks_problems(asked.evaluation.tasks):
+                    raise AccessError(problem.message)
             case VerifySettings():
                 self._access.require_house()
             case ExportSettings():

@@ -92,7 +92,7 @@ class ClusterPlan:
             kind="part",
             key=asked.key(),
             settings=json.loads(canonical_json(asdict(asked))),
-            known=run_file(replace(self._merged(), sparse=()), self._store) if self._made else b"",
+            known=run_file(self._dense_alone(), self._store) if self._made else b"",
             calibration=self._calibration,
             texts=texts,
             owner=owner,
@@ -157,6 +157,7 @@ class ClusterPlan:
             made[0],
             key=self._job.key,
             sparse=tuple(done[point] for point in range(n_in_order)),
+            answers={record: keys for run in made for record, keys in run.answers.items()},
             finished=self.whole,
             started_at=self._job.started_at or made[0].started_at,
             finished_at=time.time() if self.whole else None,
@@ -166,6 +167,10 @@ class ClusterPlan:
             cached=tuple(dict.fromkeys([*made[0].cached, *others])),
             warnings=tuple(reversed(warnings.values())),
         )
+
+    def _dense_alone(self) -> Run:
+        run = self._merged()
+        return replace(run, sparse=(), answers={key: own for key, own in run.answers.items() if key == run.dense})
 
     def _note(self) -> None:
         made = [[list(points), to_json(run)] for points, run in self._made.items()]

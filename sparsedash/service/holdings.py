@@ -36,7 +36,7 @@ DELETABLE: tuple[HoldingKind, ...] = tuple(kind for kind in get_args(HoldingKind
 """The job table and short notes stay: they are small, and everything else is found by them."""
 
 _OF_RECORDS: dict[str, HoldingKind] = {
-    **dict.fromkeys(("run", "record", "passages", "findresult"), "runs"),
+    **dict.fromkeys(("run", "record", "passages", "questionset", "findresult"), "runs"),
     **dict.fromkeys(("continuation", "divergence", "prompts", "choices"), "texts"),
     "timing": "timings",
     "export": "exports",
@@ -47,7 +47,7 @@ _OF_ARTEFACTS: dict[str, HoldingKind] = {
     "text": "written",
     **{kind: kind for kind in ("weights", "healed", "answers", "unfinished")},
 }
-_PARTS = ("record", "passages", "findresult", "export")
+_PARTS = ("record", "passages", "questionset", "findresult", "export")
 """Entries that are parts of what is counted, and not counted themselves."""
 
 _OF_MODELS: dict[HoldingKind, str] = {
@@ -90,6 +90,7 @@ def references(thing: Kept) -> frozenset[str]:
         case Run():
             texts = map(upload_named, (thing.settings.calibration.corpus, thing.settings.evaluation.corpus))
             answers = named("record", *thing.records) | named("passages", run_passages(thing))
+            answers |= named("questionset", *(key for keys in thing.answers.values() for key in keys))
             return answers | named("text", *texts) | named("model", thing.model_identity)
         case Export():
             records = named("record", thing.settings.dense, thing.settings.sparse)
@@ -134,7 +135,7 @@ def referring_entries(store: Store, table: JobTable) -> dict[str, frozenset[str]
 
 def entries_of(run: Run) -> frozenset[str]:
     """The names of a run's entries, of records, passages and continuations too, which other runs may share."""
-    shared = {name for name in references(run) if name.startswith(("record/", "passages/"))}
+    shared = {name for name in references(run) if name.startswith(("record/", "passages/", "questionset/"))}
     written = (f"continuation/{key}" for key in run.continuations)
     return frozenset({f"run/{run.key}", f"findresult/{run.key}", *shared, *written})
 

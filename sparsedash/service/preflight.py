@@ -25,7 +25,7 @@ from sparsedash.schema.settings import (
     RunSettings,
     planned_run,
 )
-from sparsedash.service.request_checks import Problem, ReferenceField, reference_problem
+from sparsedash.service.request_checks import Problem, ReferenceField, reference_problem, unusable_tasks
 from sparsedash.service.stored_results import known_shape
 from sparsedash.service.time_forecast import START_S
 from sparsedash.stats.tolerance import FEWEST_PASSAGES
@@ -140,6 +140,7 @@ def run_problems(
     """
     settings = planned_run(request)
     found = [reference_problem(*named, data_dir) for named in named_references(settings)]
+    found.append(unusable_tasks(settings.evaluation.tasks))
     if isinstance(request, FindSettings) and not any(found):
         found.append(_too_few_passages(request.evaluation, data_dir))
     if shape is not None and isinstance(request, RunSettings):
@@ -230,6 +231,7 @@ def expected_duration(
     parts: dict[str, tuple[tuple[int, Stage], ...]] = {
         "loading": ((bool(n_models), "load"),),
         "answering": ((n_models, "evaluate"),),
+        "answering tasks": ((n_models if settings.evaluation.tasks else 0, "answer"),),
         "pruning": ((n_sparse, "prune"),),
         "healing": (
             (min(n_sparse, sum(m.heal_steps > 0 and permille > 0 for m, permille in settings.points)), "heal"),

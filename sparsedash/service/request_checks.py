@@ -11,6 +11,7 @@ Without logins, the one user may do everything.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import starmap
@@ -20,7 +21,7 @@ from urllib.parse import unquote, urlsplit
 
 from huggingface_hub.constants import ENDPOINT
 
-from sparsedash.catalog.choices import CALIBRATION_CORPORA, EVALUATION_CORPORA, is_example
+from sparsedash.catalog.choices import CALIBRATION_CORPORA, EVALUATION_CORPORA, NO_HARNESS, TASKS, is_example
 from sparsedash.catalog.families import config_problem
 from sparsedash.jobs.job import Job, Move, Priority
 from sparsedash.jobs.job_table import Owners
@@ -44,7 +45,7 @@ from sparsedash.storage.users import LOCAL, Serving
 ReferenceField = Literal["model", "calibration text", "evaluation text"]
 """The fields that name a model or a text."""
 
-ProblemField = Literal[ReferenceField, "calibration size", "healing", "passages", "sparsity"]
+ProblemField = Literal[ReferenceField, "calibration size", "healing", "passages", "sparsity", "tasks"]
 
 _TEXT_NAMES = tuple(
     dict.fromkeys(choice.name for choice in (*EVALUATION_CORPORA, *CALIBRATION_CORPORA) if choice.name != SELF)
@@ -174,6 +175,21 @@ class Access:
         for problem in self.reference_problems(*named):
             raise AccessError(problem.message)
 
+    def tasks_problems(self, tasks: Sequence[str]) -> tuple[Problem, ...]:
+        """What of these tasks the user may not ask; others than administrators ask what the rules list."""
+        found = []
+        for task in tasks:
+            if task.startswith(FILE) and not self._may_read(local_path(task.removeprefix(FILE))):
+                found.append(f"{task[:200]}: {self._where()}")
+            elif self.rules is not None and not self.unlimited and not self.rules.offers_task(task):
+                offered = f"Offered: {', '.join(self.rules.tasks)}." if self.rules.tasks else "None is."
+                found.append(f"{task[:200]} is not among the tasks offered here. {offered}")
+        return tuple(Problem(field="tasks", message=message) for message in found)
+
+    def offered_tasks(self) -> list[str]:
+        """The suggested tasks that the user may ask; none without the harness."""
+        return [name for name in TASKS if find_spec("lm_eval") and not self.tasks_problems([name])]
+
     def require_path(self, path: str) -> None:
         """Raises AccessError for a path on this machine that is not below the folders of the configuration."""
         if not self._may_read(local_path(path)):
@@ -201,6 +217,15 @@ class Access:
     def _where(self) -> str:
         folders = ", ".join(self.rules.folders) if self.rules else ""
         return f"files on this machine are read only below {folders or 'folders that the configuration names'}."
+
+
+def unusable_tasks(tasks: Sequence[str]) -> Problem | None:
+    """Why a run with these tasks would end at once, as far as that shows without the harness; or None."""
+    if tasks and find_spec("lm_eval") is None:
+        return Problem(field="tasks", message=NO_HARNESS)
+    paths = (local_path(task.removeprefix(FILE)) for task in tasks if task.startswith(FILE))
+    lost = next((path for path in paths if path_kind(path) == "nothing"), None)
+    return None if lost is None else Problem(field="tasks", message=f"There is no {lost}. Check the path after file:.")
 
 
 def upload_named(reference: str) -> str:

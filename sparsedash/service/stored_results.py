@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, TypeVar
@@ -22,7 +23,7 @@ from sparsedash.schema.question_records import QuestionSet
 from sparsedash.schema.records import R, Record, Run, about_artefact
 from sparsedash.schema.store_keys import NoteName
 from sparsedash.stats.significance import shared_outcomes
-from sparsedash.stats.task_verdicts import TaskResult, judge_tasks, pair_tasks
+from sparsedash.stats.task_verdicts import TaskPair, TaskResult, judge_tasks, pair_tasks
 from sparsedash.stats.tolerance import Losses, Tolerance, ToleranceVerdict, judge_all, record_losses
 from sparsedash.storage.sample_files import pool_parts, read_answers
 from sparsedash.storage.store import Store
@@ -140,7 +141,9 @@ class ResultCache:
     def is_whole(self, key: str) -> bool:
         """Whether the run with this key has finished and all its records are stored."""
         run = self.run(key)
-        return run is not None and run.finished and all(self._store.has(Record, each) for each in run.records)
+        if run is None or not run.finished or not all(self._store.has(Record, each) for each in run.records):
+            return False
+        return all(self._store.has(QuestionSet, each) for keys in run.answers.values() for each in keys)
 
     def drop(self, kind: type[R], key: str) -> None:
         """Delete a result, in the store and in memory."""
@@ -215,8 +218,41 @@ class JudgedAnswers(NamedTuple):
     notes: Sequence[str]
 
 
+def judge_run(
+    run: Run, answered: Callable[[str], QuestionSet | None], tolerance: Tolerance
+) -> dict[str, JudgedAnswers]:
+    """The verdicts on the tasks of each sparse model of a run, by the key of its record, all judged together.
+
+    answered: the set of a key. Models of which a set is missing are left out; a note says what cannot be judged.
+    """
+    sets = {record: [answered(key) for key in keys] for record, keys in run.answers.items()}
+    whole = {record: list(filter(None, own)) for record, own in sets.items() if own and None not in own}
+    if run.dense not in whole:
+        return {}
+    pairs = {record: _pairs(whole[run.dense], whole[record]) for record in run.sparse if record in whole}
+    results = iter(judge_tasks([pair for found, _ in pairs.values() for pair in found], tolerance))
+    return {record: JudgedAnswers([next(results) for _ in found], notes) for record, (found, notes) in pairs.items()}
+
+
+def _pairs(dense: Sequence[QuestionSet], other: Sequence[QuestionSet]) -> tuple[list[TaskPair], list[str]]:
+    """The tasks that can be judged, and sentences on the others."""
+    pairs, notes = list[TaskPair](), list[str]()
+    for task in dict.fromkeys(each.task for each in (*dense, *other)):
+        try:
+            sides = (pool_parts(each for each in side if each.task == task) for side in (dense, other))
+            found, own = pair_tasks(*sides)
+        except CorpusError as error:
+            found, own = [], [f"{task} is not judged. {error}"]
+        pairs += found
+        notes += own
+    return pairs, notes
+
+
 class OpenedAnswers:
-    """Files of answers that a page opened, as artefacts, by keys that hash them; the last ones cached in memory."""
+    """Files of answers that a page opened, as artefacts, by keys that hash them, and the answers of runs.
+
+    The last ones are cached in memory.
+    """
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -252,6 +288,17 @@ class OpenedAnswers:
             self._cache.put(key, known)
         return known
 
+    def of_run(self, run: Run, tolerance: Tolerance) -> dict[str, JudgedAnswers]:
+        """`judge_run` of this run, as far as it is; empty where it has no tasks."""
+        if not run.answers:
+            return {}
+        name = (run.key, tuple(run.answers.items()), tuple(run.sparse), tolerance)
+        known: dict[str, JudgedAnswers] | None = self._cache.get(name)
+        if known is None:
+            known = judge_run(run, partial(self._store.get, QuestionSet), tolerance)
+            self._cache.put(name, known)
+        return known
+
     def judge(self, dense: Sequence[str], other: Sequence[str], tolerance: Tolerance) -> JudgedAnswers:
         """The verdicts on the answers with these keys. Raises CorpusError where they cannot be paired."""
         sides = tuple(tuple(key for key in dict.fromkeys(keys) if self.get(key) is not None) for keys in (dense, other))
@@ -275,6 +322,8 @@ def _entry(key: str) -> str:
 
 def _n_passages(result: object) -> int:
     """Passages or questions of a result; a small one counts as one."""
+    if isinstance(result, dict):
+        return sum(map(_n_passages, result.values())) or 1
     if isinstance(result, JudgedAnswers):
         return sum(len(each.pair.questions) for each in result.results)
     return (

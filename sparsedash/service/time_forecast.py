@@ -26,7 +26,7 @@ from sparsedash.schema import store_keys
 from sparsedash.schema.errors import JobError
 from sparsedash.schema.method_settings import MAX_HEAL_STEPS, MethodSettings
 from sparsedash.schema.progress import Stage
-from sparsedash.schema.records import Record, Run
+from sparsedash.schema.records import TASKS_CACHED, Record, Run
 from sparsedash.schema.settings import SELF, CalibrationSettings, RunSettings
 from sparsedash.schema.store_keys import shares_read
 from sparsedash.service.stored_results import recalled
@@ -157,13 +157,27 @@ def expected_seconds(
         "prune": _pruning_seconds(settings, before),
         "evaluate": _evaluation_seconds(settings, before, record),
     }
+    if settings.evaluation.tasks:
+        measured["answer"] = _task_seconds(settings, before)
     if steps := _healing_steps(settings):
         measured["heal"] = (step_s := _measured_step_s(before)) and step_s * steps
     counted = counted_seconds(settings, speeds, shape)
     if measured["prune"] is None and counted["prune"] is None:
         measured["prune"] = _others_pruning_seconds(settings, before)
     unmeasured = [stage for stage, seconds in measured.items() if seconds is None]
-    return measured | {stage: counted[stage] for stage in unmeasured}, unmeasured
+    return measured | {stage: counted.get(stage) for stage in unmeasured}, unmeasured
+
+
+def _task_seconds(settings: RunSettings, before: Sequence[Run]) -> float | None:
+    """Seconds of one model's answers to the same tasks, by the newest run that had none of them."""
+
+    def asked(run: RunSettings) -> tuple[object, ...]:
+        return run.evaluation.tasks, run.evaluation.task_limit, run.evaluation.task_shots
+
+    for run in before:
+        if asked(run.settings) == asked(settings) and "answer" in run.seconds and TASKS_CACHED not in run.cached:
+            return run.seconds["answer"] / len(run.answers)
+    return None
 
 
 def healing_steps(

@@ -35,6 +35,7 @@ from sparsedash.storage.store import WORK_PATIENCE_S, Store
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
+_LINES = {"tasks": "NAMES"}
 _METAVARS = {"choice": "NAME", "number": "X", "reference": "REF", "sparsities": "PERCENTS", "whole": "N"}
 
 
@@ -61,7 +62,8 @@ _RUN = _flags_of(RunSettings, CalibrationSettings, MethodSettings, EvaluationSet
 _SETTINGS = _RUN | _flags_of(FindSettings, TimingSettings, ExportSettings)
 
 RUN_FLAGS = (*_RUN, "--method", "--data-dir")
-SEARCH_FLAGS = tuple(flag for flag in RUN_FLAGS if flag not in ("--sparsity", "--stop-early"))
+_OF_RUNS = ("--sparsity", "--stop-early", "--tasks", "--task-limit", "--task-shots")
+SEARCH_FLAGS = tuple(flag for flag in RUN_FLAGS if flag not in _OF_RUNS)
 TOLERANCE_FLAGS = tuple(_flags_of(FindSettings))
 
 _FILE = {"type": path_argument, "metavar": "FILE"}
@@ -124,7 +126,9 @@ def _add_setting(parser: argparse.ArgumentParser, command: str, row: FieldRow) -
     if row.kind == "reference" and row.name != "model":
         about = f"{_names(OFFERED[row.title])} or file:PATH"
     if row.kind == "lines":
-        parser.add_argument(row.flag, action="append", default=argparse.SUPPRESS, metavar="TEXT", help=about)
+        parser.add_argument(
+            row.flag, action="append", default=argparse.SUPPRESS, metavar=_LINES.get(row.name, "TEXT"), help=about
+        )
         return
     default = row.starts.get(command, row.default)
     if row.kind == "sparsities":
@@ -187,7 +191,9 @@ def _values(arguments: argparse.Namespace, settings: "type[DataclassInstance]") 
 
 def _request(arguments: argparse.Namespace) -> dict[str, Any]:
     calibration = CalibrationSettings(**_values(arguments, CalibrationSettings))
-    evaluation = EvaluationSettings(**_values(arguments, EvaluationSettings))
+    asked = _values(arguments, EvaluationSettings)
+    tasks = [name.strip() for names in asked.pop("tasks", ()) for name in names.split(",")]
+    evaluation = EvaluationSettings(**asked, tasks=tuple(filter(None, tasks)))
     return _values(arguments, RunSettings) | {"calibration": calibration, "evaluation": evaluation}
 
 

@@ -4,7 +4,9 @@ The engine is imported only when the work begins: it takes seconds, and --help o
 """
 
 import argparse
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from sparsedash.catalog.model_shape import ModelShape
@@ -12,13 +14,16 @@ from sparsedash.reporting import deployment
 from sparsedash.reporting.run_answer import answer_figures
 from sparsedash.reporting.run_reports import run_document
 from sparsedash.reporting.run_results import RunResults, StoredResults, run_results
+from sparsedash.reporting.task_words import judge_document, task_remarks, task_rows, tasks_sentence
 from sparsedash.reporting.wording import source_note
 from sparsedash.schema.errors import SettingsError, SparseDashError
 from sparsedash.schema.pair_records import ContinuationSettings, TimingSettings
+from sparsedash.schema.question_records import QuestionSet
 from sparsedash.schema.records import Record, Run
 from sparsedash.schema.settings import FindResult, RunSettings, planned_run
 from sparsedash.service.model_lookup import named_model
 from sparsedash.service.preflight import expected_room, healing_problem
+from sparsedash.service.stored_results import JudgedAnswers, judge_run
 from sparsedash.service.time_forecast import MOST_MINUTES, MachineSpeed, healing_steps
 from sparsedash.shell import terminal
 from sparsedash.shell.file_commands import short_run_key, stored_runs
@@ -39,12 +44,13 @@ def run_command(arguments: argparse.Namespace) -> terminal.Work:
     write = terminal.result_writer(arguments)
     yield
     run = complete_run(settings, store, arguments.quiet)
-    found, document = stored_run_document(run, store, tolerance)
+    found, document, judged = stored_run_document(run, store, tolerance)
     terminal.print_warnings(run.warnings)
     summary = [document["sentence"], *answer_figures(found), document["next"], source_note(run.source_type)]
     texts = terminal.prompt_lines(StoredResults(store), found)
-    write([*terminal.run_table(document), "", *texts, *filter(None, summary), short_run_key(run)], document)
-    beyond = any(sparse["verdict"]["verdict"] == "beyond" for sparse in document["sparse"])
+    tasks = task_lines(found, judged)
+    write([*terminal.run_table(document), "", *texts, *tasks, *filter(None, summary), short_run_key(run)], document)
+    beyond = any("beyond" in (each["verdict"]["verdict"], _task_verdict(each)) for each in document["sparse"])
     failed = arguments.fail_beyond and beyond
     failed |= arguments.fail_unless_within and not all_within(document, settings.n_sparse)
     return terminal.EXIT_BEYOND if failed else 0
@@ -80,7 +86,23 @@ def all_within(document: dict[str, Any], n_sparse: int) -> bool:
     """Whether all of so many sparse models are within the tolerance by every measure that is judged."""
     verdicts = [sparse["verdict"] for sparse in document["sparse"]]
     losses = [loss for verdict in verdicts for loss in (verdict["ratio"], verdict["points"]) if loss is not None]
-    return len(verdicts) == n_sparse and all(loss["verdict"] == "within" for loss in losses)
+    tasks_are = all(_task_verdict(sparse) in ("within", "not judged") for sparse in document["sparse"])
+    return len(verdicts) == n_sparse and tasks_are and all(loss["verdict"] == "within" for loss in losses)
+
+
+def _task_verdict(sparse: dict[str, Any]) -> str:
+    """The verdict over a model's tasks; "not judged" where it has none."""
+    return str(sparse["tasks"]["verdict"]) if sparse.get("tasks") else "not judged"
+
+
+def task_lines(found: RunResults, judged: Mapping[str, JudgedAnswers]) -> Iterator[str]:
+    """The verdict of every model over the run's tasks, as sentence and table."""
+    for record, answers in judged.items():
+        yield tasks_sentence(found.names[record], answers.results)
+        yield from filter(None, [task_remarks(answers.results), *answers.notes])
+        if answers.results:
+            yield from terminal.align_columns(task_rows(answers.results), numbers=True)
+        yield ""
 
 
 def complete_run(settings: RunSettings, store: Store, quiet: bool = False) -> Run:
@@ -91,8 +113,10 @@ def complete_run(settings: RunSettings, store: Store, quiet: bool = False) -> Ru
         return pipeline.run(settings, store, bar)
 
 
-def stored_run_document(run: Run, store: Store, tolerance: Tolerance) -> tuple[RunResults, dict[str, Any]]:
-    """The results of a stored run, and its document."""
+def stored_run_document(
+    run: Run, store: Store, tolerance: Tolerance
+) -> tuple[RunResults, dict[str, Any], Mapping[str, JudgedAnswers]]:
+    """The results of a stored run, its document, and the verdicts on its tasks."""
     found = run_results(StoredResults(store), run, tolerance)
     assert found is not None
     dense, *sparse = (store.get(Record, each.record.key) for each in found.models)
@@ -102,7 +126,11 @@ def stored_run_document(run: Run, store: Store, tolerance: Tolerance) -> tuple[R
     for answers, record in zip((document["dense"], *document["sparse"]), (dense, *there), strict=True):
         asked = (ContinuationSettings(left=record.key, right=record.key, prompt=each) for each in run.settings.prompts)
         answers["continuations"] = [found and found.left for found in map(results.written, asked)]
-    return found, document
+    judged = judge_run(run, partial(store.get, QuestionSet), tolerance)
+    for sparse, record in zip(document["sparse"], there, strict=True):
+        own = judged.get(record.key)
+        sparse["tasks"] = own and judge_document(found.names[record.key], own.results, tolerance)
+    return found, document, judged
 
 
 def find_command(arguments: argparse.Namespace) -> terminal.Work:
@@ -121,7 +149,7 @@ def find_command(arguments: argparse.Namespace) -> terminal.Work:
     run = store.get(Run, result.key)
     assert run is not None
     terminal.print_warnings(run.warnings)
-    _, document = stored_run_document(run, store, tolerance_from_flags(arguments))
+    _, document, _ = stored_run_document(run, store, tolerance_from_flags(arguments))
     write([*terminal.run_table(document), "", document["find"]["sentence"], short_run_key(run)], document)
     return terminal.EXIT_BEYOND if document["find"]["answer_percent"] is None else 0
 

@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from sparsedash.schema.errors import StoreError
 from sparsedash.schema.pair_records import Continuation
+from sparsedash.schema.question_records import QuestionSet
 from sparsedash.schema.records import Passages, Record, Run, from_lines, to_line
 from sparsedash.schema.settings import FindResult
 from sparsedash.storage.store import LAYOUT, Store
@@ -31,9 +32,9 @@ _MAX_HEADER = 200
 _KEY = re.compile("[0-9a-f]{64}")
 _ADVICE = "Export the run again on the machine that made it."
 
-Part = Run | Record | Passages | FindResult | Continuation
-P = TypeVar("P", Record, Passages)
-_KINDS: tuple[type[Part], ...] = (Run, Record, Passages, FindResult, Continuation)
+Part = Run | Record | Passages | QuestionSet | FindResult | Continuation
+P = TypeVar("P", Record, Passages, QuestionSet)
+_KINDS: tuple[type[Part], ...] = (Run, Record, Passages, QuestionSet, FindResult, Continuation)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +67,7 @@ def read_run_file(data: bytes) -> RunFile:
     runs: list[Run] = []
     records: dict[str, tuple[str, bool, str, int]] = {}
     n_texts: dict[str, int] = {}
-    searches, written, longest = [], dict[str, str](), 0
+    searches, written, longest, answers = [], dict[str, str](), 0, set[str]()
     for line, part in _lines(packed):
         digest.update(line)
         if isinstance(part, Run):
@@ -79,6 +80,8 @@ def read_run_file(data: bytes) -> RunFile:
         elif isinstance(part, Continuation):
             written[part.key] = part.prompt
             longest = max(longest, *map(len, (part.left, part.right, *part.others)))
+        elif isinstance(part, QuestionSet):
+            answers.add(part.key)
         else:
             searches.append(part.key)
     if digest.hexdigest() != stated:
@@ -89,13 +92,14 @@ def read_run_file(data: bytes) -> RunFile:
         and written.keys() <= runs[0].continuations.keys()
         and set(written.values()) <= set(runs[0].settings.prompts)
         and longest <= LONGEST_TEXT
+        and answers == {key for keys in runs[0].answers.values() for key in keys}
         and searches in ([], [runs[0].key])
         and n_texts.keys() == {of[2] for of in records.values()}
     )
     for key, (model, is_sparse, texts, n_answers) in records.items() if is_whole else ():
         is_whole &= model == runs[0].model_identity and is_sparse == (key != runs[0].dense)
         is_whole &= n_answers <= n_texts[texts]
-    if not is_whole or not all(map(_KEY.fullmatch, (runs[0].key, *records, *n_texts))):
+    if not is_whole or not all(map(_KEY.fullmatch, (runs[0].key, *records, *n_texts, *answers))):
         raise StoreError("This file is not one complete run.", _ADVICE)
     return RunFile(run=runs[0], has_search=bool(searches), packed=packed)
 
@@ -135,6 +139,8 @@ def _parts_in(store: Store, run: Run) -> Iterator[Part]:
         yield record
     for key in texts:
         yield stored(Passages, key)
+    for key in dict.fromkeys(key for keys in run.answers.values() for key in keys):
+        yield stored(QuestionSet, key)
     for key in run.continuations:
         if written := store.get(Continuation, key):
             yield written

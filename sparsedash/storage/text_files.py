@@ -396,5 +396,9 @@ def fingerprint(reference: str) -> str:
 
 def fingerprints(settings: RunSettings | FindSettings) -> dict[str, str]:
     """Fingerprints of all local files and folders of a run or a search, by reference."""
-    references = (settings.model, settings.calibration.corpus, settings.evaluation.corpus)
-    return {reference: mark for reference in references if (mark := fingerprint(reference))}
+    evaluation = settings.evaluation
+    # A task's data lie beside its file.
+    beside = {task: local_path(task.removeprefix(FILE)) for task in evaluation.tasks if task.startswith(FILE)}
+    folders = {task: str(path.parent if path_kind(path) == "file" else path) for task, path in beside.items()}
+    named = {name: name for name in (settings.model, settings.calibration.corpus, evaluation.corpus)} | folders
+    return {reference: mark for reference, path in named.items() if (mark := fingerprint(path))}

@@ -20,6 +20,7 @@ from sparsedash.schema.pair_records import Choices, ContinuationSettings, OwnPro
 from sparsedash.schema.plain_values import digest
 from sparsedash.storage.local_machine import local_path
 from sparsedash.storage.store import Store
+from sparsedash.storage.text_files import FILE
 
 Login = Literal["oidc", "header"]
 Limit = Annotated[int, Meta(ge=0, le=1_000_000)]
@@ -71,8 +72,8 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     address: of the server in a browser, up to the first slash. visitors: names or patterns of the allowed users; empty:
     all with a login. administrators: names of those who may do everything. folders: the only ones local files are read
-    from. hub: names or patterns of the allowed hub models; empty: none; None: all. see_each_other: whether users see
-    each other's runs and jobs.
+    from. hub: names or patterns of the allowed hub models; empty: none; None: all. tasks: names or patterns of the
+    allowed tasks; empty: none. see_each_other: whether users see each other's runs and jobs.
     """
 
     address: str
@@ -81,6 +82,7 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     visitors: tuple[str, ...] = ()
     folders: tuple[Annotated[str, Meta(pattern="^/")], ...] = ()
     hub: tuple[str, ...] | None = None
+    tasks: tuple[str, ...] = ()
     see_each_other: bool = False
     header: HeaderLogin = HeaderLogin()
     oidc: OidcLogin = OidcLogin()
@@ -116,6 +118,10 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     def offers(self, model: str) -> bool:
         """Whether this hub model is allowed."""
         return self.hub is None or _matches(model.partition("@")[0], self.hub)
+
+    def offers_task(self, task: str) -> bool:
+        """Whether this task of lm-evaluation-harness is allowed; files never are."""
+        return not task.startswith(FILE) and _matches(task, self.tasks)
 
 
 def visitor_name(said: str) -> str | None:

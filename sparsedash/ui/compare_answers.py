@@ -1,6 +1,7 @@
-"""Two models' answers to a task of another program, question by question: filters, choices, texts."""
+"""Two models' answers to a task, of another program or of a run, question by question: filters, choices, texts."""
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from sparsedash.reporting.html import Html, Table, element, escape, paragraph
 from sparsedash.reporting.record_pair import KINDS, Kind, end_of, mark_divergence
@@ -8,10 +9,13 @@ from sparsedash.reporting.task_report import answer_text, questions_by_kind, rig
 from sparsedash.reporting.task_words import tasks_sentence
 from sparsedash.reporting.wording import likelihood, quantity
 from sparsedash.schema.question_records import AnsweredQuestion
+from sparsedash.schema.records import Run
 from sparsedash.service.backend import Backend
+from sparsedash.service.stored_results import JudgedAnswers
 from sparsedash.stats.task_verdicts import TaskResult, choice_logs
 from sparsedash.ui import address_bar, frame, task_answers
-from sparsedash.ui.task_answers import MODEL, OPEN, TITLES
+from sparsedash.ui.chosen_run import RIGHT
+from sparsedash.ui.task_answers import DENSE, MODEL, OPEN, OTHER, TITLES
 
 TASK, KIND, QUESTION = "task", "filter", "question"
 """Parameters of the address."""
@@ -28,27 +32,47 @@ def show_questions(backend: Backend) -> None:
         frame.note("A file is missing, or the two models were asked differently.")
         frame.link("overview", "See the files", **address, **{OPEN: "1"})
         return
-    by_task, place = {result.task: result for result in shown.judged.results}, st.container()
+    _show(shown.judged, MODEL, TITLES[OTHER], st.container())
+    with frame.row():
+        frame.link("overview", "Back to all tasks", **address)
+
+
+def show_run_questions(backend: Backend, run: Run) -> None:
+    """Draw the questions of a run's tasks, of the sparse model that the address names."""
+    judged = task_answers.judged_tasks(backend, run)
+    if not judged:
+        frame.opening("The answers to the tasks are not there.")
+        frame.note("They are made with the run, model by model. Resume it if it has ended.")
+        return
+    place, names = st.container(), {name: name for name in judged}
+    name = address_bar.select(RIGHT, "Sparse model", names, next(iter(names)), along=_FORGET, noun="model")
+    _show(judged[name], name, name, place)
+    with frame.row():
+        frame.link("overview", "Back to all tasks", run=run.key, **{RIGHT: name})
+
+
+def _show(judged: JudgedAnswers, name: str, title: str, place: DeltaGenerator) -> None:
+    """name: of the model in sentences. title: above its answers. place: of the opening sentence."""
+    by_task = {result.task: result for result in judged.results}
     choosing, filtering = st.columns(2)
     with choosing:
         task = address_bar.select(TASK, "Task", {name: name for name in by_task}, next(iter(by_task)), along=_FORGET)
     result = by_task[task]
     with place:
-        frame.opening(tasks_sentence(MODEL, [result]))
+        frame.opening(tasks_sentence(name, [result]))
     kinds = questions_by_kind(result)
     usual = next(kind for kind in _FIRST_KINDS if kinds[kind])
     titles: dict[str, str] = {kind: f"{KINDS[kind]} · {len(found):,}" for kind, found in kinds.items() if found}
     with filtering:
         kind = address_bar.select(KIND, "Answers", titles, usual, along={QUESTION: ""}, noun="kind")
-    _show_question(result, next(found for name, found in kinds.items() if name == kind))
-    with frame.row():
-        frame.link("overview", "Back to all tasks", **address)
+    _show_question(result, next(found for each, found in kinds.items() if each == kind), (TITLES[DENSE], title))
 
 
 _FORGET = {KIND: "", QUESTION: ""}
 
 
-def _show_question(result: TaskResult, places: list[int]) -> None:
+def _show_question(result: TaskResult, places: list[int], titles: tuple[str, str]) -> None:
+    """titles: of the two models."""
     asked = address_bar.query_value(QUESTION)
     at = next((n for n, i in enumerate(places) if str(i + 1) == asked), 0)
 
@@ -66,14 +90,14 @@ def _show_question(result: TaskResult, places: list[int]) -> None:
         element("h2", escape(title), css="sd-muted sd-small sd-passage-number"),
         element("div", text, css="sd-reader", role="region", aria_label="The question", tabindex="0"),
     )
-    frame.show(_beside(dense, other))
+    frame.show(_beside(dense, other, titles))
     if dense.right is not None:
         frame.show(paragraph(f"Expected: {target_text(dense)}"))
     if len(dense.choices) > 1:
-        frame.show_table(_choices(dense, other))
+        frame.show_table(_choices(dense, other, titles))
 
 
-def _beside(dense: AnsweredQuestion, other: AnsweredQuestion) -> Html:
+def _beside(dense: AnsweredQuestion, other: AnsweredQuestion, titles: tuple[str, str]) -> Html:
     """Both answers with their verdicts; of written ones a mark where they diverge."""
     if dense.right is None:
         texts = [escape(_document_words(each)) for each in (dense, other)]
@@ -89,9 +113,7 @@ def _beside(dense: AnsweredQuestion, other: AnsweredQuestion) -> Html:
             paragraph(_verdict(question), css="sd-muted"),
             css=f"sd-answer {css}",
         )
-        for title, css, text, question in zip(
-            TITLES.values(), ("sd-dense", "sd-sparse"), texts, (dense, other), strict=True
-        )
+        for title, css, text, question in zip(titles, ("sd-dense", "sd-sparse"), texts, (dense, other), strict=True)
     ]
     return element("div", *sections, css="sd-answers")
 
@@ -107,7 +129,7 @@ def _document_words(question: AnsweredQuestion) -> str:
     return f"{(question.log_likelihood or 0.0):,.1f} nats over {quantity(question.n_bytes, 'byte')}"
 
 
-def _choices(dense: AnsweredQuestion, other: AnsweredQuestion) -> Table:
+def _choices(dense: AnsweredQuestion, other: AnsweredQuestion, titles: tuple[str, str]) -> Table:
     """Every choice with both models' probabilities."""
     right, logs = right_choice(dense), list(zip(choice_logs(dense), choice_logs(other), strict=True))
     rows = [
@@ -115,4 +137,4 @@ def _choices(dense: AnsweredQuestion, other: AnsweredQuestion) -> Table:
         for i, choice in enumerate(dense.choices)
     ]
     caption = "Probabilities among the choices: the softmax of their log-likelihoods. ✓: the expected one."
-    return Table("Choices", caption, ["Choice", *TITLES.values()], rows)
+    return Table("Choices", caption, ["Choice", *titles], rows)

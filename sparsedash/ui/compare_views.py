@@ -11,12 +11,14 @@ from streamlit.delta_generator import DeltaGenerator
 
 from sparsedash.reporting import record_pair, wording
 from sparsedash.reporting.charts.bar_charts import changes_chart, changes_words, clicked_bar
-from sparsedash.reporting.html import element, file_name, paragraph, widget_label
+from sparsedash.reporting.html import element, escape, file_name, paragraph, widget_label
 from sparsedash.reporting.passage_analysis import change_ranges, count_by_range, group_losses
 from sparsedash.reporting.record_pair import KIND_OF, KINDS, Kind, Order, Pair
 from sparsedash.reporting.run_answer import run_ending, still_to_come
 from sparsedash.reporting.run_reports import comparison_words, continuations_section, html_report
 from sparsedash.reporting.run_results import run_results
+from sparsedash.reporting.task_report import task_sections
+from sparsedash.reporting.task_words import tasks_sentence
 from sparsedash.reporting.wording import EXAMPLE_TITLE
 from sparsedash.schema.records import Passages, Run
 from sparsedash.service.backend import Backend
@@ -366,6 +368,10 @@ def offer_files(backend: Backend, run: Run, passages: Passages | None, view: Sho
         found = run_results(backend, run, current_tolerance(), backend.user_data.name_of(run.key))
         assert found is not None, "the page has read the dense record already"
         written = continuations_section(backend, run, pair, passages)
+        tasks = backend.answers.of_run(run, found.tolerance).get(pair.right.key)
+        if tasks and tasks.results:
+            said = paragraph(tasks_sentence(pair.right_name, tasks.results))
+            written += [element("h2", escape("Tasks")), said, *task_sections(tasks.results, found.tolerance)]
         return html_report(found, pair, passages, backend.newest_job(run.key), written)
 
     def offer(title: str, name: str, media_type: str, made: Callable[[], bytes]) -> None:

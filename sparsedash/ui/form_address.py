@@ -42,6 +42,7 @@ def form_address(settings: RunSettings | FindSettings) -> Query | None:
         return None
     found: Query = {**_setting_values(run), **_setting_values(run.calibration), **_setting_values(run.evaluation)}
     found |= {"width": str(widths.pop()), "budget": run.budget, "heal-steps": str(steps)}
+    found["tasks"] = list(run.evaluation.tasks) or ""
     for method in own:
         elsewhere = ("width_multiple", "budget", "heal_steps")
         rows = [each for each in field_rows(MethodSettings).values() if each.name not in elsewhere]

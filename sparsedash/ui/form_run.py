@@ -3,13 +3,14 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
 from sparsedash.catalog import resources
 from sparsedash.catalog.budgets import BUDGET_TITLES, require_possible
-from sparsedash.catalog.choices import MODELS
+from sparsedash.catalog.choices import MODELS, NO_HARNESS
 from sparsedash.catalog.presets import DEFAULT_METHOD, METHODS, method_name, method_named
 from sparsedash.reporting import wording
 from sparsedash.reporting.html import element, escape, paragraph
@@ -63,6 +64,7 @@ _MORE: dict[str, tuple[tuple[FieldRow, ...], ...]] = {
     "Numbers": ((_RUN["dtype"], _METHOD["width_multiple"], _RUN["residency"]),),
 }
 """Fields that stand side by side, under their headings."""
+_OF_TASKS = (_EVALUATION["task_limit"], _EVALUATION["task_shots"])
 _HEAL = FieldRow(
     name="heal",
     kind="whole",
@@ -119,7 +121,8 @@ def prune_form(backend: Backend) -> RunSettings | FindSettings | None:
         values |= form_fields.setting_fields([_HEAL, _STEPS], 2)
     frame.section("How sure?")
     sizes = st.container()
-    values |= _passage_fields(backend, search) | _more_fields(backend, values["model"], search)
+    values |= _passage_fields(backend, search) | ({} if search else _task_fields(backend))
+    values |= _more_fields(backend, values["model"], search)
     chosen = (own or presets) if search else (*presets, *(own or ()))
     accepted = values["sparsity"] and values["prompts"] is not None and not _refused((*_ROWS, _HEAL), values)
     methods = [replace(method, width_multiple=values["width"]) for method in dict.fromkeys(chosen) if accepted]
@@ -237,6 +240,22 @@ def _passage_fields(backend: Backend, search: bool) -> dict[str, Any]:
         if search:
             values |= form_fields.setting_fields([_AT_MOST])
     return values
+
+
+def _task_fields(backend: Backend) -> dict[str, Any]:
+    """Draw the tasks beside the passages, or why there can be none; and how much of them, where some are chosen."""
+    row, offered = _EVALUATION["tasks"], backend.offered_tasks()
+    if not offered and not backend.administers:
+        return {}
+    if find_spec("lm_eval") is None:
+        form_fields.show_hint(NO_HARNESS)
+        return {}
+    chosen = st.multiselect(
+        row.label, offered, key=row.key, bind=BOUND, help=row.help, accept_new_options=backend.administers
+    )
+    values: dict[str, Any] = {row.key: tuple(chosen)}
+    form_fields.validated(row.key, lambda: row.check(values[row.key]))
+    return values | (form_fields.setting_fields(_OF_TASKS, len(_OF_TASKS)) if chosen else {})
 
 
 def _more_fields(backend: Backend, model: str | None, search: bool) -> dict[str, Any]:

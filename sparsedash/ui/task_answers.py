@@ -1,6 +1,6 @@
-"""Answers of other programs: which files, by the address; how more are opened; and their verdict on the overview."""
+"""Answers to tasks on the overview: of other programs, by files in the address; and of a run's own models."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 from urllib.parse import urlencode
@@ -12,13 +12,15 @@ from sparsedash.reporting.charts.task_chart import task_chart, task_words
 from sparsedash.reporting.html import widget_label
 from sparsedash.reporting.task_report import task_report, task_table
 from sparsedash.reporting.task_words import task_remarks, tasks_sentence
-from sparsedash.reporting.wording import NBSP
+from sparsedash.reporting.wording import NBSP, record_names
 from sparsedash.schema.errors import CorpusError
+from sparsedash.schema.records import Run
 from sparsedash.service.backend import Backend
 from sparsedash.service.stored_results import JudgedAnswers
 from sparsedash.ui import frame
-from sparsedash.ui.address_bar import choose_tolerance
+from sparsedash.ui.address_bar import VIEW, choose_tolerance, select
 from sparsedash.ui.browser_scripts import show_chart
+from sparsedash.ui.chosen_run import RIGHT
 from sparsedash.ui.form_fields import file_popover
 from sparsedash.ui.navigation import current_tolerance, tolerance_query
 
@@ -29,7 +31,9 @@ MOST_FILES = 20
 TITLES = {DENSE: "Dense", OTHER: "Other model"}
 _LABELS = {DENSE: "A file of the dense model's answers", OTHER: "A file of the other model's answers"}
 MODEL = "The other model"
-_MOST_NAMED = 2
+TASKS_VIEW = "tasks"
+"""The view of the compare page that shows the questions of a run's tasks."""
+_MOST_NAMED, _MOST_SAID = 2, 3
 _HELP = (
     "samples_*.jsonl of lm-evaluation-harness (--log_samples), or details_*.parquet of lighteval; one file a task. "
     "The shell judges whole folders: sparsedash judge DENSE OTHER."
@@ -101,23 +105,54 @@ def show_answers(backend: Backend) -> None:
     frame.opening(tasks_sentence(MODEL, results), task_remarks(results))
     choose_tolerance(_RULE)
     show_files(backend, shown)
+    _show_results(shown.judged, MODEL, address_of(shown))
+
+
+def _show_results(judged: JudgedAnswers, name: str, address: Mapping[str, str | list[str]]) -> None:
+    """Draw chart, table, links and report. name: of the model. address: of its questions on the compare page."""
+    results = judged.results
     if any(result.loss for result in results):
         show_chart(task_chart(results, frame.theme()), "tasks", task_words(results), "task-chart", "ignore")
         frame.remark(_CAPTION)
-    address = address_of(shown)
     links = [
         f"compare?{urlencode({**address, 'task': each.task, **tolerance_query()}, doseq=True)}" for each in results
     ]
     frame.show_table(task_table(results, links))
-    for note in shown.judged.notes:
+    for note in judged.notes:
         frame.note(note)
     with frame.row():
         frame.link("compare", "Compare the answers question by question", **address)
 
         def report() -> bytes:
-            return task_report(MODEL, results, current_tolerance())
+            return task_report(name, results, current_tolerance())
 
         frame.offer_file("Report, one HTML file", report, "tasks-report.html", "text/html", key="take-task-report")
+
+
+def judged_tasks(backend: Backend, run: Run) -> dict[str, JudgedAnswers]:
+    """The verdicts on the tasks of a run's models, by their names within it; a note on those without any."""
+    names, found = record_names(run), backend.answers.of_run(run, current_tolerance())
+    for note in dict.fromkeys(note for judged in found.values() if not judged.results for note in judged.notes):
+        frame.note(note)
+    return {names[record]: judged for record, judged in found.items() if judged.results}
+
+
+def say_tasks(judged: Mapping[str, JudgedAnswers], usual: str) -> None:
+    """Draw what the tasks say of a few models, or of the usual one, under the sentence on the run's passages."""
+    said = [name for name in judged if len(judged) <= _MOST_SAID or name == usual]
+    if said:
+        frame.note(f"Tasks: {' '.join(tasks_sentence(name, judged[name].results) for name in said)}")
+
+
+def show_tasks(run: Run, judged: Mapping[str, JudgedAnswers], usual: str) -> None:
+    """Draw the section of the run's tasks: one model of it, the usual one unless the address names another."""
+    if not judged:
+        return
+    frame.section("Tasks")
+    names = {name: name for name in judged}
+    name = select(RIGHT, "Sparse model", names, usual if usual in names else next(iter(names)))
+    frame.remark(" ".join(filter(None, (task_remarks(judged[name].results), _RULE))))
+    _show_results(judged[name], name, {"run": run.key, RIGHT: name, VIEW: TASKS_VIEW})
 
 
 def show_files(backend: Backend, shown: Opened) -> None:

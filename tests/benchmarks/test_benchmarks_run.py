@@ -53,6 +53,8 @@ PRINTS: dict[str, tuple[int, str]] = {
     # Even of a tiny model the numbers are the same, whatever it takes.
     "streaming": (2, r"  16 answers: log-likelihoods at most 0.0e\+00 nats apart, widths equal, verdicts equal"),
     "task_power": (3, rf" +(?:[02] +10% +500(?: +{N}){{7}}|3 tasks of +500(?: +{N}){{4}})"),
+    # Even of a tiny model the answers are the same.
+    "tasks": (4, rf".* +\d+ questions, 0 answers differ, log-likelihoods within \S+; {N} x as fast, .*"),
     "timing": (
         5,
         rf"  (?:prefill|decode|load) [18]: {N} \({N} to {N}\), within {SHARE}, ceiling {N}, {SHARE} of it, .*",

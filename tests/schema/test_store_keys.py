@@ -12,6 +12,7 @@ from sparsedash.schema.plain_values import STAGE_VERSIONS
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.schema.store_keys import (
     NoteName,
+    answers_key,
     calibration_keys,
     curves_key,
     healed_key,
@@ -27,6 +28,7 @@ from sparsedash.schema.store_keys import (
 from tests.other_values import OTHER, RANDOM, other_values
 
 MODEL, CORPUS, STATISTICS = "m" * 64, "c" * 64, "s" * 64
+OF_TASKS = ("tasks", "task_limit", "task_shots")
 USUAL, CALIBRATION, EVALUATION = MethodSettings(), CalibrationSettings(), EvaluationSettings()
 WANDA = MethodSettings(pattern="2:4", scope="decoder", compensation="none")
 
@@ -60,9 +62,28 @@ def test_the_weights_of_tokens_leave_the_gradients_alone_and_packing_changes_all
     assert {name for name in keys if keys[name] == others[name]} == same
 
 
-@pytest.mark.parametrize(("name", "value"), other_values(EvaluationSettings, ["corpus", "stop_early"]))
+@pytest.mark.parametrize(("name", "value"), other_values(EvaluationSettings, ["corpus", "stop_early", *OF_TASKS]))
 def test_an_outcomes_key_changes_with_every_evaluation_setting(name, value):
     assert dense(replace(EVALUATION, **{name: value})) != dense(EVALUATION)
+
+
+@pytest.mark.parametrize("name", OF_TASKS)
+def test_tasks_leave_the_answers_to_passages_alone_and_name_another_run_where_there_are_any(name):
+    changed = replace(EVALUATION, **{name: OTHER[EvaluationSettings][name]})
+    assert outcomes(evaluation=changed) == outcomes()
+    assert (RunSettings(evaluation=changed).key() == RunSettings().key()) == (name != "tasks")
+    piqa = replace(EVALUATION, tasks=("piqa",))
+    assert RunSettings(evaluation=replace(changed, tasks=("boolq",))).key() != RunSettings(evaluation=piqa).key()
+
+
+def test_a_key_of_answers_changes_with_model_task_and_what_a_method_uses_alone():
+    def key(task="t", method=USUAL, model=MODEL):
+        return answers_key(model, "float32", task, (STATISTICS, method, 100))
+
+    assert (
+        len({key(), key("u"), key(model="n" * 64), key(method=RANDOM), answers_key(MODEL, "float32", "t", None)}) == 5
+    )
+    assert key(method=replace(USUAL, seed=1)) == key()
 
 
 @pytest.mark.parametrize(

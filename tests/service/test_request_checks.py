@@ -186,8 +186,8 @@ UNASKED = (
 
 ASKED = (
     " administers cached cancel cluster continuation damaged_runs divergence fetch_config health job jobs"
-    " log_tail move named_model newest_job open_answers open_run pack_run passages preflight prioritise queue"
-    " queue_position record reference_problem retry run runs search seen_by submit timing why_missing written"
+    " log_tail move named_model newest_job offered_tasks open_answers open_run pack_run passages preflight prioritise"
+    " queue queue_position record reference_problem retry run runs search seen_by submit timing why_missing written"
 )
 
 
@@ -366,3 +366,18 @@ def test_every_problem_is_named_at_once_with_its_field():
     found = run_problems(replace(SETTINGS, model="/none", **texts), NOWHERE)
     assert [problem.field for problem in found] == ["model", "calibration text", "evaluation text"]
     assert reference_problem("calibration text", "self", NOWHERE) is None
+
+
+def test_tasks_are_those_that_the_owner_lists_and_files_lie_below_the_folders(house, tmp_path):
+    asked = replace(SETTINGS, evaluation=replace(SETTINGS.evaluation, tasks=("boolq",)))
+    ada = house.of("ada", tasks=("pi*",), folders=(str(tmp_path),))
+    assert ada.offered_tasks() == ["piqa"]
+    with pytest.raises(AccessError, match=r"boolq is not among the tasks offered here. Offered: pi\*"):
+        ada.submit(asked)
+    mine = replace(SETTINGS, evaluation=replace(SETTINGS.evaluation, tasks=(f"file:{tmp_path}/x.yaml",)))
+    with pytest.raises(AccessError, match="not among the tasks"):
+        house.of("ada", tasks=("*",), folders=(str(tmp_path),)).submit(mine)
+    root = house.of("root", folders=(str(tmp_path),))
+    for file, why in (("/etc/x.yaml", "read only below"), (f"{tmp_path}/x.yaml", "There is no")):
+        task = replace(SETTINGS, evaluation=replace(SETTINGS.evaluation, tasks=(f"file:{file}",)))
+        assert why in root.preflight(task).problems[0].message

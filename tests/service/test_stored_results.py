@@ -8,11 +8,11 @@ from sparsedash.schema import store_keys
 from sparsedash.schema.pair_records import Continuation
 from sparsedash.schema.records import Record
 from sparsedash.service import stored_results
-from sparsedash.service.stored_results import OpenedAnswers, ResultCache, RunCosts, recalled
+from sparsedash.service.stored_results import OpenedAnswers, ResultCache, RunCosts, judge_run, recalled
 from sparsedash.stats.mean_intervals import Moments
 from sparsedash.stats.tolerance import Losses, Tolerance, judge_all, record_losses
 from tests.factories import answered
-from tests.question_sets import CHOICE
+from tests.question_sets import CHOICE, verdicts
 from tests.service.made import run
 from tests.ui import specimens
 
@@ -133,3 +133,13 @@ def test_opened_answers_are_found_by_their_content_until_they_are_deleted_or_dam
     assert answers.get(odd) is None
     store.drop_entry("artefacts", f"answers/{key}")
     assert answers.get(key) is None
+
+
+def test_a_task_that_cannot_be_judged_is_a_note_beside_the_others():
+    (sums, worse), (words, other) = verdicts(both=30, broke=10), verdicts(both=40, task="words")
+    asked = replace(other, questions=tuple(replace(each, prompt_hash="new") for each in other.questions))
+    sets = {"a": sums, "b": words, "c": worse, "d": asked}
+    asking = replace(run(), dense="dense", sparse=("s",), answers={"dense": ("a", "b"), "s": ("c", "d")})
+    judged = judge_run(asking, sets.get, Tolerance())["s"]
+    assert [each.task for each in judged.results] == ["sums"]
+    assert judged.notes[0].startswith("words is not judged. 40 of 40 questions of words were asked differently")

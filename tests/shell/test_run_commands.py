@@ -110,7 +110,7 @@ def test_a_run_is_judged_and_can_fail_the_command(flags, document, capsys, monke
     beyond = read()
     beyond["sparse"][0]["verdict"]["verdict"] = "beyond"
     real = run_commands.stored_run_document
-    monkeypatch.setattr(run_commands, "stored_run_document", lambda *asked: (real(*asked)[0], beyond))
+    monkeypatch.setattr(run_commands, "stored_run_document", lambda *asked: (real(*asked)[0], beyond, {}))
     assert main(lax) == 3
     assert main(lax[:-1]) == 0
 

@@ -21,6 +21,7 @@ from sparsedash.schema.records import Verification, about_artefact
 from sparsedash.storage.model_folders import MODELS
 from sparsedash.storage.text_files import Uploads
 from tests.factories import RECORD, RUN
+from tests.question_sets import answered, question
 from tests.service.made import TIMING
 from tests.ui import specimens
 from tests.ui.test_models_exports import MADE
@@ -34,6 +35,7 @@ RECORDS = (
     RUN,
     specimens.search()[2],
     specimens.passages(),
+    answered(question(), key="answered"),
     Continuation(key="written", prompt="Once", left="upon", right="more"),
     Divergence(key="apart", opening="Once", places=(Place(text="upon", nats=0.1, left="a", right="b"),)),
     Prompts(key="tried", asked=(ASKED,)),

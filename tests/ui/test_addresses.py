@@ -72,6 +72,8 @@ def change(app, widget):
             widget.set_value("12.5")
         case "Toggle":
             widget.set_value(not widget.value)
+        case "Multiselect":
+            widget.set_value(["piqa"])
         case _:
             return None
     if not getattr(widget.proto, "query_param_key", ""):

@@ -1,10 +1,14 @@
 """Answers of other programs on Overview and Compare: opened from files, judged, read question by question."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
-from tests.question_sets import CHOICE, WRITTEN
+from sparsedash.service import request_checks
+from sparsedash.ui import form_run
+from tests.question_sets import CHOICE, WRITTEN, verdicts
+from tests.ui import specimens
 from tests.ui.conftest import HOSTILE, links, markup, query_of, shows_as_text, words
 
 
@@ -100,3 +104,47 @@ def test_who_may_not_open_files_reads_that_and_cannot_clear(open_page, backend, 
     app = open_page("overview", dense=opened["dense"])
     assert "Other model: an administrator opens files" in words(app) and "add a file" not in words(app).lower()
     assert not [button for button in app.button if button.key == "answers-clear"]
+
+
+# Of a run.
+
+
+@pytest.fixture
+def tasked(backend):
+    """A run whose first sparse model lost a quarter of the sums, and whose others lost none."""
+    run, records = specimens.run()
+    answers = {}
+    for record in records:
+        dense, other = verdicts(both=300, broke=100) if record.key == run.sparse[0] else verdicts(both=400)
+        made = replace(dense if record.key == run.dense else other, key=f"{record.key}-sums")
+        backend._store.put(made.key, made)
+        answers[record.key] = (made.key,)
+    backend.add_run((replace(run, answers=answers), records))
+    return run
+
+
+def test_a_run_says_what_its_models_lose_on_tasks_and_leads_to_the_questions(open_page, tasked):
+    app = open_page("overview", run=tasked.key, points="5")
+    assert "costs too much on sums: accuracy −25.0 points (limit −5)." in words(app)
+    assert "stays within the limit on sums." in words(app)
+    first, *_ = app.selectbox(key="chosen-right").options
+    app.selectbox(key="chosen-right").set_value(first).run()
+    to = query_of(links(app)["Compare the answers question by question"])
+    assert to["view"] == "tasks" and to["right"] == first
+    app = open_page("compare", **to)
+    assert app.selectbox(key="chosen-filter").options == ["All · 400", "Both right · 300", "Broke · 100"]
+    assert "1 of 100" in words(app)
+    gone = open_page("compare", run=tasked.key)
+    assert "Tasks" in gone.get("button_group")[0].proto.options[-1].content
+
+
+def test_the_form_asks_tasks_where_the_harness_is_installed_and_says_so_where_it_is_not(
+    open_page, backend, monkeypatch
+):
+    app = open_page("prune", tasks="piqa")
+    assert app.multiselect(key="tasks").value == ["piqa"]
+    assert {each.label for each in app.number_input} >= {"Questions of each task", "Examples before each question"}
+    monkeypatch.setattr(form_run, "find_spec", lambda name: None)
+    monkeypatch.setattr(request_checks, "find_spec", lambda name: None)
+    app = open_page("prune", tasks="piqa")
+    assert not app.multiselect and "lm-evaluation-harness, which is not installed" in words(app)

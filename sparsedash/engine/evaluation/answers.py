@@ -4,6 +4,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -16,6 +17,9 @@ from sparsedash.schema.records import Candidate, TargetToken
 
 MAX_MORE_TOKENS = 12
 """A longer word is shown cut off."""
+
+IsFinished = Callable[[Sequence[int]], bool]
+"""Whether an answer of these tokens is finished."""
 
 _WHOLE_WORD = re.compile(r"^\s*[\w'’\-]+")
 
@@ -34,16 +38,22 @@ class UnfinishedAnswers:
 
 
 def unfinished_answers(
-    loaded: LoadedModel, applied: Applied, cache: Cache, n_context: Sequence[int], begun: Sequence[list[int] | None]
+    loaded: LoadedModel,
+    applied: Applied,
+    cache: Cache,
+    n_context: Sequence[int],
+    begun: Sequence[list[int] | None],
+    is_finished: IsFinished | None = None,
 ) -> list[UnfinishedAnswers]:
-    """The answers that are no whole word yet, grouped by the number of tokens read.
+    """The answers that are not finished, grouped by the number of tokens read.
 
     cache: of the batch just read; emptied. n_context: tokens of each row's context. begun: the first tokens of each
-    answer, None for rows that need no answer.
+    answer, None for rows that need no answer. is_finished: None: once it is a whole word.
     """
+    is_finished = is_finished or partial(_is_whole_word, loaded)
     parts = dict[int, tuple[list[int], UnfinishedAnswers]]()
     for row, tokens in enumerate(begun):
-        if tokens is not None and not _is_finished(loaded, tokens):
+        if tokens is not None and not is_finished(tokens):
             # The columns of target tokens after the first wrong one were read, but the model did not write them.
             rows, part = parts.setdefault(n_context[row] + len(tokens) - 1, ([], UnfinishedAnswers(applied, [], [])))
             rows.append(row)
@@ -59,17 +69,24 @@ def unfinished_answers(
 
 
 def finish_answers_(
-    loaded: LoadedModel, parts: Sequence[UnfinishedAnswers], on_left: Callable[[float], None] = lambda share: None
+    loaded: LoadedModel,
+    parts: Sequence[UnfinishedAnswers],
+    on_left: Callable[[float], None] = lambda share: None,
+    is_finished: IsFinished | None = None,
+    n_more: int = MAX_MORE_TOKENS,
 ) -> None:
-    """Greedy decoding of many batches' answers together, to the end of each word, in place.
+    """Greedy decoding of many batches' answers together, until each is finished or has n_more tokens more, in place.
 
     Each token costs a pass over all weights, for one answer as for a hundred. on_left: called before each block with
-    the share of the answers that are not finished; may raise.
+    the share of the answers that are not finished; may raise. is_finished: None: once it is a whole word.
     """
-    models = dict.fromkeys(part.applied for part in parts)
-    writing = [_Decoding(loaded, each, [part for part in parts if part.applied == each]) for each in models]
+    models, is_finished = dict.fromkeys(part.applied for part in parts), is_finished or partial(_is_whole_word, loaded)
+    writing = [
+        _Decoding(loaded, each, [part for part in parts if part.applied == each], is_finished, n_more)
+        for each in models
+    ]
     n_answers = sum(each.n_left for each in writing)
-    for _ in range(MAX_MORE_TOKENS):
+    for _ in range(n_more):
         if not writing:
             return
         caches = [each.cache for each in writing]
@@ -97,8 +114,15 @@ class _Decoding:
     the tokens of each; none when all are finished.
     """
 
-    def __init__(self, loaded: LoadedModel, applied: Applied, parts: Sequence[UnfinishedAnswers]) -> None:
-        self._loaded, self.applied = loaded, applied
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        applied: Applied,
+        parts: Sequence[UnfinishedAnswers],
+        is_finished: IsFinished,
+        n_more: int,
+    ) -> None:
+        self.applied, self._is_finished = applied, is_finished
         self._takes_positions = "position_ids" in inspect.signature(loaded.model.base_model.forward).parameters
         self.written = [tokens for part in parts for tokens in part.written]
         self._going_on = list(range(len(self.written)))
@@ -107,7 +131,7 @@ class _Decoding:
         for _ in range(len(parts[0].layers)):
             # Layer by layer, as above; and dropped, since the next one is as large and finds no room in the gaps.
             layers, hold = [part.layers.pop(0) for part in parts], loaded.residency.hold_all
-            self.cache.layers.append(RoomyLayer.ending_together(layers, MAX_MORE_TOKENS, hold))
+            self.cache.layers.append(RoomyLayer.ending_together(layers, n_more, hold))
             loaded.residency.drop()
         columns = torch.arange(max(lengths), device=self.cache.layers[0].device)
         self._mask = (columns >= max(lengths) - torch.tensor(lengths, device=columns.device)[:, None]).long()
@@ -130,7 +154,7 @@ class _Decoding:
         choices = logits.argmax(dim=-1).tolist()
         for row in self._going_on:
             self.written[row].append(choices[row])
-        self._going_on = [row for row in self._going_on if not _is_finished(self._loaded, self.written[row])]
+        self._going_on = [row for row in self._going_on if not self._is_finished(self.written[row])]
         # Few words have many tokens; the finished rows should not be computed with them.
         if len(self._going_on) <= len(self.written) * 3 // 4:
             chosen = torch.tensor(self._going_on, dtype=torch.long, device=self._mask.device)
@@ -139,7 +163,7 @@ class _Decoding:
             self._going_on = list(range(len(self.written)))
 
 
-def _is_finished(loaded: LoadedModel, tokens: Sequence[int]) -> bool:
+def _is_whole_word(loaded: LoadedModel, tokens: Sequence[int]) -> bool:
     """Whether the text begins with a whole word and something after it that does not belong to it."""
     text = loaded.tokenizer.decode(tokens)
     if text.endswith("\ufffd"):

@@ -73,6 +73,12 @@ class Source:
     source_type: str = ""
 
 
+def max_length(config: Any) -> int:
+    """Tokens that a model with this configuration can read at once."""
+    limits = (getattr(config, name, None) for name in ("max_position_embeddings", "n_positions"))
+    return next((limit for limit in limits if limit), 2048)
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class LoadedModel:
     """A dense model ready to run. warnings: of how it was read. residency: where its weights are while it runs."""
@@ -111,9 +117,7 @@ class LoadedModel:
     @property
     def max_length(self) -> int:
         """Tokens that the model can read at once."""
-        config = self.model.config
-        limits = (getattr(config, name, None) for name in ("max_position_embeddings", "n_positions"))
-        return next((limit for limit in limits if limit), 2048)
+        return max_length(self.model.config)
 
     @property
     def ends(self) -> list[int]:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 
 from sparsedash.catalog.budgets import mlp_share, require_possible
 from sparsedash.catalog.resources import MODELS_TOGETHER, kept_bytes, needs_fisher
@@ -31,6 +32,7 @@ from sparsedash.engine.run.sparse_models import (
     protect_healed,
     prune_model,
 )
+from sparsedash.engine.run.task_answering import Point, answer_tasks, has_answered, point_label
 from sparsedash.engine.texts.generation import continue_prompts
 from sparsedash.schema import store_keys
 from sparsedash.schema.errors import Cancelled, SettingsError, SparseDashError, StoreError
@@ -82,7 +84,7 @@ def _run(context: RunContext, key: str, points: Collection[int]) -> Run:
 
         def keep() -> None:
             if before is None or not before.finished:
-                store.put(key, replace(grown, warnings=tuple(context.log.warnings)))
+                store.put(key, replace(grown, warnings=tuple(context.log.warnings), answers=dict(context.answers)))
 
         left = [point for point in range(len(context.settings.points)) if point in points]
         _evaluate_ahead(context, left)
@@ -134,6 +136,7 @@ def _finished_run(grown: Run, context: RunContext) -> Run:
         disk_bytes=max(0, folder_size(context.store.folder).n_bytes - context.log.stored_before),
         cached=tuple(context.log.cached),
         warnings=tuple(context.log.warnings),
+        answers=dict(context.answers),
     )
 
 
@@ -148,6 +151,8 @@ def _check_run(run: RunContext) -> None:
         require_resident(run.streamed)
         require_held_out(len(run.expected_lengths))
     run.warn_of_passages()
+    if run.tasks and settings.evaluation.stop_early:
+        run.log.warn("Tasks are answered in full: stopping early is of the passages.")
     calibrations = [run.calibration(method) for method in settings.methods if method.reads_text]
     if not all(own.is_known and (own.is_whole or not settings.solves) for own in calibrations):
         few_tokens_warning(run.loaded, sum(run.expected_lengths), solves=settings.solves)
@@ -162,14 +167,6 @@ def _check_run(run: RunContext) -> None:
             raise StoreError(f"The calibration data takes {sizes}.", MORE_ROOM)
     for calibration in calibrations:
         run.warn_of_calibration(calibration)
-
-
-Point = tuple[MethodSettings, int] | None
-"""Method and per mille of a sparse model; None for the dense one."""
-
-
-def _label(point: Point) -> str:
-    return f"{point[1] / 10:g} % sparse" if point else "dense"
 
 
 def _record_key(run: RunContext, point: Point) -> str:
@@ -194,7 +191,7 @@ def _known_record(run: RunContext, point: Point) -> Record | None:
     key = _record_key(run, point)
     record = run.store.get(Record, key)
     if record is not None and key not in run.made:
-        run.log.note_cached(f"evaluation, {_label(point)}")
+        run.log.note_cached(f"evaluation, {point_label(point)}")
     return record
 
 
@@ -202,6 +199,7 @@ def dense_record(run: RunContext) -> Record:
     """The dense model's record, of all passages."""
     if run.dense is None:
         _continue_prompts(run, None)
+        _answer_tasks(run, [(None, None)])
         run.dense = _known_record(run, None) or evaluate_models(run, [(None, None)])[0]
         if n_cut := len(run.dense.words_cut):
             exceed = "passages exceed" if n_cut > 1 else "passage exceeds"
@@ -220,11 +218,13 @@ def sparse_record(
     if known is not None and known.pruned is not None:
         _warn_of_mismatch(run, known.pruned)
         _continue_prompts(run, (method, permille), lambda: prune_model(run, method, permille))
+        _answer_tasks(run, [((method, permille), lambda: prune_model(run, method, permille))])
         return known
     made = _measured(run, method, permille)
     announce()
     # Before the record is there, which the pages take for all of a model's results.
     _continue_prompts(run, (method, permille), lambda: made.model)
+    _answer_tasks(run, [((method, permille), lambda: made.model)])
     (record,) = evaluate_models(run, [((method, permille), made)], _stop_rule(run))
     run.pruning_checkpoint.done()
     return record
@@ -251,6 +251,15 @@ def _continue_prompts(run: RunContext, point: Point, model: Callable[[], SparseM
         run.store.put(each.key(), Continuation(key=each.key(), prompt=each.prompt, left=text, right=text))
 
 
+def _answer_tasks(run: RunContext, models: Sequence[tuple[Point, Callable[[], SparseModel] | None]]) -> None:
+    """Keep the models' answers to the run's tasks. Each comes with what makes a sparse one."""
+    answer_tasks(run, [(point, _record_key(run, point), make) for point, make in models])
+
+
+def _made(models: Sequence[tuple[Point, MeasuredModel | None]]) -> list[tuple[Point, Callable[[], SparseModel] | None]]:
+    return [(point, partial(getattr, each, "model") if each else None) for point, each in models]
+
+
 def _stop_rule(run: RunContext) -> StopRule | None:
     if within := run.stop_within:
         tolerance = Tolerance(ratio=within.ratio, points=within.points)
@@ -273,7 +282,7 @@ def evaluate_models(
         for key, (_, made) in zip(keys, models, strict=True)
     ]
     first, n_more = models[0][0], len(models) - 1
-    message = _label(first) + " model" * (first is None) + f" and {n_more} more side by side" * (n_more > 0)
+    message = point_label(first) + " model" * (first is None) + f" and {n_more} more side by side" * (n_more > 0)
     with run.log.timed("evaluate"):
         loaded, rule, on_step = run.loaded, settings.evaluation.rule, run.log.on_step
         found = evaluate_together(loaded, passages, evaluated, on_step, message, rule=rule, stop=stop, prepare=prepare)
@@ -316,7 +325,12 @@ def _evaluate_ahead(run: RunContext, points: Sequence[int]) -> None:
 
     points: the sparse models in order; the dense model comes before them. An error is left to a model's own turn.
     """
-    if run.alone or not (together := _needed_now(run, points)) or not run.loaded.residency.streamed:
+    if run.alone or not run.streamed:
+        return
+    if len(behind := _behind(run, points)) > 1:
+        run.log.point = None
+        _answer_tasks(run, [(point, point and partial(prune_model, run, *point)) for point in behind])
+    if not (together := _needed_now(run, points)):
         return
     asked: list[Point] = [None if number is None else run.settings.points[number] for number in together]
     looks_back = any(point[0].looks_back for point in asked if point)
@@ -329,6 +343,7 @@ def _evaluate_ahead(run: RunContext, points: Sequence[int]) -> None:
                 models.append((point, point and _measured(run, *point)))
             run.log.point = None
             evaluate_models(run, models)
+            _answer_tasks(run, _made(models))
         else:
             run.log.point = None
             _single_pass(run, asked, together[-1])
@@ -339,6 +354,13 @@ def _evaluate_ahead(run: RunContext, points: Sequence[int]) -> None:
         run.alone = True
     else:
         run.pruning_checkpoint.done()
+
+
+def _behind(run: RunContext, points: Sequence[int]) -> list[Point]:
+    """The next models whose records are known and whose answers to tasks are not; empty where the next is no such."""
+    asked: list[Point] = [None, *(run.settings.points[point] for point in points)]
+    found = [point for point in asked if _is_known(run, point) and not has_answered(run, point)]
+    return found[:MODELS_TOGETHER] if any(point in found for point in asked[:2]) else []
 
 
 def _needed_now(run: RunContext, points: Sequence[int]) -> list[int | None]:
@@ -398,6 +420,7 @@ def _single_pass(run: RunContext, points: Sequence[Point], last: int | None) -> 
         evaluate_models(run, models, prepare=make)
     finally:
         run.log.walk = None
+    _answer_tasks(run, _made(models))
 
 
 def find_sparsity(

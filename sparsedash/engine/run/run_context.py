@@ -20,11 +20,21 @@ from sparsedash.engine.calibration.calibration_cache import Calibration, Passage
 from sparsedash.engine.calibration.statistics import reading_stored
 from sparsedash.engine.evaluation.questions import choose_passages, distinct_passages, n_leaked
 from sparsedash.engine.models.checkpoint_reading import read_config
-from sparsedash.engine.models.loading import LoadedModel, ModelShelf, Source, is_gguf, locate_model, stream_model
+from sparsedash.engine.models.loading import (
+    LoadedModel,
+    ModelShelf,
+    Source,
+    is_gguf,
+    locate_model,
+    max_length,
+    stream_model,
+)
 from sparsedash.engine.models.matmul import widen_once
+from sparsedash.engine.tasks.harness import HarnessTask, load_tasks
 from sparsedash.engine.texts.corpora import Texts, calibration_sequences, read_texts, story_openings
 from sparsedash.engine.texts.generation import generate_texts
 from sparsedash.schema import store_keys
+from sparsedash.schema.errors import CorpusError
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import OnStep, Stage, Step, begin_parts
 from sparsedash.schema.records import Passages, Record, about_artefact
@@ -115,8 +125,9 @@ def software_versions() -> dict[str, str]:
 class RunContext:
     """One run: settings, store, log, and the dense model and the texts, each loaded when first asked for.
 
-    dense: the dense record, once known. made: keys of the records made in this run. stop_within: of a search; part of
-    the records' keys. alone: models are evaluated one by one. energies: of dense outputs, by statistics key.
+    answers: keys of the answers to tasks, by the key of the model's record. dense: the dense record, once known. made:
+    keys of the records made in this run. stop_within: of a search; part of the records' keys. alone: models are
+    evaluated one by one. energies: of dense outputs, by statistics key.
     """
 
     def __init__(self, settings: RunSettings, store: Store, on_step: OnStep, shelf: ModelShelf) -> None:
@@ -124,6 +135,7 @@ class RunContext:
         self.log = RunLog(on_step)
         self.dense: Record | None = None
         self.made: set[str] = set()
+        self.answers: dict[str, tuple[str, ...]] = {}
         self.stop_within: StopWithin | None = None
         self.warned_of_mismatch = False
         # What is decided early says when the others need not be evaluated.
@@ -209,6 +221,21 @@ class RunContext:
         chosen = choose_passages(self.evaluation_texts, self.settings.evaluation)
         self.store.put(chosen.key, chosen)
         return chosen
+
+    @cached_property
+    def tasks(self) -> list[HarnessTask]:
+        """The tasks that are answered beside the passages. Raises CorpusError for one that cannot be."""
+        asked = self.settings.evaluation
+        if not asked.tasks:
+            return []
+        with self.log.timed("text"):
+            self.log.on_step(Step("text", 0, 1, message=f"Preparing {', '.join(asked.tasks)}"))
+            found = load_tasks(asked.tasks, asked.task_limit, asked.task_shots)
+        most = max_length(read_config(self.source.folder, self.source.reference))
+        for task in found:
+            if task.n_written >= most:
+                raise CorpusError(f"{task.name} asks for {task.n_written:,} written tokens; the model has {most:,}.")
+        return found
 
     def warn_of_passages(self) -> None:
         """Warn of passages that occur more than once, and of fewer passages than were asked for."""

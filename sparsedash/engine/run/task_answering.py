@@ -1,0 +1,86 @@
+"""Answers of a run's models to its tasks, each kept under a key of its own, so that no task is answered twice."""
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+
+from sparsedash.engine.models.decoder_blocks import Applied
+from sparsedash.engine.run.run_context import RunContext
+from sparsedash.engine.run.sparse_models import SparseModel
+from sparsedash.engine.tasks.harness import HarnessTask
+from sparsedash.schema.errors import CorpusError
+from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.progress import Step
+from sparsedash.schema.question_records import QuestionSet
+from sparsedash.schema.records import TASKS_CACHED
+from sparsedash.schema.store_keys import answers_key
+
+Point = tuple[MethodSettings, int] | None
+"""Method and per mille of a sparse model; None for the dense one."""
+
+Answering = tuple[Point, str, Callable[[], SparseModel] | None]
+"""A model that answers, the key of its record, and how it is made where it is a sparse one."""
+
+
+def point_label(point: Point) -> str:
+    """The model in words."""
+    return f"{point[1] / 10:g} % sparse" if point else "dense"
+
+
+def answer_tasks(run: RunContext, models: Sequence[Answering]) -> None:
+    """Answer every task of the run that one of these models has not answered; note the keys in the run.
+
+    Models whose weights are streamed answer side by side. Tasks that are stored are not asked again. One that fails is
+    a warning, and is asked no more.
+    """
+    for task in list(run.tasks):
+        keys = [_key(run, task, point) for point, _, _ in models]
+        left = [i for i, key in enumerate(keys) if not run.store.has(QuestionSet, key)]
+        if len(left) < len(models):
+            run.log.note_cached(TASKS_CACHED)
+        try:
+            if left:
+                _answer(run, task, [models[i] for i in left], [keys[i] for i in left])
+        except CorpusError as error:
+            run.log.warn(f"{task.name} was not answered. {error}")
+            run.tasks.remove(task)
+            continue
+        for (_, record, _), key in zip(models, keys, strict=True):
+            run.answers[record] = (*(known for known in run.answers.get(record, ()) if known != key), key)
+
+
+def has_answered(run: RunContext, point: Point) -> bool:
+    """Whether the model's answers to all tasks are stored."""
+    return all(run.store.has(QuestionSet, _key(run, task, point)) for task in run.tasks)
+
+
+def _key(run: RunContext, task: HarnessTask, point: Point) -> str:
+    sparse = point and (run.calibration(point[0]).keys.statistics, *point)
+    return answers_key(run.identity, run.settings.dtype, task.identity, sparse)
+
+
+def _answer(run: RunContext, task: HarnessTask, models: Sequence[Answering], keys: Sequence[str]) -> None:
+    # Here, since it takes seconds and needs a package that most runs do without.
+    from sparsedash.engine.tasks.harness_model import SharedAnswers
+
+    first, n_all = models[0][0], len(models) * task.n_requests
+    beside = f" and {len(models) - 1} more side by side" if len(models) > 1 else ""
+    step = Step(
+        "answer",
+        0,
+        task.n_questions * len(models),
+        unit="questions",
+        message=f"{task.name}: {point_label(first)}{beside}",
+    )
+
+    def on_answered(n: int) -> None:
+        run.log.on_step(replace(step, done=min(step.total, n * step.total // n_all)))
+
+    made: list[Applied] = [make().applied if make else nullcontext for _, _, make in models]
+    with run.log.timed("answer"):
+        on_answered(0)
+        answering = SharedAnswers(run.loaded, made, on_answered)
+        for key, lm in zip(keys, answering.models(), strict=True):
+            run.store.put(key, replace(task.answered_by(lm), key=key))
+    if n := answering.n_cut:
+        run.log.warn(f"{n:,} prompts of {task.name} exceed the model's context: their beginnings were dropped.")

@@ -1,0 +1,335 @@
+"""The door to lm-evaluation-harness: its tasks found, checked and answered, without running a visitor's code.
+
+Of the harness's own tasks the installed package's code runs, but for those marked as unsafe and metrics that would be
+downloaded as code. A visitor's task is a .yaml file of texts: no `!function`, no `include`, its data beside it, its
+templates in jinja2's sandbox. The harness's own cache, which is pickled, stays off.
+"""
+
+import json
+import logging
+import random
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy
+import yaml
+from jinja2 import StrictUndefined
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from sparsedash.catalog.choices import NO_HARNESS
+from sparsedash.engine.models.hub import reachable
+from sparsedash.schema.errors import CorpusError, SparseDashError
+from sparsedash.schema.plain_values import digest
+from sparsedash.schema.question_records import QuestionSet
+from sparsedash.storage.local_machine import lies_below, local_path, path_kind
+from sparsedash.storage.sample_files import pool_parts, samples_set
+from sparsedash.storage.text_files import FILE
+
+_SEED = 1234
+"""With which the harness draws examples for all models alike."""
+_MOST_TASKS = 200
+_DATA = ("json", "parquet")
+_ALLOWED = {
+    *("task", "dataset_path", "dataset_kwargs", "output_type", "num_fewshot", "metadata"),
+    *("training_split", "validation_split", "test_split", "fewshot_split", "fewshot_config"),
+    *("doc_to_text", "doc_to_target", "doc_to_choice", "description", "gen_prefix"),
+    *("target_delimiter", "fewshot_delimiter", "metric_list", "generation_kwargs", "filter_list"),
+    *("should_decontaminate", "doc_to_decontamination_query"),
+}
+"""Fields of a visitor's .yaml file; the harness runs code for others."""
+_GREEDY = {
+    *("until", "do_sample", "temperature", "top_p", "top_k"),
+    *("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens"),
+}
+"""Rules of writing that are heeded, or say nothing where the first choice is always taken."""
+_EXAMPLES = {"split", "samples", "sampler"}
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class HarnessTask:
+    """A task that can be answered. task: the harness's own object. identity: digest of all that its answers depend on.
+
+    n_questions, n_requests: of one model: a choice is a request. n_written: tokens that an answer may have. limit:
+    questions at most.
+    """
+
+    name: str
+    task: Any
+    identity: str
+    n_questions: int
+    n_requests: int
+    n_written: int
+    limit: int | None
+
+    def answered_by(self, lm: Any) -> QuestionSet:
+        """The answers of one model. lm: an LM of the harness. Raises CorpusError where they cannot be judged."""
+        with _refusing(self.name):
+            return _answered(self.name, self.task, self.limit, lm)
+
+
+def load_tasks(references: Sequence[str], limit: int | None, n_shots: int | None) -> list[HarnessTask]:
+    """The tasks of these names and files, groups as their parts, with all that can fail tried on two questions.
+
+    Raises CorpusError in one sentence for what cannot be had.
+    """
+    _require_installed()
+    from sparsedash.engine.tasks.harness_model import Nobody
+
+    found = dict[str, Any]()
+    # A hub that is gone is waited for once.
+    offline = all(reference.startswith(FILE) for reference in references) or not reachable()
+    for reference in references:
+        with _refusing(reference), _quiet_and_safe(offline=offline):
+            _seed()
+            loaded = _own(reference) if reference.startswith(FILE) else _of_the_harness(reference)
+            if both := sorted(found.keys() & loaded.keys()):
+                raise CorpusError(f"{both[0]} is named twice.", "Name each task once.")
+            found |= loaded
+    if len(found) > _MOST_TASKS:
+        raise CorpusError(f"These are {len(found):,} tasks; at most {_MOST_TASKS} at once.", "Name fewer.")
+    made, tried = [], []
+    for name, task in found.items():
+        with _refusing(name), _quiet_and_safe(offline=True):
+            _require_possible(name, task)
+            _set_shots(task, n_shots)
+            tried.append(_answered(name, task, 2, Nobody(task.doc_to_target)))
+            requests = _built(task, limit)
+            made.append(
+                HarnessTask(
+                    name=name,
+                    task=task,
+                    identity=_identity(task, requests),
+                    n_questions=len({each.doc_id for each in requests}),
+                    n_requests=len(requests),
+                    n_written=max([0, *map(_n_written, requests)]),
+                    limit=limit,
+                )
+            )
+    # Parts that cannot be judged together would say so only after the work.
+    pool_parts(tried)
+    return made
+
+
+def _require_installed() -> None:
+    if find_spec("lm_eval") is None:
+        raise CorpusError(NO_HARNESS)
+
+
+@contextmanager
+def _refusing(name: str) -> Iterator[None]:
+    """Inside, whatever the harness, its tasks and its data raise is one sentence."""
+    try:
+        yield
+    except SparseDashError:
+        raise
+    except ConnectionError as error:
+        raise CorpusError(
+            f"The questions of {name} are not in the local cache, and the hub cannot be reached.",
+            "Connect to the network once, or name file:PATH of a task with its data.",
+        ) from error
+    except Exception as error:
+        why = (str(error).strip() or type(error).__name__).splitlines()[0][:300].rstrip(".")
+        raise CorpusError(f"The task {name} cannot be used: {why}.") from error
+
+
+@contextmanager
+def _quiet_and_safe(*, offline: bool) -> Iterator[None]:
+    """Inside, the harness draws no bars, downloads no metric, and fills its templates in a sandbox. offline: no data.
+
+    Only the last is set back.
+    """
+    import datasets
+    import evaluate as downloaded_metrics
+    import lm_eval.api.model
+    import lm_eval.api.task
+    import lm_eval.utils
+
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    for module in (lm_eval.api.task, lm_eval.api.model):
+        module.tqdm = _no_bar
+    if not isinstance(lm_eval.utils.env, ImmutableSandboxedEnvironment):
+        filters = lm_eval.utils.env.filters
+        lm_eval.utils.env = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
+        lm_eval.utils.env.filters.update(filters)
+    downloaded_metrics.load = _refuse_metric
+    datasets.disable_progress_bars()
+    before = datasets.config.HF_HUB_OFFLINE
+    datasets.config.HF_HUB_OFFLINE = before or offline
+    try:
+        yield
+    finally:
+        datasets.config.HF_HUB_OFFLINE = before
+
+
+def _no_bar(items: Any = None, **_: Any) -> Any:
+    return items
+
+
+def _refuse_metric(name: str, *_: Any, **__: Any) -> None:
+    raise CorpusError(f"The metric {name} would be downloaded as code, which is not run.")
+
+
+def _of_the_harness(name: str) -> dict[str, Any]:
+    """The task of this name, or the parts of the group. Only its own folder is indexed: all take a quarter minute."""
+    import lm_eval.tasks
+
+    folder = Path(lm_eval.tasks.__file__).parent
+    # After a key, or in a list of tags.
+    named = re.compile(
+        rf"^\s*(?:-\s*|(?:-\s*)?(?:task|group|tag):\s*)[\"']?{re.escape(name)}[\"']?\s*(?:#.*)?$", re.MULTILINE
+    )
+    tops = {
+        file.relative_to(folder).parts[0]
+        for file in sorted(folder.rglob("*.yaml"))
+        if name in (text := file.read_text(encoding="utf-8", errors="replace")) and named.search(text)
+    }
+    manager = lm_eval.tasks.TaskManager(
+        include_path=[str(folder / top) for top in sorted(tops)], include_defaults=False
+    )
+    if not tops or name not in manager.task_index:
+        raise CorpusError(f"lm-evaluation-harness has no task {name}.", "`lm_eval ls tasks` lists them.")
+    return dict(manager.load([name])["tasks"])
+
+
+def _own(reference: str) -> dict[str, Any]:
+    """The tasks of a visitor's file, or of all .yaml files in a folder."""
+    from lm_eval.api.task import ConfigurableTask
+
+    path = local_path(reference.removeprefix(FILE)).absolute()
+    if path_kind(path) == "nothing":
+        raise CorpusError(f"There is no {path}.", "Check the path after file:.")
+    files = [path] if path_kind(path) == "file" else sorted(path.glob("*.yaml"))
+    if not files:
+        raise CorpusError(f"{path} holds no .yaml file.")
+    configs = [_checked_config(file) for file in files]
+    # A visitor's questions stay out of the cache that all runs share.
+    with TemporaryDirectory() as cache:
+        for config in configs:
+            config["dataset_kwargs"] |= {"cache_dir": cache, "keep_in_memory": True}
+        return {str(config["task"]): ConfigurableTask(config=config) for config in configs}
+
+
+def _checked_config(file: Path) -> dict[str, Any]:
+    """The fields of a visitor's task, its data with whole paths. Raises CorpusError where it would run code."""
+    from lm_eval.api.registry import metric_registry
+
+    try:
+        config = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, OSError, RecursionError) as error:
+        why = "it runs code" if "!function" in str(error) else str(error).splitlines()[0]
+        raise CorpusError(f"{file.name} is not read: {why}.", "A task of one's own is plain YAML.") from error
+    if not isinstance(config, dict) or not isinstance(config.get("task"), str):
+        raise CorpusError(f"{file.name} names no task.", "It needs a line `task: NAME`.")
+    examples, data = config.get("fewshot_config") or {}, config.get("dataset_kwargs") or {}
+    unknown = {str(name) for name in config} - _ALLOWED | {
+        f"fewshot_config.{name}" for name in set(examples) - _EXAMPLES
+    }
+    if unknown:
+        raise CorpusError(f"{file.name} has fields that could run code: {', '.join(sorted(unknown))}.")
+    if config.get("dataset_path") not in _DATA or set(data) != {"data_files"}:
+        raise CorpusError(
+            f"{file.name} names no data beside it.",
+            f"It needs dataset_path: {' or '.join(_DATA)}, and dataset_kwargs: data_files.",
+        )
+    for metric in config.get("metric_list") or ():
+        name = metric.get("metric") if isinstance(metric, dict) else None
+        if not isinstance(name, str) or name not in metric_registry or metric.get("hf_evaluate"):
+            raise CorpusError(f"{file.name} names the metric {name}, which would be downloaded as code.")
+    files = data["data_files"]
+    by_split = files if isinstance(files, dict) else {"train": files}
+    whole = {str(split): _beside(file, names, config["dataset_path"]) for split, names in by_split.items()}
+    return config | {"dataset_kwargs": {"data_files": whole}}
+
+
+def _beside(file: Path, names: Any, kind: str) -> list[str]:
+    """Whole paths of data files of this kind, all of which lie in the folder of the task and hold plain values."""
+    from datasets import Features
+    from datasets.features.features import require_decoding
+    from pyarrow.parquet import read_schema
+
+    found = []
+    for name in names if isinstance(names, list) else [names]:
+        path = file.parent / str(name)
+        if path_kind(path) != "file" or not lies_below(path, [str(file.parent)]):
+            raise CorpusError(f"{file.name} names {name}, which is no file beside it.")
+        if kind == "parquet" and any(map(require_decoding, Features.from_arrow_schema(read_schema(path)).values())):
+            # Such a column may name files and addresses that would be opened.
+            raise CorpusError(f"{file.name} names {name}, which holds pictures or sounds.")
+        found.append(str(path.resolve()))
+    return found
+
+
+def _require_possible(name: str, task: Any) -> None:
+    if getattr(task, "UNSAFE_CODE", False):
+        raise CorpusError(f"{name} runs what a model writes, which is not done here.")
+    if getattr(task, "MULTIMODAL", False):
+        raise CorpusError(f"{name} asks about pictures or sounds, which these models do not read.")
+    rules = task.get_config("generation_kwargs") or {}
+    if _normal(rules)["do_sample"]:
+        raise CorpusError(f"{name} draws its answers at random, so that two models cannot be paired.")
+    if unknown := sorted(rules.keys() - _GREEDY):
+        raise CorpusError(f"{name} asks for {', '.join(unknown)}, which first choices do not heed.")
+    metrics: Mapping[str, Any] = getattr(task, "_metric_fn_list", {})
+    if None in metrics.values() and task.get_config("process_results") is None:
+        lost = next(metric for metric, function in metrics.items() if function is None)
+        raise CorpusError(f"{name} needs the metric {lost}, which would be downloaded as code.")
+
+
+def _set_shots(task: Any, n_shots: int | None) -> None:
+    """As the harness does: a task that says none keeps none."""
+    usual = task.get_config("num_fewshot")
+    if usual is None or (n_shots is not None and usual != 0):
+        task.set_config(key="num_fewshot", value=n_shots or 0)
+
+
+def _built(task: Any, limit: int | None) -> list[Any]:
+    """Every request of a task, with the same examples each time."""
+    _seed()
+    task.set_fewshot_seed(seed=_SEED)
+    task.build_all_requests(limit=limit, rank=0, world_size=1, cache_requests=False)
+    return list(task.instances)
+
+
+def _seed() -> None:
+    """Some tasks shuffle their choices: alike for all models, and as the harness seeds."""
+    random.seed(0)
+    numpy.random.seed(_SEED)
+
+
+def _n_written(request: Any) -> int:
+    if request.request_type != "generate_until":
+        return 0
+    return int(_normal(request.args[1])["max_gen_toks"])
+
+
+def _normal(rules: dict[str, Any]) -> dict[str, Any]:
+    from lm_eval.models.utils import normalize_gen_kwargs
+
+    return dict(normalize_gen_kwargs(rules))
+
+
+def _identity(task: Any, requests: Sequence[Any]) -> str:
+    config = {name: value for name, value in task.dump_config().items() if name not in ("metadata", "dataset_kwargs")}
+    asked = [
+        [each.request_type, each.doc_id, each.doc, each.idx, each.args, task.doc_to_target(each.doc)]
+        for each in requests
+    ]
+    plain = json.dumps([config, asked], sort_keys=True, default=str)
+    return digest([version("lm_eval"), str(task.VERSION), _ADDRESS.sub("", plain)])
+
+
+def _answered(name: str, task: Any, limit: int | None, lm: Any) -> QuestionSet:
+    from lm_eval.evaluator import evaluate
+
+    _seed()
+    task.set_fewshot_seed(seed=_SEED)
+    found = evaluate(lm=lm, task_dict={"tasks": {name: task}}, limit=limit, bootstrap_iters=0, log_samples=True)
+    return samples_set("", name, found["samples"][name], str(task.VERSION))

@@ -1,0 +1,169 @@
+"""Models as lm-evaluation-harness asks them: its requests in tokens, answered by our evaluator for several at once."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+from lm_eval.api.model import LM, TemplateLM
+from lm_eval.models.utils import normalize_gen_kwargs
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+
+from sparsedash.engine.evaluation.continuations import OnAnswered, Request, score_continuations, write_greedily
+from sparsedash.engine.models.decoder_blocks import Applied
+from sparsedash.engine.models.loading import LoadedModel
+from sparsedash.schema.errors import CorpusError
+
+T = TypeVar("T")
+
+
+class SharedAnswers:
+    """Answers of several models to the same requests, computed for all of them when the first is asked.
+
+    on_answered: see continuations. n_cut: requests that exceed the model's context and lose their beginning.
+    """
+
+    def __init__(self, loaded: LoadedModel, models: Sequence[Applied], on_answered: OnAnswered) -> None:
+        self.loaded, self._models, self._on_answered = loaded, models, on_answered
+        self._known: dict[str, Any] = {}
+        self._n_before = self.n_cut = 0
+
+    def models(self) -> "list[HarnessModel]":
+        """Each model by itself, in their order."""
+        return [HarnessModel(self, number) for number in range(len(self._models))]
+
+    def scores(self, requests: Sequence[Request], n_asked: int) -> list[list[tuple[float, bool]]]:
+        """Of each model, the log-likelihoods of these continuations and whether they are its first choice.
+
+        n_asked: the harness's requests; a document may be several continuations.
+        """
+
+        def answer() -> list[list[tuple[float, bool]]]:
+            self._count_cut(len(context) + len(continuation) - 1 for context, continuation in requests)
+            found = score_continuations(
+                self.loaded, self._models, requests, lambda n: self._answered(n * n_asked // len(requests))
+            )
+            return [[(each.log_likelihood, each.greedy) for each in own] for own in found]
+
+        return self._once(["scores", requests], n_asked, answer)
+
+    def texts(self, prompts: Sequence[str], n_new: int, stops: Sequence[str]) -> list[list[str]]:
+        """Of each model, what it writes after these prompts."""
+
+        def answer() -> list[list[str]]:
+            tokens = [self.loaded.tokens(prompt) for prompt in prompts]
+            self._count_cut(len(prompt) + n_new for prompt in tokens)
+            return write_greedily(self.loaded, self._models, tokens, n_new, stops, self._answered)
+
+        return self._once(["texts", prompts, n_new, stops], len(prompts), answer)
+
+    def _once(self, asked: list[Any], n_requests: int, answer: Callable[[], T]) -> T:
+        name = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
+        if name not in self._known:
+            self._known[name] = answer()
+            self._n_before += n_requests * len(self._models)
+        found: T = self._known[name]
+        return found
+
+    def _count_cut(self, lengths: Iterable[int]) -> None:
+        self.n_cut += sum(length > self.loaded.max_length for length in lengths)
+
+    def _answered(self, n: int) -> None:
+        self._on_answered(self._n_before + n)
+
+
+class HarnessModel(TemplateLM):  # type: ignore[misc]
+    """One of the models, as the harness's `evaluate` takes it."""
+
+    def __init__(self, answers: SharedAnswers, number: int) -> None:
+        super().__init__()
+        self._answers, self._number, self._loaded = answers, number, answers.loaded
+        self.tokenizer = answers.loaded.tokenizer
+
+    @property
+    def eot_token_id(self) -> int:
+        """The token that ends a text."""
+        eos = self.tokenizer.eos_token_id
+        if eos is None:
+            raise CorpusError("The model's tokenizer has no token for the end of a text, which tasks need.")
+        return int(eos)
+
+    @property
+    def prefix_token_id(self) -> int:
+        """What stands before a continuation without a context."""
+        bos = self.tokenizer.bos_token_id
+        return self.eot_token_id if bos is None else int(bos)
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
+        """Token ids of a text. add_special_tokens: None: as the tokenizer does, unless they are there."""
+        front, own = self._loaded.front_and_own(string)
+        return own if add_special_tokens is False else front + own
+
+    def _loglikelihood_tokens(self, requests: Sequence[tuple[Any, list[int], list[int]]], **_: Any) -> list[Any]:
+        if not all(context and continuation for _, context, continuation in requests):
+            raise CorpusError("A question has a choice without a token of its own.")
+        return self._scores(requests, len(requests))
+
+    def _scores(self, requests: Sequence[tuple[Any, list[int], list[int]]], n_asked: int) -> list[Any]:
+        pairs = [(context, continuation) for _, context, continuation in requests]
+        return self._answers.scores(pairs, n_asked)[self._number]
+
+    def loglikelihood(self, requests: Any, disable_tqdm: bool = True) -> list[tuple[float, bool]]:
+        """Log-likelihood of each continuation, and whether it is the first choice."""
+        found: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=True)
+        return found
+
+    def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = True) -> list[float]:
+        """Log-likelihood of each whole text, in windows that do not overlap."""
+        windows, n_windows = list[tuple[None, list[int], list[int]]](), []
+        for (text,) in (request.args for request in requests):
+            rolled = get_rolling_token_windows(
+                token_list=self.tok_encode(text),
+                prefix_token=self.prefix_token_id,
+                max_seq_len=self._loaded.max_length,
+                context_len=1,
+            )
+            own = [(None, *make_disjoint_window(window)) for window in rolled]
+            windows += own
+            n_windows.append(len(own))
+        scores = iter(self._scores(windows, len(requests)))
+        return [sum(next(scores)[0] for _ in range(n)) for n in n_windows]
+
+    def generate_until(self, requests: Any, disable_tqdm: bool = True) -> list[str]:
+        """What the model writes after each prompt, its first choices up to a stop text."""
+        by_rules = dict[str, list[int]]()
+        for place, request in enumerate(requests):
+            by_rules.setdefault(json.dumps(request.args[1], sort_keys=True), []).append(place)
+        found = [""] * len(requests)
+        for places in by_rules.values():
+            rules = normalize_gen_kwargs(requests[places[0]].args[1])
+            stops = [stop for stop in rules.get("until") or () if stop]
+            prompts = [requests[place].args[0] for place in places]
+            texts = self._answers.texts(prompts, int(rules["max_gen_toks"]), stops)[self._number]
+            for place, text in zip(places, texts, strict=True):
+                found[place] = text
+        return found
+
+
+class Nobody(LM):  # type: ignore[misc]
+    """Stands for a model where it is tried whether a task works: nothing is probable, and too much is written.
+
+    target: gives what a document expects. What holds it and more is half right by measures that are not right or wrong.
+    """
+
+    def __init__(self, target: Callable[[Any], Any]) -> None:
+        super().__init__()
+        self._target = target
+
+    def loglikelihood(self, requests: Any, disable_tqdm: bool = True) -> list[tuple[float, bool]]:
+        """Improbable."""
+        return [(-1.0 - i, False) for i, _ in enumerate(requests)]
+
+    def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = True) -> list[float]:
+        """Improbable."""
+        return [-1.0 for _ in requests]
+
+    def generate_until(self, requests: Any, disable_tqdm: bool = True) -> list[str]:
+        """What is expected, and more."""
+        targets = (self._target(request.doc) for request in requests)
+        return [f"{target[0] if isinstance(target, list) and target else target} and more" for target in targets]

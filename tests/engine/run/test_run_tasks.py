@@ -1,0 +1,105 @@
+"""Tasks of a run: every model answers them, once, also streamed and after a run that was broken off."""
+
+from dataclasses import replace
+
+import pytest
+
+from sparsedash.engine.run import pipeline, task_answering
+from sparsedash.schema.errors import Cancelled, CorpusError
+from sparsedash.schema.progress import ignore_steps
+from sparsedash.schema.question_records import QuestionSet
+from sparsedash.schema.records import Run
+from sparsedash.service.stored_results import judge_run
+from sparsedash.stats.tolerance import Tolerance
+from sparsedash.storage.run_files import keep_run, read_run_file, run_file
+from sparsedash.storage.store import Store
+from tests.engine.conftest import passages
+from tests.engine.run.small_runs import count_calls
+from tests.engine.tasks.task_folder import MULTIPLE_CHOICE, WRITTEN, write_task
+
+
+@pytest.fixture
+def asked(settings, tmp_path):
+    tasks = (
+        write_task(tmp_path, "choice", passages(9), **MULTIPLE_CHOICE),
+        write_task(tmp_path, "written", passages(6), **WRITTEN),
+    )
+    return replace(settings, evaluation=replace(settings.evaluation, tasks=tasks, task_limit=5))
+
+
+def texts(store, run):
+    sets = [store.get(QuestionSet, key) for record in run.records for key in run.answers[record]]
+    return [[(each.chosen, each.text) for each in own.questions] for own in sets]
+
+
+def test_every_model_answers_every_task_once_and_a_run_without_tasks_shares_their_records(asked, settings, store):
+    steps = []
+    run = pipeline.run(asked, store, steps.append)
+    assert list(run.answers) == [run.dense, *run.sparse]
+    assert [len(own) for own in texts(store, run)] == [5, 5] * 3
+    assert {step.message for step in steps if step.stage == "answer"} >= {"choice: dense", "written: 50 % sparse"}
+    steps.clear()
+    again = pipeline.run(asked, store, steps.append)
+    assert again.answers == run.answers and "answers to tasks" in again.cached
+    assert not [step for step in steps if step.stage == "answer"]
+    assert pipeline.run(settings, store, ignore_steps).records == run.records
+    judged = judge_run(run, lambda key: store.get(QuestionSet, key), Tolerance())
+    assert [[each.task for each in answers.results] for answers in judged.values()] == [["choice", "written"]] * 2
+
+
+def test_a_run_that_is_broken_off_keeps_the_tasks_that_are_answered(asked, store, monkeypatch):
+    def cancel(step):
+        if step.stage == "answer" and step.message.startswith("written"):
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        pipeline.run(asked, store, cancel)
+    (kept,) = store.keys(QuestionSet)
+    answered = count_calls(monkeypatch, task_answering, "_answer")
+    run = pipeline.run(asked, store, ignore_steps)
+    assert run.answers[run.dense][0] == kept
+    assert [task.name for _, task, _, _ in answered] == ["written", *["choice", "written"] * 2]
+
+
+def test_a_task_that_fails_is_a_warning_and_the_rest_goes_on(asked, store, monkeypatch):
+    real = task_answering._answer
+
+    def fail(run, task, models, keys):
+        if task.name == "choice":
+            raise CorpusError("It broke.")
+        real(run, task, models, keys)
+
+    monkeypatch.setattr(task_answering, "_answer", fail)
+    run = pipeline.run(asked, store, ignore_steps)
+    assert run.finished and "choice was not answered. It broke." in run.warnings
+    judged = judge_run(run, lambda key: store.get(QuestionSet, key), Tolerance())
+    assert [[each.task for each in answers.results] for answers in judged.values()] == [["written"]] * 2
+
+
+def test_more_written_tokens_than_the_model_has_end_a_run_at_once(asked, store, tmp_path):
+    task = write_task(tmp_path, "long", passages(3), **WRITTEN | {"generation_kwargs": {"max_gen_toks": 10**6}})
+    with pytest.raises(CorpusError, match="long asks for 1,000,000 written tokens"):
+        pipeline.run(replace(asked, evaluation=replace(asked.evaluation, tasks=(task,))), store, ignore_steps)
+
+
+@pytest.mark.parametrize("passages_known", [False, True])
+def test_streamed_models_answer_side_by_side_and_say_the_same(
+    asked, settings, passages_known, store, tmp_path, monkeypatch
+):
+    resident, together = pipeline.run(asked, store, ignore_steps), count_calls(monkeypatch, task_answering, "_answer")
+    other = Store(tmp_path / "other")
+    if passages_known:
+        pipeline.run(replace(settings, residency="streamed"), other, ignore_steps)
+    streamed = pipeline.run(replace(asked, residency="streamed"), other, ignore_steps)
+    assert [len(models) for _, _, models, _ in together] == [3, 3]
+    assert streamed.answers == resident.answers
+    assert texts(other, streamed) == texts(store, resident)
+    other.close()
+
+
+def test_a_run_s_file_carries_its_answers(asked, store, tmp_path):
+    run, other = pipeline.run(asked, store, ignore_steps), Store(tmp_path / "other")
+    keep_run(read_run_file(run_file(run, store)), other)
+    assert other.get(Run, run.key) == run
+    assert texts(other, run) == texts(store, run)
+    other.close()
