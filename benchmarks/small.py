@@ -29,6 +29,7 @@ OPTIONS = {
     "--methods flap,random --divergence builtin:smollm2-text --tokens 512 --model {model} --keep {folder}",
     "pruning": "--evaluation builtin:cloze --passages 8 --samples 40 --length 32 --sparsity 25,50 --methods random "
     "--model {model}",
+    "quantised": "--passages 12 --model {gguf} --data-dir {folder}",
     "rules": "--passages 12 --model {model} --data-dir {folder}",
     "sessions": "--sessions 4 --seconds 3 --settle 0 --runs 5 --jobs 8 --reruns 3 --model {model}",
     "speed": "--passages 8 --samples 8 --length 32 --side 512 --neighbour --model {model} --data-dir {folder}",
@@ -62,7 +63,12 @@ def main(names: list[str] | None = None) -> int:
 
 def command(name: str, model: Path, folder: Path) -> list[str]:
     """What runs this benchmark on the model. folder: its data folder, where it takes one."""
-    words = [word.format(model=model, folder=folder) for word in OPTIONS[name].split()]
+    if "{gguf}" in OPTIONS[name]:
+        from tests.engine.tiny_gguf import write_tiny_gguf
+
+        write_tiny_gguf(folder.with_suffix(".gguf"))
+    names = {"model": model, "folder": folder, "gguf": folder.with_suffix(".gguf")}
+    words = [word.format(**names) for word in OPTIONS[name].split()]
     return [sys.executable, "-m", f"benchmarks.{name}", *words]
 
 

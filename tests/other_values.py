@@ -24,6 +24,7 @@ OTHER = {
         "curve_levels": 8,
         "plain_text": 0.5,
         "heal_steps": 24,
+        "quantise": "q8_0",
     },
     CalibrationSettings: {
         "corpus": "wikitext-2",

@@ -78,8 +78,9 @@ DOORS: dict[str, set[str]] = {
     "datasets": {"engine.texts.corpora", "engine.tasks.harness"},
     "lm_eval": {"engine.tasks"},
     "distributed": {"jobs.cluster"},
-    "gguf": {"catalog.gguf_reader", "engine.models.model_conversion", "engine.export.export_files"},
-    "llama_cpp_py_sync": {"engine.export.reloaded"},
+    "gguf": {"catalog.gguf_reader"}
+    | {f"engine.models.{name}" for name in ("model_conversion", "gguf_quantising", "gguf_writing")},
+    "llama_cpp_py_sync": {"engine.export.reloaded", "engine.models.quantiser"},
     "transformers": {"engine.models", "engine.evaluation", "engine.texts.generation", "engine.export.reloaded", "api"},
     "torch": {"engine"},
 }

@@ -5,12 +5,14 @@ One row adds a family. The keys are values of `model_type` in config.json.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from typing import Any
 
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.export_settings import Form
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Pruned
+from sparsedash.schema.settings import BUILTIN_MODEL
 
 Bias = bool | tuple[str, bool]
 """Whether there is a bias, or the config's key for it with the family's default."""
@@ -162,6 +164,22 @@ NO_GGUF = ("gpt_neo", "gptj", "opt")
 """Families for which llama.cpp has no graph."""
 
 
+def is_gguf(model: str) -> bool:
+    """Whether the model is one .gguf file, as the built-in one is."""
+    return model == BUILTIN_MODEL or model.endswith(".gguf")
+
+
+def quantise_problem(model: str, model_type: str | None = None) -> str:
+    """Why models of a run of this one cannot be quantised here; empty where they can. model_type: None: not known."""
+    if not find_spec("llama_cpp_py_sync"):
+        return "llama.cpp, which quantises, is not installed. Run: pip install -r requirements-gguf.txt"
+    if model_type in NO_GGUF:
+        return f"llama.cpp has no graph for {model_type}"
+    if not is_gguf(model):
+        return "a quantised file is made from the dense model's GGUF file: name that as the model"
+    return ""
+
+
 def form_problem(form: Form, made: Pruned, model_type: str | None) -> str:
     """Why this sparse model cannot be written in this form; empty where it can. model_type: None: not known.
 
@@ -184,6 +202,9 @@ def require_form(form: Form, method: MethodSettings, permille: int, model_type: 
 
 def _problem(form: Form, method: MethodSettings, model_type: str | None, *, is_even: bool) -> str:
     family = FAMILIES.get(model_type or "")
+    if method.quantise:
+        name = method.quantise
+        return f"it is quantised already. A sparse one is exported as gguf in {name} from the model before that"
     if form == "gguf" and model_type in NO_GGUF:
         return f"llama.cpp has no graph for {model_type}"
     if method.compensation == "bias" and form != "gguf" and family is not None and len(family.inner) > 1:

@@ -117,8 +117,14 @@ def opened_gguf(file: Path) -> GgufReader:
         ) from error
 
 
+SOURCE_TYPE = "sparsedash.source_type"
+"""Key of a file that was exported here: the type of the quantised file that its dense model comes from."""
+
+_LONGEST_TYPE = 32
+
+
 def quantised_type(reader: GgufReader) -> str:
-    """The type of a quantised file, as Q4_K_M or Q4_1; empty where no tensor is quantised.
+    """The type of a quantised file, as Q4_K_M or Q4_1; of a full one that of its source; empty where none is known.
 
     The file's own name for it where a tensor is of that type, else the type that most of its quantised weights have.
     """
@@ -131,4 +137,4 @@ def quantised_type(reader: GgufReader) -> str:
             stated = str(gguf.LlamaFileType(field.contents()).name).removeprefix("MOSTLY_")
             if stated.startswith(tuple(quantised)):
                 return stated
-    return quantised[0] if quantised else ""
+    return quantised[0] if quantised else str(reader.values.get(SOURCE_TYPE, ""))[:_LONGEST_TYPE]

@@ -86,7 +86,10 @@ def method_named(name: str) -> MethodSettings:
 def method_name(settings: MethodSettings) -> str:
     """The name of these choices, or the choices themselves; then each unusual parameter."""
     # A run has one budget, which is said where its sparsities are.
+    if settings.quantise:
+        return f"{method_name(settings.unquantised)}, {settings.quantise.upper()}"
     own = asdict(replace(settings, budget="channels"))
+    del own["quantise"]
     chosen = {name: value for name, value in own.items() if isinstance(value, str)}
     alike = [method for method in METHODS if chosen.items() <= asdict(method.settings).items()]
     if settings.heal_steps:

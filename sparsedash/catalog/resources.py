@@ -96,6 +96,7 @@ Purpose = Literal[
     "pruning",
     "the sequential refit",
     "the backward pass",
+    "quantising",
     "healing",
     "answering",
 ]
@@ -151,7 +152,9 @@ def least_memory(shape: ModelShape, settings: RunSettings, *, streamed: bool = F
     whole = settings.reads_text and collects_whole_moments(shape.widths, settings)
     # The sum of one block's second moments, and what is made of it.
     streams, moments = n_tokens * d * itemsize * settings.reads_text, 2 * 4 * m**2 * whole
-    answering = _answering_bytes(shape, settings, streamed=streamed)
+    # Of quantised models: all weights once more, and what dense predicts.
+    copy, scores = (4 * n * bool(settings.quantised_to) for n in (shape.n_parameters, _compared_scores(shape)))
+    answering = _answering_bytes(shape, settings, streamed=streamed) + copy + scores
     # At each block, passages wait in memory for what else is done there; calibration text waits in files.
     waiting = answering if streamed and in_one_walk(settings, some=True) else 0
     masked = max((_masked_weights(shape, each) for each in settings.methods if not each.takes_channels), default=0)
@@ -163,6 +166,8 @@ def least_memory(shape: ModelShape, settings: RunSettings, *, streamed: bool = F
         "the backward pass": _backward_bytes(shape, settings, n_at_once),
         "the curves": _curve_bytes(shape, settings),
         "healing": _healing_bytes(shape, settings),
+        # As they are read back from the file, and as the model keeps them; what it predicts, beside dense.
+        "quantising": 2 * (copy + scores),
     }
     if any(method.compensation == "sequential" for method in settings.methods):
         # And the inner activations of one block.
@@ -206,6 +211,15 @@ def needs_fisher(settings: RunSettings) -> bool:
 def judged_tokens(vocabulary: int) -> int:
     """Most tokens at which a curve's loss is measured."""
     return min(CURVE_TOKENS, max(64, JUDGED_VALUES // vocabulary))
+
+
+def _compared_scores(shape: ModelShape) -> int:
+    return shape.vocabulary * compared_tokens(shape.vocabulary)
+
+
+def compared_tokens(vocabulary: int) -> int:
+    """About how many tokens quantised models are compared with dense at."""
+    return max(64, JUDGED_VALUES // vocabulary)
 
 
 def gradient_bytes(widths: Sequence[int], settings: RunSettings, n_sequences: int) -> int:
@@ -302,8 +316,7 @@ def _healing_bytes(shape: ModelShape, settings: RunSettings) -> int:
 
 def _healed_weights(shape: ModelShape, settings: RunSettings) -> list[int]:
     """Weights that are left in the MLPs of each healed model."""
-    points = ((method, permille) for method, permille in settings.points if method.heal_steps and permille)
-    return [round(shape.n_mlp * (1 - channel_share(shape, *point))) for point in points]
+    return [round(shape.n_mlp * (1 - channel_share(shape, *point))) for point in settings.healings]
 
 
 def run_disk(shape: ModelShape, settings: RunSettings, n_passages: int, *, streamed: bool) -> RunDisk:
@@ -324,6 +337,8 @@ def run_disk(shape: ModelShape, settings: RunSettings, n_passages: int, *, strea
     passing = [streams, max(models, default=0)]
     # Two checkpoints of a healing: weights in single precision, their moments, and the best weights.
     passing.append(2 * (3 * 4 + itemsize) * max(healed, default=0))
+    # A full file in single precision, and the quantised one beside it.
+    passing.append(5 * shape.n_parameters * bool(settings.quantised_to))
     if streamed:
         # Models that are evaluated side by side are put aside together, with what is kept of their passages.
         n_together = n_side_by_side(settings)

@@ -97,12 +97,13 @@ class Job:
 
     @property
     def may_spread(self) -> bool:
-        """Whether a cluster may do it: a run or a search that heals no model.
+        """Whether a cluster may do it: a run or a search that heals and quantises no model.
 
-        Healed weights would stay on their machine, and minutes became steps by the rate of this one.
+        Healed weights would stay on their machine, and minutes became steps by the rate of this one. What quantises is
+        known to be here only.
         """
         methods = self.settings.get("methods", [self.settings.get("method", {})])
-        return self.makes_run and not any(method.get("heal_steps") for method in methods)
+        return self.makes_run and not any(m.get("heal_steps") or m.get("quantise") for m in methods)
 
 
 _RANKS: dict[Priority, int] = {"high": 0, "normal": 1, "low": 2}

@@ -36,6 +36,7 @@ GAIN_TITLES: dict[GainName, str] = {
 GAIN_PHASES: dict[GainName, Phase] = {"reading": "prefill", "writing": "decode"}
 UNTIMED = "the speed was not measured"
 MASKED = "zeros in single weights give no speed-up, so they are not timed"
+QUANTISED = "here quantised weights are full numbers again, so they are not timed"
 UNKNOWN = "the layer sizes are known once a run or a prompt has loaded the model again"
 """Reasons why models are not shown."""
 PREFILL_LOAD = model_shape.Workload(batch=1, n_tokens=512)
@@ -66,7 +67,9 @@ def run_gains(
     known, omitted = dict[str, Reading](), dict[str, list[Judged]]()
     shape = None if name in GAIN_PHASES else backend.model_shape(found.dense.model_identity)
     for each in found.judged:
-        if name not in GAIN_PHASES:
+        if each.method.quantise and name in GAIN_PHASES:
+            gain, why = None, QUANTISED
+        elif name not in GAIN_PHASES:
             gain, why = _exact_gain(shape, each.record.pruned, found.dense.dtype, name), UNKNOWN
         elif each.method.takes_channels:
             timing = backend.timing(timing_request(found, each.record.key, options).key())
@@ -98,6 +101,8 @@ def _exact_gain(shape: ModelShape | None, made: Pruned | None, dtype: str, name:
         return None
     if name == "bytes":
         before, after = (model_shape.weight_bytes(shape, widths, dtype) for widths in (shape.widths, made.widths))
+        if of := made.quantised:
+            before, after = of.dense_bytes, of.n_bytes
         value, words = before / after, f"{size(before)} → {size(after)}"
     else:
         value = model_shape.prefill_ceiling(shape, made.widths, PREFILL_LOAD)

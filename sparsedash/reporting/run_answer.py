@@ -12,6 +12,7 @@ from sparsedash.catalog.choices import EVALUATION_CORPORA, CatalogEntry
 from sparsedash.catalog.presets import DEFAULT_METHOD, method_named
 from sparsedash.jobs.job import Job, JobState
 from sparsedash.reporting import wording
+from sparsedash.reporting.quantised_words import quantised_figures
 from sparsedash.reporting.run_results import Judged, RunResults, judge, largest_within, measure, smallest_beyond
 from sparsedash.reporting.verdicts import difference_words, limits_sentence, loss_words, tolerance_words, verdict_words
 from sparsedash.reporting.wording import and_join, quantity, sparsity_percent
@@ -187,7 +188,7 @@ def answer_figures(found: RunResults) -> list[str]:
     zeros = [_quoted(method) for method in found.run.settings.methods if not method.takes_channels]
     if rows and rows[0].method.takes_channels and zeros:
         said.append(f"Not compared: {and_join(zeros)}. Zeros make a model neither smaller nor faster.")
-    return said
+    return [*said, *quantised_figures(found)]
 
 
 def _search(found: RunResults) -> FindResult | None:

@@ -312,10 +312,10 @@ def overlay(found: Sequence[RunResults], axis: Budget = "channels") -> Overlay:
         for i, (sign, label) in enumerate(zip(signs, lines, strict=True))
     )
     rows = []
-    for label, _, each in models:
+    for label, run, each in models:
         named: dict[str, Value] = {"model": label, "sparsity_percent": each.permille / 10, "budget": each.method.budget}
         shown = f"{label}, {wording.sparsity_words(each.permille, each.method)}"
-        reached = verdicts.reached_percents(each.record.pruned)
+        reached = verdicts.reached_percents(run, each)
         rows.append([Cell("Model", shown, {**named, **reached}), *verdicts.loss_cells(each)])
     caption = f"Each model against its own dense model, on the same passages. {_EACH}"
     return Overlay(

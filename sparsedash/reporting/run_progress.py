@@ -278,7 +278,8 @@ def _work(settings: RunSettings, now: JobPosition) -> tuple[dict[Part, float], d
     points, unread, last = settings.points, set() if now.calibrated else set(shares_read(settings)), -1
     # Models to evaluate, -1 the dense one: at once, or together when others are made.
     waiting = set() if now.answered else {-1}
-    healing = {place for place, (method, permille) in enumerate(points) if method.heal_steps and permille}
+    unquantised = [(method.unquantised, permille) for method, permille in points]
+    healing = {unquantised.index(point) for point in settings.healings}
     spent, work = defaultdict[Part, float](float), dict[Part, list[Unit]]()
 
     def read_for(models: Iterable[int]) -> list[Unit]:

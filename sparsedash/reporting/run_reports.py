@@ -226,7 +226,7 @@ def run_document(found: RunResults, dense: Record, sparse: Sequence[Record]) -> 
         "race": [_rival(*each) for each in found.race],
         "dense": _answers(dense),
         "sparse": [
-            _sparse(each, record) | {"verdict": _verdict(each.verdict, found.tolerance)}
+            _sparse(found, each, record) | {"verdict": _verdict(each.verdict, found.tolerance)}
             for each, record in zip(found.judged, sparse, strict=True)
         ],
         **{name: getattr(run, name) for name in ("seconds", "peak_bytes", "disk_bytes", "versions")},
@@ -254,7 +254,7 @@ def _rival(judged: Judged, difference: LikelihoodDifference) -> dict[str, Any]:
     return at | {"ratio": ratio, "low": low, "high": high, "p_adjusted": difference.p_value} | shown
 
 
-def _sparse(judged: Judged, record: Record) -> dict[str, Any]:
+def _sparse(found: RunResults, judged: Judged, record: Record) -> dict[str, Any]:
     pairs, pruned = judged.comparison, record.pruned
     assert pruned is not None, "a sparse record says how it was pruned"
     errors = ("layer_errors", "held_out_errors", "uncompensated_errors", "passage_errors")
@@ -263,8 +263,9 @@ def _sparse(judged: Judged, record: Record) -> dict[str, Any]:
     return {
         "method": asdict(pruned.method),
         "sparsity_percent": pruned.sparsity_permille / 10,
-        **verdicts.reached_percents(pruned),
+        **verdicts.reached_percents(found, judged),
         "healed": pruned.healed and asdict(pruned.healed),
+        "quantised": pruned.quantised and asdict(pruned.quantised),
         **{name: list(getattr(pruned, name)) for name in per_layer},
         "paired": {**paired, "p_adjusted": judged.p_value, "interval": list(pairs.interval)},
         "stopping": record.stopping and asdict(record.stopping),

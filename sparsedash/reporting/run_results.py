@@ -95,10 +95,11 @@ def best_method(models: Sequence[W]) -> list[W]:
     """The models of the best method, by rising sparsity: the one with the largest sparsity within the limits.
 
     Ties go to the smaller loss of word perplexity, averaged over its models. Only methods that remove channels count,
-    where there are any: zeros alone make nothing smaller.
+    where there are any: zeros alone make nothing smaller. Quantised models do not count either.
     """
     by_method: dict[str, list[W]] = {}
-    for each in models:
+    # What quantising costs says nothing of the method: its models are judged as they are before.
+    for each in [own for own in models if not own.method.quantise] or models:
         by_method.setdefault(wording.method_title(each.method), []).append(each)
     ordered = [sorted(rows, key=lambda row: row.permille) for rows in by_method.values()]
     channels = [rows for rows in ordered if rows[0].method.takes_channels]
@@ -229,13 +230,16 @@ class RunResults:
         if best is None:
             return []
         titles = {
-            wording.method_title(m) for m in self.run.settings.methods if m.takes_channels == best.method.takes_channels
+            wording.method_title(m)
+            for m in self.run.settings.methods
+            if m.takes_channels == best.method.takes_channels and not m.quantise
         }
         rivals = [
             each
             for each in self.judged
             if each.permille == best.permille
             and each.method.takes_channels == best.method.takes_channels
+            and not each.method.quantise
             and wording.method_title(each.method) != wording.method_title(best.method)
         ]
         pairs, n = [(best.record, each.record) for each in rivals], len(titles)
@@ -253,16 +257,42 @@ class RunResults:
         return wording.record_names(self.run)
 
     def line_of(self, method: MethodSettings) -> str:
-        """The label of a method's line in a chart: "sparse", or its name where it has to be said."""
-        return wording.method_title(method) if self.run.settings.names_methods else "sparse"
+        """The label of a method's line in a chart: "sparse", or its name where it has to be said.
+
+        Dense quantised begins the line of the first method that is quantised alike.
+        """
+        settings = self.run.settings
+        if method.quantise and method not in settings.methods:
+            method = next(own for own in settings.methods if own.quantise == method.quantise)
+        name = wording.method_title(method.unquantised) if settings.names_methods else "sparse"
+        return wording.typed(name, method, again=bool(self.run.source_type))
+
+    def file_bytes(self, model: Judged) -> tuple[int, int] | None:
+        """Bytes of a model's GGUF file and of dense's in 16 bits; None where nothing was quantised to compare with.
+
+        Of one in 16 bits those of the file that quantised ones were made of, with all its widths filled up if it must.
+        """
+        made = model.record.pruned
+        for own in (each.record.pruned for each in (model, *self.judged)):
+            if made and own and (of := own.quantised):
+                if own is made:
+                    return of.n_bytes, of.dense_bytes
+                if (own.method.unquantised, own.sparsity_permille) == (made.method, made.sparsity_permille):
+                    return of.full_bytes, of.dense_bytes
+        return None
+
+    def removed(self, model: Judged, budget: Budget) -> float:
+        """The share of a budget that is gone: of bytes by the files where there are some to compare."""
+        if budget == "bytes" and (sizes := self.file_bytes(model)):
+            return max(0.0, 1 - sizes[0] / sizes[1])
+        return model.record.pruned.reached[budget] if model.record.pruned else 0.0
 
     def tradeoff(self, axis: Budget | None = None, live: tuple[str, Point] | None = None) -> TradeoffData:
-        """The data of this run's trade-off chart. axis: the budget whose shares it shows; None: that asked for.
+        """The data of this run's trade-off chart. axis: the budget whose shares it shows; None: the run's axis.
 
         live: the label of its line and the model that is answering now, drawn at the share asked for.
         """
-        asked = self.run.settings.budget
-        axis = axis or asked
+        asked, axis = self.run.settings.budget, axis or self.run.settings.axis
         lines: dict[str, list[Point]] = {self.line_of(method): [] for method in self.run.settings.methods}
         for each in self.judged:
             lines.setdefault(self.line_of(each.method), []).append(self.point_of(each, axis))
@@ -282,8 +312,10 @@ class RunResults:
     def point_of(self, model: Judged, axis: Budget) -> Point:
         """The point of one of its models in a chart over the shares of a budget."""
         record, score, pruned = model.record, model.record.last_word, model.record.pruned
-        sparsity = 100 * pruned.reached[axis] if pruned else 0.0
+        sparsity = 100 * self.removed(model, axis)
         removed = [f"{sparsity:.1f} % {wording.removed_or_zeroed(pruned.method)}"] if pruned else []
+        if pruned and (of := pruned.quantised):
+            removed = [f"{wording.size(of.n_bytes)}, {sparsity:.1f} % less than dense in 16 bits"]
         right = f"{score.right:,} of {score.total:,} right"
         return Point(
             key=record.key,

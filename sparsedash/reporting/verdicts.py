@@ -13,7 +13,7 @@ from sparsedash.reporting.html import Cell, Table, Value, element, escape
 from sparsedash.reporting.run_results import Judged, RunResults
 from sparsedash.reporting.wording import MINUS, NBSP, percent, plural, quantity
 from sparsedash.schema.method_settings import Budget
-from sparsedash.schema.records import LARGEST_LOSS, Pruned, Record
+from sparsedash.schema.records import LARGEST_LOSS, Record
 from sparsedash.stats.races import LikelihoodDifference
 from sparsedash.stats.significance import PairedComparison, accuracy_interval
 from sparsedash.stats.tolerance import FEWEST_RIGHT, Loss, LossMeasure, Tolerance, ToleranceVerdict, Verdict
@@ -240,9 +240,9 @@ def verdict_values(found: ToleranceVerdict) -> dict[str, Value]:
     return {**dict(zip(names, [*values, *ratios, 100 * lost.level], strict=True)), "verdict": found.verdict}
 
 
-def reached_percents(pruned: Pruned | None) -> dict[str, float]:
+def reached_percents(found: RunResults, model: Judged) -> dict[str, float]:
     """The share of every budget that is gone, for a file: channels_removed_percent and so on; zeros for dense."""
-    return {f"{budget}_removed_percent": 100 * pruned.reached[budget] if pruned else 0.0 for budget in BUDGETS}
+    return {f"{budget}_removed_percent": 100 * found.removed(model, budget) for budget in BUDGETS}
 
 
 def verdict_sign(found: ToleranceVerdict) -> str:
@@ -259,21 +259,24 @@ def numbers_table(found: RunResults, comparisons: Mapping[str, str] | None = Non
     """
     addresses, dense = comparisons or {}, found.dense
     total, compared = dense.last_word.total, {dense.last_word.total}
-    methods, asked, rows, links = found.run.settings.methods, found.run.settings.budget, [], []
+    methods, asked, rows, links = found.run.settings.methods, found.run.settings.axis, [], []
     gone = "removed" if all(method.takes_channels for method in methods) else "removed or zero"
     # Four columns of shares would not fit beside the rest; the file has them.
     heads = {each: f"{wording.first_upper(title)} {gone}" for each, title in wording.budget_titles(methods).items()}
     shown: tuple[Budget, ...] = ("channels", "weights" if asked == "channels" else asked)
 
-    def cells(name: str, record: Record) -> list[Cell]:
-        made, score, perplexity = record.pruned, record.last_word, record.word_perplexity
+    def cells(name: str, judged: Judged, record: Record) -> list[Cell]:
+        score, perplexity = record.last_word, record.word_perplexity
         right = f"{score.right:,}" if score.total == total else f"{score.right:,} of {score.total:,}"
         low, high = accuracy_interval(record)
         ends = {"accuracy_percent_low": 100 * low, "accuracy_percent_high": 100 * high}
         accuracy = f"{percent(score.accuracy)}\n{wording.interval((low, high))}"
         return [
-            Cell("Model", name, {"model": name, **reached_percents(made)}),
-            *(Cell(heads[budget], percent(made.reached[budget]) if made else "0") for budget in shown),
+            Cell("Model", name, {"model": name, **reached_percents(found, judged)}),
+            *(
+                Cell(heads[budget], percent(found.removed(judged, budget)) if record.pruned else "0")
+                for budget in shown
+            ),
             Cell(f"Right of {total:,}", right, {"right": score.right, "passages": score.total}),
             Cell("Accuracy", accuracy, {"accuracy_percent": 100 * score.accuracy, **ends}),
             Cell("Word perplexity", wording.perplexity(perplexity), {"word_perplexity": perplexity}),
@@ -285,9 +288,9 @@ def numbers_table(found: RunResults, comparisons: Mapping[str, str] | None = Non
             compared.add(n)
             same = {outcome.index for outcome in record.outcomes}
             on_same = replace(dense, outcomes=tuple(each for each in dense.outcomes if each.index in same))
-            rows.append(cells(f"dense, same {n:,}", on_same))
+            rows.append(cells(f"dense, same {n:,}", found.models[0], on_same))
             links.append(escape(f"dense, same {n:,}"))
-        rows.append([*cells(name, record), *loss_cells(judged)])
+        rows.append([*cells(name, judged, record), *loss_cells(judged)])
         address = addresses.get(record.key, "")
         link = element("a", escape(name), href=address, aria_label=f"{name} against dense")
         links.append(link if address else escape(name))

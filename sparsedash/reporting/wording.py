@@ -1,6 +1,6 @@
 """Numbers, settings and names in words, the same everywhere. Plain text: escape it before it becomes markup."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, tzinfo
 from functools import lru_cache
@@ -244,9 +244,20 @@ def method_title(settings: MethodSettings) -> str:
     return method_name(replace(settings, width_multiple=MethodSettings().width_multiple))
 
 
+def typed(name: str, method: MethodSettings, permille: int | None = None, again: bool = False) -> str:
+    """ "20 %, Q4_K_M" of what is called "20 %", "dense, Q4_K_M" at 0; unchanged where it is not quantised.
+
+    permille: its sparsity; None: of a line. again: it was quantised before pruning.
+    """
+    kind = f", {method.quantise.upper()}{' again' * again}"
+    return f"{name if permille != 0 else DENSE}{kind}" if method.quantise else name
+
+
 def method_titles(settings: RunSettings) -> str:
     """The names of a run's methods, with the width multiple where it is not the usual one."""
-    names = ", ".join(method_title(each) for each in settings.methods)
+    names = ", ".join(dict.fromkeys(method_title(each.unquantised) for each in settings.methods))
+    if kinds := settings.quantised_to:
+        names += f", also quantised to {and_join([kind.upper() for kind in kinds])}"
     multiples = sorted({each.width_multiple for each in settings.methods})
     if multiples == [MethodSettings().width_multiple]:
         return names
@@ -273,6 +284,17 @@ def healing_words(done: Healed) -> str:
         return f"{steps} gained nothing, so the weights are those before; {text} {done.before:.3f}"
     kept = "" if done.kept_step == done.steps else f", best after step {done.kept_step:,}"
     return f"{steps}{kept}; {text} {done.after:.3f}, {done.before:.3f} before"
+
+
+def tensor_types(kind: str, tensors: Mapping[str, int], fell_back: Mapping[str, int]) -> str:
+    """ "q4_k_m: tensors 30 in Q4_K, 61 in F32; fell back by the length of their rows: 150 to Q5_0".
+
+    tensors: how many there are of each type; fell_back: of these, by the length of their rows.
+    """
+    own = {name: n - fell_back.get(name, 0) for name, n in tensors.items()}
+    fell = "; fell back by the length of their rows: " * bool(fell_back)
+    fell += ", ".join(f"{n:,} to {name}" for name, n in fell_back.items())
+    return f"{kind}: tensors {', '.join(f'{n:,} in {name}' for name, n in own.items() if n)}{fell}"
 
 
 def removed_or_zeroed(settings: MethodSettings) -> str:
@@ -381,11 +403,12 @@ def example_origin(run: Run) -> str:
 def record_names(run: Run) -> dict[str, str]:
     """The names of a run's records by their keys, dense first: "dense", "20 %", or "magnitude 20 %" of named methods.
 
-    Sparse ones come method by method.
+    Sparse ones come method by method, after dense quantised: "dense, Q4_K_M".
     """
     named, names = run.settings.names_methods, {run.dense: DENSE}
     for key, (method, at) in zip(run.sparse, run.settings.points, strict=False):
-        names[key] = f"{f'{method_title(method)} ' if named else ''}{at / 10:g} %"
+        name = f"{f'{method_title(method.unquantised)} ' if named else ''}{at / 10:g} %"
+        names[key] = typed(name, method, at, bool(run.source_type))
     return names
 
 
@@ -394,11 +417,13 @@ def model_words(method: MethodSettings, permille: int, named: bool = True, made:
 
     made: the model: "20 % asked, 20.8 % of the MLP channels removed", where the widths were rounded.
     """
-    name, share = f"{method_title(method)}, " if named else "", sparsity_percent(permille)
-    reached = percent(made.reached[method.budget]) if made and method.takes_channels else ""
+    name, share = f"{method_title(method.unquantised)}, " if named else "", sparsity_percent(permille)
+    # Of a quantised file's bytes most are gone by its type.
+    told = method.takes_channels and not (method.quantise and method.budget == "bytes")
+    reached = percent(made.reached[method.budget]) if made and told else ""
     if reached and reached != percent(permille / 1000):
         share = f"{share} asked, {reached}"
-    return f"{name}{share} {share_of(method)} {removed_or_zeroed(method)}"
+    return typed(f"{name}{share} {share_of(method)} {removed_or_zeroed(method)}", method, permille)
 
 
 def sparsity_axis_title(methods: Iterable[MethodSettings], budget: Budget = "channels") -> str:

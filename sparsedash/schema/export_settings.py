@@ -3,10 +3,11 @@
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.fields import check_settings, setting
+from sparsedash.schema.method_settings import Quantisation
 from sparsedash.schema.plain_values import require_reference, stage_key
 from sparsedash.schema.settings import FindSettings
 
@@ -15,8 +16,8 @@ Form = Literal["uniform", "padded", "masked", "gguf"]
 zeros. gguf: a file for llama.cpp.
 """
 
-Weights = Literal["float32", "bfloat16", "float16", "q8_0"]
-"""Types of weights; q8_0: 8 bits each and a scale for every 32 of a row."""
+Weights = Literal["float32", "bfloat16", "float16", Quantisation]
+"""Types of weights."""
 
 Runtime = Literal["transformers", "llama.cpp"]
 
@@ -24,7 +25,7 @@ EXPORTS = "exports"
 """Subfolder of the data folder for exports without another place."""
 
 _OF_SAFETENSORS: tuple[Weights, ...] = ("float32", "bfloat16", "float16")
-_OF_GGUF: tuple[Weights, ...] = ("float32", "float16", "q8_0")
+_OF_GGUF: tuple[Weights, ...] = ("float32", "float16", *get_args(Quantisation))
 _DASHED = re.compile(r"[^A-Za-z0-9._]+")
 
 
@@ -66,6 +67,11 @@ class ExportSettings:
         for name, value in (("to", self.to), ("dense GGUF", self.dense_gguf)):
             if value:
                 require_reference(name, value)
+
+    @property
+    def base_weights(self) -> Weights:
+        """The type in which the dense model is measured beside the files: theirs, of those of less than 8 bits 16."""
+        return self.weights if self.weights in (*_OF_SAFETENSORS, "q8_0") else "float16"
 
     def key(self) -> str:
         """The name of this request and of its result: the same files have one, by whatever limits a card judges."""
@@ -120,7 +126,7 @@ class Export:
     """An exported sparse model, stored once its proof holds.
 
     layout: of the blocks' widths in the files, in words. model, model_identity: the base. n_bytes: of all files;
-    base_bytes: of the dense model's weights in the same type. files: sha256 by name.
+    base_bytes: of the dense model's weights in the settings' base_weights. files: sha256 by name.
     """
 
     key: str

@@ -16,6 +16,14 @@ Schedule = Literal["exponential", "linear", "cubic", "cosine"]
 Budget = Literal["channels", "weights", "bytes", "macs"]
 """What a sparsity is a share of: catalog.budgets says what is counted."""
 
+Quantisation = Literal["q8_0", "q6_k", "q4_k_m", "q4_0"]
+"""Types of llama.cpp's quantiser: bits of a weight; q6_k and q4_k_m take rows that are multiples of 256, others fall
+back to another type.
+"""
+
+ROW_MULTIPLE: dict[str, int] = {"q6_k": 256, "q4_k_m": 256}
+"""Of what the rows of a tensor must be multiples, and so the widths, where that is not 32."""
+
 MAX_HEAL_STEPS = 10_000
 
 FIXED_PERMILLE: dict[Pattern, int] = {"2:4": 500, "4:8": 500}
@@ -48,7 +56,8 @@ class MethodSettings:
 
     scope: only for weights. seed: only for random saliency. rounds, schedule: only for Fisher saliency. curve_levels:
     only for allocation by curves. damping: the order of an elimination has one of its own. budget: what sparsities are
-    a share of where channels are removed. heal_steps: likewise.
+    a share of where channels are removed. heal_steps: likewise. quantise: likewise, the type that all weights are
+    rounded to in the end; empty: none.
     """
 
     saliency: Saliency = setting(
@@ -145,6 +154,7 @@ class MethodSettings:
         flag_help="heal for N steps instead of minutes: the dense model teaches the sparse one; 0 heals nothing",
         help="The dense model teaches the sparse one on the calibration text. 0: not healed.",
     )
+    quantise: Quantisation | Literal[""] = ""
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -161,12 +171,18 @@ class MethodSettings:
             raise SettingsError("rounds", self.rounds, "1 with allocation curves")
         if self.heal_steps and not self.takes_channels:
             raise SettingsError("heal steps", self.heal_steps, f"0 with pattern {self.pattern}")
+        if self.quantise and not self.takes_channels:
+            raise SettingsError("quantise", self.quantise, f"nothing with pattern {self.pattern}")
+        if self.quantise not in ("", *get_args(Quantisation)):
+            raise SettingsError("quantise", self.quantise, f"one of {', '.join(get_args(Quantisation))}")
         if self.rounds == 1:
             # One round has no schedule: whatever is asked for, it is the same method under the same name.
             object.__setattr__(self, "schedule", "exponential")
 
     def uses(self, parameter: str) -> bool:
         """Whether its choices use the parameter of this name."""
+        if parameter == "quantise":
+            return bool(self.quantise)
         if self.heal_steps and parameter == "plain_text":
             return True
         choices = {name: getattr(self, name) for name in ("pattern", "saliency", "compensation", "allocation")}
@@ -202,8 +218,8 @@ class MethodSettings:
     @property
     def looks_back(self) -> bool:
         """Whether a pruned block depends on more than the first pass of the calibration text up to it."""
-        sequential = self.compensation == "sequential"
-        return bool(self.heal_steps) or self.saliency == "fisher" or sequential or self.allocation != "uniform"
+        later = self.compensation == "sequential" or self.heal_steps or self.quantise
+        return bool(later) or self.saliency == "fisher" or self.allocation != "uniform"
 
     @property
     def unhealed(self) -> "MethodSettings":
@@ -214,10 +230,20 @@ class MethodSettings:
         """The method healed for so many steps. Raises SettingsError where it takes single weights."""
         return replace(self, heal_steps=n_steps)
 
+    @property
+    def unquantised(self) -> "MethodSettings":
+        """The method whose sparse model this one quantises; itself where it quantises none."""
+        return replace(self, quantise="")
+
     def sparsities(self, asked: tuple[int, ...]) -> tuple[int, ...]:
         """The sparsities (per mille) of this method in a sweep: those asked for, or its pattern's own."""
         fixed = FIXED_PERMILLE.get(self.pattern)
         return asked if fixed is None else (fixed,)
+
+
+def quantised_dense(kind: Quantisation) -> MethodSettings:
+    """What makes the dense model quantised: it removes nothing, and reads no text."""
+    return MethodSettings(saliency="magnitude", compensation="none", quantise=kind)
 
 
 def with_budget(methods: Sequence[MethodSettings], budget: Budget) -> tuple[MethodSettings, ...]:

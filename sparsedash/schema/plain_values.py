@@ -9,19 +9,9 @@ from msgspec import Meta
 from sparsedash.schema.errors import SettingsError, looks_secret
 
 _CALIBRATED = ("text", "statistics", "gradients", "inputs", "curves", "activations")
-_ANSWERED = (
-    "pruned",
-    "solve",
-    "elimination",
-    "healed",
-    "outcomes",
-    "answers",
-    "continuation",
-    "divergence",
-    "timing",
-    "export",
-)
-STAGE_VERSIONS = dict.fromkeys((*_CALIBRATED, *_ANSWERED), 1) | {"curves": 3, "pruned": 3}
+_ANSWERED = ("pruned", "solve", "elimination", "healed", "quantised", "outcomes", "answers")
+_PAIRED = ("continuation", "divergence", "timing", "export")
+STAGE_VERSIONS = dict.fromkeys((*_CALIBRATED, *_ANSWERED, *_PAIRED), 1) | {"curves": 3, "pruned": 3}
 """Raise a stage's number when its maths changes: results under the old one are not used again."""
 
 

@@ -190,6 +190,25 @@ class Healed:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Quantised:
+    """The file that a model's weights were read back from, which is gone.
+
+    n_bytes: of its tensors; full_bytes, dense_bytes: of the same model's and of dense's in 16 bits. tensors: how many
+    have which type; fell_back: of these, by the length of their rows. quantiser: version of the binding of llama.cpp.
+    divergence: mean KL divergence of the next token from the dense model's on n_tokens of the passages, in nats.
+    """
+
+    n_bytes: Count
+    full_bytes: Count
+    dense_bytes: Count
+    tensors: dict[str, Count]
+    fell_back: dict[str, Count]
+    quantiser: str = ""
+    divergence: NotNegative = 0.0
+    n_tokens: Count = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Pruned:
     """How a sparse model was made, enough to rebuild it, and how much of it is gone.
 
@@ -200,8 +219,8 @@ class Pruned:
     second moments. held_out_errors: on text kept out of the fit; empty when there was too little text to keep any out.
     uncompensated_errors: on calibration text, had the kept weights stayed as they are. passage_errors: on a few
     passages of the evaluation. alone: what the model loses by the cut of each block alone, by its curve, as KL
-    divergence of the next token in nats; empty where the method measures no curves.
-    healed: None where it was not; the errors of a healed model are those before it was healed.
+    divergence of the next token in nats; empty where the method measures no curves. healed, quantised: None where it
+    was not; the errors of such a model are those before.
     """
 
     method: MethodSettings
@@ -216,6 +235,7 @@ class Pruned:
     passage_errors: tuple[NotNegative, ...] = ()
     alone: tuple[NotNegative, ...] = ()
     healed: Healed | None = None
+    quantised: Quantised | None = None
 
     def __post_init__(self) -> None:
         n_layers, errors = len(self.widths), (self.layer_errors, self.held_out_errors, self.uncompensated_errors)

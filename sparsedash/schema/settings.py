@@ -1,15 +1,23 @@
 """Settings of a run, of a search for the largest sparsity, and of a cluster's part of a run; the result of a search."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from decimal import Decimal
+from math import lcm
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import msgspec
 
 from sparsedash.schema.errors import SettingsError, StoreError
 from sparsedash.schema.fields import MAX_SEED, check_settings, setting
-from sparsedash.schema.method_settings import FIXED_PERMILLE, Budget, MethodSettings
+from sparsedash.schema.method_settings import (
+    FIXED_PERMILLE,
+    ROW_MULTIPLE,
+    Budget,
+    MethodSettings,
+    Quantisation,
+    quantised_dense,
+)
 from sparsedash.schema.plain_values import Count, Permille, canonical_json, digest, require_whole
 
 if TYPE_CHECKING:
@@ -242,6 +250,8 @@ class RunSettings:
             raise SettingsError("methods", self.methods, "each one once")
         if len(budgets := {method.budget for method in self.methods if method.takes_channels}) > 1:
             raise SettingsError("budgets", sorted(budgets), "one for all methods of a run")
+        if self.quantised_to and self.dtype != "float32":
+            raise SettingsError("number format", self.dtype, "float32 where models are quantised")
         if not 1 <= (n := len(self.sparsities_permille)) <= 50:
             raise SettingsError("number of sparsities", n, "1 to 50")
         for permille in self.sparsities_permille:
@@ -256,13 +266,28 @@ class RunSettings:
 
     @property
     def points(self) -> tuple[tuple[MethodSettings, int], ...]:
-        """Every sparse model: method by method, each at every sparsity in per mille.
+        """Every model beside dense: dense quantised, then method by method, each at every sparsity in per mille.
 
-        A pattern with a sparsity of its own comes once, at that.
+        A pattern with a sparsity of its own comes once, at that; what is quantised never at 0, where it is dense's.
         """
-        return tuple(
-            (method, permille) for method in self.methods for permille in method.sparsities(self.sparsities_permille)
+        sparse = (
+            (method, permille)
+            for method in self.methods
+            for permille in method.sparsities(self.sparsities_permille)
+            if permille or not method.quantise
         )
+        return (*((quantised_dense(kind), 0) for kind in self.quantised_to), *sparse)
+
+    @property
+    def quantised_to(self) -> tuple[Quantisation, ...]:
+        """The types that its models are also quantised to."""
+        return tuple(dict.fromkeys(method.quantise for method in self.methods if method.quantise))
+
+    @property
+    def healings(self) -> tuple[tuple[MethodSettings, int], ...]:
+        """The points that are healed, each once: those of other types are quantised from the same weights."""
+        points = ((method.unquantised, permille) for method, permille in self.points if permille and method.heal_steps)
+        return tuple(dict.fromkeys(points))
 
     def healed(self, n_steps: int) -> "RunSettings":
         """The run with every method that removes channels unhealed and, beside it, healed. Raises SettingsError."""
@@ -271,15 +296,35 @@ class RunSettings:
         pairs = ((own.unhealed, own.healed(n_steps)) if own.takes_channels else (own,) for own in self.methods)
         return replace(self, methods=tuple(dict.fromkeys(method for pair in pairs for method in pair)))
 
+    def quantised(self, kinds: Sequence[Quantisation]) -> "RunSettings":
+        """The run with every method that removes channels and, beside it, quantised to each type; dense as well.
+
+        Widths are multiples of what the types need of a row. Raises SettingsError.
+        """
+        if not any(method.takes_channels for method in self.methods):
+            raise SettingsError("quantise", ", ".join(kinds), "nothing where no method removes channels")
+        methods, multiple = list[MethodSettings](), max(ROW_MULTIPLE.get(kind, 1) for kind in kinds)
+        for own in self.methods:
+            if own.takes_channels:
+                own = replace(own, width_multiple=lcm(own.width_multiple, multiple))
+            methods += [own, *(replace(own, quantise=kind) for kind in kinds if own.takes_channels)]
+        return replace(self, methods=tuple(methods))
+
     @property
     def names_methods(self) -> bool:
         """Whether its sparse models are called by their methods: by several, and wherever one is healed."""
-        return len(self.methods) > 1 or any(method.heal_steps for method in self.methods)
+        unquantised = {method.unquantised for method in self.methods}
+        return len(unquantised) > 1 or any(method.heal_steps for method in self.methods)
 
     @property
     def budget(self) -> Budget:
         """What its sparsities are a share of, where channels are removed."""
         return next((method.budget for method in self.methods if method.takes_channels), "channels")
+
+    @property
+    def axis(self) -> Budget:
+        """The budget whose shares its chart shows: of quantised models, of which no channels go, the bytes."""
+        return "bytes" if self.quantised_to else self.budget
 
     @property
     def reads_text(self) -> bool:
@@ -294,7 +339,7 @@ class RunSettings:
     @property
     def made_permille(self) -> tuple[int, ...]:
         """The sparsities of all points, each once."""
-        return tuple(dict.fromkeys(permille for _, permille in self.points))
+        return tuple(dict.fromkeys(permille for method, permille in self.points if permille or not method.quantise))
 
     def key(self, fingerprints: Mapping[str, str] | None = None) -> str:
         """The name of this request. fingerprints: of the local files that it names, as of now."""

@@ -112,7 +112,7 @@ def scores_key(statistics: str, method: MethodSettings) -> str:
 def curves_key(statistics: str, method: MethodSettings) -> str:
     """Key of the measured curves of the layers, for every sparsity of all methods that prune in the same order."""
     refitted = "least-squares" if method.compensation == "sequential" else method.compensation
-    shared = replace(method, compensation=refitted, budget="channels", heal_steps=0)
+    shared = replace(method, compensation=refitted, budget="channels", heal_steps=0, quantise="")
     return stage_key("curves", statistics=statistics, method=_what_matters(shared))
 
 
@@ -174,6 +174,7 @@ def _what_matters(method: MethodSettings) -> dict[str, Any]:
         "solve": method.uses("damping"),
         "elimination": method.eliminates and method.takes_channels,
         "healed": method.heal_steps > 0,
+        "quantised": bool(method.quantise),
     }
     used = {name: value for name, value in asdict(method).items() if method.uses(name)}
     return used | {f"{stage}_version": STAGE_VERSIONS[stage] for stage, does in rests_on.items() if does}

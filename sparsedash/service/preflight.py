@@ -6,6 +6,7 @@ from pathlib import Path
 
 from sparsedash.catalog import resources
 from sparsedash.catalog.budgets import require_possible
+from sparsedash.catalog.families import quantise_problem
 from sparsedash.catalog.model_shape import ModelShape, listed_shape
 from sparsedash.catalog.resources import LeastMemory, RunDisk
 from sparsedash.jobs.local_runner import NVIDIA
@@ -148,6 +149,8 @@ def run_problems(
             require_possible(request, shape)
         except SettingsError as error:
             found.append(Problem(field="sparsity", message=f"{error.message} {error.advice}"))
+    if settings.quantised_to and (why := quantise_problem(settings.model)):
+        found.append(Problem(field="model", message=f"Its models cannot be quantised: {why}."))
     asked, needed = settings.calibration, 0
     # The shape of other models is known once they are read.
     if settings.solves and settings.model == BUILTIN_MODEL and (built_in := listed_shape(BUILTIN_MODEL)):
@@ -233,9 +236,7 @@ def expected_duration(
         "answering": ((n_models, "evaluate"),),
         "answering tasks": ((n_models if settings.evaluation.tasks else 0, "answer"),),
         "pruning": ((n_sparse, "prune"),),
-        "healing": (
-            (min(n_sparse, sum(m.heal_steps > 0 and permille > 0 for m, permille in settings.points)), "heal"),
-        ),
+        "healing": ((min(n_sparse, len(settings.healings)), "heal"),),
         "calibrating": ((n_calibrations, "calibrate"), (bool(calibrates), "text")),
     }
     known, unknown = {}, []

@@ -147,6 +147,7 @@ def measured_row(row: PublishedRow, runs: Iterable[Run], record: Callable[[str],
                 made
                 and made.method.takes_channels
                 and not made.method.heal_steps
+                and not made.method.quantise
                 and (made.method.budget, made.sparsity_permille)
             )
             if dense and asked == ("channels", row.sparsity_permille) and len(dense.outcomes) == len(sparse.outcomes):

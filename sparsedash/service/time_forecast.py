@@ -199,14 +199,14 @@ def healing_steps(
 
 def _healing_steps(settings: RunSettings) -> float:
     """Of one healed model; 0 where none is."""
-    steps = [method.heal_steps for method, permille in settings.points if method.heal_steps and permille]
+    steps = [method.heal_steps for method, _ in settings.healings]
     return sum(steps) / len(steps) if steps else 0.0
 
 
 def _measured_step_s(before: Sequence[Run]) -> float | None:
     """Seconds of a step, by the newest run that healed all of its models itself."""
     for run in before:
-        n_steps = sum(method.heal_steps for method, permille in run.settings.points if permille)
+        n_steps = sum(method.heal_steps for method, _ in run.settings.healings)
         found = any(what.endswith("sparse") or what == "healed weights" for what in run.cached)
         if n_steps and "heal" in run.seconds and not found:
             return run.seconds["heal"] / n_steps
@@ -269,7 +269,7 @@ def _pruning_seconds(settings: RunSettings, before: Sequence[Run]) -> float | No
 
 def _plain_methods(settings: RunSettings) -> set[MethodSettings]:
     """Its methods whatever their budget, and unhealed: they prune in the same time."""
-    return {replace(method.unhealed, budget="channels") for method in settings.methods}
+    return {replace(method.unhealed.unquantised, budget="channels") for method in settings.methods}
 
 
 def _others_pruning_seconds(settings: RunSettings, before: Sequence[Run]) -> float | None:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import get_args
 
 from sparsedash.catalog.families import FORMS, form_problem
 from sparsedash.catalog.model_shape import WEIGHT_BYTES
@@ -11,6 +12,7 @@ from sparsedash.jobs.job import Job
 from sparsedash.schema import store_keys
 from sparsedash.schema.errors import AccessError, CorpusError, ExportError
 from sparsedash.schema.export_settings import EXPORTS, Export, ExportSettings, Form
+from sparsedash.schema.method_settings import Quantisation
 from sparsedash.schema.records import Record
 from sparsedash.service.request_checks import Access, upload_named
 from sparsedash.service.stored_results import known_shape
@@ -18,7 +20,7 @@ from sparsedash.storage.model_folders import RECIPE, delete_folder, located_expo
 from sparsedash.storage.store import Store
 from sparsedash.storage.text_files import Uploads
 
-_BYTES = {**WEIGHT_BYTES, "q8_0": 34 / 32}
+_BYTES = {**WEIGHT_BYTES, **dict.fromkeys(get_args(Quantisation), 34 / 32)}
 _ADVICE = "Delete some that are no longer needed."
 _KEPT = "What is kept for you may have {} GB together"
 

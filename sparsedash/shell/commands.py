@@ -62,7 +62,7 @@ COMMANDS = (
         "run",
         f"{_MODEL} --sparsity 10,20",
         run_commands.run_command,
-        (*RUN_FLAGS, "--heal", *TOLERANCE_FLAGS, *_FAIL, *_OUTPUT),
+        (*RUN_FLAGS, "--heal", "--quantise", *TOLERANCE_FLAGS, *_FAIL, *_OUTPUT),
     ),
     Command(
         "find",

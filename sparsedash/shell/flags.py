@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, get_args
 from sparsedash.catalog import presets
 from sparsedash.catalog.choices import OFFERED, CatalogEntry
 from sparsedash.jobs.cluster_parts import SCHEDULER
-from sparsedash.schema.errors import SparseDashError
+from sparsedash.schema.errors import SettingsError, SparseDashError
 from sparsedash.schema.export_settings import ExportSettings, Weights
 from sparsedash.schema.fields import FieldRow, field_rows
-from sparsedash.schema.method_settings import MethodSettings, with_budget
+from sparsedash.schema.method_settings import MethodSettings, Quantisation, with_budget
 from sparsedash.schema.pair_records import TimingSettings
 from sparsedash.schema.settings import (
     CalibrationSettings,
@@ -80,6 +80,12 @@ _OTHERS: dict[str, dict[str, Any]] = {
         "metavar": "MINUTES",
         "default": 0.0,
         "help": "heal every sparse model for about so many minutes: the dense model teaches it (%(default)g: not)",
+    },
+    "--quantise": {
+        "metavar": "TYPES",
+        "default": "",
+        "help": f"the dense model and every sparse one also quantised as llama.cpp does, with commas between: "
+        f"{', '.join(get_args(Quantisation))}; widths become multiples of 256 where the type needs it (none)",
     },
     "--data-dir": _FOLDER | {"help": "data folder (%(default)s)"},
     "--json": {
@@ -150,6 +156,15 @@ def run_from_flags(arguments: argparse.Namespace) -> RunSettings:
         **_request(arguments) | {"sparsities_permille": parse_percents(arguments.sparsity)},
         methods=_methods([name.strip() for name in arguments.method.split(",")], arguments),
     )
+
+
+def quantised_from_flags(settings: RunSettings, arguments: argparse.Namespace) -> RunSettings:
+    """The run with the quantised models that --quantise names. Raises SettingsError."""
+    names = dict.fromkeys(name.strip().lower() for name in str(arguments.quantise).split(",") if name.strip())
+    kinds = [kind for kind in get_args(Quantisation) if kind in names]
+    if unknown := [name for name in names if name not in kinds]:
+        raise SettingsError("--quantise", unknown[0], f"one or several of {', '.join(get_args(Quantisation))}")
+    return settings.quantised(kinds) if kinds else settings
 
 
 def search_from_flags(arguments: argparse.Namespace) -> FindSettings:

@@ -27,14 +27,20 @@ from sparsedash.service.stored_results import JudgedAnswers, judge_run
 from sparsedash.service.time_forecast import MOST_MINUTES, MachineSpeed, healing_steps
 from sparsedash.shell import terminal
 from sparsedash.shell.file_commands import short_run_key, stored_runs
-from sparsedash.shell.flags import open_store_for, run_from_flags, search_from_flags, tolerance_from_flags
+from sparsedash.shell.flags import (
+    open_store_for,
+    quantised_from_flags,
+    run_from_flags,
+    search_from_flags,
+    tolerance_from_flags,
+)
 from sparsedash.stats.tolerance import Tolerance
 from sparsedash.storage.store import Store
 
 
 def run_command(arguments: argparse.Namespace) -> terminal.Work:
     """Calibrate, prune and evaluate a model."""
-    settings = run_from_flags(arguments)
+    settings = quantised_from_flags(run_from_flags(arguments), arguments)
     tolerance = tolerance_from_flags(arguments)
     # Before the file of the result: only a data folder that exists can be told from any other.
     store = open_store_for(settings, arguments)

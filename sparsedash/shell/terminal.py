@@ -99,13 +99,13 @@ def run_table(document: dict[str, Any]) -> Iterator[str]:
     channels to macs: the measured share of every budget that was removed.
     """
     sparse, settings = document["sparse"], document["settings"]
-    named = len(settings["methods"]) > 1 or any(method["heal_steps"] for method in settings["methods"])
-    budget = settings_from_plain(RunSettings, settings).budget
+    run, again = settings_from_plain(RunSettings, settings), bool(document["model"]["source_type"])
+    named, budget = run.names_methods, run.budget
     asked = "" if budget == "channels" else f"% of the {BUDGET_TITLES[budget]}"
     rows = [[asked, *BUDGETS, "last word", "last token", "word ppl", "broke", "fixed", "verdict"]]
     rows.append(["dense", *_result_cells(document["dense"])])
     for answers in sparse:
-        name = sparse_model_label(MethodSettings(**answers["method"]), answers["sparsity_percent"], named)
+        name = sparse_model_label(MethodSettings(**answers["method"]), answers["sparsity_percent"], named, again)
         rows.append([name, *_result_cells(answers)])
     yield from align_columns(rows, numbers=True)
     if settings["evaluation"]["rule"] == "published":
@@ -140,10 +140,11 @@ def align_columns(rows: Sequence[Sequence[str]], numbers: bool = False) -> Itera
         yield "  ".join(padded).rstrip()
 
 
-def sparse_model_label(method: MethodSettings, percent: float, named: bool) -> str:
-    """ "20 %", or "magnitude, 20 %" where the method is named."""
+def sparse_model_label(method: MethodSettings, percent: float, named: bool, again: bool = False) -> str:
+    """ "20 %", or "magnitude, 20 %" where the method is named; "20 %, Q8_0" where it is quantised. again: see typed."""
     removed = f"{percent:g} %"
-    return f"{presets.method_name(method)}, {removed}" if named else removed
+    name = f"{presets.method_name(method.unquantised)}, {removed}" if named else removed
+    return wording.typed(name, method, round(10 * percent), again)
 
 
 class ProgressBar:

@@ -160,16 +160,23 @@ def new_folder(folder: Path) -> Iterator[Path]:
     OSError when nothing can be written.
     """
     require_new(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=UNFINISHED_EXPORT, dir=folder.parent))
+    with passing_folder(folder.parent) as inside:
+        yield inside
+        require_new(folder)
+        inside.rename(folder)
+
+
+@contextmanager
+def passing_folder(parent: Path) -> Iterator[Path]:
+    """An empty folder in this one, deleted at the end; see `sweep_exports` where the process is killed."""
+    parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(prefix=UNFINISHED_EXPORT, dir=parent))
     try:
         with FileLock(beside / _LOCK):
             inside = beside / "files"
             # Under the usual umask nobody but its owner may write there.
             inside.mkdir(mode=0o775)
             yield inside
-            require_new(folder)
-            inside.rename(folder)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 

@@ -68,6 +68,9 @@ def _show_layers(made: Pruned, stem: str) -> None:
         show_chart(layers_chart(made, frame.theme()), f"{stem}-layers", layers_sentence(made), "layers", "ignore")
     if made.healed:
         frame.note(f"Healed: {wording.healing_words(made.healed)}. All losses of layers are those before it.")
+    if made.quantised:
+        types = wording.tensor_types(made.method.quantise, made.quantised.tensors, made.quantised.fell_back)
+        frame.note(f"{types}. All losses of layers are those before.")
     with st.expander("The numbers as a table"):
         frame.show_table(_layers_table(made, stem))
     if not made.layer_errors:
@@ -78,6 +81,8 @@ def _show_layers(made: Pruned, stem: str) -> None:
 
 def layers_sentence(made: Pruned) -> str:
     """What the layers lost, in a sentence; above all whether they were fitted to the wrong text."""
+    if made.quantised and not made.sparsity_permille:
+        return "No channel was removed: every layer is dense's, quantised."
     elsewhere = layer_mismatch(made)
     held_out = median_error_ratio(made.held_out_errors, made.layer_errors)
     if elsewhere is not None and elsewhere >= MISMATCH_ALARM:
@@ -95,7 +100,8 @@ def layers_sentence(made: Pruned) -> str:
         return "The loss of the layers was not measured."
     worst = max(range(len(errors)), key=lambda i: errors[i])
     lost, middle = wording.percent(errors[worst]), wording.percent(median(errors))
-    half = "Before healing, half" if made.healed else "Half"
+    before = "healing" if made.healed else "quantising"
+    half = f"Before {before}, half" if made.healed or made.quantised else "Half"
     return (
         f"{half} of the layers lost at most {middle} of their output{where}; layer {worst + 1} lost the most, {lost}."
     )
@@ -103,7 +109,8 @@ def layers_sentence(made: Pruned) -> str:
 
 def _basis(record: Record, made: Pruned) -> str:
     """The basis of the sentence: the model, how it was pruned, and the text it was fitted to."""
-    name = f"{wording.method_title(made.method)} {made.sparsity_permille / 10:g} %"
+    name = f"{wording.method_title(made.method.unquantised)} {made.sparsity_permille / 10:g} %"
+    name = wording.typed(name, made.method, made.sparsity_permille)
     read = made.method.reads_text or made.layer_errors
     calibrated = wording.calibration_words(made.calibration) if read else wording.NO_TEXT
     return f"{wording.reference_title(record.model)} · {name} · {calibrated} · {record.dtype}"

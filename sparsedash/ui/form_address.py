@@ -27,8 +27,8 @@ CHOICES = ("saliency", "pattern", "compensation", "allocation")
 def form_address(settings: RunSettings | FindSettings) -> Query | None:
     """The parameters of the address that fills in the form with these settings.
 
-    None where the form has no room for them: it takes one custom method and one width multiple, and heals either none
-    or all of the methods that remove channels, beside the unhealed ones.
+    None where the form has no room for them: it takes one custom method and one width multiple, heals either none
+    or all of the methods that remove channels, beside the unhealed ones, and quantises none.
     """
     run = settings.run((1,)) if isinstance(settings, FindSettings) else settings
     widths = {method.width_multiple for method in run.methods}
@@ -38,7 +38,8 @@ def form_address(settings: RunSettings | FindSettings) -> Query | None:
     healed = unhealed.healed(steps) if steps and isinstance(settings, RunSettings) else run
     methods = [replace(each, width_multiple=usual.width_multiple, budget=usual.budget) for each in unhealed.methods]
     own = [method for method in methods if method not in [preset.settings for preset in METHODS]]
-    if len(own) > 1 or len(widths) > 1 or set(healed.methods) != set(run.methods):
+    quantised = any(method.quantise for method in methods)
+    if len(own) > 1 or len(widths) > 1 or quantised or set(healed.methods) != set(run.methods):
         return None
     found: Query = {**_setting_values(run), **_setting_values(run.calibration), **_setting_values(run.evaluation)}
     found |= {"width": str(widths.pop()), "budget": run.budget, "heal-steps": str(steps)}

@@ -5,14 +5,13 @@ from typing import cast
 
 import streamlit as st
 
-from sparsedash.catalog.families import FORMS
+from sparsedash.catalog.families import FORMS, is_gguf
 from sparsedash.reporting import wording
 from sparsedash.reporting.deployment import FORM_NAMES, export_title, proof_words, runtime_rows, upload_command
 from sparsedash.reporting.html import Table, element, escape, paragraph
 from sparsedash.reporting.run_results import RunResults, run_results, verdict_of
 from sparsedash.reporting.verdicts import accuracy_open, limits_sentence, model_verdict, verdict_sign
 from sparsedash.schema.export_settings import Export, ExportSettings, Form, Weights, possible_weights
-from sparsedash.schema.settings import BUILTIN_MODEL
 from sparsedash.service.backend import Backend
 from sparsedash.stats.tolerance import Tolerance
 from sparsedash.ui import address_bar, frame
@@ -21,8 +20,9 @@ from sparsedash.ui.navigation import current_tolerance
 
 _HEAD = ["Runtime", "Result", "Why"]
 _COARSE = (
-    "llama.cpp's k-types need widths that are multiples of 256. To quantise further, prune with that multiple; the "
-    "sparsity reached may then differ from the one asked for by up to half a multiple."
+    "Quantised as llama.cpp does. q6_k and q4_k_m take rows that are multiples of 256, others fall back to a larger "
+    "type: prune with widths in multiples of 256. The sparsity reached may then differ from the one asked for by up "
+    "to half a multiple."
 )
 
 
@@ -43,7 +43,7 @@ def show_export(backend: Backend, export: Export) -> None:
         facts = [
             FORM_NAMES[export.form],
             export.settings.weights,
-            f"{wording.size(export.n_bytes)}, {share} of the dense model in the same format",
+            f"{wording.size(export.n_bytes)}, {share} of the dense model in {export.settings.base_weights}",
             wording.moment(export.made_at, frame.zone()),
         ]
         frame.show(
@@ -97,6 +97,10 @@ def request_export(backend: Backend, found: RunResults) -> None:
     frame.show(paragraph(sentence), paragraph(" ".join(basis), css="sd-muted sd-small"))
     problems = backend.exports.problems(record)
     possible: list[Form] = [form for form in FORMS if not problems[form]]
+    if not possible:
+        for why in dict.fromkeys(problems.values()):
+            frame.remark(f"Not possible: {why}.")
+        return
     with middle:
         shown = {str(form): f"{form}: {FORM_NAMES[form]}" for form in possible}
         form = cast(Form, address_bar.select("form", "Form", shown, possible[0], noun="form"))
@@ -108,7 +112,7 @@ def request_export(backend: Backend, found: RunResults) -> None:
     dense_gguf = ""
     if form == "gguf":
         frame.remark(_COARSE)
-        if record.model != BUILTIN_MODEL and not record.model.endswith(".gguf"):
+        if not is_gguf(record.model):
             label = "A GGUF file of the dense model on this server, with F32, F16 or BF16 weights"
             about, example = "Its tokenizer is copied into the export.", "/models/dense-f16.gguf"
             dense_gguf = st.text_input(label, key="dense-gguf", placeholder=example, help=about).strip()

@@ -128,7 +128,7 @@ def show_tradeoff(backend: Backend, found: RunResults, job: Job | None) -> None:
         measures: tuple[Measure, ...] = get_args(Measure)
         measure = choose_measure(measures)
         lines = dict.fromkeys(map(found.line_of, found.run.settings.methods))
-        gain, axis = loss_charts.choose_axis(lines, found.run.settings.budget)
+        gain, axis = loss_charts.choose_axis(lines, found.run.settings.axis)
         tradeoff = found.tradeoff(axis, live_model(found, job) if job is not None and live else None)
         if gain is not None:
             pressed = loss_charts.show_gains(backend, found, tradeoff, gain, measure)

@@ -43,6 +43,7 @@ PRINTS: dict[str, tuple[int, str]] = {
     # The losses, and after them the divergences.
     "protocol": (8, rf"  (?:flap|random) +{N} \({N} to {N}\)"),
     "pruning": (2, rf"(?:retrain-free \(published\)|random)(?: +{N} ±{N} \({N}\)){{2}} +\d+ +\d+ +{N}"),
+    "quantised": (4, rf"q\d_\w+ +1[12] of 12 verdicts equal, {SHARE}; KL.* {N}, KL.* {N}, n = \d+ tokens; {N} MB; .*"),
     "rules": (2, rf"(?:plain|published) +\d+ of 12 last tokens right, {N}%"),
     "sessions": (
         3,
@@ -72,6 +73,8 @@ def test_no_script_is_forgotten():
     "name", [pytest.param(name, marks=[pytest.mark.browser] * (name in DRIVES_A_BROWSER)) for name in small.OPTIONS]
 )
 def test_it_runs_and_prints_its_figures(name, model_folder, tmp_path, monkeypatch):  # noqa: F811
+    if name == "quantised":
+        pytest.importorskip("llama_cpp_py_sync")
     if name in DRIVES_A_BROWSER and chromium() is None:
         leave_out("No Chromium found (name one with CHROMIUM=...)")
     monkeypatch.chdir(ROOT)

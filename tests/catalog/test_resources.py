@@ -13,6 +13,7 @@ from sparsedash.catalog.resources import (
     CURVE_TOKENS,
     FEWEST_TEXTS,
     FISHER_BATCH_TOKENS,
+    JUDGED_VALUES,
     KEPT_BYTES,
     MOST_TEXTS,
     RUNTIME_BYTES,
@@ -121,6 +122,14 @@ def test_healing_takes_ten_numbers_for_every_weight_that_it_trains_and_leaves_th
     assert found.beside_bytes == 40 * (SMALL.n_mlp * 4 // 5) + passes + N_TOKENS * 10 * 4
     with_it, without = (run_disk(SMALL, asked, 1, streamed=False).stays_bytes for asked in (healed, plain))
     assert with_it - without == 4 * (SMALL.n_mlp * 4 // 5) + ANSWER_BYTES
+
+
+def test_quantising_takes_all_weights_twice_with_two_predictions_and_a_file_in_single_precision():
+    plain = settings(sparsities_permille=(200,))
+    asked, (copy, scores) = plain.quantised(("q8_0",)), (4 * SMALL.n_parameters, 4 * 1600 * (JUDGED_VALUES // 1600))
+    found = least_memory(SMALL, asked)
+    assert (found.purpose, found.beside_bytes) == ("quantising", 2 * (copy + scores))
+    assert run_disk(SMALL, asked, 1, streamed=False).passing_bytes >= 5 * SMALL.n_parameters
 
 
 def test_text_that_the_model_writes_takes_the_caches_of_as_many_texts_as_are_written_at_once():

@@ -2,6 +2,7 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
@@ -71,6 +72,12 @@ def test_of_many_at_once_all_get_one_job_one_claims_it_and_moves_lose_no_order(t
     at_once(path, lambda own, n: [own.move(ids[n], to) for to in ("up", "front", "down")])
     assert sorted(order(table)) == ids and len({job.place for job in table.queue()}) == 8
     table.close()
+
+
+def test_a_run_that_heals_or_quantises_stays_on_the_server(table):
+    job = submitted(table, "run", "run")
+    for method, may in (({}, True), ({"heal_steps": 8}, False), ({"quantise": "q8_0"}, False)):
+        assert replace(job, settings={"methods": [method]}).may_spread == may
 
 
 def test_the_queue_is_first_come_first_served_with_prompts_before_all_that_takes_minutes(table):

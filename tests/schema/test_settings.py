@@ -104,6 +104,21 @@ def test_a_pattern_that_decides_the_sparsity_is_made_once_whatever_the_sweep_ask
     assert settings.n_sparse == 5
 
 
+def test_quantised_models_are_healed_once_at_widths_that_suit_all_types_and_dense_is_quantised_once():
+    plain = RunSettings(methods=(replace(METHOD, width_multiple=96),), sparsities_permille=(0, 100)).healed(8)
+    settings = plain.quantised(("q8_0", "q4_k_m"))
+    assert {method.width_multiple for method in settings.methods} == {768}
+    assert [(m.quantise, permille) for m, permille in settings.points if m.quantise and not m.heal_steps] == [
+        ("q8_0", 0),
+        ("q4_k_m", 0),
+        ("q8_0", 100),
+        ("q4_k_m", 100),
+    ]
+    assert [permille for _, permille in settings.healings] == [100]
+    with pytest.raises(SettingsError, match="float32 where models are quantised"):
+        replace(settings, dtype="bfloat16")
+
+
 def test_a_run_has_one_budget_which_single_weights_beside_do_not_share():
     single, other = MethodSettings(pattern="1x1"), MethodSettings(saliency="magnitude")
     methods = with_budget([METHOD, single, other], "bytes")

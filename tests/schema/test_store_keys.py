@@ -211,7 +211,7 @@ KEPT = {
     "dense": "0ba23d96",
     "best": "a1e98790",
     "published": "cb4020cd",
-    "run": "05e748c6",
+    "run": "f644cabc",
 }
 
 

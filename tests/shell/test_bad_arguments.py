@@ -36,6 +36,7 @@ from tests.engine.tiny import save_tiny
         ("export", ["--sparsity", "10,20"], "one method and one sparsity"),
         ("export", ["--form", "onnx"], "uniform, padded, masked, gguf"),
         ("export", ["--weights", "q8_0"], "float32, bfloat16, float16 as padded"),
+        ("run", ["--quantise", "q3_k"], "q8_0, q6_k, q4_k_m, q4_0"),
         ("export", ["--to", "."], "a folder that does not exist yet"),
         (
             "export",

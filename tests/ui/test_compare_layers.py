@@ -6,7 +6,8 @@ import pytest
 
 from sparsedash.catalog.choices import EXAMPLE
 from sparsedash.catalog.presets import method_named
-from sparsedash.schema.records import Healed
+from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.records import Healed, Quantised
 from sparsedash.schema.store_keys import model_shape_note
 from sparsedash.ui.compare_layers import layers_sentence
 from tests.factories import THREE_LAYERS as LAYERS
@@ -49,6 +50,16 @@ def test_the_answer_comes_first_then_three_numbers_a_chart_and_a_table(open_page
     assert "3 32 of 64 50.0 % 40.0 % 50.0 % 40.0 % 50.0 % 20 % 0.0400" in said
     found = links(app)
     assert found["Back to the chart"].endswith(f"run={SETTINGS.key()}")
+
+
+def test_of_a_quantised_model_the_types_are_counted_and_its_layers_are_those_before(open_page, backend):
+    sizes = {"n_bytes": 50, "full_bytes": 90, "dense_bytes": 100}
+    quantised = Quantised(**sizes, tensors={"F32": 7, "Q8_0": 9, "Q4_K": 20}, fell_back={"Q8_0": 9})
+    add(backend, method=MethodSettings(quantise="q4_k_m"), quantised=quantised)
+    said = words(open_page("compare", view="layers", right="20 %"))
+    assert said.startswith("Before quantising, half of the layers lost") and "· least-squares 20 %, Q4_K_M ·" in said
+    assert "tensors 7 in F32, 20 in Q4_K; fell back by the length of their rows: 9 to Q8_0. All losses" in said
+    assert layers_sentence(replace(LAYERS, sparsity_permille=0, quantised=quantised)).startswith("No channel was")
 
 
 def test_of_a_healed_model_it_is_said_that_its_layers_are_those_before(open_page, backend):

@@ -95,9 +95,22 @@ def test_a_form_that_does_not_apply_is_not_offered_and_told_why(open_page, finis
     assert all("uniform" not in option for option in app.selectbox(key="chosen-form").options)
 
 
+def test_of_a_quantised_model_it_is_said_which_one_is_exported_instead(open_page, backend):
+    def quantised(record):
+        return replace(record, pruned=replace(record.pruned, method=replace(record.pruned.method, quantise="q4_0")))
+
+    dense, *sparse = RECORDS
+    backend.add_run((RUN, [dense, *map(quantised, sparse)]))
+    app = open_page("models", run=RUN.key)
+    assert "Not possible: it is quantised already. A sparse one is exported as gguf in q4_0 from the model" in words(
+        app
+    )
+    assert "Export" not in [each.label for each in app.button]
+
+
 def test_numbers_are_those_that_the_form_has(open_page, finished):
     app = open_page("models", run=RUN.key, form="gguf", weights="q8_0")
-    assert app.selectbox(key="chosen-weights").options == ["float32", "float16", "q8_0"]
+    assert app.selectbox(key="chosen-weights").options == ["float32", "float16", "q8_0", "q6_k", "q4_k_m", "q4_0"]
     assert "multiples of 256" in words(app)
     button(app, "Export").click().run()
     assert finished.submitted[0].weights == "q8_0"

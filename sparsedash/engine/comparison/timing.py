@@ -219,7 +219,7 @@ def time_run(settings: RunSettings, request: TimingSettings, store: Store, on_st
 
 
 def _widths(record: Record | None) -> tuple[int, ...]:
-    """The kept channels of each block. Raises JobError where the model only has zeros."""
+    """The kept channels of each block. Raises JobError where the model only has zeros, or is quantised."""
     if record is None or record.pruned is None:
         raise JobError(
             "There is no sparse model to time: its result is no longer stored, or is dense.",
@@ -230,6 +230,11 @@ def _widths(record: Record | None) -> tuple[int, ...]:
             "Single weights at zero are not timed: the matrices keep their shapes and their bytes, so no speed-up is "
             "expected from them.",
             "Time a method that removes channels.",
+        )
+    if record.pruned.method.quantise:
+        raise JobError(
+            "A quantised model is not timed: here its weights are full numbers again, as fast as before.",
+            "Time the model that it was made of.",
         )
     return record.pruned.widths
 

@@ -12,22 +12,19 @@ from safetensors import SafetensorError
 
 from sparsedash.catalog.families import FORMS, form_problem, require_form, shared_width
 from sparsedash.catalog.presets import method_name
-from sparsedash.engine.export.export_files import (
-    WrittenFiles,
-    copy_base_files,
-    require_full_gguf,
-    write_folder,
-    write_gguf,
-)
+from sparsedash.engine.export.export_files import copy_base_files, write_folder
 from sparsedash.engine.export.model_card import CARD, CardFacts, model_card, public_model, recipe_json
 from sparsedash.engine.export.reload_proof import prove_files, require_llama_cpp
 from sparsedash.engine.models.checkpoint_reading import read_config
+from sparsedash.engine.models.gguf_quantising import MADE_BY_LLAMA_CPP, read_back, write_quantised
+from sparsedash.engine.models.gguf_writing import WrittenFiles, require_full_gguf
 from sparsedash.engine.models.loading import LoadedModel, ModelShelf, Source, gguf_file, locate_model
 from sparsedash.engine.models.model_conversion import content_hash
 from sparsedash.engine.pruning.layer import LazySequence
 from sparsedash.engine.pruning.surgery import PrunedMlp, out_weight
 from sparsedash.engine.run.sparse_models import PrunedChannels, RebuiltModel, rebuild_model
 from sparsedash.reporting.run_results import Judged, StoredResults, judge, measure, run_results
+from sparsedash.reporting.wording import tensor_types
 from sparsedash.schema.errors import ExportError, JobError, SettingsError
 from sparsedash.schema.export_settings import Export, ExportSettings, Form, Proof
 from sparsedash.schema.progress import OnPart, OnStep, Step, begin_parts
@@ -98,7 +95,9 @@ def export_model(settings: ExportSettings, store: Store, shelf: ModelShelf, on_s
     with _write_errors(folder), new_folder(folder) as inside:
         on_part = begin_parts(Step("write", 0, 1, message=folder.name), on_step)
         written = _write(inside, folder, settings, request, made, on_part)
-        proof = prove_files(inside / written.file, settings, sparse, request.passages, made, shelf, on_step)
+        meant, types = _as_quantised(inside / written.file, settings, sparse.model, made)
+        written = replace(written, layout=f"{written.layout}{types}")
+        proof = prove_files(inside / written.file, settings, sparse, request.passages, meant, shelf, on_step)
         files = file_hashes(inside)
         (inside / RECIPE).write_text(recipe_json(settings, sparse, made, proof, files), encoding="utf-8")
         tolerance = Tolerance(ratio=settings.ratio, points=settings.points)
@@ -188,6 +187,7 @@ def prove_export(found: Export, folder: Path, store: Store, shelf: ModelShelf, o
     request = _Request.of(found.settings, store)
     made = rebuild_model(replace(request.sparse, model=found.model), store, on_step, shelf)
     what = next(folder.glob("*.gguf"), folder)
+    made, _ = _as_quantised(what, found.settings, found.model, made)
     return prove_files(what, found.settings, request.sparse, request.passages, made, shelf, on_step)
 
 
@@ -218,12 +218,27 @@ def _write(
         assert isinstance(sparse, PrunedChannels), "form_problem has refused the other shape"
         file, is_base = _dense_gguf(request.sparse.model, settings)
         new = inside / f"{folder.name}.gguf"
-        written = write_gguf(new, file, sparse, weights, is_base=is_base, require_room=require_room, on_part=on_part)
+        written = write_quantised(
+            new, file, sparse, weights, is_base=is_base, require_room=require_room, on_part=on_part
+        )
         copy_base_files(made.source, inside)
         return written
     width = None if settings.form == "masked" else shared_width(request.pruned, made.loaded.model.config.model_type)
     how = partial(write_folder, width=width, weights=weights, shard_mb=settings.shard_mb)
     return how(inside, made.source, sparse, require_room=require_room, on_part=on_part)
+
+
+def _as_quantised(file: Path, settings: ExportSettings, model: str, made: RebuiltModel) -> tuple[RebuiltModel, str]:
+    """The model with the weights that llama.cpp's quantiser has left in the file, and their types in words.
+
+    Unchanged where it has made none.
+    """
+    if settings.weights not in MADE_BY_LLAMA_CPP:
+        return made, ""
+    assert isinstance(made.sparse, PrunedChannels), "form_problem has refused the other shape"
+    found = read_back(file, _dense_gguf(model, settings)[0], made.sparse, settings.weights)
+    sparse = made.sparse.holding(found.blocks, found.others)
+    return replace(made, sparse=sparse), f"; {tensor_types(settings.weights, found.tensors, found.fell_back)}"
 
 
 def _dense_gguf(model: str, settings: ExportSettings) -> tuple[Path, bool]:

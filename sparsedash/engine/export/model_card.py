@@ -10,6 +10,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from typing import get_args
 
 from huggingface_hub import ModelCard, ModelCardData, metadata_load
 from yaml import YAMLError
@@ -17,7 +18,7 @@ from yaml import YAMLError
 from sparsedash.catalog import presets
 from sparsedash.catalog.families import one_width
 from sparsedash.catalog.gguf_reader import opened_gguf
-from sparsedash.engine.export.export_files import WrittenFiles
+from sparsedash.engine.models.gguf_writing import WrittenFiles
 from sparsedash.engine.models.hub import fetch
 from sparsedash.engine.models.loading import Source, gguf_file
 from sparsedash.engine.run.run_context import software_versions
@@ -29,6 +30,7 @@ from sparsedash.reporting.run_results import Judged
 from sparsedash.reporting.verdicts import loss_cells
 from sparsedash.schema.errors import ModelError
 from sparsedash.schema.export_settings import ExportSettings, Proof
+from sparsedash.schema.method_settings import Quantisation
 from sparsedash.schema.records import Pruned, Record
 from sparsedash.schema.settings import BUILTIN_MODEL
 from sparsedash.stats.tolerance import Tolerance
@@ -77,6 +79,8 @@ def model_card(facts: CardFacts) -> str:
     if facts.source.source_type and (file := gguf_file(facts.sparse.model)):
         size = file.stat().st_size / 1e6
         note += f" {wording.source_note(facts.source.source_type)} That file takes {size:,.1f} MB."
+    if settings.weights in get_args(Quantisation):
+        note += f" What is said of losses was measured before the weights were rounded to {settings.weights}."
     usage = f"""```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -89,7 +93,7 @@ tokenizer = AutoTokenizer.from_pretrained("PATH")
     text = f"""# {base}, pruned by {gone}
 
 A sparse model of {base}: {removed} by SparseDash, {100 * made.reached.weights:.1f} % of the decoder blocks' weights.
-In {settings.weights} it takes {written.size / 1e6:,.1f} MB, the dense model
+In {settings.weights} it takes {written.size / 1e6:,.1f} MB, the dense model in {settings.base_weights}
 {written.base_size / 1e6:,.1f} MB. {note.strip()}
 
 ## Method

@@ -7,12 +7,8 @@ help.
 """
 
 import json
-import os
-import subprocess
-import sys
 import tempfile
 import time
-from contextlib import suppress
 from dataclasses import replace
 from importlib.util import find_spec
 from math import inf
@@ -25,7 +21,9 @@ from torch import Tensor, nn
 
 from sparsedash.engine.evaluation.questions import questions_of
 from sparsedash.engine.export import reloaded
-from sparsedash.engine.export.export_files import gguf_rounded
+from sparsedash.engine.models.fresh_process import run_program
+from sparsedash.engine.models.gguf_quantising import MADE_BY_LLAMA_CPP
+from sparsedash.engine.models.gguf_writing import gguf_rounded
 from sparsedash.engine.models.loading import ModelShelf
 from sparsedash.engine.pruning.surgery import is_projection, weight_of
 from sparsedash.engine.run.sparse_models import RebuiltModel
@@ -35,13 +33,13 @@ from sparsedash.schema.progress import OnStep, Step
 from sparsedash.schema.records import Passages, Record
 
 N_VERDICTS = 50
-_LOOK_S = 0.5
 
 ALLOWED = 1e-3
 """The largest difference of logits: other sums of the same numbers, no other model."""
 
-ALLOWED_GGUF: dict[Weights, float] = {"float32": 2e-3, "float16": 0.25, "q8_0": 2.0}
-"""llama.cpp rounds what it multiplies float16 and q8_0 weights with in the same way."""
+ALLOWED_GGUF: dict[Weights, float] = {"float32": 2e-3, "float16": 0.25}
+ALLOWED_QUANTISED = 2.0
+"""llama.cpp rounds what it multiplies float16 and quantised weights with in the same way, the latter's to 8 bits."""
 
 ALLOWED_GELU = 0.05
 """Of any file in llama.cpp whose model has a GELU, which is looked up there in a table of float16 numbers."""
@@ -49,7 +47,6 @@ ALLOWED_GELU = 0.05
 _DIFFERING = 0.1
 """Share of the verdicts that may differ where llama.cpp rounds more than the weights."""
 
-_KEPT = ("PATH", "HOME", "TMPDIR", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
 _ADVICE = (
     "The files were deleted; the run and its results are kept. Try another form or float32 weights, and please report "
     "this with the model, the method and the form."
@@ -85,7 +82,7 @@ def prove_files(
     is_rounded, is_gguf = settings.weights not in (loaded.dtype, "float32"), what.is_file()
     assert made.sparse is not None
     with made.sparse.applied(), torch.inference_mode():
-        if is_rounded:
+        if is_rounded and settings.weights not in MADE_BY_LLAMA_CPP:
             # In place, since a second model may not fit; the dense one is read again when it is needed.
             shelf.let_go()
             round_weights_(loaded.model, settings.form, settings.weights)
@@ -127,7 +124,7 @@ def _gguf_allowed(weights: Weights, config: Any) -> float:
     """BLOOM's config does not name its GELU: its code has no other function."""
     names = ("hidden_activation", "hidden_act", "activation_function", "activation")
     is_gelu = config.model_type == "bloom" or any("gelu" in str(getattr(config, name, "")) for name in names)
-    return max(ALLOWED_GGUF[weights], ALLOWED_GELU if is_gelu else 0)
+    return max(ALLOWED_GGUF.get(weights, ALLOWED_QUANTISED), ALLOWED_GELU if is_gelu else 0)
 
 
 def _run_program(
@@ -135,30 +132,23 @@ def _run_program(
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Answers of a fresh process; the job can be stopped while it runs. Raises ExportError if it fails."""
     asked = {"questions": questions, "n_threads": torch.get_num_threads()}
-    with tempfile.TemporaryDirectory(prefix="sparsedash-") as place, (Path(place) / "log").open("wb") as log:
+    with tempfile.TemporaryDirectory(prefix="sparsedash-") as place:
         question_file, answers = Path(place) / "questions.json", Path(place) / "answers.json"
         count = Path(f"{answers}.count")
         question_file.write_text(json.dumps(asked), encoding="utf-8")
-        command = [sys.executable, "-I", reloaded.__file__, str(what), str(question_file), str(answers)]
-        environment = {name: os.environ[name] for name in _KEPT if name in os.environ}
-        environment |= {"HF_HUB_OFFLINE": "1", "HF_HOME": place, "PYTHONIOENCODING": "utf-8"}
-        with subprocess.Popen(  # noqa: S603 - our own program
-            command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
-        ) as process:
-            try:
-                while process.poll() is None:
-                    n_answered = count.stat().st_size if count.exists() else 0
-                    on_step(
-                        Step("prove", len(questions) + n_answered, 2 * len(questions), message="Evaluating the files")
-                    )
-                    with suppress(subprocess.TimeoutExpired):
-                        process.wait(timeout=_LOOK_S)
-            finally:
-                process.kill()
-        if process.returncode != 0:
-            lines = (Path(place) / "log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
-            reason = f"exit code {process.returncode}: {lines[-1][:300] if lines else 'no output'}"
-            raise ExportError(f"A fresh process could not load the files: {reason}.", _ADVICE)
+
+        def report() -> None:
+            n_answered = count.stat().st_size if count.exists() else 0
+            on_step(Step("prove", len(questions) + n_answered, 2 * len(questions), message="Evaluating the files"))
+
+        run_program(
+            reloaded.__file__,
+            [str(what), str(question_file), str(answers)],
+            on_look=report,
+            failed="A fresh process could not load the files",
+            advice=_ADVICE,
+            environment={"HF_HUB_OFFLINE": "1", "HF_HOME": place, "PYTHONIOENCODING": "utf-8"},
+        )
         # In memory, since the files are deleted.
         return json.loads(answers.read_text(encoding="utf-8")), load(Path(f"{answers}.safetensors").read_bytes())
 

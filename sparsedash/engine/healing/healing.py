@@ -50,12 +50,12 @@ class HealedWeights:
     n_tokens: int
 
 
-def require_resident(streamed: bool) -> None:
-    """Raise CalibrationError where a model cannot be healed since its weights stay in their files."""
+def require_resident(streamed: bool, what: str = "healed") -> None:
+    """Raise CalibrationError where a model cannot be healed or quantised since its weights stay in their files."""
     if streamed:
         raise CalibrationError(
-            "A model whose weights stay in their files cannot be healed: training needs all of them in memory.",
-            "Run it unhealed, choose a smaller model or bfloat16, or use a machine with more memory.",
+            f"A model whose weights stay in their files cannot be {what}: that needs all of them in memory.",
+            f"Run it without being {what}, choose a smaller model or bfloat16, or use a machine with more memory.",
         )
 
 

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, AutoTokenizer, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from sparsedash.catalog.families import FAMILIES, Family, config_problem
+from sparsedash.catalog.families import FAMILIES, Family, config_problem, is_gguf
 from sparsedash.catalog.model_shape import ModelShape, model_shape
 from sparsedash.engine.models.checkpoint_reading import (
     FLOAT_TYPES,
@@ -202,11 +202,6 @@ class ModelShelf:
     def keep(self, loaded: LoadedModel) -> None:
         """Make this the one kept, where somebody still holds a model that this shelf has let go."""
         self._kept = loaded
-
-
-def is_gguf(reference: str) -> bool:
-    """Whether the model is one .gguf file, as the built-in one is."""
-    return reference == BUILTIN_MODEL or Path(reference).suffix == ".gguf"
 
 
 def gguf_file(reference: str) -> Path | None:

@@ -162,11 +162,14 @@ _PATTERN = {"gemma2": 2, "gemma3": 6}
 class GgufModel:
     """One GGUF file, whose keys and tensors are all known: see `catalog.gguf_names.gguf_problem`."""
 
-    def __init__(self, reader: GgufReader) -> None:
+    def __init__(self, reader: GgufReader, own: str = "") -> None:
+        """own: the dense model's architecture, where the file has one that reads a width for each block."""
         self._values = reader.values
         self._tensors = {tensor.name: tensor for tensor in reader.tensors}
-        self._name = str(self._values["general.architecture"])
+        self._graph = str(self._values["general.architecture"])
+        self._name = own or self._graph
         self._known = ARCHITECTURES[self._name]
+        self.kinds: dict[str, str] = {}
         self._has_two_norms = "blk.0.attn_norm_2.weight" in self._tensors
 
     def config(self) -> PretrainedConfig:
@@ -193,18 +196,20 @@ class GgufModel:
         found = {}
         for number, (name, tensor) in enumerate(self._tensors.items()):
             on_part(number, 2 * len(self._tensors))
-            ours = self._known.tensors[general_name(name)]
-            if ours != "rope_parameters":
-                values = quants.dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
-                ours = ours.replace("#", name.split(".")[1])
-                if not self._has_two_norms:
-                    # Falcon's norm before both parts of a block.
-                    ours = ours.replace(".ln_mlp.", ".input_layernorm.")
-                found[ours] = torch.from_numpy(np.array(self._reordered(name, values, config)))
+            values = quants.dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
+            for own, part in self._parts(name, values, config):
+                ours = self._known.tensors[general_name(own)]
+                if ours != "rope_parameters":
+                    ours = ours.replace("#", own.split(".")[1])
+                    if not self._has_two_norms:
+                        # Falcon's norm before both parts of a block.
+                        ours = ours.replace(".ln_mlp.", ".input_layernorm.")
+                    self.kinds[ours] = tensor.tensor_type.name
+                    found[ours] = torch.from_numpy(np.array(self._reordered(own, part, config)))
         if self._name == "llama":
             # One projection with a bias gives one to all; llama.cpp adds nothing where a file has none.
             for name in [name for name in found if name.endswith("_proj.weight")]:
-                if config.attention_bias if ".self_attn." in name else config.mlp_bias:
+                if getattr(config, "attention_bias" if ".self_attn." in name else "mlp_bias", False):
                     found.setdefault(name.removesuffix("weight") + "bias", torch.zeros(len(found[name])))
         return found
 
@@ -345,11 +350,19 @@ class GgufModel:
         theta = float(self._own("rope.freq_base_swa", 10_000.0))
         return {"full_attention": made, "sliding_attention": {"rope_type": "default", "rope_theta": theta}}
 
+    def _parts(self, name: str, values: Array, config: PretrainedConfig) -> list[tuple[str, Array]]:
+        """The tensor under its name; q, k and v where `openelm` has qwen3's one below the other."""
+        if self._graph != "openelm" or ".attn_qkv." not in name:
+            return [(name, values)]
+        n_q, n_kv = (heads * config.head_dim for heads in (config.num_attention_heads, config.num_key_value_heads))
+        rows = np.split(values, [n_q, n_q + n_kv])
+        return [(name.replace("qkv", part), own) for part, own in zip("qkv", rows, strict=True)]
+
     def _reordered(self, name: str, values: Array, config: PretrainedConfig) -> Array:
         """Undo the reordering of llama.cpp's converter."""
         part, heads = name.removeprefix("blk.").partition(".")[2], config.num_attention_heads
         match self._name:
-            case "llama" if part.startswith(("attn_q.", "attn_k.")):
+            case "llama" | "qwen2" if self._graph in ("llama", "deci") and part.startswith(("attn_q.", "attn_k.")):
                 n = heads if part.startswith("attn_q.") else config.num_key_value_heads
                 return values.reshape(n, -1, 2, *values.shape[1:]).swapaxes(1, 2).reshape(values.shape)
             case "gemma2" | "gemma3" if name.endswith("norm.weight"):

@@ -13,12 +13,14 @@ from dataclasses import replace
 from functools import partial
 
 from sparsedash.catalog.budgets import mlp_share, require_possible
+from sparsedash.catalog.families import quantise_problem
 from sparsedash.catalog.resources import MODELS_TOGETHER, kept_bytes, needs_fisher
 from sparsedash.engine.calibration.calibration_cache import CacheEvicted, mismatch_warning
 from sparsedash.engine.calibration.statistics import few_tokens_warning
 from sparsedash.engine.evaluation.early_stopping import StopRule
 from sparsedash.engine.evaluation.evaluate import EvaluatedModel, evaluate_together
 from sparsedash.engine.healing.healing import require_held_out, require_resident
+from sparsedash.engine.models.checkpoint_reading import read_config
 from sparsedash.engine.models.loading import ModelShelf
 from sparsedash.engine.models.matmul import fastest_products
 from sparsedash.engine.pruning.surgery import out_weight
@@ -150,6 +152,11 @@ def _check_run(run: RunContext) -> None:
     if any(method.heal_steps for method in settings.methods):
         require_resident(run.streamed)
         require_held_out(len(run.expected_lengths))
+    if settings.quantised_to:
+        model_type = read_config(run.source.folder, run.source.reference).model_type
+        if problem := quantise_problem(settings.model, model_type):
+            raise SettingsError("quantise", ", ".join(settings.quantised_to), "nothing here", f"Reason: {problem}.")
+        require_resident(run.streamed, "quantised")
     run.warn_of_passages()
     if run.tasks and settings.evaluation.stop_early:
         run.log.warn("Tasks are answered in full: stopping early is of the passages.")

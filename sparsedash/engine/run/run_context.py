@@ -12,23 +12,18 @@ from random import Random
 
 import msgspec
 import torch
+from torch import Tensor
 
 import sparsedash
+from sparsedash.catalog.families import is_gguf
 from sparsedash.catalog.model_shape import ModelShape, model_shape
 from sparsedash.catalog.resources import USABLE, WIDE_BYTES, is_streamed, least_memory
 from sparsedash.engine.calibration.calibration_cache import Calibration, PassageActivations
 from sparsedash.engine.calibration.statistics import reading_stored
+from sparsedash.engine.evaluation.divergence import N_COMPARED, next_token_scores
 from sparsedash.engine.evaluation.questions import choose_passages, distinct_passages, n_leaked
 from sparsedash.engine.models.checkpoint_reading import read_config
-from sparsedash.engine.models.loading import (
-    LoadedModel,
-    ModelShelf,
-    Source,
-    is_gguf,
-    locate_model,
-    max_length,
-    stream_model,
-)
+from sparsedash.engine.models.loading import LoadedModel, ModelShelf, Source, locate_model, max_length, stream_model
 from sparsedash.engine.models.matmul import widen_once
 from sparsedash.engine.tasks.harness import HarnessTask, load_tasks
 from sparsedash.engine.texts.corpora import Texts, calibration_sequences, read_texts, story_openings
@@ -236,6 +231,17 @@ class RunContext:
             if task.n_written >= most:
                 raise CorpusError(f"{task.name} asks for {task.n_written:,} written tokens; the model has {most:,}.")
         return found
+
+    @cached_property
+    def first_passages(self) -> list[list[int]]:
+        """Token ids of a few passages, on which predictions are compared token by token."""
+        chosen = zip(self.passages.contexts[:N_COMPARED], self.passages.targets, strict=False)
+        return [self.loaded.tokens(context + target)[: self.loaded.max_length] for context, target in chosen]
+
+    @cached_property
+    def dense_scores(self) -> list[Tensor]:
+        """What the dense model predicts on these. Asked while the loaded model is the dense one."""
+        return next_token_scores(self.loaded, self.first_passages)
 
     def warn_of_passages(self) -> None:
         """Warn of passages that occur more than once, and of fewer passages than were asked for."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, partial
+from importlib.metadata import version
 from typing import TypeVar
 
 import msgspec
@@ -17,12 +18,16 @@ import torch
 from torch import Tensor, nn
 
 from sparsedash.catalog.budgets import channel_share, reached
+from sparsedash.catalog.gguf_reader import opened_gguf
 from sparsedash.engine.calibration.calibration_cache import CacheEvicted, Calibration, PassageActivations
 from sparsedash.engine.calibration.gradients import OnBlock
 from sparsedash.engine.calibration.sequential_refit import refit_sequentially
 from sparsedash.engine.calibration.statistics import WalkCheckpoint, pack_tensors, reading_stored, unpacked
+from sparsedash.engine.evaluation.divergence import mean_divergence, next_token_scores
 from sparsedash.engine.healing.healing import HealingCheckpoint, heal
-from sparsedash.engine.models.loading import LoadedModel, ModelShelf, Source
+from sparsedash.engine.models.gguf_quantising import read_back, write_quantised
+from sparsedash.engine.models.gguf_writing import dense_bytes
+from sparsedash.engine.models.loading import LoadedModel, ModelShelf, Source, gguf_file
 from sparsedash.engine.models.matmul import fastest_products
 from sparsedash.engine.pruning.channel_pruning import ALLOCATIONS, prune_channels
 from sparsedash.engine.pruning.compensation import COMPENSATIONS, BlockErrors, channel_errors, passage_error
@@ -31,11 +36,13 @@ from sparsedash.engine.pruning.surgery import PrunedMlp, pruned, reparametrised,
 from sparsedash.engine.pruning.weight_pruning import MaskedBlock, prune_weights, weight_passage_error
 from sparsedash.engine.run.run_context import RunContext
 from sparsedash.schema.errors import JobError, StoreError
-from sparsedash.schema.method_settings import MethodSettings, Scope
-from sparsedash.schema.progress import OnStep, Step
-from sparsedash.schema.records import Healed, Pruned, Reached, Record, about_artefact
+from sparsedash.schema.export_settings import EXPORTS
+from sparsedash.schema.method_settings import MethodSettings, Quantisation, Scope
+from sparsedash.schema.progress import OnStep, Step, begin_parts
+from sparsedash.schema.records import Healed, Pruned, Quantised, Reached, Record, about_artefact
 from sparsedash.schema.settings import RunSettings
 from sparsedash.schema.store_keys import healed_part, plain_share, pruned_key
+from sparsedash.storage.model_folders import passing_folder, require_export_room, sweep_exports
 from sparsedash.storage.store import StageCheckpoint, Store
 
 T = TypeVar("T")
@@ -50,16 +57,18 @@ _BITS = {2: torch.int16, 4: torch.int32}
 class PrunedChannels:
     """A model whose MLPs have fewer channels: its new MLPs, their errors, and losses where measured.
 
-    alone: loss of the model by the cut of each block alone. Of a healed one: norms: its norms by the names of their
-    parameters. healed: what healing did; the errors are those before.
+    alone: loss of the model by the cut of each block alone. others: parameters beside the MLPs that are not dense's,
+    by name: of a healed one its norms, of a quantised one all. healed, quantised: what was done to it last; the errors
+    are those before.
     """
 
     loaded: LoadedModel
     blocks: LazySequence[PrunedMlp]
     errors: Sequence[BlockErrors]
     alone: Callable[[], list[float]]
-    norms: Mapping[str, Tensor] = field(default_factory=dict)
+    others: Mapping[str, Tensor] = field(default_factory=dict)
     healed: Healed | None = None
+    quantised: Quantised | None = None
 
     def round_(self, index: int) -> None:
         """Keep this block in the model's own type from now on, to which it is rounded in any case."""
@@ -73,8 +82,12 @@ class PrunedChannels:
         """Inside, the loaded model is the sparse one; afterwards the dense one again."""
         mlps = enumerate(self.loaded.mlps)
         changes = [lambda index=index, mlp=mlp: pruned([mlp], [self.blocks[index]]) for index, mlp in mlps]
-        with reparametrised(self.loaded.model, self.norms), self.loaded.residency.changed(changes):
+        with reparametrised(self.loaded.model, self.others), self.loaded.residency.changed(changes):
             yield
+
+    def holding(self, blocks: Sequence[PrunedMlp], others: Mapping[str, Tensor]) -> "PrunedChannels":
+        """The same model with these weights."""
+        return replace(self, blocks=LazySequence(len(blocks), blocks.__getitem__), others=others)
 
     @property
     def widths(self) -> list[int]:
@@ -82,8 +95,9 @@ class PrunedChannels:
         return [len(narrow.kept) for narrow in self.blocks]
 
     def reached(self) -> Reached:
-        """What is gone, of every budget."""
-        return reached(self.loaded.shape, self.widths)
+        """What is gone, of every budget; of a quantised file's bytes, of those of the dense model in 16 bits."""
+        found, of = reached(self.loaded.shape, self.widths), self.quantised
+        return replace(found, bytes=max(0.0, 1 - of.n_bytes / of.dense_bytes)) if of else found
 
     @property
     def watched(self) -> list[list[str]]:
@@ -155,7 +169,8 @@ class MeasuredModel:
     """A sparse model and its errors, made block by block while the loaded model is the dense one."""
 
     def __init__(self, run: RunContext, method: MethodSettings, permille: int) -> None:
-        self.model, self._run, self._method, self._permille = sparse_model(run, method, permille), run, method, permille
+        self._run, self._method, self._permille = run, method, permille
+        self.model = sparse_model(run, method.unquantised, permille)
         self._passage_errors = LazySequence(len(self.model.errors), self._passage_error)
 
     def measure(self, index: int) -> None:
@@ -184,12 +199,31 @@ class MeasuredModel:
             passage_errors=tuple(known) if len(known) == len(self._passage_errors) else (),
             alone=tuple(self.model.alone()),
             healed=self.model.healed if isinstance(self.model, PrunedChannels) else None,
+            quantised=self._quantised,
         )
 
-    def heal(self) -> None:
-        """Heal the model, all of whose blocks are made, where its method does; from the store where it is known."""
-        if self._method.heal_steps and self._permille and isinstance(self.model, PrunedChannels):
-            self.model = _healed(self._run, self._method, self._permille, self.model)
+    def finish(self) -> None:
+        """Heal and quantise the model, all of whose blocks are made, where its method does.
+
+        Healed weights are from the store where they are known; a quantised file is made anew.
+        """
+        if not isinstance(self.model, PrunedChannels):
+            return
+        if self._method.heal_steps and self._permille:
+            self.model = _healed(self._run, self._method.unquantised, self._permille, self.model)
+        if self._method.quantise:
+            self.model = _quantised(self._run, self._method.quantise, self.model)
+
+    @cached_property
+    def _quantised(self) -> Quantised | None:
+        """The model's, with its divergence from the dense model."""
+        found = self.model.quantised if isinstance(self.model, PrunedChannels) else None
+        if found is None:
+            return None
+        dense, loaded = self._run.dense_scores, self._run.loaded
+        with self._run.log.timed("evaluate"), self.model.applied():
+            own = next_token_scores(loaded, self._run.first_passages)
+        return replace(found, divergence=mean_divergence(dense, own), n_tokens=sum(map(len, dense)))
 
     @cached_property
     def _activations(self) -> PassageActivations:
@@ -231,7 +265,7 @@ def make_blocks(
                 made = MeasuredModel(run, method, permille)
                 for index in range(len(run.loaded.blocks)):
                     block(made, index)
-                made.heal()
+                made.finish()
                 return made
             except CacheEvicted as gone:
                 if str(gone) in lost:
@@ -380,7 +414,30 @@ def _healed(run: RunContext, method: MethodSettings, permille: int, made: Pruned
     # The last one: with it they are whole.
     run.store.put_artefact(healed_part(key, "figures"), msgspec.json.encode(figures), about)
     checkpoint.done()
-    return replace(made, blocks=_listed(found.blocks), norms=found.norms, healed=figures)
+    return replace(made.holding(found.blocks, found.norms), healed=figures)
+
+
+def _quantised(run: RunContext, kind: Quantisation, made: PrunedChannels) -> PrunedChannels:
+    """The model with the weights of a file of this type, made as an export makes it, read back and deleted."""
+    dense_file = gguf_file(run.source.reference)
+    assert dense_file is not None, "quantise_problem has refused every other model"
+    step = Step("prune", 0, 1, message=f"Quantising to {kind.upper()}")
+    exports = run.store.folder / EXPORTS
+    sweep_exports(exports)
+    with passing_folder(exports) as place:
+        file, room = place / "quantised.gguf", partial(require_export_room, place)
+        on_part = begin_parts(step, run.log.on_step)
+        written = write_quantised(file, dense_file, made, kind, is_base=True, require_room=room, on_part=on_part)
+        found, full_bytes = read_back(file, dense_file, made, kind), dense_bytes(opened_gguf(file), "float16")
+    figures = Quantised(
+        n_bytes=written.size,
+        full_bytes=full_bytes,
+        dense_bytes=dense_bytes(opened_gguf(dense_file), "float16"),
+        tensors=found.tensors,
+        fell_back=found.fell_back,
+        quantiser=version("llama-cpp-py-sync"),
+    )
+    return replace(made.holding(found.blocks, found.others), quantised=figures)
 
 
 def _known_healed(run: RunContext, key: str, made: PrunedChannels) -> PrunedChannels | None:
@@ -396,7 +453,7 @@ def _known_healed(run: RunContext, key: str, made: PrunedChannels) -> PrunedChan
     with unpacked(norms, "norms") as tensors, reading_stored("healing"):
         healed = msgspec.json.decode(figures, type=Healed)
     run.log.note_cached("healed weights")
-    return replace(made, blocks=_listed(narrowed), norms=tensors, healed=healed)
+    return replace(made.holding(narrowed, tensors), healed=healed)
 
 
 def protect_healed(record: Record, store: Store) -> None:
@@ -404,10 +461,6 @@ def protect_healed(record: Record, store: Store) -> None:
     if record.pruned is not None and record.pruned.healed is not None:
         parts = healed_part(record.pruned.healed.weights, "")
         store.retag_artefacts(parts, about_artefact("healed", record.model_identity))
-
-
-def _listed(blocks: Sequence[PrunedMlp]) -> LazySequence[PrunedMlp]:
-    return LazySequence(len(blocks), blocks.__getitem__)
 
 
 def _packed(run: RunContext, pack: Callable[[T], bytes], part: T) -> bytes:

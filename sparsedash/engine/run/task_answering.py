@@ -24,7 +24,8 @@ Answering = tuple[Point, str, Callable[[], SparseModel] | None]
 
 def point_label(point: Point) -> str:
     """The model in words."""
-    return f"{point[1] / 10:g} % sparse" if point else "dense"
+    quantised = f", {point[0].quantise.upper()}" if point and point[0].quantise else ""
+    return f"{point[1] / 10:g} % sparse{quantised}" if point else "dense"
 
 
 def answer_tasks(run: RunContext, models: Sequence[Answering]) -> None:

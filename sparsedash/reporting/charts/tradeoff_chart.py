@@ -49,6 +49,8 @@ _LEAST_APART, _MOST_APART = 0.02, 0.08
 """How far apart the points of two methods are drawn at least, so that each can be clicked, and those of all methods
 together at most, as shares of the axis.
 """
+_TOGETHER = 0.12
+"""Share of the axis within which verdicts of one sparsity stand one below the other."""
 _ARROW = 18
 """Pixels from a mark down to the tip of its arrow."""
 _VERDICT_ROW, _VERDICT = 18, 12
@@ -193,7 +195,12 @@ def gain_chart(tradeoff: TradeoffData, gained: Gained, measure: Measure, theme: 
     for _, x, point in won:
         if point.key not in labelled:
             continue
-        text = " ".join([*(VERDICT_GLYPHS[each] for each in _verdict(point, measure)), f"{point.permille / 10:g} %"])
+        text = " ".join(
+            [
+                *(VERDICT_GLYPHS[each] for each in _verdict(point, measure)),
+                f"{point.permille / 10:g} %" if point.permille else "dense",
+            ]
+        )
         value = max(axis.edge, point.readings[measure][0].value)
         notes += room.note(text, (x, value), _verdict_ink(point, measure, colours), colours.muted)
     title = "Answers broken, % of {total:,}; lower is worse" if measure == "flips" else TITLES[measure]
@@ -436,25 +443,30 @@ def _verdict_rows(
 
     A verdict too near to the one before it on a phone goes one row down. at: the places of all points.
     """
-    (left, right), middles = x_range, dict[int, list[float]]()
-    for (_, permille), x in at.items():
-        middles.setdefault(permille, []).append(x)
-    columns, ends = dict[int, tuple[float, int]](), list[float]()
-    for permille, xs in sorted(middles.items()):
-        place = WIDTHS[0] * (fmean(xs) - left) / (right - left)
-        level = next((i for i, end in enumerate(ends) if place - end >= _VERDICT), len(ends))
-        ends[level : level + 1] = [place]
-        columns[permille] = fmean(xs), level
+    (left, right), groups = x_range, dict[int, list[tuple[str, int]]]()
+    for place in at:
+        groups.setdefault(place[1], []).append(place)
+    middles = dict[tuple[str, int], float]()
+    for group in groups.values():
+        xs = [at[place] for place in group]
+        # Quantised models of one sparsity stand far apart, each with its verdict under it.
+        apart = max(xs) - min(xs) > _TOGETHER * (right - left)
+        middles |= {place: at[place] if apart else fmean(xs) for place in group}
+    columns, ends = dict[float, int](), list[float]()
+    for x in sorted(set(middles.values())):
+        pixels = WIDTHS[0] * (x - left) / (right - left)
+        columns[x] = next((i for i, end in enumerate(ends) if pixels - end >= _VERDICT), len(ends))
+        ends[columns[x] : columns[x] + 1] = [pixels]
     notes, n_levels = list[dict[str, Any]](), max(1, len(ends))
-    for i, points in enumerate(tradeoff.lines.values()):
+    for i, (label, points) in enumerate(tradeoff.lines.items()):
         row: dict[str, Any] = {"yref": "paper", "yshift": -_VERDICT_ROW * (i * n_levels + 0.7)}
         name, size = (_sign(i), 14) if len(tradeoff.lines) > 1 else ("verdict", 12)
         ink = colours.muted if name == "verdict" else _inks(tradeoff, i, "sparse", colours)[1]
         notes.append(style.annotation(name, 0, 0, ink, size, xref="paper", xanchor="right", xshift=-8, **row))
         for point in points:
             for verdict in _verdict(point, measure):
-                (x, level), tint = columns[point.permille], _verdict_ink(point, measure, colours)
-                below = row | {"yshift": row["yshift"] - _VERDICT_ROW * level}
+                x, tint = middles[label, point.permille], _verdict_ink(point, measure, colours)
+                below = row | {"yshift": row["yshift"] - _VERDICT_ROW * columns[x]}
                 notes.append(style.annotation(VERDICT_GLYPHS[verdict], x, 0, tint, **below))
     return notes, _VERDICT_ROW * n_levels * len(tradeoff.lines) + 6
 

@@ -1,9 +1,13 @@
 """GGUF files: a width for each block where llama.cpp has a graph for it, one width elsewhere, proven by llama.cpp."""
 
+import numpy as np
 import pytest
-from gguf import GGUFReader
+from gguf import GGUFReader, quants
 
 from sparsedash.catalog.families import PER_LAYER
+from sparsedash.engine.models.gguf_writing import gguf_type
+from sparsedash.engine.models.loading import locate_model
+from sparsedash.engine.models.quantiser import quantise
 from sparsedash.schema.errors import ExportError, SettingsError
 from sparsedash.schema.records import Record
 from tests.engine.export.conftest import exported
@@ -49,11 +53,36 @@ def test_a_fresh_process_proves_a_model_of_one_width_under_its_own_architecture(
 
 
 def test_rounded_weights_are_those_that_llama_cpp_reads(llama, tmp_path):
-    for weights in ("float16", "q8_0"):
+    for weights in ("float16", "q8_0", "q6_k", "q4_k_m", "q4_0"):
         made = exported(llama, 0, "gguf", tmp_path / weights, weights=weights)
         assert made.proof.n_meant >= 18
+        assert [file.name for file in (tmp_path / weights).glob("*.gguf")] == [f"{weights}.gguf"]
+    assert made.layout.startswith("a width for each block, as deci; q4_0: tensors ")
     again = exported(llama, 0, "gguf", tmp_path / "again")
     assert again.proof.logit_difference < 1e-4, "rounding the model in memory has not changed the next export"
+
+
+@pytest.mark.parametrize("family", ["falcon", "gemma3", "gpt2", "phi3", "qwen2", "qwen3"])
+def test_a_quantised_file_is_read_back_as_llama_cpp_reads_it(family, gguf_of, finished_run, tmp_path):
+    made = exported(finished_run(gguf_of(family)), 0, "gguf", tmp_path / "out", weights="q4_0")
+    assert made.proof.n_meant >= 18 and made.proof.logit_difference < 0.3
+
+
+def test_a_full_file_keeps_the_type_of_the_quantised_one_that_it_comes_from(finished_run, tmp_path):
+    base = write_tiny_gguf(tmp_path / "base.gguf", quantised="Q8_0", hidden_size=64, intermediate_size=128)
+    exported(finished_run(base), 1, "gguf", tmp_path / "out", weights="float16")
+    out = tmp_path / "out" / "out.gguf"
+    assert locate_model(str(out), finished_run(base)[0]).source_type == "Q8_0"
+
+
+def test_q8_0_is_written_here_to_the_bits_of_llama_cpp(gguf_of, tmp_path):
+    quantise(str(gguf_of("llama")), str(tmp_path / "theirs.gguf"), 7, 1)
+    for tensor in GGUFReader(tmp_path / "theirs.gguf").tensors:
+        dense = next(each for each in GGUFReader(gguf_of("llama")).tensors if each.name == tensor.name)
+        kind = gguf_type(tensor.name, dense.data.shape, "q8_0")
+        assert tensor.tensor_type is kind and np.array_equal(quants.quantize(dense.data, kind), tensor.data), (
+            tensor.name
+        )
 
 
 @pytest.mark.parametrize(("weights", "most", "n_allowed"), [("float32", 1e-4, 0), ("q8_0", 0.3, 2)])

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from sparsedash.engine.export.export_files import write_gguf
 from sparsedash.engine.healing import healing
+from sparsedash.engine.models.gguf_writing import write_gguf
 from sparsedash.engine.models.loading import ModelShelf, load_model, locate_model
 from sparsedash.engine.run import pipeline
 from sparsedash.engine.run.sparse_models import rebuild_model
@@ -55,5 +55,5 @@ def test_every_norm_has_its_place_in_a_gguf_file(family, healed_run, tmp_path):
     write_gguf(tmp_path / "out.gguf", dense, made.sparse, "float32", is_base=True, require_room=lambda n_bytes: None)
     again = load_model(locate_model(str(tmp_path / "out.gguf"), store), "float32")
     norms = dict(again.model.named_parameters())
-    for name, norm in made.sparse.norms.items():
+    for name, norm in made.sparse.others.items():
         assert norms[name].tolist() == pytest.approx(norm.tolist(), abs=1e-6)

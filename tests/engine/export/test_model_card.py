@@ -11,8 +11,8 @@ from gguf import GGUFWriter
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 
-from sparsedash.engine.export.export_files import WrittenFiles
 from sparsedash.engine.export.model_card import BUILTIN_BASE, CardFacts, base_licence, hub_name, model_card, public_name
+from sparsedash.engine.models.gguf_writing import WrittenFiles
 from sparsedash.engine.models.loading import ModelShelf, Source
 from sparsedash.engine.run import pipeline
 from sparsedash.reporting.run_results import StoredResults, judge, measure, run_results

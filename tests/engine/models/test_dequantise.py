@@ -175,7 +175,7 @@ def test_a_quantised_file_is_called_by_its_own_name_where_its_tensors_agree(held
     types = gguf.GGMLQuantizationType
     tensors = [SimpleNamespace(tensor_type=types[name], n_elements=count) for name, count in held.items()]
     fields = {} if stated is None else {"general.file_type": SimpleNamespace(contents=lambda: stated)}
-    assert quantised_type(SimpleNamespace(tensors=tensors, fields=fields)) == called
+    assert quantised_type(SimpleNamespace(tensors=tensors, fields=fields, values={})) == called
 
 
 def test_the_type_of_a_file_is_read_once(whole, store, tmp_path, monkeypatch):

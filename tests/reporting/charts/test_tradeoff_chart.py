@@ -257,6 +257,14 @@ def test_verdicts_stand_in_rows_under_the_axis_by_shape_and_colour():
     assert verdict_signs(chart(alone, "accuracy")) == [["verdict", "?", "?"]]
 
 
+def test_verdicts_of_one_sparsity_stand_under_their_points_where_these_are_far_apart():
+    data = judged(tradeoff_data(DENSE, {"plain": [TEN], "quantised": [TEN]}), plain=("within",), quantised=("beyond",))
+    lines = {name: [replace(data.lines[name][0], sparsity=x)] for name, x in (("plain", 12.0), ("quantised", 70.0))}
+    figure = chart(replace(data, lines=lines, asked=()), PERPLEXITY)
+    below = {note["text"]: note["x"] for note in figure["layout"]["annotations"] if note["text"] in "✓✕"}
+    assert below == {"✓": 12.0, "✕": 70.0}
+
+
 def test_verdicts_too_near_to_each_other_for_a_phone_stand_one_row_lower():
     near = far_race(search=[far_point(f"s{p}", p, 0.1, verdicts={PERPLEXITY: "within"}) for p in (100, 110, 120, 500)])
     assert verdict_signs(chart(near, PERPLEXITY)) == [["verdict", "✓", "✓"], ["✓"], ["✓"]]

@@ -1,0 +1,39 @@
+"""How far the predictions of a changed model are from the dense one's, token by token: KL divergence in nats.
+
+Dimensions: n tokens, v vocabulary.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from sparsedash.catalog.resources import compared_tokens
+from sparsedash.engine.models.decoder_blocks import batches_by_length, head_sees_only
+from sparsedash.engine.models.loading import LoadedModel
+
+N_COMPARED = 64
+"""Passages whose tokens are compared."""
+
+_BATCH_TOKENS = 2048
+
+
+@torch.inference_mode()
+def next_token_scores(loaded: LoadedModel, texts: Sequence[Sequence[int]]) -> list[Tensor]:
+    """Log-probabilities (n, v) of the next token after evenly spread tokens of each batch of these token ids."""
+    model, found = loaded.model, list[Tensor]()
+    batches = [b for _, b in batches_by_length(texts, _BATCH_TOKENS, loaded.tokenizer.pad_token_id or 0, model.device)]
+    n_most = compared_tokens(model.get_output_embeddings().weight.shape[0])
+    every = -(-sum(map(len, texts)) // n_most)
+    for batch in batches:
+        places = batch.mask.nonzero()[::every]
+        with head_sees_only(model, places[:, 0], places[:, 1]):
+            logits = model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False).logits
+        found.append(logits.float().log_softmax(dim=-1))
+    return found
+
+
+def mean_divergence(dense: Sequence[Tensor], other: Sequence[Tensor]) -> float:
+    """Mean KL(dense || other) over all tokens. Both: as `next_token_scores` gives them."""
+    kept = (float((of.exp() * (of - own)).sum(dtype=torch.float64)) for of, own in zip(dense, other, strict=True))
+    return max(0.0, sum(kept) / sum(map(len, dense)))

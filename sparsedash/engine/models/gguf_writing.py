@@ -1,0 +1,319 @@
+"""Writes a narrower model as one GGUF file for llama.cpp.
+
+llama.cpp reads one width for a whole model, but for its graphs `deci`, which runs LLaMA's block, and `openelm`: these
+take a width for each. Numpy shapes are torch's, (out, in); GGUF counts the other way. q and k of `llama` files have
+their rows in the order that `deci` rotates; those of `qwen2` have not. Widths of each block were tried by hand against
+llama.cpp b11739 (docs/adr/0019). Dimensions: d hidden width, m inner width, k kept channels, w width in the file.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from gguf import GGMLQuantizationType, GGUFValueType, GGUFWriter, LlamaFileType, quants
+from gguf.quants import quant_shape_to_byte_shape
+from torch import Tensor
+
+from sparsedash.catalog.families import PER_LAYER, one_width
+from sparsedash.catalog.gguf_names import ARCHITECTURES, general_name
+from sparsedash.catalog.gguf_reader import SOURCE_TYPE, GgufReader, opened_gguf, quantised_type
+from sparsedash.engine.models.loading import LoadedModel
+from sparsedash.engine.pruning.surgery import PrunedMlp, out_weight
+from sparsedash.schema.errors import ExportError, SettingsError
+from sparsedash.schema.export_settings import Weights
+from sparsedash.schema.progress import OnPart, ignore_parts
+from sparsedash.schema.settings import Dtype
+
+Array = np.ndarray[Any, Any]
+
+_GGUF_TYPES: dict[Weights, tuple[GGMLQuantizationType, LlamaFileType]] = {
+    "float32": (GGMLQuantizationType.F32, LlamaFileType.ALL_F32),
+    "float16": (GGMLQuantizationType.F16, LlamaFileType.MOSTLY_F16),
+    "q8_0": (GGMLQuantizationType.Q8_0, LlamaFileType.MOSTLY_Q8_0),
+}
+_FULL = ("F32", "F16", "BF16")
+_KEPT_FULL = ("position_embd", "token_types", "rope_freqs", "norm")
+"""Parts of the names of tensors that llama.cpp reads in float32 only."""
+
+_GROUP = 32
+"""Weights that share a scale in q8_0; a row that is no multiple is kept in float16."""
+
+_SHIFTED_NORMS = ("gemma2", "gemma3")
+
+_OTHER_MODEL = "Name one made from the model that was pruned."
+
+
+class NarrowedModel(Protocol):
+    """What is written; see `engine.run.sparse_models.PrunedChannels`."""
+
+    @property
+    def loaded(self) -> LoadedModel:
+        """The dense model."""
+
+    @property
+    def blocks(self) -> Sequence[PrunedMlp]:
+        """The MLP of every block."""
+
+    @property
+    def others(self) -> Mapping[str, Tensor]:
+        """Parameters beside the MLPs that differ from dense's, by name."""
+
+    @property
+    def widths(self) -> list[int]:
+        """Channels of each MLP."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class WrittenFiles:
+    """What was written. size, base_size: bytes of the weights, of the sparse model and of the dense one."""
+
+    layout: str
+    size: int
+    base_size: int
+    file: str = ""
+
+
+def block_tensors(made: NarrowedModel, index: int, width: int | None) -> dict[str, Tensor]:
+    """The tensors of one block's MLP by their names within the block, weights as (out, in).
+
+    width: channels that every MLP has in the file; None: the dense ones, each channel in its own place.
+    """
+    mlp, narrow, family = made.loaded.mlps[index], made.blocks[index], made.loaded.family
+    kept, w = narrow.kept, mlp.width if width is None else width
+    places = kept if width is None else torch.arange(len(kept))
+
+    def placed(part: Tensor) -> Tensor:
+        """The kept rows (k, ...) in their places, zeros elsewhere (w, ...)."""
+        rows = torch.zeros(w, *part.shape[1:], dtype=part.dtype)
+        rows[places] = part
+        return rows
+
+    tensors = {}
+    for number, name in enumerate(family.inner):
+        for kind, part in zip(("weight", "bias"), narrow.inner_part(mlp, number), strict=True):
+            if part is not None:
+                # Gate and up may be parts of one projection.
+                parts = part.detach().cpu().chunk(mlp.fused)
+                tensors[f"{name}.{kind}"] = torch.cat([placed(own) for own in parts])
+    dense = out_weight(mlp)
+    out = torch.zeros(len(dense), w, dtype=dense.dtype)
+    out[:, places] = narrow.out_weight.to("cpu", dense.dtype)
+    tensors[f"{family.out}.weight"] = out
+    bias = mlp.out.bias if narrow.out_bias is None else narrow.out_bias
+    if bias is not None:
+        tensors[f"{family.out}.bias"] = bias.detach().to("cpu", dense.dtype)
+    return tensors
+
+
+@dataclass(frozen=True, eq=False)
+class GgufTensor:
+    """One tensor of a GGUF file: shape as torch has it; kind: its type in the file; make: its numbers, when written."""
+
+    name: str
+    shape: tuple[int, ...]
+    kind: GGMLQuantizationType
+    make: Callable[[], Array]
+
+    @property
+    def n_bytes(self) -> int:
+        """Its bytes in the file."""
+        return int(np.prod(quant_shape_to_byte_shape(self.shape, self.kind)))
+
+
+def gguf_type(name: str, shape: Sequence[int], weights: Weights) -> GGMLQuantizationType:
+    """Type of a tensor in the file: vectors and norms in float32, whatever the weights."""
+    if len(shape) < 2 or any(part in name for part in _KEPT_FULL):
+        return GGMLQuantizationType.F32
+    wanted = _GGUF_TYPES[weights][0]
+    ragged = wanted is GGMLQuantizationType.Q8_0 and shape[-1] % _GROUP
+    return GGMLQuantizationType.F16 if ragged else wanted
+
+
+def write_gguf(
+    file: Path,
+    dense_file: Path,
+    made: NarrowedModel,
+    weights: Weights,
+    *,
+    is_base: bool,
+    require_room: Callable[[int], None],
+    on_part: OnPart = ignore_parts,
+) -> WrittenFiles:
+    """Write the sparse model's file from the dense model's, with one tensor in memory at a time.
+
+    is_base: that was pruned itself, and may be quantised. require_room: as in `write_folder`. on_part: called before
+    each tensor. Raises ModelError, ExportError or SettingsError where it is not a full file of the dense model.
+    """
+    reader = require_full_gguf(dense_file, is_base=is_base)
+    values = reader.values
+    own = str(values["general.architecture"])
+    dense = [_dense_tensor(tensor, own, made.loaded.dtype, weights) for tensor in reader.tensors]
+    _require_same(dense_file, {tensor.name: tensor for tensor in dense}, made)
+    tied = all(tensor.name != "output.weight" for tensor in dense)
+    # The architecture under which llama.cpp may read a width for each block.
+    architecture, widths, layout = own, made.widths, f"one width, as {own}"
+    if not one_width(widths) and own in PER_LAYER and (tied or PER_LAYER[own] != "openelm"):
+        architecture = PER_LAYER[own]
+        layout = f"a width for each block, as {architecture}"
+    elif not one_width(widths):
+        widths = [max(widths)] * len(widths)
+        layout = f"filled up to the widest block, as {own}: llama.cpp reads no width for each block of this family"
+    dense = _with_norms(dense, own, made)
+    kept = [tensor for tensor in dense if not any(f".ffn_{part}." in tensor.name for part in ("gate", "up", "down"))]
+    tensors = [*_converted(kept, own, architecture, values), *_mlp_tensors(made, widths, weights)]
+    size = sum(tensor.n_bytes for tensor in tensors)
+    require_room(size)
+    writer = GGUFWriter(file, architecture)
+    try:
+        _add_keys(writer, reader, widths, int(_GGUF_TYPES[weights][1]))
+        for tensor in tensors:
+            shape, number = quant_shape_to_byte_shape(tensor.shape, tensor.kind), np.dtype(np.uint8)
+            writer.add_tensor_info(tensor.name, shape, number, tensor.n_bytes, raw_dtype=tensor.kind)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        for n_written, tensor in enumerate(tensors):
+            on_part(n_written, len(tensors))
+            writer.write_tensor_data(quants.quantize(tensor.make().astype(np.float32), tensor.kind))
+    finally:
+        writer.close()
+    return WrittenFiles(layout=layout, size=size, base_size=dense_bytes(reader, weights), file=file.name)
+
+
+def dense_bytes(reader: GgufReader, weights: Weights) -> int:
+    """Bytes that the tensors of the dense file take in this type."""
+    shapes = {tensor.name: tuple(int(n) for n in reversed(tensor.shape)) for tensor in reader.tensors}
+    kinds = {name: gguf_type(name, shape, weights) for name, shape in shapes.items()}
+    return sum(int(np.prod(quant_shape_to_byte_shape(shapes[name], kind))) for name, kind in kinds.items())
+
+
+def _add_keys(writer: GGUFWriter, reader: GgufReader, widths: Sequence[int], file_type: int) -> None:
+    """Add the dense file's keys under the new architecture, with the new widths and type."""
+    values, own, architecture = reader.values, reader.values["general.architecture"], writer.arch
+    for name, value in values.items():
+        kind, sub_type = reader.fields[name].types[0], (*reader.fields[name].types, None)[1]
+        # The library writes no empty array, which has no type of its items either.
+        if (kind, sub_type) == (GGUFValueType.ARRAY, None) or name in ("general.architecture", "general.file_type"):
+            continue
+        if name == f"{own}.feed_forward_length":
+            kind, sub_type, value = GGUFValueType.ARRAY, GGUFValueType.UINT32, [int(width) for width in widths]
+            if one_width(widths):
+                kind, sub_type, value = GGUFValueType.UINT32, None, value[0]
+        renamed = f"{architecture}{name.removeprefix(own)}" if name.startswith(f"{own}.") else name
+        writer.add_key_value(renamed, value, kind, sub_type=sub_type)
+    if (source := quantised_type(reader)) and SOURCE_TYPE not in values:
+        writer.add_string(SOURCE_TYPE, source)
+    writer.add_file_type(file_type)
+
+
+def gguf_rounded(values: Array, weights: Weights) -> Array:
+    """A weight (out, in) as it is read back from the file."""
+    kind = gguf_type("", values.shape, weights)
+    back: Array = quants.dequantize(quants.quantize(values.astype(np.float32), kind), kind)
+    return back
+
+
+def _dense_tensor(tensor: Any, own: str, dtype: Dtype, weights: Weights) -> GgufTensor:
+    """A tensor of the dense file in the numbers of the run, which are rounded ones where it ran in bfloat16."""
+    shape = tuple(int(n) for n in reversed(tensor.shape))
+    # Gemma's files hold 1 more than its norms' weights.
+    shift = float(own in _SHIFTED_NORMS and tensor.name.endswith("norm.weight"))
+
+    def make() -> Array:
+        values: Array = quants.dequantize(tensor.data, tensor.tensor_type).reshape(shape)
+        if dtype == "float32" or tensor.name.startswith("rope_"):
+            return values
+        ran: Array = (torch.tensor(values - shift).bfloat16().float() + shift).numpy()
+        return ran
+
+    return GgufTensor(tensor.name, shape, gguf_type(tensor.name, shape, weights), make)
+
+
+def _with_norms(dense: Sequence[GgufTensor], own: str, made: NarrowedModel) -> list[GgufTensor]:
+    """The dense tensors with the norms of a healed model. Raises ExportError where one of them is not in the file."""
+    left, found = dict(made.others), list[GgufTensor]()
+    for tensor in dense:
+        ours = ARCHITECTURES[own].tensors.get(general_name(tensor.name), "").replace("#", tensor.name.split(".")[1])
+        # Falcon's norm before both parts of a block.
+        norm = next(
+            (left.pop(name) for name in (ours, ours.replace("ln_mlp", "input_layernorm")) if name in left), None
+        )
+        shift = float(own in _SHIFTED_NORMS)
+        found.append(tensor if norm is None else replace(tensor, make=partial(_shifted, norm, shift)))
+    if left:
+        raise ExportError(f"The file has no place for {min(left)}, which was healed.", "Choose another form.")
+    return found
+
+
+def _shifted(norm: Tensor, shift: float) -> Array:
+    values: Array = norm.detach().float().cpu().numpy() + np.float32(shift)
+    return values
+
+
+def _mlp_tensors(made: NarrowedModel, widths: Sequence[int], weights: Weights) -> Iterator[GgufTensor]:
+    family = made.loaded.family
+    # A fused projection, or one without a gate, is GGUF's up.
+    inner = ("ffn_gate", "ffn_up") if len(family.inner) > 1 else ("ffn_up",)
+    names = {**dict(zip(family.inner, inner, strict=True)), family.out: "ffn_down"}
+
+    def make(index: int, width: int, name: str) -> Array:
+        values: Array = block_tensors(made, index, width)[name].float().numpy()
+        return values
+
+    for index, width in enumerate(widths):
+        for name, tensor in block_tensors(made, index, width).items():
+            module, _, kind = name.rpartition(".")
+            there, shape = f"blk.{index}.{names[module]}.{kind}", tuple(tensor.shape)
+            yield GgufTensor(there, shape, gguf_type(there, shape, weights), partial(make, index, width, name))
+
+
+def _converted(dense: list[GgufTensor], own: str, architecture: str, values: Mapping[str, Any]) -> Iterator[GgufTensor]:
+    """The dense tensors as another architecture's graph reads them. values: of the dense file's keys."""
+    count = int(values[f"{own}.attention.head_count"])
+    heads = {"attn_q": count, "attn_k": int(values.get(f"{own}.attention.head_count_kv", count))}
+    qkv, by_name = ("attn_q", "attn_k", "attn_v"), {tensor.name: tensor for tensor in dense}
+    for tensor in dense:
+        part = tensor.name.split(".")[2] if tensor.name.startswith("blk.") else ""
+        if (own, architecture) == ("qwen2", "deci") and part in heads:
+            yield replace(tensor, make=partial(_interleaved, tensor, heads[part]))
+        elif (own, architecture) == ("qwen3", "openelm") and part in qkv:
+            if part == "attn_q":
+                parts = [by_name[tensor.name.replace(part, each)] for each in qkv]
+                shape = (sum(each.shape[0] for each in parts), *tensor.shape[1:])
+                # One below the other.
+                joined = partial(lambda own: np.concatenate([each.make() for each in own]), parts)
+                yield GgufTensor(tensor.name.replace(part, "attn_qkv"), shape, tensor.kind, joined)
+        else:
+            yield tensor
+
+
+def _interleaved(tensor: GgufTensor, n_heads: int) -> Array:
+    """Rows of every head: halves one after the other become pairs, as `deci` rotates them."""
+    values = tensor.make()
+    halves = values.reshape(n_heads, 2, len(values) // n_heads // 2, *values.shape[1:])
+    return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(values.shape)
+
+
+def require_full_gguf(file: Path, *, is_base: bool) -> GgufReader:
+    """The file's reader. Raises ModelError for another file, SettingsError for a quantised one that is not the base."""
+    reader = opened_gguf(file)
+    quantised = {t.tensor_type.name for t in reader.tensors} - set(_FULL)
+    if quantised and not is_base:
+        reason = f"Reason: it is quantised ({', '.join(sorted(quantised))}), and its weights would not be the model's."
+        raise SettingsError("dense GGUF", file.name, "a file with F32, F16 or BF16 weights", reason)
+    return reader
+
+
+def _require_same(file: Path, dense: dict[str, GgufTensor], made: NarrowedModel) -> None:
+    """Raises ExportError unless the file holds the dense model's first MLP."""
+    own = dense.get("blk.0.ffn_down.weight")
+    wanted = out_weight(made.loaded.mlps[0]).float().cpu().numpy()
+    n_blocks = len({name.split(".")[1] for name in dense if name.startswith("blk.")})
+    if own is None or own.shape != wanted.shape or n_blocks != len(made.widths):
+        raise ExportError(f"{file.name} is a file of another model: its blocks have other shapes.", _OTHER_MODEL)
+    if np.abs(own.make() - wanted).max() > 0.01 * np.abs(wanted).max():
+        raise ExportError(f"{file.name} is a file of another model: its weights differ.", _OTHER_MODEL)

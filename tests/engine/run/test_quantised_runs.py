@@ -1,0 +1,75 @@
+"""Runs with quantised models: points of their own, answered with the weights of a file that llama.cpp made."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from sparsedash.catalog import families
+from sparsedash.engine.run import pipeline
+from sparsedash.engine.run.sparse_models import rebuild_model
+from sparsedash.schema.errors import SettingsError
+from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.progress import ignore_steps
+from sparsedash.schema.records import Record
+from tests.engine.run.small_runs import RANDOM, SHELF, must_not_run, ran, records
+from tests.engine.tiny_gguf import write_tiny_gguf
+
+pytest.importorskip("llama_cpp_py_sync")
+IDS = torch.randint(1, 400, (2, 12), generator=torch.Generator().manual_seed(1))
+WIDE = {"hidden_size": 256, "intermediate_size": 1024}
+
+
+@pytest.fixture
+def asked(settings, tmp_path):
+    """Dense and one sparse model, plain, in 8 and in 4 bits, of rows that are multiples of 256."""
+    model = str(write_tiny_gguf(tmp_path / "wide.gguf", **WIDE))
+    plain = replace(settings, model=model, methods=(RANDOM,), sparsities_permille=(500,), prompts=())
+    return plain.quantised(("q8_0", "q4_k_m"))
+
+
+def test_dense_and_every_sparse_model_are_also_points_of_each_type(asked, store, tmp_path):
+    run = ran(asked, store)
+    dense, dense_8, dense_4, plain, sparse_8, sparse_4 = records(store, run)
+    assert dense.pruned is None and plain.pruned.quantised is None
+    quantised = [each.pruned.quantised for each in (dense_8, dense_4, sparse_8, sparse_4)]
+    for record, found in zip((dense_8, dense_4, sparse_8, sparse_4), quantised, strict=True):
+        assert record.pruned.reached.bytes == pytest.approx(1 - found.n_bytes / found.dense_bytes)
+        assert found.n_tokens > 0
+    assert 0 < quantised[0].divergence < quantised[1].divergence < quantised[2].divergence
+    assert sparse_8.pruned.widths == plain.pruned.widths == (512, 512, 512)
+    assert quantised[3].n_bytes < quantised[2].n_bytes < quantised[0].n_bytes
+    types = sparse_4.pruned.quantised.tensors
+    assert types["Q4_K"] and types["Q6_K"] and set(types) <= {"F32", "Q4_K", "Q6_K", "Q5_0", "Q8_0"}
+    assert 0 < sparse_4.pruned.quantised.full_bytes < dense_4.pruned.quantised.full_bytes
+    assert [file.name for file in tmp_path.glob("**/*.gguf")] == ["wide.gguf"]
+    assert not list(store.folder.glob("**/*.gguf"))
+
+
+def test_a_quantised_model_is_made_again_from_its_record(asked, store):
+    run = ran(asked, store)
+    made = rebuild_model(store.get(Record, run.sparse[-1]), store, ignore_steps, SHELF)
+    model, dense = made.loaded.model, made.loaded.model(IDS).logits
+    head = model.get_output_embeddings().weight.clone()
+    with made.sparse.applied():
+        assert len(made.loaded.mlps[0].inner[0].weight[0, :32].unique()) <= 16, "4 bits"
+        rounded = model.get_output_embeddings().weight
+        assert 0 < (rounded - head).norm() < 0.1 * head.norm()
+        assert not torch.equal(model(IDS).logits, dense)
+    assert torch.equal(model(IDS).logits, dense)
+
+
+@pytest.mark.parametrize(
+    ("missing", "model", "why"),
+    [(True, None, "pip install -r requirements-gguf.txt"), (False, "folder", "name that as the model")],
+)
+def test_what_cannot_be_quantised_is_refused_before_anything_is_computed(
+    missing, model, why, asked, settings, store, monkeypatch
+):
+    if missing:
+        monkeypatch.setattr(families, "find_spec", lambda name: None)
+    monkeypatch.setattr(pipeline, "dense_record", must_not_run)
+    with pytest.raises(SettingsError, match=why):
+        ran(replace(asked, model=settings.model if model else asked.model), store)
+    with pytest.raises(SettingsError, match="nothing with pattern 2:4"):
+        MethodSettings(pattern="2:4", quantise="q8_0")

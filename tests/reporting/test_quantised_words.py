@@ -1,0 +1,113 @@
+"""What is said of quantised points: names, sizes, and where quantising alone does better."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+from sparsedash.reporting import run_answer
+from sparsedash.reporting.charts.tradeoff_chart import gain_chart
+from sparsedash.reporting.deployment import QUANTISED, UNTIMED, TimingOptions, run_gains
+from sparsedash.reporting.quantised_words import quantised_figures
+from sparsedash.reporting.run_reports import run_document
+from sparsedash.schema.method_settings import MethodSettings, quantised_dense
+from sparsedash.schema.records import Quantised
+from sparsedash.schema.settings import RunSettings
+from sparsedash.shell.terminal import run_table
+from tests.factories import PRUNED, RUN, answered
+from tests.reporting.held_results import results_of
+from tests.reporting.test_deployment import SHAPE
+
+METHOD = MethodSettings()
+SETTINGS = RunSettings(methods=(METHOD,), sparsities_permille=(100,)).quantised(("q4_0",))
+N = 120
+
+
+def found(dense_lost=0.02, pruned_lost=0.3, source_type=""):
+    """Dense quantised to 80 of 200 MB; 10 % pruned in 16 bits, 188 MB, and quantised, 75 MB."""
+
+    def record(key, lost, **changes):
+        (one,) = answered("x", 1).outcomes
+        outcomes = (replace(one, index=i, log_likelihood=-2 - lost - 0.01 * (i % 3)) for i in range(N))
+        return answered(key, N, outcomes=tuple(outcomes), **changes)
+
+    def made(method, permille, n_mb=0):
+        tensors = {"F32": 7, "Q4_0": 20, "Q8_0": 2}
+        sizes = {"n_bytes": n_mb * 10**6, "full_bytes": 190 * 10**6, "dense_bytes": 200 * 10**6}
+        of = Quantised(**sizes, tensors=tensors, fell_back={"Q8_0": 1})
+        gone = replace(PRUNED.reached, bytes=1 - n_mb / 200 if n_mb else 0.06)
+        quantised = replace(of, divergence=0.04, n_tokens=500) if n_mb else None
+        return replace(PRUNED, method=method, sparsity_permille=permille, reached=gone, quantised=quantised)
+
+    four = replace(METHOD, quantise="q4_0")
+    sparse = [
+        record("d4", dense_lost, pruned=made(quantised_dense("q4_0"), 0, 80)),
+        record("s", pruned_lost, pruned=made(METHOD, 100)),
+        record("s4", pruned_lost, pruned=made(four, 100, 75)),
+    ]
+    run = replace(RUN, settings=SETTINGS, dense="d", sparse=("d4", "s", "s4"), finished=True, source_type=source_type)
+    return results_of(run, [record("d", 0.0), *sparse])
+
+
+def test_quantising_alone_is_said_to_be_better_where_it_beats_every_pruned_file_that_is_not_smaller():
+    sentence, figures = (each.replace("\u00a0", " ") for each in quantised_figures(found()))
+    assert sentence == (
+        "Quantising alone does better: dense, Q4_0 (80 MB) beats every pruned file that is not smaller. The best of "
+        "them, 10 % in 16 bits (190 MB), loses 0.280 nats a word more (95 % interval 0.280 to 0.280); dense, Q4_0 has "
+        "as many right of 120."
+    )
+    assert figures == (
+        "Q4_0: dense 80 MB, KL 0.040; 10 % 75 MB, KL 0.040 (mean KL divergence from dense on 500 tokens of the "
+        "passages, without an interval). q4_0: tensors 7 in F32, 20 in Q4_0, 1 in Q8_0; fell back by the length of "
+        "their rows: 1 to Q8_0."
+    )
+    assert len(quantised_figures(found(dense_lost=0.3, pruned_lost=0.02))) == 1
+    whole = found()
+    assert len(quantised_figures(replace(whole, run=replace(whole.run, finished=False)))) == 1
+    assert len(quantised_figures(replace(whole, missing={"20 %": "gone"}))) == 1
+
+
+def test_a_base_that_was_quantised_is_labelled_and_not_ranked():
+    again = found(source_type="Q4_1")
+    assert list(again.names.values()) == ["dense", "dense, Q4_0 again", "10 %", "10 %, Q4_0 again"]
+    first, second = quantised_figures(again)
+    assert (
+        first.startswith("Quantised again: the dense model comes from a Q4_1 file") and "better" not in first + second
+    )
+
+
+def test_answer_race_and_next_step_are_about_unquantised_models():
+    results = found()
+    assert [each.record.key for each in results.best] == ["s"] and not results.race
+    assert run_answer.answer_sentence(results).startswith("Removing 10\u00a0% of the MLP channels")
+    lines = results.tradeoff().lines
+    assert {name: [(p.key, round(p.sparsity)) for p in line] for name, line in lines.items()} == {
+        "sparse": [("s", 5)],
+        "sparse, Q4_0": [("d4", 60), ("s4", 62)],
+    }
+
+
+def test_they_win_the_bytes_of_their_files_and_are_not_timed():
+    backend = SimpleNamespace(model_shape=lambda _: SHAPE, timing=lambda _: None)
+    gained, omitted = run_gains(backend, found(), "bytes", TimingOptions())
+    assert {key: gained.gains[key].value for key in ("d4", "s4")} == {"d4": 200 / 80, "s4": 200 / 75} and not omitted
+    notes = [note.text for note in gain_chart(found().tradeoff(), gained, "word perplexity").layout.annotations]
+    assert any(text.endswith(" dense") for text in notes) and not any(text.endswith(" 0 %") for text in notes), notes
+    _, omitted = run_gains(backend, found(), "reading", TimingOptions())
+    assert [(why, [each.record.key for each in models]) for why, models in omitted.items()] == [
+        (QUANTISED, ["d4", "s4"]),
+        (UNTIMED, ["s"]),
+    ]
+
+
+def test_each_has_its_line_in_the_table_of_the_shell_and_in_the_document():
+    results = found(source_type="Q4_1")
+    records = [each.record for each in results.models]
+    document = run_document(results, records[0], records[1:])
+    assert [line.split("  ")[0] for line in run_table(document)][1:] == [
+        "dense",
+        "dense, Q4_0 again",
+        "10 %",
+        "10 %, Q4_0 again",
+    ]
+    # Of files of one kind.
+    assert [round(each["bytes_removed_percent"]) for each in document["sparse"]] == [60, 5, 62]
+    assert document["sparse"][0]["quantised"]["n_bytes"] == 80 * 10**6 and document["sparse"][1]["quantised"] is None
