@@ -34,13 +34,13 @@ from sparsedash.schema.settings import (
 from sparsedash.service import preflight, request_checks
 from sparsedash.service.cluster_runner import cluster_runner
 from sparsedash.service.deletion import Housekeeping, live_jobs
-from sparsedash.service.hub_reach import HubReach
 from sparsedash.service.model_lookup import NamedModel, fetch_config, named_model
 from sparsedash.service.preflight import Cached, Memory, Preflight
 from sparsedash.service.request_checks import Access, Problem, ReferenceField
 from sparsedash.service.stored_results import OpenedAnswers, ResultCache, RunCosts, joined, known_shape, recalled
 from sparsedash.service.time_forecast import START_S, MachineSpeed, expected_seconds, healing_steps
 from sparsedash.service.user_files import Exports, UserUploads
+from sparsedash.storage.hub_reach import HubReach
 from sparsedash.storage.local_machine import local_path, require_job_room
 from sparsedash.storage.run_files import keep_run, read_run_file, run_file
 from sparsedash.storage.store import Store

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 from sparsedash.catalog import presets
 from sparsedash.catalog.budgets import BUDGET_TITLES, BUDGETS
 from sparsedash.reporting import wording
+from sparsedash.reporting.html import readable
 from sparsedash.reporting.run_results import Results, RunResults, prompt_texts
 from sparsedash.schema.errors import SparseDashError
 from sparsedash.schema.method_settings import MethodSettings
@@ -79,8 +80,11 @@ def print_error(error: SparseDashError, code: int) -> int:
 
 def silence_libraries() -> None:
     """Switch off progress bars and notices of libraries, which would break ours; errors still come through."""
+    # Here, since it takes a moment; by name, since the hub's client read its environment when it was imported.
+    from huggingface_hub.utils.tqdm import disable_progress_bars
+
+    disable_progress_bars()
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TQDM_DISABLE", "")
     logging.captureWarnings(True)
     warnings.simplefilter("ignore")
@@ -118,7 +122,7 @@ def prompt_lines(results: Results, found: RunResults) -> Iterator[str]:
     """The run's prompts, each with what the dense and the headline model write; an empty line after each."""
     name = found.names[found.headline.key] if found.headline else ""
     for each in prompt_texts(results, found):
-        rows = [["  dense", one_line(each.dense.strip())], [f"  {name}", one_line((each.sparse or "").strip())]]
+        rows = [["  dense", one_line(readable(each.dense))], [f"  {name}", one_line(readable(each.sparse or ""))]]
         yield from (one_line(each.prompt), *align_columns(rows[: 1 + (each.sparse is not None)]), "")
 
 

@@ -10,13 +10,12 @@ and prints one JSON object, with `message` and `advice` where it could not be fe
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from http import HTTPStatus
 from http.client import responses
 from pathlib import Path
-from threading import Event, Thread
 
-from huggingface_hub import constants, get_session, snapshot_download
+from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HFValidationError,
@@ -31,26 +30,10 @@ from huggingface_hub.errors import HTTPError as HTTPError  # type: ignore[attr-d
 
 from sparsedash.schema.errors import ModelError
 from sparsedash.schema.settings import BUILTIN_MODEL
+from sparsedash.storage.hub_reach import reachable
 from sparsedash.storage.model_folders import HUB_ID
 
-PROBE_S = 3.0
 _WRITE = f"Write owner/name, owner/name@revision, a folder, a .gguf file, or {BUILTIN_MODEL}."
-
-
-def reachable() -> bool:
-    """Whether the hub answers within PROBE_S; not when the environment says to stay off the network."""
-    answered, over = Event(), Event()
-
-    def ask() -> None:
-        with suppress(HTTPError, OSError):
-            get_session().head(constants.ENDPOINT, timeout=PROBE_S)
-            answered.set()
-        over.set()
-
-    # In a thread: looking up a name knows no timeout.
-    Thread(target=ask, name="hub", daemon=True).start()
-    over.wait(PROBE_S)
-    return answered.is_set()
 
 
 def require_reachable(reference: str) -> None:

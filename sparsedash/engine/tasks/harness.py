@@ -24,10 +24,10 @@ from jinja2 import StrictUndefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from sparsedash.catalog.choices import NO_HARNESS
-from sparsedash.engine.models.hub import reachable
 from sparsedash.schema.errors import CorpusError, SparseDashError
 from sparsedash.schema.plain_values import digest
 from sparsedash.schema.question_records import QuestionSet
+from sparsedash.storage.hub_reach import reachable
 from sparsedash.storage.local_machine import lies_below, local_path, path_kind
 from sparsedash.storage.sample_files import pool_parts, samples_set
 from sparsedash.storage.text_files import FILE

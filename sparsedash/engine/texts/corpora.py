@@ -11,10 +11,11 @@ from itertools import islice
 from pathlib import Path
 from random import Random
 
-from sparsedash.engine.models.hub import HTTPError, reachable
+from sparsedash.engine.models.hub import HTTPError
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.schema.errors import CorpusError
 from sparsedash.schema.settings import BUILTIN_CLOZE, BUILTIN_CLOZE_402, BUILTIN_TEXT, CalibrationSettings
+from sparsedash.storage.hub_reach import reachable
 from sparsedash.storage.local_machine import data_folder, path_kind, write_atomically
 from sparsedash.storage.text_files import file_of, is_running, json_lines, names_file, text_slice, texts_of
 

@@ -4,10 +4,11 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from threading import Thread
 
 import pytest
+from huggingface_hub import constants
 
 from sparsedash.schema.store_keys import text_identity_note
 from sparsedash.service.backend import Backend
-from sparsedash.service.hub_reach import HubReach
+from sparsedash.storage.hub_reach import HubReach
 from tests.browser.served import free_port
 
 
@@ -22,7 +23,8 @@ def refusing():
 
 def test_a_hub_answers_that_refuses_and_none_that_is_gone_or_not_to_be_asked(refusing, monkeypatch):
     monkeypatch.setattr(BaseHTTPRequestHandler, "log_message", lambda *_: None)
-    assert HubReach(refusing).answers()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    assert HubReach(refusing).answers(3)
     assert not HubReach(f"http://127.0.0.1:{free_port()}").answers()
     assert not HubReach("").answers()
 

@@ -1,17 +1,16 @@
-"""Whether the hub answers here: asked in the background, without a token, while a page offers a text of the hub."""
+"""Whether the hub answers here: asked in the background, without a token, by the session of the hub's own client."""
 
 import time
-from http.client import HTTPException
+from contextlib import suppress
 from math import inf
 from threading import Event, Lock, Thread
-from urllib.error import HTTPError
-from urllib.request import Request, urlopen
 
 from huggingface_hub.constants import ENDPOINT, HF_HUB_OFFLINE
+from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
 
 _OLD_S = 60.0
 _PATIENCE_S = 3.0
-_FIRST_S = 1.0
+_PAGE_S = 1.0
 """How long a page waits for the first answer."""
 
 
@@ -23,8 +22,8 @@ class HubReach:
         self._address, self._answered, self._asked_at = address, False, -inf
         self._lock, self._over = Lock(), Event()
 
-    def answers(self) -> bool:
-        """Whether it answered when it was asked last."""
+    def answers(self, wait_s: float = _PAGE_S) -> bool:
+        """Whether it answered when it was asked last. wait_s: how long the first answer is waited for."""
         if not self._address:
             return False
         with self._lock:
@@ -32,18 +31,23 @@ class HubReach:
                 self._asked_at = time.monotonic()
                 # In a thread: looking up a name knows no timeout.
                 Thread(target=self._ask, name="hub", daemon=True).start()
-            rest_s = self._asked_at + _FIRST_S - time.monotonic()
+            rest_s = self._asked_at + wait_s - time.monotonic()
         self._over.wait(max(0.0, rest_s))
         return self._answered
 
     def _ask(self) -> None:
-        answered = True
-        try:
-            urlopen(Request(self._address, method="HEAD"), timeout=_PATIENCE_S).close()  # noqa: S310
-        except HTTPError as refusal:
-            refusal.close()
-        except (OSError, ValueError, HTTPException):
-            # Nothing answers, or the address is none.
-            answered = False
+        # Here, since it brings the HTTP library in, which a page's first run need not wait for.
+        from huggingface_hub import get_session
+
+        answered = False
+        # ValueError: the address is none.
+        with suppress(HTTPError, OSError, ValueError):
+            get_session().head(self._address, timeout=_PATIENCE_S)
+            answered = True
         self._answered = answered
         self._over.set()
+
+
+def reachable() -> bool:
+    """Whether the hub answers now, within seconds; not when the environment says to stay off the network."""
+    return HubReach().answers(_PATIENCE_S)
