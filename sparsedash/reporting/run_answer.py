@@ -417,7 +417,7 @@ def _needed(found: RunResults, rows: Sequence[Judged]) -> list[float]:
         # So few say nothing of how many it takes.
         return [max(FEWEST_PASSAGES, passages_to_detect(found.tolerance.ratio))] * len(rows)
     # A healed model is judged beside the one that it began from.
-    n_compared = len(rows) + sum(row.method.heal_steps > 0 for row in rows)
+    n_compared = len({(method, row.permille) for row in rows for method in (row.method.unhealed, row.method)})
     measured = [measure(found.dense, row.record) for row in rows]
     judged = [each.verdict for each in judge(measured, found.tolerance, n_compared)]
     return [

@@ -198,6 +198,8 @@ def _known_record(run: RunContext, point: Point) -> Record | None:
     key = _record_key(run, point)
     record = run.store.get(Record, key)
     if record is not None and key not in run.made:
+        # Again: an end of the process may have come between the record and this.
+        protect_healed(record, run.store)
         run.log.note_cached(f"evaluation, {point_label(point)}")
     return record
 
