@@ -354,9 +354,11 @@ def settings_from_plain(kind: type[S], plain: object) -> S:
     allowed = "what was written by this version"
     try:
         made = msgspec.convert(plain, kind)
-    except msgspec.ValidationError as error:
+        is_same = canonical_json(asdict(made)) == canonical_json(plain)
+    except ValueError as error:
+        # Of a wrong type or value, or not finite in a field that is not known.
         raise SettingsError(kind.__name__, str(error), allowed) from error
-    if canonical_json(asdict(made)) != canonical_json(plain):
+    if not is_same:
         raise SettingsError(kind.__name__, "other fields", allowed)
     return made
 

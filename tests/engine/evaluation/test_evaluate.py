@@ -154,7 +154,7 @@ def test_what_is_kept_of_passages_lies_in_files_as_the_weights_do(model_folder, 
 
     assert len(parts) > 3
     assert all(in_files(layer) for part in parts for layer in part.layers)
-    cache = _Decoding(streamed, nullcontext, parts).cache
+    cache = _Decoding(streamed, nullcontext, parts, lambda *_: False, 3).cache
     assert all(in_files(layer._room) for layer in cache.layers)
     cache.batch_select_indices(torch.tensor([0, 2]))
     assert len(cache.layers[0].keys) == 2
