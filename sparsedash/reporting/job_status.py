@@ -246,5 +246,5 @@ def measured_against_estimate(run: Run, whole_s: float, forecast: Preflight) -> 
         for words, found in ((wording.duration_words, times), (wording.size, sizes))
         for name, *values in found
     ]
-    caption = "Measured, beside the estimate at the start."
+    caption = "Measured, and estimated at the start."
     return Table("what it took", caption, ["", "measured", "estimated"], rows)

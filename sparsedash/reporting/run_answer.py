@@ -239,9 +239,11 @@ def find_document(
 
 @dataclass(frozen=True, kw_only=True)
 class NextStep:
-    """What to do next. link: the words of the link there. asked: what it fills the form in with; None: it leads to the
-    files of the model that the answer names, or to what is tested. tested: keys of runs that took a part of it already,
-    by the words of the links there.
+    """What to do next.
+
+    link: the words of the link there; none where the page of the results is the place. asked: what the link fills the
+    form in with; None: it leads to the files of the model that the answer names, or to what is tested. tested: keys of
+    runs that took a part of it already, by the words of the links there.
     """
 
     said: str
@@ -294,7 +296,7 @@ def _next_step(found: RunResults, runs: Sequence[Run], lacks: Callable[[str], bo
             said += f" with {_quoted(method)}"
     evaluation, on = _deciding_passages(found, lacks)
     if evaluation is None:
-        return NextStep(said=f"{on} Next: allow another loss.", link="Allow another loss", asked=settings)
+        return NextStep(said=f"{on} Next: upload more passages, or allow another loss.", link="", asked=settings)
     search = FindSettings(
         model=settings.model,
         dtype=settings.dtype,
@@ -344,10 +346,12 @@ def _test_again(
 ) -> NextStep | None:
     """Test those of these models that a text has enough passages for, the smallest such text; None where none has."""
     run, n_tested = found.run, found.dense.last_word.total
-    for text in _longer_texts(run.settings.evaluation, n_tested, lacks):
+    texts = _longer_texts(run.settings.evaluation, n_tested, lacks)
+    most = max((text.n_texts or _MOST_PASSAGES for text in texts), default=0)
+    for text in texts:
         rows = list(unknown)
         # Judged in a run of their own, in which each has a wider share of the chance of error.
-        while rows and max(needed := _needed(found, rows)) > (text.n_texts or _MOST_PASSAGES):
+        while rows and max(needed := _needed(found, rows, most)) > (text.n_texts or _MOST_PASSAGES):
             rows.pop(needed.index(max(needed)))
         if not rows:
             continue
@@ -410,12 +414,15 @@ def _tested(asked: RunSettings, runs: Sequence[Run]) -> dict[int, str]:
     }
 
 
-def _needed(found: RunResults, rows: Sequence[Judged]) -> list[float]:
-    """Passages that would decide each model in a run of these alone; infinite where no number would."""
+def _needed(found: RunResults, rows: Sequence[Judged], most: int) -> list[float]:
+    """Passages that would decide each model in a run of these alone; infinite where no number would.
+
+    most: how many the longest text has.
+    """
     n_tested = found.dense.last_word.total
     if n_tested < FEWEST_PASSAGES:
         # So few say nothing of how many it takes.
-        return [max(FEWEST_PASSAGES, passages_to_detect(found.tolerance.ratio))] * len(rows)
+        return [min(most, max(FEWEST_PASSAGES, passages_to_detect(found.tolerance.ratio)))] * len(rows)
     # A healed model is judged beside the one that it began from.
     n_compared = len({(method, row.permille) for row in rows for method in (row.method.unhealed, row.method)})
     measured = [measure(found.dense, row.record) for row in rows]
@@ -464,8 +471,10 @@ def _too_close(found: RunResults, low: int, unknown: Sequence[Judged], runs: Seq
                 said=f"{why} {name} is tested.", link="", asked=None, tested={f"See {name}": there[between]}
             )
         return NextStep(said=f"{why} Next: try {name}, or allow another loss.", link=f"Try {name}", asked=asked)
-    asked = _by_limits(asked, found.tolerance) if isinstance(asked, FindSettings) else asked
-    return NextStep(said=f"{why} Next: allow another loss.", link="Allow another loss", asked=asked)
+    said = f"{why} Next: allow another loss."
+    if isinstance(asked, FindSettings):
+        return NextStep(said=said, link="Allow another loss", asked=_by_limits(asked, found.tolerance))
+    return NextStep(said=said, link="", asked=asked)
 
 
 def still_to_come(job: Job, what: str) -> str:

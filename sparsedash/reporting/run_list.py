@@ -107,7 +107,7 @@ class RunRow:
             "least_sparsity_percent": min(asked, default=0) / 10,
             "most_sparsity_percent": max(asked, default=0) / 10,
             "sparse_models": len(self.run.sparse) if self.run else 0,
-            "state": self.job.state if self.job else "done",
+            "state": self.job.state if self.job else "done" if self.run and self.run.finished else "not finished",
             "started": wording.iso_moment(self.at, zone),
             "took_s": self.seconds,
             "judged_method": wording.method_title(found.method) if found else None,
@@ -349,7 +349,7 @@ def _lines(runs: Sequence[RunResults], notes: list[str]) -> dict[str, tuple[RunR
             methods.setdefault(wording.method_title(each.method), []).append(each)
         parts += [(run, models, len(methods) > 1) for models in methods.values()]
     if len(parts) > MOST_LINES:
-        parts = [(run, run.best, False) for run in runs]
+        parts = [(run, run.best, False) for run in runs if run.best]
         notes.append(f"Only the best method of each run is drawn: more than {MOST_LINES} lines cannot be told apart.")
     facets = []
     for run, models, _ in parts:

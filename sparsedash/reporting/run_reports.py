@@ -20,11 +20,11 @@ from sparsedash.reporting.figure_svg import figure_svg
 from sparsedash.reporting.html import Html, Table, element, escape, heading, paragraph, readable
 from sparsedash.reporting.record_pair import DIVERGENCE_SIGN, KINDS, Kind, Pair, end_of, mark_divergence
 from sparsedash.reporting.run_answer import (
+    NextStep,
     answer_figures,
     answer_sentence,
     find_document,
     missing_records,
-    next_step,
     run_ending,
 )
 from sparsedash.reporting.run_results import Judged, RunResults, difference_of, verdict_of
@@ -52,15 +52,22 @@ _STYLE = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
 
 
 def html_report(
-    found: RunResults, pair: Pair, passages: Passages | None, job: Job | None = None, wrote: Sequence[Html] = ()
+    found: RunResults,
+    pair: Pair,
+    passages: Passages | None,
+    job: Job | None = None,
+    wrote: Sequence[Html] = (),
+    step: NextStep | None = None,
 ) -> bytes:
-    """The report in UTF-8: verdict, charts, numbers, broken and fixed answers, continuations, settings, versions."""
+    """The report in UTF-8: verdict, charts, numbers, broken and fixed answers, continuations, settings, versions.
+
+    wrote: sections before the settings. step: the next one, as the page says it.
+    """
     # Not above: the shell, which draws nothing, is installed without plotly.
     from sparsedash.reporting.charts.tradeoff_chart import tradeoff_chart, tradeoff_words
 
     run, tradeoff = found.run, found.tradeoff()
     notes = [wording.example_words(run), run_ending(run, job), missing_records(run, found.missing)]
-    step = next_step(found)
     notes += [wording.source_note(run.source_type), *answer_figures(found), step.said if step else ""]
     notes.append(f"{found.title} · {wording.stored_run_details(run)}")
     body = [
@@ -199,9 +206,11 @@ def sampling_words(request: ContinuationSettings) -> str:
     return f"temperature {request.temperature_percent / 100:g}, seed {request.seed}, {request.n_tokens} tokens"
 
 
-def run_document(found: RunResults, dense: Record, sparse: Sequence[Record]) -> dict[str, Any]:
+def run_document(
+    found: RunResults, dense: Record, sparse: Sequence[Record], step: NextStep | None = None
+) -> dict[str, Any]:
     """The run and its records as JSON values. dense, sparse: the whole records of `found`, in its order."""
-    run, asked, result, step = found.run, found.run.settings, found.search, next_step(found)
+    run, asked, result = found.run, found.run.settings, found.search
     method, by_permille = asked.methods[0], {each.permille: each.verdict for each in found.judged}
     return {
         "format": RESULT_FORMAT,

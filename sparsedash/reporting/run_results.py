@@ -95,11 +95,12 @@ def best_method(models: Sequence[W]) -> list[W]:
     """The models of the best method, by rising sparsity: the one with the largest sparsity within the limits.
 
     Ties go to the smaller loss of word perplexity, averaged over its models. Only methods that remove channels count,
-    where there are any: zeros alone make nothing smaller. Quantised models do not count either.
+    where there are any: zeros alone make nothing smaller. Quantised models do not count either, nor any of which
+    nothing is gone.
     """
     by_method: dict[str, list[W]] = {}
     # What quantising costs says nothing of the method: its models are judged as they are before.
-    for each in [own for own in models if not own.method.quantise] or models:
+    for each in (own for own in models if own.permille and not own.method.quantise):
         by_method.setdefault(wording.method_title(each.method), []).append(each)
     ordered = [sorted(rows, key=lambda row: row.permille) for rows in by_method.values()]
     channels = [rows for rows in ordered if rows[0].method.takes_channels]
@@ -304,7 +305,7 @@ class RunResults:
             n_passages=self.dense.last_word.total,
             taken=wording.sparsity_axis_title((each.method for each in self.judged), axis),
             asked=self.run.settings.made_permille if axis == asked else (),
-            leader=self.line_of(self.best[0].method) if self.judged else "",
+            leader=self.line_of(self.best[0].method) if self.best else "",
             published=published_beside(self.dense) if axis == "channels" else (),
             allowed={"word perplexity": self.tolerance.most("word perplexity"), "accuracy": self.tolerance.points},
         )

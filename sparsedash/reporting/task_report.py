@@ -13,10 +13,10 @@ from sparsedash.stats.task_verdicts import TaskResult
 from sparsedash.stats.tolerance import Tolerance
 
 _CAPTION = (
-    "Interval: behind the verdict, at the level beside it. Still wrong: wrong answers that became other wrong ones. p: "
-    "of no difference, after Holm over the tasks that are judged: exact McNemar; of documents by their interval. KL: "
-    "mean divergence of the choices' probabilities from dense's, in nats. Documents are shown in bits a byte; their "
-    "change is that of word perplexity."
+    "Interval: behind the verdict, at the level in the next column. Still wrong: wrong answers that became other "
+    "wrong ones. p: of no difference, after Holm over the tasks that are judged: exact McNemar; of documents by their"
+    " interval. KL: mean divergence of the choices' probabilities from dense's, in nats. Documents are shown in bits "
+    "a byte; their change is that of word perplexity."
 )
 
 

@@ -161,8 +161,8 @@ class EvaluationSettings:
         flag="--tasks",
         label="Questions besides the passages",
         help="Tasks of lm-evaluation-harness, each with a verdict of its own.",
-        flag_help="tasks of lm-evaluation-harness beside the passages, with commas between, or file:PATH of a .yaml "
-        "file or a folder of them",
+        flag_help="tasks of lm-evaluation-harness, as well as the passages, with commas between, or file:PATH of a "
+        ".yaml file or a folder of them",
     )
     task_limit: int | None = setting(
         None,

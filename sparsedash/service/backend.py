@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import sparsedash
-from sparsedash.catalog.choices import HUB_TEXTS, example_key, is_example
+from sparsedash.catalog.choices import example_key, is_example
 from sparsedash.catalog.model_shape import ModelShape
 from sparsedash.jobs.cluster_parts import ClusterView
 from sparsedash.jobs.job import Job, JobKind, Move, Priority
@@ -305,9 +305,7 @@ class Backend:
 
     def lacks_text(self, reference: str) -> bool:
         """Whether this is a text of the hub that was never read here, while the hub does not answer."""
-        if reference not in HUB_TEXTS or self._store.recall(store_keys.text_identity_note(reference, "")):
-            return False
-        return not self._hub.answers()
+        return preflight.lacks_text(reference, self._store, self._hub)
 
     def preflight(self, asked: RunSettings | FindSettings) -> Preflight:
         """Time, memory and disk of a run or a search, and why it cannot start if it cannot."""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from sparsedash.catalog import resources
 from sparsedash.catalog.budgets import require_possible
+from sparsedash.catalog.choices import HUB_TEXTS
 from sparsedash.catalog.families import quantise_problem
 from sparsedash.catalog.model_shape import ModelShape, listed_shape
 from sparsedash.catalog.resources import LeastMemory, RunDisk
@@ -30,9 +31,16 @@ from sparsedash.service.request_checks import Problem, ReferenceField, reference
 from sparsedash.service.stored_results import known_shape
 from sparsedash.service.time_forecast import START_S
 from sparsedash.stats.tolerance import FEWEST_PASSAGES
+from sparsedash.storage.hub_reach import HubReach
 from sparsedash.storage.local_machine import free_bytes, memory_bytes
 from sparsedash.storage.store import Store
 from sparsedash.storage.text_files import fingerprint, named_text_count, names_file
+
+
+def lacks_text(reference: str, store: Store, hub: HubReach) -> bool:
+    """Whether this is a text of the hub that was never read here, while the hub does not answer."""
+    known = reference not in HUB_TEXTS or store.recall(store_keys.text_identity_note(reference, ""))
+    return not known and not hub.answers()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -252,7 +252,7 @@ def is_hub_id(reference: str) -> bool:
     return HUB_ID.fullmatch(reference) is not None and path.suffix != ".gguf" and path_kind(path) == "nothing"
 
 
-_ADDRESS = re.compile(rf"(?:https?://)?{re.escape(urlsplit(ENDPOINT).netloc)}(?:[/?#](.*))?", re.I | re.S)
+_ADDRESS = re.compile(rf"(?:https?://)?(?:www\.)?{re.escape(urlsplit(ENDPOINT).netloc)}(?:[/?#](.*))?", re.I | re.S)
 """The address of a page of the hub, with the path and what follows it."""
 _AT_REVISION = ("tree", "blob", "resolve", "raw", "blame", "commit", "commits")
 _NO_OWNERS = ("api", "blog", "collections", "docs", "learn", "papers", "spaces")

@@ -11,7 +11,7 @@ from typing import Any
 
 from sparsedash.catalog.model_shape import ModelShape
 from sparsedash.reporting import deployment
-from sparsedash.reporting.run_answer import answer_figures
+from sparsedash.reporting.run_answer import answer_figures, next_step
 from sparsedash.reporting.run_reports import run_document
 from sparsedash.reporting.run_results import RunResults, StoredResults, run_results
 from sparsedash.reporting.task_words import judge_document, task_remarks, task_rows, tasks_sentence
@@ -22,7 +22,7 @@ from sparsedash.schema.question_records import QuestionSet
 from sparsedash.schema.records import Record, Run
 from sparsedash.schema.settings import FindResult, RunSettings, planned_run
 from sparsedash.service.model_lookup import named_model
-from sparsedash.service.preflight import expected_room, healing_problem
+from sparsedash.service.preflight import expected_room, healing_problem, lacks_text
 from sparsedash.service.stored_results import JudgedAnswers, judge_run
 from sparsedash.service.time_forecast import MOST_MINUTES, MachineSpeed, healing_steps
 from sparsedash.shell import terminal
@@ -35,6 +35,7 @@ from sparsedash.shell.flags import (
     tolerance_from_flags,
 )
 from sparsedash.stats.tolerance import Tolerance
+from sparsedash.storage.hub_reach import HubReach
 from sparsedash.storage.store import Store
 
 
@@ -128,7 +129,8 @@ def stored_run_document(
     dense, *sparse = (store.get(Record, each.record.key) for each in found.models)
     assert dense is not None
     there = [record for record in sparse if record is not None]
-    document, results = run_document(found, dense, there), StoredResults(store)
+    step = next_step(found, list(stored_runs(store)), partial(lacks_text, store=store, hub=HubReach()))
+    document, results = run_document(found, dense, there, step), StoredResults(store)
     for answers, record in zip((document["dense"], *document["sparse"]), (dense, *there), strict=True):
         asked = (ContinuationSettings(left=record.key, right=record.key, prompt=each) for each in run.settings.prompts)
         answers["continuations"] = [found and found.left for found in map(results.written, asked)]

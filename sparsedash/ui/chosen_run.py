@@ -64,8 +64,9 @@ def _whole_key(backend: Backend, jobs: Sequence[Job], asked: str) -> str:
 def choose_record(found: RunResults) -> Record:
     """Draw the choice among the run's sparse models; the one that the answer names unless the address names another."""
     sparse = {name: record for name, record in found.records.items() if record.pruned}
-    assert found.headline is not None, "the page shows sparse models"
-    names, usual = {name: name for name in sparse}, found.names[found.headline.key]
+    names = {name: name for name in sparse}
+    # Until the first model is pruned there may be quantised ones alone.
+    usual = found.names[found.headline.key] if found.headline else next(iter(sparse))
     return sparse[address_bar.select(RIGHT, "Sparse model", names, usual, noun="model")]
 
 

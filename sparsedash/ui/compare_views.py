@@ -14,7 +14,7 @@ from sparsedash.reporting.charts.bar_charts import changes_chart, changes_words,
 from sparsedash.reporting.html import element, escape, file_name, paragraph, widget_label
 from sparsedash.reporting.passage_analysis import change_ranges, count_by_range, group_losses
 from sparsedash.reporting.record_pair import KIND_OF, KINDS, Kind, Order, Pair
-from sparsedash.reporting.run_answer import run_ending, still_to_come
+from sparsedash.reporting.run_answer import next_step, run_ending, still_to_come
 from sparsedash.reporting.run_reports import comparison_words, continuations_section, html_report
 from sparsedash.reporting.run_results import run_results
 from sparsedash.reporting.task_report import task_sections
@@ -372,7 +372,8 @@ def offer_files(backend: Backend, run: Run, passages: Passages | None, view: Sho
         if tasks and tasks.results:
             said = paragraph(tasks_sentence(pair.right_name, tasks.results))
             written += [element("h2", escape("Tasks")), said, *task_sections(tasks.results, found.tolerance)]
-        return html_report(found, pair, passages, backend.newest_job(run.key), written)
+        step = next_step(found, backend.runs(), backend.lacks_text)
+        return html_report(found, pair, passages, backend.newest_job(run.key), written, step)
 
     def offer(title: str, name: str, media_type: str, made: Callable[[], bytes]) -> None:
         to, key = f"{pair.stem}-{name}", f"take-{name}"

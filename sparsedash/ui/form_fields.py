@@ -22,6 +22,7 @@ from sparsedash.service.backend import Backend
 from sparsedash.service.preflight import Duration, Memory
 from sparsedash.service.request_checks import ReferenceField, hub_reference
 from sparsedash.stats.significance import smallest_loss
+from sparsedash.stats.tolerance import FEWEST_PASSAGES
 from sparsedash.storage.text_files import (
     FEWEST_UPLOADED,
     MAX_MEGABYTES,
@@ -106,8 +107,8 @@ def reference_field(backend: Backend, row: FieldRow, usual: str | None = None) -
     if before != usual and st.session_state.get(row.key) == before:
         st.session_state[row.key] = usual
     with suppress(SparseDashError):
-        if typed := st.session_state.get(row.key):
-            st.session_state[row.key] = hub_reference(field, typed.strip())
+        if (typed := st.session_state.get(row.key)) and (named := hub_reference(field, typed.strip())) != typed:
+            st.session_state[row.key] = named
     name = st.selectbox(
         row.label, names, index=names.index(usual), key=row.key, bind=BOUND, accept_new_options=True, help=row.help
     )
@@ -274,7 +275,7 @@ def show_uploads(backend: Backend, usual: Mapping[str, str]) -> None:
 
 
 def _who() -> str:
-    return "everybody who uses this page" if serving_rules() is None else "you alone"
+    return "everyone with access to this page" if serving_rules() is None else "you alone"
 
 
 def show_estimate(backend: Backend, settings: RunSettings | FindSettings | None) -> bool:
@@ -287,8 +288,9 @@ def show_estimate(backend: Backend, settings: RunSettings | FindSettings | None)
     stored, memory, disk, duration = before.stored, before.memory, before.disk, before.duration
     time, by_stage, room, notes = "seconds: all results are stored", "", "", []
     if not (stored.dense and stored.sparse == stored.n_sparse):
-        early = ", less where trials stop early" if isinstance(settings, FindSettings) and duration.seconds else ""
-        time = _time(duration) + early
+        time = _time(duration)
+        if isinstance(settings, FindSettings) and time.startswith("about"):
+            time += ", less where trials stop early"
         parts = [f"{name} {wording.duration_words(seconds)}" for name, seconds in duration.parts]
         by_stage, room = ", ".join(parts[1:] and parts), wording.disk_words(disk.takes) if disk else ""
         if disk is not None and disk.too_little:
@@ -373,7 +375,7 @@ def evaluation_size_field(backend: Backend, place: DeltaGenerator, settings: Run
     chosen = next((name for name, (its_text, _) in _SIZES.items() if its_text == text and n_asked is None), _OTHER)
     captions = [_caption(backend, *size, settings) for size in _SIZES.values()]
     if chosen == _OTHER:
-        known = _N_TEXTS.get(text, 0)
+        known = _N_TEXTS.get(text, 0) or _n_uploaded(backend, text)
         captions.append(_smallest_loss_words(min(n_asked or known, known or n_asked or 0)))
     st.session_state[_SIZE] = chosen
     names = [*_SIZES, *([_OTHER] if chosen == _OTHER else [])]
@@ -391,9 +393,19 @@ def _caption(backend: Backend, text: str, source: str, settings: RunSettings | F
     return " · ".join([*parts, _smallest_loss_words(n)])
 
 
+def _n_uploaded(backend: Backend, reference: str) -> int:
+    """Passages of a text that was uploaded; 0 where there are none, or it is another text."""
+    with suppress(SparseDashError):
+        count = named_text_count(reference, backend.data_dir) if reference.startswith(UPLOAD) else None
+        return count.n_passages if count else 0
+    return 0
+
+
 def _smallest_loss_words(n_passages: int) -> str:
     """The smallest losses that so many passages show; nothing of an unknown number."""
     if n_passages < 1:
         return ""
+    if n_passages < FEWEST_PASSAGES:
+        return f"{wording.quantity(n_passages, 'passage')}: fewer than {FEWEST_PASSAGES} can never confirm a model"
     ratio, points = smallest_loss(n_passages)
     return f"detects losses of about {ratio:.2f}{wording.NBSP}× perplexity or {points:.1f} points and up"

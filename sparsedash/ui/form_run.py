@@ -47,8 +47,8 @@ _ROWS = [row for kind in _KINDS for row in field_rows(kind).values()]
 _AT_MOST = replace(
     _EVALUATION["n_passages"],
     label="Passages, at most",
-    help="The dense model is evaluated on all of them. A trial stops once its verdict is certain; an undecided one "
-    "counts as too much.",
+    help="The dense model is evaluated on all of them. A trial stops once its verdict is certain; the search "
+    "treats an undecided one as too much.",
 )
 _MORE: dict[str, tuple[tuple[FieldRow, ...], ...]] = {
     "Calibration": (
@@ -74,7 +74,7 @@ _HEAL = FieldRow(
     high=MOST_MINUTES,
     label="Heal for, minutes",
     help="The dense model teaches each sparse one for about so long, on the calibration text. Healed models are points "
-    "of their own beside the unhealed ones. 0: none is healed.",
+    "of their own, next to the unhealed ones. 0: none is healed.",
     key="heal",
 )
 _STEPS = replace(_METHOD["heal_steps"], help="Instead of minutes: repeats a healed model wherever it runs.")

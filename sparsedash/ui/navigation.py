@@ -6,6 +6,8 @@ server of its parameters, but not the browser: the address would stay as it was,
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
 
 import streamlit as st
 
@@ -44,13 +46,12 @@ def current_tolerance() -> Tolerance:
 
 
 def parse_tolerance(parameters: Mapping[str, str]) -> Tolerance:
-    """The tolerance in these parameters of an address; the default where they hold none that is valid."""
-    usual = Tolerance()
-    try:
-        ratio, points = parameters.get(RATIO) or usual.ratio, parameters.get(POINTS) or usual.points
-        return Tolerance(ratio=float(ratio), points=float(points))
-    except (ValueError, SettingsError):
-        return usual
+    """The tolerance in these parameters of an address; the default of each that they do not hold, or not as valid."""
+    found = Tolerance()
+    for parameter, name in ((RATIO, "ratio"), (POINTS, "points")):
+        with suppress(ValueError, SettingsError):
+            found = replace(found, **{name: float(parameters.get(parameter) or getattr(found, name))})
+    return found
 
 
 def tolerance_query() -> dict[str, str]:

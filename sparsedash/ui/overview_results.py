@@ -68,13 +68,13 @@ def _show_next_step(backend: Backend, found: RunResults | None, *, grows: bool) 
             frame.link("overview", widget_label(words), run=key, **navigation.whole_tolerance_query(found.tolerance))
         if step.asked is None and not step.tested and found.headline is not None:
             link_to_export(found.run.key, found.names[found.headline.key])
-        elif step.asked is not None and (address := form_address(step.asked)) is not None:
+        elif step.link and step.asked is not None and (address := form_address(step.asked)) is not None:
             frame.link("prune", step.link, **address)
 
 
 def _takes(backend: Backend, found: RunResults, step: run_answer.NextStep) -> str:
     """What a step takes, as the end of its paragraph; nothing where that is not known, or it is what ran already."""
-    if step.asked in (None, found.run.find, found.run.settings):
+    if not step.link or step.asked in (None, found.run.find, found.run.settings):
         return ""
     seconds = backend.preflight(step.asked).duration.total_s
     return f" It takes about {wording.duration_words(seconds)}." if seconds else ""

@@ -111,3 +111,11 @@ def test_each_has_its_line_in_the_table_of_the_shell_and_in_the_document():
     # Of files of one kind.
     assert [round(each["bytes_removed_percent"]) for each in document["sparse"]] == [60, 5, 62]
     assert document["sparse"][0]["quantised"]["n_bytes"] == 80 * 10**6 and document["sparse"][1]["quantised"] is None
+
+
+def test_dense_quantised_answers_nothing_until_a_model_is_pruned():
+    results = found()
+    begun = replace(results, models=results.models[:2])
+    assert [each.permille for each in begun.judged] == [0] and begun.headline is None and begun.best == []
+    assert run_answer.answer_sentence(begun) == "The dense model is evaluated; no sparse model yet."
+    assert begun.tradeoff().leader == ""

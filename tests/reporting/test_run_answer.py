@@ -262,11 +262,12 @@ def test_runs_that_decide_little_are_judged_alike_in_sentences_report_table_and_
     judged = found.judged[i]
     name = found.names[judged.record.key]
     pair = Pair(left_name="dense", left=found.dense, right_name=name, right=judged.record)
-    report = plain(html.unescape(html_report(found, pair, None).decode()))
+    step = answers.next_step(found)
+    report = plain(html.unescape(html_report(found, pair, None, step=step).decode()))
     assert all(plain(sentence) in report for sentence in model_verdict(name, judged.verdict, found.tolerance))
-    document = run_document(found, found.dense, found.sparse)
+    document = run_document(found, found.dense, found.sparse, step)
     assert document["sentence"] == plain(answers.answer_sentence(found))
-    assert document["next"] == plain(answers.next_step(found).said) and document["next"] in report
+    assert document["next"] == plain(step.said) and document["next"] in report
     assert list(run_table(document))[2:][i].endswith(judged.verdict.verdict)
     assert verdict.items() <= document["sparse"][i]["verdict"].items()
 
@@ -411,7 +412,7 @@ def test_a_search_takes_the_smallest_text_that_can_decide(ratio, on, text):
     without = answers.next_step(nearer, lacks=lambda text: text == "lambada_openai")
     assert plain(without.said).startswith("No text here has the"), "one that is out of reach is not offered"
     far = answers.next_step(replace(found, tolerance=Tolerance(ratio=1.01)))
-    assert plain(far.said).startswith("No text here has the 58,000 passages that a limit of 1.01 × takes. Next: allow")
+    assert plain(far.said).startswith("No text here has the 58,000 passages that a limit of 1.01 × takes. Next: upload")
 
 
 def next_of(found, corpus="builtin:cloze", n_passages=None):
@@ -485,6 +486,13 @@ def larger(record):
     """The same answers over and over, until there are 5,151."""
     more = [replace(record.outcomes[i % len(record.outcomes)], index=i) for i in range(5151)]
     return replace(record, outcomes=tuple(more))
+
+
+def test_one_passage_is_followed_by_the_longest_text_where_none_has_enough():
+    found = run_of(1, 0, (10, 0.02, 0.6, 0))
+    step = answers.next_step(found, lacks=lambda text: text == "lambada_openai")
+    assert plain(step.said) == f"{NEVER} Next: test 10 % on the 402 built-in passages."
+    assert step.asked.evaluation == replace(found.run.settings.evaluation, corpus="builtin:cloze-402", n_passages=None)
 
 
 def test_the_next_step_of_a_race_asks_for_the_best_method_only():

@@ -69,6 +69,7 @@ def test_an_unfinished_run_says_its_state_and_what_there_is(backend):
         (row,) = rows(backend)
         assert row.live == (state == "running") and said(row)["Started"][1] == ""
         assert said(row)["Verdict"][1:] == ("at 10\u00a0%", expected, "1 of 3 models")
+        assert row.values(None)["state"] == (state or "not finished")
 
 
 def test_a_job_is_a_row_before_it_has_a_result_unless_it_ended_or_is_of_another_version(backend):

@@ -50,7 +50,6 @@ def test_it_holds_the_verdict_the_chart_the_flips_the_settings_and_the_versions(
     for text in (
         "is too close to call on 120 passages.",
         "30 % is too close to call on 120 passages.",
-        "Next: test ",
         "9 answers broke, 2 fixed. ",
         "accuracy −5.8 points (",
         "Broke: 9",

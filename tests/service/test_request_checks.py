@@ -317,7 +317,7 @@ def test_a_text_can_be_used_where_it_is_there_and_can_be_read(tmp_path, text, fi
     ],
 )
 def test_a_hub_page_names_its_model_or_text_and_any_other_address_is_refused(field, path, named):
-    for start in (f"{ENDPOINT}/", f"{urlsplit(ENDPOINT).netloc}/"):
+    for start in (f"{ENDPOINT}/", *(f"{www}{urlsplit(ENDPOINT).netloc}/" for www in ("", "www."))):
         if named is None:
             with pytest.raises((ModelError, CorpusError), match=r"^This is not the address of a (model|text set)"):
                 hub_reference(field, start + path)

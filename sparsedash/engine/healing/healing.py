@@ -54,7 +54,7 @@ def require_resident(streamed: bool, what: str = "healed") -> None:
     """Raise CalibrationError where a model cannot be healed or quantised since its weights stay in their files."""
     if streamed:
         raise CalibrationError(
-            f"A model whose weights stay in their files cannot be {what}: that needs all of them in memory.",
+            f"A model streamed from disk cannot be {what}: that needs all weights in memory.",
             f"Run it without being {what}, choose a smaller model or bfloat16, or use a machine with more memory.",
         )
 

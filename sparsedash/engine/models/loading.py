@@ -289,7 +289,7 @@ def read_whole(source: Source, dtype: Dtype) -> LoadedModel:
     refuse_oversized(reference, config, sum(f.stat().st_size for f in folder.glob(f"*.{kind}")), kind)
     where: Any = {"pretrained_model_name_or_path": folder, "use_safetensors": kind == "safetensors"}
     model = read_model(reference, config, getattr(torch, dtype), **where, disable_mmap=False)
-    advice = "The folder needs the tokenizer's files beside the weights."
+    advice = "The folder needs the tokenizer's files as well as the weights."
     with refusing(f"The tokenizer of {reference} could not be read", advice):
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     return _loaded(source, dtype, model, tokenizer, (slow,) if kind == "bin" else ())

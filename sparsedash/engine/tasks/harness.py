@@ -236,7 +236,7 @@ def _checked_config(file: Path) -> dict[str, Any]:
         raise CorpusError(f"{file.name} has fields that could run code: {', '.join(sorted(unknown))}.")
     if config.get("dataset_path") not in _DATA or set(data) != {"data_files"}:
         raise CorpusError(
-            f"{file.name} names no data beside it.",
+            f"{file.name} names no data in its folder.",
             f"It needs dataset_path: {' or '.join(_DATA)}, and dataset_kwargs: data_files.",
         )
     for metric in config.get("metric_list") or ():
@@ -259,7 +259,7 @@ def _beside(file: Path, names: Any, kind: str) -> list[str]:
     for name in names if isinstance(names, list) else [names]:
         path = file.parent / str(name)
         if path_kind(path) != "file" or not lies_below(path, [str(file.parent)]):
-            raise CorpusError(f"{file.name} names {name}, which is no file beside it.")
+            raise CorpusError(f"{file.name} names {name}, which is no file in its folder.")
         if kind == "parquet" and any(map(require_decoding, Features.from_arrow_schema(read_schema(path)).values())):
             # Such a column may name files and addresses that would be opened.
             raise CorpusError(f"{file.name} names {name}, which holds pictures or sounds.")

@@ -98,7 +98,7 @@ BESIDE = {"data_files": {"test": "../secret.jsonl"}}
         ({"include": "other.yaml"}, "could run code: include"),
         ({"class": "os.system"}, "could run code: class"),
         ({"unsafe_code": True}, "could run code: unsafe_code"),
-        ({"dataset_path": "somebody/set"}, "names no data beside it"),
+        ({"dataset_path": "somebody/set"}, "names no data in its folder"),
         ({"dataset_kwargs": BESIDE}, "no file beside it"),
         ({"metric_list": [{"metric": "exact_match", "hf_evaluate": True}]}, "downloaded as code"),
         ({"metric_list": [{"metric": "no_such_metric"}]}, "downloaded as code"),
