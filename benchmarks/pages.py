@@ -7,10 +7,11 @@ starts the server on it, and looks at it with a headless Chromium. Prints one li
 slowest, in milliseconds from the key press to the page's last change, with the processor time that the server spent on
 each, which is nearly the same on a busy machine; and the memory of browser and server along many steps. With --runs 300
 there are so many small runs besides, with what calibration leaves and a log for each, and the pages that list and count
-them are looked at.
+them are looked at. With --questions 1000 six models answer six tasks of so many, and their table is looked at.
 """
 
 import argparse
+import random
 import statistics
 import sys
 import tempfile
@@ -23,9 +24,11 @@ import psutil
 from playwright.sync_api import Page, sync_playwright
 
 from sparsedash.catalog.presets import METHODS
+from sparsedash.reporting.run_list import RUN_ADDRESS_LENGTH
 from sparsedash.schema.records import Run, about_artefact
 from sparsedash.storage.store import Store
 from tests.browser.served import Server, chromium
+from tests.question_sets import answered, scored
 from tests.ui import specimens
 
 N_PASSAGES = 5153
@@ -88,6 +91,32 @@ def fill_runs(folder: Path, n: int) -> None:
             store.put(record.key, record)
         leave_calibration(store, i)
     store.close()
+
+
+def fill_tasks(folder: Path, n: int) -> str:
+    """Put three base models, each dense and at 20 %, and their answers to n questions of six tasks into a data folder.
+
+    Returns the address of their table.
+    """
+    store, runs = Store(folder), list[Run]()
+    for i in range(3):
+        run, records = specimens.run(replace(specimens.SETTINGS, model=f"owner/{i}", sparsities_permille=(200,)))
+        made = [replace(each, key=f"tasks-{i}-{each.key}", model=f"owner/{i}") for each in records]
+        rng, answers = random.Random(i), {}
+        for record in made:
+            sets = [
+                answered(*(scored(-1, -2, i=q, right=rng.random() < 0.7) for q in range(n)), task=f"task-{t}")
+                for t in range(6)
+            ]
+            keyed = [replace(each, key=f"{record.key}-{each.task}") for each in sets]
+            answers[record.key] = tuple(each.key for each in keyed)
+            for each in (record, *keyed):
+                store.put(each.key, each)
+        # Before the large run, which the other pages show.
+        runs.append(replace(run, dense=made[0].key, sparse=(made[1].key,), answers=answers, started_at=1.0))
+        store.put(run.key, runs[-1])
+    store.close()
+    return f"runs?together=tasks&{'&'.join(f'chosen={run.key[:RUN_ADDRESS_LENGTH]}' for run in runs)}"
 
 
 def leave_calibration(store: Store, i: int) -> None:
@@ -194,6 +223,19 @@ def walk_runs(page: Page, server: Server, n_reruns: int) -> None:
     measured("runs, rerun", server, lambda: reruns(page, n_reruns))
 
 
+def walk_tasks(page: Page, server: Server, address: str, n_reruns: int) -> None:
+    """Print how fast the table of models by tasks is: for the first time, opened anew, run again."""
+    first_seen(page, server.address)
+    for name, n in (("first drawn", 1), ("opened anew", n_reruns)):
+        measured(
+            f"models by tasks, {name}",
+            server,
+            lambda n=n: [first_seen(page, f"{server.address}/{address}") for _ in range(n)],
+        )
+    opened(page, f"{server.address}/{address}")
+    measured("models by tasks, rerun", server, lambda: reruns(page, n_reruns))
+
+
 def walk(page: Page, server: Server, n_reruns: int, n_steps: int) -> None:
     """Print every figure."""
     for name in ("overview", "compare?view=layers", "compare?filter=both-wrong"):
@@ -222,6 +264,7 @@ def main() -> None:
     parser.add_argument("--reruns", type=int, default=N_RERUNS, help="of each page")
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--runs", type=int, default=0, help="small ones besides, and the page that lists them")
+    parser.add_argument("--questions", type=int, default=0, help="of each task of six models, and their table")
     parser.add_argument("--keep", type=Path, help="fill this folder and end, for a look by hand")
     arguments = parser.parse_args()
     if arguments.keep:
@@ -233,6 +276,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as parent:
         folder = Path(parent) / "data"
         fill(folder, arguments.methods, arguments.passages)
+        tasks = fill_tasks(folder, arguments.questions) if arguments.questions else ""
         if arguments.runs:
             fill_runs(folder, arguments.runs)
         server = Server(folder)
@@ -242,6 +286,8 @@ def main() -> None:
                 browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
                 # Without the policy of our own pages, which forbids what Playwright does to wait.
                 page = browser.new_page(bypass_csp=True)
+                if tasks:
+                    walk_tasks(page, server, tasks, arguments.reruns)
                 if arguments.runs:
                     walk_runs(page, server, arguments.reruns)
                     walk_storage(page, server, arguments.reruns)

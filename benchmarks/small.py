@@ -22,7 +22,7 @@ OPTIONS = {
     "--data-dir {folder}",
     "growth": "--doublings 1 --hidden 64 --shrink 16 --side 256 --picture {folder}.svg",
     "freed_memory": "--rounds 1 --share 8 --model {model}",
-    "pages": "--methods 1 --passages 200 --reruns 2 --steps 4",
+    "pages": "--methods 1 --passages 200 --reruns 2 --steps 4 --questions 5",
     "precision": "--passages 12 --piece 6 --model {model} --data-dir {folder}",
     "prompts": "--model {model} --data-dir {folder}",
     "protocol": "--evaluation builtin:cloze --passages 8 --samples 40 --length 32 --sparsity 25,50 "

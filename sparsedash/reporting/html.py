@@ -107,9 +107,10 @@ class Cell(NamedTuple):
 
 
 def _over(text: str) -> Html:
-    """The first line of a text, and the others under it, smaller."""
+    """The first line of a text, and the others under it, smaller; after ✓ or ✕ in its colour."""
     first, *under = text.split("\n")
-    return join(escape(first), *(element("span", escape(line), css="sd-under") for line in under))
+    signs = {"✓": "sd-under sd-right", "✕": "sd-under sd-wrong"}
+    return join(escape(first), *(element("span", escape(line), css=signs.get(line[:1], "sd-under")) for line in under))
 
 
 @dataclass(frozen=True)
@@ -143,16 +144,18 @@ class Table:
     @property
     def html(self) -> Html:
         """A real table under its caption, which scrolls by itself."""
-        top = element("tr", *(element("th", escape(cell), scope="col") for cell in self.head))
-        firsts = self.links or [escape(row[0]) for row in self.rows]
+        # Names of tasks are long and have no spaces.
+        heads = (Html(escape(cell).replace("_", "_<wbr>")) for cell in self.head)
+        top = element("tr", *(element("th", head, scope="col") for head in heads))
         shown = _over if self.stacked else escape
+        firsts = self.links or [shown(row[0]) for row in self.rows]
         body = [
             element("tr", element("th", first, scope="row"), *(element("td", shown(cell)) for cell in rest))
             for first, (_, *rest) in zip(firsts, self.rows, strict=True)
         ]
         inside = element("table", element("thead", top), element("tbody", *body), css="sd-table")
         scroll = element("div", inside, css="sd-scroll", role="region", aria_label=self.name, tabindex="0")
-        return join(paragraph(self.caption, css="sd-muted sd-small"), scroll)
+        return join(paragraph(self.caption, css="sd-muted sd-small") if self.caption else Html(""), scroll)
 
 
 def spreadsheet_safe(text: str) -> str:

@@ -341,7 +341,7 @@ def run_results(
     measured, missing = dict[str, Measured](), {}
     for key, named in wording.record_names(run).items():
         try:
-            measured[named] = _measure(results, run.dense, key)
+            measured[named] = measure_beside(results, run.dense, key)
         except LookupError as error:
             missing[named] = str(error.args[0])
     if wording.DENSE not in measured:
@@ -391,21 +391,24 @@ def measure(dense: Record, record: Record) -> Measured:
 
 
 @lru_cache(maxsize=128)
-def _measure(results: Results, dense_key: str, key: str) -> Measured:
-    """The record with this key against the dense one, cached: measuring a sweep anew would take seconds.
+def measure_beside(results: Results, dense_key: str, key: str) -> Measured:
+    """The record with this key against a dense one, or another baseline, cached: a sweep anew would take seconds.
 
-    A sweep of many methods has more passages than fit into memory whole, so only verdicts and log-likelihoods of the
-    outcomes stay. Raises LookupError with the reason, which is not cached, since the record may yet come.
+    Raises LookupError with the reason, which is not cached, since the record may yet come.
     """
-    stored = results.record(key)
-    if stored is None:
-        raise LookupError(results.why_missing(key))
-    light = (replace(o, target="", answer="", tokens=(), top=()) for o in stored.outcomes)
-    record = replace(stored, outcomes=tuple(light))
-    dense = record if key == dense_key else _measure(results, dense_key, dense_key)[0]
+    dense, record = _light_record(results, dense_key), _light_record(results, key)
     if record.passages_key != dense.passages_key or not shared_outcomes(dense, record):
         raise LookupError("answers other passages than the dense model")
     return measure(dense, record)
+
+
+@lru_cache(maxsize=128)
+def _light_record(results: Results, key: str) -> Record:
+    """A record, of whose outcomes only verdicts and log-likelihoods stay: those of many sweeps must fit into memory."""
+    stored = results.record(key)
+    if stored is None:
+        raise LookupError(results.why_missing(key))
+    return replace(stored, outcomes=tuple(replace(o, target="", answer="", tokens=(), top=()) for o in stored.outcomes))
 
 
 def published_beside(dense: Record) -> tuple[PublishedRow, ...]:

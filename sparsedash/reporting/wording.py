@@ -400,12 +400,12 @@ def example_origin(run: Run) -> str:
     return f"Computed on {made.day} {made:%B %Y} on another machine ({run.made_on}), with {by}."
 
 
-def record_names(run: Run) -> dict[str, str]:
+def record_names(run: Run, named: bool = False) -> dict[str, str]:
     """The names of a run's records by their keys, dense first: "dense", "20 %", or "magnitude 20 %" of named methods.
 
-    Sparse ones come method by method, after dense quantised: "dense, Q4_K_M".
+    Sparse ones come method by method, after dense quantised: "dense, Q4_K_M". named: with their methods in any case.
     """
-    named, names = run.settings.names_methods, {run.dense: DENSE}
+    named, names = named or run.settings.names_methods, {run.dense: DENSE}
     for key, (method, at) in zip(run.sparse, run.settings.points, strict=False):
         name = f"{f'{method_title(method.unquantised)} ' if named else ''}{at / 10:g} %"
         names[key] = typed(name, method, at, bool(run.source_type))

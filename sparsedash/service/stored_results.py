@@ -6,6 +6,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -23,7 +24,16 @@ from sparsedash.schema.question_records import QuestionSet
 from sparsedash.schema.records import R, Record, Run, about_artefact
 from sparsedash.schema.store_keys import NoteName
 from sparsedash.stats.significance import shared_outcomes
-from sparsedash.stats.task_verdicts import TaskPair, TaskResult, judge_tasks, pair_tasks
+from sparsedash.stats.task_verdicts import (
+    TaskLosses,
+    TaskPair,
+    TaskResult,
+    judge_tasks,
+    pair_answers,
+    pair_tasks,
+    task_losses,
+    task_score,
+)
 from sparsedash.stats.tolerance import Losses, Tolerance, ToleranceVerdict, judge_all, record_losses
 from sparsedash.storage.sample_files import pool_parts, read_answers
 from sparsedash.storage.store import Store
@@ -218,6 +228,20 @@ class JudgedAnswers(NamedTuple):
     notes: Sequence[str]
 
 
+class AnswersBeside(NamedTuple):
+    """One model's answers to a task, and what it lost against a baseline, without the questions.
+
+    score: of all n questions: see `task_score`. rolling: whether they are documents. losses: on the questions that both
+    answered; None where these cannot be paired: why says the reason, empty where the baseline did not answer the task.
+    """
+
+    score: float
+    n: int
+    rolling: bool
+    losses: TaskLosses | None
+    why: str = ""
+
+
 def judge_run(
     run: Run, answered: Callable[[str], QuestionSet | None], tolerance: Tolerance
 ) -> dict[str, JudgedAnswers]:
@@ -257,6 +281,8 @@ class OpenedAnswers:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._cache = _Cache(MAX_PASSAGES_IN_MEMORY, _n_passages)
+        # Of a few numbers each: questions that come shall not push them out.
+        self._beside = _Cache(MOST_RUNS, lambda answers: 1)
 
     def keep(self, name: str, content: bytes) -> str:
         """The key of a file of this name. Raises CorpusError where it cannot be read, and StoreError."""
@@ -299,6 +325,32 @@ class OpenedAnswers:
             self._cache.put(name, known)
         return known
 
+    def beside(self, baseline: Sequence[str], model: Sequence[str]) -> Mapping[str, AnswersBeside]:
+        """What a model answered to each task beside a baseline, by the task. baseline, model: keys of answers of runs.
+
+        Questions are read only where these two were not compared before.
+        """
+        known: dict[str, AnswersBeside] | None = self._beside.get(name := (tuple(baseline), tuple(model)))
+        if known is None:
+            others = self._by_task(baseline) if name[0] != name[1] else {}
+            known = {task: _beside(others.get(task), own) for task, own in self._by_task(model).items()}
+            self._beside.put(name, known)
+        return known
+
+    def _by_task(self, keys: Sequence[str]) -> dict[str, QuestionSet]:
+        """The stored ones of these sets of a run by their tasks; one whose parts do not belong together is left out."""
+        sets = list[QuestionSet]()
+        for key in keys:
+            found: QuestionSet | None = self._cache.get(key) or self._store.get(QuestionSet, key)
+            if found is not None:
+                self._cache.put(key, found)
+                sets.append(found)
+        tasks = dict[str, QuestionSet]()
+        for task in dict.fromkeys(each.task for each in sets):
+            with suppress(CorpusError):
+                (tasks[task],) = pool_parts(each for each in sets if each.task == task)
+        return tasks
+
     def judge(self, dense: Sequence[str], other: Sequence[str], tolerance: Tolerance) -> JudgedAnswers:
         """The verdicts on the answers with these keys. Raises CorpusError where they cannot be paired."""
         sides = tuple(tuple(key for key in dict.fromkeys(keys) if self.get(key) is not None) for keys in (dense, other))
@@ -313,6 +365,15 @@ class OpenedAnswers:
         if isinstance(known, CorpusError):
             raise CorpusError(known.message, known.advice)
         return known
+
+
+def _beside(baseline: QuestionSet | None, own: QuestionSet) -> AnswersBeside:
+    losses, why = None, ""
+    try:
+        losses = task_losses(pair_answers(baseline, own)) if baseline else None
+    except CorpusError as error:
+        why = error.message
+    return AnswersBeside(task_score(own.questions), len(own.questions), own.kind == "rolling", losses, why)
 
 
 def _entry(key: str) -> str:

@@ -46,6 +46,20 @@ class TaskPair:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TaskLosses:
+    """What a model lost on a task, before a verdict. broke, fixed, not_judged: as in TaskResult.
+
+    of: moments of the loss over the questions that both answered, in the unit of `Loss`.
+    """
+
+    measure: LossMeasure
+    broke: int
+    fixed: int
+    of: Moments
+    not_judged: NotJudged | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class TaskResult:
     """The verdict on one task, or why there is none, and what changed.
 
@@ -149,37 +163,54 @@ def pair_tasks(dense: Sequence[QuestionSet], other: Sequence[QuestionSet]) -> tu
 
 def judge_tasks(pairs: Sequence[TaskPair], tolerance: Tolerance) -> list[TaskResult]:
     """The verdicts on all tasks, of one model or several, together; in the order given."""
-    losses, flips = [_loss_moments(pair) for pair in pairs], [_flips(pair) for pair in pairs]
-    reasons = [_not_judged(pair) for pair in pairs]
-    judged = [i for i, reason in enumerate(reasons) if reason is None]
+    measured = [task_losses(pair) for pair in pairs]
+    losses = judge_losses(measured, tolerance)
+    # Those that are not judged claim nothing, so they take nothing of the chance of error.
+    judged = [i for i, loss in enumerate(losses) if loss is not None]
+    adjusted = dict(zip(judged, holm([_p_value(measured[i]) for i in judged]), strict=True))
+    return [
+        TaskResult(
+            pair=pair,
+            dense=task_score([one for one, _ in pair.questions]),
+            other=task_score([two for _, two in pair.questions]),
+            broke=measured[i].broke,
+            fixed=measured[i].fixed,
+            moved=sum(_moved(one, two) for one, two in pair.questions),
+            p_value=adjusted.get(i),
+            divergence=_divergence(pair),
+            loss=losses[i],
+            not_judged=measured[i].not_judged,
+        )
+        for i, pair in enumerate(pairs)
+    ]
+
+
+def task_losses(pair: TaskPair) -> TaskLosses:
+    """The losses of a pair."""
+    broke, fixed = _flips(pair)
+    return TaskLosses(
+        measure="word perplexity" if pair.dense.kind == "rolling" else "accuracy",
+        broke=broke,
+        fixed=fixed,
+        of=_loss_moments(pair),
+        not_judged=_not_judged(pair),
+    )
+
+
+def judge_losses(tasks: Sequence[TaskLosses], tolerance: Tolerance) -> list[Loss | None]:
+    """The losses of all tasks judged together, in the order given; None where one is not judged."""
 
     def judge(i: int, share: float) -> Loss:
-        of, alpha = losses[i], 2 * share
-        rolling = pairs[i].dense.kind == "rolling"
-        measure: LossMeasure = "word perplexity" if rolling else "accuracy"
-        interval = mean_interval(of, alpha) if rolling else lost_share_interval(*flips[i], of.n, alpha)
+        task, alpha = tasks[i], 2 * share
+        of, measure = task.of, task.measure
+        share_lost = measure == "accuracy"
+        interval = lost_share_interval(task.broke, task.fixed, of.n, alpha) if share_lost else mean_interval(of, alpha)
         loss = loss_of(measure, of, interval, alpha, tolerance.most(measure))
         # Of few flips, or none, it is not known how many questions would do.
         return replace(loss, needed=None) if loss.needed and loss.needed <= of.n else loss
 
-    found = judge_in_steps(judged, ALPHA, judge)
-    # Those that are not judged claim nothing, so they take nothing of the chance of error.
-    adjusted = dict(zip(judged, holm([_p_value(pairs[i], losses[i]) for i in judged]), strict=True))
-    return [
-        TaskResult(
-            pair=pair,
-            dense=_score([one for one, _ in pair.questions]),
-            other=_score([two for _, two in pair.questions]),
-            broke=flips[i][0],
-            fixed=flips[i][1],
-            moved=sum(_moved(one, two) for one, two in pair.questions),
-            p_value=adjusted.get(i),
-            divergence=_divergence(pair),
-            loss=found.get(i),
-            not_judged=reasons[i],
-        )
-        for i, pair in enumerate(pairs)
-    ]
+    found = judge_in_steps([i for i, task in enumerate(tasks) if task.not_judged is None], ALPHA, judge)
+    return [found.get(i) for i in range(len(tasks))]
 
 
 def overall_verdict(results: Sequence[TaskResult]) -> TaskVerdict:
@@ -202,7 +233,8 @@ def _moved(one: AnsweredQuestion, two: AnsweredQuestion) -> bool:
     return one.chosen != two.chosen if len(one.choices) > 1 else one.answer != two.answer
 
 
-def _score(questions: Sequence[AnsweredQuestion]) -> float:
+def task_score(questions: Sequence[AnsweredQuestion]) -> float:
+    """The share of right answers; of documents bits a byte."""
     if questions[0].right is not None:
         return sum(question.right is True for question in questions) / len(questions)
     nats = -sum(question.log_likelihood or 0.0 for question in questions)
@@ -232,8 +264,8 @@ def _not_judged(pair: TaskPair) -> NotJudged | None:
     return "chance" if wilson_interval(n_right, n)[0] <= chance else None
 
 
-def _p_value(pair: TaskPair, of: Moments) -> float:
-    return mean_p_value(of) if pair.dense.kind == "rolling" else mcnemar(*_flips(pair))
+def _p_value(task: TaskLosses) -> float:
+    return mcnemar(task.broke, task.fixed) if task.measure == "accuracy" else mean_p_value(task.of)
 
 
 def _divergence(pair: TaskPair) -> float | None:

@@ -108,20 +108,20 @@ def choose_budget(name: str, title: str, usual: Budget) -> Budget:
     return next(budget for budget in BUDGETS if budget == chosen)
 
 
-def choose_view(views: Mapping[str, str]) -> str:
-    """The view of the page, chosen from a row of buttons; the address keeps it.
+def choose_view(views: Mapping[str, str], name: str = VIEW) -> str:
+    """The view of the page, or of a part of it, chosen from a row of buttons; the address keeps it.
 
-    views: titles by the values of the parameter. The first is the usual one, and empty.
+    views: titles by the values of the parameter `name`. The first is the usual one; of a page it is empty.
     """
-    wanted, key = query_value(VIEW), "chosen-view"
-    st.session_state[key] = wanted if wanted in views else ""
+    wanted, key = query_value(name), f"chosen-{name}"
+    st.session_state[key] = wanted if wanted in views else next(iter(views))
     st.segmented_control(
         "View",
         list(views),
         format_func=views.__getitem__,
         key=key,
         required=True,
-        on_change=lambda: set_query({VIEW: st.session_state[key]}),
+        on_change=lambda: set_query({name: st.session_state[key]}),
         label_visibility="collapsed",
     )
     return str(st.session_state[key])

@@ -79,16 +79,16 @@ def show_tradeoff_chart(
         _PAIRED if paired and _CAPTIONS[measure] == _SIGNS else "",
     ]
     more = [*hints, _HELP[measure], far_words(tradeoff, measure), _HOLLOW if hollow else "", _CLICK]
-    _caption(key, measure, caption, more)
+    show_caption(key, f"chart: {measure}", caption, more)
     return pressed
 
 
-def _caption(key: str, shown: str, caption: Sequence[str], more: Sequence[str]) -> None:
-    """Draw the caption of a chart, and a "?" that opens the rest, a paragraph each. shown: what the chart shows."""
+def show_caption(key: str, of: str, caption: Sequence[str], more: Sequence[str]) -> None:
+    """Draw the caption of a chart or table, and a "?" that opens the rest, a paragraph each. of: "chart: flips"."""
     with st.container(key=f"caption-{key}", horizontal=True, vertical_alignment="top", gap="small"):
         frame.remark(*caption)
         # The style sheet shows a "?" in place of the label.
-        label = widget_label(f"How to read this chart: {shown}")
+        label = widget_label(f"How to read this {of}")
         with st.popover(label, type="tertiary", key=f"help-{key}"):
             frame.show(*(paragraph(text, css="sd-small") for text in more if text))
 
@@ -143,7 +143,7 @@ def show_gains(backend: Backend, found: RunResults, tradeoff: TradeoffData, name
         file = file_name(wording.file_stem(found.run), measure, "against", name)
         key = clicked_record(show_chart(chart, file, alt, f"gain-{name}-{measure}"))
         more = [_BEATEN, far_words(tradeoff, measure), _MEASURED if is_timed else _EXACT, _CLICK]
-        _caption(f"gain-{name}", f"{measure} against {name}", [_FRONT], more)
+        show_caption(f"gain-{name}", f"chart: {measure} against {name}", [_FRONT], more)
     for why, models in omitted.items():
         frame.note(f"{wording.quantity(len(models), 'sparse model')} not shown: {why}.")
     if untimed := omitted.get(deployment.UNTIMED):

@@ -16,17 +16,20 @@ from sparsedash.service.deletion import Cleanup, Selection
 from sparsedash.storage.run_files import SUFFIX
 from sparsedash.storage.users import LONGEST_NAME
 from sparsedash.ui import address_bar, frame, navigation
-from sparsedash.ui.address_bar import BOUND, PAGE, choose_measure, query_value, set_query
+from sparsedash.ui.address_bar import BOUND, PAGE, choose_measure, choose_view, query_value, set_query
 from sparsedash.ui.form_fields import file_popover
 from sparsedash.ui.frame import JOB_S
 from sparsedash.ui.job_panel import JOBS_LISTED
 from sparsedash.ui.loss_charts import choose_highlight, choose_share, open_comparison, show_tradeoff_chart
+from sparsedash.ui.runs_leaderboard import show_leaderboard
 from sparsedash.ui.task_answers import offer_to_open_answers
 
 CHOSEN, OVERLAID = "chosen", "together"
 """Parameters of the address: the ticked runs, and whether they are overlaid."""
 ROWS_A_PAGE = 25
 
+_BY_TASKS = "tasks"
+_OVERLAYS = {"1": "Chart", _BY_TASKS: "Models × tasks"}
 _TEXT = "contains"
 """The parameter of the search. No field of another page may have this name: Streamlit hands values on."""
 _READING = "runs-reading"
@@ -182,7 +185,11 @@ def _draw_actions(backend: Backend, rows: Sequence[RunRow], chosen: Sequence[Run
         paragraph(f"{len(chosen)} chosen{f', {hidden} of them not in this list' if hidden else ''}", css="sd-count")
     )
     st.button(
-        "Close the chart" if overlaid else "Overlay" if len(chosen) > 1 else "Show the chart",
+        f"Close the {'table' if _shows_tasks() else 'chart'}"
+        if overlaid
+        else "Overlay"
+        if len(chosen) > 1
+        else "Show the chart",
         type="secondary" if overlaid else "primary",
         key="runs-together",
         on_click=set_query,
@@ -260,12 +267,23 @@ def is_overlaid() -> bool:
     return bool(query_value(OVERLAID))
 
 
+def _shows_tasks() -> bool:
+    return query_value(OVERLAID) == _BY_TASKS
+
+
 def show_overlay(backend: Backend, chosen: Sequence[RunRow]) -> None:
-    """Draw the chart of the ticked runs, what it leaves out and why, and its numbers."""
+    """Draw the chart of the ticked runs, what it leaves out and why, and its numbers; or their models by tasks."""
     with_results = [row for row in chosen if row.run is not None]
     looked_at, limits = with_results[:MOST_RUNS], navigation.current_tolerance()
     found = [results for row in looked_at if (results := run_results(backend, row.run, limits, row.mark.name))]
-    frame.section("Overlay" if len(chosen) > 1 else "The chart of this run")
+    by_tasks = _shows_tasks()
+    frame.section("Models by tasks" if by_tasks else "Overlay" if len(chosen) > 1 else "The chart of this run")
+    if found:
+        choose_view(_OVERLAYS, OVERLAID)
+    if found and by_tasks:
+        show_leaderboard(backend, found)
+        _note_left_out(with_results)
+        return
     if not any(results.judged for results in found):
         frame.note("None of the chosen runs has a sparse model with answers yet.")
         return
@@ -284,10 +302,14 @@ def show_overlay(backend: Backend, chosen: Sequence[RunRow]) -> None:
     open_comparison(drawn.models.get(pressed))
     for note in drawn.notes:
         frame.note(note)
-    if len(looked_at) < len(with_results):
-        frame.note(f"Only the first {MOST_RUNS} of the chosen runs are shown.")
+    _note_left_out(with_results)
     with st.expander("The numbers as a table"):
         frame.show_table(drawn.numbers)
+
+
+def _note_left_out(with_results: Sequence[RunRow]) -> None:
+    if len(with_results) > MOST_RUNS:
+        frame.note(f"Only the first {MOST_RUNS} of the chosen runs are shown.")
 
 
 def explain_no_runs(backend: Backend) -> None:

@@ -34,9 +34,10 @@ PRINTS: dict[str, tuple[int, str]] = {
     "freed_memory": (3, rf"(?:answer|read|write): {N} s of processor time .*, {N} s given back, .* \({N} times\)"),
     "growth": (8, rf"(?:{'|'.join(growth.SMALLEST)}) \d+ \([12] times\): (?:[a-z ]+ {N} s \({N} times\),? ?)+"),
     "pages": (
-        4,
-        r"(?:overview|compare(?:\?view=layers|\?filter=both-wrong)?), (?:rerun|steps to 4): "
-        r"median \d+ ms, slowest \d+ ms, .*, n = [24]",
+        7,
+        r"(?:overview|compare(?:\?view=layers|\?filter=both-wrong)?|models by tasks), "
+        r"(?:rerun|steps to 4|first drawn|opened anew): "
+        r"median \d+ ms, slowest \d+ ms, .*, n = [124]",
     ),
     "precision": (2, rf"(?:float32|bfloat16) +last word \d+ of 12, {SHARE} \({SHARE} to {SHARE}\); .*"),
     "prompts": (3, rf"(?:cold|warm): first words after {N} s, all 24 tokens of both after {N} s \(.*, both together\)"),

@@ -130,6 +130,7 @@ LEADS_TO = {
     "button runs-pin": "★ pinned",
     "button FormSubmitter-form-#-Save": r"\+x<b>",
     "download run-take-along": r"\.sparsedash-run$",
+    "download take-leaderboard": r"^models-by-tasks\.html$",
     "button runs-clear": r"^/runs\?(?!\S*chosen=)",
     "link Open answers of lm-evaluation-harness": r"^/\?answers=1",
     # Compare.

@@ -22,6 +22,7 @@ OPENED = [
     *PAGES,
     *(("prune", more) for more in NEXT),
     ("overview", {"against": "reading"}),
+    ("runs", {"chosen": RUN.key[:16], "together": "tasks"}),
 ]
 SAID = {
     "run": (OTHER.key()[:16], "owner/other"),
