@@ -40,7 +40,7 @@ AT_ONCE = 4_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class Population:
-    """What one model lost, passage by passage. nats: of log-likelihood. broke: 1, mended: -1, else 0."""
+    """What one model lost, passage by passage. nats: of log-likelihood. broke: 1, fixed: -1, else 0."""
 
     method: str
     percent: float
@@ -164,20 +164,20 @@ def bounds(values, looked, alpha=ALPHA):
 
 
 @cache
-def accuracy_side(broke, mended, n, looked, true):
+def accuracy_side(broke, fixed, n, looked, true):
     """1 where the interval lies beyond the true loss, -1 within, else 0."""
-    found = (broke - mended) / n
+    found = (broke - fixed) / n
     if looked:
-        missed = log_e_value(broke, mended, n, -true) >= -log(ALPHA)
+        missed = log_e_value(broke, fixed, n, -true) >= -log(ALPHA)
         return (1 if found > true else -1) if missed else 0
-    low, high = accuracy_bounds(broke, mended, n)
+    low, high = accuracy_bounds(broke, fixed, n)
     return 1 if low > true else -1 if high <= true else 0
 
 
 @cache
-def accuracy_bounds(broke, mended, n):
+def accuracy_bounds(broke, fixed, n):
     """The interval of the share lost."""
-    return lost_accuracy_interval(losses_of(np.zeros(n), (broke, mended)), ALPHA)
+    return lost_accuracy_interval(losses_of(np.zeros(n), (broke, fixed)), ALPHA)
 
 
 def accuracy_errors(population, n, looked, draws):
@@ -191,10 +191,10 @@ def accuracy_errors(population, n, looked, draws):
         sides = [accuracy_side(*flips, look, looked, true) for flips, look in zip(counts, at, strict=True)]
         wrong[0] += any(side < 0 and look >= FEWEST_PASSAGES for side, look in zip(sides, at, strict=True))
         wrong[1] += any(side > 0 for side in sides)
-        broke, mended = counts[-1]
-        spread = (broke + mended) / n - ((broke - mended) / n) ** 2
+        broke, fixed = counts[-1]
+        spread = (broke + fixed) / n - ((broke - fixed) / n) ** 2
         if spread > 0 and not looked:
-            low, high = accuracy_bounds(broke, mended, n)
+            low, high = accuracy_bounds(broke, fixed, n)
             widths.append((high - low) / (2 * Z_95 * sqrt(spread / n)))
     return [*(100 * count / draws for count in wrong), float(np.mean(widths)) if widths else float("nan")]
 

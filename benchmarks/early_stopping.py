@@ -85,8 +85,8 @@ def simulate(n_passages: int, n_runs: int, n_comparisons: int) -> None:
 
 def ending(run: list[list[int]], looks: list[int], n_comparisons: int) -> tuple[str, int]:
     """The decision and after how many passages."""
-    for (broke, mended), n in zip(run, looks, strict=True):
-        decision = decide_once(broke, mended, n, n_comparisons)
+    for (broke, fixed), n in zip(run, looks, strict=True):
+        decision = decide_once(broke, fixed, n, n_comparisons)
         if decision != "open":
             return decision, n
     return "open", looks[-1]

@@ -34,7 +34,7 @@ def power(population, arguments):
 
 
 def losses_of(nats, flips=(0, 0), n_right=0):
-    """What a draw lost, as the verdict is given it. flips: how many broke, and were mended."""
+    """What a draw lost, as the verdict is given it. flips: how many broke, and were fixed."""
     found = Moments(
         n=len(nats),
         mean=float(nats.mean()),
@@ -42,7 +42,7 @@ def losses_of(nats, flips=(0, 0), n_right=0):
         lowest=float(nats.min()),
         highest=float(nats.max()),
     )
-    return Losses(nats=found, broke=flips[0], mended=flips[1], n_right=n_right, anytime=False)
+    return Losses(nats=found, broke=flips[0], fixed=flips[1], n_right=n_right, anytime=False)
 
 
 def _chances(population, n, nats, draws, rng):

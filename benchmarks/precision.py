@@ -61,7 +61,7 @@ def _report(model, outcomes, seconds, ratios) -> None:
         agree = pairs.both_right + pairs.both_wrong
         print(
             f"{name[:-6].replace('_', ' '):10} {agree} of {len(single)} verdicts equal; only FP32 right: "
-            f"{pairs.broke}, only BF16 right: {pairs.mended}, p {pairs.p_value:.2g}"
+            f"{pairs.broke}, only BF16 right: {pairs.fixed}, p {pairs.p_value:.2g}"
         )
     same = sum(a.answer == b.answer for a, b in zip(*outcomes.values(), strict=True))
     furthest = max(abs(a.log_likelihood - b.log_likelihood) for a, b in zip(*outcomes.values(), strict=True))

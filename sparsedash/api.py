@@ -82,7 +82,7 @@ class Comparison:
     """What a sparse model lost against a dense one on the same passages.
 
     verdict: a sentence. figures: losses and their intervals in words. judged: the verdict by measure, with numbers.
-    paired: answers that broke and were mended, McNemar's p. dense, sparse: the answers, passage by passage.
+    paired: answers that broke and were fixed, McNemar's p. dense, sparse: the answers, passage by passage.
     """
 
     verdict: str

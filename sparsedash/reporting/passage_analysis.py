@@ -207,11 +207,11 @@ def group_losses(pair: Pair, passages: Passages) -> Table:
         lost = passage_losses([pair.outcomes(position) for position in positions], anytime=anytime)
         low, high = (anytime_mean_interval if anytime else mean_interval)(lost.nats, alpha)
         least, most = lost_accuracy_interval(lost, alpha)
-        change = (lost.mended - lost.broke) / len(positions)
+        change = (lost.fixed - lost.broke) / len(positions)
         points, ratio = wording.signed_points(change), wording.nats_as_factor(lost.nats.mean)
         ends = "no interval" if low == -inf else wording.factor_range(low, high)
         apart = MORE if low > mean else LESS if high < mean else ""
-        counts = {"passages": len(positions), "broke": lost.broke, "fixed": lost.mended}
+        counts = {"passages": len(positions), "broke": lost.broke, "fixed": lost.fixed}
         intervals = [f"{points} ({wording.signed_interval((-most, -least))})", f"{ratio} ({ends})"]
         rows.append([f"{by}: {name}", *(f"{count:,}" for count in counts.values()), *intervals, apart])
         data.append(

@@ -17,7 +17,7 @@ from sparsedash.schema.records import Outcome, Passages, Record, Run
 from sparsedash.service.backend import Backend
 from sparsedash.stats.significance import shared_outcomes
 
-Kind = Literal["all", "both-right", "broke", "mended", "both-wrong"]
+Kind = Literal["all", "both-right", "broke", "fixed", "both-wrong"]
 """The two by two of the answers, and all four together, to which they add up."""
 
 Order = Literal["largest change first", "file order"]
@@ -26,7 +26,7 @@ KINDS: dict[Kind, str] = {
     "all": "All",
     "both-right": "Both right",
     "broke": "Broke",
-    "mended": "Fixed",
+    "fixed": "Fixed",
     "both-wrong": "Both wrong",
 }
 ADDRESS_LENGTH = 16
@@ -41,7 +41,7 @@ _WORDS = re.compile(r"\S+\s*|\s+")
 KIND_OF: dict[tuple[bool, bool], Kind] = {
     (True, True): "both-right",
     (True, False): "broke",
-    (False, True): "mended",
+    (False, True): "fixed",
     (False, False): "both-wrong",
 }
 SIDES: tuple[str, str] = ("left", "right")
@@ -107,7 +107,7 @@ class Pair:
         """The passages in this order. The largest change is the largest fall, or rise where passages were fixed."""
         if order == "file order":
             return sorted(positions)
-        sign = 1 if kind == "mended" else -1
+        sign = 1 if kind == "fixed" else -1
         return sorted(positions, key=lambda position: (sign * self.fall(position), position))
 
     def holding(self, text: str, passages: Passages | None) -> Sequence[int]:

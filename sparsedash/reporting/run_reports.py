@@ -46,7 +46,7 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-a
 FLIPS_SHOWN = 200
 CONTEXT_SHOWN = 300
 """Characters of a context's end that stand beside a flip."""
-_FLIPS: tuple[Kind, ...] = ("broke", "mended")
+_FLIPS: tuple[Kind, ...] = ("broke", "fixed")
 _CHARTS: tuple[Measure, ...] = ("word perplexity", "accuracy")
 _STYLE = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
 
@@ -268,7 +268,7 @@ def _sparse(found: RunResults, judged: Judged, record: Record) -> dict[str, Any]
     assert pruned is not None, "a sparse record says how it was pruned"
     errors = ("layer_errors", "held_out_errors", "uncompensated_errors", "passage_errors")
     per_layer = ("widths", *errors, "alone")
-    paired = {name: getattr(pairs, name) for name in ("broke", "mended", "p_value", "difference")}
+    paired = {name: getattr(pairs, name) for name in ("broke", "fixed", "p_value", "difference")}
     return {
         "method": asdict(pruned.method),
         "sparsity_percent": pruned.sparsity_permille / 10,

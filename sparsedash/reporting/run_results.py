@@ -134,7 +134,7 @@ def model_readings(model: Judged) -> Readings:
     Of perplexity what is farther than the chart reaches stands at its edge. One passage has no interval, and no bar.
     """
     record, comparison, verdict = model.record, model.comparison, model.verdict
-    score, broke, fixed = record.last_word, comparison.broke, comparison.mended
+    score, broke, fixed = record.last_word, comparison.broke, comparison.fixed
     below, above = (share_right(count, comparison.n_passages, comparison.anytime) for count in (broke, fixed))
     flips, loss, single = f"{broke:,} broke, {fixed:,} fixed", verdict.perplexity, isinf(verdict.perplexity.low)
     bounds = (loss.value,) * 3 if single else (loss.value, loss.high, loss.low)
@@ -149,7 +149,7 @@ def model_readings(model: Judged) -> Readings:
         "accuracy": (Reading(100 * change, 100 * ends[0], 100 * ends[1], points),),
         "flips": (
             Reading(-below.value, -below.high, -below.low, flips, "broke"),
-            replace(above, role="mended", words=flips),
+            replace(above, role="fixed", words=flips),
         ),
         "share right": (share_right(score.right, score.total, anytime=record.stopping is not None),),
     }

@@ -67,7 +67,7 @@ def task_sections(results: Sequence[TaskResult], tolerance: Tolerance) -> list[H
     ]
     for result in results:
         kinds = questions_by_kind(result)
-        for kind in ("broke", "mended"):
+        for kind in ("broke", "fixed"):
             if kinds[kind]:
                 title = f"{result.task}, {KINDS[kind].lower()}: {len(kinds[kind]):,}"
                 body += [element("h2", escape(title)), _flips(result, title, kinds[kind])]

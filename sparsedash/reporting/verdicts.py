@@ -31,7 +31,7 @@ _TOO_FEW_RIGHT = "too few answers are right to judge accuracy"
 
 def flip_words(comparison: PairedComparison) -> str:
     """How many answers broke and how many were fixed."""
-    return f"{quantity(comparison.broke, 'answer')} broke, {comparison.mended:,} fixed."
+    return f"{quantity(comparison.broke, 'answer')} broke, {comparison.fixed:,} fixed."
 
 
 def tolerance_words(tolerance: Tolerance, measures: Sequence[LossMeasure] = ("word perplexity", "accuracy")) -> str:
@@ -219,7 +219,7 @@ def loss_cells(judged: Judged) -> list[Cell]:
         Cell("Change, points", f"{wording.signed_points(change)}\n{points}", {**values, "change_points": 100 * change}),
         Cell("p", wording.p_number(judged.p_value), {"p": judged.p_value}),
         Cell("Broke", f"{compared.broke:,}", {"broke": compared.broke}),
-        Cell("Fixed", f"{compared.mended:,}", {"fixed": compared.mended}),
+        Cell("Fixed", f"{compared.fixed:,}", {"fixed": compared.fixed}),
         Cell("Verdict", verdict_sign(judged.verdict).replace(" by ", "\nby ")),
     ]
 

@@ -131,7 +131,7 @@ def _result_cells(answers: dict[str, Any]) -> list[str]:
     perplexity = inf if answers["word_perplexity"] is None else answers["word_perplexity"]
     cells = [f"{answers.get(f'{budget}_removed_percent', 0):.1f}%" for budget in BUDGETS]
     cells += [f"{word['right']} of {word['total']}", f"{token['right'] / token['total']:.1%}"]
-    against = [str(pairs["broke"]), str(pairs["mended"]), answers["verdict"]["verdict"]] if pairs else [""] * 3
+    against = [str(pairs["broke"]), str(pairs["fixed"]), answers["verdict"]["verdict"]] if pairs else [""] * 3
     return [*cells, wording.perplexity(perplexity), *against]
 
 

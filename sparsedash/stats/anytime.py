@@ -40,41 +40,41 @@ _FIRST = 48
 """Passages of the earliest look: fewer leave little to save, and intervals of skewed losses little to trust."""
 
 
-def anytime_p(broke: int, mended: int) -> float:
+def anytime_p(broke: int, fixed: int) -> float:
     """Chance, at most, that flips ever get this lopsided at any look if neither model is better."""
-    flips = broke + mended
-    ways = lgamma(flips + 1) - lgamma(broke + 1) - lgamma(mended + 1)
+    flips = broke + fixed
+    ways = lgamma(flips + 1) - lgamma(broke + 1) - lgamma(fixed + 1)
     return exp(min(0.0, log(flips + 1) + ways - flips * log(2)))
 
 
 @lru_cache(maxsize=4096)
-def anytime_interval(broke: int, mended: int, n_passages: int, alpha: float = ALPHA) -> tuple[float, float]:
+def anytime_interval(broke: int, fixed: int, n_passages: int, alpha: float = ALPHA) -> tuple[float, float]:
     """Interval of the mean of x, here sparse minus dense accuracy, that holds it at all looks together.
 
     With right answers as fixed, and none as broken, it is the interval of an accuracy.
     """
-    found = (mended - broke) / n_passages
+    found = (fixed - broke) / n_passages
 
     def holds(mean: float) -> bool:
-        return mean == found if abs(mean) == 1 else log_e_value(broke, mended, n_passages, mean) < -log(alpha)
+        return mean == found if abs(mean) == 1 else log_e_value(broke, fixed, n_passages, mean) < -log(alpha)
 
     # A mixture of log-convex functions of the mean: the means held are one interval around the observed one.
     return bisect_boundary(holds, found, -1.0), bisect_boundary(holds, found, 1.0)
 
 
-def log_e_value(broke: int, mended: int, n_passages: int, mean: float) -> float:
+def log_e_value(broke: int, fixed: int, n_passages: int, mean: float) -> float:
     """Logarithm of the e-value against this mean, which is more than -1 and less than 1.
 
-    log of 1/2 * integral over s from -1 to 1 of (1+s)^mended (1-s)^broke (1+s mean)^-n_passages, by Simpson's rule.
+    log of 1/2 * integral over s from -1 to 1 of (1+s)^fixed (1-s)^broke (1+s mean)^-n_passages, by Simpson's rule.
     """
 
     def height(s: float) -> float:
-        return _times_log(mended, 1 + s) + _times_log(broke, 1 - s) - _times_log(n_passages, 1 + s * mean)
+        return _times_log(fixed, 1 + s) + _times_log(broke, 1 - s) - _times_log(n_passages, 1 + s * mean)
 
     def rises(s: float) -> bool:
         if broke and s == 1:
             return False
-        slope = -n_passages * mean / (1 + s * mean) + (mended / (1 + s) if mended else 0.0)
+        slope = -n_passages * mean / (1 + s * mean) + (fixed / (1 + s) if fixed else 0.0)
         return slope - (broke / (1 - s) if broke else 0.0) >= 0
 
     peak = bisect_boundary(rises, -1.0, 1.0)
@@ -86,16 +86,16 @@ def log_e_value(broke: int, mended: int, n_passages: int, mean: float) -> float:
     return top + log(simpson * step / 6)
 
 
-def decide_difference(broke: int, mended: int, n_passages: int, n_comparisons: int) -> Decision:
+def decide_difference(broke: int, fixed: int, n_passages: int, n_comparisons: int) -> Decision:
     """Whether these passages show a difference, or one that is close to none, or leave it open.
 
     n_comparisons: of the same run. A difference must be so clear that Holm's adjustment over them still shows it.
     """
-    if n_comparisons * anytime_p(broke, mended) < ALPHA:
+    if n_comparisons * anytime_p(broke, fixed) < ALPHA:
         return "difference"
     # Whether the interval is within the margins, without a search for its ends.
-    is_close = abs(mended - broke) < MARGIN * n_passages and all(
-        log_e_value(broke, mended, n_passages, mean) >= -log(ALPHA) for mean in (-MARGIN, MARGIN)
+    is_close = abs(fixed - broke) < MARGIN * n_passages and all(
+        log_e_value(broke, fixed, n_passages, mean) >= -log(ALPHA) for mean in (-MARGIN, MARGIN)
     )
     return "close" if is_close else "open"
 

@@ -24,14 +24,14 @@ _Z_POWER = NormalDist().inv_cdf(0.975) + NormalDist().inv_cdf(0.8)
 class PairedComparison:
     """Dense against sparse on the same passages.
 
-    broke: right before, wrong now. mended: wrong before, right now. difference: sparse minus dense accuracy, -1 to 1.
+    broke: right before, wrong now. fixed: wrong before, right now. difference: sparse minus dense accuracy, -1 to 1.
     interval: 95 %, around the difference. p_value: exact McNemar, two-sided; chance of flips this lopsided if neither
     model were better. anytime: one of the models may have stopped early, so that both are those of stats.anytime.
     """
 
     both_right: int
     broke: int
-    mended: int
+    fixed: int
     both_wrong: int
     difference: float
     interval: tuple[float, float]
@@ -41,7 +41,7 @@ class PairedComparison:
     @property
     def n_passages(self) -> int:
         """Passages that both answered."""
-        return self.both_right + self.broke + self.mended + self.both_wrong
+        return self.both_right + self.broke + self.fixed + self.both_wrong
 
 
 def compare_records(left: Record, right: Record) -> PairedComparison:
@@ -82,27 +82,27 @@ def compare_verdicts(dense: Sequence[bool], sparse: Sequence[bool], anytime: boo
     anytime: as in PairedComparison.
     """
     counts = Counter(zip(dense, sparse, strict=True))
-    n, broke, mended = len(dense), counts[True, False], counts[False, True]
+    n, broke, fixed = len(dense), counts[True, False], counts[False, True]
     return PairedComparison(
         both_right=counts[True, True],
         broke=broke,
-        mended=mended,
+        fixed=fixed,
         both_wrong=counts[False, False],
-        difference=(mended - broke) / n,
-        interval=anytime_interval(broke, mended, n) if anytime else paired_interval(broke, mended, n),
-        p_value=anytime_p(broke, mended) if anytime else mcnemar(broke, mended),
+        difference=(fixed - broke) / n,
+        interval=anytime_interval(broke, fixed, n) if anytime else paired_interval(broke, fixed, n),
+        p_value=anytime_p(broke, fixed) if anytime else mcnemar(broke, fixed),
         anytime=anytime,
     )
 
 
-def mcnemar(broke: int, mended: int) -> float:
+def mcnemar(broke: int, fixed: int) -> float:
     """Two-sided exact McNemar p: binomial test of the discordant pairs against one half.
 
     Holds its level for any number of flips; a little conservative. Source: McNemar, Psychometrika 12 (1947).
     """
-    n = broke + mended
+    n = broke + fixed
     ways = tail = 1
-    for k in range(min(broke, mended)):
+    for k in range(min(broke, fixed)):
         ways = ways * (n - k) // (k + 1)
         tail += ways
     return min(1.0, float(2 * tail / (1 << n)))
@@ -119,7 +119,7 @@ def wilson_interval(right: int, total: int, z: float = Z_95) -> tuple[float, flo
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def paired_interval(broke: int, mended: int, n_passages: int, z: float = Z_95) -> tuple[float, float]:
+def paired_interval(broke: int, fixed: int, n_passages: int, z: float = Z_95) -> tuple[float, float]:
     """Interval of sparse minus dense accuracy: the differences that a score test on paired verdicts does not reject.
 
     Holds the truth 94 to 96 times of 100 where ten flips or more are expected, some of them each way; 93 to 97 times
@@ -130,13 +130,13 @@ def paired_interval(broke: int, mended: int, n_passages: int, z: float = Z_95) -
 
     def holds(difference: float) -> bool:
         # The likeliest share that broke, if this is the difference.
-        b = (2 * n_passages - mended + broke) * difference - mended - broke
+        b = (2 * n_passages - fixed + broke) * difference - fixed - broke
         c = broke * difference * (1 - difference)
         share = (sqrt(max(0.0, b * b + 8 * n_passages * c)) - b) / (4 * n_passages)
         variance = n_passages * (2 * share + difference * (1 - difference))
-        return (mended - broke - n_passages * difference) ** 2 <= z * z * variance
+        return (fixed - broke - n_passages * difference) ** 2 <= z * z * variance
 
-    found = (mended - broke) / n_passages
+    found = (fixed - broke) / n_passages
     return bisect_boundary(holds, found, -1.0), bisect_boundary(holds, found, 1.0)
 
 

@@ -51,13 +51,13 @@ class Tolerance:
 class Losses:
     """Losses of one model against dense, before a verdict. nats: falls of the targets' log-likelihoods.
 
-    broke, mended: verdicts that changed. n_right: of the dense model. anytime: it may have stopped at any passage.
+    broke, fixed: verdicts that changed. n_right: of the dense model. anytime: it may have stopped at any passage.
     alpha: the chance of error planned for this look at this model; None where the models judged together share one.
     """
 
     nats: Moments
     broke: int
-    mended: int
+    fixed: int
     n_right: int
     anytime: bool
     alpha: float | None = None
@@ -130,7 +130,7 @@ def passage_losses(
     return Losses(
         nats=moments([d.log_likelihood - s.log_likelihood for d, s in pairs]),
         broke=sum(d.last_word_right and not s.last_word_right for d, s in pairs),
-        mended=sum(s.last_word_right and not d.last_word_right for d, s in pairs),
+        fixed=sum(s.last_word_right and not d.last_word_right for d, s in pairs),
         n_right=sum(d.last_word_right for d, _ in pairs),
         anytime=anytime,
         alpha=alpha,
@@ -154,20 +154,20 @@ def judge_all(models: Sequence[Losses], tolerance: Tolerance, n_compared: int = 
 
 def lost_accuracy_interval(model: Losses, alpha: float) -> tuple[float, float]:
     """Interval of the share of right answers that was lost: that of sparse minus dense, negated."""
-    n, broke, mended = model.nats.n, model.broke, model.mended
+    n, broke, fixed = model.nats.n, model.broke, model.fixed
     if model.anytime:
-        low, high = anytime_interval(broke, mended, n, alpha)
+        low, high = anytime_interval(broke, fixed, n, alpha)
         return -high, -low
-    return lost_share_interval(broke, mended, n, alpha)
+    return lost_share_interval(broke, fixed, n, alpha)
 
 
-def lost_share_interval(broke: int, mended: int, n: int, alpha: float) -> tuple[float, float]:
+def lost_share_interval(broke: int, fixed: int, n: int, alpha: float) -> tuple[float, float]:
     """Interval of the share of n right answers that was lost, n fixed before any was seen.
 
     Either end is that with one more passage that was fixed, or that broke: see `mean_interval`.
     """
     z = NormalDist().inv_cdf(1 - alpha / 2)
-    return -paired_interval(broke, mended + 1, n + 1, z)[1], -paired_interval(broke + 1, mended, n + 1, z)[0]
+    return -paired_interval(broke, fixed + 1, n + 1, z)[1], -paired_interval(broke + 1, fixed, n + 1, z)[0]
 
 
 def _judge_by_holm(
@@ -205,16 +205,16 @@ def _loss(model: Losses, measure: LossMeasure, alpha: float, tolerance: Toleranc
         of = model.nats
         interval = (anytime_mean_interval if model.anytime else mean_interval)(of, alpha)
     else:
-        of = flip_moments(model.broke, model.mended, model.nats.n)
+        of = flip_moments(model.broke, model.fixed, model.nats.n)
         interval = lost_accuracy_interval(model, alpha)
     return loss_of(measure, of, interval, alpha, tolerance.most(measure))
 
 
-def flip_moments(broke: int, mended: int, n: int) -> Moments:
+def flip_moments(broke: int, fixed: int, n: int) -> Moments:
     """Moments of n verdicts: 1 where it broke, -1 where it was fixed, else 0."""
-    value = (broke - mended) / n
-    spread = sqrt(max(0.0, (broke + mended) / n - value**2))
-    lowest, highest = -1.0 if mended else 0.0, 1.0 if broke else 0.0
+    value = (broke - fixed) / n
+    spread = sqrt(max(0.0, (broke + fixed) / n - value**2))
+    lowest, highest = -1.0 if fixed else 0.0, 1.0 if broke else 0.0
     return Moments(n=n, mean=value, deviation=spread, lowest=lowest, highest=highest)
 
 

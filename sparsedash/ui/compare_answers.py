@@ -20,7 +20,7 @@ from sparsedash.ui.task_answers import DENSE, MODEL, OPEN, OTHER, TITLES
 TASK, KIND, QUESTION = "task", "filter", "question"
 """Parameters of the address."""
 _SHOWN_CHARACTERS = 20_000
-_FIRST_KINDS: tuple[Kind, ...] = ("broke", "mended", "both-wrong", "all")
+_FIRST_KINDS: tuple[Kind, ...] = ("broke", "fixed", "both-wrong", "all")
 
 
 def show_questions(backend: Backend) -> None:

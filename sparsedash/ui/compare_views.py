@@ -32,7 +32,7 @@ from sparsedash.ui.navigation import current_tolerance
 OTHER_WORDS, CHANGE = "words", "change"
 """Parameters of the address: whether only passages with different answers are shown, and a range of changes."""
 _OPEN = "choices-open"
-_FIRST_KINDS: tuple[Kind, ...] = ("broke", "mended", "both-wrong", "both-right", "all")
+_FIRST_KINDS: tuple[Kind, ...] = ("broke", "fixed", "both-wrong", "both-right", "all")
 """Without a kind in the address, the first of these that has passages is shown."""
 
 

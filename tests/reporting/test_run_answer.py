@@ -293,7 +293,7 @@ def search(*trials, answer=None, finished=True, n=400):
 
 def judged(nats, n=400, broke=0):
     falls = [nats + (0.3 if i % 2 else -0.3) for i in range(n)]
-    lost = Losses(nats=moments(falls), broke=broke, mended=0, n_right=n // 2, anytime=False, alpha=0.01)
+    lost = Losses(nats=moments(falls), broke=broke, fixed=0, n_right=n // 2, anytime=False, alpha=0.01)
     return judge_all([lost], Tolerance())[0]
 
 

@@ -161,7 +161,7 @@ def test_prompts_stand_first_with_every_model_that_wrote_and_marks(house):
     assert first.strip() == f"{how} <b>Once⟨U+202E⟩ dense the door <i> 30 % the ❘ wall <i> 10 % ❘ x"
     kinds = house[2].kinds(range(120))
     assert passage.startswith(f"Passage {kinds['broke'][0] + 1}, broke, stopped early")
-    assert len(rest) + 1 == len(kinds["broke"]) + len(kinds["mended"])
+    assert len(rest) + 1 == len(kinds["broke"]) + len(kinds["fixed"])
 
 
 def test_a_prompt_of_the_run_that_a_user_tried_is_printed_once(house):

@@ -18,7 +18,7 @@ def plain(text: str) -> str:
 
 def judged(nats: float, deviation: float = 0.3, n: int = 1000, tolerance: Tolerance | None = None, **more: int):
     found = Moments(n=n, mean=nats, deviation=deviation, lowest=nats, highest=nats)
-    counts = {"broke": 0, "mended": 0, "n_right": 400} | more
+    counts = {"broke": 0, "fixed": 0, "n_right": 400} | more
     return judge_all([Losses(nats=found, anytime=False, **counts)], tolerance or Tolerance())[0]
 
 
@@ -37,7 +37,7 @@ OPEN = "stays within your limit: perplexity 1.02 × (limit 1.10 ×)"
         (judged(0.3), "costs too much: perplexity 1.35 × (limit 1.10 ×)"),
         (judged(0.0, broke=90), "costs too much: accuracy −9.0 points (limit −2)"),
         (judged(0.3, broke=90), "costs too much: perplexity 1.35 × (limit 1.10 ×), accuracy −9.0 points (limit −2)"),
-        (judged(0.02, broke=30, mended=20), f"{OPEN}; accuracy is undecided on 1,000 passages"),
+        (judged(0.02, broke=30, fixed=20), f"{OPEN}; accuracy is undecided on 1,000 passages"),
         (judged(0.02, n_right=3), f"{OPEN}; too few answers are right to judge accuracy"),
         (judged(0.3, n_right=3), "costs too much: perplexity 1.35 × (limit 1.10 ×)"),
         (judged(0.0, deviation=0.0, n=132, n_right=27), "stays within your limit: perplexity 1.00 × (limit 1.10 ×)"),
@@ -88,7 +88,7 @@ def test_a_card_says_the_verdict_of_either_measure_and_that_one_is_not_judged():
 
 
 def test_the_loss_is_said_on_both_measures_with_their_intervals():
-    said = plain(verdicts.loss_words(judged(0.3, broke=30, mended=10)))
+    said = plain(verdicts.loss_words(judged(0.3, broke=30, fixed=10)))
     assert said.startswith("perplexity 1.35 × dense's (1.32 to 1.38), accuracy −2.0 points (−3.5 to −0.7); ")
     assert said.endswith("; intervals of at least 95 %"), "perplexity decides at 97.5 %"
     assert plain(verdicts.loss_words(judged(0.3, n_right=3))).endswith("; too few answers are right to judge accuracy")

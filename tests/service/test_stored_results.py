@@ -102,7 +102,7 @@ def test_a_model_whose_answers_are_lost_or_of_other_passages_is_left_out_and_com
 LARGE = Losses(
     nats=Moments(n=40, mean=1e200, deviation=inf, lowest=0.0, highest=1e300),
     broke=3,
-    mended=0,
+    fixed=0,
     n_right=20,
     anytime=False,
     alpha=0.01,

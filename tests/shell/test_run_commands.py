@@ -37,7 +37,7 @@ def test_a_run_prints_its_table_and_progress_and_writes_a_document(flags, docume
         assert [p["index"] for p in answers["passages"]] == list(range(12))
     sparse, passage = found["sparse"][0], found["sparse"][0]["passages"][0]
     assert set(passage) == {"index", "target", "last_word_right", "last_token_right", "log_likelihood", "answer"}
-    assert set(sparse["paired"]) == {"broke", "mended", "p_value", "p_adjusted", "difference", "interval"}
+    assert set(sparse["paired"]) == {"broke", "fixed", "p_value", "p_adjusted", "difference", "interval"}
     assert {
         "last_word",
         "last_token",

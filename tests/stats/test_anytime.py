@@ -23,37 +23,37 @@ from sparsedash.stats.anytime import (
 counts = st.integers(0, 120)
 
 
-def sign_e_value(broke: int, mended: int) -> Fraction:
-    """Against a mean of zero, exactly: 2^n times the integral of p^mended (1-p)^broke."""
-    flips = broke + mended
-    return Fraction(2**flips, (flips + 1) * comb(flips, mended))
+def sign_e_value(broke: int, fixed: int) -> Fraction:
+    """Against a mean of zero, exactly: 2^n times the integral of p^fixed (1-p)^broke."""
+    flips = broke + fixed
+    return Fraction(2**flips, (flips + 1) * comb(flips, fixed))
 
 
 @given(counts, counts)
-def test_the_p_value_is_one_over_the_e_value_of_the_sign_test(broke, mended):
-    expected = min(1.0, float(1 / sign_e_value(broke, mended)))
-    assert anytime_p(broke, mended) == pytest.approx(expected, rel=1e-9)
+def test_the_p_value_is_one_over_the_e_value_of_the_sign_test(broke, fixed):
+    expected = min(1.0, float(1 / sign_e_value(broke, fixed)))
+    assert anytime_p(broke, fixed) == pytest.approx(expected, rel=1e-9)
 
 
 @settings(deadline=None, max_examples=50)
 @given(st.integers(0, 30), st.integers(0, 30), st.integers(0, 60), st.floats(-0.3, 0.3))
-def test_the_e_value_is_the_stake_averaged_over_every_bet(broke, mended, same, mean):
-    n = broke + mended + same
-    found, _ = quad(lambda s: (1 + s) ** mended * (1 - s) ** broke * (1 + s * mean) ** -n / 2, -1, 1, limit=500)
-    assert log_e_value(broke, mended, n, mean) == pytest.approx(log(found), abs=2e-3)
+def test_the_e_value_is_the_stake_averaged_over_every_bet(broke, fixed, same, mean):
+    n = broke + fixed + same
+    found, _ = quad(lambda s: (1 + s) ** fixed * (1 - s) ** broke * (1 + s * mean) ** -n / 2, -1, 1, limit=500)
+    assert log_e_value(broke, fixed, n, mean) == pytest.approx(log(found), abs=2e-3)
 
 
 @settings(deadline=None, max_examples=20)
 @given(counts, counts, st.integers(0, 800))
-def test_the_interval_holds_what_is_observed_and_leaves_zero_out_with_the_test(broke, mended, same):
-    n = broke + mended + same
+def test_the_interval_holds_what_is_observed_and_leaves_zero_out_with_the_test(broke, fixed, same):
+    n = broke + fixed + same
     if n == 0:
         return
-    low, high = anytime_interval(broke, mended, n)
-    assert -1 <= low <= (mended - broke) / n <= high <= 1
-    mirrored = anytime_interval(mended, broke, n)
+    low, high = anytime_interval(broke, fixed, n)
+    assert -1 <= low <= (fixed - broke) / n <= high <= 1
+    mirrored = anytime_interval(fixed, broke, n)
     assert mirrored == pytest.approx((-high, -low), abs=1e-5)
-    p = anytime_p(broke, mended)
+    p = anytime_p(broke, fixed)
     if abs(p - ALPHA) > 1e-3:
         assert (p < ALPHA) == (not low <= 0 <= high)
 
@@ -69,7 +69,7 @@ def test_decisions_by_hand():
 
 
 def flips_at_looks(rng, shares, n_runs: int, looks: list[int]) -> np.ndarray:
-    """Running counts (n_runs, looks, 2) of broken and mended passages."""
+    """Running counts (n_runs, looks, 2) of broken and fixed passages."""
     sizes = np.diff([0, *looks])
     parts = [rng.multinomial(size, [*shares, 1 - sum(shares)], n_runs)[:, :2] for size in sizes]
     return np.cumsum(np.stack(parts, axis=1), axis=1)
@@ -80,7 +80,7 @@ def share_ended(found: np.ndarray, decision: str, looks: list[int]) -> float:
     decide_once = cache(decide_difference)
     ended = 0
     for run in found.tolist():
-        decisions = (decide_once(broke, mended, n, 1) for n, (broke, mended) in zip(looks, run, strict=True))
+        decisions = (decide_once(broke, fixed, n, 1) for n, (broke, fixed) in zip(looks, run, strict=True))
         ended += next((d for d in decisions if d != "open"), "open") == decision
     return ended / len(found)
 

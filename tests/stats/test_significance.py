@@ -24,10 +24,10 @@ counts = st.integers(0, 300)
 
 
 @given(counts, counts, counts, counts)
-def test_mcnemar_is_the_exact_one_of_statsmodels(both_right, broke, mended, both_wrong):
-    table = [[both_right, broke], [mended, both_wrong]]
+def test_mcnemar_is_the_exact_one_of_statsmodels(both_right, broke, fixed, both_wrong):
+    table = [[both_right, broke], [fixed, both_wrong]]
     expected = contingency_tables.mcnemar(table, exact=True).pvalue
-    assert significance.mcnemar(broke, mended) == pytest.approx(expected, rel=1e-9)
+    assert significance.mcnemar(broke, fixed) == pytest.approx(expected, rel=1e-9)
 
 
 def test_mcnemar_counts_more_than_a_float_can():
@@ -42,54 +42,54 @@ def test_wilson_is_the_score_interval_of_scipy(right, wrong):
 
 
 @pytest.mark.parametrize(
-    ("broke", "mended", "n", "published"),
+    ("broke", "fixed", "n", "published"),
     [
         pytest.param(1, 7, 21, (-0.026, -0.517), id="Fagerland 2014, airway reactivity"),
         pytest.param(12, 2, 50, (0.345, 0.061), id="Newcombe 1998, 36 12 2 0"),
     ],
 )
-def test_the_paired_interval_is_the_published_one(broke, mended, n, published):
+def test_the_paired_interval_is_the_published_one(broke, fixed, n, published):
     """Published as first minus second; here the difference is second minus first."""
-    low, high = significance.paired_interval(broke, mended, n)
+    low, high = significance.paired_interval(broke, fixed, n)
     assert (round(-low, 3), round(-high, 3)) == published
 
 
-def score_rejects(broke: int, mended: int, n: int, difference: float) -> bool:
+def score_rejects(broke: int, fixed: int, n: int, difference: float) -> bool:
     """The score test of one difference, with the likeliest shares under it found by search and not by formula."""
 
     def unlikeliness(share: float) -> float:
         shares = share, share + difference, 1 - 2 * share - difference
-        return -sum(xlogy(k, max(p, 1e-300)) for k, p in zip((broke, mended, n - broke - mended), shares, strict=True))
+        return -sum(xlogy(k, max(p, 1e-300)) for k, p in zip((broke, fixed, n - broke - fixed), shares, strict=True))
 
     bounds = max(0.0, -difference), (1 - difference) / 2
     share = minimize_scalar(unlikeliness, bounds=bounds, options={"xatol": 1e-12}).x
     variance = n * (2 * share + difference - difference**2)
-    return (mended - broke - n * difference) ** 2 > significance.Z_95**2 * variance
+    return (fixed - broke - n * difference) ** 2 > significance.Z_95**2 * variance
 
 
 @given(st.integers(0, 40), st.integers(0, 40), st.integers(10, 300))
-def test_the_paired_interval_ends_where_the_score_test_begins_to_reject(broke, mended, same):
-    n = broke + mended + same
-    low, high = significance.paired_interval(broke, mended, n)
+def test_the_paired_interval_ends_where_the_score_test_begins_to_reject(broke, fixed, same):
+    n = broke + fixed + same
+    low, high = significance.paired_interval(broke, fixed, n)
     for end, outwards in ((low, -1e-4), (high, 1e-4)):
         if abs(end) < 0.99:
-            assert score_rejects(broke, mended, n, end + outwards)
-            assert not score_rejects(broke, mended, n, end - outwards)
+            assert score_rejects(broke, fixed, n, end + outwards)
+            assert not score_rejects(broke, fixed, n, end - outwards)
 
 
 @given(counts, counts, counts)
-def test_the_paired_interval_holds_the_difference_and_turns_with_the_models(broke, mended, same):
-    n = broke + mended + same or 1
-    low, high = significance.paired_interval(broke, mended, n)
-    assert -1 <= low <= (mended - broke) / n <= high <= 1
-    assert significance.paired_interval(mended, broke, n) == pytest.approx((-high, -low), abs=2e-6)
+def test_the_paired_interval_holds_the_difference_and_turns_with_the_models(broke, fixed, same):
+    n = broke + fixed + same or 1
+    low, high = significance.paired_interval(broke, fixed, n)
+    assert -1 <= low <= (fixed - broke) / n <= high <= 1
+    assert significance.paired_interval(fixed, broke, n) == pytest.approx((-high, -low), abs=2e-6)
 
 
 def test_a_comparison_counts_the_flips_and_signs_the_difference():
     dense = [True, True, True, False, False]
     sparse = [True, False, False, True, False]
     found = significance.compare_verdicts(dense, sparse)
-    assert (found.both_right, found.broke, found.mended, found.both_wrong) == (1, 2, 1, 1)
+    assert (found.both_right, found.broke, found.fixed, found.both_wrong) == (1, 2, 1, 1)
     assert found.difference == pytest.approx(-1 / 5)
     assert found.interval == significance.paired_interval(2, 1, 5)
     assert found.p_value == significance.mcnemar(2, 1)
@@ -111,7 +111,7 @@ def test_a_passage_that_one_record_did_not_answer_is_not_counted():
     sparse = answers({1: False, 3: True}, STOPPED)
     assert [(one.index, two.index) for one, two in significance.shared_outcomes(dense, sparse)] == [(1, 1), (3, 3)]
     for found in (significance.compare_records(dense, sparse), significance.compare_records(sparse, dense)):
-        assert (found.both_right, found.broke + found.mended, found.both_wrong) == (1, 1, 0)
+        assert (found.both_right, found.broke + found.fixed, found.both_wrong) == (1, 1, 0)
         assert found.n_passages == 2
 
 
@@ -168,5 +168,5 @@ def test_the_spreads_are_those_of_the_run_that_ships():
     found = [record_losses(dense, sparse) for sparse in mild]
     assert len(found) == 3
     assert fmean(each.nats.deviation for each in found) == pytest.approx(significance.SPREAD_NATS, rel=0.05)
-    flips = [((each.broke + each.mended) / each.nats.n) ** 0.5 for each in found]
+    flips = [((each.broke + each.fixed) / each.nats.n) ** 0.5 for each in found]
     assert fmean(flips) == pytest.approx(significance.SPREAD_FLIPS, rel=0.05)

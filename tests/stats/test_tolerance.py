@@ -14,9 +14,9 @@ ALLOWED = Tolerance()
 """1.10 times, 0.0953 nats; 2 points."""
 
 
-def lost(nats: float, *, n=1000, deviation=0.3, broke=0, mended=0, n_right=400, anytime=False) -> Losses:
+def lost(nats: float, *, n=1000, deviation=0.3, broke=0, fixed=0, n_right=400, anytime=False) -> Losses:
     found = Moments(n=n, mean=nats, deviation=deviation, lowest=nats, highest=nats)
-    return Losses(nats=found, broke=broke, mended=mended, n_right=n_right, anytime=anytime)
+    return Losses(nats=found, broke=broke, fixed=fixed, n_right=n_right, anytime=anytime)
 
 
 def verdict(*args, tolerance=ALLOWED, **kwargs):
@@ -33,10 +33,10 @@ def test_a_loss_is_within_where_its_whole_interval_is_and_beyond_where_none_of_i
 
 
 def test_accuracy_alone_puts_a_model_beyond_but_does_not_keep_it_from_being_within():
-    found = verdict(0.0, broke=80, mended=10)
+    found = verdict(0.0, broke=80, fixed=10)
     assert (found.verdict, found.decided_by) == ("beyond", ("accuracy",))
     assert found.accuracy.value == pytest.approx(0.07)
-    found = verdict(0.02, broke=30, mended=20)
+    found = verdict(0.02, broke=30, fixed=20)
     assert found.accuracy.verdict == "undecided"
     assert (found.verdict, found.decided_by) == ("within", ("word perplexity",))
 

@@ -85,7 +85,7 @@ def verdicts(n: int = 120) -> list[bool]:
 
 
 def harmed(dense: list[bool], permille: int) -> list[bool]:
-    """The verdicts after removing this much: some right answers break, a few wrong ones are mended."""
+    """The verdicts after removing this much: some right answers break, a few wrong ones are fixed."""
     rng = random.Random(2 + permille)
     breaks, mends = permille / 1000 * 1.1, permille / 1000 * 0.12
     return [rng.random() >= breaks if right else rng.random() < mends for right in dense]

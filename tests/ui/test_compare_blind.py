@@ -99,7 +99,7 @@ def test_swapped_sides_share_their_count_and_it_can_be_reset(open_page, finished
 
 
 def test_only_passages_with_different_answers_are_judged_in_file_order(open_page, finished):
-    app = open_page("compare", blind="true", filter="mended", sort="largest change first")
+    app = open_page("compare", blind="true", filter="fixed", sort="largest change first")
     run = finished.runs()[0]
     dense, sparse = (finished.record(key) for key in (run.dense, run.sparse[-1]))
     pairs = zip(dense.outcomes, sparse.outcomes, strict=True)

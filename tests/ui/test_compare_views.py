@@ -75,7 +75,7 @@ def test_kinds_have_counts_that_add_up_and_one_is_chosen_by_button(open_page, fi
         *("All · 120", "Both right · 27", "Broke · 9", "Fixed · 2", "Both wrong · 82")
     ]
     button(app, "Fixed").click().run()
-    assert app.query_params["filter"] == "mended" and "1 of 2" in words(app)
+    assert app.query_params["filter"] == "fixed" and "1 of 2" in words(app)
 
 
 def test_within_a_kind_a_switch_leaves_those_answered_with_other_words(open_page, finished):
@@ -106,7 +106,7 @@ def test_two_records_are_chosen_by_the_address(open_page, finished):
     assert "20 % against 10 %" in words(open_page("compare", left="10 %", right="20 %"))
     app = open_page("compare", right="dense")
     assert "0 answers broke, 0 fixed." in words(app)
-    # Nothing broke, nothing was mended: the first kind that has passages is shown.
+    # Nothing broke, nothing was fixed: the first kind that has passages is shown.
     assert button(app, "Both wrong").icon == ":material/check:"
 
 

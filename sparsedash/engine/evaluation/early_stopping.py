@@ -54,7 +54,7 @@ class StopRule:
         decision: Decision = "open"
         pairs = [(self.dense[row], outcome) for row, outcome in outcomes.items()]
         broke = sum(dense.last_word_right and not sparse.last_word_right for dense, sparse in pairs)
-        mended = sum(sparse.last_word_right and not dense.last_word_right for dense, sparse in pairs)
+        fixed = sum(sparse.last_word_right and not dense.last_word_right for dense, sparse in pairs)
         if self.tolerance is not None:
             shares = {look.n_passages: look.share for look in planned_looks(n_passages)}
             if n not in shares:
@@ -68,13 +68,13 @@ class StopRule:
         elif n < look_counts(n_passages)[0]:
             return None
         else:
-            decision = decide_difference(broke, mended, n, self.n_comparisons)
+            decision = decide_difference(broke, fixed, n, self.n_comparisons)
         return Stopping(
             decision=decision,
             n_answered=n,
             n_passages=n_passages,
-            p_value=anytime_p(broke, mended),
-            interval=anytime_interval(broke, mended, n),
+            p_value=anytime_p(broke, fixed),
+            interval=anytime_interval(broke, fixed, n),
             margin=MARGIN,
             n_comparisons=self.n_comparisons,
             alpha=alpha,

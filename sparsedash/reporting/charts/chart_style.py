@@ -36,7 +36,7 @@ class Palette(NamedTuple):
     sparse: str
     sparse_text: str
     broke: str
-    mended: str
+    fixed: str
     text: str
     muted: str
     grid: str
@@ -52,7 +52,7 @@ _COLOURS = {
     "sparse": ("#C2571A", "#F0955A"),
     "sparse_text": ("#A94A12", "#F2A06B"),
     "broke": ("#B3261E", "#FF8A7A"),
-    "mended": ("#0B7A5B", "#5CC9A0"),
+    "fixed": ("#0B7A5B", "#5CC9A0"),
     "text": ("#22262B", "#E8E6E1"),
     "muted": ("#5B6068", "#A3A8B0"),
     "grid": ("#E7E4DB", "#2D3136"),

@@ -46,7 +46,7 @@ def task_chart(results: Sequence[TaskResult], theme: Theme = "light") -> go.Figu
     ]
     names = [each.task for each, _ in rows]
     names = [name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…" for name in names]
-    inks = {"within": colours.mended, "beyond": colours.broke}
+    inks = {"within": colours.fixed, "beyond": colours.broke}
     edge = {"xref": "paper", "xanchor": "left", "xshift": 8}
     signs = [
         style.annotation(_SIGNS[loss.verdict], 1, y, inks.get(loss.verdict, colours.muted), 15, **edge)

@@ -148,8 +148,8 @@ def _line(
         stroke = {"color": ink, "width": 2.5 if strong else 1.5, "dash": dash}
         line = {"x": [0.0, *marks["x"]], "y": heights, "mode": "lines", "line": stroke, "hoverinfo": "skip"}
         traces += [line | {"name": "line"}, marks | {"name": role}]
-        if n == 1 or role != "mended":
-            text = {"sparse": label, "broke": "broke", "mended": "fixed"}[role] if n == 1 else label
+        if n == 1 or role != "fixed":
+            text = {"sparse": label, "broke": "broke", "fixed": "fixed"}[role] if n == 1 else label
             end = {"x": marks["x"][-1], "y": marks["y"][-1]}
             labels.append(Label(**end, lines=style.wrap_label(text, sign), colour=text_ink))
     return traces, labels
@@ -307,7 +307,7 @@ def _front(tradeoff: TradeoffData, gained: Gained, measure: Measure) -> list[tup
 _INKS: dict[Role, tuple[str, str]] = {
     "sparse": ("sparse", "sparse_text"),
     "broke": ("broke", "broke"),
-    "mended": ("mended", "mended"),
+    "fixed": ("fixed", "fixed"),
 }
 """The names of the colours of a role's marks and of its label, where there is one line."""
 
@@ -338,7 +338,7 @@ def _verdict(point: Point, measure: Measure) -> list[Verdict]:
 
 
 def _verdict_ink(point: Point, measure: Measure, colours: Palette) -> str:
-    return {"within": colours.mended, "beyond": colours.broke}.get(point.verdicts.get(measure, ""), colours.muted)
+    return {"within": colours.fixed, "beyond": colours.broke}.get(point.verdicts.get(measure, ""), colours.muted)
 
 
 def _ground(

@@ -11,11 +11,11 @@ from sparsedash.reporting.wording import LEAST_FACTOR, MOST_FACTOR, nats_as_fact
 from sparsedash.stats.tolerance import Verdict
 
 Measure = Literal["word perplexity", "accuracy", "flips", "share right"]
-"""How likely the right word was; right last words more or fewer than dense's; answers that broke or were mended; and
+"""How likely the right word was; right last words more or fewer than dense's; answers that broke or were fixed; and
 the share of right last words, which is no difference but stands beside published ones. The most sensitive one first.
 """
 
-Role = Literal["sparse", "broke", "mended"]
+Role = Literal["sparse", "broke", "fixed"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Reading:
 
 
 Readings = Mapping[Measure, Sequence[Reading]]
-"""What was measured on one model: two readings for flips, broken answers before mended ones, else one."""
+"""What was measured on one model: two readings for flips, broken answers before fixed ones, else one."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from sparsedash.ui import frame
 
 STYLE = frame._STYLE.read_text(encoding="utf-8")
 TOKENS = dict(re.findall(r"^\s+--([\w-]+): light-dark\((#\w{6}, #\w{6})\);", STYLE, flags=re.MULTILINE))
-TEXT_TOKENS = ("dense", "sparse-text", "broke", "mended", "muted", "bar")
+TEXT_TOKENS = ("dense", "sparse-text", "broke", "fixed", "muted", "bar")
 GROUNDS = ("ground", "panel")
 BODY_TEXT = "#22262b, #e8e6e1"
 
@@ -40,7 +40,7 @@ def dot(row, column) -> float:
 
 @pytest.mark.parametrize("palette", PALETTES.values(), ids=list(PALETTES))
 def test_text_in_a_chart_reaches_four_and_a_half_and_marks_three(palette: Palette):
-    texts = (palette.text, palette.muted, palette.dense, palette.sparse_text, palette.broke, palette.mended)
+    texts = (palette.text, palette.muted, palette.dense, palette.sparse_text, palette.broke, palette.fixed)
     for colour in (*texts, *palette.lines):
         assert contrast(colour, palette.ground) >= 4.5
     assert contrast(palette.sparse, palette.ground) >= 3

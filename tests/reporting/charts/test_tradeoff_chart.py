@@ -203,7 +203,7 @@ def test_broken_answers_stand_below_zero_and_fixed_ones_above_with_their_interva
     sparse = specimens.record([False] * 12 + [True] * 48 + [True] * 6 + [False] * 54, 200)
     figure = chart(tradeoff_data(DENSE, {"sparse": [replace(sparse, stopping=STOPPED)]}), "flips")
     broke = trace(figure, "broke")
-    assert (broke["y"], trace(figure, "mended")["y"]) == ([-10], [5])
+    assert (broke["y"], trace(figure, "fixed")["y"]) == ([-10], [5])
     assert set(labels(figure)) == {"dense", "broke", "fixed"}
     low, high = (100 * bound for bound in share_interval(12, 120, anytime=True))
     assert (broke["error_y"]["array"][0], broke["error_y"]["arrayminus"][0]) == pytest.approx((10 - low, high - 10))
@@ -246,7 +246,7 @@ def test_verdicts_stand_in_rows_under_the_axis_by_shape_and_colour():
     assert verdict_signs(figure) == [["●", "✓", "?"], ["■", "✓", "✕"]]
     below = [note for note in figure["layout"]["annotations"] if note["yref"] == "paper" and note.get("yshift", 0) < 0]
     ink, colours = {note["text"]: note["font"]["color"] for note in below}, PALETTES["light"]
-    assert (ink["✓"], ink["✕"], ink["?"]) == (colours.mended, colours.broke, colours.muted)
+    assert (ink["✓"], ink["✕"], ink["?"]) == (colours.fixed, colours.broke, colours.muted)
     # One below the other, whatever moved their marks apart.
     assert len({note["x"] for note in below if note["text"] in "✓✕?"}) == 2
     assert verdict_signs(chart(data, "flips")) == []
