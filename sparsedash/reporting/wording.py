@@ -286,15 +286,15 @@ def healing_words(done: Healed) -> str:
     return f"{steps}{kept}; {text} {done.after:.3f}, {done.before:.3f} before"
 
 
-def tensor_types(kind: str, tensors: Mapping[str, int], fell_back: Mapping[str, int]) -> str:
-    """ "q4_k_m: tensors 30 in Q4_K, 61 in F32; fell back by the length of their rows: 150 to Q5_0".
+def tensor_types(tensors: Mapping[str, int], fell_back: Mapping[str, int]) -> str:
+    """ "tensors: 30 in Q4_K, 61 in F32; fell back by the length of their rows: 150 to Q5_0".
 
     tensors: how many there are of each type; fell_back: of these, by the length of their rows.
     """
     own = {name: n - fell_back.get(name, 0) for name, n in tensors.items()}
     fell = "; fell back by the length of their rows: " * bool(fell_back)
     fell += ", ".join(f"{n:,} to {name}" for name, n in fell_back.items())
-    return f"{kind}: tensors {', '.join(f'{n:,} in {name}' for name, n in own.items() if n)}{fell}"
+    return f"tensors: {', '.join(f'{n:,} in {name}' for name, n in own.items() if n)}{fell}"
 
 
 def removed_or_zeroed(settings: MethodSettings) -> str:
@@ -356,7 +356,7 @@ def source_note(source_type: str) -> str:
     if not source_type:
         return ""
     return (
-        f"The dense model is a {source_type} GGUF file, unpacked: its weights are already rounded. What pruning costs "
+        f"The dense model's weights come from a {source_type} GGUF file: they are already rounded. What pruning costs "
         "the original weights is not measured here."
     )
 

@@ -6,6 +6,7 @@ identities.
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NewType
 
 from sparsedash.schema.method_settings import MethodSettings
@@ -158,6 +159,14 @@ def answers_key(model: str, dtype: Dtype, task: str, sparse: tuple[str, MethodSe
     return stage_key("answers", model=model, dtype=dtype, task=task, sparse=_sparse_parts(sparse))
 
 
+def quantiser_version() -> str:
+    """The version of the installed binding of llama.cpp, which quantises; empty where there is none."""
+    try:
+        return version("llama-cpp-py-sync")
+    except PackageNotFoundError:
+        return ""
+
+
 def _sparse_parts(sparse: tuple[str, MethodSettings, int] | None) -> list[Any] | None:
     return None if sparse is None else [sparse[0], _what_matters(sparse[1]), sparse[2]]
 
@@ -177,6 +186,8 @@ def _what_matters(method: MethodSettings) -> dict[str, Any]:
         "quantised": bool(method.quantise),
     }
     used = {name: value for name, value in asdict(method).items() if method.uses(name)}
+    if method.quantise:
+        used["quantiser"] = quantiser_version()
     return used | {f"{stage}_version": STAGE_VERSIONS[stage] for stage, does in rests_on.items() if does}
 
 

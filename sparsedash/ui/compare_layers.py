@@ -69,7 +69,7 @@ def _show_layers(made: Pruned, stem: str) -> None:
     if made.healed:
         frame.note(f"Healed: {wording.healing_words(made.healed)}. All losses of layers are those before it.")
     if made.quantised:
-        types = wording.tensor_types(made.method.quantise, made.quantised.tensors, made.quantised.fell_back)
+        types = wording.first_upper(wording.tensor_types(made.quantised.tensors, made.quantised.fell_back))
         frame.note(f"{types}. All losses of layers are those before.")
     with st.expander("The numbers as a table"):
         frame.show_table(_layers_table(made, stem))

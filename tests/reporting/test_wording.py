@@ -106,7 +106,7 @@ def test_a_calibration_says_how_its_tokens_count_and_are_cut_where_that_is_not_a
 def test_a_run_says_the_type_of_the_quantised_file_that_its_model_is_unpacked_from():
     quantised = replace(RUN, source_type="Q4_1")
     assert wording.stored_run_details(quantised) == f"{wording.stored_run_details(RUN)}, unpacked from Q4_1"
-    assert "a Q4_1 GGUF file, unpacked" in wording.source_note("Q4_1")
+    assert "come from a Q4_1 GGUF file" in wording.source_note("Q4_1")
     assert wording.source_note(RUN.source_type) == ""
 
 

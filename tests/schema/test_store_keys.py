@@ -7,7 +7,7 @@ import pytest
 
 from sparsedash.catalog.presets import method_named
 from sparsedash.schema import store_keys
-from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.method_settings import MethodSettings, quantised_dense
 from sparsedash.schema.plain_values import STAGE_VERSIONS
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.schema.store_keys import (
@@ -163,6 +163,12 @@ def test_an_outcomes_key_has_the_versions_of_what_it_rests_on_and_no_others(stag
     monkeypatch.setitem(STAGE_VERSIONS, stage, STAGE_VERSIONS[stage] + 1)
     assert outcomes(method) != before[0]
     assert outcomes(RANDOM) == before[1]
+
+
+def test_another_version_of_the_quantiser_does_not_answer_with_what_an_earlier_one_made(monkeypatch):
+    quantised, before = quantised_dense("q6_k"), [outcomes(quantised_dense("q6_k")), outcomes()]
+    monkeypatch.setattr(store_keys, "quantiser_version", lambda: "0.2")
+    assert outcomes(quantised) != before[0] and outcomes() == before[1]
 
 
 def test_a_healed_model_has_keys_of_its_own_and_an_unhealed_one_those_without_healing():

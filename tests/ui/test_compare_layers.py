@@ -58,7 +58,7 @@ def test_of_a_quantised_model_the_types_are_counted_and_its_layers_are_those_bef
     add(backend, method=MethodSettings(quantise="q4_k_m"), quantised=quantised)
     said = words(open_page("compare", view="layers", right="20 %"))
     assert said.startswith("Before quantising, half of the layers lost") and "· least-squares 20 %, Q4_K_M ·" in said
-    assert "tensors 7 in F32, 20 in Q4_K; fell back by the length of their rows: 9 to Q8_0. All losses" in said
+    assert "Tensors: 7 in F32, 20 in Q4_K; fell back by the length of their rows: 9 to Q8_0. All losses" in said
     assert layers_sentence(replace(LAYERS, sparsity_permille=0, quantised=quantised)).startswith("No channel was")
 
 

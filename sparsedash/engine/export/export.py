@@ -238,7 +238,7 @@ def _as_quantised(file: Path, settings: ExportSettings, model: str, made: Rebuil
     assert isinstance(made.sparse, PrunedChannels), "form_problem has refused the other shape"
     found = read_back(file, _dense_gguf(model, settings)[0], made.sparse, settings.weights)
     sparse = made.sparse.holding(found.blocks, found.others)
-    return replace(made, sparse=sparse), f"; {tensor_types(settings.weights, found.tensors, found.fell_back)}"
+    return replace(made, sparse=sparse), f"; {tensor_types(found.tensors, found.fell_back)}"
 
 
 def _dense_gguf(model: str, settings: ExportSettings) -> tuple[Path, bool]:

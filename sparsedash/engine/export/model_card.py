@@ -78,7 +78,7 @@ def model_card(facts: CardFacts) -> str:
     note = "" if channels else "Zeros alone make a model neither smaller nor faster."
     if facts.source.source_type and (file := gguf_file(facts.sparse.model)):
         size = file.stat().st_size / 1e6
-        note += f" {wording.source_note(facts.source.source_type)} That file takes {size:,.1f} MB."
+        note += f" {wording.source_note(facts.source.source_type)} The file of the dense model takes {size:,.1f} MB."
     if settings.weights in get_args(Quantisation):
         note += f" What is said of losses was measured before the weights were rounded to {settings.weights}."
     usage = f"""```python
@@ -219,7 +219,7 @@ def _making_table(facts: CardFacts, made: Pruned, licence: str) -> str:
     rows = {
         "Base": _code(public_model(facts.sparse)),
         "Revision": _code(facts.sparse.model_identity),
-        "Quantisation of the base": facts.source.source_type,
+        "Type that the base was rounded to": facts.source.source_type,
         "Licence of the base": _code(licence) if licence else _UNKNOWN,
         "Method": f"{presets.method_name(method)}: {', '.join(choices)}",
         "Healing": wording.healing_words(made.healed) if made.healed else "",

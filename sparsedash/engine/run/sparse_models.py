@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, partial
-from importlib.metadata import version
 from typing import TypeVar
 
 import msgspec
@@ -41,7 +40,7 @@ from sparsedash.schema.method_settings import MethodSettings, Quantisation, Scop
 from sparsedash.schema.progress import OnStep, Step, begin_parts
 from sparsedash.schema.records import Healed, Pruned, Quantised, Reached, Record, about_artefact
 from sparsedash.schema.settings import RunSettings
-from sparsedash.schema.store_keys import healed_part, plain_share, pruned_key
+from sparsedash.schema.store_keys import healed_part, plain_share, pruned_key, quantiser_version
 from sparsedash.storage.model_folders import passing_folder, require_export_room, sweep_exports
 from sparsedash.storage.store import StageCheckpoint, Store
 
@@ -435,7 +434,7 @@ def _quantised(run: RunContext, kind: Quantisation, made: PrunedChannels) -> Pru
         dense_bytes=dense_bytes(opened_gguf(dense_file), "float16"),
         tensors=found.tensors,
         fell_back=found.fell_back,
-        quantiser=version("llama-cpp-py-sync"),
+        quantiser=quantiser_version(),
     )
     return replace(made.holding(found.blocks, found.others), quantised=figures)
 
@@ -481,13 +480,19 @@ class RebuiltModel:
 
 
 def rebuild_model(record: Record, store: Store, on_step: OnStep, shelf: ModelShelf) -> RebuiltModel:
-    """The model of a record, rebuilt bit for bit. Raises JobError where its reference names another model by now."""
+    """The model of a record, rebuilt bit for bit.
+
+    Raises JobError where its reference names another model by now, or where another quantiser made it.
+    """
     settings = RunSettings(model=record.model, dtype=record.dtype)
     if record.pruned is not None:
         settings = replace(settings, calibration=record.pruned.calibration, methods=(record.pruned.method,))
     run = RunContext(settings, store, on_step, shelf)
     if run.identity != record.model_identity:
         raise JobError(f"{record.model} has changed since this result was computed.", "Run it again.")
+    if record.pruned and (of := record.pruned.quantised) and of.quantiser != quantiser_version():
+        here = quantiser_version() or "none"
+        raise JobError(f"It was quantised by llama.cpp's binding {of.quantiser}; here is {here}.", "Run it again.")
     if record.pruned is None:
         return RebuiltModel(source=run.source, loaded=run.loaded, sparse=None)
     method = record.pruned.method

@@ -156,8 +156,8 @@ def test_a_quantised_source_is_named_with_its_type_and_size(store, passage_file,
     run = pipeline.run(run_settings(base, passage_file, ("magnitude",)), store, shelf=ModelShelf())
     exported((store, ModelShelf(), run), 0, "padded", tmp_path / "out")
     text = (tmp_path / "out" / "README.md").read_text()
-    assert "The dense model is a Q8_0 GGUF file, unpacked" in text
-    assert f"That file takes {base.stat().st_size / 1e6:,.1f} MB" in text
+    assert "weights come from a Q8_0 GGUF file" in text
+    assert f"The file of the dense model takes {base.stat().st_size / 1e6:,.1f} MB" in text
 
 
 def stated_licence(model, folder):

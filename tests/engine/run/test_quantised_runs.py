@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from sparsedash.catalog import families
-from sparsedash.engine.run import pipeline
+from sparsedash.engine.run import pipeline, sparse_models
 from sparsedash.engine.run.sparse_models import rebuild_model
-from sparsedash.schema.errors import SettingsError
+from sparsedash.schema.errors import JobError, SettingsError
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Record
@@ -46,7 +46,7 @@ def test_dense_and_every_sparse_model_are_also_points_of_each_type(asked, store,
     assert not list(store.folder.glob("**/*.gguf"))
 
 
-def test_a_quantised_model_is_made_again_from_its_record(asked, store):
+def test_a_quantised_model_is_made_again_from_its_record_by_the_same_quantiser(asked, store, monkeypatch):
     run = ran(asked, store)
     made = rebuild_model(store.get(Record, run.sparse[-1]), store, ignore_steps, SHELF)
     model, dense = made.loaded.model, made.loaded.model(IDS).logits
@@ -57,6 +57,9 @@ def test_a_quantised_model_is_made_again_from_its_record(asked, store):
         assert 0 < (rounded - head).norm() < 0.1 * head.norm()
         assert not torch.equal(model(IDS).logits, dense)
     assert torch.equal(model(IDS).logits, dense)
+    monkeypatch.setattr(sparse_models, "quantiser_version", lambda: "0.2")
+    with pytest.raises(JobError, match="here is 0"):
+        rebuild_model(store.get(Record, run.sparse[-1]), store, ignore_steps, SHELF)
 
 
 @pytest.mark.parametrize(
