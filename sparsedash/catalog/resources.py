@@ -71,6 +71,9 @@ HEAL_LOGITS = 2**23
 MISMATCH_PASSAGES, MISMATCH_TOKENS = 8, 128
 """The passages that calibration text is compared with, and the most tokens of each."""
 
+COMPARED_PASSAGES = 64
+"""Passages whose tokens quantised models are compared with dense at."""
+
 TOKENS_A_PASSAGE = 115
 """Of the built-in passages, and nearly as many of LAMBADA's."""
 

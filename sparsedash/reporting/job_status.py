@@ -50,6 +50,7 @@ _PARTS: dict[str, tuple[Stage, ...]] = {
     "calibrating": ("text", "calibrate"),
     "pruning": ("prune", "continue"),
     "healing": ("heal",),
+    "quantising": ("quantise",),
     "answering": ("evaluate",),
     "answering tasks": ("answer",),
 }
@@ -219,7 +220,7 @@ def _sparse_model(job: Job) -> str:
     settings, at = job_request(job), job.progress
     if settings is None or at.point is None or at.stage == "walk":
         return ""
-    if at.stage not in ("prune", "heal", "continue", "answer", "evaluate") and at.point == 0:
+    if at.stage not in ("prune", "heal", "quantise", "continue", "answer", "evaluate") and at.point == 0:
         return ""
     if isinstance(settings, FindSettings):
         return f"trial {at.point + 1}" + (f": {at.message}" if at.message else "")

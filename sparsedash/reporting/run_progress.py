@@ -12,7 +12,7 @@ from math import exp
 from statistics import fmean
 
 from sparsedash.schema.method_settings import MethodSettings
-from sparsedash.schema.progress import Step, Taken
+from sparsedash.schema.progress import Stage, Step, Taken
 from sparsedash.schema.settings import SELF, RunSettings
 from sparsedash.schema.store_keys import plain_share, shares_read
 
@@ -280,6 +280,10 @@ def _work(settings: RunSettings, now: JobPosition) -> tuple[dict[Part, float], d
     waiting = set() if now.answered else {-1}
     unquantised = [(method.unquantised, permille) for method, permille in points]
     healing = {unquantised.index(point) for point in settings.healings}
+    # What a quantised model is made of was pruned for another point.
+    made: list[tuple[Stage, MethodSettings | None]] = [
+        ("quantise", None) if method.quantise else ("prune", method) for method, _ in points
+    ]
     spent, work = defaultdict[Part, float](float), dict[Part, list[Unit]]()
 
     def read_for(models: Iterable[int]) -> list[Unit]:
@@ -296,13 +300,13 @@ def _work(settings: RunSettings, now: JobPosition) -> tuple[dict[Part, float], d
                 stage, units = "load", [("load", None)]
             case "text" | "calibrate" | "continue" if point is not None and point == last:
                 # What is read again, or written by it, is part of pruning that model.
-                stage, units = "prune", [("prune", points[point][0])]
+                stage, units = made[point][0], [made[point]]
             case "calibrate":
                 read_for([point or 0])
-            case "prune" | "walk" if point is not None:
+            case "prune" | "quantise" | "walk" if point is not None:
                 models = range(last + 1 if stage == "walk" else point, point + 1)
-                units = [*read_for(models), *(("prune", points[model][0]) for model in models)]
-                units = units if stage == "walk" else units[-1:]
+                units = [*read_for(models), *(made[model] for model in models)]
+                stage, units = (stage, units) if stage == "walk" else (made[point][0], units[-1:])
                 waiting.update(models)
                 last = point
             case "heal" if point is not None:
@@ -323,7 +327,7 @@ def _work(settings: RunSettings, now: JobPosition) -> tuple[dict[Part, float], d
         and not {"text", "calibrate"} & {stage for stage, _ in work}
     ):
         coming.append(("text", None))
-    coming += [*calibrations, *(("prune", points[model][0]) for model in later)]
+    coming += [*calibrations, *(made[model] for model in later)]
     coming += [("heal", points[model][0]) for model in (last, *later) if model in healing]
     n_left = len(waiting) + len(later)
     # A model answers its tasks before its passages.

@@ -284,10 +284,15 @@ class RunSettings:
         return tuple(dict.fromkeys(method.quantise for method in self.methods if method.quantise))
 
     @property
+    def prunings(self) -> tuple[tuple[MethodSettings, int], ...]:
+        """The points as they are before quantising, each once."""
+        points = ((method.unquantised, permille) for method, permille in self.points if permille or not method.quantise)
+        return tuple(dict.fromkeys(points))
+
+    @property
     def healings(self) -> tuple[tuple[MethodSettings, int], ...]:
         """The points that are healed, each once: those of other types are quantised from the same weights."""
-        points = ((method.unquantised, permille) for method, permille in self.points if permille and method.heal_steps)
-        return tuple(dict.fromkeys(points))
+        return tuple(point for point in self.prunings if point[0].heal_steps and point[1])
 
     def healed(self, n_steps: int) -> "RunSettings":
         """The run with every method that removes channels unhealed and, beside it, healed. Raises SettingsError."""
@@ -299,14 +304,14 @@ class RunSettings:
     def quantised(self, kinds: Sequence[Quantisation]) -> "RunSettings":
         """The run with every method that removes channels and, beside it, quantised to each type; dense as well.
 
-        Widths are multiples of what the types need of a row. Raises SettingsError.
+        Widths are multiples of what the types need of a row; of methods that keep them nothing changes. Raises
+        SettingsError.
         """
         if not any(method.takes_channels for method in self.methods):
             raise SettingsError("quantise", ", ".join(kinds), "nothing where no method removes channels")
         methods, multiple = list[MethodSettings](), max(ROW_MULTIPLE.get(kind, 1) for kind in kinds)
         for own in self.methods:
-            if own.takes_channels:
-                own = replace(own, width_multiple=lcm(own.width_multiple, multiple))
+            own = replace(own, width_multiple=lcm(own.width_multiple, multiple))
             methods += [own, *(replace(own, quantise=kind) for kind in kinds if own.takes_channels)]
         return replace(self, methods=tuple(methods))
 

@@ -326,8 +326,8 @@ class Backend:
 
     def _problems(self, asked: RunSettings | FindSettings, memory: Memory) -> tuple[Problem, ...]:
         """Everything that would end the run at once. memory: that it may take."""
-        healing = preflight.healing_problem(planned_run(asked), memory.least)
-        return (*preflight.run_problems(asked, self.data_dir, self._shape(asked)), *([healing] if healing else []))
+        streamed = preflight.residency_problem(planned_run(asked), memory.least)
+        return (*preflight.run_problems(asked, self.data_dir, self._shape(asked)), *([streamed] if streamed else []))
 
     def forecast(self, job: Job) -> Preflight | None:
         """What a run was expected to take when it was asked for; None where that was not kept."""

@@ -172,15 +172,17 @@ def run_problems(
     return tuple(filter(None, found))
 
 
-def healing_problem(settings: RunSettings, least: LeastMemory | None) -> Problem | None:
-    """Why the run's models cannot be healed, or None. least: of its memory, as far as that is known."""
-    if not any(method.heal_steps for method in settings.methods):
+def residency_problem(settings: RunSettings, least: LeastMemory | None) -> Problem | None:
+    """Why the run's models cannot be healed or quantised, or None. least: of its memory, as far as that is known."""
+    heals = any(method.heal_steps for method in settings.methods)
+    if not heals and not settings.quantised_to:
         return None
     if least is not None and least.streamed:
         why = "" if settings.residency == "streamed" else ": with them it would take more memory than there is"
-        message = f"Healing needs all weights in memory, and this run leaves them in their files{why}."
+        what = "Healing" if heals else "Quantising"
+        message = f"{what} needs all weights in memory, and this run leaves them in their files{why}."
         return Problem(field="healing", message=message)
-    if settings.calibration.n_samples < resources.HELD_OUT_EVERY:
+    if heals and settings.calibration.n_samples < resources.HELD_OUT_EVERY:
         message = f"Healing needs at least {resources.HELD_OUT_EVERY} calibration samples, one of which is held out."
         return Problem(field="calibration size", message=message)
     return None
@@ -204,7 +206,9 @@ def stored_parts(settings: RunSettings, store: Store) -> Cached:
     """
     model = _noted(store, store_keys.model_identity_note, settings.model)
     passages = _noted(store, store_keys.text_identity_note, settings.evaluation.corpus)
-    statistics = {method: _statistics_key(settings, method, model, store) for method in settings.methods}
+    # Of dense quantised as well, which is none of the methods.
+    methods = dict.fromkeys(method for method, _ in settings.points)
+    statistics = {method: _statistics_key(settings, method, model, store) for method in methods}
     shape = known_shape(store, model) if model else None
     streamed = shape and resources.chosen_memory(shape, settings, _there_bytes()).streamed
     prompts = () if streamed or settings.residency == "streamed" else settings.prompts
@@ -236,14 +240,15 @@ def expected_duration(
 ) -> Duration:
     """Duration of the run. expected, counted: of its stages, see `expected_seconds`. start_s: of loading the engine."""
     n_sparse = stored.n_sparse - stored.sparse
-    n_models = n_sparse + (not stored.dense)
+    n_models, n_pruned = n_sparse + (not stored.dense), min(n_sparse, len(settings.prunings))
     calibrates = n_sparse and settings.reads_text and not stored.calibration
     n_calibrations = len(store_keys.shares_read(settings)) if calibrates else 0
     parts: dict[str, tuple[tuple[int, Stage], ...]] = {
         "loading": ((bool(n_models), "load"),),
         "answering": ((n_models, "evaluate"),),
         "answering tasks": ((n_models if settings.evaluation.tasks else 0, "answer"),),
-        "pruning": ((n_sparse, "prune"),),
+        "pruning": ((n_pruned, "prune"),),
+        "quantising": ((n_sparse - n_pruned, "quantise"),),
         "healing": ((min(n_sparse, len(settings.healings)), "heal"),),
         "calibrating": ((n_calibrations, "calibrate"), (bool(calibrates), "text")),
     }

@@ -48,6 +48,9 @@ _A_NUMBER = 64
 _MODULES_S, _A_CHANNEL_S = 3.0, 0.0003
 """Seconds that making a model's modules takes, and choosing one channel by elimination."""
 
+_ROUNDING = 100
+"""Numbers moved for each weight of a file that is written in full, quantised and read back."""
+
 _FINISHING = 9
 """Passes over all weights for the words that go on after the first token."""
 
@@ -161,6 +164,8 @@ def expected_seconds(
         measured["answer"] = _task_seconds(settings, before)
     if steps := _healing_steps(settings):
         measured["heal"] = (step_s := _measured_step_s(before)) and step_s * steps
+    if settings.quantised_to:
+        measured["quantise"] = next(filter(None, map(_quantising_seconds, before)), None)
     counted = counted_seconds(settings, speeds, shape)
     if measured["prune"] is None and counted["prune"] is None:
         measured["prune"] = _others_pruning_seconds(settings, before)
@@ -178,6 +183,13 @@ def _task_seconds(settings: RunSettings, before: Sequence[Run]) -> float | None:
         if asked(run.settings) == asked(settings) and "answer" in run.seconds and TASKS_CACHED not in run.cached:
             return run.seconds["answer"] / len(run.answers)
     return None
+
+
+def _quantising_seconds(run: Run) -> float | None:
+    """For one model, by a run that quantised all of its models itself."""
+    n = sum(bool(method.quantise) for method, _ in run.settings.points)
+    found = any(what.rpartition(", ")[2].lower() in run.settings.quantised_to for what in run.cached)
+    return run.seconds["quantise"] / n if n and "quantise" in run.seconds and not found else None
 
 
 def healing_steps(
@@ -268,7 +280,7 @@ def _pruning_seconds(settings: RunSettings, before: Sequence[Run]) -> float | No
 
 
 def _plain_methods(settings: RunSettings) -> set[MethodSettings]:
-    """Its methods whatever their budget, and unhealed: they prune in the same time."""
+    """Its methods whatever their budget, unhealed and unquantised: they prune in the same time."""
     return {replace(method.unhealed.unquantised, budget="channels") for method in settings.methods}
 
 
@@ -296,8 +308,9 @@ def _n_tokens(calibration: CalibrationSettings) -> int:
 
 
 def _n_pruned(run: Run) -> int:
-    """Sparse models that the run's seconds of pruning are of."""
-    return len(run.sparse) - sum(what.endswith("sparse") for what in run.cached) if "prune" in run.seconds else 0
+    """Sparse models that the run's seconds of pruning are of; those of a quantised one are as good as none."""
+    n_pruned = len(run.settings.prunings) - sum(what.endswith("sparse") for what in run.cached)
+    return n_pruned if "prune" in run.seconds else 0
 
 
 _UNITS: list[_Work] = list(np.eye(5))
@@ -312,6 +325,8 @@ def counted_seconds(settings: RunSettings, speeds: Speeds | None, shape: ModelSh
     found: _Seconds = dict.fromkeys(("load", "text", "calibrate", "prune", "evaluate"))
     if steps := _healing_steps(settings):
         found["heal"] = (step_s := _counted_step_s(speeds, shape)) and step_s * steps
+    if settings.quantised_to:
+        found["quantise"] = None
     if shape is None or speeds is None:
         return found
     products = speeds.float32 if settings.dtype == "float32" else speeds.bfloat16
@@ -325,15 +340,15 @@ def counted_seconds(settings: RunSettings, speeds: Speeds | None, shape: ModelSh
     # In one walk with the passages nothing is read for text.
     text_walk = walk * (not resources.in_one_walk(settings))
     whole = settings.reads_text and resources.collects_whole_moments(shape.widths, settings)
-    token = _token(shape)
+    token, plain = _token(shape), dict.fromkeys(method.unquantised for method in settings.methods)
     work: dict[Stage, _Work] = {
         "load": shape.n_parameters * itemsize * READ + _MODULES_S * SECOND,
         "text": _writing(shape, settings.calibration) * (settings.calibration.corpus == SELF),
         "calibrate": (token + _powers(shape, 2) * whole * SINGLE) * n_tokens + text_walk,
-        "prune": np.mean(
-            [_pruning(each, shape, n_tokens, text_walk, whole=whole) for each in settings.methods], axis=0
-        ),
+        "prune": np.mean([_pruning(each, shape, n_tokens, text_walk, whole=whole) for each in plain], axis=0),
     }
+    if settings.quantised_to:
+        work["quantise"] = _quantising(shape, token)
     if (n_asked := resources.n_passages(settings)) is not None:
         n_asked *= resources.TOKENS_A_PASSAGE
         work["evaluate"] = token * n_asked + shape.n_matmul * _FINISHING * MOVED
@@ -404,6 +419,16 @@ def _pruning(method: MethodSettings, shape: ModelShape, n_tokens: int, walk: _Wo
         # Both models read it, and what the refit changes is added.
         work += (token * 2 + 2 * squares * SINGLE + 2 * d * widths * PRODUCT) * n_tokens + walk * 2
     return work
+
+
+def _quantising(shape: ModelShape, token: _Work) -> _Work:
+    """Writing a full file, reading and rounding it, and reading back what is written; then what it predicts.
+
+    token: of all blocks.
+    """
+    compared = 2 * shape.n_head * resources.compared_tokens(shape.vocabulary) * PRODUCT
+    files = shape.n_parameters * (_ROUNDING * MOVED + 10 * READ)
+    return files + token * resources.COMPARED_PASSAGES * resources.TOKENS_A_PASSAGE + compared
 
 
 def _powers(shape: ModelShape, power: int) -> int:

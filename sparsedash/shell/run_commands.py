@@ -22,7 +22,7 @@ from sparsedash.schema.question_records import QuestionSet
 from sparsedash.schema.records import Record, Run
 from sparsedash.schema.settings import FindResult, RunSettings, planned_run
 from sparsedash.service.model_lookup import named_model
-from sparsedash.service.preflight import expected_room, healing_problem, lacks_text
+from sparsedash.service.preflight import expected_room, lacks_text, residency_problem
 from sparsedash.service.stored_results import JudgedAnswers, judge_run
 from sparsedash.service.time_forecast import MOST_MINUTES, MachineSpeed, healing_steps
 from sparsedash.shell import terminal
@@ -47,7 +47,8 @@ def run_command(arguments: argparse.Namespace) -> terminal.Work:
     store = open_store_for(settings, arguments)
     if n_steps := _steps_to_heal(settings, store, arguments):
         settings = settings.healed(n_steps)
-        _require_healable(settings, store)
+    if n_steps or settings.quantised_to:
+        _require_resident(settings, store)
     write = terminal.result_writer(arguments)
     yield
     run = complete_run(settings, store, arguments.quiet)
@@ -82,10 +83,10 @@ def _shape(settings: RunSettings, store: Store) -> ModelShape | None:
     return named.shape if named else None
 
 
-def _require_healable(settings: RunSettings, store: Store) -> None:
-    """Raise SparseDashError where the models of the run cannot be healed, as far as its model is known."""
+def _require_resident(settings: RunSettings, store: Store) -> None:
+    """Raise SparseDashError where the models of the run cannot be healed or quantised, as far as its model is known."""
     memory, _ = expected_room(settings, store, _shape(settings, store))
-    if problem := healing_problem(settings, memory.least):
+    if problem := residency_problem(settings, memory.least):
         raise SparseDashError(problem.message)
 
 
@@ -148,7 +149,7 @@ def find_command(arguments: argparse.Namespace) -> terminal.Work:
     store = open_store_for(settings.run((1,)), arguments)
     if n_steps := _steps_to_heal(settings.run((1,)), store, arguments):
         settings = settings.healed(n_steps)
-        _require_healable(planned_run(settings), store)
+        _require_resident(planned_run(settings), store)
     yield
     with terminal.ProgressBar(None, arguments.quiet) as bar:
         from sparsedash.engine.run.pipeline import find_sparsity

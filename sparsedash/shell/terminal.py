@@ -175,7 +175,7 @@ class ProgressBar:
         if self._quiet:
             return
         title = STAGE_TITLES[step.stage]
-        if step.stage in ("prune", "heal", "evaluate"):
+        if step.stage in ("prune", "heal", "quantise", "evaluate"):
             title += f", {self._model(step.point)}"
         if not sys.stderr.isatty():
             if title not in self._titles:

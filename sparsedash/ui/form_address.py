@@ -17,8 +17,8 @@ MASK_PRESETS = [method for method in METHODS if not method.settings.takes_channe
 GOALS = SWEEP, SEARCH = "Prune to chosen sparsities", "How much can go?"
 """The two goals, as the form and the address name them."""
 
-OWN, MASKS = "own", "masks"
-"""Keys of the fields of a custom method and of the presets that set weights to zero."""
+OWN, MASKS, QUANTISE = "own", "masks", "quantise"
+"""Keys of the fields of a custom method, of the presets that set weights to zero, and of the quantised types."""
 
 CHOICES = ("saliency", "pattern", "compensation", "allocation")
 """Of a method; its other settings depend on them."""
@@ -27,23 +27,26 @@ CHOICES = ("saliency", "pattern", "compensation", "allocation")
 def form_address(settings: RunSettings | FindSettings) -> Query | None:
     """The parameters of the address that fills in the form with these settings.
 
-    None where the form has no room for them: it takes one custom method and one width multiple, heals either none
-    or all of the methods that remove channels, beside the unhealed ones, and quantises none.
+    None where the form has no room for them: it takes one custom method and one width multiple, and heals either none
+    or all of the methods that remove channels, beside the unhealed ones, and quantises them alike; in a search none.
     """
+    search = isinstance(settings, FindSettings)
     run = settings.run((1,)) if isinstance(settings, FindSettings) else settings
     widths = {method.width_multiple for method in run.methods}
     usual = MethodSettings()
     steps = max(method.heal_steps for method in run.methods)
-    unhealed = replace(run, methods=tuple(dict.fromkeys(method.unhealed for method in run.methods)))
-    healed = unhealed.healed(steps) if steps and isinstance(settings, RunSettings) else run
-    methods = [replace(each, width_multiple=usual.width_multiple, budget=usual.budget) for each in unhealed.methods]
+    kinds = run.quantised_to
+    plain = replace(run, methods=tuple(dict.fromkeys(method.unhealed.unquantised for method in run.methods)))
+    made = plain.healed(steps) if steps and not search else plain
+    made = made.quantised(kinds) if kinds else made
+    fits = not kinds if search else set(made.methods) == set(run.methods)
+    methods = [replace(each, width_multiple=usual.width_multiple, budget=usual.budget) for each in plain.methods]
     own = [method for method in methods if method not in [preset.settings for preset in METHODS]]
-    quantised = any(method.quantise for method in methods)
-    if len(own) > 1 or len(widths) > 1 or quantised or set(healed.methods) != set(run.methods):
+    if len(own) > 1 or len(widths) > 1 or not fits:
         return None
     found: Query = {**_setting_values(run), **_setting_values(run.calibration), **_setting_values(run.evaluation)}
     found |= {"width": str(widths.pop()), "budget": run.budget, "heal-steps": str(steps)}
-    found["tasks"] = list(run.evaluation.tasks) or ""
+    found |= {"tasks": list(run.evaluation.tasks) or "", QUANTISE: [kind.upper() for kind in kinds] or ""}
     for method in own:
         elsewhere = ("width_multiple", "budget", "heal_steps")
         rows = [each for each in field_rows(MethodSettings).values() if each.name not in elsewhere]

@@ -4,19 +4,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 import streamlit as st
 
 from sparsedash.catalog import resources
 from sparsedash.catalog.budgets import BUDGET_TITLES, require_possible
 from sparsedash.catalog.choices import MODELS, NO_HARNESS
+from sparsedash.catalog.families import quantise_problem
 from sparsedash.catalog.presets import DEFAULT_METHOD, METHODS, method_name, method_named
 from sparsedash.reporting import wording
 from sparsedash.reporting.html import element, escape, paragraph
 from sparsedash.schema.errors import SparseDashError
 from sparsedash.schema.fields import FieldRow, field_rows
-from sparsedash.schema.method_settings import Budget, MethodSettings, uses_parameter, with_budget
+from sparsedash.schema.method_settings import Budget, MethodSettings, Quantisation, uses_parameter, with_budget
 from sparsedash.schema.settings import (
     BUILTIN_MODEL,
     BUILTIN_TEXT,
@@ -34,7 +35,17 @@ from sparsedash.service.request_checks import is_hub_id
 from sparsedash.service.time_forecast import MOST_MINUTES
 from sparsedash.ui import browser_scripts, form_fields, frame
 from sparsedash.ui.address_bar import BOUND, choose_budget, tolerance_fields
-from sparsedash.ui.form_address import CHANNEL_PRESETS, CHOICES, GOALS, MASK_PRESETS, MASKS, OWN, SEARCH, SWEEP
+from sparsedash.ui.form_address import (
+    CHANNEL_PRESETS,
+    CHOICES,
+    GOALS,
+    MASK_PRESETS,
+    MASKS,
+    OWN,
+    QUANTISE,
+    SEARCH,
+    SWEEP,
+)
 from sparsedash.ui.navigation import parse_tolerance
 
 if TYPE_CHECKING:
@@ -119,6 +130,9 @@ def prune_form(backend: Backend) -> RunSettings | FindSettings | None:
     healing = st.container()
     with healing:
         values |= form_fields.setting_fields([_HEAL, _STEPS], 2)
+    quantising = st.container()
+    with quantising:
+        kinds = () if search else _quantise_field(backend, values["model"])
     frame.section("How sure?")
     sizes = st.container()
     values |= _passage_fields(backend, search) | ({} if search else _task_fields(backend))
@@ -148,6 +162,9 @@ def prune_form(backend: Backend) -> RunSettings | FindSettings | None:
         with about_run:
             if isinstance(settings, RunSettings):
                 _show_sweep(settings)
+        if isinstance(settings, RunSettings) and kinds:
+            with quantising:
+                settings = _quantised(settings, kinds)
     form_fields.evaluation_size_field(backend, sizes, settings)
     browser_scripts.confirm_typed_choices()
     return settings
@@ -175,6 +192,35 @@ def _healed(
     if found is not None:
         n_tokens = resources.HEAL_BATCH_TOKENS
         form_fields.show_hint(f"About {minutes} min a model on this machine: {steps:,} steps of {n_tokens:,} tokens.")
+    return found
+
+
+def _quantise_field(backend: Backend, model: str | None) -> tuple[Quantisation, ...]:
+    """Draw the types that models are also quantised to; where there can be none, why."""
+    named = backend.named_model(model) if model else None
+    problem = quantise_problem(model, named.family if named else None) if model else ""
+    about = "Adds the dense model and every sparse one as llama.cpp quantises them, over the size of their files."
+    types = [kind.upper() for kind in get_args(Quantisation)]
+    chosen = st.pills(
+        "Quantised too", types, selection_mode="multi", key=QUANTISE, bind=BOUND, help=about, disabled=bool(problem)
+    )
+    if problem:
+        form_fields.show_hint(f"Not possible here: {problem}.")
+        return ()
+    return tuple(cast(Quantisation, kind.lower()) for kind in types if kind in chosen)
+
+
+def _quantised(settings: RunSettings, kinds: Sequence[Quantisation]) -> RunSettings | None:
+    """The run with quantised models, of which the number is drawn; None where it cannot have any, which is said."""
+    found = form_fields.validated(QUANTISE, lambda: settings.quantised(kinds))
+    if found is not None:
+        more, n_types = found.n_sparse - settings.n_sparse, len(kinds)
+        models = f"dense and {wording.quantity(more // n_types - 1, 'sparse model')}"
+        widths = sorted({method.width_multiple for method in found.methods})
+        form_fields.show_hint(
+            f"{more} more models: {models}, each in {wording.and_join([kind.upper() for kind in kinds])}. "
+            f"Widths are multiples of {', '.join(map(str, widths))}."
+        )
     return found
 
 

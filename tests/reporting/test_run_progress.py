@@ -157,6 +157,13 @@ CASES = {
         after([*TAKEN[:7], ("prune", 1, 4.0), ("evaluate", 1, 0.0)]),
         {"remaining": 20},
     ),
+    # Dense and one sparse model in 8 bits: what these are made of is read in no time.
+    "quantising": (
+        replace(RUN, sparsities_permille=(200,)).quantised(("q8_0",)),
+        KNOWN | {"quantise": 30.0},
+        after([*TAKEN[:3], ("prune", 0, 1.0), ("quantise", 0, 29.0), ("evaluate", 0, 20.0), ("prune", 1, 4.0)]),
+        {"remaining": 0.4 + 20 + 30 + 20},
+    ),
     "search-beyond-its-plan": (RUN, KNOWN, after([*TAKEN, ("prune", 5, 1.0)]), {"remaining": 20.5}),
 }
 

@@ -15,7 +15,14 @@ from sparsedash.schema.pair_records import Continuation, ContinuationSettings
 from sparsedash.schema.records import Record
 from sparsedash.schema.settings import BUILTIN_MODEL, CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.schema.store_keys import outcomes_key, statistics_key, text_key
-from sparsedash.service.preflight import Cached, Memory, expected_duration, expected_room, healing_problem, stored_parts
+from sparsedash.service.preflight import (
+    Cached,
+    Memory,
+    expected_duration,
+    expected_room,
+    residency_problem,
+    stored_parts,
+)
 from sparsedash.service.time_forecast import Speeds, expected_seconds
 from sparsedash.storage.text_files import fingerprint
 from tests.factories import RUN, answered
@@ -202,11 +209,21 @@ def test_before_the_first_run_all_is_known_of_every_model_whose_config_is(
     assert half.memory.least.n_bytes < resident.memory.least.n_bytes
 
 
+def test_a_quantised_run_prunes_every_model_once_and_quantises_dense_as_well(store):
+    quantised = replace(SETTINGS, methods=(method_named("best"),)).quantised(("q8_0", "q6_k"))
+    stored = stored_parts(quantised, store)
+    assert stored == replace(NOTHING, n_sparse=8)
+    known = dict.fromkeys(("load", "text", "calibrate", "evaluate"), 1.0) | {"prune": 10.0, "quantise": 100.0}
+    parts = dict(expected_duration(quantised, stored, known, ()).parts)
+    assert (parts["pruning"], parts["quantising"], parts["answering"]) == (20.0, 600.0, 9.0)
+
+
 def test_healing_is_refused_where_the_weights_stay_in_their_files_or_nothing_is_held_out():
     healed, shape = replace(SETTINGS, model=BUILTIN_MODEL).healed(8), listed_shape(BUILTIN_MODEL)
     streamed = least_memory(shape, healed, streamed=True)
-    assert healing_problem(healed, None) is None is healing_problem(SETTINGS, streamed)
-    assert "more memory than there is" in healing_problem(healed, streamed).message
-    assert "than there is" not in healing_problem(replace(healed, residency="streamed"), streamed).message
+    assert residency_problem(healed, None) is None is residency_problem(SETTINGS, streamed)
+    assert "more memory than there is" in residency_problem(healed, streamed).message
+    assert "than there is" not in residency_problem(replace(healed, residency="streamed"), streamed).message
+    assert residency_problem(SETTINGS.quantised(("q8_0",)), streamed).message.startswith("Quantising needs all")
     few = replace(healed, calibration=replace(healed.calibration, n_samples=15))
-    assert healing_problem(few, None).field == "calibration size"
+    assert residency_problem(few, None).field == "calibration size"

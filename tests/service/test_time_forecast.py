@@ -193,6 +193,18 @@ def test_healing_is_foreseen_for_the_healed_models_alone():
     assert seconds(HEALED, speeds=None)["heal"] is None
 
 
+def test_quantising_is_foreseen_by_what_it_took_here_and_is_no_part_of_pruning():
+    quantised = by("best").quantised(("q8_0",))
+    run = replace(RUN, settings=quantised, finished=True, seconds={"prune": 8.0, "quantise": 30.0}, cached=())
+    n_pruned = len(quantised.sparsities_permille)
+    for asked in (quantised, by("best").quantised(("q4_0",))):
+        found = expected_seconds(asked, [run], lambda key: None)[0]
+        assert (found["prune"], found["quantise"]) == (8.0 / n_pruned, 30.0 / (n_pruned + 1))
+    other = replace(run, cached=("evaluation, 20 % sparse, Q8_0",))
+    assert expected_seconds(quantised, [other], lambda key: None)[0]["quantise"] is None
+    assert counted(quantised)["quantise"] > 0 and "quantise" not in counted(by("best"))
+
+
 NAME = store_keys.machine_speed_note(platform.node(), os.cpu_count() or 1)
 GOOD = '{"float32": 5e9, "bfloat16": 6e9, "disk": 1e8, "at": %s}'
 KNOWN = Speeds(float32=5e9, bfloat16=6e9, disk=1e8)

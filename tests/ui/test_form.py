@@ -92,6 +92,10 @@ REQUESTS = {
     "search of a budget": FindSettings(method=MethodSettings(saliency="wifv", budget="bytes")),
     "healed": replace(SETTINGS, methods=tuple(map(method_named, ("obs", "wanda-2:4")))).healed(12),
     "healed, custom": replace(SETTINGS, methods=(MethodSettings(saliency="wifv"),)).healed(12),
+    "quantised": replace(SETTINGS, methods=tuple(map(method_named, ("obs", "wanda-2:4")))).quantised(
+        ("q8_0", "q4_k_m")
+    ),
+    "healed, quantised": replace(SETTINGS, methods=(method_named("obs"),)).healed(12).quantised(("q4_0",)),
     "search of healed models": FindSettings(method=method_named("best").healed(8)),
     "custom search": FindSettings(method=MethodSettings(saliency="wifv", damping=0.5)),
 }
@@ -162,6 +166,16 @@ def test_healing_that_is_not_possible_is_refused_under_its_field(open_page, back
     ):
         app = open_page("prune", heal="6", **address)
         assert why in words(app) and button(app, "Start").disabled
+
+
+def test_quantised_models_are_counted_and_refused_with_the_reason(open_page):
+    app = open_page("prune", quantise="Q6_K", sparsity="10,20")
+    assert "3 more models: dense and 2 sparse models, each in Q6_K. Widths are multiples of 256." in words(app)
+    app.selectbox(key="dtype").select("bfloat16").run()
+    assert "float32 where models are quantised" in words(app) and button(app, "Start").disabled
+    app.selectbox(key="model").set_value("facebook/opt-1.3b").run()
+    assert group(app, "Quantised too").disabled and "made from the dense model's GGUF file" in words(app)
+    assert not button(app, "Start").disabled
 
 
 @pytest.mark.parametrize("odd", ["inf", "0.5"])

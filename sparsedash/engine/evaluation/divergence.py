@@ -12,9 +12,6 @@ from sparsedash.catalog.resources import compared_tokens
 from sparsedash.engine.models.decoder_blocks import batches_by_length, head_sees_only
 from sparsedash.engine.models.loading import LoadedModel
 
-N_COMPARED = 64
-"""Passages whose tokens are compared."""
-
 _BATCH_TOKENS = 2048
 
 

@@ -17,10 +17,10 @@ from torch import Tensor
 import sparsedash
 from sparsedash.catalog.families import is_gguf
 from sparsedash.catalog.model_shape import ModelShape, model_shape
-from sparsedash.catalog.resources import USABLE, WIDE_BYTES, is_streamed, least_memory
+from sparsedash.catalog.resources import COMPARED_PASSAGES, USABLE, WIDE_BYTES, is_streamed, least_memory
 from sparsedash.engine.calibration.calibration_cache import Calibration, PassageActivations
 from sparsedash.engine.calibration.statistics import reading_stored
-from sparsedash.engine.evaluation.divergence import N_COMPARED, next_token_scores
+from sparsedash.engine.evaluation.divergence import next_token_scores
 from sparsedash.engine.evaluation.questions import choose_passages, distinct_passages, n_leaked
 from sparsedash.engine.models.checkpoint_reading import read_config
 from sparsedash.engine.models.loading import LoadedModel, ModelShelf, Source, locate_model, max_length, stream_model
@@ -235,7 +235,7 @@ class RunContext:
     @cached_property
     def first_passages(self) -> list[list[int]]:
         """Token ids of a few passages, on which predictions are compared token by token."""
-        chosen = zip(self.passages.contexts[:N_COMPARED], self.passages.targets, strict=False)
+        chosen = zip(self.passages.contexts[:COMPARED_PASSAGES], self.passages.targets, strict=False)
         return [self.loaded.tokens(context + target)[: self.loaded.max_length] for context, target in chosen]
 
     @cached_property

@@ -211,7 +211,8 @@ class MeasuredModel:
         if self._method.heal_steps and self._permille:
             self.model = _healed(self._run, self._method.unquantised, self._permille, self.model)
         if self._method.quantise:
-            self.model = _quantised(self._run, self._method.quantise, self.model)
+            with self._run.log.timed("quantise"):
+                self.model = _quantised(self._run, self._method.quantise, self.model)
 
     @cached_property
     def _quantised(self) -> Quantised | None:
@@ -220,7 +221,7 @@ class MeasuredModel:
         if found is None:
             return None
         dense, loaded = self._run.dense_scores, self._run.loaded
-        with self._run.log.timed("evaluate"), self.model.applied():
+        with self._run.log.timed("quantise"), self.model.applied():
             own = next_token_scores(loaded, self._run.first_passages)
         return replace(found, divergence=mean_divergence(dense, own), n_tokens=sum(map(len, dense)))
 
@@ -420,7 +421,7 @@ def _quantised(run: RunContext, kind: Quantisation, made: PrunedChannels) -> Pru
     """The model with the weights of a file of this type, made as an export makes it, read back and deleted."""
     dense_file = gguf_file(run.source.reference)
     assert dense_file is not None, "quantise_problem has refused every other model"
-    step = Step("prune", 0, 1, message=f"Quantising to {kind.upper()}")
+    step = Step("quantise", 0, 1, message=kind.upper())
     exports = run.store.folder / EXPORTS
     sweep_exports(exports)
     with passing_folder(exports) as place:

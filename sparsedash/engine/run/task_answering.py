@@ -23,9 +23,11 @@ Answering = tuple[Point, str, Callable[[], SparseModel] | None]
 
 
 def point_label(point: Point) -> str:
-    """The model in words."""
-    quantised = f", {point[0].quantise.upper()}" if point and point[0].quantise else ""
-    return f"{point[1] / 10:g} % sparse{quantised}" if point else "dense"
+    """The model in words: "dense", "20 % sparse, Q8_0"."""
+    if point is None:
+        return "dense"
+    kind, name = point[0].quantise, f"{point[1] / 10:g} % sparse"
+    return f"{name if point[1] else 'dense'}, {kind.upper()}" if kind else name
 
 
 def answer_tasks(run: RunContext, models: Sequence[Answering]) -> None:
