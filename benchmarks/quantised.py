@@ -20,8 +20,6 @@ from sparsedash.engine.evaluation.questions import choose_passages, questions_of
 from sparsedash.engine.export.reloaded import LlamaCppModel
 from sparsedash.engine.models.gguf_quantising import read_back, write_quantised
 from sparsedash.engine.models.loading import gguf_file, load_model, locate_model
-from sparsedash.engine.pruning.layer import LazySequence
-from sparsedash.engine.pruning.surgery import PrunedMlp, out_weight
 from sparsedash.engine.run.sparse_models import PrunedChannels
 from sparsedash.engine.texts.corpora import read_texts
 from sparsedash.schema.method_settings import Quantisation
@@ -36,10 +34,8 @@ def main() -> None:
     loaded = load_model(locate_model(arguments.model, Store(arguments.data_dir)), "float32")
     chosen = choose_passages(read_texts(arguments.evaluation), EvaluationSettings(n_passages=arguments.passages))
     questions = questions_of(loaded, list(zip(chosen.contexts, chosen.targets, strict=True)))
-    whole = [PrunedMlp(torch.arange(mlp.width), out_weight(mlp)) for mlp in loaded.mlps]
-    blocks = LazySequence(len(whole), whole.__getitem__)
-    made = PrunedChannels(loaded=loaded, blocks=blocks, errors=(), alone=list)
-    dense, dense_file = _ours(loaded, questions), gguf_file(arguments.model)
+    made, dense_file = PrunedChannels.whole(loaded), gguf_file(arguments.model)
+    dense = _ours(loaded, questions)
     longest = max(len(question["ids"]) for question in questions)
     for kind in arguments.types.split(","):
         with tempfile.TemporaryDirectory() as place:

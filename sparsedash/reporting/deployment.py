@@ -143,7 +143,10 @@ def timing_conditions(timing: Timing) -> str:
     """On what it was measured, in one line."""
     threads = wording.quantity(timing.n_threads, "thread")
     how = "seconds: medians; ratio: middle half of the rounds, both models in random order"
-    return f"{timing.machine}, {threads}, {timing.dtype}; {how}"
+    what: str = timing.dtype
+    if timing.runtime == "llama.cpp":
+        what = f"llama.cpp (binding {timing.versions['llama-cpp-py-sync']}), {timing.weights} beside dense in F16"
+    return f"{timing.machine}, {threads}, {what}; {how}"
 
 
 def ceiling_words(timing: Timing) -> str:

@@ -70,6 +70,9 @@ class DivergenceSettings:
         return stage_key("divergence", **asdict(self))
 
 
+Runtime = Literal["torch", "llama.cpp"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class TimingSettings:
     """A request for the speed of a sparse model next to dense. dense, sparse: record keys.
@@ -77,6 +80,7 @@ class TimingSettings:
     dtype: of the weights; None: as in the records. n_threads: None: torch's default. n_prompt: tokens read before
     decoding. n_decode: tokens decoded in one sample. batches: passages at once, timed one by one, each until its
     interval is within so many per mille of the ratio, or for `most_s` seconds. seed: of the tokens and of the order.
+    runtime: torch, or llama.cpp with the models' GGUF files, dense's in 16 bits.
     """
 
     dense: str
@@ -98,6 +102,12 @@ class TimingSettings:
     most_s: int = setting(120, title="seconds for each", low=1, high=3600)
     n_warmup: int = setting(2, title="warm-up rounds", high=100)
     seed: int = setting(0, high=MAX_SEED)
+    runtime: Runtime = setting(
+        "torch",
+        flag="--runtime",
+        label="Runtime",
+        help="llama.cpp: GGUF files of the models, quantised ones as well, beside dense in 16 bits",
+    )
 
     def __post_init__(self) -> None:
         if self.dtype is not None:
@@ -110,7 +120,10 @@ class TimingSettings:
 
     def key(self) -> str:
         """The name of this request and of its result."""
-        return stage_key("timing", **asdict(self))
+        asked = asdict(self)
+        if self.runtime == "torch":
+            del asked["runtime"]
+        return stage_key("timing", **asked)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,7 +252,8 @@ class Timing:
     dense, sparse: record keys. machine: its processor or GPU. n_prompt, n_decode: tokens read, and written in one
     sample. dense_bytes, sparse_bytes: of all weights, as a file holds them. precise: whether every interval became as
     narrow as was asked for. versions: as in Run. dense_resident, sparse_resident: bytes of memory that each model's
-    weights took when they were read into it; 0 where that was not measured.
+    weights took when they were read into it; 0 where that was not measured. weights: of llama.cpp the type of the file
+    beside dense's F16; else empty.
     """
 
     key: str
@@ -258,6 +272,8 @@ class Timing:
     versions: dict[str, str]
     dense_resident: int = 0
     sparse_resident: int = 0
+    runtime: Runtime = "torch"
+    weights: str = ""
 
     def timed(self, phase: Phase, batch: int = 1) -> TimedPhase | None:
         """One of its phases, or None."""

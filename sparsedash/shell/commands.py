@@ -70,7 +70,12 @@ COMMANDS = (
         run_commands.find_command,
         (*SEARCH_FLAGS, "--heal", *TOLERANCE_FLAGS, *_OUTPUT),
     ),
-    Command("time", f"{_MODEL} --sparsity 20", run_commands.time_command, (*RUN_FLAGS, "--threads", *_OUTPUT)),
+    Command(
+        "time",
+        f"{_MODEL} --sparsity 20",
+        run_commands.time_command,
+        (*RUN_FLAGS, "--quantise", "--threads", "--runtime", *_OUTPUT),
+    ),
     Command(
         "judge",
         "DENSE OTHER --within-points 2",

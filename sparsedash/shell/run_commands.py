@@ -9,13 +9,14 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
+from sparsedash.catalog.families import quantise_problem
 from sparsedash.catalog.model_shape import ModelShape
 from sparsedash.reporting import deployment
 from sparsedash.reporting.run_answer import answer_figures, next_step
 from sparsedash.reporting.run_reports import run_document
 from sparsedash.reporting.run_results import RunResults, StoredResults, run_results
 from sparsedash.reporting.task_words import judge_document, task_remarks, task_rows, tasks_sentence
-from sparsedash.reporting.wording import source_note
+from sparsedash.reporting.wording import record_names, source_note
 from sparsedash.schema.errors import SettingsError, SparseDashError
 from sparsedash.schema.pair_records import ContinuationSettings, TimingSettings
 from sparsedash.schema.question_records import QuestionSet
@@ -164,7 +165,7 @@ def find_command(arguments: argparse.Namespace) -> terminal.Work:
 
 
 def time_command(arguments: argparse.Namespace) -> terminal.Work:
-    """Measure the speed of a sparse model versus its dense one."""
+    """Measure the speed of a sparse model versus its dense one, or in llama.cpp that of all models of its run."""
     settings = run_from_flags(arguments)
     (method, permille), *others = settings.points
     if others or not permille:
@@ -172,17 +173,31 @@ def time_command(arguments: argparse.Namespace) -> terminal.Work:
     if not method.takes_channels:
         why = "Zeros in single weights give no speed-up, so they are not timed."
         raise SparseDashError(why, "Name a --method that removes channels.")
-    request = TimingSettings(dense="-", sparse="-", n_threads=arguments.threads)
+    settings = quantised_from_flags(settings, arguments)
+    request = TimingSettings(dense="-", sparse="-", n_threads=arguments.threads, runtime=arguments.runtime)
+    in_torch = request.runtime == "torch"
+    if in_torch and settings.quantised_to:
+        raise SettingsError("--quantise", arguments.quantise, "nothing, but with --runtime llama.cpp")
+    if not in_torch and (problem := quantise_problem(settings.model)):
+        raise SettingsError("--runtime", request.runtime, "torch for this model", f"Reason: {problem}.")
     write = terminal.result_writer(arguments)
     store = open_store_for(settings, arguments)
     yield
     with terminal.ProgressBar(settings, arguments.quiet) as bar:
+        from sparsedash.engine.comparison.llama_timing import time_run_in_llama_cpp
         from sparsedash.engine.comparison.timing import time_run
 
-        timing = time_run(settings, request, store, bar)
-    terminal.print_warnings(next((run.warnings for run in stored_runs(store) if timing.sparse in run.sparse), ()))
-    shown = deployment.speed_table("", timing)
-    table = terminal.align_columns([shown.head, *shown.rows], numbers=True)
-    document = {"model": settings.model, "settings": asdict(settings), "timing": asdict(timing)}
-    write([*table, deployment.timing_conditions(timing), deployment.ceiling_words(timing)], document)
+        found = [time_run(settings, request, store, bar)] if in_torch else []
+        found = found or time_run_in_llama_cpp(settings, request, store, bar)
+    run = next(run for run in stored_runs(store) if found[-1].sparse in run.sparse)
+    terminal.print_warnings(run.warnings)
+    lines, names = list[str](), record_names(run)
+    for timing in found:
+        shown = deployment.speed_table("", timing)
+        lines += [] if in_torch else [names[timing.sparse]]
+        lines += terminal.align_columns([shown.head, *shown.rows], numbers=True)
+        lines += [deployment.timing_conditions(timing), deployment.ceiling_words(timing), *([] if in_torch else [""])]
+    of_each = [{"name": names[timing.sparse], **asdict(timing)} for timing in found]
+    timings = {"timing": asdict(found[0])} if in_torch else {"timings": of_each}
+    write(lines, {"model": settings.model, "settings": asdict(settings), **timings})
     return 0

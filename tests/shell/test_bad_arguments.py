@@ -33,6 +33,8 @@ from tests.engine.tiny import save_tiny
         ("time", ["--sparsity", "10,20"], "Only one model can be timed"),
         ("time", ["--method", "wanda", "--width-multiple", "32"], "give no speed-up"),
         ("time", ["--threads", "0"], "Threads must be"),
+        ("time", ["--runtime", "llama.cpp"], "torch for this model"),
+        ("time", ["--quantise", "q8_0"], "with --runtime llama.cpp"),
         ("export", ["--sparsity", "10,20"], "one method and one sparsity"),
         ("export", ["--form", "onnx"], "uniform, padded, masked, gguf"),
         ("export", ["--weights", "q8_0"], "float32, bfloat16, float16 as padded"),

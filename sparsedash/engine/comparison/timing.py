@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import itertools
 import platform
 import random
 import resource
@@ -38,6 +39,9 @@ MOST_LOADS = 12
 
 TimeSample = Callable[[bool], float]
 """Does the work once with the dense model (True) or the sparse one; returns the seconds."""
+
+TimePhase = Callable[[Phase, int, TimeSample, float], TimedPhase]
+"""Times a phase at a batch by samples; its ceiling."""
 
 Pair = tuple[ResidentModel, ResidentModel]
 """The dense model and the sparse one."""
@@ -82,6 +86,28 @@ def timed_rounds(
         ratio=speed_ratio(dense_s, sparse_s),
         ceiling=1.0,
     )
+
+
+def phase_timer(
+    settings: TimingSettings, n_phases: int, on_step: OnStep, clock: Callable[[], float] = time.monotonic
+) -> TimePhase:
+    """Times one phase after another, of so many in all."""
+    activities: dict[Phase, str] = {"prefill": "reading", "decode": "writing", "load": "loading"}
+    done = itertools.count()
+
+    def timed(phase: Phase, batch: int, sample: TimeSample, ceiling: float) -> TimedPhase:
+        most, n_done = MOST_LOADS if phase == "load" else settings.least_rounds, next(done)
+        own = replace(settings, least_rounds=min(settings.least_rounds, most))
+
+        def on_round(n_rounds: int, spent_s: float) -> None:
+            share = min(99, round(100 * max(min(n_rounds / own.least_rounds, 0.8), spent_s / own.most_s)))
+            message = f"{activities[phase]}{'' if phase == 'load' else f', {batch} at once'}, "
+            message += f"round {n_rounds + 1}" if spent_s else "warming up"
+            on_step(Step("time", 100 * n_done + share, 100 * n_phases, message=message))
+
+        return replace(timed_rounds(sample, own, clock, on_round), phase=phase, batch=batch, ceiling=ceiling)
+
+    return timed
 
 
 def prefill_sample(model: Any, pair: Pair, ids: Tensor) -> TimeSample:
@@ -254,37 +280,24 @@ def _timing(
     shape = model_shape(model.config.to_dict())
     n_prompt = max(1, min(settings.n_prompt, loaded.max_length - settings.n_decode))
     vocabulary = model.get_input_embeddings().weight.shape[0]
-    activities: dict[Phase, str] = {"prefill": "reading", "decode": "writing", "load": "loading"}
-
-    def timed(phase: Phase, batch: int, sample: TimeSample, ceiling: float) -> None:
-        most = MOST_LOADS if phase == "load" else settings.least_rounds
-        own = replace(settings, least_rounds=min(settings.least_rounds, most))
-
-        def on_round(n_rounds: int, spent_s: float) -> None:
-            share = min(99, round(100 * max(min(n_rounds / own.least_rounds, 0.8), spent_s / own.most_s)))
-            message = f"{activities[phase]}{'' if phase == 'load' else f', {batch} at once'}, "
-            message += f"round {n_rounds + 1}" if spent_s else "warming up"
-            on_step(Step("time", 100 * len(phases) + share, 100 * (2 * len(own.batches) + 1), message=message))
-
-        found = timed_rounds(sample, own, clock, on_round)
-        phases.append(replace(found, phase=phase, batch=batch, ceiling=ceiling))
-
+    timed = phase_timer(settings, 2 * len(settings.batches) + 1, on_step, clock)
     for batch in settings.batches:
         # Random tokens: the time does not depend on them.
         drawn = torch.Generator().manual_seed(settings.seed)
         ids = torch.randint(vocabulary, (batch, n_prompt), generator=drawn).to(model.device)
         load = Workload(batch=batch, n_tokens=n_prompt)
-        timed("prefill", batch, prefill_sample(model, pair, ids), prefill_ceiling(shape, widths, load))
+        reading = prefill_sample(model, pair, ids)
+        phases.append(timed("prefill", batch, reading, prefill_ceiling(shape, widths, load)))
         writing = decode_sample(model, pair, ids, settings.n_decode)
-        timed("decode", batch, writing, decode_ceiling(shape, widths, load, dtype))
+        phases.append(timed("decode", batch, writing, decode_ceiling(shape, widths, load, dtype)))
     with load_sample(pair, folder) as (loading, resident):
-        timed("load", 1, loading, dense.n_bytes / sparse.n_bytes)
+        phases.append(timed("load", 1, loading, dense.n_bytes / sparse.n_bytes))
         dense_resident, sparse_resident = resident(True), resident(False)
     return Timing(
         key=settings.key(),
         dense=settings.dense,
         sparse=settings.sparse,
-        machine=_machine_name(model.device),
+        machine=machine_name(model.device),
         dtype=dtype,
         n_threads=torch.get_num_threads(),
         n_prompt=n_prompt,
@@ -300,7 +313,8 @@ def _timing(
     )
 
 
-def _machine_name(device: torch.device) -> str:
+def machine_name(device: torch.device) -> str:
+    """The name of the processor or the GPU."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     with suppress(OSError, StopIteration):

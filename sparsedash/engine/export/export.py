@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
 
 from sparsedash.catalog.families import FORMS, form_problem, require_form, shared_width
@@ -20,8 +19,6 @@ from sparsedash.engine.models.gguf_quantising import MADE_BY_LLAMA_CPP, read_bac
 from sparsedash.engine.models.gguf_writing import WrittenFiles, require_full_gguf
 from sparsedash.engine.models.loading import LoadedModel, ModelShelf, Source, gguf_file, locate_model
 from sparsedash.engine.models.model_conversion import content_hash
-from sparsedash.engine.pruning.layer import LazySequence
-from sparsedash.engine.pruning.surgery import PrunedMlp, out_weight
 from sparsedash.engine.run.sparse_models import PrunedChannels, RebuiltModel, rebuild_model
 from sparsedash.reporting.run_results import Judged, StoredResults, judge, measure, run_results
 from sparsedash.reporting.wording import tensor_types
@@ -147,10 +144,7 @@ def export_narrowed(
     form: one that is possible. pruned: how it was made. source, loaded: the sparse model. record: its answers to the
     passages. Raises ExportError, and then the folder does not exist.
     """
-    mlps = loaded.mlps
-    whole = [PrunedMlp(torch.arange(mlp.width), out_weight(mlp)) for mlp in mlps]
-    blocks = LazySequence(len(mlps), whole.__getitem__)
-    made = PrunedChannels(loaded=loaded, blocks=blocks, errors=(), alone=list)
+    made = PrunedChannels.whole(loaded)
     width = max(pruned.dense_widths) if form == "masked" else shared_width(pruned, loaded.model.config.model_type)
     settings = ExportSettings(dense="-", sparse="-", form=form, weights=loaded.dtype)
     with _write_errors(folder), new_folder(folder) as inside:

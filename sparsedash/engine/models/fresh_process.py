@@ -4,13 +4,41 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import IO
 
 from sparsedash.schema.errors import ExportError
 
 _LOOK_S = 0.5
 _KEPT = ("PATH", "HOME", "TMPDIR", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
+
+
+@contextmanager
+def talking_to(program: str, arguments: Sequence[str], *, failed: str) -> Iterator[Callable[[str], str]]:
+    """A function that gives the answer of a file of Python, run alone, to a line; the process ends with the `with`.
+
+    Raises ExportError, beginning with `failed`, with the last line of its errors, where it ends before it answers.
+    """
+    kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
+    command, pipe = [sys.executable, "-I", program, *arguments], subprocess.PIPE
+    with (
+        tempfile.TemporaryFile() as log,
+        subprocess.Popen(command, env=kept, stdin=pipe, stdout=pipe, stderr=log, text=True) as process,  # noqa: S603
+    ):
+
+        def ask(line: str) -> str:
+            assert process.stdin and process.stdout, "both are pipes"
+            with suppress(BrokenPipeError):
+                print(line, file=process.stdin, flush=True)
+            if answer := process.stdout.readline():
+                return answer.strip()
+            raise ExportError(f"{failed}: {_reason(process.wait(), log)}.", "Please report this with the model.")
+
+        try:
+            yield ask
+        finally:
+            process.kill()
 
 
 def run_program(
@@ -41,7 +69,11 @@ def run_program(
             finally:
                 process.kill()
         if process.returncode != 0:
-            log.seek(0)
-            lines = log.read().decode("utf-8", errors="replace").strip().splitlines()
-            reason = f"exit code {process.returncode}: {lines[-1][:300] if lines else 'no output'}"
-            raise ExportError(f"{failed}: {reason}.", advice)
+            raise ExportError(f"{failed}: {_reason(process.returncode, log)}.", advice)
+
+
+def _reason(code: int, log: IO[bytes]) -> str:
+    """The exit code of a program and the last line that it printed."""
+    log.seek(0)
+    lines = log.read().decode("utf-8", errors="replace").strip().splitlines()
+    return f"exit code {code}: {lines[-1][:300] if lines else 'no output'}"

@@ -31,7 +31,7 @@ from sparsedash.engine.models.matmul import fastest_products
 from sparsedash.engine.pruning.channel_pruning import ALLOCATIONS, prune_channels
 from sparsedash.engine.pruning.compensation import COMPENSATIONS, BlockErrors, channel_errors, passage_error
 from sparsedash.engine.pruning.layer import CalibrationData, LazySequence, Sample
-from sparsedash.engine.pruning.surgery import PrunedMlp, pruned, reparametrised, reweighted, weight_of
+from sparsedash.engine.pruning.surgery import PrunedMlp, out_weight, pruned, reparametrised, reweighted, weight_of
 from sparsedash.engine.pruning.weight_pruning import MaskedBlock, prune_weights, weight_passage_error
 from sparsedash.engine.run.run_context import RunContext
 from sparsedash.schema.errors import JobError, StoreError
@@ -68,6 +68,12 @@ class PrunedChannels:
     others: Mapping[str, Tensor] = field(default_factory=dict)
     healed: Healed | None = None
     quantised: Quantised | None = None
+
+    @classmethod
+    def whole(cls, loaded: LoadedModel) -> "PrunedChannels":
+        """The loaded model with all its channels."""
+        blocks = [PrunedMlp(torch.arange(mlp.width), out_weight(mlp)) for mlp in loaded.mlps]
+        return cls(loaded=loaded, blocks=LazySequence(len(blocks), blocks.__getitem__), errors=(), alone=list)
 
     def round_(self, index: int) -> None:
         """Keep this block in the model's own type from now on, to which it is rounded in any case."""

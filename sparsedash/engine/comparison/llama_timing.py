@@ -1,0 +1,115 @@
+"""Speed in llama.cpp: GGUF files of a run's models, each timed in turn with the dense model's in 16 bits."""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+import torch
+
+from sparsedash.catalog.model_shape import Workload, model_shape, prefill_ceiling
+from sparsedash.engine.comparison import llama_timer
+from sparsedash.engine.comparison.timing import TimeSample, machine_name, phase_timer
+from sparsedash.engine.models.fresh_process import talking_to
+from sparsedash.engine.models.gguf_quantising import write_quantised
+from sparsedash.engine.models.loading import ModelShelf, gguf_file
+from sparsedash.engine.run import pipeline
+from sparsedash.engine.run.run_context import software_versions
+from sparsedash.engine.run.sparse_models import PrunedChannels, rebuild_model
+from sparsedash.schema.errors import JobError
+from sparsedash.schema.export_settings import EXPORTS, Weights
+from sparsedash.schema.pair_records import Timing, TimingSettings
+from sparsedash.schema.progress import OnStep, Step, begin_parts, ignore_steps
+from sparsedash.schema.records import Record
+from sparsedash.schema.settings import RunSettings
+from sparsedash.schema.store_keys import quantiser_version
+from sparsedash.stats.mean_intervals import is_narrow
+from sparsedash.storage.model_folders import passing_folder, require_export_room, sweep_exports
+from sparsedash.storage.store import Store
+
+_CACHE_BYTES = 2
+"""Of a number in the cache."""
+
+
+def time_run_in_llama_cpp(
+    settings: RunSettings, request: TimingSettings, store: Store, on_step: OnStep = ignore_steps
+) -> list[Timing]:
+    """The speed of every sparse and quantised model of a run. request: its record keys become those of the run.
+
+    Of a model that can be quantised here, see `quantise_problem`. Raises the errors of a run or a timing.
+    """
+    shelf = ModelShelf()
+    run = pipeline.run(settings, store, on_step, shelf)
+    return [time_files(replace(request, dense=run.dense, sparse=key), store, shelf, on_step) for key in run.sparse]
+
+
+def time_files(
+    settings: TimingSettings,
+    store: Store,
+    shelf: ModelShelf,
+    on_step: OnStep = ignore_steps,
+    clock: Callable[[], float] = time.monotonic,
+) -> Timing:
+    """The speed of a record's GGUF file, of its type or of 16 bits, against dense's of 16 bits; stored when complete.
+
+    Raises JobError where a record is gone, its model has changed, or llama.cpp fails.
+    """
+    if known := store.get(Timing, settings.key()):
+        return known
+    record = store.get(Record, settings.sparse)
+    if record is None or record.pruned is None:
+        raise JobError("There is no model to time: its result is no longer stored, or is dense.", "Run it again.")
+    method, started_at = record.pruned.method, time.time()
+    # What its file is made of.
+    plain = replace(record, pruned=replace(record.pruned, method=method.unquantised, quantised=None))
+    made, dense_file = rebuild_model(plain, store, on_step, shelf), gguf_file(record.model)
+    sparse, shape = made.sparse, model_shape(made.loaded.model.config.to_dict())
+    assert isinstance(sparse, PrunedChannels) and dense_file is not None, "the shell has refused the others"
+    exports, weights = store.folder / EXPORTS, list[tuple[PrunedChannels, Weights]]()
+    weights += [(PrunedChannels.whole(made.loaded), "float16"), (sparse, method.quantise or "float16")]
+    n_prompt = max(1, min(settings.n_prompt, made.loaded.max_length - settings.n_decode))
+    sweep_exports(exports)
+    n_threads = settings.n_threads or torch.get_num_threads()
+    with passing_folder(exports) as place:
+        on_part = begin_parts(Step("write", 0, 1), on_step)
+        room, files = partial(require_export_room, place), [place / "dense.gguf", place / "sparse.gguf"]
+        sizes = [
+            write_quantised(file, dense_file, *of, is_base=True, require_room=room, on_part=on_part).size
+            for file, of in zip(files, weights, strict=True)
+        ]
+        longest = n_prompt + settings.n_decode
+        arguments = [*map(str, files), *map(str, (n_threads, longest, max(settings.batches)))]
+        with talking_to(llama_timer.__file__, arguments, failed="llama.cpp could not be timed") as ask:
+
+            def sample(phase: str, batch: int) -> TimeSample:
+                sizes = f"{batch} {n_prompt} {settings.n_decode}"
+                return lambda is_dense: float(ask(f"{int(not is_dense)} {phase} {sizes}"))
+
+            timed, phases = phase_timer(settings, 2 * len(settings.batches), on_step, clock), []
+            for batch in settings.batches:
+                load = Workload(batch=batch, n_tokens=n_prompt)
+                read = prefill_ceiling(shape, sparse.widths, load)
+                phases.append(timed("prefill", batch, sample("prefill", batch), read))
+                cache = _CACHE_BYTES * batch * n_prompt * shape.cache_per_token
+                fetched = (sizes[0] + cache) / (sizes[1] + cache)
+                phases.append(timed("decode", batch, sample("decode", batch), fetched))
+    found = Timing(
+        key=settings.key(),
+        dense=settings.dense,
+        sparse=settings.sparse,
+        machine=machine_name(torch.device("cpu")),
+        dtype=record.dtype,
+        runtime="llama.cpp",
+        weights=(method.quantise or "f16").upper(),
+        n_threads=n_threads,
+        n_prompt=n_prompt,
+        n_decode=settings.n_decode,
+        phases=tuple(phases),
+        dense_bytes=sizes[0],
+        sparse_bytes=sizes[1],
+        precise=all(is_narrow(phase.ratio, settings.within_permille / 1000) for phase in phases),
+        started_at=started_at,
+        versions=software_versions() | {"llama-cpp-py-sync": quantiser_version()},
+    )
+    store.put(found.key, found)
+    return found

@@ -1,0 +1,50 @@
+"""Files of a run's models timed in llama.cpp, and a program that is asked line by line."""
+
+from dataclasses import replace
+
+import pytest
+
+from sparsedash.engine.comparison.llama_timing import time_run_in_llama_cpp
+from sparsedash.engine.models.fresh_process import talking_to
+from sparsedash.schema.errors import ExportError
+from sparsedash.schema.pair_records import TimingSettings
+from tests.engine.comparison.conftest import settings_of
+from tests.engine.conftest import passages, write_jsonl
+from tests.engine.tiny_gguf import write_tiny_gguf
+
+REQUEST = TimingSettings(
+    dense="-", sparse="-", n_prompt=8, n_decode=2, least_rounds=3, most_s=1, n_threads=1, runtime="llama.cpp"
+)
+
+
+def test_every_model_of_a_run_is_timed_beside_dense_in_16_bits(store, tmp_path):
+    pytest.importorskip("llama_cpp_py_sync")
+    text = write_jsonl(tmp_path / "passages.jsonl", passages(60))
+    plain = settings_of(write_tiny_gguf(tmp_path / "tiny.gguf"), text, sparsities=(500,))
+    found, again = (
+        time_run_in_llama_cpp(replace(plain, prompts=()).quantised(("q8_0",)), REQUEST, store) for _ in range(2)
+    )
+    assert again == found and not list(store.folder.glob("**/*.gguf"))
+    dense_8, sparse, sparse_8 = found
+    assert [each.weights for each in found] == ["Q8_0", "F16", "Q8_0"]
+    assert dense_8.dense_bytes == sparse.dense_bytes > sparse.sparse_bytes > sparse_8.sparse_bytes
+    for each in found:
+        phases = [("prefill", 1), ("decode", 1), ("prefill", 8), ("decode", 8)]
+        assert [(phase.phase, phase.batch) for phase in each.phases] == phases
+        assert all(min(phase.dense_s) > 0 and len(phase.dense_s) == len(phase.sparse_s) >= 3 for phase in each.phases)
+    assert dense_8.timed("prefill").ceiling == 1 < sparse.timed("prefill").ceiling
+    assert 1 < sparse.timed("decode").ceiling < sparse_8.timed("decode").ceiling
+
+
+def test_a_program_that_ends_before_it_answers_is_an_error_with_its_last_line(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text("print(input().upper(), flush=True)\nraise SystemExit('no more')")
+    with talking_to(str(program), [], failed="It failed") as ask:
+        assert ask("once") == "ONCE"
+        with pytest.raises(ExportError, match="It failed: exit code 1: no more"):
+            ask("twice")
+
+
+def test_the_key_of_a_timing_by_torch_is_as_before():
+    assert REQUEST.key() != replace(REQUEST, runtime="torch").key()
+    assert TimingSettings(dense="a", sparse="b").key()[:8] == "f61e6a47"
