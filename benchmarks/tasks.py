@@ -22,7 +22,8 @@ from benchmarks.arguments import answers_parser
 from sparsedash.engine.evaluation.questions import choose_passages
 from sparsedash.engine.models.loading import load_model, locate_model
 from sparsedash.engine.tasks.harness import load_tasks
-from sparsedash.engine.tasks.harness_model import SharedAnswers
+from sparsedash.engine.tasks.harness_model import HarnessModel
+from sparsedash.engine.tasks.shared_answers import SharedAnswers
 from sparsedash.engine.texts.corpora import read_texts
 from sparsedash.schema.settings import EvaluationSettings
 from sparsedash.storage.store import Store
@@ -52,7 +53,7 @@ def main() -> None:
     with TemporaryDirectory() as folder:
         asked = arguments.tasks.split(",") if arguments.tasks else _own_tasks(Path(folder), arguments)
         for task in load_tasks(asked, arguments.questions, None):
-            _compare(task, ours.models()[0], HFLM(**theirs), arguments.rounds)
+            _compare(task, HarnessModel(ours, 0), HFLM(**theirs), arguments.rounds)
 
 
 def _compare(task, ours, theirs, n_rounds) -> None:

@@ -210,7 +210,8 @@ def leaderboard(backend: Backend, entries: Mapping[str, Entry], baseline: str, t
     found = {key: backend.answers.beside(entries[baseline].answers, each.answers) for key, each in entries.items()}
     tasks = dict.fromkeys(task for each in (found[baseline], *found.values()) for task in each)
     rolling = {task for each in found.values() for task, own in each.items() if own.rolling}
-    notes = _task_notes([(task, own) for key, each in found.items() if key != baseline for task, own in each.items()])
+    beside = [(task, own) for key, each in found.items() if key != baseline for task, own in each.items()]
+    notes = _task_notes(beside, tolerance)
     cells = _passage_cells(backend, entries, baseline, tolerance)
     for key, each in _task_cells(found, list(tasks), baseline, tolerance).items():
         cells[key] |= each
@@ -316,8 +317,8 @@ def _loss_values(task: str, loss: Loss) -> dict[str, Value]:
     return dict(zip(names, values, strict=True)) | of
 
 
-def _task_notes(answers: Iterable[tuple[str, AnswersBeside]]) -> list[str]:
-    """Why answers are not paired, and why tasks are not judged."""
+def _task_notes(answers: Iterable[tuple[str, AnswersBeside]], tolerance: Tolerance) -> list[str]:
+    """Why answers are not paired, why tasks are not judged, and limits of their own."""
     said = list[str]()
     for task, own in answers:
         if own.why:
@@ -326,6 +327,8 @@ def _task_notes(answers: Iterable[tuple[str, AnswersBeside]]) -> list[str]:
             chance = own.losses.not_judged == "chance"
             few = f"has fewer than {FEWEST_RIGHT} right answers"
             said.append(f"{task} is not judged: the baseline {'does no better than guessing' if chance else few}.")
+        elif own.losses is not None and own.losses.least > tolerance.points / 100:
+            said.append(f"Limit on {task}: {100 * own.losses.least:g} points.")
     return list(dict.fromkeys(said))
 
 

@@ -42,6 +42,9 @@ def task_remarks(results: Sequence[TaskResult]) -> str:
     """What would settle the undecided tasks, and why others are not judged; empty where there are none."""
     said = [_needed(result) for result in _with("undecided", results)]
     said += [_why_not(result) for result in _with("not judged", results)]
+    own = [each for each in results if each.loss and each.pair.dense.points / 100 == each.loss.most]
+    if own:
+        said.append(f"Limit on {and_join([each.task for each in own])}: {own[0].pair.dense.points:g} points")
     return " ".join(f"{each}." for each in said if each)
 
 

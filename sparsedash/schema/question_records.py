@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from sparsedash.schema.errors import CorpusError
-from sparsedash.schema.plain_values import Count, LogLikelihood
+from sparsedash.schema.plain_values import Count, LogLikelihood, NotNegative
 
 QuestionKind = Literal["choice", "generation", "rolling"]
 """choice: the likeliest of given texts, or whether one text is the model's first choice. generation: text that the
@@ -80,7 +80,8 @@ class QuestionSet:
 
     key: where the store keeps it; empty for those of another program. version: of the task, empty where unknown.
     measure: by which an answer is right, such as acc_norm, or "bits a byte". filter: that found the answer in what was
-    written; "none" where there is none.
+    written; "none" where there is none. points: the task's own limit, in points of accuracy lost, that holds where the
+    tolerance is narrower.
     """
 
     model: str
@@ -90,6 +91,7 @@ class QuestionSet:
     version: str = ""
     filter: str = "none"
     key: str = ""
+    points: NotNegative = 0.0
 
     def __post_init__(self) -> None:
         if len({question.kind for question in self.questions}) != 1:

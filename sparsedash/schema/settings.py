@@ -112,8 +112,8 @@ class EvaluationSettings:
     """Which passages are answered. n_passages None: all. shuffle_seed None: in file order.
 
     rule: how the last token is judged: see PUBLISHED_LONGEST. stop_early: see stats.anytime. tasks: answered beside the
-    passages: names of lm-evaluation-harness, or file:PATH of a .yaml file or a folder of such. task_limit None: all.
-    task_shots None: as many as the task says.
+    passages: built-in ones, names of lm-evaluation-harness, or file:PATH of a .yaml file or a folder of such.
+    task_limit None: all. task_shots None: as many as the task says.
     """
 
     corpus: str = setting(
@@ -160,9 +160,9 @@ class EvaluationSettings:
         (),
         flag="--tasks",
         label="Questions besides the passages",
-        help="Tasks of lm-evaluation-harness, each with a verdict of its own.",
-        flag_help="tasks of lm-evaluation-harness, as well as the passages, with commas between, or file:PATH of a "
-        ".yaml file or a folder of them",
+        help="Each task has its own verdict: arithmetic and copying are built in, others are lm-evaluation-harness's.",
+        flag_help="tasks as well as the passages, with commas between: builtin:arithmetic, builtin:copying, names of "
+        "lm-evaluation-harness, or file:PATH of a .yaml file or a folder of them",
     )
     task_limit: int | None = setting(
         None,

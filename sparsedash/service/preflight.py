@@ -6,6 +6,7 @@ from pathlib import Path
 
 from sparsedash.catalog import resources
 from sparsedash.catalog.budgets import require_possible
+from sparsedash.catalog.builtin_tasks import BUILTIN_TASKS
 from sparsedash.catalog.choices import HUB_TEXTS
 from sparsedash.catalog.families import quantise_problem
 from sparsedash.catalog.model_shape import ModelShape, listed_shape
@@ -16,6 +17,7 @@ from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.pair_records import Continuation, ContinuationSettings
 from sparsedash.schema.progress import Stage
+from sparsedash.schema.question_records import QuestionSet
 from sparsedash.schema.records import Record
 from sparsedash.schema.settings import (
     BUILTIN_MODEL,
@@ -202,7 +204,8 @@ def _too_few_passages(asked: EvaluationSettings, data_dir: Path) -> Problem | No
 def stored_parts(settings: RunSettings, store: Store) -> Cached:
     """Which parts of this run are stored, as far as its model and texts were used here before.
 
-    A model counts with what it writes after the run's prompts, which a streamed one does not.
+    A model counts with its answers to built-in tasks, and with what it writes after the run's prompts, which a streamed
+    one does not.
     """
     model = _noted(store, store_keys.model_identity_note, settings.model)
     passages = _noted(store, store_keys.text_identity_note, settings.evaluation.corpus)
@@ -213,14 +216,17 @@ def stored_parts(settings: RunSettings, store: Store) -> Cached:
     streamed = shape and resources.chosen_memory(shape, settings, _there_bytes()).streamed
     prompts = () if streamed or settings.residency == "streamed" else settings.prompts
 
+    asked = settings.evaluation
+    builtin = [BUILTIN_TASKS[task].identity(asked.task_limit) for task in asked.tasks if task in BUILTIN_TASKS]
+
     def answered(made: tuple[str, MethodSettings, int] | None) -> bool:
         if model is None or passages is None:
             return False
-        key = store_keys.outcomes_key(
-            model, settings.dtype, passages, settings.evaluation, made, n_sparse=settings.n_sparse
-        )
+        key = store_keys.outcomes_key(model, settings.dtype, passages, asked, made, n_sparse=settings.n_sparse)
+        tasks = (store_keys.answers_key(model, settings.dtype, task, made) for task in builtin)
         texts = (ContinuationSettings(left=key, right=key, prompt=prompt).key() for prompt in prompts)
-        return store.has(Record, key) and all(store.has(Continuation, text) for text in texts)
+        whole = all(store.has(Continuation, text) for text in texts) and all(store.has(QuestionSet, t) for t in tasks)
+        return store.has(Record, key) and whole
 
     points = [(statistics[method], method, permille) for method, permille in settings.points]
     return Cached(

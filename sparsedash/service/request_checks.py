@@ -21,6 +21,7 @@ from urllib.parse import unquote, urlsplit
 
 from huggingface_hub.constants import ENDPOINT
 
+from sparsedash.catalog.builtin_tasks import BUILTIN_TASKS, unknown_builtin
 from sparsedash.catalog.choices import CALIBRATION_CORPORA, EVALUATION_CORPORA, NO_HARNESS, TASKS, is_example
 from sparsedash.catalog.families import config_problem
 from sparsedash.jobs.job import Job, Move, Priority
@@ -176,19 +177,22 @@ class Access:
             raise AccessError(problem.message)
 
     def tasks_problems(self, tasks: Sequence[str]) -> tuple[Problem, ...]:
-        """What of these tasks the user may not ask; others than administrators ask what the rules list."""
+        """What of these tasks the user may not ask; not only administrators ask built-in ones and what is listed."""
         found = []
         for task in tasks:
             if task.startswith(FILE) and not self._may_read(local_path(task.removeprefix(FILE))):
                 found.append(f"{task[:200]}: {self._where()}")
-            elif self.rules is not None and not self.unlimited and not self.rules.offers_task(task):
+            elif task in BUILTIN_TASKS or self.rules is None or self.unlimited:
+                continue
+            elif not self.rules.offers_task(task):
                 offered = f"Offered: {', '.join(self.rules.tasks)}." if self.rules.tasks else "None is."
                 found.append(f"{task[:200]} is not among the tasks offered here. {offered}")
         return tuple(Problem(field="tasks", message=message) for message in found)
 
     def offered_tasks(self) -> list[str]:
-        """The suggested tasks that the user may ask; none without the harness."""
-        return [name for name in TASKS if find_spec("lm_eval") and not self.tasks_problems([name])]
+        """The built-in tasks, and with the harness the suggested ones that the user may ask."""
+        found = [name for name in TASKS if find_spec("lm_eval") and not self.tasks_problems([name])]
+        return [*BUILTIN_TASKS, *found]
 
     def require_path(self, path: str) -> None:
         """Raises AccessError for a path on this machine that is not below the folders of the configuration."""
@@ -221,7 +225,9 @@ class Access:
 
 def unusable_tasks(tasks: Sequence[str]) -> Problem | None:
     """Why a run with these tasks would end at once, as far as that shows without the harness; or None."""
-    if tasks and find_spec("lm_eval") is None:
+    if unknown := unknown_builtin(tasks):
+        return Problem(field="tasks", message=unknown)
+    if not BUILTIN_TASKS.keys() >= set(tasks) and find_spec("lm_eval") is None:
         return Problem(field="tasks", message=NO_HARNESS)
     paths = (local_path(task.removeprefix(FILE)) for task in tasks if task.startswith(FILE))
     lost = next((path for path in paths if path_kind(path) == "nothing"), None)

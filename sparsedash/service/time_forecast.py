@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsedash.catalog import resources
+from sparsedash.catalog.builtin_tasks import BUILTIN_TASKS, BuiltinTask
 from sparsedash.catalog.model_shape import WEIGHT_BYTES, ModelShape
 from sparsedash.schema import store_keys
 from sparsedash.schema.errors import JobError
@@ -50,6 +51,9 @@ _MODULES_S, _A_CHANNEL_S = 3.0, 0.0003
 
 _ROUNDING = 100
 """Numbers moved for each weight of a file that is written in full, quantised and read back."""
+
+_ANSWER_TOKENS = 3
+"""Of a built-in question's answer."""
 
 _FINISHING = 9
 """Passes over all weights for the words that go on after the first token."""
@@ -353,6 +357,9 @@ def counted_seconds(settings: RunSettings, speeds: Speeds | None, shape: ModelSh
         n_asked *= resources.TOKENS_A_PASSAGE
         work["evaluate"] = token * n_asked + shape.n_matmul * _FINISHING * MOVED
         work["evaluate"] += walk * _walks(shape, settings, n_asked)
+    tasks = settings.evaluation.tasks
+    if tasks and BUILTIN_TASKS.keys() >= set(tasks):
+        work["answer"] = np.sum([_answering(BUILTIN_TASKS[task], shape, settings, walk) for task in tasks], axis=0)
     return found | {stage: float(each @ seconds) for stage, each in work.items()}
 
 
@@ -360,6 +367,14 @@ def _token(shape: ModelShape) -> _Work:
     """All blocks reading one token: each number that a block writes is moved three times."""
     written = 8 * shape.hidden * len(shape.widths) + 3 * _powers(shape, 1)
     return 2 * shape.n_block_weights * PRODUCT + 3 * written * MOVED
+
+
+def _answering(task: BuiltinTask, shape: ModelShape, settings: RunSettings, walk: _Work) -> _Work:
+    """One model's answers to a task. walk: reading all blocks from the disk, for all models side by side."""
+    n = task.n_asked(settings.evaluation.task_limit)
+    n_walks = ceil((n_models := resources.n_side_by_side(settings)) * n * task.n_tokens / resources.TOGETHER_TOKENS)
+    answers = 2 * shape.n_head * PRODUCT * _ANSWER_TOKENS
+    return (_token(shape) * task.n_tokens + answers) * n + walk * (n_walks / n_models)
 
 
 def _writing(shape: ModelShape, asked: CalibrationSettings) -> _Work:

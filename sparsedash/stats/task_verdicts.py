@@ -49,7 +49,8 @@ class TaskPair:
 class TaskLosses:
     """What a model lost on a task, before a verdict. broke, fixed, not_judged: as in TaskResult.
 
-    of: moments of the loss over the questions that both answered, in the unit of `Loss`.
+    of: moments of the loss over the questions that both answered, in the unit of `Loss`. least: the task's own limit,
+    which holds where the tolerance is narrower.
     """
 
     measure: LossMeasure
@@ -57,6 +58,7 @@ class TaskLosses:
     fixed: int
     of: Moments
     not_judged: NotJudged | None
+    least: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,6 +196,7 @@ def task_losses(pair: TaskPair) -> TaskLosses:
         fixed=fixed,
         of=_loss_moments(pair),
         not_judged=_not_judged(pair),
+        least=pair.dense.points / 100,
     )
 
 
@@ -205,7 +208,7 @@ def judge_losses(tasks: Sequence[TaskLosses], tolerance: Tolerance) -> list[Loss
         of, measure = task.of, task.measure
         share_lost = measure == "accuracy"
         interval = lost_share_interval(task.broke, task.fixed, of.n, alpha) if share_lost else mean_interval(of, alpha)
-        loss = loss_of(measure, of, interval, alpha, tolerance.most(measure))
+        loss = loss_of(measure, of, interval, alpha, max(tolerance.most(measure), task.least))
         # Of few flips, or none, it is not known how many questions would do.
         return replace(loss, needed=None) if loss.needed and loss.needed <= of.n else loss
 

@@ -1,5 +1,7 @@
 """Two models' answers to a task, of another program or of a run, question by question: filters, choices, texts."""
 
+from collections import Counter
+
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
@@ -17,7 +19,7 @@ from sparsedash.ui import address_bar, frame, task_answers
 from sparsedash.ui.chosen_run import RIGHT
 from sparsedash.ui.task_answers import DENSE, MODEL, OPEN, OTHER, TITLES
 
-TASK, KIND, QUESTION = "task", "filter", "question"
+TASK, SLICE, KIND, QUESTION = "task", "slice", "filter", "question"
 """Parameters of the address."""
 _SHOWN_CHARACTERS = 20_000
 _FIRST_KINDS: tuple[Kind, ...] = ("broke", "fixed", "both-wrong", "all")
@@ -54,21 +56,37 @@ def show_run_questions(backend: Backend, run: Run) -> None:
 def _show(judged: JudgedAnswers, name: str, title: str, place: DeltaGenerator) -> None:
     """name: of the model in sentences. title: above its answers. place: of the opening sentence."""
     by_task = {result.task: result for result in judged.results}
-    choosing, filtering = st.columns(2)
+    choosing, filtering, slicing = st.columns(3)
     with choosing:
         task = address_bar.select(TASK, "Task", {name: name for name in by_task}, next(iter(by_task)), along=_FORGET)
     result = by_task[task]
     with place:
         frame.opening(tasks_sentence(name, [result]))
-    kinds = questions_by_kind(result)
+    slices = [_slices(dense) for dense, _ in result.pair.questions]
+    counts = Counter(each for own in slices for each in own)
+    titles = {"": f"All · {len(slices):,}"}
+    titles |= {each: f"{each} · {n:,}" for each, n in counts.items() if n < len(slices)}
+    chosen = ""
+    if len(titles) > 1:
+        with slicing:
+            chosen = address_bar.select(SLICE, "Slice", titles, "", along={KIND: "", QUESTION: ""}, noun="slice")
+    kinds = {
+        kind: [i for i in places if not chosen or chosen in slices[i]]
+        for kind, places in questions_by_kind(result).items()
+    }
     usual = next(kind for kind in _FIRST_KINDS if kinds[kind])
-    titles: dict[str, str] = {kind: f"{KINDS[kind]} · {len(found):,}" for kind, found in kinds.items() if found}
+    titles = {kind: f"{KINDS[kind]} · {len(found):,}" for kind, found in kinds.items() if found}
     with filtering:
         kind = address_bar.select(KIND, "Answers", titles, usual, along={QUESTION: ""}, noun="kind")
     _show_question(result, next(found for each, found in kinds.items() if each == kind), (TITLES[DENSE], title))
 
 
-_FORGET = {KIND: "", QUESTION: ""}
+_FORGET = {SLICE: "", KIND: "", QUESTION: ""}
+
+
+def _slices(question: AnsweredQuestion) -> list[str]:
+    """The task's own fields of a question, such as its subject."""
+    return [f"{name}: {value}" for name, value in question.fields.items()]
 
 
 def _show_question(result: TaskResult, places: list[int], titles: tuple[str, str]) -> None:
@@ -82,8 +100,7 @@ def _show_question(result: TaskResult, places: list[int], titles: tuple[str, str
     steps = [("Previous", "chevron_left", query(at - 1), "K"), ("Next", "chevron_right", query(at + 1), "J")]
     address_bar.draw_steps("step", steps, f"{at + 1:,} of {len(places):,}", "secondary")
     dense, other = result.pair.questions[places[at]]
-    fields = [f"{name}: {value}" for name, value in dense.fields.items()]
-    title = " · ".join([f"Question {places[at] + 1:,}", *fields])
+    title = " · ".join([f"Question {places[at] + 1:,}", *_slices(dense)])
     context = end_of(dense.context, _SHOWN_CHARACTERS)
     text = element("p", escape(context), css="sd-passage")
     frame.show(

@@ -12,6 +12,7 @@ from streamlit.runtime.memory_uploaded_file_manager import MemoryUploadedFileMan
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 from streamlit.runtime.uploaded_file_manager import DeletedFile, UploadedFile
 
+from sparsedash.catalog.builtin_tasks import BUILTIN_TASKS
 from sparsedash.catalog.choices import EVALUATION_CORPORA, OFFERED
 from sparsedash.reporting import wording
 from sparsedash.reporting.html import Html, element, escape, fact_list, join, paragraph
@@ -101,11 +102,7 @@ def reference_field(backend: Backend, row: FieldRow, usual: str | None = None) -
     if is_text:
         names += backend.uploads.kept()
     usual, field = usual or row.default, cast(ReferenceField, row.title)
-    # Where the usual value has changed and the field still shows the former one, it follows.
-    before = st.session_state.get(f"usual-{row.key}", usual)
-    st.session_state[f"usual-{row.key}"] = usual
-    if before != usual and st.session_state.get(row.key) == before:
-        st.session_state[row.key] = usual
+    follow_usual(row.key, usual)
     with suppress(SparseDashError):
         if (typed := st.session_state.get(row.key)) and (named := hub_reference(field, typed.strip())) != typed:
             st.session_state[row.key] = named
@@ -144,6 +141,14 @@ def reference_field(backend: Backend, row: FieldRow, usual: str | None = None) -
             frame.show(element("p", _gives(backend, field, usable), css="sd-hint"))
         file_popover("Upload a text", "A file of texts", kinds, f"{row.key}-upload", about, keep)
     return usable
+
+
+def follow_usual(key: str, usual: Any) -> None:
+    """Where a field's usual value has changed and the field still shows the former one, change it too."""
+    before = st.session_state.get(f"usual-{key}", usual)
+    st.session_state[f"usual-{key}"] = usual
+    if before != usual and st.session_state.get(key) == before:
+        st.session_state[key] = usual
 
 
 def _gives(backend: Backend, field: ReferenceField, reference: str) -> Html:
@@ -355,6 +360,12 @@ _SIZES = {
 """The passages of each evaluation size, all of which are answered, and where they come from."""
 
 
+def usual_tasks(text: str) -> tuple[str, ...]:
+    """Tasks beside these passages until the user chooses others: the built-in ones where more than a look is wanted."""
+    decides = any(text == its_text for name, (its_text, _) in _SIZES.items() if name != "Quick look")
+    return tuple(BUILTIN_TASKS) if decides else ()
+
+
 def other_passages_expander(*keys: str) -> AbstractContextManager[None]:
     """The expander of other passages; open at first where the address names some. keys: of other fields in it."""
     other = query_value(_TEXT) not in ("", *(text for text, _ in _SIZES.values()))
@@ -387,7 +398,12 @@ def _caption(backend: Backend, text: str, source: str, settings: RunSettings | F
     lacking = ", and the hub does not answer" if backend.lacks_text(text) else ""
     parts = [f"{n:,} passages, {source}{lacking}"]
     if settings is not None:
-        asked = replace(settings, evaluation=replace(settings.evaluation, corpus=text, n_passages=None))
+        now, tasks = settings.evaluation, settings.evaluation.tasks
+        if isinstance(settings, RunSettings) and set(tasks) == set(usual_tasks(now.corpus)):
+            tasks = usual_tasks(text)
+        if names := [BUILTIN_TASKS[task].name for task in tasks if task in BUILTIN_TASKS]:
+            parts.append(wording.and_join(names))
+        asked = replace(settings, evaluation=replace(now, corpus=text, n_passages=None, tasks=tasks))
         known = backend.preflight(asked).duration.total_s
         parts.append("time not known yet" if known is None else f"about {wording.duration_words(known)}")
     return " · ".join([*parts, _smallest_loss_words(n)])

@@ -10,6 +10,7 @@ import streamlit as st
 
 from sparsedash.catalog import resources
 from sparsedash.catalog.budgets import BUDGET_TITLES, require_possible
+from sparsedash.catalog.builtin_tasks import BUILTIN_TASKS
 from sparsedash.catalog.choices import MODELS, NO_HARNESS
 from sparsedash.catalog.families import quantise_problem
 from sparsedash.catalog.presets import DEFAULT_METHOD, METHODS, method_name, method_named
@@ -135,7 +136,8 @@ def prune_form(backend: Backend) -> RunSettings | FindSettings | None:
         kinds = () if search else _quantise_field(backend, values["model"])
     frame.section("How sure?")
     sizes = st.container()
-    values |= _passage_fields(backend, search) | ({} if search else _task_fields(backend))
+    values |= _passage_fields(backend, search)
+    values |= {} if search else _task_fields(backend, form_fields.usual_tasks(values["text"] or ""))
     values |= _more_fields(backend, values["model"], search)
     chosen = (own or presets) if search else (*presets, *(own or ()))
     accepted = values["sparsity"] and values["prompts"] is not None and not _refused((*_ROWS, _HEAL), values)
@@ -288,20 +290,24 @@ def _passage_fields(backend: Backend, search: bool) -> dict[str, Any]:
     return values
 
 
-def _task_fields(backend: Backend) -> dict[str, Any]:
-    """Draw the tasks beside the passages, or why there can be none; and how much of them, where some are chosen."""
-    row, offered = _EVALUATION["tasks"], backend.offered_tasks()
-    if not offered and not backend.administers:
-        return {}
-    if find_spec("lm_eval") is None:
-        form_fields.show_hint(NO_HARNESS)
-        return {}
+def _task_fields(backend: Backend, usual: Sequence[str]) -> dict[str, Any]:
+    """Draw the tasks beside the passages, and how much of them, where some are chosen. usual: until others are."""
+    row, offered, harness = _EVALUATION["tasks"], backend.offered_tasks(), find_spec("lm_eval") is not None
+    form_fields.follow_usual(row.key, list(usual))
     chosen = st.multiselect(
-        row.label, offered, key=row.key, bind=BOUND, help=row.help, accept_new_options=backend.administers
+        *(row.label, offered, list(usual)),
+        key=row.key,
+        bind=BOUND,
+        help=row.help,
+        accept_new_options=backend.administers and harness,
     )
+    if backend.administers and not harness:
+        form_fields.show_hint(NO_HARNESS)
     values: dict[str, Any] = {row.key: tuple(chosen)}
     form_fields.validated(row.key, lambda: row.check(values[row.key]))
-    return values | (form_fields.setting_fields(_OF_TASKS, len(_OF_TASKS)) if chosen else {})
+    # What is built in has its own examples.
+    rows = _OF_TASKS if set(chosen) - BUILTIN_TASKS.keys() else _OF_TASKS[:1]
+    return values | (form_fields.setting_fields(rows, len(_OF_TASKS)) if chosen else {})
 
 
 def _more_fields(backend: Backend, model: str | None, search: bool) -> dict[str, Any]:

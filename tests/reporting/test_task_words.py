@@ -40,6 +40,13 @@ def test_the_sentence_names_what_is_within_or_that_nothing_can_be_judged():
     assert task_remarks(few) == "Fewer than 30 questions can never confirm a model: few has 29."
 
 
+def test_a_task_s_own_limit_is_said():
+    own = tuple(replace(each, points=5.0) for each in verdicts(470, 30, 30, task="copying"))
+    found = judged(own, WITHIN)
+    assert tasks_sentence("small", found) == "small stays within the limit on copying and piqa."
+    assert task_remarks(found) == "Limit on copying: 5 points."
+
+
 def test_the_table_has_a_row_a_task():
     head, *rows = task_rows(judged(WITHIN, (TEXT, TEXT), HARD))
     piqa, wiki, arc = (dict(zip(head, row, strict=True)) for row in rows)

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 from huggingface_hub import constants
 
+from sparsedash.catalog.builtin_tasks import BUILTIN_TASKS
 from sparsedash.catalog.model_shape import CONFIGS, listed_shape
 from sparsedash.catalog.presets import METHODS, method_named
 from sparsedash.catalog.published_results import PUBLISHED_MODELS
@@ -14,7 +15,7 @@ from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.pair_records import Continuation, ContinuationSettings
 from sparsedash.schema.records import Record
 from sparsedash.schema.settings import BUILTIN_MODEL, CalibrationSettings, EvaluationSettings, RunSettings
-from sparsedash.schema.store_keys import outcomes_key, statistics_key, text_key
+from sparsedash.schema.store_keys import answers_key, outcomes_key, statistics_key, text_key
 from sparsedash.service.preflight import (
     Cached,
     Memory,
@@ -26,6 +27,7 @@ from sparsedash.service.preflight import (
 from sparsedash.service.time_forecast import Speeds, expected_seconds
 from sparsedash.storage.text_files import fingerprint
 from tests.factories import RUN, answered
+from tests.question_sets import verdicts
 
 SETTINGS = RunSettings(model="owner/model", sparsities_permille=(100, 200))
 NOTHING = Cached(calibration=False, dense=False, sparse=0, n_sparse=2)
@@ -72,6 +74,11 @@ def test_what_is_stored_is_found_under_the_engines_keys(store):
         store.put(asked.key(), Continuation(key=asked.key(), prompt="Once", left="upon", right="upon"))
     assert stored_parts(replace(SETTINGS, prompts=("Once",)), store) == known
     assert not stored_parts(replace(SETTINGS, prompts=("Once", "Twice")), store).dense
+    tasks = replace(SETTINGS.evaluation, tasks=("builtin:copying",), task_limit=9)
+    assert not stored_parts(replace(SETTINGS, prompts=(), evaluation=tasks), store).dense
+    identity = BUILTIN_TASKS["builtin:copying"].identity(9)
+    store.put(key := answers_key("id", "float32", identity, None), replace(verdicts(both=9)[0], key=key))
+    assert stored_parts(replace(SETTINGS, prompts=(), evaluation=tasks), store) == replace(known, sparse=0)
 
 
 def test_a_changed_text_file_is_not_taken_for_the_stored_one_though_its_path_has_brackets(store, tmp_path):

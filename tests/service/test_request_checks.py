@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 from huggingface_hub.constants import ENDPOINT
 
+from sparsedash.catalog.builtin_tasks import BUILTIN_TASKS
 from sparsedash.schema.errors import AccessError, CorpusError, JobError, ModelError
 from sparsedash.schema.export_settings import ExportSettings
 from sparsedash.schema.pair_records import ContinuationSettings, TimingSettings
@@ -371,7 +372,12 @@ def test_every_problem_is_named_at_once_with_its_field():
 def test_tasks_are_those_that_the_owner_lists_and_files_lie_below_the_folders(house, tmp_path):
     asked = replace(SETTINGS, evaluation=replace(SETTINGS.evaluation, tasks=("boolq",)))
     ada = house.of("ada", tasks=("pi*",), folders=(str(tmp_path),))
-    assert ada.offered_tasks() == ["piqa"]
+    assert ada.offered_tasks() == [*BUILTIN_TASKS, "piqa"]
+    assert not ada.preflight(replace(asked, evaluation=replace(asked.evaluation, tasks=tuple(BUILTIN_TASKS)))).problems
+    unknown = replace(SETTINGS, evaluation=replace(SETTINGS.evaluation, tasks=("builtin:sums",)))
+    assert (
+        "no task builtin:sums; built in: builtin:arithmetic" in house.of("root").preflight(unknown).problems[0].message
+    )
     with pytest.raises(AccessError, match=r"boolq is not among the tasks offered here. Offered: pi\*"):
         ada.submit(asked)
     mine = replace(SETTINGS, evaluation=replace(SETTINGS.evaluation, tasks=(f"file:{tmp_path}/x.yaml",)))

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from sparsedash.catalog.builtin_tasks import BUILTIN_TASKS
 from sparsedash.catalog.model_shape import listed_shape
 from sparsedash.catalog.presets import method_named
 from sparsedash.catalog.resources import TOGETHER_TOKENS, TOKENS_A_PASSAGE
@@ -23,6 +24,10 @@ WRITTEN = RunSettings(calibration=CalibrationSettings(corpus="builtin:smollm2-te
 
 def counted(settings=WRITTEN, speeds=SPEEDS):
     return counted_seconds(settings, speeds, listed_shape(settings.model))
+
+
+def evaluated(n_passages):
+    return replace(WRITTEN, evaluation=EvaluationSettings(corpus="file:/x.jsonl", n_passages=n_passages))
 
 
 def by(name, **changed):
@@ -51,6 +56,22 @@ def test_evaluating_the_built_in_model_is_foreseen_within_a_third_of_what_was_me
     asked = replace(WRITTEN, dtype=dtype, evaluation=EvaluationSettings(corpus="file:/x.jsonl", n_passages=200))
     foreseen = 200 * TOKENS_A_PASSAGE / counted(asked, Speeds(float32=174e9, bfloat16=404e9))["evaluate"]
     assert foreseen == pytest.approx(tokens_a_second, rel=1 / 3)
+
+
+def test_built_in_tasks_are_counted_by_their_tokens_and_others_are_not_known():
+    def answering(*tasks, limit=None, asked=WRITTEN):
+        return counted(replace(asked, evaluation=EvaluationSettings(tasks=tasks, task_limit=limit))).get("answer")
+
+    both = answering(*BUILTIN_TASKS)
+    n_passages = sum(task.n_questions * task.n_tokens for task in BUILTIN_TASKS.values()) / TOKENS_A_PASSAGE
+    assert (
+        both
+        == sum(map(answering, BUILTIN_TASKS))
+        == pytest.approx(counted(evaluated(round(n_passages)))["evaluate"], rel=0.3)
+    )
+    assert answering("builtin:copying", limit=60) == pytest.approx(answering("builtin:copying") / 10)
+    assert answering("builtin:copying", asked=LLAMA) > 100 * answering("builtin:copying", limit=60)
+    assert answering() is answering("builtin:copying", "piqa") is None
 
 
 @pytest.mark.parametrize(

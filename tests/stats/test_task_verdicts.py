@@ -74,6 +74,13 @@ def test_a_task_is_judged_by_its_flips_against_the_limit(counts, verdict):
     assert overall_verdict([found]) == verdict
 
 
+def test_a_task_s_own_limit_holds_where_the_tolerance_is_narrower():
+    own = tuple(replace(each, points=5.0) for each in verdicts(440, 30, 30))
+    assert [each.loss.most for each in judge(own, verdicts(440, 30, 30))] == [0.05, 0.02]
+    (wide,) = judge_tasks([pair_answers(*own)], Tolerance(points=8.0))
+    assert (wide.loss.most, wide.verdict) == (0.08, "within")
+
+
 def test_the_chance_of_a_wrong_verdict_is_shared_by_all_tasks_that_are_judged_and_undecided():
     alone, open_, unjudged = verdicts(900, 50, 50), verdicts(90, 5, 5, task="open"), verdicts(5, wrong=50, task="hard")
     assert judge(alone)[0].loss.level == 0.9

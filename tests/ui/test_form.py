@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 from huggingface_hub.constants import ENDPOINT
 
+from sparsedash.catalog.builtin_tasks import BUILTIN_TASKS
 from sparsedash.catalog.model_shape import shipped_shape
 from sparsedash.catalog.presets import method_named
 from sparsedash.catalog.resources import LeastMemory, RunDisk
@@ -311,18 +312,28 @@ def test_an_evaluation_size_fills_in_the_passages(open_page, backend):
     assert list(sure.options) == list(SIZES) and sure.value == "Quick look"
     assert [text.replace("\xa0", " ") for text in sure.proto.captions] == [
         "132 passages, built in · about 4 min · detects losses of about 1.23 × perplexity or 4.4 points and up",
-        "402 passages, built in · about 4 min · detects losses of about 1.13 × perplexity or 2.5 points and up",
-        "5,151 passages, LAMBADA, fetched once from the hub · about 4 min · "
+        "402 passages, built in · arithmetic and copying · about 4 min · "
+        "detects losses of about 1.13 × perplexity or 2.5 points and up",
+        "5,151 passages, LAMBADA, fetched once from the hub · arithmetic and copying · about 4 min · "
         "detects losses of about 1.03 × perplexity or 0.7 points and up",
     ]
     for size, text in SIZES.items():
         app.radio(key="sure").set_value(size).run()
         assert app.selectbox(key="text").value == text
-        assert backend.asked_about[-1].evaluation == EvaluationSettings(corpus=text)
+        tasks = () if size == "Quick look" else tuple(BUILTIN_TASKS)
+        assert backend.asked_about[-1].evaluation == EvaluationSettings(corpus=text, tasks=tasks)
     app.number_input(key="passages").set_value(500).run()
     assert app.radio(key="sure").value == "As chosen below"
     app.radio(key="sure").set_value("Decide").run()
     assert (app.selectbox(key="text").value, app.number_input(key="passages").value) == ("builtin:cloze-402", None)
+
+
+def test_tasks_that_a_visitor_chose_stay_when_the_size_changes(open_page):
+    app = open_page("prune", text="builtin:cloze-402", tasks="builtin:copying")
+    assert app.multiselect(key="tasks").value == ["builtin:copying"]
+    app.radio(key="sure").set_value("Quick look").run()
+    assert app.multiselect(key="tasks").value == ["builtin:copying"]
+    assert open_page("prune", text="builtin:cloze-402", tasks="").multiselect(key="tasks").value == []
 
 
 def test_a_text_that_is_out_of_reach_is_told_beside_its_field_and_its_size(open_page, backend):

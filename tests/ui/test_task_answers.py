@@ -73,6 +73,27 @@ def test_questions_are_filtered_by_what_became_of_them_and_stepped_through(open_
     assert "1 of 300" in words(app) and "Question 101" in words(app)
 
 
+def test_questions_are_sliced_by_a_task_s_own_fields(open_page, backend):
+    dense, other = (
+        backend.answers.keep(
+            SUMS,
+            b"".join(
+                lines(WRITTEN, *own, doc={"subject": subject}, prompt_hash=subject).replace(
+                    b'hash": "', b'hash": "' + subject[:1].encode()
+                )
+                for subject, own in (("cells", rights), ("stars", (True, True)))
+            ),
+        )
+        for rights in ((True,) * 3, (True, False, False))
+    )
+    app = open_page("compare", dense=dense, other=other)
+    assert app.selectbox(key="chosen-slice").options == ["All · 5", "subject: cells · 3", "subject: stars · 2"]
+    assert "1 of 2" in words(app)
+    app.selectbox(key="chosen-slice").set_value("subject: stars").run()
+    assert app.query_params["slice"] == "subject: stars"
+    assert app.selectbox(key="chosen-filter").options == ["All · 2", "Both right · 2"]
+
+
 def test_choices_are_shown_with_the_probabilities_of_both_models(open_page, backend):
     sure = CHOICE | {"resps": [[["-1.0", "False"]], [["-1.0", "False"]]]}
     dense, other = (
@@ -146,5 +167,6 @@ def test_the_form_asks_tasks_where_the_harness_is_installed_and_says_so_where_it
     assert {each.label for each in app.number_input} >= {"Questions of each task", "Examples before each question"}
     monkeypatch.setattr(form_run, "find_spec", lambda name: None)
     monkeypatch.setattr(request_checks, "find_spec", lambda name: None)
-    app = open_page("prune", tasks="piqa")
-    assert not app.multiselect and "lm-evaluation-harness, which is not installed" in words(app)
+    app = open_page("prune", tasks="builtin:copying")
+    assert app.multiselect(key="tasks").value == ["builtin:copying"]
+    assert "lm-evaluation-harness, which is not installed" in words(app)

@@ -42,10 +42,14 @@ OnAnswered = Callable[[int], None]
 
 @dataclass(slots=True)
 class Scored:
-    """Log-likelihood of a continuation, and whether each of its tokens is the model's first choice."""
+    """Log-likelihood of a continuation, and whether each of its tokens is the model's first choice.
+
+    first: the first choices, each after the continuation's own tokens before it.
+    """
 
     log_likelihood: float = 0.0
     greedy: bool = True
+    first: list[int] = field(default_factory=list)
 
 
 @dataclass(eq=False)
@@ -230,6 +234,7 @@ def _add_scores_(loaded: LoadedModel, walk: BlockWalk, number: int, rows: Sequen
         for (i, token, request), score in zip(at, scores, strict=True):
             found[request].log_likelihood += min(0.0, score)
             found[request].greedy &= first[i] == token
+            found[request].first.append(first[i])
 
 
 @torch.inference_mode()

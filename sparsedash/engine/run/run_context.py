@@ -2,6 +2,7 @@
 
 import platform
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -25,6 +26,7 @@ from sparsedash.engine.evaluation.questions import choose_passages, distinct_pas
 from sparsedash.engine.models.checkpoint_reading import read_config
 from sparsedash.engine.models.loading import LoadedModel, ModelShelf, Source, locate_model, max_length, stream_model
 from sparsedash.engine.models.matmul import widen_once
+from sparsedash.engine.tasks.builtin_questions import BuiltinQuestions, load_builtin
 from sparsedash.engine.tasks.harness import HarnessTask, load_tasks
 from sparsedash.engine.texts.corpora import Texts, calibration_sequences, read_texts, story_openings
 from sparsedash.engine.texts.generation import generate_texts
@@ -48,6 +50,8 @@ from sparsedash.schema.store_keys import (
 from sparsedash.storage.local_machine import memory_bytes
 from sparsedash.storage.store import StageCheckpoint, Store
 from sparsedash.storage.text_files import fingerprint
+
+Task = BuiltinQuestions | HarnessTask
 
 
 @dataclass(eq=False)
@@ -218,14 +222,18 @@ class RunContext:
         return chosen
 
     @cached_property
-    def tasks(self) -> list[HarnessTask]:
+    def tasks(self) -> list[Task]:
         """The tasks that are answered beside the passages. Raises CorpusError for one that cannot be."""
         asked = self.settings.evaluation
         if not asked.tasks:
             return []
         with self.log.timed("text"):
             self.log.on_step(Step("text", 0, 1, message=f"Preparing {', '.join(asked.tasks)}"))
-            found = load_tasks(asked.tasks, asked.task_limit, asked.task_shots)
+            builtin, others = load_builtin(asked.tasks, asked.task_limit)
+            harness = load_tasks(others, asked.task_limit, asked.task_shots) if others else []
+        found: list[Task] = [*builtin, *harness]
+        if twice := [name for name, n in Counter(task.name for task in found).items() if n > 1]:
+            raise CorpusError(f"{twice[0]} is named twice.", "Name each task once.")
         most = max_length(read_config(self.source.folder, self.source.reference))
         for task in found:
             if task.n_written >= most:

@@ -5,9 +5,9 @@ from contextlib import nullcontext
 from dataclasses import replace
 
 from sparsedash.engine.models.decoder_blocks import Applied
-from sparsedash.engine.run.run_context import RunContext
+from sparsedash.engine.run.run_context import RunContext, Task
 from sparsedash.engine.run.sparse_models import SparseModel
-from sparsedash.engine.tasks.harness import HarnessTask
+from sparsedash.engine.tasks.shared_answers import SharedAnswers
 from sparsedash.schema.errors import CorpusError
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import Step
@@ -57,15 +57,12 @@ def has_answered(run: RunContext, point: Point) -> bool:
     return all(run.store.has(QuestionSet, _key(run, task, point)) for task in run.tasks)
 
 
-def _key(run: RunContext, task: HarnessTask, point: Point) -> str:
+def _key(run: RunContext, task: Task, point: Point) -> str:
     sparse = point and (run.calibration(point[0]).keys.statistics, *point)
     return answers_key(run.identity, run.settings.dtype, task.identity, sparse)
 
 
-def _answer(run: RunContext, task: HarnessTask, models: Sequence[Answering], keys: Sequence[str]) -> None:
-    # Here, since it takes seconds and needs a package that most runs do without.
-    from sparsedash.engine.tasks.harness_model import SharedAnswers
-
+def _answer(run: RunContext, task: Task, models: Sequence[Answering], keys: Sequence[str]) -> None:
     first, n_all = models[0][0], len(models) * task.n_requests
     beside = f" and {len(models) - 1} more side by side" if len(models) > 1 else ""
     step = Step(
@@ -83,7 +80,7 @@ def _answer(run: RunContext, task: HarnessTask, models: Sequence[Answering], key
     with run.log.timed("answer"):
         on_answered(0)
         answering = SharedAnswers(run.loaded, made, on_answered)
-        for key, lm in zip(keys, answering.models(), strict=True):
-            run.store.put(key, replace(task.answered_by(lm), key=key))
+        for number, key in enumerate(keys):
+            run.store.put(key, replace(task.asked_of(answering, number), key=key))
     if n := answering.n_cut:
         run.log.warn(f"{n:,} prompts of {task.name} exceed the model's context: their beginnings were dropped.")

@@ -24,6 +24,7 @@ from jinja2 import StrictUndefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from sparsedash.catalog.choices import NO_HARNESS
+from sparsedash.engine.tasks.shared_answers import SharedAnswers
 from sparsedash.schema.errors import CorpusError, SparseDashError
 from sparsedash.schema.plain_values import digest
 from sparsedash.schema.question_records import QuestionSet
@@ -68,6 +69,13 @@ class HarnessTask:
     n_requests: int
     n_written: int
     limit: int | None
+
+    def asked_of(self, answers: SharedAnswers, number: int) -> QuestionSet:
+        """The answers of one of these models. Raises CorpusError where they cannot be judged."""
+        # Here, since it takes seconds and needs a package that most runs do without.
+        from sparsedash.engine.tasks.harness_model import HarnessModel
+
+        return self.answered_by(HarnessModel(answers, number))
 
     def answered_by(self, lm: Any) -> QuestionSet:
         """The answers of one model. lm: an LM of the harness. Raises CorpusError where they cannot be judged."""

@@ -14,7 +14,8 @@ from lm_eval.models.huggingface import HFLM
 
 from sparsedash.engine.tasks import harness
 from sparsedash.engine.tasks.harness import load_tasks
-from sparsedash.engine.tasks.harness_model import Nobody, SharedAnswers
+from sparsedash.engine.tasks.harness_model import HarnessModel, Nobody
+from sparsedash.engine.tasks.shared_answers import SharedAnswers
 from sparsedash.schema.errors import CorpusError
 from tests.engine.conftest import passages
 from tests.engine.tasks.task_folder import LAST_WORD, MULTIPLE_CHOICE, ROLLING, WRITTEN, write_task
@@ -29,7 +30,7 @@ def close(found):
 @pytest.mark.parametrize("kind", KINDS)
 def test_answers_are_those_of_the_harness_s_own_model(kind, loaded, tmp_path):
     (task,) = load_tasks([write_task(tmp_path, kind, passages(12), **KINDS[kind])], limit=10, n_shots=None)
-    (lm,) = SharedAnswers(loaded, [nullcontext], lambda n: None).models()
+    lm = HarnessModel(SharedAnswers(loaded, [nullcontext], lambda n: None), 0)
     ours = task.answered_by(lm)
     theirs = task.answered_by(HFLM(pretrained=loaded.model, tokenizer=loaded.tokenizer, batch_size=4))
     assert task.n_questions == len(ours.questions) == 10
@@ -82,7 +83,7 @@ def test_parts_that_cannot_be_judged_together_are_refused_before_any_work(tmp_pa
 
 
 def test_a_tokenizer_without_ends_is_refused(loaded, monkeypatch):
-    (lm,) = SharedAnswers(loaded, [nullcontext], lambda n: None).models()
+    lm = HarnessModel(SharedAnswers(loaded, [nullcontext], lambda n: None), 0)
     lm.tokenizer = SimpleNamespace(bos_token_id=None, eos_token_id=None)
     with pytest.raises(CorpusError, match="no token for the end"):
         lm.prefix_token_id  # noqa: B018 - it raises
