@@ -295,7 +295,9 @@ def _task_fields(backend: Backend, usual: Sequence[str]) -> dict[str, Any]:
     row, offered, harness = _EVALUATION["tasks"], backend.offered_tasks(), find_spec("lm_eval") is not None
     form_fields.follow_usual(row.key, list(usual))
     chosen = st.multiselect(
-        *(row.label, offered, list(usual)),
+        row.label,
+        offered,
+        list(usual),
         key=row.key,
         bind=BOUND,
         help=row.help,

@@ -100,7 +100,7 @@ BESIDE = {"data_files": {"test": "../secret.jsonl"}}
         ({"class": "os.system"}, "could run code: class"),
         ({"unsafe_code": True}, "could run code: unsafe_code"),
         ({"dataset_path": "somebody/set"}, "names no data in its folder"),
-        ({"dataset_kwargs": BESIDE}, "no file beside it"),
+        ({"dataset_kwargs": BESIDE}, "no file in its folder"),
         ({"metric_list": [{"metric": "exact_match", "hf_evaluate": True}]}, "downloaded as code"),
         ({"metric_list": [{"metric": "no_such_metric"}]}, "downloaded as code"),
         ({"doc_to_text": "{{ question.__class__.__mro__ }}"}, "unsafe"),
