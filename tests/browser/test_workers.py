@@ -84,7 +84,7 @@ def test_a_model_is_pruned_and_its_answers_are_compared(page, start_server, tmp_
     field.fill("the letter went home")
     field.press("Control+Enter")
     press(page, "Continue this prompt")
-    for _ in range(3):
+    for _ in range(2):
         lengths = page.evaluate(LENGTHS)
         page.wait_for_function(f"before => {GROWN}", arg=lengths, timeout=JOB_TIMEOUT_MS)
     press(page, "Stop", exact=True)
