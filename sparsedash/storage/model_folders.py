@@ -181,6 +181,15 @@ def passing_folder(parent: Path) -> Iterator[Path]:
         shutil.rmtree(beside, ignore_errors=True)
 
 
+@contextmanager
+def passing_export(data_dir: Path) -> Iterator[Path]:
+    """An empty folder among the exports, deleted at the end; leftovers of killed ones go first."""
+    exports = data_dir / EXPORTS
+    sweep_exports(exports)
+    with passing_folder(exports) as inside:
+        yield inside
+
+
 def delete_folder(folder: Path, prefix: str = UNFINISHED_EXPORT) -> None:
     """Delete a folder, if it exists: renamed first, so that no half of it stands under its name. Raises OSError."""
     with suppress(FileNotFoundError):

@@ -66,7 +66,7 @@ def _show_next_step(backend: Backend, found: RunResults | None, *, grows: bool) 
             return
         for words, key in step.tested.items():
             frame.link("overview", widget_label(words), run=key, **navigation.whole_tolerance_query(found.tolerance))
-        if step.asked is None and not step.tested and found.headline is not None:
+        if step.link and step.asked is None and found.headline is not None:
             link_to_export(found.run.key, found.names[found.headline.key])
         elif step.link and step.asked is not None and (address := form_address(step.asked)) is not None:
             frame.link("prune", step.link, **address)

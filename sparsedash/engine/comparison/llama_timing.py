@@ -17,14 +17,14 @@ from sparsedash.engine.run import pipeline
 from sparsedash.engine.run.run_context import software_versions
 from sparsedash.engine.run.sparse_models import PrunedChannels, rebuild_model
 from sparsedash.schema.errors import JobError
-from sparsedash.schema.export_settings import EXPORTS, Weights
+from sparsedash.schema.export_settings import Weights
 from sparsedash.schema.pair_records import Timing, TimingSettings
 from sparsedash.schema.progress import OnStep, Step, begin_parts, ignore_steps
 from sparsedash.schema.records import Record
 from sparsedash.schema.settings import RunSettings
 from sparsedash.schema.store_keys import quantiser_version
 from sparsedash.stats.mean_intervals import is_narrow
-from sparsedash.storage.model_folders import passing_folder, require_export_room, sweep_exports
+from sparsedash.storage.model_folders import passing_export, require_export_room
 from sparsedash.storage.store import Store
 
 _CACHE_BYTES = 2
@@ -65,12 +65,13 @@ def time_files(
     made, dense_file = rebuild_model(plain, store, on_step, shelf), gguf_file(record.model)
     sparse, shape = made.sparse, model_shape(made.loaded.model.config.to_dict())
     assert isinstance(sparse, PrunedChannels) and dense_file is not None, "the shell has refused the others"
-    exports, weights = store.folder / EXPORTS, list[tuple[PrunedChannels, Weights]]()
-    weights += [(PrunedChannels.whole(made.loaded), "float16"), (sparse, method.quantise or "float16")]
+    weights: list[tuple[PrunedChannels, Weights]] = [
+        (PrunedChannels.whole(made.loaded), "float16"),
+        (sparse, method.quantise or "float16"),
+    ]
     n_prompt = max(1, min(settings.n_prompt, made.loaded.max_length - settings.n_decode))
-    sweep_exports(exports)
     n_threads = settings.n_threads or torch.get_num_threads()
-    with passing_folder(exports) as place:
+    with passing_export(store.folder) as place:
         on_part = begin_parts(Step("write", 0, 1), on_step)
         room, files = partial(require_export_room, place), [place / "dense.gguf", place / "sparse.gguf"]
         sizes = [

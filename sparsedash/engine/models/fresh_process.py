@@ -20,11 +20,10 @@ def talking_to(program: str, arguments: Sequence[str], *, failed: str) -> Iterat
 
     Raises ExportError, beginning with `failed`, with the last line of its errors, where it ends before it answers.
     """
-    kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
-    command, pipe = [sys.executable, "-I", program, *arguments], subprocess.PIPE
+    command, pipe = _alone(program, arguments), subprocess.PIPE
     with (
         tempfile.TemporaryFile() as log,
-        subprocess.Popen(command, env=kept, stdin=pipe, stdout=pipe, stderr=log, text=True) as process,  # noqa: S603
+        subprocess.Popen(command, env=_environment(), stdin=pipe, stdout=pipe, stderr=log, text=True) as process,  # noqa: S603
     ):
 
         def ask(line: str) -> str:
@@ -55,8 +54,7 @@ def run_program(
     on_look: called twice a second; may raise, and then the process is killed. Raises ExportError, beginning with
     `failed`, with the last line of what it printed, where it fails.
     """
-    kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
-    command, inherited = [sys.executable, "-I", program, *arguments], kept | dict(environment or {})
+    command, inherited = _alone(program, arguments), _environment() | dict(environment or {})
     with tempfile.TemporaryFile() as log:
         with subprocess.Popen(  # noqa: S603 - our own program
             command, env=inherited, stdin=subprocess.DEVNULL, stdout=log, stderr=log
@@ -70,6 +68,14 @@ def run_program(
                 process.kill()
         if process.returncode != 0:
             raise ExportError(f"{failed}: {_reason(process.returncode, log)}.", advice)
+
+
+def _alone(program: str, arguments: Sequence[str]) -> list[str]:
+    return [sys.executable, "-I", program, *arguments]
+
+
+def _environment() -> dict[str, str]:
+    return {name: os.environ[name] for name in _KEPT if name in os.environ}
 
 
 def _reason(code: int, log: IO[bytes]) -> str:

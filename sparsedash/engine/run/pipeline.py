@@ -24,7 +24,7 @@ from sparsedash.engine.models.checkpoint_reading import read_config
 from sparsedash.engine.models.loading import ModelShelf
 from sparsedash.engine.models.matmul import fastest_products
 from sparsedash.engine.pruning.surgery import out_weight
-from sparsedash.engine.run.run_context import RunContext, software_versions
+from sparsedash.engine.run.run_context import Point, RunContext, software_versions
 from sparsedash.engine.run.sparse_models import (
     MORE_ROOM,
     MeasuredModel,
@@ -34,7 +34,7 @@ from sparsedash.engine.run.sparse_models import (
     protect_healed,
     prune_model,
 )
-from sparsedash.engine.run.task_answering import Point, answer_tasks, has_answered, point_label
+from sparsedash.engine.run.task_answering import answer_tasks, has_answered, point_label
 from sparsedash.engine.texts.generation import continue_prompts
 from sparsedash.schema import store_keys
 from sparsedash.schema.errors import Cancelled, SettingsError, SparseDashError, StoreError
@@ -183,7 +183,7 @@ def _record_key(run: RunContext, point: Point) -> str:
         settings.dtype,
         run.evaluation_texts.identity,
         settings.evaluation,
-        point and (run.calibration(point[0]).keys.statistics, *point),
+        run.made_of(point),
         n_sparse=settings.n_sparse,
         stop_within=run.stop_within,
     )

@@ -53,6 +53,9 @@ from sparsedash.storage.text_files import fingerprint
 
 Task = BuiltinQuestions | HarnessTask
 
+Point = tuple[MethodSettings, int] | None
+"""Method and per mille of a sparse model; None for the dense one."""
+
 
 @dataclass(eq=False)
 class RunLog:
@@ -259,6 +262,10 @@ class RunContext:
             self.log.warn(f"{repeated:,} of {n_texts:,} passages repeat an earlier one and are left out.")
         if asked is not None and found < asked:
             self.log.warn(f"The text has {found:,} passages, fewer than the {asked:,} asked for; all are evaluated.")
+
+    def made_of(self, point: Point) -> tuple[str, MethodSettings, int] | None:
+        """What a sparse model's results depend on beside the model: its statistics' key, its method and per mille."""
+        return point and (self.calibration(point[0]).keys.statistics, *point)
 
     def calibration(self, method: MethodSettings) -> Calibration:
         """The calibration on the text that this method reads."""

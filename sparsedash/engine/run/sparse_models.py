@@ -35,13 +35,12 @@ from sparsedash.engine.pruning.surgery import PrunedMlp, out_weight, pruned, rep
 from sparsedash.engine.pruning.weight_pruning import MaskedBlock, prune_weights, weight_passage_error
 from sparsedash.engine.run.run_context import RunContext
 from sparsedash.schema.errors import JobError, StoreError
-from sparsedash.schema.export_settings import EXPORTS
 from sparsedash.schema.method_settings import MethodSettings, Quantisation, Scope
 from sparsedash.schema.progress import OnStep, Step, begin_parts
 from sparsedash.schema.records import Healed, Pruned, Quantised, Reached, Record, about_artefact
 from sparsedash.schema.settings import RunSettings
 from sparsedash.schema.store_keys import healed_part, plain_share, pruned_key, quantiser_version
-from sparsedash.storage.model_folders import passing_folder, require_export_room, sweep_exports
+from sparsedash.storage.model_folders import passing_export, require_export_room
 from sparsedash.storage.store import StageCheckpoint, Store
 
 T = TypeVar("T")
@@ -428,9 +427,7 @@ def _quantised(run: RunContext, kind: Quantisation, made: PrunedChannels) -> Pru
     dense_file = gguf_file(run.source.reference)
     assert dense_file is not None, "quantise_problem has refused every other model"
     step = Step("quantise", 0, 1, message=kind.upper())
-    exports = run.store.folder / EXPORTS
-    sweep_exports(exports)
-    with passing_folder(exports) as place:
+    with passing_export(run.store.folder) as place:
         file, room = place / "quantised.gguf", partial(require_export_room, place)
         on_part = begin_parts(step, run.log.on_step)
         written = write_quantised(file, dense_file, made, kind, is_base=True, require_room=room, on_part=on_part)

@@ -5,18 +5,14 @@ from contextlib import nullcontext
 from dataclasses import replace
 
 from sparsedash.engine.models.decoder_blocks import Applied
-from sparsedash.engine.run.run_context import RunContext, Task
+from sparsedash.engine.run.run_context import Point, RunContext, Task
 from sparsedash.engine.run.sparse_models import SparseModel
 from sparsedash.engine.tasks.shared_answers import SharedAnswers
 from sparsedash.schema.errors import CorpusError
-from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import Step
 from sparsedash.schema.question_records import QuestionSet
 from sparsedash.schema.records import TASKS_CACHED
 from sparsedash.schema.store_keys import answers_key
-
-Point = tuple[MethodSettings, int] | None
-"""Method and per mille of a sparse model; None for the dense one."""
 
 Answering = tuple[Point, str, Callable[[], SparseModel] | None]
 """A model that answers, the key of its record, and how it is made where it is a sparse one."""
@@ -58,8 +54,7 @@ def has_answered(run: RunContext, point: Point) -> bool:
 
 
 def _key(run: RunContext, task: Task, point: Point) -> str:
-    sparse = point and (run.calibration(point[0]).keys.statistics, *point)
-    return answers_key(run.identity, run.settings.dtype, task.identity, sparse)
+    return answers_key(run.identity, run.settings.dtype, task.identity, run.made_of(point))
 
 
 def _answer(run: RunContext, task: Task, models: Sequence[Answering], keys: Sequence[str]) -> None:
