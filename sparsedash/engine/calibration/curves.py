@@ -19,6 +19,9 @@ from sparsedash.engine.pruning.surgery import Mlp, PrunedMlp, out_weight, pruned
 LEAST_CERTAIN = 0.1
 """Share of a measured loss that is not taken for rounding."""
 
+ROWS = 64
+"""Judged tokens whose logits are compared together: in new memory for all, it takes 2.6 times as long."""
+
 OnPart = Callable[[float], None]
 """Called with the share of a block's measurement that is done. May raise `Cancelled`."""
 
@@ -73,8 +76,12 @@ class CurveMeasurement:
             for version in range(len(versions)):
                 first_row = version * len(self._batches[number].ids)
                 logits = self._logits(together, number, rows + first_row, columns)
-                surprise = logits.logsumexp(dim=-1) - torch.linalg.vecdot(probabilities, logits)
-                found[version] += surprise.sum(dtype=torch.float64) - entropy
+                found[version] -= entropy
+                for first in range(0, len(logits), ROWS):
+                    some = slice(first, first + ROWS)
+                    scores = logits[some].float()
+                    surprise = scores.logsumexp(dim=-1) - torch.linalg.vecdot(probabilities[some], scores)
+                    found[version] += surprise.sum(dtype=torch.float64)
         return (found / sum(len(rows) for rows, _ in self._judged)).clamp_min(0).tolist()
 
     def _before(self, index: int) -> list[Tensor]:
@@ -104,14 +111,14 @@ class CurveMeasurement:
         for block in range(len(self._loaded.blocks)):
             list(walk.step(block))
         for number, places in enumerate(self._judged):
-            scores = log_softmax(self._logits(walk, number, *places), dim=-1)
+            scores = log_softmax(self._logits(walk, number, *places).float(), dim=-1)
             probabilities = scores.exp()
             found.append((probabilities, -float(torch.linalg.vecdot(probabilities, scores).sum(dtype=torch.float64))))
         return found
 
     def _logits(self, walk: BlockWalk, number: int, rows: Tensor, columns: Tensor) -> Tensor:
         with head_sees_only(self._loaded.model, rows, columns):
-            logits: Tensor = walk.output(self._loaded.model, number).logits.float()
+            logits: Tensor = walk.output(self._loaded.model, number).logits
             return logits
 
 

@@ -128,7 +128,8 @@ def submatrix(matrix: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """These rows and columns of a matrix, (rows, columns), without a copy of all columns on the way."""
     found = matrix.new_empty(len(rows), len(columns))
     for some in row_slices(len(rows)):
-        found[some] = matrix[rows[some]][:, columns]
+        # Plain indexing takes three times as long.
+        torch.index_select(matrix.index_select(0, rows[some]), 1, columns, out=found[some])
     return found
 
 
