@@ -18,15 +18,9 @@ from sparsedash.reporting.charts.chart_style import COLOUR_PAIRS
 from sparsedash.reporting.charts.tradeoff_data import Measure
 from sparsedash.reporting.figure_svg import figure_svg
 from sparsedash.reporting.html import Html, Table, element, escape, heading, paragraph, readable
+from sparsedash.reporting.next_step import NextStep
 from sparsedash.reporting.record_pair import DIVERGENCE_SIGN, KINDS, Kind, Pair, end_of, mark_divergence
-from sparsedash.reporting.run_answer import (
-    NextStep,
-    answer_figures,
-    answer_sentence,
-    find_document,
-    missing_records,
-    run_ending,
-)
+from sparsedash.reporting.run_answer import answer_figures, answer_sentence, find_document, missing_records, run_ending
 from sparsedash.reporting.run_results import Judged, RunResults, difference_of, verdict_of
 from sparsedash.reporting.verdicts import numbers_table
 from sparsedash.schema.errors import SettingsError

@@ -12,7 +12,8 @@ from typing import Any
 from sparsedash.catalog.families import quantise_problem
 from sparsedash.catalog.model_shape import ModelShape
 from sparsedash.reporting import deployment
-from sparsedash.reporting.run_answer import answer_figures, next_step
+from sparsedash.reporting.next_step import next_step
+from sparsedash.reporting.run_answer import answer_figures
 from sparsedash.reporting.run_reports import run_document
 from sparsedash.reporting.run_results import RunResults, StoredResults, run_results
 from sparsedash.reporting.task_words import judge_document, task_remarks, task_rows, tasks_sentence

@@ -12,9 +12,10 @@ from streamlit.delta_generator import DeltaGenerator
 from sparsedash.reporting import record_pair, wording
 from sparsedash.reporting.charts.bar_charts import changes_chart, changes_words, clicked_bar
 from sparsedash.reporting.html import element, escape, file_name, paragraph, widget_label
+from sparsedash.reporting.next_step import next_step
 from sparsedash.reporting.passage_analysis import change_ranges, count_by_range, group_losses
 from sparsedash.reporting.record_pair import KIND_OF, KINDS, Kind, Order, Pair
-from sparsedash.reporting.run_answer import next_step, run_ending, still_to_come
+from sparsedash.reporting.run_answer import run_ending, still_to_come
 from sparsedash.reporting.run_reports import comparison_words, continuations_section, html_report
 from sparsedash.reporting.run_results import run_results
 from sparsedash.reporting.task_report import task_sections

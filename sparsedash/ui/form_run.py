@@ -56,6 +56,7 @@ _RUN, _METHOD = field_rows(RunSettings), field_rows(MethodSettings)
 _CALIBRATION, _EVALUATION = field_rows(CalibrationSettings), field_rows(EvaluationSettings)
 _KINDS = (RunSettings, CalibrationSettings, EvaluationSettings, FindSettings, MethodSettings)
 _ROWS = [row for kind in _KINDS for row in field_rows(kind).values()]
+_STEPS = replace(_METHOD["heal_steps"], help="Instead of minutes: repeats a healed model wherever it runs.")
 _AT_MOST = replace(
     _EVALUATION["n_passages"],
     label="Passages, at most",
@@ -73,6 +74,7 @@ _MORE: dict[str, tuple[tuple[FieldRow, ...], ...]] = {
         (_EVALUATION["stop_early"],),
         (_EVALUATION["rule"],),
     ),
+    "Healing": ((_STEPS,),),
     "Numbers": ((_RUN["dtype"], _METHOD["width_multiple"], _RUN["residency"]),),
 }
 """Fields that stand side by side, under their headings."""
@@ -89,7 +91,6 @@ _HEAL = FieldRow(
     "of their own, next to the unhealed ones. 0: none is healed.",
     key="heal",
 )
-_STEPS = replace(_METHOD["heal_steps"], help="Instead of minutes: repeats a healed model wherever it runs.")
 _MASKS = "Single weights are set to zero in place: such masks do not make the model smaller or faster by themselves."
 
 
@@ -130,7 +131,7 @@ def prune_form(backend: Backend) -> RunSettings | FindSettings | None:
         own = _custom_method_fields("Use a method of your own instead" if search else "Add a method of your own")
     healing = st.container()
     with healing:
-        values |= form_fields.setting_fields([_HEAL, _STEPS], 2)
+        values |= form_fields.setting_fields([_HEAL], 2)
     quantising = st.container()
     with quantising:
         kinds = () if search else _quantise_field(backend, values["model"])

@@ -12,6 +12,7 @@ from sparsedash.jobs.job import Job
 from sparsedash.reporting import job_status, run_answer, verdicts, wording
 from sparsedash.reporting.charts.tradeoff_data import Measure
 from sparsedash.reporting.html import Html, card, cards, element, escape, file_name, paragraph, readable, widget_label
+from sparsedash.reporting.next_step import NextStep, next_step
 from sparsedash.reporting.record_pair import DIVERGENCE_SIGN, mark_divergence
 from sparsedash.reporting.run_results import PromptTexts, RunResults, live_model, prompt_texts, run_results
 from sparsedash.schema.pair_records import NOT_CONTINUED, RunMark
@@ -57,7 +58,7 @@ def _resume_without_panel(backend: Backend, run: Run, job: Job | None) -> Callab
 
 def _show_next_step(backend: Backend, found: RunResults | None, *, grows: bool) -> None:
     """Draw the next step and its link, once the run is finished. grows: keep the room for it from the beginning."""
-    step = run_answer.next_step(found, backend.runs(), backend.lacks_text) if found is not None else None
+    step = next_step(found, backend.runs(), backend.lacks_text) if found is not None else None
     if step is None and not grows:
         return
     with st.container(key="next-step-grows" if grows else "next-step", horizontal=True, vertical_alignment="center"):
@@ -72,7 +73,7 @@ def _show_next_step(backend: Backend, found: RunResults | None, *, grows: bool) 
             frame.link("prune", step.link, **address)
 
 
-def _takes(backend: Backend, found: RunResults, step: run_answer.NextStep) -> str:
+def _takes(backend: Backend, found: RunResults, step: NextStep) -> str:
     """What a step takes, as the end of its paragraph; nothing where that is not known, or it is what ran already."""
     if not step.link or step.asked in (None, found.run.find, found.run.settings):
         return ""

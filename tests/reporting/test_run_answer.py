@@ -9,6 +9,7 @@ import pytest
 from sparsedash.catalog.presets import method_named
 from sparsedash.reporting import run_answer as answers
 from sparsedash.reporting import wording
+from sparsedash.reporting.next_step import next_step
 from sparsedash.reporting.record_pair import Pair
 from sparsedash.reporting.run_reports import comparison_words, html_report, run_document
 from sparsedash.reporting.run_results import RunResults
@@ -163,13 +164,13 @@ def test_a_healed_model_has_what_healing_did_and_is_tested_again_beside_the_one_
     found = sweep_of(plain_one, replace(undecided, key="healed", pruned=made))
     figures = plain(" ".join(answers.answer_figures(found)))
     assert "“least-squares (healed 8 steps)” at 20 %: 8 steps on calibration text; KL" in figures
-    asked = answers.next_step(found).asked
+    asked = next_step(found).asked
     assert asked.methods == (made.method.unhealed, made.method) and asked.sparsities_permille == (200,)
 
 
 def test_an_unfinished_run_speaks_for_so_far_and_has_no_next_step():
     assert said(WITHIN, finished=False).startswith("So far: Removing up to 10 %")
-    assert answers.next_step(sweep_of(WITHIN, finished=False)) is None is answers.next_step(sweep_of())
+    assert next_step(sweep_of(WITHIN, finished=False)) is None is next_step(sweep_of())
 
 
 def test_the_method_with_the_largest_sparsity_within_is_the_best():
@@ -262,7 +263,7 @@ def test_runs_that_decide_little_are_judged_alike_in_sentences_report_table_and_
     judged = found.judged[i]
     name = found.names[judged.record.key]
     pair = Pair(left_name="dense", left=found.dense, right_name=name, right=judged.record)
-    step = answers.next_step(found)
+    step = next_step(found)
     report = plain(html.unescape(html_report(found, pair, None, step=step).decode()))
     assert all(plain(sentence) in report for sentence in model_verdict(name, judged.verdict, found.tolerance))
     document = run_document(found, found.dense, found.sparse, step)
@@ -386,7 +387,7 @@ ON_MORE = ", on 630 of the 5,151 passages of LAMBADA, fetched once from the hub:
     ids=["undecided", "between", "beyond-below-within", "undecided-above-beyond", "more", "less", "blind"],
 )
 def test_the_next_step_depends_on_what_is_open(sparse, sentence):
-    step = answers.next_step(sweep_of(*sparse))
+    step = next_step(sweep_of(*sparse))
     assert plain(step.said).startswith(sentence)
     assert isinstance(step.asked, RunSettings if "test" in sentence else FindSettings)
     if isinstance(step.asked, FindSettings):
@@ -403,23 +404,49 @@ def test_a_search_takes_the_smallest_text_that_can_decide(ratio, on, text):
     found = sweep_of(shifted(0.9, 100), tolerance=Tolerance(ratio=ratio))
     built_in = replace(found.run.settings.evaluation, corpus="builtin:cloze")
     found = replace(found, run=replace(found.run, settings=replace(found.run.settings, evaluation=built_in)))
-    step = answers.next_step(found)
+    step = next_step(found)
     assert f"less than 10 % can be removed{on}" in plain(step.said) and step.asked.evaluation.corpus == text
     done = replace(found.run, key="done", find=step.asked, finished=True)
-    assert answers.next_step(found, [done]).tested == {"See it": "done"}
+    assert next_step(found, [done]).tested == {"See it": "done"}
     nearer = replace(found, tolerance=Tolerance(ratio=1.06))
-    assert answers.next_step(nearer).asked.evaluation.corpus == "lambada_openai"
-    without = answers.next_step(nearer, lacks=lambda text: text == "lambada_openai")
+    assert next_step(nearer).asked.evaluation.corpus == "lambada_openai"
+    without = next_step(nearer, lacks=lambda text: text == "lambada_openai")
     assert plain(without.said).startswith("No text here has the"), "one that is out of reach is not offered"
-    far = answers.next_step(replace(found, tolerance=Tolerance(ratio=1.01)))
-    assert plain(far.said).startswith("No text here has the 58,000 passages that a limit of 1.01 × takes. Next: upload")
+    far = next_step(replace(found, tolerance=Tolerance(ratio=1.01)))
+    assert plain(far.said).startswith(
+        "No text here has the 58,000 passages that a limit of 1.01 × takes. Next: try 5 % on"
+    )
+    assert far.asked.sparsities_permille == (50,) and far.asked.evaluation.corpus == "lambada_openai"
+    tried = replace(found.run, key="tried", settings=far.asked, finished=True)
+    assert next_step(replace(found, tolerance=Tolerance(ratio=1.01)), [tried]).tested == {"See 5\u00a0%": "tried"}
+
+
+@pytest.mark.parametrize(
+    ("sparse", "permille"),
+    [
+        (((0.0, 20), (0.9, 300)), 160),
+        (((0.0, 20),), 40),
+        (((0.0, 600),), 900),
+        (((0.9, 20),), 10),
+        (((0.9, 10),), None),
+        (((0.0, 20), (0.9, 30)), None),
+    ],
+)
+def test_where_no_text_suffices_for_a_search_one_sparsity_between_is_tried(sparse, permille):
+    found = sweep_of(*(shifted(*each) for each in sparse), tolerance=Tolerance(ratio=1.09))
+    step = next_step(found, lacks=lambda text: True)
+    assert plain(step.said).startswith("No text here has the ")
+    if permille is None:
+        assert step.link == "" and "Next: upload more passages" in step.said
+    else:
+        assert step.asked.sparsities_permille == (permille,) and step.asked.evaluation == found.run.settings.evaluation
 
 
 def next_of(found, corpus="builtin:cloze", n_passages=None):
     """The next step of the run, had its passages been of this text."""
     settings = found.run.settings
     evaluation = replace(settings.evaluation, corpus=corpus, n_passages=n_passages)
-    return answers.next_step(replace(found, run=replace(found.run, settings=replace(settings, evaluation=evaluation))))
+    return next_step(replace(found, run=replace(found.run, settings=replace(settings, evaluation=evaluation))))
 
 
 TWO = run_of(132, 60, (10, 0.04, 0.4, 59), (20, 0.25, 0.7, 55))
@@ -490,13 +517,13 @@ def larger(record):
 
 def test_one_passage_is_followed_by_the_longest_text_where_none_has_enough():
     found = run_of(1, 0, (10, 0.02, 0.6, 0))
-    step = answers.next_step(found, lacks=lambda text: text == "lambada_openai")
+    step = next_step(found, lacks=lambda text: text == "lambada_openai")
     assert plain(step.said) == f"{NEVER} Next: test 10 % on the 402 built-in passages."
     assert step.asked.evaluation == replace(found.run.settings.evaluation, corpus="builtin:cloze-402", n_passages=None)
 
 
 def test_the_next_step_of_a_race_asks_for_the_best_method_only():
-    step = answers.next_step(sweep_of(shifted(0.03, 200, spread=1.0), shifted(0.3, 200, method="random")))
+    step = next_step(sweep_of(shifted(0.03, 200, spread=1.0), shifted(0.3, 200, method="random")))
     assert [wording.method_title(method) for method in step.asked.methods] == ["least-squares"]
     assert step.asked.sparsities_permille == (200,)
 
@@ -511,20 +538,20 @@ def test_what_another_run_has_tested_is_a_link_and_not_asked_for_again():
     ten, both = (replace(RUN, key=str(p), settings=replace(asked, sparsities_permille=p)) for p in ((100,), (100, 200)))
     settings = replace(EIGHT.run.settings, evaluation=replace(EIGHT.run.settings.evaluation, corpus="builtin:cloze"))
     found = replace(EIGHT, run=replace(EIGHT.run, settings=settings))
-    rest = answers.next_step(found, [replace(ten, finished=True)])
+    rest = next_step(found, [replace(ten, finished=True)])
     assert rest.asked.sparsities_permille == (200,) and rest.tested == {"See 10\u00a0%": ten.key}
     assert "Next: test 20 % on 630 of " in plain(rest.said) and "10 % is tested on 630 of " in plain(rest.said)
-    done = answers.next_step(found, [replace(both, finished=True)])
+    done = next_step(found, [replace(both, finished=True)])
     assert done.asked is None and list(done.tested.values()) == [both.key] * 2 and "Next" not in done.said
-    assert answers.next_step(found, [replace(both, finished=False)]).tested == {}
+    assert next_step(found, [replace(both, finished=False)]).tested == {}
 
 
 @pytest.mark.parametrize(("slope", "link"), [(0.3, "Export this model"), (60.0, "Search again")])
 def test_a_search_leads_to_its_model_or_to_another_method(slope, link):
     run, records, found = specimens.search(slope=slope)
-    step = answers.next_step(results_of(run, records, found, tolerance=Tolerance(ratio=1.3, points=30.0)))
+    step = next_step(results_of(run, records, found, tolerance=Tolerance(ratio=1.3, points=30.0)))
     assert step.link == link and step.asked == (run.find if slope == 60.0 else None)
-    other = answers.next_step(results_of(run, records, found, tolerance=Tolerance(ratio=1.02, points=3.0)))
+    other = next_step(results_of(run, records, found, tolerance=Tolerance(ratio=1.02, points=3.0)))
     assert other.said.startswith("The search was made for perplexity 1.30 ×, accuracy −30 points. ")
     assert other.asked is None or (other.asked.ratio, other.asked.points) == (1.02, 3.0)
 

@@ -1,0 +1,287 @@
+"""What to do next after a run or a search: only what the passages there are can decide, and what is still untried.
+
+Plain text: escape it before it becomes markup.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import inf
+
+from sparsedash.catalog.choices import EVALUATION_CORPORA, CatalogEntry
+from sparsedash.catalog.presets import DEFAULT_METHOD, method_named
+from sparsedash.reporting import wording
+from sparsedash.reporting.run_answer import TOO_FEW, answered, quoted_method
+from sparsedash.reporting.run_results import Judged, RunResults, judge, largest_within, measure, smallest_beyond
+from sparsedash.reporting.verdicts import tolerance_words
+from sparsedash.reporting.wording import and_join, sparsity_percent
+from sparsedash.schema.method_settings import FIXED_PERMILLE, MethodSettings
+from sparsedash.schema.records import Run
+from sparsedash.schema.settings import BUILTIN_CLOZE, BUILTIN_CLOZE_402, EvaluationSettings, FindSettings, RunSettings
+from sparsedash.stats.significance import passages_to_detect, smallest_loss
+from sparsedash.stats.tolerance import FEWEST_PASSAGES, Tolerance
+
+_MOST_PASSAGES = 1_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class NextStep:
+    """What to do next.
+
+    link: the words of the link there; none where the page of the results is the place. asked: what the link fills the
+    form in with; None: it leads to the files of the model that the answer names, or to what is tested. tested: keys of
+    runs that took a part of it already, by the words of the links there.
+    """
+
+    said: str
+    link: str
+    asked: RunSettings | FindSettings | None
+    tested: Mapping[str, str] = field(default_factory=dict)
+
+
+def next_step(
+    found: RunResults, runs: Sequence[Run] = (), lacks: Callable[[str], bool] = lambda _: False
+) -> NextStep | None:
+    """The next step after a finished run; None where none of its sparse models was judged, or it is not finished.
+
+    Only steps that their passages can decide. runs: those that may have taken it already. lacks: whether a text is out
+    of reach here.
+    """
+    if not found.best or not found.run.finished:
+        return None
+    step, asked = _next_step(found, runs, lacks), found.run.find
+    if asked is None or (limits := Tolerance(ratio=asked.ratio, points=asked.points)) == found.tolerance:
+        return step
+    return replace(step, said=f"The search was made for {tolerance_words(limits)}. {step.said}")
+
+
+def _next_step(found: RunResults, runs: Sequence[Run], lacks: Callable[[str], bool]) -> NextStep:
+    rows, run, settings = found.best, found.run, found.run.settings
+    within, beyond = largest_within(rows), smallest_beyond(rows)
+    low, high = within.permille if within else -1, beyond.permille if beyond else 1001
+    if run.find is not None and within is not None:
+        said = f"Next: export the model at {sparsity_percent(low)}, or see which answers it changed."
+        return NextStep(said=said, link="Export this model", asked=None)
+    _, undecided = answered({row.permille: row.verdict for row in rows})
+    if unknown := [row for row in rows if row.permille in undecided]:
+        return _test_again(found, unknown, runs, lacks) or _too_close(found, low, unknown, runs)
+    if run.find is not None:
+        said = "Next: allow more, or search with another method."
+        return NextStep(said=said, link="Search again", asked=_by_limits(run.find, found.tolerance))
+    method = rows[0].method
+    if method.pattern in FIXED_PERMILLE:
+        return NextStep(said="Next: race other methods.", link="Race other methods", asked=settings)
+    if within is not None and low < high < 1001:
+        said = f"search for the largest sparsity within your limit, between {low / 10:g} and {sparsity_percent(high)}"
+    elif within is not None:
+        said = f"see whether more than {sparsity_percent(low)} can be removed"
+    else:
+        said = f"see whether less than {sparsity_percent(rows[0].permille)} can be removed"
+        if method.takes_channels and not method.reads_text:
+            # A method that knows nothing of the activations is no way to find how much can go.
+            method = replace(method_named(DEFAULT_METHOD), budget=method.budget)
+            said += f" with {quoted_method(method)}"
+    evaluation, on = _deciding_passages(found, lacks)
+    if evaluation is None:
+        # Half way to what costs too much, or twice of what does not.
+        between = (max(low, 0) + high) // 20 * 10 if high < 1001 else min(2 * low, 900)
+        if between in (low, 0):
+            return NextStep(said=f"{on} Next: upload more passages, or allow another loss.", link="", asked=settings)
+        return _try_on_all(found, method, between, on, runs, lacks)
+    search = FindSettings(
+        model=settings.model,
+        dtype=settings.dtype,
+        method=method,
+        calibration=settings.calibration,
+        evaluation=replace(evaluation, stop_early=False, tasks=()),
+        ratio=found.tolerance.ratio,
+        points=found.tolerance.points,
+    )
+    if there := next((each.key for each in runs if each.find == search and each.finished), ""):
+        return NextStep(said=f"Next: {said}{on} That search is done.", link="", asked=None, tested={"See it": there})
+    return NextStep(said=f"Next: {said}{on}", link="Set up a search", asked=search)
+
+
+def _try_on_all(
+    found: RunResults,
+    method: MethodSettings,
+    permille: int,
+    why: str,
+    runs: Sequence[Run],
+    lacks: Callable[[str], bool],
+) -> NextStep:
+    """Where no text has the passages for a search: one sparsity, on the most there are."""
+    evaluation, on = found.run.settings.evaluation, ""
+    if texts := _longer_texts(evaluation, found.dense.last_word.total, lacks):
+        text = max(texts, key=lambda text: text.n_texts or _MOST_PASSAGES)
+        evaluation, on = replace(evaluation, corpus=text.name, n_passages=None), f" on {text.title}"
+    asked = replace(found.run.settings, methods=(method,), evaluation=evaluation)
+    return _try(asked, permille, why, f"{on}, or upload more passages.", runs)
+
+
+def _try(asked: RunSettings, permille: int, why: str, end: str, runs: Sequence[Run]) -> NextStep:
+    """Try one sparsity more; where a run has tried it already, see that. end: of the sentence."""
+    asked, name = replace(asked, sparsities_permille=(permille,)), sparsity_percent(permille)
+    if there := _tested(asked, runs):
+        return NextStep(said=f"{why} {name} is tested.", link="", asked=None, tested={f"See {name}": there[permille]})
+    return NextStep(said=f"{why} Next: try {name}{end}", link=f"Try {name}", asked=asked)
+
+
+def _by_limits(search: FindSettings, tolerance: Tolerance) -> FindSettings:
+    return replace(search, ratio=tolerance.ratio, points=tolerance.points)
+
+
+def _deciding_passages(found: RunResults, lacks: Callable[[str], bool]) -> tuple[EvaluationSettings | None, str]:
+    """Passages on which a search can decide, and the end of the sentence that says so; None, and why: there are none.
+
+    Those of the run, or else of the smallest text with enough.
+    """
+    evaluation, n_tested, ratio = found.run.settings.evaluation, found.dense.last_word.total, found.tolerance.ratio
+    needed = max(FEWEST_PASSAGES, passages_to_detect(ratio))
+    if n_tested >= needed:
+        return evaluation, "."
+    for text in _longer_texts(evaluation, n_tested, lacks):
+        if (text.n_texts or _MOST_PASSAGES) >= needed:
+            part, passages = _part_of(text, needed)
+            least, few = wording.factor(smallest_loss(n_tested)[0]), n_tested < FEWEST_PASSAGES
+            why = TOO_FEW if few else f"{n_tested:,} detect losses from {least} up"
+            return replace(evaluation, corpus=text.name, n_passages=part), f", on {passages}: {why}."
+    return None, f"No text here has the {wording.round_up(needed):,} passages that a limit of {ratio:.3g} × takes."
+
+
+def _part_of(text: CatalogEntry, needed: int) -> tuple[int | None, str]:
+    """How many of a text's passages to test on, None for all, and their name. Built-in texts are small: all of them."""
+    n = wording.round_up(needed)
+    if text.n_texts <= n or text.name in (BUILTIN_CLOZE, BUILTIN_CLOZE_402):
+        return None, text.title
+    return n, f"{n:,} of {text.title}"
+
+
+def _test_again(
+    found: RunResults, unknown: Sequence[Judged], runs: Sequence[Run], lacks: Callable[[str], bool]
+) -> NextStep | None:
+    """Test those of these models that a text has enough passages for, the smallest such text; None where none has."""
+    run, n_tested = found.run, found.dense.last_word.total
+    texts = _longer_texts(run.settings.evaluation, n_tested, lacks)
+    most = max((text.n_texts or _MOST_PASSAGES for text in texts), default=0)
+    for text in texts:
+        rows = list(unknown)
+        # Judged in a run of their own, in which each has a wider share of the chance of error.
+        while rows and max(needed := _needed(found, rows, most)) > (text.n_texts or _MOST_PASSAGES):
+            rows.pop(needed.index(max(needed)))
+        if not rows:
+            continue
+        n = min(wording.round_up(int(max(needed))), text.n_texts or _MOST_PASSAGES)
+        part, passages = _part_of(text, n) if n > n_tested else (None, text.title)
+        evaluation = replace(run.settings.evaluation, corpus=text.name, n_passages=part)
+        asked: RunSettings | FindSettings
+        if run.find is not None:
+            asked, tested = replace(_by_limits(run.find, found.tolerance), evaluation=evaluation), {}
+            said = "Next: search again"
+        else:
+            permilles = tuple(row.permille for row in rows)
+            again = replace(run.settings, methods=(method := rows[0].method,), evaluation=evaluation)
+            tested = _tested(replace(again, sparsities_permille=permilles), runs)
+            left = tuple(permille for permille in permilles if permille not in tested)
+            if not left:
+                return NextStep(said=_tested_words(tested, passages), link="", asked=None, tested=_links(tested))
+            # A healed model comes beside the one that it began from.
+            methods = tuple(dict.fromkeys((method.unhealed, method)))
+            asked = replace(again, methods=methods, sparsities_permille=left)
+            said = f"Next: test {_percents(left)}"
+        said += f" on {passages}."
+        if n_tested < FEWEST_PASSAGES:
+            said = f"{wording.first_upper(TOO_FEW)}. {said}"
+        elif n > n_tested:
+            is_same = text.name == run.settings.evaluation.corpus
+            other = not is_same and (run.settings.evaluation.corpus, text.name) != (BUILTIN_CLOZE, BUILTIN_CLOZE_402)
+            there = ", if as much is lost there" if other else ""
+            enough = "They" if part else f"About {n:,}"
+            said += f" {enough} should settle it, estimated from these {n_tested:,}{there}."
+        said += f" {_tested_words(tested, passages)}" if tested else ""
+        return NextStep(said=said, link="Test on more passages", asked=asked, tested=_links(tested))
+    return None
+
+
+def _tested_words(tested: Mapping[int, str], passages: str) -> str:
+    return f"{_percents(tested)} {'is' if len(tested) == 1 else 'are'} tested on {passages} already."
+
+
+def _links(tested: Mapping[int, str]) -> dict[str, str]:
+    return {f"See {sparsity_percent(permille)}": key for permille, key in tested.items()}
+
+
+def _percents(permilles: Iterable[int]) -> str:
+    return and_join(list(map(sparsity_percent, permilles)))
+
+
+def _tested(asked: RunSettings, runs: Sequence[Run]) -> dict[int, str]:
+    """Which sparsities of its one method finished runs have tested alike, each with the key of such a run."""
+
+    def alike(settings: RunSettings) -> tuple[object, ...]:
+        return settings.model, settings.dtype, settings.calibration, settings.evaluation
+
+    return {
+        permille: run.key
+        for run in runs
+        if run.finished and run.find is None and alike(run.settings) == alike(asked)
+        for method, permille in run.settings.points
+        if (method, permille) in asked.points
+    }
+
+
+def _needed(found: RunResults, rows: Sequence[Judged], most: int) -> list[float]:
+    """Passages that would decide each model in a run of these alone; infinite where no number would.
+
+    most: how many the longest text has.
+    """
+    n_tested = found.dense.last_word.total
+    if n_tested < FEWEST_PASSAGES:
+        # So few say nothing of how many it takes.
+        return [min(most, max(FEWEST_PASSAGES, passages_to_detect(found.tolerance.ratio)))] * len(rows)
+    # A healed model is judged beside the one that it began from.
+    n_compared = len({(method, row.permille) for row in rows for method in (row.method.unhealed, row.method)})
+    measured = [measure(found.dense, row.record) for row in rows]
+    judged = [each.verdict for each in judge(measured, found.tolerance, n_compared)]
+    return [
+        inf
+        if each.verdict == "undecided" and each.passages_needed is None
+        else max(each.passages_needed or 0, n_tested)
+        for each in judged
+    ]
+
+
+def _longer_texts(now: EvaluationSettings, n_tested: int, lacks: Callable[[str], bool]) -> list[CatalogEntry]:
+    """What has more passages than were tested, with a title for the sentence: the same text, then others.
+
+    n_texts: 0 where it is not known, as of a file of which only a part was asked for.
+    """
+    known = {choice.name: choice.n_texts for choice in EVALUATION_CORPORA}
+    whole = now.n_passages is None or n_tested < now.n_passages
+    there = known.get(now.corpus, n_tested if whole else 0)
+    of = f"passages of {wording.reference_title(now.corpus)}"
+    if now.corpus in (BUILTIN_CLOZE, BUILTIN_CLOZE_402):
+        of = "built-in passages"
+    same = CatalogEntry(now.corpus, f"the {there:,} {of}" if there else f"all {of}", "", n_texts=there)
+    built_in, n = known[BUILTIN_CLOZE_402], known["lambada_openai"]
+    others = [
+        CatalogEntry(BUILTIN_CLOZE_402, f"the {built_in:,} built-in passages", "", n_texts=built_in),
+        CatalogEntry("lambada_openai", f"the {n:,} passages of LAMBADA, fetched once from the hub", "", n_texts=n),
+    ]
+    longer = [text for text in others if text.n_texts > there > 0]
+    return [text for text in (same, *longer) if (text.n_texts or inf) > n_tested and not lacks(text.name)]
+
+
+def _too_close(found: RunResults, low: int, unknown: Sequence[Judged], runs: Sequence[Run]) -> NextStep:
+    """What can be done where no passages decide: a smaller sparsity, where these decide on it, or another limit."""
+    names, n_tested = _percents(row.permille for row in unknown), found.dense.last_word.total
+    verb = "is" if len(unknown) == 1 else "are"
+    why = f"{names} {verb} too close to the limit to settle with the passages available."
+    asked, method = found.run.find or found.run.settings, unknown[0].method
+    between = (max(low, 0) + unknown[0].permille) // 20 * 10
+    decides = n_tested >= passages_to_detect(found.tolerance.ratio) and method.pattern not in FIXED_PERMILLE
+    if isinstance(asked, RunSettings) and decides and between > max(low, 0):
+        return _try(replace(asked, methods=(method,)), between, why, ", or allow another loss.", runs)
+    said = f"{why} Next: allow another loss."
+    if isinstance(asked, FindSettings):
+        return NextStep(said=said, link="Allow another loss", asked=_by_limits(asked, found.tolerance))
+    return NextStep(said=said, link="", asked=asked)
