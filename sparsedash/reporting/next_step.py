@@ -110,10 +110,11 @@ def _try_on_all(
     lacks: Callable[[str], bool],
 ) -> NextStep:
     """Where no text has the passages for a search: one sparsity, on the most there are."""
-    evaluation, on = found.run.settings.evaluation, ""
+    evaluation = found.run.settings.evaluation
+    on = f" with {quoted_method(method)}" if method != found.best[0].method else ""
     if texts := _longer_texts(evaluation, found.dense.last_word.total, lacks):
         text = max(texts, key=lambda text: text.n_texts or _MOST_PASSAGES)
-        evaluation, on = replace(evaluation, corpus=text.name, n_passages=None), f" on {text.title}"
+        evaluation, on = replace(evaluation, corpus=text.name, n_passages=None), f"{on} on {text.title}"
     asked = replace(found.run.settings, methods=(method,), evaluation=evaluation)
     return _try(asked, permille, why, f"{on}, or upload more passages.", runs)
 

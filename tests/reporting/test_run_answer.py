@@ -421,6 +421,11 @@ def test_a_search_takes_the_smallest_text_that_can_decide(ratio, on, text):
     assert next_step(replace(found, tolerance=Tolerance(ratio=1.01)), [tried]).tested == {"See 5\u00a0%": "tried"}
 
 
+def test_where_nothing_was_calibrated_the_usual_method_is_tried():
+    step = next_step(sweep_of(shifted(0.9, 20, method="random")), lacks=lambda text: True)
+    assert "Next: try 1 % with “best”, or upload" in plain(step.said) and step.asked.methods == (method_named("best"),)
+
+
 @pytest.mark.parametrize(
     ("sparse", "permille"),
     [
