@@ -16,10 +16,11 @@ from benchmarks.arguments import answers_parser
 from sparsedash.catalog.presets import DEFAULT_METHOD, method_named
 from sparsedash.engine.models.loading import ModelShelf
 from sparsedash.engine.run import pipeline
-from sparsedash.engine.run.pipeline import find_sparsity
+from sparsedash.engine.run.search import find_sparsity
+from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Record
-from sparsedash.schema.settings import SELF, CalibrationSettings, EvaluationSettings, FindSettings
+from sparsedash.schema.settings import SELF, CalibrationSettings, EvaluationSettings
 from sparsedash.stats.tolerance import Tolerance, judge_all, record_losses
 from sparsedash.storage.store import Store
 

@@ -25,8 +25,8 @@ from sparsedash.engine.evaluation.questions import choose_passages
 from sparsedash.engine.models.gguf_writing import gguf_type
 from sparsedash.engine.models.loading import ModelShelf, gguf_file, load_model, locate_model
 from sparsedash.engine.run import pipeline
+from sparsedash.engine.run.model_making import prune_model
 from sparsedash.engine.run.run_context import RunContext
-from sparsedash.engine.run.sparse_models import prune_model
 from sparsedash.engine.texts.corpora import read_texts
 from sparsedash.reporting import wording
 from sparsedash.reporting.quantised_words import quantised_sentence

@@ -78,8 +78,8 @@ def _divergences(run, store, references, n_tokens):
     """By text, by case, by method: the divergence from dense at every token of the beginnings of these texts."""
     from sparsedash.engine.models.loading import ModelShelf
     from sparsedash.engine.models.matmul import fastest_products
+    from sparsedash.engine.run.model_making import prune_model
     from sparsedash.engine.run.run_context import RunContext
-    from sparsedash.engine.run.sparse_models import prune_model
 
     context = RunContext(run.settings, store, ignore_steps, ModelShelf())
     model, text = Path(run.settings.model).name, Path(run.settings.calibration.corpus).name

@@ -135,9 +135,9 @@ def _in_child(arguments, name, folder):
 def _child(arguments):
     """Calibrate and prune in this process, timed; then evaluate. For `self`: the texts that the model writes."""
     from sparsedash.engine.models.loading import ModelShelf
+    from sparsedash.engine.run.model_making import prune_model
     from sparsedash.engine.run.pipeline import sparse_record
     from sparsedash.engine.run.run_context import RunContext
-    from sparsedash.engine.run.sparse_models import prune_model
     from sparsedash.storage.store import Store
 
     settings = _settings(arguments)

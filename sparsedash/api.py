@@ -28,9 +28,11 @@ from sparsedash.engine.export.reload_proof import N_VERDICTS
 from sparsedash.engine.healing.healing import require_held_out
 from sparsedash.engine.models.loading import LoadedModel, ModelShelf, Source, model_in_memory
 from sparsedash.engine.models.matmul import fastest_products
-from sparsedash.engine.run.pipeline import dense_record, find_sparsity
+from sparsedash.engine.run.model_making import prune_model
+from sparsedash.engine.run.pipeline import dense_record
 from sparsedash.engine.run.run_context import RunContext
-from sparsedash.engine.run.sparse_models import PrunedChannels, prune_model
+from sparsedash.engine.run.search import find_sparsity
+from sparsedash.engine.run.sparse_models import PrunedChannels
 from sparsedash.reporting.run_answer import find_sentence, verdicts_sentence
 from sparsedash.reporting.run_results import judge, measure
 from sparsedash.reporting.verdicts import loss_words
@@ -38,6 +40,7 @@ from sparsedash.reporting.wording import NBSP, first_upper
 from sparsedash.schema.errors import ExportError, ModelError, SettingsError
 from sparsedash.schema.errors import SparseDashError as SparseDashError
 from sparsedash.schema.export_settings import Form, Proof
+from sparsedash.schema.find_settings import FindSettings, Trial
 from sparsedash.schema.method_settings import Budget, MethodSettings
 from sparsedash.schema.progress import OnStep, ignore_steps
 from sparsedash.schema.progress import Step as Step
@@ -47,9 +50,7 @@ from sparsedash.schema.settings import (
     MAX_SPARSITY_PERMILLE,
     CalibrationSettings,
     EvaluationSettings,
-    FindSettings,
     RunSettings,
-    Trial,
 )
 from sparsedash.schema.store_keys import plain_share
 from sparsedash.stats.significance import PairedComparison

@@ -29,10 +29,11 @@ from sparsedash.jobs.lock_files import cluster_lock, hold_lock, is_lock_held, jo
 from sparsedash.jobs.reporter import Reporter, StopFlag
 from sparsedash.schema.errors import Cancelled, SettingsError, SparseDashError, StoreError, redact_output, redacted
 from sparsedash.schema.export_settings import ExportSettings
+from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.pair_records import ContinuationSettings, DivergenceSettings, TimingSettings
 from sparsedash.schema.progress import STARTING, OnStep, OnText
 from sparsedash.schema.records import VerifySettings
-from sparsedash.schema.settings import FindSettings, PartSettings, RunSettings, S, settings_from_plain
+from sparsedash.schema.settings import PartSettings, RunSettings, S, settings_from_plain
 from sparsedash.storage.local_machine import free_in_words, is_full
 from sparsedash.storage.store import WORK_PATIENCE_S, Store, claim_data_folder
 from sparsedash.storage.users import may_use_token
@@ -73,7 +74,7 @@ def load_job_handlers() -> Mapping[str, JobHandler]:
     from sparsedash.engine.models.hub import token_used
     from sparsedash.engine.models.loading import ModelShelf
     from sparsedash.engine.run import pipeline
-    from sparsedash.engine.run.pipeline import find_sparsity
+    from sparsedash.engine.run.search import find_sparsity
 
     shelf = ModelShelf()
     pairs = ModelPairCache(shelf)

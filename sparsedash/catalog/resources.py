@@ -11,16 +11,9 @@ from sparsedash.catalog.budgets import channel_share
 from sparsedash.catalog.choices import EVALUATION_CORPORA
 from sparsedash.catalog.model_shape import WEIGHT_BYTES, ModelShape, listed_shape
 from sparsedash.schema.errors import SettingsError
+from sparsedash.schema.find_settings import planned_run, run_or_find_settings
 from sparsedash.schema.method_settings import MethodSettings
-from sparsedash.schema.settings import (
-    MIN_TOKENS_PER_CHANNEL,
-    SELF,
-    Dtype,
-    Residency,
-    RunSettings,
-    planned_run,
-    run_or_find_settings,
-)
+from sparsedash.schema.settings import MIN_TOKENS_PER_CHANNEL, SELF, Dtype, Residency, RunSettings
 from sparsedash.schema.store_keys import shares_read
 
 BATCH_TOKENS = 1024

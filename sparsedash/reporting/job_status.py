@@ -16,10 +16,11 @@ from sparsedash.reporting.record_pair import end_of
 from sparsedash.reporting.run_progress import JobPosition, JobProgress, Unit, job_progress, run_progress
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.export_settings import ExportSettings
+from sparsedash.schema.find_settings import FindSettings, planned_run, run_or_find_settings
 from sparsedash.schema.pair_records import ContinuationSettings, DivergenceSettings, TimingSettings
 from sparsedash.schema.progress import Stage
 from sparsedash.schema.records import Run, VerifySettings
-from sparsedash.schema.settings import FindSettings, RunSettings, planned_run, run_or_find_settings, settings_from_plain
+from sparsedash.schema.settings import RunSettings, settings_from_plain
 from sparsedash.service.backend import Backend
 from sparsedash.service.preflight import Cached, Preflight
 

@@ -14,9 +14,10 @@ from sparsedash.reporting.run_answer import TOO_FEW, answered, quoted_method
 from sparsedash.reporting.run_results import Judged, RunResults, judge, largest_within, measure, smallest_beyond
 from sparsedash.reporting.verdicts import tolerance_words
 from sparsedash.reporting.wording import and_join, sparsity_percent
+from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.method_settings import FIXED_PERMILLE, MethodSettings
 from sparsedash.schema.records import Run
-from sparsedash.schema.settings import BUILTIN_CLOZE, BUILTIN_CLOZE_402, EvaluationSettings, FindSettings, RunSettings
+from sparsedash.schema.settings import BUILTIN_CLOZE, BUILTIN_CLOZE_402, EvaluationSettings, RunSettings
 from sparsedash.stats.significance import passages_to_detect, smallest_loss
 from sparsedash.stats.tolerance import FEWEST_PASSAGES, Tolerance
 

@@ -12,9 +12,9 @@ from sparsedash.reporting.quantised_words import quantised_figures
 from sparsedash.reporting.run_results import Judged, RunResults, largest_within, smallest_beyond
 from sparsedash.reporting.verdicts import difference_words, limits_sentence, loss_words, verdict_words
 from sparsedash.reporting.wording import and_join, quantity, sparsity_percent
+from sparsedash.schema.find_settings import FindResult
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Run
-from sparsedash.schema.settings import FindResult
 from sparsedash.stats.tolerance import FEWEST_PASSAGES, Tolerance, ToleranceVerdict
 
 TOO_FEW = f"fewer than {FEWEST_PASSAGES} passages can never confirm a model"

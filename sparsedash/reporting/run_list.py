@@ -19,10 +19,11 @@ from sparsedash.reporting.job_status import STATES, job_request
 from sparsedash.reporting.record_pair import unique_names
 from sparsedash.reporting.run_results import Judged, RunResults, Weighed, headline_model
 from sparsedash.reporting.wording import quantity, reference_title, sparsity_percent
+from sparsedash.schema.find_settings import FindSettings, planned_run
 from sparsedash.schema.method_settings import Budget
 from sparsedash.schema.pair_records import RunMark
 from sparsedash.schema.records import Run
-from sparsedash.schema.settings import FindSettings, RunSettings, planned_run
+from sparsedash.schema.settings import RunSettings
 from sparsedash.service.backend import Backend
 from sparsedash.stats.tolerance import Tolerance
 

@@ -11,10 +11,10 @@ from sparsedash.jobs.job import Job
 from sparsedash.reporting import wording
 from sparsedash.reporting.charts import tradeoff_data
 from sparsedash.reporting.charts.tradeoff_data import Point, Reading, Readings, TradeoffData
+from sparsedash.schema.find_settings import FindResult
 from sparsedash.schema.method_settings import Budget, MethodSettings
 from sparsedash.schema.pair_records import Continuation, ContinuationSettings
 from sparsedash.schema.records import Record, Run
-from sparsedash.schema.settings import FindResult
 from sparsedash.service.stored_results import joined
 from sparsedash.stats.races import LikelihoodDifference, likelihood_differences
 from sparsedash.stats.significance import PairedComparison, compare_records, holm, share_interval, shared_outcomes

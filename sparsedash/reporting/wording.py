@@ -11,10 +11,11 @@ from sparsedash.catalog.budgets import BUDGET_TITLES
 from sparsedash.catalog.choices import CALIBRATION_CORPORA, EVALUATION_CORPORA, MODELS
 from sparsedash.catalog.presets import method_name
 from sparsedash.catalog.resources import LeastMemory, RunDisk
+from sparsedash.schema.find_settings import FindSettings, planned_run
 from sparsedash.schema.method_settings import Budget, MethodSettings
 from sparsedash.schema.progress import STAGE_TITLES
 from sparsedash.schema.records import Healed, Pruned, Run
-from sparsedash.schema.settings import CalibrationSettings, FindSettings, RunSettings, planned_run
+from sparsedash.schema.settings import CalibrationSettings, RunSettings
 
 NBSP = "\u00a0"
 MINUS = "\N{MINUS SIGN}"

@@ -14,6 +14,7 @@ import msgspec
 
 from sparsedash.schema.errors import SettingsError, StoreError
 from sparsedash.schema.export_settings import Export
+from sparsedash.schema.find_settings import FindResult, FindSettings
 from sparsedash.schema.method_settings import Budget, MethodSettings
 from sparsedash.schema.pair_records import (
     Choices,
@@ -27,7 +28,7 @@ from sparsedash.schema.pair_records import (
 )
 from sparsedash.schema.plain_values import Count, LogLikelihood, NotNegative, Permille, Share, digest
 from sparsedash.schema.question_records import QuestionSet
-from sparsedash.schema.settings import CalibrationSettings, Dtype, FindResult, FindSettings, Rule, RunSettings
+from sparsedash.schema.settings import CalibrationSettings, Dtype, Rule, RunSettings
 
 ArtefactKind = Literal[
     "statistics",

@@ -1,4 +1,4 @@
-"""Settings of a run, of a search for the largest sparsity, and of a cluster's part of a run; the result of a search."""
+"""Settings of a run, and of a cluster's part of a run."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -8,17 +8,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import msgspec
 
-from sparsedash.schema.errors import SettingsError, StoreError
+from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.fields import MAX_SEED, check_settings, setting
-from sparsedash.schema.method_settings import (
-    FIXED_PERMILLE,
-    ROW_MULTIPLE,
-    Budget,
-    MethodSettings,
-    Quantisation,
-    quantised_dense,
-)
-from sparsedash.schema.plain_values import Count, Permille, canonical_json, digest, require_whole
+from sparsedash.schema.method_settings import ROW_MULTIPLE, Budget, MethodSettings, Quantisation, quantised_dense
+from sparsedash.schema.plain_values import canonical_json, digest, require_whole
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -348,7 +341,7 @@ class RunSettings:
 
     def key(self, fingerprints: Mapping[str, str] | None = None) -> str:
         """The name of this request. fingerprints: of the local files that it names, as of now."""
-        return digest({"settings": _without_residency(self), "stamps": dict(fingerprints or {})})
+        return digest({"settings": named_by(self, self.evaluation), "stamps": dict(fingerprints or {})})
 
 
 S = TypeVar("S", bound="DataclassInstance")
@@ -368,10 +361,10 @@ def settings_from_plain(kind: type[S], plain: object) -> S:
     return made
 
 
-def _without_residency(settings: "RunSettings | FindSettings") -> dict[str, Any]:
-    """What a request's name depends on: results are the same wherever the weights are."""
+def named_by(settings: "DataclassInstance", evaluation: EvaluationSettings) -> dict[str, Any]:
+    """What a request's name depends on: results are the same wherever the weights are. evaluation: its own."""
     found = {name: value for name, value in asdict(settings).items() if name != "residency"}
-    return found if settings.evaluation.tasks else found | {"evaluation": settings.evaluation.about_passages}
+    return found if evaluation.tasks else found | {"evaluation": evaluation.about_passages}
 
 
 def percents_text(permilles: tuple[int, ...]) -> str:
@@ -395,128 +388,6 @@ def parse_percents(text: str) -> tuple[int, ...]:
     if not found:
         raise SettingsError("sparsity", text, "one or several percentages, such as 10, 20")
     return tuple(found)
-
-
-PLANNED = (450, 225, 113, 57, 28, 14)
-"""Sparsities (per mille) of a search in which every trial fails, for estimates: the real ones are known on the way."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class FindSettings:
-    """One search: a model, one method, one calibration, and the tolerance.
-
-    evaluation: a model answers at most its passages. residency, prompts: see RunSettings.
-    """
-
-    model: str = RunSettings.model
-    dtype: Dtype = RunSettings.dtype
-    method: MethodSettings = field(default_factory=MethodSettings)
-    calibration: CalibrationSettings = field(default_factory=CalibrationSettings)
-    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
-    ratio: float = setting(
-        1.10,
-        title="allowed word perplexity",
-        above=1.0,
-        low=1.01,
-        high=1000.0,
-        key="within",
-        flag="--within",
-        label="Word perplexity, at most times dense's",
-    )
-    points: float = setting(
-        2.0,
-        title="allowed points of accuracy",
-        above=0.0,
-        low=0.1,
-        high=100.0,
-        flag="--within-points",
-        label="Accuracy, points lost at most",
-    )
-    residency: Residency = RunSettings.residency
-    prompts: tuple[str, ...] = RunSettings.prompts
-
-    def __post_init__(self) -> None:
-        self.run((100,))
-        if self.method.pattern in FIXED_PERMILLE:
-            raise SettingsError("method", self.method.pattern, "a pattern that does not decide the sparsity itself")
-        if self.evaluation.stop_early:
-            raise SettingsError("stop early", True, "false (a search always stops at a decided verdict)")
-        if self.evaluation.tasks:
-            raise SettingsError("tasks", ", ".join(self.evaluation.tasks), "none: a search answers passages alone")
-        check_settings(self)
-
-    def healed(self, n_steps: int) -> "FindSettings":
-        """The search among healed models. Raises SettingsError."""
-        return replace(self, method=self.method.healed(n_steps))
-
-    @property
-    def reads_text(self) -> bool:
-        """Whether its method depends on the calibration text."""
-        return self.method.reads_text
-
-    def run(self, permilles: tuple[int, ...]) -> RunSettings:
-        """The run with these sparsities (per mille) as its trials. Raises SettingsError."""
-        shared = ("model", "dtype", "calibration", "evaluation", "residency", "prompts")
-        values: dict[str, Any] = {name: getattr(self, name) for name in shared}
-        return RunSettings(methods=(self.method,), sparsities_permille=permilles, **values)
-
-    def key(self, fingerprints: Mapping[str, str] | None = None) -> str:
-        """The name of this request, of its run and of its result. fingerprints: as in a run."""
-        return digest({"find": _without_residency(self), "stamps": dict(fingerprints or {})})
-
-
-def run_or_find_settings(kind: str, plain: Mapping[str, Any]) -> RunSettings | FindSettings:
-    """Settings of a job that makes a run, from their plain form. Raises SettingsError."""
-    return settings_from_plain(FindSettings, plain) if kind == "find" else settings_from_plain(RunSettings, plain)
-
-
-def planned_run(settings: RunSettings | FindSettings) -> RunSettings:
-    """The run of a job; of a search one with its usual number of trials, for estimates."""
-    return settings.run(PLANNED) if isinstance(settings, FindSettings) else settings
-
-
-TrialVerdict = Literal["within", "beyond", "undecided"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Trial:
-    """One sparsity that was tried. record: the key of its answers. n_passages: answered before the verdict."""
-
-    permille: Permille
-    record: str
-    verdict: TrialVerdict
-    n_passages: Count
-
-
-@dataclass(frozen=True, kw_only=True)
-class FindResult:
-    """Result of a search so far, stored under the key of its run after every trial.
-
-    ratio, points: the tolerance. n_passages: the most that a trial answers. steps: possible sparsities (per mille),
-    ascending. trials: in the order they were made. answer: the largest step that is within while the next is not; None
-    if not even the first is, or while the search goes on.
-    """
-
-    key: str
-    ratio: float
-    points: float
-    n_passages: Count
-    steps: tuple[Permille, ...]
-    trials: tuple[Trial, ...]
-    answer: int | None
-    finished: bool
-
-    def __post_init__(self) -> None:
-        check_settings(self, FindSettings)
-        tried = [trial.permille for trial in self.trials]
-        if not self.steps or not {*tried, *([] if self.answer is None else [self.answer])} <= set(self.steps):
-            raise StoreError("Its trials do not belong to its steps.")
-
-    @property
-    def next_step(self) -> int | None:
-        """The step after the answer, or the first one without an answer; None after the last."""
-        behind = [step for step in self.steps if self.answer is None or step > self.answer]
-        return behind[0] if behind else None
 
 
 @dataclass(frozen=True, kw_only=True)

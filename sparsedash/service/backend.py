@@ -20,17 +20,10 @@ from sparsedash.jobs.local_runner import LocalRunner, last_log_lines
 from sparsedash.schema import pair_records, store_keys
 from sparsedash.schema.errors import AccessError, JobError, StoreError
 from sparsedash.schema.export_settings import ExportSettings
+from sparsedash.schema.find_settings import FindResult, FindSettings, planned_run, run_or_find_settings
 from sparsedash.schema.progress import Stage
 from sparsedash.schema.records import Passages, R, Record, Run, VerifySettings
-from sparsedash.schema.settings import (
-    Dtype,
-    FindResult,
-    FindSettings,
-    RunSettings,
-    planned_run,
-    run_or_find_settings,
-    settings_from_plain,
-)
+from sparsedash.schema.settings import Dtype, RunSettings, settings_from_plain
 from sparsedash.service import preflight, request_checks
 from sparsedash.service.cluster_runner import cluster_runner
 from sparsedash.service.deletion import Housekeeping, live_jobs

@@ -14,6 +14,7 @@ from sparsedash.catalog.resources import LeastMemory, RunDisk
 from sparsedash.jobs.local_runner import NVIDIA
 from sparsedash.schema import store_keys
 from sparsedash.schema.errors import SettingsError
+from sparsedash.schema.find_settings import FindSettings, planned_run
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.pair_records import Continuation, ContinuationSettings
 from sparsedash.schema.progress import Stage
@@ -25,9 +26,7 @@ from sparsedash.schema.settings import (
     MIN_TOKENS_PER_CHANNEL,
     SELF,
     EvaluationSettings,
-    FindSettings,
     RunSettings,
-    planned_run,
 )
 from sparsedash.service.request_checks import Problem, ReferenceField, reference_problem, unusable_tasks
 from sparsedash.service.stored_results import known_shape

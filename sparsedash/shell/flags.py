@@ -12,12 +12,12 @@ from sparsedash.jobs.cluster_parts import SCHEDULER
 from sparsedash.schema.errors import SettingsError, SparseDashError
 from sparsedash.schema.export_settings import ExportSettings, Weights
 from sparsedash.schema.fields import FieldRow, field_rows
+from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.method_settings import MethodSettings, Quantisation, with_budget
 from sparsedash.schema.pair_records import TimingSettings
 from sparsedash.schema.settings import (
     CalibrationSettings,
     EvaluationSettings,
-    FindSettings,
     RunSettings,
     parse_percents,
     percents_text,

@@ -19,10 +19,11 @@ from sparsedash.reporting.run_results import RunResults, StoredResults, run_resu
 from sparsedash.reporting.task_words import judge_document, task_remarks, task_rows, tasks_sentence
 from sparsedash.reporting.wording import record_names, source_note
 from sparsedash.schema.errors import SettingsError, SparseDashError
+from sparsedash.schema.find_settings import FindResult, planned_run
 from sparsedash.schema.pair_records import ContinuationSettings, TimingSettings
 from sparsedash.schema.question_records import QuestionSet
 from sparsedash.schema.records import Record, Run
-from sparsedash.schema.settings import FindResult, RunSettings, planned_run
+from sparsedash.schema.settings import RunSettings
 from sparsedash.service.model_lookup import named_model
 from sparsedash.service.preflight import expected_room, lacks_text, residency_problem
 from sparsedash.service.stored_results import JudgedAnswers, judge_run
@@ -154,7 +155,7 @@ def find_command(arguments: argparse.Namespace) -> terminal.Work:
         _require_resident(planned_run(settings), store)
     yield
     with terminal.ProgressBar(None, arguments.quiet) as bar:
-        from sparsedash.engine.run.pipeline import find_sparsity
+        from sparsedash.engine.run.search import find_sparsity
 
         result: FindResult = find_sparsity(settings, store, bar)
     run = store.get(Run, result.key)

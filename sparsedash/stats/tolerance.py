@@ -13,8 +13,8 @@ from statistics import NormalDist
 from typing import Literal, TypeVar
 
 from sparsedash.schema.fields import check_settings
+from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.records import Outcome, Record
-from sparsedash.schema.settings import FindSettings
 from sparsedash.stats.anytime import anytime_interval
 from sparsedash.stats.mean_intervals import Moments, anytime_mean_interval, mean_interval, moments
 from sparsedash.stats.significance import paired_interval, shared_outcomes

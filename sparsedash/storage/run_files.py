@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from sparsedash.schema.errors import StoreError
+from sparsedash.schema.find_settings import FindResult
 from sparsedash.schema.pair_records import Continuation
 from sparsedash.schema.question_records import QuestionSet
 from sparsedash.schema.records import Passages, Record, Run, from_lines, to_line
-from sparsedash.schema.settings import FindResult
 from sparsedash.storage.store import LAYOUT, Store
 
 SUFFIX = ".sparsedash-run"

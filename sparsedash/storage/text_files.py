@@ -20,9 +20,10 @@ from typing import Any
 from filelock import FileLock
 
 from sparsedash.schema.errors import CorpusError, StoreError
+from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.pair_records import records_read
 from sparsedash.schema.records import Record
-from sparsedash.schema.settings import FindSettings, RunSettings
+from sparsedash.schema.settings import RunSettings
 from sparsedash.storage.local_machine import local_path, mode_in, path_kind
 
 FILE, UPLOAD = "file:", "upload:"

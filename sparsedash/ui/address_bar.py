@@ -19,8 +19,8 @@ from sparsedash.reporting.html import element, escape, paragraph, visible
 from sparsedash.reporting.verdicts import LEVELS
 from sparsedash.reporting.wording import first_upper
 from sparsedash.schema.fields import FieldRow, field_rows
+from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.method_settings import Budget
-from sparsedash.schema.settings import FindSettings
 from sparsedash.stats.tolerance import Tolerance
 from sparsedash.ui import frame
 from sparsedash.ui.navigation import current_tolerance

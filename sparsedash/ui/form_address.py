@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 from sparsedash.catalog.presets import METHODS
 from sparsedash.schema.fields import field_rows
+from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.method_settings import MethodSettings
-from sparsedash.schema.settings import FindSettings, RunSettings, percents_text
+from sparsedash.schema.settings import RunSettings, percents_text
 from sparsedash.ui.address_bar import Query
 
 if TYPE_CHECKING:

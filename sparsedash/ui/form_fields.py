@@ -18,7 +18,8 @@ from sparsedash.reporting import wording
 from sparsedash.reporting.html import Html, element, escape, fact_list, join, paragraph
 from sparsedash.schema.errors import SparseDashError
 from sparsedash.schema.fields import FieldRow, field_rows
-from sparsedash.schema.settings import BUILTIN_CLOZE, BUILTIN_CLOZE_402, EvaluationSettings, FindSettings, RunSettings
+from sparsedash.schema.find_settings import FindSettings
+from sparsedash.schema.settings import BUILTIN_CLOZE, BUILTIN_CLOZE_402, EvaluationSettings, RunSettings
 from sparsedash.service.backend import Backend
 from sparsedash.service.preflight import Duration, Memory
 from sparsedash.service.request_checks import ReferenceField, hub_reference

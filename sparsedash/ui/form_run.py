@@ -18,6 +18,7 @@ from sparsedash.reporting import wording
 from sparsedash.reporting.html import element, escape, paragraph
 from sparsedash.schema.errors import SparseDashError
 from sparsedash.schema.fields import FieldRow, field_rows
+from sparsedash.schema.find_settings import FindSettings, planned_run
 from sparsedash.schema.method_settings import Budget, MethodSettings, Quantisation, uses_parameter, with_budget
 from sparsedash.schema.settings import (
     BUILTIN_MODEL,
@@ -25,11 +26,9 @@ from sparsedash.schema.settings import (
     SELF,
     CalibrationSettings,
     EvaluationSettings,
-    FindSettings,
     RunSettings,
     parse_percents,
     percents_text,
-    planned_run,
 )
 from sparsedash.service.backend import Backend
 from sparsedash.service.request_checks import is_hub_id

@@ -9,7 +9,8 @@ from sparsedash.jobs.job import Job, Move, Priority, kept, queue_order
 from sparsedash.reporting import job_status, wording
 from sparsedash.reporting.html import Html, element, escape, join, paragraph, visible, widget_label
 from sparsedash.reporting.record_pair import record_choices
-from sparsedash.schema.settings import FindSettings, RunSettings
+from sparsedash.schema.find_settings import FindSettings
+from sparsedash.schema.settings import RunSettings
 from sparsedash.service.backend import Backend
 from sparsedash.service.preflight import Preflight
 from sparsedash.ui import address_bar, browser_scripts, frame, login, navigation

@@ -13,7 +13,7 @@ import streamlit as st
 
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.fields import field_rows
-from sparsedash.schema.settings import FindSettings
+from sparsedash.schema.find_settings import FindSettings
 from sparsedash.stats.tolerance import Tolerance
 from sparsedash.ui import browser_scripts
 

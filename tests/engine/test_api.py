@@ -11,14 +11,14 @@ from transformers import AutoModelForCausalLM, MambaConfig, MambaForCausalLM
 import sparsedash
 from sparsedash.catalog.presets import method_named
 from sparsedash.engine.models.loading import ModelShelf
-from sparsedash.engine.run import pipeline
-from sparsedash.engine.run.sparse_models import rebuild_model
+from sparsedash.engine.run import pipeline, search
+from sparsedash.engine.run.model_making import rebuild_model
 from sparsedash.reporting.run_answer import answer_sentence
 from sparsedash.reporting.run_results import StoredResults, run_results
 from sparsedash.reporting.wording import NBSP
+from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Record, Run
-from sparsedash.schema.settings import FindSettings
 from sparsedash.stats.tolerance import Tolerance
 from tests.engine.conftest import passages
 from tests.engine.export.conftest import proofs  # noqa: F401 - a fixture
@@ -164,7 +164,7 @@ def test_a_search_finds_what_that_of_a_folder_finds(dense, settings, store):
     same, tolerance = {"method": EVEN, "ratio": 1.5, "points": 50.0}, Tolerance(ratio=1.5, points=50.0)
     evaluation = replace(settings.evaluation, n_passages=None)
     searched = FindSettings(model=settings.model, calibration=settings.calibration, evaluation=evaluation, **same)
-    wanted = pipeline.find_sparsity(replace(searched, prompts=()), store)
+    wanted = search.find_sparsity(replace(searched, prompts=()), store)
     found = sparsedash.find(dense, TOKENIZER, TEXTS, passages(40), n_samples=40, length=32, **same)
     assert found.share == wanted.answer / 1000
     assert [each.permille for each in found.trials] == [each.permille for each in wanted.trials]

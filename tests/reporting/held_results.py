@@ -5,8 +5,8 @@ from typing import Any
 
 from sparsedash.reporting.run_reports import run_document
 from sparsedash.reporting.run_results import RunResults, run_results
+from sparsedash.schema.find_settings import FindResult
 from sparsedash.schema.records import Record, Run
-from sparsedash.schema.settings import FindResult
 
 
 @dataclass(eq=False)

@@ -15,9 +15,10 @@ from sparsedash.reporting.run_reports import comparison_words, html_report, run_
 from sparsedash.reporting.run_results import RunResults
 from sparsedash.reporting.verdicts import model_verdict
 from sparsedash.schema.errors import StoreError
+from sparsedash.schema.find_settings import FindResult, FindSettings, Trial
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Healed, Record
-from sparsedash.schema.settings import BUILTIN_CLOZE_402, FindResult, FindSettings, RunSettings, Trial
+from sparsedash.schema.settings import BUILTIN_CLOZE_402, RunSettings
 from sparsedash.shell.terminal import run_table
 from sparsedash.stats.mean_intervals import moments
 from sparsedash.stats.tolerance import Losses, Tolerance, judge_all

@@ -9,8 +9,9 @@ import pytest
 from sparsedash.catalog.presets import method_named
 from sparsedash.jobs.reporter import Reporter, StopFlag
 from sparsedash.reporting.run_progress import ALMOST, JobPosition, job_progress, run_progress
+from sparsedash.schema.find_settings import FindSettings, planned_run
 from sparsedash.schema.progress import Step, Taken
-from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, FindSettings, RunSettings, planned_run
+from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 
 RUN = RunSettings(sparsities_permille=(100, 200))
 KNOWN = {"start": 8.0, "load": 2.0, "text": 60.0, "calibrate": 30.0, "prune": 4.0, "evaluate": 20.0}

@@ -9,9 +9,10 @@ import pytest
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.export_settings import ExportSettings
 from sparsedash.schema.fields import field_rows
+from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.pair_records import ContinuationSettings, TimingSettings
-from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, FindSettings, RunSettings
+from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.stats.tolerance import Tolerance
 
 TABLES = (RunSettings, CalibrationSettings, EvaluationSettings, MethodSettings, FindSettings)

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsedash.schema.errors import SettingsError
+from sparsedash.schema.find_settings import PLANNED, FindSettings, planned_run, run_or_find_settings
 from sparsedash.schema.method_settings import (
     Allocation,
     Budget,
@@ -23,14 +24,10 @@ from sparsedash.schema.method_settings import (
 from sparsedash.schema.pair_records import ContinuationSettings
 from sparsedash.schema.settings import (
     MAX_SPARSITY_PERMILLE,
-    PLANNED,
     CalibrationSettings,
     EvaluationSettings,
-    FindSettings,
     RunSettings,
     parse_percents,
-    planned_run,
-    run_or_find_settings,
     settings_from_plain,
 )
 from tests.other_values import OTHER

@@ -9,16 +9,10 @@ import pytest
 
 from sparsedash.schema import store_keys
 from sparsedash.schema.errors import JobError, SparseDashError, StoreError
+from sparsedash.schema.find_settings import PLANNED, FindSettings
 from sparsedash.schema.pair_records import Continuation, ContinuationSettings
 from sparsedash.schema.records import VerifySettings
-from sparsedash.schema.settings import (
-    BUILTIN_TEXT,
-    PLANNED,
-    CalibrationSettings,
-    EvaluationSettings,
-    FindSettings,
-    RunSettings,
-)
+from sparsedash.schema.settings import BUILTIN_TEXT, CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.service.backend import Backend
 from sparsedash.service.time_forecast import START_S, Speeds
 from sparsedash.storage.text_files import fingerprints

@@ -6,9 +6,10 @@ import pytest
 
 from sparsedash.engine.run.pipeline import run
 from sparsedash.jobs import cluster
+from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Record
-from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, FindSettings, RunSettings
+from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.service.backend import Backend
 from sparsedash.storage.store import Store
 from tests.dask_house import DaskHouse, eventually, free_port

@@ -8,6 +8,7 @@ from filelock import FileLock
 from sparsedash.schema import store_keys
 from sparsedash.schema.errors import AccessError, SettingsError
 from sparsedash.schema.export_settings import Export
+from sparsedash.schema.find_settings import FindResult
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.pair_records import (
     Continuation,
@@ -20,7 +21,7 @@ from sparsedash.schema.pair_records import (
     TimingSettings,
 )
 from sparsedash.schema.records import Healed, Passages, Record, Run, VerifySettings, about_artefact
-from sparsedash.schema.settings import CalibrationSettings, FindResult
+from sparsedash.schema.settings import CalibrationSettings
 from sparsedash.schema.store_keys import healed_part
 from sparsedash.service.deletion import Selection
 from sparsedash.stats.tolerance import Tolerance

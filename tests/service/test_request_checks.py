@@ -13,8 +13,9 @@ from huggingface_hub.constants import ENDPOINT
 from sparsedash.catalog.builtin_tasks import BUILTIN_TASKS
 from sparsedash.schema.errors import AccessError, CorpusError, JobError, ModelError
 from sparsedash.schema.export_settings import ExportSettings
+from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.pair_records import ContinuationSettings, TimingSettings
-from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, FindSettings, RunSettings
+from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.schema.store_keys import passages_key
 from sparsedash.service import backend as backend_module
 from sparsedash.service import request_checks

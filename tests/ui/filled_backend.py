@@ -7,10 +7,11 @@ import msgspec
 from sparsedash.catalog.model_shape import shipped_shape
 from sparsedash.jobs.job import Job, JobState
 from sparsedash.schema.export_settings import ExportSettings
+from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.pair_records import ContinuationSettings, DivergenceSettings, TimingSettings
 from sparsedash.schema.progress import STAGE_TITLES, Step
 from sparsedash.schema.records import VerifySettings
-from sparsedash.schema.settings import FindSettings, RunSettings
+from sparsedash.schema.settings import RunSettings
 from sparsedash.service.backend import Backend
 from sparsedash.service.model_lookup import NamedModel
 from sparsedash.service.preflight import Cached, Duration, Memory, Preflight

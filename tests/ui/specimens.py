@@ -7,9 +7,10 @@ from math import log
 from sparsedash.catalog.budgets import reached
 from sparsedash.catalog.model_shape import shipped_shape
 from sparsedash.engine.evaluation.early_stopping import StopRule, evaluation_chunks
+from sparsedash.schema.find_settings import FindResult, FindSettings, Trial
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Candidate, Outcome, Passages, Pruned, Record, Run, TargetToken
-from sparsedash.schema.settings import EvaluationSettings, FindResult, FindSettings, RunSettings, Trial
+from sparsedash.schema.settings import EvaluationSettings, RunSettings
 from sparsedash.stats.sparsity_search import channel_steps, next_trial, search_bounds
 from sparsedash.stats.tolerance import Tolerance
 

@@ -12,8 +12,9 @@ from sparsedash.catalog.presets import method_named
 from sparsedash.catalog.resources import LeastMemory, RunDisk
 from sparsedash.schema.errors import JobError, ModelError
 from sparsedash.schema.fields import field_rows
+from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.method_settings import MethodSettings, with_budget
-from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, FindSettings, RunSettings
+from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.service.model_lookup import NamedModel
 from sparsedash.service.preflight import DiskNeed, Duration, Memory
 from sparsedash.service.request_checks import Problem

@@ -14,8 +14,9 @@ from sparsedash.engine.models.fresh_process import talking_to
 from sparsedash.engine.models.gguf_quantising import write_quantised
 from sparsedash.engine.models.loading import ModelShelf, gguf_file
 from sparsedash.engine.run import pipeline
+from sparsedash.engine.run.model_making import rebuild_model
 from sparsedash.engine.run.run_context import software_versions
-from sparsedash.engine.run.sparse_models import PrunedChannels, rebuild_model
+from sparsedash.engine.run.sparse_models import PrunedChannels
 from sparsedash.schema.errors import JobError
 from sparsedash.schema.export_settings import Weights
 from sparsedash.schema.pair_records import Timing, TimingSettings

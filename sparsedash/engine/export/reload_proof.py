@@ -26,7 +26,7 @@ from sparsedash.engine.models.gguf_quantising import MADE_BY_LLAMA_CPP
 from sparsedash.engine.models.gguf_writing import gguf_rounded
 from sparsedash.engine.models.loading import ModelShelf
 from sparsedash.engine.pruning.surgery import is_projection, weight_of
-from sparsedash.engine.run.sparse_models import RebuiltModel
+from sparsedash.engine.run.model_making import RebuiltModel
 from sparsedash.schema.errors import ExportError, SettingsError
 from sparsedash.schema.export_settings import ExportSettings, Form, Proof, Weights
 from sparsedash.schema.progress import OnStep, Step

@@ -1,7 +1,6 @@
 """Stages of a run: check, dense record, then prune and evaluate at every sparsity; each from the store where known.
 
-Streamed models are evaluated several at a time, where possible in a single pass over the blocks. A search is a run
-whose sparsities are chosen by bisection.
+Streamed models are evaluated several at a time, where possible in a single pass over the blocks.
 """
 
 import json
@@ -12,7 +11,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 
-from sparsedash.catalog.budgets import mlp_share, require_possible
+from sparsedash.catalog.budgets import require_possible
 from sparsedash.catalog.families import quantise_problem
 from sparsedash.catalog.resources import MODELS_TOGETHER, kept_bytes, needs_fisher
 from sparsedash.engine.calibration.calibration_cache import CacheEvicted, mismatch_warning
@@ -24,16 +23,16 @@ from sparsedash.engine.models.checkpoint_reading import read_config
 from sparsedash.engine.models.loading import ModelShelf
 from sparsedash.engine.models.matmul import fastest_products
 from sparsedash.engine.pruning.surgery import out_weight
-from sparsedash.engine.run.run_context import Point, RunContext, software_versions
-from sparsedash.engine.run.sparse_models import (
+from sparsedash.engine.run.model_making import (
     MORE_ROOM,
     MeasuredModel,
-    SparseModel,
     make_blocks,
     missing_statistics,
     protect_healed,
     prune_model,
 )
+from sparsedash.engine.run.run_context import Point, RunContext, software_versions
+from sparsedash.engine.run.sparse_models import SparseModel
 from sparsedash.engine.run.task_answering import answer_tasks, has_answered, point_label
 from sparsedash.engine.texts.generation import continue_prompts
 from sparsedash.schema import store_keys
@@ -42,9 +41,8 @@ from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.pair_records import NOT_CONTINUED, Continuation, ContinuationSettings
 from sparsedash.schema.progress import OnStep, Step, ignore_steps
 from sparsedash.schema.records import Pruned, Record, Run
-from sparsedash.schema.settings import FindResult, FindSettings, PartSettings, RunSettings, Trial
-from sparsedash.schema.store_keys import StopWithin, outcomes_key
-from sparsedash.stats.sparsity_search import channel_steps, most_trials, next_trial, search_bounds, weight_steps
+from sparsedash.schema.settings import PartSettings, RunSettings
+from sparsedash.schema.store_keys import outcomes_key
 from sparsedash.stats.tolerance import Tolerance
 from sparsedash.storage.local_machine import folder_size, forget_peak_memory, peak_memory_bytes
 from sparsedash.storage.store import StageCheckpoint, Store
@@ -80,9 +78,9 @@ def run_part(settings: PartSettings, store: Store, on_step: OnStep, shelf: Model
 def _run(context: RunContext, key: str, points: Collection[int]) -> Run:
     """points: the sparse models that are made."""
     with fastest_products(context.settings.dtype):
-        grown, store = _new_run(key, context), context.store
+        grown, store = new_run(key, context), context.store
         before = store.get(Run, key)
-        _check_run(context)
+        check_run(context)
 
         def keep() -> None:
             if before is None or not before.finished:
@@ -98,12 +96,12 @@ def _run(context: RunContext, key: str, points: Collection[int]) -> Run:
             record = sparse_record(context, *context.settings.points[context.log.point], keep)
             grown = replace(grown, sparse=(*grown.sparse, record.key))
             keep()
-        finished = _finished_run(grown, context)
+        finished = finished_run(grown, context)
         store.put(key, finished)
     return finished
 
 
-def _new_run(key: str, context: RunContext) -> Run:
+def new_run(key: str, context: RunContext) -> Run:
     """A run without any record. The unpacked files of its model do not count as its own."""
     source, settings = context.source, context.settings
     forget_peak_memory()
@@ -126,7 +124,7 @@ def _new_run(key: str, context: RunContext) -> Run:
     )
 
 
-def _finished_run(grown: Run, context: RunContext) -> Run:
+def finished_run(grown: Run, context: RunContext) -> Run:
     """The run with all its records, its times, memory and disk."""
     return replace(
         grown,
@@ -142,7 +140,7 @@ def _finished_run(grown: Run, context: RunContext) -> Run:
     )
 
 
-def _check_run(run: RunContext) -> None:
+def check_run(run: RunContext) -> None:
     """Check a run before its dense evaluation, and repeat known warnings.
 
     Raises SettingsError, CalibrationError, StoreError.
@@ -430,79 +428,3 @@ def _single_pass(run: RunContext, points: Sequence[Point], last: int | None) -> 
     finally:
         run.log.walk = None
     _answer_tasks(run, _made(models))
-
-
-def find_sparsity(
-    settings: FindSettings,
-    store: Store,
-    on_step: OnStep = ignore_steps,
-    shelf: ModelShelf | None = None,
-    run_key: str | None = None,
-) -> FindResult:
-    """Bisect over the sparsities that the model's widths can reach, until two neighbours are within and beyond.
-
-    Calibrates once; the dense model is evaluated on all passages, every trial on as many as its verdict takes. What the
-    store holds is not done again, so that an interrupted search resumes. The result and its run are kept after every
-    trial. run_key: the key of both. Raises SparseDashError, and nothing half-done is kept.
-    """
-    with fastest_products(settings.dtype):
-        # The first step stands in until the model's widths are known.
-        context = RunContext(settings.run((1,)), store, on_step, shelf or ModelShelf())
-        return _bisect(settings, context, run_key or settings.key(fingerprints(settings)))
-
-
-def _bisect(settings: FindSettings, context: RunContext, key: str) -> FindResult:
-    store, new = context.store, replace(_new_run(key, context), find=settings)
-    before, known = store.get(FindResult, key), store.get(Run, key)
-    _check_run(context)
-    dense = dense_record(context)
-    # The steps of an earlier search on the very same model save loading it.
-    is_same = known is not None and known.model_identity == new.model_identity
-    steps = before.steps if before is not None and is_same else _steps(settings, context)
-    result = FindResult(
-        key=key,
-        ratio=settings.ratio,
-        points=settings.points,
-        n_passages=len(dense.outcomes),
-        steps=steps,
-        trials=(),
-        answer=None,
-        finished=False,
-    )
-    context.stop_within = StopWithin(ratio=settings.ratio, points=settings.points, n_trials=most_trials(len(steps)))
-
-    def grown(trials: Sequence[Trial], *at_work: int) -> Run:
-        tried = settings.run((*(trial.permille for trial in trials), *at_work))
-        return replace(new, settings=tried, dense=dense.key, sparse=tuple(trial.record for trial in trials))
-
-    def keep() -> None:
-        if before is None or not before.finished:
-            store.put(key, result)
-            store.put(key, replace(grown(result.trials, permille), warnings=tuple(context.log.warnings)))
-
-    verdicts: list[tuple[int, bool]] = []
-    while (place := next_trial(len(steps), verdicts)) is not None:
-        permille, context.log.point = steps[place], len(verdicts)
-        keep()
-        record = sparse_record(context, settings.method, permille, keep)
-        assert record.stopping is not None, "every trial is to stop where it is decided"
-        decision, n_passages = record.stopping.decision, record.stopping.n_answered
-        verdict = decision if decision in ("within", "beyond") else "undecided"
-        trial = Trial(permille=permille, record=record.key, verdict=verdict, n_passages=n_passages)
-        result = replace(result, trials=(*result.trials, trial))
-        verdicts.append((place, verdict == "within"))
-    low, _ = search_bounds(len(steps), verdicts)
-    result = replace(result, answer=steps[low] if low >= 0 else None, finished=True)
-    store.put(key, result)
-    # By rising sparsity, instead of the order they were made in.
-    store.put(key, _finished_run(grown(sorted(result.trials, key=lambda trial: trial.permille)), context))
-    return result
-
-
-def _steps(settings: FindSettings, context: RunContext) -> tuple[int, ...]:
-    if not settings.method.takes_channels:
-        return weight_steps()
-    shape, multiple = context.shape, settings.method.width_multiple
-    if steps := channel_steps(shape.widths, multiple, mlp_share(shape, settings.method.budget)):
-        return steps
-    raise SettingsError("width multiple", multiple, f"less than the {max(shape.widths):,} channels of the MLPs")

@@ -8,7 +8,7 @@ from sparsedash.engine.healing import healing
 from sparsedash.engine.models.gguf_writing import write_gguf
 from sparsedash.engine.models.loading import ModelShelf, load_model, locate_model
 from sparsedash.engine.run import pipeline
-from sparsedash.engine.run.sparse_models import rebuild_model
+from sparsedash.engine.run.model_making import rebuild_model
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Record
 from sparsedash.storage.store import Store

@@ -7,11 +7,12 @@ import pytest
 from sparsedash.engine.calibration.calibration_cache import Calibration
 from sparsedash.engine.evaluation import early_stopping
 from sparsedash.engine.run import pipeline
-from sparsedash.engine.run.pipeline import find_sparsity
+from sparsedash.engine.run.search import find_sparsity
 from sparsedash.schema.errors import Cancelled, SettingsError
+from sparsedash.schema.find_settings import FindResult, FindSettings
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Record, Run
-from sparsedash.schema.settings import EvaluationSettings, FindResult, FindSettings
+from sparsedash.schema.settings import EvaluationSettings
 from sparsedash.storage.text_files import fingerprints
 from tests.engine.run.small_runs import CHANNELS, must_not_run
 

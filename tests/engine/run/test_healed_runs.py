@@ -8,7 +8,7 @@ import torch
 from sparsedash.engine.comparison.model_pair import ModelPairCache
 from sparsedash.engine.healing import healing
 from sparsedash.engine.run import run_context
-from sparsedash.engine.run.sparse_models import rebuild_model
+from sparsedash.engine.run.model_making import rebuild_model
 from sparsedash.schema.errors import CalibrationError
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import ignore_steps
@@ -50,7 +50,7 @@ def test_healed_weights_are_found_again_and_are_those_that_were_evaluated(asked,
     with first.sparse.applied():
         logits = first.loaded.model(IDS).logits
     with monkeypatch.context() as patch:
-        patch.setattr("sparsedash.engine.run.sparse_models.heal", must_not_run)
+        patch.setattr("sparsedash.engine.run.model_making.heal", must_not_run)
         # The two models that exchange weights by reference.
         with ModelPairCache(SHELF).models([run.dense, run.sparse[1]], store, ignore_steps) as (dense, healed):
             for model, expected in ((healed, logits), (dense, first.loaded.model(IDS).logits)):
@@ -115,6 +115,6 @@ def test_what_cannot_be_healed_is_refused_before_anything_is_computed(change, wh
 
 
 def test_nothing_is_healed_where_nothing_was_removed(asked, store, monkeypatch):
-    monkeypatch.setattr("sparsedash.engine.run.sparse_models.heal", must_not_run)
+    monkeypatch.setattr("sparsedash.engine.run.model_making.heal", must_not_run)
     run = ran(replace(asked, sparsities_permille=(0,), methods=asked.methods[1:2]), store)
     assert store.get(Record, run.sparse[0]).pruned.healed is None

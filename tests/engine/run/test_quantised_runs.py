@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from sparsedash.catalog import families
-from sparsedash.engine.run import pipeline, sparse_models
-from sparsedash.engine.run.sparse_models import rebuild_model
+from sparsedash.engine.run import model_making, pipeline
+from sparsedash.engine.run.model_making import rebuild_model
 from sparsedash.schema.errors import JobError, SettingsError
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import ignore_steps
@@ -57,7 +57,7 @@ def test_a_quantised_model_is_made_again_from_its_record_by_the_same_quantiser(a
         assert 0 < (rounded - head).norm() < 0.1 * head.norm()
         assert not torch.equal(model(IDS).logits, dense)
     assert torch.equal(model(IDS).logits, dense)
-    monkeypatch.setattr(sparse_models, "quantiser_version", lambda: "0.2")
+    monkeypatch.setattr(model_making, "quantiser_version", lambda: "0.2")
     with pytest.raises(JobError, match="here is 0"):
         rebuild_model(store.get(Record, run.sparse[-1]), store, ignore_steps, SHELF)
 

@@ -14,7 +14,7 @@ from sparsedash.engine.evaluation import evaluate
 from sparsedash.engine.models.loading import ModelShelf
 from sparsedash.engine.pruning import channel_pruning, compensation, weight_pruning
 from sparsedash.engine.run import pipeline, run_context
-from sparsedash.engine.run.sparse_models import rebuild_model
+from sparsedash.engine.run.model_making import rebuild_model
 from sparsedash.engine.texts import generation
 from sparsedash.schema.pair_records import ContinuationSettings, DivergenceSettings
 from sparsedash.schema.progress import ignore_steps

@@ -13,7 +13,7 @@ from sparsedash.engine.calibration.calibration_cache import Calibration
 from sparsedash.engine.calibration.statistics import shared_inputs, unpack_statistics, unpack_tensors
 from sparsedash.engine.pruning.surgery import reweighted, weight_of
 from sparsedash.engine.pruning.weight_pruning import MaskedBlock
-from sparsedash.engine.run.sparse_models import _pack_masked, _unpack_errors, _unpack_masked, _unpack_narrowed
+from sparsedash.engine.run.model_making import _pack_masked, _unpack_errors, _unpack_masked, _unpack_narrowed
 from sparsedash.schema.errors import CalibrationError
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Record

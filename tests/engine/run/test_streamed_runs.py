@@ -13,7 +13,7 @@ from sparsedash.engine.models.residency import Streamed
 from sparsedash.engine.pruning.channel_pruning import ALLOCATIONS
 from sparsedash.engine.pruning.compensation import COMPENSATIONS
 from sparsedash.engine.pruning.saliency import SALIENCIES
-from sparsedash.engine.run import pipeline, run_context, sparse_models
+from sparsedash.engine.run import model_making, pipeline, run_context
 from sparsedash.schema.errors import Cancelled, ExportError, JobError, ModelError
 from sparsedash.schema.export_settings import ExportSettings
 from sparsedash.schema.pair_records import TimingSettings
@@ -156,7 +156,7 @@ def test_a_cancelled_pass_is_not_begun_again_one_by_one(streamed, store, togethe
 
 
 def test_an_error_of_one_model_is_left_to_its_own_turn(streamed, store, expected, monkeypatch):
-    sparse_model, made, steps = sparse_models.sparse_model, [], []
+    sparse_model, made, steps = model_making.sparse_model, [], []
 
     def breaks(*asked):
         made.append(asked)
@@ -164,7 +164,7 @@ def test_an_error_of_one_model_is_left_to_its_own_turn(streamed, store, expected
             raise ModelError("Once.")
         return sparse_model(*asked)
 
-    monkeypatch.setattr(sparse_models, "sparse_model", breaks)
+    monkeypatch.setattr(model_making, "sparse_model", breaks)
     assert records(store, ran(streamed, store, steps.append)) == expected
     assert not {"walk"} & {step.stage for step in steps}
 
@@ -184,14 +184,14 @@ def test_statistics_that_are_lost_on_the_way_are_collected_again(streamed, store
 
 
 def test_a_broken_model_ends_the_run_when_those_before_it_have_records(streamed, store, together, monkeypatch):
-    sparse_model = sparse_models.sparse_model
+    sparse_model = model_making.sparse_model
 
     def breaks(run, method, permille):
         if permille == 400:
             raise ModelError("Its weights are no numbers.")
         return sparse_model(run, method, permille)
 
-    monkeypatch.setattr(sparse_models, "sparse_model", breaks)
+    monkeypatch.setattr(model_making, "sparse_model", breaks)
     with pytest.raises(ModelError, match="no numbers"):
         ran(replace(streamed, sparsities_permille=(200, 400, 600)), store, run_key="broken")
     assert together == [1, 1]

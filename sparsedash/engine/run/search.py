@@ -1,0 +1,94 @@
+"""A search for the largest sparsity: a run whose sparsities are chosen by bisection."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from sparsedash.catalog.budgets import mlp_share
+from sparsedash.engine.models.loading import ModelShelf
+from sparsedash.engine.models.matmul import fastest_products
+from sparsedash.engine.run.pipeline import check_run, dense_record, finished_run, new_run, sparse_record
+from sparsedash.engine.run.run_context import RunContext
+from sparsedash.schema.errors import SettingsError
+from sparsedash.schema.find_settings import FindResult, FindSettings, Trial
+from sparsedash.schema.progress import OnStep, ignore_steps
+from sparsedash.schema.records import Run
+from sparsedash.schema.store_keys import StopWithin
+from sparsedash.stats.sparsity_search import channel_steps, most_trials, next_trial, search_bounds, weight_steps
+from sparsedash.storage.store import Store
+from sparsedash.storage.text_files import fingerprints
+
+
+def find_sparsity(
+    settings: FindSettings,
+    store: Store,
+    on_step: OnStep = ignore_steps,
+    shelf: ModelShelf | None = None,
+    run_key: str | None = None,
+) -> FindResult:
+    """Bisect over the sparsities that the model's widths can reach, until two neighbours are within and beyond.
+
+    Calibrates once; the dense model is evaluated on all passages, every trial on as many as its verdict takes. What the
+    store holds is not done again, so that an interrupted search resumes. The result and its run are kept after every
+    trial. run_key: the key of both. Raises SparseDashError, and nothing half-done is kept.
+    """
+    with fastest_products(settings.dtype):
+        # The first step stands in until the model's widths are known.
+        context = RunContext(settings.run((1,)), store, on_step, shelf or ModelShelf())
+        return _bisect(settings, context, run_key or settings.key(fingerprints(settings)))
+
+
+def _bisect(settings: FindSettings, context: RunContext, key: str) -> FindResult:
+    store, new = context.store, replace(new_run(key, context), find=settings)
+    before, known = store.get(FindResult, key), store.get(Run, key)
+    check_run(context)
+    dense = dense_record(context)
+    # The steps of an earlier search on the very same model save loading it.
+    is_same = known is not None and known.model_identity == new.model_identity
+    steps = before.steps if before is not None and is_same else _steps(settings, context)
+    result = FindResult(
+        key=key,
+        ratio=settings.ratio,
+        points=settings.points,
+        n_passages=len(dense.outcomes),
+        steps=steps,
+        trials=(),
+        answer=None,
+        finished=False,
+    )
+    context.stop_within = StopWithin(ratio=settings.ratio, points=settings.points, n_trials=most_trials(len(steps)))
+
+    def grown(trials: Sequence[Trial], *at_work: int) -> Run:
+        tried = settings.run((*(trial.permille for trial in trials), *at_work))
+        return replace(new, settings=tried, dense=dense.key, sparse=tuple(trial.record for trial in trials))
+
+    def keep() -> None:
+        if before is None or not before.finished:
+            store.put(key, result)
+            store.put(key, replace(grown(result.trials, permille), warnings=tuple(context.log.warnings)))
+
+    verdicts: list[tuple[int, bool]] = []
+    while (place := next_trial(len(steps), verdicts)) is not None:
+        permille, context.log.point = steps[place], len(verdicts)
+        keep()
+        record = sparse_record(context, settings.method, permille, keep)
+        assert record.stopping is not None, "every trial is to stop where it is decided"
+        decision, n_passages = record.stopping.decision, record.stopping.n_answered
+        verdict = decision if decision in ("within", "beyond") else "undecided"
+        trial = Trial(permille=permille, record=record.key, verdict=verdict, n_passages=n_passages)
+        result = replace(result, trials=(*result.trials, trial))
+        verdicts.append((place, verdict == "within"))
+    low, _ = search_bounds(len(steps), verdicts)
+    result = replace(result, answer=steps[low] if low >= 0 else None, finished=True)
+    store.put(key, result)
+    # By rising sparsity, instead of the order they were made in.
+    store.put(key, finished_run(grown(sorted(result.trials, key=lambda trial: trial.permille)), context))
+    return result
+
+
+def _steps(settings: FindSettings, context: RunContext) -> tuple[int, ...]:
+    if not settings.method.takes_channels:
+        return weight_steps()
+    shape, multiple = context.shape, settings.method.width_multiple
+    if steps := channel_steps(shape.widths, multiple, mlp_share(shape, settings.method.budget)):
+        return steps
+    raise SettingsError("width multiple", multiple, f"less than the {max(shape.widths):,} channels of the MLPs")
