@@ -14,6 +14,7 @@ from sparsedash.reporting.html import Html, Table, Value, element, heading, para
 from sparsedash.reporting.record_pair import unique_names
 from sparsedash.reporting.run_reports import html_page
 from sparsedash.reporting.run_results import Judged, RunResults, judge, measure_beside
+from sparsedash.reporting.task_words import limit_on
 from sparsedash.reporting.verdicts import (
     LEVELS,
     VERDICT_SIGNS,
@@ -28,7 +29,7 @@ from sparsedash.reporting.wording import MINUS, NBSP, percent, quantity
 from sparsedash.schema.pair_records import Timing
 from sparsedash.service.backend import Backend
 from sparsedash.service.stored_results import AnswersBeside
-from sparsedash.stats.task_verdicts import judge_losses
+from sparsedash.stats.task_verdicts import judge_losses, own_limit
 from sparsedash.stats.tolerance import FEWEST_RIGHT, Loss, Tolerance, Verdict
 
 MOST_MODELS = 32
@@ -327,8 +328,8 @@ def _task_notes(answers: Iterable[tuple[str, AnswersBeside]], tolerance: Toleran
             chance = own.losses.not_judged == "chance"
             few = f"has fewer than {FEWEST_RIGHT} right answers"
             said.append(f"{task} is not judged: the baseline {'does no better than guessing' if chance else few}.")
-        elif own.losses is not None and own.losses.least > tolerance.points / 100:
-            said.append(f"Limit on {task}: {100 * own.losses.least:g} points.")
+        elif own.losses is not None and (limit := own_limit(own.losses, tolerance)):
+            said.append(f"{limit_on([task], limit)}.")
     return list(dict.fromkeys(said))
 
 

@@ -286,7 +286,7 @@ def _verdict(found: ToleranceVerdict, tolerance: Tolerance) -> dict[str, Any]:
 
     return {
         "verdict": found.verdict,
-        "tolerance": asdict(tolerance),
+        "tolerance": tolerance.as_document(),
         "decided_by": list(found.decided_by),
         "ratio": loss("perplexity_ratio", found.perplexity),
         "points": loss("change_points", found.accuracy),

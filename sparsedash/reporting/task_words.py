@@ -42,10 +42,14 @@ def task_remarks(results: Sequence[TaskResult]) -> str:
     """What would settle the undecided tasks, and why others are not judged; empty where there are none."""
     said = [_needed(result) for result in _with("undecided", results)]
     said += [_why_not(result) for result in _with("not judged", results)]
-    own = [each for each in results if each.loss and each.pair.dense.points / 100 == each.loss.most]
-    if own:
-        said.append(f"Limit on {and_join([each.task for each in own])}: {own[0].pair.dense.points:g} points")
+    for limit in dict.fromkeys(each.own_limit for each in results if each.own_limit):
+        said.append(limit_on([each.task for each in results if each.own_limit == limit], limit))
     return " ".join(f"{each}." for each in said if each)
+
+
+def limit_on(tasks: Sequence[str], points: float) -> str:
+    """The limit of these tasks' own, without a full stop."""
+    return f"Limit on {and_join(list(tasks))}: {points:g} {'point' if points == 1 else 'points'}"
 
 
 def _with(verdict: TaskVerdict, results: Sequence[TaskResult]) -> list[TaskResult]:
@@ -92,7 +96,7 @@ def judge_document(name: str, results: Sequence[TaskResult], tolerance: Toleranc
         "sentence": tasks_sentence(name, results),
         "remarks": task_remarks(results),
         "verdict": overall_verdict(results),
-        "tolerance": asdict(tolerance),
+        "tolerance": tolerance.as_document(),
         "tasks": [_finite(_task_document(result)) for result in results],
     }
 

@@ -62,7 +62,7 @@ COMMANDS = (
         "run",
         f"{_MODEL} --sparsity 10,20",
         run_commands.run_command,
-        (*RUN_FLAGS, "--heal", "--quantise", *TOLERANCE_FLAGS, *_FAIL, *_OUTPUT),
+        (*RUN_FLAGS, "--heal", "--quantise", *TOLERANCE_FLAGS, "--within-task", *_FAIL, *_OUTPUT),
     ),
     Command(
         "find",
@@ -80,7 +80,7 @@ COMMANDS = (
         "judge",
         "DENSE OTHER --within-points 2",
         file_commands.judge_command,
-        ("dense", "other", *TOLERANCE_FLAGS, "--fail-beyond", *_OUTPUT),
+        ("dense", "other", *TOLERANCE_FLAGS, "--within-task", "--fail-beyond", *_OUTPUT),
     ),
     Command("export", _EXPORT, file_commands.export_command, (*RUN_FLAGS, *_FORM, "--quiet")),
     Command("verify", "DIR", file_commands.verify_command, ("export", "--data-dir", "--quiet")),

@@ -39,6 +39,16 @@ _LINES = {"tasks": "NAMES"}
 _METAVARS = {"choice": "NAME", "number": "X", "reference": "REF", "sparsities": "PERCENTS", "whole": "N"}
 
 
+def _task_limit(text: str) -> tuple[str, float]:
+    """A task and its points."""
+    task, _, points = text.rpartition("=")
+    try:
+        return Tolerance(tasks=((task, float(points)),)).tasks[0]
+    except (ValueError, SettingsError):
+        allowed = "a task and its points, 0.1 to 100, such as piqa=3"
+        raise argparse.ArgumentTypeError(f"{text!r} is not possible. Allowed: {allowed}.") from None
+
+
 def path_argument(text: str) -> Path:
     """The path of an argument."""
     if not text.strip():
@@ -75,6 +85,12 @@ _OTHERS: dict[str, dict[str, Any]] = {
     | {"metavar": "NAMES", "help": f"one or several, with commas between, of {_names(presets.METHODS)} (%(default)s)"},
     "find --method": _METHOD
     | {"metavar": "NAME", "help": f"one of {_names(m for m in presets.METHODS if m.searchable)} (%(default)s)"},
+    "--within-task": {
+        "type": _task_limit,
+        "action": "append",
+        "metavar": "TASK=X",
+        "help": "accuracy on this task may fall by X points; may be given several times (as --within-points)",
+    },
     "--heal": {
         "type": float,
         "metavar": "MINUTES",
@@ -175,7 +191,7 @@ def search_from_flags(arguments: argparse.Namespace) -> FindSettings:
 
 def tolerance_from_flags(arguments: argparse.Namespace) -> Tolerance:
     """The tolerance. Raises SettingsError."""
-    return Tolerance(**_values(arguments, FindSettings))
+    return Tolerance(**_values(arguments, FindSettings), tasks=tuple(getattr(arguments, "within_task", None) or ()))
 
 
 def open_store(arguments: argparse.Namespace) -> Store:

@@ -49,10 +49,11 @@ class TaskPair:
 class TaskLosses:
     """What a model lost on a task, before a verdict. broke, fixed, not_judged: as in TaskResult.
 
-    of: moments of the loss over the questions that both answered, in the unit of `Loss`. least: the task's own limit,
-    which holds where the tolerance is narrower.
+    of: moments of the loss over the questions that both answered, in the unit of `Loss`. least: the limit that comes
+    with the task, which holds where the tolerance is narrower and does not name it.
     """
 
+    task: str
     measure: LossMeasure
     broke: int
     fixed: int
@@ -70,6 +71,7 @@ class TaskResult:
     p_value: of no difference, after Holm over the tasks that are judged: exact McNemar; of documents by the interval.
     None where it is not judged.
     divergence: mean KL(dense || other) of the choices, in nats; None where there is nothing to choose from.
+    own_limit: in points, where it is another than that of all tasks.
     """
 
     pair: TaskPair
@@ -82,6 +84,7 @@ class TaskResult:
     divergence: float | None
     loss: Loss | None
     not_judged: NotJudged | None
+    own_limit: float | None
 
     @property
     def task(self) -> str:
@@ -182,15 +185,23 @@ def judge_tasks(pairs: Sequence[TaskPair], tolerance: Tolerance) -> list[TaskRes
             divergence=_divergence(pair),
             loss=losses[i],
             not_judged=measured[i].not_judged,
+            own_limit=own_limit(measured[i], tolerance) if i in adjusted else None,
         )
         for i, pair in enumerate(pairs)
     ]
+
+
+def own_limit(task: TaskLosses, tolerance: Tolerance) -> float | None:
+    """Points that may be lost on a task, where they are others than on all tasks."""
+    share = tolerance.share_of(task.task, task.least)
+    return round(100 * share, 6) if task.measure == "accuracy" and share != tolerance.most("accuracy") else None
 
 
 def task_losses(pair: TaskPair) -> TaskLosses:
     """The losses of a pair."""
     broke, fixed = _flips(pair)
     return TaskLosses(
+        task=pair.dense.task,
         measure="word perplexity" if pair.dense.kind == "rolling" else "accuracy",
         broke=broke,
         fixed=fixed,
@@ -208,7 +219,8 @@ def judge_losses(tasks: Sequence[TaskLosses], tolerance: Tolerance) -> list[Loss
         of, measure = task.of, task.measure
         share_lost = measure == "accuracy"
         interval = lost_share_interval(task.broke, task.fixed, of.n, alpha) if share_lost else mean_interval(of, alpha)
-        loss = loss_of(measure, of, interval, alpha, max(tolerance.most(measure), task.least))
+        most = tolerance.share_of(task.task, task.least) if share_lost else tolerance.most(measure)
+        loss = loss_of(measure, of, interval, alpha, most)
         # Of few flips, or none, it is not known how many questions would do.
         return replace(loss, needed=None) if loss.needed and loss.needed <= of.n else loss
 

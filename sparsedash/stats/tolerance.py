@@ -10,9 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import ceil, inf, log, sqrt
 from statistics import NormalDist
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
-from sparsedash.schema.fields import check_settings
+from sparsedash.schema.errors import SettingsError
+from sparsedash.schema.fields import check_settings, field_rows
 from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.records import Outcome, Record
 from sparsedash.stats.anytime import anytime_interval
@@ -34,17 +35,35 @@ _STEPS = 40
 
 @dataclass(frozen=True, kw_only=True)
 class Tolerance:
-    """Acceptable loss. ratio: of word perplexity to the dense model's. points: of accuracy, in percentage points."""
+    """Acceptable loss. ratio: of word perplexity to the dense model's. points: of accuracy, in percentage points.
+
+    tasks: points of single tasks, by name, in order of the names.
+    """
 
     ratio: float = FindSettings.ratio
     points: float = FindSettings.points
+    tasks: tuple[tuple[str, float], ...] = ()
 
     def __post_init__(self) -> None:
         check_settings(self, FindSettings)
+        for name, points in self.tasks:
+            field_rows(FindSettings)["points"].check(points)
+            if not name:
+                raise SettingsError("task", name, "the name of a task")
+        object.__setattr__(self, "tasks", tuple(sorted(dict(self.tasks).items())))
 
     def most(self, measure: LossMeasure) -> float:
         """The limit, in the unit of `Loss`."""
         return log(self.ratio) if measure == "word perplexity" else self.points / 100
+
+    def as_document(self) -> dict[str, Any]:
+        """The limits as plain values for JSON."""
+        return {"ratio": self.ratio, "points": self.points, "tasks": dict(self.tasks)}
+
+    def share_of(self, task: str, least: float) -> float:
+        """The share of a task's right answers that may be lost: its own points, or all tasks', but at least `least`."""
+        own = dict(self.tasks).get(task)
+        return max(self.points / 100, least) if own is None else own / 100
 
 
 @dataclass(frozen=True, kw_only=True)

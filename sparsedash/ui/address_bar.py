@@ -4,8 +4,9 @@ Select boxes, the measure of a chart, pages of a list, the fields of the toleran
 themselves: Streamlit drops a parameter that a page binds to a widget from links to other pages, and refuses to set it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from math import isinf
 from typing import Literal, TypeVar
@@ -15,15 +16,16 @@ from streamlit.delta_generator import DeltaGenerator
 
 from sparsedash.catalog.budgets import BUDGET_TITLES, BUDGETS
 from sparsedash.reporting.charts.tradeoff_data import Measure
-from sparsedash.reporting.html import element, escape, paragraph, visible
+from sparsedash.reporting.html import element, escape, paragraph, visible, widget_label
 from sparsedash.reporting.verdicts import LEVELS
 from sparsedash.reporting.wording import first_upper
 from sparsedash.schema.fields import FieldRow, field_rows
 from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.method_settings import Budget
+from sparsedash.stats.task_verdicts import TaskResult
 from sparsedash.stats.tolerance import Tolerance
 from sparsedash.ui import frame
-from sparsedash.ui.navigation import current_tolerance
+from sparsedash.ui.navigation import TASK_LIMITS, current_tolerance, task_limits
 
 T = TypeVar("T")
 Query = dict[str, str | list[str]]
@@ -184,13 +186,35 @@ _RUNS_RULE = (
 )
 
 
-def choose_tolerance(rule: str = _RUNS_RULE) -> None:
-    """Draw the tolerance as a button that opens its two fields. rule: what the verdicts mean by it."""
+def choose_tolerance(rule: str = _RUNS_RULE, results: Iterable[TaskResult] = ()) -> None:
+    """Draw the tolerance as a button that opens its two fields, and one of each task that is judged by accuracy.
+
+    rule: what the verdicts mean by it. results: of the tasks.
+    """
     allowed = current_tolerance()
     text = f"Acceptable loss: {allowed.ratio:.2f} × perplexity, {allowed.points:g} points"
+    judged = {each.task: each.own_limit for each in results if each.loss and each.loss.measure == "accuracy"}
     with st.popover(text, type="tertiary", icon=":material/tune:", key="tolerance"):
         tolerance_fields(allowed)
+        for task, limit in judged.items():
+            _task_limit_field(task, limit or allowed.points, allowed)
         frame.note(rule)
+
+
+def _task_limit_field(task: str, limit: float, allowed: Tolerance) -> None:
+    """Draw the points that may be lost on one task."""
+    row, key = field_rows(FindSettings)["points"], f"limit-{task}"
+    if not row.problem(st.session_state.get(key, limit)):
+        st.session_state[key] = limit
+
+    def set_limit() -> None:
+        if not row.problem(st.session_state[key]):
+            changed = replace(allowed, tasks=(*allowed.tasks, (task, st.session_state[key])))
+            set_query({TASK_LIMITS: task_limits(changed)})
+
+    st.number_input(f"{widget_label(task)}, points lost at most", step=0.5, format="%.2f", key=key, on_change=set_limit)
+    if problem := row.problem(st.session_state[key]):
+        frame.show(element("p", escape(problem.message), css="sd-field-error", role="alert"))
 
 
 def tolerance_fields(allowed: Tolerance) -> bool:

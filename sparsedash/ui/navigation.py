@@ -20,6 +20,9 @@ from sparsedash.ui import browser_scripts
 RUN = "run"
 RATIO, POINTS = (field_rows(FindSettings)[name].key for name in ("ratio", "points"))
 """Parameters of an address: the run's key, and the tolerance in word perplexity and in points of accuracy."""
+TASK_LIMITS = "limits"
+"""The parameter with the points of single tasks: "piqa:3,boolq:5"."""
+_TOLERANCE = (RATIO, POINTS, TASK_LIMITS)
 ABOUT_A_RUN = ("overview", "compare", "models")
 """The files of the pages about one run."""
 JUDGING = (*ABOUT_A_RUN, "prune", "runs")
@@ -48,10 +51,20 @@ def current_tolerance() -> Tolerance:
 def parse_tolerance(parameters: Mapping[str, str]) -> Tolerance:
     """The tolerance in these parameters of an address; the default of each that they do not hold, or not as valid."""
     found = Tolerance()
-    for parameter, name in ((RATIO, "ratio"), (POINTS, "points")):
+    with suppress(ValueError, SettingsError):
+        found = replace(found, ratio=float(parameters.get(RATIO) or found.ratio))
+    with suppress(ValueError, SettingsError):
+        found = replace(found, points=float(parameters.get(POINTS) or found.points))
+    for part in parameters.get(TASK_LIMITS, "").split(","):
+        task, _, points = part.rpartition(":")
         with suppress(ValueError, SettingsError):
-            found = replace(found, **{name: float(parameters.get(parameter) or getattr(found, name))})
+            found = replace(found, tasks=(*found.tasks, (task, float(points))))
     return found
+
+
+def task_limits(tolerance: Tolerance) -> str:
+    """The points of single tasks as `parse_tolerance` reads them."""
+    return ",".join(f"{task}:{points:g}" for task, points in tolerance.tasks)
 
 
 def tolerance_query() -> dict[str, str]:
@@ -62,7 +75,10 @@ def tolerance_query() -> dict[str, str]:
 
 def whole_tolerance_query(allowed: Tolerance | FindSettings | None) -> dict[str, str]:
     """This tolerance, or that of a search, as parameters of a link, the default as well; empty for None."""
-    return {} if allowed is None else {RATIO: f"{allowed.ratio:g}", POINTS: f"{allowed.points:g}"}
+    if allowed is None:
+        return {}
+    tasks = {TASK_LIMITS: task_limits(allowed)} if isinstance(allowed, Tolerance) and allowed.tasks else {}
+    return {RATIO: f"{allowed.ratio:g}", POINTS: f"{allowed.points:g}"} | tasks
 
 
 def adopt_search_tolerance(search: FindSettings | None) -> None:
@@ -89,7 +105,7 @@ def begin_menu(title: str) -> None:
     """Draw the menu on the page with this title, and keep what its address says for the links."""
     _sync_address(title)
     page_file = next(name for name, shown in TITLES.items() if shown == title)
-    kept = (RUN, RATIO, POINTS) if page_file in ABOUT_A_RUN else (RATIO, POINTS) if page_file in JUDGING else ()
+    kept = (RUN, *_TOLERANCE) if page_file in ABOUT_A_RUN else _TOLERANCE if page_file in JUDGING else ()
     remember({name: st.query_params.get(name, "") for name in kept})
     st.session_state[_PLACE] = st.container(key="menu").empty()
     draw_menu()

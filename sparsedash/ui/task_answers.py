@@ -17,6 +17,7 @@ from sparsedash.schema.errors import CorpusError
 from sparsedash.schema.records import Run
 from sparsedash.service.backend import Backend
 from sparsedash.service.stored_results import JudgedAnswers
+from sparsedash.stats.task_verdicts import TaskResult
 from sparsedash.ui import frame
 from sparsedash.ui.address_bar import VIEW, choose_tolerance, select
 from sparsedash.ui.browser_scripts import show_chart
@@ -103,7 +104,7 @@ def show_answers(backend: Backend) -> None:
         return
     results = shown.judged.results
     frame.opening(tasks_sentence(MODEL, results), task_remarks(results))
-    choose_tolerance(_RULE)
+    choose_tolerance(_RULE, results)
     show_files(backend, shown)
     _show_results(shown.judged, MODEL, address_of(shown))
 
@@ -127,6 +128,12 @@ def _show_results(judged: JudgedAnswers, name: str, address: Mapping[str, str | 
             return task_report(name, results, current_tolerance())
 
         frame.offer_file("Report, one HTML file", report, "tasks-report.html", "text/html", key="take-task-report")
+
+
+def task_results(backend: Backend, run: Run) -> list[TaskResult]:
+    """The verdicts on the tasks of all models of a run."""
+    judged = backend.answers.of_run(run, current_tolerance()) if run.answers else {}
+    return [result for each in judged.values() for result in each.results]
 
 
 def judged_tasks(backend: Backend, run: Run) -> dict[str, JudgedAnswers]:

@@ -102,7 +102,7 @@ def test_a_run_is_judged_and_can_fail_the_command(flags, document, capsys, monke
     (sparse,) = read()["sparse"]
     verdict = sparse["verdict"]
     # Twelve passages, of which the random model has next to nothing right.
-    assert (verdict["verdict"], verdict["tolerance"]) == ("undecided", {"ratio": 1.1, "points": 2.0})
+    assert (verdict["verdict"], verdict["tolerance"]) == ("undecided", {"ratio": 1.1, "points": 2.0, "tasks": {}})
     assert verdict["points"] is None
     assert verdict["ratio"]["low"] < verdict["ratio"]["value"] < verdict["ratio"]["high"]
     assert "undecided" in capsys.readouterr().out

@@ -5,7 +5,7 @@ from math import exp, log
 
 import pytest
 
-from sparsedash.schema.errors import CorpusError
+from sparsedash.schema.errors import CorpusError, SettingsError
 from sparsedash.stats.task_verdicts import judge_tasks, overall_verdict, pair_answers
 from sparsedash.stats.tolerance import Tolerance
 from tests.question_sets import answered, question, rolled, scored, verdicts
@@ -79,6 +79,15 @@ def test_a_task_s_own_limit_holds_where_the_tolerance_is_narrower():
     assert [each.loss.most for each in judge(own, verdicts(440, 30, 30))] == [0.05, 0.02]
     (wide,) = judge_tasks([pair_answers(*own)], Tolerance(points=8.0))
     assert (wide.loss.most, wide.verdict) == (0.08, "within")
+    # Named, the limit is the visitor's even where the task's is wider.
+    (named,) = judge_tasks([pair_answers(*own)], Tolerance(points=8.0, tasks=((own[0].task, 3.0),)))
+    assert (named.loss.most, named.own_limit) == (0.03, 3.0) and wide.own_limit is None
+
+
+@pytest.mark.parametrize("tasks", [(("", 3.0),), (("sums", 0.0),), (("sums", float("nan")),)])
+def test_an_impossible_limit_of_a_task_is_refused(tasks):
+    with pytest.raises(SettingsError):
+        Tolerance(tasks=tasks)
 
 
 def test_the_chance_of_a_wrong_verdict_is_shared_by_all_tasks_that_are_judged_and_undecided():

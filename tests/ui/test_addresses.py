@@ -34,6 +34,8 @@ SAID = {
     "together": ("1", "The chart of this run"),
 }
 """Parameters whose value no widget holds: one, and words of the page that is opened with it."""
+FORMS = {"limits": "boolq:1.07"}
+"""Values of those that are no number."""
 WITH = {"passage": {"filter": "all"}, "together": {"chosen": RUN.key[:16]}}
 """Others without which they say nothing."""
 
@@ -98,7 +100,7 @@ def test_a_page_opened_with_a_parameter_shows_what_it_says(page, open_page, fill
         widgets = {name: each.key for each in app.main if (name := parameter(each))}
         for name in sorted((read | set(widgets)) - seen - set(address)):
             found = change(*(app, next(w for w in app.main if w.key == key))) if (key := widgets.get(name)) else None
-            value, shown = found or SAID.get(name) or ("1.07", "")
+            value, shown = found or SAID.get(name) or (FORMS.get(name, "1.07"), "")
             opened = open_page(page, **address | WITH.get(name, {}) | {name: value})
             if found:
                 assert [each.value for each in opened.main if each.key == key] == [shown], name

@@ -9,7 +9,7 @@ from sparsedash.service import request_checks
 from sparsedash.ui import form_run
 from tests.question_sets import CHOICE, WRITTEN, verdicts
 from tests.ui import specimens
-from tests.ui.conftest import HOSTILE, links, markup, query_of, shows_as_text, words
+from tests.ui.conftest import HOSTILE, links, markup, menu_links, query_of, shows_as_text, words
 
 
 def lines(sample, *rights, measure="exact_match", **changes):
@@ -118,6 +118,19 @@ def test_foreign_text_is_shown_as_text(open_page, backend, text):
 def test_the_limits_of_tasks_are_explained_by_their_own_rule(open_page, opened):
     said = words(open_page("overview", **opened)).replace("\u00a0", " ")
     assert "interval of a task's accuracy" in said and "90 % where one task" in said and "95 %" not in said
+
+
+def test_each_task_has_a_limit_of_its_own_that_goes_along(open_page, opened):
+    app = open_page("overview", **opened)
+    assert app.number_input(key="limit-sums").value == 2.0
+    app.number_input(key="limit-sums").set_value(40.0).run()
+    assert app.query_params["limits"] == "sums:40" and "The other model stays within the limit on sums." in words(app)
+    assert "Limit on sums: 40 points." in words(app)
+    assert query_of(menu_links(app)["Runs"])["limits"] == "sums:40"
+    app.number_input(key="limit-sums").set_value(0.0).run()
+    assert app.query_params["limits"] == "sums:40" and "must be" in words(app)
+    wrong = open_page("overview", **opened, limits="sums,sums:x,:3,sums:nan,sums:9")
+    assert wrong.number_input(key="limit-sums").value == 9.0
 
 
 def test_who_may_not_open_files_reads_that_and_cannot_clear(open_page, backend, opened, monkeypatch):
