@@ -1,6 +1,6 @@
 """The verdict over tasks as a sentence, a table and a document."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from math import isfinite
 from typing import Any
@@ -45,6 +45,13 @@ def task_remarks(results: Sequence[TaskResult]) -> str:
     for limit in dict.fromkeys(each.own_limit for each in results if each.own_limit):
         said.append(limit_on([each.task for each in results if each.own_limit == limit], limit))
     return " ".join(f"{each}." for each in said if each)
+
+
+def idle_limits(results: Iterable[TaskResult], tolerance: Tolerance) -> list[str]:
+    """A sentence on limits of tasks that nobody answered, as of a name with a slip."""
+    known = dict.fromkeys(each.task for each in results)
+    idle = [task for task, _ in tolerance.tasks if task not in known]
+    return [f"No answers are of {and_join(idle)}, but of {and_join(list(known)) or 'no task'}."] if idle else []
 
 
 def limit_on(tasks: Sequence[str], points: float) -> str:

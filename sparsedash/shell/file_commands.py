@@ -8,7 +8,7 @@ from pathlib import Path
 from sparsedash.catalog.families import require_form
 from sparsedash.reporting import wording
 from sparsedash.reporting.deployment import proof_words
-from sparsedash.reporting.task_words import judge_document, task_rows
+from sparsedash.reporting.task_words import idle_limits, judge_document, task_rows
 from sparsedash.reporting.verdicts import tolerance_words
 from sparsedash.schema.errors import JobError, SettingsError
 from sparsedash.schema.export_settings import Export, ExportSettings, possible_weights
@@ -172,6 +172,7 @@ def judge_command(arguments: argparse.Namespace) -> Work:
     pairs, alone = pair_tasks(read_answers(dense), read_answers(other))
     print_warnings(alone)
     results = judge_tasks(pairs, tolerance)
+    print_warnings(idle_limits(results, tolerance))
     document = judge_document(_title(other, dense), results, tolerance)
     table = align_columns([list(map(one_line, row)) for row in task_rows(results)], numbers=True)
     said = [one_line(document[part]) for part in ("sentence", "remarks") if document[part]]

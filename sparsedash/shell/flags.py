@@ -43,7 +43,7 @@ def _task_limit(text: str) -> tuple[str, float]:
     """A task and its points."""
     task, _, points = text.rpartition("=")
     try:
-        return Tolerance(tasks=((task, float(points)),)).tasks[0]
+        return Tolerance(tasks=((task.removeprefix("builtin:"), float(points)),)).tasks[0]
     except (ValueError, SettingsError):
         allowed = "a task and its points, 0.1 to 100, such as piqa=3"
         raise argparse.ArgumentTypeError(f"{text!r} is not possible. Allowed: {allowed}.") from None

@@ -16,7 +16,7 @@ from sparsedash.reporting.next_step import next_step
 from sparsedash.reporting.run_answer import answer_figures
 from sparsedash.reporting.run_reports import run_document
 from sparsedash.reporting.run_results import RunResults, StoredResults, run_results
-from sparsedash.reporting.task_words import judge_document, task_remarks, task_rows, tasks_sentence
+from sparsedash.reporting.task_words import idle_limits, judge_document, task_remarks, task_rows, tasks_sentence
 from sparsedash.reporting.wording import record_names, source_note
 from sparsedash.schema.errors import SettingsError, SparseDashError
 from sparsedash.schema.find_settings import FindResult, planned_run
@@ -56,7 +56,8 @@ def run_command(arguments: argparse.Namespace) -> terminal.Work:
     yield
     run = complete_run(settings, store, arguments.quiet)
     found, document, judged = stored_run_document(run, store, tolerance)
-    terminal.print_warnings(run.warnings)
+    results = [result for each in judged.values() for result in each.results]
+    terminal.print_warnings([*run.warnings, *idle_limits(results, tolerance)])
     summary = [document["sentence"], *answer_figures(found), document["next"], source_note(run.source_type)]
     texts = terminal.prompt_lines(StoredResults(store), found)
     tasks = task_lines(found, judged)

@@ -39,6 +39,13 @@ def test_two_folders_end_in_a_table_a_sentence_and_a_document(folders, tmp_path,
     assert "Llama-3.2-1B costs too much on sums" in printed and "pruned/dense costs too much on sums" in printed
 
 
+def test_a_limit_of_one_task_overrules_that_of_all_and_one_that_nobody_answered_is_said(folders, capsys):
+    assert main(["judge", *folders, "--fail-beyond", "--within-task", "sums=40", "--within-task", "builtin:sum=3"]) == 0
+    printed = capsys.readouterr()
+    assert "Limit on sums: 40 points." in printed.out and "small stays within the limit on sums." in printed.out
+    assert "sparsedash: warning: No answers are of sum, but of sums." in printed.err
+
+
 def test_a_pair_that_was_asked_differently_is_refused(folders, tmp_path, refusal):
     asked = [WRITTEN | {"doc_hash": f"{i}", "prompt_hash": "new" if i < 42 else "p"} for i in range(400)]
     other = samples(tmp_path / "other", *asked, task="sums")
