@@ -67,6 +67,7 @@ LoadHandlers = Callable[[], Mapping[str, JobHandler]]
 
 def load_job_handlers() -> Mapping[str, JobHandler]:
     """The handler of every kind of job; the last models stay loaded from job to job. Imports torch."""
+    from sparsedash.engine.comparison.llama_timing import time_files
     from sparsedash.engine.comparison.model_pair import ModelPairCache
     from sparsedash.engine.comparison.text_comparison import continue_prompt, measure_divergence
     from sparsedash.engine.comparison.timing import time_models
@@ -90,6 +91,12 @@ def load_job_handlers() -> Mapping[str, JobHandler]:
 
         return handle
 
+    def timed(settings: TimingSettings, task: JobTask) -> object:
+        if settings.runtime == "torch":
+            return time_models(settings, task.store, pairs, task.on_step)
+        pairs.let_go()
+        return time_files(settings, task.store, shelf, task.on_step)
+
     return {
         "run": handler(RunSettings, lambda s, t: pipeline.run(s, t.store, t.on_step, shelf, run_key=t.key)),
         "part": handler(PartSettings, lambda s, t: pipeline.run_part(s, t.store, t.on_step, shelf)),
@@ -102,7 +109,7 @@ def load_job_handlers() -> Mapping[str, JobHandler]:
             DivergenceSettings, lambda s, t: measure_divergence(s, t.store, pairs, t.on_step), pair=True
         ),
         "verify": handler(VerifySettings, lambda s, t: t.store.put(t.key, verify(t.store, t.on_step)), pair=True),
-        "timing": handler(TimingSettings, lambda s, t: time_models(s, t.store, pairs, t.on_step), pair=True),
+        "timing": handler(TimingSettings, timed, pair=True),
     }
 
 

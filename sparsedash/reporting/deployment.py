@@ -19,7 +19,7 @@ from sparsedash.reporting.html import Table, Value
 from sparsedash.reporting.run_results import Judged, RunResults
 from sparsedash.reporting.wording import NBSP, factor, percent, size
 from sparsedash.schema.export_settings import Export, Proof
-from sparsedash.schema.pair_records import Phase, Timing, TimingSettings
+from sparsedash.schema.pair_records import Phase, Runtime, Timing, TimingSettings
 from sparsedash.schema.records import Pruned, Record
 from sparsedash.schema.settings import Dtype
 from sparsedash.service.backend import Backend
@@ -36,7 +36,7 @@ GAIN_TITLES: dict[GainName, str] = {
 GAIN_PHASES: dict[GainName, Phase] = {"reading": "prefill", "writing": "decode"}
 UNTIMED = "the speed was not measured"
 MASKED = "zeros in single weights give no speed-up, so they are not timed"
-QUANTISED = "here quantised weights are full numbers again, so they are not timed"
+QUANTISED = "in torch quantised weights are full numbers again, so only llama.cpp times them"
 UNKNOWN = "the layer sizes are known once a run or a prompt has loaded the model again"
 """Reasons why models are not shown."""
 PREFILL_LOAD = model_shape.Workload(batch=1, n_tokens=512)
@@ -54,10 +54,14 @@ _SHOULD, _CANNOT = "should load", "✕ cannot"
 
 @dataclass(frozen=True, kw_only=True)
 class TimingOptions:
-    """How models are timed. dtype: None as the run has it. n_threads: None as many as torch takes by itself."""
+    """How models are timed. dtype: None as the run has it. n_threads: None as many as torch takes by itself.
+
+    runtime: llama.cpp takes files, dense's in F16.
+    """
 
     dtype: Dtype | None = None
     n_threads: int | None = None
+    runtime: Runtime = "torch"
 
 
 def run_gains(
@@ -67,7 +71,7 @@ def run_gains(
     known, omitted = dict[str, Reading](), dict[str, list[Judged]]()
     shape = None if name in GAIN_PHASES else backend.model_shape(found.dense.model_identity)
     for each in found.judged:
-        if each.method.quantise and name in GAIN_PHASES:
+        if each.method.quantise and name in GAIN_PHASES and options.runtime == "torch":
             gain, why = None, QUANTISED
         elif name not in GAIN_PHASES:
             gain, why = _exact_gain(shape, each.record.pruned, found.dense.dtype, name), UNKNOWN
@@ -91,7 +95,10 @@ def run_gains(
 
 def timing_request(found: RunResults, sparse: str, options: TimingOptions) -> TimingSettings:
     """The job that measures a sparse model's speed. sparse: its record's key."""
-    return TimingSettings(dense=found.dense.key, sparse=sparse, dtype=options.dtype, n_threads=options.n_threads)
+    dtype = options.dtype if options.runtime == "torch" else None
+    return TimingSettings(
+        dense=found.dense.key, sparse=sparse, dtype=dtype, n_threads=options.n_threads, runtime=options.runtime
+    )
 
 
 def _exact_gain(shape: ModelShape | None, made: Pruned | None, dtype: str, name: GainName) -> Reading | None:

@@ -61,7 +61,8 @@ _PARTS: dict[str, tuple[Stage, ...]] = {
 def _timing_details(timing: TimingSettings) -> str:
     threads = "" if timing.n_threads is None else f", {timing.n_threads} threads"
     batches = " and ".join(map(str, timing.batches))
-    return f"dense and sparse in turn, {timing.n_prompt} tokens, {batches} at once{threads}"
+    where = "" if timing.runtime == "torch" else f", in {timing.runtime}"
+    return f"dense and sparse in turn, {timing.n_prompt} tokens, {batches} at once{threads}{where}"
 
 
 _ABOUT: dict[str, tuple[type[Any], str, Callable[[Any], str]]] = {

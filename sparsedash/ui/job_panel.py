@@ -181,7 +181,8 @@ def _link_to_results(backend: Backend, job: Job) -> None:
         sparse = job.settings["sparse" if job.kind == "timing" else "right"]
         run = next((run for run in backend.runs() if sparse in run.sparse), None)
         if run is not None and job.kind == "timing":
-            frame.link("overview", "See the speed-up", run=run.key, against="reading")
+            runtime = {} if job.settings["runtime"] == "torch" else {"runtime": job.settings["runtime"]}
+            frame.link("overview", "See the speed-up", run=run.key, against="reading", **runtime)
         elif run is not None:
             names = {choice.key: choice.address for choice in record_choices(run, ())}
             sides = {side: names.get(job.settings[side], "") for side in ("left", "right")}

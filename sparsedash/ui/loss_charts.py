@@ -7,6 +7,7 @@ from typing import get_args
 
 import streamlit as st
 
+from sparsedash.catalog.families import quantise_problem
 from sparsedash.reporting import deployment, wording
 from sparsedash.reporting.charts.chart_style import theme_switch_css
 from sparsedash.reporting.charts.tradeoff_chart import (
@@ -22,6 +23,7 @@ from sparsedash.reporting.deployment import GAIN_PHASES, GAIN_TITLES, GainName, 
 from sparsedash.reporting.html import Html, file_name, paragraph, widget_label
 from sparsedash.reporting.run_results import Judged, RunResults
 from sparsedash.schema.method_settings import Budget
+from sparsedash.schema.pair_records import Runtime
 from sparsedash.schema.settings import Dtype
 from sparsedash.service.backend import Backend
 from sparsedash.ui import frame, job_panel, navigation
@@ -35,6 +37,8 @@ _FEW = 2
 _SPARSITY, _AS_RUN, _ALL = "sparsity", "run", "all"
 _AXES = {_SPARSITY: "Sparsity", **{name: GAIN_TITLES[name] for name in get_args(GainName)}}
 _FORMATS = {_AS_RUN: "As in the run", **{name: name for name in get_args(Dtype)}}
+_TORCH = "torch"
+_RUNTIMES = {name: name for name in get_args(Runtime)}
 _THREADS = {_ALL: "As many as torch uses", **{str(n): str(n) for n in range(1, (os.cpu_count() or 1) + 1)}}
 _CLICK = "Click a point to compare its answers with the dense model's."
 _SIGNS = "✓ within, ✕ beyond, ? undecided. Bars: confidence intervals behind the verdict."
@@ -133,7 +137,7 @@ def choose_share(asked: Budget) -> Budget:
 def show_gains(backend: Backend, found: RunResults, tradeoff: TradeoffData, name: GainName, measure: Measure) -> str:
     """Draw the chart and what it leaves out. Returns the key of the record that was pressed, or nothing."""
     is_timed, key = name in GAIN_PHASES, ""
-    options = _choose_timing() if is_timed else TimingOptions()
+    options = _choose_timing(found) if is_timed else TimingOptions()
     gained, omitted = run_gains(backend, found, name, options)
     if gained.gains:
         tradeoff = replace(tradeoff, highlighted=query_value(_HIGHLIGHT))
@@ -153,16 +157,22 @@ def show_gains(backend: Backend, found: RunResults, tradeoff: TradeoffData, name
     return key
 
 
-def _choose_timing() -> TimingOptions:
-    """Draw the choices of number format and threads for a measurement of speed."""
-    numbers, threads = st.columns(2)
-    with numbers:
-        dtype = select("numbers", "Number format while timed", _FORMATS, _AS_RUN)
-    with threads:
+def _choose_timing(found: RunResults) -> TimingOptions:
+    """Draw the choices of runtime, number format and threads for a measurement of speed."""
+    (first, second, third), problem = st.columns(3), quantise_problem(found.run.settings.model)
+    with first:
+        runtime = select("runtime", "Timed in", {_TORCH: _TORCH} if problem else _RUNTIMES, _TORCH)
+        if problem:
+            frame.note(f"Not in llama.cpp: {problem}.")
+    with second:
+        formats = _FORMATS if runtime == _TORCH else {_AS_RUN: "Of the files; dense in F16"}
+        dtype = select("numbers", "Number format while timed", formats, _AS_RUN)
+    with third:
         n_threads = select("threads", "Threads", _THREADS, _ALL)
     return TimingOptions(
         dtype=next((name for name in get_args(Dtype) if name == dtype), None),
         n_threads=None if n_threads == _ALL else int(n_threads),
+        runtime=next((name for name in get_args(Runtime) if name == runtime), "torch"),
     )
 
 

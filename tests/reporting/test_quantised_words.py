@@ -96,6 +96,8 @@ def test_they_win_the_bytes_of_their_files_and_are_not_timed():
         (QUANTISED, ["d4", "s4"]),
         (UNTIMED, ["s"]),
     ]
+    _, omitted = run_gains(backend, found(), "reading", TimingOptions(runtime="llama.cpp"))
+    assert [(why, len(models)) for why, models in omitted.items()] == [(UNTIMED, 3)]
 
 
 def test_each_has_its_line_in_the_table_of_the_shell_and_in_the_document():

@@ -141,6 +141,26 @@ def test_speed_that_was_not_measured_is_offered_with_number_format_and_threads(o
     assert "3 sparse models not shown" in words(open_page("overview", against="reading", numbers="bfloat16"))
 
 
+def test_models_are_timed_in_llama_cpp_where_it_and_their_files_are(open_page, backend, run, monkeypatch):
+    monkeypatch.setattr("sparsedash.ui.loss_charts.quantise_problem", lambda model: "")
+    app = open_page("overview", against="reading", numbers="bfloat16")
+    app.selectbox(key="chosen-runtime").select("llama.cpp").run()
+    assert app.query_params["runtime"] == ["llama.cpp"] or app.query_params["runtime"] == "llama.cpp"
+    assert app.selectbox(key="chosen-numbers").options == ["Of the files; dense in F16"]
+    button(app, "Measure speed of 3 models").click().run()
+    request = replace(asked(run, 1), runtime="llama.cpp")
+    assert backend.submitted[1] == request
+    versions = {"llama-cpp-py-sync": "1.0"}
+    backend.set_jobs(job(request, "done"))
+    backend.put(replace(timing(request, 1.15), runtime="llama.cpp", weights="F16", versions=versions))
+    assert query_of(links(open_page("runs", view="jobs"))["See the speed-up"])["runtime"] == "llama.cpp"
+    app = open_page("overview", against="reading", runtime="llama.cpp")
+    assert marks(chart(app))[0]["x"] == [1.15] and "llama.cpp (binding 1.0), F16 beside dense in F16" in words(app)
+    monkeypatch.setattr("sparsedash.ui.loss_charts.quantise_problem", lambda model: "no file")
+    app = open_page("overview", against="reading", runtime="llama.cpp")
+    assert app.selectbox(key="chosen-runtime").options == ["torch"] and "Not in llama.cpp: no file." in words(app)
+
+
 def test_only_models_that_were_timed_stand_on_an_axis_of_speed_with_their_conditions(open_page, backend, run):
     measured = replace(timing(asked(run, 1), 1.15), dense_resident=540_000_000, sparse_resident=470_000_000)
     backend.put(measured)

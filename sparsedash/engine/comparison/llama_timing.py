@@ -7,6 +7,7 @@ from functools import partial
 
 import torch
 
+from sparsedash.catalog.families import quantise_problem
 from sparsedash.catalog.model_shape import Workload, model_shape, prefill_ceiling
 from sparsedash.engine.comparison import llama_timer
 from sparsedash.engine.comparison.timing import TimeSample, machine_name, phase_timer
@@ -53,19 +54,23 @@ def time_files(
 ) -> Timing:
     """The speed of a record's GGUF file, of its type or of 16 bits, against dense's of 16 bits; stored when complete.
 
-    Raises JobError where a record is gone, its model has changed, or llama.cpp fails.
+    Raises JobError where a record is gone, its model has changed, has no GGUF file, or llama.cpp fails.
     """
     if known := store.get(Timing, settings.key()):
         return known
     record = store.get(Record, settings.sparse)
     if record is None or record.pruned is None:
         raise JobError("There is no model to time: its result is no longer stored, or is dense.", "Run it again.")
+    if problem := quantise_problem(record.model):
+        raise JobError("This model cannot be timed in llama.cpp.", f"Reason: {problem}.")
     method, started_at = record.pruned.method, time.time()
     # What its file is made of.
     plain = replace(record, pruned=replace(record.pruned, method=method.unquantised, quantised=None))
     made, dense_file = rebuild_model(plain, store, on_step, shelf), gguf_file(record.model)
+    if made.loaded.residency.streamed:
+        raise JobError("A model streamed from disk cannot be timed in llama.cpp: its files are written from memory.")
     sparse, shape = made.sparse, model_shape(made.loaded.model.config.to_dict())
-    assert isinstance(sparse, PrunedChannels) and dense_file is not None, "the shell has refused the others"
+    assert isinstance(sparse, PrunedChannels) and dense_file is not None, "the shell and the page refuse the others"
     weights: list[tuple[PrunedChannels, Weights]] = [
         (PrunedChannels.whole(made.loaded), "float16"),
         (sparse, method.quantise or "float16"),

@@ -4,13 +4,15 @@ from dataclasses import replace
 
 import pytest
 
-from sparsedash.engine.comparison.llama_timing import time_run_in_llama_cpp
+from sparsedash.engine.comparison.llama_timing import time_files, time_run_in_llama_cpp
 from sparsedash.engine.models.fresh_process import talking_to
-from sparsedash.schema.errors import ExportError
+from sparsedash.engine.models.loading import ModelShelf
+from sparsedash.schema.errors import ExportError, JobError
 from sparsedash.schema.pair_records import TimingSettings
 from tests.engine.comparison.conftest import settings_of
 from tests.engine.conftest import passages, write_jsonl
 from tests.engine.tiny_gguf import write_tiny_gguf
+from tests.factories import PRUNED, answered
 
 REQUEST = TimingSettings(
     dense="-", sparse="-", n_prompt=8, n_decode=2, least_rounds=3, most_s=1, n_threads=1, runtime="llama.cpp"
@@ -34,6 +36,12 @@ def test_every_model_of_a_run_is_timed_beside_dense_in_16_bits(store, tmp_path):
         assert all(min(phase.dense_s) > 0 and len(phase.dense_s) == len(phase.sparse_s) >= 3 for phase in each.phases)
     assert dense_8.timed("prefill").ceiling == 1 < sparse.timed("prefill").ceiling
     assert 1 < sparse.timed("decode").ceiling < sparse_8.timed("decode").ceiling
+
+
+def test_a_model_without_a_gguf_file_is_refused_before_it_is_loaded(store):
+    store.put("s", answered("s", 1, model="owner/name", pruned=PRUNED))
+    with pytest.raises(JobError, match="cannot be timed in llama"):
+        time_files(replace(REQUEST, sparse="s"), store, ModelShelf())
 
 
 def test_a_program_that_ends_before_it_answers_is_an_error_with_its_last_line(tmp_path):
