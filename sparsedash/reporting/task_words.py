@@ -13,6 +13,8 @@ from sparsedash.stats.tolerance import FEWEST_PASSAGES, FEWEST_RIGHT, Tolerance
 
 JUDGE_FORMAT = "sparsedash.judge/1"
 _HEAD = ("task", "verdict", "measure", "questions", "dense", "other", "change", "interval", "level")
+_MANY_MORE = 20
+"""So many times the questions that were asked nobody has: what needs more is not settled by asking."""
 _FLIPS = ("broke", "fixed", "still wrong", "p", "KL")
 
 
@@ -69,6 +71,8 @@ def _needed(result: TaskResult) -> str:
         return f"Fewer than {FEWEST_PASSAGES} questions can never confirm a model: {result.task} has {n}"
     if needed is None:
         return ""
+    if needed > _MANY_MORE * n:
+        return f"{result.task} is too close to its limit to be settled by more questions"
     return f"About {wording.round_up(needed):,} questions of {result.task} would settle it"
 
 

@@ -38,6 +38,9 @@ def test_the_sentence_names_what_is_within_or_that_nothing_can_be_judged():
     few = judged(verdicts(29, task="few"))
     assert tasks_sentence("small", few) == "small is too close to call on few."
     assert task_remarks(few) == "Fewer than 30 questions can never confirm a model: few has 29."
+    # 2.2 points lost where two are allowed.
+    near = judged(verdicts(429, 41, 30, task="near"))
+    assert task_remarks(near) == "near is too close to its limit to be settled by more questions."
 
 
 def test_a_task_s_own_limit_is_said():
