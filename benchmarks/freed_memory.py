@@ -57,7 +57,7 @@ def _child(arguments):
     """Processor seconds of N_PASSAGES answers, of a forward pass over a few batches, and of N_TEXTS texts of LENGTH."""
     import torch
 
-    from sparsedash.engine.evaluation.evaluate import evaluate
+    from sparsedash.engine.evaluation.evaluate import evaluate_alone
     from sparsedash.engine.evaluation.questions import choose_passages
     from sparsedash.engine.models.loading import load_model, locate_model
     from sparsedash.engine.texts.corpora import read_texts, story_openings
@@ -74,7 +74,7 @@ def _child(arguments):
     passages = choose_passages(read_texts(BUILTIN_CLOZE), EvaluationSettings(n_passages=N_PASSAGES // arguments.share))
 
     def answer():
-        evaluate(loaded, passages, ignore_steps)
+        evaluate_alone(loaded, passages, ignore_steps)
 
     def read():
         with torch.inference_mode():

@@ -10,7 +10,7 @@ import argparse
 from dataclasses import replace
 
 from benchmarks.arguments import answers_parser
-from sparsedash.engine.evaluation.evaluate import evaluate
+from sparsedash.engine.evaluation.evaluate import evaluate_alone
 from sparsedash.engine.evaluation.questions import choose_passages
 from sparsedash.engine.models.loading import load_model, locate_model
 from sparsedash.engine.texts.corpora import read_texts
@@ -29,7 +29,7 @@ def main() -> None:
     settings = EvaluationSettings(n_passages=arguments.passages)
     chosen = choose_passages(read_texts(arguments.evaluation), settings)
     for model in models.values():
-        evaluate(model, _piece(chosen, 0, 8), ignore_steps)
+        evaluate_alone(model, _piece(chosen, 0, 8), ignore_steps)
 
     outcomes = {dtype: [] for dtype in DTYPES}
     seconds, ratios = dict.fromkeys(DTYPES, 0.0), []
@@ -37,7 +37,7 @@ def main() -> None:
         took = {}
         for dtype in DTYPES if number % 2 else reversed(DTYPES):
             piece = _piece(chosen, start, start + arguments.piece)
-            answered = evaluate(models[dtype], piece, ignore_steps)
+            answered = evaluate_alone(models[dtype], piece, ignore_steps)
             outcomes[dtype] += answered.outcomes
             seconds[dtype] += answered.seconds
             took[dtype] = answered.seconds

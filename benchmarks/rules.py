@@ -11,7 +11,7 @@ belong.
 import argparse
 
 from benchmarks.arguments import answers_parser
-from sparsedash.engine.evaluation.evaluate import evaluate
+from sparsedash.engine.evaluation.evaluate import evaluate_alone
 from sparsedash.engine.evaluation.questions import choose_passages
 from sparsedash.engine.models.loading import load_model, locate_model
 from sparsedash.engine.texts.corpora import read_texts
@@ -30,7 +30,7 @@ def main() -> None:
     settings = EvaluationSettings(n_passages=arguments.passages)
     passages = choose_passages(read_texts(arguments.evaluation), settings)
     # The model answers once for each rule, so that what is compared is what a run would keep.
-    answers = {rule: evaluate(loaded, passages, ignore_steps, rule=rule).outcomes for rule in RULES}
+    answers = {rule: evaluate_alone(loaded, passages, ignore_steps, rule=rule).outcomes for rule in RULES}
     texts = [c + t for c, t in zip(passages.contexts, passages.targets, strict=True)]
     lengths = [len(loaded.tokenizer(text).input_ids) for text in texts]
     first = slice_of(arguments.evaluation).start or 0 if names_file(arguments.evaluation) else 0

@@ -64,14 +64,14 @@ def _lines(loaded, chosen, arguments) -> None:
         line(name, pace, n_tokens, f"{pace.share(n_tokens * flops_a_token):6.1%} of the matrix rate")
 
     with _multiplying(loaded):
-        evaluation.evaluate(loaded, _first(chosen, 8), ignore_steps)
+        evaluation.evaluate_alone(loaded, _first(chosen, 8), ignore_steps)
         forward, n_read = _forward(loaded, _reads(loaded, chosen), evaluation.BATCH_TOKENS, started())
     print(f"{loaded.dtype:9} {'matrix rate':22} {forward.rate / 1e9:9.1f} GFLOP/s")
     share("bare forward", forward, n_read, of_blocks)
 
     ours = started()
     with _multiplying(loaded):
-        evaluated = evaluation.evaluate(loaded, chosen, lambda _: ours.piece(PIECE_S))
+        evaluated = evaluation.evaluate_alone(loaded, chosen, lambda _: ours.piece(PIECE_S))
     ours.piece()
     share("evaluation", ours, evaluated.n_tokens, of_blocks)
     harness, answers = _harness_answers(loaded, chosen, started)

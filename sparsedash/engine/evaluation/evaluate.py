@@ -98,7 +98,7 @@ class EvaluationResult:
     words_cut: tuple[int, ...]
 
 
-def evaluate(
+def evaluate_alone(
     loaded: LoadedModel, passages: Passages, on_step: OnStep, *, rule: Rule = "plain", stop: StopRule | None = None
 ) -> EvaluationResult:
     """Evaluate the loaded model, as it is, on every passage, or on as many as `stop` needs."""

@@ -7,7 +7,7 @@ from itertools import accumulate, chain
 import pytest
 
 from sparsedash.engine.evaluation.early_stopping import StopRule, evaluation_chunks, look_counts
-from sparsedash.engine.evaluation.evaluate import evaluate
+from sparsedash.engine.evaluation.evaluate import evaluate_alone
 from sparsedash.engine.evaluation.questions import choose_passages
 from sparsedash.engine.texts.corpora import Texts
 from sparsedash.schema.progress import ignore_steps
@@ -128,7 +128,7 @@ def loaded():
 
 @pytest.fixture(scope="module")
 def whole(loaded, texts):
-    return evaluate(loaded, _chosen(texts), ignore_steps)
+    return evaluate_alone(loaded, _chosen(texts), ignore_steps)
 
 
 def _chosen(texts):
@@ -136,7 +136,7 @@ def _chosen(texts):
 
 
 def _stopped(loaded, texts, dense):
-    return evaluate(loaded, _chosen(texts), ignore_steps, stop=stop_rule(dense))
+    return evaluate_alone(loaded, _chosen(texts), ignore_steps, stop=stop_rule(dense))
 
 
 def test_a_decided_evaluation_has_answered_the_first_chunk_only_and_as_it_would_have(loaded, texts, whole):
@@ -173,6 +173,6 @@ def test_in_bf16_a_passage_has_the_same_answer_whether_or_where_its_evaluation_m
     monkeypatch.setattr("sparsedash.engine.evaluation.evaluate.finish_answers_", lambda loaded, parts, on_left: None)
     chosen, rounded = _chosen(texts[:200]), tiny_loaded("llama")
     rounded.model.bfloat16()
-    free = evaluate(rounded, chosen, ignore_steps).outcomes
+    free = evaluate_alone(rounded, chosen, ignore_steps).outcomes
     for rule in (Asking(dense=free, n_comparisons=4, tolerance=Tolerance()), StopRule(dense=free, n_comparisons=1)):
-        assert evaluate(rounded, chosen, ignore_steps, stop=rule).outcomes == free
+        assert evaluate_alone(rounded, chosen, ignore_steps, stop=rule).outcomes == free

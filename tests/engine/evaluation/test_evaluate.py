@@ -11,7 +11,7 @@ from transformers import DynamicCache
 from sparsedash.catalog.model_shape import model_shape
 from sparsedash.engine.evaluation import evaluate as evaluating
 from sparsedash.engine.evaluation.answers import _Decoding
-from sparsedash.engine.evaluation.evaluate import evaluate, n_fitting
+from sparsedash.engine.evaluation.evaluate import evaluate_alone, n_fitting
 from sparsedash.engine.evaluation.questions import Question, choose_passages, n_leaked
 from sparsedash.engine.models.loading import load_model, locate_model, stream_model
 from sparsedash.engine.texts.corpora import Texts
@@ -42,7 +42,7 @@ def _one_by_one(loaded, text):
 def test_batched_answers_equal_those_read_one_by_one(model_type):
     loaded = tiny_loaded(model_type)
     texts = passages(12)
-    evaluated = evaluate(loaded, _chosen(texts), ignore_steps)
+    evaluated = evaluate_alone(loaded, _chosen(texts), ignore_steps)
     for text, outcome in zip(texts, evaluated.outcomes, strict=True):
         likelihood, greedy = _one_by_one(loaded, text)
         assert outcome.log_likelihood == pytest.approx(likelihood, abs=2e-4)
@@ -84,7 +84,7 @@ def test_what_is_cut_are_the_oldest_tokens_but_the_one_that_begins_every_text():
     assert Question.of(loaded, "the boat", " home").words_cut == 0
     with pytest.raises(CorpusError, match="longer than the model can read"):
         Question.of(loaded, "the boat", " z" * 300)
-    (outcome,) = evaluate(loaded, _chosen([f"{context} home"]), ignore_steps).outcomes
+    (outcome,) = evaluate_alone(loaded, _chosen([f"{context} home"]), ignore_steps).outcomes
     assert math.isfinite(outcome.log_likelihood)
 
 
@@ -117,7 +117,7 @@ def entered(monkeypatch):
 
 
 def answers(loaded, steps=ignore_steps, n=30):
-    return evaluate(loaded, _chosen(passages(n)), steps).outcomes
+    return evaluate_alone(loaded, _chosen(passages(n)), steps).outcomes
 
 
 def test_a_streamed_models_blocks_are_read_once_for_several_batches(model_folder, store, entered, monkeypatch):
@@ -194,7 +194,9 @@ def test_the_rules_differ_in_the_last_token_of_passages_that_are_too_long_and_in
     loaded = tiny_loaded("gptj")
     loaded.model.lm_head.bias[loaded.tokenizer(" the").input_ids[-1]] = 1e4
     chosen = _chosen([" the" * length for length in (40, 196, 197, 198, 230)])
-    plain, published = (evaluate(loaded, chosen, ignore_steps, rule=rule).outcomes for rule in ("plain", "published"))
+    plain, published = (
+        evaluate_alone(loaded, chosen, ignore_steps, rule=rule).outcomes for rule in ("plain", "published")
+    )
     assert [outcome.last_token_right for outcome in plain] == [True] * 5
     assert [outcome.last_token_right for outcome in published] == [True, True, True, False, False]
     for one, other in zip(plain, published, strict=True):
