@@ -37,6 +37,9 @@ FEWEST_ROUNDS, MOST_ROUNDS = 3, 400
 MOST_LOADS = 12
 """Rounds of loading, which fills the memory anew each time."""
 
+_SLOW = 10
+"""A round that takes more than the time over this is warm-up enough."""
+
 TimeSample = Callable[[bool], float]
 """Does the work once with the dense model (True) or the sparse one; returns the seconds."""
 
@@ -72,7 +75,8 @@ def timed_rounds(
             on_round(len(dense_s), 0.0 if n_warmup else clock() - started)
             seconds[is_dense] = sample(is_dense)
         if n_warmup:
-            n_warmup, started = n_warmup - 1, clock()
+            is_slow = clock() - started > settings.most_s / _SLOW
+            n_warmup, started = 0 if is_slow else n_warmup - 1, clock()
             continue
         dense_s.append(seconds[True])
         sparse_s.append(seconds[False])

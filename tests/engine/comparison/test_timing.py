@@ -151,10 +151,11 @@ def test_both_models_go_once_in_every_round_in_an_order_that_changes():
 
 
 def test_warm_up_rounds_do_not_count_and_do_not_use_up_the_time():
-    bench = Bench(lambda n: 100.0 if n < 4 else 1.0)
-    found = ran(bench)
-    assert len(bench.went) == 2 * (len(found.dense_s) + 2)
-    assert max(found.dense_s) == 1.2
+    for n_warmup, slow_s in ((2, 5.0), (1, 100.0)):
+        bench = Bench(lambda n, n_warmup=n_warmup, slow_s=slow_s: slow_s if n < 2 * n_warmup else 1.0)
+        found = ran(bench)
+        assert len(bench.went) == 2 * (len(found.dense_s) + n_warmup), "slow work is warm after one round"
+        assert max(found.dense_s) == 1.2
     loaded_now_and_then = ran(Bench(lambda n: 3.0 if n // 2 % 3 else 1.0))
     assert found.ratio.value == pytest.approx(1.2) == loaded_now_and_then.ratio.value
 
