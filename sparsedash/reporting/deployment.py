@@ -158,10 +158,9 @@ def timing_conditions(timing: Timing) -> str:
 
 def ceiling_words(timing: Timing) -> str:
     """What ceilings are, and whether the intervals are as narrow as asked for."""
-    text = (
-        "Ceiling: the speed-up if only multiply-adds (prefill) or bytes (decode, load) took time. Loading is from the "
-        "system's cache."
-    )
+    text = "Ceiling: the speed-up if only multiply-adds (prefill) or bytes (decode, load) took time."
+    if any(phase.phase == "load" for phase in timing.phases):
+        text += " Loading is from the system's cache."
     return text if timing.precise else f"{text} Some intervals are wider than asked for: the time ran out."
 
 
