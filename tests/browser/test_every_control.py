@@ -107,7 +107,8 @@ LEADS_TO = {
     "link (Runs|Rename, pin and export runs|All runs as a table|# more in the list of jobs)": "^/runs",
     "link (Compare.*|See what each layer lost|# % against dense)": r"^/compare\?run=",
     "link (Models|Export this model)": r"^/models\?run=",
-    "button cancel-#": "cancelled|1 waiting",
+    "button cancel-#": "[Cc]ancelled|1 waiting",
+    "button page-.*": "passage=",
     "button [Rr]esume.*": r"\+◷ Waiting",
     # Settings and Models.
     "button verify": r"\+Verification of the data folder",
@@ -370,14 +371,13 @@ PAGES = {
     "overview": ("", "?run={race}", "?run={search}", "?run={part}"),
     "prune": ("prune", "prune?goal=How+much+can+go%3F", "prune?view=published"),
     "runs": ("runs", "runs?chosen={race:.16}&chosen={sweep:.16}&together=1", "runs?view=jobs"),
-    "compare": ("compare?run={sweep}", "compare?run={sweep}&blind=true", "compare?run={sweep}&view=layers"),
+    "compare": ("compare?run={sweep}",),
+    "blind and layers": ("compare?run={sweep}&blind=true", "compare?run={sweep}&view=layers"),
 }
 """The addresses under which a page shows all its controls."""
-LONG = ("compare",)
-"""Pages whose walk is left to `make faults`: it takes some 50 s of one core, as those of overview, prune and runs."""
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.long] * (name in LONG)) for name in PAGES])
+@pytest.mark.parametrize("name", PAGES)
 def test_every_control_does_something_and_nothing_raises(name, page, filled):
     walk = Walk(page)
     keep = lambda taken: walk.files.append(taken.suggested_filename)  # noqa: E731
