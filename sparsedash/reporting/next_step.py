@@ -1,4 +1,4 @@
-"""What to do next after a run or a search: only what the passages there are can decide, and what is still untried.
+"""What to do next after a run or a search: what the passages there are can decide, else one sparsity not yet tried.
 
 Plain text: escape it before it becomes markup.
 """
@@ -44,8 +44,8 @@ def next_step(
 ) -> NextStep | None:
     """The next step after a finished run; None where none of its sparse models was judged, or it is not finished.
 
-    Only steps that their passages can decide. runs: those that may have taken it already. lacks: whether a text is out
-    of reach here.
+    Steps that their passages can decide; where none suffice, one sparsity more, which may stay undecided. runs: those
+    that may have taken it already. lacks: whether a text is out of reach here.
     """
     if not found.best or not found.run.finished:
         return None

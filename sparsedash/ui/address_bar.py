@@ -193,28 +193,14 @@ def choose_tolerance(rule: str = _RUNS_RULE, results: Iterable[TaskResult] = ())
     """
     allowed = current_tolerance()
     text = f"Acceptable loss: {allowed.ratio:.2f} × perplexity, {allowed.points:g} points"
+    row = field_rows(FindSettings)["points"]
     judged = {each.task: each.own_limit for each in results if each.loss and each.loss.measure == "accuracy"}
     with st.popover(text, type="tertiary", icon=":material/tune:", key="tolerance"):
         tolerance_fields(allowed)
         for task, limit in judged.items():
-            _task_limit_field(task, limit or allowed.points, allowed)
+            label, changed = f"{widget_label(task)}, points lost at most", partial(_with_task, allowed, task)
+            _limit_field(row, label, f"limit-{task}", limit or allowed.points, 0.5, changed)
         frame.note(rule)
-
-
-def _task_limit_field(task: str, limit: float, allowed: Tolerance) -> None:
-    """Draw the points that may be lost on one task."""
-    row, key = field_rows(FindSettings)["points"], f"limit-{task}"
-    if not row.problem(st.session_state.get(key, limit)):
-        st.session_state[key] = limit
-
-    def set_limit() -> None:
-        if not row.problem(st.session_state[key]):
-            changed = replace(allowed, tasks=(*allowed.tasks, (task, st.session_state[key])))
-            set_query({TASK_LIMITS: task_limits(changed)})
-
-    st.number_input(f"{widget_label(task)}, points lost at most", step=0.5, format="%.2f", key=key, on_change=set_limit)
-    if problem := row.problem(st.session_state[key]):
-        frame.show(element("p", escape(problem.message), css="sd-field-error", role="alert"))
 
 
 def tolerance_fields(allowed: Tolerance) -> bool:
@@ -222,21 +208,38 @@ def tolerance_fields(allowed: Tolerance) -> bool:
 
     Returns whether both values are possible; one that is not stays in its field, over the reason.
     """
-    problems = []
+    possible = []
     for name, value, step in (("ratio", allowed.ratio, 0.05), ("points", allowed.points, 0.5)):
         row = field_rows(FindSettings)[name]
-        key = f"chosen-{row.key}"
-        if not row.problem(st.session_state.get(key, value)):
-            st.session_state[key] = value
-        with st.container():
-            # Streamlit keeps a value beyond its own limits to itself, and the page would go on with the former one.
-            st.number_input(row.label, step=step, format="%.2f", key=key, on_change=partial(_set_tolerance, row, key))
-            if problem := row.problem(st.session_state[key]):
-                frame.show(element("p", escape(problem.message), css="sd-field-error", role="alert"))
-                problems.append(problem)
-    return not problems
+        possible.append(_limit_field(row, row.label, f"chosen-{row.key}", value, step, partial(_limit, row.key)))
+    return all(possible)
 
 
-def _set_tolerance(row: FieldRow, key: str) -> None:
-    if not row.problem(st.session_state[key]):
-        set_query({row.key: f"{st.session_state[key]:g}"})
+def _limit_field(
+    row: FieldRow, label: str, key: str, value: float, step: float, changed: Callable[[float], Mapping[str, str]]
+) -> bool:
+    """Draw the field of one limit. Returns whether its value is possible.
+
+    row: with its bounds. changed: the parameters of the address with a value.
+    """
+    if not row.problem(st.session_state.get(key, value)):
+        st.session_state[key] = value
+
+    def set_limit() -> None:
+        if not row.problem(st.session_state[key]):
+            set_query(changed(st.session_state[key]))
+
+    with st.container():
+        # Streamlit keeps a value beyond its own limits to itself, and the page would go on with the former one.
+        st.number_input(label, step=step, format="%.2f", key=key, on_change=set_limit)
+        if problem := row.problem(st.session_state[key]):
+            frame.show(element("p", escape(problem.message), css="sd-field-error", role="alert"))
+    return problem is None
+
+
+def _limit(parameter: str, value: float) -> dict[str, str]:
+    return {parameter: f"{value:g}"}
+
+
+def _with_task(allowed: Tolerance, task: str, points: float) -> dict[str, str]:
+    return {TASK_LIMITS: task_limits(replace(allowed, tasks=(*allowed.tasks, (task, points))))}

@@ -132,7 +132,7 @@ def _show_results(judged: JudgedAnswers, name: str, address: Mapping[str, str | 
 
 def task_results(backend: Backend, run: Run) -> list[TaskResult]:
     """The verdicts on the tasks of all models of a run."""
-    judged = backend.answers.of_run(run, current_tolerance()) if run.answers else {}
+    judged = backend.answers.of_run(run, current_tolerance())
     return [result for each in judged.values() for result in each.results]
 
 

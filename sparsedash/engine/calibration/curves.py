@@ -14,6 +14,7 @@ from sparsedash.catalog.resources import CURVE_TOKENS, LEAST_CURVE_LENGTH, judge
 from sparsedash.engine.calibration.statistics import BATCH_TOKENS, beginnings, split_held_out
 from sparsedash.engine.models.decoder_blocks import Batch, BlockWalk, batches_by_length, head_sees_only
 from sparsedash.engine.models.loading import LoadedModel
+from sparsedash.engine.pruning.linalg import row_slices
 from sparsedash.engine.pruning.surgery import Mlp, PrunedMlp, out_weight, pruned
 
 LEAST_CERTAIN = 0.1
@@ -77,8 +78,7 @@ class CurveMeasurement:
                 first_row = version * len(self._batches[number].ids)
                 logits = self._logits(together, number, rows + first_row, columns)
                 found[version] -= entropy
-                for first in range(0, len(logits), ROWS):
-                    some = slice(first, first + ROWS)
+                for some in row_slices(len(logits), ROWS):
                     scores = logits[some].float()
                     surprise = scores.logsumexp(dim=-1) - torch.linalg.vecdot(probabilities[some], scores)
                     found[version] += surprise.sum(dtype=torch.float64)

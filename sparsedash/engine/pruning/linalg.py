@@ -113,10 +113,10 @@ def _unexplained(
     return rest / whole if whole > 0 else 0.0
 
 
-def row_slices(n_rows: int) -> Iterator[slice]:
-    """Slices of all rows, ROWS_AT_ONCE at a time."""
-    for start in range(0, n_rows, ROWS_AT_ONCE):
-        yield slice(start, min(start + ROWS_AT_ONCE, n_rows))
+def row_slices(n_rows: int, at_once: int = ROWS_AT_ONCE) -> Iterator[slice]:
+    """Slices of all rows, so many at a time."""
+    for start in range(0, n_rows, at_once):
+        yield slice(start, min(start + at_once, n_rows))
 
 
 def energy(weight: Tensor, moment: Tensor) -> float:
