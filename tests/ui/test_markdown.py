@@ -22,6 +22,7 @@ _NAMED = {"label", "text", "help", "body"}
 _HARMLESS = {"widget_label", "len", "wording.size", "kept"}
 _OURS = {
     ("address_bar.py", "title"): "what a select box chooses, from callers",
+    ("address_bar.py", "label"): "a field of a table, or the name of a task, escaped where it is named",
     ("address_bar.py", "name"): "steps to other passages and pages",
     ("compare_passage.py", "_short(passages.contexts[position])"): "escaped there",
     ("compare_passage.py", "_cells(position, pair)"): "escaped there, with stars of ours",
