@@ -47,11 +47,9 @@ def invite() -> None:
 if found is not None:
     show_example_note(found.run)
     overview_results.show_answer(backend, found, chosen.job)
-    tasks, named = task_answers.judged_tasks(backend, found.run), found.headline and found.names[found.headline.key]
-    task_answers.say_tasks(tasks, named or "")
     job_panel.mention_other_runs(backend, chosen.key)
     overview_results.show_tradeoff(backend, found, chosen.job)
-    task_answers.show_tasks(found.run, tasks, named or "")
+    task_answers.show_tasks(found.run, found.tasks, found.names[found.headline.key] if found.headline else "")
     with frame.row():
         overview_results.link_to_answers(found)
         job_panel.link_to_form(found.run.find or found.run.settings, judged_here=True)

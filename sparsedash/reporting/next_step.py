@@ -5,13 +5,15 @@ Plain text: escape it before it becomes markup.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import inf
+from math import ceil, inf
 
+from sparsedash.catalog.builtin_tasks import BUILTIN_TASKS
 from sparsedash.catalog.choices import EVALUATION_CORPORA, CatalogEntry
 from sparsedash.catalog.presets import DEFAULT_METHOD, method_named
 from sparsedash.reporting import wording
 from sparsedash.reporting.run_answer import TOO_FEW, answered, quoted_method
 from sparsedash.reporting.run_results import Judged, RunResults, judge, largest_within, measure, smallest_beyond
+from sparsedash.reporting.task_words import MANY_MORE
 from sparsedash.reporting.verdicts import tolerance_words
 from sparsedash.reporting.wording import and_join, sparsity_percent
 from sparsedash.schema.find_settings import FindSettings
@@ -63,8 +65,11 @@ def _next_step(found: RunResults, runs: Sequence[Run], lacks: Callable[[str], bo
         said = f"Next: export the model at {sparsity_percent(low)}, or see which answers it changed."
         return NextStep(said=said, link="Export this model", asked=None)
     _, undecided = answered({row.permille: row.verdict for row in rows})
-    if unknown := [row for row in rows if row.permille in undecided]:
-        return _test_again(found, unknown, runs, lacks) or _too_close(found, low, unknown, runs)
+    unknown = [row for row in rows if row.permille in undecided]
+    if on_passages := [row for row in unknown if row.verdict.perplexity.verdict != "within"]:
+        return _test_again(found, on_passages, runs, lacks) or _too_close(found, low, on_passages, runs)
+    if unknown:
+        return _ask_more(found, unknown)
     if run.find is not None:
         said = "Next: allow more, or search with another method."
         return NextStep(said=said, link="Search again", asked=_by_limits(run.find, found.tolerance))
@@ -93,7 +98,7 @@ def _next_step(found: RunResults, runs: Sequence[Run], lacks: Callable[[str], bo
         dtype=settings.dtype,
         method=method,
         calibration=settings.calibration,
-        evaluation=replace(evaluation, stop_early=False, tasks=()),
+        evaluation=replace(evaluation, stop_early=False),
         ratio=found.tolerance.ratio,
         points=found.tolerance.points,
     )
@@ -202,6 +207,32 @@ def _test_again(
         said += f" {_tested_words(tested, passages)}" if tested else ""
         return NextStep(said=said, link="Test on more passages", asked=asked, tested=_links(tested))
     return None
+
+
+def _ask_more(found: RunResults, unknown: Sequence[Judged]) -> NextStep:
+    """Ask more questions of the tasks that alone leave these models undecided, where they have more."""
+    settings = found.run.settings
+    open_ = [
+        (result, result.loss.needed)
+        for row in unknown
+        for result in found.tasks[row.record.key].results
+        if result.loss and result.verdict == "undecided"
+    ]
+    tasks, limit = and_join(list(dict.fromkeys(result.task for result, _ in open_))), settings.evaluation.task_limit
+    asked, factors = found.run.find or settings, [(needed or inf) / len(each.pair.questions) for each, needed in open_]
+    room = min((_room(result.task, len(result.pair.questions)) for result, _ in open_), default=0.0)
+    if limit is None or max(factors) > room:
+        return NextStep(said=f"Next: allow another loss on {tasks}.", link="", asked=asked)
+    # The limit counts the questions of each part of a task.
+    more = replace(settings.evaluation, task_limit=wording.round_up(ceil(limit * max(factors))))
+    said = f"Next: ask about {max(factors):.2g} times as many questions of {tasks}, which should settle it."
+    return NextStep(said=said, link="Ask more questions", asked=replace(asked, evaluation=more))
+
+
+def _room(task: str, n_asked: int) -> float:
+    """How many times the questions asked a task has at most."""
+    built_in = BUILTIN_TASKS.get(f"builtin:{task}")
+    return built_in.n_questions / n_asked if built_in else MANY_MORE
 
 
 def _tested_words(tested: Mapping[int, str], passages: str) -> str:

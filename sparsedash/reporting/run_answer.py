@@ -10,7 +10,7 @@ from sparsedash.jobs.job import Job, JobState
 from sparsedash.reporting import wording
 from sparsedash.reporting.quantised_words import quantised_figures
 from sparsedash.reporting.run_results import Judged, RunResults, largest_within, smallest_beyond
-from sparsedash.reporting.verdicts import difference_words, limits_sentence, loss_words, verdict_words
+from sparsedash.reporting.verdicts import difference_words, limits_sentence, loss_words, task_names, verdict_words
 from sparsedash.reporting.wording import and_join, quantity, sparsity_percent
 from sparsedash.schema.find_settings import FindResult
 from sparsedash.schema.method_settings import MethodSettings
@@ -117,10 +117,12 @@ def verdicts_sentence(
         up_to = found.verdict == "within" and all(other.verdict == "within" for other in smaller)
         name, note = sparsity_percent(each), (notes or {}).get(each, "")
         said.append((f"up to {name}" if up_to else name, note, verdict_words(found)))
-    if undecided:
-        names = [f"{sparsity_percent(permille)}{(notes or {}).get(permille, '')}" for permille in undecided]
-        several = len(undecided) > 1
-        phrase = verdict_words(verdicts[undecided[0]], "are" if said and several else "is")
+    alike: dict[str, list[int]] = {}
+    for permille in undecided:
+        alike.setdefault(verdict_words(verdicts[permille]), []).append(permille)
+    for group in alike.values():
+        names = [f"{sparsity_percent(permille)}{(notes or {}).get(permille, '')}" for permille in group]
+        phrase = verdict_words(verdicts[group[0]], "are" if said and len(group) > 1 else "is")
         said.append((and_join(names, "and" if said else "or"), "", phrase))
     verb, after = ("Removing", "") if method.takes_channels else ("Setting", " to zero")
     (subject, note, phrase), *rest = said
@@ -129,7 +131,8 @@ def verdicts_sentence(
     if not decided:
         sentences.append(limits_sentence(verdicts[undecided[0]], tolerance))
     elif not undecided and "passage" not in sentences[0] and len({verdicts[each].n_passages for each in decided}) == 1:
-        sentences.append(f"Tested on {quantity(verdicts[decided[0]].n_passages, 'passage')}.")
+        tested = [quantity(verdicts[decided[0]].n_passages, "passage"), *task_names(verdicts[decided[0]].tasks)]
+        sentences.append(f"Tested on {and_join(tested)}.")
     return " ".join(sentences)
 
 
@@ -168,7 +171,8 @@ def answer_figures(found: RunResults) -> list[str]:
         if row.record.pruned and row.record.pruned.healed
     ]
     if search is not None:
-        return [*said, find_steps(search)] if search.finished else said
+        tasks = ["Trials whose passages are within answer the tasks as well."] * bool(found.run.answers)
+        return [*said, find_steps(search), *tasks] if search.finished else said
     said += [
         f"{quoted_method(rival.method)} at {sparsity_percent(rival.permille)}: "
         f"{difference_words(difference, quoted_method(rows[0].method))}."
@@ -215,7 +219,7 @@ def find_document(
     return {
         "answer_percent": None if result.answer is None else result.answer / 10,
         "sentence": find_sentence(result, method, verdicts).replace(wording.NBSP, " "),
-        "tolerance": {"ratio": result.ratio, "points": result.points},
+        "tolerance": Tolerance(ratio=result.ratio, points=result.points).as_document(),
         "passages": result.n_passages,
         "steps_percent": [step / 10 for step in result.steps],
         "trials": [

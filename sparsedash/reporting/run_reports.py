@@ -22,6 +22,7 @@ from sparsedash.reporting.next_step import NextStep
 from sparsedash.reporting.record_pair import DIVERGENCE_SIGN, KINDS, Kind, Pair, end_of, mark_divergence
 from sparsedash.reporting.run_answer import answer_figures, answer_sentence, find_document, missing_records, run_ending
 from sparsedash.reporting.run_results import Judged, RunResults, difference_of, verdict_of
+from sparsedash.reporting.task_words import judge_document
 from sparsedash.reporting.verdicts import numbers_table
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.pair_records import Continuation, ContinuationSettings
@@ -229,7 +230,8 @@ def run_document(
         "race": [_rival(*each) for each in found.race],
         "dense": _answers(dense),
         "sparse": [
-            _sparse(found, each, record) | {"verdict": _verdict(each.verdict, found.tolerance)}
+            _sparse(found, each, record)
+            | {"verdict": _verdict(each.verdict, found.tolerance), "tasks": _tasks(found, each.record.key)}
             for each, record in zip(found.judged, sparse, strict=True)
         ],
         **{name: getattr(run, name) for name in ("seconds", "peak_bytes", "disk_bytes", "versions")},
@@ -276,6 +278,11 @@ def _sparse(found: RunResults, judged: Judged, record: Record) -> dict[str, Any]
     }
 
 
+def _tasks(found: RunResults, record: str) -> dict[str, Any] | None:
+    answers = found.tasks.get(record)
+    return answers and judge_document(found.names[record], answers.results, found.tolerance)
+
+
 def _verdict(found: ToleranceVerdict, tolerance: Tolerance) -> dict[str, Any]:
     """Both losses: the perplexity as a multiple of dense's, the accuracy in points gained."""
     numbers = verdicts.verdict_values(found)
@@ -287,7 +294,7 @@ def _verdict(found: ToleranceVerdict, tolerance: Tolerance) -> dict[str, Any]:
     return {
         "verdict": found.verdict,
         "tolerance": tolerance.as_document(),
-        "decided_by": list(found.decided_by),
+        "decided_by": [loss.task or loss.measure for loss in found.deciding],
         "ratio": loss("perplexity_ratio", found.perplexity),
         "points": loss("change_points", found.accuracy),
         "passages_needed": found.passages_needed,

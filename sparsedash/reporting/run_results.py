@@ -15,9 +15,10 @@ from sparsedash.schema.find_settings import FindResult
 from sparsedash.schema.method_settings import Budget, MethodSettings
 from sparsedash.schema.pair_records import Continuation, ContinuationSettings
 from sparsedash.schema.records import Record, Run
-from sparsedash.service.stored_results import joined
+from sparsedash.service.stored_results import OpenedAnswers, joined
 from sparsedash.stats.races import LikelihoodDifference, likelihood_differences
 from sparsedash.stats.significance import PairedComparison, compare_records, holm, share_interval, shared_outcomes
+from sparsedash.stats.task_verdicts import JudgedAnswers
 from sparsedash.stats.tolerance import Losses, Tolerance, ToleranceVerdict, judge_all, record_losses
 from sparsedash.storage.store import Store
 
@@ -38,6 +39,11 @@ class StoredResults:
     def search(self, key: str) -> FindResult | None:
         """What the search behind the run with this key has found."""
         return self.store.get(FindResult, key)
+
+    @cached_property
+    def answers(self) -> OpenedAnswers:
+        """The answers to tasks."""
+        return OpenedAnswers(self.store)
 
     def written(self, asked: ContinuationSettings) -> Continuation | None:
         """What runs had these models write, or None."""
@@ -174,7 +180,7 @@ class RunResults:
 
     models: each compared with dense on the passages that it answered, dense itself first. search: what was found so
     far, where the run is a search. name: given by users, or "". missing: why others of its sparse records are not here,
-    by their names.
+    by their names. tasks: the verdicts on its tasks, by the keys of sparse records.
     """
 
     run: Run
@@ -183,6 +189,7 @@ class RunResults:
     search: FindResult | None = None
     name: str = ""
     missing: Mapping[str, str] = field(default_factory=dict)
+    tasks: Mapping[str, JudgedAnswers] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -347,14 +354,22 @@ def run_results(
     if wording.DENSE not in measured:
         return None
     limits, (dense, *sparse) = tolerance or Tolerance(), measured.values()
+    tasks = results.answers.of_run(run, limits)
+    judged = (_with_tasks(each, tasks.get(each.record.key)) for each in judge(sparse, limits, run.n_compared))
     return RunResults(
         run=run,
-        models=(*judge([dense], Tolerance()), *judge(sparse, limits, run.n_compared)),
+        models=(*judge([dense], Tolerance()), *judged),
         tolerance=limits,
         search=results.search(run.key) if run.find is not None else None,
         name=name,
         missing=missing,
+        tasks=tasks,
     )
+
+
+def _with_tasks(model: Judged, answers: JudgedAnswers | None) -> Judged:
+    losses = tuple(result.loss for result in answers.results if result.loss) if answers else ()
+    return replace(model, verdict=replace(model.verdict, tasks=losses)) if losses else model
 
 
 class PromptTexts(NamedTuple):

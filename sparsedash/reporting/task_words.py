@@ -13,7 +13,7 @@ from sparsedash.stats.tolerance import FEWEST_PASSAGES, FEWEST_RIGHT, Tolerance
 
 JUDGE_FORMAT = "sparsedash.judge/1"
 _HEAD = ("task", "verdict", "measure", "questions", "dense", "other", "change", "interval", "level")
-_MANY_MORE = 20
+MANY_MORE = 20
 """So many times the questions that were asked nobody has: what needs more is not settled by asking."""
 _FLIPS = ("broke", "fixed", "still wrong", "p", "KL")
 
@@ -28,9 +28,9 @@ def tasks_sentence(name: str, results: Sequence[TaskResult]) -> str:
     within, undecided = on("within", "within the limit"), on("undecided", "too close to call")
     match overall_verdict(results):
         case "beyond":
-            lost = [f"{each.task}: {loss_with_limit(each.loss)}" for each in _with("beyond", results) if each.loss]
+            lost = [loss_with_limit(each.loss) for each in _with("beyond", results) if each.loss]
             rest = "; ".join(filter(None, (within, undecided)))
-            said = [f"{name} costs too much on {'; '.join(lost)}", wording.first_upper(rest)]
+            said = [f"{name} costs too much: {', '.join(lost)}", wording.first_upper(rest)]
         case "within":
             said = [f"{name} stays {within}"]
         case "undecided":
@@ -71,7 +71,7 @@ def _needed(result: TaskResult) -> str:
         return f"Fewer than {FEWEST_PASSAGES} questions can never confirm a model: {result.task} has {n}"
     if needed is None:
         return ""
-    if needed > _MANY_MORE * n:
+    if needed > MANY_MORE * n:
         return f"{result.task} is too close to its limit to be settled by more questions"
     return f"About {wording.round_up(needed):,} questions of {result.task} would settle it"
 
@@ -119,7 +119,7 @@ def _finite(values: dict[str, Any]) -> dict[str, Any]:
 def _task_document(result: TaskResult) -> dict[str, Any]:
     dense, loss = result.pair.dense, None
     if result.loss is not None:
-        loss = _finite({key: value for key, value in asdict(result.loss).items() if key != "verdict"})
+        loss = _finite({key: value for key, value in asdict(result.loss).items() if key not in ("verdict", "task")})
     return {
         **{name: getattr(dense, name) for name in ("task", "version", "kind", "measure", "filter")},
         "n_questions": len(result.pair.questions),

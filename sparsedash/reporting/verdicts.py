@@ -26,6 +26,7 @@ LEVELS = (
 )
 """The levels of the intervals behind verdicts, and why they differ, as the end of a sentence."""
 _NAMES: dict[LossMeasure, str] = {"word perplexity": "perplexity", "accuracy": "accuracy"}
+_MOST_NAMED = 3
 _TOO_FEW_RIGHT = "too few answers are right to judge accuracy"
 
 
@@ -58,18 +59,32 @@ def verdict_words(found: ToleranceVerdict, be: str = "is") -> str:
 
     With the measures that decided, and what within leaves open. be: "are" after several undecided models.
     """
+    decisive, tasks = [each for each in found.deciding if not each.task], task_names(found.deciding)
     if found.verdict == "undecided":
         unclear = "cannot be judged" if found.too_few else f"{be} too close to call"
-        return f"{unclear} on {quantity(found.n_passages, 'passage')}"
-    decisive = [loss_with_limit(each) for each in found.losses if each.measure in found.decided_by]
-    phrase = f"stays within your {plural(len(decisive), 'limit')}" if found.verdict == "within" else "costs too much"
-    return f"{phrase}: {', '.join(decisive)}{accuracy_open(found)}"
+        passages = [quantity(found.n_passages, "passage")] if found.perplexity in decisive else []
+        return f"{unclear} on {wording.and_join([*passages, *tasks])}"
+    if found.verdict == "beyond":
+        return f"costs too much: {', '.join(map(loss_with_limit, found.deciding))}"
+    also = f", and on {wording.and_join(tasks)}" if tasks else ""
+    phrase = f"stays within your {plural(len(found.deciding), 'limit')}"
+    return f"{phrase}: {', '.join(map(loss_with_limit, decisive))}{also}{accuracy_open(found)}"
+
+
+def task_names(losses: Sequence[Loss]) -> list[str]:
+    """The tasks of these losses; of many their number."""
+    names = [loss.task for loss in losses if loss.task]
+    return names if len(names) <= _MOST_NAMED else [quantity(len(names), "task")]
 
 
 def loss_with_limit(loss: Loss) -> str:
-    """ "perplexity 1.35 × (limit 1.10 ×)", "accuracy −3.1 points (limit −2)"."""
+    """ "perplexity 1.35 × (limit 1.10 ×)", "accuracy −3.1 points (limit −2)", "copying −9.0 points (limit −5)"."""
     limit = _limit_words(loss.measure, loss.most).split(" point")[0]
-    return f"{_NAMES[loss.measure]} {loss_value(loss)} (limit {limit})"
+    return f"{_name(loss)} {loss_value(loss)} (limit {limit})"
+
+
+def _name(loss: Loss) -> str:
+    return loss.task or _NAMES[loss.measure]
 
 
 def loss_value(loss: Loss) -> str:
@@ -91,7 +106,7 @@ def loss_interval(loss: Loss) -> str:
 
 def accuracy_open(found: ToleranceVerdict) -> str:
     """ "; accuracy is undecided on 132 passages": what within leaves open; nothing where accuracy is within too."""
-    if found.verdict != "within" or "accuracy" in found.decided_by or _is_unchanged(found):
+    if found.verdict != "within" or found.accuracy in found.deciding or _is_unchanged(found):
         return ""
     if found.accuracy is None:
         return f"; {_TOO_FEW_RIGHT}"
@@ -140,17 +155,24 @@ def headline_baseline(dense: Record) -> tuple[str, str, str]:
 
 
 def headline_loss(found: ToleranceVerdict) -> tuple[str, ...]:
-    """For a card: the perplexity as a multiple of dense's, its interval, and the verdict of either measure."""
+    """For a card: the perplexity as a multiple of dense's, its interval, and the verdict of every measure and task."""
     lost, accuracy = found.perplexity, found.accuracy
     said = [loss_value(lost), f"the dense word perplexity, {_interval_words(lost)}", _measure_verdict(lost)]
     few = f"accuracy not judged: under {FEWEST_RIGHT} right"
-    return *said, _measure_verdict(accuracy, f" {loss_value(accuracy)}") if accuracy else few
+    said.append(_measure_verdict(accuracy, f" {loss_value(accuracy)}") if accuracy else few)
+    # Each task that costs too much with its loss; the others by their verdicts.
+    said += [_measure_verdict(loss, f" {loss_value(loss)}") for loss in found.tasks if loss.verdict == "beyond"]
+    for verdict in ("undecided", "within"):
+        if names := task_names([loss for loss in found.tasks if loss.verdict == verdict]):
+            sign, word = VERDICT_SIGNS[verdict].split()
+            said.append(f"{sign} {wording.and_join(names)} {word}")
+    return tuple(said)
 
 
 def _measure_verdict(loss: Loss, value: str = "") -> str:
     """ "✕ accuracy −9.0 points beyond"."""
     sign, verdict = VERDICT_SIGNS[loss.verdict].split()
-    return f"{sign} {_NAMES[loss.measure]}{value} {verdict}"
+    return f"{sign} {_name(loss)}{value} {verdict}"
 
 
 def headline_difference(best: str, found: LikelihoodDifference) -> tuple[str, ...]:
@@ -246,8 +268,8 @@ def reached_percents(found: RunResults, model: Judged) -> dict[str, float]:
 
 
 def verdict_sign(found: ToleranceVerdict) -> str:
-    """ "✕ beyond by perplexity", or "✕ beyond" where both measures say so."""
-    by = f" by {_NAMES[found.decided_by[0]]}" if len(found.decided_by) == 1 and found.verdict != "undecided" else ""
+    """ "✕ beyond by perplexity", or "✕ beyond" where several measures say so."""
+    by = f" by {_name(found.deciding[0])}" if len(found.deciding) == 1 and found.verdict != "undecided" else ""
     return VERDICT_SIGNS[found.verdict] + by
 
 

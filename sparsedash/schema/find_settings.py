@@ -26,7 +26,8 @@ PLANNED = (450, 225, 113, 57, 28, 14)
 class FindSettings:
     """One search: a model, one method, one calibration, and the tolerance.
 
-    evaluation: a model answers at most its passages. residency, prompts: see RunSettings.
+    evaluation: a model answers at most its passages, and its tasks where these are within. residency, prompts: see
+    RunSettings.
     """
 
     model: str = RunSettings.model
@@ -62,8 +63,6 @@ class FindSettings:
             raise SettingsError("method", self.method.pattern, "a pattern that does not decide the sparsity itself")
         if self.evaluation.stop_early:
             raise SettingsError("stop early", True, "false (a search always stops at a decided verdict)")
-        if self.evaluation.tasks:
-            raise SettingsError("tasks", ", ".join(self.evaluation.tasks), "none: a search answers passages alone")
         check_settings(self)
 
     def healed(self, n_steps: int) -> "FindSettings":
@@ -101,7 +100,10 @@ TrialVerdict = Literal["within", "beyond", "undecided"]
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """One sparsity that was tried. record: the key of its answers. n_passages: answered before the verdict."""
+    """One sparsity that was tried. record: the key of its answers. n_passages: answered before the verdict on them.
+
+    verdict: on the passages and the tasks.
+    """
 
     permille: Permille
     record: str

@@ -1,7 +1,8 @@
 """Sets of answered questions: what one model answered to the questions of one task, whoever asked them."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
 from msgspec import Meta
@@ -101,3 +102,33 @@ class QuestionSet:
     def kind(self) -> QuestionKind:
         """How its questions were answered."""
         return self.questions[0].kind
+
+
+def pool_parts(sets: Iterable[QuestionSet]) -> list[QuestionSet]:
+    """One set a task, the parts of a task put together.
+
+    Raises CorpusError where they are judged differently, or hold the same document.
+    """
+    tasks = defaultdict[str, list[QuestionSet]](list)
+    for found in sets:
+        tasks[found.task].append(found)
+    return [_pool(parts) for parts in tasks.values()]
+
+
+def _pool(parts: Sequence[QuestionSet]) -> QuestionSet:
+    first = parts[0]
+    versions = sorted({part.version for part in parts if part.version})
+    for what, found in (
+        ("measures", sorted({part.measure for part in parts})),
+        ("filters", sorted({part.filter for part in parts})),
+        ("versions", versions),
+    ):
+        if len(found) > 1:
+            raise CorpusError(f"The parts of {first.task} are judged by different {what}: {', '.join(found)}.")
+    documents = Counter(document for part in parts for document in {each.doc_hash for each in part.questions})
+    if n := sum(count > 1 for count in documents.values()):
+        raise CorpusError(
+            f"{n:,} of {len(documents):,} documents of {first.task} are in two files.", "Judge one form of a task."
+        )
+    together = tuple(question for part in parts for question in part.questions)
+    return replace(first, questions=together, version=versions[0] if versions else "")

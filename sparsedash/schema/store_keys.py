@@ -228,6 +228,9 @@ part_calibrations_note = _note("part calibrations", "(part key) The calibration 
 parts_done_note = _note("parts done", "(run key) The finished parts of a run on a cluster, as JSON.")
 cluster_name_note = _note("cluster name", "The name of this data folder on a shared cluster.")
 losses_note = _note("losses", "(dense and sparse record keys) The losses of a sparse model against dense, as JSON.")
+task_losses_note = _note(
+    "task losses", "(dense and sparse record keys, digest of the keys of answers) The same on the tasks of a run."
+)
 artefact_room_note = _note("artefact room", "The limit of all artefacts in bytes.")
 health_note = _note("health", "Never written: reading it shows whether the store can be read.")
 

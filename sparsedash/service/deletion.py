@@ -212,7 +212,7 @@ class Housekeeping:
             self._results.drop(Run, run.key)
             self._access.owners.forget(run.key)
             for sparse in run.sparse:
-                self._costs.forget(run.dense, sparse)
+                self._costs.forget(run, sparse)
         for name in [*(name for name, found in referring if found & entries), *entries]:
             self._drop_record(name)
         for entry in healed:

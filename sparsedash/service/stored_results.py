@@ -20,22 +20,24 @@ from sparsedash.catalog.model_shape import ModelShape
 from sparsedash.schema import store_keys
 from sparsedash.schema.errors import CorpusError, StoreError
 from sparsedash.schema.pair_records import Continuation, ContinuationSettings
-from sparsedash.schema.question_records import QuestionSet
+from sparsedash.schema.plain_values import digest
+from sparsedash.schema.question_records import QuestionSet, pool_parts
 from sparsedash.schema.records import R, Record, Run, about_artefact
 from sparsedash.schema.store_keys import NoteName
 from sparsedash.stats.significance import shared_outcomes
+from sparsedash.stats.task_pairs import pair_answers, pair_tasks, pairs_of
 from sparsedash.stats.task_verdicts import (
+    JudgedAnswers,
     TaskLosses,
-    TaskPair,
-    TaskResult,
+    judge_losses,
+    judge_run,
     judge_tasks,
-    pair_answers,
-    pair_tasks,
+    judged_together,
     task_losses,
     task_score,
 )
 from sparsedash.stats.tolerance import Losses, Tolerance, ToleranceVerdict, judge_all, record_losses
-from sparsedash.storage.sample_files import pool_parts, read_answers
+from sparsedash.storage.sample_files import read_answers
 from sparsedash.storage.store import Store
 
 MAX_PASSAGES_IN_MEMORY = 80_000
@@ -184,21 +186,50 @@ class RunCosts:
         n_new = 0
         for run in runs:
             there = tuple(key for key in run.sparse if key in stored) if run.dense in stored else ()
-            name = (run.dense, there, run.n_compared, tolerance)
+            name = (run.dense, there, run.n_compared, tuple(run.answers.items()), run.find is None, tolerance)
             known: Verdicts | None = self._verdicts.get(name)
             if known is None and (not n_new or self._clock() < until):
                 lost = self._lost(run.dense, there)
                 known = dict(zip(lost, judge_all(list(lost.values()), tolerance, run.n_compared), strict=True))
+                known = self._with_tasks(run, known, tolerance)
                 n_new += 1
                 self._verdicts.put(name, known)
             if known is not None:
                 found[run.key] = known
         return found
 
-    def forget(self, dense: str, sparse: str) -> None:
-        """Delete the losses of a sparse record against a dense one."""
-        self._losses.pop((dense, sparse), None)
-        self._store.forget(store_keys.losses_note(dense, sparse))
+    def forget(self, run: Run, sparse: str) -> None:
+        """Delete the losses of a sparse record of a run against its dense one."""
+        self._losses.pop((run.dense, sparse), None)
+        self._store.forget(store_keys.losses_note(run.dense, sparse))
+        self._store.forget(_task_losses_note(run, sparse))
+
+    def _with_tasks(self, run: Run, verdicts: Verdicts, tolerance: Tolerance) -> Verdicts:
+        """The verdicts with those on the run's tasks."""
+        if not run.answers.get(run.dense):
+            return verdicts
+        answered = [record for record in verdicts if run.answers.get(record)]
+        lost, found = {record: self._lost_on_tasks(run, record) for record in answered}, dict(verdicts)
+        for together, alpha in judged_together(run, answered):
+            of = [(record, task) for record in together for task in lost[record]]
+            losses = judge_losses([task for _, task in of], tolerance, alpha)
+            for record in together:
+                own = (loss for (which, _), loss in zip(of, losses, strict=True) if which == record)
+                found[record] = replace(found[record], tasks=tuple(filter(None, own)))
+        return found
+
+    def _lost_on_tasks(self, run: Run, record: str) -> list[TaskLosses]:
+        """The losses of a sparse record on the run's tasks; none where answers are missing."""
+        note = _task_losses_note(run, record)
+        known = recalled(self._store, note, list[TaskLosses])
+        if known is None:
+            sides = [[self._store.get(QuestionSet, key) for key in run.answers[each]] for each in (run.dense, record)]
+            whole = [[each for each in side if each] for side in sides]
+            if whole != sides:
+                return []
+            known = [task_losses(pair) for pair in pairs_of(*whole)[0]]
+            self._store.remember(note, json.dumps([asdict(each) for each in known]))
+        return known
 
     def _lost(self, dense: str, sparse: Sequence[str]) -> dict[str, Losses]:
         """The losses of each model, in the order of the keys. The dense record is read once, and only if needed."""
@@ -221,13 +252,6 @@ class RunCosts:
         return found
 
 
-class JudgedAnswers(NamedTuple):
-    """The verdicts on the tasks that two models answered, and sentences on what is left out."""
-
-    results: Sequence[TaskResult]
-    notes: Sequence[str]
-
-
 class AnswersBeside(NamedTuple):
     """One model's answers to a task, and what it lost against a baseline, without the questions.
 
@@ -242,34 +266,9 @@ class AnswersBeside(NamedTuple):
     why: str = ""
 
 
-def judge_run(
-    run: Run, answered: Callable[[str], QuestionSet | None], tolerance: Tolerance
-) -> dict[str, JudgedAnswers]:
-    """The verdicts on the tasks of each sparse model of a run, by the key of its record, all judged together.
-
-    answered: the set of a key. Models of which a set is missing are left out; a note says what cannot be judged.
-    """
-    sets = {record: [answered(key) for key in keys] for record, keys in run.answers.items()}
-    whole = {record: list(filter(None, own)) for record, own in sets.items() if own and None not in own}
-    if run.dense not in whole:
-        return {}
-    pairs = {record: _pairs(whole[run.dense], whole[record]) for record in run.sparse if record in whole}
-    results = iter(judge_tasks([pair for found, _ in pairs.values() for pair in found], tolerance))
-    return {record: JudgedAnswers([next(results) for _ in found], notes) for record, (found, notes) in pairs.items()}
-
-
-def _pairs(dense: Sequence[QuestionSet], other: Sequence[QuestionSet]) -> tuple[list[TaskPair], list[str]]:
-    """The tasks that can be judged, and sentences on the others."""
-    pairs, notes = list[TaskPair](), list[str]()
-    for task in dict.fromkeys(each.task for each in (*dense, *other)):
-        try:
-            sides = (pool_parts(each for each in side if each.task == task) for side in (dense, other))
-            found, own = pair_tasks(*sides)
-        except CorpusError as error:
-            found, own = [], [f"{task} is not judged. {error}"]
-        pairs += found
-        notes += own
-    return pairs, notes
+def _task_losses_note(run: Run, record: str) -> NoteName:
+    answers = [run.answers.get(each, ()) for each in (run.dense, record)]
+    return store_keys.task_losses_note(run.dense, record, digest(answers))
 
 
 class OpenedAnswers:

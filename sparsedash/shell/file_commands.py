@@ -25,7 +25,8 @@ from sparsedash.shell.terminal import (
     print_warnings,
     result_writer,
 )
-from sparsedash.stats.task_verdicts import judge_tasks, pair_tasks
+from sparsedash.stats.task_pairs import pair_tasks
+from sparsedash.stats.task_verdicts import judge_tasks
 from sparsedash.storage.local_machine import local_path, path_kind, writable_file, write_atomically
 from sparsedash.storage.model_folders import export_key_of
 from sparsedash.storage.run_files import MAX_BYTES, keep_run, read_run_file, run_file

@@ -72,7 +72,7 @@ _RUN = _flags_of(RunSettings, CalibrationSettings, MethodSettings, EvaluationSet
 _SETTINGS = _RUN | _flags_of(FindSettings, TimingSettings, ExportSettings)
 
 RUN_FLAGS = (*_RUN, "--method", "--data-dir")
-_OF_RUNS = ("--sparsity", "--stop-early", "--tasks", "--task-limit", "--task-shots")
+_OF_RUNS = ("--sparsity", "--stop-early")
 SEARCH_FLAGS = tuple(flag for flag in RUN_FLAGS if flag not in _OF_RUNS)
 TOLERANCE_FLAGS = tuple(_flags_of(FindSettings))
 

@@ -4,7 +4,7 @@ The engine is imported only when the work begins: it takes seconds, and --help o
 """
 
 import argparse
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -16,17 +16,15 @@ from sparsedash.reporting.next_step import next_step
 from sparsedash.reporting.run_answer import answer_figures
 from sparsedash.reporting.run_reports import run_document
 from sparsedash.reporting.run_results import RunResults, StoredResults, run_results
-from sparsedash.reporting.task_words import idle_limits, judge_document, task_remarks, task_rows, tasks_sentence
+from sparsedash.reporting.task_words import idle_limits, task_remarks, task_rows, tasks_sentence
 from sparsedash.reporting.wording import record_names, source_note
 from sparsedash.schema.errors import SettingsError, SparseDashError
 from sparsedash.schema.find_settings import FindResult, planned_run
 from sparsedash.schema.pair_records import ContinuationSettings, TimingSettings
-from sparsedash.schema.question_records import QuestionSet
 from sparsedash.schema.records import Record, Run
 from sparsedash.schema.settings import RunSettings
 from sparsedash.service.model_lookup import named_model
 from sparsedash.service.preflight import expected_room, lacks_text, residency_problem
-from sparsedash.service.stored_results import JudgedAnswers, judge_run
 from sparsedash.service.time_forecast import MOST_MINUTES, MachineSpeed, healing_steps
 from sparsedash.shell import terminal
 from sparsedash.shell.file_commands import short_run_key, stored_runs
@@ -55,15 +53,14 @@ def run_command(arguments: argparse.Namespace) -> terminal.Work:
     write = terminal.result_writer(arguments)
     yield
     run = complete_run(settings, store, arguments.quiet)
-    found, document, judged = stored_run_document(run, store, tolerance)
-    results = [result for each in judged.values() for result in each.results]
+    found, document = stored_run_document(run, store, tolerance)
+    results = [result for each in found.tasks.values() for result in each.results]
     terminal.print_warnings([*run.warnings, *idle_limits(results, tolerance)])
     summary = [document["sentence"], *answer_figures(found), document["next"], source_note(run.source_type)]
     texts = terminal.prompt_lines(StoredResults(store), found)
-    tasks = task_lines(found, judged)
+    tasks = task_lines(found)
     write([*terminal.run_table(document), "", *texts, *tasks, *filter(None, summary), short_run_key(run)], document)
-    beyond = any("beyond" in (each["verdict"]["verdict"], _task_verdict(each)) for each in document["sparse"])
-    failed = arguments.fail_beyond and beyond
+    failed = arguments.fail_beyond and any(each["verdict"]["verdict"] == "beyond" for each in document["sparse"])
     failed |= arguments.fail_unless_within and not all_within(document, settings.n_sparse)
     return terminal.EXIT_BEYOND if failed else 0
 
@@ -95,21 +92,15 @@ def _require_resident(settings: RunSettings, store: Store) -> None:
 
 
 def all_within(document: dict[str, Any], n_sparse: int) -> bool:
-    """Whether all of so many sparse models are within the tolerance by every measure that is judged."""
+    """Whether all of so many sparse models are within the tolerance by every measure and task that is judged."""
     verdicts = [sparse["verdict"] for sparse in document["sparse"]]
-    losses = [loss for verdict in verdicts for loss in (verdict["ratio"], verdict["points"]) if loss is not None]
-    tasks_are = all(_task_verdict(sparse) in ("within", "not judged") for sparse in document["sparse"])
-    return len(verdicts) == n_sparse and tasks_are and all(loss["verdict"] == "within" for loss in losses)
+    points = [verdict["points"]["verdict"] for verdict in verdicts if verdict["points"] is not None]
+    return len(verdicts) == n_sparse and {*points, *(verdict["verdict"] for verdict in verdicts)} <= {"within"}
 
 
-def _task_verdict(sparse: dict[str, Any]) -> str:
-    """The verdict over a model's tasks; "not judged" where it has none."""
-    return str(sparse["tasks"]["verdict"]) if sparse.get("tasks") else "not judged"
-
-
-def task_lines(found: RunResults, judged: Mapping[str, JudgedAnswers]) -> Iterator[str]:
+def task_lines(found: RunResults) -> Iterator[str]:
     """The verdict of every model over the run's tasks, as sentence and table."""
-    for record, answers in judged.items():
+    for record, answers in found.tasks.items():
         yield tasks_sentence(found.names[record], answers.results)
         yield from filter(None, [task_remarks(answers.results), *answers.notes])
         if answers.results:
@@ -125,10 +116,8 @@ def complete_run(settings: RunSettings, store: Store, quiet: bool = False) -> Ru
         return pipeline.run(settings, store, bar)
 
 
-def stored_run_document(
-    run: Run, store: Store, tolerance: Tolerance
-) -> tuple[RunResults, dict[str, Any], Mapping[str, JudgedAnswers]]:
-    """The results of a stored run, its document, and the verdicts on its tasks."""
+def stored_run_document(run: Run, store: Store, tolerance: Tolerance) -> tuple[RunResults, dict[str, Any]]:
+    """The results of a stored run, and its document."""
     found = run_results(StoredResults(store), run, tolerance)
     assert found is not None
     dense, *sparse = (store.get(Record, each.record.key) for each in found.models)
@@ -139,11 +128,7 @@ def stored_run_document(
     for answers, record in zip((document["dense"], *document["sparse"]), (dense, *there), strict=True):
         asked = (ContinuationSettings(left=record.key, right=record.key, prompt=each) for each in run.settings.prompts)
         answers["continuations"] = [found and found.left for found in map(results.written, asked)]
-    judged = judge_run(run, partial(store.get, QuestionSet), tolerance)
-    for sparse, record in zip(document["sparse"], there, strict=True):
-        own = judged.get(record.key)
-        sparse["tasks"] = own and judge_document(found.names[record.key], own.results, tolerance)
-    return found, document, judged
+    return found, document
 
 
 def find_command(arguments: argparse.Namespace) -> terminal.Work:
@@ -162,8 +147,9 @@ def find_command(arguments: argparse.Namespace) -> terminal.Work:
     run = store.get(Run, result.key)
     assert run is not None
     terminal.print_warnings(run.warnings)
-    _, document, _ = stored_run_document(run, store, tolerance_from_flags(arguments))
-    write([*terminal.run_table(document), "", document["find"]["sentence"], short_run_key(run)], document)
+    found, document = stored_run_document(run, store, tolerance_from_flags(arguments))
+    lines = [*task_lines(found), document["find"]["sentence"], short_run_key(run)]
+    write([*terminal.run_table(document), "", *lines], document)
     return terminal.EXIT_BEYOND if document["find"]["answer_percent"] is None else 0
 
 

@@ -4,9 +4,12 @@ A trial that is within moves the search up, any other one moves it down: undecid
 rises with the sparsity, a step whose loss is over the tolerance is tried only while every step below the tolerance was
 called within and every one above it was not: those steps are one path, fixed before any answer is seen. So the chance
 that any of them is ever called within is at most the sum over `most_trials` trials, whatever the answers.
+Where tasks are answered beside the passages, a trial is within only if it is so on all of them.
 """
 
 from collections.abc import Collection, Sequence
+
+from sparsedash.stats.tolerance import ALPHA
 
 MAX_PERMILLE = 900
 _FINEST_WEIGHTS = 10
@@ -33,6 +36,10 @@ def weight_steps() -> tuple[int, ...]:
 def most_trials(n_steps: int) -> int:
     """Largest number of trials of a search over so many steps."""
     return n_steps.bit_length()
+
+
+TRIAL_ALPHA = ALPHA / most_trials(MAX_PERMILLE)
+"""The chance of error of one trial's verdict on its tasks: there are no more steps than per mille."""
 
 
 def next_trial(n_steps: int, within: Sequence[tuple[int, bool]]) -> int | None:

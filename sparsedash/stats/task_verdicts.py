@@ -6,17 +6,18 @@ interval is that of level 1 - 2 alpha: the chance that a verdict is wrong is at 
 judged together, of one model or several, by Holm's steps. Why: see docs/adr/0049.
 """
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import exp, inf, log
-from typing import Literal
+from typing import Literal, NamedTuple
 
-from sparsedash.schema.errors import CorpusError
 from sparsedash.schema.question_records import AnsweredQuestion, QuestionSet
+from sparsedash.schema.records import Run
 from sparsedash.stats.mean_intervals import Moments, mean_interval, moments
 from sparsedash.stats.races import mean_p_value
 from sparsedash.stats.significance import holm, mcnemar, wilson_interval
+from sparsedash.stats.sparsity_search import TRIAL_ALPHA
+from sparsedash.stats.task_pairs import TaskPair, pairs_of
 from sparsedash.stats.tolerance import (
     ALPHA,
     FEWEST_PASSAGES,
@@ -34,15 +35,6 @@ from sparsedash.stats.tolerance import (
 NotJudged = Literal["few right", "chance"]
 TaskVerdict = Verdict | Literal["not judged"]
 """not judged: dense has fewer than FEWEST_RIGHT right answers, or not shown more than guessing gives."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TaskPair:
-    """Two models' answers to one task. questions: those that both answered, the dense model's first."""
-
-    dense: QuestionSet
-    other: QuestionSet
-    questions: tuple[tuple[AnsweredQuestion, AnsweredQuestion], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,79 +89,17 @@ class TaskResult:
         return "not judged" if self.loss is None else self.loss.verdict
 
 
-def pair_answers(dense: QuestionSet, other: QuestionSet) -> TaskPair:
-    """The questions that both answered. Raises CorpusError where the two were asked or judged differently."""
-    task = dense.task
-    for what, left, right in (
-        ("versions", dense.version, other.version),
-        ("measures", dense.measure, other.measure),
-        ("filters", dense.filter, other.filter),
-    ):
-        if left and right and left != right:
-            raise CorpusError(f"{task} was judged by different {what}: {left} and {right}.")
-    # A file may have any name, so that of its only part says nothing.
-    in_parts = any(len({question.part for question in each.questions}) > 1 for each in (dense, other))
-    asked, known = (_by_document(each, in_parts) for each in (dense, other))
-    pairs = [(one, known[key]) for key, one in asked.items() if key in known]
-    if not pairs:
-        raise CorpusError(f"The two have no question of {task} in common.")
-    for unequal, n in (
-        ("were asked differently: another prompt", sum(one.prompt_hash != two.prompt_hash for one, two in pairs)),
-        ("expect different answers", sum(one.target_hash != two.target_hash for one, two in pairs)),
-        ("were answered in different ways", sum(_form(one) != _form(two) for one, two in pairs)),
-        ("were asked differently: other choices", sum(_texts(one) != _texts(two) for one, two in pairs)),
-    ):
-        if n:
-            raise CorpusError(
-                f"{n:,} of {len(pairs):,} questions of {task} {unequal}.",
-                "Ask both models with the same program, examples and template.",
-            )
-    return TaskPair(dense=dense, other=other, questions=tuple(pairs))
+class JudgedAnswers(NamedTuple):
+    """The verdicts on the tasks that two models answered, and sentences on what is left out."""
+
+    results: Sequence[TaskResult]
+    notes: Sequence[str]
 
 
-def _by_document(answers: QuestionSet, in_parts: bool) -> dict[tuple[str, str, int], AnsweredQuestion]:
-    """Questions by part, hash of the document, and how many with these came before."""
-    seen, found = Counter[tuple[str, str]](), {}
-    for question in answers.questions:
-        name = (question.part if in_parts else "", question.doc_hash)
-        found[*name, seen[name]] = question
-        seen[name] += 1
-    return found
-
-
-def _form(question: AnsweredQuestion) -> tuple[object, ...]:
-    return question.kind, question.n_bytes, question.n_words
-
-
-def _texts(question: AnsweredQuestion) -> list[str]:
-    return [each.text for each in question.choices]
-
-
-def pair_tasks(dense: Sequence[QuestionSet], other: Sequence[QuestionSet]) -> tuple[list[TaskPair], list[str]]:
-    """The tasks that both answered, and sentences on what only one did. Raises CorpusError where there are none.
-
-    Two files of one task each are that task, whatever their names.
-    """
-    if len(dense) == len(other) == 1:
-        pairs = [pair_answers(dense[0], other[0])]
-    else:
-        known = {each.task: each for each in other}
-        pairs = [pair_answers(each, known[each.task]) for each in dense if each.task in known]
-    judged = {id(each) for pair in pairs for each in (pair.dense, pair.other)}
-    alone = [f"Only one model answered {each.task}." for each in (*dense, *other) if id(each) not in judged]
-    if not pairs:
-        raise CorpusError("The two have no task in common.", " ".join(alone))
-    for pair in pairs:
-        n, most = len(pair.questions), max(len(each.questions) for each in (pair.dense, pair.other))
-        if n < most:
-            alone.append(f"{n:,} of {most:,} questions of {pair.dense.task} were answered by both; they are judged.")
-    return pairs, alone
-
-
-def judge_tasks(pairs: Sequence[TaskPair], tolerance: Tolerance) -> list[TaskResult]:
-    """The verdicts on all tasks, of one model or several, together; in the order given."""
+def judge_tasks(pairs: Sequence[TaskPair], tolerance: Tolerance, alpha: float = ALPHA) -> list[TaskResult]:
+    """The verdicts on all tasks, of one model or several, together; in the order given. alpha: the chance of error."""
     measured = [task_losses(pair) for pair in pairs]
-    losses = judge_losses(measured, tolerance)
+    losses = judge_losses(measured, tolerance, alpha)
     # Those that are not judged claim nothing, so they take nothing of the chance of error.
     judged = [i for i, loss in enumerate(losses) if loss is not None]
     adjusted = dict(zip(judged, holm([_p_value(measured[i]) for i in judged]), strict=True))
@@ -189,6 +119,35 @@ def judge_tasks(pairs: Sequence[TaskPair], tolerance: Tolerance) -> list[TaskRes
         )
         for i, pair in enumerate(pairs)
     ]
+
+
+def judged_together(run: Run, records: Sequence[str]) -> list[tuple[Sequence[str], float]]:
+    """The records of a run whose tasks are judged together, and with which chance of error.
+
+    A search judges each trial by itself, when the next ones are not known.
+    """
+    return [(records, ALPHA)] if run.find is None else [([record], TRIAL_ALPHA) for record in records]
+
+
+def judge_run(
+    run: Run, answered: Callable[[str], QuestionSet | None], tolerance: Tolerance
+) -> dict[str, JudgedAnswers]:
+    """The verdicts on the tasks of each sparse model of a run, by the key of its record: see `judged_together`.
+
+    answered: the set of a key. Models of which a set is missing are left out; a note says what cannot be judged.
+    """
+    sets = {record: [answered(key) for key in keys] for record, keys in run.answers.items()}
+    whole = {record: list(filter(None, own)) for record, own in sets.items() if own and None not in own}
+    if run.dense not in whole:
+        return {}
+    pairs = {record: pairs_of(whole[run.dense], whole[record]) for record in run.sparse if record in whole}
+    judged = {}
+    for together, alpha in judged_together(run, list(pairs)):
+        results = iter(judge_tasks([pair for record in together for pair in pairs[record][0]], tolerance, alpha))
+        for record in together:
+            found, notes = pairs[record]
+            judged[record] = JudgedAnswers([next(results) for _ in found], notes)
+    return judged
 
 
 def own_limit(task: TaskLosses, tolerance: Tolerance) -> float | None:
@@ -211,20 +170,21 @@ def task_losses(pair: TaskPair) -> TaskLosses:
     )
 
 
-def judge_losses(tasks: Sequence[TaskLosses], tolerance: Tolerance) -> list[Loss | None]:
+def judge_losses(tasks: Sequence[TaskLosses], tolerance: Tolerance, alpha: float = ALPHA) -> list[Loss | None]:
     """The losses of all tasks judged together, in the order given; None where one is not judged."""
 
     def judge(i: int, share: float) -> Loss:
-        task, alpha = tasks[i], 2 * share
+        task, width = tasks[i], 2 * share
         of, measure = task.of, task.measure
         share_lost = measure == "accuracy"
-        interval = lost_share_interval(task.broke, task.fixed, of.n, alpha) if share_lost else mean_interval(of, alpha)
+        interval = lost_share_interval(task.broke, task.fixed, of.n, width) if share_lost else mean_interval(of, width)
         most = tolerance.share_of(task.task, task.least) if share_lost else tolerance.most(measure)
-        loss = loss_of(measure, of, interval, alpha, most)
+        loss = loss_of(measure, of, interval, width, most)
         # Of few flips, or none, it is not known how many questions would do.
-        return replace(loss, needed=None) if loss.needed and loss.needed <= of.n else loss
+        needed = None if loss.needed and loss.needed <= of.n else loss.needed
+        return replace(loss, task=task.task, needed=needed)
 
-    found = judge_in_steps([i for i, task in enumerate(tasks) if task.not_judged is None], ALPHA, judge)
+    found = judge_in_steps([i for i, task in enumerate(tasks) if task.not_judged is None], alpha, judge)
     return [found.get(i) for i in range(len(tasks))]
 
 

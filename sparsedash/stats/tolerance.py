@@ -88,6 +88,7 @@ class Loss:
 
     level: of the interval, so that all intervals that are judged together hold together. most: the limit. needed:
     passages that would decide it four times of five if the loss stays the same; None where it is decided or unknown.
+    task: whose questions were answered; empty for the passages.
     """
 
     measure: LossMeasure
@@ -98,25 +99,40 @@ class Loss:
     most: float
     verdict: Verdict
     needed: int | None
+    task: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ToleranceVerdict:
     """Verdict on a model by all its losses. accuracy: None where the dense model has too few right answers.
 
-    decided_by: the measures with this verdict.
+    tasks: losses on the tasks that can be judged.
     """
 
-    verdict: Verdict
     n_passages: int
     perplexity: Loss
     accuracy: Loss | None
-    decided_by: tuple[LossMeasure, ...]
+    tasks: tuple[Loss, ...] = ()
 
     @property
     def losses(self) -> tuple[Loss, ...]:
-        """Losses of every measure that counts, the more sensitive one first."""
+        """Losses on the passages by every measure that counts, the more sensitive one first."""
         return (self.perplexity,) if self.accuracy is None else (self.perplexity, self.accuracy)
+
+    @property
+    def verdict(self) -> Verdict:
+        """Beyond where any loss is; within where word perplexity and every task are.
+
+        Accuracy on the passages is the coarser measure: where it decides nothing, perplexity decides.
+        """
+        if any(loss.verdict == "beyond" for loss in (*self.losses, *self.tasks)):
+            return "beyond"
+        return "within" if all(loss.verdict == "within" for loss in (self.perplexity, *self.tasks)) else "undecided"
+
+    @property
+    def deciding(self) -> tuple[Loss, ...]:
+        """The losses with this verdict."""
+        return tuple(loss for loss in (*self.losses, *self.tasks) if loss.verdict == self.verdict)
 
     @property
     def too_few(self) -> bool:
@@ -202,7 +218,14 @@ def _judge_by_holm(
         return _loss(models[one[0]], one[1], share, tolerance)
 
     found = judge_in_steps(waiting, alpha, judge, n_lost)
-    return [_combine(model.nats.n, [found[i, m] for m in measures[i]]) for i, model in enumerate(models)]
+    return [
+        ToleranceVerdict(
+            n_passages=model.nats.n,
+            perplexity=found[i, "word perplexity"],
+            accuracy=found[i, "accuracy"] if "accuracy" in measures[i] else None,
+        )
+        for i, model in enumerate(models)
+    ]
 
 
 def judge_in_steps(
@@ -265,15 +288,3 @@ def _passages_to_decide(of: Moments, most: float, alpha: float) -> int | None:
     for _ in range(_STEPS if n > 0 else 0):
         n = ((z * sqrt(of.deviation**2 + reach**2 / n) + reach / sqrt(n)) / gap) ** 2
     return max(FEWEST_PASSAGES if of.mean < most else 2, ceil(n))
-
-
-def _combine(n_passages: int, losses: Sequence[Loss]) -> ToleranceVerdict:
-    """The verdict on one model. Accuracy is the coarser measure: where it decides nothing, perplexity decides."""
-    verdict: Verdict = "beyond" if any(loss.verdict == "beyond" for loss in losses) else losses[0].verdict
-    return ToleranceVerdict(
-        verdict=verdict,
-        n_passages=n_passages,
-        perplexity=losses[0],
-        accuracy=losses[1] if len(losses) > 1 else None,
-        decided_by=tuple(loss.measure for loss in losses if loss.verdict == verdict),
-    )

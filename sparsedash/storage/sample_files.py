@@ -7,7 +7,6 @@ its number. Of several filters of a task the first in the file counts.
 import hashlib
 import json
 import re
-from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 import msgspec
 
 from sparsedash.schema.errors import CorpusError
-from sparsedash.schema.question_records import AnsweredQuestion, QuestionSet
+from sparsedash.schema.question_records import AnsweredQuestion, QuestionSet, pool_parts
 from sparsedash.storage.local_machine import path_kind
 
 MAX_BYTES = 2_000_000_000
@@ -70,17 +69,6 @@ def read_answers(path: Path) -> list[QuestionSet]:
     if sum(file.stat().st_size for file in files.values()) > MAX_BYTES:
         raise CorpusError(f"{path.name} holds more than {MAX_BYTES // 10**9} GB of answers.", "Judge fewer tasks.")
     return pool_parts(_read_file(name, file) for name, file in sorted(files.items()))
-
-
-def pool_parts(sets: Iterable[QuestionSet]) -> list[QuestionSet]:
-    """One set a task, the parts of a task put together.
-
-    Raises CorpusError where they are judged differently, or hold the same document.
-    """
-    tasks = defaultdict[str, list[QuestionSet]](list)
-    for found in sets:
-        tasks[found.task].append(found)
-    return [_pool(parts) for parts in tasks.values()]
 
 
 def _files(path: Path) -> dict[str, Path]:
@@ -156,25 +144,6 @@ def _parts(name: str) -> tuple[str, str]:
         if task.startswith((f"{group}_", f"{group}:")):
             return f"{group}{form}{bar}{n_examples}", task[len(group) + 1 :].removesuffix(form)
     return name, ""
-
-
-def _pool(parts: Sequence[QuestionSet]) -> QuestionSet:
-    first = parts[0]
-    versions = sorted({part.version for part in parts if part.version})
-    for what, found in (
-        ("measures", sorted({part.measure for part in parts})),
-        ("filters", sorted({part.filter for part in parts})),
-        ("versions", versions),
-    ):
-        if len(found) > 1:
-            raise CorpusError(f"The parts of {first.task} are judged by different {what}: {', '.join(found)}.")
-    documents = Counter(document for part in parts for document in {each.doc_hash for each in part.questions})
-    if n := sum(count > 1 for count in documents.values()):
-        raise CorpusError(
-            f"{n:,} of {len(documents):,} documents of {first.task} are in two files.", "Judge one form of a task."
-        )
-    together = tuple(question for part in parts for question in part.questions)
-    return replace(first, questions=together, version=versions[0] if versions else "")
 
 
 def _version(file: Path, task: str) -> str:

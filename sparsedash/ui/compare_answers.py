@@ -13,10 +13,10 @@ from sparsedash.reporting.wording import likelihood, quantity
 from sparsedash.schema.question_records import AnsweredQuestion
 from sparsedash.schema.records import Run
 from sparsedash.service.backend import Backend
-from sparsedash.service.stored_results import JudgedAnswers
-from sparsedash.stats.task_verdicts import TaskResult, choice_logs
+from sparsedash.stats.task_verdicts import JudgedAnswers, TaskResult, choice_logs
 from sparsedash.ui import address_bar, frame, task_answers
 from sparsedash.ui.chosen_run import RIGHT
+from sparsedash.ui.navigation import current_tolerance
 from sparsedash.ui.task_answers import DENSE, MODEL, OPEN, OTHER, TITLES
 
 TASK, SLICE, KIND, QUESTION = "task", "slice", "filter", "question"
@@ -41,7 +41,7 @@ def show_questions(backend: Backend) -> None:
 
 def show_run_questions(backend: Backend, run: Run) -> None:
     """Draw the questions of a run's tasks, of the sparse model that the address names."""
-    judged = task_answers.judged_tasks(backend, run)
+    judged = task_answers.named_answers(run, backend.answers.of_run(run, current_tolerance()))
     if not judged:
         frame.opening("The answers to the tasks are not there.")
         frame.note("They are made with the run, model by model. Resume it if it has ended.")

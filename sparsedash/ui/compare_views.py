@@ -369,7 +369,7 @@ def offer_files(backend: Backend, run: Run, passages: Passages | None, view: Sho
         found = run_results(backend, run, current_tolerance(), backend.user_data.name_of(run.key))
         assert found is not None, "the page has read the dense record already"
         written = continuations_section(backend, run, pair, passages)
-        tasks = backend.answers.of_run(run, found.tolerance).get(pair.right.key)
+        tasks = found.tasks.get(pair.right.key)
         if tasks and tasks.results:
             said = paragraph(tasks_sentence(pair.right_name, tasks.results))
             written += [element("h2", escape("Tasks")), said, *task_sections(tasks.results, found.tolerance)]

@@ -400,7 +400,7 @@ def _caption(backend: Backend, text: str, source: str, settings: RunSettings | F
     parts = [f"{n:,} passages, {source}{lacking}"]
     if settings is not None:
         now, tasks = settings.evaluation, settings.evaluation.tasks
-        if isinstance(settings, RunSettings) and set(tasks) == set(usual_tasks(now.corpus)):
+        if set(tasks) == set(usual_tasks(now.corpus)):
             tasks = usual_tasks(text)
         if names := [BUILTIN_TASKS[task].name for task in tasks if task in BUILTIN_TASKS]:
             parts.append(wording.and_join(names))

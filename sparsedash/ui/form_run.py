@@ -137,7 +137,7 @@ def prune_form(backend: Backend) -> RunSettings | FindSettings | None:
     frame.section("How sure?")
     sizes = st.container()
     values |= _passage_fields(backend, search)
-    values |= {} if search else _task_fields(backend, form_fields.usual_tasks(values["text"] or ""))
+    values |= _task_fields(backend, form_fields.usual_tasks(values["text"] or ""))
     values |= _more_fields(backend, values["model"], search)
     chosen = (own or presets) if search else (*presets, *(own or ()))
     accepted = values["sparsity"] and values["prompts"] is not None and not _refused((*_ROWS, _HEAL), values)

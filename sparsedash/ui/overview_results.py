@@ -24,7 +24,6 @@ from sparsedash.ui.chosen_run import link_to_export, show_incomplete
 from sparsedash.ui.form_address import form_address
 from sparsedash.ui.form_fields import wait_for_rates
 from sparsedash.ui.form_run import first_run_settings
-from sparsedash.ui.task_answers import task_results
 
 _GROWN = "run-grown"
 """Key of the session state: the job whose run grew on this page."""
@@ -44,7 +43,7 @@ def show_answer(backend: Backend, found: RunResults, job: Job | None) -> None:
     details = wording.stored_run_details(replace(run, find=None))
     basis = [found.name, wording.reference_title(run.settings.model), details]
     frame.opening(run_answer.answer_sentence(found, ended), " · ".join(filter(None, basis)), grows=grows)
-    choose_tolerance(results=task_results(backend, run))
+    choose_tolerance(results=[result for each in found.tasks.values() for result in each.results])
     _show_next_step(backend, found, grows=grows)
     missing = "" if job is not None and job.live else run_answer.missing_records(run, found.missing)
     show_incomplete(" ".join(filter(None, (ending, missing))), _resume_without_panel(backend, run, job))

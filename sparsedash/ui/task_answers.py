@@ -9,15 +9,14 @@ import streamlit as st
 from streamlit.runtime.uploaded_file_manager import UploadedFile
 
 from sparsedash.reporting.charts.task_chart import task_chart, task_words
-from sparsedash.reporting.html import widget_label
+from sparsedash.reporting.html import paragraph, widget_label
 from sparsedash.reporting.task_report import task_report, task_table
 from sparsedash.reporting.task_words import task_remarks, tasks_sentence
 from sparsedash.reporting.wording import NBSP, record_names
 from sparsedash.schema.errors import CorpusError
 from sparsedash.schema.records import Run
 from sparsedash.service.backend import Backend
-from sparsedash.service.stored_results import JudgedAnswers
-from sparsedash.stats.task_verdicts import TaskResult
+from sparsedash.stats.task_verdicts import JudgedAnswers
 from sparsedash.ui import frame
 from sparsedash.ui.address_bar import VIEW, choose_tolerance, select
 from sparsedash.ui.browser_scripts import show_chart
@@ -34,7 +33,7 @@ _LABELS = {DENSE: "A file of the dense model's answers", OTHER: "A file of the o
 MODEL = "The other model"
 TASKS_VIEW = "tasks"
 """The view of the compare page that shows the questions of a run's tasks."""
-_MOST_NAMED, _MOST_SAID = 2, 3
+_MOST_NAMED = 2
 _HELP = (
     "samples_*.jsonl of lm-evaluation-harness (--log_samples), or details_*.parquet of lighteval; one file a task. "
     "The shell judges whole folders: sparsedash judge DENSE OTHER."
@@ -130,35 +129,27 @@ def _show_results(judged: JudgedAnswers, name: str, address: Mapping[str, str | 
         frame.offer_file("Report, one HTML file", report, "tasks-report.html", "text/html", key="take-task-report")
 
 
-def task_results(backend: Backend, run: Run) -> list[TaskResult]:
-    """The verdicts on the tasks of all models of a run."""
-    judged = backend.answers.of_run(run, current_tolerance())
-    return [result for each in judged.values() for result in each.results]
-
-
-def judged_tasks(backend: Backend, run: Run) -> dict[str, JudgedAnswers]:
+def named_answers(run: Run, found: Mapping[str, JudgedAnswers]) -> dict[str, JudgedAnswers]:
     """The verdicts on the tasks of a run's models, by their names within it; a note on those without any."""
-    names, found = record_names(run), backend.answers.of_run(run, current_tolerance())
+    names = record_names(run)
     for note in dict.fromkeys(note for judged in found.values() if not judged.results for note in judged.notes):
         frame.note(note)
     return {names[record]: judged for record, judged in found.items() if judged.results}
 
 
-def say_tasks(judged: Mapping[str, JudgedAnswers], usual: str) -> None:
-    """Draw what the tasks say of a few models, or of the usual one, under the sentence on the run's passages."""
-    said = [name for name in judged if len(judged) <= _MOST_SAID or name == usual]
-    if said:
-        frame.note(f"Tasks: {' '.join(tasks_sentence(name, judged[name].results) for name in said)}")
+def show_tasks(run: Run, found: Mapping[str, JudgedAnswers], usual: str) -> None:
+    """Draw the section of the run's tasks: one model of it, the usual one unless the address names another.
 
-
-def show_tasks(run: Run, judged: Mapping[str, JudgedAnswers], usual: str) -> None:
-    """Draw the section of the run's tasks: one model of it, the usual one unless the address names another."""
-    if not judged:
+    found: by the keys of the records.
+    """
+    if not (judged := named_answers(run, found)):
         return
     frame.section("Tasks")
     names = {name: name for name in judged}
     name = select(RIGHT, "Sparse model", names, usual if usual in names else next(iter(names)))
-    frame.remark(" ".join(filter(None, (task_remarks(judged[name].results), _RULE))))
+    results = judged[name].results
+    frame.show(paragraph(" ".join(filter(None, (tasks_sentence(name, results), task_remarks(results))))))
+    frame.remark(_RULE)
     _show_results(judged[name], name, {"run": run.key, RIGHT: name, VIEW: TASKS_VIEW})
 
 

@@ -1,20 +1,28 @@
 """Results of a run from records in memory."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 from typing import Any
 
 from sparsedash.reporting.run_reports import run_document
 from sparsedash.reporting.run_results import RunResults, run_results
 from sparsedash.schema.find_settings import FindResult
+from sparsedash.schema.question_records import QuestionSet
 from sparsedash.schema.records import Record, Run
+from sparsedash.stats.task_verdicts import judge_run
 
 
 @dataclass(eq=False)
 class Held:
-    """Records by their keys, and what a search has found."""
+    """Records and sets of answers by their keys, and what a search has found."""
 
     records: dict[str, Record]
     found: FindResult | None = None
+    sets: dict[str, QuestionSet] = field(default_factory=dict)
+
+    @property
+    def answers(self) -> SimpleNamespace:
+        return SimpleNamespace(of_run=lambda run, tolerance: judge_run(run, self.sets.get, tolerance))
 
     def record(self, key: str) -> Record | None:
         return self.records.get(key)
@@ -26,9 +34,15 @@ class Held:
         return "is no longer stored"
 
 
-def results_of(run: Run, records: list[Record], found: FindResult | None = None, **more: Any) -> RunResults:
-    """The results of a run with these records. more: as run_results takes it."""
-    results = run_results(Held({record.key: record for record in records}, found), run, **more)
+def results_of(
+    run: Run,
+    records: list[Record],
+    found: FindResult | None = None,
+    sets: dict[str, QuestionSet] | None = None,
+    **more: Any,
+) -> RunResults:
+    """The results of a run with these records. sets: of answers, by their keys. more: as run_results takes it."""
+    results = run_results(Held({record.key: record for record in records}, found, sets or {}), run, **more)
     assert results is not None
     return results
 

@@ -23,6 +23,7 @@ from sparsedash.shell.terminal import run_table
 from sparsedash.stats.mean_intervals import moments
 from sparsedash.stats.tolerance import Losses, Tolerance, judge_all
 from tests.factories import PRUNED, RUN, answered
+from tests.question_sets import verdicts
 from tests.reporting.held_results import results_of
 from tests.ui import specimens
 from tests.ui.filled_backend import job
@@ -395,6 +396,33 @@ def test_the_next_step_depends_on_what_is_open(sparse, sentence):
         assert (step.asked.ratio, step.asked.points) == (Tolerance().ratio, Tolerance().points)
         assert step.asked.method == (method_named("best") if sparse == (BLIND,) else CHANNELS)
         assert step.asked.evaluation.n_passages == 630
+
+
+@pytest.mark.parametrize(
+    ("limit", "broke", "task", "said", "n"),
+    [
+        (200, 1, "sums", "Next: ask about 1.7 times as many questions of sums, which should settle it.", 340),
+        (None, 5, "sums", "Next: allow another loss on sums.", None),
+        (200, 5, "copying", "Next: allow another loss on copying.", None),
+    ],
+    ids=["more", "all-asked", "too-few-there"],
+)
+def test_where_tasks_alone_leave_a_model_undecided_more_of_their_questions_are_asked(limit, broke, task, said, n):
+    swept = sweep_of(shifted(0.01, 100))
+    dense, lost = verdicts(both=200 - broke, broke=broke, task=task)
+    evaluation = replace(swept.run.settings.evaluation, tasks=(task,), task_limit=limit)
+    run = replace(swept.run, settings=replace(swept.run.settings, evaluation=evaluation))
+    run = replace(run, answers={run.dense: ("a",), run.sparse[0]: ("b",)})
+    found = results_of(run, [each.record for each in swept.models], sets={"a": dense, "b": lost})
+    assert plain(answers.answer_sentence(found)).endswith(
+        f"10 % of the MLP channels is too close to call on {task}. {LIMITS}"
+    )
+    step = next_step(found)
+    assert step.said == said
+    assert step.asked == (
+        run.settings if n is None else replace(run.settings, evaluation=replace(evaluation, task_limit=n))
+    )
+    assert bool(step.link) == (n is not None)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ from sparsedash.reporting.charts.task_chart import task_chart, task_words
 from sparsedash.reporting.task_report import right_choice, target_text, task_report
 from sparsedash.reporting.task_words import judge_document, task_remarks, task_rows, tasks_sentence
 from sparsedash.schema.question_records import ScoredChoice
-from sparsedash.stats.task_verdicts import judge_tasks, pair_answers
+from sparsedash.stats.task_pairs import pair_answers
+from sparsedash.stats.task_verdicts import judge_tasks
 from sparsedash.stats.tolerance import Tolerance
 from tests.question_sets import answered, rolled, scored, verdicts
 
@@ -24,8 +25,7 @@ def judged(*tasks):
 def test_the_sentence_says_where_a_model_is_beyond_within_and_undecided_and_remarks_say_the_rest():
     found = judged(WITHIN, BEYOND, OPEN, HARD)
     assert tasks_sentence("small", found).replace("\u00a0", " ") == (
-        "small costs too much on gsm8k: accuracy −10.0 points (limit −2). "
-        "Within the limit on piqa; too close to call on boolq."
+        "small costs too much: gsm8k −10.0 points (limit −2). Within the limit on piqa; too close to call on boolq."
     )
     settle, why_not = task_remarks(found).split(" arc ")
     assert re.fullmatch(r"About [\d,]+ questions of boolq would settle it\.", settle)

@@ -54,6 +54,43 @@ def test_a_verdict_names_the_measures_that_decided_it_their_limits_and_what_with
     assert plain(verdicts.model_verdict("20 %", found, Tolerance())[0]) == f"20 % {said}."
 
 
+def task(name, verdict, lost=0.0):
+    of = judged(0.02).accuracy
+    return replace(of, task=name, verdict=verdict, value=lost, most=0.05)
+
+
+@pytest.mark.parametrize(
+    ("nats", "tasks", "said", "last"),
+    [
+        (
+            0.02,
+            [task("copying", "within"), task("sums", "within")],
+            "stays within your limits: perplexity 1.02 × (limit 1.10 ×), accuracy 0.0 points (limit −2), "
+            "and on copying and sums",
+            ["✓ copying and sums within"],
+        ),
+        (
+            0.02,
+            [task("copying", "beyond", 0.12), task("sums", "within")],
+            "costs too much: copying −12.0 points (limit −5)",
+            ["✕ copying −12.0 points beyond", "✓ sums within"],
+        ),
+        (0.02, [task("copying", "undecided")], "is too close to call on copying", ["? copying undecided"]),
+        (
+            0.09,
+            [task(name, "undecided") for name in "abcd"],
+            "is too close to call on 1,000 passages and 4 tasks",
+            ["? 4 tasks undecided"],
+        ),
+    ],
+    ids=["within", "beyond", "undecided", "many"],
+)
+def test_tasks_count_for_a_verdict_and_are_named(nats, tasks, said, last):
+    found = replace(judged(nats), tasks=tuple(tasks))
+    assert plain(verdicts.verdict_words(found)) == said
+    assert [plain(line) for line in verdicts.headline_loss(found)[4:]] == last
+
+
 @pytest.mark.parametrize(
     ("ratio", "points", "said"),
     [

@@ -208,7 +208,6 @@ def test_a_refused_setting_names_the_field_the_value_and_what_is_allowed(kind, v
         lambda: replace(PROMPT, n_tokens=0),
         lambda: replace(PROMPT, prompt="  "),
         lambda: FindSettings(evaluation=EvaluationSettings(stop_early=True)),
-        lambda: FindSettings(evaluation=EvaluationSettings(tasks=("piqa",))),
         lambda: FindSettings(method=MethodSettings(pattern="2:4", saliency="magnitude", compensation="none")),
         lambda: settings_from_plain(FindSettings, asdict(FIND) | {"wish": 1}),
     ],

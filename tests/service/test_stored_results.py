@@ -4,12 +4,15 @@ import json
 from dataclasses import asdict, replace
 from math import inf
 
+from sparsedash.reporting.run_results import StoredResults, run_results
 from sparsedash.schema import store_keys
 from sparsedash.schema.pair_records import Continuation
+from sparsedash.schema.question_records import QuestionSet
 from sparsedash.schema.records import Record
 from sparsedash.service import stored_results
-from sparsedash.service.stored_results import OpenedAnswers, ResultCache, RunCosts, judge_run, recalled
+from sparsedash.service.stored_results import OpenedAnswers, ResultCache, RunCosts, recalled
 from sparsedash.stats.mean_intervals import Moments
+from sparsedash.stats.task_verdicts import judge_run
 from sparsedash.stats.tolerance import Losses, Tolerance, judge_all, record_losses
 from tests.factories import answered
 from tests.question_sets import CHOICE, verdicts
@@ -75,8 +78,22 @@ def test_verdicts_are_those_of_the_answers_which_are_read_once_until_their_losse
         store.put(key, replace(dense, key=key))
     assert RunCosts(store).verdicts([run], TOLERANCE) == first
     for key in run.sparse:
-        RunCosts(store).forget(run.dense, key)
+        RunCosts(store).forget(run, key)
     assert RunCosts(store).verdicts([run], TOLERANCE) != first
+
+
+def test_the_verdict_on_a_run_is_that_of_its_tasks_too_also_once_their_questions_are_gone(store):
+    (run,) = stored(store)
+    dense, worse = verdicts(both=300, broke=100)
+    for key, found in (("a", dense), ("b", worse)):
+        store.put(key, replace(found, key=key))
+    asked = replace(run, answers={run.dense: ("a",), run.sparse[0]: ("b",)})
+    shown, found = run_results(StoredResults(store), asked, TOLERANCE), RunCosts(store).verdicts([asked], TOLERANCE)
+    first, *rest = found[run.key].values()
+    assert (first.verdict, [loss.task for loss in first.deciding]) == ("beyond", ["sums"])
+    assert [first, *rest] == [each.verdict for each in shown.judged]
+    store.drop(QuestionSet, "b")
+    assert RunCosts(store).verdicts([asked], TOLERANCE) == found
 
 
 def test_one_look_takes_no_longer_than_it_may_and_the_next_goes_on(store):

@@ -26,7 +26,7 @@ def test_two_folders_end_in_a_table_a_sentence_and_a_document(folders, tmp_path,
     assert main(["judge", *folders, "--within-points", "5", "--json", str(file), "--fail-beyond"]) == 3
     printed = capsys.readouterr()
     (tmp_path / "pruned").mkdir()
-    assert "small costs too much on sums: accuracy −25.0 points (limit −5)." in printed.out
+    assert "small costs too much: sums −25.0 points (limit −5)." in printed.out
     assert "Limits: perplexity 1.10 ×, accuracy −5 points." in printed.out
     assert printed.err.strip() == "sparsedash: warning: Only one model answered more."
     document = json.loads(file.read_text())
@@ -36,7 +36,7 @@ def test_two_folders_end_in_a_table_a_sentence_and_a_document(folders, tmp_path,
     main(["judge", folders[0], str(small)])
     main(["judge", folders[0], str(small.rename(tmp_path / "pruned" / "dense"))])
     printed = capsys.readouterr().out
-    assert "Llama-3.2-1B costs too much on sums" in printed and "pruned/dense costs too much on sums" in printed
+    assert "Llama-3.2-1B costs too much: sums" in printed and "pruned/dense costs too much: sums" in printed
 
 
 def test_a_limit_of_one_task_overrules_that_of_all_and_one_that_nobody_answered_is_said(folders, capsys):

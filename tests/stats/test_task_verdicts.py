@@ -6,7 +6,8 @@ from math import exp, log
 import pytest
 
 from sparsedash.schema.errors import CorpusError, SettingsError
-from sparsedash.stats.task_verdicts import judge_tasks, overall_verdict, pair_answers
+from sparsedash.stats.task_pairs import pair_answers
+from sparsedash.stats.task_verdicts import judge_tasks, overall_verdict
 from sparsedash.stats.tolerance import Tolerance
 from tests.question_sets import answered, question, rolled, scored, verdicts
 

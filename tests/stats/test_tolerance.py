@@ -24,21 +24,40 @@ def verdict(*args, tolerance=ALLOWED, **kwargs):
     return found
 
 
+def decided_by(found):
+    return [loss.task or loss.measure for loss in found.deciding]
+
+
 def test_a_loss_is_within_where_its_whole_interval_is_and_beyond_where_none_of_it_is():
     assert verdict(0.02).verdict == verdict(-0.5).verdict == "within"
-    assert verdict(0.02).decided_by == ("word perplexity", "accuracy")
+    assert decided_by(verdict(0.02)) == ["word perplexity", "accuracy"]
     assert verdict(0.30).verdict == "beyond"
-    assert verdict(0.30).decided_by == ("word perplexity",)
+    assert decided_by(verdict(0.30)) == ["word perplexity"]
     assert verdict(0.09).verdict == "undecided"
 
 
 def test_accuracy_alone_puts_a_model_beyond_but_does_not_keep_it_from_being_within():
     found = verdict(0.0, broke=80, fixed=10)
-    assert (found.verdict, found.decided_by) == ("beyond", ("accuracy",))
+    assert (found.verdict, decided_by(found)) == ("beyond", ["accuracy"])
     assert found.accuracy.value == pytest.approx(0.07)
     found = verdict(0.02, broke=30, fixed=20)
     assert found.accuracy.verdict == "undecided"
-    assert (found.verdict, found.decided_by) == ("within", ("word perplexity",))
+    assert (found.verdict, decided_by(found)) == ("within", ["word perplexity"])
+
+
+def test_a_model_is_within_only_on_all_its_tasks_and_beyond_on_any():
+    one = replace(verdict(0.02).perplexity, measure="accuracy", task="piqa")
+    tasks = {name: replace(one, verdict=name) for name in ("within", "undecided", "beyond")}
+    for passages, names, found in (
+        (0.02, ["within"], "within"),
+        (0.02, ["within", "undecided"], "undecided"),
+        (0.02, ["within", "undecided", "beyond"], "beyond"),
+        (0.09, ["within"], "undecided"),
+        (0.30, ["within"], "beyond"),
+    ):
+        judged = replace(verdict(passages), tasks=tuple(tasks[name] for name in names))
+        assert judged.verdict == found
+        assert {loss.verdict for loss in judged.deciding} == {found}
 
 
 def test_under_thirty_passages_nothing_is_within_however_equal_but_may_be_beyond_unless_there_is_one():

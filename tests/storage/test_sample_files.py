@@ -9,9 +9,9 @@ import pytest
 from pyarrow import parquet
 
 from sparsedash.schema.errors import CorpusError
-from sparsedash.schema.question_records import ScoredChoice
+from sparsedash.schema.question_records import ScoredChoice, pool_parts
 from sparsedash.storage import sample_files
-from sparsedash.storage.sample_files import pool_parts, read_answers, samples_set
+from sparsedash.storage.sample_files import read_answers, samples_set
 from tests.question_sets import CHOICE, ROLLING, WRITTEN, samples
 
 

@@ -41,12 +41,12 @@ def test_the_page_of_runs_leads_to_the_page_that_opens_files_and_a_file_taken_th
     app.file_uploader(key="answers-other").set_value([("bad.jsonl", b"{", "text/plain")]).run()
     assert "Line 1 of bad.jsonl is no answer that can be read" in words(app)
     app.file_uploader(key="answers-other").set_value([(SUMS, lines(WRITTEN, *FEWER), "text/plain")]).run()
-    assert words(app).startswith("The other model costs too much on sums")
+    assert words(app).startswith("The other model costs too much: sums")
 
 
 def test_the_overview_of_answers_has_verdict_chart_table_and_a_link_to_the_questions(open_page, opened):
     app = open_page("overview", **opened, points="5")
-    assert "The other model costs too much on sums: accuracy −25.0 points (limit −5)." in words(app)
+    assert "The other model costs too much: sums −25.0 points (limit −5)." in words(app)
     (chart,) = app.get("plotly_chart")
     assert "sums" in chart.proto.spec
     to = query_of(links(app)["Compare the answers question by question"])
@@ -159,8 +159,8 @@ def tasked(backend):
 
 def test_a_run_says_what_its_models_lose_on_tasks_and_leads_to_the_questions(open_page, tasked):
     app = open_page("overview", run=tasked.key, points="5")
-    assert "costs too much on sums: accuracy −25.0 points (limit −5)." in words(app)
-    assert "stays within the limit on sums." in words(app)
+    assert words(app).startswith("Removing 10 % of the MLP channels costs too much: sums −25.0 points (limit −5). ")
+    assert "10 % costs too much: sums −25.0 points (limit −5)." in words(app)
     first, *_ = app.selectbox(key="chosen-right").options
     app.selectbox(key="chosen-right").set_value(first).run()
     to = query_of(links(app)["Compare the answers question by question"])

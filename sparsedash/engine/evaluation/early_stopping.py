@@ -62,7 +62,7 @@ class StopRule:
             alpha = ALPHA / self.n_comparisons * shares[n]
             (judged,) = judge_all([passage_losses(pairs, alpha=alpha)], self.tolerance)
             # Before the last passage, within only where every measure is: until then accuracy may still be beyond.
-            is_early = n < n_passages and len(judged.decided_by) < len(judged.losses)
+            is_early = n < n_passages and len(judged.deciding) < len(judged.losses)
             if judged.verdict == "beyond" or (judged.verdict == "within" and not is_early):
                 decision = judged.verdict
         elif n < look_counts(n_passages)[0]:

@@ -225,16 +225,25 @@ def sparse_record(
     if known is not None and known.pruned is not None:
         _warn_of_mismatch(run, known.pruned)
         _continue_prompts(run, (method, permille), lambda: prune_model(run, method, permille))
-        _answer_tasks(run, [((method, permille), lambda: prune_model(run, method, permille))])
+        if _has_tasks(run, known):
+            _answer_tasks(run, [((method, permille), lambda: prune_model(run, method, permille))])
         return known
     made = _measured(run, method, permille)
     announce()
     # Before the record is there, which the pages take for all of a model's results.
     _continue_prompts(run, (method, permille), lambda: made.model)
-    _answer_tasks(run, [((method, permille), lambda: made.model)])
+    if run.stop_within is None:
+        _answer_tasks(run, [((method, permille), lambda: made.model)])
     (record,) = evaluate_models(run, [((method, permille), made)], _stop_rule(run))
+    if run.stop_within is not None and _has_tasks(run, record):
+        _answer_tasks(run, [((method, permille), lambda: made.model)])
     run.pruning_checkpoint.done()
     return record
+
+
+def _has_tasks(run: RunContext, record: Record) -> bool:
+    """Whether the tasks can change the verdict: of a search where the passages are within."""
+    return run.stop_within is None or (record.stopping is not None and record.stopping.decision == "within")
 
 
 def _continue_prompts(run: RunContext, point: Point, model: Callable[[], SparseModel] | None = None) -> None:

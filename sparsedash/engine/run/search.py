@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 from sparsedash.catalog.budgets import mlp_share
 from sparsedash.engine.models.loading import ModelShelf
@@ -9,11 +10,14 @@ from sparsedash.engine.models.matmul import fastest_products
 from sparsedash.engine.run.pipeline import check_run, dense_record, finished_run, new_run, sparse_record
 from sparsedash.engine.run.run_context import RunContext
 from sparsedash.schema.errors import SettingsError
-from sparsedash.schema.find_settings import FindResult, FindSettings, Trial
+from sparsedash.schema.find_settings import FindResult, FindSettings, Trial, TrialVerdict
 from sparsedash.schema.progress import OnStep, ignore_steps
+from sparsedash.schema.question_records import QuestionSet
 from sparsedash.schema.records import Run
 from sparsedash.schema.store_keys import StopWithin
 from sparsedash.stats.sparsity_search import channel_steps, most_trials, next_trial, search_bounds, weight_steps
+from sparsedash.stats.task_verdicts import judge_run, overall_verdict
+from sparsedash.stats.tolerance import Tolerance
 from sparsedash.storage.store import Store
 from sparsedash.storage.text_files import fingerprints
 
@@ -59,7 +63,8 @@ def _bisect(settings: FindSettings, context: RunContext, key: str) -> FindResult
 
     def grown(trials: Sequence[Trial], *at_work: int) -> Run:
         tried = settings.run((*(trial.permille for trial in trials), *at_work))
-        return replace(new, settings=tried, dense=dense.key, sparse=tuple(trial.record for trial in trials))
+        made = tuple(trial.record for trial in trials)
+        return replace(new, settings=tried, dense=dense.key, sparse=made, answers=dict(context.answers))
 
     def keep() -> None:
         if before is None or not before.finished:
@@ -73,7 +78,9 @@ def _bisect(settings: FindSettings, context: RunContext, key: str) -> FindResult
         record = sparse_record(context, settings.method, permille, keep)
         assert record.stopping is not None, "every trial is to stop where it is decided"
         decision, n_passages = record.stopping.decision, record.stopping.n_answered
-        verdict = decision if decision in ("within", "beyond") else "undecided"
+        verdict: TrialVerdict = decision if decision in ("within", "beyond") else "undecided"
+        if verdict == "within":
+            verdict = _verdict_on_tasks(replace(grown(result.trials, permille), sparse=(record.key,)), settings, store)
         trial = Trial(permille=permille, record=record.key, verdict=verdict, n_passages=n_passages)
         result = replace(result, trials=(*result.trials, trial))
         verdicts.append((place, verdict == "within"))
@@ -83,6 +90,14 @@ def _bisect(settings: FindSettings, context: RunContext, key: str) -> FindResult
     # By rising sparsity, instead of the order they were made in.
     store.put(key, finished_run(grown(sorted(result.trials, key=lambda trial: trial.permille)), context))
     return result
+
+
+def _verdict_on_tasks(run: Run, settings: FindSettings, store: Store) -> TrialVerdict:
+    """The verdict on the one model of this run by its tasks; within where none can be judged."""
+    tolerance = Tolerance(ratio=settings.ratio, points=settings.points)
+    judged = judge_run(run, partial(store.get, QuestionSet), tolerance)
+    found = overall_verdict([result for each in judged.values() for result in each.results])
+    return "within" if found == "not judged" else found
 
 
 def _steps(settings: FindSettings, context: RunContext) -> tuple[int, ...]:

@@ -27,10 +27,10 @@ from sparsedash.catalog.choices import NO_HARNESS
 from sparsedash.engine.tasks.shared_answers import SharedAnswers
 from sparsedash.schema.errors import CorpusError, SparseDashError
 from sparsedash.schema.plain_values import digest
-from sparsedash.schema.question_records import QuestionSet
+from sparsedash.schema.question_records import QuestionSet, pool_parts
 from sparsedash.storage.hub_reach import reachable
 from sparsedash.storage.local_machine import lies_below, local_path, path_kind
-from sparsedash.storage.sample_files import pool_parts, samples_set
+from sparsedash.storage.sample_files import samples_set
 from sparsedash.storage.text_files import FILE
 
 _SEED = 1234

@@ -8,6 +8,7 @@ from sparsedash.engine.calibration.calibration_cache import Calibration
 from sparsedash.engine.evaluation import early_stopping
 from sparsedash.engine.run import pipeline
 from sparsedash.engine.run.search import find_sparsity
+from sparsedash.reporting.run_results import StoredResults, run_results
 from sparsedash.schema.errors import Cancelled, SettingsError
 from sparsedash.schema.find_settings import FindResult, FindSettings
 from sparsedash.schema.method_settings import MethodSettings
@@ -15,6 +16,7 @@ from sparsedash.schema.records import Record, Run
 from sparsedash.schema.settings import EvaluationSettings
 from sparsedash.storage.text_files import fingerprints
 from tests.engine.run.small_runs import CHANNELS, must_not_run
+from tests.question_sets import verdicts
 
 
 @pytest.fixture
@@ -91,6 +93,29 @@ def test_too_few_passages_find_nothing(asked, store, n):
     result = find_sparsity(replace(asked, evaluation=replace(asked.evaluation, n_passages=n)), store)
     assert result.answer is None and result.n_passages == n
     assert "within" not in {trial.verdict for trial in result.trials}
+
+
+def test_a_trial_within_on_its_passages_is_so_on_its_tasks_too_and_others_do_not_answer_them(
+    asked, store, within, monkeypatch
+):
+    def answer(run, models):
+        for point, record, _ in models:
+            own = verdicts(both=1200, broke=300)[point is not None and point[1] > 200]
+            run.store.put(key := f"answers of {record}", replace(own, key=key))
+            run.answers[record] = (key,)
+
+    within(300)
+    monkeypatch.setattr(pipeline, "answer_tasks", answer)
+    asked = replace(asked, evaluation=replace(asked.evaluation, tasks=("builtin:copying",)))
+    result = find_sparsity(asked, store)
+    assert (result.answer, result.next_step) == (167, 250)
+    run, records = store.get(Run, result.key), {trial.permille: trial.record for trial in result.trials}
+    assert run.answers.keys() == {run.dense, records[167], records[250]}
+    found = run_results(StoredResults(store), run)
+    assert {each.permille: each.verdict.verdict for each in found.judged if each.verdict.tasks} == {
+        167: "undecided",
+        250: "beyond",
+    }
 
 
 def test_a_finished_search_is_repeated_from_the_store_and_shown_whole_meanwhile(asked, store, within):

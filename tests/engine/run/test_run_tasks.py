@@ -9,7 +9,7 @@ from sparsedash.schema.errors import Cancelled, CorpusError
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.question_records import QuestionSet
 from sparsedash.schema.records import Run
-from sparsedash.service.stored_results import judge_run
+from sparsedash.stats.task_verdicts import judge_run
 from sparsedash.stats.tolerance import Tolerance
 from sparsedash.storage.run_files import keep_run, read_run_file, run_file
 from sparsedash.storage.store import Store
