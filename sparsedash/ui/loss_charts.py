@@ -41,7 +41,7 @@ _TORCH = "torch"
 _RUNTIMES = {name: name for name in get_args(Runtime)}
 _THREADS = {_ALL: "As many as torch uses", **{str(n): str(n) for n in range(1, (os.cpu_count() or 1) + 1)}}
 _CLICK = "Click a point to compare its answers with the dense model's."
-_SIGNS = "✓ within, ✕ beyond, ? undecided. Bars: confidence intervals behind the verdict."
+_SIGNS = "✓ within, ✕ beyond, ? undecided, by this measure. Bars: confidence intervals behind the verdict."
 _BAND = "Green band: the acceptable loss."
 _CAPTIONS: dict[Measure, str] = {
     "word perplexity": _SIGNS,
