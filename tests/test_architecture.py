@@ -79,7 +79,7 @@ DOORS: dict[str, set[str]] = {
     "lm_eval": {"engine.tasks"},
     "distributed": {"jobs.cluster"},
     "gguf": {"catalog.gguf_reader"}
-    | {f"engine.models.{name}" for name in ("model_conversion", "gguf_quantising", "gguf_writing")},
+    | {f"engine.models.{name}" for name in ("model_conversion", "gguf_making", "gguf_quantising", "gguf_writing")},
     "llama_cpp_py_sync": {"engine.comparison.llama_timer", "engine.export.reloaded", "engine.models.quantiser"},
     "transformers": {"engine.models", "engine.evaluation", "engine.texts.generation", "engine.export.reloaded", "api"},
     "torch": {"engine"},

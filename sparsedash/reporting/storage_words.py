@@ -46,7 +46,7 @@ _KINDS: dict[HoldingKind, _Kind] = {
     "weights": _Kind("Refitted weights", "entry", "", _AGAIN),
     "answers": _Kind("Opened answers", "file", "of other programs", "Their files can be opened again."),
     "unfinished": _Kind("Checkpoints of interrupted jobs", "entry", "to resume from", _AGAIN),
-    "models": _Kind("Unpacked models", "unpacked model", "from .gguf files", "Models are unpacked again when needed."),
+    "models": _Kind("Unpacked models", "unpacked model", "from .gguf files, or for them", "Made again when needed."),
     "uploads": _Kind("Uploaded texts", "uploaded text", "", "Results that were computed from these texts stay."),
     "exports": _Kind("Exported models", "export", "in this folder alone", "They can be written again from their runs."),
     "logs": _Kind("Logs", "log", "of jobs and workers", "The jobs themselves stay in the list."),

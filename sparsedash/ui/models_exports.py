@@ -5,7 +5,7 @@ from typing import cast
 
 import streamlit as st
 
-from sparsedash.catalog.families import FORMS, is_gguf
+from sparsedash.catalog.families import FORMS, MADE_GGUF, is_gguf
 from sparsedash.reporting import wording
 from sparsedash.reporting.deployment import FORM_NAMES, export_title, proof_words, runtime_rows, upload_command
 from sparsedash.reporting.html import Table, element, escape, paragraph
@@ -115,6 +115,9 @@ def request_export(backend: Backend, found: RunResults) -> None:
         if not is_gguf(record.model):
             label = "A GGUF file of the dense model on this server, with F32, F16 or BF16 weights"
             about, example = "Its tokenizer is copied into the export.", "/models/dense-f16.gguf"
+            named = backend.named_model(record.model)
+            if named is not None and named.family in MADE_GGUF:
+                label, about = f"{label}, if you have one", f"{about} Without one it is made of the model's folder."
             dense_gguf = st.text_input(label, key="dense-gguf", placeholder=example, help=about).strip()
     for other, why in problems.items():
         if why:

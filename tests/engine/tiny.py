@@ -1,10 +1,11 @@
 """Tiny random models of every family, and a tokenizer that knows the words of the tests' own passages."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from tokenizers.decoders import ByteLevel
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
@@ -100,6 +101,31 @@ def tiny_tokenizer(template: str = "$A") -> PreTrainedTokenizerFast:
     tokenizer.post_processor = processors.TemplateProcessing(single=template, special_tokens=[("<|end|>", 0)])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, eos_token="<|end|>", bos_token="<|end|>", pad_token="<|end|>"
+    )
+
+
+def sentencepiece_tokenizer() -> PreTrainedTokenizerFast:
+    """BPE over words that begin with a space sign, with a token for each byte, as the converters of SentencePiece make.
+
+    It was trained on the built-in openings.
+    """
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=["<|end|>", "<unk>", *(f"<0x{byte:02X}>" for byte in range(256))],
+        show_progress=False,
+    )
+    # Before training: words would be merged across spaces.
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(split=True)
+    tokenizer.train_from_iterator(["the lamp and the boat and the letter went home"] * 4, trainer)
+    tokenizer.pre_tokenizer = None
+    said = json.loads(tokenizer.to_str())
+    said["added_tokens"] = [each for each in said["added_tokens"] if not each["content"].startswith("<0x")]
+    tokenizer = Tokenizer.from_str(json.dumps(said))
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<|end|>", bos_token="<|end|>", unk_token="<unk>", pad_token="<|end|>"
     )
 
 

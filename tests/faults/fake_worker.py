@@ -90,9 +90,12 @@ def steady(folder: Path, on_step):
 
 def deaf(folder: Path, on_step, heard=()):
     """Takes no steps, as while a large file is read."""
-    on_step(Step("prune", 0, 1))
+    steps = [Step("prune", 0, 1)]
     while True:
         try:
+            # Inside: a signal may come as soon as the step is seen.
+            while steps:
+                on_step(steps.pop())
             time.sleep(0.05)
         except heard:
             continue

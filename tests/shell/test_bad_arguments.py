@@ -34,7 +34,6 @@ from tests.engine.tiny import save_tiny
         ("time", ["--sparsity", "10,20"], "Only one model can be timed"),
         ("time", ["--method", "wanda", "--width-multiple", "32"], "give no speed-up"),
         ("time", ["--threads", "0"], "Threads must be"),
-        ("time", ["--runtime", "llama.cpp"], "torch for this model"),
         ("time", ["--quantise", "q8_0"], "with --runtime llama.cpp"),
         ("export", ["--sparsity", "10,20"], "one method and one sparsity"),
         ("export", ["--form", "onnx"], "uniform, padded, masked, gguf"),
@@ -70,7 +69,7 @@ def test_a_command_is_refused(flags, command, change, said, refusal, tmp_path, m
             "magnitude",
             "one of these: padded, masked, gguf, not 'uniform'. Reason: the code of bloom computes",
         ),
-        ("llama", "gguf", "magnitude", "must be a GGUF file of the dense model with F32, F16 or BF16 weights"),
+        ("phi3", "gguf", "magnitude", "must be a GGUF file of the dense model with F32, F16 or BF16 weights"),
     ],
 )
 def test_an_export_in_a_form_that_cannot_hold_the_model_is_refused_before_its_run(

@@ -170,13 +170,14 @@ def test_healing_that_is_not_possible_is_refused_under_its_field(open_page, back
         assert why in words(app) and button(app, "Start").disabled
 
 
-def test_quantised_models_are_counted_and_refused_with_the_reason(open_page):
+def test_quantised_models_are_counted_and_refused_with_the_reason(open_page, backend):
     app = open_page("prune", quantise="Q6_K", sparsity="10,20")
     assert "3 more models: dense and 2 sparse models, each in Q6_K. Widths are multiples of 256." in words(app)
     app.selectbox(key="dtype").select("bfloat16").run()
     assert "float32 where models are quantised" in words(app) and button(app, "Start").disabled
+    backend.named = NamedModel(family="phi3", shape=None)
     app.selectbox(key="model").set_value("facebook/opt-1.3b").run()
-    assert group(app, "Quantised too").disabled and "made from the dense model's GGUF file" in words(app)
+    assert group(app, "Quantised too").disabled and "none of phi3 can be made here" in words(app)
     assert not button(app, "Start").disabled
 
 

@@ -12,8 +12,9 @@ from sparsedash.catalog.model_shape import Workload, model_shape, prefill_ceilin
 from sparsedash.engine.comparison import llama_timer
 from sparsedash.engine.comparison.timing import TimeSample, machine_name, phase_timer
 from sparsedash.engine.models.fresh_process import talking_to
+from sparsedash.engine.models.gguf_making import gguf_of
 from sparsedash.engine.models.gguf_quantising import write_quantised
-from sparsedash.engine.models.loading import ModelShelf, gguf_file
+from sparsedash.engine.models.loading import ModelShelf
 from sparsedash.engine.run import pipeline
 from sparsedash.engine.run.model_making import rebuild_model
 from sparsedash.engine.run.run_context import software_versions
@@ -66,11 +67,12 @@ def time_files(
     method, started_at = record.pruned.method, time.time()
     # What its file is made of.
     plain = replace(record, pruned=replace(record.pruned, method=method.unquantised, quantised=None))
-    made, dense_file = rebuild_model(plain, store, on_step, shelf), gguf_file(record.model)
+    made = rebuild_model(plain, store, on_step, shelf)
     if made.loaded.residency.streamed:
         raise JobError("A model streamed from disk cannot be timed in llama.cpp: its files are written from memory.")
     sparse, shape = made.sparse, model_shape(made.loaded.model.config.to_dict())
-    assert isinstance(sparse, PrunedChannels) and dense_file is not None, "the shell and the page refuse the others"
+    assert isinstance(sparse, PrunedChannels), "the shell and the page refuse the others"
+    dense_file = gguf_of(made.source, store)
     weights: list[tuple[PrunedChannels, Weights]] = [
         (PrunedChannels.whole(made.loaded), "float16"),
         (sparse, method.quantise or "float16"),

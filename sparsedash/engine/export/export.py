@@ -15,15 +15,16 @@ from sparsedash.engine.export.export_files import copy_base_files, write_folder
 from sparsedash.engine.export.model_card import CARD, CardFacts, model_card, public_model, recipe_json
 from sparsedash.engine.export.reload_proof import prove_files, require_llama_cpp
 from sparsedash.engine.models.checkpoint_reading import read_config
+from sparsedash.engine.models.gguf_making import gguf_of
 from sparsedash.engine.models.gguf_quantising import MADE_BY_LLAMA_CPP, read_back, write_quantised
 from sparsedash.engine.models.gguf_writing import WrittenFiles, require_full_gguf
-from sparsedash.engine.models.loading import LoadedModel, ModelShelf, Source, gguf_file, locate_model
+from sparsedash.engine.models.loading import LoadedModel, ModelShelf, Source, locate_model
 from sparsedash.engine.models.model_conversion import content_hash
 from sparsedash.engine.run.model_making import RebuiltModel, rebuild_model
 from sparsedash.engine.run.sparse_models import PrunedChannels
 from sparsedash.reporting.run_results import Judged, StoredResults, judge, measure, run_results
 from sparsedash.reporting.wording import tensor_types
-from sparsedash.schema.errors import ExportError, JobError, SettingsError
+from sparsedash.schema.errors import ExportError, JobError
 from sparsedash.schema.export_settings import Export, ExportSettings, Form, Proof
 from sparsedash.schema.progress import OnPart, OnStep, Step, begin_parts
 from sparsedash.schema.records import Passages, Pruned, Record, Run
@@ -92,8 +93,8 @@ def export_model(settings: ExportSettings, store: Store, shelf: ModelShelf, on_s
         )
     with _write_errors(folder), new_folder(folder) as inside:
         on_part = begin_parts(Step("write", 0, 1, message=folder.name), on_step)
-        written = _write(inside, folder, settings, request, made, on_part)
-        meant, types = _as_quantised(inside / written.file, settings, sparse.model, made)
+        written = _write(inside, folder, settings, request, made, store, on_part)
+        meant, types = _as_quantised(inside / written.file, settings, made, store)
         written = replace(written, layout=f"{written.layout}{types}")
         proof = prove_files(inside / written.file, settings, sparse, request.passages, meant, shelf, on_step)
         files = file_hashes(inside)
@@ -167,7 +168,7 @@ def require_exportable(run: RunSettings, wanted: ExportSettings, store: Store) -
     require_form(wanted.form, *run.points[0], read_config(source.folder, source.reference).model_type)
     if wanted.form == "gguf":
         require_llama_cpp()
-        file, is_base = _dense_gguf(run.model, wanted)
+        file, is_base = _dense_gguf(source, wanted, store)
         require_full_gguf(file, is_base=is_base)
 
 
@@ -182,7 +183,7 @@ def prove_export(found: Export, folder: Path, store: Store, shelf: ModelShelf, o
     request = _Request.of(found.settings, store)
     made = rebuild_model(replace(request.sparse, model=found.model), store, on_step, shelf)
     what = next(folder.glob("*.gguf"), folder)
-    made, _ = _as_quantised(what, found.settings, found.model, made)
+    made, _ = _as_quantised(what, found.settings, made, store)
     return prove_files(what, found.settings, request.sparse, request.passages, made, shelf, on_step)
 
 
@@ -205,13 +206,19 @@ def _write_errors(folder: Path) -> Iterator[None]:
 
 
 def _write(
-    inside: Path, folder: Path, settings: ExportSettings, request: _Request, made: RebuiltModel, on_part: OnPart
+    inside: Path,
+    folder: Path,
+    settings: ExportSettings,
+    request: _Request,
+    made: RebuiltModel,
+    store: Store,
+    on_part: OnPart,
 ) -> WrittenFiles:
     sparse, weights, require_room = made.sparse, settings.weights, partial(require_export_room, folder)
     assert sparse is not None
     if settings.form == "gguf":
         assert isinstance(sparse, PrunedChannels), "form_problem has refused the other shape"
-        file, is_base = _dense_gguf(request.sparse.model, settings)
+        file, is_base = _dense_gguf(made.source, settings, store)
         new = inside / f"{folder.name}.gguf"
         written = write_quantised(
             new, file, sparse, weights, is_base=is_base, require_room=require_room, on_part=on_part
@@ -223,7 +230,7 @@ def _write(
     return how(inside, made.source, sparse, require_room=require_room, on_part=on_part)
 
 
-def _as_quantised(file: Path, settings: ExportSettings, model: str, made: RebuiltModel) -> tuple[RebuiltModel, str]:
+def _as_quantised(file: Path, settings: ExportSettings, made: RebuiltModel, store: Store) -> tuple[RebuiltModel, str]:
     """The model with the weights that llama.cpp's quantiser has left in the file, and their types in words.
 
     Unchanged where it has made none.
@@ -231,19 +238,16 @@ def _as_quantised(file: Path, settings: ExportSettings, model: str, made: Rebuil
     if settings.weights not in MADE_BY_LLAMA_CPP:
         return made, ""
     assert isinstance(made.sparse, PrunedChannels), "form_problem has refused the other shape"
-    found = read_back(file, _dense_gguf(model, settings)[0], made.sparse, settings.weights)
+    found = read_back(file, _dense_gguf(made.source, settings, store)[0], made.sparse, settings.weights)
     sparse = made.sparse.holding(found.blocks, found.others)
     return replace(made, sparse=sparse), f"; {tensor_types(found.tensors, found.fell_back)}"
 
 
-def _dense_gguf(model: str, settings: ExportSettings) -> tuple[Path, bool]:
-    """The dense model's GGUF file, and whether it was pruned itself."""
-    if base := gguf_file(model):
-        return base, True
-    if not settings.dense_gguf:
-        allowed = "a GGUF file of the dense model with F32, F16 or BF16 weights"
-        raise SettingsError("dense GGUF", "", allowed)
-    return local_path(settings.dense_gguf), False
+def _dense_gguf(source: Source, settings: ExportSettings, store: Store) -> tuple[Path, bool]:
+    """The dense model's GGUF file, made here where none is named; and whether its weights are those of the run."""
+    if settings.dense_gguf:
+        return local_path(settings.dense_gguf), False
+    return gguf_of(source, store), True
 
 
 def _judged(request: _Request, tolerance: Tolerance, store: Store) -> Judged:

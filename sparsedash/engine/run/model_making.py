@@ -22,9 +22,10 @@ from sparsedash.engine.calibration.sequential_refit import refit_sequentially
 from sparsedash.engine.calibration.statistics import WalkCheckpoint, pack_tensors, reading_stored, unpacked
 from sparsedash.engine.evaluation.divergence import mean_divergence, next_token_scores
 from sparsedash.engine.healing.healing import HealingCheckpoint, heal
+from sparsedash.engine.models.gguf_making import gguf_of
 from sparsedash.engine.models.gguf_quantising import read_back, write_quantised
 from sparsedash.engine.models.gguf_writing import dense_bytes
-from sparsedash.engine.models.loading import LoadedModel, ModelShelf, Source, gguf_file
+from sparsedash.engine.models.loading import LoadedModel, ModelShelf, Source
 from sparsedash.engine.models.matmul import fastest_products
 from sparsedash.engine.pruning.channel_pruning import ALLOCATIONS, prune_channels
 from sparsedash.engine.pruning.compensation import COMPENSATIONS, BlockErrors, channel_errors
@@ -305,8 +306,7 @@ def _healed(run: RunContext, method: MethodSettings, permille: int, made: Pruned
 
 def _quantised(run: RunContext, kind: Quantisation, made: PrunedChannels) -> PrunedChannels:
     """The model with the weights of a file of this type, made as an export makes it, read back and deleted."""
-    dense_file = gguf_file(run.source.reference)
-    assert dense_file is not None, "quantise_problem has refused every other model"
+    dense_file = gguf_of(run.source, run.store)
     step = Step("quantise", 0, 1, message=kind.upper())
     with passing_export(run.store.folder) as place:
         file, room = place / "quantised.gguf", partial(require_export_room, place)

@@ -20,6 +20,7 @@ from sparsedash.engine.evaluation.early_stopping import StopRule
 from sparsedash.engine.evaluation.evaluate import EvaluatedModel, evaluate_together
 from sparsedash.engine.healing.healing import require_held_out, require_resident
 from sparsedash.engine.models.checkpoint_reading import read_config
+from sparsedash.engine.models.gguf_making import gguf_of
 from sparsedash.engine.models.loading import ModelShelf
 from sparsedash.engine.models.matmul import fastest_products
 from sparsedash.engine.pruning.surgery import out_weight
@@ -39,7 +40,7 @@ from sparsedash.schema import store_keys
 from sparsedash.schema.errors import Cancelled, SettingsError, SparseDashError, StoreError
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.pair_records import NOT_CONTINUED, Continuation, ContinuationSettings
-from sparsedash.schema.progress import OnStep, Step, ignore_steps
+from sparsedash.schema.progress import OnStep, Step, begin_parts, ignore_steps
 from sparsedash.schema.records import Pruned, Record, Run
 from sparsedash.schema.settings import PartSettings, RunSettings
 from sparsedash.schema.store_keys import outcomes_key
@@ -155,6 +156,8 @@ def check_run(run: RunContext) -> None:
         if problem := quantise_problem(settings.model, model_type):
             raise SettingsError("quantise", ", ".join(settings.quantised_to), "nothing here", f"Reason: {problem}.")
         require_resident(run.streamed, "quantised")
+        # What it cannot hold is refused before anything is computed.
+        gguf_of(run.source, run.store, begin_parts(Step("load", 0, 1, message="a GGUF file of it"), run.log.on_step))
     run.warn_of_passages()
     if run.tasks and settings.evaluation.stop_early:
         run.log.warn("Tasks are answered in full: stopping early is of the passages.")

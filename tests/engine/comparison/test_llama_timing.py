@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from sparsedash.catalog import families
 from sparsedash.engine.comparison.llama_timing import time_files, time_run_in_llama_cpp
 from sparsedash.engine.models.fresh_process import talking_to
 from sparsedash.engine.models.loading import ModelShelf
@@ -38,7 +39,8 @@ def test_every_model_of_a_run_is_timed_beside_dense_in_16_bits(store, tmp_path):
     assert 1 < sparse.timed("decode").ceiling < sparse_8.timed("decode").ceiling
 
 
-def test_a_model_without_a_gguf_file_is_refused_before_it_is_loaded(store):
+def test_where_llama_cpp_is_not_installed_nothing_is_loaded(store, monkeypatch):
+    monkeypatch.setattr(families, "find_spec", lambda name: None)
     store.put("s", answered("s", 1, model="owner/name", pruned=PRUNED))
     with pytest.raises(JobError, match="cannot be timed in llama"):
         time_files(replace(REQUEST, sparse="s"), store, ModelShelf())

@@ -11,7 +11,7 @@ from sparsedash.engine.models.quantiser import quantise
 from sparsedash.schema.errors import ExportError, SettingsError
 from sparsedash.schema.records import Record
 from tests.engine.export.conftest import exported
-from tests.engine.tiny import save_tiny
+from tests.engine.tiny import save_tiny, sentencepiece_tokenizer
 from tests.engine.tiny_gguf import write_tiny_gguf
 
 pytest.importorskip("llama_cpp_py_sync")
@@ -95,10 +95,65 @@ def test_a_bfloat16_run_is_proven_by_what_its_file_holds(weights, most, n_allowe
     assert (tmp_path / "out" / "NOTICE.md").read_text() == "Keep this."
 
 
-def test_a_base_of_safetensors_needs_a_dense_gguf_of_full_weights(gguf_of, finished_run, tmp_path):
-    finished = finished_run(save_tiny(tmp_path / "tiny", "qwen2"))
-    with pytest.raises(SettingsError, match="Dense GGUF must be a GGUF file of the dense model"):
+LLAMA_3 = {
+    "rope_type": "llama3",
+    "rope_theta": 500.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+FOLDERS = {
+    "llama": ("llama", {}),
+    "llama-3": ("llama", {"rope_parameters": LLAMA_3}),
+    "linear": ("llama", {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}}),
+    "mistral": ("mistral", {"sliding_window": None}),
+    "qwen2": ("qwen2", {}),
+    "qwen3": ("qwen3", {"tie_word_embeddings": True}),
+    "gemma2": ("gemma2", {"query_pre_attn_scalar": 8}),
+    "gemma3": ("gemma3_text", {"query_pre_attn_scalar": 8}),
+}
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_a_model_from_a_folder_needs_no_other_file_and_llama_cpp_computes_the_same_logits(name, finished_run, tmp_path):
+    family, changes = FOLDERS[name]
+    finished = finished_run(save_tiny(tmp_path / "tiny", family, **changes))
+    for number in (0, 1):
+        made = exported(finished, number, "gguf", tmp_path / f"out-{number}")
+        # llama.cpp looks GELU up in a table of 16 bits.
+        most = 5e-3 if name.startswith("gemma") else 1e-4
+        assert made.proof.logit_difference < most and made.proof.n_run == 20
+
+
+def test_bytes_words_and_special_tokens_of_a_tokenizer_in_the_manner_of_sentencepiece_are_those_of_llama_cpp(
+    finished_run, tmp_path
+):
+    folder = save_tiny(tmp_path / "tiny", "mistral", sliding_window=None)
+    sentencepiece_tokenizer().save_pretrained(folder)
+    made = exported(finished_run(folder), 0, "gguf", tmp_path / "out")
+    assert made.proof.logit_difference < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "reason"),
+    [
+        ("phi3", {}, "none of phi3 can be made here"),
+        ("mistral", {"sliding_window": 48}, "reads no sliding window"),
+        ("llama", {"hidden_act": "gelu"}, "cannot hold hidden_act = gelu"),
+        ("gemma2", {}, "cannot hold query_pre_attn_scalar = 256"),
+        ("llama", {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}}, "scaling dynamic"),
+    ],
+)
+def test_what_a_file_cannot_hold_is_refused(family, changes, reason, finished_run, tmp_path):
+    finished = finished_run(save_tiny(tmp_path / "tiny", family, **changes))
+    with pytest.raises(SettingsError, match=reason):
         exported(finished, 0, "gguf", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dense_gguf_that_is_named_must_be_of_full_weights_and_of_the_model(gguf_of, finished_run, tmp_path):
+    finished = finished_run(save_tiny(tmp_path / "tiny", "qwen2"))
     made = exported(finished, 0, "gguf", tmp_path / "out", dense_gguf=str(gguf_of("qwen2")))
     assert made.proof.logit_difference < 1e-4
     other = write_tiny_gguf(tmp_path / "other.gguf", seed=5, family="qwen2")

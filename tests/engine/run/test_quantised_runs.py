@@ -13,6 +13,7 @@ from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Record
 from tests.engine.run.small_runs import RANDOM, SHELF, must_not_run, ran, records
+from tests.engine.tiny import save_tiny
 from tests.engine.tiny_gguf import write_tiny_gguf
 
 pytest.importorskip("llama_cpp_py_sync")
@@ -64,15 +65,15 @@ def test_a_quantised_model_is_made_again_from_its_record_by_the_same_quantiser(a
 
 @pytest.mark.parametrize(
     ("missing", "model", "why"),
-    [(True, None, "pip install -r requirements-gguf.txt"), (False, "folder", "name that as the model")],
+    [(True, None, "pip install -r requirements-gguf.txt"), (False, "folder", "cannot hold hidden_act = gelu")],
 )
 def test_what_cannot_be_quantised_is_refused_before_anything_is_computed(
-    missing, model, why, asked, settings, store, monkeypatch
+    missing, model, why, asked, store, tmp_path, monkeypatch
 ):
     if missing:
         monkeypatch.setattr(families, "find_spec", lambda name: None)
     monkeypatch.setattr(pipeline, "dense_record", must_not_run)
     with pytest.raises(SettingsError, match=why):
-        ran(replace(asked, model=settings.model if model else asked.model), store)
+        ran(replace(asked, model=str(save_tiny(tmp_path / model, hidden_act="gelu")) if model else asked.model), store)
     with pytest.raises(SettingsError, match="nothing with pattern 2:4"):
         MethodSettings(pattern="2:4", quantise="q8_0")
