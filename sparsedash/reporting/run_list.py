@@ -6,14 +6,13 @@ from dataclasses import dataclass, replace
 from datetime import tzinfo
 from math import inf
 from string import ascii_uppercase
-from typing import get_args
 
 from sparsedash.catalog.budgets import BUDGET_TITLES
 from sparsedash.jobs.job import Job
 from sparsedash.reporting import verdicts, wording
 from sparsedash.reporting.charts.chart_style import LONGEST
 from sparsedash.reporting.charts.tradeoff_chart import SYMBOLS
-from sparsedash.reporting.charts.tradeoff_data import Measure, TradeoffData
+from sparsedash.reporting.charts.tradeoff_data import OF_PASSAGES, Measure, TradeoffData
 from sparsedash.reporting.html import Cell, Html, Table, Value, element, escape, join, visible
 from sparsedash.reporting.job_status import STATES, job_request
 from sparsedash.reporting.record_pair import unique_names
@@ -301,7 +300,6 @@ def overlay(found: Sequence[RunResults], axis: Budget = "channels") -> Overlay:
     fits = max(map(len, lines)) <= _LONGEST_LABEL
     names = list(lines) if fits else list(ascii_uppercase[: len(lines)])
     models = [(label, run, each) for label, (run, judged) in lines.items() for each in judged]
-    every: tuple[Measure, ...] = get_args(Measure)
     dense = {run.dense.key: run for run in drawn}
     first = drawn[0].tradeoff(axis)
     right = [
@@ -333,7 +331,7 @@ def overlay(found: Sequence[RunResults], axis: Budget = "channels") -> Overlay:
             published=(),
         ),
         # The share of right words, which is no difference, can only be drawn from one dense model on.
-        measures=[measure for measure in every if measure != "share right" or len(dense) == 1],
+        measures=[measure for measure in OF_PASSAGES if measure != "share right" or len(dense) == 1],
         models={each.record.key: run.comparisons[each.record.key] for _, run, each in models},
         legend=join() if fits else element("ul", *letters, css="sd-chart-key"),
         numbers=Table.of_cells("The numbers of these runs", caption, rows),

@@ -317,6 +317,32 @@ class RunResults:
             allowed={"word perplexity": self.tolerance.most("word perplexity"), "accuracy": self.tolerance.points},
         )
 
+    def task_tradeoff(self, axis: Budget = "channels") -> TradeoffData | None:
+        """The data of the chart with a line for each task, of the best method; None where none was judged."""
+        lines, limits = dict[str, list[Point]](), set[float]()
+        for row in self.best:
+            answers, point = self.tasks.get(row.record.key), self.point_of(row, axis)
+            for result in answers.results if answers else ():
+                if (loss := result.loss) is None or loss.measure != "accuracy":
+                    continue
+                words = f"{wording.signed_points(-loss.value)} points"
+                change = Reading(-100 * loss.value, -100 * loss.high, -100 * loss.low, words)
+                facts = [point.facts[0], f"{wording.percent(result.dense)} to {wording.percent(result.other)} right"]
+                told = replace(point, readings={"tasks": (change,)}, facts=facts, verdicts={"tasks": loss.verdict})
+                lines.setdefault(result.task, []).append(replace(told, hollow=False))
+                limits.add(100 * loss.most)
+        if not lines:
+            return None
+        whole, dense = self.tradeoff(axis), Reading(0.0, 0.0, 0.0, "dense")
+        return replace(
+            whole,
+            dense=replace(whole.dense, readings={"tasks": (dense,)}),
+            lines=lines,
+            leader="",
+            published=(),
+            allowed={"tasks": max(limits)} if len(limits) == 1 else {},
+        )
+
     def point_of(self, model: Judged, axis: Budget) -> Point:
         """The point of one of its models in a chart over the shares of a budget."""
         record, score, pruned = model.record, model.record.last_word, model.record.pruned

@@ -3,14 +3,13 @@
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import chain
-from typing import get_args
 from urllib.parse import urlencode
 
 import streamlit as st
 
 from sparsedash.jobs.job import Job
 from sparsedash.reporting import job_status, run_answer, verdicts, wording
-from sparsedash.reporting.charts.tradeoff_data import Measure
+from sparsedash.reporting.charts.tradeoff_data import OF_PASSAGES, Measure
 from sparsedash.reporting.html import Html, card, cards, element, escape, file_name, paragraph, readable, widget_label
 from sparsedash.reporting.next_step import NextStep, next_step
 from sparsedash.reporting.record_pair import DIVERGENCE_SIGN, mark_divergence
@@ -126,11 +125,13 @@ def show_tradeoff(backend: Backend, found: RunResults, job: Job | None) -> None:
         _show_prompts(backend, found, live=live, grows=grows)
         if not (found.judged or live):
             return
-        measures: tuple[Measure, ...] = get_args(Measure)
+        measures: tuple[Measure, ...] = (*OF_PASSAGES, "tasks") if found.task_tradeoff() else OF_PASSAGES
         measure = choose_measure(measures)
         lines = dict.fromkeys(map(found.line_of, found.run.settings.methods))
         gain, axis = loss_charts.choose_axis(lines, found.run.settings.axis)
         tradeoff = found.tradeoff(axis, live_model(found, job) if job is not None and live else None)
+        if measure == "tasks":
+            tradeoff = found.task_tradeoff(axis) or tradeoff
         if gain is not None:
             pressed = loss_charts.show_gains(backend, found, tradeoff, gain, measure)
         else:

@@ -172,6 +172,16 @@ def test_a_run_says_what_its_models_lose_on_tasks_and_leads_to_the_questions(ope
     assert "Tasks" in gone.get("button_group")[0].proto.options[-1].content
 
 
+def test_the_chart_has_a_line_for_each_task_where_there_are_any(open_page, backend, tasked):
+    app = open_page("overview", run=tasked.key, measure="tasks", points="5")
+    (chart,) = [each for each in app.get("plotly_chart") if "Change of accuracy on tasks" in each.proto.alt]
+    assert "sums at 10.4 % −25.0 points, beyond; sums at 20.8 % 0.0 points, within" in chart.proto.alt
+    plain, _ = specimens.run()
+    backend.add_run((replace(plain, key="plain"), specimens.run()[1]))
+    app = open_page("overview", run="plain", measure="tasks")
+    assert not app.exception and "tasks" not in [option.content for option in app.get("button_group")[0].proto.options]
+
+
 def test_the_form_asks_tasks_where_the_harness_is_installed_and_says_so_where_it_is_not(
     open_page, backend, monkeypatch
 ):

@@ -26,6 +26,7 @@ TITLES: dict[Measure, str] = {
     "accuracy": "Accuracy, points above or below dense",
     "flips": "Answers fixed and broken, % of {total:,}",
     "share right": "Last word right, % of {total:,} passages",
+    "tasks": "Tasks, points above or below dense",
 }
 """No longer than a phone is wide."""
 SYMBOLS = {
@@ -240,12 +241,13 @@ def tradeoff_words(tradeoff: TradeoffData, measure: Measure = "word perplexity")
         "accuracy": f"Change of accuracy over {total:,} last words",
         "flips": f"Answers of {total:,} that broke or were fixed",
         "share right": f"Share of {total:,} last words right",
+        "tasks": "Change of accuracy on tasks",
     }[measure]
     published = "".join(
         f" Published: dense {100 * row.dense:.2f} %, at {row.sparsity_permille / 10:g} % {100 * row.sparse:.2f} %."
         for row in (tradeoff.published if shares else ())
     )
-    return f"{what} against the share of {tradeoff.taken}, with 95 % intervals: {'; '.join(parts)}.{published}"
+    return f"{what} against the share of {tradeoff.taken}, with intervals: {'; '.join(parts)}.{published}"
 
 
 def gain_words(tradeoff: TradeoffData, gained: Gained, measure: Measure) -> str:

@@ -10,10 +10,13 @@ from sparsedash.catalog.published_results import PublishedRow
 from sparsedash.reporting.wording import LEAST_FACTOR, MOST_FACTOR, nats_as_factor
 from sparsedash.stats.tolerance import Verdict
 
-Measure = Literal["word perplexity", "accuracy", "flips", "share right"]
-"""How likely the right word was; right last words more or fewer than dense's; answers that broke or were fixed; and
-the share of right last words, which is no difference but stands beside published ones. The most sensitive one first.
+Measure = Literal["word perplexity", "accuracy", "flips", "share right", "tasks"]
+"""How likely the right word was; right last words more or fewer than dense's; answers that broke or were fixed; the
+share of right last words, which is no difference but stands beside published ones; and right answers to tasks more or
+fewer than dense's, with a line for each task. Of the passages the most sensitive one first.
 """
+
+OF_PASSAGES: tuple[Measure, ...] = ("word perplexity", "accuracy", "flips", "share right")
 
 Role = Literal["sparse", "broke", "fixed"]
 
@@ -23,8 +26,8 @@ class Reading:
     """A value with its 95 % interval, in the unit of its axis, larger is better; and the same in words.
 
     role: what it counts. For perplexity the mean change of the target's log-likelihood in nats, as far as the chart
-    reaches; for accuracy the change in percentage points; for flips the share of passages in percent, of broken ones
-    below zero; for the share right that in percent.
+    reaches; for accuracy and tasks the change in percentage points; for flips the share of passages in percent, of
+    broken ones below zero; for the share right that in percent.
     """
 
     value: float
@@ -138,7 +141,8 @@ class LossAxis:
         low, high = max(self.range[0], self.edge), self.range[1]
         if self.measure != "word perplexity":
             places = round_ticks(low, high)
-            words = [signed_tick(place) if self.measure == "accuracy" else f"{abs(place):g} %" for place in places]
+            is_change = self.measure in ("accuracy", "tasks")
+            words = [signed_tick(place) if is_change else f"{abs(place):g} %" for place in places]
             return {"tickvals": places, "ticktext": words}
         below = _thin_out([-log(factor) for factor in _FACTORS if low <= -log(factor) <= high], high - low)
         above = _thin_out([0.0, *(log(factor) for factor in _ABOVE if -log(factor) <= high)], high - low)
