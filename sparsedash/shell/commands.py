@@ -1,6 +1,8 @@
 """Entry point of `sparsedash`: the table of commands, their exit codes, and `cluster check`."""
 
 import argparse
+import os
+import sys
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -108,6 +110,17 @@ Exit codes: 0 done, 1 failed, 2 refused before anything was computed, 3 beyond t
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command of the command line. Returns the exit code, one of those that `--help` lists."""
+    try:
+        code = _run(argv)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Who read the output, such as `head`, has seen enough; nothing is left to be written when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return terminal.EXIT_FAILED
+    return code
+
+
+def _run(argv: Sequence[str] | None) -> int:
     redact_output()
     parser = _parser()
     arguments = parser.parse_args(argv)

@@ -1,7 +1,9 @@
 """`sparsedash export`, `verify`, `runs`, `pack` and `unpack`: sparse models and finished runs as files."""
 
 import json
+import os
 import re
+import sys
 from dataclasses import replace
 
 import pytest
@@ -100,3 +102,11 @@ def test_a_file_that_holds_no_run_is_refused(tmp_path, refusal, kind):
         (tmp_path / "file").write_bytes(b"x")
     refusal("unpack", str(tmp_path / "file"), "--data-dir", str(tmp_path / "there"))
     assert not (tmp_path / "there").exists()
+
+
+def test_output_that_nobody_reads_to_its_end_is_no_error(tmp_path, monkeypatch):
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as unread:
+        monkeypatch.setattr(sys, "stdout", unread)
+        assert main(["runs", "--data-dir", str(tmp_path)]) == 1
