@@ -25,8 +25,8 @@ _ENDED: dict[JobState, str] = {
 }
 
 
-def answer_sentence(found: RunResults, ended: bool = False) -> str:
-    """How much can be removed within the limits. ended: whether no more sparse models come."""
+def answer_sentence(found: RunResults, ended: bool = False, race: bool = True) -> str:
+    """How much can be removed within the limits. ended: whether no more sparse models come. race: who wins as well."""
     rows, search = found.best, _search(found)
     if not rows:
         rest = "no sparse model yet"
@@ -38,7 +38,7 @@ def answer_sentence(found: RunResults, ended: bool = False) -> str:
         return find_sentence(search, method, verdicts)
     by = f" with {quoted_method(method)}" if found.run.settings.names_methods else ""
     notes = {row.permille: _rounding_note(row) for row in rows}
-    said = [race_sentence(found), verdicts_sentence(verdicts, method, found.tolerance, by, notes)]
+    said = [verdicts_sentence(verdicts, method, found.tolerance, by, notes), race_sentence(found) if race else ""]
     sentence = " ".join(filter(None, said))
     return sentence if found.run.finished else f"So far: {sentence}"
 

@@ -228,10 +228,13 @@ def ask_to_delete(
     popover(text, key, draw, "delete")
 
 
-def opening(sentence: str, basis: str = "", *, grows: bool = False) -> None:
-    """Draw the page's answer in a sentence, and its basis under it. grows: leave room for a longer sentence to come."""
-    below = paragraph(basis, css="sd-basis") if basis else Html("")
-    said = heading(sentence, css="sd-opening"), below
+def opening(sentence: str, basis: str = "", *, also: str = "", grows: bool = False) -> None:
+    """Draw the page's answer in a sentence, what else is to be said, and its basis under it.
+
+    grows: leave room for a longer sentence to come.
+    """
+    below = (paragraph(text, css=css) for text, css in ((also, "sd-also"), (basis, "sd-basis")) if text)
+    said = heading(sentence, css="sd-opening"), *below
     show(element("div", *said, css="sd-grows") if grows else join(*said))
 
 

@@ -41,7 +41,12 @@ def show_answer(backend: Backend, found: RunResults, job: Job | None) -> None:
     # Without the limits of a search: those of the page stand below.
     details = wording.stored_run_details(replace(run, find=None))
     basis = [found.name, wording.reference_title(run.settings.model), details]
-    frame.opening(run_answer.answer_sentence(found, ended), " · ".join(filter(None, basis)), grows=grows)
+    frame.opening(
+        run_answer.answer_sentence(found, ended, race=False),
+        " · ".join(filter(None, basis)),
+        also=run_answer.race_sentence(found),
+        grows=grows,
+    )
     choose_tolerance(results=[result for each in found.tasks.values() for result in each.results])
     _show_next_step(backend, found, grows=grows)
     missing = "" if job is not None and job.live else run_answer.missing_records(run, found.missing)

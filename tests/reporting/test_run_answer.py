@@ -214,7 +214,8 @@ def race_of(**lost: float) -> RunResults:
 )
 def test_a_race_says_which_method_wins_or_that_they_cannot_be_told_apart(found, sentence):
     assert plain(answers.race_sentence(found)) == sentence
-    assert plain(answers.answer_sentence(found)).startswith(sentence or "Removing ")
+    whole, alone = (plain(answers.answer_sentence(found, race=race)) for race in (True, False))
+    assert whole.startswith("Removing ") and whole == f"{alone} {sentence}".strip()
     raced = run_document(found, found.dense, found.sparse)["race"]
     assert [each["is_shown"] for each in raced] == [difference.is_shown for _, difference in found.race]
     figures = " ".join(map(plain, answers.answer_figures(found)))

@@ -41,6 +41,8 @@ _OURS = {
     ("frame.py", "STATES[job.state][1].lower()"): "states of jobs",
     ("frame.py", "page_file"): "files of pages",
     ("job_panel.py", "name"): "moves of a job",
+    ("models_exports.py", "label"): "a literal, with another behind it",
+    ("models_exports.py", "about"): "a literal, with another behind it",
     ("navigation.py", "name"): "files of pages",
     ("navigation.py", "title"): "titles of pages",
     ("overview_results.py", "step.link"): "next steps",
