@@ -47,9 +47,7 @@ _HEIGHT, _GAIN_HEIGHT = 380, 400
 _TOP, _BOTTOM, _LEFT = 44, 52, 52
 _FEW = 3
 _LEAST_APART, _MOST_APART = 0.02, 0.08
-"""How far apart the points of two methods are drawn at least, so that each can be clicked, and those of all methods
-together at most, as shares of the axis.
-"""
+"""Shares of the axis by which the points of two methods are drawn apart at least, and those of all together at most."""
 _TOGETHER = 0.12
 """Share of the axis within which verdicts of one sparsity stand one below the other."""
 _ARROW = 18
