@@ -52,7 +52,9 @@ def next_step(
     if not found.best or not found.run.finished:
         return None
     step, asked = _next_step(found, runs, lacks), found.run.find
-    if asked is None or (limits := Tolerance(ratio=asked.ratio, points=asked.points)) == found.tolerance:
+    if asked is None or (limits := Tolerance(ratio=asked.ratio, points=asked.points)) == replace(
+        found.tolerance, tasks=()
+    ):
         return step
     return replace(step, said=f"The search was made for {tolerance_words(limits)}. {step.said}")
 
@@ -204,6 +206,8 @@ def _test_again(
             there = ", if as much is lost there" if other else ""
             enough = "They" if part else f"About {n:,}"
             said += f" {enough} should settle it, estimated from these {n_tested:,}{there}."
+        left_open = [loss.task for row in rows for loss in row.verdict.tasks if loss.verdict == "undecided"]
+        said += f" Undecided too: {and_join(list(dict.fromkeys(left_open)))}." if left_open else ""
         said += f" {_tested_words(tested, passages)}" if tested else ""
         return NextStep(said=said, link="Test on more passages", asked=asked, tested=_links(tested))
     return None
@@ -215,17 +219,21 @@ def _ask_more(found: RunResults, unknown: Sequence[Judged]) -> NextStep:
     open_ = [
         (result, result.loss.needed)
         for row in unknown
-        for result in found.tasks[row.record.key].results
+        for result in (found.tasks[row.record.key].results if row.record.key in found.tasks else ())
         if result.loss and result.verdict == "undecided"
     ]
     tasks, limit = and_join(list(dict.fromkeys(result.task for result, _ in open_))), settings.evaluation.task_limit
-    asked, factors = found.run.find or settings, [(needed or inf) / len(each.pair.questions) for each, needed in open_]
+    search = found.run.find and _by_limits(found.run.find, found.tolerance)
+    asked, factors = search or settings, [(needed or inf) / len(each.pair.questions) for each, needed in open_]
     room = min((_room(result.task, len(result.pair.questions)) for result, _ in open_), default=0.0)
+    if not open_:
+        return NextStep(said="Next: run it again, so that all tasks are answered.", link="Run it again", asked=asked)
     if limit is None or max(factors) > room:
         return NextStep(said=f"Next: allow another loss on {tasks}.", link="", asked=asked)
     # The limit counts the questions of each part of a task.
     more = replace(settings.evaluation, task_limit=wording.round_up(ceil(limit * max(factors))))
-    said = f"Next: ask about {max(factors):.2g} times as many questions of {tasks}, which should settle it."
+    unsure = "" if all(f"builtin:{result.task}" in BUILTIN_TASKS for result, _ in open_) else ", if it has so many"
+    said = f"Next: ask about {max(factors):.2g} times as many questions of {tasks}{unsure}, which should settle it."
     return NextStep(said=said, link="Ask more questions", asked=replace(asked, evaluation=more))
 
 

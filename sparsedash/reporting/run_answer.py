@@ -4,6 +4,7 @@ Plain text: escape it before it becomes markup.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from sparsedash.jobs.job import Job, JobState
@@ -80,7 +81,7 @@ def _some(methods: Sequence[str], race: Sequence[object]) -> str:
 
 def find_sentence(result: FindResult, method: MethodSettings, verdicts: Mapping[int, ToleranceVerdict]) -> str:
     """How much can be removed, as a search has found. verdicts: on the trials, by their sparsity in per mille."""
-    tolerance = Tolerance(ratio=result.ratio, points=result.points)
+    tolerance = _limits(result)
     by = f" with {quoted_method(method)}" if method.heal_steps else ""
     if not result.finished:
         return (
@@ -131,8 +132,9 @@ def verdicts_sentence(
     if not decided:
         sentences.append(limits_sentence(verdicts[undecided[0]], tolerance))
     elif not undecided and "passage" not in sentences[0] and len({verdicts[each].n_passages for each in decided}) == 1:
-        tested = [quantity(verdicts[decided[0]].n_passages, "passage"), *task_names(verdicts[decided[0]].tasks)]
-        sentences.append(f"Tested on {and_join(tested)}.")
+        tested = {tuple(task_names(verdicts[each].tasks)) for each in decided}
+        tasks = tested.pop() if len(tested) == 1 else ()
+        sentences.append(f"Tested on {and_join([quantity(verdicts[decided[0]].n_passages, 'passage'), *tasks])}.")
     return " ".join(sentences)
 
 
@@ -187,8 +189,13 @@ def answer_figures(found: RunResults) -> list[str]:
 def _search(found: RunResults) -> FindResult | None:
     """The search that the run is, where its results are judged by the limits it was asked for; else None."""
     search = found.search
-    same = search is not None and found.tolerance == Tolerance(ratio=search.ratio, points=search.points)
+    # A limit of a task alone is not one that it was asked for.
+    same = search is not None and replace(found.tolerance, tasks=()) == _limits(search)
     return search if same else None
+
+
+def _limits(search: FindResult) -> Tolerance:
+    return Tolerance(ratio=search.ratio, points=search.points)
 
 
 def _rounding_note(row: Judged) -> str:
@@ -219,7 +226,7 @@ def find_document(
     return {
         "answer_percent": None if result.answer is None else result.answer / 10,
         "sentence": find_sentence(result, method, verdicts).replace(wording.NBSP, " "),
-        "tolerance": Tolerance(ratio=result.ratio, points=result.points).as_document(),
+        "tolerance": _limits(result).as_document(),
         "passages": result.n_passages,
         "steps_percent": [step / 10 for step in result.steps],
         "trials": [

@@ -128,7 +128,10 @@ class RunRow:
         verdict, loss = ("", "") if self.known else ("…", "being read"), ("", "", "")
         if found is not None:
             method = f" with {wording.method_title(found.method)}" if len(self.settings.methods) > 1 else ""
-            verdict = verdicts.VERDICT_SIGNS[found.verdict.verdict], f"at {sparsity_percent(found.permille)}{method}"
+            by = [loss.task for loss in found.verdict.deciding if found.verdict.verdict != "within"]
+            at = f"at {sparsity_percent(found.permille)}{method}"
+            sign = verdicts.VERDICT_SIGNS[found.verdict.verdict]
+            verdict = f"{sign} by {wording.and_join(by)}" if all(by) and by else sign, at
             lost, accuracy = found.verdict.perplexity, found.verdict.accuracy
             points = verdicts.loss_value(accuracy) if accuracy else "accuracy not judged"
             loss = verdicts.loss_value(lost), verdicts.loss_interval(lost), points

@@ -18,7 +18,7 @@ from sparsedash.schema.records import Record, Run
 from sparsedash.service.stored_results import OpenedAnswers, joined
 from sparsedash.stats.races import LikelihoodDifference, likelihood_differences
 from sparsedash.stats.significance import PairedComparison, compare_records, holm, share_interval, shared_outcomes
-from sparsedash.stats.task_verdicts import JudgedAnswers
+from sparsedash.stats.task_verdicts import JudgedAnswers, is_unanswered
 from sparsedash.stats.tolerance import Losses, Tolerance, ToleranceVerdict, judge_all, record_losses
 from sparsedash.storage.store import Store
 
@@ -381,7 +381,7 @@ def run_results(
         return None
     limits, (dense, *sparse) = tolerance or Tolerance(), measured.values()
     tasks = results.answers.of_run(run, limits)
-    judged = (_with_tasks(each, tasks.get(each.record.key)) for each in judge(sparse, limits, run.n_compared))
+    judged = (_with_tasks(each, run, tasks) for each in judge(sparse, limits, run.n_compared))
     return RunResults(
         run=run,
         models=(*judge([dense], Tolerance()), *judged),
@@ -393,9 +393,16 @@ def run_results(
     )
 
 
-def _with_tasks(model: Judged, answers: JudgedAnswers | None) -> Judged:
-    losses = tuple(result.loss for result in answers.results if result.loss) if answers else ()
-    return replace(model, verdict=replace(model.verdict, tasks=losses)) if losses else model
+def _with_tasks(model: Judged, run: Run, tasks: Mapping[str, JudgedAnswers]) -> Judged:
+    """The model, judged by its tasks as well."""
+    results = tasks[model.record.key].results if model.record.key in tasks else ()
+    verdict = replace(
+        model.verdict,
+        tasks=tuple(result.loss for result in results if result.loss),
+        unjudged=tuple(result.task for result in results if not result.loss),
+        unanswered=is_unanswered(run, model.record.key, tasks),
+    )
+    return replace(model, verdict=verdict)
 
 
 class PromptTexts(NamedTuple):

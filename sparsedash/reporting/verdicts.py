@@ -63,10 +63,14 @@ def verdict_words(found: ToleranceVerdict, be: str = "is") -> str:
     if found.verdict == "undecided":
         unclear = "cannot be judged" if found.too_few else f"{be} too close to call"
         passages = [quantity(found.n_passages, "passage")] if found.perplexity in decisive else []
+        if not passages and not tasks:
+            return f"{be} undecided: not all tasks were answered"
         return f"{unclear} on {wording.and_join([*passages, *tasks])}"
     if found.verdict == "beyond":
         return f"costs too much: {', '.join(map(loss_with_limit, found.deciding))}"
     also = f", and on {wording.and_join(tasks)}" if tasks else ""
+    open_ = wording.and_join(found.unjudged)
+    also += f"; {open_} {'is' if len(found.unjudged) == 1 else 'are'} not judged" if open_ else ""
     phrase = f"stays within your {plural(len(found.deciding), 'limit')}"
     return f"{phrase}: {', '.join(map(loss_with_limit, decisive))}{also}{accuracy_open(found)}"
 
@@ -166,6 +170,8 @@ def headline_loss(found: ToleranceVerdict) -> tuple[str, ...]:
         if names := task_names([loss for loss in found.tasks if loss.verdict == verdict]):
             sign, word = VERDICT_SIGNS[verdict].split()
             said.append(f"{sign} {wording.and_join(names)} {word}")
+    said += [f"{wording.and_join(found.unjudged)} not judged"] if found.unjudged else []
+    said += ["tasks not answered"] if found.unanswered else []
     return tuple(said)
 
 
@@ -259,7 +265,9 @@ def verdict_values(found: ToleranceVerdict) -> dict[str, Value]:
     ratios = [finite_ratio(nats) for nats in (lost.value, lost.low, lost.high)]
     ends_named = ("", "_low", "_high", "_level_percent")
     names = [f"{name}{end}" for name in ("change_points", "perplexity_ratio") for end in ends_named]
-    return {**dict(zip(names, [*values, *ratios, 100 * lost.level], strict=True)), "verdict": found.verdict}
+    decided_by = ", ".join(loss.task or loss.measure for loss in found.deciding)
+    numbers = dict(zip(names, [*values, *ratios, 100 * lost.level], strict=True))
+    return {**numbers, "verdict": found.verdict, "decided_by": decided_by}
 
 
 def reached_percents(found: RunResults, model: Judged) -> dict[str, float]:

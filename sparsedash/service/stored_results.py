@@ -5,7 +5,7 @@ import json
 import re
 import threading
 import time
-from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
@@ -29,6 +29,7 @@ from sparsedash.stats.task_pairs import pair_answers, pair_tasks, pairs_of
 from sparsedash.stats.task_verdicts import (
     JudgedAnswers,
     TaskLosses,
+    is_unanswered,
     judge_losses,
     judge_run,
     judge_tasks,
@@ -36,7 +37,7 @@ from sparsedash.stats.task_verdicts import (
     task_losses,
     task_score,
 )
-from sparsedash.stats.tolerance import Losses, Tolerance, ToleranceVerdict, judge_all, record_losses
+from sparsedash.stats.tolerance import Loss, Losses, Tolerance, ToleranceVerdict, judge_all, record_losses
 from sparsedash.storage.sample_files import read_answers
 from sparsedash.storage.store import Store
 
@@ -49,6 +50,8 @@ MOST_RUNS = 4_000
 """Runs whose verdicts are kept in memory, each under one tolerance."""
 
 _NAME_LETTERS, _KEY_DIGITS = 150, 32
+_TASK_RULES = 1
+"""Raise it where the losses of the same answers, or which of them can be judged, become others."""
 _ANSWERS_FORMAT = b"1"
 """Raise it when a stored set of answers changes its form."""
 
@@ -186,7 +189,8 @@ class RunCosts:
         n_new = 0
         for run in runs:
             there = tuple(key for key in run.sparse if key in stored) if run.dense in stored else ()
-            name = (run.dense, there, run.n_compared, tuple(run.answers.items()), run.find is None, tolerance)
+            answered = tuple(run.answers[key] for key in run.answers if self._has_answers(run, key))
+            name = (run.dense, there, run.n_compared, answered, run.find is None, tolerance)
             known: Verdicts | None = self._verdicts.get(name)
             if known is None and (not n_new or self._clock() < until):
                 lost = self._lost(run.dense, there)
@@ -208,28 +212,43 @@ class RunCosts:
         """The verdicts with those on the run's tasks."""
         if not run.answers.get(run.dense):
             return verdicts
-        answered = [record for record in verdicts if run.answers.get(record)]
-        lost, found = {record: self._lost_on_tasks(run, record) for record in answered}, dict(verdicts)
-        for together, alpha in judged_together(run, answered):
-            of = [(record, task) for record in together for task in lost[record]]
-            losses = judge_losses([task for _, task in of], tolerance, alpha)
-            for record in together:
-                own = (loss for (which, _), loss in zip(of, losses, strict=True) if which == record)
-                found[record] = replace(found[record], tasks=tuple(filter(None, own)))
+        dense: list[QuestionSet] = []
+        answered = [record for record in run.sparse if self._has_answers(run, record)]
+        lost = {record: self._lost_on_tasks(run, record, dense) for record in answered}
+        judged = {record: (list[Loss](), list[str]()) for record in lost}
+        n_tasks = {record: sum(task.not_judged is None for task in own) for record, own in lost.items()}
+        for records, alpha, n_lost in judged_together(run, n_tasks):
+            of = [(record, task) for record in records for task in lost[record]]
+            losses = judge_losses([task for _, task in of], tolerance, alpha, n_lost)
+            for (record, task), loss in zip(of, losses, strict=True):
+                losses_of, unjudged = judged[record]
+                losses_of += [loss] if loss else []
+                unjudged += [] if loss else [task.task]
+        found = dict(verdicts)
+        for record, verdict in verdicts.items():
+            tasks, names = judged.get(record, ((), ()))
+            missing = is_unanswered(run, record, judged)
+            found[record] = replace(verdict, tasks=tuple(tasks), unjudged=tuple(names), unanswered=missing)
         return found
 
-    def _lost_on_tasks(self, run: Run, record: str) -> list[TaskLosses]:
-        """The losses of a sparse record on the run's tasks; none where answers are missing."""
+    def _has_answers(self, run: Run, record: str) -> bool:
+        """Whether the sets of both models are stored."""
+        keys = run.answers.get(record, ())
+        asked = run.answers.get(run.dense, ())
+        return bool(keys and asked) and all(self._store.has(QuestionSet, key) for key in (*keys, *asked))
+
+    def _lost_on_tasks(self, run: Run, record: str, dense: list[QuestionSet]) -> list[TaskLosses]:
+        """The losses of a sparse record on the run's tasks. dense: the dense model's sets, filled in once needed."""
         note = _task_losses_note(run, record)
         known = recalled(self._store, note, list[TaskLosses])
         if known is None:
-            sides = [[self._store.get(QuestionSet, key) for key in run.answers[each]] for each in (run.dense, record)]
-            whole = [[each for each in side if each] for side in sides]
-            if whole != sides:
-                return []
-            known = [task_losses(pair) for pair in pairs_of(*whole)[0]]
+            dense += [] if dense else self._sets(run.answers[run.dense])
+            known = [task_losses(pair) for pair in pairs_of(dense, self._sets(run.answers[record]))[0]]
             self._store.remember(note, json.dumps([asdict(each) for each in known]))
         return known
+
+    def _sets(self, keys: Iterable[str]) -> list[QuestionSet]:
+        return [found for key in keys if (found := self._store.get(QuestionSet, key)) is not None]
 
     def _lost(self, dense: str, sparse: Sequence[str]) -> dict[str, Losses]:
         """The losses of each model, in the order of the keys. The dense record is read once, and only if needed."""
@@ -268,7 +287,7 @@ class AnswersBeside(NamedTuple):
 
 def _task_losses_note(run: Run, record: str) -> NoteName:
     answers = [run.answers.get(each, ()) for each in (run.dense, record)]
-    return store_keys.task_losses_note(run.dense, record, digest(answers))
+    return store_keys.task_losses_note(run.dense, record, digest([_TASK_RULES, *answers]))
 
 
 class OpenedAnswers:

@@ -6,7 +6,7 @@ interval is that of level 1 - 2 alpha: the chance that a verdict is wrong is at 
 judged together, of one model or several, by Holm's steps. Why: see docs/adr/0049.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import exp, inf, log
 from typing import Literal, NamedTuple
@@ -96,13 +96,18 @@ class JudgedAnswers(NamedTuple):
     notes: Sequence[str]
 
 
-def judge_tasks(pairs: Sequence[TaskPair], tolerance: Tolerance, alpha: float = ALPHA) -> list[TaskResult]:
-    """The verdicts on all tasks, of one model or several, together; in the order given. alpha: the chance of error."""
+def judge_tasks(
+    pairs: Sequence[TaskPair], tolerance: Tolerance, alpha: float = ALPHA, n_lost: int = 0
+) -> list[TaskResult]:
+    """The verdicts on all tasks, of one model or several, together; in the order given.
+
+    alpha: the chance of error. n_lost: tasks of models that are missing, which count as undecided.
+    """
     measured = [task_losses(pair) for pair in pairs]
-    losses = judge_losses(measured, tolerance, alpha)
+    losses = judge_losses(measured, tolerance, alpha, n_lost)
     # Those that are not judged claim nothing, so they take nothing of the chance of error.
     judged = [i for i, loss in enumerate(losses) if loss is not None]
-    adjusted = dict(zip(judged, holm([_p_value(measured[i]) for i in judged]), strict=True))
+    adjusted = dict(zip(judged, holm([_p_value(measured[i]) for i in judged], len(judged) + n_lost), strict=True))
     return [
         TaskResult(
             pair=pair,
@@ -121,12 +126,30 @@ def judge_tasks(pairs: Sequence[TaskPair], tolerance: Tolerance, alpha: float = 
     ]
 
 
-def judged_together(run: Run, records: Sequence[str]) -> list[tuple[Sequence[str], float]]:
-    """The records of a run whose tasks are judged together, and with which chance of error.
+class Together(NamedTuple):
+    """Sparse records of a run whose tasks are judged together. alpha, n_lost: as of `judge_tasks`."""
 
-    A search judges each trial by itself, when the next ones are not known.
+    records: Sequence[str]
+    alpha: float
+    n_lost: int
+
+
+def judged_together(run: Run, n_tasks: Mapping[str, int]) -> list[Together]:
+    """The records of a run in the groups that are judged together. n_tasks: of each record, those that can be judged.
+
+    Models of a run that are missing or to come count as those there do. A search judges each trial by itself, when the
+    next ones are not known.
     """
-    return [(records, ALPHA)] if run.find is None else [([record], TRIAL_ALPHA) for record in records]
+    if run.find is not None:
+        return [Together([record], TRIAL_ALPHA, 0) for record in n_tasks]
+    missing = max(0, run.n_compared - len(n_tasks))
+    return [Together(list(n_tasks), ALPHA, missing * max(n_tasks.values(), default=0))]
+
+
+def is_unanswered(run: Run, record: str, judged: Container[str]) -> bool:
+    """Whether dense has answered tasks of the run that this sparse model has not. judged: the models that were."""
+    asked = run.answers.get(run.dense, ())
+    return bool(asked) and (record not in judged or len(run.answers.get(record, ())) < len(asked))
 
 
 def judge_run(
@@ -141,10 +164,12 @@ def judge_run(
     if run.dense not in whole:
         return {}
     pairs = {record: pairs_of(whole[run.dense], whole[record]) for record in run.sparse if record in whole}
+    n_tasks = {record: sum(_not_judged(pair) is None for pair in found) for record, (found, _) in pairs.items()}
     judged = {}
-    for together, alpha in judged_together(run, list(pairs)):
-        results = iter(judge_tasks([pair for record in together for pair in pairs[record][0]], tolerance, alpha))
-        for record in together:
+    for records, alpha, n_lost in judged_together(run, n_tasks):
+        asked = [pair for record in records for pair in pairs[record][0]]
+        results = iter(judge_tasks(asked, tolerance, alpha, n_lost))
+        for record in records:
             found, notes = pairs[record]
             judged[record] = JudgedAnswers([next(results) for _ in found], notes)
     return judged
@@ -170,8 +195,13 @@ def task_losses(pair: TaskPair) -> TaskLosses:
     )
 
 
-def judge_losses(tasks: Sequence[TaskLosses], tolerance: Tolerance, alpha: float = ALPHA) -> list[Loss | None]:
-    """The losses of all tasks judged together, in the order given; None where one is not judged."""
+def judge_losses(
+    tasks: Sequence[TaskLosses], tolerance: Tolerance, alpha: float = ALPHA, n_lost: int = 0
+) -> list[Loss | None]:
+    """The losses of all tasks judged together, in the order given; None where one is not judged.
+
+    alpha, n_lost: as of `judge_tasks`.
+    """
 
     def judge(i: int, share: float) -> Loss:
         task, width = tasks[i], 2 * share
@@ -184,7 +214,7 @@ def judge_losses(tasks: Sequence[TaskLosses], tolerance: Tolerance, alpha: float
         needed = None if loss.needed and loss.needed <= of.n else loss.needed
         return replace(loss, task=task.task, needed=needed)
 
-    found = judge_in_steps([i for i, task in enumerate(tasks) if task.not_judged is None], alpha, judge)
+    found = judge_in_steps([i for i, task in enumerate(tasks) if task.not_judged is None], alpha, judge, n_lost)
     return [found.get(i) for i in range(len(tasks))]
 
 

@@ -106,13 +106,16 @@ class Loss:
 class ToleranceVerdict:
     """Verdict on a model by all its losses. accuracy: None where the dense model has too few right answers.
 
-    tasks: losses on the tasks that can be judged.
+    tasks: losses on the tasks that can be judged; unjudged: names of the others. unanswered: whether dense has answered
+    tasks that this model has not.
     """
 
     n_passages: int
     perplexity: Loss
     accuracy: Loss | None
     tasks: tuple[Loss, ...] = ()
+    unjudged: tuple[str, ...] = ()
+    unanswered: bool = False
 
     @property
     def losses(self) -> tuple[Loss, ...]:
@@ -121,13 +124,14 @@ class ToleranceVerdict:
 
     @property
     def verdict(self) -> Verdict:
-        """Beyond where any loss is; within where word perplexity and every task are.
+        """Beyond where any loss is; within where word perplexity and every task are, and all tasks were answered.
 
         Accuracy on the passages is the coarser measure: where it decides nothing, perplexity decides.
         """
         if any(loss.verdict == "beyond" for loss in (*self.losses, *self.tasks)):
             return "beyond"
-        return "within" if all(loss.verdict == "within" for loss in (self.perplexity, *self.tasks)) else "undecided"
+        decided = all(loss.verdict == "within" for loss in (self.perplexity, *self.tasks))
+        return "within" if decided and not self.unanswered else "undecided"
 
     @property
     def deciding(self) -> tuple[Loss, ...]:
@@ -141,11 +145,11 @@ class ToleranceVerdict:
 
     @property
     def passages_needed(self) -> int | None:
-        """Passages that would decide it; None where it is decided or unknown.
+        """Passages that would decide it; None where it is decided or unknown, or tasks are open.
 
         Word perplexity decides either way; accuracy only where its loss is over the limit.
         """
-        if self.verdict != "undecided":
+        if self.verdict != "undecided" or self.unanswered or any(loss.verdict == "undecided" for loss in self.tasks):
             return None
         deciding = [self.perplexity, *(loss for loss in self.losses[1:] if loss.value > loss.most)]
         return min((loss.needed for loss in deciding if loss.needed is not None), default=None)

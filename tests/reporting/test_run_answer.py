@@ -13,10 +13,11 @@ from sparsedash.reporting.next_step import next_step
 from sparsedash.reporting.record_pair import Pair
 from sparsedash.reporting.run_reports import comparison_words, html_report, run_document
 from sparsedash.reporting.run_results import RunResults
-from sparsedash.reporting.verdicts import model_verdict
+from sparsedash.reporting.verdicts import model_verdict, verdict_words
 from sparsedash.schema.errors import StoreError
 from sparsedash.schema.find_settings import FindResult, FindSettings, Trial
 from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.question_records import QuestionSet
 from sparsedash.schema.records import Healed, Record
 from sparsedash.schema.settings import BUILTIN_CLOZE_402, RunSettings
 from sparsedash.shell.terminal import run_table
@@ -399,22 +400,56 @@ def test_the_next_step_depends_on_what_is_open(sparse, sentence):
         assert step.asked.evaluation.n_passages == 630
 
 
+MORE = "Next: ask about 1.7 times as many questions of sums, if it has so many, which should settle it."
+
+
+def with_answers(swept: RunResults, dense: QuestionSet, *others: QuestionSet, **more) -> RunResults:
+    """The results with dense's answers, and those of the first sparse models."""
+    sets = dict(zip("abcd", (dense, *others), strict=False))
+    answers = {record: (key,) for record, key in zip(swept.run.records, sets, strict=False)}
+    return results_of(replace(swept.run, answers=answers, **more), [each.record for each in swept.models], sets=sets)
+
+
+def test_a_model_that_has_not_answered_the_tasks_is_never_within_and_a_task_that_is_not_judged_is_named():
+    swept, (dense, same) = sweep_of(WITHIN, replace(WITHIN, key="two")), verdicts(both=600)
+    first, second = with_answers(swept, dense, same).judged
+    assert (first.verdict.verdict, second.verdict.verdict) == ("within", "undecided")
+    assert plain(verdict_words(second.verdict)) == "is undecided: not all tasks were answered"
+    few, none = verdicts(both=3, wrong=50)
+    found = with_answers(sweep_of(WITHIN), few, none)
+    assert plain(verdict_words(found.judged[0].verdict)).endswith("(limit 1.10 ×); sums is not judged; " + OPEN)
+
+
+def test_tasks_of_models_to_come_count_as_comparisons_like_their_passages():
+    # Within by itself, and not among eleven.
+    dense, lost = verdicts(both=594, broke=6)
+    alone = with_answers(sweep_of(WITHIN), dense, lost)
+    settings = replace(alone.run.settings, sparsities_permille=tuple(range(100, 200, 10)))
+    among = with_answers(sweep_of(WITHIN), dense, lost, settings=settings, finished=False)
+    (one,), (other,) = (found.judged[0].verdict.tasks for found in (alone, among))
+    assert (one.verdict, other.verdict) == ("within", "undecided")
+
+
 @pytest.mark.parametrize(
     ("limit", "broke", "task", "said", "n"),
     [
-        (200, 1, "sums", "Next: ask about 1.7 times as many questions of sums, which should settle it.", 340),
+        (
+            200,
+            1,
+            "sums",
+            "Next: ask about 1.7 times as many questions of sums, if it has so many, which should settle it.",
+            340,
+        ),
         (None, 5, "sums", "Next: allow another loss on sums.", None),
         (200, 5, "copying", "Next: allow another loss on copying.", None),
     ],
     ids=["more", "all-asked", "too-few-there"],
 )
 def test_where_tasks_alone_leave_a_model_undecided_more_of_their_questions_are_asked(limit, broke, task, said, n):
-    swept = sweep_of(shifted(0.01, 100))
-    dense, lost = verdicts(both=200 - broke, broke=broke, task=task)
+    swept, (dense, lost) = sweep_of(shifted(0.01, 100)), verdicts(both=200 - broke, broke=broke, task=task)
     evaluation = replace(swept.run.settings.evaluation, tasks=(task,), task_limit=limit)
-    run = replace(swept.run, settings=replace(swept.run.settings, evaluation=evaluation))
-    run = replace(run, answers={run.dense: ("a",), run.sparse[0]: ("b",)})
-    found = results_of(run, [each.record for each in swept.models], sets={"a": dense, "b": lost})
+    found = with_answers(swept, dense, lost, settings=replace(swept.run.settings, evaluation=evaluation))
+    run = found.run
     assert plain(answers.answer_sentence(found)).endswith(
         f"10 % of the MLP channels is too close to call on {task}. {LIMITS}"
     )

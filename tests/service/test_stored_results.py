@@ -82,7 +82,7 @@ def test_verdicts_are_those_of_the_answers_which_are_read_once_until_their_losse
     assert RunCosts(store).verdicts([run], TOLERANCE) != first
 
 
-def test_the_verdict_on_a_run_is_that_of_its_tasks_too_also_once_their_questions_are_gone(store):
+def test_the_verdict_on_a_run_is_that_of_its_tasks_too_and_within_only_where_they_were_answered(store):
     (run,) = stored(store)
     dense, worse = verdicts(both=300, broke=100)
     for key, found in (("a", dense), ("b", worse)):
@@ -93,7 +93,9 @@ def test_the_verdict_on_a_run_is_that_of_its_tasks_too_also_once_their_questions
     assert (first.verdict, [loss.task for loss in first.deciding]) == ("beyond", ["sums"])
     assert [first, *rest] == [each.verdict for each in shown.judged]
     store.drop(QuestionSet, "b")
-    assert RunCosts(store).verdicts([asked], TOLERANCE) == found
+    lost, shown = RunCosts(store).verdicts([asked], TOLERANCE), run_results(StoredResults(store), asked, TOLERANCE)
+    assert list(lost[run.key].values()) == [each.verdict for each in shown.judged]
+    assert {each.verdict for each in lost[run.key].values()} <= {"undecided", "beyond"}, "nothing is within unasked"
 
 
 def test_one_look_takes_no_longer_than_it_may_and_the_next_goes_on(store):

@@ -16,7 +16,7 @@ from sparsedash.schema.question_records import QuestionSet
 from sparsedash.schema.records import Run
 from sparsedash.schema.store_keys import StopWithin
 from sparsedash.stats.sparsity_search import channel_steps, most_trials, next_trial, search_bounds, weight_steps
-from sparsedash.stats.task_verdicts import judge_run, overall_verdict
+from sparsedash.stats.task_verdicts import is_unanswered, judge_run, overall_verdict
 from sparsedash.stats.tolerance import Tolerance
 from sparsedash.storage.store import Store
 from sparsedash.storage.text_files import fingerprints
@@ -97,7 +97,9 @@ def _verdict_on_tasks(run: Run, settings: FindSettings, store: Store) -> TrialVe
     tolerance = Tolerance(ratio=settings.ratio, points=settings.points)
     judged = judge_run(run, partial(store.get, QuestionSet), tolerance)
     found = overall_verdict([result for each in judged.values() for result in each.results])
-    return "within" if found == "not judged" else found
+    if found == "beyond" or not is_unanswered(run, run.sparse[0], judged):
+        return "within" if found == "not judged" else found
+    return "undecided"
 
 
 def _steps(settings: FindSettings, context: RunContext) -> tuple[int, ...]:
