@@ -420,13 +420,10 @@ def test_a_model_that_has_not_answered_the_tasks_is_never_within_and_a_task_that
     assert plain(verdict_words(found.judged[0].verdict)).endswith("(limit 1.10 ×); sums is not judged; " + OPEN)
 
 
-def test_tasks_of_models_to_come_count_as_comparisons_like_their_passages():
-    # Within by itself, and not among eleven.
-    dense, lost = verdicts(both=594, broke=6)
-    alone = with_answers(sweep_of(WITHIN), dense, lost)
-    settings = replace(alone.run.settings, sparsities_permille=tuple(range(100, 200, 10)))
-    among = with_answers(sweep_of(WITHIN), dense, lost, settings=settings, finished=False)
-    (one,), (other,) = (found.judged[0].verdict.tasks for found in (alone, among))
+def test_tasks_of_missing_models_count_as_comparisons_like_their_passages():
+    swept, (dense, lost) = sweep_of(WITHIN), verdicts(both=595, broke=5)
+    gone = with_answers(swept, dense, lost, sparse=(*swept.run.sparse, "gone"))
+    (one,), (other,) = (found.judged[0].verdict.tasks for found in (with_answers(swept, dense, lost), gone))
     assert (one.verdict, other.verdict) == ("within", "undecided")
 
 
