@@ -158,7 +158,7 @@ def run_problems(
             require_possible(request, shape)
         except SettingsError as error:
             found.append(Problem(field="sparsity", message=f"{error.message} {error.advice}"))
-    if settings.quantised_to and (why := quantise_problem(settings.model)):
+    if settings.quantised_to and (why := quantise_problem(settings.model, shape.family if shape else None)):
         found.append(Problem(field="model", message=f"Its models cannot be quantised: {why}."))
     asked, needed = settings.calibration, 0
     # The shape of other models is known once they are read.

@@ -167,10 +167,11 @@ def time_command(arguments: argparse.Namespace) -> terminal.Work:
     in_torch = request.runtime == "torch"
     if in_torch and settings.quantised_to:
         raise SettingsError("--quantise", arguments.quantise, "nothing, but with --runtime llama.cpp")
-    if not in_torch and (problem := quantise_problem(settings.model)):
-        raise SettingsError("--runtime", request.runtime, "torch for this model", f"Reason: {problem}.")
     write = terminal.result_writer(arguments)
     store = open_store_for(settings, arguments)
+    named = None if in_torch else named_model(settings.model, store)
+    if not in_torch and (problem := quantise_problem(settings.model, named.family if named else None)):
+        raise SettingsError("--runtime", request.runtime, "torch for this model", f"Reason: {problem}.")
     yield
     with terminal.ProgressBar(settings, arguments.quiet) as bar:
         from sparsedash.engine.comparison.llama_timing import time_run_in_llama_cpp

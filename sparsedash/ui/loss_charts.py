@@ -140,7 +140,7 @@ def choose_share(asked: Budget) -> Budget:
 def show_gains(backend: Backend, found: RunResults, tradeoff: TradeoffData, name: GainName, measure: Measure) -> str:
     """Draw the chart and what it leaves out. Returns the key of the record that was pressed, or nothing."""
     is_timed, key = name in GAIN_PHASES, ""
-    options = _choose_timing(found) if is_timed else TimingOptions()
+    options = _choose_timing(backend, found) if is_timed else TimingOptions()
     gained, omitted = run_gains(backend, found, name, options)
     if gained.gains:
         tradeoff = replace(tradeoff, highlighted=query_value(_HIGHLIGHT))
@@ -160,9 +160,11 @@ def show_gains(backend: Backend, found: RunResults, tradeoff: TradeoffData, name
     return key
 
 
-def _choose_timing(found: RunResults) -> TimingOptions:
+def _choose_timing(backend: Backend, found: RunResults) -> TimingOptions:
     """Draw the choices of runtime, number format and threads for a measurement of speed."""
-    (first, second, third), problem = st.columns(3), quantise_problem(found.run.settings.model)
+    (first, second, third), model = st.columns(3), found.run.settings.model
+    named = backend.named_model(model)
+    problem = quantise_problem(model, named.family if named else None)
     with first:
         runtime = select("runtime", "Timed in", {_TORCH: _TORCH} if problem else _RUNTIMES, _TORCH)
         if problem:

@@ -142,7 +142,7 @@ def test_speed_that_was_not_measured_is_offered_with_number_format_and_threads(o
 
 
 def test_models_are_timed_in_llama_cpp_where_it_and_their_files_are(open_page, backend, run, monkeypatch):
-    monkeypatch.setattr("sparsedash.ui.loss_charts.quantise_problem", lambda model: "")
+    monkeypatch.setattr("sparsedash.ui.loss_charts.quantise_problem", lambda *model: "")
     app = open_page("overview", against="reading", numbers="bfloat16")
     app.selectbox(key="chosen-runtime").select("llama.cpp").run()
     assert app.query_params["runtime"] == ["llama.cpp"] or app.query_params["runtime"] == "llama.cpp"
@@ -156,7 +156,7 @@ def test_models_are_timed_in_llama_cpp_where_it_and_their_files_are(open_page, b
     assert query_of(links(open_page("runs", view="jobs"))["See the speed-up"])["runtime"] == "llama.cpp"
     app = open_page("overview", against="reading", runtime="llama.cpp")
     assert marks(chart(app))[0]["x"] == [1.15] and "llama.cpp (binding 1.0), F16 beside dense in F16" in words(app)
-    monkeypatch.setattr("sparsedash.ui.loss_charts.quantise_problem", lambda model: "no file")
+    monkeypatch.setattr("sparsedash.ui.loss_charts.quantise_problem", lambda *model: "no file")
     app = open_page("overview", against="reading", runtime="llama.cpp")
     assert app.selectbox(key="chosen-runtime").options == ["torch"] and "Not in llama.cpp: no file." in words(app)
 

@@ -14,7 +14,7 @@ from sparsedash.engine.comparison.timing import TimeSample, machine_name, phase_
 from sparsedash.engine.models.fresh_process import talking_to
 from sparsedash.engine.models.gguf_making import gguf_of
 from sparsedash.engine.models.gguf_quantising import write_quantised
-from sparsedash.engine.models.loading import ModelShelf
+from sparsedash.engine.models.loading import ModelShelf, locate_model
 from sparsedash.engine.run import pipeline
 from sparsedash.engine.run.model_making import rebuild_model
 from sparsedash.engine.run.run_context import software_versions
@@ -64,6 +64,8 @@ def time_files(
         raise JobError("There is no model to time: its result is no longer stored, or is dense.", "Run it again.")
     if problem := quantise_problem(record.model):
         raise JobError("This model cannot be timed in llama.cpp.", f"Reason: {problem}.")
+    source = locate_model(record.model, store)
+    dense_file = gguf_of(source, store, begin_parts(Step("load", 0, 1, message="a GGUF file of it"), on_step))
     method, started_at = record.pruned.method, time.time()
     # What its file is made of.
     plain = replace(record, pruned=replace(record.pruned, method=method.unquantised, quantised=None))
@@ -72,7 +74,6 @@ def time_files(
         raise JobError("A model streamed from disk cannot be timed in llama.cpp: its files are written from memory.")
     sparse, shape = made.sparse, model_shape(made.loaded.model.config.to_dict())
     assert isinstance(sparse, PrunedChannels), "the shell and the page refuse the others"
-    dense_file = gguf_of(made.source, store)
     weights: list[tuple[PrunedChannels, Weights]] = [
         (PrunedChannels.whole(made.loaded), "float16"),
         (sparse, method.quantise or "float16"),

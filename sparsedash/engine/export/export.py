@@ -26,7 +26,7 @@ from sparsedash.reporting.run_results import Judged, StoredResults, judge, measu
 from sparsedash.reporting.wording import tensor_types
 from sparsedash.schema.errors import ExportError, JobError
 from sparsedash.schema.export_settings import Export, ExportSettings, Form, Proof
-from sparsedash.schema.progress import OnPart, OnStep, Step, begin_parts
+from sparsedash.schema.progress import OnPart, OnStep, Step, begin_parts, ignore_parts
 from sparsedash.schema.records import Passages, Pruned, Record, Run
 from sparsedash.schema.settings import RunSettings
 from sparsedash.stats.tolerance import Tolerance
@@ -160,9 +160,9 @@ def export_narrowed(
 
 
 def require_exportable(run: RunSettings, wanted: ExportSettings, store: Store) -> None:
-    """Raise SettingsError where the result of this run could not be written in this form; no weights are read.
+    """Raise SettingsError or ModelError where the result of this run could not be written in this form.
 
-    Raises ModelError where its model is not found.
+    No weights are read, but where a GGUF file has to be made of a folder first.
     """
     source = locate_model(run.model, store)
     require_form(wanted.form, *run.points[0], read_config(source.folder, source.reference).model_type)
@@ -218,7 +218,7 @@ def _write(
     assert sparse is not None
     if settings.form == "gguf":
         assert isinstance(sparse, PrunedChannels), "form_problem has refused the other shape"
-        file, is_base = _dense_gguf(made.source, settings, store)
+        file, is_base = _dense_gguf(made.source, settings, store, on_part)
         new = inside / f"{folder.name}.gguf"
         written = write_quantised(
             new, file, sparse, weights, is_base=is_base, require_room=require_room, on_part=on_part
@@ -243,11 +243,13 @@ def _as_quantised(file: Path, settings: ExportSettings, made: RebuiltModel, stor
     return replace(made, sparse=sparse), f"; {tensor_types(found.tensors, found.fell_back)}"
 
 
-def _dense_gguf(source: Source, settings: ExportSettings, store: Store) -> tuple[Path, bool]:
+def _dense_gguf(
+    source: Source, settings: ExportSettings, store: Store, on_part: OnPart = ignore_parts
+) -> tuple[Path, bool]:
     """The dense model's GGUF file, made here where none is named; and whether its weights are those of the run."""
     if settings.dense_gguf:
         return local_path(settings.dense_gguf), False
-    return gguf_of(source, store), True
+    return gguf_of(source, store, on_part), True
 
 
 def _judged(request: _Request, tolerance: Tolerance, store: Store) -> Judged:

@@ -34,7 +34,7 @@ from sparsedash.schema.export_settings import ExportSettings, Proof
 from sparsedash.schema.method_settings import Quantisation
 from sparsedash.schema.records import Pruned, Record
 from sparsedash.schema.settings import BUILTIN_MODEL
-from sparsedash.stats.tolerance import Tolerance
+from sparsedash.stats.tolerance import Tolerance, ToleranceVerdict
 from sparsedash.storage.model_folders import RECIPE
 
 BUILTIN_BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -250,10 +250,18 @@ def _loss_section(facts: CardFacts) -> str:
 {wording.first_upper(verdicts.loss_words(found))}.
 
 Both models were evaluated on the same {pairs.n_passages:,} passages of {_code(public_name(facts.sparse.corpus))}.
-{verdicts.flip_words(pairs)} Equal accuracy: {wording.p_value(judged.p_value)} ({test}). p and the levels of the
+{_tasks_words(found)}{verdicts.flip_words(pairs)}
+Equal accuracy: {wording.p_value(judged.p_value)} ({test}). p and the levels of the
 intervals allow for every sparse model of the run.
 
 {_table(("", "dense", "sparse", "change", "interval of the change"), rows)}"""
+
+
+def _tasks_words(found: ToleranceVerdict) -> str:
+    """What it lost on tasks, each with its limit and verdict, as the beginning of a paragraph; nothing without any."""
+    lost = [f"{verdicts.loss_with_limit(loss)}, {verdicts.VERDICT_SIGNS[loss.verdict]}" for loss in found.tasks]
+    lost += [f"{task}, not judged" for task in found.unjudged] + ["some not answered"] * found.unanswered
+    return f"Tasks: {'; '.join(lost)}. " if lost else ""
 
 
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:

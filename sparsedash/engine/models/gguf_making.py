@@ -7,7 +7,8 @@ converted models. What it cannot say of a model is refused, by reading it back.
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,15 +20,16 @@ from gguf.quants import quant_shape_to_byte_shape
 from transformers import AutoTokenizer, PretrainedConfig
 
 from sparsedash.catalog.families import MADE_GGUF
-from sparsedash.catalog.gguf_names import ARCHITECTURES, CUTS_OF, INDIVIDUAL_DIGITS, WORDS_OF_BYTES
+from sparsedash.catalog.gguf_names import ARCHITECTURES, CUTS_OF, INDIVIDUAL_DIGITS, WHOLE_WORDS, WORDS_OF_BYTES
 from sparsedash.catalog.gguf_reader import opened_gguf
 from sparsedash.engine.models.checkpoint_reading import read_config, refusing, stored_tensors, type_name, weight_files
 from sparsedash.engine.models.gguf_writing import Array, GgufTensor, gguf_type
 from sparsedash.engine.models.loading import Source, gguf_file
 from sparsedash.engine.models.model_conversion import GgufModel, converted_folder
-from sparsedash.schema.errors import SettingsError
+from sparsedash.schema.errors import ModelError
 from sparsedash.schema.plain_values import digest
 from sparsedash.schema.progress import OnPart, ignore_parts
+from sparsedash.storage.model_folders import require_export_room
 from sparsedash.storage.store import Store
 
 _VERSION = 1
@@ -36,27 +38,27 @@ _KINDS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 _FILE_TYPES = {"F32": "ALL_F32", "F16": "MOSTLY_F16", "BF16": "MOSTLY_BF16"}
 _COMPUTED = ("rope_parameters", "layer_types")
 """Entries of a config that are written in a way of their own, or follow from others."""
-_UNSAID = (
-    *(
-        "_model_name_or_path",
-        "_name_or_path",
-        "architectures",
-        "dtype",
-        "model_type",
-        "transformers_version",
-        "rope_parameters",
-    ),
-    *("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id", "initializer_range", "use_cache"),
+_ALSO_SAID = (
+    *("hidden_act", "hidden_activation", "attention_bias", "mlp_bias", "layer_types", "query_pre_attn_scalar"),
+    *("tie_word_embeddings", "sliding_window", "attn_logit_softcapping", "final_logit_softcapping"),
 )
-"""Entries that change no number here, or that are checked elsewhere."""
+"""Entries that change what a model computes, beside those that have a key."""
 _BYTE = re.compile("<0x[0-9A-F]{2}>")
-_ALLOWED = "a GGUF file of the dense model with F32, F16 or BF16 weights"
+_ADVICE = "Name a GGUF file of the dense model: for an export with --dense-gguf, for all else as the model."
+_SPACES = {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}
+_PREFIX = {"type": "Prepend", "prepend": "\u2581"}
+_NORMALIZERS: tuple[Any, ...] = (
+    *(None, _SPACES, {"type": "NFC"}),
+    {"type": "Sequence", "normalizers": [_PREFIX, _SPACES]},
+    {"type": "Sequence", "normalizers": [_SPACES]},
+)
+"""What may become of a text before it is cut; llama.cpp does the same with spaces, and leaves the rest as it is."""
 
 
 def gguf_of(source: Source, store: Store, on_part: OnPart = ignore_parts) -> Path:
     """The GGUF file that the model is read from, or else one made of its folder.
 
-    on_part: called before each tensor that is written. Raises SettingsError where none can be made.
+    on_part: called before each tensor that is written. Raises ModelError where none can be made.
     """
     if base := gguf_file(source.reference):
         return base
@@ -66,18 +68,47 @@ def gguf_of(source: Source, store: Store, on_part: OnPart = ignore_parts) -> Pat
 
 
 def write_dense_gguf(source: Source, file: Path, on_part: OnPart = ignore_parts) -> None:
-    """Write the file in the folder's own types of weights. Raises SettingsError for a model that it cannot hold."""
+    """Write the file in the folder's own types of weights.
+
+    Raises ModelError for a model that it cannot hold, before any weight is written, and where the disk is full.
+    """
     config = read_config(source.folder, source.reference)
     name = MADE_GGUF.get(config.model_type)
     if name is None:
         raise _impossible(f"none of {config.model_type} can be made here")
+    if config.model_type == "mistral" and config.sliding_window:
+        raise _impossible("llama.cpp reads no sliding window of a mistral model")
     with refusing(f"The tokenizer of {source.reference} could not be read", "Fetch the model again."):
         tokenizer = AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False, local_files_only=True)
     tensors = [*_rope_factors(config), *_tensors(source, config, name)]
+    try:
+        _write(file, config, tokenizer, [_stand_in(tensor) for tensor in tensors], ignore_parts)
+        _require_said(file, config)
+        require_export_room(file.parent, sum(tensor.n_bytes for tensor in tensors))
+        _write(file, config, tokenizer, tensors, on_part)
+    except OSError as error:
+        raise ModelError(f"{file} could not be written: {error.strerror or error}.", "Free some space.") from error
+
+
+def _impossible(reason: str) -> ModelError:
+    return ModelError(f"No GGUF file can be made of this model: {reason}.", _ADVICE)
+
+
+def _stand_in(tensor: GgufTensor) -> GgufTensor:
+    """One number under the name of a weight, so that a file's keys can be read back before its weights are written."""
+    if tensor.name == "rope_freqs.weight":
+        return tensor
+    return replace(tensor, shape=(1,), kind=GGMLQuantizationType.F32, make=lambda: np.zeros(1, np.float32))
+
+
+def _write(
+    file: Path, config: PretrainedConfig, tokenizer: Any, tensors: Sequence[GgufTensor], on_part: OnPart
+) -> None:
+    name = MADE_GGUF[config.model_type]
     writer = GGUFWriter(file, name)
     try:
         _add_config(writer, config, name)
-        _add_tokenizer(writer, tokenizer, config.vocab_size)
+        _add_tokenizer(writer, tokenizer, config)
         kinds = {tensor.kind.name for tensor in tensors}
         writer.add_file_type(LlamaFileType[next(_FILE_TYPES[kind] for kind in ("BF16", "F16", "F32") if kind in kinds)])
         for tensor in tensors:
@@ -91,23 +122,17 @@ def write_dense_gguf(source: Source, file: Path, on_part: OnPart = ignore_parts)
             writer.write_tensor_data(quants.quantize(tensor.make().astype(np.float32), tensor.kind))
     finally:
         writer.close()
-    _require_said(file, config)
-
-
-def _impossible(reason: str) -> SettingsError:
-    return SettingsError("dense GGUF", "", _ALLOWED, f"Reason: {reason}.")
 
 
 def _require_said(file: Path, config: PretrainedConfig) -> None:
-    """Raises SettingsError where the config that the file is read back with is another one."""
+    """Raises ModelError where the config that the file is read back with computes otherwise."""
+    said = {*ARCHITECTURES[MADE_GGUF[config.model_type]].keys.values(), *_ALSO_SAID} - {"rope_parameters"}
     found, wanted = GgufModel(opened_gguf(file)).config().to_dict(), config.to_dict()
-    for entry in sorted(found.keys() & wanted.keys() - set(_UNSAID)):
+    for entry in sorted(found.keys() & wanted.keys() & said):
         one, other = found[entry], wanted[entry]
         # Numbers of the file have 32 bits.
         if one != other and not (isinstance(one, float) and np.float32(one) == np.float32(other)):
-            raise _impossible(f"it cannot hold {entry} = {str(wanted[entry])[:80]} of a {config.model_type} model")
-    if config.model_type == "mistral" and config.sliding_window:
-        raise _impossible("llama.cpp reads no sliding window of a mistral model")
+            raise _impossible(f"a file cannot hold {entry} = {str(wanted[entry])[:80]} of a {config.model_type} model")
 
 
 def _add_config(writer: GGUFWriter, config: PretrainedConfig, name: str) -> None:
@@ -130,7 +155,7 @@ def _add_config(writer: GGUFWriter, config: PretrainedConfig, name: str) -> None
 
 
 def _rope(config: PretrainedConfig) -> tuple[Mapping[str, Any], Mapping[str, Any] | None]:
-    """RoPE parameters of full and, in Gemma 3, of sliding attention. Raises SettingsError for another scaling."""
+    """RoPE parameters of full and, in Gemma 3, of sliding attention. Raises ModelError for another scaling."""
     said = config.rope_parameters
     whole, sliding = (said["full_attention"], said["sliding_attention"]) if "full_attention" in said else (said, None)
     kinds = [each.get("rope_type", "default") for each in (whole, sliding) if each is not None]
@@ -166,7 +191,7 @@ def _tensors(source: Source, config: PretrainedConfig, name: str) -> Iterator[Gg
             if theirs is None:
                 if ours.endswith("rotary_emb.inv_freq"):
                     continue
-                raise _impossible(f"it has no place for {ours[:80]} of {config.model_type}")
+                raise _impossible(f"a file has no place for {ours[:80]} of {config.model_type}")
             if theirs == "output.weight" and config.tie_word_embeddings:
                 continue
             number = re.search(r"\.(\d+)\.", ours)
@@ -187,20 +212,22 @@ def _rows(tensor: torch.Tensor, theirs: str, config: PretrainedConfig, name: str
     return values + 1 if name.startswith("gemma") and theirs.endswith("norm.weight") else values
 
 
-def _add_tokenizer(writer: GGUFWriter, tokenizer: Any, n_tokens: int) -> None:
-    """Add the tokens, their merges and where words are cut. Raises SettingsError for a tokenizer of another kind.
+def _add_tokenizer(writer: GGUFWriter, tokenizer: Any, config: PretrainedConfig) -> None:
+    """Add the tokens, their merges and where words are cut. Raises ModelError for a tokenizer of another kind.
 
-    n_tokens: rows of the embeddings; those without a token get one that no text holds.
+    Rows of the embeddings without a token get one that no text holds; added tokens without a row are left out.
     """
-    said = json.loads(tokenizer.backend_tokenizer.to_str())
+    said, n_tokens = json.loads(tokenizer.backend_tokenizer.to_str()), config.vocab_size
     model, added = said["model"], {each["id"]: each for each in said["added_tokens"]}
     if model["type"] != "BPE":
-        raise _impossible(f"none with a tokenizer of the kind {model['type']} can be made here")
+        raise _impossible(f"its tokenizer is of the kind {model['type']}")
     words = {number: word for word, number in model["vocab"].items()} | {i: own["content"] for i, own in added.items()}
-    if max(words) >= n_tokens:
-        raise _impossible(f"the tokenizer has {max(words) + 1:,} tokens, and the model {n_tokens:,}")
+    if beyond := [i for i in words if i >= n_tokens and i not in added]:
+        raise _impossible(f"its tokenizer has {max(beyond) + 1:,} tokens, and the model {n_tokens:,}")
     merges = [" ".join(each) if isinstance(each, list) else each for each in model["merges"]]
     of_bytes = not model.get("byte_fallback")
+    if said["normalizer"] not in _NORMALIZERS:
+        raise _impossible("its tokenizer changes texts in a way that llama.cpp's does not")
     kinds = [_kind(words.get(i), added.get(i), model.get("unk_token")) for i in range(n_tokens)]
     writer.add_tokenizer_model("gpt2" if of_bytes else "llama")
     listed = [words.get(i, f"[PAD{i}]") for i in range(n_tokens)]
@@ -213,27 +240,44 @@ def _add_tokenizer(writer: GGUFWriter, tokenizer: Any, n_tokens: int) -> None:
     writer.add_token_list(listed)
     writer.add_token_types(kinds)
     if of_bytes:
-        writer.add_tokenizer_pre(_cut_by(said["pre_tokenizer"]))
+        cut = _cut_by(said["pre_tokenizer"])
+        if (cut in WHOLE_WORDS) != bool(model.get("ignore_merges")):
+            raise _impossible("its tokenizer merges words that are tokens otherwise than llama.cpp does")
+        writer.add_tokenizer_pre(cut)
         writer.add_token_merges(merges)
-    else:
+    elif _cuts_at_spaces(said["pre_tokenizer"]):
         # llama.cpp merges what makes the token of the highest score: the first merge that makes it.
         scores = {merge.replace(" ", "", 1): -float(rank) for rank, merge in reversed([*enumerate(merges)])}
         writer.add_token_scores([scores.get(words.get(i, ""), -float(len(merges))) for i in range(n_tokens)])
-        spaced = tokenizer.backend_tokenizer.encode("a", add_special_tokens=False).tokens[0].startswith("\u2581")
-        writer.add_add_space_prefix(spaced)
-    for add, number in (
-        (writer.add_bos_token_id, tokenizer.bos_token_id),
-        (writer.add_eos_token_id, tokenizer.eos_token_id),
-        (writer.add_unk_token_id, tokenizer.unk_token_id),
-        (writer.add_pad_token_id, tokenizer.pad_token_id),
+        first = tokenizer.backend_tokenizer.encode("a", add_special_tokens=False).tokens[0]
+        writer.add_add_space_prefix(first.startswith("\u2581"))
+    else:
+        raise _impossible("its tokenizer cuts words otherwise than llama.cpp does")
+    for add, token in (
+        (writer.add_bos_token_id, "bos_token_id"),
+        (writer.add_eos_token_id, "eos_token_id"),
+        (writer.add_unk_token_id, "unk_token_id"),
+        (writer.add_pad_token_id, "pad_token_id"),
     ):
-        if number is not None:
+        number = getattr(tokenizer, token)
+        # llama.cpp has numbers of its own for those that a file does not name.
+        number = getattr(config, token, None) if number is None else number
+        if (number := number[0] if isinstance(number, list) else number) is not None:
             add(number)
     ids = tokenizer("a")["input_ids"]
     writer.add_add_bos_token(ids[0] == tokenizer.bos_token_id)
     writer.add_add_eos_token(len(ids) > 1 and ids[-1] == tokenizer.eos_token_id)
     if isinstance(tokenizer.chat_template, str):
         writer.add_chat_template(tokenizer.chat_template)
+
+
+def _cuts_at_spaces(pre_tokenizer: Mapping[str, Any] | None) -> bool:
+    """Whether words are cut at no more than spaces, which merges of SentencePiece never cross from left to right."""
+    match pre_tokenizer:
+        case None | {"type": "Metaspace", "split": False} | {"type": "Split", "pattern": {"String": " "}}:
+            return True
+        case _:
+            return False
 
 
 def _kind(word: str | None, added: Mapping[str, Any] | None, unknown: str | None) -> int:
@@ -248,7 +292,7 @@ def _kind(word: str | None, added: Mapping[str, Any] | None, unknown: str | None
 
 
 def _cut_by(pre_tokenizer: Mapping[str, Any] | None) -> str:
-    """llama.cpp's name for where words are cut. Raises SettingsError for rules that have none here."""
+    """llama.cpp's name for where words are cut. Raises ModelError for rules that have none here."""
     rules = tuple(_rules(pre_tokenizer))
     if rules not in CUTS_OF:
         raise _impossible("llama.cpp's name for how this tokenizer cuts words is not known here")
@@ -265,7 +309,7 @@ def _rules(step: Mapping[str, Any] | None) -> Iterator[str]:
             yield str(rule)
         case {"type": "Digits", "individual_digits": True}:
             yield INDIVIDUAL_DIGITS
-        case {"type": "ByteLevel", "use_regex": use_regex}:
+        case {"type": "ByteLevel", "use_regex": use_regex, "add_prefix_space": False}:
             yield from [WORDS_OF_BYTES] if use_regex else []
         case None:
             return

@@ -79,6 +79,7 @@ def run_part(settings: PartSettings, store: Store, on_step: OnStep, shelf: Model
 def _run(context: RunContext, key: str, points: Collection[int]) -> Run:
     """points: the sparse models that are made."""
     with fastest_products(context.settings.dtype):
+        _prepare_quantising(context)
         grown, store = new_run(key, context), context.store
         before = store.get(Run, key)
         check_run(context)
@@ -141,6 +142,20 @@ def finished_run(grown: Run, context: RunContext) -> Run:
     )
 
 
+def _prepare_quantising(run: RunContext) -> None:
+    """Make the dense model's GGUF file where there is none, before anything is computed and counted as the run's.
+
+    Raises SettingsError, ModelError.
+    """
+    if not (kinds := run.settings.quantised_to):
+        return
+    model_type = read_config(run.source.folder, run.source.reference).model_type
+    if problem := quantise_problem(run.settings.model, model_type):
+        raise SettingsError("quantise", ", ".join(kinds), "nothing here", f"Reason: {problem}.")
+    require_resident(run.streamed, "quantised")
+    gguf_of(run.source, run.store, begin_parts(Step("load", 0, 1, message="a GGUF file of it"), run.log.on_step))
+
+
 def check_run(run: RunContext) -> None:
     """Check a run before its dense evaluation, and repeat known warnings.
 
@@ -151,13 +166,6 @@ def check_run(run: RunContext) -> None:
     if any(method.heal_steps for method in settings.methods):
         require_resident(run.streamed)
         require_held_out(len(run.expected_lengths))
-    if settings.quantised_to:
-        model_type = read_config(run.source.folder, run.source.reference).model_type
-        if problem := quantise_problem(settings.model, model_type):
-            raise SettingsError("quantise", ", ".join(settings.quantised_to), "nothing here", f"Reason: {problem}.")
-        require_resident(run.streamed, "quantised")
-        # What it cannot hold is refused before anything is computed.
-        gguf_of(run.source, run.store, begin_parts(Step("load", 0, 1, message="a GGUF file of it"), run.log.on_step))
     run.warn_of_passages()
     if run.tasks and settings.evaluation.stop_early:
         run.log.warn("Tasks are answered in full: stopping early is of the passages.")

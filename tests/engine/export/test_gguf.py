@@ -1,15 +1,21 @@
 """GGUF files: a width for each block where llama.cpp has a graph for it, one width elsewhere, proven by llama.cpp."""
 
+import json
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from gguf import GGUFReader, quants
+from tokenizers import normalizers, pre_tokenizers
 
 from sparsedash.catalog.families import PER_LAYER
+from sparsedash.engine.models.gguf_making import write_dense_gguf
 from sparsedash.engine.models.gguf_writing import gguf_type
-from sparsedash.engine.models.loading import locate_model
+from sparsedash.engine.models.loading import Source, locate_model
 from sparsedash.engine.models.quantiser import quantise
-from sparsedash.schema.errors import ExportError, SettingsError
+from sparsedash.schema.errors import ExportError, ModelError, SettingsError
 from sparsedash.schema.records import Record
+from sparsedash.storage import model_folders
 from tests.engine.export.conftest import exported
 from tests.engine.tiny import save_tiny, sentencepiece_tokenizer
 from tests.engine.tiny_gguf import write_tiny_gguf
@@ -108,7 +114,8 @@ FOLDERS = {
     "llama-3": ("llama", {"rope_parameters": LLAMA_3}),
     "linear": ("llama", {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}}),
     "mistral": ("mistral", {"sliding_window": None}),
-    "qwen2": ("qwen2", {}),
+    # As real folders have them, where they change nothing.
+    "qwen2": ("qwen2", {"max_window_layers": 24, "attention_dropout": 0.1, "sliding_window": 32}),
     "qwen3": ("qwen3", {"tie_word_embeddings": True}),
     "gemma2": ("gemma2", {"query_pre_attn_scalar": 8}),
     "gemma3": ("gemma3_text", {"query_pre_attn_scalar": 8}),
@@ -135,6 +142,38 @@ def test_bytes_words_and_special_tokens_of_a_tokenizer_in_the_manner_of_sentence
     assert made.proof.logit_difference < 1e-4
 
 
+def test_added_tokens_without_a_row_are_left_out_and_a_missing_first_token_is_that_of_the_config(tmp_path):
+    folder = save_tiny(tmp_path / "tiny", "mistral", sliding_window=None)
+    tokenizer = sentencepiece_tokenizer()
+    n_rows = json.loads((folder / "config.json").read_text())["vocab_size"]
+    tokenizer.add_tokens([f"<new {i}>" for i in range(n_rows - len(tokenizer) + 2)])
+    tokenizer.bos_token = None
+    tokenizer.save_pretrained(folder)
+    write_dense_gguf(Source(reference=str(folder), folder=folder, identity="tiny"), tmp_path / "dense.gguf")
+    fields = GGUFReader(tmp_path / "dense.gguf").fields
+    assert len(fields["tokenizer.ggml.tokens"].data) == n_rows
+    assert fields["tokenizer.ggml.bos_token_id"].contents() == 0
+
+
+@pytest.mark.parametrize("change", ["normalizer", "pre_tokenizer"])
+def test_a_tokenizer_that_changes_or_cuts_texts_otherwise_is_refused(change, tmp_path):
+    folder = save_tiny(tmp_path / "tiny", "mistral", sliding_window=None)
+    tokenizer = sentencepiece_tokenizer()
+    odd = normalizers.Lowercase() if change == "normalizer" else pre_tokenizers.Split("l", "isolated")
+    setattr(tokenizer.backend_tokenizer, change, odd)
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(ModelError, match=r"than llama|that llama"):
+        write_dense_gguf(Source(reference=str(folder), folder=folder, identity="tiny"), tmp_path / "dense.gguf")
+
+
+def test_a_full_disk_is_an_error_before_weights_are_written(tmp_path, monkeypatch):
+    folder = save_tiny(tmp_path / "tiny")
+    monkeypatch.setattr(model_folders.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    with pytest.raises(ExportError, match="are free"):
+        write_dense_gguf(Source(reference=str(folder), folder=folder, identity="tiny"), tmp_path / "dense.gguf")
+    assert (tmp_path / "dense.gguf").stat().st_size < 50_000
+
+
 @pytest.mark.parametrize(
     ("family", "changes", "reason"),
     [
@@ -147,7 +186,7 @@ def test_bytes_words_and_special_tokens_of_a_tokenizer_in_the_manner_of_sentence
 )
 def test_what_a_file_cannot_hold_is_refused(family, changes, reason, finished_run, tmp_path):
     finished = finished_run(save_tiny(tmp_path / "tiny", family, **changes))
-    with pytest.raises(SettingsError, match=reason):
+    with pytest.raises(ModelError, match=reason):
         exported(finished, 0, "gguf", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

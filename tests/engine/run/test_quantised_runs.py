@@ -8,7 +8,7 @@ import torch
 from sparsedash.catalog import families
 from sparsedash.engine.run import model_making, pipeline
 from sparsedash.engine.run.model_making import rebuild_model
-from sparsedash.schema.errors import JobError, SettingsError
+from sparsedash.schema.errors import JobError, ModelError, SettingsError
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Record
@@ -73,7 +73,7 @@ def test_what_cannot_be_quantised_is_refused_before_anything_is_computed(
     if missing:
         monkeypatch.setattr(families, "find_spec", lambda name: None)
     monkeypatch.setattr(pipeline, "dense_record", must_not_run)
-    with pytest.raises(SettingsError, match=why):
+    with pytest.raises((ModelError, SettingsError), match=why):
         ran(replace(asked, model=str(save_tiny(tmp_path / model, hidden_act="gelu")) if model else asked.model), store)
     with pytest.raises(SettingsError, match="nothing with pattern 2:4"):
         MethodSettings(pattern="2:4", quantise="q8_0")
