@@ -41,7 +41,7 @@ class ExportSettings:
     run: the key of their run, which has the model's name: runs of equal models under other names share records.
     shard_mb: the largest file of weights, in millions of bytes. to: the new folder; empty: one of the data folder.
     dense_gguf: a GGUF file of the dense model with full weights, for the form gguf of a model that is none. ratio,
-    points: the tolerance by which the card judges.
+    points, task_points: the tolerance by which the card judges, the last one of single tasks.
     """
 
     dense: str
@@ -56,6 +56,7 @@ class ExportSettings:
     dense_gguf: str = ""
     ratio: float = FindSettings.ratio
     points: float = FindSettings.points
+    task_points: tuple[tuple[str, float], ...] = ()
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -75,7 +76,8 @@ class ExportSettings:
 
     def key(self) -> str:
         """The name of this request and of its result: the same files have one, by whatever limits a card judges."""
-        return stage_key("export", **{k: v for k, v in asdict(self).items() if k not in ("ratio", "points")})
+        limits = ("ratio", "points", "task_points")
+        return stage_key("export", **{name: value for name, value in asdict(self).items() if name not in limits})
 
     def folder(self, data_dir: Path, model: str, method: str, sparsity: str) -> Path:
         """The new folder; inside the data folder it has a readable name.

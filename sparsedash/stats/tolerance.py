@@ -13,6 +13,7 @@ from statistics import NormalDist
 from typing import Any, Literal, TypeVar
 
 from sparsedash.schema.errors import SettingsError
+from sparsedash.schema.export_settings import ExportSettings
 from sparsedash.schema.fields import check_settings, field_rows
 from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.records import Outcome, Record
@@ -51,6 +52,11 @@ class Tolerance:
             if not name:
                 raise SettingsError("task", name, "the name of a task")
         object.__setattr__(self, "tasks", tuple(sorted(dict(self.tasks).items())))
+
+    @classmethod
+    def of_card(cls, export: ExportSettings) -> "Tolerance":
+        """That by which an export's card judges."""
+        return cls(ratio=export.ratio, points=export.points, tasks=export.task_points)
 
     def most(self, measure: LossMeasure) -> float:
         """The limit, in the unit of `Loss`."""

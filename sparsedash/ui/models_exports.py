@@ -74,7 +74,7 @@ def show_export(backend: Backend, export: Export) -> None:
 def _card_verdict(backend: Backend, export: Export) -> str:
     """The verdict on the export's card, and by which limits; nothing where its run is gone."""
     asked = export.settings
-    limits = Tolerance(ratio=asked.ratio, points=asked.points)
+    limits = Tolerance.of_card(asked)
     results = run_results(backend, backend.run(asked.run), limits)
     judged = results.judged if results else ()
     found = next((each.verdict for each in judged if each.record.key == asked.sparse), None)
@@ -126,5 +126,5 @@ def request_export(backend: Backend, found: RunResults) -> None:
     asked = partial(ExportSettings, run=found.run.key, dense=found.run.dense, sparse=record.key, form=form)
     limits = found.tolerance
     asked = partial(asked, weights=cast(Weights, chosen), ratio=limits.ratio, points=limits.points)
-    asked = partial(asked, dense_gguf=dense_gguf)
+    asked = partial(asked, dense_gguf=dense_gguf, task_points=limits.tasks)
     frame.action_button("Export", lambda: backend.submit(asked()), kind="primary")

@@ -72,7 +72,7 @@ def test_the_model_that_the_answer_names_is_offered_with_its_verdict_and_exporte
     open_page, finished
 ):
     add(finished, replace(MADE, settings=replace(ASKED, run=RUN.key)))
-    app = open_page("models", run=RUN.key, within="5", points="50")
+    app = open_page("models", run=RUN.key, within="5", points="50", limits="copying:8")
     assert app.selectbox(key="chosen-right").value == "30 %"
     said = words(app)
     assert "30 % stays within your limits: perplexity 0.97 × (limit 5.00 ×)" in said
@@ -81,9 +81,12 @@ def test_the_model_that_the_answer_names_is_offered_with_its_verdict_and_exporte
     assert (
         "Model card: ? undecided. Limits: perplexity 1.10 ×, accuracy −2 points. This page uses other limits." in said
     )
-    assert replace(ASKED, ratio=5.0).key() == ASKED.key() != replace(ASKED, form="masked").key()
+    assert (
+        replace(ASKED, ratio=5.0, task_points=(("a", 1.0),)).key() == ASKED.key() != replace(ASKED, form="masked").key()
+    )
     button(app, "Export").click().run()
-    assert (finished.submitted[0].ratio, finished.submitted[0].points) == (5.0, 50.0)
+    submitted = finished.submitted[0]
+    assert (submitted.ratio, submitted.points, submitted.task_points) == (5.0, 50.0, (("copying", 8.0),))
 
 
 def test_a_form_that_does_not_apply_is_not_offered_and_told_why(open_page, finished):
