@@ -52,9 +52,7 @@ def next_step(
     if not found.best or not found.run.finished:
         return None
     step, asked = _next_step(found, runs, lacks), found.run.find
-    if asked is None or (limits := Tolerance(ratio=asked.ratio, points=asked.points)) == replace(
-        found.tolerance, tasks=()
-    ):
+    if asked is None or (limits := Tolerance.of(asked)) == replace(found.tolerance, tasks=()):
         return step
     return replace(step, said=f"The search was made for {tolerance_words(limits)}. {step.said}")
 

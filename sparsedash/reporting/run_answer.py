@@ -81,7 +81,7 @@ def _some(methods: Sequence[str], race: Sequence[object]) -> str:
 
 def find_sentence(result: FindResult, method: MethodSettings, verdicts: Mapping[int, ToleranceVerdict]) -> str:
     """How much can be removed, as a search has found. verdicts: on the trials, by their sparsity in per mille."""
-    tolerance = _limits(result)
+    tolerance = Tolerance.of(result)
     by = f" with {quoted_method(method)}" if method.heal_steps else ""
     if not result.finished:
         return (
@@ -190,12 +190,8 @@ def _search(found: RunResults) -> FindResult | None:
     """The search that the run is, where its results are judged by the limits it was asked for; else None."""
     search = found.search
     # A limit of a task alone is not one that it was asked for.
-    same = search is not None and replace(found.tolerance, tasks=()) == _limits(search)
+    same = search is not None and replace(found.tolerance, tasks=()) == Tolerance.of(search)
     return search if same else None
-
-
-def _limits(search: FindResult) -> Tolerance:
-    return Tolerance(ratio=search.ratio, points=search.points)
 
 
 def _rounding_note(row: Judged) -> str:
@@ -226,7 +222,7 @@ def find_document(
     return {
         "answer_percent": None if result.answer is None else result.answer / 10,
         "sentence": find_sentence(result, method, verdicts).replace(wording.NBSP, " "),
-        "tolerance": _limits(result).as_document(),
+        "tolerance": Tolerance.of(result).as_document(),
         "passages": result.n_passages,
         "steps_percent": [step / 10 for step in result.steps],
         "trials": [

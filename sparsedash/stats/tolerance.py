@@ -15,8 +15,9 @@ from typing import Any, Literal, TypeVar
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.export_settings import ExportSettings
 from sparsedash.schema.fields import check_settings, field_rows
-from sparsedash.schema.find_settings import FindSettings
+from sparsedash.schema.find_settings import FindResult, FindSettings
 from sparsedash.schema.records import Outcome, Record
+from sparsedash.schema.store_keys import StopWithin
 from sparsedash.stats.anytime import anytime_interval
 from sparsedash.stats.mean_intervals import Moments, anytime_mean_interval, mean_interval, moments
 from sparsedash.stats.significance import paired_interval, shared_outcomes
@@ -54,9 +55,9 @@ class Tolerance:
         object.__setattr__(self, "tasks", tuple(sorted(dict(self.tasks).items())))
 
     @classmethod
-    def of_card(cls, export: ExportSettings) -> "Tolerance":
-        """That by which an export's card judges."""
-        return cls(ratio=export.ratio, points=export.points, tasks=export.task_points)
+    def of(cls, asked: FindSettings | FindResult | StopWithin | ExportSettings) -> "Tolerance":
+        """That of a search, or of an export's card."""
+        return cls(ratio=asked.ratio, points=asked.points, tasks=getattr(asked, "task_points", ()))
 
     def most(self, measure: LossMeasure) -> float:
         """The limit, in the unit of `Loss`."""

@@ -74,7 +74,7 @@ def show_export(backend: Backend, export: Export) -> None:
 def _card_verdict(backend: Backend, export: Export) -> str:
     """The verdict on the export's card, and by which limits; nothing where its run is gone."""
     asked = export.settings
-    limits = Tolerance.of_card(asked)
+    limits = Tolerance.of(asked)
     results = run_results(backend, backend.run(asked.run), limits)
     judged = results.judged if results else ()
     found = next((each.verdict for each in judged if each.record.key == asked.sparse), None)

@@ -99,7 +99,7 @@ def export_model(settings: ExportSettings, store: Store, shelf: ModelShelf, on_s
         proof = prove_files(inside / written.file, settings, sparse, request.passages, meant, shelf, on_step)
         files = file_hashes(inside)
         (inside / RECIPE).write_text(recipe_json(settings, sparse, made, proof, files), encoding="utf-8")
-        tolerance = Tolerance.of_card(settings)
+        tolerance = Tolerance.of(settings)
         judged = _judged(request, tolerance, store)
         facts = CardFacts(settings, made.source, request.dense, sparse, judged, tolerance, proof, written)
         (inside / CARD).write_text(model_card(facts), encoding="utf-8")

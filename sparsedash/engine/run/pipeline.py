@@ -289,8 +289,8 @@ def _made(models: Sequence[tuple[Point, MeasuredModel | None]]) -> list[tuple[Po
 
 def _stop_rule(run: RunContext) -> StopRule | None:
     if within := run.stop_within:
-        tolerance = Tolerance(ratio=within.ratio, points=within.points)
-        return StopRule(dense=dense_record(run).outcomes, n_comparisons=within.n_trials, tolerance=tolerance)
+        dense = dense_record(run).outcomes
+        return StopRule(dense=dense, n_comparisons=within.n_trials, tolerance=Tolerance.of(within))
     early, n_sparse = run.settings.evaluation.stop_early, run.settings.n_sparse
     return StopRule(dense=dense_record(run).outcomes, n_comparisons=n_sparse) if early else None
 

@@ -94,8 +94,7 @@ def _bisect(settings: FindSettings, context: RunContext, key: str) -> FindResult
 
 def _verdict_on_tasks(run: Run, settings: FindSettings, store: Store) -> TrialVerdict:
     """The verdict on the one model of this run by its tasks; within where none can be judged."""
-    tolerance = Tolerance(ratio=settings.ratio, points=settings.points)
-    judged = judge_run(run, partial(store.get, QuestionSet), tolerance)
+    judged = judge_run(run, partial(store.get, QuestionSet), Tolerance.of(settings))
     found = overall_verdict([result for each in judged.values() for result in each.results])
     if found == "beyond" or not is_unanswered(run, run.sparse[0], judged):
         return "within" if found == "not judged" else found
