@@ -305,7 +305,7 @@ def _rules(step: Mapping[str, Any] | None) -> Iterator[str]:
         case {"type": "Sequence", "pretokenizers": [*steps]}:
             for each in steps:
                 yield from _rules(each)
-        case {"type": "Split", "pattern": {"Regex": rule}}:
+        case {"type": "Split", "pattern": {"Regex": rule}, "behavior": "Isolated", "invert": False}:
             yield str(rule)
         case {"type": "Digits", "individual_digits": True}:
             yield INDIVIDUAL_DIGITS
