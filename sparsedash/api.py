@@ -326,7 +326,10 @@ class _Given:
             few_tokens_warning(self.loaded, own, solves=method.solves)
             if own < (1 - share) * read:
                 said = f"The texts give {own:,} of {read:,} calibration tokens, the rest are built-in English stories."
-                _warn([f"{said} Give more texts, or a method without plain text."], stacklevel=4)
+                _warn(
+                    [f'{said} Give more texts, or a method that reads yours alone, such as "least-squares".'],
+                    stacklevel=4,
+                )
         return settings
 
     def answers(
