@@ -1,8 +1,8 @@
 """The results of a run: its records, their comparisons with dense, verdicts, the best method, its prompts."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from math import isinf
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar
 
@@ -18,7 +18,7 @@ from sparsedash.schema.records import Record, Run
 from sparsedash.service.stored_results import OpenedAnswers, joined
 from sparsedash.stats.races import LikelihoodDifference, likelihood_differences
 from sparsedash.stats.significance import PairedComparison, compare_records, holm, share_interval, shared_outcomes
-from sparsedash.stats.task_verdicts import JudgedAnswers, is_unanswered
+from sparsedash.stats.task_verdicts import JudgedAnswers
 from sparsedash.stats.tolerance import Losses, Tolerance, ToleranceVerdict, judge_all, record_losses
 from sparsedash.storage.store import Store
 
@@ -180,7 +180,7 @@ class RunResults:
 
     models: each compared with dense on the passages that it answered, dense itself first. search: what was found so
     far, where the run is a search. name: given by users, or "". missing: why others of its sparse records are not here,
-    by their names. tasks: the verdicts on its tasks, by the keys of sparse records.
+    by their names. judge_tasks: finds the verdicts on its tasks, by the keys of sparse records.
     """
 
     run: Run
@@ -189,7 +189,12 @@ class RunResults:
     search: FindResult | None = None
     name: str = ""
     missing: Mapping[str, str] = field(default_factory=dict)
-    tasks: Mapping[str, JudgedAnswers] = field(default_factory=dict)
+    judge_tasks: Callable[[], Mapping[str, JudgedAnswers]] = dict
+
+    @cached_property
+    def tasks(self) -> Mapping[str, JudgedAnswers]:
+        """The verdicts on its tasks, by the keys of sparse records; their questions are read when it is asked for."""
+        return self.judge_tasks()
 
     @property
     def title(self) -> str:
@@ -380,8 +385,9 @@ def run_results(
     if wording.DENSE not in measured:
         return None
     limits, (dense, *sparse) = tolerance or Tolerance(), measured.values()
-    tasks = results.answers.of_run(run, limits)
-    judged = (_with_tasks(each, run, tasks) for each in judge(sparse, limits, run.n_compared))
+    judged = judge(sparse, limits, run.n_compared)
+    verdicts = results.answers.with_tasks(run, {each.record.key: each.verdict for each in judged}, limits)
+    judged = [replace(each, verdict=verdicts[each.record.key]) for each in judged]
     return RunResults(
         run=run,
         models=(*judge([dense], Tolerance()), *judged),
@@ -389,20 +395,8 @@ def run_results(
         search=results.search(run.key) if run.find is not None else None,
         name=name,
         missing=missing,
-        tasks=tasks,
+        judge_tasks=partial(results.answers.of_run, run, limits),
     )
-
-
-def _with_tasks(model: Judged, run: Run, tasks: Mapping[str, JudgedAnswers]) -> Judged:
-    """The model, judged by its tasks as well."""
-    results = tasks[model.record.key].results if model.record.key in tasks else ()
-    verdict = replace(
-        model.verdict,
-        tasks=tuple(result.loss for result in results if result.loss),
-        unjudged=tuple(result.task for result in results if not result.loss),
-        unanswered=is_unanswered(run, model.record.key, tasks),
-    )
-    return replace(model, verdict=verdict)
 
 
 class PromptTexts(NamedTuple):

@@ -85,8 +85,8 @@ class Backend:
         self._store = Store(self.data_dir)
         self._table = JobTable(self.data_dir / "jobs.sqlite")
         self._results = ResultCache(self._store)
-        self.costs = RunCosts(self._store)
         self.answers = OpenedAnswers(self._store)
+        self.costs = RunCosts(self._store, answers=self.answers)
         self._cluster = cluster_runner(self.data_dir, self._table, self._store)
         elsewhere = self._cluster.takes if self._cluster else lambda job: False
         self._runner = LocalRunner(self.data_dir, self._table, elsewhere=elsewhere)

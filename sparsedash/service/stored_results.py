@@ -172,8 +172,11 @@ class RunCosts:
     Losses, a few numbers a model, are stored once its answers were read; verdicts on them are cached in memory.
     """
 
-    def __init__(self, store: Store, clock: Callable[[], float] = time.monotonic) -> None:
-        self._store, self._clock = store, clock
+    def __init__(
+        self, store: Store, clock: Callable[[], float] = time.monotonic, answers: "OpenedAnswers | None" = None
+    ) -> None:
+        """answers: of the same store, with its cache."""
+        self._store, self._clock, self._answers = store, clock, answers or OpenedAnswers(store)
         self._losses: dict[tuple[str, str], Losses] = {}
         self._verdicts = _Cache(MOST_RUNS, lambda verdicts: 1)
 
@@ -189,13 +192,12 @@ class RunCosts:
         n_new = 0
         for run in runs:
             there = tuple(key for key in run.sparse if key in stored) if run.dense in stored else ()
-            answered = tuple(run.answers[key] for key in run.answers if self._has_answers(run, key))
-            name = (run.dense, there, run.n_compared, answered, run.find is None, tolerance)
+            name = (run.dense, there, run.n_compared, self._answers.answered(run), run.find is None, tolerance)
             known: Verdicts | None = self._verdicts.get(name)
             if known is None and (not n_new or self._clock() < until):
                 lost = self._lost(run.dense, there)
                 known = dict(zip(lost, judge_all(list(lost.values()), tolerance, run.n_compared), strict=True))
-                known = self._with_tasks(run, known, tolerance)
+                known = self._answers.with_tasks(run, known, tolerance)
                 n_new += 1
                 self._verdicts.put(name, known)
             if known is not None:
@@ -207,48 +209,6 @@ class RunCosts:
         self._losses.pop((run.dense, sparse), None)
         self._store.forget(store_keys.losses_note(run.dense, sparse))
         self._store.forget(_task_losses_note(run, sparse))
-
-    def _with_tasks(self, run: Run, verdicts: Verdicts, tolerance: Tolerance) -> Verdicts:
-        """The verdicts with those on the run's tasks."""
-        if not run.answers.get(run.dense):
-            return verdicts
-        dense: list[QuestionSet] = []
-        answered = [record for record in run.sparse if self._has_answers(run, record)]
-        lost = {record: self._lost_on_tasks(run, record, dense) for record in answered}
-        judged = {record: (list[Loss](), list[str]()) for record in lost}
-        n_tasks = {record: sum(task.not_judged is None for task in own) for record, own in lost.items()}
-        for records, alpha, n_lost in judged_together(run, n_tasks):
-            of = [(record, task) for record in records for task in lost[record]]
-            losses = judge_losses([task for _, task in of], tolerance, alpha, n_lost)
-            for (record, task), loss in zip(of, losses, strict=True):
-                losses_of, unjudged = judged[record]
-                losses_of += [loss] if loss else []
-                unjudged += [] if loss else [task.task]
-        found = dict(verdicts)
-        for record, verdict in verdicts.items():
-            tasks, names = judged.get(record, ((), ()))
-            missing = is_unanswered(run, record, judged)
-            found[record] = replace(verdict, tasks=tuple(tasks), unjudged=tuple(names), unanswered=missing)
-        return found
-
-    def _has_answers(self, run: Run, record: str) -> bool:
-        """Whether the sets of both models are stored."""
-        keys = run.answers.get(record, ())
-        asked = run.answers.get(run.dense, ())
-        return bool(keys and asked) and all(self._store.has(QuestionSet, key) for key in (*keys, *asked))
-
-    def _lost_on_tasks(self, run: Run, record: str, dense: list[QuestionSet]) -> list[TaskLosses]:
-        """The losses of a sparse record on the run's tasks. dense: the dense model's sets, filled in once needed."""
-        note = _task_losses_note(run, record)
-        known = recalled(self._store, note, list[TaskLosses])
-        if known is None:
-            dense += [] if dense else self._sets(run.answers[run.dense])
-            known = [task_losses(pair) for pair in pairs_of(dense, self._sets(run.answers[record]))[0]]
-            self._store.remember(note, json.dumps([asdict(each) for each in known]))
-        return known
-
-    def _sets(self, keys: Iterable[str]) -> list[QuestionSet]:
-        return [found for key in keys if (found := self._store.get(QuestionSet, key)) is not None]
 
     def _lost(self, dense: str, sparse: Sequence[str]) -> dict[str, Losses]:
         """The losses of each model, in the order of the keys. The dense record is read once, and only if needed."""
@@ -343,6 +303,52 @@ class OpenedAnswers:
             self._cache.put(name, known)
         return known
 
+    def with_tasks(self, run: Run, verdicts: Verdicts, tolerance: Tolerance) -> Verdicts:
+        """The verdicts on a run's sparse models with those on its tasks; losses are read once and stored."""
+        if not run.answers.get(run.dense):
+            return verdicts
+        dense: list[QuestionSet] = []
+        answered = [record for record in run.sparse if self._is_answered(run, record)]
+        lost = {record: self._lost_on_tasks(run, record, dense) for record in answered}
+        judged = {record: (list[Loss](), list[str]()) for record in lost}
+        n_tasks = {record: sum(task.not_judged is None for task in own) for record, own in lost.items()}
+        for records, alpha, n_lost in judged_together(run, n_tasks):
+            of = [(record, task) for record in records for task in lost[record]]
+            losses = judge_losses([task for _, task in of], tolerance, alpha, n_lost)
+            for (record, task), loss in zip(of, losses, strict=True):
+                losses_of, unjudged = judged[record]
+                losses_of += [loss] if loss else []
+                unjudged += [] if loss else [task.task]
+        found = dict(verdicts)
+        for record, verdict in verdicts.items():
+            tasks, names = judged.get(record, ((), ()))
+            missing = is_unanswered(run, record, judged)
+            found[record] = replace(verdict, tasks=tuple(tasks), unjudged=tuple(names), unanswered=missing)
+        return found
+
+    def _is_answered(self, run: Run, record: str) -> bool:
+        """Whether the sets of both models are stored."""
+        keys = run.answers.get(record, ())
+        asked = run.answers.get(run.dense, ())
+        return bool(keys and asked) and all(self._store.has(QuestionSet, key) for key in (*keys, *asked))
+
+    def _lost_on_tasks(self, run: Run, record: str, dense: list[QuestionSet]) -> list[TaskLosses]:
+        """The losses of a sparse record on the run's tasks. dense: the dense model's sets, filled in once needed."""
+        note = _task_losses_note(run, record)
+        known = recalled(self._store, note, list[TaskLosses])
+        if known is None:
+            dense += [] if dense else self._sets(run.answers[run.dense])
+            known = [task_losses(pair) for pair in pairs_of(dense, self._sets(run.answers[record]))[0]]
+            self._store.remember(note, json.dumps([asdict(each) for each in known]))
+        return known
+
+    def _sets(self, keys: Iterable[str]) -> list[QuestionSet]:
+        return [found for key in keys if (found := self._set(key)) is not None]
+
+    def answered(self, run: Run) -> tuple[tuple[str, ...], ...]:
+        """The keys of the sets of each model of a run, where they are stored."""
+        return tuple(keys for record, keys in run.answers.items() if self._is_answered(run, record))
+
     def beside(self, baseline: Sequence[str], model: Sequence[str]) -> Mapping[str, AnswersBeside]:
         """What a model answered to each task beside a baseline, by the task. baseline, model: keys of answers of runs.
 
@@ -357,17 +363,17 @@ class OpenedAnswers:
 
     def _by_task(self, keys: Sequence[str]) -> dict[str, QuestionSet]:
         """The stored ones of these sets of a run by their tasks; one whose parts do not belong together is left out."""
-        sets = list[QuestionSet]()
-        for key in keys:
-            found: QuestionSet | None = self._cache.get(key) or self._store.get(QuestionSet, key)
-            if found is not None:
-                self._cache.put(key, found)
-                sets.append(found)
+        sets = self._sets(keys)
         tasks = dict[str, QuestionSet]()
         for task in dict.fromkeys(each.task for each in sets):
             with suppress(CorpusError):
                 (tasks[task],) = pool_parts(each for each in sets if each.task == task)
         return tasks
+
+    def _set(self, key: str) -> QuestionSet | None:
+        found: QuestionSet | None = self._cache.get(key) or self._store.get(QuestionSet, key)
+        self._cache.put(key, found)
+        return found
 
     def judge(self, dense: Sequence[str], other: Sequence[str], tolerance: Tolerance) -> JudgedAnswers:
         """The verdicts on the answers with these keys. Raises CorpusError where they cannot be paired."""

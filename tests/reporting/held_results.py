@@ -9,7 +9,7 @@ from sparsedash.reporting.run_results import RunResults, run_results
 from sparsedash.schema.find_settings import FindResult
 from sparsedash.schema.question_records import QuestionSet
 from sparsedash.schema.records import Record, Run
-from sparsedash.stats.task_verdicts import judge_run
+from sparsedash.service.stored_results import OpenedAnswers
 
 
 @dataclass(eq=False)
@@ -21,8 +21,10 @@ class Held:
     sets: dict[str, QuestionSet] = field(default_factory=dict)
 
     @property
-    def answers(self) -> SimpleNamespace:
-        return SimpleNamespace(of_run=lambda run, tolerance: judge_run(run, self.sets.get, tolerance))
+    def answers(self) -> OpenedAnswers:
+        kept = SimpleNamespace(has=lambda kind, key: key in self.sets, get=lambda kind, key: self.sets.get(key))
+        kept.recall = kept.remember = lambda *note: None
+        return OpenedAnswers(kept)
 
     def record(self, key: str) -> Record | None:
         return self.records.get(key)
