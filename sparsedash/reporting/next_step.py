@@ -220,12 +220,13 @@ def _ask_more(found: RunResults, unknown: Sequence[Judged]) -> NextStep:
         for result in (found.tasks[row.record.key].results if row.record.key in found.tasks else ())
         if result.loss and result.verdict == "undecided"
     ]
-    tasks, limit = and_join(list(dict.fromkeys(result.task for result, _ in open_))), settings.evaluation.task_limit
     search = found.run.find and _by_limits(found.run.find, found.tolerance)
-    asked, factors = search or settings, [(needed or inf) / len(each.pair.questions) for each, needed in open_]
-    room = min((_room(result.task, len(result.pair.questions)) for result, _ in open_), default=0.0)
+    asked, limit = search or settings, settings.evaluation.task_limit
     if not open_:
         return NextStep(said="Next: run it again, so that all tasks are answered.", link="Run it again", asked=asked)
+    tasks = and_join(list(dict.fromkeys(result.task for result, _ in open_)))
+    factors = [(needed or inf) / len(result.pair.questions) for result, needed in open_]
+    room = min(_room(result.task, len(result.pair.questions)) for result, _ in open_)
     if limit is None or max(factors) > room:
         return NextStep(said=f"Next: allow another loss on {tasks}.", link="", asked=asked)
     # The limit counts the questions of each part of a task.

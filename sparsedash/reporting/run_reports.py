@@ -294,7 +294,7 @@ def _verdict(found: ToleranceVerdict, tolerance: Tolerance) -> dict[str, Any]:
     return {
         "verdict": found.verdict,
         "tolerance": tolerance.as_document(),
-        "decided_by": [loss.task or loss.measure for loss in found.deciding],
+        "decided_by": [loss.name for loss in found.deciding],
         "ratio": loss("perplexity_ratio", found.perplexity),
         "points": loss("change_points", found.accuracy),
         "passages_needed": found.passages_needed,

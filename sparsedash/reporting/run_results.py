@@ -322,8 +322,13 @@ class RunResults:
             allowed={"word perplexity": self.tolerance.most("word perplexity"), "accuracy": self.tolerance.points},
         )
 
-    def task_tradeoff(self, axis: Budget = "channels") -> TradeoffData | None:
-        """The data of the chart with a line for each task, of the best method; None where none was judged."""
+    @property
+    def has_task_lines(self) -> bool:
+        """Whether a share of right answers to a task was judged of the best method."""
+        return any(loss.measure == "accuracy" for row in self.best for loss in row.verdict.tasks)
+
+    def task_tradeoff(self, axis: Budget) -> TradeoffData:
+        """The data of the chart with a line for each task, of the best method."""
         lines, limits = dict[str, list[Point]](), set[float]()
         for row in self.best:
             answers, point = self.tasks.get(row.record.key), self.point_of(row, axis)
@@ -336,8 +341,6 @@ class RunResults:
                 told = replace(point, readings={"tasks": (change,)}, facts=facts, verdicts={"tasks": loss.verdict})
                 lines.setdefault(result.task, []).append(replace(told, hollow=False))
                 limits.add(100 * loss.most)
-        if not lines:
-            return None
         whole, dense = self.tradeoff(axis), Reading(0.0, 0.0, 0.0, "dense")
         return replace(
             whole,

@@ -265,7 +265,7 @@ def verdict_values(found: ToleranceVerdict) -> dict[str, Value]:
     ratios = [finite_ratio(nats) for nats in (lost.value, lost.low, lost.high)]
     ends_named = ("", "_low", "_high", "_level_percent")
     names = [f"{name}{end}" for name in ("change_points", "perplexity_ratio") for end in ends_named]
-    decided_by = ", ".join(loss.task or loss.measure for loss in found.deciding)
+    decided_by = ", ".join(loss.name for loss in found.deciding)
     numbers = dict(zip(names, [*values, *ratios, 100 * lost.level], strict=True))
     return {**numbers, "verdict": found.verdict, "decided_by": decided_by}
 

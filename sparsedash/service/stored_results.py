@@ -186,13 +186,16 @@ class RunCosts:
         budget_s: after it, runs without a cached verdict are left out, except the first of them, so that asking again
         comes to an end.
         """
-        stored = set(self._store.keys(Record))
+        stored, sets = set(self._store.keys(Record)), set[str]()
+        if any(run.answers for run in runs):
+            sets |= set(self._store.keys(QuestionSet))
         until = self._clock() + budget_s
         found: dict[str, Verdicts] = {}
         n_new = 0
         for run in runs:
             there = tuple(key for key in run.sparse if key in stored) if run.dense in stored else ()
-            name = (run.dense, there, run.n_compared, self._answers.answered(run), run.find is None, tolerance)
+            answered = tuple(keys for each, keys in run.answers.items() if _is_answered(run, each, sets))
+            name = (run.dense, there, run.n_compared, answered, run.find is None, tolerance)
             known: Verdicts | None = self._verdicts.get(name)
             if known is None and (not n_new or self._clock() < until):
                 lost = self._lost(run.dense, there)
@@ -243,6 +246,12 @@ class AnswersBeside(NamedTuple):
     rolling: bool
     losses: TaskLosses | None
     why: str = ""
+
+
+def _is_answered(run: Run, record: str, stored: Collection[str]) -> bool:
+    """Whether the sets of a record and of the dense one are among the stored ones."""
+    keys, asked = run.answers.get(record, ()), run.answers.get(run.dense, ())
+    return bool(keys and asked) and all(key in stored for key in (*keys, *asked))
 
 
 def _task_losses_note(run: Run, record: str) -> NoteName:
@@ -308,29 +317,22 @@ class OpenedAnswers:
         if not run.answers.get(run.dense):
             return verdicts
         dense: list[QuestionSet] = []
-        answered = [record for record in run.sparse if self._is_answered(run, record)]
-        lost = {record: self._lost_on_tasks(run, record, dense) for record in answered}
-        judged = {record: (list[Loss](), list[str]()) for record in lost}
+        stored = {key for keys in run.answers.values() for key in keys if self._store.has(QuestionSet, key)}
+        lost = {each: self._lost_on_tasks(run, each, dense) for each in run.sparse if _is_answered(run, each, stored)}
+        judged: dict[str, list[Loss | None]] = {}
         n_tasks = {record: sum(task.not_judged is None for task in own) for record, own in lost.items()}
         for records, alpha, n_lost in judged_together(run, n_tasks):
-            of = [(record, task) for record in records for task in lost[record]]
-            losses = judge_losses([task for _, task in of], tolerance, alpha, n_lost)
-            for (record, task), loss in zip(of, losses, strict=True):
-                losses_of, unjudged = judged[record]
-                losses_of += [loss] if loss else []
-                unjudged += [] if loss else [task.task]
-        found = dict(verdicts)
-        for record, verdict in verdicts.items():
-            tasks, names = judged.get(record, ((), ()))
-            missing = is_unanswered(run, record, judged)
-            found[record] = replace(verdict, tasks=tuple(tasks), unjudged=tuple(names), unanswered=missing)
-        return found
-
-    def _is_answered(self, run: Run, record: str) -> bool:
-        """Whether the sets of both models are stored."""
-        keys = run.answers.get(record, ())
-        asked = run.answers.get(run.dense, ())
-        return bool(keys and asked) and all(self._store.has(QuestionSet, key) for key in (*keys, *asked))
+            losses = iter(judge_losses([task for record in records for task in lost[record]], tolerance, alpha, n_lost))
+            judged |= {record: [next(losses) for _ in lost[record]] for record in records}
+        return {
+            record: replace(
+                verdict,
+                tasks=tuple(filter(None, judged.get(record, ()))),
+                unjudged=tuple(task.task for task in lost.get(record, ()) if task.not_judged),
+                unanswered=is_unanswered(run, record, judged),
+            )
+            for record, verdict in verdicts.items()
+        }
 
     def _lost_on_tasks(self, run: Run, record: str, dense: list[QuestionSet]) -> list[TaskLosses]:
         """The losses of a sparse record on the run's tasks. dense: the dense model's sets, filled in once needed."""
@@ -344,10 +346,6 @@ class OpenedAnswers:
 
     def _sets(self, keys: Iterable[str]) -> list[QuestionSet]:
         return [found for key in keys if (found := self._set(key)) is not None]
-
-    def answered(self, run: Run) -> tuple[tuple[str, ...], ...]:
-        """The keys of the sets of each model of a run, where they are stored."""
-        return tuple(keys for record, keys in run.answers.items() if self._is_answered(run, record))
 
     def beside(self, baseline: Sequence[str], model: Sequence[str]) -> Mapping[str, AnswersBeside]:
         """What a model answered to each task beside a baseline, by the task. baseline, model: keys of answers of runs.

@@ -108,6 +108,11 @@ class Loss:
     needed: int | None
     task: str = ""
 
+    @property
+    def name(self) -> str:
+        """The task, or of the passages the measure."""
+        return self.task or self.measure
+
 
 @dataclass(frozen=True, kw_only=True)
 class ToleranceVerdict:

@@ -130,13 +130,14 @@ def show_tradeoff(backend: Backend, found: RunResults, job: Job | None) -> None:
         _show_prompts(backend, found, live=live, grows=grows)
         if not (found.judged or live):
             return
-        measures: tuple[Measure, ...] = (*OF_PASSAGES, "tasks") if found.task_tradeoff() else OF_PASSAGES
+        measures: tuple[Measure, ...] = (*OF_PASSAGES, "tasks") if found.has_task_lines else OF_PASSAGES
         measure = choose_measure(measures)
         lines = dict.fromkeys(map(found.line_of, found.run.settings.methods))
         gain, axis = loss_charts.choose_axis(lines, found.run.settings.axis)
-        tradeoff = found.tradeoff(axis, live_model(found, job) if job is not None and live else None)
         if measure == "tasks":
-            tradeoff = found.task_tradeoff(axis) or tradeoff
+            tradeoff = found.task_tradeoff(axis)
+        else:
+            tradeoff = found.tradeoff(axis, live_model(found, job) if job is not None and live else None)
         if gain is not None:
             pressed = loss_charts.show_gains(backend, found, tradeoff, gain, measure)
         else:

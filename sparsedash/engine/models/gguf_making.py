@@ -15,15 +15,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType, TokenType, quants
-from gguf.quants import quant_shape_to_byte_shape
+from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType, TokenType
 from transformers import AutoTokenizer, PretrainedConfig
 
 from sparsedash.catalog.families import MADE_GGUF
 from sparsedash.catalog.gguf_names import ARCHITECTURES, CUTS_OF, INDIVIDUAL_DIGITS, WHOLE_WORDS, WORDS_OF_BYTES
 from sparsedash.catalog.gguf_reader import opened_gguf
 from sparsedash.engine.models.checkpoint_reading import read_config, refusing, stored_tensors, type_name, weight_files
-from sparsedash.engine.models.gguf_writing import Array, GgufTensor, gguf_type
+from sparsedash.engine.models.gguf_writing import Array, GgufTensor, gguf_type, write_file
 from sparsedash.engine.models.loading import Source, gguf_file
 from sparsedash.engine.models.model_conversion import GgufModel, converted_folder
 from sparsedash.schema.errors import ModelError
@@ -81,11 +80,12 @@ def write_dense_gguf(source: Source, file: Path, on_part: OnPart = ignore_parts)
     with refusing(f"The tokenizer of {source.reference} could not be read", "Fetch the model again."):
         tokenizer = AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False, local_files_only=True)
     tensors = [*_rope_factors(config), *_tensors(source, config, name)]
+    keys = partial(_add_keys, config=config, tokenizer=tokenizer, tensors=tensors)
     try:
-        _write(file, config, tokenizer, [_stand_in(tensor) for tensor in tensors], ignore_parts)
+        write_file(file, name, keys, [_stand_in(tensor) for tensor in tensors])
         _require_said(file, config)
         require_export_room(file.parent, sum(tensor.n_bytes for tensor in tensors))
-        _write(file, config, tokenizer, tensors, on_part)
+        write_file(file, name, keys, tensors, on_part)
     except OSError as error:
         raise ModelError(f"{file} could not be written: {error.strerror or error}.", "Free some space.") from error
 
@@ -101,27 +101,11 @@ def _stand_in(tensor: GgufTensor) -> GgufTensor:
     return replace(tensor, shape=(1,), kind=GGMLQuantizationType.F32, make=lambda: np.zeros(1, np.float32))
 
 
-def _write(
-    file: Path, config: PretrainedConfig, tokenizer: Any, tensors: Sequence[GgufTensor], on_part: OnPart
-) -> None:
-    name = MADE_GGUF[config.model_type]
-    writer = GGUFWriter(file, name)
-    try:
-        _add_config(writer, config, name)
-        _add_tokenizer(writer, tokenizer, config)
-        kinds = {tensor.kind.name for tensor in tensors}
-        writer.add_file_type(LlamaFileType[next(_FILE_TYPES[kind] for kind in ("BF16", "F16", "F32") if kind in kinds)])
-        for tensor in tensors:
-            shape, number = quant_shape_to_byte_shape(tensor.shape, tensor.kind), np.dtype(np.uint8)
-            writer.add_tensor_info(tensor.name, shape, number, tensor.n_bytes, raw_dtype=tensor.kind)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_ti_data_to_file()
-        for n_written, tensor in enumerate(tensors):
-            on_part(n_written, len(tensors))
-            writer.write_tensor_data(quants.quantize(tensor.make().astype(np.float32), tensor.kind))
-    finally:
-        writer.close()
+def _add_keys(writer: GGUFWriter, config: PretrainedConfig, tokenizer: Any, tensors: Sequence[GgufTensor]) -> None:
+    _add_config(writer, config, writer.arch)
+    _add_tokenizer(writer, tokenizer, config)
+    kinds = {tensor.kind.name for tensor in tensors}
+    writer.add_file_type(LlamaFileType[next(_FILE_TYPES[kind] for kind in ("BF16", "F16", "F32") if kind in kinds)])
 
 
 def _require_said(file: Path, config: PretrainedConfig) -> None:

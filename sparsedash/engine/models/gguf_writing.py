@@ -167,9 +167,22 @@ def write_gguf(
     tensors = [*_converted(kept, own, architecture, values), *_mlp_tensors(made, widths, weights)]
     size = sum(tensor.n_bytes for tensor in tensors)
     require_room(size)
+    keys = partial(_add_keys, reader=reader, widths=widths, file_type=int(_GGUF_TYPES[weights][1]))
+    write_file(file, architecture, keys, tensors, on_part)
+    return WrittenFiles(layout=layout, size=size, base_size=dense_bytes(reader, weights), file=file.name)
+
+
+def write_file(
+    file: Path,
+    architecture: str,
+    add_keys: Callable[[GGUFWriter], None],
+    tensors: Sequence[GgufTensor],
+    on_part: OnPart = ignore_parts,
+) -> None:
+    """Write a file of these tensors, one in memory at a time. add_keys: adds all else. on_part: before each tensor."""
     writer = GGUFWriter(file, architecture)
     try:
-        _add_keys(writer, reader, widths, int(_GGUF_TYPES[weights][1]))
+        add_keys(writer)
         for tensor in tensors:
             shape, number = quant_shape_to_byte_shape(tensor.shape, tensor.kind), np.dtype(np.uint8)
             writer.add_tensor_info(tensor.name, shape, number, tensor.n_bytes, raw_dtype=tensor.kind)
@@ -181,7 +194,6 @@ def write_gguf(
             writer.write_tensor_data(quants.quantize(tensor.make().astype(np.float32), tensor.kind))
     finally:
         writer.close()
-    return WrittenFiles(layout=layout, size=size, base_size=dense_bytes(reader, weights), file=file.name)
 
 
 def dense_bytes(reader: GgufReader, weights: Weights) -> int:
