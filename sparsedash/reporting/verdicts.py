@@ -61,11 +61,12 @@ def verdict_words(found: ToleranceVerdict, be: str = "is") -> str:
     """
     decisive, tasks = [each for each in found.deciding if not each.task], task_names(found.deciding)
     if found.verdict == "undecided":
-        unclear = "cannot be judged" if found.too_few else f"{be} too close to call"
         passages = [quantity(found.n_passages, "passage")] if found.perplexity in decisive else []
+        if found.too_few:
+            return f"cannot be judged on {passages[0]}"
         if not passages and not tasks:
             return f"{be} undecided: not all tasks were answered"
-        return f"{unclear} on {wording.and_join([*passages, *tasks])}"
+        return f"{be} too close to call on {wording.and_join([*passages, *tasks])}"
     if found.verdict == "beyond":
         return f"costs too much: {', '.join(map(loss_with_limit, found.deciding))}"
     also = f", and on {wording.and_join(tasks)}" if tasks else ""

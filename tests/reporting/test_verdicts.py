@@ -91,6 +91,11 @@ def test_tasks_count_for_a_verdict_and_are_named(nats, tasks, said, last):
     assert [plain(line) for line in verdicts.headline_loss(found)[4:]] == last
 
 
+def test_too_few_passages_say_nothing_of_the_tasks():
+    found = replace(judged(0.0, n=1), tasks=(task("copying", "undecided"),))
+    assert plain(verdicts.verdict_words(found)) == "cannot be judged on 1 passage"
+
+
 @pytest.mark.parametrize(
     ("ratio", "points", "said"),
     [
