@@ -8,7 +8,8 @@ word, beyond the method that loses least with this model, text and sparsity. Its
 half its mean excess; the least score wins. Prints every loss with its 95 % interval and as a share of the published
 method's, and the scores; beside each, where the winner does worst against that method, with the paired interval. With
 `--divergence file:wikitext.txt`, which may be repeated, also the KL divergence of the next token from dense on the
-beginning of that text. With `--keep` a run that was stopped goes on where it was.
+beginning of that text, and with `--heal-steps 40,120` every method healed for so many steps as well. With `--keep` a
+run that was stopped goes on where it was.
 """
 
 import argparse
@@ -69,8 +70,9 @@ def _losses(settings, store):
     cases = {}
     for (method, permille), key in zip(settings.points, run.sparse, strict=True):
         found = cases.setdefault((model, text, permille), {})
-        sparse = _log_likelihoods(store.get(Record, key))
-        found[method_name(method)] = [d - s for d, s in zip(dense, sparse, strict=True)]
+        record = store.get(Record, key)
+        found[method_name(method)] = [d - s for d, s in zip(dense, _log_likelihoods(record), strict=True)]
+        print(f"{model}, {text}, {permille / 10:g} %, {method_name(method)}: {record.last_word.right} right")
     return run, cases
 
 
@@ -127,10 +129,11 @@ def _tokens(context, reference, n_tokens):
 
 def _settings(arguments, model, text):
     names = arguments.methods.split(",") if arguments.methods else _channel_methods()
+    methods = [method_named(name).healed(n) for name in names for n in (0, *map(int, arguments.heal_steps or ()))]
     return RunSettings(
         model=model,
         dtype=arguments.dtype,
-        methods=with_budget([*map(method_named, names)], arguments.budget),
+        methods=with_budget(methods, arguments.budget),
         sparsities_permille=parse_percents(arguments.sparsity),
         calibration=CalibrationSettings(
             corpus=text, n_samples=arguments.samples, length=arguments.length, packed=arguments.packing == "packed"
@@ -193,6 +196,7 @@ def _parser():
     parser.add_argument("--sparsity", default="10,20,30")
     parser.add_argument("--budget", default="channels", choices=get_args(Budget), help="what --sparsity is a share of")
     parser.add_argument("--methods", help="names with commas between; all that remove channels where not given")
+    parser.add_argument("--heal-steps", type=lambda text: text.split(","), help="numbers with commas between")
     parser.add_argument("--divergence", action="append", help="text reference, may be repeated")
     parser.add_argument("--tokens", type=int, default=2048, help="of each text of --divergence")
     parser.add_argument("--keep", help="data folder that keeps what was computed")
