@@ -26,6 +26,7 @@ from sparsedash.engine.calibration.statistics import few_tokens_warning
 from sparsedash.engine.export.export import export_narrowed, refuse_form
 from sparsedash.engine.export.reload_proof import N_VERDICTS
 from sparsedash.engine.healing.healing import require_held_out
+from sparsedash.engine.models.decoder_blocks import remove_blocks_
 from sparsedash.engine.models.loading import LoadedModel, ModelShelf, Source, model_in_memory
 from sparsedash.engine.models.matmul import fastest_products
 from sparsedash.engine.run.model_making import prune_model
@@ -65,7 +66,8 @@ _FORMS = tuple(form for form in FORMS if form != "gguf")
 class PrunedModel:
     """A sparse model: a model of transformers with weights of its own, and how it was made.
 
-    pruned: widths and dense_widths, inner channels of each block; reached, the share of every budget that is gone.
+    pruned: widths and dense_widths, inner channels of each block, 0 where a whole layer is gone; reached, the share of
+    every budget that is gone.
     """
 
     model: PreTrainedModel
@@ -145,6 +147,8 @@ def prune(
             made = prune_model(run, chosen, permille)
             with made.applied():
                 sparse = copy.deepcopy(given.loaded.model)
+            if isinstance(made, PrunedChannels) and made.gone:
+                remove_blocks_(sparse, given.loaded.family.blocks, made.gone)
         pruned = Pruned(
             method=chosen,
             calibration=replace(calibration, corpus="texts"),
@@ -372,7 +376,7 @@ def _finished(dense: PreTrainedModel, sparse: PreTrainedModel, pruned: Pruned) -
         module.training = modules[name].training
     model_type = sparse.config.model_type
     if one_width(pruned.widths) and FAMILIES[model_type].width:
-        setattr(sparse.config, FAMILIES[model_type].width, pruned.widths[0])
+        setattr(sparse.config, FAMILIES[model_type].width, max(pruned.widths))
     made = PrunedModel(model=sparse, pruned=pruned)
     if pruned.method.takes_channels and (why := form_problem("uniform", pruned, model_type)):
         # It would write a folder that stock code cannot load, and say nothing.

@@ -88,8 +88,13 @@ def test_methods_families_and_texts_are_the_ones_of_the_catalog():
     assert tuple(re.findall(r"\w+", families)) == tuple(FAMILIES)
     texts = {choice.name for choice in (*choices.EVALUATION_CORPORA, *choices.CALIBRATION_CORPORA)}
     assert texts == set(re.findall(r"^\|[^|]*\| *`([^`]+)`", section(text, "Texts"), re.MULTILINE))
-    for title, takes in (("Methods that remove channels", True), ("Methods that set single weights to zero", False)):
-        methods = {m.name for m in presets.METHODS if m.settings.takes_channels == takes}
+    titles = (
+        ("Methods that remove channels", lambda settings: settings.pattern == "channelx1"),
+        ("Methods that remove whole layers", lambda settings: settings.takes_layers),
+        ("Methods that set single weights to zero", lambda settings: not settings.takes_channels),
+    )
+    for title, takes in titles:
+        methods = {m.name for m in presets.METHODS if takes(m.settings)}
         assert named_in_tables(section(text, title)) == methods
     for closed in (Pattern, Saliency, Compensation, Allocation, Schedule):
         assert set(get_args(closed)) <= named

@@ -2,13 +2,20 @@
 
 channels: inner channels of the MLPs. weights: of all Linear layers in the decoder blocks. bytes: of the model's file in
 one type, every parameter once. macs: multiply-adds of a token, one for each weight of the Linear and Conv layers, the
-output head included; attention's own products grow with the context and are not counted.
+output head included; attention's own products grow with the context and are not counted. kv-cache: keys and values of a
+token.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import get_args
 
-from sparsedash.catalog.model_shape import ModelShape, removed_channels
+from sparsedash.catalog.model_shape import (
+    ModelShape,
+    parameter_count,
+    removed_channels,
+    removed_layers,
+    removed_weights,
+)
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.method_settings import Budget, MethodSettings
 from sparsedash.schema.records import Reached
@@ -20,6 +27,7 @@ BUDGET_TITLES: dict[Budget, str] = {
     "weights": "blocks' weights",
     "bytes": "file size",
     "macs": "multiply-adds",
+    "kv-cache": "KV cache",
 }
 
 
@@ -30,29 +38,60 @@ def mlp_share(shape: ModelShape, budget: Budget) -> float:
         "weights": (shape.per_channel, shape.n_block_weights),
         "bytes": (shape.per_channel + shape.bias_per_channel, shape.n_parameters),
         "macs": (shape.per_channel, shape.n_matmul),
+        "kv-cache": (0, 1),
     }[budget]
     return a_channel * sum(shape.widths) / whole
 
 
 def channel_share(shape: ModelShape, method: MethodSettings, permille: int) -> float:
     """The share of channels whose removal takes so many per mille of the method's budget; at most all of them."""
-    return min(1.0, permille / 1000 / mlp_share(shape, method.budget))
+    if method.takes_layers:
+        return n_layers_gone(shape, method, permille) / len(shape.widths)
+    whole = mlp_share(shape, method.budget)
+    return min(1.0, permille / 1000 / whole) if whole else float(permille > 0)
+
+
+def n_layers_gone(shape: ModelShape, method: MethodSettings, permille: int) -> int:
+    """How many layers go for so many per mille of the method's budget: the nearest number, at least one, never all."""
+    if not permille:
+        return 0
+    nearest = round(permille / 1000 / layer_share(shape, method.budget))
+    return max(1, min(len(shape.widths) - 1, nearest))
+
+
+def layer_share(shape: ModelShape, budget: Budget) -> float:
+    """The share of a budget that one whole layer takes."""
+    return reached(shape, (0, *shape.widths[1:]))[budget]
 
 
 def reached(shape: ModelShape, widths: Sequence[int]) -> Reached:
     """The share of every budget that is gone at these widths; the few biases that a method may add do not count."""
-    gone = removed_channels(shape, widths) / sum(shape.widths)
-    return Reached(**{budget: gone * mlp_share(shape, budget) for budget in BUDGETS})
+    weights = removed_weights(shape, widths)
+    return Reached(
+        channels=removed_channels(shape, widths) / sum(shape.widths),
+        weights=weights / shape.n_block_weights,
+        bytes=1 - parameter_count(shape, widths) / shape.n_parameters,
+        macs=weights / shape.n_matmul,
+        kv_cache=removed_layers(widths) / len(widths),
+    )
+
+
+def is_told(budget: Budget, found: Iterable[Reached]) -> bool:
+    """Whether a budget is worth a word: the KV cache only where some of it is gone."""
+    return budget != "kv-cache" or any(each.kv_cache for each in found)
 
 
 def most_permille(shape: ModelShape, method: MethodSettings) -> int:
-    """The most of its budget that a method can remove: all channels but one width multiple in each MLP.
+    """The most of its budget that a method can remove: all channels but one width multiple in each MLP, or all layers
+    but one.
 
     Of channels as much as of any model: widths are rounded to what is possible.
     """
     if method.budget == "channels":
         return MAX_SPARSITY_PERMILLE
     kept = [min(width, method.width_multiple) for width in shape.widths]
+    if method.takes_layers:
+        kept = [*shape.widths[:1], *[0] * (len(shape.widths) - 1)]
     return min(MAX_SPARSITY_PERMILLE, round(1000 * reached(shape, kept)[method.budget]))
 
 
@@ -61,5 +100,7 @@ def require_possible(settings: RunSettings, shape: ModelShape) -> None:
     for method, permille in settings.points:
         if permille > (most := most_permille(shape, method)):
             allowed = f"at most {most / 10:g} % of the {BUDGET_TITLES[method.budget]}"
-            reason = "The rest of this model is not in MLP channels that can go."
+            reason = (
+                f"The rest of this model is not in {'layers' if method.takes_layers else 'MLP channels'} that can go."
+            )
             raise SettingsError("sparsity", f"{percents_text((permille,))} %", allowed, reason)

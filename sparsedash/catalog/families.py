@@ -168,6 +168,8 @@ MADE_GGUF = {
 """Families of which a GGUF file can be made here, where the model is a folder: the architecture that it has there."""
 NO_GGUF = ("gpt_neo", "gptj", "opt")
 """Families for which llama.cpp has no graph."""
+COUNTED_LAYERS = ("gemma2", "gemma3_text", "smollm3")
+"""Families for which llama.cpp takes from a layer's number which attention it has."""
 
 
 def is_gguf(model: str) -> bool:
@@ -213,6 +215,11 @@ def _problem(form: Form, method: MethodSettings, model_type: str | None, *, is_e
         return f"it is quantised already. A sparse one is exported as gguf in {name} from the model before that"
     if form == "gguf" and model_type in NO_GGUF:
         return f"llama.cpp has no graph for {model_type}"
+    if method.takes_layers and form in ("padded", "masked"):
+        return "whole layers are gone, and nothing is left to fill up"
+    if method.takes_layers:
+        counted = form == "gguf" and model_type in COUNTED_LAYERS
+        return f"llama.cpp takes from a layer's number which attention it has in {model_type}" if counted else ""
     if method.compensation == "bias" and form != "gguf" and family is not None and len(family.inner) > 1:
         return "its blocks were given a bias, for which this family's stock code has no place"
     if not method.takes_channels:
@@ -225,8 +232,23 @@ def _problem(form: Form, method: MethodSettings, model_type: str | None, *, is_e
 
 
 def one_width(widths: Sequence[int]) -> bool:
-    """Whether every block has the same width."""
-    return len(set(widths)) == 1
+    """Whether every block that is left has the same width."""
+    return len(set(widths) - {0}) == 1
+
+
+def fewer_layers(config: Mapping[str, Any], kept: Sequence[int]) -> dict[str, Any]:
+    """What changes in a config.json, given with all defaults, where only these layers are left."""
+    changed: dict[str, Any] = {name: len(kept) for name in _N_LAYERS if config.get(name)}
+    changed |= {name: [config[name][index] for index in kept] for name in _OF_LAYERS if config.get(name)}
+    if "attention_layers" in changed:
+        # GPT-Neo counts patterns, from which its code makes that list.
+        changed["attention_types"] = [[[kind], 1] for kind in changed["attention_layers"]]
+    return changed
+
+
+_N_LAYERS = ("num_hidden_layers", "n_layer", "num_layers")
+_OF_LAYERS = ("layer_types", "no_rope_layers", "attention_layers")
+"""Lists with an item for each layer."""
 
 
 def shared_width(made: Pruned, model_type: str) -> int:

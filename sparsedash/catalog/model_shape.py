@@ -31,7 +31,8 @@ class ModelShape:
     channels of each block, m. per_channel: weights that leave with one channel. bias_per_channel: biases that leave
     with it. n_matmul: weights of Linear and Conv layers, the output head included even where it shares the embedding's.
     n_head: of that head. n_parameters: everything; what is shared counts once. attention: width of all heads of one
-    block together. keys: width of its keys, and of its values. stored_bytes: of one weight in the checkpoint.
+    block together. keys: width of its keys, and of its values. block_rest: parameters of a block that are neither
+    weights of its projections nor biases of its channels. stored_bytes: of one weight in the checkpoint.
     """
 
     family: str
@@ -45,6 +46,7 @@ class ModelShape:
     n_parameters: int
     attention: int
     keys: int
+    block_rest: int
     stored_bytes: int
 
     @property
@@ -55,7 +57,12 @@ class ModelShape:
     @property
     def n_block_weights(self) -> int:
         """Weights of all projections in the decoder blocks."""
-        return self.n_mlp + 2 * self.hidden * (self.attention + self.keys) * len(self.widths)
+        return self.n_mlp + self.per_attention * len(self.widths)
+
+    @property
+    def per_attention(self) -> int:
+        """Weights of the projections of one block's attention."""
+        return 2 * self.hidden * (self.attention + self.keys)
 
     @property
     def cache_per_token(self) -> int:
@@ -132,6 +139,7 @@ def model_shape(config: Mapping[str, Any]) -> ModelShape:
         n_parameters=n_matmul + n_blocks * a_block + outside,
         attention=queries,
         keys=keys,
+        block_rest=a_block - m * bias_per_channel,
         stored_bytes=(WEIGHT_BYTES | {"float64": 8})[config.get("torch_dtype") or config.get("dtype") or "float32"],
     )
 
@@ -160,9 +168,20 @@ def removed_channels(shape: ModelShape, widths: Sequence[int]) -> int:
     return sum(shape.widths) - sum(widths)
 
 
+def removed_layers(widths: Sequence[int]) -> int:
+    """Layers that are gone as a whole: those that keep no channel."""
+    return sum(width == 0 for width in widths)
+
+
+def removed_weights(shape: ModelShape, widths: Sequence[int]) -> int:
+    """Weights of Linear layers that are gone with these channels and layers."""
+    return removed_channels(shape, widths) * shape.per_channel + removed_layers(widths) * shape.per_attention
+
+
 def parameter_count(shape: ModelShape, widths: Sequence[int]) -> int:
     """Parameters of the model with these widths; what is shared counts once."""
-    return shape.n_parameters - removed_channels(shape, widths) * (shape.per_channel + shape.bias_per_channel)
+    beside = removed_channels(shape, widths) * shape.bias_per_channel + removed_layers(widths) * shape.block_rest
+    return shape.n_parameters - removed_weights(shape, widths) - beside
 
 
 def weight_bytes(shape: ModelShape, widths: Sequence[int], dtype: str) -> int:
@@ -174,13 +193,14 @@ def prefill_multiply_adds(shape: ModelShape, widths: Sequence[int], load: Worklo
     """Multiply-adds of reading passages: Linear layers, causal attention, and the head at each passage's last token."""
     t = load.n_tokens
     linear = (_matmul_weights(shape, widths) - shape.n_head) * t + shape.n_head
-    scores_and_sums = 2 * shape.attention * t * (t + 1) // 2 * len(shape.widths)
+    scores_and_sums = 2 * shape.attention * t * (t + 1) // 2 * (len(widths) - removed_layers(widths))
     return load.batch * (linear + scores_and_sums)
 
 
 def decode_bytes(shape: ModelShape, widths: Sequence[int], load: Workload, dtype: str) -> int:
     """Bytes read to write one token in each passage: all Linear weights once, and all keys and values."""
-    cached = shape.cache_per_token * load.n_tokens * load.batch
+    kept = len(widths) - removed_layers(widths)
+    cached = shape.cache_per_token * kept // len(widths) * load.n_tokens * load.batch
     return (_matmul_weights(shape, widths) + cached) * WEIGHT_BYTES[dtype]
 
 
@@ -195,4 +215,4 @@ def decode_ceiling(shape: ModelShape, widths: Sequence[int], load: Workload, dty
 
 
 def _matmul_weights(shape: ModelShape, widths: Sequence[int]) -> int:
-    return shape.n_matmul - removed_channels(shape, widths) * shape.per_channel
+    return shape.n_matmul - removed_weights(shape, widths)

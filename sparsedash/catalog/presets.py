@@ -26,6 +26,7 @@ _BY_CURVES = MethodSettings(saliency="obs", allocation="curves", damping=0.1, pl
 _SPARSEGPT = MethodSettings(saliency="obs", pattern="1x1", scope="decoder")
 _WANDA = MethodSettings(compensation="none", pattern="1x1", scope="decoder")
 _BY_SIZE = replace(_WANDA, saliency="magnitude")
+_LAYERS = MethodSettings(pattern="layer", saliency="perplexity", compensation="none")
 
 METHODS = (
     Method(
@@ -60,6 +61,19 @@ METHODS = (
     Method("wanda-channels", "channels by weight times activation, nothing refitted", _BARE),
     Method("magnitude", "channels by weight, nothing refitted", replace(_BARE, saliency="magnitude")),
     Method("random", "channels at random, nothing refitted: the baseline", replace(_BARE, saliency="random")),
+    Method(
+        "layers",
+        "whole layers, one after another, each time the one without which the model stays nearest to dense; the layers "
+        "before them are refitted to take over; half of the calibration text is plain stories",
+        replace(_LAYERS, saliency="divergence", compensation="sequential", damping=0.1, plain_text=0.5),
+    ),
+    Method("sleb", "whole layers, each time the one without which the text surprises least, nothing refitted", _LAYERS),
+    Method(
+        "shortgpt",
+        "whole layers that turn the residual stream least, nothing refitted",
+        replace(_LAYERS, saliency="block-influence"),
+    ),
+    Method("random-layers", "whole layers at random: the baseline", replace(_LAYERS, saliency="random")),
     Method("sparsegpt", "single weights of all projections that the rest can best replace; then refitted", _SPARSEGPT),
     Method("wanda", "single weights of all projections by weight times input, nothing refitted", _WANDA),
     Method("magnitude-weights", "single weights of all projections by size, nothing refitted", _BY_SIZE),

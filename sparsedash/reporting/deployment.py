@@ -200,11 +200,11 @@ def shapes_table(shape: ModelShape, made: Pruned, dtype: str, of: str = "") -> T
         figures = [_block_size(before), _block_size(after), percent(1 - after / before)]
         rows.append([part, *figures, *(shapes or [""] * len(names))])
     n = model_shape.removed_channels(shape, made.widths)
-    kept = (
-        "Only zeros: every matrix keeps its shape and its bytes."
-        if n == 0 and not made.method.takes_channels
-        else f"{n:,} of {sum(shape.widths):,} inner channels removed."
-    )
+    kept = f"{n:,} of {sum(shape.widths):,} inner channels removed."
+    if made.method.takes_layers:
+        kept = f"{model_shape.removed_layers(made.widths)} of {len(made.widths)} layers removed, attention included."
+    elif n == 0 and not made.method.takes_channels:
+        kept = "Only zeros: every matrix keeps its shape and its bytes."
     caption = (
         f"{kept} Shapes: outputs × inputs of the MLP's projections. Bytes: {dtype} weights and biases of the channels. "
         "The whole model includes attention, embeddings, norms and head."

@@ -84,7 +84,7 @@ def _next_step(found: RunResults, runs: Sequence[Run], lacks: Callable[[str], bo
         said = f"see whether less than {sparsity_percent(rows[0].permille)} can be removed"
         if method.takes_channels and not method.reads_text:
             # A method that knows nothing of the activations is no way to find how much can go.
-            method = replace(method_named(DEFAULT_METHOD), budget=method.budget)
+            method = replace(method_named("layers" if method.takes_layers else DEFAULT_METHOD), budget=method.budget)
             said += f" with {quoted_method(method)}"
     evaluation, on = _deciding_passages(found, lacks)
     if evaluation is None:

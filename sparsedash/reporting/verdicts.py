@@ -273,7 +273,8 @@ def verdict_values(found: ToleranceVerdict) -> dict[str, Value]:
 
 def reached_percents(found: RunResults, model: Judged) -> dict[str, float]:
     """The share of every budget that is gone, for a file: channels_removed_percent and so on; zeros for dense."""
-    return {f"{budget}_removed_percent": 100 * found.removed(model, budget) for budget in BUDGETS}
+    names = {budget: budget.replace("-", "_") for budget in BUDGETS}
+    return {f"{name}_removed_percent": 100 * found.removed(model, budget) for budget, name in names.items()}
 
 
 def verdict_sign(found: ToleranceVerdict) -> str:

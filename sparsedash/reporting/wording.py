@@ -7,7 +7,7 @@ from functools import lru_cache
 from math import exp, isfinite, log
 from sys import float_info
 
-from sparsedash.catalog.budgets import BUDGET_TITLES
+from sparsedash.catalog.budgets import BUDGET_TITLES, is_told
 from sparsedash.catalog.choices import CALIBRATION_CORPORA, EVALUATION_CORPORA, MODELS
 from sparsedash.catalog.presets import method_name
 from sparsedash.catalog.resources import LeastMemory, RunDisk
@@ -267,13 +267,16 @@ def method_titles(settings: RunSettings) -> str:
 
 def budget_titles(methods: Iterable[MethodSettings]) -> dict[Budget, str]:
     """What sparsities of models by these methods are shares of, by the budget: "MLP channels", "file size"."""
+    methods = list(methods)
     kinds = {method.takes_channels for method in methods}
+    if methods and all(method.takes_layers for method in methods):
+        return BUDGET_TITLES | {"channels": "layers"}
     return BUDGET_TITLES | ({} if kinds <= {True} else {"channels": "MLP weights" if kinds == {False} else "MLP"})
 
 
 def measured_sparsity(made: Pruned) -> str:
     """ "measured 29.2 % of the MLP channels, 22.0 % of the blocks' weights, …": what is gone, of every budget."""
-    titles = budget_titles([made.method])
+    titles = {name: title for name, title in budget_titles([made.method]).items() if is_told(name, [made.reached])}
     return f"measured {', '.join(f'{percent(made.reached[each])} of the {title}' for each, title in titles.items())}"
 
 
@@ -306,7 +309,7 @@ def removed_or_zeroed(settings: MethodSettings) -> str:
 def share_of(settings: MethodSettings) -> str:
     """What a method takes a share of."""
     if settings.takes_channels:
-        return f"of the {BUDGET_TITLES[settings.budget]}"
+        return f"of the {budget_titles([settings])[settings.budget]}"
     return "of the MLPs' weights" if settings.scope == "mlp" else "of the decoder's weights"
 
 
@@ -429,7 +432,9 @@ def model_words(method: MethodSettings, permille: int, named: bool = True, made:
 
 def sparsity_axis_title(methods: Iterable[MethodSettings], budget: Budget = "channels") -> str:
     """The title of an axis with the shares of this budget that such methods took."""
-    title = first_upper(BUDGET_TITLES[budget])
+    methods = list(methods)
+    only_layers = methods and all(method.takes_layers for method in methods)
+    title = "Layers" if only_layers and budget == "channels" else first_upper(BUDGET_TITLES[budget])
     if budget == "bytes" or all(method.takes_channels for method in methods):
         return f"{title} removed"
     return f"{title} removed, or {'MLP weights ' if budget == 'channels' else ''}set to zero"

@@ -7,13 +7,15 @@ from typing import Literal, get_args
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.fields import MAX_SEED, check_settings, setting
 
-Pattern = Literal["channelx1", "1x1", "2:4", "4:8"]
+Pattern = Literal["channelx1", "layer", "1x1", "2:4", "4:8"]
 Scope = Literal["mlp", "decoder"]
-Saliency = Literal["activation-aware", "magnitude", "wifv", "obs", "fisher", "random"]
+Saliency = Literal[
+    "activation-aware", "magnitude", "wifv", "obs", "fisher", "random", "divergence", "perplexity", "block-influence"
+]
 Compensation = Literal["none", "bias", "least-squares", "sequential"]
 Allocation = Literal["uniform", "global", "standardised", "curves"]
 Schedule = Literal["exponential", "linear", "cubic", "cosine"]
-Budget = Literal["channels", "weights", "bytes", "macs"]
+Budget = Literal["channels", "weights", "bytes", "macs", "kv-cache"]
 """What a sparsity is a share of: catalog.budgets says what is counted."""
 
 Quantisation = Literal["q8_0", "q6_k", "q4_k_m", "q4_0"]
@@ -30,9 +32,16 @@ FIXED_PERMILLE: dict[Pattern, int] = {"2:4": 500, "4:8": 500}
 """Patterns with a sparsity of their own."""
 
 _CHANNEL_CHOICES: dict[str, tuple[str, ...]] = {
-    "saliency": get_args(Saliency),
+    "saliency": ("activation-aware", "magnitude", "wifv", "obs", "fisher", "random"),
     "compensation": get_args(Compensation),
     "allocation": get_args(Allocation),
+    "scope": ("mlp",),
+    "budget": get_args(Budget),
+}
+_LAYER_CHOICES: dict[str, tuple[str, ...]] = {
+    "saliency": ("divergence", "perplexity", "block-influence", "random"),
+    "compensation": ("none", "sequential"),
+    "allocation": ("uniform",),
     "scope": ("mlp",),
     "budget": get_args(Budget),
 }
@@ -47,7 +56,7 @@ _WEIGHT_CHOICES: dict[str, tuple[str, ...]] = {
 
 def allowed_choices(pattern: Pattern) -> Mapping[str, tuple[str, ...]]:
     """The possible other choices of a method with this pattern, by name."""
-    return _CHANNEL_CHOICES if pattern == "channelx1" else _WEIGHT_CHOICES
+    return {"channelx1": _CHANNEL_CHOICES, "layer": _LAYER_CHOICES}.get(pattern, _WEIGHT_CHOICES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,12 +73,15 @@ class MethodSettings:
         "activation-aware",
         label="Saliency: what to keep",
         help="activation-aware: weight times activation. magnitude: weight. wifv: variance. obs: loss "
-        "after the others compensate. fisher: Fisher information of a mask, by a backward pass. random: the baseline.",
+        "after the others compensate. fisher: Fisher information of a mask, by a backward pass. random: the baseline. "
+        "Of layers, by the model's loss without them: divergence, from dense; perplexity, of the text. "
+        "block-influence: how much they turn the residual stream.",
     )
     pattern: Pattern = setting(
         "channelx1",
         label="Pattern: what to remove",
-        help="channelx1: whole channels of the MLPs. 1x1: single weights. 2:4, 4:8: 2 of 4 weights, 4 of 8.",
+        help="channelx1: whole channels of the MLPs. layer: whole layers, attention included. 1x1: single weights. "
+        "2:4, 4:8: 2 of 4 weights, 4 of 8.",
     )
     compensation: Compensation = setting(
         "least-squares",
@@ -97,7 +109,8 @@ class MethodSettings:
         flag="--budget",
         label="Sparsity is a share of",
         help="channels: the MLPs' inner channels. weights: the blocks' weights. bytes: the model file. macs: the "
-        "multiply-adds of a token, attention's own products not counted. Channels go until that share is gone.",
+        "multiply-adds of a token, attention's own products not counted. kv-cache: a token's keys and values. Channels "
+        "or layers go until that share is gone.",
     )
     damping: float = setting(
         0.01,
@@ -190,8 +203,13 @@ class MethodSettings:
 
     @property
     def takes_channels(self) -> bool:
-        """Whether channels are removed; else single weights are set to zero."""
-        return self.pattern == "channelx1"
+        """Whether channels are removed, alone or with their whole layers; else single weights are set to zero."""
+        return self.pattern == "channelx1" or self.takes_layers
+
+    @property
+    def takes_layers(self) -> bool:
+        """Whether whole layers are removed."""
+        return self.pattern == "layer"
 
     @property
     def reads_text(self) -> bool:
@@ -213,12 +231,13 @@ class MethodSettings:
     def reads_again(self) -> bool:
         """Whether pruning needs its own passes over the calibration text, after the calibration."""
         sequential = self.compensation == "sequential"
-        return self.saliency == "fisher" or sequential or (self.reads_text and not self.takes_channels)
+        inputs = self.reads_text and not self.takes_channels
+        return self.saliency == "fisher" or sequential or inputs or (self.takes_layers and self.saliency != "random")
 
     @property
     def looks_back(self) -> bool:
         """Whether a pruned block depends on more than the first pass of the calibration text up to it."""
-        later = self.compensation == "sequential" or self.heal_steps or self.quantise
+        later = self.compensation == "sequential" or self.heal_steps or self.quantise or self.takes_layers
         return bool(later) or self.saliency == "fisher" or self.allocation != "uniform"
 
     @property
@@ -258,9 +277,10 @@ def with_budget(methods: Sequence[MethodSettings], budget: Budget) -> tuple[Meth
 def uses_parameter(parameter: str, *, pattern: str, saliency: str, compensation: str, allocation: str) -> bool:
     """Whether a method of these four choices uses its parameter of this name."""
     refits, measured = compensation in ("least-squares", "sequential"), allocation == "curves"
-    single = pattern != "channelx1"
+    layers, single = pattern == "layer", pattern not in ("channelx1", "layer")
     conditions = {
-        **dict.fromkeys(("width_multiple", "budget", "heal_steps"), not single),
+        "width_multiple": not single and not layers,
+        **dict.fromkeys(("budget", "heal_steps"), not single),
         "scope": single,
         **dict.fromkeys(("rounds", "schedule"), saliency == "fisher"),
         "seed": saliency == "random",

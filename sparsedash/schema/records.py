@@ -162,10 +162,11 @@ class Reached:
     weights: Share
     bytes: Share
     macs: Share
+    kv_cache: Share = 0.0
 
     def __getitem__(self, budget: Budget) -> float:
         """The share of this budget."""
-        share: float = getattr(self, budget)
+        share: float = getattr(self, budget.replace("-", "_"))
         return share
 
 
@@ -214,7 +215,7 @@ class Pruned:
     """How a sparse model was made, enough to rebuild it, and how much of it is gone.
 
     sparsity_permille: asked for, of the method's budget. reached: what is gone, of every budget.
-    widths: kept inner channels of each block; dense_widths: before pruning.
+    widths: kept inner channels of each block, 0 where the whole layer is gone; dense_widths: before pruning.
     layer_errors: share of each block's MLP output that is lost, on calibration text, where single weights go that of
     its projections' outputs, averaged; empty where the method needs no text, or the text was too little for whole
     second moments. held_out_errors: on text kept out of the fit; empty when there was too little text to keep any out.

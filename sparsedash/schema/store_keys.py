@@ -117,6 +117,11 @@ def curves_key(statistics: str, method: MethodSettings) -> str:
     return stage_key("curves", statistics=statistics, method=_what_matters(shared))
 
 
+def layers_key(statistics: str, method: MethodSettings) -> str:
+    """Key of the order in which layers go, for every sparsity of all methods that choose them alike."""
+    return stage_key("curves", statistics=statistics, layers=[method.saliency, method.seed])
+
+
 def passages_key(corpus: str, evaluation: EvaluationSettings) -> str:
     """Key of the passages of an evaluation."""
     return digest(["distinct", corpus, evaluation.n_passages, evaluation.shuffle_seed])

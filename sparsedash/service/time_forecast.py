@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsedash.catalog import resources
+from sparsedash.catalog.budgets import n_layers_gone
 from sparsedash.catalog.builtin_tasks import BUILTIN_TASKS, BuiltinTask
 from sparsedash.catalog.model_shape import WEIGHT_BYTES, ModelShape
 from sparsedash.schema import store_keys
@@ -349,7 +350,8 @@ def counted_seconds(settings: RunSettings, speeds: Speeds | None, shape: ModelSh
         "load": shape.n_parameters * itemsize * READ + _MODULES_S * SECOND,
         "text": _writing(shape, settings.calibration) * (settings.calibration.corpus == SELF),
         "calibrate": (token + _powers(shape, 2) * whole * SINGLE) * n_tokens + text_walk,
-        "prune": np.mean([_pruning(each, shape, n_tokens, text_walk, whole=whole) for each in plain], axis=0),
+        "prune": np.mean([_pruning(each, shape, n_tokens, text_walk, whole=whole) for each in plain], axis=0)
+        + np.mean([_choosing_layers(each, shape, settings, text_walk) for each in plain], axis=0),
     }
     if settings.quantised_to:
         work["quantise"] = _quantising(shape, token)
@@ -434,6 +436,19 @@ def _pruning(method: MethodSettings, shape: ModelShape, n_tokens: int, walk: _Wo
         # Both models read it, and what the refit changes is added.
         work += (token * 2 + 2 * squares * SINGLE + 2 * d * widths * PRODUCT) * n_tokens + walk * 2
     return work
+
+
+def _choosing_layers(method: MethodSettings, shape: ModelShape, settings: RunSettings, walk: _Work) -> _Work:
+    """Of one sparse model: the order, which is found once for the most layers that go. walk: as above."""
+    if not method.takes_layers:
+        return 0 * SECOND
+    if method.saliency == "block-influence":
+        return (_token(shape) * _n_tokens(settings.calibration) + walk) / len(settings.sparsities_permille)
+    n_gone = max(n_layers_gone(shape, method, permille) for permille in settings.sparsities_permille)
+    n_tried = n_gone * len(shape.widths) * (method.saliency != "random") / len(settings.sparsities_permille)
+    # Each of the others is left out once, and the text goes on behind it.
+    tried = _token(shape) / 2 * resources.LAYER_TOKENS + 2 * shape.n_head * PRODUCT * resources.CURVE_TOKENS
+    return n_tried * (tried + walk / 2)
 
 
 def _quantising(shape: ModelShape, token: _Work) -> _Work:

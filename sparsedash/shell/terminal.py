@@ -100,17 +100,20 @@ def one_line(text: str) -> str:
 def run_table(document: dict[str, Any]) -> Iterator[str]:
     """The lines of a run's table. document: of `run_document`.
 
-    channels to macs: the measured share of every budget that was removed.
+    channels to macs: the measured share of every budget that was removed; of the KV cache where there is any.
     """
     sparse, settings = document["sparse"], document["settings"]
     run, again = settings_from_plain(RunSettings, settings), bool(document["model"]["source_type"])
     named, budget = run.names_methods, run.budget
     asked = "" if budget == "channels" else f"% of the {BUDGET_TITLES[budget]}"
-    rows = [[asked, *BUDGETS, "last word", "last token", "word ppl", "broke", "fixed", "verdict"]]
-    rows.append(["dense", *_result_cells(document["dense"])])
+    shares = {budget: f"{budget.replace('-', '_')}_removed_percent" for budget in BUDGETS}
+    if not any(answers[shares["kv-cache"]] for answers in sparse):
+        del shares["kv-cache"]
+    rows = [[asked, *shares, "last word", "last token", "word ppl", "broke", "fixed", "verdict"]]
+    rows.append(["dense", *_result_cells(document["dense"], shares.values())])
     for answers in sparse:
         name = sparse_model_label(MethodSettings(**answers["method"]), answers["sparsity_percent"], named, again)
-        rows.append([name, *_result_cells(answers)])
+        rows.append([name, *_result_cells(answers, shares.values())])
     yield from align_columns(rows, numbers=True)
     if settings["evaluation"]["rule"] == "published":
         yield "last token by the published rule: a passage of more than 197 tokens is wrong"
@@ -126,10 +129,10 @@ def prompt_lines(results: Results, found: RunResults) -> Iterator[str]:
         yield from (one_line(each.prompt), *align_columns(rows[: 1 + (each.sparse is not None)]), "")
 
 
-def _result_cells(answers: dict[str, Any]) -> list[str]:
+def _result_cells(answers: dict[str, Any], shares: Iterable[str]) -> list[str]:
     word, token, pairs = answers["last_word"], answers["last_token"], answers.get("paired")
     perplexity = inf if answers["word_perplexity"] is None else answers["word_perplexity"]
-    cells = [f"{answers.get(f'{budget}_removed_percent', 0):.1f}%" for budget in BUDGETS]
+    cells = [f"{answers.get(share, 0):.1f}%" for share in shares]
     cells += [f"{word['right']} of {word['total']}", f"{token['right'] / token['total']:.1%}"]
     against = [str(pairs["broke"]), str(pairs["fixed"]), answers["verdict"]["verdict"]] if pairs else [""] * 3
     return [*cells, wording.perplexity(perplexity), *against]

@@ -63,7 +63,7 @@ def show_layers_of(backend: Backend, chosen: ChosenRun, runs: Sequence[Run]) -> 
 
 def _show_layers(made: Pruned, stem: str) -> None:
     """Draw the numbers, the chart and the table of one sparse model. stem: of the files' names."""
-    if made.layer_errors or made.passage_errors:
+    if made.layer_errors or made.passage_errors or made.method.takes_layers:
         frame.show(cards(_numbers(made)), Html(f"<style>{theme_switch_css()}</style>"))
         show_chart(layers_chart(made, frame.theme()), f"{stem}-layers", layers_sentence(made), "layers", "ignore")
     if made.healed:
@@ -73,7 +73,7 @@ def _show_layers(made: Pruned, stem: str) -> None:
         frame.note(f"{types}. All losses of layers are those before.")
     with st.expander("The numbers as a table"):
         frame.show_table(_layers_table(made, stem))
-    if not made.layer_errors:
+    if not made.layer_errors and not made.method.takes_layers:
         short = "The calibration text was short: enough to rank channels, too little to measure the layers' loss on it."
         unread = "This method reads no calibration text, so no loss on it was measured."
         frame.note(short if made.method.reads_text else unread)
@@ -83,6 +83,10 @@ def layers_sentence(made: Pruned) -> str:
     """What the layers lost, in a sentence; above all whether they were fitted to the wrong text."""
     if made.quantised and not made.sparsity_permille:
         return "No channel was removed: every layer is dense's, quantised."
+    if made.method.takes_layers:
+        gone = [str(index) for index, width in enumerate(made.widths, 1) if not width]
+        name = f"{'Layers' if len(gone) > 1 else 'Layer'} {wording.and_join(gone)}" if gone else "No layer"
+        return f"{name} of {len(made.widths)} {'is' if len(gone) < 2 else 'are'} gone, attention and MLP."
     elsewhere = layer_mismatch(made)
     held_out = median_error_ratio(made.held_out_errors, made.layer_errors)
     if elsewhere is not None and elsewhere >= MISMATCH_ALARM:
@@ -121,7 +125,7 @@ def _layers_table(made: Pruned, stem: str) -> Table:
     rows = list[list[Cell]]()
     losses = {name: found for name, field in _LOSSES.items() if (found := getattr(made, field))}
     for i, (width, dense) in enumerate(zip(made.widths, made.dense_widths, strict=True)):
-        kept, removed = f"{width:,} of {dense:,}", 1 - width / dense
+        kept, removed = f"{width:,} of {dense:,}" if width else "gone, with its attention", 1 - width / dense
         row = [
             Cell("Layer", str(i + 1), {"layer": i + 1}),
             Cell("Channels kept", kept, {"channels_kept": width, "channels_dense": dense}),

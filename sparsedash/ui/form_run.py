@@ -39,6 +39,8 @@ from sparsedash.ui.form_address import (
     CHANNEL_PRESETS,
     CHOICES,
     GOALS,
+    LAYER_PRESETS,
+    LAYERS,
     MASK_PRESETS,
     MASKS,
     OWN,
@@ -90,6 +92,10 @@ _HEAL = FieldRow(
     "of their own, next to the unhealed ones. 0: none is healed.",
     key="heal",
 )
+_LAYERS = (
+    "Fewer layers make a plain model that is smaller and faster wherever it runs, with a smaller KV cache. At equal "
+    "weights it loses more than narrower layers."
+)
 _MASKS = "Single weights are set to zero in place: such masks do not make the model smaller or faster by themselves."
 
 
@@ -125,7 +131,7 @@ def prune_form(backend: Backend) -> RunSettings | FindSettings | None:
     title, key = (
         ("Choose another method", "another") if search else ("Compare several methods, or choose another", "race")
     )
-    with form_fields.expander(title, key, ("with", OWN) if search else ("method", MASKS, OWN)):
+    with form_fields.expander(title, key, ("with", OWN) if search else ("method", LAYERS, MASKS, OWN)):
         presets = _preset_fields(search)
         own = _custom_method_fields("Use a method of your own instead" if search else "Add a method of your own")
     healing = st.container()
@@ -347,7 +353,7 @@ def _prompt_field(backend: Backend) -> dict[str, Any]:
 
 
 def _preset_fields(search: bool) -> tuple[MethodSettings, ...]:
-    """Draw the presets: one for a search; else those that remove channels and those that zero weights, to race them."""
+    """Draw the presets: one for a search; else those that remove channels or layers or zero weights, to race them."""
     if search:
         names = [method.name for method in METHODS if method.searchable]
         usual = names.index(DEFAULT_METHOD)
@@ -356,10 +362,13 @@ def _preset_fields(search: bool) -> tuple[MethodSettings, ...]:
     about = "Choose several to compare them on the same passages."
     names, chosen = [method.name for method in CHANNEL_PRESETS], [DEFAULT_METHOD]
     channels = st.pills("Method", names, selection_mode="multi", default=chosen, key="method", bind=BOUND, help=about)
-    label, names = "Methods that take single weights", [method.name for method in MASK_PRESETS]
-    masks = st.pills(label, names, selection_mode="multi", key=MASKS, bind=BOUND)
+    names = [method.name for method in LAYER_PRESETS]
+    layers = st.pills("Methods that take whole layers", names, selection_mode="multi", key=LAYERS, bind=BOUND)
+    form_fields.show_hint(_LAYERS)
+    names = [method.name for method in MASK_PRESETS]
+    masks = st.pills("Methods that take single weights", names, selection_mode="multi", key=MASKS, bind=BOUND)
     form_fields.show_hint(_MASKS)
-    return tuple(map(method_named, (*channels, *masks)))
+    return tuple(map(method_named, (*channels, *layers, *masks)))
 
 
 def _custom_method_fields(title: str) -> tuple[MethodSettings, ...] | None:

@@ -58,6 +58,7 @@ SHAPE = ModelShape(
     n_parameters=2 * (96 + 64) + 40 + 20,
     attention=4,
     keys=4,
+    block_rest=0,
     stored_bytes=4,
 )
 HALF = (4, 4)

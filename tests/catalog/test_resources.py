@@ -37,6 +37,7 @@ SMALL = ModelShape(
     n_parameters=6_000,
     attention=10,
     keys=1,
+    block_rest=0,
     stored_bytes=2,
 )
 WIDE = replace(SMALL, widths=(200, 300))

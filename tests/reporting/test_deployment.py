@@ -20,6 +20,7 @@ SHAPE = ModelShape(
     n_parameters=3100,
     attention=4,
     keys=4,
+    block_rest=0,
     stored_bytes=4,
 )
 

@@ -27,6 +27,7 @@ SHAPE = ModelShape(
     n_parameters=134_515_008,
     attention=576,
     keys=192,
+    block_rest=0,
     stored_bytes=4,
 )
 

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from sparsedash.catalog.budgets import channel_share
 from sparsedash.catalog.resources import MISMATCH_PASSAGES, MISMATCH_TOKENS
-from sparsedash.engine.calibration.curves import CurveMeasurement
+from sparsedash.engine.calibration.curves import CurveMeasurement, judged_text
 from sparsedash.engine.calibration.gradients import Masks, OnBlock, mask_gradients
+from sparsedash.engine.calibration.layer_order import Removal
 from sparsedash.engine.calibration.statistics import (
     TOKEN_WEIGHTS,
     LazyWalk,
@@ -50,6 +51,7 @@ from sparsedash.schema.store_keys import (
     CalibrationKeys,
     activations_key,
     curves_key,
+    layers_key,
     scheduled_gradients_key,
     scores_key,
 )
@@ -282,7 +284,19 @@ class Calibration:
 
     @cached_property
     def _curves(self) -> CurveMeasurement:
-        return CurveMeasurement(self.load(), self.read())
+        return CurveMeasurement(self.load(), judged_text(self.read()))
+
+    def removed_layers(self, method: MethodSettings, n_gone: int) -> list[int]:
+        """The layers that go first, in order; from the store as far as they are there."""
+        key, found = layers_key(self.keys.statistics, method), list[int]()
+        if (known := self.store.get_artefact(key)) is not None:
+            found = [int(index) for index in json.loads(known)]
+        removal = Removal(self.load(), self.read, method.saliency, method.seed)
+        for n in range(len(found), n_gone):
+            step = Step("calibrate", n, n_gone, unit="layers", message="measuring the model without each layer")
+            found.append(removal.next(found, lambda share, step=step: self.on_step(replace(step, ahead=share))))  # type: ignore[misc]
+            self._put(key, json.dumps(found).encode(), "curves")
+        return found[:n_gone]
 
 
 def _has_rounds(method: MethodSettings) -> bool:

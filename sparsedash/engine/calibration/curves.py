@@ -1,16 +1,16 @@
-"""Curves: what the whole model loses with some of one MLP's channels gone; measured one MLP at a time.
+"""What the whole model loses with a part of it gone: curves of one MLP's channels, and the order in which layers go.
 
 Dimensions: b sequences and t tokens of a batch, d hidden width, n judged tokens, v vocabulary.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import cached_property
 
 import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax
 
-from sparsedash.catalog.resources import CURVE_TOKENS, LEAST_CURVE_LENGTH, judged_tokens
+from sparsedash.catalog.resources import CURVE_TOKENS, LAYER_TOKENS, LEAST_CURVE_LENGTH, judged_tokens
 from sparsedash.engine.calibration.statistics import BATCH_TOKENS, beginnings, split_held_out
 from sparsedash.engine.models.decoder_blocks import Batch, BlockWalk, batches_by_length, head_sees_only
 from sparsedash.engine.models.loading import LoadedModel
@@ -30,16 +30,16 @@ OnPart = Callable[[float], None]
 class CurveMeasurement:
     """Measures a model's loss with one narrower MLP, block after block; the text waits before each block.
 
-    The loss is KL(dense || changed) of the next token in nats, on average over the judged tokens of text that no fit
-    has seen. All versions of an MLP go through the blocks behind it together. In half precision any change of a block
-    also changes how the blocks behind it round, which alone may cost half of what a few channels do: the loss of a
-    change of last bits is subtracted.
+    The loss is KL(dense || changed) of the next token in nats, on average over the judged tokens. All versions of an
+    MLP go through the blocks behind it together. In half precision any change of a block also changes how the blocks
+    behind it round, which alone may cost half of what a few channels do: the loss of a change of last bits is
+    subtracted.
     """
 
-    def __init__(self, loaded: LoadedModel, sequences: Sequence[Sequence[int]]) -> None:
-        """sequences: the calibration text, of whose held-out sequences the beginnings are read."""
-        self._loaded = loaded
-        text, pad = judged_text(sequences), loaded.tokenizer.pad_token_id or 0
+    def __init__(self, loaded: LoadedModel, text: Sequence[Sequence[int]], *, by: str = "divergence") -> None:
+        """text: token ids. by: the loss; "perplexity" is the surprise at the text's own next token, in nats."""
+        self._loaded, self._by = loaded, by
+        pad = loaded.tokenizer.pad_token_id or 0
         self._batches = [batch for _, batch in batches_by_length(text, BATCH_TOKENS, pad, loaded.model.device)]
         self._walk = self._new_walk(1)
         self._reached = 0
@@ -56,9 +56,24 @@ class CurveMeasurement:
         rounding, *measured = self._measured(index, [_rounded_otherwise(mlp), *versions], on_part)
         return [max(loss - rounding, LEAST_CERTAIN * loss) for loss in measured]
 
+    @torch.no_grad()
+    def losses_without(self, gone: Collection[int], on_part: OnPart = lambda share: None) -> dict[int, float]:
+        """The loss without these layers and one more, by the index of that one."""
+        walk, found = self._new_walk(1), dict[int, float]()
+        left = [index for index in range(len(self._loaded.blocks)) if index not in gone]
+        for n_done, index in enumerate(left):
+            on_part(n_done / len(left))
+            without = self._new_walk(1)
+            without.go_back(walk.hidden)
+            for behind in left[n_done + 1 :]:
+                list(without.step(behind))
+            (found[index],) = self._surprises(without, 1)
+            list(walk.step(index))
+        return found
+
     def _measured(self, index: int, versions: Sequence[PrunedMlp], on_part: OnPart) -> list[float]:
         on_part(0.0)
-        dense, mlp, n_blocks = self._dense, self._loaded.mlps[index], len(self._loaded.blocks)
+        mlp, n_blocks = self._loaded.mlps[index], len(self._loaded.blocks)
         start, after = self._before(index), list[list[Tensor]]()
         for narrow in versions:
             self._walk.go_back(start)
@@ -71,17 +86,21 @@ class CurveMeasurement:
         for behind in range(index + 1, n_blocks):
             on_part((behind - index) / (n_blocks - index))
             list(together.step(behind))
-        found = torch.zeros(len(versions), dtype=torch.float64)
+        return self._surprises(together, len(versions))
+
+    def _surprises(self, walk: BlockWalk, n_versions: int) -> list[float]:
+        """The loss of each version whose hidden states this walk has, below one another in every batch."""
+        found, aims = torch.zeros(n_versions, dtype=torch.float64), self._aims
         for number, (rows, columns) in enumerate(self._judged):
-            probabilities, entropy = dense[number]
-            for version in range(len(versions)):
+            aim, entropy = aims[number]
+            for version in range(n_versions):
                 first_row = version * len(self._batches[number].ids)
-                logits = self._logits(together, number, rows + first_row, columns)
+                logits = self._logits(walk, number, rows + first_row, columns)
                 found[version] -= entropy
                 for some in row_slices(len(logits), ROWS):
                     scores = logits[some].float()
-                    surprise = scores.logsumexp(dim=-1) - torch.linalg.vecdot(probabilities[some], scores)
-                    found[version] += surprise.sum(dtype=torch.float64)
+                    meant = torch.linalg.vecdot(aim[some], scores) if aim.dim() > 1 else _at(scores, aim[some])
+                    found[version] += (scores.logsumexp(dim=-1) - meant).sum(dtype=torch.float64)
         return (found / sum(len(rows) for rows, _ in self._judged)).clamp_min(0).tolist()
 
     def _before(self, index: int) -> list[Tensor]:
@@ -100,14 +119,23 @@ class CurveMeasurement:
     @cached_property
     def _judged(self) -> list[tuple[Tensor, Tensor]]:
         """Rows and columns (n,) of the judged tokens of each batch, evenly spread."""
-        places = [batch.mask.nonzero() for batch in self._batches]
+        masks = [batch.mask for batch in self._batches]
+        if self._by == "perplexity":
+            # Nothing follows the last token.
+            masks = [torch.nn.functional.pad(mask[:, 1:], (0, 1)) for mask in masks]
+        places = [mask.nonzero() for mask in masks]
         every = -(-sum(map(len, places)) // judged_tokens(self._loaded.model.get_output_embeddings().weight.shape[0]))
         return [(own[::every, 0], own[::every, 1]) for own in places]
 
     @cached_property
-    def _dense(self) -> list[tuple[Tensor, float]]:
-        """Probabilities (n, v) of the dense model at the judged tokens of each batch, and their summed entropy."""
-        walk, found = self._new_walk(1), []
+    def _aims(self) -> list[tuple[Tensor, float]]:
+        """Probabilities (n, v) of the dense model at the judged tokens of each batch, and their summed entropy; or the
+        tokens (n,) that follow, and 0.
+        """
+        if self._by == "perplexity":
+            together = zip(self._batches, self._judged, strict=True)
+            return [(batch.ids[rows, columns + 1], 0.0) for batch, (rows, columns) in together]
+        walk, found = self._new_walk(1), list[tuple[Tensor, float]]()
         for block in range(len(self._loaded.blocks)):
             list(walk.step(block))
         for number, places in enumerate(self._judged):
@@ -122,6 +150,10 @@ class CurveMeasurement:
             return logits
 
 
+def _at(scores: Tensor, tokens: Tensor) -> Tensor:
+    return scores.gather(1, tokens[:, None])[:, 0]
+
+
 def _rounded_otherwise(mlp: Mlp) -> PrunedMlp:
     """The whole MLP, with some weights of its out-projection changed by their last bit."""
     weight = out_weight(mlp)
@@ -132,3 +164,8 @@ def judged_text(sequences: Sequence[Sequence[int]]) -> list[Sequence[int]]:
     """Beginnings of the held-out sequences, CURVE_TOKENS in all; of the first one where none is held out."""
     apart = split_held_out(sequences)[1] or sequences[:1]
     return beginnings(apart, CURVE_TOKENS, max(LEAST_CURVE_LENGTH, CURVE_TOKENS // len(apart)))
+
+
+def layer_text(sequences: Sequence[Sequence[int]]) -> list[Sequence[int]]:
+    """Beginnings of the sequences, LAYER_TOKENS in all: a choice among a few layers has nothing to overfit with."""
+    return beginnings(sequences, LAYER_TOKENS, LEAST_CURVE_LENGTH)

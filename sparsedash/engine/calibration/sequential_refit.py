@@ -1,7 +1,8 @@
 """Sequential least squares on the sparse model's own activations, aimed at the dense residual stream.
 
 What the blocks before have lost arrives at a block as a shift of the residual stream; each block makes up for a share
-of it as well as its own loss. Dimensions: d hidden width, m inner width, k kept channels; b, t of one batch.
+of it as well as its own loss. Where layers behind it are gone, it aims at the stream after them. Dimensions: d hidden
+width, m inner width, k kept channels; b, t of one batch.
 """
 
 from collections.abc import Iterator, Sequence
@@ -56,10 +57,22 @@ def refit_sequentially(
     def report() -> None:
         on_step(Step("prune", next(steps), passes * len(loaded.blocks) * len(batches), unit="batches"))
 
+    def lead(first: int) -> None:
+        """Take the dense model through this block and those behind it that are gone."""
+        for index in range(first, len(narrowed)):
+            if index > first and not narrowed[index].is_gone:
+                break
+            for _ in dense.step(index):
+                report()
+
     report()
+    if first == 0 and narrowed[0].is_gone:
+        lead(0)
     for index, (mlp, narrow) in list(enumerate(zip(loaded.mlps, narrowed, strict=True)))[first:]:
-        for _ in dense.step(index):
-            report()
+        if narrow.is_gone:
+            yield index, narrow
+            continue
+        lead(index)
         before, sums = [] if adds else sparse.hidden, _Sums(mlp)
         inputs: list[Tensor] = []
         with capture_inputs([mlp.out], [inputs.append]):

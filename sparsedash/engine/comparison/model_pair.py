@@ -4,9 +4,10 @@ An exchange takes less than a millisecond, so two models can write, or be timed,
 """
 
 import gc
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,31 +25,46 @@ ROOM_BYTES = 2 * 2**30
 
 @dataclass(frozen=True, eq=False)
 class ResidentModel:
-    """A model in a set of modules that it shares with others. parts: each module, its parameters and its widths."""
+    """A model in a set of modules that it shares with others.
 
-    parts: list[tuple[nn.Module, dict[str, nn.Parameter | None], dict[str, int]]]
+    parts: each module, its parameters, its widths, and its own forward where it has one: that of a layer which is gone,
+    and of which no other module is a part.
+    """
+
+    parts: list[tuple[nn.Module, dict[str, nn.Parameter | None], dict[str, int], Callable[..., Any] | None]]
 
     @classmethod
     def of(cls, model: nn.Module) -> "ResidentModel":
         """The model that the modules are now."""
+        skipped = [module for module in model.modules() if "forward" in vars(module)]
+        inside = {part for module in skipped for part in module.modules()} - set(skipped)
         return cls(
             [
-                (module, dict(module._parameters), {name: n for name, n in vars(module).items() if type(n) is int})
+                (
+                    module,
+                    dict(module._parameters),
+                    {name: n for name, n in vars(module).items() if type(n) is int},
+                    vars(module).get("forward"),
+                )
                 for module in model.modules()
+                if module not in inside
             ]
         )
 
     def enter_(self) -> None:
         """Make the modules this model: by reference, in about a millisecond for hundreds of them."""
-        for module, weights, widths in self.parts:
+        for module, weights, widths, forward in self.parts:
             module._parameters.update(weights)
             vars(module).update(widths)
+            vars(module).pop("forward", None)
+            if forward is not None:
+                module.forward = forward
 
     @property
     def weights(self) -> list[nn.Parameter]:
         """All its weights; those that two modules share count once."""
         return list(
-            {id(own): own for _, weights, _ in self.parts for own in weights.values() if own is not None}.values()
+            {id(own): own for _, weights, *_ in self.parts for own in weights.values() if own is not None}.values()
         )
 
     @property
@@ -150,10 +166,12 @@ def _rebuild(record: Record, store: Store, on_step: OnStep, shelf: ModelShelf) -
     dense = ResidentModel.of(made.loaded.model)
     with made.sparse.applied():
         sparse = ResidentModel.of(made.loaded.model)
+    usual = {part[0]: part for part in dense.parts}
+    pairs = ((usual[after[0]], after) for after in sparse.parts)
     changed = [
         (before, after)
-        for before, after in zip(dense.parts, sparse.parts, strict=True)
-        if before[2] != after[2] or any(before[1][name] is not weight for name, weight in after[1].items())
+        for before, after in pairs
+        if before[2:] != after[2:] or any(before[1][name] is not weight for name, weight in after[1].items())
     ]
     dense, sparse = (ResidentModel([pair[side] for pair in changed]) for side in (0, 1))
     return RecordModel(made.loaded, dense, sparse)
@@ -186,7 +204,7 @@ def both_resident(
 
     def recast(of: ResidentModel) -> ResidentModel:
         return ResidentModel(
-            [(module, {name: copied(w) for name, w in weights.items()}, widths) for module, weights, widths in of.parts]
+            [(part[0], {name: copied(w) for name, w in part[1].items()}, *part[2:]) for part in of.parts]
         )
 
     try:

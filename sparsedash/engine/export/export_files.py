@@ -13,7 +13,8 @@ from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sparsedash.engine.models.gguf_writing import WrittenFiles, block_tensors
+from sparsedash.catalog.families import fewer_layers
+from sparsedash.engine.models.gguf_writing import WrittenFiles, block_tensors, renumbered
 from sparsedash.engine.models.loading import Source, gguf_file
 from sparsedash.engine.pruning.surgery import weight_of
 from sparsedash.engine.run.sparse_models import PrunedChannels, SparseModel
@@ -56,6 +57,9 @@ def write_folder(
     config = json.loads((base.folder / "config.json").read_text(encoding="utf-8"))
     if width and loaded.family.width:
         config[loaded.family.width] = width
+    if gone := _gone(made):
+        kept = [index for index in range(len(loaded.blocks)) if index not in gone]
+        config |= fewer_layers(loaded.model.config.to_dict(), kept)
     # Otherwise a loader would round float32 weights to the type of the base.
     config |= {key: weights for key in ("dtype", "torch_dtype") if key in config}
     _write_json(folder / "config.json", config)
@@ -73,16 +77,20 @@ def write_folder(
         _write_json(folder / "model.safetensors.index.json", index)
     copy_base_files(base, folder)
     layout = f"{width:,} channels in every block" if width else "the dense widths, zeros where something is gone"
-    if width and isinstance(made, PrunedChannels) and min(made.widths) < width:
+    if width and isinstance(made, PrunedChannels) and any(0 < own < width for own in made.widths):
         layout += ", filled up with zeros where fewer are left"
+    if gone:
+        layout = f"{len(loaded.blocks) - len(gone)} of {len(loaded.blocks)} layers, {layout}"
     dense = sum(parameter.numel() for parameter in loaded.model.parameters()) * dtype.itemsize
     return WrittenFiles(layout=layout, size=size, base_size=dense)
 
 
 def _all_tensors(made: SparseModel, width: int | None, dtype: torch.dtype, on_part: OnPart) -> dict[str, Tensor]:
     """Every tensor of the file by its name, on the CPU; shared ones once. on_part: as many are left for writing."""
-    loaded, changed = made.loaded, dict[str, Tensor]()
+    loaded, changed, gone = made.loaded, dict[str, Tensor](), _gone(made)
     for index, block in enumerate(loaded.projections("decoder")):
+        if index in gone:
+            continue
         if isinstance(made, PrunedChannels):
             tensors = block_tensors(made, index, width)
         else:
@@ -102,17 +110,23 @@ def _all_tensors(made: SparseModel, width: int | None, dtype: torch.dtype, on_pa
         )
     for number, (name, tensor) in enumerate((all_tensors := model.state_dict()).items()):
         on_part(number, 2 * len(all_tensors))
-        if name not in names:
+        there = renumbered(name, loaded.family.blocks, gone)
+        if name not in names or there is None:
             continue
         tensor = changed.get(name, tensor).detach().cpu()
-        cast[name] = tensor.to(dtype).contiguous() if tensor.is_floating_point() else tensor
-        if not bool(cast[name].isfinite().all()):
+        cast[there] = tensor.to(dtype).contiguous() if tensor.is_floating_point() else tensor
+        if not bool(cast[there].isfinite().all()):
             raise ExportError(
                 f"{name} holds numbers that {str(dtype).removeprefix('torch.')} cannot.",
                 "Choose bfloat16, which has the range of float32.",
             )
         loaded.residency.drop()
     return cast
+
+
+def _gone(made: SparseModel) -> list[int]:
+    """The layers that are gone as a whole."""
+    return made.gone if isinstance(made, PrunedChannels) else []
 
 
 def _write_json(file: Path, value: Mapping[str, Any]) -> None:

@@ -18,6 +18,7 @@ from yaml import YAMLError
 from sparsedash.catalog import presets
 from sparsedash.catalog.families import one_width
 from sparsedash.catalog.gguf_reader import opened_gguf
+from sparsedash.catalog.model_shape import removed_layers
 from sparsedash.engine.models.gguf_writing import WrittenFiles
 from sparsedash.engine.models.hub import fetch
 from sparsedash.engine.models.loading import Source, gguf_file
@@ -41,6 +42,7 @@ BUILTIN_BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
 CARD = "README.md"
 _UNKNOWN = "licence unknown: the base's files state none; check it before you share this model"
 _LONGEST = 60
+_KIND_TAGS: dict[str, list[str]] = {"channelx1": ["width-pruning"], "layer": ["depth-pruning"]}
 _ACTIVE_IN_CODE = str.maketrans({mark: f"⟨U+{ord(mark):04X}⟩" for mark in "`|\\"})
 """Would end a code span, or the cell of its table."""
 
@@ -63,17 +65,20 @@ def model_card(facts: CardFacts) -> str:
     """README.md: metadata and text."""
     made, settings, proof, written = facts.sparse.pruned, facts.settings, facts.proof, facts.written
     assert made is not None
-    channels, is_gguf, hub = made.method.takes_channels, settings.form == "gguf", hub_name(facts.sparse)
+    channels, layers = made.method.takes_channels, made.method.takes_layers
+    is_gguf, hub = settings.form == "gguf", hub_name(facts.sparse)
     licence = base_licence(facts.source, facts.sparse)
     data = ModelCardData(
         base_model=hub or None,
         license=licence or "unknown",
         library_name="llama.cpp" if is_gguf else "transformers",
         pipeline_tag="text-generation",
-        tags=["pruned", *(["width-pruning"] if channels else []), *(["gguf"] if is_gguf else [])],
+        tags=["pruned", *_KIND_TAGS.get(made.method.pattern, ()), *(["gguf"] if is_gguf else [])],
     )
     base = _code(hub or public_model(facts.sparse))
     removed = "inner channels of the MLPs were removed" if channels else "single weights were set to zero"
+    if layers:
+        removed = "whole layers were removed"
     if made.healed and made.healed.kept_step:
         removed += ", and the MLPs and norms that are left were trained to predict as the dense model does,"
     note = "" if channels else "Zeros alone make a model neither smaller nor faster."
@@ -91,6 +96,8 @@ tokenizer = AutoTokenizer.from_pretrained("PATH")
     if is_gguf:
         usage = f"```sh\nllama-cli -m {shlex.quote(_line(written.file))} -p 'Once upon a time'\n```"
     gone = f"{100 * made.reached.channels:.1f} % of the MLPs' {'channels' if channels else 'weights'}"
+    if layers:
+        gone = f"{removed_layers(made.widths)} of {len(made.widths)} layers"
     text = f"""# {base}, pruned by {gone}
 
 A sparse model of {base}: {removed} by SparseDash, {100 * made.reached.weights:.1f} % of the decoder blocks' weights.
@@ -216,7 +223,7 @@ def _making_table(facts: CardFacts, made: Pruned, licence: str) -> str:
     choices = [f"{name} {getattr(method, name)}" for name in ("saliency", "pattern", "compensation", "allocation")]
     calibration = f"{_code(public_name(text.corpus))}, {text.n_samples:,} samples of {text.length:,} tokens"
     whole = f"{dense[0]:,}" if one_width(dense) else ", ".join(map(str, dense))
-    widths = f"{kept[0]:,} channels" if one_width(kept) else ", ".join(map(str, kept))
+    widths = f"{max(kept):,} channels" if one_width(kept) else ", ".join(map(str, kept))
     rows = {
         "Base": _code(public_model(facts.sparse)),
         "Revision": _code(facts.sparse.model_identity),
@@ -226,6 +233,7 @@ def _making_table(facts: CardFacts, made: Pruned, licence: str) -> str:
         "Healing": wording.healing_words(made.healed) if made.healed else "",
         "Sparsity asked for": f"{made.sparsity_permille / 10:g} % {wording.share_of(method)}",
         "Widths": f"{widths} of {whole}{' in every block' if one_width(kept) else ', block by block'}",
+        "Layers that are gone": ", ".join(str(index) for index, width in enumerate(kept) if not width),
         "In the files": facts.written.layout,
         "Calibration": calibration if method.reads_text else "none: the method reads no text",
         "Number format": facts.sparse.dtype,

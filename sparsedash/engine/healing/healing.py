@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from sparsedash.catalog.resources import HEAL_BATCH_TOKENS, HEAL_LOGITS, HEAL_PASS_TOKENS, HELD_OUT_EVERY
 from sparsedash.engine.calibration.statistics import pack_tensors, split_held_out, unpacked
-from sparsedash.engine.models.decoder_blocks import Batch, BlockWalk, batches_by_length
+from sparsedash.engine.models.decoder_blocks import Batch, BlockWalk, batches_by_length, skipping
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.models.matmul import bfloat16_units
 from sparsedash.engine.pruning.surgery import PrunedMlp, is_projection, pruned, reparametrised, weight_of
@@ -89,7 +89,9 @@ def heal(
     require_held_out(len(sequences))
     begun = Step("heal", 0, n_steps, message="reading the text with the dense model")
     text = _Text.of(loaded, sequences, n_steps, seed, lambda: on_step(begun))
-    with pruned(loaded.mlps, list(narrowed)), _trainable(loaded) as names:
+    gone = [index for index, narrow in enumerate(narrowed) if narrow.is_gone]
+    without = skipping(loaded.model.base_model, loaded.blocks, gone)
+    with pruned(loaded.mlps, list(narrowed)), without, _trainable(loaded, gone) as names:
         student = _Student(loaded, names, text)
         state = student.resume(checkpoint) or student.begin()
         for number in range(state.step, n_steps):
@@ -179,8 +181,8 @@ def _last_hidden(loaded: LoadedModel, batch: Batch) -> Tensor:
 
 
 @contextmanager
-def _trainable(loaded: LoadedModel) -> Iterator[list[list[str]]]:
-    """Inside, the parameters of the MLPs and of all norms are copies that can be trained.
+def _trainable(loaded: LoadedModel, gone: Sequence[int]) -> Iterator[list[list[str]]]:
+    """Inside, the parameters of the MLPs and of all norms, but of the layers that are gone, are copies to be trained.
 
     Gives their names: those of every block's MLP, and last those of the norms.
     """
@@ -190,11 +192,15 @@ def _trainable(loaded: LoadedModel) -> Iterator[list[list[str]]]:
     def of(module: nn.Module) -> list[str]:
         return [f"{places[module]}.{name}" for name, _ in module.named_parameters(recurse=False)]
 
+    idle = {module for index in gone for module in loaded.blocks[index].modules()}
     # Whatever has vectors alone: a norm under any name, with its bias.
     norms = [
         module
         for module in model.base_model.modules()
-        if not is_projection(module) and (own := [*module.parameters(recurse=False)]) and all(p.dim() == 1 for p in own)
+        if module not in idle
+        and not is_projection(module)
+        and (own := [*module.parameters(recurse=False)])
+        and all(p.dim() == 1 for p in own)
     ]
     names = [[name for module in (*mlp.inner, mlp.out) for name in of(module)] for mlp in mlps]
     names.append([name for module in norms for name in of(module)])

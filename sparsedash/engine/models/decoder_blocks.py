@@ -4,7 +4,7 @@ A model's own forward decides what every block is given (masks, position embeddi
 some families); the walker asks it once per batch with the blocks stubbed out, then runs the real blocks itself.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
+
+from sparsedash.catalog.families import fewer_layers
 
 Applied = Callable[[], AbstractContextManager[None]]
 """Gives the `with` inside which the loaded model is another one, such as a sparse one."""
@@ -138,6 +140,49 @@ def head_sees_only(model: Any, rows: Tensor | slice, columns: Tensor | int) -> I
         yield
     finally:
         handle.remove()
+
+
+@contextmanager
+def skipping(body: nn.Module, blocks: Sequence[nn.Module], gone: Collection[int]) -> Iterator[None]:
+    """Inside, the model has no such blocks: each hands on the hidden states that it is given.
+
+    body: the model without its output head. In a key-value cache such a block counts the tokens.
+    """
+    if not gone:
+        yield
+        return
+    if body not in _TUPLES:
+        one = torch.zeros(1, 1, dtype=torch.long, device=next(body.parameters()).device)
+        _TUPLES[body] = _returns_tuples(body, blocks, Batch(one, torch.ones_like(one)))
+    is_tuple = _TUPLES[body]
+
+    def skip(index: int, *args: Any, **kwargs: Any) -> Any:
+        hidden = args[0] if args else kwargs["hidden_states"]
+        for cache in (*args, *kwargs.values()):
+            if isinstance(cache, Cache):
+                # A cache counts no tokens by keys without a number.
+                one = hidden.new_zeros(len(hidden), 1, hidden.shape[1], 1)
+                cache.update(one, one, index)
+        return (hidden,) if is_tuple else hidden
+
+    chosen = sorted(gone)
+    with forward_replaced([blocks[index] for index in chosen], [partial(skip, index) for index in chosen]):
+        yield
+
+
+def remove_blocks_(model: nn.Module, path: str, gone: Sequence[int]) -> None:
+    """Remove these blocks from the model and from its config, in place. path: to the list of its blocks."""
+    owner, _, name = path.rpartition(".")
+    blocks = list(model.get_submodule(path).children())
+    kept = [index for index in range(len(blocks)) if index not in gone]
+    for place, index in enumerate(kept):
+        for module in blocks[index].modules():
+            # Its place in a key-value cache.
+            vars(module).update({key: place for key in ("layer_idx", "layer_id") if key in vars(module)})
+    setattr(model.get_submodule(owner), name, nn.ModuleList(blocks[index] for index in kept))
+    config: Any = model.config
+    for key, value in fewer_layers(config.to_dict(), kept).items():
+        setattr(config, key, value)
 
 
 @contextmanager

@@ -13,7 +13,14 @@ from torch import Tensor, nn
 from sparsedash.catalog.gguf_reader import opened_gguf
 from sparsedash.engine.models import quantiser
 from sparsedash.engine.models.fresh_process import run_program
-from sparsedash.engine.models.gguf_writing import NarrowedModel, WrittenFiles, block_tensors, dense_bytes, write_gguf
+from sparsedash.engine.models.gguf_writing import (
+    NarrowedModel,
+    WrittenFiles,
+    block_tensors,
+    dense_bytes,
+    renumbered,
+    write_gguf,
+)
 from sparsedash.engine.models.model_conversion import GgufModel
 from sparsedash.engine.pruning.surgery import PrunedMlp, weight_of
 from sparsedash.schema.errors import ExportError
@@ -99,19 +106,26 @@ def read_back(file: Path, dense_file: Path, made: NarrowedModel, weights: Weight
     own = str(opened_gguf(dense_file).values["general.architecture"])
     said, blocks = GgufModel(reader, own), list[PrunedMlp]()
     found = said.weights(model.config)
+    # By the layers' numbers in the dense model.
+    names = {renumbered(name, loaded.family.blocks, made.gone): name for name in _all_names(model)}
+    found = {names.get(name, name): value for name, value in found.items()}
+    kinds = {names.get(name, name): kind for name, kind in said.kinds.items()}
     each_its_own = reader.values["general.architecture"] != own
     for index, narrow in enumerate(made.blocks):
+        if narrow.is_gone:
+            blocks.append(narrow)
+            continue
         width, there = len(narrow.kept) if each_its_own else max(made.widths), dict[str, Tensor]()
         for name, wanted in block_tensors(made, index, width).items():
             full_name = f"{loaded.family.blocks}.{index}.{name}"
             module: Any = model.get_submodule(full_name.rpartition(".")[0])
             is_turned = name.endswith("weight") and weight_of(module) is not module.weight
             value = found.pop(full_name)
-            there[name] = _as_meant(value.T if is_turned else value, wanted, full_name, said.kinds)
+            there[name] = _as_meant(value.T if is_turned else value, wanted, full_name, kinds)
         blocks.append(_narrowed(made, narrow, there))
     return ReadBack(
         blocks=blocks,
-        others=_others(model, found, made, said.kinds),
+        others=_others(model, found, made, kinds),
         tensors=_counted(reader.tensors),
         fell_back=_counted([tensor for tensor in reader.tensors if _fell_back(tensor, weights)]),
     )
@@ -154,6 +168,10 @@ def _narrowed(made: NarrowedModel, narrow: PrunedMlp, there: dict[str, Tensor]) 
     )
 
 
+def _all_names(model: nn.Module) -> list[str]:
+    return [name for name, _ in model.named_parameters(remove_duplicate=False)]
+
+
 def _others(
     model: nn.Module, found: dict[str, Tensor], made: NarrowedModel, kinds: Mapping[str, str]
 ) -> dict[str, Tensor]:
@@ -165,7 +183,8 @@ def _others(
         like = parameters[name]
         wanted = made.others.get(name, like)
         shared[id(like)] = nn.Parameter(_as_meant(value, wanted, name, kinds).to(like.device), requires_grad=False)
-    wanted_names = {name: own for name, own in parameters.items() if id(own) not in mlps}
+    blocks, gone = made.loaded.family.blocks, made.gone
+    wanted_names = {n: own for n, own in parameters.items() if id(own) not in mlps and renumbered(n, blocks, gone)}
     if missing := [name for name, own in wanted_names.items() if id(own) not in shared]:
         raise ExportError(f"The file lacks {missing[0]}.", _ADVICE)
     return {name: shared[id(own)] for name, own in wanted_names.items()}

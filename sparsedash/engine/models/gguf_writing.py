@@ -64,7 +64,11 @@ class NarrowedModel(Protocol):
 
     @property
     def widths(self) -> list[int]:
-        """Channels of each MLP."""
+        """Channels of each MLP; 0 where the whole layer is gone."""
+
+    @property
+    def gone(self) -> list[int]:
+        """The layers that are gone as a whole."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -107,6 +111,15 @@ def block_tensors(made: NarrowedModel, index: int, width: int | None) -> dict[st
     if bias is not None:
         tensors[f"{family.out}.bias"] = bias.detach().to("cpu", dense.dtype)
     return tensors
+
+
+def renumbered(name: str, blocks: str, gone: Sequence[int]) -> str | None:
+    """A tensor's name without these layers; None where it is of one of them. blocks: what stands before the number."""
+    number, _, rest = name.removeprefix(f"{blocks}.").partition(".")
+    if not name.startswith(f"{blocks}.") or not number.isdigit():
+        return name
+    index = int(number)
+    return None if index in gone else f"{blocks}.{index - sum(each < index for each in gone)}.{rest}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,11 +173,15 @@ def write_gguf(
         architecture = PER_LAYER[own]
         layout = f"a width for each block, as {architecture}"
     elif not one_width(widths):
-        widths = [max(widths)] * len(widths)
+        widths = [max(widths) if width else 0 for width in widths]
         layout = f"filled up to the widest block, as {own}: llama.cpp reads no width for each block of this family"
     dense = _with_norms(dense, own, made)
     kept = [tensor for tensor in dense if not any(f".ffn_{part}." in tensor.name for part in ("gate", "up", "down"))]
     tensors = [*_converted(kept, own, architecture, values), *_mlp_tensors(made, widths, weights)]
+    if gone := made.gone:
+        layout = f"{len(widths) - len(gone)} of {len(widths)} layers, {layout}"
+        named = ((renumbered(tensor.name, "blk", gone), tensor) for tensor in tensors)
+        tensors = [replace(tensor, name=name) for name, tensor in named if name is not None]
     size = sum(tensor.n_bytes for tensor in tensors)
     require_room(size)
     keys = partial(_add_keys, reader=reader, widths=widths, file_type=int(_GGUF_TYPES[weights][1]))
@@ -208,11 +225,15 @@ def _add_keys(writer: GGUFWriter, reader: GgufReader, widths: Sequence[int], fil
     values, own, architecture = reader.values, reader.values["general.architecture"], writer.arch
     for name, value in values.items():
         kind, sub_type = reader.fields[name].types[0], (*reader.fields[name].types, None)[1]
+        if kind == GGUFValueType.ARRAY and name.startswith(f"{own}.") and len(value) == len(widths):
+            value = [each for each, width in zip(value, widths, strict=True) if width]
         # The library writes no empty array, which has no type of its items either.
         if (kind, sub_type) == (GGUFValueType.ARRAY, None) or name in ("general.architecture", "general.file_type"):
             continue
+        if name == f"{own}.block_count":
+            value = sum(width > 0 for width in widths)
         if name == f"{own}.feed_forward_length":
-            kind, sub_type, value = GGUFValueType.ARRAY, GGUFValueType.UINT32, [int(width) for width in widths]
+            kind, sub_type, value = GGUFValueType.ARRAY, GGUFValueType.UINT32, [int(width) for width in widths if width]
             if one_width(widths):
                 kind, sub_type, value = GGUFValueType.UINT32, None, value[0]
         renamed = f"{architecture}{name.removeprefix(own)}" if name.startswith(f"{own}.") else name
@@ -277,7 +298,7 @@ def _mlp_tensors(made: NarrowedModel, widths: Sequence[int], weights: Weights) -
         return values
 
     for index, width in enumerate(widths):
-        for name, tensor in block_tensors(made, index, width).items():
+        for name, tensor in (block_tensors(made, index, width) if width else {}).items():
             module, _, kind = name.rpartition(".")
             there, shape = f"blk.{index}.{names[module]}.{kind}", tuple(tensor.shape)
             yield GgufTensor(there, shape, gguf_type(there, shape, weights), partial(make, index, width, name))

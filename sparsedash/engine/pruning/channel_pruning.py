@@ -8,7 +8,7 @@ A schedule spreads the sparsity over rounds. To add either: one function and one
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import chain
@@ -240,6 +240,18 @@ def prune_channels(
             on_layer(2 * index + 2 if allocation.alone else n + index + 1, 2 * n)
 
     return LazySequence(n, narrow, made, on_made)
+
+
+def remove_layers(
+    mlps: list[Mlp], gone: Callable[[], Collection[int]], on_made: Callable[[int], None], made: Checkpointed[PrunedMlp]
+) -> LazySequence[PrunedMlp]:
+    """The MLPs without these layers, computed lazily; what stays is unchanged. on_made, made: as above."""
+
+    def keep(index: int) -> PrunedMlp:
+        weight = out_weight(mlps[index]).float().cpu()
+        return PrunedMlp(torch.arange(0), weight[:, :0]) if index in gone() else _unpruned(weight)
+
+    return LazySequence(len(mlps), keep, made, on_made)
 
 
 @torch.no_grad()

@@ -33,9 +33,10 @@ class Mlp:
 class PrunedMlp:
     """The narrower MLP in place of a dense one.
 
-    kept: (k,) int64, ascending. out_weight: (d, k). out_bias: (d,), or None to leave the bias as it is. lost: mean
-    squared error of its output over the calibration tokens; None where it is not known. inner: of a healed one, the
-    weight (fused * k, d) and the bias of each projection into the inner width; empty where those are the dense rows.
+    kept: (k,) int64, ascending; empty where the whole layer is gone. out_weight: (d, k). out_bias: (d,), or None to
+    leave the bias as it is. lost: mean squared error of its output over the calibration tokens; None where it is not
+    known. inner: of a healed one, the weight (fused * k, d) and the bias of each projection into the inner width; empty
+    where those are the dense rows.
     """
 
     kept: Tensor
@@ -43,6 +44,11 @@ class PrunedMlp:
     out_bias: Tensor | None = None
     lost: float | None = None
     inner: tuple[tuple[Tensor, Tensor | None], ...] = ()
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether nothing of its layer is left."""
+        return not len(self.kept)
 
     def held(self, hold: Callable[[Tensor], Tensor]) -> "PrunedMlp":
         """The same with its weights where `hold` keeps them."""

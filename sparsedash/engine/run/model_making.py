@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sparsedash.catalog.budgets import channel_share
+from sparsedash.catalog.budgets import channel_share, n_layers_gone
 from sparsedash.catalog.gguf_reader import opened_gguf
 from sparsedash.engine.calibration.calibration_cache import CacheEvicted, Calibration, PassageActivations
 from sparsedash.engine.calibration.gradients import OnBlock
@@ -27,7 +27,7 @@ from sparsedash.engine.models.gguf_quantising import read_back, write_quantised
 from sparsedash.engine.models.gguf_writing import dense_bytes
 from sparsedash.engine.models.loading import LoadedModel, ModelShelf, Source
 from sparsedash.engine.models.matmul import fastest_products
-from sparsedash.engine.pruning.channel_pruning import ALLOCATIONS, prune_channels
+from sparsedash.engine.pruning.channel_pruning import ALLOCATIONS, prune_channels, remove_layers
 from sparsedash.engine.pruning.compensation import COMPENSATIONS, BlockErrors, channel_errors
 from sparsedash.engine.pruning.layer import CalibrationData, LazySequence
 from sparsedash.engine.pruning.surgery import PrunedMlp, weight_of
@@ -121,8 +121,8 @@ class MeasuredModel:
         return run.activations.setdefault(found.key, found)
 
     def _passage_error(self, index: int) -> float | None:
-        """None where the store has no room for what the projections are given on passages."""
-        samples = self._activations.of(index)
+        """None where whole layers go, or the store has no room for what the projections are given on passages."""
+        samples = None if self._method.takes_layers else self._activations.of(index)
         return None if samples is None else self.model.passage_error(index, samples)
 
 
@@ -213,6 +213,9 @@ def sparse_model(run: RunContext, method: MethodSettings, permille: int) -> Spar
     energies = run.energies.setdefault(calibration.keys.statistics, {})
     kept = checkpoint.numbered(f"{key}/errors", msgspec.json.encode, _unpack_errors)
     errors = channel_errors(loaded.mlps, data, narrowed, energies, kept)
+    if method.takes_layers:
+        # What a layer that takes over puts out is meant to be another than dense's.
+        errors = [(None, None, None)] * len(narrowed)
     allocation = ALLOCATIONS[method.allocation]
 
     def alone() -> list[float]:
@@ -240,8 +243,13 @@ def _narrowed(
         found: PrunedMlp = keep(index, lambda: make().held(hold))
         return found
 
-    share = channel_share(run.loaded.shape, method, permille)
-    chosen = prune_channels(run.loaded.mlps, data, method, share, scores=scores, on_layer=on_block, made=made)
+    shape, mlps = run.loaded.shape, run.loaded.mlps
+    if method.takes_layers:
+        gone = cache(lambda: run.calibration(method).removed_layers(method, n_layers_gone(shape, method, permille)))
+        chosen = remove_layers(mlps, gone, lambda index: on_block(index + 1, len(mlps)), made)
+    else:
+        share = channel_share(shape, method, permille)
+        chosen = prune_channels(mlps, data, method, share, scores=scores, on_layer=on_block, made=made)
     if not sequential:
         return chosen
     refitted = cache(partial(_refitted, run, method, chosen, key, checkpoint))

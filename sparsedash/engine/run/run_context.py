@@ -40,6 +40,7 @@ from sparsedash.schema.store_keys import (
     StopWithin,
     calibration_keys,
     curves_key,
+    layers_key,
     mixed_text_identity,
     own_text_identity,
     plain_share,
@@ -305,6 +306,8 @@ class RunContext:
         found = {key for own in self._calibrations.values() for key in asdict(own.keys).values()}
         measured = [method for method in self.settings.methods if method.uses("curve_levels")]
         found |= {curves_key(self.calibration(method).keys.statistics, method) for method in measured}
+        layers = [method for method in self.settings.methods if method.takes_layers]
+        found |= {layers_key(self.calibration(method).keys.statistics, method) for method in layers}
         return sorted(found | ({self._text_key} if self.settings.calibration.corpus == SELF else set()))
 
     @property

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
-from sparsedash.catalog.budgets import mlp_share
+from sparsedash.catalog.budgets import layer_share, mlp_share
 from sparsedash.engine.models.loading import ModelShelf
 from sparsedash.engine.models.matmul import fastest_products
 from sparsedash.engine.run.pipeline import check_run, dense_record, finished_run, new_run, sparse_record
@@ -105,6 +105,9 @@ def _steps(settings: FindSettings, context: RunContext) -> tuple[int, ...]:
     if not settings.method.takes_channels:
         return weight_steps()
     shape, multiple = context.shape, settings.method.width_multiple
+    if settings.method.takes_layers:
+        n = len(shape.widths)
+        return channel_steps([n], 1, n * layer_share(shape, settings.method.budget))
     if steps := channel_steps(shape.widths, multiple, mlp_share(shape, settings.method.budget)):
         return steps
     raise SettingsError("width multiple", multiple, f"less than the {max(shape.widths):,} channels of the MLPs")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sparsedash.catalog.budgets import reached
+from sparsedash.engine.models.decoder_blocks import skipping
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.pruning.compensation import BlockErrors, passage_error
 from sparsedash.engine.pruning.layer import LazySequence, Sample
@@ -22,7 +23,7 @@ from sparsedash.schema.records import Healed, Quantised, Reached
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class PrunedChannels:
-    """A model whose MLPs have fewer channels: its new MLPs, their errors, and losses where measured.
+    """A model whose MLPs have fewer channels, or that has fewer layers: its MLPs, their errors, losses where measured.
 
     alone: loss of the model by the cut of each block alone. others: parameters beside the MLPs that are not dense's,
     by name: of a healed one its norms, of a quantised one all. healed, quantised: what was done to it last; the errors
@@ -53,9 +54,12 @@ class PrunedChannels:
     @contextmanager
     def applied(self) -> Iterator[None]:
         """Inside, the loaded model is the sparse one; afterwards the dense one again."""
-        mlps = enumerate(self.loaded.mlps)
-        changes = [lambda index=index, mlp=mlp: pruned([mlp], [self.blocks[index]]) for index, mlp in mlps]
-        with reparametrised(self.loaded.model, self.others), self.loaded.residency.changed(changes):
+        loaded = self.loaded
+        changes = [
+            lambda index=index, mlp=mlp: pruned([mlp], [self.blocks[index]]) for index, mlp in enumerate(loaded.mlps)
+        ]
+        without = skipping(loaded.model.base_model, loaded.blocks, self.gone)
+        with reparametrised(loaded.model, self.others), loaded.residency.changed(changes), without:
             yield
 
     def holding(self, blocks: Sequence[PrunedMlp], others: Mapping[str, Tensor]) -> "PrunedChannels":
@@ -64,8 +68,13 @@ class PrunedChannels:
 
     @property
     def widths(self) -> list[int]:
-        """Channels of each MLP."""
+        """Channels of each MLP; 0 where the whole layer is gone."""
         return [len(narrow.kept) for narrow in self.blocks]
+
+    @property
+    def gone(self) -> list[int]:
+        """The layers that are gone as a whole."""
+        return [index for index, narrow in enumerate(self.blocks) if narrow.is_gone]
 
     def reached(self) -> Reached:
         """What is gone, of every budget; of a quantised file's bytes, of those of the dense model in 16 bits."""

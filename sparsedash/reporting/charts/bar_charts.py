@@ -27,7 +27,7 @@ _CURVES = (
 
 
 def layers_chart(made: Pruned, theme: Theme = "light") -> go.Figure:
-    """The share of its MLP output that each layer lost; below it kept widths and, if measured, what each cut costs."""
+    """The share of its MLP output that each layer lost, if measured; below it kept widths, and what each cut costs."""
     colours, layers, highest = PALETTES[theme], list(range(1, len(made.widths) + 1)), 0.1
     traces, labels = [], []
     for i, (name, field, symbol, sign, dash) in enumerate(_CURVES):
@@ -48,36 +48,48 @@ def layers_chart(made: Pruned, theme: Theme = "light") -> go.Figure:
             }
         )
     widths = list(zip(made.widths, made.dense_widths, strict=True))
-    kept, said = [100 * w / dense for w, dense in widths], [f"{w:,} of {dense:,} channels kept" for w, dense in widths]
+    kept = [100 * w / dense for w, dense in widths]
+    said = [f"{w:,} of {dense:,} channels kept" if w else "the whole layer is gone" for w, dense in widths]
     shares: dict[str, Any] = {"range": [0, 100], "ticksuffix": " %", "tickvals": [0, 50, 100]}
     panels = [("Channels kept, % of dense", kept, said, shares)]
     if made.alone:
         said = [f"{value:.4f} nats of divergence" for value in made.alone]
         nats = {"rangemode": "tozero", "nticks": 3}
         panels.append(("Divergence from dense by this layer's cut alone, nats", list(made.alone), said, nats))
-    heights = [max(_ERRORS, style.room_for(labels)), *(_SMALL for _ in panels)]
-    whole, y = sum(heights) + _GAP * len(panels), style.y_axis(colours)
+    heights = [max(_ERRORS, style.room_for(labels))] * bool(traces) + [_SMALL] * len(panels)
+    whole, y = sum(heights) + _GAP * (len(heights) - 1), style.y_axis(colours)
     # Where each panel is, from the top down, as shares of the plot's height.
     tops = [whole - sum(heights[:i]) - _GAP * i for i in range(len(heights))]
     domains = [(max(0.0, (top - height) / whole), top / whole) for top, height in zip(tops, heights, strict=True)]
     output = "MLP output" if made.method.takes_channels else "projections' output"
     layout = style.chart_frame(
-        f"Loss of each layer's {output}, %",
+        f"Loss of each layer's {output}, %" if traces else "",
         round(whole) + _TOP + _BOTTOM,
         colours,
         margin={"l": _LEFT, "t": _TOP, "b": _BOTTOM},
         bargap=0.35,
-        xaxis=style.x_axis("Layer", colours, range=[0.4, len(layers) + 0.6], anchor=f"y{len(domains)}", nticks=12),
-        yaxis=y | {"range": [0, highest], "domain": domains[0], "ticksuffix": " %", "nticks": 6},
+        xaxis=style.x_axis(
+            "Layer",
+            colours,
+            range=[0.4, len(layers) + 0.6],
+            anchor=f"y{len(domains) if len(domains) > 1 else ''}",
+            nticks=12,
+        ),
     )
-    layout |= style.label_layout(labels, (0, highest), heights[0], colours, domain=domains[0])
-    for n, ((title, values, said, axis), domain) in enumerate(zip(panels, domains[1:], strict=True), 2):
-        layout[f"yaxis{n}"] = y | axis | {"domain": domain}
+    if traces:
+        layout["yaxis"] = y | {"range": [0, highest], "domain": domains[0], "ticksuffix": " %", "nticks": 6}
+        layout |= style.label_layout(labels, (0, highest), heights[0], colours, domain=domains[0])
+    below = domains[-len(panels) :]
+    for n, ((title, values, said, axis), domain) in enumerate(zip(panels, below, strict=True), 1 + bool(traces)):
+        number = str(n) if n > 1 else ""
+        layout[f"yaxis{number}"] = y | axis | {"domain": domain}
         note = style.annotation(title, 0, domain[1], colours.muted, xref="paper", yref="paper", xanchor="left")
-        layout["annotations"].append(note | {"yanchor": "bottom", "xshift": -_LEFT, "yshift": 8})
+        layout.setdefault("annotations", []).append(note | {"yanchor": "bottom", "xshift": -_LEFT, "yshift": 8})
         marker = {"color": colours.muted, "opacity": 0.6, "line": {"width": 0}}
         words = [f"layer {i}<br>{text}" for i, text in enumerate(said, 1)]
-        traces.append({"type": "bar", "yaxis": f"y{n}", "marker": marker} | _hovered(f"y{n}", layers, values, words))
+        traces.append(
+            {"type": "bar", "yaxis": f"y{number}", "marker": marker} | _hovered(f"y{n}", layers, values, words)
+        )
     return go.Figure(traces, layout)
 
 

@@ -20,9 +20,11 @@ FORMS = {
     "uniform": ((64, 64, 64), "float32", 64),
     "padded": ((32, 64, 48), "bfloat16", 64),
     "masked": ((64, 96, 32), "float32", None),
+    # Without the second layer.
+    "fewer": ((96, 0, 96), "float32", 96),
 }
 CASES = [
-    *((family, "padded") for family in sorted(FAMILIES)),
+    *((family, form) for family in sorted(FAMILIES) for form in ("padded", "fewer")),
     # A transposed projection, a gate, gate and up in one, and a width that the code computes.
     *((family, "masked") for family in ("gpt2", "llama", "phi3", "bloom")),
     *((family, "uniform") for family in ("gpt2", "llama", "phi3")),
