@@ -6,6 +6,7 @@ Only what was measured, or is exact from the widths, is said.
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import exp
 from statistics import median
 from typing import Literal
 
@@ -23,6 +24,7 @@ from sparsedash.schema.pair_records import Phase, Runtime, Timing, TimingSetting
 from sparsedash.schema.records import Pruned, Record
 from sparsedash.schema.settings import Dtype
 from sparsedash.service.backend import Backend
+from sparsedash.stats.races import likelihood_differences
 
 GainName = Literal["reading", "writing", "bytes", "multiply-adds"]
 """Speed of reading a prompt and of writing, as measured; and what is exact from widths."""
@@ -99,6 +101,40 @@ def timing_request(found: RunResults, sparse: str, options: TimingOptions) -> Ti
     return TimingSettings(
         dense=found.dense.key, sparse=sparse, dtype=dtype, n_threads=options.n_threads, runtime=options.runtime
     )
+
+
+def structure_sentence(backend: Backend, found: RunResults) -> str:
+    """Of a run with narrower and with fewer layers: which to choose for size, KV cache and speed, by its own numbers.
+
+    At the largest sparsity that both have, the best method of each; nothing without both.
+    """
+    kinds: list[dict[int, Judged]] = [{}, {}]
+    for each in sorted(found.judged, key=lambda own: -own.record.word_perplexity):
+        if each.method.takes_channels and not each.method.quantise and each.permille:
+            kinds[each.method.takes_layers][each.permille] = each
+    if not (common := kinds[0].keys() & kinds[1].keys()):
+        return ""
+    pair = tuple(kind[max(common)] for kind in kinds)
+    narrower, fewer = names = [f"“{wording.method_title(each.method)}”" for each in pair]
+    (lost,) = likelihood_differences([(pair[0].record, pair[1].record)])
+    said = ["which loses less is not decided"]
+    if lost.is_shown:
+        better, worse = names if lost.value > 0 else reversed(names)
+        times = factor(exp(min(abs(lost.value), 100)))
+        said = [f"for size choose {better}, which loses less (word perplexity of {worse} is {times} as high)"]
+    cache = pair[1].record.pruned.reached["kv-cache"] if pair[1].record.pruned else 0.0
+    said.append(f"for the KV cache {fewer} ({percent(cache)} smaller)")
+    timings = [backend.timing(timing_request(found, each.record.key, TimingOptions()).key()) for each in pair]
+    speeds = [phase.ratio for timing in timings if timing and (phase := timing.timed("decode"))]
+    if len(speeds) < len(pair):
+        said.append("the speed of both was not measured")
+    else:
+        one, other = speeds
+        apart = other.low > one.high or one.low > other.high
+        name = (fewer if other.value > one.value else narrower) if apart else "either"
+        said.append(f"for speed {name}: they write {factor(one.value)} and {factor(other.value)} as fast as dense")
+    share = wording.sparsity_words(max(common), pair[0].method)
+    return f"Narrower layers ({narrower}) or fewer ({fewer}), at {share}: {'; '.join(said)}."
 
 
 def _exact_gain(shape: ModelShape | None, made: Pruned | None, dtype: str, name: GainName) -> Reading | None:
@@ -279,7 +315,7 @@ def runtime_rows(export: Export) -> list[list[str]]:
         if export.layout.startswith("a width for each block"):
             return [*rows, ["transformers, vLLM", _CANNOT, "read one width for the whole model"]]
         return [*rows, ["transformers", _SHOULD, "its GGUF reader supports the base's architecture; not tried"]]
-    vllm = "its model code reads the width from the config"
+    vllm = "its model code reads the width and the number of layers from the config"
     if export.form == "masked":
         vllm = "the files have the base's own shape"
     rows.append(["vLLM", _SHOULD, f"{vllm}; by its source, not tried"])

@@ -64,7 +64,8 @@ def show_layers_of(backend: Backend, chosen: ChosenRun, runs: Sequence[Run]) -> 
 def _show_layers(made: Pruned, stem: str) -> None:
     """Draw the numbers, the chart and the table of one sparse model. stem: of the files' names."""
     if made.layer_errors or made.passage_errors or made.method.takes_layers:
-        frame.show(cards(_numbers(made)), Html(f"<style>{theme_switch_css()}</style>"))
+        numbers = _numbers(made)
+        frame.show(*([cards(numbers)] if numbers else []), Html(f"<style>{theme_switch_css()}</style>"))
         show_chart(layers_chart(made, frame.theme()), f"{stem}-layers", layers_sentence(made), "layers", "ignore")
     if made.healed:
         frame.note(f"Healed: {wording.healing_words(made.healed)}. All losses of layers are those before it.")

@@ -10,6 +10,7 @@ import streamlit as st
 from sparsedash.jobs.job import Job
 from sparsedash.reporting import job_status, run_answer, verdicts, wording
 from sparsedash.reporting.charts.tradeoff_data import OF_PASSAGES, Measure
+from sparsedash.reporting.deployment import structure_sentence
 from sparsedash.reporting.html import Html, card, cards, element, escape, file_name, paragraph, readable, widget_label
 from sparsedash.reporting.next_step import NextStep, next_step
 from sparsedash.reporting.record_pair import DIVERGENCE_SIGN, mark_divergence
@@ -161,7 +162,8 @@ def show_tradeoff(backend: Backend, found: RunResults, job: Job | None) -> None:
             addresses = {key: f"compare?{urlencode(query | limits)}" for key, query in found.comparisons.items()}
             frame.show_table(verdicts.numbers_table(found, addresses))
     stopped, source = verdicts.early_stopping_words(found.records), wording.source_note(found.run.source_type)
-    for note in filter(None, (*figures, stopped, *found.run.warnings, source)):
+    structures = structure_sentence(backend, found)
+    for note in filter(None, (structures, *figures, stopped, *found.run.warnings, source)):
         # That stands under the prompts.
         if note != NOT_CONTINUED:
             frame.note(note)

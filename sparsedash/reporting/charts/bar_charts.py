@@ -51,7 +51,7 @@ def layers_chart(made: Pruned, theme: Theme = "light") -> go.Figure:
     kept = [100 * w / dense for w, dense in widths]
     said = [f"{w:,} of {dense:,} channels kept" if w else "the whole layer is gone" for w, dense in widths]
     shares: dict[str, Any] = {"range": [0, 100], "ticksuffix": " %", "tickvals": [0, 50, 100]}
-    panels = [("Channels kept, % of dense", kept, said, shares)]
+    panels = [("Layers kept" if made.method.takes_layers else "Channels kept, % of dense", kept, said, shares)]
     if made.alone:
         said = [f"{value:.4f} nats of divergence" for value in made.alone]
         nats = {"rangemode": "tozero", "nticks": 3}

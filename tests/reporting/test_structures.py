@@ -1,0 +1,117 @@
+"""What is said of fewer layers beside narrower ones: which to choose, which went, and by what name they are shares."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+
+from sparsedash.catalog.presets import METHODS, method_named
+from sparsedash.reporting import wording
+from sparsedash.reporting.charts import bar_charts
+from sparsedash.reporting.deployment import TimingOptions, structure_sentence, timing_request
+from sparsedash.schema.method_settings import with_budget
+from sparsedash.schema.records import Reached
+from sparsedash.schema.settings import RunSettings
+from sparsedash.ui.compare_layers import layers_sentence
+from sparsedash.ui.form_address import form_address
+from tests.factories import RUN, THREE_LAYERS, answered
+from tests.reporting.charts.drawn import drawn, trace
+from tests.reporting.held_results import results_of
+
+NARROWER, FEWER = with_budget([method_named("least-squares"), method_named("layers")], "weights")
+UNMEASURED = {"layer_errors": (), "held_out_errors": (), "uncompensated_errors": (), "passage_errors": (), "alone": ()}
+GONE = replace(THREE_LAYERS, **UNMEASURED, method=FEWER, widths=(128, 0, 0), dense_widths=(128, 128, 128))
+
+
+def found(lost=(0.1, 0.5), method=FEWER):
+    def record(key, fall, **changes):
+        (one,) = answered("x", 1).outcomes
+        outcomes = (replace(one, index=i, log_likelihood=-2 - fall - 0.01 * (i % 3)) for i in range(60))
+        return answered(key, 60, outcomes=tuple(outcomes), **changes)
+
+    reached = Reached(channels=0.2, weights=0.2, bytes=0.15, macs=0.15, kv_cache=0.2)
+    made = [
+        replace(THREE_LAYERS, method=NARROWER, sparsity_permille=200, reached=replace(reached, kv_cache=0.0)),
+        replace(GONE, method=method, sparsity_permille=200, reached=reached),
+    ]
+    settings = RunSettings(methods=(NARROWER, method), sparsities_permille=(200,))
+    run = replace(RUN, settings=settings, dense="d", sparse=("n", "f"), finished=True)
+    sparse = [record(key, fall, pruned=own) for key, fall, own in zip("nf", lost, made, strict=True)]
+    return results_of(run, [record("d", 0.0), *sparse])
+
+
+def said(results, *ratios):
+    """The sentence, where each model writes so much faster, as (value, low, high)."""
+    speeds = dict(zip("nf", ratios, strict=False))
+
+    def timing(key):
+        sparse = next(each for each in "nf" if key == asked[each])
+        if sparse not in speeds:
+            return None
+        value, low, high = speeds[sparse]
+        ratio = SimpleNamespace(value=value, low=low, high=high)
+        return SimpleNamespace(timed=lambda phase: SimpleNamespace(ratio=ratio))
+
+    asked = {key: timing_request(results, key, TimingOptions()).key() for key in "nf"}
+    return structure_sentence(SimpleNamespace(timing=timing), results).replace(wording.NBSP, " ")
+
+
+START = "Narrower layers (“least-squares”) or fewer (“layers”), at 20 % of the blocks' weights: "
+
+
+@pytest.mark.parametrize(
+    ("lost", "ratios", "expected"),
+    [
+        (
+            (0.1, 0.5),
+            (),
+            "for size choose “least-squares”, which loses less (word perplexity of “layers” is 1.49 × as high); for "
+            "the KV cache “layers” (20.0 % smaller); the speed of both was not measured.",
+        ),
+        (
+            (0.5, 0.1),
+            ((1.1, 1.05, 1.15), (1.2, 1.18, 1.22)),
+            "for size choose “layers”, which loses less (word perplexity of “least-squares” is 1.49 × as high); for "
+            "the KV cache “layers” (20.0 % smaller); for speed “layers”: they write 1.10 × and 1.20 × as fast as "
+            "dense.",
+        ),
+        (
+            (0.1, 0.1),
+            ((1.1, 1.05, 1.15), (1.12, 1.08, 1.16)),
+            "which loses less is not decided; for the KV cache “layers” (20.0 % smaller); for speed either: they write "
+            "1.10 × and 1.12 × as fast as dense.",
+        ),
+    ],
+)
+def test_which_structure_to_choose_is_said_by_the_runs_own_numbers(lost, ratios, expected):
+    assert said(found(lost), *ratios) == START + expected
+
+
+def test_nothing_is_said_without_both_structures():
+    assert said(found(method=replace(NARROWER, damping=0.1))) == ""
+
+
+def test_shares_of_layers_are_called_so_and_the_kv_cache_is_told_where_some_is_gone():
+    only = method_named("shortgpt")
+    assert wording.model_words(only, 200, named=False).replace(wording.NBSP, " ") == "20 % of the layers removed"
+    assert wording.sparsity_axis_title([only]) == "Layers removed"
+    assert wording.sparsity_axis_title([only, method_named("flap")]) == "MLP channels removed"
+    (narrower, fewer) = (each.record.pruned for each in found().judged)
+    assert "KV cache" not in wording.measured_sparsity(narrower)
+    assert wording.measured_sparsity(fewer).endswith("20.0 % of the KV cache")
+
+
+def test_the_layers_that_are_gone_are_named_and_drawn():
+    assert layers_sentence(GONE) == "Layers 2 and 3 of 3 are gone, attention and MLP."
+    assert layers_sentence(replace(GONE, widths=(128, 0, 128))) == "Layer 2 of 3 is gone, attention and MLP."
+    figure = drawn(bar_charts.layers_chart(GONE))
+    (bars,) = figure["data"]
+    assert trace(figure, "y1")["y"] == [100, 0, 0] and "yaxis2" not in figure["layout"]
+    assert bars["customdata"][1] == "layer 2<br>the whole layer is gone"
+
+
+def test_the_form_has_a_place_for_methods_that_take_layers():
+    names = [method.name for method in METHODS if method.settings.takes_layers]
+    settings = RunSettings(methods=tuple(map(method_named, ("best", *names))))
+    address = form_address(settings)
+    assert address["layers"] == names and address["method"] == ["best"]
