@@ -121,7 +121,7 @@ def _copy(loaded: LoadedModel) -> ResidentModel:
                 made[id(weight)] = torch.nn.Parameter(weight.detach().clone(), requires_grad=False)
             own[name] = None if weight is None else made[id(weight)]
         if own:
-            parts.append((module, own, {}))
+            parts.append((module, own, {}, None))
     return ResidentModel(parts)
 
 

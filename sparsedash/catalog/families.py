@@ -68,6 +68,7 @@ _GPT = replace(_NEOX, inner=("mlp.c_fc",), out="mlp.c_proj", tied=True)
 FAMILIES = {
     "bloom": replace(_NEOX, width="", outer=4, tied=True),
     "falcon": replace(_NEOX, width="ffn_hidden_size", tied=True, **_biases(("bias", False))),
+    "gemma": replace(_GATED, tied=True),
     "gemma2": replace(_GATED, norms=4, tied=True),
     "gemma3_text": replace(_GATED, norms=4, tied=True, head_norm=2),
     "gpt2": replace(_GPT, width="n_inner", positions=("n_positions", 0)),
@@ -82,6 +83,7 @@ FAMILIES = {
         mlp_bias=True,
         head_bias=True,
     ),
+    "granite": replace(_GATED, mlp_bias=("mlp_bias", False)),
     "llama": replace(_GATED, mlp_bias=("mlp_bias", False)),
     "mistral": Family(),
     "olmo2": _GATED,

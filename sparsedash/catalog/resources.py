@@ -290,11 +290,16 @@ def _backward_bytes(shape: ModelShape, settings: RunSettings, n_at_once: int) ->
 
 
 def _curve_bytes(shape: ModelShape, settings: RunSettings) -> int:
-    """Of the versions of one MLP that go through the blocks together, and their scores beside the dense ones."""
+    """Of the versions of one MLP, or of a model without one layer, that go through the blocks together, and their
+    scores beside the dense ones.
+    """
     levels = [method.curve_levels for method in settings.methods if method.uses("curve_levels")]
-    a_token = 4 * WEIGHT_BYTES[settings.dtype] * (max(shape.widths) + shape.hidden)
+    itemsize = WEIGHT_BYTES[settings.dtype]
+    versions = (max(levels, default=-1) + 1) * CURVE_TOKENS * 4 * itemsize * (max(shape.widths) + shape.hidden)
+    layers = any(method.saliency in ("divergence", "perplexity") for method in settings.methods)
+    states = len(shape.widths) * LAYER_TOKENS * itemsize * shape.hidden * layers
     scores = 4 * 4 * shape.vocabulary * judged_tokens(shape.vocabulary)
-    return (max(levels) + 1) * CURVE_TOKENS * a_token + scores if levels else 0
+    return max(versions, states) + scores if versions or states else 0
 
 
 def _healing_bytes(shape: ModelShape, settings: RunSettings) -> int:
@@ -388,7 +393,7 @@ _SMALLER: dict[Purpose, str] = {
     "answering": "fewer passages",
     "calibration": "fewer or shorter calibration samples",
     "pruning": "a method that refits nothing, such as wanda-channels",
-    "the curves": "a method without measured curves, such as least-squares",
+    "the curves": "a method that measures neither curves nor layers, such as least-squares",
     "the sequential refit": "fewer calibration samples, or least-squares instead of the sequential refit",
     "the backward pass": "a method without a backward pass, such as least-squares",
     "healing": "a run without healing",

@@ -445,10 +445,10 @@ def _choosing_layers(method: MethodSettings, shape: ModelShape, settings: RunSet
     if method.saliency == "block-influence":
         return (_token(shape) * _n_tokens(settings.calibration) + walk) / len(settings.sparsities_permille)
     n_gone = max(n_layers_gone(shape, method, permille) for permille in settings.sparsities_permille)
-    n_tried = n_gone * len(shape.widths) * (method.saliency != "random") / len(settings.sparsities_permille)
+    n_steps = n_gone * (method.saliency != "random") / len(settings.sparsities_permille)
     # Each of the others is left out once, and the text goes on behind it.
     tried = _token(shape) / 2 * resources.LAYER_TOKENS + 2 * shape.n_head * PRODUCT * resources.CURVE_TOKENS
-    return n_tried * (tried + walk / 2)
+    return n_steps * (tried * len(shape.widths) + walk)
 
 
 def _quantising(shape: ModelShape, token: _Work) -> _Work:

@@ -42,12 +42,15 @@ CONFIGS: dict[str, dict[str, Any]] = {
     # BLOOM's inner width is four times the hidden one, whatever the config says.
     "bloom": {"vocab_size": VOCABULARY, "hidden_size": 24, "n_layer": 3, "n_head": 4},
     "falcon": _SMALL | {"ffn_hidden_size": WIDTH, "bias": True},
+    "gemma": _GROUPED,
     "gemma2": _GROUPED | {"sliding_window": 48},
     "gemma3_text": _GROUPED | {"sliding_window": 48},
     "gpt2": _GPT,
     "gpt_neo": _SMALL | {"num_layers": 3, "num_heads": 4, "attention_types": [[["global", "local", "global"], 1]]},
     "gpt_neox": _SMALL,
     "gptj": _GPT | {"rotary_dim": 4},
+    "granite": _GROUPED
+    | {"mlp_bias": True, "embedding_multiplier": 2.0, "residual_multiplier": 0.5, "logits_scaling": 2.0},
     "llama": _GROUPED | {"mlp_bias": True},
     "mistral": _GROUPED,
     "olmo2": _GROUPED,

@@ -8,7 +8,7 @@ from huggingface_hub.constants import ENDPOINT
 
 from sparsedash.catalog.builtin_tasks import BUILTIN_TASKS
 from sparsedash.catalog.model_shape import shipped_shape
-from sparsedash.catalog.presets import method_named
+from sparsedash.catalog.presets import METHODS, method_named
 from sparsedash.catalog.resources import LeastMemory, RunDisk
 from sparsedash.schema.errors import JobError, ModelError
 from sparsedash.schema.fields import field_rows
@@ -440,11 +440,13 @@ def test_a_custom_method_has_fields_for_the_parameters_of_its_choices(open_page,
 
 def test_masks_have_fields_of_their_own_that_say_what_they_do_not_save(open_page, backend):
     app = open_page("prune")
-    channels, masks = group(app, "Method"), group(app, "Methods that take single weights")
-    assert {"least-squares", "flap"} <= set(channels.options)
-    assert not set(channels.options) & set(masks.options)
+    channels, layers = group(app, "Method"), group(app, "Methods that take whole layers")
+    masks = group(app, "Methods that take single weights")
+    assert {"least-squares", "flap"} <= set(channels.options) and {"layers", "sleb"} <= set(layers.options)
+    assert len({*channels.options, *layers.options, *masks.options}) == len(METHODS)
     assert MASKS_SAVE_NOTHING in words(app)
+    layers.set_value(["shortgpt"]).run()
     masks.set_value(["wanda-2:4"]).run()
-    assert submitted(app, backend).methods == (method_named("best"), method_named("wanda-2:4"))
+    assert submitted(app, backend).methods == tuple(map(method_named, ("best", "shortgpt", "wanda-2:4")))
     app = open_page("prune", own="true", pattern="2:4", scope="decoder")
     assert MASKS_SAVE_NOTHING in words(app) and "50 %, which its pattern decides." in words(app)

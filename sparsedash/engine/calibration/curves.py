@@ -58,17 +58,25 @@ class CurveMeasurement:
 
     @torch.no_grad()
     def losses_without(self, gone: Collection[int], on_part: OnPart = lambda share: None) -> dict[int, float]:
-        """The loss without these layers and one more, by the index of that one."""
-        walk, found = self._new_walk(1), dict[int, float]()
-        left = [index for index in range(len(self._loaded.blocks)) if index not in gone]
+        """The loss without these layers and one more, by the index of that one.
+
+        All go through a block together, so that streamed weights are read once.
+        """
+        walk, left = self._new_walk(1), [index for index in range(len(self._loaded.blocks)) if index not in gone]
+        # By the layer that was left out; none so far.
+        states: dict[int | None, list[Tensor]] = {None: walk.hidden}
         for n_done, index in enumerate(left):
-            on_part(n_done / len(left))
-            without = self._new_walk(1)
-            without.go_back(walk.hidden)
-            for behind in left[n_done + 1 :]:
-                list(without.step(behind))
-            (found[index],) = self._surprises(without, 1)
-            list(walk.step(index))
+            on_part(n_done * (n_done + 1) / (len(left) * (len(left) + 1)))
+            before = states[None]
+            for out, hidden in states.items():
+                walk.go_back(hidden)
+                list(walk.step(index))
+                states[out] = walk.hidden
+            states[index] = before
+        found = {}
+        for index in left:
+            walk.go_back(states.pop(index))
+            (found[index],) = self._surprises(walk, 1)
         return found
 
     def _measured(self, index: int, versions: Sequence[PrunedMlp], on_part: OnPart) -> list[float]:

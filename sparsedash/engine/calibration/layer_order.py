@@ -4,7 +4,7 @@ An order is nested: what goes at 10 % goes at 20 % too. To add one: a function o
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from random import Random
 
@@ -18,15 +18,12 @@ from sparsedash.engine.models.loading import LoadedModel
 
 @dataclass(eq=False)
 class Removal:
-    """Finds the next layer to remove. sequences: the calibration text. losses: of the model after each removal so far,
-    in nats, where the order is measured.
-    """
+    """Finds the next layer to remove. sequences: the calibration text, token ids."""
 
     loaded: LoadedModel
     sequences: Callable[[], Sequence[Sequence[int]]]
     saliency: str
     seed: int
-    losses: list[float] = field(default_factory=list)
 
     def next(self, gone: Sequence[int], on_part: OnPart) -> int:
         """The layer that goes after these. on_part: called with the share of the work that is done; may raise."""
@@ -74,9 +71,7 @@ class Removal:
         Source: SLEB, arXiv:2402.09025, by the perplexity of the text; here also by the divergence from dense.
         """
         found = self._measurement.losses_without(gone, on_part)
-        index = min(found, key=lambda each: (found[each], each))
-        self.losses.append(found[index])
-        return index
+        return min(found, key=lambda each: (found[each], each))
 
 
 LAYER_SALIENCIES: dict[str, Callable[[Removal, Sequence[int], OnPart], int]] = {

@@ -3,7 +3,7 @@
 import json
 import shutil
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -124,9 +124,9 @@ def _all_tensors(made: SparseModel, width: int | None, dtype: torch.dtype, on_pa
     return cast
 
 
-def _gone(made: SparseModel) -> list[int]:
+def _gone(made: SparseModel) -> Sequence[int]:
     """The layers that are gone as a whole."""
-    return made.gone if isinstance(made, PrunedChannels) else []
+    return made.gone if isinstance(made, PrunedChannels) else ()
 
 
 def _write_json(file: Path, value: Mapping[str, Any]) -> None:

@@ -42,7 +42,7 @@ _KEPT_FULL = ("position_embd", "token_types", "rope_freqs", "norm")
 _GROUP = 32
 """Weights that share a scale in q8_0; a row that is no multiple is kept in float16."""
 
-_SHIFTED_NORMS = ("gemma2", "gemma3")
+_SHIFTED_NORMS = ("gemma", "gemma2", "gemma3")
 
 _OTHER_MODEL = "Name one made from the model that was pruned."
 
@@ -67,7 +67,7 @@ class NarrowedModel(Protocol):
         """Channels of each MLP; 0 where the whole layer is gone."""
 
     @property
-    def gone(self) -> list[int]:
+    def gone(self) -> Sequence[int]:
         """The layers that are gone as a whole."""
 
 
@@ -269,6 +269,8 @@ def _dense_tensor(tensor: Any, own: str, dtype: Dtype, weights: Weights) -> Gguf
 def _with_norms(dense: Sequence[GgufTensor], own: str, made: NarrowedModel) -> list[GgufTensor]:
     """The dense tensors with the norms of a healed model. Raises ExportError where one of them is not in the file."""
     left, found = dict(made.others), list[GgufTensor]()
+    if not left:
+        return list(dense)
     for tensor in dense:
         ours = ARCHITECTURES[own].tensors.get(general_name(tensor.name), "").replace("#", tensor.name.split(".")[1])
         # Falcon's norm before both parts of a block.

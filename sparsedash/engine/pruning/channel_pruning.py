@@ -243,13 +243,13 @@ def prune_channels(
 
 
 def remove_layers(
-    mlps: list[Mlp], gone: Callable[[], Collection[int]], on_made: Callable[[int], None], made: Checkpointed[PrunedMlp]
+    mlps: list[Mlp], gone: Collection[int], on_made: Callable[[int], None], made: Checkpointed[PrunedMlp]
 ) -> LazySequence[PrunedMlp]:
     """The MLPs without these layers, computed lazily; what stays is unchanged. on_made, made: as above."""
 
     def keep(index: int) -> PrunedMlp:
         weight = out_weight(mlps[index]).float().cpu()
-        return PrunedMlp(torch.arange(0), weight[:, :0]) if index in gone() else _unpruned(weight)
+        return PrunedMlp(torch.arange(0), weight[:, :0]) if index in gone else _unpruned(weight)
 
     return LazySequence(len(mlps), keep, made, on_made)
 

@@ -209,7 +209,9 @@ def sparse_model(run: RunContext, method: MethodSettings, permille: int) -> Spar
 
         masked = prune_weights(projections, data, method, permille, on_block=on_block, hold=hold, made=made)
         return MaskedWeights(loaded=loaded, scope=method.scope, blocks=masked, groups=calibration.groups)
-    narrowed = _narrowed(run, method, permille, data, key, on_block)
+    n_gone = n_layers_gone(loaded.shape, method, permille) if method.takes_layers else 0
+    gone = calibration.removed_layers(method, n_gone) if n_gone else []
+    narrowed = _narrowed(run, method, permille, data, key, gone, on_block)
     energies = run.energies.setdefault(calibration.keys.statistics, {})
     kept = checkpoint.numbered(f"{key}/errors", msgspec.json.encode, _unpack_errors)
     errors = channel_errors(loaded.mlps, data, narrowed, energies, kept)
@@ -224,11 +226,17 @@ def sparse_model(run: RunContext, method: MethodSettings, permille: int) -> Spar
         scores = calibration.channel_scores(method, permille, on_block)
         return [float(own.losses[len(narrow.kept)]) for own, narrow in zip(scores, narrowed, strict=True)]
 
-    return PrunedChannels(loaded=loaded, blocks=narrowed, errors=errors, alone=alone)
+    return PrunedChannels(loaded=loaded, blocks=narrowed, errors=errors, alone=alone, gone=gone)
 
 
 def _narrowed(
-    run: RunContext, method: MethodSettings, permille: int, data: CalibrationData, key: str, on_block: OnBlock
+    run: RunContext,
+    method: MethodSettings,
+    permille: int,
+    data: CalibrationData,
+    key: str,
+    gone: Sequence[int],
+    on_block: OnBlock,
 ) -> LazySequence[PrunedMlp]:
     """Every narrowed MLP, by itself; or by a sequential refit, which is kept: it needs passes over the text."""
     hold = run.loaded.residency.hold
@@ -243,12 +251,11 @@ def _narrowed(
         found: PrunedMlp = keep(index, lambda: make().held(hold))
         return found
 
-    shape, mlps = run.loaded.shape, run.loaded.mlps
+    mlps = run.loaded.mlps
     if method.takes_layers:
-        gone = cache(lambda: run.calibration(method).removed_layers(method, n_layers_gone(shape, method, permille)))
         chosen = remove_layers(mlps, gone, lambda index: on_block(index + 1, len(mlps)), made)
     else:
-        share = channel_share(shape, method, permille)
+        share = channel_share(run.loaded.shape, method, permille)
         chosen = prune_channels(mlps, data, method, share, scores=scores, on_layer=on_block, made=made)
     if not sequential:
         return chosen

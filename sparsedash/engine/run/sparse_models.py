@@ -25,15 +25,16 @@ from sparsedash.schema.records import Healed, Quantised, Reached
 class PrunedChannels:
     """A model whose MLPs have fewer channels, or that has fewer layers: its MLPs, their errors, losses where measured.
 
-    alone: loss of the model by the cut of each block alone. others: parameters beside the MLPs that are not dense's,
-    by name: of a healed one its norms, of a quantised one all. healed, quantised: what was done to it last; the errors
-    are those before.
+    gone: layers that are gone as a whole. alone: loss of the model by the cut of each block alone. others: parameters
+    beside the MLPs that are not dense's, by name: of a healed one its norms, of a quantised one all. healed, quantised:
+    what was done to it last; the errors are those before.
     """
 
     loaded: LoadedModel
     blocks: LazySequence[PrunedMlp]
     errors: Sequence[BlockErrors]
     alone: Callable[[], list[float]]
+    gone: Sequence[int] = ()
     others: Mapping[str, Tensor] = field(default_factory=dict)
     healed: Healed | None = None
     quantised: Quantised | None = None
@@ -70,11 +71,6 @@ class PrunedChannels:
     def widths(self) -> list[int]:
         """Channels of each MLP; 0 where the whole layer is gone."""
         return [len(narrow.kept) for narrow in self.blocks]
-
-    @property
-    def gone(self) -> list[int]:
-        """The layers that are gone as a whole."""
-        return [index for index, narrow in enumerate(self.blocks) if narrow.is_gone]
 
     def reached(self) -> Reached:
         """What is gone, of every budget; of a quantised file's bytes, of those of the dense model in 16 bits."""

@@ -46,7 +46,7 @@ def test_a_loss_is_the_divergence_of_the_whole_model_from_the_dense_one(loaded, 
     monkeypatch.setattr(curves, "judged_tokens", lambda vocabulary: 10_000)
     ids = torch.tensor(judged_text(SEQUENCES))
     dense = loaded.model(ids).logits.log_softmax(-1)
-    measurement = CurveMeasurement(loaded, SEQUENCES)
+    measurement = CurveMeasurement(loaded, judged_text(SEQUENCES))
     for index, mlp in enumerate(loaded.mlps):
         versions = [narrower(mlp, n_kept) for n_kept in (mlp.width, mlp.width // 2, 1)]
         found = measurement.losses(index, versions)
@@ -57,14 +57,16 @@ def test_a_loss_is_the_divergence_of_the_whole_model_from_the_dense_one(loaded, 
             assert loss == pytest.approx(float(expected), rel=1e-3, abs=1e-6)
         assert found[0] < 1e-6 < found[2]
     # An earlier block is measured as it was.
-    assert measurement.losses(1, versions[1:]) == CurveMeasurement(loaded, SEQUENCES).losses(1, versions[1:])
+    assert measurement.losses(1, versions[1:]) == CurveMeasurement(loaded, judged_text(SEQUENCES)).losses(
+        1, versions[1:]
+    )
 
 
 @torch.no_grad()
 def test_in_half_precision_what_rounding_alone_makes_is_subtracted():
     loaded = tiny_loaded("llama")
     loaded.model.bfloat16()
-    ids, measurement = torch.tensor(judged_text(SEQUENCES)), CurveMeasurement(loaded, SEQUENCES)
+    ids, measurement = torch.tensor(judged_text(SEQUENCES)), CurveMeasurement(loaded, judged_text(SEQUENCES))
     dense = loaded.model(ids).logits.float().log_softmax(-1)
     other, half = curves._rounded_otherwise(loaded.mlps[0]), narrower(loaded.mlps[0], loaded.mlps[0].width // 2)
     with pruned([loaded.mlps[0]], [other]):
@@ -82,7 +84,7 @@ def test_held_out_text_is_judged_and_where_the_vocabulary_is_large_fewer_tokens_
     assert judged_text(SEQUENCES[:3]) == SEQUENCES[:1]
     assert [len(own) for own in judged_text([[7] * 900] * 64)] == [128] * 2
     monkeypatch.setattr(curves, "judged_tokens", lambda vocabulary: 20)
-    judged = CurveMeasurement(loaded, SEQUENCES)._judged
+    judged = CurveMeasurement(loaded, judged_text(SEQUENCES))._judged
     assert sum(len(rows) for rows, _ in judged) == 20
 
 

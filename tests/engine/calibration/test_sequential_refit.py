@@ -67,7 +67,7 @@ def test_the_refitted_model_is_closer_to_the_dense_one(tiny, dtype):
 def test_only_where_a_block_adds_its_output_as_it_is_does_it_aim_at_the_stream(architecture):
     model = tiny_loaded(architecture)
     (_, batch), *_ = batches_by_length(sequences(), sequential_refit.BATCH_TOKENS, 0, "cpu")
-    normed = architecture in ("gemma2", "gemma3_text", "olmo2")
+    normed = architecture in ("gemma2", "gemma3_text", "granite", "olmo2")
     assert sequential_refit._adds_output(model, batch) is not normed
     texts, cut = sequences(), narrowed(model, 0.75)
     none, full = (refit_sequentially(model, texts, cut, 0.01, strength, ignore_steps) for strength in (0.0, 1.0))

@@ -41,7 +41,8 @@ def sparse_model(folder, widths, dtype):
         bias = None if mlp.out.bias is None else torch.randn(len(mlp.out.bias))
         narrowed.append(PrunedMlp(kept, out_weight(mlp)[:, kept] + 0.1 * torch.randn(1), bias))
     narrow = LazySequence(len(narrowed), narrowed.__getitem__)
-    return PrunedChannels(loaded=loaded, blocks=narrow, errors=[], alone=list)
+    gone = [index for index, width in enumerate(widths) if not width]
+    return PrunedChannels(loaded=loaded, blocks=narrow, errors=[], alone=list, gone=gone)
 
 
 @pytest.mark.parametrize(("family", "form"), CASES)

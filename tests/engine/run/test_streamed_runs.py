@@ -113,8 +113,9 @@ def test_a_second_pass_does_not_calibrate_again_and_lists_only_earlier_records_a
 
 def test_what_looks_back():
     for each in (method.settings for method in METHODS):
-        row = ALLOCATIONS[each.allocation], COMPENSATIONS[each.compensation], SALIENCIES[each.saliency]
-        assert each.looks_back == (not row[0].alone or row[1].sequential or row[2].by_gradient)
+        by_gradient = each.saliency in SALIENCIES and SALIENCIES[each.saliency].by_gradient
+        alone, sequential = ALLOCATIONS[each.allocation].alone, COMPENSATIONS[each.compensation].sequential
+        assert each.looks_back == (not alone or sequential or by_gradient or each.takes_layers)
 
 
 @pytest.mark.parametrize(
