@@ -58,6 +58,22 @@ def test_a_fresh_process_proves_a_model_of_one_width_under_its_own_architecture(
     assert made.proof.logit_difference < 1e-4
 
 
+@pytest.mark.parametrize(("weights", "most"), [("float32", 1e-4), ("q4_0", 0.3)])
+def test_a_model_with_fewer_layers_is_a_plain_one_of_its_architecture(weights, most, gguf_of, finished_run, tmp_path):
+    finished = finished_run(gguf_of("llama"), methods=("shortgpt",))
+    made = exported(finished, 0, "gguf", tmp_path / "out", weights=weights)
+    fields = GGUFReader(tmp_path / "out" / "out.gguf").fields
+    assert fields["general.architecture"].contents() == "llama" and fields["llama.block_count"].contents() == 2
+    assert made.layout.startswith("2 of 3 layers, one width, as llama") and made.proof.logit_difference < most
+
+
+def test_layers_that_llama_cpp_tells_apart_by_their_numbers_are_not_left_out(gguf_of, finished_run, tmp_path):
+    finished = finished_run(gguf_of("gemma3"), methods=("shortgpt",))
+    with pytest.raises(ExportError, match=r"from a layer's number .*gemma3_text"):
+        exported(finished, 0, "gguf", tmp_path / "out")
+    assert exported(finished, 0, "uniform", tmp_path / "out").proof.holds
+
+
 def test_rounded_weights_are_those_that_llama_cpp_reads(llama, tmp_path):
     for weights in ("float16", "q8_0", "q6_k", "q4_k_m", "q4_0"):
         made = exported(llama, 0, "gguf", tmp_path / weights, weights=weights)
