@@ -119,7 +119,7 @@ def curves_key(statistics: str, method: MethodSettings) -> str:
 
 def layers_key(statistics: str, method: MethodSettings) -> str:
     """Key of the order in which layers go, for every sparsity of all methods that choose them alike."""
-    return stage_key("curves", statistics=statistics, layers=[method.saliency, method.seed])
+    return stage_key("curves", statistics=statistics, layers=[method.saliency, method.seed * method.uses("seed")])
 
 
 def passages_key(corpus: str, evaluation: EvaluationSettings) -> str:

@@ -50,6 +50,12 @@ def refit_sequentially(
     fitted = [batch.mask.bool() & ~held_out(rows).to(device) for rows, batch in numbered]
     dense, sparse = (BlockWalk(loaded.model.base_model, loaded.blocks, batches) for _ in range(2))
     adds = _adds_output(loaded, batches[0])
+    if not adds and all(
+        own.is_gone or len(own.kept) == mlp.width for own, mlp in zip(narrowed, loaded.mlps, strict=True)
+    ):
+        # Nothing to make up for but what the blocks before have lost.
+        yield from enumerate(narrowed)
+        return
     strength, passes = (strength, 2) if adds else (0.0, 3)
     first = checkpoint.resume(dense, sparse) if checkpoint else 0
     steps = count(passes * first * len(batches))
