@@ -233,7 +233,7 @@ def _making_table(facts: CardFacts, made: Pruned, licence: str) -> str:
         "Healing": wording.healing_words(made.healed) if made.healed else "",
         "Sparsity asked for": f"{made.sparsity_permille / 10:g} % {wording.share_of(method)}",
         "Widths": f"{widths} of {whole}{' in every block' if one_width(kept) else ', block by block'}",
-        "Layers that are gone": ", ".join(str(index) for index, width in enumerate(kept) if not width),
+        "Layers that are gone, counted from 1": ", ".join(str(n) for n, width in enumerate(kept, 1) if not width),
         "In the files": facts.written.layout,
         "Calibration": calibration if method.reads_text else "none: the method reads no text",
         "Number format": facts.sparse.dtype,
