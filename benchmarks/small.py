@@ -33,6 +33,7 @@ OPTIONS = {
     "--model {model}",
     "quantised": "--passages 12 --model {gguf} --data-dir {folder}",
     "rules": "--passages 12 --model {model} --data-dir {folder}",
+    "runtimes": "{model}",
     "sessions": "--sessions 4 --seconds 3 --settle 0 --runs 5 --jobs 8 --reruns 3 --model {model}",
     "speed": "--passages 8 --samples 8 --length 32 --side 512 --neighbour --model {model} --data-dir {folder}",
     "statistics_size": "--width 1024 --hidden 256 --blocks 32",

@@ -47,6 +47,7 @@ PRINTS: dict[str, tuple[int, str]] = {
     "pruning": (2, rf"(?:retrain-free \(published\)|random)(?: +{N} ±{N} \({N}\)){{2}} +\d+ +\d+ +{N}"),
     "quantised": (4, rf"q\d_\w+ +1[12] of 12 verdicts equal, {SHARE}; KL.* {N}, KL.* {N}, n = \d+ tokens; {N} MB; .*"),
     "rules": (2, rf"(?:plain|published) +\d+ of 12 last tokens right, {N}%"),
+    "runtimes": (1, r"\S+ by transformers \S+: (\d+) of \1 first choices equal; .* at most 0.0e\+00, n = 2 passages"),
     "sessions": (
         3,
         r"(?:(?:overview|runs) with 8 jobs and 5 runs: median .*, n = 3, .*|4 sessions, 0 errors, the job .*)",
