@@ -52,6 +52,15 @@ FORM_NAMES = {
 Projection = tuple[str, tuple[int, int], tuple[int, int]]
 """Name of a matrix, rows and columns before, rows and columns after; outputs x inputs."""
 _SHOULD, _CANNOT = "should load", "✕ cannot"
+_TRIED = "the built-in model in this form was compared with transformers there"
+_GENAI = ("llama", "mistral", "qwen2", "qwen3")
+"""Families of which OpenVINO GenAI reads GGUF files; a mistral's is a llama file."""
+_NO_READER = ("gemma", "gpt_neox", "granite", "olmo2", "phi", "smollm3")
+"""Families of which transformers reads no GGUF files."""
+_VLLM_CANNOT = {
+    "falcon": "its code takes four times the hidden width (models/falcon.py, 0.33.0): export the form masked",
+    "gpt_neo": "does not support this architecture (0.32.0)",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -306,17 +315,33 @@ def upload_command(export: Export) -> str:
 
 
 def runtime_rows(export: Export) -> list[list[str]]:
-    """Where the files load, and why: what was proven, what should by its source, and what cannot."""
-    proof = export.proof
+    """Where the files load, and why: what was proven, what should by its source, and what cannot.
+
+    docs/exports.md has the versions and how each was tried.
+    """
+    proof, form = export.proof, export.form
     why = f"{_logits(proof)}, {proof.n_meant} of {proof.n_verdicts} answers as by the model in memory"
     rows = [[f"{proof.runtime} {proof.version}", "✓ proven here", why]]
-    if export.form == "gguf":
+    if form == "gguf":
         rows.append(["Ollama, LM Studio", _SHOULD, "run llama.cpp; not tried"])
         if export.layout.startswith("a width for each block"):
-            return [*rows, ["transformers, vLLM", _CANNOT, "read one width for the whole model"]]
-        return [*rows, ["transformers", _SHOULD, "its GGUF reader supports the base's architecture; not tried"]]
-    vllm = "its model code reads the width and the number of layers from the config"
-    if export.form == "masked":
-        vllm = "the files have the base's own shape"
-    rows.append(["vLLM", _SHOULD, f"{vllm}; by its source, not tried"])
-    return [*rows, ["llama.cpp", _CANNOT, "reads GGUF files: export the form gguf"]]
+            return [*rows, ["transformers, vLLM, OpenVINO", _CANNOT, "read one width for the whole model"]]
+        reads = export.model_type not in _NO_READER
+        about = f"its GGUF reader {'has' if reads else 'lacks'} the base's architecture (integrations/ggml.py, 5.24.0)"
+        rows.append(["transformers", _SHOULD if reads else _CANNOT, about])
+        genai = _SHOULD if export.model_type in _GENAI else _CANNOT
+        return [*rows, ["OpenVINO GenAI", genai, f"reads GGUF of {', '.join(_GENAI)}"]]
+    shape = (
+        "the files have the base's own shape"
+        if form == "masked"
+        else "width and number of layers are read from the config"
+    )
+    why_not = _VLLM_CANNOT.get(export.model_type, "")
+    if export.model_type == "falcon" and (form == "masked" or " layers, " in export.layout):
+        why_not = ""
+    rows.append(["vLLM", _CANNOT if why_not else _SHOULD, why_not or f"{shape}; {_TRIED}"])
+    return [
+        *rows,
+        ["OpenVINO", _SHOULD, f"{shape}; {_TRIED}"],
+        ["llama.cpp", _CANNOT, "reads GGUF files: export the form gguf"],
+    ]

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from sparsedash.reporting.deployment import runtime_rows
 from sparsedash.schema.export_settings import Export, ExportSettings, Proof
 from sparsedash.schema.store_keys import model_type_note
 from tests.ui import specimens
@@ -149,7 +150,25 @@ def test_an_export_is_listed_with_its_proof_and_the_command_to_the_hub(open_page
     add(finished, GGUF)
     said = words(open_page("models"))
     assert "llama.cpp b11739 ✓ proven here" in said
-    assert "transformers, vLLM ✕ cannot read one width for the whole model" in said
+    assert "transformers, vLLM, OpenVINO ✕ cannot read one width for the whole model" in said
+
+
+def results(export, **settings):
+    """By runtime what is said of these files."""
+    asked = replace(ASKED, **settings)
+    return {runtime: result for runtime, result, _ in runtime_rows(replace(export, settings=asked))}
+
+
+def test_where_files_load_depends_on_the_form_and_the_family():
+    assert results(MADE)["vLLM"] == results(MADE)["OpenVINO"] == "should load"
+    falcon = replace(MADE, model_type="falcon")
+    assert results(falcon)["vLLM"] == "✕ cannot" and results(falcon, form="masked")["vLLM"] == "should load"
+    assert results(replace(MADE, model_type="gpt_neo"), form="masked")["vLLM"] == "✕ cannot"
+    assert "OpenVINO GenAI" not in results(GGUF, form="gguf")
+    even = replace(GGUF, layout="one width, as llama")
+    assert results(even, form="gguf")["OpenVINO GenAI"] == results(even, form="gguf")["transformers"] == "should load"
+    assert results(replace(even, model_type="gemma3_text"), form="gguf")["OpenVINO GenAI"] == "✕ cannot"
+    assert results(replace(even, model_type="olmo2"), form="gguf")["transformers"] == "✕ cannot"
 
 
 def test_an_export_of_the_data_folder_can_be_deleted_and_another_cannot(open_page, finished, tmp_path):
