@@ -242,6 +242,9 @@ def fewer_layers(config: Mapping[str, Any], kept: Sequence[int]) -> dict[str, An
     """What changes in a config.json, given with all defaults, where only these layers are left."""
     changed: dict[str, Any] = {name: len(kept) for name in _N_LAYERS if config.get(name)}
     changed |= {name: [config[name][index] for index in kept] for name in _OF_LAYERS if config.get(name)}
+    if "max_window_layers" in config:
+        # The list says it of each layer; vLLM's Qwen 2 wants the number to be that of all.
+        changed["max_window_layers"] = len(kept)
     if "attention_layers" in changed:
         # GPT-Neo counts patterns, from which its code makes that list.
         changed["attention_types"] = [[[kind], 1] for kind in changed["attention_layers"]]
