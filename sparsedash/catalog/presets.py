@@ -63,9 +63,9 @@ METHODS = (
     Method("random", "channels at random, nothing refitted: the baseline", replace(_BARE, saliency="random")),
     Method(
         "layers",
-        "whole layers, one after another, each time the one without which the model stays nearest to dense; the layers "
-        "before them are refitted to take over; half of the calibration text is plain stories",
-        replace(_LAYERS, saliency="divergence", compensation="sequential", damping=0.1, plain_text=0.5),
+        "whole layers that turn the residual stream least; what stays is refitted to take over, layer after layer; "
+        "half of the calibration text is plain stories",
+        replace(_LAYERS, saliency="block-influence", compensation="sequential", damping=0.1, plain_text=0.5),
     ),
     Method("sleb", "whole layers, each time the one without which the text surprises least, nothing refitted", _LAYERS),
     Method(
