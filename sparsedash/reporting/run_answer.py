@@ -195,11 +195,12 @@ def _search(found: RunResults) -> FindResult | None:
 
 
 def _rounding_note(row: Judged) -> str:
-    """The share that is removed, where rounding the widths moved it by a tenth or more of what was asked for."""
+    """The share that is removed, where rounding moved it by a tenth or more of what was asked for."""
     reached = row.record.pruned.reached[row.method.budget] if row.record.pruned else 0.0
     if not row.method.takes_channels or abs(reached - row.permille / 1000) < row.permille / 10_000:
         return ""
-    return f" ({wording.percent(reached)} after rounding the widths)"
+    how = "to whole layers" if row.method.takes_layers else "the widths"
+    return f" ({wording.percent(reached)} after rounding {how})"
 
 
 def find_steps(result: FindResult) -> str:

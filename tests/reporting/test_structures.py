@@ -9,6 +9,7 @@ from sparsedash.catalog.presets import METHODS, method_named
 from sparsedash.reporting import wording
 from sparsedash.reporting.charts import bar_charts
 from sparsedash.reporting.deployment import TimingOptions, structure_sentence, timing_request
+from sparsedash.reporting.run_answer import _rounding_note
 from sparsedash.schema.method_settings import with_budget
 from sparsedash.schema.records import Reached
 from sparsedash.schema.settings import RunSettings
@@ -40,6 +41,10 @@ def found(lost=(0.1, 0.5), method=FEWER):
     return results_of(run, [record("d", 0.0), *sparse])
 
 
+def plain(text):
+    return text.replace(wording.NBSP, " ")
+
+
 def said(results, *ratios):
     """The sentence, where each model writes so much faster, as (value, low, high)."""
     speeds = dict(zip("nf", ratios, strict=False))
@@ -53,7 +58,7 @@ def said(results, *ratios):
         return SimpleNamespace(timed=lambda phase: SimpleNamespace(ratio=ratio))
 
     asked = {key: timing_request(results, key, TimingOptions()).key() for key in "nf"}
-    return structure_sentence(SimpleNamespace(timing=timing), results).replace(wording.NBSP, " ")
+    return plain(structure_sentence(SimpleNamespace(timing=timing), results))
 
 
 START = "Narrower layers (“least-squares”) or fewer (“layers”), at 20 % of the blocks' weights: "
@@ -87,18 +92,25 @@ def test_which_structure_to_choose_is_said_by_the_runs_own_numbers(lost, ratios,
     assert said(found(lost), *ratios) == START + expected
 
 
+def test_a_share_that_was_rounded_to_layers_is_said_to_be():
+    fewer = next(each for each in found().judged if each.method == FEWER)
+    made = replace(fewer.record.pruned, reached=replace(fewer.record.pruned.reached, weights=0.3))
+    rounded = replace(fewer, record=replace(fewer.record, pruned=made))
+    assert plain(_rounding_note(rounded)) == " (30.0 % after rounding to whole layers)"
+
+
 def test_nothing_is_said_without_both_structures():
     assert said(found(method=replace(NARROWER, damping=0.1))) == ""
 
 
 def test_shares_of_layers_are_called_so_and_the_kv_cache_is_told_where_some_is_gone():
     only = method_named("shortgpt")
-    assert wording.model_words(only, 200, named=False).replace(wording.NBSP, " ") == "20 % of the layers removed"
+    assert plain(wording.model_words(only, 200, named=False)) == "20 % of the layers removed"
     assert wording.sparsity_axis_title([only]) == "Layers removed"
     assert wording.sparsity_axis_title([only, method_named("flap")]) == "MLP channels removed"
     (narrower, fewer) = (each.record.pruned for each in found().judged)
     assert "KV cache" not in wording.measured_sparsity(narrower)
-    assert wording.measured_sparsity(fewer).replace(wording.NBSP, " ").endswith("20.0 % of the KV cache")
+    assert plain(wording.measured_sparsity(fewer)).endswith("20.0 % of the KV cache")
 
 
 def test_the_layers_that_are_gone_are_named_and_drawn():
