@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from sparsedash.catalog.presets import method_named
-from sparsedash.engine.comparison.model_pair import ResidentModel
+from sparsedash.engine.comparison.model_pair import ModelPart, ResidentModel
 from sparsedash.engine.comparison.timing import TimeSample, decode_sample, prefill_sample, time_run, timed_rounds
 from sparsedash.engine.models.loading import LoadedModel, load_model, locate_model
 from sparsedash.reporting.deployment import timing_conditions
@@ -121,7 +121,7 @@ def _copy(loaded: LoadedModel) -> ResidentModel:
                 made[id(weight)] = torch.nn.Parameter(weight.detach().clone(), requires_grad=False)
             own[name] = None if weight is None else made[id(weight)]
         if own:
-            parts.append((module, own, {}, None))
+            parts.append(ModelPart(module, own, {}))
     return ResidentModel(parts)
 
 

@@ -147,7 +147,7 @@ def prune(
             made = prune_model(run, chosen, permille)
             with made.applied():
                 sparse = copy.deepcopy(given.loaded.model)
-            if isinstance(made, PrunedChannels) and made.gone:
+            if made.gone:
                 remove_blocks_(sparse, given.loaded.family.blocks, made.gone)
         pruned = Pruned(
             method=chosen,

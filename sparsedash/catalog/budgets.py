@@ -6,7 +6,7 @@ output head included; attention's own products grow with the context and are not
 token.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import get_args
 
 from sparsedash.catalog.model_shape import (
@@ -76,9 +76,9 @@ def reached(shape: ModelShape, widths: Sequence[int]) -> Reached:
     )
 
 
-def is_told(budget: Budget, found: Iterable[Reached]) -> bool:
-    """Whether a budget is worth a word: the KV cache only where some of it is gone."""
-    return budget != "kv-cache" or any(each.kv_cache for each in found)
+def removed_percent_field(budget: Budget) -> str:
+    """The name in documents and files of how much of a budget is gone."""
+    return f"{budget.replace('-', '_')}_removed_percent"
 
 
 def most_permille(shape: ModelShape, method: MethodSettings) -> int:

@@ -217,11 +217,10 @@ def _problem(form: Form, method: MethodSettings, model_type: str | None, *, is_e
         return f"it is quantised already. A sparse one is exported as gguf in {name} from the model before that"
     if form == "gguf" and model_type in NO_GGUF:
         return f"llama.cpp has no graph for {model_type}"
-    if method.takes_layers and form in ("padded", "masked"):
-        return "whole layers are gone, and nothing is left to fill up"
     if method.takes_layers:
-        counted = form == "gguf" and model_type in COUNTED_LAYERS
-        return f"llama.cpp takes from a layer's number which attention it has in {model_type}" if counted else ""
+        if form == "gguf" and model_type in COUNTED_LAYERS:
+            return f"llama.cpp takes from a layer's number which attention it has in {model_type}"
+        return "whole layers are gone, and nothing is left to fill up" if form in ("padded", "masked") else ""
     if method.compensation == "bias" and form != "gguf" and family is not None and len(family.inner) > 1:
         return "its blocks were given a bias, for which this family's stock code has no place"
     if not method.takes_channels:

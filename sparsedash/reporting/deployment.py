@@ -17,6 +17,7 @@ from sparsedash.catalog.presets import method_name
 from sparsedash.reporting import wording
 from sparsedash.reporting.charts.tradeoff_data import Gained, Reading
 from sparsedash.reporting.html import Table, Value
+from sparsedash.reporting.run_answer import quoted_method
 from sparsedash.reporting.run_results import Judged, RunResults
 from sparsedash.reporting.wording import NBSP, factor, percent, size
 from sparsedash.schema.export_settings import Export, Proof
@@ -124,7 +125,7 @@ def structure_sentence(backend: Backend, found: RunResults) -> str:
     if not (common := kinds[0].keys() & kinds[1].keys()):
         return ""
     pair = tuple(kind[max(common)] for kind in kinds)
-    narrower, fewer = names = [f"“{wording.method_title(each.method)}”" for each in pair]
+    narrower, fewer = names = [quoted_method(each.method) for each in pair]
     (lost,) = likelihood_differences([(pair[0].record, pair[1].record)])
     said = ["which loses less is not decided"]
     if lost.is_shown:

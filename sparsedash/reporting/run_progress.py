@@ -222,8 +222,9 @@ class _Forecast:
             return foreseen
         # The first model of a method makes what its others share.
         method = unit[1]
-        orders = method and (method.takes_layers or (method.takes_channels and method.eliminates))
-        shares = orders or (method and method.allocation == "curves")
+        shares = method and (
+            method.takes_layers or (method.takes_channels and (method.eliminates or method.allocation == "curves"))
+        )
         return min(own[0] * (_SHARED if shares else 1.0), foreseen)
 
     def slower(self, unit: Unit) -> tuple[str, float] | None:

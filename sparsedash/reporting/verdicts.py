@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import exp, isinf
 
-from sparsedash.catalog.budgets import BUDGETS
+from sparsedash.catalog.budgets import BUDGETS, removed_percent_field
 from sparsedash.reporting import wording
 from sparsedash.reporting.html import Cell, Table, Value, element, escape
 from sparsedash.reporting.run_results import Judged, RunResults
@@ -273,8 +273,7 @@ def verdict_values(found: ToleranceVerdict) -> dict[str, Value]:
 
 def reached_percents(found: RunResults, model: Judged) -> dict[str, float]:
     """The share of every budget that is gone, for a file: channels_removed_percent and so on; zeros for dense."""
-    names = {budget: budget.replace("-", "_") for budget in BUDGETS}
-    return {f"{name}_removed_percent": 100 * found.removed(model, budget) for budget, name in names.items()}
+    return {removed_percent_field(budget): 100 * found.removed(model, budget) for budget in BUDGETS}
 
 
 def verdict_sign(found: ToleranceVerdict) -> str:

@@ -7,7 +7,7 @@ from functools import lru_cache
 from math import exp, isfinite, log
 from sys import float_info
 
-from sparsedash.catalog.budgets import BUDGET_TITLES, is_told
+from sparsedash.catalog.budgets import BUDGET_TITLES
 from sparsedash.catalog.choices import CALIBRATION_CORPORA, EVALUATION_CORPORA, MODELS
 from sparsedash.catalog.presets import method_name
 from sparsedash.catalog.resources import LeastMemory, RunDisk
@@ -276,7 +276,10 @@ def budget_titles(methods: Iterable[MethodSettings]) -> dict[Budget, str]:
 
 def measured_sparsity(made: Pruned) -> str:
     """ "measured 29.2 % of the MLP channels, 22.0 % of the blocks' weights, …": what is gone, of every budget."""
-    titles = {name: title for name, title in budget_titles([made.method]).items() if is_told(name, [made.reached])}
+    titles = budget_titles([made.method])
+    if not made.reached.kv_cache:
+        # Only whole layers take of it.
+        del titles["kv-cache"]
     return f"measured {', '.join(f'{percent(made.reached[each])} of the {title}' for each, title in titles.items())}"
 
 

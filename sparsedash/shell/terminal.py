@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from sparsedash.catalog import presets
-from sparsedash.catalog.budgets import BUDGET_TITLES, BUDGETS
+from sparsedash.catalog.budgets import BUDGET_TITLES, BUDGETS, removed_percent_field
 from sparsedash.reporting import wording
 from sparsedash.reporting.html import readable
 from sparsedash.reporting.run_results import Results, RunResults, prompt_texts
@@ -106,7 +106,7 @@ def run_table(document: dict[str, Any]) -> Iterator[str]:
     run, again = settings_from_plain(RunSettings, settings), bool(document["model"]["source_type"])
     named, budget = run.names_methods, run.budget
     asked = "" if budget == "channels" else f"% of the {BUDGET_TITLES[budget]}"
-    shares = {budget: f"{budget.replace('-', '_')}_removed_percent" for budget in BUDGETS}
+    shares = {budget: removed_percent_field(budget) for budget in BUDGETS}
     if not any(answers[shares["kv-cache"]] for answers in sparse):
         del shares["kv-cache"]
     rows = [[asked, *shares, "last word", "last token", "word ppl", "broke", "fixed", "verdict"]]

@@ -13,7 +13,7 @@ from sparsedash.catalog.budgets import channel_share
 from sparsedash.catalog.resources import MISMATCH_PASSAGES, MISMATCH_TOKENS
 from sparsedash.engine.calibration.curves import CurveMeasurement, judged_text
 from sparsedash.engine.calibration.gradients import Masks, OnBlock, mask_gradients
-from sparsedash.engine.calibration.layer_order import Removal
+from sparsedash.engine.calibration.layer_order import layer_order
 from sparsedash.engine.calibration.statistics import (
     TOKEN_WEIGHTS,
     LazyWalk,
@@ -291,10 +291,14 @@ class Calibration:
         key, found = layers_key(self.keys.statistics, method), list[int]()
         if (known := self.store.get_artefact(key)) is not None:
             found = [int(index) for index in json.loads(known)]
-        removal = Removal(self.load(), self.read, method.saliency, method.seed)
-        for n in range(len(found), n_gone):
-            step = Step("calibrate", n, n_gone, unit="layers", message="measuring the model without each layer")
-            found.append(removal.next(found, lambda share, step=step: self.on_step(replace(step, ahead=share))))  # type: ignore[misc]
+
+        def on_part(share: float) -> None:
+            words = "measuring the model without each layer"
+            self.on_step(Step("calibrate", len(found), n_gone, unit="layers", message=words, ahead=share))
+
+        order = layer_order(self.load(), self.read, method, tuple(found), on_part)
+        while len(found) < n_gone:
+            found.append(next(order))
             self._put(key, json.dumps(found).encode(), "curves")
         return found[:n_gone]
 

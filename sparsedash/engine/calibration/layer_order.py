@@ -1,11 +1,9 @@
-"""The order in which whole layers are removed: by what the model loses without them, by their influence, or at random.
+"""The order in which whole layers are removed: by their influence, by what the model loses without them, or at random.
 
-An order is nested: what goes at 10 % goes at 20 % too. To add one: a function of `Removal` and a row.
+An order is nested: what goes at 10 % goes at 20 % too. To add one: a generator and a row.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Callable, Iterator, Sequence
 from math import isfinite
 from random import Random
 
@@ -16,77 +14,73 @@ from sparsedash.engine.calibration.statistics import BATCH_TOKENS
 from sparsedash.engine.models.decoder_blocks import BlockWalk, batches_by_length
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.schema.errors import CalibrationError
+from sparsedash.schema.method_settings import MethodSettings
+
+Sequences = Callable[[], Sequence[Sequence[int]]]
+"""Gives the calibration text, token ids."""
 
 
-@dataclass(eq=False)
-class Removal:
-    """Finds the next layer to remove. sequences: the calibration text, token ids. influences: once they are known."""
+def layer_order(
+    loaded: LoadedModel, sequences: Sequences, method: MethodSettings, known: Sequence[int], on_part: OnPart
+) -> Iterator[int]:
+    """The layers in the order of their removal, behind those that are known; found as far as they are asked for.
 
-    loaded: LoadedModel
-    sequences: Callable[[], Sequence[Sequence[int]]]
-    saliency: str
-    seed: int
-    influences: list[float] = field(default_factory=list)
+    on_part: called with the share of the work on the next one that is done; may raise.
+    """
+    return LAYER_SALIENCIES[method.saliency](loaded, sequences, method, known, on_part)
 
-    def next(self, gone: Sequence[int], on_part: OnPart) -> int:
-        """The layer that goes after these. on_part: called with the share of the work that is done; may raise."""
-        return LAYER_SALIENCIES[self.saliency](self, gone, on_part)
 
-    @cached_property
-    def _drawn(self) -> list[int]:
-        n = len(self.loaded.blocks)
-        return Random(self.seed).sample(range(n), n)
+def by_chance(
+    loaded: LoadedModel, sequences: Sequences, method: MethodSettings, known: Sequence[int], on_part: OnPart
+) -> Iterator[int]:
+    """In an order that the seed draws."""
+    n = len(loaded.blocks)
+    yield from Random(method.seed).sample(range(n), n)[len(known) :]
 
-    def by_chance(self, gone: Sequence[int], on_part: OnPart) -> int:
-        """In an order that the seed draws."""
-        return self._drawn[len(gone)]
 
-    @torch.no_grad()
-    def by_influence(self, gone: Sequence[int], on_part: OnPart) -> int:
-        """The least influence first: 1 - the mean cosine between the residual stream before and after a block.
+def by_influence(
+    loaded: LoadedModel, sequences: Sequences, method: MethodSettings, known: Sequence[int], on_part: OnPart
+) -> Iterator[int]:
+    """The least influence first. Source: ShortGPT, arXiv:2403.03853."""
+    found = _influences(loaded, sequences(), on_part)
+    yield from sorted(range(len(found)), key=found.__getitem__)[len(known) :]
 
-        Source: ShortGPT, arXiv:2403.03853.
-        """
-        if not self.influences:
-            self.influences = self._measured_influences(on_part)
-        return min(set(range(len(self.influences))) - set(gone), key=lambda index: (self.influences[index], index))
 
-    def _measured_influences(self, on_part: OnPart) -> list[float]:
-        """Of each block, over all tokens."""
-        loaded, found = self.loaded, list[float]()
-        pad = loaded.tokenizer.pad_token_id or 0
-        batches = [batch for _, batch in batches_by_length(self.sequences(), BATCH_TOKENS, pad, loaded.model.device)]
-        walk = BlockWalk(loaded.model.base_model, loaded.blocks, batches)
-        for index in range(len(loaded.blocks)):
-            on_part(index / len(loaded.blocks))
-            before, total, n_tokens = walk.hidden, 0.0, 0
-            for number in walk.step(index):
-                real = batches[number].mask.bool()
-                old, new = (own[real].float() for own in (before[number], walk.hidden[number]))
-                cosines = torch.cosine_similarity(old, new, dim=-1)
-                total, n_tokens = total + float(cosines.sum()), n_tokens + len(cosines)
-            found.append(1 - total / n_tokens)
-        return found
+@torch.no_grad()
+def _influences(loaded: LoadedModel, sequences: Sequence[Sequence[int]], on_part: OnPart) -> list[float]:
+    """Of each block 1 - the mean cosine, over all tokens, between the residual stream before and after it."""
+    found, pad = list[float](), loaded.tokenizer.pad_token_id or 0
+    batches = [batch for _, batch in batches_by_length(sequences, BATCH_TOKENS, pad, loaded.model.device)]
+    walk = BlockWalk(loaded.model.base_model, loaded.blocks, batches)
+    for index in range(len(loaded.blocks)):
+        on_part(index / len(loaded.blocks))
+        before, total, n_tokens = walk.hidden, 0.0, 0
+        for number in walk.step(index):
+            real = batches[number].mask.bool()
+            old, new = (own[real].float() for own in (before[number], walk.hidden[number]))
+            cosines = torch.cosine_similarity(old, new, dim=-1)
+            total, n_tokens = total + float(cosines.sum()), n_tokens + len(cosines)
+        found.append(1 - total / n_tokens)
+    return found
 
-    @cached_property
-    def _measurement(self) -> CurveMeasurement:
-        return CurveMeasurement(self.loaded, layer_text(self.sequences()), by=self.saliency)
 
-    def by_loss(self, gone: Sequence[int], on_part: OnPart) -> int:
-        """The one without which the model loses least, measured anew after each.
+def by_loss(
+    loaded: LoadedModel, sequences: Sequences, method: MethodSettings, known: Sequence[int], on_part: OnPart
+) -> Iterator[int]:
+    """The one without which the model loses least, measured anew after each.
 
-        Source: SLEB, arXiv:2402.09025, by the perplexity of the text; here also by the divergence from dense. Raises
-        CalibrationError where a loss is not finite.
-        """
-        found = self._measurement.losses_without(gone, on_part)
+    Source: SLEB, arXiv:2402.09025, by the perplexity of the text; here also by the divergence from dense. Raises
+    CalibrationError where a loss is not finite.
+    """
+    measurement, gone = CurveMeasurement(loaded, layer_text(sequences()), by=method.saliency), list(known)
+    while len(gone) < len(loaded.blocks):
+        found = measurement.losses_without(gone, on_part)
         if not all(map(isfinite, found.values())):
             raise CalibrationError("Without one of its layers, predictions are not finite.", "Use float32.")
-        return min(found, key=lambda each: (found[each], each))
+        gone.append(min(found, key=found.__getitem__))
+        yield gone[-1]
 
 
-LAYER_SALIENCIES: dict[str, Callable[[Removal, Sequence[int], OnPart], int]] = {
-    "random": Removal.by_chance,
-    "block-influence": Removal.by_influence,
-    "perplexity": Removal.by_loss,
-    "divergence": Removal.by_loss,
-}
+LAYER_SALIENCIES: dict[
+    str, Callable[[LoadedModel, Sequences, MethodSettings, Sequence[int], OnPart], Iterator[int]]
+] = {"random": by_chance, "block-influence": by_influence, "perplexity": by_loss, "divergence": by_loss}

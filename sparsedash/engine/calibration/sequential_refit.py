@@ -63,22 +63,17 @@ def refit_sequentially(
     def report() -> None:
         on_step(Step("prune", next(steps), passes * len(loaded.blocks) * len(batches), unit="batches"))
 
-    def lead(first: int) -> None:
-        """Take the dense model through this block and those behind it that are gone."""
-        for index in range(first, len(narrowed)):
-            if index > first and not narrowed[index].is_gone:
-                break
-            for _ in dense.step(index):
-                report()
-
     report()
-    if first == 0 and narrowed[0].is_gone:
-        lead(0)
+    # Of the dense model, which goes ahead through layers that are gone; an interrupted one had done so.
+    n_through = 0 if first == 0 else _next_kept(narrowed, first)
     for index, (mlp, narrow) in list(enumerate(zip(loaded.mlps, narrowed, strict=True)))[first:]:
         if narrow.is_gone:
             yield index, narrow
             continue
-        lead(index)
+        while n_through < _next_kept(narrowed, index + 1):
+            for _ in dense.step(n_through):
+                report()
+            n_through += 1
         before, sums = [] if adds else sparse.hidden, _Sums(mlp)
         inputs: list[Tensor] = []
         with capture_inputs([mlp.out], [inputs.append]):
@@ -101,6 +96,11 @@ def refit_sequentially(
                     report()
         if checkpoint:
             checkpoint.reached(index + 1, dense, sparse)
+
+
+def _next_kept(narrowed: Sequence[PrunedMlp], index: int) -> int:
+    """The first layer from this one on that is not gone; behind the last one their number."""
+    return next((place for place in range(index, len(narrowed)) if not narrowed[place].is_gone), len(narrowed))
 
 
 def _adds_output(loaded: LoadedModel, batch: Batch) -> bool:

@@ -7,7 +7,7 @@ import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,15 +23,20 @@ from sparsedash.storage.store import Store
 ROOM_BYTES = 2 * 2**30
 
 
+class ModelPart(NamedTuple):
+    """A module with its parameters and widths. forward: of a layer that is gone, and whose modules are no parts."""
+
+    module: nn.Module
+    weights: dict[str, nn.Parameter | None]
+    widths: dict[str, int]
+    forward: Callable[..., Any] | None = None
+
+
 @dataclass(frozen=True, eq=False)
 class ResidentModel:
-    """A model in a set of modules that it shares with others.
+    """A model in a set of modules that it shares with others."""
 
-    parts: each module, its parameters, its widths, and its own forward where it has one: that of a layer which is gone,
-    and of which no other module is a part.
-    """
-
-    parts: list[tuple[nn.Module, dict[str, nn.Parameter | None], dict[str, int], Callable[..., Any] | None]]
+    parts: list[ModelPart]
 
     @classmethod
     def of(cls, model: nn.Module) -> "ResidentModel":
@@ -40,7 +45,7 @@ class ResidentModel:
         inside = {part for module in skipped for part in module.modules()} - set(skipped)
         return cls(
             [
-                (
+                ModelPart(
                     module,
                     dict(module._parameters),
                     {name: n for name, n in vars(module).items() if type(n) is int},
@@ -63,9 +68,7 @@ class ResidentModel:
     @property
     def weights(self) -> list[nn.Parameter]:
         """All its weights; those that two modules share count once."""
-        return list(
-            {id(own): own for _, weights, *_ in self.parts for own in weights.values() if own is not None}.values()
-        )
+        return list({id(own): own for part in self.parts for own in part.weights.values() if own is not None}.values())
 
     @property
     def n_bytes(self) -> int:
@@ -166,12 +169,13 @@ def _rebuild(record: Record, store: Store, on_step: OnStep, shelf: ModelShelf) -
     dense = ResidentModel.of(made.loaded.model)
     with made.sparse.applied():
         sparse = ResidentModel.of(made.loaded.model)
-    usual = {part[0]: part for part in dense.parts}
-    pairs = ((usual[after[0]], after) for after in sparse.parts)
+    usual = {part.module: part for part in dense.parts}
+    pairs = ((usual[after.module], after) for after in sparse.parts)
     changed = [
         (before, after)
         for before, after in pairs
-        if before[2:] != after[2:] or any(before[1][name] is not weight for name, weight in after[1].items())
+        if (before.widths, before.forward) != (after.widths, after.forward)
+        or any(before.weights[name] is not weight for name, weight in after.weights.items())
     ]
     dense, sparse = (ResidentModel([pair[side] for pair in changed]) for side in (0, 1))
     return RecordModel(made.loaded, dense, sparse)
@@ -204,7 +208,7 @@ def both_resident(
 
     def recast(of: ResidentModel) -> ResidentModel:
         return ResidentModel(
-            [(part[0], {name: copied(w) for name, w in part[1].items()}, *part[2:]) for part in of.parts]
+            [part._replace(weights={name: copied(w) for name, w in part.weights.items()}) for part in of.parts]
         )
 
     try:

@@ -3,7 +3,7 @@
 import json
 import shutil
 import stat
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,7 @@ def write_folder(
     config = json.loads((base.folder / "config.json").read_text(encoding="utf-8"))
     if width and loaded.family.width:
         config[loaded.family.width] = width
-    if gone := _gone(made):
+    if gone := made.gone:
         kept = [index for index in range(len(loaded.blocks)) if index not in gone]
         config |= fewer_layers(loaded.model.config.to_dict(), kept)
     # Otherwise a loader would round float32 weights to the type of the base.
@@ -87,7 +87,7 @@ def write_folder(
 
 def _all_tensors(made: SparseModel, width: int | None, dtype: torch.dtype, on_part: OnPart) -> dict[str, Tensor]:
     """Every tensor of the file by its name, on the CPU; shared ones once. on_part: as many are left for writing."""
-    loaded, changed, gone = made.loaded, dict[str, Tensor](), _gone(made)
+    loaded, changed, gone = made.loaded, dict[str, Tensor](), made.gone
     for index, block in enumerate(loaded.projections("decoder")):
         if index in gone:
             continue
@@ -122,11 +122,6 @@ def _all_tensors(made: SparseModel, width: int | None, dtype: torch.dtype, on_pa
             )
         loaded.residency.drop()
     return cast
-
-
-def _gone(made: SparseModel) -> Sequence[int]:
-    """The layers that are gone as a whole."""
-    return made.gone if isinstance(made, PrunedChannels) else ()
 
 
 def _write_json(file: Path, value: Mapping[str, Any]) -> None:

@@ -65,8 +65,7 @@ def model_card(facts: CardFacts) -> str:
     """README.md: metadata and text."""
     made, settings, proof, written = facts.sparse.pruned, facts.settings, facts.proof, facts.written
     assert made is not None
-    channels, layers = made.method.takes_channels, made.method.takes_layers
-    is_gguf, hub = settings.form == "gguf", hub_name(facts.sparse)
+    channels, is_gguf, hub = made.method.takes_channels, settings.form == "gguf", hub_name(facts.sparse)
     licence = base_licence(facts.source, facts.sparse)
     data = ModelCardData(
         base_model=hub or None,
@@ -76,9 +75,7 @@ def model_card(facts: CardFacts) -> str:
         tags=["pruned", *_KIND_TAGS.get(made.method.pattern, ()), *(["gguf"] if is_gguf else [])],
     )
     base = _code(hub or public_model(facts.sparse))
-    removed = "inner channels of the MLPs were removed" if channels else "single weights were set to zero"
-    if layers:
-        removed = "whole layers were removed"
+    removed, gone = _removed_words(made)
     if made.healed and made.healed.kept_step:
         removed += ", and the MLPs and norms that are left were trained to predict as the dense model does,"
     note = "" if channels else "Zeros alone make a model neither smaller nor faster."
@@ -95,9 +92,6 @@ tokenizer = AutoTokenizer.from_pretrained("PATH")
 ```"""
     if is_gguf:
         usage = f"```sh\nllama-cli -m {shlex.quote(_line(written.file))} -p 'Once upon a time'\n```"
-    gone = f"{100 * made.reached.channels:.1f} % of the MLPs' {'channels' if channels else 'weights'}"
-    if layers:
-        gone = f"{removed_layers(made.widths)} of {len(made.widths)} layers"
     text = f"""# {base}, pruned by {gone}
 
 A sparse model of {base}: {removed} by SparseDash, {100 * made.reached.weights:.1f} % of the decoder blocks' weights.
@@ -216,6 +210,16 @@ def _code(text: str) -> str:
 def _line(text: str) -> str:
     """Foreign text on one line, with every character visible."""
     return visible(" ".join(text.split()))
+
+
+def _removed_words(made: Pruned) -> tuple[str, str]:
+    """What was done, as a sentence without its end, and how much is gone."""
+    if made.method.takes_layers:
+        return "whole layers were removed", f"{removed_layers(made.widths)} of {len(made.widths)} layers"
+    share = f"{100 * made.reached.channels:.1f} % of the MLPs'"
+    if made.method.takes_channels:
+        return "inner channels of the MLPs were removed", f"{share} channels"
+    return "single weights were set to zero", f"{share} weights"
 
 
 def _making_table(facts: CardFacts, made: Pruned, licence: str) -> str:

@@ -51,9 +51,7 @@ class BlockWalk:
         caches: one for each batch, filled block by block; none where nothing is written on.
         """
         self._blocks, self._batches = blocks, batches
-        if body not in _TUPLES:
-            _TUPLES[body] = _returns_tuples(body, blocks, batches[0])
-        self._tuples = _TUPLES[body]
+        self._tuples = _returns_tuples(body, blocks)
         entered = [self._enter(body, *own) for own in zip(batches, caches or [None] * len(batches), strict=True)]
         self._calls = [calls for _, calls in entered]
         self._hidden = [hidden for hidden, _ in entered]
@@ -151,18 +149,15 @@ def skipping(body: nn.Module, blocks: Sequence[nn.Module], gone: Collection[int]
     if not gone:
         yield
         return
-    if body not in _TUPLES:
-        one = torch.zeros(1, 1, dtype=torch.long, device=next(body.parameters()).device)
-        _TUPLES[body] = _returns_tuples(body, blocks, Batch(one, torch.ones_like(one)))
-    is_tuple = _TUPLES[body]
+    is_tuple = _returns_tuples(body, blocks)
 
     def skip(index: int, *args: Any, **kwargs: Any) -> Any:
         hidden = args[0] if args else kwargs["hidden_states"]
         for cache in (*args, *kwargs.values()):
             if isinstance(cache, Cache):
                 # A cache counts no tokens by keys without a number.
-                one = hidden.new_zeros(len(hidden), 1, hidden.shape[1], 1)
-                cache.update(one, one, index)
+                nothing = hidden.new_zeros(len(hidden), 1, hidden.shape[1], 1)
+                cache.update(nothing, nothing, index)
         return (hidden,) if is_tuple else hidden
 
     chosen = sorted(gone)
@@ -201,16 +196,19 @@ def forward_replaced(blocks: Sequence[nn.Module], stubs: Sequence[Any]) -> Itera
                 block.forward = own
 
 
-def _returns_tuples(body: nn.Module, blocks: Sequence[nn.Module], batch: Batch) -> bool:
-    """Whether the blocks of this family return (hidden,) or hidden, seen on one token of the first."""
+def _returns_tuples(body: nn.Module, blocks: Sequence[nn.Module]) -> bool:
+    """Whether the blocks of this model return (hidden,) or hidden, seen once on one token of the first."""
+    if body in _TUPLES:
+        return _TUPLES[body]
     seen: list[Any] = []
+    one = torch.zeros(1, 1, dtype=torch.long, device=next(body.parameters()).device)
     handle = blocks[0].register_forward_hook(lambda module, inputs, output: seen.append(output))
     try:
         with forward_replaced(blocks[1:], [lambda *args, **kwargs: seen[0]] * (len(blocks) - 1)):
-            body(input_ids=batch.ids[:1, :1], use_cache=False)
+            body(input_ids=one, use_cache=False)
     finally:
         handle.remove()
-    return isinstance(seen[0], tuple)
+    return _TUPLES.setdefault(body, isinstance(seen[0], tuple))
 
 
 def batches_by_length(

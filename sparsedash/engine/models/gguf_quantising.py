@@ -107,7 +107,8 @@ def read_back(file: Path, dense_file: Path, made: NarrowedModel, weights: Weight
     said, blocks = GgufModel(reader, own), list[PrunedMlp]()
     found = said.weights(model.config)
     # By the layers' numbers in the dense model.
-    names = {renumbered(name, loaded.family.blocks, made.gone): name for name in _all_names(model)}
+    own_names = (name for name, _ in model.named_parameters(remove_duplicate=False))
+    names = {renumbered(name, loaded.family.blocks, made.gone): name for name in own_names}
     found = {names.get(name, name): value for name, value in found.items()}
     kinds = {names.get(name, name): kind for name, kind in said.kinds.items()}
     each_its_own = reader.values["general.architecture"] != own
@@ -166,10 +167,6 @@ def _narrowed(made: NarrowedModel, narrow: PrunedMlp, there: dict[str, Tensor]) 
         out_bias=there.get(f"{family.out}.bias"),
         inner=tuple((rows(weight), None if bias is None else rows(bias)) for weight, bias in inner),
     )
-
-
-def _all_names(model: nn.Module) -> list[str]:
-    return [name for name, _ in model.named_parameters(remove_duplicate=False)]
 
 
 def _others(

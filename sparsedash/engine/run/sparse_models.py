@@ -89,12 +89,13 @@ class PrunedChannels:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class MaskedWeights:
-    """A model of the same shape with zeros among a scope's weights. groups: see `shared_inputs`."""
+    """A model of the same shape with zeros among a scope's weights. groups: see `shared_inputs`. gone: no layer."""
 
     loaded: LoadedModel
     scope: Scope
     blocks: Sequence[MaskedBlock]
     groups: list[list[list[str]]]
+    gone: Sequence[int] = ()
 
     def round_(self, index: int) -> None:
         """Nothing: its weights are made in the model's own type."""

@@ -2,7 +2,7 @@
 
 import copy
 from dataclasses import replace
-from itertools import pairwise
+from itertools import islice, pairwise
 
 import pytest
 import torch
@@ -12,8 +12,8 @@ import sparsedash
 from sparsedash.catalog.budgets import BUDGETS
 from sparsedash.catalog.families import FAMILIES
 from sparsedash.catalog.presets import method_named
-from sparsedash.engine.calibration import curves
-from sparsedash.engine.calibration.layer_order import Removal
+from sparsedash.engine.calibration import calibration_cache, curves
+from sparsedash.engine.calibration.layer_order import layer_order
 from sparsedash.engine.comparison.model_pair import ModelPairCache, both_resident
 from sparsedash.engine.healing import healing
 from sparsedash.engine.models.decoder_blocks import roomy_cache, skipping
@@ -25,7 +25,7 @@ from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Record, Run
 from tests.engine.conftest import passages
 from tests.engine.export.conftest import exported
-from tests.engine.run.small_runs import RANDOM, SHELF, count_calls, fresh_records, must_not_run, ran, records
+from tests.engine.run.small_runs import RANDOM, SHELF, fresh_records, must_not_run, ran, records
 from tests.engine.tiny import tiny_loaded, tiny_model, tiny_tokenizer
 
 LAYERS, SLEB, SHORTGPT = (method_named(name) for name in ("layers", "sleb", "shortgpt"))
@@ -69,7 +69,8 @@ def test_a_model_without_layers_reads_and_writes_as_one_that_never_had_them(mode
 def test_each_time_the_layer_goes_without_which_the_loss_is_least(saliency, monkeypatch):
     monkeypatch.setattr(curves, "judged_tokens", lambda vocabulary: 10_000)
     loaded = tiny_loaded("llama", num_hidden_layers=5)
-    removal, order, ids = Removal(loaded, lambda: TEXT, saliency, 0), list[int](), torch.tensor(TEXT)
+    method, order, ids = replace(SLEB, saliency=saliency), list[int](), torch.tensor(TEXT)
+    removed = layer_order(loaded, lambda: TEXT, method, (), lambda share: None)
     dense = loaded.model(ids).logits.log_softmax(-1)
 
     def loss(gone):
@@ -80,7 +81,7 @@ def test_each_time_the_layer_goes_without_which_the_loss_is_least(saliency, monk
         return float((dense.exp() * (dense - scores)).sum(-1).mean())
 
     for _ in range(3):
-        order.append(removal.next(order, lambda share: None))
+        order.append(next(removed))
         losses = {index: loss({*order[:-1], index}) for index in range(5) if index not in order[:-1]}
         assert order[-1] == min(losses, key=losses.__getitem__)
 
@@ -97,11 +98,10 @@ def test_influence_is_how_much_a_block_turns_the_stream_and_chance_is_drawn_by_t
     states = [*states[:-1], hooked[0][0] if isinstance(hooked[0], tuple) else hooked[0]]
     pairs = pairwise(states)
     turned = [1 - float(torch.cosine_similarity(before, after, dim=-1).mean()) for before, after in pairs]
-    removal, order = Removal(loaded, lambda: TEXT, "block-influence", 0), list[int]()
-    for _ in range(4):
-        order.append(removal.next(order, lambda share: None))
+    order = list(islice(layer_order(loaded, lambda: TEXT, SHORTGPT, (), lambda share: None), 4))
     assert order == sorted(range(5), key=turned.__getitem__)[:4]
-    drawn = [[Removal(loaded, list, "random", seed).next([0] * n, must_not_run) for n in range(5)] for seed in (1, 2)]
+    chance = method_named("random-layers")
+    drawn = [list(layer_order(loaded, list, replace(chance, seed=seed), (), must_not_run)) for seed in (1, 2)]
     assert sorted(drawn[0]) == sorted(drawn[1]) == list(range(5)) and drawn[0] != drawn[1]
 
 
@@ -111,7 +111,10 @@ def asked(settings):
 
 
 def test_a_run_says_which_layers_went_and_the_second_sparsity_finds_the_order(asked, store, monkeypatch):
-    tried = count_calls(monkeypatch, Removal, "next")
+    tried, found = [], calibration_cache.layer_order
+    monkeypatch.setattr(
+        calibration_cache, "layer_order", lambda *given: (tried.append(each) or each for each in found(*given))
+    )
     run = ran(asked, store)
     dense, *sparse = records(store, run)
     # Two of three at most, each one found once.
