@@ -36,8 +36,10 @@ def form_address(settings: RunSettings | FindSettings) -> Query | None:
     """
     search = isinstance(settings, FindSettings)
     run = settings.run((1,)) if isinstance(settings, FindSettings) else settings
-    widths = {method.width_multiple for method in run.methods}
     usual = MethodSettings()
+    widths = {method.width_multiple for method in run.methods if method.uses("width_multiple")} or {
+        usual.width_multiple
+    }
     steps = max(method.heal_steps for method in run.methods)
     kinds = run.quantised_to
     plain = replace(run, methods=tuple(dict.fromkeys(method.unhealed.unquantised for method in run.methods)))

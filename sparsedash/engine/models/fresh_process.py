@@ -38,6 +38,10 @@ def talking_to(program: str, arguments: Sequence[str], *, failed: str) -> Iterat
             yield ask
         finally:
             process.kill()
+            assert process.stdin, "a pipe"
+            # A line that could not be written is still in its buffer.
+            with suppress(BrokenPipeError):
+                process.stdin.close()
 
 
 def run_program(

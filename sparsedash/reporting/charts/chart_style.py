@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from statistics import fmean
+from textwrap import wrap
 from typing import Any, Literal, NamedTuple, get_args
 
 Theme = Literal["light", "dark"]
@@ -226,15 +227,13 @@ def plain(text: str) -> str:
 
 
 def wrap_label(text: str, sign: str = "", longest: int = LONGEST) -> list[str]:
-    """The text on one line of this length at most, or on two of about the same, cut after a space or a hyphen.
+    """The text on as few lines of this length as can be, all about as long, cut after a space or a hyphen.
 
     sign: stands before it.
     """
-    cuts = [i + 1 for i, letter in enumerate(text[:-1]) if letter in " -"]
-    if len(text) <= longest or not cuts:
-        return [sign + text]
-    cut = min(cuts, key=lambda at: max(len(text[:at].rstrip()), len(text[at:])))
-    return [sign + text[:cut].rstrip(), text[cut:]]
+    lines = [wrap(text, width, break_long_words=False) for width in range(1, longest + 1)]
+    first, *others = next(own for own in lines if len(own) == len(lines[-1]))
+    return [sign + first, *others]
 
 
 def spread_apart(wanted: Sequence[float], heights: Sequence[float], room: float | None = None) -> list[float]:

@@ -113,9 +113,10 @@ def test_a_drawn_chart_is_repainted_from_either_theme_to_the_other():
         ("retrain-free (published)", "■ ", ["■ retrain-free", "(published)"]),
         ("least-squares-by-curves", "", ["least-squares-", "by-curves"]),
         ("incomprehensibilities", "", ["incomprehensibilities"]),
+        ("obs + bias (multiples of 64)", "■ ", ["■ obs + bias", "(multiples", "of 64)"]),
     ],
 )
-def test_a_long_label_is_cut_where_both_lines_are_short(text, sign, lines):
+def test_a_long_label_is_cut_where_all_lines_are_short(text, sign, lines):
     assert wrap_label(text, sign) == lines
     assert max(len(line) for method in METHODS for line in wrap_label(method.name)) <= 14
 
