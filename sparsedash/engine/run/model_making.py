@@ -273,8 +273,9 @@ def _refitted(
 
     if not all(map(has, range(len(chosen)))):
         walked = WalkCheckpoint(checkpoint, f"{key}/hidden", has)
-        sequences, on_step = run.calibration(method).read(), run.log.on_step
-        args = run.loaded, sequences, list(chosen), method.damping, method.strength, on_step, walked
+        calibration, on_step = run.calibration(method), run.log.on_step
+        run.log.warn(calibration.few_tokens_warning)
+        args = run.loaded, calibration.read(), list(chosen), method.damping, method.strength, on_step, walked
         for index, narrow in refit_sequentially(*args):
             store.put_artefact(f"{key}/{index}", _pack_narrowed(narrow), about)
             found[index] = narrow

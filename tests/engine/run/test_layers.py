@@ -125,6 +125,8 @@ def test_a_run_says_which_layers_went_and_the_second_sparsity_finds_the_order(as
     assert made.reached.kv_cache == made.reached.channels == made.reached.weights == pytest.approx(1 / 3)
     assert not (made.layer_errors or made.passage_errors or made.held_out_errors)
     assert len({each.outcomes for each in (dense, *sparse)}) == 5
+    # No statistics of MLPs, which layers do not need.
+    assert "calibrate" not in run.seconds
     # Taking over tells the two apart, also where they lose the same layer.
     assert records(store, ran(asked, store)) == [dense, *sparse]
 
@@ -138,7 +140,7 @@ def test_its_neighbours_bring_the_stream_nearer_to_dense():
     model, tokenizer, texts = tiny_model("llama", num_hidden_layers=5), tiny_tokenizer(), passages(40)
     bare = replace(LAYERS, compensation="none")
     more = {"share": 0.4, "n_samples": 40, "length": 32}
-    with pytest.warns(UserWarning):
+    with pytest.warns(UserWarning, match="per channel"):
         made = [sparsedash.prune(model, tokenizer, texts, method=method, **more) for method in (LAYERS, bare)]
     assert made[0].pruned.widths == made[1].pruned.widths
     ids = torch.tensor([tokenizer(text)["input_ids"][:20] for text in texts if len(tokenizer(text)["input_ids"]) > 20])
