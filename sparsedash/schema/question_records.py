@@ -112,7 +112,7 @@ def pool_parts(sets: Iterable[QuestionSet]) -> list[QuestionSet]:
     tasks = defaultdict[str, list[QuestionSet]](list)
     for found in sets:
         tasks[found.task].append(found)
-    return [_pool(parts) for parts in tasks.values()]
+    return [parts[0] if len(parts) == 1 else _pool(parts) for parts in tasks.values()]
 
 
 def _pool(parts: Sequence[QuestionSet]) -> QuestionSet:

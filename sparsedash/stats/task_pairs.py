@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 from sparsedash.schema.errors import CorpusError
 from sparsedash.schema.question_records import AnsweredQuestion, QuestionSet, pool_parts
@@ -33,13 +34,13 @@ def pair_answers(dense: QuestionSet, other: QuestionSet) -> TaskPair:
     pairs = [(one, known[key]) for key, one in asked.items() if key in known]
     if not pairs:
         raise CorpusError(f"The two have no question of {task} in common.")
-    for unequal, n in (
-        ("were asked differently: another prompt", sum(one.prompt_hash != two.prompt_hash for one, two in pairs)),
-        ("expect different answers", sum(one.target_hash != two.target_hash for one, two in pairs)),
-        ("were answered in different ways", sum(_form(one) != _form(two) for one, two in pairs)),
-        ("were asked differently: other choices", sum(_texts(one) != _texts(two) for one, two in pairs)),
+    for unequal, of in (
+        ("were asked differently: another prompt", attrgetter("prompt_hash")),
+        ("expect different answers", attrgetter("target_hash")),
+        ("were answered in different ways", attrgetter("kind", "n_bytes", "n_words")),
+        ("were asked differently: other choices", lambda question: [each.text for each in question.choices]),
     ):
-        if n:
+        if n := sum(of(one) != of(two) for one, two in pairs):
             raise CorpusError(
                 f"{n:,} of {len(pairs):,} questions of {task} {unequal}.",
                 "Ask both models with the same program, examples and template.",
@@ -55,14 +56,6 @@ def _by_document(answers: QuestionSet, in_parts: bool) -> dict[tuple[str, str, i
         found[*name, seen[name]] = question
         seen[name] += 1
     return found
-
-
-def _form(question: AnsweredQuestion) -> tuple[object, ...]:
-    return question.kind, question.n_bytes, question.n_words
-
-
-def _texts(question: AnsweredQuestion) -> list[str]:
-    return [each.text for each in question.choices]
 
 
 def pair_tasks(dense: Sequence[QuestionSet], other: Sequence[QuestionSet]) -> tuple[list[TaskPair], list[str]]:
