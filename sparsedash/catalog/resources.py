@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from sparsedash.catalog.budgets import channel_share
 from sparsedash.catalog.choices import EVALUATION_CORPORA
+from sparsedash.catalog.families import is_gguf
 from sparsedash.catalog.model_shape import WEIGHT_BYTES, ModelShape, listed_shape
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.find_settings import planned_run, run_or_find_settings
@@ -335,6 +336,9 @@ def run_disk(shape: ModelShape, settings: RunSettings, n_passages: int, *, strea
     if streamed and shape.stored_bytes != itemsize:
         # A copy in the run's own type, which can be read block by block.
         stays += shape.n_parameters * itemsize
+    if settings.quantised_to and not is_gguf(settings.model):
+        # The dense model's GGUF file, in the checkpoint's own type.
+        stays += shape.n_parameters * shape.stored_bytes
     streams = (1 + bool(sequential)) * calibration.n_samples * calibration.length * shape.hidden * itemsize
     models = sorted(_model_bytes(shape, method, permille, itemsize) for method, permille in settings.points)
     passing = [streams, max(models, default=0)]

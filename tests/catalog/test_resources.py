@@ -131,6 +131,8 @@ def test_quantising_takes_all_weights_twice_with_two_predictions_and_a_file_in_s
     found = least_memory(SMALL, asked)
     assert (found.purpose, found.beside_bytes) == ("quantising", 2 * (copy + scores))
     assert run_disk(SMALL, asked, 1, streamed=False).passing_bytes >= 5 * SMALL.n_parameters
+    file, folder = (run_disk(SMALL, replace(asked, model=each), 1, streamed=False) for each in ("a.gguf", "owner/name"))
+    assert folder.stays_bytes - file.stays_bytes == SMALL.n_parameters * SMALL.stored_bytes
 
 
 def test_text_that_the_model_writes_takes_the_caches_of_as_many_texts_as_are_written_at_once():
