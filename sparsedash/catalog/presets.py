@@ -23,7 +23,7 @@ class Method:
 
 _USUAL, _BARE = MethodSettings(), MethodSettings(compensation="none")
 _BY_CURVES = MethodSettings(saliency="obs", allocation="curves", damping=0.1, plain_text=0.5)
-_SPARSEGPT = MethodSettings(saliency="obs", pattern="1x1", scope="decoder")
+_SPARSEGPT = MethodSettings(saliency="obs", pattern="1x1", compensation="sequential", scope="decoder")
 _WANDA = MethodSettings(compensation="none", pattern="1x1", scope="decoder")
 _BY_SIZE = replace(_WANDA, saliency="magnitude")
 _LAYERS = MethodSettings(pattern="layer", saliency="perplexity", compensation="none")
@@ -74,7 +74,11 @@ METHODS = (
         replace(_LAYERS, saliency="block-influence"),
     ),
     Method("random-layers", "whole layers at random: the baseline", replace(_LAYERS, saliency="random")),
-    Method("sparsegpt", "single weights of all projections that the rest can best replace; then refitted", _SPARSEGPT),
+    Method(
+        "sparsegpt",
+        "single weights of all projections that the rest can best replace, layer after layer on what is already sparse",
+        _SPARSEGPT,
+    ),
     Method("wanda", "single weights of all projections by weight times input, nothing refitted", _WANDA),
     Method("magnitude-weights", "single weights of all projections by size, nothing refitted", _BY_SIZE),
     Method(

@@ -57,6 +57,8 @@ HELD_OUT_EVERY, HELD_OUT_TOKENS = 16, 512
 
 HEAL_BATCH_TOKENS, HEAL_PASS_TOKENS = 2048, 512
 """Tokens of a step of healing, and of the passes that its gradient is gathered from; longer sequences are cut."""
+HEAL_TEXT_TOKENS = 2**18
+"""Tokens of different text that healing reads at most: the dense model's last hidden states of all are in memory."""
 HEALED_WEIGHT_BYTES = 40
 """Bytes that healing takes for each weight that it trains, in either number format: as measured. Two copies, gradient,
 moments and best value would be 24.
@@ -168,9 +170,9 @@ def least_memory(shape: ModelShape, settings: RunSettings, *, streamed: bool = F
         # As they are read back from the file, and as the model keeps them; what it predicts, beside dense.
         "quantising": 2 * (copy + scores),
     }
-    if any(method.compensation == "sequential" for method in settings.methods):
-        # And the inner activations of one block.
-        beside["the sequential refit"] = 3 * streams + streams * m // d + moments
+    if walked := {method.takes_channels for method in settings.methods if method.compensation == "sequential"}:
+        # Channels are refitted beside the dense stream, with the inner activations of one block.
+        beside["the sequential refit"] = 2 * streams + moments + (streams + streams * m // d) * (True in walked)
     purpose = max(beside, key=beside.__getitem__)
     n_weights = shape.n_parameters
     if streamed:
@@ -238,7 +240,7 @@ def kept_bytes(widths: Sequence[int], hidden: int, settings: RunSettings, n_sequ
     if not collects_whole_moments(widths, settings):
         return gradients
     moments = len(shares_read(settings)) * sum(width * width for width in widths)
-    if any(not method.takes_channels for method in settings.methods):
+    if any(method.needs_statistics and not method.takes_channels for method in settings.methods):
         moments += 2 * hidden * hidden * len(widths)
     return 2 * moments + gradients
 
@@ -312,10 +314,14 @@ def _healing_bytes(shape: ModelShape, settings: RunSettings) -> int:
     if not healed:
         return 0
     weights = HEALED_WEIGHT_BYTES * max(healed)
-    n_read = settings.calibration.n_samples * settings.calibration.length
-    n_read = min(n_read, HEAL_BATCH_TOKENS * max(method.heal_steps for method in settings.methods))
+    n_read = max(heal_tokens(method.heal_steps) for method in settings.methods)
     passed = HEAL_PASS_TOKENS * n_blocks * (20 * d + 6 * m) * itemsize
     return weights + passed + 6 * 4 * HEAL_LOGITS + n_read * d * itemsize
+
+
+def heal_tokens(n_steps: int) -> int:
+    """Tokens of text that healing for so many steps reads, if there are so many."""
+    return min(HEAL_BATCH_TOKENS * n_steps, HEAL_TEXT_TOKENS)
 
 
 def _healed_weights(shape: ModelShape, settings: RunSettings) -> list[int]:
@@ -328,9 +334,8 @@ def run_disk(shape: ModelShape, settings: RunSettings, n_passages: int, *, strea
     itemsize, calibration = WEIGHT_BYTES[settings.dtype], settings.calibration
     stays = kept_bytes(shape.widths, shape.hidden, settings, calibration.n_samples)
     stays += _sample_bytes(shape, settings, n_passages) + (1 + settings.n_sparse) * n_passages * ANSWER_BYTES
-    out = [_out_bytes(shape, *point) for point in settings.points]
-    sequential = [n for n, (method, _) in zip(out, settings.points, strict=True) if method.compensation == "sequential"]
-    stays += sum(sequential)
+    sequential = [point for point in settings.points if point[0].compensation == "sequential"]
+    stays += sum(_model_bytes(shape, *point, itemsize) for point in sequential)
     healed = _healed_weights(shape, settings)
     stays += sum(healed) * itemsize
     if streamed and shape.stored_bytes != itemsize:
@@ -355,8 +360,10 @@ def run_disk(shape: ModelShape, settings: RunSettings, n_passages: int, *, strea
             # Between two blocks calibration text is put aside, beside what a kill would leave of it.
             kept += streams
         held = sorted(
-            n * itemsize // 4 if method.takes_channels else _masked_weights(shape, method) * itemsize
-            for n, (method, _) in zip(out, settings.points, strict=True)
+            _out_bytes(shape, method, permille) * itemsize // 4
+            if method.takes_channels
+            else _masked_weights(shape, method) * itemsize
+            for method, permille in settings.points
         )
         passing.append(sum(models[-n_together:]) + sum(held[-n_together:]) + kept)
     return RunDisk(stays_bytes=stays, passing_bytes=max(passing) if settings.points else 0)
@@ -367,7 +374,7 @@ def _sample_bytes(shape: ModelShape, settings: RunSettings, n_passages: int) -> 
     if not settings.reads_text:
         return 0
     inputs = sum(shape.widths)
-    if any(not method.takes_channels for method in settings.methods):
+    if any(method.needs_statistics and not method.takes_channels for method in settings.methods):
         inputs += STREAM_INPUTS * shape.hidden * len(shape.widths)
     kept_out = settings.calibration.n_samples * settings.calibration.length // HELD_OUT_EVERY
     kept_out //= max(1, kept_out // HELD_OUT_TOKENS)

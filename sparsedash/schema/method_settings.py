@@ -47,7 +47,7 @@ _LAYER_CHOICES: dict[str, tuple[str, ...]] = {
 }
 _WEIGHT_CHOICES: dict[str, tuple[str, ...]] = {
     "saliency": ("activation-aware", "magnitude", "obs"),
-    "compensation": ("none", "least-squares"),
+    "compensation": ("none", "least-squares", "sequential"),
     "allocation": ("uniform",),
     "scope": get_args(Scope),
     "budget": ("channels",),
@@ -87,7 +87,7 @@ class MethodSettings:
         "least-squares",
         label="Compensation: bias or refit",
         help="bias: the mean of what was removed. least-squares: refit to the dense outputs. sequential: refit again, "
-        "layer by layer, on the sparse model's own activations.",
+        "layer by layer, on the sparse model's own activations; of single weights chosen on them as well.",
     )
     allocation: Allocation = setting(
         "uniform",
@@ -220,6 +220,12 @@ class MethodSettings:
         return self.uses("plain_text")
 
     @property
+    def needs_statistics(self) -> bool:
+        """Whether the result depends on statistics of the dense model's activations on the calibration text."""
+        in_sequence = self.compensation == "sequential" and not self.takes_channels
+        return self.reads_text and not self.takes_layers and not in_sequence
+
+    @property
     def eliminates(self) -> bool:
         """Whether what goes is chosen step by step, after the rest has compensated what went before."""
         return self.saliency == "obs"
@@ -288,7 +294,7 @@ def uses_parameter(parameter: str, *, pattern: str, saliency: str, compensation:
         **dict.fromkeys(("rounds", "schedule"), saliency == "fisher"),
         "seed": saliency == "random",
         "curve_levels": measured,
-        "strength": compensation == "sequential",
+        "strength": compensation == "sequential" and not single,
         "plain_text": saliency not in ("magnitude", "random") or compensation != "none" or measured,
         "damping": refits or (single and saliency == "obs"),
     }

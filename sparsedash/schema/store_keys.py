@@ -31,11 +31,8 @@ def plain_share(method: MethodSettings, calibration: CalibrationSettings) -> flo
 
 
 def shares_read(settings: RunSettings) -> tuple[float, ...]:
-    """The plain shares of the texts of which statistics of MLPs are collected, in the order of the methods, each once.
-
-    Whole layers need none.
-    """
-    readers = (method for method in settings.methods if method.reads_text and not method.takes_layers)
+    """The plain shares of the texts that statistics are collected on, in the order of a run's methods, each once."""
+    readers = (method for method in settings.methods if method.needs_statistics)
     return tuple(dict.fromkeys(plain_share(method, settings.calibration) for method in readers))
 
 

@@ -411,6 +411,9 @@ def _pruning(method: MethodSettings, shape: ModelShape, n_tokens: int, walk: _Wo
         work += 4 * weights_by_inputs * SINGLE
         if method.reads_text:
             work += (token + resources.STREAM_INPUTS * n_blocks * d**2 * SINGLE) * n_tokens + walk
+        if method.compensation == "sequential":
+            # Once more, with the new weights; and what the out-projections are given is summed here.
+            work += (token + squares * SINGLE) * n_tokens + walk
         if method.saliency == "obs" or method.compensation != "none":
             # Within 128 columns each one changes all that follow it.
             inverses = cubes + resources.STREAM_INPUTS * n_blocks * d**3

@@ -95,6 +95,8 @@ def test_a_sequential_refit_holds_three_streams_and_the_activations_of_one_block
     found = least_memory(SMALL, settings(methods=(MethodSettings(compensation="sequential"),)))
     assert found.beside_bytes == 2 * 4 * 30 * 30 + N_TOKENS * (3 * 10 + 30) * 4
     assert found.purpose == "the sequential refit"
+    weights = least_memory(SMALL, settings("sparsegpt"))
+    assert (weights.purpose, weights.beside_bytes) == ("the sequential refit", 2 * 4 * 30 * 30 + N_TOKENS * 2 * 10 * 4)
 
 
 @pytest.mark.parametrize("length", [64, 2 * FISHER_BATCH_TOKENS])
@@ -120,7 +122,7 @@ def test_healing_takes_ten_numbers_for_every_weight_that_it_trains_and_leaves_th
     found, healed = least_memory(SMALL, plain.healed(8)), plain.healed(8)
     passes = 512 * 2 * (20 * 10 + 6 * 30) * 4 + 24 * 2**23
     assert found.purpose == "healing"
-    assert found.beside_bytes == 40 * (SMALL.n_mlp * 4 // 5) + passes + N_TOKENS * 10 * 4
+    assert found.beside_bytes == 40 * (SMALL.n_mlp * 4 // 5) + passes + 8 * 2048 * 10 * 4
     with_it, without = (run_disk(SMALL, asked, 1, streamed=False).stays_bytes for asked in (healed, plain))
     assert with_it - without == 4 * (SMALL.n_mlp * 4 // 5) + ANSWER_BYTES
 

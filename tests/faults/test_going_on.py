@@ -67,7 +67,7 @@ def calm(tmp_path_factory, forking) -> Calm:
 @pytest.fixture(scope="module")
 def calm_walk(tmp_path_factory, forking) -> Calm:
     """Of weights in files, by methods that do not look back: all is done in one walk."""
-    return undisturbed(tmp_path_factory.mktemp("walk"), forking, "least-squares", "sparsegpt", residency="streamed")
+    return undisturbed(tmp_path_factory.mktemp("walk"), forking, "least-squares", "wanda", residency="streamed")
 
 
 def undisturbed(folder: Path, forking: Forking, *names: str, residency: Residency = "auto") -> Calm:

@@ -159,6 +159,10 @@ def few_tokens_warning(loaded: LoadedModel, n_tokens: int, *, solves: bool) -> s
     return None
 
 
+SeenBatch = tuple[list[int], Batch, Tensor]
+"""The positions of a batch's sequences in the text, the batch, and its hidden states (b, t, d) after a block."""
+
+
 @dataclass(eq=False)
 class LazyWalk:
     """Lazy walk of a text through the dense model, no further than to the block that is asked for.
@@ -181,8 +185,8 @@ class LazyWalk:
         """Whether the text is on its way, and through this block."""
         return self._walk is not None and self._n_done > index
 
-    def step(self, index: int) -> Iterator[tuple[list[int], Batch, Tensor]]:
-        """Run a block, yielding each batch, its sequences' positions and its hidden states after the block."""
+    def step(self, index: int) -> Iterator[SeenBatch]:
+        """Run a block, yielding each batch."""
         assert self._walk is not None, "blocks are run inside `reach`"
         for number in self._walk.step(index):
             yield *self.batches[number], self._walk.hidden[number]
@@ -233,28 +237,46 @@ def statistics_walk(
     Of second moments only the diagonal where tokens are few. Every HELD_OUT_EVERY-th sequence is held out. watched:
     modules of each block. keep: called with each block's statistics, in their order. checkpoint, over: see LazyWalk.
     """
-    weigh, device = TOKEN_WEIGHTS[token_weights], loaded.model.device
 
     def report(done: int) -> None:
         on_step(Step("calibrate", done, len(watched) * len(walk.batches), unit="batches"))
 
-    def block(index: int) -> None:
-        # About HELD_OUT_TOKENS held-out tokens are kept.
-        stride = max(1, sum(walk.lengths[HELD_OUT_EVERY - 1 :: HELD_OUT_EVERY]) // HELD_OUT_TOKENS)
-        whole = enough_tokens(loaded, sum(walk.lengths))
-        sums = [_RunningSums(device, stride, whole=whole) for _ in watched[index]]
+    def through(index: int) -> Iterator[SeenBatch]:
         report(index * len(walk.batches))
-        with capture_inputs(watched[index], [own.see for own in sums]):
-            for number, (rows, batch, hidden) in enumerate(walk.step(index), 1):
-                real, kept_out, weights = batch.mask.bool(), held_out(rows).to(device), weigh(hidden)
-                for own in sums:
-                    own.add(real & ~kept_out, real & kept_out, weights)
-                report(index * len(walk.batches) + number)
-        loaded.residency.drop()
-        keep(index, [own.statistics() for own in sums])
+        for number, seen in enumerate(walk.step(index), 1):
+            yield seen
+            report(index * len(walk.batches) + number)
+
+    def block(index: int) -> None:
+        keep(index, block_statistics(loaded, watched[index], through(index), walk.lengths, token_weights))
 
     walk = LazyWalk(loaded, sequences, block, checkpoint, over)
     return walk
+
+
+def block_statistics(
+    loaded: LoadedModel,
+    watched: Sequence[nn.Module],
+    through: Iterator[SeenBatch],
+    lengths: Sequence[int],
+    token_weights: TokenWeights,
+) -> list[Statistics]:
+    """Statistics of the inputs that modules of one block are given while `through` takes the text through it.
+
+    lengths: of all sequences, in tokens.
+    """
+    weigh, device = TOKEN_WEIGHTS[token_weights], loaded.model.device
+    # About HELD_OUT_TOKENS held-out tokens are kept.
+    stride = max(1, sum(lengths[HELD_OUT_EVERY - 1 :: HELD_OUT_EVERY]) // HELD_OUT_TOKENS)
+    whole = enough_tokens(loaded, sum(lengths))
+    sums = [_RunningSums(device, stride, whole=whole) for _ in watched]
+    with capture_inputs(watched, [own.see for own in sums]):
+        for rows, batch, hidden in through:
+            real, kept_out, weights = batch.mask.bool(), held_out(rows).to(device), weigh(hidden)
+            for own in sums:
+                own.add(real & ~kept_out, real & kept_out, weights)
+    loaded.residency.drop()
+    return [own.statistics() for own in sums]
 
 
 class _RunningSums:

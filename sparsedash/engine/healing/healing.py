@@ -1,4 +1,4 @@
-"""Healing of a sparse model: it learns the dense one's next-token distribution on the calibration text.
+"""Healing of a sparse model: it learns the dense one's next-token distribution on the calibration text and more of it.
 
 Trained are the narrowed MLPs and all norms, by AdamW on the KL divergence of the two distributions. Held-out sequences
 are not trained on: they decide which weights are kept, never worse ones than before. Dimensions: d hidden width, n
@@ -74,6 +74,7 @@ def heal(
     loaded: LoadedModel,
     narrowed: Sequence[PrunedMlp],
     sequences: Sequence[Sequence[int]],
+    further: Sequence[Sequence[int]],
     n_steps: int,
     seed: int,
     on_step: OnStep,
@@ -81,6 +82,7 @@ def heal(
 ) -> HealedWeights:
     """The healed model of these narrowed MLPs; the loaded model is the dense one, before and afterwards.
 
+    sequences: those of the calibration, some of which are held out. further: more text, all of which is trained on.
     seed: of the order of the text. The dense model reads first what is needed of the text; its last hidden states are
     kept. Same arguments, same weights, also from a checkpoint. Raises CalibrationError where there is too little text,
     or a prediction is not finite.
@@ -88,7 +90,7 @@ def heal(
     require_resident(loaded.residency.streamed)
     require_held_out(len(sequences))
     begun = Step("heal", 0, n_steps, message="reading the text with the dense model")
-    text = _Text.of(loaded, sequences, n_steps, seed, lambda: on_step(begun))
+    text = _Text.of(loaded, sequences, further, n_steps, seed, lambda: on_step(begun))
     gone = [index for index, narrow in enumerate(narrowed) if narrow.is_gone]
     without = skipping(loaded.model.base_model, loaded.blocks, gone)
     with pruned(loaded.mlps, list(narrowed)), without, _trainable(loaded, gone) as names:
@@ -129,6 +131,7 @@ class _Text:
         cls,
         loaded: LoadedModel,
         sequences: Sequence[Sequence[int]],
+        further: Sequence[Sequence[int]],
         n_steps: int,
         seed: int,
         on_batch: Callable[[], None],
@@ -145,7 +148,7 @@ class _Text:
             if n_judged < JUDGED_TOKENS:
                 judged.append(piece)
                 n_judged += len(piece)
-        batches = list(_drawn(fitted, n_steps, seed))
+        batches = list(_drawn([*fitted, *cut(further)], n_steps, seed))
         used, dense = list({id(piece): piece for piece in chain(judged, *batches)}.values()), dict[int, Tensor]()
         for rows, batch in _batched(loaded, used, HEAL_BATCH_TOKENS):
             on_batch()

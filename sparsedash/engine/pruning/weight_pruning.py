@@ -120,7 +120,7 @@ def sparse_weight(
 def _sparsegpt(weight: Tensor, factor: Tensor, group: int, zeros: Callable[[Tensor, slice], Tensor]) -> Tensor:
     """Column by column: the columns to the right compensate a removed weight, and are scored after that.
 
-    Source: SparseGPT, arXiv:2301.00774, algorithm 1; here all layers see the dense model's activations.
+    Source: SparseGPT, arXiv:2301.00774, algorithm 1.
     """
     weight = weight.clone()
     for start in range(0, weight.shape[1], SPARSEGPT_BLOCK):
@@ -179,19 +179,35 @@ def prune_weights(
     """
 
     def mask(index: int) -> MaskedBlock:
-        block, new, errors = projections[index], dict[str, Tensor](), list[BlockErrors]()
-        for names, statistics in calibration.inputs(index):
-            together = [name for name in names if name in block]
-            factor = inverse_factor(statistics, method.damping) if together and needs_factor(method) else None
-            for name in together:
-                dense = weight_of(block[name]).float().cpu()
-                sparse = sparse_weight(dense, statistics, factor, method, permille)
-                if statistics is not NO_STATISTICS:
-                    errors.append(_weight_errors(dense, sparse, statistics))
-                new[name] = hold(sparse.to(block[name].weight.dtype))
-        return MaskedBlock(weights=new, errors=errors)
+        return masked_block(projections[index], calibration.inputs(index), method, permille, hold)
 
     return LazySequence(len(projections), mask, made, lambda index: on_block(index + 1, len(projections)))
+
+
+def masked_block(
+    block: Projections,
+    inputs: Sequence[tuple[list[str], Statistics]],
+    method: MethodSettings,
+    permille: int,
+    hold: Callable[[Tensor], Tensor],
+    *,
+    measured: bool = True,
+) -> MaskedBlock:
+    """New weights of one block's projections. inputs: statistics of each input, with the names of those it is given to.
+
+    hold: see `prune_weights`. measured: whether their errors are.
+    """
+    new, errors = dict[str, Tensor](), list[BlockErrors]()
+    for names, statistics in inputs:
+        together = [name for name in names if name in block]
+        factor = inverse_factor(statistics, method.damping) if together and needs_factor(method) else None
+        for name in together:
+            dense = weight_of(block[name]).float().cpu()
+            sparse = sparse_weight(dense, statistics, factor, method, permille)
+            if measured and statistics is not NO_STATISTICS:
+                errors.append(_weight_errors(dense, sparse, statistics))
+            new[name] = hold(sparse.to(block[name].weight.dtype))
+    return MaskedBlock(weights=new, errors=errors)
 
 
 @torch.no_grad()

@@ -4,7 +4,7 @@ A block is made when it is first asked for, each by itself where the method allo
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
 from typing import TypeVar
@@ -18,6 +18,7 @@ from sparsedash.catalog.budgets import channel_share, n_layers_gone
 from sparsedash.catalog.gguf_reader import opened_gguf
 from sparsedash.engine.calibration.calibration_cache import CacheEvicted, Calibration, PassageActivations
 from sparsedash.engine.calibration.gradients import OnBlock
+from sparsedash.engine.calibration.sequential_pruning import prune_sequentially
 from sparsedash.engine.calibration.sequential_refit import refit_sequentially
 from sparsedash.engine.calibration.statistics import WalkCheckpoint, pack_tensors, reading_stored, unpacked
 from sparsedash.engine.evaluation.divergence import mean_divergence, next_token_scores
@@ -44,6 +45,8 @@ from sparsedash.storage.model_folders import passing_export, require_export_room
 from sparsedash.storage.store import StageCheckpoint, Store
 
 T = TypeVar("T")
+Text = Sequence[Sequence[int]]
+"""Token ids of every sequence."""
 
 MORE_ROOM = "Raise the limit on the settings page or by SPARSEDASH_ARTEFACT_GB."
 
@@ -197,23 +200,13 @@ def sparse_model(run: RunContext, method: MethodSettings, permille: int) -> Spar
         loaded.residency.drop()
         run.log.on_step(Step("prune", done, total))
 
-    checkpoint, hold = run.pruning_checkpoint, loaded.residency.hold
     if not method.takes_channels:
-        projections = loaded.projections(method.scope)
-        pack = partial(_packed, run, partial(_pack_masked, refitted=method.compensation != "none"))
-
-        def made(index: int, make: Callable[[], MaskedBlock]) -> MaskedBlock:
-            unpack = partial(_unpack_masked, dense=projections[index], hold=hold)
-            found: MaskedBlock = checkpoint.made(f"{key}/masked/{index}", make, pack, unpack)
-            return found
-
-        masked = prune_weights(projections, data, method, permille, on_block=on_block, hold=hold, made=made)
-        return MaskedWeights(loaded=loaded, scope=method.scope, blocks=masked, groups=calibration.groups)
+        return _masked(run, method, permille, data, key, on_block)
     n_gone = n_layers_gone(loaded.shape, method, permille) if method.takes_layers else 0
     gone = calibration.removed_layers(method, n_gone) if n_gone else []
     narrowed = _narrowed(run, method, permille, data, key, gone, on_block)
     energies = run.energies.setdefault(calibration.keys.statistics, {})
-    kept = checkpoint.numbered(f"{key}/errors", msgspec.json.encode, _unpack_errors)
+    kept = run.pruning_checkpoint.numbered(f"{key}/errors", msgspec.json.encode, _unpack_errors)
     errors = channel_errors(loaded.mlps, data, narrowed, energies, kept)
     if method.takes_layers:
         # What a layer that takes over puts out is meant to be another than dense's.
@@ -227,6 +220,35 @@ def sparse_model(run: RunContext, method: MethodSettings, permille: int) -> Spar
         return [float(own.losses[len(narrow.kept)]) for own, narrow in zip(scores, narrowed, strict=True)]
 
     return PrunedChannels(loaded=loaded, blocks=narrowed, errors=errors, alone=alone, gone=gone)
+
+
+def _masked(
+    run: RunContext, method: MethodSettings, permille: int, data: CalibrationData, key: str, on_block: OnBlock
+) -> MaskedWeights:
+    """Single weights at zero: each block by itself, or block after block on what is already sparse."""
+    loaded, calibration, hold = run.loaded, run.calibration(method), run.loaded.residency.hold
+    projections, on_step = loaded.projections(method.scope), run.log.on_step
+    pack = partial(_pack_masked, refitted=method.compensation != "none")
+
+    def unpack(index: int, packed: bytes) -> MaskedBlock:
+        return _unpack_masked(packed, projections[index], hold)
+
+    def made(index: int, make: Callable[[], MaskedBlock]) -> MaskedBlock:
+        part, packed = f"{key}/masked/{index}", partial(_packed, run, pack)
+        found: MaskedBlock = run.pruning_checkpoint.made(part, make, packed, partial(unpack, index))
+        return found
+
+    def walk(text: Text, checkpoint: WalkCheckpoint) -> Iterator[tuple[int, MaskedBlock]]:
+        asked = method, permille, run.settings.calibration.token_weights
+        return prune_sequentially(loaded, text, *asked, on_step, checkpoint)
+
+    blocks: Sequence[MaskedBlock]
+    if method.compensation == "sequential":
+        checkpoint = StageCheckpoint(run.store, run.identity)
+        blocks = _in_sequence(run, method, key, checkpoint, walk, pack, unpack)
+    else:
+        blocks = prune_weights(projections, data, method, permille, on_block=on_block, hold=hold, made=made)
+    return MaskedWeights(loaded=loaded, scope=method.scope, blocks=blocks, groups=calibration.groups)
 
 
 def _narrowed(
@@ -259,33 +281,50 @@ def _narrowed(
         chosen = prune_channels(mlps, data, method, share, scores=scores, on_layer=on_block, made=made)
     if not sequential:
         return chosen
-    refitted = cache(partial(_refitted, run, method, chosen, key, checkpoint))
-    return LazySequence(len(chosen), lambda index: refitted()[index])
+
+    def walk(text: Text, walked: WalkCheckpoint) -> Iterator[tuple[int, PrunedMlp]]:
+        asked = list(chosen), method.damping, method.strength
+        return refit_sequentially(run.loaded, text, *asked, run.log.on_step, walked)
+
+    def unpack(index: int, packed: bytes) -> PrunedMlp:
+        return _unpack_narrowed(packed).held(hold)
+
+    return _in_sequence(run, method, key, checkpoint, walk, _pack_narrowed, unpack)
 
 
-def _refitted(
-    run: RunContext, method: MethodSettings, chosen: Sequence[PrunedMlp], key: str, checkpoint: StageCheckpoint
-) -> list[PrunedMlp]:
-    store, about, found = run.store, about_artefact("weights", run.identity), dict[int, PrunedMlp]()
+def _in_sequence(
+    run: RunContext,
+    method: MethodSettings,
+    key: str,
+    checkpoint: StageCheckpoint,
+    walk: Callable[[Text, WalkCheckpoint], Iterator[tuple[int, T]]],
+    pack: Callable[[T], bytes],
+    unpack: Callable[[int, bytes], T],
+) -> LazySequence[T]:
+    """Blocks that a walk of the text through all of them makes once any is asked for; they are kept in the store."""
+    store, about, n_blocks = run.store, about_artefact("weights", run.identity), len(run.loaded.blocks)
 
     def has(index: int) -> bool:
         return store.has_entry("artefacts", f"{key}/{index}")
 
-    if not all(map(has, range(len(chosen)))):
-        walked = WalkCheckpoint(checkpoint, f"{key}/hidden", has)
-        calibration, on_step = run.calibration(method), run.log.on_step
-        run.log.warn(calibration.few_tokens_warning)
-        args = run.loaded, calibration.read(), list(chosen), method.damping, method.strength, on_step, walked
-        for index, narrow in refit_sequentially(*args):
-            store.put_artefact(f"{key}/{index}", _pack_narrowed(narrow), about)
-            found[index] = narrow
-        checkpoint.done()
-    for index in set(range(len(chosen))) - found.keys():
-        data = store.get_artefact(f"{key}/{index}")
-        if data is None:
-            raise CacheEvicted(key)
-        found[index] = _unpack_narrowed(data).held(run.loaded.residency.hold)
-    return [found[index] for index in range(len(chosen))]
+    @cache
+    def made() -> dict[int, T]:
+        found = dict[int, T]()
+        if not all(map(has, range(n_blocks))):
+            calibration = run.calibration(method)
+            run.log.warn(calibration.few_tokens_warning)
+            for index, block in walk(calibration.read(), WalkCheckpoint(checkpoint, f"{key}/hidden", has)):
+                store.put_artefact(f"{key}/{index}", pack(block), about)
+                found[index] = block
+            checkpoint.done()
+        for index in set(range(n_blocks)) - found.keys():
+            data = store.get_artefact(f"{key}/{index}")
+            if data is None:
+                raise CacheEvicted(key)
+            found[index] = unpack(index, data)
+        return found
+
+    return LazySequence(n_blocks, lambda index: made()[index])
 
 
 def _healed(run: RunContext, method: MethodSettings, permille: int, made: PrunedChannels) -> PrunedChannels:
@@ -300,7 +339,8 @@ def _healed(run: RunContext, method: MethodSettings, permille: int, made: Pruned
     checkpoint = HealingCheckpoint(StageCheckpoint(run.store, run.identity), key)
     asked = method.heal_steps, run.settings.calibration.seed
     with run.log.timed("heal"):
-        found = heal(loaded, made.blocks, calibration.read(), *asked, run.log.on_step, checkpoint)
+        text = calibration.read(), run.text_to_heal(method)
+        found = heal(loaded, made.blocks, *text, *asked, run.log.on_step, checkpoint)
     figures = Healed(
         steps=method.heal_steps,
         kept_step=found.kept_step,
@@ -383,7 +423,8 @@ class RebuiltModel:
 def rebuild_model(record: Record, store: Store, on_step: OnStep, shelf: ModelShelf) -> RebuiltModel:
     """The model of a record, rebuilt bit for bit.
 
-    Raises JobError where its reference names another model by now, or where another quantiser made it.
+    Raises JobError where its reference names another model by now, where another quantiser made it, or where an earlier
+    version healed it.
     """
     settings = RunSettings(model=record.model, dtype=record.dtype)
     if record.pruned is not None:
@@ -396,9 +437,13 @@ def rebuild_model(record: Record, store: Store, on_step: OnStep, shelf: ModelShe
         raise JobError(f"It was quantised by llama.cpp's binding {of.quantiser}; here is {here}.", "Run it again.")
     if record.pruned is None:
         return RebuiltModel(source=run.source, loaded=run.loaded, sparse=None)
-    method = record.pruned.method
+    method, permille = record.pruned.method, record.pruned.sparsity_permille
+    if healed := record.pruned.healed:
+        key = pruned_key(run.calibration(method).keys.statistics, method.unquantised, permille)
+        if healed.weights != key:
+            raise JobError("An earlier version of this program healed it, on less text.", "Run it again.")
     with fastest_products(record.dtype):
-        sparse = prune_model(run, method, record.pruned.sparsity_permille)
+        sparse = prune_model(run, method, permille)
     protect_healed(record, store)
     text = run.calibration_identity(plain_share(method, settings.calibration)) if method.reads_text else ""
     return RebuiltModel(source=run.source, loaded=run.loaded, sparse=sparse, calibration_identity=text)

@@ -183,6 +183,9 @@ def check_run(run: RunContext) -> None:
             raise StoreError(f"The calibration data takes {sizes}.", MORE_ROOM)
     for calibration in calibrations:
         run.warn_of_calibration(calibration)
+    for method in settings.methods:
+        if method.heal_steps:
+            run.warn_of_healing(method)
 
 
 def _record_key(run: RunContext, point: Point) -> str:

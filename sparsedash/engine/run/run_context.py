@@ -3,7 +3,7 @@
 import platform
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
@@ -18,7 +18,7 @@ from torch import Tensor
 import sparsedash
 from sparsedash.catalog.families import is_gguf
 from sparsedash.catalog.model_shape import ModelShape, model_shape
-from sparsedash.catalog.resources import COMPARED_PASSAGES, USABLE, WIDE_BYTES, is_streamed, least_memory
+from sparsedash.catalog.resources import COMPARED_PASSAGES, USABLE, WIDE_BYTES, heal_tokens, is_streamed, least_memory
 from sparsedash.engine.calibration.calibration_cache import Calibration, PassageActivations
 from sparsedash.engine.calibration.statistics import reading_stored
 from sparsedash.engine.evaluation.divergence import next_token_scores
@@ -287,18 +287,28 @@ class RunContext:
 
     def warn_of_calibration(self, calibration: Calibration) -> None:
         """Repeat the warning of a calibration in the store, and warn of passages in its text."""
-        if self.settings.calibration.corpus != SELF:
-            note = store_keys.leaked_passages_note(calibration.keys.statistics, self.passages.key)
-            found = self.store.recall(note)
-            if found is None:
-                found = str(n_leaked(self.passages, map(self.loaded.tokenizer.decode, calibration.read())))
-                self.store.remember(note, found)
-            if found != "0":
-                self.log.warn(
-                    f"{int(found):,} of {len(self.passages.indices):,} passages also occur in the calibration text: "
-                    "the measured loss may be too small. Calibrate on other text."
-                )
+        self._warn_of_leaks(calibration.keys.statistics, "calibration text", calibration.read)
         self.log.warn(self.store.recall(store_keys.calibration_warning_note(calibration.keys.statistics)))
+
+    def warn_of_healing(self, method: MethodSettings) -> None:
+        """Warn of passages in the text that healing reads beside that of the calibration."""
+        key, n_tokens = self.calibration(method).keys.statistics, heal_tokens(method.heal_steps)
+        self._warn_of_leaks(f"{key}-{n_tokens}", "text that healing reads", lambda: self.text_to_heal(method))
+
+    def _warn_of_leaks(self, key: str, what: str, read: Callable[[], list[list[int]]]) -> None:
+        """key: of the text."""
+        if self.settings.calibration.corpus == SELF:
+            return
+        note = store_keys.leaked_passages_note(key, self.passages.key)
+        found = self.store.recall(note)
+        if found is None:
+            found = str(n_leaked(self.passages, map(self.loaded.tokenizer.decode, read())))
+            self.store.remember(note, found)
+        if found != "0":
+            self.log.warn(
+                f"{int(found):,} of {len(self.passages.indices):,} passages also occur in the {what}: the measured "
+                "loss may be too small. Calibrate on other text."
+            )
 
     @property
     def calibration_keys(self) -> list[str]:
@@ -328,19 +338,39 @@ class RunContext:
     def sequences(self, share: float = 0.0) -> list[list[int]]:
         """Token ids of the calibration text, of which a share is plain: as many tokens either way."""
         if share not in self._sequences:
-            asked, found = self.settings.calibration, list[list[int]]()
+            plain = self._plain_sequences(share)
+            found = plain + self._named_sequences(plain)
             if share:
-                few = replace(asked, n_samples=max(1, round(share * asked.n_samples)))
-                found = calibration_sequences(self.loaded, self.texts(BUILTIN_TEXT), few)
-            n_rest = asked.n_samples - ceil(sum(map(len, found)) / asked.length)
-            if n_rest >= 1:
-                texts = self._generated_texts() if asked.corpus == SELF else self.texts(asked.corpus)
-                found = found + calibration_sequences(self.loaded, texts, replace(asked, n_samples=n_rest))
-                if share:
-                    # The held-out sequences, and the first ones, shall be of both.
-                    Random(asked.seed).shuffle(found)
+                # The held-out sequences, and the first ones, shall be of both.
+                Random(self.settings.calibration.seed).shuffle(found)
             self._sequences[share] = found
         return self._sequences[share]
+
+    def text_to_heal(self, method: MethodSettings) -> list[list[int]]:
+        """Token ids of the text that was named behind those of the calibration, as far as healing needs and finds more.
+
+        None of text that the model writes: writing takes longer than all else.
+        """
+        asked, share = self.settings.calibration, plain_share(method, self.settings.calibration)
+        n_more = ceil((heal_tokens(method.heal_steps) - sum(map(len, self.sequences(share)))) / asked.length)
+        if asked.corpus == SELF or n_more < 1:
+            return []
+        plain = self._plain_sequences(share)
+        return self._named_sequences(plain, n_more)[len(self._named_sequences(plain)) :]
+
+    def _plain_sequences(self, share: float) -> list[list[int]]:
+        asked = self.settings.calibration
+        few = replace(asked, n_samples=max(1, round(share * asked.n_samples)))
+        return calibration_sequences(self.loaded, self.texts(BUILTIN_TEXT), few) if share else []
+
+    def _named_sequences(self, plain: Sequence[Sequence[int]], n_more: int = 0) -> list[list[int]]:
+        """Those of the text that was named, beside the plain ones, and so many more behind them."""
+        asked = self.settings.calibration
+        n_samples = asked.n_samples - ceil(sum(map(len, plain)) / asked.length) + n_more
+        if n_samples < 1:
+            return []
+        texts = self._generated_texts() if asked.corpus == SELF else self.texts(asked.corpus)
+        return calibration_sequences(self.loaded, texts, replace(asked, n_samples=n_samples))
 
     @property
     def expected_lengths(self) -> list[int]:

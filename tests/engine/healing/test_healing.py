@@ -39,9 +39,9 @@ def narrowed(loaded):
     return [PrunedMlp(kept, out_weight(mlp)[:, kept].clone()) for mlp in loaded.mlps]
 
 
-def healed(loaded, store, on_step=ignore_steps, texts=None, n_steps=N_STEPS, key="key"):
+def healed(loaded, store, on_step=ignore_steps, texts=None, n_steps=N_STEPS, key="key", further=()):
     checkpoint = HealingCheckpoint(StageCheckpoint(store, "tiny"), key)
-    return heal(loaded, narrowed(loaded), texts or sequences(), n_steps, 0, on_step, checkpoint)
+    return heal(loaded, narrowed(loaded), texts or sequences(), further, n_steps, 0, on_step, checkpoint)
 
 
 def numbers(found):
@@ -70,6 +70,18 @@ def test_a_healed_model_is_nearer_to_the_dense_one_which_stays_as_it_was(model_t
     assert not any(weight.requires_grad for weight in loaded.model.parameters())
     names = {name for name, weight in loaded.model.named_parameters() if weight.dim() == 1 and "norm" in name}
     assert names <= set(found.norms)
+
+
+def test_further_text_is_trained_on_and_none_of_it_is_held_out(store):
+    loaded, more = tiny_loaded("llama"), torch.randint(1, 400, (64, 70)).tolist()
+    alone, beside = healed(loaded, store), healed(loaded, store, further=more, key="beside")
+    assert (alone.before, alone.n_tokens) == (beside.before, beside.n_tokens)
+    assert alone.after != beside.after < beside.before
+    text = healing._Text.of(loaded, sequences(), more, 40, 0, lambda: None)
+    trained = [piece for batch in text.batches for piece in batch]
+    # All of it before any comes again.
+    assert {tuple(ids[:64]) for ids in more} < {tuple(piece) for piece in trained[: 2 * (30 + 64)]}
+    assert all(piece[:64] not in [ids[:64] for ids in more] for piece in text.judged)
 
 
 def test_bfloat16_weights_are_healed_in_single_precision_and_kept_as_bfloat16(store):

@@ -48,6 +48,19 @@ def test_as_many_tokens_of_which_a_share_is_plain(mixed, store):
     assert all(ids not in own for ids in plain)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_text_to_heal_goes_on_where_that_of_the_calibration_ends(share, mixed, store, monkeypatch):
+    monkeypatch.setattr("sparsedash.catalog.resources.HEAL_BATCH_TOKENS", 120)
+    method, length = replace(CHANNELS, plain_text=share), mixed.calibration.length
+    run = RunContext(mixed, store, ignore_steps, SHELF)
+    own, (few, more) = run.sequences(share), [run.text_to_heal(method.healed(n)) for n in (5, 8)]
+    assert run.text_to_heal(method.healed(1)) == [] and more[: len(few)] == few
+    assert sum(map(len, [*own, *few])) == pytest.approx(600, abs=length)
+    assert not {tuple(ids) for ids in own} & {tuple(ids) for ids in more}
+    written = replace(mixed, calibration=replace(mixed.calibration, corpus=SELF))
+    assert RunContext(written, store, ignore_steps, SHELF).text_to_heal(method.healed(8)) == []
+
+
 def test_a_run_gives_each_method_the_calibration_that_it_asks_for(mixed, store, monkeypatch):
     cuts = count_calls(monkeypatch, run_context, "calibration_sequences")
     both = ran(mixed, store)

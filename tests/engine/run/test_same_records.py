@@ -28,8 +28,10 @@ PARTS = ("/batch/", "/change/", "/hidden", "/chosen/", "/errors/", "/masked/", "
 N_TEXTS, N_PASSAGES, PASSAGES_IN_BATCH = 20, 12, 128 // 12
 ROUND = N_BLOCKS + 1
 """Steps of the evaluation, and of the backward pass, of one batch."""
-ALL = tuple(method.name for method in METHODS)
-LOCAL = ("least-squares", "wanda-channels", "wanda", "sparsegpt")
+ONE_PASS = "sparsegpt on dense activations"
+"""Compensated as well, and none of the presets."""
+ALL = (*(method.name for method in METHODS), ONE_PASS)
+LOCAL = ("least-squares", "wanda-channels", "wanda", ONE_PASS)
 """None of them looks back."""
 
 
@@ -73,7 +75,9 @@ ROWS: dict[str, Row] = {
     "calibration": Row(BEST, Kill("calibrate", 3, CALIBRATED, N_BLOCKS, (2,))),
     "scores": Row(BEST, Kill("prune", 2, SCORED, 2 * N_BLOCKS, (1, 3))),
     "channels": Row(("obs",), Kill("prune", 4, REFITTED, 2 * N_BLOCKS, (5,))),
-    "masks, refitted": Row(("sparsegpt",), Kill("prune", 1, MASKED, N_BLOCKS, (0, 2))),
+    "masks, refitted": Row((ONE_PASS,), Kill("prune", 1, MASKED, N_BLOCKS, (0, 2))),
+    # As below.
+    "masks in sequence": Row(("sparsegpt",), Kill("refit", 4, MASKED, N_BLOCKS, (1, 5))),
     "masks": Row(("wanda",), Kill("prune", 1, MASKED, N_BLOCKS, (0, 2))),
     "curves": Row(("obs-by-curves",), Kill("prune", 2, JUDGED, N_BLOCKS, (1,))),
     "gradients": Row(("retrain-free (published)",), Kill("backward", ROUND, BACKWARD, 0, (2 * ROUND + 1,))),
@@ -106,7 +110,8 @@ def everything_is_long():
 
 
 def asked(settings, names, way):
-    methods = tuple(map(method_named, names))
+    one_pass = replace(method_named("sparsegpt"), compensation="least-squares")
+    methods = [one_pass if name == ONE_PASS else method_named(name) for name in names]
     return replace(
         settings,
         methods=tuple(replace(each, width_multiple=8) if each.takes_channels else each for each in methods),

@@ -1,0 +1,63 @@
+"""Single weights chosen and compensated block after block, on what a model gives whose earlier blocks are sparse.
+
+Source: SparseGPT, arXiv:2301.00774, section 4.
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import count
+
+import torch
+
+from sparsedash.engine.calibration.statistics import (
+    BATCH_TOKENS,
+    SeenBatch,
+    WalkCheckpoint,
+    block_statistics,
+    shared_inputs,
+)
+from sparsedash.engine.models.decoder_blocks import BlockWalk, batches_by_length
+from sparsedash.engine.models.loading import LoadedModel
+from sparsedash.engine.pruning.surgery import reweighted
+from sparsedash.engine.pruning.weight_pruning import MaskedBlock, masked_block
+from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.progress import OnStep, Step
+from sparsedash.schema.settings import TokenWeights
+
+
+@torch.no_grad()
+def prune_sequentially(
+    loaded: LoadedModel,
+    sequences: Sequence[Sequence[int]],
+    method: MethodSettings,
+    permille: int,
+    token_weights: TokenWeights,
+    on_step: OnStep,
+    checkpoint: WalkCheckpoint,
+) -> Iterator[tuple[int, MaskedBlock]]:
+    """Each block's index and new weights, from the block on that the checkpoint of an interrupted pruning has reached.
+
+    Every block is run twice over the text: with its dense weights, for the inputs of its projections, and with the new
+    ones. Held-out sequences are not fitted. Errors are not measured: those of other methods are on dense inputs.
+    """
+    numbered = batches_by_length(sequences, BATCH_TOKENS, loaded.tokenizer.pad_token_id or 0, loaded.model.device)
+    walk = BlockWalk(loaded.model.base_model, loaded.blocks, [batch for _, batch in numbered])
+    first, blocks, lengths = checkpoint.resume(walk), loaded.projections(method.scope), list(map(len, sequences))
+    steps = count(2 * first * len(numbered))
+
+    def through(index: int) -> Iterator[SeenBatch]:
+        for number in walk.step(index):
+            yield *numbered[number], walk.hidden[number]
+            on_step(Step("prune", next(steps), 2 * len(blocks) * len(numbered), unit="batches"))
+
+    for index, (block, shared) in list(enumerate(zip(blocks, shared_inputs(loaded), strict=True)))[first:]:
+        before, groups = walk.hidden, [names for names in shared if names[0] in block]
+        watched = [block[names[0]] for names in groups]
+        found = block_statistics(loaded, watched, through(index), lengths, token_weights)
+        inputs = list(zip(groups, found, strict=True))
+        made = masked_block(block, inputs, method, permille, loaded.residency.hold, measured=False)
+        yield index, made
+        walk.go_back(before)
+        with reweighted([block], [made.weights]):
+            for _ in through(index):
+                pass
+        checkpoint.reached(index + 1, walk)
