@@ -62,7 +62,7 @@ def main():
     store = Store(arguments.data_dir)
     settings = RunSettings(
         model=arguments.model if arguments.as_it_comes else str(_off_grid(arguments, store)),
-        methods=(method_named(arguments.method),),
+        methods=tuple(map(method_named, arguments.methods.split(","))),
         sparsities_permille=parse_percents(arguments.sparsity),
         calibration=CalibrationSettings(
             corpus=arguments.calibration, n_samples=arguments.samples, length=arguments.length, packed=True
@@ -187,7 +187,7 @@ def _arguments():
     parser.add_argument("--calibration", default=BUILTIN_TEXT)
     parser.add_argument("--samples", type=int, default=128)
     parser.add_argument("--length", type=int, default=256)
-    parser.add_argument("--method", default=DEFAULT_METHOD)
+    parser.add_argument("--methods", default=DEFAULT_METHOD, help="names with commas between")
     parser.add_argument("--sparsity", default="10,20")
     parser.add_argument("--types", default="q8_0,q6_k,q4_k_m")
     parser.add_argument("--seed", type=int, default=0, help="draws the matrix")

@@ -12,6 +12,7 @@ from sparsedash.reporting.deployment import block_shapes, shapes_table
 from sparsedash.reporting.html import Cell, Html, Table, card, cards, file_name
 from sparsedash.reporting.run_answer import missing_records, run_ending
 from sparsedash.reporting.run_results import run_results
+from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Pruned, Record, Run
 from sparsedash.service.backend import Backend
 from sparsedash.stats.mean_intervals import MISMATCH_ALARM, layer_mismatch, median_error_ratio
@@ -75,9 +76,16 @@ def _show_layers(made: Pruned, stem: str) -> None:
     with st.expander("The numbers as a table"):
         frame.show_table(_layers_table(made, stem))
     if not made.layer_errors and not made.method.takes_layers:
-        short = "The calibration text was short: enough to rank channels, too little to measure the layers' loss on it."
-        unread = "This method reads no calibration text, so no loss on it was measured."
-        frame.note(short if made.method.reads_text else unread)
+        frame.note(_why_not_measured(made.method))
+
+
+def _why_not_measured(method: MethodSettings) -> str:
+    """Why there is no loss of the layers on the calibration text."""
+    if not method.reads_text:
+        return "This method reads no calibration text, so no loss on it was measured."
+    if not method.needs_statistics:
+        return "Every layer was fitted to what the sparse layers before it put out, so only the passages are measured."
+    return "The calibration text was short: enough to rank channels, too little to measure the layers' loss on it."
 
 
 def layers_sentence(made: Pruned) -> str:
