@@ -1,26 +1,14 @@
-"""Sparse models of a run are made from the dense one and its calibration, measured, healed, quantised, and rebuilt.
+"""Sparse models of a run are made from the dense one and its calibration, measured, healed, quantised, and rebuilt."""
 
-A block is made when it is first asked for, each by itself where the method allows it.
-"""
-
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, cached_property, partial
-from typing import TypeVar
+from functools import cached_property, partial
 
 import msgspec
-import numpy as np
-import torch
-from torch import Tensor, nn
 
-from sparsedash.catalog.budgets import channel_share, n_layers_gone
 from sparsedash.catalog.gguf_reader import opened_gguf
 from sparsedash.engine.calibration.calibration_cache import CacheEvicted, Calibration, PassageActivations
-from sparsedash.engine.calibration.gradients import OnBlock
-from sparsedash.engine.calibration.sequential_pruning import prune_sequentially
-from sparsedash.engine.calibration.sequential_refit import refit_sequentially
-from sparsedash.engine.calibration.statistics import WalkCheckpoint, pack_tensors, reading_stored, unpacked
+from sparsedash.engine.calibration.statistics import pack_tensors, reading_stored, unpacked
 from sparsedash.engine.evaluation.divergence import mean_divergence, next_token_scores
 from sparsedash.engine.healing.healing import HealingCheckpoint, heal
 from sparsedash.engine.models.gguf_making import gguf_of
@@ -28,13 +16,10 @@ from sparsedash.engine.models.gguf_quantising import read_back, write_quantised
 from sparsedash.engine.models.gguf_writing import dense_bytes
 from sparsedash.engine.models.loading import LoadedModel, ModelShelf, Source
 from sparsedash.engine.models.matmul import fastest_products
-from sparsedash.engine.pruning.channel_pruning import ALLOCATIONS, prune_channels, remove_layers
-from sparsedash.engine.pruning.compensation import COMPENSATIONS, BlockErrors, channel_errors
-from sparsedash.engine.pruning.layer import CalibrationData, LazySequence
-from sparsedash.engine.pruning.surgery import PrunedMlp, weight_of
-from sparsedash.engine.pruning.weight_pruning import MaskedBlock, prune_weights
+from sparsedash.engine.pruning.layer import LazySequence
 from sparsedash.engine.run.run_context import RunContext
-from sparsedash.engine.run.sparse_models import MaskedWeights, PrunedChannels, SparseModel
+from sparsedash.engine.run.sparse_blocks import pack_narrowed, sparse_model, unpack_narrowed
+from sparsedash.engine.run.sparse_models import PrunedChannels, SparseModel
 from sparsedash.schema.errors import JobError, StoreError
 from sparsedash.schema.method_settings import MethodSettings, Quantisation
 from sparsedash.schema.progress import OnStep, Step, begin_parts
@@ -44,14 +29,7 @@ from sparsedash.schema.store_keys import healed_part, plain_share, pruned_key, q
 from sparsedash.storage.model_folders import passing_export, require_export_room
 from sparsedash.storage.store import StageCheckpoint, Store
 
-T = TypeVar("T")
-Text = Sequence[Sequence[int]]
-"""Token ids of every sequence."""
-
 MORE_ROOM = "Raise the limit on the settings page or by SPARSEDASH_ARTEFACT_GB."
-
-_BITS = {2: torch.int16, 4: torch.int32}
-"""Integers as wide as a weight: of a zero all bits are zero."""
 
 
 class MeasuredModel:
@@ -188,145 +166,6 @@ def _note_calibrated(run: RunContext) -> None:
         run.log.note_cached("calibration")
 
 
-def sparse_model(run: RunContext, method: MethodSettings, permille: int) -> SparseModel:
-    """The sparse model before healing, not applied yet, none of whose blocks is made; that may raise CacheEvicted."""
-    calibration, loaded = run.calibration(method), run.loaded
-    method = method.unhealed
-    # Store key of its parts, until it has been evaluated.
-    key = pruned_key(calibration.keys.statistics, method, permille)
-    data = calibration.data_for(method, permille)
-
-    def on_block(done: int, total: int) -> None:
-        loaded.residency.drop()
-        run.log.on_step(Step("prune", done, total))
-
-    if not method.takes_channels:
-        return _masked(run, method, permille, data, key, on_block)
-    n_gone = n_layers_gone(loaded.shape, method, permille) if method.takes_layers else 0
-    gone = calibration.removed_layers(method, n_gone) if n_gone else []
-    narrowed = _narrowed(run, method, permille, data, key, gone, on_block)
-    energies = run.energies.setdefault(calibration.keys.statistics, {})
-    kept = run.pruning_checkpoint.numbered(f"{key}/errors", msgspec.json.encode, _unpack_errors)
-    errors = channel_errors(loaded.mlps, data, narrowed, energies, kept)
-    if method.takes_layers:
-        # What a layer that takes over puts out is meant to be another than dense's.
-        errors = [(None, None, None)] * len(narrowed)
-    allocation = ALLOCATIONS[method.allocation]
-
-    def alone() -> list[float]:
-        if not permille or not allocation.measures:
-            return []
-        scores = calibration.channel_scores(method, permille, on_block)
-        return [float(own.losses[len(narrow.kept)]) for own, narrow in zip(scores, narrowed, strict=True)]
-
-    return PrunedChannels(loaded=loaded, blocks=narrowed, errors=errors, alone=alone, gone=gone)
-
-
-def _masked(
-    run: RunContext, method: MethodSettings, permille: int, data: CalibrationData, key: str, on_block: OnBlock
-) -> MaskedWeights:
-    """Single weights at zero: each block by itself, or block after block on what is already sparse."""
-    loaded, calibration, hold = run.loaded, run.calibration(method), run.loaded.residency.hold
-    projections, on_step = loaded.projections(method.scope), run.log.on_step
-    pack = partial(_pack_masked, refitted=method.compensation != "none")
-
-    def unpack(index: int, packed: bytes) -> MaskedBlock:
-        return _unpack_masked(packed, projections[index], hold)
-
-    def made(index: int, make: Callable[[], MaskedBlock]) -> MaskedBlock:
-        part, packed = f"{key}/masked/{index}", partial(_packed, run, pack)
-        found: MaskedBlock = run.pruning_checkpoint.made(part, make, packed, partial(unpack, index))
-        return found
-
-    def walk(text: Text, checkpoint: WalkCheckpoint) -> Iterator[tuple[int, MaskedBlock]]:
-        asked = method, permille, run.settings.calibration.token_weights
-        return prune_sequentially(loaded, text, *asked, on_step, checkpoint)
-
-    blocks: Sequence[MaskedBlock]
-    if method.compensation == "sequential":
-        checkpoint = StageCheckpoint(run.store, run.identity)
-        blocks = _in_sequence(run, method, key, checkpoint, walk, pack, unpack)
-    else:
-        blocks = prune_weights(projections, data, method, permille, on_block=on_block, hold=hold, made=made)
-    return MaskedWeights(loaded=loaded, scope=method.scope, blocks=blocks, groups=calibration.groups)
-
-
-def _narrowed(
-    run: RunContext,
-    method: MethodSettings,
-    permille: int,
-    data: CalibrationData,
-    key: str,
-    gone: Sequence[int],
-    on_block: OnBlock,
-) -> LazySequence[PrunedMlp]:
-    """Every narrowed MLP, by itself; or by a sequential refit, which is kept: it needs passes over the text."""
-    hold = run.loaded.residency.hold
-    scores = partial(run.calibration(method).channel_scores, method, permille, on_block)
-    pack = partial(_packed, run, _pack_narrowed)
-    sequential = permille > 0 and COMPENSATIONS[method.compensation].sequential
-    # What leads to a refit is over once that is stored, before the model is evaluated.
-    checkpoint = StageCheckpoint(run.store, run.identity) if sequential else run.pruning_checkpoint
-    keep = checkpoint.numbered(f"{key}/chosen", pack, lambda packed: _unpack_narrowed(packed).held(hold))
-
-    def made(index: int, make: Callable[[], PrunedMlp]) -> PrunedMlp:
-        found: PrunedMlp = keep(index, lambda: make().held(hold))
-        return found
-
-    mlps = run.loaded.mlps
-    if method.takes_layers:
-        chosen = remove_layers(mlps, gone, lambda index: on_block(index + 1, len(mlps)), made)
-    else:
-        share = channel_share(run.loaded.shape, method, permille)
-        chosen = prune_channels(mlps, data, method, share, scores=scores, on_layer=on_block, made=made)
-    if not sequential:
-        return chosen
-
-    def walk(text: Text, walked: WalkCheckpoint) -> Iterator[tuple[int, PrunedMlp]]:
-        asked = list(chosen), method.damping, method.strength
-        return refit_sequentially(run.loaded, text, *asked, run.log.on_step, walked)
-
-    def unpack(index: int, packed: bytes) -> PrunedMlp:
-        return _unpack_narrowed(packed).held(hold)
-
-    return _in_sequence(run, method, key, checkpoint, walk, _pack_narrowed, unpack)
-
-
-def _in_sequence(
-    run: RunContext,
-    method: MethodSettings,
-    key: str,
-    checkpoint: StageCheckpoint,
-    walk: Callable[[Text, WalkCheckpoint], Iterator[tuple[int, T]]],
-    pack: Callable[[T], bytes],
-    unpack: Callable[[int, bytes], T],
-) -> LazySequence[T]:
-    """Blocks that a walk of the text through all of them makes once any is asked for; they are kept in the store."""
-    store, about, n_blocks = run.store, about_artefact("weights", run.identity), len(run.loaded.blocks)
-
-    def has(index: int) -> bool:
-        return store.has_entry("artefacts", f"{key}/{index}")
-
-    @cache
-    def made() -> dict[int, T]:
-        found = dict[int, T]()
-        if not all(map(has, range(n_blocks))):
-            calibration = run.calibration(method)
-            run.log.warn(calibration.few_tokens_warning)
-            for index, block in walk(calibration.read(), WalkCheckpoint(checkpoint, f"{key}/hidden", has)):
-                store.put_artefact(f"{key}/{index}", pack(block), about)
-                found[index] = block
-            checkpoint.done()
-        for index in set(range(n_blocks)) - found.keys():
-            data = store.get_artefact(f"{key}/{index}")
-            if data is None:
-                raise CacheEvicted(key)
-            found[index] = unpack(index, data)
-        return found
-
-    return LazySequence(n_blocks, lambda index: made()[index])
-
-
 def _healed(run: RunContext, method: MethodSettings, permille: int, made: PrunedChannels) -> PrunedChannels:
     """The model with the weights of its healing, which are kept: it needs many passes over the text."""
     calibration, loaded = run.calibration(method), run.loaded
@@ -352,7 +191,7 @@ def _healed(run: RunContext, method: MethodSettings, permille: int, made: Pruned
     # Evictable as any checkpoint: a run that is given up here leaves nothing that stays.
     about = about_artefact("unfinished", run.identity)
     for index, block in enumerate(found.blocks):
-        run.store.put_artefact(healed_part(key, str(index)), _pack_narrowed(block), about)
+        run.store.put_artefact(healed_part(key, str(index)), pack_narrowed(block), about)
     run.store.put_artefact(healed_part(key, "norms"), pack_tensors(found.norms), about)
     # The last one: with it they are whole.
     run.store.put_artefact(healed_part(key, "figures"), msgspec.json.encode(figures), about)
@@ -389,7 +228,7 @@ def _known_healed(run: RunContext, key: str, made: PrunedChannels) -> PrunedChan
     if None in found:
         return None
     *blocks, norms, figures = (data for data in found if data is not None)
-    narrowed = [_unpack_narrowed(data).held(run.loaded.residency.hold) for data in blocks]
+    narrowed = [unpack_narrowed(data).held(run.loaded.residency.hold) for data in blocks]
     with unpacked(norms, "norms") as tensors, reading_stored("healing"):
         healed = msgspec.json.decode(figures, type=Healed)
     run.log.note_cached("healed weights")
@@ -401,13 +240,6 @@ def protect_healed(record: Record, store: Store) -> None:
     if record.pruned is not None and record.pruned.healed is not None:
         parts = healed_part(record.pruned.healed.weights, "")
         store.retag_artefacts(parts, about_artefact("healed", record.model_identity))
-
-
-def _packed(run: RunContext, pack: Callable[[T], bytes], part: T) -> bytes:
-    """Drops streamed weights afterwards: many parts may be packed one after another."""
-    data = pack(part)
-    run.loaded.residency.drop()
-    return data
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -447,51 +279,3 @@ def rebuild_model(record: Record, store: Store, on_step: OnStep, shelf: ModelShe
     protect_healed(record, store)
     text = run.calibration_identity(plain_share(method, settings.calibration)) if method.reads_text else ""
     return RebuiltModel(source=run.source, loaded=run.loaded, sparse=sparse, calibration_identity=text)
-
-
-def _pack_narrowed(narrow: PrunedMlp) -> bytes:
-    lost = None if narrow.lost is None else torch.tensor(narrow.lost, dtype=torch.float64)
-    tensors = {"kept": narrow.kept, "out_weight": narrow.out_weight, "out_bias": narrow.out_bias, "lost": lost}
-    for number, (weight, bias) in enumerate(narrow.inner):
-        tensors |= {f"inner {number}": weight, f"inner {number} bias": bias}
-    return pack_tensors({name: tensor for name, tensor in tensors.items() if tensor is not None})
-
-
-def _unpack_narrowed(data: bytes) -> PrunedMlp:
-    with unpacked(data, "MLPs") as tensors:
-        lost = float(tensors["lost"]) if "lost" in tensors else None
-        n_inner = sum(name.startswith("inner ") and not name.endswith(" bias") for name in tensors)
-        inner = tuple((tensors[f"inner {n}"], tensors.get(f"inner {n} bias")) for n in range(n_inner))
-        return PrunedMlp(tensors["kept"], tensors["out_weight"], tensors.get("out_bias"), lost, inner)
-
-
-def _pack_masked(block: MaskedBlock, *, refitted: bool) -> bytes:
-    """A bit for each weight that is not zero, and where they are refitted those weights."""
-    errors = [[math.nan if error is None else error for error in own] for own in block.errors]
-    tensors = {"errors": torch.tensor(errors, dtype=torch.float64).reshape(-1, 3)}
-    for name, weight in block.weights.items():
-        stays = weight.contiguous().view(_BITS[weight.itemsize]) != 0
-        tensors[f"{name} stays"] = torch.from_numpy(np.packbits(stays.numpy()))
-        if refitted:
-            tensors[f"{name} weights"] = weight[stays]
-    return pack_tensors(tensors)
-
-
-def _unpack_masked(data: bytes, dense: Mapping[str, nn.Linear], hold: Callable[[Tensor], Tensor]) -> MaskedBlock:
-    """dense: its projections by name."""
-    with unpacked(data, "masks") as tensors:
-        errors = [[None if math.isnan(error) else error for error in own] for own in tensors.pop("errors").tolist()]
-        weights = {}
-        for name in sorted({name.rpartition(" ")[0] for name in tensors}):
-            before = weight_of(dense[name]).detach().cpu()
-            bits = np.unpackbits(tensors[f"{name} stays"].numpy())[: before.numel()]
-            stays = torch.from_numpy(bits).bool().reshape(before.shape)
-            weight = weights[name] = torch.zeros(before.shape, dtype=before.dtype)
-            weight[stays] = tensors[f"{name} weights"] if f"{name} weights" in tensors else before[stays]
-        return MaskedBlock(weights=weights, errors=[(f, p, h) for f, p, h in errors]).held(hold)
-
-
-def _unpack_errors(data: bytes) -> BlockErrors:
-    with reading_stored("errors"):
-        found: BlockErrors = msgspec.json.decode(data, type=BlockErrors)
-        return found
