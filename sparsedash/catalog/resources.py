@@ -58,7 +58,9 @@ HELD_OUT_EVERY, HELD_OUT_TOKENS = 16, 512
 HEAL_BATCH_TOKENS, HEAL_PASS_TOKENS = 2048, 512
 """Tokens of a step of healing, and of the passes that its gradient is gathered from; longer sequences are cut."""
 HEAL_TEXT_TOKENS = 2**18
-"""Tokens of different text that healing reads at most: the dense model's last hidden states of all are in memory."""
+"""Up to so many tokens healing reads text behind the calibration's: the dense model's last hidden states of all that is
+read are in memory.
+"""
 HEALED_WEIGHT_BYTES = 40
 """Bytes that healing takes for each weight that it trains, in either number format: as measured. Two copies, gradient,
 moments and best value would be 24.
@@ -314,13 +316,16 @@ def _healing_bytes(shape: ModelShape, settings: RunSettings) -> int:
     if not healed:
         return 0
     weights = HEALED_WEIGHT_BYTES * max(healed)
-    n_read = max(heal_tokens(method.heal_steps) for method in settings.methods)
+    most = n_calibrated = settings.calibration.n_samples * settings.calibration.length
+    if settings.calibration.corpus != SELF:
+        most = max(n_calibrated, HEAL_TEXT_TOKENS)
+    n_read = min(most, HEAL_BATCH_TOKENS * max(method.heal_steps for method in settings.methods))
     passed = HEAL_PASS_TOKENS * n_blocks * (20 * d + 6 * m) * itemsize
     return weights + passed + 6 * 4 * HEAL_LOGITS + n_read * d * itemsize
 
 
 def heal_tokens(n_steps: int) -> int:
-    """Tokens of text that healing for so many steps reads, if there are so many."""
+    """Tokens of text that healing for so many steps asks for, those of the calibration included."""
     return min(HEAL_BATCH_TOKENS * n_steps, HEAL_TEXT_TOKENS)
 
 
@@ -374,12 +379,15 @@ def _sample_bytes(shape: ModelShape, settings: RunSettings, n_passages: int) -> 
     if not settings.reads_text:
         return 0
     inputs = sum(shape.widths)
-    if any(method.needs_statistics and not method.takes_channels for method in settings.methods):
-        inputs += STREAM_INPUTS * shape.hidden * len(shape.widths)
+    streams, masks = (
+        STREAM_INPUTS * shape.hidden * len(shape.widths),
+        [m for m in settings.methods if not m.takes_channels],
+    )
     kept_out = settings.calibration.n_samples * settings.calibration.length // HELD_OUT_EVERY
     kept_out //= max(1, kept_out // HELD_OUT_TOKENS)
     passages = min(n_passages, MISMATCH_PASSAGES) * min(TOKENS_A_PASSAGE, MISMATCH_TOKENS)
-    return inputs * (len(shares_read(settings)) * 4 * kept_out + 2 * passages)
+    collected = inputs + streams * any(method.needs_statistics for method in masks)
+    return collected * len(shares_read(settings)) * 4 * kept_out + (inputs + streams * bool(masks)) * 2 * passages
 
 
 def _out_bytes(shape: ModelShape, method: MethodSettings, permille: int) -> int:
@@ -405,7 +413,7 @@ _SMALLER: dict[Purpose, str] = {
     "calibration": "fewer or shorter calibration samples",
     "pruning": "a method that refits nothing, such as wanda-channels",
     "the curves": "a method that measures neither curves nor layers, such as least-squares",
-    "the sequential refit": "fewer calibration samples, or least-squares instead of the sequential refit",
+    "the sequential refit": "fewer calibration samples, or a method that does not go layer after layer",
     "the backward pass": "a method without a backward pass, such as least-squares",
     "healing": "a run without healing",
 }

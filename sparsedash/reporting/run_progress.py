@@ -323,8 +323,10 @@ def _work(settings: RunSettings, now: JobPosition) -> tuple[dict[Part, float], d
     later = range(last + 1, len(points) - now.n_stored)
     coming: list[Unit] = [("load", None)] if len(work) == 1 and part[0] == "start" else []
     calibrations = read_for(later)
+    # The first model that reads the text lets it be written.
     if (
-        calibrations
+        not now.calibrated
+        and next((model for model, (method, _) in enumerate(points) if method.reads_text), -1) in later
         and settings.calibration.corpus == SELF
         and not {"text", "calibrate"} & {stage for stage, _ in work}
     ):

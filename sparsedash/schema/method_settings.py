@@ -1,7 +1,7 @@
 """Pruning methods: four choices and their parameters, checked when made."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from sparsedash.schema.errors import SettingsError
@@ -188,17 +188,14 @@ class MethodSettings:
             raise SettingsError("quantise", self.quantise, f"nothing with pattern {self.pattern}")
         if self.quantise not in ("", *get_args(Quantisation)):
             raise SettingsError("quantise", self.quantise, f"one of {', '.join(get_args(Quantisation))}")
-        # Whatever is asked for of what is not used, it is the same method under the same name.
-        for field in fields(self):
-            if not self.uses(field.name):
-                object.__setattr__(self, field.name, field.default)
+        if self.rounds == 1:
+            # One round has no schedule: whatever is asked for, it is the same method under the same name.
+            object.__setattr__(self, "schedule", "exponential")
 
     def uses(self, parameter: str) -> bool:
         """Whether its choices use the parameter of this name."""
         if parameter == "quantise":
             return bool(self.quantise)
-        if parameter == "schedule" and self.rounds == 1:
-            return False
         if self.heal_steps and parameter == "plain_text":
             return True
         choices = {name: getattr(self, name) for name in ("pattern", "saliency", "compensation", "allocation")}

@@ -192,12 +192,12 @@ class ClusterPlan:
 
 def first_points(asked: RunSettings) -> tuple[int, ...]:
     """The sparse models of the first part: one of each kind of calibration, so that one machine collects them all."""
-    first: dict[tuple[float, bool, bool, bool], int] = {}
+    first: dict[tuple[float, bool, bool, bool, bool], int] = {}
     for point, (method, _) in enumerate(asked.points):
         if method.reads_text:
             share = store_keys.plain_share(method, asked.calibration)
-            kind = share, method.takes_channels, method.saliency == "fisher", method.allocation == "curves"
-            first.setdefault(kind, point)
+            reads = method.needs_statistics, method.saliency == "fisher", method.allocation == "curves"
+            first.setdefault((share, method.takes_channels, *reads), point)
     return tuple(sorted(first.values())) or (0,)
 
 

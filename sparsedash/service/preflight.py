@@ -227,9 +227,15 @@ def stored_parts(settings: RunSettings, store: Store) -> Cached:
         whole = all(store.has(Continuation, text) for text in texts) and all(store.has(QuestionSet, t) for t in tasks)
         return store.has(Record, key) and whole
 
+    def calibrated() -> bool:
+        keys = [key for key, method, _ in points if method.needs_statistics]
+        if not keys and settings.reads_text and settings.calibration.corpus == SELF and model is not None:
+            return store.has_entry("artefacts", store_keys.text_key(model, settings.dtype, settings.calibration))
+        return bool(keys) and all(key and store.recall(store_keys.calibrated_note(key)) is not None for key in keys)
+
     points = [(statistics[method], method, permille) for method, permille in settings.points]
     return Cached(
-        calibration=all(key and store.recall(store_keys.calibrated_note(key)) is not None for key, *_ in points),
+        calibration=calibrated(),
         dense=answered(None),
         sparse=sum(answered((key, method, permille)) for key, method, permille in points if key is not None),
         n_sparse=settings.n_sparse,

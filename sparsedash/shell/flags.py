@@ -239,4 +239,5 @@ def _method(name: str, values: Mapping[str, Any], *, alone: bool) -> MethodSetti
     usual = presets.method_named(name)
     # Beside methods of single weights the others are healed.
     steps = values.get("heal_steps", 0) if usual.takes_channels or alone else 0
-    return replace(usual, **{**values, "heal_steps": steps})
+    used = {name: value for name, value in values.items() if usual.uses(name)}
+    return replace(usual, **{**used, "heal_steps": steps})

@@ -147,7 +147,11 @@ def prune_form(backend: Backend) -> RunSettings | FindSettings | None:
     values |= _more_fields(backend, values["model"], search)
     chosen = (own or presets) if search else (*presets, *(own or ()))
     accepted = values["sparsity"] and values["prompts"] is not None and not _refused((*_ROWS, _HEAL), values)
-    methods = [replace(method, width_multiple=values["width"]) for method in dict.fromkeys(chosen) if accepted]
+    methods = [
+        replace(method, width_multiple=values["width"]) if method.uses("width_multiple") else method
+        for method in dict.fromkeys(chosen)
+        if accepted
+    ]
     with about_methods:
         names = [method_name(each) for each in chosen]
         if len(names) > 1:

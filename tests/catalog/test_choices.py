@@ -56,13 +56,13 @@ def test_a_method_is_found_by_its_name_and_named_by_its_choices_and_another_refu
     [
         ({"damping": 0.5}, "least-squares (damping 0.5)"),
         ({"width_multiple": 64}, "least-squares (multiples of 64)"),
-        ({"seed": 3, "strength": 1}, "least-squares"),
+        ({"seed": 3, "strength": 1}, "least-squares (strength 1, seed 3)"),
         ({"heal_steps": 1200, "damping": 0.5}, "least-squares (damping 0.5, healed 1,200 steps)"),
         (
             {"saliency": "fisher", "compensation": "none", "allocation": "global", "heal_steps": 8},
             "fisher + none + global (healed 8 steps)",
         ),
-        ({"saliency": "random", "seed": 3}, "random + least-squares + uniform (seed 3)"),
+        ({"saliency": "random"}, "random + least-squares + uniform"),
         ({"allocation": "curves", "damping": 0.1}, "least-squares-by-curves (damping 0.1)"),
     ],
 )

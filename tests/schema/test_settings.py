@@ -46,18 +46,9 @@ CHANGES = [
     *[
         (RUN, {"methods": (replace(METHOD, **{name: value}),)})
         for name, value in OTHER[MethodSettings].items()
-        if (value is not None and METHOD.uses(name)) or name == "quantise"
+        if value is not None
     ],
-    *[
-        (RunSettings(methods=(method,)), {"methods": (replace(method, **change),)})
-        for method, change in (
-            (SINGLE, {"scope": "decoder"}),
-            (MethodSettings(saliency="random"), {"seed": 1}),
-            (MethodSettings(saliency="fisher"), {"rounds": 6}),
-            (MethodSettings(compensation="sequential"), {"strength": 1.0}),
-            (MethodSettings(allocation="curves"), {"curve_levels": 8}),
-        )
-    ],
+    (RunSettings(methods=(SINGLE,)), {"methods": (replace(SINGLE, scope="decoder"),)}),
     *[(FIND, {name: OTHER[RunSettings][name]}) for name in ("model", "dtype", "calibration", "evaluation")],
     *[(FIND, change) for change in ({"ratio": 1.2}, {"points": 3}, {"method": replace(METHOD, width_multiple=64)})],
     *[(PROMPT, change) for change in ({"left": "x"}, {"right": "x"}, {"prompt": "More"}, {"n_tokens": 41})],
@@ -145,8 +136,7 @@ def test_prompts_are_few_short_different_lines(prompts):
         RunSettings(prompts=prompts)
 
 
-def test_what_a_method_does_not_use_makes_no_other_method_of_it():
-    assert MethodSettings(strength=1.0, seed=3, rounds=6, curve_levels=8) == MethodSettings()
+def test_one_round_has_no_schedule():
     assert MethodSettings(saliency="fisher", schedule="cubic") == MethodSettings(saliency="fisher")
     rounds = MethodSettings(saliency="fisher", rounds=2)
     assert replace(rounds, schedule="cubic") != rounds

@@ -71,8 +71,8 @@ _DIAGONAL = "diagonal"
 class Calibration:
     """Statistics, curves, gradients and scores on one calibration text; computed once, then stored.
 
-    load: gives the model. read: gives the token ids of the text. is_read: whether a method of the run needs the text,
-    so that the others' errors are measured on it as well. solves: whether one needs whole second moments.
+    load: gives the model. read: gives the token ids of the text. is_read: whether a method of the run needs statistics
+    of it, so that the others' errors are measured on it as well. solves: whether one needs whole second moments.
     """
 
     store: Store
@@ -103,6 +103,12 @@ class Calibration:
     def few_tokens_warning(self) -> str | None:
         """A warning of too little text. Raises CalibrationError where there is far too little."""
         return few_tokens_warning(self.load(), sum(map(len, self.read())), solves=self.solves)
+
+    def warn_of_few_tokens(self) -> str | None:
+        """The warning of too little text, noted for runs that find everything in the store."""
+        warning = self.few_tokens_warning
+        self.store.remember(store_keys.calibration_warning_note(self.keys.statistics), warning or "")
+        return warning
 
     @cached_property
     def data(self) -> CalibrationData:
@@ -165,7 +171,7 @@ class Calibration:
 
         def note() -> None:
             key, enough = self.keys.statistics, enough_tokens(self.load(), sum(map(len, self.read())))
-            self.store.remember(store_keys.calibration_warning_note(key), self.few_tokens_warning or "")
+            self.warn_of_few_tokens()
             self.store.remember(store_keys.calibrated_note(key), str(len(parts)) if enough else _DIAGONAL)
 
         return self._collector(self.keys.statistics, "statistics", parts, note)

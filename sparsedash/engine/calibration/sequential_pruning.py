@@ -44,19 +44,25 @@ def prune_sequentially(
     first, blocks, lengths = checkpoint.resume(walk), loaded.projections(method.scope), list(map(len, sequences))
     steps = count(2 * first * len(numbered))
 
+    def report() -> None:
+        on_step(Step("prune", next(steps), 2 * len(blocks) * len(numbered), unit="batches"))
+
     def through(index: int) -> Iterator[SeenBatch]:
         for number in walk.step(index):
             yield *numbered[number], walk.hidden[number]
-            on_step(Step("prune", next(steps), 2 * len(blocks) * len(numbered), unit="batches"))
+            report()
 
+    report()
     for index, (block, shared) in list(enumerate(zip(blocks, shared_inputs(loaded), strict=True)))[first:]:
-        before, groups = walk.hidden, [names for names in shared if names[0] in block]
+        before = walk.hidden
+        groups = [own for names in shared if (own := [name for name in names if name in block])]
         watched = [block[names[0]] for names in groups]
         found = block_statistics(loaded, watched, through(index), lengths, token_weights)
+        walk.go_back(before)
+        del before
         inputs = list(zip(groups, found, strict=True))
         made = masked_block(block, inputs, method, permille, loaded.residency.hold, measured=False)
         yield index, made
-        walk.go_back(before)
         with reweighted([block], [made.weights]):
             for _ in through(index):
                 pass

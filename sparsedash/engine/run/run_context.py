@@ -148,6 +148,7 @@ class RunContext:
         self._calibrations: dict[float, Calibration] = {}
         self._texts: dict[str, Texts] = {}
         self._sequences: dict[float, list[list[int]]] = {}
+        self._further: dict[tuple[float, int], list[list[int]]] = {}
 
     @cached_property
     def source(self) -> Source:
@@ -349,14 +350,20 @@ class RunContext:
     def text_to_heal(self, method: MethodSettings) -> list[list[int]]:
         """Token ids of the text that was named behind those of the calibration, as far as healing needs and finds more.
 
-        None of text that the model writes: writing takes longer than all else.
+        None of text that the model writes, since writing takes longer than all else, nor for a method that takes plain
+        text alone.
         """
         asked, share = self.settings.calibration, plain_share(method, self.settings.calibration)
-        n_more = ceil((heal_tokens(method.heal_steps) - sum(map(len, self.sequences(share)))) / asked.length)
-        if asked.corpus == SELF or n_more < 1:
+        known = self.sequences(share)
+        n_more = ceil(
+            (heal_tokens(method.heal_steps) - sum(map(len, known))) / min(asked.length, self.loaded.max_length)
+        )
+        if asked.corpus == SELF or share == 1 or n_more < 1:
             return []
-        plain = self._plain_sequences(share)
-        return self._named_sequences(plain, n_more)[len(self._named_sequences(plain)) :]
+        if (share, n_more) not in self._further:
+            plain = self._plain_sequences(share)
+            self._further[share, n_more] = self._named_sequences(plain, n_more)[len(known) - len(plain) :]
+        return self._further[share, n_more]
 
     def _plain_sequences(self, share: float) -> list[list[int]]:
         asked = self.settings.calibration

@@ -164,7 +164,7 @@ def _in_sequence(
         found = dict[int, T]()
         if not all(map(has, range(n_blocks))):
             calibration = run.calibration(method)
-            run.log.warn(calibration.few_tokens_warning)
+            run.log.warn(calibration.warn_of_few_tokens())
             for index, block in walk(calibration.read(), WalkCheckpoint(checkpoint, f"{key}/hidden", has)):
                 store.put_artefact(f"{key}/{index}", pack(block), about)
                 found[index] = block
@@ -176,7 +176,8 @@ def _in_sequence(
             found[index] = unpack(index, data)
         return found
 
-    return LazySequence(n_blocks, lambda index: made()[index])
+    # The sequence keeps what it has asked for.
+    return LazySequence(n_blocks, lambda index: made().pop(index))
 
 
 def _packed(run: RunContext, pack: Callable[[T], bytes], part: T) -> bytes:

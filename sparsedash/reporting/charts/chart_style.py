@@ -4,11 +4,11 @@ Dense is blue everywhere, sparse orange where it is one line; several lines diff
 Lines carry their own labels, so there is no legend. Traces and notes are dicts in plotly's own terms.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from statistics import fmean
-from textwrap import wrap
 from typing import Any, Literal, NamedTuple, get_args
 
 Theme = Literal["light", "dark"]
@@ -231,8 +231,18 @@ def wrap_label(text: str, sign: str = "", longest: int = LONGEST) -> list[str]:
 
     sign: stands before it.
     """
-    lines = [wrap(text, width, break_long_words=False) for width in range(1, longest + 1)]
-    first, *others = next(own for own in lines if len(own) == len(lines[-1]))
+    pieces = re.split(r"(?<=[ -])", text)
+
+    def filled(length: int) -> list[str]:
+        lines = [""]
+        for piece in pieces:
+            if lines[-1] and len((lines[-1] + piece).rstrip()) > length:
+                lines.append("")
+            lines[-1] += piece
+        return [line.rstrip() for line in lines]
+
+    n_lines = len(filled(longest))
+    first, *others = next(lines for length in range(longest + 1) if len(lines := filled(length)) == n_lines)
     return [sign + first, *others]
 
 

@@ -76,8 +76,8 @@ ROWS: dict[str, Row] = {
     "scores": Row(BEST, Kill("prune", 2, SCORED, 2 * N_BLOCKS, (1, 3))),
     "channels": Row(("obs",), Kill("prune", 4, REFITTED, 2 * N_BLOCKS, (5,))),
     "masks, refitted": Row((ONE_PASS,), Kill("prune", 1, MASKED, N_BLOCKS, (0, 2))),
-    # As below.
-    "masks in sequence": Row(("sparsegpt",), Kill("refit", 4, MASKED, N_BLOCKS, (1, 5))),
+    # In the second block before it is pruned; or in the first, behind that, and in the last.
+    "masks in sequence": Row(("sparsegpt",), Kill("refit", 3, MASKED, N_BLOCKS, (1, 4, 5))),
     "masks": Row(("wanda",), Kill("prune", 1, MASKED, N_BLOCKS, (0, 2))),
     "curves": Row(("obs-by-curves",), Kill("prune", 2, JUDGED, N_BLOCKS, (1,))),
     "gradients": Row(("retrain-free (published)",), Kill("backward", ROUND, BACKWARD, 0, (2 * ROUND + 1,))),
