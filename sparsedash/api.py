@@ -132,7 +132,7 @@ def prune(
     method: a name of docs/choices.md, or choices of one's own, of which budget, width_multiple and heal_steps, where
     given, take the place. share: 0 to 0.9, in steps of 0.001; 0.5 with 2:4 and 4:8. budget: what it is a share of.
     heal_steps: of training by the dense model, 2,048 tokens each. At most n_samples * length tokens are read, and by
-    healing as many as its steps need; no more than `length` of one text.
+    healing as many as its steps need, up to 262,144; no more than `length` of one text.
     """
     chosen = _method(method, budget=budget, width_multiple=width_multiple, heal_steps=heal_steps)
     permille = _permille(share, chosen)

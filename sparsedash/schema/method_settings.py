@@ -165,7 +165,7 @@ class MethodSettings:
         flag="--heal-steps",
         label="Steps of healing",
         flag_help="heal for N steps instead of minutes: the dense model teaches the sparse one; 0 heals nothing",
-        help="The dense model teaches the sparse one on the calibration text. 0: not healed.",
+        help="The dense model teaches the sparse one on the calibration text and more of it. 0: not healed.",
     )
     quantise: Quantisation | Literal[""] = ""
 

@@ -43,8 +43,8 @@ ArtefactKind = Literal[
     "answers",
     "unfinished",
 ]
-"""Kinds of artefacts. inputs: statistics of all projections' inputs. text: written by a model. weights: made by a
-sequential refit. healed: weights made by healing that a record refers to, never evicted. answers: of other programs.
+"""Kinds of artefacts. inputs: statistics of all projections' inputs. text: written by a model. weights: made in
+sequence. healed: weights made by healing that a record refers to, never evicted. answers: of other programs.
 unfinished: checkpoints of stages.
 """
 
@@ -217,9 +217,9 @@ class Pruned:
     sparsity_permille: asked for, of the method's budget. reached: what is gone, of every budget.
     widths: kept inner channels of each block, 0 where the whole layer is gone; dense_widths: before pruning.
     layer_errors: share of each block's MLP output that is lost, on calibration text, where single weights go that of
-    its projections' outputs, averaged; empty where the method needs no text, or the text was too little for whole
-    second moments. held_out_errors: on text kept out of the fit; empty when there was too little text to keep any out.
-    uncompensated_errors: on calibration text, had the kept weights stayed as they are. passage_errors: on a few
+    its projections' outputs, averaged; empty where the method takes no statistics of text, or it was too little for
+    whole second moments. held_out_errors: on text kept out of the fit; empty when there was too little to keep any
+    out. uncompensated_errors: on calibration text, had the kept weights stayed as they are. passage_errors: on a few
     passages of the evaluation. alone: what the model loses by the cut of each block alone, by its curve, as KL
     divergence of the next token in nats; empty where the method measures no curves. healed, quantised: None where it
     was not; the errors of such a model are those before.

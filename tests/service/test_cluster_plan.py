@@ -145,3 +145,5 @@ def test_the_first_part_calibrates_for_every_kind_of_method():
     best, by_curves, sequential = map(method_named, ("least-squares", "obs-by-curves", "best"))
     methods = (replace(best, allocation="curves"), best, by_curves, sequential)
     assert first_points(replace(ASKED, methods=methods)) == (0, 3, 6), "the last has the curves before it"
+    in_sequence, in_one_pass = map(method_named, ("sparsegpt-2:4", "wanda-2:4"))
+    assert first_points(replace(ASKED, methods=(in_sequence, in_one_pass))) == (0, 1)

@@ -13,7 +13,7 @@ from sparsedash.catalog.resources import LeastMemory, least_memory
 from sparsedash.schema import store_keys
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.pair_records import Continuation, ContinuationSettings
-from sparsedash.schema.records import Record
+from sparsedash.schema.records import Record, about_artefact
 from sparsedash.schema.settings import BUILTIN_MODEL, CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.schema.store_keys import answers_key, outcomes_key, statistics_key, text_key
 from sparsedash.service.preflight import (
@@ -61,6 +61,13 @@ def test_what_is_stored_is_found_under_the_engines_keys(store):
     assert stored_parts(SETTINGS, store) == NOTHING
     store.remember(store_keys.calibrated_note(statistics), "30")
     assert stored_parts(SETTINGS, store) == replace(NOTHING, calibration=True)
+
+    beside = replace(SETTINGS, methods=(*SETTINGS.methods, method_named("shortgpt"), method_named("sparsegpt-2:4")))
+    assert stored_parts(beside, store).calibration, "these need no statistics"
+    alone = replace(SETTINGS, methods=(method_named("shortgpt"),))
+    assert not stored_parts(alone, store).calibration
+    store.put_artefact(text_key("id", "float32", calibration), b"", about_artefact("text", "id"))
+    assert stored_parts(alone, store).calibration, "the model has written its text"
 
     store.remember(store_keys.text_identity_note("builtin:cloze", ""), "texts")
     for made in (None, (statistics, MethodSettings(), 200)):

@@ -76,7 +76,7 @@ SEVERAL = (*map(method_named, ("obs", "best", "wanda-2:4")), MethodSettings(sali
 REQUESTS = {
     **{f"custom {name}": replace(SETTINGS, methods=(MethodSettings(**values),)) for name, values in CUSTOM.items()},
     "every field": RunSettings(
-        methods=tuple(replace(method, width_multiple=64) for method in SEVERAL),
+        methods=tuple(replace(each, width_multiple=64) if each.uses("width_multiple") else each for each in SEVERAL),
         sparsities_permille=(50, 125),
         evaluation=replace(EVALUATION, stop_early=True),
         prompts=("Once, a <b>", "Twice & 1 + 1 ="),

@@ -173,8 +173,10 @@ def _healed(run: RunContext, method: MethodSettings, permille: int, made: Pruned
     for index in range(len(made.blocks)):
         # What is evaluated unhealed is what is healed.
         made.round_(index)
-    if known := _known_healed(run, key, made):
+    if known := _known_healed(run, run.healed_weights or key, made):
         return known
+    if run.healed_weights not in ("", key):
+        raise JobError("Its healed weights are gone, and this version makes others.", "Delete its run; run it again.")
     checkpoint = HealingCheckpoint(StageCheckpoint(run.store, run.identity), key)
     asked = method.heal_steps, run.settings.calibration.seed
     with run.log.timed("heal"):
@@ -255,8 +257,8 @@ class RebuiltModel:
 def rebuild_model(record: Record, store: Store, on_step: OnStep, shelf: ModelShelf) -> RebuiltModel:
     """The model of a record, rebuilt bit for bit.
 
-    Raises JobError where its reference names another model by now, where another quantiser made it, or where an earlier
-    version healed it.
+    Raises JobError where its reference names another model by now, where another quantiser made it, or where weights
+    are gone that an earlier version healed.
     """
     settings = RunSettings(model=record.model, dtype=record.dtype)
     if record.pruned is not None:
@@ -270,10 +272,8 @@ def rebuild_model(record: Record, store: Store, on_step: OnStep, shelf: ModelShe
     if record.pruned is None:
         return RebuiltModel(source=run.source, loaded=run.loaded, sparse=None)
     method, permille = record.pruned.method, record.pruned.sparsity_permille
-    if healed := record.pruned.healed:
-        key = pruned_key(run.calibration(method).keys.statistics, method.unquantised, permille)
-        if healed.weights != key:
-            raise JobError("An earlier version of this program healed it, on less text.", "Run it again.")
+    if record.pruned.healed:
+        run.healed_weights = record.pruned.healed.weights
     with fastest_products(record.dtype):
         sparse = prune_model(run, method, permille)
     protect_healed(record, store)

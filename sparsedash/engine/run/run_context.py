@@ -148,6 +148,8 @@ class RunContext:
         self._calibrations: dict[float, Calibration] = {}
         self._texts: dict[str, Texts] = {}
         self._sequences: dict[float, list[list[int]]] = {}
+        # Key of the healed weights of the record that is rebuilt: an earlier version may have made them.
+        self.healed_weights = ""
         self._further: dict[tuple[float, int], list[list[int]]] = {}
 
     @cached_property

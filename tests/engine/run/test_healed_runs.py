@@ -9,8 +9,9 @@ from sparsedash.engine.comparison.model_pair import ModelPairCache
 from sparsedash.engine.healing import healing
 from sparsedash.engine.run import run_context
 from sparsedash.engine.run.model_making import rebuild_model
-from sparsedash.schema.errors import CalibrationError
+from sparsedash.schema.errors import CalibrationError, JobError
 from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.plain_values import STAGE_VERSIONS
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Record
 from sparsedash.storage import store as stores
@@ -63,8 +64,17 @@ def test_healed_weights_are_found_again_and_are_those_that_were_evaluated(asked,
         streamed = rebuild_model(store.get(Record, run.sparse[1]), store, ignore_steps, SHELF)
         with streamed.sparse.applied():
             assert streamed.loaded.residency.streamed and torch.equal(streamed.loaded.model(IDS).logits, logits)
-    for entry in store.entries("artefacts"):
-        store.drop_entry("artefacts", entry.name)
+    with monkeypatch.context() as patch:
+        # Those of a version that healed otherwise.
+        patch.setitem(STAGE_VERSIONS, "healed", 1000)
+        patch.setattr("sparsedash.engine.run.model_making.heal", must_not_run)
+        known = rebuild_model(store.get(Record, run.sparse[1]), store, ignore_steps, SHELF)
+        with known.sparse.applied():
+            assert torch.equal(known.loaded.model(IDS).logits, logits)
+        for entry in store.entries("artefacts"):
+            store.drop_entry("artefacts", entry.name)
+        with pytest.raises(JobError, match="healed weights are gone"):
+            rebuild_model(store.get(Record, run.sparse[1]), store, ignore_steps, SHELF)
     again = rebuild_model(store.get(Record, run.sparse[1]), store, ignore_steps, SHELF)
     with again.sparse.applied():
         assert torch.equal(again.loaded.model(IDS).logits, logits), "healed anew, to the same weights"

@@ -128,7 +128,9 @@ def test_a_run_says_which_layers_went_and_the_second_sparsity_finds_the_order(as
     # No statistics of MLPs, which layers do not need.
     assert "calibrate" not in run.seconds
     # Taking over tells the two apart, also where they lose the same layer.
-    assert records(store, ran(asked, store)) == [dense, *sparse]
+    again = ran(replace(asked, prompts=()), store)
+    assert records(store, again) == [dense, *sparse] and again.warnings == run.warnings
+    assert "calibration tokens per channel" in " ".join(run.warnings)
 
 
 def test_what_stays_takes_over_in_the_model_that_is_streamed_as_in_the_one_in_memory(asked, store, tmp_path):
