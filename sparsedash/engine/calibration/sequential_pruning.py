@@ -30,6 +30,7 @@ def prune_sequentially(
     sequences: Sequence[Sequence[int]],
     method: MethodSettings,
     permille: int,
+    *,
     token_weights: TokenWeights,
     on_step: OnStep,
     checkpoint: WalkCheckpoint,

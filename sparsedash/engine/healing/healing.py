@@ -75,6 +75,7 @@ def heal(
     narrowed: Sequence[PrunedMlp],
     sequences: Sequence[Sequence[int]],
     further: Sequence[Sequence[int]],
+    *,
     n_steps: int,
     seed: int,
     on_step: OnStep,

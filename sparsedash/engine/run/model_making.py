@@ -178,10 +178,17 @@ def _healed(run: RunContext, method: MethodSettings, permille: int, made: Pruned
     if run.healed_weights not in ("", key):
         raise JobError("Its healed weights are gone, and this version makes others.", "Delete its run; run it again.")
     checkpoint = HealingCheckpoint(StageCheckpoint(run.store, run.identity), key)
-    asked = method.heal_steps, run.settings.calibration.seed
     with run.log.timed("heal"):
-        text = calibration.read(), run.text_to_heal(method)
-        found = heal(loaded, made.blocks, *text, *asked, run.log.on_step, checkpoint)
+        found = heal(
+            loaded,
+            made.blocks,
+            calibration.read(),
+            run.text_to_heal(method),
+            n_steps=method.heal_steps,
+            seed=run.settings.calibration.seed,
+            on_step=run.log.on_step,
+            checkpoint=checkpoint,
+        )
     figures = Healed(
         steps=method.heal_steps,
         kept_step=found.kept_step,

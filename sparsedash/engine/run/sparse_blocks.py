@@ -79,7 +79,7 @@ def _masked(
 ) -> MaskedWeights:
     """Single weights at zero: each block by itself, or block after block on what is already sparse."""
     loaded, calibration, hold = run.loaded, run.calibration(method), run.loaded.residency.hold
-    projections, on_step = loaded.projections(method.scope), run.log.on_step
+    projections = loaded.projections(method.scope)
     pack = partial(_pack_masked, refitted=method.compensation != "none")
 
     def unpack(index: int, packed: bytes) -> MaskedBlock:
@@ -91,8 +91,15 @@ def _masked(
         return found
 
     def walk(text: Text, checkpoint: WalkCheckpoint) -> Iterator[tuple[int, MaskedBlock]]:
-        asked = method, permille, run.settings.calibration.token_weights
-        return prune_sequentially(loaded, text, *asked, on_step, checkpoint)
+        return prune_sequentially(
+            loaded,
+            text,
+            method,
+            permille,
+            token_weights=run.settings.calibration.token_weights,
+            on_step=run.log.on_step,
+            checkpoint=checkpoint,
+        )
 
     blocks: Sequence[MaskedBlock]
     if method.compensation == "sequential":

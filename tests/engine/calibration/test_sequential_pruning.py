@@ -20,7 +20,8 @@ TEXT = torch.randint(1, 400, (40, 20), generator=torch.Generator().manual_seed(0
 
 def pruned(loaded, store, method=METHOD, on_step=ignore_steps):
     checkpoint = WalkCheckpoint(StageCheckpoint(store, "tiny"), "key", lambda index: True)
-    return [block for _, block in prune_sequentially(loaded, TEXT, method, 500, "equal", on_step, checkpoint)]
+    more = {"token_weights": "equal", "on_step": on_step, "checkpoint": checkpoint}
+    return [block for _, block in prune_sequentially(loaded, TEXT, method, 500, **more)]
 
 
 @pytest.mark.parametrize("scope", ["mlp", "decoder"])

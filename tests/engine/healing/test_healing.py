@@ -41,7 +41,8 @@ def narrowed(loaded):
 
 def healed(loaded, store, on_step=ignore_steps, texts=None, n_steps=N_STEPS, key="key", further=()):
     checkpoint = HealingCheckpoint(StageCheckpoint(store, "tiny"), key)
-    return heal(loaded, narrowed(loaded), texts or sequences(), further, n_steps, 0, on_step, checkpoint)
+    more = {"n_steps": n_steps, "seed": 0, "on_step": on_step, "checkpoint": checkpoint}
+    return heal(loaded, narrowed(loaded), texts or sequences(), further, **more)
 
 
 def numbers(found):
