@@ -8,13 +8,7 @@ from itertools import count
 
 import torch
 
-from sparsedash.engine.calibration.statistics import (
-    BATCH_TOKENS,
-    SeenBatch,
-    WalkCheckpoint,
-    block_statistics,
-    shared_inputs,
-)
+from sparsedash.engine.calibration.statistics import BATCH_TOKENS, SeenBatch, WalkCheckpoint, block_statistics
 from sparsedash.engine.models.decoder_blocks import BlockWalk, batches_by_length
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.pruning.surgery import reweighted
@@ -31,6 +25,7 @@ def prune_sequentially(
     method: MethodSettings,
     permille: int,
     *,
+    shared: Sequence[Sequence[Sequence[str]]],
     token_weights: TokenWeights,
     on_step: OnStep,
     checkpoint: WalkCheckpoint,
@@ -39,6 +34,7 @@ def prune_sequentially(
 
     Every block is run twice over the text: with its dense weights, for the inputs of its projections, and with the new
     ones. Held-out sequences are not fitted. Errors are not measured: those of other methods are on dense inputs.
+    shared: see `shared_inputs`.
     """
     numbered = batches_by_length(sequences, BATCH_TOKENS, loaded.tokenizer.pad_token_id or 0, loaded.model.device)
     walk = BlockWalk(loaded.model.base_model, loaded.blocks, [batch for _, batch in numbered])
@@ -54,9 +50,9 @@ def prune_sequentially(
             report()
 
     report()
-    for index, (block, shared) in list(enumerate(zip(blocks, shared_inputs(loaded), strict=True)))[first:]:
+    for index, (block, together) in list(enumerate(zip(blocks, shared, strict=True)))[first:]:
         before = walk.hidden
-        groups = [own for names in shared if (own := [name for name in names if name in block])]
+        groups = [own for names in together if (own := [name for name in names if name in block])]
         watched = [block[names[0]] for names in groups]
         found = block_statistics(loaded, watched, through(index), lengths, token_weights)
         walk.go_back(before)

@@ -96,6 +96,7 @@ def _masked(
             text,
             method,
             permille,
+            shared=calibration.groups,
             token_weights=run.settings.calibration.token_weights,
             on_step=run.log.on_step,
             checkpoint=checkpoint,

@@ -7,7 +7,7 @@ import torch
 
 from sparsedash.catalog.presets import method_named
 from sparsedash.engine.calibration.sequential_pruning import prune_sequentially
-from sparsedash.engine.calibration.statistics import WalkCheckpoint
+from sparsedash.engine.calibration.statistics import WalkCheckpoint, shared_inputs
 from sparsedash.engine.models.decoder_blocks import capture_inputs
 from sparsedash.engine.pruning.surgery import reweighted, weight_of
 from sparsedash.schema.progress import ignore_steps
@@ -21,7 +21,8 @@ TEXT = torch.randint(1, 400, (40, 20), generator=torch.Generator().manual_seed(0
 def pruned(loaded, store, method=METHOD, on_step=ignore_steps):
     checkpoint = WalkCheckpoint(StageCheckpoint(store, "tiny"), "key", lambda index: True)
     more = {"token_weights": "equal", "on_step": on_step, "checkpoint": checkpoint}
-    return [block for _, block in prune_sequentially(loaded, TEXT, method, 500, **more)]
+    made = prune_sequentially(loaded, TEXT, method, 500, shared=shared_inputs(loaded), **more)
+    return [block for _, block in made]
 
 
 @pytest.mark.parametrize("scope", ["mlp", "decoder"])
