@@ -10,8 +10,11 @@ is on the grid any more. It is written as a GGUF file of F16, which is dense fro
 Prints, of dense and of each sparse model, in 16 bits and quantised: the size of the file's tensors; the nats a word
 lost on the passages, with their 95 % interval; KL from dense, on tokens of the first passages; the share of its first
 choices for the last word that are kept; the tensors by type. `--as-it-comes` takes the model's own file: no line of
-that ranks. What is in the data folder already is not computed again.
+that ranks. What is in the data folder already is not computed again. `--files FOLDER` writes each model's GGUF file
+there, to be timed by `benchmarks.llama_speed`.
 """
+
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -22,11 +25,14 @@ from sparsedash.catalog.gguf_reader import SOURCE_TYPE, opened_gguf
 from sparsedash.catalog.presets import DEFAULT_METHOD, method_named
 from sparsedash.engine.evaluation.divergence import mean_divergence, next_token_scores
 from sparsedash.engine.evaluation.questions import choose_passages
+from sparsedash.engine.models.gguf_making import gguf_of
+from sparsedash.engine.models.gguf_quantising import write_quantised
 from sparsedash.engine.models.gguf_writing import gguf_type
 from sparsedash.engine.models.loading import ModelShelf, gguf_file, load_model, locate_model
 from sparsedash.engine.run import pipeline
 from sparsedash.engine.run.model_making import prune_model
 from sparsedash.engine.run.run_context import RunContext
+from sparsedash.engine.run.sparse_models import PrunedChannels
 from sparsedash.engine.texts.corpora import read_texts
 from sparsedash.reporting import wording
 from sparsedash.reporting.quantised_words import quantised_sentence
@@ -92,6 +98,22 @@ def main():
     of, n = next(of for each in found.judged if (of := each.record.pruned.quantised)), found.dense.last_word.total
     print(f"\n{n} passages, of whose last words the first choices are; KL on {of.n_tokens:,} tokens of the first ones")
     print(wording.source_note(found.run.source_type) or quantised_sentence(found))
+    if arguments.files:
+        _write_files(context, found, arguments.files)
+
+
+def _write_files(context, found, folder):
+    """Each model's GGUF file, of its type or of 16 bits, by its name; dense's in 16 bits as `dense.gguf`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    base, whole = gguf_of(context.source, context.store), PrunedChannels.whole(context.loaded)
+    files = [("dense", whole, "float16")]
+    for (method, permille), each in zip(context.settings.points, found.judged, strict=True):
+        made = prune_model(context, method.unquantised, permille) if permille else whole
+        files.append((found.names[each.record.key], made, method.quantise or "float16"))
+    for name, made, weights in files:
+        file = folder / f"{name.replace(' %', '').replace(', ', '-').replace(' ', '-')}.gguf"
+        write_quantised(file, base, made, weights, is_base=True, require_room=lambda n_bytes: None)
+        print(file)
 
 
 def _divergence(context, method, permille, quantised):
@@ -192,6 +214,7 @@ def _arguments():
     parser.add_argument("--types", default="q8_0,q6_k,q4_k_m")
     parser.add_argument("--seed", type=int, default=0, help="draws the matrix")
     parser.add_argument("--as-it-comes", action="store_true", help="the model's own file, not turned")
+    parser.add_argument("--files", type=Path, help="a folder for each model's GGUF file")
     return parser.parse_args()
 
 

@@ -22,8 +22,9 @@ OPTIONS = {
     "--data-dir {folder}",
     "growth": "--doublings 1 --hidden 64 --shrink 16 --side 256 --picture {folder}.svg",
     "freed_memory": "--rounds 1 --share 8 --model {model}",
+    "llama_speed": "{gguf} {gguf} --passes 2 --prompt 8 --tokens 4",
     "off_grid": "--evaluation builtin:cloze --passages 12 --calibration builtin:cloze --samples 40 --length 32 "
-    "--method random --sparsity 50 --types q8_0 --model {gguf} --data-dir {folder}",
+    "--method random --sparsity 50 --types q8_0 --model {gguf} --data-dir {folder} --files {folder}/files",
     "pages": "--methods 1 --passages 200 --reruns 2 --steps 4 --questions 5",
     "precision": "--passages 12 --piece 6 --model {model} --data-dir {folder}",
     "prompts": "--model {model} --data-dir {folder}",

@@ -33,7 +33,12 @@ PRINTS: dict[str, tuple[int, str]] = {
     ),
     "freed_memory": (3, rf"(?:answer|read|write): {N} s of processor time .*, {N} s given back, .* \({N} times\)"),
     "growth": (8, rf"(?:{'|'.join(growth.SMALLEST)}) \d+ \([12] times\): (?:[a-z ]+ {N} s \({N} times\),? ?)+"),
-    "off_grid": (6, rf"(?:turned, F(?:32|16): logits at most .*|\| (?:dense|50 %), (?:16 bits|Q8_0) \| {N} \|.*\|)"),
+    "llama_speed": (1, rf"\| .* \| {N} \|(?: {N} \({N}\) \| {N} \({N} to {N}\) \|){{2}}"),
+    "off_grid": (
+        10,
+        rf"(?:turned, F(?:32|16): logits at most .*|\| (?:dense|50 %), (?:16 bits|Q8_0) \| {N} \|.*\|"
+        r"|.*/files/(?:dense|50)(?:-Q8_0)?\.gguf)",
+    ),
     "pages": (
         7,
         r"(?:overview|compare(?:\?view=layers|\?filter=both-wrong)?|models by tasks), "
@@ -76,7 +81,7 @@ def test_no_script_is_forgotten():
     "name", [pytest.param(name, marks=[pytest.mark.browser] * (name in DRIVES_A_BROWSER)) for name in small.OPTIONS]
 )
 def test_it_runs_and_prints_its_figures(name, model_folder, tmp_path, monkeypatch):  # noqa: F811
-    if name in ("quantised", "off_grid"):
+    if name in ("quantised", "off_grid", "llama_speed"):
         pytest.importorskip("llama_cpp_py_sync")
     if name in DRIVES_A_BROWSER and chromium() is None:
         leave_out("No Chromium found (name one with CHROMIUM=...)")

@@ -1,0 +1,80 @@
+"""Tokens a second of GGUF files in llama.cpp beside the first of them, in passes over all.
+
+    python -m benchmarks.llama_speed dense.gguf folder/*.gguf --passes 12
+
+A machine has faster and slower minutes, which reading from memory feels less than multiplying does, and a file keeps
+its place in memory as long as its process. So each pass times each file anew, in a process of its own beside the first
+file; the ratio and its 95 % interval are over the passes, not over the samples of one of them.
+"""
+
+import argparse
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from sparsedash.engine.comparison import llama_timer
+from sparsedash.engine.models.fresh_process import talking_to
+from sparsedash.stats.mean_intervals import speed_ratio
+
+SAMPLES = {"decode": 3, "prefill": 1}
+"""Of each file in a pass, after one that is not counted."""
+
+
+def main():
+    arguments = _arguments()
+    first, *files = arguments.files
+    seconds = {(file, phase): [] for file in files for phase in SAMPLES}
+    for n in range(arguments.passes):
+        print(f"pass {n + 1} of {arguments.passes}", flush=True)
+        for file in files:
+            for phase, pair in _timed(first, file, n % 2, arguments).items():
+                seconds[file, phase].append(pair)
+    print("\n| file | MB | " + " | ".join(f"{phase}, tokens a second | times the first" for phase in SAMPLES) + " |")
+    print(f"|---|---|{'---|---|' * len(SAMPLES)}")
+    for file in files:
+        cells = [file.stem, f"{file.stat().st_size / 1e6:.1f}"]
+        for phase in SAMPLES:
+            before, after = zip(*seconds[file, phase], strict=True)
+            ratio, tokens = speed_ratio(before, after), _tokens(phase, arguments)
+            cells.append(f"{tokens / median(after):.0f} ({tokens / median(before):.0f})")
+            cells.append(f"{ratio.value:.2f} ({ratio.low:.2f} to {ratio.high:.2f})")
+        print(f"| {' | '.join(cells)} |")
+    print(
+        f"\n{arguments.threads} threads, {arguments.prompt} tokens read and {arguments.tokens} written after them; "
+        f"in brackets the first file's beside it, {first.stat().st_size / 1e6:.1f} MB; n = {arguments.passes} passes"
+    )
+
+
+def _timed(first, file, turn, arguments):
+    """Of each phase the median seconds of the first file and of this one, in turn in one process."""
+    sizes = f"1 {arguments.prompt} {arguments.tokens}"
+    process = [str(first), str(file), str(arguments.threads), str(arguments.prompt + arguments.tokens), "1"]
+    found = {}
+    with talking_to(llama_timer.__file__, process, failed="llama.cpp could not be timed") as ask:
+        for phase, n_samples in SAMPLES.items():
+            samples = [[float(ask(f"{which} {phase} {sizes}")) for which in (0, 1)]]
+            for n in range(n_samples):
+                order = (0, 1) if (n + turn) % 2 else (1, 0)
+                sample = {which: float(ask(f"{which} {phase} {sizes}")) for which in order}
+                samples.append([sample[0], sample[1]])
+            found[phase] = tuple(map(median, zip(*samples[1:], strict=True)))
+    return found
+
+
+def _tokens(phase, arguments):
+    return arguments.prompt if phase == "prefill" else arguments.tokens
+
+
+def _arguments():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("files", type=Path, nargs="+")
+    parser.add_argument("--passes", type=int, default=12)
+    parser.add_argument("--prompt", type=int, default=128)
+    parser.add_argument("--tokens", type=int, default=32)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
