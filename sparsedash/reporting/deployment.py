@@ -207,6 +207,11 @@ def ceiling_words(timing: Timing) -> str:
     text = "Ceiling: the speed-up if only multiply-adds (prefill) or bytes (decode, load) took time."
     if any(phase.phase == "load" for phase in timing.phases):
         text += " Loading is from the system's cache."
+    if timing.weights not in ("", "F16"):
+        text += (
+            " F16 waits for memory, quantised weights for arithmetic: where the pace of the machine changes, as that "
+        )
+        text += "of a shared one does, the ratio is another one another time."
     return text if timing.precise else f"{text} Some intervals are wider than asked for: the time ran out."
 
 
