@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from statistics import median
 from typing import Any
 
 import plotly.graph_objects as go
@@ -96,12 +95,6 @@ def layers_chart(made: Pruned, theme: Theme = "light") -> go.Figure:
 def _hovered(name: str, x: Sequence[float], y: Sequence[float], said: Sequence[str]) -> dict[str, Any]:
     """The part of a trace that places its points and says what the pointer shows at each."""
     return {"name": name, "x": x, "y": y, "customdata": said, "hovertemplate": "%{customdata}<extra></extra>"}
-
-
-def relative_to_median(values: Sequence[float]) -> list[float]:
-    """The values as multiples of their median; as they are where that is zero."""
-    middle = median(values) if values else 0.0
-    return [value / middle for value in values] if middle > 0 else list(values)
 
 
 @lru_cache(maxsize=64)
