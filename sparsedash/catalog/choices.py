@@ -74,7 +74,7 @@ MODELS = (
             f"{size} GB in FP32{_GATED if name.startswith(('meta-llama/', 'google/')) else ''}",
             group=group,
         )
-        for group, models in (("Published with this method", _PUBLISHED), ("Current", _CURRENT))
+        for group, models in (("With published results", _PUBLISHED), ("Current", _CURRENT))
         for name, title, size in models
     ),
 )

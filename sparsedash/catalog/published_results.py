@@ -155,7 +155,7 @@ def row_notes(row: PublishedRow) -> tuple[str, ...]:
     if not row.drop_follows:
         found.insert(
             0,
-            f"The stated drop, {row.drop_percent:+.2f} %, does not follow from the two accuracies, which give "
+            f"The stated change, {row.drop_percent:+.2f} %, does not follow from the two accuracies, which give "
             f"{low:+.2f} to {high:+.2f} %.".replace("-", "\N{MINUS SIGN}"),
         )
     return tuple(note for note in found if note)

@@ -107,7 +107,9 @@ def _told_apart(entries: Mapping[str, Entry]) -> dict[str, Entry]:
 
     def name(entry: Entry) -> str:
         settings = entry.run.run.settings
-        made = f"{settings.dtype}, {wording.reference_title(settings.calibration.corpus).partition(' (')[0]}"
+        text = wording.reference_title(settings.calibration.corpus).partition(" (")[0]
+        shares = [wording.share_of(entry.model.method)] if entry.model.record.pruned else []
+        made = ", ".join([settings.dtype, text if settings.reads_text else "no text", *shares])
         return entry.name if titles.count(entry.title) == 1 else f"{entry.name}, {entry.run.name or made}"
 
     named = {key: replace(each, name=name(each)) for key, each in entries.items()}
@@ -197,7 +199,7 @@ class Leaderboard:
 
 
 _VERDICTS: dict[Verdict, str] = {
-    "beyond": "beyond the limit on something",
+    "beyond": "beyond a limit",
     "within": "within it on everything judged",
     "undecided": "undecided",
 }

@@ -61,6 +61,7 @@ def _next_step(found: RunResults, runs: Sequence[Run], lacks: Callable[[str], bo
     rows, run, settings = found.best, found.run, found.run.settings
     within, beyond = largest_within(rows), smallest_beyond(rows)
     low, high = within.permille if within else -1, beyond.permille if beyond else 1001
+    method = rows[0].method
     if run.find is not None and within is not None:
         said = f"Next: export the model at {sparsity_percent(low)}, or see which answers it changed."
         return NextStep(said=said, link="Export this model", asked=None)
@@ -71,9 +72,11 @@ def _next_step(found: RunResults, runs: Sequence[Run], lacks: Callable[[str], bo
     if unknown:
         return _ask_more(found, unknown)
     if run.find is not None:
-        said = "Next: allow more, or search with another method."
-        return NextStep(said=said, link="Search again", asked=_by_limits(run.find, found.tolerance))
-    method = rows[0].method
+        search, other = _by_limits(run.find, found.tolerance), _reading_method(method)
+        if other == method:
+            return NextStep(said="Next: allow more, and search again.", link="Change the limits", asked=search)
+        said = f"Next: search with {quoted_method(other)}, which reads text."
+        return NextStep(said=said, link="Search again", asked=replace(search, method=other))
     if method.pattern in FIXED_PERMILLE:
         return NextStep(said="Next: race other methods.", link="Race other methods", asked=settings)
     if within is not None and low < high < 1001:
@@ -82,9 +85,8 @@ def _next_step(found: RunResults, runs: Sequence[Run], lacks: Callable[[str], bo
         said = f"see whether more than {sparsity_percent(low)} can be removed"
     else:
         said = f"see whether less than {sparsity_percent(rows[0].permille)} can be removed"
-        if method.takes_channels and not method.reads_text:
-            # A method that knows nothing of the activations is no way to find how much can go.
-            method = replace(method_named("layers" if method.takes_layers else DEFAULT_METHOD), budget=method.budget)
+        if (other := _reading_method(method)) != method:
+            method = other
             said += f" with {quoted_method(method)}"
     evaluation, on = _deciding_passages(found, lacks)
     if evaluation is None:
@@ -107,6 +109,13 @@ def _next_step(found: RunResults, runs: Sequence[Run], lacks: Callable[[str], bo
     return NextStep(said=f"Next: {said}{on}", link="Set up a search", asked=search)
 
 
+def _reading_method(method: MethodSettings) -> MethodSettings:
+    """The method, or one that reads text: what knows nothing of the activations cannot tell how much can go."""
+    if method.reads_text or not method.takes_channels:
+        return method
+    return replace(method_named("layers" if method.takes_layers else DEFAULT_METHOD), budget=method.budget)
+
+
 def _try_on_all(
     found: RunResults,
     method: MethodSettings,
@@ -122,7 +131,7 @@ def _try_on_all(
         text = max(texts, key=lambda text: text.n_texts or _MOST_PASSAGES)
         evaluation, on = replace(evaluation, corpus=text.name, n_passages=None), f"{on} on {text.title}"
     asked = replace(found.run.settings, methods=(method,), evaluation=evaluation)
-    return _try(asked, permille, why, f"{on}, or upload more passages.", runs)
+    return _try(asked, permille, why, f"{on}, which may stay undecided, or upload more passages.", runs)
 
 
 def _try(asked: RunSettings, permille: int, why: str, end: str, runs: Sequence[Run]) -> NextStep:
@@ -152,7 +161,8 @@ def _deciding_passages(found: RunResults, lacks: Callable[[str], bool]) -> tuple
             least, few = wording.factor(smallest_loss(n_tested)[0]), n_tested < FEWEST_PASSAGES
             why = TOO_FEW if few else f"{n_tested:,} detect losses from {least} up"
             return replace(evaluation, corpus=text.name, n_passages=part), f", on {passages}: {why}."
-    return None, f"No text here has the {wording.round_up(needed):,} passages that a limit of {ratio:.3g} × takes."
+    takes = f"To decide on a limit of {ratio:.3g} × takes about {wording.round_up(needed):,} passages"
+    return None, f"{takes}, more than any text here has."
 
 
 def _part_of(text: CatalogEntry, needed: int) -> tuple[int | None, str]:

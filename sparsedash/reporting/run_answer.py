@@ -41,7 +41,7 @@ def answer_sentence(found: RunResults, ended: bool = False, race: bool = True) -
     notes = {row.permille: _rounding_note(row) for row in rows}
     said = [verdicts_sentence(verdicts, method, found.tolerance, by, notes), race_sentence(found) if race else ""]
     sentence = " ".join(filter(None, said))
-    return sentence if found.run.finished else f"So far: {sentence}"
+    return sentence if found.run.finished or ended else f"So far: {sentence}"
 
 
 def quoted_method(method: MethodSettings) -> str:
@@ -54,6 +54,8 @@ def race_sentence(found: RunResults) -> str:
     if not found.race:
         return ""
     best, at = quoted_method(found.best[0].method), sparsity_percent(found.race[0][0].permille)
+    if (fewest := min(difference.n_passages for _, difference in found.race)) < FEWEST_PASSAGES:
+        return f"On {quantity(fewest, 'passage')} no method is said to be better; {FEWEST_PASSAGES} are the fewest."
     groups: dict[int, list[str]] = {-1: [], 0: [], 1: []}
     for rival, difference in found.race:
         groups[difference.is_shown * (1 if difference.value > 0 else -1)].append(quoted_method(rival.method))
@@ -63,7 +65,7 @@ def race_sentence(found: RunResults) -> str:
     sure += f" after{wording.NBSP}Holm)" if found.race[0][1].n_compared > 1 else ")"
     if ahead:
         return f"{and_join(ahead)} {'beats' if len(ahead) == 1 else 'beat'} {best} at {at} {sure}."
-    n = quantity(min(difference.n_passages for _, difference in found.race), "passage")
+    n = quantity(fewest, "passage")
     apart = f"cannot be told apart from {_some(alike, found.race)}"
     if not beaten:
         return f"{best} {apart} at {at} on {n}."

@@ -368,7 +368,7 @@ def _lines(runs: Sequence[RunResults], notes: list[str]) -> dict[str, tuple[RunR
     labels = [
         (f"{run.name}, {own[-1]}" if several else run.name)
         if run.name
-        else ", ".join([*(part for part, told in zip(own[:-1], differ, strict=False) if told), own[-1]])
+        else ", ".join([*(part for part, told in zip(own[:-1], differ, strict=False) if told and part), own[-1]])
         for (run, _, several), own in zip(parts, facets, strict=True)
     ]
     names = unique_names({str(i): visible(label) for i, label in enumerate(labels)}).values()

@@ -45,13 +45,13 @@ _KINDS: dict[HoldingKind, _Kind] = {
     "written": _Kind("Calibration text written by models", "entry", "", _AGAIN),
     "weights": _Kind("Refitted weights", "entry", "", _AGAIN),
     "answers": _Kind("Opened answers", "file", "of other programs", "Their files can be opened again."),
-    "unfinished": _Kind("Checkpoints of interrupted jobs", "entry", "to resume from", _AGAIN),
+    "unfinished": _Kind("Checkpoints of unfinished jobs", "entry", "to resume from", _AGAIN),
     "models": _Kind("Unpacked models", "unpacked model", "from .gguf files, or for them", "Made again when needed."),
     "uploads": _Kind("Uploaded texts", "uploaded text", "", "Results that were computed from these texts stay."),
     "exports": _Kind("Exported models", "export", "in this folder alone", "They can be written again from their runs."),
     "logs": _Kind("Logs", "log", "of jobs and workers", "The jobs themselves stay in the list."),
     "damaged": _Kind("Damaged records", "entry", "set aside, never read"),
-    "jobs": _Kind("List of jobs", "job", "kept, a few hundred bytes each"),
+    "jobs": _Kind("List of jobs", "job", "kept"),
     "notes": _Kind("Names, pins and short facts", "note", "kept: other entries refer to them"),
 }
 

@@ -16,7 +16,15 @@ from sparsedash.schema.method_settings import Budget
 from sparsedash.schema.records import LARGEST_LOSS, Record
 from sparsedash.stats.races import LikelihoodDifference
 from sparsedash.stats.significance import PairedComparison, accuracy_interval
-from sparsedash.stats.tolerance import FEWEST_RIGHT, Loss, LossMeasure, Tolerance, ToleranceVerdict, Verdict
+from sparsedash.stats.tolerance import (
+    FEWEST_PASSAGES,
+    FEWEST_RIGHT,
+    Loss,
+    LossMeasure,
+    Tolerance,
+    ToleranceVerdict,
+    Verdict,
+)
 
 VERDICT_SIGNS: dict[Verdict, str] = {"within": "✓ within", "beyond": "✕ beyond", "undecided": "? undecided"}
 """A verdict with its sign."""
@@ -193,9 +201,13 @@ def _difference_interval(found: LikelihoodDifference) -> str:
 
 
 def difference_p(found: LikelihoodDifference) -> str:
-    """ "p = 0.0023, Holm over 3 pairs": the p-value, with what it is corrected for."""
+    """ "p = 0.0023, Holm over 3 pairs": the p-value, with what it is corrected for; none of too few passages."""
+    if found.n_passages < FEWEST_PASSAGES:
+        return f"not tested on fewer than {FEWEST_PASSAGES} passages"
     over = f", Holm over {found.n_compared} pairs" if found.n_compared > 1 else ""
-    return f"{wording.p_value(found.p_value)}{over}"
+    # Larger ones are not looked for.
+    said = f"p{NBSP}>{NBSP}0.5" if found.p_value > 0.5 else wording.p_value(found.p_value)
+    return f"{said}{over}"
 
 
 def early_stopping_words(records: Mapping[str, Record]) -> str:

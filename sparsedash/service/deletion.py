@@ -311,5 +311,5 @@ def _why_run_stays(run: Run, live: Iterable[Job], pinned: bool) -> str:
         if job.makes_run and job.state == "running" and job.settings.get("model") == run.settings.model:
             return "a live run of the same model may reuse its answers; wait for that"
         if records_read(job.settings) & {run.dense, *run.sparse}:
-            return f"job {job.id} uses its models; wait for it, or cancel it"
+            return "a job that runs or waits uses its models; wait for it, or cancel it"
     return ""

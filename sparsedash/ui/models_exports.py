@@ -32,7 +32,8 @@ def exports_sentence(exports: list[Export]) -> str:
         return "No model has been exported yet."
     smallest = min(export.n_bytes / export.base_bytes for export in exports if export.base_bytes)
     few = "One model is" if len(exports) == 1 else f"{len(exports)} models are"
-    return f"{few} exported; the smallest takes {wording.percent(smallest, 0)} of its dense model."
+    which = "it" if len(exports) == 1 else "the smallest"
+    return f"{few} exported; {which} takes {wording.percent(smallest, 0)} of its dense model."
 
 
 def show_export(backend: Backend, export: Export) -> None:
@@ -101,14 +102,19 @@ def request_export(backend: Backend, found: RunResults) -> None:
         for why in dict.fromkeys(problems.values()):
             frame.remark(f"Not possible: {why}.")
         return
+    made = record.pruned
+    padding = made is not None and "padded" in possible and max(made.widths) == max(made.dense_widths)
+    usual_form = next((form for form in possible if not (padding and form == "padded")), possible[0])
     with middle:
         shown = {str(form): f"{form}: {FORM_NAMES[form]}" for form in possible}
-        form = cast(Form, address_bar.select("form", "Form", shown, possible[0], noun="form"))
+        form = cast(Form, address_bar.select("form", "Form", shown, usual_form, noun="form"))
     weights = possible_weights(form)
     with right:
         usual = record.dtype if record.dtype in weights else "float32"
         chosen = address_bar.select("weights", "Numbers", {str(each): str(each) for each in weights}, usual)
     frame.remark(f"{wording.first_upper(FORMS[form])}.")
+    if padding and form == "padded":
+        frame.note("Of this model that saves nothing: one block keeps all its channels, and the others are filled up.")
     dense_gguf = ""
     if form == "gguf":
         frame.remark(_COARSE)

@@ -127,7 +127,7 @@ def show_tradeoff(backend: Backend, found: RunResults, job: Job | None) -> None:
     def draw(job: Job | None) -> None:
         live = job is not None and job.live
         grows = _grows(job)
-        frame.show(cards(_numbers(found, grows), grows=grows))
+        frame.show(cards(_numbers(found, live, grows), grows=grows))
         _show_prompts(backend, found, live=live, grows=grows)
         if not (found.judged or live):
             return
@@ -236,10 +236,10 @@ def list_runs(backend: Backend, runs: list[Run], chosen: str) -> None:
             frame.remark(" · ".join([*parts, *(note for note, holds in notes.items() if holds)]))
 
 
-def _numbers(found: RunResults, grows: bool) -> list[Html]:
+def _numbers(found: RunResults, live: bool, grows: bool) -> list[Html]:
     """Dense, and models of the best method: those that the answer names, then others; of a race the closest rival.
 
-    grows: with a place for each number to come; of a search that is not known.
+    live: whether more may come. grows: with a place for each number to come; of a search that is not known.
     """
     rows, run = {row.permille: row for row in found.best}, found.run
     spoken_of = list(chain(*run_answer.answered({permille: row.verdict for permille, row in rows.items()})))
@@ -258,7 +258,8 @@ def _numbers(found: RunResults, grows: bool) -> list[Html]:
         title, best = (wording.method_title(each.method) for each in (rival, found.best[0]))
         numbers.append(card(f"{title} against {best}", *verdicts.headline_difference(best, difference), css="sd-race"))
     if grows and not run.finished and run.find is None:
-        to_come = card("Sparse", "…", "once the model is evaluated", css="sd-sparse")
+        words = ("…", "once the model is evaluated") if live else ("–", "not evaluated: the run ended before")
+        to_come = card("Sparse", *words, css="sd-sparse")
         n_to_come = len(run.settings.made_permille) + (len(run.settings.methods) > 1)
         numbers += [to_come] * (1 + min(_MOST_NUMBERS, n_to_come) - len(numbers))
     return numbers

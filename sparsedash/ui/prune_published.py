@@ -87,7 +87,11 @@ def _cells(row: published_results.PublishedRow) -> list[Cell]:
             " to ".join(map(_points, found.interval)),
             {"change_points_low": low, "change_points_high": high},
         ),
-        Cell("Stated drop", stated, {"stated_drop_percent": row.drop_percent, "stated_drop_follows": row.drop_follows}),
+        Cell(
+            "Stated change, relative",
+            stated,
+            {"stated_drop_percent": row.drop_percent, "stated_drop_follows": row.drop_follows},
+        ),
     ]
     removed = (
         ("Weights removed", "removed_share_published", ratio and ratio.published),

@@ -252,10 +252,12 @@ def _offer_to_open_file(backend: Backend) -> None:
     """Draw the button that opens a run's file, where the user may."""
 
     def keep(file: UploadedFile) -> None:
+        before = {run.key for run in backend.runs()}
         run = backend.open_run(file.getvalue())
         tick_rows([run.key[:RUN_ADDRESS_LENGTH]])
         title = wording.stored_run_title(run, backend.user_data.name_of(run.key))
-        st.toast(widget_label(f"Added to the runs: {title}."), icon=":material/check_circle:")
+        said = "Already among the runs" if run.key in before else "Added to the runs"
+        st.toast(widget_label(f"{said}: {title}."), icon=":material/check_circle:")
 
     if backend.administers:
         # Of any kind: the browser's part of the field refuses every name that ends in what has a hyphen.

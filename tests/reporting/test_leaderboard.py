@@ -60,7 +60,7 @@ def test_every_model_stands_beside_the_baseline_of_another_model_with_its_paired
     score, change, interval = text(made, 2, "task-sums")
     assert (score, change) == ("75.0 %", "✕ −25.0") and interval.startswith("−") and " to −" in interval
     assert text(made, 3, "task-sums")[:2] == ["100.0 %", "✓ 0.0"]
-    assert made.sentence.startswith("Of 3 models against one, dense: 2 beyond the limit on something, 1 ")
+    assert made.sentence.startswith("Of 3 models against one, dense: 2 beyond a limit, 1 ")
     assert made.rows(only_beyond=True, order="") == [list(made.entries)[i] for i in (0, 1, 2)]
     assert made.rows(only_beyond=False, order="task-sums") == [list(made.entries)[i] for i in (0, 3, 1, 2)]
     pinned = board(backend, one, two, baseline=1)

@@ -13,7 +13,7 @@ from sparsedash.reporting.next_step import next_step
 from sparsedash.reporting.record_pair import Pair
 from sparsedash.reporting.run_reports import comparison_words, html_report, run_document
 from sparsedash.reporting.run_results import RunResults
-from sparsedash.reporting.verdicts import model_verdict, verdict_words
+from sparsedash.reporting.verdicts import difference_p, model_verdict, verdict_words
 from sparsedash.schema.errors import StoreError
 from sparsedash.schema.find_settings import FindResult, FindSettings, Trial
 from sparsedash.schema.method_settings import MethodSettings
@@ -473,10 +473,10 @@ def test_a_search_takes_the_smallest_text_that_can_decide(ratio, on, text):
     nearer = replace(found, tolerance=Tolerance(ratio=1.06))
     assert next_step(nearer).asked.evaluation.corpus == "lambada_openai"
     without = next_step(nearer, lacks=lambda text: text == "lambada_openai")
-    assert plain(without.said).startswith("No text here has the"), "one that is out of reach is not offered"
+    assert "more than any text here has" in plain(without.said), "one that is out of reach is not offered"
     far = next_step(replace(found, tolerance=Tolerance(ratio=1.01)))
     assert plain(far.said).startswith(
-        "No text here has the 58,000 passages that a limit of 1.01 × takes. Next: try 5 % on"
+        "To decide on a limit of 1.01 × takes about 58,000 passages, more than any text here has. Next: try 5 % on"
     )
     assert far.asked.sparsities_permille == (50,) and far.asked.evaluation.corpus == "lambada_openai"
     tried = replace(found.run, key="tried", settings=far.asked, finished=True)
@@ -485,7 +485,9 @@ def test_a_search_takes_the_smallest_text_that_can_decide(ratio, on, text):
 
 def test_where_nothing_was_calibrated_the_usual_method_is_tried():
     step = next_step(sweep_of(shifted(0.9, 20, method="random")), lacks=lambda text: True)
-    assert "Next: try 1 % with “best”, or upload" in plain(step.said) and step.asked.methods == (method_named("best"),)
+    assert "Next: try 1 % with “best”, which may stay undecided, or upload" in plain(
+        step.said
+    ) and step.asked.methods == (method_named("best"),)
 
 
 @pytest.mark.parametrize(
@@ -502,7 +504,7 @@ def test_where_nothing_was_calibrated_the_usual_method_is_tried():
 def test_where_no_text_suffices_for_a_search_one_sparsity_between_is_tried(sparse, permille):
     found = sweep_of(*(shifted(*each) for each in sparse), tolerance=Tolerance(ratio=1.09))
     step = next_step(found, lacks=lambda text: True)
-    assert plain(step.said).startswith("No text here has the ")
+    assert "passages, more than any text here has." in plain(step.said)
     if permille is None:
         assert step.link == "" and "Next: upload more passages" in step.said
     else:
@@ -613,7 +615,7 @@ def test_what_another_run_has_tested_is_a_link_and_not_asked_for_again():
     assert next_step(found, [replace(both, finished=False)]).tested == {}
 
 
-@pytest.mark.parametrize(("slope", "link"), [(0.3, "Export this model"), (60.0, "Search again")])
+@pytest.mark.parametrize(("slope", "link"), [(0.3, "Export this model"), (60.0, "Change the limits")])
 def test_a_search_leads_to_its_model_or_to_another_method(slope, link):
     run, records, found = specimens.search(slope=slope)
     step = next_step(results_of(run, records, found, tolerance=Tolerance(ratio=1.3, points=30.0)))
@@ -621,6 +623,26 @@ def test_a_search_leads_to_its_model_or_to_another_method(slope, link):
     other = next_step(results_of(run, records, found, tolerance=Tolerance(ratio=1.02, points=3.0)))
     assert other.said.startswith("The search was made for perplexity 1.30 ×, accuracy −30 points. ")
     assert other.asked is None or (other.asked.ratio, other.asked.points) == (1.02, 3.0)
+
+
+def test_a_search_by_a_method_that_reads_no_text_leads_to_one_that_does():
+    run, records, found = specimens.search(slope=60.0)
+    run = replace(run, find=replace(run.find, method=method_named("random")))
+    records = [
+        each if each.pruned is None else replace(each, pruned=replace(each.pruned, method=method_named("random")))
+        for each in records
+    ]
+    step = next_step(results_of(run, records, found, tolerance=Tolerance(ratio=1.3, points=30.0)))
+    assert step.link == "Search again" and step.asked == replace(run.find, method=method_named("best"))
+    assert "“best”, which reads text" in step.said
+
+
+def test_too_few_passages_say_of_no_method_that_it_is_better_or_alike():
+    whole = sweep_of(sparse := shifted(0.0, 100), other := shifted(2.0, 100, method="random"))
+    few = results_of(whole.run, [replace(each, outcomes=each.outcomes[:29]) for each in (whole.dense, sparse, other)])
+    assert answers.race_sentence(few) == "On 29 passages no method is said to be better; 30 are the fewest."
+    ((_, difference),) = few.race
+    assert difference_p(difference) == "not tested on fewer than 30 passages"
 
 
 @pytest.mark.parametrize(

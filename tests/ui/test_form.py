@@ -245,7 +245,7 @@ def test_a_suggested_model_is_chosen_by_its_title(open_page):
     app = open_page("prune")
     app.session_state["suggested"] = True
     app.run()
-    assert "LLaMA 7B" in group(app, "Published with this method").options
+    assert "LLaMA 7B" in group(app, "With published results").options
     group(app, "Current").set_value("Qwen/Qwen3-0.6B-Base").run()
     assert app.selectbox(key="model").value == "Qwen/Qwen3-0.6B-Base"
     assert "Qwen 3 0.6B: 2.4 GB in FP32" in words(app)

@@ -141,7 +141,7 @@ def test_an_export_is_listed_with_its_proof_and_the_command_to_the_hub(open_page
     (made,) = add(finished, MADE)
     app = open_page("models")
     said = words(app)
-    assert said.startswith("One model is exported; the smallest takes 93 % of its dense model.")
+    assert said.startswith("One model is exported; it takes 93 % of its dense model.")
     assert "padded with zeros · float32 · 500 MB, 93 % of the dense model" in said
     assert "of 50 answers 50 are as by the model in memory" in said
     assert "transformers 5.24.0 ✓ proven here" in said and "llama.cpp ✕ cannot" in said

@@ -65,7 +65,7 @@ def test_it_opens_with_what_there_is_and_says_it_by_kind_model_and_run(open_page
     said = words(app)
     assert said.startswith("The data folder takes ") and "of 20 GB allowed" in said
     assert "Runs and their answers with their passages How many: 1 run Size: " in said
-    assert "List of jobs kept, a few hundred bytes each How many: 1 job Size: " in said
+    assert "List of jobs kept How many: 1 job Size: " in said
     assert "SmolLM2 135M (built in) " in said and "Unnamed model (abcdef012345) calibration " in said
     assert query_of(links(app)[TITLE])["run"] == RUN.key
     assert "CSV" in [each.label for each in app.get("download_button")]
