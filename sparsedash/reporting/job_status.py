@@ -109,7 +109,8 @@ def job_progress_words(backend: Backend, job: Job) -> tuple[float, str]:
         return last[0].share if last else 0.0, "Stopping: what is finished is kept" if job.makes_run else "Stopping"
     if job.state == "queued":
         ahead = (backend.queue_position(job.id) or 1) - 1
-        place = f"{wording.quantity(ahead, 'job')} ahead" if ahead else "Starts as soon as a worker is free"
+        waiting = f"{wording.quantity(ahead, 'job')} {'waits' if ahead == 1 else 'wait'} before it"
+        place = waiting if ahead else "Starts as soon as a worker is free"
         return 0.0, backend.worker_trouble() or place
     silent_s = max(0.0, time.time() - job.heartbeat_at) if job.heartbeat_at is not None else 0.0
     found = _progress(backend, job, silent_s, last[0] if last else None)

@@ -174,7 +174,7 @@ def _numbers(made: Pruned) -> list[Html]:
         errors = getattr(made, field)
         if errors and not (field == "held_out_errors" and fitted):
             reach = f"median of the layers; from {wording.percent(min(errors))} to {wording.percent(max(errors))}"
-            beside = f"{more[name]}; median of the layers" if more.get(name) else ""
+            beside = f"{more[name]}; median of each layer's own" if more.get(name) else ""
             drawn.append(card(name, wording.percent(median(errors)), reach, beside, css="sd-sparse"))
     return drawn
 

@@ -43,9 +43,9 @@ def test_the_answer_comes_first_then_three_numbers_a_chart_and_a_table(open_page
     said = words(app)
     assert said.startswith("Half of the layers lost at most 10.0 % of their output; layer 3 lost the most, 40.0 %.")
     assert markup(app).count('class="sd-figure"') == 3
-    assert "compensation recovered 50 % of it; median of the layers" in said
-    assert "1.20 × that on calibration text; median of the layers" in said
-    assert "1.10 × as much on held-out text; median of the layers" in said
+    assert "compensation recovered 50 % of it; median of each layer's own" in said
+    assert "1.20 × that on calibration text; median of each layer's own" in said
+    assert "1.10 × as much on held-out text; median of each layer's own" in said
     assert app.get("plotly_chart")[0].proto.alt.startswith("Half of the layers lost at most")
     assert "3 32 of 64 50.0 % 40.0 % 50.0 % 40.0 % 50.0 % 20 % 0.0400" in said
     found = links(app)

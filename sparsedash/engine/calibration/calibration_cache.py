@@ -271,7 +271,8 @@ class Calibration:
         key = f"{curves_key(self.keys.statistics, method)}/{index}"
         known = self.store.get_artefact(key)
         if known is None:
-            step = Step("calibrate", index, len(self.load().mlps), unit="blocks", message="measuring curves")
+            # The first half of pruning, block by block as the channels are scored.
+            step = Step("prune", index, 2 * len(self.load().mlps), message="measuring curves")
 
             def on_part(share: float) -> None:
                 self.on_step(replace(step, ahead=share))

@@ -73,13 +73,14 @@ ROWS: dict[str, Row] = {
     "one at a time": Row(LOCAL[:2], way="streamed", n_together=1),
     # The block that was under way is begun again.
     "calibration": Row(BEST, Kill("calibrate", 3, CALIBRATED, N_BLOCKS, (2,))),
-    "scores": Row(BEST, Kill("prune", 2, SCORED, 2 * N_BLOCKS, (1, 3))),
+    # The block whose curve was under way is scored again.
+    "scores": Row(BEST, Kill("prune", 2, SCORED, 2 * N_BLOCKS + 1, (1, 3))),
     "channels": Row(("obs",), Kill("prune", 4, REFITTED, 2 * N_BLOCKS, (5,))),
     "masks, refitted": Row((ONE_PASS,), Kill("prune", 1, MASKED, N_BLOCKS, (0, 2))),
     # In the second block before it is pruned; or in the first, behind that, and in the last.
     "masks in sequence": Row(("sparsegpt",), Kill("refit", 3, MASKED, N_BLOCKS, (1, 4, 5))),
     "masks": Row(("wanda",), Kill("prune", 1, MASKED, N_BLOCKS, (0, 2))),
-    "curves": Row(("obs-by-curves",), Kill("prune", 2, JUDGED, N_BLOCKS, (1,))),
+    "curves": Row(("obs-by-curves",), Kill("prune", 2, JUDGED, N_BLOCKS + 1, (1,))),
     "gradients": Row(("retrain-free (published)",), Kill("backward", ROUND, BACKWARD, 0, (2 * ROUND + 1,))),
     # Two steps a block, and one before the first: killed in the second block, or in the first and the last.
     "refit": Row(("best",), Kill("refit", 4, (sequential_refit._Sums, "refit"), N_BLOCKS, (1, 5))),
