@@ -102,7 +102,7 @@ def require_possible(settings: RunSettings, shape: ModelShape) -> None:
             allowed = f"at most {most / 10:g} % of the {BUDGET_TITLES[method.budget]}"
             reason = (
                 f"The rest of this model is not in {'layers' if method.takes_layers else 'MLP channels'} that can go."
-                if most
+                if most or method.takes_layers
                 else "Channels have no part in it: choose a method that removes whole layers."
             )
             raise SettingsError("sparsity", f"{percents_text((permille,))} %", allowed, reason)

@@ -110,7 +110,7 @@ class PublishedRow:
 
     @property
     def drop_follows(self) -> bool:
-        """Whether the stated drop can be that of the two accuracies, its digits rounded or cut off."""
+        """Whether the stated change can be that of the two accuracies, its digits rounded or cut off."""
         low, high = self.drop_range
         return low - 0.01 < self.drop_percent < high + 0.01
 

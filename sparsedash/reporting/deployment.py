@@ -209,9 +209,9 @@ def ceiling_words(timing: Timing) -> str:
         text += " Loading is from the system's cache."
     if timing.weights not in ("", "F16"):
         text += (
-            " F16 waits for memory, quantised weights for arithmetic: where the pace of the machine changes, as that "
+            " F16 waits for memory, quantised weights for arithmetic: where the pace of the machine changes, as on a "
+            "shared one, so does the ratio."
         )
-        text += "of a shared one does, the ratio is another one another time."
     return text if timing.precise else f"{text} Some intervals are wider than asked for: the time ran out."
 
 

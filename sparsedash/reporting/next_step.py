@@ -72,11 +72,11 @@ def _next_step(found: RunResults, runs: Sequence[Run], lacks: Callable[[str], bo
     if unknown:
         return _ask_more(found, unknown)
     if run.find is not None:
-        search, other = _by_limits(run.find, found.tolerance), _reading_method(method)
+        search, other = _by_limits(run.find, found.tolerance), _recommended(method)
         if other == method:
             return NextStep(said="Next: allow more, and search again.", link="Change the limits", asked=search)
-        said = f"Next: search with {quoted_method(other)}, which reads text."
-        return NextStep(said=said, link="Search again", asked=replace(search, method=other))
+        said = f"Next: search with {quoted_method(other)}."
+        return _search(replace(search, method=other), said, "Search again", runs)
     if method.pattern in FIXED_PERMILLE:
         return NextStep(said="Next: race other methods.", link="Race other methods", asked=settings)
     if within is not None and low < high < 1001:
@@ -85,7 +85,8 @@ def _next_step(found: RunResults, runs: Sequence[Run], lacks: Callable[[str], bo
         said = f"see whether more than {sparsity_percent(low)} can be removed"
     else:
         said = f"see whether less than {sparsity_percent(rows[0].permille)} can be removed"
-        if (other := _reading_method(method)) != method:
+        if not method.reads_text and (other := _recommended(method)) != method:
+            # A method that knows nothing of the activations is no way to find how much can go.
             method = other
             said += f" with {quoted_method(method)}"
     evaluation, on = _deciding_passages(found, lacks)
@@ -104,14 +105,19 @@ def _next_step(found: RunResults, runs: Sequence[Run], lacks: Callable[[str], bo
         ratio=found.tolerance.ratio,
         points=found.tolerance.points,
     )
-    if there := next((each.key for each in runs if each.find == search and each.finished), ""):
-        return NextStep(said=f"Next: {said}{on} That search is done.", link="", asked=None, tested={"See it": there})
-    return NextStep(said=f"Next: {said}{on}", link="Set up a search", asked=search)
+    return _search(search, f"Next: {said}{on}", "Set up a search", runs)
 
 
-def _reading_method(method: MethodSettings) -> MethodSettings:
-    """The method, or one that reads text: what knows nothing of the activations cannot tell how much can go."""
-    if method.reads_text or not method.takes_channels:
+def _search(asked: FindSettings, said: str, link: str, runs: Sequence[Run]) -> NextStep:
+    """Search; where a run has searched so already, see that."""
+    if there := next((each.key for each in runs if each.find == asked and each.finished), ""):
+        return NextStep(said=f"{said} That search is done.", link="", asked=None, tested={"See it": there})
+    return NextStep(said=said, link=link, asked=asked)
+
+
+def _recommended(method: MethodSettings) -> MethodSettings:
+    """The recommended method that removes the same structure by the same budget; single weights keep theirs."""
+    if not method.takes_channels:
         return method
     return replace(method_named("layers" if method.takes_layers else DEFAULT_METHOD), budget=method.budget)
 
@@ -131,7 +137,7 @@ def _try_on_all(
         text = max(texts, key=lambda text: text.n_texts or _MOST_PASSAGES)
         evaluation, on = replace(evaluation, corpus=text.name, n_passages=None), f"{on} on {text.title}"
     asked = replace(found.run.settings, methods=(method,), evaluation=evaluation)
-    return _try(asked, permille, why, f"{on}, which may stay undecided, or upload more passages.", runs)
+    return _try(asked, permille, why, f"{on} (that may stay undecided), or upload more passages.", runs)
 
 
 def _try(asked: RunSettings, permille: int, why: str, end: str, runs: Sequence[Run]) -> NextStep:

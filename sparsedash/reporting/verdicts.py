@@ -145,8 +145,10 @@ def loss_words(found: ToleranceVerdict) -> str:
 
 
 def difference_sentence(left: str, right: str, found: LikelihoodDifference) -> str:
-    """Which of two models has the lower perplexity, or that they cannot be told apart."""
+    """Which of two models has the lower perplexity, or that they cannot be told apart, or not on so few passages."""
     n = quantity(found.n_passages, "passage")
+    if found.n_passages < FEWEST_PASSAGES:
+        return f"On {n} neither is said to be better; {FEWEST_PASSAGES} are the fewest."
     if not found.is_shown:
         return f"{right} and {left} cannot be told apart on {n}."
     better, worse = (left, right) if found.value > 0 else (right, left)

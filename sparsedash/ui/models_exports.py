@@ -5,7 +5,7 @@ from typing import cast
 
 import streamlit as st
 
-from sparsedash.catalog.families import FORMS, MADE_GGUF, is_gguf
+from sparsedash.catalog.families import FAMILIES, FORMS, MADE_GGUF, is_gguf, shared_width
 from sparsedash.reporting import wording
 from sparsedash.reporting.deployment import FORM_NAMES, export_title, proof_words, runtime_rows, upload_command
 from sparsedash.reporting.html import Table, element, escape, paragraph
@@ -102,9 +102,11 @@ def request_export(backend: Backend, found: RunResults) -> None:
         for why in dict.fromkeys(problems.values()):
             frame.remark(f"Not possible: {why}.")
         return
-    made = record.pruned
-    padding = made is not None and "padded" in possible and max(made.widths) == max(made.dense_widths)
-    usual_form = next((form for form in possible if not (padding and form == "padded")), possible[0])
+    made, named = record.pruned, backend.named_model(record.model)
+    assert made is not None, "only sparse models are offered"
+    width = shared_width(made, named.family) if named and named.family in FAMILIES else max(made.widths)
+    saves_nothing = ("masked",) if width < max(made.dense_widths) else ("masked", "padded")
+    usual_form = next((form for form in possible if form not in saves_nothing), possible[0])
     with middle:
         shown = {str(form): f"{form}: {FORM_NAMES[form]}" for form in possible}
         form = cast(Form, address_bar.select("form", "Form", shown, usual_form, noun="form"))
@@ -113,15 +115,14 @@ def request_export(backend: Backend, found: RunResults) -> None:
         usual = record.dtype if record.dtype in weights else "float32"
         chosen = address_bar.select("weights", "Numbers", {str(each): str(each) for each in weights}, usual)
     frame.remark(f"{wording.first_upper(FORMS[form])}.")
-    if padding and form == "padded":
-        frame.note("Of this model that saves nothing: one block keeps all its channels, and the others are filled up.")
+    if form == "padded" and form in saves_nothing:
+        frame.note("Of this model that saves nothing: all blocks are filled up to the dense width.")
     dense_gguf = ""
     if form == "gguf":
         frame.remark(_COARSE)
         if not is_gguf(record.model):
             label = "A GGUF file of the dense model on this server, with F32, F16 or BF16 weights"
             about, example = "Its tokenizer is copied into the export.", "/models/dense-f16.gguf"
-            named = backend.named_model(record.model)
             if named is not None and named.family in MADE_GGUF:
                 label, about = f"{label}, if you have one", f"{about} Without one it is made of the model's folder."
             dense_gguf = st.text_input(label, key="dense-gguf", placeholder=example, help=about).strip()

@@ -127,7 +127,7 @@ def show_tradeoff(backend: Backend, found: RunResults, job: Job | None) -> None:
     def draw(job: Job | None) -> None:
         live = job is not None and job.live
         grows = _grows(job)
-        frame.show(cards(_numbers(found, live, grows), grows=grows))
+        frame.show(cards(_numbers(found, job is not None and job.live and not job.stopping, grows), grows=grows))
         _show_prompts(backend, found, live=live, grows=grows)
         if not (found.judged or live):
             return

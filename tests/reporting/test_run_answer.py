@@ -13,7 +13,7 @@ from sparsedash.reporting.next_step import next_step
 from sparsedash.reporting.record_pair import Pair
 from sparsedash.reporting.run_reports import comparison_words, html_report, run_document
 from sparsedash.reporting.run_results import RunResults
-from sparsedash.reporting.verdicts import difference_p, model_verdict, verdict_words
+from sparsedash.reporting.verdicts import difference_p, difference_sentence, model_verdict, verdict_words
 from sparsedash.schema.errors import StoreError
 from sparsedash.schema.find_settings import FindResult, FindSettings, Trial
 from sparsedash.schema.method_settings import MethodSettings
@@ -173,6 +173,9 @@ def test_a_healed_model_has_what_healing_did_and_is_tested_again_beside_the_one_
 
 def test_an_unfinished_run_speaks_for_so_far_and_has_no_next_step():
     assert said(WITHIN, finished=False).startswith("So far: Removing up to 10 %")
+    assert plain(answers.answer_sentence(sweep_of(WITHIN, finished=False), ended=True)).startswith(
+        "Removing up to 10 %"
+    )
     assert next_step(sweep_of(WITHIN, finished=False)) is None is next_step(sweep_of())
 
 
@@ -485,7 +488,7 @@ def test_a_search_takes_the_smallest_text_that_can_decide(ratio, on, text):
 
 def test_where_nothing_was_calibrated_the_usual_method_is_tried():
     step = next_step(sweep_of(shifted(0.9, 20, method="random")), lacks=lambda text: True)
-    assert "Next: try 1 % with “best”, which may stay undecided, or upload" in plain(
+    assert "Next: try 1 % with “best” (that may stay undecided), or upload" in plain(
         step.said
     ) and step.asked.methods == (method_named("best"),)
 
@@ -615,26 +618,29 @@ def test_what_another_run_has_tested_is_a_link_and_not_asked_for_again():
     assert next_step(found, [replace(both, finished=False)]).tested == {}
 
 
-@pytest.mark.parametrize(("slope", "link"), [(0.3, "Export this model"), (60.0, "Change the limits")])
-def test_a_search_leads_to_its_model_or_to_another_method(slope, link):
+@pytest.mark.parametrize(
+    ("slope", "method", "link"),
+    [
+        (0.3, "least-squares", "Export this model"),
+        (60.0, "least-squares", "Search again"),
+        (60.0, "best", "Change the limits"),
+    ],
+)
+def test_a_search_leads_to_its_model_to_the_recommended_method_or_to_other_limits(slope, method, link):
     run, records, found = specimens.search(slope=slope)
-    step = next_step(results_of(run, records, found, tolerance=Tolerance(ratio=1.3, points=30.0)))
-    assert step.link == link and step.asked == (run.find if slope == 60.0 else None)
+    run, best = replace(run, find=replace(run.find, method=method_named(method))), method_named("best")
+    records = [
+        each if each.pruned is None else replace(each, pruned=replace(each.pruned, method=method_named(method)))
+        for each in records
+    ]
+    results = results_of(run, records, found, tolerance=Tolerance(ratio=1.3, points=30.0))
+    step = next_step(results)
+    assert step.link == link and step.asked == (replace(run.find, method=best) if slope == 60.0 else None)
+    done = replace(run, key="done", find=replace(run.find, method=best), finished=True)
+    assert (next_step(results, [done]).tested == {"See it": "done"}) == (link == "Search again")
     other = next_step(results_of(run, records, found, tolerance=Tolerance(ratio=1.02, points=3.0)))
     assert other.said.startswith("The search was made for perplexity 1.30 ×, accuracy −30 points. ")
     assert other.asked is None or (other.asked.ratio, other.asked.points) == (1.02, 3.0)
-
-
-def test_a_search_by_a_method_that_reads_no_text_leads_to_one_that_does():
-    run, records, found = specimens.search(slope=60.0)
-    run = replace(run, find=replace(run.find, method=method_named("random")))
-    records = [
-        each if each.pruned is None else replace(each, pruned=replace(each.pruned, method=method_named("random")))
-        for each in records
-    ]
-    step = next_step(results_of(run, records, found, tolerance=Tolerance(ratio=1.3, points=30.0)))
-    assert step.link == "Search again" and step.asked == replace(run.find, method=method_named("best"))
-    assert "“best”, which reads text" in step.said
 
 
 def test_too_few_passages_say_of_no_method_that_it_is_better_or_alike():
@@ -643,6 +649,9 @@ def test_too_few_passages_say_of_no_method_that_it_is_better_or_alike():
     assert answers.race_sentence(few) == "On 29 passages no method is said to be better; 30 are the fewest."
     ((_, difference),) = few.race
     assert difference_p(difference) == "not tested on fewer than 30 passages"
+    assert "neither is said to be better" in difference_sentence("a", "b", difference)
+    ((_, alike),) = sweep_of(sparse, shifted(0.0, 100, spread=0.1001, method="random")).race
+    assert difference_p(alike) == "p\u00a0>\u00a00.5"
 
 
 @pytest.mark.parametrize(

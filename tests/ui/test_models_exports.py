@@ -99,6 +99,21 @@ def test_a_form_that_does_not_apply_is_not_offered_and_told_why(open_page, finis
     assert all("uniform" not in option for option in app.selectbox(key="chosen-form").options)
 
 
+def test_padding_that_saves_nothing_is_offered_last_and_says_so(open_page, backend):
+    def uneven(record):
+        made = record.pruned
+        return record if made is None else replace(record, pruned=replace(made, widths=widths(made)))
+
+    def widths(made):
+        return (made.dense_widths[0], *(width // 2 for width in made.dense_widths[1:]))
+
+    backend.add_run((RUN, list(map(uneven, RECORDS))))
+    app = open_page("models", run=RUN.key)
+    assert app.selectbox(key="chosen-form").value == "gguf" and "that saves nothing" not in words(app)
+    app.selectbox(key="chosen-form").select("padded").run()
+    assert "all blocks are filled up to the dense width" in words(app)
+
+
 def test_of_a_quantised_model_it_is_said_which_one_is_exported_instead(open_page, backend):
     def quantised(record):
         return replace(record, pruned=replace(record.pruned, method=replace(record.pruned.method, quantise="q4_0")))

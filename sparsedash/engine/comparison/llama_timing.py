@@ -4,10 +4,12 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import torch
 
 from sparsedash.catalog.families import quantise_problem
+from sparsedash.catalog.gguf_reader import opened_gguf
 from sparsedash.catalog.model_shape import Workload, model_shape, prefill_ceiling
 from sparsedash.engine.comparison import llama_timer
 from sparsedash.engine.comparison.timing import TimeSample, machine_name, phase_timer
@@ -87,6 +89,7 @@ def time_files(
             write_quantised(file, dense_file, *of, is_base=True, require_room=room, on_part=on_part).size
             for file, of in zip(files, weights, strict=True)
         ]
+        read_bytes = list(map(_bytes_read, files))
         longest = n_prompt + settings.n_decode
         arguments = [*map(str, files), *map(str, (n_threads, longest, max(settings.batches)))]
         with talking_to(llama_timer.__file__, arguments, failed="llama.cpp could not be timed") as ask:
@@ -101,7 +104,7 @@ def time_files(
                 read = prefill_ceiling(shape, sparse.widths, load)
                 phases.append(timed("prefill", batch, sample("prefill", batch), read))
                 cache = _CACHE_BYTES * batch * n_prompt * shape.cache_per_token
-                fetched = (sizes[0] + cache) / (sizes[1] + cache)
+                fetched = (read_bytes[0] + cache) / (read_bytes[1] + cache)
                 phases.append(timed("decode", batch, sample("decode", batch), fetched))
     found = Timing(
         key=settings.key(),
@@ -123,3 +126,11 @@ def time_files(
     )
     store.put(found.key, found)
     return found
+
+
+def _bytes_read(file: Path) -> int:
+    """Of the file's tensors what is read for a token: only a row of an embedding that is not the head as well."""
+    tensors = {tensor.name: int(tensor.n_bytes) for tensor in opened_gguf(file).tensors}
+    if "output.weight" in tensors:
+        del tensors["token_embd.weight"]
+    return sum(tensors.values())
