@@ -91,8 +91,10 @@ def watched(page):
     page.complaints = []
 
     def hear(message):
-        # Streamlit looks for its own routes under the page's path first: those 404 are expected.
-        if message.type == "error" and "404 (Not Found)" not in message.text:
+        # Streamlit looks for its own routes under the page's path first: those 404 are expected. So is that of a file
+        # which a rerun has replaced while the page asked for it.
+        expected = "404 (Not Found)", "Download Button source error - 404"
+        if message.type == "error" and not any(text in message.text for text in expected):
             page.complaints.append(message.text)
 
     def ask(dialog):
