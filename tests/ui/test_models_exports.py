@@ -5,6 +5,7 @@ from dataclasses import replace
 from sparsedash.reporting.deployment import runtime_rows
 from sparsedash.schema.export_settings import Export, ExportSettings, Proof
 from sparsedash.schema.store_keys import model_type_note
+from sparsedash.service.model_lookup import NamedModel
 from tests.ui import specimens
 from tests.ui.conftest import FAILED, button, links, query_of, words
 from tests.ui.filled_backend import job
@@ -99,7 +100,7 @@ def test_a_form_that_does_not_apply_is_not_offered_and_told_why(open_page, finis
     assert all("uniform" not in option for option in app.selectbox(key="chosen-form").options)
 
 
-def test_padding_that_saves_nothing_is_offered_last_and_says_so(open_page, backend):
+def test_padding_that_saves_nothing_is_offered_last_and_says_so(open_page, backend, monkeypatch):
     def uneven(record):
         made = record.pruned
         return record if made is None else replace(record, pruned=replace(made, widths=widths(made)))
@@ -112,6 +113,8 @@ def test_padding_that_saves_nothing_is_offered_last_and_says_so(open_page, backe
     assert app.selectbox(key="chosen-form").value == "gguf" and "that saves nothing" not in words(app)
     app.selectbox(key="chosen-form").select("padded").run()
     assert "all blocks are filled up to the dense width" in words(app)
+    monkeypatch.setattr(backend, "named_model", lambda _: NamedModel(family="gemma3_text", shape=None))
+    assert "all blocks are filled up to the dense width" in words(open_page("models", run=RUN.key, form="gguf"))
 
 
 def test_of_a_quantised_model_it_is_said_which_one_is_exported_instead(open_page, backend):
