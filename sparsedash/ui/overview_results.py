@@ -193,8 +193,9 @@ def _show_prompts(backend: Backend, found: RunResults, *, live: bool, grows: boo
             remark = "Greedy decoding." if live else alone.strip()
         frame.remark(remark)
         if sparse is not None:
-            own = "" if found.run.made_on else "prompts of your own"
-            others = f"Other models{own and f', and {own}'}" if len(found.sparse) > 1 else "Try a prompt of your own"
+            others = "Other models, and prompts of your own" if len(found.sparse) > 1 else "Try a prompt of your own"
+            if found.run.made_on:
+                others = "Other models"
             frame.link("compare", others, **found.comparisons[sparse.key])
 
 
