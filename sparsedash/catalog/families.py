@@ -258,3 +258,13 @@ _OF_LAYERS = ("layer_types", "no_rope_layers", "attention_layers")
 def shared_width(made: Pruned, model_type: str) -> int:
     """The width that blocks are filled up to: the widest's, or the dense one's where the family reads no other."""
     return max(made.widths) if FAMILIES[model_type].width else max(made.dense_widths)
+
+
+def forms_filled_up(made: Pruned, model_type: str | None) -> tuple[Form, ...]:
+    """Forms in which all blocks are filled up to the dense width, so that nothing is saved. None: no type is known."""
+    width = shared_width(made, model_type) if model_type in FAMILIES else max(made.widths)
+    if width < max(made.dense_widths):
+        return ()
+    # llama.cpp has a graph with a width for each block for few families; the others' files are filled up as well.
+    own_widths = model_type is None or MADE_GGUF.get(model_type, model_type) in PER_LAYER
+    return ("padded",) if own_widths else ("padded", "gguf")

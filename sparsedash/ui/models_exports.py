@@ -5,7 +5,7 @@ from typing import cast
 
 import streamlit as st
 
-from sparsedash.catalog.families import FAMILIES, FORMS, MADE_GGUF, PER_LAYER, is_gguf, shared_width
+from sparsedash.catalog.families import FORMS, MADE_GGUF, forms_filled_up, is_gguf
 from sparsedash.reporting import wording
 from sparsedash.reporting.deployment import FORM_NAMES, export_title, proof_words, runtime_rows, upload_command
 from sparsedash.reporting.html import Table, element, escape, paragraph
@@ -102,15 +102,10 @@ def request_export(backend: Backend, found: RunResults) -> None:
         for why in dict.fromkeys(problems.values()):
             frame.remark(f"Not possible: {why}.")
         return
-    made, named = record.pruned, backend.named_model(record.model)
-    assert made is not None, "only sparse models are offered"
-    width = shared_width(made, named.family) if named and named.family in FAMILIES else max(made.widths)
-    saves_nothing = ["masked"]
-    if width == max(made.dense_widths):
-        # llama.cpp has a graph with a width for each block for few families; the others' files are filled up as well.
-        own_widths = named is None or MADE_GGUF.get(named.family, named.family) in PER_LAYER
-        saves_nothing += ["padded"] if own_widths else ["padded", "gguf"]
-    usual_form = next((form for form in possible if form not in saves_nothing), possible[0])
+    assert record.pruned is not None, "only sparse models are offered"
+    named = backend.named_model(record.model)
+    filled_up = forms_filled_up(record.pruned, named.family if named else None)
+    usual_form = next((form for form in possible if form not in ("masked", *filled_up)), possible[0])
     with middle:
         shown = {str(form): f"{form}: {FORM_NAMES[form]}" for form in possible}
         form = cast(Form, address_bar.select("form", "Form", shown, usual_form, noun="form"))
@@ -119,7 +114,7 @@ def request_export(backend: Backend, found: RunResults) -> None:
         usual = record.dtype if record.dtype in weights else "float32"
         chosen = address_bar.select("weights", "Numbers", {str(each): str(each) for each in weights}, usual)
     frame.remark(f"{wording.first_upper(FORMS[form])}.")
-    if form in saves_nothing[1:]:
+    if form in filled_up:
         frame.note("Of this model that saves nothing: all blocks are filled up to the dense width.")
     dense_gguf = ""
     if form == "gguf":
