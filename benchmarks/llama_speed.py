@@ -11,17 +11,22 @@ from the system's cache than one that came from the disk piece by piece.
 import argparse
 import shutil
 import tempfile
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 
 import torch
 
 from sparsedash.engine.comparison import llama_timer
+from sparsedash.engine.comparison.timing import timed_rounds
 from sparsedash.engine.models.fresh_process import talking_to
+from sparsedash.schema.pair_records import TimingSettings
 from sparsedash.stats.mean_intervals import speed_ratio
 
-SAMPLES = {"decode": 3, "prefill": 1}
-"""Of each file in a pass, after one that is not counted."""
+PHASES = ("decode", "prefill")
+ROUNDS = TimingSettings(dense="-", sparse="-", n_warmup=1, most_s=1)
+"""One that is not counted, then the fewest that are."""
 
 
 def main():
@@ -37,17 +42,17 @@ def main():
 
 def _time(copies, arguments):
     first, *files = copies
-    seconds = {(file, phase): [] for file in files for phase in SAMPLES}
+    seconds = {(file, phase): [] for file in files for phase in PHASES}
     for n in range(arguments.passes):
         print(f"pass {n + 1} of {arguments.passes}", flush=True)
         for file in files:
-            for phase, pair in _timed(first, file, n % 2, arguments).items():
+            for phase, pair in _timed(first, file, n, arguments).items():
                 seconds[file, phase].append(pair)
-    print("\n| file | MB | " + " | ".join(f"{phase}, tokens a second | times the first" for phase in SAMPLES) + " |")
-    print(f"|---|---|{'---|---|' * len(SAMPLES)}")
+    print("\n| file | MB | " + " | ".join(f"{phase}, tokens a second | times the first" for phase in PHASES) + " |")
+    print(f"|---|---|{'---|---|' * len(PHASES)}")
     for file in files:
         cells = [file.stem, f"{file.stat().st_size / 1e6:.1f}"]
-        for phase in SAMPLES:
+        for phase in PHASES:
             before, after = zip(*seconds[file, phase], strict=True)
             ratio, tokens = speed_ratio(before, after), _tokens(phase, arguments)
             cells.append(f"{tokens / median(after):.0f} ({tokens / median(before):.0f})")
@@ -59,19 +64,19 @@ def _time(copies, arguments):
     )
 
 
-def _timed(first, file, turn, arguments):
+def _timed(first, file, seed, arguments):
     """Of each phase the median seconds of the first file and of this one, in turn in one process."""
-    sizes = f"1 {arguments.prompt} {arguments.tokens}"
     process = [str(first), str(file), str(arguments.threads), str(arguments.prompt + arguments.tokens), "1"]
     found = {}
     with talking_to(llama_timer.__file__, process, failed="llama.cpp could not be timed") as ask:
-        for phase, n_samples in SAMPLES.items():
-            samples = [[float(ask(f"{which} {phase} {sizes}")) for which in (0, 1)]]
-            for n in range(n_samples):
-                order = (0, 1) if (n + turn) % 2 else (1, 0)
-                sample = {which: float(ask(f"{which} {phase} {sizes}")) for which in order}
-                samples.append([sample[0], sample[1]])
-            found[phase] = tuple(map(median, zip(*samples[1:], strict=True)))
+
+        def seconds(asked, is_first):
+            return float(ask(f"{int(not is_first)} {asked}"))
+
+        for phase in PHASES:
+            sample = partial(seconds, f"{phase} 1 {arguments.prompt} {arguments.tokens}")
+            timed = timed_rounds(sample, replace(ROUNDS, seed=seed))
+            found[phase] = (median(timed.dense_s), median(timed.sparse_s))
     return found
 
 

@@ -61,12 +61,12 @@ def html_report(
     # Not above: the shell, which draws nothing, is installed without plotly.
     from sparsedash.reporting.charts.tradeoff_chart import tradeoff_chart, tradeoff_words
 
-    run, tradeoff = found.run, found.tradeoff()
-    notes = [wording.example_words(run), run_ending(run, job), missing_records(run, found.missing)]
+    run, tradeoff, ending = found.run, found.tradeoff(), run_ending(found.run, job)
+    notes = [wording.example_words(run), ending, missing_records(run, found.missing)]
     notes += [wording.source_note(run.source_type), *answer_figures(found), step.said if step else ""]
     notes.append(f"{found.title} · {wording.stored_run_details(run)}")
     body = [
-        heading(answer_sentence(found)),
+        heading(answer_sentence(found, ended=bool(ending))),
         *(paragraph(said, css="sd-muted") for said in notes if said),
         *(figure_svg(tradeoff_chart(tradeoff, each), tradeoff_words(tradeoff, each)) for each in _CHARTS),
         element("div", numbers_table(found).html, css="numbers"),

@@ -121,7 +121,8 @@ def test_the_report_says_how_a_run_ended_where_the_example_was_made_and_what_the
         "What pruning costs the original weights is not measured",
     ):
         assert said in page
-    assert "This run was" not in html_report(found, pair, None, job(found.run.settings, "running")).decode()
+    going = html_report(found, pair, None, job(found.run.settings, "running")).decode()
+    assert "This run was" not in going and "So far: " in going and "So far: " not in page
     for run, source in ((found.run, "Q4_<1>"), (replace(found.run, source_type=""), None)):
         assert document_of(run, found.dense, *found.sparse)["model"]["source_type"] == source
 

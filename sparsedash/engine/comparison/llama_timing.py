@@ -1,7 +1,7 @@
 """Speed in llama.cpp: GGUF files of a run's models, each timed in turn with the dense model's in 16 bits."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,9 +10,9 @@ import torch
 
 from sparsedash.catalog.families import quantise_problem
 from sparsedash.catalog.gguf_reader import opened_gguf
-from sparsedash.catalog.model_shape import Workload, model_shape, prefill_ceiling
+from sparsedash.catalog.model_shape import ModelShape, Workload, model_shape, prefill_ceiling
 from sparsedash.engine.comparison import llama_timer
-from sparsedash.engine.comparison.timing import TimeSample, machine_name, phase_timer
+from sparsedash.engine.comparison.timing import TimePhase, TimeSample, machine_name, phase_timer
 from sparsedash.engine.models.fresh_process import talking_to
 from sparsedash.engine.models.gguf_making import gguf_of
 from sparsedash.engine.models.gguf_quantising import write_quantised
@@ -23,7 +23,7 @@ from sparsedash.engine.run.run_context import software_versions
 from sparsedash.engine.run.sparse_models import PrunedChannels
 from sparsedash.schema.errors import JobError
 from sparsedash.schema.export_settings import Weights
-from sparsedash.schema.pair_records import Timing, TimingSettings
+from sparsedash.schema.pair_records import TimedPhase, Timing, TimingSettings
 from sparsedash.schema.progress import OnStep, Step, begin_parts, ignore_steps
 from sparsedash.schema.records import Record
 from sparsedash.schema.settings import RunSettings
@@ -80,8 +80,9 @@ def time_files(
         (PrunedChannels.whole(made.loaded), "float16"),
         (sparse, method.quantise or "float16"),
     ]
-    n_prompt = max(1, min(settings.n_prompt, made.loaded.max_length - settings.n_decode))
+    longest = made.loaded.max_length - settings.n_decode
     n_threads = settings.n_threads or torch.get_num_threads()
+    asked = replace(settings, n_prompt=max(1, min(settings.n_prompt, longest)), n_threads=n_threads)
     with passing_export(store.folder) as place:
         on_part = begin_parts(Step("write", 0, 1), on_step)
         room, files = partial(require_export_room, place), [place / "dense.gguf", place / "sparse.gguf"]
@@ -89,23 +90,9 @@ def time_files(
             write_quantised(file, dense_file, *of, is_base=True, require_room=room, on_part=on_part).size
             for file, of in zip(files, weights, strict=True)
         ]
-        read_bytes = list(map(_bytes_read, files))
-        longest = n_prompt + settings.n_decode
-        arguments = [*map(str, files), *map(str, (n_threads, longest, max(settings.batches)))]
-        with talking_to(llama_timer.__file__, arguments, failed="llama.cpp could not be timed") as ask:
-
-            def sample(phase: str, batch: int) -> TimeSample:
-                sizes = f"{batch} {n_prompt} {settings.n_decode}"
-                return lambda is_dense: float(ask(f"{int(not is_dense)} {phase} {sizes}"))
-
-            timed, phases = phase_timer(settings, 2 * len(settings.batches), on_step, clock), []
-            for batch in settings.batches:
-                load = Workload(batch=batch, n_tokens=n_prompt)
-                read = prefill_ceiling(shape, sparse.widths, load)
-                phases.append(timed("prefill", batch, sample("prefill", batch), read))
-                cache = _CACHE_BYTES * batch * n_prompt * shape.cache_per_token
-                fetched = (read_bytes[0] + cache) / (read_bytes[1] + cache)
-                phases.append(timed("decode", batch, sample("decode", batch), fetched))
+        phases = _timed_phases(
+            files, asked, shape, sparse.widths, phase_timer(asked, 2 * len(asked.batches), on_step, clock)
+        )
     found = Timing(
         key=settings.key(),
         dense=settings.dense,
@@ -115,8 +102,8 @@ def time_files(
         runtime="llama.cpp",
         weights=(method.quantise or "f16").upper(),
         n_threads=n_threads,
-        n_prompt=n_prompt,
-        n_decode=settings.n_decode,
+        n_prompt=asked.n_prompt,
+        n_decode=asked.n_decode,
         phases=tuple(phases),
         dense_bytes=sizes[0],
         sparse_bytes=sizes[1],
@@ -126,6 +113,28 @@ def time_files(
     )
     store.put(found.key, found)
     return found
+
+
+def _timed_phases(
+    files: Sequence[Path], settings: TimingSettings, shape: ModelShape, widths: Sequence[int], timed: TimePhase
+) -> list[TimedPhase]:
+    """Prefill and decode at each batch, in one process with both files open. widths: of the sparse model."""
+    dense_bytes, sparse_bytes = map(_bytes_read, files)
+    n_prompt, n_decode = settings.n_prompt, settings.n_decode
+    sizes = (settings.n_threads, n_prompt + n_decode, max(settings.batches))
+    process, phases = [*map(str, (*files, *sizes))], list[TimedPhase]()
+    with talking_to(llama_timer.__file__, process, failed="llama.cpp could not be timed") as ask:
+
+        def sample(phase: str, batch: int) -> TimeSample:
+            return lambda is_dense: float(ask(f"{int(not is_dense)} {phase} {batch} {n_prompt} {n_decode}"))
+
+        for batch in settings.batches:
+            reading = prefill_ceiling(shape, widths, Workload(batch=batch, n_tokens=n_prompt))
+            phases.append(timed("prefill", batch, sample("prefill", batch), reading))
+            cache = _CACHE_BYTES * batch * n_prompt * shape.cache_per_token
+            fetched = (dense_bytes + cache) / (sparse_bytes + cache)
+            phases.append(timed("decode", batch, sample("decode", batch), fetched))
+    return phases
 
 
 def _bytes_read(file: Path) -> int:
