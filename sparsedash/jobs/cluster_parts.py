@@ -98,8 +98,8 @@ class Part:
     """A part of a job for one machine.
 
     name: unique in the attempt. key: of its result. known: a run file with records that exist already, or nothing.
-    texts: uploads that it reads, by name. owner: the user, if the machine must ask the hub without its token; else
-    empty.
+    texts: uploads that it reads, by hash and name. owner: the user, if the machine must ask the hub without its token;
+    else empty.
     """
 
     name: str

@@ -221,7 +221,7 @@ unpacked_files_note = _note(
     "unpacked", "(folder) An unpacked model as written: size, time and hash by file name, as JSON."
 )
 peak_memory_note = _note("memory", "(model reference, dtype) The peak memory of a run of this model, in bytes.")
-forecast_note = _note("forecast", "(run key) The forecast of a run at its start, see Forecast.")
+forecast_note = _note("forecast", "(run key) The forecast of a run at its start, see Preflight.")
 machine_speed_note = _note("speed", "(machine, number of cores) The measured speed of matrix products.")
 model_shape_note = _note("shape", "(identity) The ModelShape of a dense model.")
 calibrated_note = _note("calibrated", "(statistics key) Mark: the statistics are complete; the number of blocks.")

@@ -11,7 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import cache
 from importlib import metadata
@@ -60,11 +60,14 @@ class PartMachine:
 
     def do(self, part: Part, name: str, report: Report, stopped: Callable[[], bool]) -> PartEnd:
         """Do a part, once what it needs is here. name: of this machine."""
-        for title, content in part.texts.items():
-            Uploads(self.folder).keep(title, content)
-        if part.known:
-            keep_run(read_run_file(part.known), self.store)
-        job = self._followed(part, name, report, stopped)
+        with ExitStack() as after:
+            uploads = Uploads(self.folder)
+            for title, content in part.texts.items():
+                # Every part brings its own: nobody could delete them here.
+                after.callback(uploads.drop, uploads.keep(title, content), ())
+            if part.known:
+                keep_run(read_run_file(part.known), self.store)
+            job = self._followed(part, name, report, stopped)
         log_end = "\n".join(last_log_lines(Path(job.log_path), LOG_LINES))
         match job.state:
             case "failed" | "cancelled" | "crashed" as state:

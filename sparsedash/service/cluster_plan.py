@@ -80,7 +80,7 @@ class ClusterPlan:
             path = file_of(reference, self._store.folder) if reference.startswith(UPLOAD) else None
             if path is not None:
                 try:
-                    texts[path.name] = path.read_bytes()
+                    texts[f"{path.parent.name}/{path.name}"] = path.read_bytes()
                 except OSError as error:
                     raise StoreError(f"{path.name} cannot be read: {error.strerror}.", "Upload it again.") from error
         owner = "" if may_use_token(self._job.owner) else self._job.owner

@@ -39,6 +39,8 @@ from sparsedash.stats.tolerance import Tolerance
 from sparsedash.storage.hub_reach import HubReach
 from sparsedash.storage.store import Store
 
+TIMING_FORMAT = "sparsedash.time/1"
+
 
 def run_command(arguments: argparse.Namespace) -> terminal.Work:
     """Calibrate, prune and evaluate a model."""
@@ -189,5 +191,6 @@ def time_command(arguments: argparse.Namespace) -> terminal.Work:
         lines += [deployment.timing_conditions(timing), deployment.ceiling_words(timing), *([] if in_torch else [""])]
     of_each = [{"name": names[timing.sparse], **asdict(timing)} for timing in found]
     timings = {"timing": asdict(found[0])} if in_torch else {"timings": of_each}
-    write(lines, {"model": settings.model, "settings": asdict(settings), **timings})
+    # What begins with a format of ours may be written over by the next.
+    write(lines, {"format": TIMING_FORMAT, "model": settings.model, "settings": asdict(settings), **timings})
     return 0

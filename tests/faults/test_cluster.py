@@ -56,7 +56,7 @@ def test_what_goes_wrong_on_a_machine_is_told_with_its_name_and_the_machine_goes
     for child in house.children_of("ann"):
         child.kill()
     crashed = house.until_state(job, "crashed")
-    assert crashed.error_text.startswith("ann: The worker was killed (signal 9)")
+    assert crashed.error_text.startswith("ann: Its worker process was killed (signal 9)")
     house.until_state(house.submit("quick"), "done")
 
 
@@ -105,7 +105,7 @@ def test_a_scheduler_that_dies_ends_its_jobs_in_words_and_leaves_no_child(house)
     house.scheduler.kill()
     house.scheduler.wait()
     crashed = house.until_state(job, "crashed")
-    assert crashed.error_text.startswith("The scheduler is gone.")
+    assert crashed.error_text.startswith("The scheduler does not answer.")
     assert house.address in server.view().trouble
     eventually(lambda: not house.children_of("ann"))
     assert not server.takes(house.submit("quick", (100,))), "runs are done here now"

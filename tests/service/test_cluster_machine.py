@@ -18,6 +18,7 @@ from sparsedash.service import cluster_machine
 from sparsedash.service.cluster_machine import PartMachine, fetch_calibration, kept_calibration
 from sparsedash.storage.run_files import read_run_file
 from sparsedash.storage.store import Store
+from sparsedash.storage.text_files import Uploads
 from sparsedash.storage.users import may_use_token
 from tests.faults.fake_worker import COMMAND
 
@@ -42,12 +43,14 @@ def never():
 
 def test_a_visitor_s_part_is_a_visitor_s_job_there_and_comes_back_as_the_file_of_a_run(alone):
     told = []
-    part = from_bytes(Part, to_bytes(replace(part_of("quick", (1,)), owner="bob")))
+    text = {"abc/mine.txt": b"the lamp and the boat"}
+    part = from_bytes(Part, to_bytes(replace(part_of("quick", (1,)), owner="bob", texts=text)))
     table = JobTable(alone.folder / "jobs.sqlite")
     left = part_of("steady")
     before = table.submit("part", left.key, left.settings)
     end = alone.do(part, "ann", told.append, never)
     assert (end.state, end.machine) == ("done", "ann")
+    assert not Uploads(alone.folder).kept(), "nobody could delete it there"
     run = read_run_file(end.file).run
     assert (run.key, len(run.sparse)) == (part.key, 1)
     assert alone.store.get(Record, run.sparse[0]).sparsity_permille == 200

@@ -13,7 +13,13 @@ from sparsedash.schema.errors import SparseDashError, StoreError
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.plain_values import STAGE_VERSIONS
 from sparsedash.schema.records import Record, Run
-from sparsedash.schema.settings import CalibrationSettings, PartSettings, RunSettings, settings_from_plain
+from sparsedash.schema.settings import (
+    CalibrationSettings,
+    EvaluationSettings,
+    PartSettings,
+    RunSettings,
+    settings_from_plain,
+)
 from sparsedash.service.cluster_plan import ClusterPlan, first_points
 from sparsedash.storage.run_files import run_file
 from sparsedash.storage.store import Store
@@ -114,12 +120,13 @@ def test_what_was_not_asked_for_is_refused_and_nothing_of_it_kept(job, store, ma
     assert ClusterPlan(job, store).left() == (("0",) if "another model" in reason else ["1", "2"])
 
 
-def test_an_upload_goes_along_and_one_that_is_gone_is_told(job, store):
-    content = json.dumps({"text": "the lamp and the boat"}).encode()
-    reference = Uploads(store.folder).keep("mine.jsonl", content)
-    asked = replace(ASKED, calibration=CalibrationSettings(corpus=reference))
+def test_uploads_go_along_and_one_that_is_gone_is_told(job, store, tmp_path):
+    content, other = (json.dumps({"text": text}).encode() for text in ("the lamp and the boat", "another text"))
+    reference, same_name = (Uploads(store.folder).keep("mine.jsonl", each) for each in (content, other))
+    calibration, evaluation = CalibrationSettings(corpus=reference), EvaluationSettings(corpus=same_name)
+    asked = replace(ASKED, calibration=calibration, evaluation=evaluation)
     plan = ClusterPlan(replace(job, settings=asdict(asked)), store)
-    assert plan.part("0").texts == {"mine.jsonl": content}
+    assert {Uploads(tmp_path).keep(*each) for each in plan.part("0").texts.items()} == {reference, same_name}
     Uploads(store.folder).drop(reference, ())
     with pytest.raises(SparseDashError, match=r"mine\.jsonl"):
         plan.part("0")

@@ -13,7 +13,7 @@ from sparsedash.schema.settings import RunSettings
 from sparsedash.shell import run_commands
 from sparsedash.shell.commands import _parser, main
 from sparsedash.shell.flags import run_from_flags
-from sparsedash.shell.run_commands import all_within
+from sparsedash.shell.run_commands import TIMING_FORMAT, all_within
 from sparsedash.shell.terminal import ProgressBar, one_line, run_table
 from tests.factories import RECORD, RUN, outcome
 from tests.reporting.held_results import document_of
@@ -253,7 +253,9 @@ def test_a_timing_follows_its_run_and_is_printed_and_written(flags, document, ca
         "load",
         "weights on disk",
     ]
-    timing = read()["timing"]
-    assert timing["n_threads"] == 1
+    written = read()
+    timing = written["timing"]
+    assert written["format"] == TIMING_FORMAT and timing["n_threads"] == 1
+    assert main(["time", *flags, "--threads", "1", *to]) == 0, "its own file may be written over"
     assert [phase["phase"] for phase in timing["phases"]] == ["prefill", "decode", "load"]
     assert all(len(p["dense_s"]) == len(p["sparse_s"]) >= 3 for p in timing["phases"])
