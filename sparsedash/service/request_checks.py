@@ -26,7 +26,7 @@ from sparsedash.catalog.choices import CALIBRATION_CORPORA, EVALUATION_CORPORA, 
 from sparsedash.catalog.families import config_problem
 from sparsedash.jobs.job import Job, Move, Priority
 from sparsedash.jobs.job_table import Owners
-from sparsedash.schema.errors import AccessError, CorpusError, JobError, ModelError
+from sparsedash.schema.errors import AccessError, CorpusError, JobError
 from sparsedash.schema.settings import BUILTIN_MODEL, SELF
 from sparsedash.service.model_lookup import folder_problem, gguf_file_problem
 from sparsedash.service.stored_results import ResultCache, run_passages
@@ -258,34 +258,21 @@ def is_hub_id(reference: str) -> bool:
     return HUB_ID.fullmatch(reference) is not None and path.suffix != ".gguf" and path_kind(path) == "nothing"
 
 
-_ADDRESS = re.compile(rf"(?:https?://)?(?:www\.)?{re.escape(urlsplit(ENDPOINT).netloc)}(?:[/?#](.*))?", re.I | re.S)
-"""The address of a page of the hub, with the path and what follows it."""
-_AT_REVISION = ("tree", "blob", "resolve", "raw", "blame", "commit", "commits")
-_NO_OWNERS = ("api", "blog", "collections", "docs", "learn", "papers", "spaces")
-"""First parts of addresses of other things than models and text sets."""
+_PAGE = re.compile(
+    rf"(?:https?://)?(?:www\.)?{re.escape(urlsplit(ENDPOINT).netloc)}/(?:models/|datasets/)?([\w.-]+/[\w.-]+)"
+    r"(?:/(?:tree|blob|resolve)/([^/?#]+))?(?:[/?#].*)?",
+    re.IGNORECASE | re.DOTALL,
+)
+"""The address of a page of the hub about a model or a text set, with its owner/name and revision."""
 
 
-def hub_reference(field: ReferenceField, text: str) -> str:
-    """OWNER/NAME[@REVISION] of the hub's page with this address; a text that is no address as it is.
-
-    Raises ModelError or CorpusError for the address of something else.
-    """
-    found = _ADDRESS.fullmatch(text)
-    if HUB_ID.fullmatch(text) or not (found or re.match("https?://", text, re.I)):
+def hub_reference(text: str) -> str:
+    """OWNER/NAME[@REVISION] of the hub's page with this address; any other text as it is."""
+    found = None if HUB_ID.fullmatch(text) else _PAGE.fullmatch(text)
+    if found is None:
         return text
-    path = re.split(r"[?#]", found[1] or "")[0] if found else ""
-    parts = [unquote(part) for part in path.split("/") if part]
-    if parts[:1] == ["models" if field == "model" else "datasets"]:
-        parts = parts[1:]
-    elif field != "model":
-        parts = []
-    owner, name, page, revision = (*parts[:4], *[""] * 4)[:4]
-    reference = f"{owner}/{name}" + (f"@{revision}" if page in _AT_REVISION and revision not in ("", "main") else "")
-    odd = page not in ("", "discussions", *_AT_REVISION) or owner in (*_NO_OWNERS, "models", "datasets")
-    if odd or not name or not HUB_ID.fullmatch(reference):
-        kind, error = ("model", ModelError) if field == "model" else ("text set", CorpusError)
-        raise error(f"This is not the address of a {kind} on the hub.", f"Name the {kind}: owner/name.")
-    return reference
+    revision = unquote(found[2] or "main")
+    return found[1] if revision == "main" else f"{found[1]}@{revision}"
 
 
 def _problem(field: ReferenceField, found: str) -> Problem | None:

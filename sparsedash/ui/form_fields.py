@@ -105,7 +105,7 @@ def reference_field(backend: Backend, row: FieldRow, usual: str | None = None) -
     usual, field = usual or row.default, cast(ReferenceField, row.title)
     follow_usual(row.key, usual)
     with suppress(SparseDashError):
-        if (typed := st.session_state.get(row.key)) and (named := hub_reference(field, typed.strip())) != typed:
+        if (typed := st.session_state.get(row.key)) and (named := hub_reference(typed.strip())) != typed:
             st.session_state[row.key] = named
     name = st.selectbox(
         row.label, names, index=names.index(usual), key=row.key, bind=BOUND, accept_new_options=True, help=row.help
@@ -113,7 +113,7 @@ def reference_field(backend: Backend, row: FieldRow, usual: str | None = None) -
 
     def usable_reference() -> str:
         # One from the address of this page may be an address itself.
-        reference = hub_reference(field, (name or "").strip())
+        reference = hub_reference((name or "").strip())
         if not reference:
             raise SparseDashError(f"Choose {'a text' if is_text else 'a model'}.")
         row.check(reference)

@@ -11,7 +11,7 @@ import pytest
 from huggingface_hub.constants import ENDPOINT
 
 from sparsedash.catalog.builtin_tasks import BUILTIN_TASKS
-from sparsedash.schema.errors import AccessError, CorpusError, JobError, ModelError
+from sparsedash.schema.errors import AccessError, JobError
 from sparsedash.schema.export_settings import ExportSettings
 from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.pair_records import ContinuationSettings, TimingSettings
@@ -305,38 +305,29 @@ def test_a_text_can_be_used_where_it_is_there_and_can_be_read(tmp_path, text, fi
 
 
 @pytest.mark.parametrize(
-    ("field", "path", "named"),
+    ("path", "named"),
     [
-        ("model", "Qwen/Qwen3-0.6B-Base", "Qwen/Qwen3-0.6B-Base"),
-        ("model", "models/Qwen/Qwen3-0.6B-Base/?library=x#top", "Qwen/Qwen3-0.6B-Base"),
-        ("model", "owner/name/tree/main", "owner/name"),
-        ("model", "owner/name/tree/v1.0/folder", "owner/name@v1.0"),
-        ("model", "owner/name/tree/refs%2Fpr%2F6", "owner/name@refs/pr/6"),
-        ("model", "owner/name/blob/main/config.json", "owner/name"),
-        ("evaluation text", "datasets/owner/name", "owner/name"),
-        *(("model", path, None) for path in ("", "datasets/owner/name", "spaces/owner/name", "a/b/c", "a b/c")),
-        ("calibration text", "owner/name", None),
+        ("Qwen/Qwen3-0.6B-Base", "Qwen/Qwen3-0.6B-Base"),
+        ("models/Qwen/Qwen3-0.6B-Base/?library=x#top", "Qwen/Qwen3-0.6B-Base"),
+        ("owner/name/tree/main", "owner/name"),
+        ("owner/name/tree/v1.0/folder", "owner/name@v1.0"),
+        ("owner/name/tree/refs%2Fpr%2F6", "owner/name@refs/pr/6"),
+        ("owner/name/blob/main/config.json", "owner/name"),
+        ("datasets/owner/name", "owner/name"),
     ],
 )
-def test_a_hub_page_names_its_model_or_text_and_any_other_address_is_refused(field, path, named):
+def test_a_hub_page_names_its_model_or_text(path, named):
     for start in (f"{ENDPOINT}/", *(f"{www}{urlsplit(ENDPOINT).netloc}/" for www in ("", "www."))):
-        if named is None:
-            with pytest.raises((ModelError, CorpusError), match=r"^This is not the address of a (model|text set)"):
-                hub_reference(field, start + path)
-        else:
-            assert hub_reference(field, start + path) == named
+        assert hub_reference(start + path) == named
 
 
 @pytest.mark.parametrize(
-    "text", ["owner/name", "my.org/models/x.gguf", "01.ai/Yi", "gpt2", "/my.models/a", "./a.b/c/d", "file:/a.b/c.txt"]
+    "text",
+    ["owner/name", "my.org/models/x.gguf", "01.ai/Yi", "gpt2", "/my.models/a", "file:/a.b/c.txt", f"{ENDPOINT}/"],
 )
-def test_what_is_no_address_is_left_as_it_is(text):
-    assert hub_reference("model", text) == text
-
-
-def test_the_address_of_another_site_is_no_model_of_the_hub():
-    with pytest.raises(ModelError, match="not the address of a model"):
-        hub_reference("model", "https://site.example/a/b")
+def test_what_is_no_such_address_is_left_as_it_is(text):
+    assert hub_reference(text) == text
+    assert reference_problem("model", "https://site.example/a/b", Path()).message.endswith("owner/name@revision.")
 
 
 def test_a_file_is_not_refused_for_a_text_without_a_gap_and_a_large_one_is_not_read(tmp_path, monkeypatch):

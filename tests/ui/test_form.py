@@ -234,11 +234,9 @@ def test_a_click_together_with_a_refused_value_starts_nothing(open_page, backend
         assert " must be " in words(app) and button(app, "Start").disabled
 
 
-def test_a_pasted_address_becomes_the_name_that_it_stands_for_or_is_refused(open_page, backend):
+def test_a_pasted_address_becomes_the_name_that_it_stands_for(open_page, backend):
     app = open_page("prune", model=f"{ENDPOINT}/owner/name/tree/v1")
     assert backend.asked_about[-1].model == "owner/name@v1" and not button(app, "Start").disabled
-    app = open_page("prune", model=f"{ENDPOINT}/spaces/owner/name")
-    assert "This is not the address of a model on the hub. Name the model: owner/name." in words(app)
 
 
 def test_a_suggested_model_is_chosen_by_its_title(open_page):
