@@ -18,7 +18,7 @@ from pathlib import Path
 import sparsedash
 from sparsedash.jobs.job import CLUSTER, Job, kept
 from sparsedash.jobs.job_table import JobTable
-from sparsedash.jobs.lock_files import is_lock_held, job_lock, lock_holder, open_log, open_own, slot_lock
+from sparsedash.jobs.lock_files import is_lock_held, job_lock, open_log, open_own, slot_lock
 from sparsedash.schema.errors import SettingsError, StoreError
 
 log = logging.getLogger(__name__)
@@ -27,8 +27,6 @@ WORKER = (sys.executable, "-P", "-u", "-m", "sparsedash.worker")
 NVIDIA = Path("/proc/driver/nvidia/gpus")
 MAX_FRUITLESS_STARTS = 3
 MAX_LINGER_S = 1_000_000
-TAKE_WITHIN_S = 120.0
-"""How long a worker that holds its slot may leave a job waiting; while it loads the engine it takes none."""
 _REAP_S = 1.0
 
 _SMALLER = "Free some memory, or choose a smaller model, bfloat16 or less calibration text."
@@ -106,7 +104,6 @@ class LocalRunner:
         environment_seconds(PATIENCE, 0.0)
         self._children: dict[int, subprocess.Popen[bytes]] = {}
         self._seen_at_work: dict[int, float] = {}
-        self._idle_since: dict[int, float] = {}
         self._fruitless_starts = 0
         self._not_started = ""
         self._tending = threading.Lock()
@@ -133,8 +130,6 @@ class LocalRunner:
                     self._escalate(job)
             if queue := tuple(job for job in self._table.queue() if not self._elsewhere(job)):
                 self._start_workers(queue)
-            else:
-                self._idle_since.clear()
         finally:
             self._tending.release()
 
@@ -150,17 +145,6 @@ class LocalRunner:
     def has_worker(self) -> bool:
         """Whether a worker lives; it has loaded the engine, or is about to."""
         return any(map(self._is_taken, range(self._n_slots)))
-
-    def trouble(self, take_within_s: float = TAKE_WITHIN_S) -> str:
-        """A worker that holds its slot and takes no job although some wait, with advice; empty if there is none."""
-        for slot, since in tuple(self._idle_since.items()):
-            waited_s = time.monotonic() - since
-            if waited_s >= take_within_s and (pid := lock_holder(slot_lock(self._folder, slot))):
-                return (
-                    f"Worker {worker_name(slot)} (process {pid}) has taken no job for {waited_s:.0f} s: it may hang. "
-                    f"End it with kill -9 {pid}; another one starts by itself."
-                )
-        return ""
 
     def let_go(self) -> None:
         """Leave the workers, which go on without this runner, unless they are bound to it."""
@@ -234,8 +218,6 @@ class LocalRunner:
         busy = {job.worker for job in self._table.running()}
         taken = {slot for slot in range(self._n_slots) if self._is_taken_or_starting(slot)}
         idle = {slot for slot in taken if worker_name(slot) not in busy}
-        now = time.monotonic()
-        self._idle_since = {slot: self._idle_since.get(slot, now) for slot in idle}
         free = [slot for slot in range(self._n_slots) if slot not in taken]
         for slot in free[: max(0, len(queue) - len(idle))]:
             self._start(slot)

@@ -7,7 +7,6 @@ free: deleting one would allow two holders.
 import fcntl
 import os
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import IO, Literal
 
@@ -66,8 +65,8 @@ def cluster_lock(folder: Path) -> Path:
 def hold_lock(path: Path, wait_s: float = 0.5) -> IO[bytes] | None:
     """The open file that holds the lock until it is closed, or None when another process has it.
 
-    wait_s: how long to try; more than 0, since `is_lock_held` takes the lock for a moment. The file then names the
-    process. Raises StoreError when it cannot be opened.
+    wait_s: how long to try; more than 0, since `is_lock_held` takes the lock for a moment. Raises StoreError when
+    it cannot be opened.
     """
     make_folder(path.parent)
     file = open_own(path, "ab")
@@ -77,29 +76,16 @@ def hold_lock(path: Path, wait_s: float = 0.5) -> IO[bytes] | None:
             file.close()
             return None
         time.sleep(_RETRY_S)
-    # A lock without its holder's number is a lock all the same: the disk may be full.
-    with suppress(OSError):
-        file.truncate(0)
-        file.write(b"%d" % os.getpid())
-        file.flush()
     return file
 
 
 def is_lock_held(path: Path) -> bool:
     """Whether a living process holds the lock."""
-    return lock_holder(path) is not None
-
-
-def lock_holder(path: Path) -> int | None:
-    """The process that holds the lock, 0 where its number is not known; None when the lock is free."""
     try:
         with open_own(path, "rb") as file:
-            if _try(file, fcntl.LOCK_SH):
-                return None
-            number = file.read()
-            return int(number) if number.isdigit() else 0
+            return not _try(file, fcntl.LOCK_SH)
     except FileNotFoundError:
-        return None
+        return False
 
 
 def _try(file: IO[bytes], operation: int) -> bool:

@@ -110,8 +110,7 @@ def job_progress_words(backend: Backend, job: Job) -> tuple[float, str]:
     if job.state == "queued":
         ahead = (backend.queue_position(job.id) or 1) - 1
         waiting = f"{wording.quantity(ahead, 'job')} {'waits' if ahead == 1 else 'wait'} before it"
-        place = waiting if ahead else "Starts as soon as a worker is free"
-        return 0.0, backend.worker_trouble() or place
+        return 0.0, waiting if ahead else "Starts as soon as a worker is free"
     silent_s = max(0.0, time.time() - job.heartbeat_at) if job.heartbeat_at is not None else 0.0
     found = _progress(backend, job, silent_s, last[0] if last else None)
     last[:] = [found]

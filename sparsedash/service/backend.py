@@ -353,10 +353,6 @@ class Backend:
         """The scheduler and its machines a moment ago; None where none is named, or the user does not administer it."""
         return None if self._cluster is None or not self._access.unlimited else self._cluster.view()
 
-    def worker_trouble(self) -> str:
-        """Which worker may hang although jobs wait, and what an administrator can do; empty where none does."""
-        return self._runner.trouble() if self._access.unlimited else ""
-
     def reconcile(self) -> None:
         """Mark crashed jobs, stop cancelled ones, start workers. Cheap; to be called about once a second."""
         self._runner.reconcile()
