@@ -2,12 +2,14 @@
 
 import streamlit as st
 
+from sparsedash.reporting.run_results import run_results
 from sparsedash.ui import compare_answers, compare_views, frame, task_answers
 from sparsedash.ui.address_bar import choose_view
 from sparsedash.ui.chosen_run import chosen_run, show_example_note
 from sparsedash.ui.compare_layers import show_layers_of
 from sparsedash.ui.compare_passage import show_passage, show_passage_table, try_prompt
 from sparsedash.ui.compare_views import ChangeFilter, Shown
+from sparsedash.ui.navigation import current_tolerance
 
 backend = frame.page("Compare")
 if task_answers.is_asked():
@@ -17,7 +19,8 @@ runs = [run for run in backend.runs() if run.sparse]
 chosen = chosen_run(backend, runs)
 run = chosen.run
 
-if run is None or not compare_views.can_be_compared(backend, run):
+found = run_results(backend, run, current_tolerance(), backend.user_data.name_of(chosen.key))
+if run is None or found is None or not compare_views.can_be_compared(backend, run):
     compare_views.explain_no_comparison(backend, chosen)
     st.stop()
 
@@ -28,7 +31,7 @@ if view:
     if view == task_answers.TASKS_VIEW:
         compare_answers.show_run_questions(backend, run)
     else:
-        show_layers_of(backend, chosen, offered)
+        show_layers_of(backend, chosen, found, offered)
     st.stop()
 verdict, cost = st.container(), st.container(key="cost")
 choices = compare_views.begin_choices()
@@ -38,7 +41,7 @@ with choices:
 with choice_of_run:
     compare_views.choose_run(backend, offered, chosen.key)
 with choice_of_records:
-    pair = compare_views.choose_pair(backend, run, [] if run.made_on else runs)
+    pair = compare_views.choose_pair(backend, found, [] if run.made_on else runs)
 if pair is None:
     with verdict:
         frame.opening("These two models cannot be compared.")
@@ -56,7 +59,7 @@ with verdict:
     if blind:
         compare_views.show_question(backend, run, pair, about)
     else:
-        compare_views.show_verdict(backend, run, pair, cost, about)
+        compare_views.show_verdict(backend, found, pair, cost, about)
 with searching:
     searched = compare_views.search_passages(pair, passages)
 if blind:
@@ -73,7 +76,7 @@ else:
         order = compare_views.choose_order()
     shown = Shown(pair, pair.ordered(pair.of_kind(by.held(searched), kind, only_different), kind, order), kind)
     with taking:
-        compare_views.offer_files(backend, run, passages, shown)
+        compare_views.offer_files(backend, found, passages, shown)
 with reading:
     at = compare_views.current_passage(shown)
 if at is not None:

@@ -4,9 +4,7 @@ Only what was measured, or is exact from the widths, is said.
 """
 
 import shlex
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from math import exp
+from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import Literal
 
@@ -19,11 +17,10 @@ from sparsedash.reporting.charts.tradeoff_data import Gained, Reading
 from sparsedash.reporting.html import Table, Value
 from sparsedash.reporting.run_answer import quoted_method
 from sparsedash.reporting.run_results import Judged, RunResults
-from sparsedash.reporting.wording import NBSP, factor, percent, size
+from sparsedash.reporting.wording import NBSP, factor, nats_as_factor, percent, size
 from sparsedash.schema.export_settings import Export, Proof
-from sparsedash.schema.pair_records import Phase, Runtime, Timing, TimingSettings
+from sparsedash.schema.pair_records import Phase, Timing, TimingSettings
 from sparsedash.schema.records import Pruned, Record
-from sparsedash.schema.settings import Dtype
 from sparsedash.service.backend import Backend
 from sparsedash.stats.races import likelihood_differences
 
@@ -64,31 +61,24 @@ _VLLM_CANNOT = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class TimingOptions:
-    """How models are timed. dtype: None as the run has it. n_threads: None as many as torch takes by itself.
-
-    runtime: llama.cpp takes files, dense's in F16.
-    """
-
-    dtype: Dtype | None = None
-    n_threads: int | None = None
-    runtime: Runtime = "torch"
+TimingOf = Callable[..., TimingSettings]
+"""Asks for the speed of a sparse model, given its record's key."""
 
 
 def run_gains(
-    backend: Backend, found: RunResults, name: GainName, options: TimingOptions
+    backend: Backend, found: RunResults, name: GainName, timing_of: TimingOf
 ) -> tuple[Gained, Mapping[str, Sequence[Judged]]]:
     """What the models of this run win on one axis; and those of which that is not known, by the reason."""
     known, omitted = dict[str, Reading](), dict[str, list[Judged]]()
     shape = None if name in GAIN_PHASES else backend.model_shape(found.dense.model_identity)
     for each in found.judged:
-        if each.method.quantise and name in GAIN_PHASES and options.runtime == "torch":
+        asked = timing_of(sparse=each.record.key)
+        if each.method.quantise and name in GAIN_PHASES and asked.runtime == "torch":
             gain, why = None, QUANTISED
         elif name not in GAIN_PHASES:
             gain, why = _exact_gain(shape, each.record.pruned, found.dense.dtype, name), UNKNOWN
         elif each.method.takes_channels:
-            timing = backend.timing(timing_request(found, each.record.key, options).key())
+            timing = backend.timing(asked.key())
             phase = timing.timed(GAIN_PHASES[name]) if timing else None
             gain, why = None, UNTIMED
             if phase is not None:
@@ -103,14 +93,6 @@ def run_gains(
         else:
             known[each.record.key] = gain
     return Gained(name=GAIN_TITLES[name], gains=known), omitted
-
-
-def timing_request(found: RunResults, sparse: str, options: TimingOptions) -> TimingSettings:
-    """The job that measures a sparse model's speed. sparse: its record's key."""
-    dtype = options.dtype if options.runtime == "torch" else None
-    return TimingSettings(
-        dense=found.dense.key, sparse=sparse, dtype=dtype, n_threads=options.n_threads, runtime=options.runtime
-    )
 
 
 def structure_sentence(backend: Backend, found: RunResults) -> str:
@@ -130,11 +112,11 @@ def structure_sentence(backend: Backend, found: RunResults) -> str:
     said = ["which loses less is not decided"]
     if lost.is_shown:
         better, worse = names if lost.value > 0 else reversed(names)
-        times = factor(exp(min(abs(lost.value), 100)))
+        times = nats_as_factor(abs(lost.value))
         said = [f"for size choose {better}, which loses less (word perplexity of {worse} is {times} as high)"]
     cache = pair[1].record.pruned.reached["kv-cache"] if pair[1].record.pruned else 0.0
     said.append(f"for the KV cache {fewer} ({percent(cache)} smaller)")
-    timings = [backend.timing(timing_request(found, each.record.key, TimingOptions()).key()) for each in pair]
+    timings = [backend.timing(TimingSettings(dense=found.dense.key, sparse=each.record.key).key()) for each in pair]
     speeds = [phase.ratio for timing in timings if timing and (phase := timing.timed("decode"))]
     if len(speeds) < len(pair):
         said.append("the speed of both was not measured")

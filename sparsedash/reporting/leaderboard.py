@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 from sparsedash.catalog import model_shape
 from sparsedash.reporting import wording
-from sparsedash.reporting.deployment import TimingOptions, timing_request
 from sparsedash.reporting.html import Html, Table, Value, element, heading, paragraph
 from sparsedash.reporting.record_pair import unique_names
 from sparsedash.reporting.run_reports import html_page
@@ -26,7 +25,7 @@ from sparsedash.reporting.verdicts import (
     verdict_values,
 )
 from sparsedash.reporting.wording import MINUS, NBSP, percent, quantity
-from sparsedash.schema.pair_records import Timing
+from sparsedash.schema.pair_records import Timing, TimingSettings
 from sparsedash.service.backend import Backend
 from sparsedash.service.stored_results import AnswersBeside
 from sparsedash.stats.task_verdicts import judge_losses, own_limit
@@ -360,7 +359,7 @@ def _decode_s(backend: Backend, entry: Entry) -> tuple[float, Timing] | None:
     """Seconds to write one token, and the timing that says so: of a dense model any of its run's."""
     made = entry.model.record.pruned
     for each in [entry.model] if made else entry.run.judged:
-        timing = backend.timing(timing_request(entry.run, each.record.key, TimingOptions()).key())
+        timing = backend.timing(TimingSettings(dense=entry.run.dense.key, sparse=each.record.key).key())
         if timing is not None and (phase := timing.timed("decode")) is not None:
             return median(phase.sparse_s if made else phase.dense_s) / timing.n_decode, timing
     return None

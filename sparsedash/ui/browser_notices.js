@@ -1,4 +1,4 @@
-// The browser's own notice when a run ends, for visitors who asked for one, and what a screen reader hears. Put on the page by browser_notices.py, which
+// The browser's own notice when a run ends, for visitors who asked for one, and what a screen reader hears. Put on the page by browser_scripts.py, which
 // hands everything over as text in data attributes; the content security policy names this text by its hash.
 (() => {
   const here = document.currentScript.closest(".sd-browser-notice");

@@ -1,4 +1,4 @@
-// The chart before these buttons as a file. Put on the page by chart_files.py; the content security policy names this
+// The chart before these buttons as a file. Put on the page by browser_scripts.py; the content security policy names this
 // text by its hash. The chart's own button, which is hidden, knows one form at a time: it is told which, then pressed.
 (() => {
   const here = document.currentScript.closest(".sd-take");

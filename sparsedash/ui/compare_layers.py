@@ -11,7 +11,7 @@ from sparsedash.reporting.charts.chart_style import theme_switch_css
 from sparsedash.reporting.deployment import block_shapes, shapes_table
 from sparsedash.reporting.html import Cell, Html, Table, card, cards, file_name
 from sparsedash.reporting.run_answer import missing_records, run_ending
-from sparsedash.reporting.run_results import run_results
+from sparsedash.reporting.run_results import RunResults
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Pruned, Record, Run
 from sparsedash.service.backend import Backend
@@ -20,7 +20,6 @@ from sparsedash.ui import frame
 from sparsedash.ui.browser_scripts import show_chart
 from sparsedash.ui.chosen_run import ChosenRun, choose_record, link_to_export, show_incomplete
 from sparsedash.ui.compare_views import choose_run
-from sparsedash.ui.navigation import current_tolerance
 
 OVERFITTED = 2.0
 """From this many times the error on calibration text, held-out error counts as overfitting."""
@@ -35,10 +34,8 @@ _LOSSES = {
 """Fields of the record by the names of their columns."""
 
 
-def show_layers_of(backend: Backend, chosen: ChosenRun, runs: Sequence[Run]) -> None:
+def show_layers_of(backend: Backend, chosen: ChosenRun, found: RunResults, runs: Sequence[Run]) -> None:
     """Draw the layers of one sparse model of the run, with the choice of both. runs: those that can be chosen."""
-    found = run_results(backend, chosen.run, current_tolerance())
-    assert found is not None, "the page has read the dense record already"
     answer = st.container()
     left, right = st.columns(2)
     with left:

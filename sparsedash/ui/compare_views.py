@@ -17,7 +17,7 @@ from sparsedash.reporting.passage_analysis import change_ranges, count_by_range,
 from sparsedash.reporting.record_pair import KIND_OF, KINDS, Kind, Order, Pair
 from sparsedash.reporting.run_answer import run_ending, still_to_come
 from sparsedash.reporting.run_reports import comparison_words, continuations_section, html_report
-from sparsedash.reporting.run_results import run_results
+from sparsedash.reporting.run_results import RunResults
 from sparsedash.reporting.task_report import task_sections
 from sparsedash.reporting.task_words import tasks_sentence
 from sparsedash.reporting.wording import EXAMPLE_TITLE
@@ -28,7 +28,6 @@ from sparsedash.ui import address_bar, frame, job_panel
 from sparsedash.ui.address_bar import BOUND
 from sparsedash.ui.browser_scripts import show_chart
 from sparsedash.ui.chosen_run import RIGHT, ChosenRun, link_to_export, show_incomplete
-from sparsedash.ui.navigation import current_tolerance
 
 OTHER_WORDS, CHANGE = "words", "change"
 """Parameters of the address: whether only passages with different answers are shown, and a range of changes."""
@@ -82,15 +81,15 @@ def choose_run(backend: Backend, runs: Sequence[Run], chosen: str) -> None:
     )
 
 
-def choose_pair(backend: Backend, run: Run, runs: Sequence[Run]) -> Pair | None:
+def choose_pair(backend: Backend, found: RunResults, runs: Sequence[Run]) -> Pair | None:
     """Draw the choices of two records over the same passages, also of other runs; None where a chosen one is lost.
 
     Unless the address names others: dense, and the sparse one that the run's answer names.
     """
+    run = found.run
     choices = {choice.address: choice for choice in record_pair.record_choices(run, runs)}
     names, addresses = {to: each.name for to, each in choices.items()}, {each.key: to for to, each in choices.items()}
-    found = run_results(backend, run, current_tolerance())
-    named = found.headline.key if found is not None and found.headline is not None else run.sparse[-1]
+    named = found.headline.key if found.headline is not None else run.sparse[-1]
     columns, below, more = st.columns(2, wrap=False), st.container(), {"passage": ""}
     chosen = []
     for column, side, usual in zip(columns, ("left", RIGHT), (addresses[run.dense], addresses[named]), strict=True):
@@ -253,10 +252,8 @@ def note_offered(shown: Shown, n_searched: int) -> None:
     frame.note(f"Offered: the {len(shown.positions):,} of {among} that the two models answer with different words.")
 
 
-def show_verdict(backend: Backend, run: Run, pair: Pair, cost: DeltaGenerator, about: DeltaGenerator) -> None:
+def show_verdict(backend: Backend, found: RunResults, pair: Pair, cost: DeltaGenerator, about: DeltaGenerator) -> None:
     """Open the page with the verdict on the right model; `cost`: what it lost; `about`: more, after the passages."""
-    found = run_results(backend, run, current_tolerance())
-    assert found is not None, "the page has read the dense record already"
     sentence, lost, basis = comparison_words(found, pair)
     frame.opening(sentence)
     if lost:
@@ -265,7 +262,7 @@ def show_verdict(backend: Backend, run: Run, pair: Pair, cost: DeltaGenerator, a
     with about:
         frame.section("Behind the verdict")
         measured = f" · {wording.measured_sparsity(pair.right.pruned)}" if pair.right.pruned else ""
-        against = f"{pair.right_name} against {pair.left_name}{measured} · {_basis(backend, run)}"
+        against = f"{pair.right_name} against {pair.left_name}{measured} · {_basis(backend, found.run)}"
         frame.show(paragraph(against, css="sd-basis"))
         frame.note(basis)
         frame.remark(_EXPLANATION)
@@ -361,20 +358,18 @@ def show_breaking(pair: Pair, passages: Passages) -> None:
                 frame.note(found.caption)
 
 
-def offer_files(backend: Backend, run: Run, passages: Passages | None, view: Shown) -> None:
+def offer_files(backend: Backend, found: RunResults, passages: Passages | None, view: Shown) -> None:
     """Draw the downloads; each file is made when its button is pressed."""
     pair, positions, kind = view
 
     def report() -> bytes:
-        found = run_results(backend, run, current_tolerance(), backend.user_data.name_of(run.key))
-        assert found is not None, "the page has read the dense record already"
-        written = continuations_section(backend, run, pair, passages)
+        written = continuations_section(backend, found.run, pair, passages)
         tasks = found.tasks.get(pair.right.key)
         if tasks and tasks.results:
             said = paragraph(tasks_sentence(pair.right_name, tasks.results))
             written += [element("h2", escape("Tasks")), said, *task_sections(tasks.results, found.tolerance)]
         step = next_step(found, backend.runs(), backend.lacks_text)
-        return html_report(found, pair, passages, backend.newest_job(run.key), written, step)
+        return html_report(found, pair, passages, backend.newest_job(found.run.key), written, step)
 
     def offer(title: str, name: str, media_type: str, made: Callable[[], bytes]) -> None:
         to, key = f"{pair.stem}-{name}", f"take-{name}"

@@ -8,7 +8,7 @@ import streamlit as st
 from sparsedash.jobs.job import Job, Move, Priority, kept, queue_order
 from sparsedash.reporting import job_status, wording
 from sparsedash.reporting.html import Html, element, escape, join, paragraph, visible, widget_label
-from sparsedash.reporting.record_pair import record_choices
+from sparsedash.reporting.record_pair import ADDRESS_LENGTH, record_choices
 from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.settings import RunSettings
 from sparsedash.service.backend import Backend
@@ -185,7 +185,7 @@ def _link_to_results(backend: Backend, job: Job) -> None:
             frame.link("overview", "See the speed-up", run=run.key, against="reading", **runtime)
         elif run is not None:
             names = {choice.key: choice.address for choice in record_choices(run, ())}
-            sides = {side: names.get(job.settings[side], "") for side in ("left", "right")}
+            sides = {side: names.get(key := job.settings[side], key[:ADDRESS_LENGTH]) for side in ("left", "right")}
             frame.link("compare", "Compare passages", run=run.key, **sides)
 
 

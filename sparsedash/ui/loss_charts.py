@@ -3,6 +3,7 @@
 import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import get_args
 
 import streamlit as st
@@ -19,11 +20,11 @@ from sparsedash.reporting.charts.tradeoff_chart import (
     tradeoff_words,
 )
 from sparsedash.reporting.charts.tradeoff_data import Measure, TradeoffData
-from sparsedash.reporting.deployment import GAIN_PHASES, GAIN_TITLES, GainName, TimingOptions, run_gains, timing_request
+from sparsedash.reporting.deployment import GAIN_PHASES, GAIN_TITLES, GainName, run_gains
 from sparsedash.reporting.html import Html, file_name, paragraph, widget_label
 from sparsedash.reporting.run_results import Judged, RunResults
 from sparsedash.schema.method_settings import Budget
-from sparsedash.schema.pair_records import Runtime
+from sparsedash.schema.pair_records import Runtime, TimingSettings
 from sparsedash.schema.settings import Dtype
 from sparsedash.service.backend import Backend
 from sparsedash.ui import frame, job_panel, navigation
@@ -140,8 +141,8 @@ def choose_share(asked: Budget) -> Budget:
 def show_gains(backend: Backend, found: RunResults, tradeoff: TradeoffData, name: GainName, measure: Measure) -> str:
     """Draw the chart and what it leaves out. Returns the key of the record that was pressed, or nothing."""
     is_timed, key = name in GAIN_PHASES, ""
-    options = _choose_timing(backend, found) if is_timed else TimingOptions()
-    gained, omitted = run_gains(backend, found, name, options)
+    timing_of = _choose_timing(backend, found) if is_timed else partial(TimingSettings, dense=found.dense.key)
+    gained, omitted = run_gains(backend, found, name, timing_of)
     if gained.gains:
         tradeoff = replace(tradeoff, highlighted=query_value(_HIGHLIGHT))
         frame.show(Html(f"<style>{theme_switch_css()}</style>"))
@@ -154,13 +155,13 @@ def show_gains(backend: Backend, found: RunResults, tradeoff: TradeoffData, name
     for why, models in omitted.items():
         frame.note(f"{wording.quantity(len(models), 'sparse model')} not shown: {why}.")
     if untimed := omitted.get(deployment.UNTIMED):
-        _offer_timing(backend, found, untimed, options)
+        _offer_timing(backend, found, untimed, timing_of)
     if is_timed:
-        _show_timings(backend, found, options)
+        _show_timings(backend, found, timing_of)
     return key
 
 
-def _choose_timing(backend: Backend, found: RunResults) -> TimingOptions:
+def _choose_timing(backend: Backend, found: RunResults) -> deployment.TimingOf:
     """Draw the choices of runtime, number format and threads for a measurement of speed."""
     (first, second, third), model = st.columns(3), found.run.settings.model
     named = backend.named_model(model)
@@ -174,19 +175,23 @@ def _choose_timing(backend: Backend, found: RunResults) -> TimingOptions:
         dtype = select("numbers", "Number format while timed", formats, _AS_RUN)
     with third:
         n_threads = select("threads", "Threads", _THREADS, _ALL)
-    return TimingOptions(
+    return partial(
+        TimingSettings,
+        dense=found.dense.key,
         dtype=next((name for name in get_args(Dtype) if name == dtype), None),
         n_threads=None if n_threads == _ALL else int(n_threads),
         runtime=next((name for name in get_args(Runtime) if name == runtime), "torch"),
     )
 
 
-def _offer_timing(backend: Backend, found: RunResults, untimed: Sequence[Judged], options: TimingOptions) -> None:
+def _offer_timing(
+    backend: Backend, found: RunResults, untimed: Sequence[Judged], timing_of: deployment.TimingOf
+) -> None:
     """Draw the jobs that measure, or the button that asks for them; a reason for the example."""
     if found.run.made_on:
         frame.note("The example's models cannot be timed: their statistics do not ship. Run it here first.")
         return
-    requests = [timing_request(found, each.record.key, options) for each in untimed]
+    requests = [timing_of(sparse=each.record.key) for each in untimed]
     jobs = [job for request in requests if (job := backend.newest_job(request.key())) is not None]
     if (live := next((job for job in jobs if job.live), None)) is not None:
         job_panel.watch_job(backend, live, brief=True)
@@ -204,9 +209,9 @@ def _offer_timing(backend: Backend, found: RunResults, untimed: Sequence[Judged]
     )
 
 
-def _show_timings(backend: Backend, found: RunResults, options: TimingOptions) -> None:
+def _show_timings(backend: Backend, found: RunResults, timing_of: deployment.TimingOf) -> None:
     """Draw every measurement of this run as a table with its conditions."""
-    asked = {found.names[each.record.key]: timing_request(found, each.record.key, options) for each in found.judged}
+    asked = {found.names[each.record.key]: timing_of(sparse=each.record.key) for each in found.judged}
     measured = {name: timing for name, request in asked.items() if (timing := backend.timing(request.key()))}
     if measured:
         with st.expander("Measured speeds"):

@@ -30,7 +30,7 @@ def exports_sentence(exports: list[Export]) -> str:
     """How many models are exported, and how small the smallest is."""
     if not exports:
         return "No model has been exported yet."
-    smallest = min(export.n_bytes / export.base_bytes for export in exports if export.base_bytes)
+    smallest = min(export.n_bytes / export.base_bytes for export in exports)
     few = "One model is" if len(exports) == 1 else f"{len(exports)} models are"
     which = "it" if len(exports) == 1 else "the smallest"
     return f"{few} exported; {which} takes {wording.percent(smallest, 0)} of its dense model."
@@ -40,7 +40,7 @@ def show_export(backend: Backend, export: Export) -> None:
     """Draw an export: size, proof, where it loads, the command to the hub, and its deletion."""
     with st.container(border=True, key=f"export-{export.key[:16]}", gap="xsmall"):
         title = export_title(export, backend.record(export.settings.sparse))
-        share = wording.percent(export.n_bytes / export.base_bytes, 0) if export.base_bytes else "not known how much"
+        share = wording.percent(export.n_bytes / export.base_bytes, 0)
         facts = [
             FORM_NAMES[export.form],
             export.settings.weights,

@@ -103,14 +103,6 @@ def test_a_session_s_id_is_of_no_use_to_another_visitor(house):
         assert own == session
 
 
-def test_a_foreign_host_is_refused_and_health_is_one_word_for_who_has_not_logged_in(house):
-    ada = house.users["ada"]
-    for path in ("/jobs", "/_stcore/health", "/media/x.csv", "/static/index.html"):
-        assert ada.get(path, Host="evil.example")[0] == 403
-    assert RawUser(house.address).get("/health") == (200, '{"status":"ok"}')
-    assert '"version"' in ada.get("/health")[1]
-
-
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
 WHOLE = """
 {user}

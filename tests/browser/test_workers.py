@@ -4,15 +4,11 @@ import json
 import re
 from urllib.parse import urlencode
 
-import pytest
 import torch
 from playwright.sync_api import expect
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from tests.browser.served import press, ready
-from tests.engine.hub_client import environment
-from tests.engine.hub_layouts import save_for_a_row, serve_texts_of_rows
-from tests.engine.hub_stand_in import Hub
 from tests.engine.tiny import CONFIGS, tiny_tokenizer
 
 JOB_TIMEOUT_MS = 240_000
@@ -114,37 +110,3 @@ def test_a_model_is_pruned_and_its_answers_are_compared(page, start_server, tmp_
     assert " nats: " in large.evaluate("e => getComputedStyle(e, '::after').content")
     press(page, "Continue with both models")
     expect(page.get_by_text("Continued by both models")).to_be_visible(timeout=JOB_TIMEOUT_MS)
-
-
-MODEL = "EleutherAI/gpt-j-6b"
-ROW = re.compile("gpt-j-6b, pile.10k, 10.%, last token")
-
-
-def choose_row(page):
-    field = page.get_by_label("Row", exact=True)
-    # A list closes when the page scrolls under it.
-    field.scroll_into_view_if_needed()
-    field.click()
-    page.get_by_role("option", name=ROW).click()
-    page.wait_for_url(re.compile("row=gpt-j-6b-pile_10k-10-last-token"))
-
-
-@pytest.mark.long
-def test_a_published_row_is_repeated(page, start_server, tmp_path):
-    """From a stand-in for the hub, where the model is one .bin file."""
-    hub = Hub()
-    hub.add("models", MODEL, save_for_a_row(tmp_path / "model", MODEL))
-    serve_texts_of_rows(hub, tmp_path / "texts")
-    address = start_server(tmp_path / "data", **environment(hub.url, tmp_path / "home")).address
-    facts = page.locator("dl.sd-estimate")
-    page.goto(f"{address}/prune?view=published")
-    choose_row(page)
-    expect(facts).to_contain_text("not yet")
-    # By the row's whole name: the link of the row before it may still be on the page.
-    page.get_by_role("link", name=ROW).click()
-    expect(page.get_by_label("Model", exact=True)).to_have_value(MODEL)
-    start_and_wait(page)
-    page.get_by_role("link", name="Published", exact=True).first.click()
-    choose_row(page)
-    expect(facts).to_contain_text(re.compile(r"% of 12 → [\d.]+.% of 12"))
-    hub.stop()

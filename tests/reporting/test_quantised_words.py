@@ -1,14 +1,16 @@
 """What is said of quantised points: names, sizes, and where quantising alone does better."""
 
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 from sparsedash.reporting import run_answer
 from sparsedash.reporting.charts.tradeoff_chart import gain_chart
-from sparsedash.reporting.deployment import QUANTISED, UNTIMED, TimingOptions, run_gains
+from sparsedash.reporting.deployment import QUANTISED, UNTIMED, run_gains
 from sparsedash.reporting.quantised_words import quantised_figures
 from sparsedash.reporting.run_reports import run_document
 from sparsedash.schema.method_settings import MethodSettings, quantised_dense
+from sparsedash.schema.pair_records import TimingSettings
 from sparsedash.schema.records import Quantised
 from sparsedash.schema.settings import RunSettings
 from sparsedash.shell.terminal import run_table
@@ -87,16 +89,16 @@ def test_answer_race_and_next_step_are_about_unquantised_models():
 
 def test_they_win_the_bytes_of_their_files_and_are_not_timed():
     backend = SimpleNamespace(model_shape=lambda _: SHAPE, timing=lambda _: None)
-    gained, omitted = run_gains(backend, found(), "bytes", TimingOptions())
+    gained, omitted = run_gains(backend, found(), "bytes", partial(TimingSettings, dense="d"))
     assert {key: gained.gains[key].value for key in ("d4", "s4")} == {"d4": 200 / 80, "s4": 200 / 75} and not omitted
     notes = [note.text for note in gain_chart(found().tradeoff(), gained, "word perplexity").layout.annotations]
     assert any(text.endswith(" dense") for text in notes) and not any(text.endswith(" 0 %") for text in notes), notes
-    _, omitted = run_gains(backend, found(), "reading", TimingOptions())
+    _, omitted = run_gains(backend, found(), "reading", partial(TimingSettings, dense="d"))
     assert [(why, [each.record.key for each in models]) for why, models in omitted.items()] == [
         (QUANTISED, ["d4", "s4"]),
         (UNTIMED, ["s"]),
     ]
-    _, omitted = run_gains(backend, found(), "reading", TimingOptions(runtime="llama.cpp"))
+    _, omitted = run_gains(backend, found(), "reading", partial(TimingSettings, dense="d", runtime="llama.cpp"))
     assert [(why, len(models)) for why, models in omitted.items()] == [(UNTIMED, 3)]
 
 

@@ -8,9 +8,10 @@ import pytest
 from sparsedash.catalog.presets import METHODS, method_named
 from sparsedash.reporting import wording
 from sparsedash.reporting.charts import bar_charts
-from sparsedash.reporting.deployment import TimingOptions, structure_sentence, timing_request
+from sparsedash.reporting.deployment import structure_sentence
 from sparsedash.reporting.run_answer import _rounding_note
 from sparsedash.schema.method_settings import with_budget
+from sparsedash.schema.pair_records import TimingSettings
 from sparsedash.schema.records import Reached
 from sparsedash.schema.settings import RunSettings
 from sparsedash.ui.compare_layers import layers_sentence
@@ -57,7 +58,7 @@ def said(results, *ratios):
         ratio = SimpleNamespace(value=value, low=low, high=high)
         return SimpleNamespace(timed=lambda phase: SimpleNamespace(ratio=ratio))
 
-    asked = {key: timing_request(results, key, TimingOptions()).key() for key in "nf"}
+    asked = {key: TimingSettings(dense=results.dense.key, sparse=key).key() for key in "nf"}
     return plain(structure_sentence(SimpleNamespace(timing=timing), results))
 
 

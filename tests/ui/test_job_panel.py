@@ -60,6 +60,9 @@ def test_a_continuation_is_a_job_like_others_and_leads_to_its_pair(open_page, fi
     app = open_page("runs", view="jobs")
     assert "Continuations of a text" in words(app)
     assert query_of(links(app)["Compare passages"]) == {"run": run.key, "left": "dense", "right": "10 %"}
+    finished.set_jobs(job(ContinuationSettings(left="f" * 64, right=run.sparse[0], prompt="Once upon a time"), "done"))
+    asked = query_of(links(open_page("runs", view="jobs"))["Compare passages"])
+    assert asked["left"] == "f" * 16, "a record of another run, by which the page finds it"
 
 
 def test_old_jobs_come_when_asked_for(open_page, backend):
