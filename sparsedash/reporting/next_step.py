@@ -3,8 +3,8 @@
 Plain text: escape it before it becomes markup.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from math import ceil, inf
 
 from sparsedash.catalog.builtin_tasks import BUILTIN_TASKS
@@ -12,13 +12,12 @@ from sparsedash.catalog.choices import EVALUATION_CORPORA, CatalogEntry
 from sparsedash.catalog.presets import DEFAULT_METHOD, method_named
 from sparsedash.reporting import wording
 from sparsedash.reporting.run_answer import TOO_FEW, answered, quoted_method
-from sparsedash.reporting.run_results import Judged, RunResults, judge, largest_within, measure, smallest_beyond
+from sparsedash.reporting.run_results import Judged, RunResults, largest_within, smallest_beyond
 from sparsedash.reporting.task_words import MANY_MORE
 from sparsedash.reporting.verdicts import tolerance_words
 from sparsedash.reporting.wording import and_join, sparsity_percent
 from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.method_settings import FIXED_PERMILLE, MethodSettings
-from sparsedash.schema.records import Run
 from sparsedash.schema.settings import BUILTIN_CLOZE, BUILTIN_CLOZE_402, EvaluationSettings, RunSettings
 from sparsedash.stats.significance import passages_to_detect, smallest_loss
 from sparsedash.stats.tolerance import FEWEST_PASSAGES, Tolerance
@@ -31,33 +30,29 @@ class NextStep:
     """What to do next.
 
     link: the words of the link there; none where the page of the results is the place. asked: what the link fills the
-    form in with; None: it leads to the files of the model that the answer names, or to what is tested. tested: keys of
-    runs that took a part of it already, by the words of the links there.
+    form in with; None: it leads to the files of the model that the answer names.
     """
 
     said: str
     link: str
     asked: RunSettings | FindSettings | None
-    tested: Mapping[str, str] = field(default_factory=dict)
 
 
-def next_step(
-    found: RunResults, runs: Sequence[Run] = (), lacks: Callable[[str], bool] = lambda _: False
-) -> NextStep | None:
+def next_step(found: RunResults, lacks: Callable[[str], bool] = lambda _: False) -> NextStep | None:
     """The next step after a finished run; None where none of its sparse models was judged, or it is not finished.
 
-    Steps that their passages can decide; where none suffice, one sparsity more, which may stay undecided. runs: those
-    that may have taken it already. lacks: whether a text is out of reach here.
+    Steps that their passages can decide; where none suffice, one sparsity more, which may stay undecided. lacks:
+    whether a text is out of reach here.
     """
     if not found.best or not found.run.finished:
         return None
-    step, asked = _next_step(found, runs, lacks), found.run.find
+    step, asked = _next_step(found, lacks), found.run.find
     if asked is None or (limits := Tolerance.of(asked)) == replace(found.tolerance, tasks=()):
         return step
     return replace(step, said=f"The search was made for {tolerance_words(limits)}. {step.said}")
 
 
-def _next_step(found: RunResults, runs: Sequence[Run], lacks: Callable[[str], bool]) -> NextStep:
+def _next_step(found: RunResults, lacks: Callable[[str], bool]) -> NextStep:
     rows, run, settings = found.best, found.run, found.run.settings
     within, beyond = largest_within(rows), smallest_beyond(rows)
     low, high = within.permille if within else -1, beyond.permille if beyond else 1001
@@ -68,7 +63,7 @@ def _next_step(found: RunResults, runs: Sequence[Run], lacks: Callable[[str], bo
     _, undecided = answered({row.permille: row.verdict for row in rows})
     unknown = [row for row in rows if row.permille in undecided]
     if on_passages := [row for row in unknown if row.verdict.perplexity.verdict != "within"]:
-        return _test_again(found, on_passages, runs, lacks) or _too_close(found, low, on_passages, runs)
+        return _test_again(found, on_passages, lacks) or _too_close(found, low, on_passages)
     if unknown:
         return _ask_more(found, unknown)
     if run.find is not None:
@@ -76,7 +71,7 @@ def _next_step(found: RunResults, runs: Sequence[Run], lacks: Callable[[str], bo
         if other == method:
             return NextStep(said="Next: allow more, and search again.", link="Change the limits", asked=search)
         said = f"Next: search with {quoted_method(other)}."
-        return _search(replace(search, method=other), said, "Search again", runs)
+        return NextStep(said=said, link="Search again", asked=replace(search, method=other))
     if method.pattern in FIXED_PERMILLE:
         return NextStep(said="Next: race other methods.", link="Race other methods", asked=settings)
     if within is not None and low < high < 1001:
@@ -95,7 +90,7 @@ def _next_step(found: RunResults, runs: Sequence[Run], lacks: Callable[[str], bo
         between = (max(low, 0) + high) // 20 * 10 if high < 1001 else min(2 * low, 900)
         if between in (low, 0):
             return NextStep(said=f"{on} Next: upload more passages, or allow another loss.", link="", asked=settings)
-        return _try_on_all(found, method, between, on, runs, lacks)
+        return _try_on_all(found, method, between, on, lacks)
     search = FindSettings(
         model=settings.model,
         dtype=settings.dtype,
@@ -105,14 +100,7 @@ def _next_step(found: RunResults, runs: Sequence[Run], lacks: Callable[[str], bo
         ratio=found.tolerance.ratio,
         points=found.tolerance.points,
     )
-    return _search(search, f"Next: {said}{on}", "Set up a search", runs)
-
-
-def _search(asked: FindSettings, said: str, link: str, runs: Sequence[Run]) -> NextStep:
-    """Search; where a run has searched so already, see that."""
-    if there := next((each.key for each in runs if each.find == asked and each.finished), ""):
-        return NextStep(said=f"{said} That search is done.", link="", asked=None, tested={"See it": there})
-    return NextStep(said=said, link=link, asked=asked)
+    return NextStep(said=f"Next: {said}{on}", link="Set up a search", asked=search)
 
 
 def _recommended(method: MethodSettings) -> MethodSettings:
@@ -123,12 +111,7 @@ def _recommended(method: MethodSettings) -> MethodSettings:
 
 
 def _try_on_all(
-    found: RunResults,
-    method: MethodSettings,
-    permille: int,
-    why: str,
-    runs: Sequence[Run],
-    lacks: Callable[[str], bool],
+    found: RunResults, method: MethodSettings, permille: int, why: str, lacks: Callable[[str], bool]
 ) -> NextStep:
     """Where no text has the passages for a search: one sparsity, on the most there are."""
     evaluation = found.run.settings.evaluation
@@ -137,14 +120,12 @@ def _try_on_all(
         text = max(texts, key=lambda text: text.n_texts or _MOST_PASSAGES)
         evaluation, on = replace(evaluation, corpus=text.name, n_passages=None), f"{on} on {text.title}"
     asked = replace(found.run.settings, methods=(method,), evaluation=evaluation)
-    return _try(asked, permille, why, f"{on} (that may stay undecided), or upload more passages.", runs)
+    return _try(asked, permille, why, f"{on} (that may stay undecided), or upload more passages.")
 
 
-def _try(asked: RunSettings, permille: int, why: str, end: str, runs: Sequence[Run]) -> NextStep:
-    """Try one sparsity more; where a run has tried it already, see that. end: of the sentence."""
+def _try(asked: RunSettings, permille: int, why: str, end: str) -> NextStep:
+    """Try one sparsity more. end: of the sentence."""
     asked, name = replace(asked, sparsities_permille=(permille,)), sparsity_percent(permille)
-    if there := _tested(asked, runs):
-        return NextStep(said=f"{why} {name} is tested.", link="", asked=None, tested={f"See {name}": there[permille]})
     return NextStep(said=f"{why} Next: try {name}{end}", link=f"Try {name}", asked=asked)
 
 
@@ -179,38 +160,30 @@ def _part_of(text: CatalogEntry, needed: int) -> tuple[int | None, str]:
     return n, f"{n:,} of {text.title}"
 
 
-def _test_again(
-    found: RunResults, unknown: Sequence[Judged], runs: Sequence[Run], lacks: Callable[[str], bool]
-) -> NextStep | None:
+def _test_again(found: RunResults, unknown: Sequence[Judged], lacks: Callable[[str], bool]) -> NextStep | None:
     """Test those of these models that a text has enough passages for, the smallest such text; None where none has."""
     run, n_tested = found.run, found.dense.last_word.total
     texts = _longer_texts(run.settings.evaluation, n_tested, lacks)
     most = max((text.n_texts or _MOST_PASSAGES for text in texts), default=0)
+    needed = {row.permille: _needed(found, row, most) for row in unknown}
     for text in texts:
-        rows = list(unknown)
-        # Judged in a run of their own, in which each has a wider share of the chance of error.
-        while rows and max(needed := _needed(found, rows, most)) > (text.n_texts or _MOST_PASSAGES):
-            rows.pop(needed.index(max(needed)))
+        n_there = text.n_texts or _MOST_PASSAGES
+        rows = [row for row in unknown if needed[row.permille] <= n_there]
         if not rows:
             continue
-        n = min(wording.round_up(int(max(needed))), text.n_texts or _MOST_PASSAGES)
+        n = min(wording.round_up(int(max(needed[row.permille] for row in rows))), n_there)
         part, passages = _part_of(text, n) if n > n_tested else (None, text.title)
         evaluation = replace(run.settings.evaluation, corpus=text.name, n_passages=part)
         asked: RunSettings | FindSettings
         if run.find is not None:
-            asked, tested = replace(_by_limits(run.find, found.tolerance), evaluation=evaluation), {}
+            asked = replace(_by_limits(run.find, found.tolerance), evaluation=evaluation)
             said = "Next: search again"
         else:
             permilles = tuple(row.permille for row in rows)
-            again = replace(run.settings, methods=(method := rows[0].method,), evaluation=evaluation)
-            tested = _tested(replace(again, sparsities_permille=permilles), runs)
-            left = tuple(permille for permille in permilles if permille not in tested)
-            if not left:
-                return NextStep(said=_tested_words(tested, passages), link="", asked=None, tested=_links(tested))
             # A healed model comes beside the one that it began from.
-            methods = tuple(dict.fromkeys((method.unhealed, method)))
-            asked = replace(again, methods=methods, sparsities_permille=left)
-            said = f"Next: test {_percents(left)}"
+            methods = tuple(dict.fromkeys((rows[0].method.unhealed, rows[0].method)))
+            asked = replace(run.settings, methods=methods, evaluation=evaluation, sparsities_permille=permilles)
+            said = f"Next: test {_percents(permilles)}"
         said += f" on {passages}."
         if n_tested < FEWEST_PASSAGES:
             said = f"{wording.first_upper(TOO_FEW)}. {said}"
@@ -222,8 +195,7 @@ def _test_again(
             said += f" {enough} should settle it, estimated from these {n_tested:,}{there}."
         left_open = [loss.task for row in rows for loss in row.verdict.tasks if loss.verdict == "undecided"]
         said += f" Undecided too: {and_join(list(dict.fromkeys(left_open)))}." if left_open else ""
-        said += f" {_tested_words(tested, passages)}" if tested else ""
-        return NextStep(said=said, link="Test on more passages", asked=asked, tested=_links(tested))
+        return NextStep(said=said, link="Test on more passages", asked=asked)
     return None
 
 
@@ -258,52 +230,18 @@ def _room(task: str, n_asked: int) -> float:
     return built_in.n_questions / n_asked if built_in else MANY_MORE
 
 
-def _tested_words(tested: Mapping[int, str], passages: str) -> str:
-    return f"{_percents(tested)} {'is' if len(tested) == 1 else 'are'} tested on {passages} already."
-
-
-def _links(tested: Mapping[int, str]) -> dict[str, str]:
-    return {f"See {sparsity_percent(permille)}": key for permille, key in tested.items()}
-
-
 def _percents(permilles: Iterable[int]) -> str:
     return and_join(list(map(sparsity_percent, permilles)))
 
 
-def _tested(asked: RunSettings, runs: Sequence[Run]) -> dict[int, str]:
-    """Which sparsities of its one method finished runs have tested alike, each with the key of such a run."""
-
-    def alike(settings: RunSettings) -> tuple[object, ...]:
-        return settings.model, settings.dtype, settings.calibration, settings.evaluation
-
-    return {
-        permille: run.key
-        for run in runs
-        if run.finished and run.find is None and alike(run.settings) == alike(asked)
-        for method, permille in run.settings.points
-        if (method, permille) in asked.points
-    }
-
-
-def _needed(found: RunResults, rows: Sequence[Judged], most: int) -> list[float]:
-    """Passages that would decide each model in a run of these alone; infinite where no number would.
-
-    most: how many the longest text has.
-    """
+def _needed(found: RunResults, row: Judged, most: int) -> float:
+    """Passages that would decide this model; infinite where no number would. most: how many the longest text has."""
     n_tested = found.dense.last_word.total
     if n_tested < FEWEST_PASSAGES:
         # So few say nothing of how many it takes.
-        return [min(most, max(FEWEST_PASSAGES, passages_to_detect(found.tolerance.ratio)))] * len(rows)
-    # A healed model is judged beside the one that it began from.
-    n_compared = len({(method, row.permille) for row in rows for method in (row.method.unhealed, row.method)})
-    measured = [measure(found.dense, row.record) for row in rows]
-    judged = [each.verdict for each in judge(measured, found.tolerance, n_compared)]
-    return [
-        inf
-        if each.verdict == "undecided" and each.passages_needed is None
-        else max(each.passages_needed or 0, n_tested)
-        for each in judged
-    ]
+        return min(most, max(FEWEST_PASSAGES, passages_to_detect(found.tolerance.ratio)))
+    on_passages = replace(row.verdict, tasks=(), unanswered=False)
+    return max(on_passages.passages_needed or inf, n_tested)
 
 
 def _longer_texts(now: EvaluationSettings, n_tested: int, lacks: Callable[[str], bool]) -> list[CatalogEntry]:
@@ -327,7 +265,7 @@ def _longer_texts(now: EvaluationSettings, n_tested: int, lacks: Callable[[str],
     return [text for text in (same, *longer) if (text.n_texts or inf) > n_tested and not lacks(text.name)]
 
 
-def _too_close(found: RunResults, low: int, unknown: Sequence[Judged], runs: Sequence[Run]) -> NextStep:
+def _too_close(found: RunResults, low: int, unknown: Sequence[Judged]) -> NextStep:
     """What can be done where no passages decide: a smaller sparsity, where these decide on it, or another limit."""
     names, n_tested = _percents(row.permille for row in unknown), found.dense.last_word.total
     verb = "is" if len(unknown) == 1 else "are"
@@ -336,7 +274,7 @@ def _too_close(found: RunResults, low: int, unknown: Sequence[Judged], runs: Seq
     between = (max(low, 0) + unknown[0].permille) // 20 * 10
     decides = n_tested >= passages_to_detect(found.tolerance.ratio) and method.pattern not in FIXED_PERMILLE
     if isinstance(asked, RunSettings) and decides and between > max(low, 0):
-        return _try(replace(asked, methods=(method,)), between, why, ", or allow another loss.", runs)
+        return _try(replace(asked, methods=(method,)), between, why, ", or allow another loss.")
     said = f"{why} Next: allow another loss."
     if isinstance(asked, FindSettings):
         return NextStep(said=said, link="Allow another loss", asked=_by_limits(asked, found.tolerance))

@@ -125,7 +125,7 @@ def stored_run_document(run: Run, store: Store, tolerance: Tolerance) -> tuple[R
     dense, *sparse = (store.get(Record, each.record.key) for each in found.models)
     assert dense is not None
     there = [record for record in sparse if record is not None]
-    step = next_step(found, list(stored_runs(store)), partial(lacks_text, store=store, hub=HubReach()))
+    step = next_step(found, partial(lacks_text, store=store, hub=HubReach()))
     document, results = run_document(found, dense, there, step), StoredResults(store)
     for answers, record in zip((document["dense"], *document["sparse"]), (dense, *there), strict=True):
         asked = (ContinuationSettings(left=record.key, right=record.key, prompt=each) for each in run.settings.prompts)

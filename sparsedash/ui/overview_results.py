@@ -63,15 +63,13 @@ def _resume_without_panel(backend: Backend, run: Run, job: Job | None) -> Callab
 
 def _show_next_step(backend: Backend, found: RunResults | None, *, grows: bool) -> None:
     """Draw the next step and its link, once the run is finished. grows: keep the room for it from the beginning."""
-    step = next_step(found, backend.runs(), backend.lacks_text) if found is not None else None
+    step = next_step(found, backend.lacks_text) if found is not None else None
     if step is None and not grows:
         return
     with st.container(key="next-step-grows" if grows else "next-step", horizontal=True, vertical_alignment="center"):
         frame.show(paragraph(f"{step.said}{_takes(backend, found, step)}" if step and found else "", css="sd-next"))
         if found is None or step is None:
             return
-        for words, key in step.tested.items():
-            frame.link("overview", widget_label(words), run=key, **navigation.whole_tolerance_query(found.tolerance))
         if step.link and step.asked is None and found.headline is not None:
             link_to_export(found.run.key, found.names[found.headline.key])
         elif step.link and step.asked is not None and (address := form_address(step.asked)) is not None:
