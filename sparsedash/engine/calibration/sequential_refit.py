@@ -6,7 +6,6 @@ width, m inner width, k kept channels; b, t of one batch.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from itertools import count
 
 import torch
@@ -16,7 +15,6 @@ from torch.nn.functional import linear
 from sparsedash.engine.calibration.statistics import WalkCheckpoint, held_out, residual_weights
 from sparsedash.engine.models.decoder_blocks import Batch, BlockWalk, batches_by_length, capture_inputs
 from sparsedash.engine.models.loading import LoadedModel
-from sparsedash.engine.models.matmul import bfloat16_units
 from sparsedash.engine.pruning.linalg import add_second_moment_, complement, damped_solution, mirror_lower_, submatrix
 from sparsedash.engine.pruning.surgery import Mlp, PrunedMlp, out_weight, pruned
 from sparsedash.schema.progress import OnStep, Step
@@ -141,9 +139,8 @@ class _Sums:
         # In the model's own type, whose rounding is far below what so few tokens tell.
         roots = residual_weights(aim).sqrt()[:, None].to(inputs.dtype)
         weighted, shift = (inputs * roots).float(), ((aim - hidden) * roots).float()
-        with bfloat16_units() if inputs.dtype == torch.bfloat16 else nullcontext():
-            add_second_moment_(self._moment, weighted)
-            self._shift.addmm_(shift.T, weighted)
+        add_second_moment_(self._moment, weighted)
+        self._shift.addmm_(shift.T, weighted)
         roots = roots.float()
         self._mean_input += (weighted.T @ roots)[:, 0]
         self._mean_shift += (shift.T @ roots)[:, 0]

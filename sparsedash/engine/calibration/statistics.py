@@ -6,7 +6,7 @@ Dimensions: m inner width, n tokens.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import accumulate, islice
@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from sparsedash.catalog.resources import HELD_OUT_EVERY, HELD_OUT_TOKENS
 from sparsedash.engine.models.decoder_blocks import Batch, BlockWalk, batches_by_length, capture_inputs
 from sparsedash.engine.models.loading import LoadedModel
-from sparsedash.engine.models.matmul import bfloat16_units
 from sparsedash.engine.pruning.layer import Sample, Statistics
 from sparsedash.engine.pruning.linalg import add_second_moment_, mirror_lower_
 from sparsedash.schema.errors import CalibrationError
@@ -309,9 +308,7 @@ class _RunningSums:
             # The square root on either side of the second moment.
             fit.mul_(roots)
         if self._whole:
-            # Numbers of bfloat16 that are not weighted stay such numbers.
-            with bfloat16_units() if activations.dtype == torch.bfloat16 and roots is None else nullcontext():
-                add_second_moment_(self._moment, fit)
+            add_second_moment_(self._moment, fit)
         else:
             self._moment += fit.square().sum(dim=0)
         self._sum += (fit if roots is None else fit.mul_(roots)).sum(dim=0)

@@ -6,7 +6,7 @@ tokens, v vocabulary.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from math import cos, inf, isfinite, pi
@@ -19,7 +19,6 @@ from sparsedash.catalog.resources import HEAL_BATCH_TOKENS, HEAL_LOGITS, HEAL_PA
 from sparsedash.engine.calibration.statistics import pack_tensors, split_held_out, unpacked
 from sparsedash.engine.models.decoder_blocks import Batch, BlockWalk, batches_by_length, skipping
 from sparsedash.engine.models.loading import LoadedModel
-from sparsedash.engine.models.matmul import bfloat16_units
 from sparsedash.engine.pruning.surgery import PrunedMlp, is_projection, pruned, reparametrised, weight_of
 from sparsedash.schema.errors import CalibrationError
 from sparsedash.schema.progress import OnStep, Step
@@ -250,9 +249,7 @@ class _Student:
         n_tokens, passes = sum(map(len, pieces)), _batched(self._loaded, pieces, HEAL_PASS_TOKENS)
         for number, (rows, batch) in enumerate(passes):
             on_share(number / len(passes))
-            # Numbers of bfloat16 are wide enough for a gradient; what is summed and kept is in single precision.
-            is_wide = self._loaded.dtype == "float32"
-            with torch.enable_grad(), bfloat16_units() if is_wide else nullcontext():
+            with torch.enable_grad():
                 hidden, dense = _last_hidden(self._loaded, batch), self._dense([pieces[row] for row in rows])
                 parts = [self._gradient(own, of_dense, n_tokens) for own, of_dense in self._chunks(hidden, dense)]
                 hidden.backward(torch.cat(parts))  # type: ignore[no-untyped-call]

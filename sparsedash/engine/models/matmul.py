@@ -33,9 +33,6 @@ _FASTER = 1.3
 
 _TRIAL, _TRIALS = (512, 512), 9
 
-_switch: Any = getattr(torch.backends.mkldnn, "matmul", None)
-"""Switch of the units for products in single precision; an older torch has none."""
-
 
 @contextmanager
 def fastest_products(dtype: Dtype) -> Iterator[None]:
@@ -81,15 +78,6 @@ def same_products() -> AbstractContextManager[object]:
     return _widens.get() or nullcontext()
 
 
-def bfloat16_units() -> AbstractContextManager[None]:
-    """Inside, products in single precision go through the processor's units for bfloat16, where that is faster.
-
-    For factors whose numbers are bfloat16 ones: any other would be rounded to them. What is summed stays in single
-    precision, which a product of bfloat16 tensors does not give on a processor.
-    """
-    return _units() if units_are_faster() else nullcontext()
-
-
 @contextmanager
 def torch_threads(n: int | None = None) -> Iterator[None]:
     """Inside, torch uses this number of threads, where one is given; afterwards the number it had before."""
@@ -104,42 +92,15 @@ def torch_threads(n: int | None = None) -> Iterator[None]:
 
 @cache
 def float32_is_faster() -> bool:
-    """Whether this machine's products in single precision are clearly faster than in bfloat16; measured once."""
-    factor = torch.rand(_TRIAL)
-    return _is_clearly_faster(lambda: _seconds(factor), lambda: _seconds(factor.bfloat16()))
-
-
-@cache
-def units_are_faster() -> bool:
-    """Whether units for bfloat16 make a product in single precision clearly faster; measured once."""
-    factor = torch.rand(_TRIAL).bfloat16().float()
-
-    def by_units() -> float:
-        with _units():
-            return _seconds(factor)
-
-    return _switch is not None and _is_clearly_faster(by_units, lambda: _seconds(factor))
-
-
-def _is_clearly_faster(one: Callable[[], float], other: Callable[[], float]) -> bool:
-    """Whether a product takes clearly less time one way than the other, by the seconds that each call gives.
+    """Whether this machine's products in single precision are clearly faster than in bfloat16; measured once.
 
     CPU time of one thread, the best of some: a run that resumes beside other work must find the same.
     """
+    factor = torch.rand(_TRIAL)
     with torch_threads(1):
-        taken = [(one(), other()) for _ in range(_TRIALS)]
-    fastest, others = (min(own) for own in zip(*taken, strict=True))
-    return bool(_FASTER * fastest < others)
-
-
-@contextmanager
-def _units() -> Iterator[None]:
-    # Of the whole process: what runs in other threads meanwhile is rounded as well.
-    before, _switch.fp32_precision = _switch.fp32_precision, "bf16"
-    try:
-        yield
-    finally:
-        _switch.fp32_precision = before
+        taken = [(_seconds(factor), _seconds(factor.bfloat16())) for _ in range(_TRIALS)]
+    single, half = (min(own) for own in zip(*taken, strict=True))
+    return bool(_FASTER * single < half)
 
 
 @torch.inference_mode()

@@ -15,8 +15,6 @@ from sparsedash.engine.calibration.statistics import (
     statistics_walk,
     unpack_statistics,
 )
-from sparsedash.engine.models import matmul
-from sparsedash.engine.models.loading import load_model, locate_model
 from sparsedash.engine.pruning.layer import Sample, Statistics
 from sparsedash.engine.pruning.linalg import add_second_moment_, mirror_lower_
 from sparsedash.engine.texts.corpora import Texts, calibration_sequences
@@ -25,7 +23,6 @@ from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.settings import CalibrationSettings, TokenWeights
 from tests.engine.calibration.plain_forward import WEIGHTS, seen_by
 from tests.engine.conftest import passages
-from tests.engine.tiny import save_tiny
 
 
 def _statistics(loaded, sequences, token_weights="equal"):
@@ -57,27 +54,6 @@ def test_second_moments_and_means_equal_those_of_a_plain_forward(loaded, token_w
         held_out = known.held_out
         assert torch.allclose(held_out.inputs, inputs[index][HELD_OUT_EVERY - 1], atol=1e-4)
         assert torch.allclose(held_out.weights, weights[HELD_OUT_EVERY - 1], rtol=1e-3)
-
-
-@pytest.mark.parametrize(
-    ("dtype", "token_weights", "by_units"),
-    [("bfloat16", "equal", True), ("bfloat16", "residual", False), ("float32", "equal", False)],
-)
-def test_only_numbers_that_are_bfloat16_ones_are_multiplied_by_units_for_them(
-    tmp_path, store, monkeypatch, dtype, token_weights, by_units
-):
-    """Others would be rounded."""
-    precisions, real = [], add_second_moment_
-
-    def heard(*args):
-        precisions.append(torch.backends.mkldnn.matmul.fp32_precision)
-        real(*args)
-
-    monkeypatch.setattr(matmul, "units_are_faster", lambda: True)
-    monkeypatch.setattr(statistics, "add_second_moment_", heard)
-    loaded = load_model(locate_model(str(save_tiny(tmp_path / "model")), store), dtype)
-    _statistics(loaded, [loaded.tokenizer(text).input_ids for text in passages(50)], token_weights)
-    assert {precision == "bf16" for precision in precisions} == {by_units}
 
 
 @pytest.mark.parametrize("width", [1, 5, 512, 513, 700])

@@ -9,7 +9,7 @@ from torch import nn
 from sparsedash.engine.calibration.gradients import mask_gradients
 from sparsedash.engine.models import matmul
 from sparsedash.engine.models.loading import load_model, locate_model
-from sparsedash.engine.models.matmul import bfloat16_units, fastest_products, few_inputs_by_copy, widen_once
+from sparsedash.engine.models.matmul import fastest_products, few_inputs_by_copy, widen_once
 from sparsedash.schema.progress import ignore_steps
 from tests.engine.tiny import save_tiny, tiny_model
 
@@ -155,36 +155,12 @@ def test_other_weights_in_the_place_of_the_first_are_multiplied_by_and_not_by_it
         assert torch.equal(own(inputs), first)
 
 
-def precision():
-    return torch.backends.mkldnn.matmul.fp32_precision
-
-
-@pytest.mark.parametrize(("one", "is_faster"), [(1.0, True), (1.9, False), (2.1, False), (1.5, True)])
-@pytest.mark.parametrize("name", ["float32_is_faster", "units_are_faster"])
-def test_the_other_way_must_be_clearly_faster(monkeypatch, name, one, is_faster):
-    def seconds(factor):
-        first = factor.dtype == torch.float32 if name == "float32_is_faster" else precision() == "bf16"
-        return one if first else 2.0
-
-    before, measured = precision(), getattr(matmul, name)
-    monkeypatch.setattr(matmul, "_seconds", seconds)
-    measured.cache_clear()
-    assert measured() is is_faster and precision() == before
-    measured.cache_clear()
-
-
-@pytest.mark.parametrize("are_faster", [True, False])
-def test_a_product_of_bfloat16_numbers_is_the_same_by_units_for_them(monkeypatch, are_faster):
-    """Whether this machine has any or not: the order of the sum may differ, and nothing is rounded before its end."""
-    monkeypatch.setattr(matmul, "units_are_faster", lambda: are_faster)
-    factor, before = drawn(512, 256).float(), precision()
-    with pytest.raises(KeyError), bfloat16_units():
-        assert precision() == ("bf16" if are_faster else before)
-        found = factor.T @ factor
-        raise KeyError
-    assert precision() == before
-    expected = factor.double().T @ factor.double()
-    assert (found.double() - expected).abs().max() < 1e-5 * expected.abs().max()
+@pytest.mark.parametrize(("single", "is_faster"), [(1.0, True), (1.9, False), (2.1, False), (1.5, True)])
+def test_single_precision_must_be_clearly_faster(monkeypatch, single, is_faster):
+    monkeypatch.setattr(matmul, "_seconds", lambda factor: single if factor.dtype == torch.float32 else 2.0)
+    matmul.float32_is_faster.cache_clear()
+    assert matmul.float32_is_faster() is is_faster
+    matmul.float32_is_faster.cache_clear()
 
 
 def test_blocks_that_run_again_on_the_way_back_are_multiplied_as_on_the_way_there(faster, monkeypatch, tmp_path, store):
