@@ -29,10 +29,10 @@ from sparsedash.engine.models.gguf_making import gguf_of
 from sparsedash.engine.models.gguf_quantising import write_quantised
 from sparsedash.engine.models.gguf_writing import gguf_type
 from sparsedash.engine.models.loading import ModelShelf, gguf_file, load_model, locate_model
+from sparsedash.engine.models.sparse_models import PrunedChannels
 from sparsedash.engine.run import pipeline
 from sparsedash.engine.run.model_making import prune_model
 from sparsedash.engine.run.run_context import RunContext
-from sparsedash.engine.run.sparse_models import PrunedChannels
 from sparsedash.engine.texts.corpora import read_texts
 from sparsedash.reporting import wording
 from sparsedash.reporting.quantised_words import quantised_sentence

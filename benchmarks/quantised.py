@@ -20,7 +20,7 @@ from sparsedash.engine.evaluation.questions import choose_passages, questions_of
 from sparsedash.engine.export.reloaded import LlamaCppModel
 from sparsedash.engine.models.gguf_quantising import read_back, write_quantised
 from sparsedash.engine.models.loading import gguf_file, load_model, locate_model
-from sparsedash.engine.run.sparse_models import PrunedChannels
+from sparsedash.engine.models.sparse_models import PrunedChannels
 from sparsedash.engine.texts.corpora import read_texts
 from sparsedash.schema.method_settings import Quantisation
 from sparsedash.schema.settings import EvaluationSettings

@@ -29,11 +29,11 @@ from sparsedash.engine.healing.healing import require_held_out
 from sparsedash.engine.models.decoder_blocks import remove_blocks_
 from sparsedash.engine.models.loading import LoadedModel, ModelShelf, Source, model_in_memory
 from sparsedash.engine.models.matmul import fastest_products
+from sparsedash.engine.models.sparse_models import PrunedChannels
 from sparsedash.engine.run.model_making import prune_model
 from sparsedash.engine.run.pipeline import dense_record
 from sparsedash.engine.run.run_context import RunContext
 from sparsedash.engine.run.search import find_sparsity
-from sparsedash.engine.run.sparse_models import PrunedChannels
 from sparsedash.reporting.run_answer import find_sentence, verdicts_sentence
 from sparsedash.reporting.run_results import judge, measure
 from sparsedash.reporting.verdicts import loss_words

@@ -17,10 +17,10 @@ from sparsedash.engine.models.fresh_process import talking_to
 from sparsedash.engine.models.gguf_making import gguf_of
 from sparsedash.engine.models.gguf_quantising import write_quantised
 from sparsedash.engine.models.loading import ModelShelf, locate_model
+from sparsedash.engine.models.sparse_models import PrunedChannels
 from sparsedash.engine.run import pipeline
 from sparsedash.engine.run.model_making import rebuild_model
 from sparsedash.engine.run.run_context import software_versions
-from sparsedash.engine.run.sparse_models import PrunedChannels
 from sparsedash.schema.errors import JobError
 from sparsedash.schema.export_settings import Weights
 from sparsedash.schema.pair_records import TimedPhase, Timing, TimingSettings

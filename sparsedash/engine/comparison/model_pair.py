@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from sparsedash.engine.models.loading import LoadedModel, ModelShelf
+from sparsedash.engine.models.sparse_models import SparseModel
 from sparsedash.engine.run.model_making import rebuild_model
-from sparsedash.engine.run.sparse_models import SparseModel
 from sparsedash.schema.errors import JobError
 from sparsedash.schema.progress import OnStep
 from sparsedash.schema.records import Record

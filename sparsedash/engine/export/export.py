@@ -20,8 +20,8 @@ from sparsedash.engine.models.gguf_quantising import MADE_BY_LLAMA_CPP, read_bac
 from sparsedash.engine.models.gguf_writing import WrittenFiles, require_full_gguf
 from sparsedash.engine.models.loading import LoadedModel, ModelShelf, Source, locate_model
 from sparsedash.engine.models.model_conversion import content_hash
+from sparsedash.engine.models.sparse_models import PrunedChannels
 from sparsedash.engine.run.model_making import RebuiltModel, rebuild_model
-from sparsedash.engine.run.sparse_models import PrunedChannels
 from sparsedash.reporting.run_results import Judged, StoredResults, judge, measure, run_results
 from sparsedash.reporting.wording import tensor_types
 from sparsedash.schema.errors import ExportError, JobError

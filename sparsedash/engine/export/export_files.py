@@ -16,8 +16,8 @@ from torch import Tensor
 from sparsedash.catalog.families import fewer_layers
 from sparsedash.engine.models.gguf_writing import WrittenFiles, block_tensors, renumbered
 from sparsedash.engine.models.loading import Source, gguf_file
+from sparsedash.engine.models.sparse_models import PrunedChannels, SparseModel
 from sparsedash.engine.pruning.surgery import weight_of
-from sparsedash.engine.run.sparse_models import PrunedChannels, SparseModel
 from sparsedash.schema.errors import ExportError
 from sparsedash.schema.progress import OnPart, ignore_parts
 

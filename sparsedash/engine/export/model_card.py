@@ -22,9 +22,9 @@ from sparsedash.catalog.model_shape import removed_layers
 from sparsedash.engine.models.gguf_writing import WrittenFiles
 from sparsedash.engine.models.hub import fetch
 from sparsedash.engine.models.loading import Source, gguf_file
+from sparsedash.engine.models.sparse_models import PrunedChannels
 from sparsedash.engine.run.model_making import RebuiltModel
 from sparsedash.engine.run.run_context import software_versions
-from sparsedash.engine.run.sparse_models import PrunedChannels
 from sparsedash.reporting import verdicts, wording
 from sparsedash.reporting.deployment import proof_words
 from sparsedash.reporting.html import visible

@@ -13,15 +13,9 @@ from torch import Tensor, nn
 from sparsedash.catalog.gguf_reader import opened_gguf
 from sparsedash.engine.models import quantiser
 from sparsedash.engine.models.fresh_process import run_program
-from sparsedash.engine.models.gguf_writing import (
-    NarrowedModel,
-    WrittenFiles,
-    block_tensors,
-    dense_bytes,
-    renumbered,
-    write_gguf,
-)
+from sparsedash.engine.models.gguf_writing import WrittenFiles, block_tensors, dense_bytes, renumbered, write_gguf
 from sparsedash.engine.models.model_conversion import GgufModel
+from sparsedash.engine.models.sparse_models import PrunedChannels
 from sparsedash.engine.pruning.surgery import PrunedMlp, weight_of
 from sparsedash.schema.errors import ExportError
 from sparsedash.schema.export_settings import Weights
@@ -57,7 +51,7 @@ class ReadBack(NamedTuple):
 def write_quantised(
     file: Path,
     dense_file: Path,
-    made: NarrowedModel,
+    made: PrunedChannels,
     weights: Weights,
     *,
     is_base: bool,
@@ -97,7 +91,7 @@ def write_quantised(
 
 
 @torch.no_grad()
-def read_back(file: Path, dense_file: Path, made: NarrowedModel, weights: Weights) -> ReadBack:
+def read_back(file: Path, dense_file: Path, made: PrunedChannels, weights: Weights) -> ReadBack:
     """The weights in a file that was written of this model, in the model's own type.
 
     Raises ExportError where they are those of another model: the loaded model must be the dense one.
@@ -153,7 +147,7 @@ def _as_meant(value: Tensor, wanted: Tensor, name: str, kinds: Mapping[str, str]
     return value.to(wanted.dtype)
 
 
-def _narrowed(made: NarrowedModel, narrow: PrunedMlp, there: dict[str, Tensor]) -> PrunedMlp:
+def _narrowed(made: PrunedChannels, narrow: PrunedMlp, there: dict[str, Tensor]) -> PrunedMlp:
     """The MLP with these weights, of which zeros that fill it up to a width are left out."""
     family, k = made.loaded.family, len(narrow.kept)
 
@@ -170,7 +164,7 @@ def _narrowed(made: NarrowedModel, narrow: PrunedMlp, there: dict[str, Tensor]) 
 
 
 def _others(
-    model: nn.Module, found: dict[str, Tensor], made: NarrowedModel, kinds: Mapping[str, str]
+    model: nn.Module, found: dict[str, Tensor], made: PrunedChannels, kinds: Mapping[str, str]
 ) -> dict[str, Tensor]:
     """Every other parameter by each of its names. Raises ExportError where the file lacks one."""
     parameters = dict(model.named_parameters(remove_duplicate=False))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,8 +21,8 @@ from torch import Tensor
 from sparsedash.catalog.families import PER_LAYER, one_width
 from sparsedash.catalog.gguf_names import ARCHITECTURES, general_name
 from sparsedash.catalog.gguf_reader import SOURCE_TYPE, GgufReader, opened_gguf, quantised_type
-from sparsedash.engine.models.loading import LoadedModel
-from sparsedash.engine.pruning.surgery import PrunedMlp, out_weight
+from sparsedash.engine.models.sparse_models import PrunedChannels
+from sparsedash.engine.pruning.surgery import out_weight
 from sparsedash.schema.errors import ExportError, SettingsError
 from sparsedash.schema.export_settings import Weights
 from sparsedash.schema.progress import OnPart, ignore_parts
@@ -47,30 +47,6 @@ _SHIFTED_NORMS = ("gemma", "gemma2", "gemma3")
 _OTHER_MODEL = "Name one made from the model that was pruned."
 
 
-class NarrowedModel(Protocol):
-    """What is written; see `engine.run.sparse_models.PrunedChannels`."""
-
-    @property
-    def loaded(self) -> LoadedModel:
-        """The dense model."""
-
-    @property
-    def blocks(self) -> Sequence[PrunedMlp]:
-        """The MLP of every block."""
-
-    @property
-    def others(self) -> Mapping[str, Tensor]:
-        """Parameters beside the MLPs that differ from dense's, by name."""
-
-    @property
-    def widths(self) -> list[int]:
-        """Channels of each MLP; 0 where the whole layer is gone."""
-
-    @property
-    def gone(self) -> Sequence[int]:
-        """The layers that are gone as a whole."""
-
-
 @dataclass(frozen=True, eq=False, kw_only=True)
 class WrittenFiles:
     """What was written. size, base_size: bytes of the weights, of the sparse model and of the dense one."""
@@ -81,7 +57,7 @@ class WrittenFiles:
     file: str = ""
 
 
-def block_tensors(made: NarrowedModel, index: int, width: int | None) -> dict[str, Tensor]:
+def block_tensors(made: PrunedChannels, index: int, width: int | None) -> dict[str, Tensor]:
     """The tensors of one block's MLP by their names within the block, weights as (out, in).
 
     width: channels that every MLP has in the file; None: the dense ones, each channel in its own place.
@@ -149,7 +125,7 @@ def gguf_type(name: str, shape: Sequence[int], weights: Weights) -> GGMLQuantiza
 def write_gguf(
     file: Path,
     dense_file: Path,
-    made: NarrowedModel,
+    made: PrunedChannels,
     weights: Weights,
     *,
     is_base: bool,
@@ -266,7 +242,7 @@ def _dense_tensor(tensor: Any, own: str, dtype: Dtype, weights: Weights) -> Gguf
     return GgufTensor(tensor.name, shape, gguf_type(tensor.name, shape, weights), make)
 
 
-def _with_norms(dense: Sequence[GgufTensor], own: str, made: NarrowedModel) -> list[GgufTensor]:
+def _with_norms(dense: Sequence[GgufTensor], own: str, made: PrunedChannels) -> list[GgufTensor]:
     """The dense tensors with the norms of a healed model. Raises ExportError where one of them is not in the file."""
     left, found = dict(made.others), list[GgufTensor]()
     if not left:
@@ -289,7 +265,7 @@ def _shifted(norm: Tensor, shift: float) -> Array:
     return values
 
 
-def _mlp_tensors(made: NarrowedModel, widths: Sequence[int], weights: Weights) -> Iterator[GgufTensor]:
+def _mlp_tensors(made: PrunedChannels, widths: Sequence[int], weights: Weights) -> Iterator[GgufTensor]:
     family = made.loaded.family
     # A fused projection, or one without a gate, is GGUF's up.
     inner = ("ffn_gate", "ffn_up") if len(family.inner) > 1 else ("ffn_up",)
@@ -343,7 +319,7 @@ def require_full_gguf(file: Path, *, is_base: bool) -> GgufReader:
     return reader
 
 
-def _require_same(file: Path, dense: dict[str, GgufTensor], made: NarrowedModel) -> None:
+def _require_same(file: Path, dense: dict[str, GgufTensor], made: PrunedChannels) -> None:
     """Raises ExportError unless the file holds the dense model's first MLP."""
     own = dense.get("blk.0.ffn_down.weight")
     wanted = out_weight(made.loaded.mlps[0]).float().cpu().numpy()

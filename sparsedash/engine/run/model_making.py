@@ -16,10 +16,10 @@ from sparsedash.engine.models.gguf_quantising import read_back, write_quantised
 from sparsedash.engine.models.gguf_writing import dense_bytes
 from sparsedash.engine.models.loading import LoadedModel, ModelShelf, Source
 from sparsedash.engine.models.matmul import fastest_products
+from sparsedash.engine.models.sparse_models import PrunedChannels, SparseModel
 from sparsedash.engine.pruning.layer import LazySequence
 from sparsedash.engine.run.run_context import RunContext
 from sparsedash.engine.run.sparse_blocks import pack_narrowed, sparse_model, unpack_narrowed
-from sparsedash.engine.run.sparse_models import PrunedChannels, SparseModel
 from sparsedash.schema.errors import JobError, StoreError
 from sparsedash.schema.method_settings import MethodSettings, Quantisation
 from sparsedash.schema.progress import OnStep, Step, begin_parts

@@ -23,6 +23,7 @@ from sparsedash.engine.models.checkpoint_reading import read_config
 from sparsedash.engine.models.gguf_making import gguf_of
 from sparsedash.engine.models.loading import ModelShelf
 from sparsedash.engine.models.matmul import fastest_products
+from sparsedash.engine.models.sparse_models import SparseModel
 from sparsedash.engine.pruning.surgery import out_weight
 from sparsedash.engine.run.model_making import (
     MORE_ROOM,
@@ -33,7 +34,6 @@ from sparsedash.engine.run.model_making import (
     prune_model,
 )
 from sparsedash.engine.run.run_context import Point, RunContext, software_versions
-from sparsedash.engine.run.sparse_models import SparseModel
 from sparsedash.engine.run.task_answering import answer_tasks, has_answered, point_label
 from sparsedash.engine.texts.generation import continue_prompts
 from sparsedash.schema import store_keys

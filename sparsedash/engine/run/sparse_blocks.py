@@ -19,13 +19,13 @@ from sparsedash.engine.calibration.gradients import OnBlock
 from sparsedash.engine.calibration.sequential_pruning import prune_sequentially
 from sparsedash.engine.calibration.sequential_refit import refit_sequentially
 from sparsedash.engine.calibration.statistics import WalkCheckpoint, pack_tensors, reading_stored, unpacked
+from sparsedash.engine.models.sparse_models import MaskedWeights, PrunedChannels, SparseModel
 from sparsedash.engine.pruning.channel_pruning import ALLOCATIONS, prune_channels, remove_layers
 from sparsedash.engine.pruning.compensation import COMPENSATIONS, BlockErrors, channel_errors
 from sparsedash.engine.pruning.layer import CalibrationData, LazySequence
 from sparsedash.engine.pruning.surgery import PrunedMlp, weight_of
 from sparsedash.engine.pruning.weight_pruning import MaskedBlock, prune_weights
 from sparsedash.engine.run.run_context import RunContext
-from sparsedash.engine.run.sparse_models import MaskedWeights, PrunedChannels, SparseModel
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import Step
 from sparsedash.schema.records import about_artefact

@@ -5,8 +5,8 @@ from contextlib import nullcontext
 from dataclasses import replace
 
 from sparsedash.engine.models.decoder_blocks import Applied
+from sparsedash.engine.models.sparse_models import SparseModel
 from sparsedash.engine.run.run_context import Point, RunContext, Task
-from sparsedash.engine.run.sparse_models import SparseModel
 from sparsedash.engine.tasks.shared_answers import SharedAnswers
 from sparsedash.schema.errors import CorpusError
 from sparsedash.schema.progress import Step

@@ -9,9 +9,9 @@ from sparsedash.catalog.families import FAMILIES
 from sparsedash.engine.export.export_files import write_folder
 from sparsedash.engine.export.reloaded import answer_questions, load_and_answer
 from sparsedash.engine.models.loading import Source, load_model
+from sparsedash.engine.models.sparse_models import PrunedChannels
 from sparsedash.engine.pruning.layer import LazySequence
 from sparsedash.engine.pruning.surgery import PrunedMlp, out_weight
-from sparsedash.engine.run.sparse_models import PrunedChannels
 from tests.engine.tiny import save_tiny
 
 NO_FIELD = {name for name, family in FAMILIES.items() if not family.width}

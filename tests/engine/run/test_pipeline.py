@@ -7,10 +7,10 @@ import pytest
 from sparsedash.catalog.presets import method_named
 from sparsedash.engine.calibration import calibration_cache
 from sparsedash.engine.calibration.calibration_cache import Calibration
+from sparsedash.engine.models.sparse_models import PrunedChannels
 from sparsedash.engine.pruning import saliency
 from sparsedash.engine.run import pipeline, run_context
 from sparsedash.engine.run.run_context import RunContext
-from sparsedash.engine.run.sparse_models import PrunedChannels
 from sparsedash.schema.errors import CalibrationError, ModelError, SettingsError, StoreError
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Passages, Record, Run
