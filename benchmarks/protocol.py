@@ -48,11 +48,13 @@ def main():
         losses = {}
         for text in arguments.calibration or [SELF]:
             for model in arguments.model or [BUILTIN_MODEL]:
-                run, found = _losses(_settings(arguments, model, text), store)
+                settings = _settings(arguments, model, text)
+                # First: the run finds the blocks that were made for it, and drops them behind itself.
+                divergences = _divergences(settings, store, arguments.divergence or [], arguments.tokens)
+                found = _losses(settings, store)
                 for case, by_method in found.items():
                     _print_case(case, by_method, "passages, nats a word")
                 losses |= found
-                divergences = _divergences(run, store, arguments.divergence or [], arguments.tokens)
                 for judged, cases in divergences.items():
                     for case, by_method in cases.items():
                         _print_case(case, by_method, f"tokens of {Path(judged).name}, KL in nats a token")
@@ -61,7 +63,7 @@ def main():
 
 
 def _losses(settings, store):
-    """The run; by case (model, text, sparsity in per mille), by method: nats lost on every passage."""
+    """By case (model, text, sparsity in per mille), by method: nats lost on every passage."""
     from sparsedash.engine.run import pipeline
 
     run = pipeline.run(settings, store, ignore_steps)
@@ -73,22 +75,22 @@ def _losses(settings, store):
         record = store.get(Record, key)
         found[method_name(method)] = [d - s for d, s in zip(dense, _log_likelihoods(record), strict=True)]
         print(f"{model}, {text}, {permille / 10:g} %, {method_name(method)}: {record.last_word.right} right")
-    return run, cases
+    return cases
 
 
-def _divergences(run, store, references, n_tokens):
+def _divergences(settings, store, references, n_tokens):
     """By text, by case, by method: the divergence from dense at every token of the beginnings of these texts."""
     from sparsedash.engine.models.loading import ModelShelf
     from sparsedash.engine.models.matmul import fastest_products
     from sparsedash.engine.run.model_making import prune_model
     from sparsedash.engine.run.run_context import RunContext
 
-    context = RunContext(run.settings, store, ignore_steps, ModelShelf())
-    model, text = Path(run.settings.model).name, Path(run.settings.calibration.corpus).name
+    context = RunContext(settings, store, ignore_steps, ModelShelf())
+    model, text = Path(settings.model).name, Path(settings.calibration.corpus).name
     found = {}
-    with fastest_products(run.settings.dtype):
+    with fastest_products(settings.dtype):
         read = {reference: _tokens(context, reference, n_tokens) for reference in references}
-        for method, permille in run.settings.points:
+        for method, permille in settings.points:
             sparse = prune_model(context, method, permille)
             # All blocks are made, while the model is the dense one.
             list(sparse.blocks)
