@@ -56,7 +56,7 @@ def n_layers_gone(shape: ModelShape, method: MethodSettings, permille: int) -> i
     if not permille:
         return 0
     nearest = round(permille / 1000 / layer_share(shape, method.budget))
-    return max(1, min(len(shape.widths) - 1, nearest))
+    return min(len(shape.widths) - 1, max(1, nearest))
 
 
 def layer_share(shape: ModelShape, budget: Budget) -> float:
@@ -85,9 +85,9 @@ def most_permille(shape: ModelShape, method: MethodSettings) -> int:
     """The most of its budget that a method can remove: all channels but one width multiple in each MLP, or all layers
     but one.
 
-    Of channels as much as of any model: widths are rounded to what is possible.
+    No model's own limit for the budget of channels: widths are rounded to what is possible.
     """
-    if method.budget == "channels":
+    if method.budget == "channels" and not (method.takes_layers and len(shape.widths) == 1):
         return MAX_SPARSITY_PERMILLE
     kept = [min(width, method.width_multiple) for width in shape.widths]
     if method.takes_layers:

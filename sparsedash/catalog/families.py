@@ -221,7 +221,8 @@ def _problem(form: Form, method: MethodSettings, model_type: str | None, *, is_e
         if form == "gguf" and model_type in COUNTED_LAYERS:
             return f"llama.cpp takes from a layer's number which attention it has in {model_type}"
         return "whole layers are gone, and nothing is left to fill up" if form in ("padded", "masked") else ""
-    if method.compensation == "bias" and form != "gguf" and family is not None and len(family.inner) > 1:
+    unbiased = family is not None and (len(family.inner) > 1 or not family.mlp_bias)
+    if method.compensation == "bias" and form != "gguf" and unbiased:
         return "its blocks were given a bias, for which this family's stock code has no place"
     if not method.takes_channels:
         return "" if form == "masked" else "single weights were set to zero, and no channel was removed"

@@ -78,10 +78,9 @@ def calibration_keys(model: str, dtype: Dtype, corpus: str, calibration: Calibra
 
 def scheduled_gradients_key(keys: CalibrationKeys, method: MethodSettings, permille: int) -> str:
     """Key of the mask gradients of a model that gets sparser while it reads. keys: of its calibration."""
-    rests_on = keys.statistics if method.allocation == "curves" else keys.gradients
     # The masks on the way are neither refitted nor rounded to multiples.
     on_the_way = _what_matters(replace(method, compensation="none", width_multiple=1))
-    return stage_key("gradients", statistics=rests_on, method=on_the_way, permille=permille)
+    return stage_key("gradients", statistics=keys.gradients, method=on_the_way, permille=permille)
 
 
 def activations_key(model: str, dtype: Dtype, tokens: str, watched: str) -> str:

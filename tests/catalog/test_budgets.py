@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from sparsedash.catalog.budgets import channel_share, mlp_share, most_permille, reached, require_possible
+from sparsedash.catalog.budgets import channel_share, mlp_share, most_permille, n_layers_gone, reached, require_possible
 from sparsedash.catalog.model_shape import shipped_shape
+from sparsedash.catalog.presets import method_named
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Reached
@@ -44,3 +45,10 @@ def test_all_but_one_multiple_of_each_mlp_can_go_and_more_is_refused():
     require_possible(RunSettings(methods=(BY_WEIGHTS, SINGLE), sparsities_permille=(450,)), SHAPE)
     with pytest.raises(SettingsError, match=r"at most 45 % of the blocks' weights, not '45.1 %'"):
         require_possible(RunSettings(methods=(BY_WEIGHTS, SINGLE), sparsities_permille=(451,)), SHAPE)
+
+
+def test_the_only_layer_of_a_model_stays():
+    shape, method = replace(SHAPE, widths=(8,)), method_named("layers")
+    assert n_layers_gone(shape, method, 900) == 0
+    with pytest.raises(SettingsError, match="at most 0 %"):
+        require_possible(RunSettings(methods=(method,), sparsities_permille=(500,)), shape)

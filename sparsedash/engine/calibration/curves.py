@@ -76,7 +76,7 @@ class CurveMeasurement:
         found = {}
         for index in left:
             walk.go_back(states.pop(index))
-            (found[index],) = self._surprises(walk, 1)
+            (found[index],) = self._mean_losses(walk, 1)
         return found
 
     def _measured(self, index: int, versions: Sequence[PrunedMlp], on_part: OnPart) -> list[float]:
@@ -94,11 +94,11 @@ class CurveMeasurement:
         for behind in range(index + 1, n_blocks):
             on_part((behind - index) / (n_blocks - index))
             list(together.step(behind))
-        return self._surprises(together, len(versions))
+        return self._mean_losses(together, len(versions))
 
-    def _surprises(self, walk: BlockWalk, n_versions: int) -> list[float]:
+    def _mean_losses(self, walk: BlockWalk, n_versions: int) -> list[float]:
         """The loss of each version whose hidden states this walk has, below one another in every batch."""
-        found, aims = torch.zeros(n_versions, dtype=torch.float64), self._aims
+        found, aims = torch.zeros(n_versions, dtype=torch.float64, device=self._loaded.model.device), self._aims
         for number, (rows, columns) in enumerate(self._judged):
             aim, entropy = aims[number]
             for version in range(n_versions):

@@ -77,11 +77,13 @@ def least_total_loss(blocks: Sequence[ChannelScores], share: float, method: Meth
     # least[n]: the least loss of the blocks so far with n units saved; taken: the step that the last block took.
     least, taken = np.array([0.0, *[np.inf] * room]), []
     for block, own, costs in zip(blocks, possible, steps, strict=True):
-        n_steps = sum(cost <= room for cost in costs)
-        totals = np.full((room + 1, n_steps), np.inf)
-        for n, (width, cost) in enumerate(zip(own[:n_steps], costs, strict=False)):
-            totals[cost:, n] = least[: room + 1 - cost] + float(block.losses[width])
-        least, chosen = totals.min(axis=1), totals.argmin(axis=1)
+        before, least, chosen = least, np.full(room + 1, np.inf), np.zeros(room + 1, dtype=np.int32)
+        for n, (width, cost) in enumerate(zip(own, costs, strict=True)):
+            if cost > room:
+                break
+            totals = before[: room + 1 - cost] + float(block.losses[width])
+            better = totals < least[cost:]
+            least[cost:][better], chosen[cost:][better] = totals[better], n
         taken.append(chosen)
     reached = np.flatnonzero(np.isfinite(least))
     left, kept = int(reached[np.abs(reached - wanted).argmin()]), []
@@ -301,8 +303,9 @@ def score_dependencies(method: MethodSettings) -> tuple[object, ...]:
     """Parts of a method that its channel scores depend on; methods that have them in common share the scores."""
     if not ALLOCATIONS[method.allocation].measures:
         return method.saliency, method.seed
+    compensation = COMPENSATIONS[method.compensation]
     shared = method.allocation, method.width_multiple, method.curve_levels
-    return method.saliency, method.seed, COMPENSATIONS[method.compensation].errors, method.damping, *shared
+    return method.saliency, method.seed, compensation.refit, compensation.errors, method.damping, *shared
 
 
 def _method_layer(

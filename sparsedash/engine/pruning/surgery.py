@@ -154,6 +154,8 @@ def pruned(mlps: list[Mlp], narrowed: list[PrunedMlp]) -> Iterator[None]:
     finally:
         for module, weight, bias in dense:
             _set_(module, _rows_out(module, weight), bias)
+            # The very parameter, where a turned weight was a view: `widen_once` finds its copies by it.
+            module.weight = weight
 
 
 def _is_transposed(module: nn.Module) -> bool:

@@ -352,8 +352,8 @@ class RunContext:
     def text_to_heal(self, method: MethodSettings) -> list[list[int]]:
         """Token ids of the text that was named behind those of the calibration, as far as healing needs and finds more.
 
-        None of text that the model writes, since writing takes longer than all else, nor for a method that takes plain
-        text alone.
+        Empty where the model writes the calibration text, since writing takes longer than all else, and for a method
+        that takes plain text alone.
         """
         asked, share = self.settings.calibration, plain_share(method, self.settings.calibration)
         known = self.sequences(share)
@@ -375,7 +375,8 @@ class RunContext:
     def _named_sequences(self, plain: Sequence[Sequence[int]], n_more: int = 0) -> list[list[int]]:
         """Those of the text that was named, beside the plain ones, and so many more behind them."""
         asked = self.settings.calibration
-        n_samples = asked.n_samples - ceil(sum(map(len, plain)) / asked.length) + n_more
+        length = min(asked.length, self.loaded.max_length)
+        n_samples = asked.n_samples - ceil(sum(map(len, plain)) / length) + n_more
         if n_samples < 1:
             return []
         texts = self._generated_texts() if asked.corpus == SELF else self.texts(asked.corpus)

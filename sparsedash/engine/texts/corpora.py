@@ -147,6 +147,7 @@ def calibration_sequences(loaded: LoadedModel, texts: Texts, settings: Calibrati
 
     A long document is cut to `length`, a short one stays short, so that each begins as evaluated passages begin;
     packed, what is chosen so is joined and cut again. A running text is joined first and cut into pieces of `length`.
+    Raises CorpusError where nothing is left.
     """
     length = min(settings.length, loaded.max_length)
     budget = settings.n_samples * length
@@ -168,4 +169,6 @@ def calibration_sequences(loaded: LoadedModel, texts: Texts, settings: Calibrati
         ids = [token for own in chosen for token in own]
         chosen = [ids[i : i + length] for i in range(0, len(ids), length)]
     # One token has nothing to predict.
-    return [own for own in chosen if len(own) >= 2]
+    if not (found := [own for own in chosen if len(own) >= 2]):
+        raise CorpusError("The calibration text has no sample of two tokens or more.", "Choose another text.")
+    return found

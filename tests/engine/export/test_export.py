@@ -132,8 +132,9 @@ def test_a_form_that_does_not_apply_is_refused_with_the_reason(number, form, why
     assert left_in(tmp_path) == []
 
 
-def test_a_bias_that_stock_code_has_no_place_for_is_refused(finished_run, tmp_path):
-    finished = finished_run(save_tiny(tmp_path / "tiny", "qwen2"), ("flap",))
+@pytest.mark.parametrize("family", ["qwen2", "phi3"])
+def test_a_bias_that_stock_code_has_no_place_for_is_refused(finished_run, tmp_path, family):
+    finished = finished_run(save_tiny(tmp_path / "tiny", family), ("flap",))
     with pytest.raises(ExportError, match="given a bias, for which this family's stock code has no place"):
         exported(finished, 0, "padded", tmp_path / "out")
 

@@ -10,6 +10,7 @@ from sparsedash.engine.models.loading import ModelShelf
 from sparsedash.engine.run import pipeline, run_context
 from sparsedash.engine.run.run_context import RunContext
 from sparsedash.engine.texts import corpora
+from sparsedash.schema.errors import CorpusError
 from sparsedash.schema.pair_records import ContinuationSettings, DivergenceSettings
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.settings import BUILTIN_TEXT, SELF, CalibrationSettings
@@ -46,6 +47,19 @@ def test_as_many_tokens_of_which_a_share_is_plain(mixed, store):
     # Both are among the first, and among those kept out of the fit.
     assert {ids in own for ids in half[:12]} == {True, False}
     assert all(ids not in own for ids in plain)
+
+
+def test_as_many_tokens_where_samples_are_longer_than_the_model_reads(mixed, store, monkeypatch):
+    run, length = RunContext(mixed, store, ignore_steps, SHELF), mixed.calibration.length
+    monkeypatch.setattr(type(run.loaded), "max_length", length // 2)
+    n_own, n_half = (sum(map(len, run.sequences(share))) for share in (0.0, 0.5))
+    assert abs(n_own - n_half) <= length
+
+
+def test_a_text_of_single_tokens_is_refused_in_words(mixed, store, monkeypatch):
+    monkeypatch.setattr(run_context, "read_texts", lambda *_: corpora.Texts(texts=("the",), identity="o" * 64))
+    with pytest.raises(CorpusError, match="no sample of two tokens or more"):
+        RunContext(mixed, store, ignore_steps, SHELF).sequences(0.0)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
