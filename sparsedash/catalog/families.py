@@ -203,7 +203,7 @@ def require_form(form: Form, method: MethodSettings, permille: int, model_type: 
 
     Asked before there is such a model; as far as the model's type is known.
     """
-    is_even = method.allocation == "uniform" or not permille
+    is_even = method.per_block or not permille
     problems = {each: _problem(each, method, model_type, is_even=is_even) for each in FORMS}
     if problem := problems[form]:
         possible = ", ".join(other for other in FORMS if not problems[other]) or "none with this method"

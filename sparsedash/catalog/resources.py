@@ -172,7 +172,7 @@ def least_memory(shape: ModelShape, settings: RunSettings, *, streamed: bool = F
         # As they are read back from the file, and as the model keeps them; what it predicts, beside dense.
         "quantising": 2 * (copy + scores),
     }
-    if walked := {method.takes_channels for method in settings.methods if method.compensation == "sequential"}:
+    if walked := {method.takes_channels for method in settings.methods if method.in_sequence}:
         # Channels are refitted beside the dense stream, with the inner activations of one block.
         beside["the sequential refit"] = 2 * streams + moments + (streams + streams * m // d) * (True in walked)
     purpose = max(beside, key=beside.__getitem__)
@@ -208,7 +208,7 @@ def is_streamed(asked: Residency, resident_bytes: int, there_bytes: int | None) 
 
 def needs_fisher(settings: RunSettings) -> bool:
     """Whether one of the run's methods looks at the derivatives of the channels' masks."""
-    return any(method.saliency == "fisher" for method in settings.methods)
+    return any(method.by_gradient for method in settings.methods)
 
 
 def judged_tokens(vocabulary: int) -> int:
@@ -339,7 +339,7 @@ def run_disk(shape: ModelShape, settings: RunSettings, n_passages: int, *, strea
     itemsize, calibration = WEIGHT_BYTES[settings.dtype], settings.calibration
     stays = kept_bytes(shape.widths, shape.hidden, settings, calibration.n_samples)
     stays += _sample_bytes(shape, settings, n_passages) + (1 + settings.n_sparse) * n_passages * ANSWER_BYTES
-    sequential = [point for point in settings.points if point[0].compensation == "sequential"]
+    sequential = [point for point in settings.points if point[0].in_sequence]
     stays += sum(_model_bytes(shape, *point, itemsize) for point in sequential)
     healed = _healed_weights(shape, settings)
     stays += sum(healed) * itemsize

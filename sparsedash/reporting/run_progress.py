@@ -178,7 +178,7 @@ def job_progress(stages: Sequence[str], now: JobPosition, before: JobProgress | 
 
 def _chooses_first(method: MethodSettings | None) -> bool:
     """Whether pruning by it first chooses the channels of all blocks one by one, then refits what is left."""
-    return method is not None and method.takes_channels and method.eliminates and method.allocation != "uniform"
+    return method is not None and method.takes_channels and method.eliminates and not method.per_block
 
 
 def _has_chosen(taken: Sequence[Taken]) -> bool:
@@ -222,9 +222,7 @@ class _Forecast:
             return foreseen
         # The first model of a method makes what its others share.
         method = unit[1]
-        shares = method and (
-            method.takes_layers or (method.takes_channels and (method.eliminates or method.allocation == "curves"))
-        )
+        shares = method and (method.takes_layers or (method.takes_channels and (method.eliminates or method.by_curves)))
         return min(own[0] * (_SHARED if shares else 1.0), foreseen)
 
     def slower(self, unit: Unit) -> tuple[str, float] | None:

@@ -64,9 +64,9 @@ class MethodSettings:
     """The four choices that make a pruning method, with their few parameters.
 
     scope: only for weights. seed: only for random saliency. rounds, schedule: only for Fisher saliency. curve_levels:
-    only for allocation by curves. damping: the order of an elimination has one of its own. budget: what sparsities are
-    a share of where channels are removed. heal_steps: likewise. quantise: likewise, the type that all weights are
-    rounded to in the end; empty: none.
+    only for allocation by curves. damping: the order of an elimination has one of its own. budget, heal_steps,
+    quantise: only where channels or layers are removed: what sparsities are a share of; steps of healing; the type that
+    all weights are rounded to in the end, or empty.
     """
 
     saliency: Saliency = setting(
@@ -179,7 +179,7 @@ class MethodSettings:
             # Its scores are the places in an order, which are the same in every block.
             words = f"uniform or curves with saliency {self.saliency}"
             raise SettingsError("allocation", self.allocation, words)
-        if self.allocation == "curves" and self.saliency == "fisher" and self.rounds > 1:
+        if self.by_curves and self.by_gradient and self.rounds > 1:
             # In every round others go first, at every sparsity: each would need curves of its own.
             raise SettingsError("rounds", self.rounds, "1 with allocation curves")
         if self.heal_steps and not self.takes_channels:
@@ -217,10 +217,36 @@ class MethodSettings:
         return self.uses("plain_text")
 
     @property
+    def by_gradient(self) -> bool:
+        """Whether its saliency needs the gradients of the channels' masks, by a backward pass."""
+        return self.saliency == "fisher"
+
+    @property
+    def refits(self) -> bool:
+        """Whether what stays is solved anew by least squares."""
+        return self.compensation in ("least-squares", "sequential")
+
+    @property
+    def in_sequence(self) -> bool:
+        """Whether block after block is solved on what the sparse model itself sees."""
+        return self.compensation == "sequential"
+
+    @property
+    def by_curves(self) -> bool:
+        """Whether the model's loss is measured layer by layer."""
+        return self.allocation == "curves"
+
+    @property
+    def per_block(self) -> bool:
+        """Whether the width of a block depends on no other block."""
+        return self.allocation == "uniform"
+
+    @property
     def needs_statistics(self) -> bool:
-        """Whether the result depends on statistics of the dense model's activations on the calibration text."""
-        in_sequence = self.compensation == "sequential" and not self.takes_channels
-        return self.reads_text and not self.takes_layers and not in_sequence
+        """Whether the dense model's activations on the calibration text are collected: for the result, or for the
+        errors of its layers.
+        """
+        return self.reads_text and not self.takes_layers and (self.takes_channels or not self.in_sequence)
 
     @property
     def eliminates(self) -> bool:
@@ -230,21 +256,20 @@ class MethodSettings:
     @property
     def solves(self) -> bool:
         """Whether the method needs full second moments, not only their diagonals."""
-        refits = self.compensation in ("least-squares", "sequential")
-        return refits or self.eliminates or self.allocation == "curves"
+        return self.refits or self.eliminates or self.by_curves
 
     @property
     def reads_again(self) -> bool:
         """Whether pruning needs its own passes over the calibration text, after the calibration."""
-        sequential = self.compensation == "sequential"
         inputs = self.reads_text and not self.takes_channels
-        return self.saliency == "fisher" or sequential or inputs or (self.takes_layers and self.saliency != "random")
+        orders = self.takes_layers and self.saliency != "random"
+        return self.by_gradient or self.in_sequence or inputs or orders
 
     @property
     def looks_back(self) -> bool:
         """Whether a pruned block depends on more than the first pass of the calibration text up to it."""
-        later = self.compensation == "sequential" or self.heal_steps or self.quantise or self.takes_layers
-        return bool(later) or self.saliency == "fisher" or self.allocation != "uniform"
+        later = self.in_sequence or self.heal_steps or self.quantise or self.takes_layers
+        return bool(later) or self.by_gradient or not self.per_block
 
     @property
     def unhealed(self) -> "MethodSettings":

@@ -111,7 +111,7 @@ def scores_key(statistics: str, method: MethodSettings) -> str:
 
 def curves_key(statistics: str, method: MethodSettings) -> str:
     """Key of the measured curves of the layers, for every sparsity of all methods that prune in the same order."""
-    refitted = "least-squares" if method.compensation == "sequential" else method.compensation
+    refitted = "least-squares" if method.in_sequence else method.compensation
     shared = replace(method, compensation=refitted, budget="channels", heal_steps=0, quantise="")
     return stage_key("curves", statistics=statistics, method=_what_matters(shared))
 
@@ -182,8 +182,8 @@ def _unweighted(calibration: CalibrationSettings) -> CalibrationSettings:
 def _what_matters(method: MethodSettings) -> dict[str, Any]:
     """The parameters that a method's choices use, and the versions of what it rests on."""
     rests_on = {
-        "curves": method.allocation == "curves",
-        "pruned": method.compensation == "sequential",
+        "curves": method.by_curves,
+        "pruned": method.in_sequence,
         "solve": method.uses("damping"),
         "elimination": method.eliminates and method.takes_channels,
         "healed": method.heal_steps > 0,

@@ -411,7 +411,7 @@ def _pruning(method: MethodSettings, shape: ModelShape, n_tokens: int, walk: _Wo
         work += 4 * weights_by_inputs * SINGLE
         if method.reads_text:
             work += (token + resources.STREAM_INPUTS * n_blocks * d**2 * SINGLE) * n_tokens + walk
-        if method.compensation == "sequential":
+        if method.in_sequence:
             # Once more, with the new weights; and what the out-projections are given is summed here.
             work += (token + squares * SINGLE) * n_tokens + walk
         if method.saliency == "obs" or method.compensation != "none":
@@ -419,23 +419,22 @@ def _pruning(method: MethodSettings, shape: ModelShape, n_tokens: int, walk: _Wo
             inverses = cubes + resources.STREAM_INPUTS * n_blocks * d**3
             work += (2 * weights_by_inputs + inverses) * SINGLE + 128 * shape.n_block_weights * MOVED
         return work
-    refits = method.compensation in ("least-squares", "sequential")
     work += 4 * (resources.HELD_OUT_TOKENS + of_passages) * d * widths * SINGLE + 4 * d * widths * READ
-    work += (2 * d * squares * whole + (cubes + 2 * d * squares) * refits) * SINGLE
+    work += (2 * d * squares * whole + (cubes + 2 * d * squares) * method.refits) * SINGLE
     if method.eliminates:
         # In 256 rounds, in which what is left of the inverse is read and written; it is halved on the way. Many small
         # operations choose each channel.
         work += 2 * cubes * SINGLE + 300 * squares * MOVED + _A_CHANNEL_S * widths * SECOND
-    if method.saliency == "fisher":
+    if method.by_gradient:
         # A backward pass takes three times as long as reading; it reads the blocks twice.
         n_batches = ceil(n_tokens / resources.FISHER_BATCH_TOKENS)
         work += (token + 2 * shape.n_head * PRODUCT) * 3 * n_tokens + walk * 2 * n_batches
-    if method.allocation == "curves":
+    if method.by_curves:
         # Each level goes through the blocks behind its own, half of all; its refit keeps some two thirds.
         read = (token / 2 + 2 * shape.n_head * PRODUCT) * resources.CURVE_TOKENS * n_blocks + walk * n_blocks / 2
         # One more tells rounding apart.
         work += (method.curve_levels + 1) * read + method.curve_levels * (cubes / 3 + 2 * d * squares) / 2 * SINGLE
-    if method.compensation == "sequential":
+    if method.in_sequence:
         # Both models read it, and what the refit changes is added.
         work += (token * 2 + 2 * squares * SINGLE + 2 * d * widths * PRODUCT) * n_tokens + walk * 2
     return work

@@ -38,7 +38,6 @@ from sparsedash.engine.pruning.channel_pruning import (
     share_after,
 )
 from sparsedash.engine.pruning.layer import NO_STATISTICS, CalibrationData, Sample, Statistics
-from sparsedash.engine.pruning.saliency import SALIENCIES
 from sparsedash.engine.pruning.surgery import PrunedMlp
 from sparsedash.schema import store_keys
 from sparsedash.schema.errors import CalibrationError
@@ -312,7 +311,7 @@ class Calibration:
 
 def _has_rounds(method: MethodSettings) -> bool:
     """Whether the model gets sparser while it reads the text that its mask gradients come from."""
-    return method.rounds > 1 and SALIENCIES[method.saliency].by_gradient
+    return method.rounds > 1 and method.by_gradient
 
 
 def _pack_scores(found: ChannelScores) -> bytes:

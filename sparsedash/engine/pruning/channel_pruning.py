@@ -130,30 +130,19 @@ def curve_widths(width: int, method: MethodSettings) -> list[int]:
     return sorted({min(most, max(1, round(own)) * multiple) for own in wanted} - {0}, reverse=True)
 
 
-@dataclass(frozen=True)
-class Allocation:
-    """widths: kept channels of each block where a share of all goes; they depend on other blocks unless `alone`.
+Widths = Callable[[Sequence[ChannelScores], float, MethodSettings], list[int]]
 
-    measures: the losses of the blocks, by curves.
-    """
-
-    widths: Callable[[Sequence[ChannelScores], float, MethodSettings], list[int]]
-    measures: bool = False
-    alone: bool = False
-
-
-ALLOCATIONS: dict[str, Allocation] = {
-    "uniform": Allocation(uniform, alone=True),
+ALLOCATIONS: dict[str, Widths] = {
+    "uniform": uniform,
     # arXiv:2204.09656 for Fisher scores, which can be compared across blocks; few others can.
-    "global": Allocation(
-        lambda blocks, share, method: _by_threshold([block.scores for block in blocks], share, method)
-    ),
+    "global": lambda blocks, share, method: _by_threshold([block.scores for block in blocks], share, method),
     # FLAP, arXiv:2312.11983.
-    "standardised": Allocation(
-        lambda blocks, share, method: _by_threshold([_standard(block.scores) for block in blocks], share, method)
+    "standardised": lambda blocks, share, method: _by_threshold(
+        [_standard(block.scores) for block in blocks], share, method
     ),
-    "curves": Allocation(least_total_loss, measures=True),
+    "curves": least_total_loss,
 }
+"""Kept channels of each block where a share of all goes."""
 
 
 def _by_threshold(scores: Sequence[Tensor], share: float, method: MethodSettings) -> list[int]:
@@ -220,26 +209,25 @@ def prune_channels(
     made: see Checkpointed. The same arguments give the same weights, to the bit.
     """
     allocation, blocks, n = ALLOCATIONS[method.allocation], cache(scores), len(mlps)
-    widths = cache(lambda: allocation.widths(blocks(), share, method))
+    widths = cache(lambda: allocation(blocks(), share, method))
 
     def narrow(index: int) -> PrunedMlp:
         if share == 0:
             return _unpruned(out_weight(mlps[index]).float().cpu())
         block = blocks()[index]
-        n_kept = allocation.widths([block], share, method)[0] if allocation.alone else widths()[index]
+        n_kept = allocation([block], share, method)[0] if method.per_block else widths()[index]
         layer = _method_layer(mlps[index], calibration, index, method)
         if n_kept == layer.width:
             return _unpruned(layer.out_weight)
         kept = SALIENCIES[method.saliency].choose(layer, block.scores, n_kept)
-        compensation = COMPENSATIONS[method.compensation]
-        if compensation.sequential:
-            # Its refit needs no more than the choice.
+        if method.in_sequence:
+            # The refit on what the sparse model sees needs no more than the choice.
             return PrunedMlp(kept, layer.out_weight[:, kept], layer.out_bias)
-        return compensation.refit(layer, kept, method.damping)
+        return COMPENSATIONS[method.compensation].refit(layer, kept, method.damping)
 
     def on_made(index: int) -> None:
         if share:
-            on_layer(2 * index + 2 if allocation.alone else n + index + 1, 2 * n)
+            on_layer(2 * index + 2 if method.per_block else n + index + 1, 2 * n)
 
     return LazySequence(n, narrow, made, on_made)
 
@@ -247,7 +235,8 @@ def prune_channels(
 def remove_layers(
     mlps: list[Mlp], gone: Collection[int], on_made: Callable[[int], None], made: Checkpointed[PrunedMlp]
 ) -> LazySequence[PrunedMlp]:
-    """The MLPs without these layers, computed lazily; what stays is unchanged. on_made, made: as above."""
+    """The MLPs without these layers, computed lazily; what stays is unchanged. on_made: called with the index of
+    each MLP. made: see Checkpointed."""
 
     def keep(index: int) -> PrunedMlp:
         weight = out_weight(mlps[index]).float().cpu()
@@ -266,7 +255,7 @@ def choose_channels(
 ) -> list[Tensor]:
     """The channels (k,) of each MLP kept where this share of all goes, ascending; nothing is refitted."""
     blocks = score_channels(mlps, calibration, method, on_layer)
-    widths = ALLOCATIONS[method.allocation].widths(blocks, share, method)
+    widths = ALLOCATIONS[method.allocation](blocks, share, method)
     chosen = []
     for index, (mlp, n_kept) in enumerate(zip(mlps, widths, strict=True)):
         layer = _method_layer(mlp, calibration, index, method, refits=False)
@@ -283,25 +272,25 @@ def score_channels(
     made: Checkpointed[ChannelScores] = without_checkpoint,
 ) -> Sequence[ChannelScores]:
     """Scores of every block's channels, and losses if some are removed; lazy. made: see Checkpointed."""
-    allocation, n = ALLOCATIONS[method.allocation], len(mlps)
+    n = len(mlps)
 
     def score(index: int) -> ChannelScores:
         layer = _method_layer(mlps[index], calibration, index, method, refits=False)
         scores, losses = SALIENCIES[method.saliency].score(layer), torch.empty(0)
-        if allocation.measures:
+        if method.by_curves:
             losses = _curve(layer, scores, index, calibration, method)
         cost = weights_per_channel(mlps[index])
         return ChannelScores(width=layer.width, cost=cost, scores=scores, losses=losses)
 
     def on_made(index: int) -> None:
-        on_layer(2 * index + 1 if allocation.alone else index + 1, 2 * n)
+        on_layer(2 * index + 1 if method.per_block else index + 1, 2 * n)
 
     return LazySequence(n, score, made, on_made)
 
 
 def score_dependencies(method: MethodSettings) -> tuple[object, ...]:
     """Parts of a method that its channel scores depend on; methods that have them in common share the scores."""
-    if not ALLOCATIONS[method.allocation].measures:
+    if not method.by_curves:
         return method.saliency, method.seed
     compensation = COMPENSATIONS[method.compensation]
     shared = method.allocation, method.width_multiple, method.curve_levels
@@ -312,11 +301,9 @@ def _method_layer(
     mlp: Mlp, calibration: CalibrationData, index: int, method: MethodSettings, *, refits: bool = True
 ) -> Layer:
     """One MLP with what the method needs; without refits, gradients may be enough, and no statistics are read."""
-    saliency = SALIENCIES[method.saliency]
-    by_gradient = saliency.by_gradient
-    needs_statistics = refits or not by_gradient or ALLOCATIONS[method.allocation].measures
+    needs_statistics = refits or not method.by_gradient or method.by_curves
     statistics = calibration.statistics(index) if needs_statistics else NO_STATISTICS
-    masks = calibration.mask_gradients(index) if by_gradient else None
+    masks = calibration.mask_gradients(index) if method.by_gradient else None
     return layer_of(mlp, statistics, method.seed + index, masks)
 
 

@@ -99,12 +99,12 @@ def _cumulative_errors(lost: Tensor) -> Tensor:
 class Compensation:
     """refit: a layer with these channels kept, by its own statistics; the third argument is the damping.
 
-    errors: its error curve. sequential: refitted once more, block after block, on the sparse model's own activations.
+    errors: its error curve. Rows with the same two functions share curves in a run; in the store where
+    `store_keys.curves_key` says so.
     """
 
     refit: Callable[[Layer, Tensor, float], PrunedMlp]
     errors: Callable[[Layer, Tensor, float], Tensor]
-    sequential: bool = False
 
 
 COMPENSATIONS: dict[str, Compensation] = {
@@ -116,7 +116,8 @@ COMPENSATIONS: dict[str, Compensation] = {
         lambda layer, order, _: _uncompensated(layer.out_weight, layer.covariance_of(order, order), order),
     ),
     "least-squares": Compensation(least_squares, refit_errors),
-    "sequential": Compensation(least_squares, refit_errors, sequential=True),
+    # And once more, block after block, on the sparse model's own activations.
+    "sequential": Compensation(least_squares, refit_errors),
 }
 
 

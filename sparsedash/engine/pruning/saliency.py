@@ -16,6 +16,7 @@ from sparsedash.engine.pruning.layer import Layer
 from sparsedash.engine.pruning.linalg import complement, damped_factor, submatrix
 
 OBS_DAMPING = 0.1
+"""Of an elimination's inverse, whatever the method's damping: an order is shared by all of them."""
 _LAST_DIGITS = {torch.float32: 1e-6, torch.float64: 1e-13}
 OBS_ROUNDS = 256
 """Most rounds of an elimination: one channel at a time up to this width, a few at a time above it."""
@@ -150,11 +151,10 @@ def keep_rearranged(layer: Layer, scores: Tensor, n_kept: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Saliency:
-    """score: (m,) of a layer. choose: the kept channels from the scores. by_gradient: needs the masks' gradients."""
+    """score: (m,) of a layer. choose: the kept channels from the scores."""
 
     score: Callable[[Layer], Tensor]
     choose: Callable[[Layer, Tensor, int], Tensor] = lambda layer, scores, n_kept: kept_channels(scores, n_kept)
-    by_gradient: bool = False
 
 
 SALIENCIES: dict[str, Saliency] = {
@@ -163,7 +163,7 @@ SALIENCIES: dict[str, Saliency] = {
     "wifv": Saliency(wifv),
     "obs": Saliency(lambda layer: _rank(elimination_order(layer))),
     # Diagonal Fisher information of the channels' mask: squared gradients, summed over the sequences; arXiv:2204.09656.
-    "fisher": Saliency(lambda layer: _mask_gradients(layer).square().sum(dim=0), keep_rearranged, by_gradient=True),
+    "fisher": Saliency(lambda layer: _mask_gradients(layer).square().sum(dim=0), keep_rearranged),
     # From the method's seed and the block's index: the baseline that a saliency must beat.
     "random": Saliency(lambda layer: torch.rand(layer.width, generator=torch.Generator().manual_seed(layer.seed))),
 }
@@ -174,5 +174,5 @@ def _rank(order: Tensor) -> Tensor:
 
 
 def _mask_gradients(layer: Layer) -> Tensor:
-    assert layer.mask_gradients is not None, "the row of this saliency says by_gradient"
+    assert layer.mask_gradients is not None, "MethodSettings.by_gradient says so of this saliency"
     return layer.mask_gradients

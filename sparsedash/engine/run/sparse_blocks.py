@@ -19,8 +19,8 @@ from sparsedash.engine.calibration.sequential_pruning import prune_sequentially
 from sparsedash.engine.calibration.sequential_refit import refit_sequentially
 from sparsedash.engine.calibration.statistics import WalkCheckpoint, pack_tensors, unpacked
 from sparsedash.engine.models.sparse_models import MaskedWeights, PrunedChannels, SparseModel
-from sparsedash.engine.pruning.channel_pruning import ALLOCATIONS, prune_channels, remove_layers
-from sparsedash.engine.pruning.compensation import COMPENSATIONS, channel_errors
+from sparsedash.engine.pruning.channel_pruning import prune_channels, remove_layers
+from sparsedash.engine.pruning.compensation import channel_errors
 from sparsedash.engine.pruning.layer import CalibrationData, LazySequence
 from sparsedash.engine.pruning.surgery import PrunedMlp, weight_of
 from sparsedash.engine.pruning.weight_pruning import MaskedBlock, prune_weights
@@ -61,10 +61,9 @@ def sparse_model(run: RunContext, method: MethodSettings, permille: int) -> Spar
     if method.takes_layers:
         # What a layer that takes over puts out is meant to be another than dense's.
         errors = [(None, None, None)] * len(narrowed)
-    allocation = ALLOCATIONS[method.allocation]
 
     def alone() -> list[float]:
-        if not permille or not allocation.measures:
+        if not permille or not method.by_curves:
             return []
         scores = calibration.channel_scores(method, permille, on_block)
         return [float(own.losses[len(narrow.kept)]) for own, narrow in zip(scores, narrowed, strict=True)]
@@ -101,7 +100,7 @@ def _masked(
         )
 
     blocks: Sequence[MaskedBlock]
-    if method.compensation == "sequential":
+    if method.in_sequence:
         checkpoint = StageCheckpoint(run.store, run.identity)
         blocks = _in_sequence(run, method, key, checkpoint, walk, pack, unpack)
     else:
@@ -122,7 +121,7 @@ def _narrowed(
     hold = run.loaded.residency.hold
     scores = partial(run.calibration(method).channel_scores, method, permille, on_block)
     pack = partial(_packed, run, pack_narrowed)
-    sequential = permille > 0 and COMPENSATIONS[method.compensation].sequential
+    sequential = permille > 0 and method.in_sequence
     # What leads to a refit is over once that is stored, before the model is evaluated.
     checkpoint = StageCheckpoint(run.store, run.identity) if sequential else run.pruning_checkpoint
     keep = checkpoint.numbered(f"{key}/chosen", pack, lambda packed: unpack_narrowed(packed).held(hold))

@@ -20,7 +20,7 @@ def prospect(width=64, scores=None, slope=1.0):
 
 def widths(name, blocks, permille, multiple=8):
     method = MethodSettings(allocation=name, width_multiple=multiple)
-    return ALLOCATIONS[name].widths(blocks, permille / 1000, method)
+    return ALLOCATIONS[name](blocks, permille / 1000, method)
 
 
 @pytest.mark.parametrize("name", ALLOCATIONS)

@@ -4,15 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from sparsedash.catalog.presets import METHODS, method_named
+from sparsedash.catalog.presets import method_named
 from sparsedash.catalog.resources import MODELS_TOGETHER, WIDE_BYTES
 from sparsedash.engine.comparison.model_pair import ModelPairCache
 from sparsedash.engine.comparison.timing import time_models
 from sparsedash.engine.export.export import export_model
 from sparsedash.engine.models.residency import Streamed
-from sparsedash.engine.pruning.channel_pruning import ALLOCATIONS
-from sparsedash.engine.pruning.compensation import COMPENSATIONS
-from sparsedash.engine.pruning.saliency import SALIENCIES
 from sparsedash.engine.run import model_making, pipeline, run_context
 from sparsedash.schema.errors import Cancelled, ExportError, JobError, ModelError
 from sparsedash.schema.export_settings import ExportSettings
@@ -109,13 +106,6 @@ def test_a_second_pass_does_not_calibrate_again_and_lists_only_earlier_records_a
     assert {"calibration", "evaluation, dense", "evaluation, 40 % sparse"} == set(run.cached)
     assert {step.message for step in steps if step.stage == "walk"} == {"pruning and answering"}
     assert set(first.sparse) < set(run.sparse) and len(run.sparse) == 4
-
-
-def test_what_looks_back():
-    for each in (method.settings for method in METHODS):
-        by_gradient = each.saliency in SALIENCIES and SALIENCIES[each.saliency].by_gradient
-        alone, sequential = ALLOCATIONS[each.allocation].alone, COMPENSATIONS[each.compensation].sequential
-        assert each.looks_back == (not alone or sequential or by_gradient or each.takes_layers)
 
 
 @pytest.mark.parametrize(
