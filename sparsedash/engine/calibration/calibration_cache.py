@@ -98,14 +98,9 @@ class Calibration:
         """Whether they are enough for every method, whole second moments included."""
         return self._note != _DIAGONAL
 
-    @property
     def few_tokens_warning(self) -> str | None:
-        """A warning of too little text. Raises CalibrationError where there is far too little."""
-        return few_tokens_warning(self.load(), sum(map(len, self.read())), solves=self.solves)
-
-    def warn_of_few_tokens(self) -> str | None:
-        """The warning of too little text, noted for runs that find everything in the store."""
-        warning = self.few_tokens_warning
+        """A warning of too little text, noted for later runs. Raises CalibrationError where there is far too little."""
+        warning = few_tokens_warning(self.load(), sum(map(len, self.read())), solves=self.solves)
         self.store.remember(store_keys.calibration_warning_note(self.keys.statistics), warning or "")
         return warning
 
@@ -170,7 +165,7 @@ class Calibration:
 
         def note() -> None:
             key, enough = self.keys.statistics, enough_tokens(self.load(), sum(map(len, self.read())))
-            self.warn_of_few_tokens()
+            self.few_tokens_warning()
             self.store.remember(store_keys.calibrated_note(key), str(len(parts)) if enough else _DIAGONAL)
 
         return self._collector(self.keys.statistics, "statistics", parts, note)

@@ -5,7 +5,8 @@ of it as well as its own loss. Where layers behind it are gone, it aims at the s
 width, m inner width, k kept channels; b, t of one batch.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import count
 
 import torch
@@ -37,15 +38,13 @@ def refit_sequentially(
     Yields each block's index and refit, from the block on that the checkpoint of an interrupted refit has reached.
 
     strength: 0 aims at the block's own dense output on the sparse model's activations, 1 at the dense residual stream.
-    Where a block adds something else than the MLP's output, such as its norm, it is 0: a shift of the one is none of
-    the other. Walks the dense and the sparse model in step: each block of the sparse one is run with its dense MLP, for
-    the input of that, and the refit's difference is added: two forward passes over the text. A block that adds
-    something else is run again with its refit, which makes three. Held-out sequences are not fitted.
+    Where a block does not add the MLP's output as it is (a norm or a factor stands between), it is 0: a shift of the
+    stream is then no shift of the output. Two forward passes over the text, or three where a block is run again with
+    its refit, see `_Pair`. Held-out sequences are not fitted.
     """
     device, pad = loaded.model.device, loaded.tokenizer.pad_token_id or 0
     numbered = batches_by_length(sequences, BATCH_TOKENS, pad, device)
     batches = [batch for _, batch in numbered]
-    fitted = [batch.mask.bool() & ~held_out(rows).to(device) for rows, batch in numbered]
     dense, sparse = (BlockWalk(loaded.model.base_model, loaded.blocks, batches) for _ in range(2))
     adds = _adds_output(loaded, batches[0])
     if not adds and all(
@@ -62,6 +61,7 @@ def refit_sequentially(
         on_step(Step("prune", next(steps), passes * len(loaded.blocks) * len(batches), unit="batches"))
 
     report()
+    pair = _Pair(dense, sparse, [batch.mask.bool() & ~held_out(rows).to(device) for rows, batch in numbered], report)
     # Of the dense model, which goes ahead through layers that are gone; an interrupted one had done so.
     n_through = 0 if first == 0 else _next_kept(narrowed, first)
     for index, (mlp, narrow) in list(enumerate(zip(loaded.mlps, narrowed, strict=True)))[first:]:
@@ -72,28 +72,56 @@ def refit_sequentially(
             for _ in dense.step(n_through):
                 report()
             n_through += 1
-        before, sums = [] if adds else sparse.hidden, _Sums(mlp)
-        inputs: list[Tensor] = []
-        with capture_inputs([mlp.out], [inputs.append]):
-            for number in sparse.step(index):
-                tokens = fitted[number]
-                inputs[-1] = inputs[-1].reshape(*tokens.shape, -1)
-                sums.add(inputs[-1][tokens], dense.hidden[number][tokens], sparse.hidden[number][tokens])
-                if not adds:
-                    inputs.clear()
-                report()
+        before = [] if adds else sparse.hidden
+        sums, inputs = pair.collect(index, mlp, keep=adds)
         refitted = sums.refit(narrow, damping, strength).held(loaded.residency.hold)
         yield index, refitted
         if adds:
-            change = [own.to(inputs[0]) for own in refitted.change(*_dense(mlp))]
-            sparse.go_back([hidden.add_(linear(inputs.pop(0), *change)) for hidden in sparse.hidden])
+            pair.add_change(mlp, refitted, inputs)
         else:
-            sparse.go_back(before)
-            with pruned([mlp], [refitted]):
-                for _ in sparse.step(index):
-                    report()
+            pair.run_again(index, mlp, refitted, before)
         if checkpoint:
             checkpoint.reached(index + 1, dense, sparse)
+
+
+@dataclass(eq=False)
+class _Pair:
+    """The dense and the sparse model, through which the text goes in step.
+
+    fitted: (b, t) bool of each batch, the tokens that are fitted. report: called after each batch.
+    """
+
+    dense: BlockWalk
+    sparse: BlockWalk
+    fitted: list[Tensor]
+    report: Callable[[], None]
+
+    def collect(self, index: int, mlp: Mlp, *, keep: bool) -> tuple["_Sums", list[Tensor]]:
+        """Run the sparse model's block with its dense MLP: the sums of its refit, and what the out-projection is given
+        in each batch (b, t, m), where kept.
+        """
+        sums, inputs = _Sums(mlp), list[Tensor]()
+        with capture_inputs([mlp.out], [inputs.append]):
+            for number in self.sparse.step(index):
+                tokens = self.fitted[number]
+                inputs[-1] = inputs[-1].reshape(*tokens.shape, -1)
+                sums.add(inputs[-1][tokens], self.dense.hidden[number][tokens], self.sparse.hidden[number][tokens])
+                if not keep:
+                    inputs.clear()
+                self.report()
+        return sums, inputs
+
+    def add_change(self, mlp: Mlp, refitted: PrunedMlp, inputs: list[Tensor]) -> None:
+        """Take the sparse model to where its refit leads: the difference to the dense MLP is added. Empties inputs."""
+        change = [own.to(inputs[0]) for own in refitted.change(*_dense(mlp))]
+        self.sparse.go_back([hidden.add_(linear(inputs.pop(0), *change)) for hidden in self.sparse.hidden])
+
+    def run_again(self, index: int, mlp: Mlp, refitted: PrunedMlp, before: list[Tensor]) -> None:
+        """The same, by running the block with its refit from these hidden states."""
+        self.sparse.go_back(before)
+        with pruned([mlp], [refitted]):
+            for _ in self.sparse.step(index):
+                self.report()
 
 
 def _next_kept(narrowed: Sequence[PrunedMlp], index: int) -> int:

@@ -7,7 +7,7 @@ tokens, v vocabulary.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import chain
 from math import cos, inf, isfinite, pi
 from random import Random
@@ -388,7 +388,7 @@ def _as_tensor(state: _State) -> Tensor:
     return torch.tensor([state.best, state.before, state.step, state.kept_step], dtype=torch.float64)
 
 
-@dataclass(frozen=True)
+@dataclass
 class HealingCheckpoint:
     """Checkpoint of a healing: weights, moments and best weights, block by block, so that no copy of all is made.
 
@@ -397,16 +397,16 @@ class HealingCheckpoint:
 
     _checkpoint: StageCheckpoint
     _key: str
-    _turns: list[int] = field(default_factory=lambda: [0])
+    _turn: int = 0
 
     def keep(self, state: _State, pack: Sequence[Callable[[], bytes]]) -> None:
         """Keep the parts, if it is time. state: in every part."""
         # Not left to the checkpoint: until later the weights would be others.
         if self._checkpoint.is_due:
-            turn = self._turns[0] + 1
+            turn = self._turn + 1
             # Where not all has room, the other one stays the whole one.
             if self._checkpoint.keep({self._name(turn % 2, part): own for part, own in enumerate(pack)}):
-                self._turns[0] = turn
+                self._turn = turn
 
     def newest(self, n_parts: int) -> _State | None:
         """The state of the newest whole checkpoint, or None."""
@@ -417,14 +417,14 @@ class HealingCheckpoint:
                 found[turn] = state
         if not found:
             return None
-        self._turns[0] = max(found, key=lambda turn: found[turn][2])
-        best, before, step, kept_step = found[self._turns[0]]
+        self._turn = max(found, key=lambda turn: found[turn][2])
+        best, before, step, kept_step = found[self._turn]
         return _State(best=best, before=before, step=int(step), kept_step=int(kept_step))
 
     def parts(self, state: _State, n_parts: int) -> Iterator[dict[str, Tensor]]:
         """The tensors of each part of this state."""
         for part in range(n_parts):
-            data = self._checkpoint.get(self._name(self._turns[0] % 2, part), _unpack_part)
+            data = self._checkpoint.get(self._name(self._turn % 2, part), _unpack_part)
             assert data is not None and torch.equal(data["state"], _as_tensor(state)), "it was whole just now"
             yield data
 

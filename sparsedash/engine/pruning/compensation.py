@@ -7,6 +7,7 @@ errors are shares of the dense output's energy. Dimensions: d hidden, m inner, k
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,10 +16,17 @@ from sparsedash.engine.pruning.layer import NO_STATISTICS, CalibrationData, Laye
 from sparsedash.engine.pruning.linalg import complement, damped_factor, damped_solution, energy
 from sparsedash.engine.pruning.surgery import Mlp, PrunedMlp, out_weight
 
-BlockErrors = tuple[float | None, float | None, float | None]
-"""Reconstruction errors of one block's MLP, or of its projections on average: on the calibration tokens; on them had
-the kept weights stayed as they are; on held-out tokens, far larger where overfitted. None for what is not known.
-"""
+
+class BlockErrors(NamedTuple):
+    """Reconstruction errors of one block's MLP, or of its projections on average; None where not known.
+
+    fitted: on the calibration tokens. uncompensated: on them, had the kept weights stayed as they are. held_out: on
+    tokens kept out of the fit, far larger where overfitted.
+    """
+
+    fitted: float | None = None
+    uncompensated: float | None = None
+    held_out: float | None = None
 
 
 def no_compensation(layer: Layer, kept: Tensor, damping: float) -> PrunedMlp:
@@ -133,20 +141,20 @@ def channel_errors(
     def errors(index: int) -> BlockErrors:
         statistics = calibration.statistics(index)
         if statistics is NO_STATISTICS:
-            return None, None, None
+            return BlockErrors()
         layer, narrow, sample = layer_of(mlps[index], statistics), narrowed[index], statistics.held_out
         if index not in energies and statistics.is_whole:
             energies[index] = layer.mean_square(layer.out_weight)
         held_out, whole = passage_error(mlps[index], narrow, sample) if len(sample) else None, energies.get(index)
         if whole is None:
-            return None, None, held_out
+            return BlockErrors(held_out=held_out)
         lost = narrow.lost
         if lost is None:
             lost = layer.mean_square(*narrow.change(layer.out_weight, layer.out_bias))
         # Only the columns that go: they are few.
         gone = complement(narrow.kept, layer.width)
         cut = energy(layer.out_weight[:, gone], layer.part(gone, gone))
-        return _share(lost, whole), _share(cut, whole), held_out
+        return BlockErrors(_share(lost, whole), _share(cut, whole), held_out)
 
     return LazySequence(len(mlps), errors)
 

@@ -87,6 +87,7 @@ def narrow_(mlp: Mlp, narrowed: PrunedMlp) -> None:
     """Remove the channels that are not kept from every projection, biases included, in place."""
     for number, module in enumerate(mlp.inner):
         _set_(module, *narrowed.inner_part(mlp, number))
+    # The out-projection last: `mlp.width`, which places fused rows, is read from it.
     bias = mlp.out.bias if narrowed.out_bias is None else narrowed.out_bias
     _set_(mlp.out, narrowed.out_weight, bias)
 

@@ -150,12 +150,11 @@ class MaskedBlock:
     def average_errors(self) -> BlockErrors:
         """Of each kind, where every projection has one."""
         if not self.errors:
-            return None, None, None
-        fitted, uncompensated, held_out = (
-            None if None in kind else fmean(error for error in kind if error is not None)
-            for kind in zip(*self.errors, strict=True)
+            return BlockErrors()
+        kinds = zip(*self.errors, strict=True)
+        return BlockErrors(
+            *(None if None in kind else fmean(error for error in kind if error is not None) for kind in kinds)
         )
-        return fitted, uncompensated, held_out
 
     def held(self, hold: Callable[[Tensor], Tensor]) -> "MaskedBlock":
         """The same with its weights where `hold` keeps them."""
@@ -230,4 +229,4 @@ def _weight_errors(dense: Tensor, sparse: Tensor, statistics: Statistics) -> Blo
         kept = dense.masked_fill(sparse == 0, 0)
         fitted, uncompensated = (share_lost(dense, each, statistics.second_moment) for each in (sparse, kept))
     held_out = statistics.held_out
-    return fitted, uncompensated, sample_error(dense, sparse - dense, held_out) if len(held_out) else None
+    return BlockErrors(fitted, uncompensated, sample_error(dense, sparse - dense, held_out) if len(held_out) else None)

@@ -66,7 +66,7 @@ class MeasuredModel:
             passage_errors=tuple(known) if len(known) == len(self._passage_errors) else (),
             alone=tuple(self.model.alone()),
             healed=self.model.healed if isinstance(self.model, PrunedChannels) else None,
-            quantised=self._quantised,
+            quantised=self._quantised_figures,
         )
 
     def finish(self) -> None:
@@ -77,13 +77,13 @@ class MeasuredModel:
         if not isinstance(self.model, PrunedChannels):
             return
         if self._method.heal_steps and self._permille:
-            self.model = _healed(self._run, self._method.unquantised, self._permille, self.model)
+            self.model = _heal(self._run, self._method.unquantised, self._permille, self.model)
         if self._method.quantise:
             with self._run.log.timed("quantise"):
-                self.model = _quantised(self._run, self._method.quantise, self.model)
+                self.model = _quantise(self._run, self._method.quantise, self.model)
 
     @cached_property
-    def _quantised(self) -> Quantised | None:
+    def _quantised_figures(self) -> Quantised | None:
         """The model's, with its divergence from the dense model."""
         found = self.model.quantised if isinstance(self.model, PrunedChannels) else None
         if found is None:
@@ -145,7 +145,7 @@ def make_blocks(
 def _reach(run: RunContext, calibration: Calibration, index: int) -> None:
     """Collect statistics up to this block. Raises CalibrationError where there is far too little text."""
     with run.log.timed("calibrate"):
-        run.log.warn(calibration.few_tokens_warning)
+        run.log.warn(calibration.few_tokens_warning())
         calibration.reach(index)
 
 
@@ -166,7 +166,7 @@ def _note_calibrated(run: RunContext) -> None:
         run.log.note_cached("calibration")
 
 
-def _healed(run: RunContext, method: MethodSettings, permille: int, made: PrunedChannels) -> PrunedChannels:
+def _heal(run: RunContext, method: MethodSettings, permille: int, made: PrunedChannels) -> PrunedChannels:
     """The model with the weights of its healing, which are kept: it needs many passes over the text."""
     calibration, loaded = run.calibration(method), run.loaded
     key = pruned_key(calibration.keys.statistics, method, permille)
@@ -208,7 +208,7 @@ def _healed(run: RunContext, method: MethodSettings, permille: int, made: Pruned
     return replace(made.holding(found.blocks, found.norms), healed=figures)
 
 
-def _quantised(run: RunContext, kind: Quantisation, made: PrunedChannels) -> PrunedChannels:
+def _quantise(run: RunContext, kind: Quantisation, made: PrunedChannels) -> PrunedChannels:
     """The model with the weights of a file of this type, made as an export makes it, read back and deleted."""
     dense_file = gguf_of(run.source, run.store)
     step = Step("quantise", 0, 1, message=kind.upper())

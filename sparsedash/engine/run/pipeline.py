@@ -17,7 +17,7 @@ from sparsedash.catalog.resources import MODELS_TOGETHER, kept_bytes, needs_fish
 from sparsedash.engine.calibration.calibration_cache import CacheEvicted, mismatch_warning
 from sparsedash.engine.calibration.statistics import few_tokens_warning
 from sparsedash.engine.evaluation.early_stopping import StopRule
-from sparsedash.engine.evaluation.evaluate import EvaluatedModel, evaluate_together
+from sparsedash.engine.evaluation.evaluate import EvaluatedModel, EvaluationResult, evaluate_together
 from sparsedash.engine.healing.healing import require_held_out, require_resident
 from sparsedash.engine.models.checkpoint_reading import read_config
 from sparsedash.engine.models.gguf_making import gguf_of
@@ -321,35 +321,40 @@ def evaluate_models(
     if prepare:
         # Also where all answers were known.
         prepare(len(run.loaded.blocks))
-    records = []
-    for key, (_, made), result in zip(keys, models, found, strict=True):
-        if made:
-            _warn_of_mismatch(run, made.described)
-        record = Record(
-            key=key,
-            model=settings.model,
-            model_identity=run.identity,
-            dtype=settings.dtype,
-            corpus=settings.evaluation.corpus,
-            corpus_identity=run.evaluation_texts.identity,
-            passages_key=passages.key,
-            pruned=made.described if made else None,
-            outcomes=result.outcomes,
-            seconds=result.seconds,
-            tokens_per_second=result.n_tokens / result.seconds,
-            rule=settings.evaluation.rule,
-            stopping=result.stopping,
-            words_cut=result.words_cut,
-        )
-        run.store.put(record.key, record)
-        protect_healed(record, run.store)
-        run.made.add(record.key)
-        records.append(record)
+    each = zip(keys, models, found, strict=True)
+    records = [_kept_record(run, key, made, result) for key, (_, made), result in each]
     checkpoint.done()
     if run.shelf.n_loaded == 1:
         # This process has held no other model: its peak memory is this one's.
         run.store.remember(store_keys.peak_memory_note(settings.model, settings.dtype), str(peak_memory_bytes()))
     return records
+
+
+def _kept_record(run: RunContext, key: str, made: MeasuredModel | None, result: EvaluationResult) -> Record:
+    """The record of an evaluated model, stored; its healed weights stay from now on. made: None: the dense one."""
+    if made:
+        _warn_of_mismatch(run, made.described)
+    settings = run.settings
+    record = Record(
+        key=key,
+        model=settings.model,
+        model_identity=run.identity,
+        dtype=settings.dtype,
+        corpus=settings.evaluation.corpus,
+        corpus_identity=run.evaluation_texts.identity,
+        passages_key=run.passages.key,
+        pruned=made.described if made else None,
+        outcomes=result.outcomes,
+        seconds=result.seconds,
+        tokens_per_second=result.n_tokens / result.seconds,
+        rule=settings.evaluation.rule,
+        stopping=result.stopping,
+        words_cut=result.words_cut,
+    )
+    run.store.put(record.key, record)
+    protect_healed(record, run.store)
+    run.made.add(record.key)
+    return record
 
 
 def _evaluate_ahead(run: RunContext, points: Sequence[int]) -> None:
@@ -359,10 +364,10 @@ def _evaluate_ahead(run: RunContext, points: Sequence[int]) -> None:
     """
     if run.alone or not run.streamed:
         return
-    if len(behind := _behind(run, points)) > 1:
+    if len(behind := _without_answers(run, points)) > 1:
         run.log.point = None
         _answer_tasks(run, [(point, point and partial(prune_model, run, *point)) for point in behind])
-    if not (together := _needed_now(run, points)):
+    if not (together := _without_records(run, points)):
         return
     asked: list[Point] = [None if number is None else run.settings.points[number] for number in together]
     looks_back = any(point[0].looks_back for point in asked if point)
@@ -388,14 +393,14 @@ def _evaluate_ahead(run: RunContext, points: Sequence[int]) -> None:
         run.pruning_checkpoint.done()
 
 
-def _behind(run: RunContext, points: Sequence[int]) -> list[Point]:
+def _without_answers(run: RunContext, points: Sequence[int]) -> list[Point]:
     """The next models whose records are known and whose answers to tasks are not; empty where the next is no such."""
     asked: list[Point] = [None, *(run.settings.points[point] for point in points)]
     found = [point for point in asked if _is_known(run, point) and not has_answered(run, point)]
     return found[:MODELS_TOGETHER] if any(point in found for point in asked[:2]) else []
 
 
-def _needed_now(run: RunContext, points: Sequence[int]) -> list[int | None]:
+def _without_records(run: RunContext, points: Sequence[int]) -> list[int | None]:
     """The models whose records are needed next and not known, None for the dense one; empty where the next is known."""
     dense = [] if _is_known(run, None) else [None]
     unknown = [point for point in points if not _is_known(run, run.settings.points[point])]

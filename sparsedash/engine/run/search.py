@@ -1,6 +1,6 @@
 """A search for the largest sparsity: a run whose sparsities are chosen by bisection."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -75,21 +75,28 @@ def _bisect(settings: FindSettings, context: RunContext, key: str) -> FindResult
     while (place := next_trial(len(steps), verdicts)) is not None:
         permille, context.log.point = steps[place], len(verdicts)
         keep()
-        record = sparse_record(context, settings.method, permille, keep)
-        assert record.stopping is not None, "every trial is to stop where it is decided"
-        decision, n_passages = record.stopping.decision, record.stopping.n_answered
-        verdict: TrialVerdict = decision if decision in ("within", "beyond") else "undecided"
-        if verdict == "within":
-            verdict = _verdict_on_tasks(replace(grown(result.trials, permille), sparse=(record.key,)), settings, store)
-        trial = Trial(permille=permille, record=record.key, verdict=verdict, n_passages=n_passages)
+        trial = _tried(context, settings, permille, keep, partial(grown, result.trials, permille))
         result = replace(result, trials=(*result.trials, trial))
-        verdicts.append((place, verdict == "within"))
+        verdicts.append((place, trial.verdict == "within"))
     low, _ = search_bounds(len(steps), verdicts)
     result = replace(result, answer=steps[low] if low >= 0 else None, finished=True)
     store.put(key, result)
     # By rising sparsity, instead of the order they were made in.
     store.put(key, finished_run(grown(sorted(result.trials, key=lambda trial: trial.permille)), context))
     return result
+
+
+def _tried(
+    context: RunContext, settings: FindSettings, permille: int, keep: Callable[[], None], run: Callable[[], Run]
+) -> Trial:
+    """One sparsity made, evaluated and judged. run: gives the run so far, asked once the model's answers are there."""
+    record = sparse_record(context, settings.method, permille, keep)
+    assert record.stopping is not None, "every trial is to stop where it is decided"
+    decision = record.stopping.decision
+    verdict: TrialVerdict = decision if decision in ("within", "beyond") else "undecided"
+    if verdict == "within":
+        verdict = _verdict_on_tasks(replace(run(), sparse=(record.key,)), settings, context.store)
+    return Trial(permille=permille, record=record.key, verdict=verdict, n_passages=record.stopping.n_answered)
 
 
 def _verdict_on_tasks(run: Run, settings: FindSettings, store: Store) -> TrialVerdict:

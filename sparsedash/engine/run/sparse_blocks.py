@@ -20,7 +20,7 @@ from sparsedash.engine.calibration.sequential_refit import refit_sequentially
 from sparsedash.engine.calibration.statistics import WalkCheckpoint, pack_tensors, unpacked
 from sparsedash.engine.models.sparse_models import MaskedWeights, PrunedChannels, SparseModel
 from sparsedash.engine.pruning.channel_pruning import prune_channels, remove_layers
-from sparsedash.engine.pruning.compensation import channel_errors
+from sparsedash.engine.pruning.compensation import BlockErrors, channel_errors
 from sparsedash.engine.pruning.layer import CalibrationData, LazySequence
 from sparsedash.engine.pruning.surgery import PrunedMlp, weight_of
 from sparsedash.engine.pruning.weight_pruning import MaskedBlock, prune_weights
@@ -60,7 +60,7 @@ def sparse_model(run: RunContext, method: MethodSettings, permille: int) -> Spar
     errors = channel_errors(loaded.mlps, data, narrowed, energies)
     if method.takes_layers:
         # What a layer that takes over puts out is meant to be another than dense's.
-        errors = [(None, None, None)] * len(narrowed)
+        errors = [BlockErrors()] * len(narrowed)
 
     def alone() -> list[float]:
         if not permille or not method.by_curves:
@@ -169,7 +169,7 @@ def _in_sequence(
         found = dict[int, T]()
         if not all(map(has, range(n_blocks))):
             calibration = run.calibration(method)
-            run.log.warn(calibration.warn_of_few_tokens())
+            run.log.warn(calibration.few_tokens_warning())
             for index, block in walk(calibration.read(), WalkCheckpoint(checkpoint, f"{key}/hidden", has)):
                 store.put_artefact(f"{key}/{index}", pack(block), about)
                 found[index] = block
@@ -233,4 +233,4 @@ def _unpack_masked(data: bytes, dense: Mapping[str, nn.Linear], hold: Callable[[
             stays = torch.from_numpy(bits).bool().reshape(before.shape)
             weight = weights[name] = torch.zeros(before.shape, dtype=before.dtype)
             weight[stays] = tensors[f"{name} weights"] if f"{name} weights" in tensors else before[stays]
-        return MaskedBlock(weights=weights, errors=[(f, p, h) for f, p, h in errors]).held(hold)
+        return MaskedBlock(weights=weights, errors=[BlockErrors(*own) for own in errors]).held(hold)
