@@ -307,7 +307,8 @@ def with_budget(methods: Sequence[MethodSettings], budget: Budget) -> tuple[Meth
 
 def uses_parameter(parameter: str, *, pattern: str, saliency: str, compensation: str, allocation: str) -> bool:
     """Whether a method of these four choices uses its parameter of this name."""
-    refits, measured = compensation in ("least-squares", "sequential"), allocation == "curves"
+    # What is new uses damping, and is told apart by it in the keys, until it is named here.
+    refits, measured = compensation not in ("none", "bias"), allocation == "curves"
     layers, single = pattern == "layer", pattern not in ("channelx1", "layer")
     conditions = {
         "width_multiple": not single and not layers,
