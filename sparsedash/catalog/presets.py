@@ -125,13 +125,15 @@ def method_name(settings: MethodSettings) -> str:
     changed = changes(nearest.settings if nearest else MethodSettings())
     if not changed:
         return name
-    words = [_PARAMETERS.get(field, f"{field} {{:g}}").format(own[field]) for field in changed]
+    words = [
+        _PARAMETERS.get(field, f"{field} {{:g}}").format(own[field], s="s" * (own[field] != 1)) for field in changed
+    ]
     return f"{name} ({', '.join(words)})"
 
 
 _PARAMETERS = {
     "width_multiple": "multiples of {:g}",
     "plain_text": "plain text {:g}",
-    "heal_steps": "healed {:,} steps",
+    "heal_steps": "healed {:,} step{s}",
 }
 """Words for parameters whose own names are unclear."""
