@@ -85,7 +85,8 @@ def most_permille(shape: ModelShape, method: MethodSettings) -> int:
     """The most of its budget that a method can remove: all channels but one width multiple in each MLP, or all layers
     but one.
 
-    No model's own limit for the budget of channels: widths are rounded to what is possible.
+    Of channels as much as a run may ask for, since widths are rounded to what is possible; 0 where the only layer would
+    go.
     """
     if method.budget == "channels" and not (method.takes_layers and len(shape.widths) == 1):
         return MAX_SPARSITY_PERMILLE

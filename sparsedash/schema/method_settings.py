@@ -307,8 +307,8 @@ def with_budget(methods: Sequence[MethodSettings], budget: Budget) -> tuple[Meth
 
 def uses_parameter(parameter: str, *, pattern: str, saliency: str, compensation: str, allocation: str) -> bool:
     """Whether a method of these four choices uses its parameter of this name."""
-    # What is new uses damping, and is told apart by it in the keys, until it is named here.
-    refits, measured = compensation not in ("none", "bias"), allocation == "curves"
+    # A compensation that is not named here counts as damped, so that its damping is in the keys.
+    damped, measured = compensation not in ("none", "bias"), allocation == "curves"
     layers, single = pattern == "layer", pattern not in ("channelx1", "layer")
     conditions = {
         "width_multiple": not single and not layers,
@@ -319,6 +319,6 @@ def uses_parameter(parameter: str, *, pattern: str, saliency: str, compensation:
         "curve_levels": measured,
         "strength": compensation == "sequential" and not single,
         "plain_text": saliency not in ("magnitude", "random") or compensation != "none" or measured,
-        "damping": refits or (single and saliency == "obs"),
+        "damping": damped or (single and saliency == "obs"),
     }
     return conditions.get(parameter, True)

@@ -64,7 +64,7 @@ class PartMachine:
             uploads = Uploads(self.folder)
             for title, content in part.texts.items():
                 # Every part brings its own: nobody could delete them here.
-                after.callback(uploads.drop, uploads.keep(title, content), ())
+                after.callback(_drop, uploads, uploads.keep(title, content))
             if part.known:
                 keep_run(read_run_file(part.known), self.store)
             job = self._followed(part, name, report, stopped)
@@ -110,6 +110,12 @@ class PartMachine:
         finally:
             self.at_work = None
         return job
+
+
+def _drop(uploads: Uploads, reference: str) -> None:
+    # What the part has made is there all the same.
+    with suppress(SparseDashError):
+        uploads.drop(reference, ())
 
 
 def perform_part(part: Part, report: Report, stopped: Callable[[], bool], fetch: Fetch) -> PartEnd:

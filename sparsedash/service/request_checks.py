@@ -259,8 +259,9 @@ def is_hub_id(reference: str) -> bool:
 
 
 _PAGE = re.compile(
-    rf"(?:https?://)?(?:www\.)?{re.escape(urlsplit(ENDPOINT).netloc)}/(?:models/|datasets/)?([\w.-]+/[\w.-]+)"
-    r"(?:/(?:tree|blob|resolve)/([^/?#]+))?(?:[/?#].*)?",
+    rf"(?:https?://)?(?:www\.)?{re.escape(urlsplit(ENDPOINT).netloc)}/(?:models/|datasets/)?"
+    r"(?!(?:api|blog|collections|datasets|docs|learn|models|papers|spaces)/)([\w-][\w.-]*/[\w-][\w.-]*)"
+    r"(?:/(?:tree|blob|resolve|raw|blame|commits?)/([^/?#]+))?(?:[/?#].*)?",
     re.IGNORECASE | re.DOTALL,
 )
 """The address of a page of the hub about a model or a text set, with its owner/name and revision."""

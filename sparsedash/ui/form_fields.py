@@ -104,9 +104,8 @@ def reference_field(backend: Backend, row: FieldRow, usual: str | None = None) -
         names += backend.uploads.kept()
     usual, field = usual or row.default, cast(ReferenceField, row.title)
     follow_usual(row.key, usual)
-    with suppress(SparseDashError):
-        if (typed := st.session_state.get(row.key)) and (named := hub_reference(typed.strip())) != typed:
-            st.session_state[row.key] = named
+    if (typed := st.session_state.get(row.key)) and (named := hub_reference(typed.strip())) != typed:
+        st.session_state[row.key] = named
     name = st.selectbox(
         row.label, names, index=names.index(usual), key=row.key, bind=BOUND, accept_new_options=True, help=row.help
     )

@@ -48,9 +48,15 @@ def test_a_visitor_s_part_is_a_visitor_s_job_there_and_comes_back_as_the_file_of
     table = JobTable(alone.folder / "jobs.sqlite")
     left = part_of("steady")
     before = table.submit("part", left.key, left.settings)
-    end = alone.do(part, "ann", told.append, never)
+    seen = set()
+
+    def report(progress):
+        told.append(progress)
+        seen.update(Uploads(alone.folder).kept())
+
+    end = alone.do(part, "ann", report, never)
     assert (end.state, end.machine) == ("done", "ann")
-    assert not Uploads(alone.folder).kept(), "nobody could delete it there"
+    assert len(seen) == 1 and not Uploads(alone.folder).kept(), "nobody could delete it there"
     run = read_run_file(end.file).run
     assert (run.key, len(run.sparse)) == (part.key, 1)
     assert alone.store.get(Record, run.sparse[0]).sparsity_permille == 200

@@ -313,6 +313,7 @@ def test_a_text_can_be_used_where_it_is_there_and_can_be_read(tmp_path, text, fi
         ("owner/name/tree/v1.0/folder", "owner/name@v1.0"),
         ("owner/name/tree/refs%2Fpr%2F6", "owner/name@refs/pr/6"),
         ("owner/name/blob/main/config.json", "owner/name"),
+        ("owner/name/commit/abc", "owner/name@abc"),
         ("datasets/owner/name", "owner/name"),
     ],
 )
@@ -323,10 +324,16 @@ def test_a_hub_page_names_its_model_or_text(path, named):
 
 @pytest.mark.parametrize(
     "text",
-    ["owner/name", "my.org/models/x.gguf", "01.ai/Yi", "gpt2", "/my.models/a", "file:/a.b/c.txt", f"{ENDPOINT}/"],
+    [
+        *("owner/name", "my.org/models/x.gguf", "01.ai/Yi", "gpt2", "/my.models/a", "file:/a.b/c.txt"),
+        *(f"{ENDPOINT}/{path}" for path in ("", "datasets/squad", "spaces/owner/name", "docs/transformers/x")),
+    ],
 )
 def test_what_is_no_such_address_is_left_as_it_is(text):
     assert hub_reference(text) == text
+
+
+def test_the_address_of_another_site_is_no_model():
     assert reference_problem("model", "https://site.example/a/b", Path()).message.endswith("owner/name@revision.")
 
 

@@ -46,8 +46,9 @@ class PrunedChannels:
         return cls(loaded=loaded, blocks=LazySequence(len(blocks), blocks.__getitem__), errors=(), alone=list)
 
     def round_(self, index: int) -> None:
-        """Keep this block in the model's own type from now on, to which it is rounded in any case: after its errors are
-        asked for, which are of the unrounded one.
+        """Keep this block in the model's own type from now on, to which it is rounded in any case.
+
+        Only once its errors were asked for: they are of the unrounded weights.
         """
         narrow, dtype = self.blocks[index], self.loaded.mlps[index].out.weight.dtype
         if narrow.out_weight.dtype != dtype:

@@ -4,7 +4,8 @@
 out-projection. Blocks are computed lazily, and depend on others only where their width does.
 
 An allocation returns the kept channels of each block: a multiple of the method's width multiple, at least one, or all.
-A schedule spreads the sparsity over rounds. To add either: one function and one row.
+A schedule spreads the sparsity over rounds. To add either: one function, one row, and what an allocation needs in
+`MethodSettings`.
 """
 
 import math
@@ -235,8 +236,10 @@ def prune_channels(
 def remove_layers(
     mlps: list[Mlp], gone: Collection[int], on_made: Callable[[int], None], made: Checkpointed[PrunedMlp]
 ) -> LazySequence[PrunedMlp]:
-    """The MLPs without these layers, computed lazily; what stays is unchanged. on_made: called with the index of
-    each MLP. made: see Checkpointed."""
+    """The MLPs without these layers, computed lazily; what stays is unchanged.
+
+    on_made: called with the index of each MLP. made: see Checkpointed.
+    """
 
     def keep(index: int) -> PrunedMlp:
         weight = out_weight(mlps[index]).float().cpu()

@@ -107,8 +107,8 @@ def _cumulative_errors(lost: Tensor) -> Tensor:
 class Compensation:
     """refit: a layer with these channels kept, by its own statistics; the third argument is the damping.
 
-    errors: its error curve. Rows with the same two functions share curves in a run; in the store where
-    `store_keys.curves_key` says so.
+    errors: its error curve. `least-squares` and `sequential` have the same two, and so share curves:
+    `store_keys.curves_key` says so too.
     """
 
     refit: Callable[[Layer, Tensor, float], PrunedMlp]

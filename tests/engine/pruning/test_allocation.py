@@ -38,6 +38,13 @@ def test_widths_are_multiples_and_their_sum_is_what_was_asked(name, permille):
     assert abs(sum(kept) - 256 * (1 - permille / 1000)) <= 8 * 4 / 2
 
 
+@pytest.mark.parametrize("name", ALLOCATIONS)
+def test_widths_depend_on_no_other_block_where_the_settings_say_so(name):
+    blocks = [prospect(64), prospect(64, scores=torch.full((64,), 9.0), slope=9.0)]
+    alone = [widths(name, [block], 250)[0] for block in blocks]
+    assert (widths(name, blocks, 250) == alone) == MethodSettings(allocation=name).per_block
+
+
 def test_uniform_is_the_same_share_everywhere():
     assert widths("uniform", [prospect(64), prospect(128)], 250) == [48, 96]
 
