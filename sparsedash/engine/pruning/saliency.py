@@ -1,8 +1,8 @@
 """Channel saliencies: magnitude, Wanda, WIFV, structured OBS, Fisher, random.
 
 To add one: one function, one row, and what it needs in `MethodSettings`. Where channels are kept by their scores the
-masks are nested: what 10 % removes, 30 % removes too. Dimensions: d hidden width, m inner width, s sequences. Every score is (m,); larger means
-keep.
+masks are nested: what 10 % removes, 30 % removes too. Dimensions: d hidden width, m inner width, s sequences. Every
+score is (m,); larger means keep.
 """
 
 import math
