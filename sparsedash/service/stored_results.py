@@ -177,7 +177,6 @@ class RunCosts:
     ) -> None:
         """answers: of the same store, with its cache."""
         self._store, self._clock, self._answers = store, clock, answers or OpenedAnswers(store)
-        self._losses: dict[tuple[str, str], Losses] = {}
         self._verdicts = _Cache(MOST_RUNS, lambda verdicts: 1)
 
     def verdicts(self, runs: Sequence[Run], tolerance: Tolerance, budget_s: float = BUDGET_S) -> dict[str, Verdicts]:
@@ -209,7 +208,6 @@ class RunCosts:
 
     def forget(self, run: Run, sparse: str) -> None:
         """Delete the losses of a sparse record of a run against its dense one."""
-        self._losses.pop((run.dense, sparse), None)
         self._store.forget(store_keys.losses_note(run.dense, sparse))
         self._store.forget(_task_losses_note(run, sparse))
 
@@ -219,7 +217,7 @@ class RunCosts:
         found: dict[str, Losses] = {}
         for key in sparse:
             note = store_keys.losses_note(dense, key)
-            known = self._losses.get((dense, key)) or recalled(self._store, note, Losses)
+            known = recalled(self._store, note, Losses)
             if known is None:
                 # Not through the cache, which would drop what the pages show.
                 read = read or [self._store.get(Record, dense)]
@@ -230,7 +228,7 @@ class RunCosts:
                     continue
                 known = record_losses(before, after)
                 self._store.remember(note, json.dumps(asdict(known)))
-            self._losses[dense, key] = found[key] = known
+            found[key] = known
         return found
 
 

@@ -15,6 +15,7 @@ from sparsedash.schema.export_settings import Export, ExportSettings, possible_w
 from sparsedash.schema.records import Record, Run
 from sparsedash.schema.settings import RunSettings
 from sparsedash.service.model_lookup import gguf_file_problem
+from sparsedash.service.stored_results import ResultCache
 from sparsedash.shell.flags import open_store, open_store_for, run_from_flags, tolerance_from_flags
 from sparsedash.shell.terminal import (
     EXIT_BEYOND,
@@ -106,19 +107,13 @@ def short_run_key(run: Run) -> str:
     return f"Run {run.key[:_DIGITS_SHOWN]}"
 
 
-def stored_runs(store: Store) -> list[Run]:
-    """Every stored run, newest first."""
-    runs = [run for key in store.keys(Run) if (run := store.get(Run, key)) is not None]
-    return sorted(runs, key=lambda run: run.started_at, reverse=True)
-
-
 def runs_command(arguments: argparse.Namespace) -> Work:
     """List the stored runs with their keys."""
     store = open_store(arguments)
     yield
     name_of = UserData(store).name_of
     rows = [["run", "started", "state", "about"]]
-    for run in stored_runs(store):
+    for run in ResultCache(store).runs():
         about = f"{wording.stored_run_title(run, name_of(run.key))} · {wording.method_titles(run.settings)}"
         state = "done" if run.finished else "not finished"
         rows.append([run.key[:_DIGITS_SHOWN], wording.moment(run.started_at), state, one_line(about)])

@@ -25,9 +25,10 @@ from sparsedash.schema.records import Record, Run
 from sparsedash.schema.settings import RunSettings
 from sparsedash.service.model_lookup import named_model
 from sparsedash.service.preflight import expected_room, lacks_text, residency_problem
+from sparsedash.service.stored_results import ResultCache
 from sparsedash.service.time_forecast import MOST_MINUTES, MachineSpeed, healing_steps
 from sparsedash.shell import terminal
-from sparsedash.shell.file_commands import short_run_key, stored_runs
+from sparsedash.shell.file_commands import short_run_key
 from sparsedash.shell.flags import (
     open_store_for,
     quantised_from_flags,
@@ -76,7 +77,7 @@ def _steps_to_heal(settings: RunSettings, store: Store, arguments: argparse.Name
         return n_steps
     speed = MachineSpeed(store)
     try:
-        return healing_steps(minutes, settings, stored_runs(store), speed.measured(), _shape(settings, store))
+        return healing_steps(minutes, settings, ResultCache(store).runs(), speed.measured(), _shape(settings, store))
     finally:
         speed.close()
 
@@ -181,7 +182,7 @@ def time_command(arguments: argparse.Namespace) -> terminal.Work:
 
         found = [time_run(settings, request, store, bar)] if in_torch else []
         found = found or time_run_in_llama_cpp(settings, request, store, bar)
-    run = next(run for run in stored_runs(store) if found[-1].sparse in run.sparse)
+    run = next(run for run in ResultCache(store).runs() if found[-1].sparse in run.sparse)
     terminal.print_warnings(run.warnings)
     lines, names = list[str](), record_names(run)
     for timing in found:
