@@ -19,19 +19,20 @@ runs = [run for run in backend.runs() if run.sparse]
 chosen = chosen_run(backend, runs)
 run = chosen.run
 
-found = run_results(backend, run, current_tolerance(), backend.user_data.name_of(chosen.key))
-if run is None or found is None or not compare_views.can_be_compared(backend, run):
+if run is None or not compare_views.can_be_compared(backend, run):
     compare_views.explain_no_comparison(backend, chosen)
     st.stop()
 
 offered = [*runs, run] if run.made_on else runs
 view = choose_view({"": "Passages", "layers": "Layers"} | ({task_answers.TASKS_VIEW: "Tasks"} if run.answers else {}))
 show_example_note(run)
+if view == task_answers.TASKS_VIEW:
+    compare_answers.show_run_questions(backend, run)
+    st.stop()
+found = run_results(backend, run, current_tolerance(), backend.user_data.name_of(run.key))
+assert found is not None, "the page has read the dense record already"
 if view:
-    if view == task_answers.TASKS_VIEW:
-        compare_answers.show_run_questions(backend, run)
-    else:
-        show_layers_of(backend, chosen, found, offered)
+    show_layers_of(backend, chosen, found, offered)
     st.stop()
 verdict, cost = st.container(), st.container(key="cost")
 choices = compare_views.begin_choices()

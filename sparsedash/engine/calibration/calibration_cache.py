@@ -98,6 +98,7 @@ class Calibration:
         """Whether they are enough for every method, whole second moments included."""
         return self._note != _DIAGONAL
 
+    @cached_property
     def few_tokens_warning(self) -> str | None:
         """A warning of too little text, noted for later runs. Raises CalibrationError where there is far too little."""
         warning = few_tokens_warning(self.load(), sum(map(len, self.read())), solves=self.solves)
@@ -165,7 +166,6 @@ class Calibration:
 
         def note() -> None:
             key, enough = self.keys.statistics, enough_tokens(self.load(), sum(map(len, self.read())))
-            self.few_tokens_warning()
             self.store.remember(store_keys.calibrated_note(key), str(len(parts)) if enough else _DIAGONAL)
 
         return self._collector(self.keys.statistics, "statistics", parts, note)

@@ -154,9 +154,10 @@ def pruned(mlps: list[Mlp], narrowed: list[PrunedMlp]) -> Iterator[None]:
         yield
     finally:
         for module, weight, bias in dense:
-            _set_(module, _rows_out(module, weight), bias)
-            # The very parameter, where a turned weight was a view: `widen_once` finds its copies by it.
+            # The very parameters: `widen_once` finds its copies by them.
             module.weight = weight
+            module.register_parameter("bias", bias)
+            _state_widths_(module)
 
 
 def _is_transposed(module: nn.Module) -> bool:
@@ -170,9 +171,14 @@ def _rows_out(module: nn.Linear, weight: Tensor) -> Tensor:
 
 def _set_(module: nn.Linear, weight: Tensor, bias: Tensor | None) -> None:
     """Give a projection a new weight (out, in) and bias, and the widths that its module states."""
-    (rows, columns), like = weight.shape, module.weight
+    like = module.weight
     module.weight = _parameter(_rows_out(module, weight), like)
     module.register_parameter("bias", None if bias is None else _parameter(bias, like))
+    _state_widths_(module)
+
+
+def _state_widths_(module: nn.Linear) -> None:
+    rows, columns = _rows_out(module, module.weight).shape
     if _is_transposed(module):
         vars(module).update(nx=columns, nf=rows)
     else:

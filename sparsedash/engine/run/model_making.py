@@ -145,7 +145,7 @@ def make_blocks(
 def _reach(run: RunContext, calibration: Calibration, index: int) -> None:
     """Collect statistics up to this block. Raises CalibrationError where there is far too little text."""
     with run.log.timed("calibrate"):
-        run.log.warn(calibration.few_tokens_warning())
+        run.log.warn(calibration.few_tokens_warning)
         calibration.reach(index)
 
 

@@ -169,7 +169,7 @@ def _in_sequence(
         found = dict[int, T]()
         if not all(map(has, range(n_blocks))):
             calibration = run.calibration(method)
-            run.log.warn(calibration.few_tokens_warning())
+            run.log.warn(calibration.few_tokens_warning)
             for index, block in walk(calibration.read(), WalkCheckpoint(checkpoint, f"{key}/hidden", has)):
                 store.put_artefact(f"{key}/{index}", pack(block), about)
                 found[index] = block
