@@ -21,8 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from sparsedash.catalog.resources import out_of_memory
-from sparsedash.jobs.job import FINISHED_PARTS, Job, kept
+from sparsedash.jobs.job import Job, JobKind, kept, memory_advice
 from sparsedash.jobs.job_table import JobTable
 from sparsedash.jobs.local_runner import PATIENCE, environment_seconds, linger_s, worker_name
 from sparsedash.jobs.lock_files import cluster_lock, hold_lock, is_lock_held, job_lock, open_log, slot_lock
@@ -243,20 +242,20 @@ class Worker:
 def describe_error(error: Exception, job: Job | None = None, folder: Path | None = None) -> tuple[str, str]:
     """Message and advice for a person; the traceback is in the log. folder: the data folder."""
     # torch's own class cannot be named here: this half does not import it.
-    resumes = kept(job.kind) if job else FINISHED_PARTS
+    kind: JobKind = job.kind if job else "run"
     no_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     match error:
         case _ if is_full(error):
             said = error.message if isinstance(error, SparseDashError) else "The disk is full."
-            return f"{said} {free_in_words(error, folder)}".strip(), f"Free some space. {resumes}"
+            return f"{said} {free_in_words(error, folder)}".strip(), f"Free some space. {kept(kind)}"
         case SparseDashError():
             return error.message, error.advice
         case _ if no_memory or getattr(error, "errno", None) == errno.ENOMEM or "can't allocate memory" in str(error):
-            return out_of_memory(job.kind, job.settings) if job else out_of_memory("run", {"nothing": "known"})
+            return "Memory ran out.", memory_advice(kind)
         case ModuleNotFoundError():
             return f"The package {error.name} is not installed.", "Run: pip install -r requirements.txt"
     text = (redacted(str(error)).strip() or type(error).__name__).splitlines()[0][:500]
-    return f"{type(error).__name__}: {text}", f"That should not happen. The log has the details. {resumes}"
+    return f"{type(error).__name__}: {text}", f"That should not happen. The log has the details. {kept(kind)}"
 
 
 def _die_with_parent() -> None:

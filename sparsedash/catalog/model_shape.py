@@ -155,14 +155,6 @@ def _key_heads(config: Mapping[str, Any], heads: int) -> int:
     return config.get("num_key_value_heads") or config.get("num_kv_heads") or heads
 
 
-@dataclass(frozen=True, kw_only=True)
-class Workload:
-    """A batch of passages. n_tokens: read in each passage, or already in the cache of each when it writes."""
-
-    batch: int
-    n_tokens: int
-
-
 def removed_channels(shape: ModelShape, widths: Sequence[int]) -> int:
     """Inner channels that are gone."""
     return sum(shape.widths) - sum(widths)
@@ -189,29 +181,33 @@ def weight_bytes(shape: ModelShape, widths: Sequence[int], dtype: str) -> int:
     return parameter_count(shape, widths) * WEIGHT_BYTES[dtype]
 
 
-def prefill_multiply_adds(shape: ModelShape, widths: Sequence[int], load: Workload) -> int:
-    """Multiply-adds of reading passages: Linear layers, causal attention, and the head at each passage's last token."""
-    t = load.n_tokens
+def prefill_multiply_adds(shape: ModelShape, widths: Sequence[int], n_tokens: int) -> int:
+    """Multiply-adds of reading a passage: Linear layers, causal attention, and the head at its last token."""
+    t = n_tokens
     linear = (_matmul_weights(shape, widths) - shape.n_head) * t + shape.n_head
     scores_and_sums = 2 * shape.attention * t * (t + 1) // 2 * (len(widths) - removed_layers(widths))
-    return load.batch * (linear + scores_and_sums)
+    return linear + scores_and_sums
 
 
-def decode_bytes(shape: ModelShape, widths: Sequence[int], load: Workload, dtype: str) -> int:
-    """Bytes read to write one token in each passage: all Linear weights once, and all keys and values."""
+def decode_bytes(shape: ModelShape, widths: Sequence[int], dtype: str, *, batch: int, n_tokens: int) -> int:
+    """Bytes read to write one token in each passage of a batch: all Linear weights once, and all keys and values.
+
+    n_tokens: those that each passage has already.
+    """
     kept = len(widths) - removed_layers(widths)
-    cached = shape.cache_per_token * kept // len(widths) * load.n_tokens * load.batch
+    cached = shape.cache_per_token * kept // len(widths) * n_tokens * batch
     return (_matmul_weights(shape, widths) + cached) * WEIGHT_BYTES[dtype]
 
 
-def prefill_ceiling(shape: ModelShape, widths: Sequence[int], load: Workload) -> float:
+def prefill_ceiling(shape: ModelShape, widths: Sequence[int], n_tokens: int) -> float:
     """Largest possible speed-up of reading, where multiply-adds are all that takes time."""
-    return prefill_multiply_adds(shape, shape.widths, load) / prefill_multiply_adds(shape, widths, load)
+    return prefill_multiply_adds(shape, shape.widths, n_tokens) / prefill_multiply_adds(shape, widths, n_tokens)
 
 
-def decode_ceiling(shape: ModelShape, widths: Sequence[int], load: Workload, dtype: str) -> float:
+def decode_ceiling(shape: ModelShape, widths: Sequence[int], dtype: str, *, batch: int, n_tokens: int) -> float:
     """Largest possible speed-up of writing, where fetching bytes is all that takes time."""
-    return decode_bytes(shape, shape.widths, load, dtype) / decode_bytes(shape, widths, load, dtype)
+    dense, sparse = (decode_bytes(shape, w, dtype, batch=batch, n_tokens=n_tokens) for w in (shape.widths, widths))
+    return dense / sparse
 
 
 def _matmul_weights(shape: ModelShape, widths: Sequence[int]) -> int:

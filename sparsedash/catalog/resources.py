@@ -1,18 +1,16 @@
-"""Memory and disk that a run needs, counted from the model's shape, and advice when memory runs out.
+"""Memory and disk that a run needs, counted from the model's shape.
 
 Nothing is loaded or downloaded. The engine works by the same limits.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from sparsedash.catalog.budgets import channel_share
 from sparsedash.catalog.choices import EVALUATION_CORPORA
 from sparsedash.catalog.families import is_gguf
-from sparsedash.catalog.model_shape import WEIGHT_BYTES, ModelShape, listed_shape
-from sparsedash.schema.errors import SettingsError
-from sparsedash.schema.find_settings import planned_run, run_or_find_settings
+from sparsedash.catalog.model_shape import WEIGHT_BYTES, ModelShape
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.settings import MIN_TOKENS_PER_CHANNEL, SELF, Dtype, Residency, RunSettings
 from sparsedash.schema.store_keys import shares_read
@@ -405,40 +403,3 @@ def _model_bytes(shape: ModelShape, method: MethodSettings, permille: int, items
         return _out_bytes(shape, method, permille)
     n = _masked_weights(shape, method)
     return n // 8 + n * itemsize * (1000 - permille) // 1000 * (method.compensation != "none")
-
-
-_SMALLER: dict[Purpose, str] = {
-    "the text that the model writes": "shorter calibration samples, or a text that is there already",
-    "answering": "fewer passages",
-    "calibration": "fewer or shorter calibration samples",
-    "pruning": "a method that refits nothing, such as wanda-channels",
-    "the curves": "a method that measures neither curves nor layers, such as least-squares",
-    "the sequential refit": "fewer calibration samples, or a method that does not go layer after layer",
-    "the backward pass": "a method without a backward pass, such as least-squares",
-    "healing": "a run without healing",
-}
-_GENERAL = "Choose a smaller model, bfloat16 or less calibration text, or free some memory."
-
-
-def out_of_memory(kind: str, settings: Mapping[str, Any]) -> tuple[str, str]:
-    """Message and advice for a job of this kind with these settings that ran out of memory."""
-    if kind not in ("run", "find"):
-        return "Memory ran out.", "Free some memory, and start it again."
-    try:
-        asked = planned_run(run_or_find_settings(kind, settings))
-        shape = listed_shape(asked.model)
-    except SettingsError:
-        return "Memory ran out.", _GENERAL
-    if shape is None:
-        return f"Memory ran out with {asked.model} in {asked.dtype}.", _GENERAL
-    least = least_memory(shape, asked)
-    weights = least.n_bytes - least.beside_bytes - RUNTIME_BYTES
-    smaller = "bfloat16, a smaller model" if asked.dtype == "float32" else "a smaller model"
-    # The larger part first.
-    ways = (smaller, _SMALLER[least.purpose]) if weights >= least.beside_bytes else (_SMALLER[least.purpose], smaller)
-    message = (
-        f"Memory ran out: {asked.model} in {asked.dtype} takes at least {least.n_bytes / 1e9:.1f} GB, "
-        f"{weights / 1e9:.1f} GB for {shape.n_parameters / 1e9:.2f} billion weights and "
-        f"{least.beside_bytes / 1e9:.1f} GB for {least.purpose}, the rest for the program itself."
-    )
-    return message, f"Choose {ways[0]}; or {ways[1]}; or free some memory."

@@ -16,15 +16,20 @@ LONG: tuple[JobKind, ...] = (*RUNS, "timing", "export", "verify")
 """Kinds that take minutes; prompts go before them."""
 CLUSTER = "cluster"
 """The worker of a job that machines of a cluster do, as the job table names it."""
-FINISHED_PARTS = "Finished models are kept; “Resume” goes on from the last checkpoint."
 
 
 def kept(kind: JobKind) -> str:
     """What is kept of a job of this kind that ended early, and how it goes on, for a person."""
     if kind in (*RUNS, "part"):
-        return FINISHED_PARTS
+        return "Finished models are kept; “Resume” goes on from the last checkpoint."
     # A text that was stopped stays as far as it was written.
     return f"{'' if kind == 'continuation' else 'Nothing of it is kept; '}“Resume” starts it again."
+
+
+def memory_advice(kind: JobKind) -> str:
+    """Advice for a job of this kind whose memory ran out, for a person."""
+    smaller = ", or choose a smaller model, bfloat16 or less calibration text" if kind in (*RUNS, "part") else ""
+    return f"Free some memory{smaller}. {kept(kind)}"
 
 
 Move = Literal["front", "up", "down"]

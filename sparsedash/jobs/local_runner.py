@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import sparsedash
-from sparsedash.jobs.job import CLUSTER, Job, kept
+from sparsedash.jobs.job import CLUSTER, Job, kept, memory_advice
 from sparsedash.jobs.job_table import JobTable
 from sparsedash.jobs.lock_files import is_lock_held, job_lock, open_log, open_own, slot_lock
 from sparsedash.schema.errors import SettingsError, StoreError
@@ -29,7 +29,6 @@ MAX_FRUITLESS_STARTS = 3
 MAX_LINGER_S = 1_000_000
 _REAP_S = 1.0
 
-_SMALLER = "Free some memory, or choose a smaller model, bfloat16 or less calibration text."
 _SHOWN = 400
 """Characters of a log's last line: enough for a message with a path of usual length."""
 _TAIL_BYTES = 65_536
@@ -41,10 +40,10 @@ def crash_reason(job: Job, exit_code: int | None) -> tuple[str, str]:
         return "It ran on a cluster, and this server has none configured.", kept(job.kind)
     if exit_code is None:
         text = "Its worker process died: memory ran out, it was killed, or the machine was restarted."
-        return text, f"{_SMALLER} {kept(job.kind)}"
+        return text, memory_advice(job.kind)
     if exit_code == -signal.SIGKILL:
         text = "Its worker process was killed (signal 9), most often because memory ran out."
-        return text, f"{_SMALLER} {kept(job.kind)}"
+        return text, memory_advice(job.kind)
     how = f"ended early with exit code {exit_code}"
     if exit_code < 0:
         how = f"was ended by signal {-exit_code}, {(signal.strsignal(-exit_code) or 'unknown').lower()}"

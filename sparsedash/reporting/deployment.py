@@ -39,7 +39,7 @@ MASKED = "zeros in single weights give no speed-up, so they are not timed"
 QUANTISED = "in torch quantised weights are full numbers again, so only llama.cpp times them"
 UNKNOWN = "the layer sizes are known once a run or a prompt has loaded the model again"
 """Reasons why models are not shown."""
-PREFILL_LOAD = model_shape.Workload(batch=1, n_tokens=512)
+PREFILL_TOKENS = 512
 _SPEED_HEAD = ("What", "Dense", "Sparse", "Ratio", "95 % interval", "Ceiling")
 FORM_NAMES = {
     "uniform": "one narrower width",
@@ -140,7 +140,7 @@ def _exact_gain(shape: ModelShape | None, made: Pruned | None, dtype: str, name:
             before, after = of.dense_bytes, of.n_bytes
         value, words = before / after, f"{size(before)} → {size(after)}"
     else:
-        value = model_shape.prefill_ceiling(shape, made.widths, PREFILL_LOAD)
+        value = model_shape.prefill_ceiling(shape, made.widths, PREFILL_TOKENS)
         words = f"{factor(value)} fewer multiply-adds"
     return Reading(value, value, value, words)
 

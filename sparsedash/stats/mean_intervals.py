@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import lru_cache
 from math import cos, exp, inf, isfinite, log, pi, sin, sqrt
 from statistics import NormalDist, fmean, median, stdev
 
@@ -72,7 +72,7 @@ def _ends(of: Moments, radius: Callable[[Moments], float]) -> tuple[float, float
     return min(of.mean - radius(of), below.mean - radius(below)), max(of.mean + radius(of), above.mean + radius(above))
 
 
-@cache
+@lru_cache(maxsize=4096)
 def student_quantile(p: float, degrees: int) -> float:
     """The p-quantile of Student's t, to about six digits. Source: Hill, Communications of the ACM 13 (1970)."""
     if p < 0.5:

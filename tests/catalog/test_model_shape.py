@@ -8,7 +8,6 @@ from sparsedash.catalog.choices import MODELS as LISTED
 from sparsedash.catalog.model_shape import (
     CONFIGS,
     ModelShape,
-    Workload,
     decode_bytes,
     decode_ceiling,
     listed_shape,
@@ -66,22 +65,22 @@ HALF = (4, 4)
 
 def test_multiply_adds_count_linear_layers_attention_and_the_head_once_a_passage():
     # 3 tokens through 320 weights, the head once; scores and sums: 2 * 4 * (1 + 2 + 3) in each of two blocks.
-    assert prefill_multiply_adds(SHAPE, (8, 8), Workload(batch=1, n_tokens=3)) == 3 * 320 + 40 + 2 * 48
-    assert prefill_multiply_adds(SHAPE, HALF, Workload(batch=5, n_tokens=3)) == 5 * (3 * (320 - 96) + 40 + 2 * 48)
+    assert prefill_multiply_adds(SHAPE, (8, 8), 3) == 3 * 320 + 40 + 2 * 48
+    assert prefill_multiply_adds(SHAPE, HALF, 3) == 3 * (320 - 96) + 40 + 2 * 48
 
 
 def test_writing_reads_every_weight_once_and_the_keys_and_values_of_all_passages():
     # Keys and values: 2 * 4 in each of two blocks for 3 tokens of 5 passages.
-    assert decode_bytes(SHAPE, (8, 8), Workload(batch=5, n_tokens=3), "float32") == 4 * (360 + 2 * 4 * 2 * 3 * 5)
-    assert decode_bytes(SHAPE, HALF, Workload(batch=1, n_tokens=3), "bfloat16") == 2 * (360 - 96 + 48)
+    assert decode_bytes(SHAPE, (8, 8), "float32", batch=5, n_tokens=3) == 4 * (360 + 2 * 4 * 2 * 3 * 5)
+    assert decode_bytes(SHAPE, HALF, "bfloat16", batch=1, n_tokens=3) == 2 * (360 - 96 + 48)
 
 
 def test_ceilings_are_dense_over_sparse_and_fall_with_longer_passages():
-    load = Workload(batch=1, n_tokens=3)
-    assert prefill_ceiling(SHAPE, HALF, load) == pytest.approx(1096 / 808)
-    assert decode_ceiling(SHAPE, HALF, load, "float32") == pytest.approx(408 / 312)
-    assert prefill_ceiling(SHAPE, SHAPE.widths, load) == decode_ceiling(SHAPE, SHAPE.widths, load, "float32") == 1
-    gains = [prefill_ceiling(SHAPE, HALF, Workload(batch=1, n_tokens=n)) for n in (8, 64, 512)]
+    load = {"batch": 1, "n_tokens": 3}
+    assert prefill_ceiling(SHAPE, HALF, 3) == pytest.approx(1096 / 808)
+    assert decode_ceiling(SHAPE, HALF, "float32", **load) == pytest.approx(408 / 312)
+    assert prefill_ceiling(SHAPE, SHAPE.widths, 3) == decode_ceiling(SHAPE, SHAPE.widths, "float32", **load) == 1
+    gains = [prefill_ceiling(SHAPE, HALF, n) for n in (8, 64, 512)]
     assert gains == sorted(gains, reverse=True)
 
 

@@ -10,7 +10,7 @@ import torch
 
 from sparsedash.catalog.families import quantise_problem
 from sparsedash.catalog.gguf_reader import opened_gguf
-from sparsedash.catalog.model_shape import ModelShape, Workload, model_shape, prefill_ceiling
+from sparsedash.catalog.model_shape import ModelShape, model_shape, prefill_ceiling, removed_layers
 from sparsedash.engine.comparison import llama_timer
 from sparsedash.engine.comparison.timing import TimePhase, TimeSample, machine_name, phase_timer
 from sparsedash.engine.models.fresh_process import talking_to
@@ -121,7 +121,7 @@ def _timed_phases(
 ) -> list[TimedPhase]:
     """Prefill and decode at each batch, in one process with both files open. widths: of the sparse model."""
     dense_bytes, sparse_bytes = map(_bytes_read, files)
-    n_prompt, n_decode = settings.n_prompt, settings.n_decode
+    n_prompt, n_decode, in_file = settings.n_prompt, settings.n_decode, _widths_in(files[1], widths)
     sizes = (settings.n_threads, n_prompt + n_decode, max(settings.batches))
     process, phases = [*map(str, (*files, *sizes))], list[TimedPhase]()
     with talking_to(llama_timer.__file__, process, failed="llama.cpp could not be timed") as ask:
@@ -130,10 +130,11 @@ def _timed_phases(
             return lambda is_dense: float(ask(f"{int(not is_dense)} {phase} {batch} {n_prompt} {n_decode}"))
 
         for batch in settings.batches:
-            reading = prefill_ceiling(shape, widths, Workload(batch=batch, n_tokens=n_prompt))
+            reading = prefill_ceiling(shape, in_file, n_prompt)
             phases.append(timed("prefill", batch, sample("prefill", batch), reading))
             cache = _CACHE_BYTES * batch * n_prompt * shape.cache_per_token
-            fetched = (dense_bytes + cache) / (sparse_bytes + cache)
+            kept = 1 - removed_layers(widths) / len(widths)
+            fetched = (dense_bytes + cache) / (sparse_bytes + kept * cache)
             phases.append(timed("decode", batch, sample("decode", batch), fetched))
     return phases
 
@@ -144,3 +145,10 @@ def _bytes_read(file: Path) -> int:
     if "output.weight" in tensors:
         del tensors["token_embd.weight"]
     return sum(tensors.values())
+
+
+def _widths_in(file: Path, widths: Sequence[int]) -> Sequence[int]:
+    """Widths as they are in a file: where it has room for one alone, all MLPs are filled up to the widest."""
+    said = opened_gguf(file).values
+    own = said[f"{said['general.architecture']}.feed_forward_length"]
+    return widths if isinstance(own, list) else [max(widths) if width else 0 for width in widths]

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsedash.catalog.model_shape import Workload, decode_ceiling, model_shape, prefill_ceiling
+from sparsedash.catalog.model_shape import decode_ceiling, model_shape, prefill_ceiling
 from sparsedash.engine.comparison.model_pair import ModelPairCache, ResidentModel, both_resident
 from sparsedash.engine.models.loading import LoadedModel, ModelShelf
 from sparsedash.engine.models.matmul import torch_threads
@@ -289,11 +289,11 @@ def _timing(
         # Random tokens: the time does not depend on them.
         drawn = torch.Generator().manual_seed(settings.seed)
         ids = torch.randint(vocabulary, (batch, n_prompt), generator=drawn).to(model.device)
-        load = Workload(batch=batch, n_tokens=n_prompt)
         reading = prefill_sample(model, pair, ids)
-        phases.append(timed("prefill", batch, reading, prefill_ceiling(shape, widths, load)))
+        phases.append(timed("prefill", batch, reading, prefill_ceiling(shape, widths, n_prompt)))
         writing = decode_sample(model, pair, ids, settings.n_decode)
-        phases.append(timed("decode", batch, writing, decode_ceiling(shape, widths, load, dtype)))
+        fetched = decode_ceiling(shape, widths, dtype, batch=batch, n_tokens=n_prompt)
+        phases.append(timed("decode", batch, writing, fetched))
     with load_sample(pair, folder) as (loading, resident):
         phases.append(timed("load", 1, loading, dense.n_bytes / sparse.n_bytes))
         dense_resident, sparse_resident = resident(True), resident(False)

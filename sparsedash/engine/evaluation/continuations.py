@@ -177,6 +177,9 @@ def _score_rest_(
     while left:
         n_new = len(left[0][1].tokens)
         n = max(1, min(BATCH_TOKENS // n_new, CACHE_BYTES // (a_token * (longest + n_new))))
+        # Each row has room in the model's context; padded to the longest, all must have (the mask of GPT-Neo).
+        while max(len(rows[number].tokens) for number, _ in left[:n]) + n_new > loaded.max_length:
+            n -= 1
         by_length = defaultdict[int, list[tuple[int, _Row]]](list)
         for number, after in left[:n]:
             by_length[len(rows[number].tokens)].append((number, after))

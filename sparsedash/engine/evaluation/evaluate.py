@@ -22,6 +22,7 @@ from transformers import DynamicCache
 from sparsedash.catalog.model_shape import model_shape
 from sparsedash.catalog.resources import BATCH_TOKENS, HELD_SHARE, KEPT_BYTES, KEPT_SHARE, TOGETHER_TOKENS
 from sparsedash.engine.evaluation.answers import (
+    MAX_MORE_TOKENS,
     TargetScore,
     UnfinishedAnswers,
     finish_answers_,
@@ -288,7 +289,10 @@ class _Evaluation:
             each.scores = list(target_scores(logits.float(), [q.target for q in questions], loaded.tokenizer.decode))
             each.begun = [score.first_wrong for score in each.scores]
             n_context = [len(q.context) for q in questions]
-            each.unfinished = unfinished_answers(loaded, each.applied, cache, n_context, each.begun)
+            # Where the model's context is nearly full, the answer ends with its first wrong token.
+            room = [loaded.max_length - n - MAX_MORE_TOKENS for n in n_context]
+            begun = [own if own and len(own) <= n + 1 else None for own, n in zip(each.begun, room, strict=True)]
+            each.unfinished = unfinished_answers(loaded, each.applied, cache, n_context, begun)
 
     def _finish_(self, reads: Sequence[_Reading]) -> None:
         """Finish the answers of these batches together, and add their outcomes to their models."""

@@ -24,8 +24,13 @@ from sparsedash.schema.errors import CalibrationError
 from sparsedash.schema.progress import OnStep, Step
 from sparsedash.storage.store import StageCheckpoint
 
-RATE, WARM_STEPS = 2e-4, 4
-"""The largest rate of AdamW, reached after so many steps; then a cosine to 0. See docs/adr/0045."""
+RATE, WARM_STEPS = 1e-3, 4
+"""The largest rate of AdamW, reached after so many steps; then a cosine to 0. A share of the root mean square that a
+matrix has at the beginning: models differ tenfold in the size of their weights. See docs/adr/0045.
+"""
+
+VECTOR_SCALE = 0.2
+"""In place of that of a norm or a bias, which may be zeros or far from what the model computes with it."""
 
 CHECK_EVERY = 8
 """Steps between two looks at the held-out text, after each of which a kill resumes."""
@@ -238,7 +243,8 @@ class _Student:
         wide = {name: own.detach().float().requires_grad_() for name, own in self._weights.items()}
         # The weights themselves where they are in single precision.
         self._wide = {n: own if own.dtype == torch.float32 else wide[n] for n, own in self._weights.items()}
-        self._optimiser = torch.optim.AdamW(self._wide.values(), lr=RATE, weight_decay=0.0)
+        groups = [{"params": [own], "scale": _scale(own)} for own in self._wide.values()]
+        self._optimiser = torch.optim.AdamW(groups, lr=RATE, weight_decay=0.0)
         self._best: dict[str, Tensor] = {}
         # One token, in whose place the head is given what it is to score.
         ids = torch.zeros(1, 1, dtype=torch.long, device=loaded.model.device)
@@ -255,7 +261,7 @@ class _Student:
                 hidden.backward(torch.cat(parts))  # type: ignore[no-untyped-call]
             self._gather_gradients()
         for group in self._optimiser.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["scale"]
         self._optimiser.step()
         self._optimiser.zero_grad()
         self._narrow()
@@ -382,6 +388,10 @@ class _Student:
         for name, own in self._weights.items():
             if self._wide[name] is not own:
                 own.copy_(self._wide[name])
+
+
+def _scale(weight: Tensor) -> float:
+    return float(weight.detach().square().mean().sqrt()) if weight.dim() > 1 else VECTOR_SCALE
 
 
 def _as_tensor(state: _State) -> Tensor:

@@ -386,7 +386,9 @@ class RunContext:
     def expected_lengths(self) -> list[int]:
         """Tokens of each calibration sequence; of text that the model would have to write first, those asked for."""
         asked = self.settings.calibration
-        return [asked.length] * asked.n_samples if asked.corpus == SELF else list(map(len, self.sequences()))
+        if asked.corpus == SELF:
+            return [min(asked.length, self.loaded.max_length)] * asked.n_samples
+        return list(map(len, self.sequences()))
 
     def _generated_texts(self) -> Texts:
         """Calibration text by the model itself, kept because generating it takes longer than anything else."""

@@ -87,11 +87,12 @@ def generate_texts(
     on_step: OnStep,
     made: Checkpointed[list[str]] = without_checkpoint,
 ) -> list[str]:
-    """Texts of about `length` tokens, n_samples of them, sampled from the model after the openings in turn.
+    """Texts of about `length` tokens, n_samples of them, sampled from the model after the openings in turn. None is
+    longer than the model reads.
 
     The same settings and model give the same texts on the same machine. made: checkpoints each batch of texts.
     """
-    n_samples, length = settings.n_samples, settings.length
+    n_samples, length = settings.n_samples, min(settings.length, loaded.max_length)
     message = f"the model writes {n_samples:,} × {length:,} tokens to calibrate on"
     step = Step("text", 0, n_samples * length, unit="tokens", message=message)
     luck = torch.rand(n_samples, length, generator=torch.Generator().manual_seed(settings.seed))
@@ -146,7 +147,7 @@ def _generate_batch(
 ) -> list[list[int]]:
     """Prompts with continuations of (n, length) random numbers `luck`. on_written: called with the tokens so far."""
     length, shortest = luck.shape[1], min(map(len, prompts))
-    n_new = max(1, length - shortest)
+    n_new = max(1, min(length - shortest, loaded.max_length - max(map(len, prompts))))
     size = -(-len(prompts) // n_threads(loaded, len(prompts) // FEWEST_TEXTS))
     shares = [slice(start, start + size) for start in range(0, len(prompts), size)]
 

@@ -72,6 +72,16 @@ def test_a_context_that_is_too_long_loses_its_beginning_and_a_longer_continuatio
         score_continuations(loaded, [torch.inference_mode], [([1], list(range(17)))], lambda n: None)
 
 
+def test_continuations_that_fit_one_by_one_fit_together():
+    # GPT-Neo's mask has as many columns as it reads tokens; the longest context and continuation have more.
+    loaded = tiny_loaded("gpt_neo", max_position_embeddings=16)
+    long, short = list(range(13)), list(range(20, 29))
+    requests = [(long, [5, 6]), (long, [7, 8]), (short, [5, 6, 7, 8, 9, 10, 11]), (short, [7, 8, 9, 10, 11, 12, 13])]
+    (found,) = score_continuations(loaded, [torch.inference_mode], requests, lambda n: None)
+    values = [value for value, _ in plain_scores(loaded, requests)]
+    assert [each.log_likelihood for each in found] == pytest.approx(values, abs=2e-4)
+
+
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3_text", "opt"])
 def test_texts_are_the_first_choices_of_the_plain_forward_up_to_a_stop_text(family):
     loaded = tiny_loaded(family)

@@ -84,8 +84,18 @@ def test_what_is_cut_are_the_oldest_tokens_but_the_one_that_begins_every_text():
     assert Question.of(loaded, "the boat", " home").words_cut == 0
     with pytest.raises(CorpusError, match="longer than the model can read"):
         Question.of(loaded, "the boat", " z" * 300)
-    (outcome,) = evaluate_alone(loaded, _chosen([f"{context} home"]), ignore_steps).outcomes
-    assert math.isfinite(outcome.log_likelihood)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "opt", "gptj", "gpt_neo"])
+@pytest.mark.parametrize("n_free", [0, 5])
+def test_an_answer_at_the_end_of_what_the_model_reads_is_not_finished(family, n_free):
+    loaded = tiny_loaded(family)
+    words = [f"boat{i}" for i in range(300)]
+    if n_free:
+        while len(loaded.tokens(" ".join(words))) > loaded.max_length - n_free:
+            words.pop()
+    (outcome,) = evaluate_alone(loaded, _chosen([f"{' '.join(words)} home"]), ignore_steps).outcomes
+    assert math.isfinite(outcome.log_likelihood) and not outcome.last_word_right
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from tests.engine.tiny_gguf import write_tiny_gguf
 
 @pytest.fixture
 def healed_run(passage_file, tmp_path, monkeypatch):
-    monkeypatch.setattr(healing, "RATE", 3e-3)
+    monkeypatch.setattr(healing, "RATE", 1e-2)
 
     def made(model, methods=("least-squares",)):
         asked, store, shelf = run_settings(model, passage_file, methods), Store(tmp_path / "data"), ModelShelf()

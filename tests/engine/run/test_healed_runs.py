@@ -22,7 +22,7 @@ IDS = torch.randint(1, 400, (2, 12), generator=torch.Generator().manual_seed(1))
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(healing, "RATE", 3e-3)
+    monkeypatch.setattr(healing, "RATE", 1e-2)
 
 
 @pytest.fixture

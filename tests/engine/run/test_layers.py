@@ -163,7 +163,7 @@ def test_from_python_the_model_has_fewer_layers_and_is_saved_and_loaded_as_such(
 
 
 def test_it_is_healed_exported_and_timed_as_a_model_that_is_really_smaller(asked, store, tmp_path, monkeypatch):
-    monkeypatch.setattr(healing, "RATE", 3e-3)
+    monkeypatch.setattr(healing, "RATE", 1e-2)
     methods = (SHORTGPT, replace(SHORTGPT, heal_steps=8))
     run = ran(replace(asked, methods=methods, sparsities_permille=(300,)), store)
     _, plain, healed = (record.pruned for record in records(store, run))

@@ -99,6 +99,13 @@ def test_fewer_texts_are_written_at_once_where_what_is_kept_of_them_takes_much_r
     assert together == sorted(together) and in_turn == sorted(in_turn)
 
 
+@pytest.mark.parametrize("family", ["gpt2", "opt", "gpt_neo"])
+def test_no_text_is_longer_than_the_model_reads(family):
+    loaded = tiny_loaded(family, **({"n_positions": 24} if family == "gpt2" else {"max_position_embeddings": 24}))
+    texts = generate_texts(loaded, OPENINGS, asked(4, 64), ignore_steps)
+    assert max(len(loaded.tokens(text)) for text in texts) > 12
+
+
 def test_nobody_ends_a_text():
     loaded = loaded_of("llama")
     loaded.model.lm_head.weight[0] = 1e3 * loaded.model.lm_head.weight[0].sign()
