@@ -15,6 +15,9 @@ from sparsedash.schema.errors import StoreError
 _RETRY_S = 0.02
 
 
+_ADVICE = "See whether the disk is full, and who may use the data folder."
+
+
 def open_own(path: Path, mode: Literal["rb", "ab"]) -> IO[bytes]:
     """Open a file of the data folder, for its owner only, or for the group that shares the folder.
 
@@ -25,7 +28,7 @@ def open_own(path: Path, mode: Literal["rb", "ab"]) -> IO[bytes]:
     except OSError as error:
         if mode == "rb" and isinstance(error, FileNotFoundError):
             raise
-        raise StoreError(f"{path} cannot be opened: {error.strerror}.", "See who may use the data folder.") from error
+        raise StoreError(f"{path} cannot be opened: {error.strerror}.", _ADVICE) from error
 
 
 def make_folder(path: Path) -> None:
@@ -33,7 +36,7 @@ def make_folder(path: Path) -> None:
     try:
         path.mkdir(mode=_mode_in(path.parent, 0o700), exist_ok=True)
     except OSError as error:
-        raise StoreError(f"The folder {path} cannot be made: {error.strerror}.", "Is the disk full?") from error
+        raise StoreError(f"The folder {path} cannot be made: {error.strerror}.", _ADVICE) from error
 
 
 def open_log(path: Path) -> IO[bytes]:

@@ -12,7 +12,7 @@ from typing import Annotated, Literal, TypeVar, get_args
 
 import msgspec
 
-from sparsedash.schema.errors import SettingsError, StoreError
+from sparsedash.schema.errors import SparseDashError, StoreError
 from sparsedash.schema.export_settings import Export
 from sparsedash.schema.find_settings import FindResult, FindSettings
 from sparsedash.schema.method_settings import Budget, MethodSettings
@@ -460,5 +460,5 @@ def from_json(kind: type[R], text: str) -> R:
     """The record of a text of `to_json`, every type checked. Raises StoreError on anything else."""
     try:
         return msgspec.json.decode(text, type=kind)
-    except (msgspec.MsgspecError, SettingsError, StoreError, RecursionError) as error:
+    except (msgspec.MsgspecError, SparseDashError, RecursionError) as error:
         raise StoreError(f"A stored {kind.__name__.lower()} cannot be read: {error}") from error

@@ -31,7 +31,7 @@ def cluster_command(arguments: argparse.Namespace) -> terminal.Work:
         head = ["machine", "host", "jobs", "sparsedash", "torch", "memory", "free", "GPUs"]
         print(*terminal.align_columns([head, *map(_machine_row, machines)]), sep="\n")
     for problem in to_fix:
-        print(problem)
+        print(terminal.one_line(problem))
     return terminal.EXIT_TO_FIX if to_fix else 0
 
 
@@ -117,6 +117,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Who read the output, such as `head`, has seen enough; nothing is left to be written when Python ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return terminal.EXIT_FAILED
+    except KeyboardInterrupt:
+        return terminal.print_error(Cancelled(), terminal.EXIT_STOPPED)
     return code
 
 
@@ -142,8 +144,6 @@ def _run(argv: Sequence[str] | None) -> int:
         # A model or a text that cannot be used shows when it is read; nothing was computed with it either.
         unusable = isinstance(error, SettingsError | ModelError | CorpusError) and not is_full(error)
         return terminal.print_error(error, terminal.EXIT_BAD_ARGUMENTS if unusable else terminal.EXIT_FAILED)
-    except KeyboardInterrupt:
-        return terminal.print_error(Cancelled(), terminal.EXIT_STOPPED)
     raise AssertionError("A command yields once.")
 
 

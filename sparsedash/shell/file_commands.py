@@ -53,6 +53,10 @@ def export_command(arguments: argparse.Namespace) -> Work:
     weights, shard_mb = arguments.weights or usual, arguments.shard_mb
     files = {"form": form, "weights": weights, "shard_mb": shard_mb, "to": to, "dense_gguf": dense}
     request = ExportSettings(dense="", sparse="", **files)
+    if dense and form != "gguf":
+        raise SettingsError(
+            "--dense-gguf", str(given), f"nothing with --form {form}: it is what a GGUF file is made of"
+        )
     if dense and (problem := gguf_file_problem(Path(dense))):
         raise SettingsError("--dense-gguf", str(given), "a GGUF file of the dense model", problem)
     require_form(form, *settings.points[0])
@@ -116,7 +120,7 @@ def runs_command(arguments: argparse.Namespace) -> Work:
     for run in ResultCache(store).runs():
         about = f"{wording.stored_run_title(run, name_of(run.key))} · {wording.method_titles(run.settings)}"
         state = "done" if run.finished else "not finished"
-        rows.append([run.key[:_DIGITS_SHOWN], wording.moment(run.started_at), state, one_line(about)])
+        rows.append([run.key[:_DIGITS_SHOWN], wording.moment(run.started_at), state, about])
     print(*(align_columns(rows) if rows[1:] else ["No runs."]), sep="\n")
     return 0
 
@@ -129,7 +133,7 @@ def pack_command(arguments: argparse.Namespace) -> Work:
     yield
     packed = run_file(run, store)
     write_atomically(file, packed)
-    print(f"{wording.stored_run_title(run)}: {wording.size(len(packed))} in {file}")
+    print(one_line(f"{wording.stored_run_title(run)}: {wording.size(len(packed))} in {file}"))
     return 0
 
 
@@ -155,7 +159,7 @@ def unpack_command(arguments: argparse.Namespace) -> Work:
     store = open_store(arguments)
     yield
     run = keep_run(content, store)
-    print(f"{wording.stored_run_title(run)}: /?run={run.key}")
+    print(one_line(f"{wording.stored_run_title(run)}: /?run={run.key}"))
     return 0
 
 
@@ -170,7 +174,7 @@ def judge_command(arguments: argparse.Namespace) -> Work:
     results = judge_tasks(pairs, tolerance)
     print_warnings(idle_limits(results, tolerance))
     document = judge_document(_title(other, dense), results, tolerance)
-    table = align_columns([list(map(one_line, row)) for row in task_rows(results)], numbers=True)
+    table = align_columns(task_rows(results), numbers=True)
     said = [one_line(document[part]) for part in ("sentence", "remarks") if document[part]]
     write([*table, "", *said, f"Limits: {tolerance_words(tolerance)}."], document)
     return EXIT_BEYOND if arguments.fail_beyond and document["verdict"] == "beyond" else 0

@@ -104,8 +104,8 @@ def all_within(document: dict[str, Any], n_sparse: int) -> bool:
 def task_lines(found: RunResults) -> Iterator[str]:
     """The verdict of every model over the run's tasks, as sentence and table."""
     for record, answers in found.tasks.items():
-        yield tasks_sentence(found.names[record], answers.results)
-        yield from filter(None, [task_remarks(answers.results), *answers.notes])
+        said = [tasks_sentence(found.names[record], answers.results), task_remarks(answers.results), *answers.notes]
+        yield from map(terminal.one_line, filter(None, said))
         if answers.results:
             yield from terminal.align_columns(task_rows(answers.results), numbers=True)
         yield ""

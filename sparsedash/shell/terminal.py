@@ -61,7 +61,7 @@ def result_writer(arguments: argparse.Namespace) -> Callable[[Iterable[str], dic
         if arguments.json == STDOUT:
             print(text)
         if file is not None:
-            write_atomically(writable_file(file, "--json"), text)
+            write_atomically(file, text)
 
     return write
 
@@ -125,7 +125,7 @@ def prompt_lines(results: Results, found: RunResults) -> Iterator[str]:
     """The run's prompts, each with what the dense and the headline model write; an empty line after each."""
     name = found.names[found.headline.key] if found.headline else ""
     for each in prompt_texts(results, found):
-        rows = [["  dense", one_line(readable(each.dense))], [f"  {name}", one_line(readable(each.sparse or ""))]]
+        rows = [["  dense", readable(each.dense)], [f"  {name}", readable(each.sparse or "")]]
         yield from (one_line(each.prompt), *align_columns(rows[: 1 + (each.sparse is not None)]), "")
 
 
@@ -139,7 +139,8 @@ def _result_cells(answers: dict[str, Any], shares: Iterable[str]) -> list[str]:
 
 
 def align_columns(rows: Sequence[Sequence[str]], numbers: bool = False) -> Iterator[str]:
-    """The rows as lines with their columns aligned. numbers: all columns but the first to the right."""
+    """The rows as lines with their columns aligned, each cell in one line. numbers: all but the first to the right."""
+    rows = [list(map(one_line, row)) for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = zip(row, widths, strict=True)

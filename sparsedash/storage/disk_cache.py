@@ -96,6 +96,14 @@ class PlainDisk(diskcache.Disk):  # type: ignore[misc]
         parts = iter((digest, value, b""))
         return super().store(SimpleNamespace(read=lambda n: next(parts)), True, key)
 
+    def _write(self, full_path: str, *more: Any, **given: Any) -> Any:
+        """As diskcache's own, which leaves the piece of a file that a full disk or a cancelled job cuts off."""
+        try:
+            return super()._write(full_path, *more, **given)
+        except BaseException:
+            Path(full_path).unlink(missing_ok=True)
+            raise
+
     def fetch(self, mode: int, filename: str | None, value: Any, read: bool) -> bytes:
         """The bytes. Raises DamagedEntry on a pickle, any other value that is not ours, and a missing file."""
         try:

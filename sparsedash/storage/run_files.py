@@ -23,8 +23,10 @@ from sparsedash.storage.store import LAYOUT, Store
 SUFFIX = ".sparsedash-run"
 MAX_BYTES = 1_000_000_000
 """Limit of an unpacked file: five thousand passages answered by fifty models are a fifth of that."""
-MAX_LINE_BYTES = 32_000_000
-"""Limit of one line: the answers to 40,000 passages. In memory a line can take ten times as much."""
+MAX_LINE_BYTES = 64_000_000
+"""Limit of one line: the answers to 80,000 passages, or to the 10,042 questions of HellaSwag with ten examples before
+each. In memory a line can take ten times as much.
+"""
 LONGEST_TEXT = 4_000
 """Limit of what a model wrote, in characters: its few tokens are never that long."""
 _MAGIC = f"sparsedash-run {LAYOUT}"
@@ -47,11 +49,13 @@ class RunFile:
 
 
 def run_file(run: Run, store: Store) -> bytes:
-    """The file of a run. Raises StoreError when parts of it are gone."""
-    written, digest = io.BytesIO(), hashlib.sha256()
+    """The file of a run. Raises StoreError when parts of it are gone, or it is larger than could be read again."""
+    written, digest, n_bytes = io.BytesIO(), hashlib.sha256(), 0
     with gzip.GzipFile(fileobj=written, mode="wb", mtime=0) as packed:
         for part in _parts_in(store, run):
             line = to_line(part).encode()
+            n_bytes += len(line)
+            _require_small(len(line), n_bytes, "This run is too large for a file")
             digest.update(line)
             packed.write(line)
     return f"{_MAGIC} {digest.hexdigest()}\n".encode() + written.getvalue()
@@ -156,10 +160,14 @@ def _lines(packed: bytes) -> Iterator[tuple[bytes, Part]]:
         with gzip.GzipFile(fileobj=io.BytesIO(packed)) as lines:
             while line := lines.readline(MAX_LINE_BYTES + 1):
                 n_bytes += len(line)
-                if len(line) > MAX_LINE_BYTES or n_bytes > MAX_BYTES:
-                    most, of_one = f"{MAX_BYTES // 10**6:,} MB", f"{MAX_LINE_BYTES // 10**6:,} MB"
-                    raise StoreError(f"This file unpacks to more than {most}, or to {of_one} of one record.")
+                _require_small(len(line), n_bytes, "This file is too large")
                 for part in from_lines(line.decode(errors="replace"), _KINDS):
                     yield line, part
     except (OSError, EOFError, zlib.error) as error:
         raise StoreError("This file is damaged: it cannot be unpacked.", _ADVICE) from error
+
+
+def _require_small(of_line: int, of_all: int, problem: str) -> None:
+    if of_line > MAX_LINE_BYTES or of_all > MAX_BYTES:
+        most, of_one = f"{MAX_BYTES // 10**6:,} MB", f"{MAX_LINE_BYTES // 10**6:,} MB"
+        raise StoreError(f"{problem}: it unpacks to more than {most}, or to {of_one} of one record.")

@@ -10,6 +10,7 @@ import sqlite3
 import stat
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -217,11 +218,23 @@ class Store:
         self._patiently("written", write)
 
     def _read(self, of: Shelf, name: str, drop: bool = True) -> bytes | None:
-        try:
-            data: bytes | None = self._patiently("read", lambda: self._caches[of].get(name))
+        cache = self._caches[of]
+
+        def read() -> bytes | None:
+            data: bytes | None = cache.get(name)
             if data is None or is_sound(name, data):
                 return data and unsigned(data)
             raise DamagedEntry("its checksum does not match")
+
+        def read_alone() -> bytes | None:
+            with cache.transact():
+                return read()
+
+        try:
+            with suppress(DamagedEntry):
+                return self._patiently("read", read)
+            # Where another process has just replaced it, its old file was gone.
+            return self._patiently("read", read_alone)
         except DamagedEntry as error:
             if drop:
                 self._drop(of, name, error)

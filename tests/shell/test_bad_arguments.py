@@ -46,6 +46,7 @@ from tests.engine.tiny import save_tiny
             "one of these: masked, not 'uniform'. Reason: single weights were set",
         ),
         ("export", ["--form", "gguf", "--dense-gguf", "nowhere.gguf"], "must be a GGUF file of the dense model"),
+        ("export", ["--form", "padded", "--dense-gguf", "THESIS"], "nothing with --form padded"),
     ],
 )
 def test_a_command_is_refused(flags, command, change, said, refusal, tmp_path, monkeypatch):

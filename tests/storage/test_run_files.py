@@ -146,3 +146,10 @@ def test_a_file_that_unpacks_to_more_than_is_read_of_one_is_refused(monkeypatch,
     monkeypatch.setattr(run_files, limit, most)
     with pytest.raises(StoreError, match="unpacks to more than"):
         read_run_file(written(LINES))
+
+
+@pytest.mark.parametrize(("limit", "most"), [("MAX_LINE_BYTES", 1_000), ("MAX_BYTES", 2_000)])
+def test_a_run_whose_file_could_not_be_read_is_not_written(here, run, monkeypatch, limit, most):
+    monkeypatch.setattr(run_files, limit, most)
+    with pytest.raises(StoreError, match="too large for a file"):
+        run_file(run, here)

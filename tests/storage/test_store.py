@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import resource
 import sqlite3
 import stat
 import subprocess
@@ -171,6 +172,31 @@ def test_a_damaged_record_is_set_aside_whoever_looks_and_stays_when_it_is_made_a
     store.drop(Continuation, "a")
     assert store.why_missing(Continuation, "a") == "is no longer stored"
     assert store.entries("records") == []
+
+
+def test_a_record_that_another_replaces_while_it_is_read_is_not_damaged(store, monkeypatch):
+    old, new = (continuation("a", letter * LARGE) for letter in "on")
+    store.put("a", old)
+    fetch, other = PlainDisk.fetch, [Store(store.folder)]
+
+    def late(disk, *asked):
+        while other:
+            other.pop().put("a", new)
+        return fetch(disk, *asked)
+
+    monkeypatch.setattr(PlainDisk, "fetch", late)
+    assert store.get(Continuation, "a") == new and store.damaged_keys(Continuation) == []
+
+
+def test_a_value_that_finds_no_room_leaves_no_piece_of_a_file(store):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, limits[1]))
+    try:
+        with pytest.raises(StoreError):
+            store.put_artefact("a", bytes(2 * 10**6))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not [*store.folder.rglob("*.val")]
 
 
 def test_the_value_of_another_key_is_dropped_and_not_shown(store, caplog):

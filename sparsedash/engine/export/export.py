@@ -17,7 +17,7 @@ from sparsedash.engine.export.reload_proof import prove_files, require_llama_cpp
 from sparsedash.engine.models.checkpoint_reading import read_config
 from sparsedash.engine.models.gguf_making import gguf_of
 from sparsedash.engine.models.gguf_quantising import MADE_BY_LLAMA_CPP, read_back, write_quantised
-from sparsedash.engine.models.gguf_writing import WrittenFiles, require_full_gguf
+from sparsedash.engine.models.gguf_writing import WrittenFiles, require_full_gguf, require_known
 from sparsedash.engine.models.loading import LoadedModel, ModelShelf, Source, locate_model
 from sparsedash.engine.models.model_conversion import content_hash
 from sparsedash.engine.models.sparse_models import PrunedChannels
@@ -160,7 +160,7 @@ def export_narrowed(
 
 
 def require_exportable(run: RunSettings, wanted: ExportSettings, store: Store) -> None:
-    """Raise SettingsError or ModelError where the result of this run could not be written in this form.
+    """Raise SparseDashError where the result of this run could not be written in this form.
 
     No weights are read, but where a GGUF file has to be made of a folder first.
     """
@@ -169,7 +169,9 @@ def require_exportable(run: RunSettings, wanted: ExportSettings, store: Store) -
     if wanted.form == "gguf":
         require_llama_cpp()
         file, is_base = _dense_gguf(source, wanted, store)
-        require_full_gguf(file, is_base=is_base)
+        reader = require_full_gguf(file, is_base=is_base)
+        if run.points[0][0].heal_steps or wanted.weights in MADE_BY_LLAMA_CPP:
+            require_known(reader)
 
 
 def prove_export(found: Export, folder: Path, store: Store, shelf: ModelShelf, on_step: OnStep) -> Proof:

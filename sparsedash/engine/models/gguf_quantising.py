@@ -13,7 +13,14 @@ from torch import Tensor, nn
 from sparsedash.catalog.gguf_reader import opened_gguf
 from sparsedash.engine.models import quantiser
 from sparsedash.engine.models.fresh_process import run_program
-from sparsedash.engine.models.gguf_writing import WrittenFiles, block_tensors, dense_bytes, renumbered, write_gguf
+from sparsedash.engine.models.gguf_writing import (
+    WrittenFiles,
+    block_tensors,
+    dense_bytes,
+    renumbered,
+    require_known,
+    write_gguf,
+)
 from sparsedash.engine.models.model_conversion import GgufModel
 from sparsedash.engine.models.sparse_models import PrunedChannels
 from sparsedash.engine.pruning.surgery import PrunedMlp, weight_of
@@ -64,6 +71,7 @@ def write_quantised(
     """
     if weights not in MADE_BY_LLAMA_CPP:
         return write_gguf(file, dense_file, made, weights, is_base=is_base, require_room=require_room, on_part=on_part)
+    require_known(opened_gguf(dense_file))
     full = file.with_name(f"{file.stem}.full.gguf")
     # Beside the full file there is the one made of it.
     written = write_gguf(

@@ -151,7 +151,7 @@ def write_gguf(
     elif not one_width(widths):
         widths = [max(widths) if width else 0 for width in widths]
         layout = f"filled up to the widest block, as {own}: llama.cpp reads no width for each block of this family"
-    dense = _with_norms(dense, own, made)
+    dense = _with_norms(dense, reader, own, made)
     kept = [tensor for tensor in dense if not any(f".ffn_{part}." in tensor.name for part in ("gate", "up", "down"))]
     tensors = [*_converted(kept, own, architecture, values), *_mlp_tensors(made, widths, weights)]
     if gone := made.gone:
@@ -242,11 +242,12 @@ def _dense_tensor(tensor: Any, own: str, dtype: Dtype, weights: Weights) -> Gguf
     return GgufTensor(tensor.name, shape, gguf_type(tensor.name, shape, weights), make)
 
 
-def _with_norms(dense: Sequence[GgufTensor], own: str, made: PrunedChannels) -> list[GgufTensor]:
+def _with_norms(dense: Sequence[GgufTensor], reader: GgufReader, own: str, made: PrunedChannels) -> list[GgufTensor]:
     """The dense tensors with the norms of a healed model. Raises ExportError where one of them is not in the file."""
     left, found = dict(made.others), list[GgufTensor]()
     if not left:
         return list(dense)
+    require_known(reader)
     for tensor in dense:
         ours = ARCHITECTURES[own].tensors.get(general_name(tensor.name), "").replace("#", tensor.name.split(".")[1])
         # Falcon's norm before both parts of a block.
@@ -317,6 +318,18 @@ def require_full_gguf(file: Path, *, is_base: bool) -> GgufReader:
         reason = f"Reason: it is quantised ({', '.join(sorted(quantised))}), and its weights would not be the model's."
         raise SettingsError("dense GGUF", file.name, "a file with F32, F16 or BF16 weights", reason)
     return reader
+
+
+def require_known(reader: GgufReader) -> None:
+    """Raise ExportError for a file whose tensors have no names here: healed norms find no place in it, and what
+    llama.cpp's quantiser leaves cannot be read back and proven.
+    """
+    own = str(reader.values["general.architecture"])
+    if own not in ARCHITECTURES:
+        raise ExportError(
+            f"The names of llama.cpp's {own} files are not known here, so none is written healed or in this type.",
+            "Choose a model that is not healed and float32, float16 or q8_0, or another form.",
+        )
 
 
 def _require_same(file: Path, dense: dict[str, GgufTensor], made: PrunedChannels) -> None:

@@ -4,11 +4,14 @@ from dataclasses import replace
 
 import pytest
 
+from sparsedash.catalog.gguf_names import ARCHITECTURES
 from sparsedash.engine.healing import healing
+from sparsedash.engine.models.gguf_quantising import write_quantised
 from sparsedash.engine.models.gguf_writing import write_gguf
 from sparsedash.engine.models.loading import ModelShelf, load_model, locate_model
 from sparsedash.engine.run import pipeline
 from sparsedash.engine.run.model_making import rebuild_model
+from sparsedash.schema.errors import ExportError
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Record
 from sparsedash.storage.store import Store
@@ -57,3 +60,15 @@ def test_every_norm_has_its_place_in_a_gguf_file(family, healed_run, tmp_path):
     norms = dict(again.model.named_parameters())
     for name, norm in made.sparse.others.items():
         assert norms[name].tolist() == pytest.approx(norm.tolist(), abs=1e-6)
+
+
+def test_a_file_whose_tensors_have_no_names_here_is_neither_healed_nor_quantised(healed_run, tmp_path, monkeypatch):
+    dense = write_tiny_gguf(tmp_path / "tiny.gguf", family="gpt2")
+    store, shelf, run = healed_run(dense)
+    made = rebuild_model(store.get(Record, run.sparse[0]), store, ignore_steps, shelf).sparse
+    monkeypatch.delitem(ARCHITECTURES, "gpt2")
+    options = {"is_base": True, "require_room": lambda n_bytes: None}
+    for weights, healed in (("float32", made), ("q4_k_m", replace(made, others={}))):
+        with pytest.raises(ExportError, match="gpt2 files are not known here"):
+            write_quantised(tmp_path / "out.gguf", dense, healed, weights, **options)
+    assert not (tmp_path / "out.gguf").exists()
