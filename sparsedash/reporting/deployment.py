@@ -84,7 +84,7 @@ def run_gains(
             if phase is not None:
                 speed, most = phase.ratio, factor(phase.ceiling)
                 interval = f"95 % interval {speed.low:.2f} to {speed.high:.2f}"
-                words = f"{factor(speed.value)} as fast, {interval}; at most {most}"
+                words = f"{factor(speed.value)} as fast, {interval}; ceiling {most}"
                 gain = Reading(speed.value, speed.low, speed.high, words)
         else:
             gain, why = None, MASKED
@@ -98,11 +98,17 @@ def run_gains(
 def structure_sentence(backend: Backend, found: RunResults) -> str:
     """Of a run with narrower and with fewer layers: which to choose for size, KV cache and speed, by its own numbers.
 
-    At the largest sparsity that both have, the best method of each; nothing without both.
+    At the largest sparsity that both have, the best method of each; nothing without both, nor of shares of the MLP
+    channels, which leave models of two sizes.
     """
     kinds: list[dict[int, Judged]] = [{}, {}]
     for each in sorted(found.judged, key=lambda own: -own.record.word_perplexity):
-        if each.method.takes_channels and not each.method.quantise and each.permille:
+        if (
+            each.method.takes_channels
+            and not each.method.quantise
+            and each.permille
+            and each.method.budget != "channels"
+        ):
             kinds[each.method.takes_layers][each.permille] = each
     if not (common := kinds[0].keys() & kinds[1].keys()):
         return ""

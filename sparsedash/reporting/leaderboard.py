@@ -199,7 +199,7 @@ class Leaderboard:
 
 _VERDICTS: dict[Verdict, str] = {
     "beyond": "beyond a limit",
-    "within": "within it on everything judged",
+    "within": "within every limit on everything judged",
     "undecided": "undecided",
 }
 _TASK = "task-"

@@ -148,7 +148,7 @@ def _deciding_passages(found: RunResults, lacks: Callable[[str], bool]) -> tuple
             least, few = wording.factor(smallest_loss(n_tested)[0]), n_tested < FEWEST_PASSAGES
             why = TOO_FEW if few else f"{n_tested:,} detect losses from {least} up"
             return replace(evaluation, corpus=text.name, n_passages=part), f", on {passages}: {why}."
-    takes = f"To decide on a limit of {ratio:.3g} × takes about {wording.round_up(needed):,} passages"
+    takes = f"To decide on a limit of {wording.limit_factor(ratio)} takes about {wording.round_up(needed):,} passages"
     return None, f"{takes}, more than any text here has."
 
 

@@ -30,9 +30,9 @@ def answer_sentence(found: RunResults, ended: bool = False, race: bool = True) -
     """How much can be removed within the limits. ended: whether no more sparse models come. race: who wins as well."""
     rows, search = found.best, _search(found)
     if not rows:
-        rest = "no sparse model yet"
-        if ended or (found.missing and found.run.finished):
-            rest = "no sparse model was" if ended else "the records of the sparse models are missing"
+        rest = "no sparse model was" if ended or found.run.finished else "no sparse model yet"
+        if found.missing and found.run.finished and not ended:
+            rest = "the records of the sparse models are missing"
         return f"The dense model is evaluated; {rest}."
     method, verdicts = rows[0].method, {row.permille: row.verdict for row in rows}
     if search is not None and search.finished:
@@ -93,8 +93,10 @@ def find_sentence(result: FindResult, method: MethodSettings, verdicts: Mapping[
     said = [verdicts_sentence(ends, method, tolerance, by)] if ends else []
     if result.answer not in ends and result.n_passages < FEWEST_PASSAGES:
         said.insert(0, f"{wording.first_upper(TOO_FEW)}.")
-    elif result.answer not in ends:
+    elif result.answer is None:
         said.insert(0, "No sparsity was found that stays within your limit.")
+    elif result.answer not in ends:
+        said.insert(0, f"{sparsity_percent(result.answer)} stayed within your limit; its record is missing.")
     elif result.next_step is None:
         said.append("It is the largest sparsity that a search tries.")
     return " ".join(said)

@@ -348,7 +348,7 @@ def _lines(runs: Sequence[RunResults], notes: list[str]) -> dict[str, tuple[RunR
     for run in runs:
         methods: dict[str, list[Judged]] = {}
         for each in run.judged:
-            methods.setdefault(wording.method_title(each.method), []).append(each)
+            methods.setdefault(wording.method_title(run.line_method(each.method)), []).append(each)
         parts += [(run, models, len(methods) > 1) for models in methods.values()]
     if len(parts) > MOST_LINES:
         parts = [(run, run.best, False) for run in runs if run.best]
@@ -360,7 +360,7 @@ def _lines(runs: Sequence[RunResults], notes: list[str]) -> dict[str, tuple[RunR
             reference_title(calibration.corpus).partition(",")[0],
             f"{calibration.n_samples:,} × {calibration.length:,}",
         )
-        steps, method = wording.sparsity_steps(asked), wording.method_title(models[0].method)
+        steps, method = wording.sparsity_steps(asked), wording.method_title(run.line_method(models[0].method))
         model = _short_title(asked.model).rpartition("/")[2]
         facets.append((model, asked.dtype, *(read if asked.reads_text else ("no text", "")), steps, method))
     differ = [len(set(values)) > 1 for values in zip(*facets, strict=True)]

@@ -269,15 +269,16 @@ class RunResults:
         """The names of its records within the run, by their keys, dense first."""
         return wording.record_names(self.run)
 
-    def line_of(self, method: MethodSettings) -> str:
-        """The label of a method's line in a chart: "sparse", or its name where it has to be said.
+    def line_method(self, method: MethodSettings) -> MethodSettings:
+        """The method whose line a model is on: dense quantised begins that of the first one quantised alike."""
+        if not method.quantise or method in self.run.settings.methods:
+            return method
+        return next(own for own in self.run.settings.methods if own.quantise == method.quantise)
 
-        Dense quantised begins the line of the first method that is quantised alike.
-        """
-        settings = self.run.settings
-        if method.quantise and method not in settings.methods:
-            method = next(own for own in settings.methods if own.quantise == method.quantise)
-        name = wording.method_title(method.unquantised) if settings.names_methods else "sparse"
+    def line_of(self, method: MethodSettings) -> str:
+        """The label of a method's line in a chart: "sparse", or its name where it has to be said."""
+        method = self.line_method(method)
+        name = wording.method_title(method.unquantised) if self.run.settings.names_methods else "sparse"
         return wording.typed(name, method, again=bool(self.run.source_type))
 
     def file_bytes(self, model: Judged) -> tuple[int, int] | None:

@@ -91,8 +91,8 @@ def holdings_cards(held: Holdings) -> list[tuple[str, str, str]]:
 
 
 def gigabytes(n_bytes: int) -> str:
-    """A size in GB of 2**30 bytes, as the limit counts them."""
-    return f"{n_bytes / 2**30:,.10g}{wording.NBSP}GB"
+    """A limit in GB, with all its digits."""
+    return f"{n_bytes / 1e9:,.10g}{wording.NBSP}GB"
 
 
 def held_rows(held: Holdings, marks: Mapping[str, RunMark], zone: tzinfo | None) -> list[HeldRow]:

@@ -6,7 +6,7 @@ from math import isfinite
 from typing import Any
 
 from sparsedash.reporting import wording
-from sparsedash.reporting.verdicts import VERDICT_SIGNS, loss_interval, loss_value, loss_with_limit
+from sparsedash.reporting.verdicts import VERDICT_SIGNS, level_words, loss_interval, loss_value, loss_with_limit
 from sparsedash.reporting.wording import and_join
 from sparsedash.stats.task_verdicts import TaskResult, TaskVerdict, overall_verdict
 from sparsedash.stats.tolerance import FEWEST_PASSAGES, FEWEST_RIGHT, Tolerance
@@ -90,7 +90,7 @@ def task_rows(results: Sequence[TaskResult]) -> list[list[str]]:
     for each in results:
         dense, loss, rolling = each.pair.dense, each.loss, each.pair.dense.kind == "rolling"
         scores = [f"{score:.3f}" if rolling else wording.percent(score) for score in (each.dense, each.other)]
-        change = [loss_value(loss), loss_interval(loss), f"{100 * loss.level:.3g} %"] if loss else [""] * 3
+        change = [loss_value(loss), loss_interval(loss), level_words(loss.level)] if loss else [""] * 3
         flips = [""] * 3 if rolling else [f"{n:,}" for n in (each.broke, each.fixed, each.moved)]
         divergence = "" if each.divergence is None else f"{each.divergence:.3f}"
         verdict = "not judged" if loss is None else VERDICT_SIGNS[loss.verdict]

@@ -58,8 +58,7 @@ def _limit_words(measure: LossMeasure, most: float) -> str:
     if measure == "accuracy":
         points = f"{100 * most:g}"
         return f"{MINUS}{points} {'point' if points == '1' else 'points'}"
-    whole, _, digits = f"{exp(most):,g}".partition(".")
-    return f"{whole}.{digits:0<2} ×" if len(whole) == 1 else f"{exp(most):,g} ×"
+    return wording.limit_factor(exp(most))
 
 
 def verdict_words(found: ToleranceVerdict, be: str = "is") -> str:
@@ -139,7 +138,7 @@ def loss_words(found: ToleranceVerdict) -> str:
     if accuracy is None:
         return f"{said} ({_interval_words(lost)}); {_TOO_FEW_RIGHT}"
     level = min(lost.level, accuracy.level)
-    of = f"{'' if lost.level == accuracy.level else 'at least '}{_level_words(level)}"
+    of = f"{'' if lost.level == accuracy.level else 'at least '}{level_words(level)}"
     said = f"{said} ({loss_interval(lost)}), accuracy {loss_value(accuracy)} ({loss_interval(accuracy)})"
     return f"{said}; intervals of {of}"
 
@@ -226,7 +225,8 @@ def early_stopping_words(records: Mapping[str, Record]) -> str:
         }.get(stopping.decision, "decided by the limits of the search")
         found.append(f"{name} stopped after {stopping.n_answered:,} of {stopping.n_passages:,} passages: {why}.")
     if whole:
-        found.append(f"{wording.and_join(whole)} answered all {early[whole[0]].n_passages:,} passages.")
+        of = " and ".join(f"{n:,}" for n in sorted({early[name].n_passages for name in whole}))
+        found.append(f"{wording.and_join(whole)} answered all {of} passages.")
     return " ".join([*found, "Intervals and p-values account for the repeated looks."]) if found else ""
 
 
@@ -241,10 +241,10 @@ def _interval_words(loss: Loss) -> str:
 
 
 def _with_level(interval: str, level: float) -> str:
-    return f"{_level_words(level)} interval {interval}" if interval else "no interval"
+    return f"{level_words(level)} interval {interval}" if interval else "no interval"
 
 
-def _level_words(level: float) -> str:
+def level_words(level: float) -> str:
     """ "97.5 %", with as many digits as it takes not to be 100 %."""
     shown = next(said for digits in range(3, 17) if (said := f"{100 * level:.{digits}g}") != "100")
     return f"{shown}{NBSP}%"

@@ -157,6 +157,12 @@ def factor(value: float) -> str:
     return f"{value:.2f}{NBSP}×"
 
 
+def limit_factor(ratio: float) -> str:
+    """ "1.10 ×", "1.025 ×": a limit of the perplexity as it was set, with two digits at least."""
+    whole, _, digits = f"{ratio:,g}".partition(".")
+    return f"{whole}.{digits:0<2} ×" if len(whole) == 1 else f"{ratio:,g} ×"
+
+
 def duration_words(seconds: float) -> str:
     """ "8 s", "4 min", "1 h 20 min"."""
     if seconds < 59.5:
@@ -380,7 +386,7 @@ def calibration_words(calibration: CalibrationSettings) -> str:
 def run_details(settings: RunSettings | FindSettings) -> str:
     """How a run is made, in one line; of a search its limits first."""
     if isinstance(settings, FindSettings):
-        limits = f"perplexity {factor(settings.ratio)}, accuracy −{settings.points:g} points"
+        limits = f"perplexity {limit_factor(settings.ratio)}, accuracy −{settings.points:g} points"
         return f"search made for {limits} · {run_details(planned_run(settings))}"
     evaluation = settings.evaluation
     passages = "all" if evaluation.n_passages is None else f"{evaluation.n_passages:,}"

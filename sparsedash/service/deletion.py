@@ -116,7 +116,7 @@ class Housekeeping:
         return holdings.measure_holdings(self._items(), runs, exports, self._store, record)
 
     def allow(self, gigabytes: float) -> None:
-        """Limit artefacts to so many GB (2**30 bytes); the rest goes, unless a job is live. Raises SettingsError."""
+        """Limit artefacts to so many GB; the rest goes, unless a job is live. Raises SettingsError."""
         self._access.require_house()
         if room_of_environment() is not None:
             raise SettingsError("limit", gigabytes, f"what {VARIABLE} says", "Change it there and restart.")

@@ -181,11 +181,11 @@ def cache_advice(error: Exception, folder: Path) -> str:
 
 
 def bytes_of(gigabytes: float, field: str = VARIABLE) -> int:
-    """Bytes of so many GiB. Raises SettingsError out of range. field: its name in the error."""
+    """Bytes of so many GB. Raises SettingsError out of range. field: its name in the error."""
     if not LEAST_GB <= gigabytes <= MOST_GB:
         raise SettingsError(field, gigabytes, _ALLOWED)
     # Upwards: the least that may be asked for is not too little once it is kept.
-    return ceil(gigabytes * 2**30)
+    return ceil(gigabytes * 1e9)
 
 
 def room_of_environment() -> int | None:

@@ -18,7 +18,7 @@ from sparsedash.catalog.budgets import BUDGET_TITLES, BUDGETS
 from sparsedash.reporting.charts.tradeoff_data import Measure
 from sparsedash.reporting.html import element, escape, paragraph, visible, widget_label
 from sparsedash.reporting.verdicts import LEVELS
-from sparsedash.reporting.wording import first_upper
+from sparsedash.reporting.wording import first_upper, limit_factor
 from sparsedash.schema.fields import FieldRow, field_rows
 from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.method_settings import Budget
@@ -192,7 +192,7 @@ def choose_tolerance(rule: str = _RUNS_RULE, results: Iterable[TaskResult] = ())
     rule: what the verdicts mean by it. results: of the tasks.
     """
     allowed = current_tolerance()
-    text = f"Acceptable loss: {allowed.ratio:.2f} × perplexity, {allowed.points:g} points"
+    text = f"Acceptable loss: {limit_factor(allowed.ratio)} perplexity, {allowed.points:g} points"
     row = field_rows(FindSettings)["points"]
     judged = {each.task: each.own_limit for each in results if each.loss and each.loss.measure == "accuracy"}
     with st.popover(text, type="tertiary", icon=":material/tune:", key="tolerance"):

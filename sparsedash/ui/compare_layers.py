@@ -7,7 +7,6 @@ import streamlit as st
 
 from sparsedash.reporting import wording
 from sparsedash.reporting.charts.bar_charts import layers_chart
-from sparsedash.reporting.charts.chart_style import theme_switch_css
 from sparsedash.reporting.deployment import block_shapes, shapes_table
 from sparsedash.reporting.html import Cell, Html, Table, card, cards, file_name
 from sparsedash.reporting.run_answer import missing_records, run_ending
@@ -63,7 +62,8 @@ def _show_layers(made: Pruned, stem: str) -> None:
     """Draw the numbers, the chart and the table of one sparse model. stem: of the files' names."""
     if made.layer_errors or made.passage_errors or made.method.takes_layers:
         numbers = _numbers(made)
-        frame.show(*([cards(numbers)] if numbers else []), Html(f"<style>{theme_switch_css()}</style>"))
+        if numbers:
+            frame.show(cards(numbers))
         show_chart(layers_chart(made, frame.theme()), f"{stem}-layers", layers_sentence(made), "layers", "ignore")
     if made.healed:
         frame.note(f"Healed: {wording.healing_words(made.healed)}. All losses of layers are those before it.")

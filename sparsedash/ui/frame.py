@@ -13,7 +13,7 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from sparsedash.jobs.job import LONG, Job
-from sparsedash.reporting.charts.chart_style import Theme
+from sparsedash.reporting.charts.chart_style import Theme, theme_switch_css
 from sparsedash.reporting.html import (
     Html,
     Table,
@@ -62,6 +62,7 @@ def page(title: str) -> Backend:
     st.set_page_config(page_title=f"{title} · SparseDash", page_icon=_MARK, layout="wide")
     st.logo(_WORDMARK)
     st.html(_STYLE)
+    st.html(f"<style>{theme_switch_css()}</style>")
     navigation.begin_menu(title)
     login.draw_user()
     try:

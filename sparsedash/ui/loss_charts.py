@@ -10,7 +10,6 @@ import streamlit as st
 
 from sparsedash.catalog.families import quantise_problem
 from sparsedash.reporting import deployment, wording
-from sparsedash.reporting.charts.chart_style import theme_switch_css
 from sparsedash.reporting.charts.tradeoff_chart import (
     clicked_record,
     far_words,
@@ -21,7 +20,7 @@ from sparsedash.reporting.charts.tradeoff_chart import (
 )
 from sparsedash.reporting.charts.tradeoff_data import Measure, TradeoffData
 from sparsedash.reporting.deployment import GAIN_PHASES, GAIN_TITLES, GainName, run_gains
-from sparsedash.reporting.html import Html, file_name, paragraph, widget_label
+from sparsedash.reporting.html import file_name, paragraph, widget_label
 from sparsedash.reporting.run_results import Judged, RunResults
 from sparsedash.schema.method_settings import Budget
 from sparsedash.schema.pair_records import Runtime, TimingSettings
@@ -79,7 +78,6 @@ def show_tradeoff_chart(
     several, tradeoff = len(tradeoff.lines) > 1, replace(tradeoff, highlighted=query_value(_HIGHLIGHT))
     chart, alt = tradeoff_chart(tradeoff, measure, frame.theme()), tradeoff_words(tradeoff, measure)
     pressed = clicked_record(show_chart(chart, name, alt, key))
-    frame.show(Html(f"<style>{theme_switch_css()}</style>"))
     hollow = any(point.hollow or point.live for line in tradeoff.lines.values() for point in line)
     caption = [
         _CAPTIONS[measure],
@@ -145,13 +143,13 @@ def show_gains(backend: Backend, found: RunResults, tradeoff: TradeoffData, name
     gained, omitted = run_gains(backend, found, name, timing_of)
     if gained.gains:
         tradeoff = replace(tradeoff, highlighted=query_value(_HIGHLIGHT))
-        frame.show(Html(f"<style>{theme_switch_css()}</style>"))
         chart = gain_chart(tradeoff, gained, measure, frame.theme())
         alt = gain_words(tradeoff, gained, measure)
         file = file_name(wording.file_stem(found.run), measure, "against", name)
         key = clicked_record(show_chart(chart, file, alt, f"gain-{name}-{measure}"))
-        more = [_BEATEN, far_words(tradeoff, measure), _MEASURED if is_timed else _EXACT, _CLICK]
-        show_caption(f"gain-{name}", f"chart: {measure} against {name}", [_FRONT], more)
+        caption, front = (_FRONT, _BEATEN) if measure != "tasks" else (_CAPTIONS[measure], "")
+        more = [front, far_words(tradeoff, measure), _MEASURED if is_timed else _EXACT, _CLICK]
+        show_caption(f"gain-{name}", f"chart: {measure} against {name}", [caption], more)
     for why, models in omitted.items():
         frame.note(f"{wording.quantity(len(models), 'sparse model')} not shown: {why}.")
     if untimed := omitted.get(deployment.UNTIMED):

@@ -121,5 +121,5 @@ def test_dense_quantised_answers_nothing_until_a_model_is_pruned():
     results = found()
     begun = replace(results, models=results.models[:2])
     assert [each.permille for each in begun.judged] == [0] and begun.headline is None and begun.best == []
-    assert run_answer.answer_sentence(begun) == "The dense model is evaluated; no sparse model yet."
+    assert run_answer.answer_sentence(begun) == "The dense model is evaluated; no sparse model was."
     assert begun.tradeoff().leader == ""

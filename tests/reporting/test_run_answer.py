@@ -123,7 +123,7 @@ CLOSE = "is too close to call on 120 passages."
         ),
         ((UNDECIDED, BEYOND), f"Removing 30 % of the MLP channels {beyond(1.35)}. 20 % {CLOSE}"),
         ((shifted(0.09, 100, spread=1.0), UNDECIDED), f"Removing 10 % or 20 % of the MLP channels {CLOSE} {LIMITS}"),
-        ((), "The dense model is evaluated; no sparse model yet."),
+        ((), "The dense model is evaluated; no sparse model was."),
     ],
     ids=[
         "within-beyond",
@@ -337,6 +337,13 @@ ENDS = {200: judged(0.02), 300: judged(0.9, 50)}
             "Tested on 400 passages.",
         ),
         (
+            search(trial(200, "within"), trial(300, "beyond"), answer=200),
+            {300: judged(0.9)},
+            CHANNELS,
+            f"20 % stayed within your limit; its record is missing. Removing 30 % of the MLP channels {beyond(2.46)}. "
+            "Tested on 400 passages.",
+        ),
+        (
             search(trial(200, "undecided", 8), trial(100, "undecided", 8), n=8),
             {},
             CHANNELS,
@@ -350,7 +357,7 @@ ENDS = {200: judged(0.02), 300: judged(0.9, 50)}
             f"So far: Removing 30 % of the MLP channels {beyond(2.46)}. Tested on 400 passages.",
         ),
     ],
-    ids=["beyond", "healed", "weights", "most", "none", "eight", "begun", "so-far"],
+    ids=["beyond", "healed", "weights", "most", "none", "lost", "eight", "begun", "so-far"],
 )
 def test_a_search_says_what_it_found_and_what_comes_after_it(result, verdicts, method, sentence):
     assert plain(answers.find_sentence(result, method, verdicts)) == sentence

@@ -25,7 +25,7 @@ UNMEASURED = {"layer_errors": (), "held_out_errors": (), "uncompensated_errors":
 GONE = replace(THREE_LAYERS, **UNMEASURED, method=FEWER, widths=(128, 0, 0), dense_widths=(128, 128, 128))
 
 
-def found(lost=(0.1, 0.5), method=FEWER):
+def found(lost=(0.1, 0.5), method=FEWER, beside=NARROWER):
     def record(key, fall, **changes):
         (one,) = answered("x", 1).outcomes
         outcomes = (replace(one, index=i, log_likelihood=-2 - fall - 0.01 * (i % 3)) for i in range(60))
@@ -33,10 +33,10 @@ def found(lost=(0.1, 0.5), method=FEWER):
 
     reached = Reached(channels=0.2, weights=0.2, bytes=0.15, macs=0.15, kv_cache=0.2)
     made = [
-        replace(THREE_LAYERS, method=NARROWER, sparsity_permille=200, reached=replace(reached, kv_cache=0.0)),
+        replace(THREE_LAYERS, method=beside, sparsity_permille=200, reached=replace(reached, kv_cache=0.0)),
         replace(GONE, method=method, sparsity_permille=200, reached=reached),
     ]
-    settings = RunSettings(methods=(NARROWER, method), sparsities_permille=(200,))
+    settings = RunSettings(methods=(beside, method), sparsities_permille=(200,))
     run = replace(RUN, settings=settings, dense="d", sparse=("n", "f"), finished=True)
     sparse = [record(key, fall, pruned=own) for key, fall, own in zip("nf", lost, made, strict=True)]
     return results_of(run, [record("d", 0.0), *sparse])
@@ -100,8 +100,10 @@ def test_a_share_that_was_rounded_to_layers_is_said_to_be():
     assert plain(_rounding_note(rounded)) == " (30.0 % after rounding to whole layers)"
 
 
-def test_nothing_is_said_without_both_structures():
+def test_nothing_is_said_without_both_structures_or_of_two_sizes():
     assert said(found(method=replace(NARROWER, damping=0.1))) == ""
+    of_channels = (replace(each, budget="channels") for each in (FEWER, NARROWER))
+    assert said(found((0.1, 0.5), *of_channels)) == ""
 
 
 def test_shares_of_layers_are_called_so_and_the_kv_cache_is_told_where_some_is_gone():

@@ -341,10 +341,10 @@ def test_a_lower_limit_of_artefacts_deletes_but_not_under_a_job_unless_the_envir
     for left in ({"0", "1", "2"}, {"1", "2"}):
         keeper.allow(0.125)
         held = keeper.holdings()
-        assert (artefacts(backend), held.room_bytes, held.room_fixed) == (left, 2**27, False)
+        assert (artefacts(backend), held.room_bytes, held.room_fixed) == (left, 125_000_000, False)
         backend.cancel(running.id)
     monkeypatch.setenv("SPARSEDASH_ARTEFACT_GB", "7")
-    assert keeper.holdings().room_fixed and keeper.holdings().room_bytes == 7 * 2**30
+    assert keeper.holdings().room_fixed and keeper.holdings().room_bytes == 7 * 10**9
     with pytest.raises(SettingsError, match="SPARSEDASH_ARTEFACT_GB"):
         keeper.allow(3.0)
 

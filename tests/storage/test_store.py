@@ -351,9 +351,9 @@ def test_no_artefact_is_evicted_for_a_checkpoint(store):
 
 def test_what_is_chosen_is_kept_and_holds_for_every_process_unless_the_environment_overrides(store, monkeypatch):
     other = Store(store.folder)
-    assert store.artefact_room == USUAL_GB * 2**30
+    assert store.artefact_room == USUAL_GB * 10**9
     store.allow_artefacts(bytes_of(1.5))
-    assert other.artefact_room == 1.5 * 2**30
+    assert other.artefact_room == 1.5 * 10**9
     monkeypatch.setenv("SPARSEDASH_ARTEFACT_GB", "0.5")
     assert other.artefact_room == 2**29
     other.close()

@@ -21,6 +21,7 @@ _PLACES = {
 _NAMED = {"label", "text", "help", "body"}
 _HARMLESS = {"widget_label", "len", "wording.size", "kept"}
 _OURS = {
+    ("address_bar.py", "limit_factor(allowed.ratio)"): "a number",
     ("address_bar.py", "title"): "what a select box chooses, from callers",
     ("address_bar.py", "label"): "a field of a table, or the name of a task, escaped where it is named",
     ("address_bar.py", "name"): "steps to other passages and pages",

@@ -54,7 +54,7 @@ def test_the_empty_page_invites_and_the_limit_can_be_chosen_before_anything_is_t
     assert {"Prune a model", "or open a run from another machine"} <= set(links(app)) and "By kind" not in said
     app.number_input(key="artefact-room").set_value(2.5)
     button(app, "Save").click().run()
-    assert backend.housekeeping.holdings().room_bytes == 2.5 * 2**30
+    assert backend.housekeeping.holdings().room_bytes == 2.5 * 10**9
     monkeypatch.setenv("SPARSEDASH_ARTEFACT_GB", "7")
     app = open_page("settings")
     assert "by SPARSEDASH_ARTEFACT_GB, which overrides this page" in words(app) and not app.number_input

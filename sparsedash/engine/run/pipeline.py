@@ -181,7 +181,7 @@ def check_run(run: RunContext) -> None:
         n_sequences = len(run.expected_lengths) if needs_fisher(asked) else 0
         needed = kept_bytes([mlp.width for mlp in mlps], len(out_weight(mlps[0])), asked, n_sequences)
         if needed > room:
-            sizes = f"{needed / 2**30:.1f} GB; the limit is {room / 2**30:.1f} GB"
+            sizes = f"{needed / 1e9:.1f} GB; the limit is {room / 1e9:.1f} GB"
             raise StoreError(f"The calibration data takes {sizes}.", MORE_ROOM)
     for calibration in calibrations:
         run.warn_of_calibration(calibration)

@@ -294,7 +294,12 @@ def _sign(at: int) -> str:
 
 
 def _front(tradeoff: TradeoffData, gained: Gained, measure: Measure) -> list[tuple[str, float, float]]:
-    """The Pareto front of dense and the sparse models, by rising gain: each key with its gain and its loss."""
+    """The Pareto front of dense and the sparse models, by rising gain: each key with its gain and its loss.
+
+    None over tasks: an easy one of a model would stand for the model.
+    """
+    if measure == "tasks":
+        return []
     models = [(tradeoff.dense.key, 1.0, tradeoff.dense_value(measure))]
     models += [
         (point.key, gained.gains[point.key].value, point.readings[measure][0].value)
