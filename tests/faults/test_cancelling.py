@@ -6,8 +6,6 @@ import time
 
 import pytest
 
-from sparsedash.jobs.lock_files import is_lock_held, job_lock
-
 pytestmark = pytest.mark.faults
 
 
@@ -42,16 +40,6 @@ def test_a_job_that_does_not_stop_by_itself_is_ended_and_the_queue_moves_on(
     house.table.request_cancel(job.id)
     assert told in house.tend_until_state(job, "cancelled").error_text
     house.tend_until_state(waiting, "done")
-
-
-def test_no_signal_is_sent_before_its_time(house):
-    house.runner = house.new_runner(term_after_s=1e9, kill_after_s=1e9)
-    job = house.at_work("deaf", "prune")
-    house.table.request_cancel(job.id)
-    for _ in range(20):
-        house.runner.reconcile()
-    assert house.table.get(job.id).state == "running"
-    assert is_lock_held(job_lock(house.folder, job.id))
 
 
 @pytest.mark.parametrize("delay_s", [0.1, *(pytest.param(s, marks=pytest.mark.long) for s in (0.0, 0.2, 0.4))])

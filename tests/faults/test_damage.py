@@ -2,11 +2,8 @@
 why.
 """
 
-import os
-import pickle
 import random
 import shutil
-import sqlite3
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -22,16 +19,6 @@ pytestmark = pytest.mark.faults
 
 N_ENTRIES = 12
 PLACES = [pytest.param(range(6), id="some"), pytest.param(range(6, 60), marks=pytest.mark.long, id="many")]
-
-
-class Trap:
-    """Makes a folder when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.path),)
 
 
 def continuation(number: int) -> Continuation:
@@ -116,26 +103,3 @@ def test_a_job_table_that_was_cut_lists_jobs_or_says_why_not(sound, tmp_path, pl
                 assert all(job.settings["number"] in range(N_ENTRIES) for job in (*table.list(99), *table.queue()))
         except StoreError as error:
             assert str(folder / "jobs.sqlite") in error.message
-
-
-@pytest.mark.parametrize("cache", ["records", "artefacts"])
-@pytest.mark.parametrize("column", ["key", "value"])
-def test_a_pickle_in_any_column_of_any_cache_is_never_run(sound, tmp_path, cache, column):
-    folder = shutil.copytree(sound, tmp_path / "data")
-    trap = pickle.dumps(Trap(tmp_path / "sprung"))
-    db = sqlite3.connect(folder / cache / "cache.db")
-    if column == "key":
-        db.execute("UPDATE Cache SET key = ? || rowid, raw = 0 WHERE rowid < 6", (trap,))
-    for mode in (1, 2, 3, 4):
-        changed = "UPDATE Cache SET mode = ?, value = ?, filename = NULL WHERE rowid = ?"
-        db.execute(changed, (mode, trap, 6 + mode))
-    db.commit()
-    db.close()
-    store = Store(folder)
-    assert len(list(store.keys(Continuation))) == (7 if (cache, column) == ("records", "key") else 12)
-    for number in range(N_ENTRIES):
-        assert store.get(Continuation, f"k{number}") in (None, continuation(number))
-        assert store.get_artefact(f"a{number}") in (None, artefact(number))
-        store.put_artefact(f"a{number}", b"new")
-    store.close()
-    assert not (tmp_path / "sprung").exists()

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from sparsedash.jobs.lock_files import cluster_lock, hold_lock, is_lock_held, job_lock, slot_lock
+from sparsedash.jobs.lock_files import cluster_lock, hold_lock, is_lock_held, slot_lock
 from sparsedash.schema.settings import RunSettings
 from tests.faults.house import eventually
 
@@ -60,7 +60,7 @@ def test_a_worker_killed_at_any_moment_leaves_a_job_that_ends(house, delay_s):
         ("quits", "crashed", "exit code 3", "out of patience", "out of patience", False),
         ("broken", "failed", "ValueError: a tensor of shape (3, 4)", "", "Traceback", False),
         ("unfindable", "failed", "There is no such model.", "Check the spelling.", "", True),
-        ("hungry", "failed", "Memory ran out with fake/hungry in float32.", "", "", False),
+        ("hungry", "failed", "Memory ran out.", "", "", False),
     ],
 )
 def test_what_ends_a_job_is_one_line_for_the_page_and_all_of_it_in_the_log(
@@ -116,13 +116,6 @@ def test_a_worker_that_hangs_at_its_end_does_not_hold_up_the_next_job(house, mon
     assert second.pid != first.pid
 
 
-def test_a_lock_file_from_before_a_restart_means_nothing(house):
-    job = house.submit("quick")
-    hold_lock(job_lock(house.folder, job.id)).close()
-    hold_lock(slot_lock(house.folder, 0)).close()
-    house.tend_until_state(job, "done")
-
-
 def test_a_pid_that_is_somebody_elses_by_now_is_left_alone(house):
     job = house.submit("steady")
     with subprocess.Popen(["sleep", "60"], start_new_session=True) as innocent:
@@ -173,13 +166,6 @@ def test_a_worker_shares_no_session_or_file_with_the_server_and_offers_itself_wh
     assert files["1"] == files["2"] == job.log_path
     assert not any("held-by-the-server" in name for name in files.values())
     assert int(Path(f"/proc/{job.pid}/oom_score_adj").read_text()) == 800
-
-
-def test_a_worker_ends_when_nothing_comes(house, monkeypatch):
-    monkeypatch.setenv("SPARSEDASH_LINGER_S", "0")
-    done = house.tend_until_state(house.submit("quick"), "done")
-    house.tend_until(lambda: not psutil.pid_exists(done.pid))
-    assert not is_lock_held(slot_lock(house.folder, 0))
 
 
 def test_a_bound_worker_ends_with_whoever_started_it(house):

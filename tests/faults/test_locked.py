@@ -5,7 +5,6 @@ import signal
 import sqlite3
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
@@ -13,7 +12,6 @@ import pytest
 from sparsedash.jobs.job_table import JobTable
 from sparsedash.jobs.lock_files import is_lock_held, job_lock, slot_lock
 from sparsedash.schema.errors import StoreError
-from sparsedash.storage.store import Store
 from tests.faults.house import eventually, gone
 
 pytestmark = pytest.mark.faults
@@ -61,24 +59,6 @@ def test_a_job_waits_for_the_table_at_its_start_in_its_middle_and_at_its_end(hou
     done = house.tend_until_state(job, "done", "crashed", "failed")
     assert (done.state, done.error_text, done.attempt) == ("done", "", 1)
     assert len(house.ledger()) == 1
-
-
-@for_how_long
-def test_a_store_waits_for_files_that_are_locked(tmp_path, seconds):
-    store = Store(tmp_path, patience_s=600.0)
-    with ThreadPoolExecutor(3) as pool:
-        with locked_file(tmp_path / "records" / "cache.db"), locked_file(tmp_path / "artefacts" / "cache.db"):
-            work = [
-                pool.submit(store.put_artefact, "a", bytes(100_000)),
-                pool.submit(store.remember, "note", "text"),
-                pool.submit(Store, tmp_path, patience_s=600.0),
-            ]
-            time.sleep(seconds)
-            assert not any(part.done() for part in work)
-        work[2].result().close()
-    assert store.get_artefact("a") == bytes(100_000)
-    assert store.recall("note") == "text"
-    store.close()
 
 
 def test_a_worker_whose_patience_is_over_says_why(house, monkeypatch):

@@ -1,13 +1,7 @@
 """Two of everything at the same time: servers, workers, visitors."""
 
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
-
 import pytest
 
-from sparsedash.jobs.job_table import JobTable
-from sparsedash.schema.pair_records import ContinuationSettings
-from sparsedash.schema.settings import RunSettings
 from tests.faults.house import eventually
 
 pytestmark = pytest.mark.faults
@@ -36,24 +30,3 @@ def test_a_slot_has_room_for_one_worker(house):
     second = house.start_worker(0)
     assert second.wait(timeout=60) == 0
     assert len(house.ledger()) == 1
-
-
-def test_prompts_are_answered_before_runs(house):
-    run = RunSettings(model="fake/quick")
-    prompt = ContinuationSettings(left="a", right="b", prompt="Once upon a time")
-    house.table.submit("run", run.key(), asdict(run))
-    job = house.table.submit("continuation", prompt.key(), asdict(prompt))
-    house.tend_until(lambda: not house.table.queue() and not house.table.running())
-    assert [key for key, _ in house.ledger()] == [prompt.key(), run.key()]
-    assert house.table.get(job.id).state == "done"
-
-
-def test_many_can_open_a_new_table_at_the_same_moment(tmp_path):
-    def visit(n: int) -> int:
-        table = JobTable(tmp_path / "jobs.sqlite")
-        job = table.submit("run", "the same key", {})
-        table.close()
-        return job.id
-
-    with ThreadPoolExecutor(16) as pool:
-        assert set(pool.map(visit, range(32))) == {1}

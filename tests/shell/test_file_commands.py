@@ -94,16 +94,6 @@ def test_every_run_is_listed_with_the_key_by_which_it_goes_to_another_data_folde
     assert capsys.readouterr().out == "No runs.\n"
 
 
-@pytest.mark.parametrize("kind", ["other file", "folder", "nothing"])
-def test_a_file_that_holds_no_run_is_refused(tmp_path, refusal, kind):
-    if kind == "folder":
-        (tmp_path / "file").mkdir()
-    elif kind == "other file":
-        (tmp_path / "file").write_bytes(b"x")
-    refusal("unpack", str(tmp_path / "file"), "--data-dir", str(tmp_path / "there"))
-    assert not (tmp_path / "there").exists()
-
-
 def test_output_that_nobody_reads_to_its_end_is_no_error(tmp_path, monkeypatch):
     reading, writing = os.pipe()
     os.close(reading)

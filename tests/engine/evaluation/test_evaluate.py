@@ -6,20 +6,18 @@ from dataclasses import replace
 
 import pytest
 import torch
-from transformers import DynamicCache
 
-from sparsedash.catalog.model_shape import model_shape
 from sparsedash.engine.evaluation import evaluate as evaluating
 from sparsedash.engine.evaluation.answers import _Decoding
 from sparsedash.engine.evaluation.evaluate import evaluate_alone, n_fitting
 from sparsedash.engine.evaluation.questions import Question, choose_passages, n_leaked
-from sparsedash.engine.models.loading import load_model, locate_model, stream_model
+from sparsedash.engine.models.loading import locate_model, stream_model
 from sparsedash.engine.texts.corpora import Texts
 from sparsedash.schema.errors import CorpusError
 from sparsedash.schema.progress import Step, ignore_steps
 from sparsedash.schema.settings import EvaluationSettings
 from tests.engine.conftest import passages
-from tests.engine.tiny import CONFIGS, save_tiny, tiny_loaded, tiny_tokenizer
+from tests.engine.tiny import CONFIGS, tiny_loaded, tiny_tokenizer
 
 
 def _chosen(texts, **settings):
@@ -169,21 +167,6 @@ def test_what_is_kept_of_passages_lies_in_files_as_the_weights_do(model_folder, 
     cache.batch_select_indices(torch.tensor([0, 2]))
     assert len(cache.layers[0].keys) == 2
     assert all(in_files(layer._room) for layer in cache.layers)
-
-
-@pytest.mark.parametrize("model_type", ["bloom", "gemma3_text", "gpt2", "llama", "phi3"])
-def test_a_streamed_model_answers_the_same(model_type, store, tmp_path, entered):
-    source = locate_model(str(save_tiny(tmp_path / "model", model_type)), store)
-    streamed, resident = stream_model(source, "float32", store), load_model(source, "float32")
-    assert answers(streamed, n=6) == answers(resident, n=6)
-
-
-@pytest.mark.parametrize("model_type", sorted(CONFIGS))
-def test_what_a_model_keeps_of_a_token_is_counted_from_its_config(model_type):
-    loaded, cache = tiny_loaded(model_type), DynamicCache()
-    loaded.model(torch.zeros((2, 5), dtype=torch.long), cache=cache, use_cache=True)
-    kept = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
-    assert 10 * 4 * model_shape(loaded.model.config.to_dict()).cache_per_token == kept
 
 
 def test_a_resident_model_is_read_batch_by_batch_with_a_step_after_every_block(entered, monkeypatch):

@@ -132,6 +132,23 @@ def test_a_healing_that_is_killed_anywhere_resumes_to_the_same_weights(dtype, st
         opened.close()
 
 
+def test_the_best_weights_survive_a_kill_after_worse_ones(store, tmp_path, monkeypatch):
+    monkeypatch.setattr(healing, "_rate", lambda number, n_steps: 1e-2 if number < 2 else 300.0)
+    loaded = tiny_loaded("llama")
+    whole = numbers(healed(loaded, stores.Store(tmp_path / "whole")))
+    assert whole[1] == 2
+
+    def on_step(step):
+        if step.done == 4:
+            raise Killed
+
+    with pytest.raises(Killed):
+        healed(loaded, store, on_step)
+    again = []
+    assert numbers(healed(loaded, store, lambda step: again.append(step.done))) == whole
+    assert set(again) <= {0, 4, 5, 6}
+
+
 @pytest.mark.parametrize("at", ["one part", "a newer one that is not whole"])
 def test_a_checkpoint_that_is_not_whole_is_not_used(at, store):
     loaded, steps = tiny_loaded("llama"), []

@@ -87,9 +87,6 @@ ROWS: dict[str, Row] = {
     "dense evaluation": Row(BEST, Kill("evaluate", ROUND, MEASURED, N_BLOCKS)),
     "evaluation": Row(BEST, Kill("evaluate", 3 * ROUND, MEASURED, N_BLOCKS, (2 * ROUND,))),
     "streamed evaluation": Row(BEST, Kill("evaluate", 2 * ROUND, MEASURED, 2 * N_BLOCKS, (ROUND,)), way="streamed"),
-    "streamed evaluation, refitted": Row(
-        ("best",), Kill("evaluate", 2 * ROUND, MEASURED, 2 * N_BLOCKS), way="streamed"
-    ),
     # Blocks that were calibrated and pruned in a single pass are not again, but passages begin again.
     "walk": Row(LOCAL[:1], Kill("walk", 8, REFITTED, N_BLOCKS, (2, 5)), way="streamed"),
 }
