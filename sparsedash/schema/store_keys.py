@@ -210,7 +210,7 @@ def _note(kind: str, about: str) -> Callable[..., NoteName]:
 
 
 model_identity_note = _note("identity", "(reference, fingerprint of its local files) The identity of a model.")
-text_identity_note = _note("corpus", "(reference, fingerprint of its local file) The identity of a text.")
+text_identity_note = _note("corpus 2", "(reference, fingerprint of its local file) The identity of a text.")
 file_hash_note = _note("hash", "(path, bytes, time of change in nanoseconds) The hash of a local file.")
 source_type_note = _note("source type", "(file hash) The type of a quantised GGUF file; empty for full weights.")
 model_type_note = _note("family", "(identity) The family of a model, as its config.json names it.")

@@ -160,18 +160,22 @@ def _measured(models: Sequence[RecordModel], settings: DivergenceSettings, on_st
             "The two models tokenise this text differently, so they cannot be compared token by token.",
             "Compare two models with the same tokenizer.",
         )
-    start = max(0, len(ids) - min(left.max_length, right.max_length))
-    parts, places = _parts(left, settings.text, ids), list[Place]()
-    for of_left, of_right in zip(*(_distributions(each, ids[start:]) for each in models), strict=True):
-        on_step(Step("diverge", len(places), len(ids) - start - 1, unit="tokens"))
+    # A long text loses its beginning, but for what begins every text.
+    n_front, most = len(left.front_and_own(settings.text)[0]), min(left.max_length, right.max_length)
+    cut, places = slice(n_front, n_front + max(0, len(ids) - most)), list[Place]()
+    parts = _parts(left, settings.text, ids)
+    opening = "".join(parts[cut])
+    del ids[cut], parts[cut]
+    for of_left, of_right in zip(*(_distributions(each, ids) for each in models), strict=True):
+        on_step(Step("diverge", len(places), len(ids) - 1, unit="tokens"))
         if of_left.shape != of_right.shape:
             raise JobError("The two models have vocabularies of different sizes.", "")
         nats = (of_left.exp() * (of_left - of_right)).sum(dim=-1).clamp_(min=0).tolist()
         choices = (logs.argmax(dim=-1).tolist() for logs in (of_left, of_right))
         for value, *chosen in zip(nats, *choices, strict=True):
             one, other = (str(left.tokenizer.decode([token])) for token in chosen)
-            places.append(Place(text=parts[start + len(places) + 1], nats=value, left=one, right=other))
-    return Divergence(key=settings.key(), opening="".join(parts[: start + 1]), places=tuple(places))
+            places.append(Place(text=parts[len(places) + 1], nats=value, left=one, right=other))
+    return Divergence(key=settings.key(), opening=opening + parts[0], places=tuple(places))
 
 
 def _distributions(record_model: RecordModel, ids: Sequence[int]) -> Iterator[Tensor]:

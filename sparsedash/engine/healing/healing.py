@@ -143,9 +143,9 @@ class _Text:
     ) -> "_Text":
         """Cut into pieces, drawn into batches, and read by the dense model as far as it is used."""
 
-        def cut(text: Sequence[Sequence[int]]) -> list[Piece]:
-            starts = ((ids, start) for ids in text for start in range(0, len(ids), HEAL_PASS_TOKENS))
-            return [list(ids[start : start + HEAL_PASS_TOKENS]) for ids, start in starts]
+        def cut(text: Sequence[Sequence[int]]) -> Iterator[Piece]:
+            for ids in map(list, text):
+                yield from loaded.windows(ids, HEAL_PASS_TOKENS) if len(ids) > HEAL_PASS_TOKENS else [ids]
 
         fitted, apart = map(cut, split_held_out(sequences))
         judged, n_judged = list[Piece](), 0

@@ -142,6 +142,13 @@ class LoadedModel:
         ids = self._ids(text, special)
         return ids[:n_before], ids[n_before : len(ids) - n_after]
 
+    def windows(self, ids: list[int], length: int) -> list[list[int]]:
+        """A text's token ids in pieces of this length, the last one maybe shorter; each begins as every text does."""
+        front, _ = self.front_and_own("")
+        own = ids[len(front) :] if ids[: len(front)] == front else ids
+        step = max(1, length - len(front))
+        return [front + own[start : start + step] for start in range(0, max(1, len(own)), step)]
+
     def prepends_to(self, text: str) -> bool:
         """Whether the tokenizer may add its special tokens: not to a text that has the beginning-of-text token."""
         bos = self.tokenizer.bos_token

@@ -84,7 +84,8 @@ def read_texts(reference: str, data_dir: Path | None = None) -> Texts:
     texts = tuple(text for text in found if text.strip())
     if not texts:
         raise CorpusError(f"{reference} holds no text.", "Name another text set.")
-    whole = hashlib.sha256()
+    # Cut otherwise than documents; 2: each piece begins as every text does.
+    whole = hashlib.sha256(b"running 2" if running else b"")
     for data in (text.encode("utf-8", "surrogatepass") for text in texts):
         whole.update(len(data).to_bytes(8, "big") + data)
     return Texts(texts=texts, identity=f"sha256:{whole.hexdigest()}", running=running)
@@ -146,15 +147,16 @@ def calibration_sequences(loaded: LoadedModel, texts: Texts, settings: Calibrati
     """Token ids of the calibration text: documents in an order drawn by the seed, at most n_samples * length tokens.
 
     A long document is cut to `length`, a short one stays short, so that each begins as evaluated passages begin;
-    packed, what is chosen so is joined and cut again. A running text is joined first and cut into pieces of `length`.
+    packed, what is chosen so is joined and cut again. A running text is joined first and cut into pieces of `length`,
+    each with the token that begins every text, where there is one.
     Raises CorpusError where nothing is left.
     """
     length = min(settings.length, loaded.max_length)
     budget = settings.n_samples * length
     pieces: list[str] | list[list[int]] = list(texts.texts)
     if texts.running:
-        ids = loaded.tokens("\n\n".join(texts.texts))
-        pieces = [ids[i : i + length] for i in range(0, len(ids) - length + 1, length)] or [ids]
+        cut = loaded.windows(loaded.tokens("\n\n".join(texts.texts)), length)
+        pieces = [piece for piece in cut if len(piece) == length] or cut
     Random(settings.seed).shuffle(pieces)
     chosen: list[list[int]] = []
     for piece in pieces:

@@ -1,5 +1,6 @@
 """Statistics equal what a plain forward pass shows, and survive packing."""
 
+from dataclasses import replace
 from itertools import chain
 from typing import get_args
 
@@ -23,6 +24,7 @@ from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.settings import CalibrationSettings, TokenWeights
 from tests.engine.calibration.plain_forward import WEIGHTS, seen_by
 from tests.engine.conftest import passages
+from tests.engine.tiny import tiny_loaded, tiny_tokenizer
 
 
 def _statistics(loaded, sequences, token_weights="equal"):
@@ -94,6 +96,16 @@ def test_a_running_text_is_cut_into_whole_pieces_in_a_drawn_order(loaded):
     assert [len(piece) for piece in first] == [16] * 5
     assert first == _sequences(loaded, text, running=True, n_samples=5, length=16)
     assert first != _sequences(loaded, text, running=True, n_samples=5, length=16, seed=1)
+
+
+def test_each_piece_of_a_running_text_begins_as_every_text_does():
+    loaded = replace(tiny_loaded("llama"), tokenizer=tiny_tokenizer("<|end|> $A"))
+    text = " ".join(passages(30))
+    found = _sequences(loaded, [text], running=True, n_samples=200, length=16)
+    front, own = loaded.front_and_own(text)
+    assert {(len(piece), *piece[:1]) for piece in found} == {(16, *front)} and len(found) == len(own) // 15
+    assert sorted(found)[0][1:] in [own[start : start + 15] for start in range(0, len(own), 15)]
+    assert loaded.windows([*front, 7], 16) == loaded.windows([7], 16) == [[*front, 7]]
 
 
 def test_too_few_tokens_are_refused_and_few_are_told(loaded):

@@ -203,6 +203,21 @@ def test_the_places_are_the_text_again_of_a_long_one_only_the_end_and_characters
     assert len(found.places) == n_places if n_places else any(place.text == "" for place in found.places)
 
 
+def test_of_a_long_text_a_model_reads_its_end_after_what_begins_every_text():
+    loaded = replace(tiny_loaded("llama"), tokenizer=tiny_tokenizer("<|end|> $A"))
+    text, read = " ".join(f"boat{i}" for i in range(300)), []
+
+    def hook(_, no, given):
+        read.extend(*given["input_ids"].tolist())
+
+    loaded.model.register_forward_pre_hook(hook, with_kwargs=True)
+    settings = DivergenceSettings(left="l", right="r", text=text)
+    found = text_comparison._measured((RecordModel(loaded),) * 2, settings, ignore_steps)
+    front, own = loaded.front_and_own(text)
+    assert read == [*front, *own[-255:-1]] * 2
+    assert found.opening + "".join(place.text for place in found.places) == text
+
+
 def test_models_with_other_tokens_are_refused_in_words():
     loaded = tiny_loaded("llama")
     models = RecordModel(loaded), RecordModel(replace(loaded, tokenizer=tiny_tokenizer("<|end|> $A")))
