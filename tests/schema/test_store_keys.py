@@ -213,9 +213,9 @@ KEPT = {
     "statistics": "6539f4ee",
     "inputs": "99492b64",
     "gradients": "75349038",
-    "pruned": "f9ed9f65",
+    "pruned": "99440748",
     "dense": "0ba23d96",
-    "best": "a1e98790",
+    "best": "f97bdb0c",
     "published": "cb4020cd",
     "run": "f644cabc",
 }

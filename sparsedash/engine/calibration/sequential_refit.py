@@ -46,7 +46,7 @@ def refit_sequentially(
     numbered = batches_by_length(sequences, BATCH_TOKENS, pad, device)
     batches = [batch for _, batch in numbered]
     dense, sparse = (BlockWalk(loaded.model.base_model, loaded.blocks, batches) for _ in range(2))
-    adds = _adds_output(loaded, batches[0])
+    adds, normed = _joins(loaded, batches[0])
     if not adds and all(
         own.is_gone or len(own.kept) == mlp.width for own, mlp in zip(narrowed, loaded.mlps, strict=True)
     ):
@@ -61,7 +61,8 @@ def refit_sequentially(
         on_step(Step("prune", next(steps), passes * len(loaded.blocks) * len(batches), unit="batches"))
 
     report()
-    pair = _Pair(dense, sparse, [batch.mask.bool() & ~held_out(rows).to(device) for rows, batch in numbered], report)
+    fitted = [batch.mask.bool() & ~held_out(rows).to(device) for rows, batch in numbered]
+    pair = _Pair(dense, sparse, fitted, normed, report)
     # Of the dense model, which goes ahead through layers that are gone; an interrupted one had done so.
     n_through = 0 if first == 0 else _next_kept(narrowed, first)
     for index, (mlp, narrow) in list(enumerate(zip(loaded.mlps, narrowed, strict=True)))[first:]:
@@ -88,19 +89,21 @@ def refit_sequentially(
 class _Pair:
     """The dense and the sparse model, through which the text goes in step.
 
-    fitted: (b, t) bool of each batch, the tokens that are fitted. report: called after each batch.
+    fitted: (b, t) bool of each batch, the tokens that are fitted. normed: whether a norm stands between an MLP's output
+    and the stream. report: called after each batch.
     """
 
     dense: BlockWalk
     sparse: BlockWalk
     fitted: list[Tensor]
+    normed: bool
     report: Callable[[], None]
 
     def collect(self, index: int, mlp: Mlp, *, keep: bool) -> tuple["_Sums", list[Tensor]]:
         """Run the sparse model's block with its dense MLP: the sums of its refit, and what the out-projection is given
         in each batch (b, t, m), where kept.
         """
-        sums, inputs = _Sums(mlp), list[Tensor]()
+        sums, inputs = _Sums(mlp, normed=self.normed), list[Tensor]()
         with capture_inputs([mlp.out], [inputs.append]):
             for number in self.sparse.step(index):
                 tokens = self.fitted[number]
@@ -129,33 +132,37 @@ def _next_kept(narrowed: Sequence[PrunedMlp], index: int) -> int:
     return next((place for place in range(index, len(narrowed)) if not narrowed[place].is_gone), len(narrowed))
 
 
-def _adds_output(loaded: LoadedModel, batch: Batch) -> bool:
-    """Whether a block adds its MLP's output to the residual stream as it is, seen on a few tokens of its first one."""
+def _joins(loaded: LoadedModel, batch: Batch) -> tuple[bool, bool]:
+    """How a block's MLP reaches the residual stream, seen on a few tokens of the first one: whether its output is added
+    as it is, and whether a norm takes away how large it is (Gemma 2 and 3, OLMo 2).
+    """
     few = Batch(batch.ids[:1, :4], batch.mask[:1, :4])
     walk = BlockWalk(loaded.model.base_model, loaded.blocks, [few])
     before = walk.hidden
-    list(walk.step(0))
-    (usual,) = walk.hidden
-    walk.go_back(before)
+
+    def stream(changed: Callable[[Tensor], Tensor]) -> Tensor:
+        walk.go_back(before)
+        with loaded.mlps[0].out.register_forward_hook(lambda module, inputs, output: changed(output)):
+            list(walk.step(0))
+        return walk.hidden[0]
+
+    usual = stream(lambda output: output)
     shift = usual.abs().max()
-    handle = loaded.mlps[0].out.register_forward_hook(lambda module, inputs, output: output + shift)
-    try:
-        list(walk.step(0))
-    finally:
-        handle.remove()
-    moved = (walk.hidden[0] - usual) / shift
-    return torch.allclose(moved, torch.ones_like(moved), atol=0.05)
+    moved = (stream(lambda output: output + shift) - usual) / shift
+    scaled = (stream(lambda output: 2 * output) - usual) / shift
+    return torch.allclose(moved, torch.ones_like(moved), atol=0.05), not bool(scaled.abs().max() > 1e-3)
 
 
 class _Sums:
     """Sums over the tokens of one block that its refit is solved from.
 
     Each token is weighted by 1 / the mean square of its dense stream, whatever the calibration says: what is aimed at
-    is a shift of the stream, and an enormous token's shift would outweigh all others.
+    is a shift of the stream, and an enormous token's shift would outweigh all others. normed: by that of the MLP's
+    output, since of it the norm behind leaves the direction alone.
     """
 
-    def __init__(self, mlp: Mlp) -> None:
-        self._mlp = mlp
+    def __init__(self, mlp: Mlp, *, normed: bool) -> None:
+        self._mlp, self._normed = mlp, normed
         weight = out_weight(mlp)
         d, m = weight.shape
         self._moment, self._shift = weight.new_zeros(m, m).float(), weight.new_zeros(d, m).float()
@@ -165,7 +172,8 @@ class _Sums:
     def add(self, inputs: Tensor, aim: Tensor, hidden: Tensor) -> None:
         """inputs: (n, m). aim, hidden: (n, d), the dense stream and the sparse one after the block."""
         # In the model's own type, whose rounding is far below what so few tokens tell.
-        roots = residual_weights(aim).sqrt()[:, None].to(inputs.dtype)
+        scale = linear(inputs, out_weight(self._mlp)) if self._normed else aim
+        roots = residual_weights(scale).sqrt()[:, None].to(inputs.dtype)
         weighted, shift = (inputs * roots).float(), ((aim - hidden) * roots).float()
         add_second_moment_(self._moment, weighted)
         self._shift.addmm_(shift.T, weighted)

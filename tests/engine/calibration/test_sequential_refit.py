@@ -67,19 +67,20 @@ def test_the_refitted_model_is_closer_to_the_dense_one(tiny, dtype):
 def test_only_where_a_block_adds_its_output_as_it_is_does_it_aim_at_the_stream(architecture):
     model = tiny_loaded(architecture)
     (_, batch), *_ = batches_by_length(sequences(), sequential_refit.BATCH_TOKENS, 0, "cpu")
-    normed = architecture in ("gemma2", "gemma3_text", "granite", "olmo2")
-    assert sequential_refit._adds_output(model, batch) is not normed
+    normed = architecture in ("gemma2", "gemma3_text", "olmo2")
+    other = normed or architecture == "granite"
+    assert sequential_refit._joins(model, batch) == (not other, normed)
     texts, cut = sequences(), narrowed(model, 0.75)
     none, full = (refit_sequentially(model, texts, cut, 0.01, strength, ignore_steps) for strength in (0.0, 1.0))
     same = [torch.equal(one.out_weight, other.out_weight) for one, other in zip(none, full, strict=True)]
     # Before the first block nothing is lost that could be made up for.
-    assert all(same) if normed else not any(same[1:])
+    assert all(same) if other else not any(same[1:])
 
 
 def test_a_stream_that_is_normed_after_the_sum_is_not_aimed_at():
     model = tiny_loaded("opt", do_layer_norm_before=False)
     (_, batch), *_ = batches_by_length(sequences(), sequential_refit.BATCH_TOKENS, 0, "cpu")
-    assert not sequential_refit._adds_output(model, batch)
+    assert sequential_refit._joins(model, batch) == (False, False)
 
 
 def test_held_out_sequences_decide_nothing(tiny):
