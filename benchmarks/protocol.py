@@ -114,7 +114,7 @@ def _nats(model, sparse, ids):
 
 
 def _tokens(context, reference, n_tokens):
-    """Tokens of the beginning of a text, in pieces (n, _PIECE) with few enough logits."""
+    """Tokens of the beginning of a text, in pieces of _PIECE after what begins every text, with few enough logits."""
     import torch
 
     ids = []
@@ -126,7 +126,9 @@ def _tokens(context, reference, n_tokens):
     if not n:
         raise SystemExit(f"{reference} and --tokens must give at least {_PIECE} tokens.")
     together = max(1, _LOGITS // _PIECE // context.shape.vocabulary)
-    return torch.tensor(ids[: n * _PIECE], device=context.loaded.model.device).view(n, _PIECE).split(together)
+    front, _ = context.loaded.front_and_own("")
+    pieces = [[*front, *ids[at : at + _PIECE]] for at in range(0, n * _PIECE, _PIECE)]
+    return torch.tensor(pieces, device=context.loaded.model.device).split(together)
 
 
 def _settings(arguments, model, text):
