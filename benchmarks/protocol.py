@@ -119,7 +119,7 @@ def _tokens(context, reference, n_tokens):
 
     ids = []
     for text in context.texts(reference).texts:
-        ids += context.loaded.tokens(text)
+        ids += context.loaded.front_and_own(text)[1]
         if len(ids) >= n_tokens:
             break
     n = min(n_tokens, len(ids)) // _PIECE

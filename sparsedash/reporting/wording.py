@@ -158,7 +158,7 @@ def factor(value: float) -> str:
 
 
 def limit_factor(ratio: float) -> str:
-    """ "1.10 ×", "1.025 ×": a limit of the perplexity as it was set, with two digits at least."""
+    """ "1.10 ×", "1.025 ×": a limit of the perplexity as it was set, below 10 with two decimals at least."""
     whole, _, digits = f"{ratio:,g}".partition(".")
     return f"{whole}.{digits:0<2} ×" if len(whole) == 1 else f"{ratio:,g} ×"
 

@@ -11,7 +11,13 @@ from sparsedash.schema.errors import SettingsError, looks_secret
 _CALIBRATED = ("text", "statistics", "gradients", "inputs", "curves", "activations")
 _ANSWERED = ("pruned", "solve", "elimination", "healed", "quantised", "outcomes", "answers")
 _PAIRED = ("continuation", "divergence", "timing", "export")
-STAGE_VERSIONS = dict.fromkeys((*_CALIBRATED, *_ANSWERED, *_PAIRED), 1) | {"curves": 3, "pruned": 4, "healed": 3}
+STAGE_VERSIONS = dict.fromkeys((*_CALIBRATED, *_ANSWERED, *_PAIRED), 1) | {
+    "curves": 3,
+    "pruned": 4,
+    "healed": 3,
+    "divergence": 2,
+    "timing": 2,
+}
 """Raise a stage's number when its maths changes: results under the old one are not used again."""
 
 

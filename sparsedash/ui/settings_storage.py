@@ -137,6 +137,6 @@ def show_limit(backend: Backend, held: Holdings) -> None:
 
     form = st.form("room", border=False, enter_to_submit=True)
     with form, st.container(horizontal=True, vertical_alignment="bottom"):
-        value = held.room_bytes / 1e9
+        value = min(held.room_bytes / 1e9, MOST_GB)
         st.number_input("Room in GB", LEAST_GB, MOST_GB, value, step=1.0, format="%.10g", key=_LIMIT, width=200)
         st.form_submit_button("Save", on_click=frame.attempt, args=(save,))

@@ -355,7 +355,7 @@ def test_what_is_chosen_is_kept_and_holds_for_every_process_unless_the_environme
     store.allow_artefacts(bytes_of(1.5))
     assert other.artefact_room == 1.5 * 10**9
     monkeypatch.setenv("SPARSEDASH_ARTEFACT_GB", "0.5")
-    assert other.artefact_room == 2**29
+    assert other.artefact_room == 5 * 10**8
     other.close()
 
 

@@ -164,7 +164,7 @@ def _measured(models: Sequence[RecordModel], settings: DivergenceSettings, on_st
     n_front, most = len(left.front_and_own(settings.text)[0]), min(left.max_length, right.max_length)
     cut, places = slice(n_front, n_front + max(0, len(ids) - most)), list[Place]()
     parts = _parts(left, settings.text, ids)
-    opening = "".join(parts[cut])
+    opening = "".join(parts[: max(1, n_front) + cut.stop - cut.start])
     del ids[cut], parts[cut]
     for of_left, of_right in zip(*(_distributions(each, ids) for each in models), strict=True):
         on_step(Step("diverge", len(places), len(ids) - 1, unit="tokens"))
@@ -175,7 +175,7 @@ def _measured(models: Sequence[RecordModel], settings: DivergenceSettings, on_st
         for value, *chosen in zip(nats, *choices, strict=True):
             one, other = (str(left.tokenizer.decode([token])) for token in chosen)
             places.append(Place(text=parts[len(places) + 1], nats=value, left=one, right=other))
-    return Divergence(key=settings.key(), opening=opening + parts[0], places=tuple(places))
+    return Divergence(key=settings.key(), opening=opening, places=tuple(places))
 
 
 def _distributions(record_model: RecordModel, ids: Sequence[int]) -> Iterator[Tensor]:

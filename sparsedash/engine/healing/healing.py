@@ -30,7 +30,7 @@ matrix has at the beginning: models differ tenfold in the size of their weights.
 """
 
 VECTOR_SCALE = 0.2
-"""In place of that of a norm or a bias, which may be zeros or far from what the model computes with it."""
+"""Scale of the rate of a norm or a bias, whose root mean square may be 0, or say nothing."""
 
 CHECK_EVERY = 8
 """Steps between two looks at the held-out text, after each of which a kill resumes."""
@@ -391,6 +391,7 @@ class _Student:
 
 
 def _scale(weight: Tensor) -> float:
+    """What the rate of a parameter is multiplied by."""
     return float(weight.detach().square().mean().sqrt()) if weight.dim() > 1 else VECTOR_SCALE
 
 

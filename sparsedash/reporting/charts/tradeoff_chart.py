@@ -169,7 +169,8 @@ def gain_chart(tradeoff: TradeoffData, gained: Gained, measure: Measure, theme: 
     traces = [each for each in _ground(tradeoff, measure, x_range, colours) if not each["name"].startswith("95 %")]
     traces[-1]["name"] = "across"
     joined = {"mode": "lines", "line": {"color": colours.faded, "width": 2}, "hoverinfo": "skip"}
-    traces.append({"x": [x for _, x, _ in front], "y": [y for *_, y in front], "name": "unbeaten"} | joined)
+    if front:
+        traces.append({"x": [x for _, x, _ in front], "y": [y for *_, y in front], "name": "unbeaten"} | joined)
     won: list[tuple[int, float, Point]] = []
     labels = [Label(y=tradeoff.dense_value(measure), lines=["dense"], colour=colours.dense)]
     for i, (label, points) in enumerate(tradeoff.lines.items()):
@@ -190,7 +191,7 @@ def gain_chart(tradeoff: TradeoffData, gained: Gained, measure: Measure, theme: 
     room = Room(traces, x_range, axis.range, height)
     notes = _far_notes(tradeoff, won, axis, room, colours)
     # Labels of all points of several methods would leave no room for each other.
-    labelled = gains if len(tradeoff.lines) == 1 else {key for key, *_ in front}
+    labelled = gains if len(tradeoff.lines) == 1 or not front else {key for key, *_ in front}
     for _, x, point in won:
         if point.key not in labelled:
             continue

@@ -69,7 +69,8 @@ def test_only_where_a_block_adds_its_output_as_it_is_does_it_aim_at_the_stream(a
     (_, batch), *_ = batches_by_length(sequences(), sequential_refit.BATCH_TOKENS, 0, "cpu")
     normed = architecture in ("gemma2", "gemma3_text", "olmo2")
     other = normed or architecture == "granite"
-    assert sequential_refit._joins(model, batch) == (not other, normed)
+    half = as_loaded(deepcopy(model.model).bfloat16())
+    assert {sequential_refit._joins(each, batch) for each in (model, half)} == {(not other, normed)}
     texts, cut = sequences(), narrowed(model, 0.75)
     none, full = (refit_sequentially(model, texts, cut, 0.01, strength, ignore_steps) for strength in (0.0, 1.0))
     same = [torch.equal(one.out_weight, other.out_weight) for one, other in zip(none, full, strict=True)]

@@ -86,14 +86,16 @@ def test_what_is_cut_are_the_oldest_tokens_but_the_one_that_begins_every_text():
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "opt", "gptj", "gpt_neo"])
 @pytest.mark.parametrize("n_free", [0, 5])
-def test_an_answer_at_the_end_of_what_the_model_reads_is_not_finished(family, n_free):
+def test_an_answer_at_the_end_of_what_the_model_reads_is_not_finished(family, n_free, monkeypatch):
     loaded = tiny_loaded(family)
     words = [f"boat{i}" for i in range(300)]
     if n_free:
         while len(loaded.tokens(" ".join(words))) > loaded.max_length - n_free:
             words.pop()
+    finished = []
+    monkeypatch.setattr(evaluating, "finish_answers_", lambda loaded, parts, on_left: finished.extend(parts))
     (outcome,) = evaluate_alone(loaded, _chosen([f"{' '.join(words)} home"]), ignore_steps).outcomes
-    assert math.isfinite(outcome.log_likelihood) and not outcome.last_word_right
+    assert math.isfinite(outcome.log_likelihood) and not outcome.last_word_right and finished == []
 
 
 @pytest.mark.parametrize(

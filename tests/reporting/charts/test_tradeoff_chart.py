@@ -418,3 +418,6 @@ def test_the_line_joins_dense_and_those_that_nobody_beats(tradeoff):
     tasks = {label: [replace(p, readings=of_tasks) for p in points] for label, points in known.lines.items()}
     over = replace(known, lines=tasks)
     assert "on the Pareto front" not in gain_words(over, gained, "tasks")
+    figure = drawn(gain_chart(over, gained, "tasks"))
+    assert "unbeaten" not in [each["name"] for each in figure["data"]]
+    assert sum(note["text"].endswith(" %") for note in figure["layout"]["annotations"]) == 3
