@@ -123,6 +123,9 @@ class TimingSettings:
         asked = asdict(self)
         if self.runtime == "torch":
             del asked["runtime"]
+        else:
+            # The second version of their ceilings: what removed layers free, and how wide a file's MLPs are.
+            asked["ceilings"] = 2
         return stage_key("timing", **asked)
 
 

@@ -16,7 +16,6 @@ STAGE_VERSIONS = dict.fromkeys((*_CALIBRATED, *_ANSWERED, *_PAIRED), 1) | {
     "pruned": 4,
     "healed": 3,
     "divergence": 2,
-    "timing": 2,
 }
 """Raise a stage's number when its maths changes: results under the old one are not used again."""
 
