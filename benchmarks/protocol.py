@@ -127,7 +127,7 @@ def _tokens(context, reference, n_tokens):
         raise SystemExit(f"{reference} and --tokens must give at least {_PIECE} tokens.")
     together = max(1, _LOGITS // _PIECE // context.shape.vocabulary)
     front, _ = context.loaded.front_and_own("")
-    pieces = [[*front, *ids[at : at + _PIECE]] for at in range(0, n * _PIECE, _PIECE)]
+    pieces = context.loaded.windows(ids[: n * _PIECE], len(front) + _PIECE)
     return torch.tensor(pieces, device=context.loaded.model.device).split(together)
 
 

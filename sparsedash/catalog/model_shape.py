@@ -183,9 +183,8 @@ def weight_bytes(shape: ModelShape, widths: Sequence[int], dtype: str) -> int:
 
 def prefill_multiply_adds(shape: ModelShape, widths: Sequence[int], n_tokens: int) -> int:
     """Multiply-adds of reading a passage: Linear layers, causal attention, and the head at its last token."""
-    t = n_tokens
-    linear = (_matmul_weights(shape, widths) - shape.n_head) * t + shape.n_head
-    scores_and_sums = 2 * shape.attention * t * (t + 1) // 2 * (len(widths) - removed_layers(widths))
+    linear = (_matmul_weights(shape, widths) - shape.n_head) * n_tokens + shape.n_head
+    scores_and_sums = 2 * shape.attention * n_tokens * (n_tokens + 1) // 2 * (len(widths) - removed_layers(widths))
     return linear + scores_and_sums
 
 

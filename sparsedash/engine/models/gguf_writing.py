@@ -151,7 +151,7 @@ def write_gguf(
     elif not one_width(widths):
         widths = [max(widths) if width else 0 for width in widths]
         layout = f"filled up to the widest block, as {own}: llama.cpp reads no width for each block of this family"
-    dense = _with_norms(dense, reader, own, made)
+    dense = _with_norms(dense, reader, made)
     kept = [tensor for tensor in dense if not any(f".ffn_{part}." in tensor.name for part in ("gate", "up", "down"))]
     tensors = [*_converted(kept, own, architecture, values), *_mlp_tensors(made, widths, weights)]
     if gone := made.gone:
@@ -242,12 +242,13 @@ def _dense_tensor(tensor: Any, own: str, dtype: Dtype, weights: Weights) -> Gguf
     return GgufTensor(tensor.name, shape, gguf_type(tensor.name, shape, weights), make)
 
 
-def _with_norms(dense: Sequence[GgufTensor], reader: GgufReader, own: str, made: PrunedChannels) -> list[GgufTensor]:
+def _with_norms(dense: Sequence[GgufTensor], reader: GgufReader, made: PrunedChannels) -> list[GgufTensor]:
     """The dense tensors with the norms of a healed model. Raises ExportError where one of them is not in the file."""
     left, found = dict(made.others), list[GgufTensor]()
     if not left:
         return list(dense)
     require_known(reader)
+    own = str(reader.values["general.architecture"])
     for tensor in dense:
         ours = ARCHITECTURES[own].tensors.get(general_name(tensor.name), "").replace("#", tensor.name.split(".")[1])
         # Falcon's norm before both parts of a block.
