@@ -89,28 +89,28 @@ def _divergences(settings, store, references, n_tokens):
     model, text = Path(settings.model).name, Path(settings.calibration.corpus).name
     found = {}
     with fastest_products(settings.dtype):
-        read = {reference: _tokens(context, reference, n_tokens) for reference in references}
-        for method, permille in settings.points:
-            sparse = prune_model(context, method, permille)
+        made = [(*point, prune_model(context, *point)) for point in settings.points]
+        for *_, sparse in made:
             # All blocks are made, while the model is the dense one.
             list(sparse.blocks)
-            for reference, pieces in read.items():
-                cases = found.setdefault(reference, {}).setdefault((model, text, permille), {})
-                cases[method_name(method)] = [
-                    nats for ids in pieces for nats in _nats(context.loaded.model, sparse, ids)
-                ]
+        for reference in references:
+            cases = found[reference] = {}
+            for ids in _tokens(context, reference, n_tokens):
+                dense = _scores(context.loaded.model, ids)
+                for method, permille, sparse in made:
+                    with sparse.applied():
+                        other = _scores(context.loaded.model, ids)
+                    nats = (dense.exp() * (dense - other)).sum(dim=-1).clamp_(min=0).flatten().tolist()
+                    cases.setdefault((model, text, permille), {}).setdefault(method_name(method), []).extend(nats)
     return found
 
 
-def _nats(model, sparse, ids):
-    """The divergence at every token of a piece."""
+def _scores(model, ids):
+    """Log-probabilities of the token after every token of a piece."""
     import torch
 
     with torch.inference_mode():
-        dense = model(input_ids=ids).logits.float().log_softmax(dim=-1)
-        with sparse.applied():
-            other = model(input_ids=ids).logits.float().log_softmax(dim=-1)
-        return (dense.exp() * (dense - other)).sum(dim=-1).clamp_(min=0).flatten().tolist()
+        return model(input_ids=ids).logits.float().log_softmax(dim=-1)
 
 
 def _tokens(context, reference, n_tokens):

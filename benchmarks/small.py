@@ -89,5 +89,7 @@ def _tiny_model(folder: Path) -> Path:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("names", nargs="*", choices=OPTIONS, metavar="NAME", help=", ".join(OPTIONS))
+    # Without a name argparse looks for the empty list among the choices.
+    choices = [*OPTIONS, []]
+    parser.add_argument("names", nargs="*", choices=choices, metavar="NAME", help=", ".join(OPTIONS))
     sys.exit(main(parser.parse_args().names))
