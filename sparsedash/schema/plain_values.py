@@ -13,7 +13,7 @@ _ANSWERED = ("pruned", "solve", "elimination", "healed", "quantised", "outcomes"
 _PAIRED = ("continuation", "divergence", "timing", "export")
 STAGE_VERSIONS = dict.fromkeys((*_CALIBRATED, *_ANSWERED, *_PAIRED), 1) | {
     "curves": 3,
-    "pruned": 4,
+    "pruned": 5,
     "healed": 3,
     "divergence": 2,
 }

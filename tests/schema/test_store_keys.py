@@ -213,9 +213,9 @@ KEPT = {
     "statistics": "6539f4ee",
     "inputs": "99492b64",
     "gradients": "75349038",
-    "pruned": "99440748",
+    "pruned": "8e57b27a",
     "dense": "0ba23d96",
-    "best": "f97bdb0c",
+    "best": "a0afa4a6",
     "published": "cb4020cd",
     "run": "f644cabc",
 }

@@ -39,13 +39,12 @@ def refit_sequentially(
 
     strength: 0 aims at the block's own dense output on the sparse model's activations, 1 at the dense residual stream.
     Where a block does not add the MLP's output as it is (a norm or a factor stands between), it is 0: a shift of the
-    stream is then no shift of the output. Two forward passes over the text, or three where a block is run again with
-    its refit, see `_Pair`. Held-out sequences are not fitted.
+    stream is then no shift of the output. Two forward passes over the text: of the dense model and the sparse one, or,
+    with strength 0, of the sparse one before and after each refit. Held-out sequences are not fitted.
     """
     device, pad = loaded.model.device, loaded.tokenizer.pad_token_id or 0
     numbered = batches_by_length(sequences, BATCH_TOKENS, pad, device)
     batches = [batch for _, batch in numbered]
-    dense, sparse = (BlockWalk(loaded.model.base_model, loaded.blocks, batches) for _ in range(2))
     adds, normed = _joins(loaded, batches[0])
     if not adds and all(
         own.is_gone or len(own.kept) == mlp.width for own, mlp in zip(narrowed, loaded.mlps, strict=True)
@@ -53,12 +52,13 @@ def refit_sequentially(
         # Nothing to make up for but what the blocks before have lost.
         yield from enumerate(narrowed)
         return
-    strength, passes = (strength, 2) if adds else (0.0, 3)
-    first = checkpoint.resume(dense, sparse) if checkpoint else 0
-    steps = count(passes * first * len(batches))
+    walks = [BlockWalk(loaded.model.base_model, loaded.blocks, batches) for _ in range(1 + adds)]
+    sparse, dense = walks[0], walks[1] if adds else None
+    first = checkpoint.resume(*walks) if checkpoint else 0
+    steps = count(2 * first * len(batches))
 
     def report() -> None:
-        on_step(Step("prune", next(steps), passes * len(loaded.blocks) * len(batches), unit="batches"))
+        on_step(Step("prune", next(steps), 2 * len(loaded.blocks) * len(batches), unit="batches"))
 
     report()
     fitted = [batch.mask.bool() & ~held_out(rows).to(device) for rows, batch in numbered]
@@ -69,7 +69,7 @@ def refit_sequentially(
         if narrow.is_gone:
             yield index, narrow
             continue
-        while n_through < _next_kept(narrowed, index + 1):
+        while dense and n_through < _next_kept(narrowed, index + 1):
             for _ in dense.step(n_through):
                 report()
             n_through += 1
@@ -82,18 +82,18 @@ def refit_sequentially(
         else:
             pair.run_again(index, mlp, refitted, before)
         if checkpoint:
-            checkpoint.reached(index + 1, dense, sparse)
+            checkpoint.reached(index + 1, *walks)
 
 
 @dataclass(eq=False)
 class _Pair:
-    """The dense and the sparse model, through which the text goes in step.
+    """The sparse model and, where it aims at that, the dense one, through which the text goes in step.
 
     fitted: (b, t) bool of each batch, the tokens that are fitted. normed: whether a norm stands between an MLP's output
     and the stream. report: called after each batch.
     """
 
-    dense: BlockWalk
+    dense: BlockWalk | None
     sparse: BlockWalk
     fitted: list[Tensor]
     normed: bool
@@ -108,7 +108,8 @@ class _Pair:
             for number in self.sparse.step(index):
                 tokens = self.fitted[number]
                 inputs[-1] = inputs[-1].reshape(*tokens.shape, -1)
-                sums.add(inputs[-1][tokens], self.dense.hidden[number][tokens], self.sparse.hidden[number][tokens])
+                aim = self.dense.hidden[number][tokens] if self.dense else None
+                sums.add(inputs[-1][tokens], self.sparse.hidden[number][tokens], aim)
                 if not keep:
                     inputs.clear()
                 self.report()
@@ -157,9 +158,9 @@ def _joins(loaded: LoadedModel, batch: Batch) -> tuple[bool, bool]:
 class _Sums:
     """Sums over the tokens of one block that its refit is solved from.
 
-    Each token is weighted by 1 / the mean square of its dense stream, whatever the calibration says: what is aimed at
-    is a shift of the stream, and an enormous token's shift would outweigh all others. normed: by that of the MLP's
-    output, since of it the norm behind leaves the direction alone.
+    Each token is weighted by 1 / the mean square of its stream, the dense one where that is the aim, whatever the
+    calibration says: an enormous token's shift would outweigh all others. normed: by that of the MLP's output, since of
+    it the norm behind leaves the direction alone.
     """
 
     def __init__(self, mlp: Mlp, *, normed: bool) -> None:
@@ -170,18 +171,20 @@ class _Sums:
         self._mean_input, self._mean_shift = (weight.new_zeros(m).float(), weight.new_zeros(d).float())
         self._total = 0.0
 
-    def add(self, inputs: Tensor, aim: Tensor, hidden: Tensor) -> None:
-        """inputs: (n, m). aim, hidden: (n, d), the dense stream and the sparse one after the block."""
+    def add(self, inputs: Tensor, hidden: Tensor, aim: Tensor | None) -> None:
+        """inputs: (n, m). hidden: (n, d), the sparse stream after the block. aim: the dense one, if it is aimed at."""
         # In the model's own type, whose rounding is far below what so few tokens tell.
-        scale = linear(inputs, out_weight(self._mlp)) if self._normed else aim
+        stream = hidden if aim is None else aim
+        scale = linear(inputs, out_weight(self._mlp)) if self._normed else stream
         roots = residual_weights(scale).sqrt()[:, None].to(inputs.dtype)
-        weighted, shift = (inputs * roots).float(), ((aim - hidden) * roots).float()
+        weighted, wide = (inputs * roots).float(), roots.float()
         add_second_moment_(self._moment, weighted)
-        self._shift.addmm_(shift.T, weighted)
-        roots = roots.float()
-        self._mean_input += (weighted.T @ roots)[:, 0]
-        self._mean_shift += (shift.T @ roots)[:, 0]
-        self._total += float(roots.square().sum())
+        self._mean_input += (weighted.T @ wide)[:, 0]
+        if aim is not None:
+            shift = ((aim - hidden) * roots).float()
+            self._shift.addmm_(shift.T, weighted)
+            self._mean_shift += (shift.T @ wide)[:, 0]
+        self._total += float(wide.square().sum())
 
     def refit(self, narrow: PrunedMlp, damping: float, strength: float) -> PrunedMlp:
         """The narrowed MLP with the best out-projection. A block that keeps everything is refitted as well."""
