@@ -89,7 +89,7 @@ METHODS = (
 )
 
 DEFAULT_METHOD = "best"
-"""The default of the form and the shell, which they recommend; chosen by a protocol, see docs/adr/0032."""
+"""The default of the form and the shell, which they recommend: see docs/adr/0050."""
 
 
 def method_named(name: str) -> MethodSettings:
