@@ -18,7 +18,7 @@ if not rows and not jobs:
 answer = st.container()
 if live:
     browser_scripts.offer_notices()
-    job_panel.watch_live_jobs(backend, live)
+    job_panel.watch_live_jobs(backend, job_panel.live_states(backend))
 if choose_view({"": "Results", "jobs": "Jobs"}):
     with answer:
         frame.opening(job_panel.jobs_sentence(live))
@@ -30,7 +30,7 @@ else:
     with answer:
         frame.opening(runs_sentence(rows, current_tolerance()), job_panel.jobs_sentence(live) if live else "")
         choose_tolerance()
-    runs_table.watch_runs(backend, rows)
+    runs_table.read_on(rows)
     listed = runs_table.filter_rows(rows)
     chosen = runs_table.ticked_rows(rows)
     show_toolbar(backend, rows, chosen, listed)

@@ -152,12 +152,17 @@ class MachineFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterMachine:
-    """A Dask worker. name: unique. n_slots: parts that it takes at once. facts: None before its first report."""
+    """A Dask worker, and the job of which it does a part, with its progress.
+
+    name: unique. n_slots: parts that it takes at once. facts: None before its first report.
+    """
 
     address: str
     name: str
     n_slots: int
     facts: MachineFacts | None
+    job_id: int | None = None
+    progress: Step | None = None
 
     @property
     def problem(self) -> str:
@@ -168,21 +173,12 @@ class ClusterMachine:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MachineView:
-    """A machine, and the job of which it does a part, with its progress."""
-
-    machine: ClusterMachine
-    job_id: int | None = None
-    progress: Step | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
 class ClusterView:
     """The named scheduler, why it cannot be used just now, and its machines."""
 
     address: str
     trouble: str
-    machines: tuple[MachineView, ...]
+    machines: tuple[ClusterMachine, ...]
 
 
 Report = Callable[[Step], None]

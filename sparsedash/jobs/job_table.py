@@ -316,15 +316,16 @@ class JobTable:
         return rows[0]
 
     def newest(self, key: str) -> Job | None:
-        """The newest job with this key, or None."""
-        return next(iter(self._read("WHERE key = ? ORDER BY id DESC LIMIT 1", (key,))), None)
+        """The live job with this key, or else the newest, or None."""
+        return next(iter(self._read(f"WHERE key = ? ORDER BY {_LIVE} DESC, id DESC LIMIT 1", (key,))), None)
 
     def list(self, limit: int, of: str = "") -> tuple[Job, ...]:
-        """The newest jobs, newest first. of: only those that this owner asked for."""
-        if not of:
-            return self._read("ORDER BY id DESC LIMIT ?", (limit,))
-        theirs = "WHERE owner = ? OR key IN (SELECT thing FROM owners WHERE owner = ?) ORDER BY id DESC LIMIT ?"
-        return self._read(theirs, (of, of, limit))
+        """The newest jobs and all live ones, newest first. of: only those that this owner asked for."""
+        whose, values = (
+            ("owner = ? OR key IN (SELECT thing FROM owners WHERE owner = ?)", (of, of)) if of else ("1", ())
+        )
+        some = f"SELECT id FROM jobs WHERE {whose} ORDER BY {_LIVE} DESC, id DESC LIMIT ?"  # noqa: S608 - literals
+        return self._read(f"WHERE id IN ({some}) ORDER BY id DESC", (*values, limit))
 
     def of_kinds(self, *kinds: JobKind) -> tuple[Job, ...]:
         """All jobs of these kinds in any state, oldest first."""

@@ -78,7 +78,7 @@ def run_gains(
         elif name not in GAIN_PHASES:
             gain, why = _exact_gain(shape, each.record.pruned, found.dense.dtype, name), UNKNOWN
         elif each.method.takes_channels:
-            timing = backend.timing(asked.key())
+            timing = backend.result(Timing, asked.key())
             phase = timing.timed(GAIN_PHASES[name]) if timing else None
             gain, why = None, UNTIMED
             if phase is not None:
@@ -122,7 +122,8 @@ def structure_sentence(backend: Backend, found: RunResults) -> str:
         said = [f"for size choose {better}, which loses less (word perplexity of {worse} is {times} as high)"]
     cache = pair[1].record.pruned.reached["kv-cache"] if pair[1].record.pruned else 0.0
     said.append(f"for the KV cache {fewer} ({percent(cache)} smaller)")
-    timings = [backend.timing(TimingSettings(dense=found.dense.key, sparse=each.record.key).key()) for each in pair]
+    asked = [TimingSettings(dense=found.dense.key, sparse=each.record.key) for each in pair]
+    timings = [backend.result(Timing, each.key()) for each in asked]
     speeds = [phase.ratio for timing in timings if timing and (phase := timing.timed("decode"))]
     if len(speeds) < len(pair):
         said.append("the speed of both was not measured")

@@ -144,8 +144,11 @@ def attempt_words(job: Job) -> str:
 
 def waiting_run_estimate(backend: Backend, job: Job) -> str:
     """How long a waiting run takes once it has started; nothing of other jobs, or where that is not known."""
-    settings = job_request(job)
-    known = backend.preflight(settings).duration.total_s if settings else None
+    # A resumed one takes less than when it was asked for.
+    forecast = backend.forecast(job) if job.attempt == 1 else None
+    if forecast is None and (settings := job_request(job)):
+        forecast = backend.preflight(settings)
+    known = forecast.duration.total_s if forecast else None
     return f"Takes about {wording.duration_words(known)} once started" if known else ""
 
 

@@ -359,7 +359,7 @@ def _decode_s(backend: Backend, entry: Entry) -> tuple[float, Timing] | None:
     """Seconds to write one token, and the timing that says so: of a dense model any of its run's."""
     made = entry.model.record.pruned
     for each in [entry.model] if made else entry.run.judged:
-        timing = backend.timing(TimingSettings(dense=entry.run.dense.key, sparse=each.record.key).key())
+        timing = backend.result(Timing, TimingSettings(dense=entry.run.dense.key, sparse=each.record.key).key())
         if timing is not None and (phase := timing.timed("decode")) is not None:
             return median(phase.sparse_s if made else phase.dense_s) / timing.n_decode, timing
     return None

@@ -5,6 +5,7 @@ It knows no engine.
 
 import json
 import logging
+from contextlib import suppress
 from copy import copy
 from dataclasses import asdict
 from pathlib import Path
@@ -28,15 +29,15 @@ from sparsedash.service import preflight, request_checks
 from sparsedash.service.cluster_runner import cluster_runner
 from sparsedash.service.deletion import Housekeeping, live_jobs
 from sparsedash.service.model_lookup import NamedModel, fetch_config, named_model
-from sparsedash.service.preflight import Cached, Memory, Preflight
-from sparsedash.service.request_checks import Access, Problem, ReferenceField
+from sparsedash.service.preflight import Cached, Preflight
+from sparsedash.service.request_checks import Access, ReferenceField
 from sparsedash.service.stored_results import OpenedAnswers, ResultCache, RunCosts, joined, known_shape, recalled
 from sparsedash.service.time_forecast import START_S, MachineSpeed, expected_seconds, healing_steps
 from sparsedash.service.user_files import Exports, UserUploads
 from sparsedash.storage.hub_reach import HubReach
 from sparsedash.storage.local_machine import local_path, require_job_room
 from sparsedash.storage.run_files import keep_run, read_run_file, run_file
-from sparsedash.storage.store import Store
+from sparsedash.storage.store import WORK_PATIENCE_S, Store
 from sparsedash.storage.text_files import Uploads, fingerprints, texts_read
 from sparsedash.storage.users import LOCAL, Serving, UserData
 
@@ -87,15 +88,18 @@ class Backend:
         self._results = ResultCache(self._store)
         self.answers = OpenedAnswers(self._store)
         self.costs = RunCosts(self._store, answers=self.answers)
-        self._cluster = cluster_runner(self.data_dir, self._table, self._store)
+        # What its machines send is kept while a connection is in use: not that of the pages.
+        self._cluster_table = JobTable(self.data_dir / "jobs.sqlite", WORK_PATIENCE_S)
+        self._cluster = cluster_runner(self.data_dir, self._cluster_table, self._store)
         elsewhere = self._cluster.takes if self._cluster else lambda job: False
         self._runner = LocalRunner(self.data_dir, self._table, elsewhere=elsewhere)
-        self._speed, self._hub = MachineSpeed(self._store), HubReach()
+        self._speed, self._hub = MachineSpeed(self._store, lambda: bool(self._table.running())), HubReach()
         self._all_uploads = Uploads(self.data_dir)
         self._give_to(LOCAL, None)
-        self._try_to_reconcile()
         if self._cluster is not None:
+            # Before a worker of this machine takes a run that waits for the cluster.
             self._cluster.start()
+        self._try_to_reconcile()
 
     def seen_by(self, user: str, rules: Serving) -> "Backend":
         """The same backend with the rights of one user of a server, see `Access`. user: a `visitor_name`."""
@@ -118,10 +122,9 @@ class Backend:
         for a run that cannot start.
         """
         self._require(asked)
-        if isinstance(asked, RunSettings | FindSettings):
-            memory, _ = preflight.expected_room(planned_run(asked), self._store, self._shape(asked))
-            for problem in self._problems(asked, memory):
-                raise JobError(problem.message)
+        before = self.preflight(asked) if isinstance(asked, RunSettings | FindSettings) else None
+        for problem in before.problems if before else ():
+            raise JobError(problem)
         kind, key = _KINDS[type(asked)][0], _key(asked)
         with self.exports.room_for(asked):
             newest = self._table.newest(key)
@@ -129,8 +132,9 @@ class Backend:
                 self._access.owners.add(key, self._access.user)
                 return newest
             job = self._table.submit(kind, key, asdict(asked), self._access.user, self._access.most_jobs)
-        if isinstance(asked, RunSettings | FindSettings) and job.state == "queued":
-            self._store.remember(store_keys.forecast_note(key), json.dumps(asdict(self.preflight(asked))))
+        if before is not None and job.state == "queued":
+            with suppress(StoreError):
+                self._store.remember(store_keys.forecast_note(key), json.dumps(asdict(before)))
         self._try_to_reconcile()
         return job
 
@@ -201,17 +205,21 @@ class Backend:
         self._access.require_job(job)
         return "\n".join(last_log_lines(Path(job.log_path), n))
 
+    def result(self, kind: type[R], key: str) -> R | None:
+        """The result of this kind with the key of its job, or None."""
+        return self._results.get(kind, key) if self._access.sees(key) else None
+
     def runs(self) -> list[Run]:
         """Every run that has a result, newest first."""
         return self._results.runs(None if self._access.sees_all else self._access.owned())
 
     def run(self, key: str) -> Run | None:
         """The run as far as it is, or None; also the shipped EXAMPLE, which `runs` does not name."""
-        return self._seen(Run, key)
+        return self.result(Run, key)
 
     def search(self, key: str) -> FindResult | None:
         """What a search has found as far as it is, or None. key: of its run."""
-        return self._seen(FindResult, key)
+        return self.result(FindResult, key)
 
     def record(self, key: str) -> Record | None:
         """The record, or None."""
@@ -221,10 +229,6 @@ class Backend:
         """The texts that records answer, or None."""
         return self._results.get(Passages, key) if self._access.sees_results(key) else None
 
-    def continuation(self, key: str) -> pair_records.Continuation | None:
-        """What two models wrote, or None."""
-        return self._seen(pair_records.Continuation, key)
-
     def written(self, asked: pair_records.ContinuationSettings) -> pair_records.Continuation | None:
         """What these models wrote, on request or in runs of theirs, or None."""
 
@@ -232,18 +236,10 @@ class Backend:
             key = example_key(asked.key()) if is_example(asked.left) else asked.key()
             return self._results.get(pair_records.Continuation, key)
 
-        found = self.continuation(asked.key())
+        found = self.result(pair_records.Continuation, asked.key())
         if found is not None or not self._access.sees_results(asked.left, asked.right, *asked.others):
             return found
         return joined(asked, alone)
-
-    def divergence(self, key: str) -> pair_records.Divergence | None:
-        """The divergence of two models over a text, or None."""
-        return self._seen(pair_records.Divergence, key)
-
-    def timing(self, key: str) -> pair_records.Timing | None:
-        """The speed of a sparse model against its dense one, or None."""
-        return self._seen(pair_records.Timing, key)
 
     def why_missing(self, key: str, kind: type[Record] | type[Run] = Record) -> str:
         """Why there is no such record, or run, as the end of a sentence."""
@@ -291,8 +287,8 @@ class Backend:
         """Which parts of this run are stored and need not be computed again."""
         return preflight.stored_parts(settings, self._store)
 
-    def reference_problem(self, field: ReferenceField, reference: str) -> Problem | None:
-        """Why what this field of a form names cannot be used, or None."""
+    def reference_problem(self, field: ReferenceField, reference: str) -> str:
+        """Why what this field of a form names cannot be used, or nothing."""
         refused = self._access.reference_problem(field, reference)
         return refused or request_checks.reference_problem(field, reference, self.data_dir)
 
@@ -309,18 +305,15 @@ class Backend:
             return Preflight(problems=refused)
         stored = self.cached(settings)
         memory, disk = preflight.expected_room(settings, self._store, self._shape(settings))
+        problems = preflight.run_problems(asked, self.data_dir, self._shape(asked))
+        unfit = preflight.residency_problem(settings, memory.least)
         return Preflight(
             stored=stored,
             duration=preflight.expected_duration(settings, stored, *self._seconds(settings), self._start_s(ready=True)),
             memory=memory,
             disk=disk,
-            problems=self._problems(asked, memory),
+            problems=(*problems, unfit) if unfit else problems,
         )
-
-    def _problems(self, asked: RunSettings | FindSettings, memory: Memory) -> tuple[Problem, ...]:
-        """Everything that would end the run at once. memory: that it may take."""
-        streamed = preflight.residency_problem(planned_run(asked), memory.least)
-        return (*preflight.run_problems(asked, self.data_dir, self._shape(asked)), *([streamed] if streamed else []))
 
     def forecast(self, job: Job) -> Preflight | None:
         """What a run was expected to take when it was asked for; None where that was not kept."""
@@ -383,11 +376,9 @@ class Backend:
         if self._cluster is not None:
             self._cluster.let_go()
         self._speed.close()
+        self._cluster_table.close()
         self._table.close()
         self._store.close()
-
-    def _seen(self, kind: type[R], key: str) -> R | None:
-        return self._results.get(kind, key) if self._access.sees(key) else None
 
     def _require(self, asked: Request) -> None:
         """Raises AccessError for what the user may not read or do."""
@@ -395,7 +386,7 @@ class Backend:
             case RunSettings() | FindSettings():
                 self._access.require_allowed(*preflight.named_references(asked))
                 for problem in self._access.tasks_problems(asked.evaluation.tasks):
-                    raise AccessError(problem.message)
+                    raise AccessError(problem)
             case VerifySettings():
                 self._access.require_house()
             case ExportSettings():

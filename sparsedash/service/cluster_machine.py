@@ -22,7 +22,7 @@ import sparsedash
 from sparsedash.jobs.cluster_parts import Fetch, KeptCalibration, Part, PartEnd, Report, failed_part
 from sparsedash.jobs.job import Job
 from sparsedash.jobs.job_table import JobTable
-from sparsedash.jobs.local_runner import LocalRunner, last_log_lines, visible_gpus
+from sparsedash.jobs.local_runner import NVIDIA, LocalRunner, last_log_lines, visible_gpus
 from sparsedash.jobs.lock_files import hold_lock, make_folder
 from sparsedash.schema import store_keys
 from sparsedash.schema.errors import SparseDashError, StoreError
@@ -42,7 +42,6 @@ LOG_LINES = 200
 _TICK_S = 0.1
 _REPORT_S = 0.5
 _HEARTBEAT_S = 3.0
-_NVIDIA = Path("/proc/driver/nvidia/gpus")
 
 
 class PartMachine:
@@ -226,6 +225,6 @@ def _packages() -> dict[str, str]:
 @cache
 def _gpu_names() -> list[str]:
     """The GPUs that the child may use, by the driver's names where those can be read."""
-    lines = [line for file in sorted(_NVIDIA.glob("*/information")) for line in file.read_text().splitlines()]
+    lines = [line for file in sorted(NVIDIA.glob("*/information")) for line in file.read_text().splitlines()]
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("Model:")]
     return [names[int(gpu)] if gpu.isdecimal() and int(gpu) < len(names) else f"GPU {gpu}" for gpu in visible_gpus()]

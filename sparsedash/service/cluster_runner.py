@@ -18,8 +18,8 @@ from typing import IO, TYPE_CHECKING
 
 from sparsedash.jobs.cluster_parts import (
     SCHEDULER,
+    ClusterMachine,
     ClusterView,
-    MachineView,
     Part,
     PartEnd,
     Scheduler,
@@ -200,21 +200,22 @@ class ClusterRunner:
         self._connection: Cluster | None = None
         self._up: IO[bytes] | None = None
         self._attempts: dict[tuple[int, int], Attempt] = {}
-        self._machines: tuple[MachineView, ...] = ()
+        self._machines: tuple[ClusterMachine, ...] = ()
         self._seen_at = time.monotonic()
         self._next_try_at = 0.0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="cluster", daemon=True)
 
     def start(self) -> None:
-        """Begin, unless the scheduler must not be asked."""
+        """Begin, unless the scheduler must not be asked. Runs wait for it as for one that is lost."""
         if self._scheduler:
+            self._show_up(True)
             self._thread.start()
 
     def takes(self, job: Job) -> bool:
         """Whether the cluster has this job, or will have it: then no worker of this machine does."""
         if job.state == "running":
-            return job.worker == CLUSTER
+            return self._scheduler is not None and job.worker == CLUSTER
         return self._up is not None and job.may_spread
 
     def view(self) -> ClusterView:
@@ -264,7 +265,7 @@ class ClusterRunner:
             self._claim_next()
         parts = {step.machine: (a.job.id, step) for a in self._attempts.values() for step in a.progress(connection)}
         views = ((machine, *parts.get(machine.name, (None, None))) for machine in found)
-        self._machines = tuple(MachineView(machine=of, job_id=job, progress=step) for of, job, step in views)
+        self._machines = tuple(replace(of, job_id=job, progress=step) for of, job, step in views)
 
     def _running(self) -> list[Job]:
         return [job for job in self._table.running() if job.worker == CLUSTER]

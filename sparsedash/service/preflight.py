@@ -11,7 +11,7 @@ from sparsedash.catalog.choices import HUB_TEXTS
 from sparsedash.catalog.families import quantise_problem
 from sparsedash.catalog.model_shape import ModelShape, listed_shape
 from sparsedash.catalog.resources import LeastMemory, RunDisk
-from sparsedash.jobs.local_runner import NVIDIA
+from sparsedash.jobs.local_runner import visible_gpus
 from sparsedash.schema import store_keys
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.find_settings import FindSettings, planned_run
@@ -28,7 +28,7 @@ from sparsedash.schema.settings import (
     EvaluationSettings,
     RunSettings,
 )
-from sparsedash.service.request_checks import Problem, ReferenceField, reference_problem, unusable_tasks
+from sparsedash.service.request_checks import ReferenceField, reference_problem, unusable_tasks
 from sparsedash.service.stored_results import known_shape
 from sparsedash.service.time_forecast import START_S
 from sparsedash.stats.tolerance import FEWEST_PASSAGES
@@ -125,7 +125,7 @@ class Preflight:
     stored: Cached = Cached()
     duration: Duration = Duration()
     memory: Memory = Memory()
-    problems: tuple[Problem, ...] = ()
+    problems: tuple[str, ...] = ()
     disk: DiskNeed | None = None
 
     @property
@@ -143,7 +143,7 @@ def named_references(settings: RunSettings | FindSettings) -> list[tuple[Referen
 
 def run_problems(
     request: RunSettings | FindSettings, data_dir: Path, shape: ModelShape | None = None
-) -> tuple[Problem, ...]:
+) -> tuple[str, ...]:
     """Everything that would end the run at once, or leave a search without an answer.
 
     data_dir: where uploads lie. shape: of the model, where it is known.
@@ -157,47 +157,44 @@ def run_problems(
         try:
             require_possible(request, shape)
         except SettingsError as error:
-            found.append(Problem(field="sparsity", message=f"{error.message} {error.advice}"))
+            found.append(f"{error.message} {error.advice}")
     if settings.quantised_to and (why := quantise_problem(settings.model, shape.family if shape else None)):
-        found.append(Problem(field="model", message=f"Its models cannot be quantised: {why}."))
+        found.append(f"Its models cannot be quantised: {why}.")
     asked, needed = settings.calibration, 0
     # The shape of other models is known once they are read.
     if settings.solves and settings.model == BUILTIN_MODEL and (built_in := listed_shape(BUILTIN_MODEL)):
         needed = MIN_TOKENS_PER_CHANNEL * max(built_in.widths)
     if asked.n_samples * asked.length < needed:
-        message = (
+        found.append(
             f"Calibration: {asked.n_samples:,} × {asked.length:,} tokens are too few for this model; needed: "
             f"{needed:,}, {MIN_TOKENS_PER_CHANNEL} per channel of its widest layer."
         )
-        found.append(Problem(field="calibration size", message=message))
     return tuple(filter(None, found))
 
 
-def residency_problem(settings: RunSettings, least: LeastMemory | None) -> Problem | None:
-    """Why the run's models cannot be healed or quantised, or None. least: of its memory, as far as that is known."""
+def residency_problem(settings: RunSettings, least: LeastMemory | None) -> str:
+    """Why the run's models cannot be healed or quantised, or nothing. least: of its memory, as far as that is known."""
     heals = any(method.heal_steps for method in settings.methods)
     if not heals and not settings.quantised_to:
-        return None
+        return ""
     if least is not None and least.streamed:
         why = "" if settings.residency == "streamed" else ": with them it would take more memory than there is"
         what = "Healing" if heals else "Quantising"
-        message = f"{what} needs all weights in memory, and this run leaves them in their files{why}."
-        return Problem(field="healing", message=message)
+        return f"{what} needs all weights in memory, and this run leaves them in their files{why}."
     if heals and settings.calibration.n_samples < resources.HELD_OUT_EVERY:
-        message = f"Healing needs at least {resources.HELD_OUT_EVERY} calibration samples, one of which is held out."
-        return Problem(field="calibration size", message=message)
-    return None
+        return f"Healing needs at least {resources.HELD_OUT_EVERY} calibration samples, one of which is held out."
+    return ""
 
 
-def _too_few_passages(asked: EvaluationSettings, data_dir: Path) -> Problem | None:
-    """Why a search on these passages could confirm no model, or None."""
+def _too_few_passages(asked: EvaluationSettings, data_dir: Path) -> str:
+    """Why a search on these passages could confirm no model, or nothing."""
     count = named_text_count(asked.corpus, data_dir) if names_file(asked.corpus) else None
     there = count.n_passages if count else FEWEST_PASSAGES
     if min(there, asked.n_passages or there) >= FEWEST_PASSAGES:
-        return None
+        return ""
     given = "the text has" if there < FEWEST_PASSAGES else "asked for:"
     few = f"{given} {there if there < FEWEST_PASSAGES else asked.n_passages}"
-    return Problem(field="passages", message=f"A search needs at least {FEWEST_PASSAGES} passages; {few}.")
+    return f"A search needs at least {FEWEST_PASSAGES} passages; {few}."
 
 
 def stored_parts(settings: RunSettings, store: Store) -> Cached:
@@ -297,7 +294,7 @@ def expected_room(settings: RunSettings, store: Store, shape: ModelShape | None)
 
 def _there_bytes() -> int | None:
     """Memory of this machine; None where the model runs on a GPU."""
-    return None if NVIDIA.is_dir() else memory_bytes()
+    return None if visible_gpus() else memory_bytes()
 
 
 def _noted(store: Store, name: Callable[[str, str], store_keys.NoteName], reference: str) -> str | None:

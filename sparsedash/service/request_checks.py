@@ -12,7 +12,6 @@ Without logins, the one user may do everything.
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import starmap
 from pathlib import Path
@@ -46,19 +45,9 @@ from sparsedash.storage.users import LOCAL, Serving
 ReferenceField = Literal["model", "calibration text", "evaluation text"]
 """The fields that name a model or a text."""
 
-ProblemField = Literal[ReferenceField, "calibration size", "healing", "passages", "sparsity", "tasks"]
-
 _TEXT_NAMES = tuple(
     dict.fromkeys(choice.name for choice in (*EVALUATION_CORPORA, *CALIBRATION_CORPORA) if choice.name != SELF)
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Problem:
-    """Something that would end a run at once. message: whole sentences that name the field."""
-
-    field: ProblemField
-    message: str
 
 
 class Access:
@@ -114,10 +103,7 @@ class Access:
 
     def give_up(self, thing: str) -> bool:
         """Take a shared thing from the user; False, with nothing done, for one that is the user's to delete."""
-        shared = self.is_shared(thing)
-        if shared:
-            self.owners.take(thing, self.user)
-        return shared
+        return self.is_shared(thing) and self.owners.take(thing, self.user)
 
     def sees(self, key: str) -> bool:
         """Whether the user sees the run, or the result of the job, with this key."""
@@ -160,23 +146,23 @@ class Access:
         if to in ("front", "up", "high"):
             self.require_administrator("puts a job before others", "You can move it down, or give it low priority.")
 
-    def reference_problem(self, field: ReferenceField, reference: str) -> Problem | None:
-        """Why the user may not use what this field names, or None. No file is opened for it."""
+    def reference_problem(self, field: ReferenceField, reference: str) -> str:
+        """Why the user may not use what this field names, or nothing. No file is opened for it."""
         if self.rules is None:
-            return None
+            return ""
         found = self._model_refusal(reference, self.rules) if field == "model" else self._text_refusal(reference)
-        return _problem(field, found)
+        return _named(field, found)
 
-    def reference_problems(self, *named: tuple[ReferenceField, str]) -> tuple[Problem, ...]:
+    def reference_problems(self, *named: tuple[ReferenceField, str]) -> tuple[str, ...]:
         """What of these fields and references the user may not use."""
         return tuple(filter(None, starmap(self.reference_problem, named)))
 
     def require_allowed(self, *named: tuple[ReferenceField, str]) -> None:
         """Raises AccessError for the first of these fields and references that the user may not use."""
         for problem in self.reference_problems(*named):
-            raise AccessError(problem.message)
+            raise AccessError(problem)
 
-    def tasks_problems(self, tasks: Sequence[str]) -> tuple[Problem, ...]:
+    def tasks_problems(self, tasks: Sequence[str]) -> tuple[str, ...]:
         """What of these tasks the user may not ask; not only administrators ask built-in ones and what is listed."""
         found = []
         for task in tasks:
@@ -187,7 +173,7 @@ class Access:
             elif not self.rules.offers_task(task):
                 offered = f"Offered: {', '.join(self.rules.tasks)}." if self.rules.tasks else "None is."
                 found.append(f"{task[:200]} is not among the tasks offered here. {offered}")
-        return tuple(Problem(field="tasks", message=message) for message in found)
+        return tuple(found)
 
     def offered_tasks(self) -> list[str]:
         """The built-in tasks, and with the harness the suggested ones that the user may ask."""
@@ -223,15 +209,15 @@ class Access:
         return f"files on this machine are read only below {folders or 'folders that the configuration names'}."
 
 
-def unusable_tasks(tasks: Sequence[str]) -> Problem | None:
-    """Why a run with these tasks would end at once, as far as that shows without the harness; or None."""
+def unusable_tasks(tasks: Sequence[str]) -> str:
+    """Why a run with these tasks would end at once, as far as that shows without the harness; or nothing."""
     if unknown := unknown_builtin(tasks):
-        return Problem(field="tasks", message=unknown)
+        return unknown
     if not BUILTIN_TASKS.keys() >= set(tasks) and find_spec("lm_eval") is None:
-        return Problem(field="tasks", message=NO_HARNESS)
+        return NO_HARNESS
     paths = (local_path(task.removeprefix(FILE)) for task in tasks if task.startswith(FILE))
     lost = next((path for path in paths if path_kind(path) == "nothing"), None)
-    return None if lost is None else Problem(field="tasks", message=f"There is no {lost}. Check the path after file:.")
+    return "" if lost is None else f"There is no {lost}. Check the path after file:."
 
 
 def upload_named(reference: str) -> str:
@@ -240,16 +226,16 @@ def upload_named(reference: str) -> str:
     return f"{UPLOAD}{path.name}@{path.parent.name}" if path is not None else reference
 
 
-def reference_problem(field: ReferenceField, reference: str, data_dir: Path) -> Problem | None:
-    """Why what this field names cannot be used, or None. data_dir: where uploads lie."""
+def reference_problem(field: ReferenceField, reference: str, data_dir: Path) -> str:
+    """Why what this field names cannot be used, or nothing. data_dir: where uploads lie."""
     if field == "model":
-        return _problem(field, _model_problem(reference))
+        return _named(field, _model_problem(reference))
     if names_file(reference):
-        return _problem(field, _text_file_problem(field, reference, data_dir))
+        return _named(field, _text_file_problem(field, reference, data_dir))
     possible = (*_TEXT_NAMES, SELF) if field == "calibration text" else _TEXT_NAMES
     if reference in possible:
-        return None
-    return _problem(field, f"there is no {reference}; possible: {', '.join(possible)}, file:PATH, or an upload.")
+        return ""
+    return _named(field, f"there is no {reference}; possible: {', '.join(possible)}, file:PATH, or an upload.")
 
 
 def is_hub_id(reference: str) -> bool:
@@ -276,8 +262,8 @@ def hub_reference(text: str) -> str:
     return found[1] if revision == "main" else f"{found[1]}@{revision}"
 
 
-def _problem(field: ReferenceField, found: str) -> Problem | None:
-    return Problem(field=field, message=f"{field.capitalize()}: {found}") if found else None
+def _named(field: ReferenceField, found: str) -> str:
+    return f"{field.capitalize()}: {found}" if found else ""
 
 
 def _model_problem(reference: str) -> str:

@@ -92,22 +92,25 @@ class Speeds:
 
 
 class MachineSpeed:
-    """The speed of this machine as far as it is known. One measuring process at a time; nothing waits for it."""
+    """The speed of this machine as far as it is known. One measuring process at a time; nothing waits for it.
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    busy: whether jobs run here. An old measurement then stays: another would disturb them, and be of a busy machine.
+    """
+
+    def __init__(self, store: Store, busy: Callable[[], bool] = lambda: False) -> None:
+        self._store, self._busy = store, busy
         self._measuring: subprocess.Popen[str] | None = None
         self._lock = threading.Lock()
 
     def known(self) -> Speeds | None:
         """The measured speeds; None until they are measured, which this begins.
 
-        An old measurement, perhaps of a busy machine, holds until the next one ends; one of another machine with the
+        An old measurement holds until the next one ends; one of another machine with the
         same data folder does not count. A measurement that fails is not repeated.
         """
         name = store_keys.machine_speed_note(platform.node(), os.cpu_count() or 1)
         noted = recalled(self._store, name, Speeds)
-        if noted is not None and 0.0 <= time.time() - noted.at < _OLD_S:
+        if noted is not None and (0.0 <= time.time() - noted.at < _OLD_S or self._busy()):
             return noted
         with self._lock:
             if self._measuring is None:

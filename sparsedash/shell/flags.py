@@ -204,7 +204,7 @@ def open_store_for(settings: RunSettings, arguments: argparse.Namespace) -> Stor
     store = open_store(arguments)
     named = named_model(settings.model, store)
     if found := run_problems(settings, store.folder, None if named is None else named.shape):
-        raise SparseDashError(" ".join(problem.message for problem in found))
+        raise SparseDashError(" ".join(found))
     if is_hub_id(settings.model) and model_config(settings.model) is None:
         # Before the engine is loaded, which takes seconds.
         from sparsedash.engine.models.hub import require_reachable

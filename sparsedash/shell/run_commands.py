@@ -91,7 +91,7 @@ def _require_resident(settings: RunSettings, store: Store) -> None:
     """Raise SparseDashError where the models of the run cannot be healed or quantised, as far as its model is known."""
     memory, _ = expected_room(settings, store, _shape(settings, store))
     if problem := residency_problem(settings, memory.least):
-        raise SparseDashError(problem.message)
+        raise SparseDashError(problem)
 
 
 def all_within(document: dict[str, Any], n_sparse: int) -> bool:

@@ -45,6 +45,7 @@ _DAMAGED = ("malformed", "not a database", "no such", "corrupt")
 _N_BYTES = "CASE WHEN filename IS NULL THEN coalesce(length(value), 0) ELSE size END"
 _USED_AT = "max(access_time, store_time)"
 _OURS = "FROM Cache WHERE raw = 1"
+KEYS = f"SELECT key {_OURS} AND key >= ? AND key < ? ORDER BY rowid"
 ENTRIES = f"SELECT key, {_N_BYTES}, {_USED_AT}, coalesce(tag, '') {_OURS} ORDER BY rowid"
 
 

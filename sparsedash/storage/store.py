@@ -23,6 +23,7 @@ from sparsedash.schema.store_keys import NoteName
 from sparsedash.storage.disk_cache import (
     DAMAGED,
     ENTRIES,
+    KEYS,
     USUAL_GB,
     CacheEntry,
     DamagedEntry,
@@ -122,7 +123,10 @@ class Store:
         return self._keys(_name(kind, ""))
 
     def _keys(self, prefix: str) -> list[str]:
-        return [e.name.removeprefix(prefix) for e in self.entries("records") if e.name.startswith(prefix)]
+        # A range of the index: a prefix would have every entry looked at.
+        end = prefix[:-1] + chr(ord(prefix[-1]) + 1)
+        found = self._select("records", KEYS, prefix, end)
+        return [name.removeprefix(prefix) for (name,) in found]
 
     def drop(self, kind: type[R], key: str) -> None:
         """Delete the record, if it exists, and one of this name that was set aside."""

@@ -46,7 +46,8 @@ def chosen_run(backend: Backend, runs: Sequence[Run]) -> ChosenRun:
     key = asked or next(iter([*(run.key for run in runs), *(job.key for job in without_run)]), "")
     run = backend.run(key) if key else None
     navigation.adopt_search_tolerance(run.find if run else None)
-    found = ChosenRun(key=key, asked=bool(asked), run=run, job=next((job for job in jobs if job.key == key), None))
+    job = next((job for job in jobs if job.key == key), None) or (backend.newest_job(key) if key else None)
+    found = ChosenRun(key=key, asked=bool(asked), run=run, job=job)
     navigation.remember({navigation.RUN: key if found.run or found.job else ""})
     navigation.draw_menu()
     return found

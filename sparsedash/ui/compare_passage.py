@@ -33,7 +33,13 @@ from sparsedash.reporting.run_reports import sampling_words
 from sparsedash.reporting.wording import first_upper, signed_nats
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.fields import field_rows
-from sparsedash.schema.pair_records import MOST_OTHERS, ContinuationSettings, Divergence, DivergenceSettings
+from sparsedash.schema.pair_records import (
+    MOST_OTHERS,
+    Continuation,
+    ContinuationSettings,
+    Divergence,
+    DivergenceSettings,
+)
 from sparsedash.schema.records import Outcome, Passages, Run
 from sparsedash.service.backend import Backend
 from sparsedash.ui import address_bar, frame, job_panel
@@ -67,7 +73,7 @@ def continue_passage(backend: Backend, pair: Pair, context: str) -> None:
         return
     job = backend.newest_job(request.key())
     # A job that is done has left a result; without one, somebody has cleared the store.
-    if backend.continuation(request.key()) is not None or (job is not None and job.state != "done"):
+    if backend.result(Continuation, request.key()) is not None or (job is not None and job.state != "done"):
         frame.section("Continued by both models")
         _show_written(backend, pair, request, {})
         return
@@ -195,7 +201,7 @@ def try_prompt(backend: Backend, pair: Pair, run: Run, *, blind: bool) -> None:
             drop, key = partial(backend.user_data.drop_prompt, request), f"remove-{request.key()}"
             frame.action_button("Remove from the list", drop, key=key, icon="close", kind="tertiary")
     if not show_all:
-        st.button(f"Show all {len(tried)}", key="all-prompts")
+        frame.show_all(len(tried), "all-prompts")
 
 
 def _show_prompt(
@@ -303,7 +309,7 @@ def _show_strip(backend: Backend, pair: Pair, text: str) -> None:
     except SettingsError as error:
         frame.note(f"This passage cannot be compared token by token: {error.message}")
         return
-    if (stored := backend.divergence(request.key())) is not None:
+    if (stored := backend.result(Divergence, request.key())) is not None:
         frame.section("Where the two models' predictions differ")
         _draw_strip(pair, stored)
         return

@@ -24,6 +24,9 @@ OWN, LAYERS, MASKS, QUANTISE = "own", "layers", "masks", "quantise"
 and of the quantised types.
 """
 
+FRESH = "fresh"
+"""The parameter of a link that fills in the whole form: what was in it before is forgotten."""
+
 CHOICES = ("saliency", "pattern", "compensation", "allocation")
 """Of a method; its other settings depend on them."""
 
@@ -50,7 +53,12 @@ def form_address(settings: RunSettings | FindSettings) -> Query | None:
     own = [method for method in methods if method not in [preset.settings for preset in METHODS]]
     if len(own) > 1 or len(widths) > 1 or not fits:
         return None
-    found: Query = {**_setting_values(run), **_setting_values(run.calibration), **_setting_values(run.evaluation)}
+    found: Query = {
+        FRESH: "1",
+        **_setting_values(run),
+        **_setting_values(run.calibration),
+        **_setting_values(run.evaluation),
+    }
     found |= {"width": str(widths.pop()), "budget": run.budget, "heal-steps": str(steps)}
     found |= {"tasks": list(run.evaluation.tasks) or "", QUANTISE: [kind.upper() for kind in kinds] or ""}
     for method in own:

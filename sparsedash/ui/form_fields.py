@@ -117,7 +117,7 @@ def reference_field(backend: Backend, row: FieldRow, usual: str | None = None) -
             raise SparseDashError(f"Choose {'a text' if is_text else 'a model'}.")
         row.check(reference)
         if problem := backend.reference_problem(field, reference):
-            raise SparseDashError(problem.message)
+            raise SparseDashError(problem)
         return reference
 
     usable = validated(row.key, usable_reference)
@@ -267,8 +267,10 @@ def show_uploads(backend: Backend, usual: Mapping[str, str]) -> None:
     with shown:
         rules = serving_rules()
         room = wording.size(MAX_TOTAL_BYTES if rules is None else rules.quota.upload_mb * 1_000_000)
+        used = wording.size(sum(kept.values()))
         frame.remark(
-            f"{wording.size(sum(kept.values()))} of {room} are in use.",
+            # An administrator sees the uploads of all.
+            f"{used} of {room} are in use." if rules is None or not backend.administers else f"{used} by all users.",
             f"{_who().capitalize()} can choose these texts, and delete them.",
             "Results that were computed from them stay.",
         )
@@ -280,7 +282,7 @@ def show_uploads(backend: Backend, usual: Mapping[str, str]) -> None:
 
 
 def _who() -> str:
-    return "everyone with access to this page" if serving_rules() is None else "you alone"
+    return "everyone with access to this page" if serving_rules() is None else "you and the administrators"
 
 
 def show_estimate(backend: Backend, settings: RunSettings | FindSettings | None) -> bool:
@@ -314,7 +316,7 @@ def show_estimate(backend: Backend, settings: RunSettings | FindSettings | None)
     for text in notes:
         frame.note(text)
     for problem in before.problems:
-        frame.failure(problem.message)
+        frame.failure(problem)
     return not before.problems
 
 

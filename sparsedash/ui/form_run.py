@@ -38,6 +38,7 @@ from sparsedash.ui.address_bar import BOUND, choose_budget, tolerance_fields
 from sparsedash.ui.form_address import (
     CHANNEL_PRESETS,
     CHOICES,
+    FRESH,
     GOALS,
     LAYER_PRESETS,
     LAYERS,
@@ -115,6 +116,10 @@ def first_run_settings(backend: Backend) -> RunSettings:
 
 def prune_form(backend: Backend) -> RunSettings | FindSettings | None:
     """Draw the form. Returns its settings, or None while a field is wrong; the error is under that field."""
+    if st.query_params.pop(FRESH, ""):
+        # Streamlit keeps the value of a field that left the page, over that of an address which equals its default.
+        for key in (*(row.key for row in (*_ROWS, _HEAL)), "goal", "with", "method", OWN, LAYERS, MASKS, QUANTISE):
+            st.session_state.pop(key, None)
     frame.section("Which model?")
     values: dict[str, Any] = {"model": form_fields.reference_field(backend, _RUN["model"])}
     if values["model"] is not None:

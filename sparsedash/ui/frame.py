@@ -266,6 +266,11 @@ def remark(*texts: str) -> None:
     show(paragraph(" ".join(filter(None, texts)), css="sd-muted sd-small"))
 
 
+def show_all(n: int, state: str) -> None:
+    """Draw a button that shows all of a list from now on. state: the entry of the session that says so."""
+    st.button(f"Show all {n:,}", key=f"show-{state}", on_click=st.session_state.update, args=({state: True},))
+
+
 def row(key: str | None = None) -> DeltaGenerator:
     """A container whose parts stand next to each other."""
     return st.container(key=key, horizontal=True, vertical_alignment="center")

@@ -251,10 +251,19 @@ def _watch_live_job(
     below(job)
 
 
+def live_states(backend: Backend) -> dict[int, tuple[str, int]]:
+    """State of each live job by its id, and the number of sparse models of a run."""
+    live = [job for job in backend.jobs(JOBS_LISTED) if job.live]
+    runs = {job.id: backend.run(job.key) for job in live if job.makes_run}
+    return {job.id: (job.state, len(run.sparse) if (run := runs.get(job.id)) else -1) for job in live}
+
+
 @frame.fragment(JOB_S)
-def watch_live_jobs(backend: Backend, seen: list[Job]) -> None:
-    """Draw the panels of all live jobs, running ones first. Reruns the page when one comes, starts or ends."""
-    live, queue = jobs_under_way(backend, seen), backend.queue()
+def watch_live_jobs(backend: Backend, before: dict[int, tuple[str, int]]) -> None:
+    """Draw the panels of all live jobs, running ones first. Reruns the page when their `live_states` change."""
+    if live_states(backend) != before:
+        st.rerun()
+    live, queue = jobs_under_way(backend), backend.queue()
     for job in live:
         draw_job(backend, job, queue=queue)
     browser_scripts.announce(job_status.job_announcement(backend, live[0]))
@@ -278,7 +287,7 @@ def show_ended_jobs(backend: Backend, ended: Sequence[Job]) -> None:
     for job in ended if show_all else ended[:_AT_FIRST]:
         draw_job(backend, job)
     if not show_all:
-        st.button(f"Show all {len(ended)}", key="all-jobs")
+        frame.show_all(len(ended), "all-jobs")
 
 
 def jobs_under_way(backend: Backend, seen: Sequence[Job] | None = None, but: str | None = None) -> list[Job]:

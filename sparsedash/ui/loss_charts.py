@@ -23,7 +23,7 @@ from sparsedash.reporting.deployment import GAIN_PHASES, GAIN_TITLES, GainName, 
 from sparsedash.reporting.html import file_name, paragraph, widget_label
 from sparsedash.reporting.run_results import Judged, RunResults
 from sparsedash.schema.method_settings import Budget
-from sparsedash.schema.pair_records import Runtime, TimingSettings
+from sparsedash.schema.pair_records import Runtime, Timing, TimingSettings
 from sparsedash.schema.settings import Dtype
 from sparsedash.service.backend import Backend
 from sparsedash.ui import frame, job_panel, navigation
@@ -210,7 +210,7 @@ def _offer_timing(
 def _show_timings(backend: Backend, found: RunResults, timing_of: deployment.TimingOf) -> None:
     """Draw every measurement of this run as a table with its conditions."""
     asked = {found.names[each.record.key]: timing_of(sparse=each.record.key) for each in found.judged}
-    measured = {name: timing for name, request in asked.items() if (timing := backend.timing(request.key()))}
+    measured = {name: timing for name, request in asked.items() if (timing := backend.result(Timing, request.key()))}
     if measured:
         with st.expander("Measured speeds"):
             for name, timing in measured.items():

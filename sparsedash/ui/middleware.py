@@ -181,7 +181,7 @@ def _not_logged_in(connection: HTTPConnection, rules: Serving, name: str | None)
         return PlainTextResponse("Log in first.", status_code=401)
     if name is not None:
         return login.no_access_page(rules, name)
-    return login.login_page(rules, f"{url.path}?{url.query}" if url.query else url.path)
+    return login.login_page(rules, quote(url.path) + (f"?{url.query}" if url.query else ""))
 
 
 def _foreign(connection: HTTPConnection, rules: Serving | None) -> str:

@@ -1,6 +1,6 @@
 """All runs as a table to filter, order and tick, and what can be done with the ticked ones."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 
 import streamlit as st
 from streamlit.runtime.uploaded_file_manager import UploadedFile
@@ -8,7 +8,8 @@ from streamlit.runtime.uploaded_file_manager import UploadedFile
 from sparsedash.catalog.choices import EXAMPLE
 from sparsedash.reporting import run_list, wording
 from sparsedash.reporting.html import Html, element, escape, file_name, paragraph, widget_label
-from sparsedash.reporting.run_list import JOBS_LOOKED_AT, MOST_RUNS, RUN_ADDRESS_LENGTH, RunRow, newest_jobs, overlay
+from sparsedash.reporting.record_pair import unique_names
+from sparsedash.reporting.run_list import MOST_RUNS, RUN_ADDRESS_LENGTH, RunRow, overlay
 from sparsedash.reporting.run_results import run_results
 from sparsedash.schema.records import Run
 from sparsedash.service.backend import Backend
@@ -18,7 +19,6 @@ from sparsedash.storage.users import LONGEST_NAME
 from sparsedash.ui import address_bar, frame, navigation
 from sparsedash.ui.address_bar import BOUND, PAGE, choose_measure, choose_view, query_value, set_query
 from sparsedash.ui.form_fields import file_popover
-from sparsedash.ui.frame import JOB_S
 from sparsedash.ui.job_panel import JOBS_LISTED
 from sparsedash.ui.loss_charts import choose_highlight, choose_share, open_comparison, show_tradeoff_chart
 from sparsedash.ui.runs_leaderboard import show_leaderboard
@@ -72,7 +72,8 @@ def filter_rows(rows: Sequence[RunRow]) -> list[RunRow]:
     of_model, by = rest.columns([3, 2], gap="small", wrap=False)
     with of_model:
         models = {row.settings.model: wording.reference_title(row.settings.model) for row in rows}
-        titles = {"": "All models", **dict(sorted(models.items(), key=lambda pair: pair[1].casefold()))}
+        by_title = dict(sorted(models.items(), key=lambda pair: (pair[1].casefold(), pair[0])))
+        titles = {"": "All models", **unique_names(by_title)}
         model = address_bar.select("model", "Model", titles, "", along=back, noun="model")
     with by:
         order = address_bar.select("sort", "Order", run_list.ORDERS, next(iter(run_list.ORDERS)), along=back)
@@ -127,12 +128,10 @@ def _cells(row: RunRow) -> list[Html]:
     return drawn
 
 
-def watch_runs(backend: Backend, rows: Sequence[RunRow]) -> None:
-    """Draw how many runs are still to be read, and poll while something can change; the page is then run again."""
+def read_on(rows: Sequence[RunRow]) -> None:
+    """Draw how many runs are still to be read; the page is then run again."""
     if n_unread := sum(not row.known for row in rows):
         _read_on(n_unread, object())
-    if any(row.live for row in rows):
-        _watch_live_rows(backend, _live_states(backend))
 
 
 @frame.fragment(0.3)
@@ -142,18 +141,6 @@ def _read_on(n_unread: int, this_run: object) -> None:
     if st.session_state.get(_READING) is this_run:
         st.rerun()
     st.session_state[_READING] = this_run
-
-
-@frame.fragment(JOB_S)
-def _watch_live_rows(backend: Backend, before: Mapping[str, tuple[str, int]]) -> None:
-    if _live_states(backend) != before:
-        st.rerun()
-
-
-def _live_states(backend: Backend) -> Mapping[str, tuple[str, int]]:
-    """State and number of sparse models of each live run, by its key."""
-    live = [job for job in newest_jobs(backend.jobs(JOBS_LOOKED_AT)).values() if job.live]
-    return {job.key: (job.state, len(run.sparse) if (run := backend.run(job.key)) else -1) for job in live}
 
 
 _HINT = "Select runs to overlay, pin, rename, export or delete."

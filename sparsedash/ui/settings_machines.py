@@ -1,6 +1,6 @@
 """The machines of a cluster on the settings page: what each runs, or why nothing, with its memory and GPUs."""
 
-from sparsedash.jobs.cluster_parts import MachineFacts, MachineView
+from sparsedash.jobs.cluster_parts import ClusterMachine, MachineFacts
 from sparsedash.reporting import wording
 from sparsedash.reporting.html import Table, element
 from sparsedash.service.backend import Backend
@@ -15,9 +15,9 @@ def watch_machines(backend: Backend) -> None:
         return
     frame.section("Machines of the cluster")
     if view.trouble:
-        frame.failure(view.trouble, "Until then runs use this machine.")
+        frame.failure(view.trouble, "Runs wait for it for a minute at most, then use this machine.")
         return
-    n, n_free = len(view.machines), sum(seen.job_id is None and not seen.machine.problem for seen in view.machines)
+    n, n_free = len(view.machines), sum(each.job_id is None and not each.problem for each in view.machines)
     if not n:
         frame.note(
             f"{view.address} answers but has no machines; see docs/cluster.md. Until one joins, runs use this machine."
@@ -29,16 +29,16 @@ def watch_machines(backend: Backend) -> None:
     frame.show(element("div", drawn.html, css="sd-wrapped"))
 
 
-def _machine_row(seen: MachineView) -> list[str]:
-    machine, progress = seen.machine, seen.progress
+def _machine_row(machine: ClusterMachine) -> list[str]:
+    progress = machine.progress
     if machine.problem:
         job = f"✕ {machine.problem}"
-    elif seen.job_id is None or progress is None:
+    elif machine.job_id is None or progress is None:
         job = "nothing"
     else:
         share = f", {wording.percent(progress.share, 0)}" if progress.total > 1 else ""
         which = "" if progress.point is None else f", sparse model {progress.point + 1}"
-        job = f"job {seen.job_id}{which}: {wording.stage_title(progress.stage)}{share}"
+        job = f"job {machine.job_id}{which}: {wording.stage_title(progress.stage)}{share}"
     facts = machine.facts or MachineFacts()
     memory = [wording.size(n_bytes) if n_bytes else "–" for n_bytes in (facts.child_bytes, facts.free_bytes)]
     return [machine.name, job, *memory, ", ".join(facts.gpus) or "none"]

@@ -47,6 +47,18 @@ def test_the_same_request_is_one_job_while_it_is_live_and_a_new_one_afterwards(t
     reopened.close()
 
 
+def test_a_live_job_is_listed_and_newest_however_many_were_submitted_since(table):
+    first = submitted(table)
+    table.end(table.claim(first.id, "slot-0", 1), "failed")
+    table.end(table.claim(submitted(table).id, "slot-0", 1), "failed")
+    others = [submitted(table, key) for key in "bc"]
+    for other in others:
+        table.end(table.claim(other.id, "slot-0", 1), "done")
+    assert table.retry(first.id).id == first.id
+    assert [job.id for job in table.list(2)] == [others[1].id, first.id]
+    assert table.newest("a").id == first.id
+
+
 def at_once(path, work):
     """Eight processes' worth of tables, each at the same moment."""
     start = threading.Barrier(8)

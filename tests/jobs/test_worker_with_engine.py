@@ -3,7 +3,7 @@
 from typing import get_args
 
 from sparsedash.jobs.job import JobKind
-from sparsedash.schema.pair_records import ContinuationSettings
+from sparsedash.schema.pair_records import Continuation, ContinuationSettings
 from sparsedash.schema.progress import ignore_steps, ignore_text
 from sparsedash.schema.records import Verification, VerifySettings
 from sparsedash.storage.store import Store
@@ -36,6 +36,6 @@ def test_a_run_and_a_prompt_go_through_a_worker(backend, text, tmp_path):
     prompt = ContinuationSettings(left=run.dense, right=run.sparse[1], prompt="the lamp and the", n_tokens=3)
     answered = ended(backend, backend.submit(prompt))
     assert (answered.state, answered.pid) == ("done", job.pid), backend.log_tail(answered.id)
-    assert backend.continuation(prompt.key()).prompt == "the lamp and the"
+    assert backend.result(Continuation, prompt.key()).prompt == "the lamp and the"
 
     assert backend.model_shape(run.model_identity).widths == backend.record(run.sparse[0]).pruned.dense_widths

@@ -88,7 +88,7 @@ def test_answer_race_and_next_step_are_about_unquantised_models():
 
 
 def test_they_win_the_bytes_of_their_files_and_are_not_timed():
-    backend = SimpleNamespace(model_shape=lambda _: SHAPE, timing=lambda _: None)
+    backend = SimpleNamespace(model_shape=lambda _: SHAPE, result=lambda kind, key: None)
     gained, omitted = run_gains(backend, found(), "bytes", partial(TimingSettings, dense="d"))
     assert {key: gained.gains[key].value for key in ("d4", "s4")} == {"d4": 200 / 80, "s4": 200 / 75} and not omitted
     notes = [note.text for note in gain_chart(found().tradeoff(), gained, "word perplexity").layout.annotations]

@@ -50,7 +50,7 @@ def said(results, *ratios):
     """The sentence, where each model writes so much faster, as (value, low, high)."""
     speeds = dict(zip("nf", ratios, strict=False))
 
-    def timing(key):
+    def timing(kind, key):
         sparse = next(each for each in "nf" if key == asked[each])
         if sparse not in speeds:
             return None
@@ -59,7 +59,7 @@ def said(results, *ratios):
         return SimpleNamespace(timed=lambda phase: SimpleNamespace(ratio=ratio))
 
     asked = {key: TimingSettings(dense=results.dense.key, sparse=key).key() for key in "nf"}
-    return plain(structure_sentence(SimpleNamespace(timing=timing), results))
+    return plain(structure_sentence(SimpleNamespace(result=timing), results))
 
 
 START = "Narrower layers (“least-squares”) or fewer (“layers”), at 20 % of the blocks' weights: "

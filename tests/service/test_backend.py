@@ -104,7 +104,7 @@ def test_a_prompt_once_answered_stays_answered_and_a_verification_is_asked_for_a
         backend._store.put(made.key, made)
         finish(backend, job)
         assert (backend.submit(asked).id == job.id) == (asked is PROMPT)
-    assert backend.continuation(PROMPT.key()) == made
+    assert backend.result(Continuation, PROMPT.key()) == made
 
 
 def test_a_look_and_a_new_server_notice_that_a_worker_is_gone(backend, tmp_path):

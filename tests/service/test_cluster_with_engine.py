@@ -2,10 +2,13 @@
 scheduler that is dead or refused is said in words, and runs are done here.
 """
 
+from dataclasses import replace
+
 import pytest
 
 from sparsedash.engine.run.pipeline import run
 from sparsedash.jobs import cluster
+from sparsedash.jobs.job import CLUSTER
 from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Record
@@ -103,7 +106,7 @@ def test_a_search_runs_on_one_machine_and_its_answer_comes_back(backend, dask, s
 
 
 @pytest.mark.parametrize("address", ["", "tcp://10.1.2.3:8786", "dead"])
-def test_where_no_scheduler_is_to_be_had_the_reason_is_shown_and_runs_are_done_here(
+def test_where_no_scheduler_is_to_be_had_the_reason_is_shown_and_runs_are_done_here_or_wait_for_one_that_is_gone(
     address, tmp_path, monkeypatch, no_process
 ):
     address = f"tcp://127.0.0.1:{free_port()}" if address == "dead" else address
@@ -116,5 +119,7 @@ def test_where_no_scheduler_is_to_be_had_the_reason_is_shown_and_runs_are_done_h
         said = "runs code on every machine" if "10.1" in address else f"No scheduler answers at {address}"
         eventually(lambda: said in backend.cluster().trouble)
         assert backend.cluster().address == address
-        assert not backend._cluster.takes(backend.submit(RunSettings()))
+        queued = backend.submit(RunSettings())
+        begun = replace(queued, state="running", worker=CLUSTER)
+        assert {backend._cluster.takes(queued), backend._cluster.takes(begun)} == {"127.0.0.1" in address}
     backend.close()

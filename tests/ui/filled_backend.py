@@ -69,6 +69,7 @@ class FilledBackend(Backend):
         self.before, self.expected = BEFORE, dict.fromkeys(STAGE_TITLES)
         self.submitted, self.asked_about, self.looked_up = [], [], []
         self.out_of_reach = ()
+        self.refused: dict[str, str] = {}
         self.hub_says = self.named = self.known_cluster = None
         self.costs._clock = lambda: 0.0
 
@@ -118,8 +119,7 @@ class FilledBackend(Backend):
         return self.expected
 
     def reference_problem(self, field, reference):
-        known = (problem for problem in self.before.problems if problem.field == field)
-        return next(known, None) or super().reference_problem(field, reference)
+        return self.refused.get(field) or super().reference_problem(field, reference)
 
     def lacks_text(self, reference):
         return reference in self.out_of_reach

@@ -130,7 +130,7 @@ def test_a_long_list_is_shown_when_it_is_asked_for_and_belongs_to_its_pair(open_
     app = open_page("compare")
     assert words(app).index("prompt 2") < words(app).index("prompt 6") and "prompt 1" not in words(app)
     button(app, "Show all 7").click().run()
-    assert words(app).count("prompt 2") == words(app).count("prompt 0") == 1
+    assert words(app.run()).count("prompt 2") == words(app).count("prompt 0") == 1
 
 
 def test_each_text_is_marked_where_it_diverges_from_the_dense_models_but_not_on_the_blind_page(open_page, tried):

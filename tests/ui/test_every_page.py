@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from sparsedash.jobs.cluster_parts import ClusterMachine, ClusterView, MachineFacts, MachineView
+from sparsedash.jobs.cluster_parts import ClusterMachine, ClusterView, MachineFacts
 from sparsedash.schema.errors import StoreError
 from sparsedash.schema.records import Damage, Passages, Record, Run
 from sparsedash.ui import frame, job_panel
@@ -58,10 +58,10 @@ def test_a_job_that_cannot_be_asked_after_is_said_in_words_where_it_stands(open_
     app, jobs, asked = open_page("overview"), backend.jobs, []
 
     def to_the_page_alone(limit):
-        """The notices ask too, for fewer; after table and list, what the page watches is refused."""
+        """The notices ask too, for fewer; after table, list and live jobs, what the page watches is refused."""
         if limit == job_panel.JOBS_LISTED:
             asked.append(limit)
-        return jobs(limit) if len(asked) <= 2 else refuse()
+        return jobs(limit) if len(asked) <= 3 else refuse()
 
     backend.jobs = to_the_page_alone
     app.query_params["view"] = "jobs"
@@ -94,7 +94,7 @@ def test_text_of_models_files_users_and_machines_is_shown_as_text(page, address,
     backend.set_jobs(job(SETTINGS, message=text, id=2), job(other, "failed", error_text=text, error_advice=text))
     facts = MachineFacts(gpus=(text,), problem=text)
     machine = ClusterMachine(address="tls://x", name=text, n_slots=1, facts=facts)
-    backend.known_cluster = ClusterView(address=text, trouble="", machines=(MachineView(machine=machine),))
+    backend.known_cluster = ClusterView(address=text, trouble="", machines=(machine,))
     drawn = markup(open_page(page, **address))
     assert not [tag for tag in ("<img", "<style>*", 'href="javascript') if tag in drawn]
     shows_as_text(drawn)

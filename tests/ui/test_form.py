@@ -17,8 +17,7 @@ from sparsedash.schema.method_settings import MethodSettings, with_budget
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.service.model_lookup import NamedModel
 from sparsedash.service.preflight import DiskNeed, Duration, Memory
-from sparsedash.service.request_checks import Problem
-from sparsedash.ui.form_address import SEARCH, form_address
+from sparsedash.ui.form_address import FRESH, SEARCH, form_address
 from tests.ui import specimens
 from tests.ui.conftest import button, markup, words
 
@@ -111,6 +110,18 @@ def test_the_address_of_a_request_fills_in_all_of_it(open_page, backend, name):
         assert set(made.methods) == set(asked.methods)
         made = replace(made, methods=asked.methods)
     assert made == asked
+
+
+@pytest.mark.parametrize("name", ["every field", "search"])
+def test_a_link_forgets_what_was_in_the_form_before(open_page, backend, name):
+    app = open_page("prune", **form_address(REQUESTS[name]))
+    app.query_params.clear()
+    app.switch_page("pages/runs.py").run()
+    asked = replace(SETTINGS, sparsities_permille=(200,))
+    app.query_params.update(form_address(asked))
+    app.switch_page("pages/prune.py").run()
+    assert submitted(app, backend) == asked
+    assert FRESH not in app.query_params
 
 
 def test_the_label_of_the_sparsities_says_their_budget_and_more_than_can_go_is_refused_beside_them(open_page, backend):
@@ -253,11 +264,12 @@ def test_a_suggested_model_is_chosen_by_its_title(open_page):
     ("field", "key"), [("evaluation text", "text"), ("model", "model"), ("calibration size", None)]
 )
 def test_a_problem_is_shown_under_its_field_or_else_at_the_button(open_page, backend, field, key):
-    problem = Problem(field=field, message=f"{field}: there is a problem.")
+    problem = f"{field}: there is a problem."
     backend.before = replace(backend.before, problems=(problem,))
+    backend.refused = {field: problem}
     app = open_page("prune")
     drawn = re.sub(r"<style>.*?</style>", "", markup(app), flags=re.DOTALL)
-    assert words(app).count(problem.message) == 1
+    assert words(app).count(problem) == 1
     assert ("sd-field-error" in drawn) == bool(key)
     assert ("border-color: var(--broke) !important" in markup(app)) == bool(key)
     assert not key or f".st-key-{key} " in markup(app)

@@ -85,7 +85,7 @@ def test_a_search_is_opened_judged_as_it_is_here(open_page, backend):
     assert query_of(links(app)[TITLE]) == {"run": run.key, "within": "1.1", "points": "2"}
 
 
-def test_text_model_and_order_narrow_the_rows_and_stand_in_the_address(open_page, two_runs):
+def test_text_model_and_order_narrow_the_rows_and_stand_in_the_address(open_page, backend, two_runs):
     app = open_page("runs", page="7")
     app.selectbox(key="chosen-sort").select("oldest").run()
     assert app.query_params["sort"] == "oldest" and "page" not in app.query_params
@@ -93,6 +93,11 @@ def test_text_model_and_order_narrow_the_rows_and_stand_in_the_address(open_page
     app.selectbox(key="chosen-model").select("owner/model").run()
     assert listed(app) == listed(open_page("runs", model="owner/model")) == ["owner/model"]
     assert "“x” in the address is no model here. Showing All models." in words(open_page("runs", model="x"))
+    for model in ("/a/final", "/b/final"):
+        add(backend, model=model)
+    app = open_page("runs", model="/b/final")
+    assert app.selectbox(key="chosen-model").options[1:3] == ["final", "final (2)"]
+    assert app.run().query_params["model"] == "/b/final"
     app = open_page("runs")
     app.text_input(key="contains").input("SMOLlm2").run()
     assert listed(app) == [TITLE]
