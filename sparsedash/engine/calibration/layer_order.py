@@ -1,6 +1,6 @@
 """The order in which whole layers are removed: by their influence, by what the model loses without them, or at random.
 
-An order is nested: what goes at 10 % goes at 20 % too. To add one: a generator and a row.
+An order is nested: what goes at 10 % goes at 20 % too.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -25,25 +25,26 @@ def layer_order(
 ) -> Iterator[int]:
     """The layers in the order of their removal, behind those that are known; found as far as they are asked for.
 
-    on_part: called with the share of the work on the next one that is done; may raise.
+    At random by the seed; the least influence first (ShortGPT, arXiv:2403.03853); or the one without which the
+    model loses least, measured anew: SLEB (arXiv:2402.09025) by the perplexity of the text, or by the divergence from
+    dense. on_part: called with the share of the work on the next one that is done; may raise. Raises CalibrationError
+    where a loss is not finite.
     """
-    return LAYER_SALIENCIES[method.saliency](loaded, sequences, method, known, on_part)
-
-
-def by_chance(
-    loaded: LoadedModel, sequences: Sequences, method: MethodSettings, known: Sequence[int], on_part: OnPart
-) -> Iterator[int]:
-    """In an order that the seed draws."""
-    n = len(loaded.blocks)
-    yield from Random(method.seed).sample(range(n), n)[len(known) :]
-
-
-def by_influence(
-    loaded: LoadedModel, sequences: Sequences, method: MethodSettings, known: Sequence[int], on_part: OnPart
-) -> Iterator[int]:
-    """The least influence first. Source: ShortGPT, arXiv:2403.03853."""
-    found = _influences(loaded, sequences(), on_part)
-    yield from sorted(range(len(found)), key=found.__getitem__)[len(known) :]
+    n, gone = len(loaded.blocks), list(known)
+    if method.saliency == "random":
+        yield from Random(method.seed).sample(range(n), n)[len(gone) :]
+        return
+    if method.saliency == "block-influence":
+        found = _influences(loaded, sequences(), on_part)
+        yield from sorted(range(n), key=found.__getitem__)[len(gone) :]
+        return
+    measurement = CurveMeasurement(loaded, layer_text(sequences()), by=method.saliency)
+    while len(gone) < n:
+        losses = measurement.losses_without(gone, on_part)
+        if not all(map(isfinite, losses.values())):
+            raise CalibrationError("Without one of its layers, predictions are not finite.", "Use float32.")
+        gone.append(min(losses, key=losses.__getitem__))
+        yield gone[-1]
 
 
 @torch.no_grad()
@@ -62,25 +63,3 @@ def _influences(loaded: LoadedModel, sequences: Sequence[Sequence[int]], on_part
             total, n_tokens = total + float(cosines.sum()), n_tokens + len(cosines)
         found.append(1 - total / n_tokens)
     return found
-
-
-def by_loss(
-    loaded: LoadedModel, sequences: Sequences, method: MethodSettings, known: Sequence[int], on_part: OnPart
-) -> Iterator[int]:
-    """The one without which the model loses least, measured anew after each.
-
-    Source: SLEB, arXiv:2402.09025, by the perplexity of the text; here also by the divergence from dense. Raises
-    CalibrationError where a loss is not finite.
-    """
-    measurement, gone = CurveMeasurement(loaded, layer_text(sequences()), by=method.saliency), list(known)
-    while len(gone) < len(loaded.blocks):
-        found = measurement.losses_without(gone, on_part)
-        if not all(map(isfinite, found.values())):
-            raise CalibrationError("Without one of its layers, predictions are not finite.", "Use float32.")
-        gone.append(min(found, key=found.__getitem__))
-        yield gone[-1]
-
-
-LAYER_SALIENCIES: dict[
-    str, Callable[[LoadedModel, Sequences, MethodSettings, Sequence[int], OnPart], Iterator[int]]
-] = {"random": by_chance, "block-influence": by_influence, "perplexity": by_loss, "divergence": by_loss}

@@ -1,6 +1,5 @@
 """Answers of a model: scores of the target tokens, and greedy decoding of a wrong answer to the end of its word."""
 
-import inspect
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -123,7 +122,6 @@ class _Decoding:
         n_more: int,
     ) -> None:
         self.applied, self._is_finished = applied, is_finished
-        self._takes_positions = "position_ids" in inspect.signature(loaded.model.base_model.forward).parameters
         self.written = [tokens for part in parts for tokens in part.written]
         self._going_on = list(range(len(self.written)))
         lengths = [part.layers[0][0].shape[2] for part in parts for _ in part.written]
@@ -146,7 +144,7 @@ class _Decoding:
         ids = torch.tensor([[tokens[-1]] for tokens in self.written], device=self._mask.device)
         positions = self._mask.sum(dim=1, keepdim=True)
         self._mask = torch.cat([self._mask, self._mask.new_ones(len(ids), 1)], dim=1)
-        given = {"attention_mask": self._mask} | ({"position_ids": positions} if self._takes_positions else {})
+        given = {"attention_mask": self._mask, "position_ids": positions}
         return Batch(ids, self._mask, given)
 
     def add_(self, logits: Tensor) -> None:

@@ -4,7 +4,6 @@ Requests with the same context read it once: the continuations of a question's c
 and of one token need nothing more. Streamed weights are read once for all models, and for several batches.
 """
 
-import inspect
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -207,10 +206,11 @@ def _score_part_(
     lengths = torch.tensor([length for length, own in parts.items() for _ in own], device=device)[:, None]
     columns = torch.arange(longest + n_new, device=device)
     # What is padded on the right no real token sees.
-    given = {"attention_mask": (columns >= longest - lengths).long()}
-    if "position_ids" in inspect.signature(loaded.model.base_model.forward).parameters:
-        # A padded column may lie beyond the model's table of positions.
-        given["position_ids"] = (lengths + columns[:n_new]).clamp(max=loaded.max_length - 1)
+    # A padded column may lie beyond the model's table of positions.
+    given = {
+        "attention_mask": (columns >= longest - lengths).long(),
+        "position_ids": (lengths + columns[:n_new]).clamp(max=loaded.max_length - 1),
+    }
     pad = loaded.tokenizer.pad_token_id or 0
     ids = torch.tensor([[*row.tokens, *[pad] * (n_new - len(row.tokens))] for row in after], device=device)
     batch = Batch(ids, given["attention_mask"], given)

@@ -155,7 +155,8 @@ def _run_program(
 
 @torch.no_grad()
 def round_weights_(model: nn.Module, form: Form, weights: Weights) -> None:
-    """Round every weight of the model to the type of the files, in place and kept in float32.
+    """Round every weight of the model to the type of the files, in place and kept in float32. GPT-2's learned
+    positions, too, which a GGUF file keeps as they are.
 
     Shared weights are rounded once; twice would change nothing.
     """

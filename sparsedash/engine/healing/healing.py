@@ -22,6 +22,7 @@ from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.pruning.surgery import PrunedMlp, is_projection, pruned, reparametrised, weight_of
 from sparsedash.schema.errors import CalibrationError
 from sparsedash.schema.progress import OnStep, Step
+from sparsedash.schema.records import Healed
 from sparsedash.storage.store import StageCheckpoint
 
 RATE, WARM_STEPS = 1e-3, 4
@@ -41,17 +42,14 @@ JUDGED_TOKENS = 4096
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class HealedWeights:
-    """Result of healing. norms: by the names of their parameters. The rest as in schema.records.Healed.
+    """Result of healing. norms: by the names of their parameters. figures: not kept yet, without `weights`.
 
     Where no step gained anything the blocks are those of before, and there are no norms.
     """
 
     blocks: list[PrunedMlp]
     norms: dict[str, Tensor]
-    kept_step: int
-    before: float
-    after: float
-    n_tokens: int
+    figures: Healed
 
 
 def require_resident(streamed: bool, what: str = "healed") -> None:
@@ -293,14 +291,15 @@ class _Student:
             for index, mlp in enumerate(self._loaded.mlps):
                 (weight, bias), inner = of(mlp.out), tuple(map(of, mlp.inner))
                 blocks[index] = replace(blocks[index], out_weight=weight, out_bias=bias, inner=inner)
-        return HealedWeights(
-            blocks=blocks,
-            norms=norms,
+        figures = Healed(
+            steps=state.step,
             kept_step=state.kept_step,
             before=state.before,
             after=state.best,
             n_tokens=sum(map(len, self._text.judged)),
+            weights="",
         )
+        return HealedWeights(blocks=blocks, norms=norms, figures=figures)
 
     def reached(self, checkpoint: "HealingCheckpoint", state: _State) -> None:
         """Keep everything, if it is time."""

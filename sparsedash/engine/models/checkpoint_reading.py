@@ -5,6 +5,7 @@ So nothing may be missing, left over, of another shape, or no number, and sizes 
 """
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
@@ -42,6 +43,8 @@ OTHER_CONFIG = "See whether config.json is whole, and that of this model."
 FLOAT_TYPES = ("float64", "float32", "float16", "bfloat16")
 _INDEX = "model.safetensors.index.json"
 _NAMED = 5
+_MASKS = re.compile(r"\.attn(\.attention)?\.(masked_)?bias$")
+"""Causal masks, which earlier versions of transformers stored with GPT-2 and GPT-Neo; nobody reads them."""
 
 
 @contextmanager
@@ -89,7 +92,7 @@ def read_model(reference: str, config: PretrainedConfig, dtype: torch.dtype, **w
         )
     said = {
         "lacks": set(found["missing_keys"]),
-        "has, and its config knows nothing of,": set(found["unexpected_keys"]),
+        "has, and its config knows nothing of,": {n for n in found["unexpected_keys"] if not _MASKS.search(n)},
         "has in another shape than its config says": {name for name, *_ in found["mismatched_keys"]},
     }
     if parts := [f"{verb} {_few(names)}" for verb, names in said.items() if names]:
@@ -104,11 +107,10 @@ def refuse_damaged_files(folder: Path, reference: str) -> None:
     """Raises ModelError for a weight file that is missing, cut off or holds other numbers than weights."""
     for file in weight_files(folder, reference):
         with refusing(f"{reference} could not be read: {file.name} is damaged", "Fetch or save the model again."):
-            # GPT-2 keeps masks under the name of a bias, which are read by nobody.
             types = {
                 name: type_name(tensor.dtype)
                 for name, tensor in stored_tensors(file)
-                if name.endswith("weight") or (name.endswith("bias") and tensor.dim() == 1)
+                if name.endswith(("weight", "bias")) and not _MASKS.search(name)
             }
         if odd := [f"{name} ({kind})" for name, kind in types.items() if kind not in FLOAT_TYPES]:
             raise ModelError(

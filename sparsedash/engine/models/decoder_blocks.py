@@ -1,4 +1,4 @@
-"""Decoder blocks of a model: their MLPs and projections, and running them one by one over many batches.
+"""Running the decoder blocks of a model one by one over many batches.
 
 A model's own forward decides what every block is given (masks, position embeddings, which differ from layer to layer in
 some families); the walker asks it once per batch with the blocks stubbed out, then runs the real blocks itself.

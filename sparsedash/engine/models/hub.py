@@ -67,7 +67,8 @@ def fetch(reference: str, revision: str, *patterns: str) -> Path:
             name,
             revision=revision or None,
             allow_patterns=list(patterns),
-            ignore_patterns=["*/*"],
+            # Mistral's folders hold all weights once more, for its own program.
+            ignore_patterns=["*/*", "consolidated*"],
             local_files_only=not reachable(),
         )
     except (HTTPError, OSError, HFValidationError) as error:

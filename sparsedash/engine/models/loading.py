@@ -336,10 +336,10 @@ def model_in_memory(model: PreTrainedModel, tokenizer: Tokenizer, folder: Path) 
         raise ModelError(f"{type(model).__name__} cannot be pruned; possible: {kind.__name__}.", by_auto)
     there = {f"{type_name(weight.dtype)} on {weight.device}" for weight in model.parameters()}
     dtype = type_name(model.dtype)
-    if len(there) > 1 or dtype not in get_args(Dtype) or model.device.type == "meta":
-        allowed = f"one of {', '.join(get_args(Dtype))}, all on one device"
+    if len(there) > 1 or dtype not in get_args(Dtype) or model.device.type not in ("cpu", "cuda"):
+        allowed = f"one of {', '.join(get_args(Dtype))}, all on the CPU or on one CUDA GPU"
         found = ", ".join(sorted(there))
-        advice = "Give model.float(), whole on one device."
+        advice = "Give model.float().cpu()."
         raise ModelError(f"The weights of {IN_MEMORY} must be {allowed}, not {found}.", advice)
     refuse_no_numbers(f"of {IN_MEMORY}", model)
     shared: dict[int, Any] = {id(own): nn.Parameter(own.detach(), requires_grad=False) for own in model.parameters()}

@@ -189,14 +189,7 @@ def _heal(run: RunContext, method: MethodSettings, permille: int, made: PrunedCh
             on_step=run.log.on_step,
             checkpoint=checkpoint,
         )
-    figures = Healed(
-        steps=method.heal_steps,
-        kept_step=found.kept_step,
-        before=found.before,
-        after=found.after,
-        n_tokens=found.n_tokens,
-        weights=key,
-    )
+    figures = replace(found.figures, weights=key)
     # Evictable as any checkpoint: a run that is given up here leaves nothing that stays.
     about = about_artefact("unfinished", run.identity)
     for index, block in enumerate(found.blocks):
@@ -283,6 +276,7 @@ def rebuild_model(record: Record, store: Store, on_step: OnStep, shelf: ModelShe
         run.healed_weights = record.pruned.healed.weights
     with fastest_products(record.dtype):
         sparse = prune_model(run, method, permille)
+    run.pruning_checkpoint.done()
     protect_healed(record, store)
     text = run.calibration_identity(plain_share(method, settings.calibration)) if method.reads_text else ""
     return RebuiltModel(source=run.source, loaded=run.loaded, sparse=sparse, calibration_identity=text)

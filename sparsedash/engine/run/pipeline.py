@@ -243,6 +243,7 @@ def sparse_record(
         _continue_prompts(run, (method, permille), lambda: prune_model(run, method, permille))
         if _has_tasks(run, known):
             _answer_tasks(run, [((method, permille), lambda: prune_model(run, method, permille))])
+        run.pruning_checkpoint.done()
         return known
     made = _measured(run, method, permille)
     announce()

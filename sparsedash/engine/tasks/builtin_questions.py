@@ -65,6 +65,8 @@ def load_builtin(references: Sequence[str], limit: int | None) -> tuple[list[Bui
 
 def _request(loaded: LoadedModel, question: DrawnQuestion) -> Request:
     whole, n = loaded.tokens(question.context + question.answer), len(loaded.tokens(question.context))
+    # An answer that merges into the last token of its context is that token.
+    n = min(n, len(whole) - 1)
     return whole[:n], whole[n:]
 
 

@@ -4,7 +4,6 @@ Torch shares every product out among its threads, and all of them wait for the s
 a core, they come to a third of their speed. Threads that each do a piece of their own wait for none.
 """
 
-import inspect
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextvars import copy_context
@@ -184,11 +183,11 @@ def _generate(
     mask = torch.tensor([[0] * n + [1] * (longest - n) for n in padding], device=device)
     written = [ids]
     cache = roomy_cache(longest + n_new)
-    takes_positions = "position_ids" in inspect.signature(loaded.model.forward).parameters
     for number in range(n_new):
         n_read = written[-1].shape[1]
-        extra = {"position_ids": (mask.cumsum(1) - 1).clamp(min=0)[:, -n_read:]} if takes_positions else {}
-        output = loaded.model(input_ids=written[-1], attention_mask=mask, cache=cache, use_cache=True, **extra)
+        places = (mask.cumsum(1) - 1).clamp(min=0)[:, -n_read:]
+        given = {"attention_mask": mask, "position_ids": places, "cache": cache, "use_cache": True}
+        output = loaded.model(input_ids=written[-1], **given)
         written.append(choose(output.logits.float(), number))
         mask = torch.cat([mask, torch.ones_like(written[-1])], dim=1)
         report(number + 1)

@@ -49,7 +49,7 @@ def numbers(found):
     """All weights of a healed model, and its figures."""
     blocks = [(b.out_weight, b.out_bias, *(part for own in b.inner for part in own)) for b in found.blocks]
     weights = [part for block in [*blocks, tuple(found.norms.values())] for part in block if part is not None]
-    return [part.tolist() for part in weights], found.kept_step, found.before, found.after
+    return [part.tolist() for part in weights], found.figures.kept_step, found.figures.before, found.figures.after
 
 
 def distance(loaded, blocks, norms):
@@ -65,7 +65,7 @@ def test_a_healed_model_is_nearer_to_the_dense_one_which_stays_as_it_was(model_t
     loaded = tiny_loaded(model_type)
     before, dense = narrowed(loaded), loaded.model(IDS).logits
     found = healed(loaded, store)
-    assert found.after < 0.98 * found.before and found.kept_step in (2, 4, 6)
+    assert found.figures.after < 0.98 * found.figures.before and found.figures.kept_step in (2, 4, 6)
     assert distance(loaded, found.blocks, found.norms) < distance(loaded, before, {})
     assert torch.equal(loaded.model(IDS).logits, dense)
     assert not any(weight.requires_grad for weight in loaded.model.parameters())
@@ -76,8 +76,8 @@ def test_a_healed_model_is_nearer_to_the_dense_one_which_stays_as_it_was(model_t
 def test_further_text_is_trained_on_and_none_of_it_is_held_out(store):
     loaded, more = tiny_loaded("llama"), torch.randint(1, 400, (64, 70)).tolist()
     alone, beside = healed(loaded, store), healed(loaded, store, further=more, key="beside")
-    assert (alone.before, alone.n_tokens) == (beside.before, beside.n_tokens)
-    assert alone.after != beside.after < beside.before
+    assert (alone.figures.before, alone.figures.n_tokens) == (beside.figures.before, beside.figures.n_tokens)
+    assert alone.figures.after != beside.figures.after < beside.figures.before
     text = healing._Text.of(loaded, sequences(), more, 40, 0, lambda: None)
     trained = [piece for batch in text.batches for piece in batch]
     # All of it before any comes again.
@@ -88,7 +88,7 @@ def test_further_text_is_trained_on_and_none_of_it_is_held_out(store):
 def test_bfloat16_weights_are_healed_in_single_precision_and_kept_as_bfloat16(store):
     loaded = replace(as_loaded(tiny_model("llama").bfloat16()), dtype="bfloat16")
     found = healed(loaded, store)
-    assert found.after < 0.98 * found.before
+    assert found.figures.after < 0.98 * found.figures.before
     assert {found.blocks[0].out_weight.dtype, *(own.dtype for own in found.norms.values())} == {torch.bfloat16}
 
 
@@ -97,7 +97,7 @@ def test_weights_that_only_get_worse_are_not_kept(store, monkeypatch, rate):
     loaded = tiny_loaded("llama")
     monkeypatch.setattr(healing, "RATE", rate)
     found = healed(loaded, store)
-    assert (found.kept_step, found.after, found.norms) == (0, found.before, {})
+    assert (found.figures.kept_step, found.figures.after, found.norms) == (0, found.figures.before, {})
     assert [block.out_weight.tolist() for block in found.blocks] == [b.out_weight.tolist() for b in narrowed(loaded)]
 
 

@@ -75,10 +75,11 @@ def test_wrong_weights_are_refused_by_name(name, kind, dtype, folder, store):
 @pytest.mark.parametrize("family", sorted(CONFIGS))
 def test_every_family_as_it_is_saved_is_whole_and_without_one_tensor_is_not(family, store, tmp_path):
     folder = save_tiny(tmp_path / "whole", family)
-    if family == "gpt2":
+    if family in ("gpt2", "gpt_neo"):
         # Masks that old checkpoints keep are no weights.
-        mask = {f"transformer.h.{i}.attn.bias": torch.ones(1, 1, 8, 8, dtype=torch.bool) for i in range(3)}
-        rewrite(folder, lambda weights: weights.update(mask))
+        attention = f"attn{'.attention' * (family == 'gpt_neo')}"
+        names = [f"transformer.h.{i}.{attention}.{name}" for i in range(3) for name in ("bias", "masked_bias")]
+        rewrite(folder, lambda weights: weights.update({name: torch.ones(1, dtype=torch.uint8) for name in names}))
     load_model(locate_model(str(folder), store), "float32")
     name = next(name for name in load_file(folder / "model.safetensors") if ".0." in name and name.endswith("weight"))
     rewrite(folder, lambda weights: weights.pop(name))
