@@ -18,7 +18,12 @@ if found is not None and found.sparse:
     models_exports.request_export(backend, found)
 else:
     if chosen.asked:
-        frame.note("There is no sparse model at this address.")
+        under_way = chosen.job is not None and chosen.job.live
+        frame.note(
+            "This run has no sparse model yet; it is under way."
+            if under_way
+            else "There is no sparse model at this address."
+        )
     frame.empty(
         "Export a sparse model as a folder for transformers or as one file for llama.cpp; neither needs SparseDash to "
         "load. A fresh process loads each export and compares its answers with the run's before it is kept."

@@ -26,7 +26,15 @@ from sparsedash.jobs.job_table import JobTable
 from sparsedash.jobs.local_runner import PATIENCE, environment_seconds, linger_s, worker_name
 from sparsedash.jobs.lock_files import cluster_lock, hold_lock, is_lock_held, job_lock, open_log, slot_lock
 from sparsedash.jobs.reporter import Reporter, StopFlag
-from sparsedash.schema.errors import Cancelled, SettingsError, SparseDashError, StoreError, redact_output, redacted
+from sparsedash.schema.errors import (
+    Cancelled,
+    SettingsError,
+    SparseDashError,
+    StoreError,
+    install_advice,
+    redact_output,
+    redacted,
+)
 from sparsedash.schema.export_settings import ExportSettings
 from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.pair_records import ContinuationSettings, DivergenceSettings, TimingSettings
@@ -253,7 +261,7 @@ def describe_error(error: Exception, job: Job | None = None, folder: Path | None
         case _ if no_memory or getattr(error, "errno", None) == errno.ENOMEM or "can't allocate memory" in str(error):
             return "Memory ran out.", memory_advice(kind)
         case ModuleNotFoundError():
-            return f"The package {error.name} is not installed.", "Run: pip install -r requirements.txt"
+            return f"The package {error.name} is not installed.", install_advice("-r requirements.txt")
     text = (redacted(str(error)).strip() or type(error).__name__).splitlines()[0][:500]
     return f"{type(error).__name__}: {text}", f"That should not happen. The log has the details. {kept(kind)}"
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Any
 
-from sparsedash.schema.errors import SettingsError
+from sparsedash.schema.errors import SettingsError, install_advice
 from sparsedash.schema.export_settings import Form
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Pruned
@@ -179,10 +179,13 @@ def is_gguf(model: str) -> bool:
     return model == BUILTIN_MODEL or model.endswith(".gguf")
 
 
+_NO_LLAMA_CPP = f"llama.cpp is not installed. {install_advice('-r requirements-gguf.txt')}"
+
+
 def quantise_problem(model: str, model_type: str | None = None) -> str:
     """Why models of a run of this one cannot be quantised here; empty where they can. model_type: None: not known."""
     if not find_spec("llama_cpp_py_sync"):
-        return "llama.cpp, which quantises, is not installed. Run: pip install -r requirements-gguf.txt"
+        return _NO_LLAMA_CPP
     if model_type in NO_GGUF:
         return f"llama.cpp has no graph for {model_type}"
     if not is_gguf(model) and model_type not in (None, *MADE_GGUF):
@@ -215,6 +218,9 @@ def _problem(form: Form, method: MethodSettings, model_type: str | None, *, is_e
     if method.quantise:
         name = method.quantise
         return f"it is quantised already. A sparse one is exported as gguf in {name} from the model before that"
+    if form == "gguf" and not find_spec("llama_cpp_py_sync"):
+        # No file is exported without its proof.
+        return _NO_LLAMA_CPP
     if form == "gguf" and model_type in NO_GGUF:
         return f"llama.cpp has no graph for {model_type}"
     if method.takes_layers:

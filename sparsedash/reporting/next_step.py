@@ -89,7 +89,7 @@ def _next_step(found: RunResults, lacks: Callable[[str], bool]) -> NextStep:
         # Half way to what costs too much, or twice of what does not.
         between = (max(low, 0) + high) // 20 * 10 if high < 1001 else min(2 * low, 900)
         if between in (low, 0):
-            return NextStep(said=f"{on} Next: upload more passages, or allow another loss.", link="", asked=settings)
+            return NextStep(said=f"{on} Next: upload more passages, or allow a larger loss.", link="", asked=settings)
         return _try_on_all(found, method, between, on, lacks)
     search = FindSettings(
         model=settings.model,
@@ -148,7 +148,7 @@ def _deciding_passages(found: RunResults, lacks: Callable[[str], bool]) -> tuple
             least, few = wording.factor(smallest_loss(n_tested)[0]), n_tested < FEWEST_PASSAGES
             why = TOO_FEW if few else f"{n_tested:,} detect losses from {least} up"
             return replace(evaluation, corpus=text.name, n_passages=part), f", on {passages}: {why}."
-    takes = f"To decide on a limit of {wording.limit_factor(ratio)} takes about {wording.round_up(needed):,} passages"
+    takes = f"A limit of {wording.limit_factor(ratio)} takes about {wording.round_up(needed):,} passages to decide"
     return None, f"{takes}, more than any text here has."
 
 
@@ -216,7 +216,7 @@ def _ask_more(found: RunResults, unknown: Sequence[Judged]) -> NextStep:
     factors = [(needed or inf) / len(result.pair.questions) for result, needed in open_]
     room = min(_room(result.task, len(result.pair.questions)) for result, _ in open_)
     if limit is None or max(factors) > room:
-        return NextStep(said=f"Next: allow another loss on {tasks}.", link="", asked=asked)
+        return NextStep(said=f"Next: allow a larger loss on {tasks}.", link="", asked=asked)
     # The limit counts the questions of each part of a task.
     more = replace(settings.evaluation, task_limit=wording.round_up(ceil(limit * max(factors))))
     unsure = "" if all(f"builtin:{result.task}" in BUILTIN_TASKS for result, _ in open_) else ", if it has so many"
@@ -274,8 +274,8 @@ def _too_close(found: RunResults, low: int, unknown: Sequence[Judged]) -> NextSt
     between = (max(low, 0) + unknown[0].permille) // 20 * 10
     decides = n_tested >= passages_to_detect(found.tolerance.ratio) and method.pattern not in FIXED_PERMILLE
     if isinstance(asked, RunSettings) and decides and between > max(low, 0):
-        return _try(replace(asked, methods=(method,)), between, why, ", or allow another loss.")
-    said = f"{why} Next: allow another loss."
+        return _try(replace(asked, methods=(method,)), between, why, ", or allow a larger loss.")
+    said = f"{why} Next: allow a larger loss."
     if isinstance(asked, FindSettings):
-        return NextStep(said=said, link="Allow another loss", asked=_by_limits(asked, found.tolerance))
+        return NextStep(said=said, link="Allow a larger loss", asked=_by_limits(asked, found.tolerance))
     return NextStep(said=said, link="", asked=asked)

@@ -90,10 +90,10 @@ class RunRow:
     def texts(self) -> str:
         """Its model where the title is a name, its texts, its number format."""
         evaluation, calibration = self.settings.evaluation, self.settings.calibration
-        n = "all" if evaluation.n_passages is None else f"{evaluation.n_passages:,}"
+        n = "" if evaluation.n_passages is None else f" ({evaluation.n_passages:,})"
         parts = [reference_title(self.settings.model)] if self.mark.name else []
         parts += [f"calibrated on {_short_title(calibration.corpus)}"] if self.settings.reads_text else []
-        return " · ".join([*parts, f"tested on {n} of {_short_title(evaluation.corpus)}", self.settings.dtype])
+        return " · ".join([*parts, f"tested on {_short_title(evaluation.corpus)}{n}", self.settings.dtype])
 
     def values(self, zone: tzinfo | None) -> dict[str, Value]:
         """The row of the downloaded table."""
@@ -165,7 +165,7 @@ def all_rows(backend: Backend, tolerance: Tolerance) -> list[RunRow]:
             settings=run.settings,
             search=run.find,
             mark=marks.get(run.key, RunMark()),
-            model=headline_model(weighed),
+            model=headline_model(weighed, search=run.find is not None),
             known=found is not None,
             at=run.started_at,
             earlier_s=job.earlier_s if job is not None else 0.0,

@@ -128,10 +128,13 @@ def smallest_beyond(rows: Sequence[W]) -> W | None:
     return next((row for row in rows if row.verdict.verdict == "beyond"), None)
 
 
-def headline_model(models: Sequence[W]) -> W | None:
-    """The model that the answer names: of the best method the largest within, the smallest beyond or the smallest."""
+def headline_model(models: Sequence[W], search: bool = False) -> W | None:
+    """The model that the answer names: of the best method the largest within, the smallest beyond or the smallest.
+
+    search: a search without any within ends at the smallest, however far beyond it began.
+    """
     rows = best_method(models)
-    return largest_within(rows) or smallest_beyond(rows) or next(iter(rows), None)
+    return largest_within(rows) or (None if search else smallest_beyond(rows)) or next(iter(rows), None)
 
 
 def model_readings(model: Judged) -> Readings:
@@ -229,7 +232,7 @@ class RunResults:
     @property
     def headline(self) -> Record | None:
         """The sparse record that the answer names."""
-        found = headline_model(self.judged)
+        found = headline_model(self.judged, search=self.run.find is not None)
         return found.record if found else None
 
     @cached_property

@@ -11,7 +11,7 @@ from sparsedash.catalog.budgets import BUDGETS, removed_percent_field
 from sparsedash.reporting import wording
 from sparsedash.reporting.html import Cell, Table, Value, element, escape
 from sparsedash.reporting.run_results import Judged, RunResults
-from sparsedash.reporting.wording import MINUS, NBSP, percent, plural, quantity
+from sparsedash.reporting.wording import MINUS, NBSP, and_join, percent, plural, quantity
 from sparsedash.schema.method_settings import Budget
 from sparsedash.schema.records import LARGEST_LOSS, Record
 from sparsedash.stats.races import LikelihoodDifference
@@ -137,8 +137,7 @@ def loss_words(found: ToleranceVerdict) -> str:
     said = f"perplexity {loss_value(lost)} dense's"
     if accuracy is None:
         return f"{said} ({_interval_words(lost)}); {_TOO_FEW_RIGHT}"
-    level = min(lost.level, accuracy.level)
-    of = f"{'' if lost.level == accuracy.level else 'at least '}{level_words(level)}"
+    of = and_join(list(dict.fromkeys(level_words(each.level) for each in (lost, accuracy))))
     said = f"{said} ({loss_interval(lost)}), accuracy {loss_value(accuracy)} ({loss_interval(accuracy)})"
     return f"{said}; intervals of {of}"
 

@@ -7,9 +7,17 @@ sent, and its client puts that into errors: so every error, and all output of a 
 import os
 import re
 import sys
+from pathlib import Path
 from typing import TextIO
 
 HIDDEN = "[hidden]"
+
+
+def install_advice(what: str) -> str:
+    """The command that installs a package, or "-r" and a file of them, where this program runs."""
+    inside = sys.prefix != sys.base_prefix and Path(sys.prefix).is_relative_to(Path.cwd())
+    return f"Run: {Path(sys.prefix).relative_to(Path.cwd()) / 'bin' / 'pip' if inside else 'pip'} install {what}"
+
 
 _SECRET_NAMES = re.compile(r"(TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|CREDENTIALS?)$", re.IGNORECASE)
 _SHORTEST = 8

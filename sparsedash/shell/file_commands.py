@@ -113,6 +113,11 @@ def short_run_key(run: Run) -> str:
 
 def runs_command(arguments: argparse.Namespace) -> Work:
     """List the stored runs with their keys."""
+    folder = local_path(arguments.data_dir).absolute()
+    if not folder.is_dir():
+        yield
+        print(f"No runs: there is no folder {one_line(str(folder))}.")
+        return 0
     store = open_store(arguments)
     yield
     name_of = UserData(store).name_of
@@ -140,7 +145,7 @@ def pack_command(arguments: argparse.Namespace) -> Work:
 def _finished_run(beginning: str, store: Store) -> Run:
     keys = [key for key in store.keys(Run) if key.startswith(beginning)]
     if len(beginning) < _FEWEST_DIGITS or len(keys) != 1:
-        found = f"{len(keys) or 'No'} {wording.plural(len(keys), 'run')} in {store.folder} begins so."
+        found = f"{len(keys) or 'No'} keys of runs in {store.folder} begin so."
         allowed = f"the key of one run, {_FEWEST_DIGITS} digits of it at least"
         raise SettingsError("RUN", beginning, allowed, f"{found} List them with `sparsedash runs`.")
     run = store.get(Run, keys[0])

@@ -199,7 +199,7 @@ def open_store(arguments: argparse.Namespace) -> Store:
     return Store(local_path(arguments.data_dir).absolute(), patience_s=WORK_PATIENCE_S)
 
 
-def open_store_for(settings: RunSettings, arguments: argparse.Namespace) -> Store:
+def open_store_for(settings: RunSettings | FindSettings, arguments: argparse.Namespace) -> Store:
     """The store, where the run can start. Raises SparseDashError with every problem."""
     store = open_store(arguments)
     named = named_model(settings.model, store)

@@ -138,7 +138,7 @@ def find_command(arguments: argparse.Namespace) -> terminal.Work:
     """Find the largest sparsity within the tolerance."""
     settings = search_from_flags(arguments)
     write = terminal.result_writer(arguments)
-    store = open_store_for(settings.run((1,)), arguments)
+    store = open_store_for(settings, arguments)
     if n_steps := _steps_to_heal(settings.run((1,)), store, arguments):
         settings = settings.healed(n_steps)
         _require_resident(planned_run(settings), store)

@@ -161,8 +161,11 @@ def _lines(packed: bytes) -> Iterator[tuple[bytes, Part]]:
             while line := lines.readline(MAX_LINE_BYTES + 1):
                 n_bytes += len(line)
                 _require_small(len(line), n_bytes, "This file is too large")
-                for part in from_lines(line.decode(errors="replace"), _KINDS):
-                    yield line, part
+                try:
+                    parts = list(from_lines(line.decode(errors="replace"), _KINDS))
+                except StoreError as error:
+                    raise StoreError("This file is damaged: a part of it cannot be read.", _ADVICE) from error
+                yield from ((line, part) for part in parts)
     except (OSError, EOFError, zlib.error) as error:
         raise StoreError("This file is damaged: it cannot be unpacked.", _ADVICE) from error
 

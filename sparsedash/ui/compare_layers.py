@@ -109,12 +109,22 @@ def layers_sentence(made: Pruned) -> str:
     if not errors:
         return "The loss of the layers was not measured."
     worst = max(range(len(errors)), key=lambda i: errors[i])
-    lost, middle = wording.percent(errors[worst]), wording.percent(median(errors))
+    lost, middle = wording.percent(errors[worst]), wording.percent(median(errors[i] for i in _cut(made)))
     before = "healing" if made.healed else "quantising"
     half = f"Before {before}, half" if made.healed or made.quantised else "Half"
-    return (
-        f"{half} of the layers lost at most {middle} of their output{where}; layer {worst + 1} lost the most, {lost}."
-    )
+    most = f"layer {worst + 1} lost the most, {lost}"
+    return f"{half} of {_cut_words(made)} lost at most {middle} of their output{where}; {most}."
+
+
+def _cut(made: Pruned) -> list[int]:
+    """The layers that something was removed from, where that differs; else all."""
+    narrower = [i for i, width in enumerate(made.widths) if width < made.dense_widths[i]]
+    return narrower or list(range(len(made.widths)))
+
+
+def _cut_words(made: Pruned) -> str:
+    n = len(_cut(made))
+    return "the layers" if n == len(made.widths) else f"the {n} of {len(made.widths)} layers that were cut"
 
 
 def _basis(record: Record, made: Pruned) -> str:
@@ -157,10 +167,17 @@ def _layers_table(made: Pruned, stem: str) -> Table:
 
 
 def _numbers(made: Pruned) -> list[Html]:
-    """Figure cards of medians over the layers; a ratio of errors is a median itself, and need not be theirs."""
-    fitted, without = made.layer_errors, made.lost_without
+    """Figure cards of medians over the layers that were cut; a ratio of errors is a median of its own."""
+    cut = _cut(made)
+
+    def of_cut(errors: Sequence[float]) -> list[float]:
+        return [errors[i] for i in cut] if errors else []
+
+    fitted, without = of_cut(made.layer_errors), of_cut(made.lost_without)
     shares = [1 - error / raw for raw, error in zip(without, fitted, strict=False) if raw > 0]
-    held_out, passages = (median_error_ratio(each, fitted) for each in (made.held_out_errors, made.passage_errors))
+    held_out, passages = (
+        median_error_ratio(of_cut(each), fitted) for each in (made.held_out_errors, made.passage_errors)
+    )
     more = {
         "Lost on calibration text": held_out and f"{held_out:.2f}{wording.NBSP}× as much on held-out text",
         "Lost on the passages": passages and f"{passages:.2f}{wording.NBSP}× that on calibration text",
@@ -168,9 +185,10 @@ def _numbers(made: Pruned) -> list[Html]:
     }
     drawn = []
     for name, field in _LOSSES.items():
-        errors = getattr(made, field)
+        errors = of_cut(getattr(made, field))
         if errors and not (field == "held_out_errors" and fitted):
-            reach = f"median of the layers; from {wording.percent(min(errors))} to {wording.percent(max(errors))}"
+            ends = wording.percent(min(errors)), wording.percent(max(errors))
+            reach = f"median of {_cut_words(made)}; from {ends[0]} to {ends[1]}"
             beside = f"{more[name]}; median of each layer's own" if more.get(name) else ""
             drawn.append(card(name, wording.percent(median(errors)), reach, beside, css="sd-sparse"))
     return drawn

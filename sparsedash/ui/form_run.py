@@ -32,7 +32,7 @@ from sparsedash.schema.settings import (
 )
 from sparsedash.service.backend import Backend
 from sparsedash.service.request_checks import is_hub_id
-from sparsedash.service.time_forecast import MOST_MINUTES
+from sparsedash.service.time_forecast import MOST_MINUTES, STEP_MULTIPLE
 from sparsedash.ui import browser_scripts, form_fields, frame
 from sparsedash.ui.address_bar import BOUND, choose_budget, tolerance_fields
 from sparsedash.ui.form_address import (
@@ -208,7 +208,9 @@ def _healed(
     found = form_fields.validated(_HEAL.key, lambda: settings.healed(steps))
     if found is not None:
         n_tokens = resources.HEAL_BATCH_TOKENS
-        form_fields.show_hint(f"About {minutes} min a model on this machine: {steps:,} steps of {n_tokens:,} tokens.")
+        said = f"About {minutes:,} min a model on this machine: {steps:,} steps of {n_tokens:,} tokens."
+        few = f"The fewest steps there are: {steps:,} of {n_tokens:,} tokens. How long they take is in the estimate."
+        form_fields.show_hint(few if steps == STEP_MULTIPLE else said)
     return found
 
 

@@ -11,7 +11,7 @@ from sparsedash.schema.records import Verification, VerifySettings
 from sparsedash.service.backend import Backend
 from sparsedash.service.deletion import Selection
 from sparsedash.service.holdings import ARTEFACTS, Holdings
-from sparsedash.storage.disk_cache import LEAST_GB, MOST_GB, VARIABLE
+from sparsedash.storage.disk_cache import MOST_GB, VARIABLE
 from sparsedash.ui import frame, job_panel
 from sparsedash.ui.address_bar import page_of
 
@@ -138,5 +138,6 @@ def show_limit(backend: Backend, held: Holdings) -> None:
     form = st.form("room", border=False, enter_to_submit=True)
     with form, st.container(horizontal=True, vertical_alignment="bottom"):
         value = min(held.room_bytes / 1e9, MOST_GB)
-        st.number_input("Room in GB", LEAST_GB, MOST_GB, value, step=1.0, format="%.10g", key=_LIMIT, width=200)
+        # Without limits: Streamlit keeps a value beyond them to itself, and the former one would be saved.
+        st.number_input("Room in GB", value=value, step=1.0, format="%.10g", key=_LIMIT, width=200)
         st.form_submit_button("Save", on_click=frame.attempt, args=(save,))

@@ -102,7 +102,7 @@ LEADS_TO = {
     "download CSV": r"\.csv$",
     "link (Overview|Back to the chart|See what it cost|Another run is waiting: .*)": r"^/\?run=|^/: Removing",
     "link (SmolLM.*|How much of .*|x<b>)": r"^/\?run=",
-    "link (Prune|Change the settings|Set up a search|Test on more passages|Allow another loss|Try #) ?.*": "^/prune",
+    "link (Prune|Change the settings|Set up a search|Test on more passages|Allow a larger loss|Try #) ?.*": "^/prune",
     "button Clear all": "^/prune",
     "link (Runs|Rename, pin and export runs|All runs as a table|# more in the list of jobs)": "^/runs",
     "link (Compare.*|See what each layer lost|# % against dense)": r"^/compare\?run=",

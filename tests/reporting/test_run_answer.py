@@ -155,7 +155,7 @@ def test_the_figures_give_the_losses_of_the_models_that_the_answer_names():
     assert within.startswith("10 % (measured 10.4 % of the MLP channels, 7.8 % of the blocks' weights, 6.2 % of the")
     assert "6.2 % of the multiply-adds): perplexity 1.01 × dense's" in within
     assert "dense's (1.00 to 1.02), accuracy 0.0 points (" in within
-    assert within.endswith("; intervals of at least 98.8 %.")
+    assert within.endswith("; intervals of 99.2 % and 98.8 %.")
     assert beyond.startswith("30 % (measured 29.2 %") and "perplexity 1.35 × dense's" in beyond
     assert answers.answer_figures(sweep_of()) == []
 
@@ -447,8 +447,8 @@ def test_tasks_of_missing_models_count_as_comparisons_like_their_passages():
             "Next: ask about 1.7 times as many questions of sums, if it has so many, which should settle it.",
             340,
         ),
-        (None, 5, "sums", "Next: allow another loss on sums.", None),
-        (200, 5, "copying", "Next: allow another loss on copying.", None),
+        (None, 5, "sums", "Next: allow a larger loss on sums.", None),
+        (200, 5, "copying", "Next: allow a larger loss on copying.", None),
     ],
     ids=["more", "all-asked", "too-few-there"],
 )
@@ -484,7 +484,7 @@ def test_a_search_takes_the_smallest_text_that_can_decide(ratio, on, text):
     assert "more than any text here has" in plain(without.said), "one that is out of reach is not offered"
     far = next_step(replace(found, tolerance=Tolerance(ratio=1.01)))
     assert plain(far.said).startswith(
-        "To decide on a limit of 1.01 × takes about 58,000 passages, more than any text here has. Next: try 5 % on"
+        "A limit of 1.01 × takes about 58,000 passages to decide, more than any text here has. Next: try 5 % on"
     )
     assert far.asked.sparsities_permille == (50,) and far.asked.evaluation.corpus == "lambada_openai"
 
@@ -510,7 +510,7 @@ def test_where_nothing_was_calibrated_the_usual_method_is_tried():
 def test_where_no_text_suffices_for_a_search_one_sparsity_between_is_tried(sparse, permille):
     found = sweep_of(*(shifted(*each) for each in sparse), tolerance=Tolerance(ratio=1.09))
     step = next_step(found, lacks=lambda text: True)
-    assert "passages, more than any text here has." in plain(step.said)
+    assert "passages to decide, more than any text here has." in plain(step.said)
     if permille is None:
         assert step.link == "" and "Next: upload more passages" in step.said
     else:
@@ -563,12 +563,12 @@ NEVER, OWN = "Fewer than 30 passages can never confirm a model.", "upload:own.js
         ),
         (
             *(NEAR, "builtin:cloze", None),
-            "20 % is too close to the limit to settle with the passages available. Next: allow another loss.",
+            "20 % is too close to the limit to settle with the passages available. Next: allow a larger loss.",
             ((100, 200), "builtin:cloze", None),
         ),
         (
             *(run_of(132, 60, (10, 0.04, 0.4, 59)), "lambada_openai", None),
-            "10 % is too close to the limit to settle with the passages available. Next: try 5 %, or allow another "
+            "10 % is too close to the limit to settle with the passages available. Next: try 5 %, or allow a larger "
             "loss.",
             ((50,), "lambada_openai", None),
         ),

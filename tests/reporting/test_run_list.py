@@ -142,7 +142,7 @@ def test_the_sentence_counts_the_runs_with_a_model_within(backend):
 def test_a_named_row_says_its_model_below_and_the_downloaded_table_has_every_cell(backend):
     run = add(backend)
     (row,) = rows(backend)
-    assert row.texts.startswith("calibrated on ") and row.texts.endswith("tested on all of Cloze passages · float32")
+    assert row.texts.startswith("calibrated on ") and row.texts.endswith("tested on Cloze passages · float32")
     named = replace(row, mark=RunMark(name="Mine"))
     assert named.title == "Mine" and run.key.startswith(row.address)
     assert named.texts.startswith("SmolLM2 135M (built in) · calibrated on ")

@@ -32,7 +32,7 @@ def test_an_export_is_proven_and_proven_again(flags, data_folder, tmp_path, caps
     assert "Proven by transformers" in capsys.readouterr().out
     (to / "tokenizer.json").write_text("{}")
     assert main(again) == 1
-    assert "is not as exported: tokenizer.json differ" in capsys.readouterr().err
+    assert "is not as exported: changed: tokenizer.json." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("form", "weights"), [("padded", "bfloat16"), ("gguf", "float32")])
@@ -90,8 +90,10 @@ def test_every_run_is_listed_with_the_key_by_which_it_goes_to_another_data_folde
     store = Store(there)
     assert store.get(Run, run.key) == run
     store.close()
-    assert main(["runs", "--data-dir", str(tmp_path / "new")]) == 0
-    assert capsys.readouterr().out == "No runs.\n"
+    for folder, said in (("mistyped", f"No runs: there is no folder {tmp_path}/mistyped."), ("new", "No runs.")):
+        assert main(["runs", "--data-dir", str(tmp_path / folder)]) == 0
+        assert capsys.readouterr().out == f"{said}\n" and not (tmp_path / "mistyped").exists()
+        (tmp_path / "new").mkdir(exist_ok=True)
 
 
 def test_output_that_nobody_reads_to_its_end_is_no_error(tmp_path, monkeypatch):

@@ -224,12 +224,9 @@ def test_a_search_ends_with_its_sentence_and_writes_its_trials(search_flags, doc
     assert "Evaluating, trial 2: " in printed.err
 
 
-def test_too_few_passages_to_confirm_a_model_have_an_exit_code(search_flags, document):
-    to, read = document
-    assert main(["find", *search_flags, "--passages", "1", *to]) == 3
-    found = read()["find"]
-    assert found["answer_percent"] is None
-    assert found["sentence"].startswith("Fewer than 30 passages can never")
+def test_a_search_on_too_few_passages_is_refused(search_flags, capsys):
+    assert main(["find", *search_flags, "--passages", "1"]) == 2
+    assert "A search needs at least 30 passages; asked for: 1." in capsys.readouterr().err
 
 
 @dataclass(frozen=True, kw_only=True)

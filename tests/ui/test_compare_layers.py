@@ -41,12 +41,14 @@ def test_the_answer_comes_first_then_three_numbers_a_chart_and_a_table(open_page
     add(backend)
     app = open_page("compare", view="layers", right="20 %")
     said = words(app)
-    assert said.startswith("Half of the layers lost at most 10.0 % of their output; layer 3 lost the most, 40.0 %.")
+    assert said.startswith(
+        "Half of the 2 of 3 layers that were cut lost at most 25.0 % of their output; layer 3 lost the most, 40.0 %."
+    )
     assert markup(app).count('class="sd-figure"') == 3
-    assert "compensation recovered 50 % of it; median of each layer's own" in said
-    assert "1.20 × that on calibration text; median of each layer's own" in said
-    assert "1.10 × as much on held-out text; median of each layer's own" in said
-    assert app.get("plotly_chart")[0].proto.alt.startswith("Half of the layers lost at most")
+    assert "compensation recovered 35 % of it; median of each layer's own" in said
+    assert "1.10 × that on calibration text; median of each layer's own" in said
+    assert "1.17 × as much on held-out text; median of each layer's own" in said
+    assert app.get("plotly_chart")[0].proto.alt.startswith("Half of the 2 of 3 layers that were cut lost at most")
     assert "3 32 of 64 50.0 % 40.0 % 50.0 % 40.0 % 50.0 % 20 % 0.0400" in said
     found = links(app)
     assert found["Back to the chart"].endswith(f"run={SETTINGS.key()}")
@@ -57,7 +59,10 @@ def test_of_a_quantised_model_the_types_are_counted_and_its_layers_are_those_bef
     quantised = Quantised(**sizes, tensors={"F32": 7, "Q8_0": 9, "Q4_K": 20}, fell_back={"Q8_0": 9})
     add(backend, method=MethodSettings(quantise="q4_k_m"), quantised=quantised)
     said = words(open_page("compare", view="layers", right="20 %"))
-    assert said.startswith("Before quantising, half of the layers lost") and "· least-squares 20 %, Q4_K_M ·" in said
+    assert (
+        said.startswith("Before quantising, half of the 2 of 3 layers that were cut lost")
+        and "· least-squares 20 %, Q4_K_M ·" in said
+    )
     assert "Tensors: 7 in F32, 20 in Q4_K; fell back by the length of their rows: 9 to Q8_0. All losses" in said
     assert layers_sentence(replace(LAYERS, sparsity_permille=0, quantised=quantised)).startswith("No channel was")
 
@@ -66,7 +71,7 @@ def test_of_a_healed_model_it_is_said_that_its_layers_are_those_before(open_page
     add(backend, healed=Healed(steps=24, kept_step=16, before=0.27, after=0.231, n_tokens=1920, weights="w"))
     said = words(open_page("compare", view="layers", right="20 %"))
     assert "best after step 16; KL divergence from dense on 1,920 held-out tokens 0.231, 0.270 before." in said
-    assert said.startswith("Before healing, half of the layers lost") and "those before it" in said
+    assert said.startswith("Before healing, half of the 2 of 3 layers that were cut lost") and "those before it" in said
 
 
 def test_a_model_is_chosen_by_the_address_and_the_one_that_the_answer_names_otherwise(open_page, finished):
@@ -90,7 +95,7 @@ UNMEASURED = {"layer_errors": (), "held_out_errors": ()}
             {"held_out_errors": (0.3, 0.06, 0.9)},
             "Overfitted to the calibration text: half of the layers lose at least 3.0",
         ),
-        ({"held_out_errors": (), "passage_errors": ()}, "Half of the layers"),
+        ({"held_out_errors": (), "passage_errors": ()}, "Half of the 2 of 3 layers"),
         (UNMEASURED | {"passage_errors": ()}, "The loss of the layers was not measured."),
     ],
     ids=["unlike", "overfitted", "no-other-text", "unmeasured"],
@@ -110,7 +115,9 @@ def test_a_fit_to_the_wrong_text_is_said_first_of_all_and_what_was_not_measured_
 def test_a_model_without_calibration_losses_says_why_and_what_is_known(method, changes, why, open_page, backend):
     add(backend, **UNMEASURED | {"method": method_named(method), "uncompensated_errors": ()} | changes)
     said = words(open_page("compare", view="layers"))
-    assert said.startswith("Half of the layers lost at most 12.0 % of their output on the passages; layer 3")
+    assert said.startswith(
+        "Half of the 2 of 3 layers that were cut lost at most 26.0 % of their output on the passages; layer 3"
+    )
     assert why in said and ("Lost on held-out text" in said) == bool(changes)
 
 

@@ -13,7 +13,7 @@ from sparsedash.catalog.families import FORMS, form_problem, require_form, share
 from sparsedash.catalog.presets import method_name
 from sparsedash.engine.export.export_files import copy_base_files, write_folder
 from sparsedash.engine.export.model_card import CARD, CardFacts, model_card, public_model, recipe_json
-from sparsedash.engine.export.reload_proof import prove_files, require_llama_cpp
+from sparsedash.engine.export.reload_proof import prove_files
 from sparsedash.engine.models.checkpoint_reading import read_config
 from sparsedash.engine.models.gguf_making import gguf_of
 from sparsedash.engine.models.gguf_quantising import MADE_BY_LLAMA_CPP, read_back, write_quantised
@@ -81,8 +81,6 @@ def export_model(settings: ExportSettings, store: Store, shelf: ModelShelf, on_s
     if settings.run and (request.run is None or settings.sparse not in request.run.sparse):
         raise JobError("The run of this sparse model is no longer stored.", "Run it again.")
     require_new(folder)
-    if settings.form == "gguf":
-        require_llama_cpp()
     made = rebuild_model(sparse, store, on_step, shelf)
     model_type = made.loaded.model.config.model_type
     refuse_form(settings.form, pruned, model_type, FORMS)
@@ -167,7 +165,6 @@ def require_exportable(run: RunSettings, wanted: ExportSettings, store: Store) -
     source = locate_model(run.model, store)
     require_form(wanted.form, *run.points[0], read_config(source.folder, source.reference).model_type)
     if wanted.form == "gguf":
-        require_llama_cpp()
         file, is_base = _dense_gguf(source, wanted, store)
         reader = require_full_gguf(file, is_base=is_base)
         if run.points[0][0].heal_steps or wanted.weights in MADE_BY_LLAMA_CPP:
@@ -181,7 +178,7 @@ def prove_export(found: Export, folder: Path, store: Store, shelf: ModelShelf, o
     """
     now = file_hashes(folder)
     if changed := sorted(name for name in found.files.keys() | now.keys() if found.files.get(name) != now.get(name)):
-        raise ExportError(f"{folder} is not as exported: {', '.join(changed[:5])} differ.", "Export it again.")
+        raise ExportError(f"{folder} is not as exported: changed: {', '.join(changed[:5])}.", "Export it again.")
     request = _Request.of(found.settings, store)
     made = rebuild_model(replace(request.sparse, model=found.model), store, on_step, shelf)
     what = next(folder.glob("*.gguf"), folder)

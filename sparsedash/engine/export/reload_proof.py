@@ -10,7 +10,6 @@ import json
 import tempfile
 import time
 from dataclasses import replace
-from importlib.util import find_spec
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from sparsedash.engine.models.gguf_writing import gguf_rounded
 from sparsedash.engine.models.loading import ModelShelf
 from sparsedash.engine.pruning.surgery import is_projection, weight_of
 from sparsedash.engine.run.model_making import RebuiltModel
-from sparsedash.schema.errors import ExportError, SettingsError
+from sparsedash.schema.errors import ExportError
 from sparsedash.schema.export_settings import ExportSettings, Form, Proof, Weights
 from sparsedash.schema.progress import OnStep, Step
 from sparsedash.schema.records import Passages, Record
@@ -51,13 +50,6 @@ _ADVICE = (
     "The files were deleted; the run and its results are kept. Try another form or float32 weights, and please report "
     "this with the model, the method and the form."
 )
-
-
-def require_llama_cpp() -> None:
-    """Raise SettingsError where llama.cpp is not installed: no GGUF file is exported without a proof."""
-    if not find_spec("llama_cpp_py_sync"):
-        advice = "A GGUF file is proven by llama.cpp, which is not installed. Run: pip install -r requirements-gguf.txt"
-        raise SettingsError("form", "gguf", "one of uniform, padded, masked", advice)
 
 
 def prove_files(

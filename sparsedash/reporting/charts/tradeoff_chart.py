@@ -22,7 +22,7 @@ from sparsedash.stats.sparsity_search import pareto_front
 from sparsedash.stats.tolerance import Verdict
 
 TITLES: dict[Measure, str] = {
-    "word perplexity": "Word perplexity, × dense; lower is worse",
+    "word perplexity": "Word perplexity, × dense; down is worse",
     "accuracy": "Accuracy, points above or below dense",
     "flips": "Answers fixed and broken, % of {total:,}",
     "share right": "Last word right, % of {total:,} passages",
@@ -156,11 +156,8 @@ def _line(
 
 def gain_chart(tradeoff: TradeoffData, gained: Gained, measure: Measure, theme: Theme = "light") -> go.Figure:
     """What is lost, by one measure, against what is won, the Pareto front joined. Only known gains are drawn."""
-    colours, axis, front = (
-        PALETTES[theme],
-        tradeoff_data.loss_axis(tradeoff, measure),
-        _front(tradeoff, gained, measure),
-    )
+    colours, axis = PALETTES[theme], tradeoff_data.loss_axis(tradeoff, measure)
+    front = _front(tradeoff, gained, measure)
     gains = {point.key: gained.gains[point.key] for point in tradeoff.sparse if point.key in gained.gains}
     bounds = [1.0, 1.05, *(bound for gain in gains.values() for bound in (gain.low, gain.high))]
     air = _AIR * (max(bounds) - min(bounds))
@@ -195,15 +192,11 @@ def gain_chart(tradeoff: TradeoffData, gained: Gained, measure: Measure, theme: 
     for _, x, point in won:
         if point.key not in labelled:
             continue
-        text = " ".join(
-            [
-                *(VERDICT_GLYPHS[each] for each in _verdict(point, measure)),
-                f"{point.permille / 10:g} %" if point.permille else "dense",
-            ]
-        )
+        signs = [VERDICT_GLYPHS[each] for each in _verdict(point, measure)]
+        text = " ".join([*signs, f"{point.permille / 10:g} %" if point.permille else "dense"])
         value = max(axis.edge, point.readings[measure][0].value)
         notes += room.note(text, (x, value), _verdict_ink(point, measure, colours), colours.muted)
-    title = "Answers broken, % of {total:,}; lower is worse" if measure == "flips" else TITLES[measure]
+    title = "Answers broken, % of {total:,}; down is worse" if measure == "flips" else TITLES[measure]
     layout = style.chart_frame(
         title.format(total=tradeoff.n_passages),
         round(height) + _TOP + _BOTTOM,

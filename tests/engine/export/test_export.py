@@ -62,7 +62,7 @@ def test_a_fresh_process_proves_a_folder_wherever_it_lies_and_a_changed_file_is_
     proof = prove_export(made, moved, store, shelf, ignore_steps)
     assert proof.holds and proof.n_run == 20
     (moved / "config.json").write_text("{}")
-    with pytest.raises(ExportError, match=r"is not as exported: config\.json differ"):
+    with pytest.raises(ExportError, match=r"is not as exported: changed: config\.json\."):
         prove_export(made, moved, store, shelf, ignore_steps)
 
 
