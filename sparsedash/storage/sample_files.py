@@ -25,7 +25,7 @@ _MAX_FILES = 2_000
 _BATCH_ROWS, _BATCH_SHARE = 256, 8
 
 _DATED = r"_(?P<date>\d{4}-\d\d-\d\dT[\d.-]+)"
-_SAMPLES = re.compile(rf"samples_(?P<task>.+?)(?:{_DATED})?\.jsonl", re.DOTALL)
+_SAMPLES = re.compile(rf"(?:.*-)?samples_(?P<task>.+?)(?:{_DATED})?\.jsonl", re.DOTALL)
 _DETAILS = re.compile(rf"details_(?P<task>.+?)(?:{_DATED})?\.parquet", re.DOTALL)
 _POOLED = (
     *("mmlu_flan_n_shot_generative", "mmlu_flan_n_shot_loglikelihood", "mmlu_flan_cot_zeroshot"),

@@ -386,4 +386,4 @@ def offer_files(backend: Backend, found: RunResults, passages: Passages | None, 
             if passages is not None:
                 title = f"All samples of {record_pair.side_title(name, record)}, in the format of lm-evaluation-harness"
                 samples = partial(record_pair.harness_samples, record, passages)
-                offer(title, f"samples-{side}.jsonl", "application/jsonl", samples)
+                offer(title, f"{side}-samples_passages.jsonl", "application/jsonl", samples)

@@ -7,9 +7,10 @@ import pytest
 from sparsedash.catalog.presets import method_named
 from sparsedash.reporting.run_answer import missing_records
 from sparsedash.reporting.run_results import live_model, live_point, run_results, verdict_of
+from sparsedash.schema.find_settings import FindSettings
 from tests.factories import STOPPED
 from tests.reporting.held_results import Held, results_of
-from tests.reporting.test_run_answer import BEYOND, DENSE, WITHIN, sweep_of
+from tests.reporting.test_run_answer import BEYOND, DENSE, UNDECIDED, WITHIN, sweep_of
 from tests.ui import specimens
 from tests.ui.filled_backend import job
 
@@ -32,6 +33,13 @@ def test_p_values_are_adjusted_for_the_number_of_comparisons():
     found = sweep_of(broken(6), broken(6, 200))
     assert found.judged[0].comparison.p_value == pytest.approx(0.03125)
     assert [row.p_value for row in found.judged] == pytest.approx([0.0625, 0.0625])
+
+
+def test_of_a_search_without_an_answer_the_smallest_model_is_named_and_not_where_it_began():
+    found = sweep_of(UNDECIDED, BEYOND)
+    undecided, beyond = found.sparse
+    searched = replace(found, run=replace(found.run, find=FindSettings()))
+    assert (found.headline, searched.headline) == (beyond, undecided)
 
 
 def test_a_run_without_its_dense_record_has_no_results():

@@ -27,6 +27,9 @@ def test_choices_are_read_with_the_one_that_the_measure_takes(tmp_path):
     # By characters the longer one is likelier, and it is wrong.
     assert (one.chosen, one.right, one.target) == (0, False, "1")
     assert (one.doc_hash, one.context, one.fields) == ("d", "What is red?", {"subject": "colours"})
+    # As the compare page names its own.
+    file = samples(tmp_path, CHOICE).rename(tmp_path / "gpt-2-left-samples_passages.jsonl")
+    assert read_answers(file)[0].task == "passages"
 
 
 def test_what_was_written_is_read_by_the_first_filter_of_the_file(tmp_path):
