@@ -2,6 +2,7 @@
 
 import streamlit as st
 
+from sparsedash.reporting.html import paragraph
 from sparsedash.ui import form_fields, form_run, frame, navigation, prune_published
 from sparsedash.ui.address_bar import choose_view
 
@@ -30,6 +31,9 @@ with aside, st.container(key="estimate"):
     ready = form_fields.show_estimate(backend, settings)
     with st.container(key="start"):
         pressed = st.button("Start", type="primary", width="stretch", disabled=not ready)
+        if not ready:
+            # On a phone the reason is far from the button, which stays in view.
+            frame.show(paragraph("Something above is refused; it says why.", css="sd-muted sd-small sd-why"))
     # A click that was on its way when a field was refused starts nothing.
     if pressed and ready:
         frame.attempt(start)

@@ -165,9 +165,10 @@ def run_problems(
     if settings.solves and settings.model == BUILTIN_MODEL and (built_in := listed_shape(BUILTIN_MODEL)):
         needed = MIN_TOKENS_PER_CHANNEL * max(built_in.widths)
     if asked.n_samples * asked.length < needed:
+        n_samples = -(-needed // asked.length)
         found.append(
             f"Calibration: {asked.n_samples:,} × {asked.length:,} tokens are too few for this model; needed: "
-            f"{needed:,}, {MIN_TOKENS_PER_CHANNEL} per channel of its widest layer."
+            f"{needed:,}, {MIN_TOKENS_PER_CHANNEL} per channel of its widest layer ({n_samples:,} samples)."
         )
     return tuple(filter(None, found))
 

@@ -66,7 +66,8 @@ def _show_layers(made: Pruned, stem: str) -> None:
             frame.show(cards(numbers))
         show_chart(layers_chart(made, frame.theme()), f"{stem}-layers", layers_sentence(made), "layers", "ignore")
     if made.healed:
-        frame.note(f"Healed: {wording.healing_words(made.healed)}. All losses of layers are those before it.")
+        before = "" if made.method.takes_layers else " All losses of layers are those before it."
+        frame.note(f"Healed: {wording.healing_words(made.healed)}.{before}")
     if made.quantised:
         types = wording.first_upper(wording.tensor_types(made.quantised.tensors, made.quantised.fell_back))
         frame.note(f"{types}. All losses of layers are those before.")

@@ -81,7 +81,7 @@ def _takes(backend: Backend, found: RunResults, step: NextStep) -> str:
     if not step.link or step.asked in (None, found.run.find, found.run.settings):
         return ""
     seconds = backend.preflight(step.asked).duration.total_s
-    return f" It takes about {wording.duration_words(seconds)}." if seconds else ""
+    return f" The run takes about {wording.duration_words(seconds)}." if seconds else ""
 
 
 def show_no_results(backend: Backend, key: str, run: Run | None, job: Job | None) -> None:
