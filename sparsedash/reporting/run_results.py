@@ -245,19 +245,16 @@ class RunResults:
         best = headline_model(self.judged)
         if best is None:
             return []
-        titles = {
-            wording.method_title(m)
-            for m in self.run.settings.methods
-            if m.takes_channels == best.method.takes_channels and not m.quantise
-        }
-        rivals = [
-            each
-            for each in self.judged
-            if each.permille == best.permille
-            and each.method.takes_channels == best.method.takes_channels
-            and not each.method.quantise
-            and wording.method_title(each.method) != wording.method_title(best.method)
-        ]
+
+        def compared(method: MethodSettings) -> bool:
+            return method.takes_channels == best.method.takes_channels and not method.quantise
+
+        title, titles = (
+            wording.method_title,
+            {wording.method_title(m) for m in self.run.settings.methods if compared(m)},
+        )
+        rivals = [each for each in self.judged if each.permille == best.permille and compared(each.method)]
+        rivals = [each for each in rivals if title(each.method) != title(best.method)]
         pairs, n = [(best.record, each.record) for each in rivals], len(titles)
         found = likelihood_differences(pairs, n * (n - 1) // 2)
         return sorted(zip(rivals, found, strict=True), key=lambda each: each[1].value)
@@ -494,10 +491,10 @@ def verdict_of(found: RunResults, left: Record, right: Record) -> ToleranceVerdi
 
 def difference_of(found: RunResults, left: Record, right: Record) -> LikelihoodDifference:
     """How the right model differs from a sparse left one: as in the run's race, or else by itself."""
-    best = headline_model(found.judged)
+    best = found.headline
     for rival, difference in found.race:
-        if best and (best.record.key, rival.record.key) == (left.key, right.key):
+        if best and (best.key, rival.record.key) == (left.key, right.key):
             return difference
-        if best and (rival.record.key, best.record.key) == (left.key, right.key):
+        if best and (rival.record.key, best.key) == (left.key, right.key):
             return replace(difference, value=-difference.value, low=-difference.high, high=-difference.low)
     return likelihood_differences([(left, right)])[0]
