@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.fields import MAX_SEED, check_settings, setting
-from sparsedash.schema.plain_values import require_one_of, require_text, require_whole, stage_key
+from sparsedash.schema.plain_values import Count, require_one_of, require_text, require_whole, stage_key
 from sparsedash.schema.settings import Dtype
 
 MOST_OTHERS = 100
@@ -133,7 +133,7 @@ class TimingSettings:
 class Continuation:
     """Continuations of one prompt, without the prompt. stopped: cancelled before the end.
 
-    others: of the other models, in their order.
+    others: of the other models, in their order. n_unread: tokens of the prompt's beginning beyond a model's context.
     """
 
     key: str
@@ -142,6 +142,7 @@ class Continuation:
     right: str
     stopped: bool = False
     others: tuple[str, ...] = ()
+    n_unread: Count = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -98,6 +98,9 @@ def _show_written(backend: Backend, pair: Pair, request: ContinuationSettings, n
     if stored is not None:
         _draw_written(pair, others, (stored.left, stored.right, *stored.others))
         remark = "⊘ Stopped early: the texts are incomplete." if stored.stopped else ""
+        if stored.n_unread:
+            cut = wording.quantity(stored.n_unread, "token")
+            frame.note(f"The prompt is longer than the context: its first {cut} were not read.")
     if remark:
         with frame.row():
             frame.note(remark)

@@ -118,6 +118,8 @@ def test_what_was_written_when_it_was_stopped_failed_or_is_gone_is_shown_and_can
     tried.put(written(PAIR, " there was", " a", stopped=True))
     app.run()
     assert "Dense ❘ there was Sparse, 30 % ❘ a" in words(app) and "Stopped early" in words(app)
+    tried.put(written(PAIR, "there was", "a", stopped=True, n_unread=2_000))
+    assert "its first 2,000 tokens were not read" in words(app.run())
     app.button(key=f"again-{PAIR.key()}").click().run()
     assert tried.submitted == [PAIR]
 

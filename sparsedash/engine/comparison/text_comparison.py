@@ -32,12 +32,18 @@ def continue_prompt(
     if (known := store.get(Continuation, settings.key())) and not known.stopped:
         return known
     keys = (settings.left, settings.right, *settings.others)
-    texts = [""] * len(keys)
+    texts, n_unread = [""] * len(keys), 0
 
     def keep(stopped: bool) -> Continuation:
         left, right, *others = texts
         found = Continuation(
-            key=settings.key(), prompt=settings.prompt, left=left, right=right, stopped=stopped, others=tuple(others)
+            key=settings.key(),
+            prompt=settings.prompt,
+            left=left,
+            right=right,
+            others=tuple(others),
+            stopped=stopped,
+            n_unread=n_unread,
         )
         store.put(found.key, found)
         return found
@@ -50,6 +56,7 @@ def continue_prompt(
             with pair_cache.models([keys[i] for i in group], store, on_step) as models:
                 writers = {i: ContinuationWriter(model, settings) for i, model in zip(group, models, strict=True)}
                 _write(writers, texts, settings.n_tokens, on_step, on_text)
+                n_unread = max(n_unread, *(writer.n_unread for writer in writers.values()))
     except Cancelled:
         if any(texts):
             keep(stopped=True)
@@ -58,7 +65,10 @@ def continue_prompt(
 
 
 class ContinuationWriter:
-    """One model that reads a prompt and writes on, token by token. finished: it has ended its text."""
+    """One model that reads a prompt and writes on, token by token.
+
+    finished: it has ended its text. n_unread: tokens of the prompt's beginning that its context has no room for.
+    """
 
     def __init__(self, record_model: RecordModel, settings: ContinuationSettings) -> None:
         self._record_model, self._settings = record_model, settings
@@ -67,7 +77,7 @@ class ContinuationWriter:
         self._written: list[int] = []
         # The same draws for all models: equal distributions give equal tokens.
         self._luck = torch.Generator().manual_seed(settings.seed)
-        self.finished = False
+        self.finished, self.n_unread = False, 0
 
     @property
     def text(self) -> str:
@@ -80,7 +90,8 @@ class ContinuationWriter:
         """Read the prompt, or its end where it is longer than the model's context."""
         loaded = self._record_model.loaded
         front, own = loaded.front_and_own(self._settings.prompt)
-        ids = front + own[-max(1, loaded.max_length - self._settings.n_tokens - len(front)) :]
+        room = max(1, loaded.max_length - self._settings.n_tokens - len(front))
+        ids, self.n_unread = front + own[-room:], max(0, len(own) - room)
         for start in range(0, len(ids), CHUNK_TOKENS):
             on_step(Step("read", start, len(ids), unit="tokens"))
             self._step(ids[start : start + CHUNK_TOKENS])

@@ -51,6 +51,7 @@ def test_a_long_prompt_is_read_in_parts_with_the_same_outcome_and_a_longer_one_k
     seen = []
     long.read(lambda step: seen.append(step.total))
     assert set(seen) == {256 - 6}
+    assert whole.n_unread == 0 < long.n_unread == len(long._record_model.loaded.tokens("boat " * 400)) - (256 - 6)
 
 
 def test_all_models_of_a_run_write_as_in_pairs_and_the_two_do_not_wait_for_the_others(house):
