@@ -33,7 +33,7 @@ with aside, st.container(key="estimate"):
         pressed = st.button("Start", type="primary", width="stretch", disabled=not ready)
         if not ready:
             # On a phone the reason is far from the button, which stays in view.
-            frame.show(paragraph("Something above is refused; it says why.", css="sd-muted sd-small sd-why"))
+            frame.show(paragraph("The form says above why it cannot start.", css="sd-muted sd-small sd-why"))
     # A click that was on its way when a field was refused starts nothing.
     if pressed and ready:
         frame.attempt(start)

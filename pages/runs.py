@@ -9,6 +9,8 @@ from sparsedash.ui.navigation import current_tolerance
 from sparsedash.ui.runs_table import explain_no_runs, is_overlaid, show_overlay, show_run_table, show_toolbar
 
 backend = frame.page("Runs")
+# Before anything is read that it watches: what changes meanwhile shows at the first look.
+before = job_panel.live_states(backend)
 rows, jobs = all_rows(backend, current_tolerance()), backend.jobs(job_panel.JOBS_LISTED)
 live = [job for job in jobs if job.live]
 
@@ -18,7 +20,7 @@ if not rows and not jobs:
 answer = st.container()
 if live:
     browser_scripts.offer_notices()
-    job_panel.watch_live_jobs(backend, job_panel.live_states(backend))
+    job_panel.watch_live_jobs(backend, before)
 if choose_view({"": "Results", "jobs": "Jobs"}):
     with answer:
         frame.opening(job_panel.jobs_sentence(live))

@@ -179,13 +179,16 @@ def is_gguf(model: str) -> bool:
     return model == BUILTIN_MODEL or model.endswith(".gguf")
 
 
-_NO_LLAMA_CPP = f"llama.cpp is not installed. {install_advice('-r requirements-gguf.txt')}"
+def _no_llama_cpp() -> str:
+    """Why nothing of llama.cpp can be done here, with no full stop behind the command; empty where it is installed."""
+    command = install_advice("-r requirements-gguf.txt").removeprefix("Run: ")
+    return "" if find_spec("llama_cpp_py_sync") else f"llama.cpp, which “{command}” installs, is missing"
 
 
 def quantise_problem(model: str, model_type: str | None = None) -> str:
     """Why models of a run of this one cannot be quantised here; empty where they can. model_type: None: not known."""
-    if not find_spec("llama_cpp_py_sync"):
-        return _NO_LLAMA_CPP
+    if missing := _no_llama_cpp():
+        return missing
     if model_type in NO_GGUF:
         return f"llama.cpp has no graph for {model_type}"
     if not is_gguf(model) and model_type not in (None, *MADE_GGUF):
@@ -218,9 +221,9 @@ def _problem(form: Form, method: MethodSettings, model_type: str | None, *, is_e
     if method.quantise:
         name = method.quantise
         return f"it is quantised already. A sparse one is exported as gguf in {name} from the model before that"
-    if form == "gguf" and not find_spec("llama_cpp_py_sync"):
+    if form == "gguf" and (missing := _no_llama_cpp()):
         # No file is exported without its proof.
-        return _NO_LLAMA_CPP
+        return missing
     if form == "gguf" and model_type in NO_GGUF:
         return f"llama.cpp has no graph for {model_type}"
     if method.takes_layers:

@@ -321,11 +321,11 @@ class JobTable:
 
     def list(self, limit: int, of: str = "") -> tuple[Job, ...]:
         """The newest jobs and all live ones, newest first. of: only those that this owner asked for."""
-        whose, values = (
-            ("owner = ? OR key IN (SELECT thing FROM owners WHERE owner = ?)", (of, of)) if of else ("1", ())
-        )
-        some = f"SELECT id FROM jobs WHERE {whose} ORDER BY {_LIVE} DESC, id DESC LIMIT ?"  # noqa: S608 - literals
-        return self._read(f"WHERE id IN ({some}) ORDER BY id DESC", (*values, limit))
+        theirs = "(owner = ? OR key IN (SELECT thing FROM owners WHERE owner = ?))" if of else "1"
+        newest = f"SELECT id FROM jobs WHERE {theirs} ORDER BY id DESC LIMIT ?"  # noqa: S608 - literals
+        owner = (of, of) if of else ()
+        clause = f"WHERE ({_LIVE} AND {theirs}) OR id IN ({newest}) ORDER BY id DESC"
+        return self._read(clause, (*owner, *owner, limit))
 
     def of_kinds(self, *kinds: JobKind) -> tuple[Job, ...]:
         """All jobs of these kinds in any state, oldest first."""

@@ -37,7 +37,7 @@ _TAIL_BYTES = 65_536
 def crash_reason(job: Job, exit_code: int | None) -> tuple[str, str]:
     """The most likely reason why a running job's worker is gone, and advice. exit_code: None when nobody saw it."""
     if job.worker == CLUSTER:
-        return "It ran on a cluster, and this server has none configured.", kept(job.kind)
+        return "It ran on a cluster that this server cannot use.", kept(job.kind)
     if exit_code is None:
         text = "Its worker process died: memory ran out, it was killed, or the machine was restarted."
         return text, memory_advice(job.kind)

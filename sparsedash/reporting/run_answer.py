@@ -30,7 +30,8 @@ def answer_sentence(found: RunResults, ended: bool = False, race: bool = True) -
     """How much can be removed within the limits. ended: whether no more sparse models come. race: who wins as well."""
     rows, search = found.best, _search(found)
     if not rows:
-        if any(not each.method.quantise for each in found.judged):
+        over = (ended or found.run.finished) and not found.missing
+        if over and any(not each.method.quantise for each in found.judged):
             return "Nothing was removed: at 0 % the sparse model is the dense one."
         rest = "no sparse model was" if ended or found.run.finished else "no sparse model yet"
         if found.missing and found.run.finished and not ended:

@@ -232,8 +232,11 @@ class RunResults:
     @property
     def headline(self) -> Record | None:
         """The sparse record that the answer names."""
-        found = headline_model(self.judged, search=self.run.find is not None)
-        return found.record if found else None
+        return self._named.record if self._named else None
+
+    @property
+    def _named(self) -> Judged | None:
+        return headline_model(self.judged, search=self.run.find is not None)
 
     @cached_property
     def race(self) -> list[tuple[Judged, LikelihoodDifference]]:
@@ -242,17 +245,15 @@ class RunResults:
         The one that loses least first. All pairs of methods count, since the answers chose the best one. Zeros are not
         compared with channels.
         """
-        best = headline_model(self.judged)
+        best = self._named
         if best is None:
             return []
 
         def compared(method: MethodSettings) -> bool:
             return method.takes_channels == best.method.takes_channels and not method.quantise
 
-        title, titles = (
-            wording.method_title,
-            {wording.method_title(m) for m in self.run.settings.methods if compared(m)},
-        )
+        title = wording.method_title
+        titles = {title(method) for method in self.run.settings.methods if compared(method)}
         rivals = [each for each in self.judged if each.permille == best.permille and compared(each.method)]
         rivals = [each for each in rivals if title(each.method) != title(best.method)]
         pairs, n = [(best.record, each.record) for each in rivals], len(titles)

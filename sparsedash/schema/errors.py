@@ -15,8 +15,8 @@ HIDDEN = "[hidden]"
 
 def install_advice(what: str) -> str:
     """The command that installs a package, or "-r" and a file of them, where this program runs."""
-    inside = sys.prefix != sys.base_prefix and Path(sys.prefix).is_relative_to(Path.cwd())
-    return f"Run: {Path(sys.prefix).relative_to(Path.cwd()) / 'bin' / 'pip' if inside else 'pip'} install {what}"
+    own = sys.prefix != sys.base_prefix
+    return f"Run: {Path(sys.prefix) / 'bin' / 'pip' if own else 'pip'} install {what}"
 
 
 _SECRET_NAMES = re.compile(r"(TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|CREDENTIALS?)$", re.IGNORECASE)

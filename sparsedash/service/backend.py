@@ -15,7 +15,7 @@ import sparsedash
 from sparsedash.catalog.choices import example_key, is_example
 from sparsedash.catalog.model_shape import ModelShape
 from sparsedash.jobs.cluster_parts import ClusterView
-from sparsedash.jobs.job import Job, JobKind, Move, Priority
+from sparsedash.jobs.job import CLUSTER, Job, JobKind, Move, Priority
 from sparsedash.jobs.job_table import JobTable
 from sparsedash.jobs.local_runner import LocalRunner, last_log_lines
 from sparsedash.schema import pair_records, store_keys
@@ -93,13 +93,16 @@ class Backend:
         self._cluster = cluster_runner(self.data_dir, self._cluster_table, self._store)
         elsewhere = self._cluster.takes if self._cluster else lambda job: False
         self._runner = LocalRunner(self.data_dir, self._table, elsewhere=elsewhere)
-        self._speed, self._hub = MachineSpeed(self._store, lambda: bool(self._table.running())), HubReach()
+        self._speed, self._hub = MachineSpeed(self._store, self._works_here), HubReach()
         self._all_uploads = Uploads(self.data_dir)
         self._give_to(LOCAL, None)
         if self._cluster is not None:
             # Before a worker of this machine takes a run that waits for the cluster.
             self._cluster.start()
         self._try_to_reconcile()
+
+    def _works_here(self) -> bool:
+        return any(job.worker != CLUSTER for job in self._table.running())
 
     def seen_by(self, user: str, rules: Serving) -> "Backend":
         """The same backend with the rights of one user of a server, see `Access`. user: a `visitor_name`."""

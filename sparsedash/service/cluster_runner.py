@@ -209,7 +209,8 @@ class ClusterRunner:
     def start(self) -> None:
         """Begin, unless the scheduler must not be asked. Runs wait for it as for one that is lost."""
         if self._scheduler:
-            self._show_up(True)
+            with suppress(StoreError):
+                self._show_up(True)
             self._thread.start()
 
     def takes(self, job: Job) -> bool:

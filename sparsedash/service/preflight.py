@@ -11,7 +11,7 @@ from sparsedash.catalog.choices import HUB_TEXTS
 from sparsedash.catalog.families import quantise_problem
 from sparsedash.catalog.model_shape import ModelShape, listed_shape
 from sparsedash.catalog.resources import LeastMemory, RunDisk
-from sparsedash.jobs.local_runner import visible_gpus
+from sparsedash.jobs.local_runner import NVIDIA, visible_gpus
 from sparsedash.schema import store_keys
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.find_settings import FindSettings, planned_run
@@ -295,7 +295,7 @@ def expected_room(settings: RunSettings, store: Store, shape: ModelShape | None)
 
 def _there_bytes() -> int | None:
     """Memory of this machine; None where the model runs on a GPU."""
-    return None if visible_gpus() else memory_bytes()
+    return None if NVIDIA.is_dir() and visible_gpus() else memory_bytes()
 
 
 def _noted(store: Store, name: Callable[[str, str], store_keys.NoteName], reference: str) -> str | None:

@@ -102,7 +102,7 @@ class Access:
         return not self.unlimited and bool(self.owners.of(thing) - {self.user})
 
     def give_up(self, thing: str) -> bool:
-        """Take a shared thing from the user; False, with nothing done, for one that is the user's to delete."""
+        """Take a shared thing from the user; False for one that is the user's to delete."""
         return self.is_shared(thing) and self.owners.take(thing, self.user)
 
     def sees(self, key: str) -> bool:

@@ -164,8 +164,12 @@ def _lines(packed: bytes) -> Iterator[tuple[bytes, Part]]:
                 try:
                     parts = list(from_lines(line.decode(errors="replace"), _KINDS))
                 except StoreError as error:
+                    if error.__cause__ is None:
+                        # Not damaged, but of a kind that this version does not know.
+                        raise
                     raise StoreError("This file is damaged: a part of it cannot be read.", _ADVICE) from error
-                yield from ((line, part) for part in parts)
+                for part in parts:
+                    yield line, part
     except (OSError, EOFError, zlib.error) as error:
         raise StoreError("This file is damaged: it cannot be unpacked.", _ADVICE) from error
 

@@ -47,6 +47,7 @@ def chosen_run(backend: Backend, runs: Sequence[Run]) -> ChosenRun:
     run = backend.run(key) if key else None
     navigation.adopt_search_tolerance(run.find if run else None)
     job = next((job for job in jobs if job.key == key), None) or (backend.newest_job(key) if key else None)
+    job = job if job is not None and job.makes_run else None
     found = ChosenRun(key=key, asked=bool(asked), run=run, job=job)
     navigation.remember({navigation.RUN: key if found.run or found.job else ""})
     navigation.draw_menu()

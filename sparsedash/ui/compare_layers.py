@@ -95,7 +95,10 @@ def layers_sentence(made: Pruned) -> str:
         name = f"{'Layers' if len(gone) > 1 else 'Layer'} {wording.and_join(gone)}" if gone else "No layer"
         return f"{name} of {len(made.widths)} {'is' if len(gone) < 2 else 'are'} gone, attention and MLP."
     elsewhere = layer_mismatch(made)
-    held_out = median_error_ratio(made.held_out_errors, made.layer_errors)
+    cut = _cut(made)
+    held_out = median_error_ratio(
+        *([errors[i] for i in cut if errors] for errors in (made.held_out_errors, made.layer_errors))
+    )
     if elsewhere is not None and elsewhere >= MISMATCH_ALARM:
         return (
             f"The calibration text is unlike the passages: half of the layers lose at least {elsewhere:.1f} times as "
@@ -110,10 +113,13 @@ def layers_sentence(made: Pruned) -> str:
     if not errors:
         return "The loss of the layers was not measured."
     worst = max(range(len(errors)), key=lambda i: errors[i])
-    lost, middle = wording.percent(errors[worst]), wording.percent(median(errors[i] for i in _cut(made)))
+    lost, middle = wording.percent(errors[worst]), wording.percent(median(errors[i] for i in cut))
     before = "healing" if made.healed else "quantising"
     half = f"Before {before}, half" if made.healed or made.quantised else "Half"
     most = f"layer {worst + 1} lost the most, {lost}"
+    if len(cut) == 1:
+        said = f"one layer that was cut lost {middle} of its output{where}."
+        return f"The {said}" if half == "Half" else f"Before {before}, the {said}"
     return f"{half} of {_cut_words(made)} lost at most {middle} of their output{where}; {most}."
 
 
@@ -125,6 +131,8 @@ def _cut(made: Pruned) -> list[int]:
 
 def _cut_words(made: Pruned) -> str:
     n = len(_cut(made))
+    if n == 1:
+        return "the one layer that was cut"
     return "the layers" if n == len(made.widths) else f"the {n} of {len(made.widths)} layers that were cut"
 
 

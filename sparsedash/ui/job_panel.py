@@ -261,9 +261,10 @@ def live_states(backend: Backend) -> dict[int, tuple[str, int]]:
 @frame.fragment(JOB_S)
 def watch_live_jobs(backend: Backend, before: dict[int, tuple[str, int]]) -> None:
     """Draw the panels of all live jobs, running ones first. Reruns the page when their `live_states` change."""
-    if live_states(backend) != before:
-        st.rerun()
+    changed = live_states(backend) != before
     live, queue = jobs_under_way(backend), backend.queue()
+    if changed or not live:
+        st.rerun()
     for job in live:
         draw_job(backend, job, queue=queue)
     browser_scripts.announce(job_status.job_announcement(backend, live[0]))

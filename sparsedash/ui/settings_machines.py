@@ -15,7 +15,7 @@ def watch_machines(backend: Backend) -> None:
         return
     frame.section("Machines of the cluster")
     if view.trouble:
-        frame.failure(view.trouble, "Runs wait for it for a minute at most, then use this machine.")
+        frame.failure(view.trouble, "Runs use this machine, after a minute at most.")
         return
     n, n_free = len(view.machines), sum(each.job_id is None and not each.problem for each in view.machines)
     if not n:

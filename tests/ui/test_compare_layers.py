@@ -93,7 +93,7 @@ UNMEASURED = {"layer_errors": (), "held_out_errors": ()}
         (UNLIKE, "The calibration text is unlike the passages: half of the layers lose at least 2.5 times"),
         (
             {"held_out_errors": (0.3, 0.06, 0.9)},
-            "Overfitted to the calibration text: half of the layers lose at least 3.0",
+            "Overfitted to the calibration text: half of the layers lose at least 2.6",
         ),
         ({"held_out_errors": (), "passage_errors": ()}, "Half of the 2 of 3 layers"),
         (UNMEASURED | {"passage_errors": ()}, "The loss of the layers was not measured."),

@@ -207,11 +207,7 @@ MACHINES = [
         ("2 machines at tls://", "1 of them free.", "job 7, sparse model 3: Evaluating, 25 %", "40.0 GB"),
     ),
     ("", (TAKING_NOTHING, BROKEN), ("none of them free", "--resources SLOT=1", "Disk full.")),
-    (
-        "No scheduler answers.",
-        (),
-        ("No scheduler answers.", "Runs wait for it for a minute at most, then use this machine."),
-    ),
+    ("No scheduler answers.", (), ("No scheduler answers.", "Runs use this machine, after a minute at most.")),
     ("", (), ("docs/cluster.md",)),
 ]
 

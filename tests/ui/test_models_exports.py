@@ -2,6 +2,9 @@
 
 from dataclasses import replace
 
+import pytest
+
+from sparsedash.catalog import families
 from sparsedash.reporting.deployment import runtime_rows
 from sparsedash.schema.export_settings import Export, ExportSettings, Proof
 from sparsedash.schema.store_keys import model_type_note
@@ -11,6 +14,13 @@ from tests.ui.conftest import FAILED, button, links, query_of, words
 from tests.ui.filled_backend import job
 
 RUN, RECORDS = specimens.run()
+
+
+@pytest.fixture(autouse=True)
+def llama_cpp(monkeypatch):
+    monkeypatch.setattr(families, "find_spec", lambda name: True)
+
+
 ASKED = ExportSettings(dense=RUN.dense, sparse=RUN.sparse[0], form="padded")
 PROOF = Proof(
     runtime="transformers",
@@ -98,6 +108,14 @@ def test_a_form_that_does_not_apply_is_not_offered_and_told_why(open_page, finis
     assert "Not possible as uniform: the code of bloom computes its width from the hidden one" in said
     assert "in the address is no form here" in said
     assert all("uniform" not in option for option in app.selectbox(key="chosen-form").options)
+
+
+def test_without_llama_cpp_no_gguf_file_is_offered_and_the_reason_is_said(open_page, backend, monkeypatch):
+    monkeypatch.setattr(families, "find_spec", lambda name: None)
+    backend.add_run((RUN, RECORDS))
+    app = open_page("models", run=RUN.key)
+    assert not any("gguf" in option for option in app.selectbox(key="chosen-form").options)
+    assert "Not possible as gguf: llama.cpp, which “" in words(app) and "requirements-gguf.txt” installs" in words(app)
 
 
 def test_padding_that_saves_nothing_is_offered_last_and_says_so(open_page, backend, monkeypatch):

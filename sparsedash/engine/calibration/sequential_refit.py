@@ -39,8 +39,8 @@ def refit_sequentially(
 
     strength: 0 aims at the block's own dense output on the sparse model's activations, 1 at the dense residual stream.
     Where a block does not add the MLP's output as it is (a norm or a factor stands between), it is 0: a shift of the
-    stream is then no shift of the output. Two forward passes over the text: of the dense model and the sparse one, or,
-    with strength 0, of the sparse one before and after each refit. Held-out sequences are not fitted.
+    stream is then no shift of the output. Two forward passes over the text: of the dense model and the sparse one, or
+    there of the sparse one before and after each refit. Held-out sequences are not fitted.
     """
     device, pad = loaded.model.device, loaded.tokenizer.pad_token_id or 0
     numbered = batches_by_length(sequences, BATCH_TOKENS, pad, device)

@@ -81,6 +81,7 @@ def export_model(settings: ExportSettings, store: Store, shelf: ModelShelf, on_s
     if settings.run and (request.run is None or settings.sparse not in request.run.sparse):
         raise JobError("The run of this sparse model is no longer stored.", "Run it again.")
     require_new(folder)
+    refuse_form(settings.form, pruned, None, FORMS)
     made = rebuild_model(sparse, store, on_step, shelf)
     model_type = made.loaded.model.config.model_type
     refuse_form(settings.form, pruned, model_type, FORMS)
@@ -121,7 +122,7 @@ def export_model(settings: ExportSettings, store: Store, shelf: ModelShelf, on_s
     return found
 
 
-def refuse_form(form: Form, pruned: Pruned, model_type: str, forms: Iterable[Form]) -> None:
+def refuse_form(form: Form, pruned: Pruned, model_type: str | None, forms: Iterable[Form]) -> None:
     """Raise ExportError, with those of these forms that are possible, where the sparse model has no such form."""
     if problem := form_problem(form, pruned, model_type):
         possible = ", ".join(each for each in forms if not form_problem(each, pruned, model_type))

@@ -43,8 +43,8 @@ OTHER_CONFIG = "See whether config.json is whole, and that of this model."
 FLOAT_TYPES = ("float64", "float32", "float16", "bfloat16")
 _INDEX = "model.safetensors.index.json"
 _NAMED = 5
-_MASKS = re.compile(r"\.attn(\.attention)?\.(masked_)?bias$")
-"""Causal masks, which earlier versions of transformers stored with GPT-2 and GPT-Neo; nobody reads them."""
+_MASKS = re.compile(r"\.att(n|ention)(\.attention)?\.(masked_)?bias$")
+"""Causal masks, which earlier versions of transformers stored with GPT-2, -J, -Neo and -NeoX; nobody reads them."""
 
 
 @contextmanager

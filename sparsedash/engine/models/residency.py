@@ -162,11 +162,13 @@ def _new_mapping(folder: Path, n_bytes: int) -> torch.UntypedStorage:
     """Memory that is a new nameless file in this folder; Python's own mmap would keep thousands of files open."""
     folder.mkdir(mode=mode_in(folder.parent, 0o700), exist_ok=True)
     with NamedTemporaryFile(dir=folder, delete=False) as file:
-        os.truncate(file.fileno(), n_bytes)
-        mapped = torch.UntypedStorage.from_file(file.name, shared=True, nbytes=n_bytes)
+        try:
+            os.truncate(file.fileno(), n_bytes)
+            mapped = torch.UntypedStorage.from_file(file.name, shared=True, nbytes=n_bytes)
+        finally:
+            # Nameless from here on: a kill leaves nothing.
+            Path(file.name).unlink()
         assert isinstance(mapped, torch.UntypedStorage)
-        # Nameless from here on: a kill leaves nothing.
-        Path(file.name).unlink()
         # A full disk must show now: when a mapped page cannot be written, the process ends.
         if sys.platform == "linux":
             os.posix_fallocate(file.fileno(), 0, n_bytes)

@@ -72,13 +72,20 @@ def test_wrong_weights_are_refused_by_name(name, kind, dtype, folder, store):
     assert said in refused(folder, store, dtype)
 
 
+MASKED = {
+    "gpt2": "transformer.h.{}.attn",
+    "gptj": "transformer.h.{}.attn",
+    "gpt_neo": "transformer.h.{}.attn.attention",
+    "gpt_neox": "gpt_neox.layers.{}.attention",
+}
+
+
 @pytest.mark.parametrize("family", sorted(CONFIGS))
 def test_every_family_as_it_is_saved_is_whole_and_without_one_tensor_is_not(family, store, tmp_path):
     folder = save_tiny(tmp_path / "whole", family)
-    if family in ("gpt2", "gpt_neo"):
+    if attention := MASKED.get(family):
         # Masks that old checkpoints keep are no weights.
-        attention = f"attn{'.attention' * (family == 'gpt_neo')}"
-        names = [f"transformer.h.{i}.{attention}.{name}" for i in range(3) for name in ("bias", "masked_bias")]
+        names = [f"{attention.format(i)}.{name}" for i in range(3) for name in ("bias", "masked_bias")]
         rewrite(folder, lambda weights: weights.update({name: torch.ones(1, dtype=torch.uint8) for name in names}))
     load_model(locate_model(str(folder), store), "float32")
     name = next(name for name in load_file(folder / "model.safetensors") if ".0." in name and name.endswith("weight"))
