@@ -137,7 +137,7 @@ class Leaderboard:
     notes: Sequence[str]
 
     def verdict(self, key: str) -> Verdict | None:
-        """Beyond where it is on anything, within where it is on everything judged; None where nothing was judged."""
+        """Beyond where it is on anything, within where it is on passages and tasks; None where nothing was judged."""
         found = {cell.verdict for cell in self.cells[key].values() if cell.verdict}
         if not found:
             return None
@@ -199,7 +199,7 @@ class Leaderboard:
 
 _VERDICTS: dict[Verdict, str] = {
     "beyond": "beyond a limit",
-    "within": "within every limit on everything judged",
+    "within": "within the limits of perplexity and of every task judged",
     "undecided": "undecided",
 }
 _TASK = "task-"
@@ -241,7 +241,10 @@ def _passage_cells(
     for key, each in entries.items():
         if key != baseline:
             with suppress(LookupError):
-                measured[key] = measure_beside(backend, dense, each.model.record.key)
+                record, comparison, losses = measure_beside(backend, dense, each.model.record.key)
+                # A search's trials, whose intervals hold at any look, share the chance of error with all others here.
+                shared = replace(losses, alpha=None, anytime=losses.anytime or losses.alpha is not None)
+                measured[key] = record, comparison, shared
     judged = dict(zip(measured, judge(list(measured.values()), tolerance), strict=True))
     drawn = {}
     for key, each in entries.items():
@@ -328,7 +331,9 @@ def _task_notes(answers: Iterable[tuple[str, AnswersBeside]], tolerance: Toleran
         elif own.losses is not None and own.losses.not_judged:
             chance = own.losses.not_judged == "chance"
             few = f"has fewer than {FEWEST_RIGHT} right answers"
-            said.append(f"{task} is not judged: the baseline {'does no better than guessing' if chance else few}.")
+            said.append(
+                f"{task} is not judged: the baseline {'is not shown to do better than guessing' if chance else few}."
+            )
         elif own.losses is not None and (limit := own_limit(own.losses, tolerance)):
             said.append(f"{limit_on([task], limit)}.")
     return list(dict.fromkeys(said))

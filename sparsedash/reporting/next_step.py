@@ -220,7 +220,8 @@ def _ask_more(found: RunResults, unknown: Sequence[Judged]) -> NextStep:
     # The limit counts the questions of each part of a task.
     more = replace(settings.evaluation, task_limit=wording.round_up(ceil(limit * max(factors))))
     unsure = "" if all(f"builtin:{result.task}" in BUILTIN_TASKS for result, _ in open_) else ", if it has so many"
-    said = f"Next: ask about {max(factors):.2g} times as many questions of {tasks}{unsure}, which should settle it."
+    times = f"{max(1.1, *factors):.2g} times as many questions of {tasks}{unsure}"
+    said = f"Next: ask about {times}, which should settle it."
     return NextStep(said=said, link="Ask more questions", asked=replace(asked, evaluation=more))
 
 

@@ -30,8 +30,7 @@ def answer_sentence(found: RunResults, ended: bool = False, race: bool = True) -
     """How much can be removed within the limits. ended: whether no more sparse models come. race: who wins as well."""
     rows, search = found.best, _search(found)
     if not rows:
-        over = (ended or found.run.finished) and not found.missing
-        if over and any(not each.method.quantise for each in found.judged):
+        if found.judged and not any(found.run.settings.made_permille):
             return "Nothing was removed: at 0 % the sparse model is the dense one."
         rest = "no sparse model was" if ended or found.run.finished else "no sparse model yet"
         if found.missing and found.run.finished and not ended:
@@ -72,9 +71,13 @@ def race_sentence(found: RunResults) -> str:
     apart = f"cannot be told apart from {_some(alike, found.race)}"
     if not beaten:
         return f"{best} {apart} at {at} on {n}."
-    if not alike:
-        return f"{best} wins at {at} {sure}: it beats {_some(beaten, found.race)}."
-    return f"{best} beats {_some(beaten, found.race)} at {at} {sure}, but {apart} on {n}."
+    if alike:
+        return f"{best} beats {_some(beaten, found.race)} at {at} {sure}, but {apart} on {n}."
+    # All pairs of the run's methods count; some may not be there yet, or no longer.
+    n_methods = len(found.race) + 1
+    if n_methods * (n_methods - 1) // 2 < found.race[0][1].n_compared:
+        return f"{best} beats {and_join(beaten)} at {at} {sure}; not all methods have a model there."
+    return f"{best} wins at {at} {sure}: it beats {_some(beaten, found.race)}."
 
 
 def _some(methods: Sequence[str], race: Sequence[object]) -> str:

@@ -203,6 +203,10 @@ _DAMAGED = {
     "divergence": ("A comparison token by token", _ASK_AGAIN),
     "prompts": ("A list of prompts", _LOST),
     "choices": ("Blind choices", _LOST),
+    "ownprompts": ("A user's own prompts", _LOST),
+    "questionset": ("Answers to a task", "Start its run again: only these answers are recomputed."),
+    "answers": ("Opened answers", "Open the file again."),
+    "healed": ("Healed weights", "Start their run again: the model is healed once more."),
     "runmarks": ("Names and pins of runs", _LOST),
     "timing": ("Measured speed", "Measure it again."),
     "export": ("The entry of an export", "Export the model again."),
@@ -226,6 +230,8 @@ def damaged_rows(found: Verification) -> list[list[str]]:
         kind, name = str(damage.kind), damage.name.removeprefix(DAMAGED)
         if kind == "record":
             kind, _, name = name.partition("/")
+        elif kind == "artefact":
+            kind = next((part for part in ("answers", "healed") if part in name.split("/")), kind)
         what, advice = _DAMAGED.get("export file" if damage.kind == "export" else kind, ("An entry", _NOTHING))
         name = wording.reference_title(name) if kind == "upload" else name
         name = name[:_KEY_LENGTH] if damage.kind in ("record", "artefact") else name

@@ -78,7 +78,7 @@ def _needed(result: TaskResult) -> str:
 
 def _why_not(result: TaskResult) -> str:
     if result.not_judged == "chance":
-        return f"{result.task} is not judged: dense does no better than guessing"
+        return f"{result.task} is not judged: dense is not shown to do better than guessing"
     right = sum(one.right is True for one, _ in result.pair.questions)
     answers = f"{right or 'no'} right {wording.plural(right, 'answer')}"
     return f"{result.task} is not judged: dense has {answers}, fewer than {FEWEST_RIGHT}"

@@ -170,7 +170,8 @@ def duration_words(seconds: float) -> str:
     minutes = round(seconds / 60)
     if minutes < 60:
         return f"{minutes}{NBSP}min"
-    return f"{minutes // 60}{NBSP}h {minutes % 60}{NBSP}min"
+    rest = f" {minutes % 60}{NBSP}min" if minutes % 60 else ""
+    return f"{minutes // 60}{NBSP}h{rest}"
 
 
 def time_left(seconds: float) -> str:

@@ -384,7 +384,7 @@ class Run:
 
     @property
     def n_compared(self) -> int:
-        """Sparse models that are judged together, lost ones included; 0 in a search, which judges each by itself."""
+        """Sparse models so far, lost ones included, that are judged together; 0 in a search: each by itself."""
         return 0 if self.find is not None else len(set(self.sparse))
 
 

@@ -84,6 +84,7 @@ class Backend:
     def __init__(self, data_dir: Path) -> None:
         self.data_dir = local_path(data_dir).absolute()
         self._store = Store(self.data_dir)
+        self._store.tidy()
         self._table = JobTable(self.data_dir / "jobs.sqlite")
         self._results = ResultCache(self._store)
         self.answers = OpenedAnswers(self._store)

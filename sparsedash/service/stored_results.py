@@ -9,8 +9,6 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, S
 from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -38,6 +36,7 @@ from sparsedash.stats.task_verdicts import (
     task_score,
 )
 from sparsedash.stats.tolerance import Loss, Losses, Tolerance, ToleranceVerdict, judge_all, record_losses
+from sparsedash.storage.model_folders import passing_folder, sweep_exports
 from sparsedash.storage.sample_files import read_answers
 from sparsedash.storage.store import Store
 
@@ -272,9 +271,10 @@ class OpenedAnswers:
     def keep(self, name: str, content: bytes) -> str:
         """The key of a file of this name. Raises CorpusError where it cannot be read, and StoreError."""
         try:
-            with TemporaryDirectory(dir=self._store.folder) as folder:
+            sweep_exports(self._store.folder)
+            with passing_folder(self._store.folder) as folder:
                 last = re.split(r"[/\\]", name)[-1]
-                file = Path(folder, re.sub(r"[^\w.|:+-]+", "-", last)[-_NAME_LETTERS:])
+                file = folder / re.sub(r"[^\w.|:+-]+", "-", last)[-_NAME_LETTERS:]
                 file.write_bytes(content)
                 (found,) = read_answers(file)
         except OSError as error:

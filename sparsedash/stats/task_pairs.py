@@ -83,9 +83,12 @@ def pairs_of(dense: Sequence[QuestionSet], other: Sequence[QuestionSet]) -> tupl
     """The tasks that can be judged, and sentences on the others."""
     pairs, notes = list[TaskPair](), list[str]()
     for task in dict.fromkeys(each.task for each in (*dense, *other)):
+        sides = [[each for each in side if each.task == task] for side in (dense, other)]
+        if not all(sides):
+            notes.append(f"{task} is not judged: only one model answered it.")
+            continue
         try:
-            sides = (pool_parts(each for each in side if each.task == task) for side in (dense, other))
-            found, own = pair_tasks(*sides)
+            found, own = pair_tasks(*map(pool_parts, sides))
         except CorpusError as error:
             found, own = [], [f"{task} is not judged. {error}"]
         pairs += found

@@ -137,7 +137,7 @@ class Together(NamedTuple):
 def judged_together(run: Run, n_tasks: Mapping[str, int]) -> list[Together]:
     """The records of a run in the groups that are judged together. n_tasks: of each record, those that can be judged.
 
-    Models of a run that are missing or to come count as those there do. A search judges each trial by itself, when the
+    Models of a run that are missing count as those there do. A search judges each trial by itself, when the
     next ones are not known.
     """
     if run.find is not None:

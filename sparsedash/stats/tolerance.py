@@ -292,10 +292,14 @@ def loss_of(measure: LossMeasure, of: Moments, interval: tuple[float, float], al
     )
 
 
+_LEAST_GAP = 1e-9
+"""Nats, or a share, between a mean and its limit below which no number of passages decides."""
+
+
 def _passages_to_decide(of: Moments, most: float, alpha: float) -> int | None:
     """Passages after which the interval would lie on one side of the limit, four times of five."""
     gap = abs(most - of.mean)
-    if of.n < 2 or of.deviation == inf or gap == 0:
+    if of.n < 2 or of.deviation == inf or gap < _LEAST_GAP:
         return None
     z = NormalDist().inv_cdf(1 - alpha / 2) + _Z_POWER
     # How much one more passage like the most extreme widens the interval, which shrinks with their number.

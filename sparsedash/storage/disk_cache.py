@@ -5,7 +5,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from math import ceil
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,6 +31,7 @@ _ALLOWED = f"a number from {LEAST_GB:g} to {MOST_GB:,.0f}"
 
 _TRY_S = 1.0
 _RETRY_S = 0.02
+_HOUR_S = 3600.0
 _SETTINGS: dict[str, Any] = {
     **diskcache.DEFAULT_SETTINGS,
     "statistics": 0,
@@ -133,6 +134,20 @@ def open_cache(folder: Path, policy: str, patience_s: float) -> Any:
     patiently(try_to_write, patience_s)
     settings = {**_SETTINGS, "size_limit": 2**62, "eviction_policy": policy}
     return diskcache.Cache(str(folder), disk=PlainDisk, timeout=_TRY_S, **settings)
+
+
+def sweep_orphans(cache: Any) -> None:
+    """Delete files without an entry, which a kill or a full disk left behind: they count nowhere.
+
+    Not those of the last hour, whose entries may be on their way.
+    """
+    folder, before = Path(cache.directory), time.time() - _HOUR_S
+    with suppress(OSError):
+        old = [file for file in folder.rglob("*.val") if file.stat().st_mtime < before]
+        known = {name for (name,) in cache._sql("SELECT filename FROM Cache WHERE filename IS NOT NULL").fetchall()}
+        for file in old:
+            if str(file.relative_to(folder)) not in known:
+                file.unlink(missing_ok=True)
 
 
 def patiently(action: Callable[[], T], patience_s: float) -> T:

@@ -11,6 +11,7 @@ import stat
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -35,6 +36,7 @@ from sparsedash.storage.disk_cache import (
     open_cache,
     patiently,
     room_of_environment,
+    sweep_orphans,
     uncounted_bytes,
     unsigned,
 )
@@ -168,6 +170,11 @@ class Store:
     def get_artefact(self, key: str) -> bytes | None:
         """The bytes, or None; damaged ones are dropped and count as none."""
         return self._read("artefacts", key)
+
+    def tidy(self) -> None:
+        """Delete what killed processes left behind; for a server that starts."""
+        for cache in self._caches.values():
+            self._patiently("read", partial(sweep_orphans, cache))
 
     def entries(self, of: Shelf) -> list[CacheEntry]:
         """All entries without their values; not counted as use."""

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from filelock import FileLock
@@ -25,6 +24,7 @@ from sparsedash.schema.pair_records import records_read
 from sparsedash.schema.records import Record
 from sparsedash.schema.settings import RunSettings
 from sparsedash.storage.local_machine import local_path, mode_in, path_kind
+from sparsedash.storage.model_folders import passing_folder, sweep_exports
 
 FILE, UPLOAD = "file:", "upload:"
 _UPLOADS = "uploads"
@@ -348,8 +348,9 @@ def _put(path: Path, content: bytes, n_passages: int) -> None:
     """Write under another name, check the content, then rename."""
     folder = path.parent.parent
     folder.mkdir(mode=mode_in(folder.parent, 0o700), exist_ok=True)
-    with TemporaryDirectory(dir=folder) as unfinished:
-        file = Path(unfinished, path.name)
+    sweep_exports(folder)
+    with passing_folder(folder) as unfinished:
+        file = unfinished / path.name
         file.write_bytes(content)
         _require_texts(file, n_passages)
         path.parent.mkdir(mode=mode_in(folder, 0o700), exist_ok=True)

@@ -339,6 +339,19 @@ def test_a_checkpoint_keeps_nothing_before_it_is_time_then_everything_for_anothe
     assert store.entries("artefacts") == []
 
 
+def test_a_file_whose_entry_was_never_written_is_deleted_once_it_is_old(store):
+    store.put_artefact("kept", b"x" * LARGE)
+    (kept,) = (store.folder / "artefacts").rglob("*.val")
+    orphan = kept.with_name("killed.val")
+    orphan.write_bytes(b"x" * LARGE)
+    store.tidy()
+    assert orphan.exists(), "its entry may be on its way"
+    for file in (kept, orphan):
+        os.utime(file, (1.0, 1.0))
+    store.tidy()
+    assert not orphan.exists() and store.get_artefact("kept") == b"x" * LARGE
+
+
 def test_no_artefact_is_evicted_for_a_checkpoint(store):
     clock = Clock()
     store.allow_artefacts(100_000)
