@@ -31,6 +31,7 @@ from sparsedash.schema.errors import (
     SettingsError,
     SparseDashError,
     StoreError,
+    first_line,
     install_advice,
     redact_output,
     redacted,
@@ -262,8 +263,10 @@ def describe_error(error: Exception, job: Job | None = None, folder: Path | None
             return "Memory ran out.", memory_advice(kind)
         case ModuleNotFoundError():
             return f"The package {error.name} is not installed.", install_advice("-r requirements.txt")
-    text = (redacted(str(error)).strip() or type(error).__name__).splitlines()[0][:500]
-    return f"{type(error).__name__}: {text}", f"That should not happen. The log has the details. {kept(kind)}"
+    return (
+        f"{type(error).__name__}: {redacted(first_line(error))}",
+        f"That should not happen. The log has the details. {kept(kind)}",
+    )
 
 
 def _die_with_parent() -> None:

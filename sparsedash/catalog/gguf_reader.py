@@ -13,7 +13,7 @@ from typing import Any
 import gguf
 import numpy as np
 
-from sparsedash.schema.errors import ModelError
+from sparsedash.schema.errors import ModelError, first_line
 
 _LENGTH_BYTES = 8
 _ARRAY_HEAD_BYTES = 12
@@ -110,10 +110,9 @@ def opened_gguf(file: Path) -> GgufReader:
     try:
         return GgufReader(file)
     except (OSError, ValueError, LookupError, TypeError, ArithmeticError) as error:
-        reason = str(error).strip("'\" .").splitlines() or [type(error).__name__]
+        reason = first_line(error).strip("'\"")
         raise ModelError(
-            f"{file.name} could not be read as a GGUF model: {reason[0][:200]}.",
-            "Fetch it again; the file must be whole.",
+            f"{file.name} could not be read as a GGUF model: {reason}.", "Fetch it again; the file must be whole."
         ) from error
 
 

@@ -13,6 +13,14 @@ from typing import TextIO
 HIDDEN = "[hidden]"
 
 
+def first_line(error: BaseException) -> str:
+    """The reason in a library's or the system's error, in one line, without a full stop."""
+    said = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
+    first, *rest = said.splitlines()
+    # Some say where in the first line and what in the second.
+    return (f"{first} {rest[0].strip()}" if first.endswith(":") and rest else first)[:300].rstrip(".")
+
+
 def install_advice(what: str) -> str:
     """The command that installs a package, or "-r" and a file of them, where this program runs."""
     own = sys.prefix != sys.base_prefix

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from sparsedash.schema.errors import CorpusError
+from sparsedash.schema.errors import CorpusError, first_line
 from sparsedash.schema.question_records import AnsweredQuestion, QuestionSet, pool_parts
 from sparsedash.storage.local_machine import path_kind
 
@@ -196,16 +196,10 @@ def _checked(
             if (answer := read(item)) is not None:
                 yield answer
     except OSError as error:
-        raise CorpusError(f"{source} could not be read: {_why(error)}.") from error
+        raise CorpusError(f"{source} could not be read: {first_line(error)}.") from error
     except _UNREADABLE as error:
-        why = f"{_why(error)} is missing" if isinstance(error, KeyError) else _why(error)
+        why = f"{first_line(error)} is missing" if isinstance(error, KeyError) else first_line(error)
         raise CorpusError(f"{called} {number:,} of {source} is no answer that can be read: {why}.") from error
-
-
-def _why(error: Exception) -> str:
-    """The reason in an error, in one line without a full stop."""
-    said = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return said.splitlines()[0][:200].rstrip(".")
 
 
 def _line_answer(line: bytes) -> _Answer | None:
@@ -307,7 +301,7 @@ def _lighteval(file: Path) -> Iterator[_Answer]:
             batches = table.iter_batches(at_once, columns=["doc", "metric", "model_response"])
             yield from _checked(_rows(batches), file.name, "Row", _lighteval_answer)
     except (pyarrow.ArrowException, OSError) as error:
-        raise CorpusError(f"{file.name} could not be read: {_why(error)}.") from error
+        raise CorpusError(f"{file.name} could not be read: {first_line(error)}.") from error
 
 
 def _rows(batches: Iterable[Any]) -> Iterator[dict[str, Any]]:

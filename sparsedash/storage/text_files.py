@@ -18,7 +18,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from sparsedash.schema.errors import CorpusError, StoreError
+from sparsedash.schema.errors import CorpusError, StoreError, first_line
 from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.pair_records import records_read
 from sparsedash.schema.records import Record
@@ -126,7 +126,7 @@ def _lines(path: Path) -> Iterator[str]:
     except UnicodeDecodeError as error:
         raise CorpusError(f"{path.name} is not text in UTF-8.", "Save it as UTF-8.") from error
     except OSError as error:
-        raise CorpusError(f"{path.name} could not be read: {_first_line(error)}.") from error
+        raise CorpusError(f"{path.name} could not be read: {first_line(error)}.") from error
 
 
 def _column(path: Path) -> Iterator[str]:
@@ -150,7 +150,7 @@ def _column(path: Path) -> Iterator[str]:
                 yield text
     except (OSError, ValueError, KeyError, pyarrow.ArrowException) as error:
         raise CorpusError(
-            f"{path.name} could not be read: {_first_line(error)}", "It needs a column named text."
+            f"{path.name} could not be read: {first_line(error)}.", "It needs a column named text."
         ) from error
 
 
@@ -160,10 +160,6 @@ def _too_large(path: Path) -> CorpusError:
 
 def _unreadable_kind(name: str) -> CorpusError:
     return CorpusError(f"{name} is not of a kind that can be read; possible: {', '.join(TEXT_KINDS)}.")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
 
 
 FEWEST_UPLOADED = 5

@@ -27,7 +27,7 @@ from transformers import (
 )
 
 from sparsedash.catalog.families import config_problem
-from sparsedash.schema.errors import ModelError
+from sparsedash.schema.errors import ModelError, first_line
 from sparsedash.storage.model_folders import model_config
 
 _OF_LIBRARIES = (ImportError, UnpicklingError, SafetensorError, StrictDataclassError, AssertionError, ArithmeticError)
@@ -53,7 +53,7 @@ def refusing(problem: str, advice: str) -> Iterator[None]:
     try:
         yield
     except UNREADABLE as error:
-        raise ModelError(f"{problem}: {first_line(error)}", advice) from error
+        raise ModelError(f"{problem}: {first_line(error)}.", advice) from error
 
 
 def read_config(folder: Path, reference: str) -> PretrainedConfig:
@@ -180,13 +180,6 @@ def refuse_no_numbers(reference: str, model: PreTrainedModel, after_each: Callab
             f"The checkpoint {reference} holds NaN or infinite values in {_few(broken)}.",
             "Fetch or save the model again.",
         )
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of a library's error, short enough for a message."""
-    first, *rest = (str(error).strip() or type(error).__name__).splitlines()
-    # Some say where in the first line and what in the second.
-    return (f"{first} {rest[0].strip()}" if first.endswith(":") and rest else first)[:300]
 
 
 def _few(names: Iterable[str]) -> str:

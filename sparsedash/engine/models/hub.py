@@ -28,7 +28,7 @@ from huggingface_hub.errors import (
 # common.
 from huggingface_hub.errors import HTTPError as HTTPError  # type: ignore[attr-defined]
 
-from sparsedash.schema.errors import ModelError
+from sparsedash.schema.errors import ModelError, first_line
 from sparsedash.schema.settings import BUILTIN_MODEL
 from sparsedash.storage.hub_reach import reachable
 from sparsedash.storage.model_folders import HUB_ID
@@ -79,7 +79,7 @@ def fetch(reference: str, revision: str, *patterns: str) -> Path:
 _OTHERWISE = f"name a local folder, or use {BUILTIN_MODEL}."
 _OF_TOKEN = "Start with a token in HF_TOKEN that may read it"
 _REFUSALS = {
-    HFValidationError: ("{reference!r} is neither a hub id nor a path: {said}", _WRITE),
+    HFValidationError: ("{reference!r} is neither a hub id nor a path: {said}.", _WRITE),
     GatedRepoError: ("{name} is gated: ask for access on its page.", f"{_OF_TOKEN}, {_OTHERWISE}"),
     RevisionNotFoundError: ("{name} has no revision {revision!r}.", "Write a branch, a tag or a commit after the @."),
     RepositoryNotFoundError: ("There is no {name} on the hub, or it is private.", f"Check the spelling. {_OF_TOKEN}."),
@@ -90,7 +90,7 @@ _ADVICE = {401: _OF_TOKEN, 403: _OF_TOKEN, 429: "Try again in some minutes"}
 
 def _refusal(reference: str, error: Exception) -> ModelError:
     name, _, revision = reference.partition("@")
-    said = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+    said = first_line(error)
     for kind, (message, advice) in _REFUSALS.items():
         if isinstance(error, kind):
             return ModelError(message.format(reference=reference, name=name, revision=revision, said=said), advice)
@@ -102,7 +102,7 @@ def _refusal(reference: str, error: Exception) -> ModelError:
     if isinstance(error, LocalEntryNotFoundError):
         return _out_of_reach(reference)
     advice = "Start again: the files that have arrived are kept."
-    return ModelError(f"{reference} could not be fetched: {said}", advice)
+    return ModelError(f"{reference} could not be fetched: {said}.", advice)
 
 
 def _out_of_reach(reference: str) -> ModelError:

@@ -30,7 +30,6 @@ from sparsedash.catalog.model_shape import ModelShape, model_shape
 from sparsedash.engine.models.checkpoint_reading import (
     FLOAT_TYPES,
     OTHER_CONFIG,
-    first_line,
     read_config,
     read_model,
     refuse_damaged_files,
@@ -47,7 +46,7 @@ from sparsedash.engine.models.residency import Resident, Streamed, WeightResiden
 from sparsedash.engine.models.tokenizer_check import require_usable
 from sparsedash.engine.pruning.surgery import Mlp, is_projection
 from sparsedash.schema import store_keys
-from sparsedash.schema.errors import ModelError, SparseDashError, install_advice
+from sparsedash.schema.errors import ModelError, SparseDashError, first_line, install_advice
 from sparsedash.schema.method_settings import Scope
 from sparsedash.schema.plain_values import digest
 from sparsedash.schema.progress import OnPart, ignore_parts

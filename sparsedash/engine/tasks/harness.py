@@ -25,7 +25,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from sparsedash.catalog.choices import NO_HARNESS
 from sparsedash.engine.tasks.shared_answers import SharedAnswers
-from sparsedash.schema.errors import CorpusError, SparseDashError
+from sparsedash.schema.errors import CorpusError, SparseDashError, first_line
 from sparsedash.schema.plain_values import digest
 from sparsedash.schema.question_records import QuestionSet, pool_parts
 from sparsedash.storage.hub_reach import reachable
@@ -144,8 +144,7 @@ def _refusing(name: str) -> Iterator[None]:
             "Connect to the network once, or name file:PATH of a task with its data.",
         ) from error
     except Exception as error:
-        why = (str(error).strip() or type(error).__name__).splitlines()[0][:300].rstrip(".")
-        raise CorpusError(f"The task {name} cannot be used: {why}.") from error
+        raise CorpusError(f"The task {name} cannot be used: {first_line(error)}.") from error
 
 
 @contextmanager
@@ -232,7 +231,7 @@ def _checked_config(file: Path) -> dict[str, Any]:
     try:
         config = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError, OSError, RecursionError) as error:
-        why = "it runs code" if "!function" in str(error) else str(error).splitlines()[0]
+        why = "it runs code" if "!function" in str(error) else first_line(error)
         raise CorpusError(f"{file.name} is not read: {why}.", "A task of one's own is plain YAML.") from error
     if not isinstance(config, dict) or not isinstance(config.get("task"), str):
         raise CorpusError(f"{file.name} names no task.", "It needs a line `task: NAME`.")

@@ -13,7 +13,7 @@ from random import Random
 
 from sparsedash.engine.models.hub import HTTPError
 from sparsedash.engine.models.loading import LoadedModel
-from sparsedash.schema.errors import CorpusError
+from sparsedash.schema.errors import CorpusError, first_line
 from sparsedash.schema.settings import BUILTIN_CLOZE, BUILTIN_CLOZE_402, BUILTIN_TEXT, CalibrationSettings
 from sparsedash.storage.hub_reach import reachable
 from sparsedash.storage.local_machine import data_folder, path_kind, write_atomically
@@ -130,15 +130,15 @@ def _read_hub(name: str, corpus: HubCorpus) -> list[str]:
 
 
 def _hub_problem(name: str, corpus: HubCorpus, error: Exception, *, n_texts: int, offline: bool) -> CorpusError:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+    reason = first_line(error)
     if isinstance(error, ConnectionError | EOFError) and corpus.n_streamed is not None and not offline:
-        message = f"{name} ended after {n_texts:,} of {corpus.n_streamed:,} texts: {reason}"
+        message = f"{name} ended after {n_texts:,} of {corpus.n_streamed:,} texts: {reason}."
         advice = "Nothing of it was kept. Start again when the hub answers."
     elif isinstance(error, ConnectionError):
         message = f"{name} is not in the local cache, and the hub cannot be reached."
         advice = f"Connect to the network once, use file:PATH, or {BUILTIN_CLOZE}."
     else:
-        message = f"{name} could not be read from the hub: {reason}"
+        message = f"{name} could not be read from the hub: {reason}."
         advice = "Start again when the hub answers; a gated text set needs the hub's token in HF_TOKEN."
     return CorpusError(message, advice)
 
