@@ -88,13 +88,9 @@ def _some(methods: Sequence[str], race: Sequence[object]) -> str:
 
 
 def find_sentence(result: FindResult, method: MethodSettings, verdicts: Mapping[int, ToleranceVerdict]) -> str:
-    """How much can be removed, as a search has found. verdicts: on the trials, by their sparsity in per mille."""
+    """How much can be removed, as a finished search has found. verdicts: on the trials, by their sparsity in per mille."""
     tolerance = Tolerance.of(result)
     by = f" with {quoted_method(method)}" if method.heal_steps else ""
-    if not result.finished:
-        return (
-            f"So far: {verdicts_sentence(verdicts, method, tolerance, by)}" if verdicts else "The search has started."
-        )
     ends = {step: verdicts[step] for step in (result.answer, result.next_step) if step is not None and step in verdicts}
     said = [verdicts_sentence(ends, method, tolerance, by)] if ends else []
     if result.answer not in ends and result.n_passages < FEWEST_PASSAGES:
