@@ -88,7 +88,7 @@ def _some(methods: Sequence[str], race: Sequence[object]) -> str:
 
 
 def find_sentence(result: FindResult, method: MethodSettings, verdicts: Mapping[int, ToleranceVerdict]) -> str:
-    """How much can be removed, as a finished search has found. verdicts: on the trials, by their sparsity in per mille."""
+    """How much can be removed, by a finished search. verdicts: on the trials, by their sparsity in per mille."""
     tolerance = Tolerance.of(result)
     by = f" with {quoted_method(method)}" if method.heal_steps else ""
     ends = {step: verdicts[step] for step in (result.answer, result.next_step) if step is not None and step in verdicts}
