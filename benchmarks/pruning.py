@@ -16,6 +16,7 @@ import math
 import resource
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import get_args
@@ -141,6 +142,9 @@ def _child(arguments):
     from sparsedash.storage.store import Store
 
     settings = _settings(arguments)
+    if arguments.child not in (SELF, DENSE):
+        # What is read of the text follows from the methods.
+        settings = replace(settings, methods=(method_named(arguments.child),))
     run = RunContext(settings, Store(Path(arguments.folder)), ignore_steps, ModelShelf())
     if arguments.child == SELF:
         return [run.loaded.tokenizer.decode(ids) for ids in run.sequences()]

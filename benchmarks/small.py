@@ -30,7 +30,7 @@ OPTIONS = {
     "prompts": "--model {model} --data-dir {folder}",
     "protocol": "--evaluation builtin:cloze --passages 8 --samples 40 --length 32 --sparsity 25,50 "
     "--methods flap,random --divergence builtin:smollm2-text --tokens 512 --model {model} --keep {folder}",
-    "pruning": "--evaluation builtin:cloze --passages 8 --samples 40 --length 32 --sparsity 25,50 --methods random "
+    "pruning": "--evaluation builtin:cloze --passages 8 --samples 40 --length 32 --sparsity 25,50 --methods best "
     "--model {model}",
     "quantised": "--passages 12 --model {gguf} --data-dir {folder}",
     "rules": "--passages 12 --model {model} --data-dir {folder}",
