@@ -213,9 +213,9 @@ def _offer_rename(backend: Backend, row: RunRow) -> None:
         st.session_state[place] = False
 
     def draw() -> None:
-        with st.form(f"form-{row.address}", border=False):
-            st.text_input("Name of this run", row.mark.name, key=field, max_chars=LONGEST_NAME)
-            frame.show(paragraph("Shown wherever the run is. Leave it empty to remove the name.", css="sd-small"))
+        about = "Shown wherever the run is. Leave it empty to remove the name."
+        with st.form(f"form-{row.address}", border=False), st.container(horizontal=True, vertical_alignment="bottom"):
+            st.text_input("Name of this run", row.mark.name, key=field, max_chars=LONGEST_NAME, help=about)
             st.form_submit_button("Save", on_click=frame.attempt, args=(save,))
 
     # Shown once the browser knows that it is open: one saved before that could not be closed.

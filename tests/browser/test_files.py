@@ -74,9 +74,9 @@ def test_runs_are_ticked_overlaid_searched_and_named(page, server):
     ready(page)
     page.get_by_role("checkbox", name=f"Choose {OWN}").press("Space")
     press(page, "Rename")
-    page.get_by_label("Name of this run").fill("For the talk")
+    page.get_by_role("textbox", name="Name of this run").fill("For the talk")
     press(page, "Save")
-    expect(page.get_by_label("Name of this run")).to_have_count(0)
+    expect(page.get_by_role("textbox", name="Name of this run")).to_have_count(0)
     expect(titles).to_have_text(["owner/second", "owner/first", "For the talk"])
 
 
