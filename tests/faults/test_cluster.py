@@ -39,7 +39,7 @@ def test_a_sweep_is_spread_says_how_far_it_is_and_who_is_at_work_and_stops_withi
     assert (now.progress.total, now.progress.unit, now.progress.point) == (1_000_000, "tokens", 0)
     (seen,) = at_work(server, now)
     assert seen.progress.stage == "calibrate"
-    assert seen.machine.name in now.progress.message
+    assert seen.name in now.progress.message
     house.stopped_within(now, 2.0)
 
 
@@ -67,7 +67,7 @@ def test_a_killed_machine_is_named_and_trying_again_makes_only_what_is_missing(h
     job = house.submit("slower", points)
     house.until_made(job, 2)
     # In the first half of a part, of about three seconds: between two it would not be missed.
-    eventually(lambda: any(0 < seen.progress.done < 50 for seen in at_work(server, job) if seen.machine.name == "ann"))
+    eventually(lambda: any(0 < seen.progress.done < 50 for seen in at_work(server, job) if seen.name == "ann"))
     before = house.kept()
     house.kill_worker("ann")
     crashed = house.until_state(job, "crashed", "done")

@@ -201,7 +201,7 @@ def test_a_hostile_model_folder_is_refused_in_words(number, store, tmp_path):
     folder = save_tiny(tmp_path / "model")
     MODEL_DAMAGE[number](folder)
     if found := run_problems(RunSettings(model=str(folder)), tmp_path):
-        assert found[0].field == "model" and found[0].message.startswith("Model: ")
+        assert found[0].startswith("Model: ")
         return
     with pytest.raises(ModelError) as refused:
         load_model(locate_model(str(folder), store), "float32")
