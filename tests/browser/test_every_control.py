@@ -136,7 +136,8 @@ LEADS_TO = {
     "button runs-clear": r"^/runs\?(?!\S*chosen=)",
     "link Open answers of lm-evaluation-harness": r"^/\?answers=1",
     # Compare.
-    "download take-(report-html|passages-.*-(csv|parquet)|(left|right)-samples_.*-jsonl)": r"-10-.*\.(html|csv|parquet|jsonl)$",
+    "download take-(report-html|passages-.*-(csv|parquet))": r"-10-.*\.(html|csv|parquet)$",
+    "download take-(left|right)-samples_.*-jsonl": r"-10-.*-samples_passages\.jsonl$",
     "button (All|Both right|Broke|Fixed|Both wrong) · #": r"^/compare\?\S*filter=[a-z]",
     "button F": r"^/compare\?\S*filter=",
     "button row-#": r"^/compare\?\S*passage=",
