@@ -10,7 +10,7 @@ from sparsedash.ui.runs_table import explain_no_runs, is_overlaid, show_overlay,
 
 backend = frame.page("Runs")
 # Before anything is read that it watches: what changes meanwhile shows at the first look.
-before = job_panel.live_states(backend)
+before = job_panel.live_states(backend, job_panel.jobs_under_way(backend))
 rows, jobs = all_rows(backend, current_tolerance()), backend.jobs(job_panel.JOBS_LISTED)
 live = [job for job in jobs if job.live]
 

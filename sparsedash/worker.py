@@ -32,7 +32,7 @@ from sparsedash.schema.errors import (
     SparseDashError,
     StoreError,
     first_line,
-    install_advice,
+    install_command,
     redact_output,
     redacted,
 )
@@ -262,7 +262,7 @@ def describe_error(error: Exception, job: Job | None = None, folder: Path | None
         case _ if no_memory or getattr(error, "errno", None) == errno.ENOMEM or "can't allocate memory" in str(error):
             return "Memory ran out.", memory_advice(kind)
         case ModuleNotFoundError():
-            return f"The package {error.name} is not installed.", install_advice("-r requirements.txt")
+            return f"The package {error.name} is not installed.", f"Run: {install_command('-r requirements.txt')}"
     return (
         f"{type(error).__name__}: {redacted(first_line(error))}",
         f"That should not happen. The log has the details. {kept(kind)}",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from sparsedash.schema.errors import install_advice
+from sparsedash.schema.errors import install_command
 from sparsedash.schema.pair_records import Continuation
 from sparsedash.schema.records import Passages, R, Record, Run, from_lines, to_line
 from sparsedash.schema.settings import BUILTIN_CLOZE, BUILTIN_CLOZE_402, BUILTIN_MODEL, BUILTIN_TEXT, SELF
@@ -165,7 +165,8 @@ TASKS = (
 )
 """Tasks of lm-evaluation-harness that the form suggests."""
 
-NO_HARNESS = f"Tasks need lm-evaluation-harness, which is not installed. {install_advice('-r requirements-tasks.txt')}"
+_INSTALL = install_command("-r requirements-tasks.txt")
+NO_HARNESS = f"Tasks need lm-evaluation-harness, which is not installed. Run: {_INSTALL}"
 
 
 def example_key(key: str) -> str:

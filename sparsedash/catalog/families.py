@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Any
 
-from sparsedash.schema.errors import SettingsError, install_advice
+from sparsedash.schema.errors import SettingsError, install_command
 from sparsedash.schema.export_settings import Form
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Pruned
@@ -181,7 +181,7 @@ def is_gguf(model: str) -> bool:
 
 def _no_llama_cpp() -> str:
     """Why nothing of llama.cpp can be done here, with no full stop behind the command; empty where it is installed."""
-    command = install_advice("-r requirements-gguf.txt").removeprefix("Run: ")
+    command = install_command("-r requirements-gguf.txt")
     return "" if find_spec("llama_cpp_py_sync") else f"llama.cpp, which “{command}” installs, is missing"
 
 

@@ -234,7 +234,7 @@ class RunResults:
         """The sparse record that the answer names."""
         return self._named.record if self._named else None
 
-    @property
+    @cached_property
     def _named(self) -> Judged | None:
         return headline_model(self.judged, search=self.run.find is not None)
 

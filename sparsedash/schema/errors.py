@@ -12,21 +12,6 @@ from typing import TextIO
 
 HIDDEN = "[hidden]"
 
-
-def first_line(error: BaseException) -> str:
-    """The reason in a library's or the system's error, in one line, without a full stop."""
-    said = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
-    first, *rest = said.splitlines()
-    # Some say where in the first line and what in the second.
-    return (f"{first} {rest[0].strip()}" if first.endswith(":") and rest else first)[:300].rstrip(".")
-
-
-def install_advice(what: str) -> str:
-    """The command that installs a package, or "-r" and a file of them, where this program runs."""
-    own = sys.prefix != sys.base_prefix
-    return f"Run: {Path(sys.prefix) / 'bin' / 'pip' if own else 'pip'} install {what}"
-
-
 _SECRET_NAMES = re.compile(r"(TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|CREDENTIALS?)$", re.IGNORECASE)
 _SHORTEST = 8
 """A shorter value of such a variable is a word like `true`, common in texts."""
@@ -150,3 +135,17 @@ class Cancelled(SparseDashError):  # noqa: N818 - a request to stop is no error
 
     def __init__(self) -> None:
         super().__init__("Stopped on request.", "What was finished before is kept; start again to go on.")
+
+
+def first_line(error: BaseException) -> str:
+    """The reason in a library's or the system's error, in one line, without a full stop."""
+    said = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
+    first, *rest = said.splitlines()
+    # Some say where in the first line and what in the second.
+    return (f"{first} {rest[0].strip()}" if first.endswith(":") and rest else first)[:300].rstrip(".")
+
+
+def install_command(what: str) -> str:
+    """The command that installs a package, or "-r" and a file of them, where this program runs."""
+    own = sys.prefix != sys.base_prefix
+    return f"{Path(sys.prefix) / 'bin' / 'pip' if own else 'pip'} install {what}"

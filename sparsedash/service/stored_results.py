@@ -36,7 +36,7 @@ from sparsedash.stats.task_verdicts import (
     task_score,
 )
 from sparsedash.stats.tolerance import Loss, Losses, Tolerance, ToleranceVerdict, judge_all, record_losses
-from sparsedash.storage.model_folders import passing_folder, sweep_exports
+from sparsedash.storage.model_folders import swept_folder
 from sparsedash.storage.sample_files import read_answers
 from sparsedash.storage.store import Store
 
@@ -271,8 +271,7 @@ class OpenedAnswers:
     def keep(self, name: str, content: bytes) -> str:
         """The key of a file of this name. Raises CorpusError where it cannot be read, and StoreError."""
         try:
-            sweep_exports(self._store.folder)
-            with passing_folder(self._store.folder) as folder:
+            with swept_folder(self._store.folder) as folder:
                 last = re.split(r"[/\\]", name)[-1]
                 file = folder / re.sub(r"[^\w.|:+-]+", "-", last)[-_NAME_LETTERS:]
                 file.write_bytes(content)

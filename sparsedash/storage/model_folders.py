@@ -182,11 +182,10 @@ def passing_folder(parent: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def passing_export(data_dir: Path) -> Iterator[Path]:
-    """An empty folder among the exports, deleted at the end; leftovers of killed ones go first."""
-    exports = data_dir / EXPORTS
-    sweep_exports(exports)
-    with passing_folder(exports) as inside:
+def swept_folder(parent: Path) -> Iterator[Path]:
+    """As `passing_folder`; leftovers of killed processes go first."""
+    sweep_exports(parent)
+    with passing_folder(parent) as inside:
         yield inside
 
 

@@ -24,7 +24,7 @@ from sparsedash.schema.pair_records import records_read
 from sparsedash.schema.records import Record
 from sparsedash.schema.settings import RunSettings
 from sparsedash.storage.local_machine import local_path, mode_in, path_kind
-from sparsedash.storage.model_folders import passing_folder, sweep_exports
+from sparsedash.storage.model_folders import swept_folder
 
 FILE, UPLOAD = "file:", "upload:"
 _UPLOADS = "uploads"
@@ -344,8 +344,7 @@ def _put(path: Path, content: bytes, n_passages: int) -> None:
     """Write under another name, check the content, then rename."""
     folder = path.parent.parent
     folder.mkdir(mode=mode_in(folder.parent, 0o700), exist_ok=True)
-    sweep_exports(folder)
-    with passing_folder(folder) as unfinished:
+    with swept_folder(folder) as unfinished:
         file = unfinished / path.name
         file.write_bytes(content)
         _require_texts(file, n_passages)

@@ -1,6 +1,7 @@
 """What each layer of a sparse model lost: sentence, at most three numbers, chart, tables of losses and sizes."""
 
 from collections.abc import Sequence
+from functools import partial
 from statistics import median
 
 import streamlit as st
@@ -95,10 +96,7 @@ def layers_sentence(made: Pruned) -> str:
         name = f"{'Layers' if len(gone) > 1 else 'Layer'} {wording.and_join(gone)}" if gone else "No layer"
         return f"{name} of {len(made.widths)} {'is' if len(gone) < 2 else 'are'} gone, attention and MLP."
     elsewhere = layer_mismatch(made)
-    cut = _cut(made)
-    held_out = median_error_ratio(
-        *([errors[i] for i in cut if errors] for errors in (made.held_out_errors, made.layer_errors))
-    )
+    held_out = median_error_ratio(_of_cut(made, made.held_out_errors), _of_cut(made, made.layer_errors))
     if elsewhere is not None and elsewhere >= MISMATCH_ALARM:
         return (
             f"The calibration text is unlike the passages: half of the layers lose at least {elsewhere:.1f} times as "
@@ -113,11 +111,11 @@ def layers_sentence(made: Pruned) -> str:
     if not errors:
         return "The loss of the layers was not measured."
     worst = max(range(len(errors)), key=lambda i: errors[i])
-    lost, middle = wording.percent(errors[worst]), wording.percent(median(errors[i] for i in cut))
+    lost, middle = wording.percent(errors[worst]), wording.percent(median(_of_cut(made, errors)))
     before = "healing" if made.healed else "quantising"
     half = f"Before {before}, half" if made.healed or made.quantised else "Half"
     most = f"layer {worst + 1} lost the most, {lost}"
-    if len(cut) == 1:
+    if len(_cut(made)) == 1:
         said = f"one layer that was cut lost {middle} of its output{where}."
         return f"The {said}" if half == "Half" else f"Before {before}, the {said}"
     return f"{half} of {_cut_words(made)} lost at most {middle} of their output{where}; {most}."
@@ -127,6 +125,10 @@ def _cut(made: Pruned) -> list[int]:
     """The layers that something was removed from, where that differs; else all."""
     narrower = [i for i, width in enumerate(made.widths) if width < made.dense_widths[i]]
     return narrower or list(range(len(made.widths)))
+
+
+def _of_cut(made: Pruned, errors: Sequence[float]) -> list[float]:
+    return [errors[i] for i in _cut(made)] if errors else []
 
 
 def _cut_words(made: Pruned) -> str:
@@ -177,11 +179,7 @@ def _layers_table(made: Pruned, stem: str) -> Table:
 
 def _numbers(made: Pruned) -> list[Html]:
     """Figure cards of medians over the layers that were cut; a ratio of errors is a median of its own."""
-    cut = _cut(made)
-
-    def of_cut(errors: Sequence[float]) -> list[float]:
-        return [errors[i] for i in cut] if errors else []
-
+    of_cut = partial(_of_cut, made)
     fitted, without = of_cut(made.layer_errors), of_cut(made.lost_without)
     shares = [1 - error / raw for raw, error in zip(without, fitted, strict=False) if raw > 0]
     held_out, passages = (

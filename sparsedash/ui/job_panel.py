@@ -251,9 +251,8 @@ def _watch_live_job(
     below(job)
 
 
-def live_states(backend: Backend) -> dict[int, tuple[str, int]]:
-    """State of each live job by its id, and the number of sparse models of a run."""
-    live = [job for job in backend.jobs(JOBS_LISTED) if job.live]
+def live_states(backend: Backend, live: Sequence[Job]) -> dict[int, tuple[str, int]]:
+    """State of each of these live jobs by its id, and the number of sparse models of a run."""
     runs = {job.id: backend.run(job.key) for job in live if job.makes_run}
     return {job.id: (job.state, len(run.sparse) if (run := runs.get(job.id)) else -1) for job in live}
 
@@ -261,9 +260,8 @@ def live_states(backend: Backend) -> dict[int, tuple[str, int]]:
 @frame.fragment(JOB_S)
 def watch_live_jobs(backend: Backend, before: dict[int, tuple[str, int]]) -> None:
     """Draw the panels of all live jobs, running ones first. Reruns the page when their `live_states` change."""
-    changed = live_states(backend) != before
     live, queue = jobs_under_way(backend), backend.queue()
-    if changed or not live:
+    if not live or live_states(backend, live) != before:
         st.rerun()
     for job in live:
         draw_job(backend, job, queue=queue)

@@ -25,7 +25,7 @@ from streamlit.runtime import Runtime
 from streamlit.runtime.memory_uploaded_file_manager import MemoryUploadedFileManager
 from streamlit.web.server.starlette.starlette_websocket import is_host_allowed
 
-from sparsedash.schema.errors import SparseDashError, install_advice
+from sparsedash.schema.errors import SparseDashError, install_command
 from sparsedash.storage.users import LOCAL, VARIABLE, Serving, serving_rules
 from sparsedash.ui import browser_scripts, login
 
@@ -86,7 +86,7 @@ def _login_problem(rules: Serving) -> str:
             "FORWARDED_ALLOW_IPS set, and set to nothing."
         )
     if find_spec("authlib") is None or find_spec("httpx") is None:
-        return f"Logins need packages that are not installed. {install_advice('-r requirements-serve.txt')}"
+        return f"Logins need packages that are not installed. Run: {install_command('-r requirements-serve.txt')}"
     section = get_secrets_auth_section()
     if len(str(section.get("cookie_secret", ""))) < _LEAST_SECRET:
         return f"[auth] of .streamlit/secrets.toml needs a cookie_secret of {_LEAST_SECRET} random characters or more."

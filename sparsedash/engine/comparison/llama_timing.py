@@ -22,14 +22,14 @@ from sparsedash.engine.run import pipeline
 from sparsedash.engine.run.model_making import rebuild_model
 from sparsedash.engine.run.run_context import software_versions
 from sparsedash.schema.errors import JobError
-from sparsedash.schema.export_settings import Weights
+from sparsedash.schema.export_settings import EXPORTS, Weights
 from sparsedash.schema.pair_records import TimedPhase, Timing, TimingSettings
 from sparsedash.schema.progress import OnStep, Step, begin_parts, ignore_steps
 from sparsedash.schema.records import Record
 from sparsedash.schema.settings import RunSettings
 from sparsedash.schema.store_keys import quantiser_version
 from sparsedash.stats.mean_intervals import is_narrow
-from sparsedash.storage.model_folders import passing_export, require_export_room
+from sparsedash.storage.model_folders import require_export_room, swept_folder
 from sparsedash.storage.store import Store
 
 _CACHE_BYTES = 2
@@ -84,7 +84,7 @@ def time_files(
     longest = made.loaded.max_length - settings.n_decode
     n_threads = settings.n_threads or torch.get_num_threads()
     asked = replace(settings, n_prompt=max(1, min(settings.n_prompt, longest)), n_threads=n_threads)
-    with passing_export(store.folder) as place:
+    with swept_folder(store.folder / EXPORTS) as place:
         on_part = begin_parts(Step("write", 0, 1), on_step)
         room, files = partial(require_export_room, place), [place / "dense.gguf", place / "sparse.gguf"]
         sizes = [

