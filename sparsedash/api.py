@@ -38,7 +38,7 @@ from sparsedash.reporting.run_answer import find_sentence, verdicts_sentence
 from sparsedash.reporting.run_results import judge, measure
 from sparsedash.reporting.verdicts import loss_words
 from sparsedash.reporting.wording import NBSP, first_upper
-from sparsedash.schema.errors import ExportError, ModelError, SettingsError
+from sparsedash.schema.errors import ExportError, ModelError, SettingsError, encodable
 from sparsedash.schema.errors import SparseDashError as SparseDashError
 from sparsedash.schema.export_settings import Form, Proof
 from sparsedash.schema.find_settings import FindSettings, Trial
@@ -161,6 +161,8 @@ def prune(
             healed=made.healed if isinstance(made, PrunedChannels) else None,
         )
         _warn(run.log.warnings)
+        if permille and chosen.takes_channels and tuple(made.widths) == run.shape.widths:
+            _warn([f"Nothing was removed: kept widths are multiples of {chosen.width_multiple} channels."])
     return _finished(model, sparse, pruned)
 
 
@@ -398,8 +400,8 @@ def _texts(name: str, given: Iterable[str]) -> list[str]:
     if not texts:
         raise SettingsError(name, given, "a list of texts, at least one")
     for place, text in enumerate(texts):
-        if not isinstance(text, str) or not text.strip():
-            raise SettingsError(f"{name}[{place}]", text, "a text that is not empty")
+        if not isinstance(text, str) or not text.strip() or encodable(text) != text:
+            raise SettingsError(f"{name}[{place}]", text, "a text that is not empty, in whole characters")
     return texts
 
 

@@ -100,10 +100,13 @@ def require_possible(settings: RunSettings, shape: ModelShape) -> None:
     """Raise SettingsError where a sparsity of the run is more than its methods can remove of this model."""
     for method, permille in settings.points:
         if permille > (most := most_permille(shape, method)):
-            allowed = f"at most {most / 10:g} % of the {BUDGET_TITLES[method.budget]}"
-            reason = (
-                f"The rest of this model is not in {'layers' if method.takes_layers else 'MLP channels'} that can go."
-                if most or method.takes_layers
-                else "Channels have no part in it: choose a method that removes whole layers."
+            what, budget = "layers" if method.takes_layers else "MLP channels", BUDGET_TITLES[method.budget]
+            if not (most or method.takes_layers):
+                advice = "Or choose a method that removes whole layers."
+                raise SettingsError("budget", method.budget, "one that MLP channels have a part in", advice)
+            raise SettingsError(
+                "sparsity",
+                f"{percents_text((permille,))} %",
+                f"at most {most / 10:g} % of the {budget}",
+                f"The rest of this model is not in {what} that can go.",
             )
-            raise SettingsError("sparsity", f"{percents_text((permille,))} %", allowed, reason)

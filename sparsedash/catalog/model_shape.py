@@ -120,6 +120,8 @@ def model_shape(config: Mapping[str, Any]) -> ModelShape:
         norms * d + (queries + 2 * keys) * has(family.qkv_bias) + d * (has(family.out_bias) + has(family.mlp_bias))
     )
     a_block += m * bias_per_channel + head * family.head_norm + (queries + keys) * (name == "olmo2")
+    # Norms of Phi's queries and keys, with biases.
+    a_block += 4 * head * bool(config.get("qk_layernorm"))
     positions, more = family.positions
     outer = 0 if config.get("do_layer_norm_before") is False else family.outer
     outside = outer * d + ((config[positions] + more) * d if positions else 0) + words * family.head_bias

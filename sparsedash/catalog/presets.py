@@ -31,8 +31,8 @@ _LAYERS = MethodSettings(pattern="layer", saliency="perplexity", compensation="n
 METHODS = (
     Method(
         "best",
-        "removes the channels that the rest can best replace, from each layer so many that the least is lost, then "
-        "refits layer after layer; half of the calibration text is plain stories, lest ordinary text be forgotten",
+        "removes the channels that the rest can best replace, as many from each layer as costs least, then "
+        "refits layer after layer; half of the calibration text is plain stories, to keep ordinary text",
         replace(_BY_CURVES, compensation="sequential"),
     ),
     Method("obs-by-curves", "best without its last refit: quicker, and nearly as near to dense", _BY_CURVES),

@@ -1,4 +1,4 @@
-"""The half that knows torch: models, pruning, evaluation. Runs only in worker processes and in the shell."""
+"""The half that knows torch: models, pruning, evaluation. Runs only in workers, in the shell and in the Python API."""
 
 import os
 

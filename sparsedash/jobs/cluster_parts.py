@@ -135,7 +135,7 @@ class MachineFacts:
     """A machine's own report. sparsedash, torch, transformers: versions. gpus: their names.
 
     total_bytes, free_bytes: of its memory; None if unknown. child_bytes: memory of the child at work.
-    folder: its data folder. problem: why it is of no use; empty if it is.
+    problem: why it is of no use; empty if it is.
     """
 
     hostname: str = ""
@@ -146,7 +146,6 @@ class MachineFacts:
     total_bytes: Count | None = None
     free_bytes: Count | None = None
     child_bytes: Count = 0
-    folder: str = ""
     problem: str = ""
 
 

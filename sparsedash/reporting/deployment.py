@@ -36,7 +36,7 @@ GAIN_TITLES: dict[GainName, str] = {
 GAIN_PHASES: dict[GainName, Phase] = {"reading": "prefill", "writing": "decode"}
 UNTIMED = "the speed was not measured"
 MASKED = "zeros in single weights give no speed-up, so they are not timed"
-QUANTISED = "in torch quantised weights are full numbers again, so only llama.cpp times them"
+QUANTISED = "torch unpacks quantised weights, so only llama.cpp can time them"
 UNKNOWN = "the layer sizes are known once a run or a prompt has loaded the model again"
 """Reasons why models are not shown."""
 PREFILL_TOKENS = 512
@@ -197,10 +197,7 @@ def ceiling_words(timing: Timing) -> str:
     if any(phase.phase == "load" for phase in timing.phases):
         text += " Loading is from the system's cache."
     if timing.weights not in ("", "F16"):
-        text += (
-            " F16 waits for memory, quantised weights for arithmetic: where the pace of the machine changes, as on a "
-            "shared one, so does the ratio."
-        )
+        text += " F16 is bound by memory, quantised weights by arithmetic, so the ratio drifts on a shared machine."
     return text if timing.precise else f"{text} Some intervals are wider than asked for: the time ran out."
 
 
@@ -300,7 +297,8 @@ def export_title(export: Export, record: Record | None) -> str:
     model = wording.reference_title(export.model)
     if record is None or record.pruned is None:
         return model
-    return f"{model}, {method_name(record.pruned.method)} {wording.sparsity_percent(record.sparsity_permille)}"
+    method = record.pruned.method
+    return f"{model}, {method_name(method)} {wording.sparsity_words(record.sparsity_permille, method)}"
 
 
 def upload_command(export: Export) -> str:

@@ -18,7 +18,17 @@ Html = NewType("Html", str)
 """Markup that is safe to show. Made by the functions here, from literals or from escaped text."""
 
 _CONTROL_PICTURES = 0x2400
-_INVISIBLE = [0x061C, 0x200B, 0x200E, 0x200F, *range(0x202A, 0x202F), 0x2060, *range(0x2066, 0x206A)]
+_INVISIBLE = [
+    0xAD,
+    0x061C,
+    0x200B,
+    0x200E,
+    0x200F,
+    *range(0x202A, 0x202F),
+    *range(0x2060, 0x2065),
+    *range(0x2066, 0x206A),
+    0x3164,
+]
 _VISIBLE: dict[int, str] = {
     **{point: chr(_CONTROL_PICTURES + point) for point in range(32) if chr(point) not in "\n\t"},
     **{point: f"⟨U+{point:04X}⟩" for point in [*range(0x7F, 0xA0), *_INVISIBLE, 0xFEFF]},

@@ -32,7 +32,7 @@ from sparsedash.stats.task_verdicts import judge_losses, own_limit
 from sparsedash.stats.tolerance import FEWEST_RIGHT, Loss, Tolerance, Verdict
 
 MOST_MODELS = 32
-"""Of one table; more are neither read at a glance nor judged together with any power."""
+"""Of one table: more could not be read at a glance, and together they would be judged with little power."""
 READING = (
     "Under each score: its change from the baseline on the same questions, in points; that of perplexity and of "
     "documents as a multiple. Then the interval behind the verdict.",

@@ -4,10 +4,9 @@ import hashlib
 import io
 import json
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import takewhile
+from itertools import chain, count, takewhile
 from typing import Any, Literal, TypeVar
 
 from sparsedash.reporting import wording
@@ -15,6 +14,7 @@ from sparsedash.reporting.html import Html, element, escape, join, spreadsheet_s
 from sparsedash.schema.errors import encodable
 from sparsedash.schema.records import Outcome, Passages, Record, Run
 from sparsedash.service.backend import Backend
+from sparsedash.service.stored_results import run_passages
 from sparsedash.stats.significance import shared_outcomes
 
 Kind = Literal["all", "both-right", "broke", "fixed", "both-wrong"]
@@ -169,13 +169,13 @@ def record_choices(run: Run, runs: Sequence[Run]) -> list[RecordChoice]:
     for key, name in wording.record_names(run).items():
         found[key] = RecordChoice(key=key, name=name, address=name)
     for other in runs:
-        if _passages(other) != _passages(run):
+        if run_passages(other) != run_passages(run):
             continue
         settings = other.settings
         about = f"{wording.reference_title(settings.model)}, {settings.dtype}, {wording.method_titles(settings)}"
         calibrated = wording.calibration_words(settings.calibration)
         for key, name in wording.record_names(other).items():
-            label = f"{name} · {about}, {calibrated}"
+            label = f"{name}{wording.of_budget(settings.budget)} · {about}, {calibrated}"
             found.setdefault(key, RecordChoice(key=key, name=label, address=key[:ADDRESS_LENGTH]))
     names = unique_names({key: choice.name for key, choice in found.items()})
     return [replace(choice, name=names[key]) for key, choice in found.items()]
@@ -183,11 +183,10 @@ def record_choices(run: Run, runs: Sequence[Run]) -> list[RecordChoice]:
 
 def unique_names(names: Mapping[str, str]) -> dict[str, str]:
     """The names by their keys, with a number where one came before: a widget tells its options apart by name alone."""
-    seen: Counter[str] = Counter()
-    unique = {}
+    unique = dict[str, str]()
     for key, name in names.items():
-        seen[name] += 1
-        unique[key] = name if seen[name] == 1 else f"{name} ({seen[name]})"
+        numbered = (f"{name} ({n})" for n in count(2))
+        unique[key] = next(own for own in chain([name], numbered) if own not in unique.values())
     return unique
 
 
@@ -203,12 +202,6 @@ def load_pair(backend: Backend, left: RecordChoice, right: RecordChoice, stem: s
     if not shared:
         return None
     return Pair(left_name=left.name, left=first, right_name=right.name, right=second, stem=stem)
-
-
-def _passages(run: Run) -> tuple[str | None, int | None, int | None]:
-    """What tells apart the sets of passages that runs answer."""
-    evaluation = run.settings.evaluation
-    return run.corpora.get("evaluation"), evaluation.n_passages, evaluation.shuffle_seed
 
 
 def side_title(name: str, record: Record) -> str:

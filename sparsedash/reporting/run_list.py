@@ -351,7 +351,7 @@ def _lines(runs: Sequence[RunResults], notes: list[str]) -> dict[str, tuple[RunR
             methods.setdefault(wording.method_title(run.line_method(each.method)), []).append(each)
         parts += [(run, models, len(methods) > 1) for models in methods.values()]
     if len(parts) > MOST_LINES:
-        parts = [(run, run.best, False) for run in runs if run.best]
+        parts = [(run, run.best, False) for run in runs if run.best] or parts[:MOST_LINES]
         notes.append(f"Only the best method of each run is drawn: more than {MOST_LINES} lines cannot be told apart.")
     facets = []
     for run, models, _ in parts:

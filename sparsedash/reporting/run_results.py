@@ -437,7 +437,7 @@ def measure(dense: Record, record: Record) -> Measured:
     return record, compare_records(dense, record), record_losses(dense, record)
 
 
-@lru_cache(maxsize=128)
+@lru_cache(maxsize=512)
 def measure_beside(results: Results, dense_key: str, key: str) -> Measured:
     """The record with this key against a dense one, or another baseline, cached: a sweep anew would take seconds.
 
@@ -449,7 +449,7 @@ def measure_beside(results: Results, dense_key: str, key: str) -> Measured:
     return measure(dense, record)
 
 
-@lru_cache(maxsize=128)
+@lru_cache(maxsize=512)
 def _light_record(results: Results, key: str) -> Record:
     """A record, of whose outcomes only verdicts and log-likelihoods stay: those of many sweeps must fit into memory."""
     stored = results.record(key)

@@ -41,7 +41,7 @@ _KINDS: dict[HoldingKind, _Kind] = {
     "texts": _Kind("Continuations, comparisons, prompts", "entry", "and blind choices", _LOST_TEXTS),
     "timings": _Kind("Measured speed", "timing", "", "They can be measured again."),
     "statistics": _Kind("Calibration statistics", "entry", "second moments, inputs, curves", _AGAIN),
-    "gradients": _Kind("Gradients", "entry", "of the masks and the outputs", _AGAIN),
+    "gradients": _Kind("Gradients", "entry", "of the masks", _AGAIN),
     "written": _Kind("Calibration text written by models", "entry", "", _AGAIN),
     "weights": _Kind("Refitted weights", "entry", "", _AGAIN),
     "answers": _Kind("Opened answers", "file", "of other programs", "Their files can be opened again."),

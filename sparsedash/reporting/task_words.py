@@ -53,7 +53,9 @@ def idle_limits(results: Iterable[TaskResult], tolerance: Tolerance) -> list[str
     """A sentence on limits of tasks that nobody answered, as of a name with a slip."""
     known = dict.fromkeys(each.task for each in results)
     idle = [task for task, _ in tolerance.tasks if task not in known]
-    return [f"No answers are of {and_join(idle)}, but of {and_join(list(known)) or 'no task'}."] if idle else []
+    return (
+        [f"Limits name {and_join(idle)}, but the answers are of {and_join(list(known)) or 'no task'}."] if idle else []
+    )
 
 
 def limit_on(tasks: Sequence[str], points: float) -> str:

@@ -301,12 +301,12 @@ def healing_words(done: Healed) -> str:
 
 
 def tensor_types(tensors: Mapping[str, int], fell_back: Mapping[str, int]) -> str:
-    """ "tensors: 30 in Q4_K, 61 in F32; fell back by the length of their rows: 150 to Q5_0".
+    """ "tensors: 30 in Q4_K, 61 in F32; fallback for the length of their rows: 150 to Q5_0".
 
     tensors: how many there are of each type; fell_back: of these, by the length of their rows.
     """
     own = {name: n - fell_back.get(name, 0) for name, n in tensors.items()}
-    fell = "; fell back by the length of their rows: " * bool(fell_back)
+    fell = "; fallback for the length of their rows: " * bool(fell_back)
     fell += ", ".join(f"{n:,} to {name}" for name, n in fell_back.items())
     return f"tensors: {', '.join(f'{n:,} in {name}' for name, n in own.items() if n)}{fell}"
 
@@ -325,22 +325,23 @@ def share_of(settings: MethodSettings) -> str:
 
 def sparsity_words(permille: int, method: MethodSettings) -> str:
     """ "20 %", or "20 % of the file size" where the budget is not the usual one."""
-    return sparsity_percent(permille) + _of_unusual(method.budget)
+    return sparsity_percent(permille) + of_budget(method.budget)
 
 
 def sparsity_steps(settings: RunSettings) -> str:
     """ "10, 20 %", or "10, 20 % of the file size" where the budget of a run is not the usual one."""
-    return sparsity_percents(sorted(settings.made_permille)) + _of_unusual(settings.budget)
+    return sparsity_percents(sorted(settings.made_permille)) + of_budget(settings.budget)
 
 
-def _of_unusual(budget: Budget) -> str:
+def of_budget(budget: Budget) -> str:
+    """ " of the file size", or nothing for the usual budget."""
     return "" if budget == "channels" else f" of the {BUDGET_TITLES[budget]}"
 
 
 def run_title(settings: RunSettings | FindSettings) -> str:
     """The subject of a run, model and sparsities, or of a search."""
     if isinstance(settings, FindSettings):
-        budget = _of_unusual(settings.method.budget)
+        budget = of_budget(settings.method.budget)
         return f"How much of {reference_title(settings.model)} can go{budget and f': share{budget}'}"
     return f"{reference_title(settings.model)} at {sparsity_steps(settings)}"
 

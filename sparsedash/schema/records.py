@@ -222,7 +222,8 @@ class Pruned:
     out. uncompensated_errors: on calibration text, had the kept weights stayed as they are. passage_errors: on a few
     passages of the evaluation. alone: what the model loses by the cut of each block alone, by its curve, as KL
     divergence of the next token in nats; empty where the method measures no curves. healed, quantised: None where it
-    was not; the errors of such a model are those before.
+    was not; the errors of such a model are those before. calibration_identity: of the text that was read; empty where
+    none was, or an earlier version made the record.
     """
 
     method: MethodSettings
@@ -238,6 +239,7 @@ class Pruned:
     alone: tuple[NotNegative, ...] = ()
     healed: Healed | None = None
     quantised: Quantised | None = None
+    calibration_identity: str = ""
 
     def __post_init__(self) -> None:
         n_layers, errors = len(self.widths), (self.layer_errors, self.held_out_errors, self.uncompensated_errors)

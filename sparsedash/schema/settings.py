@@ -212,7 +212,7 @@ class RunSettings:
     methods: tuple[MethodSettings, ...] = field(default_factory=lambda: (MethodSettings(),))
     sparsities_permille: tuple[int, ...] = setting(
         (100, 200),
-        starts={"form": (20, 100, 300), "time": (200,)},
+        starts={"form": (20, 100, 300), "time": (200,), "export": (200,)},
         key="sparsity",
         flag="--sparsity",
         label="Share of MLP channels to remove, percent",

@@ -154,7 +154,8 @@ def outcomes_key(
     if values.pop("stop_early") and sparse is not None:
         values["stop_early_among"] = n_sparse
     if stop_within is not None and sparse is not None:
-        values["stop_within"] = asdict(stop_within)
+        # The rule's version: since 2 a trial is within early only where accuracy is judged too.
+        values["stop_within"] = asdict(stop_within) | {"version": 2}
     return stage_key("outcomes", model=model, dtype=dtype, evaluation=values, sparse=_sparse_parts(sparse))
 
 

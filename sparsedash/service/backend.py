@@ -155,10 +155,16 @@ class Backend:
                 return self.submit(asked)
         elif job.kind == "export":
             asked = settings_from_plain(ExportSettings, job.settings)
+        elif job.kind == "verify":
+            self._access.require_house()
         with self.exports.room_for(asked):
             job = self._table.retry(job_id, self._access.user, self._access.most_jobs)
         self._try_to_reconcile()
         return job
+
+    def may_stop(self, job: Job) -> bool:
+        """Whether the user may cancel the job, move it and change its priority."""
+        return self._access.may_stop(job)
 
     def cancel(self, job_id: int) -> Job:
         """Ask a job to stop. One that waits is cancelled at once; one that has ended stays as it is."""
@@ -187,7 +193,8 @@ class Backend:
     def jobs(self, limit: int = 50) -> tuple[Job, ...]:
         """The newest jobs as they are now, newest first."""
         self._try_to_reconcile()
-        return self._table.list(limit, "" if self._access.sees_all else self._access.user)
+        found = self._table.list(limit, "" if self._access.sees_all else self._access.user)
+        return tuple(filter(self._access.sees_job, found))
 
     def newest_job(self, key: str) -> Job | None:
         """The newest job with this key as it is now, or None."""

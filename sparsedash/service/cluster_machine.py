@@ -150,7 +150,7 @@ def machine_facts() -> dict[str, Any]:
         machine = this_part_machine()
     except SparseDashError as error:
         return known | {"problem": str(error)}
-    return known | {"child_bytes": machine.child_bytes(), "folder": str(machine.folder)}
+    return known | {"child_bytes": machine.child_bytes()}
 
 
 _opening = threading.Lock()

@@ -213,13 +213,11 @@ def connect_cluster(scheduler: Scheduler, name: str) -> "Cluster":
     return Cluster(scheduler, name, OnMachine(do=perform_part, facts=machine_facts, artefact=kept_artefact))
 
 
-def check_cluster(
-    scheduler: Scheduler, within_s: float = FACTS_WITHIN_S
-) -> tuple[tuple[ClusterMachine, ...], tuple[str, ...]]:
+def check_cluster(scheduler: Scheduler) -> tuple[tuple[ClusterMachine, ...], tuple[str, ...]]:
     """Every Dask worker, and what keeps them from work or equal results, in words. Raises JobError."""
     cluster = connect_cluster(scheduler, "check")
     try:
-        deadline = time.monotonic() + within_s
+        deadline = time.monotonic() + FACTS_WITHIN_S
         found = cluster.machines()
         while not all(machine.facts for machine in found) and time.monotonic() < deadline:
             time.sleep(0.1)

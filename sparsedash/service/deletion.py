@@ -30,6 +30,7 @@ _DELETABLE = tuple(kind for kind in holdings.DELETABLE if kind != "runs")
 """Kinds of single items that can be deleted."""
 
 NEEDED = "a job that waits or runs may need {them}"
+_PINNED = "another user has pinned it"
 _OTHERS = "it belongs to another user; an administrator can delete it"
 _PINNED = "a pinned run uses {them}"
 _HEALED = "healed models of runs here have {them}; delete the runs"
@@ -142,11 +143,16 @@ class Housekeeping:
                 found = [item for item in wanted if item.kind in _DELETABLE and of_model <= item.references]
             if chosen.model or chosen.kind == "runs":
                 keys = tuple(run.key for run in every if chosen.model in ("", run.model_identity))
-        marks = UserData(self._store, self._access.user).marks()
-        pinned = {run.key: run for run in every if run.key in marks and marks[run.key].pinned}
+        own = UserData(self._store, self._access.user)
+        # Whoever may delete the runs of others leaves those that they have pinned.
+        marks, keep = own.marks(), own.pinned(by_anybody=self._access.unlimited)
+        pinned = {run.key: run for run in every if run.key in keep}
         refused = {key: _OTHERS for key in keys if not self._access.may_change(key)}
         asked, live = [run for run in every if run.key in keys and run.key not in refused], live_jobs(self._table)
-        reasons = {run.key: _why_run_stays(run, live, run.key in pinned) for run in asked}
+        mine = own.pinned()
+        reasons = {
+            run.key: _why_run_stays(run, live, run.key in mine) or _PINNED * (run.key in pinned) for run in asked
+        }
         refused |= {key: why for key, why in reasons.items() if why}
         going = tuple(run for run in asked if run.key not in refused)
         alone = [run for run in going if not self._access.is_shared(run.key)]

@@ -153,9 +153,10 @@ def run_problems(
     found.append(unusable_tasks(settings.evaluation.tasks))
     if isinstance(request, FindSettings) and not any(found):
         found.append(_too_few_passages(request.evaluation, data_dir))
-    if shape is not None and isinstance(request, RunSettings):
+    if shape is not None:
         try:
-            require_possible(request, shape)
+            # A search tries more than this only where there is so much.
+            require_possible(request if isinstance(request, RunSettings) else request.run((1,)), shape)
         except SettingsError as error:
             found.append(f"{error.message} {error.advice}")
     if settings.quantised_to and (why := quantise_problem(settings.model, shape.family if shape else None)):

@@ -118,8 +118,14 @@ class Access:
         return self.sees_all or wanted <= self._results_seen
 
     def sees_job(self, job: Job) -> bool:
-        """Whether the user sees the job, its progress and its log."""
-        return self.sees_all or job.owner == self.user or self.sees(job.key)
+        """Whether the user sees the job, its progress and its log. A prompt is seen by whoever has asked it."""
+        if self.unlimited or job.owner == self.user:
+            return True
+        return self.is_owner(job.key) if job.kind in ("continuation", "divergence") else self.sees(job.key)
+
+    def may_stop(self, job: Job) -> bool:
+        """Whether the user may cancel the job, move it and change its priority."""
+        return self.unlimited or job.owner == self.user
 
     def require_records(self, *keys: str, run: str = "") -> None:
         """Raises AccessError unless the user sees these records, and the run where one is named."""
@@ -134,10 +140,9 @@ class Access:
     def require_to_stop(self, job: Job) -> None:
         """Raises AccessError, or JobError, for a job that the user may not stop or change."""
         self.require_job(job)
-        if not self.unlimited and job.owner != self.user:
+        if not self.may_stop(job):
             raise AccessError(
-                f"Job {job.id} was started by another user with the same settings.",
-                "That user or an administrator can cancel it.",
+                f"Job {job.id} was started by another user.", "That user or an administrator can cancel it."
             )
 
     def require_order(self, job: Job, to: Move | Priority) -> None:

@@ -17,10 +17,11 @@ from sparsedash.catalog.choices import example_result, is_example
 from sparsedash.catalog.model_shape import ModelShape
 from sparsedash.schema import store_keys
 from sparsedash.schema.errors import CorpusError, StoreError
+from sparsedash.schema.find_settings import FindResult
 from sparsedash.schema.pair_records import Continuation, ContinuationSettings
 from sparsedash.schema.plain_values import digest
 from sparsedash.schema.question_records import QuestionSet, pool_parts
-from sparsedash.schema.records import R, Record, Run, about_artefact
+from sparsedash.schema.records import Passages, R, Record, Run, about_artefact
 from sparsedash.schema.store_keys import NoteName
 from sparsedash.stats.significance import shared_outcomes
 from sparsedash.stats.task_pairs import pair_answers, pair_tasks, pairs_of
@@ -139,25 +140,26 @@ class ResultCache:
             self._cache.put((kind, key), found)
         return found
 
-    def run(self, key: str) -> Run | None:
-        """The run as far as it is, or None."""
-        return self.get(Run, key)
-
     def record(self, key: str) -> Record | None:
         """The record, or None."""
         return self.get(Record, key)
 
     def runs(self, only: Collection[str] | None = None) -> list[Run]:
         """Every stored run, newest first. only: of these keys."""
-        found = [self.run(key) for key in self._store.keys(Run) if only is None or key in only]
+        found = [self.get(Run, key) for key in self._store.keys(Run) if only is None or key in only]
         return sorted((run for run in found if run), key=lambda run: run.started_at, reverse=True)
 
     def is_whole(self, key: str) -> bool:
-        """Whether the run with this key has finished and all its records are stored."""
-        run = self.run(key)
+        """Whether the run with this key has finished and everything is stored that it gives, and can be made again."""
+        run = self.get(Run, key)
         if run is None or not run.finished or not all(self._store.has(Record, each) for each in run.records):
             return False
-        return all(self._store.has(QuestionSet, each) for keys in run.answers.values() for each in keys)
+        if not self._store.has(Passages, run_passages(run)) or (run.find and not self._store.has(FindResult, key)):
+            return False
+        # A task that only some of a sweep's models have answered is asked again; a search asks those within alone.
+        answered = [len(run.answers.get(each, ())) for each in run.records] if run.answers and not run.find else []
+        sets = (each for keys in run.answers.values() for each in keys)
+        return len(set(answered)) < 2 and all(self._store.has(QuestionSet, each) for each in sets)
 
     def drop(self, kind: type[R], key: str) -> None:
         """Delete a result, in the store and in memory."""
@@ -302,7 +304,7 @@ class OpenedAnswers:
         """`judge_run` of this run, as far as it is; empty where it has no tasks."""
         if not run.answers:
             return {}
-        name = (run.key, tuple(run.answers.items()), tuple(run.sparse), tolerance)
+        name = (run.key, *map(self._stored, run.answers.values()), tuple(run.sparse), tolerance)
         known: dict[str, JudgedAnswers] | None = self._cache.get(name)
         if known is None:
             known = judge_run(run, partial(self._store.get, QuestionSet), tolerance)
@@ -314,7 +316,7 @@ class OpenedAnswers:
         if not run.answers.get(run.dense):
             return verdicts
         dense: list[QuestionSet] = []
-        stored = {key for keys in run.answers.values() for key in keys if self._store.has(QuestionSet, key)}
+        stored = {key for keys in run.answers.values() for key in self._stored(keys)}
         lost = {each: self._lost_on_tasks(run, each, dense) for each in run.sparse if _is_answered(run, each, stored)}
         judged: dict[str, list[Loss | None]] = {}
         n_tasks = {record: sum(task.not_judged is None for task in own) for record, own in lost.items()}
@@ -341,6 +343,10 @@ class OpenedAnswers:
             self._store.remember(note, json.dumps([asdict(each) for each in known]))
         return known
 
+    def _stored(self, keys: Iterable[str]) -> tuple[str, ...]:
+        """Those of which there are answers: part of what is cached by, since a run makes lost ones again."""
+        return tuple(key for key in keys if self._store.has(QuestionSet, key))
+
     def _sets(self, keys: Iterable[str]) -> list[QuestionSet]:
         return [found for key in keys if (found := self._set(key)) is not None]
 
@@ -349,7 +355,7 @@ class OpenedAnswers:
 
         Questions are read only where these two were not compared before.
         """
-        known: dict[str, AnswersBeside] | None = self._beside.get(name := (tuple(baseline), tuple(model)))
+        known: dict[str, AnswersBeside] | None = self._beside.get(name := (self._stored(baseline), self._stored(model)))
         if known is None:
             others = self._by_task(baseline) if name[0] != name[1] else {}
             known = {task: _beside(others.get(task), own) for task, own in self._by_task(model).items()}

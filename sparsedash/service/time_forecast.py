@@ -188,7 +188,9 @@ def _task_seconds(settings: RunSettings, before: Sequence[Run]) -> float | None:
         return run.evaluation.tasks, run.evaluation.task_limit, run.evaluation.task_shots
 
     for run in before:
-        if asked(run.settings) == asked(settings) and "answer" in run.seconds and TASKS_CACHED not in run.cached:
+        # Without answers every task has failed.
+        known = run.answers and "answer" in run.seconds and TASKS_CACHED not in run.cached
+        if known and asked(run.settings) == asked(settings):
             return run.seconds["answer"] / len(run.answers)
     return None
 

@@ -132,8 +132,8 @@ def prompt_lines(results: Results, found: RunResults) -> Iterator[str]:
 def _result_cells(answers: dict[str, Any], shares: Iterable[str]) -> list[str]:
     word, token, pairs = answers["last_word"], answers["last_token"], answers.get("paired")
     perplexity = inf if answers["word_perplexity"] is None else answers["word_perplexity"]
-    cells = [f"{answers.get(share, 0):.1f}%" for share in shares]
-    cells += [f"{word['right']} of {word['total']}", f"{token['right'] / token['total']:.1%}"]
+    cells = [f"{answers.get(share, 0):.1f} %" for share in shares]
+    cells += [f"{word['right']} of {word['total']}", f"{100 * token['right'] / token['total']:.1f} %"]
     against = [str(pairs["broke"]), str(pairs["fixed"]), answers["verdict"]["verdict"]] if pairs else [""] * 3
     return [*cells, wording.perplexity(perplexity), *against]
 

@@ -7,8 +7,8 @@ passing for proof that nothing was lost. Intervals hold for all comparisons of a
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from math import ceil, inf, log, sqrt
+from dataclasses import dataclass, replace
+from math import ceil, isfinite, log, sqrt
 from statistics import NormalDist
 from typing import Any, Literal, TypeVar
 
@@ -260,12 +260,13 @@ def judge_in_steps(
 
 def _loss(model: Losses, measure: LossMeasure, alpha: float, tolerance: Tolerance) -> Loss:
     if measure == "word perplexity":
-        of = model.nats
-        interval = (anytime_mean_interval if model.anytime else mean_interval)(of, alpha)
+        of, fixed = model.nats, mean_interval(model.nats, alpha)
+        interval = anytime_mean_interval(of, alpha) if model.anytime else fixed
     else:
         of = flip_moments(model.broke, model.fixed, model.nats.n)
-        interval = lost_accuracy_interval(model, alpha)
-    return loss_of(measure, of, interval, alpha, tolerance.most(measure))
+        interval, fixed = (lost_accuracy_interval(each, alpha) for each in (model, replace(model, anytime=False)))
+    wider = (interval[1] - interval[0]) / (fixed[1] - fixed[0]) if model.anytime else 1.0
+    return loss_of(measure, of, interval, alpha, tolerance.most(measure), wider=wider)
 
 
 def flip_moments(broke: int, fixed: int, n: int) -> Moments:
@@ -276,8 +277,13 @@ def flip_moments(broke: int, fixed: int, n: int) -> Moments:
     return Moments(n=n, mean=value, deviation=spread, lowest=lowest, highest=highest)
 
 
-def loss_of(measure: LossMeasure, of: Moments, interval: tuple[float, float], alpha: float, most: float) -> Loss:
-    """The loss with these moments and this interval of level 1 - alpha, judged against the limit."""
+def loss_of(
+    measure: LossMeasure, of: Moments, interval: tuple[float, float], alpha: float, most: float, *, wider: float = 1.0
+) -> Loss:
+    """The loss with these moments and this interval of level 1 - alpha, judged against the limit.
+
+    wider: the interval is so many times as wide as one for a number of passages that was fixed before.
+    """
     low, high = interval
     verdict: Verdict = "beyond" if low > most else "within" if high <= most and of.n >= FEWEST_PASSAGES else "undecided"
     return Loss(
@@ -288,7 +294,7 @@ def loss_of(measure: LossMeasure, of: Moments, interval: tuple[float, float], al
         level=1 - alpha,
         most=most,
         verdict=verdict,
-        needed=_passages_to_decide(of, most, alpha) if verdict == "undecided" else None,
+        needed=_passages_to_decide(of, most, alpha, wider) if verdict == "undecided" else None,
     )
 
 
@@ -296,12 +302,12 @@ _LEAST_GAP = 1e-9
 """Nats, or a share, between a mean and its limit below which no number of passages decides."""
 
 
-def _passages_to_decide(of: Moments, most: float, alpha: float) -> int | None:
+def _passages_to_decide(of: Moments, most: float, alpha: float, wider: float) -> int | None:
     """Passages after which the interval would lie on one side of the limit, four times of five."""
     gap = abs(most - of.mean)
-    if of.n < 2 or of.deviation == inf or gap < _LEAST_GAP:
+    if of.n < 2 or not isfinite(of.deviation * wider) or gap < _LEAST_GAP:
         return None
-    z = NormalDist().inv_cdf(1 - alpha / 2) + _Z_POWER
+    z = wider * NormalDist().inv_cdf(1 - alpha / 2) + _Z_POWER
     # How much one more passage like the most extreme widens the interval, which shrinks with their number.
     reach = of.highest - of.mean if of.mean < most else of.mean - of.lowest
     n = (z * of.deviation / gap) ** 2

@@ -231,6 +231,12 @@ class UserData:
         kept = self._store.get(RunMarks, self._marks)
         return kept.marks if kept else {}
 
+    def pinned(self, *, by_anybody: bool = False) -> frozenset[str]:
+        """The keys of the runs that the owner has pinned; by_anybody: or another user."""
+        every = (self._store.get(RunMarks, key) for key in list(self._store.keys(RunMarks))) if by_anybody else ()
+        marks = (self.marks(), *(kept.marks for kept in every if kept))
+        return frozenset(run for own in marks for run, mark in own.items() if mark.pinned)
+
     def name_of(self, run: str) -> str:
         """The user's name for a run, or empty."""
         return self.marks().get(run, RunMark()).name

@@ -43,8 +43,8 @@ def show_run_questions(backend: Backend, run: Run) -> None:
     """Draw the questions of a run's tasks, of the sparse model that the address names."""
     judged = task_answers.named_answers(run, backend.answers.of_run(run, current_tolerance()))
     if not judged:
-        frame.opening("The answers to the tasks are not there.")
-        frame.note("They are made with the run, model by model. Resume it if it has ended.")
+        frame.opening("There are no answers to the tasks yet.")
+        frame.note("The run adds them model by model. Resume it if it has ended.")
         return
     place, names = st.container(), {name: name for name in judged}
     name = address_bar.select(RIGHT, "Sparse model", names, next(iter(names)), along=_FORGET, noun="model")

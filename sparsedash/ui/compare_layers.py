@@ -83,7 +83,7 @@ def _why_not_measured(method: MethodSettings) -> str:
     if not method.reads_text:
         return "This method reads no calibration text, so no loss on it was measured."
     if not method.needs_statistics:
-        return "Every layer was fitted to what the sparse layers before it put out, so only the passages are measured."
+        return "Layers were fitted to the sparse layers' outputs, so their loss is measured on the passages only."
     return "The calibration text was short: enough to rank channels, too little to measure the layers' loss on it."
 
 

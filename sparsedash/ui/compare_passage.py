@@ -71,6 +71,9 @@ def continue_passage(backend: Backend, pair: Pair, context: str) -> None:
     except SettingsError as error:
         frame.note(f"This passage cannot be continued: {error.message}")
         return
+    if request in backend.user_data.prompts(pair.left.key, pair.right.key):
+        frame.remark("Continued below, among your prompts.")
+        return
     job = backend.newest_job(request.key())
     # A job that is done has left a result; without one, somebody has cleared the store.
     if backend.result(Continuation, request.key()) is not None or (job is not None and job.state != "done"):

@@ -209,7 +209,7 @@ def _healed(
     if found is not None:
         n_tokens = resources.HEAL_BATCH_TOKENS
         said = f"About {minutes:,} min a model on this machine: {steps:,} steps of {n_tokens:,} tokens."
-        few = f"The fewest steps there are: {steps:,} of {n_tokens:,} tokens. How long they take is in the estimate."
+        few = f"The minimum: {steps:,} steps of {n_tokens:,} tokens. The estimate has their time."
         form_fields.show_hint(few if steps == STEP_MULTIPLE else said)
     return found
 

@@ -108,10 +108,11 @@ def _progress_lines(backend: Backend, job: Job, steady: bool, forecast: Prefligh
 
 
 def _draw_buttons(backend: Backend, job: Job, brief: bool, queue: Sequence[Job]) -> None:
-    if job.live:
+    may_stop = backend.may_stop(job)
+    if job.live and may_stop:
         stopping = job.cancel_requested_at is not None
         frame.action_button("Cancel", lambda: backend.cancel(job.id), key=f"cancel-{job.id}", disabled=stopping)
-    elif job.state != "done":
+    elif not job.live and job.state != "done":
         frame.action_button(
             "Resume",
             lambda: follow(backend.retry(job.id), job.key),
@@ -119,9 +120,9 @@ def _draw_buttons(backend: Backend, job: Job, brief: bool, queue: Sequence[Job])
             icon="refresh",
             help=kept(job.kind),
         )
-    elif not brief:
+    elif not job.live and not brief:
         _link_to_results(backend, job)
-    if job.state == "queued" and len(queue) > 1:
+    if may_stop and job.state == "queued" and len(queue) > 1:
         _draw_moves(backend, job, [other.id for other in queue if other.priority == job.priority])
     if not brief and not job.live and (asked := job_status.job_request(job)):
         link_to_form(asked, judged_here=False)

@@ -56,8 +56,8 @@ _HELP: dict[Measure, str] = {
     "accuracy": f"−2 means two fewer right last words in a hundred. {_BAND}",
     "flips": "Broke: dense right, sparse wrong. Fixed: dense wrong, sparse right. Equal accuracy can hide both.",
     "share right": "Each model's share of the passages it was evaluated on; verdicts use paired changes instead.",
-    "tasks": f"−2 means two fewer right answers in a hundred, of the same questions. {_BAND} It is not drawn where "
-    "tasks have different limits, nor are documents, whose loss is one of perplexity.",
+    "tasks": f"−2 means two fewer right answers in a hundred, of the same questions. {_BAND} It is not drawn if "
+    "tasks have different limits. Documents are left out: their loss is one of perplexity.",
 }
 _SHIFTED = "Overlapping points are shifted sideways."
 _PAIRED = "Methods whose bars overlap may still differ: their paired difference stands under the chart."

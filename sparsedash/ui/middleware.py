@@ -83,7 +83,7 @@ def _login_problem(rules: Serving) -> str:
             return ""
         return (
             "A proxy's word counts only where its own address can be seen. Start with the environment variable "
-            "FORWARDED_ALLOW_IPS set, and set to nothing."
+            "FORWARDED_ALLOW_IPS set to an empty string."
         )
     if find_spec("authlib") is None or find_spec("httpx") is None:
         return f"Logins need packages that are not installed. Run: {install_command('-r requirements-serve.txt')}"

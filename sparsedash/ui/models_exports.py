@@ -115,7 +115,7 @@ def request_export(backend: Backend, found: RunResults) -> None:
         chosen = address_bar.select("weights", "Numbers", {str(each): str(each) for each in weights}, usual)
     frame.remark(f"{wording.first_upper(FORMS[form])}.")
     if form in filled_up:
-        frame.note("Of this model that saves nothing: all blocks are filled up to the dense width.")
+        frame.note("Saves nothing here: all blocks are padded to the dense width.")
     dense_gguf = ""
     if form == "gguf":
         frame.remark(_COARSE)

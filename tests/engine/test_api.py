@@ -192,6 +192,7 @@ def test_repeated_passages_are_left_out_with_a_warning_and_progress_is_told(dens
         ({"method": "wanda", "width_multiple": 8}, "Width multiple must be None with method wanda, not 8"),
         ({"method": "bst"}, "one of best, "),
         ({"texts": iter(["a text", " "])}, r"Texts\[1\] must be a text that is not empty"),
+        ({"texts": ["half \ud800"]}, r"Texts\[0\] must be a text that is not empty, in whole characters"),
         ({"tokenizer": "gpt2"}, "str is no tokenizer of transformers"),
         ({"texts": TEXTS[:1]}, "71 calibration tokens are too few"),
         ({"method": EVEN.healed(1), "texts": [" ".join(TEXTS)] * 2}, "2 calibration samples are too few to heal"),
@@ -201,3 +202,9 @@ def test_what_is_missing_is_named(change, why):
     given = {"model": tiny_model("llama"), "tokenizer": TOKENIZER, "texts": TEXTS} | change
     with pytest.raises(sparsedash.SparseDashError, match=why):
         sparsedash.prune(**given)
+
+
+def test_a_share_that_removes_nothing_is_a_warning():
+    with pytest.warns(UserWarning, match="Nothing was removed: kept widths are multiples of 128 channels"):
+        sparse = sparsedash.prune(tiny_model("llama"), TOKENIZER, TEXTS, method=EVEN, share=0.5, width_multiple=128)
+    assert set(sparse.pruned.widths) == {96}

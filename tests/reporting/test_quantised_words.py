@@ -58,7 +58,7 @@ def test_quantising_alone_is_said_to_be_better_where_it_beats_every_pruned_file_
     )
     assert figures == (
         "Q4_0: dense 80 MB, KL 0.040; 10 % 75 MB, KL 0.040 (mean KL divergence from dense on 500 tokens of the "
-        "passages, without an interval). Tensors: 7 in F32, 20 in Q4_0, 1 in Q8_0; fell back by the length of "
+        "passages, without an interval). Tensors: 7 in F32, 20 in Q4_0, 1 in Q8_0; fallback for the length of "
         "their rows: 1 to Q8_0."
     )
     assert len(quantised_figures(found(dense_lost=0.3, pruned_lost=0.02))) == 1

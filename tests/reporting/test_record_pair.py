@@ -21,6 +21,7 @@ from sparsedash.reporting.record_pair import (
     harness_samples,
     load_pair,
     mark_divergence,
+    unique_names,
     view_file,
 )
 from tests.factories import STOPPED
@@ -170,3 +171,8 @@ def test_a_sample_equals_the_line_that_the_harness_wrote_of_the_same_passage():
     right = replace(record, outcomes=(replace(outcome, last_word_right=True),))
     sample = json.loads(harness_samples(right, passages))
     assert (sample["acc"], sample["resps"][0][0][1]) == (1, "True")
+
+
+def test_a_number_behind_a_name_is_no_other_s_name():
+    names = dict(zip("abcd", ("base", "base", "base (2)", "base"), strict=True))
+    assert list(unique_names(names).values()) == ["base", "base (2)", "base (2) (2)", "base (3)"]

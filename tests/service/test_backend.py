@@ -11,11 +11,12 @@ from sparsedash.schema import store_keys
 from sparsedash.schema.errors import JobError, SparseDashError, StoreError
 from sparsedash.schema.find_settings import PLANNED, FindSettings
 from sparsedash.schema.pair_records import Continuation, ContinuationSettings
-from sparsedash.schema.records import VerifySettings
+from sparsedash.schema.records import Passages, Run, VerifySettings
 from sparsedash.schema.settings import BUILTIN_TEXT, CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.service.backend import Backend
 from sparsedash.service.time_forecast import START_S, Speeds
 from sparsedash.storage.text_files import fingerprints
+from tests.question_sets import verdicts
 from tests.service.made import SETTINGS, finish, run, work
 
 PROMPT = ContinuationSettings(left="dense", right="s1", prompt="Once upon a time")
@@ -152,3 +153,21 @@ def test_a_backend_and_all_its_verbs_leave_torch_and_dask_alone(tmp_path, no_pro
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_a_run_without_its_passages_or_with_a_task_that_only_dense_has_answered_is_made_again(backend):
+    job = backend.submit(SETTINGS)
+    work(backend, job)
+    texts = backend._store.get(Run, job.key).corpora["evaluation"]
+    assert backend.submit(SETTINGS).state == "done"
+    backend._store.drop(Passages, store_keys.passages_key(texts, SETTINGS.evaluation))
+    assert backend.submit(SETTINGS).state == "queued"
+    backend._results.drop(Run, job.key)
+    work(backend, backend.newest_job(job.key))
+    one = replace(verdicts(both=3)[0], key="a")
+    backend._store.put("a", one)
+    made = backend._store.get(Run, job.key)
+    for answers, state in (({"dense": ("a",), "s1": ("a",)}, "done"), ({"dense": ("a",)}, "queued")):
+        backend._results.drop(Run, job.key)
+        backend._store.put(job.key, replace(made, answers=answers))
+        assert backend.submit(SETTINGS).state == state

@@ -26,6 +26,7 @@ from sparsedash.schema.store_keys import healed_part
 from sparsedash.service.deletion import Selection
 from sparsedash.stats.tolerance import Tolerance
 from sparsedash.storage.model_folders import UNFINISHED_EXPORT, unpacked_models
+from sparsedash.storage.users import UserData
 from sparsedash.storage.verification import verify
 from tests.service.made import SETTINGS, TIMING, finish, records, stored_run
 from tests.storage.every_kind import LARGE, fill, harm_entry, harm_file, take_away, unpack
@@ -423,3 +424,10 @@ def test_a_model_takes_its_answers_once_what_calibration_left_and_its_files(back
     assert unpacked.parts["unpacked"] == len(LARGE) + 2 and unpacked.names == ()
     total = sum(model.parts["answers"] for model in models.values())
     assert total == backend.housekeeping.holdings().kinds["runs"].n_bytes
+
+
+def test_an_administrator_s_cleanup_leaves_the_runs_that_others_have_pinned(backend, keeper):
+    stored_run(backend, "one"), stored_run(backend, "other")
+    UserData(backend._store, "bob").pin_runs(["one"], True)
+    keeper.delete(Selection(kind="runs"))
+    assert [run.key for run in backend.runs()] == ["one"]

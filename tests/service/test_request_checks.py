@@ -11,10 +11,13 @@ import pytest
 from huggingface_hub.constants import ENDPOINT
 
 from sparsedash.catalog.builtin_tasks import BUILTIN_TASKS
+from sparsedash.catalog.model_shape import listed_shape
+from sparsedash.catalog.presets import method_named
 from sparsedash.schema.errors import AccessError, JobError
 from sparsedash.schema.export_settings import ExportSettings
 from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.pair_records import ContinuationSettings, TimingSettings
+from sparsedash.schema.records import VerifySettings
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.schema.store_keys import passages_key
 from sparsedash.service import backend as backend_module
@@ -191,8 +194,9 @@ UNASKED = (
 
 ASKED = (
     " administers cached cancel cluster damaged_runs fetch_config health job jobs"
-    " log_tail move named_model newest_job offered_tasks open_answers open_run pack_run passages preflight prioritise"
-    " queue queue_position record reference_problem result retry run runs search seen_by submit why_missing written"
+    " log_tail may_stop move named_model newest_job offered_tasks open_answers open_run pack_run passages preflight"
+    " prioritise queue queue_position record reference_problem result retry run runs search seen_by"
+    " submit why_missing written"
 )
 
 
@@ -386,3 +390,34 @@ def test_tasks_are_those_that_the_owner_lists_and_files_lie_below_the_folders(ho
     for file, why in (("/etc/x.yaml", "read only below"), (f"{tmp_path}/x.yaml", "There is no")):
         task = replace(SETTINGS, evaluation=replace(SETTINGS.evaluation, tasks=(f"file:{file}",)))
         assert why in root.preflight(task).problems[0]
+
+
+def test_prompts_are_not_seen_by_others_even_where_all_see_all_runs_nor_may_they_stop_a_job(house):
+    ada, bob = house.of("ada"), house.of("bob", see_each_other=True)
+    house.done(ada)
+    prompt = ada.submit(PAIRS["continuation"])
+    run = ada.submit(replace(SETTINGS, sparsities_permille=(400,)))
+    assert {job.id for job in bob.jobs()} == {1, run.id} and bob.newest_job(prompt.key) is None
+    assert [each.may_stop(run) for each in (ada, bob, house.of("root"))] == [True, False, True]
+    with pytest.raises(AccessError, match="started by another user"):
+        bob.cancel(run.id)
+
+
+def test_only_an_administrator_resumes_a_verification(house):
+    root, bob = house.of("root"), house.of("bob", see_each_other=True)
+    job = root.submit(VerifySettings())
+    root.cancel(job.id)
+    with pytest.raises(AccessError, match="Only an administrator"):
+        bob.retry(job.id)
+    assert root.retry(job.id).state == "queued"
+
+
+def test_a_search_for_what_no_method_can_take_is_refused_before_it_starts():
+    asked = FindSettings(
+        method=replace(method_named("best"), budget="kv-cache"),
+        evaluation=EvaluationSettings(corpus="builtin:cloze", n_passages=100),
+    )
+    shape = listed_shape(asked.model)
+    assert any(problem.startswith("Budget must be") for problem in run_problems(asked, NOWHERE, shape))
+    layers = replace(asked, method=replace(method_named("layers"), budget="kv-cache"))
+    assert not any(problem.startswith("Budget must be") for problem in run_problems(layers, NOWHERE, shape))

@@ -162,3 +162,13 @@ def test_a_task_that_cannot_be_judged_is_a_note_beside_the_others():
     judged = judge_run(asking, sets.get, Tolerance())["s"]
     assert [each.task for each in judged.results] == ["sums"]
     assert judged.notes[0].startswith("words is not judged. 40 of 40 questions of words were asked differently")
+
+
+def test_answers_that_were_lost_are_judged_once_they_are_made_again(store):
+    (one,) = stored(store)
+    dense, worse = verdicts(both=300, broke=100)
+    store.put("b", replace(worse, key="b"))
+    asked, answers = replace(one, answers={one.dense: ("a",), one.sparse[0]: ("b",)}), OpenedAnswers(store)
+    assert not answers.of_run(asked, TOLERANCE) and answers.beside(["a"], ["b"])["sums"].losses is None
+    store.put("a", replace(dense, key="a"))
+    assert answers.of_run(asked, TOLERANCE) and answers.beside(["a"], ["b"])["sums"].losses is not None

@@ -214,6 +214,12 @@ def test_healing_is_foreseen_for_the_healed_models_alone():
     assert seconds(HEALED, speeds=None)["heal"] is None
 
 
+def test_a_run_whose_tasks_have_all_failed_says_nothing_of_the_next_one():
+    asked = replace(WRITTEN, evaluation=EvaluationSettings(tasks=("piqa",)))
+    run = replace(RUN, settings=asked, finished=True, seconds={"answer": 5.0}, answers={}, cached=())
+    assert expected_seconds(asked, [run], lambda key: None)[0]["answer"] is None
+
+
 def test_quantising_is_foreseen_by_what_it_took_here_and_is_no_part_of_pruning():
     quantised = by("best").quantised(("q8_0",))
     run = replace(RUN, settings=quantised, finished=True, seconds={"prune": 8.0, "quantise": 30.0}, cached=())

@@ -43,7 +43,7 @@ def test_a_limit_of_one_task_overrules_that_of_all_and_one_that_nobody_answered_
     assert main(["judge", *folders, "--fail-beyond", "--within-task", "sums=40", "--within-task", "builtin:sum=3"]) == 0
     printed = capsys.readouterr()
     assert "Limit on sums: 40 points." in printed.out and "small stays within the limit on sums." in printed.out
-    assert "sparsedash: warning: No answers are of sum, but of sums." in printed.err
+    assert "sparsedash: warning: Limits name sum, but the answers are of sums." in printed.err
 
 
 def test_a_pair_that_was_asked_differently_is_refused(folders, tmp_path, refusal):

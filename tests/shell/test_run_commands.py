@@ -146,7 +146,7 @@ def test_several_methods_race_in_one_run(flags, capsys):
     assert [line.split("  ")[0] for line in printed.out.splitlines()[1:4]] == names
 
 
-@pytest.mark.parametrize(("command", "sparsities"), [("run", (100, 200)), ("time", (200,)), ("export", (100, 200))])
+@pytest.mark.parametrize(("command", "sparsities"), [("run", (100, 200)), ("time", (200,)), ("export", (200,))])
 def test_flags_that_are_not_given_are_the_defaults_of_the_settings(command, sparsities):
     arguments = _parser().parse_args([command, "--model", "a/b", "--method", "least-squares"])
     assert run_from_flags(arguments) == RunSettings(model="a/b", sparsities_permille=sparsities)
@@ -168,8 +168,8 @@ DENSE = replace(RECORD, pruned=None)
 
 def test_the_table_has_a_line_a_model_and_notes_on_the_published_rule_and_early_stops():
     head, dense, sparse = run_table(document_of(RUN, DENSE, RECORD))
-    assert sparse.split()[:6] == ["12.5", "%", "16.7%", "13.0%", "9.0%", "10.0%"]
-    assert dense.split()[1:3] == ["0.0%", "0.0%"]
+    assert sparse.replace(" %", "%").split()[:5] == ["12.5%", "16.7%", "13.0%", "9.0%", "10.0%"]
+    assert dense.replace(" %", "%").split()[1:3] == ["0.0%", "0.0%"]
     assert len(head) == len(sparse) > len(dense)
     evaluation = replace(RUN.settings.evaluation, rule="published", stop_early=True)
     run = replace(RUN, settings=replace(RUN.settings, evaluation=evaluation))

@@ -97,6 +97,9 @@ def test_the_passages_needed_would_decide_it():
     assert needed is not None and needed > 100
     assert verdict(0.08, n=2 * needed).verdict == "within"
     assert verdict(log(1.10), n=100).perplexity.needed is None
+    looked = verdict(0.08, n=100, anytime=True).passages_needed
+    assert looked is not None and looked > 1.9 * needed
+    assert verdict(0.08, n=2 * looked, anytime=True).verdict == "within"
     assert judge_all([lost(0.0, broke=9, fixed=9)], Tolerance(ratio=1.1, points=1e-200))[0].accuracy.needed is None
 
 

@@ -22,6 +22,7 @@ from sparsedash.storage.text_files import (
     file_of,
     fingerprints,
     names_file,
+    split_passage,
     text_slice,
     texts_of,
     texts_read,
@@ -211,3 +212,8 @@ def test_a_task_s_fingerprint_changes_with_the_data_beside_its_file(tmp_path):
         before = fingerprints(asked)
         (tmp_path / f"{name.stem}.jsonl").write_text("{}")
         assert before.keys() == {f"file:{name}"} and fingerprints(asked) != before
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\r\n", "\r\n\r\n"])
+def test_a_passage_s_last_word_ends_before_the_line_does(end):
+    assert split_passage(f"Once upon a door{end}") == ("Once upon a", " door")

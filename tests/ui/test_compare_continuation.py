@@ -142,3 +142,14 @@ def test_each_text_is_marked_where_it_diverges_from_the_dense_models_but_not_on_
     assert "❘ marks where a text diverges from that of dense." in said
     blind = words(open_page("compare", blind="true"))
     assert "Sparse, 10 %" not in blind and "<x>" not in blind
+
+
+def test_a_passage_that_was_tried_as_a_prompt_is_continued_there(open_page, finished):
+    app = open_page("compare")
+    button(app, "Continue with both models").click().run()
+    (asked,) = finished.submitted
+    finished.user_data.keep_prompt(asked)
+    for job_now in (job(asked), job(asked, "failed", **FAILED)):
+        finished.set_jobs(job_now)
+        app = open_page("compare")
+        assert not app.exception and "Continued below, among your prompts." in words(app)

@@ -63,7 +63,7 @@ def test_of_a_quantised_model_the_types_are_counted_and_its_layers_are_those_bef
         said.startswith("Before quantising, half of the 2 of 3 layers that were cut lost")
         and "· least-squares 20 %, Q4_K_M ·" in said
     )
-    assert "Tensors: 7 in F32, 20 in Q4_K; fell back by the length of their rows: 9 to Q8_0. All losses" in said
+    assert "Tensors: 7 in F32, 20 in Q4_K; fallback for the length of their rows: 9 to Q8_0. All losses" in said
     assert layers_sentence(replace(LAYERS, sparsity_permille=0, quantised=quantised)).startswith("No channel was")
 
 

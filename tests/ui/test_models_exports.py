@@ -128,11 +128,11 @@ def test_padding_that_saves_nothing_is_offered_last_and_says_so(open_page, backe
 
     backend.add_run((RUN, list(map(uneven, RECORDS))))
     app = open_page("models", run=RUN.key)
-    assert app.selectbox(key="chosen-form").value == "gguf" and "that saves nothing" not in words(app)
+    assert app.selectbox(key="chosen-form").value == "gguf" and "Saves nothing here" not in words(app)
     app.selectbox(key="chosen-form").select("padded").run()
-    assert "all blocks are filled up to the dense width" in words(app)
+    assert "all blocks are padded to the dense width" in words(app)
     monkeypatch.setattr(backend, "named_model", lambda _: NamedModel(family="gemma3_text", shape=None))
-    assert "all blocks are filled up to the dense width" in words(open_page("models", run=RUN.key, form="gguf"))
+    assert "all blocks are padded to the dense width" in words(open_page("models", run=RUN.key, form="gguf"))
 
 
 def test_of_a_quantised_model_it_is_said_which_one_is_exported_instead(open_page, backend):

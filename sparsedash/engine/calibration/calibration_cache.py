@@ -339,7 +339,8 @@ class PassageActivations:
         self._store, self._loaded, self._on_block = store, loaded, on_block
         self._watched, self._token_weights = watched, token_weights
         pairs = list(zip(passages.contexts, passages.targets, strict=True))[:MISMATCH_PASSAGES]
-        self._sequences = [loaded.tokens(context + target)[:MISMATCH_TOKENS] for context, target in pairs]
+        most = min(MISMATCH_TOKENS, loaded.max_length)
+        self._sequences = [loaded.tokens(context + target)[:most] for context, target in pairs]
         self.key = activations_key(loaded.identity, loaded.dtype, digest(self._sequences), digest(watched))
         self._walk = LazyWalk(loaded, lambda: self._sequences, self._collect)
         self._has_room = True

@@ -149,8 +149,8 @@ def few_tokens_warning(loaded: LoadedModel, n_tokens: int, *, solves: bool) -> s
         )
     if not enough:
         return (
-            f"{n_tokens:,} calibration tokens for {width:,} channels: enough to rank channels, too few to refit. The "
-            "loss of the layers is measured on held-out tokens only."
+            f"{n_tokens:,} calibration tokens for {width:,} channels: enough to rank channels, too few to refit. Only "
+            "held-out tokens, if there are any, measure the loss of the layers."
         )
     if n_tokens < FEW_TOKENS_PER_CHANNEL * width:
         stable = f"{FEW_TOKENS_PER_CHANNEL} or more give a more stable fit"

@@ -67,7 +67,8 @@ def continue_prompt(
 class ContinuationWriter:
     """One model that reads a prompt and writes on, token by token.
 
-    finished: it has ended its text. n_unread: tokens of the prompt's beginning that its context has no room for.
+    finished: it has ended its text, or its context is full. n_unread: tokens of the prompt's beginning that its context
+    has no room for.
     """
 
     def __init__(self, record_model: RecordModel, settings: ContinuationSettings) -> None:
@@ -77,7 +78,7 @@ class ContinuationWriter:
         self._written: list[int] = []
         # The same draws for all models: equal distributions give equal tokens.
         self._luck = torch.Generator().manual_seed(settings.seed)
-        self.finished, self.n_unread = False, 0
+        self.finished, self.n_unread, self._n_left = False, 0, 0
 
     @property
     def text(self) -> str:
@@ -87,11 +88,12 @@ class ContinuationWriter:
 
     @torch.inference_mode()
     def read(self, on_step: OnStep) -> None:
-        """Read the prompt, or its end where it is longer than the model's context."""
+        """Read the prompt, or its end where it would leave no room in the model's context; half of that at least."""
         loaded = self._record_model.loaded
         front, own = loaded.front_and_own(self._settings.prompt)
-        room = max(1, loaded.max_length - self._settings.n_tokens - len(front))
+        room = max(1, max(loaded.max_length // 2, loaded.max_length - self._settings.n_tokens) - len(front))
         ids, self.n_unread = front + own[-room:], max(0, len(own) - room)
+        self._n_left = loaded.max_length - len(ids)
         for start in range(0, len(ids), CHUNK_TOKENS):
             on_step(Step("read", start, len(ids), unit="tokens"))
             self._step(ids[start : start + CHUNK_TOKENS])
@@ -107,6 +109,8 @@ class ContinuationWriter:
         self.finished = token in self._record_model.loaded.ends
         if not self.finished:
             self._written.append(token)
+            # The last one need not be read.
+            self.finished = len(self._written) > self._n_left
 
     def _step(self, ids: Sequence[int]) -> None:
         with self._record_model.active() as loaded:

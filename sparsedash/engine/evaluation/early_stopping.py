@@ -7,7 +7,7 @@ from random import Random
 
 from sparsedash.schema.records import Decision, Outcome, Stopping
 from sparsedash.stats.anytime import MARGIN, anytime_interval, anytime_p, decide_difference, planned_looks
-from sparsedash.stats.tolerance import ALPHA, Tolerance, judge_all, passage_losses
+from sparsedash.stats.tolerance import ALPHA, FEWEST_RIGHT, Tolerance, judge_all, passage_losses
 
 FIRST_CHUNK, FIRST_LOOK = 256, 128
 _ORDER_SEED = 0
@@ -61,8 +61,10 @@ class StopRule:
                 return None
             alpha = ALPHA / self.n_comparisons * shares[n]
             (judged,) = judge_all([passage_losses(pairs, alpha=alpha)], self.tolerance)
-            # Before the last passage, within only where every measure is: until then accuracy may still be beyond.
-            is_early = n < n_passages and len(judged.deciding) < len(judged.losses)
+            # Before the last passage, within only where every measure is: until then accuracy may still be beyond, also
+            # where too few are right so far to judge it.
+            comes = judged.accuracy is None and sum(each.last_word_right for each in self.dense) >= FEWEST_RIGHT
+            is_early = n < n_passages and (comes or len(judged.deciding) < len(judged.losses))
             if judged.verdict == "beyond" or (judged.verdict == "within" and not is_early):
                 decision = judged.verdict
         elif n < look_counts(n_passages)[0]:

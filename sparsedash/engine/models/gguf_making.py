@@ -1,4 +1,4 @@
-"""Makes the GGUF file of a dense model from its folder, where nobody has one: the way back of model_conversion.py.
+"""Builds a dense model's GGUF file from its folder: the inverse of model_conversion.py.
 
 What llama.cpp makes of a model, sparse or quantised, is made from such a file. It is written once and kept among the
 converted models. What it cannot say of a model is refused, by reading it back.

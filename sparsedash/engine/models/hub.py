@@ -57,7 +57,7 @@ def fetch(reference: str, revision: str, *patterns: str) -> Path:
     """The folder of one commit, which it is named by, with the files that match. Those in subfolders are other formats.
 
     reference: owner/name, or with @revision; only its name counts. revision: branch, tag or commit; empty for the usual
-    one. What has arrived is not fetched again, and found where the hub does not answer. Raises ModelError.
+    one. Files that are here are not fetched again, and serve while the hub does not answer. Raises ModelError.
     """
     name = reference.partition("@")[0]
     if not HUB_ID.fullmatch(reference):

@@ -74,7 +74,7 @@ def few_inputs_by_copy() -> Iterator[None]:
 
 
 def same_products() -> AbstractContextManager[object]:
-    """To be entered where what holds now is lost: torch goes the way back, and blocks again, without such modes."""
+    """The mode of now, to be entered again: torch leaves it in backward passes and recomputed blocks."""
     return _widens.get() or nullcontext()
 
 

@@ -68,6 +68,7 @@ class MeasuredModel:
             alone=tuple(self.model.alone()),
             healed=self.model.healed if isinstance(self.model, PrunedChannels) else None,
             quantised=self._quantised_figures,
+            calibration_identity=_text_identity(self._run, self._method),
         )
 
     def finish(self) -> None:
@@ -106,6 +107,11 @@ class MeasuredModel:
         """None where whole layers go, or the store has no room for what the projections are given on passages."""
         samples = None if self._method.takes_layers else self._activations.of(index)
         return None if samples is None else self.model.passage_error(index, samples)
+
+
+def _text_identity(run: RunContext, method: MethodSettings) -> str:
+    """Of the calibration text, as the method reads it; empty for one that reads none."""
+    return run.calibration_identity(plain_share(method, run.settings.calibration)) if method.reads_text else ""
 
 
 def prune_model(run: RunContext, method: MethodSettings, permille: int) -> SparseModel:
@@ -258,8 +264,8 @@ class RebuiltModel:
 def rebuild_model(record: Record, store: Store, on_step: OnStep, shelf: ModelShelf) -> RebuiltModel:
     """The model of a record, rebuilt bit for bit.
 
-    Raises JobError where its reference names another model by now, where another quantiser made it, or where weights
-    are gone that an earlier version healed.
+    Raises JobError where its references name another model or calibration text by now, where another quantiser made it,
+    or where weights are gone that an earlier version healed.
     """
     settings = RunSettings(model=record.model, dtype=record.dtype)
     if record.pruned is not None:
@@ -273,11 +279,13 @@ def rebuild_model(record: Record, store: Store, on_step: OnStep, shelf: ModelShe
     if record.pruned is None:
         return RebuiltModel(source=run.source, loaded=run.loaded, sparse=None)
     method, permille = record.pruned.method, record.pruned.sparsity_permille
+    text = _text_identity(run, method)
+    if record.pruned.calibration_identity not in ("", text):
+        raise JobError("The calibration text has changed since this result was computed.", "Run it again.")
     if record.pruned.healed:
         run.healed_weights = record.pruned.healed.weights
     with fastest_products(record.dtype):
         sparse = prune_model(run, method, permille)
     run.pruning_checkpoint.done()
     protect_healed(record, store)
-    text = run.calibration_identity(plain_share(method, settings.calibration)) if method.reads_text else ""
     return RebuiltModel(source=run.source, loaded=run.loaded, sparse=sparse, calibration_identity=text)

@@ -264,7 +264,8 @@ class RunContext:
         n_texts, found = len(texts.texts), len(distinct_passages(texts))
         if repeated := n_texts - found:
             self.log.warn(f"{repeated:,} of {n_texts:,} passages repeat an earlier one and are left out.")
-        if asked is not None and found < asked:
+        # They are read here in any case: a run made again keeps their texts again.
+        if asked is not None and len(self.passages.indices) < asked:
             self.log.warn(f"The text has {found:,} passages, fewer than the {asked:,} asked for; all are evaluated.")
 
     def made_of(self, point: Point) -> tuple[str, MethodSettings, int] | None:

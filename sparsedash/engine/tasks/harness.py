@@ -1,7 +1,7 @@
-"""The door to lm-evaluation-harness: its tasks found, checked and answered, without running a visitor's code.
+"""The door to lm-evaluation-harness: its tasks found, checked and answered, without running a user's code.
 
 Of the harness's own tasks the installed package's code runs, but for those marked as unsafe and metrics that would be
-downloaded as code. A visitor's task is a .yaml file of texts: no `!function`, no `include`, its data beside it, its
+downloaded as code. A user's task is a .yaml file of texts: no `!function`, no `include`, its data beside it, its
 templates in jinja2's sandbox. The harness's own cache, which is pickled, stays off.
 """
 
@@ -9,6 +9,7 @@ import json
 import logging
 import random
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -44,7 +45,7 @@ _ALLOWED = {
     *("target_delimiter", "fewshot_delimiter", "metric_list", "generation_kwargs", "filter_list"),
     *("should_decontaminate", "doc_to_decontamination_query"),
 }
-"""Fields of a visitor's .yaml file; the harness runs code for others."""
+"""Fields of a user's .yaml file; the harness runs code for others."""
 _GREEDY = {
     *("until", "do_sample", "temperature", "top_p", "top_k"),
     *("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens"),
@@ -207,7 +208,7 @@ def _of_the_harness(name: str) -> dict[str, Any]:
 
 
 def _own(reference: str) -> dict[str, Any]:
-    """The tasks of a visitor's file, or of all .yaml files in a folder."""
+    """The tasks of a user's file, or of all .yaml files in a folder."""
     from lm_eval.api.task import ConfigurableTask
 
     path = local_path(reference.removeprefix(FILE)).absolute()
@@ -217,7 +218,9 @@ def _own(reference: str) -> dict[str, Any]:
     if not files:
         raise CorpusError(f"{path} holds no .yaml file.")
     configs = [_checked_config(file) for file in files]
-    # A visitor's questions stay out of the cache that all runs share.
+    if twice := [name for name, n in Counter(config["task"] for config in configs).items() if n > 1]:
+        raise CorpusError(f"{path} holds two tasks named {twice[0]}.", "Give each a name of its own.")
+    # A user's questions stay out of the cache that all runs share.
     with TemporaryDirectory() as cache:
         for config in configs:
             config["dataset_kwargs"] |= {"cache_dir": cache, "keep_in_memory": True}
@@ -225,7 +228,7 @@ def _own(reference: str) -> dict[str, Any]:
 
 
 def _checked_config(file: Path) -> dict[str, Any]:
-    """The fields of a visitor's task, its data with whole paths. Raises CorpusError where it would run code."""
+    """The fields of a user's task, its data with whole paths. Raises CorpusError where it would run code."""
     from lm_eval.api.registry import metric_registry
 
     try:
@@ -282,6 +285,8 @@ def _require_possible(name: str, task: Any) -> None:
     rules = task.get_config("generation_kwargs") or {}
     if _normal(rules)["do_sample"]:
         raise CorpusError(f"{name} draws its answers at random, so that two models cannot be paired.")
+    if rules.get("max_gen_toks", 1) == 0:
+        raise CorpusError(f"{name} asks for no written token: max_gen_toks is 0.")
     if unknown := sorted(rules.keys() - _GREEDY):
         raise CorpusError(f"{name} asks for {', '.join(unknown)}, which first choices do not heed.")
     metrics: Mapping[str, Any] = getattr(task, "_metric_fn_list", {})

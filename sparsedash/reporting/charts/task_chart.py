@@ -6,6 +6,7 @@ import plotly.graph_objects as go
 
 from sparsedash.reporting.charts import chart_style as style
 from sparsedash.reporting.charts.chart_style import PALETTES, Theme
+from sparsedash.reporting.charts.tradeoff_chart import VERDICT_GLYPHS
 from sparsedash.stats.task_verdicts import TaskResult
 
 TASKS_TITLE = "Loss as a multiple of the acceptable loss"
@@ -13,7 +14,6 @@ _FARTHEST = 5.0
 """A loss beyond so many times the limit stands at the edge, with an arrow."""
 _ROW, _TOP, _BOTTOM, _LONGEST_NAME = 34, 44, 48, 22
 _SYMBOLS = ("circle", "triangle-right")
-_SIGNS = {"within": "✓", "beyond": "✕", "undecided": "?"}
 
 
 def task_chart(results: Sequence[TaskResult], theme: Theme = "light") -> go.Figure:
@@ -49,7 +49,7 @@ def task_chart(results: Sequence[TaskResult], theme: Theme = "light") -> go.Figu
     inks = {"within": colours.fixed, "beyond": colours.broke}
     edge = {"xref": "paper", "xanchor": "left", "xshift": 8}
     signs = [
-        style.annotation(_SIGNS[loss.verdict], 1, y, inks.get(loss.verdict, colours.muted), 15, **edge)
+        style.annotation(VERDICT_GLYPHS[loss.verdict], 1, y, inks.get(loss.verdict, colours.muted), 15, **edge)
         for y, (_, loss) in zip(places, rows, strict=True)
     ]
     signs += [

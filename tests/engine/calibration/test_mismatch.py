@@ -16,6 +16,7 @@ from sparsedash.stats.mean_intervals import MISMATCH_ALARM
 from tests.engine.calibration.plain_forward import WEIGHTS, seen_by
 from tests.engine.conftest import passages as texts
 from tests.engine.run.small_runs import CHANNELS, ran
+from tests.engine.tiny import tiny_loaded
 from tests.factories import PRUNED
 
 
@@ -115,3 +116,10 @@ def test_the_record_holds_what_each_layer_loses(settings, store):
     assert len(measured.alone) == 3 and max(measured.alone) > 0
     # Nothing is bought where nothing is compensated.
     assert plain.uncompensated_errors == pytest.approx(plain.layer_errors, rel=1e-5)
+
+
+def test_of_a_short_context_as_much_is_read_as_it_holds(store):
+    loaded = tiny_loaded("gpt2", n_positions=100)
+    long = Passages(key="p", indices=(0,), contexts=(" ".join(texts(40)),), targets=(" end",))
+    (sample,) = kept_of(store, loaded, long).of(0)
+    assert len(sample.inputs) == 100

@@ -54,6 +54,17 @@ def test_a_long_prompt_is_read_in_parts_with_the_same_outcome_and_a_longer_one_k
     assert whole.n_unread == 0 < long.n_unread == len(long._record_model.loaded.tokens("boat " * 400)) - (256 - 6)
 
 
+@pytest.mark.parametrize("model_type", ["gpt2", "llama"])
+def test_a_text_ends_where_the_model_s_context_does(model_type):
+    loaded = tiny_loaded(model_type)
+    loaded.model.generation_config.eos_token_id = None
+    writer = writer_of(loaded, prompt="boat " * 400, n_tokens=400)
+    writer.read(ignore_steps)
+    for _ in range(400):
+        writer.write()
+    assert writer.finished and len(writer._written) == 256 - 128 + 1 and writer.n_unread > 0
+
+
 def test_all_models_of_a_run_write_as_in_pairs_and_the_two_do_not_wait_for_the_others(house):
     texts, steps, again = [], [], []
     dense, (first, second) = house.dense, house.sparse

@@ -112,6 +112,16 @@ def test_a_trial_ends_early_as_beyond_by_either_measure_and_as_within_only_where
     assert share is None or stopped.alpha == pytest.approx(ALPHA / 6 * share), "the last look has nearly all"
 
 
+def test_a_trial_is_not_within_while_too_few_are_right_so_far_to_judge_accuracy():
+    rule = StopRule(
+        dense=[outcome(i, i % 20 == 0, -1.0 - i % 7 / 10) for i in range(1000)], n_comparisons=1, tolerance=Tolerance()
+    )
+    (first, *_) = planned_looks(1000)
+    stopped = after(rule, first.n_passages, lost=-5.0)
+    assert stopped.decision == "open"
+    assert after(rule, 1000, lost=-5.0).decision == "within"
+
+
 N = 360
 
 

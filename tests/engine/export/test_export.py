@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import stat
 import sys
 from dataclasses import replace
@@ -20,6 +21,7 @@ from sparsedash.schema.errors import Cancelled, ExportError, JobError
 from sparsedash.schema.export_settings import Export
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Record
+from sparsedash.schema.settings import CalibrationSettings
 from sparsedash.storage.model_folders import unfinished_exports
 from sparsedash.storage.store import Store
 from tests.engine.export.conftest import PROOF, asked, exported, run_settings
@@ -203,6 +205,17 @@ def test_a_base_that_has_changed_since_is_refused(passage_file, store, tmp_path)
     with pytest.raises(JobError, match="has changed since this result was computed"):
         exported((store, ModelShelf(), finished), 0, "padded", tmp_path / "out")
     assert left_in(tmp_path) == ["data", "tiny"]
+
+
+def test_a_calibration_text_that_has_changed_since_is_refused(passage_file, store, tmp_path):
+    base, text = save_tiny(tmp_path / "tiny"), tmp_path / "read.jsonl"
+    shutil.copy(passage_file, text)
+    calibration = CalibrationSettings(corpus=f"file:{text}", n_samples=16, length=48)
+    settings = replace(run_settings(base, passage_file, ("least-squares",)), calibration=calibration)
+    finished = pipeline.run(settings, store, shelf=ModelShelf())
+    text.write_text("".join(reversed(text.read_text().splitlines(keepends=True))))
+    with pytest.raises(JobError, match="calibration text has changed since this result was computed"):
+        exported((store, ModelShelf(), finished), 0, "padded", tmp_path / "out")
 
 
 def test_files_of_another_model_are_deleted_and_the_difference_is_named(run, tmp_path, monkeypatch):

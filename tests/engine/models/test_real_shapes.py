@@ -23,6 +23,7 @@ OTHERS = {
     "mistral": SHIPPED["llama-7b"] | FEW | {"model_type": "mistral"},
     "qwen2": SHIPPED["llama-7b"] | FEW | {"model_type": "qwen2"},
     "qwen3-biased": TINY["qwen3"] | {"model_type": "qwen3", "attention_bias": True},
+    "phi-normed": TINY["phi"] | {"model_type": "phi", "qk_layernorm": True},
     "smollm3-untied": TINY["smollm3"] | {"model_type": "smollm3", "tie_word_embeddings": False},
     "falcon-40b": TINY["falcon"] | {"model_type": "falcon", "new_decoder_architecture": True, "num_kv_heads": 2},
     "falcon-11b": TINY["falcon"]
