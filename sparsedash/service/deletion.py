@@ -30,7 +30,7 @@ _DELETABLE = tuple(kind for kind in holdings.DELETABLE if kind != "runs")
 """Kinds of single items that can be deleted."""
 
 NEEDED = "a job that waits or runs may need {them}"
-_PINNED = "another user has pinned it"
+_PINNED_ELSEWHERE = "another user has pinned it"
 _OTHERS = "it belongs to another user; an administrator can delete it"
 _PINNED = "a pinned run uses {them}"
 _HEALED = "healed models of runs here have {them}; delete the runs"
@@ -150,9 +150,8 @@ class Housekeeping:
         refused = {key: _OTHERS for key in keys if not self._access.may_change(key)}
         asked, live = [run for run in every if run.key in keys and run.key not in refused], live_jobs(self._table)
         mine = own.pinned()
-        reasons = {
-            run.key: _why_run_stays(run, live, run.key in mine) or _PINNED * (run.key in pinned) for run in asked
-        }
+        reasons = {run.key: _why_run_stays(run, live, run.key in mine) for run in asked}
+        reasons |= {key: _PINNED_ELSEWHERE for key in pinned if reasons.get(key) == ""}
         refused |= {key: why for key, why in reasons.items() if why}
         going = tuple(run for run in asked if run.key not in refused)
         alone = [run for run in going if not self._access.is_shared(run.key)]
@@ -259,7 +258,7 @@ class Housekeeping:
                     file.unlink(missing_ok=True)
                 except OSError as error:
                     raise StoreError(f"{file} could not be deleted: {error.strerror}.") from error
-            case _ if item.kind in (*holdings.ARTEFACTS, "healed"):
+            case _ if item.kind in (*holdings.ARTEFACTS, "healed") and folder not in KINDS:
                 self._store.drop_entry("artefacts", item.name)
             case _:
                 self._drop_record(item.name)

@@ -172,6 +172,10 @@ def stored_items(
         name, sort = entry.name, entry.name.partition("/")[0]
         # What a run wrote cannot be asked for again: it goes with the run.
         written = sort == "continuation" and name in of_runs
+        if kind_of_record(name) == "runs" and name not in of_runs:
+            # A run that is under way, or was lost, had it: it waits for that as a checkpoint does.
+            yield Item("unfinished", *entry[:3], named("model", ""))
+            continue
         counted = sort not in _PARTS and not written
         yield Item("runs" if written else kind_of_record(name), *entry[:3], refers.get(name, frozenset()), counted)
     for entry in store.entries("artefacts"):

@@ -381,9 +381,9 @@ def test_every_kind_is_counted_and_its_bytes_are_those_of_the_entries_and_files(
     held = backend.housekeeping.holdings()
     kinds = held.kinds
     counted = {kind: kinds[kind].n for kind in kinds}
-    # A verification, names of runs, own prompts, a model's family and the files of an unpacked model.
+    # A verification, names of runs, own prompts, a model's family and the files of an unpacked model. Three parts of no run.
     expected = {"runs": 1, "texts": 4, "timings": 1, "statistics": 1, "written": 1, "models": 1, "uploads": 1}
-    assert counted == {**expected, "exports": 1, "jobs": 0, "notes": 5}
+    assert counted == {**expected, "unfinished": 3, "exports": 1, "jobs": 0, "notes": 5}
     assert kinds["statistics"].n_bytes == len(LARGE) + 32
     assert kinds["models"].n_bytes == len(LARGE) + 2
     assert kinds["statistics"].used_at > 1e9
@@ -431,3 +431,15 @@ def test_an_administrator_s_cleanup_leaves_the_runs_that_others_have_pinned(back
     UserData(backend._store, "bob").pin_runs(["one"], True)
     keeper.delete(Selection(kind="runs"))
     assert [run.key for run in backend.runs()] == ["one"]
+
+
+def test_answers_of_a_run_that_was_lost_count_as_unfinished_and_can_be_deleted(backend, keeper):
+    run = stored_run(backend, "one")
+    assert "unfinished" not in keeper.holdings().kinds
+    backend._results.drop(Run, run.key)
+    assert keeper.holdings().kinds["unfinished"].n == len(run.records) + 1
+    job = backend.submit(SETTINGS)
+    assert not keeper.plan(Selection(kind="unfinished")).items, "it may be under way"
+    backend.cancel(job.id)
+    keeper.delete(Selection(kind="unfinished"))
+    assert records(backend) == set() and "unfinished" not in keeper.holdings().kinds
