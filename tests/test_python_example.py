@@ -3,8 +3,6 @@
 import re
 from pathlib import Path
 
-import pytest
-
 from tests.engine.conftest import model_folder, passages, tokenizers_are_tried_once  # noqa: F401 - fixtures
 from tests.forks import forked
 
@@ -19,12 +17,8 @@ Perplexity [\d.]+ × dense's .*
 
 
 def test_it_prunes_compares_and_exports(model_folder, tmp_path):  # noqa: F811
+    assert [path.stem for path in (ROOT / "examples").glob("*.py")] == ["prune_from_python"]
     lines, out = tmp_path / "lines", tmp_path / "out"
     lines.write_text("\n".join(passages(120)), encoding="utf-8")
     said = re.fullmatch(SAID, forked("examples.prune_from_python", str(model_folder), str(lines), str(out)))
     assert said and Path(said["folder"]) == out and (out / "model.safetensors").is_file()
-
-
-@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.name)
-def test_every_example_is_run_by_a_test(path):
-    assert path.stem in {"prune_from_python"}

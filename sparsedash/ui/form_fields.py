@@ -98,49 +98,53 @@ def reference_field(backend: Backend, row: FieldRow, usual: str | None = None) -
 
     usual: its value until the user chooses another; None: the setting's default.
     """
-    names = [choice.name for choice in OFFERED[row.title]]
-    is_text = row.title != "model"
-    if is_text:
-        names += backend.uploads.kept()
-    usual, field = usual or row.default, cast(ReferenceField, row.title)
-    follow_usual(row.key, usual)
-    if (typed := st.session_state.get(row.key)) and (named := hub_reference(typed.strip())) != typed:
-        st.session_state[row.key] = named
-    name = st.selectbox(
-        row.label, names, index=names.index(usual), key=row.key, bind=BOUND, accept_new_options=True, help=row.help
-    )
-
-    def usable_reference() -> str:
-        # One from the address of this page may be an address itself.
-        reference = hub_reference((name or "").strip())
-        if not reference:
-            raise SparseDashError(f"Choose {'a text' if is_text else 'a model'}.")
-        row.check(reference)
-        if problem := backend.reference_problem(field, reference):
-            raise SparseDashError(problem)
-        return reference
-
-    usable = validated(row.key, usable_reference)
-    for choice in OFFERED[row.title]:
-        if choice.name == name:
-            terms = f"Licence: {choice.licence}. Size: {choice.size}. How it is read: {choice.reading}."
-            show_hint(f"{choice.title}: {choice.summary}", *([terms] if choice.reading else []))
-    if usable and backend.lacks_text(usable):
-        frame.note("The hub does not answer, and this text was never read here. Without a cached copy the run fails.")
-    if is_text:
-
-        def keep(file: UploadedFile) -> None:
-            fewest = FEWEST_UPLOADED if field == "evaluation text" else 0
-            st.session_state[row.key] = backend.uploads.keep(file.name, file.getvalue(), fewest)
-
-        kinds, about = (
-            [kind.removeprefix(".") for kind in TEXT_KINDS],
-            f"{_UPLOAD_HELP} {_who()} can choose it, and delete it.",
+    # In a place of its own: Streamlit loses the address of a bound field that moves up because something above it goes.
+    with st.container():
+        names = [choice.name for choice in OFFERED[row.title]]
+        is_text = row.title != "model"
+        if is_text:
+            names += backend.uploads.kept()
+        usual, field = usual or row.default, cast(ReferenceField, row.title)
+        follow_usual(row.key, usual)
+        if (typed := st.session_state.get(row.key)) and (named := hub_reference(typed.strip())) != typed:
+            st.session_state[row.key] = named
+        name = st.selectbox(
+            row.label, names, index=names.index(usual), key=row.key, bind=BOUND, accept_new_options=True, help=row.help
         )
-        if usable and usable.startswith(UPLOAD):
-            frame.show(element("p", _gives(backend, field, usable), css="sd-hint"))
-        file_popover("Upload a text", "A file of texts", kinds, f"{row.key}-upload", about, keep)
-    return usable
+
+        def usable_reference() -> str:
+            # One from the address of this page may be an address itself.
+            reference = hub_reference((name or "").strip())
+            if not reference:
+                raise SparseDashError(f"Choose {'a text' if is_text else 'a model'}.")
+            row.check(reference)
+            if problem := backend.reference_problem(field, reference):
+                raise SparseDashError(problem)
+            return reference
+
+        usable = validated(row.key, usable_reference)
+        for choice in OFFERED[row.title]:
+            if choice.name == name:
+                terms = f"Licence: {choice.licence}. Size: {choice.size}. How it is read: {choice.reading}."
+                show_hint(f"{choice.title}: {choice.summary}", *([terms] if choice.reading else []))
+        if usable and backend.lacks_text(usable):
+            frame.note(
+                "The hub does not answer, and this text was never read here. Without a cached copy the run fails."
+            )
+        if is_text:
+
+            def keep(file: UploadedFile) -> None:
+                fewest = FEWEST_UPLOADED if field == "evaluation text" else 0
+                st.session_state[row.key] = backend.uploads.keep(file.name, file.getvalue(), fewest)
+
+            kinds, about = (
+                [kind.removeprefix(".") for kind in TEXT_KINDS],
+                f"{_UPLOAD_HELP} {_who()} can choose it, and delete it.",
+            )
+            if usable and usable.startswith(UPLOAD):
+                frame.show(element("p", _gives(backend, field, usable), css="sd-hint"))
+            file_popover("Upload a text", "A file of texts", kinds, f"{row.key}-upload", about, keep)
+        return usable
 
 
 def follow_usual(key: str, usual: Any) -> None:

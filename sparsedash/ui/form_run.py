@@ -122,15 +122,17 @@ def prune_form(backend: Backend) -> RunSettings | FindSettings | None:
             st.session_state.pop(key, None)
     frame.section("Which model?")
     values: dict[str, Any] = {"model": form_fields.reference_field(backend, _RUN["model"])}
-    if values["model"] is not None:
-        _show_model_facts(backend, values["model"])
+    with st.container():
+        if values["model"] is not None:
+            _show_model_facts(backend, values["model"])
     frame.popover("Suggested models", "suggested", _suggest_models, "lists")
     frame.section("How much to remove?")
     goal = st.segmented_control(
         "What to do", GOALS, default=SWEEP, key="goal", bind=BOUND, required=True, label_visibility="collapsed"
     )
     search = goal == SEARCH
-    values |= _amount_fields(search)
+    with st.container():
+        values |= _amount_fields(search)
     budget: Budget = values["budget"]
     about_run, about_methods = st.container(), st.container()
     title, key = (
@@ -148,7 +150,8 @@ def prune_form(backend: Backend) -> RunSettings | FindSettings | None:
     frame.section("How sure?")
     sizes = st.container()
     values |= _passage_fields(backend, search)
-    values |= _task_fields(backend, form_fields.usual_tasks(values["text"] or ""))
+    with st.container():
+        values |= _task_fields(backend, form_fields.usual_tasks(values["text"] or ""))
     values |= _more_fields(backend, values["model"], search)
     chosen = (own or presets) if search else (*presets, *(own or ()))
     accepted = values["sparsity"] and values["prompts"] is not None and not _refused((*_ROWS, _HEAL), values)

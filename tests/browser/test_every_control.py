@@ -86,7 +86,7 @@ SETTLED = """async patience => {
 """Whether the page has come to rest. Watched inside of it: looks from outside at all its words take much longer."""
 IS_OPEN = "e => e.ariaExpanded === 'true' || e.parentElement.open === true"
 OPENS = ("part", "button", "switch")
-FREE = ("text", "number", "select", "outside")
+FREE = ("text", "number", "outside")
 """What need not do anything: a field may say the same as before."""
 LEADS_TO = {
     # Every page.
@@ -94,6 +94,7 @@ LEADS_TO = {
     "part .*": r"\+keyboard_arrow_down",
     "switch All # models of the run": "",
     "switch .*": "^/",
+    "select .*": "^/",
     "button (tolerance|Download|log-#|name-of-#|run-along|Open a file|Upload a text|suggested).*": r"\+expand_less",
     "button Copy to clipboard": "",  # Streamlit's own.
     "button The chart as SVG": r"\.svg$",
@@ -319,8 +320,6 @@ class Walk:
             seen = self.files[n_files] if len(self.files) > n_files else self.seen(before, control)
             if seen and re.search(control.leads_to or "", seen):
                 break
-        if self.page.url != before[0]:
-            settled(self.page)
         return seen
 
     def seen(self, before: list[str], control: Control) -> str:

@@ -1,6 +1,5 @@
 """The main job with real workers: Start, a refresh, answers side by side, words that grow, Stop, the heat strip."""
 
-import json
 import re
 from urllib.parse import urlencode
 
@@ -9,10 +8,10 @@ from playwright.sync_api import expect
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from tests.browser.served import press, ready
+from tests.engine.conftest import passages, write_jsonl
 from tests.engine.tiny import CONFIGS, tiny_tokenizer
 
 JOB_TIMEOUT_MS = 240_000
-WORDS = "the lamp and the boat and the letter went home to the harbour where Anna waited by the door"
 MANY_LAYERS = 12
 """So that a tiny model takes its time over a token, and can be watched and stopped."""
 
@@ -20,13 +19,6 @@ MANY_LAYERS = 12
 LENGTHS = "[...document.querySelectorAll('.sd-growing')].map(e => e.innerText.length)"
 """Of the texts that both models are writing."""
 GROWN = f"(now => now.length === 2 && now.every((length, i) => length > (before[i] ?? 1)))({LENGTHS})"
-
-
-def write_passages(path, n):
-    words = WORDS.split()
-    lines = [" ".join(words[(i + j) % len(words)] for j in range(8 + i % 6)) for i in range(n)]
-    path.write_text("".join(json.dumps({"text": line}) + "\n" for line in lines), encoding="utf-8")
-    return path
 
 
 def slow_model(folder):
@@ -56,8 +48,8 @@ def test_a_model_is_pruned_and_its_answers_are_compared(page, start_server, tmp_
     query = {
         "model": str(slow_model(tmp_path / "tiny-llama")),
         "sparsity": "30",
-        "text": f"file:{write_passages(tmp_path / 'evaluation.jsonl', 24)}",
-        "calibration": f"file:{write_passages(tmp_path / 'calibration.jsonl', 60)}",
+        "text": f"file:{write_jsonl(tmp_path / 'evaluation.jsonl', passages(24))}",
+        "calibration": f"file:{write_jsonl(tmp_path / 'calibration.jsonl', passages(60))}",
         "samples": 32,
         "length": 32,
     }

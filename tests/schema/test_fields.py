@@ -37,12 +37,7 @@ def test_every_setting_has_a_key_and_a_label_and_every_parameter_of_a_method_a_h
     assert [row.name for row in field_rows(MethodSettings).values() if not (row.help or row.flag_help)] == []
 
 
-def test_the_default_of_a_row_is_that_of_its_settings():
-    for table in (CalibrationSettings, EvaluationSettings, MethodSettings, FindSettings, RunSettings):
-        made = table()
-        assert {row.name: row.default for row in field_rows(table).values()} == {
-            name: getattr(made, name) for name in field_rows(table)
-        }
+def test_a_search_s_limits_are_the_usual_tolerance():
     assert Tolerance() == Tolerance(ratio=FindSettings().ratio, points=FindSettings().points)
 
 

@@ -381,7 +381,8 @@ def test_every_kind_is_counted_and_its_bytes_are_those_of_the_entries_and_files(
     held = backend.housekeeping.holdings()
     kinds = held.kinds
     counted = {kind: kinds[kind].n for kind in kinds}
-    # A verification, names of runs, own prompts, a model's family and the files of an unpacked model. Three parts of no run.
+    # A verification, names of runs, own prompts, a model's family and the files of an unpacked model.
+    # Three parts of no run.
     expected = {"runs": 1, "texts": 4, "timings": 1, "statistics": 1, "written": 1, "models": 1, "uploads": 1}
     assert counted == {**expected, "unfinished": 3, "exports": 1, "jobs": 0, "notes": 5}
     assert kinds["statistics"].n_bytes == len(LARGE) + 32

@@ -77,6 +77,7 @@ def test_every_model_is_healed_beside_the_unhealed_one(how, flags, document, tmp
     to, read = document
     fresh = ("--data-dir", str(tmp_path / "data"))
     monkeypatch.setattr("sparsedash.shell.run_commands.healing_steps", lambda minutes, *_: round(80 * minutes))
+    monkeypatch.setattr("sparsedash.service.time_forecast.MachineSpeed.measured", lambda speed: None)
     assert main(["run", *flags, *to, "--method", "magnitude,magnitude-2:4", *how, *fresh]) == 0
     plain, healed, masked = read()["sparse"]
     assert [each["method"]["heal_steps"] for each in (plain, healed, masked)] == [0, 8, 0]

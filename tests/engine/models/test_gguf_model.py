@@ -246,13 +246,17 @@ def drawn_change(rng, family):
     return rng.choice([{"without": without}, {"keys": {f"#.{key}": value}}, {"tensors": {f"{place}.{kind}": values}}])
 
 
-@pytest.mark.parametrize("seed", range(40))
-def test_a_changed_file_is_refused_or_computes_what_llama_cpp_computes(seed, store, tmp_path):
-    family = FAMILIES[seed % len(FAMILIES)]
-    file = write_tiny_gguf(tmp_path / "tiny.gguf", family=family, **drawn_change(random.Random(seed), family))
-    try:
-        found, theirs = logits_of(file, store), llama_cpp(file)
-    except (ModelError, RuntimeError):
-        # llama.cpp refuses some harmless keys in another type.
-        return
-    assert np.abs(found - theirs.logits(IDS)).max() < 0.02
+def test_a_changed_file_is_refused_or_computes_what_llama_cpp_computes(store, tmp_path):
+    n_compared = 0
+    for seed in range(40):
+        family = FAMILIES[seed % len(FAMILIES)]
+        name = f"{seed}.gguf"
+        file = write_tiny_gguf(tmp_path / name, family=family, **drawn_change(random.Random(seed), family))
+        try:
+            found, theirs = logits_of(file, store), llama_cpp(file)
+        except (ModelError, RuntimeError):
+            # llama.cpp refuses some harmless keys in another type.
+            continue
+        n_compared += 1
+        assert np.abs(found - theirs.logits(IDS)).max() < 0.02, seed
+    assert n_compared >= 8

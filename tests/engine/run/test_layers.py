@@ -24,7 +24,7 @@ from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Record, Run
 from tests.engine.conftest import passages
-from tests.engine.export.conftest import exported
+from tests.engine.export.conftest import exported, proofs  # noqa: F401 - a fixture
 from tests.engine.run.small_runs import RANDOM, SHELF, fresh_records, must_not_run, ran, records
 from tests.engine.tiny import tiny_loaded, tiny_model, tiny_tokenizer
 
@@ -49,7 +49,7 @@ def without_by_hand(loaded, gone):
     return model
 
 
-@pytest.mark.parametrize("gone", [(0,), (1,), (1, 2)], ids=str)
+@pytest.mark.parametrize("gone", [(0,), (1, 2)], ids=str)
 @pytest.mark.parametrize("model_type", sorted(FAMILIES))
 def test_a_model_without_layers_reads_and_writes_as_one_that_never_had_them(model_type, gone):
     loaded = tiny_loaded(model_type)
@@ -192,7 +192,7 @@ def test_a_search_tries_numbers_of_layers(asked, store):
 
 def test_a_share_of_the_kv_cache_is_for_layers_alone(asked, store):
     channels = replace(RANDOM, budget="kv-cache")
-    with pytest.raises(SettingsError, match="at most 0 % of the KV cache") as refused:
+    with pytest.raises(SettingsError, match="one that MLP channels have a part in") as refused:
         ran(replace(asked, methods=(channels,)), store)
     assert "a method that removes whole layers" in refused.value.advice
     run = ran(replace(asked, methods=(replace(SHORTGPT, budget="kv-cache"),), sparsities_permille=(300,)), store)
