@@ -109,7 +109,7 @@ def opened_gguf(file: Path) -> GgufReader:
     """The file's keys and tensors. Raises ModelError unless all of them can be read and lie within it."""
     try:
         return GgufReader(file)
-    except (OSError, ValueError, LookupError, TypeError, ArithmeticError) as error:
+    except (OSError, ValueError, LookupError, TypeError, ArithmeticError, RecursionError, MemoryError) as error:
         reason = first_line(error).strip("'\"")
         raise ModelError(
             f"{file.name} could not be read as a GGUF model: {reason}.", "Fetch it again; the file must be whole."
@@ -119,7 +119,8 @@ def opened_gguf(file: Path) -> GgufReader:
 SOURCE_TYPE = "sparsedash.source_type"
 """Key of a file that was exported here: the type of the quantised file that its dense model comes from."""
 
-_LONGEST_TYPE = 32
+_NAMED_TYPES = (*gguf.LlamaFileType, *gguf.GGMLQuantizationType)
+_KNOWN_TYPES = {each.name.removeprefix("MOSTLY_") for each in _NAMED_TYPES}
 
 
 def quantised_type(reader: GgufReader) -> str:
@@ -136,4 +137,5 @@ def quantised_type(reader: GgufReader) -> str:
             stated = str(gguf.LlamaFileType(field.contents()).name).removeprefix("MOSTLY_")
             if stated.startswith(tuple(quantised)):
                 return stated
-    return quantised[0] if quantised else str(reader.values.get(SOURCE_TYPE, ""))[:_LONGEST_TYPE]
+    source = str(reader.values.get(SOURCE_TYPE, ""))
+    return quantised[0] if quantised else source * (source in _KNOWN_TYPES)

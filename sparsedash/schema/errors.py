@@ -50,7 +50,9 @@ def redact_output() -> None:
     Existing loggers keep their streams: call it before they are imported.
     """
     if not isinstance(sys.stdout, _RedactedStream):
-        sys.stdout, sys.stderr = _RedactedStream(sys.stdout), _RedactedStream(sys.stderr)
+        # None where the stream was closed before the start.
+        streams = (stream or Path(os.devnull).open("w") for stream in (sys.stdout, sys.stderr))  # noqa: SIM115
+        sys.stdout, sys.stderr = map(_RedactedStream, streams)
 
 
 class _RedactedStream:

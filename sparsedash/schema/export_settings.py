@@ -87,8 +87,8 @@ class ExportSettings:
         if self.to:
             return Path(self.to)
         parts = (model, method, sparsity, self.form, self.weights, self.key()[:6])
-        name = "-".join(_DASHED.sub("-", part).strip("-.")[-60:] for part in parts)
-        return data_dir / EXPORTS / name
+        plain = (_DASHED.sub("-", part)[-60:].strip("-.") for part in parts)
+        return data_dir / EXPORTS / "-".join(filter(None, plain))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

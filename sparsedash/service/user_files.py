@@ -16,7 +16,7 @@ from sparsedash.schema.method_settings import Quantisation
 from sparsedash.schema.records import Record
 from sparsedash.service.request_checks import Access, upload_named
 from sparsedash.service.stored_results import known_shape
-from sparsedash.storage.model_folders import RECIPE, delete_folder, located_export, unfinished_exports
+from sparsedash.storage.model_folders import RECIPE, delete_folder, is_there, located_export, unfinished_exports
 from sparsedash.storage.store import Store
 from sparsedash.storage.text_files import Uploads
 
@@ -107,8 +107,7 @@ class Exports:
 
     def _all(self) -> list[Export]:
         found = [export for key in self._store.keys(Export) if (export := self._found(key))]
-        there = [export for export in found if Path(export.folder).is_dir()]
-        return sorted(there, key=lambda export: export.made_at, reverse=True)
+        return sorted(filter(is_there, found), key=lambda export: export.made_at, reverse=True)
 
     def _found(self, key: str) -> Export | None:
         found = self._store.get(Export, key)

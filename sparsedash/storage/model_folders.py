@@ -117,8 +117,8 @@ def drop_unpacked(name: str, store: Store) -> None:
         raise StoreError(f"There is no unpacked model {name!r}.")
     try:
         with FileLock(folder.with_name(f"{name}.lock"), timeout=0):
-            store.forget(store_keys.unpacked_files_note(name))
             delete_folder(folder, f"{UNFINISHED_MODEL}{name}-")
+            store.forget(store_keys.unpacked_files_note(name))
     except Timeout as error:
         raise StoreError(f"{name} is being unpacked.", "Wait until that is done.") from error
     except OSError as error:
@@ -226,6 +226,16 @@ def located_export(export: Export, data_dir: Path) -> Export:
     """The export with its present folder: a data folder may have been moved with the exports in it."""
     here = data_dir / EXPORTS / Path(export.folder).name
     return replace(export, folder=str(here)) if not export.settings.to and here.is_dir() else export
+
+
+def is_there(export: Export) -> bool:
+    """Whether the export's folder holds it: in one that a user named, another may have taken its place."""
+    folder = Path(export.folder)
+    if not export.settings.to or not (folder / RECIPE).is_file():
+        return folder.is_dir()
+    with suppress(ExportError):
+        return export_key_of(folder) == export.key
+    return True
 
 
 def export_key_of(folder: Path) -> str:

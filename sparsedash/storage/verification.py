@@ -16,7 +16,7 @@ from sparsedash.schema.export_settings import Export
 from sparsedash.schema.progress import OnStep, Step
 from sparsedash.schema.records import MOST_NAMED, Checked, Damage, Verification, VerifySettings, from_json
 from sparsedash.storage.disk_cache import DAMAGED, CacheEntry, DamagedEntry
-from sparsedash.storage.model_folders import MODELS, located_export, noted_files, unpacked_models
+from sparsedash.storage.model_folders import MODELS, is_there, located_export, noted_files, unpacked_models
 from sparsedash.storage.store import Shelf, Store
 from sparsedash.storage.text_files import Uploads, file_of
 
@@ -110,7 +110,7 @@ def _files(store: Store) -> Iterator[tuple[Checked, str, Path, str, Path | None,
             if found and found[1]:
                 export = located_export(from_json(Export, found[0].decode()), store.folder)
                 folder = Path(export.folder)
-                for name, digest in export.files.items() if folder.is_dir() else ():
+                for name, digest in export.files.items() if is_there(export) else ():
                     yield "export", str(folder / name), folder / name, digest, folder, key
 
 

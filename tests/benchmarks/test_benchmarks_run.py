@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from benchmarks import child, small
-from sparsedash.engine.comparison import machine_rates
 from tests.browser.conftest import leave_out
 from tests.browser.served import chromium
 from tests.engine.conftest import model_folder, tokenizers_are_tried_once  # noqa: F401 - fixtures
@@ -39,8 +38,6 @@ def test_it_runs_and_prints_its_figures(name, model_folder, tmp_path, monkeypatc
         leave_out("No Chromium found (name one with CHROMIUM=...)")
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(child, "printed_by", forked)
-    for name, seconds in (("_PAUSE_S", 0.0), ("_BURST_S", 0.01)):
-        monkeypatch.setattr(machine_rates, name, seconds)
     _, _, module, *options = small.command(name, model_folder, tmp_path)
     printed = forked(module, *options, environment=small.environment())
     assert re.search(r"\d", printed) and EXACT.get(name, "") in printed

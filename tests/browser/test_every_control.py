@@ -86,7 +86,7 @@ SETTLED = """async patience => {
 """Whether the page has come to rest. Watched inside of it: looks from outside at all its words take much longer."""
 IS_OPEN = "e => e.ariaExpanded === 'true' || e.parentElement.open === true"
 OPENS = ("part", "button", "switch")
-FREE = ("text", "number", "outside")
+FREE = ("text", "number", "select", "outside")
 """What need not do anything: a field may say the same as before."""
 LEADS_TO = {
     # Every page.
@@ -94,7 +94,6 @@ LEADS_TO = {
     "part .*": r"\+keyboard_arrow_down",
     "switch All # models of the run": "",
     "switch .*": "^/",
-    "select .*": "^/",
     "button (tolerance|Download|log-#|name-of-#|run-along|Open a file|Upload a text|suggested).*": r"\+expand_less",
     "button Copy to clipboard": "",  # Streamlit's own.
     "button The chart as SVG": r"\.svg$",
@@ -415,3 +414,13 @@ def test_a_timer_that_brings_the_address_from_before_a_choice_does_not_take_it_b
         after = list(dropwhile(lambda each: each.WhichOneof("type") != "page_info_changed", held))
     asked = [each.page_info_changed.query_string for each in after if each.WhichOneof("type") == "page_info_changed"]
     assert set(asked) == {"against=writing"}
+
+
+def test_choices_one_after_another_all_reach_the_address(filled, page):
+    page.goto(f"{filled.address}/prune")
+    settled(page)
+    walk, names = Walk(page), ("Calibration text", "Token weights")
+    controls = [Control("part", "More settings", ""), *(Control("select", name, "") for name in names)]
+    for control in (*controls, Control("switch", "Pack the documents into full samples", "")):
+        walk.touch(walk.find(control), control)
+    assert dict(parse_qsl(urlsplit(page.url).query)).keys() == {"calibration", "weights", "packed"}

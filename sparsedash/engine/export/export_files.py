@@ -20,6 +20,7 @@ from sparsedash.engine.models.sparse_models import PrunedChannels, SparseModel
 from sparsedash.engine.pruning.surgery import weight_of
 from sparsedash.schema.errors import ExportError
 from sparsedash.schema.progress import OnPart, ignore_parts
+from sparsedash.storage.local_machine import lies_below
 
 _LICENCES = tuple(f"{name}{end}" for name in ("license", "licence", "notice") for end in ("", ".txt", ".md"))
 _COPIED = (
@@ -60,6 +61,10 @@ def write_folder(
     if gone := made.gone:
         kept = [index for index in range(len(loaded.blocks)) if index not in gone]
         config |= fewer_layers(loaded.model.config.to_dict(), kept)
+    head, embedding = (of().weight for of in (loaded.model.get_output_embeddings, loaded.model.get_input_embeddings))
+    if loaded.model.config.tie_word_embeddings and head is not embedding:
+        # The checkpoint has a head of its own, which its config denies.
+        config["tie_word_embeddings"] = False
     # Otherwise a loader would round float32 weights to the type of the base.
     config |= {key: weights for key in ("dtype", "torch_dtype") if key in config}
     _write_json(folder / "config.json", config)
@@ -134,5 +139,8 @@ def copy_base_files(base: Source, folder: Path) -> None:
     # Other files in a folder of downloads do not belong to the model.
     beside = gguf.parent.iterdir() if gguf else ()
     for file in (*base.folder.iterdir(), *(file for file in beside if file.name.lower() in _LICENCES)):
+        # A link may lead anywhere; the hub's own cache keeps contents beside its folders.
+        if not lies_below(file, (str(file.parent), str(file.parent.parent.parent / "blobs"))):
+            continue
         if file.is_file() and file.suffix != ".py" and any(fnmatch(file.name.lower(), each) for each in _COPIED):
             shutil.copyfile(file, folder / file.name)

@@ -27,7 +27,7 @@ from transformers import (
 )
 
 from sparsedash.catalog.families import config_problem
-from sparsedash.schema.errors import ModelError, first_line
+from sparsedash.schema.errors import ModelError, SparseDashError, first_line
 from sparsedash.storage.model_folders import model_config
 
 _OF_LIBRARIES = (ImportError, UnpicklingError, SafetensorError, StrictDataclassError, AssertionError, ArithmeticError)
@@ -41,7 +41,8 @@ HARMLESS_WEIGHTS = 50_000_000
 
 OTHER_CONFIG = "See whether config.json is whole, and that of this model."
 FLOAT_TYPES = ("float64", "float32", "float16", "bfloat16")
-_INDEX = "model.safetensors.index.json"
+_FORMS = (("model.safetensors", "*.safetensors"), ("pytorch_model.bin", "pytorch_model*.bin"))
+"""The whole file of each form, which a loader takes before an index, and the names that its shards may have."""
 _NAMED = 5
 _MASKS = re.compile(r"\.att(n|ention)(\.attention)?\.(masked_)?bias$")
 """Causal masks, which earlier versions of transformers stored with GPT-2, -J, -Neo and -NeoX; nobody reads them."""
@@ -53,6 +54,17 @@ def refusing(problem: str, advice: str) -> Iterator[None]:
     try:
         yield
     except UNREADABLE as error:
+        raise ModelError(f"{problem}: {first_line(error)}.", advice) from error
+
+
+@contextmanager
+def refusing_tokenizer(problem: str, advice: str) -> Iterator[None]:
+    """As `refusing`, of tokenizers, whose library also raises what is no Exception."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit, SparseDashError):
+        raise
+    except BaseException as error:
         raise ModelError(f"{problem}: {first_line(error)}.", advice) from error
 
 
@@ -136,20 +148,26 @@ def stored_tensors(file: Path) -> Iterator[tuple[str, Tensor]]:
 
 
 def weight_files(folder: Path, reference: str) -> list[Path]:
-    """The files that a loader reads a folder's weights from. Raises ModelError for an index that is none, or that names
-    a file elsewhere: one that the model's identity does not know.
+    """The files that a loader reads a folder's weights from; none where it has no weights. Raises ModelError for an
+    index that is none, or that names a file elsewhere: one that the model's identity does not know.
     """
-    index, whole = folder / _INDEX, folder / "model.safetensors"
-    if not index.is_file():
-        found = [whole] if whole.is_file() else sorted(folder.glob("*.safetensors"))
-        return found or sorted(folder.glob("pytorch_model*.bin"))
+    for whole, _ in _FORMS:
+        index = folder / f"{whole}.index.json"
+        if (folder / whole).is_file():
+            return [folder / whole]
+        if index.is_file():
+            return _shards(index, reference)
+    return next(filter(None, (sorted(folder.glob(names)) for _, names in _FORMS)), [])
+
+
+def _shards(index: Path, reference: str) -> list[Path]:
     advice = "Fetch the model again."
-    with refusing(f"{_INDEX} of {reference} could not be read", advice):
+    with refusing(f"{index.name} of {reference} could not be read", advice):
         shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        gone = [shard for shard in shards if Path(shard).name != shard or not (folder / shard).is_file()]
+        gone = [shard for shard in shards if Path(shard).name != shard or not index.with_name(shard).is_file()]
     if gone:
-        raise ModelError(f"{_INDEX} of {reference} names {gone[0][:80]!r}, which is not in the folder.", advice)
-    return [folder / shard for shard in sorted(shards)]
+        raise ModelError(f"{index.name} of {reference} names {gone[0][:80]!r}, which is not in the folder.", advice)
+    return [index.with_name(shard) for shard in sorted(shards)]
 
 
 def refuse_oversized(reference: str, config: PretrainedConfig, n_bytes: int, kind: str) -> None:

@@ -246,7 +246,8 @@ def _add_tokenizer(writer: GGUFWriter, tokenizer: Any, config: PretrainedConfig)
         number = getattr(tokenizer, token)
         # llama.cpp has numbers of its own for those that a file does not name.
         number = getattr(config, token, None) if number is None else number
-        if (number := number[0] if isinstance(number, list) else number) is not None:
+        number = next(iter(number), None) if isinstance(number, list) else number
+        if number is not None and 0 <= number < n_tokens:
             add(number)
     ids = tokenizer("a")["input_ids"]
     writer.add_add_bos_token(ids[0] == tokenizer.bos_token_id)

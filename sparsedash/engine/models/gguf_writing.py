@@ -196,6 +196,10 @@ def dense_bytes(reader: GgufReader, weights: Weights) -> int:
     return sum(int(np.prod(quant_shape_to_byte_shape(shapes[name], kind))) for name, kind in kinds.items())
 
 
+_OF_THE_WRITER = ("general.architecture", "general.file_type", "general.alignment")
+"""Keys that the library writes itself."""
+
+
 def _add_keys(writer: GGUFWriter, reader: GgufReader, widths: Sequence[int], file_type: int) -> None:
     """Add the dense file's keys under the new architecture, with the new widths and type."""
     values, own, architecture = reader.values, reader.values["general.architecture"], writer.arch
@@ -204,7 +208,7 @@ def _add_keys(writer: GGUFWriter, reader: GgufReader, widths: Sequence[int], fil
         if kind == GGUFValueType.ARRAY and name.startswith(f"{own}.") and len(value) == len(widths):
             value = [each for each, width in zip(value, widths, strict=True) if width]
         # The library writes no empty array, which has no type of its items either.
-        if (kind, sub_type) == (GGUFValueType.ARRAY, None) or name in ("general.architecture", "general.file_type"):
+        if (kind, sub_type) == (GGUFValueType.ARRAY, None) or name in _OF_THE_WRITER:
             continue
         if name == f"{own}.block_count":
             value = sum(width > 0 for width in widths)

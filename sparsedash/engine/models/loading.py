@@ -36,6 +36,7 @@ from sparsedash.engine.models.checkpoint_reading import (
     refuse_no_numbers,
     refuse_oversized,
     refusing,
+    refusing_tokenizer,
     stored_tensors,
     type_name,
     weight_files,
@@ -46,12 +47,13 @@ from sparsedash.engine.models.residency import Resident, Streamed, WeightResiden
 from sparsedash.engine.models.tokenizer_check import require_usable
 from sparsedash.engine.pruning.surgery import Mlp, is_projection
 from sparsedash.schema import store_keys
-from sparsedash.schema.errors import ModelError, SparseDashError, first_line, install_command
+from sparsedash.schema.errors import ModelError, install_command
 from sparsedash.schema.method_settings import Scope
 from sparsedash.schema.plain_values import digest
 from sparsedash.schema.progress import OnPart, ignore_parts
 from sparsedash.schema.settings import BUILTIN_MODEL, Dtype
 from sparsedash.storage.local_machine import local_path, path_kind
+from sparsedash.storage.model_folders import IDENTIFYING
 from sparsedash.storage.store import Store
 
 log = logging.getLogger(__name__)
@@ -59,7 +61,8 @@ log = logging.getLogger(__name__)
 # Without this, transformers asks the hub for a converted copy of every .bin checkpoint from a thread of its own.
 os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
 
-_MODEL_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "LICENSE*", "NOTICE*")
+_LICENCES = ("LICEN[CS]E*", "licen[cs]e*", "NOTICE*", "notice*")
+_MODEL_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", *_LICENCES)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -156,12 +159,8 @@ class LoadedModel:
     def _ids(self, text: str, special: bool) -> list[int]:
         """Raises ModelError where the tokenizer breaks down, or gives what the model has no embedding of."""
         problem, advice = f"The model's tokenizer cannot read {text[:40]!r}", "Use the one that it was trained with."
-        try:
+        with refusing_tokenizer(problem, advice):
             ids: list[int] = self.tokenizer(text, add_special_tokens=special).input_ids
-        except (KeyboardInterrupt, SystemExit, SparseDashError):
-            raise
-        except BaseException as error:
-            raise ModelError(f"{problem}: {first_line(error)}.", advice) from error
         if ids and max(ids) >= self._n_embedded:
             raise ModelError(f"{problem}: token {max(ids):,} is none of its {self._n_embedded:,}.", advice)
         return ids
@@ -235,6 +234,9 @@ def locate_model(reference: str, store: Store, on_part: OnPart = ignore_parts) -
     on_part: called while a .gguf file is unpacked.
     """
     source = _found(reference, store, on_part)
+    if not weight_files(source.folder, reference):
+        advice = "Fetch them, or name a folder that has them."
+        raise ModelError(f"The weights of {reference} are not on this machine.", advice)
     refuse_damaged_files(source.folder, reference)
     config = read_config(source.folder, reference)
     with refusing(f"The config of {reference} describes no model", OTHER_CONFIG):
@@ -289,14 +291,15 @@ def load_model(source: Source, dtype: Dtype) -> LoadedModel:
 def read_whole(source: Source, dtype: Dtype) -> LoadedModel:
     """The model with its tokenizer; weights of this type stay mapped. Raises ModelError; NaN is not looked for."""
     folder, reference = source.folder, source.reference
-    kind = "safetensors" if any(folder.glob("*.safetensors")) else "bin"
+    files = weight_files(folder, reference)
+    kind = "safetensors" if files[0].suffix == ".safetensors" else "bin"
     slow = f"{reference} has no safetensors; its .bin files were read as plain weights, which is slower."
     config = read_config(folder, reference)
-    refuse_oversized(reference, config, sum(f.stat().st_size for f in folder.glob(f"*.{kind}")), kind)
+    refuse_oversized(reference, config, sum(file.stat().st_size for file in files), kind)
     where: Any = {"pretrained_model_name_or_path": folder, "use_safetensors": kind == "safetensors"}
     model = read_model(reference, config, getattr(torch, dtype), **where, disable_mmap=False)
     advice = "The folder needs the tokenizer's files as well as the weights."
-    with refusing(f"The tokenizer of {reference} could not be read", advice):
+    with refusing_tokenizer(f"The tokenizer of {reference} could not be read", advice):
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     return _loaded(source, dtype, model, tokenizer, (slow,) if kind == "bin" else ())
 
@@ -409,5 +412,5 @@ def _recast(source: Source, files: list[Path], dtype: torch.dtype, folder: Path)
         index = {"metadata": {}, "weight_map": shards}
         (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
         for file in source.folder.iterdir():
-            if file.is_file() and not file.name.endswith((".safetensors", ".bin", ".index.json")):
+            if file.suffix in IDENTIFYING and not file.name.endswith((".safetensors", ".bin", ".index.json")):
                 shutil.copyfile(file, folder / file.name)

@@ -40,6 +40,7 @@ from sparsedash.engine.models.checkpoint_reading import (
     refuse_no_numbers,
     refuse_oversized,
     refusing,
+    refusing_tokenizer,
 )
 from sparsedash.schema import store_keys
 from sparsedash.schema.errors import ModelError
@@ -108,6 +109,8 @@ def converted_folder(name: str, write: Callable[[Path], None], store: Store) -> 
                 log.warning("Files of %s have changed since they were converted; they are converted again.", name)
                 # Renamed first: a process that has them open goes on reading them.
                 folder.rename(replaced / "old")
+            # Of another user of the data folder, too, where that is shared.
+            made.chmod(mode_in(models, 0o700))
             made.rename(folder)
         finally:
             _sweep(models, name)
@@ -210,7 +213,8 @@ class GgufModel:
         # A family's own class has rules of its own, which would come back when it is loaded.
         kind = AutoTokenizer if family else PreTrainedTokenizerFast
         # In a folder of its own: nothing that lies beside the file is read.
-        with tempfile.TemporaryDirectory(prefix="sparsedash-") as empty, quick_gguf():
+        refusing = refusing_tokenizer(f"The tokenizer of {file.name} could not be read", "Fetch the file again.")
+        with tempfile.TemporaryDirectory(prefix="sparsedash-") as empty, quick_gguf(), refusing:
             (Path(empty) / file.name).symlink_to(file.resolve())
             made = kind.from_pretrained(empty, gguf_file=file.name, trust_remote_code=False, local_files_only=True)
         self._correct(made)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from sparsedash.engine.models.checkpoint_reading import weight_files
 from sparsedash.engine.models.loading import load_model, locate_model
 from sparsedash.schema.errors import ModelError
 from tests.engine.tiny import CONFIGS, save_tiny, tiny_model
@@ -177,3 +178,17 @@ def test_a_config_that_asks_for_code_beside_it_runs_none(folder, store, tmp_path
     reconfigure(folder, model_type="evil", auto_map={"AutoConfig": "evil.Config"})
     refused(folder, store)
     assert not proof.exists()
+
+
+def test_a_whole_file_comes_before_an_index_as_in_transformers_and_an_index_of_bin_files_stays_in_its_folder(tmp_path):
+    folder = save_tiny(tmp_path / "m")
+    tiny_model("llama", seed=7).save_pretrained(folder, max_shard_size="40KB")
+    assert weight_files(folder, "m") == [folder / "model.safetensors"]
+    (folder / "model.safetensors").unlink()
+    assert len(weight_files(folder, "m")) > 2
+    for file in (*folder.glob("*.safetensors"), folder / "model.safetensors.index.json"):
+        file.unlink()
+    assert weight_files(folder, "m") == []
+    (folder / "pytorch_model.bin.index.json").write_text('{"weight_map": {"x": "../w.bin"}}')
+    with pytest.raises(ModelError, match="not in the folder"):
+        weight_files(folder, "m")

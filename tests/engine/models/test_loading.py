@@ -53,8 +53,8 @@ def test_a_bin_file_that_would_run_code_is_refused(store, tmp_path):
     (folder / "model.safetensors").unlink()
     proof = tmp_path / "ran"
     torch.save({"model.norm.weight": _Touch(str(proof))}, folder / "pytorch_model.bin")
-    with pytest.raises(ModelError, match="could not be read"):
-        load_model(locate_model(str(folder), store), "float32")
+    with pytest.raises(ModelError, match="weights of .* are not on this machine"):
+        locate_model(str(folder), store)
     assert not proof.exists()
 
 
