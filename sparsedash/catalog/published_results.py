@@ -184,5 +184,5 @@ RUNS_AT_SIZE = {
     "llama-7b": RunAtSize("least-squares", 45_056, 100, 6_570.0, 2.7e9),
 }
 """Pruning at full size on two cores, by the config in `configs`: shapes with random weights, which take as long.
-docs/results.md has every stage; the largest of llama-7b, answering, was measured again since it takes less.
+docs/results.md has every stage; the largest of llama-7b, answering, was measured again once it took less.
 """

@@ -135,7 +135,7 @@ MODEL_DAMAGE: tuple[Callable[[Path], object], ...] = (
     *(_instead(name, make) for name in (CONFIG, WEIGHTS) for make in (Path.mkdir, os.mkfifo)),
     *(_file(TOKENIZER, content) for content in (b"", b"{}", b"[" * 100_000)),
     _instead(CONFIG, lambda path: path.symlink_to(path)),
-    _file("model.safetensors.index.json", b'{"weight_map": {"a": "../../etc/passwd"}}'),
+    _instead(WEIGHTS, lambda path: Path(f"{path}.index.json").write_text('{"weight_map": {"a": "../../etc/passwd"}}')),
     lambda folder: shutil.rmtree(folder),
 )
 """What is done to a whole model's folder."""
