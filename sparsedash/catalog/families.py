@@ -104,15 +104,16 @@ FAMILIES = {
     "starcoder2": replace(_GPT, blocks="model.layers", **_biases(("use_bias", True))),
 }
 
+MOST_LAYERS = 2_000
 _SIZES = {
-    **dict.fromkeys(("num_hidden_layers", "n_layer", "num_layers"), (1, 2_000)),
+    **dict.fromkeys(("num_hidden_layers", "n_layer", "num_layers"), (1, MOST_LAYERS)),
     **dict.fromkeys(("num_attention_heads", "n_head", "num_heads"), (1, 10_000)),
     **dict.fromkeys(("hidden_size", "n_embd"), (1, 1_000_000)),
     **dict.fromkeys(("intermediate_size", "n_inner", "ffn_dim"), (1, 10_000_000)),
     "vocab_size": (1, 100_000_000),
     # transformers makes a dictionary of as many names, and a list of as many layers.
     "num_labels": (0, 10_000),
-    "attention_types": (0, 2_000),
+    "attention_types": (0, MOST_LAYERS),
 }
 """Least and most of a size, by its names in the families' configs; what is not said has the family's usual value."""
 

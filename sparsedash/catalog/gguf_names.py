@@ -12,6 +12,8 @@ from math import inf
 from pathlib import Path
 from typing import Any, Literal
 
+from sparsedash.catalog.families import MOST_LAYERS
+
 Class = Literal["mapped", "harmless", "refused"]
 
 
@@ -139,14 +141,11 @@ def _refused_tensors(tensors: Iterable[str], n_blocks: int, architecture: str) -
             yield f"tensor {name[:80]!r}"
 
 
-_MOST_BLOCKS = 2_000
-
-
 def _odd_value(own: Mapping[str, Any], architecture: str) -> str:
     """The first mapped key with an impossible value, in words. own: the values, without the architecture's name."""
     mapped, n_blocks = ARCHITECTURES[architecture].keys, own.get("block_count", 1)
-    if type(n_blocks) is not int or not 0 < n_blocks <= _MOST_BLOCKS:
-        return f"{architecture}.block_count is {str(n_blocks)[:40]}; possible: 1 to {_MOST_BLOCKS:,}"
+    if type(n_blocks) is not int or not 0 < n_blocks <= MOST_LAYERS:
+        return f"{architecture}.block_count is {str(n_blocks)[:40]}; possible: 1 to {MOST_LAYERS:,}"
     required = [*_REQUIRED, *(key for key in mapped if key.endswith("epsilon"))]
     required += ["attention.sliding_window"] if architecture.startswith("gemma") else []
     if missing := [key for key in required if key not in own]:

@@ -4,9 +4,10 @@ import hashlib
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, count, takewhile
+from itertools import takewhile
 from typing import Any, Literal, TypeVar
 
 from sparsedash.reporting import wording
@@ -183,10 +184,14 @@ def record_choices(run: Run, runs: Sequence[Run]) -> list[RecordChoice]:
 
 def unique_names(names: Mapping[str, str]) -> dict[str, str]:
     """The names by their keys, with a number where one came before: a widget tells its options apart by name alone."""
-    unique = dict[str, str]()
+    unique, taken, n = dict[str, str](), set[str](), Counter[str]()
     for key, name in names.items():
-        numbered = (f"{name} ({n})" for n in count(2))
-        unique[key] = next(own for own in chain([name], numbered) if own not in unique.values())
+        own = name
+        while own in taken:
+            n[name] += 1
+            own = f"{name} ({n[name] + 1})"
+        taken.add(own)
+        unique[key] = own
     return unique
 
 

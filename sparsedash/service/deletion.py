@@ -144,12 +144,13 @@ class Housekeeping:
             if chosen.model or chosen.kind == "runs":
                 keys = tuple(run.key for run in every if chosen.model in ("", run.model_identity))
         own = UserData(self._store, self._access.user)
+        marks = own.marks()
+        mine = {run for run, mark in marks.items() if mark.pinned}
         # Whoever may delete the runs of others leaves those that they have pinned.
-        marks, keep = own.marks(), own.pinned(by_anybody=self._access.unlimited)
+        keep = own.pinned_by_anybody() if self._access.unlimited else mine
         pinned = {run.key: run for run in every if run.key in keep}
         refused = {key: _OTHERS for key in keys if not self._access.may_change(key)}
         asked, live = [run for run in every if run.key in keys and run.key not in refused], live_jobs(self._table)
-        mine = own.pinned()
         reasons = {run.key: _why_run_stays(run, live, run.key in mine) for run in asked}
         reasons |= {key: _PINNED_ELSEWHERE for key in pinned if reasons.get(key) == ""}
         refused |= {key: why for key, why in reasons.items() if why}

@@ -259,14 +259,19 @@ def judge_in_steps(
 
 
 def _loss(model: Losses, measure: LossMeasure, alpha: float, tolerance: Tolerance) -> Loss:
+    of, (low, high) = _estimate(model, measure, alpha)
+    wider = 1.0
+    if model.anytime:
+        _, fixed = _estimate(replace(model, anytime=False), measure, alpha)
+        # Where all passages lost the same it has no width.
+        wider = (high - low) / (fixed[1] - fixed[0]) if fixed[0] < fixed[1] else 1.0
+    return loss_of(measure, of, (low, high), alpha, tolerance.most(measure), wider=wider)
+
+
+def _estimate(model: Losses, measure: LossMeasure, alpha: float) -> tuple[Moments, tuple[float, float]]:
     if measure == "word perplexity":
-        of, fixed = model.nats, mean_interval(model.nats, alpha)
-        interval = anytime_mean_interval(of, alpha) if model.anytime else fixed
-    else:
-        of = flip_moments(model.broke, model.fixed, model.nats.n)
-        interval, fixed = (lost_accuracy_interval(each, alpha) for each in (model, replace(model, anytime=False)))
-    wider = (interval[1] - interval[0]) / (fixed[1] - fixed[0]) if model.anytime else 1.0
-    return loss_of(measure, of, interval, alpha, tolerance.most(measure), wider=wider)
+        return model.nats, (anytime_mean_interval if model.anytime else mean_interval)(model.nats, alpha)
+    return flip_moments(model.broke, model.fixed, model.nats.n), lost_accuracy_interval(model, alpha)
 
 
 def flip_moments(broke: int, fixed: int, n: int) -> Moments:

@@ -231,11 +231,11 @@ def located_export(export: Export, data_dir: Path) -> Export:
 def is_there(export: Export) -> bool:
     """Whether the export's folder holds it: in one that a user named, another may have taken its place."""
     folder = Path(export.folder)
-    if not export.settings.to or not (folder / RECIPE).is_file():
-        return folder.is_dir()
-    with suppress(ExportError):
-        return export_key_of(folder) == export.key
-    return True
+    if export.settings.to:
+        # One without a recipe is taken for it.
+        with suppress(ExportError):
+            return export_key_of(folder) == export.key
+    return folder.is_dir()
 
 
 def export_key_of(folder: Path) -> str:

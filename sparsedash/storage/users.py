@@ -231,11 +231,13 @@ class UserData:
         kept = self._store.get(RunMarks, self._marks)
         return kept.marks if kept else {}
 
-    def pinned(self, *, by_anybody: bool = False) -> frozenset[str]:
-        """The keys of the runs that the owner has pinned; by_anybody: or another user."""
-        every = (self._store.get(RunMarks, key) for key in list(self._store.keys(RunMarks))) if by_anybody else ()
-        marks = (self.marks(), *(kept.marks for kept in every if kept))
-        return frozenset(run for own in marks for run, mark in own.items() if mark.pinned)
+    def pinned_by_anybody(self) -> frozenset[str]:
+        """The keys of the runs that any user has pinned."""
+        return frozenset(run for kept in self._of_all_users() for run, mark in kept.marks.items() if mark.pinned)
+
+    def _of_all_users(self) -> list[RunMarks]:
+        found = (self._store.get(RunMarks, key) for key in list(self._store.keys(RunMarks)))
+        return [kept for kept in found if kept]
 
     def name_of(self, run: str) -> str:
         """The user's name for a run, or empty."""
@@ -254,9 +256,8 @@ class UserData:
     def forget_runs(self, runs: Iterable[str]) -> None:
         """Delete all users' names and pins of these runs."""
         gone = list(runs)
-        for key in list(self._store.keys(RunMarks)):
-            kept = self._store.get(RunMarks, key)
-            if kept and kept.marks.keys() & set(gone):
+        for kept in self._of_all_users():
+            if kept.marks.keys() & set(gone):
                 UserData(self._store, kept.owner)._mark(gone, lambda mark: RunMark())
 
     def _mark(self, runs: Iterable[str], change: Callable[[RunMark], RunMark]) -> None:

@@ -109,10 +109,11 @@ def _progress_lines(backend: Backend, job: Job, steady: bool, forecast: Prefligh
 
 def _draw_buttons(backend: Backend, job: Job, brief: bool, queue: Sequence[Job]) -> None:
     may_stop = backend.may_stop(job)
-    if job.live and may_stop:
+    if job.live:
         stopping = job.cancel_requested_at is not None
-        frame.action_button("Cancel", lambda: backend.cancel(job.id), key=f"cancel-{job.id}", disabled=stopping)
-    elif not job.live and job.state != "done":
+        if may_stop:
+            frame.action_button("Cancel", lambda: backend.cancel(job.id), key=f"cancel-{job.id}", disabled=stopping)
+    elif job.state != "done":
         frame.action_button(
             "Resume",
             lambda: follow(backend.retry(job.id), job.key),
@@ -120,7 +121,7 @@ def _draw_buttons(backend: Backend, job: Job, brief: bool, queue: Sequence[Job])
             icon="refresh",
             help=kept(job.kind),
         )
-    elif not job.live and not brief:
+    elif not brief:
         _link_to_results(backend, job)
     if may_stop and job.state == "queued" and len(queue) > 1:
         _draw_moves(backend, job, [other.id for other in queue if other.priority == job.priority])

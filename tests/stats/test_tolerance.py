@@ -90,6 +90,12 @@ def test_a_model_that_was_looked_at_on_the_way_needs_more_to_be_judged():
     assert looked.verdict == "undecided"
 
 
+@pytest.mark.parametrize("n", [10, 40])
+def test_a_model_that_lost_nothing_at_all_is_judged_on_the_way_as_at_the_end(n):
+    found = [verdict(0.0, n=n, deviation=0.0, n_right=0, anytime=anytime).verdict for anytime in (False, True)]
+    assert found == ["undecided" if n < 30 else "within"] * 2
+
+
 def test_the_passages_needed_would_decide_it():
     found = verdict(0.08, n=100)
     assert found.verdict == "undecided"

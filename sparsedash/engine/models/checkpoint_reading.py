@@ -116,8 +116,12 @@ def read_model(reference: str, config: PretrainedConfig, dtype: torch.dtype, **w
 
 
 def refuse_damaged_files(folder: Path, reference: str) -> None:
-    """Raises ModelError for a weight file that is missing, cut off or holds other numbers than weights."""
-    for file in weight_files(folder, reference):
+    """Raises ModelError for a weight file that is missing, cut off or holds other numbers than weights, or for none."""
+    files = weight_files(folder, reference)
+    if not files:
+        advice = "Fetch them, or name a folder that has them."
+        raise ModelError(f"The weights of {reference} are not on this machine.", advice)
+    for file in files:
         with refusing(f"{reference} could not be read: {file.name} is damaged", "Fetch or save the model again."):
             types = {
                 name: type_name(tensor.dtype)

@@ -234,9 +234,6 @@ def locate_model(reference: str, store: Store, on_part: OnPart = ignore_parts) -
     on_part: called while a .gguf file is unpacked.
     """
     source = _found(reference, store, on_part)
-    if not weight_files(source.folder, reference):
-        advice = "Fetch them, or name a folder that has them."
-        raise ModelError(f"The weights of {reference} are not on this machine.", advice)
     refuse_damaged_files(source.folder, reference)
     config = read_config(source.folder, reference)
     with refusing(f"The config of {reference} describes no model", OTHER_CONFIG):

@@ -283,9 +283,10 @@ def _require_possible(name: str, task: Any) -> None:
     if getattr(task, "MULTIMODAL", False):
         raise CorpusError(f"{name} asks about pictures or sounds, which these models do not read.")
     rules = task.get_config("generation_kwargs") or {}
-    if _normal(rules)["do_sample"]:
+    normal = _normal(rules)
+    if normal["do_sample"]:
         raise CorpusError(f"{name} draws its answers at random, so that two models cannot be paired.")
-    if rules.get("max_gen_toks", 1) == 0:
+    if normal["max_gen_toks"] == 0:
         raise CorpusError(f"{name} asks for no written token: max_gen_toks is 0.")
     if unknown := sorted(rules.keys() - _GREEDY):
         raise CorpusError(f"{name} asks for {', '.join(unknown)}, which first choices do not heed.")

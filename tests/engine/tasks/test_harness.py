@@ -165,12 +165,16 @@ def test_without_the_library_the_error_names_the_file_to_install(monkeypatch):
         load_tasks(["piqa"], None, None)
 
 
-def test_two_tasks_of_one_name_and_answers_without_a_token_are_refused(tmp_path):
+def test_two_tasks_of_one_name_are_refused(tmp_path):
     for name in ("a", "b"):
         write_task(tmp_path, name, passages(3), **LAST_WORD | {"task": "same"})
     with pytest.raises(CorpusError, match="holds two tasks named same"):
         load_tasks([f"file:{tmp_path}"], None, None)
-    (tmp_path / "none").mkdir()
-    none = write_task(tmp_path / "none", "none", passages(3), **WRITTEN | {"generation_kwargs": {"max_gen_toks": 0}})
+
+
+@pytest.mark.parametrize("rule", ["max_gen_toks", "max_new_tokens"])
+def test_answers_without_a_token_are_refused(rule, tmp_path):
     with pytest.raises(CorpusError, match="no written token"):
-        load_tasks([none], None, None)
+        load_tasks(
+            [write_task(tmp_path, "none", passages(3), **WRITTEN | {"generation_kwargs": {rule: 0}})], None, None
+        )
