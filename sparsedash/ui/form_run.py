@@ -390,12 +390,16 @@ def _custom_method_fields(title: str) -> tuple[MethodSettings, ...] | None:
     about = "Combine a saliency, a pattern, a compensation and an allocation."
     if not st.toggle(title, key=OWN, bind=BOUND, help=about):
         return ()
-    chosen = form_fields.setting_fields([_METHOD[name] for name in CHOICES], 2)
-    elsewhere = (*CHOICES, "width_multiple", "budget", "schedule", "heal_steps")
-    others = [row for row in _METHOD.values() if row.name not in elsewhere]
-    values = chosen | form_fields.setting_fields([row for row in others if uses_parameter(row.name, **chosen)], 2)
-    if values.get(_METHOD["rounds"].key, 1) > 1:
-        values |= form_fields.setting_fields([_METHOD["schedule"]], 2)
+    values = form_fields.setting_fields([_METHOD[name] for name in CHOICES], 2)
+    chosen = {name: values[_METHOD[name].key] for name in CHOICES}
+    elsewhere = (*CHOICES, "width_multiple", "budget", "heal_steps")
+    with st.container(horizontal=True, key="own-parameters"):
+        for row in _METHOD.values():
+            # In a place of its own each, as `reference_field`.
+            with st.container():
+                idle = row.name == "schedule" and values.get(_METHOD["rounds"].key, 1) == 1
+                if row.name not in elsewhere and uses_parameter(row.name, **chosen) and not idle:
+                    values[row.key] = form_fields.setting_field(row)
     if _refused(_METHOD.values(), values):
         return None
     by_name = {row.name: values[row.key] for row in _METHOD.values() if row.key in values}

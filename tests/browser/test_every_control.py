@@ -424,3 +424,22 @@ def test_choices_one_after_another_all_reach_the_address(filled, page):
     for control in (*controls, Control("switch", "Pack the documents into full samples", "")):
         walk.touch(walk.find(control), control)
     assert dict(parse_qsl(urlsplit(page.url).query)).keys() == {"calibration", "weights", "packed"}
+
+
+def test_a_number_of_ones_own_method_reaches_the_address_after_the_field_above_it_went(filled, page):
+    page.goto(f"{filled.address}/prune?own=true&saliency=random&allocation=curves&curve_levels=6")
+    settled(page)
+    for key in ("ArrowUp", "ArrowUp", "Enter"):
+        page.get_by_role("combobox", name="Saliency").press(key)
+    page.wait_for_url("**saliency=obs*")
+    settled(page)
+    levels = page.get_by_role("spinbutton", name="Levels")
+    levels.fill("7")
+    levels.press("Enter")
+    settled(page)
+    assert parse_qsl(urlsplit(page.url).query) == [
+        ("allocation", "curves"),
+        ("curve_levels", "7"),
+        ("own", "true"),
+        ("saliency", "obs"),
+    ]
