@@ -5,6 +5,7 @@ Only what was measured, or is exact from the widths, is said.
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
+from math import prod
 from statistics import median
 from typing import Literal
 
@@ -101,20 +102,22 @@ def structure_sentence(backend: Backend, found: RunResults) -> str:
     At the largest sparsity that both have, the best method of each; nothing without both, nor of shares of the MLP
     channels, which leave models of two sizes.
     """
-    kinds: list[dict[int, Judged]] = [{}, {}]
-    for each in sorted(found.judged, key=lambda own: -own.record.word_perplexity):
+    kinds: list[dict[int, list[Judged]]] = [{}, {}]
+    for each in sorted(found.judged, key=lambda own: own.verdict.perplexity.value):
         if (
             each.method.takes_channels
             and not each.method.quantise
             and each.permille
             and each.method.budget != "channels"
         ):
-            kinds[each.method.takes_layers][each.permille] = each
+            kinds[each.method.takes_layers].setdefault(each.permille, []).append(each)
     if not (common := kinds[0].keys() & kinds[1].keys()):
         return ""
-    pair = tuple(kind[max(common)] for kind in kinds)
+    models = [kind[max(common)] for kind in kinds]
+    pair = tuple(own[0] for own in models)
     narrower, fewer = names = [quoted_method(each.method) for each in pair]
-    (lost,) = likelihood_differences([(pair[0].record, pair[1].record)])
+    # All pairs of the two kinds count, since the answers chose the best of each.
+    (lost,) = likelihood_differences([(pair[0].record, pair[1].record)], prod(map(len, models)))
     said = ["which loses less is not decided"]
     if lost.is_shown:
         better, worse = names if lost.value > 0 else reversed(names)
@@ -203,7 +206,9 @@ def ceiling_words(timing: Timing) -> str:
 
 def _short_time(seconds: float) -> str:
     """Three figures: 0.0123 -> "12.3 ms"."""
-    return f"{seconds:.3g}{NBSP}s" if seconds >= 1 else f"{1000 * seconds:.3g}{NBSP}ms"
+    if seconds < 0.9995:
+        return f"{1000 * seconds:.3g}{NBSP}ms"
+    return f"{seconds:.3g}{NBSP}s" if seconds < 999.5 else f"{seconds:,.0f}{NBSP}s"
 
 
 def block_shapes(shape: ModelShape, made: Pruned) -> list[list[Projection]]:

@@ -20,14 +20,20 @@ Html = NewType("Html", str)
 _CONTROL_PICTURES = 0x2400
 _INVISIBLE = [
     0xAD,
+    0x034F,
     0x061C,
+    0x115F,
+    0x1160,
+    0x180E,
     0x200B,
     0x200E,
     0x200F,
-    *range(0x202A, 0x202F),
+    *range(0x2028, 0x202F),
     *range(0x2060, 0x2065),
     *range(0x2066, 0x206A),
+    0x2800,
     0x3164,
+    *range(0xE0000, 0xE0080),
 ]
 _VISIBLE: dict[int, str] = {
     **{point: chr(_CONTROL_PICTURES + point) for point in range(32) if chr(point) not in "\n\t"},

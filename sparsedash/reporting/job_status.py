@@ -59,7 +59,7 @@ _PARTS: dict[str, tuple[Stage, ...]] = {
 
 
 def _timing_details(timing: TimingSettings) -> str:
-    threads = "" if timing.n_threads is None else f", {timing.n_threads} threads"
+    threads = "" if timing.n_threads is None else f", {wording.quantity(timing.n_threads, 'thread')}"
     batches = " and ".join(map(str, timing.batches))
     where = "" if timing.runtime == "torch" else f", in {timing.runtime}"
     return f"dense and sparse in turn, {timing.n_prompt} tokens, {batches} at once{threads}{where}"

@@ -356,7 +356,7 @@ def _cost_cells(backend: Backend, entry: Entry, timed: tuple[float, Timing] | No
     return {
         "weights": _Cell("\n".join(lines), inf if n is None else n, {"weights": n, "weights_gone_percent": 100 * gone}),
         "bytes": _Cell(f"{wording.size(n_bytes)}\n{kind}" if n_bytes else "", n_bytes or inf, {"bytes": n_bytes}),
-        "ms": _Cell(f"{ms:.3g}" if ms else "", ms or inf, {"ms_a_token": ms}),
+        "ms": _Cell((f"{ms:.3g}" if ms < 100 else f"{ms:,.0f}") if ms else "", ms or inf, {"ms_a_token": ms}),
     }
 
 

@@ -5,7 +5,7 @@ Plain text: escape it before it becomes markup.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from math import ceil, inf
+from math import ceil, inf, isfinite
 
 from sparsedash.catalog.builtin_tasks import BUILTIN_TASKS
 from sparsedash.catalog.choices import EVALUATION_CORPORA, CatalogEntry
@@ -13,14 +13,15 @@ from sparsedash.catalog.presets import DEFAULT_METHOD, method_named
 from sparsedash.reporting import wording
 from sparsedash.reporting.run_answer import TOO_FEW, answered, quoted_method
 from sparsedash.reporting.run_results import Judged, RunResults, largest_within, smallest_beyond
-from sparsedash.reporting.task_words import MANY_MORE
+from sparsedash.reporting.task_words import most_times
 from sparsedash.reporting.verdicts import tolerance_words
 from sparsedash.reporting.wording import and_join, sparsity_percent
 from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.method_settings import FIXED_PERMILLE, MethodSettings
 from sparsedash.schema.settings import BUILTIN_CLOZE, BUILTIN_CLOZE_402, EvaluationSettings, RunSettings
-from sparsedash.stats.significance import passages_to_detect, smallest_loss
-from sparsedash.stats.tolerance import FEWEST_PASSAGES, Tolerance
+from sparsedash.stats.significance import SPREAD_NATS, passages_to_detect
+from sparsedash.stats.sparsity_search import passages_to_search
+from sparsedash.stats.tolerance import FEWEST_PASSAGES, Tolerance, record_losses
 
 _MOST_PASSAGES = 1_000_000
 
@@ -88,7 +89,7 @@ def _next_step(found: RunResults, lacks: Callable[[str], bool]) -> NextStep:
     if evaluation is None:
         # Half way to what costs too much, or twice of what does not.
         between = (max(low, 0) + high) // 20 * 10 if high < 1001 else min(2 * low, 900)
-        if between in (low, 0):
+        if between <= max(low, 0):
             return NextStep(said=f"{on} Next: upload more passages, or allow a larger loss.", link="", asked=settings)
         return _try_on_all(found, method, between, on, lacks)
     search = FindSettings(
@@ -138,18 +139,25 @@ def _deciding_passages(found: RunResults, lacks: Callable[[str], bool]) -> tuple
 
     Those of the run, or else of the smallest text with enough.
     """
-    evaluation, n_tested, ratio = found.run.settings.evaluation, found.dense.last_word.total, found.tolerance.ratio
-    needed = max(FEWEST_PASSAGES, passages_to_detect(ratio))
+    evaluation, n_tested = found.run.settings.evaluation, found.dense.last_word.total
+    needed = _search_needs(found)
     if n_tested >= needed:
         return evaluation, "."
     for text in _longer_texts(evaluation, n_tested, lacks):
         if (text.n_texts or _MOST_PASSAGES) >= needed:
             part, passages = _part_of(text, needed)
-            least, few = wording.factor(smallest_loss(n_tested)[0]), n_tested < FEWEST_PASSAGES
-            why = TOO_FEW if few else f"{n_tested:,} detect losses from {least} up"
+            why = TOO_FEW if n_tested < FEWEST_PASSAGES else f"{n_tested:,} are too few to decide each of its steps"
             return replace(evaluation, corpus=text.name, n_passages=part), f", on {passages}: {why}."
-    takes = f"A limit of {wording.limit_factor(ratio)} takes about {wording.round_up(needed):,} passages to decide"
+    limit = wording.limit_factor(found.tolerance.ratio)
+    takes = f"A search at a limit of {limit} takes about {wording.round_up(needed):,} passages"
     return None, f"{takes}, more than any text here has."
+
+
+def _search_needs(found: RunResults) -> int:
+    """Passages for a search, whose losses spread as those of the run's model that is nearest the limit."""
+    near = min(found.best, key=lambda row: abs(row.verdict.perplexity.value - row.verdict.perplexity.most))
+    spread = record_losses(found.dense, near.record).nats.deviation if not near.verdict.too_few else SPREAD_NATS
+    return passages_to_search(found.tolerance, spread if isfinite(spread) else SPREAD_NATS)
 
 
 def _part_of(text: CatalogEntry, needed: int) -> tuple[int | None, str]:
@@ -214,7 +222,7 @@ def _ask_more(found: RunResults, unknown: Sequence[Judged]) -> NextStep:
         return NextStep(said="Next: run it again, so that all tasks are answered.", link="Run it again", asked=asked)
     tasks = and_join(list(dict.fromkeys(result.task for result, _ in open_)))
     factors = [(needed or inf) / len(result.pair.questions) for result, needed in open_]
-    room = min(_room(result.task, len(result.pair.questions)) for result, _ in open_)
+    room = min(most_times(result.task, len(result.pair.questions)) for result, _ in open_)
     if limit is None or max(factors) > room:
         return NextStep(said=f"Next: allow a larger loss on {tasks}.", link="", asked=asked)
     # The limit counts the questions of each part of a task.
@@ -223,12 +231,6 @@ def _ask_more(found: RunResults, unknown: Sequence[Judged]) -> NextStep:
     times = f"{max(1.1, *factors):.2g} times as many questions of {tasks}{unsure}"
     said = f"Next: ask about {times}, which should settle it."
     return NextStep(said=said, link="Ask more questions", asked=replace(asked, evaluation=more))
-
-
-def _room(task: str, n_asked: int) -> float:
-    """How many times the questions asked a task has at most."""
-    built_in = BUILTIN_TASKS.get(f"builtin:{task}")
-    return built_in.n_questions / n_asked if built_in else MANY_MORE
 
 
 def _percents(permilles: Iterable[int]) -> str:
@@ -273,7 +275,7 @@ def _too_close(found: RunResults, low: int, unknown: Sequence[Judged]) -> NextSt
     why = f"{names} {verb} too close to the limit to settle with the passages available."
     asked, method = found.run.find or found.run.settings, unknown[0].method
     between = (max(low, 0) + unknown[0].permille) // 20 * 10
-    decides = n_tested >= passages_to_detect(found.tolerance.ratio) and method.pattern not in FIXED_PERMILLE
+    decides = n_tested >= _search_needs(found) and method.pattern not in FIXED_PERMILLE
     if isinstance(asked, RunSettings) and decides and between > max(low, 0):
         return _try(replace(asked, methods=(method,)), between, why, ", or allow a larger loss.")
     said = f"{why} Next: allow a larger loss."

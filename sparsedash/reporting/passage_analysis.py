@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from itertools import chain, pairwise
-from math import ceil, exp, floor, inf
+from math import ceil, exp, floor, inf, isinf
 from typing import NamedTuple
 
 from sparsedash.reporting import wording
@@ -95,6 +95,8 @@ class ChangeRange(NamedTuple):
     @property
     def words(self) -> str:
         """ "fell by 1 to 2", "rose by 3 or more"."""
+        if self.low == 0:
+            return f"stayed, or rose by {'any amount' if isinf(self.high) else f'up to {self.high:g}'}"
         verb = "fell by" if self.high <= 0 else "rose by"
         near, far = sorted((abs(self.low), abs(self.high)))
         return f"{verb} {near:g} or more" if far == inf else f"{verb} {near:g} to {far:g}"

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from sparsedash.reporting import wording
 from sparsedash.reporting.run_results import Judged, RunResults
+from sparsedash.reporting.verdicts import level_words
 from sparsedash.schema.records import Quantised
 from sparsedash.stats.races import LikelihoodDifference, likelihood_differences
 from sparsedash.stats.significance import shared_outcomes
@@ -68,7 +69,7 @@ def _better(found: RunResults, dense: tuple[Judged, int], rival: tuple[Judged, i
     return (
         f"Quantising alone does better: {name} ({wording.size(dense[1])}) beats every pruned file that is not smaller. "
         f"The best of them, {other} ({wording.size(rival[1])}), loses {lost.value:.3f} nats a word more "
-        f"({100 * lost.level:.3g}{wording.NBSP}% interval {lost.low:.3f} to {lost.high:.3f}); {name} has {more} "
+        f"({level_words(lost.level)} interval {lost.low:.3f} to {lost.high:.3f}); {name} has {more} "
         f"right of {lost.n_passages:,}."
     )
 

@@ -31,7 +31,9 @@ def answer_sentence(found: RunResults, ended: bool = False, race: bool = True) -
     rows, search = found.best, _search(found)
     if not rows:
         if found.judged and not any(found.run.settings.made_permille):
-            return "Nothing was removed: at 0 % the sparse model is the dense one."
+            quantised = [each for each in found.judged if each.method.quantise]
+            said = [f"{found.names[each.record.key]} {verdict_words(each.verdict)}." for each in quantised]
+            return " ".join(["Nothing was removed: at 0 % the sparse model is the dense one.", *said])
         rest = "no sparse model was" if ended or found.run.finished else "no sparse model yet"
         if found.missing and found.run.finished and not ended:
             rest = "the records of the sparse models are missing"
@@ -73,9 +75,8 @@ def race_sentence(found: RunResults) -> str:
         return f"{best} {apart} at {at} on {n}."
     if alike:
         return f"{best} beats {_some(beaten, found.race)} at {at} {sure}, but {apart} on {n}."
-    # All pairs of the run's methods count; some may not be there yet, or no longer.
-    n_methods = len(found.race) + 1
-    if n_methods * (n_methods - 1) // 2 < found.race[0][1].n_compared:
+    # Some may not be there yet, or no longer, or not compared.
+    if len(found.race) < len({wording.method_title(method) for method in found.run.settings.methods}) - 1:
         return f"{best} beats {and_join(beaten)} at {at} {sure}; not all methods have a model there."
     return f"{best} wins at {at} {sure}: it beats {_some(beaten, found.race)}."
 

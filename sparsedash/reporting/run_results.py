@@ -242,8 +242,8 @@ class RunResults:
     def race(self) -> list[tuple[Judged, LikelihoodDifference]]:
         """Of several methods the others' models at the sparsity that the answer names, each against the best one's.
 
-        The one that loses least first. All pairs of methods count, since the answers chose the best one. Zeros are not
-        compared with channels.
+        The one that loses least first. All pairs of methods at all sparsities count, since the answers chose the best
+        one and where it is best. Zeros are not compared with channels.
         """
         best = self._named
         if best is None:
@@ -253,11 +253,12 @@ class RunResults:
             return method.takes_channels == best.method.takes_channels and not method.quantise
 
         title = wording.method_title
-        titles = {title(method) for method in self.run.settings.methods if compared(method)}
+        own = [method for method in self.run.settings.methods if compared(method)]
+        shares = {permille for method in own for permille in method.sparsities(self.run.settings.sparsities_permille)}
         rivals = [each for each in self.judged if each.permille == best.permille and compared(each.method)]
         rivals = [each for each in rivals if title(each.method) != title(best.method)]
-        pairs, n = [(best.record, each.record) for each in rivals], len(titles)
-        found = likelihood_differences(pairs, n * (n - 1) // 2)
+        pairs, n = [(best.record, each.record) for each in rivals], len(set(map(title, own)))
+        found = likelihood_differences(pairs, n * (n - 1) // 2 * len(shares))
         return sorted(zip(rivals, found, strict=True), key=lambda each: each[1].value)
 
     @property

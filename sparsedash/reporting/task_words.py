@@ -5,6 +5,7 @@ from dataclasses import asdict
 from math import isfinite
 from typing import Any
 
+from sparsedash.catalog.builtin_tasks import BUILTIN_TASKS
 from sparsedash.reporting import wording
 from sparsedash.reporting.verdicts import VERDICT_SIGNS, level_words, loss_interval, loss_value, loss_with_limit
 from sparsedash.reporting.wording import and_join
@@ -13,7 +14,7 @@ from sparsedash.stats.tolerance import FEWEST_PASSAGES, FEWEST_RIGHT, Tolerance
 
 JUDGE_FORMAT = "sparsedash.judge/1"
 _HEAD = ("task", "verdict", "measure", "questions", "dense", "other", "change", "interval", "level")
-MANY_MORE = 20
+_MANY_MORE = 20
 """So many times the questions that were asked nobody has: what needs more is not settled by asking."""
 _FLIPS = ("broke", "fixed", "still wrong", "p", "KL")
 
@@ -73,9 +74,15 @@ def _needed(result: TaskResult) -> str:
         return f"Fewer than {FEWEST_PASSAGES} questions can never confirm a model: {result.task} has {n}"
     if needed is None:
         return ""
-    if needed > MANY_MORE * n:
+    if needed > most_times(result.task, n) * n:
         return f"{result.task} is too close to its limit to be settled by more questions"
     return f"About {wording.round_up(needed):,} questions of {result.task} would settle it"
+
+
+def most_times(task: str, n_asked: int) -> float:
+    """How many times the questions asked a task has at most."""
+    built_in = BUILTIN_TASKS.get(f"builtin:{task}")
+    return built_in.n_questions / n_asked if built_in else _MANY_MORE
 
 
 def _why_not(result: TaskResult) -> str:

@@ -91,8 +91,10 @@ def task_names(losses: Sequence[Loss]) -> list[str]:
 
 def loss_with_limit(loss: Loss) -> str:
     """ "perplexity 1.35 × (limit 1.10 ×)", "accuracy −3.1 points (limit −2)", "copying −9.0 points (limit −5)"."""
-    limit = _limit_words(loss.measure, loss.most).split(" point")[0]
-    return f"{_name(loss)} {loss_value(loss)} (limit {limit})"
+    limit, value = _limit_words(loss.measure, loss.most).split(" point")[0], loss_value(loss)
+    if loss.measure == "word perplexity" and value == limit:
+        value = f"{exp(loss.value):.3f}{NBSP}×"
+    return f"{_name(loss)} {value} (limit {limit})"
 
 
 def _name(loss: Loss) -> str:
@@ -257,7 +259,7 @@ def loss_cells(judged: Judged) -> list[Cell]:
     change, values = compared.difference, verdict_values(judged.verdict)
     points = loss_interval(accuracy) if accuracy else "not judged"
     return [
-        Cell("Times dense", f"{loss_value(lost)}\n{loss_interval(lost) or 'no interval'}"),
+        Cell("Times dense", f"{loss_value(lost)}\n{loss_interval(lost)}"),
         Cell("Change, points", f"{wording.signed_points(change)}\n{points}", {**values, "change_points": 100 * change}),
         Cell("p", wording.p_number(judged.p_value), {"p": judged.p_value}),
         Cell("Broke", f"{compared.broke:,}", {"broke": compared.broke}),

@@ -137,7 +137,7 @@ def round_up(count: int) -> int:
     return -(-count // step) * step
 
 
-def plural(count: int, noun: str) -> str:
+def plural(count: float, noun: str) -> str:
     """The noun, with an s unless there is one of it."""
     return noun if count == 1 else f"{noun}s"
 
@@ -388,7 +388,8 @@ def calibration_words(calibration: CalibrationSettings) -> str:
 def run_details(settings: RunSettings | FindSettings) -> str:
     """How a run is made, in one line; of a search its limits first."""
     if isinstance(settings, FindSettings):
-        limits = f"perplexity {limit_factor(settings.ratio)}, accuracy −{settings.points:g} points"
+        points = f"{settings.points:g} {plural(settings.points, 'point')}"
+        limits = f"perplexity {limit_factor(settings.ratio)}, accuracy −{points}"
         return f"search made for {limits} · {run_details(planned_run(settings))}"
     evaluation = settings.evaluation
     passages = "all" if evaluation.n_passages is None else f"{evaluation.n_passages:,}"
@@ -448,4 +449,7 @@ def sparsity_axis_title(methods: Iterable[MethodSettings], budget: Budget = "cha
     title = "Layers" if only_layers and budget == "channels" else first_upper(BUDGET_TITLES[budget])
     if budget == "bytes" or all(method.takes_channels for method in methods):
         return f"{title} removed"
-    return f"{title} removed, or {'MLP weights ' if budget == 'channels' else ''}set to zero"
+    zeros = "MLP weights set to zero" if budget == "channels" else f"{title} set to zero"
+    if not any(method.takes_channels for method in methods):
+        return zeros
+    return f"{title} removed, or {zeros if budget == 'channels' else 'set to zero'}"

@@ -8,8 +8,10 @@ Where tasks are answered beside the passages, a trial is within only if it is so
 """
 
 from collections.abc import Collection, Sequence
+from math import ceil, log
+from statistics import NormalDist
 
-from sparsedash.stats.tolerance import ALPHA
+from sparsedash.stats.tolerance import ALPHA, FEWEST_PASSAGES, Tolerance
 
 MAX_PERMILLE = 900
 _FINEST_WEIGHTS = 10
@@ -40,6 +42,16 @@ def most_trials(n_steps: int) -> int:
 
 TRIAL_ALPHA = ALPHA / most_trials(MAX_PERMILLE)
 """The chance of error of one trial's verdict on its tasks: there are no more steps than per mille."""
+
+
+def passages_to_search(tolerance: Tolerance, spread: float) -> int:
+    """Passages on which a trial that loses half the limit of word perplexity is called within, four times of five.
+
+    spread: standard deviation over passages of the fall of the target's log-likelihood, in nats. That is at the level
+    of one of the most trials there can be, and of one of its two measures.
+    """
+    z = NormalDist().inv_cdf(1 - TRIAL_ALPHA / 4) + NormalDist().inv_cdf(0.8)
+    return max(FEWEST_PASSAGES, ceil((2 * z * spread / log(tolerance.ratio)) ** 2))
 
 
 def next_trial(n_steps: int, within: Sequence[tuple[int, bool]]) -> int | None:

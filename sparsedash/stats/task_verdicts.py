@@ -246,6 +246,10 @@ def task_score(questions: Sequence[AnsweredQuestion]) -> float:
     return nats / log(2) / sum(question.n_bytes for question in questions)
 
 
+_ALIKE = 1e-9
+"""A deviation that is no larger a share of the mean is rounding."""
+
+
 def _loss_moments(pair: TaskPair) -> Moments:
     """Moments of the loss over questions; of documents those of a ratio of sums, by Cochran's linear form of it."""
     n = len(pair.questions)
@@ -256,7 +260,8 @@ def _loss_moments(pair: TaskPair) -> Moments:
     mean = sum(fall for fall, _ in falls) / n_words
     of = moments([mean + (fall - mean * words) * n / n_words for fall, words in falls])
     # Few documents, or all with the same change, do not say how much others differ.
-    return of if n >= FEWEST_PASSAGES and (of.deviation > 0 or of.mean == 0) else replace(of, deviation=inf)
+    differ = of.deviation > _ALIKE * abs(of.mean) or of.mean == 0
+    return of if n >= FEWEST_PASSAGES and differ else replace(of, deviation=inf)
 
 
 def _not_judged(pair: TaskPair) -> NotJudged | None:

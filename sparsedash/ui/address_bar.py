@@ -192,7 +192,8 @@ def choose_tolerance(rule: str = _RUNS_RULE, results: Iterable[TaskResult] = ())
     rule: what the verdicts mean by it. results: of the tasks.
     """
     allowed = current_tolerance()
-    text = f"Acceptable loss: {limit_factor(allowed.ratio)} perplexity, {allowed.points:g} points"
+    points = f"{allowed.points:g} {'point' if allowed.points == 1 else 'points'}"
+    text = f"Acceptable loss: {limit_factor(allowed.ratio)} perplexity, {points}"
     row = field_rows(FindSettings)["points"]
     judged = {each.task: each.own_limit for each in results if each.loss and each.loss.measure == "accuracy"}
     with st.popover(text, type="tertiary", icon=":material/tune:", key="tolerance"):

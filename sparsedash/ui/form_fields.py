@@ -430,4 +430,4 @@ def _smallest_loss_words(n_passages: int) -> str:
     if n_passages < FEWEST_PASSAGES:
         return f"{wording.quantity(n_passages, 'passage')}: fewer than {FEWEST_PASSAGES} can never confirm a model"
     ratio, points = smallest_loss(n_passages)
-    return f"detects losses of about {ratio:.2f}{wording.NBSP}× perplexity or {points:.1f} points and up"
+    return f"tells a loss of about {ratio:.2f}{wording.NBSP}× perplexity or {points:.1f} points from none"

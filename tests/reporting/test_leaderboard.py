@@ -101,7 +101,12 @@ def test_all_models_and_tasks_are_judged_together(backend):
 
 def test_documents_are_in_bits_a_byte_and_change_as_a_multiple(backend):
     dense = answered(*(rolled(i, -40.0 - i % 3) for i in range(60)), task="text", measure="bits a byte")
-    worse = replace(dense, questions=tuple(replace(q, log_likelihood=q.log_likelihood - 2) for q in dense.questions))
+    worse = replace(
+        dense,
+        questions=tuple(
+            replace(q, log_likelihood=q.log_likelihood - 2 + 0.1 * (-1) ** i) for i, q in enumerate(dense.questions)
+        ),
+    )
     made = board(backend, add(backend, dense=[dense], sparse=[worse]))
     assert made.columns["task-text"] == "text, bits a byte"
     assert text(made, 1, "task-text")[1] == "✕ 1.22 ×"

@@ -131,7 +131,13 @@ def test_a_range_has_its_name_in_the_address_and_in_words():
     ends = [(-2.0, -1.5), (-inf, -3.0), (-0.5, 0.0), (0.0, 0.5), (3.0, inf)]
     found = [analysis.ChangeRange(low=low, high=high) for low, high in ends]
     assert [each.address for each in found] == ["-2..-1.5", "..-3", "-0.5..0", "0..0.5", "3.."]
-    words = ("fell by 1.5 to 2", "fell by 3 or more", "fell by 0 to 0.5", "rose by 0 to 0.5", "rose by 3 or more")
+    words = (
+        "fell by 1.5 to 2",
+        "fell by 3 or more",
+        "fell by 0 to 0.5",
+        "stayed, or rose by up to 0.5",
+        "rose by 3 or more",
+    )
     assert tuple(each.words for each in found) == words
 
 

@@ -58,7 +58,7 @@ def test_it_holds_the_verdict_the_chart_the_flips_the_settings_and_the_versions(
         "torch 2.13.0",
     ):
         assert text in plain(page)
-    for words in ("Word perplexity over 120 passages", "Change of accuracy over 120 last words"):
+    for words in ("Word perplexity over 120 passages", "Change of accuracy over 120 passages"):
         assert f'role="img" aria-label="{words}' in page.decode()
 
 

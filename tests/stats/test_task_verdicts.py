@@ -131,20 +131,22 @@ def test_flips_wrong_answers_that_moved_and_the_divergence_of_the_choices_are_co
 
 def test_documents_are_judged_by_word_perplexity_and_shown_in_bits_a_byte():
     def documents(more):
-        return answered(*(rolled(i, -30.0 - more * (1 + i % 2), n_words=10 + 10 * (i % 2)) for i in range(40)))
+        fallen = [more * (1 + i % 2 + 0.1 * (-1) ** (i // 2)) for i in range(40)]
+        return answered(*(rolled(i, -30.0 - nats, n_words=10 + 10 * (i % 2)) for i, nats in enumerate(fallen)))
 
     (found,) = judge((documents(0), documents(0.5)))
-    # 1.5 nats more in 30 words, in every pair of documents: exactly proportional, so no spread.
+    # 1.5 nats more in 30 words, with a little spread.
     assert found.loss.value == pytest.approx(0.05)
-    assert found.loss.high - found.loss.low < 1e-6
+    assert found.loss.high - found.loss.low < 0.01
     assert (found.verdict, found.loss.most) == ("within", pytest.approx(log(1.1)))
     assert found.dense == pytest.approx(60 / log(2) / 180)
     assert judge((documents(0), documents(2)))[0].verdict == "beyond"
 
 
 @pytest.mark.parametrize("n", [2, 40])
-def test_few_documents_or_all_with_the_same_change_settle_nothing(n):
-    dense, other = (answered(*(rolled(i, log_likelihood) for i in range(n))) for log_likelihood in (-30.0, -60.0))
+@pytest.mark.parametrize("fallen", [0.3, 30.0])
+def test_few_documents_or_all_with_the_same_change_settle_nothing(n, fallen):
+    dense, other = (answered(*(rolled(i, -30.0 - nats, n_words=3) for i in range(n))) for nats in (0.0, fallen))
     (found,) = judge((dense, other))
     assert (found.verdict, found.p_value, found.loss.needed) == ("undecided", 1.0, None)
 

@@ -323,11 +323,11 @@ def test_an_evaluation_size_fills_in_the_passages(open_page, backend):
     sure = app.radio(key="sure")
     assert list(sure.options) == list(SIZES) and sure.value == "Quick look"
     assert [text.replace("\xa0", " ") for text in sure.proto.captions] == [
-        "132 passages, built in · about 4 min · detects losses of about 1.23 × perplexity or 4.4 points and up",
+        "132 passages, built in · about 4 min · tells a loss of about 1.23 × perplexity or 4.4 points from none",
         "402 passages, built in · arithmetic and copying · about 4 min · "
-        "detects losses of about 1.13 × perplexity or 2.5 points and up",
+        "tells a loss of about 1.13 × perplexity or 2.5 points from none",
         "5,151 passages, LAMBADA, fetched once from the hub · arithmetic and copying · about 4 min · "
-        "detects losses of about 1.03 × perplexity or 0.7 points and up",
+        "tells a loss of about 1.03 × perplexity or 0.7 points from none",
     ]
     for size, text in SIZES.items():
         app.radio(key="sure").set_value(size).run()

@@ -209,7 +209,7 @@ def test_the_address_chooses_among_runs_and_the_last_ones_are_links(open_page, b
     [
         ("word perplexity", "Word perplexity over 120 passages", {"allowed"}),
         ("flips", "Answers of 120 that broke or were", set()),
-        ("share right", "Share of 120 last words right", {"95 % interval of dense"}),
+        ("share right", "Share of last words right over 120 passages", {"95 % interval of dense"}),
     ],
 )
 def test_the_measure_of_the_chart_can_be_chosen(measure, said, bands, open_page, finished):
@@ -290,7 +290,7 @@ def test_a_run_that_ended_before_its_first_sparse_model_has_no_chart_and_nothing
 def test_a_race_shows_the_paired_difference_beside_its_claim(open_page, backend):
     backend.add_run(specimens.run(replace(SETTINGS, methods=(*SETTINGS.methods, method_named("magnitude")))))
     said = words(open_page("overview"))
-    assert "magnitude against least-squares" in said and "the word perplexity of least-squares, paired, 95 %" in said
+    assert "magnitude against least-squares" in said and "the word perplexity of least-squares, paired, 98.3 %" in said
     overlap = "Methods whose bars overlap may still differ"
     assert overlap in said and overlap not in words(open_page("overview", measure="flips"))
 

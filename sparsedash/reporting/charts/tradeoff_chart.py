@@ -18,14 +18,15 @@ from sparsedash.reporting.charts import tradeoff_data
 from sparsedash.reporting.charts.chart_style import PALETTES, Label, Palette, Theme
 from sparsedash.reporting.charts.label_places import WIDTHS, Room
 from sparsedash.reporting.charts.tradeoff_data import Gained, LossAxis, Measure, Point, Reading, Role, TradeoffData
+from sparsedash.reporting.wording import quantity
 from sparsedash.stats.sparsity_search import pareto_front
 from sparsedash.stats.tolerance import Verdict
 
 TITLES: dict[Measure, str] = {
     "word perplexity": "Word perplexity, × dense; down is worse",
     "accuracy": "Accuracy, points above or below dense",
-    "flips": "Answers fixed and broken, % of {total:,}",
-    "share right": "Last word right, % of {total:,} passages",
+    "flips": "Answers fixed and broken, %{of}",
+    "share right": "Last words right, %{of}",
     "tasks": "Tasks, points above or below dense",
 }
 """No longer than a phone is wide."""
@@ -104,7 +105,7 @@ def tradeoff_chart(tradeoff: TradeoffData, measure: Measure = "word perplexity",
     )
     across["title"]["standoff"] = below + 12
     layout = style.chart_frame(
-        TITLES[measure].format(total=tradeoff.n_passages),
+        TITLES[measure].format(of=_of_all(tradeoff)),
         round(height) + _TOP + bottom,
         colours,
         margin={"l": _LEFT, "t": _TOP, "b": bottom},
@@ -196,9 +197,9 @@ def gain_chart(tradeoff: TradeoffData, gained: Gained, measure: Measure, theme: 
         text = " ".join([*signs, f"{point.permille / 10:g} %" if point.permille else "dense"])
         value = max(axis.edge, point.readings[measure][0].value)
         notes += room.note(text, (x, value), _verdict_ink(point, measure, colours), colours.muted)
-    title = "Answers broken, % of {total:,}; down is worse" if measure == "flips" else TITLES[measure]
+    title = "Answers broken, %{of}; down is worse" if measure == "flips" else TITLES[measure]
     layout = style.chart_frame(
-        title.format(total=tradeoff.n_passages),
+        title.format(of=_of_all(tradeoff)),
         round(height) + _TOP + _BOTTOM,
         colours,
         margin={"l": _LEFT, "t": _TOP, "b": _BOTTOM},
@@ -220,7 +221,8 @@ def clicked_record(points: Sequence[Mapping[str, Any]]) -> str:
 
 def tradeoff_words(tradeoff: TradeoffData, measure: Measure = "word perplexity") -> str:
     """What `tradeoff_chart` shows, for screen readers."""
-    total, shares = tradeoff.n_passages, measure == "share right"
+    shares, of = measure == "share right", _of_all(tradeoff)
+    over = f" over {quantity(tradeoff.n_passages, 'passage')}" if of else ""
     parts = [f"dense {tradeoff.dense.readings[measure][0].words}"] if shares else []
     for label, points in tradeoff.lines.items():
         parts += [
@@ -229,10 +231,10 @@ def tradeoff_words(tradeoff: TradeoffData, measure: Measure = "word perplexity")
             if not p.live
         ]
     what = {
-        "word perplexity": f"Word perplexity over {total:,} passages",
-        "accuracy": f"Change of accuracy over {total:,} last words",
-        "flips": f"Answers of {total:,} that broke or were fixed",
-        "share right": f"Share of {total:,} last words right",
+        "word perplexity": f"Word perplexity{over}",
+        "accuracy": f"Change of accuracy{over}",
+        "flips": f"Answers{of} that broke or were fixed",
+        "share right": f"Share of last words right{over}",
         "tasks": "Change of accuracy on tasks",
     }[measure]
     published = "".join(
@@ -240,6 +242,11 @@ def tradeoff_words(tradeoff: TradeoffData, measure: Measure = "word perplexity")
         for row in (tradeoff.published if shares else ())
     )
     return f"{what} against the share of {tradeoff.taken}, with intervals: {'; '.join(parts)}.{published}"
+
+
+def _of_all(tradeoff: TradeoffData) -> str:
+    """ " of 1,000"; nothing where models that stopped early answered fewer."""
+    return "" if any(point.hollow for point in tradeoff.sparse) else f" of {tradeoff.n_passages:,}"
 
 
 def gain_words(tradeoff: TradeoffData, gained: Gained, measure: Measure) -> str:

@@ -117,7 +117,7 @@ the deepest point of the leading line, unless its middle one says less: a sweep 
 """
 _FAR_ROOM = 0.14
 """Of the height of the others, kept free below them for the points at the edge."""
-_FACTORS = (1, 1.05, 1.1, 1.2, 1.35, 1.5, 2, 3, 5, 10, 20, 50, 100, 300, 1000, 10_000, 100_000, MOST_FACTOR)
+_FACTORS = (1, 1.01, 1.02, 1.05, 1.1, 1.2, 1.35, 1.5, 2, 3, 5, 10, 20, 50, 100, 300, 1000, 10_000, 100_000, MOST_FACTOR)
 _SHORT = {10_000: "10⁴ ×", 100_000: "10⁵ ×", MOST_FACTOR: "> 10⁶ ×"}
 """Factors that would be wider than the room left of the axis."""
 _ABOVE = (0.5, 0.1, 0.01)

@@ -153,7 +153,7 @@ def test_the_range_holds_every_interval_and_never_leaves_0_to_100():
 
 def test_the_words_say_every_point_with_its_interval():
     said = tradeoff_words(RACE, "share right")
-    assert said.startswith("Share of 120 last words right") and "dense 50.0 % (41.2 to 58.8)" in said
+    assert said.startswith("Share of last words right over 120 passages") and "dense 50.0 % (41.2 to 58.8)" in said
     assert said.index("sparse at 10.4 % 45.0 %") < said.index("sparse at 29.2 % 25.0 %")
     assert "sparse at 29.2 % 30 broke, 0 fixed" in tradeoff_words(RACE, "flips")
 
