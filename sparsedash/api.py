@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from math import isfinite
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NoReturn
@@ -56,6 +55,7 @@ from sparsedash.schema.settings import (
 from sparsedash.schema.store_keys import plain_share
 from sparsedash.stats.significance import PairedComparison
 from sparsedash.stats.tolerance import Tolerance, ToleranceVerdict
+from sparsedash.storage.local_machine import local_path
 from sparsedash.storage.model_folders import require_new
 from sparsedash.storage.store import Store
 
@@ -284,7 +284,9 @@ def export(
     if form not in _FORMS:
         raise SettingsError("form", form, f"one of {', '.join(_FORMS)}")
     refuse_form(form, sparse.pruned, sparse.model.config.model_type, _FORMS)
-    require_new(where := Path(folder).expanduser().absolute())
+    if not isinstance(folder, str | Path):
+        raise SettingsError("folder", folder, "a path")
+    require_new(where := local_path(folder).absolute())
     with _in_memory(sparse.model, tokenizer) as given:
         record, asked = given.answers(passages, on_step, N_VERDICTS)
         return export_narrowed(where, form, sparse.pruned, given.source, given.loaded, record, asked, on_step)
@@ -419,7 +421,7 @@ def _method(method: str | MethodSettings, **given: object) -> MethodSettings:
 
 def _permille(share: float, method: MethodSettings) -> int:
     """The share in per mille. Raises SettingsError where there is no such share, or the pattern has another."""
-    asked = round(1000 * share) if isinstance(share, int | float) and isfinite(share) else -1
+    asked = round(1000 * share) if isinstance(share, int | float) and 0 <= share <= 1 else -1
     if not 0 <= asked <= MAX_SPARSITY_PERMILLE or abs(asked - 1000 * share) > 1e-6:
         raise SettingsError("share", share, f"0 to {MAX_SPARSITY_PERMILLE / 1000:g}, in steps of 0.001")
     (permille,) = method.sparsities((asked,))

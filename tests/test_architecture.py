@@ -52,7 +52,7 @@ ALLOWED: dict[str, set[str]] = {
     "app": {"ui"},
     # What knows both halves.
     "worker": {"engine.run", "engine.comparison", "engine.export", "jobs"} | MEASURED,
-    "shell": {"engine.run", "engine.export", "engine.models", "engine.comparison", "service", "jobs"}
+    "shell": {"engine.run", "engine.export", "engine.models", "engine.comparison", "service", "jobs", "worker"}
     | {"reporting.wording", "reporting"}
     | KEPT,
     "__main__": {"shell"},

@@ -18,7 +18,8 @@ from sparsedash.reporting.charts.tradeoff_data import Gained, Reading
 from sparsedash.reporting.html import Table, Value
 from sparsedash.reporting.run_answer import quoted_method
 from sparsedash.reporting.run_results import Judged, RunResults
-from sparsedash.reporting.wording import NBSP, factor, nats_as_factor, percent, size
+from sparsedash.reporting.verdicts import level_words, loss_value
+from sparsedash.reporting.wording import NBSP, factor, nats_as_factor, percent, quantity, size
 from sparsedash.schema.export_settings import Export, Proof
 from sparsedash.schema.pair_records import Phase, Timing, TimingSettings
 from sparsedash.schema.records import Pruned, Record
@@ -99,44 +100,49 @@ def run_gains(
 def structure_sentence(backend: Backend, found: RunResults) -> str:
     """Of a run with narrower and with fewer layers: which to choose for size, KV cache and speed, by its own numbers.
 
-    At the largest sparsity that both have, the best method of each; nothing without both, nor of shares of the MLP
-    channels, which leave models of two sizes.
+    The best method of each, at the sparsity that the answer names, or else the largest that both have; nothing without
+    both, nor of shares of the MLP channels, which leave models of two sizes.
     """
     kinds: list[dict[int, list[Judged]]] = [{}, {}]
     for each in sorted(found.judged, key=lambda own: own.verdict.perplexity.value):
-        if (
-            each.method.takes_channels
-            and not each.method.quantise
-            and each.permille
-            and each.method.budget != "channels"
-        ):
-            kinds[each.method.takes_layers].setdefault(each.permille, []).append(each)
+        method = each.method
+        if method.takes_channels and not method.quantise and each.permille and method.budget != "channels":
+            kinds[method.takes_layers].setdefault(each.permille, []).append(each)
     if not (common := kinds[0].keys() & kinds[1].keys()):
         return ""
-    models = [kind[max(common)] for kind in kinds]
+    named = found.headline.sparsity_permille if found.headline else None
+    permille = named if named in common else max(common)
+    models = [kind[permille] for kind in kinds]
     pair = tuple(own[0] for own in models)
     narrower, fewer = names = [quoted_method(each.method) for each in pair]
+    costs = [f"{name}, {loss_value(each.verdict.perplexity)}" for name, each in zip(names, pair, strict=True)]
+    said = [
+        f"At {wording.sparsity_words(permille, pair[0].method)}: narrower layers ({costs[0]}) or fewer ({costs[1]})"
+    ]
+    if all(each.verdict.verdict == "beyond" for each in pair):
+        said.append("Both cost more than your limits allow")
     # All pairs of the two kinds count, since the answers chose the best of each.
     (lost,) = likelihood_differences([(pair[0].record, pair[1].record)], prod(map(len, models)))
-    said = ["which loses less is not decided"]
     if lost.is_shown:
         better, worse = names if lost.value > 0 else reversed(names)
-        times = nats_as_factor(abs(lost.value))
-        said = [f"for size choose {better}, which loses less (word perplexity of {worse} is {times} as high)"]
+        interval = wording.factor_range(*sorted((abs(lost.low), abs(lost.high))))
+        times = f"{nats_as_factor(abs(lost.value))} as high, {level_words(lost.level)} interval {interval}"
+        said.append(f"For size {better}: the word perplexity of {worse} is {times}")
+    else:
+        said.append(f"For size either: which loses less is undecided on {quantity(lost.n_passages, 'passage')}")
     cache = pair[1].record.pruned.reached["kv-cache"] if pair[1].record.pruned else 0.0
-    said.append(f"for the KV cache {fewer} ({percent(cache)} smaller)")
+    said.append(f"For the KV cache {fewer}: it is {percent(cache)} smaller")
     asked = [TimingSettings(dense=found.dense.key, sparse=each.record.key) for each in pair]
     timings = [backend.result(Timing, each.key()) for each in asked]
     speeds = [phase.ratio for timing in timings if timing and (phase := timing.timed("decode"))]
     if len(speeds) < len(pair):
-        said.append("the speed of both was not measured")
+        said.append("For speed: not measured yet; it can be from “Plot loss against”")
     else:
         one, other = speeds
         apart = other.low > one.high or one.low > other.high
         name = (fewer if other.value > one.value else narrower) if apart else "either"
-        said.append(f"for speed {name}: they write {factor(one.value)} and {factor(other.value)} as fast as dense")
-    share = wording.sparsity_words(max(common), pair[0].method)
-    return f"Narrower layers ({narrower}) or fewer ({fewer}), at {share}: {'; '.join(said)}."
+        said.append(f"For speed {name}: they write {factor(one.value)} and {factor(other.value)} as fast as dense")
+    return f"{'. '.join(said)}."
 
 
 def _exact_gain(shape: ModelShape | None, made: Pruned | None, dtype: str, name: GainName) -> Reading | None:

@@ -7,6 +7,7 @@ sent, and its client puts that into errors: so every error, and all output of a 
 import os
 import re
 import sys
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TextIO
 
@@ -51,7 +52,11 @@ def redact_output() -> None:
     """
     if not isinstance(sys.stdout, _RedactedStream):
         # None where the stream was closed before the start.
-        streams = (stream or Path(os.devnull).open("w") for stream in (sys.stdout, sys.stderr))  # noqa: SIM115
+        streams = [stream or Path(os.devnull).open("w") for stream in (sys.stdout, sys.stderr)]  # noqa: SIM115
+        for stream in streams:
+            if isinstance(stream, TextIOWrapper):
+                # A terminal of another encoding shows question marks, rather than the end of the program.
+                stream.reconfigure(errors="replace" if stream is sys.stdout else "backslashreplace")
         sys.stdout, sys.stderr = map(_RedactedStream, streams)
 
 

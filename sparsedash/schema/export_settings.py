@@ -128,7 +128,8 @@ class Export:
     """An exported sparse model, stored once its proof holds.
 
     layout: of the blocks' widths in the files, in words. model, model_identity: the base. n_bytes: of all files;
-    base_bytes: of the dense model's weights in the settings' base_weights. files: sha256 by name.
+    base_bytes: of the dense model's weights in the settings' base_weights. files: sha256 by name. dense_gguf_hash: of
+    the settings' file.
     """
 
     key: str
@@ -143,6 +144,7 @@ class Export:
     files: dict[str, str]
     proof: Proof
     made_at: float
+    dense_gguf_hash: str = ""
 
     @property
     def form(self) -> Form:

@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -113,10 +114,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code = _run(argv)
         sys.stdout.flush()
-    except BrokenPipeError:
-        # Who read the output, such as `head`, has seen enough; nothing is left to be written when Python ends.
+    except OSError as error:
+        # Who read the output, such as `head`, has seen enough, or there is no room for it; Python flushes once more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return terminal.EXIT_FAILED
+        if isinstance(error, BrokenPipeError):
+            return terminal.EXIT_FAILED
+        return terminal.print_error(
+            SparseDashError(f"No output can be written: {error.strerror}."), terminal.EXIT_FAILED
+        )
     except KeyboardInterrupt:
         return terminal.print_error(Cancelled(), terminal.EXIT_STOPPED)
     return code
@@ -127,7 +132,8 @@ def _run(argv: Sequence[str] | None) -> int:
     parser = _parser()
     arguments = parser.parse_args(argv)
     for name, value in vars(arguments).items():
-        if value == []:  # argparse takes the value out of `--flag=--`
+        # argparse takes the value out of `--flag=--`.
+        if value == [] or (isinstance(value, list) and [] in value):
             parser.error(f"argument --{name.replace('_', '-')}: expected one argument")
     work: terminal.Work = arguments.start(arguments)
     try:
@@ -144,6 +150,17 @@ def _run(argv: Sequence[str] | None) -> int:
         # A model or a text that cannot be used shows when it is read; nothing was computed with it either.
         unusable = isinstance(error, SettingsError | ModelError | CorpusError) and not is_full(error)
         return terminal.print_error(error, terminal.EXIT_BAD_ARGUMENTS if unusable else terminal.EXIT_FAILED)
+    except BrokenPipeError:
+        raise
+    except (MemoryError, OSError, RuntimeError, ImportError) as error:
+        from sparsedash.worker import describe_error
+
+        said, advice = describe_error(error)
+        if said.startswith(type(error).__name__):
+            # What nobody foresaw; the line is behind it.
+            traceback.print_exc()
+            advice = "That should not happen: please report it."
+        return terminal.print_error(SparseDashError(said, advice), terminal.EXIT_FAILED)
     raise AssertionError("A command yields once.")
 
 

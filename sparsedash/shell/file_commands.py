@@ -29,7 +29,7 @@ from sparsedash.shell.terminal import (
 from sparsedash.stats.task_pairs import pair_tasks
 from sparsedash.stats.task_verdicts import judge_tasks
 from sparsedash.storage.local_machine import local_path, path_kind, writable_file, write_atomically
-from sparsedash.storage.model_folders import export_key_of
+from sparsedash.storage.model_folders import export_key_of, require_new
 from sparsedash.storage.run_files import MAX_BYTES, keep_run, read_run_file, run_file
 from sparsedash.storage.sample_files import read_answers
 from sparsedash.storage.store import Store
@@ -48,8 +48,8 @@ def export_command(arguments: argparse.Namespace) -> Work:
     # A run in bfloat16 has no such GGUF file; float32 holds the same numbers.
     usual = settings.dtype if settings.dtype in possible_weights(form) else "float32"
     to, dense = ("" if path is None else str(local_path(str(path)).absolute()) for path in (arguments.to, given))
-    if to and path_kind(Path(to)) != "nothing":
-        raise SettingsError("--to", str(arguments.to), "a folder that does not exist yet")
+    if to:
+        require_new(Path(to))
     weights, shard_mb = arguments.weights or usual, arguments.shard_mb
     files = {"form": form, "weights": weights, "shard_mb": shard_mb, "to": to, "dense_gguf": dense}
     request = ExportSettings(dense="", sparse="", **files)
@@ -89,11 +89,13 @@ def verify_command(arguments: argparse.Namespace) -> Work:
     """Prove again that an exported folder loads and is unchanged."""
     folder = local_path(arguments.export).absolute()
     key = export_key_of(folder)
-    store = open_store(arguments)
+    store = open_store(arguments, new=False)
     export = store.get(Export, key)
-    record = None if export is None else store.get(Record, export.settings.sparse)
-    if export is None or record is None or record.pruned is None:
+    if export is None:
         raise SettingsError("--data-dir", str(store.folder), "the data folder that this was exported from")
+    record = store.get(Record, export.settings.sparse)
+    if record is None or record.pruned is None:
+        raise JobError("The run of this sparse model was deleted.", "Run it again, then verify.")
     run = RunSettings(methods=(record.pruned.method,), sparsities_permille=(record.sparsity_permille,))
     yield
     with ProgressBar(run, arguments.quiet) as bar:

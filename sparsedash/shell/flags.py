@@ -194,9 +194,12 @@ def tolerance_from_flags(arguments: argparse.Namespace) -> Tolerance:
     return Tolerance(**_values(arguments, FindSettings), tasks=tuple(getattr(arguments, "within_task", None) or ()))
 
 
-def open_store(arguments: argparse.Namespace) -> Store:
-    """The store in the data folder that is asked for. Raises StoreError."""
-    return Store(local_path(arguments.data_dir).absolute(), patience_s=WORK_PATIENCE_S)
+def open_store(arguments: argparse.Namespace, *, new: bool = True) -> Store:
+    """The store in the data folder that is asked for. new: whether it may be made. Raises SparseDashError."""
+    folder = local_path(arguments.data_dir).absolute()
+    if not new and not folder.is_dir():
+        raise SettingsError("--data-dir", str(folder), "a data folder of SparseDash")
+    return Store(folder, patience_s=WORK_PATIENCE_S)
 
 
 def open_store_for(settings: RunSettings | FindSettings, arguments: argparse.Namespace) -> Store:

@@ -7,7 +7,7 @@ import argparse
 from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from sparsedash.catalog.families import quantise_problem
 from sparsedash.catalog.model_shape import ModelShape
@@ -18,7 +18,7 @@ from sparsedash.reporting.run_reports import run_document
 from sparsedash.reporting.run_results import RunResults, StoredResults, run_results
 from sparsedash.reporting.task_words import idle_limits, task_remarks, task_rows, tasks_sentence
 from sparsedash.reporting.wording import record_names, source_note
-from sparsedash.schema.errors import SettingsError, SparseDashError
+from sparsedash.schema.errors import JobError, SettingsError, SparseDashError
 from sparsedash.schema.find_settings import FindResult, planned_run
 from sparsedash.schema.pair_records import ContinuationSettings, TimingSettings
 from sparsedash.schema.records import Record, Run
@@ -41,6 +41,7 @@ from sparsedash.storage.hub_reach import HubReach
 from sparsedash.storage.store import Store
 
 TIMING_FORMAT = "sparsedash.time/1"
+T = TypeVar("T")
 
 
 def run_command(arguments: argparse.Namespace) -> terminal.Work:
@@ -119,12 +120,18 @@ def complete_run(settings: RunSettings, store: Store, quiet: bool = False) -> Ru
         return pipeline.run(settings, store, bar)
 
 
+def _still_stored(found: T | None) -> T:
+    """What was stored a moment ago. Raises JobError where it was deleted meanwhile."""
+    if found is None:
+        raise JobError("Results of this run were deleted while it ran.", "Run it again.")
+    return found
+
+
 def stored_run_document(run: Run, store: Store, tolerance: Tolerance) -> tuple[RunResults, dict[str, Any]]:
     """The results of a stored run, and its document."""
-    found = run_results(StoredResults(store), run, tolerance)
-    assert found is not None
+    found = _still_stored(run_results(StoredResults(store), run, tolerance))
     dense, *sparse = (store.get(Record, each.record.key) for each in found.models)
-    assert dense is not None
+    dense = _still_stored(dense)
     there = [record for record in sparse if record is not None]
     step = next_step(found, partial(lacks_text, store=store, hub=HubReach()))
     document, results = run_document(found, dense, there, step), StoredResults(store)
@@ -147,8 +154,7 @@ def find_command(arguments: argparse.Namespace) -> terminal.Work:
         from sparsedash.engine.run.search import find_sparsity
 
         result: FindResult = find_sparsity(settings, store, bar)
-    run = store.get(Run, result.key)
-    assert run is not None
+    run = _still_stored(store.get(Run, result.key))
     terminal.print_warnings(run.warnings)
     found, document = stored_run_document(run, store, tolerance_from_flags(arguments))
     lines = [*task_lines(found), document["find"]["sentence"], short_run_key(run)]

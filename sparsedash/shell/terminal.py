@@ -54,14 +54,17 @@ def result_writer(arguments: argparse.Namespace) -> Callable[[Iterable[str], dic
 
     def write(lines: Iterable[str], document: dict[str, Any]) -> None:
         text = "" if arguments.json is None else json.dumps(document, indent=1, allow_nan=False)
-        if arguments.json != STDOUT:
-            print(*lines, sep="\n")
-        elif not arguments.quiet:
-            print(*lines, sep="\n", file=sys.stderr)
+        # The file first: it stays, whatever becomes of the output; and the other way round.
+        try:
+            if file is not None:
+                write_atomically(file, text)
+        finally:
+            if arguments.json != STDOUT:
+                print(*lines, sep="\n")
+            elif not arguments.quiet:
+                print(*lines, sep="\n", file=sys.stderr)
         if arguments.json == STDOUT:
             print(text)
-        if file is not None:
-            write_atomically(file, text)
 
     return write
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import tempfile
@@ -16,7 +17,7 @@ import msgspec
 from filelock import FileLock, Timeout
 
 from sparsedash.schema import store_keys
-from sparsedash.schema.errors import ExportError, StoreError
+from sparsedash.schema.errors import ExportError, StoreError, encodable
 from sparsedash.schema.export_settings import EXPORTS, Export
 from sparsedash.storage.local_machine import FolderSize, folder_size, local_path, megabytes, path_kind
 from sparsedash.storage.store import Store
@@ -136,9 +137,14 @@ _MARGIN_BYTES = 50_000_000
 
 
 def require_new(folder: Path) -> None:
-    """Raise ExportError for a name that is taken."""
-    if folder.exists() or folder.is_symlink():
-        raise ExportError(f"{folder} already exists.", "Name another folder, or delete it.")
+    """Raise ExportError for a name that is taken or that no folder can have here."""
+    with suppress(OSError, ValueError):
+        if folder.exists() or folder.is_symlink():
+            raise ExportError(f"{folder} already exists.", "Name another folder, or delete it.")
+        above = next(parent for parent in folder.absolute().parents if parent.exists())
+        if above.is_dir() and os.access(above, os.W_OK):
+            return
+    raise ExportError(f"No folder can be made at {encodable(str(folder))[:200]}.", "Name another one.")
 
 
 def require_export_room(folder: Path, n_bytes: int) -> None:

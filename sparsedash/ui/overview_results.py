@@ -126,6 +126,8 @@ def show_tradeoff(backend: Backend, found: RunResults, job: Job | None) -> None:
         live = job is not None and job.live
         grows = _grows(job)
         frame.show(cards(_numbers(found, job is not None and job.live and not job.stopping, grows), grows=grows))
+        if not live and (structures := structure_sentence(backend, found)):
+            frame.note(structures)
         _show_prompts(backend, found, live=live, grows=grows)
         if not (found.judged or live):
             return
@@ -160,8 +162,7 @@ def show_tradeoff(backend: Backend, found: RunResults, job: Job | None) -> None:
             addresses = {key: f"compare?{urlencode(query | limits)}" for key, query in found.comparisons.items()}
             frame.show_table(verdicts.numbers_table(found, addresses))
     stopped, source = verdicts.early_stopping_words(found.records), wording.source_note(found.run.source_type)
-    structures = structure_sentence(backend, found)
-    for note in filter(None, (structures, *figures, stopped, *found.run.warnings, source)):
+    for note in filter(None, (*figures, stopped, *found.run.warnings, source)):
         # That stands under the prompts.
         if note != NOT_CONTINUED:
             frame.note(note)

@@ -17,6 +17,9 @@ from tests.engine.tiny import save_tiny
     [
         ("run", ["--sparsity", "10,120"], "Sparsity must be 0–90 %"),
         ("run", ["--sparsity=--"], "argument --sparsity: expected one argument"),
+        ("run", ["--tasks=--"], "argument --tasks: expected one argument"),
+        ("export", ["--to", "a" * 300], "No folder can be made at "),
+        ("export", ["--to", "/dev/null/x"], "No folder can be made at /dev/null/x."),
         ("run", ["--method", "obs,wishful"], "Method must be "),
         ("run", ["--wishes\n\x1b[31m"], "unrecognized arguments: --wishes\\n\\x1b[31m"),
         ("run", ["--within", "1"], "Allowed word perplexity must be more than 1, at most 1000, not 1.0"),
@@ -39,7 +42,7 @@ from tests.engine.tiny import save_tiny
         ("export", ["--form", "onnx"], "uniform, padded, masked, gguf"),
         ("export", ["--weights", "q8_0"], "float32, bfloat16, float16 as padded"),
         ("run", ["--quantise", "q3_k"], "q8_0, q6_k, q4_k_m, q4_0"),
-        ("export", ["--to", "."], "a folder that does not exist yet"),
+        ("export", ["--to", "."], "already exists. Name another folder"),
         (
             "export",
             ["--form", "uniform", "--method", "wanda-2:4"],

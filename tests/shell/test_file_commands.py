@@ -28,6 +28,8 @@ def test_an_export_is_proven_and_proven_again(flags, data_folder, tmp_path, caps
     again = ["verify", str(to), "--data-dir", data_folder]
     assert main(again) == 0
     assert "Proven by transformers" in capsys.readouterr().out
+    assert main(["verify", str(to), "--data-dir", str(tmp_path / "mistyped")]) == 2
+    assert "must be a data folder of SparseDash" in capsys.readouterr().err and not (tmp_path / "mistyped").exists()
     (to / "tokenizer.json").write_text("{}")
     assert main(again) == 1
     assert "is not as exported: changed: tokenizer.json." in capsys.readouterr().err
@@ -45,6 +47,7 @@ def test_the_weights_have_the_number_format_of_the_run_unless_the_form_has_none_
 @pytest.mark.parametrize("made", ["nothing", "no recipe", "no json", "another"])
 def test_a_folder_that_is_no_export_of_this_data_folder_is_refused(made, tmp_path, refusal):
     folder = tmp_path / "folder"
+    (tmp_path / "data").mkdir()
     if made != "nothing":
         folder.mkdir()
     if made in ("no json", "another"):

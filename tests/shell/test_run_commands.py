@@ -3,6 +3,7 @@
 import json
 import sys
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 
@@ -162,6 +163,36 @@ def test_a_document_that_cannot_be_written_after_the_run_is_an_error(flags, caps
     printed = capsys.readouterr()
     assert "dense" in printed.out
     assert printed.err.splitlines()[-1] == "sparsedash: out.json could not be written: no space."
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is full")
+def test_a_document_is_kept_where_the_output_fails(flags, capsys, monkeypatch, tmp_path):
+    file = tmp_path / "out.json"
+    with Path("/dev/full").open("w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        assert main(["run", *flags, "--json", str(file)]) == 1
+        monkeypatch.undo()
+    assert json.loads(file.read_text())["format"].startswith("sparsedash.run/")
+    assert "No output can be written: No space left on device." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (MemoryError(), "Memory ran out. Free some memory"),
+        (RuntimeError("[enforce fail] can't allocate memory: you tried"), "Memory ran out. Free some memory"),
+        (ModuleNotFoundError("No module named 'x'", name="x"), "The package x is not installed."),
+        (RuntimeError("strange"), "RuntimeError: strange. That should not happen: please report it."),
+    ],
+)
+def test_an_error_that_is_not_ours_ends_in_one_line_that_says_why(error, said, flags, capsys, monkeypatch):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr("sparsedash.engine.run.pipeline.run", fail)
+    assert main(["run", *flags]) == 1
+    *_, last = capsys.readouterr().err.splitlines()
+    assert said in last
 
 
 DENSE = replace(RECORD, pruned=None)

@@ -76,7 +76,8 @@ def export_model(settings: ExportSettings, store: Store, shelf: ModelShelf, on_s
     folder = local_path(name).absolute()
     sweep_exports(folder.parent)
     known = store.get(Export, settings.key())
-    if known is not None and folder.is_dir() and file_hashes(folder) == known.files:
+    given = content_hash(local_path(settings.dense_gguf)) if settings.dense_gguf else ""
+    if known is not None and known.dense_gguf_hash == given and folder.is_dir() and file_hashes(folder) == known.files:
         return replace(known, folder=str(folder))
     if settings.run and (request.run is None or settings.sparse not in request.run.sparse):
         raise JobError("The run of this sparse model is no longer stored.", "Run it again.")
@@ -110,11 +111,12 @@ def export_model(settings: ExportSettings, store: Store, shelf: ModelShelf, on_s
             model=sparse.model,
             model_identity=sparse.model_identity,
             model_type=model_type,
-            n_bytes=sum(file.stat().st_size for file in inside.iterdir()),
+            n_bytes=sum(file.stat().st_size for file in inside.rglob("*") if file.is_file()),
             base_bytes=written.base_size,
             files=files | {RECIPE: content_hash(inside / RECIPE)},
             proof=proof,
             made_at=time.time(),
+            dense_gguf_hash=given,
         )
         # Recorded before it has its name: a kill between the two leaves no folder without a record.
         require_new(folder)
@@ -189,7 +191,8 @@ def prove_export(found: Export, folder: Path, store: Store, shelf: ModelShelf, o
 
 def file_hashes(folder: Path) -> dict[str, str]:
     """The sha256 of every file by its name, except the card, which may be edited."""
-    return {file.name: content_hash(file) for file in sorted(folder.iterdir()) if file.is_file() and file.name != CARD}
+    files = {file.relative_to(folder).as_posix(): file for file in sorted(folder.rglob("*")) if file.is_file()}
+    return {name: content_hash(file) for name, file in files.items() if name != CARD}
 
 
 @contextmanager

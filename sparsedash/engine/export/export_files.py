@@ -28,6 +28,7 @@ _COPIED = (
     *("chat_template*", "generation_config.json", "license*", "licence*", "notice*"),
 )
 """The base's files that are copied: its tokenizer, and what its licence asks to be kept."""
+_TEMPLATES = "additional_chat_templates"
 
 STREAMED_SHARD_MB = 1_000
 """The largest shard of a model that does not fit into memory: a shard is in memory as a whole."""
@@ -134,13 +135,24 @@ def _write_json(file: Path, value: Mapping[str, Any]) -> None:
 
 
 def copy_base_files(base: Source, folder: Path) -> None:
-    """Copy the tokenizer's files, the generation config and the licence."""
-    gguf = gguf_file(base.reference)
+    """Copy the tokenizer's files, chat templates, the generation config and the licence.
+
+    Raises ExportError where one of them is a link out of the folder.
+    """
+    gguf, templates = gguf_file(base.reference), base.folder / _TEMPLATES
     # Other files in a folder of downloads do not belong to the model.
-    beside = gguf.parent.iterdir() if gguf else ()
-    for file in (*base.folder.iterdir(), *(file for file in beside if file.name.lower() in _LICENCES)):
-        # A link may lead anywhere; the hub's own cache keeps contents beside its folders.
-        if not lies_below(file, (str(file.parent), str(file.parent.parent.parent / "blobs"))):
+    beside = [file for file in gguf.parent.iterdir() if file.name.lower() in _LICENCES] if gguf else []
+    own = [file for file in base.folder.iterdir() if any(fnmatch(file.name.lower(), each) for each in _COPIED)]
+    # The hub's own cache keeps contents beside its folders.
+    roots = (base.folder, base.folder.parent.parent / "blobs", *(file.parent for file in beside[:1]))
+    for file in (*own, *templates.glob("*.jinja"), *beside):
+        if not file.is_file() or file.suffix == ".py":
             continue
-        if file.is_file() and file.suffix != ".py" and any(fnmatch(file.name.lower(), each) for each in _COPIED):
-            shutil.copyfile(file, folder / file.name)
+        if not lies_below(file, list(map(str, roots))):
+            raise ExportError(
+                f"{file.name} is a link out of the model's folder, which may lead anywhere.",
+                "Put the file itself in its place.",
+            )
+        there = folder / file.relative_to(base.folder) if file.parent == templates else folder / file.name
+        there.parent.mkdir(exist_ok=True)
+        shutil.copyfile(file, there)

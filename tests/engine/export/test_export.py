@@ -218,20 +218,28 @@ def test_a_calibration_text_that_has_changed_since_is_refused(passage_file, stor
         exported((store, ModelShelf(), finished), 0, "padded", tmp_path / "out")
 
 
-def test_a_head_that_the_config_denies_is_said_and_a_link_out_of_the_folder_is_not_followed(
-    passage_file, store, tmp_path
-):
+def test_a_head_that_the_config_denies_is_said_and_a_link_out_of_the_folder_is_refused(passage_file, store, tmp_path):
     base, secret = save_tiny(tmp_path / "tiny", tie_word_embeddings=False), tmp_path / "secret"
     config = json.loads((base / "config.json").read_text())
     (base / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
     secret.write_text("not for others")
     (base / "LICENSE").symlink_to(secret)
     (base / "NOTICE").write_text("for all")
+    (base / "additional_chat_templates").mkdir()
+    (base / "additional_chat_templates" / "tool_use.jinja").write_text("{{ messages }}")
     finished = pipeline.run(run_settings(base, passage_file, ("magnitude",)), store, shelf=ModelShelf())
-    made = exported((store, ModelShelf(), finished), 0, "padded", tmp_path / "out")
-    assert made.proof.holds
-    assert json.loads((tmp_path / "out" / "config.json").read_text())["tie_word_embeddings"] is False
-    assert {"LICENSE", "NOTICE"} & {file.name for file in (tmp_path / "out").iterdir()} == {"NOTICE"}
+    run, out = (store, ModelShelf(), finished), tmp_path / "out"
+    with pytest.raises(ExportError, match="LICENSE is a link out of the model's folder"):
+        exported(run, 0, "padded", out)
+    assert not out.exists()
+    (base / "LICENSE").unlink()
+    made = exported(run, 0, "padded", out)
+    assert made.proof.holds and (out / "NOTICE").is_file()
+    assert json.loads((out / "config.json").read_text())["tie_word_embeddings"] is False
+    assert "additional_chat_templates/tool_use.jinja" in made.files
+    (out / "additional_chat_templates" / "more.py").touch()
+    with pytest.raises(ExportError, match=r"changed: additional_chat_templates/more\.py"):
+        module.prove_export(made, out, store, ModelShelf(), ignore_steps)
 
 
 def test_files_of_another_model_are_deleted_and_the_difference_is_named(run, tmp_path, monkeypatch):
