@@ -6,12 +6,10 @@ import pytest
 
 from sparsedash.engine.models import loading
 from sparsedash.engine.models.loading import load_model, locate_model
-from sparsedash.schema.method_settings import MethodSettings
-from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.storage.store import Store
 from tests.engine.hub_client import HubClient
 from tests.engine.hub_stand_in import Hub
-from tests.engine.tiny import save_tiny
+from tests.engine.tiny import save_tiny, small_run
 
 WORDS = "the lamp and the boat and the letter went home to the harbour where Anna waited by the door"
 
@@ -56,13 +54,8 @@ def passage_file(tmp_path_factory):
 @pytest.fixture(scope="session")
 def settings(model_folder, passage_file):
     """Of a small run."""
-    return RunSettings(
-        model=str(model_folder),
-        methods=(MethodSettings(width_multiple=8),),
-        sparsities_permille=(250, 500),
-        calibration=CalibrationSettings(corpus=f"file:{passage_file}[20:]", n_samples=40, length=32),
-        evaluation=EvaluationSettings(corpus=f"file:{passage_file}", n_passages=10),
-    )
+    text = f"file:{passage_file}"
+    return small_run(model_folder, text, f"{text}[20:]", sparsities_permille=(250, 500))
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 
 from sparsedash.catalog.families import FAMILIES
 from sparsedash.engine.models.loading import LoadedModel
+from sparsedash.schema.method_settings import MethodSettings
+from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 
 WIDTH = 96
 VOCABULARY = 400
@@ -137,3 +139,14 @@ def save_tiny(folder: Path, model_type: str = "llama", seed: int = 0, template: 
     tiny_model(model_type, seed, **changes).save_pretrained(folder)
     tiny_tokenizer(template).save_pretrained(folder)
     return folder
+
+
+def small_run(model: Path | str, text: str, calibration: str = "", n_passages: int = 10, **changes: Any) -> RunSettings:
+    """One method at 25 %, evaluated on this text and calibrated on it or another. changes: to the settings."""
+    own = {"methods": (MethodSettings(width_multiple=8),), "sparsities_permille": (250,)}
+    return RunSettings(
+        model=str(model),
+        calibration=CalibrationSettings(corpus=calibration or text, n_samples=40, length=32),
+        evaluation=EvaluationSettings(corpus=text, n_passages=n_passages),
+        **own | changes,
+    )

@@ -7,8 +7,6 @@ import psutil
 import pytest
 
 from sparsedash.jobs.job_table import JobTable
-from sparsedash.schema.method_settings import MethodSettings
-from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.service.backend import Backend
 from tests.engine.conftest import passages, write_jsonl
 
@@ -50,13 +48,3 @@ def ended(backend, job):
 @pytest.fixture
 def text(tmp_path):
     return f"file:{write_jsonl(tmp_path / 'passages.jsonl', passages(60))}"
-
-
-def settings_of(model, text, sparsities=(250,), calibration=None):
-    return RunSettings(
-        model=model,
-        methods=(MethodSettings(width_multiple=8),),
-        sparsities_permille=sparsities,
-        calibration=CalibrationSettings(corpus=calibration or text, n_samples=64, length=32),
-        evaluation=EvaluationSettings(corpus=text, n_passages=6),
-    )

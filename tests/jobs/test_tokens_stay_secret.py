@@ -7,8 +7,8 @@ from sparsedash.schema.errors import HIDDEN
 from sparsedash.storage.users import serving_rules
 from tests.engine.hub_client import environment
 from tests.engine.hub_stand_in import Hub
-from tests.engine.tiny import save_tiny
-from tests.jobs.conftest import ended, settings_of, workers
+from tests.engine.tiny import save_tiny, small_run
+from tests.jobs.conftest import ended, workers
 
 TOKEN = "hf_secretsecretsecret"
 
@@ -26,12 +26,12 @@ def test_a_token_that_a_hub_repeats_is_kept_nowhere_and_a_visitor_s_job_goes_wit
     for name, value in (environment(hub.url, tmp_path / "home") | served).items():
         monkeypatch.setenv(name, value)
     for status, user, asked, said in (
-        (401, "root", settings_of("maker/other", text), f"Bearer {HIDDEN}"),
-        (403, "bob", settings_of("maker/refused", text), "Authorization: None"),
+        (401, "root", small_run("maker/other", text), f"Bearer {HIDDEN}"),
+        (403, "bob", small_run("maker/refused", text), "Authorization: None"),
         # The hub did repeat it, and the client's error did hold it: else this test would show nothing.
-        (500, "root", settings_of("maker/broken", text), f"Authorization: Bearer {HIDDEN}"),
-        (403, "root", settings_of(str(tiny), text, calibration="pile-10k"), ""),
-        (0, "root", settings_of("maker/tiny", text), ""),
+        (500, "root", small_run("maker/broken", text), f"Authorization: Bearer {HIDDEN}"),
+        (403, "root", small_run(tiny, text, calibration="pile-10k"), ""),
+        (0, "root", small_run("maker/tiny", text), ""),
     ):
         hub.refuses_with = status
         job = ended(backend, backend.seen_by(user, serving_rules()).submit(asked))

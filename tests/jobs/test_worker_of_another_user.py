@@ -8,8 +8,7 @@ from sparsedash import worker
 from sparsedash.service.backend import Backend
 from sparsedash.service.deletion import Selection
 from tests.engine.conftest import passages, write_jsonl
-from tests.engine.tiny import save_tiny
-from tests.jobs.conftest import settings_of
+from tests.engine.tiny import save_tiny, small_run
 
 
 @pytest.fixture
@@ -29,14 +28,14 @@ def shared(tmp_path, monkeypatch):
 
 def test_what_one_asks_for_the_other_does_and_the_first_can_read_and_delete(shared, tmp_path, capfd):
     text = shared.uploads.keep("text.jsonl", write_jsonl(tmp_path / "text.jsonl", passages(60)).read_bytes())
-    job = shared.submit(settings_of(str(save_tiny(tmp_path / "tiny")), text))
+    job = shared.submit(small_run(save_tiny(tmp_path / "tiny"), text))
     assert worker.main(["--data-dir", str(shared.data_dir)]) == 0
     modes = {path: path.stat().st_mode & 0o777 for path in shared.data_dir.rglob("*")}
     assert len(modes) > 10
     for path, mode in modes.items():
         assert mode == (0o770 if path.is_dir() else 0o660), f"{path} is {mode:o}"
     assert shared.job(job.id).state == "done", shared.log_tail(job.id)
-    assert len(shared.record(*shared.run(job.key).sparse).outcomes) == 6
+    assert len(shared.record(*shared.run(job.key).sparse).outcomes) == 10
     shared.housekeeping.delete(Selection(runs=(job.key,)))
     shared.uploads.drop(text)
     assert (shared.runs(), shared.uploads.kept()) == ([], {})

@@ -8,8 +8,8 @@ from sparsedash.schema.progress import ignore_steps, ignore_text
 from sparsedash.schema.records import Verification, VerifySettings
 from sparsedash.storage.store import Store
 from sparsedash.worker import JobTask, load_job_handlers
-from tests.engine.tiny import save_tiny
-from tests.jobs.conftest import ended, settings_of
+from tests.engine.tiny import save_tiny, small_run
+from tests.jobs.conftest import ended
 from tests.storage.every_kind import fill, harm_entry
 
 
@@ -23,12 +23,12 @@ def test_every_kind_of_job_has_a_handler_and_verification_leaves_what_it_has_fou
 
 
 def test_a_run_and_a_prompt_go_through_a_worker(backend, text, tmp_path):
-    settings = settings_of(str(save_tiny(tmp_path / "tiny")), text, (250, 500))
+    settings = small_run(save_tiny(tmp_path / "tiny"), text, sparsities_permille=(250, 500))
     job = ended(backend, backend.submit(settings))
     assert job.state == "done", f"{job.error_text}\n{backend.log_tail(job.id)}"
     run = backend.run(job.key)
     assert run.finished
-    assert [len(backend.record(key).outcomes) for key in (run.dense, *run.sparse)] == [6, 6, 6]
+    assert [len(backend.record(key).outcomes) for key in (run.dense, *run.sparse)] == [10, 10, 10]
     assert backend.cached(settings).sparse == 2
     assert backend.preflight(settings).duration.total_s == 0
     assert backend.submit(settings).id == job.id

@@ -12,12 +12,12 @@ from sparsedash.jobs.job import CLUSTER
 from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Record
-from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
+from sparsedash.schema.settings import EvaluationSettings, RunSettings
 from sparsedash.service.backend import Backend
 from sparsedash.storage.store import Store
 from tests.dask_house import DaskHouse, eventually, free_port
 from tests.engine.conftest import passages, write_jsonl
-from tests.engine.tiny import save_tiny
+from tests.engine.tiny import save_tiny, small_run
 
 
 @pytest.fixture(scope="module")
@@ -45,16 +45,10 @@ def backend(dask, tmp_path, monkeypatch, no_process):
 @pytest.fixture
 def settings(tmp_path):
     text = f"file:{write_jsonl(tmp_path / 'passages.jsonl', passages(60))}"
-    return RunSettings(
-        model=str(save_tiny(tmp_path / "tiny")),
-        methods=(
-            MethodSettings(width_multiple=8),
-            MethodSettings(width_multiple=8, saliency="magnitude", compensation="none"),
-        ),
-        sparsities_permille=(125, 500),
-        calibration=CalibrationSettings(corpus=text, n_samples=64, length=32),
-        evaluation=EvaluationSettings(corpus=text, n_passages=6, stop_early=True),
-    )
+    best = MethodSettings(width_multiple=8)
+    methods = (best, replace(best, saliency="magnitude", compensation="none"))
+    made = small_run(save_tiny(tmp_path / "tiny"), text, methods=methods, sparsities_permille=(125, 500))
+    return replace(made, evaluation=replace(made.evaluation, stop_early=True))
 
 
 def ended(backend, dask, job):

@@ -7,27 +7,18 @@ from sparsedash.engine.comparison.model_pair import ModelPairCache
 from sparsedash.engine.comparison.text_comparison import continue_prompt, measure_divergence
 from sparsedash.engine.models.loading import ModelShelf
 from sparsedash.engine.run import pipeline
-from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.pair_records import ContinuationSettings, DivergenceSettings
 from sparsedash.schema.progress import ignore_steps
-from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.storage.store import Store
 from tests.engine.conftest import passages, write_jsonl
-from tests.engine.tiny import save_tiny
+from tests.engine.tiny import save_tiny, small_run
 
-BEST = MethodSettings(width_multiple=8)
 PROMPT = "the lamp and the boat and"
 
 
-def settings_of(folder, text, dtype="float32", method=BEST, sparsities=(250, 500)):
-    return RunSettings(
-        model=str(folder),
-        dtype=dtype,
-        methods=(method,),
-        sparsities_permille=sparsities,
-        calibration=CalibrationSettings(corpus=f"file:{text}[20:]", n_samples=40, length=32),
-        evaluation=EvaluationSettings(corpus=f"file:{text}", n_passages=3),
-    )
+def settings_of(folder, text, sparsities=(250, 500), **changes):
+    text = f"file:{text}"
+    return small_run(folder, text, f"{text}[20:]", n_passages=3, sparsities_permille=sparsities, **changes)
 
 
 @pytest.fixture(scope="package")
@@ -40,7 +31,7 @@ def runs(tmp_path_factory):
     settings = (
         settings_of(first, text),
         settings_of(other, text, dtype="bfloat16"),
-        settings_of(first, text, method=method_named("wanda"), sparsities=(500,)),
+        settings_of(first, text, sparsities=(500,), methods=(method_named("wanda"),)),
     )
     yield store, *(pipeline.run(each, store) for each in settings)
     store.close()

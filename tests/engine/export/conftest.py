@@ -12,8 +12,8 @@ from sparsedash.engine.models.loading import ModelShelf
 from sparsedash.engine.run import pipeline
 from sparsedash.schema.export_settings import ExportSettings, Proof
 from sparsedash.schema.progress import Step, ignore_steps
-from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.storage.store import Store
+from tests.engine.tiny import small_run
 
 PROOF = Proof(
     runtime="transformers",
@@ -28,15 +28,9 @@ PROOF = Proof(
 )
 
 
-def run_settings(model, text, methods, dtype="float32", permille=400):
-    return RunSettings(
-        model=str(model),
-        dtype=dtype,
-        methods=tuple(replace(presets.method_named(name), width_multiple=8) for name in methods),
-        sparsities_permille=(permille,),
-        calibration=CalibrationSettings(corpus=f"file:{text}", n_samples=40, length=32),
-        evaluation=EvaluationSettings(corpus=f"file:{text}", n_passages=20),
-    )
+def run_settings(model, text, methods, dtype="float32"):
+    methods = tuple(replace(presets.method_named(name), width_multiple=8) for name in methods)
+    return small_run(model, f"file:{text}", n_passages=20, dtype=dtype, methods=methods, sparsities_permille=(400,))
 
 
 @pytest.fixture(scope="session")
