@@ -25,16 +25,21 @@ def backend(tmp_path, monkeypatch):
     monkeypatch.setenv("SPARSEDASH_WORKERS", "1")
     backend = Backend(tmp_path / "data")
     yield backend
-    for process in workers(backend):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
-            process.wait()
+    end_workers(backend)
     backend.close()
 
 
 def workers(backend):
     children = [p for p in psutil.Process().children() if p.status() != psutil.STATUS_ZOMBIE]
     return [p for p in children if {"sparsedash.worker", str(backend.data_dir)} <= set(p.cmdline())]
+
+
+def end_workers(backend):
+    """They outlive the backend that started them, on purpose."""
+    for process in workers(backend):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+            process.wait()
 
 
 def ended(backend, job):

@@ -1,11 +1,7 @@
 """Every published model, from its row's link to a finished result beside the row: the real pages, backend and worker,
-and a
-stand-in for the hub that serves the models in small, in the layouts and with the tokenizers they have there."""
+and a stand-in for the hub that serves the models in small, in the layouts and with the tokenizers they have there.
+"""
 
-import contextlib
-import time
-
-import psutil
 import pytest
 
 from sparsedash.catalog.published_results import LAST_TOKEN, LAST_WORD
@@ -15,9 +11,9 @@ from sparsedash.ui import frame
 from tests.engine.hub_client import environment
 from tests.engine.hub_layouts import PUBLISHED_FAMILIES, save_for_a_row, serve_texts_of_rows
 from tests.engine.hub_stand_in import Hub
+from tests.jobs.conftest import end_workers, ended
 from tests.ui.conftest import links, query_of, words
 
-JOB_S = 300
 RUN_HERE = (*LAST_TOKEN, LAST_WORD[1])
 """The rows by the last token, among which are all models and texts, and one in BF16."""
 
@@ -36,27 +32,8 @@ def real(tmp_path_factory):
         opened = Backend(folder / "data")
         yield opened
         opened.close()
-    end_workers(str(folder / "data"))
+    end_workers(opened)
     hub.stop()
-
-
-def end_workers(data_folder):
-    """Workers outlive the backend that started them, on purpose."""
-    found = []
-    for process in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if {"sparsedash.worker", data_folder} <= set(process.cmdline()):
-                found.append(process)
-    for process in found:
-        process.terminate()
-    psutil.wait_procs(found, timeout=60)
-
-
-def finished(backend, job_id):
-    deadline = time.monotonic() + JOB_S
-    while (job := backend.job(job_id)).live and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return job
 
 
 @pytest.mark.parametrize("row", RUN_HERE, ids=lambda row: row.name)
@@ -68,7 +45,7 @@ def test_a_rows_link_leads_to_a_result_beside_the_row(open_page, real, monkeypat
 
     form = open_page("prune", **query_of(address))
     next(button for button in form.button if button.label == "Start").click().run()
-    job = finished(real, real.newest_job(str(form.query_params["run"])).id)
+    job = ended(real, real.newest_job(str(form.query_params["run"])))
     assert job.state == "done", f"{job.error_text} {job.error_advice}"
 
     run = real.run(job.key)
