@@ -6,13 +6,8 @@ import msgspec
 
 from sparsedash.catalog.model_shape import shipped_shape
 from sparsedash.jobs.job import Job, JobState
-from sparsedash.schema.export_settings import ExportSettings
-from sparsedash.schema.find_settings import FindSettings
-from sparsedash.schema.pair_records import ContinuationSettings, DivergenceSettings, TimingSettings
 from sparsedash.schema.progress import STAGE_TITLES, Step
-from sparsedash.schema.records import VerifySettings
-from sparsedash.schema.settings import RunSettings
-from sparsedash.service.backend import Backend
+from sparsedash.service.backend import _KINDS, Backend
 from sparsedash.service.model_lookup import NamedModel
 from sparsedash.service.preflight import Cached, Duration, Memory, Preflight
 from tests.ui import specimens
@@ -23,15 +18,6 @@ BEFORE = Preflight(
     memory=Memory(measured_bytes=1_240_000_000),
     problems=(),
 )
-KINDS = {
-    RunSettings: "run",
-    FindSettings: "find",
-    ContinuationSettings: "continuation",
-    DivergenceSettings: "divergence",
-    TimingSettings: "timing",
-    ExportSettings: "export",
-    VerifySettings: "verify",
-}
 STEP = [field.name for field in fields(Step)]
 COLUMNS = [field.name for field in fields(Job) if field.name != "log_path"]
 
@@ -41,7 +27,7 @@ def job(settings, state: JobState = "running", **changes) -> Job:
     step = {"stage": "evaluate", "done": 1234, "total": 2880, "unit": "tokens", "rate": 412.3, "message": "20 % sparse"}
     made = Job(
         id=1,
-        kind=KINDS[type(settings)],
+        kind=_KINDS[type(settings)][0],
         key=settings.key(),
         settings=asdict(settings),
         state=state,
