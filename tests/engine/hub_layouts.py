@@ -32,16 +32,6 @@ def save(folder: Path, model_type: str = "llama", layout: str = "safetensors", s
     return folder
 
 
-def save_published(folder: Path, reference: str, **config: object) -> Path:
-    """A published model in small, with its family's tokenizer. config: instead of the tiny model's own."""
-    model_type, layout = PUBLISHED_FAMILIES[reference]
-    model = tiny_model(model_type, **config)
-    model.save_pretrained(folder)
-    _lay_out(folder, model, layout)
-    TOKENIZERS[model_type](folder)
-    return folder
-
-
 def _lay_out(folder: Path, model: torch.nn.Module, layout: str) -> None:
     if layout == "safetensors":
         return
@@ -107,14 +97,19 @@ ROW_WIDTH = 320
 
 
 def save_for_a_row(folder: Path, reference: str) -> Path:
-    """A published model in small that can be pruned with just a row's settings."""
+    """A published model in small, with its family's tokenizer, that can be pruned with just a row's settings."""
     widths: dict[str, dict[str, object]] = {
         "gptj": {"n_inner": ROW_WIDTH},
         "opt": {"ffn_dim": ROW_WIDTH},
         "llama": {"intermediate_size": ROW_WIDTH},
         "bloom": {"hidden_size": ROW_WIDTH // 4},
     }
-    return save_published(folder, reference, **widths[PUBLISHED_FAMILIES[reference][0]])
+    model_type, layout = PUBLISHED_FAMILIES[reference]
+    model = tiny_model(model_type, **widths[model_type])
+    model.save_pretrained(folder)
+    _lay_out(folder, model, layout)
+    TOKENIZERS[model_type](folder)
+    return folder
 
 
 def serve_texts_of_rows(hub: Hub, folder: Path) -> None:
