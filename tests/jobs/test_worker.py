@@ -1,4 +1,4 @@
-"""What a worker says of errors, and what importing it costs. What it does is in tests/faults."""
+"""What a worker says of errors. What it does is in tests/faults."""
 
 import errno
 import os
@@ -13,14 +13,6 @@ import pytest
 
 from sparsedash.schema.errors import ModelError, StoreError
 from sparsedash.worker import describe_error, main
-
-
-def test_the_worker_is_light_until_it_has_a_job():
-    program = (
-        "import sys, sparsedash.worker; print([m for m in ('torch', 'transformers', 'datasets') if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert done.stdout.strip() == "[]", done.stderr
 
 
 def test_a_worker_without_a_job_loads_the_engine_meanwhile(tmp_path, monkeypatch):
