@@ -32,12 +32,6 @@ KEPT = KeptCalibration(machine="tls://127.0.0.1:1", artefacts=("a/0",), notes={}
 
 
 @pytest.fixture
-def store(tmp_path):
-    with closing(Store(tmp_path / "server")) as opened:
-        yield opened
-
-
-@pytest.fixture
 def machine(tmp_path):
     with closing(Store(tmp_path / "machine")) as opened:
         yield opened
