@@ -84,6 +84,12 @@ def open_page(backend: FilledBackend, monkeypatch: pytest.MonkeyPatch) -> OpenPa
     return opened
 
 
+@pytest.fixture
+def open_compare(open_page: OpenPage) -> OpenPage:
+    """Opens Compare at the most pruned model, of which most is said, unless another is named."""
+    return lambda **address: open_page("compare", **{"right": "30 %"} | address)
+
+
 def client(name: str) -> AppTest:
     """A client that has asked for this page and not run it yet."""
     app = AppTest.from_file(str(APP), default_timeout=30)

@@ -11,12 +11,6 @@ from tests.factories import answered
 from tests.ui.conftest import button, markup, words
 
 
-@pytest.fixture
-def open_page(open_page):
-    """Opens Compare at the most pruned model, of which most is said here."""
-    return lambda page, **address: open_page(page, **{"right": "30 %"} | address)
-
-
 @pytest.fixture(params=[0, 1], ids=["in order", "turned"])
 def drawn(request, monkeypatch):
     """The order that is drawn: 1 puts the right model first."""
@@ -39,10 +33,10 @@ def labels(app):
 
 
 def test_nothing_tells_the_sides_apart_before_the_choice_which_is_counted_and_can_be_taken_back(
-    open_page, finished, drawn
+    open_compare, finished, drawn
 ):
     run = finished.runs()[0]
-    app = open_page("compare", blind="true", passage="13")
+    app = open_compare(blind="true", passage="13")
     said, page = words(app), markup(app).split("</style>")[-1]
     assert "Which answer is better?" in said
     names = ("sd-dense", "sd-sparse", "Dense", "Sparse", "log-probability")
@@ -65,8 +59,8 @@ def test_nothing_tells_the_sides_apart_before_the_choice_which_is_counted_and_ca
     assert "No choice yet." in words(app) and "A is better" not in labels(app)
 
 
-def test_what_was_shown_with_names_is_not_judged_blind(open_page, finished, prompt):
-    app = open_page("compare", filter="both-right", passage="13", right="10 %")
+def test_what_was_shown_with_names_is_not_judged_blind(open_compare, finished, prompt):
+    app = open_compare(filter="both-right", passage="13", right="10 %")
     assert "Passage 14 " in words(app) and "Sparse, 10 %" in words(app)
     app.toggle(key="blind").set_value(True).run()
     assert "filter" not in app.query_params, "what it filters by would tell"
@@ -80,26 +74,26 @@ def test_what_was_shown_with_names_is_not_judged_blind(open_page, finished, prom
     assert "cannot be judged blind" in words(app).split("Try a prompt of your own")[1]
 
 
-def test_a_prompt_of_the_run_that_a_user_tries_is_judged_once(open_page, finished):
+def test_a_prompt_of_the_run_that_a_user_tries_is_judged_once(open_compare, finished):
     run = finished.runs()[0]
     others = run.sparse[:-1]
     asked = ContinuationSettings(left=run.dense, right=run.sparse[-1], others=others, prompt=run.settings.prompts[0])
     finished.user_data.keep_prompt(asked)
     finished.put(Continuation(key=asked.key(), prompt=asked.prompt, left=" a", right=" b", others=(" c", " d")))
-    app = open_page("compare", blind="true")
+    app = open_compare(blind="true")
     assert [each.key for each in app.button].count(f"A is better-{asked.key()}") == 1
 
 
-def test_swapped_sides_share_their_count_and_it_can_be_reset(open_page, finished):
-    button(open_page("compare", blind="true"), "Both the same").click().run()
-    app = open_page("compare", blind="true", left="30 %", right="dense")
+def test_swapped_sides_share_their_count_and_it_can_be_reset(open_compare, finished):
+    button(open_compare(blind="true"), "Both the same").click().run()
+    app = open_compare(blind="true", left="30 %", right="dense")
     assert "1 judged: 30 % better 0, dense better 0, the same 1." in words(app)
     button(app, "Forget all 1 choices").click().run()
     assert "No choice yet." in words(app)
 
 
-def test_only_passages_with_different_answers_are_judged_in_file_order(open_page, finished):
-    app = open_page("compare", blind="true", filter="fixed", sort="largest change first")
+def test_only_passages_with_different_answers_are_judged_in_file_order(open_compare, finished):
+    app = open_compare(blind="true", filter="fixed", sort="largest change first")
     run = finished.runs()[0]
     dense, sparse = (finished.record(key) for key in (run.dense, run.sparse[-1]))
     pairs = zip(dense.outcomes, sparse.outcomes, strict=True)
@@ -108,12 +102,12 @@ def test_only_passages_with_different_answers_are_judged_in_file_order(open_page
     assert f"Offered: the {len(different)} of 120 passages that the two models answer with different words." in words(
         app
     )
-    searched = words(open_page("compare", blind="true", search="violin"))
+    searched = words(open_compare(blind="true", search="violin"))
     assert " passages with this text that the two models answer" in searched
 
 
-def test_a_prompt_of_ones_own_is_judged_blind_too(open_page, finished, prompt, drawn):
-    app = open_page("compare", blind="true")
+def test_a_prompt_of_ones_own_is_judged_blind_too(open_compare, finished, prompt, drawn):
+    app = open_compare(blind="true")
     first, second = ("sparse", "dense") if drawn else ("dense", "sparse")
     assert words(app).index(f"of the ❘ {first}") < words(app).index(f"of the ❘ {second}")
     next(each for each in app.button if each.key == f"B is better-{prompt.key()}").click().run()

@@ -15,12 +15,6 @@ ALL = replace(PAIR, others=RUN.sparse[:-1])
 GROWING = {"stage": "continue", "done": 3, "total": 40, "rate": 9.0, "message": ""}
 
 
-@pytest.fixture
-def open_page(open_page):
-    """Opens Compare at the most pruned model, of which most is said here."""
-    return lambda page, **address: open_page(page, **{"right": "30 %"} | address)
-
-
 def written(request, left, right, *others, **more):
     return Continuation(key=request.key(), prompt=request.prompt, left=left, right=right, others=others, **more)
 
@@ -38,8 +32,8 @@ def tried(finished):
     return finished
 
 
-def test_both_models_continue_a_passage_on_request(open_page, finished):
-    app = open_page("compare")
+def test_both_models_continue_a_passage_on_request(open_compare, finished):
+    app = open_compare()
     button(app, "Continue with both models").click().run()
     (asked,) = finished.submitted
     assert (asked.left, asked.right) == (PAIR.left, PAIR.right) and asked.prompt.endswith("went to fetch the")
@@ -51,9 +45,9 @@ def test_both_models_continue_a_passage_on_request(open_page, finished):
     assert "❘ marks where a text diverges from the other." in words(app)
 
 
-def test_a_prompt_is_continued_by_all_models_and_stays_in_the_list_until_it_is_removed(open_page, finished):
+def test_a_prompt_is_continued_by_all_models_and_stays_in_the_list_until_it_is_removed(open_compare, finished):
     prompt = "<b>**x**</b> \u202eabc =1+1 nul\x00 👩‍🚀"
-    app = open_page("compare")
+    app = open_compare()
     assert "Your prompts will be listed here" in words(app)
     assert app.toggle(key="own-all").label == "All 4 models of the run"
     submit(app, prompt)
@@ -65,19 +59,19 @@ def test_a_prompt_is_continued_by_all_models_and_stays_in_the_list_until_it_is_r
     app.toggle(key="own-all").set_value(False)
     submit(app, "Another one")
     assert finished.submitted[-1] == replace(PAIR, prompt="Another one")
-    again = open_page("compare")
+    again = open_compare()
     assert words(again).index("Another one") < words(again).index("Dense <i>one</i> Sparse, 30 % ❘ two")
     button(again, "Remove from the list").click().run()
-    assert "Another one" not in words(again) + words(open_page("compare"))
+    assert "Another one" not in words(again) + words(open_compare())
 
 
-def test_a_prompt_that_cannot_be_continued_is_refused_in_words(open_page, finished):
-    app = submit(open_page("compare"), "   ")
+def test_a_prompt_that_cannot_be_continued_is_refused_in_words(open_compare, finished):
+    app = submit(open_compare(), "   ")
     assert finished.submitted == [] and "1 to 100,000 characters" in app.toast[0].value
 
 
-def test_other_settings_draw_and_are_said_next_to_the_prompt(open_page, finished):
-    app = open_page("compare")
+def test_other_settings_draw_and_are_said_next_to_the_prompt(open_compare, finished):
+    app = open_compare()
     for name, value in (("temperature_percent", 0.7), ("seed", 5), ("n_tokens", 12)):
         app.number_input(key=f"own-{name}").set_value(value)
     submit(app)
@@ -85,10 +79,10 @@ def test_other_settings_draw_and_are_said_next_to_the_prompt(open_page, finished
     assert "Temperature 0.7, seed 5, 12 tokens" in words(app)
 
 
-def test_all_texts_are_shown_under_their_names_while_they_grow(open_page, tried):
+def test_all_texts_are_shown_under_their_names_while_they_grow(open_compare, tried):
     texts = (" there <b>was", " a\u202e", " ten")
     tried.set_jobs(job(ALL, **GROWING | {"message": "model 3 of 4"}, texts=texts))
-    app = open_page("compare")
+    app = open_compare()
     said = words(app)
     assert "▶ Writing continuations · model 3 of 4 · 3 of 40 tokens · 9.0 tokens a second" in said
     assert "Dense there <b>was Sparse, 30 % a⟨U+202E⟩ Sparse, 10 % ten Sparse, 20 % …" in said
@@ -97,8 +91,8 @@ def test_all_texts_are_shown_under_their_names_while_they_grow(open_page, tried)
     assert "Stopping" in words(app) and button(app, "Stop").disabled
 
 
-def test_until_the_first_word_the_page_says_what_is_done(open_page, tried):
-    app = open_page("compare")
+def test_until_the_first_word_the_page_says_what_is_done(open_compare, tried):
+    app = open_compare()
     for state, stage, expected in (
         ("queued", "start", "◷ Waiting: Starts as soon as a worker is free"),
         ("running", "start", "Starting the engine"),
@@ -108,8 +102,8 @@ def test_until_the_first_word_the_page_says_what_is_done(open_page, tried):
         assert expected in words(app.run())
 
 
-def test_what_was_written_when_it_was_stopped_failed_or_is_gone_is_shown_and_can_be_written_again(open_page, tried):
-    app = open_page("compare")
+def test_what_was_written_when_it_was_stopped_failed_or_is_gone_is_shown_and_can_be_written_again(open_compare, tried):
+    app = open_compare()
     assert "The texts are no longer stored." in words(app)
     tried.set_jobs(job(PAIR, "failed", **FAILED, texts=(" there", "")))
     said = words(app.run())
@@ -124,32 +118,32 @@ def test_what_was_written_when_it_was_stopped_failed_or_is_gone_is_shown_and_can
     assert tried.submitted == [PAIR]
 
 
-def test_a_long_list_is_shown_when_it_is_asked_for_and_belongs_to_its_pair(open_page, finished):
+def test_a_long_list_is_shown_when_it_is_asked_for_and_belongs_to_its_pair(open_compare, finished):
     for number in range(7):
         finished.user_data.keep_prompt(replace(PAIR, prompt=f"prompt {number}"))
     finished.user_data.keep_prompt(replace(PAIR, prompt="prompt 2"))
     finished.user_data.keep_prompt(replace(PAIR, right="other"))
-    app = open_page("compare")
+    app = open_compare()
     assert words(app).index("prompt 2") < words(app).index("prompt 6") and "prompt 1" not in words(app)
     button(app, "Show all 7").click().run()
     assert words(app.run()).count("prompt 2") == words(app).count("prompt 0") == 1
 
 
-def test_each_text_is_marked_where_it_diverges_from_the_dense_models_but_not_on_the_blind_page(open_page, tried):
+def test_each_text_is_marked_where_it_diverges_from_the_dense_models_but_not_on_the_blind_page(open_compare, tried):
     tried.put(written(ALL, "a b c", "a b d", "a b c", "<x> b c"))
-    said = words(open_page("compare"))
+    said = words(open_compare())
     assert "Dense a b c Sparse, 30 % a b ❘ d Sparse, 10 % a b c Sparse, 20 % ❘ <x> b c" in said
     assert "❘ marks where a text diverges from that of dense." in said
-    blind = words(open_page("compare", blind="true"))
+    blind = words(open_compare(blind="true"))
     assert "Sparse, 10 %" not in blind and "<x>" not in blind
 
 
-def test_a_passage_that_was_tried_as_a_prompt_is_continued_there(open_page, finished):
-    app = open_page("compare")
+def test_a_passage_that_was_tried_as_a_prompt_is_continued_there(open_compare, finished):
+    app = open_compare()
     button(app, "Continue with both models").click().run()
     (asked,) = finished.submitted
     finished.user_data.keep_prompt(asked)
     for job_now in (job(asked), job(asked, "failed", **FAILED)):
         finished.set_jobs(job_now)
-        app = open_page("compare")
+        app = open_compare()
         assert not app.exception and "Continued below, among your prompts." in words(app)

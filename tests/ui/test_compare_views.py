@@ -14,19 +14,13 @@ from tests.ui.filled_backend import job
 SETTINGS = specimens.SETTINGS
 
 
-@pytest.fixture
-def open_page(open_page):
-    """Opens Compare at the most pruned model, of which most is said here."""
-    return lambda page, **address: open_page(page, **{"right": "30 %"} | address)
-
-
 def kinds(app):
     return [each for each in app.button if each.key.startswith("flip-")]
 
 
-def test_while_the_first_models_answer_the_page_shows_their_job(open_page, backend):
+def test_while_the_first_models_answer_the_page_shows_their_job(open_compare, backend):
     backend.set_jobs(job(SETTINGS))
-    app = open_page("compare", run=SETTINGS.key())
+    app = open_compare(run=SETTINGS.key())
     said = words(app)
     assert said.startswith("No answers to compare yet.")
     assert "Running SmolLM2 135M (built in) at 10, 20, 30 %" in said
@@ -35,33 +29,33 @@ def test_while_the_first_models_answer_the_page_shows_their_job(open_page, backe
     assert "10 % against dense" in words(app.run())
     # Its dense answers are made again: the page waits, and does not ask without pause.
     backend.drop(Record, backend.runs()[0].dense)
-    assert words(open_page("compare")).startswith("No answers to compare yet.")
+    assert words(open_compare()).startswith("No answers to compare yet.")
 
 
-def test_where_there_is_nothing_to_compare_the_page_says_why(open_page, backend):
-    assert "Nothing to compare yet." in words(open_page("compare"))
+def test_where_there_is_nothing_to_compare_the_page_says_why(open_compare, backend):
+    assert "Nothing to compare yet." in words(open_compare())
     backend.set_jobs(job(SETTINGS, "failed", **FAILED))
-    assert words(open_page("compare")).startswith("Nothing to compare yet.")
-    asked = words(open_page("compare", run=SETTINGS.key()))
+    assert words(open_compare()).startswith("Nothing to compare yet.")
+    asked = words(open_compare(run=SETTINGS.key()))
     assert asked.startswith("This run has no answers to compare.") and FAILED["error_text"] in asked
     backend.set_jobs(job(SETTINGS))
-    app = open_page("compare", run="gone")
+    app = open_compare(run="gone")
     assert words(app).startswith("There is no run with this address.")
     assert "Another run is under way: SmolLM2 135M (built in) at 10, 20, 30 %" in links(app)
     backend.set_jobs()
     backend.add_run(specimens.run(n_sparse=0))
-    assert "See the runs" in links(open_page("compare"))
+    assert "See the runs" in links(open_compare())
 
 
-def test_the_verdict_comes_first_and_what_it_rests_on_after_the_passages(open_page, finished):
-    said = words(open_page("compare"))
+def test_the_verdict_comes_first_and_what_it_rests_on_after_the_passages(open_compare, finished):
+    said = words(open_compare())
     assert said.startswith("30 % is too close to call on 120 passages. Perplexity ")
     assert "accuracy −5.8 points (" in said.split("Passage ")[0]
     assert "9 answers broke, 2 fixed. " in said.split("Behind the verdict")[1]
 
 
-def test_the_first_broken_passage_is_shown_with_both_answers(open_page, finished):
-    app = open_page("compare", sort="file order")
+def test_the_first_broken_passage_is_shown_with_both_answers(open_compare, finished):
+    app = open_compare(sort="file order")
     said = words(app)
     assert "Passage 14" in said and "went to fetch the harbour" in said
     assert "Dense harbour ✓ right “harbour” gets 66.1 %, rank 1" in said and "Sparse, 30 % violin ✕ wrong" in said
@@ -69,8 +63,8 @@ def test_the_first_broken_passage_is_shown_with_both_answers(open_page, finished
     assert " times less likely. Its log-probability fell by " in said
 
 
-def test_kinds_have_counts_that_add_up_and_one_is_chosen_by_button(open_page, finished):
-    app = open_page("compare")
+def test_kinds_have_counts_that_add_up_and_one_is_chosen_by_button(open_compare, finished):
+    app = open_compare()
     assert [each.label for each in kinds(app)] == [
         *("All · 120", "Both right · 27", "Broke · 9", "Fixed · 2", "Both wrong · 82")
     ]
@@ -78,86 +72,86 @@ def test_kinds_have_counts_that_add_up_and_one_is_chosen_by_button(open_page, fi
     assert app.query_params["filter"] == "fixed" and "1 of 2" in words(app)
 
 
-def test_within_a_kind_a_switch_leaves_those_answered_with_other_words(open_page, finished):
-    app = open_page("compare", filter="both-wrong")
+def test_within_a_kind_a_switch_leaves_those_answered_with_other_words(open_compare, finished):
+    app = open_compare(filter="both-wrong")
     switch = app.toggle(key="words")
     n = int(switch.label.removeprefix("Only different words · "))
     assert 0 < n < 82
     switch.set_value(True).run()
     assert f"1 of {n}" in words(app) and kinds(app)[4].label == "Both wrong · 82"
-    assert f"1 of {n}" in words(open_page("compare", filter="both-wrong", words="true"))
+    assert f"1 of {n}" in words(open_compare(filter="both-wrong", words="true"))
     button(app, "Both right").click().run()
     assert "No passage matches" in words(app)
     assert app.toggle(key="words").label == "Only different words · 0", "both right: in the same words"
 
 
-def test_passages_are_stepped_through_the_largest_fall_first(open_page, finished):
-    app = open_page("compare")
+def test_passages_are_stepped_through_the_largest_fall_first(open_compare, finished):
+    app = open_compare()
     rows = [each.label.rsplit(" ", 1)[1] for each in app.button if each.key.startswith("row-")]
     falls = [float(change.replace("−", "-")) for change in rows]
     assert falls == sorted(falls) and len(falls) == 9
     assert button(app, "Previous").disabled
     button(app, "Next").click().run()
     assert "2 of 9" in words(app) and not button(app, "Previous").disabled
-    assert "1 of 9" in words(open_page("compare", passage="9999", filter="broke")), "no such passage: the first"
+    assert "1 of 9" in words(open_compare(passage="9999", filter="broke")), "no such passage: the first"
 
 
-def test_two_records_are_chosen_by_the_address(open_page, finished):
-    assert "20 % against 10 %" in words(open_page("compare", left="10 %", right="20 %"))
-    app = open_page("compare", right="dense")
+def test_two_records_are_chosen_by_the_address(open_compare, finished):
+    assert "20 % against 10 %" in words(open_compare(left="10 %", right="20 %"))
+    app = open_compare(right="dense")
     assert "0 answers broke, 0 fixed." in words(app)
     # Nothing broke, nothing was fixed: the first kind that has passages is shown.
     assert button(app, "Both wrong").icon == ":material/check:"
 
 
-def test_the_tolerance_is_the_one_of_the_address(open_page, finished):
-    said = words(open_page("compare", within="5", points="50"))
+def test_the_tolerance_is_the_one_of_the_address(open_compare, finished):
+    said = words(open_compare(within="5", points="50"))
     assert said.startswith("30 % stays within your limits: ") and "Limits: perplexity 5.00 ×" in said
 
 
-def test_a_search_in_contexts_and_answers_narrows_every_kind_and_stands_in_the_address(open_page, finished):
-    app = open_page("compare", search="HARBOUR", filter="both-wrong")
+def test_a_search_in_contexts_and_answers_narrows_every_kind_and_stands_in_the_address(open_compare, finished):
+    app = open_compare(search="HARBOUR", filter="both-wrong")
     found = [int(each.label.split(" · ")[1]) for each in kinds(app)[1:]]
     assert 0 < sum(found) < 120
     app.text_input(key="search").set_value("no such words").run()
     assert "No passage matches. Choose another kind, or clear the search." in words(app)
-    assert kinds(open_page("compare", search="behind the stove"))[2].label == "Broke · 9"
+    assert kinds(open_compare(search="behind the stove"))[2].label == "Broke · 9"
 
 
-@pytest.mark.parametrize("address", [{}, {"view": "layers"}, {"page": "models"}], ids=["passages", "layers", "models"])
+@pytest.mark.parametrize("address", [{}, {"view": "layers"}, {"name": "models"}], ids=["passages", "layers", "models"])
 def test_the_model_that_the_answer_names_is_opened_and_not_the_last_or_sparsest(address, open_page, backend):
     methods = (method_named("least-squares"), method_named("magnitude"))
     backend.add_run(specimens.run(replace(SETTINGS, methods=methods)))
-    name, limits = {"page": "compare"} | address, {"within": "3", "points": "30"}
+    where, limits = {"name": "compare"} | address, {"within": "3", "points": "30"}
     for tolerance, named in (({}, "10 %"), (limits, "30 %")):
-        app = open_page(**name | tolerance, right="")
+        app = open_page(**where | tolerance, right="")
         assert app.selectbox(key="chosen-right").value == f"least-squares {named}"
 
 
-def test_records_of_other_runs_are_offered_if_they_are_over_the_same_passages(open_page, backend):
+def test_records_of_other_runs_are_offered_if_they_are_over_the_same_passages(open_compare, backend):
     evaluation = replace(SETTINGS.evaluation, n_passages=60)
     backend.add_run(specimens.run(replace(SETTINGS, evaluation=evaluation)))
     run = backend.add_run(specimens.run())
-    assert len(open_page("compare", run=run.key).selectbox(key="chosen-left").options) == 4
+    assert len(open_compare(run=run.key).selectbox(key="chosen-left").options) == 4
     other = backend.add_run(specimens.run(replace(SETTINGS, methods=(method_named("magnitude"),))))
-    app = open_page("compare", run=run.key)
+    app = open_compare(run=run.key)
     offered = app.selectbox(key="chosen-right").options
     assert offered[:4] == ["dense", "10 %", "20 %", "30 %"]
     assert any(name.startswith("30 % · ") and "magnitude" in name for name in offered)
     theirs = other.sparse[-1][:16]
     app.selectbox(key="chosen-right").set_value(theirs).run()
     assert "magnitude" in words(app).split("against")[0]
-    assert "against 30 %" in words(open_page("compare", run=run.key, right=theirs, left="30 %"))
+    assert "against 30 %" in words(open_compare(run=run.key, right=theirs, left="30 %"))
 
 
-def test_records_and_texts_that_are_lost_are_said_to_be_lost(open_page, finished):
+def test_records_and_texts_that_are_lost_are_said_to_be_lost(open_compare, finished):
     finished.drop(Passages, "passages")
-    assert "The text of this passage is no longer stored." in words(open_page("compare"))
+    assert "The text of this passage is no longer stored." in words(open_compare())
     finished.drop(Record, finished.runs()[0].sparse[-1])
-    assert "These two models cannot be compared." in words(open_page("compare"))
+    assert "These two models cannot be compared." in words(open_compare())
 
 
-def test_a_target_of_several_tokens_is_shown_token_by_token(open_page, backend):
+def test_a_target_of_several_tokens_is_shown_token_by_token(open_compare, backend):
     run, records = specimens.run()
 
     def cut(outcome):
@@ -165,17 +159,17 @@ def test_a_target_of_several_tokens_is_shown_token_by_token(open_page, backend):
         return replace(outcome, tokens=(replace(token, text=" har"), replace(token, text="bour")))
 
     backend.add_run((run, [replace(each, outcomes=tuple(map(cut, each.outcomes))) for each in records]))
-    said = words(open_page("compare"))
+    said = words(open_compare())
     assert "The right word token by token, each given the ones before Token Dense Sparse, 30 % ␣har" in said
 
 
-def test_files_are_made_only_when_they_are_asked_for(open_page, finished, monkeypatch):
+def test_files_are_made_only_when_they_are_asked_for(open_compare, finished, monkeypatch):
     def refuse(*_):
         raise AssertionError("made before it was asked for")
 
     for name in ("record_pair.view_file", "record_pair.harness_samples", "html_report"):
         monkeypatch.setattr(f"sparsedash.ui.compare_views.{name}", refuse)
-    assert [each.proto.label for each in open_page("compare").get("download_button")] == [
+    assert [each.proto.label for each in open_compare().get("download_button")] == [
         "Report, one HTML file",
         "These 9 passages, CSV",
         "These 9 passages, parquet",
@@ -185,8 +179,8 @@ def test_files_are_made_only_when_they_are_asked_for(open_page, finished, monkey
     ]
 
 
-def test_the_example_is_compared_and_marked_and_what_needs_its_models_says_why_not(open_page, finished, example):
-    app = open_page("compare", run=EXAMPLE)
+def test_the_example_is_compared_and_marked_and_what_needs_its_models_says_why_not(open_compare, finished, example):
+    app = open_compare(run=EXAMPLE)
     said = words(app)
     assert "Example: this run ships with SparseDash" in said and "30 % against dense" in said
     assert specimens.passages().contexts[0][:40] in said and "Run it here to try one." in said
@@ -194,14 +188,14 @@ def test_the_example_is_compared_and_marked_and_what_needs_its_models_says_why_n
     assert "Blind" not in [toggle.label for toggle in app.toggle]
     offered = app.selectbox(key="chosen-run").options
     assert [option for option in offered if option.startswith("Example:")] == offered[-1:]
-    own = open_page("compare")
+    own = open_compare()
     assert "Example" not in words(own) + str([box.options for box in own.selectbox])
 
 
-def test_groups_of_passages_are_computed_when_they_are_opened_and_need_the_texts(open_page, finished):
+def test_groups_of_passages_are_computed_when_they_are_opened_and_need_the_texts(open_compare, finished):
     said = "groups, two intervals each"
-    assert said not in words(open_page("compare"))
-    app = open_page("compare", groups="true")
+    assert said not in words(open_compare())
+    app = open_compare(groups="true")
     assert "30 % against dense, paired. " in words(app) and said in words(app)
     finished.drop(Passages, "passages")
     assert said not in words(app.run())
