@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from sparsedash.catalog import resources
-from sparsedash.catalog.model_shape import ModelShape, shipped_shape
+from sparsedash.catalog.model_shape import shipped_shape
 from sparsedash.catalog.presets import method_named
 from sparsedash.catalog.resources import (
     ANSWER_BYTES,
@@ -24,20 +24,19 @@ from sparsedash.catalog.resources import (
 )
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.settings import BUILTIN_TEXT, CalibrationSettings, EvaluationSettings, RunSettings
+from tests.catalog.test_model_shape import SHAPE
 
-SMALL = ModelShape(
-    family="llama",
+SMALL = replace(
+    SHAPE,
     hidden=10,
     vocabulary=100,
     widths=(20, 30),
     per_channel=30,
-    bias_per_channel=0,
     n_matmul=5_000,
     n_head=1_000,
     n_parameters=6_000,
     attention=10,
     keys=1,
-    block_rest=0,
     stored_bytes=2,
 )
 WIDE = replace(SMALL, widths=(200, 300))

@@ -5,31 +5,18 @@ from dataclasses import replace
 
 import pytest
 
-from sparsedash.catalog.model_shape import ModelShape
+from sparsedash.catalog.model_shape import shipped_shape
 from sparsedash.catalog.presets import method_named
 from sparsedash.reporting.charts.chart_style import PALETTES
-from sparsedash.schema.pair_records import SpeedRatio, TimedPhase, Timing, TimingSettings
+from sparsedash.schema.pair_records import SpeedRatio, TimedPhase, TimingSettings
 from sparsedash.schema.store_keys import model_shape_note
+from tests.service.made import TIMING
 from tests.ui import specimens
 from tests.ui.conftest import button, links, query_of, words
 from tests.ui.filled_backend import job
 
 # The built-in model's: 30 blocks, 576 wide, gate, up and down without biases, a head that shares the embedding.
-SHAPE = ModelShape(
-    family="llama",
-    hidden=576,
-    vocabulary=10,
-    widths=specimens.DENSE_WIDTHS,
-    per_channel=3 * 576,
-    bias_per_channel=0,
-    n_matmul=134_479_872,
-    n_head=49_152 * 576,
-    n_parameters=134_515_008,
-    attention=576,
-    keys=192,
-    block_rest=0,
-    stored_bytes=4,
-)
+SHAPE = replace(shipped_shape("smollm2-135m"), vocabulary=10, block_rest=0, stored_bytes=4)
 
 
 def asked(run, at):
@@ -42,22 +29,8 @@ def timing(settings, ratio):
         times = {"dense_s": (ratio,) * 3, "sparse_s": (1.0,) * 3, "dense_first": (True, False, True)}
         return TimedPhase(phase=name, batch=batch, ratio=interval, ceiling=1.3, **times)
 
-    return Timing(
-        key=settings.key(),
-        dense=settings.dense,
-        sparse=settings.sparse,
-        machine="A processor",
-        dtype="float32",
-        n_threads=2,
-        n_prompt=512,
-        n_decode=16,
-        phases=(phase("prefill", 1), phase("decode", 1)),
-        dense_bytes=538_060_032,
-        sparse_bytes=470_000_000,
-        precise=True,
-        started_at=1.0,
-        versions={},
-    )
+    phases = (phase("prefill", 1), phase("decode", 1))
+    return replace(TIMING, key=settings.key(), dense=settings.dense, sparse=settings.sparse, phases=phases)
 
 
 @pytest.fixture
@@ -173,7 +146,7 @@ def test_only_models_that_were_timed_stand_on_an_axis_of_speed_with_their_condit
     assert sparse["x"] == [1.15] and sparse["error_x"]["array"] == pytest.approx([0.02])
     said = words(app)
     assert "2 sparse models not shown" in said and "weights in memory 540 MB 470 MB 1.15 × measured once" in said
-    assert "prefill, 1 × 512 tokens" in said and "A processor, 2 threads, float32" in said
+    assert "prefill, 1 × 128 tokens" in said and "a mainframe, 2 threads, float32" in said
 
 
 def test_zeros_alone_are_explained_and_never_offered_to_be_timed(open_page, backend):
