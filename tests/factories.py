@@ -2,9 +2,15 @@
 
 from dataclasses import replace
 
+from sparsedash.schema.export_settings import Proof
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Candidate, Outcome, Pruned, Reached, Record, Run, Stopping, TargetToken
 from sparsedash.schema.settings import CalibrationSettings, RunSettings
+
+
+def plain(text: str) -> str:
+    """The text with plain spaces for those that do not break."""
+    return text.replace("\u00a0", " ")
 
 
 def outcome(index: int = 0, right: bool = True, log_likelihood: float = -1.5) -> Outcome:
@@ -83,9 +89,28 @@ RUN = Run(
     versions={"torch": "2"},
 )
 
+PROOF = Proof(
+    runtime="transformers",
+    version="5.24.0",
+    n_logits=16,
+    logit_difference=3.1e-5,
+    logit_allowed=1e-3,
+    n_verdicts=50,
+    n_meant=50,
+    n_run=50,
+    made_at=1_764_000_300.0,
+)
+
 
 def answered(key: str, n: int, **changes: object) -> Record:
     """A dense record under this key that answers n passages right, all alike."""
     outcomes = tuple(replace(outcome(i), log_likelihood=-1.0, tokens=(), top=()) for i in range(n))
     same = {"model": "owner/model", "model_identity": "m", "seconds": 1.0, "pruned": None, "outcomes": outcomes}
     return replace(RECORD, key=key, **same | changes)  # type: ignore[arg-type]
+
+
+def losing(key: str, nats: float, n: int, **changes: object) -> Record:
+    """A record under this key whose n answers lost so many nats each, against the same with none."""
+    (one,) = answered(key, 1).outcomes
+    outcomes = tuple(replace(one, index=i, log_likelihood=-2 - nats - 0.01 * (i % 3)) for i in range(n))
+    return answered(key, n, outcomes=outcomes, **changes)

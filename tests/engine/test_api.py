@@ -15,7 +15,6 @@ from sparsedash.engine.run import pipeline, search
 from sparsedash.engine.run.model_making import rebuild_model
 from sparsedash.reporting.run_answer import answer_sentence
 from sparsedash.reporting.run_results import StoredResults, run_results
-from sparsedash.reporting.wording import NBSP
 from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Record, Run
@@ -23,6 +22,7 @@ from sparsedash.stats.tolerance import Tolerance
 from tests.engine.conftest import passages
 from tests.engine.export.conftest import proofs  # noqa: F401 - a fixture
 from tests.engine.tiny import tiny_model, tiny_tokenizer
+from tests.factories import plain
 
 # Of little text, which the tiny models are calibrated on.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -36,10 +36,6 @@ TOKENIZER, TEXTS, ASKED = tiny_tokenizer(), passages(40)[20:], passages(40)[:10]
 
 def sparse_of(model, method=EVEN, share=0.25, **more):
     return sparsedash.prune(model, TOKENIZER, TEXTS, method=method, share=share, n_samples=40, length=32, **more)
-
-
-def plain(said):
-    return said.replace(NBSP, " ")
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from sparsedash.schema.pair_records import SpeedRatio, TimedPhase, TimingSetting
 from sparsedash.schema.plain_values import digest
 from sparsedash.schema.settings import EvaluationSettings
 from sparsedash.stats.tolerance import Tolerance
+from tests.factories import plain
 from tests.question_sets import answered, question, rolled, verdicts
 from tests.service.made import TIMING
 from tests.ui import specimens
@@ -44,7 +45,7 @@ def board(backend, *found, baseline=0, points=2.0):
 
 def text(made, row, column):
     """The lines of a cell. row: by its place, base by base."""
-    return made.cells[list(made.entries)[row]][column].text.replace("\u00a0", " ").split("\n")
+    return plain(made.cells[list(made.entries)[row]][column].text).split("\n")
 
 
 def test_every_model_stands_beside_the_baseline_of_another_model_with_its_paired_change(backend):

@@ -14,7 +14,7 @@ from sparsedash.schema.pair_records import TimingSettings
 from sparsedash.schema.records import Quantised
 from sparsedash.schema.settings import RunSettings
 from sparsedash.shell.terminal import run_table
-from tests.factories import PRUNED, RUN, answered
+from tests.factories import PRUNED, RUN, losing, plain
 from tests.reporting.held_results import results_of
 from tests.reporting.test_deployment import SHAPE
 
@@ -26,11 +26,6 @@ N = 120
 def found(dense_lost=0.02, pruned_lost=0.3, source_type=""):
     """Dense quantised to 80 of 200 MB; 10 % pruned in 16 bits, 188 MB, and quantised, 75 MB."""
 
-    def record(key, lost, **changes):
-        (one,) = answered("x", 1).outcomes
-        outcomes = (replace(one, index=i, log_likelihood=-2 - lost - 0.01 * (i % 3)) for i in range(N))
-        return answered(key, N, outcomes=tuple(outcomes), **changes)
-
     def made(method, permille, n_mb=0):
         tensors = {"F32": 7, "Q4_0": 20, "Q8_0": 2}
         sizes = {"n_bytes": n_mb * 10**6, "full_bytes": 190 * 10**6, "dense_bytes": 200 * 10**6}
@@ -41,16 +36,16 @@ def found(dense_lost=0.02, pruned_lost=0.3, source_type=""):
 
     four = replace(METHOD, quantise="q4_0")
     sparse = [
-        record("d4", dense_lost, pruned=made(quantised_dense("q4_0"), 0, 80)),
-        record("s", pruned_lost, pruned=made(METHOD, 100)),
-        record("s4", pruned_lost, pruned=made(four, 100, 75)),
+        losing("d4", dense_lost, N, pruned=made(quantised_dense("q4_0"), 0, 80)),
+        losing("s", pruned_lost, N, pruned=made(METHOD, 100)),
+        losing("s4", pruned_lost, N, pruned=made(four, 100, 75)),
     ]
     run = replace(RUN, settings=SETTINGS, dense="d", sparse=("d4", "s", "s4"), finished=True, source_type=source_type)
-    return results_of(run, [record("d", 0.0), *sparse])
+    return results_of(run, [losing("d", 0.0, N), *sparse])
 
 
 def test_quantising_alone_is_said_to_be_better_where_it_beats_every_pruned_file_that_is_not_smaller():
-    sentence, figures = (each.replace("\u00a0", " ") for each in quantised_figures(found()))
+    sentence, figures = map(plain, quantised_figures(found()))
     assert sentence == (
         "Quantising alone does better: dense, Q4_0 (80 MB) beats every pruned file that is not smaller. The best of "
         "them, 10 % in 16 bits (190 MB), loses 0.280 nats a word more (95 % interval 0.280 to 0.280); dense, Q4_0 has "

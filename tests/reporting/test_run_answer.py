@@ -23,7 +23,7 @@ from sparsedash.schema.settings import BUILTIN_CLOZE_402, RunSettings
 from sparsedash.shell.terminal import run_table
 from sparsedash.stats.mean_intervals import moments
 from sparsedash.stats.tolerance import Losses, Tolerance, judge_all
-from tests.factories import PRUNED, RUN, answered
+from tests.factories import PRUNED, RUN, answered, plain
 from tests.question_sets import verdicts
 from tests.reporting.held_results import results_of
 from tests.ui import specimens
@@ -35,10 +35,6 @@ CHANNELS = MethodSettings()
 WEIGHTS = MethodSettings(saliency="magnitude", pattern="1x1", compensation="none")
 LIMITS = "Limits: perplexity 1.10 ×, accuracy −2 points."
 OPEN = "accuracy is undecided on 120 passages"
-
-
-def plain(text: str) -> str:
-    return text.replace(wording.NBSP, " ")
 
 
 def sweep_of(*sparse: Record, finished: bool = True, tolerance: Tolerance | None = None) -> RunResults:

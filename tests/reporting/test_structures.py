@@ -16,7 +16,7 @@ from sparsedash.schema.records import Reached
 from sparsedash.schema.settings import RunSettings
 from sparsedash.ui.compare_layers import layers_sentence
 from sparsedash.ui.form_address import form_address
-from tests.factories import RUN, THREE_LAYERS, answered
+from tests.factories import RUN, THREE_LAYERS, losing, plain
 from tests.reporting.charts.drawn import drawn, trace
 from tests.reporting.held_results import results_of
 
@@ -26,11 +26,6 @@ GONE = replace(THREE_LAYERS, **UNMEASURED, method=FEWER, widths=(128, 0, 0), den
 
 
 def found(lost=(0.1, 0.5), method=FEWER, beside=NARROWER):
-    def record(key, fall, **changes):
-        (one,) = answered("x", 1).outcomes
-        outcomes = (replace(one, index=i, log_likelihood=-2 - fall - 0.01 * (i % 3)) for i in range(60))
-        return answered(key, 60, outcomes=tuple(outcomes), **changes)
-
     reached = Reached(channels=0.2, weights=0.2, bytes=0.15, macs=0.15, kv_cache=0.2)
     made = [
         replace(THREE_LAYERS, method=beside, sparsity_permille=200, reached=replace(reached, kv_cache=0.0)),
@@ -38,12 +33,8 @@ def found(lost=(0.1, 0.5), method=FEWER, beside=NARROWER):
     ]
     settings = RunSettings(methods=(beside, method), sparsities_permille=(200,))
     run = replace(RUN, settings=settings, dense="d", sparse=("n", "f"), finished=True)
-    sparse = [record(key, fall, pruned=own) for key, fall, own in zip("nf", lost, made, strict=True)]
-    return results_of(run, [record("d", 0.0), *sparse])
-
-
-def plain(text):
-    return text.replace(wording.NBSP, " ")
+    sparse = [losing(key, fall, 60, pruned=own) for key, fall, own in zip("nf", lost, made, strict=True)]
+    return results_of(run, [losing("d", 0.0, 60), *sparse])
 
 
 def said(results, *ratios):

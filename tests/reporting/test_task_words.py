@@ -11,6 +11,7 @@ from sparsedash.schema.question_records import ScoredChoice
 from sparsedash.stats.task_pairs import pair_answers
 from sparsedash.stats.task_verdicts import judge_tasks
 from sparsedash.stats.tolerance import Tolerance
+from tests.factories import plain
 from tests.question_sets import answered, rolled, scored, verdicts
 
 WITHIN, BEYOND = verdicts(1800, 100, 100, task="piqa"), verdicts(1600, 300, 100, task="gsm8k")
@@ -24,7 +25,7 @@ def judged(*tasks):
 
 def test_the_sentence_says_where_a_model_is_beyond_within_and_undecided_and_remarks_say_the_rest():
     found = judged(WITHIN, BEYOND, OPEN, HARD)
-    assert tasks_sentence("small", found).replace("\u00a0", " ") == (
+    assert plain(tasks_sentence("small", found)) == (
         "small costs too much: gsm8k −10.0 points (limit −2). Within the limit on piqa; too close to call on boolq."
     )
     settle, why_not = task_remarks(found).split(" arc ")

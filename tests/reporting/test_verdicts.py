@@ -5,15 +5,10 @@ from dataclasses import replace
 import pytest
 
 from sparsedash.reporting import verdicts
-from sparsedash.reporting.wording import NBSP
 from sparsedash.stats.mean_intervals import Moments
 from sparsedash.stats.significance import compare_verdicts
 from sparsedash.stats.tolerance import Losses, Tolerance, judge_all
-from tests.factories import RECORD, STOPPED
-
-
-def plain(text: str) -> str:
-    return text.replace(NBSP, " ")
+from tests.factories import RECORD, STOPPED, plain
 
 
 def judged(nats: float, deviation: float = 0.3, n: int = 1000, tolerance: Tolerance | None = None, **more: int):

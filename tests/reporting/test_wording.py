@@ -10,14 +10,10 @@ import pytest
 from sparsedash.catalog.presets import method_named
 from sparsedash.reporting import wording
 from sparsedash.schema.settings import CalibrationSettings, RunSettings
-from tests.factories import RUN
+from tests.factories import RUN, plain
 from tests.ui import specimens
 
 MAGNITUDE, ZEROS = method_named("magnitude"), method_named("magnitude-weights")
-
-
-def plain(text: str) -> str:
-    return text.replace(wording.NBSP, " ")
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 from sparsedash.reporting.record_pair import Pair
 from sparsedash.schema.pair_records import Continuation, ContinuationSettings
 from sparsedash.ui.compare_views import tally
-from tests.factories import answered
+from tests.factories import answered, plain
 from tests.ui.conftest import button, markup, words
 
 
@@ -125,4 +125,4 @@ def test_a_prompt_of_ones_own_is_judged_blind_too(open_compare, finished, prompt
 )
 def test_the_count_is_said_with_its_interval(chosen, expected):
     pair = Pair(left_name="dense", left=answered("l", 1), right_name="30 %", right=answered("r", 1))
-    assert expected in tally(pair, [each.strip("=") for each in chosen]).replace("\u00a0", " ")
+    assert expected in plain(tally(pair, [each.strip("=") for each in chosen]))

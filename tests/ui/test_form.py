@@ -18,6 +18,7 @@ from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, 
 from sparsedash.service.model_lookup import NamedModel
 from sparsedash.service.preflight import DiskNeed, Duration, Memory
 from sparsedash.ui.form_address import FRESH, SEARCH, form_address
+from tests.factories import plain
 from tests.ui import specimens
 from tests.ui.conftest import button, markup, words
 
@@ -322,7 +323,7 @@ def test_an_evaluation_size_fills_in_the_passages(open_page, backend):
     app = open_page("prune")
     sure = app.radio(key="sure")
     assert list(sure.options) == list(SIZES) and sure.value == "Quick look"
-    assert [text.replace("\xa0", " ") for text in sure.proto.captions] == [
+    assert [plain(text) for text in sure.proto.captions] == [
         "132 passages, built in · about 4 min · tells a loss of about 1.23 × perplexity or 4.4 points from none",
         "402 passages, built in · arithmetic and copying · about 4 min · "
         "tells a loss of about 1.13 × perplexity or 2.5 points from none",

@@ -6,9 +6,10 @@ import pytest
 
 from sparsedash.catalog import families
 from sparsedash.reporting.deployment import runtime_rows
-from sparsedash.schema.export_settings import Export, ExportSettings, Proof
+from sparsedash.schema.export_settings import Export, ExportSettings
 from sparsedash.schema.store_keys import model_type_note
 from sparsedash.service.model_lookup import NamedModel
+from tests.factories import PROOF
 from tests.ui import specimens
 from tests.ui.conftest import FAILED, button, links, query_of, words
 from tests.ui.filled_backend import job
@@ -22,17 +23,6 @@ def llama_cpp(monkeypatch):
 
 
 ASKED = ExportSettings(dense=RUN.dense, sparse=RUN.sparse[0], form="padded")
-PROOF = Proof(
-    runtime="transformers",
-    version="5.24.0",
-    n_logits=16,
-    logit_difference=3.1e-5,
-    logit_allowed=1e-3,
-    n_verdicts=50,
-    n_meant=50,
-    n_run=50,
-    made_at=1_764_000_300.0,
-)
 MADE = Export(
     key=ASKED.key(),
     settings=ASKED,

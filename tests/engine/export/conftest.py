@@ -10,22 +10,10 @@ from sparsedash.engine.export import reload_proof, reloaded
 from sparsedash.engine.export.export import export_model
 from sparsedash.engine.models.loading import ModelShelf
 from sparsedash.engine.run import pipeline
-from sparsedash.schema.export_settings import ExportSettings, Proof
+from sparsedash.schema.export_settings import ExportSettings
 from sparsedash.schema.progress import Step, ignore_steps
 from sparsedash.storage.store import Store
 from tests.engine.tiny import small_run
-
-PROOF = Proof(
-    runtime="transformers",
-    version="5",
-    n_logits=2,
-    logit_difference=0.0,
-    logit_allowed=1e-3,
-    n_verdicts=2,
-    n_meant=2,
-    n_run=2,
-    made_at=0.0,
-)
 
 
 def run_settings(model, text, methods, dtype="float32"):

@@ -24,8 +24,9 @@ from sparsedash.schema.records import Record
 from sparsedash.schema.settings import CalibrationSettings
 from sparsedash.storage.model_folders import unfinished_exports
 from sparsedash.storage.store import Store
-from tests.engine.export.conftest import PROOF, asked, exported, run_settings
+from tests.engine.export.conftest import asked, exported, run_settings
 from tests.engine.tiny import save_tiny
+from tests.factories import PROOF
 from tests.service.made import exports_of
 
 BEST, EVEN, MASKS = 0, 1, 2

@@ -20,10 +20,10 @@ from sparsedash.reporting.verdicts import limits_sentence, loss_cells, verdict_s
 from sparsedash.schema.export_settings import ExportSettings
 from sparsedash.schema.records import Record
 from sparsedash.stats.tolerance import Tolerance
-from tests.engine.export.conftest import PROOF, exported, run_settings
+from tests.engine.export.conftest import exported, run_settings
 from tests.engine.tiny import save_tiny
 from tests.engine.tiny_gguf import write_tiny_gguf
-from tests.factories import PRUNED, RECORD
+from tests.factories import PROOF, PRUNED, RECORD
 
 HOSTILE = [
     "a`b``c```d",
