@@ -16,6 +16,8 @@ from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, 
 
 WIDTH = 96
 VOCABULARY = 400
+IDS = torch.randint(1, VOCABULARY, (2, 12), generator=torch.Generator().manual_seed(1))
+"""Two short texts."""
 
 _SMALL: dict[str, Any] = {
     "vocab_size": VOCABULARY,

@@ -22,6 +22,12 @@ def plain_scores(loaded, requests):
     return found
 
 
+def require_plain_scores(loaded, requests):
+    (found,) = score_continuations(loaded, [torch.inference_mode], requests, lambda n: None)
+    values = [value for value, _ in plain_scores(loaded, requests)]
+    assert [each.log_likelihood for each in found] == pytest.approx(values, abs=2e-4)
+
+
 def first_choices(loaded, context, n):
     ids = list(context)
     for _ in range(n):
@@ -56,18 +62,14 @@ def test_what_many_continuations_share_does_not_make_a_batch_larger(context, mon
     monkeypatch.setattr(continuations, "BlockWalk", walk)
     requests = [(context, [3 + i % 50, *range(5, 5 + i % 9), 7 + i // 50]) for i in range(200)]
     requests += [(list(range(14)), [5, 6]), (list(range(14)), [7, 8])]
-    (found,) = score_continuations(loaded, [torch.inference_mode], requests, lambda n: None)
+    require_plain_scores(loaded, requests)
     assert max(sizes) <= 64 and len(sizes) > 10
-    values = [value for value, _ in plain_scores(loaded, requests)]
-    assert [each.log_likelihood for each in found] == pytest.approx(values, abs=2e-4)
 
 
 def test_a_context_that_is_too_long_loses_its_beginning_and_a_longer_continuation_is_refused():
     loaded = tiny_loaded("llama", max_position_embeddings=16)
     requests = [(list(range(20)), [5, 6]), (list(range(20)), [7, 8])]
-    (found,) = score_continuations(loaded, [torch.inference_mode], requests, lambda n: None)
-    values = [value for value, _ in plain_scores(loaded, requests)]
-    assert [each.log_likelihood for each in found] == pytest.approx(values, abs=2e-4)
+    require_plain_scores(loaded, requests)
     with pytest.raises(CorpusError, match="longer than the model can read"):
         score_continuations(loaded, [torch.inference_mode], [([1], list(range(17)))], lambda n: None)
 
@@ -77,9 +79,7 @@ def test_continuations_that_fit_one_by_one_fit_together():
     loaded = tiny_loaded("gpt_neo", max_position_embeddings=16)
     long, short = list(range(13)), list(range(20, 29))
     requests = [(long, [5, 6]), (long, [7, 8]), (short, [5, 6, 7, 8, 9, 10, 11]), (short, [7, 8, 9, 10, 11, 12, 13])]
-    (found,) = score_continuations(loaded, [torch.inference_mode], requests, lambda n: None)
-    values = [value for value, _ in plain_scores(loaded, requests)]
-    assert [each.log_likelihood for each in found] == pytest.approx(values, abs=2e-4)
+    require_plain_scores(loaded, requests)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3_text", "opt"])

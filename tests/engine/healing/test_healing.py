@@ -12,10 +12,9 @@ from sparsedash.schema.errors import CalibrationError
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.storage import store as stores
 from sparsedash.storage.store import StageCheckpoint
-from tests.engine.tiny import as_loaded, tiny_loaded, tiny_model
+from tests.engine.tiny import IDS, as_loaded, tiny_loaded, tiny_model
 
 N_STEPS = 6
-IDS = torch.randint(1, 400, (2, 12), generator=torch.Generator().manual_seed(1))
 
 
 @pytest.fixture(autouse=True)

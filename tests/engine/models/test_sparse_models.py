@@ -18,7 +18,7 @@ from sparsedash.schema.errors import CalibrationError
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Record
 from tests.engine.run.small_runs import CHANNELS, count_calls, ran, records, stages_of
-from tests.engine.tiny import save_tiny, tiny_loaded
+from tests.engine.tiny import IDS, save_tiny, tiny_loaded
 
 SPARSEGPT = MethodSettings(saliency="obs", pattern="2:4", scope="decoder")
 WANDA = MethodSettings(compensation="none", pattern="1x1", scope="decoder")
@@ -29,24 +29,20 @@ def masked_run(settings):
     return replace(settings, methods=(SPARSEGPT,), evaluation=replace(settings.evaluation, n_passages=5))
 
 
-def ids():
-    return torch.randint(1, 400, (2, 12), generator=torch.Generator().manual_seed(1))
-
-
 @pytest.mark.parametrize("model_type", sorted(FAMILIES))
 def test_new_weights_do_what_setting_them_by_hand_does_and_the_dense_model_comes_back(model_type):
     loaded = tiny_loaded(model_type)
-    dense, projections, by_hand = loaded.model(ids()).logits, loaded.projections("decoder"), copy.deepcopy(loaded)
+    dense, projections, by_hand = loaded.model(IDS).logits, loaded.projections("decoder"), copy.deepcopy(loaded)
     weights = []
     for block, own in zip(by_hand.projections("decoder"), projections, strict=True):
         for part in block.values():
             part.weight.data.masked_fill_(part.weight.abs() < part.weight.abs().median(), 0)
         weights.append({name: weight_of(block[name]).clone() for name in own})
     with reweighted(projections, weights):
-        sparse = loaded.model(ids()).logits
-    assert torch.equal(sparse, by_hand.model(ids()).logits)
+        sparse = loaded.model(IDS).logits
+    assert torch.equal(sparse, by_hand.model(IDS).logits)
     assert (sparse - dense).abs().max() > 1e-3
-    assert torch.equal(loaded.model(ids()).logits, dense)
+    assert torch.equal(loaded.model(IDS).logits, dense)
 
 
 @pytest.mark.parametrize("model_type", ["bloom", "gpt2", "phi3"])
@@ -72,7 +68,7 @@ def test_projections_are_grouped_by_the_input_that_they_share(model_type):
         for name, part in block.items():
             part.register_forward_pre_hook(lambda _, args, key=(number, name): seen.__setitem__(key, args[0]))
     groups = shared_inputs(loaded)
-    loaded.model(ids())
+    loaded.model(IDS)
     for number, (block, found) in enumerate(zip(blocks, groups, strict=True)):
         assert sorted(name for names in found for name in names) == sorted(block)
         for names in found:

@@ -18,11 +18,7 @@ from sparsedash.engine.models.loading import load_model, locate_model, stream_mo
 from sparsedash.engine.pruning.surgery import PrunedMlp, out_weight, pruned
 from sparsedash.schema.errors import ModelError
 from sparsedash.storage.store import Store
-from tests.engine.tiny import save_tiny
-
-
-def ids():
-    return torch.randint(1, 400, (2, 12), generator=torch.Generator().manual_seed(1))
+from tests.engine.tiny import IDS, save_tiny
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +43,7 @@ def cut(loaded):
     """MLPs of 24 channels, and the logits with them."""
     made = [PrunedMlp(torch.arange(24), out_weight(mlp)[:, :24].clone()) for mlp in loaded.mlps]
     with pruned(loaded.mlps, made):
-        return made, loaded.model(ids()).logits
+        return made, loaded.model(IDS).logits
 
 
 def changes_of(streamed, made):
@@ -59,7 +55,7 @@ def test_a_streamed_model_of_every_family_gives_the_same_logits_to_the_bit(model
     source = locate_model(str(save_tiny(tmp_path / "model", model_type)), kept)
     resident, streamed = load_model(source, "float32"), stream_model(source, "float32", kept)
     assert streamed.residency.streamed and not resident.residency.streamed
-    assert torch.equal(streamed.model(ids()).logits, resident.model(ids()).logits)
+    assert torch.equal(streamed.model(IDS).logits, resident.model(IDS).logits)
 
 
 # Where weights and held numbers are.
@@ -75,7 +71,7 @@ def test_where_no_system_tells_what_is_mapped_weights_are_copied_to_files(source
     monkeypatch.setattr(residency, "mapped_files", list)
     streamed = stream_model(source, "float32", kept)
     assert n_held(streamed) == len(list(streamed.model.parameters()))
-    assert torch.equal(streamed.model(ids()).logits, loaded.model(ids()).logits)
+    assert torch.equal(streamed.model(IDS).logits, loaded.model(IDS).logits)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what is in memory")
@@ -94,7 +90,7 @@ def test_what_was_read_is_given_back_after_every_block_and_read_again(kept, tmp_
     # But for the file's head, which holds no weights.
     assert resident_bytes() < 2**16
     assert weight.sum() == before
-    streamed.model(ids())
+    streamed.model(IDS)
     # Of all the file's pages no more than the last block's and the head's are there.
     assert resident_bytes() < file.stat().st_size / 2
 
@@ -146,16 +142,16 @@ def test_a_full_disk_is_an_error_in_words(streamed, monkeypatch):
 
 
 def test_a_block_is_changed_while_it_runs_and_dense_outside_of_it(streamed, loaded, cut):
-    (made, expected), dense = cut, streamed.model(ids()).logits
+    (made, expected), dense = cut, streamed.model(IDS).logits
     widths = [mlp.width for mlp in loaded.mlps]
     with streamed.residency.changed(changes_of(streamed, made)):
-        assert torch.equal(streamed.model(ids()).logits, expected)
+        assert torch.equal(streamed.model(IDS).logits, expected)
         # The last block that ran is still changed; all others are as they were.
         assert [mlp.width for mlp in streamed.mlps[:-1]] == widths[:-1]
     assert [mlp.width for mlp in streamed.mlps] == widths
-    assert torch.equal(streamed.model(ids()).logits, dense)
+    assert torch.equal(streamed.model(IDS).logits, dense)
     with pytest.raises(KeyError), streamed.residency.changed(changes_of(streamed, made)):
-        streamed.model(ids())
+        streamed.model(IDS)
         raise KeyError
     assert [mlp.width for mlp in streamed.mlps] == widths
 
@@ -163,16 +159,16 @@ def test_a_block_is_changed_while_it_runs_and_dense_outside_of_it(streamed, load
 def test_the_next_block_is_asked_for_while_one_runs(streamed, monkeypatch):
     asked, soon, advise = [], residency._NEEDED_SOON, residency._advise
     monkeypatch.setattr(residency, "_advise", lambda *of: asked.append(of[0]) if of[2] == soon else advise(*of))
-    streamed.model(ids())
+    streamed.model(IDS)
     assert asked == [own.data_ptr() for block in streamed.blocks[1:] for own in block.parameters()]
 
 
 def test_what_stands_in_for_a_block_brings_no_weights_in(streamed, monkeypatch):
     monkeypatch.setattr(streamed.residency, "_enter", lambda block: pytest.fail("brought in"))
     with forward_replaced(streamed.blocks, [lambda hidden, *args, **kwargs: hidden] * len(streamed.blocks)):
-        streamed.model(ids())
+        streamed.model(IDS)
     with pytest.raises(pytest.fail.Exception):
-        streamed.model(ids())
+        streamed.model(IDS)
 
 
 # Copies in another type, and what is refused.
@@ -191,7 +187,7 @@ def test_another_type_or_form_is_written_once_and_equals_what_loading_rounds_to(
     resident, streamed = load_model(source, dtype), stream_model(source, dtype, store)
     assert streamed.identity == resident.identity
     assert (len(list((store.folder / "models").glob("*/model-*.safetensors"))) > 1) is (form == "shards")
-    assert torch.equal(streamed.model(ids()).logits, resident.model(ids()).logits)
+    assert torch.equal(streamed.model(IDS).logits, resident.model(IDS).logits)
     monkeypatch.setattr(loading, "_recast", lambda *_: pytest.fail("it was written again"))
     stream_model(source, dtype, store)
 

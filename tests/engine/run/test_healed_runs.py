@@ -16,8 +16,7 @@ from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Record
 from sparsedash.storage import store as stores
 from tests.engine.run.small_runs import CHANNELS, SHELF, count_calls, must_not_run, ran, records, stages_of
-
-IDS = torch.randint(1, 400, (2, 12), generator=torch.Generator().manual_seed(1))
+from tests.engine.tiny import IDS
 
 
 @pytest.fixture(autouse=True)

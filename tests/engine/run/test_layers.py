@@ -26,10 +26,9 @@ from sparsedash.schema.records import Record, Run
 from tests.engine.conftest import passages
 from tests.engine.export.conftest import exported, proofs  # noqa: F401 - a fixture
 from tests.engine.run.small_runs import RANDOM, SHELF, fresh_records, must_not_run, ran, records
-from tests.engine.tiny import tiny_loaded, tiny_model, tiny_tokenizer
+from tests.engine.tiny import IDS, tiny_loaded, tiny_model, tiny_tokenizer
 
 LAYERS, SLEB, SHORTGPT = (method_named(name) for name in ("layers", "sleb", "shortgpt"))
-IDS = torch.randint(1, 400, (2, 12), generator=torch.Generator().manual_seed(1))
 TEXT = torch.randint(1, 400, (20, 24), generator=torch.Generator().manual_seed(0)).tolist()
 
 

@@ -13,11 +13,10 @@ from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Record
 from tests.engine.run.small_runs import RANDOM, SHELF, must_not_run, ran, records
-from tests.engine.tiny import save_tiny
+from tests.engine.tiny import IDS, save_tiny
 from tests.engine.tiny_gguf import write_tiny_gguf
 
 pytest.importorskip("llama_cpp_py_sync")
-IDS = torch.randint(1, 400, (2, 12), generator=torch.Generator().manual_seed(1))
 WIDE = {"hidden_size": 256, "intermediate_size": 1024}
 
 
