@@ -26,3 +26,17 @@ def store(tmp_path: Path) -> Iterator[Store]:
     opened = Store(tmp_path / "data")
     yield opened
     opened.close()
+
+
+class Clock:
+    """A clock that stands still until its `now` is set, in seconds."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()

@@ -10,21 +10,9 @@ from sparsedash.schema.errors import Cancelled, StoreError
 from sparsedash.schema.progress import Step
 
 
-class Clock:
-    now = 0.0
-
-    def __call__(self):
-        return self.now
-
-
 @pytest.fixture
 def job(table):
     return table.claim(table.submit("run", "a", {}).id, "slot-0", os.getpid())
-
-
-@pytest.fixture
-def clock():
-    return Clock()
 
 
 @pytest.fixture

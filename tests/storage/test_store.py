@@ -318,15 +318,9 @@ def test_a_lock_of_another_is_waited_for_and_said_when_patience_ends(tmp_path, m
     store.close()
 
 
-class Clock:
-    now = 0.0
-
-    def __call__(self):
-        return self.now
-
-
-def test_a_checkpoint_keeps_nothing_before_it_is_time_then_everything_for_another_attempt_until_it_is_done(store):
-    clock = Clock()
+def test_a_checkpoint_keeps_nothing_before_it_is_time_then_everything_for_another_attempt_until_it_is_done(
+    store, clock
+):
     halfway = StageCheckpoint(store, "tiny", clock)
     halfway.keep({"a": lambda: b"1"})
     assert store.get_artefact("a") is None
@@ -352,8 +346,7 @@ def test_a_file_whose_entry_was_never_written_is_deleted_once_it_is_old(store):
     assert not orphan.exists() and store.get_artefact("kept") == b"x" * LARGE
 
 
-def test_no_artefact_is_evicted_for_a_checkpoint(store):
-    clock = Clock()
+def test_no_artefact_is_evicted_for_a_checkpoint(store, clock):
     store.allow_artefacts(100_000)
     store.put_artefact("statistics", b"x" * 60_000)
     halfway = StageCheckpoint(store, "tiny", clock)
