@@ -56,6 +56,14 @@ def finished(backend: FilledBackend) -> FilledBackend:
 
 
 @pytest.fixture
+def two_runs(backend: FilledBackend) -> tuple[Run, Run]:
+    """An older run and a newer one, of two models."""
+    run, records = specimens.run(replace(specimens.SETTINGS, model="owner/model", sparsities_permille=(100,)))
+    newer = replace(run, started_at=run.started_at + 60.0), records
+    return backend.add_run(specimens.run()), backend.add_run(newer)
+
+
+@pytest.fixture
 def example(tmp_path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """The run that ships with the program."""
     run, records = specimens.run()
@@ -132,6 +140,12 @@ def query_of(address: str) -> dict[str, str]:
 def button(app: AppTest, label: str) -> Any:
     """The button with this label, whatever count follows it."""
     return next(b for b in app.button if b.label.split(" · ")[0] == label)
+
+
+def opened(app: AppTest, key: str) -> AppTest:
+    """The page with the popover or expander of this key opened."""
+    app.session_state[key] = True
+    return app.run()
 
 
 def shows_as_text(drawn: str) -> None:

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from sparsedash.jobs.cluster_parts import ClusterMachine, ClusterView, MachineFacts
+from sparsedash.reporting.run_list import RUN_ADDRESS_LENGTH
 from sparsedash.schema.errors import StoreError
 from sparsedash.schema.records import Damage, Passages, Record, Run
 from sparsedash.ui import frame, job_panel
@@ -19,8 +20,13 @@ from tests.ui.test_settings_storage import DAMAGED
 
 SETTINGS = specimens.SETTINGS
 VIEWS = {"prune": ("published",), "runs": ("jobs",), "compare": ("layers",)}
-PAGES = [(name, {"view": view} if view else {}) for name in TITLES for view in ("", *VIEWS.get(name, ()))]
 RUN, RECORDS = specimens.run()
+PAGES = [
+    *((name, {"view": view} if view else {}) for name in TITLES for view in ("", *VIEWS.get(name, ()))),
+    ("runs", {"chosen": RUN.key[:RUN_ADDRESS_LENGTH], "together": "1"}),
+]
+NAME = "<img> <style>*{} [x](javascript:x) :red[x] \u202egnp nul\x00"
+"""All of it fits the name of a run."""
 DENSE, LAST = RECORDS[0].key, RECORDS[-1].key
 
 
@@ -89,15 +95,16 @@ def test_text_of_models_files_users_and_machines_is_shown_as_text(page, address,
     damage = Damage(kind="export", name=model, what=model, entry="x")
     export = replace(EXPORT, model=model, folder=f"/{model}")
     backend.put(replace(specimens.passages(), contexts=(text,) * 120), replace(DAMAGED, damaged=(damage,)), export)
-    backend.user_data.name_run(RUN.key, text)
+    backend.user_data.name_run(RUN.key, NAME)
     other = replace(SETTINGS, sparsities_permille=(400,))
     backend.set_jobs(job(SETTINGS, message=text, id=2), job(other, "failed", error_text=text, error_advice=text))
     facts = MachineFacts(gpus=(text,), problem=text)
     machine = ClusterMachine(address="tls://x", name=text, n_slots=1, facts=facts)
     backend.known_cluster = ClusterView(address=text, trouble="", machines=(machine,))
-    drawn = markup(open_page(page, **address))
+    app = open_page(page, **address)
+    drawn = markup(app)
     assert not [tag for tag in ("<img", "<style>*", 'href="javascript') if tag in drawn]
-    shows_as_text(drawn)
+    shows_as_text(drawn + "".join([*links(app), *(each.label for each in app.checkbox)]))
 
 
 def test_a_model_named_like_markup_is_shown_as_text(open_page, backend):

@@ -20,7 +20,7 @@ from sparsedash.service.preflight import DiskNeed, Duration, Memory
 from sparsedash.ui.form_address import FRESH, SEARCH, form_address
 from tests.factories import plain
 from tests.ui import specimens
-from tests.ui.conftest import button, markup, words
+from tests.ui.conftest import button, markup, opened, words
 
 SETTINGS = specimens.SETTINGS
 MASKS_SAVE_NOTHING = "do not make the model smaller or faster by themselves"
@@ -252,9 +252,7 @@ def test_a_pasted_address_becomes_the_name_that_it_stands_for(open_page, backend
 
 
 def test_a_suggested_model_is_chosen_by_its_title(open_page):
-    app = open_page("prune")
-    app.session_state["suggested"] = True
-    app.run()
+    app = opened(open_page("prune"), "suggested")
     assert "LLaMA 7B" in group(app, "With published results").options
     group(app, "Current").set_value("Qwen/Qwen3-0.6B-Base").run()
     assert app.selectbox(key="model").value == "Qwen/Qwen3-0.6B-Base"

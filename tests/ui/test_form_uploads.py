@@ -6,7 +6,7 @@ import pytest
 from streamlit.runtime.memory_uploaded_file_manager import MemoryUploadedFileManager
 
 from sparsedash.storage.text_files import MAX_BYTES
-from tests.ui.conftest import button, markup, words
+from tests.ui.conftest import button, markup, opened, words
 from tests.ui.filled_backend import job
 from tests.ui.specimens import SETTINGS
 
@@ -63,18 +63,11 @@ def test_the_form_goes_on_after_an_upload_whose_file_has_left_the_memory(open_pa
     assert words(form.run()) == before and not form.exception
 
 
-def opened(open_page, **address):
-    """The form with the list of uploads open."""
-    form = open_page("prune", **address)
-    form.session_state["uploads"] = True
-    return form.run()
-
-
 def test_uploads_can_be_chosen_for_either_use_and_are_listed_with_their_sizes_and_the_room_there_is(open_page, backend):
     assert "Uploaded texts" not in str([e.label for e in open_page("prune").expander])
     reference = backend.uploads.keep("mine.jsonl", LINES * 42)
     backend.uploads.keep("yours.txt", b"a text")
-    form = opened(open_page)
+    form = opened(open_page("prune"), "uploads")
     for text in ("12 kB of 1.0 GB are in use.", "mine.jsonl, 12 kB", "yours.txt, 1 kB"):
         assert text in words(form)
     offering = {field: reference in form.selectbox(key=field).options for field in ("text", "calibration", "model")}
@@ -83,7 +76,7 @@ def test_uploads_can_be_chosen_for_either_use_and_are_listed_with_their_sizes_an
 
 def test_a_deleted_text_is_off_the_list_and_where_it_was_chosen_the_usual_one_is(open_page, backend):
     reference = backend.uploads.keep("mine.jsonl", LINES)
-    form = opened(open_page, text=reference, calibration="c4")
+    form = opened(open_page("prune", text=reference, calibration="c4"), "uploads")
     button(form, "Delete").click().run()
     assert backend.uploads.kept() == {}
     assert form.selectbox(key="text").value == "builtin:cloze"
@@ -95,7 +88,7 @@ def test_a_text_that_a_job_reads_stays_and_the_refusal_says_why(open_page, backe
     reference = backend.uploads.keep("mine.jsonl", LINES)
     calibration = replace(SETTINGS.calibration, corpus=reference)
     backend.set_jobs(job(replace(SETTINGS, calibration=calibration), "queued"))
-    form = opened(open_page, calibration=reference)
+    form = opened(open_page("prune", calibration=reference), "uploads")
     button(form, "Delete").click().run()
     assert list(backend.uploads.kept()) == [reference]
     assert form.selectbox(key="calibration").value == reference

@@ -13,7 +13,7 @@ from sparsedash.schema.progress import Step
 from sparsedash.schema.store_keys import forecast_note
 from sparsedash.service.preflight import Duration, Memory, Preflight
 from tests.ui import specimens
-from tests.ui.conftest import FAILED, button, links, markup, query_of, words
+from tests.ui.conftest import FAILED, button, links, markup, opened, query_of, words
 from tests.ui.filled_backend import job
 
 SETTINGS = specimens.SETTINGS
@@ -80,8 +80,7 @@ def took(open_page, backend, **changes):
     backend.put(replace(specimens.run()[0], **changes))
     app = open_page("runs", view="jobs")
     assert "took 5 min · 2 min estimated" in words(app) and "1.0 GB" not in words(app)
-    app.session_state["took-1"] = True
-    return words(app.run())
+    return words(opened(app, "took-1"))
 
 
 def test_every_part_of_a_run_that_is_done_stands_next_to_its_estimate(open_page, backend):
@@ -181,9 +180,7 @@ def test_the_end_of_a_log_is_shown_as_plain_text_that_can_be_copied(text, shown,
     log = backend.data_dir / "logs" / "1.log"
     log.parent.mkdir(exist_ok=True)
     log.write_text(text)
-    app = open_page("runs", view="jobs")
-    app.session_state["log-1"] = True
-    app.run()
+    app = opened(open_page("runs", view="jobs"), "log-1")
     (code,) = app.code
     assert code.value == shown and code.language in (None, "", "plaintext")
     assert (f"The end of the log; all of it: {log}." in words(app)) == (len(text) > 1000)

@@ -1,10 +1,7 @@
 """The menu leads to every page, and takes run and tolerance along to those that are about a run."""
 
-from dataclasses import replace
-
 import pytest
 
-from tests.ui import specimens
 from tests.ui.conftest import links, menu_links, query_of
 
 JUDGING, ABOUT_A_RUN = ("Overview", "Prune", "Runs", "Compare", "Models"), ("Overview", "Compare", "Models")
@@ -13,14 +10,6 @@ JUDGING, ABOUT_A_RUN = ("Overview", "Prune", "Runs", "Compare", "Models"), ("Ove
 def menu(app):
     """The parameters of the menu's links, by their titles."""
     return {title: query_of(address) for title, address in menu_links(app).items()}
-
-
-@pytest.fixture
-def two_runs(backend):
-    """An older run and a newer one."""
-    run, records = specimens.run(replace(specimens.SETTINGS, sparsities_permille=(400, 500)))
-    older = backend.add_run((replace(run, started_at=run.started_at - 60.0), records))
-    return older, backend.add_run(specimens.run())
 
 
 @pytest.mark.parametrize("name", ["overview", "compare"])

@@ -2,31 +2,17 @@
 
 from dataclasses import replace
 
-import pytest
-
 from sparsedash.reporting.run_list import RUN_ADDRESS_LENGTH
 from sparsedash.schema.pair_records import RunMark
 from sparsedash.schema.records import Record, Run
 from tests.storage.every_kind import flip
 from tests.storage.test_run_files import named
 from tests.ui import specimens
-from tests.ui.conftest import HOSTILE, button, links, markup, menu_links, query_of, shows_as_text, words
+from tests.ui.conftest import button, links, markup, menu_links, opened, query_of, words
 from tests.ui.filled_backend import job
 
 SETTINGS = specimens.SETTINGS
 TITLE = "SmolLM2 135M (built in)"
-
-
-def add(backend, at=0.0, **changes):
-    """A finished run, so many seconds after the others; further changes are of its settings."""
-    run, records = specimens.run(replace(SETTINGS, **changes))
-    return backend.add_run((replace(run, started_at=run.started_at + at), records))
-
-
-@pytest.fixture
-def two_runs(backend):
-    """An older run and a newer one, of two models."""
-    return add(backend), add(backend, 60.0, model="owner/model", sparsities_permille=(100,))
 
 
 def short(run):
@@ -94,7 +80,7 @@ def test_text_model_and_order_narrow_the_rows_and_stand_in_the_address(open_page
     assert listed(app) == listed(open_page("runs", model="owner/model")) == ["owner/model"]
     assert "“x” in the address is no model here. Showing All models." in words(open_page("runs", model="x"))
     for model in ("/a/final", "/b/final"):
-        add(backend, model=model)
+        backend.add_run(specimens.run(replace(SETTINGS, model=model)))
     app = open_page("runs", model="/b/final")
     assert app.selectbox(key="chosen-model").options[1:3] == ["final", "final (2)"]
     assert app.run().query_params["model"] == "/b/final"
@@ -126,22 +112,6 @@ def test_a_run_without_results_is_a_row_that_can_be_neither_drawn_nor_deleted(op
     said = words(app)
     assert said.startswith("1 run under way, no result yet.") and "▶ running 0 of 1 model" in said
     assert "None of the chosen runs has a sparse model with answers yet." in said and "Delete" not in markup(app)
-
-
-@pytest.mark.parametrize("text", HOSTILE[::2])
-def test_a_name_is_shown_as_text(text, open_page, finished):
-    finished.user_data.name_run(SETTINGS.key(), text)
-    for page, address in (("runs", {"chosen": SETTINGS.key()[:RUN_ADDRESS_LENGTH], "together": "1"}), ("overview", {})):
-        app = open_page(page, **address)
-        drawn = markup(app)
-        assert not [tag for tag in ("<img", "<style>*", 'href="javascript') if tag in drawn]
-        shows_as_text(drawn + "".join([*links(app), *(each.label for each in app.checkbox)]))
-
-
-def opened(app, place):
-    """The page with this popover opened."""
-    app.session_state[place] = True
-    return app.run()
 
 
 def test_a_run_is_ticked_overlaid_named_pinned_and_deleted(open_page, backend, two_runs):

@@ -7,7 +7,7 @@ import pytest
 from sparsedash.schema.records import Damage, Record, Verification, VerifySettings, about_artefact
 from tests.storage.every_kind import harm_entry
 from tests.ui import specimens
-from tests.ui.conftest import FAILED, button, links, query_of, words
+from tests.ui.conftest import FAILED, button, links, opened, query_of, words
 from tests.ui.filled_backend import job
 
 RUN = specimens.run()[0]
@@ -41,12 +41,6 @@ def filled(finished):
     return finished
 
 
-def opened(app, key):
-    """The page with the question of this key open."""
-    app.session_state[f"delete-{key}"] = True
-    return app.run()
-
-
 def test_the_empty_page_invites_and_the_limit_can_be_chosen_before_anything_is_there(open_page, backend, monkeypatch):
     app = open_page("settings")
     said = words(app)
@@ -75,7 +69,7 @@ def test_it_opens_with_what_there_is_and_says_it_by_kind_model_and_run(open_page
 
 def test_before_anything_is_deleted_it_says_what_goes_and_what_stays_and_why(open_page, filled):
     filled.user_data.name_run(RUN.key, "Mine")
-    app = opened(open_page("settings"), "runs")
+    app = opened(open_page("settings"), "delete-runs")
     assert "Delete “Mine: SmolLM2 135M (built in) at 10, 20, 30 %” with the answers of 4 models" in words(app)
     assert "This cannot be undone." in words(app)
     assert filled.runs() == [RUN]
@@ -85,7 +79,7 @@ def test_before_anything_is_deleted_it_says_what_goes_and_what_stays_and_why(ope
 
 def test_a_pinned_run_says_so_and_stays_without_a_button_to_delete_it(open_page, filled):
     filled.user_data.pin_runs([RUN.key], True)
-    app = opened(open_page("settings"), "runs")
+    app = opened(open_page("settings"), "delete-runs")
     assert "★ pinned" in words(app)
     assert "Nothing" in words(app).split("This cannot be undone.")[0] and "it is pinned; unpin it first" in words(app)
     assert not any(each.label == "Delete for good" for each in app.button)
@@ -93,7 +87,7 @@ def test_a_pinned_run_says_so_and_stays_without_a_button_to_delete_it(open_page,
 
 @pytest.mark.parametrize(("key", "left"), [(RUN.model_identity, []), (RUN.key, []), ("statistics", [RUN])])
 def test_a_kind_a_model_and_a_run_can_be_deleted(open_page, filled, key, left):
-    app = opened(open_page("settings"), key)
+    app = opened(open_page("settings"), f"delete-{key}")
     app.button(key=f"delete-{key}-sure").click().run()
     assert filled.runs() == left
     assert filled._store.has_entry("artefacts", "own") == (key == RUN.key)
@@ -154,7 +148,7 @@ def test_what_is_damaged_is_named_with_what_to_do_and_can_be_deleted(open_page, 
     assert "Answers of a model 0123456789abcdef ✕ Its checksum does not match. Start its run again" in said
     assert "An unpacked model tiny/model.safetensors ✕ It is missing. Delete it: the model is unpacked again" in said
     assert "An uploaded text mine.txt ✕ Its content is not what was written. Delete it, and upload" in said
-    app = opened(app, "found")
+    app = opened(app, "delete-found")
     app.button(key="delete-found-sure").click().run()
     assert filled.housekeeping.verification() is None
 
