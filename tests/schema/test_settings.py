@@ -177,6 +177,7 @@ REFUSED = [
     (RunSettings, {"dtype": "float16"}, "dtype", "float32, bfloat16"),
     (RunSettings, {"methods": ()}, "methods", "at least one"),
     (RunSettings, {"sparsities_permille": ()}, "number of sparsities", "1 to 50"),
+    (RunSettings, {"sparsities_permille": tuple(range(51))}, "number of sparsities", "1 to 50"),
     (RunSettings, {"sparsities_permille": (100, 100)}, "sparsities", "all different"),
     (RunSettings, {"sparsities_permille": (901,)}, "sparsity (per mille)", "0 to 900"),
     (RunSettings, {"sparsities_permille": (12.5,)}, "sparsity (per mille)", "a whole number"),
@@ -232,7 +233,7 @@ def test_percents_become_per_mille(text, expected):
     assert parse_percents(text) == expected
 
 
-@pytest.mark.parametrize("text", ["", " , ", "ten", "-1", "91", "12.55", "nan", "inf", "1e400"])
+@pytest.mark.parametrize("text", ["", " , ", "ten", "-1", "91", "12.55", "90.05", "nan", "inf", "1e400"])
 def test_a_percent_that_is_no_tenth_or_out_of_range_is_refused(text):
     with pytest.raises(SettingsError, match="parsit"):
         parse_percents(text)

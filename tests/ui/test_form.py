@@ -218,9 +218,7 @@ def test_a_number_in_the_address_that_the_field_cannot_hold_leaves_its_own(value
     ("address", "key", "complaint"),
     [
         ({"sparsity": "10, abc"}, "sparsity", "Sparsity must be 0–90 %, at most one decimal, not 'abc'."),
-        ({"sparsity": "90.05"}, "sparsity", "Sparsity must be 0–90 %, at most one decimal, not '90.05'."),
         ({"sparsity": "10 10"}, "sparsity", "Sparsities must be all different, not '10, 10'."),
-        ({"sparsity": "1 " * 200}, "sparsity", "Number of sparsities must be 1 to 50, not 200."),
         ({"samples": "-5"}, "samples", "Calibration samples must be a whole number from 1 to 100,000, not -5."),
         ({"own": "true", "damping": "11"}, "damping", "Damping must be more than 0, at most 10, not 11.0."),
         ({"model": " "}, "model", "Choose a model."),
