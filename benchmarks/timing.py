@@ -16,9 +16,10 @@ from pathlib import Path
 import torch
 
 from sparsedash.catalog.presets import method_named
-from sparsedash.engine.comparison.model_pair import ModelPart, ResidentModel
-from sparsedash.engine.comparison.timing import TimeSample, decode_sample, prefill_sample, time_run, timed_rounds
-from sparsedash.engine.models.loading import LoadedModel, load_model, locate_model
+from sparsedash.engine.comparison.model_pair import ModelPairCache, ModelPart, ResidentModel
+from sparsedash.engine.comparison.timing import TimeSample, decode_sample, prefill_sample, time_models, timed_rounds
+from sparsedash.engine.models.loading import LoadedModel, ModelShelf, load_model, locate_model
+from sparsedash.engine.run import pipeline
 from sparsedash.reporting.deployment import timing_conditions
 from sparsedash.schema.pair_records import TimedPhase, TimingSettings
 from sparsedash.schema.settings import BUILTIN_MODEL, CalibrationSettings, EvaluationSettings, RunSettings
@@ -66,7 +67,9 @@ def beside_dense(store: Store, arguments: argparse.Namespace, dtype: str, percen
         least_rounds=arguments.rounds,
         n_threads=arguments.threads,
     )
-    found = time_run(settings, asked, store)
+    shelf = ModelShelf()
+    run = pipeline.run(settings, store, shelf=shelf)
+    found = time_models(replace(asked, dense=run.dense, sparse=run.sparse[-1]), store, ModelPairCache(shelf))
     print(f"{percent} %, {timing_conditions(found)}")
     for phase in found.phases:
         print(f"  {_line(phase)}", flush=True)

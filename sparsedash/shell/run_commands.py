@@ -5,7 +5,7 @@ The engine is imported only when the work begins: it takes seconds, and --help o
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -20,7 +20,7 @@ from sparsedash.reporting.task_words import idle_limits, task_remarks, task_rows
 from sparsedash.reporting.wording import record_names, source_note
 from sparsedash.schema.errors import JobError, SettingsError, SparseDashError
 from sparsedash.schema.find_settings import FindResult, planned_run
-from sparsedash.schema.pair_records import ContinuationSettings, TimingSettings
+from sparsedash.schema.pair_records import ContinuationSettings, Timing, TimingSettings
 from sparsedash.schema.records import Record, Run
 from sparsedash.schema.settings import RunSettings
 from sparsedash.service.model_lookup import named_model
@@ -182,13 +182,7 @@ def time_command(arguments: argparse.Namespace) -> terminal.Work:
     if not in_torch and (problem := quantise_problem(settings.model, named.family if named else None)):
         raise SettingsError("--runtime", request.runtime, "torch for this model", f"Reason: {problem}.")
     yield
-    with terminal.ProgressBar(settings, arguments.quiet) as bar:
-        from sparsedash.engine.comparison.llama_timing import time_run_in_llama_cpp
-        from sparsedash.engine.comparison.timing import time_run
-
-        found = [time_run(settings, request, store, bar)] if in_torch else []
-        found = found or time_run_in_llama_cpp(settings, request, store, bar)
-    run = next(run for run in ResultCache(store).runs() if found[-1].sparse in run.sparse)
+    run, found = _timed_run(settings, request, store, arguments.quiet)
     terminal.print_warnings(run.warnings)
     lines, names = list[str](), record_names(run)
     for timing in found:
@@ -201,3 +195,20 @@ def time_command(arguments: argparse.Namespace) -> terminal.Work:
     # What begins with a format of ours may be written over by the next.
     write(lines, {"format": TIMING_FORMAT, "model": settings.model, "settings": asdict(settings), **timings})
     return 0
+
+
+def _timed_run(settings: RunSettings, request: TimingSettings, store: Store, quiet: bool) -> tuple[Run, list[Timing]]:
+    """A run, and timings: by torch of its last model, in llama.cpp of each. request: its records become the run's."""
+    with terminal.ProgressBar(settings, quiet) as bar:
+        from sparsedash.engine.comparison.llama_timing import time_files
+        from sparsedash.engine.comparison.model_pair import ModelPairCache
+        from sparsedash.engine.comparison.timing import time_models
+        from sparsedash.engine.models.loading import ModelShelf
+        from sparsedash.engine.run import pipeline
+
+        shelf = ModelShelf()
+        run = pipeline.run(settings, store, bar, shelf)
+        asked = [replace(request, dense=run.dense, sparse=key) for key in run.sparse]
+        if request.runtime == "torch":
+            return run, [time_models(asked[-1], store, ModelPairCache(shelf), bar)]
+        return run, [time_files(each, store, shelf, bar) for each in asked]

@@ -18,7 +18,6 @@ from sparsedash.engine.models.gguf_making import gguf_of
 from sparsedash.engine.models.gguf_quantising import write_quantised
 from sparsedash.engine.models.loading import ModelShelf, locate_model
 from sparsedash.engine.models.sparse_models import PrunedChannels
-from sparsedash.engine.run import pipeline
 from sparsedash.engine.run.model_making import rebuild_model
 from sparsedash.engine.run.run_context import software_versions
 from sparsedash.schema.errors import JobError
@@ -26,7 +25,6 @@ from sparsedash.schema.export_settings import EXPORTS, Weights
 from sparsedash.schema.pair_records import TimedPhase, Timing, TimingSettings
 from sparsedash.schema.progress import OnStep, Step, begin_parts, ignore_steps
 from sparsedash.schema.records import Record
-from sparsedash.schema.settings import RunSettings
 from sparsedash.schema.store_keys import quantiser_version
 from sparsedash.stats.mean_intervals import is_narrow
 from sparsedash.storage.model_folders import require_export_room, swept_folder
@@ -34,18 +32,6 @@ from sparsedash.storage.store import Store
 
 _CACHE_BYTES = 2
 """Of a number in the cache."""
-
-
-def time_run_in_llama_cpp(
-    settings: RunSettings, request: TimingSettings, store: Store, on_step: OnStep = ignore_steps
-) -> list[Timing]:
-    """The speed of every sparse and quantised model of a run. request: its record keys become those of the run.
-
-    Of a model that can be quantised here, see `quantise_problem`. Raises the errors of a run or a timing.
-    """
-    shelf = ModelShelf()
-    run = pipeline.run(settings, store, on_step, shelf)
-    return [time_files(replace(request, dense=run.dense, sparse=key), store, shelf, on_step) for key in run.sparse]
 
 
 def time_files(

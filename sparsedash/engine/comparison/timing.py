@@ -20,15 +20,14 @@ from torch import Tensor
 
 from sparsedash.catalog.model_shape import decode_ceiling, model_shape, prefill_ceiling
 from sparsedash.engine.comparison.model_pair import ModelPairCache, ResidentModel, both_resident
-from sparsedash.engine.models.loading import LoadedModel, ModelShelf
+from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.models.matmul import torch_threads
-from sparsedash.engine.run import pipeline
 from sparsedash.engine.run.run_context import software_versions
 from sparsedash.schema.errors import JobError
 from sparsedash.schema.pair_records import Phase, TimedPhase, Timing, TimingSettings
 from sparsedash.schema.progress import OnStep, Step, ignore_steps
 from sparsedash.schema.records import Record
-from sparsedash.schema.settings import Dtype, RunSettings
+from sparsedash.schema.settings import Dtype
 from sparsedash.stats.mean_intervals import is_narrow, speed_ratio
 from sparsedash.storage.store import Store
 
@@ -235,17 +234,6 @@ def time_models(
             found = _timing(settings, widths, loaded, pair, dtype, store.folder, on_step, clock)
     store.put(found.key, found)
     return found
-
-
-def time_run(settings: RunSettings, request: TimingSettings, store: Store, on_step: OnStep = ignore_steps) -> Timing:
-    """The speed of the last sparse model of a run. request: its record keys are replaced by those of the run.
-
-    Raises the errors of a run or a timing.
-    """
-    shelf = ModelShelf()
-    run = pipeline.run(settings, store, on_step, shelf)
-    wanted = replace(request, dense=run.dense, sparse=run.sparse[-1])
-    return time_models(wanted, store, ModelPairCache(shelf), on_step)
 
 
 def _widths(record: Record | None) -> tuple[int, ...]:

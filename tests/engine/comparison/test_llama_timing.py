@@ -5,9 +5,10 @@ from dataclasses import replace
 import pytest
 
 from sparsedash.catalog import families
-from sparsedash.engine.comparison.llama_timing import time_files, time_run_in_llama_cpp
+from sparsedash.engine.comparison.llama_timing import time_files
 from sparsedash.engine.models.fresh_process import talking_to
 from sparsedash.engine.models.loading import ModelShelf
+from sparsedash.engine.run import pipeline
 from sparsedash.schema.errors import ExportError, JobError
 from sparsedash.schema.pair_records import TimingSettings
 from tests.engine.comparison.conftest import settings_of
@@ -24,9 +25,9 @@ def test_every_model_of_a_run_is_timed_beside_dense_in_16_bits(store, tmp_path):
     pytest.importorskip("llama_cpp_py_sync")
     text = write_jsonl(tmp_path / "passages.jsonl", passages(60))
     plain = settings_of(write_tiny_gguf(tmp_path / "tiny.gguf"), text, sparsities=(500,))
-    found, again = (
-        time_run_in_llama_cpp(replace(plain, prompts=()).quantised(("q8_0",)), REQUEST, store) for _ in range(2)
-    )
+    run, shelf = pipeline.run(replace(plain, prompts=()).quantised(("q8_0",)), store), ModelShelf()
+    asked = [replace(REQUEST, dense=run.dense, sparse=key) for key in run.sparse]
+    found, again = ([time_files(each, store, shelf) for each in asked] for _ in range(2))
     assert again == found and not list(store.folder.glob("**/*.gguf"))
     dense_8, sparse, sparse_8 = found
     assert [each.weights for each in found] == ["Q8_0", "F16", "Q8_0"]
