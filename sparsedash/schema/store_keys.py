@@ -20,11 +20,6 @@ def text_key(model: str, dtype: Dtype, calibration: CalibrationSettings) -> str:
     return stage_key("text", model=model, dtype=dtype, calibration=values)
 
 
-def own_text_identity(model: str, dtype: Dtype, calibration: CalibrationSettings) -> str:
-    """Identity of text sampled from the model itself, known before it is sampled."""
-    return f"{SELF}:{text_key(model, dtype, calibration)}"
-
-
 def plain_share(method: MethodSettings, calibration: CalibrationSettings) -> float:
     """The share of the calibration tokens that a method takes from plain text; 0 if all of it is that text."""
     return 0.0 if calibration.corpus == BUILTIN_TEXT or not method.reads_text else method.plain_text
@@ -36,14 +31,23 @@ def shares_read(settings: RunSettings) -> tuple[float, ...]:
     return tuple(dict.fromkeys(plain_share(method, settings.calibration) for method in readers))
 
 
-def unread_text_identity(corpus: str) -> str:
-    """Identity of a calibration text that no method of a run reads."""
-    return f"unread:{corpus}"
+def calibration_text_identity(
+    settings: RunSettings, model: str, share: float, identity: Callable[[str], str | None]
+) -> str:
+    """Identity of a run's calibration text, of which a share is plain; empty where a text that it reads is not known.
 
-
-def mixed_text_identity(text: str, plain: str, share: float) -> str:
-    """Identity of calibration text of which a share is plain. text, plain: identities of the two."""
-    return f"{text}+{share:g} of {plain}" if share else text
+    model: its identity. identity: that of a text by its reference, if known. Of text by the model itself it is known
+    before the text is; of text that no method reads, it need not be.
+    """
+    calibration = settings.calibration
+    if calibration.corpus == SELF:
+        own = f"{SELF}:{text_key(model, settings.dtype, calibration)}"
+    else:
+        own = identity(calibration.corpus) or ("" if settings.reads_text else f"unread:{calibration.corpus}")
+    if not share:
+        return own
+    plain = identity(BUILTIN_TEXT)
+    return f"{own}+{share:g} of {plain}" if own and plain else ""
 
 
 def statistics_key(model: str, dtype: Dtype, corpus: str, calibration: CalibrationSettings) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from sparsedash.catalog import resources
@@ -20,14 +21,7 @@ from sparsedash.schema.pair_records import Continuation, ContinuationSettings
 from sparsedash.schema.progress import Stage
 from sparsedash.schema.question_records import QuestionSet
 from sparsedash.schema.records import Record
-from sparsedash.schema.settings import (
-    BUILTIN_MODEL,
-    BUILTIN_TEXT,
-    MIN_TOKENS_PER_CHANNEL,
-    SELF,
-    EvaluationSettings,
-    RunSettings,
-)
+from sparsedash.schema.settings import BUILTIN_MODEL, MIN_TOKENS_PER_CHANNEL, SELF, EvaluationSettings, RunSettings
 from sparsedash.service.request_checks import ReferenceField, reference_problem, unusable_tasks
 from sparsedash.service.stored_results import known_shape
 from sparsedash.service.time_forecast import START_S
@@ -307,16 +301,8 @@ def _statistics_key(settings: RunSettings, method: MethodSettings, model: str | 
     """The key of what calibrating leaves for this method; None where the model or the text was not used here before."""
     if model is None:
         return None
-    calibration, share = settings.calibration, store_keys.plain_share(method, settings.calibration)
-    if calibration.corpus == SELF:
-        text: str | None = store_keys.own_text_identity(model, settings.dtype, calibration)
-    else:
-        text = _noted(store, store_keys.text_identity_note, calibration.corpus)
-        if text is None and not settings.reads_text:
-            text = store_keys.unread_text_identity(calibration.corpus)
-    plain = _noted(store, store_keys.text_identity_note, BUILTIN_TEXT) if share else ""
-    if text is None or plain is None:
-        return None
-    return store_keys.statistics_key(
-        model, settings.dtype, store_keys.mixed_text_identity(text, plain, share), calibration
+    share = store_keys.plain_share(method, settings.calibration)
+    text = store_keys.calibration_text_identity(
+        settings, model, share, partial(_noted, store, store_keys.text_identity_note)
     )
+    return store_keys.statistics_key(model, settings.dtype, text, settings.calibration) if text else None

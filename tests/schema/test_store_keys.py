@@ -9,16 +9,16 @@ from sparsedash.catalog.presets import method_named
 from sparsedash.schema import store_keys
 from sparsedash.schema.method_settings import MethodSettings, quantised_dense
 from sparsedash.schema.plain_values import STAGE_VERSIONS
-from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
+from sparsedash.schema.settings import BUILTIN_TEXT, CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.schema.store_keys import (
     NoteName,
     answers_key,
     calibration_keys,
+    calibration_text_identity,
     curves_key,
     healed_key,
     healed_part,
     outcomes_key,
-    own_text_identity,
     pruned_key,
     scheduled_gradients_key,
     scores_key,
@@ -48,7 +48,25 @@ def test_keys_of_statistics_and_sampled_text_change_with_every_calibration_setti
     assert statistics_key(MODEL, "float32", identity, changed) != statistics_key(MODEL, "float32", CORPUS, CALIBRATION)
     key, other = (text_key(MODEL, "float32", each) for each in (CALIBRATION, changed))
     assert (key == other) == (name in ("token_weights", "packed"))
-    assert own_text_identity(MODEL, "float32", CALIBRATION) == f"self:{key}"
+
+
+@pytest.mark.parametrize(
+    ("corpus", "methods", "known", "share", "identity"),
+    [
+        ("wikitext-2", (USUAL,), ("wikitext-2",), 0.0, "id of wikitext-2"),
+        ("wikitext-2", (USUAL,), (), 0.0, ""),
+        ("wikitext-2", (USUAL,), ("wikitext-2", BUILTIN_TEXT), 0.5, f"id of wikitext-2+0.5 of id of {BUILTIN_TEXT}"),
+        ("wikitext-2", (USUAL,), ("wikitext-2",), 0.5, ""),
+        ("wikitext-2", (USUAL,), (BUILTIN_TEXT,), 0.5, ""),
+        ("wikitext-2", (RANDOM,), ("wikitext-2",), 0.0, "id of wikitext-2"),
+        ("wikitext-2", (RANDOM,), (), 0.0, "unread:wikitext-2"),
+        ("self", (USUAL,), (), 0.0, f"self:{text_key(MODEL, 'float32', CalibrationSettings(corpus='self'))}"),
+    ],
+)
+def test_calibration_text_is_identified_as_far_as_what_is_read_of_it_is_known(corpus, methods, known, share, identity):
+    settings = RunSettings(methods=methods, calibration=CalibrationSettings(corpus=corpus))
+    names = {each: f"id of {each}" for each in known}
+    assert calibration_text_identity(settings, MODEL, share, names.get) == identity
 
 
 @pytest.mark.parametrize(

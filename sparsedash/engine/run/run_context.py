@@ -39,14 +39,12 @@ from sparsedash.schema.settings import BUILTIN_TEXT, SELF, RunSettings
 from sparsedash.schema.store_keys import (
     StopWithin,
     calibration_keys,
+    calibration_text_identity,
     curves_key,
     layers_key,
-    mixed_text_identity,
-    own_text_identity,
     plain_share,
     shares_read,
     text_key,
-    unread_text_identity,
 )
 from sparsedash.storage.local_machine import memory_bytes
 from sparsedash.storage.store import StageCheckpoint, Store
@@ -330,14 +328,12 @@ class RunContext:
 
     def calibration_identity(self, share: float = 0.0) -> str:
         """Identity of the calibration text, of which a share is plain; the last known one where no method reads it."""
-        corpus = self.settings.calibration.corpus
-        if corpus == SELF:
-            own = own_text_identity(self.identity, self.settings.dtype, self.settings.calibration)
-        elif self.settings.reads_text:
-            own = self.texts(corpus).identity
-        else:
-            own = self.store.recall(_identity_note(corpus)) or unread_text_identity(corpus)
-        return mixed_text_identity(own, self.texts(BUILTIN_TEXT).identity, share) if share else own
+        reads = self.settings.reads_text
+
+        def identity(reference: str) -> str | None:
+            return self.texts(reference).identity if reads else self.store.recall(_identity_note(reference))
+
+        return calibration_text_identity(self.settings, self.identity, share, identity)
 
     def sequences(self, share: float = 0.0) -> list[list[int]]:
         """Token ids of the calibration text, of which a share is plain: as many tokens either way."""
