@@ -65,9 +65,6 @@ def _fetched(reference: str) -> Path | None:
 MODELS = "models"
 """Subfolder of the data folder with the models unpacked from GGUF files."""
 
-UNFINISHED_MODEL = "unfinished-"
-"""Prefix of the name of a model that is being written, or was left by a killed process."""
-
 IDENTIFYING = (".json", ".safetensors", ".bin", ".model", ".txt", ".jinja", ".gguf")
 """Suffixes of the files that a model's identity depends on."""
 
@@ -87,7 +84,7 @@ def unpacked_models(store: Store) -> list[UnpackedModel]:
     """All unpacked models, by name."""
     found = []
     for folder in sorted((store.folder / MODELS).glob("*/")):
-        if not folder.name.startswith(UNFINISHED_MODEL) and not folder.is_symlink():
+        if not folder.name.startswith(UNFINISHED_EXPORT) and not folder.is_symlink():
             hashes = [(name, digest) for name, (_, _, digest) in (noted_files(folder.name, store) or {}).items()]
             found.append(UnpackedModel(folder.name, identity_of(hashes) if hashes else "", folder_size(folder)))
     return found
@@ -114,11 +111,11 @@ def drop_unpacked(name: str, store: Store) -> None:
     Raises StoreError while it is being unpacked, for an impossible name, or on failure.
     """
     folder = store.folder / MODELS / name
-    if not name or Path(name).name != name or name.startswith((UNFINISHED_MODEL, ".")):
+    if not name or Path(name).name != name or name.startswith("."):
         raise StoreError(f"There is no unpacked model {name!r}.")
     try:
         with FileLock(folder.with_name(f"{name}.lock"), timeout=0):
-            delete_folder(folder, f"{UNFINISHED_MODEL}{name}-")
+            delete_folder(folder)
             store.forget(store_keys.unpacked_files_note(name))
     except Timeout as error:
         raise StoreError(f"{name} is being unpacked.", "Wait until that is done.") from error
@@ -195,10 +192,10 @@ def swept_folder(parent: Path) -> Iterator[Path]:
         yield inside
 
 
-def delete_folder(folder: Path, prefix: str = UNFINISHED_EXPORT) -> None:
+def delete_folder(folder: Path) -> None:
     """Delete a folder, if it exists: renamed first, so that no half of it stands under its name. Raises OSError."""
     with suppress(FileNotFoundError):
-        gone = Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
+        gone = Path(tempfile.mkdtemp(prefix=UNFINISHED_EXPORT, dir=folder.parent))
         try:
             folder.rename(gone / "deleted")
         finally:

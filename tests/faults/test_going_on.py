@@ -18,6 +18,7 @@ from sparsedash.schema.pair_records import Continuation, ContinuationSettings
 from sparsedash.schema.records import Record, Run
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, Residency, RunSettings
 from sparsedash.service.backend import Backend
+from sparsedash.storage.model_folders import unfinished_exports
 from sparsedash.storage.store import Store
 from tests.engine.conftest import passages, write_jsonl
 from tests.engine.tiny_gguf import write_tiny_gguf
@@ -95,7 +96,7 @@ def results(folder: Path) -> dict[str, object]:
     written = {key: store.get(Continuation, key) for key in store.keys(Continuation)}
     exports = {key: store.get(Export, key) for key in store.keys(Export)}
     store.close()
-    assert not list(folder.glob("models/unfinished-*"))
+    assert unfinished_exports(folder / "models") == []
     assert all(file_hashes(Path(export.folder)) == export.files for export in exports.values())
     return records | written | {key: export.files["model.safetensors"] for key, export in exports.items()}
 

@@ -13,6 +13,7 @@ from sparsedash.schema.errors import ExportError, StoreError
 from sparsedash.storage.local_machine import folder_size
 from sparsedash.storage.model_folders import (
     MAX_CONFIG_BYTES,
+    UNFINISHED_EXPORT,
     drop_unpacked,
     is_being_written,
     model_config,
@@ -59,7 +60,7 @@ def test_a_file_that_is_no_config_is_none(text, tmp_path):
 
 def test_what_is_whole_is_listed_with_its_size_and_what_is_unfinished_is_not(store):
     folder = unpack(store, "tiny-0123")
-    (folder.parent / "unfinished-x").mkdir()
+    (folder.parent / f"{UNFINISHED_EXPORT}x").mkdir()
     (folder.parent / "tiny-0123.lock").touch()
     (model,) = unpacked_models(store)
     assert (model.name, model.size.n_bytes) == ("tiny-0123", len(LARGE) + 2)
@@ -77,7 +78,7 @@ def test_deleting_one_takes_its_folder_and_note_unless_it_is_being_unpacked_and_
     assert not any(entry.name.startswith("note/unpacked") for entry in store.entries("records"))
 
 
-@pytest.mark.parametrize("name", ["", "..", "../records", "a/b", "unfinished-x", ".x"])
+@pytest.mark.parametrize("name", ["", "..", "../records", "a/b", ".x"])
 def test_no_name_leads_out_of_the_folder_of_models(store, name):
     with pytest.raises(StoreError):
         drop_unpacked(name, store)

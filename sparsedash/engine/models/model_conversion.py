@@ -8,10 +8,9 @@ import hashlib
 import json
 import logging
 import math
-import shutil
 import tempfile
 from collections.abc import Callable
-from contextlib import redirect_stderr, suppress
+from contextlib import redirect_stderr
 from functools import cached_property
 from io import StringIO
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from gguf import quants
 from tokenizers import Regex, decoders, normalizers, pre_tokenizers
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerFast
@@ -47,7 +46,7 @@ from sparsedash.schema.errors import ModelError
 from sparsedash.schema.plain_values import digest
 from sparsedash.schema.progress import OnPart, ignore_parts
 from sparsedash.storage.local_machine import mode_in
-from sparsedash.storage.model_folders import IDENTIFYING, MODELS, UNFINISHED_MODEL, identity_of, noted_files
+from sparsedash.storage.model_folders import IDENTIFYING, MODELS, delete_folder, identity_of, noted_files, swept_folder
 from sparsedash.storage.store import Store
 
 
@@ -82,7 +81,7 @@ def _file_state(file: Path) -> tuple[int, int]:
 log = logging.getLogger(__name__)
 
 _LONGEST_NAME = 200
-"""Bytes; most file systems allow 255, and unfinished folders have longer names."""
+"""Bytes; most file systems allow 255, and the lock has a longer name."""
 
 
 def converted_folder(name: str, write: Callable[[Path], None], store: Store) -> Path:
@@ -99,21 +98,17 @@ def converted_folder(name: str, write: Callable[[Path], None], store: Store) -> 
         return folder
     # One process makes it, others wait; the lock ends with its process.
     with FileLock(models / f"{name}.lock"):
-        _sweep(models, name)
         if _is_unchanged(folder, store):
             return folder
-        made, replaced = (Path(tempfile.mkdtemp(prefix=f"{UNFINISHED_MODEL}{name}-", dir=models)) for _ in range(2))
-        try:
+        with swept_folder(models) as made:
             write(made)
             if folder.is_dir():
                 log.warning("Files of %s have changed since they were converted; they are converted again.", name)
-                # Renamed first: a process that has them open goes on reading them.
-                folder.rename(replaced / "old")
+                # A process that has them open goes on reading them.
+                delete_folder(folder)
             # Of another user of the data folder, too, where that is shared.
             made.chmod(mode_in(models, 0o700))
             made.rename(folder)
-        finally:
-            _sweep(models, name)
         states = _states(folder)
         noted = {part: (*state, hash_file(folder / part, store)) for part, state in states.items()}
         store.remember(store_keys.unpacked_files_note(name), json.dumps(noted))
@@ -128,18 +123,6 @@ def _is_unchanged(folder: Path, store: Store) -> bool:
     """Whether exactly the files that were written are there, by size and time; verifying reads their contents."""
     noted = noted_files(folder.name, store) or {}
     return bool(noted) and _states(folder) == {name: (size, at) for name, (size, at, _) in noted.items()}
-
-
-def _sweep(models: Path, name: str) -> None:
-    """Remove what killed processes left: of this model, since its lock is ours, and of others that nobody converts."""
-    for left in models.glob(f"{UNFINISHED_MODEL}*"):
-        other = left.name.removeprefix(UNFINISHED_MODEL).rpartition("-")[0]
-        if other in (name, ""):
-            shutil.rmtree(left, ignore_errors=True)
-            continue
-        # Its lock says whether a process is at it; an age would not, where the clock was set.
-        with suppress(Timeout), FileLock(models / f"{other}.lock", timeout=0):
-            shutil.rmtree(left, ignore_errors=True)
 
 
 Array = np.ndarray[Any, Any]

@@ -3,6 +3,7 @@
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 
 import gguf
@@ -11,11 +12,12 @@ import torch
 from filelock import FileLock
 
 from sparsedash.catalog.gguf_reader import quantised_type
+from sparsedash.engine.models import model_conversion
 from sparsedash.engine.models.loading import load_model, locate_model
 from sparsedash.engine.models.model_conversion import dequantised
 from sparsedash.schema.errors import ModelError
 from sparsedash.schema.progress import ignore_steps
-from sparsedash.storage.model_folders import unpacked_models
+from sparsedash.storage.model_folders import UNFINISHED_EXPORT, unpacked_models
 from sparsedash.storage.verification import verify
 from tests.engine.tiny_gguf import write_tiny_gguf
 
@@ -75,22 +77,53 @@ def test_what_killed_processes_left_is_removed(whole, store):
     models = store.folder / "models"
     models.mkdir()
     found = dequantised(whole, store)
-    names = (f"{found.name}-x", "at-work-x", "given-up-x", "odd")
-    mine, at_work, given_up, odd = (models / f"unfinished-{name}" for name in names)
-    for left in (mine, at_work, given_up, odd):
+    at_work, given_up = (models / f"{UNFINISHED_EXPORT}{name}" for name in ("at-work", "given-up"))
+    for left in (at_work, given_up):
         left.mkdir()
-    os.utime(at_work, (0, 0))  # as if the clock had been put forward since
     (found / "model.safetensors").unlink()
-    with FileLock(models / "at-work.lock"):
+    with FileLock(at_work / "lock"):
+        os.utime(at_work, (0, 0))  # as if the clock had been put forward since
         dequantised(whole, store)
-        assert [left.exists() for left in (mine, at_work, given_up, odd)] == [False, True, False, False]
+        assert [left.exists() for left in (at_work, given_up)] == [True, False]
+    assert [model.name for model in unpacked_models(store)] == [found.name]
+
+
+class Killed(BaseException):
+    """As a signal: nothing handles it."""
+
+
+@pytest.mark.parametrize("step", ["write", "rename"])
+def test_a_kill_while_a_changed_folder_is_replaced_leaves_the_former_one_or_none(
+    whole, unpacked, store, monkeypatch, step
+):
+    first, rename = logits(whole, store), Path.rename
+    harm_file(unpacked, "cut")
+    left = {file.name for file in unpacked.iterdir()}
+
+    def killed(*_):
+        raise Killed
+
+    def killed_last(path, target):
+        if target == unpacked:
+            raise Killed
+        return rename(path, target)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        if step == "write":
+            patch.setattr(model_conversion, "_write_converted", killed)
+        else:
+            patch.setattr(Path, "rename", killed_last)
+        dequantised(whole, store)
+    assert {file.name for file in unpacked.glob("*")} == (left if step == "write" else set())
+    assert torch.equal(logits(whole, store), first)
+    assert [path for path in unpacked.parent.glob("*/") if path != unpacked] == []
 
 
 def test_two_at_once_unpack_it_once(whole, store):
     with ThreadPoolExecutor(2) as pool:
         found = list(pool.map(lambda _: dequantised(whole, store).stat().st_ino, range(2)))
     assert len(set(found)) == 1
-    assert not list((store.folder / "models").glob("unfinished-*"))
+    assert len(list((store.folder / "models").glob("*/"))) == 1
 
 
 def at(data, name, n_bytes, value):
