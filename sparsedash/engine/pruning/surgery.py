@@ -3,8 +3,8 @@
 Dimensions: d hidden width, m inner width, k kept channels.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -83,15 +83,6 @@ def inner_weights(mlp: Mlp) -> list[Tensor]:
     return [part for module in mlp.inner for part in weight_of(module).chunk(mlp.fused)]
 
 
-def narrow_(mlp: Mlp, narrowed: PrunedMlp) -> None:
-    """Remove the channels that are not kept from every projection, biases included, in place."""
-    for number, module in enumerate(mlp.inner):
-        _set_(module, *narrowed.inner_part(mlp, number))
-    # The out-projection last: `mlp.width`, which places fused rows, is read from it.
-    bias = mlp.out.bias if narrowed.out_bias is None else narrowed.out_bias
-    _set_(mlp.out, narrowed.out_weight, bias)
-
-
 def weights_per_channel(mlp: Mlp) -> int:
     """Weights that leave the network with one inner channel."""
     return out_weight(mlp).shape[0] + sum(weight.shape[1] for weight in inner_weights(mlp))
@@ -107,57 +98,64 @@ def weight_of(module: nn.Linear) -> Tensor:
     return _rows_out(module, module.weight)
 
 
+Change = tuple[nn.Module, str, Tensor | None]
+"""A module, the name of one of its parameters, and what takes its place, as the module stores it."""
+
+
 @contextmanager
-def reweighted(projections: list[dict[str, nn.Linear]], weights: list[dict[str, Tensor]]) -> Iterator[None]:
-    """The projections with these weights (out, in) inside the `with`, and with their own again after it.
+def exchanged(changes: Iterable[Change]) -> Iterator[None]:
+    """Modules with these parameters inside the `with`, in device and type of their own, which they have again after it.
+
+    changes: each is asked for once those before it are made. A parameter is taken as it is.
+    """
+    before = list[Change]()
+    try:
+        for module, name, value in changes:
+            before.append((module, name, own := getattr(module, name)))
+            like = module.get_parameter("weight") if own is None else own
+            if value is not None and not isinstance(value, nn.Parameter):
+                value = nn.Parameter(value.to(like.device, like.dtype).contiguous(), requires_grad=False)
+            _set_(module, name, value)
+        yield
+    finally:
+        # The very parameters: `widen_once` finds its copies by them.
+        for change in before:
+            _set_(*change)
+
+
+def reweighted(
+    projections: list[dict[str, nn.Linear]], weights: list[dict[str, Tensor]]
+) -> AbstractContextManager[None]:
+    """The projections with these weights (out, in) inside the `with`.
 
     Both name each block's projections; one without a new weight stays as it is.
     """
-    changed = [
-        (block[name], weight) for block, own in zip(projections, weights, strict=True) for name, weight in own.items()
-    ]
-    dense = [(module, module.weight) for module, _ in changed]
-    try:
-        for module, weight in changed:
-            module.weight = _parameter(_rows_out(module, weight), module.weight)
-        yield
-    finally:
-        for module, before in dense:
-            module.weight = before
+    return exchanged(
+        (block[name], "weight", _rows_out(block[name], weight))
+        for block, own in zip(projections, weights, strict=True)
+        for name, weight in own.items()
+    )
 
 
-@contextmanager
-def reparametrised(model: nn.Module, parameters: Mapping[str, Tensor]) -> Iterator[None]:
-    """The model with these parameters, by their names, inside the `with`, and with its own again after it."""
-    own = {name: model.get_parameter(name) for name in parameters}
-
-    def set_(values: Mapping[str, Tensor]) -> None:
-        for name, value in values.items():
-            owner, _, attribute = name.rpartition(".")
-            model.get_submodule(owner).register_parameter(attribute, _parameter(value, own[name]))
-
-    try:
-        set_(parameters)
-        yield
-    finally:
-        set_(own)
+def reparametrised(model: nn.Module, parameters: Mapping[str, Tensor]) -> AbstractContextManager[None]:
+    """The model with these parameters, by their names, inside the `with`."""
+    places = {name: name.rpartition(".") for name in parameters}
+    return exchanged((model.get_submodule(places[name][0]), places[name][2], new) for name, new in parameters.items())
 
 
-@contextmanager
-def pruned(mlps: list[Mlp], narrowed: list[PrunedMlp]) -> Iterator[None]:
-    """The model of these MLPs is the sparse one inside the `with`, and the dense one again after it."""
-    modules = [module for mlp in mlps for module in (*mlp.inner, mlp.out)]
-    dense = [(module, module.weight, module.bias) for module in modules]
-    try:
-        for mlp, narrow in zip(mlps, narrowed, strict=True):
-            narrow_(mlp, narrow)
-        yield
-    finally:
-        for module, weight, bias in dense:
-            # The very parameters: `widen_once` finds its copies by them.
-            module.weight = weight
-            module.register_parameter("bias", bias)
-            _state_widths_(module)
+def pruned(mlps: list[Mlp], narrowed: list[PrunedMlp]) -> AbstractContextManager[None]:
+    """The model of these MLPs is the sparse one inside the `with`: without the channels that are not kept."""
+    return exchanged(change for mlp, narrow in zip(mlps, narrowed, strict=True) for change in _narrowing(mlp, narrow))
+
+
+def _narrowing(mlp: Mlp, narrowed: PrunedMlp) -> Iterator[Change]:
+    """Weight and bias of every projection. The out-projection's last: `mlp.width` places fused rows."""
+    for number, module in enumerate(mlp.inner):
+        weight, bias = narrowed.inner_part(mlp, number)
+        yield module, "weight", _rows_out(module, weight)
+        yield module, "bias", bias
+    yield mlp.out, "weight", _rows_out(mlp.out, narrowed.out_weight)
+    yield mlp.out, "bias", mlp.out.bias if narrowed.out_bias is None else narrowed.out_bias
 
 
 def _is_transposed(module: nn.Module) -> bool:
@@ -169,23 +167,11 @@ def _rows_out(module: nn.Linear, weight: Tensor) -> Tensor:
     return weight.T if _is_transposed(module) else weight
 
 
-def _set_(module: nn.Linear, weight: Tensor, bias: Tensor | None) -> None:
-    """Give a projection a new weight (out, in) and bias, and the widths that its module states."""
-    like = module.weight
-    module.weight = _parameter(_rows_out(module, weight), like)
-    module.register_parameter("bias", None if bias is None else _parameter(bias, like))
-    _state_widths_(module)
-
-
-def _state_widths_(module: nn.Linear) -> None:
-    rows, columns = _rows_out(module, module.weight).shape
+def _set_(module: nn.Module, name: str, value: Tensor | None) -> None:
+    """Give a module another parameter, or none, and a projection the widths that it states."""
+    assert value is None or isinstance(value, nn.Parameter)
+    module.register_parameter(name, value)
     if _is_transposed(module):
-        vars(module).update(nx=columns, nf=rows)
-    else:
-        module.in_features, module.out_features = columns, rows
-
-
-def _parameter(values: Tensor, like: Tensor) -> nn.Parameter:
-    if isinstance(values, nn.Parameter):
-        return values
-    return nn.Parameter(values.to(like.device, like.dtype).contiguous(), requires_grad=False)
+        vars(module).update(zip(("nx", "nf"), module.get_parameter("weight").shape, strict=True))
+    elif isinstance(module, nn.Linear):
+        module.out_features, module.in_features = module.weight.shape
