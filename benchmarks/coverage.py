@@ -28,10 +28,10 @@ from sparsedash.reporting import wording
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Record, Run
 from sparsedash.schema.settings import SELF, CalibrationSettings, EvaluationSettings, RunSettings, parse_percents
-from sparsedash.stats.anytime import log_e_value
+from sparsedash.stats.anytime import ALPHA, log_e_value
 from sparsedash.stats.mean_intervals import Moments, anytime_mean_interval, mean_interval, student_quantile
 from sparsedash.stats.significance import Z_95, shared_outcomes
-from sparsedash.stats.tolerance import ALPHA, FEWEST_PASSAGES, Tolerance, judge_all, lost_accuracy_interval
+from sparsedash.stats.tolerance import FEWEST_PASSAGES, Tolerance, judge_all, lost_accuracy_interval
 
 FEWEST = 20
 """Passages that make a population."""

@@ -14,8 +14,8 @@ from statistics import fmean
 
 import numpy as np
 
-from sparsedash.stats.anytime import planned_looks
-from sparsedash.stats.tolerance import ALPHA, Tolerance, flip_moments, judge_in_steps, loss_of, lost_share_interval
+from sparsedash.stats.anytime import ALPHA, planned_looks
+from sparsedash.stats.tolerance import Tolerance, flip_moments, judge_in_steps, loss_of, lost_share_interval
 
 MOST = Tolerance().points / 100
 

@@ -257,14 +257,18 @@ def unfinished_bytes(shape: ModelShape, dtype: Dtype, *, streamed: bool) -> int:
     return max(KEPT_BYTES, int(share * shape.n_parameters * WEIGHT_BYTES[dtype]))
 
 
+def texts_at_once(n_bytes: int) -> int:
+    """How many texts are written together. n_bytes: of the keys and values of one."""
+    return min(MOST_TEXTS, max(FEWEST_TEXTS, CACHE_BYTES // n_bytes))
+
+
 def _writing_bytes(shape: ModelShape, settings: RunSettings) -> int:
     """Keys and values of the texts written at once, and the float32 scores that next tokens are drawn from."""
     asked = settings.calibration
     if asked.corpus != SELF or not settings.reads_text:
         return 0
     a_text = asked.length * shape.cache_per_token * WEIGHT_BYTES[settings.dtype]
-    n_texts = min(asked.n_samples, MOST_TEXTS, max(FEWEST_TEXTS, CACHE_BYTES // a_text))
-    return n_texts * (a_text + 3 * 4 * shape.vocabulary)
+    return min(asked.n_samples, texts_at_once(a_text)) * (a_text + 3 * 4 * shape.vocabulary)
 
 
 def _answering_bytes(shape: ModelShape, settings: RunSettings, *, streamed: bool) -> int:

@@ -18,8 +18,9 @@ from sparsedash.reporting.html import Html, Table, Value, element, escape, quote
 from sparsedash.reporting.record_pair import SIDES, Pair
 from sparsedash.reporting.verdicts import finite_ratio
 from sparsedash.schema.records import Passages
+from sparsedash.stats.anytime import ALPHA
 from sparsedash.stats.mean_intervals import anytime_mean_interval, mean_interval
-from sparsedash.stats.tolerance import ALPHA, lost_accuracy_interval, passage_losses
+from sparsedash.stats.tolerance import lost_accuracy_interval, passage_losses
 
 LISTED = 5
 """First choices of each model that are listed."""

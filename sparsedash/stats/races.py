@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from math import log10
 
 from sparsedash.schema.records import Record
-from sparsedash.stats.anytime import bisect_boundary
+from sparsedash.stats.anytime import ALPHA, bisect_boundary
 from sparsedash.stats.mean_intervals import Moments, anytime_mean_interval, mean_interval, moments
 from sparsedash.stats.significance import holm, shared_outcomes
-from sparsedash.stats.tolerance import ALPHA, FEWEST_PASSAGES
+from sparsedash.stats.tolerance import FEWEST_PASSAGES
 
 _SMALLEST, _LARGEST = -12.0, log10(0.5)
 """Decimal logarithms between which a p-value is looked for; a larger one is called 1."""

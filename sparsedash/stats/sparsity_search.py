@@ -11,11 +11,12 @@ from collections.abc import Collection, Sequence
 from math import ceil, log
 from statistics import NormalDist
 
-from sparsedash.stats.tolerance import ALPHA, FEWEST_PASSAGES, Tolerance
+from sparsedash.schema.settings import MAX_SPARSITY_PERMILLE
+from sparsedash.stats.anytime import ALPHA
+from sparsedash.stats.tolerance import FEWEST_PASSAGES, Tolerance
 
-MAX_PERMILLE = 900
-_FINEST_WEIGHTS = 10
-"""Per mille between neighbours in the pruning of single weights, which have no width to be a multiple of."""
+WEIGHT_STEPS = tuple(range(10, MAX_SPARSITY_PERMILLE + 1, 10))
+"""Sparsities (per mille) that are tried in the pruning of single weights, which have no width to be a multiple of."""
 
 
 def channel_steps(widths: Collection[int], multiple: int, mlp_share: float = 1.0) -> tuple[int, ...]:
@@ -27,12 +28,7 @@ def channel_steps(widths: Collection[int], multiple: int, mlp_share: float = 1.0
     width = max(widths)
     most_kept = (width - 1) // multiple * multiple
     reached = {round(1000 * mlp_share * (1 - kept / width)) for kept in range(most_kept, 0, -multiple)}
-    return tuple(sorted(permille for permille in reached if 1 <= permille <= MAX_PERMILLE))
-
-
-def weight_steps() -> tuple[int, ...]:
-    """Sparsities (per mille, ascending) that are tried in the pruning of single weights: every percent."""
-    return tuple(range(_FINEST_WEIGHTS, MAX_PERMILLE + 1, _FINEST_WEIGHTS))
+    return tuple(sorted(permille for permille in reached if 1 <= permille <= MAX_SPARSITY_PERMILLE))
 
 
 def most_trials(n_steps: int) -> int:
@@ -40,7 +36,7 @@ def most_trials(n_steps: int) -> int:
     return n_steps.bit_length()
 
 
-TRIAL_ALPHA = ALPHA / most_trials(MAX_PERMILLE)
+TRIAL_ALPHA = ALPHA / most_trials(MAX_SPARSITY_PERMILLE)
 """The chance of error of one trial's verdict on its tasks: there are no more steps than per mille."""
 
 

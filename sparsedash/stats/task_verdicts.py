@@ -13,13 +13,13 @@ from typing import Literal, NamedTuple
 
 from sparsedash.schema.question_records import AnsweredQuestion, QuestionSet
 from sparsedash.schema.records import Run
+from sparsedash.stats.anytime import ALPHA
 from sparsedash.stats.mean_intervals import Moments, mean_interval, moments
 from sparsedash.stats.races import mean_p_value
 from sparsedash.stats.significance import holm, mcnemar, wilson_interval
 from sparsedash.stats.sparsity_search import TRIAL_ALPHA
 from sparsedash.stats.task_pairs import TaskPair, pairs_of
 from sparsedash.stats.tolerance import (
-    ALPHA,
     FEWEST_PASSAGES,
     FEWEST_RIGHT,
     Loss,

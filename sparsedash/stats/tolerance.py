@@ -15,18 +15,17 @@ from typing import Any, Literal, TypeVar
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.export_settings import ExportSettings
 from sparsedash.schema.fields import check_settings, field_rows
-from sparsedash.schema.find_settings import FindResult, FindSettings
+from sparsedash.schema.find_settings import FindResult, FindSettings, TrialVerdict
 from sparsedash.schema.records import Outcome, Record
 from sparsedash.schema.store_keys import StopWithin
-from sparsedash.stats.anytime import anytime_interval
+from sparsedash.stats.anytime import ALPHA, anytime_interval
 from sparsedash.stats.mean_intervals import Moments, anytime_mean_interval, mean_interval, moments
 from sparsedash.stats.significance import paired_interval, shared_outcomes
 
-Verdict = Literal["within", "beyond", "undecided"]
+Verdict = TrialVerdict
 LossMeasure = Literal["word perplexity", "accuracy"]
 K = TypeVar("K")
 
-ALPHA = 0.05
 FEWEST_PASSAGES = 30
 """With fewer no loss is called within: an interval of so few passages is narrow by chance."""
 FEWEST_RIGHT = 20

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from sparsedash import worker
+from sparsedash.catalog import resources
 from sparsedash.engine.calibration import gradients, statistics
 from sparsedash.engine.evaluation import evaluate
 from sparsedash.engine.pruning import channel_pruning, compensation, weight_pruning
@@ -33,7 +34,7 @@ COUNTED = {
 def keep_and_count_all(folder):
     """Make every stage a long one, of many blocks and batches."""
     store.EVERY_S = 0.0
-    evaluate.KEPT_BYTES, evaluate.KEPT_SHARE, evaluate.HELD_SHARE, evaluate.BATCH_TOKENS = 0, 0, 0, 64
+    resources.KEPT_BYTES, resources.KEPT_SHARE, resources.HELD_SHARE, evaluate.BATCH_TOKENS = 0, 0, 0, 64
     killed_at = json.loads((folder / "killed").read_text())
 
     def count(what):

@@ -44,7 +44,7 @@ def test_where_no_channel_can_go_there_is_no_step(width, multiple):
 
 
 def test_single_weights_go_percent_by_percent():
-    assert sparsity_search.weight_steps()[:2] == (10, 20) and sparsity_search.weight_steps()[-1] == 900
+    assert sparsity_search.WEIGHT_STEPS[:2] == (10, 20) and sparsity_search.WEIGHT_STEPS[-1] == 900
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 11, 43, 90])

@@ -13,7 +13,7 @@ from functools import partial
 import torch
 from transformers import Cache, DynamicCache
 
-from sparsedash.catalog.resources import BATCH_TOKENS, CACHE_BYTES, FEWEST_TEXTS, MOST_TEXTS, TOGETHER_TOKENS
+from sparsedash.catalog.resources import BATCH_TOKENS, CACHE_BYTES, TOGETHER_TOKENS, texts_at_once
 from sparsedash.engine.evaluation.answers import finish_answers_, unfinished_answers
 from sparsedash.engine.evaluation.evaluate import n_fitting
 from sparsedash.engine.models.decoder_blocks import (
@@ -172,7 +172,7 @@ def _score_rest_(
     left = [(number, after) for number, row in enumerate(rows) for after in row.going_on]
     left.sort(key=lambda each: -len(each[1].tokens))
     longest = max((len(row.tokens) for row in rows if row.going_on), default=0)
-    a_token = loaded.shape.cache_per_token * loaded.model.dtype.itemsize
+    a_token = loaded.cache_per_token
     while left:
         n_new = len(left[0][1].tokens)
         n = max(1, min(BATCH_TOKENS // n_new, CACHE_BYTES // (a_token * (longest + n_new))))
@@ -278,11 +278,10 @@ def _written_together(
     loaded: LoadedModel, read: Sequence[Sequence[int]], n_new: int, n_models: int
 ) -> Iterator[list[int]]:
     """Positions of prompts that are continued together, the longest first, as their keys and values have room."""
-    a_token = loaded.shape.cache_per_token * loaded.model.dtype.itemsize * n_models
+    a_token = n_models * loaded.cache_per_token
     left = sorted(range(len(read)), key=lambda i: -len(read[i]))
     while left:
-        room = CACHE_BYTES // (a_token * (len(read[left[0]]) + n_new))
-        n = int(min(MOST_TEXTS, max(FEWEST_TEXTS, room)))
+        n = texts_at_once(a_token * (len(read[left[0]]) + n_new))
         yield left[:n]
         left = left[n:]
 

@@ -6,8 +6,8 @@ from itertools import accumulate, pairwise
 from random import Random
 
 from sparsedash.schema.records import Decision, Outcome, Stopping
-from sparsedash.stats.anytime import MARGIN, anytime_interval, anytime_p, decide_difference, planned_looks
-from sparsedash.stats.tolerance import ALPHA, FEWEST_RIGHT, Tolerance, judge_all, passage_losses
+from sparsedash.stats.anytime import ALPHA, MARGIN, anytime_interval, anytime_p, decide_difference, planned_looks
+from sparsedash.stats.tolerance import FEWEST_RIGHT, Tolerance, judge_all, passage_losses
 
 FIRST_CHUNK, FIRST_LOOK = 256, 128
 _ORDER_SEED = 0

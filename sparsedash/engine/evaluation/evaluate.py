@@ -19,8 +19,7 @@ import msgspec
 import torch
 from transformers import DynamicCache
 
-from sparsedash.catalog.model_shape import model_shape
-from sparsedash.catalog.resources import BATCH_TOKENS, HELD_SHARE, KEPT_BYTES, KEPT_SHARE, TOGETHER_TOKENS
+from sparsedash.catalog.resources import BATCH_TOKENS, TOGETHER_TOKENS, unfinished_bytes
 from sparsedash.engine.evaluation.answers import (
     MAX_MORE_TOKENS,
     TargetScore,
@@ -226,14 +225,13 @@ class _Evaluation:
 
     def _answer(self, parts: Sequence[Sequence[int]]) -> None:
         """Add the outcomes of these positions to the models; no batch spans two parts."""
-        left, waiting, model = self._unread(parts), list[_Reading](), self.loaded.model
-        streamed, n_bytes = self.loaded.residency.streamed, sum(int(weight.nbytes) for weight in model.parameters())
-        bytes_per_token = model_shape(model.config.to_dict()).cache_per_token * model.dtype.itemsize if streamed else 1
-        room = most = max(KEPT_BYTES, int((HELD_SHARE if streamed else KEPT_SHARE) * n_bytes))
+        left, waiting, loaded = self._unread(parts), list[_Reading](), self.loaded
+        streamed = loaded.residency.streamed
+        room = most = unfinished_bytes(loaded.shape, loaded.dtype, streamed=streamed)
         self._report()
         while left:
             # In memory several together save nothing, and answers would come later.
-            fit = min(TOGETHER_TOKENS, room / bytes_per_token) if streamed else 0.0
+            fit = min(TOGETHER_TOKENS, room / loaded.cache_per_token) if streamed else 0.0
             together = left[: n_fitting((each.batch.ids.numel() for each in left), fit)]
             left = left[len(together) :]
             self._read_(together)

@@ -104,6 +104,11 @@ class LoadedModel:
         return model_shape(self.model.config.to_dict())
 
     @property
+    def cache_per_token(self) -> int:
+        """Bytes of the keys and values of a token, in all blocks."""
+        return int(self.shape.cache_per_token * self.model.dtype.itemsize)
+
+    @property
     def mlps(self) -> list[Mlp]:
         """The MLP of every decoder block."""
         parts = [list(block.values()) for block in self.projections("mlp")]

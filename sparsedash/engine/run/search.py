@@ -15,7 +15,7 @@ from sparsedash.schema.progress import OnStep, ignore_steps
 from sparsedash.schema.question_records import QuestionSet
 from sparsedash.schema.records import Run
 from sparsedash.schema.store_keys import StopWithin
-from sparsedash.stats.sparsity_search import channel_steps, most_trials, next_trial, search_bounds, weight_steps
+from sparsedash.stats.sparsity_search import WEIGHT_STEPS, channel_steps, most_trials, next_trial, search_bounds
 from sparsedash.stats.task_verdicts import is_unanswered, judge_run, overall_verdict
 from sparsedash.stats.tolerance import Tolerance
 from sparsedash.storage.store import Store
@@ -110,7 +110,7 @@ def _verdict_on_tasks(run: Run, settings: FindSettings, store: Store) -> TrialVe
 
 def _steps(settings: FindSettings, context: RunContext) -> tuple[int, ...]:
     if not settings.method.takes_channels:
-        return weight_steps()
+        return WEIGHT_STEPS
     shape, multiple = context.shape, settings.method.width_multiple
     if settings.method.takes_layers:
         n = len(shape.widths)

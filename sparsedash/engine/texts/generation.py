@@ -16,7 +16,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from sparsedash.catalog.resources import CACHE_BYTES, FEWEST_TEXTS, MOST_TEXTS
+from sparsedash.catalog.resources import FEWEST_TEXTS, texts_at_once
 from sparsedash.engine.models.decoder_blocks import head_sees_only, roomy_cache
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.models.matmul import few_inputs_by_copy, same_products, torch_threads
@@ -96,7 +96,7 @@ def generate_texts(
     step = Step("text", 0, n_samples * length, unit="tokens", message=message)
     luck = torch.rand(n_samples, length, generator=torch.Generator().manual_seed(settings.seed))
     prompts = [loaded.tokens(openings[i % len(openings)]) for i in range(n_samples)]
-    n_at_once = _batch_size(loaded, length)
+    n_at_once = texts_at_once(length * loaded.cache_per_token)
 
     def write(start: int) -> list[str]:
         part = slice(start, start + n_at_once)
@@ -131,14 +131,6 @@ def continue_prompts(loaded: LoadedModel, prompts: Sequence[str], n_tokens: int,
     texts = loaded.tokenizer.batch_decode([list(tokens) for tokens in new], skip_special_tokens=True)
     # Half a character at the end is none.
     return [str(text).rstrip("\ufffd") for text in texts]
-
-
-def _batch_size(loaded: LoadedModel, length: int) -> int:
-    """How many texts of this length are generated together, by the KV cache of one token."""
-    token = torch.zeros(1, 1, dtype=torch.long, device=loaded.model.device)
-    layers = loaded.model(input_ids=token, use_cache=True).cache.layers
-    n_bytes = length * sum(layer.keys.nbytes + layer.values.nbytes for layer in layers)
-    return int(min(MOST_TEXTS, max(FEWEST_TEXTS, CACHE_BYTES // n_bytes)))
 
 
 def _generate_batch(

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
+from sparsedash.catalog import resources
 from sparsedash.catalog.presets import METHODS, method_named
 from sparsedash.engine.calibration import curves, gradients, sequential_refit, statistics
 from sparsedash.engine.comparison.model_pair import ModelPairCache
@@ -101,11 +102,12 @@ def everything_is_long():
     """One batch is finished at a time, of a few passages each, and kept at once."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stores, "EVERY_S", 0.0)
-        for name, value in {"KEPT_BYTES": 1, "KEPT_SHARE": 0, "HELD_SHARE": 0, "BATCH_TOKENS": 128}.items():
-            patch.setattr(evaluate, name, value)
+        patch.setattr(evaluate, "BATCH_TOKENS", 128)
+        few = {"KEPT_BYTES": 1, "KEPT_SHARE": 0, "HELD_SHARE": 0, "MOST_TEXTS": 2, "FEWEST_TEXTS": 2}
+        for name, value in few.items():
+            patch.setattr(resources, name, value)
         patch.setattr(gradients, "FISHER_BATCH_TOKENS", 256)
-        for name in ("MOST_TEXTS", "FEWEST_TEXTS"):
-            patch.setattr(generation, name, 2)
+        patch.setattr(generation, "FEWEST_TEXTS", 2)
         yield
 
 

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from sparsedash.catalog import resources
 from sparsedash.engine.models import matmul
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.models.matmul import fastest_products, same_products, torch_threads
@@ -92,7 +93,7 @@ def steps_of(loaded, n_samples, length=20):
 def test_fewer_texts_are_written_at_once_where_what_is_kept_of_them_takes_much_room(monkeypatch):
     loaded = loaded_of("llama")
     together = steps_of(loaded, 40)
-    monkeypatch.setattr(generation, "CACHE_BYTES", 1)
+    monkeypatch.setattr(resources, "CACHE_BYTES", 1)
     in_turn = steps_of(loaded, 40)
     assert together[-1] == in_turn[-1] == 40 * 20
     assert len(in_turn) == 2 * len(together)
