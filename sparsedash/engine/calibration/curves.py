@@ -12,7 +12,7 @@ from torch.nn.functional import log_softmax
 
 from sparsedash.catalog.resources import CURVE_TOKENS, LAYER_TOKENS, LEAST_CURVE_LENGTH, judged_tokens
 from sparsedash.engine.calibration.statistics import BATCH_TOKENS, beginnings, split_held_out
-from sparsedash.engine.models.decoder_blocks import Batch, BlockWalk, batches_by_length, head_sees_only
+from sparsedash.engine.models.decoder_blocks import Batch, BlockWalk, head_sees_only
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.pruning.linalg import row_slices
 from sparsedash.engine.pruning.surgery import Mlp, PrunedMlp, out_weight, pruned
@@ -39,8 +39,7 @@ class CurveMeasurement:
     def __init__(self, loaded: LoadedModel, text: Sequence[Sequence[int]], *, by: str = "divergence") -> None:
         """text: token ids. by: the loss; "perplexity" is the surprise at the text's own next token, in nats."""
         self._loaded, self._by = loaded, by
-        pad = loaded.tokenizer.pad_token_id or 0
-        self._batches = [batch for _, batch in batches_by_length(text, BATCH_TOKENS, pad, loaded.model.device)]
+        self._batches = [batch for _, batch in loaded.batches(text, BATCH_TOKENS)]
         self._walk = self._new_walk(1)
         self._reached = 0
 
@@ -122,7 +121,7 @@ class CurveMeasurement:
 
     def _new_walk(self, n_versions: int) -> BlockWalk:
         copies = [Batch(own.ids.repeat(n_versions, 1), own.mask.repeat(n_versions, 1)) for own in self._batches]
-        return BlockWalk(self._loaded.model.base_model, self._loaded.blocks, copies)
+        return self._loaded.walk(copies)
 
     @cached_property
     def _judged(self) -> list[tuple[Tensor, Tensor]]:

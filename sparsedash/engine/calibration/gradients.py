@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.hooks import RemovableHandle
 
 from sparsedash.catalog.resources import FISHER_BATCH_TOKENS
-from sparsedash.engine.models.decoder_blocks import Batch, batches_by_length, forward_replaced, head_sees_only
+from sparsedash.engine.models.decoder_blocks import Batch, forward_replaced, head_sees_only
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.models.matmul import same_products
 from sparsedash.schema.progress import Checkpointed, OnStep, Step, without_checkpoint
@@ -47,10 +47,7 @@ def mask_gradients(
     """
     n_rounds = min(n_rounds, len(sequences))
     ends = [len(sequences) * number // n_rounds for number in range(n_rounds + 1)]
-    pad, device = loaded.tokenizer.pad_token_id or 0, loaded.model.device
-    rounds = [
-        batches_by_length(sequences[start:end], FISHER_BATCH_TOKENS, pad, device) for start, end in pairwise(ends)
-    ]
+    rounds = [loaded.batches(sequences[start:end], FISHER_BATCH_TOKENS) for start, end in pairwise(ends)]
     step, n_done = Step("calibrate", 0, sum(map(len, rounds)), unit="batches", message="backward pass"), 0
     found = [torch.empty(0, mlp.width) for mlp in loaded.mlps]
 

@@ -11,7 +11,6 @@ import torch
 
 from sparsedash.engine.calibration.curves import CurveMeasurement, OnPart, layer_text
 from sparsedash.engine.calibration.statistics import BATCH_TOKENS
-from sparsedash.engine.models.decoder_blocks import BlockWalk, batches_by_length
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.schema.errors import CalibrationError
 from sparsedash.schema.method_settings import MethodSettings
@@ -50,9 +49,9 @@ def layer_order(
 @torch.no_grad()
 def _influences(loaded: LoadedModel, sequences: Sequence[Sequence[int]], on_part: OnPart) -> list[float]:
     """Of each block 1 - the mean cosine, over all tokens, between the residual stream before and after it."""
-    found, pad = list[float](), loaded.tokenizer.pad_token_id or 0
-    batches = [batch for _, batch in batches_by_length(sequences, BATCH_TOKENS, pad, loaded.model.device)]
-    walk = BlockWalk(loaded.model.base_model, loaded.blocks, batches)
+    found = list[float]()
+    batches = [batch for _, batch in loaded.batches(sequences, BATCH_TOKENS)]
+    walk = loaded.walk(batches)
     for index in range(len(loaded.blocks)):
         on_part(index / len(loaded.blocks))
         before, total, n_tokens = walk.hidden, 0.0, 0

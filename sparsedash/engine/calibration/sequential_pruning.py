@@ -9,7 +9,6 @@ from itertools import count
 import torch
 
 from sparsedash.engine.calibration.statistics import BATCH_TOKENS, SeenBatch, WalkCheckpoint, block_statistics
-from sparsedash.engine.models.decoder_blocks import BlockWalk, batches_by_length
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.pruning.surgery import reweighted
 from sparsedash.engine.pruning.weight_pruning import MaskedBlock, masked_block
@@ -36,8 +35,8 @@ def prune_sequentially(
     ones. Held-out sequences are not fitted. Errors are not measured: those of other methods are on dense inputs.
     shared: see `shared_inputs`.
     """
-    numbered = batches_by_length(sequences, BATCH_TOKENS, loaded.tokenizer.pad_token_id or 0, loaded.model.device)
-    walk = BlockWalk(loaded.model.base_model, loaded.blocks, [batch for _, batch in numbered])
+    numbered = loaded.batches(sequences, BATCH_TOKENS)
+    walk = loaded.walk([batch for _, batch in numbered])
     first, blocks, lengths = checkpoint.resume(walk), loaded.projections(method.scope), list(map(len, sequences))
     steps = count(2 * first * len(numbered))
 

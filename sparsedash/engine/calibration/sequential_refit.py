@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from sparsedash.engine.calibration.statistics import WalkCheckpoint, held_out, residual_weights
-from sparsedash.engine.models.decoder_blocks import Batch, BlockWalk, batches_by_length, capture_inputs
+from sparsedash.engine.models.decoder_blocks import Batch, BlockWalk, capture_inputs
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.pruning.linalg import add_second_moment_, complement, damped_solution, mirror_lower_, submatrix
 from sparsedash.engine.pruning.surgery import Mlp, PrunedMlp, out_weight, pruned
@@ -42,8 +42,7 @@ def refit_sequentially(
     stream is then no shift of the output. Two forward passes over the text: of the dense model and the sparse one, or
     there of the sparse one before and after each refit. Held-out sequences are not fitted.
     """
-    device, pad = loaded.model.device, loaded.tokenizer.pad_token_id or 0
-    numbered = batches_by_length(sequences, BATCH_TOKENS, pad, device)
+    device, numbered = loaded.model.device, loaded.batches(sequences, BATCH_TOKENS)
     batches = [batch for _, batch in numbered]
     adds, normed = _joins(loaded, batches[0])
     if not adds and all(
@@ -52,7 +51,7 @@ def refit_sequentially(
         # Nothing to make up for but what the blocks before have lost.
         yield from enumerate(narrowed)
         return
-    walks = [BlockWalk(loaded.model.base_model, loaded.blocks, batches) for _ in range(1 + adds)]
+    walks = [loaded.walk(batches) for _ in range(1 + adds)]
     sparse, dense = walks[0], walks[1] if adds else None
     first = checkpoint.resume(*walks) if checkpoint else 0
     steps = count(2 * first * len(batches))
@@ -138,7 +137,7 @@ def _joins(loaded: LoadedModel, batch: Batch) -> tuple[bool, bool]:
     as it is, and whether a norm takes away how large it is (Gemma 2 and 3, OLMo 2).
     """
     few = Batch(batch.ids[:1, :4], batch.mask[:1, :4])
-    walk = BlockWalk(loaded.model.base_model, loaded.blocks, [few])
+    walk = loaded.walk([few])
     before = walk.hidden
 
     def stream(times: float, shift: float = 0.0) -> Tensor:

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from sparsedash.catalog.resources import HELD_OUT_EVERY, HELD_OUT_TOKENS
-from sparsedash.engine.models.decoder_blocks import Batch, BlockWalk, batches_by_length, capture_inputs
+from sparsedash.engine.models.decoder_blocks import Batch, BlockWalk, capture_inputs
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.pruning.layer import Sample, Statistics
 from sparsedash.engine.pruning.linalg import add_second_moment_, mirror_lower_
@@ -196,10 +196,10 @@ class LazyWalk:
         loaded = self.loaded
         try:
             if self._walk is None:
-                sequences, pad = self.sequences(), loaded.tokenizer.pad_token_id or 0
+                sequences = self.sequences()
                 self.lengths = list(map(len, sequences))
-                self.batches = batches_by_length(sequences, BATCH_TOKENS, pad, loaded.model.device)
-                self._walk = BlockWalk(loaded.model.base_model, loaded.blocks, [batch for _, batch in self.batches])
+                self.batches = loaded.batches(sequences, BATCH_TOKENS)
+                self._walk = loaded.walk([batch for _, batch in self.batches])
                 self._n_done = self.checkpoint.resume(self._walk) if self.checkpoint else 0
             while self._n_done <= index:
                 self.block(self._n_done)

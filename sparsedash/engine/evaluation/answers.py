@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import Cache, DynamicCache
 
-from sparsedash.engine.models.decoder_blocks import Applied, Batch, BlockWalk, RoomyLayer
+from sparsedash.engine.models.decoder_blocks import Applied, Batch, RoomyLayer
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.schema.errors import CalibrationError
 from sparsedash.schema.records import Candidate, TargetToken
@@ -89,7 +89,7 @@ def finish_answers_(
         if not writing:
             return
         caches = [each.cache for each in writing]
-        walk = BlockWalk(loaded.model.base_model, loaded.blocks, [each.last() for each in writing], caches)
+        walk = loaded.walk([each.last() for each in writing], caches)
         share = sum(each.n_left for each in writing) / n_answers
         walk.run([each.applied for each in writing], lambda _, share=share: on_left(share))  # type: ignore[misc]
         for number, each in enumerate(writing):

@@ -16,14 +16,7 @@ from transformers import Cache, DynamicCache
 from sparsedash.catalog.resources import BATCH_TOKENS, CACHE_BYTES, TOGETHER_TOKENS, texts_at_once
 from sparsedash.engine.evaluation.answers import finish_answers_, unfinished_answers
 from sparsedash.engine.evaluation.evaluate import n_fitting
-from sparsedash.engine.models.decoder_blocks import (
-    Applied,
-    Batch,
-    BlockWalk,
-    RoomyLayer,
-    batches_by_length,
-    head_sees_only,
-)
+from sparsedash.engine.models.decoder_blocks import Applied, Batch, BlockWalk, RoomyLayer, head_sees_only
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.schema.errors import CalibrationError, CorpusError
 
@@ -79,11 +72,8 @@ def score_continuations(
     no numbers.
     """
     rows = _rows(requests, loaded.max_length, share=not loaded.residency.streamed)
-    pad, device = loaded.tokenizer.pad_token_id or 0, loaded.model.device
-    batches = [
-        ([rows[place] for place in places], batch)
-        for places, batch in batches_by_length([row.tokens for row in rows], BATCH_TOKENS, pad, device)
-    ]
+    numbered = loaded.batches([row.tokens for row in rows], BATCH_TOKENS)
+    batches = [([rows[place] for place in places], batch) for places, batch in numbered]
     found = [[Scored() for _ in requests] for _ in models]
     n_done = 0
     for own, units in _groups(loaded, models, batches):
@@ -157,7 +147,7 @@ def _score_(
     """Read these batches, each as one model, and add to their scores, in place."""
     shared = any(row.going_on for _, rows, _ in reads for row in rows)
     caches = [DynamicCache() for _ in reads] if shared else []
-    walk = BlockWalk(loaded.model.base_model, loaded.blocks, [batch for *_, batch in reads], caches)
+    walk = loaded.walk([batch for *_, batch in reads], caches)
     walk.run(inside, lambda _: on_block())
     for number, (found, rows, _) in enumerate(reads):
         _add_scores_(loaded, walk, number, rows, found)
@@ -214,7 +204,7 @@ def _score_part_(
     pad = loaded.tokenizer.pad_token_id or 0
     ids = torch.tensor([[*row.tokens, *[pad] * (n_new - len(row.tokens))] for row in after], device=device)
     batch = Batch(ids, given["attention_mask"], given)
-    walk = BlockWalk(loaded.model.base_model, loaded.blocks, [batch], [going])
+    walk = loaded.walk([batch], [going])
     walk.run([nullcontext], lambda _: on_block())
     _add_scores_(loaded, walk, 0, after, found)
 
@@ -295,16 +285,16 @@ def _write(
     on_block: Callable[[], None],
 ) -> list[list[str]]:
     """The texts of each model after these prompts."""
-    pad, device, decode = loaded.tokenizer.pad_token_id or 0, loaded.model.device, loaded.tokenizer.decode
+    device, decode = loaded.model.device, loaded.tokenizer.decode
     ends, n_last = _ends(loaded), max([0, *map(len, stops)]) + _END_TOKENS
 
     def is_finished(tokens: Sequence[int]) -> bool:
         return tokens[-1] in ends or any(stop in decode(tokens[-n_last:]) for stop in stops)
 
     begun, parts = [[list[int]() for _ in read] for _ in inside], []
-    for places, batch in batches_by_length(read, BATCH_TOKENS, pad, device):
+    for places, batch in loaded.batches(read, BATCH_TOKENS):
         caches = [DynamicCache() for _ in inside]
-        walk = BlockWalk(loaded.model.base_model, loaded.blocks, [batch] * len(inside), caches)
+        walk = loaded.walk([batch] * len(inside), caches)
         walk.run(inside, lambda _: on_block())
         last = torch.tensor([len(read[place]) - 1 for place in places], device=device)
         for number, (applied, cache) in enumerate(zip(inside, caches, strict=True)):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sparsedash.catalog.resources import compared_tokens
-from sparsedash.engine.models.decoder_blocks import batches_by_length, head_sees_only
+from sparsedash.engine.models.decoder_blocks import head_sees_only
 from sparsedash.engine.models.loading import LoadedModel
 
 _BATCH_TOKENS = 2048
@@ -19,10 +19,9 @@ _BATCH_TOKENS = 2048
 def next_token_scores(loaded: LoadedModel, texts: Sequence[Sequence[int]]) -> list[Tensor]:
     """Log-probabilities (n, v) of the next token after evenly spread tokens of each batch of these token ids."""
     model, found = loaded.model, list[Tensor]()
-    batches = [b for _, b in batches_by_length(texts, _BATCH_TOKENS, loaded.tokenizer.pad_token_id or 0, model.device)]
     n_most = compared_tokens(model.get_output_embeddings().weight.shape[0])
     every = -(-sum(map(len, texts)) // n_most)
-    for batch in batches:
+    for _, batch in loaded.batches(texts, _BATCH_TOKENS):
         places = batch.mask.nonzero()[::every]
         with head_sees_only(model, places[:, 0], places[:, 1]):
             logits = model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False).logits

@@ -31,7 +31,7 @@ from sparsedash.engine.evaluation.answers import (
 )
 from sparsedash.engine.evaluation.early_stopping import StopRule, evaluation_chunks
 from sparsedash.engine.evaluation.questions import Question
-from sparsedash.engine.models.decoder_blocks import Applied, Batch, BlockWalk, batches_by_length, head_sees_only
+from sparsedash.engine.models.decoder_blocks import Applied, Batch, head_sees_only
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.schema.errors import StoreError
 from sparsedash.schema.progress import OnStep, Step
@@ -248,10 +248,10 @@ class _Evaluation:
 
     def _unread(self, parts: Sequence[Sequence[int]]) -> list[_Reading]:
         """The batches of these positions that are left to read, without those of an earlier attempt."""
-        left, pad = list[_Reading](), self.loaded.tokenizer.pad_token_id or 0
+        left = list[_Reading]()
         for part in parts:
             reads = [self.questions[row].read for row in part]
-            for places, batch in batches_by_length(reads, BATCH_TOKENS, pad, self.loaded.model.device):
+            for places, batch in self.loaded.batches(reads, BATCH_TOKENS):
                 rows = [part[place] for place in places]
                 for model in self.models:
                     if model.resume(rows):
@@ -266,7 +266,7 @@ class _Evaluation:
         loaded = self.loaded
         # Made without the config: one that forgets what is outside a sliding window cannot hold right-padded rows.
         caches = [DynamicCache() for _ in together]
-        walk = BlockWalk(loaded.model.base_model, loaded.blocks, [each.batch for each in together], caches)
+        walk = loaded.walk([each.batch for each in together], caches)
         before, a_block = self.ahead, sum(len(each.rows) for each in together) / len(loaded.blocks)
 
         def on_block(index: int) -> None:

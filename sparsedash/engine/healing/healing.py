@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from sparsedash.catalog.resources import HEAL_BATCH_TOKENS, HEAL_LOGITS, HEAL_PASS_TOKENS, HELD_OUT_EVERY
 from sparsedash.engine.calibration.statistics import pack_tensors, split_held_out, unpacked
-from sparsedash.engine.models.decoder_blocks import Batch, BlockWalk, batches_by_length, skipping
+from sparsedash.engine.models.decoder_blocks import Batch, skipping
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.pruning.surgery import PrunedMlp, is_projection, pruned, reparametrised, weight_of
 from sparsedash.schema.errors import CalibrationError
@@ -153,7 +153,7 @@ class _Text:
                 n_judged += len(piece)
         batches = list(_drawn([*fitted, *cut(further)], n_steps, seed))
         used, dense = list({id(piece): piece for piece in chain(judged, *batches)}.values()), dict[int, Tensor]()
-        for rows, batch in _batched(loaded, used, HEAL_BATCH_TOKENS):
+        for rows, batch in loaded.batches(used, HEAL_BATCH_TOKENS):
             on_batch()
             own = [used[row] for row in rows]
             parts = torch.split(_last_hidden(loaded, batch), [len(piece) for piece in own])
@@ -173,10 +173,6 @@ def _drawn(pieces: Sequence[Piece], n_steps: int, seed: int) -> Iterator[list[Pi
                 break
             batch.append(waiting.pop())
         yield batch
-
-
-def _batched(loaded: LoadedModel, pieces: Sequence[Piece], n_tokens: int) -> list[tuple[list[int], Batch]]:
-    return batches_by_length(pieces, n_tokens, loaded.tokenizer.pad_token_id or 0, loaded.model.device)
 
 
 def _last_hidden(loaded: LoadedModel, batch: Batch) -> Tensor:
@@ -246,11 +242,11 @@ class _Student:
         self._best: dict[str, Tensor] = {}
         # One token, in whose place the head is given what it is to score.
         ids = torch.zeros(1, 1, dtype=torch.long, device=loaded.model.device)
-        self._walk = BlockWalk(loaded.model.base_model, loaded.blocks, [Batch(ids, torch.ones_like(ids))])
+        self._walk = loaded.walk([Batch(ids, torch.ones_like(ids))])
 
     def train(self, pieces: Sequence[Piece], rate: float, on_share: Callable[[float], None]) -> None:
         """One step on these pieces. on_share: called before each pass with the share that is done; may raise."""
-        n_tokens, passes = sum(map(len, pieces)), _batched(self._loaded, pieces, HEAL_PASS_TOKENS)
+        n_tokens, passes = sum(map(len, pieces)), self._loaded.batches(pieces, HEAL_PASS_TOKENS)
         for number, (rows, batch) in enumerate(passes):
             on_share(number / len(passes))
             with torch.enable_grad():
@@ -339,7 +335,7 @@ class _Student:
     def _divergence(self) -> float:
         """Mean KL divergence from the dense model on the held-out text, in nats a token; inf where it is no number."""
         found, pieces = 0.0, self._text.judged
-        for rows, batch in _batched(self._loaded, pieces, HEAL_PASS_TOKENS):
+        for rows, batch in self._loaded.batches(pieces, HEAL_PASS_TOKENS):
             hidden, dense = _last_hidden(self._loaded, batch), self._dense([pieces[row] for row in rows])
             found += sum(float(self._kl(*parts)) for parts in self._chunks(hidden, dense))
         return max(0.0, found / sum(map(len, pieces))) if isfinite(found) else inf

@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from importlib.util import find_spec
@@ -22,7 +22,7 @@ from typing import Any, cast, get_args
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, AutoTokenizer, PreTrainedModel
+from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, AutoTokenizer, Cache, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from sparsedash.catalog.families import FAMILIES, Family, config_problem, is_gguf
@@ -41,6 +41,7 @@ from sparsedash.engine.models.checkpoint_reading import (
     type_name,
     weight_files,
 )
+from sparsedash.engine.models.decoder_blocks import Batch, BlockWalk, batches_by_length
 from sparsedash.engine.models.hub import fetch
 from sparsedash.engine.models.model_conversion import converted_folder, dequantised, files_identity, gguf_source_type
 from sparsedash.engine.models.residency import Resident, Streamed, WeightResidency
@@ -107,6 +108,14 @@ class LoadedModel:
     def cache_per_token(self) -> int:
         """Bytes of the keys and values of a token, in all blocks."""
         return int(self.shape.cache_per_token * self.model.dtype.itemsize)
+
+    def batches(self, sequences: Sequence[Sequence[int]], n_tokens: int) -> list[tuple[list[int], Batch]]:
+        """Positions of sequences of token ids and their batch, longest first: n_tokens at most, or one sequence."""
+        return batches_by_length(sequences, n_tokens, self.tokenizer.pad_token_id or 0, self.model.device)
+
+    def walk(self, batches: Sequence[Batch], caches: Sequence[Cache] = ()) -> BlockWalk:
+        """A walk of these batches through the decoder blocks; see `BlockWalk`."""
+        return BlockWalk(self.model.base_model, self.blocks, batches, caches)
 
     @property
     def mlps(self) -> list[Mlp]:

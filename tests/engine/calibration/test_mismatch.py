@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from sparsedash.catalog.resources import MISMATCH_PASSAGES, MISMATCH_TOKENS
-from sparsedash.engine.calibration import calibration_cache, statistics
+from sparsedash.engine.calibration import calibration_cache
 from sparsedash.engine.calibration.calibration_cache import PassageActivations, mismatch_warning
+from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.pruning.compensation import passage_error
 from sparsedash.engine.pruning.layer import Sample
 from sparsedash.engine.pruning.surgery import PrunedMlp, out_weight
@@ -47,7 +48,7 @@ def test_the_activations_are_those_of_the_first_few_passages_with_their_weights(
     for index in range(len(loaded.mlps)):
         made.of(index)
     # Made once for all weights.
-    monkeypatch.setattr(statistics, "BlockWalk", None)
+    monkeypatch.setattr(LoadedModel, "walk", None)
     kept = kept_of(store, loaded, passages, token_weights)
     for index in range(len(loaded.mlps)):
         (sample,) = kept.of(index)

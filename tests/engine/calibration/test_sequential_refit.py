@@ -7,7 +7,8 @@ import torch
 
 from sparsedash.catalog.families import FAMILIES
 from sparsedash.engine.calibration import sequential_refit
-from sparsedash.engine.models.decoder_blocks import BlockWalk, batches_by_length
+from sparsedash.engine.models.decoder_blocks import batches_by_length
+from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.pruning.surgery import PrunedMlp, out_weight, pruned
 from sparsedash.schema.progress import ignore_steps
 from tests.engine.tiny import as_loaded, tiny_loaded
@@ -102,17 +103,17 @@ def test_held_out_sequences_decide_nothing(tiny):
 @pytest.mark.parametrize("architecture", sorted(FAMILIES))
 def test_the_stream_that_is_walked_is_the_sparse_models(architecture, monkeypatch):
     """Whatever lies between the MLP and the stream: some families norm its output, some add it to attention's."""
-    model, walks = tiny_loaded(architecture), []
+    model, walks, walk = tiny_loaded(architecture), [], LoadedModel.walk
 
     def walking(*arguments):
-        walks.append(BlockWalk(*arguments))
+        walks.append(walk(*arguments))
         return walks[-1]
 
-    monkeypatch.setattr(sequential_refit, "BlockWalk", walking)
+    monkeypatch.setattr(LoadedModel, "walk", walking)
     made = refit_sequentially(model, sequences(), narrowed(model, 0.75), 0.01, 0.5, ignore_steps)
     batches = [b for _, b in batches_by_length(sequences(), sequential_refit.BATCH_TOKENS, 0, "cpu")]
     with torch.no_grad(), pruned(model.mlps, made):
-        again = BlockWalk(model.model.base_model, model.blocks, batches)
+        again = walk(model, batches)
         for index in range(len(model.blocks)):
             list(again.step(index))
     for walked, own, batch in zip(walks[1].hidden, again.hidden, batches, strict=True):

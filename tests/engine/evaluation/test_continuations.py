@@ -5,6 +5,7 @@ import torch
 
 from sparsedash.engine.evaluation import continuations
 from sparsedash.engine.evaluation.continuations import score_continuations, write_greedily
+from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.schema.errors import CorpusError
 from tests.engine.tiny import CONFIGS, tiny_loaded
 
@@ -53,13 +54,13 @@ def test_a_continuation_scores_as_in_the_plain_forward_whether_its_context_is_sh
 @pytest.mark.parametrize("context", [[1], [1, 2]])
 def test_what_many_continuations_share_does_not_make_a_batch_larger(context, monkeypatch):
     monkeypatch.setattr(continuations, "BATCH_TOKENS", 64)
-    loaded, sizes, real = tiny_loaded("gpt2", n_positions=16), list[int](), continuations.BlockWalk
+    loaded, sizes, real = tiny_loaded("gpt2", n_positions=16), list[int](), LoadedModel.walk
 
-    def walk(model, blocks, batches, caches):
+    def walk(model, batches, caches):
         sizes.extend(batch.ids.numel() for batch in batches)
-        return real(model, blocks, batches, caches)
+        return real(model, batches, caches)
 
-    monkeypatch.setattr(continuations, "BlockWalk", walk)
+    monkeypatch.setattr(LoadedModel, "walk", walk)
     requests = [(context, [3 + i % 50, *range(5, 5 + i % 9), 7 + i // 50]) for i in range(200)]
     requests += [(list(range(14)), [5, 6]), (list(range(14)), [7, 8])]
     require_plain_scores(loaded, requests)
