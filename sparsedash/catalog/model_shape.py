@@ -69,14 +69,6 @@ class ModelShape:
         """Numbers in the key-value cache for one token, over all blocks."""
         return 2 * len(self.widths) * self.keys
 
-    def matmul_ratio(self, mlp_sparsity: float) -> float:
-        """Share of the Linear and Conv weights that is gone at this MLP sparsity: what the published tables state."""
-        return mlp_sparsity * self.n_mlp / self.n_matmul
-
-    def parameter_ratio(self, mlp_sparsity: float) -> float:
-        """The same removed weights as a share of all parameters."""
-        return mlp_sparsity * self.n_mlp / self.n_parameters
-
     def plain(self) -> str:
         """The counts as one JSON text."""
         return msgspec.json.encode(self).decode()
@@ -190,25 +182,23 @@ def prefill_multiply_adds(shape: ModelShape, widths: Sequence[int], n_tokens: in
     return linear + scores_and_sums
 
 
-def decode_bytes(shape: ModelShape, widths: Sequence[int], dtype: str, *, batch: int, n_tokens: int) -> int:
-    """Bytes read to write one token in each passage of a batch: all Linear weights once, and all keys and values.
-
-    n_tokens: those that each passage has already.
-    """
-    kept = len(widths) - removed_layers(widths)
-    cached = shape.cache_per_token * kept // len(widths) * n_tokens * batch
-    return (_matmul_weights(shape, widths) + cached) * WEIGHT_BYTES[dtype]
-
-
 def prefill_ceiling(shape: ModelShape, widths: Sequence[int], n_tokens: int) -> float:
     """Largest possible speed-up of reading, where multiply-adds are all that takes time."""
     return prefill_multiply_adds(shape, shape.widths, n_tokens) / prefill_multiply_adds(shape, widths, n_tokens)
 
 
-def decode_ceiling(shape: ModelShape, widths: Sequence[int], dtype: str, *, batch: int, n_tokens: int) -> float:
-    """Largest possible speed-up of writing, where fetching bytes is all that takes time."""
-    dense, sparse = (decode_bytes(shape, w, dtype, batch=batch, n_tokens=n_tokens) for w in (shape.widths, widths))
-    return dense / sparse
+def decode_ceiling(shape: ModelShape, widths: Sequence[int], *, batch: int, n_tokens: int) -> float:
+    """Largest possible speed-up of writing, where fetching numbers is all that takes time.
+
+    A token in each passage of a batch takes all Linear weights once, and all keys and values. n_tokens: those that each
+    passage has already.
+    """
+
+    def fetched(own: Sequence[int]) -> int:
+        n_kept = len(own) - removed_layers(own)
+        return _matmul_weights(shape, own) + shape.cache_per_token * n_kept // len(own) * n_tokens * batch
+
+    return fetched(shape.widths) / fetched(widths)
 
 
 def _matmul_weights(shape: ModelShape, widths: Sequence[int]) -> int:

@@ -154,7 +154,8 @@ def least_memory(shape: ModelShape, settings: RunSettings, *, streamed: bool = F
     # The sum of one block's second moments, and what is made of it.
     streams, moments = n_tokens * d * itemsize * settings.reads_text, 2 * 4 * m**2 * whole
     # Of quantised models: all weights once more, and what dense predicts.
-    copy, scores = (4 * n * bool(settings.quantised_to) for n in (shape.n_parameters, _compared_scores(shape)))
+    n_scores = shape.vocabulary * compared_tokens(shape.vocabulary)
+    copy, scores = (4 * n * bool(settings.quantised_to) for n in (shape.n_parameters, n_scores))
     answering = _answering_bytes(shape, settings, streamed=streamed) + copy + scores
     # At each block, passages wait in memory for what else is done there; calibration text waits in files.
     waiting = answering if streamed and in_one_walk(settings, some=True) else 0
@@ -212,10 +213,6 @@ def needs_fisher(settings: RunSettings) -> bool:
 def judged_tokens(vocabulary: int) -> int:
     """Most tokens at which a curve's loss is measured."""
     return min(CURVE_TOKENS, max(64, JUDGED_VALUES // vocabulary))
-
-
-def _compared_scores(shape: ModelShape) -> int:
-    return shape.vocabulary * compared_tokens(shape.vocabulary)
 
 
 def compared_tokens(vocabulary: int) -> int:

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.fields import MAX_SEED, check_settings, setting
-from sparsedash.schema.plain_values import Count, require_one_of, require_text, require_whole, stage_key
+from sparsedash.schema.plain_values import Count, require_text, require_whole, stage_key
 from sparsedash.schema.settings import Dtype
 
 MOST_OTHERS = 100
@@ -110,8 +110,8 @@ class TimingSettings:
     )
 
     def __post_init__(self) -> None:
-        if self.dtype is not None:
-            require_one_of("dtype", self.dtype, Dtype)
+        if self.dtype not in (None, *get_args(Dtype)):
+            raise SettingsError("dtype", self.dtype, ", ".join(get_args(Dtype)))
         check_settings(self)
         if not self.batches or len(set(self.batches)) != len(self.batches):
             raise SettingsError("batches", self.batches, "one or several different numbers")

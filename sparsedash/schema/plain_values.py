@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
 from msgspec import Meta
 
@@ -53,12 +53,6 @@ Share = Annotated[float, Meta(ge=0, le=1)]
 LogLikelihood = Annotated[float, Meta(le=0)]
 NotNegative = Annotated[float, Meta(ge=0)]
 """Seconds, rates, and errors as shares of an output's energy, which can be more than all of it."""
-
-
-def require_one_of(name: str, value: object, choices: Any) -> None:
-    """Raise SettingsError unless the value is one of a Literal's."""
-    if value not in get_args(choices):
-        raise SettingsError(name, value, ", ".join(get_args(choices)))
 
 
 def require_whole(name: str, value: object, low: int, high: int) -> None:

@@ -95,8 +95,9 @@ def removed_ratio(row: PublishedRow) -> Ratio | None:
     """The share of removed weights, published and computed; None where the row's table has no such column."""
     if row.matmul_ratio is None or row.mlp_sparsity is None:
         return None
-    shape, gone = _shape(row), row.mlp_sparsity
-    return Ratio(row.matmul_ratio, shape.matmul_ratio(gone), shape.parameter_ratio(gone))
+    shape = _shape(row)
+    gone = row.mlp_sparsity * shape.n_mlp
+    return Ratio(row.matmul_ratio, gone / shape.n_matmul, gone / shape.n_parameters)
 
 
 def published_run_settings(row: PublishedRow) -> RunSettings:

@@ -8,7 +8,6 @@ from sparsedash.catalog.choices import MODELS as LISTED
 from sparsedash.catalog.model_shape import (
     CONFIGS,
     ModelShape,
-    decode_bytes,
     decode_ceiling,
     listed_shape,
     model_shape,
@@ -26,11 +25,9 @@ def test_an_unknown_family_or_a_missing_size_is_refused(config):
         model_shape(config)
 
 
-def test_removed_weights_are_shared_out_over_either_divisor():
+def test_the_weights_of_the_mlps_and_both_that_they_are_a_share_of_are_counted():
     found = shipped_shape("opt-1.3b")
-    removed = 0.1 * 24 * 8192 * 2 * 2048
-    assert found.matmul_ratio(0.1) == pytest.approx(removed / 1_310_916_608)
-    assert found.parameter_ratio(0.1) == pytest.approx(removed / 1_315_758_080)
+    assert (found.n_mlp, found.n_matmul, found.n_parameters) == (24 * 8192 * 2 * 2048, 1_310_916_608, 1_315_758_080)
 
 
 def test_a_checkpoint_in_double_precision_has_a_shape():
@@ -71,15 +68,14 @@ def test_multiply_adds_count_linear_layers_attention_and_the_head_once_a_passage
 
 def test_writing_reads_every_weight_once_and_the_keys_and_values_of_all_passages():
     # Keys and values: 2 * 4 in each of two blocks for 3 tokens of 5 passages.
-    assert decode_bytes(SHAPE, (8, 8), "float32", batch=5, n_tokens=3) == 4 * (360 + 2 * 4 * 2 * 3 * 5)
-    assert decode_bytes(SHAPE, HALF, "bfloat16", batch=1, n_tokens=3) == 2 * (360 - 96 + 48)
+    assert decode_ceiling(SHAPE, HALF, batch=5, n_tokens=3) == (360 + 2 * 4 * 2 * 3 * 5) / (360 - 96 + 240)
 
 
 def test_ceilings_are_dense_over_sparse_and_fall_with_longer_passages():
     load = {"batch": 1, "n_tokens": 3}
     assert prefill_ceiling(SHAPE, HALF, 3) == pytest.approx(1096 / 808)
-    assert decode_ceiling(SHAPE, HALF, "float32", **load) == pytest.approx(408 / 312)
-    assert prefill_ceiling(SHAPE, SHAPE.widths, 3) == decode_ceiling(SHAPE, SHAPE.widths, "float32", **load) == 1
+    assert decode_ceiling(SHAPE, HALF, **load) == pytest.approx(408 / 312)
+    assert prefill_ceiling(SHAPE, SHAPE.widths, 3) == decode_ceiling(SHAPE, SHAPE.widths, **load) == 1
     gains = [prefill_ceiling(SHAPE, HALF, n) for n in (8, 64, 512)]
     assert gains == sorted(gains, reverse=True)
 

@@ -11,9 +11,8 @@ from torch import Tensor, nn
 
 from sparsedash.catalog.budgets import channel_share
 from sparsedash.catalog.resources import MISMATCH_PASSAGES, MISMATCH_TOKENS
-from sparsedash.engine.calibration.curves import CurveMeasurement, judged_text
+from sparsedash.engine.calibration.curves import CurveMeasurement, judged_text, layer_order
 from sparsedash.engine.calibration.gradients import Masks, OnBlock, mask_gradients
-from sparsedash.engine.calibration.layer_order import layer_order
 from sparsedash.engine.calibration.statistics import (
     TOKEN_WEIGHTS,
     LazyWalk,
@@ -31,11 +30,11 @@ from sparsedash.engine.calibration.statistics import (
 from sparsedash.engine.models.decoder_blocks import capture_inputs
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.engine.pruning.channel_pruning import (
+    SCHEDULES,
     ChannelScores,
     choose_channels,
     score_channels,
     score_dependencies,
-    share_after,
 )
 from sparsedash.engine.pruning.layer import NO_STATISTICS, CalibrationData, Sample, Statistics
 from sparsedash.engine.pruning.surgery import PrunedMlp
@@ -238,7 +237,9 @@ class Calibration:
 
         def masks(done: float, found: list[Tensor], on_block: OnBlock) -> list[Tensor]:
             so_far = replace(self.data, mask_gradients=found.__getitem__)
-            kept = choose_channels(mlps, so_far, on_the_way, share_after(method.schedule, share, done), on_block)
+            # In whole per mille.
+            reached = round(SCHEDULES[method.schedule](share, done), 3)
+            kept = choose_channels(mlps, so_far, on_the_way, reached, on_block)
             return [torch.zeros(mlp.width).index_fill(0, own, 1) for own, mlp in zip(kept, mlps, strict=True)]
 
         return self._gradients(scheduled_gradients_key(self.keys, method, permille), method.rounds, masks, index)

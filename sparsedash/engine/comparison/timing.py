@@ -280,7 +280,7 @@ def _timing(
         reading = prefill_sample(model, pair, ids)
         phases.append(timed("prefill", batch, reading, prefill_ceiling(shape, widths, n_prompt)))
         writing = decode_sample(model, pair, ids, settings.n_decode)
-        fetched = decode_ceiling(shape, widths, dtype, batch=batch, n_tokens=n_prompt)
+        fetched = decode_ceiling(shape, widths, batch=batch, n_tokens=n_prompt)
         phases.append(timed("decode", batch, writing, fetched))
     with load_sample(pair, folder) as (loading, resident):
         phases.append(timed("load", 1, loading, dense.n_bytes / sparse.n_bytes))

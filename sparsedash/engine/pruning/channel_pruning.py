@@ -68,7 +68,9 @@ def least_total_loss(blocks: Sequence[ChannelScores], share: float, method: Meth
 
     Of all savings that the widths can reach, the one nearest to the share.
     """
-    possible = [_possible_widths(block.width, method.width_multiple) for block in blocks]
+    multiple = method.width_multiple
+    # The whole width and the multiples below it, descending.
+    possible = [[b.width, *range((b.width - 1) // multiple * multiple, 0, -multiple)] for b in blocks]
     saved = [[(block.width - k) * block.cost for k in own] for block, own in zip(blocks, possible, strict=True)]
     # In the largest unit that divides all savings.
     unit = math.gcd(*chain.from_iterable(saved)) or 1
@@ -93,11 +95,6 @@ def least_total_loss(blocks: Sequence[ChannelScores], share: float, method: Meth
         kept.append(own[n])
         left -= costs[n]
     return kept[::-1]
-
-
-def _possible_widths(width: int, multiple: int) -> list[int]:
-    """The whole width and the multiples below it, descending."""
-    return [width, *range((width - 1) // multiple * multiple, 0, -multiple)]
 
 
 def _curve(layer: Layer, scores: Tensor, index: int, calibration: CalibrationData, method: MethodSettings) -> Tensor:
@@ -180,11 +177,6 @@ SCHEDULES: dict[str, Callable[[float, float], float]] = {
 
 Source: the schedulers of neural-compressor.
 """
-
-
-def share_after(schedule: str, share: float, done: float) -> float:
-    """The share of channels that is gone after this share of the rounds, in whole per mille."""
-    return round(SCHEDULES[schedule](share, done), 3)
 
 
 MOST_MEASURED = 0.8

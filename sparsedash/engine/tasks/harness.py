@@ -89,7 +89,8 @@ def load_tasks(references: Sequence[str], limit: int | None, n_shots: int | None
 
     Raises CorpusError in one sentence for what cannot be had.
     """
-    _require_installed()
+    if find_spec("lm_eval") is None:
+        raise CorpusError(NO_HARNESS)
     from sparsedash.engine.tasks.harness_model import Nobody
 
     found = dict[str, Any]()
@@ -125,11 +126,6 @@ def load_tasks(references: Sequence[str], limit: int | None, n_shots: int | None
     # Parts that cannot be judged together would say so only after the work.
     pool_parts(tried)
     return made
-
-
-def _require_installed() -> None:
-    if find_spec("lm_eval") is None:
-        raise CorpusError(NO_HARNESS)
 
 
 @contextmanager

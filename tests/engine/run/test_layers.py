@@ -13,7 +13,7 @@ from sparsedash.catalog.budgets import BUDGETS
 from sparsedash.catalog.families import FAMILIES
 from sparsedash.catalog.presets import method_named
 from sparsedash.engine.calibration import calibration_cache, curves
-from sparsedash.engine.calibration.layer_order import layer_order
+from sparsedash.engine.calibration.curves import layer_order
 from sparsedash.engine.comparison.model_pair import ModelPairCache, both_resident
 from sparsedash.engine.healing import healing
 from sparsedash.engine.models.decoder_blocks import roomy_cache, skipping
