@@ -117,12 +117,12 @@ def ignore_steps(step: Step) -> None:
     """The callback that does nothing."""
 
 
+def ignore(*_: object) -> None:
+    """The same, of parts and of texts."""
+
+
 OnPart = Callable[[int, int], None]
 """Called between parts of a piece of work with those that are done and all. May raise `Cancelled`."""
-
-
-def ignore_parts(done: int, total: int) -> None:
-    """The callback that does nothing."""
 
 
 def begin_parts(step: Step, on_step: OnStep) -> OnPart:
@@ -133,10 +133,6 @@ def begin_parts(step: Step, on_step: OnStep) -> OnPart:
 
 OnText = Callable[..., None]
 """Called with the texts that models have written so far, two or more, before the step that counts them."""
-
-
-def ignore_text(*texts: str) -> None:
-    """The callback that does nothing."""
 
 
 T = TypeVar("T")

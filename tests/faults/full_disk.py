@@ -19,7 +19,7 @@ from sparsedash.schema.errors import StoreError
 from sparsedash.schema.export_settings import Export, ExportSettings
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.pair_records import Continuation, ContinuationSettings
-from sparsedash.schema.progress import ignore_steps, ignore_text
+from sparsedash.schema.progress import ignore, ignore_steps
 from sparsedash.schema.records import Record
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.storage.store import Store
@@ -51,7 +51,7 @@ class Filler:
 
 def done(kind: str, settings, store: Store, on_step=ignore_steps):
     """What a worker's engine makes of a job that has just been loaded."""
-    task = JobTask(key=settings.key(), settings=asdict(settings), store=store, on_step=on_step, on_text=ignore_text)
+    task = JobTask(key=settings.key(), settings=asdict(settings), store=store, on_step=on_step, on_text=ignore)
     return load_job_handlers()[kind](task)
 
 

@@ -4,7 +4,7 @@ from typing import get_args
 
 from sparsedash.jobs.job import JobKind
 from sparsedash.schema.pair_records import Continuation, ContinuationSettings
-from sparsedash.schema.progress import ignore_steps, ignore_text
+from sparsedash.schema.progress import ignore, ignore_steps
 from sparsedash.schema.records import Verification, VerifySettings
 from sparsedash.storage.store import Store
 from sparsedash.worker import JobTask, load_job_handlers
@@ -18,7 +18,7 @@ def test_every_kind_of_job_has_a_handler_and_verification_leaves_what_it_has_fou
     assert set(handlers) == set(get_args(JobKind))
     fill(store)
     harm_entry(store, "artefacts", "large")
-    handlers["verify"](JobTask(key=key, settings={}, store=store, on_step=ignore_steps, on_text=ignore_text))
+    handlers["verify"](JobTask(key=key, settings={}, store=store, on_step=ignore_steps, on_text=ignore))
     assert [damage.name for damage in store.get(Verification, key).damaged] == ["large"]
 
 

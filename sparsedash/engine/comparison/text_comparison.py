@@ -10,7 +10,7 @@ from sparsedash.engine.comparison.model_pair import ModelPairCache, RecordModel
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.schema.errors import Cancelled, JobError
 from sparsedash.schema.pair_records import Continuation, ContinuationSettings, Divergence, DivergenceSettings, Place
-from sparsedash.schema.progress import OnStep, OnText, Step, ignore_steps, ignore_text
+from sparsedash.schema.progress import OnStep, OnText, Step, ignore, ignore_steps
 from sparsedash.storage.store import Store
 
 CHUNK_TOKENS = 512
@@ -22,7 +22,7 @@ def continue_prompt(
     store: Store,
     pair_cache: ModelPairCache,
     on_step: OnStep = ignore_steps,
-    on_text: OnText = ignore_text,
+    on_text: OnText = ignore,
 ) -> Continuation:
     """Continuations of a prompt by the models of records, stored under the settings' key.
 

@@ -26,7 +26,7 @@ from sparsedash.reporting.run_results import Judged, StoredResults, judge, measu
 from sparsedash.reporting.wording import tensor_types
 from sparsedash.schema.errors import ExportError, JobError
 from sparsedash.schema.export_settings import Export, ExportSettings, Form, Proof
-from sparsedash.schema.progress import OnPart, OnStep, Step, begin_parts, ignore_parts
+from sparsedash.schema.progress import OnPart, OnStep, Step, begin_parts, ignore
 from sparsedash.schema.records import Passages, Pruned, Record, Run
 from sparsedash.schema.settings import RunSettings
 from sparsedash.stats.tolerance import Tolerance
@@ -246,9 +246,7 @@ def _as_quantised(file: Path, settings: ExportSettings, made: RebuiltModel, stor
     return replace(made, sparse=sparse), f"; {tensor_types(found.tensors, found.fell_back)}"
 
 
-def _dense_gguf(
-    source: Source, settings: ExportSettings, store: Store, on_part: OnPart = ignore_parts
-) -> tuple[Path, bool]:
+def _dense_gguf(source: Source, settings: ExportSettings, store: Store, on_part: OnPart = ignore) -> tuple[Path, bool]:
     """The dense model's GGUF file, made here where none is named; and whether its weights are those of the run."""
     if settings.dense_gguf:
         return local_path(settings.dense_gguf), False

@@ -19,7 +19,7 @@ from sparsedash.engine.models.loading import Source, gguf_file
 from sparsedash.engine.models.sparse_models import PrunedChannels, SparseModel
 from sparsedash.engine.pruning.surgery import weight_of
 from sparsedash.schema.errors import ExportError
-from sparsedash.schema.progress import OnPart, ignore_parts
+from sparsedash.schema.progress import OnPart, ignore
 from sparsedash.storage.local_machine import lies_below
 
 _LICENCES = tuple(f"{name}{end}" for name in ("license", "licence", "notice") for end in ("", ".txt", ".md"))
@@ -43,7 +43,7 @@ def write_folder(
     weights: str,
     shard_mb: int = 1_000,
     require_room: Callable[[int], None] = lambda n_bytes: None,
-    on_part: OnPart = ignore_parts,
+    on_part: OnPart = ignore,
 ) -> WrittenFiles:
     """Write weights in shards with their index, the config and the base's other files for transformers.
 

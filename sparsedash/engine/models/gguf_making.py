@@ -27,7 +27,7 @@ from sparsedash.engine.models.loading import Source, gguf_file
 from sparsedash.engine.models.model_conversion import GgufModel, converted_folder
 from sparsedash.schema.errors import ModelError
 from sparsedash.schema.plain_values import digest
-from sparsedash.schema.progress import OnPart, ignore_parts
+from sparsedash.schema.progress import OnPart, ignore
 from sparsedash.storage.model_folders import require_export_room
 from sparsedash.storage.store import Store
 
@@ -54,7 +54,7 @@ _NORMALIZERS: tuple[Any, ...] = (
 """What may become of a text before it is cut; llama.cpp does the same with spaces, and leaves the rest as it is."""
 
 
-def gguf_of(source: Source, store: Store, on_part: OnPart = ignore_parts) -> Path:
+def gguf_of(source: Source, store: Store, on_part: OnPart = ignore) -> Path:
     """The GGUF file that the model is read from, or else one made of its folder.
 
     on_part: called before each tensor that is written. Raises ModelError where none can be made.
@@ -66,7 +66,7 @@ def gguf_of(source: Source, store: Store, on_part: OnPart = ignore_parts) -> Pat
     return folder / "dense.gguf"
 
 
-def write_dense_gguf(source: Source, file: Path, on_part: OnPart = ignore_parts) -> None:
+def write_dense_gguf(source: Source, file: Path, on_part: OnPart = ignore) -> None:
     """Write the file in the folder's own types of weights.
 
     Raises ModelError for a model that it cannot hold, before any weight is written, and where the disk is full.

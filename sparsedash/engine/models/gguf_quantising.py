@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +28,7 @@ from sparsedash.engine.pruning.surgery import PrunedMlp, weight_of
 from sparsedash.schema.errors import ExportError
 from sparsedash.schema.export_settings import Weights
 from sparsedash.schema.method_settings import ROW_MULTIPLE
-from sparsedash.schema.progress import OnPart, ignore_parts
+from sparsedash.schema.progress import OnPart, ignore
 
 MADE_BY_LLAMA_CPP: dict[Weights, LlamaFileType] = {
     "q6_k": LlamaFileType.MOSTLY_Q6_K,
@@ -63,26 +64,19 @@ def write_quantised(
     *,
     is_base: bool,
     require_room: Callable[[int], None],
-    on_part: OnPart = ignore_parts,
+    on_part: OnPart = ignore,
 ) -> WrittenFiles:
     """As `write_gguf`, also in the types of llama.cpp's quantiser; of these base_size is the dense model's in float16.
 
     Raises ExportError where llama.cpp fails.
     """
+    write = partial(write_gguf, dense_file=dense_file, made=made, is_base=is_base, on_part=on_part)
     if weights not in MADE_BY_LLAMA_CPP:
-        return write_gguf(file, dense_file, made, weights, is_base=is_base, require_room=require_room, on_part=on_part)
+        return write(file, weights=weights, require_room=require_room)
     require_known(opened_gguf(dense_file))
     full = file.with_name(f"{file.stem}.full.gguf")
     # Beside the full file there is the one made of it.
-    written = write_gguf(
-        full,
-        dense_file,
-        made,
-        "float32",
-        is_base=is_base,
-        require_room=lambda n_bytes: require_room(n_bytes + n_bytes // 4),
-        on_part=on_part,
-    )
+    written = write(full, weights="float32", require_room=lambda n_bytes: require_room(n_bytes + n_bytes // 4))
     arguments = [str(full), str(file), str(int(MADE_BY_LLAMA_CPP[weights])), str(torch.get_num_threads())]
     try:
         run_program(

@@ -25,7 +25,7 @@ from sparsedash.engine.models.sparse_models import PrunedChannels
 from sparsedash.engine.pruning.surgery import out_weight
 from sparsedash.schema.errors import ExportError, SettingsError
 from sparsedash.schema.export_settings import Weights
-from sparsedash.schema.progress import OnPart, ignore_parts
+from sparsedash.schema.progress import OnPart, ignore
 from sparsedash.schema.settings import Dtype
 
 Array = np.ndarray[Any, Any]
@@ -130,7 +130,7 @@ def write_gguf(
     *,
     is_base: bool,
     require_room: Callable[[int], None],
-    on_part: OnPart = ignore_parts,
+    on_part: OnPart = ignore,
 ) -> WrittenFiles:
     """Write the sparse model's file from the dense model's, with one tensor in memory at a time.
 
@@ -170,7 +170,7 @@ def write_file(
     architecture: str,
     add_keys: Callable[[GGUFWriter], None],
     tensors: Sequence[GgufTensor],
-    on_part: OnPart = ignore_parts,
+    on_part: OnPart = ignore,
 ) -> None:
     """Write a file of these tensors, one in memory at a time. add_keys: adds all else. on_part: before each tensor."""
     writer = GGUFWriter(file, architecture)

@@ -51,7 +51,7 @@ from sparsedash.schema import store_keys
 from sparsedash.schema.errors import ModelError, install_command
 from sparsedash.schema.method_settings import Scope
 from sparsedash.schema.plain_values import digest
-from sparsedash.schema.progress import OnPart, ignore_parts
+from sparsedash.schema.progress import OnPart, ignore
 from sparsedash.schema.settings import BUILTIN_MODEL, Dtype
 from sparsedash.storage.local_machine import local_path, path_kind
 from sparsedash.storage.model_folders import IDENTIFYING
@@ -242,7 +242,7 @@ def gguf_file(reference: str) -> Path | None:
     return path
 
 
-def locate_model(reference: str, store: Store, on_part: OnPart = ignore_parts) -> Source:
+def locate_model(reference: str, store: Store, on_part: OnPart = ignore) -> Source:
     """Find or fetch the model's files, identify them, note its shape; ModelError for what loading would refuse.
 
     on_part: called while a .gguf file is unpacked.

@@ -44,7 +44,7 @@ from sparsedash.engine.models.checkpoint_reading import (
 from sparsedash.schema import store_keys
 from sparsedash.schema.errors import ModelError
 from sparsedash.schema.plain_values import digest
-from sparsedash.schema.progress import OnPart, ignore_parts
+from sparsedash.schema.progress import OnPart, ignore
 from sparsedash.storage.local_machine import mode_in
 from sparsedash.storage.model_folders import IDENTIFYING, MODELS, delete_folder, identity_of, noted_files, swept_folder
 from sparsedash.storage.store import Store
@@ -165,7 +165,7 @@ class GgufModel:
             made["rope_parameters"] = self._rope()
         return AutoConfig.for_model(self._known.model_type, **made)
 
-    def weights(self, config: PretrainedConfig, on_part: OnPart = ignore_parts) -> dict[str, torch.Tensor]:
+    def weights(self, config: PretrainedConfig, on_part: OnPart = ignore) -> dict[str, torch.Tensor]:
         """Every tensor by its name in the model, in FP32, its rows in the order that transformers has.
 
         on_part: called before each; as many parts again are left for writing them.
@@ -362,7 +362,7 @@ _CONVERSION_VERSION = 2
 """Raise it where the same file is converted to other numbers or other tokens."""
 
 
-def dequantised(file: Path, store: Store, on_part: OnPart = ignore_parts) -> Path:
+def dequantised(file: Path, store: Store, on_part: OnPart = ignore) -> Path:
     """The folder with this .gguf file's model in FP32 and its tokenizer; see `converted_folder`. Raises ModelError."""
     name = f"{file.stem}-{hash_file(file, store)[:16]}-{_CONVERSION_VERSION}"
     return converted_folder(name, lambda folder: _write_converted(file, folder, on_part), store)

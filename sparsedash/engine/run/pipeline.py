@@ -34,7 +34,7 @@ from sparsedash.engine.run.model_making import (
     prune_model,
 )
 from sparsedash.engine.run.run_context import Point, RunContext, software_versions
-from sparsedash.engine.run.task_answering import answer_tasks, has_answered, point_label
+from sparsedash.engine.run.task_answering import Answering, answer_tasks, has_answered, point_label
 from sparsedash.engine.texts.generation import continue_prompts
 from sparsedash.schema import store_keys
 from sparsedash.schema.errors import Cancelled, SettingsError, SparseDashError, StoreError
@@ -43,7 +43,6 @@ from sparsedash.schema.pair_records import NOT_CONTINUED, Continuation, Continua
 from sparsedash.schema.progress import OnStep, Step, begin_parts, ignore_steps
 from sparsedash.schema.records import Pruned, Record, Run
 from sparsedash.schema.settings import PartSettings, RunSettings
-from sparsedash.schema.store_keys import outcomes_key
 from sparsedash.stats.tolerance import Tolerance
 from sparsedash.storage.local_machine import folder_size, forget_peak_memory, peak_memory_bytes
 from sparsedash.storage.store import StageCheckpoint, Store
@@ -190,26 +189,13 @@ def check_run(run: RunContext) -> None:
             run.warn_of_healing(method)
 
 
-def _record_key(run: RunContext, point: Point) -> str:
-    settings = run.settings
-    return outcomes_key(
-        run.identity,
-        settings.dtype,
-        run.evaluation_texts.identity,
-        settings.evaluation,
-        run.made_of(point),
-        n_sparse=settings.n_sparse,
-        stop_within=run.stop_within,
-    )
-
-
 def _is_known(run: RunContext, point: Point) -> bool:
-    return run.store.has(Record, _record_key(run, point))
+    return run.store.has(Record, run.record_key(point))
 
 
 def _known_record(run: RunContext, point: Point) -> Record | None:
     """The record from the store, or None."""
-    key = _record_key(run, point)
+    key = run.record_key(point)
     record = run.store.get(Record, key)
     if record is not None and key not in run.made:
         # Again: an end of the process may have come between the record and this.
@@ -222,7 +208,7 @@ def dense_record(run: RunContext) -> Record:
     """The dense model's record, of all passages."""
     if run.dense is None:
         _continue_prompts(run, None)
-        _answer_tasks(run, [(None, None)])
+        answer_tasks(run, [(None, None)])
         run.dense = _known_record(run, None) or evaluate_models(run, [(None, None)])[0]
         if n_cut := len(run.dense.words_cut):
             exceed = "passages exceed" if n_cut > 1 else "passage exceeds"
@@ -242,7 +228,7 @@ def sparse_record(
         _warn_of_mismatch(run, known.pruned)
         _continue_prompts(run, (method, permille), lambda: prune_model(run, method, permille))
         if _has_tasks(run, known):
-            _answer_tasks(run, [((method, permille), lambda: prune_model(run, method, permille))])
+            answer_tasks(run, [((method, permille), lambda: prune_model(run, method, permille))])
         run.pruning_checkpoint.done()
         return known
     made = _measured(run, method, permille)
@@ -250,10 +236,10 @@ def sparse_record(
     # Before the record is there, which the pages take for all of a model's results.
     _continue_prompts(run, (method, permille), lambda: made.model)
     if run.stop_within is None:
-        _answer_tasks(run, [((method, permille), lambda: made.model)])
+        answer_tasks(run, [((method, permille), lambda: made.model)])
     (record,) = evaluate_models(run, [((method, permille), made)], _stop_rule(run))
     if run.stop_within is not None and _has_tasks(run, record):
-        _answer_tasks(run, [((method, permille), lambda: made.model)])
+        answer_tasks(run, [((method, permille), lambda: made.model)])
     run.pruning_checkpoint.done()
     return record
 
@@ -268,7 +254,7 @@ def _continue_prompts(run: RunContext, point: Point, model: Callable[[], SparseM
 
     Streamed weights would be read once a token, which takes longer than all else.
     """
-    key = _record_key(run, point)
+    key = run.record_key(point)
     asked = [ContinuationSettings(left=key, right=key, prompt=prompt) for prompt in run.settings.prompts]
     known = (run.store.get(Continuation, each.key()) for each in asked)
     new = [each for each, found in zip(asked, known, strict=True) if found is None or found.stopped]
@@ -284,12 +270,7 @@ def _continue_prompts(run: RunContext, point: Point, model: Callable[[], SparseM
         run.store.put(each.key(), Continuation(key=each.key(), prompt=each.prompt, left=text, right=text))
 
 
-def _answer_tasks(run: RunContext, models: Sequence[tuple[Point, Callable[[], SparseModel] | None]]) -> None:
-    """Keep the models' answers to the run's tasks. Each comes with what makes a sparse one."""
-    answer_tasks(run, [(point, _record_key(run, point), make) for point, make in models])
-
-
-def _made(models: Sequence[tuple[Point, MeasuredModel | None]]) -> list[tuple[Point, Callable[[], SparseModel] | None]]:
+def _made(models: Sequence[tuple[Point, MeasuredModel | None]]) -> list[Answering]:
     return [(point, partial(getattr, each, "model") if each else None) for point, each in models]
 
 
@@ -309,7 +290,7 @@ def evaluate_models(
 ) -> list[Record]:
     """The records of these models, evaluated together, or one alone until `stop`. prepare: see evaluate_together."""
     checkpoint, settings, passages = StageCheckpoint(run.store, run.identity), run.settings, run.passages
-    keys = [_record_key(run, point) for point, _ in models]
+    keys = [run.record_key(point) for point, _ in models]
     evaluated = [
         EvaluatedModel(made.model.applied if made else nullcontext, checkpoint, f"{key}/answers")
         for key, (_, made) in zip(keys, models, strict=True)
@@ -367,7 +348,7 @@ def _evaluate_ahead(run: RunContext, points: Sequence[int]) -> None:
         return
     if len(behind := _without_answers(run, points)) > 1:
         run.log.point = None
-        _answer_tasks(run, [(point, point and partial(prune_model, run, *point)) for point in behind])
+        answer_tasks(run, [(point, point and partial(prune_model, run, *point)) for point in behind])
     if not (together := _without_records(run, points)):
         return
     asked: list[Point] = [None if number is None else run.settings.points[number] for number in together]
@@ -381,7 +362,7 @@ def _evaluate_ahead(run: RunContext, points: Sequence[int]) -> None:
                 models.append((point, point and _measured(run, *point)))
             run.log.point = None
             evaluate_models(run, models)
-            _answer_tasks(run, _made(models))
+            answer_tasks(run, _made(models))
         else:
             run.log.point = None
             _single_pass(run, asked, together[-1])
@@ -458,4 +439,4 @@ def _single_pass(run: RunContext, points: Sequence[Point], last: int | None) -> 
         evaluate_models(run, models, prepare=make)
     finally:
         run.log.walk = None
-    _answer_tasks(run, _made(models))
+    answer_tasks(run, _made(models))

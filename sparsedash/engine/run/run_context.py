@@ -42,6 +42,7 @@ from sparsedash.schema.store_keys import (
     calibration_text_identity,
     curves_key,
     layers_key,
+    outcomes_key,
     plain_share,
     shares_read,
     text_key,
@@ -269,6 +270,18 @@ class RunContext:
     def made_of(self, point: Point) -> tuple[str, MethodSettings, int] | None:
         """What a sparse model's results depend on beside the model: its statistics' key, its method and per mille."""
         return point and (self.calibration(point[0]).keys.statistics, *point)
+
+    def record_key(self, point: Point) -> str:
+        """Key of a model's record."""
+        return outcomes_key(
+            self.identity,
+            self.settings.dtype,
+            self.evaluation_texts.identity,
+            self.settings.evaluation,
+            self.made_of(point),
+            n_sparse=self.settings.n_sparse,
+            stop_within=self.stop_within,
+        )
 
     def calibration(self, method: MethodSettings) -> Calibration:
         """The calibration on the text that this method reads."""

@@ -14,8 +14,8 @@ from sparsedash.schema.question_records import QuestionSet
 from sparsedash.schema.records import TASKS_CACHED
 from sparsedash.schema.store_keys import answers_key
 
-Answering = tuple[Point, str, Callable[[], SparseModel] | None]
-"""A model that answers, the key of its record, and how it is made where it is a sparse one."""
+Answering = tuple[Point, Callable[[], SparseModel] | None]
+"""A model that answers, and how it is made where it is a sparse one."""
 
 
 def point_label(point: Point) -> str:
@@ -33,7 +33,7 @@ def answer_tasks(run: RunContext, models: Sequence[Answering]) -> None:
     a warning, and is asked no more.
     """
     for task in list(run.tasks):
-        keys = [_key(run, task, point) for point, _, _ in models]
+        keys = [_key(run, task, point) for point, _ in models]
         left = [i for i, key in enumerate(keys) if not run.store.has(QuestionSet, key)]
         if len(left) < len(models):
             run.log.note_cached(TASKS_CACHED)
@@ -44,7 +44,8 @@ def answer_tasks(run: RunContext, models: Sequence[Answering]) -> None:
             run.log.warn(f"{task.name} was not answered. {error}")
             run.tasks.remove(task)
             continue
-        for (_, record, _), key in zip(models, keys, strict=True):
+        for (point, _), key in zip(models, keys, strict=True):
+            record = run.record_key(point)
             run.answers[record] = (*(known for known in run.answers.get(record, ()) if known != key), key)
 
 
@@ -71,7 +72,7 @@ def _answer(run: RunContext, task: Task, models: Sequence[Answering], keys: Sequ
     def on_answered(n: int) -> None:
         run.log.on_step(replace(step, done=min(step.total, n * step.total // n_all)))
 
-    made: list[Applied] = [make().applied if make else nullcontext for _, _, make in models]
+    made: list[Applied] = [make().applied if make else nullcontext for _, make in models]
     with run.log.timed("answer"):
         on_answered(0)
         answering = SharedAnswers(run.loaded, made, on_answered)
