@@ -20,6 +20,7 @@ from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.method_settings import Budget, MethodSettings
 from sparsedash.schema.records import Reached
 from sparsedash.schema.settings import MAX_SPARSITY_PERMILLE, RunSettings, percents_text
+from sparsedash.schema.store_keys import plain_share
 
 BUDGETS: tuple[Budget, ...] = get_args(Budget)
 BUDGET_TITLES: dict[Budget, str] = {
@@ -97,7 +98,15 @@ def most_permille(shape: ModelShape, method: MethodSettings) -> int:
 
 
 def require_possible(settings: RunSettings, shape: ModelShape) -> None:
-    """Raise SettingsError where a sparsity of the run is more than its methods can remove of this model."""
+    """Raise SettingsError where a sparsity of the run is more than its methods can remove of this model.
+
+    And where its one calibration sample would have to be half plain text.
+    """
+    for method in settings.methods:
+        if 0 < plain_share(method, settings.calibration) < 1 and settings.calibration.n_samples == 1:
+            raise SettingsError(
+                "calibration samples", 1, "at least 2 with this method", "A part of them is plain text."
+            )
     for method, permille in settings.points:
         if permille > (most := most_permille(shape, method)):
             what, budget = "layers" if method.takes_layers else "MLP channels", BUDGET_TITLES[method.budget]

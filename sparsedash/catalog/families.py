@@ -134,6 +134,8 @@ def config_problem(config: Mapping[str, Any], name: object) -> str:
         least, most = _SIZES[size]
         if type(value) is not int or not least <= value <= most:
             return f"the config of {name} says {size} = {str(value)[:40]}; possible: {least} to {most:,}."
+    if config.get("slow_but_exact") is True and config.get("pretraining_tp", 1) != 1:
+        return f"the config of {name} says slow_but_exact = True; possible: False. Change it: no weight depends on it."
     if config.get("return_dict") is False:
         return f"the config of {name} says return_dict = False; possible: True. Change it: no weight depends on it."
     return ""

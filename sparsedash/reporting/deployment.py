@@ -136,7 +136,7 @@ def structure_sentence(backend: Backend, found: RunResults) -> str:
     timings = [backend.result(Timing, each.key()) for each in asked]
     speeds = [phase.ratio for timing in timings if timing and (phase := timing.timed("decode"))]
     if len(speeds) < len(pair):
-        said.append("For speed: not measured yet; it can be from “Plot loss against”")
+        said.append("For speed: not measured yet; “Plot loss against” offers it")
     else:
         one, other = speeds
         apart = other.low > one.high or one.low > other.high

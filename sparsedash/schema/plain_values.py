@@ -12,7 +12,7 @@ _CALIBRATED = ("text", "statistics", "gradients", "inputs", "curves", "activatio
 _ANSWERED = ("pruned", "solve", "elimination", "healed", "quantised", "outcomes", "answers")
 _PAIRED = ("continuation", "divergence", "timing", "export")
 STAGE_VERSIONS = dict.fromkeys((*_CALIBRATED, *_ANSWERED, *_PAIRED), 1) | {
-    "curves": 3,
+    "curves": 4,
     "pruned": 5,
     "healed": 3,
     "divergence": 2,

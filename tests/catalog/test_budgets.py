@@ -10,7 +10,7 @@ from sparsedash.catalog.presets import method_named
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Reached
-from sparsedash.schema.settings import RunSettings
+from sparsedash.schema.settings import BUILTIN_TEXT, CalibrationSettings, RunSettings
 from sparsedash.stats.sparsity_search import channel_steps
 from tests.catalog.test_model_shape import SHAPE
 
@@ -52,3 +52,12 @@ def test_the_only_layer_of_a_model_stays():
     assert n_layers_gone(shape, method, 900) == 0
     with pytest.raises(SettingsError, match="at most 0 %"):
         require_possible(RunSettings(methods=(method,), sparsities_permille=(500,)), shape)
+
+
+def test_one_sample_cannot_be_half_plain_text():
+    best, one = method_named("best"), CalibrationSettings(corpus="file:own.txt", n_samples=1)
+    with pytest.raises(SettingsError, match="at least 2 with this method"):
+        require_possible(RunSettings(methods=(best,), calibration=one), SHAPE)
+    require_possible(RunSettings(methods=(best,), calibration=replace(one, n_samples=2)), SHAPE)
+    require_possible(RunSettings(methods=(best,), calibration=replace(one, corpus=BUILTIN_TEXT)), SHAPE)
+    require_possible(RunSettings(methods=(method_named("obs"),), calibration=one), SHAPE)

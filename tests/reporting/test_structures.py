@@ -62,7 +62,7 @@ def said(results, *ratios):
             "At 20 % of the blocks' weights: narrower layers (“least-squares”, 1.11 ×) or fewer (“layers”, 1.65 ×). "
             "Both cost more than your limits allow. For size “least-squares”: the word perplexity of “layers” is 1.49 "
             "× as high, 95 % interval 1.49 to 1.49. For the KV cache “layers”: it is 20.0 % smaller. For speed: not "
-            "measured yet; it can be from “Plot loss against”.",
+            "measured yet; “Plot loss against” offers it.",
         ),
         (
             (0.5, 0.1),

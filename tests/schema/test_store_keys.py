@@ -233,7 +233,7 @@ KEPT = {
     "gradients": "75349038",
     "pruned": "8e57b27a",
     "dense": "0ba23d96",
-    "best": "a0afa4a6",
+    "best": "a9298685",
     "published": "cb4020cd",
     "run": "f644cabc",
 }

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import chain
+from itertools import chain, pairwise
 
 import numpy as np
 import torch
@@ -76,7 +76,10 @@ def least_total_loss(blocks: Sequence[ChannelScores], share: float, method: Meth
     unit = math.gcd(*chain.from_iterable(saved)) or 1
     steps = [[saving // unit for saving in own] for own in saved]
     wanted = share * sum(block.width * block.cost for block in blocks) / unit
-    room = min(sum(own[-1] for own in steps), math.ceil(wanted + max(own[-1] / len(own) for own in steps)))
+    room = min(
+        sum(own[-1] for own in steps),
+        math.ceil(wanted + max(b - a for own in steps for a, b in pairwise([0, *own])) / 2),
+    )
     # least[n]: the least loss of the blocks so far with n units saved; taken: the step that the last block took.
     least, taken = np.array([0.0, *[np.inf] * room]), []
     for block, own, costs in zip(blocks, possible, steps, strict=True):
@@ -103,8 +106,12 @@ def _curve(layer: Layer, scores: Tensor, index: int, calibration: CalibrationDat
     Between them, and beyond, in proportion to the error of the layer's output, by the nearest measured factors.
     """
     compensation, saliency = COMPENSATIONS[method.compensation], SALIENCIES[method.saliency]
-    widths, order = curve_widths(layer.width, method), torch.argsort(scores, descending=True, stable=True)
+    order = torch.argsort(scores, descending=True, stable=True)
     errors = compensation.errors(layer, order, method.damping).clamp_min(0).numpy()
+    # Where only channels that are never active are gone, the loss is rounding: the first width that costs is measured.
+    costs = errors > NO_ERROR * errors[0]
+    multiples = range((layer.width - 1) // method.width_multiple * method.width_multiple, 0, -method.width_multiple)
+    widths = [k for k in curve_widths(layer.width, method) if costs[k]] or [k for k in multiples if costs[k]][:1]
     if not widths:
         return torch.from_numpy(errors)
 
@@ -112,12 +119,8 @@ def _curve(layer: Layer, scores: Tensor, index: int, calibration: CalibrationDat
         return [compensation.refit(layer, saliency.choose(layer, scores, k), method.damping) for k in widths]
 
     measured, at = np.array(calibration.curve(method, index, versions)), np.array(widths)
-    # Where only channels that are never active are gone, the loss is rounding.
-    known = errors[at] > NO_ERROR * errors[0]
-    if not known.any():
-        return torch.from_numpy(errors)
-    at, factors = at[known][::-1], (measured[known] / errors[at[known]])[::-1]
-    return torch.from_numpy(errors * np.interp(np.arange(layer.width + 1), at, factors))
+    factors = measured / errors[at]
+    return torch.from_numpy(errors * np.interp(np.arange(layer.width + 1), at[::-1], factors[::-1]))
 
 
 def curve_widths(width: int, method: MethodSettings) -> list[int]:

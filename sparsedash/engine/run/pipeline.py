@@ -43,7 +43,7 @@ from sparsedash.schema.pair_records import NOT_CONTINUED, Continuation, Continua
 from sparsedash.schema.progress import OnStep, Step, begin_parts, ignore_steps
 from sparsedash.schema.records import Pruned, Record, Run
 from sparsedash.schema.settings import PartSettings, RunSettings
-from sparsedash.stats.tolerance import Tolerance
+from sparsedash.stats.tolerance import FEWEST_PASSAGES, Tolerance
 from sparsedash.storage.local_machine import folder_size, forget_peak_memory, peak_memory_bytes
 from sparsedash.storage.store import StageCheckpoint, Store
 from sparsedash.storage.text_files import fingerprints
@@ -210,6 +210,11 @@ def dense_record(run: RunContext) -> Record:
         _continue_prompts(run, None)
         answer_tasks(run, [(None, None)])
         run.dense = _known_record(run, None) or evaluate_models(run, [(None, None)])[0]
+        if not run.dense.last_word.right and (n := run.dense.last_word.total) >= FEWEST_PASSAGES:
+            run.log.warn(
+                f"The dense model has none of {n:,} last words right, so its losses say little. Check that its weights "
+                "and its tokenizer belong together."
+            )
         if n_cut := len(run.dense.words_cut):
             exceed = "passages exceed" if n_cut > 1 else "passage exceeds"
             run.log.warn(

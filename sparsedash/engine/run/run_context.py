@@ -317,7 +317,9 @@ class RunContext:
         note = store_keys.leaked_passages_note(key, self.passages.key)
         found = self.store.recall(note)
         if found is None:
-            found = str(n_leaked(self.passages, map(self.loaded.tokenizer.decode, read())))
+            # What a tokenizer prepends is no word of the text.
+            decode = partial(self.loaded.tokenizer.decode, skip_special_tokens=True)
+            found = str(n_leaked(self.passages, map(decode, read())))
             self.store.remember(note, found)
         if found != "0":
             self.log.warn(

@@ -93,9 +93,19 @@ def test_widths_that_lose_only_dead_channels_cost_nothing_and_spoil_no_other_wid
     method, mlp = MethodSettings(allocation="curves", width_multiple=1, curve_levels=4), tiny_loaded("opt").mlps[0]
     inputs = torch.randn(200, mlp.width, generator=torch.Generator().manual_seed(1))
     inputs[:, : mlp.width // 4] = 0
-    (scores,) = score_channels([mlp], data(inputs, [1e-8, 0.01, 0.05, 0.2]), method, lambda *_: None)
+    (scores,) = score_channels([mlp], data(inputs, [0.01, 0.05, 0.2]), method, lambda *_: None)
     dead = scores.losses[-mlp.width // 4 :]
     assert dead.abs().max() < 1e-6 and scores.losses.max() < 10
+
+
+@torch.no_grad()
+def test_where_every_width_of_a_curve_loses_only_dead_channels_the_first_that_costs_is_measured():
+    method, mlp = MethodSettings(allocation="curves", width_multiple=2, curve_levels=4), tiny_loaded("opt").mlps[0]
+    inputs = torch.randn(200, mlp.width, generator=torch.Generator().manual_seed(1))
+    inputs[:, 10:] = 0
+    (scores,) = score_channels([mlp], data(inputs, [0.25], asked := []), method, lambda *_: None)
+    assert [len(narrow.kept) for narrow in asked] == [8]
+    assert scores.losses[8] == pytest.approx(0.25) and scores.losses[:8].min() > 0.25 > 1e-6 > scores.losses[10:].max()
 
 
 @torch.no_grad()

@@ -151,6 +151,7 @@ def test_shards_are_read_whole_or_refused(harm, store, tmp_path):
         ({"intermediate_size": 10**7}, "weights, and its files hold"),
         ({"intermediate_size": "wide"}, "config"),
         ({"return_dict": False}, "return_dict = False; possible: True"),
+        ({"slow_but_exact": True, "pretraining_tp": 2}, "slow_but_exact = True; possible: False"),
         ({"pad_token_id": 10**9}, "describes no model: Padding_idx"),
         ({"model_type": "gpt_neo", "attention_types": [[["global"], 10**8]]}, "attention_types = 100000000"),
         ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "quantised"),

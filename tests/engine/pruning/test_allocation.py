@@ -85,6 +85,10 @@ def test_curves_give_the_least_sum_of_losses_among_all_widths_that_remove_as_muc
     assert loss(kept) == pytest.approx(min(map(loss, alike)))
 
 
+def test_of_few_unequal_steps_the_nearest_is_taken():
+    assert widths("curves", [prospect(65)], 300, multiple=32) == [32], "13.5 channels off, where 64 would be 18.5"
+
+
 @pytest.mark.parametrize(
     ("schedule", "half_way"),
     # 1 - sqrt(0.36), 0.64 / 2, 0.64 / 8, 0.64 (1 - sqrt(1/2)).

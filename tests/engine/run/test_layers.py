@@ -18,7 +18,7 @@ from sparsedash.engine.comparison.model_pair import ModelPairCache, both_residen
 from sparsedash.engine.healing import healing
 from sparsedash.engine.models.decoder_blocks import roomy_cache, skipping
 from sparsedash.engine.run.search import find_sparsity
-from sparsedash.schema.errors import SettingsError
+from sparsedash.schema.errors import ModelError, SettingsError
 from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import ignore_steps
@@ -213,3 +213,9 @@ def test_every_budget_counts_what_a_layer_takes(model_type):
     assert found.weights == pytest.approx(weights[0] / sum(weights)) == pytest.approx(1 / 3)
     assert found.macs == pytest.approx(weights[0] / shape.n_matmul)
     assert {budget: found[budget] > 0 for budget in BUDGETS} == dict.fromkeys(BUDGETS, True)
+
+
+def test_layers_of_a_model_that_counts_them_in_its_attention_are_refused():
+    model = tiny_model("gpt2", scale_attn_by_inverse_layer_idx=True)
+    with pytest.raises(ModelError, match="divides attention by the number of the layer"):
+        sparsedash.prune(model, tiny_tokenizer(), passages(60), method="random-layers", share=0.3)

@@ -31,6 +31,7 @@ from tests.engine.run.small_runs import (
     records,
     stages_of,
 )
+from tests.engine.tiny import save_tiny
 from tests.storage.every_kind import harm_entry
 
 
@@ -327,6 +328,26 @@ def test_passages_that_repeat_or_stand_in_the_calibration_text_are_counted_in_wa
     assert any(line.startswith("3 of 6 passages also occur in the calibration text") for line in run.warnings)
     assert store.get(Record, run.dense).last_word.total == 6
     assert ran(settings, store).warnings == run.warnings
+
+
+def test_a_short_passage_in_the_calibration_text_is_found_behind_a_token_that_the_tokenizer_prepends(
+    settings, store, tmp_path
+):
+    folder = save_tiny(tmp_path / "begins", template="<|end|> $A")
+    texts = [" ".join(f"{name}{place}" for place in range(10)) for name in "abcdef"]
+    read = write_jsonl(tmp_path / "read.jsonl", [*(f"{i} x y z" * 20 for i in range(20)), *texts[:3]])
+    calibration = CalibrationSettings(corpus=f"file:{read}", n_samples=100, length=64)
+    asked = EvaluationSettings(corpus=f"file:{write_jsonl(tmp_path / 'asked.jsonl', texts)}")
+    run = ran(replace(settings, model=str(folder), calibration=calibration, evaluation=asked), store)
+    assert any(line.startswith("3 of 6 passages also occur") for line in run.warnings)
+
+
+def test_a_dense_model_that_answers_nothing_is_warned_of(settings, store, passage_file):
+    assert not any("none of" in line for line in ran(settings, store).warnings)
+    all_of_them = replace(settings.evaluation, n_passages=40)
+    assert any(
+        "none of 40 last words right" in line for line in ran(replace(settings, evaluation=all_of_them), store).warnings
+    )
 
 
 # Text by the model itself.
