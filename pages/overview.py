@@ -31,8 +31,8 @@ def invite() -> None:
     """Draw the page that is shown before anything has run."""
     frame.opening("What would pruning cost this language model?")
     frame.empty(
-        "SparseDash removes inner channels of a model's MLPs, evaluates the dense and the sparse model on the same "
-        "passages, and shows the loss with its intervals and every answer side by side.",
+        "SparseDash removes parts of a model (channels of its MLPs, whole layers or single weights), evaluates it and "
+        "the dense one on the same passages, and shows the loss with its intervals and every answer side by side.",
         "Nothing has run here yet. The built-in model is small and needs no network: one click calibrates it on text "
         "that it wrote, prunes it to two sparsities and compares the answers.",
     )

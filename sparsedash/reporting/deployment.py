@@ -44,7 +44,7 @@ UNKNOWN = "the layer sizes are known once a run or a prompt has loaded the model
 PREFILL_TOKENS = 512
 _SPEED_HEAD = ("What", "Dense", "Sparse", "Ratio", "95 % interval", "Ceiling")
 FORM_NAMES = {
-    "uniform": "one narrower width",
+    "uniform": "one width, or fewer layers",
     "padded": "padded with zeros",
     "masked": "dense shape, zeros in it",
     "gguf": "a file for llama.cpp",

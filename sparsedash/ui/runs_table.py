@@ -42,8 +42,8 @@ _LINES = {
 }
 """Classes of each column: of its cells, then of the lines in them."""
 _UNDER = (
-    "Verdict and cost are of one model of each run: by the best method, the largest sparsity within the acceptable "
-    "loss, else the smallest beyond it. Cost: word perplexity as a multiple of the dense model's, with the interval of "
+    "Each row is about one model of its run: the best method's largest within your limits or, where none is, the "
+    "smallest beyond them. Cost: word perplexity as a multiple of the dense model's, with the interval of "
     "the verdict, and the change of accuracy. Under the start: the time that the run took."
 )
 
