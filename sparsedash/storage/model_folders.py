@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -130,6 +131,8 @@ UNFINISHED_EXPORT = ".sparsedash-unfinished-"
 """Prefix of the name of a folder that is being written or deleted."""
 
 _LOCK = "lock"
+_UNLOCKED_S = 60.0
+"""How long a folder may take from being made to being locked, which is the next thing that is done."""
 _MARGIN_BYTES = 50_000_000
 
 
@@ -218,6 +221,8 @@ def is_being_written(left: Path) -> bool:
     if not left.name.startswith(UNFINISHED_EXPORT):
         return False
     try:
+        if not (left / _LOCK).exists() and time.time() - left.stat().st_mtime < _UNLOCKED_S:
+            return True
         with FileLock(left / _LOCK, timeout=0):
             return False
     except (Timeout, OSError) as error:

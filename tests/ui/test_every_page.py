@@ -21,10 +21,8 @@ from tests.ui.test_settings_storage import DAMAGED
 SETTINGS = specimens.SETTINGS
 VIEWS = {"prune": ("published",), "runs": ("jobs",), "compare": ("layers",)}
 RUN, RECORDS = specimens.run()
-PAGES = [
-    *((name, {"view": view} if view else {}) for name in TITLES for view in ("", *VIEWS.get(name, ()))),
-    ("runs", {"chosen": RUN.key[:RUN_ADDRESS_LENGTH], "together": "1"}),
-]
+PAGES = [(name, {"view": view} if view else {}) for name in TITLES for view in ("", *VIEWS.get(name, ()))]
+TOGETHER = ("runs", {"chosen": RUN.key[:RUN_ADDRESS_LENGTH], "together": "1"})
 NAME = "<img> <style>*{} [x](javascript:x) :red[x] \u202egnp nul\x00"
 """All of it fits the name of a run."""
 DENSE, LAST = RECORDS[0].key, RECORDS[-1].key
@@ -87,7 +85,7 @@ def texts_as(text):
     return [replace(each, outcomes=tuple(map(changed, each.outcomes))) for each in RECORDS]
 
 
-@pytest.mark.parametrize(("page", "address"), PAGES, ids=str)
+@pytest.mark.parametrize(("page", "address"), [*PAGES, TOGETHER], ids=str)
 def test_text_of_models_files_users_and_machines_is_shown_as_text(page, address, open_page, backend):
     text = " ".join(STORABLE)
     model = "".join(filter(str.isprintable, text))
