@@ -278,7 +278,7 @@ def _too_close(found: RunResults, low: int, unknown: Sequence[Judged]) -> NextSt
     decides = n_tested >= _search_needs(found) and method.pattern not in FIXED_PERMILLE
     if isinstance(asked, RunSettings) and decides and between > max(low, 0):
         return _try(replace(asked, methods=(method,)), between, why, ", or allow a larger loss.")
-    said = f"{why} Next: allow a larger loss."
+    said = f"{why} Next: upload more passages, or allow a larger loss."
     if isinstance(asked, FindSettings):
         return NextStep(said=said, link="Allow a larger loss", asked=_by_limits(asked, found.tolerance))
     return NextStep(said=said, link="", asked=asked)
