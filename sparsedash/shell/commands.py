@@ -69,7 +69,7 @@ COMMANDS = (
     ),
     Command(
         "find",
-        f"{_MODEL} --within 1.10 --within-points 2",
+        f"{_MODEL} --evaluation builtin:cloze-402 --within 1.5 --within-points 10",
         run_commands.find_command,
         (*SEARCH_FLAGS, "--heal", *TOLERANCE_FLAGS, *_OUTPUT),
     ),

@@ -33,6 +33,9 @@ from sparsedash.schema.settings import (
 from sparsedash.service.backend import Backend
 from sparsedash.service.request_checks import is_hub_id
 from sparsedash.service.time_forecast import MOST_MINUTES, STEP_MULTIPLE
+from sparsedash.stats.significance import SPREAD_NATS
+from sparsedash.stats.sparsity_search import passages_to_search
+from sparsedash.stats.tolerance import Tolerance
 from sparsedash.ui import browser_scripts, form_fields, frame
 from sparsedash.ui.address_bar import BOUND, choose_budget, tolerance_fields
 from sparsedash.ui.form_address import (
@@ -182,6 +185,12 @@ def prune_form(backend: Backend) -> RunSettings | FindSettings | None:
         with about_run:
             if isinstance(settings, RunSettings):
                 _show_sweep(settings)
+            elif settings is not None:
+                needed = wording.round_up(passages_to_search(Tolerance.of(settings), SPREAD_NATS))
+                form_fields.show_hint(
+                    f"A search at a limit of {wording.limit_factor(settings.ratio)} takes about {needed:,} passages. "
+                    "On fewer most of its steps may stay undecided, which counts as too much."
+                )
         if isinstance(settings, RunSettings) and kinds:
             with quantising:
                 settings = _quantised(settings, kinds)

@@ -560,8 +560,8 @@ NEVER, OWN = "Fewer than 30 passages can never confirm a model.", "upload:own.js
         ),
         (
             *(NEAR, "builtin:cloze", None),
-            "20 % is too close to the limit to settle with the passages available. Next: upload more passages, or allow a "
-            "larger loss.",
+            "20 % is too close to the limit to settle with the passages available. Next: upload more passages, or "
+            "allow a larger loss.",
             ((100, 200), "builtin:cloze", None),
         ),
         (
