@@ -11,19 +11,31 @@ from sparsedash.schema.pair_records import Continuation
 from sparsedash.schema.records import Passages, R, Record, Run, from_lines, to_line
 from sparsedash.schema.settings import BUILTIN_CLOZE, BUILTIN_CLOZE_402, BUILTIN_MODEL, BUILTIN_TEXT, SELF
 
-_SHIPPED = "ships with the program"
-_DOWNLOADED = "downloaded once, then cached"
-_STREAMED = "its first 10,000 documents are streamed once, then cached"
 _LAMBADA_SIZE = "552 MB, nearly all of it the novels of the training split"
+
+
+@dataclass(frozen=True)
+class HubCorpus:
+    """A text set on the hub, read through `datasets`.
+
+    running: its rows are parts of one running text rather than documents of their own.
+    n_streamed: how many rows are streamed from the front of one that is too big to download; None: it is downloaded.
+    """
+
+    path: str
+    config: str | None = None
+    split: str = "train"
+    running: bool = False
+    n_streamed: int | None = None
 
 
 @dataclass(frozen=True)
 class CatalogEntry:
     """A name as it is typed, a title as it is shown, and one line on it.
 
-    Of a text set also the licence, the size of all its splits as they are fetched, and how it is read; of one of the
-    hub the first two as its card and its list of files say. n_texts: how many passages there are. group: of a
-    suggested model.
+    Of a text set also the licence and the size of all its splits as they are fetched; of one of the hub as its card and
+    its list of files say. n_texts: how many passages there are. group: of a suggested model. files: in which a text set
+    ships; the texts of a name never change, since they are part of keys. hub: where it is fetched.
     """
 
     name: str
@@ -31,9 +43,20 @@ class CatalogEntry:
     summary: str
     licence: str = ""
     size: str = ""
-    reading: str = ""
     n_texts: int = 0
     group: str = ""
+    files: tuple[str, ...] = ()
+    hub: HubCorpus | None = None
+
+    @property
+    def reading(self) -> str:
+        """How a text set is read; empty of a model."""
+        if self.name == SELF:
+            return "generated on this machine, then kept"
+        if self.hub is None:
+            return "ships with the program" if self.files else ""
+        n = self.hub.n_streamed
+        return f"its first {n:,} documents are streamed once, then cached" if n else "downloaded once, then cached"
 
 
 _PUBLISHED = (
@@ -84,31 +107,36 @@ EVALUATION_CORPORA = (
     CatalogEntry(
         *(BUILTIN_CLOZE, "Cloze passages (built in)"),
         "132 passages written for this project in LAMBADA's manner; not LAMBADA, not comparable with it",
-        *("Apache-2.0", "65 kB", _SHIPPED),
+        *("Apache-2.0", "65 kB"),
         n_texts=132,
+        files=("cloze.jsonl",),
     ),
     CatalogEntry(
         *(BUILTIN_CLOZE_402, "Cloze passages, all (built in)"),
         "the same 132 and 270 more, which decide smaller losses; not LAMBADA, not comparable with it",
-        *("Apache-2.0", "200 kB", _SHIPPED),
+        *("Apache-2.0", "200 kB"),
         n_texts=402,
+        files=("cloze.jsonl", "cloze-more.jsonl"),
     ),
     CatalogEntry(
         *("lambada_openai", "LAMBADA, OpenAI variant"),
         "5,151 passages, the text the common harness uses without its two repeats",
-        *("MIT", "1.8 MB", _DOWNLOADED),
+        *("MIT", "1.8 MB"),
         n_texts=5151,
+        hub=HubCorpus("EleutherAI/lambada_openai", "default", "test"),
     ),
     CatalogEntry(
         *("lambada", "LAMBADA, original", "5,151 lower-case passages, the test split without its two repeats"),
-        *("CC BY 4.0", _LAMBADA_SIZE, _DOWNLOADED),
+        *("CC BY 4.0", _LAMBADA_SIZE),
         n_texts=5151,
+        hub=HubCorpus("cimec/lambada", "plain_text", "test"),
     ),
     CatalogEntry(
         *("lambada-validation", "LAMBADA, original, validation"),
         "4,869 lower-case passages, those of the published last-token table",
-        *("CC BY 4.0", _LAMBADA_SIZE, _DOWNLOADED),
+        *("CC BY 4.0", _LAMBADA_SIZE),
         n_texts=4869,
+        hub=HubCorpus("cimec/lambada", "plain_text", "validation"),
     ),
 )
 
@@ -116,37 +144,45 @@ CALIBRATION_CORPORA = (
     CatalogEntry(
         *(SELF, "The model's own text"),
         "sampled from the dense model after short story openings; needs no data",
-        *("the model's", "as requested", "generated on this machine, then kept"),
+        *("the model's", "as requested"),
     ),
     CatalogEntry(
         *(BUILTIN_TEXT, "Built-in text"),
         "stories SmolLM2 135M wrote in advance, so no time is spent generating",
-        *("Apache-2.0", "150 kB", _SHIPPED),
+        *("Apache-2.0", "150 kB"),
+        files=("smollm2-text.jsonl",),
     ),
     CatalogEntry(
-        *("pile-10k", "Pile, 10k documents", "the published calibration text"),
-        *("BigScience BLOOM RAIL 1.0", "33 MB", _DOWNLOADED),
+        *("pile-10k", "Pile, 10k documents", "the published calibration text", "BigScience BLOOM RAIL 1.0", "33 MB"),
+        hub=HubCorpus("NeelNanda/pile-10k"),
     ),
     CatalogEntry(
         *("the_pile", "Pile, without Books3 and the like"),
         "web, code, papers and more; the published set without the parts withdrawn since",
-        *("each part its own", "30 compressed files", _STREAMED),
+        *("each part its own", "30 compressed files"),
+        hub=HubCorpus("monology/pile-uncopyrighted", n_streamed=10_000),
     ),
-    CatalogEntry("c4", "C4, English", "cleaned web pages", "ODC-BY", "305 GB", _STREAMED),
-    CatalogEntry("wikitext-2", "WikiText-2", "encyclopaedia articles", "CC BY-SA 3.0 and GFDL", "8 MB", _DOWNLOADED),
     CatalogEntry(
-        *("lambada-train", "LAMBADA, original, training", "2,662 lower-case novels"),
-        *("CC BY 4.0", _LAMBADA_SIZE, _DOWNLOADED),
+        *("c4", "C4, English", "cleaned web pages", "ODC-BY", "305 GB"),
+        hub=HubCorpus("allenai/c4", "en", n_streamed=10_000),
+    ),
+    CatalogEntry(
+        *("wikitext-2", "WikiText-2", "encyclopaedia articles", "CC BY-SA 3.0 and GFDL", "8 MB"),
+        hub=HubCorpus("Salesforce/wikitext", "wikitext-2-raw-v1", running=True),
+    ),
+    CatalogEntry(
+        *("lambada-train", "LAMBADA, original, training", "2,662 lower-case novels", "CC BY 4.0", _LAMBADA_SIZE),
+        hub=HubCorpus("cimec/lambada", "plain_text"),
     ),
 )
 
 OFFERED = {"model": MODELS, "evaluation text": EVALUATION_CORPORA, "calibration text": CALIBRATION_CORPORA}
 """What the form and the shell offer for a reference, by the title of its setting."""
 
-HUB_TEXTS = frozenset(
-    choice.name for choice in (*EVALUATION_CORPORA, *CALIBRATION_CORPORA) if choice.reading in (_DOWNLOADED, _STREAMED)
-)
-"""Names of the text sets that are fetched from the hub."""
+_TEXTS = (*EVALUATION_CORPORA, *CALIBRATION_CORPORA)
+HUB_TEXTS = {text.name: text.hub for text in _TEXTS if text.hub}
+SHIPPED_TEXTS = {text.name: text.files for text in _TEXTS if text.files}
+"""Text sets by their names: on the hub, and the files of those that ship."""
 
 EXAMPLE = "example"
 """The key of the run."""

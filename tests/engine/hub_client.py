@@ -77,10 +77,11 @@ def _model(reference: str, store: Any) -> dict[str, Any]:
 
 
 def _texts(reference: str, row: dict[str, Any] | None) -> dict[str, Any]:
-    from sparsedash.engine.texts.corpora import CORPORA, HubCorpus, read_texts
+    from sparsedash.catalog.choices import HUB_TEXTS, HubCorpus
+    from sparsedash.engine.texts.corpora import read_texts
 
     if row:
-        CORPORA[reference] = HubCorpus(**row)
+        HUB_TEXTS[reference] = HubCorpus(**row)
     found = read_texts(reference)
     return {"texts": found.texts, "identity": found.identity, "running": found.running}
 

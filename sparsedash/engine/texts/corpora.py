@@ -1,7 +1,7 @@
-"""Text sets for calibration and evaluation by their references, and their token sequences. A set of the hub is one row.
+"""Text sets for calibration and evaluation by their references, and their token sequences.
 
 A small one is downloaded once into the local cache of `datasets`; of a big one the first texts are streamed, always as
-many, and kept there. References: a name in one of the tables, or a file (see sparsedash.storage.text_files).
+many, and kept there. References: a name of catalog.choices, or a file (see sparsedash.storage.text_files).
 """
 
 import hashlib
@@ -11,50 +11,16 @@ from itertools import islice
 from pathlib import Path
 from random import Random
 
+from sparsedash.catalog.choices import HUB_TEXTS, SHIPPED_TEXTS, HubCorpus
 from sparsedash.engine.models.hub import HTTPError
 from sparsedash.engine.models.loading import LoadedModel
 from sparsedash.schema.errors import CorpusError, first_line
-from sparsedash.schema.settings import BUILTIN_CLOZE, BUILTIN_CLOZE_402, BUILTIN_TEXT, CalibrationSettings
+from sparsedash.schema.settings import BUILTIN_CLOZE, CalibrationSettings
 from sparsedash.storage.hub_reach import reachable
 from sparsedash.storage.local_machine import data_folder, path_kind, write_atomically
 from sparsedash.storage.text_files import file_of, is_running, json_lines, names_file, text_slice, texts_of
 
 TEXTS = Path(__file__).parents[2] / "catalog" / "texts"
-
-
-@dataclass(frozen=True, kw_only=True)
-class HubCorpus:
-    """A text set on the hub, read through `datasets`.
-
-    running: its rows are parts of one running text rather than documents of their own.
-    n_streamed: how many rows are streamed from the front of one that is too big to download; None: it is downloaded.
-    """
-
-    path: str
-    config: str | None = None
-    split: str
-    running: bool = False
-    n_streamed: int | None = None
-
-
-CORPORA: dict[str, HubCorpus] = {
-    "lambada_openai": HubCorpus(path="EleutherAI/lambada_openai", config="default", split="test"),
-    "lambada": HubCorpus(path="cimec/lambada", config="plain_text", split="test"),
-    "lambada-validation": HubCorpus(path="cimec/lambada", config="plain_text", split="validation"),
-    "lambada-train": HubCorpus(path="cimec/lambada", config="plain_text", split="train"),
-    "pile-10k": HubCorpus(path="NeelNanda/pile-10k", split="train"),
-    "the_pile": HubCorpus(path="monology/pile-uncopyrighted", split="train", n_streamed=10_000),
-    "c4": HubCorpus(path="allenai/c4", config="en", split="train", n_streamed=10_000),
-    "wikitext-2": HubCorpus(path="Salesforce/wikitext", config="wikitext-2-raw-v1", split="train", running=True),
-}
-
-
-BUILTIN: dict[str, tuple[str, ...]] = {
-    BUILTIN_CLOZE: ("cloze.jsonl",),
-    BUILTIN_CLOZE_402: ("cloze.jsonl", "cloze-more.jsonl"),
-    BUILTIN_TEXT: ("smollm2-text.jsonl",),
-}
-"""Files of the texts that ship with the program. The texts of a name never change: they are part of keys."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,18 +34,18 @@ class Texts:
 
 def read_texts(reference: str, data_dir: Path | None = None) -> Texts:
     """The texts of a reference. data_dir: of uploads; None: the usual data folder. Raises CorpusError."""
-    if reference in BUILTIN:
-        found, running = [text for file in BUILTIN[reference] for text in json_lines(TEXTS / file)], False
+    if reference in SHIPPED_TEXTS:
+        found, running = [text for file in SHIPPED_TEXTS[reference] for text in json_lines(TEXTS / file)], False
     elif names_file(reference):
         path, part = file_of(reference, data_dir or data_folder()), text_slice(reference)
         if path is None or path_kind(path) != "file":
             advice = "Check the path after file:, or upload it again."
             raise CorpusError(f"There is no file {path or reference}.", advice)
         found, running = list(islice(texts_of(path), part.start, part.stop)), is_running(path)
-    elif reference in CORPORA:
-        found, running = _read_hub(reference, CORPORA[reference]), CORPORA[reference].running
+    elif reference in HUB_TEXTS:
+        found, running = _read_hub(reference, HUB_TEXTS[reference]), HUB_TEXTS[reference].running
     else:
-        names = ", ".join([*BUILTIN, *sorted(CORPORA)])
+        names = ", ".join([*SHIPPED_TEXTS, *sorted(HUB_TEXTS)])
         raise CorpusError(f"There is no text set {reference!r}; possible: {names}, file:PATH, upload:NAME@HASH.")
     texts = tuple(text for text in found if text.strip())
     if not texts:

@@ -6,8 +6,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from sparsedash.catalog.choices import CALIBRATION_CORPORA, EVALUATION_CORPORA
-from sparsedash.engine.texts.corpora import BUILTIN, CORPORA, read_texts, story_openings
+from sparsedash.catalog.choices import CALIBRATION_CORPORA, EVALUATION_CORPORA, HUB_TEXTS, SHIPPED_TEXTS
+from sparsedash.engine.texts.corpora import read_texts, story_openings
 from sparsedash.schema.errors import CorpusError
 from sparsedash.schema.settings import BUILTIN_CLOZE, BUILTIN_CLOZE_402, BUILTIN_TEXT
 from sparsedash.storage.text_files import Uploads
@@ -17,7 +17,7 @@ FIRST_PASSAGES = "sha256:1feb799f53783ced0feb97519a67952d9cd147f95da02e31ef82f65
 
 def test_every_corpus_of_the_catalog_can_be_read_by_name():
     offered = {choice.name for choice in (*EVALUATION_CORPORA, *CALIBRATION_CORPORA)}
-    assert offered == {*CORPORA, *BUILTIN, "self"}
+    assert offered == {*HUB_TEXTS, *SHIPPED_TEXTS, "self"} and not HUB_TEXTS.keys() & SHIPPED_TEXTS.keys()
 
 
 def test_the_built_in_passages_differ_end_on_a_word_and_begin_with_the_published_ones():

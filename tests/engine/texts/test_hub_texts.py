@@ -5,15 +5,15 @@ import re
 
 import pytest
 
-from sparsedash.engine.texts.corpora import CORPORA
+from sparsedash.catalog.choices import HUB_TEXTS
 from tests.engine.hub_texts import json_lines, serve_parquet, serve_pile, write_card, write_parquet
 
 SPLITS = ("train", "validation", "test")
 
 
-@pytest.mark.parametrize("name", [name for name, row in CORPORA.items() if row.n_streamed is None])
+@pytest.mark.parametrize("name", [name for name, row in HUB_TEXTS.items() if row.n_streamed is None])
 def test_a_small_text_set_is_downloaded_as_parquet(hub, client, tmp_path, name):
-    row = CORPORA[name]
+    row = HUB_TEXTS[name]
     splits = {split: [f"the {split}", "a door"] for split in {row.split, *SPLITS}}
     serve_parquet(hub, tmp_path, row.path, row.config or "default", splits)
     found = client.ask(texts=name)
@@ -25,7 +25,7 @@ def test_the_pile_is_streamed_from_its_compressed_files(hub, client, tmp_path):
     parts = [[f"document {part} {i}" for i in range(6_000)] for part in range(2)]
     serve_pile(hub, tmp_path, "monology/pile-uncopyrighted", parts)
     found = client.ask(texts="the_pile")["texts"]
-    assert len(found) == CORPORA["the_pile"].n_streamed == 10_000
+    assert len(found) == HUB_TEXTS["the_pile"].n_streamed == 10_000
     assert (found[0], found[-1]) == ("document 0 0", "document 1 3999")
 
 
