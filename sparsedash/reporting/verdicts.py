@@ -259,7 +259,7 @@ def loss_cells(judged: Judged) -> list[Cell]:
     change, values = compared.difference, verdict_values(judged.verdict)
     points = loss_interval(accuracy) if accuracy else "not judged"
     return [
-        Cell("Times dense", f"{loss_value(lost)}\n{loss_interval(lost)}"),
+        Cell("Times dense", f"{loss_value(lost)}\n{loss_interval(lost) or 'no interval'}"),
         Cell("Change, points", f"{wording.signed_points(change)}\n{points}", {**values, "change_points": 100 * change}),
         Cell("p", wording.p_number(judged.p_value), {"p": judged.p_value}),
         Cell("Broke", f"{compared.broke:,}", {"broke": compared.broke}),

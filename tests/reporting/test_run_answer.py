@@ -13,7 +13,7 @@ from sparsedash.reporting.next_step import next_step
 from sparsedash.reporting.record_pair import Pair
 from sparsedash.reporting.run_reports import comparison_words, html_report, run_document
 from sparsedash.reporting.run_results import RunResults
-from sparsedash.reporting.verdicts import difference_p, difference_sentence, model_verdict, verdict_words
+from sparsedash.reporting.verdicts import difference_p, difference_sentence, model_verdict, numbers_table, verdict_words
 from sparsedash.schema.errors import StoreError
 from sparsedash.schema.find_settings import FindResult, FindSettings, Trial
 from sparsedash.schema.method_settings import MethodSettings
@@ -275,6 +275,7 @@ def test_runs_that_decide_little_are_judged_alike_in_sentences_report_table_and_
     step = next_step(found)
     report = plain(html.unescape(html_report(found, pair, None, step=step).decode()))
     assert all(plain(sentence) in report for sentence in model_verdict(name, judged.verdict, found.tolerance))
+    assert ("no interval" in str(numbers_table(found))) == (found.dense.last_word.total == 1)
     document = run_document(found, found.dense, found.sparse, step)
     assert document["sentence"] == plain(answers.answer_sentence(found))
     assert document["next"] == plain(step.said) and document["next"] in report
