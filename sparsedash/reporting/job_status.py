@@ -108,9 +108,9 @@ def job_progress_words(backend: Backend, job: Job) -> tuple[float, str]:
     if job.stopping:
         return last[0].share if last else 0.0, "Stopping: what is finished is kept" if job.makes_run else "Stopping"
     if job.state == "queued":
-        ahead = (backend.queue_position(job.id) or 1) - 1
-        waiting = f"{wording.quantity(ahead, 'job')} {'waits' if ahead == 1 else 'wait'} before it"
-        return 0.0, waiting if ahead else "Starts as soon as a worker is free"
+        waiting = _waiting_words(backend, job)
+        left = [] if waiting != _NEXT else _known_time_left(backend)
+        return 0.0, f"{waiting}, in about {wording.duration_words(min(left))}" if left else waiting
     silent_s = max(0.0, time.time() - job.heartbeat_at) if job.heartbeat_at is not None else 0.0
     found = _progress(backend, job, silent_s, last[0] if last else None)
     last[:] = [found]
@@ -129,9 +129,30 @@ def job_progress_words(backend: Backend, job: Job) -> tuple[float, str]:
     return found.share, " · ".join(said)
 
 
+_NEXT = "Starts as soon as a worker is free"
+
+
+def _waiting_words(backend: Backend, job: Job) -> str:
+    ahead = (backend.queue_position(job.id) or 1) - 1
+    return f"{wording.quantity(ahead, 'job')} {'waits' if ahead == 1 else 'wait'} before it" if ahead else _NEXT
+
+
+def _known_time_left(backend: Backend) -> list[float]:
+    """Seconds that running jobs still take, of those that tell."""
+    found = list[float]()
+    for each in backend.jobs():
+        if each.state == "running" and not each.stopping:
+            job_progress_words(backend, each)
+            (look,) = _last_look(backend, each.id, each.attempt)
+            found += [] if look.unmeasured else [look.left_s]
+    return found
+
+
 def job_announcement(backend: Backend, job: Job) -> str:
     """How far a live job is, for those who hear it: a new sentence with every stage, model and tenth of the whole."""
-    if job.stopping or job.state == "queued":
+    if job.state == "queued":
+        return f"{job_name(backend, job)}: {_waiting_words(backend, job)}"
+    if job.stopping:
         return f"{job_name(backend, job)}: {job_progress_words(backend, job)[1]}"
     tenths = int(10 * job_progress_words(backend, job)[0])
     return ", ".join(part for part in (*job_activity(job), f"{10 * tenths} percent done") if part)

@@ -87,6 +87,13 @@ def test_progress_is_a_progress_bar_to_assistive_technology(open_page, backend):
     # 60 s are over. Of the last model's answers, by the two before it, 10 s are left.
     assert 'role="progressbar"' in drawn and 'aria-valuenow="86"' in drawn
     assert 'aria-valuetext="86\u00a0% of the run · about 10\u00a0s left"' in drawn
+    waiting = job(replace(SETTINGS, sparsities_permille=(600,)), "queued", id=2)
+    running = backend.jobs()
+    backend.set_jobs(*running, waiting)
+    said = words(open_page("runs", view="jobs"))
+    assert "Starts as soon as a worker is free, in about 10 s" in said
+    backend.set_jobs(waiting)
+    assert "worker is free, in about" not in words(open_page("runs", view="jobs"))
 
 
 def test_a_run_that_failed_says_why_and_what_to_do(open_page, backend):
