@@ -307,6 +307,8 @@ def _amount_fields(search: bool) -> dict[str, Any]:
         asked = form_fields.validated(
             row.key, lambda: RunSettings(sparsities_permille=parse_percents(text)).sparsities_permille
         )
+        if any(0 < permille < 10 for permille in asked or ()):
+            form_fields.show_hint("In percent: 50 is half of them.")
     return {row.key: asked, budget.key: share}
 
 

@@ -214,6 +214,11 @@ def test_a_number_in_the_address_that_the_field_cannot_hold_leaves_its_own(value
     assert shown.number_input(key="samples").value == 64 and not button(shown, "Start").disabled
 
 
+@pytest.mark.parametrize(("sparsity", "told"), [("0.5", True), ("0, 20", False)])
+def test_less_than_one_percent_is_told_to_be_percent(sparsity, told, open_page):
+    assert ("50 is half of them" in words(open_page("prune", sparsity=sparsity))) == told
+
+
 @pytest.mark.parametrize(
     ("address", "key", "complaint"),
     [
