@@ -100,7 +100,7 @@ def most_permille(shape: ModelShape, method: MethodSettings) -> int:
 def require_possible(settings: RunSettings, shape: ModelShape) -> None:
     """Raise SettingsError where a sparsity of the run is more than its methods can remove of this model.
 
-    And where its one calibration sample would have to be half plain text.
+    And where its one calibration sample would have to be plain text in part.
     """
     for method in settings.methods:
         if 0 < plain_share(method, settings.calibration) < 1 and settings.calibration.n_samples == 1:

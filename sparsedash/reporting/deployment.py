@@ -115,10 +115,9 @@ def structure_sentence(backend: Backend, found: RunResults) -> str:
     models = [kind[permille] for kind in kinds]
     pair = tuple(own[0] for own in models)
     narrower, fewer = names = [quoted_method(each.method) for each in pair]
-    costs = [f"{name}, {loss_value(each.verdict.perplexity)}" for name, each in zip(names, pair, strict=True)]
-    said = [
-        f"At {wording.sparsity_words(permille, pair[0].method)}: narrower layers ({costs[0]}) or fewer ({costs[1]})"
-    ]
+    first, second = (loss_value(each.verdict.perplexity) for each in pair)
+    share = wording.sparsity_words(permille, pair[0].method)
+    said = [f"At {share}: narrower layers ({narrower}, perplexity {first}) or fewer ({fewer}, {second})"]
     if all(each.verdict.verdict == "beyond" for each in pair):
         said.append("Both cost more than your limits allow")
     # All pairs of the two kinds count, since the answers chose the best of each.
@@ -129,7 +128,7 @@ def structure_sentence(backend: Backend, found: RunResults) -> str:
         times = f"{nats_as_factor(abs(lost.value))} as high, {level_words(lost.level)} interval {interval}"
         said.append(f"For size {better}: the word perplexity of {worse} is {times}")
     else:
-        said.append(f"For size either: which loses less is undecided on {quantity(lost.n_passages, 'passage')}")
+        said.append(f"For size: which loses less is undecided on {quantity(lost.n_passages, 'passage')}")
     cache = pair[1].record.pruned.reached["kv-cache"] if pair[1].record.pruned else 0.0
     said.append(f"For the KV cache {fewer}: it is {percent(cache)} smaller")
     asked = [TimingSettings(dense=found.dense.key, sparse=each.record.key) for each in pair]

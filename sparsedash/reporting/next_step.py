@@ -146,7 +146,7 @@ def _deciding_passages(found: RunResults, lacks: Callable[[str], bool]) -> tuple
     for text in _longer_texts(evaluation, n_tested, lacks):
         if (text.n_texts or _MOST_PASSAGES) >= needed:
             part, passages = _part_of(text, needed)
-            why = TOO_FEW if n_tested < FEWEST_PASSAGES else f"{n_tested:,} are too few to decide each of its steps"
+            why = TOO_FEW if n_tested < FEWEST_PASSAGES else f"{n_tested:,} are too few to decide each step of a search"
             return replace(evaluation, corpus=text.name, n_passages=part), f", on {passages}: {why}."
     limit = wording.limit_factor(found.tolerance.ratio)
     takes = f"A search at a limit of {limit} takes about {wording.round_up(needed):,} passages"

@@ -95,9 +95,11 @@ class ChangeRange(NamedTuple):
 
     @property
     def words(self) -> str:
-        """ "fell by 1 to 2", "rose by 3 or more"."""
-        if self.low == 0:
-            return f"stayed, or rose by {'any amount' if isinf(self.high) else f'up to {self.high:g}'}"
+        """ "fell by 1 to 2", "rose by 3 or more", "stayed, or rose by up to 0.5"."""
+        if 0 in (self.low, self.high):
+            most = self.high or -self.low
+            verb = "fell" if self.high == 0 else "stayed, or rose"
+            return f"{verb} by {'any amount' if isinf(most) else f'up to {most:g}'}"
         verb = "fell by" if self.high <= 0 else "rose by"
         near, far = sorted((abs(self.low), abs(self.high)))
         return f"{verb} {near:g} or more" if far == inf else f"{verb} {near:g} to {far:g}"

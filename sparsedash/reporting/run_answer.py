@@ -75,8 +75,8 @@ def race_sentence(found: RunResults) -> str:
         return f"{best} {apart} at {at} on {n}."
     if alike:
         return f"{best} beats {_some(beaten, found.race)} at {at} {sure}, but {apart} on {n}."
-    # Some may not be there yet, or no longer, or not compared.
-    if len(found.race) < len({wording.method_title(method) for method in found.run.settings.methods}) - 1:
+    # Some may not be there yet, or no longer.
+    if len(found.race) < len(found.raced) - 1:
         return f"{best} beats {and_join(beaten)} at {at} {sure}; not all methods have a model there."
     return f"{best} wins at {at} {sure}: it beats {_some(beaten, found.race)}."
 

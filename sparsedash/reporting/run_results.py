@@ -238,6 +238,15 @@ class RunResults:
     def _named(self) -> Judged | None:
         return headline_model(self.judged, search=self.run.find is not None)
 
+    @property
+    def raced(self) -> dict[str, MethodSettings]:
+        """The methods that are compared with the best one, itself included, by their titles."""
+        if self._named is None:
+            return {}
+        channels = self._named.method.takes_channels
+        own = [each for each in self.run.settings.methods if each.takes_channels == channels and not each.quantise]
+        return {wording.method_title(method): method for method in own}
+
     @cached_property
     def race(self) -> list[tuple[Judged, LikelihoodDifference]]:
         """Of several methods the others' models at the sparsity that the answer names, each against the best one's.
@@ -245,19 +254,15 @@ class RunResults:
         The one that loses least first. All pairs of methods at all sparsities count, since the answers chose the best
         one and where it is best. Zeros are not compared with channels.
         """
-        best = self._named
+        best, raced = self._named, self.raced
         if best is None:
             return []
-
-        def compared(method: MethodSettings) -> bool:
-            return method.takes_channels == best.method.takes_channels and not method.quantise
-
-        title = wording.method_title
-        own = [method for method in self.run.settings.methods if compared(method)]
-        shares = {permille for method in own for permille in method.sparsities(self.run.settings.sparsities_permille)}
-        rivals = [each for each in self.judged if each.permille == best.permille and compared(each.method)]
-        rivals = [each for each in rivals if title(each.method) != title(best.method)]
-        pairs, n = [(best.record, each.record) for each in rivals], len(set(map(title, own)))
+        asked = self.run.settings.sparsities_permille
+        shares = {permille for method in raced.values() for permille in method.sparsities(asked) if permille}
+        titles = raced.keys() - {wording.method_title(best.method)}
+        rivals = [each for each in self.judged if each.permille == best.permille and not each.method.quantise]
+        rivals = [each for each in rivals if wording.method_title(each.method) in titles]
+        pairs, n = [(best.record, each.record) for each in rivals], len(raced)
         found = likelihood_differences(pairs, n * (n - 1) // 2 * len(shares))
         return sorted(zip(rivals, found, strict=True), key=lambda each: each[1].value)
 

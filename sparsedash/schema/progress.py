@@ -118,7 +118,7 @@ def ignore_steps(step: Step) -> None:
 
 
 def ignore(*_: object) -> None:
-    """The same, of parts and of texts."""
+    """The callback for parts or texts that does nothing."""
 
 
 OnPart = Callable[[int, int], None]

@@ -141,6 +141,10 @@ def _run(argv: Sequence[str] | None) -> int:
     except SparseDashError as error:
         # Nothing has been computed yet: an argument was wrong, the data folder's name included.
         return terminal.print_error(error, terminal.EXIT_BAD_ARGUMENTS)
+    except OSError as error:
+        # A name that no file can have, or a folder that may not be read.
+        said = f"{error.filename or 'A file'} cannot be used: {error.strerror}."
+        return terminal.print_error(SparseDashError(said), terminal.EXIT_BAD_ARGUMENTS)
     terminal.silence_libraries()
     try:
         next(work)
@@ -160,6 +164,8 @@ def _run(argv: Sequence[str] | None) -> int:
             # What nobody foresaw; the line is behind it.
             traceback.print_exc()
             advice = "That should not happen: please report it."
+        elif is_full(error):
+            advice = "Free some space, and start it again."
         return terminal.print_error(SparseDashError(said, advice), terminal.EXIT_FAILED)
     raise AssertionError("A command yields once.")
 

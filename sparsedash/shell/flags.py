@@ -27,7 +27,7 @@ from sparsedash.service.preflight import run_problems
 from sparsedash.service.request_checks import is_hub_id
 from sparsedash.shell.terminal import EXIT_BEYOND, STDOUT
 from sparsedash.stats.tolerance import Tolerance
-from sparsedash.storage.local_machine import data_folder, local_path
+from sparsedash.storage.local_machine import data_folder, local_path, path_kind
 from sparsedash.storage.model_folders import model_config
 from sparsedash.storage.run_files import SUFFIX
 from sparsedash.storage.store import WORK_PATIENCE_S, Store
@@ -197,7 +197,7 @@ def tolerance_from_flags(arguments: argparse.Namespace) -> Tolerance:
 def open_store(arguments: argparse.Namespace, *, new: bool = True) -> Store:
     """The store in the data folder that is asked for. new: whether it may be made. Raises SparseDashError."""
     folder = local_path(arguments.data_dir).absolute()
-    if not new and not folder.is_dir():
+    if not new and path_kind(folder) != "folder":
         raise SettingsError("--data-dir", str(folder), "a data folder of SparseDash")
     return Store(folder, patience_s=WORK_PATIENCE_S)
 

@@ -43,8 +43,8 @@ TRIAL_ALPHA = ALPHA / most_trials(MAX_SPARSITY_PERMILLE)
 def passages_to_search(tolerance: Tolerance, spread: float) -> int:
     """Passages on which a trial that loses half the limit of word perplexity is called within, four times of five.
 
-    spread: standard deviation over passages of the fall of the target's log-likelihood, in nats. That is at the level
-    of one of the most trials there can be, and of one of its two measures.
+    spread: standard deviation over passages of the fall of the target's log-likelihood, in nats. At the level of one of
+    the most trials there can be, halved for its two measures.
     """
     z = NormalDist().inv_cdf(1 - TRIAL_ALPHA / 4) + NormalDist().inv_cdf(0.8)
     return max(FEWEST_PASSAGES, ceil((2 * z * spread / log(tolerance.ratio)) ** 2))

@@ -217,11 +217,11 @@ def unfinished_exports(parent: Path) -> list[Path]:
 
 
 def is_being_written(left: Path) -> bool:
-    """Whether a process still writes this folder: it holds the lock inside."""
+    """Whether a process still writes this folder: it holds the lock inside, or made the folder a moment ago."""
     if not left.name.startswith(UNFINISHED_EXPORT):
         return False
     try:
-        if not (left / _LOCK).exists() and time.time() - left.stat().st_mtime < _UNLOCKED_S:
+        if not (left / _LOCK).exists() and 0 <= time.time() - left.stat().st_mtime < _UNLOCKED_S:
             return True
         with FileLock(left / _LOCK, timeout=0):
             return False

@@ -134,7 +134,7 @@ def test_a_range_has_its_name_in_the_address_and_in_words():
     words = (
         "fell by 1.5 to 2",
         "fell by 3 or more",
-        "fell by 0 to 0.5",
+        "fell by up to 0.5",
         "stayed, or rose by up to 0.5",
         "rose by 3 or more",
     )

@@ -76,8 +76,11 @@ def export_model(settings: ExportSettings, store: Store, shelf: ModelShelf, on_s
     folder = local_path(name).absolute()
     sweep_exports(folder.parent)
     known = store.get(Export, settings.key())
-    given = content_hash(local_path(settings.dense_gguf)) if settings.dense_gguf else ""
-    if known is not None and known.dense_gguf_hash == given and folder.is_dir() and file_hashes(folder) == known.files:
+    dense_file = local_path(settings.dense_gguf)
+    given = content_hash(dense_file) if settings.dense_gguf and dense_file.is_file() else ""
+    # A file that is gone, as it may be by now, says nothing against the export that was made of it.
+    of_it = known is not None and (known.dense_gguf_hash == given or "" in (known.dense_gguf_hash, given))
+    if known is not None and of_it and folder.is_dir() and file_hashes(folder) == known.files:
         return replace(known, folder=str(folder))
     if settings.run and (request.run is None or settings.sparse not in request.run.sparse):
         raise JobError("The run of this sparse model is no longer stored.", "Run it again.")

@@ -140,11 +140,12 @@ def copy_base_files(base: Source, folder: Path) -> None:
     Raises ExportError where one of them is a link out of the folder.
     """
     gguf, templates = gguf_file(base.reference), base.folder / _TEMPLATES
+    where = gguf.parent.resolve() if gguf else base.folder
     # Other files in a folder of downloads do not belong to the model.
-    beside = [file for file in gguf.parent.iterdir() if file.name.lower() in _LICENCES] if gguf else []
+    beside = [file for file in where.iterdir() if file.name.lower() in _LICENCES] if gguf else []
     own = [file for file in base.folder.iterdir() if any(fnmatch(file.name.lower(), each) for each in _COPIED)]
     # The hub's own cache keeps contents beside its folders.
-    roots = (base.folder, base.folder.parent.parent / "blobs", *(file.parent for file in beside[:1]))
+    roots = [each for folder in (base.folder, where) for each in (folder, folder.parent.parent / "blobs")]
     for file in (*own, *templates.glob("*.jinja"), *beside):
         if not file.is_file() or file.suffix == ".py":
             continue

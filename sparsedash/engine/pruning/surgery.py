@@ -106,7 +106,7 @@ Change = tuple[nn.Module, str, Tensor | None]
 def exchanged(changes: Iterable[Change]) -> Iterator[None]:
     """Modules with these parameters inside the `with`, in device and type of their own, which they have again after it.
 
-    changes: each is asked for once those before it are made. A parameter is taken as it is.
+    changes: each is asked for once those before it are made. An `nn.Parameter` is put in unchanged.
     """
     before = list[Change]()
     try:
