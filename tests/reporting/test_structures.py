@@ -59,7 +59,8 @@ def said(results, *ratios):
         (
             (0.1, 0.5),
             (),
-            "At 20 % of the blocks' weights: narrower layers (“least-squares”, perplexity 1.11 ×) or fewer (“layers”, 1.65 ×). "
+            "At 20 % of the blocks' weights: narrower layers (“least-squares”, perplexity 1.11 ×) or fewer "
+            "(“layers”, 1.65 ×). "
             "Both cost more than your limits allow. For size “least-squares”: the word perplexity of “layers” is 1.49 "
             "× as high, 95 % interval 1.49 to 1.49. For the KV cache “layers”: it is 20.0 % smaller. For speed: not "
             "measured yet; “Plot loss against” offers it.",
@@ -67,7 +68,8 @@ def said(results, *ratios):
         (
             (0.5, 0.1),
             ((1.1, 1.05, 1.15), (1.2, 1.18, 1.22)),
-            "At 20 % of the blocks' weights: narrower layers (“least-squares”, perplexity 1.65 ×) or fewer (“layers”, 1.11 ×). "
+            "At 20 % of the blocks' weights: narrower layers (“least-squares”, perplexity 1.65 ×) or fewer "
+            "(“layers”, 1.11 ×). "
             "Both cost more than your limits allow. For size “layers”: the word perplexity of “least-squares” is 1.49 "
             "× as high, 95 % interval 1.49 to 1.49. For the KV cache “layers”: it is 20.0 % smaller. For speed "
             "“layers”: they write 1.10 × and 1.20 × as fast as dense.",
@@ -75,7 +77,8 @@ def said(results, *ratios):
         (
             (0.02, 0.02),
             ((1.1, 1.05, 1.15), (1.12, 1.08, 1.16)),
-            "At 20 % of the blocks' weights: narrower layers (“least-squares”, perplexity 1.02 ×) or fewer (“layers”, 1.02 ×). "
+            "At 20 % of the blocks' weights: narrower layers (“least-squares”, perplexity 1.02 ×) or fewer "
+            "(“layers”, 1.02 ×). "
             "For size: which loses less is undecided on 60 passages. For the KV cache “layers”: it is 20.0 % "
             "smaller. For speed either: they write 1.10 × and 1.12 × as fast as dense.",
         ),
