@@ -427,19 +427,18 @@ def test_choices_one_after_another_all_reach_the_address(filled, page):
 
 
 def test_a_number_of_ones_own_method_reaches_the_address_after_the_field_above_it_went(filled, page):
-    page.goto(f"{filled.address}/prune?own=true&saliency=random&allocation=curves&curve_levels=6")
-    settled(page)
-    for key in ("ArrowUp", "ArrowUp", "Enter"):
-        page.get_by_role("combobox", name="Saliency").press(key)
-    page.wait_for_url("**saliency=obs*")
-    settled(page)
+    # A list that a rerun closes takes no key: it is opened again.
+    for _ in range(6):
+        page.goto(f"{filled.address}/prune?own=true&saliency=random&allocation=curves&curve_levels=6")
+        settled(page)
+        for key in ("ArrowUp", "ArrowUp", "Enter"):
+            page.get_by_role("combobox", name="Saliency").press(key)
+        settled(page)
+        if "saliency=obs" in page.url:
+            break
     levels = page.get_by_role("spinbutton", name="Levels")
     levels.fill("7")
     levels.press("Enter")
-    settled(page)
-    assert parse_qsl(urlsplit(page.url).query) == [
-        ("allocation", "curves"),
-        ("curve_levels", "7"),
-        ("own", "true"),
-        ("saliency", "obs"),
-    ]
+    page.wait_for_function("location.search.includes('curve_levels=7')")
+    asked = dict(parse_qsl(urlsplit(page.url).query))
+    assert asked == {"allocation": "curves", "curve_levels": "7", "own": "true", "saliency": "obs"}
