@@ -104,16 +104,16 @@ def job_activity(job: Job) -> tuple[str, str]:
 
 def job_progress_words(backend: Backend, job: Job) -> tuple[float, str]:
     """Progress of a live job as a share that never falls; and in words, with the time left where it is known."""
-    last = _last_look(backend, job.id, job.attempt)
     if job.stopping:
+        last = _last_look(backend, job.id, job.attempt)
         return last[0].share if last else 0.0, "Stopping: what is finished is kept" if job.makes_run else "Stopping"
     if job.state == "queued":
-        waiting = _waiting_words(backend, job)
-        left = [] if waiting != _NEXT else _known_time_left(backend)
-        return 0.0, f"{waiting}, in about {wording.duration_words(min(left))}" if left else waiting
-    silent_s = max(0.0, time.time() - job.heartbeat_at) if job.heartbeat_at is not None else 0.0
-    found = _progress(backend, job, silent_s, last[0] if last else None)
-    last[:] = [found]
+        ahead, left = _jobs_ahead(backend, job), list[float]()
+        if not ahead:
+            left = [look.left_s for each in backend.jobs() if (look := _look_of_running(backend, each))]
+        starts = f", in about {wording.duration_words(min(left))}" if left else ""
+        return 0.0, f"{_waiting_words(ahead)}{starts}"
+    found, silent_s = _look(backend, job), _silent_s(job)
     said = [f"{wording.percent(found.share, 0)} of the {'run' if job.makes_run else 'job'}"]
     if not found.unmeasured:
         said.append(wording.time_left(found.left_s))
@@ -129,29 +129,39 @@ def job_progress_words(backend: Backend, job: Job) -> tuple[float, str]:
     return found.share, " · ".join(said)
 
 
-_NEXT = "Starts as soon as a worker is free"
+def _jobs_ahead(backend: Backend, job: Job) -> int:
+    return (backend.queue_position(job.id) or 1) - 1
 
 
-def _waiting_words(backend: Backend, job: Job) -> str:
-    ahead = (backend.queue_position(job.id) or 1) - 1
-    return f"{wording.quantity(ahead, 'job')} {'waits' if ahead == 1 else 'wait'} before it" if ahead else _NEXT
+def _waiting_words(ahead: int) -> str:
+    if not ahead:
+        return "Starts as soon as a worker is free"
+    return f"{wording.quantity(ahead, 'job')} {'waits' if ahead == 1 else 'wait'} before it"
 
 
-def _known_time_left(backend: Backend) -> list[float]:
-    """Seconds that running jobs still take, of those that tell."""
-    found = list[float]()
-    for each in backend.jobs():
-        if each.state == "running" and not each.stopping:
-            job_progress_words(backend, each)
-            (look,) = _last_look(backend, each.id, each.attempt)
-            found += [] if look.unmeasured else [look.left_s]
-    return found
+def _silent_s(job: Job) -> float:
+    return max(0.0, time.time() - job.heartbeat_at) if job.heartbeat_at is not None else 0.0
+
+
+def _look(backend: Backend, job: Job) -> JobProgress:
+    """Progress of a running job now, which the next look goes on from."""
+    last = _last_look(backend, job.id, job.attempt)
+    last[:] = [_progress(backend, job, _silent_s(job), last[0] if last else None)]
+    return last[0]
+
+
+def _look_of_running(backend: Backend, job: Job) -> JobProgress | None:
+    """The look at a job, if it runs and its time left is known."""
+    if job.state != "running" or job.stopping:
+        return None
+    found = _look(backend, job)
+    return None if found.unmeasured else found
 
 
 def job_announcement(backend: Backend, job: Job) -> str:
     """How far a live job is, for those who hear it: a new sentence with every stage, model and tenth of the whole."""
     if job.state == "queued":
-        return f"{job_name(backend, job)}: {_waiting_words(backend, job)}"
+        return f"{job_name(backend, job)}: {_waiting_words(_jobs_ahead(backend, job))}"
     if job.stopping:
         return f"{job_name(backend, job)}: {job_progress_words(backend, job)[1]}"
     tenths = int(10 * job_progress_words(backend, job)[0])

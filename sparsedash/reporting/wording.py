@@ -449,7 +449,7 @@ def sparsity_axis_title(methods: Iterable[MethodSettings], budget: Budget = "cha
     title = "Layers" if only_layers and budget == "channels" else first_upper(BUDGET_TITLES[budget])
     if budget == "bytes" or all(method.takes_channels for method in methods):
         return f"{title} removed"
-    zeros = "MLP weights set to zero" if budget == "channels" else f"{title} set to zero"
+    of = "MLP weights " if budget == "channels" else ""
     if not any(method.takes_channels for method in methods):
-        return zeros
-    return f"{title} removed, or {zeros if budget == 'channels' else 'set to zero'}"
+        return f"{of or f'{title} '}set to zero"
+    return f"{title} removed, or {of}set to zero"

@@ -186,11 +186,7 @@ def prune_form(backend: Backend) -> RunSettings | FindSettings | None:
             if isinstance(settings, RunSettings):
                 _show_sweep(settings)
             elif settings is not None:
-                needed = wording.round_up(passages_to_search(Tolerance.of(settings), SPREAD_NATS))
-                form_fields.show_hint(
-                    f"A search at a limit of {wording.limit_factor(settings.ratio)} takes about {needed:,} passages. "
-                    "On fewer most of its steps may stay undecided, which counts as too much."
-                )
+                _show_search(settings)
         if isinstance(settings, RunSettings) and kinds:
             with quantising:
                 settings = _quantised(settings, kinds)
@@ -436,6 +432,15 @@ def _show_sweep(settings: RunSettings) -> None:
             form_fields.show_hint(
                 f"{wording.method_title(method)}: {wording.sparsity_percents(own)}, which its pattern decides."
             )
+
+
+def _show_search(settings: FindSettings) -> None:
+    """Draw how many passages the limits of a search take."""
+    needed = wording.round_up(passages_to_search(Tolerance.of(settings), SPREAD_NATS))
+    form_fields.show_hint(
+        f"A search at a limit of {wording.limit_factor(settings.ratio)} takes about {needed:,} passages. "
+        "On fewer most of its steps may stay undecided, which counts as too much."
+    )
 
 
 def _suggest_models() -> None:

@@ -68,9 +68,7 @@ def least_total_loss(blocks: Sequence[ChannelScores], share: float, method: Meth
 
     Of all savings that the widths can reach, the one nearest to the share.
     """
-    multiple = method.width_multiple
-    # The whole width and the multiples below it, descending.
-    possible = [[b.width, *range((b.width - 1) // multiple * multiple, 0, -multiple)] for b in blocks]
+    possible = [[block.width, *_multiples_below(block.width, method.width_multiple)] for block in blocks]
     saved = [[(block.width - k) * block.cost for k in own] for block, own in zip(blocks, possible, strict=True)]
     # In the largest unit that divides all savings.
     unit = math.gcd(*chain.from_iterable(saved)) or 1
@@ -100,6 +98,11 @@ def least_total_loss(blocks: Sequence[ChannelScores], share: float, method: Meth
     return kept[::-1]
 
 
+def _multiples_below(width: int, multiple: int) -> range:
+    """The multiples below a width, descending."""
+    return range((width - 1) // multiple * multiple, 0, -multiple)
+
+
 def _curve(layer: Layer, scores: Tensor, index: int, calibration: CalibrationData, method: MethodSettings) -> Tensor:
     """Loss of the model with the best k channels kept, (m + 1,): measured at a few widths.
 
@@ -110,7 +113,7 @@ def _curve(layer: Layer, scores: Tensor, index: int, calibration: CalibrationDat
     errors = compensation.errors(layer, order, method.damping).clamp_min(0).numpy()
     # Where only channels that are never active are gone, the loss is rounding: the first width that costs is measured.
     costs = errors > NO_ERROR * errors[0]
-    multiples = range((layer.width - 1) // method.width_multiple * method.width_multiple, 0, -method.width_multiple)
+    multiples = _multiples_below(layer.width, method.width_multiple)
     widths = [k for k in curve_widths(layer.width, method) if costs[k]] or [k for k in multiples if costs[k]][:1]
     if not widths:
         return torch.from_numpy(errors)
