@@ -16,6 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NoReturn
 
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sparsedash.catalog.budgets import require_possible
@@ -142,11 +143,12 @@ def prune(
         require_possible(run.settings, run.shape)
         _require_dense(given.loaded)
         if chosen.heal_steps:
-            require_held_out(len(run.expected_lengths))
+            require_held_out(run.n_sequences(chosen))
         with fastest_products(run.settings.dtype):
             made = prune_model(run, chosen, permille)
             with made.applied():
                 sparse = copy.deepcopy(given.loaded.model)
+            _set_modes_(sparse, model)
             if made.gone:
                 remove_blocks_(sparse, given.loaded.family.blocks, made.gone)
         pruned = Pruned(
@@ -163,7 +165,7 @@ def prune(
         _warn(run.log.warnings)
         if permille and chosen.takes_channels and tuple(made.widths) == run.shape.widths:
             _warn([f"Nothing was removed: kept widths are multiples of {chosen.width_multiple} channels."])
-    return _finished(model, sparse, pruned)
+    return _finished(sparse, pruned)
 
 
 def evaluate(
@@ -358,6 +360,7 @@ class _Given:
 
 @contextmanager
 def _in_memory(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Iterator[_Given]:
+    """The model and all that is made of it, computed as by default, whatever modes of torch the caller is in."""
     if isinstance(model, PrunedModel):
         raise ModelError("A PrunedModel is no model of transformers.", "Give its .model.")
     with TemporaryDirectory(prefix="sparsedash-") as place:
@@ -365,19 +368,28 @@ def _in_memory(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> It
         store = Store(Path(place) / "data")
         # Nothing of it stays, so that only the disk limits it.
         store.allow_artefacts(shutil.disk_usage(place).free)
+        usual = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float32)
         try:
-            yield _Given(source, loaded, store)
+            with torch.inference_mode(False), torch.enable_grad(), torch.autocast(model.device.type, enabled=False):
+                yield _Given(source, loaded, store)
         finally:
+            torch.set_default_dtype(usual)
             store.close()
 
 
-def _finished(dense: PreTrainedModel, sparse: PreTrainedModel, pruned: Pruned) -> PrunedModel:
-    """The sparse model as the dense one is: in training or not, with as many gradients; its config says its width."""
+def _set_modes_(sparse: PreTrainedModel, dense: PreTrainedModel) -> None:
+    """Have the parts of the sparse model train, or not, as those of the dense one; a new bias as its weight."""
     given, modules = dict(dense.named_parameters()), dict(dense.named_modules())
     for name, parameter in sparse.named_parameters():
-        parameter.requires_grad_(name in given and given[name].requires_grad)
+        of = name if name in given else f"{name.rpartition('.')[0]}.weight"
+        parameter.requires_grad_(of in given and given[of].requires_grad)
     for name, module in sparse.named_modules():
         module.training = modules[name].training
+
+
+def _finished(sparse: PreTrainedModel, pruned: Pruned) -> PrunedModel:
+    """The sparse model; its config says its width."""
     model_type = sparse.config.model_type
     if one_width(pruned.widths) and FAMILIES[model_type].width:
         setattr(sparse.config, FAMILIES[model_type].width, max(pruned.widths))

@@ -156,6 +156,11 @@ def main(argv: Sequence[str] | None = None, load: LoadHandlers = load_job_handle
     return 0
 
 
+def _program_written_at() -> int:
+    """When the newest file of the program was written, in nanoseconds; another number after an upgrade."""
+    return max(file.stat().st_mtime_ns for file in Path(__file__).parent.rglob("*.py"))
+
+
 class Worker:
     """Serves the jobs of one data folder. name: as the job table shows it. patience_s: with a locked table or store."""
 
@@ -166,6 +171,7 @@ class Worker:
         self._handlers: Mapping[str, JobHandler] | None = None
         self._store: Store | None = None
         self._sound = True
+        self._written_at = _program_written_at()
 
     def serve(self, linger_s: float) -> None:
         """Run queued jobs; return after `linger_s` without one, when asked to stop, or after an unexpected error."""
@@ -185,12 +191,18 @@ class Worker:
                 time.sleep(_LOOK_S)
 
     def _take(self) -> tuple[Job, IO[bytes]] | None:
+        """Claim the first job that nobody holds; none after an upgrade, which a new worker must load."""
         for queued in self._table.queue():
+            if _program_written_at() != self._written_at:
+                self._sound = False
+                return None
             if queued.may_spread and is_lock_held(cluster_lock(self._folder)):
                 continue
             try:
                 lock = hold_lock(job_lock(self._folder, queued.id))
             except StoreError as error:
+                if not isinstance(error.__cause__, PermissionError | IsADirectoryError):
+                    raise
                 self._table.end(queued, "crashed", error.message, error.advice)
                 continue
             if lock is None:

@@ -123,7 +123,11 @@ class Cluster:
             case "pending":
                 return None
             case "finished":
-                return parts.from_bytes(parts.PartEnd, self._client.gather(future))
+                sent = self._client.gather(future)
+                try:
+                    return parts.from_bytes(parts.PartEnd, sent)
+                except JobError as unreadable:
+                    return parts.failed_part(unreadable)
             case "error":
                 error = future.exception()
                 if type(error).__name__ == "KilledWorker":

@@ -32,6 +32,7 @@ _TRY_S, _RETRY_S = 0.1, 0.02
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 _LIVE = "state IN ('queued', 'running')"
+_MOVE_AWAY = "Stop the server and move it and the folder logs away. Results are kept elsewhere; who owns them is lost."
 _THIS_RUNNING = "WHERE id = ? AND attempt = ? AND state = 'running'"
 _SCHEMA = f"""
 BEGIN IMMEDIATE;
@@ -168,7 +169,7 @@ class Database:
                 ) from error
             match _code(error):
                 case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
-                    advice = "It is damaged. Stop the server and move it away; results are kept elsewhere."
+                    advice = f"It is damaged. {_MOVE_AWAY}"
                 case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN:
                     advice = f"See whether {folder} exists, who may write to it, and how it is mounted."
                 case _:
@@ -221,10 +222,10 @@ class JobTable:
             job = self.get(job_id)
             if job.state == "done":
                 raise JobError(f"Job {job_id} is done; only a job that ended early can be retried.")
+            self.owners.add(job.key, owner)
             if live := self._live_with(job.key):
                 return live
             self._refuse_too_many(owner, most)
-            self.owners.add(job.key, owner)
             # All other columns have their defaults again.
             db.execute(
                 "REPLACE INTO jobs (id, kind, key, settings, attempt, priority, queued_at, owner, earlier_s)"
@@ -385,7 +386,7 @@ class JobTable:
         except (ValueError, TypeError, LookupError) as error:
             raise StoreError(
                 f"The job table {self._logs.with_name('jobs.sqlite')} is damaged: job {row['id']} cannot be read.",
-                "Stop the server and move it away; results are kept elsewhere.",
+                _MOVE_AWAY,
             ) from error
 
 

@@ -103,6 +103,7 @@ class LocalRunner:
         environment_seconds(PATIENCE, 0.0)
         self._children: dict[int, subprocess.Popen[bytes]] = {}
         self._seen_at_work: dict[int, float] = {}
+        self._stopping: dict[tuple[int, int], float] = {}
         self._fruitless_starts = 0
         self._not_started = ""
         self._tending = threading.Lock()
@@ -121,7 +122,8 @@ class LocalRunner:
                 try:
                     held = is_lock_held(job_lock(self._folder, job.id))
                 except StoreError as error:  # One file that cannot be opened, such as root's, must not stop the others.
-                    self._table.end(job, "crashed", error.message, error.advice)
+                    if isinstance(error.__cause__, PermissionError | IsADirectoryError):
+                        self._table.end(job, "crashed", error.message, error.advice)
                     continue
                 if not held:
                     self._note_end(job)
@@ -190,7 +192,9 @@ class LocalRunner:
 
     def _escalate(self, job: Job) -> None:
         """Signal a worker that was asked to stop, SIGTERM first, then SIGKILL."""
-        waited_s = time.time() - (job.cancel_requested_at or 0.0)
+        # Not by the clock of the request, which can be set meanwhile.
+        since = self._stopping.setdefault((job.id, job.attempt), time.monotonic())
+        waited_s = time.monotonic() - since
         if waited_s < self._term_after_s:
             return
         number = signal.SIGTERM if waited_s < self._kill_after_s else signal.SIGKILL

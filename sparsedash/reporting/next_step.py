@@ -19,9 +19,9 @@ from sparsedash.reporting.wording import and_join, sparsity_percent
 from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.method_settings import FIXED_PERMILLE, MethodSettings
 from sparsedash.schema.settings import BUILTIN_CLOZE, BUILTIN_CLOZE_402, EvaluationSettings, RunSettings
-from sparsedash.stats.significance import SPREAD_NATS, passages_to_detect
+from sparsedash.stats.anytime import ALPHA
 from sparsedash.stats.sparsity_search import passages_to_search
-from sparsedash.stats.tolerance import FEWEST_PASSAGES, Tolerance, record_losses
+from sparsedash.stats.tolerance import FEWEST_PASSAGES, SPREAD_NATS, Tolerance, passages_to_judge, record_losses
 
 _MOST_PASSAGES = 1_000_000
 
@@ -242,7 +242,8 @@ def _needed(found: RunResults, row: Judged, most: int) -> float:
     n_tested = found.dense.last_word.total
     if n_tested < FEWEST_PASSAGES:
         # So few say nothing of how many it takes.
-        return min(most, max(FEWEST_PASSAGES, passages_to_detect(found.tolerance.ratio)))
+        n_losses = 2 * max(1, found.run.n_compared)
+        return min(most, passages_to_judge(0.0, found.tolerance.ratio, ALPHA / n_losses) or most)
     on_passages = replace(row.verdict, tasks=(), unanswered=False)
     return max(on_passages.passages_needed or inf, n_tested)
 

@@ -65,7 +65,7 @@ def race_sentence(found: RunResults) -> str:
         groups[difference.is_shown * (1 if difference.value > 0 else -1)].append(quoted_method(rival.method))
     ahead, alike, beaten = groups.values()
     p = max((difference.p_value for _, difference in found.race if difference.is_shown), default=1.0)
-    sure = f"(perplexity, p{wording.NBSP}{'' if p < 0.001 else f'≤{wording.NBSP}'}{wording.p_number(p)}"
+    sure = f"(perplexity, {wording.p_at_most(p)}"
     sure += f" after{wording.NBSP}Holm)" if found.race[0][1].n_compared > 1 else ")"
     if ahead:
         return f"{and_join(ahead)} {'beats' if len(ahead) == 1 else 'beat'} {best} at {at} {sure}."

@@ -211,12 +211,19 @@ def _verdict_key(row: RunRow) -> tuple[float, ...]:
     return (_RANK.index(found.verdict.verdict), -found.permille, found.verdict.perplexity.value) if found else (3.0,)
 
 
+def _most_removed(row: RunRow) -> int:
+    """The largest sparsity of a run; the answer of a search, whose trials go beyond it."""
+    if row.search:
+        return row.model.permille if row.model else 0
+    return max(row.settings.made_permille)
+
+
 _ORDERS: dict[str, tuple[str, Callable[[RunRow], tuple[float, ...] | tuple[str, ...]]]] = {
     "newest": ("Newest first", lambda row: (-row.at,)),
     "oldest": ("Oldest first", lambda row: (row.at,)),
     "verdict": ("Most within first", _verdict_key),
     "cost": ("Least lost first", lambda row: (row.model.verdict.perplexity.value if row.model else inf,)),
-    "removed": ("Most removed first", lambda row: (-max(row.settings.made_permille),)),
+    "removed": ("Most removed first", lambda row: (-_most_removed(row),)),
     "model": ("By model", lambda row: (reference_title(row.settings.model).casefold(),)),
     "method": ("By method", lambda row: (wording.method_titles(row.settings).casefold(),)),
     "longest": ("Longest first", lambda row: (-(row.seconds or 0.0),)),

@@ -196,9 +196,10 @@ def _continuations(
 
 def sampling_words(request: ContinuationSettings) -> str:
     """ "greedy, 24 tokens", "temperature 0.7, seed 5, 12 tokens"."""
+    length = wording.quantity(request.n_tokens, "token")
     if request.temperature_percent == 0:
-        return f"greedy, {request.n_tokens} tokens"
-    return f"temperature {request.temperature_percent / 100:g}, seed {request.seed}, {request.n_tokens} tokens"
+        return f"greedy, {length}"
+    return f"temperature {request.temperature_percent / 100:g}, seed {request.seed}, {length}"
 
 
 def run_document(

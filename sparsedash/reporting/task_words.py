@@ -51,12 +51,13 @@ def task_remarks(results: Sequence[TaskResult]) -> str:
 
 
 def idle_limits(results: Iterable[TaskResult], tolerance: Tolerance) -> list[str]:
-    """A sentence on limits of tasks that nobody answered, as of a name with a slip."""
-    known = dict.fromkeys(each.task for each in results)
-    idle = [task for task, _ in tolerance.tasks if task not in known]
-    return (
-        [f"Limits name {and_join(idle)}, but the answers are of {and_join(list(known)) or 'no task'}."] if idle else []
-    )
+    """Sentences on limits of tasks that nobody answered, as of a name with a slip, or that have no right answers."""
+    known = {each.task: each.pair.dense.kind for each in results}
+    of, idle = and_join(list(known)) or "no task", and_join([task for task, _ in tolerance.tasks if task not in known])
+    rolling = and_join([task for task, _ in tolerance.tasks if known.get(task) == "rolling"])
+    said = [f"Limits name {idle}, but the answers are of {of}."] if idle else []
+    said += [f"No answer of {rolling} is right or wrong: the limit of word perplexity holds."] if rolling else []
+    return said
 
 
 def limit_on(tasks: Sequence[str], points: float) -> str:

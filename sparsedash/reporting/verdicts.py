@@ -5,7 +5,7 @@ Plain text: escape it before it becomes markup.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from math import exp, isinf
+from math import exp, isfinite, isinf
 
 from sparsedash.catalog.budgets import BUDGETS, removed_percent_field
 from sparsedash.reporting import wording
@@ -35,6 +35,8 @@ LEVELS = (
 """The levels of the intervals behind verdicts, and why they differ, as the end of a sentence."""
 _NAMES: dict[LossMeasure, str] = {"word perplexity": "perplexity", "accuracy": "accuracy"}
 _MOST_NAMED = 3
+_MOST_NATS = 700.0
+"""More than any exponential of a float is."""
 _TOO_FEW_RIGHT = "too few answers are right to judge accuracy"
 
 
@@ -91,10 +93,8 @@ def task_names(losses: Sequence[Loss]) -> list[str]:
 
 def loss_with_limit(loss: Loss) -> str:
     """ "perplexity 1.35 × (limit 1.10 ×)", "accuracy −3.1 points (limit −2)", "copying −9.0 points (limit −5)"."""
-    limit, value = _limit_words(loss.measure, loss.most).split(" point")[0], loss_value(loss)
-    if loss.measure == "word perplexity" and value == limit:
-        value = f"{exp(loss.value):.3f}{NBSP}×"
-    return f"{_name(loss)} {value} (limit {limit})"
+    limit = _limit_words(loss.measure, loss.most).split(" point")[0]
+    return f"{_name(loss)} {loss_value(loss)} (limit {limit})"
 
 
 def _name(loss: Loss) -> str:
@@ -103,19 +103,33 @@ def _name(loss: Loss) -> str:
 
 def loss_value(loss: Loss) -> str:
     """ "1.35 ×", the word perplexity as a multiple of dense's; "−2.0 points", the change of accuracy."""
-    return (
-        wording.nats_as_factor(loss.value)
-        if loss.measure == "word perplexity"
-        else f"{wording.signed_points(-loss.value)} points"
-    )
+    if loss.measure == "word perplexity":
+        return wording.nats_as_factor(loss.value, _digits(loss))
+    return f"{wording.signed_points(-loss.value, _digits(loss))} points"
+
+
+def _digits(loss: Loss) -> int:
+    """The fewest decimals that show the loss and its interval on the side of the limit where they are, if few do."""
+    factor = loss.measure == "word perplexity"
+    values = [exp(min(each, _MOST_NATS)) if factor else 100 * each for each in (loss.value, loss.low, loss.high)]
+    limit = round(exp(loss.most) if factor else 100 * loss.most, 9)
+
+    def side(value: float) -> int:
+        return (value > limit) - (value < limit)
+
+    usual = 2 if factor else 1
+    known = [value for value in values if isfinite(value)]
+    enough = (n for n in (usual, usual + 1) if all(side(round(each, n)) == side(round(each, 9)) for each in known))
+    return next(enough, usual + 2)
 
 
 def loss_interval(loss: Loss) -> str:
     """ "1.32 to 1.38", "−3.1 to −0.9": the interval behind a verdict; empty where one passage gives none."""
     if isinf(loss.low):
         return ""
-    nats = loss.measure == "word perplexity"
-    return wording.factor_range(loss.low, loss.high) if nats else wording.signed_interval((-loss.high, -loss.low))
+    if loss.measure == "word perplexity":
+        return wording.factor_range(loss.low, loss.high, digits=_digits(loss))
+    return wording.signed_interval((-loss.high, -loss.low), _digits(loss))
 
 
 def accuracy_open(found: ToleranceVerdict) -> str:

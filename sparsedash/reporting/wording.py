@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, tzinfo
 from functools import lru_cache
-from math import exp, isfinite, log
+from math import ceil, exp, floor, isfinite, log, log10
 from sys import float_info
 
 from sparsedash.catalog.budgets import BUDGET_TITLES
@@ -81,17 +81,17 @@ def perplexity(value: float) -> str:
     return f"{mantissa}{NBSP}×{NBSP}10{exponent.lstrip('0').translate(_RAISED)}"
 
 
-def signed_points(points: float) -> str:
+def signed_points(points: float, digits: int = 1) -> str:
     """-0.03 -> "−3.0" (percentage points)."""
-    rounded = round(100 * points, 1)
+    rounded = round(100 * points, digits)
     sign = MINUS if rounded < 0 else "+" if rounded > 0 else ""
-    return f"{sign}{abs(rounded):.1f}"
+    return f"{sign}{abs(rounded):.{digits}f}"
 
 
-def signed_interval(bounds: tuple[float, float]) -> str:
+def signed_interval(bounds: tuple[float, float], digits: int = 1) -> str:
     """(-0.065, 0.004) -> "−6.5 to +0.4" (percentage points)."""
     low, high = bounds
-    return f"{signed_points(low)} to {signed_points(high)}"
+    return f"{signed_points(low, digits)} to {signed_points(high, digits)}"
 
 
 def interval(bounds: tuple[float, float]) -> str:
@@ -100,19 +100,19 @@ def interval(bounds: tuple[float, float]) -> str:
     return f"{100 * low:.1f} to {percent(high)}"
 
 
-def nats_as_factor(nats: float) -> str:
+def nats_as_factor(nats: float, digits: int = 2) -> str:
     """A difference of log-likelihoods as a factor: 0.095 -> "1.10 ×"; of a very large one only that it is."""
     if nats >= log(MOST_FACTOR):
         return f"over {MOST_FACTOR:,} ×"
     if nats <= -log(LEAST_FACTOR):
         return f"under {1 / LEAST_FACTOR:g} ×"
     value = exp(nats)
-    return f"{value:.2f} ×" if value < 9.995 else f"{value:,.0f} ×"
+    return f"{value:.{digits}f} ×" if value < 9.995 else f"{value:,.0f} ×"
 
 
-def factor_range(low: float, high: float) -> str:
+def factor_range(low: float, high: float, *, digits: int = 2) -> str:
     """Two differences of log-likelihoods as factors: "1.72 to 1.75"; one bound where both are beyond a number."""
-    ends = [nats_as_factor(nats).removesuffix(" ×") for nats in (low, high)]
+    ends = [nats_as_factor(nats, digits).removesuffix(" ×") for nats in (low, high)]
     return ends[0] if ends[0] == ends[1] and not ends[0][0].isdigit() else " to ".join(ends)
 
 
@@ -129,6 +129,14 @@ def p_number(p: float) -> str:
 def p_value(p: float) -> str:
     """ "p = 0.15", "p < 0.001"."""
     return f"p{NBSP}{'' if p < 0.001 else f'={NBSP}'}{p_number(p)}"
+
+
+def p_at_most(p: float) -> str:
+    """ "p ≤ 0.022", "p < 0.001": a bound of a p-value, rounded up."""
+    if p < 0.001:
+        return p_value(p)
+    step = 10.0 ** (floor(log10(p)) - 1)
+    return f"p{NBSP}≤{NBSP}{p_number(min(1.0, ceil(round(p / step, 9)) * step))}"
 
 
 def round_up(count: int) -> int:

@@ -12,8 +12,11 @@ _CALIBRATED = ("text", "statistics", "gradients", "inputs", "curves", "activatio
 _ANSWERED = ("pruned", "solve", "elimination", "healed", "quantised", "outcomes", "answers")
 _PAIRED = ("continuation", "divergence", "timing", "export")
 STAGE_VERSIONS = dict.fromkeys((*_CALIBRATED, *_ANSWERED, *_PAIRED), 1) | {
-    "curves": 4,
-    "pruned": 5,
+    "statistics": 2,
+    "inputs": 2,
+    "curves": 5,
+    "elimination": 2,
+    "pruned": 6,
     "healed": 3,
     "divergence": 2,
 }

@@ -350,7 +350,8 @@ class Run:
     peak_bytes, disk_bytes: the most memory that the attempt that finished it has held, and what it left in the data
     folder; None where that was not measured.
     source_type: of a model that was unpacked from a quantised GGUF file, the type of that file, as Q4_1; else empty.
-    answers: keys of each model's answers to the run's tasks, by the key of its record.
+    answers: keys of each model's answers to the run's tasks, by the key of its record. unanswered: names of the tasks
+    that a model could not answer.
     """
 
     key: str
@@ -372,6 +373,7 @@ class Run:
     disk_bytes: Count | None = None
     source_type: str = ""
     answers: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    unanswered: tuple[str, ...] = ()
 
     @property
     def records(self) -> tuple[str, ...]:

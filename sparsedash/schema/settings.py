@@ -11,7 +11,7 @@ import msgspec
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.fields import MAX_SEED, check_settings, setting
 from sparsedash.schema.method_settings import ROW_MULTIPLE, Budget, MethodSettings, Quantisation, quantised_dense
-from sparsedash.schema.plain_values import canonical_json, digest, require_whole
+from sparsedash.schema.plain_values import STAGE_VERSIONS, canonical_json, digest, require_whole
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -341,7 +341,8 @@ class RunSettings:
 
     def key(self, fingerprints: Mapping[str, str] | None = None) -> str:
         """The name of this request. fingerprints: of the local files that it names, as of now."""
-        return digest({"settings": named_by(self, self.evaluation), "stamps": dict(fingerprints or {})})
+        stamps, versions = dict(fingerprints or {}), dict(STAGE_VERSIONS)
+        return digest({"settings": named_by(self, self.evaluation), "stamps": stamps, "stages": versions})
 
 
 S = TypeVar("S", bound="DataclassInstance")

@@ -120,9 +120,12 @@ def curves_key(statistics: str, method: MethodSettings) -> str:
     return stage_key("curves", statistics=statistics, method=_what_matters(shared))
 
 
-def layers_key(statistics: str, method: MethodSettings) -> str:
-    """Key of the order in which layers go, for every sparsity of all methods that choose them alike."""
-    return stage_key("curves", statistics=statistics, layers=[method.saliency, method.seed * method.uses("seed")])
+def layers_key(gradients: str, method: MethodSettings) -> str:
+    """Key of the order in which layers go, for every sparsity of all methods that choose them alike.
+
+    gradients: key of what the text gives without weights of its tokens, which no order reads.
+    """
+    return stage_key("curves", gradients=gradients, layers=[method.saliency, method.seed * method.uses("seed")])
 
 
 def passages_key(corpus: str, evaluation: EvaluationSettings) -> str:

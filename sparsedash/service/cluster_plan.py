@@ -110,12 +110,13 @@ class ClusterPlan:
         keep_results(file, self._store)
         self._made[tuple(part.settings["points"])] = file.run
         self._calibration = self._calibration or end.calibration
-        self._note()
         before = self._store.get(Run, self._job.key)
         if self.whole or before is None or not before.finished:
             self._store.put(self._job.key, self._merged())
         if self.whole:
             self._store.forget(store_keys.parts_done_note(self._job.key))
+        else:
+            self._note()
 
     def said(self) -> str:
         """Progress in words; may be empty."""
@@ -159,6 +160,7 @@ class ClusterPlan:
             key=self._job.key,
             sparse=tuple(done[point] for point in range(n_in_order)),
             answers={record: keys for run in made for record, keys in run.answers.items()},
+            unanswered=tuple(dict.fromkeys(name for run in made for name in run.unanswered)),
             finished=self.whole,
             started_at=self._job.started_at or made[0].started_at,
             finished_at=time.time() if self.whole else None,

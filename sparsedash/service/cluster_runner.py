@@ -28,7 +28,7 @@ from sparsedash.jobs.cluster_parts import (
 )
 from sparsedash.jobs.job import CLUSTER, Job, kept
 from sparsedash.jobs.job_table import JobTable
-from sparsedash.jobs.lock_files import cluster_lock, hold_lock, job_lock, open_log
+from sparsedash.jobs.lock_files import cluster_lock, hold_lock, is_lock_held, job_lock, open_log
 from sparsedash.schema import store_keys
 from sparsedash.schema.errors import Cancelled, SettingsError, SparseDashError, StoreError
 from sparsedash.schema.progress import STARTING, Step, Taken
@@ -345,6 +345,9 @@ class ClusterRunner:
         if late:
             self._show_up(False)
         for job in self._running():
+            if (job.id, job.attempt) not in self._attempts and is_lock_held(job_lock(self._folder, job.id)):
+                # Another server looks after it, and may reach the scheduler.
+                continue
             if job.stopping:
                 text = "Stopped on request, while the scheduler did not answer."
                 self._table.end(job, "cancelled", text, kept(job.kind))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, S
 from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import msgspec
 
@@ -120,7 +120,7 @@ def joined(
 class ResultCache:
     """The results in one store, whoever owns them, the last ones cached. Every method may raise StoreError.
 
-    Only final results are cached, as many as have MAX_PASSAGES_IN_MEMORY passages between them.
+    As many are cached as have MAX_PASSAGES_IN_MEMORY passages between them, each until it is written again.
     """
 
     def __init__(self, store: Store) -> None:
@@ -131,13 +131,12 @@ class ResultCache:
         """The result of this kind and key, or None; of the shipped example as well."""
         if is_example(key):
             return example_result(kind, key)
+        written = self._store.written_at(kind, key)
         known = self._cache.get((kind, key))
-        if isinstance(known, kind):
-            return known
+        if known is not None and known[0] == written:
+            return cast(R, known[1])
         found = self._store.get(kind, key)
-        # Runs grow, and a stopped continuation may be written again.
-        if found is not None and getattr(found, "finished", True) and not getattr(found, "stopped", False):
-            self._cache.put((kind, key), found)
+        self._cache.put((kind, key), (written, found) if found else None)
         return found
 
     def record(self, key: str) -> Record | None:
@@ -313,7 +312,7 @@ class OpenedAnswers:
 
     def with_tasks(self, run: Run, verdicts: Verdicts, tolerance: Tolerance) -> Verdicts:
         """The verdicts on a run's sparse models with those on its tasks; losses are read once and stored."""
-        if not run.answers.get(run.dense):
+        if not run.answers.get(run.dense) and not run.unanswered:
             return verdicts
         dense: list[QuestionSet] = []
         stored = {key for keys in run.answers.values() for key in self._stored(keys)}
@@ -410,6 +409,8 @@ def _n_passages(result: object) -> int:
     """Passages or questions of a result; a small one counts as one."""
     if isinstance(result, dict):
         return sum(map(_n_passages, result.values())) or 1
+    if type(result) is tuple:
+        return _n_passages(result[1])
     if isinstance(result, JudgedAnswers):
         return sum(len(each.pair.questions) for each in result.results)
     return (

@@ -60,6 +60,9 @@ def export_command(arguments: argparse.Namespace) -> Work:
     if dense and (problem := gguf_file_problem(Path(dense))):
         raise SettingsError("--dense-gguf", str(given), "a GGUF file of the dense model", problem)
     require_form(form, *settings.points[0])
+    ((_, made),) = settings.points
+    if made not in settings.sparsities_permille:
+        print_warnings([f"The pattern of {arguments.method} decides the sparsity: {wording.sparsity_percent(made)}."])
     store = open_store_for(settings, arguments)
     yield
     export = complete_export(settings, request, store, arguments.quiet)
@@ -134,7 +137,7 @@ def runs_command(arguments: argparse.Namespace) -> Work:
 
 def pack_command(arguments: argparse.Namespace) -> Work:
     """Write a finished run into one file, for another machine."""
-    store = open_store(arguments)
+    store = open_store(arguments, new=False)
     run = _finished_run(arguments.run, store)
     file = writable_file(arguments.new, "FILE")
     yield

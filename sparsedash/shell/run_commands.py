@@ -17,6 +17,7 @@ from sparsedash.reporting.run_answer import answer_figures
 from sparsedash.reporting.run_reports import run_document
 from sparsedash.reporting.run_results import RunResults, StoredResults, run_results
 from sparsedash.reporting.task_words import idle_limits, task_remarks, task_rows, tasks_sentence
+from sparsedash.reporting.verdicts import early_stopping_words
 from sparsedash.reporting.wording import record_names, source_note
 from sparsedash.schema.errors import JobError, SettingsError, SparseDashError
 from sparsedash.schema.find_settings import FindResult, planned_run
@@ -60,7 +61,8 @@ def run_command(arguments: argparse.Namespace) -> terminal.Work:
     found, document = stored_run_document(run, store, tolerance)
     results = [result for each in found.tasks.values() for result in each.results]
     terminal.print_warnings([*run.warnings, *idle_limits(results, tolerance)])
-    summary = [document["sentence"], *answer_figures(found), document["next"], source_note(run.source_type)]
+    ended = early_stopping_words(found.records)
+    summary = [document["sentence"], *answer_figures(found), ended, document["next"], source_note(run.source_type)]
     texts = terminal.prompt_lines(StoredResults(store), found)
     tasks = task_lines(found)
     write([*terminal.run_table(document), "", *texts, *tasks, *filter(None, summary), short_run_key(run)], document)

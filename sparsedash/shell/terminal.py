@@ -120,8 +120,6 @@ def run_table(document: dict[str, Any]) -> Iterator[str]:
     yield from align_columns(rows, numbers=True)
     if settings["evaluation"]["rule"] == "published":
         yield "last token by the published rule: a passage of more than 197 tokens is wrong"
-    if settings["evaluation"]["stop_early"]:
-        yield "sparse models stopped once their difference was decided; verdicts account for that"
 
 
 def prompt_lines(results: Results, found: RunResults) -> Iterator[str]:

@@ -7,17 +7,12 @@ their number was fixed before any answer was seen.
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil, exp, log, sqrt
-from statistics import NormalDist
+from math import sqrt
 
 from sparsedash.schema.records import Outcome, Record
 from sparsedash.stats.anytime import anytime_interval, anytime_p, bisect_boundary
 
 Z_95 = 1.959963984540054
-SPREAD_NATS, SPREAD_FLIPS = 0.85, 0.18
-"""Standard deviations over passages: of the fall of the target's log-likelihood, and of a verdict's change."""
-
-_Z_POWER = NormalDist().inv_cdf(0.975) + NormalDist().inv_cdf(0.8)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,19 +159,3 @@ def holm(p_values: Sequence[float], n_compared: int = 0) -> list[float]:
     for position, i in enumerate(order):
         adjusted[i] = highest = max(highest, min(1.0, (n_comparisons - position) * p_values[i]))
     return adjusted
-
-
-def smallest_loss(n_passages: int) -> tuple[float, float]:
-    """Ratio of word perplexity and points of accuracy that so many passages detect four times of five, about, at 95 %.
-
-    How much passages differ is not known before a run; the spreads are those of the run that ships as an example, at
-    10 % of the channels, where three methods lie within a tenth of each other. Larger losses spread more, and are
-    detected anyway.
-    """
-    shown = _Z_POWER / sqrt(n_passages)
-    return exp(shown * SPREAD_NATS), 100 * shown * SPREAD_FLIPS
-
-
-def passages_to_detect(ratio: float) -> int:
-    """The fewest passages that detect this ratio of word perplexity, as `smallest_loss` has it. ratio: above 1."""
-    return ceil((_Z_POWER * SPREAD_NATS / log(ratio)) ** 2)

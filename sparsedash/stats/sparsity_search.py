@@ -8,12 +8,11 @@ Where tasks are answered beside the passages, a trial is within only if it is so
 """
 
 from collections.abc import Collection, Sequence
-from math import ceil, log
-from statistics import NormalDist
+from math import log
 
 from sparsedash.schema.settings import MAX_SPARSITY_PERMILLE
 from sparsedash.stats.anytime import ALPHA
-from sparsedash.stats.tolerance import FEWEST_PASSAGES, Tolerance
+from sparsedash.stats.tolerance import FEWEST_PASSAGES, SPREAD_NATS, Tolerance, passages_to_judge
 
 WEIGHT_STEPS = tuple(range(10, MAX_SPARSITY_PERMILLE + 1, 10))
 """Sparsities (per mille) that are tried in the pruning of single weights, which have no width to be a multiple of."""
@@ -40,14 +39,12 @@ TRIAL_ALPHA = ALPHA / most_trials(MAX_SPARSITY_PERMILLE)
 """The chance of error of one trial's verdict on its tasks: there are no more steps than per mille."""
 
 
-def passages_to_search(tolerance: Tolerance, spread: float) -> int:
+def passages_to_search(tolerance: Tolerance, spread: float = SPREAD_NATS) -> int:
     """Passages on which a trial that loses half the limit of word perplexity is called within, four times of five.
 
-    spread: standard deviation over passages of the fall of the target's log-likelihood, in nats. At the level of one of
-    the most trials there can be, halved for its two measures.
+    spread: as of `passages_to_judge`. At the level of one of the most trials there can be, halved for its two measures.
     """
-    z = NormalDist().inv_cdf(1 - TRIAL_ALPHA / 4) + NormalDist().inv_cdf(0.8)
-    return max(FEWEST_PASSAGES, ceil((2 * z * spread / log(tolerance.ratio)) ** 2))
+    return passages_to_judge(log(tolerance.ratio) / 2, tolerance.ratio, TRIAL_ALPHA / 2, spread) or FEWEST_PASSAGES
 
 
 def next_trial(n_steps: int, within: Sequence[tuple[int, bool]]) -> int | None:

@@ -1,6 +1,5 @@
 """Two models' answers to the same questions: which were asked alike, and why others cannot be compared."""
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter
@@ -11,11 +10,16 @@ from sparsedash.schema.question_records import AnsweredQuestion, QuestionSet, po
 
 @dataclass(frozen=True, kw_only=True)
 class TaskPair:
-    """Two models' answers to one task. questions: those that both answered, the dense model's first."""
+    """Two models' answers to one task. questions: those that both answered, the dense model's first, each once.
+
+    n_repeated: questions that repeat another one, which all tests would take for independent. n_alone: of one model.
+    """
 
     dense: QuestionSet
     other: QuestionSet
     questions: tuple[tuple[AnsweredQuestion, AnsweredQuestion], ...]
+    n_repeated: int
+    n_alone: int
 
 
 def pair_answers(dense: QuestionSet, other: QuestionSet) -> TaskPair:
@@ -34,27 +38,31 @@ def pair_answers(dense: QuestionSet, other: QuestionSet) -> TaskPair:
     pairs = [(one, known[key]) for key, one in asked.items() if key in known]
     if not pairs:
         raise CorpusError(f"The two have no question of {task} in common.")
-    for unequal, of in (
-        ("were asked differently: another prompt", attrgetter("prompt_hash")),
-        ("expect different answers", attrgetter("target_hash")),
-        ("were answered in different ways", attrgetter("kind", "n_bytes", "n_words")),
-        ("were asked differently: other choices", lambda question: [each.text for each in question.choices]),
+    for what, of in (
+        ("prompt", attrgetter("prompt_hash")),
+        ("expected answer", attrgetter("target_hash")),
+        ("kind of answer", attrgetter("kind", "n_bytes", "n_words")),
+        ("text of the choices", lambda question: [each.text for each in question.choices]),
     ):
         if n := sum(of(one) != of(two) for one, two in pairs):
             raise CorpusError(
-                f"{n:,} of {len(pairs):,} questions of {task} {unequal}.",
+                f"{task} was asked differently: the {what} differs in {n:,} of {len(pairs):,} questions.",
                 "Ask both models with the same program, examples and template.",
             )
-    return TaskPair(dense=dense, other=other, questions=tuple(pairs))
+    return TaskPair(
+        dense=dense,
+        other=other,
+        questions=tuple(pairs),
+        n_repeated=max(len(dense.questions) - len(asked), len(other.questions) - len(known)),
+        n_alone=len(asked.keys() ^ known.keys()),
+    )
 
 
-def _by_document(answers: QuestionSet, in_parts: bool) -> dict[tuple[str, str, int], AnsweredQuestion]:
-    """Questions by part, hash of the document, and how many with these came before."""
-    seen, found = Counter[tuple[str, str]](), {}
+def _by_document(answers: QuestionSet, in_parts: bool) -> dict[tuple[str, str], AnsweredQuestion]:
+    """Questions by part and hash of the document, the first of each."""
+    found: dict[tuple[str, str], AnsweredQuestion] = {}
     for question in answers.questions:
-        name = (question.part if in_parts else "", question.doc_hash)
-        found[*name, seen[name]] = question
-        seen[name] += 1
+        found.setdefault((question.part if in_parts else "", question.doc_hash), question)
     return found
 
 
@@ -73,9 +81,9 @@ def pair_tasks(dense: Sequence[QuestionSet], other: Sequence[QuestionSet]) -> tu
     if not pairs:
         raise CorpusError("The two have no task in common.", " ".join(alone))
     for pair in pairs:
-        n, most = len(pair.questions), max(len(each.questions) for each in (pair.dense, pair.other))
-        if n < most:
-            alone.append(f"{n:,} of {most:,} questions of {pair.dense.task} were answered by both; they are judged.")
+        for n, why in ((pair.n_alone, "answered by one model only"), (pair.n_repeated, "repeats of another")):
+            if n:
+                alone.append(f"Questions of {pair.dense.task} left out: {n:,}, {why}.")
     return pairs, alone
 
 

@@ -147,9 +147,10 @@ def judged_together(run: Run, n_tasks: Mapping[str, int]) -> list[Together]:
 
 
 def is_unanswered(run: Run, record: str, judged: Container[str]) -> bool:
-    """Whether dense has answered tasks of the run that this sparse model has not. judged: the models that were."""
+    """Whether tasks of the run could not be answered, or by dense alone. judged: the models that were."""
     asked = run.answers.get(run.dense, ())
-    return bool(asked) and (record not in judged or len(run.answers.get(record, ())) < len(asked))
+    left_out = bool(asked) and (record not in judged or len(run.answers.get(record, ())) < len(asked))
+    return bool(run.unanswered) or left_out
 
 
 def judge_run(

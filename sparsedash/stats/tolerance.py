@@ -8,7 +8,7 @@ passing for proof that nothing was lost. Intervals hold for all comparisons of a
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from math import ceil, isfinite, log, sqrt
+from math import ceil, exp, inf, isfinite, log, sqrt
 from statistics import NormalDist
 from typing import Any, Literal, TypeVar
 
@@ -18,7 +18,7 @@ from sparsedash.schema.fields import check_settings, field_rows
 from sparsedash.schema.find_settings import FindResult, FindSettings, TrialVerdict
 from sparsedash.schema.records import Outcome, Record
 from sparsedash.schema.store_keys import StopWithin
-from sparsedash.stats.anytime import ALPHA, anytime_interval
+from sparsedash.stats.anytime import ALPHA, anytime_interval, bisect_boundary
 from sparsedash.stats.mean_intervals import Moments, anytime_mean_interval, mean_interval, moments
 from sparsedash.stats.significance import paired_interval, shared_outcomes
 
@@ -30,6 +30,13 @@ FEWEST_PASSAGES = 30
 """With fewer no loss is called within: an interval of so few passages is narrow by chance."""
 FEWEST_RIGHT = 20
 """With fewer right answers of the dense model accuracy is left out: there is too little to lose."""
+SPREAD_NATS = 0.85
+"""Standard deviation of the fall of the target's log-likelihood over passages, of a small loss: that of the run which
+ships as an example at 10 % of the channels, where three methods lie within a tenth of each other."""
+
+_REACH = 3.1
+"""How far from the mean the most extreme of these falls are, in standard deviations."""
+_MOST_NATS = 10.0
 _Z_POWER = NormalDist().inv_cdf(0.8)
 _STEPS = 40
 
@@ -117,8 +124,8 @@ class Loss:
 class ToleranceVerdict:
     """Verdict on a model by all its losses. accuracy: None where the dense model has too few right answers.
 
-    tasks: losses on the tasks that can be judged; unjudged: names of the others. unanswered: whether dense has answered
-    tasks that this model has not.
+    tasks: losses on the tasks that can be judged; unjudged: names of the others. unanswered: whether tasks of the run
+    could not be answered, by this model or at all.
     """
 
     n_passages: int
@@ -300,6 +307,25 @@ def loss_of(
         verdict=verdict,
         needed=_passages_to_decide(of, most, alpha, wider) if verdict == "undecided" else None,
     )
+
+
+def passages_to_judge(nats: float, ratio: float, alpha: float, spread: float = SPREAD_NATS) -> int | None:
+    """Passages that would call so large a loss within or beyond this limit four times of five, about.
+
+    alpha: the chance of error of one loss. spread: standard deviation over passages, in nats. None where the loss is
+    the limit.
+    """
+    of = Moments(n=2, mean=nats, deviation=spread, lowest=nats - _REACH * spread, highest=nats + _REACH * spread)
+    return _passages_to_decide(of, log(ratio), alpha, 1.0)
+
+
+def smallest_beyond(n_passages: int, ratio: float, alpha: float) -> float:
+    """The smallest ratio of word perplexity that so many passages would call beyond: see `passages_to_judge`."""
+
+    def is_called(nats: float) -> bool:
+        return (passages_to_judge(nats, ratio, alpha) or inf) <= n_passages
+
+    return exp(bisect_boundary(is_called, log(ratio) + _MOST_NATS, log(ratio)))
 
 
 _LEAST_GAP = 1e-9

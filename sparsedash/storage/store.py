@@ -24,6 +24,7 @@ from sparsedash.schema.store_keys import NoteName
 from sparsedash.storage.disk_cache import (
     DAMAGED,
     ENTRIES,
+    KEPT,
     KEYS,
     USUAL_GB,
     CacheEntry,
@@ -37,7 +38,6 @@ from sparsedash.storage.disk_cache import (
     patiently,
     room_of_environment,
     sweep_orphans,
-    uncounted_bytes,
     unsigned,
 )
 from sparsedash.storage.local_machine import mode_in
@@ -70,7 +70,7 @@ class Store:
 
     def __init__(self, folder: Path, *, patience_s: float = PATIENCE_S) -> None:
         self.folder = folder
-        self._patience_s = patience_s
+        self._patience_s, self._opened_at = patience_s, time.time()
         # Nonsense is refused now, and not when the first artefact is written.
         room_of_environment()
         claim_data_folder(folder)
@@ -111,6 +111,11 @@ class Store:
         """Whether the record exists; it is not read."""
         return self.has_entry("records", _name(kind, key))
 
+    def written_at(self, kind: type[R], key: str) -> float | None:
+        """When the record was written, in seconds since the epoch; None where there is none."""
+        found = self._select("records", "SELECT store_time FROM Cache WHERE key = ? AND raw = 1", _name(kind, key))
+        return found[0][0] if found else None
+
     def why_missing(self, kind: type[R], key: str) -> str:
         """Why `get` does not give this record, as the end of a sentence."""
         damaged = self.has_entry("records", DAMAGED + _name(kind, key))
@@ -143,9 +148,9 @@ class Store:
 
     @property
     def artefact_left(self) -> int:
-        """Bytes that can be stored without evicting an artefact."""
-        cache = self._caches["artefacts"]
-        used: int = self._patiently("read", lambda: cache.volume() - uncounted_bytes(cache))
+        """Bytes that can be stored without evicting an artefact that was used since this store was opened."""
+        counted = [each for each in self.entries("artefacts") if not each.tag.startswith(KEPT)]
+        used = sum(each.n_bytes for each in counted if each.used_at >= self._opened_at)
         return max(0, self.artefact_room - used)
 
     def allow_artefacts(self, n_bytes: int) -> None:

@@ -286,7 +286,7 @@ class Uploads:
         path = self._data_dir / _UPLOADS / digest / called
         try:
             with self.changing():
-                if path.is_file():
+                if path.is_file() and path.read_bytes() == content:
                     _require_texts(path, n_passages)
                     return reference
                 left = MAX_TOTAL_BYTES - sum(self.kept().values())

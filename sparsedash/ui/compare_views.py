@@ -23,7 +23,7 @@ from sparsedash.reporting.task_words import tasks_sentence
 from sparsedash.reporting.wording import EXAMPLE_TITLE
 from sparsedash.schema.records import Passages, Run
 from sparsedash.service.backend import Backend
-from sparsedash.stats.significance import wilson_interval
+from sparsedash.stats.anytime import anytime_interval
 from sparsedash.ui import address_bar, frame, job_panel
 from sparsedash.ui.address_bar import BOUND
 from sparsedash.ui.browser_scripts import show_chart
@@ -340,7 +340,8 @@ def tally(pair: Pair, chosen: Sequence[str]) -> str:
     if total == 0:
         return counts
     ahead, count = (one, n_one) if n_one >= n_other else (other, n_other)
-    low, high = wilson_interval(count, total)
+    # Read after every choice, so it must hold at every look.
+    low, high = ((1 + end) / 2 for end in anytime_interval(total - count, count, total))
     interval = f"95 % interval {wording.percent(low, 0)} to {wording.percent(high, 0)}"
     shown = f"{ahead} is preferred" if low > 0.5 else "no preference shown"
     return f"{counts} Of the decided ones, {ahead} won {wording.percent(count / total, 0)} ({interval}): {shown}."

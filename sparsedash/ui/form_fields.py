@@ -23,8 +23,9 @@ from sparsedash.schema.settings import BUILTIN_CLOZE, BUILTIN_CLOZE_402, Evaluat
 from sparsedash.service.backend import Backend
 from sparsedash.service.preflight import Duration, Memory
 from sparsedash.service.request_checks import ReferenceField, hub_reference
-from sparsedash.stats.significance import smallest_loss
-from sparsedash.stats.tolerance import FEWEST_PASSAGES
+from sparsedash.stats.anytime import ALPHA
+from sparsedash.stats.sparsity_search import TRIAL_ALPHA
+from sparsedash.stats.tolerance import FEWEST_PASSAGES, smallest_beyond
 from sparsedash.storage.text_files import (
     FEWEST_UPLOADED,
     MAX_MEGABYTES,
@@ -393,7 +394,7 @@ def evaluation_size_field(backend: Backend, place: DeltaGenerator, settings: Run
     captions = [_caption(backend, *size, settings) for size in _SIZES.values()]
     if chosen == _OTHER:
         known = _N_TEXTS.get(text, 0) or _n_uploaded(backend, text)
-        captions.append(_smallest_loss_words(min(n_asked or known, known or n_asked or 0)))
+        captions.append(_smallest_beyond_words(min(n_asked or known, known or n_asked or 0), settings))
     st.session_state[_SIZE] = chosen
     names = [*_SIZES, *([_OTHER] if chosen == _OTHER else [])]
     place.radio("How sure", names, key=_SIZE, captions=captions, label_visibility="collapsed", on_change=fill_in)
@@ -412,7 +413,7 @@ def _caption(backend: Backend, text: str, source: str, settings: RunSettings | F
         asked = replace(settings, evaluation=replace(now, corpus=text, n_passages=None, tasks=tasks))
         known = backend.preflight(asked).duration.total_s
         parts.append("time not known yet" if known is None else f"about {wording.duration_words(known)}")
-    return " · ".join([*parts, _smallest_loss_words(n)])
+    return " · ".join([*parts, _smallest_beyond_words(n, settings)])
 
 
 def _n_uploaded(backend: Backend, reference: str) -> int:
@@ -423,11 +424,16 @@ def _n_uploaded(backend: Backend, reference: str) -> int:
     return 0
 
 
-def _smallest_loss_words(n_passages: int) -> str:
-    """The smallest losses that so many passages show; nothing of an unknown number."""
+def _smallest_beyond_words(n_passages: int, settings: RunSettings | FindSettings | None) -> str:
+    """The smallest loss that so many passages show to be beyond the limit; nothing of an unknown number."""
     if n_passages < 1:
         return ""
     if n_passages < FEWEST_PASSAGES:
         return f"{wording.quantity(n_passages, 'passage')}: fewer than {FEWEST_PASSAGES} can never confirm a model"
-    ratio, points = smallest_loss(n_passages)
-    return f"tells a loss of about {ratio:.2f}{wording.NBSP}× perplexity or {points:.1f} points from none"
+    limit, alpha = FindSettings.ratio, ALPHA / 2
+    if isinstance(settings, FindSettings):
+        limit, alpha = settings.ratio, TRIAL_ALPHA / 2
+    elif settings is not None:
+        alpha /= max(1, settings.n_sparse)
+    ratio = wording.factor(smallest_beyond(n_passages, limit, alpha))
+    return f"shows that about {ratio} perplexity exceeds the limit of {wording.limit_factor(limit)}"

@@ -33,7 +33,6 @@ from sparsedash.schema.settings import (
 from sparsedash.service.backend import Backend
 from sparsedash.service.request_checks import is_hub_id
 from sparsedash.service.time_forecast import MOST_MINUTES, STEP_MULTIPLE
-from sparsedash.stats.significance import SPREAD_NATS
 from sparsedash.stats.sparsity_search import passages_to_search
 from sparsedash.stats.tolerance import Tolerance
 from sparsedash.ui import browser_scripts, form_fields, frame
@@ -436,7 +435,7 @@ def _show_sweep(settings: RunSettings) -> None:
 
 def _show_search(settings: FindSettings) -> None:
     """Draw how many passages the limits of a search take."""
-    needed = wording.round_up(passages_to_search(Tolerance.of(settings), SPREAD_NATS))
+    needed = wording.round_up(passages_to_search(Tolerance.of(settings)))
     form_fields.show_hint(
         f"A search at a limit of {wording.limit_factor(settings.ratio)} takes about {needed:,} passages. "
         "On fewer most of its steps may stay undecided, which counts as too much."

@@ -1,6 +1,7 @@
 """From Python: the models, verdicts and files of a run, on models in memory, which stay as they were."""
 
 import copy
+from contextlib import nullcontext
 from dataclasses import replace
 from math import nan
 
@@ -11,6 +12,7 @@ from transformers import AutoModelForCausalLM, MambaConfig, MambaForCausalLM
 import sparsedash
 from sparsedash.catalog.presets import method_named
 from sparsedash.engine.models.loading import ModelShelf
+from sparsedash.engine.models.matmul import float32_is_faster
 from sparsedash.engine.run import pipeline, search
 from sparsedash.engine.run.model_making import rebuild_model
 from sparsedash.reporting.run_answer import answer_sentence
@@ -83,6 +85,47 @@ def test_the_given_model_stays_as_it_was_and_shares_nothing_also_where_the_work_
     assert dense.training and str(dense.config) == str(before.config)
     for weight, own in zip(dense.parameters(), before.parameters(), strict=True):
         assert torch.equal(weight, own) and weight.requires_grad
+
+
+@pytest.mark.parametrize("mode", ["inference", "autocast", "dtype"])
+def test_modes_of_torch_that_the_caller_is_in_change_nothing(dense, mode):
+    wanted = sparse_of(dense, heal_steps=1).model
+    modes = {"inference": torch.inference_mode(), "autocast": torch.autocast("cpu", torch.bfloat16)}
+    torch.set_default_dtype(torch.float64 if mode == "dtype" else torch.float32)
+    try:
+        with modes.get(mode, nullcontext()):
+            found = sparse_of(dense, heal_steps=1).model
+        assert torch.get_default_dtype() == (torch.float64 if mode == "dtype" else torch.float32)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(torch.equal(one, other) for one, other in zip(found.parameters(), wanted.parameters(), strict=True))
+    found(IDS, labels=IDS).loss.backward()
+
+
+def test_what_is_left_of_a_model_trains_as_it_did_before_and_a_new_bias_as_its_weight(dense):
+    dense.model.layers[0].requires_grad_(False)
+    fewer = sparse_of(dense, method="random-layers", share=0.5)
+    first_left = next(i for i, width in enumerate(fewer.pruned.widths) if width)
+    trains = [own.weight.requires_grad for own in (layer.mlp.down_proj for layer in fewer.model.model.layers)]
+    assert trains[0] == (first_left > 0) and all(trains[1:])
+    biased = sparse_of(dense, method="flap").model.model.layers
+    assert [own.mlp.down_proj.bias.requires_grad for own in biased] == [False] + [True] * (len(biased) - 1)
+
+
+def test_random_numbers_of_the_caller_are_left_alone(dense):
+    half, drawn = dense.bfloat16(), []
+    for prune in (True, False):
+        torch.manual_seed(7)
+        float32_is_faster.cache_clear()
+        if prune:
+            sparse_of(half)
+        drawn.append(torch.rand(1))
+    assert drawn[0] == drawn[1]
+
+
+def test_the_plain_text_of_a_method_counts_among_what_healing_holds_out(dense):
+    few = TEXTS[:15]
+    assert sparsedash.prune(dense, TOKENIZER, few, method=UNEVEN, heal_steps=1, n_samples=40, length=32).pruned.healed
 
 
 def test_blocks_of_different_widths_are_not_saved_by_stock_code_but_exported_and_proven(dense, tmp_path):

@@ -180,13 +180,13 @@ def test_a_job_that_is_not_there_is_a_clear_error(table, number):
 def test_a_file_that_cannot_be_used_is_reported_and_left_alone(tmp_path, table):
     path = tmp_path / "damaged.sqlite"
     path.write_bytes(b"not a database, but a letter from home" * 100)
-    with pytest.raises(StoreError, match="move it away"):
+    with pytest.raises(StoreError, match="move it and the folder logs away"):
         JobTable(path)
     assert path.read_bytes().startswith(b"not a database")
     with pytest.raises(StoreError, match="cannot be used"):
         JobTable(tmp_path / "nowhere" / "jobs.sqlite")
     table._database._db.execute("UPDATE jobs SET settings = '{' WHERE id = ?", (submitted(table).id,))
-    with pytest.raises(StoreError, match=r"jobs.sqlite is damaged: job 1 .* move it away"):
+    with pytest.raises(StoreError, match=r"jobs.sqlite is damaged: job 1 .* move it and the folder"):
         table.list(9)
 
 
@@ -225,6 +225,14 @@ def test_urgent_runs_go_first_those_that_can_wait_last_and_a_move_leads_past_the
     assert order(table) == [later, c, prompt, b, a]
     table.prioritise(c, "normal")
     assert order(table) == [later, prompt, b, c, a]
+
+
+def test_whoever_resumes_what_another_has_asked_for_meanwhile_may_see_that_job(table):
+    first = table.submit("run", "k", {}, "ada")
+    table.request_cancel(first.id)
+    table.owners.take("k", "ada")
+    again = table.submit("run", "k", {}, "bob")
+    assert table.retry(first.id, "ada").id == again.id and table.owners.of("k") == {"ada", "bob"}
 
 
 def test_a_job_is_whose_who_started_it_and_its_result_all_theirs_who_asked(table):

@@ -1,5 +1,6 @@
 """Workers: their number and environment, locks, and the words for their ends. What they do is in tests/faults."""
 
+import errno
 import os
 import signal
 from pathlib import Path
@@ -17,7 +18,7 @@ from sparsedash.jobs.local_runner import (
     worker_environment,
 )
 from sparsedash.jobs.lock_files import hold_lock, is_lock_held, job_lock, slot_lock
-from sparsedash.schema.errors import SettingsError
+from sparsedash.schema.errors import SettingsError, StoreError
 
 
 @pytest.fixture(autouse=True)
@@ -144,8 +145,8 @@ def test_a_stuck_worker_is_signalled_in_time_and_a_retried_job_has_its_time_agai
         locks = house.run_in_slot(job, 0)
         house.table.request_cancel(job.id)
         for seconds, expected in ((0.0, []), (4.5, []), (0.6, [signal.SIGTERM]), (5.0, [signal.SIGKILL])):
-            earlier = "UPDATE jobs SET cancel_requested_at = cancel_requested_at - ?"
-            house.table._database._db.execute(earlier, (seconds,))
+            for key in house.runner._stopping:
+                house.runner._stopping[key] -= seconds
             house.runner.reconcile()
             assert sent == expected
             sent.clear()
@@ -154,6 +155,21 @@ def test_a_stuck_worker_is_signalled_in_time_and_a_retried_job_has_its_time_agai
         house.runner.reconcile()
         assert house.table.get(job.id).state == "cancelled"
         house.table.retry(job.id)
+
+
+def test_a_lock_that_cannot_be_opened_for_a_moment_ends_no_job(house, monkeypatch):
+    (job,) = house.submit("a")
+    locks = house.run_in_slot(job, 0)
+
+    def busy(path):
+        raise StoreError(f"{path} cannot be opened.") from OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(local_runner, "is_lock_held", busy)
+        house.runner.reconcile()
+    assert house.table.get(job.id).state == "running"
+    for lock in locks:
+        lock.close()
 
 
 def test_a_lock_has_one_holder(tmp_path):

@@ -11,7 +11,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from sparsedash import worker
+from sparsedash.jobs.job_table import JobTable
 from sparsedash.schema.errors import ModelError, StoreError
+from sparsedash.storage.store import claim_data_folder
 from sparsedash.worker import describe_error, main
 
 
@@ -20,6 +23,17 @@ def test_a_worker_without_a_job_loads_the_engine_meanwhile(tmp_path, monkeypatch
     loaded = []
     assert main(["--data-dir", str(tmp_path)], load=lambda: loaded.append(1) or {}) == 0
     assert loaded == [1]
+
+
+def test_a_worker_of_an_earlier_version_leaves_the_queue_to_a_new_one(tmp_path, monkeypatch):
+    claim_data_folder(tmp_path)
+    table, written = JobTable(tmp_path / "jobs.sqlite"), iter([1, 2])
+    job = table.submit("run", "a", {})
+    monkeypatch.setattr(worker, "_program_written_at", lambda: next(written))
+    monkeypatch.setenv("SPARSEDASH_LINGER_S", "60")
+    assert main(["--data-dir", str(tmp_path)], load=dict) == 0
+    assert table.get(job.id).state == "queued"
+    table.close()
 
 
 class OutOfMemoryError(RuntimeError):

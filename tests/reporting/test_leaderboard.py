@@ -78,7 +78,7 @@ def test_a_cell_says_why_nothing_is_compared(backend):
     assert text(made, 2, "task-half")[-1] == "on 100 of 400"
     assert text(made, 1, "task-hard") == ["9.1 %", "0.0", "not judged"]
     assert text(made, 3, "task-sums") == ["–"] and text(made, 3, "task-alone") == ["100.0 %", "no baseline"]
-    assert "400 of 400 questions of sums were asked differently: another prompt." in made.notes
+    assert "sums was asked differently: the prompt differs in 400 of 400 questions." in made.notes
     assert "hard is not judged: the baseline has fewer than 20 right answers." in made.notes
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from sparsedash.reporting.charts.task_chart import task_chart, task_words
 from sparsedash.reporting.task_report import right_choice, target_text, task_report
-from sparsedash.reporting.task_words import judge_document, task_remarks, task_rows, tasks_sentence
+from sparsedash.reporting.task_words import idle_limits, judge_document, task_remarks, task_rows, tasks_sentence
 from sparsedash.schema.question_records import ScoredChoice
 from sparsedash.stats.task_pairs import pair_answers
 from sparsedash.stats.task_verdicts import judge_tasks
@@ -72,6 +72,16 @@ def test_the_document_is_plain_json_even_without_an_interval():
     assert (document["format"], document["verdict"]) == ("sparsedash.judge/1", "beyond")
     assert (text["loss"]["low"], text["verdict"]) == (None, "undecided")
     assert (sums["task"], sums["kind"], sums["broke"], sums["loss"]["most"]) == ("gsm8k", "generation", 300, 0.02)
+
+
+def test_limits_that_hold_nowhere_are_named():
+    one = answered(rolled(0, -30.0))
+    found = judged((one, one))
+    said = idle_limits(found, Tolerance(tasks=((found[0].task, 3.0), ("piqua", 1.0))))
+    assert said == [
+        f"Limits name piqua, but the answers are of {found[0].task}.",
+        f"No answer of {found[0].task} is right or wrong: the limit of word perplexity holds.",
+    ]
 
 
 def test_the_chart_has_a_line_a_judged_task_and_what_is_far_beyond_stands_at_the_edge_with_its_value():

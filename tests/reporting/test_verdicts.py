@@ -133,6 +133,19 @@ def test_the_loss_is_said_on_both_measures_with_their_intervals():
 
 
 @pytest.mark.parametrize(
+    ("nats", "deviation", "said", "interval"),
+    [
+        (0.094, 0.001, "1.099 ×", "1.098 to 1.099"),
+        (0.0, 1.51, "1.000 ×", "0.911 to 1.098"),
+        (0.3, 0.3, "1.35 ×", "1.32 to 1.38"),
+    ],
+)
+def test_no_end_of_an_interval_is_rounded_to_the_other_side_of_the_limit(nats, deviation, said, interval):
+    loss = judged(nats, deviation=deviation).perplexity
+    assert (plain(verdicts.loss_value(loss)), verdicts.loss_interval(loss)) == (said, interval)
+
+
+@pytest.mark.parametrize(
     ("change", "said"),
     [
         ({}, "20 % stopped after 512 of 5,153 passages: a difference to the dense model is shown."),

@@ -7,6 +7,7 @@ import pytest
 
 from sparsedash.catalog.presets import method_named
 from sparsedash.schema import store_keys
+from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.method_settings import MethodSettings, quantised_dense
 from sparsedash.schema.plain_values import STAGE_VERSIONS
 from sparsedash.schema.settings import BUILTIN_TEXT, CalibrationSettings, EvaluationSettings, RunSettings
@@ -226,16 +227,23 @@ def test_the_keys_are_those_that_results_are_already_kept_under():
     assert {name: key[:8] for name, key in keys.items()} == KEPT
 
 
+@pytest.mark.parametrize("asked", [RunSettings(), FindSettings()])
+def test_a_request_is_another_one_once_a_stage_has_another_version(asked, monkeypatch):
+    before = asked.key()
+    monkeypatch.setitem(STAGE_VERSIONS, "outcomes", 99)
+    assert asked.key() != before
+
+
 KEPT = {
     "text": "7b6b8fd3",
-    "statistics": "6539f4ee",
-    "inputs": "99492b64",
-    "gradients": "75349038",
-    "pruned": "8e57b27a",
+    "statistics": "f02c2947",
+    "inputs": "c4b5f0fd",
+    "gradients": "bcfa1512",
+    "pruned": "fb167db8",
     "dense": "0ba23d96",
-    "best": "a9298685",
+    "best": "209afe8f",
     "published": "cb4020cd",
-    "run": "f644cabc",
+    "run": "b414e451",
 }
 
 

@@ -3,6 +3,7 @@
 import json
 from contextlib import closing
 from dataclasses import asdict, replace
+from unittest.mock import Mock
 
 import pytest
 
@@ -81,6 +82,19 @@ def test_the_first_part_goes_alone_and_the_run_grows_in_order_whatever_comes_bac
     assert run.seconds == {"evaluate": 6.0}
     assert [store.get(Record, key).sparsity_permille for key in run.sparse] == [100, 200, 300]
     assert run.warnings == ("Layers lose 12.5 times more.", "Few tokens."), "each once, whatever its numbers"
+
+
+def test_the_last_part_is_asked_for_again_where_the_whole_run_could_not_be_stored(job, store, machine, monkeypatch):
+    plan = ClusterPlan(job, store)
+    keep(plan, machine, "0", "1")
+    with monkeypatch.context() as patched:
+        patched.setattr(type(store), "put", Mock(side_effect=StoreError("The disk is full.")))
+        with pytest.raises(StoreError):
+            keep(plan, machine, "2")
+    again = ClusterPlan(job, store)
+    assert not again.whole and tuple(again.left()) == ("2",)
+    keep(again, machine, "2")
+    assert store.get(Run, job.key).finished
 
 
 @pytest.mark.parametrize("why", ["a record is gone", "a stage has another version"])

@@ -8,12 +8,13 @@ from sparsedash.reporting.run_results import StoredResults, run_results
 from sparsedash.schema import store_keys
 from sparsedash.schema.pair_records import Continuation
 from sparsedash.schema.question_records import QuestionSet
-from sparsedash.schema.records import Record
+from sparsedash.schema.records import Record, Run
 from sparsedash.service import stored_results
 from sparsedash.service.stored_results import OpenedAnswers, ResultCache, RunCosts, recalled
 from sparsedash.stats.mean_intervals import Moments
 from sparsedash.stats.task_verdicts import judge_run
 from sparsedash.stats.tolerance import Losses, Tolerance, judge_all, record_losses
+from sparsedash.storage.store import Store
 from tests.factories import answered
 from tests.question_sets import CHOICE, verdicts
 from tests.service.made import run
@@ -22,11 +23,12 @@ from tests.ui import specimens
 TOLERANCE = Tolerance()
 
 
-def test_a_growing_result_is_read_again_and_a_final_one_is_not(store):
+def test_a_result_that_was_written_again_is_read_again_and_any_other_is_not(store):
     results = ResultCache(store)
     stopped = Continuation(key="c", prompt="Once", left="a", right="b", stopped=True)
     for growing, final in (
         (run(key="r", sparse=(), finished=False), run(key="r")),
+        (run(key="r"), run(key="r", warnings=("made again",))),
         (stopped, replace(stopped, stopped=False)),
     ):
         store.put(growing.key, growing)
@@ -37,6 +39,8 @@ def test_a_growing_result_is_read_again_and_a_final_one_is_not(store):
         assert results.get(type(final), final.key) is found
     results.drop(type(final), "c")
     assert results.get(type(final), "c") is None
+    Store(store.folder).drop(Run, "r")
+    assert results.get(Run, "r") is None, "another server has deleted it"
     assert results.record("none") is None
 
 
@@ -161,7 +165,9 @@ def test_a_task_that_cannot_be_judged_is_a_note_beside_the_others():
     asking = replace(run(), dense="dense", sparse=("s",), answers={"dense": ("a", "b"), "s": ("c", "d")})
     judged = judge_run(asking, sets.get, Tolerance())["s"]
     assert [each.task for each in judged.results] == ["sums"]
-    assert judged.notes[0].startswith("words is not judged. 40 of 40 questions of words were asked differently")
+    assert judged.notes[0].startswith(
+        "words is not judged. words was asked differently: the prompt differs in 40 of 40"
+    )
 
 
 def test_answers_that_were_lost_are_judged_once_they_are_made_again(store):

@@ -50,7 +50,7 @@ def test_a_pair_that_was_asked_differently_is_refused(folders, tmp_path, refusal
     asked = [WRITTEN | {"doc_hash": f"{i}", "prompt_hash": "new" if i < 42 else "p"} for i in range(400)]
     other = samples(tmp_path / "other", *asked, task="sums")
     (one,) = (tmp_path / "dense").glob("samples_sums_*")
-    assert "42 of 400 questions of sums were asked differently" in refusal("judge", str(one), str(other))
+    assert "the prompt differs in 42 of 400 questions" in refusal("judge", str(one), str(other))
     samples(tmp_path / "two", WRITTEN, task="more")
     samples(tmp_path / "two", WRITTEN, task="most")
     assert "no task in common" in refusal("judge", folders[1], str(tmp_path / "two"))

@@ -2,9 +2,7 @@
 
 from dataclasses import replace
 from itertools import combinations
-from statistics import fmean
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,11 +11,9 @@ from scipy.special import xlogy
 from scipy.stats import binomtest
 from statsmodels.stats import contingency_tables
 
-from sparsedash.catalog import choices
-from sparsedash.schema.records import Record, Run, Stopping
+from sparsedash.schema.records import Record, Stopping
 from sparsedash.stats import significance
 from sparsedash.stats.anytime import anytime_interval, anytime_p
-from sparsedash.stats.tolerance import record_losses
 from tests.factories import RECORD, outcome
 
 counts = st.integers(0, 300)
@@ -149,24 +145,3 @@ def test_holm_rejects_what_bonferroni_rejects_in_every_family_that_holds_it(p_va
     bonferroni = {s: min(1.0, len(s) * min(p_values[i] for i in s)) for s in sets}
     expected = [max(p for s, p in bonferroni.items() if i in s) for i in range(len(p_values))]
     assert significance.holm(p_values) == pytest.approx(expected)
-
-
-def test_the_smallest_loss_shrinks_with_the_root_of_the_passages_and_is_shown_four_times_of_five():
-    ratio, points = significance.smallest_loss(400)
-    assert significance.smallest_loss(100) == pytest.approx((ratio**2, 2 * points))
-    n, loss = 400, points / 100
-    fallen = np.random.default_rng(0).normal(loss, significance.SPREAD_FLIPS, (2000, n))
-    shown = fallen.mean(axis=1) > 1.96 * fallen.std(axis=1, ddof=1) / n**0.5
-    assert 0.77 < shown.mean() < 0.83
-
-
-def test_the_spreads_are_those_of_the_run_that_ships():
-    run = choices.example_result(Run, choices.EXAMPLE)
-    records = [choices.example_result(Record, key) for key in run.sparse]
-    mild = [each for each in records if each.sparsity_permille == 100 and each.pruned.method.compensation != "none"]
-    dense = choices.example_result(Record, run.dense)
-    found = [record_losses(dense, sparse) for sparse in mild]
-    assert len(found) == 3
-    assert fmean(each.nats.deviation for each in found) == pytest.approx(significance.SPREAD_NATS, rel=0.05)
-    flips = [((each.broke + each.fixed) / each.nats.n) ** 0.5 for each in found]
-    assert fmean(flips) == pytest.approx(significance.SPREAD_FLIPS, rel=0.05)

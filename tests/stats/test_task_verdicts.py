@@ -6,7 +6,7 @@ from math import exp, log
 import pytest
 
 from sparsedash.schema.errors import CorpusError, SettingsError
-from sparsedash.stats.task_pairs import pair_answers
+from sparsedash.stats.task_pairs import pair_answers, pair_tasks
 from sparsedash.stats.task_verdicts import judge_tasks, overall_verdict
 from sparsedash.stats.tolerance import Tolerance
 from tests.question_sets import answered, question, rolled, scored, verdicts
@@ -16,23 +16,29 @@ def judge(*tasks, **tolerance):
     return judge_tasks([pair_answers(*task) for task in tasks], Tolerance(**tolerance))
 
 
-def test_questions_are_paired_by_document_in_any_order_and_the_same_document_twice_stays_two():
+def test_questions_are_paired_by_document_in_any_order_and_one_that_repeats_another_is_left_out():
     dense = answered(question(0), question(1), question(0, right=False), question(2))
     other = answered(question(3), question(0), question(0, right=False), question(1))
-    pairs = pair_answers(dense, other).questions
-    assert [(one.doc_hash, one.right, two.right) for one, two in pairs] == [
+    pair = pair_answers(dense, other)
+    assert [(one.doc_hash, one.right, two.right) for one, two in pair.questions] == [
         ("doc 0", True, True),
         ("doc 1", True, True),
-        ("doc 0", False, False),
+    ]
+    assert pair_tasks([dense], [other])[1] == [
+        "Questions of sums left out: 2, answered by one model only.",
+        "Questions of sums left out: 1, repeats of another.",
     ]
 
 
 @pytest.mark.parametrize(
     ("other", "why"),
     [
-        (answered(question(0), question(1, prompt_hash="x")), r"^1 of 2 questions of sums were asked differently"),
-        (answered(question(0), question(1, target_hash="x")), "1 of 2 questions of sums expect different answers"),
-        (answered(scored(-1, -2), scored(-1, -2, i=1)), "2 of 2 questions of sums were answered in different ways"),
+        (
+            answered(question(0), question(1, prompt_hash="x")),
+            r"^sums was asked differently: the prompt differs in 1 of 2 questions",
+        ),
+        (answered(question(0), question(1, target_hash="x")), "the expected answer differs in 1 of 2"),
+        (answered(scored(-1, -2), scored(-1, -2, i=1)), "the kind of answer differs in 2 of 2"),
         (answered(question(7)), "no question of sums in common"),
         (answered(question(0), measure="f1"), "different measures: exact_match and f1"),
         (answered(question(0), version="2"), "different versions: 1 and 2"),
@@ -46,7 +52,7 @@ def test_a_pair_that_was_asked_or_judged_differently_is_refused_by_name(other, w
 def test_questions_with_other_choices_are_refused():
     one = scored(-1, -2)
     other = replace(one, choices=tuple(replace(each, text=f"{each.text}!") for each in one.choices))
-    with pytest.raises(CorpusError, match="1 of 1 questions of sums were asked differently: other choices"):
+    with pytest.raises(CorpusError, match="the text of the choices differs in 1 of 1"):
         pair_answers(answered(one), answered(other))
 
 

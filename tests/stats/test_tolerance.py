@@ -2,11 +2,17 @@
 
 from dataclasses import replace
 from math import log
+from random import Random
+from statistics import fmean
 
 import pytest
 
+from sparsedash.catalog import choices
 from sparsedash.schema.errors import SettingsError
-from sparsedash.stats.mean_intervals import Moments
+from sparsedash.schema.records import Record, Run
+from sparsedash.stats import tolerance
+from sparsedash.stats.mean_intervals import Moments, moments
+from sparsedash.stats.significance import shared_outcomes
 from sparsedash.stats.tolerance import Losses, Tolerance, judge_all, record_losses
 from tests.factories import PRUNED, STOPPED, answered
 
@@ -138,3 +144,36 @@ def test_a_model_that_is_missing_still_counts_as_a_comparison():
     assert both[0].perplexity.level == pytest.approx(1 - 0.05 / 2), "both are within by accuracy"
     assert alone.perplexity.level == pytest.approx(1 - 0.05 / 3), "of the lost one nobody knows"
     assert judge_all([there], ALLOWED, n_compared=1) == judge_all([there], ALLOWED)
+
+
+def mild_losses():
+    """The example's passages at 10 % by the methods that refit: what each lost, in nats, model by model."""
+    run = choices.example_result(Run, choices.EXAMPLE)
+    dense, *records = (choices.example_result(Record, key) for key in (run.dense, *run.sparse))
+    mild = [each for each in records if each.sparsity_permille == 100 and each.pruned.method.compensation != "none"]
+    return [[d.log_likelihood - s.log_likelihood for d, s in shared_outcomes(dense, each)] for each in mild]
+
+
+def test_the_spread_and_the_reach_of_a_small_loss_are_those_of_the_run_that_ships():
+    found = [moments(lost) for lost in mild_losses()]
+    assert len(found) == 3
+    assert fmean(each.deviation for each in found) == pytest.approx(tolerance.SPREAD_NATS, rel=0.05)
+    reach = fmean((each.mean - each.lowest) / each.deviation for each in found)
+    assert reach == pytest.approx(tolerance._REACH, rel=0.1)
+
+
+@pytest.mark.parametrize(("n_passages", "n_models"), [(132, 1), (132, 2), (402, 2)])
+def test_the_smallest_loss_beyond_is_called_so_four_times_of_five(n_passages, n_models):
+    ratio, draw = tolerance.smallest_beyond(n_passages, 1.1, 0.05 / 2 / n_models), Random(0)
+    (fallen, *_), called = mild_losses(), 0
+    scale = tolerance.SPREAD_NATS / moments(fallen).deviation
+    centred = [(nats - fmean(fallen)) * scale + log(ratio) for nats in fallen]
+    for _ in range(400):
+        drawn = Losses(nats=moments(draw.choices(centred, k=n_passages)), broke=0, fixed=0, n_right=40, anytime=False)
+        called += judge_all([drawn], ALLOWED, n_models)[0].perplexity.verdict == "beyond"
+    assert 0.74 < called / 400 < 0.86
+
+
+def test_a_loss_at_the_limit_is_settled_by_no_passages_and_none_at_all_by_as_many_as_the_table_of_power_says():
+    assert tolerance.passages_to_judge(log(1.1), 1.1, 0.05) is None
+    assert 400 < tolerance.passages_to_judge(0.0, 1.1, 0.05 / 2) < 1000

@@ -94,6 +94,16 @@ def test_healed_weights_are_evicted_until_they_are_protected_and_do_not_count_fr
     assert left_of("e", "statistics") == {"a/healed/0", "d", "e"}
 
 
+def test_only_what_was_used_since_the_store_was_opened_takes_room_from_checkpoints(store):
+    store.allow_artefacts(200_000)
+    store.put_artefact("old", b"x" * 90_000)
+    whole = Store(store.folder)
+    assert whole.artefact_left == whole.artefact_room
+    whole.get_artefact("old")
+    assert whole.artefact_left <= whole.artefact_room - 90_000
+    whole.close()
+
+
 def test_artefacts_are_forgotten_when_room_runs_short_and_records_are_not(store):
     store.allow_artefacts(5 * LARGE)
     for number in range(10):

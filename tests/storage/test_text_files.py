@@ -94,6 +94,13 @@ def test_no_reference_leads_out_of_the_folder_of_uploads(tmp_path, reference):
     assert file_of(reference, tmp_path) is None
 
 
+def test_a_damaged_upload_is_whole_once_it_is_uploaded_again(kept, tmp_path):
+    path = file_of(kept.keep("passages.jsonl", LINE), tmp_path)
+    path.write_bytes(LINE[:-1] + b"?")
+    kept.keep("passages.jsonl", LINE)
+    assert path.read_bytes() == LINE
+
+
 def test_a_slice_belongs_to_the_reference_and_not_to_the_name(tmp_path):
     whole = "upload:a.txt@" + "0" * 32
     assert file_of(f"{whole}[3:5]", tmp_path) == file_of(whole, tmp_path)

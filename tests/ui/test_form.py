@@ -325,11 +325,11 @@ def test_an_evaluation_size_fills_in_the_passages(open_page, backend):
     sure = app.radio(key="sure")
     assert list(sure.options) == list(SIZES) and sure.value == "Quick look"
     assert [plain(text) for text in sure.proto.captions] == [
-        "132 passages, built in · about 4 min · tells a loss of about 1.23 × perplexity or 4.4 points from none",
+        "132 passages, built in · about 4 min · shows that about 1.47 × perplexity exceeds the limit of 1.10 ×",
         "402 passages, built in · arithmetic and copying · about 4 min · "
-        "tells a loss of about 1.13 × perplexity or 2.5 points from none",
+        "shows that about 1.29 × perplexity exceeds the limit of 1.10 ×",
         "5,151 passages, LAMBADA, fetched once from the hub · arithmetic and copying · about 4 min · "
-        "tells a loss of about 1.03 × perplexity or 0.7 points from none",
+        "shows that about 1.15 × perplexity exceeds the limit of 1.10 ×",
     ]
     for size, text in SIZES.items():
         app.radio(key="sure").set_value(size).run()

@@ -57,7 +57,7 @@ def test_the_overview_of_answers_has_verdict_chart_table_and_a_link_to_the_quest
 def test_what_was_asked_differently_or_deleted_is_said_in_words(open_page, backend, opened):
     odd = backend.answers.keep(SUMS, lines(WRITTEN, *MANY, prompt_hash="another"))
     app = open_page("overview", dense=opened["dense"], other=odd)
-    assert "400 of 400 questions of sums were asked differently" in words(app)
+    assert "the prompt differs in 400 of 400 questions" in words(app)
     assert "These answers cannot be compared." in words(open_page("compare", dense=opened["dense"], other=odd))
     backend._store.drop_entry("artefacts", f"answers/{odd}")
     assert "asked differently" not in words(open_page("overview", dense=opened["dense"], other=odd))

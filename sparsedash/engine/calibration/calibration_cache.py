@@ -290,7 +290,7 @@ class Calibration:
 
     def removed_layers(self, method: MethodSettings, n_gone: int) -> list[int]:
         """The layers that go first, in order; from the store as far as they are there."""
-        key, found = layers_key(self.keys.statistics, method), list[int]()
+        key, found = layers_key(self.keys.gradients, method), list[int]()
         if (known := self.store.get_artefact(key)) is not None:
             found = [int(index) for index in json.loads(known)]
 

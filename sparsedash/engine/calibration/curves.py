@@ -129,14 +129,18 @@ class CurveMeasurement:
 
     @cached_property
     def _judged(self) -> list[tuple[Tensor, Tensor]]:
-        """Rows and columns (n,) of the judged tokens of each batch, evenly spread."""
+        """Rows and columns (n,) of the judged tokens of each batch, drawn: a stride would favour first tokens."""
         masks = [batch.mask for batch in self._batches]
         if self._by == "perplexity":
             # Nothing follows the last token.
             masks = [torch.nn.functional.pad(mask[:, 1:], (0, 1)) for mask in masks]
         places = [mask.nonzero() for mask in masks]
-        every = -(-sum(map(len, places)) // judged_tokens(self._loaded.model.get_output_embeddings().weight.shape[0]))
-        return [(own[::every, 0], own[::every, 1]) for own in places]
+        sizes = [len(own) for own in places]
+        n_all = sum(sizes)
+        n_judged = min(n_all, judged_tokens(self._loaded.model.get_output_embeddings().weight.shape[0]))
+        chosen = torch.randperm(n_all, generator=torch.Generator().manual_seed(0)) < n_judged
+        drawn = [own[some.to(own.device)] for own, some in zip(places, torch.split(chosen, sizes), strict=True)]
+        return [(own[:, 0], own[:, 1]) for own in drawn]
 
     @cached_property
     def _aims(self) -> list[tuple[Tensor, float]]:

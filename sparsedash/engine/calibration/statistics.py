@@ -266,9 +266,9 @@ def block_statistics(
     """
     weigh, device = TOKEN_WEIGHTS[token_weights], loaded.model.device
     # About HELD_OUT_TOKENS held-out tokens are kept.
-    stride = max(1, sum(lengths[HELD_OUT_EVERY - 1 :: HELD_OUT_EVERY]) // HELD_OUT_TOKENS)
+    share = HELD_OUT_TOKENS / max(HELD_OUT_TOKENS, sum(lengths[HELD_OUT_EVERY - 1 :: HELD_OUT_EVERY]))
     whole = enough_tokens(loaded, sum(lengths))
-    sums = [_RunningSums(device, stride, whole=whole) for _ in watched]
+    sums = [_RunningSums(device, share, whole=whole) for _ in watched]
     with capture_inputs(watched, [own.see for own in sums]):
         for rows, batch, hidden in through:
             real, kept_out, weights = batch.mask.bool(), held_out(rows).to(device), weigh(hidden)
@@ -279,13 +279,17 @@ def block_statistics(
 
 
 class _RunningSums:
-    """Running sums over the tokens that one module is given. whole: of the second moment, or of its diagonal alone."""
+    """Running sums over the tokens that one module is given. whole: of the second moment, or of its diagonal alone.
 
-    def __init__(self, device: torch.device, held_out_stride: int, *, whole: bool) -> None:
+    share: of the held-out tokens that are kept.
+    """
+
+    def __init__(self, device: torch.device, share: float, *, whole: bool) -> None:
         self._device, self._whole = device, whole
         self._moment = self._sum = torch.empty(0)
         self._held_out: list[tuple[Tensor, Tensor]] = []
-        self._stride = held_out_stride
+        # Drawn: in step with the sequences, first tokens would be kept more often than others.
+        self._share, self._draw = share, torch.Generator().manual_seed(0)
         self._n_tokens, self._total_weight = 0, 0.0
 
     def see(self, activations: Tensor) -> None:
@@ -314,8 +318,10 @@ class _RunningSums:
         self._sum += (fit if roots is None else fit.mul_(roots)).sum(dim=0)
         self._n_tokens += len(fit)
         self._total_weight += float(own.sum())
-        kept = _rows_at(activations, held_out)[:: self._stride].float()
-        self._held_out.append((kept, weights[held_out][:: self._stride]))
+        places = held_out.flatten().nonzero().squeeze(1)
+        places = places[(torch.rand(len(places), generator=self._draw) < self._share).to(places.device)]
+        kept = activations.index_select(0, places).float()
+        self._held_out.append((kept, weights.flatten().index_select(0, places)))
 
     def statistics(self) -> Statistics:
         moment = mirror_lower_(self._moment) if self._whole else self._moment

@@ -31,7 +31,7 @@ from sparsedash.schema.progress import OnPart, ignore
 from sparsedash.storage.model_folders import require_export_room
 from sparsedash.storage.store import Store
 
-_VERSION = 1
+_VERSION = 2
 """Raise it where the same folder makes another file."""
 _KINDS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 _FILE_TYPES = {"F32": "ALL_F32", "F16": "MOSTLY_F16", "BF16": "MOSTLY_BF16"}
@@ -80,7 +80,8 @@ def write_dense_gguf(source: Source, file: Path, on_part: OnPart = ignore) -> No
     with refusing(f"The tokenizer of {source.reference} could not be read", "Fetch the model again."):
         tokenizer = AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False, local_files_only=True)
     tensors = [*_rope_factors(config), *_tensors(source, config, name)]
-    keys = partial(_add_keys, config=config, tokenizer=tokenizer, tensors=tensors)
+    title = Path(source.reference).name
+    keys = partial(_add_keys, config=config, title=title, tokenizer=tokenizer, tensors=tensors)
     try:
         write_file(file, name, keys, [_stand_in(tensor) for tensor in tensors])
         _require_said(file, config)
@@ -101,7 +102,10 @@ def _stand_in(tensor: GgufTensor) -> GgufTensor:
     return replace(tensor, shape=(1,), kind=GGMLQuantizationType.F32, make=lambda: np.zeros(1, np.float32))
 
 
-def _add_keys(writer: GGUFWriter, config: PretrainedConfig, tokenizer: Any, tensors: Sequence[GgufTensor]) -> None:
+def _add_keys(
+    writer: GGUFWriter, config: PretrainedConfig, title: str, tokenizer: Any, tensors: Sequence[GgufTensor]
+) -> None:
+    writer.add_name(title)
     _add_config(writer, config, writer.arch)
     _add_tokenizer(writer, tokenizer, config)
     kinds = {tensor.kind.name for tensor in tensors}
@@ -121,7 +125,6 @@ def _require_said(file: Path, config: PretrainedConfig) -> None:
 
 def _add_config(writer: GGUFWriter, config: PretrainedConfig, name: str) -> None:
     """Add the keys of the architecture."""
-    writer.add_name(Path(str(config._name_or_path)).name or config.model_type)
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     for key, entry in ARCHITECTURES[name].keys.items():
         value = head if entry == "head_dim" else getattr(config, entry, None)

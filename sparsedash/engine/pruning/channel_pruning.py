@@ -66,7 +66,8 @@ def _standard(scores: Tensor) -> Tensor:
 def least_total_loss(blocks: Sequence[ChannelScores], share: float, method: MethodSettings) -> list[int]:
     """The widths with the least sum of losses among all that save as much: an exact knapsack.
 
-    Of all savings that the widths can reach, the one nearest to the share.
+    Of all savings within half a step of the share the one that loses least: the nearest one alone may fix how many
+    blocks are narrower, where widths are no multiples.
     """
     possible = [[block.width, *_multiples_below(block.width, method.width_multiple)] for block in blocks]
     saved = [[(block.width - k) * block.cost for k in own] for block, own in zip(blocks, possible, strict=True)]
@@ -74,10 +75,8 @@ def least_total_loss(blocks: Sequence[ChannelScores], share: float, method: Meth
     unit = math.gcd(*chain.from_iterable(saved)) or 1
     steps = [[saving // unit for saving in own] for own in saved]
     wanted = share * sum(block.width * block.cost for block in blocks) / unit
-    room = min(
-        sum(own[-1] for own in steps),
-        math.ceil(wanted + max(b - a for own in steps for a, b in pairwise([0, *own])) / 2),
-    )
+    half = max(b - a for own in steps for a, b in pairwise([0, *own])) / 2
+    room = min(sum(own[-1] for own in steps), math.ceil(wanted + half))
     # least[n]: the least loss of the blocks so far with n units saved; taken: the step that the last block took.
     least, taken = np.array([0.0, *[np.inf] * room]), []
     for block, own, costs in zip(blocks, possible, steps, strict=True):
@@ -90,7 +89,9 @@ def least_total_loss(blocks: Sequence[ChannelScores], share: float, method: Meth
             least[cost:][better], chosen[cost:][better] = totals[better], n
         taken.append(chosen)
     reached = np.flatnonzero(np.isfinite(least))
-    left, kept = int(reached[np.abs(reached - wanted).argmin()]), []
+    away = np.abs(reached - wanted)
+    near = reached[away <= max(away.min(), half)]
+    left, kept = int(near[least[near].argmin()]), []
     for own, costs, chosen in zip(reversed(possible), reversed(steps), reversed(taken), strict=True):
         n = int(chosen[left])
         kept.append(own[n])

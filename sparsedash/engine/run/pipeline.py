@@ -85,7 +85,7 @@ def _run(context: RunContext, key: str, points: Collection[int]) -> Run:
 
         def keep() -> None:
             if before is None or not before.finished:
-                store.put(key, replace(grown, warnings=tuple(context.log.warnings), answers=dict(context.answers)))
+                store.put(key, replace(with_answers(grown, context), warnings=tuple(context.log.warnings)))
 
         left = [point for point in range(len(context.settings.points)) if point in points]
         _evaluate_ahead(context, left)
@@ -128,7 +128,7 @@ def new_run(key: str, context: RunContext) -> Run:
 def finished_run(grown: Run, context: RunContext) -> Run:
     """The run with all its records, its times, memory and disk."""
     return replace(
-        grown,
+        with_answers(grown, context),
         finished=True,
         finished_at=time.time(),
         seconds=context.log.seconds,
@@ -137,8 +137,12 @@ def finished_run(grown: Run, context: RunContext) -> Run:
         disk_bytes=max(0, folder_size(context.store.folder).n_bytes - context.log.stored_before),
         cached=tuple(context.log.cached),
         warnings=tuple(context.log.warnings),
-        answers=dict(context.answers),
     )
+
+
+def with_answers(grown: Run, context: RunContext) -> Run:
+    """The run with what is known of its tasks."""
+    return replace(grown, answers=dict(context.answers), unanswered=tuple(context.unanswered))
 
 
 def _prepare_quantising(run: RunContext) -> None:
@@ -162,9 +166,10 @@ def check_run(run: RunContext) -> None:
     """
     settings = run.settings
     require_possible(settings, run.shape)
-    if any(method.heal_steps for method in settings.methods):
-        require_resident(run.streamed)
-        require_held_out(len(run.expected_lengths))
+    for method in settings.methods:
+        if method.heal_steps:
+            require_resident(run.streamed)
+            require_held_out(run.n_sequences(method))
     run.warn_of_passages()
     if run.tasks and settings.evaluation.stop_early:
         run.log.warn("Tasks are answered in full: stopping early is of the passages.")

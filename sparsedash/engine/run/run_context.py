@@ -127,9 +127,10 @@ def software_versions() -> dict[str, str]:
 class RunContext:
     """One run: settings, store, log, and the dense model and the texts, each loaded when first asked for.
 
-    answers: keys of the answers to tasks, by the key of the model's record. dense: the dense record, once known. made:
-    keys of the records made in this run. stop_within: of a search; part of the records' keys. alone: models are
-    evaluated one by one. energies: of dense outputs, by statistics key.
+    answers: keys of the answers to tasks, by the key of the model's record. unanswered: names of tasks that a model
+    could not answer. dense: the dense record, once known. made: keys of the records made in this run. stop_within: of a
+    search; part of the records' keys. alone: models are evaluated one by one. energies: of dense outputs, by statistics
+    key.
     """
 
     def __init__(self, settings: RunSettings, store: Store, on_step: OnStep, shelf: ModelShelf) -> None:
@@ -138,6 +139,7 @@ class RunContext:
         self.dense: Record | None = None
         self.made: set[str] = set()
         self.answers: dict[str, tuple[str, ...]] = {}
+        self.unanswered: list[str] = []
         self.stop_within: StopWithin | None = None
         self.warned_of_mismatch = False
         # What is decided early says when the others need not be evaluated.
@@ -262,10 +264,10 @@ class RunContext:
         asked, texts = self.settings.evaluation.n_passages, self.evaluation_texts
         n_texts, found = len(texts.texts), len(distinct_passages(texts))
         if repeated := n_texts - found:
-            self.log.warn(f"{repeated:,} of {n_texts:,} passages repeat an earlier one and are left out.")
+            self.log.warn(f"Left out, since they repeat an earlier one: {repeated:,} of {n_texts:,} passages.")
         # They are read here in any case: a run made again keeps their texts again.
         if asked is not None and len(self.passages.indices) < asked:
-            self.log.warn(f"The text has {found:,} passages, fewer than the {asked:,} asked for; all are evaluated.")
+            self.log.warn(f"Evaluated: {found:,} of {asked:,} passages, which are all that the text has.")
 
     def made_of(self, point: Point) -> tuple[str, MethodSettings, int] | None:
         """What a sparse model's results depend on beside the model: its statistics' key, its method and per mille."""
@@ -334,7 +336,7 @@ class RunContext:
         measured = [method for method in self.settings.methods if method.uses("curve_levels")]
         found |= {curves_key(self.calibration(method).keys.statistics, method) for method in measured}
         layers = [method for method in self.settings.methods if method.takes_layers]
-        found |= {layers_key(self.calibration(method).keys.statistics, method) for method in layers}
+        found |= {layers_key(self.calibration(method).keys.gradients, method) for method in layers}
         return sorted(found | ({self._text_key} if self.settings.calibration.corpus == SELF else set()))
 
     @property
@@ -393,6 +395,12 @@ class RunContext:
             return []
         texts = self._generated_texts() if asked.corpus == SELF else self.texts(asked.corpus)
         return calibration_sequences(self.loaded, texts, replace(asked, n_samples=n_samples))
+
+    def n_sequences(self, method: MethodSettings) -> int:
+        """Sequences of the text that a method reads, the plain ones included."""
+        asked = self.settings.calibration
+        known = self.expected_lengths if asked.corpus == SELF else self.sequences(plain_share(method, asked))
+        return len(known)
 
     @property
     def expected_lengths(self) -> list[int]:

@@ -7,7 +7,7 @@ from functools import partial
 from sparsedash.catalog.budgets import layer_share, mlp_share
 from sparsedash.engine.models.loading import ModelShelf
 from sparsedash.engine.models.matmul import fastest_products
-from sparsedash.engine.run.pipeline import check_run, dense_record, finished_run, new_run, sparse_record
+from sparsedash.engine.run.pipeline import check_run, dense_record, finished_run, new_run, sparse_record, with_answers
 from sparsedash.engine.run.run_context import RunContext
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.find_settings import FindResult, FindSettings, Trial, TrialVerdict
@@ -64,7 +64,7 @@ def _bisect(settings: FindSettings, context: RunContext, key: str) -> FindResult
     def grown(trials: Sequence[Trial], *at_work: int) -> Run:
         tried = settings.run((*(trial.permille for trial in trials), *at_work))
         made = tuple(trial.record for trial in trials)
-        return replace(new, settings=tried, dense=dense.key, sparse=made, answers=dict(context.answers))
+        return with_answers(replace(new, settings=tried, dense=dense.key, sparse=made), context)
 
     def keep() -> None:
         if before is None or not before.finished:

@@ -43,6 +43,7 @@ def answer_tasks(run: RunContext, models: Sequence[Answering]) -> None:
         except CorpusError as error:
             run.log.warn(f"{task.name} was not answered. {error}")
             run.tasks.remove(task)
+            run.unanswered.append(task.name)
             continue
         for (point, _), key in zip(models, keys, strict=True):
             record = run.record_key(point)
@@ -79,4 +80,5 @@ def _answer(run: RunContext, task: Task, models: Sequence[Answering], keys: Sequ
         for number, key in enumerate(keys):
             run.store.put(key, replace(task.asked_of(answering, number), key=key))
     if n := answering.n_cut:
-        run.log.warn(f"{n:,} prompts of {task.name} exceed the model's context: their beginnings were dropped.")
+        were = "1 prompt exceeds" if n == 1 else f"{n:,} prompts exceed"
+        run.log.warn(f"{task.name}: {were} the model's context; what is too long was dropped from the front.")

@@ -58,6 +58,18 @@ def test_second_moments_and_means_equal_those_of_a_plain_forward(loaded, token_w
         assert torch.allclose(held_out.weights, weights[HELD_OUT_EVERY - 1], rtol=1e-3)
 
 
+def test_first_tokens_are_kept_among_the_held_out_ones_no_more_often_than_others(monkeypatch):
+    monkeypatch.setattr(statistics, "HELD_OUT_TOKENS", 256)
+    sums = statistics._RunningSums(torch.device("cpu"), 1 / 4, whole=True)
+    places = torch.arange(64.0).repeat(16, 1)
+    for _ in range(4):
+        sums.see(places[..., None])
+        sums.add(places < 0, places >= 0, torch.ones_like(places))
+    kept = torch.cat([rows for rows, _ in sums._held_out]).flatten()
+    assert 900 < len(kept) < 1150
+    assert (kept % 4).unique(return_counts=True)[1].min() > 200
+
+
 @pytest.mark.parametrize("width", [1, 5, 512, 513, 700])
 def test_a_second_moment_is_summed_in_its_lower_triangle_and_mirrored_in_its_place(width):
     x, moment = torch.randn(9, width), torch.zeros(width, width)

@@ -49,6 +49,13 @@ def test_uniform_is_the_same_share_everywhere():
     assert widths("uniform", [prospect(64), prospect(128)], 250) == [48, 96]
 
 
+@pytest.mark.parametrize("width", [1536, 1537, 5461])
+def test_what_is_removed_is_spread_evenly_over_equal_blocks_whether_or_not_they_are_multiples_wide(width):
+    kept = widths("curves", [prospect(width) for _ in range(30)], 100, multiple=32)
+    assert len(kept) == 30 and max(kept) - min(kept) <= 64
+    assert sum(kept) == pytest.approx(0.9 * 30 * width, abs=16)
+
+
 def test_global_takes_the_lowest_scores_of_the_whole_model():
     low, high = torch.full((64,), 1.0), torch.full((64,), 2.0)
     assert widths("global", [prospect(scores=low), prospect(scores=high)], 250) == [32, 64]

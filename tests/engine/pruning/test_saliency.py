@@ -1,5 +1,7 @@
 """Scores by hand, the published rearrangement, and structured OBS against brute force."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -99,6 +101,16 @@ def test_every_step_takes_the_channel_that_costs_least(seed):
     for n in range(8):
         others = [c for c in range(9) if c not in order[:n]]
         assert order[n] == min(others, key=lambda c: loss_without(one, [*order[:n], c]))
+
+
+def test_channels_that_are_never_active_go_first():
+    one = layer(m=9)
+    dead = torch.tensor([2, 5])
+    moment, weight = one.moment().clone(), one.out_weight.clone()
+    moment[dead] = moment[:, dead] = 0
+    weight[:, dead] *= 100
+    silent = replace(one, statistics=replace(one.statistics, second_moment=moment), out_weight=weight)
+    assert set(elimination_order(silent)[:2].tolist()) == {2, 5}
 
 
 def test_weights_that_are_no_numbers_end_it_all_the_same():

@@ -323,8 +323,8 @@ def test_passages_that_repeat_or_stand_in_the_calibration_text_are_counted_in_wa
         evaluation=EvaluationSettings(corpus=f"file:{asked}", n_passages=500),
     )
     run = ran(settings, store)
-    assert "The text has 6 passages, fewer than the 500 asked for; all are evaluated." in run.warnings
-    assert "2 of 8 passages repeat an earlier one and are left out." in run.warnings
+    assert "Evaluated: 6 of 500 passages, which are all that the text has." in run.warnings
+    assert "Left out, since they repeat an earlier one: 2 of 8 passages." in run.warnings
     assert any(line.startswith("3 of 6 passages also occur in the calibration text") for line in run.warnings)
     assert store.get(Record, run.dense).last_word.total == 6
     assert ran(settings, store).warnings == run.warnings

@@ -5,11 +5,12 @@ from dataclasses import replace
 import pytest
 
 from sparsedash.engine.run import pipeline, task_answering
+from sparsedash.reporting.run_results import StoredResults, run_results
 from sparsedash.schema.errors import Cancelled, CorpusError
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.question_records import QuestionSet
 from sparsedash.schema.records import Run
-from sparsedash.stats.task_verdicts import judge_run
+from sparsedash.stats.task_verdicts import is_unanswered, judge_run
 from sparsedash.stats.tolerance import Tolerance
 from sparsedash.storage.run_files import keep_run, read_run_file, run_file
 from sparsedash.storage.store import Store
@@ -74,6 +75,11 @@ def test_a_task_that_fails_is_a_warning_and_the_rest_goes_on(asked, store, monke
     assert run.finished and "choice was not answered. It broke." in run.warnings
     judged = judge_run(run, lambda key: store.get(QuestionSet, key), Tolerance())
     assert [[each.task for each in answers.results] for answers in judged.values()] == [["written"]] * 2
+    # Not even a model that gives every answer of dense is within on tasks that nobody could answer.
+    assert run.unanswered == ("choice",)
+    assert all(is_unanswered(run, record, judged) for record in run.sparse)
+    found = run_results(StoredResults(store), run, Tolerance(ratio=10.0, points=100.0))
+    assert {each.verdict.verdict for each in found.judged} == {"undecided"}
 
 
 def test_more_written_tokens_than_the_model_has_end_a_run_at_once(asked, store, tmp_path):
