@@ -138,7 +138,8 @@ class UserUploads:
     def keep(self, name: str, content: bytes, n_passages: int = 0) -> str:
         """Store a file as this user's; see `Uploads.keep`. Raises CorpusError beyond the quota as well."""
         with self._uploads.changing():
-            self._require_quota(len(content))
+            if self._uploads.reference(name, content) not in self.kept():
+                self._require_quota(len(content))
             reference = self._uploads.keep(name, content, n_passages)
             self._access.owners.add(reference, self._access.user)
         return reference

@@ -281,9 +281,8 @@ class Uploads:
                 f"{called} is larger than {MAX_MEGABYTES} MB.",
                 "Upload a part of it, or put it on the server and name it file:PATH.",
             )
-        digest = hashlib.sha256(content).hexdigest()[:_HASH_DIGITS]
-        reference = f"{UPLOAD}{called}@{digest}"
-        path = self._data_dir / _UPLOADS / digest / called
+        reference = self.reference(name, content)
+        path = self._data_dir / _UPLOADS / reference.rpartition("@")[2] / called
         try:
             with self.changing():
                 if path.is_file() and path.read_bytes() == content:
@@ -298,6 +297,10 @@ class Uploads:
         except OSError as error:
             raise CorpusError(f"{called} could not be kept: {error}.") from error
         return reference
+
+    def reference(self, name: str, content: bytes) -> str:
+        """What names an upload of this content, kept or not."""
+        return f"{UPLOAD}{_harmless(name)}@{hashlib.sha256(content).hexdigest()[:_HASH_DIGITS]}"
 
     def kept(self) -> dict[str, int]:
         """Size in bytes of every upload by reference, newest first."""

@@ -163,6 +163,14 @@ def test_waiting_exports_count_with_the_bytes_they_will_take(house):
         ada.retry(job.id)
 
 
+def test_what_is_kept_already_may_be_uploaded_again_at_the_quota(house):
+    ada = house.of("ada", quota=Quota(uploads=1))
+    kept = ada.uploads.keep("a.jsonl", TEXT)
+    with pytest.raises(CorpusError, match="limited to 1"):
+        ada.uploads.keep("b.jsonl", TEXT)
+    assert ada.uploads.keep("a.jsonl", TEXT) == kept
+
+
 @pytest.mark.parametrize("what", ["uploads", "exports"])
 def test_two_servers_of_one_folder_do_not_both_give_the_last_place(house, monkeypatch, what):
     of_size(house, 150_000_000)

@@ -26,7 +26,8 @@ pytest.importorskip("llama_cpp_py_sync")
 @pytest.fixture(scope="session")
 def gguf_of(tmp_path_factory):
     folder = tmp_path_factory.mktemp("gguf")
-    return lambda family: write_tiny_gguf(folder / f"{family}.gguf", family=family)
+    said = {"general.size_label": "1K", "general.quantization_version": 2}
+    return lambda family: write_tiny_gguf(folder / f"{family}.gguf", family=family, keys=said)
 
 
 @pytest.fixture
@@ -55,6 +56,7 @@ def test_a_fresh_process_proves_a_model_of_one_width_under_its_own_architecture(
     fields = GGUFReader(tmp_path / "out" / "out.gguf").fields
     assert fields["general.architecture"].contents() == "llama"
     assert fields["llama.feed_forward_length"].contents() == 56
+    assert not {"general.size_label", "general.quantization_version"} & fields.keys(), "they are of the dense model"
     assert made.proof.logit_difference < 1e-4
 
 
@@ -168,6 +170,7 @@ def test_added_tokens_without_a_row_are_left_out_and_a_missing_first_token_is_th
     write_dense_gguf(Source(reference=str(folder), folder=folder, identity="tiny"), tmp_path / "dense.gguf")
     fields = GGUFReader(tmp_path / "dense.gguf").fields
     assert len(fields["tokenizer.ggml.tokens"].data) == n_rows
+    assert fields["general.name"].contents() == "tiny"
     assert fields["tokenizer.ggml.bos_token_id"].contents() == 0
 
 
