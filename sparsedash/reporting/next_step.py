@@ -9,7 +9,7 @@ from math import ceil, inf, isfinite
 
 from sparsedash.catalog.builtin_tasks import BUILTIN_TASKS
 from sparsedash.catalog.choices import EVALUATION_CORPORA, CatalogEntry
-from sparsedash.catalog.presets import DEFAULT_METHOD, method_named
+from sparsedash.catalog.presets import DEFAULT_METHOD, METHODS, method_named
 from sparsedash.reporting import wording
 from sparsedash.reporting.run_answer import TOO_FEW, answered, quoted_method
 from sparsedash.reporting.run_results import Judged, RunResults, largest_within, smallest_beyond
@@ -74,7 +74,7 @@ def _next_step(found: RunResults, lacks: Callable[[str], bool]) -> NextStep:
         said = f"Next: search with {quoted_method(other)}."
         return NextStep(said=said, link="Search again", asked=replace(search, method=other))
     if method.pattern in FIXED_PERMILLE:
-        return NextStep(said="Next: race other methods.", link="Race other methods", asked=settings)
+        return _race_others(settings, method)
     if within is not None and low < high < 1001:
         said = f"search for the largest sparsity within your limit, between {low / 10:g} and {sparsity_percent(high)}"
     elif within is not None:
@@ -87,9 +87,11 @@ def _next_step(found: RunResults, lacks: Callable[[str], bool]) -> NextStep:
             said += f" with {quoted_method(method)}"
     evaluation, on = _deciding_passages(found, lacks)
     if evaluation is None:
-        # Half way to what costs too much, or twice of what does not.
-        between = (max(low, 0) + high) // 20 * 10 if high < 1001 else min(2 * low, 900)
-        if between <= max(low, 0):
+        # Twice of what does not cost too much, or where the loss would be the limit; half way by another method.
+        between = min(2 * low, 900)
+        if beyond is not None:
+            between = _at_limit(within, beyond) if method == beyond.method else (max(low, 0) + high) // 20 * 10
+        if not max(low, 0) < between < high:
             return NextStep(said=f"{on} Next: upload more passages, or allow a larger loss.", link="", asked=settings)
         return _try_on_all(found, method, between, on, lacks)
     search = FindSettings(
@@ -102,6 +104,23 @@ def _next_step(found: RunResults, lacks: Callable[[str], bool]) -> NextStep:
         points=found.tolerance.points,
     )
     return NextStep(said=f"Next: {said}{on}", link="Set up a search", asked=search)
+
+
+def _at_limit(within: Judged | None, beyond: Judged) -> int:
+    """The sparsity in per mille, in whole percents, at which the loss is the limit if it grows evenly between two."""
+    low, lost = (within.permille, within.verdict.perplexity.value) if within else (0, 0.0)
+    least, most = beyond.verdict.perplexity.most, beyond.verdict.perplexity.value
+    share = (least - lost) / (most - lost) if most > max(least, lost) else 0.5
+    return max(low + 10, 10 * round((low + share * (beyond.permille - low)) / 10))
+
+
+def _race_others(settings: RunSettings, method: MethodSettings) -> NextStep:
+    """Race all methods of a pattern that has one sparsity; none where they were."""
+    others = tuple(each.settings for each in METHODS if each.settings.pattern == method.pattern)
+    if set(others) <= set(settings.methods):
+        return NextStep(said="Next: allow a larger loss, or remove channels instead.", link="", asked=settings)
+    asked = replace(settings, methods=others)
+    return NextStep(said="Next: race other methods.", link="Race other methods", asked=asked)
 
 
 def _recommended(method: MethodSettings) -> MethodSettings:
@@ -120,7 +139,9 @@ def _try_on_all(
     if texts := _longer_texts(evaluation, found.dense.last_word.total, lacks):
         text = max(texts, key=lambda text: text.n_texts or _MOST_PASSAGES)
         evaluation, on = replace(evaluation, corpus=text.name, n_passages=None), f"{on} on {text.title}"
-    asked = replace(found.run.settings, methods=(method,), evaluation=evaluation)
+    # A healed model comes beside the one that it began from.
+    methods = tuple(dict.fromkeys((method.unhealed, method)))
+    asked = replace(found.run.settings, methods=methods, evaluation=evaluation)
     return _try(asked, permille, why, f"{on} (that may stay undecided), or upload more passages.")
 
 
@@ -150,7 +171,7 @@ def _deciding_passages(found: RunResults, lacks: Callable[[str], bool]) -> tuple
             return replace(evaluation, corpus=text.name, n_passages=part), f", on {passages}: {why}."
     limit = wording.limit_factor(found.tolerance.ratio)
     takes = f"A search at a limit of {limit} takes about {wording.round_up(needed):,} passages"
-    return None, f"{takes}, more than any text here has."
+    return None, f"{takes}, more than any text within reach has."
 
 
 def _search_needs(found: RunResults) -> int:
@@ -219,7 +240,11 @@ def _ask_more(found: RunResults, unknown: Sequence[Judged]) -> NextStep:
     search = found.run.find and _by_limits(found.run.find, found.tolerance)
     asked, limit = search or settings, settings.evaluation.task_limit
     if not open_:
-        return NextStep(said="Next: run it again, so that all tasks are answered.", link="Run it again", asked=asked)
+        why = f"see in the warnings why {and_join(list(found.run.unanswered))} failed, then " * bool(
+            found.run.unanswered
+        )
+        said = f"Next: {why}run it again, so that all tasks are answered."
+        return NextStep(said=said, link="Run it again", asked=asked)
     tasks = and_join(list(dict.fromkeys(result.task for result, _ in open_)))
     factors = [(needed or inf) / len(result.pair.questions) for result, needed in open_]
     room = min(most_times(result.task, len(result.pair.questions)) for result, _ in open_)

@@ -59,7 +59,7 @@ def race_sentence(found: RunResults) -> str:
         return ""
     best, at = quoted_method(found.best[0].method), sparsity_percent(found.race[0][0].permille)
     if (fewest := min(difference.n_passages for _, difference in found.race)) < FEWEST_PASSAGES:
-        return f"On {quantity(fewest, 'passage')} no method is said to be better; {FEWEST_PASSAGES} are the fewest."
+        return f"{quantity(fewest, 'passage')} are too few to rank methods; test on {FEWEST_PASSAGES} or more."
     groups: dict[int, list[str]] = {-1: [], 0: [], 1: []}
     for rival, difference in found.race:
         groups[difference.is_shown * (1 if difference.value > 0 else -1)].append(quoted_method(rival.method))
@@ -258,8 +258,9 @@ def run_ending(run: Run, job: Job | None) -> str:
     how, made = _ENDED.get(job.state if job is not None else "done", "did not finish"), len(run.sparse)
     if run.find is not None:
         return f"This search {how} after {quantity(made, 'trial')}."
-    are = "is" if made == 1 else "are"
-    return f"This run {how}: {made} of its {quantity(run.settings.n_sparse, 'sparse model')} {are} done."
+    if (asked := run.settings.n_sparse) == 1:
+        return f"This run {how}: its sparse model is {'done' if made else 'not done'}."
+    return f"This run {how}: {made} of its {asked} sparse models {'is' if made == 1 else 'are'} done."
 
 
 def no_results(run: Run | None, why: str) -> str:

@@ -162,7 +162,7 @@ def difference_sentence(left: str, right: str, found: LikelihoodDifference) -> s
     """Which of two models has the lower perplexity, or that they cannot be told apart, or not on so few passages."""
     n = quantity(found.n_passages, "passage")
     if found.n_passages < FEWEST_PASSAGES:
-        return f"On {n} neither is said to be better; {FEWEST_PASSAGES} are the fewest."
+        return f"{n} are too few to say which is better; test on {FEWEST_PASSAGES} or more."
     if not found.is_shown:
         return f"{right} and {left} cannot be told apart on {n}."
     better, worse = (left, right) if found.value > 0 else (right, left)

@@ -173,7 +173,8 @@ class MethodSettings:
         check_settings(self)
         for name, allowed in allowed_choices(self.pattern).items():
             if getattr(self, name) not in allowed:
-                words = f"one of {', '.join(allowed)} with pattern {self.pattern}"
+                several = "one of " if len(allowed) > 1 else ""
+                words = f"{several}{', '.join(allowed)} with pattern {self.pattern}"
                 raise SettingsError(name, getattr(self, name), words)
         if self.eliminates and self.allocation in ("global", "standardised"):
             # Its scores are the places in an order, which are the same in every block.

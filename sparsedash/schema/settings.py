@@ -290,7 +290,7 @@ class RunSettings:
     def healed(self, n_steps: int) -> "RunSettings":
         """The run with every method that removes channels unhealed and, beside it, healed. Raises SettingsError."""
         if not any(method.takes_channels for method in self.methods):
-            raise SettingsError("healing", n_steps, "0 where no method removes channels")
+            raise SettingsError("healing", n_steps, "0 where no method removes channels or layers")
         pairs = ((own.unhealed, own.healed(n_steps)) if own.takes_channels else (own,) for own in self.methods)
         return replace(self, methods=tuple(dict.fromkeys(method for pair in pairs for method in pair)))
 
@@ -301,7 +301,7 @@ class RunSettings:
         SettingsError.
         """
         if not any(method.takes_channels for method in self.methods):
-            raise SettingsError("quantise", ", ".join(kinds), "nothing where no method removes channels")
+            raise SettingsError("quantise", ", ".join(kinds), "nothing where no method removes channels or layers")
         methods, multiple = list[MethodSettings](), max(ROW_MULTIPLE.get(kind, 1) for kind in kinds)
         for own in self.methods:
             own = replace(own, width_multiple=lcm(own.width_multiple, multiple))

@@ -376,7 +376,7 @@ def offer_files(backend: Backend, found: RunResults, passages: Passages | None, 
         to, key = f"{pair.stem}-{name}", f"take-{name}"
         frame.offer_file(widget_label(title), made, to, media_type, key=key, width="stretch")
 
-    title, of_pair = f"These {len(positions):,} passages", (pair, positions, passages)
+    title, of_pair = f"The {wording.quantity(len(positions), 'passage')} shown", (pair, positions, passages)
     named = "passages" if kind in (None, "all") else f"passages-{kind}"
     with st.popover("Download", icon=":material/download:"):
         offer("Report, one HTML file", "report.html", "text/html", report)

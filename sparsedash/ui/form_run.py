@@ -472,7 +472,8 @@ def _show_model_facts(backend: Backend, model: str) -> None:
     """Draw the family and sizes of the model, as far as they are known before it is loaded."""
     named = backend.named_model(model)
     if named is None:
-        form_fields.show_hint("Not on this machine yet: family, memory and time are known once it has been read.")
+        where = "Not on this machine yet. " if is_hub_id(model) else ""
+        form_fields.show_hint(f"{where}Family, memory and time are known once it has been read.")
         if is_hub_id(model):
             frame.action_button(
                 "Look it up on the hub",

@@ -216,7 +216,8 @@ def link_to_answers(found: RunResults) -> None:
     if (record := found.headline) is not None:
         name = found.names[record.key]
         frame.link("compare", "Compare the answers passage by passage", **found.comparisons[record.key])
-        frame.link("compare", "See what each layer lost", **found.comparisons[record.key], view="layers")
+        if record.pruned is not None and record.pruned.layer_errors:
+            frame.link("compare", "See what each layer lost", **found.comparisons[record.key], view="layers")
         link_to_export(found.run.key, name)
 
 

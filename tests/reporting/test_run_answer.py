@@ -471,10 +471,10 @@ def test_where_tasks_alone_leave_a_model_undecided_more_of_their_questions_are_a
 
 
 @pytest.mark.parametrize(
-    ("ratio", "on", "text"),
-    [(1.27, "", "builtin:cloze"), (1.17, ", on the 402 built-in passages: 120 are too few", BUILTIN_CLOZE_402)],
+    ("ratio", "on", "text", "at"),
+    [(1.27, "", "builtin:cloze", 3), (1.17, ", on the 402 built-in passages: 120 are too few", BUILTIN_CLOZE_402, 2)],
 )
-def test_a_search_takes_the_smallest_text_that_can_decide(ratio, on, text):
+def test_a_search_takes_the_smallest_text_that_can_decide(ratio, on, text, at):
     found = sweep_of(shifted(0.9, 100, 0.6), tolerance=Tolerance(ratio=ratio))
     built_in = replace(found.run.settings.evaluation, corpus="builtin:cloze")
     found = replace(found, run=replace(found.run, settings=replace(found.run.settings, evaluation=built_in)))
@@ -483,12 +483,13 @@ def test_a_search_takes_the_smallest_text_that_can_decide(ratio, on, text):
     nearer = replace(found, tolerance=Tolerance(ratio=1.06))
     assert next_step(nearer).asked.evaluation.corpus == "lambada_openai"
     without = next_step(nearer, lacks=lambda text: text == "lambada_openai")
-    assert "more than any text here has" in plain(without.said), "one that is out of reach is not offered"
+    assert "more than any text within reach has" in plain(without.said), "one that is out of reach is not offered"
     far = next_step(replace(found, tolerance=Tolerance(ratio=1.01)))
     assert plain(far.said).startswith(
-        "A search at a limit of 1.01 × takes about 56,000 passages, more than any text here has. Next: try 5 % on"
+        "A search at a limit of 1.01 × takes about 56,000 passages, more than any text within reach has. "
+        f"Next: try {at} % on"
     )
-    assert far.asked.sparsities_permille == (50,) and far.asked.evaluation.corpus == "lambada_openai"
+    assert far.asked.sparsities_permille == (10 * at,) and far.asked.evaluation.corpus == "lambada_openai"
 
 
 def test_where_nothing_was_calibrated_the_usual_method_is_tried():
@@ -501,7 +502,7 @@ def test_where_nothing_was_calibrated_the_usual_method_is_tried():
 @pytest.mark.parametrize(
     ("sparse", "permille"),
     [
-        (((0.0, 20), (0.9, 300)), 160),
+        (((0.0, 20), (0.9, 300)), 50),
         (((0.0, 20),), 40),
         (((0.0, 600),), 900),
         (((0.9, 20),), 10),
@@ -512,7 +513,7 @@ def test_where_nothing_was_calibrated_the_usual_method_is_tried():
 def test_where_no_text_suffices_for_a_search_one_sparsity_between_is_tried(sparse, permille):
     found = sweep_of(*(shifted(*each, spread=0.6) for each in sparse), tolerance=Tolerance(ratio=1.09))
     step = next_step(found, lacks=lambda text: True)
-    assert "passages, more than any text here has." in plain(step.said)
+    assert "passages, more than any text within reach has." in plain(step.said)
     if permille is None:
         assert step.link == "" and "Next: upload more passages" in step.said
     else:
@@ -637,10 +638,10 @@ def test_a_search_leads_to_its_model_to_the_recommended_method_or_to_other_limit
 def test_too_few_passages_say_of_no_method_that_it_is_better_or_alike():
     whole = sweep_of(sparse := shifted(0.0, 100), other := shifted(2.0, 100, method="random"))
     few = results_of(whole.run, [replace(each, outcomes=each.outcomes[:29]) for each in (whole.dense, sparse, other)])
-    assert answers.race_sentence(few) == "On 29 passages no method is said to be better; 30 are the fewest."
+    assert answers.race_sentence(few) == "29 passages are too few to rank methods; test on 30 or more."
     ((_, difference),) = few.race
     assert difference_p(difference) == "not tested on fewer than 30 passages"
-    assert "neither is said to be better" in difference_sentence("a", "b", difference)
+    assert "are too few to say which is better" in difference_sentence("a", "b", difference)
     ((_, alike),) = sweep_of(sparse, shifted(0.0, 100, spread=0.1001, method="random")).race
     assert difference_p(alike) == "p\u00a0>\u00a00.5, Holm over 3 pairs"
 

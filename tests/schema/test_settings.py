@@ -123,7 +123,7 @@ def test_a_run_has_one_budget_which_single_weights_beside_do_not_share():
     assert RunSettings(methods=methods).budget == "bytes" and RunSettings(methods=(single,)).budget == "channels"
     with pytest.raises(SettingsError, match="one for all methods of a run"):
         RunSettings(methods=(methods[0], other))
-    with pytest.raises(SettingsError, match=r"Budget must be one of channels.*not 'bytes'"):
+    with pytest.raises(SettingsError, match=r"Budget must be channels with.*not 'bytes'"):
         with_budget([single], "bytes")
 
 

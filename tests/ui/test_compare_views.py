@@ -171,8 +171,8 @@ def test_files_are_made_only_when_they_are_asked_for(open_compare, finished, mon
         monkeypatch.setattr(f"sparsedash.ui.compare_views.{name}", refuse)
     assert [each.proto.label for each in open_compare().get("download_button")] == [
         "Report, one HTML file",
-        "These 9 passages, CSV",
-        "These 9 passages, parquet",
+        "The 9 passages shown, CSV",
+        "The 9 passages shown, parquet",
         "All samples of Dense, in the format of lm-evaluation-harness",
         "All samples of Sparse, 30 %, in the format of lm-evaluation-harness",
         "CSV",
