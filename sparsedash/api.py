@@ -16,7 +16,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NoReturn
 
-import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sparsedash.catalog.budgets import require_possible
@@ -28,7 +27,7 @@ from sparsedash.engine.export.reload_proof import N_VERDICTS
 from sparsedash.engine.healing.healing import require_held_out
 from sparsedash.engine.models.decoder_blocks import remove_blocks_
 from sparsedash.engine.models.loading import LoadedModel, ModelShelf, Source, model_in_memory
-from sparsedash.engine.models.matmul import fastest_products
+from sparsedash.engine.models.matmul import fastest_products, usual_modes
 from sparsedash.engine.models.sparse_models import PrunedChannels
 from sparsedash.engine.run.model_making import prune_model
 from sparsedash.engine.run.pipeline import dense_record
@@ -368,13 +367,10 @@ def _in_memory(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> It
         store = Store(Path(place) / "data")
         # Nothing of it stays, so that only the disk limits it.
         store.allow_artefacts(shutil.disk_usage(place).free)
-        usual = torch.get_default_dtype()
-        torch.set_default_dtype(torch.float32)
         try:
-            with torch.inference_mode(False), torch.enable_grad(), torch.autocast(model.device.type, enabled=False):
+            with usual_modes(model.device):
                 yield _Given(source, loaded, store)
         finally:
-            torch.set_default_dtype(usual)
             store.close()
 
 

@@ -319,7 +319,7 @@ def passages_to_judge(nats: float, ratio: float, alpha: float, spread: float = S
     return _passages_to_decide(of, log(ratio), alpha, 1.0)
 
 
-def smallest_beyond(n_passages: int, ratio: float, alpha: float) -> float:
+def detectable_ratio(n_passages: int, ratio: float, alpha: float) -> float:
     """The smallest ratio of word perplexity that so many passages would call beyond: see `passages_to_judge`."""
 
     def is_called(nats: float) -> bool:

@@ -25,7 +25,7 @@ from sparsedash.service.preflight import Duration, Memory
 from sparsedash.service.request_checks import ReferenceField, hub_reference
 from sparsedash.stats.anytime import ALPHA
 from sparsedash.stats.sparsity_search import TRIAL_ALPHA
-from sparsedash.stats.tolerance import FEWEST_PASSAGES, smallest_beyond
+from sparsedash.stats.tolerance import FEWEST_PASSAGES, detectable_ratio
 from sparsedash.storage.text_files import (
     FEWEST_UPLOADED,
     MAX_MEGABYTES,
@@ -394,7 +394,7 @@ def evaluation_size_field(backend: Backend, place: DeltaGenerator, settings: Run
     captions = [_caption(backend, *size, settings) for size in _SIZES.values()]
     if chosen == _OTHER:
         known = _N_TEXTS.get(text, 0) or _n_uploaded(backend, text)
-        captions.append(_smallest_beyond_words(min(n_asked or known, known or n_asked or 0), settings))
+        captions.append(_detectable_words(min(n_asked or known, known or n_asked or 0), settings))
     st.session_state[_SIZE] = chosen
     names = [*_SIZES, *([_OTHER] if chosen == _OTHER else [])]
     place.radio("How sure", names, key=_SIZE, captions=captions, label_visibility="collapsed", on_change=fill_in)
@@ -413,7 +413,7 @@ def _caption(backend: Backend, text: str, source: str, settings: RunSettings | F
         asked = replace(settings, evaluation=replace(now, corpus=text, n_passages=None, tasks=tasks))
         known = backend.preflight(asked).duration.total_s
         parts.append("time not known yet" if known is None else f"about {wording.duration_words(known)}")
-    return " · ".join([*parts, _smallest_beyond_words(n, settings)])
+    return " · ".join([*parts, _detectable_words(n, settings)])
 
 
 def _n_uploaded(backend: Backend, reference: str) -> int:
@@ -424,7 +424,7 @@ def _n_uploaded(backend: Backend, reference: str) -> int:
     return 0
 
 
-def _smallest_beyond_words(n_passages: int, settings: RunSettings | FindSettings | None) -> str:
+def _detectable_words(n_passages: int, settings: RunSettings | FindSettings | None) -> str:
     """The smallest loss that so many passages show to be beyond the limit; nothing of an unknown number."""
     if n_passages < 1:
         return ""
@@ -435,5 +435,5 @@ def _smallest_beyond_words(n_passages: int, settings: RunSettings | FindSettings
         limit, alpha = settings.ratio, TRIAL_ALPHA / 2
     elif settings is not None:
         alpha /= max(1, settings.n_sparse)
-    ratio = wording.factor(smallest_beyond(n_passages, limit, alpha))
+    ratio = wording.factor(detectable_ratio(n_passages, limit, alpha))
     return f"shows that about {ratio} perplexity exceeds the limit of {wording.limit_factor(limit)}"

@@ -164,7 +164,7 @@ def test_the_spread_and_the_reach_of_a_small_loss_are_those_of_the_run_that_ship
 
 @pytest.mark.parametrize(("n_passages", "n_models"), [(132, 1), (132, 2), (402, 2)])
 def test_the_smallest_loss_beyond_is_called_so_four_times_of_five(n_passages, n_models):
-    ratio, draw = tolerance.smallest_beyond(n_passages, 1.1, 0.05 / 2 / n_models), Random(0)
+    ratio, draw = tolerance.detectable_ratio(n_passages, 1.1, 0.05 / 2 / n_models), Random(0)
     (fallen, *_), called = mild_losses(), 0
     scale = tolerance.SPREAD_NATS / moments(fallen).deviation
     centred = [(nats - fmean(fallen)) * scale + log(ratio) for nats in fallen]

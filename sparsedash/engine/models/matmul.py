@@ -90,6 +90,18 @@ def torch_threads(n: int | None = None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+@contextmanager
+def usual_modes(device: torch.device) -> Iterator[None]:
+    """As torch computes by default, whatever modes the caller is in: inference, autocast, another default type."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        torch.set_default_dtype(before)
+
+
 @cache
 def float32_is_faster() -> bool:
     """Whether this machine's products in single precision are clearly faster than in bfloat16; measured once.
