@@ -108,9 +108,9 @@ def _next_step(found: RunResults, lacks: Callable[[str], bool]) -> NextStep:
 
 def _at_limit(within: Judged | None, beyond: Judged) -> int:
     """The sparsity in per mille, in whole percents, at which the loss is the limit if it grows evenly between two."""
-    low, lost = (within.permille, within.verdict.perplexity.value) if within else (0, 0.0)
-    least, most = beyond.verdict.perplexity.most, beyond.verdict.perplexity.value
-    share = (least - lost) / (most - lost) if most > max(least, lost) else 0.5
+    low, less = (within.permille, within.verdict.perplexity.value) if within else (0, 0.0)
+    limit, more = beyond.verdict.perplexity.most, beyond.verdict.perplexity.value
+    share = (limit - less) / (more - less) if more > max(limit, less) else 0.5
     return max(low + 10, 10 * round((low + share * (beyond.permille - low)) / 10))
 
 
@@ -240,10 +240,9 @@ def _ask_more(found: RunResults, unknown: Sequence[Judged]) -> NextStep:
     search = found.run.find and _by_limits(found.run.find, found.tolerance)
     asked, limit = search or settings, settings.evaluation.task_limit
     if not open_:
-        why = f"see in the warnings why {and_join(list(found.run.unanswered))} failed, then " * bool(
-            found.run.unanswered
-        )
-        said = f"Next: {why}run it again, so that all tasks are answered."
+        failed = and_join(list(found.run.unanswered))
+        first = f"see in the warnings why {failed} failed, then " if failed else ""
+        said = f"Next: {first}run it again, so that all tasks are answered."
         return NextStep(said=said, link="Run it again", asked=asked)
     tasks = and_join(list(dict.fromkeys(result.task for result, _ in open_)))
     factors = [(needed or inf) / len(result.pair.questions) for result, needed in open_]

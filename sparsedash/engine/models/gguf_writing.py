@@ -196,16 +196,11 @@ def dense_bytes(reader: GgufReader, weights: Weights) -> int:
     return sum(int(np.prod(quant_shape_to_byte_shape(shapes[name], kind))) for name, kind in kinds.items())
 
 
-_OF_THE_WRITER = ("general.architecture", "general.file_type", "general.alignment")
-"""Keys that the library writes itself."""
-_OF_THE_WEIGHTS = (
-    "general.size_label",
-    "general.quantization_version",
-    "general.quantized_by",
-    "quantize.",
-    "imatrix.",
+_LEFT_OUT = (
+    *("general.architecture", "general.file_type", "general.alignment"),
+    *("general.size_label", "general.quantization_version", "general.quantized_by", "quantize.", "imatrix."),
 )
-"""Beginnings of keys that say how many weights the dense file has, and how those were quantised."""
+"""Beginnings of keys that the library writes itself, and of those that tell of the dense file's weights."""
 
 
 def _add_keys(writer: GGUFWriter, reader: GgufReader, widths: Sequence[int], file_type: int) -> None:
@@ -216,11 +211,7 @@ def _add_keys(writer: GGUFWriter, reader: GgufReader, widths: Sequence[int], fil
         if kind == GGUFValueType.ARRAY and name.startswith(f"{own}.") and len(value) == len(widths):
             value = [each for each, width in zip(value, widths, strict=True) if width]
         # The library writes no empty array, which has no type of its items either.
-        if (
-            (kind, sub_type) == (GGUFValueType.ARRAY, None)
-            or name in _OF_THE_WRITER
-            or name.startswith(_OF_THE_WEIGHTS)
-        ):
+        if (kind, sub_type) == (GGUFValueType.ARRAY, None) or name.startswith(_LEFT_OUT):
             continue
         if name == f"{own}.block_count":
             value = sum(width > 0 for width in widths)
