@@ -192,10 +192,11 @@ class Worker:
 
     def _take(self) -> tuple[Job, IO[bytes]] | None:
         """Claim the first job that nobody holds; none after an upgrade, which a new worker must load."""
-        for queued in self._table.queue():
-            if _program_written_at() != self._written_at:
-                self._sound = False
-                return None
+        queue = self._table.queue()
+        if queue and _program_written_at() != self._written_at:
+            self._sound = False
+            return None
+        for queued in queue:
             if queued.may_spread and is_lock_held(cluster_lock(self._folder)):
                 continue
             try:

@@ -139,16 +139,20 @@ def _try_on_all(
     if texts := _longer_texts(evaluation, found.dense.last_word.total, lacks):
         text = max(texts, key=lambda text: text.n_texts or _MOST_PASSAGES)
         evaluation, on = replace(evaluation, corpus=text.name, n_passages=None), f"{on} on {text.title}"
-    # A healed model comes beside the one that it began from.
-    methods = tuple(dict.fromkeys((method.unhealed, method)))
-    asked = replace(found.run.settings, methods=methods, evaluation=evaluation)
-    return _try(asked, permille, why, f"{on} (that may stay undecided), or upload more passages.")
+    asked = replace(found.run.settings, evaluation=evaluation)
+    return _try(asked, method, permille, why, f"{on} (that may stay undecided), or upload more passages.")
 
 
-def _try(asked: RunSettings, permille: int, why: str, end: str) -> NextStep:
+def _try(settings: RunSettings, method: MethodSettings, permille: int, why: str, end: str) -> NextStep:
     """Try one sparsity more. end: of the sentence."""
-    asked, name = replace(asked, sparsities_permille=(permille,)), sparsity_percent(permille)
+    name = sparsity_percent(permille)
+    asked = replace(settings, methods=_beside_unhealed(method), sparsities_permille=(permille,))
     return NextStep(said=f"{why} Next: try {name}{end}", link=f"Try {name}", asked=asked)
+
+
+def _beside_unhealed(method: MethodSettings) -> tuple[MethodSettings, ...]:
+    """The method; a healed one comes beside the one that it began from."""
+    return tuple(dict.fromkeys((method.unhealed, method)))
 
 
 def _by_limits(search: FindSettings, tolerance: Tolerance) -> FindSettings:
@@ -209,8 +213,7 @@ def _test_again(found: RunResults, unknown: Sequence[Judged], lacks: Callable[[s
             said = "Next: search again"
         else:
             permilles = tuple(row.permille for row in rows)
-            # A healed model comes beside the one that it began from.
-            methods = tuple(dict.fromkeys((rows[0].method.unhealed, rows[0].method)))
+            methods = _beside_unhealed(rows[0].method)
             asked = replace(run.settings, methods=methods, evaluation=evaluation, sparsities_permille=permilles)
             said = f"Next: test {_percents(permilles)}"
         said += f" on {passages}."
@@ -302,7 +305,7 @@ def _too_close(found: RunResults, low: int, unknown: Sequence[Judged]) -> NextSt
     between = (max(low, 0) + unknown[0].permille) // 20 * 10
     decides = n_tested >= _search_needs(found) and method.pattern not in FIXED_PERMILLE
     if isinstance(asked, RunSettings) and decides and between > max(low, 0):
-        return _try(replace(asked, methods=(method,)), between, why, ", or allow a larger loss.")
+        return _try(asked, method, between, why, ", or allow a larger loss.")
     said = f"{why} Next: upload more passages, or allow a larger loss."
     if isinstance(asked, FindSettings):
         return NextStep(said=said, link="Allow a larger loss", asked=_by_limits(asked, found.tolerance))

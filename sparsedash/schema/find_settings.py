@@ -7,14 +7,14 @@ from typing import Any, Literal
 from sparsedash.schema.errors import SettingsError, StoreError
 from sparsedash.schema.fields import check_settings, setting
 from sparsedash.schema.method_settings import FIXED_PERMILLE, MethodSettings
-from sparsedash.schema.plain_values import STAGE_VERSIONS, Count, Permille, digest
+from sparsedash.schema.plain_values import Count, Permille
 from sparsedash.schema.settings import (
     CalibrationSettings,
     Dtype,
     EvaluationSettings,
     Residency,
     RunSettings,
-    named_by,
+    request_key,
     settings_from_plain,
 )
 
@@ -82,8 +82,7 @@ class FindSettings:
 
     def key(self, fingerprints: Mapping[str, str] | None = None) -> str:
         """The name of this request, of its run and of its result. fingerprints: as in a run."""
-        stamps, versions = dict(fingerprints or {}), dict(STAGE_VERSIONS)
-        return digest({"find": named_by(self, self.evaluation), "stamps": stamps, "stages": versions})
+        return request_key("find", self, self.evaluation, fingerprints)
 
 
 def run_or_find_settings(kind: str, plain: Mapping[str, Any]) -> RunSettings | FindSettings:

@@ -341,8 +341,7 @@ class RunSettings:
 
     def key(self, fingerprints: Mapping[str, str] | None = None) -> str:
         """The name of this request. fingerprints: of the local files that it names, as of now."""
-        stamps, versions = dict(fingerprints or {}), dict(STAGE_VERSIONS)
-        return digest({"settings": named_by(self, self.evaluation), "stamps": stamps, "stages": versions})
+        return request_key("settings", self, self.evaluation, fingerprints)
 
 
 S = TypeVar("S", bound="DataclassInstance")
@@ -362,10 +361,16 @@ def settings_from_plain(kind: type[S], plain: object) -> S:
     return made
 
 
-def named_by(settings: "DataclassInstance", evaluation: EvaluationSettings) -> dict[str, Any]:
-    """What a request's name depends on: results are the same wherever the weights are. evaluation: its own."""
+def request_key(
+    kind: str, settings: "DataclassInstance", evaluation: EvaluationSettings, fingerprints: Mapping[str, str] | None
+) -> str:
+    """The name of a request of this kind: of its settings, without where the weights are, and of every stage's version.
+
+    evaluation: its own. fingerprints: of the local files that it names, as of now.
+    """
     found = {name: value for name, value in asdict(settings).items() if name != "residency"}
-    return found if evaluation.tasks else found | {"evaluation": evaluation.about_passages}
+    asked = found if evaluation.tasks else found | {"evaluation": evaluation.about_passages}
+    return digest({kind: asked, "stamps": dict(fingerprints or {}), "stages": STAGE_VERSIONS})
 
 
 def percents_text(permilles: tuple[int, ...]) -> str:

@@ -64,7 +64,7 @@ Verdicts = Mapping[str, ToleranceVerdict]
 class _Cache:
     """The values used last, as many as weigh `budget` together, and at least one. Safe to share between threads."""
 
-    def __init__(self, budget: int, weight: Callable[[object], int]) -> None:
+    def __init__(self, budget: int, weight: Callable[[Any], int]) -> None:
         self._budget, self._weight, self._lock = budget, weight, threading.Lock()
         self._kept: dict[Hashable, Any] = {}
 
@@ -125,7 +125,8 @@ class ResultCache:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._cache = _Cache(MAX_PASSAGES_IN_MEMORY, _n_passages)
+        # Each with the time at which it was written.
+        self._cache = _Cache(MAX_PASSAGES_IN_MEMORY, lambda kept: _n_passages(kept[1]))
 
     def get(self, kind: type[R], key: str) -> R | None:
         """The result of this kind and key, or None; of the shipped example as well."""
@@ -409,8 +410,6 @@ def _n_passages(result: object) -> int:
     """Passages or questions of a result; a small one counts as one."""
     if isinstance(result, dict):
         return sum(map(_n_passages, result.values())) or 1
-    if type(result) is tuple:
-        return _n_passages(result[1])
     if isinstance(result, JudgedAnswers):
         return sum(len(each.pair.questions) for each in result.results)
     return (

@@ -47,6 +47,7 @@ _N_BYTES = "CASE WHEN filename IS NULL THEN coalesce(length(value), 0) ELSE size
 _USED_AT = "max(access_time, store_time)"
 _OURS = "FROM Cache WHERE raw = 1"
 KEYS = f"SELECT key {_OURS} AND key >= ? AND key < ? ORDER BY rowid"
+USED_SINCE = f"SELECT total({_N_BYTES}) {_OURS} AND ifnull(tag, '') NOT LIKE ? AND {_USED_AT} >= ?"
 ENTRIES = f"SELECT key, {_N_BYTES}, {_USED_AT}, coalesce(tag, '') {_OURS} ORDER BY rowid"
 
 

@@ -26,6 +26,7 @@ from sparsedash.storage.disk_cache import (
     ENTRIES,
     KEPT,
     KEYS,
+    USED_SINCE,
     USUAL_GB,
     CacheEntry,
     DamagedEntry,
@@ -149,9 +150,8 @@ class Store:
     @property
     def artefact_left(self) -> int:
         """Bytes that can be stored without evicting an artefact that was used since this store was opened."""
-        counted = [each for each in self.entries("artefacts") if not each.tag.startswith(KEPT)]
-        used = sum(each.n_bytes for each in counted if each.used_at >= self._opened_at)
-        return max(0, self.artefact_room - used)
+        ((used,),) = self._select("artefacts", USED_SINCE, f"{KEPT}%", self._opened_at)
+        return max(0, self.artefact_room - int(used))
 
     def allow_artefacts(self, n_bytes: int) -> None:
         """Set the limit of the artefacts for every process; the environment overrides it."""
@@ -222,7 +222,7 @@ class Store:
         for cache in self._caches.values():
             cache.close()
 
-    def _select(self, of: Shelf, query: str, *values: str) -> list[Any]:
+    def _select(self, of: Shelf, query: str, *values: str | float) -> list[Any]:
         return self._patiently("read", lambda: self._caches[of]._sql(query, values).fetchall())
 
     def _write(self, of: Shelf, name: str, data: bytes, tag: str = "") -> None:

@@ -318,10 +318,9 @@ class _RunningSums:
         self._sum += (fit if roots is None else fit.mul_(roots)).sum(dim=0)
         self._n_tokens += len(fit)
         self._total_weight += float(own.sum())
-        places = held_out.flatten().nonzero().squeeze(1)
-        places = places[(torch.rand(len(places), generator=self._draw) < self._share).to(places.device)]
-        kept = activations.index_select(0, places).float()
-        self._held_out.append((kept, weights.flatten().index_select(0, places)))
+        kept = held_out.clone()
+        kept[held_out] = (torch.rand(int(held_out.sum()), generator=self._draw) < self._share).to(kept.device)
+        self._held_out.append((_rows_at(activations, kept).float(), weights[kept]))
 
     def statistics(self) -> Statistics:
         moment = mirror_lower_(self._moment) if self._whole else self._moment
