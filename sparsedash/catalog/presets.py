@@ -134,6 +134,7 @@ def method_name(settings: MethodSettings) -> str:
 _PARAMETERS = {
     "width_multiple": "multiples of {:g}",
     "plain_text": "plain text {:g}",
+    "curve_levels": "{:g} points a curve",
     "heal_steps": "healed {:,} step{s}",
 }
 """Words for parameters whose own names are unclear."""

@@ -72,7 +72,7 @@ def run_gains(
 ) -> tuple[Gained, Mapping[str, Sequence[Judged]]]:
     """What the models of this run win on one axis; and those of which that is not known, by the reason."""
     known, omitted = dict[str, Reading](), dict[str, list[Judged]]()
-    shape = None if name in GAIN_PHASES else backend.model_shape(found.dense.model_identity)
+    shape = None if name in GAIN_PHASES else backend.model_shape(found.dense)
     for each in found.judged:
         asked = timing_of(sparse=each.record.key)
         if each.method.quantise and name in GAIN_PHASES and asked.runtime == "torch":

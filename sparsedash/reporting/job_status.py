@@ -92,9 +92,23 @@ def job_title(job: Job) -> tuple[str, str]:
 
 
 def job_name(backend: Backend, job: Job) -> str:
-    """What a job is, after the name of its run, if that has one."""
-    name = backend.user_data.name_of(job.key) if job.makes_run else ""
-    return f"{name}: {job_title(job)[0]}" if name else job_title(job)[0]
+    """What a job is: a run after its name, if it has one; another with its model, if a run has that."""
+    title = job_title(job)[0]
+    if job.makes_run:
+        name = backend.user_data.name_of(job.key)
+        return f"{name}: {title}" if name else title
+    run, record = job_model(backend, job)
+    if run is None:
+        return title
+    return f"{title}: {wording.record_names(run)[record]} of {wording.reference_title(run.settings.model)}"
+
+
+def job_model(backend: Backend, job: Job) -> tuple[Run | None, str]:
+    """The run of the sparse model that a job is about, and its record's key; no run where none has it."""
+    asked = [str(job.settings[name]) for name in ("sparse", "right", "left") if name in job.settings]
+    named = job.settings.get("run")
+    runs = [run for run in backend.runs() if not named or run.key == named] if asked else []
+    return next(((run, key) for key in asked for run in runs if key in run.sparse), (None, ""))
 
 
 def job_activity(job: Job) -> tuple[str, str]:

@@ -342,7 +342,7 @@ def _task_notes(answers: Iterable[tuple[str, AnswersBeside]], tolerance: Toleran
 def _cost_cells(backend: Backend, entry: Entry, timed: tuple[float, Timing] | None) -> dict[str, _Cell]:
     """Weights, bytes and milliseconds. timed: see `_decode_s`."""
     run, model, made = entry.run, entry.model, entry.model.record.pruned
-    shape, lines, n = backend.model_shape(model.record.model_identity), list[str](), None
+    shape, lines, n = backend.model_shape(model.record), list[str](), None
     if shape is not None and (made is None or made.dense_widths == shape.widths):
         n = model_shape.parameter_count(shape, made.widths if made else shape.widths)
         lines.append(wording.weights(n))

@@ -215,7 +215,7 @@ class RunSettings:
         starts={"form": (20, 100, 300), "time": (200,), "export": (200,)},
         key="sparsity",
         flag="--sparsity",
-        label="Share of MLP channels to remove, percent",
+        label="Share to remove, percent",
         help="One or several, 0 to 90, at most one decimal. One calibration serves them all; some methods reread text.",
         flag_help="share of the budget to remove, percent. One or several, 0 to 90, at most one decimal",
     )

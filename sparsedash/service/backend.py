@@ -13,7 +13,7 @@ from typing import Any
 
 import sparsedash
 from sparsedash.catalog.choices import example_key, is_example
-from sparsedash.catalog.model_shape import ModelShape
+from sparsedash.catalog.model_shape import ModelShape, listed_shape
 from sparsedash.jobs.cluster_parts import ClusterView
 from sparsedash.jobs.job import CLUSTER, Job, JobKind, Move, Priority
 from sparsedash.jobs.job_table import JobTable
@@ -285,9 +285,9 @@ class Backend:
         """The keys of runs whose own entries were damaged and set aside, so that `runs` does not name them."""
         return [key for key in self._store.damaged_keys(Run) if self._access.sees(key)]
 
-    def model_shape(self, identity: str) -> ModelShape | None:
-        """The sizes of the dense model with this identity; None where it has not been loaded here."""
-        return known_shape(self._store, identity)
+    def model_shape(self, record: Record) -> ModelShape | None:
+        """The sizes of a record's dense model; None where it was not loaded here and is not in the catalog."""
+        return known_shape(self._store, record.model_identity) or listed_shape(record.model)
 
     @property
     def administers(self) -> bool:

@@ -10,9 +10,9 @@ import streamlit as st
 
 from sparsedash.reporting.html import Html, element, escape, join, visible
 
-_NOTICES, _CHARTS, _TYPED = (
+_NOTICES, _CHARTS, _TYPED, _BACK = (
     Path(__file__).with_name(name).read_text(encoding="utf-8")
-    for name in ("browser_notices.js", "chart_files.js", "typed_choice.js")
+    for name in ("browser_notices.js", "chart_files.js", "typed_choice.js", "back_steps.js")
 )
 _MENU = """(() => {
   const mark = () => document.querySelectorAll(".st-key-menu a").forEach((link) =>
@@ -39,7 +39,9 @@ _OFFER = {
 
 def content_hashes(scripts: list[str]) -> list[str]:
     """Scripts, and those of this module, as a content security policy names them: the browser runs no others."""
-    hashes = (hashlib.sha256(script.encode()).digest() for script in (*scripts, _NOTICES, _CHARTS, _TYPED, _MENU))
+    hashes = (
+        hashlib.sha256(script.encode()).digest() for script in (*scripts, _NOTICES, _CHARTS, _TYPED, _BACK, _MENU)
+    )
     return [f"'sha256-{base64.b64encode(found).decode()}'" for found in hashes]
 
 
@@ -69,6 +71,11 @@ def _run(script: str, *inside: Html, **attributes: str) -> None:
     # Not a word of a script is foreign: texts stand in attributes, escaped.
     markup = element("div", join(*inside), Html(f"<script>{script}</script>"), **attributes)
     st.html(markup, unsafe_allow_javascript=True)
+
+
+def shorten_back() -> None:
+    """Have each act of the user add one step to the browser's Back at most."""
+    _run(_BACK, css="sd-unseen")
 
 
 def mark_current_page(title: str) -> None:

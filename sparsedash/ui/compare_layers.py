@@ -135,7 +135,7 @@ def _cut_words(made: Pruned) -> str:
     n = len(_cut(made))
     if n == 1:
         return "the one layer that was cut"
-    return "the layers" if n == len(made.widths) else f"the {n} of {len(made.widths)} layers that were cut"
+    return "the layers" if n == len(made.widths) else f"the {n} layers that were cut ({len(made.widths)} in all)"
 
 
 def _basis(record: Record, made: Pruned) -> str:
@@ -203,7 +203,7 @@ def _numbers(made: Pruned) -> list[Html]:
 
 def _show_shapes(backend: Backend, record: Record, stem: str) -> None:
     """Draw the table of shapes and bytes before and after, or why there is none. stem: of its file's name."""
-    made, shape = record.pruned, backend.model_shape(record.model_identity)
+    made, shape = record.pruned, backend.model_shape(record)
     assert made is not None, "the page shows sparse models"
     with st.expander("Shapes and bytes, before and after"):
         if shape is None or not block_shapes(shape, made):

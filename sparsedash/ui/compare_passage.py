@@ -297,7 +297,7 @@ def _answer(outcome: Outcome, hidden: bool) -> Html:
     if hidden:
         return element("p", text, css="sd-word")
     sign, word, css = ("✓", "right", "sd-right") if right else ("✕", "wrong", "sd-wrong")
-    ranks = ", ".join(f"{t.rank:,}" for t in outcome.tokens)
+    ranks = wording.and_join([f"{t.rank:,}" for t in outcome.tokens])
     rank = f"{wording.plural(len(outcome.tokens), 'rank')} {ranks}"
     verdict = element("span", element("span", escape(sign), css="sd-sign"), escape(f" {word}"), css=f"{css} sd-verdict")
     return join(

@@ -130,7 +130,14 @@ def prune_form(backend: Backend) -> RunSettings | FindSettings | None:
     frame.popover("Suggested models", "suggested", _suggest_models, "lists")
     frame.section("How much to remove?")
     goal = st.segmented_control(
-        "What to do", GOALS, default=SWEEP, key="goal", bind=BOUND, required=True, label_visibility="collapsed"
+        "What to do",
+        GOALS,
+        default=SWEEP,
+        key="goal",
+        bind=BOUND,
+        required=True,
+        on_change=_keep_method,
+        label_visibility="collapsed",
     )
     search = goal == SEARCH
     with st.container():
@@ -295,8 +302,6 @@ def _amount_fields(search: bool) -> dict[str, Any]:
     left, right = st.columns([2, 1])
     with right:
         share = choose_budget(budget.key, budget.label, budget.default)
-    if share != "channels":
-        row = replace(row, label=row.label.replace(BUDGET_TITLES["channels"], f"the {BUDGET_TITLES[share]}"))
     with left:
         text = st.text_input(row.label, first, key=row.key, bind=BOUND, help=row.help) or ""
         asked = form_fields.validated(
@@ -391,6 +396,18 @@ def _preset_fields(search: bool) -> tuple[MethodSettings, ...]:
     return tuple(map(method_named, (*channels, *layers, *masks)))
 
 
+def _keep_method() -> None:
+    """Search with the first chosen method that can be, or prune by that of the search, once the goal is another."""
+    state, groups = st.session_state, {"method": CHANNEL_PRESETS, LAYERS: LAYER_PRESETS, MASKS: MASK_PRESETS}
+    chosen = [name for key in groups for name in state.get(key) or ()]
+    if state["goal"] == SEARCH:
+        found = [method.name for method in METHODS if method.searchable and method.name in chosen]
+        state["with"] = next(iter(found), DEFAULT_METHOD)
+    elif (searched := state.get("with")) and searched not in chosen:
+        for key, presets in groups.items():
+            state[key] = [method.name for method in presets if method.name == searched]
+
+
 def _custom_method_fields(title: str) -> tuple[MethodSettings, ...] | None:
     """Draw the custom method, where it is wanted. Returns None where its choices do not go together."""
     about = "Combine a saliency, a pattern, a compensation and an allocation."
@@ -417,7 +434,7 @@ def _custom_method_fields(title: str) -> tuple[MethodSettings, ...] | None:
 
 
 def _show_sweep(settings: RunSettings) -> None:
-    """Draw the number of sparse models of a race, and the sparsities that a pattern decides itself."""
+    """Draw the number of sparse models of a race, sparsities that a pattern decides itself, and other shares."""
     n_methods, n_sparsities = len(settings.methods), len(settings.sparsities_permille)
     n = settings.n_sparse
     if n_methods > 1:
@@ -426,11 +443,11 @@ def _show_sweep(settings: RunSettings) -> None:
             f"{n} sparse {wording.plural(n, 'model')} on one calibration, in one job."
         )
     for method in settings.methods:
-        own = method.sparsities(settings.sparsities_permille)
+        own, title = method.sparsities(settings.sparsities_permille), wording.method_title(method)
         if own != settings.sparsities_permille:
-            form_fields.show_hint(
-                f"{wording.method_title(method)}: {wording.sparsity_percents(own)}, which its pattern decides."
-            )
+            form_fields.show_hint(f"{title}: {wording.sparsity_percents(own)}, which its pattern decides.")
+        elif (share := wording.share_of(method)) != f"of the {BUDGET_TITLES[settings.budget]}":
+            form_fields.show_hint(f"{title}: shares {share}.")
 
 
 def _show_search(settings: FindSettings) -> None:

@@ -180,8 +180,7 @@ def _link_to_results(backend: Backend, job: Job) -> None:
     elif job.kind == "verify":
         frame.link("settings", "See the result")
     else:
-        sparse = job.settings["sparse" if job.kind == "timing" else "right"]
-        run = next((run for run in backend.runs() if sparse in run.sparse), None)
+        run, _ = job_status.job_model(backend, job)
         if run is not None and job.kind == "timing":
             runtime = {} if job.settings["runtime"] == "torch" else {"runtime": job.settings["runtime"]}
             frame.link("overview", "See the speed-up", run=run.key, against="reading", **runtime)

@@ -103,6 +103,7 @@ def remember(changed: Mapping[str, str]) -> None:
 
 def begin_menu(title: str) -> None:
     """Draw the menu on the page with this title, and keep what its address says for the links."""
+    browser_scripts.shorten_back()
     _sync_address(title)
     page_file = next(name for name, shown in TITLES.items() if shown == title)
     kept = (RUN, *_TOLERANCE) if page_file in ABOUT_A_RUN else _TOLERANCE if page_file in JUDGING else ()

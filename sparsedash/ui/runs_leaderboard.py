@@ -18,6 +18,7 @@ _BEYOND = "beyond"
 _ROWS = {"": "All models", _BEYOND: "Only regressions"}
 _REGRESSIONS = "Only regressions: models that are beyond the limit on the passages or on any task."
 _ALONE = "Only one model: select a run with a sparse model, or more runs."
+_TOGETHER = "The models of these runs are judged together, so intervals are wider than on the pages of single runs."
 _NO_TASKS = "None of these runs has answers to tasks: name some under “Questions besides the passages” on Prune."
 
 
@@ -35,7 +36,7 @@ def show_leaderboard(backend: Backend, found: Sequence[RunResults]) -> None:
         orders = {"": "By base model", **{name: f"Best first: {head}" for name, head in board.columns.items()}}
         rows = board.rows(only_beyond, select("order", "Order of the models", orders, "", noun="column"))
     frame.show(paragraph(board.sentence if len(entries) > 1 else _ALONE))
-    said = [board.caption, _REGRESSIONS if only_beyond else ""]
+    said = [board.caption, _TOGETHER if len(found) > 1 else "", _REGRESSIONS if only_beyond else ""]
     show_caption("leaderboard", "table", said, [*READING, _REGRESSIONS])
     table = board.table(rows, [_name(entries[key], key == baseline) for key in rows])
     frame.show(element("div", table.html, css="sd-board"))

@@ -31,7 +31,7 @@ def test_the_first_screen_says_how_much_at_what_cost_and_its_next_step_fills_the
     following.press("Enter")
     expect(page).to_have_url(re.compile("/prune"))
     ready(page)
-    expect(page.get_by_label(re.compile("^Share of MLP channels to remove"))).to_have_value("10, 20, 30")
+    expect(page.get_by_label(re.compile("^Share to remove"))).to_have_value("10, 20, 30")
 
 
 def test_the_chart_follows_the_theme_its_measure_stands_in_the_address_and_every_point_is_a_link_after_it(
@@ -95,6 +95,29 @@ def test_the_menu_takes_run_and_tolerance_along_back_goes_one_step_back_and_a_po
     expect(page).to_have_url(re.compile(r"/compare\?.*right=20"))
 
 
+def test_back_goes_one_step_and_finds_the_form_as_it_was_left(page, empty):
+    page.goto(f"{empty.address}/prune")
+    ready(page)
+    field = page.get_by_label("Share to remove, percent", exact=True)
+    field.fill("12.5, 40")
+    field.press("Enter")
+    expect(page).to_have_url(re.compile(r"/prune\?sparsity=12.5"))
+    ready(page)
+    page.locator(".st-key-menu").get_by_role("link", name="Runs").press("Enter")
+    expect(page).to_have_url(re.compile("/runs$"))
+    ready(page)
+    page.go_back()
+    expect(field).to_have_value("12.5, 40")
+    page.goto(f"{empty.address}/?run=example")
+    ready(page)
+    # A link that fills in the form: what equals a default leaves the address at once.
+    page.get_by_role("link", name="Run this here").press("Enter")
+    expect(page).to_have_url(re.compile(r"/prune\?(?!.*fresh=)(?!.*length=)"))
+    ready(page)
+    page.go_back()
+    expect(page).to_have_url(re.compile(r"/\?run=example$"))
+
+
 def test_a_link_to_the_page_that_is_shown_changes_its_address_and_back_undoes_it(page, empty):
     page.goto(empty.address)
     ready(page)
@@ -115,7 +138,7 @@ def test_what_is_typed_or_chosen_goes_into_the_address_and_survives_a_refresh(pa
     expect(page).not_to_have_url(re.compile("passages="))
     ready(page)
     for label, typed, key in (
-        ("Share of MLP channels to remove, percent", "12.5, 40", "sparsity=12.5"),
+        ("Share to remove, percent", "12.5, 40", "sparsity=12.5"),
         ("Model", "some/model@main", "model=some"),
     ):
         field = page.get_by_label(label, exact=True)
@@ -125,7 +148,7 @@ def test_what_is_typed_or_chosen_goes_into_the_address_and_survives_a_refresh(pa
         ready(page)
     page.reload()
     ready(page)
-    expect(page.get_by_label("Share of MLP channels to remove, percent", exact=True)).to_have_value("12.5, 40")
+    expect(page.get_by_label("Share to remove, percent", exact=True)).to_have_value("12.5, 40")
     expect(page.get_by_label("Model", exact=True)).to_have_value("some/model@main")
     expect(page.get_by_role("radio", name="Decide")).to_be_checked()
     expect(page.get_by_label("Passages to evaluate on", exact=True)).to_have_value("builtin:cloze-402")
@@ -134,7 +157,7 @@ def test_what_is_typed_or_chosen_goes_into_the_address_and_survives_a_refresh(pa
 def test_what_is_still_being_typed_counts_when_start_is_clicked_and_start_stays_in_view(page, empty):
     for width, height, label, typed, said in (
         (1440, 900, "Model", "no such model", "there is no model no such model"),
-        (1440, 900, "Share of MLP channels to remove, percent", "abc", "Sparsity must be 0–90 %"),
+        (1440, 900, "Share to remove, percent", "abc", "Sparsity must be 0–90 %"),
         (390, 844, "Samples", "-10", "Calibration samples must be a whole number from 1 to 100,000"),
     ):
         page.set_viewport_size({"width": width, "height": height})

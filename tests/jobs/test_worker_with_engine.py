@@ -38,4 +38,4 @@ def test_a_run_and_a_prompt_go_through_a_worker(backend, text, tmp_path):
     assert (answered.state, answered.pid) == ("done", job.pid), backend.log_tail(answered.id)
     assert backend.result(Continuation, prompt.key()).prompt == "the lamp and the"
 
-    assert backend.model_shape(run.model_identity).widths == backend.record(run.sparse[0]).pruned.dense_widths
+    assert backend.model_shape(backend.record(run.dense)).widths == backend.record(run.sparse[0]).pruned.dense_widths

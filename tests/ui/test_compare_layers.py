@@ -42,13 +42,14 @@ def test_the_answer_comes_first_then_three_numbers_a_chart_and_a_table(open_page
     app = open_page("compare", view="layers", right="20 %")
     said = words(app)
     assert said.startswith(
-        "Half of the 2 of 3 layers that were cut lost at most 25.0 % of their output; layer 3 lost the most, 40.0 %."
+        "Half of the 2 layers that were cut (3 in all) lost at most 25.0 % of their output; "
+        "layer 3 lost the most, 40.0 %."
     )
     assert markup(app).count('class="sd-figure"') == 3
     assert "compensation recovered 35 % of it; median of each layer's own" in said
     assert "1.10 × that on calibration text; median of each layer's own" in said
     assert "1.17 × as much on held-out text; median of each layer's own" in said
-    assert app.get("plotly_chart")[0].proto.alt.startswith("Half of the 2 of 3 layers that were cut lost at most")
+    assert app.get("plotly_chart")[0].proto.alt.startswith("Half of the 2 layers that were cut (3 in all) lost at most")
     assert "3 32 of 64 50.0 % 40.0 % 50.0 % 40.0 % 50.0 % 20 % 0.0400" in said
     found = links(app)
     assert found["Back to the chart"].endswith(f"run={SETTINGS.key()}")
@@ -60,7 +61,7 @@ def test_of_a_quantised_model_the_types_are_counted_and_its_layers_are_those_bef
     add(backend, method=MethodSettings(quantise="q4_k_m"), quantised=quantised)
     said = words(open_page("compare", view="layers", right="20 %"))
     assert (
-        said.startswith("Before quantising, half of the 2 of 3 layers that were cut lost")
+        said.startswith("Before quantising, half of the 2 layers that were cut (3 in all) lost")
         and "· least-squares 20 %, Q4_K_M ·" in said
     )
     assert "Tensors: 7 in F32, 20 in Q4_K; fallback for the length of their rows: 9 to Q8_0. All losses" in said
@@ -71,7 +72,10 @@ def test_of_a_healed_model_it_is_said_that_its_layers_are_those_before(open_page
     add(backend, healed=Healed(steps=24, kept_step=16, before=0.27, after=0.231, n_tokens=1920, weights="w"))
     said = words(open_page("compare", view="layers", right="20 %"))
     assert "best after step 16; KL divergence from dense on 1,920 held-out tokens 0.231, 0.270 before." in said
-    assert said.startswith("Before healing, half of the 2 of 3 layers that were cut lost") and "those before it" in said
+    assert (
+        said.startswith("Before healing, half of the 2 layers that were cut (3 in all) lost")
+        and "those before it" in said
+    )
 
 
 def test_a_model_is_chosen_by_the_address_and_the_one_that_the_answer_names_otherwise(open_page, finished):
@@ -95,7 +99,7 @@ UNMEASURED = {"layer_errors": (), "held_out_errors": ()}
             {"held_out_errors": (0.3, 0.06, 0.9)},
             "Overfitted to the calibration text: half of the layers lose at least 2.6",
         ),
-        ({"held_out_errors": (), "passage_errors": ()}, "Half of the 2 of 3 layers"),
+        ({"held_out_errors": (), "passage_errors": ()}, "Half of the 2 layers that were cut (3 in all)"),
         (UNMEASURED | {"passage_errors": ()}, "The loss of the layers was not measured."),
     ],
     ids=["unlike", "overfitted", "no-other-text", "unmeasured"],
@@ -116,15 +120,16 @@ def test_a_model_without_calibration_losses_says_why_and_what_is_known(method, c
     add(backend, **UNMEASURED | {"method": method_named(method), "uncompensated_errors": ()} | changes)
     said = words(open_page("compare", view="layers"))
     assert said.startswith(
-        "Half of the 2 of 3 layers that were cut lost at most 26.0 % of their output on the passages; layer 3"
+        "Half of the 2 layers that were cut (3 in all) lost at most 26.0 % of their output on the passages; layer 3"
     )
     assert why in said and ("Lost on held-out text" in said) == bool(changes)
 
 
-def test_shapes_and_bytes_are_shown_before_and_after_with_a_file(open_page, finished):
+def test_shapes_and_bytes_are_shown_before_and_after_with_a_file(open_page, backend):
+    run, records = specimens.run(replace(specimens.SETTINGS, model="owner/other"))
+    backend.add_run((run, [replace(each, model="owner/other") for each in records]))
     assert "known once a run or a prompt has loaded" in words(open_page("compare", view="layers"))
-    identity = specimens.run()[1][0].model_identity
-    finished._store.remember(model_shape_note(identity), SHAPE.plain())
+    backend._store.remember(model_shape_note(records[0].model_identity), SHAPE.plain())
     app = open_page("compare", view="layers", right="30 %")
     said = words(app)
     # At 30 % 448 of 1,536 channels are gone from each of 30 blocks, each of 3 * 576 weights of 4 bytes.

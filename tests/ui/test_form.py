@@ -17,7 +17,7 @@ from sparsedash.schema.method_settings import MethodSettings, with_budget
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.service.model_lookup import NamedModel
 from sparsedash.service.preflight import DiskNeed, Duration, Memory
-from sparsedash.ui.form_address import FRESH, SEARCH, form_address
+from sparsedash.ui.form_address import FRESH, SEARCH, SWEEP, form_address
 from tests.factories import plain
 from tests.ui import specimens
 from tests.ui.conftest import button, markup, opened, words
@@ -125,14 +125,34 @@ def test_a_link_forgets_what_was_in_the_form_before(open_page, backend, name):
     assert FRESH not in app.query_params
 
 
-def test_the_label_of_the_sparsities_says_their_budget_and_more_than_can_go_is_refused_beside_them(open_page, backend):
+def test_more_than_can_go_is_refused_beside_the_shares(open_page, backend):
     backend.named = NamedModel(family="llama", shape=shipped_shape("smollm2-135m"))
     app = open_page("prune", sparsity="60", budget="bytes")
-    assert app.text_input(key="sparsity").label == "Share of the file size to remove, percent"
     assert "Sparsity must be at most 58 % of the file size" in words(app) and button(app, "Start").disabled
     app.selectbox(key="chosen-budget").select("weights").run()
     assert app.text_input(key="sparsity").value == "60" and app.query_params["budget"] == "weights"
     assert not button(app, "Start").disabled
+
+
+def test_the_chosen_method_stays_when_the_goal_changes(open_page, backend):
+    app = open_page("prune", method="flap", masks="wanda-2:4")
+    for goal, kept in ((SEARCH, "flap"), (SWEEP, "flap"), (SEARCH, "flap")):
+        group(app, "What to do").set_value(goal).run()
+        if goal == SEARCH:
+            assert app.selectbox(key="with").value == kept
+        else:
+            assert group(app, "Method").value == [kept]
+    app.selectbox(key="with").select("sleb").run()
+    group(app, "What to do").set_value(SWEEP).run()
+    assert submitted(app, backend).methods == (method_named("sleb"),)
+
+
+def test_shares_that_are_not_of_the_chosen_budget_are_told(open_page):
+    app = open_page("prune", method="best", layers="layers", masks=["sparsegpt", "wanda-2:4"])
+    assert "layers: shares of the layers." in words(app)
+    assert "sparsegpt: shares of the decoder's weights." in words(app)
+    assert "wanda-2:4: 50 %, which its pattern decides." in words(app).replace("\u00a0", " ")
+    assert "best: shares" not in words(app)
 
 
 def test_prompts_that_are_kept_begin_the_next_form_and_one_that_is_too_long_is_refused(open_page, backend):

@@ -58,7 +58,7 @@ def test_a_continuation_is_a_job_like_others_and_leads_to_its_pair(open_page, fi
     run = finished.runs()[0]
     finished.set_jobs(job(ContinuationSettings(left=run.dense, right=run.sparse[0], prompt="Once upon a time"), "done"))
     app = open_page("runs", view="jobs")
-    assert "Continuations of a text" in words(app)
+    assert "Continuations of a text: 10 % of SmolLM2 135M (built in)" in words(app)
     assert query_of(links(app)["Compare passages"]) == {"run": run.key, "left": "dense", "right": "10 %"}
     finished.set_jobs(job(ContinuationSettings(left="f" * 64, right=run.sparse[0], prompt="Once upon a time"), "done"))
     asked = query_of(links(open_page("runs", view="jobs"))["Compare passages"])

@@ -159,8 +159,15 @@ def test_zeros_alone_are_explained_and_never_offered_to_be_timed(open_page, back
     assert "give no speed-up" in words(app) and not offered(app)
 
 
-def test_a_model_whose_sizes_are_not_known_is_counted_as_missing(open_page, finished):
+def test_a_model_whose_sizes_are_not_known_is_counted_as_missing(open_page, backend):
+    run, records = specimens.run(replace(specimens.SETTINGS, model="owner/other"))
+    backend.add_run((run, [replace(each, model="owner/other") for each in records]))
     assert "3 sparse models not shown: the layer sizes" in words(open_page("overview", against="bytes"))
+
+
+def test_the_example_is_drawn_over_sizes_before_any_model_was_loaded_here(open_page):
+    app = open_page("overview", run="example", against="bytes")
+    assert app.get("plotly_chart") and "not shown" not in words(app)
 
 
 def test_a_measurement_is_shown_in_place_of_the_button_and_leads_to_its_axis(open_page, backend, run):
@@ -169,5 +176,5 @@ def test_a_measurement_is_shown_in_place_of_the_button_and_leads_to_its_axis(ope
     assert "Timing both models in turn" in words(app) and not offered(app)
     backend.set_jobs(job(asked(run, 0), "done"))
     app = open_page("runs", view="jobs")
-    assert "Speed of a sparse model" in words(app)
+    assert "Speed of a sparse model: 10 % of SmolLM2 135M (built in)" in words(app)
     assert query_of(links(app)["See the speed-up"]) == {"run": run.key, "against": "reading"}

@@ -42,7 +42,7 @@ GGUF = replace(
     key="gguf",
     folder="smol-best-10pct-gguf-float32-abc123",
     settings=replace(ASKED, form="gguf"),
-    layout="a width for each block, as deci",
+    layout="a width for each block, llama.cpp's architecture deci",
     proof=replace(PROOF, runtime="llama.cpp", version="b11739"),
 )
 
@@ -191,7 +191,7 @@ def test_where_files_load_depends_on_the_form_and_the_family():
     assert results(falcon)["vLLM"] == "✕ cannot" and results(falcon, form="masked")["vLLM"] == "should load"
     assert results(replace(MADE, model_type="gpt_neo"), form="masked")["vLLM"] == "✕ cannot"
     assert "OpenVINO GenAI" not in results(GGUF, form="gguf")
-    even = replace(GGUF, layout="one width, as llama")
+    even = replace(GGUF, layout="one width, architecture llama")
     assert results(even, form="gguf")["OpenVINO GenAI"] == results(even, form="gguf")["transformers"] == "should load"
     assert results(replace(even, model_type="gemma3_text"), form="gguf")["OpenVINO GenAI"] == "✕ cannot"
     assert results(replace(even, model_type="olmo2"), form="gguf")["transformers"] == "✕ cannot"

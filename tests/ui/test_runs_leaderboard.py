@@ -40,7 +40,7 @@ def test_the_table_of_two_base_models_is_reached_from_the_chart_and_says_the_ver
     assert app.query_params["together"] == "tasks" and not app.get("plotly_chart")
     said = words(app)
     assert "Of 3 models against one, dense: 2 beyond a limit" in said and "✕ −25.0" in said
-    assert "judged together" in said and "<img" not in markup(app)
+    assert "intervals are wider than on the pages of single runs" in said and "<img" not in markup(app)
     shows_as_text(markup(app) + "".join(app.selectbox(key="chosen-baseline").options))
     button(app, "Close the table").click().run()
     assert "together" not in app.query_params

@@ -144,13 +144,15 @@ def write_gguf(
     _require_same(dense_file, {tensor.name: tensor for tensor in dense}, made)
     tied = all(tensor.name != "output.weight" for tensor in dense)
     # The architecture under which llama.cpp may read a width for each block.
-    architecture, widths, layout = own, made.widths, f"one width, as {own}"
+    architecture, widths, layout = own, made.widths, f"one width, architecture {own}"
     if not one_width(widths) and own in PER_LAYER and (tied or PER_LAYER[own] != "openelm"):
         architecture = PER_LAYER[own]
-        layout = f"a width for each block, as {architecture}"
+        layout = f"a width for each block, llama.cpp's architecture {architecture}"
     elif not one_width(widths):
         widths = [max(widths) if width else 0 for width in widths]
-        layout = f"filled up to the widest block, as {own}: llama.cpp reads no width for each block of this family"
+        layout = (
+            f"filled up to the widest block, architecture {own}: llama.cpp reads no width for each block of this family"
+        )
     dense = _with_norms(dense, reader, made)
     kept = [tensor for tensor in dense if not any(f".ffn_{part}." in tensor.name for part in ("gate", "up", "down"))]
     tensors = [*_converted(kept, own, architecture, values), *_mlp_tensors(made, widths, weights)]

@@ -66,7 +66,7 @@ def test_a_model_with_fewer_layers_is_a_plain_one_of_its_architecture(weights, m
     made = exported(finished, 0, "gguf", tmp_path / "out", weights=weights)
     fields = GGUFReader(tmp_path / "out" / "out.gguf").fields
     assert fields["general.architecture"].contents() == "llama" and fields["llama.block_count"].contents() == 2
-    assert made.layout.startswith("2 of 3 layers, one width, as llama") and made.proof.logit_difference < most
+    assert made.layout.startswith("2 of 3 layers, one width, architecture llama") and made.proof.logit_difference < most
 
 
 def test_layers_that_llama_cpp_tells_apart_by_their_numbers_are_not_left_out(gguf_of, finished_run, tmp_path):
@@ -81,7 +81,7 @@ def test_rounded_weights_are_those_that_llama_cpp_reads(llama, tmp_path):
         made = exported(llama, 0, "gguf", tmp_path / weights, weights=weights)
         assert made.proof.n_meant >= 18
         assert [file.name for file in (tmp_path / weights).glob("*.gguf")] == [f"{weights}.gguf"]
-    assert made.layout.startswith("a width for each block, as deci; tensors: ")
+    assert made.layout.startswith("a width for each block, llama.cpp's architecture deci; tensors: ")
     again = exported(llama, 0, "gguf", tmp_path / "again")
     assert again.proof.logit_difference < 1e-4, "rounding the model in memory has not changed the next export"
 
