@@ -153,7 +153,10 @@ def choose_kind(pair: Pair, positions: Sequence[int]) -> tuple[Kind, bool]:
         icon = ":material/check:" if kind == chosen else None
         st.button(f"{KINDS[kind]} · {len(found):,}", key=f"flip-{kind}", icon=icon, help=helps[kind], **show(kind))
     about, icon = "Show the next kind that has passages.", ":material/filter_list:"
-    st.button("Change kind", "next-kind", about, shortcut="F", type="tertiary", icon=icon, **show(following))
+    only = following == chosen
+    st.button(
+        "Change kind", "next-kind", about, shortcut="F", type="tertiary", icon=icon, disabled=only, **show(following)
+    )
     about = "Show only passages that the two models answer with different words."
     stay = partial(address_bar.set_query, {"filter": chosen, "passage": ""})
     label = f"Only different words · {len(pair.differing(by_kind[chosen])):,}"

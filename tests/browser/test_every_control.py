@@ -139,7 +139,7 @@ LEADS_TO = {
     "download take-(report-html|passages-.*-(csv|parquet))": r"-10-.*\.(html|csv|parquet)$",
     "download take-(left|right)-samples_.*-jsonl": r"-10-.*-samples_passages\.jsonl$",
     "button (All|Both right|Broke|Fixed|Both wrong) · #": r"^/compare\?\S*filter=[a-z]",
-    "button F": r"^/compare\?\S*filter=",
+    "button F": r"^/compare\?",
     "button row-#": r"^/compare\?\S*passage=",
     "button step-(Next|Previous)": r"^/compare\?\S*passage=",
     "button Continue with both models": r"\+Continued by both models",

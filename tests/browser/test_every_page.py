@@ -42,7 +42,7 @@ SHOWN = [
     ("finished", "", "too close to call on 120 passages", CHART),
     ("finished", "compare", "10 % is too close to call on 120 passages", f"csv {CHART}"),
     ("finished", "prune?view=published", "20 published results", "csv csv"),
-    ("finished", "compare?view=layers", "Half of the layers lost", CHART),
+    ("finished", "compare?view=layers", "Half of the layers lost", f"{CHART} csv"),
     ("finished", "prune", "Choose a model", ""),
     ("finished", "prune?goal=How+much+can+go%3F&sparsity=x", "Choose a model", ""),
     ("finished", "compare?blind=true", "Which answer is better?", ""),
