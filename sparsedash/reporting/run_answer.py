@@ -159,9 +159,9 @@ def answered(verdicts: Mapping[int, ToleranceVerdict]) -> tuple[list[int], list[
     return list(dict.fromkeys([*by_verdict["within"][-1:], *by_verdict["beyond"][:1]])), undecided
 
 
-def answer_figures(found: RunResults) -> list[str]:
-    """The losses of the models that the answer names, and what healing did to them; of a race the differences; of a
-    search how it got there.
+def answer_figures(found: RunResults, race: bool = True) -> list[str]:
+    """The losses of the models that the answer names, and what healing did to them; of a race the differences, unless
+    a table has them; of a search how it got there.
     """
     rows, search = found.best, _search(found)
     ends = (largest_within(rows), smallest_beyond(rows))
@@ -185,7 +185,7 @@ def answer_figures(found: RunResults) -> list[str]:
     said += [
         f"{quoted_method(rival.method)} at {sparsity_percent(rival.permille)}: "
         f"{difference_words(difference, quoted_method(rows[0].method))}."
-        for rival, difference in found.race
+        for rival, difference in (found.race if race else ())
     ]
     zeros = [quoted_method(method) for method in found.run.settings.methods if not method.takes_channels]
     if rows and rows[0].method.takes_channels and zeros:

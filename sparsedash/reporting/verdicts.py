@@ -226,6 +226,21 @@ def difference_p(found: LikelihoodDifference) -> str:
     return f"{said}{over}"
 
 
+def race_table(found: RunResults) -> Table:
+    """The other methods of a race beside the best one, at the sparsity that the answer names, the closest first."""
+    best, at = wording.method_title(found.best[0].method), wording.sparsity_percent(found.race[0][0].permille)
+    rows = []
+    for rival, difference in found.race:
+        ends = wording.factor_range(difference.low, difference.high)
+        under = "no interval" if isinf(difference.low) else f"{ends} ({level_words(difference.level)})"
+        p = difference_p(difference).partition(",")[0].removeprefix(f"p{NBSP}").removeprefix(f"={NBSP}")
+        rows.append([wording.method_title(rival.method), f"{wording.nats_as_factor(difference.value)}\n{under}", p])
+    caption = (
+        f"Word perplexity as a multiple of that of “{best}” at {at}, with its interval; p after Holm over all pairs."
+    )
+    return Table("The methods compared", caption, ["Method", "Perplexity", "p"], rows, stacked=True)
+
+
 def early_stopping_words(records: Mapping[str, Record]) -> str:
     """How the evaluations ended that were to stop early; empty where none was. records: by their names."""
     found, whole = [], []

@@ -155,7 +155,9 @@ def show_tradeoff(backend: Backend, found: RunResults, job: Job | None) -> None:
         job_panel.watch_job(backend, job, has_grown, brief=True, below=draw)
     else:
         draw(job)
-    figures = run_answer.answer_figures(found)
+    if len(found.race) > 1:
+        frame.show(verdicts.race_table(found).html)
+    figures = run_answer.answer_figures(found, race=len(found.race) < 2)
     if found.judged:
         with st.expander("The numbers as a table"):
             limits = navigation.tolerance_query()

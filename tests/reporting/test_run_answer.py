@@ -13,7 +13,14 @@ from sparsedash.reporting.next_step import next_step
 from sparsedash.reporting.record_pair import Pair
 from sparsedash.reporting.run_reports import comparison_words, html_report, run_document
 from sparsedash.reporting.run_results import RunResults
-from sparsedash.reporting.verdicts import difference_p, difference_sentence, model_verdict, numbers_table, verdict_words
+from sparsedash.reporting.verdicts import (
+    difference_p,
+    difference_sentence,
+    model_verdict,
+    numbers_table,
+    race_table,
+    verdict_words,
+)
 from sparsedash.schema.errors import StoreError
 from sparsedash.schema.find_settings import FindResult, FindSettings, Trial
 from sparsedash.schema.method_settings import MethodSettings
@@ -229,7 +236,17 @@ def test_a_race_says_which_method_wins_or_that_they_cannot_be_told_apart(found, 
     assert [each["is_shown"] for each in raced] == [difference.is_shown for _, difference in found.race]
     figures = " ".join(map(plain, answers.answer_figures(found)))
     assert figures.count("that of “") == len(found.race)
+    assert "that of “" not in " ".join(answers.answer_figures(found, race=False))
     assert ("Not compared: “magnitude-2:4”." in figures) == any(not each.method.takes_channels for each in found.judged)
+
+
+def test_a_race_of_several_is_a_table_with_each_method_s_own_level_and_one_p_value():
+    table = race_table(race_of(random=0.6, flap=0.4))
+    assert plain(table.caption).startswith("Word perplexity as a multiple of that of “magnitude” at 10 %")
+    assert [[*map(plain, row)] for row in table.rows] == [
+        ["flap", "1.48 ×\n1.48 to 1.48 (99.4 %)", "< 0.001"],
+        ["random", "1.80 ×\n1.80 to 1.80 (99.4 %)", "< 0.001"],
+    ]
 
 
 def test_two_sparse_models_are_compared_without_limits_as_the_race_has_it():
