@@ -3,16 +3,18 @@
 Plain text: escape it before it becomes markup.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from itertools import pairwise
+from math import isfinite
+from typing import Any, NamedTuple
 
 from sparsedash.jobs.job import Job, JobState
 from sparsedash.reporting import wording
 from sparsedash.reporting.quantised_words import quantised_figures
 from sparsedash.reporting.run_results import Judged, RunResults, largest_within, smallest_beyond
 from sparsedash.reporting.verdicts import difference_words, limits_sentence, loss_words, task_names, verdict_words
-from sparsedash.reporting.wording import and_join, quantity, sparsity_percent
+from sparsedash.reporting.wording import and_join, limit_factor, quantity, sparsity_percent
 from sparsedash.schema.find_settings import FindResult
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Run
@@ -159,16 +161,62 @@ def answered(verdicts: Mapping[int, ToleranceVerdict]) -> tuple[list[int], list[
     return list(dict.fromkeys([*by_verdict["within"][-1:], *by_verdict["beyond"][:1]])), undecided
 
 
+class LimitEstimate(NamedTuple):
+    """The share in percent of a run's budget at which word perplexity meets its limit. high: None where it meets none.
+
+    low, high: by the upper and the lower ends of the intervals.
+    """
+
+    percent: float
+    low: float
+    high: float | None
+
+
+def limit_estimate(found: RunResults) -> LimitEstimate | None:
+    """Where the best method meets the limit on straight lines from dense through its models; None where it does not.
+
+    None of a search as well, which has an answer of its own.
+    """
+    rows = [row for row in found.best if isfinite(row.verdict.perplexity.low)]
+    losses = [row.verdict.perplexity for row in rows]
+    shares = [100 * found.removed(row, found.run.settings.axis) for row in rows]
+
+    def meets(values: Iterable[float]) -> float | None:
+        lines = pairwise(zip([0.0, *shares], [0.0, *values], strict=True))
+        crossed = ((x, y, further, more) for (x, y), (further, more) in lines if y <= losses[0].most < more)
+        return next((x + (losses[0].most - y) / (more - y) * (further - x) for x, y, further, more in crossed), None)
+
+    percent = meets(loss.value for loss in losses) if losses and found.search is None else None
+    if percent is None:
+        return None
+    low = meets(loss.high for loss in losses) or percent
+    return LimitEstimate(percent, low, meets(loss.low for loss in losses))
+
+
+def _estimate_words(found: RunResults) -> list[str]:
+    """Where word perplexity meets its limit, if it does."""
+    if (at := limit_estimate(found)) is None:
+        return []
+    method = found.best[0].method
+    ends = (
+        f"{at.low:.2g}{wording.NBSP}% or more" if at.high is None else f"{at.low:.2g} to {at.high:.2g}{wording.NBSP}%"
+    )
+    limit, gone = limit_factor(found.tolerance.ratio), wording.removed_or_zeroed(method)
+    by = f" by {quoted_method(method)}" if found.run.settings.names_methods else ""
+    share = f"{at.percent:.2g}{wording.NBSP}% {wording.share_of(method)} {gone}{by}"
+    return [f"Best estimate: perplexity meets {limit} with {share} (by its intervals {ends}), on straight lines."]
+
+
 def answer_figures(found: RunResults, race: bool = True) -> list[str]:
-    """The losses of the models that the answer names, and what healing did to them; of a race the differences, unless
-    a table has them; of a search how it got there.
+    """Where the limit is met, the losses of the models that the answer names, and what healing did to them; of a race
+    the differences, unless a table has them; of a search how it got there.
     """
     rows, search = found.best, _search(found)
     ends = (largest_within(rows), smallest_beyond(rows))
     named = [row for row in ends if row] or rows[:1]
     if search is not None:
         named = [row for row in rows if search.finished and row.permille in (search.answer, search.next_step)]
-    said = [
+    said = _estimate_words(found) + [
         f"{sparsity_percent(row.permille)} ({wording.measured_sparsity(row.record.pruned)}): {loss_words(row.verdict)}."
         for row in named
         if row.record.pruned

@@ -20,7 +20,14 @@ from sparsedash.reporting.figure_svg import figure_svg
 from sparsedash.reporting.html import Html, Table, element, escape, heading, paragraph, readable
 from sparsedash.reporting.next_step import NextStep
 from sparsedash.reporting.record_pair import DIVERGENCE_SIGN, KINDS, Kind, Pair, end_of, mark_divergence
-from sparsedash.reporting.run_answer import answer_figures, answer_sentence, find_document, missing_records, run_ending
+from sparsedash.reporting.run_answer import (
+    answer_figures,
+    answer_sentence,
+    find_document,
+    limit_estimate,
+    missing_records,
+    run_ending,
+)
 from sparsedash.reporting.run_results import Judged, RunResults, difference_of, verdict_of
 from sparsedash.reporting.task_words import judge_document
 from sparsedash.reporting.verdicts import numbers_table
@@ -226,6 +233,7 @@ def run_document(
         "ended": run_ending(run, None) or None,
         "seed": asked.calibration.seed,
         "sentence": answer_sentence(found, ended=not run.finished).replace(wording.NBSP, " "),
+        "estimate": (at := limit_estimate(found)) and at._asdict(),
         "next": step and step.said.replace(wording.NBSP, " "),
         "find": result and find_document(result, method, by_permille),
         "race": [_rival(*each) for each in found.race],

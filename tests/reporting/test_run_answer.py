@@ -2,6 +2,7 @@
 
 import html
 from dataclasses import replace
+from math import log
 from random import Random
 
 import pytest
@@ -154,13 +155,28 @@ def test_a_share_that_the_widths_were_rounded_away_from_is_said(reached, note):
 
 
 def test_the_figures_give_the_losses_of_the_models_that_the_answer_names():
-    within, beyond = map(plain, answers.answer_figures(sweep_of(WITHIN, UNDECIDED, BEYOND)))
+    estimate, within, beyond = map(plain, answers.answer_figures(sweep_of(WITHIN, UNDECIDED, BEYOND)))
+    assert estimate == (
+        "Best estimate: perplexity meets 1.10 × with 21 % of the MLP channels removed (by its intervals 14 to 24 %), "
+        "on straight lines."
+    )
     assert within.startswith("10 % (measured 10.4 % of the MLP channels, 7.8 % of the blocks' weights, 6.2 % of the")
     assert "6.2 % of the multiply-adds): perplexity 1.01 × dense's" in within
     assert "dense's (1.00 to 1.02), accuracy 0.0 points (" in within
     assert within.endswith("; intervals of 99.2 % and 98.8 %.")
     assert beyond.startswith("30 % (measured 29.2 %") and "perplexity 1.35 × dense's" in beyond
     assert answers.answer_figures(sweep_of()) == []
+
+
+def test_the_limit_is_met_on_straight_lines_through_dense_and_the_models():
+    # 0.09 nats are lost at 20.8 % and 0.30 at 29.2 %, of which 0.0953 are allowed.
+    found = answers.limit_estimate(sweep_of(WITHIN, UNDECIDED, BEYOND))
+    between = 100 * (5 / 24 + (log(1.1) - 0.09) / (0.30 - 0.09) * (7 / 24 - 5 / 24))
+    assert found.percent == pytest.approx(between) and found.low < found.percent < found.high
+    alone = answers.limit_estimate(sweep_of(shifted(0.1, 200, spread=1.0)))
+    assert alone.percent == pytest.approx(100 * 5 / 24 * log(1.1) / 0.1) and alone.high is None
+    assert answers.limit_estimate(sweep_of(WITHIN)) is None, "nothing is known of more"
+    assert answers.limit_estimate(sweep_of()) is None is answers.limit_estimate(run_of(1, 0, (30, 9.8, 0, 0)))
 
 
 def test_a_healed_model_has_what_healing_did_and_is_tested_again_beside_the_one_that_it_began_from():
