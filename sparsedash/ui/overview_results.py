@@ -256,7 +256,8 @@ def _numbers(found: RunResults, live: bool, grows: bool) -> list[Html]:
     numbers = [card("Dense", *verdicts.headline_baseline(found.dense), css="sd-dense")]
     for row in (rows[permille] for permille in sorted(shown)):
         name = wording.model_words(row.method, row.permille, run.settings.names_methods, row.record.pruned)
-        css = f"sd-sparse sd-{row.verdict.perplexity.verdict}"
+        # Of several lines each has a colour of its own in the chart.
+        css = f"{'' if len(run.settings.methods) > 1 else 'sd-sparse '}sd-{row.verdict.perplexity.verdict}"
         numbers.append(card(name, *verdicts.headline_loss(row.verdict), css=css))
     for rival, difference in found.race[:1]:
         title, best = (wording.method_title(each.method) for each in (rival, found.best[0]))
