@@ -11,7 +11,7 @@ import streamlit as st
 from sparsedash.catalog import resources
 from sparsedash.catalog.budgets import BUDGET_TITLES, require_possible
 from sparsedash.catalog.builtin_tasks import BUILTIN_TASKS
-from sparsedash.catalog.choices import MODELS, NO_HARNESS
+from sparsedash.catalog.choices import NO_HARNESS
 from sparsedash.catalog.families import quantise_problem
 from sparsedash.catalog.presets import DEFAULT_METHOD, METHODS, method_name, method_named
 from sparsedash.reporting import wording
@@ -31,7 +31,6 @@ from sparsedash.schema.settings import (
     percents_text,
 )
 from sparsedash.service.backend import Backend
-from sparsedash.service.request_checks import is_hub_id
 from sparsedash.service.time_forecast import MOST_MINUTES, STEP_MULTIPLE
 from sparsedash.stats.sparsity_search import passages_to_search
 from sparsedash.stats.tolerance import Tolerance
@@ -51,6 +50,7 @@ from sparsedash.ui.form_address import (
     SEARCH,
     SWEEP,
 )
+from sparsedash.ui.form_model import model_field
 from sparsedash.ui.navigation import parse_tolerance
 
 if TYPE_CHECKING:
@@ -123,11 +123,7 @@ def prune_form(backend: Backend) -> RunSettings | FindSettings | None:
         for key in (*(row.key for row in (*_ROWS, _HEAL)), "goal", "with", "method", OWN, LAYERS, MASKS, QUANTISE):
             st.session_state.pop(key, None)
     frame.section("Which model?")
-    values: dict[str, Any] = {"model": form_fields.reference_field(backend, _RUN["model"])}
-    with st.container():
-        if values["model"] is not None:
-            _show_model_facts(backend, values["model"])
-    frame.popover("Suggested models", "suggested", _suggest_models, "lists")
+    values: dict[str, Any] = {"model": model_field(backend, _RUN["model"])}
     frame.section("How much to remove?")
     goal = st.segmented_control(
         "What to do",
@@ -456,61 +452,4 @@ def _show_search(settings: FindSettings) -> None:
     form_fields.show_hint(
         f"A search at a limit of {wording.limit_factor(settings.ratio)} takes about {needed:,} passages. "
         "On fewer most of its steps may stay undecided, which counts as too much."
-    )
-
-
-def _suggest_models() -> None:
-    """Draw the suggested models in their groups; a click fills in the field."""
-
-    def choose(key: str) -> None:
-        if st.session_state[key]:
-            st.session_state[_RUN["model"].key] = st.session_state[key]
-
-    for group in dict.fromkeys(choice.group for choice in MODELS if choice.group):
-        titles, key = {each.name: each.title for each in MODELS if each.group == group}, f"suggested-{group}"
-        chosen = st.session_state[_RUN["model"].key]
-        st.session_state[key] = chosen if chosen in titles else None
-        st.pills(group, titles, format_func=titles.__getitem__, key=key, on_change=choose, args=(key,))
-
-
-_NOT_FOUND = "look-up-failed"
-"""A model that was looked up on the hub in vain, and the error."""
-
-
-def _look_up(backend: Backend, model: str) -> None:
-    st.session_state.pop(_NOT_FOUND, None)
-    try:
-        backend.fetch_config(model)
-    except SparseDashError as error:
-        st.session_state[_NOT_FOUND] = (model, error)
-
-
-def _show_model_facts(backend: Backend, model: str) -> None:
-    """Draw the family and sizes of the model, as far as they are known before it is loaded."""
-    named = backend.named_model(model)
-    if named is None:
-        where = "Not on this machine yet. " if is_hub_id(model) else ""
-        form_fields.show_hint(f"{where}Family, memory and time are known once it has been read.")
-        if is_hub_id(model):
-            frame.action_button(
-                "Look it up on the hub",
-                lambda: _look_up(backend, model),
-                key="look-up",
-                kind="tertiary",
-                icon="travel_explore",
-                help="Fetches config.json, a few kilobytes and no weights, to estimate time and memory.",
-            )
-            about, error = st.session_state.get(_NOT_FOUND, ("", None))
-            if about == model:
-                form_fields.show_problem("model", error)
-        return
-    counted, family = named.shape, f"Family: {named.family}. " if named.family else ""
-    if counted is None:
-        form_fields.show_hint(f"{family}Sizes, memory and time are known once it has been read.")
-        return
-    widths = sorted(set(counted.widths))
-    width = f"{widths[0]:,}" if len(widths) == 1 else f"{widths[0]:,} to {widths[-1]:,}"
-    form_fields.show_hint(
-        f"{family}{len(counted.widths)} blocks of {width} channels, "
-        f"{wording.weights(counted.n_parameters)} weights, {wording.size(4 * counted.n_parameters)} in FP32."
     )

@@ -35,7 +35,7 @@ _OURS = {
     ("form_fields.py", "label"): "callers' literals",
     ("form_fields.py", "text"): "callers' literals",
     ("form_fields.py", "about"): "help of a setting, or callers' literals",
-    ("form_run.py", "group"): "groups of suggested models",
+    ("form_model.py", "group"): "groups of suggested models",
     ("form_run.py", "title"): "callers' literals",
     ("frame.py", "text"): "callers' texts, which are looked at where they call",
     ("frame.py", "help"): "callers' texts, which are looked at where they call",

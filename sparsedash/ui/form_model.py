@@ -1,0 +1,80 @@
+"""The field of the model on the form: suggestions, the look-up on the hub, and what is known before it is loaded."""
+
+from functools import partial
+
+import streamlit as st
+
+from sparsedash.catalog.choices import MODELS
+from sparsedash.reporting import wording
+from sparsedash.schema.errors import SparseDashError
+from sparsedash.schema.fields import FieldRow
+from sparsedash.service.backend import Backend
+from sparsedash.service.request_checks import is_hub_id
+from sparsedash.ui import form_fields, frame
+
+
+def model_field(backend: Backend, row: FieldRow) -> str | None:
+    """Draw the field, what is known of its model, and suggestions. Returns None where it cannot be used."""
+    model = form_fields.reference_field(backend, row)
+    with st.container():
+        if model is not None:
+            _show_model_facts(backend, model)
+    frame.popover("Suggested models", "suggested", partial(_suggest_models, row.key), "lists")
+    return model
+
+
+def _suggest_models(field: str) -> None:
+    """Draw the suggested models in their groups; a click fills in the field with this key."""
+
+    def choose(key: str) -> None:
+        if st.session_state[key]:
+            st.session_state[field] = st.session_state[key]
+
+    for group in dict.fromkeys(choice.group for choice in MODELS if choice.group):
+        titles, key = {each.name: each.title for each in MODELS if each.group == group}, f"suggested-{group}"
+        chosen = st.session_state[field]
+        st.session_state[key] = chosen if chosen in titles else None
+        st.pills(group, titles, format_func=titles.__getitem__, key=key, on_change=choose, args=(key,))
+
+
+_NOT_FOUND = "look-up-failed"
+"""A model that was looked up on the hub in vain, and the error."""
+
+
+def _look_up(backend: Backend, model: str) -> None:
+    st.session_state.pop(_NOT_FOUND, None)
+    try:
+        backend.fetch_config(model)
+    except SparseDashError as error:
+        st.session_state[_NOT_FOUND] = (model, error)
+
+
+def _show_model_facts(backend: Backend, model: str) -> None:
+    """Draw the family and sizes of the model, as far as they are known before it is loaded."""
+    named = backend.named_model(model)
+    if named is None:
+        where = "Not on this machine yet. " if is_hub_id(model) else ""
+        form_fields.show_hint(f"{where}Family, memory and time are known once it has been read.")
+        if is_hub_id(model):
+            frame.action_button(
+                "Look it up on the hub",
+                lambda: _look_up(backend, model),
+                key="look-up",
+                kind="tertiary",
+                icon="travel_explore",
+                help="Fetches config.json, a few kilobytes and no weights, to estimate time and memory.",
+            )
+            about, error = st.session_state.get(_NOT_FOUND, ("", None))
+            if about == model:
+                form_fields.show_problem("model", error)
+        return
+    counted, family = named.shape, f"Family: {named.family}. " if named.family else ""
+    if counted is None:
+        form_fields.show_hint(f"{family}Sizes, memory and time are known once it has been read.")
+        return
+    widths = sorted(set(counted.widths))
+    width = f"{widths[0]:,}" if len(widths) == 1 else f"{widths[0]:,} to {widths[-1]:,}"
+    form_fields.show_hint(
+        f"{family}{len(counted.widths)} blocks of {width} channels, "
+        f"{wording.weights(counted.n_parameters)} weights, {wording.size(4 * counted.n_parameters)} in FP32."
+    )
