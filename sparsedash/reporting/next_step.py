@@ -20,7 +20,7 @@ from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.method_settings import FIXED_PERMILLE, MethodSettings
 from sparsedash.schema.settings import BUILTIN_CLOZE, BUILTIN_CLOZE_402, EvaluationSettings, RunSettings
 from sparsedash.stats.anytime import ALPHA
-from sparsedash.stats.sparsity_search import passages_to_search
+from sparsedash.stats.sparsity_search import first_crossing, passages_to_search
 from sparsedash.stats.tolerance import FEWEST_PASSAGES, SPREAD_NATS, Tolerance, passages_to_judge, record_losses
 
 _MOST_PASSAGES = 1_000_000
@@ -109,9 +109,9 @@ def _next_step(found: RunResults, lacks: Callable[[str], bool]) -> NextStep:
 def _at_limit(within: Judged | None, beyond: Judged) -> int:
     """The sparsity in per mille, in whole percents, at which the loss is the limit if it grows evenly between two."""
     low, less = (within.permille, within.verdict.perplexity.value) if within else (0, 0.0)
-    limit, more = beyond.verdict.perplexity.most, beyond.verdict.perplexity.value
-    share = (limit - less) / (more - less) if more > max(limit, less) else 0.5
-    return max(low + 10, 10 * round((low + share * (beyond.permille - low)) / 10))
+    lost, half_way = beyond.verdict.perplexity, (low + beyond.permille) / 2
+    at = first_crossing([(low, less), (beyond.permille, lost.value)], lost.most)
+    return max(low + 10, 10 * round((half_way if at is None else at) / 10))
 
 
 def _race_others(settings: RunSettings, method: MethodSettings) -> NextStep:

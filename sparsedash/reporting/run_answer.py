@@ -5,7 +5,6 @@ Plain text: escape it before it becomes markup.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from itertools import pairwise
 from math import isfinite
 from typing import Any, NamedTuple
 
@@ -18,6 +17,7 @@ from sparsedash.reporting.wording import and_join, limit_factor, quantity, spars
 from sparsedash.schema.find_settings import FindResult
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Run
+from sparsedash.stats.sparsity_search import first_crossing
 from sparsedash.stats.tolerance import FEWEST_PASSAGES, Tolerance, ToleranceVerdict
 
 TOO_FEW = f"fewer than {FEWEST_PASSAGES} passages can never confirm a model"
@@ -182,9 +182,7 @@ def limit_estimate(found: RunResults) -> LimitEstimate | None:
     shares = [100 * found.removed(row, found.run.settings.axis) for row in rows]
 
     def meets(values: Iterable[float]) -> float | None:
-        lines = pairwise(zip([0.0, *shares], [0.0, *values], strict=True))
-        crossed = ((x, y, further, more) for (x, y), (further, more) in lines if y <= losses[0].most < more)
-        return next((x + (losses[0].most - y) / (more - y) * (further - x) for x, y, further, more in crossed), None)
+        return first_crossing(zip([0.0, *shares], [0.0, *values], strict=True), losses[0].most)
 
     percent = meets(loss.value for loss in losses) if losses and found.search is None else None
     if percent is None:

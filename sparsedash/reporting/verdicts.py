@@ -221,9 +221,13 @@ def difference_p(found: LikelihoodDifference) -> str:
     if found.n_passages < FEWEST_PASSAGES:
         return f"not tested on fewer than {FEWEST_PASSAGES} passages"
     over = f", Holm over {found.n_compared} pairs" if found.n_compared > 1 else ""
-    # Larger ones are not looked for.
-    said = f"p{NBSP}>{NBSP}0.5" if found.p_value > 0.5 else wording.p_value(found.p_value)
+    said = f"p{NBSP}{_p_number(found.p_value)}" if found.p_value > 0.5 else wording.p_value(found.p_value)
     return f"{said}{over}"
+
+
+def _p_number(p: float) -> str:
+    # Larger ones are not looked for.
+    return f">{NBSP}0.5" if p > 0.5 else wording.p_number(p)
 
 
 def race_table(found: RunResults) -> Table:
@@ -233,7 +237,8 @@ def race_table(found: RunResults) -> Table:
     for rival, difference in found.race:
         ends = wording.factor_range(difference.low, difference.high)
         under = "no interval" if isinf(difference.low) else f"{ends} ({level_words(difference.level)})"
-        p = difference_p(difference).partition(",")[0].removeprefix(f"p{NBSP}").removeprefix(f"={NBSP}")
+        few = difference.n_passages < FEWEST_PASSAGES
+        p = difference_p(difference) if few else _p_number(difference.p_value)
         rows.append([wording.method_title(rival.method), f"{wording.nats_as_factor(difference.value)}\n{under}", p])
     caption = (
         f"Word perplexity as a multiple of that of “{best}” at {at}, with its interval; p after Holm over all pairs."

@@ -7,7 +7,8 @@ that any of them is ever called within is at most the sum over `most_trials` tri
 Where tasks are answered beside the passages, a trial is within only if it is so on all of them.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from itertools import pairwise
 from math import log
 
 from sparsedash.schema.settings import MAX_SPARSITY_PERMILLE
@@ -64,6 +65,14 @@ def search_bounds(n_steps: int, within: Sequence[tuple[int, bool]]) -> tuple[int
     high = min((place for place, inside in within if not inside), default=n_steps)
     low = max((place for place, inside in within if inside and place < high), default=-1)
     return low, high
+
+
+def first_crossing(points: Iterable[tuple[float, float]], limit: float) -> float | None:
+    """Where straight lines from point to point first rise over a limit, by the first coordinate; None if nowhere."""
+    for (x, y), (further, more) in pairwise(points):
+        if y <= limit < more:
+            return x + (limit - y) / (more - y) * (further - x)
+    return None
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:

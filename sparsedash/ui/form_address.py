@@ -13,9 +13,6 @@ from sparsedash.ui.address_bar import Query
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-CHANNEL_PRESETS = [method for method in METHODS if method.settings.pattern == "channelx1"]
-LAYER_PRESETS = [method for method in METHODS if method.settings.takes_layers]
-MASK_PRESETS = [method for method in METHODS if not method.settings.takes_channels]
 GOALS = SWEEP, SEARCH = "Prune to chosen sparsities", "How much can go?"
 """The two goals, as the form and the address name them."""
 
@@ -23,6 +20,13 @@ OWN, LAYERS, MASKS, QUANTISE = "own", "layers", "masks", "quantise"
 """Keys of the fields of a custom method, of the presets that take whole layers and of those that set weights to zero,
 and of the quantised types.
 """
+
+PRESETS = {
+    "method": [method for method in METHODS if method.settings.pattern == "channelx1"],
+    LAYERS: [method for method in METHODS if method.settings.takes_layers],
+    MASKS: [method for method in METHODS if not method.settings.takes_channels],
+}
+"""The presets that each of the three fields offers, by its key."""
 
 FRESH = "fresh"
 """The parameter of a link that fills in the whole form: what was in it before is forgotten."""
@@ -70,7 +74,7 @@ def form_address(settings: RunSettings | FindSettings) -> Query | None:
         del found["sparsity"]
         preset = {} if own else {"with": next(each.name for each in METHODS if each.settings == methods[0])}
         return {"goal": SEARCH, **preset, **_setting_values(settings), **found}
-    for key, presets in (("method", CHANNEL_PRESETS), (LAYERS, LAYER_PRESETS), (MASKS, MASK_PRESETS)):
+    for key, presets in PRESETS.items():
         found[key] = [each.name for each in presets if each.settings in methods] or ""
     return found
 

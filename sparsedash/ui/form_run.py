@@ -36,20 +36,7 @@ from sparsedash.stats.sparsity_search import passages_to_search
 from sparsedash.stats.tolerance import Tolerance
 from sparsedash.ui import browser_scripts, form_fields, frame
 from sparsedash.ui.address_bar import BOUND, choose_budget, tolerance_fields
-from sparsedash.ui.form_address import (
-    CHANNEL_PRESETS,
-    CHOICES,
-    FRESH,
-    GOALS,
-    LAYER_PRESETS,
-    LAYERS,
-    MASK_PRESETS,
-    MASKS,
-    OWN,
-    QUANTISE,
-    SEARCH,
-    SWEEP,
-)
+from sparsedash.ui.form_address import CHOICES, FRESH, GOALS, LAYERS, MASKS, OWN, PRESETS, QUANTISE, SEARCH, SWEEP
 from sparsedash.ui.form_model import model_field
 from sparsedash.ui.navigation import parse_tolerance
 
@@ -381,12 +368,12 @@ def _preset_fields(search: bool) -> tuple[MethodSettings, ...]:
         name = st.selectbox("Method", names, index=usual, key="with", bind=BOUND, filter_mode=None)
         return (method_named(name or DEFAULT_METHOD),)
     about = "Choose several to compare them on the same passages."
-    names, chosen = [method.name for method in CHANNEL_PRESETS], [DEFAULT_METHOD]
+    names, chosen = [method.name for method in PRESETS["method"]], [DEFAULT_METHOD]
     channels = st.pills("Method", names, selection_mode="multi", default=chosen, key="method", bind=BOUND, help=about)
-    names = [method.name for method in LAYER_PRESETS]
+    names = [method.name for method in PRESETS[LAYERS]]
     layers = st.pills("Methods that take whole layers", names, selection_mode="multi", key=LAYERS, bind=BOUND)
     form_fields.show_hint(_LAYERS)
-    names = [method.name for method in MASK_PRESETS]
+    names = [method.name for method in PRESETS[MASKS]]
     masks = st.pills("Methods that take single weights", names, selection_mode="multi", key=MASKS, bind=BOUND)
     form_fields.show_hint(_MASKS)
     return tuple(map(method_named, (*channels, *layers, *masks)))
@@ -394,13 +381,13 @@ def _preset_fields(search: bool) -> tuple[MethodSettings, ...]:
 
 def _keep_method() -> None:
     """Search with the first chosen method that can be, or prune by that of the search, once the goal is another."""
-    state, groups = st.session_state, {"method": CHANNEL_PRESETS, LAYERS: LAYER_PRESETS, MASKS: MASK_PRESETS}
-    chosen = [name for key in groups for name in state.get(key) or ()]
+    state = st.session_state
+    chosen = [name for key in PRESETS for name in state.get(key) or ()]
     if state["goal"] == SEARCH:
         found = [method.name for method in METHODS if method.searchable and method.name in chosen]
         state["with"] = next(iter(found), DEFAULT_METHOD)
     elif (searched := state.get("with")) and searched not in chosen:
-        for key, presets in groups.items():
+        for key, presets in PRESETS.items():
             state[key] = [method.name for method in presets if method.name == searched]
 
 
