@@ -161,6 +161,10 @@ def answered(verdicts: Mapping[int, ToleranceVerdict]) -> tuple[list[int], list[
     return list(dict.fromkeys([*by_verdict["within"][-1:], *by_verdict["beyond"][:1]])), undecided
 
 
+_FAR = 10
+"""Times the limit."""
+
+
 class LimitEstimate(NamedTuple):
     """The share in percent of a run's budget at which word perplexity meets its limit. high: None where it meets none.
 
@@ -175,7 +179,8 @@ class LimitEstimate(NamedTuple):
 def limit_estimate(found: RunResults) -> LimitEstimate | None:
     """Where the best method meets the limit on straight lines from dense through its models; None where it does not.
 
-    None of a search as well, which has an answer of its own.
+    None where the first model over the limit loses _FAR times as much, since losses do not grow evenly so far; and of
+    a search, which has an answer of its own.
     """
     rows = [row for row in found.best if isfinite(row.verdict.perplexity.low)]
     losses = [row.verdict.perplexity for row in rows]
@@ -184,9 +189,11 @@ def limit_estimate(found: RunResults) -> LimitEstimate | None:
     def meets(values: Iterable[float]) -> float | None:
         return first_crossing(zip([0.0, *shares], [0.0, *values], strict=True), losses[0].most)
 
-    percent = meets(loss.value for loss in losses) if losses and found.search is None else None
-    if percent is None:
+    over = next((loss for loss in losses if loss.value > loss.most), None)
+    if over is None or over.value >= _FAR * over.most or found.search is not None:
         return None
+    percent = meets(loss.value for loss in losses)
+    assert percent is not None, "one model is over the limit, and dense is not"
     low = meets(loss.high for loss in losses) or percent
     return LimitEstimate(percent, low, meets(loss.low for loss in losses))
 

@@ -176,6 +176,8 @@ def test_the_limit_is_met_on_straight_lines_through_dense_and_the_models():
     alone = answers.limit_estimate(sweep_of(shifted(0.1, 200, spread=1.0)))
     assert alone.percent == pytest.approx(100 * 5 / 24 * log(1.1) / 0.1) and alone.high is None
     assert answers.limit_estimate(sweep_of(WITHIN)) is None, "nothing is known of more"
+    near, far = (sweep_of(shifted(nats, 900, method="random")) for nats in (0.95, 0.96))
+    assert answers.limit_estimate(near) and answers.limit_estimate(far) is None, "losses do not grow evenly so far"
     assert answers.limit_estimate(sweep_of()) is None is answers.limit_estimate(run_of(1, 0, (30, 9.8, 0, 0)))
 
 
