@@ -128,12 +128,14 @@ def many_sessions(folder: Path, arguments: argparse.Namespace) -> None:
         server.wait()
         if arguments.cores:
             psutil.Process(server.process.pid).cpu_affinity(list(range(arguments.cores)))
-        visits(server.address, len(PAGES), 0.0)  # what the first visitor of each page brings in, others do not
+        first = visits(server.address, len(PAGES), 0.0)  # who brings in what others find there
         before = memory(server)
         job = live_job(folder, arguments.model)
         found = visits(server.address, arguments.sessions, arguments.seconds)
         most = memory(server)
-        errors = [error for visit in found for error in visit.errors]
+        if server.process.poll() is not None:
+            sys.exit(f"The server ended with {server.process.returncode}:\n{server.log.read_text()}")
+        errors = [error for visit in (*first, *found) for error in visit.errors]
         table = JobTable(folder / "jobs.sqlite")
         print(f"{arguments.sessions} sessions, {len(errors)} errors, the job is {table.get(job).state}", flush=True)
         table.close()

@@ -37,14 +37,14 @@ class Server:
         self.address = f"http://127.0.0.1:{port}"
         self.log = folder.with_name(f"{folder.name}-server.log")
         arguments = ["-m", "streamlit", "run", "app.py", "--server.port", str(port), *options]
-        ours = {"SPARSEDASH_DATA_DIR": str(self.folder), "SPARSEDASH_LINGER_S": "30"}
+        ours = {"SPARSEDASH_DATA_DIR": str(self.folder), "SPARSEDASH_LINGER_S": "30", "PYTHONFAULTHANDLER": "1"}
         with self.log.open("wb") as log:
             everything = {**os.environ, **ours, **environment}
             self.process = dies_with_us.start(arguments, cwd=ROOT, env=everything, stdout=log, stderr=log)
 
     def wait(self) -> None:
-        """Return once it answers. Fails with its log when it ends or takes too long."""
-        if not answers(self.process, f"{self.address}/health"):
+        """Return once it answers. Fails with its log when it ends, takes too long, or another has its port."""
+        if not answers(self.process, f"{self.address}/health") or not self._listens():
             raise AssertionError(f"the server did not come up:\n{self.log.read_text()}")
 
     def stop(self) -> None:
@@ -55,6 +55,10 @@ class Server:
             worker.terminate()
         for worker in psutil.wait_procs(workers, timeout=DEADLINE_S)[1]:
             worker.kill()
+
+    def _listens(self) -> bool:
+        own = psutil.Process(self.process.pid).net_connections("tcp")
+        return any(each.status == psutil.CONN_LISTEN and self.address.endswith(f":{each.laddr.port}") for each in own)
 
     def _owns(self, command: list[str] | None) -> bool:
         return bool(command) and "sparsedash.worker" in command and str(self.folder) in command
@@ -120,7 +124,8 @@ def free_port() -> int:
     before ours has started, and answer in its place.
     """
     first = 10_000 + 1_000 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw9").removeprefix("gw"))
-    for port in random.sample(range(first, first + 1_000), 1_000):
+    # Not by the usual generator: what tests seed and fork would try the same ports everywhere.
+    for port in random.SystemRandom().sample(range(first, first + 1_000), 1_000):
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
