@@ -198,10 +198,10 @@ def limit_estimate(found: RunResults) -> LimitEstimate | None:
     return LimitEstimate(percent, low, meets(loss.low for loss in losses))
 
 
-def _estimate_words(found: RunResults) -> list[str]:
-    """Where word perplexity meets its limit, if it does."""
+def estimate_words(found: RunResults) -> str:
+    """Where word perplexity meets its limit; nothing where it does not."""
     if (at := limit_estimate(found)) is None:
-        return []
+        return ""
     method = found.best[0].method
     ends = (
         f"{at.low:.2g}{wording.NBSP}% or more" if at.high is None else f"{at.low:.2g} to {at.high:.2g}{wording.NBSP}%"
@@ -209,19 +209,19 @@ def _estimate_words(found: RunResults) -> list[str]:
     limit, gone = limit_factor(found.tolerance.ratio), wording.removed_or_zeroed(method)
     by = f" by {quoted_method(method)}" if found.run.settings.names_methods else ""
     share = f"{at.percent:.2g}{wording.NBSP}% {wording.share_of(method)} {gone}{by}"
-    return [f"Best estimate: perplexity meets {limit} with {share} (by its intervals {ends}), on straight lines."]
+    return f"Best estimate: perplexity meets {limit} with {share} (by its intervals {ends}), on straight lines."
 
 
 def answer_figures(found: RunResults, race: bool = True) -> list[str]:
-    """Where the limit is met, the losses of the models that the answer names, and what healing did to them; of a race
-    the differences, unless a table has them; of a search how it got there.
+    """The losses of the models that the answer names, and what healing did to them; of a race the differences, unless
+    a table has them; of a search how it got there.
     """
     rows, search = found.best, _search(found)
     ends = (largest_within(rows), smallest_beyond(rows))
     named = [row for row in ends if row] or rows[:1]
     if search is not None:
         named = [row for row in rows if search.finished and row.permille in (search.answer, search.next_step)]
-    said = _estimate_words(found) + [
+    said = [
         f"{sparsity_percent(row.permille)} ({wording.measured_sparsity(row.record.pruned)}): {loss_words(row.verdict)}."
         for row in named
         if row.record.pruned

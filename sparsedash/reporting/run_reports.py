@@ -23,6 +23,7 @@ from sparsedash.reporting.record_pair import DIVERGENCE_SIGN, KINDS, Kind, Pair,
 from sparsedash.reporting.run_answer import (
     answer_figures,
     answer_sentence,
+    estimate_words,
     find_document,
     limit_estimate,
     missing_records,
@@ -70,7 +71,12 @@ def html_report(
 
     run, tradeoff, ending = found.run, found.tradeoff(), run_ending(found.run, job)
     notes = [wording.example_words(run), ending, missing_records(run, found.missing)]
-    notes += [wording.source_note(run.source_type), *answer_figures(found), step.said if step else ""]
+    notes += [
+        wording.source_note(run.source_type),
+        estimate_words(found),
+        *answer_figures(found),
+        step.said if step else "",
+    ]
     notes.append(f"{found.title} · {wording.stored_run_details(run)}")
     body = [
         heading(answer_sentence(found, ended=bool(ending))),

@@ -13,7 +13,7 @@ from sparsedash.catalog.families import quantise_problem
 from sparsedash.catalog.model_shape import ModelShape
 from sparsedash.reporting import deployment
 from sparsedash.reporting.next_step import next_step
-from sparsedash.reporting.run_answer import answer_figures
+from sparsedash.reporting.run_answer import answer_figures, estimate_words
 from sparsedash.reporting.run_reports import run_document
 from sparsedash.reporting.run_results import RunResults, StoredResults, run_results
 from sparsedash.reporting.task_words import idle_limits, task_remarks, task_rows, tasks_sentence
@@ -62,7 +62,14 @@ def run_command(arguments: argparse.Namespace) -> terminal.Work:
     results = [result for each in found.tasks.values() for result in each.results]
     terminal.print_warnings([*run.warnings, *idle_limits(results, tolerance)])
     ended = early_stopping_words(found.records)
-    summary = [document["sentence"], *answer_figures(found), ended, document["next"], source_note(run.source_type)]
+    summary = [
+        document["sentence"],
+        estimate_words(found),
+        *answer_figures(found),
+        ended,
+        document["next"],
+        source_note(run.source_type),
+    ]
     texts = terminal.prompt_lines(StoredResults(store), found)
     tasks = task_lines(found)
     write([*terminal.run_table(document), "", *texts, *tasks, *filter(None, summary), short_run_key(run)], document)

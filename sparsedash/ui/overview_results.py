@@ -126,8 +126,9 @@ def show_tradeoff(backend: Backend, found: RunResults, job: Job | None) -> None:
         live = job is not None and job.live
         grows = _grows(job)
         frame.show(cards(_numbers(found, job is not None and job.live and not job.stopping, grows), grows=grows))
-        if not live and (structures := structure_sentence(backend, found)):
-            frame.note(structures)
+        if not live:
+            for note in filter(None, (run_answer.estimate_words(found), structure_sentence(backend, found))):
+                frame.note(note)
         _show_prompts(backend, found, live=live, grows=grows)
         if not (found.judged or live):
             return

@@ -155,17 +155,18 @@ def test_a_share_that_the_widths_were_rounded_away_from_is_said(reached, note):
 
 
 def test_the_figures_give_the_losses_of_the_models_that_the_answer_names():
-    estimate, within, beyond = map(plain, answers.answer_figures(sweep_of(WITHIN, UNDECIDED, BEYOND)))
-    assert estimate == (
+    found = sweep_of(WITHIN, UNDECIDED, BEYOND)
+    assert plain(answers.estimate_words(found)) == (
         "Best estimate: perplexity meets 1.10 × with 21 % of the MLP channels removed (by its intervals 14 to 24 %), "
         "on straight lines."
     )
+    within, beyond = map(plain, answers.answer_figures(found))
     assert within.startswith("10 % (measured 10.4 % of the MLP channels, 7.8 % of the blocks' weights, 6.2 % of the")
     assert "6.2 % of the multiply-adds): perplexity 1.01 × dense's" in within
     assert "dense's (1.00 to 1.02), accuracy 0.0 points (" in within
     assert within.endswith("; intervals of 99.2 % and 98.8 %.")
     assert beyond.startswith("30 % (measured 29.2 %") and "perplexity 1.35 × dense's" in beyond
-    assert answers.answer_figures(sweep_of()) == []
+    assert not answers.estimate_words(sweep_of()) and answers.answer_figures(sweep_of()) == []
 
 
 def test_the_limit_is_met_on_straight_lines_through_dense_and_the_models():
