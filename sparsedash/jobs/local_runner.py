@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from itertools import takewhile
 from pathlib import Path
 
 import sparsedash
@@ -312,8 +313,9 @@ def worker_environment(slot: int) -> dict[str, str]:
 
 
 def visible_gpus() -> list[str]:
-    """The GPUs that may be used, as CUDA_VISIBLE_DEVICES names them."""
+    """The GPUs that may be used, as CUDA_VISIBLE_DEVICES names them: as CUDA does, up to one that there cannot be."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        return [name for name in visible.split(",") if name.strip()]
+        names = (name.strip() for name in visible.split(","))
+        return list(takewhile(lambda name: name and not name.startswith("-"), names))
     return [str(number) for number in range(len(list(NVIDIA.glob("*"))))]

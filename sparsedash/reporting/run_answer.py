@@ -179,12 +179,13 @@ class LimitEstimate(NamedTuple):
 def limit_estimate(found: RunResults) -> LimitEstimate | None:
     """Where the best method meets the limit on straight lines from dense through its models; None where it does not.
 
-    None where the first model over the limit loses _FAR times as much, since losses do not grow evenly so far; and of
-    a search, which has an answer of its own.
+    None where the first model over the limit loses _FAR times as much, since losses do not grow evenly so far; of a
+    search, which has an answer of its own; and where the passages are too few for any verdict.
     """
-    rows = [row for row in found.best if isfinite(row.verdict.perplexity.low)]
+    enough = [row for row in found.best if row.verdict.n_passages >= FEWEST_PASSAGES]
+    rows = [row for row in enough if isfinite(row.verdict.perplexity.low)]
     losses = [row.verdict.perplexity for row in rows]
-    shares = [100 * found.removed(row, found.run.settings.axis) for row in rows]
+    shares = [100 * found.removed(row, found.run.settings.budget) for row in rows]
 
     def meets(values: Iterable[float]) -> float | None:
         return first_crossing(zip([0.0, *shares], [0.0, *values], strict=True), losses[0].most)

@@ -53,8 +53,14 @@ class StoredResults:
         """Why there is no record with this key, as the end of a sentence."""
         return self.store.why_missing(Record, key)
 
+    def written_at(self, key: str) -> float | None:
+        """When the record with this key was written; None where there is none."""
+        return self.store.written_at(Record, key)
+
 
 Results: TypeAlias = "Backend | StoredResults"
+_Written: TypeAlias = tuple[str, float | None]
+"""A record's key, and when it was written."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -443,20 +449,24 @@ def measure(dense: Record, record: Record) -> Measured:
     return record, compare_records(dense, record), record_losses(dense, record)
 
 
-@lru_cache(maxsize=512)
 def measure_beside(results: Results, dense_key: str, key: str) -> Measured:
     """The record with this key against a dense one, or another baseline, cached: a sweep anew would take seconds.
 
     Raises LookupError with the reason, which is not cached, since the record may yet come.
     """
-    dense, record = _light_record(results, dense_key), _light_record(results, key)
+    return _measured(results, *((each, results.written_at(each)) for each in (dense_key, key)))
+
+
+@lru_cache(maxsize=512)
+def _measured(results: Results, dense_written: _Written, written: _Written) -> Measured:
+    dense, record = _light_record(results, *dense_written), _light_record(results, *written)
     if record.passages_key != dense.passages_key or not shared_outcomes(dense, record):
         raise LookupError("answers other passages than the dense model")
     return measure(dense, record)
 
 
 @lru_cache(maxsize=512)
-def _light_record(results: Results, key: str) -> Record:
+def _light_record(results: Results, key: str, _written_at: float | None) -> Record:
     """A record, of whose outcomes only verdicts and log-likelihoods stay: those of many sweeps must fit into memory."""
     stored = results.record(key)
     if stored is None:

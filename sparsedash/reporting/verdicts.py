@@ -117,9 +117,12 @@ def _digits(loss: Loss) -> int:
     def side(value: float) -> int:
         return (value > limit) - (value < limit)
 
+    def shown(value: float, digits: int) -> float:
+        return round(value, digits - 2 if factor and value >= wording.MANY_TIMES else digits)
+
     usual = 2 if factor else 1
     known = [value for value in values if isfinite(value)]
-    enough = (n for n in (usual, usual + 1) if all(side(round(each, n)) == side(round(each, 9)) for each in known))
+    enough = (n for n in (usual, usual + 1) if all(side(shown(each, n)) == side(round(each, 9)) for each in known))
     return next(enough, usual + 2)
 
 

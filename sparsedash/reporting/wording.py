@@ -100,14 +100,21 @@ def interval(bounds: tuple[float, float]) -> str:
     return f"{100 * low:.1f} to {percent(high)}"
 
 
+MANY_TIMES = 9.995
+"""A factor from which on decimals say little."""
+
+
 def nats_as_factor(nats: float, digits: int = 2) -> str:
-    """A difference of log-likelihoods as a factor: 0.095 -> "1.10 ×"; of a very large one only that it is."""
+    """A difference of log-likelihoods as a factor: 0.095 -> "1.10 ×"; of a very large one only that it is.
+
+    digits: after the point; two fewer from 10 × on.
+    """
     if nats >= log(MOST_FACTOR):
         return f"over {MOST_FACTOR:,} ×"
     if nats <= -log(LEAST_FACTOR):
         return f"under {1 / LEAST_FACTOR:g} ×"
     value = exp(nats)
-    return f"{value:.{digits}f} ×" if value < 9.995 else f"{value:,.0f} ×"
+    return f"{value:,.{digits if value < MANY_TIMES else digits - 2}f} ×"
 
 
 def factor_range(low: float, high: float, *, digits: int = 2) -> str:
@@ -431,9 +438,14 @@ def record_names(run: Run, named: bool = False) -> dict[str, str]:
     """
     named, names = named or run.settings.names_methods, {run.dense: DENSE}
     for key, (method, at) in zip(run.sparse, run.settings.points, strict=False):
-        name = f"{f'{method_title(method.unquantised)} ' if named else ''}{at / 10:g} %"
-        names[key] = typed(name, method, at, bool(run.source_type))
+        names[key] = point_name(method, at, named, bool(run.source_type))
     return names
+
+
+def point_name(method: MethodSettings, permille: int, named: bool, again: bool = False) -> str:
+    """ "20 %", or "magnitude 20 %" where the method is named; "20 %, Q8_0" where it is quantised. again: see typed."""
+    name = f"{f'{method_title(method.unquantised)} ' if named else ''}{permille / 10:g} %"
+    return typed(name, method, permille, again)
 
 
 def model_words(method: MethodSettings, permille: int, named: bool = True, made: Pruned | None = None) -> str:

@@ -257,6 +257,10 @@ class Backend:
         sees = self._access.sees if kind is Run else self._access.sees_results
         return self._store.why_missing(kind, key) if sees(key) else "is no longer stored"
 
+    def written_at(self, key: str) -> float | None:
+        """When the record with this key was written; None where there is none, or the user does not see it."""
+        return self._store.written_at(Record, key) if self._access.sees_results(key) else None
+
     def pack_run(self, key: str) -> bytes:
         """A finished run as a file. Raises JobError where it has not finished, or is not there any more."""
         run = self.run(key)

@@ -215,7 +215,7 @@ class Housekeeping:
         healed = self._healed_alone(deleted)
         referring = holdings.referring_entries(self._store, self._table).items() if deleted else ()
         for run in deleted:
-            self._results.drop(Run, run.key)
+            self._store.drop(Run, run.key)
             self._access.owners.forget(run.key)
             for sparse in run.sparse:
                 self._costs.forget(run, sparse)
@@ -238,7 +238,7 @@ class Housekeeping:
     def _drop_record(self, name: str) -> None:
         folder, _, key = name.partition("/")
         if folder in KINDS:
-            self._results.drop(KINDS[folder], key)
+            self._store.drop(KINDS[folder], key)
         else:
             self._store.drop_entry("records", name)
 

@@ -161,11 +161,6 @@ class ResultCache:
         sets = (each for keys in run.answers.values() for each in keys)
         return len(set(answered)) < 2 and all(self._store.has(QuestionSet, each) for each in sets)
 
-    def drop(self, kind: type[R], key: str) -> None:
-        """Delete a result, in the store and in memory."""
-        self._store.drop(kind, key)
-        self._cache.put((kind, key), None)
-
 
 class RunCosts:
     """Verdicts on the runs of one store. Safe to share between threads; every method may raise StoreError.
@@ -195,7 +190,8 @@ class RunCosts:
         for run in runs:
             there = tuple(key for key in run.sparse if key in stored) if run.dense in stored else ()
             answered = tuple(keys for each, keys in run.answers.items() if _is_answered(run, each, sets))
-            name = (run.dense, there, run.n_compared, answered, run.find is None, tolerance)
+            asked = (answered, run.answers.get(run.dense, ()), run.unanswered)
+            name = (run.dense, there, run.n_compared, asked, run.find is None, tolerance)
             known: Verdicts | None = self._verdicts.get(name)
             if known is None and (not n_new or self._clock() < until):
                 lost = self._lost(run.dense, there)

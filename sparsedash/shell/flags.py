@@ -45,7 +45,7 @@ def _task_limit(text: str) -> tuple[str, float]:
     try:
         return Tolerance(tasks=((task.removeprefix("builtin:"), float(points)),)).tasks[0]
     except (ValueError, SettingsError):
-        allowed = "a task and its points, 0.1 to 100, such as piqa=3"
+        allowed = "a task and its points, more than 0 and up to 100, such as piqa=3"
         raise argparse.ArgumentTypeError(f"{text!r} is not possible. Allowed: {allowed}.") from None
 
 

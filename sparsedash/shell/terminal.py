@@ -11,7 +11,6 @@ from math import inf
 from pathlib import Path
 from typing import Any, NoReturn
 
-from sparsedash.catalog import presets
 from sparsedash.catalog.budgets import BUDGET_TITLES, BUDGETS, removed_percent_field
 from sparsedash.reporting import wording
 from sparsedash.reporting.html import readable
@@ -115,7 +114,8 @@ def run_table(document: dict[str, Any]) -> Iterator[str]:
     rows = [[asked, *shares, "last word", "last token", "word ppl", "broke", "fixed", "verdict"]]
     rows.append(["dense", *_result_cells(document["dense"], shares.values())])
     for answers in sparse:
-        name = sparse_model_label(MethodSettings(**answers["method"]), answers["sparsity_percent"], named, again)
+        method, permille = MethodSettings(**answers["method"]), round(10 * answers["sparsity_percent"])
+        name = wording.point_name(method, permille, named, again)
         rows.append([name, *_result_cells(answers, shares.values())])
     yield from align_columns(rows, numbers=True)
     if settings["evaluation"]["rule"] == "published":
@@ -147,13 +147,6 @@ def align_columns(rows: Sequence[Sequence[str]], numbers: bool = False) -> Itera
         cells = zip(row, widths, strict=True)
         padded = (cell.rjust(w) if numbers and i else cell.ljust(w) for i, (cell, w) in enumerate(cells))
         yield "  ".join(padded).rstrip()
-
-
-def sparse_model_label(method: MethodSettings, percent: float, named: bool, again: bool = False) -> str:
-    """ "20 %", or "magnitude, 20 %" where the method is named; "20 %, Q8_0" where it is quantised. again: see typed."""
-    removed = f"{percent:g} %"
-    name = f"{presets.method_name(method.unquantised)}, {removed}" if named else removed
-    return wording.typed(name, method, round(10 * percent), again)
 
 
 class ProgressBar:
@@ -205,4 +198,4 @@ class ProgressBar:
         if self._settings is None:
             return f"trial {point + 1}"
         method, permille = self._settings.points[point]
-        return sparse_model_label(method, permille / 10, self._settings.names_methods)
+        return wording.point_name(method, permille, self._settings.names_methods)

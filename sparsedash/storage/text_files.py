@@ -195,8 +195,11 @@ class TextCount:
 
 
 def split_passage(text: str) -> tuple[str, str] | None:
-    """A passage before its last word, and that word with the white space before it; None where it has no such word."""
-    context, space, word = text.rstrip("\r\n").rpartition(" ")
+    """A passage before its last word, and that word with the white space before it; None where it has no such word.
+
+    White space at the end of the text is left out.
+    """
+    context, space, word = text.rstrip().rpartition(" ")
     if not context.strip() or not word:
         return None
     # White space at the end of the context belongs to the target, or the words would be encoded differently.

@@ -232,7 +232,8 @@ def _limit_field(
 
     with st.container():
         # Streamlit keeps a value beyond its own limits to itself, and the page would go on with the former one.
-        st.number_input(label, step=step, format="%.2f", key=key, on_change=set_limit)
+        shown = "%.2f" if round(value, 2) == value else "%.6g"
+        st.number_input(label, step=step, format=shown, key=key, on_change=set_limit)
         if problem := row.problem(st.session_state[key]):
             frame.show(element("p", escape(problem.message), css="sd-field-error", role="alert"))
     return problem is None

@@ -41,12 +41,14 @@ _TORCH = "torch"
 _RUNTIMES = {name: name for name in get_args(Runtime)}
 _THREADS = {_ALL: "As many as torch uses", **{str(n): str(n) for n in range(1, (os.cpu_count() or 1) + 1)}}
 _CLICK = "Click a point to compare its answers with the dense model's."
-_SIGNS = "✓ within, ✕ beyond, ? undecided, by this measure. Bars: confidence intervals behind the verdict."
+_BARS_95 = "Bars: 95 % intervals."
+_BARS = "Bars: confidence intervals behind the verdict."
+_SIGNS = f"✓ within, ✕ beyond, ? undecided, by this measure. {_BARS}"
 _BAND = "Green band: the acceptable loss."
 _CAPTIONS: dict[Measure, str] = {
     "word perplexity": _SIGNS,
     "accuracy": _SIGNS,
-    "flips": "Bars: 95 % intervals.",
+    "flips": _BARS_95,
     "share right": "Bars and blue band: 95 % intervals of each model by itself.",
     "tasks": f"A line for each task that is judged. {_SIGNS.replace(', by this measure', '')}",
 }
@@ -63,9 +65,12 @@ _SHIFTED = "Overlapping points are shifted sideways."
 _PAIRED = "Methods whose bars overlap may still differ: their paired difference stands under the chart."
 _HOLLOW = "Hollow marks: evaluated on fewer passages than the dense model."
 _FRONT = "Line: Pareto front."
-_BEATEN = "Pareto front: no other model is better on both axes. Bars: 95 % intervals."
+_BEATEN = "Pareto front: no other model is better on both axes."
 _EXACT = "Computed exactly from the widths of the layers."
-_MEASURED = "Measured on the machine named below: both models in one process, in random order, one passage at a time."
+_MEASURED = (
+    "Bars of speed: 95 % intervals. Measured on the machine named below: both models in one process, in random order, "
+    "one passage at a time."
+)
 
 
 def show_tradeoff_chart(
@@ -147,7 +152,8 @@ def show_gains(backend: Backend, found: RunResults, tradeoff: TradeoffData, name
         alt = gain_words(tradeoff, gained, measure)
         file = file_name(wording.file_stem(found.run), measure, "against", name)
         key = clicked_record(show_chart(chart, file, alt, f"gain-{name}-{measure}"))
-        caption, front = (_FRONT, _BEATEN) if measure != "tasks" else (_CAPTIONS[measure], "")
+        bars = _BARS if measure in ("word perplexity", "accuracy") else _BARS_95
+        caption, front = (_FRONT, f"{_BEATEN} {bars}") if measure != "tasks" else (_CAPTIONS[measure], "")
         more = [front, far_words(tradeoff, measure), _MEASURED if is_timed else _EXACT, _CLICK]
         show_caption(f"gain-{name}", f"chart: {measure} against {name}", [caption], more)
     for why, models in omitted.items():

@@ -32,7 +32,10 @@ def gpus(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(
     ("n_gpus", "visible", "given"),
-    [(0, None, [None]), (2, None, ["0", "1"]), (4, "2,GPU-abc", ["2", "GPU-abc"]), (4, "", [""])],
+    [
+        *((0, None, [None]), (2, None, ["0", "1"]), (4, "2,GPU-abc", ["2", "GPU-abc"]), (4, "", [""])),
+        *((4, "-1", ["-1"]), (4, "3, -1,2", ["3"])),
+    ],
 )
 def test_there_is_a_worker_on_each_gpu_that_may_be_used_or_one(monkeypatch, gpus, n_gpus, visible, given):
     gpus(n_gpus)

@@ -29,6 +29,9 @@ class Held:
     def record(self, key: str) -> Record | None:
         return self.records.get(key)
 
+    def written_at(self, key: str) -> float | None:
+        return 1.0 if key in self.records else None
+
     def search(self, key: str) -> FindResult | None:
         return self.found
 

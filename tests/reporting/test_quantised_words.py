@@ -2,7 +2,10 @@
 
 from dataclasses import replace
 from functools import partial
+from math import log
 from types import SimpleNamespace
+
+import pytest
 
 from sparsedash.reporting import run_answer
 from sparsedash.reporting.charts.tradeoff_chart import gain_chart
@@ -110,6 +113,13 @@ def test_each_has_its_line_in_the_table_of_the_shell_and_in_the_document():
     # Of files of one kind.
     assert [round(each["bytes_removed_percent"]) for each in document["sparse"]] == [60, 5, 62]
     assert document["sparse"][0]["quantised"]["n_bytes"] == 80 * 10**6 and document["sparse"][1]["quantised"] is None
+
+
+def test_the_best_estimate_is_a_share_of_the_budget_whatever_the_chart_s_axis_is():
+    results = found(pruned_lost=0.3)
+    assert (results.run.settings.axis, results.run.settings.budget) == ("bytes", "channels")
+    share = 100 * PRUNED.reached.channels * log(1.1) / 0.3
+    assert run_answer.limit_estimate(results).percent == pytest.approx(share)
 
 
 def test_dense_quantised_answers_nothing_until_a_model_is_pruned():

@@ -1,6 +1,7 @@
 """What a comparison shows and what it leaves open, in sentences."""
 
 from dataclasses import replace
+from math import log
 
 import pytest
 
@@ -47,6 +48,15 @@ OPEN = "stays within your limit: perplexity 1.02 × (limit 1.10 ×)"
 def test_a_verdict_names_the_measures_that_decided_it_their_limits_and_what_within_leaves_open(found, said):
     assert plain(verdicts.verdict_words(found)) == said
     assert plain(verdicts.model_verdict("20 %", found, Tolerance())[0]) == f"20 % {said}."
+
+
+@pytest.mark.parametrize(
+    ("factor", "ratio", "told"),
+    [(12.46, 12.4, "12.5 × (limit 12.4 ×)"), (10.04, 10.0, "10.04 × (limit 10 ×)"), (14, 12.4, "14 × (limit 12.4 ×)")],
+)
+def test_a_loss_of_many_times_is_shown_on_its_side_of_the_limit(factor, ratio, told):
+    found = judged(log(factor), deviation=0.001, tolerance=Tolerance(ratio=ratio))
+    assert plain(verdicts.verdict_words(found)) == f"costs too much: perplexity {told}"
 
 
 def task(name, verdict, lost=0.0):

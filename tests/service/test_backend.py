@@ -162,12 +162,12 @@ def test_a_run_without_its_passages_or_with_a_task_that_only_dense_has_answered_
     assert backend.submit(SETTINGS).state == "done"
     backend._store.drop(Passages, store_keys.passages_key(texts, SETTINGS.evaluation))
     assert backend.submit(SETTINGS).state == "queued"
-    backend._results.drop(Run, job.key)
+    backend._store.drop(Run, job.key)
     work(backend, backend.newest_job(job.key))
     one = replace(verdicts(both=3)[0], key="a")
     backend._store.put("a", one)
     made = backend._store.get(Run, job.key)
     for answers, state in (({"dense": ("a",), "s1": ("a",)}, "done"), ({"dense": ("a",)}, "queued")):
-        backend._results.drop(Run, job.key)
+        backend._store.drop(Run, job.key)
         backend._store.put(job.key, replace(made, answers=answers))
         assert backend.submit(SETTINGS).state == state

@@ -437,7 +437,7 @@ def test_an_administrator_s_cleanup_leaves_the_runs_that_others_have_pinned(back
 def test_answers_of_a_run_that_was_lost_count_as_unfinished_and_can_be_deleted(backend, keeper):
     run = stored_run(backend, "one")
     assert "unfinished" not in keeper.holdings().kinds
-    backend._results.drop(Run, run.key)
+    backend._store.drop(Run, run.key)
     assert keeper.holdings().kinds["unfinished"].n == len(run.records) + 1
     job = backend.submit(SETTINGS)
     assert not keeper.plan(Selection(kind="unfinished")).items, "it may be under way"

@@ -37,7 +37,7 @@ def test_a_result_that_was_written_again_is_read_again_and_any_other_is_not(stor
         found = results.get(type(final), final.key)
         assert found == final
         assert results.get(type(final), final.key) is found
-    results.drop(type(final), "c")
+    store.drop(type(final), "c")
     assert results.get(type(final), "c") is None
     Store(store.folder).drop(Run, "r")
     assert results.get(Run, "r") is None, "another server has deleted it"
@@ -100,6 +100,14 @@ def test_the_verdict_on_a_run_is_that_of_its_tasks_too_and_within_only_where_the
     lost, shown = RunCosts(store).verdicts([asked], TOLERANCE), run_results(StoredResults(store), asked, TOLERANCE)
     assert list(lost[run.key].values()) == [each.verdict for each in shown.judged]
     assert {each.verdict for each in lost[run.key].values()} <= {"undecided", "beyond"}, "nothing is within unasked"
+
+
+def test_runs_with_the_same_models_and_other_tasks_have_verdicts_of_their_own(store):
+    (run,) = stored(store)
+    costs, unanswered = RunCosts(store), replace(run, key="asked", unanswered=("sums",))
+    expected = {each.key: RunCosts(store).verdicts([each], TOLERANCE)[each.key] for each in (run, unanswered)}
+    assert costs.verdicts([run, unanswered], TOLERANCE) == expected
+    assert expected[run.key] != expected[unanswered.key]
 
 
 def test_one_look_takes_no_longer_than_it_may_and_the_next_goes_on(store):

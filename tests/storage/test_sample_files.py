@@ -32,6 +32,11 @@ def test_choices_are_read_with_the_one_that_the_measure_takes(tmp_path):
     assert read_answers(file)[0].task == "passages"
 
 
+def test_a_metric_may_be_no_number(tmp_path):
+    (found,) = read_answers(samples(tmp_path, CHOICE, CHOICE | {"acc": float("nan"), "doc_hash": "e"}))
+    assert (found.measure, len(found.questions)) == ("acc_norm", 2)
+
+
 def test_what_was_written_is_read_by_the_first_filter_of_the_file(tmp_path):
     other = WRITTEN | {"filter": "flexible-extract", "exact_match": 0.0}
     (found,) = read_answers(samples(tmp_path, WRITTEN, other, task="sums"))
@@ -125,9 +130,9 @@ def test_a_folder_of_several_models_is_refused_by_their_names(tmp_path):
 @pytest.mark.parametrize(
     ("bad", "why"),
     [
-        ("[1]", "Expected `object`"),
-        ("{", "truncated"),
-        (json.dumps(CHOICE).replace("1.0", "NaN", 1), "malformed"),
+        ("[1]", "no JSON object"),
+        ("{", "Expecting property name"),
+        (CHOICE | {"resps": [[["nan", "False"]], [["-6", "False"]]]}, "<= 0.0"),
         (CHOICE | {"resps": [[["inf", "False"]], [["-6", "False"]]]}, "<= 0.0"),
         (CHOICE | {"resps": [[["-inf", "False"]], [["-6", "False"]]]}, "infinite"),
         (CHOICE | {"resps": [[[-2e9, "False"]], [["-6", "False"]]]}, "below -1,000,000,000"),

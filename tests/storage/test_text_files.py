@@ -221,6 +221,6 @@ def test_a_task_s_fingerprint_changes_with_the_data_beside_its_file(tmp_path):
         assert before.keys() == {f"file:{name}"} and fingerprints(asked) != before
 
 
-@pytest.mark.parametrize("end", ["", "\n", "\r\n", "\r\n\r\n"])
-def test_a_passage_s_last_word_ends_before_the_line_does(end):
+@pytest.mark.parametrize("end", ["", "\n", "\r\n", "\r\n\r\n", " ", " \t\n"])
+def test_a_passage_s_last_word_ends_before_white_space_does(end):
     assert split_passage(f"Once upon a door{end}") == ("Once upon a", " door")

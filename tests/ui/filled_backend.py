@@ -67,13 +67,13 @@ class FilledBackend(Backend):
     def put(self, *values):
         """Store these under their own keys, in place of earlier ones."""
         for value in values:
-            self._results.drop(type(value), value.key)
+            self._store.drop(type(value), value.key)
             self._store.put(value.key, value)
 
     def drop(self, kind, *keys):
         """Delete these."""
         for key in keys:
-            self._results.drop(kind, key)
+            self._store.drop(kind, key)
 
     def add_run(self, found):
         """Store a run with its records and passages, and what a search found; return the run."""

@@ -64,7 +64,7 @@ Mark = tuple[float, Point, Reading]
 
 
 def tradeoff_chart(tradeoff: TradeoffData, measure: Measure = "word perplexity", theme: Theme = "light") -> go.Figure:
-    """The chart of one measure against the measured share of a budget, every value with its 95 % interval."""
+    """The chart of one measure against the measured share of a budget, every value with its interval."""
     colours, end, axis = PALETTES[theme], tradeoff.sparsity_end, tradeoff_data.loss_axis(tradeoff, measure)
     at, x_range = places(tradeoff, end), (-tradeoff_data.MARGIN * end, end)
     labels = [Label(y=tradeoff.dense_value(measure), lines=["dense"], colour=colours.dense)]

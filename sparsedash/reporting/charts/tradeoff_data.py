@@ -23,11 +23,12 @@ Role = Literal["sparse", "broke", "fixed"]
 
 @dataclass(frozen=True)
 class Reading:
-    """A value with its 95 % interval, in the unit of its axis, larger is better; and the same in words.
+    """A value with its interval, in the unit of its axis, larger is better; and the same in words.
 
     role: what it counts. For perplexity the mean change of the target's log-likelihood in nats, as far as the chart
     reaches; for accuracy and tasks the change in percentage points; for flips the share of passages in percent, of
-    broken ones below zero; for the share right that in percent.
+    broken ones below zero; for the share right that in percent. low, high: the interval behind the verdict, where the
+    measure has one, else of 95 %.
     """
 
     value: float
