@@ -29,7 +29,7 @@ from sparsedash.engine.models.decoder_blocks import remove_blocks_
 from sparsedash.engine.models.loading import LoadedModel, ModelShelf, Source, model_in_memory
 from sparsedash.engine.models.matmul import fastest_products, usual_modes
 from sparsedash.engine.models.sparse_models import PrunedChannels
-from sparsedash.engine.run.model_making import prune_model
+from sparsedash.engine.run.model_making import prune_model, unchanged_warning
 from sparsedash.engine.run.pipeline import dense_record
 from sparsedash.engine.run.run_context import RunContext
 from sparsedash.engine.run.search import find_sparsity
@@ -162,8 +162,7 @@ def prune(
             healed=made.healed if isinstance(made, PrunedChannels) else None,
         )
         _warn(run.log.warnings)
-        if permille and chosen.takes_channels and tuple(made.widths) == run.shape.widths:
-            _warn([f"Nothing was removed: kept widths are multiples of {chosen.width_multiple} channels."])
+        _warn(filter(None, [unchanged_warning(pruned)]))
     return _finished(sparse, pruned)
 
 

@@ -3,7 +3,7 @@
 One row adds a family. The keys are values of `model_type` in config.json.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Any
@@ -173,6 +173,8 @@ MADE_GGUF = {
 """Families of which a GGUF file can be made here, where the model is a folder: the architecture that it has there."""
 NO_GGUF = ("gpt_neo", "gptj", "opt")
 """Families for which llama.cpp has no graph."""
+BIASED_GGUF = ("llama", "mistral", "gpt2", "bloom", "starcoder2")
+"""Families whose graph in llama.cpp adds a bias to what an MLP gives."""
 COUNTED_LAYERS = ("gemma2", "gemma3_text", "smollm3")
 """Families for which llama.cpp takes from a layer's number which attention it has."""
 
@@ -188,15 +190,25 @@ def _no_llama_cpp() -> str:
     return "" if find_spec("llama_cpp_py_sync") else f"llama.cpp, which “{command}” installs, is missing"
 
 
-def quantise_problem(model: str, model_type: str | None = None) -> str:
-    """Why models of a run of this one cannot be quantised here; empty where they can. model_type: None: not known."""
+def quantise_problem(model: str, model_type: str | None = None, methods: Iterable[MethodSettings] = ()) -> str:
+    """Why models of a run of this one cannot be quantised here; empty where they can.
+
+    model_type: None: not known. methods: that make its sparse models.
+    """
     if missing := _no_llama_cpp():
         return missing
     if model_type in NO_GGUF:
         return f"llama.cpp has no graph for {model_type}"
     if not is_gguf(model) and model_type not in (None, *MADE_GGUF):
         return f"a quantised file is made from the dense model's GGUF file, and none of {model_type} can be made here"
-    return ""
+    return next(filter(None, (_bias_problem(method, model_type) for method in methods)), "")
+
+
+def _bias_problem(method: MethodSettings, model_type: str | None) -> str:
+    """Why llama.cpp cannot run what this method makes of the family, where it gives blocks a bias."""
+    if method.compensation != "bias" or model_type in (None, *BIASED_GGUF):
+        return ""
+    return f"compensation by a bias gives its blocks one, for which llama.cpp's graph of {model_type} has no place"
 
 
 def form_problem(form: Form, made: Pruned, model_type: str | None) -> str:
@@ -233,6 +245,8 @@ def _problem(form: Form, method: MethodSettings, model_type: str | None, *, is_e
         if form == "gguf" and model_type in COUNTED_LAYERS:
             return f"llama.cpp takes from a layer's number which attention it has in {model_type}"
         return "whole layers are gone, and nothing is left to fill up" if form in ("padded", "masked") else ""
+    if form == "gguf" and (problem := _bias_problem(method, model_type)):
+        return problem
     unbiased = family is not None and (len(family.inner) > 1 or not family.mlp_bias)
     if method.compensation == "bias" and form != "gguf" and unbiased:
         return "its blocks were given a bias, for which this family's stock code has no place"

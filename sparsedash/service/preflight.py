@@ -153,7 +153,8 @@ def run_problems(
             require_possible(request if isinstance(request, RunSettings) else request.run((1,)), shape)
         except SettingsError as error:
             found.append(f"{error.message} {error.advice}")
-    if settings.quantised_to and (why := quantise_problem(settings.model, shape.family if shape else None)):
+    family = shape.family if shape else None
+    if settings.quantised_to and (why := quantise_problem(settings.model, family, settings.methods)):
         found.append(f"Its models cannot be quantised: {why}.")
     asked, needed = settings.calibration, 0
     # The shape of other models is known once they are read.

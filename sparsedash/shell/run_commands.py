@@ -188,7 +188,8 @@ def time_command(arguments: argparse.Namespace) -> terminal.Work:
     write = terminal.result_writer(arguments)
     store = open_store_for(settings, arguments)
     named = None if in_torch else named_model(settings.model, store)
-    if not in_torch and (problem := quantise_problem(settings.model, named.family if named else None)):
+    family = named.family if named else None
+    if not in_torch and (problem := quantise_problem(settings.model, family, settings.methods)):
         raise SettingsError("--runtime", request.runtime, "torch for this model", f"Reason: {problem}.")
     yield
     run, found = _timed_run(settings, request, store, arguments.quiet)

@@ -244,6 +244,6 @@ def test_what_is_missing_is_named(change, why):
 
 
 def test_a_share_that_removes_nothing_is_a_warning():
-    with pytest.warns(UserWarning, match="Nothing was removed: kept widths are multiples of 128 channels"):
+    with pytest.warns(UserWarning, match="Nothing was removed at 50 %: kept widths are multiples of 128 channels"):
         sparse = sparsedash.prune(tiny_model("llama"), TOKENIZER, TEXTS, method=EVEN, share=0.5, width_multiple=128)
     assert set(sparse.pruned.widths) == {96}

@@ -23,11 +23,7 @@ from tests.engine.tiny import save_tiny
         ("run", ["--method", "obs,wishful"], "Method must be "),
         ("run", ["--wishes\n\x1b[31m"], "unrecognized arguments: --wishes\\n\\x1b[31m"),
         ("run", ["--within", "1"], "Allowed word perplexity must be more than 1, at most 1000, not 1.0"),
-        (
-            "run",
-            ["--within-task", "piqa"],
-            "more than 0 and up to 100, such as piqa=3.",
-        ),
+        ("run", ["--within-task", "piqa"], "more than 0 and up to 100, such as piqa=3."),
         ("run", ["--json", "/nowhere/at/all.json"], "in a folder that exists"),
         ("run", ["--json", ""], "a name is needed"),
         ("run", ["--json", "THESIS"], "must be a new file, an empty one or an earlier result of this program"),

@@ -25,7 +25,7 @@ from sparsedash.schema.export_settings import EXPORTS, Weights
 from sparsedash.schema.pair_records import TimedPhase, Timing, TimingSettings
 from sparsedash.schema.progress import OnStep, Step, begin_parts, ignore_steps
 from sparsedash.schema.records import Record
-from sparsedash.schema.store_keys import quantiser_version
+from sparsedash.schema.store_keys import model_type_note, quantiser_version
 from sparsedash.stats.mean_intervals import is_narrow
 from sparsedash.storage.model_folders import require_export_room, swept_folder
 from sparsedash.storage.store import Store
@@ -51,7 +51,8 @@ def time_files(
     record = store.get(Record, settings.sparse)
     if record is None or record.pruned is None:
         raise JobError("There is no model to time: its result is no longer stored, or is dense.", "Run it again.")
-    if problem := quantise_problem(record.model):
+    model_type = store.recall(model_type_note(record.model_identity))
+    if problem := quantise_problem(record.model, model_type, [record.pruned.method]):
         raise JobError("This model cannot be timed in llama.cpp.", f"Reason: {problem}.")
     source = locate_model(record.model, store)
     dense_file = gguf_of(source, store, begin_parts(Step("load", 0, 1, message="a GGUF file of it"), on_step))

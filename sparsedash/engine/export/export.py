@@ -29,6 +29,7 @@ from sparsedash.schema.export_settings import Export, ExportSettings, Form, Proo
 from sparsedash.schema.progress import OnPart, OnStep, Step, begin_parts, ignore
 from sparsedash.schema.records import Passages, Pruned, Record, Run
 from sparsedash.schema.settings import RunSettings
+from sparsedash.schema.store_keys import model_type_note
 from sparsedash.stats.tolerance import Tolerance
 from sparsedash.storage.local_machine import free_in_words, local_path
 from sparsedash.storage.model_folders import RECIPE, new_folder, require_export_room, require_new, sweep_exports
@@ -85,7 +86,7 @@ def export_model(settings: ExportSettings, store: Store, shelf: ModelShelf, on_s
     if settings.run and (request.run is None or settings.sparse not in request.run.sparse):
         raise JobError("The run of this sparse model is no longer stored.", "Run it again.")
     require_new(folder)
-    refuse_form(settings.form, pruned, None, FORMS)
+    refuse_form(settings.form, pruned, store.recall(model_type_note(sparse.model_identity)), FORMS)
     made = rebuild_model(sparse, store, on_step, shelf)
     model_type = made.loaded.model.config.model_type
     refuse_form(settings.form, pruned, model_type, FORMS)

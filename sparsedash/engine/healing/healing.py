@@ -184,7 +184,7 @@ def _last_hidden(loaded: LoadedModel, batch: Batch) -> Tensor:
 
 @contextmanager
 def _trainable(loaded: LoadedModel, gone: Sequence[int]) -> Iterator[list[list[str]]]:
-    """Inside, the parameters of the MLPs and of all norms, but of the layers that are gone, are copies to be trained.
+    """Inside, the parameters of the MLPs and of all norms of layers that are left are copies to be trained.
 
     Gives their names: those of every block's MLP, and last those of the norms.
     """
@@ -299,7 +299,7 @@ class _Student:
 
     def reached(self, checkpoint: "HealingCheckpoint", state: _State) -> None:
         """Keep everything, if it is time."""
-        checkpoint.keep(state, [lambda own=own: self._packed(own, state) for own in self._names])  # type: ignore[misc]
+        checkpoint.keep([lambda own=own: self._packed(own, state) for own in self._names])  # type: ignore[misc]
 
     def resume(self, checkpoint: "HealingCheckpoint") -> _State | None:
         """Everything as the newest whole checkpoint has it, and its state; None without one."""
@@ -405,8 +405,8 @@ class HealingCheckpoint:
     _key: str
     _turn: int = 0
 
-    def keep(self, state: _State, pack: Sequence[Callable[[], bytes]]) -> None:
-        """Keep the parts, if it is time. state: in every part."""
+    def keep(self, pack: Sequence[Callable[[], bytes]]) -> None:
+        """Keep the parts, if it is time."""
         # Not left to the checkpoint: until later the weights would be others.
         if self._checkpoint.is_due:
             turn = self._turn + 1

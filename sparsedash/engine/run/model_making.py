@@ -114,6 +114,14 @@ def _text_identity(run: RunContext, method: MethodSettings) -> str:
     return run.calibration_identity(plain_share(method, run.settings.calibration)) if method.reads_text else ""
 
 
+def unchanged_warning(made: Pruned) -> str | None:
+    """A warning where rounding the widths kept every channel."""
+    permille, method = made.sparsity_permille, made.method
+    if not (permille and method.takes_channels and made.widths == made.dense_widths):
+        return None
+    return f"Nothing was removed at {permille / 10:g} %: kept widths are multiples of {method.width_multiple} channels."
+
+
 def prune_model(run: RunContext, method: MethodSettings, permille: int) -> SparseModel:
     """The sparse model with all its blocks, not applied yet; calibrates first where that is missing."""
     return make_blocks(run, method, permille, lambda made, index: made.model.blocks[index]).model

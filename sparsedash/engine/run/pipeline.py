@@ -32,6 +32,7 @@ from sparsedash.engine.run.model_making import (
     missing_statistics,
     protect_healed,
     prune_model,
+    unchanged_warning,
 )
 from sparsedash.engine.run.run_context import Point, RunContext, software_versions
 from sparsedash.engine.run.task_answering import Answering, answer_tasks, has_answered, point_label
@@ -153,7 +154,7 @@ def _prepare_quantising(run: RunContext) -> None:
     if not (kinds := run.settings.quantised_to):
         return
     model_type = read_config(run.source.folder, run.source.reference).model_type
-    if problem := quantise_problem(run.settings.model, model_type):
+    if problem := quantise_problem(run.settings.model, model_type, run.settings.methods):
         raise SettingsError("quantise", ", ".join(kinds), "nothing here", f"Reason: {problem}.")
     require_resident(run.streamed, "quantised")
     gguf_of(run.source, run.store, begin_parts(Step("load", 0, 1, message="a GGUF file of it"), run.log.on_step))
@@ -173,12 +174,11 @@ def check_run(run: RunContext) -> None:
     run.warn_of_passages()
     if run.tasks and settings.evaluation.stop_early:
         run.log.warn("Tasks are answered in full: stopping early is of the passages.")
-    calibrations = [run.calibration(method) for method in settings.methods if method.reads_text]
     unknown = {point[0] for point in settings.points if not _is_known(run, point)}
     read = [run.calibration(method) for method in unknown if method.reads_text]
     if not all(own.is_known and (own.is_whole or not settings.solves) for own in read):
         few_tokens_warning(run.loaded, sum(run.expected_lengths), solves=settings.solves)
-    if calibrations and unknown:
+    if settings.reads_text and unknown:
         # Statistics and gradients that do not fit together would push each other out, again and again.
         asked, mlps, room = replace(settings, methods=tuple(unknown)), run.loaded.mlps, run.store.artefact_room
         # Without Fisher information their number does not matter, and the text need not be cut into tokens for it.
@@ -187,9 +187,9 @@ def check_run(run: RunContext) -> None:
         if needed > room:
             sizes = f"{needed / 1e9:.1f} GB; the limit is {room / 1e9:.1f} GB"
             raise StoreError(f"The calibration data takes {sizes}.", MORE_ROOM)
-    for calibration in calibrations:
-        run.warn_of_calibration(calibration)
     for method in settings.methods:
+        if method.reads_text:
+            run.warn_of_calibration(method)
         if method.heal_steps:
             run.warn_of_healing(method)
 
@@ -235,7 +235,7 @@ def sparse_record(
     """The record of a sparse model. announce: called when it is pruned, before it is evaluated."""
     known = _known_record(run, (method, permille))
     if known is not None and known.pruned is not None:
-        _warn_of_mismatch(run, known.pruned)
+        _warn_of_model(run, known.pruned)
         _continue_prompts(run, (method, permille), lambda: prune_model(run, method, permille))
         if _has_tasks(run, known):
             answer_tasks(run, [((method, permille), lambda: prune_model(run, method, permille))])
@@ -325,7 +325,7 @@ def evaluate_models(
 def _kept_record(run: RunContext, key: str, made: MeasuredModel | None, result: EvaluationResult) -> Record:
     """The record of an evaluated model, stored; its healed weights stay from now on. made: None: the dense one."""
     if made:
-        _warn_of_mismatch(run, made.described)
+        _warn_of_model(run, made.described)
     settings = run.settings
     record = Record(
         key=key,
@@ -404,12 +404,13 @@ def _without_records(run: RunContext, points: Sequence[int]) -> list[int | None]
 def _measured(run: RunContext, method: MethodSettings, permille: int) -> MeasuredModel:
     """A sparse model all of whose blocks are made."""
     made = make_blocks(run, method, permille, MeasuredModel.measure)
-    _warn_of_mismatch(run, made.described)
+    _warn_of_model(run, made.described)
     return made
 
 
-def _warn_of_mismatch(run: RunContext, made: Pruned) -> None:
-    """At most once a run: the text is the same for all its sparse models."""
+def _warn_of_model(run: RunContext, made: Pruned) -> None:
+    """Of a mismatch at most once a run: the text is the same for all its sparse models."""
+    run.log.warn(unchanged_warning(made))
     if not run.warned_of_mismatch:
         warning = mismatch_warning(made)
         run.log.warn(warning)

@@ -302,10 +302,12 @@ class RunContext:
             )
         return self._calibrations[share]
 
-    def warn_of_calibration(self, calibration: Calibration) -> None:
-        """Repeat the warning of a calibration in the store, and warn of passages in its text."""
+    def warn_of_calibration(self, method: MethodSettings) -> None:
+        """Warn of passages in a method's calibration text; and of too little text, if it fits anything to it."""
+        calibration = self.calibration(method)
         self._warn_of_leaks(calibration.keys.statistics, "calibration text", calibration.read)
-        self.log.warn(self.store.recall(store_keys.calibration_warning_note(calibration.keys.statistics)))
+        if method.needs_statistics or method.in_sequence:
+            self.log.warn(self.store.recall(store_keys.calibration_warning_note(calibration.keys.statistics)))
 
     def warn_of_healing(self, method: MethodSettings) -> None:
         """Warn of passages in the text that healing reads beside that of the calibration."""

@@ -79,7 +79,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
             rules = normalize_gen_kwargs(requests[places[0]].args[1])
             stops = [stop for stop in rules.get("until") or () if stop]
             prompts = [requests[place].args[0] for place in places]
-            texts = self._answers.texts(prompts, int(rules["max_gen_toks"]), stops)[self._number]
+            texts = self._answers.texts(prompts, int(rules["max_gen_toks"]), stops, self.prefix_token_id)[self._number]
             for place, text in zip(places, texts, strict=True):
                 found[place] = text
         return found

@@ -43,11 +43,11 @@ class SharedAnswers:
 
         return self._once(["first choices", requests], len(requests), answer)
 
-    def texts(self, prompts: Sequence[str], n_new: int, stops: Sequence[str]) -> list[list[str]]:
-        """Of each model, what it writes after these prompts."""
+    def texts(self, prompts: Sequence[str], n_new: int, stops: Sequence[str], front: int) -> list[list[str]]:
+        """Of each model, what it writes after these prompts. front: the token that stands for a prompt without any."""
 
         def answer() -> list[list[str]]:
-            tokens = [self.loaded.tokens(prompt) for prompt in prompts]
+            tokens = [self.loaded.tokens(prompt) or [front] for prompt in prompts]
             self._count_cut(len(prompt) + n_new for prompt in tokens)
             return write_greedily(self.loaded, self._models, tokens, n_new, stops, self._answered)
 

@@ -136,10 +136,14 @@ def test_a_form_that_does_not_apply_is_refused_with_the_reason(number, form, why
 
 
 @pytest.mark.parametrize("family", ["qwen2", "phi3"])
-def test_a_bias_that_stock_code_has_no_place_for_is_refused(finished_run, tmp_path, family):
+def test_a_bias_that_stock_code_or_llama_cpp_has_no_place_for_is_refused_at_once(
+    finished_run, tmp_path, family, monkeypatch
+):
     finished = finished_run(save_tiny(tmp_path / "tiny", family), ("flap",))
-    with pytest.raises(ExportError, match="given a bias, for which this family's stock code has no place"):
-        exported(finished, 0, "padded", tmp_path / "out")
+    monkeypatch.setattr(module, "rebuild_model", lambda *_: pytest.fail("nothing is made"))
+    for form, why in (("padded", "this family's stock code has"), ("gguf", f"llama.cpp's graph of {family} has")):
+        with pytest.raises(ExportError, match=f"bias.*for which {why} no place"):
+            exported(finished, 0, form, tmp_path / "out")
 
 
 @pytest.mark.parametrize("there", ["folder", "file", "link"])

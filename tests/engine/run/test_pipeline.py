@@ -313,6 +313,21 @@ def test_methods_that_refit_nothing_need_little_text_and_lose_only_the_errors_on
         ran(replace(plain, methods=(method_named("least-squares"),)), known)
 
 
+def test_only_methods_that_fit_to_text_are_told_that_it_is_little(settings, known):
+    little = replace(settings, calibration=replace(settings.calibration, n_samples=2))
+    told = [
+        ran(replace(little, methods=(method_named(name),), sparsities_permille=(340,)), known).warnings
+        for name in ("wanda-channels", "shortgpt")
+    ]
+    assert [any("too few to refit" in line for line in lines) for lines in told] == [True, False]
+
+
+def test_widths_that_rounding_left_whole_are_told_when_they_are_made_and_when_they_are_known(settings, store):
+    asked = replace(settings, methods=(replace(RANDOM, width_multiple=128),), sparsities_permille=(100,))
+    for run in (ran(asked, store), ran(asked, store)):
+        assert "Nothing was removed at 10 %: kept widths are multiples of 128 channels." in run.warnings
+
+
 def test_passages_that_repeat_or_stand_in_the_calibration_text_are_counted_in_warnings(settings, store, tmp_path):
     texts = [" ".join(f"{name}{place}" for place in range(15)) for name in "abcdef"]
     asked = write_jsonl(tmp_path / "asked.jsonl", [*texts, *texts[:2]])

@@ -17,6 +17,7 @@ from tests.engine.tiny import IDS, save_tiny
 from tests.engine.tiny_gguf import write_tiny_gguf
 
 pytest.importorskip("llama_cpp_py_sync")
+BIASED = MethodSettings(saliency="random", compensation="bias", width_multiple=8)
 WIDE = {"hidden_size": 256, "intermediate_size": 1024}
 
 
@@ -74,5 +75,8 @@ def test_what_cannot_be_quantised_is_refused_before_anything_is_computed(
     monkeypatch.setattr(pipeline, "dense_record", must_not_run)
     with pytest.raises((ModelError, SettingsError), match=why):
         ran(replace(asked, model=str(save_tiny(tmp_path / model, hidden_act="gelu")) if model else asked.model), store)
+    biased = replace(asked, model=str(write_tiny_gguf(tmp_path / "q.gguf", family="qwen3")), methods=(BIASED,))
+    with pytest.raises(SettingsError, match=why if missing else "graph of qwen3 has no place"):
+        ran(biased.quantised(("q8_0",)), store)
     with pytest.raises(SettingsError, match="nothing with pattern 2:4"):
         MethodSettings(pattern="2:4", quantise="q8_0")

@@ -143,6 +143,12 @@ def test_prompts_that_lose_their_beginning_are_counted(loaded):
     assert answers.n_cut == 1
 
 
+def test_after_a_prompt_without_tokens_the_model_writes_as_after_its_first_token(loaded):
+    answers, front = SharedAnswers(loaded, [nullcontext], lambda n: None), loaded.tokenizer.decode([5])
+    together, alone, named = (answers.texts(prompts, 4, [], 5) for prompts in (["", "the lamp"], [""], [front]))
+    assert together[0][0] == alone[0][0] == named[0][0]
+
+
 def test_a_function_in_yaml_is_refused_and_never_imported(tmp_path):
     (tmp_path / "bad.yaml").write_text("task: bad\ndoc_to_text: !function evil.f\n")
     (tmp_path / "evil.py").write_text("raise SystemExit")
