@@ -50,7 +50,12 @@ class ExportSettings:
     run: str = ""
     weights: Weights = setting("float32")
     shard_mb: int = setting(
-        5_000, title="shard size (MB)", low=1, high=1_000_000, flag="--shard-mb", flag_help="largest file of weights"
+        5_000,
+        title="shard size (MB)",
+        low=1,
+        high=1_000_000,
+        flag="--shard-mb",
+        flag_help="largest file of weights, in millions of bytes",
     )
     to: str = ""
     dense_gguf: str = ""

@@ -44,6 +44,7 @@ class FindSettings:
         key="within",
         flag="--within",
         label="Word perplexity, at most times dense's",
+        flag_help="word perplexity may be at most this many times the dense model's",
     )
     points: float = setting(
         2.0,
@@ -53,6 +54,7 @@ class FindSettings:
         high=100.0,
         flag="--within-points",
         label="Accuracy, points lost at most",
+        flag_help="accuracy may fall by at most this many points",
     )
     residency: Residency = RunSettings.residency
     prompts: tuple[str, ...] = RunSettings.prompts

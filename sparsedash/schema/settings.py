@@ -134,6 +134,7 @@ class EvaluationSettings:
         key="shuffle",
         flag="--shuffle-seed",
         label="Shuffle the passages, with seed",
+        flag_help="draw the passages with this seed instead of taking the first ones",
         empty="file order",
     )
     rule: Rule = setting(
@@ -202,6 +203,7 @@ class RunSettings:
         flag="--model",
         label="Model",
         help="A name from the list, any Hugging Face id (also with @revision) or address, a folder or a .gguf file.",
+        flag_help="a Hugging Face id OWNER/NAME[@REVISION], a folder, a .gguf file or the built-in model",
     )
     dtype: Dtype = setting(
         "float32",

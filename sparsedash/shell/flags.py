@@ -89,13 +89,15 @@ _OTHERS: dict[str, dict[str, Any]] = {
         "type": _task_limit,
         "action": "append",
         "metavar": "TASK=X",
-        "help": "accuracy on this task may fall by X points; may be given several times (as --within-points)",
+        "help": "accuracy on this task may fall by X points; may be given several times (as --within-points; of a "
+        "built-in task 5)",
     },
     "--heal": {
         "type": float,
         "metavar": "MINUTES",
         "default": 0.0,
-        "help": "heal every sparse model for about so many minutes: the dense model teaches it (%(default)g: not)",
+        "help": "also heal each model with fewer channels or layers for about so many minutes: the dense model "
+        "teaches it (%(default)g: not)",
     },
     "--quantise": {
         "metavar": "TYPES",
@@ -110,7 +112,7 @@ _OTHERS: dict[str, dict[str, Any]] = {
         "help": f"write the whole result as JSON; {STDOUT}: standard output, with the table on standard error",
     },
     "--quiet": _SWITCH | {"help": "show no progress: only the result, warnings and errors"},
-    "--fail-beyond": _SWITCH | {"help": f"exit with {EXIT_BEYOND} if a sparse model is beyond the limits"},
+    "--fail-beyond": _SWITCH | {"help": f"exit with {EXIT_BEYOND} if a model is beyond the limits"},
     "--fail-unless-within": _SWITCH
     | {"help": f"exit with {EXIT_BEYOND} unless every sparse model is within the limits by every judged measure"},
     "--weights": {"metavar": "TYPE", "help": f"{', '.join(get_args(Weights))} (as --dtype)"},
