@@ -303,13 +303,16 @@ def environment_seconds(name: str, default: float) -> float:
     raise SettingsError(name, asked, f"a number of seconds from 0 to {MAX_LINGER_S:,}")
 
 
-def worker_environment(slot: int) -> dict[str, str]:
-    """Environment of a new worker: the server's, with this package on the path and only the slot's GPU visible."""
+def child_environment() -> dict[str, str]:
+    """Environment of a new process: ours, with this package on the path, wherever we were started."""
     path = [str(Path(sparsedash.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
-    chosen = {"PYTHONPATH": os.pathsep.join(filter(None, path))}
-    if gpus := visible_gpus():
-        chosen["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]
-    return {**os.environ, **chosen}
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path))}
+
+
+def worker_environment(slot: int) -> dict[str, str]:
+    """Environment of a new worker: only the slot's GPU is visible."""
+    gpus = visible_gpus()
+    return child_environment() | ({"CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)]} if gpus else {})
 
 
 def visible_gpus() -> list[str]:

@@ -155,6 +155,7 @@ class Backend:
                 return self.submit(asked)
         elif job.kind == "export":
             asked = settings_from_plain(ExportSettings, job.settings)
+            self._require(asked)
         elif job.kind == "verify":
             self._access.require_house()
         with self.exports.room_for(asked):
@@ -292,6 +293,11 @@ class Backend:
     def model_shape(self, record: Record) -> ModelShape | None:
         """The sizes of a record's dense model; None where it was not loaded here and is not in the catalog."""
         return known_shape(self._store, record.model_identity) or listed_shape(record.model)
+
+    @property
+    def sees_all(self) -> bool:
+        """Whether the user sees what others asked for."""
+        return self._access.sees_all
 
     @property
     def administers(self) -> bool:

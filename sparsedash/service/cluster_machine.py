@@ -89,10 +89,12 @@ class PartMachine:
 
     def _followed(self, part: Part, name: str, report: Report, stopped: Callable[[], bool]) -> Job:
         """The part's job in this machine's own table, once it has ended."""
-        # Jobs of an earlier process of this worker are over: its child ended with it.
+        # Jobs of an earlier process of this worker are over: its child ended with it. Of a part that was given up the
+        # child may work on.
         self._runner.reconcile()
-        for left in self._table.queue():
-            self._table.request_cancel(left.id)
+        for left in (*self._table.queue(), *self._table.running()):
+            if left.key != part.key:
+                self._table.request_cancel(left.id)
         job = self._table.submit(part.kind, part.key, part.settings, part.owner)
         reported, reported_at = None, float("-inf")
         try:

@@ -289,9 +289,10 @@ class ClusterRunner:
             return False
         self._trouble = ""
         log.info("The scheduler at %s answers.", self._address)
-        # Stop the parts of attempts that are over by now.
+        # Stop the parts of attempts that are over by now. Asked in this order: one may begin in between.
+        held = self._connection.held()
         wanted = {_attempt_name(job) for job in self._running()}
-        for key in self._connection.held():
+        for key in held:
             if key.rpartition("/")[0] not in wanted:
                 self._connection.drop(key)
         return True

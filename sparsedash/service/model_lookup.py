@@ -17,6 +17,7 @@ from sparsedash.catalog.families import config_problem
 from sparsedash.catalog.gguf_names import gguf_problem
 from sparsedash.catalog.gguf_reader import opened_gguf
 from sparsedash.catalog.model_shape import ModelShape, listed_shape, model_shape
+from sparsedash.jobs.local_runner import child_environment
 from sparsedash.schema import store_keys
 from sparsedash.schema.errors import ModelError
 from sparsedash.service.stored_results import known_shape
@@ -62,9 +63,11 @@ def fetch_config(reference: str, *, with_token: bool) -> None:
 
     with_token: whether the hub may be asked with the token of whoever runs this program. Raises ModelError.
     """
-    command = [sys.executable, "-m", _FETCHING, *([] if with_token else ["--no-token"]), "--", reference]
+    command = [sys.executable, "-P", "-m", _FETCHING, *([] if with_token else ["--no-token"]), "--", reference]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE_S, check=True)  # noqa: S603
+        done = subprocess.run(  # noqa: S603
+            command, capture_output=True, text=True, timeout=_PATIENCE_S, check=True, env=child_environment()
+        )
         said = msgspec.json.decode(done.stdout.splitlines()[-1], type=dict[str, str])
     except subprocess.TimeoutExpired as error:
         raise ModelError(f"The hub did not answer within {_PATIENCE_S:.0f} seconds.", "Try again later.") from error

@@ -24,6 +24,7 @@ from sparsedash.catalog import resources
 from sparsedash.catalog.budgets import n_layers_gone
 from sparsedash.catalog.builtin_tasks import BUILTIN_TASKS, BuiltinTask
 from sparsedash.catalog.model_shape import WEIGHT_BYTES, ModelShape
+from sparsedash.jobs.local_runner import child_environment
 from sparsedash.schema import store_keys
 from sparsedash.schema.errors import JobError
 from sparsedash.schema.method_settings import MAX_HEAL_STEPS, MethodSettings
@@ -114,9 +115,10 @@ class MachineSpeed:
             return noted
         with self._lock:
             if self._measuring is None:
-                command = [sys.executable, "-m", _SPEED_MODULE, str(self._store.folder)]
-                quiet = subprocess.DEVNULL
-                self._measuring = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=quiet, text=True)  # noqa: S603
+                command = [sys.executable, "-P", "-m", _SPEED_MODULE, str(self._store.folder)]
+                self._measuring = subprocess.Popen(  # noqa: S603
+                    command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=child_environment()
+                )
             elif self._measuring.poll() == 0 and self._measuring.stdout and not self._measuring.stdout.closed:
                 with suppress(msgspec.MsgspecError):
                     found = msgspec.json.decode(self._measuring.communicate()[0], type=Speeds)

@@ -71,15 +71,16 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Rules of serving other users. Unknown words are refused: a misspelt one must not leave a door open.
 
     address: of the server in a browser, up to the first slash. visitors: names or patterns of the allowed users; empty:
-    all with a login. administrators: names of those who may do everything. folders: the only ones local files are read
-    from. hub: names or patterns of the allowed hub models; empty: none; None: all. tasks: names or patterns of the
-    allowed tasks; empty: none. see_each_other: whether users see each other's runs and jobs.
+    administrators alone; None: all with a login. administrators: names of those who may do everything. folders: the
+    only ones local files are read from. hub: names or patterns of the allowed hub models; empty: none; None: all.
+    tasks: names or patterns of the allowed tasks; empty: none. see_each_other: whether users see each other's runs and
+    jobs.
     """
 
     address: str
     login: Login
     administrators: tuple[Annotated[str, Meta(pattern=r"\S")], ...] = ()
-    visitors: tuple[str, ...] = ()
+    visitors: tuple[str, ...] | None = None
     folders: tuple[Annotated[str, Meta(pattern="^/")], ...] = ()
     hub: tuple[str, ...] | None = None
     tasks: tuple[str, ...] = ()
@@ -113,7 +114,7 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     def lets_in(self, visitor: str) -> bool:
         """Whether this user is allowed at all."""
-        return not self.visitors or self.administers(visitor) or _matches(visitor, self.visitors)
+        return self.visitors is None or self.administers(visitor) or _matches(visitor, self.visitors)
 
     def offers(self, model: str) -> bool:
         """Whether this hub model is allowed."""
@@ -126,12 +127,13 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 def visitor_name(said: str) -> str | None:
     """The normal form of a user's name; None for an impossible one."""
-    name = unicodedata.normalize("NFC", said).strip().casefold()
+    # Not casefold, which makes one user of two: of gross and groß.
+    name = unicodedata.normalize("NFC", said).strip().lower()
     return name if 0 < len(name) <= _LONGEST_NAME and name.isprintable() else None
 
 
 def _matches(name: str, patterns: tuple[str, ...]) -> bool:
-    return any(fnmatchcase(name.casefold(), pattern.strip().casefold()) for pattern in patterns)
+    return any(fnmatchcase(name.lower(), pattern.strip().lower()) for pattern in patterns)
 
 
 VARIABLE = "SPARSEDASH_SERVE"

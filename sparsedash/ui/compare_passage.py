@@ -26,7 +26,7 @@ from sparsedash.reporting.html import (
     visible,
     widget_label,
 )
-from sparsedash.reporting.job_status import job_activity, job_progress_words, stage_facts
+from sparsedash.reporting.job_status import job_activity, job_announcement, job_progress_words, stage_facts
 from sparsedash.reporting.passage_analysis import change_words, first_choices
 from sparsedash.reporting.record_pair import DIVERGENCE_SIGN, SIDES, Pair, end_of, mark_divergence
 from sparsedash.reporting.run_reports import sampling_words
@@ -42,7 +42,7 @@ from sparsedash.schema.pair_records import (
 )
 from sparsedash.schema.records import Outcome, Passages, Run
 from sparsedash.service.backend import Backend
-from sparsedash.ui import address_bar, frame, job_panel
+from sparsedash.ui import address_bar, browser_scripts, frame, job_panel
 from sparsedash.ui.compare_views import Shown, judge_blind, sides
 
 _POLL_S = 0.25
@@ -125,9 +125,10 @@ def _watch_writing(backend: Backend, pair: Pair, others: Sequence[str], job_id: 
     cancel = partial(backend.cancel, job.id)
     with st.container(key=f"writing-{job.id}", gap="small"):
         with frame.row():
-            frame.show(element("p", escape(progress), css="sd-progress", role="status"))
+            frame.show(element("p", escape(progress), css="sd-progress"))
             frame.action_button("Stop", cancel, key=f"stop-{job.id}", icon="stop_circle", disabled=job.stopping)
         _draw_growing(pair, others, job)
+    browser_scripts.announce(job_announcement(backend, job))
 
 
 def _draw_growing(pair: Pair, others: Sequence[str], job: Job) -> None:

@@ -242,9 +242,10 @@ def explain_no_comparison(backend: Backend, chosen: ChosenRun) -> None:
 def choose_blind() -> bool:
     """Draw the switch of the blind view, which the address keeps; whether the models' names are hidden.
 
-    What is filtered and sorted by shows which side is right: the address forgets it.
+    What is filtered by shows which side is right: the address forgets it. Of fields that the blind view has not,
+    Streamlit takes the parameters away itself, and raises where somebody else does.
     """
-    forget = dict.fromkeys(("filter", "sort", OTHER_WORDS, CHANGE, "passage"), "")
+    forget = dict.fromkeys(("filter", CHANGE, "passage"), "")
     about = "Hides the models' names until you have chosen the better answer."
     return st.toggle("Blind", key="blind", bind=BOUND, on_change=address_bar.set_query, args=(forget,), help=about)
 

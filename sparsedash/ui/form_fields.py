@@ -417,9 +417,11 @@ def _caption(backend: Backend, text: str, source: str, settings: RunSettings | F
 
 
 def _n_uploaded(backend: Backend, reference: str) -> int:
-    """Passages of a text that was uploaded; 0 where there are none, or it is another text."""
+    """Passages of a text that the user uploaded; 0 where there are none, or it is another text."""
+    if not reference.startswith(UPLOAD) or backend.reference_problem("evaluation text", reference):
+        return 0
     with suppress(SparseDashError):
-        count = named_text_count(reference, backend.data_dir) if reference.startswith(UPLOAD) else None
+        count = named_text_count(reference, backend.data_dir)
         return count.n_passages if count else 0
     return 0
 

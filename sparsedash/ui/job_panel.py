@@ -47,7 +47,9 @@ def draw_job(backend: Backend, job: Job, brief: bool = False, *, queue: Sequence
     head = element(
         "div", state, element("span", escape(job_status.job_name(backend, job)), css="sd-job-title"), css="sd-job-head"
     )
-    owner = "" if job.owner in ("", login.current_user()) else f" · for {job.owner}"
+    # Who asked for the same does not learn who else did.
+    own = job.owner in ("", login.current_user()) or not backend.sees_all
+    owner = "" if own else f" · for {job.owner}"
     details = [] if brief else [paragraph(f"{job_status.job_title(job)[1]}{owner}", css="sd-muted sd-small")]
     with st.container(border=True, key=f"job-{job.id}", gap="xsmall"):
         frame.show(element("div", head, *details, *_progress_lines(backend, job, brief, forecast), css="sd-job"))
@@ -182,7 +184,7 @@ def _link_to_results(backend: Backend, job: Job) -> None:
     else:
         run, _ = job_status.job_model(backend, job)
         if run is not None and job.kind == "timing":
-            runtime = {} if job.settings["runtime"] == "torch" else {"runtime": job.settings["runtime"]}
+            runtime = {} if job.settings.get("runtime", "torch") == "torch" else {"runtime": job.settings["runtime"]}
             frame.link("overview", "See the speed-up", run=run.key, against="reading", **runtime)
         elif run is not None:
             names = {choice.key: choice.address for choice in record_choices(run, ())}

@@ -102,7 +102,8 @@ def _by_cookie(connection: HTTPConnection, rules: Serving) -> str | None:
     expected = {"is_logged_in": True, "origin": rules.origin, "provider": rules.oidc.provider}
     if not isinstance(user, dict) or any(user.get(name) != value for name, value in expected.items()):
         return None
-    if rules.oidc.claim == "email" and user.get("email_verified") is False:
+    # Some providers say it as a string.
+    if rules.oidc.claim == "email" and str(user.get("email_verified")).lower() == "false":
         return None
     name = user.get(rules.oidc.claim)
     return name if isinstance(name, str) else None

@@ -2,20 +2,23 @@
 
 import json
 from dataclasses import asdict, replace
+from types import SimpleNamespace
 
 import msgspec
 import pytest
 
 from sparsedash.jobs.cluster_parts import MachineFacts, Part, PartEnd, from_bytes, to_bytes
+from sparsedash.jobs.job import CLUSTER
 from sparsedash.jobs.job_table import JobTable
 from sparsedash.schema import store_keys
-from sparsedash.schema.errors import JobError
+from sparsedash.schema.errors import JobError, StoreError
 from sparsedash.schema.plain_values import canonical_json
 from sparsedash.schema.progress import STARTING
 from sparsedash.schema.records import Record
 from sparsedash.schema.settings import PartSettings, RunSettings
-from sparsedash.service import cluster_machine
+from sparsedash.service import cluster_machine, cluster_runner
 from sparsedash.service.cluster_machine import PartMachine, fetch_calibration, kept_calibration
+from sparsedash.service.cluster_runner import ClusterRunner
 from sparsedash.storage.run_files import read_run_file
 from sparsedash.storage.store import Store
 from sparsedash.storage.text_files import Uploads
@@ -66,6 +69,34 @@ def test_a_visitor_s_part_is_a_visitor_s_job_there_and_comes_back_as_the_file_of
     assert table.get(before.id).state == "cancelled", "what waited there before is not done first"
     table.close()
     assert alone.do(left, "ann", told.append, lambda: True).state == "cancelled", "nobody wants it any more"
+
+
+def test_a_part_that_could_not_be_followed_does_not_hold_up_the_next_one(alone, monkeypatch):
+    looks, look = iter(range(1_000_000)), alone._table.get
+
+    def failing(job_id):
+        if next(looks) == 5:
+            raise StoreError("locked")
+        return look(job_id)
+
+    monkeypatch.setattr(alone._table, "get", failing)
+    with pytest.raises(StoreError, match="locked"):
+        alone.do(part_of("steady"), "ann", lambda progress: None, never)
+    assert alone.do(part_of("quick"), "ann", lambda progress: None, never).state == "done"
+
+
+def test_a_part_that_another_server_begins_while_this_one_connects_goes_on(tmp_path):
+    store, table, asked = Store(tmp_path), JobTable(tmp_path / "jobs.sqlite"), RunSettings()
+    job, dropped = table.submit("run", asked.key(), asdict(asked)), []
+
+    def held():
+        return {f"{cluster_runner._attempt_name(table.claim(job.id, CLUSTER, 0))}/0"}
+
+    there = SimpleNamespace(held=held, drop=dropped.append)
+    scheduler = SimpleNamespace(address="tcp://there")
+    runner = ClusterRunner(tmp_path, JobTable(tmp_path / "jobs.sqlite"), store, scheduler, connect=lambda *_: there)
+    assert runner._connect() and not dropped
+    store.close()
 
 
 def test_two_workers_of_one_computer_have_a_folder_each(tmp_path, monkeypatch):

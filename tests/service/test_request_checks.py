@@ -2,7 +2,7 @@
 
 import os
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import urlsplit
@@ -13,7 +13,7 @@ from huggingface_hub.constants import ENDPOINT
 from sparsedash.catalog.builtin_tasks import BUILTIN_TASKS
 from sparsedash.catalog.model_shape import listed_shape
 from sparsedash.catalog.presets import method_named
-from sparsedash.schema.errors import AccessError, JobError
+from sparsedash.schema.errors import AccessError, JobError, SparseDashError
 from sparsedash.schema.export_settings import ExportSettings
 from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.pair_records import ContinuationSettings, TimingSettings
@@ -195,7 +195,7 @@ UNASKED = (
 ASKED = (
     " administers cached cancel cluster damaged_runs fetch_config health job jobs"
     " log_tail may_stop move named_model newest_job offered_tasks open_answers open_run pack_run passages preflight"
-    " prioritise queue queue_position record reference_problem result retry run runs search seen_by"
+    " prioritise queue queue_position record reference_problem result retry run runs search seen_by sees_all"
     " submit why_missing written written_at"
 )
 
@@ -401,6 +401,16 @@ def test_prompts_are_not_seen_by_others_even_where_all_see_all_runs_nor_may_they
     assert [each.may_stop(run) for each in (ada, bob, house.of("root"))] == [True, False, True]
     with pytest.raises(AccessError, match="started by another user"):
         bob.cancel(run.id)
+
+
+def test_an_export_is_resumed_by_who_might_ask_for_it(house):
+    bob = house.of("bob", see_each_other=True, folders=("/srv",))
+    asked = replace(PAIRS["export"], form="gguf", weights="float32", dense_gguf="/srv/../root/own.gguf")
+    table = house.backend._table
+    job = table.submit("export", asked.key(), asdict(asked), "root")
+    table.end(table.claim(job.id, "slot-0", 1), "failed", "x")
+    with pytest.raises(SparseDashError, match=r"own\.gguf"):
+        bob.retry(job.id)
 
 
 def test_only_an_administrator_resumes_a_verification(house):

@@ -83,6 +83,7 @@ def test_this_machine_needs_no_tls():
 def test_one_visitor_has_one_name_however_it_is_spelt():
     assert visitor_name("  Ada@Example.ORG ") == "ada@example.org"
     assert visitor_name("Zoe\u0301") == visitor_name("Zo\u00e9")
+    assert visitor_name("groß@x.org") != visitor_name("gross@x.org")
 
 
 @pytest.mark.parametrize("said", ["", "  ", "a\nb", "a\x00", "a\u202eb", "x" * 201])
@@ -95,6 +96,8 @@ def test_without_a_list_all_who_log_in_come_in_and_with_one_those_on_it_and_admi
     listed = rules(visitors=("*@Example.org",), administrators=("Root@ops.net",))
     assert [listed.lets_in(name) for name in ("ada@example.org", "root@ops.net", "eve@evil.org")] == [True, True, False]
     assert not listed.administers("ada@example.org")
+    nobody = rules(visitors=(), administrators=("root",))
+    assert [nobody.lets_in(name) for name in ("root", "ada")] == [True, False]
     assert listed.administers("root@ops.net")
 
 

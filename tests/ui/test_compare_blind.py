@@ -18,6 +18,14 @@ def drawn(request, monkeypatch):
     return request.param
 
 
+@pytest.mark.parametrize("address", [{"words": "true"}, {"sort": "file order"}, {"filter": "broke", "change": "x"}])
+def test_the_blind_view_can_be_chosen_whatever_the_passages_are_sorted_and_filtered_by(open_compare, finished, address):
+    app = open_compare(**address)
+    app.toggle(key="blind").set_value(True).run()
+    assert not app.exception and "Which answer is better?" in words(app)
+    assert not {"filter", "change", "sort", "words"} & set(app.query_params)
+
+
 @pytest.fixture
 def prompt(finished):
     """A prompt to the dense and the last sparse model, and what they wrote."""

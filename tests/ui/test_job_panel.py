@@ -8,7 +8,7 @@ import pytest
 
 from sparsedash.catalog.presets import method_named
 from sparsedash.jobs.cluster_parts import ClusterMachine, ClusterView, MachineFacts
-from sparsedash.schema.pair_records import ContinuationSettings
+from sparsedash.schema.pair_records import ContinuationSettings, TimingSettings
 from sparsedash.schema.progress import Step
 from sparsedash.schema.store_keys import forecast_note
 from sparsedash.service.preflight import Duration, Memory, Preflight
@@ -38,6 +38,21 @@ def test_running_waiting_and_ended_jobs_are_told_apart(open_page, backend):
     assert [each.label for each in app.button if each.label not in moves] == ["Cancel", "Cancel", "Cancel", "Resume"]
     button(app, "Cancel").click().run()
     assert "Stopping" in words(app) and button(app, "Cancel").disabled
+
+
+def test_who_asked_for_a_job_is_told_to_those_who_see_all(open_page, backend, monkeypatch):
+    backend.set_jobs(job(SETTINGS, id=1, owner="ada"))
+    assert "for ada" in words(open_page("runs", view="jobs"))
+    monkeypatch.setattr(type(backend), "sees_all", False)
+    assert "for ada" not in words(open_page("runs", view="jobs"))
+
+
+def test_a_measurement_that_an_earlier_version_asked_for_is_one_in_torch(open_page, finished):
+    run = finished.runs()[0]
+    done = job(TimingSettings(dense=run.dense, sparse=run.sparse[0]), "done")
+    del done.settings["runtime"]
+    finished.set_jobs(done)
+    assert query_of(links(open_page("runs", view="jobs"))["See the speed-up"])["against"] == "reading"
 
 
 def test_a_job_that_says_nothing_any_more_is_told_of(open_page, backend):

@@ -102,6 +102,18 @@ def test_a_page_of_the_server_itself_comes_in_with_its_user_s_name():
     assert login.authenticated_user(twice, RULES) is None
 
 
+@pytest.mark.parametrize(
+    ("verified", "name"),
+    [(True, "ada@x.org"), ("true", "ada@x.org"), (None, "ada@x.org"), (False, None), ("false", None)],
+)
+def test_an_address_that_its_provider_has_not_verified_is_nobody_s(monkeypatch, verified, name):
+    rules = Serving(address="https://sparse.example.org", login="oidc")
+    said = {"is_logged_in": True, "origin": rules.origin, "provider": rules.oidc.provider, "email": "ada@x.org"}
+    said |= {} if verified is None else {"email_verified": verified}
+    monkeypatch.setattr(login, "get_cookie_with_chunks", lambda signed, of: json.dumps(said).encode())
+    assert login.authenticated_user(Request({"type": "http", "headers": []}), rules) == name
+
+
 def test_what_a_browser_says_of_itself_is_dropped():
     (scope,) = crossed(RULES, x_sparsedash_visitor="root", **ADA).inside
     assert [value for name, value in scope["headers"] if name == b"x-sparsedash-visitor"] == [b"ada"]
