@@ -93,7 +93,8 @@ class CalibrationSettings:
         False,
         flag="--packed",
         label="Pack the documents into full samples",
-        help="As the published program does. Otherwise each document is one sample. Running text is always packed.",
+        help="As the published program does; of short documents less may be lost so. Otherwise each document is one "
+        "sample. Running text is always packed.",
     )
 
     def __post_init__(self) -> None:
