@@ -127,7 +127,7 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 def visitor_name(said: str) -> str | None:
     """The normal form of a user's name; None for an impossible one."""
-    # Not casefold, which makes one user of two: of gross and groß.
+    # Not casefold, which makes one user of gross and groß.
     name = unicodedata.normalize("NFC", said).strip().lower()
     return name if 0 < len(name) <= _LONGEST_NAME and name.isprintable() else None
 
