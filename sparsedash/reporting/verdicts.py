@@ -118,7 +118,7 @@ def _digits(loss: Loss) -> int:
         return (value > limit) - (value < limit)
 
     def shown(value: float, digits: int) -> float:
-        return round(value, digits - 2 if factor and value >= wording.MANY_TIMES else digits)
+        return round(value, wording.factor_digits(value, digits) if factor else digits)
 
     usual = 2 if factor else 1
     known = [value for value in values if isfinite(value)]

@@ -100,21 +100,22 @@ def interval(bounds: tuple[float, float]) -> str:
     return f"{100 * low:.1f} to {percent(high)}"
 
 
-MANY_TIMES = 9.995
-"""A factor from which on decimals say little."""
+def factor_digits(factor: float, digits: int) -> int:
+    """Digits after the point of a factor, of which 10 × and more have two fewer."""
+    return digits if factor < 9.995 else digits - 2
 
 
 def nats_as_factor(nats: float, digits: int = 2) -> str:
     """A difference of log-likelihoods as a factor: 0.095 -> "1.10 ×"; of a very large one only that it is.
 
-    digits: after the point; two fewer from 10 × on.
+    digits: see factor_digits.
     """
     if nats >= log(MOST_FACTOR):
         return f"over {MOST_FACTOR:,} ×"
     if nats <= -log(LEAST_FACTOR):
         return f"under {1 / LEAST_FACTOR:g} ×"
     value = exp(nats)
-    return f"{value:,.{digits if value < MANY_TIMES else digits - 2}f} ×"
+    return f"{value:,.{factor_digits(value, digits)}f} ×"
 
 
 def factor_range(low: float, high: float, *, digits: int = 2) -> str:
