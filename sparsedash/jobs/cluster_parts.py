@@ -44,7 +44,7 @@ class Scheduler:
         found = _ADDRESS.fullmatch(self.address)
         if found is None or not 0 < int(found["port"]) < 2**16:
             raise SettingsError(SCHEDULER, self.address, "tls and a host and a port, as in tls://127.0.0.1:8786")
-        if not self.encrypted and not _is_loopback(found["host"]):
+        if not self.encrypted and not is_loopback(found["host"]):
             raise SettingsError(
                 SCHEDULER,
                 self.address,
@@ -71,7 +71,7 @@ def named_scheduler() -> Scheduler | None:
     return Scheduler(address=address, ca=ca, certificate=certificate, key=key)
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
     """Whether this host is surely this machine; a name that has to be looked up may be any."""
     if host == "localhost":
         return True

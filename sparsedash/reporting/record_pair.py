@@ -1,6 +1,5 @@
 """Two models' answers to the same passages: which broke or were fixed, side by side, and as files of samples."""
 
-import hashlib
 import io
 import json
 import re
@@ -17,6 +16,7 @@ from sparsedash.schema.records import Outcome, Passages, Record, Run
 from sparsedash.service.backend import Backend
 from sparsedash.service.stored_results import run_passages
 from sparsedash.stats.significance import shared_outcomes
+from sparsedash.storage.sample_files import sha256_of
 
 Kind = Literal["all", "both-right", "broke", "fixed", "both-wrong"]
 """The two by two of the answers, and all four together, to which they add up."""
@@ -296,7 +296,7 @@ def harness_samples(record: Record, passages: Passages) -> bytes:
             "filtered_resps": [response],
             "filter": "none",
             "metrics": ["perplexity", "acc"],
-            **{f"{name}_hash": hashlib.sha256(value.encode()).hexdigest() for name, value in hashed.items()},
+            **{f"{name}_hash": sha256_of(value) for name, value in hashed.items()},
             "perplexity": outcome.log_likelihood,
             "acc": int(outcome.last_word_right),
         }

@@ -339,8 +339,9 @@ class RunSettings:
 
     @property
     def made_permille(self) -> tuple[int, ...]:
-        """The sparsities of all points, each once."""
-        return tuple(dict.fromkeys(permille for method, permille in self.points if permille or not method.quantise))
+        """The sparsities of all points, each once; 0 where the dense model is quantised and nothing else."""
+        made = (permille for method, permille in self.points if permille or not method.quantise)
+        return tuple(dict.fromkeys(made)) or (0,)
 
     def key(self, fingerprints: Mapping[str, str] | None = None) -> str:
         """The name of this request. fingerprints: of the local files that it names, as of now."""

@@ -59,6 +59,7 @@ class Access:
     def __init__(self, owners: Owners, results: ResultCache, user: str = LOCAL, rules: Serving | None = None) -> None:
         self.owners, self.user, self.rules = owners, user, rules
         self._results = results
+        self._owned: frozenset[str] = frozenset()
         self._results_seen: frozenset[str] = frozenset()
 
     @property
@@ -112,10 +113,14 @@ class Access:
     def sees_results(self, *keys: str) -> bool:
         """Whether the user sees these records or passages: each is of a run that they see."""
         wanted = {key for key in keys if key and not is_example(key)}
-        if not self.sees_all and not wanted <= self._results_seen:
-            runs = self._results.runs(self.owned())
+        if self.sees_all:
+            return True
+        # Anew where runs came or were given up, and where one that goes on may have more records.
+        if (owned := self.owned()) != self._owned or not wanted <= self._results_seen:
+            runs = self._results.runs(owned)
+            self._owned = owned
             self._results_seen = frozenset(key for run in runs for key in (*run.records, run_passages(run)))
-        return self.sees_all or wanted <= self._results_seen
+        return wanted <= self._results_seen
 
     def sees_job(self, job: Job) -> bool:
         """Whether the user sees the job, its progress and its log. A prompt is seen by whoever has asked it."""

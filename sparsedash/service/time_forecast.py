@@ -156,8 +156,7 @@ def expected_seconds(
 
     text: writing it, by the model. runs: newest first. record: gives the record of a key.
     """
-    wanted = (settings.model, settings.dtype)
-    before = [r for r in runs if r.finished and (r.settings.model, r.settings.dtype) == wanted]
+    before = _finished_before(settings, runs)
     loads = [run.seconds["load"] for run in before if "load" in run.seconds]
     written, calibrate = next(
         filter(None, (_calibration_seconds(settings.calibration, run) for run in before)), (None,) * 2
@@ -204,6 +203,12 @@ def _quantising_seconds(run: Run) -> float | None:
     return run.seconds["quantise"] / n if n and "quantise" in run.seconds and not found else None
 
 
+def _finished_before(settings: RunSettings, runs: Iterable[Run]) -> list[Run]:
+    """The finished runs of this model in these numbers."""
+    wanted = (settings.model, settings.dtype)
+    return [run for run in runs if run.finished and (run.settings.model, run.settings.dtype) == wanted]
+
+
 def healing_steps(
     minutes: float, settings: RunSettings, runs: Iterable[Run], speeds: Speeds | None, shape: ModelShape | None
 ) -> int:
@@ -211,8 +216,7 @@ def healing_steps(
 
     By earlier runs of this model, else counted. Raises JobError where neither is possible yet.
     """
-    wanted = (settings.model, settings.dtype)
-    before = [run for run in runs if run.finished and (run.settings.model, run.settings.dtype) == wanted]
+    before = _finished_before(settings, runs)
     step_s = _measured_step_s(before) or _counted_step_s(speeds, shape)
     if step_s is None:
         unknown = "this model's sizes" if shape is None else "this machine's speed"

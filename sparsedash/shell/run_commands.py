@@ -139,12 +139,10 @@ def _still_stored(found: T | None) -> T:
 def stored_run_document(run: Run, store: Store, tolerance: Tolerance) -> tuple[RunResults, dict[str, Any]]:
     """The results of a stored run, and its document."""
     found = _still_stored(run_results(StoredResults(store), run, tolerance))
-    dense, *sparse = (store.get(Record, each.record.key) for each in found.models)
-    dense = _still_stored(dense)
-    there = [record for record in sparse if record is not None]
+    dense, *sparse = (_still_stored(store.get(Record, each.record.key)) for each in found.models)
     step = next_step(found, partial(lacks_text, store=store, hub=HubReach()))
-    document, results = run_document(found, dense, there, step), StoredResults(store)
-    for answers, record in zip((document["dense"], *document["sparse"]), (dense, *there), strict=True):
+    document, results = run_document(found, dense, sparse, step), StoredResults(store)
+    for answers, record in zip((document["dense"], *document["sparse"]), (dense, *sparse), strict=True):
         asked = (ContinuationSettings(left=record.key, right=record.key, prompt=each) for each in run.settings.prompts)
         answers["continuations"] = [found and found.left for found in map(results.written, asked)]
     return found, document

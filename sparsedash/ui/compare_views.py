@@ -389,6 +389,11 @@ def offer_files(backend: Backend, found: RunResults, passages: Passages | None, 
         offer(f"{title}, parquet", f"{named}.parquet", "application/vnd.apache.parquet", parquet)
         for side, name, record in (("left", pair.left_name, pair.left), ("right", pair.right_name, pair.right)):
             if passages is not None:
-                title = f"All samples of {record_pair.side_title(name, record)}, in the format of lm-evaluation-harness"
+                of = f"{wording.quantity(len(passages.contexts), 'sample')} of {record_pair.side_title(name, record)}"
                 samples = partial(record_pair.harness_samples, record, passages)
-                offer(title, f"{side}-samples_passages.jsonl", "application/jsonl", samples)
+                offer(
+                    f"{of}, in the format of lm-evaluation-harness",
+                    f"{side}-samples_passages.jsonl",
+                    "application/jsonl",
+                    samples,
+                )

@@ -367,16 +367,18 @@ def _preset_fields(search: bool) -> tuple[MethodSettings, ...]:
         usual = names.index(DEFAULT_METHOD)
         name = st.selectbox("Method", names, index=usual, key="with", bind=BOUND, filter_mode=None)
         return (method_named(name or DEFAULT_METHOD),)
+
+    def chosen(title: str, key: str, usual: Sequence[str] = (), about: str | None = None) -> list[str]:
+        names = [method.name for method in PRESETS[key]]
+        return st.pills(title, names, selection_mode="multi", default=usual, key=key, bind=BOUND, help=about)
+
     about = "Choose several to compare them on the same passages."
-    names, chosen = [method.name for method in PRESETS["method"]], [DEFAULT_METHOD]
-    channels = st.pills("Method", names, selection_mode="multi", default=chosen, key="method", bind=BOUND, help=about)
-    names = [method.name for method in PRESETS[LAYERS]]
-    layers = st.pills("Methods that take whole layers", names, selection_mode="multi", key=LAYERS, bind=BOUND)
+    names = chosen("Method", "method", [DEFAULT_METHOD], about)
+    names += chosen("Methods that take whole layers", LAYERS)
     form_fields.show_hint(_LAYERS)
-    names = [method.name for method in PRESETS[MASKS]]
-    masks = st.pills("Methods that take single weights", names, selection_mode="multi", key=MASKS, bind=BOUND)
+    names += chosen("Methods that take single weights", MASKS)
     form_fields.show_hint(_MASKS)
-    return tuple(map(method_named, (*channels, *layers, *masks)))
+    return tuple(map(method_named, names))
 
 
 def _keep_method() -> None:

@@ -8,7 +8,6 @@ import re
 import sys
 from collections import Counter
 from importlib.util import find_spec
-from ipaddress import ip_address
 from pathlib import Path
 from typing import cast
 from urllib.parse import quote, urlsplit
@@ -25,6 +24,7 @@ from streamlit.runtime import Runtime
 from streamlit.runtime.memory_uploaded_file_manager import MemoryUploadedFileManager
 from streamlit.web.server.starlette.starlette_websocket import is_host_allowed
 
+from sparsedash.jobs.cluster_parts import is_loopback
 from sparsedash.schema.errors import SparseDashError, install_command
 from sparsedash.storage.users import LOCAL, VARIABLE, Serving, serving_rules
 from sparsedash.ui import browser_scripts, login
@@ -58,16 +58,9 @@ def checked_serving_rules() -> Serving | None:
     return rules
 
 
-def _is_loopback(address: str) -> bool:
-    try:
-        return address == "localhost" or ip_address(address).is_loopback
-    except ValueError:
-        return False
-
-
 def _address_problem() -> str:
     address = config.get_option("server.address")
-    if address and _is_loopback(address):
+    if address and is_loopback(address):
         return ""
     where = f"at {address}" if address else "at every address of this machine, since server.address names none"
     return (
@@ -189,7 +182,7 @@ def _foreign(connection: HTTPConnection, rules: Serving | None) -> str:
     host, origin = connection.headers.get("host", "").lower(), connection.headers.get("origin")
     if rules is None:
         here = connection.scope.get("server")
-        if here is not None and not _is_loopback(here[0]):
+        if here is not None and not is_loopback(here[0]):
             return "This server has no login and answers only its own machine. See docs/deployment.md."
         is_served, is_own = is_host_allowed(host), origin is None or urlsplit(origin).netloc.lower() == host
     else:

@@ -23,6 +23,7 @@ from sparsedash.schema.store_keys import passages_key
 from sparsedash.service import backend as backend_module
 from sparsedash.service import request_checks
 from sparsedash.service.backend import Backend
+from sparsedash.service.deletion import Selection
 from sparsedash.service.preflight import run_problems
 from sparsedash.service.request_checks import hub_reference, reference_problem
 from sparsedash.storage import text_files
@@ -67,6 +68,17 @@ def test_a_job_of_another_is_as_if_there_were_none(house):
         with pytest.raises(JobError, match="There is no job 1"):
             look(job.id)
     assert bob.queue() == bob.jobs() == ()
+
+
+def test_who_gives_up_a_run_sees_its_records_no_more(house):
+    ada, bob = map(house.of, ("ada", "bob"))
+    job = house.done(ada)
+    bob.submit(SETTINGS)
+    dense = bob.run(job.key).dense
+    assert bob.record(dense) is not None
+    bob.housekeeping.delete(Selection(runs=(job.key,)))
+    assert bob.run(job.key) is None and bob.record(dense) is None
+    assert ada.record(dense) is not None
 
 
 def test_who_asks_for_the_same_shares_the_job_but_not_the_right_to_stop_it_or_to_put_it_first(house):

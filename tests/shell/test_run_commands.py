@@ -4,10 +4,11 @@ import json
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from sparsedash.schema.errors import StoreError
+from sparsedash.schema.errors import JobError, StoreError
 from sparsedash.schema.pair_records import TimingSettings
 from sparsedash.schema.progress import Step
 from sparsedash.schema.settings import RunSettings
@@ -16,8 +17,9 @@ from sparsedash.shell.commands import _parser, main
 from sparsedash.shell.flags import run_from_flags
 from sparsedash.shell.run_commands import TIMING_FORMAT, all_within
 from sparsedash.shell.terminal import ProgressBar, one_line, run_table
+from sparsedash.stats.tolerance import Tolerance
 from tests.factories import RECORD, RUN, outcome, plain
-from tests.reporting.held_results import document_of
+from tests.reporting.held_results import document_of, results_of
 
 
 @pytest.fixture
@@ -207,6 +209,16 @@ def test_the_table_has_a_line_a_model_and_a_note_on_the_published_rule():
     run = replace(RUN, settings=replace(RUN.settings, evaluation=evaluation))
     *_, rule = run_table(document_of(run, DENSE))
     assert rule.startswith("last token by the published rule")
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_answers_that_are_deleted_while_the_result_is_read_are_an_error_that_says_so(lost, monkeypatch):
+    held = [replace(DENSE, key=RUN.dense), RECORD]
+    monkeypatch.setattr(run_commands, "run_results", lambda *_: results_of(RUN, held))
+    there = {record.key: record for i, record in enumerate(held) if i != lost}
+    store = SimpleNamespace(get=lambda _, key: there.get(key))
+    with pytest.raises(JobError, match="were deleted"):
+        run_commands.stored_run_document(RUN, store, Tolerance())
 
 
 def test_the_budget_is_that_of_all_methods_that_remove_channels_and_more_than_can_go_ends_with_2(tmp_path, capsys):

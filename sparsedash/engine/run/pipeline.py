@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 
 from sparsedash.catalog.budgets import require_possible
 from sparsedash.catalog.families import quantise_problem
@@ -233,23 +233,20 @@ def sparse_record(
     run: RunContext, method: MethodSettings, permille: int, announce: Callable[[], None] = lambda: None
 ) -> Record:
     """The record of a sparse model. announce: called when it is pruned, before it is evaluated."""
-    known = _known_record(run, (method, permille))
-    if known is not None and known.pruned is not None:
+    point, known = (method, permille), _known_record(run, (method, permille))
+    made = None if known else _measured(run, method, permille)
+    model: Callable[[], SparseModel] = (lambda: made.model) if made else cache(partial(prune_model, run, *point))
+    if known is None:
+        announce()
+    elif known.pruned is not None:
         _warn_of_model(run, known.pruned)
-        _continue_prompts(run, (method, permille), lambda: prune_model(run, method, permille))
-        if _has_tasks(run, known):
-            answer_tasks(run, [((method, permille), lambda: prune_model(run, method, permille))])
-        run.pruning_checkpoint.done()
-        return known
-    made = _measured(run, method, permille)
-    announce()
     # Before the record is there, which the pages take for all of a model's results.
-    _continue_prompts(run, (method, permille), lambda: made.model)
+    _continue_prompts(run, point, model)
     if run.stop_within is None:
-        answer_tasks(run, [((method, permille), lambda: made.model)])
-    (record,) = evaluate_models(run, [((method, permille), made)], _stop_rule(run))
+        answer_tasks(run, [(point, model)])
+    record = known or evaluate_models(run, [(point, made)], _stop_rule(run))[0]
     if run.stop_within is not None and _has_tasks(run, record):
-        answer_tasks(run, [((method, permille), lambda: made.model)])
+        answer_tasks(run, [(point, model)])
     run.pruning_checkpoint.done()
     return record
 
@@ -358,7 +355,7 @@ def _evaluate_ahead(run: RunContext, points: Sequence[int]) -> None:
         return
     if len(behind := _without_answers(run, points)) > 1:
         run.log.point = None
-        answer_tasks(run, [(point, point and partial(prune_model, run, *point)) for point in behind])
+        answer_tasks(run, [(point, point and cache(partial(prune_model, run, *point))) for point in behind])
     if not (together := _without_records(run, points)):
         return
     asked: list[Point] = [None if number is None else run.settings.points[number] for number in together]

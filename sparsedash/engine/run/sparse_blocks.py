@@ -128,7 +128,11 @@ def _narrowed(
     sequential = permille > 0 and method.in_sequence
     # What leads to a refit is over once that is stored, before the model is evaluated.
     checkpoint = StageCheckpoint(run.store, run.identity) if sequential else run.pruning_checkpoint
-    keep = checkpoint.numbered(f"{key}/chosen", pack, lambda packed: unpack_narrowed(packed).held(hold))
+
+    def unpack(_: int, packed: bytes) -> PrunedMlp:
+        return unpack_narrowed(packed).held(hold)
+
+    keep = checkpoint.numbered(f"{key}/chosen", pack, partial(unpack, 0))
 
     def made(index: int, make: Callable[[], PrunedMlp]) -> PrunedMlp:
         found: PrunedMlp = keep(index, lambda: make().held(hold))
@@ -146,9 +150,6 @@ def _narrowed(
     def walk(text: Text, walked: WalkCheckpoint) -> Iterator[tuple[int, PrunedMlp]]:
         asked = list(chosen), method.damping, method.strength
         return refit_sequentially(run.loaded, text, *asked, run.log.on_step, walked)
-
-    def unpack(index: int, packed: bytes) -> PrunedMlp:
-        return unpack_narrowed(packed).held(hold)
 
     return _in_sequence(run, method, key, checkpoint, walk, pack_narrowed, unpack)
 

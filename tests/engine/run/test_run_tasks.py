@@ -48,6 +48,14 @@ def test_every_model_answers_every_task_once_and_a_run_without_tasks_shares_thei
     assert [[each.task for each in answers.results] for answers in judged.values()] == [["choice", "written"]] * 2
 
 
+def test_a_finished_run_that_gets_tasks_and_prompts_makes_each_model_once(asked, settings, store, monkeypatch):
+    pipeline.run(settings, store, ignore_steps)
+    made = count_calls(monkeypatch, pipeline, "prune_model")
+    run = pipeline.run(replace(asked, prompts=("The boat", "Once")), store, ignore_steps)
+    assert len(made) == len(run.sparse) == 2
+    assert [len(own) for own in texts(store, run)] == [5, 5] * 3
+
+
 def test_a_run_that_is_broken_off_keeps_the_tasks_that_are_answered(asked, store, monkeypatch):
     def cancel(step):
         if step.stage == "answer" and step.message.startswith("written"):
