@@ -72,7 +72,7 @@ def run_command(arguments: argparse.Namespace) -> terminal.Work:
     ]
     texts = terminal.prompt_lines(StoredResults(store), found)
     tasks = task_lines(found)
-    write([*terminal.run_table(document), "", *texts, *tasks, *filter(None, summary), short_run_key(run)], document)
+    write([*terminal.run_table(found), "", *texts, *tasks, *filter(None, summary), short_run_key(run)], document)
     failed = arguments.fail_beyond and any(each["verdict"]["verdict"] == "beyond" for each in document["sparse"])
     failed |= arguments.fail_unless_within and not all_within(document, settings.n_sparse)
     return terminal.EXIT_BEYOND if failed else 0
@@ -165,7 +165,7 @@ def find_command(arguments: argparse.Namespace) -> terminal.Work:
     terminal.print_warnings(run.warnings)
     found, document = stored_run_document(run, store, tolerance_from_flags(arguments))
     lines = [*task_lines(found), document["find"]["sentence"], short_run_key(run)]
-    write([*terminal.run_table(document), "", *lines], document)
+    write([*terminal.run_table(found), "", *lines], document)
     return terminal.EXIT_BEYOND if document["find"]["answer_percent"] is None else 0
 
 

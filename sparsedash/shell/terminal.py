@@ -7,18 +7,16 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from math import inf
 from pathlib import Path
 from typing import Any, NoReturn
 
-from sparsedash.catalog.budgets import BUDGET_TITLES, BUDGETS, removed_percent_field
+from sparsedash.catalog.budgets import BUDGET_TITLES, BUDGETS
 from sparsedash.reporting import wording
 from sparsedash.reporting.html import readable
 from sparsedash.reporting.run_results import Results, RunResults, prompt_texts
 from sparsedash.schema.errors import SparseDashError
-from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import STAGE_TITLES, STARTING, Step
-from sparsedash.schema.settings import RunSettings, settings_from_plain
+from sparsedash.schema.settings import RunSettings
 from sparsedash.storage.local_machine import writable_file, write_atomically
 
 EXIT_FAILED = 1
@@ -99,26 +97,26 @@ def one_line(text: str) -> str:
     return shown if len(shown) <= LONGEST_LINE else f"{shown[:LONGEST_LINE]} …"
 
 
-def run_table(document: dict[str, Any]) -> Iterator[str]:
-    """The lines of a run's table. document: of `run_document`.
+def run_table(found: RunResults) -> Iterator[str]:
+    """The lines of a run's table: of each model the share of every budget that is gone, and its answers.
 
-    channels to macs: the measured share of every budget that was removed; of the KV cache where there is any.
+    The KV cache has a column where any of it is gone.
     """
-    sparse, settings = document["sparse"], document["settings"]
-    run, again = settings_from_plain(RunSettings, settings), bool(document["model"]["source_type"])
-    named, budget = run.names_methods, run.budget
-    asked = "" if budget == "channels" else f"% of the {BUDGET_TITLES[budget]}"
-    shares = {budget: removed_percent_field(budget) for budget in BUDGETS}
-    if not any(answers[shares["kv-cache"]] for answers in sparse):
-        del shares["kv-cache"]
-    rows = [[asked, *shares, "last word", "last token", "word ppl", "broke", "fixed", "verdict"]]
-    rows.append(["dense", *_result_cells(document["dense"], shares.values())])
-    for answers in sparse:
-        method, permille = MethodSettings(**answers["method"]), round(10 * answers["sparsity_percent"])
-        name = wording.point_name(method, permille, named, again)
-        rows.append([name, *_result_cells(answers, shares.values())])
+    settings = found.run.settings
+    gone = {budget: [found.removed(each, budget) for each in found.models] for budget in BUDGETS}
+    if not any(gone["kv-cache"]):
+        del gone["kv-cache"]
+    asked = "" if settings.budget == "channels" else f"% of the {BUDGET_TITLES[settings.budget]}"
+    rows = [[asked, *gone, "last word", "last token", "word ppl", "broke", "fixed", "verdict"]]
+    for each, *shares in zip(found.models, *gone.values(), strict=True):
+        record, pairs = each.record, each.comparison
+        word, token = record.last_word, record.last_token
+        cells = [found.names[record.key], *(f"{100 * share:.1f} %" for share in shares)]
+        cells += [f"{word.right} of {word.total}", f"{100 * token.right / token.total:.1f} %"]
+        against = [str(pairs.broke), str(pairs.fixed), each.verdict.verdict] if record.pruned else [""] * 3
+        rows.append([*cells, wording.perplexity(record.word_perplexity), *against])
     yield from align_columns(rows, numbers=True)
-    if settings["evaluation"]["rule"] == "published":
+    if settings.evaluation.rule == "published":
         yield "last token by the published rule: a passage of more than 197 tokens is wrong"
 
 
@@ -128,15 +126,6 @@ def prompt_lines(results: Results, found: RunResults) -> Iterator[str]:
     for each in prompt_texts(results, found):
         rows = [["  dense", readable(each.dense)], [f"  {name}", readable(each.sparse or "")]]
         yield from (one_line(each.prompt), *align_columns(rows[: 1 + (each.sparse is not None)]), "")
-
-
-def _result_cells(answers: dict[str, Any], shares: Iterable[str]) -> list[str]:
-    word, token, pairs = answers["last_word"], answers["last_token"], answers.get("paired")
-    perplexity = inf if answers["word_perplexity"] is None else answers["word_perplexity"]
-    cells = [f"{answers.get(share, 0):.1f} %" for share in shares]
-    cells += [f"{word['right']} of {word['total']}", f"{100 * token['right'] / token['total']:.1f} %"]
-    against = [str(pairs["broke"]), str(pairs["fixed"]), answers["verdict"]["verdict"]] if pairs else [""] * 3
-    return [*cells, wording.perplexity(perplexity), *against]
 
 
 def align_columns(rows: Sequence[Sequence[str]], numbers: bool = False) -> Iterator[str]:

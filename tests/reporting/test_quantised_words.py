@@ -104,7 +104,7 @@ def test_each_has_its_line_in_the_table_of_the_shell_and_in_the_document():
     results = found(source_type="Q4_1")
     records = [each.record for each in results.models]
     document = run_document(results, records[0], records[1:])
-    assert [line.split("  ")[0] for line in run_table(document)][1:] == [
+    assert [line.split("  ")[0] for line in run_table(results)][1:] == [
         "dense",
         "dense, Q4_0 again",
         "10 %",

@@ -319,7 +319,7 @@ def test_runs_that_decide_little_are_judged_alike_in_sentences_report_table_and_
     document = run_document(found, found.dense, found.sparse, step)
     assert document["sentence"] == plain(answers.answer_sentence(found))
     assert document["next"] == plain(step.said) and document["next"] in report
-    assert list(run_table(document))[2:][i].endswith(judged.verdict.verdict)
+    assert list(run_table(found))[2:][i].endswith(judged.verdict.verdict)
     assert verdict.items() <= document["sparse"][i]["verdict"].items()
 
 

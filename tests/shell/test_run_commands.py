@@ -197,23 +197,23 @@ def test_an_error_that_is_not_ours_ends_in_one_line_that_says_why(error, said, f
     assert said in last
 
 
-DENSE = replace(RECORD, pruned=None)
+DENSE = replace(RECORD, key=RUN.dense, pruned=None)
 
 
 def test_the_table_has_a_line_a_model_and_a_note_on_the_published_rule():
-    head, dense, sparse = run_table(document_of(RUN, DENSE, RECORD))
+    head, dense, sparse = run_table(results_of(RUN, [DENSE, RECORD]))
     assert sparse.replace(" %", "%").split()[:5] == ["12.5%", "16.7%", "13.0%", "9.0%", "10.0%"]
     assert dense.replace(" %", "%").split()[1:3] == ["0.0%", "0.0%"]
     assert len(head) == len(sparse) > len(dense)
     evaluation = replace(RUN.settings.evaluation, rule="published")
     run = replace(RUN, settings=replace(RUN.settings, evaluation=evaluation))
-    *_, rule = run_table(document_of(run, DENSE))
+    *_, rule = run_table(results_of(run, [DENSE]))
     assert rule.startswith("last token by the published rule")
 
 
 @pytest.mark.parametrize("lost", [0, 1])
 def test_answers_that_are_deleted_while_the_result_is_read_are_an_error_that_says_so(lost, monkeypatch):
-    held = [replace(DENSE, key=RUN.dense), RECORD]
+    held = [DENSE, RECORD]
     monkeypatch.setattr(run_commands, "run_results", lambda *_: results_of(RUN, held))
     there = {record.key: record for i, record in enumerate(held) if i != lost}
     store = SimpleNamespace(get=lambda _, key: there.get(key))
@@ -243,7 +243,7 @@ def test_a_perplexity_that_no_float_holds_is_null_in_the_document_and_words_in_t
     hopeless = replace(RECORD, outcomes=tuple(outcome(i, log_likelihood=-1000.0) for i in range(2)))
     document = json.loads(json.dumps(document_of(RUN, DENSE, hopeless), allow_nan=False))
     assert document["sparse"][0]["word_perplexity"] is None
-    *_, sparse = run_table(document)
+    *_, sparse = run_table(results_of(RUN, [DENSE, hopeless]))
     assert "beyond 10³⁰⁸" in plain(sparse)
 
 
