@@ -13,6 +13,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sparsedash import compare, export, prune
 
+if len(sys.argv) != 4:
+    sys.exit(__doc__)
 reference, lines, folder = sys.argv[1], Path(sys.argv[2]).read_text(encoding="utf-8").splitlines(), sys.argv[3]
 model = AutoModelForCausalLM.from_pretrained(reference, trust_remote_code=False)
 tokenizer = AutoTokenizer.from_pretrained(reference, trust_remote_code=False)

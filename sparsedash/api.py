@@ -54,7 +54,7 @@ from sparsedash.schema.settings import (
 )
 from sparsedash.schema.store_keys import plain_share
 from sparsedash.stats.significance import PairedComparison
-from sparsedash.stats.tolerance import Tolerance, ToleranceVerdict
+from sparsedash.stats.tolerance import FEWEST_PASSAGES, Tolerance, ToleranceVerdict
 from sparsedash.storage.local_machine import local_path
 from sparsedash.storage.model_folders import require_new
 from sparsedash.storage.store import Store
@@ -201,7 +201,9 @@ def compare(
     with _in_memory(dense, tokenizer) as first, _in_memory(sparse, tokenizer) as second:
         shapes = [(own.shape.family, own.shape.hidden, len(own.mlps)) for own in (first.loaded, second.loaded)]
         widths = [sum(mlp.width for mlp in own.mlps) for own in (first.loaded, second.loaded)]
-        records = [given.answers(passages, on_step)[0] for given in (first, second)]
+        records = [
+            given.answers(passages, on_step, who=who)[0] for given, who in ((first, "first"), (second, "second"))
+        ]
     (judged,) = judge([measure(*records)], tolerance)
     # Of models of another shape the width says nothing.
     gone = round(1000 * (1 - widths[1] / widths[0])) if shapes[0] == shapes[1] else 0
@@ -239,7 +241,9 @@ def find(
     texts, method, budget, width_multiple, n_samples, length: as of `prune`. passages, ratio, points: as of `compare`;
     each trial answers as many as it takes.
     """
-    chosen = _method(method, budget=budget, width_multiple=width_multiple)
+    chosen, n = _method(method, budget=budget, width_multiple=width_multiple), len(_texts("passages", passages))
+    if n < FEWEST_PASSAGES:
+        raise SettingsError("number of passages", n, f"at least {FEWEST_PASSAGES}: fewer can never confirm a model")
     with _in_memory(model, tokenizer) as given:
         _require_dense(given.loaded)
         settings = FindSettings(
@@ -341,9 +345,9 @@ class _Given:
         return settings
 
     def answers(
-        self, passages: Sequence[str] | None, on_step: OnStep, n_passages: int | None = None
+        self, passages: Sequence[str] | None, on_step: OnStep, n_passages: int | None = None, who: str = ""
     ) -> tuple[Record, Passages]:
-        """The model's answers, and the passages they are of. passages None: built-in ones."""
+        """The model's answers, and the passages they are of. passages None: built-in ones. who: which of two it is."""
         corpus = BUILTIN_CLOZE if passages is None else self.corpus("passages", passages)
         evaluation = EvaluationSettings(corpus=corpus, n_passages=n_passages)
         # Asked as a run asks its dense model, whose name would stand there.
@@ -352,7 +356,8 @@ class _Given:
             record = dense_record(run)
         if n_passages is None:
             run.warn_of_passages()
-        _warn(run.log.warnings, stacklevel=4)
+        model = f"The {who} model" if who else "The model"
+        _warn((line.replace("The dense model", model) for line in run.log.warnings), stacklevel=4)
         return record, run.passages
 
 

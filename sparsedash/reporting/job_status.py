@@ -227,13 +227,8 @@ def _progress(backend: Backend, job: Job, silent_s: float, last: JobProgress | N
     settings = planned_run(asked)
     where = job.id, job.attempt, step.stage, step.point, backend.is_measuring()
     expected, stored = _expected(backend, where, settings)
-    behind = max((each.point + 1 for each in now.taken if each.point is not None), default=0)
     now = replace(
-        now,
-        calibrated=stored.calibration,
-        answered=stored.dense,
-        n_stored=max(0, min(stored.sparse - max(0, behind - 1), settings.n_sparse - behind)),
-        goes_on=job.attempt > 1,
+        now, calibrated=stored.calibration, answered=stored.dense, stored=stored.points, goes_on=job.attempt > 1
     )
     return run_progress(settings, expected, now, last)
 

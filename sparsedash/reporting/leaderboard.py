@@ -347,7 +347,7 @@ def _cost_cells(backend: Backend, entry: Entry, timed: tuple[float, Timing] | No
         n = model_shape.parameter_count(shape, made.widths if made else shape.widths)
         lines.append(wording.weights(n))
     gone = made.reached.weights if made else 0.0
-    lines += [f"{MINUS}{percent(gone)}"] * bool(gone)
+    lines += [f"{MINUS}{percent(gone)} of blocks"] * bool(gone)
     # A dense model has a file to compare with where one of its run was quantised.
     files = [sizes for each in ([model] if made else run.judged) if (sizes := run.file_bytes(each))]
     n_bytes = files[0][0 if made else 1] if files else None if n is None else 2 * n

@@ -16,9 +16,17 @@ from sparsedash.reporting.run_results import Judged, RunResults, largest_within,
 from sparsedash.reporting.task_words import most_times
 from sparsedash.reporting.verdicts import tolerance_words
 from sparsedash.reporting.wording import and_join, sparsity_percent
-from sparsedash.schema.find_settings import FindSettings
+from sparsedash.schema.find_settings import FindSettings, planned_run
 from sparsedash.schema.method_settings import FIXED_PERMILLE, MethodSettings
-from sparsedash.schema.settings import BUILTIN_CLOZE, BUILTIN_CLOZE_402, EvaluationSettings, RunSettings
+from sparsedash.schema.records import Record
+from sparsedash.schema.settings import (
+    BUILTIN_CLOZE,
+    BUILTIN_CLOZE_402,
+    MIN_TOKENS_PER_CHANNEL,
+    CalibrationSettings,
+    EvaluationSettings,
+    RunSettings,
+)
 from sparsedash.stats.anytime import ALPHA
 from sparsedash.stats.sparsity_search import first_crossing, passages_to_search
 from sparsedash.stats.tolerance import FEWEST_PASSAGES, SPREAD_NATS, Tolerance, passages_to_judge, record_losses
@@ -47,10 +55,23 @@ def next_step(found: RunResults, lacks: Callable[[str], bool] = lambda _: False)
     """
     if not found.best or not found.run.finished:
         return None
-    step, asked = _next_step(found, lacks), found.run.find
+    step, asked = _with_enough_text(_next_step(found, lacks), found.best[0].record), found.run.find
     if asked is None or (limits := Tolerance.of(asked)) == replace(found.tolerance, tasks=()):
         return step
     return replace(step, said=f"The search was made for {tolerance_words(limits)}. {step.said}")
+
+
+def _with_enough_text(step: NextStep, record: Record) -> NextStep:
+    """The step with as many calibration samples as its methods need, where the run's did with less."""
+    asked, widths = step.asked, record.pruned.dense_widths if record.pruned else (0,)
+    if asked is None:
+        return step
+    calibration, solves = asked.calibration, planned_run(asked).solves
+    n_samples = -(-MIN_TOKENS_PER_CHANNEL * max(widths) // calibration.length)
+    if not solves or calibration.n_samples >= n_samples:
+        return step
+    n_samples = max(n_samples, CalibrationSettings.n_samples)
+    return replace(step, asked=replace(asked, calibration=replace(calibration, n_samples=n_samples)))
 
 
 def _next_step(found: RunResults, lacks: Callable[[str], bool]) -> NextStep:

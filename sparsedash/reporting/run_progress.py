@@ -6,7 +6,7 @@ left counts down and settles on a new estimate, and the bar covers its rest in t
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import exp
 from statistics import fmean
@@ -64,8 +64,8 @@ class JobPosition:
     """Where a job is. taken: as Job.taken; the last entry is the present one.
 
     share: of the stage, 0 to 1. rest_s: of the stage, by its own rate; None while that is not known. Of a run:
-    calibrated, answered: whether the calibration and the dense record are stored already. n_stored: of the sparse
-    models after the present one, those with a stored record. goes_on: whether an earlier attempt has begun the run, so
+    calibrated, answered: whether the calibration and the dense record are stored already. stored: the points whose
+    records are. goes_on: whether an earlier attempt has begun the run, so
     that what is stored already is a part of it.
     """
 
@@ -74,7 +74,7 @@ class JobPosition:
     rest_s: float | None = None
     calibrated: bool = False
     answered: bool = False
-    n_stored: int = 0
+    stored: Collection[int] = ()
     goes_on: bool = False
 
     @classmethod
@@ -318,7 +318,7 @@ def _work(settings: RunSettings, now: JobPosition) -> tuple[dict[Part, float], d
         part = stage, last
         work[part] = work.pop(part, units)
         spent[part] += seconds
-    later = range(last + 1, len(points) - now.n_stored)
+    later = [model for model in range(last + 1, len(points)) if model not in now.stored]
     coming: list[Unit] = [("load", None)] if len(work) == 1 and part[0] == "start" else []
     calibrations = read_for(later)
     # The first model that reads the text lets it be written.

@@ -93,8 +93,8 @@ class CalibrationSettings:
         False,
         flag="--packed",
         label="Pack the documents into full samples",
-        help="As the published program does; of short documents less may be lost so. Otherwise each document is one "
-        "sample. Running text is always packed.",
+        help="They are joined, and cut to samples of full length, as by the published program. Otherwise each document "
+        "is a sample of its own, so that all begin as passages do. Running text is always packed.",
     )
 
     def __post_init__(self) -> None:
@@ -242,8 +242,8 @@ class RunSettings:
         check_settings(self)
         if not self.methods:
             raise SettingsError("methods", (), "at least one")
-        if len(set(self.methods)) != len(self.methods):
-            raise SettingsError("methods", self.methods, "each one once")
+        if (n := len(set(self.methods))) != len(self.methods):
+            raise SettingsError("number of different methods", n, f"{len(self.methods)}, each one once")
         if len(budgets := {method.budget for method in self.methods if method.takes_channels}) > 1:
             raise SettingsError("budgets", sorted(budgets), "one for all methods of a run")
         if self.quantised_to and self.dtype != "float32":
@@ -293,7 +293,7 @@ class RunSettings:
     def healed(self, n_steps: int) -> "RunSettings":
         """The run with every method that removes channels unhealed and, beside it, healed. Raises SettingsError."""
         if not any(method.takes_channels for method in self.methods):
-            raise SettingsError("healing", n_steps, "0 where no method removes channels or layers")
+            raise SettingsError("healing", f"{n_steps} steps", "off where no method removes channels or layers")
         pairs = ((own.unhealed, own.healed(n_steps)) if own.takes_channels else (own,) for own in self.methods)
         return replace(self, methods=tuple(dict.fromkeys(method for pair in pairs for method in pair)))
 

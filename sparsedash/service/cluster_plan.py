@@ -9,6 +9,7 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -154,7 +155,9 @@ class ClusterPlan:
         n_in_order = next((n for n in range(len(done)) if n not in done), len(done))
         others = [name for run in made[1:] for name in run.cached if name not in _SHARED]
         # Each part looks at a sparse model of its own: of warnings that differ in numbers only, the first.
-        warnings = {_NUMBER.sub("#", line): line for run in reversed(made) for line in reversed(run.warnings)}
+        warnings = dict[str, str]()
+        for line in chain.from_iterable(run.warnings for run in made):
+            warnings.setdefault(_NUMBER.sub("#", line), line)
         return replace(
             made[0],
             key=self._job.key,
@@ -168,7 +171,7 @@ class ClusterPlan:
                 stage: sum(run.seconds.get(stage, 0.0) for run in made) for each in made for stage in each.seconds
             },
             cached=tuple(dict.fromkeys([*made[0].cached, *others])),
-            warnings=tuple(reversed(warnings.values())),
+            warnings=tuple(warnings.values()),
         )
 
     def _dense_alone(self) -> Run:

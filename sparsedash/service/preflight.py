@@ -10,7 +10,7 @@ from sparsedash.catalog.budgets import require_possible
 from sparsedash.catalog.builtin_tasks import BUILTIN_TASKS
 from sparsedash.catalog.choices import HUB_TEXTS
 from sparsedash.catalog.families import quantise_problem
-from sparsedash.catalog.model_shape import ModelShape, listed_shape
+from sparsedash.catalog.model_shape import ModelShape
 from sparsedash.catalog.resources import LeastMemory, RunDisk
 from sparsedash.jobs.local_runner import NVIDIA, visible_gpus
 from sparsedash.schema import store_keys
@@ -21,7 +21,7 @@ from sparsedash.schema.pair_records import Continuation, ContinuationSettings
 from sparsedash.schema.progress import Stage
 from sparsedash.schema.question_records import QuestionSet
 from sparsedash.schema.records import Record
-from sparsedash.schema.settings import BUILTIN_MODEL, MIN_TOKENS_PER_CHANNEL, SELF, EvaluationSettings, RunSettings
+from sparsedash.schema.settings import MIN_TOKENS_PER_CHANNEL, SELF, EvaluationSettings, RunSettings
 from sparsedash.service.request_checks import ReferenceField, reference_problem, unusable_tasks
 from sparsedash.service.stored_results import known_shape
 from sparsedash.service.time_forecast import START_S
@@ -40,12 +40,17 @@ def lacks_text(reference: str, store: Store, hub: HubReach) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Cached:
-    """Which parts of a run are stored: the calibration, the dense answers, and how many sparse models' answers."""
+    """Which parts of a run are stored: the calibration, the dense answers, and the answers of which of its points."""
 
     calibration: bool = False
     dense: bool = False
-    sparse: int = 0
+    points: tuple[int, ...] = ()
     n_sparse: int = 0
+
+    @property
+    def sparse(self) -> int:
+        """How many sparse models' answers are stored."""
+        return len(self.points)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,16 +161,8 @@ def run_problems(
     family = shape.family if shape else None
     if settings.quantised_to and (why := quantise_problem(settings.model, family, settings.methods)):
         found.append(f"Its models cannot be quantised: {why}.")
-    asked, needed = settings.calibration, 0
-    # The shape of other models is known once they are read.
-    if settings.solves and settings.model == BUILTIN_MODEL and (built_in := listed_shape(BUILTIN_MODEL)):
-        needed = MIN_TOKENS_PER_CHANNEL * max(built_in.widths)
-    if asked.n_samples * asked.length < needed:
-        n_samples = -(-needed // asked.length)
-        found.append(
-            f"Calibration: {asked.n_samples:,} × {asked.length:,} tokens are too few for this model; needed: "
-            f"{needed:,}, {MIN_TOKENS_PER_CHANNEL} per channel of its widest layer ({n_samples:,} samples)."
-        )
+    if shape is not None and not any(found):
+        found.append(_too_little_text(settings, shape, data_dir))
     return tuple(filter(None, found))
 
 
@@ -180,6 +177,26 @@ def residency_problem(settings: RunSettings, least: LeastMemory | None) -> str:
         return f"{what} needs all weights in memory, and this run leaves them in their files{why}."
     if heals and settings.calibration.n_samples < resources.HELD_OUT_EVERY:
         return f"Healing needs at least {resources.HELD_OUT_EVERY} calibration samples, one of which is held out."
+    return ""
+
+
+def _too_little_text(settings: RunSettings, shape: ModelShape, data_dir: Path) -> str:
+    """Why there are surely too few calibration tokens to fit this model, or nothing."""
+    asked, needed = settings.calibration, MIN_TOKENS_PER_CHANNEL * max(shape.widths)
+    count = named_text_count(asked.corpus, data_dir) if names_file(asked.corpus) else None
+    most = asked.n_samples * asked.length
+    for method in (method for method in settings.methods if method.solves):
+        share = store_keys.plain_share(method, asked)
+        # A token is at least a byte, and few characters have more than three.
+        own = 3 * count.n_characters + count.n_texts if count else most
+        if share * most + min(own, (1 - share) * most) < needed:
+            few = f"{asked.n_samples:,} × {asked.length:,} tokens are"
+            if most >= needed and count:
+                few = f"the {count.n_characters:,} characters of the text are"
+            return (
+                f"Calibration: {few} too few for this model; needed: {needed:,} tokens, {MIN_TOKENS_PER_CHANNEL} per "
+                f"channel of its widest layer ({-(-needed // asked.length):,} samples)."
+            )
     return ""
 
 
@@ -231,7 +248,9 @@ def stored_parts(settings: RunSettings, store: Store) -> Cached:
     return Cached(
         calibration=calibrated(),
         dense=answered(None),
-        sparse=sum(answered((key, method, permille)) for key, method, permille in points if key is not None),
+        points=tuple(
+            at for at, (key, method, permille) in enumerate(points) if key and answered((key, method, permille))
+        ),
         n_sparse=settings.n_sparse,
     )
 

@@ -259,7 +259,8 @@ def _evaluation_seconds(
     settings: RunSettings, before: Sequence[Run], record: Callable[[str], Record | None]
 ) -> float | None:
     """For one model; the passages of another text set are taken to be as long as those measured."""
-    n_asked, a_passage = settings.evaluation.n_passages, None
+    there, a_passage = resources.n_passages(settings), None
+    n_asked = there if settings.evaluation.n_passages else None
     for run in before:
         if dense := record(run.dense):
             a_passage = a_passage or dense.seconds / len(dense.outcomes)
@@ -270,7 +271,7 @@ def _evaluation_seconds(
                 n_asked = n_asked or len(dense.outcomes)
             if n_asked:
                 return n_asked * a_passage
-    return None
+    return there * a_passage if there and a_passage else None
 
 
 def _calibration_seconds(wanted: CalibrationSettings, run: Run) -> tuple[float, float] | None:

@@ -60,7 +60,8 @@ def run_command(arguments: argparse.Namespace) -> terminal.Work:
     run = complete_run(settings, store, arguments.quiet)
     found, document = stored_run_document(run, store, tolerance)
     results = [result for each in found.tasks.values() for result in each.results]
-    terminal.print_warnings([*run.warnings, *idle_limits(results, tolerance)])
+    document["warnings"] += idle_limits(results, tolerance)
+    terminal.print_warnings(document["warnings"])
     ended = early_stopping_words(found.records)
     summary = [
         document["sentence"],

@@ -35,7 +35,11 @@ Work = Generator[None, None, int]
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line; the exit code is that of argparse."""
+    """A parser of whole flags whose errors are one line; the exit code is that of argparse."""
+
+    def __init__(self, **given: Any) -> None:
+        # --heal counts minutes, and would stand for --heal-steps where a command has only that.
+        super().__init__(**given, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
         """End the program with this error."""

@@ -73,8 +73,10 @@ def read_answers(path: Path) -> list[QuestionSet]:
 
 def _files(path: Path) -> dict[str, Path]:
     """The newest file of every task, by the task's whole name."""
-    if path_kind(path) == "file":
+    if (kind := path_kind(path)) == "file":
         return {_named(path)[0]: path}
+    if kind == "nothing":
+        raise CorpusError(f"{path} does not exist.", "Name a file of answers or a folder of such.")
     below = (file for pattern in ("samples_*.jsonl", "details_*.parquet") for file in path.rglob(pattern))
     found = sorted((file for file in below if file.is_file()), key=lambda file: _named(file)[1])
     if not found or len(found) > _MAX_FILES:

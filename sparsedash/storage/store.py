@@ -41,7 +41,7 @@ from sparsedash.storage.disk_cache import (
     sweep_orphans,
     unsigned,
 )
-from sparsedash.storage.local_machine import mode_in
+from sparsedash.storage.local_machine import mode_in, path_kind
 
 log = logging.getLogger(__name__)
 
@@ -287,6 +287,8 @@ def claim_data_folder(folder: Path) -> None:
     """
     # The number is in its name: so it is there as a whole, and before anything else.
     note = folder / f"layout-{LAYOUT}"
+    if path_kind(folder) == "file":
+        raise StoreError(f"{folder} is a file.", "Name a folder with --data-dir or SPARSEDASH_DATA_DIR.")
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         found = {entry.name for entry in folder.iterdir()}

@@ -99,7 +99,7 @@ def select(
     )
     if noun and wanted and wanted != chosen:
         with said_in or st.container():
-            frame.note(f"“{wanted[:_LONGEST_SHOWN]}” in the address is no {noun} here. Showing {options[chosen]}.")
+            frame.note(f"“{wanted[:_LONGEST_SHOWN]}” is no {noun} here. Showing {options[chosen]}.")
     return chosen
 
 

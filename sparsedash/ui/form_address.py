@@ -80,15 +80,15 @@ def form_address(settings: RunSettings | FindSettings) -> Query | None:
 
 
 def _setting_values(settings: "DataclassInstance") -> dict[str, str]:
-    """The values of the settings with a row, by their keys; none of those that are off."""
+    """The values of the settings with a row, by their keys; none of those that are not set."""
     values = {row.key: getattr(settings, row.name) for row in field_rows(type(settings)).values()}
-    return {key: _text(value) for key, value in values.items() if value is not None and value is not False}
+    return {key: _text(value) for key, value in values.items() if value is not None}
 
 
 def _text(value: Any) -> str:
     match value:
-        case True:
-            return "true"
+        case bool():
+            return str(value).lower()
         case float():
             return f"{value:.15g}"
         case (str(), *_) | ():

@@ -382,15 +382,19 @@ def _preset_fields(search: bool) -> tuple[MethodSettings, ...]:
 
 
 def _keep_method() -> None:
-    """Search with the first chosen method that can be, or prune by that of the search, once the goal is another."""
-    state = st.session_state
+    """Search with the first chosen method that can be, or prune by that of the search, once the goal is another.
+
+    Streamlit writes a value into the address that the user gives, and none that is set here.
+    """
+    state, kept = st.session_state, dict[str, Any]()
     chosen = [name for key in PRESETS for name in state.get(key) or ()]
     if state["goal"] == SEARCH:
         found = [method.name for method in METHODS if method.searchable and method.name in chosen]
-        state["with"] = next(iter(found), DEFAULT_METHOD)
+        kept["with"] = next(iter(found), DEFAULT_METHOD)
     elif (searched := state.get("with")) and searched not in chosen:
-        for key, presets in PRESETS.items():
-            state[key] = [method.name for method in presets if method.name == searched]
+        kept = {key: [each.name for each in presets if each.name == searched] for key, presets in PRESETS.items()}
+    for key, value in kept.items():
+        state[key] = st.query_params[key] = value
 
 
 def _custom_method_fields(title: str) -> tuple[MethodSettings, ...] | None:

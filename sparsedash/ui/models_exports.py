@@ -29,7 +29,7 @@ _COARSE = (
 def exports_sentence(exports: list[Export]) -> str:
     """How many models are exported, and how small the smallest is."""
     if not exports:
-        return "No model has been exported yet."
+        return "No exported model is kept."
     smallest = min(export.n_bytes / export.base_bytes for export in exports)
     few = "One model is" if len(exports) == 1 else f"{len(exports)} models are"
     which = "it" if len(exports) == 1 else "the smallest"
@@ -66,10 +66,18 @@ def show_export(backend: Backend, export: Export) -> None:
             frame.note("SparseDash uploads nothing. In your own shell, after hf auth login:")
             st.code(upload_command(export), language="sh", wrap_lines=True)
         if backend.exports.is_ours(export):
-            drop, key = partial(backend.exports.drop, export.key), f"delete-export-{export.key[:16]}"
-            frame.action_button("Delete", drop, key=key, icon="delete", kind="tertiary")
+            key = f"delete-export-{export.key[:16]}"
+            frame.popover("Delete", key, partial(_ask_to_delete, backend, export, f"{key}-sure"), "delete")
         else:
             frame.note("Another user's, or outside the data folder; it cannot be deleted here.")
+
+
+def _ask_to_delete(backend: Backend, export: Export, key: str) -> None:
+    """Draw the question, and the button that deletes the folder."""
+    frame.show(
+        paragraph(f"Delete this folder of {wording.size(export.n_bytes)}? This cannot be undone. The run stays.")
+    )
+    frame.action_button("Delete for good", partial(backend.exports.drop, export.key), key=key, kind="primary")
 
 
 def _card_verdict(backend: Backend, export: Export) -> str:

@@ -42,9 +42,9 @@ _LINES = {
 }
 """Classes of each column: of its cells, then of the lines in them."""
 _UNDER = (
-    "Each row is about one model of its run: the best method's largest within your limits or, where none is, the "
-    "smallest beyond them. Cost: word perplexity as a multiple of the dense model's, with the interval of "
-    "the verdict, and the change of accuracy. Under the start: the time that the run took."
+    "Each row is about one model of its run: the best method's largest within your limits; where none is, the "
+    "smallest beyond them, else the smallest. Cost: word perplexity as a multiple of the dense model's, with the "
+    "interval of the verdict, and the change of accuracy. Under the start: the time that the run took."
 )
 
 

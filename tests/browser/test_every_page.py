@@ -47,7 +47,7 @@ SHOWN = [
     ("finished", "prune?goal=How+much+can+go%3F&sparsity=x", "Choose a model", ""),
     ("finished", "compare?blind=true", "Which answer is better?", ""),
     ("finished", "runs", "None of 2 runs with a result has a model within", "csv"),
-    ("finished", "models", "No model has been exported yet.", ""),
+    ("finished", "models", "No exported model is kept.", ""),
     ("finished", "runs?view=jobs", "Nothing is running.", ""),
     ("finished", "settings", "The data folder takes", "csv"),
     ("empty", "", "What would pruning cost", ""),

@@ -535,6 +535,15 @@ def test_where_nothing_was_calibrated_the_usual_method_is_tried():
     ) and step.asked.methods == (method_named("best"),)
 
 
+@pytest.mark.parametrize(("n", "asked"), [(8, 128), (24, 24), (200, 200)])
+def test_the_next_step_has_calibration_text_enough_for_its_method(n, asked):
+    found = sweep_of(shifted(0.9, 20, 1.0, "random"))
+    calibration = replace(found.run.settings.calibration, n_samples=n)
+    found = replace(found, run=replace(found.run, settings=replace(found.run.settings, calibration=calibration)))
+    step = next_step(found, lacks=lambda text: True)
+    assert step.asked.calibration == replace(calibration, n_samples=asked)
+
+
 @pytest.mark.parametrize(
     ("sparse", "permille"),
     [

@@ -99,8 +99,8 @@ CASES = {
         after([*TAKEN[:5], ("prune", 0, 100.0), ("evaluate", 0, 0.0)]),
         {"remaining": 20 + 0.3 * 100 + 20},
     ),
-    "one-stored": (RUN, KNOWN, at(1, 1.0, **STORED, n_stored=1), {"part": (2, 4), "remaining": 1 + 4 + 20}),
-    "all-stored": (RUN, KNOWN, at(1, 1.0, **STORED, n_stored=2), {"part": (2, 2), "remaining": 1}),
+    "one-stored": (RUN, KNOWN, at(1, 1.0, **STORED, stored={1}), {"part": (2, 4), "remaining": 1 + 4 + 20}),
+    "all-stored": (RUN, KNOWN, at(1, 1.0, **STORED, stored={0, 1}), {"part": (2, 2), "remaining": 1}),
     "stages-left-out": (
         RUN,
         KNOWN,
@@ -115,8 +115,14 @@ CASES = {
         {"remaining": 15 + 48, "share": 1 - 63 / 168},
     ),
     # The text, the calibration, the dense answers and one model of two are 134 s of 168 s.
-    "resumed-late": (RUN, KNOWN, at(0, **RESUMED, calibrated=True, n_stored=1), {"remaining": 34, "share": 134 / 168}),
-    "begun-with-stored": (RUN, KNOWN, at(0, **STORED, n_stored=1), {"remaining": 34, "share": 0.0}),
+    "resumed-late": (RUN, KNOWN, at(0, **RESUMED, calibrated=True, stored={0}), {"remaining": 34, "share": 134 / 168}),
+    "resumed-before-healing": (
+        replace(RUN, sparsities_permille=(100,)).healed(8),
+        KNOWN | {"heal": 50.0},
+        at(0, **RESUMED, calibrated=True, stored={0}),
+        {"remaining": 34 + 50},
+    ),
+    "begun-with-stored": (RUN, KNOWN, at(0, **STORED, stored={0}), {"remaining": 34, "share": 0.0}),
     # The text: evaluations are to come three times.
     "together-text": (RUN, KNOWN, at(2, 50.0, TOGETHER, rest_s=10.0, share=5 / 6), {"remaining": 10 + 30 + 8 + 60}),
     "together-pruning": (RUN, KNOWN, at(4, 1.0, TOGETHER), {"remaining": 3 + 4 + 60}),

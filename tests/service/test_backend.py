@@ -126,7 +126,7 @@ def test_stored_runs_are_listed_newest_first_and_a_folder_that_cannot_be_used_is
     assert [each.key for each in backend.runs()] == ["new", "old"]
     assert backend.run("old").settings == SETTINGS
     (tmp_path / "other").write_text("a file")
-    with pytest.raises(StoreError, match="cannot be used"):
+    with pytest.raises(StoreError, match="is a file"):
         Backend(tmp_path / "other")
     assert backend.data_dir.stat().st_mode & 0o077 == 0
 

@@ -30,7 +30,7 @@ from tests.factories import RUN, answered
 from tests.question_sets import verdicts
 
 SETTINGS = RunSettings(model="owner/model", sparsities_permille=(100, 200))
-NOTHING = Cached(calibration=False, dense=False, sparse=0, n_sparse=2)
+NOTHING = Cached(calibration=False, dense=False, points=(), n_sparse=2)
 
 
 def with_texts(calibration="self", evaluation="builtin:cloze", **changes):
@@ -73,7 +73,7 @@ def test_what_is_stored_is_found_under_the_engines_keys(store):
     for made in (None, (statistics, MethodSettings(), 200)):
         key = outcomes_key("id", "float32", "texts", SETTINGS.evaluation, made)
         store.put(key, record(key))
-    known = Cached(calibration=True, dense=True, sparse=1, n_sparse=2)
+    known = Cached(calibration=True, dense=True, points=(1,), n_sparse=2)
     assert stored_parts(replace(SETTINGS, residency="streamed"), store) == known
     assert stored_parts(SETTINGS, store) == replace(NOTHING, calibration=True)
     for key in store.keys(Record):
@@ -85,7 +85,7 @@ def test_what_is_stored_is_found_under_the_engines_keys(store):
     assert not stored_parts(replace(SETTINGS, prompts=(), evaluation=tasks), store).dense
     identity = BUILTIN_TASKS["builtin:copying"].identity(9)
     store.put(key := answers_key("id", "float32", identity, None), replace(verdicts(both=9)[0], key=key))
-    assert stored_parts(replace(SETTINGS, prompts=(), evaluation=tasks), store) == replace(known, sparse=0)
+    assert stored_parts(replace(SETTINGS, prompts=(), evaluation=tasks), store) == replace(known, points=())
 
 
 def test_a_changed_text_file_is_not_taken_for_the_stored_one_though_its_path_has_brackets(store, tmp_path):
@@ -109,7 +109,7 @@ def asked(name, **changes):
 
 
 BEFORE = finished_run()
-ALL = Cached(calibration=True, dense=True, sparse=2, n_sparse=2)
+ALL = Cached(calibration=True, dense=True, points=(0, 1), n_sparse=2)
 PILE = with_texts(calibration="pile-10k")
 OBS, AGAIN, C4 = (
     asked("obs"),
@@ -118,6 +118,7 @@ OBS, AGAIN, C4 = (
 )
 BOTH = replace(C4, methods=(method_named("obs-by-curves"), *C4.methods))
 TWICE, PASSAGES = CalibrationSettings(n_samples=256), EvaluationSettings(n_passages=100)
+MANY = EvaluationSettings(n_passages=100_000)
 WARM, SLOW, LITTLE = (
     finished_run(of, **(BEFORE.seconds | took))
     for of, took in ((SETTINGS, {"load": 0.0}), (OBS, {"prune": 400.0}), (AGAIN, {"prune": 0.1}))
@@ -134,7 +135,7 @@ TIMES = {
     "its record is lost": (SETTINGS, [replace(BEFORE, dense="lost")], NOTHING, None),
     "texts after prompts": (SETTINGS, [finished_run(**BEFORE.seconds, **{"continue": 6.0})], NOTHING, 3 + 96 + 10 + 15),
     "all is stored": (SETTINGS, [BEFORE], ALL, 0),
-    "half is stored": (SETTINGS, [BEFORE], replace(ALL, sparse=1), 3 + 2 + 5),
+    "half is stored": (SETTINGS, [BEFORE], replace(ALL, points=(0,)), 3 + 2 + 5),
     "more text": (replace(SETTINGS, calibration=TWICE), [BEFORE], NOTHING, 3 + 192 + 4 + 15),
     "more passages": (replace(SETTINGS, evaluation=PASSAGES), [BEFORE], NOTHING, 3 + 96 + 4 + 150),
     "the model was in memory still": (SETTINGS, [WARM, BEFORE], NOTHING, 3 + 96 + 4 + 15),
@@ -149,7 +150,8 @@ TIMES = {
     "each text that the methods read": (BOTH, [finished_run(C4)], NOTHING, 3 + 32 + 32 + 4 + 15),
     "writing text is not guessed from a file": (SETTINGS, [finished_run(PILE)], NOTHING, None),
     "the text of a file": (PILE, [finished_run(PILE)], NOTHING, 3 + 32 + 4 + 15),
-    "another whole text set": (with_texts(evaluation="lambada"), [BEFORE], NOTHING, None),
+    "another whole text set": (with_texts(evaluation="lambada"), [BEFORE], NOTHING, 3 + 96 + 4 + 3 * 5151 * 0.5),
+    "more than there are": (replace(SETTINGS, evaluation=MANY), [BEFORE], NOTHING, 3 + 96 + 4 + 3 * 132 * 0.5),
     "no text is read": (asked("magnitude"), [BEFORE], NOTHING, 3 + 4 + 15),
 }
 

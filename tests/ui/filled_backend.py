@@ -13,7 +13,7 @@ from sparsedash.service.preflight import Cached, Duration, Memory, Preflight
 from tests.ui import specimens
 
 BEFORE = Preflight(
-    stored=Cached(calibration=True, dense=True, sparse=1, n_sparse=3),
+    stored=Cached(calibration=True, dense=True, points=(0,), n_sparse=3),
     duration=Duration(seconds=245.0),
     memory=Memory(measured_bytes=1_240_000_000),
     problems=(),

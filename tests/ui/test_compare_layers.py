@@ -81,7 +81,7 @@ def test_of_a_healed_model_it_is_said_that_its_layers_are_those_before(open_page
 def test_a_model_is_chosen_by_the_address_and_the_one_that_the_answer_names_otherwise(open_page, finished):
     assert "least-squares 20 % · " in words(open_page("compare", view="layers", right="20 %"))
     app = open_page("compare", view="layers", right="<b>nonsense")
-    assert "“<b>nonsense” in the address is no model here. Showing 10 %." in words(app)
+    assert "“<b>nonsense” is no model here. Showing 10 %." in words(app)
     assert "least-squares 10 % · " in words(app)
     app.selectbox(key="chosen-right").set_value("30 %").run()
     assert app.query_params["right"] == "30 %" and "is no model here" not in words(app)

@@ -138,5 +138,5 @@ def test_a_range_of_changes_in_the_address_leaves_its_passages_in_table_kinds_an
 
 def test_a_range_that_is_none_and_choices_that_leave_nothing_are_answered_in_words(open_compare, finished):
     said = words(open_compare(change="<b>7..8", search="no such words"))
-    assert "“<b>7..8” in the address is no range of changes here. Showing Any change" in said
+    assert "“<b>7..8” is no range of changes here. Showing Any change" in said
     assert "Choose another kind" in said and "or clear the search." in said

@@ -173,8 +173,8 @@ def test_files_are_made_only_when_they_are_asked_for(open_compare, finished, mon
         "Report, one HTML file",
         "The 9 passages shown, CSV",
         "The 9 passages shown, parquet",
-        "All samples of Dense, in the format of lm-evaluation-harness",
-        "All samples of Sparse, 30 %, in the format of lm-evaluation-harness",
+        "120 samples of Dense, in the format of lm-evaluation-harness",
+        "120 samples of Sparse, 30 %, in the format of lm-evaluation-harness",
         "CSV",
     ]
 

@@ -139,7 +139,7 @@ def test_the_chosen_method_stays_when_the_goal_changes(open_page, backend):
     for goal, kept in ((SEARCH, "flap"), (SWEEP, "flap"), (SEARCH, "flap")):
         group(app, "What to do").set_value(goal).run()
         if goal == SEARCH:
-            assert app.selectbox(key="with").value == kept
+            assert app.selectbox(key="with").value == kept and app.query_params["with"] == kept
         else:
             assert group(app, "Method").value == [kept]
     app.selectbox(key="with").select("sleb").run()
@@ -331,7 +331,7 @@ def test_the_estimate_shows_time_memory_disk_and_what_is_reused(open_page, backe
 
 
 def test_a_stored_run_opens_at_once(open_page, backend):
-    backend.before = replace(backend.before, stored=replace(backend.before.stored, sparse=3), disk=NEEDED)
+    backend.before = replace(backend.before, stored=replace(backend.before.stored, points=(0, 1, 2)), disk=NEEDED)
     shown = words(open_page("prune"))
     assert "seconds: all results are stored" in shown
     assert "Disk" not in shown and "disk has" not in shown

@@ -37,6 +37,7 @@ _OURS = {
     ("form_fields.py", "about"): "help of a setting, or callers' literals",
     ("form_model.py", "group"): "groups of suggested models",
     ("form_run.py", "title"): "callers' literals",
+    ("form_run.py", "about"): "callers' literals",
     ("frame.py", "text"): "callers' texts, which are looked at where they call",
     ("frame.py", "help"): "callers' texts, which are looked at where they call",
     ("frame.py", "STATES[job.state][1].lower()"): "states of jobs",

@@ -11,7 +11,7 @@ from sparsedash.schema.store_keys import model_type_note
 from sparsedash.service.model_lookup import NamedModel
 from tests.factories import PROOF
 from tests.ui import specimens
-from tests.ui.conftest import FAILED, button, links, query_of, words
+from tests.ui.conftest import FAILED, button, links, opened, query_of, words
 from tests.ui.filled_backend import job
 
 RUN, RECORDS = specimens.run()
@@ -60,7 +60,7 @@ def add(backend, *exports, folder=None):
 
 def test_without_runs_the_page_invites(open_page):
     app = open_page("models")
-    assert "No model has been exported yet." in words(app) and "Prune a model" in links(app)
+    assert "No exported model is kept." in words(app) and "Prune a model" in links(app)
 
 
 def test_a_sparse_model_is_exported_in_the_numbers_of_its_run(open_page, finished):
@@ -96,7 +96,7 @@ def test_a_form_that_does_not_apply_is_not_offered_and_told_why(open_page, finis
     app = open_page("models", run=RUN.key, form="uniform")
     said = words(app)
     assert "Not possible as uniform: the code of bloom computes its width from the hidden one" in said
-    assert "in the address is no form here" in said
+    assert "is no form here" in said
     assert all("uniform" not in option for option in app.selectbox(key="chosen-form").options)
 
 
@@ -201,9 +201,11 @@ def test_an_export_of_the_data_folder_can_be_deleted_and_another_cannot(open_pag
     add(finished, MADE)
     (outside,) = add(finished, GGUF, folder=tmp_path / "elsewhere")
     app = open_page("models")
-    (delete,) = [each for each in app.button if each.label == "Delete"]
     assert "Another user's, or outside the data folder; it cannot be deleted here." in words(app)
-    delete.click().run()
+    (ask,) = [key for each in app.get("popover") if (key := each.proto.id.partition("delete-export")[2])]
+    app = opened(app, f"delete-export{ask}")
+    assert "This cannot be undone. The run stays." in words(app) and len(finished.exports.listed()) == 2
+    button(app, "Delete for good").click().run()
     assert finished.exports.listed() == [outside]
 
 

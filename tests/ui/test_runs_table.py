@@ -78,7 +78,7 @@ def test_text_model_and_order_narrow_the_rows_and_stand_in_the_address(open_page
     assert listed(open_page("runs", sort="oldest")) == [TITLE, "owner/model"]
     app.selectbox(key="chosen-model").select("owner/model").run()
     assert listed(app) == listed(open_page("runs", model="owner/model")) == ["owner/model"]
-    assert "“x” in the address is no model here. Showing All models." in words(open_page("runs", model="x"))
+    assert "“x” is no model here. Showing All models." in words(open_page("runs", model="x"))
     for model in ("/a/final", "/b/final"):
         backend.add_run(specimens.run(replace(SETTINGS, model=model)))
     app = open_page("runs", model="/b/final")

@@ -185,7 +185,7 @@ def prove_export(found: Export, folder: Path, store: Store, shelf: ModelShelf, o
     """
     now = file_hashes(folder)
     if changed := sorted(name for name in found.files.keys() | now.keys() if found.files.get(name) != now.get(name)):
-        raise ExportError(f"{folder} is not as exported: changed: {', '.join(changed[:5])}.", "Export it again.")
+        raise ExportError(f"{folder} is not as exported: changed or new: {', '.join(changed[:5])}.", "Export it again.")
     request = _Request.of(found.settings, store)
     made = rebuild_model(replace(request.sparse, model=found.model), store, on_step, shelf)
     what = next(folder.glob("*.gguf"), folder)

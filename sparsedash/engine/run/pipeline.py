@@ -45,7 +45,7 @@ from sparsedash.schema.progress import OnStep, Step, begin_parts, ignore_steps
 from sparsedash.schema.records import Pruned, Record, Run
 from sparsedash.schema.settings import PartSettings, RunSettings
 from sparsedash.stats.tolerance import FEWEST_PASSAGES, Tolerance
-from sparsedash.storage.local_machine import folder_size, forget_peak_memory, peak_memory_bytes
+from sparsedash.storage.local_machine import folder_size, forget_peak_memory, give_back_freed, peak_memory_bytes
 from sparsedash.storage.store import StageCheckpoint, Store
 from sparsedash.storage.text_files import fingerprints
 
@@ -106,6 +106,8 @@ def _run(context: RunContext, key: str, points: Collection[int]) -> Run:
 def new_run(key: str, context: RunContext) -> Run:
     """A run without any record. The unpacked files of its model do not count as its own."""
     source, settings = context.source, context.settings
+    # What an earlier job of this process has freed is none of this one's.
+    give_back_freed()
     forget_peak_memory()
     context.log.stored_before = folder_size(context.store.folder).n_bytes
     return Run(

@@ -35,7 +35,7 @@ from sparsedash.schema.errors import CorpusError
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import OnStep, Stage, Step, begin_parts
 from sparsedash.schema.records import Passages, Record, about_artefact
-from sparsedash.schema.settings import BUILTIN_TEXT, SELF, RunSettings
+from sparsedash.schema.settings import BUILTIN_TEXT, SELF, CalibrationSettings, RunSettings
 from sparsedash.schema.store_keys import (
     StopWithin,
     calibration_keys,
@@ -304,8 +304,12 @@ class RunContext:
 
     def warn_of_calibration(self, method: MethodSettings) -> None:
         """Warn of passages in a method's calibration text; and of too little text, if it fits anything to it."""
-        calibration = self.calibration(method)
-        self._warn_of_leaks(calibration.keys.statistics, "calibration text", calibration.read)
+        calibration, asked = self.calibration(method), self.settings.calibration
+        # Each document by itself: packed, a passage may lie across two samples.
+        apart = partial(self._chosen_sequences, plain_share(method, asked), replace(asked, packed=False))
+        self._warn_of_leaks(
+            calibration.keys.statistics, "calibration text", apart if asked.packed else calibration.read
+        )
         if method.needs_statistics or method.in_sequence:
             self.log.warn(self.store.recall(store_keys.calibration_warning_note(calibration.keys.statistics)))
 
@@ -357,8 +361,7 @@ class RunContext:
     def sequences(self, share: float = 0.0) -> list[list[int]]:
         """Token ids of the calibration text, of which a share is plain: as many tokens either way."""
         if share not in self._sequences:
-            plain = self._plain_sequences(share)
-            found = plain + self._named_sequences(plain)
+            found = self._chosen_sequences(share, self.settings.calibration)
             if share:
                 # The held-out sequences, and the first ones, shall be of both.
                 Random(self.settings.calibration.seed).shuffle(found)
@@ -379,18 +382,22 @@ class RunContext:
         if asked.corpus == SELF or share == 1 or n_more < 1:
             return []
         if (share, n_more) not in self._further:
-            plain = self._plain_sequences(share)
-            self._further[share, n_more] = self._named_sequences(plain, n_more)[len(known) - len(plain) :]
+            plain = self._plain_sequences(share, asked)
+            self._further[share, n_more] = self._named_sequences(plain, asked, n_more)[len(known) - len(plain) :]
         return self._further[share, n_more]
 
-    def _plain_sequences(self, share: float) -> list[list[int]]:
-        asked = self.settings.calibration
+    def _chosen_sequences(self, share: float, asked: CalibrationSettings) -> list[list[int]]:
+        plain = self._plain_sequences(share, asked)
+        return plain + self._named_sequences(plain, asked)
+
+    def _plain_sequences(self, share: float, asked: CalibrationSettings) -> list[list[int]]:
         few = replace(asked, n_samples=max(1, round(share * asked.n_samples)))
         return calibration_sequences(self.loaded, self.texts(BUILTIN_TEXT), few) if share else []
 
-    def _named_sequences(self, plain: Sequence[Sequence[int]], n_more: int = 0) -> list[list[int]]:
+    def _named_sequences(
+        self, plain: Sequence[Sequence[int]], asked: CalibrationSettings, n_more: int = 0
+    ) -> list[list[int]]:
         """Those of the text that was named, beside the plain ones, and so many more behind them."""
-        asked = self.settings.calibration
         length = min(asked.length, self.loaded.max_length)
         n_samples = asked.n_samples - ceil(sum(map(len, plain)) / length) + n_more
         if n_samples < 1:

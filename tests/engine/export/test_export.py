@@ -65,7 +65,7 @@ def test_a_fresh_process_proves_a_folder_wherever_it_lies_and_a_changed_file_is_
     proof = prove_export(made, moved, store, shelf, ignore_steps)
     assert proof.holds and proof.n_run == 20
     (moved / "config.json").write_text("{}")
-    with pytest.raises(ExportError, match=r"is not as exported: changed: config\.json\."):
+    with pytest.raises(ExportError, match=r"is not as exported: changed or new: config\.json\."):
         prove_export(made, moved, store, shelf, ignore_steps)
 
 
@@ -243,7 +243,7 @@ def test_a_head_that_the_config_denies_is_said_and_a_link_out_of_the_folder_is_r
     assert json.loads((out / "config.json").read_text())["tie_word_embeddings"] is False
     assert "additional_chat_templates/tool_use.jinja" in made.files
     (out / "additional_chat_templates" / "more.py").touch()
-    with pytest.raises(ExportError, match=r"changed: additional_chat_templates/more\.py"):
+    with pytest.raises(ExportError, match=r"changed or new: additional_chat_templates/more\.py"):
         module.prove_export(made, out, store, ModelShelf(), ignore_steps)
 
 

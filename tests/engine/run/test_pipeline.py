@@ -328,13 +328,16 @@ def test_widths_that_rounding_left_whole_are_told_when_they_are_made_and_when_th
         assert "Nothing was removed at 10 %: kept widths are multiples of 128 channels." in run.warnings
 
 
-def test_passages_that_repeat_or_stand_in_the_calibration_text_are_counted_in_warnings(settings, store, tmp_path):
+@pytest.mark.parametrize("packed", [False, True])
+def test_passages_that_repeat_or_stand_in_the_calibration_text_are_counted_in_warnings(
+    packed, settings, store, tmp_path
+):
     texts = [" ".join(f"{name}{place}" for place in range(15)) for name in "abcdef"]
     asked = write_jsonl(tmp_path / "asked.jsonl", [*texts, *texts[:2]])
     read = write_jsonl(tmp_path / "read.jsonl", [*(f"{i} x y z" * 20 for i in range(20)), *texts[:3]])
     settings = replace(
         settings,
-        calibration=CalibrationSettings(corpus=f"file:{read}", n_samples=100, length=64),
+        calibration=CalibrationSettings(corpus=f"file:{read}", n_samples=100, length=64, packed=packed),
         evaluation=EvaluationSettings(corpus=f"file:{asked}", n_passages=500),
     )
     run = ran(settings, store)
