@@ -80,15 +80,15 @@ def form_address(settings: RunSettings | FindSettings) -> Query | None:
 
 
 def _setting_values(settings: "DataclassInstance") -> dict[str, str]:
-    """The values of the settings with a row, by their keys; none of those that are not set."""
+    """The values of the settings with a row, by their keys; none of those that are off."""
     values = {row.key: getattr(settings, row.name) for row in field_rows(type(settings)).values()}
-    return {key: _text(value) for key, value in values.items() if value is not None}
+    return {key: _text(value) for key, value in values.items() if value is not None and value is not False}
 
 
 def _text(value: Any) -> str:
     match value:
-        case bool():
-            return str(value).lower()
+        case True:
+            return "true"
         case float():
             return f"{value:.15g}"
         case (str(), *_) | ():

@@ -59,7 +59,7 @@ def setting_field(row: FieldRow) -> Any:
             )
             return tuple(filter(None, (line.strip() for line in text.splitlines())))
         case "switch":
-            return st.toggle(row.label, value=row.default, key=row.key, bind=BOUND, help=about)
+            return st.toggle(row.label, key=row.key, bind=BOUND, help=about)
         case "choice":
             usual = row.options.index(row.default)
             chosen = st.selectbox(

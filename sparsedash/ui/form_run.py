@@ -373,7 +373,7 @@ def _preset_fields(search: bool) -> tuple[MethodSettings, ...]:
         return st.pills(title, names, selection_mode="multi", default=usual, key=key, bind=BOUND, help=about)
 
     about = "Choose several to compare them on the same passages."
-    names = chosen("Method", "method", [DEFAULT_METHOD], about)
+    names = [*chosen("Method", "method", [DEFAULT_METHOD], about)]
     names += chosen("Methods that take whole layers", LAYERS)
     form_fields.show_hint(_LAYERS)
     names += chosen("Methods that take single weights", MASKS)
