@@ -211,6 +211,17 @@ def test_a_search_finds_what_that_of_a_folder_finds(dense, settings, store):
     assert found.verdict == plain(answer_sentence(run))
 
 
+def test_a_search_on_too_few_passages_is_refused(dense):
+    with pytest.raises(sparsedash.SparseDashError, match="Number of passages must be at least 30: fewer can never"):
+        sparsedash.find(dense, TOKENIZER, TEXTS, passages(29))
+
+
+def test_of_two_models_that_are_compared_each_warning_names_its_own(dense, recwarn):
+    sparsedash.compare(dense, dense, TOKENIZER, passages(30))
+    said = [str(each.message) for each in recwarn if "none of 30 last words" in str(each.message)]
+    assert [line.partition(" has ")[0] for line in said] == ["The first model", "The second model"]
+
+
 def test_repeated_passages_are_left_out_with_a_warning_and_progress_is_told(dense):
     steps = []
     with pytest.warns(UserWarning, match="repeat an earlier one"):
