@@ -241,8 +241,8 @@ def find(
     texts, method, budget, width_multiple, n_samples, length: as of `prune`. passages, ratio, points: as of `compare`;
     each trial answers as many as it takes.
     """
-    chosen, n = _method(method, budget=budget, width_multiple=width_multiple), len(_texts("passages", passages))
-    if n < FEWEST_PASSAGES:
+    chosen, passages = _method(method, budget=budget, width_multiple=width_multiple), _texts("passages", passages)
+    if (n := len(passages)) < FEWEST_PASSAGES:
         raise SettingsError("number of passages", n, f"at least {FEWEST_PASSAGES}: fewer can never confirm a model")
     with _in_memory(model, tokenizer) as given:
         _require_dense(given.loaded)

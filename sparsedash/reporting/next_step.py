@@ -22,7 +22,6 @@ from sparsedash.schema.records import Record
 from sparsedash.schema.settings import (
     BUILTIN_CLOZE,
     BUILTIN_CLOZE_402,
-    MIN_TOKENS_PER_CHANNEL,
     CalibrationSettings,
     EvaluationSettings,
     RunSettings,
@@ -67,10 +66,10 @@ def _with_enough_text(step: NextStep, record: Record) -> NextStep:
     if asked is None:
         return step
     calibration, solves = asked.calibration, planned_run(asked).solves
-    n_samples = -(-MIN_TOKENS_PER_CHANNEL * max(widths) // calibration.length)
-    if not solves or calibration.n_samples >= n_samples:
+    fewest = calibration.fewest_samples(widths)
+    if not solves or calibration.n_samples >= fewest:
         return step
-    n_samples = max(n_samples, CalibrationSettings.n_samples)
+    n_samples = max(fewest, CalibrationSettings.n_samples)
     return replace(step, asked=replace(asked, calibration=replace(calibration, n_samples=n_samples)))
 
 

@@ -185,19 +185,18 @@ def _too_little_text(settings: RunSettings, shape: ModelShape, data_dir: Path) -
     asked, needed = settings.calibration, MIN_TOKENS_PER_CHANNEL * max(shape.widths)
     count = named_text_count(asked.corpus, data_dir) if names_file(asked.corpus) else None
     most = asked.n_samples * asked.length
-    for method in (method for method in settings.methods if method.solves):
-        share = store_keys.plain_share(method, asked)
-        # A token is at least a byte, and few characters have more than three.
-        own = 3 * count.n_characters + count.n_texts if count else most
-        if share * most + min(own, (1 - share) * most) < needed:
-            few = f"{asked.n_samples:,} × {asked.length:,} tokens are"
-            if most >= needed and count:
-                few = f"the {count.n_characters:,} characters of the text are"
-            return (
-                f"Calibration: {few} too few for this model; needed: {needed:,} tokens, {MIN_TOKENS_PER_CHANNEL} per "
-                f"channel of its widest layer ({-(-needed // asked.length):,} samples)."
-            )
-    return ""
+    # A token is at least a byte, and few characters have more than three.
+    own = 3 * count.n_characters + count.n_texts if count else most
+    shares = [store_keys.plain_share(method, asked) for method in settings.methods if method.solves]
+    if all(share * most + min(own, (1 - share) * most) >= needed for share in shares):
+        return ""
+    few = f"{asked.n_samples:,} × {asked.length:,} tokens"
+    if most >= needed and count:
+        few = f"the {count.n_characters:,} characters of the text"
+    return (
+        f"Calibration: {few} are too few for this model; needed: {needed:,} tokens, {MIN_TOKENS_PER_CHANNEL} per "
+        f"channel of its widest layer ({asked.fewest_samples(shape.widths):,} samples)."
+    )
 
 
 def _too_few_passages(asked: EvaluationSettings, data_dir: Path) -> str:

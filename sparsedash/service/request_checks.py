@@ -112,9 +112,9 @@ class Access:
 
     def sees_results(self, *keys: str) -> bool:
         """Whether the user sees these records or passages: each is of a run that they see."""
-        wanted = {key for key in keys if key and not is_example(key)}
         if self.sees_all:
             return True
+        wanted = {key for key in keys if key and not is_example(key)}
         # Anew where runs came or were given up, and where one that goes on may have more records.
         if (owned := self.owned()) != self._owned or not wanted <= self._results_seen:
             runs = self._results.runs(owned)

@@ -80,13 +80,17 @@ _FILE = {"type": path_argument, "metavar": "FILE"}
 _FOLDER = {"type": path_argument, "metavar": "DIR"}
 _SWITCH = {"action": "store_true"}
 _METHOD = {"default": presets.DEFAULT_METHOD}
-_ONE_METHOD = _METHOD | {"metavar": "NAME", "help": "one of %(choices)s (%(default)s)"}
+_ONE_METHOD = _METHOD | {
+    "metavar": "NAME",
+    "choices": [each.name for each in presets.METHODS],
+    "help": "one of %(choices)s (%(default)s)",
+}
 _OTHERS: dict[str, dict[str, Any]] = {
     "--method": _METHOD
     | {"metavar": "NAMES", "help": f"one or several, with commas between, of {_names(presets.METHODS)} (%(default)s)"},
     "find --method": _ONE_METHOD | {"choices": [each.name for each in presets.METHODS if each.searchable]},
-    "time --method": _ONE_METHOD | {"choices": [each.name for each in presets.METHODS]},
-    "export --method": _ONE_METHOD | {"choices": [each.name for each in presets.METHODS]},
+    "time --method": _ONE_METHOD,
+    "export --method": _ONE_METHOD,
     "--within-task": {
         "type": _task_limit,
         "action": "append",

@@ -204,7 +204,7 @@ def test_a_search_finds_what_that_of_a_folder_finds(dense, settings, store):
     evaluation = replace(settings.evaluation, n_passages=None)
     searched = FindSettings(model=settings.model, calibration=settings.calibration, evaluation=evaluation, **same)
     wanted = search.find_sparsity(replace(searched, prompts=()), store)
-    found = sparsedash.find(dense, TOKENIZER, TEXTS, passages(40), n_samples=40, length=32, **same)
+    found = sparsedash.find(dense, TOKENIZER, TEXTS, iter(passages(40)), n_samples=40, length=32, **same)
     assert found.share == wanted.answer / 1000
     assert [each.permille for each in found.trials] == [each.permille for each in wanted.trials]
     run = run_results(StoredResults(store), store.get(Run, wanted.key), tolerance)

@@ -18,18 +18,28 @@ from sparsedash.storage.sample_files import sha256_of
 
 @dataclass(frozen=True, kw_only=True)
 class BuiltinQuestions:
-    """The questions of a built-in task that a run asks.
-
-    limit: how many at most; None: all. identity: digest of all that its answers depend on.
-    """
+    """The questions of a built-in task that a run asks. limit: how many at most; None: all."""
 
     task: BuiltinTask
     limit: int | None
-    name: str
-    identity: str
-    n_questions: int
-    n_requests: int
-    n_written: int = 0
+    n_written = 0
+
+    @property
+    def name(self) -> str:
+        """The task's name."""
+        return self.task.name
+
+    @property
+    def identity(self) -> str:
+        """Digest of all that its answers depend on."""
+        return self.task.identity(self.limit)
+
+    @property
+    def n_questions(self) -> int:
+        """How many are asked."""
+        return self.task.n_asked(self.limit)
+
+    n_requests = n_questions
 
     def asked_of(self, answers: SharedAnswers, number: int) -> QuestionSet:
         """The answers of one of these models."""
@@ -49,15 +59,8 @@ def load_builtin(references: Sequence[str], limit: int | None) -> tuple[list[Bui
     """The built-in tasks among these references, and the other references. Raises CorpusError for an unknown one."""
     if unknown := unknown_builtin(references):
         raise CorpusError(unknown)
-    known = [BUILTIN_TASKS[each] for each in references if each in BUILTIN_TASKS]
-    return [_asked(task, limit) for task in known], [each for each in references if each not in BUILTIN_TASKS]
-
-
-def _asked(task: BuiltinTask, limit: int | None) -> BuiltinQuestions:
-    n = task.n_asked(limit)
-    return BuiltinQuestions(
-        task=task, limit=limit, name=task.name, identity=task.identity(limit), n_questions=n, n_requests=n
-    )
+    found = [BuiltinQuestions(task=BUILTIN_TASKS[each], limit=limit) for each in references if each in BUILTIN_TASKS]
+    return found, [each for each in references if each not in BUILTIN_TASKS]
 
 
 def _request(loaded: LoadedModel, question: DrawnQuestion) -> Request:
