@@ -69,6 +69,14 @@ def test_a_run_that_ended_leads_to_the_form_with_its_settings(state, open_page, 
     assert (found["model"], found["method"]) == ("facebok/opt-1.3b", "obs")
 
 
+def test_a_run_whose_results_were_deleted_links_to_none(open_page, finished):
+    (run, *_), other = finished.runs(), replace(SETTINGS, sparsities_permille=(50,))
+    finished.set_jobs(job(run.settings, "done", id=1, key=run.key), job(other, "done", id=2))
+    app = open_page("runs", view="jobs")
+    assert query_of(links(app)["See what it cost"])["run"] == run.key
+    assert words(app).count("Its results were deleted.") == 1 and words(app).count("✓ Done") == 2
+
+
 def test_a_continuation_is_a_job_like_others_and_leads_to_its_pair(open_page, finished):
     run = finished.runs()[0]
     finished.set_jobs(job(ContinuationSettings(left=run.dense, right=run.sparse[0], prompt="Once upon a time"), "done"))
