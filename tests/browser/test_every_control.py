@@ -84,6 +84,9 @@ SETTLED = """async patience => {
   watch.disconnect();
 }"""
 """Whether the page has come to rest. Watched inside of it: looks from outside at all its words take much longer."""
+CUT = """() => [...document.querySelectorAll('[data-testid=stPopoverBody]')]
+  .some(e => e.clientHeight < Math.min(e.scrollHeight - 1, 200))"""
+"""Whether a window is open that shows less of itself than there is room for: one that opened before its content."""
 IS_OPEN = "e => e.ariaExpanded === 'true' || e.parentElement.open === true"
 OPENS = ("part", "button", "switch")
 FREE = ("text", "number", "select", "outside")
@@ -284,6 +287,8 @@ class Walk:
             self.wrong.append(f"“{control}” is new: LEADS_TO must say what it leads to. Seen: {seen[:300]!r}")
         elif control.kind not in FREE and not (seen and re.search(to, seen)):
             self.wrong.append(f"“{control}” at {address} must lead to {to!r}, and led to {seen[:300]!r}")
+        if page.evaluate(CUT):
+            self.wrong.append(f"The window of “{control}” at {address} is cut off")
         self.known.add(control)
         self.gone.discard(control)
         self.ended = self.ended or when(control) > 2
