@@ -108,6 +108,9 @@ def require_possible(settings: RunSettings, shape: ModelShape) -> None:
                 "calibration samples", 1, "at least 2 with this method", "A part of them is plain text."
             )
     for method, permille in settings.points:
+        multiple, widest = method.width_multiple, max(shape.widths)
+        if permille and method.takes_channels and not method.takes_layers and multiple >= widest > 1:
+            raise SettingsError("width multiple", multiple, f"less than the {widest:,} channels of the MLPs")
         if permille > (most := most_permille(shape, method)):
             what, budget = "layers" if method.takes_layers else "MLP channels", BUDGET_TITLES[method.budget]
             if not (most or method.takes_layers):

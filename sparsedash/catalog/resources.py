@@ -156,7 +156,9 @@ def least_memory(shape: ModelShape, settings: RunSettings, *, streamed: bool = F
     # Of quantised models: all weights once more, and what dense predicts.
     n_scores = shape.vocabulary * compared_tokens(shape.vocabulary)
     copy, scores = (4 * n * bool(settings.quantised_to) for n in (shape.n_parameters, n_scores))
-    answering = _answering_bytes(shape, settings, streamed=streamed) + copy + scores
+    # The sparse model stands beside the dense one, which comes back; streamed it is made block by block.
+    sparse = 0 if streamed else itemsize * max((_own_weights(shape, *each) for each in settings.prunings), default=0)
+    answering = _answering_bytes(shape, settings, streamed=streamed) + max(copy + scores, sparse)
     # At each block, passages wait in memory for what else is done there; calibration text waits in files.
     waiting = answering if streamed and in_one_walk(settings, some=True) else 0
     masked = max((_masked_weights(shape, each) for each in settings.methods if not each.takes_channels), default=0)
@@ -396,6 +398,16 @@ def _out_bytes(shape: ModelShape, method: MethodSettings, permille: int) -> int:
 
 def _masked_weights(shape: ModelShape, method: MethodSettings) -> int:
     return shape.n_mlp if method.scope == "mlp" else shape.n_block_weights
+
+
+def _own_weights(shape: ModelShape, method: MethodSettings, permille: int) -> int:
+    """Weights of a sparse model that are not those of the dense one; where layers go, the other out-projections."""
+    if not method.takes_channels:
+        return _masked_weights(shape, method)
+    if not permille:
+        return 0
+    left = shape.n_mlp * (1 - channel_share(shape, method, permille))
+    return round(left * shape.hidden / shape.per_channel if method.takes_layers else left)
 
 
 def _model_bytes(shape: ModelShape, method: MethodSettings, permille: int, itemsize: int) -> int:

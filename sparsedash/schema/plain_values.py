@@ -12,6 +12,7 @@ _CALIBRATED = ("text", "statistics", "gradients", "inputs", "curves", "activatio
 _ANSWERED = ("pruned", "solve", "elimination", "healed", "quantised", "outcomes", "answers")
 _PAIRED = ("continuation", "divergence", "timing", "export")
 STAGE_VERSIONS = dict.fromkeys((*_CALIBRATED, *_ANSWERED, *_PAIRED), 1) | {
+    "allocation": 2,
     "statistics": 2,
     "inputs": 2,
     "curves": 5,

@@ -388,8 +388,11 @@ class Run:
 
     @property
     def n_compared(self) -> int:
-        """Sparse models so far, lost ones included, that are judged together; 0 in a search: each by itself."""
-        return 0 if self.find is not None else len(set(self.sparse))
+        """Sparse models that are judged together, those to come and lost ones included; 0 in a search: each by itself.
+
+        Not only those so far: their number may depend on what the first ones have shown.
+        """
+        return 0 if self.find is not None else max(len(set(self.sparse)), self.settings.n_sparse)
 
 
 @dataclass(frozen=True, kw_only=True)

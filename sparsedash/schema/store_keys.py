@@ -159,7 +159,8 @@ def outcomes_key(
     values = evaluation.about_passages | {"corpus": corpus}
     # The dense model never stops early.
     if values.pop("stop_early") and sparse is not None:
-        values["stop_early_among"] = n_sparse
+        # The rule's version: since 2 a difference is close to none among so many, as one is shown.
+        values["stop_early_among"] = {"n": n_sparse, "version": 2}
     if stop_within is not None and sparse is not None:
         # The rule's version: since 2 a trial is within early only where accuracy is judged too.
         values["stop_within"] = asdict(stop_within) | {"version": 2}
@@ -190,7 +191,10 @@ def _unweighted(calibration: CalibrationSettings) -> CalibrationSettings:
 def _what_matters(method: MethodSettings) -> dict[str, Any]:
     """The parameters that a method's choices use, and the versions of what it rests on."""
     rests_on = {
-        "curves": method.by_curves,
+        "gradients": method.by_gradient,
+        "inputs": method.needs_statistics and not method.takes_channels,
+        "curves": method.by_curves or (method.takes_layers and method.reads_text),
+        "allocation": method.allocation in ("global", "standardised"),
         "pruned": method.in_sequence,
         "solve": method.uses("damping"),
         "elimination": method.eliminates and method.takes_channels,

@@ -78,13 +78,13 @@ def log_e_value(broke: int, fixed: int, n_passages: int, mean: float) -> float:
 def decide_difference(broke: int, fixed: int, n_passages: int, n_comparisons: int) -> Decision:
     """Whether these passages show a difference, or one that is close to none, or leave it open.
 
-    n_comparisons: of the same run. A difference must be so clear that Holm's adjustment over them still shows it.
+    n_comparisons: of the same run, among which either must be as clear as if each were alone.
     """
     if n_comparisons * anytime_p(broke, fixed) < ALPHA:
         return "difference"
     # Whether the interval is within the margins, without a search for its ends.
     is_close = abs(fixed - broke) < MARGIN * n_passages and all(
-        log_e_value(broke, fixed, n_passages, mean) >= -log(ALPHA) for mean in (-MARGIN, MARGIN)
+        log_e_value(broke, fixed, n_passages, mean) >= -log(ALPHA / n_comparisons) for mean in (-MARGIN, MARGIN)
     )
     return "close" if is_close else "open"
 

@@ -19,7 +19,7 @@ import diskcache
 
 from sparsedash.schema import store_keys
 from sparsedash.schema.errors import CalibrationError, StoreError
-from sparsedash.schema.records import R, about_artefact, from_json, to_json
+from sparsedash.schema.records import ArtefactKind, R, about_artefact, from_json, to_json
 from sparsedash.schema.store_keys import NoteName
 from sparsedash.storage.disk_cache import (
     DAMAGED,
@@ -330,9 +330,15 @@ class StageCheckpoint:
     They are artefacts, as far as there is room that nothing else takes. model_identity: of the model at work.
     """
 
-    def __init__(self, store: Store, model_identity: str, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        store: Store,
+        model_identity: str,
+        clock: Callable[[], float] = time.monotonic,
+        kind: ArtefactKind = "unfinished",
+    ) -> None:
         self._store, self._clock = store, clock
-        self._about = about_artefact("unfinished", model_identity)
+        self._about = about_artefact(kind, model_identity)
         self._kept_at = clock()
         self._pending: dict[str, Callable[[], bytes]] = {}
         self._left: set[str] = set()
@@ -390,6 +396,10 @@ class StageCheckpoint:
     ) -> Callable[[int, Callable[[], T]], T]:
         """`made` for parts that differ by their numbers alone."""
         return lambda number, make: self.made(f"{key}/{number}", make, pack, unpack)
+
+    def let_go(self) -> None:
+        """Keep nothing in memory: what is not written yet, the work of EVERY_S seconds at most, is never written."""
+        self._pending.clear()
 
     def done(self) -> None:
         """Drop the parts: the result of the stage is stored elsewhere."""

@@ -54,10 +54,19 @@ def test_the_only_layer_of_a_model_stays():
         require_possible(RunSettings(methods=(method,), sparsities_permille=(500,)), shape)
 
 
+def test_widths_that_are_all_below_one_multiple_cannot_be_cut():
+    method = replace(method_named("obs"), width_multiple=8)
+    with pytest.raises(SettingsError, match="less than the 8 channels"):
+        require_possible(RunSettings(methods=(method,), sparsities_permille=(100,)), SHAPE)
+    require_possible(RunSettings(methods=(method,), sparsities_permille=(0,)), SHAPE)
+    require_possible(RunSettings(methods=(replace(method, width_multiple=4),)), SHAPE)
+
+
 def test_one_sample_cannot_be_half_plain_text():
-    best, one = method_named("best"), CalibrationSettings(corpus="file:own.txt", n_samples=1)
+    best, obs = (replace(method_named(name), width_multiple=1) for name in ("best", "obs"))
+    one = CalibrationSettings(corpus="file:own.txt", n_samples=1)
     with pytest.raises(SettingsError, match="at least 2 with this method"):
         require_possible(RunSettings(methods=(best,), calibration=one), SHAPE)
     require_possible(RunSettings(methods=(best,), calibration=replace(one, n_samples=2)), SHAPE)
     require_possible(RunSettings(methods=(best,), calibration=replace(one, corpus=BUILTIN_TEXT)), SHAPE)
-    require_possible(RunSettings(methods=(method_named("obs"),), calibration=one), SHAPE)
+    require_possible(RunSettings(methods=(obs,), calibration=one), SHAPE)

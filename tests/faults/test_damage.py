@@ -92,7 +92,8 @@ def test_a_damaged_store_shows_what_was_put_there_or_says_why_not(sound, tmp_pat
                 assert found in (None, whole)
                 n_shown += found is not None
         store.close()
-    assert n_shown or damage is cut
+    if damage is not cut:
+        assert n_shown
 
 
 @pytest.mark.parametrize("places", PLACES)

@@ -71,14 +71,16 @@ def odd_settings(rng: random.Random) -> dict[str, Any]:
 
 
 PARAMETERS = {
-    "overview": ("run", "measure", "job"),
-    "runs": ("view", "chosen", "sort", "page"),
-    "compare": ("run", "view", "passage", "left", "right", "blind", "filter", "sort", "search"),
+    "overview": ("against", "highlight", "limits", "measure", "numbers", "run", "runtime", "share", "threads"),
+    "runs": ("baseline", "chosen", "contains", "model", "order", "page", "rows", "sort", "view"),
+    "compare": ("blind", "change", "filter", "groups", "left", "passage", "right", "run", "search", "sort", "words"),
+    "models": ("form", "points", "right", "run", "weights", "within"),
+    "settings": ("page", "view"),
     "prune": (
-        "view", "model", "method", "masks", "own", "sparsity", "text", "calibration", "samples", "length", "seed",
-        "weights", "packed", "passages", "shuffle", "stop", "rule", "dtype", "width", "saliency", "pattern",
-        "compensation", "allocation", "damping", "strength", "lot", "rounds", "schedule", "scope",
-        "curve_levels",
+        "allocation", "budget", "calibration", "compensation", "damping", "dtype", "goal", "heal", "heal-steps",
+        "layers", "length", "limits", "masks", "method", "model", "own", "packed", "passages", "pattern", "plain_text",
+        "points", "prompts", "quantise", "residency", "row", "rule", "saliency", "samples", "seed", "shuffle",
+        "sparsity", "stop", "tasks", "text", "view", "weights", "width", "with", "within",
     ),
 }  # fmt: skip
 

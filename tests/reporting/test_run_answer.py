@@ -448,9 +448,6 @@ def test_the_next_step_depends_on_what_is_open(sparse, sentence):
         assert step.asked.evaluation.n_passages == n
 
 
-MORE = "Next: ask about 1.7 times as many questions of sums, if it has so many, which should settle it."
-
-
 def with_answers(swept: RunResults, dense: QuestionSet, *others: QuestionSet, **more) -> RunResults:
     """The results with dense's answers, and those of the first sparse models."""
     sets = dict(zip("abcd", (dense, *others), strict=False))
@@ -470,9 +467,14 @@ def test_a_model_that_has_not_answered_the_tasks_is_never_within_and_a_task_that
 
 def test_tasks_of_missing_models_count_as_comparisons_like_their_passages():
     swept, (dense, lost) = sweep_of(WITHIN), verdicts(both=595, broke=5)
-    gone = with_answers(swept, dense, lost, sparse=(*swept.run.sparse, "gone"))
-    (one,), (other,) = (found.judged[0].verdict.tasks for found in (with_answers(swept, dense, lost), gone))
-    assert (one.verdict, other.verdict) == ("within", "undecided")
+    alone = {"settings": replace(swept.run.settings, sparsities_permille=(100,))}
+    gone = with_answers(swept, dense, lost, sparse=(*swept.run.sparse, "gone"), **alone)
+    # Those to come count as well, so that no verdict is taken back once they are there.
+    begun = with_answers(swept, dense, lost, finished=False)
+    (one,), (other,), (early,) = (
+        found.judged[0].verdict.tasks for found in (with_answers(swept, dense, lost, **alone), gone, begun)
+    )
+    assert (one.verdict, other.verdict, early.verdict) == ("within", "undecided", "undecided")
 
 
 @pytest.mark.parametrize(
@@ -493,7 +495,8 @@ def test_tasks_of_missing_models_count_as_comparisons_like_their_passages():
 def test_where_tasks_alone_leave_a_model_undecided_more_of_their_questions_are_asked(limit, broke, task, said, n):
     swept, (dense, lost) = sweep_of(shifted(0.01, 100)), verdicts(both=200 - broke, broke=broke, task=task)
     evaluation = replace(swept.run.settings.evaluation, tasks=(task,), task_limit=limit)
-    found = with_answers(swept, dense, lost, settings=replace(swept.run.settings, evaluation=evaluation))
+    settings = replace(swept.run.settings, evaluation=evaluation, sparsities_permille=(100,))
+    found = with_answers(swept, dense, lost, settings=settings)
     run = found.run
     assert plain(answers.answer_sentence(found)).endswith(
         f"10 % of the MLP channels is too close to call on {task}. {LIMITS}"

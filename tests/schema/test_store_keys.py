@@ -242,8 +242,8 @@ KEPT = {
     "pruned": "fb167db8",
     "dense": "0ba23d96",
     "best": "209afe8f",
-    "published": "cb4020cd",
-    "run": "b414e451",
+    "published": "5603d686",
+    "run": "c44c7ba2",
 }
 
 

@@ -1,9 +1,11 @@
 """What pages may rely on, with one user. No worker is started here; tests/faults has real ones."""
 
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,6 +13,7 @@ from sparsedash.schema import store_keys
 from sparsedash.schema.errors import JobError, SparseDashError, StoreError
 from sparsedash.schema.find_settings import PLANNED, FindSettings
 from sparsedash.schema.pair_records import Continuation, ContinuationSettings
+from sparsedash.schema.progress import Step, Taken
 from sparsedash.schema.records import Passages, Run, VerifySettings
 from sparsedash.schema.settings import BUILTIN_TEXT, CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.service.backend import Backend
@@ -58,6 +61,28 @@ def test_a_worker_that_is_there_spares_a_run_its_start_and_a_start_takes_as_long
     monkeypatch.setattr(backend._runner, "has_worker", lambda: True)
     assert dict(backend.preflight(SETTINGS).duration.parts).get("starting", 0) == 0
     assert backend.expected_seconds(SETTINGS)["start"] == before == START_S
+
+
+def test_a_start_is_expected_to_take_as_long_as_the_longest_of_the_last_three_that_loaded_the_engine(backend):
+    for i, seconds in enumerate((90.0, 7.0, 12.0, 0.2, 0.1, 9.0)):
+        job = backend.submit(replace(SETTINGS, sparsities_permille=(10 * (i + 1),)))
+        claimed = backend._table.claim(job.id, "slot-0", 1)
+        backend._table.report(claimed, Step("load", 0, 1, taken=(Taken("start", None, seconds),)))
+        backend._table.end(claimed, "done")
+    assert backend.expected_seconds(SETTINGS)["start"] == 12.0
+
+
+@pytest.mark.parametrize(("bfloat16", "dtype"), [(2e11, "bfloat16"), (1.2e11, "float32"), (None, "float32")])
+def test_a_first_look_takes_the_format_that_is_clearly_faster(backend, monkeypatch, bfloat16, dtype):
+    speeds = bfloat16 and Speeds(float32=1e11, bfloat16=bfloat16)
+    monkeypatch.setattr(backend._speed, "known", lambda: speeds)
+    assert backend.fastest_dtype() == dtype
+
+
+def test_a_disk_without_room_for_a_job_is_not_healthy(backend, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(total=10**12, used=10**12, free=1000))
+    with pytest.raises(StoreError, match="free"):
+        backend.health()
 
 
 @pytest.mark.parametrize("settings", [SETTINGS, FIND], ids=["run", "find"])

@@ -16,8 +16,8 @@ from sparsedash.catalog.presets import method_named
 from sparsedash.schema.errors import AccessError, JobError, SparseDashError
 from sparsedash.schema.export_settings import ExportSettings
 from sparsedash.schema.find_settings import FindSettings
-from sparsedash.schema.pair_records import ContinuationSettings, TimingSettings
-from sparsedash.schema.records import VerifySettings
+from sparsedash.schema.pair_records import Continuation, ContinuationSettings, TimingSettings
+from sparsedash.schema.records import Record, Run, VerifySettings
 from sparsedash.schema.settings import BUILTIN_MODEL, CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.schema.store_keys import passages_key
 from sparsedash.service import backend as backend_module
@@ -86,7 +86,14 @@ def test_who_asks_for_the_same_shares_the_job_but_not_the_right_to_stop_it_or_to
     job = ada.submit(SETTINGS)
     assert bob.submit(SETTINGS).id == job.id
     assert bob.job(job.id).owner == "ada"
-    for act in (lambda: bob.cancel(job.id), lambda: ada.move(job.id, "front"), lambda: ada.prioritise(job.id, "high")):
+    for act in (
+        lambda: bob.cancel(job.id),
+        lambda: bob.move(job.id, "down"),
+        lambda: bob.prioritise(job.id, "low"),
+        lambda: ada.move(job.id, "front"),
+        lambda: ada.move(job.id, "up"),
+        lambda: ada.prioritise(job.id, "high"),
+    ):
         with pytest.raises(AccessError, match=r"somebody else|administrator"):
             act()
     assert [user.prioritise(job.id, to).priority for user, to in ((ada, "low"), (root, "high"))] == ["low", "high"]
@@ -132,9 +139,11 @@ def test_prompts_choices_and_names_are_their_owner_s(house):
     ada.user_data.choose("dense", "s1", "passage 1", "dense")
     ada.user_data.name_run("key", "the first one")
     assert ada.user_data.prompts(prompt.left, prompt.right) == (prompt,)
+    ada.user_data.keep_own_prompts(("mine",))
     for other in (bob, house.backend):
         assert other.user_data.prompts(prompt.left, prompt.right) == ()
         assert (other.user_data.choices("dense", "s1"), other.user_data.name_of("key")) == ({}, "")
+        assert other.user_data.own_prompts() is None
 
 
 def test_without_logins_the_one_user_may_do_everything_and_it_is_an_administrator_s_later(house, monkeypatch):
@@ -421,6 +430,31 @@ def test_prompts_are_not_seen_by_others_even_where_all_see_all_runs_nor_may_they
     assert [each.may_stop(run) for each in (ada, bob, house.of("root"))] == [True, False, True]
     with pytest.raises(AccessError, match="started by another user"):
         bob.cancel(run.id)
+
+
+def test_of_another_s_run_nothing_is_said_written_or_resumed(house):
+    ada, bob = house.of("ada"), house.of("bob")
+    job, asked = house.done(ada), PAIRS["continuation"]
+    for record in (asked.left, asked.right):
+        key = asked.by_one(record).key()
+        house.backend._store.put(key, Continuation(key=key, prompt=asked.prompt, left=record, right=record))
+    assert ada.written(asked) is not None and bob.written(asked) is None
+    assert ada.written_at(asked.left) is not None and bob.written_at(asked.left) is None
+    house.backend._store._caches["records"].set(f"record/{asked.right}", b"{")
+    house.backend._store._caches["records"].set(f"run/{job.key}", b"{")
+    assert ada.record(asked.right) is None and ada.run(job.key) is None
+    for key, kind in ((asked.right, Record), (job.key, Run)):
+        assert "damaged" in ada.why_missing(key, kind) and "damaged" not in bob.why_missing(key, kind), kind
+    assert (ada.damaged_runs(), bob.damaged_runs()) == ([job.key], [])
+
+
+def test_a_run_is_resumed_only_while_its_user_may_still_use_what_it_names(house):
+    ada = house.of("ada")
+    job = ada.submit(SETTINGS)
+    ada.cancel(job.id)
+    with pytest.raises(AccessError, match="not among those offered"):
+        house.of("ada", hub=("other/*",)).retry(job.id)
+    assert ada.retry(job.id).state == "queued"
 
 
 def test_an_export_is_resumed_by_who_might_ask_for_it(house):

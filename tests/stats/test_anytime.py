@@ -64,7 +64,8 @@ def test_decisions_by_hand():
     assert decide_difference(17, 3, 256, 1) == decide_difference(17, 3, 256, 2) == "difference"
     assert decide_difference(17, 3, 256, 3) == "open"
     assert decide_difference(3, 4, 256, 1) == "open"
-    assert decide_difference(60, 62, 3000, 1) == "close"
+    assert decide_difference(60, 62, 3000, 1) == decide_difference(60, 62, 2200, 1) == "close"
+    assert decide_difference(60, 62, 2200, 10) == "open"
     assert decide_difference(60, 90, 3000, 1) == decide_difference(90, 60, 3000, 1000) == "open"
 
 

@@ -356,6 +356,16 @@ def test_a_file_whose_entry_was_never_written_is_deleted_once_it_is_old(store):
     assert not orphan.exists() and store.get_artefact("kept") == b"x" * LARGE
 
 
+def test_what_a_checkpoint_lets_go_is_not_written_and_some_parts_stay(store, clock):
+    scores = StageCheckpoint(store, "tiny", clock, "scores")
+    scores.keep({"a": lambda: pytest.fail("it was let go")})
+    scores.let_go()
+    clock.now = EVERY_S
+    scores.keep({"b": lambda: b"2"})
+    (entry,) = store.entries("artefacts")
+    assert entry.name == "b" and "scores" in entry.tag
+
+
 def test_no_artefact_is_evicted_for_a_checkpoint(store, clock):
     store.allow_artefacts(100_000)
     store.put_artefact("statistics", b"x" * 60_000)

@@ -3,8 +3,16 @@
 import pytest
 
 from sparsedash.schema.errors import SettingsError
-from sparsedash.schema.pair_records import RunMark
-from sparsedash.storage.users import LONGEST_NAME, Serving, UserData, may_use_token, serving_rules, visitor_name
+from sparsedash.schema.pair_records import ContinuationSettings, RunMark
+from sparsedash.storage.users import (
+    LONGEST_NAME,
+    MOST_PROMPTS,
+    Serving,
+    UserData,
+    may_use_token,
+    serving_rules,
+    visitor_name,
+)
 
 WHOLE = """
 address = "https://sparsedash.example.org"
@@ -124,6 +132,13 @@ def test_a_name_and_a_pin_are_kept_beside_each_other_and_a_mark_that_says_nothin
     visitors.name_run("t", "Three")
     visitors.forget_runs(["s"])
     assert visitors.marks() == {"t": RunMark(name="Three")}
+
+
+def test_of_the_prompts_the_newest_are_kept(visitors):
+    asked = [ContinuationSettings(left="a", right="b", prompt=f"Once {n}") for n in range(MOST_PROMPTS + 2)]
+    for each in asked:
+        visitors.keep_prompt(each)
+    assert visitors.prompts("a", "b") == tuple(reversed(asked[2:]))
 
 
 @pytest.mark.parametrize(("name", "kept"), [("x" * 1000, "x" * LONGEST_NAME), ("a \ud83d name", "a ? name")])

@@ -114,6 +114,43 @@ def test_an_address_that_its_provider_has_not_verified_is_nobody_s(monkeypatch, 
     assert login.authenticated_user(Request({"type": "http", "headers": []}), rules) == name
 
 
+@pytest.mark.parametrize(
+    "changed", [{"is_logged_in": False}, {"origin": "https://other.example.org"}, {"provider": "another"}, {"email": 5}]
+)
+def test_a_cookie_counts_only_for_a_login_here_by_the_provider_that_is_configured(monkeypatch, changed):
+    rules = Serving(address="https://sparse.example.org", login="oidc")
+    said = {"is_logged_in": True, "origin": rules.origin, "provider": rules.oidc.provider, "email": "ada@x.org"}
+    monkeypatch.setattr(login, "get_cookie_with_chunks", lambda signed, of: json.dumps(said | changed).encode())
+    assert login.authenticated_user(Request({"type": "http", "headers": []}), rules) is None
+
+
+@pytest.mark.parametrize(
+    ("path", "wanted", "leads"),
+    [
+        ("/", "/compare?run=a", True),
+        ("/runs", "/compare?run=a", False),
+        ("/", "//evil.example", False),
+        ("/", "/\\evil.example", False),
+        ("/", "https://evil.example", False),
+        ("/", "", False),
+    ],
+)
+def test_a_login_leads_back_into_the_dashboard_and_nowhere_else(path, wanted, leads):
+    headers = [(b"host", b"sparse.example.org"), (b"cookie", f"sparsedash_wanted={wanted}".encode())]
+    request = Request({"type": "http", "path": path, "query_string": b"", "headers": headers})
+    answer = login.redirect_after_login(request)
+    assert (answer is not None and answer.headers["location"] == wanted) is leads
+
+
+@pytest.mark.parametrize(("address", "secure"), [("https://sparse.example.org", True), ("http://localhost:1", False)])
+def test_no_script_reads_where_a_login_leads_and_its_page_is_not_kept(address, secure):
+    answer = login.login_page(Serving(address=address, login="oidc"), "/runs")
+    cookie = answer.headers["set-cookie"].lower()
+    assert "httponly" in cookie and "samesite=lax" in cookie and ("; secure" in cookie) is secure
+    assert answer.headers["cache-control"] == "no-store"
+    assert "set-cookie" not in login.login_page(Serving(address=address, login="oidc"), "/" + "x" * 4000).headers
+
+
 def test_what_a_browser_says_of_itself_is_dropped():
     (scope,) = crossed(RULES, x_sparsedash_visitor="root", **ADA).inside
     assert [value for name, value in scope["headers"] if name == b"x-sparsedash-visitor"] == [b"ada"]

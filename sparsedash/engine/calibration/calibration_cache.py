@@ -121,8 +121,12 @@ class Calibration:
         """
         has_statistics = self.is_known and (method.takes_channels or self.has_inputs)
         if not (self.is_read or method.reads_text or has_statistics):
-            unknown = [[(names, NO_STATISTICS) for names in block] for block in self.groups]
-            return replace(self.data, statistics=lambda _: NO_STATISTICS, inputs=unknown.__getitem__)
+            # Only what single weights take of it runs the model, to see which projections share their inputs.
+            return replace(
+                self.data,
+                statistics=lambda _: NO_STATISTICS,
+                inputs=lambda index: [(names, NO_STATISTICS) for names in self.groups[index]],
+            )
         if not _has_rounds(method):
             return self.data
         return replace(self.data, mask_gradients=partial(self._scheduled_gradients, method, permille))
@@ -137,7 +141,9 @@ class Calibration:
         asked = (*score_dependencies(method), data is self.data)
         if asked not in self._scores:
             key = scores_key(self.keys.statistics, method)
-            made = self._checkpoint().numbered(key, _pack_scores, _unpack_scores)
+            # They stay, for the next sparsity.
+            checkpoint = StageCheckpoint(self.store, self.load().identity, kind="scores")
+            made = checkpoint.numbered(key, _pack_scores, _unpack_scores)
             self._scores[asked] = score_channels(self.load().mlps, data, method, on_block, made)
         return self._scores[asked]
 
@@ -239,7 +245,8 @@ class Calibration:
             so_far = replace(self.data, mask_gradients=found.__getitem__)
             # In whole per mille.
             reached = round(SCHEDULES[method.schedule](share, done), 3)
-            kept = choose_channels(mlps, so_far, on_the_way, reached, on_block)
+            scores = score_channels(mlps, so_far, on_the_way, on_block)
+            kept = choose_channels(mlps, so_far, on_the_way, reached, scores, on_block)
             return [torch.zeros(mlp.width).index_fill(0, own, 1) for own, mlp in zip(kept, mlps, strict=True)]
 
         return self._gradients(scheduled_gradients_key(self.keys, method, permille), method.rounds, masks, index)
@@ -298,10 +305,12 @@ class Calibration:
             words = "measuring the model without each layer"
             self.on_step(Step("calibrate", len(found), n_gone, unit="layers", message=words, ahead=share))
 
-        order = layer_order(self.load(), self.read, method, tuple(found), on_part)
-        while len(found) < n_gone:
-            found.append(next(order))
-            self._put(key, json.dumps(found).encode(), "curves")
+        if len(found) < n_gone:
+            for more in layer_order(self.load(), self.read, method, tuple(found), on_part):
+                found += more
+                self._put(key, json.dumps(found).encode(), "curves")
+                if len(found) >= n_gone:
+                    break
         return found[:n_gone]
 
 

@@ -183,8 +183,8 @@ def layer_order(
     method: MethodSettings,
     known: Sequence[int],
     on_part: OnPart,
-) -> Iterator[int]:
-    """The layers in the order of their removal, behind those that are known; found as far as they are asked for.
+) -> Iterator[list[int]]:
+    """The layers in the order of their removal, behind those that are known, by as many as are found at once.
 
     It is nested: what goes at 10 % goes at 20 % too. At random by the seed; the least influence first (ShortGPT,
     arXiv:2403.03853); or the one without which the model loses least, measured anew: SLEB (arXiv:2402.09025) by the
@@ -194,11 +194,11 @@ def layer_order(
     """
     n, gone = len(loaded.blocks), list(known)
     if method.saliency == "random":
-        yield from Random(method.seed).sample(range(n), n)[len(gone) :]
+        yield Random(method.seed).sample(range(n), n)[len(gone) :]
         return
     if method.saliency == "block-influence":
         found = _influences(loaded, sequences(), on_part)
-        yield from sorted(range(n), key=found.__getitem__)[len(gone) :]
+        yield sorted(range(n), key=found.__getitem__)[len(gone) :]
         return
     # A choice among a few layers has nothing to overfit with.
     text = beginnings(sequences(), LAYER_TOKENS, LEAST_CURVE_LENGTH)
@@ -208,7 +208,7 @@ def layer_order(
         if not all(map(isfinite, losses.values())):
             raise CalibrationError("Without one of its layers, predictions are not finite.", "Use float32.")
         gone.append(min(losses, key=losses.__getitem__))
-        yield gone[-1]
+        yield gone[-1:]
 
 
 @torch.no_grad()

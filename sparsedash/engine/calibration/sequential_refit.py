@@ -27,16 +27,17 @@ BATCH_TOKENS = 4096
 def refit_sequentially(
     loaded: LoadedModel,
     sequences: Sequence[Sequence[int]],
-    narrowed: Sequence[PrunedMlp],
+    kept: Sequence[Tensor],
     damping: float,
     strength: float,
     on_step: OnStep,
     checkpoint: WalkCheckpoint | None = None,
 ) -> Iterator[tuple[int, PrunedMlp]]:
-    """The same channels with refitted out-projections, which also make up for what the blocks before them lost.
+    """The MLPs with these channels and refitted out-projections, which make up for what earlier blocks lost as well.
 
     Yields each block's index and refit, from the block on that the checkpoint of an interrupted refit has reached.
 
+    kept: (k,) of each MLP, ascending; empty where the whole layer is gone.
     strength: 0 aims at the block's own dense output on the sparse model's activations, 1 at the dense residual stream.
     Where a block does not add the MLP's output as it is (a norm or a factor stands between), it is 0: a shift of the
     stream is then no shift of the output. Two forward passes over the text: of the dense model and the sparse one, or
@@ -45,11 +46,10 @@ def refit_sequentially(
     device, numbered = loaded.model.device, loaded.batches(sequences, BATCH_TOKENS)
     batches = [batch for _, batch in numbered]
     adds, normed = _joins(loaded, batches[0])
-    if not adds and all(
-        own.is_gone or len(own.kept) == mlp.width for own, mlp in zip(narrowed, loaded.mlps, strict=True)
-    ):
+    if not adds and all(len(own) in (0, mlp.width) for own, mlp in zip(kept, loaded.mlps, strict=True)):
         # Nothing to make up for but what the blocks before have lost.
-        yield from enumerate(narrowed)
+        for index, (own, mlp) in enumerate(zip(kept, loaded.mlps, strict=True)):
+            yield index, PrunedMlp(own, _dense(mlp)[0][:, own], lost=0.0 if len(own) else None)
         return
     walks = [loaded.walk(batches) for _ in range(1 + adds)]
     sparse, dense = walks[0], walks[1] if adds else None
@@ -63,18 +63,18 @@ def refit_sequentially(
     fitted = [batch.mask.bool() & ~held_out(rows).to(device) for rows, batch in numbered]
     pair = _Pair(dense, sparse, fitted, normed, report)
     # Of the dense model, which goes ahead through layers that are gone; an interrupted one had done so.
-    n_through = 0 if first == 0 else _next_kept(narrowed, first)
-    for index, (mlp, narrow) in list(enumerate(zip(loaded.mlps, narrowed, strict=True)))[first:]:
-        if narrow.is_gone:
-            yield index, narrow
+    n_through = 0 if first == 0 else _next_kept(kept, first)
+    for index, (mlp, own) in list(enumerate(zip(loaded.mlps, kept, strict=True)))[first:]:
+        if not len(own):
+            yield index, PrunedMlp(own, _dense(mlp)[0][:, own])
             continue
-        while dense and n_through < _next_kept(narrowed, index + 1):
+        while dense and n_through < _next_kept(kept, index + 1):
             for _ in dense.step(n_through):
                 report()
             n_through += 1
         before = [] if adds else sparse.hidden
         sums, inputs = pair.collect(index, mlp, keep=adds)
-        refitted = sums.refit(narrow, damping, strength).held(loaded.residency.hold)
+        refitted = sums.refit(own, damping, strength).held(loaded.residency.hold)
         yield index, refitted
         if adds:
             pair.add_change(mlp, refitted, inputs)
@@ -127,9 +127,9 @@ class _Pair:
                 self.report()
 
 
-def _next_kept(narrowed: Sequence[PrunedMlp], index: int) -> int:
+def _next_kept(kept: Sequence[Tensor], index: int) -> int:
     """The first layer from this one on that is not gone; behind the last one their number."""
-    return next((place for place in range(index, len(narrowed)) if not narrowed[place].is_gone), len(narrowed))
+    return next((place for place in range(index, len(kept)) if len(kept[place])), len(kept))
 
 
 def _joins(loaded: LoadedModel, batch: Batch) -> tuple[bool, bool]:
@@ -185,9 +185,8 @@ class _Sums:
             self._mean_shift += (shift.T @ wide)[:, 0]
         self._total += float(wide.square().sum())
 
-    def refit(self, narrow: PrunedMlp, damping: float, strength: float) -> PrunedMlp:
+    def refit(self, kept: Tensor, damping: float, strength: float) -> PrunedMlp:
         """The narrowed MLP with the best out-projection. A block that keeps everything is refitted as well."""
-        kept = narrow.kept
         moment = mirror_lower_(self._moment).div_(self._total).cpu()
         shift = (strength * self._shift / self._total).cpu()
         weight, bias = _dense(self._mlp)

@@ -160,7 +160,9 @@ def _by_threshold(scores: Sequence[Tensor], share: float, method: MethodSettings
 
 
 def _rounded(wanted: Sequence[float], widths: Sequence[int], multiple: int) -> list[int]:
-    """Rounded down to multiples, then up again where most was lost, so that the sum is kept."""
+    """Rounded down to multiples, of which each keeps one; then up again where most was lost, or further down where most
+    was won, so that the sum is kept to half a multiple, where that can be.
+    """
     kept = [
         width if want >= width else max(int(want / multiple) * multiple, min(multiple, width))
         for want, width in zip(wanted, widths, strict=True)
@@ -169,6 +171,9 @@ def _rounded(wanted: Sequence[float], widths: Sequence[int], multiple: int) -> l
         if sum(kept) + multiple / 2 > sum(wanted):
             break
         kept[i] = min(widths[i], kept[i] + multiple)
+    while sum(kept) - multiple / 2 > sum(wanted) and (more := [i for i, own in enumerate(kept) if own > multiple]):
+        i = max(more, key=lambda i: (kept[i] - wanted[i], i))
+        kept[i] = (kept[i] - 1) // multiple * multiple
     return kept
 
 
@@ -208,28 +213,36 @@ def prune_channels(
     scores: gives what `score_channels` finds; not called at share 0. on_layer: called with steps done and all steps.
     made: see Checkpointed. The same arguments give the same weights, to the bit.
     """
-    allocation, blocks, n = ALLOCATIONS[method.allocation], cache(scores), len(mlps)
-    widths = cache(lambda: allocation(blocks(), share, method))
+    n, blocks = len(mlps), cache(scores)
+    width = cache(lambda: _width_of(blocks(), share, method))
 
     def narrow(index: int) -> PrunedMlp:
         if share == 0:
             return _unpruned(out_weight(mlps[index]).float().cpu())
-        block = blocks()[index]
-        n_kept = allocation([block], share, method)[0] if method.per_block else widths()[index]
-        layer = _method_layer(mlps[index], calibration, index, method)
+        n_kept, layer = width()(index), _method_layer(mlps[index], calibration, index, method)
         if n_kept == layer.width:
             return _unpruned(layer.out_weight)
-        kept = SALIENCIES[method.saliency].choose(layer, block.scores, n_kept)
-        if method.in_sequence:
-            # The refit on what the sparse model sees needs no more than the choice.
-            return PrunedMlp(kept, layer.out_weight[:, kept], layer.out_bias)
+        kept = SALIENCIES[method.saliency].choose(layer, blocks()[index].scores, n_kept)
         return COMPENSATIONS[method.compensation].refit(layer, kept, method.damping)
 
     def on_made(index: int) -> None:
         if share:
-            on_layer(2 * index + 2 if method.per_block else n + index + 1, 2 * n)
+            on_layer(_n_done(index, n, method), 2 * n)
 
     return LazySequence(n, narrow, made, on_made)
+
+
+def _width_of(blocks: Sequence[ChannelScores], share: float, method: MethodSettings) -> Callable[[int], int]:
+    """Gives the kept channels of each block; where they do not depend on the others, from its scores alone."""
+    allocation = ALLOCATIONS[method.allocation]
+    if method.per_block:
+        return lambda index: allocation([blocks[index]], share, method)[0]
+    return allocation(blocks, share, method).__getitem__
+
+
+def _n_done(index: int, n: int, method: MethodSettings) -> int:
+    """Steps of 2 n that are done once the channels of this block are chosen."""
+    return 2 * index + 2 if method.per_block else n + index + 1
 
 
 def remove_layers(
@@ -253,16 +266,15 @@ def choose_channels(
     calibration: CalibrationData,
     method: MethodSettings,
     share: float,
+    scores: Sequence[ChannelScores],
     on_layer: Callable[[int, int], None],
 ) -> list[Tensor]:
     """The channels (k,) of each MLP kept where this share of all goes, ascending; nothing is refitted."""
-    blocks = score_channels(mlps, calibration, method, on_layer)
-    widths = ALLOCATIONS[method.allocation](blocks, share, method)
-    chosen = []
-    for index, (mlp, n_kept) in enumerate(zip(mlps, widths, strict=True)):
-        layer = _method_layer(mlp, calibration, index, method, refits=False)
-        chosen.append(SALIENCIES[method.saliency].choose(layer, blocks[index].scores, n_kept))
-        on_layer(len(mlps) + index + 1, 2 * len(mlps))
+    width, chosen = _width_of(scores, share, method), []
+    for index, mlp in enumerate(mlps):
+        n_kept, layer = width(index), _method_layer(mlp, calibration, index, method, refits=False)
+        chosen.append(SALIENCIES[method.saliency].choose(layer, scores[index].scores, n_kept))
+        on_layer(_n_done(index, len(mlps), method), 2 * len(mlps))
     return chosen
 
 

@@ -60,6 +60,8 @@ class PrunedMlp:
         if self.inner:
             return self.inner[number]
         module = mlp.inner[number]
+        if len(self.kept) == mlp.width:
+            return weight_of(module), module.bias
         rows = torch.cat([self.kept + part * mlp.width for part in range(mlp.fused)]).to(module.weight.device)
         bias = None if module.bias is None else module.bias.index_select(0, rows)
         return weight_of(module).index_select(0, rows), bias

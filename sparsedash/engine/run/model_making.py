@@ -149,6 +149,8 @@ def make_blocks(
                 for index in range(len(run.loaded.blocks)):
                     block(made, index)
                 made.finish()
+                # The blocks as they were before they were rounded.
+                run.pruning_checkpoint.let_go()
                 return made
             except CacheEvicted as gone:
                 if str(gone) in lost:

@@ -177,12 +177,13 @@ def check_run(run: RunContext) -> None:
     if run.tasks and settings.evaluation.stop_early:
         run.log.warn("Tasks are answered in full: stopping early is of the passages.")
     unknown = {point[0] for point in settings.points if not _is_known(run, point)}
-    read = [run.calibration(method) for method in unknown if method.reads_text]
+    reading = tuple(method for method in settings.methods if method.reads_text and method in unknown)
+    read = [run.calibration(method) for method in reading]
     if not all(own.is_known and (own.is_whole or not settings.solves) for own in read):
         few_tokens_warning(run.loaded, sum(run.expected_lengths), solves=settings.solves)
-    if settings.reads_text and unknown:
+    if reading:
         # Statistics and gradients that do not fit together would push each other out, again and again.
-        asked, mlps, room = replace(settings, methods=tuple(unknown)), run.loaded.mlps, run.store.artefact_room
+        asked, mlps, room = replace(settings, methods=reading), run.loaded.mlps, run.store.artefact_room
         # Without Fisher information their number does not matter, and the text need not be cut into tokens for it.
         n_sequences = len(run.expected_lengths) if needs_fisher(asked) else 0
         needed = kept_bytes([mlp.width for mlp in mlps], len(out_weight(mlps[0])), asked, n_sequences)

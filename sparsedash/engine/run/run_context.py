@@ -270,8 +270,14 @@ class RunContext:
             self.log.warn(f"Evaluated: {found:,} of {asked:,} passages, which are all that the text has.")
 
     def made_of(self, point: Point) -> tuple[str, MethodSettings, int] | None:
-        """What a sparse model's results depend on beside the model: its statistics' key, its method and per mille."""
-        return point and (self.calibration(point[0]).keys.statistics, *point)
+        """What a sparse model's results depend on beside the model: its statistics' key, its method and per mille.
+
+        The dense model quantised depends on no text.
+        """
+        if point is None:
+            return None
+        is_dense = not point[1] and not point[0].reads_text
+        return ("" if is_dense else self.calibration(point[0]).keys.statistics, *point)
 
     def record_key(self, point: Point) -> str:
         """Key of a model's record."""

@@ -9,7 +9,6 @@ from sparsedash.engine.models.loading import ModelShelf
 from sparsedash.engine.models.matmul import fastest_products
 from sparsedash.engine.run.pipeline import check_run, dense_record, finished_run, new_run, sparse_record, with_answers
 from sparsedash.engine.run.run_context import RunContext
-from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.find_settings import FindResult, FindSettings, Trial, TrialVerdict
 from sparsedash.schema.progress import OnStep, ignore_steps
 from sparsedash.schema.question_records import QuestionSet
@@ -115,6 +114,4 @@ def _steps(settings: FindSettings, context: RunContext) -> tuple[int, ...]:
     if settings.method.takes_layers:
         n = len(shape.widths)
         return channel_steps([n], 1, n * layer_share(shape, settings.method.budget))
-    if steps := channel_steps(shape.widths, multiple, mlp_share(shape, settings.method.budget)):
-        return steps
-    raise SettingsError("width multiple", multiple, f"less than the {max(shape.widths):,} channels of the MLPs")
+    return channel_steps(shape.widths, multiple, mlp_share(shape, settings.method.budget))

@@ -19,7 +19,7 @@ from sparsedash.engine.calibration.sequential_pruning import prune_sequentially
 from sparsedash.engine.calibration.sequential_refit import refit_sequentially
 from sparsedash.engine.calibration.statistics import WalkCheckpoint, pack_tensors, unpacked
 from sparsedash.engine.models.sparse_models import MaskedWeights, PrunedChannels, SparseModel
-from sparsedash.engine.pruning.channel_pruning import prune_channels, remove_layers
+from sparsedash.engine.pruning.channel_pruning import choose_channels, prune_channels, remove_layers
 from sparsedash.engine.pruning.compensation import BlockErrors, channel_errors
 from sparsedash.engine.pruning.layer import CalibrationData, LazySequence
 from sparsedash.engine.pruning.surgery import PrunedMlp, weight_of
@@ -122,36 +122,35 @@ def _narrowed(
     on_block: OnBlock,
 ) -> LazySequence[PrunedMlp]:
     """Every narrowed MLP, by itself; or by a sequential refit, which is kept: it needs passes over the text."""
-    hold = run.loaded.residency.hold
+    loaded, mlps, hold = run.loaded, run.loaded.mlps, run.loaded.residency.hold
     scores = partial(run.calibration(method).channel_scores, method, permille, on_block)
-    pack = partial(_packed, run, pack_narrowed)
-    sequential = permille > 0 and method.in_sequence
-    # What leads to a refit is over once that is stored, before the model is evaluated.
-    checkpoint = StageCheckpoint(run.store, run.identity) if sequential else run.pruning_checkpoint
+    share = channel_share(loaded.shape, method, permille)
 
     def unpack(_: int, packed: bytes) -> PrunedMlp:
         return unpack_narrowed(packed).held(hold)
 
-    keep = checkpoint.numbered(f"{key}/chosen", pack, partial(unpack, 0))
+    def walk(text: Text, walked: WalkCheckpoint) -> Iterator[tuple[int, PrunedMlp]]:
+        if method.takes_layers:
+            kept = [torch.arange(0 if index in gone else mlp.width) for index, mlp in enumerate(mlps)]
+        else:
+            kept = choose_channels(mlps, data, method, share, scores(), on_block)
+        return refit_sequentially(loaded, text, kept, method.damping, method.strength, run.log.on_step, walked)
+
+    if permille and method.in_sequence:
+        # What leads to a refit is over once that is stored, before the model is evaluated.
+        checkpoint = StageCheckpoint(run.store, run.identity)
+        return _in_sequence(run, method, key, checkpoint, walk, pack_narrowed, unpack)
+
+    pack = partial(_packed, run, pack_narrowed)
+    keep = run.pruning_checkpoint.numbered(f"{key}/chosen", pack, partial(unpack, 0))
 
     def made(index: int, make: Callable[[], PrunedMlp]) -> PrunedMlp:
         found: PrunedMlp = keep(index, lambda: make().held(hold))
         return found
 
-    mlps = run.loaded.mlps
     if method.takes_layers:
-        chosen = remove_layers(mlps, gone, lambda index: on_block(index + 1, len(mlps)), made)
-    else:
-        share = channel_share(run.loaded.shape, method, permille)
-        chosen = prune_channels(mlps, data, method, share, scores=scores, on_layer=on_block, made=made)
-    if not sequential:
-        return chosen
-
-    def walk(text: Text, walked: WalkCheckpoint) -> Iterator[tuple[int, PrunedMlp]]:
-        asked = list(chosen), method.damping, method.strength
-        return refit_sequentially(run.loaded, text, *asked, run.log.on_step, walked)
-
-    return _in_sequence(run, method, key, checkpoint, walk, pack_narrowed, unpack)
+        return remove_layers(mlps, gone, lambda index: on_block(index + 1, len(mlps)), made)
+    return prune_channels(mlps, data, method, share, scores=scores, on_layer=on_block, made=made)
 
 
 def _in_sequence(

@@ -14,8 +14,9 @@ from sparsedash.schema.progress import ignore_steps
 from tests.engine.tiny import as_loaded, tiny_loaded
 
 
-def refit_sequentially(*given):
-    return [refitted for _, refitted in sequential_refit.refit_sequentially(*given)]
+def refit_sequentially(loaded, sequences, cut, *given):
+    kept = [own.kept for own in cut]
+    return [refitted for _, refitted in sequential_refit.refit_sequentially(loaded, sequences, kept, *given)]
 
 
 @pytest.fixture(scope="module", params=["llama", "gptj", "opt"])

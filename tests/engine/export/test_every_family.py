@@ -67,7 +67,3 @@ def test_stock_transformers_computes_the_same_logits(family, form, tmp_path):
     answers, found = load_and_answer(str(target), {"questions": questions})
     assert (answers["holes"], answers["right"]) == ([], right)
     assert max(float((found[str(i)] - rows).abs().max()) for i, rows in enumerate(logits)) <= 1e-4
-
-
-def test_the_families_without_a_width_in_their_config_are_those_whose_code_computes_it():
-    assert sorted(NO_FIELD) == ["bloom"]

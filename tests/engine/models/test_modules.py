@@ -32,6 +32,11 @@ def test_narrowing_gives_the_same_logits_as_masking(model_type):
     assert {tuple(weight.shape) for mlp in mlps for weight in inner_weights(mlp)} == {(96, hidden)}
     kept = [_kept(mlp.width, mlp.width * 2 // 3, i) for i, mlp in enumerate(mlps)]
 
+    shared = [own.data_ptr() for mlp in mlps for module in (*mlp.inner, mlp.out) for own in module.parameters()]
+    with pruned(mlps, [PrunedMlp(torch.arange(96), out_weight(mlp)) for mlp in mlps]):
+        now = [own.data_ptr() for mlp in mlps for module in (*mlp.inner, mlp.out) for own in module.parameters()]
+        assert now == shared, "what keeps all its channels is not copied"
+        assert torch.equal(model(ids).logits, dense)
     with pruned(mlps, [PrunedMlp(k, out_weight(m)[:, k]) for m, k in zip(mlps, kept, strict=True)]):
         narrowed = model(ids).logits
         assert [mlp.width for mlp in mlps] == [len(k) for k in kept]

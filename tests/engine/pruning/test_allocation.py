@@ -56,6 +56,18 @@ def test_what_is_removed_is_spread_evenly_over_equal_blocks_whether_or_not_they_
     assert sum(kept) == pytest.approx(0.9 * 30 * width, abs=16)
 
 
+@pytest.mark.parametrize("name", ["global", "standardised"])
+@pytest.mark.parametrize(("n_blocks", "multiple", "permille"), [(7, 32, 900), (26, 32, 500), (9, 256, 800)])
+def test_blocks_that_keep_one_multiple_though_all_should_go_are_made_up_for_by_others(
+    name, n_blocks, multiple, permille
+):
+    drawn = torch.rand(n_blocks, 1536, generator=torch.Generator().manual_seed(0))
+    blocks = [prospect(1536, scores=own * 4.0**i + (i % 3 == 0) * own.square()) for i, own in enumerate(drawn)]
+    kept = widths(name, blocks, permille, multiple)
+    assert abs(sum(kept) - n_blocks * 1536 * (1 - permille / 1000)) <= multiple / 2
+    assert all(k % multiple == 0 for k in kept) and min(kept) >= multiple
+
+
 def test_global_takes_the_lowest_scores_of_the_whole_model():
     low, high = torch.full((64,), 1.0), torch.full((64,), 2.0)
     assert widths("global", [prospect(scores=low), prospect(scores=high)], 250) == [32, 64]

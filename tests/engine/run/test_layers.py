@@ -2,7 +2,7 @@
 
 import copy
 from dataclasses import replace
-from itertools import islice, pairwise
+from itertools import pairwise
 
 import pytest
 import torch
@@ -80,7 +80,7 @@ def test_each_time_the_layer_goes_without_which_the_loss_is_least(saliency, monk
         return float((dense.exp() * (dense - scores)).sum(-1).mean())
 
     for _ in range(3):
-        order.append(next(removed))
+        order += next(removed)
         losses = {index: loss({*order[:-1], index}) for index in range(5) if index not in order[:-1]}
         assert order[-1] == min(losses, key=losses.__getitem__)
 
@@ -97,10 +97,10 @@ def test_influence_is_how_much_a_block_turns_the_stream_and_chance_is_drawn_by_t
     states = [*states[:-1], hooked[0][0] if isinstance(hooked[0], tuple) else hooked[0]]
     pairs = pairwise(states)
     turned = [1 - float(torch.cosine_similarity(before, after, dim=-1).mean()) for before, after in pairs]
-    order = list(islice(layer_order(loaded, lambda: TEXT, SHORTGPT, (), lambda share: None), 4))
-    assert order == sorted(range(5), key=turned.__getitem__)[:4]
+    (order,) = layer_order(loaded, lambda: TEXT, SHORTGPT, (), lambda share: None)
+    assert order == sorted(range(5), key=turned.__getitem__)
     chance = method_named("random-layers")
-    drawn = [list(layer_order(loaded, list, replace(chance, seed=seed), (), must_not_run)) for seed in (1, 2)]
+    drawn = [next(layer_order(loaded, list, replace(chance, seed=seed), (), must_not_run)) for seed in (1, 2)]
     assert sorted(drawn[0]) == sorted(drawn[1]) == list(range(5)) and drawn[0] != drawn[1]
 
 
@@ -116,8 +116,8 @@ def test_a_run_says_which_layers_went_and_the_second_sparsity_finds_the_order(as
     )
     run = ran(asked, store)
     dense, *sparse = records(store, run)
-    # Two of three at most, each one found once.
-    assert len(tried) == 4 and [sum(w == 0 for w in each.pruned.widths) for each in sparse] == [1, 2, 1, 2]
+    # Two of three at most: by influence all are found at once, by what is lost each once.
+    assert len(tried) == 3 and [sum(w == 0 for w in each.pruned.widths) for each in sparse] == [1, 2, 1, 2]
     for one, two in (sparse[:2], sparse[2:]):
         assert all(b == 0 for a, b in zip(one.pruned.widths, two.pruned.widths, strict=True) if a == 0)
     made = sparse[0].pruned

@@ -47,6 +47,18 @@ def test_dense_and_every_sparse_model_are_also_points_of_each_type(asked, store,
     assert not list(store.folder.glob("**/*.gguf"))
 
 
+def test_a_method_of_any_budget_is_also_quantised_and_dense_once_whatever_the_calibration(settings, store, tmp_path):
+    method = replace(BIASED, budget="weights")
+    model = str(write_tiny_gguf(tmp_path / "narrow.gguf"))
+    plain = replace(settings, model=model, methods=(method,), sparsities_permille=(200,), prompts=())
+    asked = plain.quantised(("q8_0",))
+    of_dense, *others = records(store, ran(asked, store))[1:]
+    assert [each.pruned.method.quantise for each in others] == ["", "q8_0"]
+    more = replace(asked, calibration=replace(asked.calibration, seed=asked.calibration.seed + 1))
+    again, *other = records(store, ran(more, store))[1:]
+    assert again.key == of_dense.key and not {each.key for each in others} & {each.key for each in other}
+
+
 def test_a_quantised_model_is_made_again_from_its_record_by_the_same_quantiser(asked, store, monkeypatch):
     run = ran(asked, store)
     made = rebuild_model(store.get(Record, run.sparse[-1]), store, ignore_steps, SHELF)
