@@ -33,7 +33,7 @@ help:
 	@echo "make audit    known weaknesses of what is installed, where a service that knows them can be reached"
 	@echo "make licences the licence of every package; fails where one is not allowed"
 	@echo "make sbom     what the product is made of, as CycloneDX, in sbom.json"
-	@echo "make example  make the run that ships as an example again, with the built-in model; some 20 minutes"
+	@echo "make example  make the run that ships as an example again, with the built-in model; about an hour"
 	@echo "make clean    remove .venv and caches"
 
 install: .venv/installed .venv/built-in-model .venv/command

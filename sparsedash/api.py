@@ -424,7 +424,8 @@ def _method(method: str | MethodSettings, **given: object) -> MethodSettings:
     chosen = method if isinstance(method, MethodSettings) else method_named(method)
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if chosen.quantise:
-        raise SettingsError("quantise", chosen.quantise, "nothing from Python: `sparsedash run --quantise`")
+        said = "Models are not quantised from Python."
+        raise SettingsError("quantise", said=said, advice="Use `sparsedash run --quantise`.")
     for name, value in changes.items():
         if not chosen.uses(name):
             raise SettingsError(name.replace("_", " "), value, f"None with method {method_name(chosen)}")

@@ -114,8 +114,9 @@ def require_possible(settings: RunSettings, shape: ModelShape) -> None:
         if permille > (most := most_permille(shape, method)):
             what, budget = "layers" if method.takes_layers else "MLP channels", BUDGET_TITLES[method.budget]
             if not (most or method.takes_layers):
-                advice = "Or choose a method that removes whole layers."
-                raise SettingsError("budget", method.budget, "one that MLP channels have a part in", advice)
+                said = f"Removing MLP channels frees nothing of the {BUDGET_TITLES[method.budget]}."
+                advice = "Choose another budget, or a method that removes whole layers."
+                raise SettingsError("budget", said=said, advice=advice)
             raise SettingsError(
                 "sparsity",
                 f"{percents_text((permille,))} %",

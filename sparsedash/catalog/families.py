@@ -155,7 +155,7 @@ def _sizes(config: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
 
 FORMS: dict[Form, str] = {
     "uniform": "every block the same narrower width, or fewer blocks: small, loads wherever the base does",
-    "padded": "each block's own width, filled up with zeros to the widest: loads wherever the base does, saves less",
+    "padded": "each block's own width, padded with zeros to the widest: loads wherever the base does, saves less",
     "masked": "the dense model's shape with zeros in it: loads wherever the base does, saves nothing",
     "gguf": "one file for llama.cpp, the one stock runtime where every block may keep its own width",
 }

@@ -67,7 +67,7 @@ METHODS = (
         "half of the calibration text is plain stories",
         replace(_LAYERS, saliency="block-influence", compensation="sequential", damping=0.1, plain_text=0.5),
     ),
-    Method("sleb", "whole layers, each time the one without which the text surprises least, nothing refitted", _LAYERS),
+    Method("sleb", "whole layers, each time the one whose removal raises perplexity least, nothing refitted", _LAYERS),
     Method(
         "shortgpt",
         "whole layers that turn the residual stream least, nothing refitted",

@@ -31,7 +31,7 @@ FISHER_BATCH_TOKENS = 1024
 CURVE_TOKENS, LEAST_CURVE_LENGTH = 256, 128
 """Held-out tokens that curves are measured on, and the fewest of each sequence."""
 LAYER_TOKENS = 1024
-"""Tokens that the order of layers is measured on."""
+"""Tokens of the text by which layers are ordered; their loss is measured at CURVE_TOKENS of them."""
 JUDGED_VALUES = 2**26
 """Probabilities of the dense model that are kept for it: fewer tokens are judged where the vocabulary is large."""
 

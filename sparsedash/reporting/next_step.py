@@ -140,7 +140,7 @@ def _race_others(settings: RunSettings, method: MethodSettings) -> NextStep:
     if set(others) <= set(settings.methods):
         return NextStep(said="Next: allow a larger loss, or remove channels instead.", link="", asked=settings)
     asked = replace(settings, methods=others)
-    return NextStep(said="Next: race other methods.", link="Race other methods", asked=asked)
+    return NextStep(said="Next: compare other methods.", link="Compare other methods", asked=asked)
 
 
 def _recommended(method: MethodSettings) -> MethodSettings:

@@ -210,7 +210,7 @@ def estimate_words(found: RunResults) -> str:
     limit, gone = limit_factor(found.tolerance.ratio), wording.removed_or_zeroed(method)
     by = f" by {quoted_method(method)}" if found.run.settings.names_methods else ""
     share = f"{at.percent:.2g}{wording.NBSP}% {wording.share_of(method)} {gone}{by}"
-    return f"Best estimate: perplexity meets {limit} with {share} (by its intervals {ends}), on straight lines."
+    return f"By linear interpolation perplexity reaches {limit} at {share} (by the intervals {ends})."
 
 
 def answer_figures(found: RunResults, race: bool = True) -> list[str]:

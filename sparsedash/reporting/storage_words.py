@@ -46,7 +46,9 @@ _KINDS: dict[HoldingKind, _Kind] = {
     "weights": _Kind("Refitted weights", "entry", "", _AGAIN),
     "answers": _Kind("Opened answers", "file", "of other programs", "Their files can be opened again."),
     "unfinished": _Kind("Checkpoints of unfinished jobs", "entry", "to resume from", _AGAIN),
-    "models": _Kind("Unpacked models", "unpacked model", "from .gguf files, or for them", "Made again when needed."),
+    "models": _Kind(
+        "Converted models", "converted model", "from or to another format or type", "Made again when needed."
+    ),
     "uploads": _Kind("Uploaded texts", "uploaded text", "", "Results that were computed from these texts stay."),
     "exports": _Kind("Exported models", "export", "in this folder alone", "They can be written again from their runs."),
     "logs": _Kind("Logs", "log", "of jobs and workers", "The jobs themselves stay in the list."),
@@ -213,10 +215,7 @@ _DAMAGED = {
     "verification": ("An earlier verification", "Nothing: the next one replaces it."),
     "note": ("A short fact", _NOTHING),
     "artefact": ("Calibration data", "Nothing: it is recomputed when a run needs it."),
-    "unpacked model": (
-        "An unpacked model",
-        "Delete it: the model is unpacked again, from its .gguf file, when needed.",
-    ),
+    "unpacked model": ("A converted model", "Delete it: it is made again when it is needed."),
     "upload": ("An uploaded text", "Delete it, and upload the file again."),
     "export file": ("A file of an exported model", "Do not use it: delete the export, and export the model again."),
 }

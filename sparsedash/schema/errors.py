@@ -99,13 +99,18 @@ class SparseDashError(Exception):
 
 
 class SettingsError(SparseDashError):
-    """A setting was refused. `field` names it."""
+    """A setting was refused. `field` names it.
 
-    def __init__(self, field: str, value: object, allowed: str, advice: str = "") -> None:
+    said: the whole sentence, where it is not one value that is wrong.
+    """
+
+    def __init__(
+        self, field: str, value: object = None, allowed: str = "", advice: str = "", *, said: str = ""
+    ) -> None:
         shown = repr(value)
         if len(shown) > _SHOWN:
             shown = f"{shown[:_SHOWN]}…"
-        super().__init__(f"{field[:1].upper()}{field[1:]} must be {allowed}, not {shown}.", advice)
+        super().__init__(said or f"{field[:1].upper()}{field[1:]} must be {allowed}, not {shown}.", advice)
         self.field = field
 
 

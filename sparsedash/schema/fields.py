@@ -87,8 +87,10 @@ class FieldRow:
 
     def _check_lines(self, lines: tuple[str, ...]) -> None:
         """Raise SettingsError unless they are few, short and different."""
-        if len(lines) > MOST_LINES or len(set(lines)) < len(lines):
-            raise SettingsError(self.title, f"{len(lines)} lines", f"at most {MOST_LINES}, each one once")
+        if len(lines) > MOST_LINES:
+            raise SettingsError(self.title, f"{len(lines)} lines", f"at most {MOST_LINES}")
+        if twice := next((line for number, line in enumerate(lines) if line in lines[:number]), ""):
+            raise SettingsError(self.title, twice, "named once each")
         for line in lines:
             # Only a printable line can be stored; it is one line then.
             if line != line.strip() or not 0 < len(line) <= LONGEST_LINE or not line.isprintable():

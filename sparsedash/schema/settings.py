@@ -60,7 +60,7 @@ class CalibrationSettings:
         key="calibration",
         flag="--calibration",
         label="Calibration text",
-        help="Its activations decide which channels are removed. A name from the list, or file:PATH on the server.",
+        help="The text that pruning is fitted to. A name from the list, or file:PATH on the server.",
     )
     n_samples: int = setting(
         128,
@@ -246,8 +246,8 @@ class RunSettings:
         check_settings(self)
         if not self.methods:
             raise SettingsError("methods", (), "at least one")
-        if (n := len(set(self.methods))) != len(self.methods):
-            raise SettingsError("number of different methods", n, f"{len(self.methods)}, each one once")
+        if len(set(self.methods)) < len(self.methods):
+            raise SettingsError("methods", said="A method is named twice.", advice="Name each one once.")
         if len(budgets := {method.budget for method in self.methods if method.takes_channels}) > 1:
             raise SettingsError("budgets", sorted(budgets), "one for all methods of a run")
         if self.quantised_to and self.dtype != "float32":
@@ -308,7 +308,8 @@ class RunSettings:
         SettingsError.
         """
         if not any(method.takes_channels for method in self.methods):
-            raise SettingsError("quantise", ", ".join(kinds), "nothing where no method removes channels or layers")
+            said = "Only models with fewer channels or layers are quantised."
+            raise SettingsError("quantise", said=said, advice="Add such a method, or quantise none.")
         methods, multiple = list[MethodSettings](), max(ROW_MULTIPLE.get(kind, 1) for kind in kinds)
         for own in self.methods:
             own = replace(own, width_multiple=lcm(own.width_multiple, multiple))
@@ -357,15 +358,15 @@ S = TypeVar("S", bound="DataclassInstance")
 
 def settings_from_plain(kind: type[S], plain: object) -> S:
     """The settings of this kind that `dataclasses.asdict` made plain, checked again. Raises SettingsError."""
-    allowed = "what was written by this version"
+    other = "These settings were written by another version of SparseDash"
     try:
         made = msgspec.convert(plain, kind)
         is_same = canonical_json(asdict(made)) == canonical_json(plain)
     except ValueError as error:
         # Of a wrong type or value, or not finite in a field that is not known.
-        raise SettingsError(kind.__name__, str(error), allowed) from error
+        raise SettingsError(kind.__name__, said=f"{other}: {error}.", advice="Ask for it again.") from error
     if not is_same:
-        raise SettingsError(kind.__name__, "other fields", allowed)
+        raise SettingsError(kind.__name__, said=f"{other}.", advice="Ask for it again.")
     return made
 
 

@@ -43,7 +43,8 @@ def export_command(arguments: argparse.Namespace) -> Work:
     """Write the files of one sparse model, and prove that they load."""
     settings = run_from_flags(arguments)
     if settings.n_sparse != 1:
-        raise SettingsError("sparse models", settings.n_sparse, "one method and one sparsity")
+        said = f"An export is of one sparse model, not {settings.n_sparse}."
+        raise SettingsError("sparse models", said=said, advice="Name one --method and one --sparsity.")
     form, given = arguments.form, arguments.dense_gguf
     # A run in bfloat16 has no such GGUF file; float32 holds the same numbers.
     usual = settings.dtype if settings.dtype in possible_weights(form) else "float32"

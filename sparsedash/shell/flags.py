@@ -121,7 +121,10 @@ _OTHERS: dict[str, dict[str, Any]] = {
     "--fail-beyond": _SWITCH | {"help": f"exit with {EXIT_BEYOND} if a model is beyond the limits"},
     "--fail-unless-within": _SWITCH
     | {"help": f"exit with {EXIT_BEYOND} unless every sparse model is within the limits by every judged measure"},
-    "--weights": {"metavar": "TYPE", "help": f"{', '.join(get_args(Weights))} (as --dtype)"},
+    "--weights": {
+        "metavar": "TYPE",
+        "help": f"{', '.join(get_args(Weights))} (as --dtype; of a GGUF file never bfloat16)",
+    },
     "--dense-gguf": _FILE
     | {"help": "a GGUF file of the dense model with full weights; for --form gguf of a model in safetensors"},
     "--to": _FOLDER | {"help": "folder to create; must not exist (one in the data folder)"},

@@ -82,8 +82,10 @@ def run_command(arguments: argparse.Namespace) -> terminal.Work:
 def _steps_to_heal(settings: RunSettings, store: Store, arguments: argparse.Namespace) -> int:
     """Steps that --heal-steps names, or that --heal MINUTES takes here. Raises SettingsError."""
     minutes, n_steps = float(arguments.heal), int(arguments.heal_steps)
-    if not 0 <= minutes <= MOST_MINUTES or (minutes and n_steps):
-        raise SettingsError("--heal", minutes, f"0 to {MOST_MINUTES:,} minutes, without --heal-steps")
+    if not 0 <= minutes <= MOST_MINUTES:
+        raise SettingsError("--heal", minutes, f"0 to {MOST_MINUTES:,} minutes")
+    if minutes and n_steps:
+        raise SettingsError("--heal", said="--heal and --heal-steps say the same.", advice="Give one of them.")
     if not minutes:
         return n_steps
     speed = MachineSpeed(store)
@@ -183,7 +185,8 @@ def time_command(arguments: argparse.Namespace) -> terminal.Work:
     request = TimingSettings(dense="-", sparse="-", n_threads=arguments.threads, runtime=arguments.runtime)
     in_torch = request.runtime == "torch"
     if in_torch and settings.quantised_to:
-        raise SettingsError("--quantise", arguments.quantise, "nothing, but with --runtime llama.cpp")
+        said = "Quantised models run in llama.cpp alone."
+        raise SettingsError("--quantise", said=said, advice="Add --runtime llama.cpp, or leave out --quantise.")
     write = terminal.result_writer(arguments)
     store = open_store_for(settings, arguments)
     named = None if in_torch else named_model(settings.model, store)

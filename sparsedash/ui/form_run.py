@@ -78,8 +78,8 @@ _HEAL = FieldRow(
     title="minutes of healing",
     high=MOST_MINUTES,
     label="Heal for, minutes",
-    help="The dense model teaches each sparse one for about so long, on the calibration text and more of it. Healed "
-    "models are points of their own, next to the unhealed ones. 0: none is healed.",
+    help="The dense model teaches each one with fewer channels or layers for about so long, on the calibration text "
+    "and more of it. Healed models are points of their own, next to the unhealed ones. 0: none is healed.",
     key="heal",
 )
 _LAYERS = (

@@ -157,8 +157,8 @@ def test_a_share_that_the_widths_were_rounded_away_from_is_said(reached, note):
 def test_the_figures_give_the_losses_of_the_models_that_the_answer_names():
     found = sweep_of(WITHIN, UNDECIDED, BEYOND)
     assert plain(answers.estimate_words(found)) == (
-        "Best estimate: perplexity meets 1.10 × with 21 % of the MLP channels removed (by its intervals 14 to 24 %), "
-        "on straight lines."
+        "By linear interpolation perplexity reaches 1.10 × at 21 % of the MLP channels removed (by the intervals 14 to "
+        "24 %)."
     )
     within, beyond = map(plain, answers.answer_figures(found))
     assert within.startswith("10 % (measured 10.4 % of the MLP channels, 7.8 % of the blocks' weights, 6.2 % of the")

@@ -118,7 +118,7 @@ def test_a_retry_is_the_live_job_and_one_that_is_done_or_cannot_be_read_is_refus
         backend.retry(job.id)
     job = backend._table.submit("run", "a", {"flavour": "vanilla"})
     backend.cancel(job.id)
-    with pytest.raises(SparseDashError, match="this version"):
+    with pytest.raises(SparseDashError, match="another version"):
         backend.retry(job.id)
 
 

@@ -146,7 +146,7 @@ def test_what_is_damaged_is_named_with_what_to_do_and_can_be_deleted(open_page, 
     said = words(app)
     assert "3 of 5 were damaged" in said
     assert "Answers of a model 0123456789abcdef ✕ Its checksum does not match. Start its run again" in said
-    assert "An unpacked model tiny/model.safetensors ✕ It is missing. Delete it: the model is unpacked again" in said
+    assert "A converted model tiny/model.safetensors ✕ It is missing. Delete it: it is made again" in said
     assert "An uploaded text mine.txt ✕ Its content is not what was written. Delete it, and upload" in said
     app = opened(app, "delete-found")
     app.button(key="delete-found-sure").click().run()

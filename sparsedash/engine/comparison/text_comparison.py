@@ -184,7 +184,7 @@ def _measured(models: Sequence[RecordModel], settings: DivergenceSettings, on_st
     for of_left, of_right in zip(*(_distributions(each, ids) for each in models), strict=True):
         on_step(Step("diverge", len(places), len(ids) - 1, unit="tokens"))
         if of_left.shape != of_right.shape:
-            raise JobError("The two models have vocabularies of different sizes.", "")
+            raise JobError("The two models have vocabularies of different sizes.", "Compare models with one tokenizer.")
         nats = (of_left.exp() * (of_left - of_right)).sum(dim=-1).clamp_(min=0).tolist()
         choices = (logs.argmax(dim=-1).tolist() for logs in (of_left, of_right))
         for value, *chosen in zip(nats, *choices, strict=True):

@@ -84,7 +84,7 @@ def write_folder(
     copy_base_files(base, folder)
     layout = f"{width:,} channels in every block" if width else "the dense widths, zeros where something is gone"
     if width and isinstance(made, PrunedChannels) and any(0 < own < width for own in made.widths):
-        layout += ", filled up with zeros where fewer are left"
+        layout += ", padded with zeros where fewer are left"
     if gone:
         layout = f"{len(loaded.blocks) - len(gone)} of {len(loaded.blocks)} layers, {layout}"
     dense = sum(parameter.numel() for parameter in loaded.model.parameters()) * dtype.itemsize

@@ -193,7 +193,10 @@ def _heal(run: RunContext, method: MethodSettings, permille: int, made: PrunedCh
     if known := _known_healed(run, run.healed_weights or key, made):
         return known
     if run.healed_weights not in ("", key):
-        raise JobError("Its healed weights are gone, and this version makes others.", "Delete its run; run it again.")
+        raise JobError(
+            "The healed weights of this result are gone, and this version makes others.",
+            "Delete its run; run it again.",
+        )
     checkpoint = HealingCheckpoint(StageCheckpoint(run.store, run.identity), key)
     with run.log.timed("heal"):
         found = heal(
@@ -285,7 +288,9 @@ def rebuild_model(record: Record, store: Store, on_step: OnStep, shelf: ModelShe
         raise JobError(f"{record.model} has changed since this result was computed.", "Run it again.")
     if record.pruned and (of := record.pruned.quantised) and of.quantiser != quantiser_version():
         here = quantiser_version() or "none"
-        raise JobError(f"It was quantised by llama.cpp's binding {of.quantiser}; here is {here}.", "Run it again.")
+        raise JobError(
+            f"This result was quantised by llama.cpp's binding {of.quantiser}; here is {here}.", "Run it again."
+        )
     if record.pruned is None:
         return RebuiltModel(source=run.source, loaded=run.loaded, sparse=None)
     method, permille = record.pruned.method, record.pruned.sparsity_permille

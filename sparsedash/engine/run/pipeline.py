@@ -153,11 +153,11 @@ def _prepare_quantising(run: RunContext) -> None:
 
     Raises SettingsError, ModelError.
     """
-    if not (kinds := run.settings.quantised_to):
+    if not run.settings.quantised_to:
         return
     model_type = read_config(run.source.folder, run.source.reference).model_type
     if problem := quantise_problem(run.settings.model, model_type, run.settings.methods):
-        raise SettingsError("quantise", ", ".join(kinds), "nothing here", f"Reason: {problem}.")
+        raise SettingsError("quantise", said=f"This model cannot be quantised: {problem}.", advice="Leave it out.")
     require_resident(run.streamed, "quantised")
     gguf_of(run.source, run.store, begin_parts(Step("load", 0, 1, message="a GGUF file of it"), run.log.on_step))
 
@@ -175,7 +175,7 @@ def check_run(run: RunContext) -> None:
             require_held_out(run.n_sequences(method))
     run.warn_of_passages()
     if run.tasks and settings.evaluation.stop_early:
-        run.log.warn("Tasks are answered in full: stopping early is of the passages.")
+        run.log.warn("Only passages stop early: tasks are answered in full.")
     unknown = {point[0] for point in settings.points if not _is_known(run, point)}
     reading = tuple(method for method in settings.methods if method.reads_text and method in unknown)
     read = [run.calibration(method) for method in reading]

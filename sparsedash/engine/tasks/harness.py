@@ -285,7 +285,7 @@ def _require_possible(name: str, task: Any) -> None:
     if normal["max_gen_toks"] == 0:
         raise CorpusError(f"{name} asks for no written token: max_gen_toks is 0.")
     if unknown := sorted(rules.keys() - _GREEDY):
-        raise CorpusError(f"{name} asks for {', '.join(unknown)}, which first choices do not heed.")
+        raise CorpusError(f"{name} sets {', '.join(unknown)}, which greedy decoding ignores.")
     metrics: Mapping[str, Any] = getattr(task, "_metric_fn_list", {})
     if None in metrics.values() and task.get_config("process_results") is None:
         lost = next(metric for metric, function in metrics.items() if function is None)

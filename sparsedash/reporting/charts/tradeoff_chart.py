@@ -23,7 +23,7 @@ from sparsedash.stats.sparsity_search import pareto_front
 from sparsedash.stats.tolerance import Verdict
 
 TITLES: dict[Measure, str] = {
-    "word perplexity": "Word perplexity, × dense; down is worse",
+    "word perplexity": "Word perplexity, × dense; lower is worse",
     "accuracy": "Accuracy, points above or below dense",
     "flips": "Answers fixed and broken, %{of}",
     "share right": "Last words right, %{of}",
@@ -197,7 +197,7 @@ def gain_chart(tradeoff: TradeoffData, gained: Gained, measure: Measure, theme: 
         text = " ".join([*signs, f"{point.permille / 10:g} %" if point.permille else "dense"])
         value = max(axis.edge, point.readings[measure][0].value)
         notes += room.note(text, (x, value), _verdict_ink(point, measure, colours), colours.muted)
-    title = "Answers broken, %{of}; down is worse" if measure == "flips" else TITLES[measure]
+    title = "Answers broken, %{of}; lower is worse" if measure == "flips" else TITLES[measure]
     layout = style.chart_frame(
         title.format(of=_of_all(tradeoff)),
         round(height) + _TOP + _BOTTOM,
