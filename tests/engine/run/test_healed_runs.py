@@ -72,7 +72,7 @@ def test_healed_weights_are_found_again_and_are_those_that_were_evaluated(asked,
             assert torch.equal(known.loaded.model(IDS).logits, logits)
         for entry in store.entries("artefacts"):
             store.drop_entry("artefacts", entry.name)
-        with pytest.raises(JobError, match="healed weights are gone"):
+        with pytest.raises(JobError, match="healed weights of this result are gone"):
             rebuild_model(store.get(Record, run.sparse[1]), store, ignore_steps, SHELF)
     again = rebuild_model(store.get(Record, run.sparse[1]), store, ignore_steps, SHELF)
     with again.sparse.applied():
