@@ -29,7 +29,7 @@ help:
 	@echo "make check    what CI does: Chromium must be there, then make test"
 	@echo "make format   write the format"
 	@echo "make faults   what takes too long for make test: workers and servers killed everywhere, full disks; many minutes"
-	@echo "make bench    how fast the engine is beside its limits and its peer: a tiny model, or MODEL=... and more in ARGS=..."
+	@echo "make bench    how fast the engine is next to its limits and its peer: a tiny model, or MODEL=... and more in ARGS=..."
 	@echo "make audit    known weaknesses of what is installed, where a service that knows them can be reached"
 	@echo "make licences the licence of every package; fails where one is not allowed"
 	@echo "make sbom     what the product is made of, as CycloneDX, in sbom.json"

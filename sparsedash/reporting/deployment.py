@@ -195,7 +195,7 @@ def timing_conditions(timing: Timing) -> str:
     how = "seconds: medians; ratio: middle half of the rounds, both models in random order"
     what: str = timing.dtype
     if timing.runtime == "llama.cpp":
-        what = f"llama.cpp (binding {timing.versions['llama-cpp-py-sync']}), {timing.weights} beside dense in F16"
+        what = f"llama.cpp (binding {timing.versions['llama-cpp-py-sync']}), {timing.weights} versus dense in F16"
     return f"{timing.machine}, {threads}, {what}; {how}"
 
 

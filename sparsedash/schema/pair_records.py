@@ -41,7 +41,7 @@ class ContinuationSettings:
 
     def __post_init__(self) -> None:
         check_settings(self)
-        require_whole("models beside the two", len(self.others), 0, MOST_OTHERS)
+        require_whole("models next to the two", len(self.others), 0, MOST_OTHERS)
         require_text("prompt", self.prompt)
 
     def key(self) -> str:

@@ -129,7 +129,7 @@ def test_models_are_timed_in_llama_cpp_where_it_and_their_files_are(open_page, b
     backend.put(replace(timing(request, 1.15), runtime="llama.cpp", weights="F16", versions=versions))
     assert query_of(links(open_page("runs", view="jobs"))["See the speed-up"])["runtime"] == "llama.cpp"
     app = open_page("overview", against="reading", runtime="llama.cpp")
-    assert marks(chart(app))[0]["x"] == [1.15] and "llama.cpp (binding 1.0), F16 beside dense in F16" in words(app)
+    assert marks(chart(app))[0]["x"] == [1.15] and "llama.cpp (binding 1.0), F16 versus dense in F16" in words(app)
     assert "drifts on a shared machine" not in words(app)
     backend.put(replace(timing(request, 1.15), runtime="llama.cpp", weights="Q8_0", versions=versions))
     assert "drifts on a shared machine" in words(open_page("overview", against="reading", runtime="llama.cpp"))
