@@ -267,8 +267,8 @@ def _rounding_note(row: Judged) -> str:
 def find_steps(result: FindResult) -> str:
     """How the search got there: trials, steps, and how undecided ones were treated."""
     answered, steps = sum(trial.n_passages for trial in result.trials), len(result.steps)
-    trials, among = quantity(len(result.trials), "trial"), f"{quantity(steps, 'step')} of sparsity"
-    said = f"{trials} among {among}: {answered:,} passages evaluated instead of {steps * result.n_passages:,}."
+    tried = f"Tried {len(result.trials)} of {steps} possible sparsities"
+    said = f"{tried}: {answered:,} passages evaluated instead of {steps * result.n_passages:,}."
     unknown = sorted(trial.permille for trial in result.trials if trial.verdict == "undecided")
     if unknown:
         names, one = and_join([sparsity_percent(permille) for permille in unknown]), len(unknown) == 1

@@ -214,7 +214,7 @@ class RunSettings:
         "float32",
         flag="--dtype",
         label="Number format",
-        help="bfloat16: half the memory; up to 2 in 100 verdicts change with how passages are batched.",
+        help="bfloat16: half the memory; up to 2 in 100 answers change with how passages are batched.",
     )
     methods: tuple[MethodSettings, ...] = field(default_factory=lambda: (MethodSettings(),))
     sparsities_permille: tuple[int, ...] = setting(

@@ -374,9 +374,9 @@ def _preset_fields(search: bool) -> tuple[MethodSettings, ...]:
 
     about = "Choose several to compare them on the same passages."
     names = [*chosen("Method", "method", [DEFAULT_METHOD], about)]
-    names += chosen("Methods that take whole layers", LAYERS)
+    names += chosen("Methods that remove whole layers", LAYERS)
     form_fields.show_hint(_LAYERS)
-    names += chosen("Methods that take single weights", MASKS)
+    names += chosen("Methods that set single weights to zero", MASKS)
     form_fields.show_hint(_MASKS)
     return tuple(map(method_named, names))
 

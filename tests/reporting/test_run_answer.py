@@ -408,7 +408,7 @@ def test_a_result_whose_trials_are_none_of_its_steps_is_refused():
 def test_how_a_search_got_there_counts_trials_and_passages_and_names_what_stayed_undecided():
     result = search(trial(200, "within"), trial(300, "undecided", 400), answer=200)
     assert plain(answers.find_steps(result)) == (
-        "2 trials among 3 steps of sparsity: 800 passages evaluated instead of 1,200. 30 % was undecided, so the "
+        "Tried 2 of 3 possible sparsities: 800 passages evaluated instead of 1,200. 30 % was undecided, so the "
         "search treated it as too much."
     )
 

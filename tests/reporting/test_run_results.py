@@ -58,14 +58,6 @@ def test_a_second_look_measures_nothing_again_but_finds_what_was_missing():
     assert all(one.comparison is other.comparison for one, other in zip(first.judged, second.judged, strict=False))
 
 
-def test_a_record_that_was_measured_and_is_lost_is_missing():
-    run, records = specimens.run()
-    held = Held({record.key: record for record in records})
-    assert not run_results(held, run).missing
-    del held.records[records[-1].key]
-    assert run_results(held, run).missing == {"30 %": "is no longer stored"}
-
-
 def test_a_lost_record_is_named_and_still_counts_as_a_comparison():
     run, records = specimens.run()
     whole, left = results_of(run, records), results_of(run, records[:-1])

@@ -82,8 +82,6 @@ def test_runs_and_references_are_named_by_the_catalog_s_titles_or_as_they_are():
 
 def test_a_method_says_what_is_unusual_about_it_and_its_width_multiple_once_for_all():
     assert wording.method_title(replace(method_named("obs"), damping=0.5)) == "obs (damping 0.5)"
-    unnamed = replace(method_named("random"), compensation="least-squares")
-    assert wording.method_title(unnamed) == "random + least-squares + uniform"
     changed = replace(MAGNITUDE, width_multiple=64)
     assert wording.method_title(changed) == "magnitude"
     assert wording.method_titles(RunSettings(methods=(changed,))) == "magnitude, widths in multiples of 64"

@@ -228,9 +228,7 @@ def test_plain_values_that_are_not_settings_are_refused(plain):
         settings_from_plain(RunSettings, plain)
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"), [("10,20", (100, 200)), ("12.5 30 %", (125, 300)), (" 0 ,90,, 0.1%", (0, 900, 1))]
-)
+@pytest.mark.parametrize(("text", "expected"), [("12.5 30 %", (125, 300)), (" 0 ,90,, 0.1%", (0, 900, 1))])
 def test_percents_become_per_mille(text, expected):
     assert parse_percents(text) == expected
 

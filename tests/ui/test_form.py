@@ -472,8 +472,8 @@ def test_a_custom_method_has_fields_for_the_parameters_of_its_choices(open_page,
 
 def test_masks_have_fields_of_their_own_that_say_what_they_do_not_save(open_page, backend):
     app = open_page("prune")
-    channels, layers = group(app, "Method"), group(app, "Methods that take whole layers")
-    masks = group(app, "Methods that take single weights")
+    channels, layers = group(app, "Method"), group(app, "Methods that remove whole layers")
+    masks = group(app, "Methods that set single weights to zero")
     assert {"least-squares", "flap"} <= set(channels.options) and {"layers", "sleb"} <= set(layers.options)
     assert len({*channels.options, *layers.options, *masks.options}) == len(METHODS)
     assert MASKS_SAVE_NOTHING in words(app)

@@ -33,9 +33,7 @@ def test_a_text_that_is_brought_is_chosen_and_stands_in_the_address(open_page, b
 
 
 BAD = {
-    "mine.jsonl": (b"no json\n", "Line 1 of mine.jsonl is not a JSON object with a text field."),
     "large.txt": (bytes(MAX_BYTES + 1), "large.txt is larger than 50 MB."),
-    "empty.txt": (b"\n", "empty.txt holds no text."),
     "few.jsonl": (LINES[:108] * 2, "few.jsonl gives 3 passages; 5 or more needed."),
     "words.txt": (b"a lamp\n\n" + b"\n\n".join(b"lamp %d" % n for n in range(5)) + b"\n\ntea", "without a gap: 'tea'"),
 }

@@ -16,7 +16,7 @@ def test_a_search_opens_with_how_much_can_go(open_page, backend):
     app, said = opened(open_page, backend, found)
     assert result.answer is not None and result.next_step is not None
     assert f"Removing up to {result.answer / 10:g} % of the MLP channels stays within your limits" in said
-    assert f"{len(result.trials)} trials among 43 steps of sparsity" in said
+    assert f"Tried {len(result.trials)} of 43 possible sparsities" in said
     assert "How much of SmolLM2 135M (built in) can go" in links(app)
     _, said = opened(open_page, backend, specimens.search(slope=60.0))
     assert "No sparsity was found that stays within your limit. Removing 2.1 %" in said

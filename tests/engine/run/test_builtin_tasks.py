@@ -8,8 +8,6 @@ import pytest
 from sparsedash.catalog.builtin_tasks import BUILTIN_TASKS
 from sparsedash.engine.evaluation.continuations import write_greedily
 from sparsedash.engine.run import pipeline, run_context
-from sparsedash.schema.errors import CorpusError
-from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.question_records import QuestionSet
 
 
@@ -42,9 +40,3 @@ def test_every_model_answers_them_once_and_what_is_right_is_what_it_writes_greed
     steps.clear()
     assert pipeline.run(asked, store, steps.append).answers == run.answers
     assert not [step for step in steps if step.stage == "answer"]
-
-
-def test_an_unknown_one_ends_a_run_at_once_and_names_those_there_are(asked, store):
-    evaluation = replace(asked.evaluation, tasks=("builtin:sums",))
-    with pytest.raises(CorpusError, match="no task builtin:sums; built in: builtin:arithmetic, builtin:copying"):
-        pipeline.run(replace(asked, evaluation=evaluation), store, ignore_steps)
