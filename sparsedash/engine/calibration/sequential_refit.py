@@ -49,7 +49,9 @@ def refit_sequentially(
     if not adds and all(len(own) in (0, mlp.width) for own, mlp in zip(kept, loaded.mlps, strict=True)):
         # Nothing to make up for but what the blocks before have lost.
         for index, (own, mlp) in enumerate(zip(kept, loaded.mlps, strict=True)):
-            yield index, PrunedMlp(own, _dense(mlp)[0][:, own], lost=0.0 if len(own) else None)
+            whole = PrunedMlp(own, _dense(mlp)[0], lost=0.0).held(loaded.residency.hold) if len(own) else _gone(mlp)
+            loaded.residency.drop()
+            yield index, whole
         return
     walks = [loaded.walk(batches) for _ in range(1 + adds)]
     sparse, dense = walks[0], walks[1] if adds else None
@@ -66,7 +68,7 @@ def refit_sequentially(
     n_through = 0 if first == 0 else _next_kept(kept, first)
     for index, (mlp, own) in list(enumerate(zip(loaded.mlps, kept, strict=True)))[first:]:
         if not len(own):
-            yield index, PrunedMlp(own, _dense(mlp)[0][:, own])
+            yield index, _gone(mlp)
             continue
         while dense and n_through < _next_kept(kept, index + 1):
             for _ in dense.step(n_through):
@@ -199,6 +201,10 @@ class _Sums:
         )
         means = mean_shift + weight @ mean - fitted @ mean[kept]
         return PrunedMlp(kept, fitted, bias + means)
+
+
+def _gone(mlp: Mlp) -> PrunedMlp:
+    return PrunedMlp(torch.arange(0), torch.zeros(len(out_weight(mlp)), 0))
 
 
 def _dense(mlp: Mlp) -> tuple[Tensor, Tensor | None]:
