@@ -92,7 +92,7 @@ class Runs:
         )
         settings = RunSettings(
             model=str(model),
-            methods=(method_named("least-squares"),),
+            methods=(replace(method_named("least-squares"), width_multiple=8),),
             sparsities_permille=(200,),
             calibration=given,
             evaluation=EvaluationSettings(corpus=BUILTIN_CLOZE, n_passages=sizes["passages"]),

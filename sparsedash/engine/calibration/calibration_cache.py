@@ -246,7 +246,7 @@ class Calibration:
             # In whole per mille.
             reached = round(SCHEDULES[method.schedule](share, done), 3)
             scores = score_channels(mlps, so_far, on_the_way, on_block)
-            kept = choose_channels(mlps, so_far, on_the_way, reached, scores, on_block)
+            kept = choose_channels(so_far, on_the_way, reached, scores, on_block)
             return [torch.zeros(mlp.width).index_fill(0, own, 1) for own, mlp in zip(kept, mlps, strict=True)]
 
         return self._gradients(scheduled_gradients_key(self.keys, method, permille), method.rounds, masks, index)

@@ -120,7 +120,9 @@ def _curve(layer: Layer, scores: Tensor, index: int, calibration: CalibrationDat
         return torch.from_numpy(errors)
 
     def versions() -> list[PrunedMlp]:
-        return [compensation.refit(layer, saliency.choose(layer, scores, k), method.damping) for k in widths]
+        return [
+            compensation.refit(layer, saliency.choose(layer.mask_gradients, scores, k), method.damping) for k in widths
+        ]
 
     measured, at = np.array(calibration.curve(method, index, versions)), np.array(widths)
     factors = measured / errors[at]
@@ -222,7 +224,7 @@ def prune_channels(
         n_kept, layer = width()(index), _method_layer(mlps[index], calibration, index, method)
         if n_kept == layer.width:
             return _unpruned(layer.out_weight)
-        kept = SALIENCIES[method.saliency].choose(layer, blocks()[index].scores, n_kept)
+        kept = SALIENCIES[method.saliency].choose(layer.mask_gradients, blocks()[index].scores, n_kept)
         return COMPENSATIONS[method.compensation].refit(layer, kept, method.damping)
 
     def on_made(index: int) -> None:
@@ -262,7 +264,6 @@ def remove_layers(
 
 @torch.no_grad()
 def choose_channels(
-    mlps: list[Mlp],
     calibration: CalibrationData,
     method: MethodSettings,
     share: float,
@@ -270,11 +271,11 @@ def choose_channels(
     on_layer: Callable[[int, int], None],
 ) -> list[Tensor]:
     """The channels (k,) of each MLP kept where this share of all goes, ascending; nothing is refitted."""
-    width, chosen = _width_of(scores, share, method), []
-    for index, mlp in enumerate(mlps):
-        n_kept, layer = width(index), _method_layer(mlp, calibration, index, method, refits=False)
-        chosen.append(SALIENCIES[method.saliency].choose(layer, scores[index].scores, n_kept))
-        on_layer(_n_done(index, len(mlps), method), 2 * len(mlps))
+    width, chosen, n = _width_of(scores, share, method), list[Tensor](), len(scores)
+    for index in range(n):
+        n_kept, masks = width(index), calibration.mask_gradients(index) if method.by_gradient else None
+        chosen.append(SALIENCIES[method.saliency].choose(masks, scores[index].scores, n_kept))
+        on_layer(_n_done(index, n, method), 2 * n)
     return chosen
 
 

@@ -126,17 +126,17 @@ def kept_channels(scores: Tensor, n_kept: int) -> Tensor:
     return torch.argsort(scores, descending=True, stable=True)[:n_kept].sort().values
 
 
-def keep_rearranged(layer: Layer, scores: Tensor, n_kept: int) -> Tensor:
+def keep_rearranged(mask_gradients: Tensor | None, scores: Tensor, n_kept: int) -> Tensor:
     """The channels kept by the published greedy rearrangement, (k,) ascending; not nested.
 
     Starts by removing the lowest scores. Then each further channel, from low to high, joins the removed ones, and the
     one is kept instead whose absence shortens their summed gradients most: channels that cancel are removed together.
     Source: arXiv:2204.09656, section 4.3.
     """
-    n_gone = layer.width - n_kept
-    if not 0 < n_gone < layer.width:
+    n_gone = len(scores) - n_kept
+    if not 0 < n_gone < len(scores):
         return kept_channels(scores, n_kept)
-    gradients, order = _mask_gradients(layer).double(), torch.argsort(scores, stable=True)
+    gradients, order = _given(mask_gradients).double(), torch.argsort(scores, stable=True)
     gone = order[:n_gone].clone()
     squares, products = gradients.square().sum(dim=0), gradients.T @ gradients
     with_total = gradients.T @ gradients[:, gone].sum(dim=1)
@@ -149,15 +149,15 @@ def keep_rearranged(layer: Layer, scores: Tensor, n_kept: int) -> Tensor:
         with_total -= products[candidates[leaves]]
         if leaves < n_gone:
             gone[leaves] = joins
-    return complement(gone, layer.width)
+    return complement(gone, len(scores))
 
 
 @dataclass(frozen=True)
 class Saliency:
-    """score: (m,) of a layer. choose: the kept channels from the scores."""
+    """score: (m,) of a layer. choose: the kept channels from the layer's mask gradients and the scores."""
 
     score: Callable[[Layer], Tensor]
-    choose: Callable[[Layer, Tensor, int], Tensor] = lambda layer, scores, n_kept: kept_channels(scores, n_kept)
+    choose: Callable[[Tensor | None, Tensor, int], Tensor] = lambda _, scores, n_kept: kept_channels(scores, n_kept)
 
 
 SALIENCIES: dict[str, Saliency] = {
@@ -166,7 +166,7 @@ SALIENCIES: dict[str, Saliency] = {
     "wifv": Saliency(wifv),
     "obs": Saliency(lambda layer: _rank(elimination_order(layer))),
     # Diagonal Fisher information of the channels' mask: squared gradients, summed over the sequences; arXiv:2204.09656.
-    "fisher": Saliency(lambda layer: _mask_gradients(layer).square().sum(dim=0), keep_rearranged),
+    "fisher": Saliency(lambda layer: _given(layer.mask_gradients).square().sum(dim=0), keep_rearranged),
     # From the method's seed and the block's index: the baseline that a saliency must beat.
     "random": Saliency(lambda layer: torch.rand(layer.width, generator=torch.Generator().manual_seed(layer.seed))),
 }
@@ -176,6 +176,6 @@ def _rank(order: Tensor) -> Tensor:
     return torch.empty(len(order)).index_copy_(0, order, torch.arange(len(order), dtype=torch.float32))
 
 
-def _mask_gradients(layer: Layer) -> Tensor:
-    assert layer.mask_gradients is not None, "MethodSettings.by_gradient says so of this saliency"
-    return layer.mask_gradients
+def _given(mask_gradients: Tensor | None) -> Tensor:
+    assert mask_gradients is not None, "MethodSettings.by_gradient says so of this saliency"
+    return mask_gradients

@@ -133,7 +133,7 @@ def _narrowed(
         if method.takes_layers:
             kept = [torch.arange(0 if index in gone else mlp.width) for index, mlp in enumerate(mlps)]
         else:
-            kept = choose_channels(mlps, data, method, share, scores(), on_block)
+            kept = choose_channels(data, method, share, scores(), on_block)
         return refit_sequentially(loaded, text, kept, method.damping, method.strength, run.log.on_step, walked)
 
     if permille and method.in_sequence:

@@ -64,7 +64,7 @@ def test_the_rearrangement_is_the_published_one(seed, n_kept):
     gradients = torch.randn(12, 20, generator=torch.Generator().manual_seed(seed)).double()
     one = layer(m=20, gradients=gradients)
     fisher = SALIENCIES["fisher"]
-    chosen = fisher.choose(one, fisher.score(one), n_kept)
+    chosen = fisher.choose(one.mask_gradients, fisher.score(one), n_kept)
     assert chosen.tolist() == published_rearrangement(gradients, n_kept)
 
 
@@ -73,7 +73,7 @@ def test_masks_are_nested(name):
     one = layer(m=20)
     saliency = SALIENCIES[name]
     scores = saliency.score(one)
-    wide, narrow = (set(saliency.choose(one, scores, k).tolist()) for k in (15, 9))
+    wide, narrow = (set(saliency.choose(one.mask_gradients, scores, k).tolist()) for k in (15, 9))
     assert narrow < wide
 
 
