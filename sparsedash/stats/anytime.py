@@ -78,7 +78,7 @@ def log_e_value(broke: int, fixed: int, n_passages: int, mean: float) -> float:
 def decide_difference(broke: int, fixed: int, n_passages: int, n_comparisons: int) -> Decision:
     """Whether these passages show a difference, or one that is close to none, or leave it open.
 
-    n_comparisons: of the same run, among which either must be as clear as if each were alone.
+    n_comparisons: of the same run; either decision allows for all of them.
     """
     if n_comparisons * anytime_p(broke, fixed) < ALPHA:
         return "difference"

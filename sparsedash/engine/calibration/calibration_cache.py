@@ -142,13 +142,12 @@ class Calibration:
         if asked not in self._scores:
             key = scores_key(self.keys.statistics, method)
             # They stay, for the next sparsity.
-            checkpoint = StageCheckpoint(self.store, self.load().identity, kind="scores")
-            made = checkpoint.numbered(key, _pack_scores, _unpack_scores)
+            made = self._checkpoint("scores").numbered(key, _pack_scores, _unpack_scores)
             self._scores[asked] = score_channels(self.load().mlps, data, method, on_block, made)
         return self._scores[asked]
 
-    def _checkpoint(self) -> StageCheckpoint:
-        return StageCheckpoint(self.store, self.load().identity)
+    def _checkpoint(self, kind: ArtefactKind = "unfinished") -> StageCheckpoint:
+        return StageCheckpoint(self.store, self.load().identity, kind=kind)
 
     def _put(self, key: str, data: bytes, kind: ArtefactKind) -> None:
         self.store.put_artefact(key, data, about_artefact(kind, self.load().identity))
