@@ -69,8 +69,8 @@ _DIAGONAL = "diagonal"
 class Calibration:
     """Statistics, curves, gradients and scores on one calibration text; computed once, then stored.
 
-    load: gives the model. read: gives the token ids of the text. is_read: whether a method of the run needs statistics
-    of it, so that the others' errors are measured on it as well. solves: whether one needs whole second moments.
+    load: gives the model. read: gives the token ids of the text. solves: whether a method of the run needs whole second
+    moments.
     """
 
     store: Store
@@ -79,7 +79,6 @@ class Calibration:
     read: Callable[[], list[list[int]]]
     on_step: OnStep
     token_weights: TokenWeights
-    is_read: bool
     solves: bool = True
     _scores: dict[tuple[object, ...], Sequence[ChannelScores]] = field(default_factory=dict, init=False)
 
@@ -117,10 +116,9 @@ class Calibration:
 
     def data_for(self, method: MethodSettings, permille: int) -> CalibrationData:
         """Input of the pruning functions for this method and sparsity: with mask gradients of its own where it prunes
-        in rounds; where no method needs the text, only with statistics that are in the store.
+        in rounds; without statistics where it reads no text, whatever other methods read.
         """
-        has_statistics = self.is_known and (method.takes_channels or self.has_inputs)
-        if not (self.is_read or method.reads_text or has_statistics):
+        if not method.reads_text:
             # Only what single weights take of it runs the model, to see which projections share their inputs.
             return replace(
                 self.data,
@@ -137,8 +135,7 @@ class Calibration:
         if _has_rounds(method):
             # Its gradients are those of this sparsity alone.
             return score_channels(self.load().mlps, data, method, on_block)
-        # Scores made without statistics are not those made with them.
-        asked = (*score_dependencies(method), data is self.data)
+        asked = score_dependencies(method)
         if asked not in self._scores:
             key = scores_key(self.keys.statistics, method)
             # They stay, for the next sparsity.

@@ -138,10 +138,11 @@ def make_blocks(
     lost: set[str] = set()
     calibration = run.calibration(method)
     while True:
-        if calibration.is_known:
-            _note_calibrated(run)
-        elif calibration.is_read:
-            _reach(run, calibration, len(run.loaded.blocks) - 1)
+        if method.needs_statistics:
+            if calibration.is_known:
+                _note_calibrated(run)
+            else:
+                _reach(run, calibration, len(run.loaded.blocks) - 1)
         with run.log.timed("prune"):
             run.log.on_step(Step("prune", 0, len(run.loaded.blocks)))
             try:
@@ -168,11 +169,11 @@ def _reach(run: RunContext, calibration: Calibration, index: int) -> None:
 
 def missing_statistics(run: RunContext, methods: Sequence[MethodSettings]) -> Sequence[Callable[[int], None]]:
     """Functions that collect, up to a block, statistics of these methods that the store does not have (any more)."""
-    calibrations = list(dict.fromkeys(map(run.calibration, methods)))
-    masking = [run.calibration(method) for method in methods if not method.takes_channels]
-    if all(own.is_known for own in calibrations):
+    reading = [method for method in methods if method.needs_statistics]
+    read = list(dict.fromkeys(map(run.calibration, reading)))
+    masking = [run.calibration(method) for method in reading if not method.takes_channels]
+    if read and all(own.is_known for own in read):
         _note_calibrated(run)
-    read = [own for own in calibrations if own.is_read]
     inputs = [own.reach_inputs for own in read if own in masking and not own.has_inputs]
     return [partial(_reach, run, own) for own in read if not own.is_known] + inputs
 

@@ -44,7 +44,6 @@ from sparsedash.schema.store_keys import (
     layers_key,
     outcomes_key,
     plain_share,
-    shares_read,
     text_key,
 )
 from sparsedash.storage.local_machine import memory_bytes
@@ -303,7 +302,6 @@ class RunContext:
                 read=lambda: self.sequences(share),
                 on_step=self.log.on_step,
                 token_weights=settings.calibration.token_weights,
-                is_read=share in shares_read(settings),
                 solves=settings.solves,
             )
         return self._calibrations[share]
