@@ -277,13 +277,12 @@ def show_uploads(backend: Backend, usual: Mapping[str, str]) -> None:
             # An administrator sees the uploads of all.
             f"{used} of {room} are in use." if rules is None or not backend.administers else f"{used} by all users.",
             f"{_who().capitalize()} can choose these texts, and delete them.",
-            "Results that were computed from them stay.",
         )
         for reference, n_bytes in kept.items():
             with st.container(horizontal=True, wrap=False, vertical_alignment="center"):
                 frame.show(paragraph(f"{wording.reference_title(reference)}, {wording.size(n_bytes)}"))
-                drop, key = partial(delete, reference), f"delete-{reference}"
-                frame.action_button("Delete", drop, key=key, icon="delete", kind="tertiary")
+                question = f"Delete this text of {wording.size(n_bytes)}? This cannot be undone. Results stay."
+                frame.delete_button(f"delete-{reference}", question, partial(delete, reference))
 
 
 def _who() -> str:

@@ -201,6 +201,16 @@ def popover(text: str, key: str, draw: Callable[[], None], icon: str = "") -> No
             draw()
 
 
+def delete_button(key: str, question: str, drop: Callable[[], object]) -> None:
+    """Draw the button that opens the question, with the one that deletes."""
+
+    def draw() -> None:
+        show(paragraph(question))
+        action_button("Delete for good", drop, key=f"{key}-sure", kind="primary")
+
+    popover("Delete", key, draw, "delete")
+
+
 def ask_to_delete(
     backend: Backend,
     text: str,

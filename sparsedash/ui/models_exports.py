@@ -66,18 +66,11 @@ def show_export(backend: Backend, export: Export) -> None:
             frame.note("SparseDash uploads nothing. In your own shell, after hf auth login:")
             st.code(upload_command(export), language="sh", wrap_lines=True)
         if backend.exports.is_ours(export):
-            key = f"delete-export-{export.key[:16]}"
-            frame.popover("Delete", key, partial(_ask_to_delete, backend, export, f"{key}-sure"), "delete")
+            question = f"Delete this folder of {wording.size(export.n_bytes)}? This cannot be undone. The run stays."
+            drop = partial(backend.exports.drop, export.key)
+            frame.delete_button(f"delete-export-{export.key[:16]}", question, drop)
         else:
             frame.note("Another user's, or outside the data folder; it cannot be deleted here.")
-
-
-def _ask_to_delete(backend: Backend, export: Export, key: str) -> None:
-    """Draw the question, and the button that deletes the folder."""
-    frame.show(
-        paragraph(f"Delete this folder of {wording.size(export.n_bytes)}? This cannot be undone. The run stays.")
-    )
-    frame.action_button("Delete for good", partial(backend.exports.drop, export.key), key=key, kind="primary")
 
 
 def _card_verdict(backend: Backend, export: Export) -> str:

@@ -74,8 +74,9 @@ def test_uploads_can_be_chosen_for_either_use_and_are_listed_with_their_sizes_an
 
 def test_a_deleted_text_is_off_the_list_and_where_it_was_chosen_the_usual_one_is(open_page, backend):
     reference = backend.uploads.keep("mine.jsonl", LINES)
-    form = opened(open_page("prune", text=reference, calibration="c4"), "uploads")
-    button(form, "Delete").click().run()
+    form = opened(opened(open_page("prune", text=reference, calibration="c4"), "uploads"), f"delete-{reference}")
+    assert "This cannot be undone. Results stay." in words(form) and list(backend.uploads.kept()) == [reference]
+    button(form, "Delete for good").click().run()
     assert backend.uploads.kept() == {}
     assert form.selectbox(key="text").value == "builtin:cloze"
     assert form.selectbox(key="calibration").value == "c4"
@@ -86,8 +87,8 @@ def test_a_text_that_a_job_reads_stays_and_the_refusal_says_why(open_page, backe
     reference = backend.uploads.keep("mine.jsonl", LINES)
     calibration = replace(SETTINGS.calibration, corpus=reference)
     backend.set_jobs(job(replace(SETTINGS, calibration=calibration), "queued"))
-    form = opened(open_page("prune", calibration=reference), "uploads")
-    button(form, "Delete").click().run()
+    form = opened(opened(open_page("prune", calibration=reference), "uploads"), f"delete-{reference}")
+    button(form, "Delete for good").click().run()
     assert list(backend.uploads.kept()) == [reference]
     assert form.selectbox(key="calibration").value == reference
     (toast,) = form.toast
