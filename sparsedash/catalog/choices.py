@@ -202,7 +202,7 @@ TASKS = (
 """Tasks of lm-evaluation-harness that the form suggests."""
 
 _INSTALL = install_command("-r requirements-tasks.txt")
-NO_HARNESS = f"Tasks need lm-evaluation-harness, which is not installed. Run: {_INSTALL}"
+NO_HARNESS = f"Tasks that are not built in need lm-evaluation-harness. To install it: {_INSTALL}"
 
 
 def example_key(key: str) -> str:

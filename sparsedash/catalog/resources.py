@@ -99,7 +99,7 @@ Purpose = Literal[
     "the backward pass",
     "quantising",
     "healing",
-    "answering",
+    "the evaluation",
 ]
 
 
@@ -164,7 +164,7 @@ def least_memory(shape: ModelShape, settings: RunSettings, *, streamed: bool = F
     masked = max((_masked_weights(shape, each) for each in settings.methods if not each.takes_channels), default=0)
     beside: dict[Purpose, int] = {
         "the text that the model writes": _writing_bytes(shape, settings),
-        "answering": answering,
+        "the evaluation": answering,
         "calibration": streams + moments + waiting,
         "pruning": _MATRICES * 4 * m**2 * settings.solves + masked * n_at_once // n_blocks * itemsize + waiting,
         "the backward pass": _backward_bytes(shape, settings, n_at_once),

@@ -52,7 +52,7 @@ _PARTS: dict[str, tuple[Stage, ...]] = {
     "pruning": ("prune", "continue"),
     "healing": ("heal",),
     "quantising": ("quantise",),
-    "answering": ("evaluate",),
+    "evaluating": ("evaluate",),
     "answering tasks": ("answer",),
 }
 """The stages that each part of a forecast is of."""

@@ -268,7 +268,7 @@ def expected_duration(
     n_calibrations = len(store_keys.shares_read(settings)) if calibrates else 0
     parts: dict[str, tuple[tuple[int, Stage], ...]] = {
         "loading": ((bool(n_models), "load"),),
-        "answering": ((n_models, "evaluate"),),
+        "evaluating": ((n_models, "evaluate"),),
         "answering tasks": ((n_models if settings.evaluation.tasks else 0, "answer"),),
         "pruning": ((n_pruned, "prune"),),
         "quantising": ((n_sparse - n_pruned, "quantise"),),

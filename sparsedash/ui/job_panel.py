@@ -174,7 +174,8 @@ def _draw_moves(backend: Backend, job: Job, peers: list[int]) -> None:
 
 def _link_to_results(backend: Backend, job: Job) -> None:
     if job.makes_run and backend.run(job.key) is None:
-        frame.note("Its results were deleted.")
+        with st.container(width="content"):
+            frame.note("Its results were deleted.")
     elif job.makes_run:
         judged = navigation.whole_tolerance_query(job_search(job))
         frame.link("overview", "See what it cost", run=job.key, **judged)

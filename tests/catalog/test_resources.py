@@ -73,7 +73,7 @@ def test_single_weights_are_all_there_twice(scope, n_weights):
     little = CalibrationSettings(corpus=BUILTIN_TEXT, n_samples=1, length=8)
     methods = (MethodSettings(pattern="2:4", scope=scope, compensation="none"),)
     found = least_memory(SMALL, settings(calibration=little, dtype="bfloat16", methods=methods))
-    assert (found.beside_bytes, found.purpose) == (2 * (115 * A_TOKEN + n_weights), "answering")
+    assert (found.beside_bytes, found.purpose) == (2 * (115 * A_TOKEN + n_weights), "the evaluation")
 
 
 def test_where_layers_go_only_the_out_projections_of_the_others_are_new():
@@ -81,7 +81,7 @@ def test_where_layers_go_only_the_out_projections_of_the_others_are_new():
     plain = replace(asked, sparsities_permille=(0,))
     shape = replace(SMALL, widths=(2_000, 3_000), keys=2_500_000)
     found, without = (least_memory(shape, each) for each in (asked, plain))
-    assert found.purpose == without.purpose == "answering"
+    assert found.purpose == without.purpose == "the evaluation"
     assert found.n_bytes - without.n_bytes == 2 * 10 * 5_000 // 2
 
 
@@ -167,7 +167,7 @@ def test_answers_that_go_on_keep_their_passages_up_to_a_limit():
     def beside(shape, n_passages, **streamed):
         asked = settings("random", evaluation=replace(OF_FILE, n_passages=n_passages), sparsities_permille=(0,))
         found = least_memory(shape, asked, **streamed)
-        assert found.purpose == "answering"
+        assert found.purpose == "the evaluation"
         return found.beside_bytes
 
     usual = replace(SMALL, keys=2_500)

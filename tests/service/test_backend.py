@@ -48,7 +48,7 @@ def test_the_forecast_of_a_run_is_kept_as_it_was_when_it_was_asked_for(backend, 
     job = backend.submit(settings)
     forecast = backend.forecast(job)
     assert replace(forecast, disk=before.disk) == before and forecast.duration.total_s is not None
-    assert dict(forecast.duration.parts).keys() == {"starting", "loading", "calibrating", "pruning", "answering"}
+    assert dict(forecast.duration.parts).keys() == {"starting", "loading", "calibrating", "pruning", "evaluating"}
     assert forecast.left_bytes == before.disk.takes.stays_bytes > 0
     stored = replace(before, stored=replace(before.stored, dense=True))
     assert stored.left_bytes is None, "of a run of which a part is stored"

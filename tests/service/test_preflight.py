@@ -216,7 +216,7 @@ def test_before_the_first_run_all_is_known_of_every_model_whose_config_is(
     asked = RunSettings(model=model(folder), methods=(method,), evaluation=EvaluationSettings(n_passages=100))
     before = backend.preflight(asked)
     parts = dict(before.duration.parts)
-    assert before.duration.unknown == () and {"loading", "answering", "pruning"} <= parts.keys()
+    assert before.duration.unknown == () and {"loading", "evaluating", "pruning"} <= parts.keys()
     assert before.duration.total_s == pytest.approx(sum(parts.values()))
     assert min(before.memory.least.n_bytes, before.disk.takes.stays_bytes, before.disk.free_bytes) > 0
     half, resident = (
@@ -231,7 +231,7 @@ def test_a_quantised_run_prunes_every_model_once_and_quantises_dense_as_well(sto
     assert stored == replace(NOTHING, n_sparse=8)
     known = dict.fromkeys(("load", "text", "calibrate", "evaluate"), 1.0) | {"prune": 10.0, "quantise": 100.0}
     parts = dict(expected_duration(quantised, stored, known, ()).parts)
-    assert (parts["pruning"], parts["quantising"], parts["answering"]) == (20.0, 600.0, 9.0)
+    assert (parts["pruning"], parts["quantising"], parts["evaluating"]) == (20.0, 600.0, 9.0)
 
 
 def test_healing_is_refused_where_the_weights_stay_in_their_files_or_nothing_is_held_out():

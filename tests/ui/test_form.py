@@ -313,7 +313,7 @@ ESTIMATES = [
     ({"duration": BY_STAGE}, "By stage loading 5 s, pruning 4 min"),
     ({"disk": NEEDED}, "Disk about 1.2 GB, and up to 640 MB more while it runs"),
     ({"disk": NEEDED}, "The data folder's disk has 500 MB left: the run is likely to fill it."),
-    ({"duration": Duration(unknown=("answering", "pruning"))}, "no run like this has finished here yet"),
+    ({"duration": Duration(unknown=("evaluating", "pruning"))}, "no run like this has finished here yet"),
     ({"duration": Duration(seconds=245.0, unknown=("pruning",))}, SOME_KNOWN),
     ({"memory": Memory()}, "Memory not known yet"),
     ({"memory": Memory(measured_bytes=10**9, least=LEAST, backward=True)}, BACKWARD),

@@ -192,4 +192,4 @@ def test_the_form_asks_tasks_where_the_harness_is_installed_and_says_so_where_it
     monkeypatch.setattr(request_checks, "find_spec", lambda name: None)
     app = open_page("prune", tasks="builtin:copying")
     assert app.multiselect(key="tasks").value == ["builtin:copying"]
-    assert "lm-evaluation-harness, which is not installed" in words(app)
+    assert "need lm-evaluation-harness. To install it:" in words(app)

@@ -425,7 +425,7 @@ def _single_pass(run: RunContext, points: Sequence[Point], last: int | None) -> 
     # Of a block's work: to calibrate, to make each model, and to answer.
     tasks = [*missing, *(made.measure for _, made in models if made)]
     run.log.walk_task = 1 / (len(tasks) + 1)
-    doing = "calibrating, pruning and answering" if missing else "pruning and answering"
+    doing = "calibrating, pruning and evaluating" if missing else "pruning and evaluating"
     step = Step("walk", 0, n_blocks, unit="blocks", message=doing, point=last)
 
     def make(index: int) -> None:

@@ -90,7 +90,7 @@ def test_progress_is_that_of_the_pass_until_passages_are_through(passed):
     assert steps[begin : begin + len(walk)] == walk
     assert [step.done for step in walk] == sorted(step.done for step in walk)
     assert {step.done for step in walk} == set(range(N_BLOCKS)) and {step.total for step in walk} == {N_BLOCKS}
-    assert {(step.point, step.message) for step in walk} == {(1, "calibrating, pruning and answering")}
+    assert {(step.point, step.message) for step in walk} == {(1, "calibrating, pruning and evaluating")}
     assert not {"calibrate", "prune"} & {step.stage for step in steps}
     assert steps[begin + len(walk)].stage == "evaluate"
     # Every stage has its own seconds.
@@ -104,7 +104,7 @@ def test_a_second_pass_does_not_calibrate_again_and_lists_only_earlier_records_a
     steps = []
     run = ran(replace(streamed, sparsities_permille=(100, 400)), store, steps.append)
     assert {"calibration", "evaluation, dense", "evaluation, 40 % sparse"} == set(run.cached)
-    assert {step.message for step in steps if step.stage == "walk"} == {"pruning and answering"}
+    assert {step.message for step in steps if step.stage == "walk"} == {"pruning and evaluating"}
     assert set(first.sparse) < set(run.sparse) and len(run.sparse) == 4
 
 
