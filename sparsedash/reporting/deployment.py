@@ -5,7 +5,6 @@ Only what was measured, or is exact from the widths, is said.
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from math import prod
 from statistics import median
 from typing import Literal
 
@@ -112,16 +111,16 @@ def structure_sentence(backend: Backend, found: RunResults) -> str:
         return ""
     named = found.headline.sparsity_permille if found.headline else None
     permille = named if named in common else max(common)
-    models = [kind[permille] for kind in kinds]
-    pair = tuple(own[0] for own in models)
+    pair = tuple(kind[permille][0] for kind in kinds)
     narrower, fewer = names = [quoted_method(each.method) for each in pair]
     first, second = (loss_value(each.verdict.perplexity) for each in pair)
     share = wording.sparsity_words(permille, pair[0].method)
     said = [f"At {share}: narrower layers ({narrower}, perplexity {first}) or fewer ({fewer}, {second})"]
     if all(each.verdict.verdict == "beyond" for each in pair):
         said.append("Both cost more than your limits allow")
-    # All pairs of the two kinds count, since the answers chose the best of each.
-    (lost,) = likelihood_differences([(pair[0].record, pair[1].record)], prod(map(len, models)))
+    # All pairs of the two kinds count, since the answers chose the best of each and may have chosen the sparsity.
+    n_compared = sum(len(kinds[0][each]) * len(kinds[1][each]) for each in common)
+    (lost,) = likelihood_differences([(pair[0].record, pair[1].record)], n_compared)
     if lost.is_shown:
         better, worse = names if lost.value > 0 else reversed(names)
         interval = wording.factor_range(*sorted((abs(lost.low), abs(lost.high))))

@@ -137,11 +137,16 @@ class Leaderboard:
     notes: Sequence[str]
 
     def verdict(self, key: str) -> Verdict | None:
-        """Beyond where it is on anything, within where it is on passages and tasks; None where nothing was judged."""
-        found = {cell.verdict for cell in self.cells[key].values() if cell.verdict}
+        """Beyond where it is on anything, within where it is on passages and tasks; None where nothing was judged.
+
+        Undecided where the passages are others than the baseline's, so that its tasks alone are within.
+        """
+        cells = self.cells[key]
+        found = {cell.verdict for cell in cells.values() if cell.verdict}
         if not found:
             return None
-        return "beyond" if "beyond" in found else "within" if found == {"within"} else "undecided"
+        is_within = found == {"within"} and cells["perplexity"].verdict
+        return "beyond" if "beyond" in found else "within" if is_within else "undecided"
 
     @property
     def sentence(self) -> str:

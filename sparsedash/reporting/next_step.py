@@ -12,7 +12,7 @@ from sparsedash.catalog.choices import EVALUATION_CORPORA, CatalogEntry
 from sparsedash.catalog.presets import DEFAULT_METHOD, METHODS, method_named
 from sparsedash.reporting import wording
 from sparsedash.reporting.run_answer import TOO_FEW, answered, quoted_method
-from sparsedash.reporting.run_results import Judged, RunResults, largest_within, smallest_beyond
+from sparsedash.reporting.run_results import Judged, RunResults, is_one_layer_apart, largest_within, smallest_beyond
 from sparsedash.reporting.task_words import most_times
 from sparsedash.reporting.verdicts import tolerance_words
 from sparsedash.reporting.wording import and_join, sparsity_percent
@@ -84,7 +84,8 @@ def _next_step(found: RunResults, lacks: Callable[[str], bool]) -> NextStep:
     _, undecided = answered({row.permille: row.verdict for row in rows})
     unknown = [row for row in rows if row.permille in undecided]
     if on_passages := [row for row in unknown if row.verdict.perplexity.verdict != "within"]:
-        return _test_again(found, on_passages, lacks) or _too_close(found, low, on_passages)
+        again = _without_stopping(found, on_passages) or _test_again(found, on_passages, lacks)
+        return again or _too_close(found, low, on_passages)
     if unknown:
         return _ask_more(found, unknown)
     if run.find is not None:
@@ -95,6 +96,8 @@ def _next_step(found: RunResults, lacks: Callable[[str], bool]) -> NextStep:
         return NextStep(said=said, link="Search again", asked=replace(search, method=other))
     if method.pattern in FIXED_PERMILLE:
         return _race_others(settings, method)
+    if is_one_layer_apart(within, beyond):
+        return _no_layer_more(settings, method, within)
     if within is not None and low < high < 1001:
         said = f"search for the largest sparsity within your limit, between {low / 10:g} and {sparsity_percent(high)}"
     elif within is not None:
@@ -132,6 +135,22 @@ def _at_limit(within: Judged | None, beyond: Judged) -> int:
     lost, half_way = beyond.verdict.perplexity, (low + beyond.permille) / 2
     at = first_crossing([(low, less), (beyond.permille, lost.value)], lost.most)
     return max(low + 10, 10 * round((half_way if at is None else at) / 10))
+
+
+def _no_layer_more(settings: RunSettings, method: MethodSettings, within: Judged | None) -> NextStep:
+    """What can be done where one layer more is beyond the limits."""
+    if within is not None:
+        name = sparsity_percent(within.permille)
+        said = f"One layer more costs too much. Next: export the model at {name}, or see which answers it changed."
+        return NextStep(said=said, link="Export this model", asked=None)
+    other, instead = _recommended(method), ""
+    if other == method.unhealed:
+        # No channel is part of the cache.
+        budget = "weights" if method.budget == "kv-cache" else method.budget
+        other, instead = replace(method_named(DEFAULT_METHOD), budget=budget), ", which removes channels"
+    said = f"Not even one layer can go with {quoted_method(method)}. Next: try {quoted_method(other)}{instead}."
+    asked = replace(settings, methods=(other,))
+    return NextStep(said=said, link=f"Try {wording.method_title(other)}", asked=asked)
 
 
 def _race_others(settings: RunSettings, method: MethodSettings) -> NextStep:
@@ -211,6 +230,23 @@ def _part_of(text: CatalogEntry, needed: int) -> tuple[int | None, str]:
     if text.n_texts <= n or text.name in (BUILTIN_CLOZE, BUILTIN_CLOZE_402):
         return None, text.title
     return n, f"{n:,} of {text.title}"
+
+
+def _without_stopping(found: RunResults, unknown: Sequence[Judged]) -> NextStep | None:
+    """Test on all passages what stopped early, where they should decide it; None where nothing is such."""
+    run, n_passages = found.run, found.dense.last_word.total
+    stopped = [row for row in unknown if row.record.stopping and row.verdict.n_passages < n_passages]
+    needed = {row.permille: _needed(found, row, n_passages) for row in stopped}
+    if run.find is not None or not (rows := [row for row in stopped if needed[row.permille] <= n_passages]):
+        return None
+    permilles = tuple(row.permille for row in rows)
+    said = f"Next: test {_percents(permilles)} on all {n_passages:,} passages, without stopping early."
+    n = max((row.verdict.passages_needed or 0 for row in rows), default=0)
+    said += f" About {wording.round_up(n):,} should settle it, estimated from those answered." if n else ""
+    evaluation = replace(run.settings.evaluation, stop_early=False)
+    methods = _beside_unhealed(rows[0].method)
+    asked = replace(run.settings, methods=methods, evaluation=evaluation, sparsities_permille=permilles)
+    return NextStep(said=said, link="Test on all passages", asked=asked)
 
 
 def _test_again(found: RunResults, unknown: Sequence[Judged], lacks: Callable[[str], bool]) -> NextStep | None:

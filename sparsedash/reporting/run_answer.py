@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from sparsedash.jobs.job import Job, JobState
 from sparsedash.reporting import wording
 from sparsedash.reporting.quantised_words import quantised_figures
-from sparsedash.reporting.run_results import Judged, RunResults, largest_within, smallest_beyond
+from sparsedash.reporting.run_results import Judged, RunResults, is_one_layer_apart, largest_within, smallest_beyond
 from sparsedash.reporting.verdicts import difference_words, limits_sentence, loss_words, task_names, verdict_words
 from sparsedash.reporting.wording import and_join, limit_factor, quantity, sparsity_percent
 from sparsedash.schema.find_settings import FindResult
@@ -61,7 +61,7 @@ def race_sentence(found: RunResults) -> str:
         return ""
     best, at = quoted_method(found.best[0].method), sparsity_percent(found.race[0][0].permille)
     if (fewest := min(difference.n_passages for _, difference in found.race)) < FEWEST_PASSAGES:
-        return f"{quantity(fewest, 'passage')} are too few to rank methods; test on {FEWEST_PASSAGES} or more."
+        return f"{wording.too_few(fewest, 'passage')} to rank methods; test on {FEWEST_PASSAGES} or more."
     groups: dict[int, list[str]] = {-1: [], 0: [], 1: []}
     for rival, difference in found.race:
         groups[difference.is_shown * (1 if difference.value > 0 else -1)].append(quoted_method(rival.method))
@@ -179,8 +179,9 @@ class LimitEstimate(NamedTuple):
 def limit_estimate(found: RunResults) -> LimitEstimate | None:
     """Where the best method meets the limit on straight lines from dense through its models; None where it does not.
 
-    None where the first model over the limit loses _FAR times as much, since losses do not grow evenly so far; of a
-    search, which has an answer of its own; and where the passages are too few for any verdict.
+    None where the first model over the limit loses _FAR times as much, since losses do not grow evenly so far; where
+    it has one layer less than the one before; of a search, which has an answer of its own; and where the passages are
+    too few for any verdict.
     """
     enough = [row for row in found.best if row.verdict.n_passages >= FEWEST_PASSAGES]
     rows = [row for row in enough if isfinite(row.verdict.perplexity.low)]
@@ -192,6 +193,9 @@ def limit_estimate(found: RunResults) -> LimitEstimate | None:
 
     over = next((loss for loss in losses if loss.value > loss.most), None)
     if over is None or over.value >= _FAR * over.most or found.search is not None:
+        return None
+    at = losses.index(over)
+    if is_one_layer_apart(rows[at - 1] if at else None, rows[at]):
         return None
     percent = meets(loss.value for loss in losses)
     assert percent is not None, "one model is over the limit, and dense is not"

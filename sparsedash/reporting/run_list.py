@@ -261,8 +261,8 @@ def runs_sentence(rows: Sequence[RunRow], tolerance: Tolerance) -> str:
     count = Counter(each.verdict for each in judged)
     n, n_runs = count["within"], len(judged)
     alone = sum(map(bool, map(verdicts.accuracy_open, judged)))
-    by_one = f", {'' if alone == n else f'{alone} '}by perplexity alone" if alone else ""
-    rest = by_one + "".join(f"; {count[each]} {each}" for each in ("undecided", "beyond") if count[each])
+    left_open = f", {'' if alone == n else f'{alone} '}without a verdict on accuracy" if alone else ""
+    rest = left_open + "".join(f"; {count[each]} {each}" for each in ("undecided", "beyond") if count[each])
     runs = f"{n or 'None'} of {n_runs} runs with a result {'have' if n > 1 else 'has'} a model"
     if n_runs == 1:
         runs = f"Your one run with a result has {'a' if n else 'no'} model"
@@ -339,6 +339,7 @@ def overlay(found: Sequence[RunResults], axis: Budget = "channels") -> Overlay:
             asked=(),
             leader="",
             published=(),
+            allowed={measure: most for run in drawn for measure, most in run.allowed.items()},
         ),
         # The share of right words, which is no difference, can only be drawn from one dense model on.
         measures=[measure for measure in OF_PASSAGES if measure != "share right" or len(dense) == 1],

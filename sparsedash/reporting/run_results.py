@@ -10,7 +10,7 @@ from sparsedash.catalog.published_results import LAST_WORD, PublishedRow, publis
 from sparsedash.jobs.job import Job
 from sparsedash.reporting import wording
 from sparsedash.reporting.charts import tradeoff_data
-from sparsedash.reporting.charts.tradeoff_data import Point, Reading, Readings, TradeoffData
+from sparsedash.reporting.charts.tradeoff_data import Measure, Point, Reading, Readings, TradeoffData
 from sparsedash.schema.find_settings import FindResult
 from sparsedash.schema.method_settings import Budget, MethodSettings
 from sparsedash.schema.pair_records import Continuation, ContinuationSettings
@@ -132,6 +132,14 @@ def largest_within(rows: Sequence[W]) -> W | None:
 def smallest_beyond(rows: Sequence[W]) -> W | None:
     """The model with the smallest sparsity that is beyond the limits; None where none is."""
     return next((row for row in rows if row.verdict.verdict == "beyond"), None)
+
+
+def is_one_layer_apart(within: Judged | None, beyond: Judged | None) -> bool:
+    """Whether nothing lies between two models since the second has one layer less. within: None for dense."""
+    if beyond is None or beyond.record.pruned is None or not beyond.method.takes_layers:
+        return False
+    before = within.record.pruned.widths.count(0) if within and within.record.pruned else 0
+    return 0 <= beyond.record.pruned.widths.count(0) - before <= 1
 
 
 def headline_model(models: Sequence[W], search: bool = False) -> W | None:
@@ -333,8 +341,15 @@ class RunResults:
             asked=self.run.settings.made_permille if axis == asked else (),
             leader=self.line_of(self.best[0].method) if self.best else "",
             published=published_beside(self.dense) if axis == "channels" else (),
-            allowed={"word perplexity": self.tolerance.most("word perplexity"), "accuracy": self.tolerance.points},
+            allowed=self.allowed,
         )
+
+    @property
+    def allowed(self) -> dict[Measure, float]:
+        """The limits of the measures that are judged, in nats and points."""
+        points: dict[Measure, float] = {"accuracy": self.tolerance.points}
+        judged = points if any(each.verdict.accuracy for each in self.judged) else {}
+        return {"word perplexity": self.tolerance.most("word perplexity"), **judged}
 
     @property
     def has_task_lines(self) -> bool:

@@ -51,9 +51,14 @@ def tolerance_words(tolerance: Tolerance, measures: Sequence[LossMeasure] = ("wo
 
 
 def limits_sentence(found: ToleranceVerdict, tolerance: Tolerance) -> str:
-    """ "Limits: perplexity 1.10 ×, accuracy −2 points.", of the measures that are judged."""
+    """ "Limits: perplexity 1.10 ×, accuracy −2 points.": of the measures that are judged, and tasks with their own."""
     measures = [loss.measure for loss in found.losses]
-    return f"{plural(len(measures), 'Limit')}: {tolerance_words(tolerance, measures)}."
+    own = [loss for loss in found.tasks if loss.most != tolerance.most(loss.measure)]
+    limits = [
+        tolerance_words(tolerance, measures),
+        *(f"{each.task} {_limit_words(each.measure, each.most)}" for each in own),
+    ]
+    return f"{plural(len(measures) + len(own), 'Limit')}: {', '.join(limits)}."
 
 
 def _limit_words(measure: LossMeasure, most: float) -> str:
@@ -165,7 +170,8 @@ def difference_sentence(left: str, right: str, found: LikelihoodDifference) -> s
     """Which of two models has the lower perplexity, or that they cannot be told apart, or not on so few passages."""
     n = quantity(found.n_passages, "passage")
     if found.n_passages < FEWEST_PASSAGES:
-        return f"{n} are too few to say which is better; test on {FEWEST_PASSAGES} or more."
+        few = wording.too_few(found.n_passages, "passage")
+        return f"{few} to say which is better; test on {FEWEST_PASSAGES} or more."
     if not found.is_shown:
         return f"{right} and {left} cannot be told apart on {n}."
     better, worse = (left, right) if found.value > 0 else (right, left)

@@ -163,6 +163,11 @@ def quantity(count: int, noun: str) -> str:
     return f"{count:,} {plural(count, noun)}"
 
 
+def too_few(count: int, noun: str) -> str:
+    """ "1 passage is too few", "29 passages are too few"."""
+    return f"{quantity(count, noun)} {'is' if count == 1 else 'are'} too few"
+
+
 def first_upper(text: str) -> str:
     """The text with a capital first letter, names in it as they are."""
     return text[:1].upper() + text[1:]
@@ -282,8 +287,8 @@ def method_titles(settings: RunSettings) -> str:
     names = ", ".join(dict.fromkeys(method_title(each.unquantised) for each in settings.methods))
     if kinds := settings.quantised_to:
         names += f", also quantised to {and_join([kind.upper() for kind in kinds])}"
-    multiples = sorted({each.width_multiple for each in settings.methods})
-    if multiples == [MethodSettings().width_multiple]:
+    multiples = sorted({each.width_multiple for each in settings.methods if each.uses("width_multiple")})
+    if multiples in ([], [MethodSettings().width_multiple]):
         return names
     return f"{names}, widths in multiples of {', '.join(map(str, multiples))}"
 

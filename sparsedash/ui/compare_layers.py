@@ -98,10 +98,10 @@ def layers_sentence(made: Pruned) -> str:
     elsewhere = layer_mismatch(made)
     held_out = median_error_ratio(_of_cut(made, made.held_out_errors), _of_cut(made, made.layer_errors))
     if elsewhere is not None and elsewhere >= MISMATCH_ALARM:
-        return (
-            f"The calibration text is unlike the passages: half of the layers lose at least {elsewhere:.1f} times as "
-            "much on the passages as on held-out calibration text."
-        )
+        more = f"half of the layers lose at least {elsewhere:.1f} times as much on the passages as on"
+        if not made.held_out_errors:
+            return f"The calibration text is too short, or unlike the passages: {more} it."
+        return f"The calibration text is unlike the passages: {more} held-out calibration text."
     if held_out is not None and held_out >= OVERFITTED:
         return (
             f"Overfitted to the calibration text: half of the layers lose at least {held_out:.1f} times as much on "

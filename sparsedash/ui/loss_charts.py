@@ -44,6 +44,7 @@ _CLICK = "Click a point to compare its answers with the dense model's."
 _BARS_95 = "Bars: 95 % intervals."
 _BARS = "Bars: confidence intervals behind the verdict."
 _SIGNS = f"✓ within, ✕ beyond, ? undecided, by this measure. {_BARS}"
+_NOT_JUDGED = f"Accuracy is not judged: too few answers are right. {_BARS_95}"
 _BAND = "Green band: the acceptable loss."
 _CAPTIONS: dict[Measure, str] = {
     "word perplexity": _SIGNS,
@@ -85,7 +86,7 @@ def show_tradeoff_chart(
     pressed = clicked_record(show_chart(chart, name, alt, key))
     hollow = any(point.hollow or point.live for line in tradeoff.lines.values() for point in line)
     caption = [
-        _CAPTIONS[measure],
+        _NOT_JUDGED if measure == "accuracy" and measure not in tradeoff.allowed else _CAPTIONS[measure],
         _SHIFTED if several else "",
         _PAIRED if paired and _CAPTIONS[measure] == _SIGNS else "",
     ]
@@ -152,7 +153,7 @@ def show_gains(backend: Backend, found: RunResults, tradeoff: TradeoffData, name
         alt = gain_words(tradeoff, gained, measure)
         file = file_name(wording.file_stem(found.run), measure, "against", name)
         key = clicked_record(show_chart(chart, file, alt, f"gain-{name}-{measure}"))
-        bars = _BARS if measure in ("word perplexity", "accuracy") else _BARS_95
+        bars = _BARS if measure in tradeoff.allowed else _BARS_95
         caption, front = (_FRONT, f"{_BEATEN} {bars}") if measure != "tasks" else (_CAPTIONS[measure], "")
         more = [front, far_words(tradeoff, measure), _MEASURED if is_timed else _EXACT, _CLICK]
         show_caption(f"gain-{name}", f"chart: {measure} against {name}", [caption], more)

@@ -245,7 +245,10 @@ def test_repeated_passages_are_left_out_with_a_warning_and_progress_is_told(dens
         ({"texts": ["half \ud800"]}, r"Texts\[0\] must be a text that is not empty, in whole characters"),
         ({"tokenizer": "gpt2"}, "str is no tokenizer of transformers"),
         ({"texts": TEXTS[:1]}, "71 calibration tokens are too few"),
-        ({"method": EVEN.healed(1), "texts": [" ".join(TEXTS)] * 2}, "2 calibration samples are too few to heal"),
+        (
+            {"method": EVEN.healed(1), "texts": [" ".join(TEXTS)] * 2},
+            "Healing needs 16 calibration samples, one of which is held out and decides; there: 2.",
+        ),
     ],
 )
 def test_what_is_missing_is_named(change, why):

@@ -92,6 +92,13 @@ def test_passages_that_differ_and_a_single_one_are_said(backend):
     )
 
 
+def test_within_on_tasks_alone_is_undecided_where_the_passages_were_others(backend):
+    one = add(backend, dense=[DENSE], sparse=[DENSE])
+    made = board(backend, one, add(backend, "owner/two", [DENSE], [DENSE], passages="others"))
+    third = list(made.entries)[2]
+    assert made.cells[third]["task-sums"].verdict == "within" and made.verdict(third) == "undecided"
+
+
 def test_all_models_and_tasks_are_judged_together(backend):
     dense, other = verdicts(both=300, broke=12, fixed=10)
     found = [add(backend, f"owner/{i}", [dense], [other]) for i in range(3)]

@@ -31,7 +31,7 @@ from sparsedash.schema.settings import BUILTIN_CLOZE_402, RunSettings
 from sparsedash.shell.terminal import run_table
 from sparsedash.stats.mean_intervals import moments
 from sparsedash.stats.tolerance import Losses, Tolerance, judge_all
-from tests.factories import PRUNED, RUN, answered, plain
+from tests.factories import PRUNED, RUN, STOPPED, answered, plain
 from tests.question_sets import verdicts
 from tests.reporting.held_results import results_of
 from tests.ui import specimens
@@ -448,6 +448,21 @@ def test_the_next_step_depends_on_what_is_open(sparse, sentence):
         assert step.asked.evaluation.n_passages == n
 
 
+@pytest.mark.parametrize(("n_answered", "more"), [(300, True), (60, False)])
+def test_what_stopped_early_is_tested_on_all_passages_where_these_should_decide_it(n_answered, more):
+    whole = run_of(1000, 400, (10, 0.04, 0.7, 400))
+    early = replace(whole.run.settings.evaluation, stop_early=True)
+    settings = replace(whole.run.settings, evaluation=early)
+    (sparse,) = whole.judged
+    outcomes = drawn(n_answered, 0.01 if more else 0.09, 0.6, n_answered, 2)
+    stopped = replace(STOPPED, decision="close", n_answered=n_answered, n_passages=1000)
+    record = replace(sparse.record, outcomes=outcomes, stopping=stopped)
+    step = next_step(results_of(replace(whole.run, settings=settings), [whole.dense, record]))
+    words = "Next: test 10 % on all 1,000 passages, without stopping early. About "
+    assert plain(step.said).startswith(words) == more
+    assert not more or step.asked == replace(whole.run.settings, sparsities_permille=(100,))
+
+
 def with_answers(swept: RunResults, dense: QuestionSet, *others: QuestionSet, **more) -> RunResults:
     """The results with dense's answers, and those of the first sparse models."""
     sets = dict(zip("abcd", (dense, *others), strict=False))
@@ -686,6 +701,8 @@ def test_a_search_leads_to_its_model_to_the_recommended_method_or_to_other_limit
 def test_too_few_passages_say_of_no_method_that_it_is_better_or_alike():
     whole = sweep_of(sparse := shifted(0.0, 100), other := shifted(2.0, 100, method="random"))
     few = results_of(whole.run, [replace(each, outcomes=each.outcomes[:29]) for each in (whole.dense, sparse, other)])
+    one = results_of(whole.run, [replace(each, outcomes=each.outcomes[:1]) for each in (whole.dense, sparse, other)])
+    assert answers.race_sentence(one) == "1 passage is too few to rank methods; test on 30 or more."
     assert answers.race_sentence(few) == "29 passages are too few to rank methods; test on 30 or more."
     ((_, difference),) = few.race
     assert difference_p(difference) == "not tested on fewer than 30 passages"

@@ -137,7 +137,7 @@ def test_the_sentence_counts_the_runs_with_a_model_within(backend):
     assert run_list.runs_sentence(rows(backend), USUAL) == f"None of 2 runs with a result has a {most}; 2 undecided."
     by_one = run_list.runs_sentence(rows(backend, LAX), LAX)
     assert by_one.startswith("2 of 2 runs with a result have a model within your limits (perplexity 1,000 ×")
-    assert by_one.endswith("accuracy −2 points), by perplexity alone.")
+    assert by_one.endswith("accuracy −2 points), without a verdict on accuracy.")
 
 
 def test_a_named_row_says_its_model_below_and_the_downloaded_table_has_every_cell(backend):

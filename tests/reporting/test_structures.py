@@ -9,7 +9,8 @@ from sparsedash.catalog.presets import METHODS, method_named
 from sparsedash.reporting import wording
 from sparsedash.reporting.charts import bar_charts
 from sparsedash.reporting.deployment import structure_sentence
-from sparsedash.reporting.run_answer import _rounding_note
+from sparsedash.reporting.next_step import next_step
+from sparsedash.reporting.run_answer import _rounding_note, estimate_words
 from sparsedash.schema.method_settings import with_budget
 from sparsedash.schema.pair_records import TimingSettings
 from sparsedash.schema.records import Reached
@@ -86,6 +87,31 @@ def said(results, *ratios):
 )
 def test_which_structure_to_choose_is_said_by_the_runs_own_numbers(lost, ratios, expected):
     assert said(found(lost), *ratios) == expected
+
+
+def test_a_pair_at_one_of_several_sparsities_counts_all_pairs_of_the_two_structures():
+    one = found()
+    run = replace(one.run, settings=replace(one.run.settings, sparsities_permille=(200, 300)), sparse=tuple("nfop"))
+    more = [
+        replace(each.record, key=key, pruned=replace(each.record.pruned, sparsity_permille=300))
+        for key, each in zip("op", sorted(one.judged, key=lambda own: own.record.key, reverse=True), strict=True)
+    ]
+    assert "97.5 % interval 1.49 to 1.49" in said(results_of(run, [each.record for each in one.models] + more))
+
+
+def test_where_one_layer_more_costs_too_much_the_next_step_asks_for_no_part_of_a_layer():
+    made = replace(GONE, widths=(128, 128, 0), sparsity_permille=30)
+    settings = RunSettings(methods=(FEWER,), sparsities_permille=(30,))
+    run = replace(RUN, settings=settings, dense="d", sparse=("f",), finished=True)
+    swept = results_of(run, [losing("d", 0.0, 60), losing("f", 0.3, 60, pruned=made)])
+    assert estimate_words(swept) == ""
+    step = next_step(swept)
+    assert step.said == "Not even one layer can go with “layers”. Next: try “best”, which removes channels."
+    assert step.asked == replace(settings, methods=(replace(method_named("best"), budget="weights"),))
+    run = replace(run, settings=replace(settings, sparsities_permille=(30, 60)), sparse=("f", "g"))
+    two = losing("g", 0.3, 60, pruned=replace(GONE, sparsity_permille=60))
+    step = next_step(results_of(run, [losing("d", 0.0, 60), losing("f", 0.01, 60, pruned=made), two]))
+    assert step.said.startswith("One layer more costs too much. Next: export the model at 3") and step.asked is None
 
 
 def test_a_share_that_was_rounded_to_layers_is_said_to_be():

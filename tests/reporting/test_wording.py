@@ -86,6 +86,10 @@ def test_a_method_says_what_is_unusual_about_it_and_its_width_multiple_once_for_
     assert wording.method_title(changed) == "magnitude"
     assert wording.method_titles(RunSettings(methods=(changed,))) == "magnitude, widths in multiples of 64"
     assert wording.method_titles(RunSettings(methods=(MAGNITUDE,))) == "magnitude"
+    layers, masks = method_named("layers"), method_named("wanda")
+    both = RunSettings(methods=(changed, layers, masks))
+    assert wording.method_titles(both) == "magnitude, layers, wanda, widths in multiples of 64"
+    assert wording.method_titles(RunSettings(methods=(layers,))) == "layers"
 
 
 def test_a_calibration_says_how_its_tokens_count_and_are_cut_where_that_is_not_as_usual():

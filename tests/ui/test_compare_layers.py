@@ -96,13 +96,17 @@ UNMEASURED = {"layer_errors": (), "held_out_errors": ()}
     [
         (UNLIKE, "The calibration text is unlike the passages: half of the layers lose at least 2.5 times"),
         (
+            UNLIKE | {"held_out_errors": ()},
+            "The calibration text is too short, or unlike the passages: half of the layers lose at least",
+        ),
+        (
             {"held_out_errors": (0.3, 0.06, 0.9)},
             "Overfitted to the calibration text: half of the layers lose at least 2.6",
         ),
         ({"held_out_errors": (), "passage_errors": ()}, "Half of the 2 layers that were cut (3 in all)"),
         (UNMEASURED | {"passage_errors": ()}, "The loss of the layers was not measured."),
     ],
-    ids=["unlike", "overfitted", "no-other-text", "unmeasured"],
+    ids=["unlike", "none-held-out", "overfitted", "no-other-text", "unmeasured"],
 )
 def test_a_fit_to_the_wrong_text_is_said_first_of_all_and_what_was_not_measured_raises_no_alarm(changes, expected):
     assert layers_sentence(replace(LAYERS, **changes)).startswith(expected)

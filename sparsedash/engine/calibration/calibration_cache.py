@@ -392,7 +392,13 @@ def mismatch_warning(made: Pruned) -> str | None:
     times = layer_mismatch(made)
     if times is None or times < MISMATCH_ALARM:
         return None
+    more = f"layers lose {times:.1f} times as much on the passages as on"
+    if not made.held_out_errors:
+        return (
+            f"The calibration text is too short, or unlike the passages: {more} it. "
+            "Calibrate on more text, and more like the passages."
+        )
     return (
-        f"The calibration text is unlike the passages: layers lose {times:.1f} times as much on "
-        "the passages as on held-out calibration text. Calibrate on text more like the passages."
+        f"The calibration text is unlike the passages: {more} held-out calibration text. "
+        "Calibrate on text more like the passages."
     )

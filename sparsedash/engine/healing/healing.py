@@ -65,8 +65,8 @@ def require_held_out(n_sequences: int) -> None:
     """Raise CalibrationError where no sequence of the text would be held out."""
     if n_sequences < HELD_OUT_EVERY:
         raise CalibrationError(
-            f"{n_sequences} calibration samples are too few to heal a model; needed: {HELD_OUT_EVERY}, one of which is "
-            "held out and decides.",
+            f"Healing needs {HELD_OUT_EVERY} calibration samples, one of which is held out and decides; there: "
+            f"{n_sequences}.",
             "Ask for more samples, or do not heal.",
         )
 

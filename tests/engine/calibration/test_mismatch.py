@@ -87,6 +87,7 @@ def test_the_alarm_compares_passages_with_held_out_text(fitted, held_out, passag
     errors = {"layer_errors": fitted, "held_out_errors": held_out, "passage_errors": passages}
     warning = mismatch_warning(replace(PRUNED, widths=(64,) * n, dense_widths=(128,) * n, **errors))
     assert f"layers lose {times} times as much" in warning if times else warning is None
+    assert not times or ("held-out" in warning) == bool(held_out)
 
 
 def test_the_alarm_is_on_the_run_before_the_evaluation_and_again_from_the_store(settings, store, monkeypatch):
