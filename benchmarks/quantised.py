@@ -45,7 +45,7 @@ def main() -> None:
             with made.holding(found.blocks, found.others).applied():
                 ours = _ours(loaded, questions)
             llama = LlamaCppModel(str(file), longest, torch.get_num_threads())
-            theirs = [_at_targets(torch.from_numpy(llama.logits(q["ids"][:-1])), q) for q in questions]
+            theirs = [_at_targets(torch.from_numpy(llama.logits(q["ids"][:-1], len(q["ids"]))), q) for q in questions]
         pairs = list(zip(ours, theirs, questions, strict=True))
         equal = sum(_is_right(own, q) == _is_right(other, q) for own, other, q in pairs)
         print(

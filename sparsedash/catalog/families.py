@@ -4,6 +4,7 @@ One row adds a family. The keys are values of `model_type` in config.json.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Any
@@ -138,6 +139,9 @@ def config_problem(config: Mapping[str, Any], name: object) -> str:
         return f"the config of {name} says slow_but_exact = True; possible: False. Change it: no weight depends on it."
     if config.get("return_dict") is False:
         return f"the config of {name} says return_dict = False; possible: True. Change it: no weight depends on it."
+    for size, causal in ("is_causal", True), ("use_bidirectional_attention", False):
+        if (value := config.get(size)) is not None and bool(value) != causal:
+            return f"the config of {name} says {size} = {str(value)[:40]}: a model that sees what it is to predict."
     return ""
 
 
@@ -145,12 +149,12 @@ def _sizes(config: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
     """Every size that this config states."""
     for name in _SIZES:
         value = config.get(name)
-        # GPT-Neo lists patterns of layers, each with how often it is repeated.
-        listed = value if isinstance(value, list) and value else [[None, value]]
-        for entry in listed:
-            size = entry[1] if isinstance(entry, list) and len(entry) > 1 else entry
-            if size is not None:
-                yield name, size
+        if name == "attention_types" and isinstance(value, list):
+            # GPT-Neo lists patterns of layers, each with how often it is repeated.
+            with suppress(TypeError, ValueError):
+                value = sum(len(kinds) * abs(n) for kinds, n in value)
+        if value is not None:
+            yield name, value
 
 
 FORMS: dict[Form, str] = {

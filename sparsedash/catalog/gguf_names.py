@@ -67,6 +67,8 @@ _REQUIRED = ("context_length", "embedding_length", "block_count", "attention.hea
 _YES_OR_NO = [name for name in GENERAL if name.startswith("tokenizer.ggml.add_")]
 _SCALINGS = ("none", "linear", "yarn", "longrope")
 _NAMED = 5
+_MOST_TOKEN_BYTES = 1_000
+"""Of a token: the merges that are made of it grow as the square of its length."""
 
 PRE_TOKENIZERS: dict[str, tuple[str, ...]] = {
     name: tuple(_NAMES["cuts"].get(rule, rule) for rule in row["rules"])
@@ -160,9 +162,10 @@ def _odd_value(own: Mapping[str, Any], architecture: str) -> str:
     if own.get("rope.scaling.type", "none") not in _SCALINGS:
         kind = str(own["rope.scaling.type"])[:40]
         return f"{architecture}.rope.scaling.type is {kind!r}; possible: {', '.join(_SCALINGS)}"
-    heads = {own[key] for key in ("attention.key_length", "attention.value_length") if key in own}
+    sizes_of_heads = [own.get(f"attention.{part}_length") for part in ("key", "value")]
+    heads = {size for size in sizes_of_heads if type(size) is int}
     heads = heads or {own["embedding_length"] // max(1, own["attention.head_count"])}
-    turned = own.get("rope.dimension_count", max(heads))
+    turned = own["rope.dimension_count"] if "rope.dimension_count" in mapped.keys() & own.keys() else max(heads)
     if len(heads) > 1 or (turned != max(heads) and architecture != "phi3"):
         sizes = ", ".join(map(str, sorted({*heads, turned})))
         return f"keys, values and rotated parts of a head have {sizes} numbers; they must have as many"
@@ -185,7 +188,10 @@ def _odd_tokenizer(values: Mapping[str, Any], architecture: str) -> str:
     if odd := [key for key in _YES_OR_NO if type(values.get(key, True)) is not bool]:
         return f"{odd[0]} is {str(values[odd[0]])[:40]}; possible: true, false"
     tokens = values.get("tokenizer.ggml.tokens")
-    n_tokens = len(tokens) if isinstance(tokens, list) else 0
+    tokens = tokens if isinstance(tokens, list) else []
+    n_tokens, longest = len(tokens), max((len(each) for each in tokens if isinstance(each, bytes)), default=0)
+    if longest > _MOST_TOKEN_BYTES:
+        return f"one of its tokens has {longest:,} bytes; possible: {_MOST_TOKEN_BYTES:,}"
     if values.get("vocab_size", n_tokens) != n_tokens:
         return f"it has {n_tokens:,} tokens, and its vocab_size is {values['vocab_size']}"
     return ""

@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ class GgufReader(gguf.GGUFReader):  # type: ignore[misc]
     alignment: int
     gguf_scalar_to_np: dict[int, Any]
 
-    @property
+    @cached_property
     def values(self) -> Mapping[str, Any]:
         """Every key of the file with its value; strings in arrays are bytes, since words hold parts of characters."""
         return {name: _value(field) for name, field in self.fields.items() if not name.startswith("GGUF.")}
@@ -98,6 +99,8 @@ def quick_gguf() -> Iterator[None]:
 
 def _value(field: Any) -> Any:
     kind, *item = field.types
+    if kind == gguf.GGUFValueType.STRING:
+        return bytes(field.parts[field.data[0]]).decode(errors="replace")
     if kind != gguf.GGUFValueType.ARRAY:
         return field.contents()
     if item == [gguf.GGUFValueType.STRING]:

@@ -63,7 +63,7 @@ def write_folder(
         kept = [index for index in range(len(loaded.blocks)) if index not in gone]
         config |= fewer_layers(loaded.model.config.to_dict(), kept)
     head, embedding = (of().weight for of in (loaded.model.get_output_embeddings, loaded.model.get_input_embeddings))
-    if loaded.model.config.tie_word_embeddings and head is not embedding:
+    if config.get("tie_word_embeddings", loaded.family.tied) and head is not embedding:
         # The checkpoint has a head of its own, which its config denies.
         config["tie_word_embeddings"] = False
     # Otherwise a loader would round float32 weights to the type of the base.

@@ -39,8 +39,9 @@ def answer_questions(
     the target's.
     """
 
-    def logits_of(ids: list[int]) -> Tensor:
-        rows: Tensor = model(input_ids=torch.tensor([ids], device=model.device), use_cache=False).logits[0]
+    def logits_of(ids: list[int], n_rows: int) -> Tensor:
+        given = torch.tensor([ids], device=model.device)
+        rows: Tensor = model(input_ids=given, use_cache=False, logits_to_keep=n_rows).logits[0]
         return rows.cpu()
 
     with _in_float32(model):
@@ -48,11 +49,13 @@ def answer_questions(
 
 
 def _answers(
-    logits_of: Callable[[list[int]], Tensor], questions: Sequence[dict[str, Any]], on_answer: OnAnswer
+    logits_of: Callable[[list[int], int], Tensor], questions: Sequence[dict[str, Any]], on_answer: OnAnswer
 ) -> tuple[list[bool], list[Tensor]]:
+    """logits_of: of the last so many tokens; of all, a long text may have gigabytes."""
     right, logits = list[bool](), list[Tensor]()
     for question in questions:
-        rows, target = logits_of(question["ids"][:-1]), question["ids"][-question["n_target"] :]
+        ids, target = question["ids"][:-1], question["ids"][-question["n_target"] :]
+        rows = logits_of(ids, max(N_ROWS, len(target)))
         right.append(rows[-len(target) :].argmax(dim=-1).tolist() == target)
         if len(logits) < N_LOGITS:
             logits.append(rows[-N_ROWS:].contiguous())
@@ -102,19 +105,19 @@ class LlamaCppModel:
         n, n_threads = max(64, longest), max(1, min(n_threads, _MOST_THREADS))
         self.llama = Llama(file, n, n, n_threads, flash_attn_type=0, type_k="f32", type_v="f32")
 
-    def logits(self, ids: list[int]) -> "np.ndarray[Any, np.dtype[np.float32]]":
-        """(len(ids), vocabulary): what follows each token."""
+    def logits(self, ids: list[int], n_rows: int) -> "np.ndarray[Any, np.dtype[np.float32]]":
+        """(n_rows, vocabulary): what follows each of the last tokens, of all where they are fewer."""
         ffi, lib, context = self.llama._ffi, self.llama._lib, self.llama._ctx
         lib.llama_memory_clear(lib.llama_get_memory(context), True)
-        batch = lib.llama_batch_init(len(ids), 0, 1)
+        batch, first = lib.llama_batch_init(len(ids), 0, 1), max(0, len(ids) - n_rows)
         try:
             batch.n_tokens = len(ids)
             for i, token in enumerate(ids):
                 batch.token[i], batch.pos[i], batch.n_seq_id[i] = token, i, 1
-                batch.seq_id[i][0], batch.logits[i] = 0, 1
+                batch.seq_id[i][0], batch.logits[i] = 0, i >= first
             if lib.llama_decode(context, batch) != 0:
                 raise SystemExit("llama.cpp could not run the model")
-            rows = [lib.llama_get_logits_ith(context, i) for i in range(len(ids))]
+            rows = [lib.llama_get_logits_ith(context, i) for i in range(first, len(ids))]
             return np.stack([np.frombuffer(ffi.buffer(row, 4 * self.llama.n_vocab), dtype=np.float32) for row in rows])
         finally:
             lib.llama_batch_free(batch)
@@ -125,11 +128,8 @@ def _by_llama_cpp(file: str, asked: dict[str, Any], on_answer: OnAnswer) -> tupl
 
     questions = asked["questions"]
     model = LlamaCppModel(file, max(len(q["ids"]) for q in questions), asked["n_threads"])
-    # llama.cpp puts a beginning-of-text token in front of its own accord.
-    same = all(
-        model.llama.tokenize(q["text"], q["special"], True)[-len(q["tokens"]) :] == q["tokens"] for q in questions
-    )
-    right, logits = _answers(lambda ids: torch.from_numpy(model.logits(ids)), questions, on_answer)
+    same = all(model.llama.tokenize(q["text"], q["special"], True) == q["tokens"] for q in questions)
+    right, logits = _answers(lambda *asked: torch.from_numpy(model.logits(*asked)), questions, on_answer)
     return {"holes": [], "same_tokens": same, "right": right, "version": __llama_cpp_tag__}, logits
 
 

@@ -75,7 +75,10 @@ def read_config(folder: Path, reference: str) -> PretrainedConfig:
     # Before transformers reads it, which makes lists and dictionaries as long as the config asks for.
     refuse_impossible(said, reference)
     with refusing(f"The config of {reference} could not be read", OTHER_CONFIG):
-        return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    # A file may name an attention without a causal mask, or code of a hub.
+    config._attn_implementation = None
+    return config
 
 
 def refuse_impossible(config: Mapping[str, Any], reference: str) -> None:
@@ -112,6 +115,9 @@ def read_model(reference: str, config: PretrainedConfig, dtype: torch.dtype, **w
             f"The checkpoint {reference} {'; it '.join(parts)}.",
             "Random numbers would stand in for what is missing. Fetch or save the model again.",
         )
+    if model.get_output_embeddings().weight is not model.get_input_embeddings().weight:
+        # A checkpoint may have a head of its own that its config denies.
+        model.config.tie_word_embeddings = False
     return model
 
 

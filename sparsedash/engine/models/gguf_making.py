@@ -171,7 +171,7 @@ def _rope_factors(config: PretrainedConfig) -> Iterator[GgufTensor]:
 
 def _tensors(source: Source, config: PretrainedConfig, name: str) -> Iterator[GgufTensor]:
     """The model's tensors under llama.cpp's names and in its order of rows."""
-    names = {ours: theirs for theirs, ours in ARCHITECTURES[name].tensors.items()}
+    names, ends = {ours: theirs for theirs, ours in ARCHITECTURES[name].tensors.items()}, dict[str, torch.Tensor]()
     for file in weight_files(source.folder, source.reference):
         for ours, tensor in stored_tensors(file):
             theirs = names.get(re.sub(r"\.\d+\.", ".#.", ours, count=1))
@@ -179,6 +179,10 @@ def _tensors(source: Source, config: PretrainedConfig, name: str) -> Iterator[Gg
                 if ours.endswith("rotary_emb.inv_freq"):
                     continue
                 raise _impossible(f"a file has no place for {ours[:80]} of {config.model_type}")
+            if theirs in ("token_embd.weight", "output.weight"):
+                ends[theirs] = tensor
+                if len(ends) > 1 and config.tie_word_embeddings and not torch.equal(*ends.values()):
+                    raise _impossible("its head is not its embedding, which its config denies")
             if theirs == "output.weight" and config.tie_word_embeddings:
                 continue
             number = re.search(r"\.(\d+)\.", ours)
@@ -255,8 +259,10 @@ def _add_tokenizer(writer: GGUFWriter, tokenizer: Any, config: PretrainedConfig)
     ids = tokenizer("a")["input_ids"]
     writer.add_add_bos_token(ids[0] == tokenizer.bos_token_id)
     writer.add_add_eos_token(len(ids) > 1 and ids[-1] == tokenizer.eos_token_id)
-    if isinstance(tokenizer.chat_template, str):
-        writer.add_chat_template(tokenizer.chat_template)
+    template = tokenizer.chat_template
+    # Of several, by their names, the one that is used where none is named.
+    if template := template.get("default") if isinstance(template, dict) else template:
+        writer.add_chat_template(template)
 
 
 def _cuts_at_spaces(pre_tokenizer: Mapping[str, Any] | None) -> bool:

@@ -23,7 +23,7 @@ from sparsedash.catalog.gguf_names import ARCHITECTURES, general_name
 from sparsedash.catalog.gguf_reader import SOURCE_TYPE, GgufReader, opened_gguf, quantised_type
 from sparsedash.engine.models.sparse_models import PrunedChannels
 from sparsedash.engine.pruning.surgery import out_weight
-from sparsedash.schema.errors import ExportError, SettingsError
+from sparsedash.schema.errors import ExportError, ModelError, SettingsError
 from sparsedash.schema.export_settings import Weights
 from sparsedash.schema.progress import OnPart, ignore
 from sparsedash.schema.settings import Dtype
@@ -323,6 +323,8 @@ def _interleaved(tensor: GgufTensor, n_heads: int) -> Array:
 def require_full_gguf(file: Path, *, is_base: bool) -> GgufReader:
     """The file's reader. Raises ModelError for another file, SettingsError for a quantised one that is not the base."""
     reader = opened_gguf(file)
+    if "general.architecture" not in reader.values:
+        raise ModelError(f"{file.name} holds no model: it names no architecture.", "Name a model's GGUF file.")
     quantised = {t.tensor_type.name for t in reader.tensors} - set(_FULL)
     if quantised and not is_base:
         reason = f"Reason: it is quantised ({', '.join(sorted(quantised))}), and its weights would not be the model's."

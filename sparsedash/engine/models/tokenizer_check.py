@@ -5,6 +5,7 @@
 Prints why it cannot be used, in one line; nothing where it can.
 """
 
+import json
 import os
 import string
 import subprocess
@@ -36,7 +37,15 @@ def require_usable(folder: Path, reference: str, n_known: int) -> None:
 
     n_known: tokens with an embedding. A folder without the file uses code of transformers, and is not tried.
     """
-    file = folder / "tokenizer.json"
+    file, said = folder / "tokenizer.json", None
+    with suppress(OSError, ValueError, RecursionError):
+        said = json.loads((folder / "tokenizer_config.json").read_bytes())
+    if isinstance(said, dict) and said.get("fast_tokenizer_files"):
+        # Among these transformers chooses by its version, and another one would be tried here.
+        raise ModelError(
+            f"The tokenizer of {reference} has several files.",
+            "Keep tokenizer.json alone: delete the entry fast_tokenizer_files of tokenizer_config.json.",
+        )
     if not file.is_file():
         return
     command = [sys.executable, "-P", "-m", "sparsedash.engine.models.tokenizer_check", str(file), str(n_known)]

@@ -14,6 +14,11 @@ from sparsedash.schema.question_records import QuestionSet
 from sparsedash.schema.records import TASKS_CACHED
 from sparsedash.schema.store_keys import answers_key
 
+_RULES_OF_WRITING = (
+    *("repetition_penalty", "encoder_repetition_penalty", "no_repeat_ngram_size", "min_length", "min_new_tokens"),
+    *("bad_words_ids", "sequence_bias", "suppress_tokens", "begin_suppress_tokens", "forced_bos_token_id"),
+)
+
 Answering = tuple[Point, Callable[[], SparseModel] | None]
 """A model that answers, and how it is made where it is a sparse one."""
 
@@ -59,6 +64,13 @@ def _key(run: RunContext, task: Task, point: Point) -> str:
     return answers_key(run.identity, run.settings.dtype, task.identity, run.made_of(point))
 
 
+def _unheeded_rules(run: RunContext) -> list[str]:
+    """What the model's files ask for that changes its first choices."""
+    asked = run.loaded.model.generation_config
+    rules = {name: getattr(asked, name, None) for name in _RULES_OF_WRITING}
+    return [f"{name} = {value}" for name, value in rules.items() if value not in (None, 0, 1, [])]
+
+
 def _answer(run: RunContext, task: Task, models: Sequence[Answering], keys: Sequence[str]) -> None:
     first, n_all = models[0][0], len(models) * task.n_requests
     beside = f" and {len(models) - 1} more side by side" if len(models) > 1 else ""
@@ -79,6 +91,9 @@ def _answer(run: RunContext, task: Task, models: Sequence[Answering], keys: Sequ
         answering = SharedAnswers(run.loaded, made, on_answered)
         for number, key in enumerate(keys):
             run.store.put(key, replace(task.asked_of(answering, number), key=key))
+    if task.n_written and (rules := _unheeded_rules(run)):
+        why = "which the model's generation_config.json asks for, and which lm-evaluation-harness would heed"
+        run.log.warn(f"{task.name}: texts are written without {', '.join(rules)}, {why}.")
     if n := answering.n_cut:
         were = "1 prompt exceeds" if n == 1 else f"{n:,} prompts exceed"
         run.log.warn(f"{task.name}: {were} the model's context; what is too long was dropped from the front.")

@@ -11,7 +11,7 @@ from tokenizers import normalizers, pre_tokenizers
 from sparsedash.catalog.families import PER_LAYER
 from sparsedash.engine.models.gguf_making import write_dense_gguf
 from sparsedash.engine.models.gguf_writing import gguf_type
-from sparsedash.engine.models.loading import Source, locate_model
+from sparsedash.engine.models.loading import Source, load_model, locate_model
 from sparsedash.engine.models.quantiser import quantise
 from sparsedash.schema.errors import ExportError, ModelError, SettingsError
 from sparsedash.schema.records import Record
@@ -174,6 +174,26 @@ def test_added_tokens_without_a_row_are_left_out_and_a_missing_first_token_is_th
     assert fields["tokenizer.ggml.bos_token_id"].contents() == 0
 
 
+def test_of_several_chat_templates_the_default_one_goes_along(tmp_path):
+    folder = save_tiny(tmp_path / "tiny", "mistral", sliding_window=None)
+    tokenizer = sentencepiece_tokenizer()
+    tokenizer.chat_template = {"default": "{{ messages }}", "tool_use": "{{ tools }}"}
+    tokenizer.save_pretrained(folder)
+    write_dense_gguf(Source(reference=str(folder), folder=folder, identity="tiny"), tmp_path / "dense.gguf")
+    assert GGUFReader(tmp_path / "dense.gguf").fields["tokenizer.chat_template"].contents() == "{{ messages }}"
+
+
+def test_a_head_that_the_config_denies_counts_as_a_weight_and_is_not_left_out(store, tmp_path):
+    folder = save_tiny(tmp_path / "tiny", tie_word_embeddings=False)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
+    source = locate_model(str(folder), store)
+    loaded = load_model(source, "float32")
+    assert loaded.shape.n_parameters == sum(each.numel() for each in loaded.model.parameters())
+    with pytest.raises(ModelError, match="its head is not its embedding, which its config denies"):
+        write_dense_gguf(source, tmp_path / "dense.gguf")
+
+
 @pytest.mark.parametrize("change", ["normalizer", "pre_tokenizer"])
 def test_a_tokenizer_that_changes_or_cuts_texts_otherwise_is_refused(change, tmp_path):
     folder = save_tiny(tmp_path / "tiny", "mistral", sliding_window=None)
@@ -218,6 +238,10 @@ def test_a_dense_gguf_that_is_named_must_be_of_full_weights_and_of_the_model(ggu
     with pytest.raises(ExportError, match=r"other\.gguf is a file of another model: its weights differ"):
         exported(finished, 0, "gguf", tmp_path / "two", dense_gguf=str(other))
     assert not (tmp_path / "two").exists()
+    nameless = tmp_path / "nameless.gguf"
+    nameless.write_bytes(other.read_bytes().replace(b"general.architecture", b"general.architectura"))
+    with pytest.raises(ModelError, match=r"nameless\.gguf holds no model: it names no architecture"):
+        exported(finished, 0, "gguf", tmp_path / "two", dense_gguf=str(nameless))
     exported(finished_run(gguf_of("qwen2")), 1, "gguf", tmp_path / "q8", weights="q8_0")
     with pytest.raises(SettingsError, match=r"q8\.gguf.* is quantised \(Q8_0\)"):
         exported(finished, 0, "gguf", tmp_path / "three", dense_gguf=str(tmp_path / "q8" / "q8.gguf"))

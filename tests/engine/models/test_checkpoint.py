@@ -152,6 +152,10 @@ def test_shards_are_read_whole_or_refused(harm, store, tmp_path):
         ({"slow_but_exact": True, "pretraining_tp": 2}, "slow_but_exact = True; possible: False"),
         ({"pad_token_id": 10**9}, "describes no model: Padding_idx"),
         ({"model_type": "gpt_neo", "attention_types": [[["global"], 10**8]]}, "attention_types = 100000000"),
+        ({"model_type": "gpt_neo", "attention_types": [[["local"] * 1500, 1]] * 2}, "attention_types = 3000"),
+        ({"model_type": "gpt_neo", "attention_types": [["local"]]}, "attention_types = [['local']]"),
+        ({"is_causal": False}, "is_causal = False: a model that sees what it is to predict"),
+        ({"use_bidirectional_attention": "all"}, "use_bidirectional_attention = all: a model that sees"),
     ],
 )
 def test_an_impossible_config_is_refused_before_a_model_is_built(folder, store, changes, said):
@@ -176,6 +180,11 @@ def test_a_config_that_asks_for_code_beside_it_runs_none(folder, store, tmp_path
     reconfigure(folder, model_type="evil", auto_map={"AutoConfig": "evil.Config"})
     refused(folder, store)
     assert not proof.exists()
+
+
+def test_an_attention_that_the_config_names_is_not_used(folder, store):
+    reconfigure(folder, _attn_implementation="paged|eager", attn_implementation="paged|eager")
+    assert load_model(locate_model(str(folder), store), "float32").model.config._attn_implementation == "sdpa"
 
 
 def test_a_whole_file_comes_before_an_index_as_in_transformers_and_an_index_of_bin_files_stays_in_its_folder(tmp_path):

@@ -158,6 +158,21 @@ def test_a_missing_tensor_is_refused_by_name_and_a_long_name_is_none(store, tmp_
     assert [left.name for left in (store.folder / "models").glob("*/")] == []
 
 
+@pytest.mark.parametrize(
+    ("family", "keys", "said"),
+    [
+        ("gpt2", {"gpt2.attention.key_length": [16, 16]}, "would be another model without"),
+        ("llama", {"general.type": "ÿ"}, "it holds no model: general.type is '\ufffd"),
+        ("llama", {"tokenizer.ggml.tokens": ["x" * 1001]}, "one of its tokens has 1,001 bytes; possible: 1,000"),
+    ],
+)
+def test_an_odd_value_is_named(family, keys, said, store, tmp_path):
+    file = write_tiny_gguf(tmp_path / "tiny.gguf", family=family, keys=keys)
+    file.write_bytes(file.read_bytes().replace("ÿ".encode(), b"\xff\xff"))
+    with pytest.raises(ModelError, match=said):
+        locate_model(str(file), store)
+
+
 def test_code_that_lies_beside_the_file_is_neither_asked_for_nor_run(store, tmp_path, monkeypatch):
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("it asked"))
     proof = tmp_path / "ran"

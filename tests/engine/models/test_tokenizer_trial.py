@@ -58,6 +58,14 @@ def test_a_hostile_tokenizer_is_refused_before_any_weight_is_read(tmp_path, stor
     assert caught.value.advice
 
 
+def test_a_file_that_is_not_tried_is_not_read(tmp_path):
+    folder = save_tiny(tmp_path / "m")
+    file = folder / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"fast_tokenizer_files": ["tokenizer.4.0.0.json"]}))
+    with pytest.raises(ModelError, match="has several files"):
+        tokenizer_check.require_usable(folder, "m", VOCABULARY)
+
+
 def test_a_tokenizer_that_was_tried_is_not_tried_again(tmp_path, store, monkeypatch):
     folder = save_tiny(tmp_path / "m")
     locate_model(str(folder), store)

@@ -1,5 +1,7 @@
 """Tasks of a run: every model answers them, once, also streamed and after a run that was broken off."""
 
+import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -88,6 +90,15 @@ def test_a_task_that_fails_is_a_warning_and_the_rest_goes_on(asked, store, monke
     assert all(is_unanswered(run, record, judged) for record in run.sparse)
     found = run_results(StoredResults(store), run, Tolerance(ratio=10.0, points=100.0))
     assert {each.verdict.verdict for each in found.judged} == {"undecided"}
+
+
+def test_rules_of_writing_that_are_not_heeded_are_said(asked, store, tmp_path):
+    folder = shutil.copytree(asked.model, tmp_path / "m")
+    file = folder / "generation_config.json"
+    file.write_text(json.dumps({"repetition_penalty": 1.3, "no_repeat_ngram_size": 0, "temperature": 0.7}))
+    found = pipeline.run(replace(asked, model=str(folder), sparsities_permille=(500,)), store, ignore_steps).warnings
+    (said,) = (each for each in found if "without" in each)
+    assert said.startswith("written: texts are written without repetition_penalty = 1.3, which the model's")
 
 
 def test_more_written_tokens_than_the_model_has_end_a_run_at_once(asked, store, tmp_path):
