@@ -292,7 +292,7 @@ class JobTable:
             return self.get(job_id)
 
     def prioritise(self, job_id: int, priority: Priority) -> Job:
-        """The queued run, behind the others of this priority. Raises JobError when it is not queued, or a prompt."""
+        """The queued run, in its usual place among that priority. Raises JobError unless it is a queued run."""
         with self._database.writing() as db:
             if self._queued(job_id, "given a priority").kind not in LONG:
                 raise JobError(f"Job {job_id} is a prompt: prompts go before runs and have no priority.")

@@ -334,6 +334,9 @@ class Record:
         return self.pruned.sparsity_permille if self.pruned else 0
 
 
+RESUMED = "work of an earlier attempt"
+"""What a run notes where an earlier attempt was broken off, whose work took none of its seconds."""
+
 TASKS_CACHED = "answers to tasks"
 """What a run notes as read from the store where a model had answered a task before."""
 

@@ -3,9 +3,7 @@
 It knows no engine.
 """
 
-import json
 import logging
-from contextlib import suppress
 from copy import copy
 from dataclasses import asdict
 from pathlib import Path
@@ -31,7 +29,15 @@ from sparsedash.service.deletion import Housekeeping, live_jobs
 from sparsedash.service.model_lookup import NamedModel, fetch_config, named_model
 from sparsedash.service.preflight import Cached, Preflight
 from sparsedash.service.request_checks import Access, ReferenceField
-from sparsedash.service.stored_results import OpenedAnswers, ResultCache, RunCosts, joined, known_shape, recalled
+from sparsedash.service.stored_results import (
+    OpenedAnswers,
+    ResultCache,
+    RunCosts,
+    joined,
+    known_shape,
+    note_derived,
+    recalled,
+)
 from sparsedash.service.time_forecast import START_S, MachineSpeed, expected_seconds, healing_steps
 from sparsedash.service.user_files import Exports, UserUploads
 from sparsedash.storage.hub_reach import HubReach
@@ -137,8 +143,7 @@ class Backend:
                 return newest
             job = self._table.submit(kind, key, asdict(asked), self._access.user, self._access.most_jobs)
         if before is not None and job.state == "queued":
-            with suppress(StoreError):
-                self._store.remember(store_keys.forecast_note(key), json.dumps(asdict(before)))
+            note_derived(self._store, store_keys.forecast_note(key), asdict(before))
         self._try_to_reconcile()
         return job
 

@@ -262,17 +262,21 @@ def expected_duration(
     start_s: float = START_S,
 ) -> Duration:
     """Duration of the run. expected, counted: of its stages, see `expected_seconds`. start_s: of loading the engine."""
-    n_sparse = stored.n_sparse - stored.sparse
-    n_models, n_pruned = n_sparse + (not stored.dense), min(n_sparse, len(settings.prunings))
+    left = [point for at, point in enumerate(settings.points) if at not in stored.points]
+    n_sparse, there = len(left), {settings.points[at] for at in stored.points}
+    # The points as they are before quantising; healed weights are kept with a model that is not quantised.
+    pruned = {(method.unquantised, permille) for method, permille in left if permille or not method.quantise}
+    healed = {point for point in pruned - there if point[0].heal_steps and point[1]}
+    n_models = n_sparse + (not stored.dense)
     calibrates = n_sparse and settings.reads_text and not stored.calibration
     n_calibrations = len(store_keys.shares_read(settings)) if calibrates else 0
     parts: dict[str, tuple[tuple[int, Stage], ...]] = {
         "loading": ((bool(n_models), "load"),),
         "evaluating": ((n_models, "evaluate"),),
         "answering tasks": ((n_models if settings.evaluation.tasks else 0, "answer"),),
-        "pruning": ((n_pruned, "prune"),),
-        "quantising": ((n_sparse - n_pruned, "quantise"),),
-        "healing": ((min(n_sparse, len(settings.healings)), "heal"),),
+        "pruning": ((len(pruned), "prune"),),
+        "quantising": ((sum(bool(method.quantise) for method, _ in left), "quantise"),),
+        "healing": ((len(healed), "heal"),),
         "calibrating": ((n_calibrations, "calibrate"), (bool(calibrates), "text")),
     }
     known, unknown = {}, []

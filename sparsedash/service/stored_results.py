@@ -85,6 +85,12 @@ class _Cache:
                 del self._kept[next(iter(self._kept))]
 
 
+def note_derived(store: Store, note: NoteName, value: object) -> None:
+    """Keep what can be computed again; a full disk takes no note, and shows everything all the same."""
+    with suppress(StoreError):
+        store.remember(note, json.dumps(value))
+
+
 def recalled(store: Store, name: NoteName, kind: type[T]) -> T | None:
     """The value of this kind in a note; None where there is none or it cannot be read."""
     try:
@@ -224,7 +230,7 @@ class RunCosts:
                 if not shared_outcomes(before, after):
                     continue
                 known = record_losses(before, after)
-                self._store.remember(note, json.dumps(asdict(known)))
+                note_derived(self._store, note, asdict(known))
             found[key] = known
         return found
 
@@ -336,7 +342,7 @@ class OpenedAnswers:
         if known is None:
             dense += [] if dense else self._sets(run.answers[run.dense])
             known = [task_losses(pair) for pair in pairs_of(dense, self._sets(run.answers[record]))[0]]
-            self._store.remember(note, json.dumps([asdict(each) for each in known]))
+            note_derived(self._store, note, [asdict(each) for each in known])
         return known
 
     def _stored(self, keys: Iterable[str]) -> tuple[str, ...]:

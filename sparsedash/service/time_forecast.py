@@ -3,7 +3,6 @@
 The speed is measured once by a small process: the front may not import torch.
 """
 
-import json
 import os
 import platform
 import subprocess
@@ -29,10 +28,10 @@ from sparsedash.schema import store_keys
 from sparsedash.schema.errors import JobError
 from sparsedash.schema.method_settings import MAX_HEAL_STEPS, MethodSettings
 from sparsedash.schema.progress import Stage
-from sparsedash.schema.records import TASKS_CACHED, Record, Run
+from sparsedash.schema.records import RESUMED, TASKS_CACHED, Record, Run
 from sparsedash.schema.settings import SELF, CalibrationSettings, RunSettings
 from sparsedash.schema.store_keys import shares_read
-from sparsedash.service.stored_results import recalled
+from sparsedash.service.stored_results import note_derived, recalled
 from sparsedash.storage.local_machine import memory_bytes
 from sparsedash.storage.store import Store
 
@@ -123,7 +122,7 @@ class MachineSpeed:
                 with suppress(msgspec.MsgspecError):
                     found = msgspec.json.decode(self._measuring.communicate()[0], type=Speeds)
                     self._measuring, noted = None, replace(found, at=time.time())
-                    self._store.remember(name, json.dumps(asdict(noted)))
+                    note_derived(self._store, name, asdict(noted))
         return noted
 
     def measured(self) -> Speeds | None:
@@ -157,27 +156,28 @@ def expected_seconds(
     text: writing it, by the model. runs: newest first. record: gives the record of a key.
     """
     before = _finished_before(settings, runs)
+    whole = _in_one_attempt(before)
     loads = [run.seconds["load"] for run in before if "load" in run.seconds]
     written, calibrate = next(
-        filter(None, (_calibration_seconds(settings.calibration, run) for run in before)), (None,) * 2
+        filter(None, (_calibration_seconds(settings.calibration, run) for run in whole)), (None,) * 2
     )
     measured: _Seconds = {
         # The longest of the last few: where the model was in memory still, loading took no time.
         "load": max(loads[:5], default=None),
         "text": written,
         "calibrate": calibrate,
-        "prune": _pruning_seconds(settings, before),
+        "prune": _pruning_seconds(settings, whole),
         "evaluate": _evaluation_seconds(settings, before, record),
     }
     if settings.evaluation.tasks:
-        measured["answer"] = _task_seconds(settings, before)
+        measured["answer"] = _task_seconds(settings, whole)
     if steps := _healing_steps(settings):
-        measured["heal"] = (step_s := _measured_step_s(before)) and step_s * steps
+        measured["heal"] = (step_s := _measured_step_s(whole)) and step_s * steps
     if settings.quantised_to:
-        measured["quantise"] = next(filter(None, map(_quantising_seconds, before)), None)
+        measured["quantise"] = next(filter(None, map(_quantising_seconds, whole)), None)
     counted = counted_seconds(settings, speeds, shape)
     if measured["prune"] is None and counted["prune"] is None:
-        measured["prune"] = _others_pruning_seconds(settings, before)
+        measured["prune"] = _others_pruning_seconds(settings, whole)
     unmeasured = [stage for stage, seconds in measured.items() if seconds is None]
     return measured | {stage: counted.get(stage) for stage in unmeasured}, unmeasured
 
@@ -209,6 +209,11 @@ def _finished_before(settings: RunSettings, runs: Iterable[Run]) -> list[Run]:
     return [run for run in runs if run.finished and (run.settings.model, run.settings.dtype) == wanted]
 
 
+def _in_one_attempt(runs: Iterable[Run]) -> list[Run]:
+    """Those whose seconds are of all their work; only the evaluation's count what was broken off."""
+    return [run for run in runs if RESUMED not in run.cached]
+
+
 def healing_steps(
     minutes: float, settings: RunSettings, runs: Iterable[Run], speeds: Speeds | None, shape: ModelShape | None
 ) -> int:
@@ -216,8 +221,7 @@ def healing_steps(
 
     By earlier runs of this model, else counted. Raises JobError where neither is possible yet.
     """
-    before = _finished_before(settings, runs)
-    step_s = _measured_step_s(before) or _counted_step_s(speeds, shape)
+    step_s = _measured_step_s(_in_one_attempt(_finished_before(settings, runs))) or _counted_step_s(speeds, shape)
     if step_s is None:
         unknown = "this model's sizes" if shape is None else "this machine's speed"
         raise JobError(f"How long healing takes is not known yet, nor {unknown}.", "Run the model unhealed first.")

@@ -70,8 +70,9 @@ class Exports:
 
     def nameless(self) -> list[Path]:
         """Folders of the data folder that no record names: of exports under way, of killed ones, of lost records."""
-        named = {Path(export.folder).name for export in self._all()}
+        # Folders first: one that gets its name meanwhile has its record by then.
         whole = [recipe.parent for recipe in self._folder.glob(f"[!.]*/{RECIPE}")]
+        named = {Path(export.folder).name for export in self._all()}
         return [*unfinished_exports(self._folder), *(folder for folder in whole if folder.name not in named)]
 
     def drop_nameless(self, name: str) -> None:

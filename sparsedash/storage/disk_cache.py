@@ -227,12 +227,14 @@ def evict_oldest(cache: Any, room: int, written: str = "") -> None:
 
     Those whose tag begins with KEPT are neither evicted nor counted.
     """
+    # What the clock has not come to yet was used before it was set back, which was before all since.
     oldest = (
-        "SELECT key FROM Cache WHERE raw = 1 AND key != ? AND ifnull(tag, '') NOT LIKE ? ORDER BY access_time LIMIT 1"
+        "SELECT key FROM Cache WHERE raw = 1 AND key != ? AND ifnull(tag, '') NOT LIKE ? "
+        "ORDER BY access_time <= ?, access_time LIMIT 1"
     )
     room += uncounted_bytes(cache)
     while cache.volume() > room:
-        rows = cache._sql(oldest, (written, f"{KEPT}%")).fetchall()
+        rows = cache._sql(oldest, (written, f"{KEPT}%", time.time())).fetchall()
         if not rows:
             return
         cache.delete(rows[0][0])

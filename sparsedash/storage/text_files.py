@@ -25,6 +25,7 @@ from sparsedash.schema.records import Record
 from sparsedash.schema.settings import RunSettings
 from sparsedash.storage.local_machine import local_path, mode_in, path_kind
 from sparsedash.storage.model_folders import swept_folder
+from sparsedash.storage.trials import run_trial, trial_problem
 
 FILE, UPLOAD = "file:", "upload:"
 _UPLOADS = "uploads"
@@ -66,6 +67,7 @@ MAX_TEXT_BYTES = 200 * 1024 * 1024
 """Of all texts of a file, some fifty million tokens: a small compressed file can hold more than memory."""
 
 _BATCH_ROWS = 1024
+_TRIAL_S, _TRIAL_BYTES = 60, 2 * 10**9
 
 
 def texts_of(path: Path) -> Iterator[str]:
@@ -360,12 +362,30 @@ def _put(path: Path, content: bytes, n_passages: int) -> None:
 
 
 def _require_texts(file: Path, n_passages: int) -> None:
+    if file.suffix == ".parquet":
+        # A file may unpack to far more than its header says, and what is unpacked at once has no limit.
+        too_much = f"takes more than {_TRIAL_S} s or {_TRIAL_BYTES / 1e9:.0f} GB to read"
+        if problem := trial_problem(__name__, str(file), seconds=_TRIAL_S, too_much=too_much):
+            raise CorpusError(problem if problem.endswith(".") else f"{file.name} {problem}.")
     # Every text is read, so that any that cannot be is refused now.
     count = count_texts(texts_of(file))
     if not count.n_texts:
         raise CorpusError(f"{file.name} holds no text.", "Upload another file.")
     if n_passages and (problem := count.passages_problem(n_passages)):
         raise CorpusError(f"{file.name} {problem}")
+
+
+def main(file: str) -> None:
+    """Read all texts of a file in this process, and print why that fails."""
+
+    def problem() -> str:
+        try:
+            count_texts(texts_of(Path(file)))
+        except CorpusError as error:
+            return str(error)
+        return ""
+
+    run_trial(problem, _TRIAL_BYTES, _TRIAL_S)
 
 
 def _harmless(name: str) -> str:
@@ -405,3 +425,7 @@ def fingerprints(settings: RunSettings | FindSettings) -> dict[str, str]:
     folders = {task: str(path.parent if path_kind(path) == "file" else path) for task, path in beside.items()}
     named = {name: name for name in (settings.model, settings.calibration.corpus, evaluation.corpus)} | folders
     return {reference: mark for reference, path in named.items() if (mark := fingerprint(path))}
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

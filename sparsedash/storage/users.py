@@ -29,6 +29,7 @@ LOCAL = ""
 """The owner of everything without a login."""
 
 _THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
+_USUAL_PORTS = {("https", 443), ("http", 80)}
 _LONGEST_NAME = 200
 
 
@@ -93,8 +94,13 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         parts = urlsplit(self.address)
         # Without TLS a login could be read on the way.
         is_safe = parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _THIS_MACHINE)
-        if not (is_safe and parts.hostname and self.address == self.origin):
-            allowed = "https:// (or http:// and localhost), a host name and perhaps a port, with nothing after it"
+        # Browsers name no usual port, and no capital letters.
+        is_theirs = parts.netloc == parts.netloc.lower() and (parts.scheme, parts.port) not in _USUAL_PORTS
+        if not (is_safe and is_theirs and parts.hostname and "@" not in parts.netloc and self.address == self.origin):
+            allowed = (
+                "https:// (or http:// and localhost), a host name in small letters and perhaps a port other than the "
+                "usual one, with nothing after it"
+            )
             raise SettingsError("address", self.address, allowed)
 
     @property
@@ -106,7 +112,7 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     @property
     def host(self) -> str:
         """Host and port of the address, as browsers name them."""
-        return urlsplit(self.address).netloc.lower()
+        return urlsplit(self.address).netloc
 
     def administers(self, visitor: str) -> bool:
         """Whether this user is an administrator. visitor: a `visitor_name`; likewise below."""

@@ -147,7 +147,7 @@ TIMES = {
     "of those the longest": (AGAIN, [LITTLE, finished_run(AGAIN)], NOTHING, 3 + 96 + 4 + 15),
     "which tell nothing of others": (SETTINGS, [finished_run(AGAIN)], NOTHING, None),
     "nor others of them": (AGAIN, [BEFORE], NOTHING, None),
-    "each text that the methods read": (BOTH, [finished_run(C4)], NOTHING, 3 + 32 + 32 + 4 + 15),
+    "each text that the methods read": (BOTH, [finished_run(C4)], NOTHING, 3 + 32 + 32 + 8 + 25),
     "writing text is not guessed from a file": (SETTINGS, [finished_run(PILE)], NOTHING, None),
     "the text of a file": (PILE, [finished_run(PILE)], NOTHING, 3 + 32 + 4 + 15),
     "another whole text set": (with_texts(evaluation="lambada"), [BEFORE], NOTHING, 3 + 96 + 4 + 3 * 5151 * 0.5),
@@ -232,6 +232,11 @@ def test_a_quantised_run_prunes_every_model_once_and_quantises_dense_as_well(sto
     known = dict.fromkeys(("load", "text", "calibrate", "evaluate"), 1.0) | {"prune": 10.0, "quantise": 100.0}
     parts = dict(expected_duration(quantised, stored, known, ()).parts)
     assert (parts["pruning"], parts["quantising"], parts["evaluating"]) == (20.0, 600.0, 9.0)
+    # What is there unquantised, healed included, is neither pruned nor healed for itself again.
+    healed = replace(SETTINGS, methods=(method_named("best"),)).healed(8).quantised(("q8_0",))
+    plain = tuple(at for at, (method, _) in enumerate(healed.points) if not method.quantise)
+    parts = dict(expected_duration(healed, replace(stored, dense=True, points=plain), known | {"heal": 5.0}, ()).parts)
+    assert (parts["quantising"], "healing" in parts, parts["evaluating"]) == (500.0, False, 5.0)
 
 
 def test_healing_is_refused_where_the_weights_stay_in_their_files_or_nothing_is_held_out():

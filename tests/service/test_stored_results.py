@@ -6,6 +6,7 @@ from math import inf
 
 from sparsedash.reporting.run_results import StoredResults, run_results
 from sparsedash.schema import store_keys
+from sparsedash.schema.errors import StoreError
 from sparsedash.schema.pair_records import Continuation
 from sparsedash.schema.question_records import QuestionSet
 from sparsedash.schema.records import Record, Run
@@ -84,6 +85,18 @@ def test_verdicts_are_those_of_the_answers_which_are_read_once_until_their_losse
     for key in run.sparse:
         RunCosts(store).forget(run, key)
     assert RunCosts(store).verdicts([run], TOLERANCE) != first
+
+
+def test_a_full_disk_takes_no_note_and_the_verdicts_are_the_same(store, monkeypatch):
+    (run,) = stored(store)
+
+    def full(*_):
+        raise StoreError("The disk is full.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "remember", full)
+        found = RunCosts(store).verdicts([run], TOLERANCE)
+    assert found == RunCosts(store).verdicts([run], TOLERANCE) != {}
 
 
 def test_the_verdict_on_a_run_is_that_of_its_tasks_too_and_within_only_where_they_were_answered(store):

@@ -13,6 +13,7 @@ from sparsedash.catalog.presets import method_named
 from sparsedash.catalog.resources import TOGETHER_TOKENS, TOKENS_A_PASSAGE
 from sparsedash.schema import store_keys
 from sparsedash.schema.errors import JobError
+from sparsedash.schema.records import RESUMED
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.service import time_forecast
 from sparsedash.service.time_forecast import MachineSpeed, Speeds, counted_seconds, expected_seconds, healing_steps
@@ -199,6 +200,7 @@ def test_minutes_become_steps_by_what_healing_took_here_else_by_the_machine():
     assert (
         healing_steps(minutes, WRITTEN, [healed_run(1.0, ("evaluation, 20 % sparse",))], SPEEDS, shape) == counted_steps
     )
+    assert healing_steps(minutes, WRITTEN, [healed_run(1.0, (RESUMED,))], SPEEDS, shape) == counted_steps
     for speeds, known, missing in ((None, shape, "speed"), (SPEEDS, None, "sizes")):
         with pytest.raises(JobError, match=missing):
             healing_steps(minutes, WRITTEN, [], speeds, known)

@@ -16,6 +16,7 @@ from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings
 from sparsedash.service.backend import Backend
 from sparsedash.service.user_files import Exports
+from sparsedash.storage.model_folders import RECIPE
 from sparsedash.storage.text_files import Uploads
 from sparsedash.storage.users import Quota
 from tests.catalog.test_model_shape import SHAPE
@@ -59,6 +60,21 @@ def test_exports_that_lie_elsewhere_are_never_deleted(where, backend, tmp_path):
     with pytest.raises(ExportError, match="is outside the data folder"):
         backend.exports.drop("k")
     assert (folder / "model.safetensors").exists()
+
+
+def test_an_export_that_gets_its_name_meanwhile_is_not_taken_for_one_without_a_record(backend, monkeypatch):
+    folder, listed = backend.exports._folder / "model-20pct", backend.exports._all
+
+    def named_meanwhile():
+        found = listed()
+        folder.mkdir(parents=True)
+        (folder / RECIPE).write_text("{}")
+        return found
+
+    monkeypatch.setattr(backend.exports, "_all", named_meanwhile)
+    assert backend.exports.nameless() == []
+    monkeypatch.undo()
+    assert backend.exports.nameless() == [folder]
 
 
 def test_the_forms_are_those_that_the_family_has_as_far_as_it_is_known(backend):

@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -92,6 +93,17 @@ def test_healed_weights_are_evicted_until_they_are_protected_and_do_not_count_fr
     free = store.artefact_left
     assert left_of("d", "statistics") == {"a/healed/0", "c", "d"} and free - store.artefact_left > 70_000
     assert left_of("e", "statistics") == {"a/healed/0", "d", "e"}
+
+
+def test_what_was_used_before_the_clock_was_set_back_is_evicted_first(store, monkeypatch):
+    store.allow_artefacts(200_000)
+    with monkeypatch.context() as patch:
+        now = time.time()
+        patch.setattr(time, "time", lambda: now + 86_400)
+        store.put_artefact("ahead", b"x" * 70_000)
+    store.put_artefact("a", b"x" * 70_000)
+    store.put_artefact("b", b"x" * 70_000)
+    assert {entry.name for entry in store.entries("artefacts")} == {"a", "b"}
 
 
 def test_only_what_was_used_since_the_store_was_opened_takes_room_from_checkpoints(store):

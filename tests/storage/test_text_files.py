@@ -18,6 +18,7 @@ from sparsedash.storage import text_files
 from sparsedash.storage.text_files import (
     MAX_BYTES,
     MAX_MEGABYTES,
+    MAX_TEXT_BYTES,
     Uploads,
     file_of,
     fingerprints,
@@ -47,6 +48,31 @@ def parquet_bytes(values, name="text"):
     sink = pyarrow.BufferOutputStream()
     pyarrow.parquet.write_table(pyarrow.table({name: values}), sink)
     return sink.getvalue().to_pybytes()
+
+
+def unpacking_to(n_bytes):
+    """A file that says in its footer that it unpacks to 8 bytes."""
+    sink = pyarrow.BufferOutputStream()
+    plain = {"compression": "zstd", "use_dictionary": False, "write_statistics": False}
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["abc def " * (n_bytes // 8)]}), sink, **plain)
+    data = sink.getvalue().to_pybytes()
+    start = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    size = (
+        pyarrow.parquet.ParquetFile(pyarrow.BufferReader(data)).metadata.row_group(0).column(0).total_uncompressed_size
+    )
+    said, left = b"", 2 * size
+    while left:
+        said, left = said + bytes([left & 0x7F | 0x80 * (left > 0x7F)]), left >> 7
+    return data[:start] + data[start:].replace(said, bytes([0x90, *[0x80] * (len(said) - 2), 0]))
+
+
+def test_what_unpacks_to_more_than_it_says_is_refused_by_a_process_of_its_own(kept, tmp_path, monkeypatch):
+    monkeypatch.setattr(text_files, "count_texts", lambda texts: pytest.fail("it was unpacked here"))
+    content = unpacking_to(MAX_TEXT_BYTES + 10**6)
+    assert len(content) < 100_000
+    with pytest.raises(CorpusError, match=r"packed\.parquet holds more than 200 MB of text"):
+        kept.keep("packed.parquet", content)
+    assert files_in(tmp_path) == []
 
 
 def test_an_upload_lies_under_its_contents_hash_and_is_named_by_both_and_the_same_again_is_the_same(kept, tmp_path):

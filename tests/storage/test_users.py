@@ -71,6 +71,7 @@ HTTPS = "https://sparsedash.example.org"
         ('["10.0.0.2"]', "[]"),
         ("X-Remote-User", "X Remote"),
         *[(HTTPS, address) for address in ("", HTTPS[8:], f"{HTTPS}/", "ftp://a.org", "https://", f"http{HTTPS[5:]}")],
+        *[(HTTPS, f"https://{host}") for host in ("A.org", "a.org:443", "me@a.org")],
     ],
 )
 def test_a_file_that_says_less_or_something_else_is_refused(written, change):

@@ -6,20 +6,18 @@ Prints why it cannot be used, in one line; nothing where it can.
 """
 
 import json
-import os
 import string
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from tokenizers import Tokenizer
 
 from sparsedash.schema.errors import ModelError
 from sparsedash.storage.text_files import json_lines
+from sparsedash.storage.trials import run_trial, trial_problem
 
 TRIAL_BYTES = 10**9
 TRIAL_S = 10
@@ -48,39 +46,15 @@ def require_usable(folder: Path, reference: str, n_known: int) -> None:
         )
     if not file.is_file():
         return
-    command = [sys.executable, "-P", "-m", "sparsedash.engine.models.tokenizer_check", str(file), str(n_known)]
-    # This very package, whatever folder the process was started in.
-    path = os.pathsep.join(filter(None, [str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH", "")]))
-    how: dict[str, Any] = {"errors": "replace", "timeout": 6 * TRIAL_S, "env": os.environ | {"PYTHONPATH": path}}
     too_much = f"takes more than {TRIAL_S} s or {TRIAL_BYTES / 1e9:.0f} GB for {_N_PASSAGES} passages"
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, **how)  # noqa: S603 - our own
-    except subprocess.TimeoutExpired:
-        problem = too_much
-    else:
-        problem = too_much if done.returncode < 0 else done.stdout.strip()
-        if done.returncode > 0:
-            problem = f"could not be tried: {(done.stderr.splitlines() or [''])[-1][:300]}"
+    problem = trial_problem(__name__, str(file), str(n_known), seconds=TRIAL_S, too_much=too_much)
     if problem:
         raise ModelError(f"The tokenizer of {reference} {problem}.", "Fetch the tokenizer's files again.")
 
 
 def main(file: str, n_known: str) -> None:
     """Try the tokenizer in this process, and print its problem."""
-    # Not on Windows; macOS takes no limit of the address space, and none may be raised over a lower one that is set.
-    with suppress(ImportError):
-        import resource
-
-        for limit, most in ("AS", TRIAL_BYTES), ("CPU", TRIAL_S), ("CORE", 0):
-            with suppress(ValueError, OSError):
-                resource.setrlimit(getattr(resource, f"RLIMIT_{limit}"), (most, most))
-    try:
-        problem = next(_problems(file, int(n_known)), "")
-    except MemoryError:
-        os.abort()
-    except BaseException as error:  # noqa: BLE001 - a panic of tokenizers is no Exception
-        problem = f"could not be read: {' '.join(str(error).split())[:300]}"
-    sys.stdout.write(problem)
+    run_trial(lambda: next(_problems(file, int(n_known)), ""), TRIAL_BYTES, TRIAL_S)
 
 
 def _problems(file: str, n_known: int) -> Iterator[str]:

@@ -42,7 +42,7 @@ from sparsedash.schema.errors import Cancelled, SettingsError, SparseDashError, 
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.pair_records import NOT_CONTINUED, Continuation, ContinuationSettings
 from sparsedash.schema.progress import OnStep, Step, begin_parts, ignore_steps
-from sparsedash.schema.records import Pruned, Record, Run
+from sparsedash.schema.records import RESUMED, Pruned, Record, Run
 from sparsedash.schema.settings import PartSettings, RunSettings
 from sparsedash.stats.tolerance import FEWEST_PASSAGES, Tolerance
 from sparsedash.storage.local_machine import folder_size, forget_peak_memory, give_back_freed, peak_memory_bytes
@@ -81,12 +81,10 @@ def _run(context: RunContext, key: str, points: Collection[int]) -> Run:
     with fastest_products(context.settings.dtype):
         _prepare_quantising(context)
         grown, store = new_run(key, context), context.store
-        before = store.get(Run, key)
         check_run(context)
 
         def keep() -> None:
-            if before is None or not before.finished:
-                store.put(key, replace(with_answers(grown, context), warnings=tuple(context.log.warnings)))
+            keep_unfinished(with_answers(grown, context), context)
 
         left = [point for point in range(len(context.settings.points)) if point in points]
         _evaluate_ahead(context, left)
@@ -103,9 +101,17 @@ def _run(context: RunContext, key: str, points: Collection[int]) -> Run:
     return finished
 
 
+def keep_unfinished(grown: Run, context: RunContext) -> None:
+    """Keep a run so far with its warnings, unless it is finished: by this process before, or by another meanwhile."""
+    grown = replace(grown, warnings=tuple(context.log.warnings))
+    context.store.change(Run, grown.key, lambda now: now if now and now.finished else grown)
+
+
 def new_run(key: str, context: RunContext) -> Run:
     """A run without any record. The unpacked files of its model do not count as its own."""
     source, settings = context.source, context.settings
+    if (before := context.store.get(Run, key)) is not None and not before.finished:
+        context.log.note_cached(RESUMED)
     # What an earlier job of this process has freed is none of this one's.
     give_back_freed()
     forget_peak_memory()

@@ -7,7 +7,15 @@ from functools import partial
 from sparsedash.catalog.budgets import layer_share, mlp_share
 from sparsedash.engine.models.loading import ModelShelf
 from sparsedash.engine.models.matmul import fastest_products
-from sparsedash.engine.run.pipeline import check_run, dense_record, finished_run, new_run, sparse_record, with_answers
+from sparsedash.engine.run.pipeline import (
+    check_run,
+    dense_record,
+    finished_run,
+    keep_unfinished,
+    new_run,
+    sparse_record,
+    with_answers,
+)
 from sparsedash.engine.run.run_context import RunContext
 from sparsedash.schema.find_settings import FindResult, FindSettings, Trial, TrialVerdict
 from sparsedash.schema.progress import OnStep, ignore_steps
@@ -66,9 +74,8 @@ def _bisect(settings: FindSettings, context: RunContext, key: str) -> FindResult
         return with_answers(replace(new, settings=tried, dense=dense.key, sparse=made), context)
 
     def keep() -> None:
-        if before is None or not before.finished:
-            store.put(key, result)
-            store.put(key, replace(grown(result.trials, permille), warnings=tuple(context.log.warnings)))
+        store.change(FindResult, key, lambda now: now if now and now.finished else result)
+        keep_unfinished(grown(result.trials, permille), context)
 
     verdicts: list[tuple[int, bool]] = []
     while (place := next_trial(len(steps), verdicts)) is not None:

@@ -7,6 +7,7 @@ import pytest
 from sparsedash.engine.models import tokenizer_check
 from sparsedash.engine.models.loading import locate_model
 from sparsedash.schema.errors import ModelError
+from sparsedash.storage import trials
 from tests.engine.tiny import VOCABULARY, save_tiny
 
 
@@ -69,7 +70,7 @@ def test_a_file_that_is_not_tried_is_not_read(tmp_path):
 def test_a_tokenizer_that_was_tried_is_not_tried_again(tmp_path, store, monkeypatch):
     folder = save_tiny(tmp_path / "m")
     locate_model(str(folder), store)
-    monkeypatch.setattr(tokenizer_check.subprocess, "run", lambda *_, **__: pytest.fail("tried again"))
+    monkeypatch.setattr(trials.subprocess, "run", lambda *_, **__: pytest.fail("tried again"))
     locate_model(str(folder), store)
     with pytest.raises(pytest.fail.Exception):
         tokenizer_check.require_usable(folder, "m", VOCABULARY)

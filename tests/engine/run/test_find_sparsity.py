@@ -12,7 +12,7 @@ from sparsedash.reporting.run_results import StoredResults, run_results
 from sparsedash.schema.errors import Cancelled, SettingsError
 from sparsedash.schema.find_settings import FindResult, FindSettings
 from sparsedash.schema.method_settings import MethodSettings
-from sparsedash.schema.records import Record, Run
+from sparsedash.schema.records import RESUMED, Record, Run
 from sparsedash.schema.settings import EvaluationSettings
 from sparsedash.storage.text_files import fingerprints
 from tests.engine.run.small_runs import CHANNELS, must_not_run
@@ -151,6 +151,8 @@ def test_a_cancelled_search_resumes_with_the_trial_that_was_not_finished(asked, 
     made = []
     result = find_sparsity(asked, store, lambda step: made.append(step.point) if step.stage == "prune" else None)
     assert result.answer == 250 and {point for point in made if point is not None} == {2, 3}
+    # What the first attempt has done took none of the seconds that are noted.
+    assert RESUMED in store.get(Run, key_of(asked)).cached
 
 
 def test_trials_have_other_keys_than_records_of_all_passages(asked, store):

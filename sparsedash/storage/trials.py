@@ -1,0 +1,45 @@
+"""Programs that read a stranger's file in a process of their own, with limits on its memory and time."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+
+def trial_problem(module: str, *arguments: str, seconds: int, too_much: str) -> str:
+    """What the program of ours prints: what is wrong with the file; empty where nothing is.
+
+    seconds: its limit of processor time. too_much: what is said where it is killed at a limit.
+    """
+    command = [sys.executable, "-P", "-m", module, *arguments]
+    # This very package, whatever folder the process was started in.
+    path = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]))
+    how: dict[str, Any] = {"errors": "replace", "timeout": 6 * seconds, "env": os.environ | {"PYTHONPATH": path}}
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, **how)  # noqa: S603 - our own
+    except subprocess.TimeoutExpired:
+        return too_much
+    if done.returncode > 0:
+        return f"could not be tried: {(done.stderr.splitlines() or [''])[-1][:300]}"
+    return too_much if done.returncode < 0 else done.stdout.strip()
+
+
+def run_trial(problem: Callable[[], str], n_bytes: int, seconds: int) -> None:
+    """Print the problem that is found in this process with limits; one that takes too much memory ends by a signal."""
+    # Not on Windows; macOS takes no limit of the address space, and none may be raised over a lower one that is set.
+    with suppress(ImportError):
+        import resource
+
+        for limit, most in ("AS", n_bytes), ("CPU", seconds), ("CORE", 0):
+            with suppress(ValueError, OSError):
+                resource.setrlimit(getattr(resource, f"RLIMIT_{limit}"), (most, most))
+    try:
+        found = problem()
+    except MemoryError:
+        os.abort()
+    except BaseException as error:  # noqa: BLE001 - a panic of tokenizers is no Exception
+        found = f"could not be read: {' '.join(str(error).split())[:300]}"
+    sys.stdout.write(found)
