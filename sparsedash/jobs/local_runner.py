@@ -109,13 +109,13 @@ class LocalRunner:
         self._not_started = ""
         self._tending = threading.Lock()
 
-    def reconcile(self) -> None:
+    def reconcile(self) -> bool:
         """Reconcile the job table: mark crashed jobs, stop cancelled ones, start workers. Cheap; about once a second.
 
-        A call that meets another one in this process does nothing.
+        Returns whether it did: a call that meets another one in this process does nothing.
         """
         if not self._tending.acquire(blocking=False):
-            return
+            return False
         try:
             running = [job for job in self._table.running() if not self._elsewhere(job)]
             self._reap({job.pid for job in running})
@@ -132,6 +132,7 @@ class LocalRunner:
                     self._escalate(job)
             if queue := tuple(job for job in self._table.queue() if not self._elsewhere(job)):
                 self._start_workers(queue)
+            return True
         finally:
             self._tending.release()
 

@@ -372,9 +372,12 @@ class Backend:
         """The scheduler and its machines a moment ago; None where none is named, or the user does not administer it."""
         return None if self._cluster is None or not self._access.unlimited else self._cluster.view()
 
-    def reconcile(self) -> None:
-        """Mark crashed jobs, stop cancelled ones, start workers. Cheap; to be called about once a second."""
-        self._runner.reconcile()
+    def reconcile(self) -> bool:
+        """Mark crashed jobs, stop cancelled ones, start workers. Cheap; to be called about once a second.
+
+        Returns whether it did, which it does not while another call does.
+        """
+        return self._runner.reconcile()
 
     def fastest_dtype(self) -> Dtype:
         """The number format in which this machine multiplies clearly faster, as measured; float32 until it is."""

@@ -44,7 +44,7 @@ def _reconcile(stop: threading.Event, rounds: _Rounds) -> None:
     """Reconcile the job table about once a second."""
     while not stop.wait(RECONCILE_S):
         try:
-            frame.backend().reconcile()
+            is_done = frame.backend().reconcile()
         except Exception as error:
             problem = str(error) or type(error).__name__
             if problem != rounds.problem:
@@ -52,7 +52,9 @@ def _reconcile(stop: threading.Event, rounds: _Rounds) -> None:
                 log.warning("Jobs cannot be reconciled: %s", problem, exc_info=is_bug)
             rounds.problem = problem
         else:
-            rounds.done_at, rounds.problem = time.monotonic(), ""
+            # One that meets another call's round, which may hang, says nothing of it.
+            if is_done:
+                rounds.done_at, rounds.problem = time.monotonic(), ""
 
 
 def middleware() -> list[Middleware]:

@@ -75,6 +75,7 @@ def test_whatever_a_round_raises_the_next_one_comes_and_it_is_logged_once(monkey
         rounds.append(True)
         if len(rounds) < 3:
             raise kind("odd")
+        return True
 
     assert while_living(monkeypatch, reconcile, lambda: len(rounds) > 5)
     assert [record.message for record in caplog.records] == [f"Jobs cannot be reconciled: {kind('odd')}"]
@@ -94,8 +95,12 @@ def test_health_fails_once_no_round_was_completed_for_long_and_says_why(monkeypa
         raise StoreError("no room")
 
     rounds, over = [], threading.Event()
-    assert while_living(monkeypatch, lambda: rounds.append(True), lambda: len(rounds) > 9 and not unhealthy())
+    assert while_living(monkeypatch, lambda: not rounds.append(True), lambda: len(rounds) > 9 and not unhealthy())
     monkeypatch.setattr(server, "LATE_S", 0.05)
+    # Rounds that only meet another one, which does not end.
+    assert while_living(
+        monkeypatch, lambda: False, lambda: unhealthy() == f"{LATE} for 0 s: the last round has not ended"
+    )
     assert while_living(monkeypatch, reconcile, lambda: unhealthy() == f"{LATE} for 0 s: no room")
     try:
         assert while_living(
