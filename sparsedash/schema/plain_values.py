@@ -8,7 +8,7 @@ from msgspec import Meta
 
 from sparsedash.schema.errors import SettingsError, looks_secret
 
-_CALIBRATED = ("text", "statistics", "gradients", "inputs", "curves", "activations")
+_CALIBRATED = ("text", "statistics", "gradients", "inputs", "curves", "order", "activations")
 _ANSWERED = ("pruned", "solve", "elimination", "healed", "quantised", "outcomes", "answers")
 _PAIRED = ("continuation", "divergence", "timing", "export")
 STAGE_VERSIONS = dict.fromkeys((*_CALIBRATED, *_ANSWERED, *_PAIRED), 1) | {

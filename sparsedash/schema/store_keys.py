@@ -125,7 +125,7 @@ def layers_key(gradients: str, method: MethodSettings) -> str:
 
     gradients: key of what the text gives without weights of its tokens, which no order reads.
     """
-    return stage_key("curves", gradients=gradients, layers=[method.saliency, method.seed * method.uses("seed")])
+    return stage_key("order", gradients=gradients, layers=[method.saliency, method.seed * method.uses("seed")])
 
 
 def passages_key(corpus: str, evaluation: EvaluationSettings) -> str:
@@ -193,7 +193,8 @@ def _what_matters(method: MethodSettings) -> dict[str, Any]:
     rests_on = {
         "gradients": method.by_gradient,
         "inputs": method.needs_statistics and not method.takes_channels,
-        "curves": method.by_curves or (method.takes_layers and method.reads_text),
+        "curves": method.by_curves,
+        "order": method.takes_layers and method.reads_text,
         "allocation": method.allocation in ("global", "standardised"),
         "pruned": method.in_sequence,
         "solve": method.uses("damping"),

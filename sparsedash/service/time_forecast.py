@@ -465,7 +465,8 @@ def _choosing_layers(method: MethodSettings, shape: ModelShape, settings: RunSet
     n_gone = max(n_layers_gone(shape, method, permille) for permille in settings.sparsities_permille)
     n_steps = n_gone * (method.saliency != "random") / len(settings.sparsities_permille)
     # Each of the others is left out once, and the text goes on behind it.
-    tried = _token(shape) / 2 * resources.LAYER_TOKENS + 2 * shape.n_head * PRODUCT * resources.CURVE_TOKENS
+    judged = resources.LAYER_TOKENS if method.saliency == "perplexity" else resources.CURVE_TOKENS
+    tried = _token(shape) / 2 * resources.LAYER_TOKENS + 2 * shape.n_head * PRODUCT * judged
     return n_steps * (tried * len(shape.widths) + walk)
 
 

@@ -243,7 +243,7 @@ KEPT = {
     "dense": "0ba23d96",
     "best": "209afe8f",
     "published": "5603d686",
-    "run": "c44c7ba2",
+    "run": "25e4daf4",
 }
 
 

@@ -41,7 +41,9 @@ class CurveMeasurement:
     """
 
     def __init__(self, loaded: LoadedModel, text: Sequence[Sequence[int]], *, by: str = "divergence") -> None:
-        """text: token ids. by: the loss; "perplexity" is the surprise at the text's own next token, in nats."""
+        """text: token ids. by: the loss; "perplexity" is the surprise at the text's own next token, in nats,
+        at every token.
+        """
         self._loaded, self._by = loaded, by
         self._batches = [batch for _, batch in loaded.batches(text, BATCH_TOKENS)]
         self._walk = self._new_walk(1)
@@ -106,12 +108,11 @@ class CurveMeasurement:
             aim, entropy = aims[number]
             for version in range(n_versions):
                 first_row = version * len(self._batches[number].ids)
-                logits = self._logits(walk, number, rows + first_row, columns)
                 found[version] -= entropy
-                for some in row_slices(len(logits), ROWS):
-                    scores, own = logits[some].float(), aim[some]
-                    meant = torch.linalg.vecdot(own, scores) if own.dim() > 1 else scores.gather(1, own[:, None])[:, 0]
-                    found[version] += (scores.logsumexp(dim=-1) - meant).sum(dtype=torch.float64)
+                for part in row_slices(len(rows), self._most_judged):
+                    logits = self._logits(walk, number, rows[part] + first_row, columns[part])
+                    for some in row_slices(len(logits), ROWS):
+                        found[version] += _surprise(logits[some].float(), aim[part][some])
         return (found / sum(len(rows) for rows, _ in self._judged)).clamp_min(0).tolist()
 
     def _before(self, index: int) -> list[Tensor]:
@@ -127,6 +128,10 @@ class CurveMeasurement:
         copies = [Batch(own.ids.repeat(n_versions, 1), own.mask.repeat(n_versions, 1)) for own in self._batches]
         return self._loaded.walk(copies)
 
+    @property
+    def _most_judged(self) -> int:
+        return judged_tokens(self._loaded.model.get_output_embeddings().weight.shape[0])
+
     @cached_property
     def _judged(self) -> list[tuple[Tensor, Tensor]]:
         """Rows and columns (n,) of the judged tokens of each batch, drawn: a stride would favour first tokens."""
@@ -137,7 +142,7 @@ class CurveMeasurement:
         places = [mask.nonzero() for mask in masks]
         sizes = [len(own) for own in places]
         n_all = sum(sizes)
-        n_judged = min(n_all, judged_tokens(self._loaded.model.get_output_embeddings().weight.shape[0]))
+        n_judged = n_all if self._by == "perplexity" else self._most_judged
         chosen = torch.randperm(n_all, generator=torch.Generator().manual_seed(0)) < n_judged
         drawn = [own[some.to(own.device)] for own, some in zip(places, torch.split(chosen, sizes), strict=True)]
         return [(own[:, 0], own[:, 1]) for own in drawn]
@@ -163,6 +168,12 @@ class CurveMeasurement:
         with head_sees_only(self._loaded.model, rows, columns):
             logits: Tensor = walk.output(self._loaded.model, number).logits
             return logits
+
+
+def _surprise(scores: Tensor, aim: Tensor) -> Tensor:
+    """Cross entropy, summed over n tokens. scores: (n, v). aim: probabilities (n, v), or what follows (n,)."""
+    meant = torch.linalg.vecdot(aim, scores) if aim.dim() > 1 else scores.gather(1, aim[:, None])[:, 0]
+    return (scores.logsumexp(dim=-1) - meant).sum(dtype=torch.float64)
 
 
 def _rounded_otherwise(mlp: Mlp) -> PrunedMlp:
