@@ -227,6 +227,16 @@ def gradient_bytes(widths: Sequence[int], settings: RunSettings, n_sequences: in
     return 4 * n_sequences * sum(widths) if needs_fisher(settings) else 0
 
 
+MORE_ROOM = "Raise the limit on the settings page or by SPARSEDASH_ARTEFACT_GB."
+
+
+def calibration_too_large(needed: int, room: int) -> str:
+    """Why calibration data of so many bytes cannot be kept within the limit; empty where it can."""
+    if needed <= room:
+        return ""
+    return f"The calibration data takes {needed / 1e9:.1f} GB; the limit is {room / 1e9:.1f} GB."
+
+
 def kept_bytes(widths: Sequence[int], hidden: int, settings: RunSettings, n_sequences: int) -> int:
     """Least bytes that calibrating leaves in the store for one sparsity: half of each second moment, and gradients.
 
@@ -335,13 +345,17 @@ def _healed_weights(shape: ModelShape, settings: RunSettings) -> list[int]:
     return [round(shape.n_mlp * (1 - channel_share(shape, *point))) for point in settings.healings]
 
 
-def run_disk(shape: ModelShape, settings: RunSettings, n_passages: int, *, streamed: bool) -> RunDisk:
-    """Bytes that a run takes in the data folder where nothing of it is stored. streamed: read block by block."""
+def run_disk(shape: ModelShape, settings: RunSettings, n_passages: int, room: int, *, streamed: bool) -> RunDisk:
+    """Bytes that a run takes in the data folder where nothing of it is stored.
+
+    room: the limit of calibration data, beyond which the oldest is deleted. streamed: read block by block.
+    """
     itemsize, calibration = WEIGHT_BYTES[settings.dtype], settings.calibration
     stays = kept_bytes(shape.widths, shape.hidden, settings, calibration.n_samples)
-    stays += _sample_bytes(shape, settings, n_passages) + (1 + settings.n_sparse) * n_passages * ANSWER_BYTES
+    stays += _sample_bytes(shape, settings, n_passages)
     sequential = [point for point in settings.points if point[0].in_sequence]
     stays += sum(_model_bytes(shape, *point, itemsize) for point in sequential)
+    stays = min(stays, room) + (1 + settings.n_sparse) * n_passages * ANSWER_BYTES
     healed = _healed_weights(shape, settings)
     stays += sum(healed) * itemsize
     if streamed and shape.stored_bytes != itemsize:
@@ -377,7 +391,7 @@ def run_disk(shape: ModelShape, settings: RunSettings, n_passages: int, *, strea
 
 def _sample_bytes(shape: ModelShape, settings: RunSettings, n_passages: int) -> int:
     """Inputs of the pruned projections: of the tokens kept out of every fit and, in two bytes, of a few passages."""
-    if not settings.reads_text:
+    if all(method.takes_layers for method in settings.methods):
         return 0
     inputs = sum(shape.widths)
     streams, masks = (

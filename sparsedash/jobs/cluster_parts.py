@@ -16,7 +16,7 @@ import msgspec
 
 from sparsedash.jobs.job import EndState, JobKind
 from sparsedash.schema.errors import JobError, SettingsError, SparseDashError
-from sparsedash.schema.plain_values import Count
+from sparsedash.schema.plain_values import STAGE_VERSIONS, Count
 from sparsedash.schema.progress import Step
 
 SCHEDULER = "SPARSEDASH_SCHEDULER"
@@ -99,7 +99,7 @@ class Part:
 
     name: unique in the attempt. key: of its result. known: a run file with records that exist already, or nothing.
     texts: uploads that it reads, by hash and name. owner: the user, if the machine must ask the hub without its token;
-    else empty.
+    else empty. stages: the server's STAGE_VERSIONS.
     """
 
     name: str
@@ -110,6 +110,7 @@ class Part:
     texts: dict[str, bytes] = field(default_factory=dict)
     calibration: KeptCalibration | None = None
     owner: str = ""
+    stages: dict[str, int] = field(default_factory=lambda: dict(STAGE_VERSIONS))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -124,13 +124,13 @@ def job_progress_words(backend: Backend, job: Job) -> tuple[float, str]:
     if job.state == "queued":
         ahead, left = _jobs_ahead(backend, job), list[float]()
         if not ahead:
-            left = [look.left_s for each in backend.jobs() if (look := _look_of_running(backend, each))]
+            left = [_left_s(each, look) for each in backend.jobs() if (look := _look_of_running(backend, each))]
         starts = f", in about {wording.duration_words(min(left))}" if left else ""
         return 0.0, f"{_waiting_words(ahead)}{starts}"
     found, silent_s = _look(backend, job), _silent_s(job)
     said = [f"{wording.percent(found.share, 0)} of the {'run' if job.makes_run else 'job'}"]
     if not found.unmeasured:
-        said.append(wording.time_left(found.left_s))
+        said.append(wording.time_left(_left_s(job, found)))
     elif job.makes_run:
         unknown = ", ".join(wording.stage_title(stage).lower() for stage in found.unmeasured)
         said.append(f"time left unknown: {unknown} not measured here yet")
@@ -141,6 +141,11 @@ def job_progress_words(backend: Backend, job: Job) -> tuple[float, str]:
     if silent_s >= SILENT_S and job.progress.stage != "load":
         said.append(f"no progress for {wording.duration_words(silent_s)}: it may hang; cancel and resume it")
     return found.share, " · ".join(said)
+
+
+def _left_s(job: Job, found: JobProgress) -> float:
+    """Seconds to its end; machines of a cluster share the work."""
+    return found.left_s / job.progress.n_machines
 
 
 def _jobs_ahead(backend: Backend, job: Job) -> int:

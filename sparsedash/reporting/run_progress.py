@@ -65,8 +65,8 @@ class JobPosition:
 
     share: of the stage, 0 to 1. rest_s: of the stage, by its own rate; None while that is not known. Of a run:
     calibrated, answered: whether the calibration and the dense record are stored already. stored: the points whose
-    records are. goes_on: whether an earlier attempt has begun the run, so
-    that what is stored already is a part of it.
+    records are. any_order: whether points may be begun in any order, as on a cluster. goes_on: whether an earlier
+    attempt has begun the run, so that what is stored already is a part of it.
     """
 
     taken: Sequence[Taken]
@@ -75,6 +75,7 @@ class JobPosition:
     calibrated: bool = False
     answered: bool = False
     stored: Collection[int] = ()
+    any_order: bool = False
     goes_on: bool = False
 
     @classmethod
@@ -83,7 +84,7 @@ class JobPosition:
         *over, last = step.taken or (Taken(step.stage, step.point, 0.0),)
         rest_s = None if step.rest_s is None else max(step.rest_s - silent_s, _OVERDUE * silent_s)
         taken = [*over, last._replace(seconds=last.seconds + silent_s)]
-        return cls(taken=taken, share=step.share, rest_s=rest_s)
+        return cls(taken=taken, share=step.share, rest_s=rest_s, any_order=bool(step.machine))
 
     @property
     def elapsed_s(self) -> float:
@@ -284,7 +285,7 @@ def _work(settings: RunSettings, now: JobPosition) -> tuple[dict[Part, float], d
     made: list[tuple[Stage, MethodSettings | None]] = [
         ("quantise", None) if method.quantise else ("prune", method) for method, _ in points
     ]
-    spent, work = defaultdict[Part, float](float), dict[Part, list[Unit]]()
+    spent, work, begun = defaultdict[Part, float](float), dict[Part, list[Unit]](), set[int]()
 
     def read_for(models: Iterable[int]) -> list[Unit]:
         shares = {plain_share(points[model][0], settings.calibration) for model in models} & unread
@@ -304,10 +305,12 @@ def _work(settings: RunSettings, now: JobPosition) -> tuple[dict[Part, float], d
             case "calibrate":
                 read_for([point or 0])
             case "prune" | "quantise" | "walk" if point is not None:
-                models = range(last + 1 if stage == "walk" else point, point + 1)
+                # Machines of a cluster end in any order.
+                models = range(last + 1 if stage == "walk" and not now.any_order else point, point + 1)
                 units = [*read_for(models), *(made[model] for model in models)]
                 stage, units = (stage, units) if stage == "walk" else (made[point][0], units[-1:])
                 waiting.update(models)
+                begun.update(models)
                 last = point
             case "heal" if point is not None:
                 units = [("heal", points[point][0])]
@@ -318,7 +321,8 @@ def _work(settings: RunSettings, now: JobPosition) -> tuple[dict[Part, float], d
         part = stage, last
         work[part] = work.pop(part, units)
         spent[part] += seconds
-    later = [model for model in range(last + 1, len(points)) if model not in now.stored]
+    first = 0 if now.any_order else max(begun, default=-1) + 1
+    later = [model for model in range(first, len(points)) if model not in begun and model not in now.stored]
     coming: list[Unit] = [("load", None)] if len(work) == 1 and part[0] == "start" else []
     calibrations = read_for(later)
     # The first model that reads the text lets it be written.

@@ -247,7 +247,9 @@ class MethodSettings:
         """Whether the dense model's activations on the calibration text are collected: for the result, or for the
         errors of its layers.
         """
-        return self.reads_text and not self.takes_layers and (self.takes_channels or not self.in_sequence)
+        # Healing reads the text without them.
+        reads = self.unhealed.reads_text
+        return reads and not self.takes_layers and (self.takes_channels or not self.in_sequence)
 
     @property
     def eliminates(self) -> bool:

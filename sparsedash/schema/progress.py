@@ -72,6 +72,7 @@ class Step:
 
     Of the worker: rate: units a second. taken: time so far, stage by stage in order, the present one last; a stage that
     comes again is listed again. texts: what each model of a prompt wrote so far; foreign text. machine: of a cluster.
+    n_machines: that work on it at the same time; taken has the time of all.
     """
 
     stage: Stage
@@ -87,6 +88,7 @@ class Step:
     taken: tuple[Taken, ...] = ()
     texts: tuple[str, ...] = ()
     machine: str = ""
+    n_machines: int = 1
 
     @property
     def worked(self) -> float:

@@ -312,7 +312,8 @@ class RunSettings:
             raise SettingsError("quantise", said=said, advice="Add such a method, or quantise none.")
         methods, multiple = list[MethodSettings](), max(ROW_MULTIPLE.get(kind, 1) for kind in kinds)
         for own in self.methods:
-            own = replace(own, width_multiple=lcm(own.width_multiple, multiple))
+            if own.uses("width_multiple"):
+                own = replace(own, width_multiple=lcm(own.width_multiple, multiple))
             methods += [own, *(replace(own, quantise=kind) for kind in kinds if own.takes_channels)]
         return replace(self, methods=tuple(methods))
 

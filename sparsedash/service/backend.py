@@ -332,7 +332,9 @@ class Backend:
         stored = self.cached(settings)
         memory, disk = preflight.expected_room(settings, self._store, self._shape(settings))
         problems = preflight.run_problems(asked, self.data_dir, self._shape(asked))
-        unfit = preflight.residency_problem(settings, memory.least)
+        unfit = preflight.residency_problem(settings, memory.least) or preflight.room_problem(
+            settings, stored, self._shape(settings), self._store.artefact_room
+        )
         return Preflight(
             stored=stored,
             duration=preflight.expected_duration(settings, stored, *self._seconds(settings), self._start_s(ready=True)),

@@ -26,6 +26,7 @@ from sparsedash.jobs.local_runner import NVIDIA, LocalRunner, last_log_lines, vi
 from sparsedash.jobs.lock_files import hold_lock, make_folder
 from sparsedash.schema import store_keys
 from sparsedash.schema.errors import SparseDashError, StoreError
+from sparsedash.schema.plain_values import STAGE_VERSIONS
 from sparsedash.schema.progress import STARTING
 from sparsedash.schema.records import Run
 from sparsedash.storage.local_machine import data_folder, local_path
@@ -127,6 +128,12 @@ def perform_part(part: Part, report: Report, stopped: Callable[[], bool], fetch:
     report(replace(STARTING, machine=name))
     try:
         machine = this_part_machine()
+        if part.stages != STAGE_VERSIONS:
+            # Its results would be stored as if they were of the server's version.
+            raise StoreError(
+                f"{name} has another version of SparseDash than the server.",
+                "Install the same version on every machine, and start its Dask worker again.",
+            )
         if part.calibration is not None and part.calibration.machine != address:
             fetch_calibration(part.calibration, machine.store, fetch, stopped)
         end = machine.do(part, name, report, stopped)

@@ -110,7 +110,8 @@ class ClusterPlan:
             return
         keep_results(file, self._store)
         self._made[tuple(part.settings["points"])] = file.run
-        self._calibration = self._calibration or end.calibration
+        # The newest: the machine that has calibrated first may be gone.
+        self._calibration = end.calibration or self._calibration
         before = self._store.get(Run, self._job.key)
         if self.whole or before is None or not before.finished:
             self._store.put(self._job.key, self._merged())

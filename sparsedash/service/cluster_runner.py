@@ -154,12 +154,14 @@ class Attempt:
 
     def _report(self, cluster: "Cluster") -> None:
         at_work = self.progress(cluster)
-        taken = (*self._taken, *(one for progress in at_work for one in progress.taken))
+        # The step that is shown is the first one's, so its stages come last.
+        taken = (*self._taken, *(one for progress in reversed(at_work) for one in progress.taken))
         machines = ", ".join(dict.fromkeys(progress.machine for progress in at_work))
         where = f"at work: {machines}" if machines else "waiting for a free machine of the cluster"
         message = "; ".join(filter(None, [self._plan.said(), where]))
         try:
-            self._table.report(self.job, replace(at_work[0] if at_work else STARTING, message=message, taken=taken))
+            shown, n = at_work[0] if at_work else STARTING, max(1, len(at_work))
+            self._table.report(self.job, replace(shown, message=message, taken=taken, n_machines=n))
         except StoreError as error:
             log.warning("Progress could not be written: %s", error)
 

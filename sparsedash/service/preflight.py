@@ -166,6 +166,18 @@ def run_problems(
     return tuple(filter(None, found))
 
 
+def room_problem(settings: RunSettings, stored: Cached, shape: ModelShape | None, room: int) -> str:
+    """Why what calibrating leaves for the models that are not stored finds no place, or nothing. room: in bytes."""
+    left = {settings.points[at][0] for at in range(settings.n_sparse) if at not in stored.points}
+    reading = tuple(method for method in settings.methods if method.reads_text and method in left)
+    if shape is None or not reading:
+        return ""
+    asked = replace(settings, methods=reading)
+    needed = resources.kept_bytes(shape.widths, shape.hidden, asked, settings.calibration.n_samples)
+    too_large = resources.calibration_too_large(needed, room)
+    return f"{too_large} {resources.MORE_ROOM}" if too_large else ""
+
+
 def residency_problem(settings: RunSettings, least: LeastMemory | None) -> str:
     """Why the run's models cannot be healed or quantised, or nothing. least: of its memory, as far as that is known."""
     heals = any(method.heal_steps for method in settings.methods)
@@ -248,7 +260,9 @@ def stored_parts(settings: RunSettings, store: Store) -> Cached:
         calibration=calibrated(),
         dense=answered(None),
         points=tuple(
-            at for at, (key, method, permille) in enumerate(points) if key and answered((key, method, permille))
+            at
+            for at, (key, method, permille) in enumerate(points)
+            if key is not None and answered((key, method, permille))
         ),
         n_sparse=settings.n_sparse,
     )
@@ -306,7 +320,8 @@ def expected_room(settings: RunSettings, store: Store, shape: ModelShape | None)
     if shape is None:
         return memory, None
     least, resident = resources.chosen_memory(shape, settings, there), resources.least_memory(shape, settings)
-    takes = resources.run_disk(shape, settings, resources.n_passages(settings) or 0, streamed=least.streamed)
+    n_passages = resources.n_passages(settings) or 0
+    takes = resources.run_disk(shape, settings, n_passages, store.artefact_room, streamed=least.streamed)
     disk = DiskNeed(takes=takes, free_bytes=free_bytes(store.folder))
     return replace(memory, least=least, resident_bytes=resident.n_bytes), disk
 
@@ -321,9 +336,13 @@ def _noted(store: Store, name: Callable[[str, str], store_keys.NoteName], refere
 
 
 def _statistics_key(settings: RunSettings, method: MethodSettings, model: str | None, store: Store) -> str | None:
-    """The key of what calibrating leaves for this method; None where the model or the text was not used here before."""
+    """The key of what calibrating leaves for this method; None where the model or the text was not used here before,
+    empty where it reads none.
+    """
     if model is None:
         return None
+    if not method.reads_text:
+        return ""
     share = store_keys.plain_share(method, settings.calibration)
     text = store_keys.calibration_text_identity(
         settings, model, share, partial(_noted, store, store_keys.text_identity_note)

@@ -8,6 +8,7 @@ server of its parameters, but not the browser: the address would stay as it was,
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
+from urllib.parse import quote, unquote
 
 import streamlit as st
 
@@ -58,13 +59,14 @@ def parse_tolerance(parameters: Mapping[str, str]) -> Tolerance:
     for part in parameters.get(TASK_LIMITS, "").split(","):
         task, _, points = part.rpartition(":")
         with suppress(ValueError, SettingsError):
-            found = replace(found, tasks=(*found.tasks, (task, float(points))))
+            found = replace(found, tasks=(*found.tasks, (unquote(task), float(points))))
     return found
 
 
 def task_limits(tolerance: Tolerance) -> str:
     """The points of single tasks as `parse_tolerance` reads them."""
-    return ",".join(f"{task}:{points:g}" for task, points in tolerance.tasks)
+    # The file of a task may have a comma in its name.
+    return ",".join(f"{quote(task, safe=':/')}:{points:g}" for task, points in tolerance.tasks)
 
 
 def tolerance_query() -> dict[str, str]:

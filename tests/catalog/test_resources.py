@@ -132,7 +132,7 @@ def test_healing_takes_ten_numbers_for_every_weight_that_it_trains_and_leaves_th
     passes = 512 * 2 * (20 * 10 + 6 * 30) * 4 + 24 * 2**23
     assert found.purpose == "healing"
     assert found.beside_bytes == 40 * (SMALL.n_mlp * 4 // 5) + passes + 8 * 2048 * 10 * 4
-    with_it, without = (run_disk(SMALL, asked, 1, streamed=False).stays_bytes for asked in (healed, plain))
+    with_it, without = (run_disk(SMALL, asked, 1, ROOM, streamed=False).stays_bytes for asked in (healed, plain))
     assert with_it - without == 4 * (SMALL.n_mlp * 4 // 5) + ANSWER_BYTES
 
 
@@ -141,8 +141,10 @@ def test_quantising_takes_all_weights_twice_with_two_predictions_and_a_file_in_s
     asked, (copy, scores) = plain.quantised(("q8_0",)), (4 * SMALL.n_parameters, 4 * 1600 * (JUDGED_VALUES // 1600))
     found = least_memory(SMALL, asked)
     assert (found.purpose, found.beside_bytes) == ("quantising", 2 * (copy + scores))
-    assert run_disk(SMALL, asked, 1, streamed=False).passing_bytes >= 5 * SMALL.n_parameters
-    file, folder = (run_disk(SMALL, replace(asked, model=each), 1, streamed=False) for each in ("a.gguf", "owner/name"))
+    assert run_disk(SMALL, asked, 1, ROOM, streamed=False).passing_bytes >= 5 * SMALL.n_parameters
+    file, folder = (
+        run_disk(SMALL, replace(asked, model=each), 1, ROOM, streamed=False) for each in ("a.gguf", "owner/name")
+    )
     assert folder.stays_bytes - file.stays_bytes == SMALL.n_parameters * SMALL.stored_bytes
 
 
@@ -192,19 +194,27 @@ def test_in_one_walk_passages_wait_at_every_block(names, waits):
 
 BUILTIN = shipped_shape("smollm2-135m")
 D, M, N_BLOCKS = 576, 1536, 30
+ROOM = 10**12
 MUCH = {"calibration": CalibrationSettings(n_samples=2048, length=128)}
 HALF = {"sparsities_permille": (500,)}
 SETTINGS = RunSettings(sparsities_permille=(250, 500), calibration=CalibrationSettings(n_samples=64, length=128))
 
 
-def takes(name="least-squares", *, streamed=False, n_passages=100, **changed):
-    return run_disk(BUILTIN, replace(SETTINGS, methods=(method_named(name),), **changed), n_passages, streamed=streamed)
+def takes(name="least-squares", *, streamed=False, n_passages=100, room=ROOM, **changed):
+    return run_disk(
+        BUILTIN, replace(SETTINGS, methods=(method_named(name),), **changed), n_passages, room, streamed=streamed
+    )
 
 
 def test_half_of_every_second_moment_a_sample_of_tokens_and_the_answers_stay():
     kept_out, of_passages = 64 * 128 // 16, 8 * 115
     sample = N_BLOCKS * M * (4 * kept_out + 2 * of_passages)
     assert takes().stays_bytes == 2 * N_BLOCKS * M * M + sample + 3 * 100 * ANSWER_BYTES
+
+
+def test_what_can_be_evicted_takes_no_more_than_its_limit_and_a_method_without_text_leaves_a_sample_of_passages():
+    assert takes(room=10**6).stays_bytes == 10**6 + 3 * 100 * ANSWER_BYTES
+    assert takes("random").stays_bytes == N_BLOCKS * M * 2 * 8 * 115 + 3 * 100 * ANSWER_BYTES
 
 
 def test_of_much_text_a_sample_of_about_512_tokens_is_kept_and_of_few_passages_all():

@@ -133,6 +133,13 @@ CASES = {
     "walk-by-usual-times": (RUN, KNOWN, at(3, 8.0, WALK), {"remaining": 30 + 60}),
     "walk-answering": (RUN, KNOWN, at(4, 15.0, WALK, calibrated=True), {"remaining": 45}),
     # Answers took as long as was expected: 60 s for three. Of the first three models the last one's part is counted.
+    # Machines of a cluster: point 3, then 1, of four.
+    "walks-in-any-order": (
+        FOUR,
+        KNOWN,
+        after([*WALK[:3], ("walk", 3, 38.0), ("walk", 1, 1.0)], calibrated=True, answered=True, any_order=True),
+        {"remaining": 3 + 2 * 4 + 4 * 20},
+    ),
     "second-walk": (FOUR, KNOWN, after([*WALK, ("walk", 3, 2.0)], calibrated=True), {"remaining": 46}),
     # Its step says how long the rest takes; the unhealed model is done.
     "healing": (

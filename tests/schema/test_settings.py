@@ -112,6 +112,14 @@ def test_quantised_models_are_healed_once_at_widths_that_suit_all_types_and_dens
         ("q4_k_m", 100),
     ]
     assert [permille for _, permille in settings.healings] == [100]
+    layers = RunSettings(
+        methods=(
+            MethodSettings(pattern="layer", saliency="block-influence", compensation="none", allocation="uniform"),
+        )
+    )
+    assert {method.width_multiple for method in layers.quantised(("q4_k_m",)).methods} == {
+        MethodSettings().width_multiple
+    }
     alone = RunSettings(methods=(replace(MethodSettings(), quantise="q8_0"),), sparsities_permille=(0,))
     assert (settings.made_permille, alone.made_permille) == (settings.sparsities_permille, (0,))
     with pytest.raises(SettingsError, match="float32 where models are quantised"):

@@ -7,17 +7,18 @@ from types import SimpleNamespace
 import msgspec
 import pytest
 
+from sparsedash.jobs import cluster
 from sparsedash.jobs.cluster_parts import MachineFacts, Part, PartEnd, from_bytes, to_bytes
 from sparsedash.jobs.job import CLUSTER
 from sparsedash.jobs.job_table import JobTable
 from sparsedash.schema import store_keys
 from sparsedash.schema.errors import JobError, StoreError
-from sparsedash.schema.plain_values import canonical_json
+from sparsedash.schema.plain_values import STAGE_VERSIONS, canonical_json
 from sparsedash.schema.progress import STARTING
 from sparsedash.schema.records import Record
 from sparsedash.schema.settings import PartSettings, RunSettings
 from sparsedash.service import cluster_machine, cluster_runner
-from sparsedash.service.cluster_machine import PartMachine, fetch_calibration, kept_calibration
+from sparsedash.service.cluster_machine import PartMachine, fetch_calibration, kept_calibration, perform_part
 from sparsedash.service.cluster_runner import ClusterRunner
 from sparsedash.storage.run_files import read_run_file
 from sparsedash.storage.store import Store
@@ -97,6 +98,14 @@ def test_a_part_that_another_server_begins_while_this_one_connects_goes_on(tmp_p
     runner = ClusterRunner(tmp_path, JobTable(tmp_path / "jobs.sqlite"), store, scheduler, connect=lambda *_: there)
     assert runner._connect() and not dropped
     store.close()
+
+
+def test_a_machine_with_other_stages_than_the_server_makes_nothing(alone, monkeypatch):
+    monkeypatch.setattr(cluster_machine, "this_part_machine", lambda: alone)
+    monkeypatch.setattr(cluster, "this_machine", lambda: ("tcp://here", "ann"))
+    part = replace(part_of("quick"), stages=STAGE_VERSIONS | {"pruned": 0})
+    end = perform_part(part, lambda progress: None, never, lambda *_: None)
+    assert (end.state, end.error_text) == ("failed", "ann has another version of SparseDash than the server.")
 
 
 def test_two_workers_of_one_computer_have_a_folder_each(tmp_path, monkeypatch):

@@ -2,6 +2,8 @@
 
 import pytest
 
+from sparsedash.stats.tolerance import Tolerance
+from sparsedash.ui.navigation import parse_tolerance, whole_tolerance_query
 from tests.ui.conftest import links, menu_links, query_of
 
 JUDGING, ABOUT_A_RUN = ("Overview", "Prune", "Runs", "Compare", "Models"), ("Overview", "Compare", "Models")
@@ -33,6 +35,11 @@ def test_pages_about_no_run_remember_it_and_hold_nothing_of_it_in_their_address(
     for title, found in menu(app).items():
         run = {"run": older.key} if title in ABOUT_A_RUN else {}
         assert found == (run | remembered if title in JUDGING else {})
+
+
+def test_limits_of_tasks_come_back_whatever_is_in_their_names():
+    asked = Tolerance(tasks=(("file:/data/a, b.yaml", 3.0), ("builtin:copying", 4.5)))
+    assert parse_tolerance(whole_tolerance_query(asked)) == asked
 
 
 def test_a_run_that_is_not_there_is_not_chosen_but_one_that_is_started_is(open_page, backend, two_runs):

@@ -282,9 +282,9 @@ class Calibration:
                 )
             known = json.dumps(losses).encode()
             self._put(key, known, "curves")
-            if index == len(self.load().mlps) - 1:
-                # The dense model's probabilities take up to a quarter of a gigabyte.
-                del self._curves
+        if index == len(self.load().mlps) - 1:
+            # The dense model's probabilities take up to a quarter of a gigabyte.
+            self.__dict__.pop("_curves", None)
         return [float(value) for value in json.loads(known)]
 
     @cached_property

@@ -7,6 +7,7 @@ from functools import cached_property, partial
 import msgspec
 
 from sparsedash.catalog.gguf_reader import opened_gguf
+from sparsedash.catalog.resources import MORE_ROOM
 from sparsedash.engine.calibration.calibration_cache import CacheEvicted, Calibration, PassageActivations
 from sparsedash.engine.calibration.statistics import pack_tensors, reading_stored, unpacked
 from sparsedash.engine.evaluation.divergence import mean_divergence, next_token_scores
@@ -29,8 +30,6 @@ from sparsedash.schema.settings import RunSettings
 from sparsedash.schema.store_keys import healed_part, plain_share, pruned_key, quantiser_version
 from sparsedash.storage.model_folders import require_export_room, swept_folder
 from sparsedash.storage.store import StageCheckpoint, Store
-
-MORE_ROOM = "Raise the limit on the settings page or by SPARSEDASH_ARTEFACT_GB."
 
 
 class MeasuredModel:

@@ -13,7 +13,7 @@ from functools import cache, partial
 
 from sparsedash.catalog.budgets import require_possible
 from sparsedash.catalog.families import quantise_problem
-from sparsedash.catalog.resources import MODELS_TOGETHER, kept_bytes, needs_fisher
+from sparsedash.catalog.resources import MODELS_TOGETHER, MORE_ROOM, calibration_too_large, kept_bytes, needs_fisher
 from sparsedash.engine.calibration.calibration_cache import CacheEvicted, mismatch_warning
 from sparsedash.engine.calibration.statistics import few_tokens_warning
 from sparsedash.engine.evaluation.early_stopping import StopRule
@@ -26,7 +26,6 @@ from sparsedash.engine.models.matmul import fastest_products
 from sparsedash.engine.models.sparse_models import SparseModel
 from sparsedash.engine.pruning.surgery import out_weight
 from sparsedash.engine.run.model_making import (
-    MORE_ROOM,
     MeasuredModel,
     make_blocks,
     missing_statistics,
@@ -193,9 +192,8 @@ def check_run(run: RunContext) -> None:
         # Without Fisher information their number does not matter, and the text need not be cut into tokens for it.
         n_sequences = len(run.expected_lengths) if needs_fisher(asked) else 0
         needed = kept_bytes([mlp.width for mlp in mlps], len(out_weight(mlps[0])), asked, n_sequences)
-        if needed > room:
-            sizes = f"{needed / 1e9:.1f} GB; the limit is {room / 1e9:.1f} GB"
-            raise StoreError(f"The calibration data takes {sizes}.", MORE_ROOM)
+        if too_large := calibration_too_large(needed, room):
+            raise StoreError(too_large, MORE_ROOM)
     for method in settings.methods:
         if method.reads_text:
             run.warn_of_calibration(method)

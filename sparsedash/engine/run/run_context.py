@@ -271,12 +271,11 @@ class RunContext:
     def made_of(self, point: Point) -> tuple[str, MethodSettings, int] | None:
         """What a sparse model's results depend on beside the model: its statistics' key, its method and per mille.
 
-        The dense model quantised depends on no text.
+        Where the method reads no text, it depends on none.
         """
         if point is None:
             return None
-        is_dense = not point[1] and not point[0].reads_text
-        return ("" if is_dense else self.calibration(point[0]).keys.statistics, *point)
+        return (self.calibration(point[0]).keys.statistics if point[0].reads_text else "", *point)
 
     def record_key(self, point: Point) -> str:
         """Key of a model's record."""

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from sparsedash.catalog.presets import method_named
 from sparsedash.engine.comparison.model_pair import ModelPairCache
 from sparsedash.engine.healing import healing
 from sparsedash.engine.run import run_context
@@ -119,6 +120,12 @@ def test_what_cannot_be_healed_is_refused_before_anything_is_computed(asked, sto
     with pytest.raises(CalibrationError, match="streamed from disk"):
         ran(replace(asked, residency="streamed"), store)
     assert evaluated == [] and list(store.keys(Record)) == []
+
+
+def test_a_method_that_needs_no_statistics_is_healed_without_any(asked, store):
+    magnitude = replace(method_named("magnitude"), width_multiple=8).healed(8)
+    run = ran(replace(asked, methods=(magnitude,), sparsities_permille=(250,)), store)
+    assert "heal" in run.seconds and "calibrate" not in run.seconds
 
 
 def test_nothing_is_healed_where_nothing_was_removed(asked, store, monkeypatch):

@@ -1,5 +1,6 @@
 """Runs of a tiny model: what is computed, what is read from the store, and what is refused."""
 
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -204,6 +205,18 @@ def test_a_text_that_no_method_reads_may_be_missing_or_short(calibration, settin
     run = ran(asked, store)
     assert run.finished and run.warnings == ()
     assert preflight.stored_parts(run.settings, store).sparse == len(run.sparse)
+
+
+def test_results_of_a_method_without_text_stay_once_another_has_read_it(
+    settings, passage_file, store, tmp_path, monkeypatch
+):
+    text = shutil.copy(passage_file, tmp_path / "read.jsonl")
+    asked = replace(settings, methods=(RANDOM,), calibration=replace(settings.calibration, corpus=f"file:{text}"))
+    first = ran(asked, store)
+    ran(replace(asked, methods=(CHANNELS,)), store)
+    monkeypatch.setattr(pipeline, "make_blocks", must_not_run)
+    assert ran(asked, store).sparse == first.sparse
+    assert preflight.stored_parts(asked, store).sparse == len(first.sparse)
 
 
 def test_no_text_is_read_for_a_method_without_text(settings, store, monkeypatch):
