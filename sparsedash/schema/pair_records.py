@@ -106,7 +106,7 @@ class TimingSettings:
         "torch",
         flag="--runtime",
         label="Runtime",
-        help="llama.cpp: GGUF files of the models, quantised ones as well, beside dense in 16 bits",
+        help="llama.cpp: GGUF files of the models, quantised ones as well, against dense in 16 bits",
     )
 
     def __post_init__(self) -> None:

@@ -22,6 +22,7 @@ from sparsedash.service.preflight import (
     expected_duration,
     expected_room,
     residency_problem,
+    room_problem,
     stored_parts,
 )
 from sparsedash.service.time_forecast import Speeds, expected_seconds
@@ -237,6 +238,16 @@ def test_a_quantised_run_prunes_every_model_once_and_quantises_dense_as_well(sto
     plain = tuple(at for at, (method, _) in enumerate(healed.points) if not method.quantise)
     parts = dict(expected_duration(healed, replace(stored, dense=True, points=plain), known | {"heal": 5.0}, ()).parts)
     assert (parts["quantising"], "healing" in parts, parts["evaluating"]) == (500.0, False, 5.0)
+
+
+def test_calibration_data_beyond_its_limit_is_said_before_the_run_unless_all_of_it_is_there():
+    asked, shape = replace(SETTINGS, methods=(BEST,)), listed_shape(BUILTIN_MODEL)
+    said = "The calibration data takes 0.1 GB; the limit is 0.0 GB. Raise the limit on the settings page"
+    assert room_problem(asked, NOTHING, shape, 10**6).startswith(said)
+    whole = replace(NOTHING, points=tuple(range(asked.n_sparse)))
+    free = replace(asked, methods=(method_named("random"),))
+    assert room_problem(asked, NOTHING, shape, 10**9) == room_problem(asked, whole, shape, 10**6) == ""
+    assert room_problem(free, NOTHING, shape, 10**6) == room_problem(asked, NOTHING, None, 10**6) == ""
 
 
 def test_healing_is_refused_where_the_weights_stay_in_their_files_or_nothing_is_held_out():
