@@ -167,7 +167,7 @@ def test_a_task_of_the_harness_whose_questions_are_not_here_says_so_and_an_unkno
 
 def test_without_the_library_the_error_names_the_file_to_install(monkeypatch):
     monkeypatch.setattr(harness, "find_spec", lambda name: None)
-    with pytest.raises(CorpusError, match=r"not installed.*requirements-tasks\.txt"):
+    with pytest.raises(CorpusError, match=r"need lm-evaluation-harness.*requirements-tasks\.txt"):
         load_tasks(["piqa"], None, None)
 
 
