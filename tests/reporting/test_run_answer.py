@@ -448,6 +448,12 @@ def test_the_next_step_depends_on_what_is_open(sparse, sentence):
         assert step.asked.evaluation.n_passages == n
 
 
+def test_the_limit_of_accuracy_is_drawn_only_where_accuracy_is_judged():
+    few, many = (run_of(132, n, (10, 0.04, 0.4, n)) for n in (12, 60))
+    assert list(few.allowed) == ["word perplexity"] == list(few.tradeoff().allowed)
+    assert many.allowed == {"word perplexity": pytest.approx(log(1.1)), "accuracy": 2.0}
+
+
 @pytest.mark.parametrize(("n_answered", "more"), [(300, True), (60, False)])
 def test_what_stopped_early_is_tested_on_all_passages_where_these_should_decide_it(n_answered, more):
     whole = run_of(1000, 400, (10, 0.04, 0.7, 400))
