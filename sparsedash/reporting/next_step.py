@@ -239,14 +239,18 @@ def _without_stopping(found: RunResults, unknown: Sequence[Judged]) -> NextStep 
     needed = {row.permille: _needed(found, row, n_passages) for row in stopped}
     if run.find is not None or not (rows := [row for row in stopped if needed[row.permille] <= n_passages]):
         return None
-    permilles = tuple(row.permille for row in rows)
-    said = f"Next: test {_percents(permilles)} on all {n_passages:,} passages, without stopping early."
+    asked = _asked_again(run.settings, rows, replace(run.settings.evaluation, stop_early=False))
+    names = _percents(asked.sparsities_permille)
+    said = f"Next: test {names} on all {n_passages:,} passages, without stopping early."
     n = max((row.verdict.passages_needed or 0 for row in rows), default=0)
     said += f" About {wording.round_up(n):,} should settle it, estimated from those answered." if n else ""
-    evaluation = replace(run.settings.evaluation, stop_early=False)
-    methods = _beside_unhealed(rows[0].method)
-    asked = replace(run.settings, methods=methods, evaluation=evaluation, sparsities_permille=permilles)
     return NextStep(said=said, link="Test on all passages", asked=asked)
+
+
+def _asked_again(settings: RunSettings, rows: Sequence[Judged], evaluation: EvaluationSettings) -> RunSettings:
+    """These models of a run once more, evaluated like this."""
+    methods, permilles = _beside_unhealed(rows[0].method), tuple(row.permille for row in rows)
+    return replace(settings, methods=methods, evaluation=evaluation, sparsities_permille=permilles)
 
 
 def _test_again(found: RunResults, unknown: Sequence[Judged], lacks: Callable[[str], bool]) -> NextStep | None:
@@ -268,10 +272,8 @@ def _test_again(found: RunResults, unknown: Sequence[Judged], lacks: Callable[[s
             asked = replace(_by_limits(run.find, found.tolerance), evaluation=evaluation)
             said = "Next: search again"
         else:
-            permilles = tuple(row.permille for row in rows)
-            methods = _beside_unhealed(rows[0].method)
-            asked = replace(run.settings, methods=methods, evaluation=evaluation, sparsities_permille=permilles)
-            said = f"Next: test {_percents(permilles)}"
+            asked = _asked_again(run.settings, rows, evaluation)
+            said = f"Next: test {_percents(asked.sparsities_permille)}"
         said += f" on {passages}."
         if n_tested < FEWEST_PASSAGES:
             said = f"{wording.first_upper(TOO_FEW)}. {said}"

@@ -329,11 +329,11 @@ class Backend:
         if refused := (*self._access.reference_problems(*named), *self._access.tasks_problems(tasks)):
             # What may not be read is not looked at either.
             return Preflight(problems=refused)
-        stored = self.cached(settings)
-        memory, disk = preflight.expected_room(settings, self._store, self._shape(settings))
-        problems = preflight.run_problems(asked, self.data_dir, self._shape(asked))
+        stored, shape = self.cached(settings), self._shape(settings)
+        memory, disk = preflight.expected_room(settings, self._store, shape)
+        problems = preflight.run_problems(asked, self.data_dir, shape)
         unfit = preflight.residency_problem(settings, memory.least) or preflight.room_problem(
-            settings, stored, self._shape(settings), self._store.artefact_room
+            settings, stored, shape, self._store.artefact_room
         )
         return Preflight(
             stored=stored,

@@ -166,9 +166,14 @@ def run_problems(
     return tuple(filter(None, found))
 
 
+def _left(settings: RunSettings, stored: Cached) -> list[tuple[MethodSettings, int]]:
+    """The points that are not stored."""
+    return [point for at, point in enumerate(settings.points) if at not in stored.points]
+
+
 def room_problem(settings: RunSettings, stored: Cached, shape: ModelShape | None, room: int) -> str:
     """Why what calibrating leaves for the models that are not stored finds no place, or nothing. room: in bytes."""
-    left = {settings.points[at][0] for at in range(settings.n_sparse) if at not in stored.points}
+    left = {method for method, _ in _left(settings, stored)}
     reading = tuple(method for method in settings.methods if method.reads_text and method in left)
     if shape is None or not reading:
         return ""
@@ -276,7 +281,7 @@ def expected_duration(
     start_s: float = START_S,
 ) -> Duration:
     """Duration of the run. expected, counted: of its stages, see `expected_seconds`. start_s: of loading the engine."""
-    left = [point for at, point in enumerate(settings.points) if at not in stored.points]
+    left = _left(settings, stored)
     n_sparse, there = len(left), {settings.points[at] for at in stored.points}
     # The points as they are before quantising; healed weights are kept with a model that is not quantised.
     pruned = {(method.unquantised, permille) for method, permille in left if permille or not method.quantise}
