@@ -49,6 +49,8 @@ def answer_text(question: AnsweredQuestion) -> str:
     """What a model answered, in short: the choice it took, or what it wrote."""
     if question.chosen is not None:
         return readable(question.choices[question.chosen].text)
+    if len(question.choices) > 1:
+        return "no choice"
     if question.choices:
         return "its first choice" if question.right else "another word"
     return readable(question.text)
@@ -99,8 +101,8 @@ def right_choice(question: AnsweredQuestion) -> int | None:
     if len(choices) < 2:
         return None
     at = {choices.index(target)} if target in choices else set[int]()
-    if target.isdecimal() and int(target[:6]) < len(choices):
-        at.add(int(target))
+    if question.target_place is not None:
+        at.add(question.target_place)
     if len(at) > 1:
         at = at & {question.chosen} if question.right else at - {question.chosen}
     return at.pop() if len(at) == 1 else None

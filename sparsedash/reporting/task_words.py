@@ -104,7 +104,7 @@ def task_rows(results: Sequence[TaskResult]) -> list[list[str]]:
         flips = [""] * 3 if rolling else [f"{n:,}" for n in (each.broke, each.fixed, each.moved)]
         divergence = "" if each.divergence is None else f"{each.divergence:.3f}"
         verdict = "not judged" if loss is None else VERDICT_SIGNS[loss.verdict]
-        row = [each.task, verdict, dense.measure, f"{len(each.pair.questions):,}", *scores, *change, *flips]
+        row = [each.task, verdict, dense.measure_label, f"{len(each.pair.questions):,}", *scores, *change, *flips]
         p = "" if each.p_value is None else wording.p_number(each.p_value)
         rows.append([*row, p, divergence])
     return rows
@@ -131,7 +131,7 @@ def _task_document(result: TaskResult) -> dict[str, Any]:
     if result.loss is not None:
         loss = _finite({key: value for key, value in asdict(result.loss).items() if key not in ("verdict", "task")})
     return {
-        **{name: getattr(dense, name) for name in ("task", "version", "kind", "measure", "filter")},
+        **{name: getattr(dense, name) for name in ("task", "version", "kind", "measure", "inverted", "filter")},
         "n_questions": len(result.pair.questions),
         **{name: getattr(result, name) for name in ("dense", "other", "broke", "fixed", "moved")},
         "p_adjusted": result.p_value,

@@ -17,6 +17,9 @@ model wrote. rolling: the log-likelihood of a document."""
 Hash = Annotated[str, Meta(min_length=1, max_length=128)]
 Length = Annotated[int, Meta(ge=0, le=2**53)]
 
+_UPWARD = frozenset({"acc", "acc_norm", "acc_bytes", "exact_match"})
+"""Measures of which more is better wherever no program says which end is."""
+_MOST_DIGITS = 6
 _LOWEST = -1e9
 """Log-likelihood of a document; below it sums and squares of them end at infinity."""
 
@@ -34,10 +37,11 @@ class AnsweredQuestion:
     """One question answered by one model.
 
     doc_hash, prompt_hash, target_hash: of the document, of what the model read, of the expected answer. context: what
-    it read. target: the expected answer, or the number of the right choice. right: None of a rolling document. choices:
-    of a choice; one where the question is whether that text is the model's first choice. chosen: the place of the one
-    that the measure takes; None where there is nothing to choose from. text: what the model wrote. answer: what a
-    filter found in it. log_likelihood, n_bytes, n_words: of a rolling document. fields: the task's own, for slices.
+    it read. target: the expected answer, or the number of the right choice. right: None of a rolling document; where
+    less of the measure is better, whether it is 0. choices: of a choice; one where the question is whether that text is
+    the model's first choice. chosen: the place of the one that the measure takes; None where it takes none, or which
+    one is not known. text: what the model wrote. answer: what a filter found in it. log_likelihood, n_bytes, n_words:
+    of a rolling document. fields: the task's own, for slices.
     """
 
     doc_hash: Hash
@@ -70,6 +74,15 @@ class AnsweredQuestion:
         return "rolling" if self.right is None else "choice" if self.choices else "generation"
 
     @property
+    def target_place(self) -> int | None:
+        """The place of the choice whose number the target is; None where it is none."""
+        target = self.target.strip()
+        # Longer numbers are no place, and take long to read.
+        if not target.isdecimal() or len(target) > _MOST_DIGITS or int(target) >= len(self.choices):
+            return None
+        return int(target)
+
+    @property
     def part(self) -> str:
         """The part of its task; empty where that has none."""
         return self.fields.get("part", "")
@@ -80,15 +93,17 @@ class QuestionSet:
     """One model's answers to one task.
 
     key: where the store keeps it; empty for those of another program. version: of the task, empty where unknown.
-    measure: by which an answer is right, such as acc_norm, or "bits a byte". filter: that found the answer in what was
-    written; "none" where there is none. points: the task's own limit, in points of accuracy lost, that holds where the
-    tolerance is narrower.
+    measure: by which an answer is right, such as acc_norm, or "bits a byte". higher_is_better: which end of the measure
+    is better, by the program that asked; None of documents, and where it was not stored. filter: that found the answer
+    in what was written; "none" where there is none. points: the task's own limit, in points of accuracy lost, that
+    holds where the tolerance is narrower.
     """
 
     model: str
     task: str
     measure: str
     questions: tuple[AnsweredQuestion, ...]
+    higher_is_better: bool | None = None
     version: str = ""
     filter: str = "none"
     key: str = ""
@@ -102,6 +117,28 @@ class QuestionSet:
     def kind(self) -> QuestionKind:
         """How its questions were answered."""
         return self.questions[0].kind
+
+    @property
+    def inverted(self) -> bool:
+        """Whether an answer is right where the measure is 0, since lower is better."""
+        return self.kind != "rolling" and self.higher_is_better is False
+
+    @property
+    def measure_label(self) -> str:
+        """The measure in words."""
+        return f"{self.measure} (lower is better, inverted)" if self.inverted else self.measure
+
+
+def known_direction(task: str, measure: str, higher_is_better: bool | None) -> bool:
+    """Whether higher is better. higher_is_better: as stored; None: unknown. Raises CorpusError where it stays so."""
+    if higher_is_better is not None:
+        return higher_is_better
+    if measure in _UPWARD:
+        return True
+    raise CorpusError(
+        f"Nothing says whether higher or lower is better of {measure}, by which {task} is judged.",
+        "`sparsedash judge` reads it in the results_*.json that was written with the answers; or ask the task again.",
+    )
 
 
 def pool_parts(sets: Iterable[QuestionSet]) -> list[QuestionSet]:
@@ -119,7 +156,7 @@ def _pool(parts: Sequence[QuestionSet]) -> QuestionSet:
     first = parts[0]
     versions = sorted({part.version for part in parts if part.version})
     for what, found in (
-        ("measures", sorted({part.measure for part in parts})),
+        ("measures", sorted({part.measure_label for part in parts})),
         ("filters", sorted({part.filter for part in parts})),
         ("versions", versions),
     ):

@@ -50,9 +50,9 @@ MOST_RUNS = 4_000
 """Runs whose verdicts are kept in memory, each under one tolerance."""
 
 _NAME_LETTERS, _KEY_DIGITS = 150, 32
-_TASK_RULES = 1
+_TASK_RULES = 2
 """Raise it where the losses of the same answers, or which of them can be judged, become others."""
-_ANSWERS_FORMAT = b"1"
+_ANSWERS_FORMAT = b"2"
 """Raise it when a stored set of answers changes its form."""
 
 T = TypeVar("T")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 
 from sparsedash.schema.errors import CorpusError
-from sparsedash.schema.question_records import AnsweredQuestion, QuestionSet, pool_parts
+from sparsedash.schema.question_records import AnsweredQuestion, QuestionSet, known_direction, pool_parts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,11 +27,14 @@ def pair_answers(dense: QuestionSet, other: QuestionSet) -> TaskPair:
     task = dense.task
     for what, left, right in (
         ("versions", dense.version, other.version),
-        ("measures", dense.measure, other.measure),
+        ("measures", dense.measure_label, other.measure_label),
         ("filters", dense.filter, other.filter),
     ):
         if left and right and left != right:
             raise CorpusError(f"{task} was judged by different {what}: {left} and {right}.")
+    for answers in (dense, other):
+        if answers.kind != "rolling":
+            known_direction(task, answers.measure, answers.higher_is_better)
     # A file may have any name, so that of its only part says nothing.
     in_parts = any(len({question.part for question in each.questions}) > 1 for each in (dense, other))
     asked, known = (_by_document(each, in_parts) for each in (dense, other))

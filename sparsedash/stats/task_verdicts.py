@@ -271,6 +271,9 @@ def _not_judged(pair: TaskPair) -> NotJudged | None:
     n, n_right = len(pair.questions), sum(one.right is True for one, _ in pair.questions)
     if n_right < FEWEST_RIGHT:
         return "few right"
+    if pair.dense.inverted:
+        # What is to be avoided is no ability that guessing could feign: a biased model can become more so.
+        return None
     chance = sum(1 / len(one.choices) for one, _ in pair.questions if len(one.choices) > 1) / n
     return "chance" if wilson_interval(n_right, n)[0] <= chance else None
 

@@ -8,15 +8,17 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from sparsedash.schema.errors import CorpusError, first_line
-from sparsedash.schema.question_records import AnsweredQuestion, QuestionSet, pool_parts
+from sparsedash.schema.question_records import AnsweredQuestion, QuestionSet, known_direction, pool_parts
 from sparsedash.storage.local_machine import path_kind
+from sparsedash.storage.scored_choices import ScoredChoices, chosen_place
 
 MAX_BYTES = 2_000_000_000
 """Of all files of one model: MMLU with five examples before each question is a tenth of that."""
@@ -53,11 +55,21 @@ _UNREADABLE = (
 
 @dataclass(slots=True)
 class _Answer:
-    """One line. right: by each measure that says right or wrong. question: without what the measure says."""
+    """One line. right: whether each measure that is 0 or 1 is 1. question: without what the measure says."""
 
     filter: str
     right: dict[str, bool]
     question: AnsweredQuestion
+    choices: ScoredChoices | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Declared:
+    """What the results that come with samples say of a task. higher_is_better: by measure."""
+
+    version: str = ""
+    higher_is_better: dict[str, bool] = field(default_factory=dict)
+    delimiter: str = " "
 
 
 def read_answers(path: Path) -> list[QuestionSet]:
@@ -101,23 +113,38 @@ def _model_folder(file: Path) -> Path:
 
 def _read_file(name: str, file: Path) -> QuestionSet:
     answers: Iterable[_Answer]
+    declared = _declared(_results_beside(file), name)
     if file.suffix == ".parquet":
-        answers, shots = _lighteval(file), re.search(r"\|\d+$", name)
-        asked = shots[0] if shots else ""
-        name = name.removesuffix(asked).split("|")[-1] + asked
+        answers = _lighteval(file)
+        shots = re.search(r"\|\d+$", name)
+        n_examples = shots[0] if shots else ""
+        name = name.removesuffix(n_examples).split("|")[-1] + n_examples
     else:
-        answers = _checked(_lines(file), file.name, "Line", _line_answer)
-    return _question_set(answers, file.name, _model_folder(file).name, name, _version(file, name))
+        read = partial(_line_answer, delimiter=declared.delimiter)
+        answers = _checked(_lines(file), file.name, "Line", read)
+    return _question_set(answers, file.name, _model_folder(file).name, name, declared)
 
 
-def samples_set(model: str, task: str, samples: Iterable[Mapping[str, Any]], version: str = "") -> QuestionSet:
-    """The set of one task's samples in memory, as the harness gives them with `log_samples`. Raises CorpusError."""
-    answers = _checked(samples, f"the samples of {task}", "Number", _sample_answer)
-    return _question_set(answers, f"The list of samples of {task}", model, task, version)
+def samples_set(
+    model: str,
+    task: str,
+    samples: Iterable[Mapping[str, Any]],
+    results: Mapping[str, Any],
+    doc_to_choice: Callable[[Any], Sequence[str]] | None = None,
+) -> QuestionSet:
+    """The set of one task's samples in memory, as the harness gives them with `log_samples`. Raises CorpusError.
+
+    results: what the harness gives with them. doc_to_choice: the choices of a document, where there are any.
+    """
+    declared = _declared(results, task)
+    read = partial(_sample_answer, delimiter=declared.delimiter, doc_to_choice=doc_to_choice)
+    answers = _checked(samples, f"the samples of {task}", "Number", read)
+    return _question_set(answers, f"The list of samples of {task}", model, task, declared)
 
 
-def _question_set(answers: Iterable[_Answer], source: str, model: str, name: str, version: str) -> QuestionSet:
-    kept, first = list[_Answer](), ""
+def _question_set(answers: Iterable[_Answer], source: str, model: str, name: str, declared: _Declared) -> QuestionSet:
+    kept = list[_Answer]()
+    first = ""
     for answer in answers:
         first = first or answer.filter
         if answer.filter == first:
@@ -125,14 +152,17 @@ def _question_set(answers: Iterable[_Answer], source: str, model: str, name: str
     if not kept:
         raise CorpusError(f"{source} holds no answers.")
     measure = _measure(kept, source)
+    rolling = kept[0].question.kind == "rolling"
+    higher = None if rolling else known_direction(name, measure, declared.higher_is_better.get(measure))
     task, part = _parts(name)
     return QuestionSet(
         model=model,
         task=task,
-        version=version,
+        version=declared.version,
         measure=measure,
+        higher_is_better=higher,
         filter=first,
-        questions=tuple(_question(answer, measure, part) for answer in kept),
+        questions=tuple(_question(answer, measure, higher is False, part) for answer in kept),
     )
 
 
@@ -148,15 +178,62 @@ def _parts(name: str) -> tuple[str, str]:
     return name, ""
 
 
-def _version(file: Path, task: str) -> str:
-    """The version of the task, by the file of results that the harness writes beside its samples, or empty."""
-    results = file.with_name(f"results_{_named(file)[1]}.json")
+def _results_beside(file: Path) -> Any:
+    """The results that were written with a file of answers, or nothing where they cannot be read.
+
+    lighteval has them in a folder next to that of its details.
+    """
+    folder = file.parent
+    name = f"results_{_named(file)[1]}.json"
+    model = _model_folder(file)
+    if file.suffix == ".parquet" and not (folder / name).exists() and "details" in model.parts:
+        at = len(model.parts) - 1 - model.parts[::-1].index("details")
+        folder = Path(*model.parts[:at], "results", *model.parts[at + 1 :])
     try:
-        with results.open("rb") as stream:
+        with (folder / name).open("rb") as stream:
             # Not msgspec: a result may be NaN.
-            return str(json.loads(stream.read(MAX_LINE_BYTES))["versions"][task])[:40]
+            return json.loads(stream.read(MAX_LINE_BYTES))
     except (OSError, *_UNREADABLE):
-        return ""
+        return None
+
+
+def _declared(results: Any, task: str) -> _Declared:
+    config = _entry(results, "configs", task)
+    version = _entry(results, "versions", task)
+    delimiter = _entry(config, "target_delimiter")
+    prefix = _entry(config, "gen_prefix")
+    if _entry(results, "chat_template") and (not prefix or str(prefix)[-1].isspace()):
+        # As the harness does where a chat's template ends the prompt.
+        delimiter = ""
+    directions = _entry(results, "higher_is_better", task)
+    if not isinstance(directions, Mapping):
+        directions = _lighteval_directions(results, task)
+    return _Declared(
+        version="" if version is None else str(version)[:40],
+        higher_is_better={name: higher for name, higher in directions.items() if isinstance(higher, bool)},
+        delimiter=delimiter if isinstance(delimiter, str) else " ",
+    )
+
+
+def _entry(values: Any, *names: str) -> Any:
+    """What nested mappings hold under these names, or None."""
+    for name in names:
+        values = values.get(name) if isinstance(values, Mapping) else None
+    return values
+
+
+def _lighteval_directions(results: Any, task: str) -> dict[str, Any]:
+    """Whether higher is better, by measure, in the results of lighteval. task: its whole name."""
+    tasks = _entry(results, "config_tasks")
+    config = _entry(tasks, task) or _entry(tasks, task.rpartition("|")[0])
+    metrics = _entry(config, "metrics") or _entry(config, "metric") or ()
+    directions = dict[str, Any]()
+    for metric in metrics if isinstance(metrics, list) else ():
+        names = _entry(metric, "metric_name")
+        higher = _entry(metric, "higher_is_better")
+        for name in names if isinstance(names, list) else [names]:
+            directions[str(name)] = _entry(higher, str(name)) if isinstance(higher, Mapping) else higher
+    return directions
 
 
 def _measure(answers: Sequence[_Answer], source: str) -> str:
@@ -170,15 +247,28 @@ def _measure(answers: Sequence[_Answer], source: str) -> str:
     raise CorpusError(f"{source} has no measure by which every answer is right or wrong.")
 
 
-def _question(answer: _Answer, measure: str, part: str) -> AnsweredQuestion:
-    question, chosen = answer.question, None
-    if len(question.choices) > 1:
-        lengths = {"acc_norm": lambda text: len(text.lstrip()), "acc_bytes": lambda text: len(text.lstrip().encode())}
-        length: Callable[[str], int] = lengths.get(measure, lambda _: 1)
-        scores = [each.log_likelihood / max(1, length(each.text)) for each in question.choices]
-        chosen = scores.index(max(scores))
-    fields = {"part": part, **question.fields} if part else question.fields
-    return replace(question, right=answer.right.get(measure), chosen=chosen, fields=fields)
+def _question(answer: _Answer, measure: str, inverted: bool, part: str) -> AnsweredQuestion:
+    """The question as the measure judges it. inverted: an answer is right where the measure is 0."""
+    question = answer.question
+    if part:
+        question = replace(question, fields={"part": part, **question.fields})
+    if question.kind == "rolling":
+        return question
+    is_one = answer.right[measure]
+    chosen = None
+    if answer.choices is not None:
+        chosen = chosen_place(measure, answer.choices, is_one)
+    if inverted:
+        question = replace(question, target=_unwanted(question))
+    return replace(question, right=is_one is not inverted, chosen=chosen)
+
+
+def _unwanted(question: AnsweredQuestion) -> str:
+    """What stands in place of the expected answer where that is the one to avoid."""
+    place = question.target_place
+    if place is None:
+        return f"not {question.target.strip()}"
+    return f"not {question.choices[place].text.strip()}"
 
 
 def _lines(file: Path) -> Iterator[bytes]:
@@ -204,7 +294,7 @@ def _checked(
         raise CorpusError(f"{called} {number:,} of {source} is no answer that can be read: {why}.") from error
 
 
-def _line_answer(line: bytes) -> _Answer | None:
+def _line_answer(line: bytes, delimiter: str) -> _Answer | None:
     if not line.strip():
         return None
     if len(line) > MAX_LINE_BYTES:
@@ -212,14 +302,17 @@ def _line_answer(line: bytes) -> _Answer | None:
     # Not by msgspec: a metric that is not used may be NaN.
     if not isinstance(sample := json.loads(line), dict):
         raise CorpusError("it is no JSON object")
-    return _sample_answer(sample)
+    return _sample_answer(sample, delimiter)
 
 
-def _sample_answer(sample: Mapping[str, Any]) -> _Answer:
+def _sample_answer(
+    sample: Mapping[str, Any], delimiter: str, doc_to_choice: Callable[[Any], Sequence[str]] | None = None
+) -> _Answer:
     doc, target, requests = sample["doc"], str(sample["target"]), _requests(sample["arguments"])
     raw = [answers[0] for answers in sample["resps"]]
     filtered = sample.get("filtered_resps") or raw
     names = sample.get("metrics") or [name for name in sample if name not in _OF_HARNESS]
+    choices = None
     values: dict[str, Any] = {
         # As the harness hashes them, for versions that did not.
         "doc_hash": sample.get("doc_hash") or sha256_of(json.dumps(doc, indent=2, ensure_ascii=False)),
@@ -236,24 +329,46 @@ def _sample_answer(sample: Mapping[str, Any]) -> _Answer:
         values |= {"n_bytes": n_bytes, "n_words": sizes.get("word_perplexity") or text["words"]}
         values["log_likelihood"] = float(_first(filtered))
     elif all(_is_scored(each) for each in raw):
+        if len(raw) != len(requests):
+            raise CorpusError(f"resps holds {len(raw)} responses to {len(requests)} requests")
+        n_choices = len(raw)
         if "acc_mutual_info" in names:
             # The second half are the choices without the question.
-            requests, raw = requests[: len(raw) // 2], raw[: len(raw) // 2]
-        texts = [str(request[1]) for request in requests]
-        if len(set(texts)) == 1 < len(texts):
+            n_choices //= 2
+        shown = [str(request[1]) for request in requests[:n_choices]]
+        texts: Sequence[str] | None = [text.removeprefix(delimiter) for text in shown]
+        if len(set(shown)) == 1 < n_choices:
             # The choices stand in the contexts, as in Winogrande.
-            texts = [str(request[0]) for request in requests]
-        values["choices"] = _choices(texts, [float(log_likelihood) for log_likelihood, _ in raw])
+            shown = [str(request[0]) for request in requests[:n_choices]]
+            texts = None
+        if doc_to_choice is not None:
+            texts = doc_to_choice(doc)
+        if texts is not None and len(texts) != n_choices:
+            texts = None
+        scores = [float(log_likelihood) for log_likelihood, _ in raw]
+        values["choices"] = _choices(shown, scores[:n_choices])
+        if n_choices > 1:
+            choices = ScoredChoices(
+                texts=texts,
+                log_likelihoods=scores[:n_choices],
+                unconditional=scores[n_choices : 2 * n_choices],
+                greedy=[str(greedy) == "True" for _, greedy in raw[:n_choices]],
+                target=target,
+            )
     else:
         values |= {"text": str(raw[0]), "answer": str(_first(filtered))}
-    return _answer({name: sample.get(name) for name in names}, values, str(sample.get("filter") or "none"))
+    metrics = {name: sample.get(name) for name in names}
+    return _answer(metrics, values, choices, str(sample.get("filter") or "none"))
 
 
-def _answer(metrics: Mapping[str, Any], values: Mapping[str, Any], name: str = "none") -> _Answer:
+def _answer(
+    metrics: Mapping[str, Any], values: Mapping[str, Any], choices: ScoredChoices | None, name: str = "none"
+) -> _Answer:
     """The answer with these values, their types and ranges checked. name: of the filter."""
     right = {key: bool(value) for key, value in metrics.items() if isinstance(value, int | float) and value in (0, 1)}
     rolling = "log_likelihood" in values
-    return _Answer(name, right, msgspec.convert({"right": None if rolling else False, **values}, AnsweredQuestion))
+    question = msgspec.convert({"right": None if rolling else False, **values}, AnsweredQuestion)
+    return _Answer(name, right, question, choices)
 
 
 def _requests(arguments: Any) -> list[list[Any]]:
@@ -332,9 +447,14 @@ def _lighteval_answer(row: Mapping[str, Any]) -> _Answer:
         "target": target,
         "fields": _slices(doc.get("specific")),
     }
+    choices = None
     if response.get("logprobs"):
         values["choices"] = _choices(texts, response["logprobs"])
+        if len(texts) > 1:
+            choices = ScoredChoices(
+                texts=[text.removeprefix(" ") for text in texts], log_likelihoods=response["logprobs"], target=target
+            )
     else:
         written = str(_first(response["text"]))
         values |= {"text": written, "answer": str(_first(response.get("text_post_processed") or written))}
-    return _answer(row["metric"], values)
+    return _answer(row["metric"], values, choices)

@@ -5,7 +5,7 @@ import re
 from dataclasses import replace
 
 from sparsedash.reporting.charts.task_chart import task_chart, task_words
-from sparsedash.reporting.task_report import right_choice, target_text, task_report
+from sparsedash.reporting.task_report import answer_text, right_choice, target_text, task_report
 from sparsedash.reporting.task_words import idle_limits, judge_document, task_remarks, task_rows, tasks_sentence
 from sparsedash.schema.question_records import ScoredChoice
 from sparsedash.stats.task_pairs import pair_answers
@@ -103,10 +103,24 @@ def test_the_report_is_one_page_with_the_answers_that_broke_and_no_markup_of_the
     assert "script" not in page
 
 
+def test_where_lower_is_better_the_table_and_the_document_say_so():
+    sets = [replace(each, measure="pct_stereotype", higher_is_better=False) for each in verdicts(80, 15, 5)]
+    results = judged(tuple(sets))
+    head, row = task_rows(results)
+    assert row[head.index("measure")] == "pct_stereotype (lower is better, inverted)"
+    (task,) = judge_document("small", results, Tolerance())["tasks"]
+    assert (task["measure"], task["inverted"]) == ("pct_stereotype", True)
+
+
+def test_where_no_choice_is_the_first_one_none_is_shown():
+    assert answer_text(replace(scored(-1, -2), chosen=None)) == "no choice"
+
+
 def test_the_right_choice_is_found_by_its_number_or_its_text():
     by_number, by_text = scored(-1, -2), replace(scored(-1, -2), target="choice 1")
     assert (right_choice(by_number), target_text(by_text), right_choice(by_text)) == (0, "choice 1", 1)
     assert right_choice(replace(by_number, target="nothing")) is None
+    assert right_choice(replace(by_number, target="00000019")) is None
     # The target "1" is the text of the first choice and the place of the second.
     numbers = [ScoredChoice(text=text, log_likelihood=-1.0) for text in ("1", "2", "3")]
     odd = replace(by_number, target="1", choices=tuple(numbers))

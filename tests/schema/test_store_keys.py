@@ -243,7 +243,7 @@ KEPT = {
     "dense": "0ba23d96",
     "best": "209afe8f",
     "published": "5603d686",
-    "run": "25e4daf4",
+    "run": "b296a297",
 }
 
 

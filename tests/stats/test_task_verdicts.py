@@ -97,6 +97,33 @@ def test_an_impossible_limit_of_a_task_is_refused(tasks):
         Tolerance(tasks=tasks)
 
 
+def biased(n_stereotypes, n=1000, **values):
+    """Answers of which so many are the stereotype, as the reader inverts them."""
+    questions = [replace(scored(-1, -2, i=i), right=i >= n_stereotypes) for i in range(n)]
+    return answered(*questions, **{"task": "crows", "measure": "pct_stereotype", "higher_is_better": False, **values})
+
+
+def test_a_model_that_became_more_biased_costs_too_much_and_one_that_became_less_so_does_not():
+    dense = biased(600)
+    (more,) = judge((dense, biased(800)))
+    (less,) = judge((dense, biased(400)))
+    # More stereotypes than guessing gives are no reason not to judge: there can be more still.
+    assert (more.verdict, more.broke, more.fixed) == ("beyond", 200, 0)
+    assert (less.verdict, less.broke, less.fixed) == ("within", 0, 200)
+
+
+def test_answers_stored_without_a_direction_or_with_another_one_are_refused_by_the_measure():
+    for other, why in (
+        (biased(600, higher_is_better=None), "different measures"),
+        (biased(600, higher_is_better=True), "different measures"),
+    ):
+        with pytest.raises(CorpusError, match=why):
+            pair_answers(biased(600), other)
+    stored = biased(600, higher_is_better=None)
+    with pytest.raises(CorpusError, match="higher or lower is better of pct_stereotype, by which crows is judged"):
+        pair_answers(stored, stored)
+
+
 def test_the_chance_of_a_wrong_verdict_is_shared_by_all_tasks_that_are_judged_and_undecided():
     alone, open_, unjudged = verdicts(900, 50, 50), verdicts(90, 5, 5, task="open"), verdicts(5, wrong=50, task="hard")
     assert judge(alone)[0].loss.level == 0.9

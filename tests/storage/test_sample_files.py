@@ -75,7 +75,7 @@ def test_samples_in_memory_give_the_same_set_as_their_file(tmp_path):
     rolled = ROLLING | {"arguments": [("A short text.",)], "resps": [[-20.5]], "bits_per_byte": (-20.5, 13)}
     rolled |= {"filtered_resps": [-20.5], "word_perplexity": (-20.5, 3)}
     for sample, line in ((held, CHOICE), (rolled, ROLLING)):
-        assert [samples_set("gpt", "colours", [sample])] == read_answers(samples(tmp_path / "gpt", line))
+        assert [samples_set("gpt", "colours", [sample], {})] == read_answers(samples(tmp_path / "gpt", line))
 
 
 def test_a_folder_gives_the_newest_file_of_each_task_and_pools_the_parts_of_one(tmp_path):
@@ -116,6 +116,60 @@ def test_parts_with_the_same_documents_or_judged_differently_are_refused(tmp_pat
             pool_parts(parts)
 
 
+STEREOTYPE = {
+    **{name: CHOICE[name] for name in CHOICE if not name.startswith("acc")},
+    "target": "0",
+    "metrics": ["likelihood_diff", "pct_stereotype"],
+    "likelihood_diff": 6.0,
+    "pct_stereotype": 0.0,
+}
+"""As crows_pairs has it: 1 where the first choice, the stereotype, is likelier."""
+
+
+def results(file, **values):
+    """What the harness writes beside a file of samples."""
+    file.with_name(file.name.replace("samples_colours", "results").replace(".jsonl", ".json")).write_text(
+        json.dumps(values)
+    )
+
+
+def test_where_lower_is_better_an_answer_is_right_where_the_measure_is_0(tmp_path):
+    file = samples(tmp_path, STEREOTYPE, STEREOTYPE | {"doc_hash": "e", "pct_stereotype": 1.0})
+    results(file, higher_is_better={"colours": {"likelihood_diff": False, "pct_stereotype": False}})
+    (answers,) = read_answers(file)
+    assert [question.right for question in answers.questions] == [True, False]
+    assert (answers.measure, answers.higher_is_better) == ("pct_stereotype", False)
+    assert answers.measure_label == "pct_stereotype (lower is better, inverted)"
+    assert [question.target for question in answers.questions] == ["not a field of long grass"] * 2
+    results(file, higher_is_better={"colours": {"pct_stereotype": True}})
+    (upward,) = read_answers(file)
+    assert [question.right for question in upward.questions] == [False, True]
+    assert (upward.measure_label, upward.questions[0].target) == ("pct_stereotype", "0")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [None, {}, [], {"higher_is_better": {"colours": {"pct_stereotype": None}}}, {"higher_is_better": {"colours": 7}}],
+)
+def test_a_measure_whose_direction_is_unknown_is_refused_by_name(said, tmp_path):
+    file = samples(tmp_path, STEREOTYPE)
+    if said is not None:
+        file.with_name("results_2026-01-02T03-04-05.6.json").write_text(json.dumps(said))
+    with pytest.raises(CorpusError, match="higher or lower is better of pct_stereotype, by which colours is judged"):
+        read_answers(file)
+
+
+@pytest.mark.parametrize("measure", ["acc", "acc_norm", "acc_bytes", "exact_match"])
+def test_more_of_the_usual_measures_is_better_where_nothing_says_so(measure, tmp_path):
+    line = {name: value for name, value in STEREOTYPE.items() if name != "pct_stereotype"}
+    file = samples(tmp_path, line | {"metrics": [measure], measure: 1.0})
+    (answers,) = read_answers(file)
+    assert (answers.measure, answers.higher_is_better, answers.questions[0].right) == (measure, True, True)
+    # A task may say otherwise, as lingoly_nocontext does of exact_match.
+    results(file, higher_is_better={"colours": {measure: False}})
+    assert read_answers(file)[0].questions[0].right is False
+
+
 def test_a_folder_of_several_models_is_refused_by_their_names(tmp_path):
     samples(tmp_path / "a", CHOICE)
     samples(tmp_path / "b", CHOICE)
@@ -138,7 +192,7 @@ def test_a_folder_of_several_models_is_refused_by_their_names(tmp_path):
         (CHOICE | {"resps": [[[-2e9, "False"]], [["-6", "False"]]]}, "below -1,000,000,000"),
         (CHOICE | {"resps": [[[-(10**400), "False"]], [["-6", "False"]]]}, "too large"),
         (ROLLING | {"bits_per_byte": [-20.5, 10**30]}, "Expected `int` <= 9007199254740992"),
-        (CHOICE | {"resps": []}, "shorter"),
+        (CHOICE | {"resps": []}, "resps holds 0 responses to 2 requests"),
         (CHOICE | {"doc_hash": 7}, "Expected `str`"),
         (ROLLING | {"bits_per_byte": [-20.5, 0], "word_perplexity": [-20.5, 0], "target": ""}, "its length"),
         ('{"doc": ' + "[" * 1990, "recursion"),
@@ -186,6 +240,24 @@ def test_details_of_lighteval_are_read(tmp_path):
     assert (found.model, found.task, found.measure) == ("gpt", "mmlu|5", "acc")
     assert (one.chosen, one.right, one.target, one.context) == (1, True, "1", "Hi. What is red?")
     assert one.fields == {"part": "law", "subject": "art"}
+
+
+@pytest.mark.parametrize("task", ["lighteval|gsm8k|0", "lighteval|gsm8k"])
+def test_lighteval_s_results_say_which_end_of_a_measure_is_better(task, tmp_path):
+    row = detail(logprobs=None, text=["rust"]) | {"metric": {"toxic": 1, "em": None}}
+    details(tmp_path / "details" / "org" / "gpt" / "2026", row, task="lighteval|gsm8k|0")
+    with pytest.raises(CorpusError, match="higher or lower is better of toxic"):
+        read_answers(tmp_path)
+    folder = tmp_path / "results" / "org" / "gpt"
+    folder.mkdir(parents=True)
+    metrics = [
+        {"metric_name": ["em", "toxic"], "higher_is_better": {"em": True, "toxic": False}},
+        {"metric_name": "f1", "higher_is_better": True},
+    ]
+    said = {"config_tasks": {task: {"metrics": metrics}}, "versions": {"lighteval|gsm8k|0": 3}}
+    (folder / "results_2026-01-02T03-04-05.json").write_text(json.dumps(said))
+    (answers,) = read_answers(tmp_path)
+    assert (answers.measure, answers.version, answers.questions[0].right) == ("toxic", "3", False)
 
 
 def test_details_of_what_was_written_are_read_and_other_tables_refused(tmp_path):

@@ -50,6 +50,7 @@ class BuiltinQuestions:
             model="",
             task=self.name,
             measure="exact_match",
+            higher_is_better=True,
             questions=tuple(_answered(loaded, *each) for each in found),
             points=self.task.points,
         )

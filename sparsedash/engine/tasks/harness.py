@@ -340,5 +340,6 @@ def _answered(name: str, task: Any, limit: int | None, lm: Any) -> QuestionSet:
 
     _seed()
     task.set_fewshot_seed(seed=_SEED)
-    found = evaluate(lm=lm, task_dict={"tasks": {name: task}}, limit=limit, bootstrap_iters=0, log_samples=True)
-    return samples_set("", name, found["samples"][name], str(task.VERSION))
+    results = evaluate(lm=lm, task_dict={"tasks": {name: task}}, limit=limit, bootstrap_iters=0, log_samples=True)
+    doc_to_choice = task.doc_to_choice if task.OUTPUT_TYPE == "multiple_choice" else None
+    return samples_set("", name, results["samples"][name], results, doc_to_choice)

@@ -96,8 +96,8 @@ class Nobody(LM):  # type: ignore[misc]
         self._target = target
 
     def loglikelihood(self, requests: Any, disable_tqdm: bool = True) -> list[tuple[float, bool]]:
-        """Improbable."""
-        return [(-1.0 - i, False) for i, _ in enumerate(requests)]
+        """Improbable, by no whole nats: a difference of 1 would pass for a measure of right or wrong."""
+        return [(-1.3 * (i + 1), False) for i, _ in enumerate(requests)]
 
     def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = True) -> list[float]:
         """Improbable."""
