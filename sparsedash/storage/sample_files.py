@@ -216,7 +216,9 @@ def _line_answer(line: bytes) -> _Answer | None:
 
 
 def _sample_answer(sample: Mapping[str, Any]) -> _Answer:
-    doc, target, requests = sample["doc"], str(sample["target"]), _requests(sample["arguments"])
+    doc, target = sample["doc"], str(sample["target"])
+    _require_answered(sample)
+    requests = _requests(sample["arguments"])
     raw = [answers[0] for answers in sample["resps"]]
     filtered = sample.get("filtered_resps") or raw
     names = sample.get("metrics") or [name for name in sample if name not in _OF_HARNESS]
@@ -247,6 +249,18 @@ def _sample_answer(sample: Mapping[str, Any]) -> _Answer:
     else:
         values |= {"text": str(raw[0]), "answer": str(_first(filtered))}
     return _answer({name: sample.get(name) for name in names}, values, str(sample.get("filter") or "none"))
+
+
+def _require_answered(sample: Mapping[str, Any]) -> None:
+    """Raise CorpusError with the field of a sample that asks nothing, or has no response."""
+    for name in ("arguments", "resps"):
+        parts = sample[name]
+        if isinstance(parts, dict):
+            parts = list(parts.values())
+        if not isinstance(parts, list | tuple):
+            raise CorpusError(f"{name} is no list")
+        if not parts or any(part in ([], (), {}) for part in parts):
+            raise CorpusError(f"{name} is empty")
 
 
 def _answer(metrics: Mapping[str, Any], values: Mapping[str, Any], name: str = "none") -> _Answer:
