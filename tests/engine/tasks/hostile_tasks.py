@@ -120,7 +120,7 @@ TOO_MUCH = {
     "a shift of powers": WRITTEN | {"doc_to_text": "{{ (7 ** 9999999) % (3 ** 9999999) }}"},
     "paragraphs without end": WRITTEN | {"doc_to_text": "{{ lipsum(n=99999999) }}"},
     "lists of lists": WRITTEN | {"doc_to_text": "{{ [[[0] * 99999] * 99999]|string }}"},
-    "a sum of lists": WRITTEN | {"doc_to_text": "{{ ([[0]] * 99999)|sum(start=[]) }}"},
+    "a sum of lists": WRITTEN | {"doc_to_text": "{{ ([[0] * 999] * 99999)|sum(start=[]) }}"},
     "choices without end": MULTIPLE_CHOICE | {"doc_to_choice": "{{ ['ab'] * 999999999 }}"},
 }
 """Fields of files that are refused without help, or at the limits of a trial."""
