@@ -251,18 +251,6 @@ def _sample_answer(sample: Mapping[str, Any]) -> _Answer:
     return _answer({name: sample.get(name) for name in names}, values, str(sample.get("filter") or "none"))
 
 
-def _require_answered(sample: Mapping[str, Any]) -> None:
-    """Raise CorpusError with the field of a sample that asks nothing, or has no response."""
-    for name in ("arguments", "resps"):
-        parts = sample[name]
-        if isinstance(parts, dict):
-            parts = list(parts.values())
-        if not isinstance(parts, list | tuple):
-            raise CorpusError(f"{name} is no list")
-        if not parts or any(part in ([], (), {}) for part in parts):
-            raise CorpusError(f"{name} is empty")
-
-
 def _answer(metrics: Mapping[str, Any], values: Mapping[str, Any], name: str = "none") -> _Answer:
     """The answer with these values, their types and ranges checked. name: of the filter."""
     right = {key: bool(value) for key, value in metrics.items() if isinstance(value, int | float) and value in (0, 1)}
@@ -295,6 +283,18 @@ def _first(value: Any) -> Any:
     while isinstance(value, list | tuple):
         value = value[0] if value else ""
     return value
+
+
+def _require_answered(sample: Mapping[str, Any]) -> None:
+    """Raise CorpusError with the field of a sample that asks nothing, or has no response."""
+    for name in ("arguments", "resps"):
+        parts = sample[name]
+        if isinstance(parts, dict):
+            parts = list(parts.values())
+        if not isinstance(parts, list | tuple):
+            raise CorpusError(f"{name} is no list")
+        if not parts or any(part in ([], (), {}) for part in parts):
+            raise CorpusError(f"{name} is empty")
 
 
 def sha256_of(text: str) -> str:

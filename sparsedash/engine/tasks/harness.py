@@ -193,7 +193,9 @@ def _refusing(name: str) -> Iterator[None]:
             "Connect to the network once, or name file:PATH of a task with its data.",
         ) from error
     except Exception as error:
-        raise CorpusError(f"The task {name} cannot be used: {first_line(error)}.") from error
+        # That of a library which only says that it could not read the data.
+        reason = first_line(error.__cause__ or error)
+        raise CorpusError(f"The task {name} cannot be used: {reason}.") from error
 
 
 @contextmanager

@@ -53,6 +53,13 @@ def test_a_pipe_in_place_of_a_file_is_not_waited_for(tmp_path):
         load_tasks([in_place_of_yaml(tmp_path)], None, None)
 
 
+def test_data_that_cannot_be_read_are_refused_with_the_reason(tmp_path):
+    reference = write_task(tmp_path, "bad", passages(3), **WRITTEN)
+    (tmp_path / "bad.jsonl").write_text('{"question": ')
+    with pytest.raises(CorpusError, match="JSON parse error"):
+        load_tasks([reference], None, None)
+
+
 def test_targets_by_number_by_text_and_of_several_are_accepted(tmp_path):
     for target in ("label", "{{ choices[1] }}", "{{ [0, 1] }}"):
         reference = write_task(tmp_path, "good", passages(3), **MULTIPLE_CHOICE | {"doc_to_target": target})
