@@ -388,16 +388,18 @@ def require_stock_projections(loaded: LoadedModel) -> None:
     """
     with torch.device("meta"):
         stock = AutoModelForCausalLM.from_config(copy.deepcopy(loaded.model.config), trust_remote_code=False)
-    given = dict(loaded.model.named_modules())
+    modules = dict(loaded.model.named_modules())
     for name, part in stock.named_modules():
         if not name.startswith(f"{loaded.family.blocks}.") or not is_projection(part):
             continue
-        if name not in given:
+        if name not in modules:
             raise ModelError(f"{name} of {IN_MEMORY} is missing.", _AS_LOADED)
-        if type(given[name]) is not type(part):
-            kind, usual = (f"{type(each).__module__}.{type(each).__qualname__}" for each in (given[name], part))
-            raise ModelError(f"{name} of {IN_MEMORY} is a {kind}, not a {usual}.", _AS_LOADED)
-    for name, part in given.items():
+        kind = type(modules[name])
+        usual = type(part)
+        if kind is not usual:
+            kinds = f"a {kind.__module__}.{kind.__qualname__}, not a {usual.__module__}.{usual.__qualname__}"
+            raise ModelError(f"{name} of {IN_MEMORY} is {kinds}.", _AS_LOADED)
+    for name, part in modules.items():
         if "forward" in vars(part):
             raise ModelError(f"The forward of {name} of {IN_MEMORY} was replaced.", _AS_LOADED)
 

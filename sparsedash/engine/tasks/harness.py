@@ -100,23 +100,23 @@ def load_tasks(references: Sequence[str], limit: int | None, n_shots: int | None
     """
     if find_spec("lm_eval") is None:
         raise CorpusError(NO_HARNESS)
-    if own := [reference for reference in references if reference.startswith(FILE)]:
-        _require_affordable(own, limit, n_shots)
+    if users_files := [reference for reference in references if reference.startswith(FILE)]:
+        _require_affordable(users_files, limit, n_shots)
     return _loaded(references, limit, n_shots)
 
 
-def _require_affordable(own: Sequence[str], limit: int | None, n_shots: int | None) -> None:
+def _require_affordable(users_files: Sequence[str], limit: int | None, n_shots: int | None) -> None:
     """Raise CorpusError where a user's files take too much time or memory before the first question, or are refused.
 
     Their templates are programs, which count as far and write as much as they like.
     """
     too_much = f"takes more than {_TRIAL_S} s or {_TRIAL_BYTES / 1e9:.0f} GB before its first question"
-    request = json.dumps([own, limit, n_shots])
+    request = json.dumps([users_files, limit, n_shots])
     problem = trial_problem(__name__, request, seconds=_TRIAL_S, too_much=too_much)
     if problem.endswith("."):
         raise CorpusError(problem)
     if problem:
-        names = ", ".join(Path(reference).name for reference in own)
+        names = ", ".join(Path(reference).name for reference in users_files)
         raise CorpusError(f"{names} {problem}.", "Make its templates simpler, or ask fewer questions: --task-limit.")
 
 
@@ -285,8 +285,8 @@ def _harness_task(config: dict[str, Any]) -> Any:
         return ConfigurableTask(config=config)
     except (IndexError, TypeError) as error:
         # The harness fills the first question, and looks up its target among its choices.
-        said = f"{config['task']}: question 1 has no such doc_to_text, doc_to_target or doc_to_choice"
-        raise CorpusError(f"{said}: {first_line(error)}.") from error
+        fields = "doc_to_text, doc_to_target or doc_to_choice"
+        raise CorpusError(f"{config['task']}: question 1 has no such {fields}: {first_line(error)}.") from error
 
 
 def _checked_config(file: Path) -> dict[str, Any]:
@@ -295,8 +295,8 @@ def _checked_config(file: Path) -> dict[str, Any]:
 
     # A pipe would be waited for.
     if path_kind(file) != "file" or file.stat().st_size > _MOST_BYTES:
-        said = f"{file.name} is no file of at most {_MOST_BYTES // 10**6} MB."
-        raise CorpusError(said, "Put questions into its data.")
+        limit = f"{_MOST_BYTES // 10**6} MB"
+        raise CorpusError(f"{file.name} is no file of at most {limit}.", "Put questions into its data.")
     try:
         config = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, ValueError, OSError, RecursionError) as error:

@@ -155,11 +155,11 @@ def require_targets(name: str, task: Any, docs: Iterable[Any]) -> None:
     for number, doc in enumerate(docs, 1):
         choices = task.doc_to_choice(doc)
         if not _is_list_of(_is_text, choices) or not choices or "" in choices:
-            said = f"{name}: doc_to_choice of question {number:,} is {_short(repr(choices))}"
-            raise CorpusError(f"{said}; it must be a list of texts that are not empty.")
+            problem = f"{name}: doc_to_choice of question {number:,} is {_short(repr(choices))}"
+            raise CorpusError(f"{problem}; it must be a list of texts that are not empty.")
         target = getattr(task, field)(doc)
-        numbers = target if isinstance(target, list) else [target]
-        is_its_text = isinstance(target, str) and target in choices
-        if not is_its_text and not all(each in range(len(choices)) for each in numbers):
-            said = f"{name}: {field} of question {number:,} is {_short(repr(target))}, which is no choice."
-            raise CorpusError(said, f"Name a choice by its number, 0 to {len(choices) - 1}, or by its text.")
+        places = target if isinstance(target, list) else [target]
+        is_text_of_one = isinstance(target, str) and target in choices
+        if not is_text_of_one and not all(place in range(len(choices)) for place in places):
+            problem = f"{name}: {field} of question {number:,} is {_short(repr(target))}, which is no choice."
+            raise CorpusError(problem, f"Name a choice by its number, 0 to {len(choices) - 1}, or by its text.")
