@@ -26,7 +26,7 @@ from sparsedash.engine.export.export import export_narrowed, refuse_form
 from sparsedash.engine.export.reload_proof import N_VERDICTS
 from sparsedash.engine.healing.healing import require_held_out
 from sparsedash.engine.models.decoder_blocks import remove_blocks_
-from sparsedash.engine.models.loading import LoadedModel, ModelShelf, Source, model_in_memory
+from sparsedash.engine.models.loading import LoadedModel, ModelShelf, Source, model_in_memory, require_stock_projections
 from sparsedash.engine.models.matmul import fastest_products, usual_modes
 from sparsedash.engine.models.sparse_models import PrunedChannels
 from sparsedash.engine.run.model_making import prune_model, unchanged_warning
@@ -58,6 +58,7 @@ from sparsedash.stats.tolerance import FEWEST_PASSAGES, Tolerance, ToleranceVerd
 from sparsedash.storage.local_machine import local_path
 from sparsedash.storage.model_folders import require_new
 from sparsedash.storage.store import Store
+from sparsedash.storage.text_files import count_texts
 
 _FORMS = tuple(form for form in FORMS if form != "gguf")
 
@@ -137,10 +138,10 @@ def prune(
     chosen = _method(method, budget=budget, width_multiple=width_multiple, heal_steps=heal_steps)
     permille = _permille(share, chosen)
     with _in_memory(model, tokenizer) as given:
+        _require_prunable(given.loaded)
         calibration = given.calibration(texts, chosen, n_samples, length)
         run = given.run(on_step, methods=(chosen,), sparsities_permille=(permille,), calibration=calibration)
         require_possible(run.settings, run.shape)
-        _require_dense(given.loaded)
         if chosen.heal_steps:
             require_held_out(run.n_sequences(chosen))
         with fastest_products(run.settings.dtype):
@@ -242,10 +243,11 @@ def find(
     each trial answers as many as it takes.
     """
     chosen, passages = _method(method, budget=budget, width_multiple=width_multiple), _texts("passages", passages)
-    if (n := len(passages)) < FEWEST_PASSAGES:
-        raise SettingsError("number of passages", n, f"at least {FEWEST_PASSAGES}: fewer can never confirm a model")
+    if (n := count_texts(passages).n_passages) < FEWEST_PASSAGES:
+        allowed = f"at least {FEWEST_PASSAGES}: fewer can never confirm a model"
+        raise SettingsError("number of different passages", n, allowed)
     with _in_memory(model, tokenizer) as given:
-        _require_dense(given.loaded)
+        _require_prunable(given.loaded)
         settings = FindSettings(
             **given.shared,
             method=chosen,
@@ -288,8 +290,8 @@ def export(
     if form not in _FORMS:
         raise SettingsError("form", form, f"one of {', '.join(_FORMS)}")
     refuse_form(form, sparse.pruned, sparse.model.config.model_type, _FORMS)
-    if not isinstance(folder, str | Path):
-        raise SettingsError("folder", folder, "a path")
+    if not isinstance(folder, str | Path) or not str(folder).strip():
+        raise SettingsError("folder", folder, "the name of a new folder")
     require_new(where := local_path(folder).absolute())
     with _in_memory(sparse.model, tokenizer) as given:
         record, asked = given.answers(passages, on_step, N_VERDICTS)
@@ -443,8 +445,9 @@ def _permille(share: float, method: MethodSettings) -> int:
     return permille
 
 
-def _require_dense(loaded: LoadedModel) -> None:
-    """Raise ModelError unless every block is as wide as the config says."""
+def _require_prunable(loaded: LoadedModel) -> None:
+    """Raise ModelError unless every block is as transformers makes it, and as wide as the config says."""
+    require_stock_projections(loaded)
     if tuple(mlp.width for mlp in loaded.mlps) != loaded.shape.widths:
         raise ModelError("The given model's blocks have other widths than its config says.", "Give the dense model.")
 

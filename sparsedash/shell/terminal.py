@@ -7,6 +7,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import ExitStack, redirect_stdout
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -145,19 +146,26 @@ def align_columns(rows: Sequence[Sequence[str]], numbers: bool = False) -> Itera
 class ProgressBar:
     """Progress on standard error: a bar for each stage and sparse model, or a line each without a terminal.
 
-    settings: of a run; None of a search. quiet: show nothing.
+    settings: of a run; None of a search. quiet: show nothing. Inside, all that libraries print goes to standard error:
+    standard output may be a document.
     """
 
     def __init__(self, settings: RunSettings | None, quiet: bool = False) -> None:
         self._settings, self._quiet = settings, quiet
         self._titles: list[str] = []
         self._bar: Any = None
+        self._output = ExitStack()
 
     def __enter__(self) -> "ProgressBar":
+        self._output.enter_context(redirect_stdout(sys.stderr))
         self(STARTING)
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._close_bar()
+        self._output.close()
+
+    def _close_bar(self) -> None:
         if self._bar is not None:
             self._bar.close()
 
@@ -177,7 +185,7 @@ class ProgressBar:
         if [title] != self._titles:
             from tqdm import tqdm
 
-            self.__exit__()
+            self._close_bar()
             self._titles = [title]
             self._bar = tqdm(total=step.total, desc=title, unit=f" {step.unit}", leave=False)
         self._bar.total = step.total

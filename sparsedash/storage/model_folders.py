@@ -18,7 +18,7 @@ import msgspec
 from filelock import FileLock, Timeout
 
 from sparsedash.schema import store_keys
-from sparsedash.schema.errors import ExportError, StoreError, encodable
+from sparsedash.schema.errors import ExportError, StoreError
 from sparsedash.schema.export_settings import EXPORTS, Export
 from sparsedash.storage.local_machine import FolderSize, folder_size, local_path, megabytes, path_kind
 from sparsedash.storage.store import Store
@@ -138,13 +138,17 @@ _MARGIN_BYTES = 50_000_000
 
 def require_new(folder: Path) -> None:
     """Raise ExportError for a name that is taken or that no folder can have here."""
+    name = str(folder)
     with suppress(OSError, ValueError):
+        # Of names that no file can have, `exists` says no as well.
+        is_possible = b"\0" not in os.fsencode(name)
         if folder.exists() or folder.is_symlink():
             raise ExportError(f"{folder} already exists.", "Name another folder, or delete it.")
         above = next(parent for parent in folder.absolute().parents if parent.exists())
-        if above.is_dir() and os.access(above, os.W_OK):
+        if is_possible and above.is_dir() and os.access(above, os.W_OK):
             return
-    raise ExportError(f"No folder can be made at {encodable(str(folder))[:200]}.", "Name another one.")
+    shown = name if name.isprintable() else repr(name)
+    raise ExportError(f"No folder can be made at {shown[:200]}.", "Name another one.")
 
 
 def require_export_room(folder: Path, n_bytes: int) -> None:

@@ -308,7 +308,9 @@ def _line_answer(line: bytes, delimiter: str) -> _Answer | None:
 def _sample_answer(
     sample: Mapping[str, Any], delimiter: str, doc_to_choice: Callable[[Any], Sequence[str]] | None = None
 ) -> _Answer:
-    doc, target, requests = sample["doc"], str(sample["target"]), _requests(sample["arguments"])
+    doc, target = sample["doc"], str(sample["target"])
+    _require_answered(sample)
+    requests = _requests(sample["arguments"])
     raw = [answers[0] for answers in sample["resps"]]
     filtered = sample.get("filtered_resps") or raw
     names = sample.get("metrics") or [name for name in sample if name not in _OF_HARNESS]
@@ -396,6 +398,18 @@ def _first(value: Any) -> Any:
     while isinstance(value, list | tuple):
         value = value[0] if value else ""
     return value
+
+
+def _require_answered(sample: Mapping[str, Any]) -> None:
+    """Raise CorpusError with the field of a sample that asks nothing, or has no response."""
+    for name in ("arguments", "resps"):
+        parts = sample[name]
+        if isinstance(parts, dict):
+            parts = list(parts.values())
+        if not isinstance(parts, list | tuple):
+            raise CorpusError(f"{name} is no list")
+        if not parts or any(part in ([], (), {}) for part in parts):
+            raise CorpusError(f"{name} is empty")
 
 
 def sha256_of(text: str) -> str:

@@ -1,8 +1,10 @@
 """From Python: the models, verdicts and files of a run, on models in memory, which stay as they were."""
 
 import copy
+import warnings
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from math import nan
 
 import pytest
@@ -211,9 +213,10 @@ def test_a_search_finds_what_that_of_a_folder_finds(dense, settings, store):
     assert found.verdict == plain(answer_sentence(run))
 
 
-def test_a_search_on_too_few_passages_is_refused(dense):
-    with pytest.raises(sparsedash.SparseDashError, match="Number of passages must be at least 30: fewer can never"):
-        sparsedash.find(dense, TOKENIZER, TEXTS, passages(29))
+@pytest.mark.parametrize("asked", [passages(29), passages(29) * 2], ids=["few", "few, twice"])
+def test_a_search_on_too_few_different_passages_is_refused(dense, asked):
+    with pytest.raises(sparsedash.SparseDashError, match=r"Number of different passages must be at least 30.* not 29"):
+        sparsedash.find(dense, TOKENIZER, TEXTS, asked)
 
 
 def test_of_two_models_that_are_compared_each_warning_names_its_own(dense, recwarn):
@@ -255,6 +258,96 @@ def test_what_is_missing_is_named(change, why):
     given = {"model": tiny_model("llama"), "tokenizer": TOKENIZER, "texts": TEXTS} | change
     with pytest.raises(sparsedash.SparseDashError, match=why):
         sparsedash.prune(**given)
+
+
+def with_old_weight_norm(model):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        torch.nn.utils.weight_norm(model.model.layers[0].mlp.up_proj)
+    return model
+
+
+def with_weight_norm(model):
+    torch.nn.utils.parametrizations.weight_norm(model.model.layers[1].mlp.up_proj)
+    return model
+
+
+def with_a_sequence(model):
+    mlp = model.model.layers[0].mlp
+    mlp.down_proj = torch.nn.Sequential(mlp.down_proj)
+    return model
+
+
+def without_an_mlp(model):
+    del model.model.layers[0].mlp
+    return model
+
+
+def quantised(model):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}, dtype=torch.qint8)
+
+
+def with_another_forward(path, model):
+    part = model.get_submodule(path)
+    part.forward = part.forward
+    return model
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (with_old_weight_norm, "cannot be copied: Only Tensors created explicitly.*remove what was added"),
+        (with_weight_norm, r"model\.layers\.1\.mlp\.up_proj of the given model is a .*ParametrizedLinear, not a torch"),
+        (with_a_sequence, r"model\.layers\.0\.mlp\.down_proj of the given model is a .*Sequential, not a torch"),
+        (without_an_mlp, r"model\.layers\.0\.mlp\.gate_proj of the given model is missing"),
+        (quantised, r"model\.layers\.0\.self_attn\.q_proj of the given model is a torch\.ao.*Linear, not a torch"),
+        (
+            partial(with_another_forward, "model.layers.1.mlp"),
+            r"The forward of model\.layers\.1\.mlp of the given model was replaced",
+        ),
+        (
+            partial(with_another_forward, "model.layers.0"),
+            r"The forward of model\.layers\.0 of the given model was replaced",
+        ),
+        (partial(with_another_forward, ""), "The forward of the given model was replaced"),
+    ],
+)
+def test_a_model_that_is_not_as_transformers_makes_it_is_refused_before_any_work(change, why):
+    steps, model = [], change(tiny_model("llama"))
+    for work in (sparsedash.prune, partial(sparsedash.find, passages=passages(40))):
+        with pytest.raises(sparsedash.SparseDashError, match=why):
+            work(model, TOKENIZER, TEXTS, on_step=steps.append)
+    assert not steps
+
+
+def test_a_model_whose_own_forward_was_replaced_is_not_evaluated():
+    with pytest.raises(sparsedash.SparseDashError, match="The forward of the given model was replaced"):
+        sparsedash.evaluate(with_another_forward("", tiny_model("llama")), TOKENIZER, ASKED)
+
+
+def test_parts_that_answering_does_not_look_into_are_answered_as_they_are():
+    wanted = sparsedash.evaluate(tiny_model("llama"), TOKENIZER, ASKED).outcomes
+    for change in (with_a_sequence, partial(with_another_forward, "model.layers.0.mlp")):
+        assert sparsedash.evaluate(change(tiny_model("llama")), TOKENIZER, ASKED).outcomes == wanted
+
+
+@pytest.mark.parametrize(
+    ("folder", "why"),
+    [
+        ("", "Folder must be the name of a new folder, not ''"),
+        (" ", "Folder must be the name of a new folder, not ' '"),
+        (5, "Folder must be the name of a new folder, not 5"),
+        ("a\0b", r"No folder can be made at '.*a\\x00b'"),
+        ("\ud800", "No folder can be made at"),
+    ],
+)
+def test_a_name_that_no_folder_has_is_refused_before_any_work(dense, folder, why):
+    sparse, steps = sparse_of(dense), []
+    with pytest.raises(sparsedash.SparseDashError, match=why) as refused:
+        sparsedash.export(sparse, TOKENIZER, folder, on_step=steps.append)
+    assert not steps and str(refused.value).isprintable()
 
 
 def test_a_share_that_removes_nothing_is_a_warning():

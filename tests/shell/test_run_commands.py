@@ -300,3 +300,10 @@ def test_a_timing_follows_its_run_and_is_printed_and_written(flags, document, ca
     assert main(["time", *flags, "--threads", "1", *to]) == 0, "its own file may be written over"
     assert [phase["phase"] for phase in timing["phases"]] == ["prefill", "decode", "load"]
     assert all(len(p["dense_s"]) == len(p["sparse_s"]) >= 3 for p in timing["phases"])
+
+
+def test_what_libraries_print_during_the_work_is_not_part_of_the_document(capsys):
+    with ProgressBar(RUN.settings, quiet=True):
+        print("<class 'list'>")
+    print("{}")
+    assert capsys.readouterr() == ("{}\n", "<class 'list'>\n")

@@ -1,15 +1,15 @@
 """Model card and recipe of an export: what it is made of, how, what that cost, how to load and to rebuild it.
 
-Names from models, files and licences are foreign text: in the card's body they stand in code spans, see `_code`; its
-metadata is YAML that the hub's library writes. The recipe is JSON with every setting and hash. Both are public: of
-local paths they hold names only.
+Names of models, files, tasks and licences are foreign text: in the card's body all of them go through `_code`, which
+makes code spans; its metadata is YAML that the hub's library writes. The recipe is JSON with every setting and hash.
+Both are public: of local paths they hold names only.
 """
 
 import json
 import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import get_args
 
 from huggingface_hub import ModelCard, ModelCardData, metadata_load
@@ -246,7 +246,7 @@ def _making_table(facts: CardFacts, made: Pruned, licence: str) -> str:
 
 
 def _loss_section(facts: CardFacts) -> str:
-    models, judged = (facts.dense, facts.sparse), facts.judged
+    models, judged = (facts.dense, facts.sparse), _with_coded_tasks(facts.judged)
     pairs, found = judged.comparison, judged.verdict
     times, change = (cell.text.split("\n") for cell in loss_cells(judged)[:2])
     scores = (record.last_word for record in models)
@@ -267,6 +267,14 @@ Equal accuracy: {wording.p_value(judged.p_value)} ({test}). p and the levels of 
 intervals allow for every sparse model of the run.
 
 {_table(("", "dense", "sparse", "change", "interval of the change"), rows)}"""
+
+
+def _with_coded_tasks(judged: Judged) -> Judged:
+    """The verdict whose sentences show the tasks' names, which are foreign text, as code spans."""
+    verdict = judged.verdict
+    tasks = tuple(replace(loss, task=_code(loss.task)) for loss in verdict.tasks)
+    unjudged = tuple(map(_code, verdict.unjudged))
+    return replace(judged, verdict=replace(verdict, tasks=tasks, unjudged=unjudged))
 
 
 def _tasks_words(found: ToleranceVerdict) -> str:

@@ -22,7 +22,14 @@ from typing import Any, cast, get_args
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, AutoTokenizer, Cache, PreTrainedModel
+from transformers import (
+    CONFIG_MAPPING,
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    Cache,
+    PreTrainedModel,
+)
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from sparsedash.catalog.families import FAMILIES, Family, config_problem, is_gguf
@@ -354,10 +361,13 @@ def model_in_memory(model: PreTrainedModel, tokenizer: Tokenizer, folder: Path) 
         found = ", ".join(sorted(there))
         advice = "Give model.float().cpu()."
         raise ModelError(f"The weights of {IN_MEMORY} must be {allowed}, not {found}.", advice)
+    if "forward" in vars(model):
+        raise ModelError(f"The forward of {IN_MEMORY} was replaced.", _AS_LOADED)
     refuse_no_numbers(f"of {IN_MEMORY}", model)
     shared: dict[int, Any] = {id(own): nn.Parameter(own.detach(), requires_grad=False) for own in model.parameters()}
     shared |= {id(own): own for own in model.buffers()}
-    twin = copy.deepcopy(model, shared)
+    with refusing("The given model cannot be copied", _AS_LOADED):
+        twin = copy.deepcopy(model, shared)
     # As save_pretrained() has it; written without its checks, which refuse what a family's own config may say.
     twin.config.architectures, twin.config.dtype = [type(model).__name__], model.dtype
     folder.mkdir()
@@ -366,6 +376,32 @@ def model_in_memory(model: PreTrainedModel, tokenizer: Tokenizer, folder: Path) 
     tokenizer.save_pretrained(folder)
     source = Source(reference=IN_MEMORY, folder=folder, identity=IN_MEMORY)
     return source, _loaded(source, cast(Dtype, dtype), twin, tokenizer)
+
+
+_AS_LOADED = "Give it as it was loaded: merge adapters, and remove what was added to its modules."
+
+
+def require_stock_projections(loaded: LoadedModel) -> None:
+    """Raise ModelError where the blocks of a model in memory do not compute as transformers makes them.
+
+    Pruning reads and changes the weights of their projections, and sees their inputs by the stock forward.
+    """
+    with torch.device("meta"):
+        stock = AutoModelForCausalLM.from_config(copy.deepcopy(loaded.model.config), trust_remote_code=False)
+    modules = dict(loaded.model.named_modules())
+    for name, part in stock.named_modules():
+        if not name.startswith(f"{loaded.family.blocks}.") or not is_projection(part):
+            continue
+        if name not in modules:
+            raise ModelError(f"{name} of {IN_MEMORY} is missing.", _AS_LOADED)
+        kind = type(modules[name])
+        usual = type(part)
+        if kind is not usual:
+            kinds = f"a {kind.__module__}.{kind.__qualname__}, not a {usual.__module__}.{usual.__qualname__}"
+            raise ModelError(f"{name} of {IN_MEMORY} is {kinds}.", _AS_LOADED)
+    for name, part in modules.items():
+        if "forward" in vars(part):
+            raise ModelError(f"The forward of {name} of {IN_MEMORY} was replaced.", _AS_LOADED)
 
 
 SCRATCH = "scratch"

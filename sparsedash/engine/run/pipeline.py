@@ -228,9 +228,9 @@ def dense_record(run: RunContext) -> Record:
                 "and its tokenizer belong together."
             )
         if n_cut := len(run.dense.words_cut):
-            exceed = "passages exceed" if n_cut > 1 else "passage exceeds"
+            exceed = "exceeds" if n_cut == 1 else "exceed"
             run.log.warn(
-                f"{n_cut:,} of {len(run.dense.outcomes):,} {exceed} the model's context: "
+                f"{n_cut:,} of {len(run.dense.outcomes):,} passages {exceed} the model's context: "
                 f"{sum(run.dense.words_cut):,} words were dropped from the front."
             )
     return run.dense

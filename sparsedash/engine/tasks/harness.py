@@ -9,12 +9,15 @@ import json
 import logging
 import random
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.metadata import version
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -26,6 +29,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from sparsedash.catalog.choices import NO_HARNESS
 from sparsedash.engine.tasks.shared_answers import SharedAnswers
+from sparsedash.engine.tasks.task_fields import require_fields, require_targets, shown
 from sparsedash.schema.errors import CorpusError, SparseDashError, first_line
 from sparsedash.schema.plain_values import digest
 from sparsedash.schema.question_records import QuestionSet, pool_parts
@@ -33,10 +37,15 @@ from sparsedash.storage.hub_reach import reachable
 from sparsedash.storage.local_machine import lies_below, local_path, path_kind
 from sparsedash.storage.sample_files import samples_set
 from sparsedash.storage.text_files import FILE
+from sparsedash.storage.trials import run_trial, trial_problem
 
 _SEED = 1234
 """With which the harness draws examples for all models alike."""
 _MOST_TASKS = 200
+_TRIAL_S, _TRIAL_BYTES = 20, 2 * 10**9
+"""Of preparing a user's tasks, beside what the harness itself takes: 10,000 questions with ten examples take 6 s."""
+_MOST_BYTES = 10**6
+"""Of a user's .yaml file."""
 _DATA = ("json", "parquet")
 _ALLOWED = {
     *("task", "dataset_path", "dataset_kwargs", "output_type", "num_fewshot", "metadata"),
@@ -87,13 +96,51 @@ class HarnessTask:
 def load_tasks(references: Sequence[str], limit: int | None, n_shots: int | None) -> list[HarnessTask]:
     """The tasks of these names and files, groups as their parts, with all that can fail tried on two questions.
 
-    Raises CorpusError in one sentence for what cannot be had.
+    Raises CorpusError in one sentence for what cannot be had. A user's files are tried in a process of its own first.
     """
     if find_spec("lm_eval") is None:
         raise CorpusError(NO_HARNESS)
+    if users_files := [reference for reference in references if reference.startswith(FILE)]:
+        _require_affordable(users_files, limit, n_shots)
+    return _loaded(references, limit, n_shots)
+
+
+def _require_affordable(users_files: Sequence[str], limit: int | None, n_shots: int | None) -> None:
+    """Raise CorpusError where a user's files take too much time or memory before the first question, or are refused.
+
+    Their templates are programs, which count as far and write as much as they like.
+    """
+    too_much = f"takes more than {_TRIAL_S} s or {_TRIAL_BYTES / 1e9:.0f} GB before its first question"
+    request = json.dumps([users_files, limit, n_shots])
+    problem = trial_problem(__name__, request, seconds=_TRIAL_S, too_much=too_much)
+    if problem.endswith("."):
+        raise CorpusError(problem)
+    if problem:
+        names = ", ".join(Path(reference).name for reference in users_files)
+        raise CorpusError(f"{names} {problem}.", "Make its templates simpler, or ask fewer questions: --task-limit.")
+
+
+def main(request: str) -> None:
+    """Prepare the tasks of a user's files in this process, and print why they cannot be used."""
+    # They take seconds, which are not those of the files.
+    import evaluate  # noqa: F401
+    import lm_eval.evaluator  # noqa: F401
+
+    def problem() -> str:
+        try:
+            _loaded(*json.loads(request))
+        except CorpusError as error:
+            return str(error)
+        return ""
+
+    run_trial(problem, _TRIAL_BYTES, _TRIAL_S)
+
+
+def _loaded(references: Sequence[str], limit: int | None, n_shots: int | None) -> list[HarnessTask]:
     from sparsedash.engine.tasks.harness_model import Nobody
 
     found = dict[str, Any]()
+    users_tasks = set[str]()
     # A hub that is gone is waited for once.
     offline = all(reference.startswith(FILE) for reference in references) or not reachable()
     for reference in references:
@@ -103,6 +150,8 @@ def load_tasks(references: Sequence[str], limit: int | None, n_shots: int | None
             if both := sorted(found.keys() & loaded.keys()):
                 raise CorpusError(f"{both[0]} is named twice.", "Name each task once.")
             found |= loaded
+            if reference.startswith(FILE):
+                users_tasks |= loaded.keys()
     if len(found) > _MOST_TASKS:
         raise CorpusError(f"These are {len(found):,} tasks; at most {_MOST_TASKS} at once.", "Name fewer.")
     made, tried = [], []
@@ -110,7 +159,10 @@ def load_tasks(references: Sequence[str], limit: int | None, n_shots: int | None
         with _refusing(name), _quiet_and_safe(offline=True):
             _require_possible(name, task)
             _set_shots(task, n_shots)
+            if name in users_tasks:
+                require_targets(name, task, islice(task.eval_docs, limit))
             tried.append(_answered(name, task, 2, Nobody(task.doc_to_target)))
+            requests = _built(task, limit)
             requests = _built(task, limit)
             made.append(
                 HarnessTask(
@@ -133,7 +185,7 @@ def _refusing(name: str) -> Iterator[None]:
     """Inside, whatever the harness, its tasks and its data raise is one sentence."""
     try:
         yield
-    except SparseDashError:
+    except (SparseDashError, MemoryError):
         raise
     except ConnectionError as error:
         raise CorpusError(
@@ -141,7 +193,9 @@ def _refusing(name: str) -> Iterator[None]:
             "Connect to the network once, or name file:PATH of a task with its data.",
         ) from error
     except Exception as error:
-        raise CorpusError(f"The task {name} cannot be used: {first_line(error)}.") from error
+        # That of a library which only says that it could not read the data.
+        reason = first_line(error.__cause__ or error)
+        raise CorpusError(f"The task {name} cannot be used: {reason}.") from error
 
 
 @contextmanager
@@ -161,8 +215,11 @@ def _quiet_and_safe(*, offline: bool) -> Iterator[None]:
         module.tqdm = _no_bar
     if not isinstance(lm_eval.utils.env, ImmutableSandboxedEnvironment):
         filters = lm_eval.utils.env.filters
-        lm_eval.utils.env = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
-        lm_eval.utils.env.filters.update(filters)
+        sandbox = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
+        sandbox.filters.update(filters)
+        # The harness compiles a template anew for every question and every example before it.
+        sandbox.from_string = lru_cache(sandbox.from_string)  # type: ignore[assignment, method-assign]
+        lm_eval.utils.env = sandbox
     downloaded_metrics.load = _refuse_metric
     datasets.disable_progress_bars()
     before = datasets.config.HF_HUB_OFFLINE
@@ -205,8 +262,6 @@ def _of_the_harness(name: str) -> dict[str, Any]:
 
 def _own(reference: str) -> dict[str, Any]:
     """The tasks of a user's file, or of all .yaml files in a folder."""
-    from lm_eval.api.task import ConfigurableTask
-
     path = local_path(reference.removeprefix(FILE)).absolute()
     if path_kind(path) == "nothing":
         raise CorpusError(f"There is no {path}.", "Check the path after file:.")
@@ -220,26 +275,42 @@ def _own(reference: str) -> dict[str, Any]:
     with TemporaryDirectory() as cache:
         for config in configs:
             config["dataset_kwargs"] |= {"cache_dir": cache, "keep_in_memory": True}
-        return {str(config["task"]): ConfigurableTask(config=config) for config in configs}
+        return {config["task"]: _harness_task(config) for config in configs}
+
+
+def _harness_task(config: dict[str, Any]) -> Any:
+    from lm_eval.api.task import ConfigurableTask
+
+    try:
+        return ConfigurableTask(config=config)
+    except (IndexError, TypeError) as error:
+        # The harness fills the first question, and looks up its target among its choices.
+        fields = "doc_to_text, doc_to_target or doc_to_choice"
+        raise CorpusError(f"{config['task']}: question 1 has no such {fields}: {first_line(error)}.") from error
 
 
 def _checked_config(file: Path) -> dict[str, Any]:
     """The fields of a user's task, its data with whole paths. Raises CorpusError where it would run code."""
     from lm_eval.api.registry import metric_registry
 
+    # A pipe would be waited for.
+    if path_kind(file) != "file" or file.stat().st_size > _MOST_BYTES:
+        limit = f"{_MOST_BYTES // 10**6} MB"
+        raise CorpusError(f"{file.name} is no file of at most {limit}.", "Put questions into its data.")
     try:
         config = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, OSError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, OSError, RecursionError) as error:
         why = "it runs code" if "!function" in str(error) else first_line(error)
         raise CorpusError(f"{file.name} is not read: {why}.", "A task of one's own is plain YAML.") from error
     if not isinstance(config, dict) or not isinstance(config.get("task"), str):
         raise CorpusError(f"{file.name} names no task.", "It needs a line `task: NAME`.")
+    require_fields(file.name, config)
     examples, data = config.get("fewshot_config") or {}, config.get("dataset_kwargs") or {}
     unknown = {str(name) for name in config} - _ALLOWED | {
         f"fewshot_config.{name}" for name in set(examples) - _EXAMPLES
     }
     if unknown:
-        raise CorpusError(f"{file.name} has fields that could run code: {', '.join(sorted(unknown))}.")
+        raise CorpusError(f"{file.name} has fields that could run code: {', '.join(map(shown, sorted(unknown)))}.")
     if config.get("dataset_path") not in _DATA or set(data) != {"data_files"}:
         raise CorpusError(
             f"{file.name} names no data in its folder.",
@@ -248,7 +319,7 @@ def _checked_config(file: Path) -> dict[str, Any]:
     for metric in config.get("metric_list") or ():
         name = metric.get("metric") if isinstance(metric, dict) else None
         if not isinstance(name, str) or name not in metric_registry or metric.get("hf_evaluate"):
-            raise CorpusError(f"{file.name} names the metric {name}, which would be downloaded as code.")
+            raise CorpusError(f"{file.name} names the metric {shown(name)}, which would be downloaded as code.")
     files = data["data_files"]
     by_split = files if isinstance(files, dict) else {"train": files}
     whole = {str(split): _beside(file, names, config["dataset_path"]) for split, names in by_split.items()}
@@ -265,7 +336,7 @@ def _beside(file: Path, names: Any, kind: str) -> list[str]:
     for name in names if isinstance(names, list) else [names]:
         path = file.parent / str(name)
         if path_kind(path) != "file" or not lies_below(path, [str(file.parent)]):
-            raise CorpusError(f"{file.name} names {name}, which is no file in its folder.")
+            raise CorpusError(f"{file.name} names {shown(name)}, which is no file in its folder.")
         if kind == "parquet" and any(map(require_decoding, Features.from_arrow_schema(read_schema(path)).values())):
             # Such a column may name files and addresses that would be opened.
             raise CorpusError(f"{file.name} names {name}, which holds pictures or sounds.")
@@ -279,11 +350,8 @@ def _require_possible(name: str, task: Any) -> None:
     if getattr(task, "MULTIMODAL", False):
         raise CorpusError(f"{name} asks about pictures or sounds, which these models do not read.")
     rules = task.get_config("generation_kwargs") or {}
-    normal = _normal(rules)
-    if normal["do_sample"]:
+    if _normal(rules)["do_sample"]:
         raise CorpusError(f"{name} draws its answers at random, so that two models cannot be paired.")
-    if normal["max_gen_toks"] == 0:
-        raise CorpusError(f"{name} asks for no written token: max_gen_toks is 0.")
     if unknown := sorted(rules.keys() - _GREEDY):
         raise CorpusError(f"{name} sets {', '.join(unknown)}, which greedy decoding ignores.")
     metrics: Mapping[str, Any] = getattr(task, "_metric_fn_list", {})
@@ -343,3 +411,7 @@ def _answered(name: str, task: Any, limit: int | None, lm: Any) -> QuestionSet:
     results = evaluate(lm=lm, task_dict={"tasks": {name: task}}, limit=limit, bootstrap_iters=0, log_samples=True)
     doc_to_choice = task.doc_to_choice if task.OUTPUT_TYPE == "multiple_choice" else None
     return samples_set("", name, results["samples"][name], results, doc_to_choice)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

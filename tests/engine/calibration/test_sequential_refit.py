@@ -86,6 +86,15 @@ def test_a_stream_that_is_normed_after_the_sum_is_not_aimed_at():
     assert sequential_refit._joins(model, batch) == (False, False)
 
 
+@pytest.mark.parametrize("architecture", ["gemma2", "granite", "llama"])
+def test_beside_a_layer_that_is_gone_only_a_block_that_adds_its_output_as_it_is_is_refitted(architecture):
+    model = tiny_loaded(architecture)
+    kept = [torch.arange(mlp.width if index else 0) for index, mlp in enumerate(model.mlps)]
+    refits = dict(sequential_refit.refit_sequentially(model, sequences(), kept, 0.01, 0.5, ignore_steps))
+    unchanged = [torch.equal(refits[index].out_weight, out_weight(model.mlps[index])) for index in range(1, len(kept))]
+    assert unchanged == [architecture != "llama"] * len(unchanged)
+
+
 def test_held_out_sequences_decide_nothing(tiny):
     texts, cut = sequences(), narrowed(tiny, 0.75)
     first, second = 15, 31

@@ -34,6 +34,7 @@ HOSTILE = [
     "'\"; rm -rf ~ #",
     "\u202egnp.exe\x1b[2J\u2028x",
     "&lt;b&gt; &#96; *b* __b__ ~~b~~ # h",
+    "[x](javascript:alert(1)) <javascript:alert(1)> **",
 ]
 DENSE = replace(RECORD, key="d", pruned=None)
 
@@ -43,8 +44,15 @@ def one_line(word):
     return "".join(filter(str.isprintable, word)).strip()[:59]
 
 
+def judged_on_tasks(sparse, name):
+    """The verdict on a model that loses on a task of this name, by a limit of its own, and on another not judged."""
+    (judged,) = judge([measure(DENSE, sparse)], Tolerance())
+    lost = replace(judged.verdict.perplexity, measure="accuracy", value=0.5, most=0.05, verdict="beyond", task=name)
+    return replace(judged, verdict=replace(judged.verdict, tasks=(lost,), unjudged=(name,)))
+
+
 def facts(word, folder, form="gguf"):
-    """A card's facts with this word wherever one comes from a model, a file or a licence."""
+    """A card's facts with this word wherever one comes from a model, a file, a task or a licence."""
     line = one_line(word)
     calibration = replace(PRUNED.calibration, corpus=f"file:{line}")
     pruned = replace(PRUNED, calibration=calibration, method=replace(PRUNED.method, compensation="least-squares"))
@@ -55,7 +63,7 @@ def facts(word, folder, form="gguf"):
         source=Source(reference=word, folder=folder, identity=f"sha256:{word}"),
         dense=DENSE,
         sparse=sparse,
-        judged=judge([measure(DENSE, sparse)], Tolerance())[0],
+        judged=judged_on_tasks(sparse, word),
         tolerance=Tolerance(),
         proof=PROOF,
         written=WrittenFiles(layout="one width", size=2, base_size=3, file=f"{word}.gguf"),
@@ -70,7 +78,7 @@ def skeleton(text):
 
 
 @pytest.mark.parametrize("word", HOSTILE)
-def test_no_word_of_a_model_a_file_or_a_licence_is_markup_or_metadata(word, tmp_path):
+def test_no_word_of_a_model_a_file_a_task_or_a_licence_is_markup_or_metadata(word, tmp_path):
     card, plain = (ModelCard(model_card(facts(each, tmp_path))) for each in (word, "plain"))
     assert skeleton(card.text) == skeleton(plain.text)
     assert not {kind for kind, _ in skeleton(card.text)} & {"html_inline", "html_block", "link_open", "image"}

@@ -128,10 +128,17 @@ def test_an_appended_token_changes_nothing_and_a_prepended_one_stays(settings, t
     assert both == bos
 
 
-def test_passages_that_are_too_long_are_counted_in_a_warning(settings, store, tmp_path):
-    home, the = (" ".join([*["boat"] * 300, last]) for last in ("home", "the"))
-    file = write_jsonl(tmp_path / "long.jsonl", [home, *passages(2), the])
+@pytest.mark.parametrize(
+    ("lasts", "counted"),
+    [
+        (["home"], "1 of 3 passages exceeds the model's context: 45 words were dropped from the front."),
+        (["home", "the"], "2 of 4 passages exceed the model's context: 90 words were dropped from the front."),
+    ],
+)
+def test_passages_that_are_too_long_are_counted_in_a_warning(lasts, counted, settings, store, tmp_path):
+    long = [" ".join([*["boat"] * 300, last]) for last in lasts]
+    file = write_jsonl(tmp_path / "long.jsonl", [*passages(2), *long])
     model = str(save_tiny(tmp_path / "model", template="<|end|> $A"))
     run = ran(replace(settings, model=model, evaluation=replace(settings.evaluation, corpus=f"file:{file}")), store)
     (warning,) = (line for line in run.warnings if "context" in line)
-    assert warning == "2 of 4 passages exceed the model's context: 90 words were dropped from the front."
+    assert warning == counted

@@ -18,6 +18,7 @@ from sparsedash.storage.run_files import keep_run, read_run_file, run_file
 from sparsedash.storage.store import Store
 from tests.engine.conftest import passages
 from tests.engine.run.small_runs import count_calls
+from tests.engine.tasks.conftest import trials  # noqa: F401 - a fixture
 from tests.engine.tasks.task_folder import MULTIPLE_CHOICE, WRITTEN, write_task
 
 

@@ -176,11 +176,3 @@ def test_two_tasks_of_one_name_are_refused(tmp_path):
         write_task(tmp_path, name, passages(3), **LAST_WORD | {"task": "same"})
     with pytest.raises(CorpusError, match="holds two tasks named same"):
         load_tasks([f"file:{tmp_path}"], None, None)
-
-
-@pytest.mark.parametrize("rule", ["max_gen_toks", "max_new_tokens"])
-def test_answers_without_a_token_are_refused(rule, tmp_path):
-    with pytest.raises(CorpusError, match="no written token"):
-        load_tasks(
-            [write_task(tmp_path, "none", passages(3), **WRITTEN | {"generation_kwargs": {rule: 0}})], None, None
-        )
