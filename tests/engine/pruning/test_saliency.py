@@ -6,9 +6,13 @@ import pytest
 import torch
 
 from sparsedash.engine.pruning import saliency
+from sparsedash.engine.pruning.channel_pruning import score_channels
+from sparsedash.engine.pruning.layer import NO_STATISTICS, CalibrationData
 from sparsedash.engine.pruning.linalg import complement
 from sparsedash.engine.pruning.saliency import SALIENCIES, elimination_order
+from sparsedash.schema.method_settings import MethodSettings
 from tests.engine.pruning.layers import layer
+from tests.engine.tiny import tiny_loaded
 
 X = torch.tensor([[1.0, 2.0, 0.0], [3.0, 2.0, 0.0]])
 WEIGHT = torch.tensor([[3.0, 0.0, 1.0], [4.0, 1.0, 1.0]])
@@ -42,6 +46,22 @@ def test_magnitude_is_the_size_of_all_weights_of_the_channel():
 def test_lots_are_drawn_from_the_seed():
     assert torch.equal(score("random", seed=1), score("random", seed=1))
     assert not torch.equal(score("random", seed=1), score("random", seed=2))
+
+
+def test_no_block_of_one_seed_draws_what_a_block_of_the_next_seed_draws():
+    mlps = tiny_loaded("llama").mlps
+    data = CalibrationData(
+        statistics=lambda index: NO_STATISTICS,
+        inputs=lambda index: [],
+        mask_gradients=lambda index: torch.empty(0),
+        curve=lambda *_: [],
+    )
+    draws = []
+    for seed in range(3):
+        method = MethodSettings(saliency="random", compensation="none", seed=seed)
+        for block in score_channels(mlps, data, method, lambda *_: None):
+            draws.append(tuple(block.scores.tolist()))
+    assert len(set(draws)) == len(draws) == 3 * len(mlps)
 
 
 def published_rearrangement(gradients, n_kept):
