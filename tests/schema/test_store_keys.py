@@ -244,14 +244,14 @@ def test_a_request_is_another_one_once_a_stage_has_another_version(asked, monkey
 
 KEPT = {
     "text": "7b6b8fd3",
-    "statistics": "f02c2947",
-    "inputs": "c4b5f0fd",
-    "gradients": "bcfa1512",
+    "statistics": "d07eb6fd",
+    "inputs": "5487c1fc",
+    "gradients": "c1c52408",
     "pruned": "fb167db8",
     "dense": "0ba23d96",
     "best": "209afe8f",
     "published": "5603d686",
-    "run": "0f20240a",
+    "run": "ac4bc0be",
 }
 
 

@@ -102,9 +102,7 @@ TINY = 1e-9
 
 def loss_without(one, gone, damping=TINY):
     """Damped squared error of the best refit without these channels, by the Schur complement."""
-    moment = one.statistics.second_moment.double().clone()
-    if one.out_bias is not None:
-        moment -= torch.outer(one.mean, one.mean)
+    moment = one.moment().double()
     moment.diagonal().add_(damping * float(moment.diagonal().median()))
     gone = torch.tensor(gone)
     kept = complement(gone, one.width)
@@ -126,10 +124,10 @@ def test_every_step_takes_the_channel_that_costs_least(seed):
 def test_channels_that_are_never_active_go_first():
     one = layer(m=9)
     dead = torch.tensor([2, 5])
-    moment, weight = one.moment().clone(), one.out_weight.clone()
-    moment[dead] = moment[:, dead] = 0
+    covariance, mean, weight = one.statistics.covariance.clone(), one.mean.clone(), one.out_weight.clone()
+    covariance[dead] = covariance[:, dead] = mean[dead] = 0
     weight[:, dead] *= 100
-    silent = replace(one, statistics=replace(one.statistics, second_moment=moment), out_weight=weight)
+    silent = replace(one, statistics=replace(one.statistics, covariance=covariance, mean=mean), out_weight=weight)
     assert set(elimination_order(silent)[:2].tolist()) == {2, 5}
 
 
