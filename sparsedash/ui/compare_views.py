@@ -50,7 +50,7 @@ class Shown(NamedTuple):
         """
         if not 0 <= at < len(self.positions):
             return None
-        return {"filter": self.kind or "", "passage": str(self.pair.left.outcomes[self.positions[at]].index)}
+        return {"filter": self.kind or "", "passage": str(self.pair.left.outcomes[self.positions[at]].index + 1)}
 
 
 def begin_choices() -> DeltaGenerator:
@@ -127,7 +127,7 @@ def current_passage(shown: Shown) -> int | None:
         frame.note(f"No passage matches. Choose another kind{others}.")
         return None
     outcomes, asked = shown.pair.left.outcomes, address_bar.query_value("passage")
-    return next((i for i, p in enumerate(shown.positions) if str(outcomes[p].index) == asked), 0)
+    return next((i for i, p in enumerate(shown.positions) if str(outcomes[p].index + 1) == asked), 0)
 
 
 def choose_kind(pair: Pair, positions: Sequence[int]) -> tuple[Kind, bool]:
