@@ -373,7 +373,7 @@ def offer_files(backend: Backend, found: RunResults, passages: Passages | None, 
         if tasks and tasks.results:
             said = paragraph(tasks_sentence(pair.right_name, tasks.results))
             written += [element("h2", escape("Tasks")), said, *task_sections(tasks.results, found.tolerance)]
-        step = next_step(found, backend.lacks_text)
+        step = next_step(found, backend.reach)
         return html_report(found, pair, passages, backend.newest_job(found.run.key), written, step)
 
     def offer(title: str, name: str, media_type: str, made: Callable[[], bytes]) -> None:

@@ -216,7 +216,7 @@ UNASKED = (
 ASKED = (
     " administers cached cancel cluster damaged_runs fetch_config health job jobs"
     " log_tail may_stop move named_model newest_job offered_tasks open_answers open_run pack_run passages preflight"
-    " prioritise queue queue_position record reference_problem result retry run runs search seen_by sees_all"
+    " prioritise queue queue_position reach record reference_problem result retry run runs search seen_by sees_all"
     " submit why_missing written written_at"
 )
 
@@ -390,6 +390,9 @@ def test_a_search_with_fewer_than_thirty_passages_does_not_start(backend, tmp_pa
     corpus = "builtin:cloze" if n_lines is None else f"file:{file}"
     search = FindSettings(evaluation=EvaluationSettings(corpus=corpus, n_passages=asked))
     said = [*backend.preflight(search).problems]
+    assert backend.reach.problems(search) == tuple(said)
+    assert backend.reach.n_passages(corpus) == n_lines
+    assert backend.reach.n_passages(f"file:{tmp_path / 'gone.txt'}") == 0
     assert said == ([f"A search needs at least 30 passages; {few}."] if few else [])
     if few:
         with pytest.raises(JobError, match=few):
