@@ -413,6 +413,10 @@ def test_tasks_are_those_that_the_owner_lists_and_files_lie_below_the_folders(ho
     assert not ada.preflight(replace(asked, evaluation=replace(asked.evaluation, tasks=tuple(BUILTIN_TASKS)))).problems
     unknown = replace(SETTINGS, evaluation=replace(SETTINGS.evaluation, tasks=("builtin:sums",)))
     assert "no task builtin:sums; built in: builtin:arithmetic" in house.of("root").preflight(unknown).problems[0]
+    mistyped = replace(SETTINGS, evaluation=replace(SETTINGS.evaluation, tasks=("piqa", "piqaa")))
+    assert "has no task piqaa. Did you mean piqa?" in house.of("root").preflight(mistyped).problems[0]
+    with pytest.raises(JobError, match="has no task piqaa"):
+        house.of("root").submit(mistyped)
     with pytest.raises(AccessError, match=r"boolq is not among the tasks offered here. Offered: pi\*"):
         ada.submit(asked)
     mine = replace(SETTINGS, evaluation=replace(SETTINGS.evaluation, tasks=(f"file:{tmp_path}/x.yaml",)))

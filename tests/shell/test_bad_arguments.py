@@ -24,6 +24,7 @@ from tests.engine.tiny import save_tiny
         ("run", ["--method", "obs,obs"], "A method is named twice."),
         ("run", ["--tasks", "piqa,piqa"], "Tasks must be named once each, not 'piqa'."),
         ("run", ["--wishes\n\x1b[31m"], "unrecognized arguments: --wishes\\n\\x1b[31m"),
+        ("run", ["--tasks", "builtin:copying,piqaa"], "has no task piqaa. Did you mean piqa?"),
         ("run", ["--within", "1"], "Allowed word perplexity must be more than 1, at most 1000, not 1.0"),
         ("run", ["--within-task", "piqa"], "more than 0 and up to 100, such as piqa=3."),
         ("run", ["--json", "/nowhere/at/all.json"], "in a folder that exists"),
