@@ -168,6 +168,7 @@ def test_local_files_are_read_below_the_listed_folders_alone(house):
     for folder in (inside, outside):
         (folder / "text.jsonl").write_bytes(TEXT)
     (house.allowed / "link").symlink_to(outside)
+    assert ada.reach.n_passages(f"file:{outside}/text.jsonl") == 0 != ada.reach.n_passages(f"file:{inside}/text.jsonl")
     assert (
         ada.reference_problem("model", str(inside))
         == ada.reference_problem("evaluation text", f"file:{inside}/text.jsonl[:3]")
