@@ -32,7 +32,7 @@ def main():
 
 def _packed_bytes(width):
     statistics = Statistics(
-        second_moment=torch.zeros(width, width),
+        covariance=torch.zeros(width, width),
         mean=torch.zeros(width),
         held_out=Sample(inputs=torch.zeros(HELD_OUT_TOKENS, width), weights=torch.ones(HELD_OUT_TOKENS)),
         n_tokens=1,

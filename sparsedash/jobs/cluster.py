@@ -7,7 +7,7 @@ Every message of Dask may run code, so a scheduler is used with certificates onl
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,6 +60,7 @@ class Cluster:
         self._on_machine = on_machine
         self._prefix = f"{PREFIX}-{name}-"
         self._futures: dict[str, Any] = {}
+        self._given_to: dict[str, frozenset[str]] = {}
         self._progress: dict[str, Step] = {}
         self._client = _connected(scheduler)
         try:
@@ -89,8 +90,10 @@ class Cluster:
         by_name = {"scheduler": found["scheduler"], "this server": found["client"], **found["workers"]}
         return {name: _of_versions(about) for name, about in by_name.items() if about}
 
-    def submit(self, key: str, part: parts.Part) -> None:
-        """Give a part to any free machine. One that was submitted under this key before is taken up."""
+    def submit(self, key: str, part: parts.Part, machines: Iterable[parts.ClusterMachine]) -> None:
+        """Give a part to any free one of these machines. One that was submitted under this key before is taken up."""
+        # Dask knows their slots, and not why they can take nothing.
+        self._given_to[key] = frozenset(machine.address for machine in machines if not machine.problem)
         # Several servers can ask for the same: whoever comes second gets the result of the first.
         future = self._client.submit(
             _in_task,
@@ -100,6 +103,7 @@ class Cluster:
             self._prefix + key,
             key=self._prefix + key,
             resources={parts.SLOT: 1},
+            workers=list(self._given_to[key]) or None,
             retries=0,
             pure=False,
         )
@@ -121,7 +125,7 @@ class Cluster:
         future = self._futures[key]
         match future.status:
             case "pending":
-                return None
+                return LOST if self._is_stranded(key) else None
             case "finished":
                 sent = self._client.gather(future)
                 try:
@@ -148,6 +152,7 @@ class Cluster:
         """Let the scheduler forget a part."""
         self._client.unpublish_dataset(self._prefix + key)
         self._futures.pop(key, None)
+        self._given_to.pop(key, None)
         self._progress.pop(key, None)
         self._event(key, "begun").clear()
 
@@ -162,6 +167,13 @@ class Cluster:
             self._client.close(timeout=2)
         except Exception as error:  # noqa: BLE001 - it is gone either way
             log.debug("The connection to the scheduler did not close: %s", error)
+
+    def _is_stranded(self, key: str) -> bool:
+        """Whether a part has not begun, and none of the machines that it was given to is left."""
+        addresses = self._given_to[key]
+        if self.progress(key) is not None or not addresses:
+            return False
+        return addresses.isdisjoint(self._client.scheduler_info(n_workers=-1)["workers"])
 
     def _event(self, key: str, what: str) -> Any:
         return distributed.Event(f"{self._prefix}{key}-{what}", client=self._client)

@@ -3,7 +3,7 @@
 Plain text: escape it before it becomes markup.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from math import ceil, inf, isfinite
 
@@ -26,11 +26,14 @@ from sparsedash.schema.settings import (
     EvaluationSettings,
     RunSettings,
 )
+from sparsedash.service.preflight import Reach
 from sparsedash.stats.anytime import ALPHA
 from sparsedash.stats.sparsity_search import first_crossing, passages_to_search
 from sparsedash.stats.tolerance import FEWEST_PASSAGES, SPREAD_NATS, Tolerance, passages_to_judge, record_losses
 
 _MOST_PASSAGES = 1_000_000
+NOTHING_KNOWN = Reach()
+"""Of what can be asked for: nothing is refused."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,15 +49,17 @@ class NextStep:
     asked: RunSettings | FindSettings | None
 
 
-def next_step(found: RunResults, lacks: Callable[[str], bool] = lambda _: False) -> NextStep | None:
+def next_step(found: RunResults, reach: Reach = NOTHING_KNOWN) -> NextStep | None:
     """The next step after a finished run; None where none of its sparse models was judged, or it is not finished.
 
-    Steps that their passages can decide; where none suffice, one sparsity more, which may stay undecided. lacks:
-    whether a text is out of reach here.
+    Steps that their passages can decide; where none suffice, one sparsity more, which may stay undecided. What the form
+    would refuse has no link. reach: what can be asked for here.
     """
     if not found.best or not found.run.finished:
         return None
-    step, asked = _with_enough_text(_next_step(found, lacks), found.best[0].record), found.run.find
+    step, asked = _with_enough_text(_next_step(found, reach), found.best[0].record), found.run.find
+    if step.link and step.asked is not None and (problems := reach.problems(step.asked)):
+        step = replace(step, said=f"{step.said} It cannot start: {problems[0]}", link="")
     if asked is None or (limits := Tolerance.of(asked)) == replace(found.tolerance, tasks=()):
         return step
     return replace(step, said=f"The search was made for {tolerance_words(limits)}. {step.said}")
@@ -73,7 +78,7 @@ def _with_enough_text(step: NextStep, record: Record) -> NextStep:
     return replace(step, asked=replace(asked, calibration=replace(calibration, n_samples=n_samples)))
 
 
-def _next_step(found: RunResults, lacks: Callable[[str], bool]) -> NextStep:
+def _next_step(found: RunResults, reach: Reach) -> NextStep:
     rows, run, settings = found.best, found.run, found.run.settings
     within, beyond = largest_within(rows), smallest_beyond(rows)
     low, high = within.permille if within else -1, beyond.permille if beyond else 1001
@@ -84,7 +89,7 @@ def _next_step(found: RunResults, lacks: Callable[[str], bool]) -> NextStep:
     _, undecided = answered({row.permille: row.verdict for row in rows})
     unknown = [row for row in rows if row.permille in undecided]
     if on_passages := [row for row in unknown if row.verdict.perplexity.verdict != "within"]:
-        again = _without_stopping(found, on_passages) or _test_again(found, on_passages, lacks)
+        again = _without_stopping(found, on_passages) or _test_again(found, on_passages, reach)
         return again or _too_close(found, low, on_passages)
     if unknown:
         return _ask_more(found, unknown)
@@ -108,7 +113,7 @@ def _next_step(found: RunResults, lacks: Callable[[str], bool]) -> NextStep:
             # A method that knows nothing of the activations is no way to find how much can go.
             method = other
             said += f" with {quoted_method(method)}"
-    evaluation, on = _deciding_passages(found, lacks)
+    evaluation, on = _deciding_passages(found, reach)
     if evaluation is None:
         # Twice of what does not cost too much, or where the loss would be the limit; half way by another method.
         between = min(2 * low, 900)
@@ -116,7 +121,7 @@ def _next_step(found: RunResults, lacks: Callable[[str], bool]) -> NextStep:
             between = _at_limit(within, beyond) if method == beyond.method else (max(low, 0) + high) // 20 * 10
         if not max(low, 0) < between < high:
             return NextStep(said=f"{on} Next: upload more passages, or allow a larger loss.", link="", asked=settings)
-        return _try_on_all(found, method, between, on, lacks)
+        return _try_on_all(found, method, between, on, reach)
     search = FindSettings(
         model=settings.model,
         dtype=settings.dtype,
@@ -169,13 +174,11 @@ def _recommended(method: MethodSettings) -> MethodSettings:
     return replace(method_named("layers" if method.takes_layers else DEFAULT_METHOD), budget=method.budget)
 
 
-def _try_on_all(
-    found: RunResults, method: MethodSettings, permille: int, why: str, lacks: Callable[[str], bool]
-) -> NextStep:
+def _try_on_all(found: RunResults, method: MethodSettings, permille: int, why: str, reach: Reach) -> NextStep:
     """Where no text has the passages for a search: one sparsity, on the most there are."""
     evaluation = found.run.settings.evaluation
     on = f" with {quoted_method(method)}" if method != found.best[0].method else ""
-    if texts := _longer_texts(evaluation, found.dense.last_word.total, lacks):
+    if texts := _longer_texts(evaluation, found.dense.last_word.total, reach):
         text = max(texts, key=lambda text: text.n_texts or _MOST_PASSAGES)
         evaluation, on = replace(evaluation, corpus=text.name, n_passages=None), f"{on} on {text.title}"
     asked = replace(found.run.settings, evaluation=evaluation)
@@ -198,7 +201,7 @@ def _by_limits(search: FindSettings, tolerance: Tolerance) -> FindSettings:
     return replace(search, ratio=tolerance.ratio, points=tolerance.points)
 
 
-def _deciding_passages(found: RunResults, lacks: Callable[[str], bool]) -> tuple[EvaluationSettings | None, str]:
+def _deciding_passages(found: RunResults, reach: Reach) -> tuple[EvaluationSettings | None, str]:
     """Passages on which a search can decide, and the end of the sentence that says so; None, and why: there are none.
 
     Those of the run, or else of the smallest text with enough.
@@ -207,7 +210,7 @@ def _deciding_passages(found: RunResults, lacks: Callable[[str], bool]) -> tuple
     needed = _search_needs(found)
     if n_tested >= needed:
         return evaluation, "."
-    for text in _longer_texts(evaluation, n_tested, lacks):
+    for text in _longer_texts(evaluation, n_tested, reach):
         if (text.n_texts or _MOST_PASSAGES) >= needed:
             part, passages = _part_of(text, needed)
             why = TOO_FEW if n_tested < FEWEST_PASSAGES else f"{n_tested:,} are too few to decide each step of a search"
@@ -253,10 +256,10 @@ def _asked_again(settings: RunSettings, rows: Sequence[Judged], evaluation: Eval
     return replace(settings, methods=methods, evaluation=evaluation, sparsities_permille=permilles)
 
 
-def _test_again(found: RunResults, unknown: Sequence[Judged], lacks: Callable[[str], bool]) -> NextStep | None:
+def _test_again(found: RunResults, unknown: Sequence[Judged], reach: Reach) -> NextStep | None:
     """Test those of these models that a text has enough passages for, the smallest such text; None where none has."""
     run, n_tested = found.run, found.dense.last_word.total
-    texts = _longer_texts(run.settings.evaluation, n_tested, lacks)
+    texts = _longer_texts(run.settings.evaluation, n_tested, reach)
     most = max((text.n_texts or _MOST_PASSAGES for text in texts), default=0)
     needed = {row.permille: _needed(found, row, most) for row in unknown}
     for text in texts:
@@ -333,14 +336,17 @@ def _needed(found: RunResults, row: Judged, most: int) -> float:
     return max(on_passages.passages_needed or inf, n_tested)
 
 
-def _longer_texts(now: EvaluationSettings, n_tested: int, lacks: Callable[[str], bool]) -> list[CatalogEntry]:
+def _longer_texts(now: EvaluationSettings, n_tested: int, reach: Reach) -> list[CatalogEntry]:
     """What has more passages than were tested, with a title for the sentence: the same text, then others.
 
-    n_texts: 0 where it is not known, as of a file of which only a part was asked for.
+    n_texts: 0 where it is not known, as of a large file of which only a part was asked for.
     """
     known = {choice.name: choice.n_texts for choice in EVALUATION_CORPORA}
     whole = now.n_passages is None or n_tested < now.n_passages
-    there = known.get(now.corpus, n_tested if whole else 0)
+    there = known.get(now.corpus, n_tested)
+    if now.corpus not in known and not whole:
+        counted = reach.n_passages(now.corpus)
+        there = 0 if counted is None else max(counted, n_tested)
     of = f"passages of {wording.reference_title(now.corpus)}"
     if now.corpus in (BUILTIN_CLOZE, BUILTIN_CLOZE_402):
         of = "built-in passages"
@@ -351,7 +357,7 @@ def _longer_texts(now: EvaluationSettings, n_tested: int, lacks: Callable[[str],
         CatalogEntry("lambada_openai", f"the {n:,} passages of LAMBADA, fetched once from the hub", "", n_texts=n),
     ]
     longer = [text for text in others if text.n_texts > there > 0]
-    return [text for text in (same, *longer) if (text.n_texts or inf) > n_tested and not lacks(text.name)]
+    return [text for text in (same, *longer) if (text.n_texts or inf) > n_tested and not reach.lacks(text.name)]
 
 
 def _too_close(found: RunResults, low: int, unknown: Sequence[Judged]) -> NextStep:

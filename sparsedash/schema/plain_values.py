@@ -9,14 +9,15 @@ from msgspec import Meta
 from sparsedash.schema.errors import SettingsError, looks_secret
 
 _CALIBRATED = ("text", "statistics", "gradients", "inputs", "curves", "order", "activations")
-_ANSWERED = ("pruned", "solve", "elimination", "healed", "quantised", "outcomes", "answers")
+_ANSWERED = ("pruned", "solve", "elimination", "random", "healed", "quantised", "outcomes", "answers")
 _PAIRED = ("continuation", "divergence", "timing", "export")
 STAGE_VERSIONS = dict.fromkeys((*_CALIBRATED, *_ANSWERED, *_PAIRED), 1) | {
     "allocation": 2,
-    "statistics": 2,
+    "statistics": 3,
     "inputs": 2,
     "curves": 5,
     "elimination": 2,
+    "random": 2,
     "pruned": 6,
     "healed": 3,
     "divergence": 2,

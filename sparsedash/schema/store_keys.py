@@ -199,6 +199,7 @@ def _what_matters(method: MethodSettings) -> dict[str, Any]:
         "pruned": method.in_sequence,
         "solve": method.uses("damping"),
         "elimination": method.eliminates and method.takes_channels,
+        "random": method.saliency == "random" and not method.takes_layers,
         "healed": method.heal_steps > 0,
         "quantised": bool(method.quantise),
     }

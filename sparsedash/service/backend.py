@@ -27,7 +27,7 @@ from sparsedash.service import preflight, request_checks
 from sparsedash.service.cluster_runner import cluster_runner
 from sparsedash.service.deletion import Housekeeping, live_jobs
 from sparsedash.service.model_lookup import NamedModel, fetch_config, named_model
-from sparsedash.service.preflight import Cached, Preflight
+from sparsedash.service.preflight import Cached, Preflight, Reach
 from sparsedash.service.request_checks import Access, ReferenceField
 from sparsedash.service.stored_results import (
     OpenedAnswers,
@@ -322,11 +322,31 @@ class Backend:
         """Whether this is a text of the hub that was never read here, while the hub does not answer."""
         return preflight.lacks_text(reference, self._store, self._hub)
 
+    @property
+    def reach(self) -> Reach:
+        """What the user can ask for."""
+        return Reach(lacks=self.lacks_text, n_passages=self._passages_there, problems=self._request_problems)
+
+    def _passages_there(self, reference: str) -> int | None:
+        """As `passages_there`; 0 of what the user may not read."""
+        if self._access.reference_problem("evaluation text", reference):
+            return 0
+        return preflight.passages_there(reference, self.data_dir)
+
+    def _refusals(self, settings: RunSettings) -> tuple[str, ...]:
+        """What the user may not use of what a run names."""
+        references = self._access.reference_problems(*preflight.named_references(settings))
+        return *references, *self._access.tasks_problems(settings.evaluation.tasks)
+
+    def _request_problems(self, asked: RunSettings | FindSettings) -> tuple[str, ...]:
+        """Why a run or a search cannot start, as far as that shows at once."""
+        settings = planned_run(asked)
+        return self._refusals(settings) or preflight.run_problems(asked, self.data_dir, self._shape(settings))
+
     def preflight(self, asked: RunSettings | FindSettings) -> Preflight:
         """Time, memory and disk of a run or a search, and why it cannot start if it cannot."""
         settings = planned_run(asked)
-        named, tasks = preflight.named_references(settings), settings.evaluation.tasks
-        if refused := (*self._access.reference_problems(*named), *self._access.tasks_problems(tasks)):
+        if refused := self._refusals(settings):
             # What may not be read is not looked at either.
             return Preflight(problems=refused)
         stored, shape = self.cached(settings), self._shape(settings)

@@ -69,15 +69,15 @@ class Attempt:
         found = [cluster.progress(self._key(name)) for name in self.at_work]
         return tuple(progress for progress in found if progress is not None)
 
-    def go_on(self, job: Job, cluster: "Cluster", n_free: int) -> None:
-        """One round: collect ended parts, begin others, report progress. job: its present row."""
+    def go_on(self, job: Job, cluster: "Cluster", machines: Sequence[ClusterMachine], n_free: int) -> None:
+        """One round: collect ended parts, begin others, report progress. job: its present row. n_free: slots."""
         self.job = job
         if self._to_take_up:
             # Parts that this or another server has submitted are not done twice.
             held = cluster.held()
             for name in self._plan.left():
                 if self._key(name) in held:
-                    self._submit([name], cluster)
+                    self._submit([name], cluster, machines)
             self._to_take_up = False
         for name in list(self.at_work):
             self._collect(name, cluster)
@@ -88,7 +88,7 @@ class Attempt:
             self.ended = True
         else:
             waiting = [name for name in self._plan.left() if name not in self.at_work]
-            self._submit(waiting[: max(0, n_free)], cluster)
+            self._submit(waiting[: max(0, n_free)], cluster, machines)
             self._report(cluster)
 
     def lose(self) -> None:
@@ -105,14 +105,14 @@ class Attempt:
     def _key(self, name: str) -> str:
         return f"{_attempt_name(self.job)}/{name}"
 
-    def _submit(self, names: Sequence[str], cluster: "Cluster") -> None:
+    def _submit(self, names: Sequence[str], cluster: "Cluster", machines: Sequence[ClusterMachine]) -> None:
         for name in names:
             try:
                 part = self._plan.part(name)
             except SparseDashError as error:
                 self._bad = self._bad or failed_part(error)
                 return
-            cluster.submit(self._key(name), part)
+            cluster.submit(self._key(name), part, machines)
             self.at_work[name] = part
 
     def _collect(self, name: str, cluster: "Cluster") -> None:
@@ -261,7 +261,7 @@ class ClusterRunner:
         self._forget_ended(running)
         for job in running:
             if attempt := self._attempts.get((job.id, job.attempt)) or self._attempt(job):
-                attempt.go_on(job, connection, n_slots - self._n_at_work())
+                attempt.go_on(job, connection, found, n_slots - self._n_at_work())
                 if attempt.ended:
                     self._let_go(attempt)
         if n_slots > self._n_at_work():

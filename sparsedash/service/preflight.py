@@ -1,6 +1,6 @@
 """Estimates what a run will take before it is started: time and memory, and finds what of it is stored already."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -30,6 +30,18 @@ from sparsedash.storage.hub_reach import HubReach
 from sparsedash.storage.local_machine import free_bytes, memory_bytes
 from sparsedash.storage.store import Store
 from sparsedash.storage.text_files import fingerprint, named_text_count, names_file
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reach:
+    """What can be asked for here: the rules of the form, for whoever proposes a request.
+
+    lacks: see `lacks_text`. n_passages: see `passages_there`. problems: why a request cannot start, in words.
+    """
+
+    lacks: Callable[[str], bool] = lambda reference: False
+    n_passages: Callable[[str], int | None] = lambda reference: None
+    problems: Callable[[RunSettings | FindSettings], Sequence[str]] = lambda request: ()
 
 
 def lacks_text(reference: str, store: Store, hub: HubReach) -> bool:
@@ -216,10 +228,21 @@ def _too_little_text(settings: RunSettings, shape: ModelShape, data_dir: Path) -
     )
 
 
+def passages_there(reference: str, data_dir: Path) -> int | None:
+    """Passages of a file or an upload, 0 where it cannot be used; None of other texts, and of a file too large."""
+    if not names_file(reference):
+        return None
+    if reference_problem("evaluation text", reference, data_dir):
+        return 0
+    count = named_text_count(reference, data_dir)
+    return None if count is None else count.n_passages
+
+
 def _too_few_passages(asked: EvaluationSettings, data_dir: Path) -> str:
     """Why a search on these passages could confirm no model, or nothing."""
-    count = named_text_count(asked.corpus, data_dir) if names_file(asked.corpus) else None
-    there = count.n_passages if count else FEWEST_PASSAGES
+    there = passages_there(asked.corpus, data_dir)
+    if there is None:
+        there = FEWEST_PASSAGES
     if min(there, asked.n_passages or there) >= FEWEST_PASSAGES:
         return ""
     given = "the text has" if there < FEWEST_PASSAGES else "asked for:"

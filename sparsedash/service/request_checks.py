@@ -23,6 +23,7 @@ from huggingface_hub.constants import ENDPOINT
 from sparsedash.catalog.builtin_tasks import BUILTIN_TASKS, unknown_builtin
 from sparsedash.catalog.choices import CALIBRATION_CORPORA, EVALUATION_CORPORA, NO_HARNESS, TASKS, is_example
 from sparsedash.catalog.families import config_problem
+from sparsedash.catalog.harness_tasks import no_such_task
 from sparsedash.jobs.job import Job, Move, Priority
 from sparsedash.jobs.job_table import Owners
 from sparsedash.schema.errors import AccessError, CorpusError, JobError, install_command
@@ -225,6 +226,9 @@ def unusable_tasks(tasks: Sequence[str]) -> str:
         return unknown
     if not BUILTIN_TASKS.keys() >= set(tasks) and find_spec("lm_eval") is None:
         return NO_HARNESS
+    for task in tasks:
+        if task not in BUILTIN_TASKS and not task.startswith(FILE) and (problem := no_such_task(task)):
+            return problem
     paths = (local_path(task.removeprefix(FILE)) for task in tasks if task.startswith(FILE))
     lost = next((path for path in paths if path_kind(path) == "nothing"), None)
     return "" if lost is None else f"There is no {lost}. Check the path after file:."

@@ -12,7 +12,7 @@ from sparsedash.jobs.cluster_parts import SCHEDULER
 from sparsedash.schema.errors import SettingsError, SparseDashError
 from sparsedash.schema.export_settings import ExportSettings, Weights
 from sparsedash.schema.fields import FieldRow, field_rows
-from sparsedash.schema.find_settings import FindSettings
+from sparsedash.schema.find_settings import FindSettings, planned_run
 from sparsedash.schema.method_settings import MethodSettings, Quantisation, with_budget
 from sparsedash.schema.pair_records import TimingSettings
 from sparsedash.schema.settings import (
@@ -68,6 +68,7 @@ def _flags_of(*tables: "type[DataclassInstance]") -> dict[str, FieldRow]:
     return {row.flag: row for table in tables for row in field_rows(table).values() if row.flag}
 
 
+_OF_METHODS, _OF_CALIBRATION = _flags_of(MethodSettings), _flags_of(CalibrationSettings)
 _RUN = _flags_of(RunSettings, CalibrationSettings, MethodSettings, EvaluationSettings)
 _SETTINGS = _RUN | _flags_of(FindSettings, TimingSettings, ExportSettings)
 
@@ -75,6 +76,22 @@ RUN_FLAGS = (*_RUN, "--method", "--data-dir")
 _OF_RUNS = ("--sparsity", "--stop-early")
 SEARCH_FLAGS = tuple(flag for flag in RUN_FLAGS if flag not in _OF_RUNS)
 TOLERANCE_FLAGS = tuple(_flags_of(FindSettings))
+
+
+class _Noted(argparse.Action):
+    """Keeps the value, and its flag among `named` of the arguments."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option_string: Any = None
+    ) -> None:
+        setattr(namespace, self.dest, True if self.nargs == 0 else values)
+        namespace.named = (*_named(namespace), self.option_strings[0])
+
+
+def _named(arguments: argparse.Namespace) -> tuple[str, ...]:
+    """The flags of settings that were named, in order; those of lists aside."""
+    return getattr(arguments, "named", ())
+
 
 _FILE = {"type": path_argument, "metavar": "FILE"}
 _FOLDER = {"type": path_argument, "metavar": "DIR"}
@@ -99,6 +116,7 @@ _OTHERS: dict[str, dict[str, Any]] = {
         "built-in task 5)",
     },
     "--heal": {
+        "action": _Noted,
         "type": float,
         "metavar": "MINUTES",
         "default": 0.0,
@@ -152,7 +170,7 @@ def add_flags(parser: argparse.ArgumentParser, command: str, flags: Iterable[str
 def _add_setting(parser: argparse.ArgumentParser, command: str, row: FieldRow) -> None:
     about = row.flag_help or ". ".join(filter(None, [row.label, row.help]))
     if row.kind == "switch":
-        parser.add_argument(row.flag, action="store_true", help=about)
+        parser.add_argument(row.flag, action=_Noted, nargs=0, default=False, help=about)
         return
     if row.kind == "choice":
         about = ". ".join(filter(None, [f"{row.label}: {', '.join(row.options)}", row.help]))
@@ -169,6 +187,7 @@ def _add_setting(parser: argparse.ArgumentParser, command: str, row: FieldRow) -
     required = row.name == "model"
     parser.add_argument(
         row.flag,
+        action=_Noted,
         type={"whole": int, "number": float}.get(row.kind, str),
         default=None if required else default,
         required=required,
@@ -214,7 +233,8 @@ def open_store(arguments: argparse.Namespace, *, new: bool = True) -> Store:
 
 
 def open_store_for(settings: RunSettings | FindSettings, arguments: argparse.Namespace) -> Store:
-    """The store, where the run can start. Raises SparseDashError with every problem."""
+    """The store, where the run can start. Raises SparseDashError with every problem, or a flag without effect."""
+    _require_used(planned_run(settings), arguments)
     store = open_store(arguments)
     named = named_model(settings.model, store)
     if found := run_problems(settings, store.folder, None if named is None else named.shape):
@@ -225,6 +245,29 @@ def open_store_for(settings: RunSettings | FindSettings, arguments: argparse.Nam
 
         require_reachable(settings.model)
     return store
+
+
+def _require_used(settings: RunSettings, arguments: argparse.Namespace) -> None:
+    """Raise SettingsError for the first flag that was named and that none of the methods uses."""
+    heals = bool(getattr(arguments, "heal", 0))
+    methods = ", ".join(name.strip() for name in arguments.method.split(","))
+    for flag in _named(arguments):
+        if not _uses(settings, flag, heals=heals):
+            raise SettingsError(
+                flag,
+                said=f"None of these methods uses {flag}: {methods}.",
+                advice="Leave it out, or name a method that uses it: see docs/choices.md.",
+            )
+
+
+def _uses(settings: RunSettings, flag: str, *, heals: bool) -> bool:
+    """Whether any method of the run uses this flag. heals: whether they will be healed, on the calibration text."""
+    if flag in _OF_CALIBRATION:
+        return settings.reads_text or heals
+    if flag == "--sparsity":
+        return any(permille in settings.sparsities_permille for _, permille in settings.points)
+    row = _OF_METHODS.get("--heal-steps" if flag == "--heal" else flag)
+    return row is None or any(method.uses(row.name) for method in settings.methods)
 
 
 def _values(arguments: argparse.Namespace, settings: "type[DataclassInstance]") -> dict[str, Any]:

@@ -25,7 +25,14 @@ from sparsedash.schema.pair_records import ContinuationSettings, Timing, TimingS
 from sparsedash.schema.records import Record, Run
 from sparsedash.schema.settings import RunSettings
 from sparsedash.service.model_lookup import named_model
-from sparsedash.service.preflight import expected_room, lacks_text, residency_problem
+from sparsedash.service.preflight import (
+    Reach,
+    expected_room,
+    lacks_text,
+    passages_there,
+    residency_problem,
+    run_problems,
+)
 from sparsedash.service.stored_results import ResultCache
 from sparsedash.service.time_forecast import MOST_MINUTES, MachineSpeed, healing_steps
 from sparsedash.shell import terminal
@@ -143,7 +150,12 @@ def stored_run_document(run: Run, store: Store, tolerance: Tolerance) -> tuple[R
     """The results of a stored run, and its document."""
     found = _still_stored(run_results(StoredResults(store), run, tolerance))
     dense, *sparse = (_still_stored(store.get(Record, each.record.key)) for each in found.models)
-    step = next_step(found, partial(lacks_text, store=store, hub=HubReach()))
+    reach = Reach(
+        lacks=partial(lacks_text, store=store, hub=HubReach()),
+        n_passages=partial(passages_there, data_dir=store.folder),
+        problems=partial(run_problems, data_dir=store.folder, shape=_shape(run.settings, store)),
+    )
+    step = next_step(found, reach)
     document, results = run_document(found, dense, sparse, step), StoredResults(store)
     for answers, record in zip((document["dense"], *document["sparse"]), (dense, *sparse), strict=True):
         asked = (ContinuationSettings(left=record.key, right=record.key, prompt=each) for each in run.settings.prompts)

@@ -10,12 +10,13 @@ import sys
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from filelock import FileLock
 
 from sparsedash.schema.errors import CorpusError, StoreError, first_line
@@ -68,6 +69,8 @@ MAX_TEXT_BYTES = 200 * 1024 * 1024
 
 _BATCH_ROWS = 1024
 _TRIAL_S, _TRIAL_BYTES = 60, 2 * 10**9
+_LONGEST_SHOWN = 200
+"""Characters that are kept of a text to be shown."""
 
 
 def texts_of(path: Path) -> Iterator[str]:
@@ -172,7 +175,7 @@ FEWEST_UPLOADED = 5
 class TextCount:
     """What a text file gives. n_texts: not empty. n_passages: different ones with a last word after others.
 
-    first_gap: the last word of the first passage. no_gap: the first text that is no passage, or empty.
+    first_gap: the last word of the first passage. no_gap: the first text that is no passage, or empty; both cut.
     """
 
     n_texts: int
@@ -217,9 +220,9 @@ def count_texts(texts: Iterable[str]) -> TextCount:
         if parts:
             # By its hash, and not split into words: one text may have millions.
             seen.add(hash(re.sub(r"\s+", " ", text.strip())))
-            first_gap = first_gap or parts[1].strip()
+            first_gap = first_gap or parts[1].strip()[:_LONGEST_SHOWN]
         else:
-            no_gap = no_gap or text.strip()
+            no_gap = no_gap or text.strip()[:_LONGEST_SHOWN]
     return TextCount(
         n_texts=n_texts, n_characters=n_characters, n_passages=len(seen), first_gap=first_gap, no_gap=no_gap
     )
@@ -234,9 +237,33 @@ def named_text_count(reference: str, data_dir: Path) -> TextCount | None:
 
 
 @lru_cache(maxsize=64)
-def _named_count(reference: str, path: Path, _mark: str) -> TextCount:
-    part = text_slice(reference)
-    return count_texts(islice(texts_of(path), part.start, part.stop))
+def _named_count(reference: str, path: Path, mark: str) -> TextCount:
+    return _count_file(path, text_slice(reference), mark)
+
+
+def _count_file(path: Path, part: slice, mark: str) -> TextCount:
+    """What a part of a file gives, which is read to its end. mark: its fingerprint. Raises CorpusError."""
+    if path.suffix != ".parquet":
+        return count_texts(islice(texts_of(path), part.start, part.stop))
+    count = _parquet_count(path, part.start, part.stop, mark)
+    if isinstance(count, str):
+        raise CorpusError(count)
+    return count
+
+
+@lru_cache(maxsize=64)
+def _parquet_count(path: Path, start: int | None, stop: int | None, _mark: str) -> TextCount | str:
+    """What a part of a Parquet file gives, or why it cannot be read: by a process of its own.
+
+    A file may unpack to far more than its header says, and what is unpacked at once has no limit.
+    """
+    bounds = ("" if bound is None else str(bound) for bound in (start, stop))
+    too_much = f"takes more than {_TRIAL_S} s or {_TRIAL_BYTES / 1e9:.0f} GB to read"
+    answer = trial_problem(__name__, str(path), *bounds, seconds=_TRIAL_S, too_much=too_much)
+    try:
+        return msgspec.json.decode(answer, type=TextCount)
+    except msgspec.MsgspecError:
+        return answer if answer.endswith(".") else f"{path.name} {answer}."
 
 
 MAX_MEGABYTES = 50
@@ -362,30 +389,26 @@ def _put(path: Path, content: bytes, n_passages: int) -> None:
 
 
 def _require_texts(file: Path, n_passages: int) -> None:
-    if file.suffix == ".parquet":
-        # A file may unpack to far more than its header says, and what is unpacked at once has no limit.
-        too_much = f"takes more than {_TRIAL_S} s or {_TRIAL_BYTES / 1e9:.0f} GB to read"
-        if problem := trial_problem(__name__, str(file), seconds=_TRIAL_S, too_much=too_much):
-            raise CorpusError(problem if problem.endswith(".") else f"{file.name} {problem}.")
     # Every text is read, so that any that cannot be is refused now.
-    count = count_texts(texts_of(file))
+    count = _count_file(file, slice(None), fingerprint(str(file)))
     if not count.n_texts:
         raise CorpusError(f"{file.name} holds no text.", "Upload another file.")
     if n_passages and (problem := count.passages_problem(n_passages)):
         raise CorpusError(f"{file.name} {problem}")
 
 
-def main(file: str) -> None:
-    """Read all texts of a file in this process, and print why that fails."""
+def main(file: str, start: str, stop: str) -> None:
+    """Read a part of a file's texts in this process, and print what they give as JSON, or why that fails."""
 
-    def problem() -> str:
+    def count() -> str:
+        texts = islice(texts_of(Path(file)), int(start) if start else None, int(stop) if stop else None)
         try:
-            count_texts(texts_of(Path(file)))
+            # In ASCII, whatever this process prints in.
+            return json.dumps(asdict(count_texts(texts)))
         except CorpusError as error:
             return str(error)
-        return ""
 
-    run_trial(problem, _TRIAL_BYTES, _TRIAL_S)
+    run_trial(count, _TRIAL_BYTES, _TRIAL_S)
 
 
 def _harmless(name: str) -> str:

@@ -50,7 +50,7 @@ class Shown(NamedTuple):
         """
         if not 0 <= at < len(self.positions):
             return None
-        return {"filter": self.kind or "", "passage": str(self.pair.left.outcomes[self.positions[at]].index)}
+        return {"filter": self.kind or "", "passage": str(self.pair.left.outcomes[self.positions[at]].index + 1)}
 
 
 def begin_choices() -> DeltaGenerator:
@@ -127,7 +127,7 @@ def current_passage(shown: Shown) -> int | None:
         frame.note(f"No passage matches. Choose another kind{others}.")
         return None
     outcomes, asked = shown.pair.left.outcomes, address_bar.query_value("passage")
-    return next((i for i, p in enumerate(shown.positions) if str(outcomes[p].index) == asked), 0)
+    return next((i for i, p in enumerate(shown.positions) if str(outcomes[p].index + 1) == asked), 0)
 
 
 def choose_kind(pair: Pair, positions: Sequence[int]) -> tuple[Kind, bool]:
@@ -373,7 +373,7 @@ def offer_files(backend: Backend, found: RunResults, passages: Passages | None, 
         if tasks and tasks.results:
             said = paragraph(tasks_sentence(pair.right_name, tasks.results))
             written += [element("h2", escape("Tasks")), said, *task_sections(tasks.results, found.tolerance)]
-        step = next_step(found, backend.lacks_text)
+        step = next_step(found, backend.reach)
         return html_report(found, pair, passages, backend.newest_job(found.run.key), written, step)
 
     def offer(title: str, name: str, media_type: str, made: Callable[[], bytes]) -> None:

@@ -63,7 +63,7 @@ def _resume_without_panel(backend: Backend, run: Run, job: Job | None) -> Callab
 
 def _show_next_step(backend: Backend, found: RunResults | None, *, grows: bool) -> None:
     """Draw the next step and its link, once the run is finished. grows: keep the room for it from the beginning."""
-    step = next_step(found, backend.lacks_text) if found is not None else None
+    step = next_step(found, backend.reach) if found is not None else None
     if step is None and not grows:
         return
     with st.container(key="next-step-grows" if grows else "next-step", horizontal=True, vertical_alignment="center"):

@@ -43,6 +43,20 @@ def test_a_sweep_is_spread_says_how_far_it_is_and_who_is_at_work_and_stops_withi
     house.stopped_within(now, 2.0)
 
 
+def test_a_machine_that_says_it_takes_nothing_is_given_no_part(house):
+    (house.data_of("ann") / "jobs.sqlite").mkdir(parents=True)
+    house.begin("ann", "ben")
+    server = house.serve()
+
+    def problems():
+        return {machine.name: bool(machine.problem) for machine in server.view().machines}
+
+    eventually(lambda: problems() == {"ann": True, "ben": False})
+    jobs = [house.submit("quick", (point,)) for point in (100, 200, 300, 400)]
+    ends = [house.until_state(job, "done", "failed", "crashed") for job in jobs]
+    assert [end.error_text for end in ends] == [""] * len(jobs)
+
+
 @pytest.mark.long
 def test_what_goes_wrong_on_a_machine_is_told_with_its_name_and_the_machine_goes_on(house):
     house.begin("ann")

@@ -28,6 +28,7 @@ from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.question_records import QuestionSet
 from sparsedash.schema.records import Healed, Record
 from sparsedash.schema.settings import BUILTIN_CLOZE_402, RunSettings
+from sparsedash.service.preflight import Reach
 from sparsedash.shell.terminal import run_table
 from sparsedash.stats.mean_intervals import moments
 from sparsedash.stats.tolerance import Losses, Tolerance, judge_all
@@ -41,6 +42,7 @@ DENSE = [True] * 60 + [False] * 60
 RANDOM = MethodSettings(saliency="random")
 CHANNELS = MethodSettings()
 WEIGHTS = MethodSettings(saliency="magnitude", pattern="1x1", compensation="none")
+NOTHING_KNOWN = Reach()
 LIMITS = "Limits: perplexity 1.10 ×, accuracy −2 points."
 OPEN = "accuracy is undecided on 120 passages"
 
@@ -542,7 +544,7 @@ def test_a_search_takes_the_smallest_text_that_can_decide(ratio, on, text, at):
     assert f"less than 10 % can be removed{on}" in plain(step.said) and step.asked.evaluation.corpus == text
     nearer = replace(found, tolerance=Tolerance(ratio=1.06))
     assert next_step(nearer).asked.evaluation.corpus == "lambada_openai"
-    without = next_step(nearer, lacks=lambda text: text == "lambada_openai")
+    without = next_step(nearer, reach=Reach(lacks=lambda text: text == "lambada_openai"))
     assert "more than any text within reach has" in plain(without.said), "one that is out of reach is not offered"
     far = next_step(replace(found, tolerance=Tolerance(ratio=1.01)))
     assert plain(far.said).startswith(
@@ -553,7 +555,7 @@ def test_a_search_takes_the_smallest_text_that_can_decide(ratio, on, text, at):
 
 
 def test_where_nothing_was_calibrated_the_usual_method_is_tried():
-    step = next_step(sweep_of(shifted(0.9, 20, 1.0, "random")), lacks=lambda text: True)
+    step = next_step(sweep_of(shifted(0.9, 20, 1.0, "random")), reach=Reach(lacks=lambda text: True))
     assert "Next: try 1 % with “best” (that may stay undecided), or upload" in plain(
         step.said
     ) and step.asked.methods == (method_named("best"),)
@@ -564,7 +566,7 @@ def test_the_next_step_has_calibration_text_enough_for_its_method(n, asked):
     found = sweep_of(shifted(0.9, 20, 1.0, "random"))
     calibration = replace(found.run.settings.calibration, n_samples=n)
     found = replace(found, run=replace(found.run, settings=replace(found.run.settings, calibration=calibration)))
-    step = next_step(found, lacks=lambda text: True)
+    step = next_step(found, reach=Reach(lacks=lambda text: True))
     assert step.asked.calibration == replace(calibration, n_samples=asked)
 
 
@@ -581,7 +583,7 @@ def test_the_next_step_has_calibration_text_enough_for_its_method(n, asked):
 )
 def test_where_no_text_suffices_for_a_search_one_sparsity_between_is_tried(sparse, permille):
     found = sweep_of(*(shifted(*each, spread=0.6) for each in sparse), tolerance=Tolerance(ratio=1.09))
-    step = next_step(found, lacks=lambda text: True)
+    step = next_step(found, reach=Reach(lacks=lambda text: True))
     assert "passages, more than any text within reach has." in plain(step.said)
     if permille is None:
         assert step.link == "" and "Next: upload more passages" in step.said
@@ -589,11 +591,11 @@ def test_where_no_text_suffices_for_a_search_one_sparsity_between_is_tried(spars
         assert step.asked.sparsities_permille == (permille,) and step.asked.evaluation == found.run.settings.evaluation
 
 
-def next_of(found, corpus="builtin:cloze", n_passages=None):
+def next_of(found, corpus="builtin:cloze", n_passages=None, reach=NOTHING_KNOWN):
     """The next step of the run, had its passages been of this text."""
     settings = found.run.settings
     evaluation = replace(settings.evaluation, corpus=corpus, n_passages=n_passages)
-    return next_step(replace(found, run=replace(found.run, settings=replace(settings, evaluation=evaluation))))
+    return next_step(replace(found, run=replace(found.run, settings=replace(settings, evaluation=evaluation))), reach)
 
 
 TWO = run_of(132, 60, (10, 0.04, 0.4, 59), (20, 0.25, 0.7, 55))
@@ -665,7 +667,7 @@ def larger(record):
 
 def test_one_passage_is_followed_by_the_longest_text_where_none_has_enough():
     found = run_of(1, 0, (10, 0.02, 0.6, 0))
-    step = next_step(found, lacks=lambda text: text == "lambada_openai")
+    step = next_step(found, reach=Reach(lacks=lambda text: text == "lambada_openai"))
     assert plain(step.said) == f"{NEVER} Next: test 10 % on the 402 built-in passages."
     assert step.asked.evaluation == replace(found.run.settings.evaluation, corpus="builtin:cloze-402", n_passages=None)
 
@@ -679,6 +681,24 @@ def test_the_next_step_of_a_race_asks_for_the_best_method_only():
 def test_too_few_passages_for_a_verdict_are_not_searched_on():
     step = next_of(run_of(8, 3, (90, 9.0, 2.0, 0)), OWN)
     assert step.asked.evaluation.n_passages == 4900 and plain(step.said).endswith("can never confirm a model.")
+
+
+def test_a_search_is_proposed_on_an_upload_only_where_all_of_it_has_enough_passages():
+    part = run_of(8, 3, (90, 9.0, 2.0, 0))
+    for n_there, corpus in ((12, "lambada_openai"), (4_000, "lambada_openai"), (20_000, OWN), (0, "lambada_openai")):
+        evaluation = next_of(part, OWN, 8, Reach(n_passages={OWN: n_there}.get)).asked.evaluation
+        assert (evaluation.corpus, evaluation.n_passages) == (corpus, 4_900)
+
+
+def test_what_the_form_would_refuse_is_not_linked_to_and_the_reason_is_said():
+    def problems(request):
+        assert isinstance(request, FindSettings)
+        return ("A search needs at least 30 passages; the text has 12.", "No room.")
+
+    found = sweep_of(shifted(0.9, 100, 0.6), tolerance=Tolerance(ratio=1.27))
+    step = next_step(found, Reach(problems=problems))
+    assert step.said.endswith("It cannot start: A search needs at least 30 passages; the text has 12.")
+    assert step.link == ""
 
 
 @pytest.mark.parametrize(

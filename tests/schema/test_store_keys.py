@@ -184,6 +184,14 @@ def test_an_outcomes_key_has_the_versions_of_what_it_rests_on_and_no_others(stag
     assert outcomes(RANDOM) == before[1]
 
 
+def test_channels_drawn_at_random_have_the_version_of_their_draw_and_layers_drawn_at_random_do_not(monkeypatch):
+    layers = method_named("random-layers")
+    before = outcomes(RANDOM), outcomes(layers)
+    monkeypatch.setitem(STAGE_VERSIONS, "random", STAGE_VERSIONS["random"] + 1)
+    assert outcomes(RANDOM) != before[0]
+    assert outcomes(layers) == before[1]
+
+
 def test_another_version_of_the_quantiser_does_not_answer_with_what_an_earlier_one_made(monkeypatch):
     quantised, before = quantised_dense("q6_k"), [outcomes(quantised_dense("q6_k")), outcomes()]
     monkeypatch.setattr(store_keys, "quantiser_version", lambda: "0.2")
@@ -236,14 +244,14 @@ def test_a_request_is_another_one_once_a_stage_has_another_version(asked, monkey
 
 KEPT = {
     "text": "7b6b8fd3",
-    "statistics": "f02c2947",
-    "inputs": "c4b5f0fd",
-    "gradients": "bcfa1512",
+    "statistics": "d07eb6fd",
+    "inputs": "5487c1fc",
+    "gradients": "c1c52408",
     "pruned": "fb167db8",
     "dense": "0ba23d96",
     "best": "209afe8f",
     "published": "5603d686",
-    "run": "b296a297",
+    "run": "ac4bc0be",
 }
 
 

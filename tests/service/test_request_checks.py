@@ -168,6 +168,7 @@ def test_local_files_are_read_below_the_listed_folders_alone(house):
     for folder in (inside, outside):
         (folder / "text.jsonl").write_bytes(TEXT)
     (house.allowed / "link").symlink_to(outside)
+    assert ada.reach.n_passages(f"file:{outside}/text.jsonl") == 0 != ada.reach.n_passages(f"file:{inside}/text.jsonl")
     assert (
         ada.reference_problem("model", str(inside))
         == ada.reference_problem("evaluation text", f"file:{inside}/text.jsonl[:3]")
@@ -216,7 +217,7 @@ UNASKED = (
 ASKED = (
     " administers cached cancel cluster damaged_runs fetch_config health job jobs"
     " log_tail may_stop move named_model newest_job offered_tasks open_answers open_run pack_run passages preflight"
-    " prioritise queue queue_position record reference_problem result retry run runs search seen_by sees_all"
+    " prioritise queue queue_position reach record reference_problem result retry run runs search seen_by sees_all"
     " submit why_missing written written_at"
 )
 
@@ -390,6 +391,9 @@ def test_a_search_with_fewer_than_thirty_passages_does_not_start(backend, tmp_pa
     corpus = "builtin:cloze" if n_lines is None else f"file:{file}"
     search = FindSettings(evaluation=EvaluationSettings(corpus=corpus, n_passages=asked))
     said = [*backend.preflight(search).problems]
+    assert backend.reach.problems(search) == tuple(said)
+    assert backend.reach.n_passages(corpus) == n_lines
+    assert backend.reach.n_passages(f"file:{tmp_path / 'gone.txt'}") == 0
     assert said == ([f"A search needs at least 30 passages; {few}."] if few else [])
     if few:
         with pytest.raises(JobError, match=few):
@@ -410,6 +414,10 @@ def test_tasks_are_those_that_the_owner_lists_and_files_lie_below_the_folders(ho
     assert not ada.preflight(replace(asked, evaluation=replace(asked.evaluation, tasks=tuple(BUILTIN_TASKS)))).problems
     unknown = replace(SETTINGS, evaluation=replace(SETTINGS.evaluation, tasks=("builtin:sums",)))
     assert "no task builtin:sums; built in: builtin:arithmetic" in house.of("root").preflight(unknown).problems[0]
+    mistyped = replace(SETTINGS, evaluation=replace(SETTINGS.evaluation, tasks=("piqa", "piqaa")))
+    assert "has no task piqaa. Did you mean piqa?" in house.of("root").preflight(mistyped).problems[0]
+    with pytest.raises(JobError, match="has no task piqaa"):
+        house.of("root").submit(mistyped)
     with pytest.raises(AccessError, match=r"boolq is not among the tasks offered here. Offered: pi\*"):
         ada.submit(asked)
     mine = replace(SETTINGS, evaluation=replace(SETTINGS.evaluation, tasks=(f"file:{tmp_path}/x.yaml",)))

@@ -24,6 +24,7 @@ from tests.engine.tiny import save_tiny
         ("run", ["--method", "obs,obs"], "A method is named twice."),
         ("run", ["--tasks", "piqa,piqa"], "Tasks must be named once each, not 'piqa'."),
         ("run", ["--wishes\n\x1b[31m"], "unrecognized arguments: --wishes\\n\\x1b[31m"),
+        ("run", ["--tasks", "builtin:copying,piqaa"], "has no task piqaa. Did you mean piqa?"),
         ("run", ["--within", "1"], "Allowed word perplexity must be more than 1, at most 1000, not 1.0"),
         ("run", ["--within-task", "piqa"], "more than 0 and up to 100, such as piqa=3."),
         ("run", ["--json", "/nowhere/at/all.json"], "in a folder that exists"),
@@ -69,15 +70,52 @@ def test_a_command_is_refused(flags, command, change, said, refusal, tmp_path, m
 
 
 @pytest.mark.parametrize(
+    ("method", "change", "flag"),
+    [
+        ("magnitude", ["--curve-levels", "4"], "--curve-levels"),
+        ("wanda", ["--width-multiple", "32"], "--width-multiple"),
+        ("wanda,sparsegpt", ["--budget", "channels"], "--budget"),
+        ("wanda,sparsegpt", ["--heal-steps", "8"], "--heal-steps"),
+        ("wanda,sparsegpt", ["--heal", "1"], "--heal"),
+        ("wanda-2:4", ["--sparsity", "30"], "--sparsity"),
+        ("magnitude,random", ["--token-weights", "residual"], "--token-weights"),
+        ("magnitude", ["--packed"], "--packed"),
+    ],
+)
+def test_a_flag_that_none_of_the_methods_uses_is_refused(method, change, flag, model_folder, refusal, tmp_path):
+    where = ["--model", str(model_folder), "--data-dir", str(tmp_path / "data")]
+    line = refusal("run", *where, "--method", method, *change)
+    assert f"None of these methods uses {flag}: {method.replace(',', ', ')}." in line
+
+
+def test_a_flag_that_one_of_the_methods_uses_is_taken(model_folder, tmp_path, monkeypatch):
+    class Started(Exception):
+        pass
+
+    def start(*_):
+        raise Started
+
+    monkeypatch.setattr(run_commands, "complete_run", start)
+    where = ["run", "--model", str(model_folder), "--data-dir", str(tmp_path / "data")]
+    for change in (
+        ["--method", "magnitude,obs-by-curves", "--curve-levels", "8", "--width-multiple", "4"],
+        ["--method", "magnitude", "--token-weights", "residual", "--heal-steps", "8"],
+        ["--method", "wanda-2:4", "--sparsity", "50"],
+    ):
+        with pytest.raises(Started):
+            main([*where, *change])
+
+
+@pytest.mark.parametrize(
     ("family", "form", "method", "said"),
     [
         (
             "bloom",
             "uniform",
-            "magnitude",
+            "wanda-channels",
             "one of these: padded, masked, gguf, not 'uniform'. Reason: the code of bloom computes",
         ),
-        ("phi3", "gguf", "magnitude", "No GGUF file can be made of this model: none of phi3 can be made here"),
+        ("phi3", "gguf", "wanda-channels", "No GGUF file can be made of this model: none of phi3 can be made here"),
     ],
 )
 def test_an_export_in_a_form_that_cannot_hold_the_model_is_refused_before_its_run(

@@ -22,6 +22,7 @@ from sparsedash.storage.text_files import (
     Uploads,
     file_of,
     fingerprints,
+    named_text_count,
     names_file,
     split_passage,
     text_slice,
@@ -73,6 +74,26 @@ def test_what_unpacks_to_more_than_it_says_is_refused_by_a_process_of_its_own(ke
     with pytest.raises(CorpusError, match=r"packed\.parquet holds more than 200 MB of text"):
         kept.keep("packed.parquet", content)
     assert files_in(tmp_path) == []
+
+
+def test_a_parquet_file_is_unpacked_by_a_process_of_its_own_alone(kept, tmp_path, monkeypatch):
+    monkeypatch.setattr(text_files, "texts_of", lambda path: pytest.fail("it was unpacked here"))
+    content = parquet_bytes(["the lamp and the boat", "ein Haus, groß wie ein Baum", "one", "", "x" * 100_000])
+    reference = kept.keep("mine.parquet", content)
+    assert kept.keep("mine.parquet", content) == reference, "it is there already"
+    count = named_text_count(reference, tmp_path)
+    assert (count.n_texts, count.n_characters, count.n_passages) == (4, 100_051, 2)
+    assert (count.first_gap, count.no_gap) == ("boat", "one")
+    assert named_text_count(f"{reference}[1:2]", tmp_path).first_gap == "Baum"
+
+
+def test_why_a_parquet_file_cannot_be_read_is_asked_once(tmp_path, monkeypatch):
+    file = tmp_path / "odd.parquet"
+    file.write_bytes(parquet_bytes(["a b", None]))
+    for _ in range(2):
+        with pytest.raises(CorpusError, match=r"The column text of odd\.parquet holds values that are not text"):
+            named_text_count(f"file:{file}", tmp_path)
+        monkeypatch.setattr(text_files, "trial_problem", lambda *_, **__: pytest.fail("asked again"))
 
 
 def test_an_upload_lies_under_its_contents_hash_and_is_named_by_both_and_the_same_again_is_the_same(kept, tmp_path):
@@ -166,14 +187,20 @@ def test_what_is_too_large_or_unpacks_to_too_much_is_refused(kept, tmp_path, mon
     with pytest.raises(CorpusError, match=f"larger than {MAX_MEGABYTES} MB"):
         kept.keep("large.txt", bytes(MAX_BYTES + 1))
     monkeypatch.setattr(text_files, "MAX_TEXT_BYTES", 100_000)
-    # One value of a dictionary in many rows, and many different ones.
-    for packed in (parquet_bytes(["lamp " * 1000] * 1000), parquet_bytes([f"{i}" + " " * 30_000 for i in range(9)])):
-        with pytest.raises(CorpusError, match=r"packed\.parquet holds more than"):
-            kept.keep("packed.parquet", packed)
     for name in ("long.jsonl", "long.txt"):
         with pytest.raises(CorpusError, match="holds more than"):
             kept.keep(name, b'{"text": "' + b"a" * 200_000 + b'"}')
     assert files_in(tmp_path) == []
+
+
+def test_a_parquet_file_of_too_much_text_is_read_no_further(tmp_path, monkeypatch):
+    monkeypatch.setattr(text_files, "MAX_TEXT_BYTES", 100_000)
+    file = tmp_path / "packed.parquet"
+    # One value of a dictionary in many rows, and many different ones.
+    for packed in (parquet_bytes(["lamp " * 1000] * 1000), parquet_bytes([f"{i}" + " " * 30_000 for i in range(9)])):
+        file.write_bytes(packed)
+        with pytest.raises(CorpusError, match=r"packed\.parquet holds more than"):
+            list(texts_of(file))
 
 
 def test_what_would_not_fit_beside_the_others_is_refused_with_the_room_there_is(kept, tmp_path, monkeypatch):

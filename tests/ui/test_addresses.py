@@ -26,7 +26,7 @@ OPENED = [
 ]
 SAID = {
     "run": (OTHER.key()[:16], "owner/other"),
-    "passage": ("19", "Passage 20"),
+    "passage": ("20", "Passage 20"),
     "filter": ("both-wrong", "1 of 8"),
     "groups": ("true", "groups, two intervals each"),
     "page": ("2", "to 2"),

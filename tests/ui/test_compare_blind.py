@@ -44,7 +44,7 @@ def test_nothing_tells_the_sides_apart_before_the_choice_which_is_counted_and_ca
     open_compare, finished, drawn
 ):
     run = finished.runs()[0]
-    app = open_compare(blind="true", passage="13")
+    app = open_compare(blind="true", passage="14")
     said, page = words(app), markup(app).split("</style>")[-1]
     assert "Which answer is better?" in said
     names = ("sd-dense", "sd-sparse", "Dense", "Sparse", "log-probability")
@@ -68,11 +68,11 @@ def test_nothing_tells_the_sides_apart_before_the_choice_which_is_counted_and_ca
 
 
 def test_what_was_shown_with_names_is_not_judged_blind(open_compare, finished, prompt):
-    app = open_compare(filter="both-right", passage="13", right="10 %")
+    app = open_compare(filter="both-right", passage="14", right="10 %")
     assert "Passage 14 " in words(app) and "Sparse, 10 %" in words(app)
     app.toggle(key="blind").set_value(True).run()
     assert "filter" not in app.query_params, "what it filters by would tell"
-    app.query_params["right"], app.query_params["passage"] = "30 %", "13"
+    app.query_params["right"], app.query_params["passage"] = "30 %", "14"
     assert "shown with the models' names before, so it cannot be judged blind" in words(app.run())
     assert "A is better-passage-13" not in [each.key for each in app.button]
     app.toggle(key="blind").set_value(False).run()

@@ -233,7 +233,7 @@ def statistics_walk(
 ) -> LazyWalk:
     """A walk that collects statistics of the watched modules' inputs, one block's at a time in memory.
 
-    Of second moments only the diagonal where tokens are few. Every HELD_OUT_EVERY-th sequence is held out. watched:
+    Of covariances only the diagonal where tokens are few. Every HELD_OUT_EVERY-th sequence is held out. watched:
     modules of each block. keep: called with each block's statistics, in their order. checkpoint, over: see LazyWalk.
     """
 
@@ -279,14 +279,15 @@ def block_statistics(
 
 
 class _RunningSums:
-    """Running sums over the tokens that one module is given. whole: of the second moment, or of its diagonal alone.
+    """Running sums over the tokens that one module is given. whole: of the covariance, or of its diagonal alone.
 
+    Of activations less the mean of the first batch: squares of a large mean would leave no digit of a variance.
     share: of the held-out tokens that are kept.
     """
 
     def __init__(self, device: torch.device, share: float, *, whole: bool) -> None:
         self._device, self._whole = device, whole
-        self._moment = self._sum = torch.empty(0)
+        self._origin = self._moment = self._sum = torch.empty(0)
         self._held_out: list[tuple[Tensor, Tensor]] = []
         # Drawn: in step with the sequences, first tokens would be kept more often than others.
         self._share, self._draw = share, torch.Generator().manual_seed(0)
@@ -308,6 +309,10 @@ class _RunningSums:
         # In place: what is picked is a copy already, and there may be gigabytes of it. Weights of one cost nothing.
         roots = None if bool((own == 1).all()) else own.sqrt()[:, None]
         fit = _rows_at(activations, fitted).float()
+        if len(fit) and not len(self._origin):
+            self._origin = own @ fit / own.sum()
+        if len(fit):
+            fit.sub_(self._origin)
         if roots is not None:
             # The square root on either side of the second moment.
             fit.mul_(roots)
@@ -323,11 +328,19 @@ class _RunningSums:
         self._held_out.append((_rows_at(activations, kept).float(), weights[kept]))
 
     def statistics(self) -> Statistics:
-        moment = mirror_lower_(self._moment) if self._whole else self._moment
+        covariance = mirror_lower_(self._moment) if self._whole else self._moment
+        covariance.div_(self._total_weight)
+        shift = self._sum / self._total_weight
+        if self._whole:
+            covariance.addr_(shift, shift, alpha=-1)
+        else:
+            covariance.sub_(shift.square())
+        variances = covariance.diagonal() if self._whole else covariance
+        variances.clamp_min_(0)
         held_out, weights = (torch.cat(parts).cpu() for parts in zip(*self._held_out, strict=True))
         return Statistics(
-            second_moment=moment.div_(self._total_weight).cpu(),
-            mean=(self._sum / self._total_weight).cpu(),
+            covariance=covariance.cpu(),
+            mean=(self._origin + shift).cpu(),
             held_out=Sample(inputs=held_out, weights=weights),
             n_tokens=self._n_tokens,
         )
@@ -340,12 +353,12 @@ def _rows_at(rows: Tensor, chosen: Tensor) -> Tensor:
 
 def pack_statistics(statistics: Statistics) -> bytes:
     """The statistics as safetensors bytes; of a symmetric matrix only the lower triangle, row after row."""
-    moment = statistics.second_moment
+    covariance = statistics.covariance
     if statistics.is_whole:
-        moment = torch.from_numpy(np.concatenate([row[: i + 1] for i, row in enumerate(moment.numpy())]))[None]
+        covariance = torch.from_numpy(np.concatenate([row[: i + 1] for i, row in enumerate(covariance.numpy())]))[None]
     return pack_tensors(
         {
-            "second_moment": moment,
+            "covariance": covariance,
             "mean": statistics.mean,
             "held_out": statistics.held_out.inputs,
             "held_out_weights": statistics.held_out.weights,
@@ -357,16 +370,16 @@ def pack_statistics(statistics: Statistics) -> bytes:
 def unpack_statistics(data: bytes) -> Statistics:
     """The statistics that `pack_statistics` packed. Raises CalibrationError on anything else."""
     with unpacked(data, "statistics") as tensors:
-        moment, mean = tensors["second_moment"], tensors["mean"]
-        if moment.ndim == 2:
-            lower = moment[0].view(len(mean) * (len(mean) + 1) // 2).numpy()
-            moment = torch.empty(len(mean), len(mean))
+        covariance, mean = tensors["covariance"], tensors["mean"]
+        if covariance.ndim == 2:
+            lower = covariance[0].view(len(mean) * (len(mean) + 1) // 2).numpy()
+            covariance = torch.empty(len(mean), len(mean))
             # Row after row in numpy: a fifth of the time that torch takes.
-            for i, row in enumerate(moment.numpy()):
+            for i, row in enumerate(covariance.numpy()):
                 row[: i + 1] = lower[i * (i + 1) // 2 :][: i + 1]
-            mirror_lower_(moment)
+            mirror_lower_(covariance)
         return Statistics(
-            second_moment=moment,
+            covariance=covariance,
             mean=mean,
             held_out=Sample(inputs=tensors["held_out"], weights=tensors["held_out_weights"]),
             n_tokens=int(tensors["n_tokens"]),

@@ -9,8 +9,10 @@ help.
 import json
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from math import inf
+from math import inf, isfinite
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +38,11 @@ N_VERDICTS = 50
 ALLOWED = 1e-3
 """The largest difference of logits: other sums of the same numbers, no other model."""
 
-ALLOWED_GGUF: dict[Weights, float] = {"float32": 2e-3, "float16": 0.25}
-ALLOWED_QUANTISED = 2.0
-"""llama.cpp rounds what it multiplies float16 and quantised weights with in the same way, the latter's to 8 bits."""
+ALLOWED_GGUF = 2e-3
+ALLOWED_TIMES = 4.0
+"""Times the change of the logits when this process rounds as llama.cpp does: by some 1 % of their range, and by a
+third of it where the model is ruined.
+"""
 
 ALLOWED_GELU = 0.05
 """Of any file in llama.cpp whose model has a GELU, which is looked up there in a table of float16 numbers."""
@@ -79,6 +83,12 @@ def prove_files(
             shelf.let_go()
             round_weights_(loaded.model, settings.form, settings.weights)
         right, logits = reloaded.answer_questions(loaded.model, questions, lambda n: on_step(replace(step, done=n)))
+        rounded = logits
+        if is_gguf and settings.weights != "float32":
+            answered = replace(step, done=len(questions))
+            with _rounded_inputs(loaded.model, settings.weights):
+                first = questions[: reloaded.N_LOGITS]
+                _, rounded = reloaded.answer_questions(loaded.model, first, lambda n: on_step(answered))
     found, found_logits = _run_program(what, questions, on_step)
     n_allowed = round(_DIFFERING * len(right)) if is_gguf and settings.weights != "float32" else 0
     proof = Proof(
@@ -86,7 +96,7 @@ def prove_files(
         version=str(found["version"]),
         n_logits=len(logits),
         logit_difference=max(_difference(found_logits[str(i)], rows) for i, rows in enumerate(logits)),
-        logit_allowed=_gguf_allowed(settings.weights, config) if is_gguf else ALLOWED,
+        logit_allowed=gguf_allowed(config, logits, rounded) if is_gguf else ALLOWED,
         n_verdicts=len(right),
         n_meant=sum(a == b for a, b in zip(found["right"], right, strict=True)),
         n_run=sum(a == outcome.last_word_right for a, outcome in zip(found["right"], outcomes, strict=True)),
@@ -98,7 +108,7 @@ def prove_files(
         f"stock code finds tensors missing or left over: {', '.join(found['holes'][:5])}": found["holes"],
         "its tokenizer reads the passages differently": not found["same_tokens"],
         "it needed SparseDash's code": found["ours"],
-        f"logits differ by up to {proof.logit_difference:.2g} ({proof.logit_allowed:g} is allowed), and "
+        f"logits differ by up to {proof.logit_difference:.2g} ({proof.logit_allowed:.2g} is allowed), and "
         f"{proof.n_meant} of {proof.n_verdicts} passages are answered as meant, {proof.n_run} as in the run": (
             not proof.holds
         ),
@@ -109,14 +119,50 @@ def prove_files(
 
 
 def _difference(own: Tensor, rows: Tensor) -> float:
-    return float((own - rows).abs().max().nan_to_num(nan=inf)) if own.shape == rows.shape else inf
+    return float((own - rows).abs().max().nan_to_num(nan=inf, posinf=inf)) if own.shape == rows.shape else inf
 
 
-def _gguf_allowed(weights: Weights, config: Any) -> float:
-    """BLOOM's config does not name its GELU: its code has no other function."""
+def gguf_allowed(config: Any, logits: Sequence[Tensor], rounded: Sequence[Tensor]) -> float:
+    """The largest difference of logits that is no fault of a file.
+
+    logits, rounded: (rows, vocabulary) each, as expected, and with inputs rounded as in `_rounded_inputs`.
+    """
+    # BLOOM's config does not name its GELU: its code has no other function.
     names = ("hidden_activation", "hidden_act", "activation_function", "activation")
     is_gelu = config.model_type == "bloom" or any("gelu" in str(getattr(config, name, "")) for name in names)
-    return max(ALLOWED_GGUF.get(weights, ALLOWED_QUANTISED), ALLOWED_GELU if is_gelu else 0)
+    change = max(_difference(*pair) for pair in zip(rounded, logits, strict=True))
+    # What overflows shows nothing.
+    by_rounding = ALLOWED_TIMES * change if isfinite(change) else 0.0
+    return max(ALLOWED_GGUF, ALLOWED_GELU if is_gelu else 0.0, by_rounding)
+
+
+@contextmanager
+def _rounded_inputs(model: nn.Module, weights: Weights) -> Iterator[None]:
+    """Inside, every projection rounds its input as llama.cpp does for weights of this type."""
+
+    def round_input(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return rounded_activations(inputs[0], weights), *inputs[1:]
+
+    with ExitStack() as hooks:
+        for module in model.modules():
+            if is_projection(module):
+                hooks.callback(module.register_forward_pre_hook(round_input).remove)
+        yield
+
+
+def rounded_activations(activations: Tensor, weights: Weights) -> Tensor:
+    """Activations (..., n) as llama.cpp multiplies weights of this type with them: in 16 bits, or in 8 with a scale for
+    each block of neighbours.
+    """
+    if weights == "float16":
+        return activations.half().to(activations)
+    block = 256 if weights in ("q6_k", "q4_k_m") else 32
+    width = activations.shape[-1]
+    padded = nn.functional.pad(activations, (0, -width % block))
+    blocks = padded.reshape(*padded.shape[:-1], -1, block)
+    scales = (blocks.abs().amax(dim=-1, keepdim=True) / 127).clamp_min(torch.finfo(blocks.dtype).tiny)
+    rounded: Tensor = ((blocks / scales).round() * scales).flatten(-2)
+    return rounded[..., :width]
 
 
 def _run_program(

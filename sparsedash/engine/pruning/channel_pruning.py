@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import chain, pairwise
+from random import Random
 
 import numpy as np
 import torch
@@ -319,7 +320,12 @@ def _method_layer(
     needs_statistics = refits or not method.by_gradient or method.by_curves
     statistics = calibration.statistics(index) if needs_statistics else NO_STATISTICS
     masks = calibration.mask_gradients(index) if method.by_gradient else None
-    return layer_of(mlp, statistics, method.seed + index, masks)
+    return layer_of(mlp, statistics, _block_seed(method.seed, index), masks)
+
+
+def _block_seed(seed: int, index: int) -> int:
+    """The seed of one block, 32 bits. A sum would give the blocks of neighbouring seeds the same ones, shifted."""
+    return Random(f"{seed}, block {index}").getrandbits(32)
 
 
 def _unpruned(weight: Tensor) -> PrunedMlp:

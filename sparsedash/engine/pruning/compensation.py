@@ -12,7 +12,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sparsedash.engine.pruning.layer import NO_STATISTICS, CalibrationData, Layer, LazySequence, Sample, layer_of
+from sparsedash.engine.pruning.layer import (
+    NO_STATISTICS,
+    CalibrationData,
+    Layer,
+    LazySequence,
+    Sample,
+    Statistics,
+    layer_of,
+)
 from sparsedash.engine.pruning.linalg import complement, damped_factor, damped_solution, energy
 from sparsedash.engine.pruning.surgery import Mlp, PrunedMlp, out_weight
 
@@ -144,13 +152,14 @@ def channel_errors(
             return BlockErrors()
         layer, narrow, sample = layer_of(mlps[index], statistics), narrowed[index], statistics.held_out
         if index not in energies and statistics.is_whole:
-            energies[index] = layer.mean_square(layer.out_weight)
+            energies[index] = statistics.energy(layer.out_weight)
         held_out, whole = passage_error(mlps[index], narrow, sample) if len(sample) else None, energies.get(index)
         if whole is None:
             return BlockErrors(held_out=held_out)
         lost = narrow.lost
         if lost is None:
-            lost = layer.mean_square(*narrow.change(layer.out_weight, layer.out_bias))
+            change, shift = narrow.change(layer.out_weight, layer.out_bias)
+            lost = statistics.energy(change, 0.0 if shift is None else shift)
         # Only the columns that go: they are few.
         gone = complement(narrow.kept, layer.width)
         cut = energy(layer.out_weight[:, gone], layer.part(gone, gone))
@@ -167,9 +176,9 @@ def passage_error(mlp: Mlp, narrow: PrunedMlp, sample: Sample) -> float:
     return sample_error(dense, change, sample, shift)
 
 
-def share_lost(dense: Tensor, sparse: Tensor, moment: Tensor) -> float:
-    """Error of a projection (n, d), from the second moment of its inputs."""
-    return _share(energy(sparse - dense, moment), energy(dense, moment))
+def share_lost(dense: Tensor, sparse: Tensor, inputs: Statistics) -> float:
+    """Error of a projection (n, d), from the statistics of its inputs."""
+    return _share(inputs.energy(sparse - dense), inputs.energy(dense))
 
 
 def sample_error(dense: Tensor, change: Tensor, sample: Sample, shift: Tensor | float = 0.0) -> float:

@@ -64,28 +64,39 @@ class Sample:
 class Statistics:
     """Calibration statistics of the inner activations x of one MLP.
 
-    second_moment: (m, m) float32, weighted mean of x x^T over the tokens, or only its diagonal (m,) where the tokens
-    are too few. mean: (m,) float32, weighted as well. held_out: tokens that are in neither. n_tokens: in both.
+    covariance: (m, m) float32, of x over the weighted tokens, or only its diagonal (m,) where the tokens are too few.
+    mean: (m,) float32, weighted as well. held_out: tokens that are in neither. n_tokens: in both. The second moment is
+    the covariance plus mean mean^T; the other way round a large mean would leave no digit of a variance.
     """
 
-    second_moment: Tensor
+    covariance: Tensor
     mean: Tensor
     held_out: Sample
     n_tokens: int
 
     @property
     def is_whole(self) -> bool:
-        """Whether all of the second moment is known."""
-        return self.second_moment.ndim == 2
+        """Whether all of the covariance is known."""
+        return self.covariance.ndim == 2
+
+    @property
+    def variances(self) -> Tensor:
+        """(m,), of each channel: the diagonal of the covariance."""
+        return self.covariance.diagonal() if self.is_whole else self.covariance
 
     @property
     def mean_squares(self) -> Tensor:
         """(m,), of each channel: the diagonal of the second moment."""
-        return self.second_moment.diagonal() if self.is_whole else self.second_moment
+        return self.variances + self.mean.square()
+
+    def energy(self, weight: Tensor, bias: Tensor | float = 0.0) -> float:
+        """Mean over the calibration tokens of ||A x + b||^2, for a map A (n, m), b (n,). Needs the whole covariance."""
+        at_mean = weight @ self.mean + bias
+        return energy(weight, self.covariance) + float(at_mean.square().sum(dtype=torch.float64))
 
 
 NO_STATISTICS = Statistics(
-    second_moment=torch.empty(0),
+    covariance=torch.empty(0),
     mean=torch.empty(0),
     held_out=Sample(inputs=torch.empty(0), weights=torch.empty(0)),
     n_tokens=0,
@@ -119,13 +130,6 @@ class Layer:
         """(m,), of the inner activations."""
         return self.statistics.mean
 
-    def mean_square(self, weight: Tensor, bias: Tensor | None = None) -> float:
-        """Mean over the calibration tokens of ||A x + b||^2, for a map A (n, m), b (n,) of the inner activations."""
-        found = energy(weight, self.statistics.second_moment)
-        if bias is not None:
-            found += float(2 * bias @ (weight @ self.mean) + bias @ bias)
-        return found
-
     def moment(self, rows: Tensor | None = None, columns: Tensor | None = None) -> Tensor:
         """The matrix (m, m) float32 of a fit of the out-projection, or these rows of it, and of them these columns.
 
@@ -138,11 +142,11 @@ class Layer:
 
     def covariance_of(self, rows: Tensor, columns: Tensor) -> Tensor:
         """(rows, columns) float32, of the inner activations over the calibration tokens."""
-        return self.part(rows, columns).addr_(self.mean[rows], self.mean[columns], alpha=-1)
+        return submatrix(self.statistics.covariance, rows, columns)
 
     def part(self, rows: Tensor, columns: Tensor) -> Tensor:
         """These rows and columns of the second moment, (rows, columns)."""
-        return submatrix(self.statistics.second_moment, rows, columns)
+        return self.covariance_of(rows, columns).addr_(self.mean[rows], self.mean[columns])
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -48,8 +48,7 @@ def wifv(layer: Layer) -> Tensor:
 
     Source: WIFV of FLAP, arXiv:2312.11983.
     """
-    variance = (layer.statistics.mean_squares - layer.mean.square()).clamp_min(0)
-    return variance * layer.out_weight.float().square().sum(dim=0)
+    return layer.statistics.variances * layer.out_weight.float().square().sum(dim=0)
 
 
 def elimination_order(layer: Layer, damping: float = OBS_DAMPING) -> Tensor:

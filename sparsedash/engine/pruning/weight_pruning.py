@@ -92,7 +92,8 @@ def inverse_factor(statistics: Statistics, damping: float) -> Tensor:
     U_jj^2 is what is left of the inverse at j when all columns before j are settled. With the columns turned over,
     H = R R^T for an upper R, and U = R^-1: one factorisation.
     """
-    upper = damped_factor(statistics.second_moment.flip(0, 1), damping)[0].flip(0, 1)
+    turned, mean = statistics.covariance.flip(0, 1), statistics.mean.flip(0)
+    upper = damped_factor(turned.addr_(mean, mean), damping)[0].flip(0, 1)
     unit = torch.eye(len(upper), dtype=upper.dtype)
     factor: Tensor = torch.linalg.solve_triangular(upper, unit, upper=True, out=unit)
     return factor.float()
@@ -103,7 +104,7 @@ def sparse_weight(
 ) -> Tensor:
     """The new weight (n, d) of a float32 one, with its zeros. factor: from `inverse_factor` where needed."""
     saliency, pattern = WEIGHT_SALIENCIES[method.saliency], PATTERNS[method.pattern]
-    sizes = statistics.mean_squares.clamp_min(0).sqrt()
+    sizes = statistics.mean_squares.sqrt()
     pivots = sizes if factor is None else factor.diagonal()
 
     def zeros(part: Tensor, some: slice) -> Tensor:
@@ -227,6 +228,6 @@ def _weight_errors(dense: Tensor, sparse: Tensor, statistics: Statistics) -> Blo
     fitted = uncompensated = None
     if statistics.is_whole:
         kept = dense.masked_fill(sparse == 0, 0)
-        fitted, uncompensated = (share_lost(dense, each, statistics.second_moment) for each in (sparse, kept))
+        fitted, uncompensated = (share_lost(dense, each, statistics) for each in (sparse, kept))
     held_out = statistics.held_out
     return BlockErrors(fitted, uncompensated, sample_error(dense, sparse - dense, held_out) if len(held_out) else None)

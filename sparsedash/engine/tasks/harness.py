@@ -28,6 +28,7 @@ from jinja2 import StrictUndefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from sparsedash.catalog.choices import NO_HARNESS
+from sparsedash.catalog.harness_tasks import harness_tasks, no_such_task
 from sparsedash.engine.tasks.shared_answers import SharedAnswers
 from sparsedash.engine.tasks.task_fields import require_fields, require_targets, shown
 from sparsedash.schema.errors import CorpusError, SparseDashError, first_line
@@ -242,20 +243,12 @@ def _of_the_harness(name: str) -> dict[str, Any]:
     """The task of this name, or the parts of the group. Only its own folder is indexed: all take a quarter minute."""
     import lm_eval.tasks
 
+    if problem := no_such_task(name):
+        raise CorpusError(problem)
     folder = Path(lm_eval.tasks.__file__).parent
-    # After a key, or in a list of tags.
-    named = re.compile(
-        rf"^\s*(?:-\s*|(?:-\s*)?(?:task|group|tag):\s*)[\"']?{re.escape(name)}[\"']?\s*(?:#.*)?$", re.MULTILINE
-    )
-    tops = {
-        file.relative_to(folder).parts[0]
-        for file in sorted(folder.rglob("*.yaml"))
-        if name in (text := file.read_text(encoding="utf-8", errors="replace")) and named.search(text)
-    }
-    manager = lm_eval.tasks.TaskManager(
-        include_path=[str(folder / top) for top in sorted(tops)], include_defaults=False
-    )
-    if not tops or name not in manager.task_index:
+    tops = sorted(harness_tasks()[name])
+    manager = lm_eval.tasks.TaskManager(include_path=[str(folder / top) for top in tops], include_defaults=False)
+    if name not in manager.task_index:
         raise CorpusError(f"lm-evaluation-harness has no task {name}.", "`lm_eval ls tasks` lists them.")
     return dict(manager.load([name])["tasks"])
 

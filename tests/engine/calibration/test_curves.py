@@ -22,8 +22,9 @@ def loaded(request):
 def data(inputs, losses, asked=()):
     """Calibration on these inputs of one MLP, with these losses at the measured widths. asked: takes the versions."""
     sample = Sample(inputs=inputs, weights=torch.ones(len(inputs)))
-    moment = inputs.T @ inputs / len(inputs)
-    statistics = Statistics(second_moment=moment, mean=inputs.mean(0), held_out=sample, n_tokens=len(inputs))
+    apart = inputs - inputs.mean(0)
+    covariance = apart.T @ apart / len(inputs)
+    statistics = Statistics(covariance=covariance, mean=inputs.mean(0), held_out=sample, n_tokens=len(inputs))
 
     def curve(method, index, versions):
         found = versions()

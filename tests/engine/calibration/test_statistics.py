@@ -50,12 +50,36 @@ def test_second_moments_and_means_equal_those_of_a_plain_forward(loaded, token_w
         w = torch.cat([weights[i] for i in fitted]).double()[:, None]
         assert known.n_tokens == len(x)
         moment, mean = x.T @ (w * x) / w.sum(), (w * x).sum(dim=0) / w.sum()
-        assert torch.allclose(known.second_moment.double(), moment, rtol=1e-3, atol=1e-4)
+        covariance = moment - torch.outer(mean, mean)
+        assert torch.allclose(known.covariance.double(), covariance, rtol=1e-3, atol=1e-4)
         assert torch.allclose(known.mean.double(), mean, rtol=1e-3, atol=1e-4)
-        assert torch.equal(known.second_moment, known.second_moment.T)
+        assert torch.equal(known.covariance, known.covariance.T)
         held_out = known.held_out
         assert torch.allclose(held_out.inputs, inputs[index][HELD_OUT_EVERY - 1], atol=1e-4)
         assert torch.allclose(held_out.weights, weights[HELD_OUT_EVERY - 1], rtol=1e-3)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("token_weights", ["equal", "by token"])
+def test_a_variance_is_right_where_the_mean_is_a_thousand_times_the_deviation(whole, token_weights):
+    draw = torch.Generator().manual_seed(0)
+    x = 1000 + torch.randn(8, 4, 512, 2, generator=draw, dtype=torch.float64)
+    # The first batch is three deviations off.
+    x[0] += 3
+    x[..., 1] *= 0.01
+    x = x.float()
+    weights = torch.ones(8, 4, 512)
+    if token_weights == "by token":
+        weights = torch.rand(8, 4, 512, generator=draw) + 0.1
+    sums, everything = statistics._RunningSums(torch.device("cpu"), 1.0, whole=whole), torch.ones(4, 512, dtype=bool)
+    for batch, weight in zip(x, weights, strict=True):
+        sums.see(batch)
+        sums.add(everything, ~everything, weight)
+    seen, shares = x.reshape(-1, 2).double(), (weights.double() / weights.double().sum()).reshape(-1, 1)
+    mean = (shares * seen).sum(dim=0)
+    variance = (shares * (seen - mean).square()).sum(dim=0)
+    assert sums.statistics().variances.tolist() == pytest.approx(variance.tolist(), rel=1e-3)
+    assert sums.statistics().mean.tolist() == pytest.approx(mean.tolist(), rel=1e-6)
 
 
 def test_first_tokens_are_kept_among_the_held_out_ones_no_more_often_than_others(monkeypatch):
@@ -148,12 +172,12 @@ def test_of_too_few_tokens_only_the_diagonal_is_collected(loaded, monkeypatch, t
 def test_packed_statistics_come_back_to_the_bit(width, whole):
     x = torch.randn(20, width)
     held_out = Sample(inputs=x[:3], weights=torch.rand(3))
-    moment = x.T @ x if whole else x.square().sum(0)
-    known = Statistics(second_moment=moment, mean=x.mean(0), held_out=held_out, n_tokens=20)
+    covariance = x.T @ x if whole else x.square().sum(0)
+    known = Statistics(covariance=covariance, mean=x.mean(0), held_out=held_out, n_tokens=20)
     back = unpack_statistics(pack_statistics(known))
     assert back.is_whole is whole and back.n_tokens == 20
-    assert torch.equal(back.second_moment.tril() if whole else back.second_moment, moment.tril() if whole else moment)
-    assert not whole or torch.equal(back.second_moment, back.second_moment.T)
+    expected = covariance.tril() + covariance.tril(-1).T if whole else covariance
+    assert torch.equal(back.covariance, expected)
     assert torch.equal(back.mean, known.mean)
     assert torch.equal(back.held_out.inputs, held_out.inputs)
     assert torch.equal(back.held_out.weights, held_out.weights)

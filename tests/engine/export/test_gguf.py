@@ -5,10 +5,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from gguf import GGUFReader, quants
+from safetensors.torch import load_file, save_file
 from tokenizers import normalizers, pre_tokenizers
 
 from sparsedash.catalog.families import PER_LAYER
+from sparsedash.engine.export.reload_proof import gguf_allowed, rounded_activations
 from sparsedash.engine.models.gguf_making import write_dense_gguf
 from sparsedash.engine.models.gguf_writing import gguf_type
 from sparsedash.engine.models.loading import Source, load_model, locate_model
@@ -90,6 +93,37 @@ def test_rounded_weights_are_those_that_llama_cpp_reads(llama, tmp_path):
 def test_a_quantised_file_is_read_back_as_llama_cpp_reads_it(family, gguf_of, finished_run, tmp_path):
     made = exported(finished_run(gguf_of(family)), 0, "gguf", tmp_path / "out", weights="q4_0")
     assert made.proof.n_meant >= 18 and made.proof.logit_difference < 0.3
+
+
+@pytest.mark.parametrize("weights", ["float16", "q8_0"])
+def test_a_rounded_file_of_a_model_with_enormous_logits_is_proven(weights, finished_run, tmp_path):
+    folder = save_tiny(tmp_path / "tiny", "llama", tie_word_embeddings=False)
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    tensors["lm_head.weight"] *= 1000
+    save_file(tensors, file, {"format": "pt"})
+    made = exported(finished_run(folder), 0, "gguf", tmp_path / "out", weights=weights)
+    assert made.proof.logit_difference > 2.0, "the test needs more than an absolute limit allows"
+    assert made.proof.holds
+
+
+def test_activations_are_rounded_to_eight_bits_with_a_scale_for_each_block_of_neighbours():
+    activations = torch.tensor([[127.0, 0.4, -126.6] + 29 * [0.0] + [1.27, 0.006]])
+    rounded = rounded_activations(activations, "q8_0")
+    assert rounded[0, :3].tolist() == [127, 0, -127]
+    assert rounded[0, 32:].tolist() == pytest.approx([1.27, 0.01])
+    assert rounded_activations(activations, "q6_k")[0, 32:].tolist() == [1, 0]
+    assert rounded_activations(torch.tensor([2049.0]), "float16").tolist() == [2048]
+
+
+def test_a_difference_of_logits_is_allowed_up_to_four_times_what_rounding_changes_here():
+    silu, gelu = SimpleNamespace(model_type="llama", hidden_act="silu"), SimpleNamespace(model_type="bloom")
+    logits = [torch.tensor([[-10.0, 0.0, 30.0]]), torch.tensor([[5.0, 5.0, 6.0]])]
+    rounded = [torch.tensor([[-10.0, 0.1, 30.0]]), torch.tensor([[5.0, 4.5, 6.0]])]
+    assert gguf_allowed(silu, logits, rounded) == 2.0
+    assert gguf_allowed(silu, logits, logits) == 2e-3
+    assert gguf_allowed(gelu, logits, logits) == 0.05
+    assert gguf_allowed(silu, logits, [torch.full_like(rows, torch.inf) for rows in logits]) == 2e-3
 
 
 def test_a_full_file_keeps_the_type_of_the_quantised_one_that_it_comes_from(finished_run, tmp_path):

@@ -22,7 +22,7 @@ def layer(m=8, d=5, seed=0, bias=False, x=None, weight=None, gradients=None):
         out_bias=torch.randn(d, generator=generator) if bias else None,
         inner_weights=[torch.randn(m, d, generator=generator) for _ in range(2)],
         statistics=Statistics(
-            second_moment=x.T @ x / len(x),
+            covariance=(x - x.mean(dim=0)).T @ (x - x.mean(dim=0)) / len(x),
             mean=x.mean(dim=0),
             held_out=Sample(inputs=torch.empty(0, m), weights=torch.empty(0)),
             n_tokens=len(x),

@@ -116,7 +116,8 @@ TINY = 1e-9
 def error(one, kept, name, damping=TINY):
     """What the output loses when only these channels are kept, by the second moment of all channels."""
     made = COMPENSATIONS[name].refit(one, kept, damping)
-    return one.mean_square(*made.change(one.out_weight, one.out_bias))
+    change, shift = made.change(one.out_weight, one.out_bias)
+    return one.statistics.energy(change, 0.0 if shift is None else shift)
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -153,9 +154,9 @@ def test_the_ridge_itself_is_no_damage():
 
 def test_a_mean_square_is_that_of_the_outputs():
     x, weight, bias = inputs(6), torch.randn(3, 6), torch.randn(3)
-    for shift in (None, bias):
-        outputs = (x @ weight.T + (0 if shift is None else shift)).square().sum(dim=1)
-        assert layer(m=6, x=x).mean_square(weight, shift) == pytest.approx(float(outputs.mean()), rel=1e-4)
+    for shift in (0.0, bias):
+        outputs = (x @ weight.T + shift).square().sum(dim=1)
+        assert layer(m=6, x=x).statistics.energy(weight, shift) == pytest.approx(float(outputs.mean()), rel=1e-4)
 
 
 def test_an_index_error_while_an_item_is_made_is_not_the_end_of_the_items():

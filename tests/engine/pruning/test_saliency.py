@@ -6,9 +6,13 @@ import pytest
 import torch
 
 from sparsedash.engine.pruning import saliency
+from sparsedash.engine.pruning.channel_pruning import score_channels
+from sparsedash.engine.pruning.layer import NO_STATISTICS, CalibrationData
 from sparsedash.engine.pruning.linalg import complement
 from sparsedash.engine.pruning.saliency import SALIENCIES, elimination_order
+from sparsedash.schema.method_settings import MethodSettings
 from tests.engine.pruning.layers import layer
+from tests.engine.tiny import tiny_loaded
 
 X = torch.tensor([[1.0, 2.0, 0.0], [3.0, 2.0, 0.0]])
 WEIGHT = torch.tensor([[3.0, 0.0, 1.0], [4.0, 1.0, 1.0]])
@@ -42,6 +46,22 @@ def test_magnitude_is_the_size_of_all_weights_of_the_channel():
 def test_lots_are_drawn_from_the_seed():
     assert torch.equal(score("random", seed=1), score("random", seed=1))
     assert not torch.equal(score("random", seed=1), score("random", seed=2))
+
+
+def test_no_block_of_one_seed_draws_what_a_block_of_the_next_seed_draws():
+    mlps = tiny_loaded("llama").mlps
+    data = CalibrationData(
+        statistics=lambda index: NO_STATISTICS,
+        inputs=lambda index: [],
+        mask_gradients=lambda index: torch.empty(0),
+        curve=lambda *_: [],
+    )
+    draws = []
+    for seed in range(3):
+        method = MethodSettings(saliency="random", compensation="none", seed=seed)
+        for block in score_channels(mlps, data, method, lambda *_: None):
+            draws.append(tuple(block.scores.tolist()))
+    assert len(set(draws)) == len(draws) == 3 * len(mlps)
 
 
 def published_rearrangement(gradients, n_kept):
@@ -82,9 +102,7 @@ TINY = 1e-9
 
 def loss_without(one, gone, damping=TINY):
     """Damped squared error of the best refit without these channels, by the Schur complement."""
-    moment = one.statistics.second_moment.double().clone()
-    if one.out_bias is not None:
-        moment -= torch.outer(one.mean, one.mean)
+    moment = one.moment().double()
     moment.diagonal().add_(damping * float(moment.diagonal().median()))
     gone = torch.tensor(gone)
     kept = complement(gone, one.width)
@@ -106,10 +124,10 @@ def test_every_step_takes_the_channel_that_costs_least(seed):
 def test_channels_that_are_never_active_go_first():
     one = layer(m=9)
     dead = torch.tensor([2, 5])
-    moment, weight = one.moment().clone(), one.out_weight.clone()
-    moment[dead] = moment[:, dead] = 0
+    covariance, mean, weight = one.statistics.covariance.clone(), one.mean.clone(), one.out_weight.clone()
+    covariance[dead] = covariance[:, dead] = mean[dead] = 0
     weight[:, dead] *= 100
-    silent = replace(one, statistics=replace(one.statistics, second_moment=moment), out_weight=weight)
+    silent = replace(one, statistics=replace(one.statistics, covariance=covariance, mean=mean), out_weight=weight)
     assert set(elimination_order(silent)[:2].tolist()) == {2, 5}
 
 

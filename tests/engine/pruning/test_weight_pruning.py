@@ -61,7 +61,7 @@ def test_masks_of_single_weights_are_nested_and_nothing_goes_at_zero(by_row):
 
 def statistics(x):
     return Statistics(
-        second_moment=x.T @ x / len(x),
+        covariance=(x - x.mean(0)).T @ (x - x.mean(0)) / len(x),
         mean=x.mean(0),
         held_out=Sample(inputs=x[:0], weights=x.new_ones(0)),
         n_tokens=len(x),
@@ -95,7 +95,7 @@ def test_zeros_by_hand(pattern, saliency, permille, expected):
 
 
 def damped(known, damping):
-    moment = known.second_moment.double()
+    moment = known.covariance.double() + torch.outer(known.mean, known.mean)
     return moment + damping * moment.diagonal().median() * torch.eye(len(moment)).double()
 
 

@@ -11,7 +11,9 @@ import pyarrow.parquet
 import pytest
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
 
+from sparsedash.catalog.harness_tasks import harness_tasks
 from sparsedash.engine.tasks import harness
 from sparsedash.engine.tasks.harness import load_tasks
 from sparsedash.engine.tasks.harness_model import HarnessModel, Nobody
@@ -163,6 +165,10 @@ def test_a_task_of_the_harness_whose_questions_are_not_here_says_so_and_an_unkno
             load_tasks([name], None, None)
     with pytest.raises(CorpusError, match="has no task nonsense"):
         load_tasks(["nonsense"], None, None)
+
+
+def test_every_name_in_the_harness_s_own_index_is_found_in_its_files():
+    assert TaskManager().task_index.keys() <= harness_tasks().keys()
 
 
 def test_without_the_library_the_error_names_the_file_to_install(monkeypatch):
