@@ -82,9 +82,9 @@ class FindSettings:
         values: dict[str, Any] = {name: getattr(self, name) for name in shared}
         return RunSettings(methods=(self.method,), sparsities_permille=permilles, **values)
 
-    def key(self, fingerprints: Mapping[str, str] | None = None) -> str:
-        """The name of this request, of its run and of its result. fingerprints: as in a run."""
-        return request_key("find", self, self.evaluation, fingerprints)
+    def key(self, contents: Mapping[str, str] | None = None) -> str:
+        """The name of this request, of its run and of its result. contents: as in a run."""
+        return request_key("find", self, self.evaluation, contents)
 
 
 def run_or_find_settings(kind: str, plain: Mapping[str, Any]) -> RunSettings | FindSettings:

@@ -349,9 +349,9 @@ class RunSettings:
         made = (permille for method, permille in self.points if permille or not method.quantise)
         return tuple(dict.fromkeys(made)) or (0,)
 
-    def key(self, fingerprints: Mapping[str, str] | None = None) -> str:
-        """The name of this request. fingerprints: of the local files that it names, as of now."""
-        return request_key("settings", self, self.evaluation, fingerprints)
+    def key(self, contents: Mapping[str, str] | None = None) -> str:
+        """The name of this request. contents: hashes of the local files that it names, as of now."""
+        return request_key("settings", self, self.evaluation, contents)
 
 
 S = TypeVar("S", bound="DataclassInstance")
@@ -372,15 +372,15 @@ def settings_from_plain(kind: type[S], plain: object) -> S:
 
 
 def request_key(
-    kind: str, settings: "DataclassInstance", evaluation: EvaluationSettings, fingerprints: Mapping[str, str] | None
+    kind: str, settings: "DataclassInstance", evaluation: EvaluationSettings, contents: Mapping[str, str] | None
 ) -> str:
     """The name of a request of this kind: of its settings, without where the weights are, and of every stage's version.
 
-    evaluation: its own. fingerprints: of the local files that it names, as of now.
+    evaluation: its own. contents: hashes of the local files that it names, as of now.
     """
     found = {name: value for name, value in asdict(settings).items() if name != "residency"}
     asked = found if evaluation.tasks else found | {"evaluation": evaluation.about_passages}
-    return digest({kind: asked, "stamps": dict(fingerprints or {}), "stages": STAGE_VERSIONS})
+    return digest({kind: asked, "stamps": dict(contents or {}), "stages": STAGE_VERSIONS})
 
 
 def percents_text(permilles: tuple[int, ...]) -> str:

@@ -40,11 +40,12 @@ from sparsedash.service.stored_results import (
 )
 from sparsedash.service.time_forecast import START_S, MachineSpeed, expected_seconds, healing_steps
 from sparsedash.service.user_files import Exports, UserUploads
+from sparsedash.storage.file_hashes import contents
 from sparsedash.storage.hub_reach import HubReach
 from sparsedash.storage.local_machine import local_path, require_job_room
 from sparsedash.storage.run_files import keep_run, read_run_file, run_file
 from sparsedash.storage.store import WORK_PATIENCE_S, Store
-from sparsedash.storage.text_files import Uploads, fingerprints, texts_read
+from sparsedash.storage.text_files import Uploads, texts_read
 from sparsedash.storage.users import LOCAL, Serving, UserData
 
 log = logging.getLogger(__name__)
@@ -135,7 +136,7 @@ class Backend:
         before = self.preflight(asked) if isinstance(asked, RunSettings | FindSettings) else None
         for problem in before.problems if before else ():
             raise JobError(problem)
-        kind, key = _KINDS[type(asked)][0], _key(asked)
+        kind, key = _KINDS[type(asked)][0], self._key(asked)
         with self.exports.room_for(asked):
             newest = self._table.newest(key)
             if newest is not None and newest.state == "done" and self._is_stored(asked, key):
@@ -156,7 +157,7 @@ class Backend:
         if job.makes_run and not job.live and job.state != "done":
             asked = run_or_find_settings(job.kind, job.settings)
             self._require(asked)
-            if _key(asked) != job.key:
+            if self._key(asked) != job.key:
                 return self.submit(asked)
         elif job.kind == "export":
             asked = settings_from_plain(ExportSettings, job.settings)
@@ -427,6 +428,12 @@ class Backend:
             case _:
                 self._access.require_records(*pair_records.records_read(asdict(asked)))
 
+    def _key(self, asked: Request) -> str:
+        """The name of a request. Local files that have changed are read for it."""
+        if isinstance(asked, RunSettings | FindSettings):
+            return asked.key(contents(asked, self._store))
+        return asked.key()
+
     def _is_stored(self, asked: Request, key: str) -> bool:
         """Whether what a job of this key has made is there."""
         kind, made = _KINDS[type(asked)]
@@ -460,7 +467,3 @@ class Backend:
             self.reconcile()
         except StoreError as error:
             log.warning("Jobs cannot be reconciled: %s", error)
-
-
-def _key(asked: Request) -> str:
-    return asked.key(fingerprints(asked)) if isinstance(asked, RunSettings | FindSettings) else asked.key()

@@ -21,10 +21,10 @@ from sparsedash.jobs.local_runner import child_environment
 from sparsedash.schema import store_keys
 from sparsedash.schema.errors import ModelError
 from sparsedash.service.stored_results import known_shape
-from sparsedash.storage.local_machine import path_kind
+from sparsedash.storage.file_hashes import fingerprint
+from sparsedash.storage.local_machine import file_stamp, path_kind
 from sparsedash.storage.model_folders import model_config
 from sparsedash.storage.store import Store
-from sparsedash.storage.text_files import fingerprint
 
 _FETCHING = "sparsedash.engine.models.hub"
 _PATIENCE_S = 30.0
@@ -84,14 +84,14 @@ def gguf_file_problem(path: Path) -> str:
     if path_kind(path) != "file":
         return f"{path} is no regular file. Name the .gguf file itself."
     try:
-        seen = path.stat()
+        stamp = file_stamp(path)
     except OSError as error:
         return f"{path} could not be read: {error.strerror}."
-    return _header_problem(path, seen.st_size, seen.st_mtime_ns)
+    return _header_problem(path, stamp)
 
 
 @lru_cache(maxsize=8)
-def _header_problem(path: Path, _size: int, _changed: int) -> str:
+def _header_problem(path: Path, _stamp: str) -> str:
     try:
         reader = opened_gguf(path)
     except ModelError as error:

@@ -26,10 +26,11 @@ from sparsedash.service.request_checks import ReferenceField, reference_problem,
 from sparsedash.service.stored_results import known_shape
 from sparsedash.service.time_forecast import START_S
 from sparsedash.stats.tolerance import FEWEST_PASSAGES
+from sparsedash.storage.file_hashes import fingerprint
 from sparsedash.storage.hub_reach import HubReach
 from sparsedash.storage.local_machine import free_bytes, memory_bytes
 from sparsedash.storage.store import Store
-from sparsedash.storage.text_files import fingerprint, named_text_count, names_file
+from sparsedash.storage.text_files import named_text_count, names_file
 
 
 def lacks_text(reference: str, store: Store, hub: HubReach) -> bool:

@@ -69,9 +69,6 @@ MODELS = "models"
 IDENTIFYING = (".json", ".safetensors", ".bin", ".model", ".txt", ".jinja", ".gguf")
 """Suffixes of the files that a model's identity depends on."""
 
-Noted = dict[str, tuple[int, int, str]]
-"""Of each file: bytes, time of the last change in nanoseconds, sha256."""
-
 
 class UnpackedModel(NamedTuple):
     """An unpacked model. name: of its folder. identity: of the model; empty if its files were not noted."""
@@ -86,15 +83,16 @@ def unpacked_models(store: Store) -> list[UnpackedModel]:
     found = []
     for folder in sorted((store.folder / MODELS).glob("*/")):
         if not folder.name.startswith(UNFINISHED_EXPORT) and not folder.is_symlink():
-            hashes = [(name, digest) for name, (_, _, digest) in (noted_files(folder.name, store) or {}).items()]
-            found.append(UnpackedModel(folder.name, identity_of(hashes) if hashes else "", folder_size(folder)))
+            hashes = noted_files(folder.name, store)
+            identity = identity_of(hashes.items()) if hashes else ""
+            found.append(UnpackedModel(folder.name, identity, folder_size(folder)))
     return found
 
 
-def noted_files(folder: str, store: Store) -> Noted | None:
-    """The files of an unpacked model as they were written, or None."""
+def noted_files(folder: str, store: Store) -> dict[str, str] | None:
+    """The sha256 of every file of an unpacked model as it was written, or None."""
     text = store.recall(store_keys.unpacked_files_note(folder), drop=False)
-    return None if text is None else msgspec.json.decode(text, type=Noted)
+    return None if text is None else msgspec.json.decode(text, type=dict[str, str])
 
 
 def identity_of(files: Iterable[tuple[str, str]]) -> str:

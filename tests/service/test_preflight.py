@@ -26,7 +26,7 @@ from sparsedash.service.preflight import (
     stored_parts,
 )
 from sparsedash.service.time_forecast import Speeds, expected_seconds
-from sparsedash.storage.text_files import fingerprint
+from sparsedash.storage.file_hashes import fingerprint
 from tests.factories import RUN, answered
 from tests.question_sets import verdicts
 

@@ -43,7 +43,7 @@ from sparsedash.engine.models.checkpoint_reading import (
 )
 from sparsedash.engine.models.decoder_blocks import Batch, BlockWalk, batches_by_length
 from sparsedash.engine.models.hub import fetch
-from sparsedash.engine.models.model_conversion import converted_folder, dequantised, files_identity, gguf_source_type
+from sparsedash.engine.models.model_conversion import converted_folder, dequantised, gguf_source_type
 from sparsedash.engine.models.residency import Resident, Streamed, WeightResidency
 from sparsedash.engine.models.tokenizer_check import require_usable
 from sparsedash.engine.pruning.surgery import Mlp, is_projection
@@ -53,7 +53,8 @@ from sparsedash.schema.method_settings import Scope
 from sparsedash.schema.plain_values import digest
 from sparsedash.schema.progress import OnPart, ignore
 from sparsedash.schema.settings import BUILTIN_MODEL, Dtype
-from sparsedash.storage.local_machine import local_path, path_kind
+from sparsedash.storage.file_hashes import files_identity, fingerprint
+from sparsedash.storage.local_machine import file_stamp, local_path, path_kind
 from sparsedash.storage.model_folders import IDENTIFYING
 from sparsedash.storage.store import Store
 
@@ -200,19 +201,27 @@ class ModelShelf:
 
     def __init__(self, given: Source | None = None, kept: LoadedModel | None = None) -> None:
         self.given, self._kept = given, kept
+        self._stamps = ("", "")
         self.n_loaded = 0
 
     def take(self, source: Source, dtype: Dtype, stream: ReadModel | None = None) -> LoadedModel:
         """The model kept if it is the same, else a fresh one. stream: reads it streamed; None: into memory."""
         kept = self._kept
         wanted = (source.identity, dtype, stream is not None)
-        if kept is None or (kept.identity, kept.dtype, kept.residency.streamed) != wanted:
+        if kept is None or (kept.identity, kept.dtype, kept.residency.streamed) != wanted or self._files_changed():
             # Let the old one go first: two models at once may not fit.
             kept = self._kept = None
             gc.collect()
+            folder = str(source.folder)
+            self._stamps = (folder, fingerprint(folder))
             kept = self._kept = (stream or load_model)(source, dtype)
             self.n_loaded += 1
         return kept
+
+    def _files_changed(self) -> bool:
+        """Whether the files of the model kept have changed: its weights are mapped, and would change with them."""
+        folder, stamps = self._stamps
+        return bool(folder) and fingerprint(folder) != stamps
 
     def let_go(self) -> None:
         """Keep none: whoever holds the last one is about to change it."""
@@ -382,9 +391,8 @@ def stream_model(source: Source, dtype: Dtype, store: Store) -> LoadedModel:
     in_dtype = replace(source, folder=_folder_in(source, dtype, store))
     loaded = read_whole(in_dtype, dtype)
     residency = Streamed(loaded.model, loaded.blocks, store.folder / SCRATCH)
-    seen = [(str(file.resolve()), file.stat()) for file in sorted(weight_files(in_dtype.folder, source.reference))]
-    unchanged = digest([(path, stat.st_size, stat.st_mtime_ns) for path, stat in seen])
-    finite = store_keys.finite_note(unchanged, dtype)
+    stamps = [(str(file.resolve()), file_stamp(file)) for file in weight_files(in_dtype.folder, source.reference)]
+    finite = store_keys.finite_note(digest(stamps), dtype)
     if store.recall(finite) is None:
         # It reads all of them: once, while the files stay as they are.
         refuse_no_numbers(source.reference, loaded.model, residency.drop)

@@ -46,9 +46,9 @@ from sparsedash.schema.store_keys import (
     plain_share,
     text_key,
 )
+from sparsedash.storage.file_hashes import fingerprint
 from sparsedash.storage.local_machine import memory_bytes
 from sparsedash.storage.store import StageCheckpoint, Store
-from sparsedash.storage.text_files import fingerprint
 
 Task = BuiltinQuestions | HarnessTask
 
@@ -158,11 +158,13 @@ class RunContext:
         if self.shelf.given is not None:
             return self.shelf.given
         reference = self.settings.model
+        # Before the files are read: a change while they are read must not be noted under their new stamps.
+        note = store_keys.model_identity_note(reference, fingerprint(reference))
         with self.log.timed("load"):
             unpacked = ", which is unpacked the first time" if is_gguf(reference) else ""
             step = Step("load", 0, 1, message=f"Finding {reference}{unpacked}")
             found = locate_model(reference, self.store, begin_parts(step, self.log.on_step))
-        self.store.remember(store_keys.model_identity_note(reference, fingerprint(reference)), found.identity)
+        self.store.remember(note, found.identity)
         return found
 
     @property
@@ -210,10 +212,11 @@ class RunContext:
     def texts(self, reference: str) -> Texts:
         """Texts that are read from somewhere; not those that the model writes."""
         if reference not in self._texts:
+            note = _identity_note(reference)
             with self.log.timed("text"):
                 self.log.on_step(Step("text", 0, 1, message=f"Reading {reference}"))
                 texts = self._texts[reference] = read_texts(reference, self.store.folder)
-            self.store.remember(_identity_note(reference), texts.identity)
+            self.store.remember(note, texts.identity)
         return self._texts[reference]
 
     @property

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -32,6 +33,7 @@ from sparsedash.schema.question_records import QuestionSet, pool_parts
 from sparsedash.storage.hub_reach import reachable
 from sparsedash.storage.local_machine import lies_below, local_path, path_kind
 from sparsedash.storage.sample_files import samples_set
+from sparsedash.storage.task_files import named_data, yaml_files
 from sparsedash.storage.text_files import FILE
 
 _SEED = 1234
@@ -210,7 +212,7 @@ def _own(reference: str) -> dict[str, Any]:
     path = local_path(reference.removeprefix(FILE)).absolute()
     if path_kind(path) == "nothing":
         raise CorpusError(f"There is no {path}.", "Check the path after file:.")
-    files = [path] if path_kind(path) == "file" else sorted(path.glob("*.yaml"))
+    files = yaml_files(reference)
     if not files:
         raise CorpusError(f"{path} holds no .yaml file.")
     configs = [_checked_config(file) for file in files]
@@ -252,6 +254,10 @@ def _checked_config(file: Path) -> dict[str, Any]:
     files = data["data_files"]
     by_split = files if isinstance(files, dict) else {"train": files}
     whole = {str(split): _beside(file, names, config["dataset_path"]) for split, names in by_split.items()}
+    seen = {str(path.resolve()) for path in named_data(file)}
+    if not seen.issuperset(chain.from_iterable(whole.values())):
+        # A change of such a file would go unseen.
+        raise CorpusError(f"{file.name} hides the names of its data.", "Write data_files as plain text, without <<.")
     return config | {"dataset_kwargs": {"data_files": whole}}
 
 

@@ -149,6 +149,14 @@ def test_after_a_prompt_without_tokens_the_model_writes_as_after_its_first_token
     assert together[0][0] == alone[0][0] == named[0][0]
 
 
+def test_data_whose_names_are_copied_into_their_place_are_refused_since_a_change_of_them_would_go_unseen(tmp_path):
+    write_task(tmp_path, "own", passages(4), **MULTIPLE_CHOICE)
+    lines = ["task: copied", "dataset_path: json", "dataset_kwargs: {<<: {data_files: own.jsonl}}"]
+    (tmp_path / "copied.yaml").write_text("\n".join(lines))
+    with pytest.raises(CorpusError, match="hides the names of its data"):
+        load_tasks([f"file:{tmp_path}/copied.yaml"], None, None)
+
+
 def test_a_function_in_yaml_is_refused_and_never_imported(tmp_path):
     (tmp_path / "bad.yaml").write_text("task: bad\ndoc_to_text: !function evil.f\n")
     (tmp_path / "evil.py").write_text("raise SystemExit")
