@@ -26,8 +26,8 @@ PLANNED = (450, 225, 113, 57, 28, 14)
 class FindSettings:
     """One search: a model, one method, one calibration, and the tolerance.
 
-    evaluation: a model answers at most its passages, and its tasks where these are within. residency, prompts: see
-    RunSettings.
+    evaluation: a model answers at most its passages, and its tasks where these are within. residency, prompts,
+    revisions: see RunSettings.
     """
 
     model: str = RunSettings.model
@@ -58,6 +58,7 @@ class FindSettings:
     )
     residency: Residency = RunSettings.residency
     prompts: tuple[str, ...] = RunSettings.prompts
+    revisions: tuple[tuple[str, str], ...] = RunSettings.revisions
 
     def __post_init__(self) -> None:
         self.run((100,))
@@ -78,7 +79,7 @@ class FindSettings:
 
     def run(self, permilles: tuple[int, ...]) -> RunSettings:
         """The run with these sparsities (per mille) as its trials. Raises SettingsError."""
-        shared = ("model", "dtype", "calibration", "evaluation", "residency", "prompts")
+        shared = ("model", "dtype", "calibration", "evaluation", "residency", "prompts", "revisions")
         values: dict[str, Any] = {name: getattr(self, name) for name in shared}
         return RunSettings(methods=(self.method,), sparsities_permille=permilles, **values)
 

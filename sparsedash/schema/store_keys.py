@@ -223,6 +223,7 @@ def _note(kind: str, about: str) -> Callable[..., NoteName]:
 
 
 model_identity_note = _note("identity", "(reference, fingerprint of its local files) The identity of a model.")
+hub_commit_note = _note("hub commit", "(name on the hub) The commit that it led to when last asked, and when: JSON.")
 text_identity_note = _note("corpus 2", "(reference, fingerprint of its local file) The identity of a text.")
 file_hash_note = _note("hash", "(path, stamp) The hash of a local file.")
 source_type_note = _note("source type", "(file hash) The type of a quantised GGUF file; empty for full weights.")

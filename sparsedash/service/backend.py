@@ -26,6 +26,7 @@ from sparsedash.schema.settings import Dtype, RunSettings, settings_from_plain
 from sparsedash.service import preflight, request_checks
 from sparsedash.service.cluster_runner import cluster_runner
 from sparsedash.service.deletion import Housekeeping, live_jobs
+from sparsedash.service.hub_revisions import newer_revisions, pinned
 from sparsedash.service.model_lookup import NamedModel, fetch_config, named_model
 from sparsedash.service.preflight import Cached, Preflight
 from sparsedash.service.request_checks import Access, ReferenceField
@@ -136,6 +137,8 @@ class Backend:
         before = self.preflight(asked) if isinstance(asked, RunSettings | FindSettings) else None
         for problem in before.problems if before else ():
             raise JobError(problem)
+        if isinstance(asked, RunSettings | FindSettings):
+            asked = pinned(asked, self._store, self._hub, with_token=self._access.unlimited)
         kind, key = _KINDS[type(asked)][0], self._key(asked)
         with self.exports.room_for(asked):
             newest = self._table.newest(key)
@@ -370,6 +373,10 @@ class Backend:
         """Ask the hub for a model's config, so that `named_model` knows its sizes. Raises ModelError, AccessError."""
         self._access.require_allowed(("model", reference))
         fetch_config(reference, with_token=self._access.unlimited)
+
+    def newer_revisions(self, run: Run) -> dict[str, str]:
+        """Of the names on the hub that a run read, those that have led to another commit since, with that commit."""
+        return newer_revisions(run, self._store)
 
     def cluster(self) -> ClusterView | None:
         """The scheduler and its machines a moment ago; None where none is named, or the user does not administer it."""

@@ -6,6 +6,7 @@ says so, and only for config.json.
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -63,20 +64,24 @@ def fetch_config(reference: str, *, with_token: bool) -> None:
 
     with_token: whether the hub may be asked with the token of whoever runs this program. Raises ModelError.
     """
-    command = [sys.executable, "-P", "-m", _FETCHING, *([] if with_token else ["--no-token"]), "--", reference]
+    answer = look_up([reference], with_token=with_token).get(reference, {})
+    if "message" in answer:
+        raise ModelError(answer["message"], answer.get("advice", ""))
+
+
+def look_up(names: Sequence[str], *, with_token: bool) -> dict[str, dict[str, str]]:
+    """What the hub says of these names: see `engine.models.hub`. Waits for it. Raises ModelError."""
+    option = [] if with_token else ["--no-token"]
+    command = [sys.executable, "-P", "-m", _FETCHING, *option, "--", *names]
     try:
         done = subprocess.run(  # noqa: S603
             command, capture_output=True, text=True, timeout=_PATIENCE_S, check=True, env=child_environment()
         )
-        said = msgspec.json.decode(done.stdout.splitlines()[-1], type=dict[str, str])
+        return msgspec.json.decode(done.stdout.splitlines()[-1], type=dict[str, dict[str, str]])
     except subprocess.TimeoutExpired as error:
         raise ModelError(f"The hub did not answer within {_PATIENCE_S:.0f} seconds.", "Try again later.") from error
     except (subprocess.CalledProcessError, OSError, IndexError, msgspec.MsgspecError) as error:
-        raise ModelError(
-            f"The config of {reference} could not be fetched.", "Start the run and see its log."
-        ) from error
-    if said:
-        raise ModelError(said.get("message", ""), said.get("advice", ""))
+        raise ModelError(f"{names[0]} could not be looked up on the hub.", "Start the run and see its log.") from error
 
 
 def gguf_file_problem(path: Path) -> str:

@@ -63,6 +63,12 @@ def _fetched(reference: str) -> Path | None:
     return Path(found) if isinstance(found, str) else None
 
 
+def cached_commit(reference: str) -> str:
+    """The commit that a model's name leads to in the local cache of the hub; empty where it is not there."""
+    config = _fetched(reference)
+    return config.parent.name if config else ""
+
+
 MODELS = "models"
 """Subfolder of the data folder with the models unpacked from GGUF files."""
 

@@ -169,7 +169,7 @@ def require_exportable(run: RunSettings, wanted: ExportSettings, store: Store) -
 
     No weights are read, but where a GGUF file has to be made of a folder first.
     """
-    source = locate_model(run.model, store)
+    source = locate_model(run.model, store, commit=run.model_commit)
     require_form(wanted.form, *run.points[0], read_config(source.folder, source.reference).model_type)
     if wanted.form == "gguf":
         file, is_base = _dense_gguf(source, wanted, store)

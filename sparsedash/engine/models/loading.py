@@ -251,12 +251,12 @@ def gguf_file(reference: str) -> Path | None:
     return path
 
 
-def locate_model(reference: str, store: Store, on_part: OnPart = ignore) -> Source:
+def locate_model(reference: str, store: Store, on_part: OnPart = ignore, commit: str = "") -> Source:
     """Find or fetch the model's files, identify them, note its shape; ModelError for what loading would refuse.
 
-    on_part: called while a .gguf file is unpacked.
+    on_part: called while a .gguf file is unpacked. commit: of a model of the hub; empty: what its name leads to now.
     """
-    source = _found(reference, store, on_part)
+    source = _found(reference, store, on_part, commit)
     refuse_damaged_files(source.folder, reference)
     config = read_config(source.folder, reference)
     with refusing(f"The config of {reference} describes no model", OTHER_CONFIG):
@@ -269,7 +269,7 @@ def locate_model(reference: str, store: Store, on_part: OnPart = ignore) -> Sour
     return source
 
 
-def _found(reference: str, store: Store, on_part: OnPart) -> Source:
+def _found(reference: str, store: Store, on_part: OnPart, pinned: str) -> Source:
     path, (name, _, revision) = local_path(reference), reference.partition("@")
     if reference.startswith("builtin:") and reference != BUILTIN_MODEL:
         raise ModelError(f"There is no {reference!r}; possible: {BUILTIN_MODEL}.")
@@ -281,7 +281,7 @@ def _found(reference: str, store: Store, on_part: OnPart) -> Source:
             advice = "Name the folder that holds config.json."
             raise ModelError(f"{reference} is neither a folder nor a .gguf file.", advice)
         # The config first: an unsupported family must not cost a download of its weights.
-        commit = fetch(reference, revision, "config.json")
+        commit = fetch(reference, pinned or revision, "config.json")
         read_config(commit, reference)
         folder = fetch(reference, commit.name, *_MODEL_FILES)
         if not any(folder.glob("*.safetensors")):

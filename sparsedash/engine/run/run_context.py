@@ -163,7 +163,7 @@ class RunContext:
         with self.log.timed("load"):
             unpacked = ", which is unpacked the first time" if is_gguf(reference) else ""
             step = Step("load", 0, 1, message=f"Finding {reference}{unpacked}")
-            found = locate_model(reference, self.store, begin_parts(step, self.log.on_step))
+            found = locate_model(reference, self.store, begin_parts(step, self.log.on_step), self.settings.model_commit)
         self.store.remember(note, found.identity)
         return found
 
@@ -240,7 +240,7 @@ class RunContext:
         with self.log.timed("text"):
             self.log.on_step(Step("text", 0, 1, message=f"Preparing {', '.join(asked.tasks)}"))
             builtin, others = load_builtin(asked.tasks, asked.task_limit)
-            harness = load_tasks(others, asked.task_limit, asked.task_shots) if others else []
+            harness = load_tasks(others, asked.task_limit, asked.task_shots, self.settings.revisions) if others else []
         found: list[Task] = [*builtin, *harness]
         if twice := [name for name, n in Counter(task.name for task in found).items() if n > 1]:
             raise CorpusError(f"{twice[0]} is named twice.", "Name each task once.")

@@ -26,10 +26,12 @@ from jinja2 import StrictUndefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from sparsedash.catalog.choices import NO_HARNESS
+from sparsedash.catalog.harness_tasks import task_folders
 from sparsedash.engine.tasks.shared_answers import SharedAnswers
 from sparsedash.schema.errors import CorpusError, SparseDashError, first_line
 from sparsedash.schema.plain_values import digest
 from sparsedash.schema.question_records import QuestionSet, pool_parts
+from sparsedash.schema.settings import DATA_SET
 from sparsedash.storage.hub_reach import reachable
 from sparsedash.storage.local_machine import lies_below, local_path, path_kind
 from sparsedash.storage.sample_files import samples_set
@@ -86,10 +88,12 @@ class HarnessTask:
             return _answered(self.name, self.task, self.limit, lm)
 
 
-def load_tasks(references: Sequence[str], limit: int | None, n_shots: int | None) -> list[HarnessTask]:
+def load_tasks(
+    references: Sequence[str], limit: int | None, n_shots: int | None, revisions: Sequence[tuple[str, str]] = ()
+) -> list[HarnessTask]:
     """The tasks of these names and files, groups as their parts, with all that can fail tried on two questions.
 
-    Raises CorpusError in one sentence for what cannot be had.
+    revisions: as in RunSettings. Raises CorpusError in one sentence for what cannot be had.
     """
     if find_spec("lm_eval") is None:
         raise CorpusError(NO_HARNESS)
@@ -99,7 +103,7 @@ def load_tasks(references: Sequence[str], limit: int | None, n_shots: int | None
     # A hub that is gone is waited for once.
     offline = all(reference.startswith(FILE) for reference in references) or not reachable()
     for reference in references:
-        with _refusing(reference), _quiet_and_safe(offline=offline):
+        with _refusing(reference), _quiet_and_safe(offline=offline), _pinned(dict(revisions)):
             _seed()
             loaded = _own(reference) if reference.startswith(FILE) else _of_the_harness(reference)
             if both := sorted(found.keys() & loaded.keys()):
@@ -175,6 +179,39 @@ def _quiet_and_safe(*, offline: bool) -> Iterator[None]:
         datasets.config.HF_HUB_OFFLINE = before
 
 
+@contextmanager
+def _pinned(revisions: Mapping[str, str]) -> Iterator[None]:
+    """Inside, data sets of the hub are loaded in these revisions, by their names after DATA_SET."""
+    import datasets
+
+    load = datasets.load_dataset
+
+    def load_pinned(path: str, *arguments: Any, **options: Any) -> Any:
+        commit = revisions.get(DATA_SET + path, "")
+        if not commit or options.get("revision"):
+            return load(path, *arguments, **options)
+        data = load(path, *arguments, revision=commit, **options)
+        # Where the hub does not answer, `datasets` takes the newest revision that it has.
+        if any(commit not in Path(file).parts for file in _cache_files(data)):
+            raise CorpusError(
+                f"Revision {commit[:7]} of {path} is not in the local cache, and the hub cannot be reached.",
+                "Connect to the network once.",
+            )
+        return data
+
+    datasets.load_dataset = load_pinned
+    try:
+        yield
+    finally:
+        datasets.load_dataset = load
+
+
+def _cache_files(data: Any) -> list[str]:
+    """The files that a data set, or each of its splits, lies in."""
+    splits = data.values() if isinstance(data, dict) else [data]
+    return [file["filename"] for split in splits for file in getattr(split, "cache_files", ())]
+
+
 def _no_bar(items: Any = None, **_: Any) -> Any:
     return items
 
@@ -187,20 +224,9 @@ def _of_the_harness(name: str) -> dict[str, Any]:
     """The task of this name, or the parts of the group. Only its own folder is indexed: all take a quarter minute."""
     import lm_eval.tasks
 
-    folder = Path(lm_eval.tasks.__file__).parent
-    # After a key, or in a list of tags.
-    named = re.compile(
-        rf"^\s*(?:-\s*|(?:-\s*)?(?:task|group|tag):\s*)[\"']?{re.escape(name)}[\"']?\s*(?:#.*)?$", re.MULTILINE
-    )
-    tops = {
-        file.relative_to(folder).parts[0]
-        for file in sorted(folder.rglob("*.yaml"))
-        if name in (text := file.read_text(encoding="utf-8", errors="replace")) and named.search(text)
-    }
-    manager = lm_eval.tasks.TaskManager(
-        include_path=[str(folder / top) for top in sorted(tops)], include_defaults=False
-    )
-    if not tops or name not in manager.task_index:
+    folders = task_folders(name)
+    manager = lm_eval.tasks.TaskManager(include_path=[str(folder) for folder in folders], include_defaults=False)
+    if not folders or name not in manager.task_index:
         raise CorpusError(f"lm-evaluation-harness has no task {name}.", "`lm_eval ls tasks` lists them.")
     return dict(manager.load([name])["tasks"])
 

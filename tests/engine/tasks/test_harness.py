@@ -17,6 +17,7 @@ from sparsedash.engine.tasks.harness import load_tasks
 from sparsedash.engine.tasks.harness_model import HarnessModel, Nobody
 from sparsedash.engine.tasks.shared_answers import SharedAnswers
 from sparsedash.schema.errors import CorpusError
+from sparsedash.schema.settings import DATA_SET
 from tests.engine.conftest import passages
 from tests.engine.tasks.task_folder import LAST_WORD, MULTIPLE_CHOICE, ROLLING, WRITTEN, write_task
 
@@ -155,6 +156,24 @@ def test_data_whose_names_are_copied_into_their_place_are_refused_since_a_change
     (tmp_path / "copied.yaml").write_text("\n".join(lines))
     with pytest.raises(CorpusError, match="hides the names of its data"):
         load_tasks([f"file:{tmp_path}/copied.yaml"], None, None)
+
+
+@pytest.mark.parametrize(("here", "refused"), [("a" * 40, False), ("b" * 40, True)])
+def test_a_data_set_that_is_pinned_is_loaded_in_its_revision_or_refused(here, refused, monkeypatch):
+    loaded = []
+
+    def load(path, **options):
+        loaded.append((path, options))
+        return {"test": SimpleNamespace(cache_files=[{"filename": f"/cache/{path}/0.0.0/{here}/test.arrow"}])}
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    pinned = "a" * 40
+    with harness._pinned({f"{DATA_SET}owner/set": pinned}):
+        datasets.load_dataset(path="owner/other", name="x")
+        with pytest.raises(CorpusError, match="Revision aaaaaaa of owner/set is not") if refused else nullcontext():
+            datasets.load_dataset(path="owner/set", name="x")
+    assert loaded == [("owner/other", {"name": "x"}), ("owner/set", {"name": "x", "revision": pinned})]
+    assert datasets.load_dataset is load
 
 
 def test_a_function_in_yaml_is_refused_and_never_imported(tmp_path):
