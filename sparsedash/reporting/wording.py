@@ -384,8 +384,9 @@ def file_stem(run: Run) -> str:
 def stored_run_details(run: Run) -> str:
     """How a stored run was made, in one line."""
     details = run_details(run.find or run.settings)
-    source = f"unpacked from {run.source_type}" if run.source_type else ""
-    return ", ".join(filter(None, (details, revision_words(run), source)))
+    if run.source_type:
+        details += f", unpacked from {run.source_type}"
+    return " · ".join(filter(None, (details, revision_words(run))))
 
 
 _MOST_DATA_SETS, _SHORT = 2, 7

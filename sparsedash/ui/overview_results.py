@@ -84,12 +84,9 @@ def _offer_newer(backend: Backend, run: Run) -> None:
         return
     asked = replace(run.find or run.settings, revisions=())
     with st.container(key="newer-revision", horizontal=True, vertical_alignment="center"):
-        frame.show(paragraph(wording.newer_words(newer), css="sd-next"))
+        frame.show(paragraph(wording.newer_words(newer), css="sd-muted"))
         frame.action_button(
-            "Run on the newer one",
-            lambda: job_panel.follow(backend.submit(asked), run.key),
-            key="run-newer",
-            kind="tertiary",
+            "Run on the newer one", lambda: job_panel.follow(backend.submit(asked), run.key), key="run-newer"
         )
 
 
