@@ -141,7 +141,8 @@ def require_unchanged(settings: RunSettings | FindSettings, key: str, store: Sto
     Its results would be found by the contents of then. key: of the request.
     """
     if settings.key(contents(settings, store)) != key:
-        raise JobError("A file that this job reads has changed since it was submitted.", "Start it again.")
+        changed = "A file that this job reads was changed or removed after it was submitted, or is not on this machine."
+        raise JobError(changed, "Start it again.")
 
 
 def main(argv: Sequence[str] | None = None, load: LoadHandlers = load_job_handlers) -> int:

@@ -394,12 +394,14 @@ _MOST_DATA_SETS, _SHORT = 2, 7
 
 
 def revision_words(run: Run) -> str:
-    """The revisions of what a run read from the hub, as "revision 0123abc, questions of a/b 4567def"; or nothing."""
+    """The revisions of what a run read from the hub, as "revision 0123abc, data set a/b 4567def"; or nothing."""
     words = []
     if commit := commit_of(run.model_identity):
         words.append(f"revision {commit[:_SHORT]}")
-    data_sets = [(name.removeprefix(DATA_SET), commit) for name, commit in run.settings.revisions if DATA_SET in name]
-    words += [f"questions of {name} {commit[:_SHORT]}" for name, commit in data_sets[:_MOST_DATA_SETS]]
+    data_sets = [
+        (name.removeprefix(DATA_SET), commit) for name, commit in run.settings.revisions if name.startswith(DATA_SET)
+    ]
+    words += [f"data set {name} {commit[:_SHORT]}" for name, commit in data_sets[:_MOST_DATA_SETS]]
     more = len(data_sets) - _MOST_DATA_SETS
     if more > 0:
         words.append(f"and {quantity(more, 'more data set')}")

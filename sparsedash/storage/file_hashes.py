@@ -28,10 +28,18 @@ def fingerprint(reference: str) -> str:
     if reference.startswith(FILE):
         path = file_of(reference, Path()) or path
     try:
-        files = sorted(path.iterdir()) if path_kind(path) == "folder" else [path]
-        return ",".join(f"{file.name}:{file_stamp(file)}" for file in files)
+        return _stamps(sorted(path.iterdir()) if path_kind(path) == "folder" else [path])
     except OSError:
         return ""
+
+
+def model_stamps(folder: Path) -> str:
+    """Stamps of all files that make a model in this folder. Raises OSError."""
+    return _stamps(_identifying_files(folder))
+
+
+def _stamps(files: list[Path]) -> str:
+    return ",".join(f"{file.name}:{file_stamp(file)}" for file in files)
 
 
 def content_hash(file: Path) -> str:

@@ -39,7 +39,7 @@ def test_a_job_whose_text_has_changed_since_it_was_submitted_computes_nothing(ki
     asked = PartSettings(run=settings, run_key=key, points=(0,)) if kind == "part" else settings
     text.write_text("behind")
     task = JobTask(key=key, settings=asdict(asked), store=store, on_step=ignore_steps, on_text=ignore)
-    with pytest.raises(JobError, match="A file that this job reads has changed since it was submitted"):
+    with pytest.raises(JobError, match="was changed or removed after it was submitted"):
         load_job_handlers()[kind](task)
 
 

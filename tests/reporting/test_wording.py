@@ -113,10 +113,10 @@ def test_a_run_names_the_revisions_that_it_read_and_the_hub_s_newer_ones():
     read = tuple((f"{DATA_SET}a/{name}", commit * 40) for name, commit in zip("pqr", "123", strict=True))
     identity = f"owner/model@0123abc{'0' * 33}"
     run = replace(RUN, model_identity=identity, settings=replace(RUN.settings, revisions=read[:1]))
-    assert wording.revision_words(run) == "revision 0123abc, questions of a/p 1111111"
+    assert wording.revision_words(run) == "revision 0123abc, data set a/p 1111111"
     assert wording.stored_run_details(run).endswith(f" · {wording.revision_words(run)}")
     more = replace(run, settings=replace(run.settings, revisions=read))
-    assert wording.revision_words(more).endswith("a/p 1111111, questions of a/q 2222222, and 1 more data set")
+    assert wording.revision_words(more).endswith("a/p 1111111, data set a/q 2222222, and 1 more data set")
     assert wording.revision_words(replace(RUN, model_identity="sha256:0")) == wording.newer_words({}) == ""
     assert wording.newer_words(dict(read[:1])) == "The hub has a newer revision of a/p: 1111111."
     assert wording.newer_words(dict(read[:2])) == "The hub has newer revisions of a/p and a/q."

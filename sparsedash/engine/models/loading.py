@@ -53,7 +53,7 @@ from sparsedash.schema.method_settings import Scope
 from sparsedash.schema.plain_values import digest
 from sparsedash.schema.progress import OnPart, ignore
 from sparsedash.schema.settings import BUILTIN_MODEL, Dtype
-from sparsedash.storage.file_hashes import files_identity, fingerprint
+from sparsedash.storage.file_hashes import files_identity, model_stamps
 from sparsedash.storage.local_machine import file_stamp, local_path, path_kind
 from sparsedash.storage.model_folders import IDENTIFYING
 from sparsedash.storage.store import Store
@@ -69,12 +69,26 @@ _MODEL_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", *_LICE
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Source:
-    """A model's files on this machine and their identity. source_type: as in Run."""
+    """A model's files on this machine and their identity. source_type: as in Run.
+
+    stamps: of its files when they were identified; empty of a model that the caller holds.
+    """
 
     reference: str
     folder: Path
     identity: str
     source_type: str = ""
+    stamps: str = ""
+
+    @property
+    def is_unchanged(self) -> bool:
+        """Whether its files are as they were. Weights stay mapped: a change of a file reaches those in memory."""
+        return not self.stamps or model_stamps(self.folder) == self.stamps
+
+    def require_unchanged(self) -> None:
+        """Raise ModelError where its files have changed: what is computed would be stored under another identity."""
+        if not self.is_unchanged:
+            raise ModelError(f"Files of {self.reference} have changed while they were read.", "Start it again.")
 
 
 def max_length(config: Any) -> int:
@@ -201,27 +215,24 @@ class ModelShelf:
 
     def __init__(self, given: Source | None = None, kept: LoadedModel | None = None) -> None:
         self.given, self._kept = given, kept
-        self._stamps = ("", "")
+        self._read: Source | None = None
         self.n_loaded = 0
 
     def take(self, source: Source, dtype: Dtype, stream: ReadModel | None = None) -> LoadedModel:
         """The model kept if it is the same, else a fresh one. stream: reads it streamed; None: into memory."""
         kept = self._kept
         wanted = (source.identity, dtype, stream is not None)
-        if kept is None or (kept.identity, kept.dtype, kept.residency.streamed) != wanted or self._files_changed():
+        changed = self._read is not None and not self._read.is_unchanged
+        if changed or kept is None or (kept.identity, kept.dtype, kept.residency.streamed) != wanted:
             # Let the old one go first: two models at once may not fit.
             kept = self._kept = None
             gc.collect()
-            folder = str(source.folder)
-            self._stamps = (folder, fingerprint(folder))
-            kept = self._kept = (stream or load_model)(source, dtype)
+            kept = (stream or load_model)(source, dtype)
+            source.require_unchanged()
+            self._kept = kept
+            self._read = source
             self.n_loaded += 1
         return kept
-
-    def _files_changed(self) -> bool:
-        """Whether the files of the model kept have changed: its weights are mapped, and would change with them."""
-        folder, stamps = self._stamps
-        return bool(folder) and fingerprint(folder) != stamps
 
     def let_go(self) -> None:
         """Keep none: whoever holds the last one is about to change it."""
@@ -286,12 +297,20 @@ def _found(reference: str, store: Store, on_part: OnPart, pinned: str) -> Source
         folder = fetch(reference, commit.name, *_MODEL_FILES)
         if not any(folder.glob("*.safetensors")):
             folder = fetch(reference, commit.name, "pytorch_model*.bin")
-        return Source(reference=reference, folder=folder, identity=f"{name}@{folder.name}")
+        return Source(reference=reference, folder=folder, identity=f"{name}@{folder.name}", stamps=model_stamps(folder))
     folder = dequantised(file, store, on_part) if file else path.resolve()
     # Before its weights are hashed.
     read_config(folder, reference)
     source_type = gguf_source_type(file, store) if file else ""
-    return Source(reference=reference, folder=folder, identity=files_identity(folder, store), source_type=source_type)
+    # Before the files are read for their identity.
+    stamps = model_stamps(folder)
+    return Source(
+        reference=reference,
+        folder=folder,
+        identity=files_identity(folder, store),
+        source_type=source_type,
+        stamps=stamps,
+    )
 
 
 def _require_existing(path: Path, reference: str) -> None:

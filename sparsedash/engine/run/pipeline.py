@@ -347,6 +347,7 @@ def _kept_record(run: RunContext, key: str, made: MeasuredModel | None, result: 
         stopping=result.stopping,
         words_cut=result.words_cut,
     )
+    run.source.require_unchanged()
     run.store.put(record.key, record)
     protect_healed(record, run.store)
     run.made.add(record.key)

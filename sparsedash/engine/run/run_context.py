@@ -134,7 +134,9 @@ class RunContext:
 
     def __init__(self, settings: RunSettings, store: Store, on_step: OnStep, shelf: ModelShelf) -> None:
         self.settings, self.store, self.shelf = settings, store, shelf
-        self.log = RunLog(on_step)
+        self._on_step = on_step
+        self._located: Source | None = None
+        self.log = RunLog(self._report)
         self.dense: Record | None = None
         self.made: set[str] = set()
         self.answers: dict[str, tuple[str, ...]] = {}
@@ -152,6 +154,12 @@ class RunContext:
         self.healed_weights = ""
         self._further: dict[tuple[float, int], list[list[int]]] = {}
 
+    def _report(self, step: Step) -> None:
+        """Report a step. Raises ModelError where the model's files have changed, before more of it is stored."""
+        if self._located is not None:
+            self._located.require_unchanged()
+        self._on_step(step)
+
     @cached_property
     def source(self) -> Source:
         """The model's files and identity."""
@@ -165,6 +173,7 @@ class RunContext:
             step = Step("load", 0, 1, message=f"Finding {reference}{unpacked}")
             found = locate_model(reference, self.store, begin_parts(step, self.log.on_step), self.settings.model_commit)
         self.store.remember(note, found.identity)
+        self._located = found
         return found
 
     @property

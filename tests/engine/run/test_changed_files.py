@@ -7,7 +7,9 @@ from dataclasses import replace
 import pytest
 
 from sparsedash.engine.run import pipeline
+from sparsedash.schema.errors import ModelError
 from sparsedash.schema.progress import ignore_steps
+from sparsedash.schema.records import Record
 from tests.engine.conftest import passages, write_jsonl
 from tests.engine.tasks.task_folder import MULTIPLE_CHOICE, write_task
 from tests.engine.tiny import save_tiny, small_run
@@ -54,3 +56,15 @@ def test_a_file_of_the_same_size_and_time_is_answered_anew(kind, files, passage_
     else:
         assert after.records == before.records
         assert after.answers[after.dense] != before.answers[before.dense]
+
+
+def test_weights_that_change_while_a_model_is_evaluated_leave_no_record(files, passage_file, store, tmp_path):
+    settings = small_run(tmp_path / "model", f"file:{passage_file}", prompts=())
+
+    def change(step):
+        if step.stage == "evaluate" and step.done:
+            overwrite(*files["weights"])
+
+    with pytest.raises(ModelError, match="have changed while they were read"):
+        pipeline.run(settings, store, change)
+    assert list(store.keys(Record)) == []
