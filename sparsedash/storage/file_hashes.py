@@ -16,7 +16,7 @@ from sparsedash.storage.task_files import task_files
 from sparsedash.storage.text_files import FILE, file_of
 
 _SETTLED_NS = 2 * 10**9
-"""Two changes of a file in less may have the same time: file systems count in steps, some of two seconds."""
+"""File systems count time in steps, some of two seconds: two changes within one have the same stamp."""
 
 
 def fingerprint(reference: str) -> str:
@@ -72,15 +72,19 @@ def contents(settings: RunSettings | FindSettings, store: Store) -> dict[str, st
 
     Without those that cannot be read, of which the run says why.
     """
-    files = {settings.model: _model_files(settings.model)}
-    for text in (settings.calibration.corpus, settings.evaluation.corpus):
-        path = file_of(text, store.folder) if text.startswith(FILE) else None
-        files[text] = [path] if path and path_kind(path) == "file" else []
-    files |= {task: task_files(task) for task in settings.evaluation.tasks if task.startswith(FILE)}
+    texts = (settings.calibration.corpus, settings.evaluation.corpus)
     hashes = {}
-    for reference, paths in files.items():
+    for reference in (settings.model, *texts, *settings.evaluation.tasks):
         with suppress(OSError):
-            named = [(path.name, hash_file(path, store)) for path in paths]
+            if reference == settings.model:
+                files = _model_files(reference)
+            elif not reference.startswith(FILE):
+                continue
+            elif reference in texts:
+                files = _text_files(reference)
+            else:
+                files = task_files(reference)
+            named = [(file.name, hash_file(file, store)) for file in files]
             if named:
                 hashes[reference] = digest(named)
     return hashes
@@ -92,6 +96,11 @@ def _model_files(reference: str) -> list[Path]:
     if kind == "folder":
         return _identifying_files(path)
     return [path] if kind == "file" else []
+
+
+def _text_files(reference: str) -> list[Path]:
+    path = file_of(reference, Path())
+    return [path] if path and path_kind(path) == "file" else []
 
 
 def _identifying_files(folder: Path) -> list[Path]:

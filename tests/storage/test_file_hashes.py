@@ -1,6 +1,7 @@
 """Files are told apart by their contents, and read again only where they may have changed."""
 
 import time
+from dataclasses import replace
 
 from sparsedash.schema.settings import EvaluationSettings, RunSettings
 from sparsedash.storage import file_hashes
@@ -31,7 +32,11 @@ def test_a_file_that_was_written_a_moment_ago_is_read_again_since_a_further_chan
     assert hash_file(file, store) != before
 
 
-def test_contents_are_those_of_local_files_alone(store, tmp_path):
+def refuse(folder):
+    raise PermissionError(folder)
+
+
+def test_contents_are_those_of_local_files_alone(store, tmp_path, monkeypatch):
     text = tmp_path / "a.txt"
     text.write_text("abc")
     evaluation = EvaluationSettings(corpus=f"file:{text}[1:]", tasks=("piqa", f"file:{tmp_path}/none.yaml"))
@@ -41,4 +46,9 @@ def test_contents_are_those_of_local_files_alone(store, tmp_path):
     assert contents(settings, store) == contents(settings, store)
     text.unlink()
     assert contents(settings, store) == {}
+    folder = tmp_path / "model"
+    folder.mkdir()
+    assert contents(replace(settings, model=str(folder)), store) == {}
+    monkeypatch.setattr(file_hashes, "_identifying_files", refuse)
+    assert contents(replace(settings, model=str(folder)), store) == {}, "one that cannot be read"
     assert fingerprint(str(text)) == fingerprint("owner/model") == ""
