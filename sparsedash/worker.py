@@ -28,6 +28,7 @@ from sparsedash.jobs.lock_files import cluster_lock, hold_lock, is_lock_held, jo
 from sparsedash.jobs.reporter import Reporter, StopFlag
 from sparsedash.schema.errors import (
     Cancelled,
+    JobError,
     SettingsError,
     SparseDashError,
     StoreError,
@@ -42,6 +43,7 @@ from sparsedash.schema.pair_records import ContinuationSettings, DivergenceSetti
 from sparsedash.schema.progress import STARTING, OnStep, OnText
 from sparsedash.schema.records import VerifySettings
 from sparsedash.schema.settings import PartSettings, RunSettings, S, settings_from_plain
+from sparsedash.storage.file_hashes import contents
 from sparsedash.storage.local_machine import free_in_words, is_full
 from sparsedash.storage.store import WORK_PATIENCE_S, Store, claim_data_folder
 from sparsedash.storage.users import may_use_token
@@ -105,10 +107,22 @@ def load_job_handlers() -> Mapping[str, JobHandler]:
         pairs.let_go()
         return time_files(settings, task.store, shelf, task.on_step)
 
+    def run(settings: RunSettings, task: JobTask) -> object:
+        require_unchanged(settings, task.key, task.store)
+        return pipeline.run(settings, task.store, task.on_step, shelf, task.key)
+
+    def find(settings: FindSettings, task: JobTask) -> object:
+        require_unchanged(settings, task.key, task.store)
+        return find_sparsity(settings, task.store, task.on_step, shelf, task.key)
+
+    def part(settings: PartSettings, task: JobTask) -> object:
+        require_unchanged(settings.run, settings.run_key, task.store)
+        return pipeline.run_part(settings, task.store, task.on_step, shelf)
+
     return {
-        "run": handler(RunSettings, lambda s, t: pipeline.run(s, t.store, t.on_step, shelf, run_key=t.key)),
-        "part": handler(PartSettings, lambda s, t: pipeline.run_part(s, t.store, t.on_step, shelf)),
-        "find": handler(FindSettings, lambda s, t: find_sparsity(s, t.store, t.on_step, shelf, run_key=t.key)),
+        "run": handler(RunSettings, run),
+        "part": handler(PartSettings, part),
+        "find": handler(FindSettings, find),
         "export": handler(ExportSettings, lambda s, t: export_model(s, t.store, shelf, t.on_step)),
         "continuation": handler(
             ContinuationSettings, lambda s, t: continue_prompt(s, t.store, pairs, t.on_step, t.on_text), pair=True
@@ -119,6 +133,16 @@ def load_job_handlers() -> Mapping[str, JobHandler]:
         "verify": handler(VerifySettings, lambda s, t: t.store.put(t.key, verify(t.store, t.on_step)), pair=True),
         "timing": handler(TimingSettings, timed, pair=True),
     }
+
+
+def require_unchanged(settings: RunSettings | FindSettings, key: str, store: Store) -> None:
+    """Raise JobError where a file that a run or a search reads is not what it was when the job was submitted.
+
+    Its results would be found by the contents of then. key: of the request.
+    """
+    if settings.key(contents(settings, store)) != key:
+        changed = "A file that this job reads was changed or removed after it was submitted, or is not on this machine."
+        raise JobError(changed, "Start it again.")
 
 
 def main(argv: Sequence[str] | None = None, load: LoadHandlers = load_job_handlers) -> int:

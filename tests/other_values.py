@@ -53,6 +53,7 @@ OTHER = {
         "evaluation": EvaluationSettings(n_passages=10),
         "residency": "streamed",
         "prompts": ("Once",),
+        "revisions": (("gpt2", "a" * 40),),
     },
 }
 """Another value for every field; None where there is no other beside the defaults of the others."""

@@ -1,6 +1,6 @@
-"""Names of the tasks, groups and tags of the installed lm-evaluation-harness, read from its files as text.
+"""Names of the tasks, groups and tags of the installed lm-evaluation-harness, and the hub's data sets that they read.
 
-Importing it takes seconds and half a gigabyte, and its own index a quarter minute.
+Read from its files as text: importing it takes seconds and half a gigabyte, and its own index a quarter minute.
 """
 
 import re
@@ -20,6 +20,11 @@ _VALUE = re.compile(
     re.MULTILINE | re.VERBOSE,
 )
 _NAME = re.compile(r"[\w.()/+-]+")
+_INCLUDED = re.compile(r"^\s*(?:-\s*)?include:\s*[\"']?([^\s\"'#]+)", re.MULTILINE)
+_PLACES = r"""^[ \t]*(?:-[ \t]*)?dataset_path:[ \t]*["']?|(?:^[ \t]*DATASET_PATH = |load_dataset\(\s*)["']"""
+_DATA = re.compile(rf"(?:{_PLACES})([\w.-]+(?:/[\w.-]+)?)", re.MULTILINE)
+_FORMATS = {"json", "csv", "parquet", "arrow", "text", "null"}
+"""In place of a name, where the data lie elsewhere."""
 _LONGEST_SHOWN = 200
 
 
@@ -45,7 +50,7 @@ def harness_tasks() -> Mapping[str, frozenset[str]]:
         if file.suffix not in _SUFFIXES or not file.is_file():
             continue
         top = file.relative_to(folder).parts[0]
-        for name in _names_in(file.read_text(encoding="utf-8", errors="replace")):
+        for name in _names_in(_text(file)):
             tops.setdefault(name, set()).add(top)
     return {name: frozenset(folders) for name, folders in tops.items()}
 
@@ -67,3 +72,40 @@ def no_such_task(name: str) -> str:
     near = get_close_matches(shown, harness_tasks(), n=1)
     hint = f" Did you mean {near[0]}?" if near else ""
     return f"lm-evaluation-harness has no task {shown}.{hint} `lm_eval ls tasks` lists them."
+
+
+def task_folders(name: str) -> list[Path]:
+    """The folders of the harness, directly below that of all tasks, whose files name this task, group or tag."""
+    folder = tasks_folder()
+    if folder is None:
+        return []
+    return [folder / top for top in sorted(harness_tasks().get(name, ()))]
+
+
+@cache
+def data_sets(name: str) -> tuple[str, ...]:
+    """The data sets of the hub, as owner/name, that this task, group or tag may read.
+
+    They are those of the folder that defines it, whose files share parts; of others that only list it, none.
+    """
+    key = r"(?:(?:task|group|tag):[ \t]*|tag:(?:\s+-[ \t]*\S+)*\s+-[ \t]*)"
+    defined = re.compile(rf"""^{key}["']?{re.escape(name)}["']?[ \t]*(?:#.*)?$""", re.MULTILINE)
+    names = set[str]()
+    for folder in task_folders(name):
+        # Some shared files have no suffix: `_default_template_yaml`.
+        files = [file for file in folder.rglob("*") if file.name.endswith(("yaml", ".py"))]
+        texts = [_text(file) for file in files]
+        if not any(map(defined.search, texts)):
+            continue
+        for file, text in zip(files, texts, strict=True):
+            names.update(_DATA.findall(text))
+            for included in _INCLUDED.findall(text):
+                names.update(_DATA.findall(_text(file.parent / included)))
+    return tuple(sorted(names - _FORMATS))
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""

@@ -230,6 +230,7 @@ def run_document(
             "dtype": asked.dtype,
             "source_type": run.source_type or None,
         },
+        "revisions": dict(asked.revisions),
         "corpora": {
             use: {"reference": settings.corpus, "identity": run.corpora[use]}
             for use, settings in (("calibration", asked.calibration), ("evaluation", asked.evaluation))

@@ -15,7 +15,7 @@ from sparsedash.schema.find_settings import FindSettings, planned_run
 from sparsedash.schema.method_settings import Budget, MethodSettings
 from sparsedash.schema.progress import STAGE_TITLES
 from sparsedash.schema.records import Healed, Pruned, Run
-from sparsedash.schema.settings import CalibrationSettings, RunSettings
+from sparsedash.schema.settings import DATA_SET, CalibrationSettings, RunSettings, commit_of
 
 NBSP = "\u00a0"
 MINUS = "\N{MINUS SIGN}"
@@ -384,7 +384,39 @@ def file_stem(run: Run) -> str:
 def stored_run_details(run: Run) -> str:
     """How a stored run was made, in one line."""
     details = run_details(run.find or run.settings)
-    return f"{details}, unpacked from {run.source_type}" if run.source_type else details
+    if run.source_type:
+        details += f", unpacked from {run.source_type}"
+    return " · ".join(filter(None, (details, revision_words(run))))
+
+
+_MOST_DATA_SETS, _SHORT = 2, 7
+"""Named of a run; digits shown of a commit, as the hub's pages have them."""
+
+
+def revision_words(run: Run) -> str:
+    """The revisions of what a run read from the hub, as "revision 0123abc, data set a/b 4567def"; or nothing."""
+    words = []
+    if commit := commit_of(run.model_identity):
+        words.append(f"revision {commit[:_SHORT]}")
+    data_sets = [
+        (name.removeprefix(DATA_SET), commit) for name, commit in run.settings.revisions if name.startswith(DATA_SET)
+    ]
+    words += [f"data set {name} {commit[:_SHORT]}" for name, commit in data_sets[:_MOST_DATA_SETS]]
+    more = len(data_sets) - _MOST_DATA_SETS
+    if more > 0:
+        words.append(f"and {quantity(more, 'more data set')}")
+    return ", ".join(words)
+
+
+def newer_words(newer: Mapping[str, str]) -> str:
+    """That the hub has newer revisions of what a run read; nothing where it has none. newer: commits by name."""
+    if not newer:
+        return ""
+    names = and_join([name.removeprefix(DATA_SET) for name in newer])
+    if len(newer) > 1:
+        return f"The hub has newer revisions of {names}."
+    (commit,) = newer.values()
+    return f"The hub has a newer revision of {names}: {commit[:_SHORT]}."
 
 
 def source_note(source_type: str) -> str:

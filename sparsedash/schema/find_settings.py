@@ -26,8 +26,8 @@ PLANNED = (450, 225, 113, 57, 28, 14)
 class FindSettings:
     """One search: a model, one method, one calibration, and the tolerance.
 
-    evaluation: a model answers at most its passages, and its tasks where these are within. residency, prompts: see
-    RunSettings.
+    evaluation: a model answers at most its passages, and its tasks where these are within. residency, prompts,
+    revisions: see RunSettings.
     """
 
     model: str = RunSettings.model
@@ -58,6 +58,7 @@ class FindSettings:
     )
     residency: Residency = RunSettings.residency
     prompts: tuple[str, ...] = RunSettings.prompts
+    revisions: tuple[tuple[str, str], ...] = RunSettings.revisions
 
     def __post_init__(self) -> None:
         self.run((100,))
@@ -78,13 +79,13 @@ class FindSettings:
 
     def run(self, permilles: tuple[int, ...]) -> RunSettings:
         """The run with these sparsities (per mille) as its trials. Raises SettingsError."""
-        shared = ("model", "dtype", "calibration", "evaluation", "residency", "prompts")
+        shared = ("model", "dtype", "calibration", "evaluation", "residency", "prompts", "revisions")
         values: dict[str, Any] = {name: getattr(self, name) for name in shared}
         return RunSettings(methods=(self.method,), sparsities_permille=permilles, **values)
 
-    def key(self, fingerprints: Mapping[str, str] | None = None) -> str:
-        """The name of this request, of its run and of its result. fingerprints: as in a run."""
-        return request_key("find", self, self.evaluation, fingerprints)
+    def key(self, contents: Mapping[str, str] | None = None) -> str:
+        """The name of this request, of its run and of its result. contents: as in a run."""
+        return request_key("find", self, self.evaluation, contents)
 
 
 def run_or_find_settings(kind: str, plain: Mapping[str, Any]) -> RunSettings | FindSettings:

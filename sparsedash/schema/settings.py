@@ -1,5 +1,6 @@
 """Settings of a run, and of a cluster's part of a run."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from decimal import Decimal
@@ -35,6 +36,10 @@ PROMPTS = (
     "Once upon a time, a little dog",
 )
 """What every run lets its models continue by default: the built-in dense model does so correctly."""
+
+DATA_SET = "datasets/"
+"""Before the owner/name of a data set of the hub, in `revisions`."""
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 MAX_SPARSITY_PERMILLE = 900
 
@@ -201,6 +206,8 @@ class RunSettings:
 
     methods: where none is named, the plain one of MethodSettings; what the form recommends is catalog.presets'.
     residency: the results are the same, so that it is no part of any key. prompts: no part of those of records.
+    revisions: commits of what is read from the hub, as of when the run was asked for: by the model's reference, and by
+    owner/name of the tasks' data sets after DATA_SET. What is not in it is read as the hub has it.
     """
 
     model: str = setting(
@@ -241,9 +248,13 @@ class RunSettings:
         help="Every model of the run continues them by greedy decoding.",
         flag_help="a text that every model continues; may be given several times (three short ones)",
     )
+    revisions: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         check_settings(self)
+        for name, commit in self.revisions:
+            if not is_commit(commit):
+                raise SettingsError(f"revision of {name}", commit, "a commit of 40 hexadecimal digits")
         if not self.methods:
             raise SettingsError("methods", (), "at least one")
         if len(set(self.methods)) < len(self.methods):
@@ -258,6 +269,11 @@ class RunSettings:
             require_whole("sparsity (per mille)", permille, 0, MAX_SPARSITY_PERMILLE)
         if len(set(self.sparsities_permille)) != len(self.sparsities_permille):
             raise SettingsError("sparsities", percents_text(self.sparsities_permille), "all different")
+
+    @property
+    def model_commit(self) -> str:
+        """The commit of its model; empty where none is named."""
+        return dict(self.revisions).get(self.model, "")
 
     @property
     def n_sparse(self) -> int:
@@ -349,9 +365,20 @@ class RunSettings:
         made = (permille for method, permille in self.points if permille or not method.quantise)
         return tuple(dict.fromkeys(made)) or (0,)
 
-    def key(self, fingerprints: Mapping[str, str] | None = None) -> str:
-        """The name of this request. fingerprints: of the local files that it names, as of now."""
-        return request_key("settings", self, self.evaluation, fingerprints)
+    def key(self, contents: Mapping[str, str] | None = None) -> str:
+        """The name of this request. contents: hashes of the local files that it names, as of now."""
+        return request_key("settings", self, self.evaluation, contents)
+
+
+def is_commit(revision: str) -> bool:
+    """Whether this names one commit of the hub, and not a branch or a tag, which may move."""
+    return _COMMIT.fullmatch(revision) is not None
+
+
+def commit_of(model_identity: str) -> str:
+    """The commit in the identity of a model of the hub; empty of any other model."""
+    commit = model_identity.rpartition("@")[2]
+    return commit if is_commit(commit) else ""
 
 
 S = TypeVar("S", bound="DataclassInstance")
@@ -372,15 +399,18 @@ def settings_from_plain(kind: type[S], plain: object) -> S:
 
 
 def request_key(
-    kind: str, settings: "DataclassInstance", evaluation: EvaluationSettings, fingerprints: Mapping[str, str] | None
+    kind: str, settings: "DataclassInstance", evaluation: EvaluationSettings, contents: Mapping[str, str] | None
 ) -> str:
     """The name of a request of this kind: of its settings, without where the weights are, and of every stage's version.
 
-    evaluation: its own. fingerprints: of the local files that it names, as of now.
+    evaluation: its own. contents: hashes of the local files that it names, as of now.
     """
     found = {name: value for name, value in asdict(settings).items() if name != "residency"}
+    if not found["revisions"]:
+        # So that a request that reads nothing of the hub keeps the name that it had before there were any.
+        del found["revisions"]
     asked = found if evaluation.tasks else found | {"evaluation": evaluation.about_passages}
-    return digest({kind: asked, "stamps": dict(fingerprints or {}), "stages": STAGE_VERSIONS})
+    return digest({kind: asked, "stamps": dict(contents or {}), "stages": STAGE_VERSIONS})
 
 
 def percents_text(permilles: tuple[int, ...]) -> str:

@@ -224,15 +224,14 @@ def _note(kind: str, about: str) -> Callable[..., NoteName]:
 
 
 model_identity_note = _note("identity", "(reference, fingerprint of its local files) The identity of a model.")
+hub_commit_note = _note("hub commit", "(name on the hub) The commit that it led to when last asked, and when: JSON.")
 text_identity_note = _note("corpus 2", "(reference, fingerprint of its local file) The identity of a text.")
-file_hash_note = _note("hash", "(path, bytes, time of change in nanoseconds) The hash of a local file.")
+file_hash_note = _note("hash", "(path, stamp) The hash of a local file.")
 source_type_note = _note("source type", "(file hash) The type of a quantised GGUF file; empty for full weights.")
 model_type_note = _note("family", "(identity) The family of a model, as its config.json names it.")
 finite_note = _note("finite", "(files, dtype) Mark: all weights in these files are finite in this type.")
 tokenizer_tried_note = _note("tokenizer", "(identity) Mark: the model's tokenizer reads plain text within its limits.")
-unpacked_files_note = _note(
-    "unpacked", "(folder) An unpacked model as written: size, time and hash by file name, as JSON."
-)
+unpacked_files_note = _note("unpacked 2", "(folder) An unpacked model as written: hash by file name, as JSON.")
 peak_memory_note = _note("memory", "(model reference, dtype) The peak memory of a run of this model, in bytes.")
 forecast_note = _note("forecast", "(run key) The forecast of a run at its start, see Preflight.")
 machine_speed_note = _note("speed", "(machine, number of cores) The measured speed of matrix products.")

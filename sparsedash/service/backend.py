@@ -26,6 +26,7 @@ from sparsedash.schema.settings import Dtype, RunSettings, settings_from_plain
 from sparsedash.service import preflight, request_checks
 from sparsedash.service.cluster_runner import cluster_runner
 from sparsedash.service.deletion import Housekeeping, live_jobs
+from sparsedash.service.hub_revisions import newer_revisions, pinned
 from sparsedash.service.model_lookup import NamedModel, fetch_config, named_model
 from sparsedash.service.preflight import Cached, Preflight, Reach
 from sparsedash.service.request_checks import Access, ReferenceField
@@ -40,11 +41,12 @@ from sparsedash.service.stored_results import (
 )
 from sparsedash.service.time_forecast import START_S, MachineSpeed, expected_seconds, healing_steps
 from sparsedash.service.user_files import Exports, UserUploads
+from sparsedash.storage.file_hashes import contents
 from sparsedash.storage.hub_reach import HubReach
 from sparsedash.storage.local_machine import local_path, require_job_room
 from sparsedash.storage.run_files import keep_run, read_run_file, run_file
 from sparsedash.storage.store import WORK_PATIENCE_S, Store
-from sparsedash.storage.text_files import Uploads, fingerprints, texts_read
+from sparsedash.storage.text_files import Uploads, texts_read
 from sparsedash.storage.users import LOCAL, Serving, UserData
 
 log = logging.getLogger(__name__)
@@ -135,7 +137,9 @@ class Backend:
         before = self.preflight(asked) if isinstance(asked, RunSettings | FindSettings) else None
         for problem in before.problems if before else ():
             raise JobError(problem)
-        kind, key = _KINDS[type(asked)][0], _key(asked)
+        if isinstance(asked, RunSettings | FindSettings):
+            asked = pinned(asked, self._store, self._hub, with_token=self._access.unlimited)
+        kind, key = _KINDS[type(asked)][0], self._key(asked)
         with self.exports.room_for(asked):
             newest = self._table.newest(key)
             if newest is not None and newest.state == "done" and self._is_stored(asked, key):
@@ -156,7 +160,7 @@ class Backend:
         if job.makes_run and not job.live and job.state != "done":
             asked = run_or_find_settings(job.kind, job.settings)
             self._require(asked)
-            if _key(asked) != job.key:
+            if self._key(asked) != job.key:
                 return self.submit(asked)
         elif job.kind == "export":
             asked = settings_from_plain(ExportSettings, job.settings)
@@ -390,6 +394,10 @@ class Backend:
         self._access.require_allowed(("model", reference))
         fetch_config(reference, with_token=self._access.unlimited)
 
+    def newer_revisions(self, run: Run) -> dict[str, str]:
+        """Of the names on the hub that a run read, those that have led to another commit since, with that commit."""
+        return newer_revisions(run, self._store)
+
     def cluster(self) -> ClusterView | None:
         """The scheduler and its machines a moment ago; None where none is named, or the user does not administer it."""
         return None if self._cluster is None or not self._access.unlimited else self._cluster.view()
@@ -447,6 +455,12 @@ class Backend:
             case _:
                 self._access.require_records(*pair_records.records_read(asdict(asked)))
 
+    def _key(self, asked: Request) -> str:
+        """The name of a request. Local files that have changed are read for it."""
+        if isinstance(asked, RunSettings | FindSettings):
+            return asked.key(contents(asked, self._store))
+        return asked.key()
+
     def _is_stored(self, asked: Request, key: str) -> bool:
         """Whether what a job of this key has made is there."""
         kind, made = _KINDS[type(asked)]
@@ -480,7 +494,3 @@ class Backend:
             self.reconcile()
         except StoreError as error:
             log.warning("Jobs cannot be reconciled: %s", error)
-
-
-def _key(asked: Request) -> str:
-    return asked.key(fingerprints(asked)) if isinstance(asked, RunSettings | FindSettings) else asked.key()

@@ -17,10 +17,11 @@ from sparsedash.service.request_checks import upload_named
 from sparsedash.service.stored_results import ResultCache, run_passages
 from sparsedash.service.user_files import Exports, UserUploads
 from sparsedash.storage.disk_cache import room_of_environment
+from sparsedash.storage.file_hashes import fingerprint
 from sparsedash.storage.local_machine import folder_size
 from sparsedash.storage.model_folders import unpacked_models
 from sparsedash.storage.store import Store
-from sparsedash.storage.text_files import fingerprint, texts_read
+from sparsedash.storage.text_files import texts_read
 
 ArtefactHolding = Literal["statistics", "gradients", "written", "weights", "answers", "unfinished"]
 FileHolding = Literal["models", "uploads", "exports", "logs"]

@@ -6,6 +6,7 @@ says so, and only for config.json.
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,10 +22,10 @@ from sparsedash.jobs.local_runner import child_environment
 from sparsedash.schema import store_keys
 from sparsedash.schema.errors import ModelError
 from sparsedash.service.stored_results import known_shape
-from sparsedash.storage.local_machine import path_kind
+from sparsedash.storage.file_hashes import fingerprint
+from sparsedash.storage.local_machine import file_stamp, path_kind
 from sparsedash.storage.model_folders import model_config
 from sparsedash.storage.store import Store
-from sparsedash.storage.text_files import fingerprint
 
 _FETCHING = "sparsedash.engine.models.hub"
 _PATIENCE_S = 30.0
@@ -63,20 +64,24 @@ def fetch_config(reference: str, *, with_token: bool) -> None:
 
     with_token: whether the hub may be asked with the token of whoever runs this program. Raises ModelError.
     """
-    command = [sys.executable, "-P", "-m", _FETCHING, *([] if with_token else ["--no-token"]), "--", reference]
+    answer = look_up([reference], with_token=with_token).get(reference, {})
+    if "message" in answer:
+        raise ModelError(answer["message"], answer.get("advice", ""))
+
+
+def look_up(names: Sequence[str], *, with_token: bool) -> dict[str, dict[str, str]]:
+    """What the hub says of these names: see `engine.models.hub`. Waits for it. Raises ModelError."""
+    option = [] if with_token else ["--no-token"]
+    command = [sys.executable, "-P", "-m", _FETCHING, *option, "--", *names]
     try:
         done = subprocess.run(  # noqa: S603
             command, capture_output=True, text=True, timeout=_PATIENCE_S, check=True, env=child_environment()
         )
-        said = msgspec.json.decode(done.stdout.splitlines()[-1], type=dict[str, str])
+        return msgspec.json.decode(done.stdout.splitlines()[-1], type=dict[str, dict[str, str]])
     except subprocess.TimeoutExpired as error:
         raise ModelError(f"The hub did not answer within {_PATIENCE_S:.0f} seconds.", "Try again later.") from error
     except (subprocess.CalledProcessError, OSError, IndexError, msgspec.MsgspecError) as error:
-        raise ModelError(
-            f"The config of {reference} could not be fetched.", "Start the run and see its log."
-        ) from error
-    if said:
-        raise ModelError(said.get("message", ""), said.get("advice", ""))
+        raise ModelError(f"{names[0]} could not be looked up on the hub.", "Start the run and see its log.") from error
 
 
 def gguf_file_problem(path: Path) -> str:
@@ -84,14 +89,14 @@ def gguf_file_problem(path: Path) -> str:
     if path_kind(path) != "file":
         return f"{path} is no regular file. Name the .gguf file itself."
     try:
-        seen = path.stat()
+        stamp = file_stamp(path)
     except OSError as error:
         return f"{path} could not be read: {error.strerror}."
-    return _header_problem(path, seen.st_size, seen.st_mtime_ns)
+    return _header_problem(path, stamp)
 
 
 @lru_cache(maxsize=8)
-def _header_problem(path: Path, _size: int, _changed: int) -> str:
+def _header_problem(path: Path, _stamp: str) -> str:
     try:
         reader = opened_gguf(path)
     except ModelError as error:

@@ -22,14 +22,16 @@ from sparsedash.schema.progress import Stage
 from sparsedash.schema.question_records import QuestionSet
 from sparsedash.schema.records import Record
 from sparsedash.schema.settings import MIN_TOKENS_PER_CHANNEL, SELF, EvaluationSettings, RunSettings
+from sparsedash.service.hub_revisions import noted_commit
 from sparsedash.service.request_checks import ReferenceField, reference_problem, unusable_tasks
 from sparsedash.service.stored_results import known_shape
 from sparsedash.service.time_forecast import START_S
 from sparsedash.stats.tolerance import FEWEST_PASSAGES
+from sparsedash.storage.file_hashes import fingerprint
 from sparsedash.storage.hub_reach import HubReach
 from sparsedash.storage.local_machine import free_bytes, memory_bytes
 from sparsedash.storage.store import Store
-from sparsedash.storage.text_files import fingerprint, named_text_count, names_file
+from sparsedash.storage.text_files import named_text_count, names_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,7 +258,7 @@ def stored_parts(settings: RunSettings, store: Store) -> Cached:
     A model counts with its answers to built-in tasks, and with what it writes after the run's prompts, which a streamed
     one does not.
     """
-    model = _noted(store, store_keys.model_identity_note, settings.model)
+    model = _model_identity(settings, store)
     passages = _noted(store, store_keys.text_identity_note, settings.evaluation.corpus)
     # Of dense quantised as well, which is none of the methods.
     methods = dict.fromkeys(method for method, _ in settings.points)
@@ -357,6 +359,14 @@ def expected_room(settings: RunSettings, store: Store, shape: ModelShape | None)
 def _there_bytes() -> int | None:
     """Memory of this machine; None where the model runs on a GPU."""
     return None if NVIDIA.is_dir() and visible_gpus() else memory_bytes()
+
+
+def _model_identity(settings: RunSettings, store: Store) -> str | None:
+    """The identity of the model, of the commit that the run is pinned to or that its name led to last; if known."""
+    commit = settings.model_commit or noted_commit(settings.model, store)
+    if commit:
+        return f"{settings.model.partition('@')[0]}@{commit}"
+    return _noted(store, store_keys.model_identity_note, settings.model)
 
 
 def _noted(store: Store, name: Callable[[str, str], store_keys.NoteName], reference: str) -> str | None:

@@ -14,6 +14,7 @@ from sparsedash.schema.errors import JobError, SettingsError
 from sparsedash.schema.export_settings import Export, ExportSettings, possible_weights
 from sparsedash.schema.records import Record, Run
 from sparsedash.schema.settings import RunSettings
+from sparsedash.service.hub_revisions import pinned
 from sparsedash.service.model_lookup import gguf_file_problem
 from sparsedash.service.stored_results import ResultCache
 from sparsedash.shell.flags import open_store, open_store_for, run_from_flags, tolerance_from_flags
@@ -28,6 +29,7 @@ from sparsedash.shell.terminal import (
 )
 from sparsedash.stats.task_pairs import pair_tasks
 from sparsedash.stats.task_verdicts import judge_tasks
+from sparsedash.storage.hub_reach import HubReach
 from sparsedash.storage.local_machine import local_path, path_kind, writable_file, write_atomically
 from sparsedash.storage.model_folders import export_key_of, require_new
 from sparsedash.storage.run_files import MAX_BYTES, keep_run, read_run_file, run_file
@@ -75,6 +77,7 @@ def export_command(arguments: argparse.Namespace) -> Work:
 
 def complete_export(settings: RunSettings, request: ExportSettings, store: Store, quiet: bool = False) -> Export:
     """The export of the one sparse model of a run. request: without the keys of its records."""
+    settings = pinned(settings, store, HubReach(), with_token=True)
     with ProgressBar(settings, quiet) as bar:
         from sparsedash.engine.export.export import export_model, require_exportable
         from sparsedash.engine.models.loading import ModelShelf

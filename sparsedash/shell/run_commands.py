@@ -18,12 +18,13 @@ from sparsedash.reporting.run_reports import run_document
 from sparsedash.reporting.run_results import RunResults, StoredResults, run_results
 from sparsedash.reporting.task_words import idle_limits, task_remarks, task_rows, tasks_sentence
 from sparsedash.reporting.verdicts import early_stopping_words
-from sparsedash.reporting.wording import record_names, source_note
+from sparsedash.reporting.wording import newer_words, record_names, revision_words, source_note
 from sparsedash.schema.errors import JobError, SettingsError, SparseDashError
 from sparsedash.schema.find_settings import FindResult, planned_run
 from sparsedash.schema.pair_records import ContinuationSettings, Timing, TimingSettings
 from sparsedash.schema.records import Record, Run
 from sparsedash.schema.settings import RunSettings
+from sparsedash.service.hub_revisions import newer_revisions, pinned
 from sparsedash.service.model_lookup import named_model
 from sparsedash.service.preflight import (
     Reach,
@@ -77,6 +78,7 @@ def run_command(arguments: argparse.Namespace) -> terminal.Work:
         ended,
         document["next"],
         source_note(run.source_type),
+        *revision_lines(run, store),
     ]
     texts = terminal.prompt_lines(StoredResults(store), found)
     tasks = task_lines(found)
@@ -133,10 +135,18 @@ def task_lines(found: RunResults) -> Iterator[str]:
 
 def complete_run(settings: RunSettings, store: Store, quiet: bool = False) -> Run:
     """The run, computed as far as it is not stored."""
+    settings = pinned(settings, store, HubReach(), with_token=True)
     with terminal.ProgressBar(settings, quiet) as bar:
         from sparsedash.engine.run import pipeline
 
         return pipeline.run(settings, store, bar)
+
+
+def revision_lines(run: Run, store: Store) -> list[str]:
+    """Which revisions a run read on the hub, and which are newer."""
+    words = revision_words(run)
+    read = f"Read from the hub: {words}." if words else ""
+    return [read, newer_words(newer_revisions(run, store))]
 
 
 def _still_stored(found: T | None) -> T:
@@ -172,6 +182,7 @@ def find_command(arguments: argparse.Namespace) -> terminal.Work:
         settings = settings.healed(n_steps)
         _require_resident(planned_run(settings), store)
     yield
+    settings = pinned(settings, store, HubReach(), with_token=True)
     with terminal.ProgressBar(None, arguments.quiet) as bar:
         from sparsedash.engine.run.search import find_sparsity
 
@@ -179,7 +190,8 @@ def find_command(arguments: argparse.Namespace) -> terminal.Work:
     run = _still_stored(store.get(Run, result.key))
     terminal.print_warnings(run.warnings)
     found, document = stored_run_document(run, store, tolerance_from_flags(arguments))
-    lines = [*task_lines(found), document["find"]["sentence"], short_run_key(run)]
+    lines = [*task_lines(found), document["find"]["sentence"], *filter(None, revision_lines(run, store))]
+    lines.append(short_run_key(run))
     write([*terminal.run_table(found), "", *lines], document)
     return terminal.EXIT_BEYOND if document["find"]["answer_percent"] is None else 0
 
@@ -223,6 +235,7 @@ def time_command(arguments: argparse.Namespace) -> terminal.Work:
 
 def _timed_run(settings: RunSettings, request: TimingSettings, store: Store, quiet: bool) -> tuple[Run, list[Timing]]:
     """A run, and timings: by torch of its last model, in llama.cpp of each. request: its records become the run's."""
+    settings = pinned(settings, store, HubReach(), with_token=True)
     with terminal.ProgressBar(settings, quiet) as bar:
         from sparsedash.engine.comparison.llama_timing import time_files
         from sparsedash.engine.comparison.model_pair import ModelPairCache

@@ -1,3 +1,1 @@
-"""What is kept in the data folder between runs: results, uploads, prompts; and fingerprints that show when a file has
-changed.
-"""
+"""What is kept in the data folder between runs: results, uploads, prompts; and hashes that tell local files apart."""

@@ -51,6 +51,15 @@ def path_kind(path: Path) -> Kind:
     return "file" if stat.S_ISREG(mode) else "folder" if stat.S_ISDIR(mode) else "other"
 
 
+def file_stamp(path: Path) -> str:
+    """Size and times of a file, links followed, which show that it may have changed. Raises OSError.
+
+    A program can set back the time of writing, but not that of the last change.
+    """
+    state = path.stat()
+    return f"{state.st_size}:{state.st_mtime_ns}:{state.st_ctime_ns}"
+
+
 def mode_in(folder: Path, mode: int) -> int:
     """The mode for a new file or folder in this folder: the owner's `mode`, and its group's if the folder is shared."""
     shared = folder.stat().st_mode & 0o020

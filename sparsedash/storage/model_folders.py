@@ -63,14 +63,17 @@ def _fetched(reference: str) -> Path | None:
     return Path(found) if isinstance(found, str) else None
 
 
+def cached_commit(reference: str) -> str:
+    """The commit that a model's name leads to in the local cache of the hub; empty where it is not there."""
+    config = _fetched(reference)
+    return config.parent.name if config else ""
+
+
 MODELS = "models"
 """Subfolder of the data folder with the models unpacked from GGUF files."""
 
 IDENTIFYING = (".json", ".safetensors", ".bin", ".model", ".txt", ".jinja", ".gguf")
 """Suffixes of the files that a model's identity depends on."""
-
-Noted = dict[str, tuple[int, int, str]]
-"""Of each file: bytes, time of the last change in nanoseconds, sha256."""
 
 
 class UnpackedModel(NamedTuple):
@@ -86,15 +89,16 @@ def unpacked_models(store: Store) -> list[UnpackedModel]:
     found = []
     for folder in sorted((store.folder / MODELS).glob("*/")):
         if not folder.name.startswith(UNFINISHED_EXPORT) and not folder.is_symlink():
-            hashes = [(name, digest) for name, (_, _, digest) in (noted_files(folder.name, store) or {}).items()]
-            found.append(UnpackedModel(folder.name, identity_of(hashes) if hashes else "", folder_size(folder)))
+            hashes = noted_files(folder.name, store)
+            identity = identity_of(hashes.items()) if hashes else ""
+            found.append(UnpackedModel(folder.name, identity, folder_size(folder)))
     return found
 
 
-def noted_files(folder: str, store: Store) -> Noted | None:
-    """The files of an unpacked model as they were written, or None."""
+def noted_files(folder: str, store: Store) -> dict[str, str] | None:
+    """The sha256 of every file of an unpacked model as it was written, or None."""
     text = store.recall(store_keys.unpacked_files_note(folder), drop=False)
-    return None if text is None else msgspec.json.decode(text, type=Noted)
+    return None if text is None else msgspec.json.decode(text, type=dict[str, str])
 
 
 def identity_of(files: Iterable[tuple[str, str]]) -> str:

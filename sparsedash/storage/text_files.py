@@ -1,4 +1,4 @@
-"""Text files: references (`file:PATH`, `upload:NAME@HASH`), their texts, uploads with quotas, fingerprints.
+"""Text files: references (`file:PATH`, `upload:NAME@HASH`), their texts, uploads with quotas.
 
 `[3600:]` after a reference takes a slice of its texts.
 """
@@ -20,11 +20,9 @@ import msgspec
 from filelock import FileLock
 
 from sparsedash.schema.errors import CorpusError, StoreError, first_line
-from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.pair_records import records_read
 from sparsedash.schema.records import Record
-from sparsedash.schema.settings import RunSettings
-from sparsedash.storage.local_machine import local_path, mode_in, path_kind
+from sparsedash.storage.local_machine import file_stamp, local_path, mode_in, path_kind
 from sparsedash.storage.model_folders import swept_folder
 from sparsedash.storage.trials import run_trial, trial_problem
 
@@ -233,7 +231,7 @@ def named_text_count(reference: str, data_dir: Path) -> TextCount | None:
     path = file_of(reference, data_dir)
     if path is None or path_kind(path) != "file" or path.stat().st_size > MAX_BYTES:
         return None
-    return _named_count(reference, path, fingerprint(str(path)))
+    return _named_count(reference, path, file_stamp(path))
 
 
 @lru_cache(maxsize=64)
@@ -242,7 +240,7 @@ def _named_count(reference: str, path: Path, mark: str) -> TextCount:
 
 
 def _count_file(path: Path, part: slice, mark: str) -> TextCount:
-    """What a part of a file gives, which is read to its end. mark: its fingerprint. Raises CorpusError."""
+    """What a part of a file gives, which is read to its end. mark: its stamp. Raises CorpusError."""
     if path.suffix != ".parquet":
         return count_texts(islice(texts_of(path), part.start, part.stop))
     count = _parquet_count(path, part.start, part.stop, mark)
@@ -390,7 +388,7 @@ def _put(path: Path, content: bytes, n_passages: int) -> None:
 
 def _require_texts(file: Path, n_passages: int) -> None:
     # Every text is read, so that any that cannot be is refused now.
-    count = _count_file(file, slice(None), fingerprint(str(file)))
+    count = _count_file(file, slice(None), file_stamp(file))
     if not count.n_texts:
         raise CorpusError(f"{file.name} holds no text.", "Upload another file.")
     if n_passages and (problem := count.passages_problem(n_passages)):
@@ -422,32 +420,6 @@ def _harmless(name: str) -> str:
         raise _unreadable_kind(last[:_NAME_LETTERS])
     letters = re.sub(r"[^\w-]+", "-", stem).strip("-")[:_NAME_LETTERS]
     return f"{letters or 'text'}.{kind.lower()}"
-
-
-def fingerprint(reference: str) -> str:
-    """Sizes and times of the local file or folder of a reference, which show a change without reading it.
-
-    Empty for other references, and for uploads, whose reference holds the hash of the content.
-    """
-    path = local_path(reference)
-    if reference.startswith(FILE):
-        path = file_of(reference, Path()) or path
-    try:
-        files = sorted(path.iterdir()) if path_kind(path) == "folder" else [path]
-        states = [(file.name, file.stat()) for file in files]
-    except OSError:
-        return ""
-    return ",".join(f"{name}:{state.st_size}:{state.st_mtime_ns}" for name, state in states)
-
-
-def fingerprints(settings: RunSettings | FindSettings) -> dict[str, str]:
-    """Fingerprints of all local files and folders of a run or a search, by reference."""
-    evaluation = settings.evaluation
-    # A task's data lie beside its file.
-    beside = {task: local_path(task.removeprefix(FILE)) for task in evaluation.tasks if task.startswith(FILE)}
-    folders = {task: str(path.parent if path_kind(path) == "file" else path) for task, path in beside.items()}
-    named = {name: name for name in (settings.model, settings.calibration.corpus, evaluation.corpus)} | folders
-    return {reference: mark for reference, path in named.items() if (mark := fingerprint(path))}
 
 
 if __name__ == "__main__":

@@ -97,7 +97,7 @@ def _files(store: Store) -> Iterator[tuple[Checked, str, Path, str, Path | None,
     """Of each file its kind, name, path, beginning of its hash, folder that must have it, and entry."""
     for model in unpacked_models(store):
         folder = store.folder / MODELS / model.name
-        for name, (_, _, digest) in (noted_files(model.name, store) or {}).items():
+        for name, digest in (noted_files(model.name, store) or {}).items():
             yield "unpacked model", f"{model.name}/{name}", folder / name, digest, folder, model.name
     for reference in Uploads(store.folder).kept():
         if (file := file_of(reference, store.folder)) is not None:

@@ -50,6 +50,7 @@ def show_answer(backend: Backend, found: RunResults, job: Job | None) -> None:
     )
     choose_tolerance(results=[result for each in found.tasks.values() for result in each.results])
     _show_next_step(backend, found, grows=grows)
+    _offer_newer(backend, run)
     missing = "" if job is not None and job.live else run_answer.missing_records(run, found.missing)
     show_incomplete(" ".join(filter(None, (ending, missing))), _resume_without_panel(backend, run, job))
 
@@ -74,6 +75,19 @@ def _show_next_step(backend: Backend, found: RunResults | None, *, grows: bool) 
             link_to_export(found.run.key, found.names[found.headline.key])
         elif step.link and step.asked is not None and (address := form_address(step.asked)) is not None:
             frame.link("prune", step.link, **address)
+
+
+def _offer_newer(backend: Backend, run: Run) -> None:
+    """Draw that the hub has newer revisions of what the run read, and the button that runs it on them."""
+    newer = backend.newer_revisions(run)
+    if not newer:
+        return
+    asked = replace(run.find or run.settings, revisions=())
+    with st.container(key="newer-revision", horizontal=True, vertical_alignment="center"):
+        frame.show(paragraph(wording.newer_words(newer), css="sd-muted"))
+        frame.action_button(
+            "Run on the newer one", lambda: job_panel.follow(backend.submit(asked), run.key), key="run-newer"
+        )
 
 
 def _takes(backend: Backend, found: RunResults, step: NextStep) -> str:

@@ -1,11 +1,18 @@
 """The real worker with the real engine on a tiny model: the border between the two halves holds."""
 
+from dataclasses import asdict
 from typing import get_args
 
+import pytest
+
 from sparsedash.jobs.job import JobKind
+from sparsedash.schema.errors import JobError
+from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.pair_records import Continuation, ContinuationSettings
 from sparsedash.schema.progress import ignore, ignore_steps
 from sparsedash.schema.records import Verification, VerifySettings
+from sparsedash.schema.settings import EvaluationSettings, PartSettings, RunSettings
+from sparsedash.storage.file_hashes import contents
 from sparsedash.storage.store import Store
 from sparsedash.worker import JobTask, load_job_handlers
 from tests.engine.tiny import save_tiny, small_run
@@ -20,6 +27,20 @@ def test_every_kind_of_job_has_a_handler_and_verification_leaves_what_it_has_fou
     harm_entry(store, "artefacts", "large")
     handlers["verify"](JobTask(key=key, settings={}, store=store, on_step=ignore_steps, on_text=ignore))
     assert [damage.name for damage in store.get(Verification, key).damaged] == ["large"]
+
+
+@pytest.mark.parametrize("kind", ["run", "part", "find"])
+def test_a_job_whose_text_has_changed_since_it_was_submitted_computes_nothing(kind, store, tmp_path):
+    text = tmp_path / "a.txt"
+    text.write_text("before")
+    evaluation = EvaluationSettings(corpus=f"file:{text}")
+    settings = FindSettings(evaluation=evaluation) if kind == "find" else RunSettings(evaluation=evaluation)
+    key = settings.key(contents(settings, store))
+    asked = PartSettings(run=settings, run_key=key, points=(0,)) if kind == "part" else settings
+    text.write_text("behind")
+    task = JobTask(key=key, settings=asdict(asked), store=store, on_step=ignore_steps, on_text=ignore)
+    with pytest.raises(JobError, match="was changed or removed after it was submitted"):
+        load_job_handlers()[kind](task)
 
 
 def test_a_run_and_a_prompt_go_through_a_worker(backend, text, tmp_path):

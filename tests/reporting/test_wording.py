@@ -9,7 +9,7 @@ import pytest
 
 from sparsedash.catalog.presets import method_named
 from sparsedash.reporting import wording
-from sparsedash.schema.settings import CalibrationSettings, RunSettings
+from sparsedash.schema.settings import DATA_SET, CalibrationSettings, RunSettings
 from tests.factories import RUN, plain
 from tests.ui import specimens
 
@@ -102,10 +102,24 @@ def test_a_calibration_says_how_its_tokens_count_and_are_cut_where_that_is_not_a
 
 
 def test_a_run_says_the_type_of_the_quantised_file_that_its_model_is_unpacked_from():
-    quantised = replace(RUN, source_type="Q4_1")
-    assert wording.stored_run_details(quantised) == f"{wording.stored_run_details(RUN)}, unpacked from Q4_1"
+    run = replace(RUN, model_identity="sha256:0")
+    quantised = replace(run, source_type="Q4_1")
+    assert wording.stored_run_details(quantised) == f"{wording.stored_run_details(run)}, unpacked from Q4_1"
     assert "come from a Q4_1 GGUF file" in wording.source_note("Q4_1")
     assert wording.source_note(RUN.source_type) == ""
+
+
+def test_a_run_names_the_revisions_that_it_read_and_the_hub_s_newer_ones():
+    read = tuple((f"{DATA_SET}a/{name}", commit * 40) for name, commit in zip("pqr", "123", strict=True))
+    identity = f"owner/model@0123abc{'0' * 33}"
+    run = replace(RUN, model_identity=identity, settings=replace(RUN.settings, revisions=read[:1]))
+    assert wording.revision_words(run) == "revision 0123abc, data set a/p 1111111"
+    assert wording.stored_run_details(run).endswith(f" · {wording.revision_words(run)}")
+    more = replace(run, settings=replace(run.settings, revisions=read))
+    assert wording.revision_words(more).endswith("a/p 1111111, data set a/q 2222222, and 1 more data set")
+    assert wording.revision_words(replace(RUN, model_identity="sha256:0")) == wording.newer_words({}) == ""
+    assert wording.newer_words(dict(read[:1])) == "The hub has a newer revision of a/p: 1111111."
+    assert wording.newer_words(dict(read[:2])) == "The hub has newer revisions of a/p and a/q."
 
 
 def test_a_run_names_the_records_that_are_there_dense_first_and_by_the_method_where_it_has_several():

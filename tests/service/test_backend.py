@@ -18,7 +18,7 @@ from sparsedash.schema.records import Passages, Run, VerifySettings
 from sparsedash.schema.settings import BUILTIN_TEXT, CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.service.backend import Backend
 from sparsedash.service.time_forecast import START_S, Speeds
-from sparsedash.storage.text_files import fingerprints
+from sparsedash.storage.file_hashes import contents
 from tests.question_sets import verdicts
 from tests.service.made import SETTINGS, finish, run, work
 
@@ -99,7 +99,7 @@ def test_a_changed_text_file_makes_another_request_and_a_retry_is_the_new_one(ba
     file.write_text(f"{passages} once more")
     second = backend.retry(first.id)
     assert (second.id, second.kind) == (first.id + 1, first.kind)
-    assert second.key == settings.key(fingerprints(settings)) == backend.submit(settings).key
+    assert second.key == settings.key(contents(settings, backend._store)) == backend.submit(settings).key
 
 
 def test_a_search_is_a_job_of_its_own_kind_that_is_done_once(backend):

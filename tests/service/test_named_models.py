@@ -65,7 +65,11 @@ def test_a_model_that_was_never_fetched_is_known_by_its_config_alone_and_a_refus
 
 @pytest.mark.parametrize(
     ("does", "why"),
-    [("exit 0", "could not be fetched"), ("echo {}; exit 1", "could not be fetched"), ("exec yes", "did not answer")],
+    [
+        ("exit 0", "could not be looked up"),
+        ("echo {}; exit 1", "could not be looked up"),
+        ("exec yes", "did not answer"),
+    ],
 )
 def test_a_process_that_says_nothing_of_use_or_fails_after_its_last_word_is_told(does, why, monkeypatch, tmp_path):
     program = tmp_path / "does"

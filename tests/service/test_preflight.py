@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import msgspec
 import pytest
 from huggingface_hub import constants
 
@@ -16,6 +17,7 @@ from sparsedash.schema.pair_records import Continuation, ContinuationSettings
 from sparsedash.schema.records import Record, about_artefact
 from sparsedash.schema.settings import BUILTIN_MODEL, CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.schema.store_keys import answers_key, outcomes_key, statistics_key, text_key
+from sparsedash.service.hub_revisions import NotedCommit
 from sparsedash.service.preflight import (
     Cached,
     Memory,
@@ -26,7 +28,7 @@ from sparsedash.service.preflight import (
     stored_parts,
 )
 from sparsedash.service.time_forecast import Speeds, expected_seconds
-from sparsedash.storage.text_files import fingerprint
+from sparsedash.storage.file_hashes import fingerprint
 from tests.factories import RUN, answered
 from tests.question_sets import verdicts
 
@@ -103,6 +105,20 @@ def test_a_changed_text_file_is_not_taken_for_the_stored_one_though_its_path_has
     assert stored_parts(settings, store).dense
     file.write_text("and after")
     assert not stored_parts(settings, store).dense
+
+
+def test_what_an_earlier_commit_left_is_not_taken_for_the_newer_one_s(store):
+    settings = replace(SETTINGS, prompts=())
+    earlier = f"owner/model@{'1' * 40}"
+    store.remember(store_keys.model_identity_note("owner/model", ""), earlier)
+    store.remember(store_keys.text_identity_note(settings.evaluation.corpus, ""), "texts")
+    key = outcomes_key(earlier, "float32", "texts", settings.evaluation, None)
+    store.put(key, record(key))
+    assert stored_parts(settings, store).dense
+    note = NotedCommit(commit="2" * 40, asked_at=0.0)
+    store.remember(store_keys.hub_commit_note("owner/model"), msgspec.json.encode(note).decode())
+    assert not stored_parts(settings, store).dense
+    assert stored_parts(replace(settings, revisions=(("owner/model", "1" * 40),)), store).dense
 
 
 def asked(name, **changes):

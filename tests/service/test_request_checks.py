@@ -210,9 +210,9 @@ def test_models_of_the_hub_are_those_on_the_list_and_the_token_is_an_administrat
 
 UNASKED = (
     "close expect_work fastest_dtype forecast expected_seconds healing_steps is_measuring lacks_text model_shape"
-    " reconcile"
+    " newer_revisions reconcile"
 )
-"""What says or does nothing of anybody's: times, sizes of a model, texts of the hub, that jobs are looked after."""
+"""What says or does nothing of anybody's: times, sizes of a model, the hub's texts and commits, care for jobs."""
 
 ASKED = (
     " administers cached cancel cluster damaged_runs fetch_config health job jobs"

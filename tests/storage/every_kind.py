@@ -76,8 +76,7 @@ def unpack(store, name):
     noted = {}
     for file, content in ((folder / "model.safetensors", LARGE), (folder / "config.json", b"{}")):
         file.write_bytes(content)
-        seen = file.stat()
-        noted[file.name] = (seen.st_size, seen.st_mtime_ns, hashlib.sha256(content).hexdigest())
+        noted[file.name] = hashlib.sha256(content).hexdigest()
     store.remember(store_keys.unpacked_files_note(name), json.dumps(noted))
     return folder
 

@@ -21,7 +21,6 @@ from sparsedash.storage.text_files import (
     MAX_TEXT_BYTES,
     Uploads,
     file_of,
-    fingerprints,
     named_text_count,
     names_file,
     split_passage,
@@ -263,15 +262,6 @@ def test_lines_end_as_on_any_system_and_a_byte_order_mark_belongs_to_no_text(tmp
     path = path.with_suffix(".jsonl")
     path.write_text('{"text": "one"}\nno JSON')
     assert next(texts_of(path)) == "one", "lazily"
-
-
-def test_a_task_s_fingerprint_changes_with_the_data_beside_its_file(tmp_path):
-    (tmp_path / "task.yaml").write_text("task: mine")
-    for name in (tmp_path, tmp_path / "task.yaml"):
-        asked = RunSettings(evaluation=EvaluationSettings(tasks=(f"file:{name}", "piqa")))
-        before = fingerprints(asked)
-        (tmp_path / f"{name.stem}.jsonl").write_text("{}")
-        assert before.keys() == {f"file:{name}"} and fingerprints(asked) != before
 
 
 @pytest.mark.parametrize("end", ["", "\n", "\r\n", "\r\n\r\n", " ", " \t\n"])

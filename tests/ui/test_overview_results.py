@@ -4,6 +4,7 @@ import json
 import re
 from dataclasses import replace
 
+import msgspec
 import pytest
 
 from sparsedash.catalog.choices import EXAMPLE
@@ -11,6 +12,8 @@ from sparsedash.catalog.presets import method_named
 from sparsedash.schema.pair_records import NOT_CONTINUED, Continuation, ContinuationSettings
 from sparsedash.schema.progress import Taken
 from sparsedash.schema.settings import CalibrationSettings, RunSettings
+from sparsedash.schema.store_keys import hub_commit_note
+from sparsedash.service.hub_revisions import NotedCommit
 from sparsedash.service.preflight import Duration
 from tests.factories import STOPPED
 from tests.ui import specimens
@@ -68,6 +71,26 @@ def test_the_example_is_marked_listed_only_while_it_is_shown_and_neither_timed_n
     backend.add_run(specimens.run())
     assert "Example" not in words(open_page("overview"))
     assert words(open_page("overview", run=EXAMPLE)).count("Example · ") == 1
+
+
+def test_a_run_whose_model_has_moved_says_so_and_offers_the_newer_revision(open_page, backend):
+    read, newer = "a" * 40, "b" * 40
+    settings = replace(SETTINGS, model="owner/model", revisions=(("owner/model", read),))
+    run, *more = specimens.run(settings)
+    backend.add_run((replace(run, model_identity=f"owner/model@{read}"), *more))
+    app = open_page("overview", run=run.key)
+    assert "revision aaaaaaa" in words(app)
+    assert "newer revision" not in words(app)
+    note = NotedCommit(commit=newer, asked_at=0.0)
+    backend._store.remember(hub_commit_note("owner/model"), msgspec.json.encode(note).decode())
+    app = open_page("overview", run=run.key)
+    assert "The hub has a newer revision of owner/model: bbbbbbb." in words(app)
+    button(app, "Run on the newer one").click().run()
+    (asked,) = backend.submitted
+    assert asked == replace(settings, revisions=())
+    (submitted,) = backend.jobs()
+    assert submitted.settings["revisions"] == [["owner/model", newer]]
+    assert app.query_params["run"] == submitted.key
 
 
 def test_a_refresh_finds_the_running_job_by_the_address(open_page, backend):

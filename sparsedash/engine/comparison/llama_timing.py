@@ -25,6 +25,7 @@ from sparsedash.schema.export_settings import EXPORTS, Weights
 from sparsedash.schema.pair_records import TimedPhase, Timing, TimingSettings
 from sparsedash.schema.progress import OnStep, Step, begin_parts, ignore_steps
 from sparsedash.schema.records import Record
+from sparsedash.schema.settings import commit_of
 from sparsedash.schema.store_keys import model_type_note, quantiser_version
 from sparsedash.stats.mean_intervals import is_narrow
 from sparsedash.storage.model_folders import require_export_room, swept_folder
@@ -54,7 +55,7 @@ def time_files(
     model_type = store.recall(model_type_note(record.model_identity))
     if problem := quantise_problem(record.model, model_type, [record.pruned.method]):
         raise JobError("This model cannot be timed in llama.cpp.", f"Reason: {problem}.")
-    source = locate_model(record.model, store)
+    source = locate_model(record.model, store, commit=commit_of(record.model_identity))
     dense_file = gguf_of(source, store, begin_parts(Step("load", 0, 1, message="a GGUF file of it"), on_step))
     method, started_at = record.pruned.method, time.time()
     # What its file is made of.

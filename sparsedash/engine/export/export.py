@@ -19,7 +19,6 @@ from sparsedash.engine.models.gguf_making import gguf_of
 from sparsedash.engine.models.gguf_quantising import MADE_BY_LLAMA_CPP, read_back, write_quantised
 from sparsedash.engine.models.gguf_writing import WrittenFiles, require_full_gguf, require_known
 from sparsedash.engine.models.loading import LoadedModel, ModelShelf, Source, locate_model
-from sparsedash.engine.models.model_conversion import content_hash
 from sparsedash.engine.models.sparse_models import PrunedChannels
 from sparsedash.engine.run.model_making import RebuiltModel, rebuild_model
 from sparsedash.reporting.run_results import Judged, StoredResults, judge, measure, run_results
@@ -31,6 +30,7 @@ from sparsedash.schema.records import Passages, Pruned, Record, Run
 from sparsedash.schema.settings import RunSettings
 from sparsedash.schema.store_keys import model_type_note
 from sparsedash.stats.tolerance import Tolerance
+from sparsedash.storage.file_hashes import content_hash
 from sparsedash.storage.local_machine import free_in_words, local_path
 from sparsedash.storage.model_folders import RECIPE, new_folder, require_export_room, require_new, sweep_exports
 from sparsedash.storage.store import Store
@@ -169,7 +169,7 @@ def require_exportable(run: RunSettings, wanted: ExportSettings, store: Store) -
 
     No weights are read, but where a GGUF file has to be made of a folder first.
     """
-    source = locate_model(run.model, store)
+    source = locate_model(run.model, store, commit=run.model_commit)
     require_form(wanted.form, *run.points[0], read_config(source.folder, source.reference).model_type)
     if wanted.form == "gguf":
         file, is_base = _dense_gguf(source, wanted, store)

@@ -1,10 +1,10 @@
 """Fetch a model's files of one commit from the Hugging Face hub into its local cache, or say why it cannot be done.
 
-As a process of its own it fetches a model's config.json alone:
+As a process of its own it asks to which commits names lead now, and fetches of models config.json alone:
 
-    python -m sparsedash.engine.models.hub [--no-token] -- OWNER/NAME[@REVISION]
+    python -m sparsedash.engine.models.hub [--no-token] -- OWNER/NAME[@REVISION] datasets/OWNER/NAME ...
 
-and prints one JSON object, with `message` and `advice` where it could not be fetched.
+and prints one JSON object: by name the `commit`, or `message` and `advice` where it could not be had.
 """
 
 import json
@@ -15,7 +15,7 @@ from http import HTTPStatus
 from http.client import responses
 from pathlib import Path
 
-from huggingface_hub import constants, snapshot_download
+from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HFValidationError,
@@ -29,10 +29,12 @@ from huggingface_hub.errors import (
 from huggingface_hub.errors import HTTPError as HTTPError  # type: ignore[attr-defined]
 
 from sparsedash.schema.errors import ModelError, first_line
-from sparsedash.schema.settings import BUILTIN_MODEL
+from sparsedash.schema.settings import BUILTIN_MODEL, DATA_SET
 from sparsedash.storage.hub_reach import reachable
 from sparsedash.storage.model_folders import HUB_ID
 
+_PATIENCE_S = 10.0
+"""For one answer about a data set."""
 _WRITE = f"Write owner/name, owner/name@revision, a folder, a .gguf file, or {BUILTIN_MODEL}."
 
 
@@ -120,16 +122,31 @@ def _status(error: BaseException | None) -> int:
     return 0
 
 
-def main() -> None:
-    """Fetch a config, and say what went wrong."""
-    *options, reference = sys.argv[1:]
-    said = {}
+def current_commit(name: str) -> str:
+    """The commit that a name leads to now. Raises ModelError.
+
+    name: a model's reference, whose config.json is fetched; or DATA_SET before owner/name.
+    """
+    if not name.startswith(DATA_SET):
+        return fetch(name, name.partition("@")[2], "config.json").name
+    data_set = name.removeprefix(DATA_SET)
     try:
-        with token_used("--no-token" not in options):
-            fetch(reference, reference.partition("@")[2], "config.json")
-    except ModelError as error:
-        said = {"message": error.message, "advice": error.advice}
-    json.dump(said, sys.stdout)
+        return str(HfApi().dataset_info(data_set, timeout=_PATIENCE_S).sha)
+    except (HTTPError, OSError, HFValidationError) as error:
+        raise _refusal(data_set, error) from error
+
+
+def main() -> None:
+    """Print the commits of the names, or what went wrong."""
+    mark = sys.argv.index("--")
+    answers = {}
+    with token_used("--no-token" not in sys.argv[1:mark]):
+        for name in sys.argv[mark + 1 :]:
+            try:
+                answers[name] = {"commit": current_commit(name)}
+            except ModelError as error:
+                answers[name] = {"message": error.message, "advice": error.advice}
+    json.dump(answers, sys.stdout)
 
 
 if __name__ == "__main__":

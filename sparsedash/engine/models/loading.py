@@ -50,7 +50,7 @@ from sparsedash.engine.models.checkpoint_reading import (
 )
 from sparsedash.engine.models.decoder_blocks import Batch, BlockWalk, batches_by_length
 from sparsedash.engine.models.hub import fetch
-from sparsedash.engine.models.model_conversion import converted_folder, dequantised, files_identity, gguf_source_type
+from sparsedash.engine.models.model_conversion import converted_folder, dequantised, gguf_source_type
 from sparsedash.engine.models.residency import Resident, Streamed, WeightResidency
 from sparsedash.engine.models.tokenizer_check import require_usable
 from sparsedash.engine.pruning.surgery import Mlp, is_projection
@@ -60,7 +60,8 @@ from sparsedash.schema.method_settings import Scope
 from sparsedash.schema.plain_values import digest
 from sparsedash.schema.progress import OnPart, ignore
 from sparsedash.schema.settings import BUILTIN_MODEL, Dtype
-from sparsedash.storage.local_machine import local_path, path_kind
+from sparsedash.storage.file_hashes import files_identity, model_stamps
+from sparsedash.storage.local_machine import file_stamp, local_path, path_kind
 from sparsedash.storage.model_folders import IDENTIFYING
 from sparsedash.storage.store import Store
 
@@ -75,12 +76,26 @@ _MODEL_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", *_LICE
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Source:
-    """A model's files on this machine and their identity. source_type: as in Run."""
+    """A model's files on this machine and their identity. source_type: as in Run.
+
+    stamps: of its files when they were identified; empty of a model that the caller holds.
+    """
 
     reference: str
     folder: Path
     identity: str
     source_type: str = ""
+    stamps: str = ""
+
+    @property
+    def is_unchanged(self) -> bool:
+        """Whether its files are as they were. Weights stay mapped: a change of a file reaches those in memory."""
+        return not self.stamps or model_stamps(self.folder) == self.stamps
+
+    def require_unchanged(self) -> None:
+        """Raise ModelError where its files have changed: what is computed would be stored under another identity."""
+        if not self.is_unchanged:
+            raise ModelError(f"Files of {self.reference} have changed while they were read.", "Start it again.")
 
 
 def max_length(config: Any) -> int:
@@ -207,17 +222,22 @@ class ModelShelf:
 
     def __init__(self, given: Source | None = None, kept: LoadedModel | None = None) -> None:
         self.given, self._kept = given, kept
+        self._read: Source | None = None
         self.n_loaded = 0
 
     def take(self, source: Source, dtype: Dtype, stream: ReadModel | None = None) -> LoadedModel:
         """The model kept if it is the same, else a fresh one. stream: reads it streamed; None: into memory."""
         kept = self._kept
         wanted = (source.identity, dtype, stream is not None)
-        if kept is None or (kept.identity, kept.dtype, kept.residency.streamed) != wanted:
+        changed = self._read is not None and not self._read.is_unchanged
+        if changed or kept is None or (kept.identity, kept.dtype, kept.residency.streamed) != wanted:
             # Let the old one go first: two models at once may not fit.
             kept = self._kept = None
             gc.collect()
-            kept = self._kept = (stream or load_model)(source, dtype)
+            kept = (stream or load_model)(source, dtype)
+            source.require_unchanged()
+            self._kept = kept
+            self._read = source
             self.n_loaded += 1
         return kept
 
@@ -249,12 +269,12 @@ def gguf_file(reference: str) -> Path | None:
     return path
 
 
-def locate_model(reference: str, store: Store, on_part: OnPart = ignore) -> Source:
+def locate_model(reference: str, store: Store, on_part: OnPart = ignore, commit: str = "") -> Source:
     """Find or fetch the model's files, identify them, note its shape; ModelError for what loading would refuse.
 
-    on_part: called while a .gguf file is unpacked.
+    on_part: called while a .gguf file is unpacked. commit: of a model of the hub; empty: what its name leads to now.
     """
-    source = _found(reference, store, on_part)
+    source = _found(reference, store, on_part, commit)
     refuse_damaged_files(source.folder, reference)
     config = read_config(source.folder, reference)
     with refusing(f"The config of {reference} describes no model", OTHER_CONFIG):
@@ -267,7 +287,7 @@ def locate_model(reference: str, store: Store, on_part: OnPart = ignore) -> Sour
     return source
 
 
-def _found(reference: str, store: Store, on_part: OnPart) -> Source:
+def _found(reference: str, store: Store, on_part: OnPart, pinned: str) -> Source:
     path, (name, _, revision) = local_path(reference), reference.partition("@")
     if reference.startswith("builtin:") and reference != BUILTIN_MODEL:
         raise ModelError(f"There is no {reference!r}; possible: {BUILTIN_MODEL}.")
@@ -279,17 +299,25 @@ def _found(reference: str, store: Store, on_part: OnPart) -> Source:
             advice = "Name the folder that holds config.json."
             raise ModelError(f"{reference} is neither a folder nor a .gguf file.", advice)
         # The config first: an unsupported family must not cost a download of its weights.
-        commit = fetch(reference, revision, "config.json")
+        commit = fetch(reference, pinned or revision, "config.json")
         read_config(commit, reference)
         folder = fetch(reference, commit.name, *_MODEL_FILES)
         if not any(folder.glob("*.safetensors")):
             folder = fetch(reference, commit.name, "pytorch_model*.bin")
-        return Source(reference=reference, folder=folder, identity=f"{name}@{folder.name}")
+        return Source(reference=reference, folder=folder, identity=f"{name}@{folder.name}", stamps=model_stamps(folder))
     folder = dequantised(file, store, on_part) if file else path.resolve()
     # Before its weights are hashed.
     read_config(folder, reference)
     source_type = gguf_source_type(file, store) if file else ""
-    return Source(reference=reference, folder=folder, identity=files_identity(folder, store), source_type=source_type)
+    # Before the files are read for their identity.
+    stamps = model_stamps(folder)
+    return Source(
+        reference=reference,
+        folder=folder,
+        identity=files_identity(folder, store),
+        source_type=source_type,
+        stamps=stamps,
+    )
 
 
 def _require_existing(path: Path, reference: str) -> None:
@@ -418,9 +446,8 @@ def stream_model(source: Source, dtype: Dtype, store: Store) -> LoadedModel:
     in_dtype = replace(source, folder=_folder_in(source, dtype, store))
     loaded = read_whole(in_dtype, dtype)
     residency = Streamed(loaded.model, loaded.blocks, store.folder / SCRATCH)
-    seen = [(str(file.resolve()), file.stat()) for file in sorted(weight_files(in_dtype.folder, source.reference))]
-    unchanged = digest([(path, stat.st_size, stat.st_mtime_ns) for path, stat in seen])
-    finite = store_keys.finite_note(unchanged, dtype)
+    stamps = [(str(file.resolve()), file_stamp(file)) for file in weight_files(in_dtype.folder, source.reference)]
+    finite = store_keys.finite_note(digest(stamps), dtype)
     if store.recall(finite) is None:
         # It reads all of them: once, while the files stay as they are.
         refuse_no_numbers(source.reference, loaded.model, residency.drop)

@@ -1,10 +1,9 @@
-"""Convert a GGUF file to safetensors, config and tokenizer, once, in the data folder; hashes that identify files.
+"""Convert a GGUF file to safetensors, config and tokenizer, once, in the data folder.
 
 transformers reads part of a GGUF file's keys and skips those it does not know; here every name comes from
 catalog/gguf_names.py, and files with others are refused first.
 """
 
-import hashlib
 import json
 import logging
 import math
@@ -45,38 +44,10 @@ from sparsedash.schema import store_keys
 from sparsedash.schema.errors import ModelError
 from sparsedash.schema.plain_values import digest
 from sparsedash.schema.progress import OnPart, ignore
+from sparsedash.storage.file_hashes import hash_file
 from sparsedash.storage.local_machine import mode_in
-from sparsedash.storage.model_folders import IDENTIFYING, MODELS, delete_folder, identity_of, noted_files, swept_folder
+from sparsedash.storage.model_folders import MODELS, delete_folder, noted_files, swept_folder
 from sparsedash.storage.store import Store
-
-
-def files_identity(folder: Path, store: Store) -> str:
-    """The sha256 of all files that make a model in this folder: names and contents."""
-    files = sorted(f for f in folder.iterdir() if f.is_file() and f.suffix in IDENTIFYING)
-    return identity_of((f.name, hash_file(f, store)) for f in files)
-
-
-def hash_file(file: Path, store: Store) -> str:
-    """The sha256 of one file's content; a file of the same path, size and time is not read again."""
-    # Asked before the content is read: a change while it is read must not be remembered as this state.
-    note = store_keys.file_hash_note(str(file.resolve()), *_file_state(file))
-    known = store.recall(note)
-    if known is None:
-        known = content_hash(file)
-        store.remember(note, known)
-    return known
-
-
-def content_hash(file: Path) -> str:
-    """The sha256 of a file as it is now, read in any case."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _file_state(file: Path) -> tuple[int, int]:
-    seen = file.stat()
-    return seen.st_size, seen.st_mtime_ns
-
 
 log = logging.getLogger(__name__)
 
@@ -109,20 +80,18 @@ def converted_folder(name: str, write: Callable[[Path], None], store: Store) -> 
             # Of another user of the data folder, too, where that is shared.
             made.chmod(mode_in(models, 0o700))
             made.rename(folder)
-        states = _states(folder)
-        noted = {part: (*state, hash_file(folder / part, store)) for part, state in states.items()}
-        store.remember(store_keys.unpacked_files_note(name), json.dumps(noted))
+        store.remember(store_keys.unpacked_files_note(name), json.dumps(_hashes(folder, store)))
     return folder
 
 
-def _states(folder: Path) -> dict[str, tuple[int, int]]:
-    return {part.name: _file_state(part) for part in sorted(folder.iterdir())} if folder.is_dir() else {}
+def _hashes(folder: Path, store: Store) -> dict[str, str]:
+    return {file.name: hash_file(file, store) for file in sorted(folder.iterdir())}
 
 
 def _is_unchanged(folder: Path, store: Store) -> bool:
-    """Whether exactly the files that were written are there, by size and time; verifying reads their contents."""
-    noted = noted_files(folder.name, store) or {}
-    return bool(noted) and _states(folder) == {name: (size, at) for name, (size, at, _) in noted.items()}
+    """Whether exactly the files that were written are there."""
+    noted = noted_files(folder.name, store)
+    return noted is not None and folder.is_dir() and _hashes(folder, store) == noted
 
 
 Array = np.ndarray[Any, Any]

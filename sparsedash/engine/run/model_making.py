@@ -26,7 +26,7 @@ from sparsedash.schema.export_settings import EXPORTS
 from sparsedash.schema.method_settings import MethodSettings, Quantisation
 from sparsedash.schema.progress import OnStep, Step, begin_parts
 from sparsedash.schema.records import Healed, Pruned, Quantised, Record, about_artefact
-from sparsedash.schema.settings import RunSettings
+from sparsedash.schema.settings import RunSettings, commit_of
 from sparsedash.schema.store_keys import healed_part, plain_share, pruned_key, quantiser_version
 from sparsedash.storage.model_folders import require_export_room, swept_folder
 from sparsedash.storage.store import StageCheckpoint, Store
@@ -281,6 +281,8 @@ def rebuild_model(record: Record, store: Store, on_step: OnStep, shelf: ModelShe
     or where weights are gone that an earlier version healed.
     """
     settings = RunSettings(model=record.model, dtype=record.dtype)
+    if commit := commit_of(record.model_identity):
+        settings = replace(settings, revisions=((record.model, commit),))
     if record.pruned is not None:
         settings = replace(settings, calibration=record.pruned.calibration, methods=(record.pruned.method,))
     run = RunContext(settings, store, on_step, shelf)

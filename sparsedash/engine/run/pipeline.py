@@ -44,9 +44,9 @@ from sparsedash.schema.progress import OnStep, Step, begin_parts, ignore_steps
 from sparsedash.schema.records import RESUMED, Pruned, Record, Run
 from sparsedash.schema.settings import PartSettings, RunSettings
 from sparsedash.stats.tolerance import FEWEST_PASSAGES, Tolerance
+from sparsedash.storage.file_hashes import contents
 from sparsedash.storage.local_machine import folder_size, forget_peak_memory, give_back_freed, peak_memory_bytes
 from sparsedash.storage.store import StageCheckpoint, Store
-from sparsedash.storage.text_files import fingerprints
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ def run(
     by a finished one. shelf: keeps the model between jobs. run_key: its store key. Raises SparseDashError.
     """
     context = RunContext(settings, store, on_step, shelf or ModelShelf())
-    return _run(context, run_key or settings.key(fingerprints(settings)), range(len(settings.points)))
+    return _run(context, run_key or settings.key(contents(settings, store)), range(len(settings.points)))
 
 
 def run_part(settings: PartSettings, store: Store, on_step: OnStep, shelf: ModelShelf) -> Run:
@@ -347,6 +347,7 @@ def _kept_record(run: RunContext, key: str, made: MeasuredModel | None, result: 
         stopping=result.stopping,
         words_cut=result.words_cut,
     )
+    run.source.require_unchanged()
     run.store.put(record.key, record)
     protect_healed(record, run.store)
     run.made.add(record.key)

@@ -46,9 +46,9 @@ from sparsedash.schema.store_keys import (
     plain_share,
     text_key,
 )
+from sparsedash.storage.file_hashes import fingerprint
 from sparsedash.storage.local_machine import memory_bytes
 from sparsedash.storage.store import StageCheckpoint, Store
-from sparsedash.storage.text_files import fingerprint
 
 Task = BuiltinQuestions | HarnessTask
 
@@ -134,7 +134,9 @@ class RunContext:
 
     def __init__(self, settings: RunSettings, store: Store, on_step: OnStep, shelf: ModelShelf) -> None:
         self.settings, self.store, self.shelf = settings, store, shelf
-        self.log = RunLog(on_step)
+        self._on_step = on_step
+        self._located: Source | None = None
+        self.log = RunLog(self._report)
         self.dense: Record | None = None
         self.made: set[str] = set()
         self.answers: dict[str, tuple[str, ...]] = {}
@@ -152,17 +154,26 @@ class RunContext:
         self.healed_weights = ""
         self._further: dict[tuple[float, int], list[list[int]]] = {}
 
+    def _report(self, step: Step) -> None:
+        """Report a step. Raises ModelError where the model's files have changed, before more of it is stored."""
+        if self._located is not None:
+            self._located.require_unchanged()
+        self._on_step(step)
+
     @cached_property
     def source(self) -> Source:
         """The model's files and identity."""
         if self.shelf.given is not None:
             return self.shelf.given
         reference = self.settings.model
+        # Before the files are read: a change while they are read must not be noted under their new stamps.
+        note = store_keys.model_identity_note(reference, fingerprint(reference))
         with self.log.timed("load"):
             unpacked = ", which is unpacked the first time" if is_gguf(reference) else ""
             step = Step("load", 0, 1, message=f"Finding {reference}{unpacked}")
-            found = locate_model(reference, self.store, begin_parts(step, self.log.on_step))
-        self.store.remember(store_keys.model_identity_note(reference, fingerprint(reference)), found.identity)
+            found = locate_model(reference, self.store, begin_parts(step, self.log.on_step), self.settings.model_commit)
+        self.store.remember(note, found.identity)
+        self._located = found
         return found
 
     @property
@@ -210,10 +221,11 @@ class RunContext:
     def texts(self, reference: str) -> Texts:
         """Texts that are read from somewhere; not those that the model writes."""
         if reference not in self._texts:
+            note = _identity_note(reference)
             with self.log.timed("text"):
                 self.log.on_step(Step("text", 0, 1, message=f"Reading {reference}"))
                 texts = self._texts[reference] = read_texts(reference, self.store.folder)
-            self.store.remember(_identity_note(reference), texts.identity)
+            self.store.remember(note, texts.identity)
         return self._texts[reference]
 
     @property
@@ -237,7 +249,7 @@ class RunContext:
         with self.log.timed("text"):
             self.log.on_step(Step("text", 0, 1, message=f"Preparing {', '.join(asked.tasks)}"))
             builtin, others = load_builtin(asked.tasks, asked.task_limit)
-            harness = load_tasks(others, asked.task_limit, asked.task_shots) if others else []
+            harness = load_tasks(others, asked.task_limit, asked.task_shots, self.settings.revisions) if others else []
         found: list[Task] = [*builtin, *harness]
         if twice := [name for name, n in Counter(task.name for task in found).items() if n > 1]:
             raise CorpusError(f"{twice[0]} is named twice.", "Name each task once.")

@@ -25,8 +25,8 @@ from sparsedash.schema.store_keys import StopWithin
 from sparsedash.stats.sparsity_search import WEIGHT_STEPS, channel_steps, most_trials, next_trial, search_bounds
 from sparsedash.stats.task_verdicts import is_unanswered, judge_run, overall_verdict
 from sparsedash.stats.tolerance import Tolerance
+from sparsedash.storage.file_hashes import contents
 from sparsedash.storage.store import Store
-from sparsedash.storage.text_files import fingerprints
 
 
 def find_sparsity(
@@ -45,7 +45,7 @@ def find_sparsity(
     with fastest_products(settings.dtype):
         # The first step stands in until the model's widths are known.
         context = RunContext(settings.run((1,)), store, on_step, shelf or ModelShelf())
-        return _bisect(settings, context, run_key or settings.key(fingerprints(settings)))
+        return _bisect(settings, context, run_key or settings.key(contents(settings, store)))
 
 
 def _bisect(settings: FindSettings, context: RunContext, key: str) -> FindResult:

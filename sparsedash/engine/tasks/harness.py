@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version
 from importlib.util import find_spec
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -28,15 +28,17 @@ from jinja2 import StrictUndefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from sparsedash.catalog.choices import NO_HARNESS
-from sparsedash.catalog.harness_tasks import harness_tasks, no_such_task
+from sparsedash.catalog.harness_tasks import no_such_task, task_folders
 from sparsedash.engine.tasks.shared_answers import SharedAnswers
 from sparsedash.engine.tasks.task_fields import require_fields, require_targets, shown
 from sparsedash.schema.errors import CorpusError, SparseDashError, first_line
 from sparsedash.schema.plain_values import digest
 from sparsedash.schema.question_records import QuestionSet, pool_parts
+from sparsedash.schema.settings import DATA_SET
 from sparsedash.storage.hub_reach import reachable
 from sparsedash.storage.local_machine import lies_below, local_path, path_kind
 from sparsedash.storage.sample_files import samples_set
+from sparsedash.storage.task_files import named_data, yaml_files
 from sparsedash.storage.text_files import FILE
 from sparsedash.storage.trials import run_trial, trial_problem
 
@@ -94,16 +96,19 @@ class HarnessTask:
             return _answered(self.name, self.task, self.limit, lm)
 
 
-def load_tasks(references: Sequence[str], limit: int | None, n_shots: int | None) -> list[HarnessTask]:
+def load_tasks(
+    references: Sequence[str], limit: int | None, n_shots: int | None, revisions: Sequence[tuple[str, str]] = ()
+) -> list[HarnessTask]:
     """The tasks of these names and files, groups as their parts, with all that can fail tried on two questions.
 
-    Raises CorpusError in one sentence for what cannot be had. A user's files are tried in a process of its own first.
+    revisions: as in RunSettings. Raises CorpusError in one sentence for what cannot be had. A user's files are tried in
+    a process of its own first.
     """
     if find_spec("lm_eval") is None:
         raise CorpusError(NO_HARNESS)
     if users_files := [reference for reference in references if reference.startswith(FILE)]:
         _require_affordable(users_files, limit, n_shots)
-    return _loaded(references, limit, n_shots)
+    return _loaded(references, limit, n_shots, revisions)
 
 
 def _require_affordable(users_files: Sequence[str], limit: int | None, n_shots: int | None) -> None:
@@ -137,7 +142,9 @@ def main(request: str) -> None:
     run_trial(problem, _TRIAL_BYTES, _TRIAL_S)
 
 
-def _loaded(references: Sequence[str], limit: int | None, n_shots: int | None) -> list[HarnessTask]:
+def _loaded(
+    references: Sequence[str], limit: int | None, n_shots: int | None, revisions: Sequence[tuple[str, str]] = ()
+) -> list[HarnessTask]:
     from sparsedash.engine.tasks.harness_model import Nobody
 
     found = dict[str, Any]()
@@ -145,7 +152,7 @@ def _loaded(references: Sequence[str], limit: int | None, n_shots: int | None) -
     # A hub that is gone is waited for once.
     offline = all(reference.startswith(FILE) for reference in references) or not reachable()
     for reference in references:
-        with _refusing(reference), _quiet_and_safe(offline=offline):
+        with _refusing(reference), _quiet_and_safe(offline=offline), _pinned(dict(revisions)):
             _seed()
             loaded = _own(reference) if reference.startswith(FILE) else _of_the_harness(reference)
             if both := sorted(found.keys() & loaded.keys()):
@@ -163,7 +170,6 @@ def _loaded(references: Sequence[str], limit: int | None, n_shots: int | None) -
             if name in users_tasks:
                 require_targets(name, task, islice(task.eval_docs, limit))
             tried.append(_answered(name, task, 2, Nobody(task.doc_to_target)))
-            requests = _built(task, limit)
             requests = _built(task, limit)
             made.append(
                 HarnessTask(
@@ -231,6 +237,39 @@ def _quiet_and_safe(*, offline: bool) -> Iterator[None]:
         datasets.config.HF_HUB_OFFLINE = before
 
 
+@contextmanager
+def _pinned(revisions: Mapping[str, str]) -> Iterator[None]:
+    """Inside, data sets of the hub are loaded in these revisions, by their names after DATA_SET."""
+    import datasets
+
+    load = datasets.load_dataset
+
+    def load_pinned(path: str, *arguments: Any, **options: Any) -> Any:
+        commit = revisions.get(DATA_SET + path, "")
+        if not commit or options.get("revision"):
+            return load(path, *arguments, **options)
+        data = load(path, *arguments, revision=commit, **options)
+        # Where the hub does not answer, `datasets` takes the newest revision that it has.
+        if any(commit not in Path(file).parts for file in _cache_files(data)):
+            raise CorpusError(
+                f"Revision {commit[:7]} of {path} is not in the local cache, and the hub cannot be reached.",
+                "Connect to the network once.",
+            )
+        return data
+
+    datasets.load_dataset = load_pinned
+    try:
+        yield
+    finally:
+        datasets.load_dataset = load
+
+
+def _cache_files(data: Any) -> list[str]:
+    """The files that a data set, or each of its splits, lies in."""
+    splits = data.values() if isinstance(data, dict) else [data]
+    return [file["filename"] for split in splits for file in getattr(split, "cache_files", ())]
+
+
 def _no_bar(items: Any = None, **_: Any) -> Any:
     return items
 
@@ -245,9 +284,8 @@ def _of_the_harness(name: str) -> dict[str, Any]:
 
     if problem := no_such_task(name):
         raise CorpusError(problem)
-    folder = Path(lm_eval.tasks.__file__).parent
-    tops = sorted(harness_tasks()[name])
-    manager = lm_eval.tasks.TaskManager(include_path=[str(folder / top) for top in tops], include_defaults=False)
+    folders = [str(folder) for folder in task_folders(name)]
+    manager = lm_eval.tasks.TaskManager(include_path=folders, include_defaults=False)
     if name not in manager.task_index:
         raise CorpusError(f"lm-evaluation-harness has no task {name}.", "`lm_eval ls tasks` lists them.")
     return dict(manager.load([name])["tasks"])
@@ -258,7 +296,7 @@ def _own(reference: str) -> dict[str, Any]:
     path = local_path(reference.removeprefix(FILE)).absolute()
     if path_kind(path) == "nothing":
         raise CorpusError(f"There is no {path}.", "Check the path after file:.")
-    files = [path] if path_kind(path) == "file" else sorted(path.glob("*.yaml"))
+    files = yaml_files(reference)
     if not files:
         raise CorpusError(f"{path} holds no .yaml file.")
     configs = [_checked_config(file) for file in files]
@@ -316,6 +354,10 @@ def _checked_config(file: Path) -> dict[str, Any]:
     files = data["data_files"]
     by_split = files if isinstance(files, dict) else {"train": files}
     whole = {str(split): _beside(file, names, config["dataset_path"]) for split, names in by_split.items()}
+    seen = {str(path.resolve()) for path in named_data(file)}
+    if not seen.issuperset(chain.from_iterable(whole.values())):
+        # A change of such a file would go unseen.
+        raise CorpusError(f"{file.name} hides the names of its data.", "Write data_files as plain text, without <<.")
     return config | {"dataset_kwargs": {"data_files": whole}}
 
 

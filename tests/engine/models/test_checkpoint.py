@@ -116,7 +116,10 @@ def index_of(text):
 SHARDS = {
     "missing": (lambda folder: min(folder.glob("*.safetensors")).unlink(), "which is not in the folder"),
     "cut off": (lambda folder: cut(min(folder.glob("*.safetensors")), 8), "is damaged"),
-    **{f"at {to}": (pointing(to), "which is not in the folder") for to in ("../other.safetensors", "/etc/hostname")},
+    **{
+        f"at {to}": (pointing(to), "which is not in the folder")
+        for to in ("../other.safetensors", "inner/other.safetensors", "/etc/hostname")
+    },
     "a number": (pointing(7), "index.json of"),
     **{
         f"index {text[:9]}": (index_of(text), "index.json of") for text in ("", "[]", '{"weight_map": 3}', "[" * 10_000)

@@ -110,6 +110,18 @@ def test_the_shelf_keeps_one_model_and_reads_it_once(model_folder, store, tmp_pa
     assert shelf.take(source, "bfloat16").model.dtype == torch.bfloat16
 
 
+def test_a_model_whose_files_were_changed_in_place_is_read_again_for_a_copy_of_what_they_were(store, tmp_path):
+    folder = save_tiny(tmp_path / "m")
+    copied = shutil.copytree(folder, tmp_path / "copy")
+    shelf, ids = ModelShelf(), torch.tensor([[1, 2, 3]])
+    expected = shelf.take(locate_model(str(folder), store), "float32").model(ids).logits
+    other = (save_tiny(tmp_path / "other", seed=5) / "model.safetensors").read_bytes()
+    with (folder / "model.safetensors").open("r+b") as weights:
+        weights.write(other)
+    again = shelf.take(locate_model(str(copied), store), "float32").model(ids).logits
+    assert torch.equal(again, expected)
+
+
 @pytest.mark.parametrize("after", ["", " <|end|>"])
 @pytest.mark.parametrize(("before", "front"), [("", []), ("<|end|> ", [0]), ("<|end|> <|end|> ", [0, 0])])
 def test_tokens_have_what_the_tokenizer_prepends_and_nothing_that_it_appends(before, front, after):

@@ -14,7 +14,7 @@ from sparsedash.schema.find_settings import FindResult, FindSettings
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import RESUMED, Record, Run
 from sparsedash.schema.settings import EvaluationSettings
-from sparsedash.storage.text_files import fingerprints
+from sparsedash.storage.file_hashes import contents
 from tests.engine.run.small_runs import CHANNELS, must_not_run
 from tests.question_sets import verdicts
 
@@ -50,8 +50,8 @@ def tried(result):
     return [trial.permille for trial in result.trials]
 
 
-def key_of(asked):
-    return asked.key(fingerprints(asked))
+def key_of(asked, store):
+    return asked.key(contents(asked, store))
 
 
 def test_it_ends_at_neighbours_one_width_multiple_apart_and_its_run_has_every_trial(asked, store, within):
@@ -134,7 +134,7 @@ def test_a_cancelled_search_resumes_with_the_trial_that_was_not_finished(asked, 
     seen = []
 
     def stops(step):
-        run = store.get(Run, key_of(asked))
+        run = store.get(Run, key_of(asked, store))
         if run is not None and step.stage == "evaluate" and step.point is not None:
             seen.append((step.point, len(run.sparse), len(run.settings.sparsities_permille)))
         if step.stage == "evaluate" and step.point == 2:
@@ -144,7 +144,7 @@ def test_a_cancelled_search_resumes_with_the_trial_that_was_not_finished(asked, 
         find_sparsity(asked, store, stops)
     # A page sees the run grow by one trial at a time.
     assert sorted(set(seen)) == [(n, n, n + 1) for n in range(3)]
-    run, so_far = store.get(Run, key_of(asked)), store.get(FindResult, key_of(asked))
+    run, so_far = store.get(Run, key_of(asked, store)), store.get(FindResult, key_of(asked, store))
     assert not run.finished and not so_far.finished
     assert tried(so_far) == [417, 167] and run.settings.sparsities_permille == (417, 167, 250)
     monkeypatch.setattr(Calibration, "reach", must_not_run)
@@ -152,7 +152,7 @@ def test_a_cancelled_search_resumes_with_the_trial_that_was_not_finished(asked, 
     result = find_sparsity(asked, store, lambda step: made.append(step.point) if step.stage == "prune" else None)
     assert result.answer == 250 and {point for point in made if point is not None} == {2, 3}
     # What the first attempt has done took none of the seconds that are noted.
-    assert RESUMED in store.get(Run, key_of(asked)).cached
+    assert RESUMED in store.get(Run, key_of(asked, store)).cached
 
 
 def test_trials_have_other_keys_than_records_of_all_passages(asked, store):

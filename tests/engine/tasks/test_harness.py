@@ -19,6 +19,7 @@ from sparsedash.engine.tasks.harness import load_tasks
 from sparsedash.engine.tasks.harness_model import HarnessModel, Nobody
 from sparsedash.engine.tasks.shared_answers import SharedAnswers
 from sparsedash.schema.errors import CorpusError
+from sparsedash.schema.settings import DATA_SET
 from tests.engine.conftest import passages
 from tests.engine.tasks.task_folder import LAST_WORD, MULTIPLE_CHOICE, ROLLING, WRITTEN, write_task
 
@@ -149,6 +150,32 @@ def test_after_a_prompt_without_tokens_the_model_writes_as_after_its_first_token
     answers, front = SharedAnswers(loaded, [nullcontext], lambda n: None), loaded.tokenizer.decode([5])
     together, alone, named = (answers.texts(prompts, 4, [], 5) for prompts in (["", "the lamp"], [""], [front]))
     assert together[0][0] == alone[0][0] == named[0][0]
+
+
+def test_data_whose_names_are_copied_into_their_place_are_refused_since_a_change_of_them_would_go_unseen(tmp_path):
+    write_task(tmp_path, "own", passages(4), **MULTIPLE_CHOICE)
+    lines = ["task: copied", "dataset_path: json", "dataset_kwargs: {<<: {data_files: own.jsonl}}"]
+    (tmp_path / "copied.yaml").write_text("\n".join(lines))
+    with pytest.raises(CorpusError, match="hides the names of its data"):
+        load_tasks([f"file:{tmp_path}/copied.yaml"], None, None)
+
+
+@pytest.mark.parametrize(("here", "refused"), [("a" * 40, False), ("b" * 40, True)])
+def test_a_data_set_that_is_pinned_is_loaded_in_its_revision_or_refused(here, refused, monkeypatch):
+    loaded = []
+
+    def load(path, **options):
+        loaded.append((path, options))
+        return {"test": SimpleNamespace(cache_files=[{"filename": f"/cache/{path}/0.0.0/{here}/test.arrow"}])}
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    pinned = "a" * 40
+    with harness._pinned({f"{DATA_SET}owner/set": pinned}):
+        datasets.load_dataset(path="owner/other", name="x")
+        with pytest.raises(CorpusError, match="Revision aaaaaaa of owner/set is not") if refused else nullcontext():
+            datasets.load_dataset(path="owner/set", name="x")
+    assert loaded == [("owner/other", {"name": "x"}), ("owner/set", {"name": "x", "revision": pinned})]
+    assert datasets.load_dataset is load
 
 
 def test_a_function_in_yaml_is_refused_and_never_imported(tmp_path):

@@ -1,0 +1,98 @@
+"""A run reads the commits of the hub that it pins, whatever names lead to by then; the next one reads the newer."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from sparsedash.engine.models.loading import ModelShelf, Source
+from sparsedash.engine.run import pipeline, run_context
+from sparsedash.engine.run.model_making import rebuild_model
+from sparsedash.schema.progress import ignore_steps
+from sparsedash.schema.records import Record
+from sparsedash.schema.settings import DATA_SET
+from sparsedash.schema.store_keys import hub_commit_note
+from sparsedash.storage.store import Store
+from tests.engine.hub_layouts import save
+from tests.engine.hub_texts import write_card
+
+MODEL, QUESTIONS = "owner/moving", f"{DATA_SET}baber/piqa"
+
+
+def serve_piqa(hub, folder, first):
+    """A commit of the task's data set, which begins with this question."""
+    rows = [{"goal": goal, "sol1": "the lamp", "sol2": "the boat", "label": i % 2} for i, goal in enumerate(first)]
+    for split in ("train", "validation"):
+        folder.mkdir(parents=True, exist_ok=True)
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), folder / f"{split}.parquet")
+    write_card(folder, "default", {"train": "train.parquet", "validation": "validation.parquet"})
+    return hub.add("datasets", "baber/piqa", folder).refs["main"]
+
+
+@pytest.fixture
+def shell(client, tmp_path, passage_file):
+    """Runs `sparsedash run` on a model of the hub and returns its document. later: an hour after the last time."""
+
+    def run(*more, later=()):
+        folder, out = tmp_path / "data", tmp_path / "out.json"
+        if later:
+            store = Store(folder)
+            for name in later:
+                store.forget(hub_commit_note(name))
+            store.close()
+        flags = [
+            *("--model", MODEL, "--evaluation", f"file:{passage_file}", "--calibration", f"file:{passage_file}"),
+            *("--passages", "8", "--calibration-samples", "40", "--calibration-length", "32"),
+            *("--method", "magnitude", "--width-multiple", "8", "--sparsity", "25", "--prompt", "the"),
+        ]
+        assert client.ask(shell=["run", *flags, *more, "--data-dir", str(folder), "--json", str(out)]) == {"code": 0}
+        return json.loads(out.read_text())
+
+    return run
+
+
+def test_a_model_that_moved_is_another_run_and_within_the_hour_it_is_the_same(hub, shell, tmp_path):
+    first = hub.add("models", MODEL, save(tmp_path / "first", seed=1)).refs["main"]
+    before = shell()
+    assert before["model"]["identity"] == f"{MODEL}@{first}"
+    assert before["revisions"] == {MODEL: first}
+    second = hub.add("models", MODEL, save(tmp_path / "second", seed=2)).refs["main"]
+    assert shell()["key"] == before["key"]
+    after = shell(later=[MODEL])
+    assert after["model"]["identity"] == f"{MODEL}@{second}"
+    assert after["key"] != before["key"]
+    assert after["dense"]["word_perplexity"] != before["dense"]["word_perplexity"]
+
+
+def test_a_task_whose_data_set_moved_is_answered_anew_and_one_that_is_pinned_is_not(hub, shell, tmp_path):
+    pytest.importorskip("lm_eval")
+    hub.add("models", MODEL, save(tmp_path / "model", seed=1))
+    asked = ("--tasks", "piqa", "--task-limit", "2")
+    first = serve_piqa(hub, tmp_path / "first", ["the boat went", "the lamp went"])
+    before = shell(*asked)
+    assert before["revisions"][QUESTIONS] == first
+    second = serve_piqa(hub, tmp_path / "second", ["the letter went home", "the lamp went"])
+    assert shell(*asked)["key"] == before["key"]
+    after = shell(*asked, later=[QUESTIONS])
+    assert after["revisions"][QUESTIONS] == second
+    assert after["key"] != before["key"]
+    hub.stop()
+    gone = shell(*asked)
+    hub.start()
+    assert gone["key"] == after["key"], "without the hub, as last noted"
+
+
+@pytest.mark.parametrize("commit", ["", "c" * 40])
+def test_a_model_is_made_again_of_the_commit_that_its_record_read(settings, store, monkeypatch, commit):
+    run = pipeline.run(settings, store)
+    record = store.get(Record, run.dense)
+    if commit:
+        record = replace(record, model_identity=f"{record.model}@{commit}")
+    located = []
+    source = Source(reference=record.model, folder=Path(record.model), identity=record.model_identity)
+    monkeypatch.setattr(run_context, "locate_model", lambda *given: located.append(given) or source)
+    rebuild_model(record, store, ignore_steps, ModelShelf())
+    assert [given[-1] for given in located] == [commit]
