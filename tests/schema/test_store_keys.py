@@ -251,7 +251,7 @@ KEPT = {
     "dense": "0ba23d96",
     "best": "209afe8f",
     "published": "5603d686",
-    "run": "ac4bc0be",
+    "run": "3355a47e",
 }
 
 
