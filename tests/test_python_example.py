@@ -17,7 +17,7 @@ Perplexity [\d.]+ × dense's .*
 
 
 def test_it_prunes_compares_and_exports(model_folder, tmp_path):  # noqa: F811
-    assert [path.stem for path in (ROOT / "examples").glob("*.py")] == ["prune_from_python"]
+    assert {path.stem for path in (ROOT / "examples").glob("*.py")} == {"prune_from_python", "shipped_run"}
     lines, out = tmp_path / "lines", tmp_path / "out"
     lines.write_text("\n".join(passages(120)), encoding="utf-8")
     said = re.fullmatch(SAID, forked("examples.prune_from_python", str(model_folder), str(lines), str(out)))

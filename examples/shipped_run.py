@@ -1,7 +1,7 @@
 """Makes what ships for who has not run anything yet: the text that the built-in model wrote, and the example run.
 
-python -m supply.example text     sparsedash/catalog/texts/smollm2-text.jsonl
-python -m supply.example run      sparsedash/catalog/example/run.jsonl.gz, on that text
+python -m examples.shipped_run text     sparsedash/catalog/texts/smollm2-text.jsonl
+python -m examples.shipped_run run      sparsedash/catalog/example/run.jsonl.gz, on that text
 
 The text is the same on the same machine with the same versions; its identity is part of the keys of every run on it, so
 it is made again only with a name of its own. A run that breaks off goes on where it stopped, with the same --data-dir.
@@ -17,16 +17,17 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import gettempdir
 
-from sparsedash.catalog.choices import EXAMPLE, EXAMPLE_FILE, example_key, write_example
+from sparsedash.catalog.choices import EXAMPLE, EXAMPLE_FILE, SHIPPED_TEXTS, example_key, write_example
 from sparsedash.catalog.presets import method_named
 from sparsedash.engine.models.loading import load_model, locate_model
 from sparsedash.engine.run.pipeline import run
-from sparsedash.engine.texts.corpora import BUILTIN, TEXTS, story_openings
+from sparsedash.engine.texts.corpora import TEXTS, story_openings
 from sparsedash.engine.texts.generation import generate_texts
 from sparsedash.schema.pair_records import Continuation
 from sparsedash.schema.progress import Step
 from sparsedash.schema.records import Candidate, Outcome, Passages, Record, TargetToken
 from sparsedash.schema.settings import (
+    BUILTIN_MIXED,
     BUILTIN_MODEL,
     BUILTIN_TEXT,
     CalibrationSettings,
@@ -47,7 +48,7 @@ _DIGITS = 4
 
 def main(arguments: list[str] | None = None) -> int:
     """Make one of the two. Returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m supply.example", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m examples.shipped_run", description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=("text", "run"))
     parser.add_argument("--data-dir", type=Path, default=Path(gettempdir()) / "sparsedash-example")
     parser.add_argument("--methods", default=",".join(METHODS))
@@ -61,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
         dtype="bfloat16",
         methods=tuple(method_named(name) for name in asked.methods.split(",")),
         sparsities_permille=parse_percents(asked.sparsity),
-        calibration=CalibrationSettings(corpus=BUILTIN_TEXT, n_samples=TEXT.n_samples),
+        calibration=CalibrationSettings(corpus=BUILTIN_MIXED, n_samples=64),
         evaluation=EvaluationSettings(n_passages=asked.passages),
     )
     return _write_run(store, settings)
@@ -71,7 +72,7 @@ def _write_text(store: Store) -> int:
     """Let the built-in model write in FP32, as a run with the calibration text `self` does."""
     loaded = load_model(locate_model(BUILTIN_MODEL, store), "float32")
     texts = generate_texts(loaded, story_openings(), TEXT, _Progress())
-    (name,) = BUILTIN[BUILTIN_TEXT]
+    (name,) = SHIPPED_TEXTS[BUILTIN_TEXT]
     lines = (json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts)
     (TEXTS / name).write_text("".join(lines), encoding="utf-8")
     return 0

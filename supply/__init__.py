@@ -1,1 +1,0 @@
-"""What SparseDash is made of: known weaknesses, licences, and a bill of materials. Called by `make`, not installed."""
