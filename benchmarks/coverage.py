@@ -1,252 +1,286 @@
-"""How often a verdict is wrong, and how soon it is one: simulated on the real paired differences of stored runs.
+"""How often a verdict is wrong, and how soon it falls: simulated on the real paired differences of stored runs.
 
     python -m benchmarks.coverage --data-dir DATA_FOLDER
     python -m benchmarks.coverage --data-dir FOLDER --methods least-squares,flap --sparsity 10,20 --evaluation file:A
 
-Every sparse model of the folder's runs is a population: what it lost on each passage against dense. Runs of the same
-settings over other passages are put together. With --methods such a run is made there first. So many passages are drawn
-from a population again and again, its own mean loss is taken for the tolerance, and it is counted how often the
-interval lies wholly inside (`within`, wrongly) or wholly outside (`beyond`, wrongly), and how wide it is beside the
-interval that is usual: Student's for word perplexity, Wald's for accuracy. `any look`: as where a run may stop early,
-and the verdict may be read at every look of it. A sweep is the sparsities of one method judged together, each at the
-tolerance. Last the power: the chance of each verdict at the usual tolerance for one model whose true loss is given.
+Every sparse model of the folder's runs is a population: its losses on each passage against dense. Runs of the same
+settings over other passages are put together. With --methods such a run is made there first. Passages are drawn from a
+population again and again, with its own mean loss as the tolerance; counted is how often the interval lies wholly
+inside (`within`, wrongly) or wholly outside (`beyond`, wrongly), and how wide it is compared with the usual interval:
+Student's for word perplexity, Wald's for accuracy. `any look`: the run may stop early, and the verdict is read at every
+look. A sweep is the sparsities of one method judged together, each at the tolerance. Last the power: the chance of each
+verdict at the usual tolerance for one model whose true loss is given.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from functools import cache
-from itertools import chain
-from math import log, sqrt
+from math import inf, log, sqrt
 
 import numpy as np
 
-from benchmarks.arguments import answers_parser
-from benchmarks.power_curves import losses_of, power
+from benchmarks.arguments import run_parser, run_settings
 from sparsedash.catalog.presets import method_named
-from sparsedash.engine.evaluation.early_stopping import look_counts as looks_of
-from sparsedash.reporting import wording
+from sparsedash.engine.evaluation.early_stopping import look_counts
+from sparsedash.engine.run import pipeline
+from sparsedash.reporting.wording import method_title
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Record, Run
-from sparsedash.schema.settings import SELF, CalibrationSettings, EvaluationSettings, RunSettings, parse_percents
 from sparsedash.stats.anytime import ALPHA, log_e_value
 from sparsedash.stats.mean_intervals import Moments, anytime_mean_interval, mean_interval, student_quantile
 from sparsedash.stats.significance import Z_95, shared_outcomes
-from sparsedash.stats.tolerance import FEWEST_PASSAGES, Tolerance, judge_all, lost_accuracy_interval
+from sparsedash.stats.tolerance import FEWEST_PASSAGES, FEWEST_RIGHT, Losses, Tolerance, judge_all, lost_share_interval
+from sparsedash.storage.store import Store
 
 FEWEST = 20
 """Passages that make a population."""
 AT_ONCE = 4_000_000
+"""Passages drawn at once, so that they fit into memory."""
+RATIOS = (1.0, 1.02, 1.04, 1.06, 1.08, 1.1, 1.12, 1.15, 1.2, 1.25, 1.3, 1.4, 1.5)
+"""True word perplexities for the power, as multiples of the dense model's."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Population:
-    """What one model lost, passage by passage. nats: of log-likelihood. broke: 1, fixed: -1, else 0."""
+    """Losses of one model, passage by passage. nats: of log-likelihood. flips: 1 broke, -1 fixed, else 0.
+
+    right: whether dense was right.
+    """
 
     method: str
     percent: float
     nats: np.ndarray
-    broke: np.ndarray
+    flips: np.ndarray
     right: np.ndarray
 
     @property
     def name(self):
-        """What its rows are called."""
+        """The name in the tables."""
         return f"{self.method}, {self.percent:g} %"
 
 
 def main():
     arguments = _arguments()
-    if arguments.methods:
-        make(arguments)
-    found = populations(arguments.data_dir)
-    print(f"{len(found)} populations, {arguments.draws:,} draws each, wanted: {100 * ALPHA / 2:g} % on either side")
-    head = f"{'within':>8}{'beyond':>8}{'width':>7}"
-    print(f"{'population':<32}{'n':>7}{'':>10}{'perplexity':>23}{'accuracy':>23}\n{'':<49}{head}{head}")
-    worst = defaultdict(lambda: [0.0] * 6)
-    for each in found:
-        for n in arguments.sizes:
-            for looked in (False, True)[: len(looks(n, True))]:
-                asked = (each, n, looked, arguments.draws)
-                row = [*perplexity_errors(*asked), *accuracy_errors(*asked)]
-                _print_row(f"{each.name} ({len(each.nats):,})", n, looked, row)
-                worst[n, looked] = [max(pair) for pair in zip(worst[n, looked], row, strict=True)]
-    for (n, looked), row in worst.items():
-        _print_row("worst", n, looked, row)
-    sweeps(found, arguments.sizes, arguments.draws)
-    power(min(found, key=lambda each: abs(float(each.nats.mean()))), arguments)
-
-
-def make(arguments):
-    """A run with these settings in the data folder, of which nothing is computed twice."""
-    from sparsedash.engine.run import pipeline
-    from sparsedash.storage.store import Store
-
     store = Store(arguments.data_dir)
-    calibration = CalibrationSettings(
-        corpus=arguments.calibration, n_samples=arguments.samples, length=arguments.length
-    )
-    settings = RunSettings(
-        model=arguments.model,
-        dtype=arguments.dtype,
-        methods=tuple(method_named(name) for name in arguments.methods.split(",")),
-        sparsities_permille=parse_percents(arguments.sparsity),
-        calibration=calibration,
-        evaluation=EvaluationSettings(corpus=arguments.evaluation, n_passages=arguments.passages),
-    )
-    pipeline.run(settings, store, ignore_steps)
+    if arguments.methods:
+        methods = map(method_named, arguments.methods.split(","))
+        pipeline.run(run_settings(arguments, methods), store, ignore_steps)
+    populations = read_populations(store)
     store.close()
-
-
-def populations(folder):
-    """The populations of the runs in this data folder."""
-    from sparsedash.storage.store import Store
-
-    parts, seen = defaultdict(list), set()
-    store = Store(folder)
-    for run in filter(None, (store.get(Run, key) for key in store.keys(Run))):
-        dense = store.get(Record, run.dense)
-        for key in run.sparse:
-            record = store.get(Record, key)
-            if record is None or dense is None or record.pruned is None or key in seen:
-                continue
-            seen.add(key)
-            made = (dense.model, dense.dtype, wording.method_title(record.pruned.method), record.sparsity_permille / 10)
-            parts[made].append(shared_outcomes(dense, record))
-    store.close()
-    return [_population(made, list(chain(*pairs))) for made, pairs in sorted(parts.items()) if _enough(pairs)]
-
-
-def _enough(pairs):
-    return sum(map(len, pairs)) >= FEWEST and any(d.log_likelihood != s.log_likelihood for one in pairs for d, s in one)
-
-
-def _population(made, pairs):
-    return Population(
-        method=made[2],
-        percent=made[3],
-        nats=np.array([d.log_likelihood - s.log_likelihood for d, s in pairs]),
-        broke=np.array([int(d.last_word_right) - int(s.last_word_right) for d, s in pairs]),
-        right=np.array([d.last_word_right for d, _ in pairs]),
+    print(
+        f"{len(populations)} populations, {arguments.draws:,} draws each, wanted: {100 * ALPHA / 2:g} % on either side"
     )
+    head = f"{'within':>8}{'beyond':>8}{'width':>7}"
+    print(f"{'population':<32}{'n':>7}{'':>11}{'perplexity':>23}{'accuracy':>23}\n{'':<50}{head}{head}")
+    worst = {}
+    for population in populations:
+        for looks in _looks(arguments.sizes):
+            errors = [
+                *perplexity_errors(population, looks, arguments.draws),
+                *accuracy_errors(population, looks, arguments.draws),
+            ]
+            _print_row(f"{population.name} ({len(population.nats):,})", looks, errors)
+            worst[looks] = np.fmax(worst.get(looks, 0.0), errors)
+    for looks, errors in worst.items():
+        _print_row("worst", looks, errors)
+    print_sweeps(populations, arguments)
+    print_power(min(populations, key=lambda population: abs(population.nats.mean())), arguments)
 
 
-def looks(n, looked):
-    """The numbers of passages after which a verdict may be read."""
-    return looks_of(n) if looked else [n]
+def read_populations(store):
+    """The populations of the runs in this store."""
+    dense_keys = {}
+    for key in store.keys(Run):
+        run = store.get(Run, key)
+        if run is not None:
+            dense_keys |= dict.fromkeys(run.sparse, run.dense)
+    pairs = defaultdict(list)
+    for sparse_key, dense_key in dense_keys.items():
+        dense = store.get(Record, dense_key)
+        sparse = store.get(Record, sparse_key)
+        if dense and sparse and sparse.pruned:
+            title = method_title(sparse.pruned.method)
+            pairs[dense.model, dense.dtype, title, sparse.sparsity_permille] += shared_outcomes(dense, sparse)
+    populations = [
+        Population(
+            method=title,
+            percent=permille / 10,
+            nats=np.array([dense.log_likelihood - sparse.log_likelihood for dense, sparse in outcomes]),
+            flips=np.array([int(dense.last_word_right) - int(sparse.last_word_right) for dense, sparse in outcomes]),
+            right=np.array([dense.last_word_right for dense, _ in outcomes]),
+        )
+        for (_, _, title, permille), outcomes in sorted(pairs.items())
+    ]
+    return [population for population in populations if len(population.nats) >= FEWEST and population.nats.any()]
 
 
-def perplexity_errors(population, n, looked, draws):
-    """Percent of the draws wrongly within and beyond, and the mean width beside Student's interval of all n."""
-    rng, true = np.random.default_rng(0), float(population.nats.mean())
-    wrong, widths = np.zeros(2), []
-    for size in _pieces(draws, n):
-        values = rng.choice(population.nats, (size, n))
-        within, beyond = np.zeros(size, bool), np.zeros(size, bool)
-        for look in looks(n, looked):
-            low, high = bounds(values[:, :look], looked)
+def _looks(sizes):
+    """Of each number of passages the end alone, then all looks of a run that may stop early."""
+    looks = []
+    for n in sizes:
+        looks.append((n,))
+        if len(look_counts(n)) > 1:
+            looks.append(tuple(look_counts(n)))
+    return looks
+
+
+def perplexity_errors(population, looks, draws):
+    """Percent of the draws wrongly within and beyond, and the mean width relative to Student's interval at the end."""
+    rng = np.random.default_rng(0)
+    true = population.nats.mean()
+    n = looks[-1]
+    interval = anytime_mean_interval if len(looks) > 1 else mean_interval
+    n_within, n_beyond, widths = 0, 0, []
+    most = max(1, AT_ONCE // n)
+    for done in range(0, draws, most):
+        values = rng.choice(population.nats, (min(most, draws - done), n))
+        within = np.zeros(len(values), bool)
+        beyond = np.zeros(len(values), bool)
+        for look in looks:
+            bounds = [interval(moments, ALPHA) for moments in _moments(values[:, :look])]
+            low, high = np.array(bounds).T
             within |= (high <= true) & (look >= FEWEST_PASSAGES)
             beyond |= low > true
-        wrong += within.sum(), beyond.sum()
-        usual = 2 * student_quantile(1 - ALPHA / 2, n - 1) * values.std(axis=1, ddof=1) / sqrt(n)
-        widths.append(float(np.mean((high - low) / usual)))
-    return [*(100 * wrong / draws), float(np.mean(widths))]
+        n_within += within.sum()
+        n_beyond += beyond.sum()
+        student = 2 * student_quantile(1 - ALPHA / 2, n - 1) * values.std(axis=1, ddof=1) / sqrt(n)
+        widths.append(np.mean((high - low) / student))
+    return [100 * n_within / draws, 100 * n_beyond / draws, np.mean(widths)]
 
 
-def bounds(values, looked, alpha=ALPHA):
-    """The ends of the intervals of many draws, a row each, as the verdict has them."""
-    interval = anytime_mean_interval if looked else mean_interval
-    columns = (values.mean(axis=1), values.std(axis=1, ddof=1), values.min(axis=1), values.max(axis=1))
-    ends = [
-        interval(Moments(n=values.shape[1], mean=mean, deviation=deviation, lowest=low, highest=high), alpha)
-        for mean, deviation, low, high in zip(*(column.tolist() for column in columns), strict=True)
-    ]
-    return np.array(ends).T
-
-
-@cache
-def accuracy_side(broke, fixed, n, looked, true):
-    """1 where the interval lies beyond the true loss, -1 within, else 0."""
-    found = (broke - fixed) / n
-    if looked:
-        missed = log_e_value(broke, fixed, n, -true) >= -log(ALPHA)
-        return (1 if found > true else -1) if missed else 0
-    low, high = accuracy_bounds(broke, fixed, n)
-    return 1 if low > true else -1 if high <= true else 0
-
-
-@cache
-def accuracy_bounds(broke, fixed, n):
-    """The interval of the share lost."""
-    return lost_accuracy_interval(losses_of(np.zeros(n), (broke, fixed)), ALPHA)
-
-
-def accuracy_errors(population, n, looked, draws):
-    """As `perplexity_errors`, for the share of right answers lost, beside Wald's interval; no width at any look."""
-    rng, true = np.random.default_rng(1), float(population.broke.mean())
-    shares = [float(np.mean(population.broke == flip)) for flip in (1, -1, 0)]
-    at = looks(n, looked)
-    steps = [rng.multinomial(size, shares, draws)[:, :2] for size in np.diff([0, *at])]
-    wrong, widths = [0, 0], []
+def accuracy_errors(population, looks, draws):
+    """As `perplexity_errors`, for the share of right answers lost and Wald's interval; no width at any look."""
+    rng = np.random.default_rng(1)
+    shares = [np.mean(population.flips == flip) for flip in (1, -1, 0)]
+    true = population.flips.mean()
+    steps = [rng.multinomial(size, shares, draws)[:, :2] for size in np.diff([0, *looks])]
+    anytime = len(looks) > 1
+    n = looks[-1]
+    called = Counter()
+    widths = []
     for counts in np.cumsum(np.stack(steps, axis=1), axis=1).tolist():
-        sides = [accuracy_side(*flips, look, looked, true) for flips, look in zip(counts, at, strict=True)]
-        wrong[0] += any(side < 0 and look >= FEWEST_PASSAGES for side, look in zip(sides, at, strict=True))
-        wrong[1] += any(side > 0 for side in sides)
-        broke, fixed = counts[-1]
+        verdicts = set()
+        for look, (broke, fixed) in zip(looks, counts, strict=True):
+            low, high = _anytime_bounds(broke, fixed, look, true) if anytime else _bounds(broke, fixed, look)
+            if low > true:
+                verdicts.add("beyond")
+            elif high <= true and look >= FEWEST_PASSAGES:
+                verdicts.add("within")
+        called.update(verdicts)
         spread = (broke + fixed) / n - ((broke - fixed) / n) ** 2
-        if spread > 0 and not looked:
-            low, high = accuracy_bounds(broke, fixed, n)
+        if spread > 0 and not anytime:
             widths.append((high - low) / (2 * Z_95 * sqrt(spread / n)))
-    return [*(100 * count / draws for count in wrong), float(np.mean(widths)) if widths else float("nan")]
+    width = np.mean(widths) if widths else float("nan")
+    return [100 * called["within"] / draws, 100 * called["beyond"] / draws, width]
 
 
-def sweeps(found, sizes, most_draws):
+@cache
+def _anytime_bounds(broke, fixed, n, true):
+    """Bounds on the same side of the true loss as those of the anytime-valid interval, which take a search."""
+    if log_e_value(broke, fixed, n, -true) < -log(ALPHA):
+        return -inf, inf
+    share = (broke - fixed) / n
+    return share, share
+
+
+@cache
+def _bounds(broke, fixed, n):
+    """Interval of the share of right answers lost."""
+    return lost_share_interval(broke, fixed, n, ALPHA)
+
+
+def print_sweeps(populations, arguments):
     """Print how often any model of a sweep, all of them at the tolerance by word perplexity, is called wrongly."""
-    tolerance, rng = Tolerance(), np.random.default_rng(2)
+    rng = np.random.default_rng(2)
     print("sweeps: any of a method's models wrongly within, or beyond, by word perplexity, all at the tolerance")
-    for method in dict.fromkeys(each.method for each in found):
-        rows = [each for each in found if each.method == method]
-        if len({len(each.nats) for each in rows}) > 1:
+    sweeps = defaultdict(list)
+    for population in populations:
+        sweeps[population.method].append(population.nats - population.nats.mean() + log(Tolerance().ratio))
+    for method, losses in sweeps.items():
+        if len(set(map(len, losses))) > 1:
             continue
-        nats = np.stack([each.nats - each.nats.mean() + log(tolerance.ratio) for each in rows])
-        for n in sizes:
-            wrong, draws = [0, 0], max(1, min(most_draws, AT_ONCE // n))
+        nats = np.stack(losses)
+        for n in arguments.sizes:
+            draws = max(1, min(arguments.draws, AT_ONCE // n))
+            models = []
             for _ in range(draws):
-                drawn = rng.integers(0, nats.shape[1], n)
-                verdicts = judge_all([losses_of(each[drawn]) for each in nats], tolerance)
-                for i, verdict in enumerate(("within", "beyond")):
-                    wrong[i] += any(one.verdict == verdict for one in verdicts)
-            within, beyond = (100 * count / draws for count in wrong)
-            print(f"sweep of {method}, {len(rows)} models, n {n:,}: within {within:.1f} %, beyond {beyond:.1f} %")
+                drawn = nats[:, rng.integers(0, nats.shape[1], n)]
+                models.append(list(map(_losses, _moments(drawn))))
+            within, beyond = _percents(models)
+            print(f"sweep of {method}, {len(nats)} models, n {n:,}: within {within:.1f} %, beyond {beyond:.1f} %")
 
 
-def _print_row(name, n, looked, row):
-    print(f"{name:<32}{n:>7,}{'any look' if looked else 'at the end':>10}", end="")
-    for within, beyond, width in (row[:3], row[3:]):
+def print_power(population, arguments):
+    """Print the chance of each verdict for one model whose losses spread as those of the population do.
+
+    Both measures are judged together; counted are the verdicts on word perplexity.
+    """
+    rng = np.random.default_rng(3)
+    ratio = Tolerance().ratio
+    print(f"chance of within and beyond, percent, at {ratio:g} times; losses spread as of {population.name}")
+    print(f"{'n':>7}" + "".join(f"{ratio:>10g}" for ratio in RATIOS))
+    for n in arguments.sizes:
+        draws = max(1, min(arguments.power_draws, 2 * AT_ONCE // n))
+        print(f"{n:>7,}", end="")
+        for ratio in RATIOS:
+            nats = population.nats - population.nats.mean() + log(ratio)
+            models = []
+            for _ in range(draws):
+                drawn = rng.integers(0, len(nats), n)
+                (moments,) = _moments(nats[np.newaxis, drawn])
+                models.append([_losses(moments, population.flips[drawn], population.right[drawn])])
+            within, beyond = _percents(models)
+            print(f"{within:>6.0f}{beyond:>4.0f}", end="")
+        print()
+
+
+def _percents(draws):
+    """Percent of the draws in which word perplexity of any model is called within, and beyond."""
+    called = Counter()
+    for models in draws:
+        called.update({model.perplexity.verdict for model in judge_all(models, Tolerance())})
+    return [100 * called[verdict] / len(draws) for verdict in ("within", "beyond")]
+
+
+def _moments(values):
+    """The moments of each row."""
+    columns = [values.mean(axis=1), values.std(axis=1, ddof=1), values.min(axis=1), values.max(axis=1)]
+    return [
+        Moments(n=values.shape[1], mean=mean, deviation=deviation, lowest=lowest, highest=highest)
+        for mean, deviation, lowest, highest in np.column_stack(columns).tolist()
+    ]
+
+
+def _losses(nats, flips=None, right=None):
+    """Losses of a draw, for the verdict; without flips by word perplexity alone."""
+    if flips is None:
+        return Losses(nats=nats, broke=0, fixed=0, n_right=0, anytime=False)
+    n_right = max(FEWEST_RIGHT, int(right.sum()))
+    broke = int((flips == 1).sum())
+    fixed = int((flips == -1).sum())
+    return Losses(nats=nats, broke=broke, fixed=fixed, n_right=n_right, anytime=False)
+
+
+def _print_row(name, looks, errors):
+    read = "any look" if len(looks) > 1 else "at the end"
+    print(f"{name:<32}{looks[-1]:>7,}{read:>11}", end="")
+    for within, beyond, width in (errors[:3], errors[3:]):
         print(f"{within:>7.2f}%{beyond:>7.2f}%{width:>7.2f}", end="")
-    print(flush=True)
-
-
-def _pieces(draws, n):
-    """Numbers of draws of n values that fit into memory at once."""
-    most = max(1, AT_ONCE // n)
-    return [min(most, draws - done) for done in range(0, draws, most)]
+    print()
 
 
 def _arguments():
-    parser = answers_parser(__doc__)
-    parser.add_argument("--methods", help="make a run with these methods first")
-    parser.add_argument("--sparsity", default="10,20,30")
-    parser.add_argument("--calibration", default=SELF)
-    parser.add_argument("--samples", type=int, default=64)
-    parser.add_argument("--length", type=int, default=256)
-    parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--draws", type=int, default=20_000)
-    parser.add_argument("--power-draws", type=int, default=2000)
-    parser.add_argument("--picture", help="draw the power curves into this SVG file")
-    parser.add_argument(
-        "--sizes", type=lambda text: [int(n) for n in text.split(",")], default=[30, 132, 400, 1000, 5153]
+    parser = run_parser(
+        __doc__,
+        methods=(str, "make a run with these methods first"),
+        draws=20_000,
+        power_draws=2000,
+        sizes=("30,132,400,1000,5153", "numbers of passages with commas between"),
+        samples=64,
     )
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    arguments.sizes = [int(size) for size in arguments.sizes.split(",")]
+    return arguments
 
 
 if __name__ == "__main__":

@@ -1,9 +1,15 @@
-"""What this machine can do at best: the rate of one large matrix multiplication, which bounds every forward pass."""
+"""What this machine can do at best: the rate of one large matrix multiplication, which bounds every forward pass.
+
+And the walk of calibration, which is timed in more than one benchmark.
+"""
 
 import statistics
 import time
 
 import torch
+
+from sparsedash.engine.calibration.statistics import statistics_walk
+from sparsedash.schema.progress import ignore_steps
 
 SIDE = 2048
 REPEATS = 3
@@ -60,3 +66,10 @@ class Pace:
     def times(self, other: "Pace") -> float:
         """How many times as long as the other work this took, had the machine been as fast for both."""
         return self._possible / other._possible
+
+
+def calibrate(loaded, sequences, token_weights="equal", on_step=ignore_steps):
+    """Read the sequences as calibration does; its statistics are dropped."""
+    watched = [[mlp.out] for mlp in loaded.mlps]
+    walk = statistics_walk(loaded, lambda: sequences, watched, lambda *_: None, on_step, token_weights=token_weights)
+    walk.reach(len(loaded.blocks) - 1)

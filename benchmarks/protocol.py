@@ -12,199 +12,181 @@ beginning of that text, and with `--heal-steps 40,120` every method healed for s
 run that was stopped goes on where it was.
 """
 
-import argparse
-import tempfile
+from collections import defaultdict
 from pathlib import Path
 from statistics import fmean
+from tempfile import TemporaryDirectory
 from typing import get_args
 
+import torch
+
+from benchmarks.arguments import run_settings, texts_parser
 from sparsedash.catalog.presets import METHODS, method_name, method_named
+from sparsedash.engine.models.loading import ModelShelf
+from sparsedash.engine.models.matmul import fastest_products
+from sparsedash.engine.run import pipeline
+from sparsedash.engine.run.model_making import prune_model
+from sparsedash.engine.run.run_context import RunContext
 from sparsedash.schema.method_settings import Budget, with_budget
 from sparsedash.schema.progress import ignore_steps
 from sparsedash.schema.records import Record
-from sparsedash.schema.settings import (
-    BUILTIN_MODEL,
-    SELF,
-    CalibrationSettings,
-    Dtype,
-    EvaluationSettings,
-    RunSettings,
-    parse_percents,
-)
+from sparsedash.schema.settings import BUILTIN_MODEL, SELF
 from sparsedash.stats.mean_intervals import mean_interval, moments
+from sparsedash.stats.significance import shared_outcomes
 from sparsedash.storage.store import Store
 
 PUBLISHED = "retrain-free (published)"
 ALPHA = 0.05
 
-_PIECE, _LOGITS = 256, 2**26
-"""Tokens that a text's parts have, and logits of parts that are read together."""
+_PIECE = 256
+"""Tokens of a part of a text."""
+_LOGITS = 2**26
+"""Logits of parts that are read together."""
 
 
 def main():
-    arguments = _parser().parse_args()
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+    arguments = _arguments()
+    methods = _methods(arguments)
+    losses = {}
+    with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         store = Store(Path(arguments.keep or folder))
-        losses = {}
         for text in arguments.calibration or [SELF]:
             for model in arguments.model or [BUILTIN_MODEL]:
-                settings = _settings(arguments, model, text)
-                # First: the run finds the blocks that were made for it, and drops them behind itself.
-                divergences = _divergences(settings, store, arguments.divergence or [], arguments.tokens)
-                found = _losses(settings, store)
-                for case, by_method in found.items():
-                    _print_case(case, by_method, "passages, nats a word")
-                losses |= found
-                for judged, cases in divergences.items():
-                    for case, by_method in cases.items():
-                        _print_case(case, by_method, f"tokens of {Path(judged).name}, KL in nats a token")
+                settings = run_settings(arguments, methods, model=model, calibration=text)
+                # Before the run, which deletes the blocks that were made for it.
+                divergences = next_token_divergences(settings, store, arguments)
+                names = f"{Path(model).name}, calibrated on {Path(text).name}"
+                for permille, losses_by_method in _losses(settings, store).items():
+                    case = f"{names}, {permille / 10:g} %"
+                    losses[case] = losses_by_method
+                    _print_case(case, losses_by_method, "passages, nats a word")
+                for (reference, permille), nats_by_method in divergences.items():
+                    unit = f"tokens of {Path(reference).name}, KL in nats a token"
+                    _print_case(f"{names}, {permille / 10:g} %", nats_by_method, unit)
         store.close()
     _print_scores(losses)
 
 
 def _losses(settings, store):
-    """By case (model, text, sparsity in per mille), by method: nats lost on every passage."""
-    from sparsedash.engine.run import pipeline
-
+    """By sparsity in per mille, by method: nats lost on every passage."""
     run = pipeline.run(settings, store, ignore_steps)
-    dense = _log_likelihoods(store.get(Record, run.dense))
-    model, text = Path(settings.model).name, Path(settings.calibration.corpus).name
-    cases = {}
+    dense = store.get(Record, run.dense)
+    losses = defaultdict(dict)
     for (method, permille), key in zip(settings.points, run.sparse, strict=True):
-        found = cases.setdefault((model, text, permille), {})
-        record = store.get(Record, key)
-        found[method_name(method)] = [d - s for d, s in zip(dense, _log_likelihoods(record), strict=True)]
-        print(f"{model}, {text}, {permille / 10:g} %, {method_name(method)}: {record.last_word.right} right")
-    return cases
+        sparse = store.get(Record, key)
+        losses[permille][method_name(method)] = nats_lost(dense, sparse)
+        names = f"{Path(settings.model).name}, {Path(settings.calibration.corpus).name}"
+        print(f"{names}, {permille / 10:g} %, {method_name(method)}: {sparse.last_word.right} right")
+    return losses
 
 
-def _divergences(settings, store, references, n_tokens):
-    """By text, by case, by method: the divergence from dense at every token of the beginnings of these texts."""
-    from sparsedash.engine.models.loading import ModelShelf
-    from sparsedash.engine.models.matmul import fastest_products
-    from sparsedash.engine.run.model_making import prune_model
-    from sparsedash.engine.run.run_context import RunContext
+def nats_lost(dense, sparse):
+    """Nats of log-likelihood lost on every passage."""
+    return [before.log_likelihood - after.log_likelihood for before, after in shared_outcomes(dense, sparse)]
 
+
+def next_token_divergences(settings, store, arguments):
+    """By text and sparsity in per mille, by method: KL from dense at every token of the beginnings of the texts."""
     context = RunContext(settings, store, ignore_steps, ModelShelf())
-    model, text = Path(settings.model).name, Path(settings.calibration.corpus).name
-    found = {}
+    divergences = {}
     with fastest_products(settings.dtype):
-        made = [(*point, prune_model(context, *point)) for point in settings.points]
-        for *_, sparse in made:
-            # All blocks are made, while the model is the dense one.
+        models = [prune_model(context, *point) for point in settings.points]
+        for sparse in models:
+            # All blocks are made while the model is the dense one.
             list(sparse.blocks)
-        for reference in references:
-            cases = found[reference] = {}
-            for ids in _tokens(context, reference, n_tokens):
-                dense = _scores(context.loaded.model, ids)
-                for method, permille, sparse in made:
+        for reference in arguments.divergence:
+            for ids in _tokens(context, reference, arguments.tokens):
+                dense_scores = _scores(context.loaded.model, ids)
+                for (method, permille), sparse in zip(settings.points, models, strict=True):
                     with sparse.applied():
-                        other = _scores(context.loaded.model, ids)
-                    nats = (dense.exp() * (dense - other)).sum(dim=-1).clamp_(min=0).flatten().tolist()
-                    cases.setdefault((model, text, permille), {}).setdefault(method_name(method), []).extend(nats)
-    return found
+                        sparse_scores = _scores(context.loaded.model, ids)
+                    nats = (dense_scores.exp() * (dense_scores - sparse_scores)).sum(dim=-1).clamp_(min=0)
+                    by_method = divergences.setdefault((reference, permille), defaultdict(list))
+                    by_method[method_name(method)] += nats.flatten().tolist()
+    return divergences
 
 
+@torch.inference_mode()
 def _scores(model, ids):
     """Log-probabilities of the token after every token of a piece."""
-    import torch
-
-    with torch.inference_mode():
-        return model(input_ids=ids).logits.float().log_softmax(dim=-1)
+    return model(input_ids=ids).logits.float().log_softmax(dim=-1)
 
 
 def _tokens(context, reference, n_tokens):
     """Tokens of the beginning of a text, in pieces of _PIECE after what begins every text, with few enough logits."""
-    import torch
-
     ids = []
     for text in context.texts(reference).texts:
         ids += context.loaded.front_and_own(text)[1]
         if len(ids) >= n_tokens:
             break
-    n = min(n_tokens, len(ids)) // _PIECE
-    if not n:
+    n_pieces = min(n_tokens, len(ids)) // _PIECE
+    if not n_pieces:
         raise SystemExit(f"{reference} and --tokens must give at least {_PIECE} tokens.")
     together = max(1, _LOGITS // _PIECE // context.shape.vocabulary)
     front, _ = context.loaded.front_and_own("")
-    pieces = context.loaded.windows(ids[: n * _PIECE], len(front) + _PIECE)
+    pieces = context.loaded.windows(ids[: n_pieces * _PIECE], len(front) + _PIECE)
     return torch.tensor(pieces, device=context.loaded.model.device).split(together)
 
 
-def _settings(arguments, model, text):
-    names = arguments.methods.split(",") if arguments.methods else _channel_methods()
-    methods = [method_named(name).healed(n) for name in names for n in (0, *map(int, arguments.heal_steps or ()))]
-    return RunSettings(
-        model=model,
-        dtype=arguments.dtype,
-        methods=with_budget(methods, arguments.budget),
-        sparsities_permille=parse_percents(arguments.sparsity),
-        calibration=CalibrationSettings(
-            corpus=text, n_samples=arguments.samples, length=arguments.length, packed=arguments.packing == "packed"
-        ),
-        evaluation=EvaluationSettings(corpus=arguments.evaluation, n_passages=arguments.passages),
-    )
+def mean_words(values, sign=""):
+    """The mean and its 95 % interval."""
+    low, high = mean_interval(moments(values), ALPHA)
+    return f"{fmean(values):{sign}.3f} ({low:{sign}.3f} to {high:{sign}.3f})"
 
 
-def _channel_methods():
-    return [method.name for method in METHODS if method.settings.takes_channels]
-
-
-def _log_likelihoods(record):
-    return [outcome.log_likelihood for outcome in record.outcomes]
-
-
-def _print_case(case, found, unit):
-    model, text, permille = case
-    print(f"\n{model}, calibrated on {text}, {permille / 10:g} %, {len(next(iter(found.values()))):,} {unit}")
-    published = fmean(found[PUBLISHED]) if PUBLISHED in found else None
-    for method, lost in sorted(found.items(), key=lambda one: fmean(one[1])):
-        low, high = mean_interval(moments(lost), ALPHA)
-        share = "" if published is None else f"{fmean(lost) / published:8.2f} of the published"
-        print(f"  {method:28}{fmean(lost):8.3f} ({low:.3f} to {high:.3f}){share}")
+def _print_case(case, losses_by_method, unit):
+    n_values = len(next(iter(losses_by_method.values())))
+    print(f"\n{case}, {n_values:,} {unit}")
+    published = losses_by_method.get(PUBLISHED)
+    for method, losses in sorted(losses_by_method.items(), key=lambda item: fmean(item[1])):
+        share = f"{fmean(losses) / fmean(published):8.2f} of the published" if published else ""
+        print(f"  {method:28}   {mean_words(losses)}{share}")
 
 
 def _print_scores(losses):
-    excess = {method: [_excess(method, found) for found in losses.values()] for method in next(iter(losses.values()))}
-    scores = {method: (max(own) + fmean(own)) / 2 for method, own in excess.items()}
-    winner = min(scores, key=scores.__getitem__)
+    excess = defaultdict(list)
+    for losses_by_method in losses.values():
+        least = min(map(fmean, losses_by_method.values()))
+        for method, nats in losses_by_method.items():
+            excess[method].append(fmean(nats) - least)
+    scores = {method: (max(values) + fmean(values)) / 2 for method, values in excess.items()}
+    winner, *others = sorted(scores, key=scores.__getitem__)
     print(f"\n{'method':28}{'score':>8}{'worst':>8}{'mean':>8}   where the winner does worst against it")
-    for method in sorted(scores, key=scores.__getitem__):
+    for method in (winner, *others):
         row = f"{method:28}{scores[method]:8.3f}{max(excess[method]):8.3f}{fmean(excess[method]):8.3f}"
-        print(row if method == winner else f"{row}   {_worst_of(winner, method, losses)}")
+        print(row if method == winner else f"{row}   {_worst_words(winner, method, losses)}")
 
 
-def _worst_of(winner, method, losses):
+def _worst_words(winner, method, losses):
     """How much more the winner loses than this method where that is most, with its paired interval."""
-    more = {case: [a - b for a, b in zip(own[winner], own[method], strict=True)] for case, own in losses.items()}
-    case = max(more, key=lambda each: fmean(more[each]))
-    model, text, permille = case
-    low, high = mean_interval(moments(more[case]), ALPHA)
-    return f"{fmean(more[case]):+.3f} ({low:+.3f} to {high:+.3f}) {model}, {text}, {permille / 10:g} %"
+    differences = {}
+    for case, losses_by_method in losses.items():
+        pairs = zip(losses_by_method[winner], losses_by_method[method], strict=True)
+        differences[case] = [ours - theirs for ours, theirs in pairs]
+    worst = max(differences, key=lambda case: fmean(differences[case]))
+    return f"{mean_words(differences[worst], sign='+')} {worst}"
 
 
-def _excess(method, found):
-    return fmean(found[method]) - min(map(fmean, found.values()))
+def _methods(arguments):
+    names = [method.name for method in METHODS if method.settings.takes_channels]
+    if arguments.methods:
+        names = arguments.methods.split(",")
+    heal_steps = [0, *map(int, arguments.heal_steps.split(","))] if arguments.heal_steps else [0]
+    methods = []
+    for name in names:
+        methods += [method_named(name).healed(n_steps) for n_steps in heal_steps]
+    return with_budget(methods, arguments.budget)
 
 
-def _parser():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def _arguments():
+    parser = texts_parser(
+        __doc__,
+        methods=(str, "names with commas between; all that remove channels where not given"),
+        heal_steps=(str, "numbers with commas between"),
+    )
     parser.add_argument("--model", action="append", help="may be repeated")
-    parser.add_argument("--dtype", default="float32", choices=get_args(Dtype))
-    parser.add_argument("--calibration", action="append", help="text reference, may be repeated")
-    parser.add_argument("--evaluation", required=True, help="text reference; passages that no other table reports")
-    parser.add_argument("--passages", type=int, help="the first so many only")
-    parser.add_argument("--samples", type=int, default=128)
-    parser.add_argument("--length", type=int, default=256)
-    parser.add_argument("--packing", default="packed", choices=("packed", "documents"))
-    parser.add_argument("--sparsity", default="10,20,30")
     parser.add_argument("--budget", default="channels", choices=get_args(Budget), help="what --sparsity is a share of")
-    parser.add_argument("--methods", help="names with commas between; all that remove channels where not given")
-    parser.add_argument("--heal-steps", type=lambda text: text.split(","), help="numbers with commas between")
-    parser.add_argument("--divergence", action="append", help="text reference, may be repeated")
-    parser.add_argument("--tokens", type=int, default=2048, help="of each text of --divergence")
-    parser.add_argument("--keep", help="data folder that keeps what was computed")
-    return parser
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

@@ -7,23 +7,21 @@ type: verdicts that are equal, and KL(ours || llama.cpp) at the tokens of the la
 costs, KL(dense || ours).
 """
 
-import argparse
-import tempfile
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import get_args
 
 import torch
 
-from benchmarks.arguments import answers_parser
+from benchmarks.arguments import answers_parser, chosen_passages
 from sparsedash.catalog.families import quantise_problem
-from sparsedash.engine.evaluation.questions import choose_passages, questions_of
+from sparsedash.engine.evaluation.divergence import mean_divergence
+from sparsedash.engine.evaluation.questions import questions_of
 from sparsedash.engine.export.reloaded import LlamaCppModel
 from sparsedash.engine.models.gguf_quantising import read_back, write_quantised
 from sparsedash.engine.models.loading import gguf_file, load_model, locate_model
 from sparsedash.engine.models.sparse_models import PrunedChannels
-from sparsedash.engine.texts.corpora import read_texts
 from sparsedash.schema.method_settings import Quantisation
-from sparsedash.schema.settings import EvaluationSettings
 from sparsedash.storage.store import Store
 
 
@@ -32,54 +30,56 @@ def main() -> None:
     if problem := quantise_problem(arguments.model):
         raise SystemExit(problem)
     loaded = load_model(locate_model(arguments.model, Store(arguments.data_dir)), "float32")
-    chosen = choose_passages(read_texts(arguments.evaluation), EvaluationSettings(n_passages=arguments.passages))
-    questions = questions_of(loaded, list(zip(chosen.contexts, chosen.targets, strict=True)))
-    made, dense_file = PrunedChannels.whole(loaded), gguf_file(arguments.model)
-    dense = _ours(loaded, questions)
+    passages = chosen_passages(arguments)
+    questions = questions_of(loaded, list(zip(passages.contexts, passages.targets, strict=True)))
     longest = max(len(question["ids"]) for question in questions)
+    dense = PrunedChannels.whole(loaded)
+    dense_file = gguf_file(arguments.model)
+
+    def our_logits(ids):
+        return loaded.model(input_ids=torch.tensor([ids]), use_cache=False).logits[0]
+
+    dense_scores = _scores(questions, our_logits)
     for kind in arguments.types.split(","):
-        with tempfile.TemporaryDirectory() as place:
-            file = Path(place) / "quantised.gguf"
-            written = write_quantised(file, dense_file, made, kind, is_base=True, require_room=lambda n_bytes: None)
-            found = read_back(file, dense_file, made, kind)
-            with made.holding(found.blocks, found.others).applied():
-                ours = _ours(loaded, questions)
+        with TemporaryDirectory() as folder:
+            file = Path(folder) / "quantised.gguf"
+            written = write_quantised(file, dense_file, dense, kind, is_base=True, require_room=lambda n_bytes: None)
+            weights = read_back(file, dense_file, dense, kind)
+            with dense.holding(weights.blocks, weights.others).applied():
+                ours = _scores(questions, our_logits)
             llama = LlamaCppModel(str(file), longest, torch.get_num_threads())
-            theirs = [_at_targets(torch.from_numpy(llama.logits(q["ids"][:-1], len(q["ids"]))), q) for q in questions]
-        pairs = list(zip(ours, theirs, questions, strict=True))
-        equal = sum(_is_right(own, q) == _is_right(other, q) for own, other, q in pairs)
+            theirs = _scores(questions, _logits_by(llama))
+        n_equal = 0
+        for our, their, question in zip(ours, theirs, questions, strict=True):
+            n_equal += _is_right(our, question) == _is_right(their, question)
         print(
-            f"{kind:7} {equal} of {len(questions)} verdicts equal, {100 * equal / len(questions):.1f} %; "
-            f"KL(ours || llama.cpp) {_divergence(ours, theirs):.5f}, KL(dense || ours) {_divergence(dense, ours):.5f}, "
-            f"n = {sum(map(len, ours))} tokens; {written.size / 1e6:.1f} MB; {found.tensors}"
+            f"{kind:7} {n_equal} of {len(questions)} verdicts equal, {100 * n_equal / len(questions):.1f} %; "
+            f"KL(ours || llama.cpp) {mean_divergence(ours, theirs):.5f}, "
+            f"KL(dense || ours) {mean_divergence(dense_scores, ours):.5f}, "
+            f"n = {sum(map(len, ours))} tokens; {written.size / 1e6:.1f} MB; {weights.tensors}"
         )
 
 
 @torch.inference_mode()
-def _ours(loaded, questions) -> list[torch.Tensor]:
-    return [
-        _at_targets(loaded.model(input_ids=torch.tensor([q["ids"][:-1]]), use_cache=False).logits[0], q)
-        for q in questions
-    ]
+def _scores(questions, logits_of):
+    """Log-probabilities at the tokens of each last word. logits_of: the logits after each of these tokens."""
+    scores = []
+    for question in questions:
+        logits = logits_of(question["ids"][:-1])
+        scores.append(logits[-question["n_target"] :].float().log_softmax(dim=-1))
+    return scores
 
 
-def _at_targets(logits, question) -> torch.Tensor:
-    return logits[-question["n_target"] :].float().log_softmax(dim=-1)
+def _logits_by(llama):
+    return lambda ids: torch.from_numpy(llama.logits(ids, len(ids) + 1))
 
 
-def _is_right(scores, question) -> bool:
+def _is_right(scores, question):
     return scores.argmax(dim=-1).tolist() == question["ids"][-question["n_target"] :]
 
 
-def _divergence(left, right) -> float:
-    found = [(one.exp() * (one - other)).sum(dim=-1) for one, other in zip(left, right, strict=True)]
-    return float(torch.cat(found).mean())
-
-
-def _arguments() -> argparse.Namespace:
-    parser = answers_parser(__doc__)
-    parser.add_argument("--types", default=",".join(get_args(Quantisation)))
-    return parser.parse_args()
+def _arguments():
+    return answers_parser(__doc__, types=",".join(get_args(Quantisation))).parse_args()
 
 
 if __name__ == "__main__":

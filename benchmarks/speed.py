@@ -4,9 +4,9 @@
     make bench MODEL=builtin:smollm2-135m
 
 For each type of number: the rate of a large matrix product; a bare forward of the blocks over the passages' batches;
-the evaluator; lm-evaluation-harness on the same passages, where lm_eval is installed, with the verdicts compared one by
-one; text that the model writes itself, with --neighbour also while another process takes a core; and calibration on
-that text against a bare forward over it. The matrix rate is measured again every few seconds, since a shared machine
+the evaluator; lm-evaluation-harness on the same passages, with the verdicts compared one by one; text that the model
+writes itself, with --neighbour also while another process takes a core; and calibration on that text against a bare
+forward over it. The matrix rate is measured again every few seconds, since a shared machine
 drifts: shares and ratios are of what it could have done meanwhile. As work counts what the weights of the blocks do, in
 own text those of the head too; attention's own products do not. Where the engine multiplies bfloat16 numbers in single
 precision, because that is faster here, so does the product that gives the rate; the harness multiplies as torch does.
@@ -15,23 +15,24 @@ precision, because that is faster here, so does the product that gives the rate;
 import os
 import subprocess
 import sys
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import contextmanager, nullcontext
 
 import torch
+from lm_eval.api.instance import Instance
+from lm_eval.models.huggingface import HFLM
 
-from benchmarks.arguments import answers_parser
-from benchmarks.machine import SIDE, Pace
-from sparsedash.engine.calibration import statistics
-from sparsedash.engine.evaluation import evaluate as evaluation
-from sparsedash.engine.evaluation import questions
+from benchmarks.arguments import answers_parser, chosen_passages
+from benchmarks.machine import SIDE, Pace, calibrate
+from sparsedash.engine.calibration.statistics import BATCH_TOKENS
+from sparsedash.engine.evaluation import evaluate
+from sparsedash.engine.evaluation.questions import questions_of
 from sparsedash.engine.models.decoder_blocks import batches_by_length
 from sparsedash.engine.models.loading import load_model, locate_model
 from sparsedash.engine.models.matmul import are_widened, fastest_products, widen_once
-from sparsedash.engine.texts.corpora import read_texts, story_openings
+from sparsedash.engine.texts.corpora import story_openings
 from sparsedash.engine.texts.generation import generate_texts
 from sparsedash.schema.progress import ignore_steps
-from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings
+from sparsedash.schema.settings import CalibrationSettings
 from sparsedash.storage.store import Store
 
 PIECE_S = 2.0
@@ -40,83 +41,109 @@ PIECE_S = 2.0
 def main() -> None:
     arguments = _arguments()
     source = locate_model(arguments.model, Store(arguments.data_dir))
-    settings = EvaluationSettings(n_passages=arguments.passages)
-    chosen = questions.choose_passages(read_texts(arguments.evaluation), settings)
+    passages = chosen_passages(arguments)
     print(
-        f"{arguments.model}, {len(chosen.indices)} passages, own text of {arguments.samples} x {arguments.length} "
+        f"{arguments.model}, {len(passages.indices)} passages, own text of {arguments.samples} x {arguments.length} "
         f"tokens; {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}"
     )
     for dtype in arguments.dtypes.split(","):
-        _lines(load_model(source, dtype), chosen, arguments)
+        _Table(load_model(source, dtype), arguments).print(passages)
 
 
-def _lines(loaded, chosen, arguments) -> None:
-    """Print the lines of one type of number."""
-    n_weights, of_blocks = loaded.shape.n_matmul, 2 * loaded.shape.n_block_weights
+class _Table:
+    """The lines of one type of number."""
 
-    def started():
-        return Pace(torch.float32 if are_widened(loaded.dtype) else loaded.model.dtype, arguments.side)
+    def __init__(self, loaded, arguments) -> None:
+        self._loaded = loaded
+        self._arguments = arguments
 
-    def line(name, pace, n_tokens, ratio):
-        print(f"{loaded.dtype:9} {name:22} {n_tokens / pace.seconds:9.1f} tokens/s  {ratio}", flush=True)
+    def print(self, passages) -> None:
+        """Measure and print, line by line."""
+        loaded = self._loaded
+        per_token = 2 * loaded.shape.n_block_weights
+        pairs = list(zip(passages.contexts, passages.targets, strict=True))
+        with self._products():
+            # A warm-up.
+            evaluate.evaluate_alone(loaded, chosen_passages(self._arguments, 8), ignore_steps)
+            read = [question["ids"][:-1] for question in questions_of(loaded, pairs)]
+            forward = self._forward(read, evaluate.BATCH_TOKENS)
+        print(f"{loaded.dtype:9} {'matrix rate':22} {forward.rate / 1e9:9.1f} GFLOP/s")
+        self._print_share("bare forward", forward, sum(map(len, read)), per_token)
 
-    def share(name, pace, n_tokens, flops_a_token):
-        line(name, pace, n_tokens, f"{pace.share(n_tokens * flops_a_token):6.1%} of the matrix rate")
+        with self._products():
+            evaluation = self._pace()
+            result = evaluate.evaluate_alone(loaded, passages, lambda _: evaluation.piece(PIECE_S))
+            evaluation.piece()
+        self._print_share("evaluation", evaluation, result.n_tokens, per_token)
 
-    with _multiplying(loaded):
-        evaluation.evaluate_alone(loaded, _first(chosen, 8), ignore_steps)
-        forward, n_read = _forward(loaded, _reads(loaded, chosen), evaluation.BATCH_TOKENS, started())
-    print(f"{loaded.dtype:9} {'matrix rate':22} {forward.rate / 1e9:9.1f} GFLOP/s")
-    share("bare forward", forward, n_read, of_blocks)
-
-    ours = started()
-    with _multiplying(loaded):
-        evaluated = evaluation.evaluate_alone(loaded, chosen, lambda _: ours.piece(PIECE_S))
-    ours.piece()
-    share("evaluation", ours, evaluated.n_tokens, of_blocks)
-    harness, answers = _harness_answers(loaded, chosen, started)
-    if answers is None:
-        print(f"{loaded.dtype:9} lm-evaluation-harness  not installed (pip install lm_eval)")
-    else:
-        beside = f"{harness.times(ours):6.2f} times the evaluation's time; {_agreement(evaluated.outcomes, answers)}"
-        line("lm-evaluation-harness", harness, evaluated.n_tokens, beside)
-
-    with _multiplying(loaded):
-        writing, texts = _own_texts(loaded, arguments, started())
-    n_written = arguments.samples * arguments.length
-    share("own text", writing, n_written, 2 * n_weights)
-    if arguments.neighbour:
-        with _a_core_taken(), _multiplying(loaded):
-            beside, _ = _own_texts(loaded, arguments, started())
-        line("own text, core taken", beside, n_written, f"{writing.seconds / beside.seconds:6.1%} of the speed before")
-
-    sequences = [loaded.tokenizer(text).input_ids[: arguments.length] for text in texts]
-    with _multiplying(loaded):
-        bare, n_read = _forward(loaded, sequences, statistics.BATCH_TOKENS, started())
-        pace = started()
-        watched = [[mlp.out] for mlp in loaded.mlps]
-        walk = statistics.statistics_walk(
-            loaded, lambda: sequences, watched, lambda *_: None, lambda _: pace.piece(PIECE_S), token_weights="equal"
+        harness, answers = self._harness_answers(pairs)
+        times = f"{harness.times(evaluation):6.2f} times the evaluation's time"
+        self._print(
+            "lm-evaluation-harness", harness, result.n_tokens, f"{times}; {_agreement(result.outcomes, answers)}"
         )
-        walk.reach(len(loaded.blocks) - 1)
-    pace.piece()
-    line("calibration", pace, n_read, f"{pace.times(bare):6.2f} times a bare forward's time")
 
+        n_written = self._arguments.samples * self._arguments.length
+        writing, texts = self._own_texts(nullcontext())
+        self._print_share("own text", writing, n_written, 2 * loaded.shape.n_matmul)
+        if self._arguments.neighbour:
+            slowed, _ = self._own_texts(_a_core_taken())
+            ratio = f"{writing.seconds / slowed.seconds:6.1%} of the speed before"
+            self._print("own text, core taken", slowed, n_written, ratio)
 
-@contextmanager
-def _multiplying(loaded):
-    """Inside, products are made as in a run of this model."""
-    with fastest_products(loaded.dtype):
-        widen_once(loaded.model)
-        yield
+        sequences = [loaded.tokenizer(text).input_ids[: self._arguments.length] for text in texts]
+        with self._products():
+            forward = self._forward(sequences, BATCH_TOKENS)
+            calibration = self._pace()
+            calibrate(loaded, sequences, on_step=lambda _: calibration.piece(PIECE_S))
+            calibration.piece()
+        times = f"{calibration.times(forward):6.2f} times a bare forward's time"
+        self._print("calibration", calibration, sum(map(len, sequences)), times)
 
+    def _print(self, name, pace, n_tokens, ratio):
+        print(f"{self._loaded.dtype:9} {name:22} {n_tokens / pace.seconds:9.1f} tokens/s  {ratio}", flush=True)
 
-def _own_texts(loaded, arguments, pace):
-    """The pace of writing, and what was written. In one piece: the threads that write go on while they are heard of."""
-    asked = CalibrationSettings(n_samples=arguments.samples, length=arguments.length)
-    texts = generate_texts(loaded, story_openings(), asked, ignore_steps)
-    pace.piece()
-    return pace, texts
+    def _print_share(self, name, pace, n_tokens, flops_per_token):
+        self._print(name, pace, n_tokens, f"{pace.share(n_tokens * flops_per_token):6.1%} of the matrix rate")
+
+    def _pace(self):
+        dtype = torch.float32 if are_widened(self._loaded.dtype) else self._loaded.model.dtype
+        return Pace(dtype, self._arguments.side)
+
+    @contextmanager
+    def _products(self):
+        """Inside, products are computed as in a run of this model."""
+        with fastest_products(self._loaded.dtype):
+            widen_once(self._loaded.model)
+            yield
+
+    @torch.inference_mode()
+    def _forward(self, sequences, n_tokens):
+        """The pace of the model's body over these sequences, in batches of so many tokens: no head, no answers."""
+        model = self._loaded.model
+        pace = self._pace()
+        for _, batch in batches_by_length(sequences, n_tokens, 0, model.device):
+            model.base_model(input_ids=batch.ids, use_cache=False)
+            pace.piece(PIECE_S)
+        pace.piece()
+        return pace
+
+    def _harness_answers(self, pairs):
+        """The pace of lm-evaluation-harness, and its log-likelihood and greediness of each last word."""
+        harness = HFLM(pretrained=self._loaded.model, tokenizer=self._loaded.tokenizer, batch_size=16)
+        requests = [Instance("loglikelihood", {}, pair, number) for number, pair in enumerate(pairs)]
+        pace = self._pace()
+        answers = harness.loglikelihood(requests, disable_tqdm=True)
+        pace.piece()
+        return pace, answers
+
+    def _own_texts(self, neighbour):
+        """The pace of writing in one piece, since the threads that write go on between steps; and the texts."""
+        settings = CalibrationSettings(n_samples=self._arguments.samples, length=self._arguments.length)
+        with neighbour, self._products():
+            pace = self._pace()
+            texts = generate_texts(self._loaded, story_openings(), settings, ignore_steps)
+            pace.piece()
+        return pace, texts
 
 
 @contextmanager
@@ -130,62 +157,24 @@ def _a_core_taken():
         neighbour.wait()
 
 
-def _forward(loaded, sequences, n_tokens, pace):
-    """The model's body alone, over these sequences in batches of so many tokens: no head, no answers, no verdicts.
-
-    Its pace, and how many tokens it read.
-    """
-    with torch.inference_mode():
-        for _, batch in batches_by_length(sequences, n_tokens, 0, loaded.model.device):
-            loaded.model.base_model(input_ids=batch.ids, use_cache=False)
-            pace.piece(PIECE_S)
-    pace.piece()
-    return pace, sum(map(len, sequences))
-
-
-def _harness_answers(loaded, chosen, started):
-    """The pace of lm-evaluation-harness, and its log-likelihood and greediness of each last word; None where it is not
-    installed.
-    """
-    try:
-        from lm_eval.api.instance import Instance
-        from lm_eval.models.huggingface import HFLM
-    except ImportError:
-        return None, None
-    harness = HFLM(pretrained=loaded.model, tokenizer=loaded.tokenizer, batch_size=16)
-    pairs = zip(chosen.contexts, chosen.targets, strict=True)
-    requests = [Instance("loglikelihood", {}, pair, number) for number, pair in enumerate(pairs)]
-    pace = started()
-    answers = harness.loglikelihood(requests, disable_tqdm=True)
-    pace.piece()
-    return pace, answers
-
-
-def _agreement(outcomes, answers) -> str:
-    same = sum(o.last_word_right == greedy for o, (_, greedy) in zip(outcomes, answers, strict=True))
-    furthest = max(abs(o.log_likelihood - likelihood) for o, (likelihood, _) in zip(outcomes, answers, strict=True))
-    return f"{same} of {len(outcomes)} verdicts equal, log-likelihoods within {furthest:.2g}"
-
-
-def _reads(loaded, chosen):
-    """What the evaluator lets the model read of each passage."""
-    asked = questions.questions_of(loaded, list(zip(chosen.contexts, chosen.targets, strict=True)))
-    return [question["ids"][:-1] for question in asked]
-
-
-def _first(chosen, n):
-    return replace(chosen, indices=chosen.indices[:n], contexts=chosen.contexts[:n], targets=chosen.targets[:n])
+def _agreement(outcomes, answers):
+    n_equal = 0
+    apart = 0.0
+    for outcome, (log_likelihood, is_greedy) in zip(outcomes, answers, strict=True):
+        n_equal += outcome.last_word_right == is_greedy
+        apart = max(apart, abs(outcome.log_likelihood - log_likelihood))
+    return f"{n_equal} of {len(outcomes)} verdicts equal, log-likelihoods within {apart:.2g}"
 
 
 def _arguments():
-    parser = answers_parser(__doc__)
-    parser.add_argument("--dtypes", default="float32,bfloat16")
-    parser.add_argument("--samples", type=int, default=64, help="of the model's own text")
-    parser.add_argument("--length", type=int, default=256, help="tokens of each")
-    parser.add_argument(
-        "--neighbour", action="store_true", help="own text once more, beside a process that never rests"
+    parser = answers_parser(
+        __doc__,
+        dtypes="float32,bfloat16",
+        samples=(64, "of the model's own text"),
+        length=(256, "tokens of each"),
+        neighbour=(False, "own text once more, while a process takes a core"),
+        side=(SIDE, "of the square matrices whose product gives the rate"),
     )
-    parser.add_argument("--side", type=int, default=SIDE, help="of the square matrices whose product gives the rate")
     return parser.parse_args()
 
 

@@ -18,19 +18,17 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
-from typing import get_args
 
 import torch
 from safetensors.torch import save_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import ByteLevelBPETokenizer
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from benchmarks.arguments import run_parser, run_settings
 from benchmarks.child import answer_of
-from sparsedash.catalog.model_shape import CONFIGS, ModelShape, model_shape
+from sparsedash.catalog.model_shape import CONFIGS, model_shape
 from sparsedash.catalog.presets import METHODS, method_named
 from sparsedash.catalog.resources import least_memory
 from sparsedash.engine.comparison.machine_rates import measure_machine
@@ -41,246 +39,213 @@ from sparsedash.engine.texts.corpora import read_texts
 from sparsedash.schema.export_settings import ExportSettings
 from sparsedash.schema.progress import Step
 from sparsedash.schema.records import Record
-from sparsedash.schema.settings import (
-    BUILTIN_CLOZE,
-    BUILTIN_TEXT,
-    CalibrationSettings,
-    Dtype,
-    EvaluationSettings,
-    RunSettings,
-    parse_percents,
-)
+from sparsedash.schema.settings import BUILTIN_CLOZE, BUILTIN_TEXT, RunSettings
 from sparsedash.service.time_forecast import Speeds, counted_seconds
 from sparsedash.storage.local_machine import forget_peak_memory, peak_memory_bytes
 from sparsedash.storage.store import Store
 
+LLAMA = {"model_type": "llama", "vocab_size": 32000, "max_position_embeddings": 2048, "tie_word_embeddings": False}
 SHAPES = {
     "tiny": {"hidden_size": 64, "intermediate_size": 192, "num_hidden_layers": 3, "num_attention_heads": 4},
     "llama-1b": {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32},
 }
 """Of LLaMA's architecture; every config that ships with the program is a shape besides."""
 
-LLAMA = {"model_type": "llama", "vocab_size": 32000, "max_position_embeddings": 2048, "tie_word_embeddings": False}
-_PARTS = {"export": ("write", "prove"), "calibrate": ("calibrate", "walk"), "prune": ("prune", "walk")}
-"""The stages that a row's memory is of, where it goes by other names."""
-
+_STEPS = {"export": ("write", "prove"), "calibrate": ("calibrate", "walk"), "prune": ("prune", "walk")}
+"""Steps of a stage, where they have other names."""
 _ORDER = ("load", "text", "calibrate", "prune", "continue", "evaluate", "export")
-
-_WORDS = 8000
 _SHARD_BYTES = 2**30
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    shipped = sorted(path.stem for path in CONFIGS.glob("*.json"))
-    parser.add_argument("--shape", default="llama-1b", choices=[*SHAPES, *shipped])
-    parser.add_argument("--model", help="this one, whose weights are there, instead of a shape")
-    parser.add_argument("--dtype", default="bfloat16", choices=get_args(Dtype))
-    parser.add_argument("--calibration", help="texts instead of words drawn by lot")
-    parser.add_argument("--evaluation", default=BUILTIN_CLOZE)
-    parser.add_argument("--ways", default="resident,streamed")
-    parser.add_argument("--method", default="least-squares", help="several by commas, or all")
-    parser.add_argument("--sparsity", default="10,20")
-    parser.add_argument("--samples", type=int, default=64)
-    parser.add_argument("--length", type=int, default=512)
-    parser.add_argument("--passages", type=int, default=100)
-    parser.add_argument("--folder", type=Path, help="for models and data; a new one where not given")
-    parser.add_argument("--export", action="store_true", help="write the sparsest model, and load it again as a proof")
-    parser.add_argument("--one-way", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+    arguments = _arguments()
     if arguments.one_way:
-        one_way(arguments)
+        print(json.dumps(run_one_way(arguments)))
         return
     arguments.folder = folder = arguments.folder or Path(tempfile.mkdtemp())
     folder.mkdir(exist_ok=True)
     if not arguments.model:
-        model = written(arguments.shape, folder)
+        model = written_model(arguments.shape, folder)
         n_bytes = sum(file.stat().st_size for file in model.glob("*.safetensors"))
         print(f"{arguments.shape}: {n_bytes / 1e9:.2f} GB in bfloat16")
-    done = {way: measured(way, folder) for way in arguments.ways.split(",")}
-    tell(arguments, done)
+    figures = {}
+    for way in arguments.ways.split(","):
+        words = [*sys.argv[1:], "--folder", str(folder), "--one-way", way]
+        figures[way] = answer_of("benchmarks.streaming", *words)
+    first = next(iter(figures.values()))
+    for way, of_way in figures.items():
+        print_way(replace(_settings(arguments), residency=way), of_way, first)
 
 
-def written(shape: str, folder: Path) -> Path:
-    """A folder with random weights of this shape and a tokenizer of the program's own texts; made once."""
-    plain = LLAMA | SHAPES[shape] if shape in SHAPES else json.loads((CONFIGS / f"{shape}.json").read_text())
-    return write_model(plain, folder / shape)
-
-
-def write_model(plain: dict, model: Path) -> Path:
-    """The folder with random weights for this config; made once."""
+def written_model(shape: str, folder: Path) -> Path:
+    """A folder with random weights of this shape and a tokenizer of the program's own texts; written once."""
+    model = folder / shape
     if (model / "config.json").exists():
         return model
     model.mkdir(parents=True, exist_ok=True)
-    tokenizer = _tokenizer()
-    config = AutoConfig.for_model(**plain | {"pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 0})
+    values = LLAMA | SHAPES[shape] if shape in SHAPES else json.loads((CONFIGS / f"{shape}.json").read_text())
+    config = AutoConfig.for_model(**values | {"pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 0})
     with torch.device("meta"):
-        shapes = {
-            name: tuple(p.shape)
-            for name, p in AutoModelForCausalLM.from_config(config, trust_remote_code=False).named_parameters()
-        }
-    index: dict[str, str] = {}
-    for number, names in enumerate(_shards(shapes)):
-        file = f"model-{number:05}.safetensors"
-        tensors = {name: _drawn(name, shapes[name]) for name in names}
-        save_file(tensors, model / file, metadata={"format": "pt"})
-        index |= dict.fromkeys(names, file)
-    (model / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
+        parameters = dict(AutoModelForCausalLM.from_config(config, trust_remote_code=False).named_parameters())
+    files = {}
+    shard = {}
+    last = list(parameters)[-1]
+    for name, parameter in parameters.items():
+        shard[name] = _random_weight(name, parameter.shape)
+        if name == last or sum(weight.nbytes for weight in shard.values()) >= _SHARD_BYTES:
+            file = f"model-{len(files):05}.safetensors"
+            save_file(shard, model / file, metadata={"format": "pt"})
+            files |= dict.fromkeys(shard, file)
+            shard = {}
+    (model / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": files}))
     config.dtype = "bfloat16"
-    tokenizer.save_pretrained(model)
+    _tokenizer().save_pretrained(model)
     config.save_pretrained(model)
     return model
 
 
-def one_way(arguments: argparse.Namespace) -> None:
-    """The whole job in this process, and what it took as one line of JSON."""
+def _random_weight(name, shape):
+    if len(shape) == 1:
+        return torch.full(shape, float("weight" in name), dtype=torch.bfloat16)
+    generator = torch.Generator().manual_seed(sum(map(ord, name)))
+    return torch.empty(shape, dtype=torch.bfloat16).normal_(std=0.02, generator=generator)
+
+
+def _tokenizer():
+    tokenizer = ByteLevelBPETokenizer()
+    texts = [*read_texts(BUILTIN_CLOZE, Path()).texts, *read_texts(BUILTIN_TEXT, Path()).texts]
+    tokenizer.train_from_iterator(texts, 8000, min_frequency=0, special_tokens=["<s>"], show_progress=False)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer._tokenizer, bos_token="<s>", eos_token="<s>", pad_token="<s>"
+    )
+
+
+class Peaks:
+    """Hears the steps of a job. bytes: the most memory that this process has held in each stage so far."""
+
+    def __init__(self) -> None:
+        self.bytes: dict[str, int] = {}
+        self._stage = "start"
+
+    def __call__(self, step: Step) -> None:
+        """Measure at the end of each stage."""
+        if step.stage != self._stage:
+            self.measure()
+            self._stage = step.stage
+
+    def measure(self) -> None:
+        """Record the peak of the present stage."""
+        self.bytes[self._stage] = max(self.bytes.get(self._stage, 0), peak_memory_bytes())
+        forget_peak_memory()
+
+
+def run_one_way(arguments: argparse.Namespace) -> dict:
+    """The figures of the whole job in this process."""
     folder = arguments.folder
     speeds = measure_machine(folder)
-    store, shelf, peaks = Store(folder / f"data-{arguments.one_way}"), ModelShelf(), Peaks()
+    store = Store(folder / f"data-{arguments.one_way}")
+    shelf = ModelShelf()
+    peaks = Peaks()
     run = pipeline.run(_settings(arguments), store, peaks, shelf)
-    records = [record for key in (run.dense, *run.sparse) if (record := store.get(Record, key)) is not None]
-    answers = [[o.log_likelihood for o in record.outcomes] for record in records]
-    verdicts = [[(o.last_word_right, o.last_token_right) for o in record.outcomes] for record in records]
-    widths = [record.pruned.widths for record in records if record.pruned is not None]
-    seconds = run.seconds
+    seconds = dict(run.seconds)
     if arguments.export:
         if arguments.one_way == "streamed":
             # An export asks the machine where weights have room, as `auto` does.
             run_context.memory_bytes = lambda: 0
-        asked = ExportSettings(dense=run.dense, sparse=run.sparse[-1], form="uniform", weights=arguments.dtype)
+        settings = ExportSettings(dense=run.dense, sparse=run.sparse[-1], form="uniform", weights=arguments.dtype)
         begun = time.perf_counter()
-        export_model(asked, store, shelf, peaks)
-        seconds = seconds | {"export": time.perf_counter() - begun}
-    peaks.look()
-    found = {"seconds": seconds, "answers": answers, "verdicts": verdicts, "widths": widths}
-    config = json.loads((locate_model(run.settings.model, store).folder / "config.json").read_text())
-    print(json.dumps(found | {"speeds": speeds, "peaks": peaks.of, "config": config}))
+        export_model(settings, store, shelf, peaks)
+        seconds["export"] = time.perf_counter() - begun
+    peaks.measure()
+    answers, verdicts = [], []
+    sparse = [store.get(Record, key) for key in run.sparse]
+    for record in (store.get(Record, run.dense), *sparse):
+        answers += [outcome.log_likelihood for outcome in record.outcomes]
+        verdicts += [(outcome.last_word_right, outcome.last_token_right) for outcome in record.outcomes]
+    return {
+        "seconds": seconds,
+        "peaks": peaks.bytes,
+        "speeds": speeds,
+        "config": json.loads((locate_model(run.settings.model, store).folder / "config.json").read_text()),
+        "answers": answers,
+        "widths": [record.pruned.widths for record in sparse],
+        "verdicts": verdicts,
+    }
 
 
-class Peaks:
-    """Hears the steps of a job. of: the most memory that this process has held in each stage so far, in bytes."""
-
-    def __init__(self) -> None:
-        self.of: dict[str, int] = {}
-        self._stage = "start"
-
-    def __call__(self, step: Step) -> None:
-        """Look at the end of each stage."""
-        if step.stage != self._stage:
-            self.look()
-            self._stage = step.stage
-
-    def look(self) -> None:
-        """Put what the present stage has taken down."""
-        self.of[self._stage] = max(self.of.get(self._stage, 0), peak_memory_bytes())
-        forget_peak_memory()
-
-
-def measured(way: str, folder: Path) -> dict:
-    """Of one way: what its process printed."""
-    return answer_of("benchmarks.streaming", *sys.argv[1:], "--folder", str(folder), "--one-way", way)
-
-
-def tell(arguments: argparse.Namespace, done: dict[str, dict]) -> None:
-    """Print every way, and all of them against the first."""
-    first = next(iter(done.values()))
-    counted = model_shape(first["config"])
-    for way, found in done.items():
-        settings = replace(_settings(arguments), residency=way)
-        least = least_memory(counted, settings, streamed=way == "streamed").n_bytes
-        share, slower = _most(found) / _most(first), _whole(found) / _whole(first)
-        print(
-            f"{way}: {_most(found) / 1e9:.2f} GB at most ({share:.2f} times; at least {least / 1e9:.2f} by the "
-            f"estimate), {_whole(found):.1f} s ({slower:.2f} times)"
-        )
-        foreseen = _foreseen(settings, Speeds(**found["speeds"]), counted)
-        for stage, seconds in sorted(found["seconds"].items(), key=lambda each: _ORDER.index(each[0])):
-            expected = foreseen.get(stage)
-            ratio = f"{seconds / expected:6.2f} times the {expected:.1f} s foreseen" if expected else ""
-            peak = max(found["peaks"].get(each, 0) for each in _PARTS.get(stage, (stage,)))
-            print(f"  {stage:10}{seconds:9.1f} s {peak / 1e9:6.2f} GB {ratio}")
-        away = max(
-            abs(a - b)
-            for mine, theirs in zip(found["answers"], first["answers"], strict=True)
-            for a, b in zip(mine, theirs, strict=True)
-        )
-        same = [f"{name} {'equal' if found[name] == first[name] else 'NOT equal'}" for name in ("widths", "verdicts")]
-        n_answers = sum(map(len, found["answers"]))
-        print(f"  {n_answers} answers: log-likelihoods at most {away:.1e} nats apart, {', '.join(same)}")
-
-
-def _foreseen(settings: RunSettings, speeds: Speeds, shape: ModelShape) -> dict[str, float]:
-    """Seconds of every stage of the whole run by arithmetic, which know one model's."""
-    found = counted_seconds(settings, speeds, shape)
-    n_of = {"evaluate": 1 + settings.n_sparse, "prune": settings.n_sparse}
-    return {stage: n_of.get(stage, 1) * seconds for stage, seconds in found.items() if seconds}
-
-
-def _most(found: dict) -> int:
-    return max(found["peaks"].values())
-
-
-def _whole(found: dict) -> float:
-    return sum(found["seconds"].values())
-
-
-def _settings(arguments: argparse.Namespace) -> RunSettings:
-    names = [each.name for each in METHODS] if arguments.method == "all" else arguments.method.split(",")
-    drawn = f"file:{words_drawn(arguments.samples, arguments.length, arguments.folder)}"
-    return RunSettings(
-        model=arguments.model or str(arguments.folder / arguments.shape),
-        dtype=arguments.dtype,
-        methods=tuple(method_named(name) for name in names),
-        sparsities_permille=parse_percents(arguments.sparsity),
-        calibration=CalibrationSettings(
-            corpus=arguments.calibration or drawn, n_samples=arguments.samples, length=arguments.length, packed=True
-        ),
-        evaluation=EvaluationSettings(corpus=arguments.evaluation, n_passages=arguments.passages),
-        residency=arguments.one_way or "auto",
+def print_way(settings: RunSettings, figures: dict, first: dict) -> None:
+    """Print one way's figures, relative to the first way's."""
+    shape = model_shape(figures["config"])
+    least = least_memory(shape, settings, streamed=settings.residency == "streamed").n_bytes
+    peak, first_peak = max(figures["peaks"].values()), max(first["peaks"].values())
+    whole, first_whole = sum(figures["seconds"].values()), sum(first["seconds"].values())
+    print(
+        f"{settings.residency}: {peak / 1e9:.2f} GB at most ({peak / first_peak:.2f} times; at least "
+        f"{least / 1e9:.2f} by the estimate), {whole:.1f} s ({whole / first_whole:.2f} times)"
+    )
+    n_models = {"evaluate": 1 + settings.n_sparse, "prune": settings.n_sparse}
+    estimates = counted_seconds(settings, Speeds(**figures["speeds"]), shape)
+    for stage in sorted(figures["seconds"], key=_ORDER.index):
+        seconds = figures["seconds"][stage]
+        peak = max(figures["peaks"].get(step, 0) for step in _STEPS.get(stage, (stage,)))
+        # An estimate is of one model.
+        estimate = n_models.get(stage, 1) * (estimates.get(stage) or 0)
+        ratio = f"{seconds / estimate:6.2f} times the {estimate:.1f} s foreseen" if estimate else ""
+        print(f"  {stage:10}{seconds:9.1f} s {peak / 1e9:6.2f} GB {ratio}")
+    pairs = zip(figures["answers"], first["answers"], strict=True)
+    apart = max(abs(answer - other) for answer, other in pairs)
+    equal = {True: "equal", False: "NOT equal"}
+    widths = equal[figures["widths"] == first["widths"]]
+    verdicts = equal[figures["verdicts"] == first["verdicts"]]
+    print(
+        f"  {len(figures['answers'])} answers: log-likelihoods at most {apart:.1e} nats apart, "
+        f"widths {widths}, verdicts {verdicts}"
     )
 
 
-def words_drawn(n_texts: int, length: int, folder: Path) -> Path:
-    """A file of such texts: words of the program's own drawn by lot, as many as are asked for, which none ships."""
-    file, drawn = folder / f"{n_texts}x{length}.jsonl", random.Random(0)
+def _settings(arguments):
+    names = arguments.method.split(",")
+    if arguments.method == "all":
+        names = [method.name for method in METHODS]
+    settings = run_settings(
+        arguments,
+        map(method_named, names),
+        model=arguments.model or str(arguments.folder / arguments.shape),
+        calibration=arguments.calibration or f"file:{_shuffled_words(arguments)}",
+    )
+    return replace(settings, residency=arguments.one_way or "auto")
+
+
+def _shuffled_words(arguments):
+    """A file of as many texts as calibration asks for, of words of the program's own drawn by lot."""
+    file = arguments.folder / f"{arguments.samples}x{arguments.length}.jsonl"
     if not file.exists():
+        rng = random.Random(0)
         words = " ".join(read_texts(BUILTIN_TEXT, Path()).texts).split()
-        texts = (" ".join(drawn.choices(words, k=length)) for _ in range(n_texts))
+        texts = [" ".join(rng.choices(words, k=arguments.length)) for _ in range(arguments.samples)]
         file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
     return file
 
 
-def _shards(shapes: dict[str, tuple[int, ...]]) -> Iterator[list[str]]:
-    names, n_bytes = [], 0
-    for name, shape in shapes.items():
-        names.append(name)
-        n_bytes += 2 * torch.Size(shape).numel()
-        if n_bytes >= _SHARD_BYTES:
-            yield names
-            names, n_bytes = [], 0
-    if names:
-        yield names
-
-
-def _drawn(name: str, shape: tuple[int, ...]) -> torch.Tensor:
-    drawn = torch.Generator().manual_seed(sum(map(ord, name)))
-    if len(shape) == 1:
-        return torch.full(shape, float("weight" in name), dtype=torch.bfloat16)
-    return torch.empty(shape, dtype=torch.bfloat16).normal_(std=0.02, generator=drawn)
-
-
-@cache
-def _tokenizer() -> PreTrainedTokenizerFast:
-    made = Tokenizer(models.BPE())
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = decoders.ByteLevel()
-    texts = [*read_texts(BUILTIN_CLOZE, Path()).texts, *read_texts(BUILTIN_TEXT, Path()).texts]
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=_WORDS, special_tokens=["<s>"], initial_alphabet=alphabet, show_progress=False
+def _arguments():
+    parser = run_parser(
+        __doc__,
+        model=(str, "this one, whose weights are there, instead of a shape"),
+        calibration=(str, "texts instead of words drawn by lot"),
+        ways="resident,streamed",
+        method=("least-squares", "several by commas, or all"),
+        folder=(Path, "for models and data; a new one where not given"),
+        export=(False, "write the sparsest model, and load it again as a proof"),
+        one_way=(str, argparse.SUPPRESS),
+        samples=64,
+        length=512,
+        passages=100,
+        sparsity="10,20",
     )
-    made.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<s>", eos_token="<s>", pad_token="<s>")
+    shipped = sorted(file.stem for file in CONFIGS.glob("*.json"))
+    parser.add_argument("--shape", default="llama-1b", choices=[*SHAPES, *shipped])
+    parser.set_defaults(dtype="bfloat16", packing="packed")
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

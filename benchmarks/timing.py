@@ -6,60 +6,31 @@ Then times the dense model against itself --self-runs times, each with another s
 and counts how often the interval holds 1: 18 of 20 and more is what it promises. Figures of a busy machine are rough.
 """
 
-import argparse
 import tempfile
-import time
-from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from benchmarks.arguments import run_parser, run_settings
 from sparsedash.catalog.presets import method_named
-from sparsedash.engine.comparison.model_pair import ModelPairCache, ModelPart, ResidentModel
-from sparsedash.engine.comparison.timing import TimeSample, decode_sample, prefill_sample, time_models, timed_rounds
+from sparsedash.engine.comparison.model_pair import ModelPairCache, ResidentModel
+from sparsedash.engine.comparison.timing import decode_sample, prefill_sample, time_models, timed_rounds
 from sparsedash.engine.models.loading import LoadedModel, ModelShelf, load_model, locate_model
 from sparsedash.engine.run import pipeline
 from sparsedash.reporting.deployment import timing_conditions
 from sparsedash.schema.pair_records import TimedPhase, TimingSettings
-from sparsedash.schema.settings import BUILTIN_MODEL, CalibrationSettings, EvaluationSettings, RunSettings
+from sparsedash.schema.settings import RunSettings
 from sparsedash.storage.store import Store
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--model", default=BUILTIN_MODEL)
-    parser.add_argument("--dtypes", default="float32,bfloat16")
-    parser.add_argument("--sparsities", default="20,30", help="whole percents")
-    parser.add_argument("--threads", type=int)
-    parser.add_argument("--prompt", type=int, default=512)
-    parser.add_argument("--most-s", type=int, default=120, help="seconds for each phase at most")
-    parser.add_argument("--rounds", type=int, default=15, help="for each phase at least")
-    parser.add_argument("--self-runs", type=int, default=20)
-    parser.add_argument("--samples", type=int, default=128, help="of calibration text")
-    parser.add_argument("--data-dir", type=Path, help="a new folder where not given")
-    arguments = parser.parse_args()
+    arguments = _arguments()
     store = Store(arguments.data_dir or Path(tempfile.mkdtemp()))
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    for dtype in arguments.dtypes.split(","):
-        for percent in arguments.sparsities.split(","):
-            beside_dense(store, arguments, dtype, int(percent))
-    if arguments.self_runs:
-        against_itself(load_model(locate_model(arguments.model, store), arguments.dtypes.split(",")[0]), arguments)
-
-
-def beside_dense(store: Store, arguments: argparse.Namespace, dtype: str, percent: int) -> None:
-    """One sparse model beside dense, a line for each phase."""
-    settings = RunSettings(
-        model=arguments.model,
-        dtype=dtype,
-        methods=(method_named("least-squares"),),
-        sparsities_permille=(10 * percent,),
-        calibration=CalibrationSettings(n_samples=arguments.samples, length=64),
-        evaluation=EvaluationSettings(n_passages=5),
-    )
-    asked = TimingSettings(
+    settings = TimingSettings(
         dense="-",
         sparse="-",
         n_prompt=arguments.prompt,
@@ -67,65 +38,80 @@ def beside_dense(store: Store, arguments: argparse.Namespace, dtype: str, percen
         least_rounds=arguments.rounds,
         n_threads=arguments.threads,
     )
+    dtypes = arguments.dtypes.split(",")
+    for dtype in dtypes:
+        for percent in arguments.sparsities.split(","):
+            run = run_settings(arguments, [method_named("least-squares")], dtype=dtype, sparsity=percent)
+            print_speed_up(run, settings, store)
+    if arguments.self_runs:
+        loaded = load_model(locate_model(arguments.model, store), dtypes[0])
+        print_self_ratios(loaded, settings, arguments.self_runs)
+
+
+def print_speed_up(settings: RunSettings, timing: TimingSettings, store: Store) -> None:
+    """Print the run's sparse model next to dense, a line for each phase."""
     shelf = ModelShelf()
     run = pipeline.run(settings, store, shelf=shelf)
-    found = time_models(replace(asked, dense=run.dense, sparse=run.sparse[-1]), store, ModelPairCache(shelf))
-    print(f"{percent} %, {timing_conditions(found)}")
-    for phase in found.phases:
+    times = time_models(replace(timing, dense=run.dense, sparse=run.sparse[-1]), store, ModelPairCache(shelf))
+    (permille,) = settings.sparsities_permille
+    print(f"{permille / 10:g} %, {timing_conditions(times)}")
+    for phase in times.phases:
         print(f"  {_line(phase)}", flush=True)
 
 
 def _line(phase: TimedPhase) -> str:
-    ratio, spent = phase.ratio, sum(phase.dense_s) + sum(phase.sparse_s)
-    wide = max(ratio.high / ratio.value - 1, 1 - ratio.low / ratio.value)
+    ratio = phase.ratio
+    width = max(ratio.high / ratio.value - 1, 1 - ratio.low / ratio.value)
+    spent_s = sum(phase.dense_s) + sum(phase.sparse_s)
     return (
-        f"{phase.phase} {phase.batch}: {ratio.value:.3f} ({ratio.low:.3f} to {ratio.high:.3f}), within {wide:.1%}, "
+        f"{phase.phase} {phase.batch}: {ratio.value:.3f} ({ratio.low:.3f} to {ratio.high:.3f}), within {width:.1%}, "
         f"ceiling {phase.ceiling:.3f}, {ratio.value / phase.ceiling:.1%} of it, {len(phase.dense_s)} rounds in "
-        f"{spent:.1f} s"
+        f"{spent_s:.1f} s"
     )
 
 
 @torch.inference_mode()
-def against_itself(loaded: LoadedModel, arguments: argparse.Namespace) -> None:
-    """The dense model beside a copy of itself, again and again: by right the ratio is 1."""
+def print_self_ratios(loaded: LoadedModel, settings: TimingSettings, n_runs: int) -> None:
+    """Print how often the interval of the dense model next to a copy of itself holds 1, the true ratio."""
     pair = _copy(loaded), _copy(loaded)
-    drawn = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     vocabulary = loaded.model.get_input_embeddings().weight.shape[0]
-    n_prompt = min(arguments.prompt, loaded.max_length - 16)
-    ids = torch.randint(vocabulary, (1, n_prompt), generator=drawn)
-    stop = TimingSettings(dense="-", sparse="-", least_rounds=arguments.rounds, most_s=arguments.most_s)
-    for name, sample in _works(loaded, pair, ids):
-        held, ratios = 0, []
-        for seed in range(arguments.self_runs):
-            ratio = timed_rounds(sample, replace(stop, seed=seed), time.monotonic, lambda n, s: None).ratio
-            held += ratio.low <= 1 <= ratio.high
-            ratios.append(ratio.value)
+    n_prompt = min(settings.n_prompt, loaded.max_length - 16)
+    ids = torch.randint(vocabulary, (1, n_prompt), generator=generator)
+    samples = {"prefill": prefill_sample(loaded.model, pair, ids), "decode": decode_sample(loaded.model, pair, ids, 16)}
+    for phase, sample in samples.items():
+        ratios = [timed_rounds(sample, replace(settings, seed=seed)).ratio for seed in range(n_runs)]
+        values = [ratio.value for ratio in ratios]
+        n_held = sum(ratio.low <= 1 <= ratio.high for ratio in ratios)
         print(
-            f"{name} against itself: the interval held 1 in {held} of {arguments.self_runs} runs; ratios from "
-            f"{min(ratios):.3f} to {max(ratios):.3f}",
+            f"{phase} against itself: the interval held 1 in {n_held} of {n_runs} runs; ratios from "
+            f"{min(values):.3f} to {max(values):.3f}",
             flush=True,
         )
 
 
-def _works(
-    loaded: LoadedModel, pair: tuple[ResidentModel, ResidentModel], ids: torch.Tensor
-) -> Iterator[tuple[str, TimeSample]]:
-    yield "prefill", prefill_sample(loaded.model, pair, ids)
-    yield "decode", decode_sample(loaded.model, pair, ids, 16)
+def _copy(loaded):
+    parts = ResidentModel.of(loaded.model).parts
+    # All at once: weights that modules share stay shared.
+    copies = deepcopy([part.weights for part in parts])
+    return ResidentModel([part._replace(weights=weights) for part, weights in zip(parts, copies, strict=True)])
 
 
-def _copy(loaded: LoadedModel) -> ResidentModel:
-    made: dict[int, torch.nn.Parameter] = {}
-    parts = []
-    for module in loaded.model.modules():
-        own = {}
-        for name, weight in module._parameters.items():
-            if weight is not None and id(weight) not in made:
-                made[id(weight)] = torch.nn.Parameter(weight.detach().clone(), requires_grad=False)
-            own[name] = None if weight is None else made[id(weight)]
-        if own:
-            parts.append(ModelPart(module, own, {}))
-    return ResidentModel(parts)
+def _arguments():
+    parser = run_parser(
+        __doc__,
+        dtypes="float32,bfloat16",
+        sparsities=("20,30", "percents with commas between"),
+        threads=int,
+        prompt=512,
+        most_s=(120, "seconds for each phase at most"),
+        rounds=(15, "for each phase at least"),
+        self_runs=20,
+        length=64,
+        passages=5,
+        data_dir=(Path, "a new folder where not given"),
+    )
+    return parser.parse_args()
 
 
 if __name__ == "__main__":
