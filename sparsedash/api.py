@@ -52,7 +52,7 @@ from sparsedash.schema.settings import (
     EvaluationSettings,
     RunSettings,
 )
-from sparsedash.schema.store_keys import plain_share
+from sparsedash.schema.store_keys import mix_share
 from sparsedash.stats.significance import PairedComparison
 from sparsedash.stats.tolerance import FEWEST_PASSAGES, Tolerance, ToleranceVerdict
 from sparsedash.storage.local_machine import local_path
@@ -328,18 +328,18 @@ class _Given:
     def calibration(
         self, texts: Sequence[str], method: MethodSettings, n_samples: int, length: int
     ) -> CalibrationSettings:
-        """Settings that read these texts. Warns where they fill less than their part beside a method's plain text.
+        """Settings that read these texts. Warns where they fill less than their part next to a method's mix.
 
-        Raises CalibrationError where they are too few, whatever the plain text adds, as a run does.
+        Raises CalibrationError where they are too few, whatever the mix adds, as a run does.
         """
         corpus = self.corpus("texts", texts) if method.reads_text else CalibrationSettings.corpus
         settings = CalibrationSettings(corpus=corpus, n_samples=n_samples, length=length)
         if method.reads_text:
-            run, share = self.run(ignore_steps, methods=(method,), calibration=settings), plain_share(method, settings)
+            run, share = self.run(ignore_steps, methods=(method,), calibration=settings), mix_share(method, settings)
             own, read = (sum(map(len, run.sequences(part))) for part in (0.0, share))
             few_tokens_warning(self.loaded, own, solves=method.solves)
             if own < (1 - share) * read:
-                said = f"The texts give {own:,} of {read:,} calibration tokens, the rest are built-in English stories."
+                said = f"The texts give {own:,} of {read:,} calibration tokens, the rest are the built-in mix."
                 _warn(
                     [f'{said} Give more texts, or a method that reads yours alone, such as "least-squares".'],
                     stacklevel=4,

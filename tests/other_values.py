@@ -22,7 +22,7 @@ OTHER = {
         "rounds": 6,
         "schedule": None,
         "curve_levels": 8,
-        "plain_text": 0.5,
+        "mix": 0.5,
         "heal_steps": 24,
         "quantise": "q8_0",
     },

@@ -146,10 +146,16 @@ def test_every_relative_link_points_to_something_that_exists(paper):
 @pytest.mark.parametrize("paper", [paper for paper in PAPERS if paper.name != "CHANGELOG.md"], ids=named)
 def test_every_module_that_is_named_by_its_path_exists(paper):
     ours = {path.name for path in (*FOLDERS, *(ROOT / "sparsedash").iterdir()) if path.is_dir()}
-    for name in re.findall(r"`((?:\w+/)+(?:\w+\.py|\w*))`", paper.read_text()):
+    for name in re.findall(r"`((?:\w+/)+(?:\w+\.py|\w*))`(?! at [0-9a-f]{8}\b)", paper.read_text()):
         # Of the repository or of the package; a module may lack its ending.
         places = (ROOT / start / end for start in ("", "sparsedash") for end in (name, f"{name}.py"))
         assert name.split("/")[0] not in ours or any(place.exists() for place in places), name
+
+
+@pytest.mark.parametrize("paper", PAPERS, ids=named)
+def test_every_benchmark_that_a_paper_runs_exists(paper):
+    for name in re.findall(r"\bbenchmarks[./](\w+)(?!\w|\.py` at [0-9a-f]{8}\b)", paper.read_text()):
+        assert (ROOT / "benchmarks" / f"{name}.py").exists(), name
 
 
 def test_whoever_cites_the_program_cites_this_version():

@@ -20,7 +20,7 @@ from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.method_settings import Budget, MethodSettings
 from sparsedash.schema.records import Reached
 from sparsedash.schema.settings import MAX_SPARSITY_PERMILLE, RunSettings, percents_text
-from sparsedash.schema.store_keys import plain_share
+from sparsedash.schema.store_keys import mix_share
 
 BUDGETS: tuple[Budget, ...] = get_args(Budget)
 BUDGET_TITLES: dict[Budget, str] = {
@@ -100,12 +100,12 @@ def most_permille(shape: ModelShape, method: MethodSettings) -> int:
 def require_possible(settings: RunSettings, shape: ModelShape) -> None:
     """Raise SettingsError where a sparsity of the run is more than its methods can remove of this model.
 
-    And where its one calibration sample would have to be plain text in part.
+    And where its one calibration sample would have to be the built-in mix in part.
     """
     for method in settings.methods:
-        if 0 < plain_share(method, settings.calibration) < 1 and settings.calibration.n_samples == 1:
+        if 0 < mix_share(method, settings.calibration) < 1 and settings.calibration.n_samples == 1:
             raise SettingsError(
-                "calibration samples", 1, "at least 2 with this method", "A part of them is plain text."
+                "calibration samples", 1, "at least 2 with this method", "A part of them is the built-in mix."
             )
     for method, permille in settings.points:
         multiple, widest = method.width_multiple, max(shape.widths)

@@ -3,21 +3,37 @@
 Each has examples before it and one right answer of a few tokens. A cut that keeps the words of a story may lose these.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import cycle
 from random import Random
 from typing import NamedTuple
 
+from sparsedash.catalog.drawn_questions import (
+    Draw,
+    a_sum,
+    alphabet,
+    capital,
+    closing_brackets,
+    counting_on,
+    dates,
+    digits_again,
+    first_named,
+    in_capitals,
+    indentation,
+    json_ends,
+    json_keys,
+    last_named,
+    opposite,
+    past_tense,
+    plural_form,
+    said_twice,
+    words_again,
+)
 from sparsedash.schema.plain_values import digest
 
 _SEED = 0
-_WORDS = (
-    *("apple", "basket", "bread", "bridge", "button", "candle", "chair", "cloud", "forest", "garden"),
-    *("lemon", "mirror", "paper", "river", "stone", "window"),
-)
-_PAIRS = [(a, b) for a in range(1, 10) for b in range(1, 10)]
 
 
 class DrawnQuestion(NamedTuple):
@@ -28,45 +44,20 @@ class DrawnQuestion(NamedTuple):
     part: str
 
 
-def _sum(random: Random) -> tuple[str, str]:
-    """The sum of two digits, after three others."""
-    *examples, (a, b) = random.sample(_PAIRS, 4)
-    return "".join(f"{x} + {y} = {x + y}\n" for x, y in examples) + f"{a} + {b} =", f" {a + b}"
-
-
-def _counting_on(random: Random) -> tuple[str, str]:
-    """The next number of a row."""
-    first, step = random.randint(1, 80), random.choice((1, 2, 3, 5, 10))
-    return ", ".join(str(first + step * i) for i in range(5)) + ",", f" {first + step * 5}"
-
-
-def _words(random: Random) -> tuple[str, str]:
-    """Four words again, after two examples."""
-    return _again([" ".join(random.sample(_WORDS, 4)) for _ in range(3)])
-
-
-def _digits(random: Random) -> tuple[str, str]:
-    """Eight digits again, after an example."""
-    return _again(["".join(str(random.randint(0, 9)) for _ in range(8)) for _ in range(2)])
-
-
-def _again(lines: list[str]) -> tuple[str, str]:
-    *examples, asked = lines
-    return "".join(f"{line} = {line}\n" for line in examples) + f"{asked} =", f" {asked}"
-
-
 @dataclass(frozen=True, kw_only=True)
 class BuiltinTask:
     """A task that ships. parts: draw a question each, in turn. n_questions: as many as decide its limit.
 
     points: the limit, in points of accuracy, that these are enough for. n_tokens: of a question and its answer.
+    asked_once: no two questions end in the same line, whatever their examples.
     """
 
     name: str
-    parts: dict[str, Callable[[Random], tuple[str, str]]]
+    parts: dict[str, Draw]
     n_questions: int = 600
     points: float = 5.0
     n_tokens: int
+    asked_once: bool = False
 
     def questions(self, limit: int | None = None) -> list[DrawnQuestion]:
         """The first of its questions, no two of them alike. limit: how many at most; None: all."""
@@ -91,22 +82,45 @@ def _draw(task: BuiltinTask) -> Iterator[DrawnQuestion]:
     random, seen = Random(_SEED), set[str]()
     for part, draw in cycle(task.parts.items()):
         context, answer = draw(random)
-        while context in seen:
+        while _distinct_part(task, context) in seen:
             context, answer = draw(random)
-        seen.add(context)
+        seen.add(_distinct_part(task, context))
         yield DrawnQuestion(context, answer, part)
         if len(seen) == task.n_questions:
             return
 
 
+def _distinct_part(task: BuiltinTask, context: str) -> str:
+    return context.rpartition("\n")[2] if task.asked_once else context
+
+
 BUILTIN_TASKS = {
     f"builtin:{task.name}": task
     for task in (
-        BuiltinTask(name="arithmetic", parts={"sums": _sum, "counting on": _counting_on}, n_tokens=27),
-        BuiltinTask(name="copying", parts={"words": _words, "digits": _digits}, n_tokens=34),
+        BuiltinTask(name="arithmetic", parts={"sums": a_sum, "counting on": counting_on}, n_tokens=27),
+        BuiltinTask(name="copying", parts={"words": words_again, "digits": digits_again}, n_tokens=34),
+        BuiltinTask(name="brackets", parts={"brackets": closing_brackets, "indentation": indentation}, n_tokens=40),
+        BuiltinTask(name="json", parts={"keys": json_keys, "ends": json_ends}, n_tokens=60),
+        BuiltinTask(name="sequences", parts={"alphabet": alphabet, "dates": dates}, n_tokens=26),
+        BuiltinTask(
+            name="facts",
+            parts={"capitals": capital, "past tense": past_tense, "plurals": plural_form, "opposites": opposite},
+            n_questions=240,
+            points=8.0,
+            n_tokens=32,
+            asked_once=True,
+        ),
+        BuiltinTask(
+            name="instruction",
+            parts={"capitals": in_capitals, "twice": said_twice, "first": first_named, "last": last_named},
+            n_tokens=34,
+        ),
     )
 }
 """By their references."""
+
+DECIDING_TASKS = ("builtin:arithmetic", "builtin:copying")
+"""What a run that is to decide begins with: each further task makes all intervals wider."""
 
 
 def unknown_builtin(references: Sequence[str]) -> str:

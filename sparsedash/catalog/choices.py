@@ -6,10 +6,18 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from sparsedash.catalog.mixed_text import SOURCES
 from sparsedash.schema.errors import install_command
 from sparsedash.schema.pair_records import Continuation
 from sparsedash.schema.records import Passages, R, Record, Run, from_lines, to_line
-from sparsedash.schema.settings import BUILTIN_CLOZE, BUILTIN_CLOZE_402, BUILTIN_MODEL, BUILTIN_TEXT, SELF
+from sparsedash.schema.settings import (
+    BUILTIN_CLOZE,
+    BUILTIN_CLOZE_402,
+    BUILTIN_MIXED,
+    BUILTIN_MODEL,
+    BUILTIN_TEXT,
+    SELF,
+)
 
 _LAMBADA_SIZE = "552 MB, nearly all of it the novels of the training split"
 
@@ -147,7 +155,13 @@ CALIBRATION_CORPORA = (
         *("the model's", "as requested"),
     ),
     CatalogEntry(
-        *(BUILTIN_TEXT, "Built-in text"),
+        *(BUILTIN_MIXED, "Built-in mix"),
+        "stories, prose, sums, lists, code, tables, questions and instructions: most abilities survive",
+        *("Apache-2.0", "450 kB"),
+        files=tuple(source.file for source in SOURCES if source.file),
+    ),
+    CatalogEntry(
+        *(BUILTIN_TEXT, "Built-in stories"),
         "stories SmolLM2 135M wrote in advance, so no time is spent generating",
         *("Apache-2.0", "150 kB"),
         files=("smollm2-text.jsonl",),

@@ -22,7 +22,7 @@ class Method:
 
 
 _USUAL, _BARE = MethodSettings(), MethodSettings(compensation="none")
-_BY_CURVES = MethodSettings(saliency="obs", allocation="curves", damping=0.1, plain_text=0.5)
+_BY_CURVES = MethodSettings(saliency="obs", allocation="curves", damping=0.1, mix=0.5)
 _SPARSEGPT = MethodSettings(saliency="obs", pattern="1x1", compensation="sequential", scope="decoder")
 _WANDA = MethodSettings(compensation="none", pattern="1x1", scope="decoder")
 _BY_SIZE = replace(_WANDA, saliency="magnitude")
@@ -32,7 +32,7 @@ METHODS = (
     Method(
         "best",
         "removes the channels that the rest can best replace, as many from each layer as costs least, then "
-        "refits layer after layer; half of the calibration text is plain stories, to keep ordinary text",
+        "refits layer after layer; half of the calibration text is the built-in mix, to keep other abilities",
         replace(_BY_CURVES, compensation="sequential"),
     ),
     Method("obs-by-curves", "best without its last refit: quicker, and nearly as near to dense", _BY_CURVES),
@@ -64,8 +64,8 @@ METHODS = (
     Method(
         "layers",
         "whole layers that turn the residual stream least; what stays is refitted to take over, layer after layer; "
-        "half of the calibration text is plain stories",
-        replace(_LAYERS, saliency="block-influence", compensation="sequential", damping=0.1, plain_text=0.5),
+        "half of the calibration text is the built-in mix",
+        replace(_LAYERS, saliency="block-influence", compensation="sequential", damping=0.1, mix=0.5),
     ),
     Method("sleb", "whole layers, each time the one whose removal raises perplexity least, nothing refitted", _LAYERS),
     Method(
@@ -133,7 +133,7 @@ def method_name(settings: MethodSettings) -> str:
 
 _PARAMETERS = {
     "width_multiple": "multiples of {:g}",
-    "plain_text": "plain text {:g}",
+    "mix": "mix {:g}",
     "curve_levels": "{:g} points a curve",
     "heal_steps": "healed {:,} step{s}",
 }

@@ -222,6 +222,21 @@ def compared_tokens(vocabulary: int) -> int:
     return max(64, JUDGED_VALUES // vocabulary)
 
 
+KIND_BLOCK_TOKENS = 16
+"""Tokens whose mean divergence is one observation of what was forgotten."""
+
+_MOST_KIND_TOKENS, _LEAST_KIND_TOKENS = 512, 128
+_KIND_SHARE = 0.05
+
+
+def kind_tokens(n_run_tokens: int, n_kinds: int) -> int:
+    """Held-out tokens of each kind that a model is measured on: about a twentieth of those that pruning it reads.
+
+    n_run_tokens: of calibration and passages.
+    """
+    return min(_MOST_KIND_TOKENS, max(_LEAST_KIND_TOKENS, int(_KIND_SHARE * n_run_tokens / n_kinds)))
+
+
 def gradient_bytes(widths: Sequence[int], settings: RunSettings, n_sequences: int) -> int:
     """Bytes of the mask gradients of one sparsity, in memory and in the store: one value a channel and sequence."""
     return 4 * n_sequences * sum(widths) if needs_fisher(settings) else 0

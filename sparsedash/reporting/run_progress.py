@@ -14,7 +14,7 @@ from statistics import fmean
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import Stage, Step, Taken
 from sparsedash.schema.settings import SELF, RunSettings
-from sparsedash.schema.store_keys import plain_share, shares_read
+from sparsedash.schema.store_keys import mix_share, shares_read
 
 Unit = tuple[str, MethodSettings | None]
 """The stage of a unit of work, and the method where it prunes: each takes its own time."""
@@ -288,7 +288,7 @@ def _work(settings: RunSettings, now: JobPosition) -> tuple[dict[Part, float], d
     spent, work, begun = defaultdict[Part, float](float), dict[Part, list[Unit]](), set[int]()
 
     def read_for(models: Iterable[int]) -> list[Unit]:
-        shares = {plain_share(points[model][0], settings.calibration) for model in models} & unread
+        shares = {mix_share(points[model][0], settings.calibration) for model in models} & unread
         unread.difference_update(shares)
         return [("calibrate", None)] * len(shares)
 

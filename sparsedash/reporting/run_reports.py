@@ -18,6 +18,7 @@ from sparsedash.reporting.charts.chart_style import COLOUR_PAIRS
 from sparsedash.reporting.charts.tradeoff_data import Measure
 from sparsedash.reporting.figure_svg import figure_svg
 from sparsedash.reporting.html import Html, Table, element, escape, heading, paragraph, readable
+from sparsedash.reporting.kind_words import forgotten_sentence, kinds_document, kinds_table
 from sparsedash.reporting.next_step import NextStep
 from sparsedash.reporting.record_pair import DIVERGENCE_SIGN, KINDS, Kind, Pair, end_of, mark_divergence
 from sparsedash.reporting.run_answer import (
@@ -37,6 +38,7 @@ from sparsedash.schema.pair_records import Continuation, ContinuationSettings
 from sparsedash.schema.plain_values import canonical_json
 from sparsedash.schema.records import Passages, Record, Run
 from sparsedash.service.backend import Backend
+from sparsedash.stats.kind_estimates import kind_estimates
 from sparsedash.stats.races import LikelihoodDifference
 from sparsedash.stats.significance import compare_records
 from sparsedash.stats.tolerance import Loss, Tolerance, ToleranceVerdict
@@ -86,6 +88,7 @@ def html_report(
         element("h2", escape(f"{pair.right_name} against {pair.left_name}")),
         *(paragraph(said) for said in comparison_words(found, pair) if said),
         *_flip_tables(pair, passages),
+        *_kinds_section(pair.right),
         *wrote,
         element("h2", escape("Settings")),
         element("pre", escape(canonical_json(asdict(run.settings)))),
@@ -162,6 +165,18 @@ def _flip_tables(pair: Pair, passages: Passages | None) -> list[Html]:
         head = ["Passage", "Context (end)", "Target", pair.left_name, pair.right_name, "Change"]
         drawn.append(Table(KINDS[kind], note, head, rows).html)
     return drawn
+
+
+def _kinds_section(sparse: Record) -> list[Html]:
+    """What the right model lost by kind of text; empty where that was not measured."""
+    from sparsedash.reporting.charts.kind_chart import kind_chart, kinds_words
+
+    estimates = kind_estimates(sparse.by_kind)
+    if not estimates:
+        return []
+    sentence = forgotten_sentence(sparse)
+    drawn = [figure_svg(kind_chart(estimates), kinds_words(estimates)), kinds_table(sparse).html]
+    return [paragraph(sentence), *drawn] if sentence else drawn
 
 
 def _rows(values: Iterable[tuple[str, Html]], css: str = "") -> Html:
@@ -290,6 +305,7 @@ def _sparse(found: RunResults, judged: Judged, record: Record) -> dict[str, Any]
         **{name: list(getattr(pruned, name)) for name in per_layer},
         "paired": {**paired, "p_adjusted": judged.p_value, "interval": list(pairs.interval)},
         "stopping": record.stopping and asdict(record.stopping),
+        "by_kind": kinds_document(record),
         **_answers(record),
     }
 

@@ -153,10 +153,14 @@ class MethodSettings:
         label="Levels: points of each layer's curve",
         help="Widths of each layer at which the whole model's loss is measured. More: closer, and slower.",
     )
-    plain_text: float = setting(
+    mix: float = setting(
         0.0,
-        label="Plain text: its share of the calibration",
-        help="0.5: half of the calibration tokens are built-in plain stories, so that ordinary text is not forgotten.",
+        high=1.0,
+        flag="--mix",
+        label="Mix: its share of the calibration",
+        flag_help="share of the calibration tokens that are the built-in mix; 0 is your text alone (as in the method)",
+        help="0.5: half of the calibration tokens are the built-in mix of stories, prose, sums, lists, code, tables "
+        "and instructions, so that fewer abilities are lost. 0: your text alone, for example in another language.",
     )
     heal_steps: int = setting(
         0,
@@ -197,7 +201,7 @@ class MethodSettings:
         """Whether its choices use the parameter of this name."""
         if parameter == "quantise":
             return bool(self.quantise)
-        if self.heal_steps and parameter == "plain_text":
+        if self.heal_steps and parameter == "mix":
             return True
         choices = {name: getattr(self, name) for name in ("pattern", "saliency", "compensation", "allocation")}
         return uses_parameter(parameter, **choices)
@@ -215,7 +219,7 @@ class MethodSettings:
     @property
     def reads_text(self) -> bool:
         """Whether the result depends on the calibration text."""
-        return self.uses("plain_text")
+        return self.uses("mix")
 
     @property
     def by_gradient(self) -> bool:
@@ -321,7 +325,7 @@ def uses_parameter(parameter: str, *, pattern: str, saliency: str, compensation:
         "seed": saliency == "random",
         "curve_levels": measured,
         "strength": compensation == "sequential" and not single,
-        "plain_text": saliency not in ("magnitude", "random") or compensation != "none" or measured,
+        "mix": saliency not in ("magnitude", "random") or compensation != "none" or measured,
         "damping": damped or (single and saliency == "obs"),
     }
     return conditions.get(parameter, True)

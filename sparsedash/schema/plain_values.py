@@ -13,7 +13,7 @@ _ANSWERED = ("pruned", "solve", "elimination", "random", "healed", "quantised", 
 _PAIRED = ("continuation", "divergence", "timing", "export")
 STAGE_VERSIONS = dict.fromkeys((*_CALIBRATED, *_ANSWERED, *_PAIRED), 1) | {
     "allocation": 2,
-    "statistics": 3,
+    "statistics": 4,
     "inputs": 2,
     "curves": 5,
     "elimination": 2,

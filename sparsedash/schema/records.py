@@ -282,13 +282,22 @@ class Stopping:
 
 
 @dataclass(frozen=True, kw_only=True)
+class KindLoss:
+    """KL from dense on held-out text of one kind, a source of the built-in mix. blocks: means of its pieces, nats."""
+
+    kind: str
+    blocks: tuple[NotNegative, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Record:
     """One model's answers to one set of passages.
 
     key: where the store keeps it. pruned: None for the dense model. passages_key: where the texts are.
     outcomes: in corpus order. tokens_per_second: of the evaluation. rule: how the last token was judged.
     stopping: None where every passage was to be answered. words_cut: of each passage longer than the model's context,
-    the words at its beginning that were dropped.
+    the words at its beginning that were dropped. by_kind: what a sparse model lost of each kind of text; empty where
+    that was not measured.
     """
 
     key: str
@@ -305,6 +314,7 @@ class Record:
     rule: Rule = "plain"
     stopping: Stopping | None = None
     words_cut: tuple[int, ...] = ()
+    by_kind: tuple[KindLoss, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.outcomes:

@@ -27,6 +27,7 @@ BUILTIN_MODEL = "builtin:smollm2-135m"
 BUILTIN_CLOZE = "builtin:cloze"
 BUILTIN_CLOZE_402 = "builtin:cloze-402"
 BUILTIN_TEXT = "builtin:smollm2-text"
+BUILTIN_MIXED = "builtin:mixed"
 SELF = "self"
 """The calibration text that the model itself writes."""
 

@@ -11,7 +11,7 @@ from typing import Any, NewType
 
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.plain_values import STAGE_VERSIONS, digest, stage_key
-from sparsedash.schema.settings import BUILTIN_TEXT, SELF, CalibrationSettings, Dtype, EvaluationSettings, RunSettings
+from sparsedash.schema.settings import BUILTIN_MIXED, SELF, CalibrationSettings, Dtype, EvaluationSettings, RunSettings
 
 
 def text_key(model: str, dtype: Dtype, calibration: CalibrationSettings) -> str:
@@ -20,21 +20,21 @@ def text_key(model: str, dtype: Dtype, calibration: CalibrationSettings) -> str:
     return stage_key("text", model=model, dtype=dtype, calibration=values)
 
 
-def plain_share(method: MethodSettings, calibration: CalibrationSettings) -> float:
-    """The share of the calibration tokens that a method takes from plain text; 0 if all of it is that text."""
-    return 0.0 if calibration.corpus == BUILTIN_TEXT or not method.reads_text else method.plain_text
+def mix_share(method: MethodSettings, calibration: CalibrationSettings) -> float:
+    """The share of the calibration tokens that a method takes from the built-in mix; 0 if all of it is that text."""
+    return 0.0 if calibration.corpus == BUILTIN_MIXED or not method.reads_text else method.mix
 
 
 def shares_read(settings: RunSettings) -> tuple[float, ...]:
-    """The plain shares of the texts that statistics are collected on, in the order of a run's methods, each once."""
+    """The shares of the mix in the texts of the statistics, in the order of a run's methods, each once."""
     readers = (method for method in settings.methods if method.needs_statistics)
-    return tuple(dict.fromkeys(plain_share(method, settings.calibration) for method in readers))
+    return tuple(dict.fromkeys(mix_share(method, settings.calibration) for method in readers))
 
 
 def calibration_text_identity(
     settings: RunSettings, model: str, share: float, identity: Callable[[str], str | None]
 ) -> str:
-    """Identity of a run's calibration text, of which a share is plain; empty where a text that it reads is not known.
+    """Identity of a run's calibration text, of which a share is the mix; empty where a text that it reads is not known.
 
     model: its identity. identity: that of a text by its reference, if known. Of text by the model itself it is known
     before the text is; of text that no method reads, it need not be.
@@ -46,8 +46,8 @@ def calibration_text_identity(
         own = identity(calibration.corpus) or ("" if settings.reads_text else f"unread:{calibration.corpus}")
     if not share:
         return own
-    plain = identity(BUILTIN_TEXT)
-    return f"{own}+{share:g} of {plain}" if own and plain else ""
+    mixed = identity(BUILTIN_MIXED)
+    return f"{own}+{share:g} of {mixed}" if own and mixed else ""
 
 
 def statistics_key(model: str, dtype: Dtype, corpus: str, calibration: CalibrationSettings) -> str:

@@ -201,7 +201,7 @@ def first_points(asked: RunSettings) -> tuple[int, ...]:
     first: dict[tuple[float, bool, bool, bool, bool], int] = {}
     for point, (method, _) in enumerate(asked.points):
         if method.reads_text:
-            share = store_keys.plain_share(method, asked.calibration)
+            share = store_keys.mix_share(method, asked.calibration)
             reads = method.needs_statistics, method.by_gradient, method.by_curves
             first.setdefault((share, method.takes_channels, *reads), point)
     return tuple(sorted(first.values())) or (0,)

@@ -10,6 +10,7 @@ from sparsedash.catalog.budgets import require_possible
 from sparsedash.catalog.builtin_tasks import BUILTIN_TASKS
 from sparsedash.catalog.choices import HUB_TEXTS
 from sparsedash.catalog.families import quantise_problem
+from sparsedash.catalog.mixed_text import mixed_identity
 from sparsedash.catalog.model_shape import ModelShape
 from sparsedash.catalog.resources import LeastMemory, RunDisk
 from sparsedash.jobs.local_runner import NVIDIA, visible_gpus
@@ -21,7 +22,7 @@ from sparsedash.schema.pair_records import Continuation, ContinuationSettings
 from sparsedash.schema.progress import Stage
 from sparsedash.schema.question_records import QuestionSet
 from sparsedash.schema.records import Record
-from sparsedash.schema.settings import MIN_TOKENS_PER_CHANNEL, SELF, EvaluationSettings, RunSettings
+from sparsedash.schema.settings import BUILTIN_MIXED, MIN_TOKENS_PER_CHANNEL, SELF, EvaluationSettings, RunSettings
 from sparsedash.service.hub_revisions import noted_commit
 from sparsedash.service.request_checks import ReferenceField, reference_problem, unusable_tasks
 from sparsedash.service.stored_results import known_shape
@@ -218,7 +219,7 @@ def _too_little_text(settings: RunSettings, shape: ModelShape, data_dir: Path) -
     most = asked.n_samples * asked.length
     # A token is at least a byte, and few characters have more than three.
     own = 3 * count.n_characters + count.n_texts if count else most
-    shares = [store_keys.plain_share(method, asked) for method in settings.methods if method.solves]
+    shares = [store_keys.mix_share(method, asked) for method in settings.methods if method.solves]
     if all(share * most + min(own, (1 - share) * most) >= needed for share in shares):
         return ""
     few = f"{asked.n_samples:,} × {asked.length:,} tokens"
@@ -370,6 +371,8 @@ def _model_identity(settings: RunSettings, store: Store) -> str | None:
 
 
 def _noted(store: Store, name: Callable[[str, str], store_keys.NoteName], reference: str) -> str | None:
+    if reference == BUILTIN_MIXED:
+        return mixed_identity()
     return store.recall(name(reference, fingerprint(reference)))
 
 
@@ -381,7 +384,7 @@ def _statistics_key(settings: RunSettings, method: MethodSettings, model: str | 
         return None
     if not method.reads_text:
         return ""
-    share = store_keys.plain_share(method, settings.calibration)
+    share = store_keys.mix_share(method, settings.calibration)
     text = store_keys.calibration_text_identity(
         settings, model, share, partial(_noted, store, store_keys.text_identity_note)
     )

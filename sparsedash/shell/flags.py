@@ -287,8 +287,11 @@ def _request(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _methods(names: Sequence[str], arguments: argparse.Namespace) -> tuple[MethodSettings, ...]:
     """The named methods as the flags change them. Raises SettingsError."""
+    named = {row.name for flag, row in _flags_of(MethodSettings).items() if flag in _named(arguments)}
     values = _values(arguments, MethodSettings)
     budget = values.pop("budget")
+    # What is not named is as in the preset.
+    values = {name: value for name, value in values.items() if name in named}
     return with_budget([_method(name, values, alone=len(names) == 1) for name in names], budget)
 
 

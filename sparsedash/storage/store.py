@@ -45,7 +45,7 @@ from sparsedash.storage.local_machine import mode_in, path_kind
 
 log = logging.getLogger(__name__)
 
-LAYOUT = 5
+LAYOUT = 6
 """Number of the data folder's layout: raise it when what is stored changes its form. Other layouts are refused."""
 
 T = TypeVar("T")

@@ -20,6 +20,7 @@ from sparsedash.ui import frame
 from sparsedash.ui.browser_scripts import show_chart
 from sparsedash.ui.chosen_run import ChosenRun, choose_record, link_to_export, show_incomplete
 from sparsedash.ui.compare_views import choose_run
+from sparsedash.ui.loss_charts import show_kinds
 
 OVERFITTED = 2.0
 """From this many times the error on calibration text, held-out error counts as overfitting."""
@@ -53,6 +54,7 @@ def show_layers_of(backend: Backend, chosen: ChosenRun, found: RunResults, runs:
         show_incomplete(run_ending(found.run, chosen.job))
     stem = file_name(wording.file_stem(found.run), found.names[record.key])
     _show_layers(record.pruned, stem)
+    show_kinds(record, found.names[record.key], wording.file_stem(found.run))
     _show_shapes(backend, record, stem)
     with frame.row():
         frame.link("overview", "Back to the chart", run=chosen.key)

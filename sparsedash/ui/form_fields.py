@@ -12,7 +12,7 @@ from streamlit.runtime.memory_uploaded_file_manager import MemoryUploadedFileMan
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 from streamlit.runtime.uploaded_file_manager import DeletedFile, UploadedFile
 
-from sparsedash.catalog.builtin_tasks import BUILTIN_TASKS
+from sparsedash.catalog.builtin_tasks import BUILTIN_TASKS, DECIDING_TASKS
 from sparsedash.catalog.choices import EVALUATION_CORPORA, OFFERED
 from sparsedash.reporting import wording
 from sparsedash.reporting.html import Html, element, escape, fact_list, join, paragraph
@@ -369,7 +369,7 @@ _SIZES = {
 def usual_tasks(text: str) -> tuple[str, ...]:
     """Tasks beside these passages until the user chooses others: the built-in ones where more than a look is wanted."""
     decides = any(text == its_text for name, (its_text, _) in _SIZES.items() if name != "Quick look")
-    return tuple(BUILTIN_TASKS) if decides else ()
+    return DECIDING_TASKS if decides else ()
 
 
 def other_passages_expander(*keys: str) -> AbstractContextManager[None]:

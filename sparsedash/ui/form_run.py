@@ -21,8 +21,8 @@ from sparsedash.schema.fields import FieldRow, field_rows
 from sparsedash.schema.find_settings import FindSettings, planned_run
 from sparsedash.schema.method_settings import Budget, MethodSettings, Quantisation, uses_parameter, with_budget
 from sparsedash.schema.settings import (
+    BUILTIN_MIXED,
     BUILTIN_MODEL,
-    BUILTIN_TEXT,
     SELF,
     CalibrationSettings,
     EvaluationSettings,
@@ -99,7 +99,7 @@ def first_run_settings(backend: Backend) -> RunSettings:
         dtype=backend.fastest_dtype(),
         methods=(replace(method_named("obs-by-curves"), curve_levels=3),),
         sparsities_permille=(20, 300),
-        calibration=CalibrationSettings(corpus=BUILTIN_TEXT, n_samples=48),
+        calibration=CalibrationSettings(corpus=BUILTIN_MIXED, n_samples=48),
     )
 
 
@@ -329,7 +329,7 @@ def _task_fields(backend: Backend, usual: Sequence[str]) -> dict[str, Any]:
 def _more_fields(backend: Backend, model: str | None, search: bool) -> dict[str, Any]:
     """Draw the other settings, and the uploaded texts."""
     # The text of the built-in model is there already.
-    usual, values = BUILTIN_TEXT if model == BUILTIN_MODEL else SELF, dict[str, Any]()
+    usual, values = BUILTIN_MIXED if model == BUILTIN_MODEL else SELF, dict[str, Any]()
     elsewhere = (_EVALUATION["n_passages"], _EVALUATION["stop_early"]) if search else ()
     shown = {
         heading: [[row for row in line if row not in elsewhere] for line in lines] for heading, lines in _MORE.items()

@@ -10,6 +10,7 @@ import streamlit as st
 
 from sparsedash.catalog.families import quantise_problem
 from sparsedash.reporting import deployment, wording
+from sparsedash.reporting.charts.kind_chart import kind_chart, kinds_words
 from sparsedash.reporting.charts.tradeoff_chart import (
     clicked_record,
     far_words,
@@ -21,11 +22,14 @@ from sparsedash.reporting.charts.tradeoff_chart import (
 from sparsedash.reporting.charts.tradeoff_data import Measure, TradeoffData
 from sparsedash.reporting.deployment import GAIN_PHASES, GAIN_TITLES, GainName, run_gains
 from sparsedash.reporting.html import file_name, paragraph, widget_label
+from sparsedash.reporting.kind_words import forgotten_sentence, kinds_table
 from sparsedash.reporting.run_results import Judged, RunResults
 from sparsedash.schema.method_settings import Budget
 from sparsedash.schema.pair_records import Runtime, Timing, TimingSettings
+from sparsedash.schema.records import Record
 from sparsedash.schema.settings import Dtype
 from sparsedash.service.backend import Backend
+from sparsedash.stats.kind_estimates import kind_estimates
 from sparsedash.ui import frame, job_panel, navigation
 from sparsedash.ui.address_bar import choose_budget, query_value, select
 from sparsedash.ui.browser_scripts import show_chart
@@ -223,3 +227,16 @@ def _show_timings(backend: Backend, found: RunResults, timing_of: deployment.Tim
             for name, timing in measured.items():
                 frame.show_table(deployment.speed_table(name, timing, wording.file_stem(found.run)))
                 frame.remark(deployment.ceiling_words(timing))
+
+
+def show_kinds(record: Record, name: str, stem: str) -> None:
+    """Draw what a sparse model lost by kind of text, where measured. name: of the model. stem: of the files."""
+    estimates = kind_estimates(record.by_kind)
+    if not estimates:
+        return
+    sentence = forgotten_sentence(record)
+    frame.remark(f"{name} on held-out text of each kind; bars: 95 % intervals. {sentence}".strip())
+    figure = kind_chart(estimates, frame.theme())
+    show_chart(figure, file_name(stem, name, "forgotten"), kinds_words(estimates), "kinds", "ignore")
+    with st.expander("The kinds of text as a table"):
+        frame.show_table(kinds_table(record))

@@ -172,6 +172,8 @@ def show_tradeoff(backend: Backend, found: RunResults, job: Job | None) -> None:
         draw(job)
     if len(found.race) > 1:
         frame.show(verdicts.race_table(found).html)
+    if found.headline is not None:
+        loss_charts.show_kinds(found.headline, found.names[found.headline.key], wording.file_stem(found.run))
     figures = run_answer.answer_figures(found, race=len(found.race) < 2)
     if found.judged:
         with st.expander("The numbers as a table"):

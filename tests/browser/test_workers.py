@@ -57,7 +57,8 @@ def test_a_model_is_pruned_and_its_answers_are_compared(page, start_server, tmp_
     ready(page)
     start_and_wait(page)
     expect(page.locator("h1")).to_contain_text(re.compile("24 passages"))
-    expect(page.locator(".js-plotly-plot")).to_have_count(1)
+    # Loss against sparsity, and what was forgotten.
+    expect(page.locator(".js-plotly-plot")).to_have_count(2)
     ready(page)
 
     page.get_by_role("link", name="Compare the answers passage by passage").press("Enter")

@@ -10,7 +10,7 @@ from sparsedash.catalog.presets import method_named
 from sparsedash.schema.errors import SettingsError
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Reached
-from sparsedash.schema.settings import BUILTIN_TEXT, CalibrationSettings, RunSettings
+from sparsedash.schema.settings import BUILTIN_MIXED, CalibrationSettings, RunSettings
 from sparsedash.stats.sparsity_search import channel_steps
 from tests.catalog.test_model_shape import SHAPE
 
@@ -62,11 +62,11 @@ def test_widths_that_are_all_below_one_multiple_cannot_be_cut():
     require_possible(RunSettings(methods=(replace(method, width_multiple=4),)), SHAPE)
 
 
-def test_one_sample_cannot_be_half_plain_text():
+def test_one_sample_cannot_be_half_the_mix():
     best, obs = (replace(method_named(name), width_multiple=1) for name in ("best", "obs"))
     one = CalibrationSettings(corpus="file:own.txt", n_samples=1)
     with pytest.raises(SettingsError, match="at least 2 with this method"):
         require_possible(RunSettings(methods=(best,), calibration=one), SHAPE)
     require_possible(RunSettings(methods=(best,), calibration=replace(one, n_samples=2)), SHAPE)
-    require_possible(RunSettings(methods=(best,), calibration=replace(one, corpus=BUILTIN_TEXT)), SHAPE)
+    require_possible(RunSettings(methods=(best,), calibration=replace(one, corpus=BUILTIN_MIXED)), SHAPE)
     require_possible(RunSettings(methods=(obs,), calibration=one), SHAPE)

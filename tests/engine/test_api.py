@@ -125,7 +125,7 @@ def test_random_numbers_of_the_caller_are_left_alone(dense):
     assert drawn[0] == drawn[1]
 
 
-def test_the_plain_text_of_a_method_counts_among_what_healing_holds_out(dense):
+def test_the_mix_of_a_method_counts_among_what_healing_holds_out(dense):
     few = TEXTS[:15]
     assert sparsedash.prune(dense, TOKENIZER, few, method=UNEVEN, heal_steps=1, n_samples=40, length=32).pruned.healed
 
@@ -188,8 +188,8 @@ def test_a_model_of_which_no_form_is_left_is_announced(tmp_path):
         sparsedash.export(sparse, TOKENIZER, tmp_path / "new")
 
 
-def test_plain_text_that_stands_in_for_the_user_s_is_announced(dense):
-    with pytest.warns(UserWarning, match=r"The texts give 634 of 1,\d+ calibration tokens, the rest are built-in"):
+def test_a_mix_that_stands_in_for_the_user_s_is_announced(dense):
+    with pytest.warns(UserWarning, match=r"The texts give 634 of 1,\d+ .*the rest are the built-in mix"):
         sparsedash.prune(dense, TOKENIZER, TEXTS, n_samples=80, length=32)
 
 

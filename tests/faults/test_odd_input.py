@@ -78,7 +78,7 @@ PARAMETERS = {
     "settings": ("page", "view"),
     "prune": (
         "allocation", "budget", "calibration", "compensation", "damping", "dtype", "goal", "heal", "heal-steps",
-        "layers", "length", "limits", "masks", "method", "model", "own", "packed", "passages", "pattern", "plain_text",
+        "layers", "length", "limits", "masks", "method", "model", "own", "packed", "passages", "pattern", "mix",
         "points", "prompts", "quantise", "residency", "row", "rule", "saliency", "samples", "seed", "shuffle",
         "sparsity", "stop", "tasks", "text", "view", "weights", "width", "with", "within",
     ),

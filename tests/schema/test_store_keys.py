@@ -10,7 +10,7 @@ from sparsedash.schema import store_keys
 from sparsedash.schema.find_settings import FindSettings
 from sparsedash.schema.method_settings import MethodSettings, quantised_dense
 from sparsedash.schema.plain_values import STAGE_VERSIONS
-from sparsedash.schema.settings import BUILTIN_TEXT, CalibrationSettings, EvaluationSettings, RunSettings
+from sparsedash.schema.settings import BUILTIN_MIXED, CalibrationSettings, EvaluationSettings, RunSettings
 from sparsedash.schema.store_keys import (
     NoteName,
     answers_key,
@@ -56,9 +56,9 @@ def test_keys_of_statistics_and_sampled_text_change_with_every_calibration_setti
     [
         ("wikitext-2", (USUAL,), ("wikitext-2",), 0.0, "id of wikitext-2"),
         ("wikitext-2", (USUAL,), (), 0.0, ""),
-        ("wikitext-2", (USUAL,), ("wikitext-2", BUILTIN_TEXT), 0.5, f"id of wikitext-2+0.5 of id of {BUILTIN_TEXT}"),
+        ("wikitext-2", (USUAL,), ("wikitext-2", BUILTIN_MIXED), 0.5, f"id of wikitext-2+0.5 of id of {BUILTIN_MIXED}"),
         ("wikitext-2", (USUAL,), ("wikitext-2",), 0.5, ""),
-        ("wikitext-2", (USUAL,), (BUILTIN_TEXT,), 0.5, ""),
+        ("wikitext-2", (USUAL,), (BUILTIN_MIXED,), 0.5, ""),
         ("wikitext-2", (RANDOM,), ("wikitext-2",), 0.0, "id of wikitext-2"),
         ("wikitext-2", (RANDOM,), (), 0.0, "unread:wikitext-2"),
         ("self", (USUAL,), (), 0.0, f"self:{text_key(MODEL, 'float32', CalibrationSettings(corpus='self'))}"),
@@ -244,14 +244,14 @@ def test_a_request_is_another_one_once_a_stage_has_another_version(asked, monkey
 
 KEPT = {
     "text": "7b6b8fd3",
-    "statistics": "d07eb6fd",
-    "inputs": "5487c1fc",
-    "gradients": "c1c52408",
-    "pruned": "fb167db8",
+    "statistics": "0ce7349f",
+    "inputs": "19f700eb",
+    "gradients": "fffdb6a2",
+    "pruned": "ba58cccc",
     "dense": "0ba23d96",
-    "best": "209afe8f",
-    "published": "5603d686",
-    "run": "3355a47e",
+    "best": "5e4db2ba",
+    "published": "1b50c474",
+    "run": "e10b1455",
 }
 
 

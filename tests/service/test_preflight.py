@@ -130,7 +130,7 @@ ALL = Cached(calibration=True, dense=True, points=(0, 1), n_sparse=2)
 PILE = with_texts(calibration="pile-10k")
 OBS, AGAIN, C4 = (
     asked("obs"),
-    with_texts(methods=(replace(method_named("best"), plain_text=0.0),)),
+    with_texts(methods=(replace(method_named("best"), mix=0.0),)),
     with_texts("c4", methods=(method_named("least-squares"),)),
 )
 BOTH = replace(C4, methods=(method_named("obs-by-curves"), *C4.methods))

@@ -80,6 +80,7 @@ def test_a_command_is_refused(flags, command, change, said, refusal, tmp_path, m
         ("wanda-2:4", ["--sparsity", "30"], "--sparsity"),
         ("magnitude,random", ["--token-weights", "residual"], "--token-weights"),
         ("magnitude", ["--packed"], "--packed"),
+        ("magnitude,random", ["--mix", "0.5"], "--mix"),
     ],
 )
 def test_a_flag_that_none_of_the_methods_uses_is_refused(method, change, flag, model_folder, refusal, tmp_path):
@@ -104,6 +105,26 @@ def test_a_flag_that_one_of_the_methods_uses_is_taken(model_folder, tmp_path, mo
     ):
         with pytest.raises(Started):
             main([*where, *change])
+
+
+@pytest.mark.parametrize(
+    ("flags", "shares"), [([], [0.5, 0.0]), (["--mix", "0"], [0.0, 0.0]), (["--mix", "0.25"], [0.25, 0.25])]
+)
+def test_a_flag_that_is_not_named_leaves_each_method_as_it_is(flags, shares, model_folder, monkeypatch, tmp_path):
+    seen = []
+
+    def start(settings, *_):
+        seen.extend(method.mix for method in settings.methods)
+        raise Started
+
+    class Started(Exception):
+        pass
+
+    monkeypatch.setattr(run_commands, "complete_run", start)
+    where = ["--model", str(model_folder), "--data-dir", str(tmp_path / "data")]
+    with pytest.raises(Started):
+        main(["run", *where, "--method", "best,least-squares", "--width-multiple", "8", *flags])
+    assert seen == shares
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from huggingface_hub.constants import ENDPOINT
 
-from sparsedash.catalog.builtin_tasks import BUILTIN_TASKS
+from sparsedash.catalog.builtin_tasks import DECIDING_TASKS
 from sparsedash.catalog.model_shape import shipped_shape
 from sparsedash.catalog.presets import METHODS, method_named
 from sparsedash.catalog.resources import LeastMemory, RunDisk
@@ -40,7 +40,7 @@ def submitted(app, backend):
 def test_the_form_begins_with_the_recommended_run(open_page, backend):
     app = open_page("prune")
     asked = submitted(app, backend)
-    own = replace(SETTINGS.calibration, corpus="builtin:smollm2-text")
+    own = replace(SETTINGS.calibration, corpus="builtin:mixed")
     first = {"methods": (method_named("best"),), "sparsities_permille": (20, 100, 300)}
     assert asked == replace(SETTINGS, calibration=own, **first)
     assert app.query_params["run"] == asked.key()
@@ -51,7 +51,7 @@ def test_another_model_writes_its_own_text_unless_a_text_was_chosen(open_page):
     app = open_page("prune")
     for key, value, calibration in (
         ("model", "facebook/opt-1.3b", "self"),
-        ("model", "builtin:smollm2-135m", "builtin:smollm2-text"),
+        ("model", "builtin:smollm2-135m", "builtin:mixed"),
         ("calibration", "c4", "c4"),
         ("model", "facebook/opt-1.3b", "c4"),
     ):
@@ -354,7 +354,7 @@ def test_an_evaluation_size_fills_in_the_passages(open_page, backend):
     for size, text in SIZES.items():
         app.radio(key="sure").set_value(size).run()
         assert app.selectbox(key="text").value == text
-        tasks = () if size == "Quick look" else tuple(BUILTIN_TASKS)
+        tasks = () if size == "Quick look" else DECIDING_TASKS
         assert backend.asked_about[-1].evaluation == EvaluationSettings(corpus=text, tasks=tasks)
     app.number_input(key="passages").set_value(500).run()
     assert app.radio(key="sure").value == "As chosen below"

@@ -30,7 +30,7 @@ def test_a_newcomer_finds_one_button_that_submits_the_default_run_and_shows_it_t
     assert query_of(links(app)["Look at an example"]) == {"run": EXAMPLE}
     assert [each.label for each in app.button] == ["Try the built-in model"]
     button(app, "Try the built-in model").click().run()
-    written = CalibrationSettings(corpus="builtin:smollm2-text", n_samples=48)
+    written = CalibrationSettings(corpus="builtin:mixed", n_samples=48)
     method = replace(method_named("obs-by-curves"), curve_levels=3)
     first = {"methods": (method,), "sparsities_permille": (20, 300), "calibration": written}
     assert backend.submitted == [RunSettings(**first)]

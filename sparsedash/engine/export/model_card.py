@@ -28,6 +28,7 @@ from sparsedash.engine.run.run_context import software_versions
 from sparsedash.reporting import verdicts, wording
 from sparsedash.reporting.deployment import proof_words
 from sparsedash.reporting.html import visible
+from sparsedash.reporting.kind_words import forgotten_sentence, kind_cells
 from sparsedash.reporting.run_results import Judged
 from sparsedash.reporting.verdicts import loss_cells
 from sparsedash.schema.errors import ModelError
@@ -266,7 +267,17 @@ Both models were evaluated on the same {pairs.n_passages:,} passages of {_code(p
 Equal accuracy: {wording.p_value(judged.p_value)} ({test}). p and the levels of the
 intervals allow for every sparse model of the run.
 
-{_table(("", "dense", "sparse", "change", "interval of the change"), rows)}"""
+{_table(("", "dense", "sparse", "change", "interval of the change"), rows)}
+{_kinds_section(facts.sparse)}"""
+
+
+def _kinds_section(sparse: Record) -> str:
+    """What the model lost by kind of text, as a table with a sentence; empty where that was not measured."""
+    rows = [tuple(cells) for cells in kind_cells(sparse)]
+    if not rows:
+        return ""
+    table = _table(("kind of text", "KL from dense, nats a token", "95 % interval"), rows)
+    return f"\n{forgotten_sentence(sparse)}\n\n{table}"
 
 
 def _with_coded_tasks(judged: Judged) -> Judged:

@@ -27,7 +27,7 @@ from sparsedash.schema.method_settings import MethodSettings, Quantisation
 from sparsedash.schema.progress import OnStep, Step, begin_parts
 from sparsedash.schema.records import Healed, Pruned, Quantised, Record, about_artefact
 from sparsedash.schema.settings import RunSettings, commit_of
-from sparsedash.schema.store_keys import healed_part, plain_share, pruned_key, quantiser_version
+from sparsedash.schema.store_keys import healed_part, mix_share, pruned_key, quantiser_version
 from sparsedash.storage.model_folders import require_export_room, swept_folder
 from sparsedash.storage.store import StageCheckpoint, Store
 
@@ -110,7 +110,7 @@ class MeasuredModel:
 
 def _text_identity(run: RunContext, method: MethodSettings) -> str:
     """Of the calibration text, as the method reads it; empty for one that reads none."""
-    return run.calibration_identity(plain_share(method, run.settings.calibration)) if method.reads_text else ""
+    return run.calibration_identity(mix_share(method, run.settings.calibration)) if method.reads_text else ""
 
 
 def unchanged_warning(made: Pruned) -> str | None:

@@ -20,6 +20,7 @@ from sparsedash.engine.evaluation.early_stopping import StopRule
 from sparsedash.engine.evaluation.evaluate import EvaluatedModel, EvaluationResult, evaluate_together
 from sparsedash.engine.healing.healing import require_held_out, require_resident
 from sparsedash.engine.models.checkpoint_reading import read_config
+from sparsedash.engine.models.decoder_blocks import Applied
 from sparsedash.engine.models.gguf_making import gguf_of
 from sparsedash.engine.models.loading import ModelShelf
 from sparsedash.engine.models.matmul import fastest_products
@@ -85,6 +86,11 @@ def _run(context: RunContext, key: str, points: Collection[int]) -> Run:
         def keep() -> None:
             keep_unfinished(with_answers(grown, context), context)
 
+        def keep_record(record: Record) -> None:
+            nonlocal grown
+            grown = replace(grown, sparse=(*grown.sparse, record.key))
+            keep()
+
         left = [point for point in range(len(context.settings.points)) if point in points]
         _evaluate_ahead(context, left)
         grown = replace(grown, dense=dense_record(context).key)
@@ -92,9 +98,7 @@ def _run(context: RunContext, key: str, points: Collection[int]) -> Run:
         while left:
             _evaluate_ahead(context, left)
             context.log.point = left.pop(0)
-            record = sparse_record(context, *context.settings.points[context.log.point], keep)
-            grown = replace(grown, sparse=(*grown.sparse, record.key))
-            keep()
+            sparse_record(context, *context.settings.points[context.log.point], keep, keep_record)
         finished = finished_run(grown, context)
         store.put(key, finished)
     return finished
@@ -237,9 +241,16 @@ def dense_record(run: RunContext) -> Record:
 
 
 def sparse_record(
-    run: RunContext, method: MethodSettings, permille: int, announce: Callable[[], None] = lambda: None
+    run: RunContext,
+    method: MethodSettings,
+    permille: int,
+    announce: Callable[[], None] = lambda: None,
+    on_verdict: Callable[[Record], None] = lambda _: None,
 ) -> Record:
-    """The record of a sparse model. announce: called when it is pruned, before it is evaluated."""
+    """The record of a sparse model. announce: called when it is pruned, before it is evaluated.
+
+    on_verdict: called with the record before the losses by kind of text are measured.
+    """
     point, known = (method, permille), _known_record(run, (method, permille))
     made = None if known else _measured(run, method, permille)
     model: Callable[[], SparseModel] = (lambda: made.model) if made else cache(partial(prune_model, run, *point))
@@ -254,8 +265,37 @@ def sparse_record(
     record = known or evaluate_models(run, [(point, made)], _stop_rule(run))[0]
     if run.stop_within is not None and _has_tasks(run, record):
         answer_tasks(run, [(point, model)])
+    on_verdict(record)
+    if not record.by_kind:
+        (record,) = _measure_kinds(run, [(record, lambda: model().applied)])
     run.pruning_checkpoint.done()
     return record
+
+
+def _measure_kinds(run: RunContext, models: Sequence[tuple[Record, Callable[[], Applied]]]) -> list[Record]:
+    """The stored records with what these models lost by kind of text. models: with how each is made."""
+    with run.log.timed("evaluate"):
+        applied = [make() for _, make in models]
+        # A share of the evaluation too small for a progress of its own.
+        losses = run.kind_text.losses(applied, run.log.repeat)
+    measured = []
+    for (record, _), by_kind in zip(models, losses, strict=True):
+        measured.append(replace(record, by_kind=by_kind))
+        run.store.put(record.key, measured[-1])
+    return measured
+
+
+def _measure_made(
+    run: RunContext, records: Sequence[Record], models: Sequence[tuple[Point, MeasuredModel | None]]
+) -> None:
+    """Measure the losses by kind of the sparse models among these, together."""
+    sparse = [
+        (record, partial(getattr, made.model, "applied"))
+        for record, (_, made) in zip(records, models, strict=True)
+        if made
+    ]
+    if sparse:
+        _measure_kinds(run, sparse)
 
 
 def _has_tasks(run: RunContext, record: Record) -> bool:
@@ -376,8 +416,9 @@ def _evaluate_ahead(run: RunContext, points: Sequence[int]) -> None:
             for run.log.point, point in zip(together, asked, strict=True):
                 models.append((point, point and _measured(run, *point)))
             run.log.point = None
-            evaluate_models(run, models)
+            records = evaluate_models(run, models)
             answer_tasks(run, _made(models))
+            _measure_made(run, records, models)
         else:
             run.log.point = None
             _single_pass(run, asked, together[-1])
@@ -452,7 +493,8 @@ def _single_pass(run: RunContext, points: Sequence[Point], last: int | None) -> 
 
     run.log.walk = step
     try:
-        evaluate_models(run, models, prepare=make)
+        records = evaluate_models(run, models, prepare=make)
     finally:
         run.log.walk = None
     answer_tasks(run, _made(models))
+    _measure_made(run, records, models)

@@ -17,11 +17,21 @@ from torch import Tensor
 
 import sparsedash
 from sparsedash.catalog.families import is_gguf
+from sparsedash.catalog.mixed_text import mixed_identity
 from sparsedash.catalog.model_shape import ModelShape, model_shape
-from sparsedash.catalog.resources import COMPARED_PASSAGES, USABLE, WIDE_BYTES, heal_tokens, is_streamed, least_memory
+from sparsedash.catalog.resources import (
+    COMPARED_PASSAGES,
+    TOKENS_A_PASSAGE,
+    USABLE,
+    WIDE_BYTES,
+    heal_tokens,
+    is_streamed,
+    least_memory,
+)
 from sparsedash.engine.calibration.calibration_cache import Calibration, PassageActivations
 from sparsedash.engine.calibration.statistics import reading_stored
 from sparsedash.engine.evaluation.divergence import next_token_scores
+from sparsedash.engine.evaluation.kind_losses import KindText
 from sparsedash.engine.evaluation.questions import choose_passages, distinct_passages, n_leaked
 from sparsedash.engine.models.checkpoint_reading import read_config
 from sparsedash.engine.models.loading import LoadedModel, ModelShelf, Source, locate_model, max_length, stream_model
@@ -30,20 +40,21 @@ from sparsedash.engine.tasks.builtin_questions import BuiltinQuestions, load_bui
 from sparsedash.engine.tasks.harness import HarnessTask, load_tasks
 from sparsedash.engine.texts.corpora import Texts, calibration_sequences, read_texts, story_openings
 from sparsedash.engine.texts.generation import generate_texts
+from sparsedash.engine.texts.mixed_sequences import mixed_sequences
 from sparsedash.schema import store_keys
 from sparsedash.schema.errors import CorpusError
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.progress import OnStep, Stage, Step, begin_parts
 from sparsedash.schema.records import Passages, Record, about_artefact
-from sparsedash.schema.settings import BUILTIN_TEXT, SELF, CalibrationSettings, RunSettings
+from sparsedash.schema.settings import BUILTIN_MIXED, SELF, CalibrationSettings, RunSettings
 from sparsedash.schema.store_keys import (
     StopWithin,
     calibration_keys,
     calibration_text_identity,
     curves_key,
     layers_key,
+    mix_share,
     outcomes_key,
-    plain_share,
     text_key,
 )
 from sparsedash.storage.file_hashes import fingerprint
@@ -270,6 +281,13 @@ class RunContext:
         """What the dense model predicts on these. Asked while the loaded model is the dense one."""
         return next_token_scores(self.loaded, self.first_passages)
 
+    @cached_property
+    def kind_text(self) -> KindText:
+        """Held-out text of every kind. Asked while the loaded model is the dense one."""
+        calibration = self.settings.calibration
+        n_tokens = calibration.n_samples * calibration.length + len(self.passages.indices) * TOKENS_A_PASSAGE
+        return KindText(self.loaded, n_tokens)
+
     def warn_of_passages(self) -> None:
         """Warn of passages that occur more than once, and of fewer passages than were asked for."""
         asked, texts = self.settings.evaluation.n_passages, self.evaluation_texts
@@ -303,7 +321,7 @@ class RunContext:
 
     def calibration(self, method: MethodSettings) -> Calibration:
         """The calibration on the text that this method reads."""
-        settings, share = self.settings, plain_share(method, self.settings.calibration)
+        settings, share = self.settings, mix_share(method, self.settings.calibration)
         if share not in self._calibrations:
             identity = self.calibration_identity(share)
             self._calibrations[share] = Calibration(
@@ -321,7 +339,7 @@ class RunContext:
         """Warn of passages in a method's calibration text; and of too little text, if it fits anything to it."""
         calibration, asked = self.calibration(method), self.settings.calibration
         # Each document by itself: packed, a passage may lie across two samples.
-        apart = partial(self._chosen_sequences, plain_share(method, asked), replace(asked, packed=False))
+        apart = partial(self._chosen_sequences, mix_share(method, asked), replace(asked, packed=False))
         self._warn_of_leaks(
             calibration.keys.statistics, "calibration text", apart if asked.packed else calibration.read
         )
@@ -365,19 +383,21 @@ class RunContext:
         return text_key(self.identity, self.settings.dtype, self.settings.calibration)
 
     def calibration_identity(self, share: float = 0.0) -> str:
-        """Identity of the calibration text, of which a share is plain; the last known one where no method reads it."""
+        """Identity of the calibration text, with a share of the mix; the last known one where no method reads it."""
         reads = self.settings.reads_text
 
         def identity(reference: str) -> str | None:
+            if reference == BUILTIN_MIXED:
+                return mixed_identity()
             return self.texts(reference).identity if reads else self.store.recall(_identity_note(reference))
 
         return calibration_text_identity(self.settings, self.identity, share, identity)
 
     def sequences(self, share: float = 0.0) -> list[list[int]]:
-        """Token ids of the calibration text, of which a share is plain: as many tokens either way."""
+        """Token ids of the calibration text, of which a share is the mix: as many tokens either way."""
         if share not in self._sequences:
             found = self._chosen_sequences(share, self.settings.calibration)
-            if share:
+            if share or self.settings.calibration.corpus == BUILTIN_MIXED:
                 # The held-out sequences, and the first ones, shall be of both.
                 Random(self.settings.calibration.seed).shuffle(found)
             self._sequences[share] = found
@@ -387,9 +407,9 @@ class RunContext:
         """Token ids of the text that was named behind those of the calibration, as far as healing needs and finds more.
 
         Empty where the model writes the calibration text, since writing takes longer than all else, and for a method
-        that takes plain text alone.
+        that reads the mix alone.
         """
-        asked, share = self.settings.calibration, plain_share(method, self.settings.calibration)
+        asked, share = self.settings.calibration, mix_share(method, self.settings.calibration)
         known = self.sequences(share)
         n_more = ceil(
             (heal_tokens(method.heal_steps) - sum(map(len, known))) / min(asked.length, self.loaded.max_length)
@@ -397,33 +417,45 @@ class RunContext:
         if asked.corpus == SELF or share == 1 or n_more < 1:
             return []
         if (share, n_more) not in self._further:
-            plain = self._plain_sequences(share, asked)
-            self._further[share, n_more] = self._named_sequences(plain, asked, n_more)[len(known) - len(plain) :]
+            self._further[share, n_more] = self._sequences_beyond(known, share, n_more)
         return self._further[share, n_more]
 
-    def _chosen_sequences(self, share: float, asked: CalibrationSettings) -> list[list[int]]:
-        plain = self._plain_sequences(share, asked)
-        return plain + self._named_sequences(plain, asked)
+    def _sequences_beyond(self, known: Sequence[Sequence[int]], share: float, n_more: int) -> list[list[int]]:
+        """So many sequences of the text that was named, or of the mix where that was, which are not known."""
+        asked = self.settings.calibration
+        if asked.corpus == BUILTIN_MIXED:
+            longer = mixed_sequences(self.loaded, replace(asked, n_samples=asked.n_samples + n_more))
+            already_read = set(map(tuple, known))
+            return [sequence for sequence in longer if tuple(sequence) not in already_read]
+        mixed = self._mixed_sequences(share, asked)
+        return self._named_sequences(mixed, asked, n_more)[len(known) - len(mixed) :]
 
-    def _plain_sequences(self, share: float, asked: CalibrationSettings) -> list[list[int]]:
-        few = replace(asked, n_samples=max(1, round(share * asked.n_samples)))
-        return calibration_sequences(self.loaded, self.texts(BUILTIN_TEXT), few) if share else []
+    def _chosen_sequences(self, share: float, asked: CalibrationSettings) -> list[list[int]]:
+        if asked.corpus == BUILTIN_MIXED:
+            return mixed_sequences(self.loaded, asked)
+        mixed = self._mixed_sequences(share, asked)
+        return mixed + self._named_sequences(mixed, asked)
+
+    def _mixed_sequences(self, share: float, asked: CalibrationSettings) -> list[list[int]]:
+        if not share:
+            return []
+        return mixed_sequences(self.loaded, replace(asked, n_samples=max(1, round(share * asked.n_samples))))
 
     def _named_sequences(
-        self, plain: Sequence[Sequence[int]], asked: CalibrationSettings, n_more: int = 0
+        self, mixed: Sequence[Sequence[int]], asked: CalibrationSettings, n_more: int = 0
     ) -> list[list[int]]:
-        """Those of the text that was named, beside the plain ones, and so many more behind them."""
+        """Those of the text that was named, next to those of the mix, and so many more behind them."""
         length = min(asked.length, self.loaded.max_length)
-        n_samples = asked.n_samples - ceil(sum(map(len, plain)) / length) + n_more
+        n_samples = asked.n_samples - ceil(sum(map(len, mixed)) / length) + n_more
         if n_samples < 1:
             return []
         texts = self._generated_texts() if asked.corpus == SELF else self.texts(asked.corpus)
         return calibration_sequences(self.loaded, texts, replace(asked, n_samples=n_samples))
 
     def n_sequences(self, method: MethodSettings) -> int:
-        """Sequences of the text that a method reads, the plain ones included."""
+        """Sequences of the text that a method reads, those of the mix included."""
         asked = self.settings.calibration
-        known = self.expected_lengths if asked.corpus == SELF else self.sequences(plain_share(method, asked))
+        known = self.expected_lengths if asked.corpus == SELF else self.sequences(mix_share(method, asked))
         return len(known)
 
     @property

@@ -7,17 +7,22 @@ from dataclasses import replace
 from sparsedash.engine.models.decoder_blocks import Applied
 from sparsedash.engine.models.sparse_models import SparseModel
 from sparsedash.engine.run.run_context import Point, RunContext, Task
+from sparsedash.engine.tasks.builtin_questions import BuiltinQuestions
 from sparsedash.engine.tasks.shared_answers import SharedAnswers
 from sparsedash.schema.errors import CorpusError
 from sparsedash.schema.progress import Step
 from sparsedash.schema.question_records import QuestionSet
 from sparsedash.schema.records import TASKS_CACHED
 from sparsedash.schema.store_keys import answers_key
+from sparsedash.stats.significance import wilson_interval
 
 _RULES_OF_WRITING = (
     *("repetition_penalty", "encoder_repetition_penalty", "no_repeat_ngram_size", "min_length", "min_new_tokens"),
     *("bad_words_ids", "sequence_bias", "suppress_tokens", "begin_suppress_tokens", "forced_bos_token_id"),
 )
+
+_CAN_DO = 0.1
+"""A task of which the dense model is shown to know less than this share is not asked."""
 
 Answering = tuple[Point, Callable[[], SparseModel] | None]
 """A model that answers, and how it is made where it is a sparse one."""
@@ -35,7 +40,7 @@ def answer_tasks(run: RunContext, models: Sequence[Answering]) -> None:
     """Answer every task of the run that one of these models has not answered; note the keys in the run.
 
     Models whose weights are streamed answer side by side. Tasks that are stored are not asked again. One that fails is
-    a warning, and is asked no more.
+    a warning, and is asked no more; so is a built-in one that the dense model cannot do.
     """
     for task in list(run.tasks):
         keys = [_key(run, task, point) for point, _ in models]
@@ -50,9 +55,25 @@ def answer_tasks(run: RunContext, models: Sequence[Answering]) -> None:
             run.tasks.remove(task)
             run.unanswered.append(task.name)
             continue
+        if isinstance(task, BuiltinQuestions) and (problem := _beyond_dense(run, task)):
+            run.log.warn(problem)
+            run.tasks.remove(task)
+            continue
         for (point, _), key in zip(models, keys, strict=True):
             record = run.record_key(point)
             run.answers[record] = (*(known for known in run.answers.get(record, ()) if known != key), key)
+
+
+def _beyond_dense(run: RunContext, task: BuiltinQuestions) -> str:
+    """Why there is nothing to lose in a task: the dense model cannot do it. Empty where it can, or is not known."""
+    answers = run.store.get(QuestionSet, _key(run, task, None))
+    if answers is None:
+        return ""
+    n_asked = len(answers.questions)
+    n_right = sum(question.right is True for question in answers.questions)
+    if wilson_interval(n_right, n_asked)[1] >= _CAN_DO:
+        return ""
+    return f"builtin:{task.name} was left out: the dense model has {n_right} of {n_asked} answers right."
 
 
 def has_answered(run: RunContext, point: Point) -> bool:

@@ -12,10 +12,12 @@ from pathlib import Path
 from random import Random
 
 from sparsedash.catalog.choices import HUB_TEXTS, SHIPPED_TEXTS, HubCorpus
+from sparsedash.catalog.mixed_text import mixed_documents
 from sparsedash.engine.models.hub import HTTPError
 from sparsedash.engine.models.loading import LoadedModel
+from sparsedash.engine.texts.mixed_sequences import packed_sequences
 from sparsedash.schema.errors import CorpusError, first_line
-from sparsedash.schema.settings import BUILTIN_CLOZE, CalibrationSettings
+from sparsedash.schema.settings import BUILTIN_CLOZE, BUILTIN_MIXED, CalibrationSettings
 from sparsedash.storage.hub_reach import reachable
 from sparsedash.storage.local_machine import data_folder, path_kind, write_atomically
 from sparsedash.storage.text_files import file_of, is_running, json_lines, names_file, text_slice, texts_of
@@ -34,7 +36,9 @@ class Texts:
 
 def read_texts(reference: str, data_dir: Path | None = None) -> Texts:
     """The texts of a reference. data_dir: of uploads; None: the usual data folder. Raises CorpusError."""
-    if reference in SHIPPED_TEXTS:
+    if reference == BUILTIN_MIXED:
+        found, running = mixed_documents(), False
+    elif reference in SHIPPED_TEXTS:
         found, running = [text for file in SHIPPED_TEXTS[reference] for text in json_lines(TEXTS / file)], False
     elif names_file(reference):
         path, part = file_of(reference, data_dir or data_folder()), text_slice(reference)
@@ -134,8 +138,7 @@ def calibration_sequences(loaded: LoadedModel, texts: Texts, settings: Calibrati
         if budget < 2:
             break
     if settings.packed:
-        ids = [token for own in chosen for token in own]
-        chosen = [ids[i : i + length] for i in range(0, len(ids), length)]
+        chosen = packed_sequences(chosen, length)
     # One token has nothing to predict.
     if not (found := [own for own in chosen if len(own) >= 2]):
         raise CorpusError("The calibration text has no sample of two tokens or more.", "Choose another text.")

@@ -25,18 +25,25 @@ def test_every_model_answers_them_once_and_what_is_right_is_what_it_writes_greed
     steps = []
     run = pipeline.run(asked, store, steps.append)
     sets = [[store.get(QuestionSet, key) for key in run.answers[record]] for record in run.records]
-    assert [[(own.task, len(own.questions), own.points) for own in each] for each in sets] == [
-        [("arithmetic", 6, 5.0), ("copying", 6, 5.0)]
-    ] * 3
-    assert {question.part for own in sets[0] for question in own.questions} == {
-        *("sums", "counting on", "words", "digits")
-    }
+    every_task = [(task.name, 6, task.points) for task in BUILTIN_TASKS.values()]
+    assert [[(own.task, len(own.questions), own.points) for own in each] for each in sets] == [every_task] * 3
+    parts = {part for task in BUILTIN_TASKS.values() for part in task.parts}
+    assert {question.part for own in sets[0] for question in own.questions} == parts
     for question in (question for own in sets[0] for question in own.questions):
         expected = f"{question.context} {question.target}"
         n = len(loaded.tokens(expected)) - len(prompt := loaded.tokens(question.context))
         ((written,),) = write_greedily(loaded, [nullcontext], [prompt], n, [], lambda n: None)
         assert question.right == (written.strip() == question.target)
-        assert question.text == question.target or written.strip().startswith(question.text)
+        # A token may be half a character.
+        assert question.text in ("�", question.target) or written.strip().startswith(question.text)
     steps.clear()
     assert pipeline.run(asked, store, steps.append).answers == run.answers
     assert not [step for step in steps if step.stage == "answer"]
+
+
+def test_a_task_that_the_dense_model_cannot_do_is_left_out_with_a_reason(asked, store):
+    asked = replace(asked, evaluation=replace(asked.evaluation, tasks=("builtin:copying",), task_limit=60))
+    run = pipeline.run(asked, store)
+    assert run.warnings.count("builtin:copying was left out: the dense model has 0 of 60 answers right.") == 1
+    assert not run.unanswered and not any(run.answers.values())
+    assert pipeline.run(asked, store).answers == run.answers

@@ -46,7 +46,7 @@ def shell(client, tmp_path, passage_file):
         flags = [
             *("--model", MODEL, "--evaluation", f"file:{passage_file}", "--calibration", f"file:{passage_file}"),
             *("--passages", "8", "--calibration-samples", "40", "--calibration-length", "32"),
-            *("--method", "magnitude", "--width-multiple", "8", "--sparsity", "25", "--prompt", "the"),
+            *("--method", "wanda-channels", "--width-multiple", "8", "--sparsity", "25", "--prompt", "the"),
         ]
         assert client.ask(shell=["run", *flags, *more, "--data-dir", str(folder), "--json", str(out)]) == {"code": 0}
         return json.loads(out.read_text())

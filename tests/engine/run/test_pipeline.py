@@ -5,14 +5,16 @@ from dataclasses import replace
 
 import pytest
 
+from sparsedash.catalog.mixed_text import SOURCES
 from sparsedash.catalog.presets import method_named
 from sparsedash.engine.calibration import calibration_cache
 from sparsedash.engine.calibration.calibration_cache import Calibration
+from sparsedash.engine.evaluation.kind_losses import KindText
 from sparsedash.engine.models.sparse_models import PrunedChannels
 from sparsedash.engine.pruning import saliency
 from sparsedash.engine.run import pipeline, run_context
 from sparsedash.engine.run.run_context import RunContext
-from sparsedash.schema.errors import CalibrationError, ModelError, SettingsError, StoreError
+from sparsedash.schema.errors import CalibrationError, Cancelled, ModelError, SettingsError, StoreError
 from sparsedash.schema.method_settings import MethodSettings
 from sparsedash.schema.records import Passages, Record, Run
 from sparsedash.schema.settings import CalibrationSettings, EvaluationSettings
@@ -221,7 +223,7 @@ def test_results_of_a_method_without_text_stay_once_another_has_read_it(
 
 def test_no_text_is_read_for_a_method_without_text(settings, store, monkeypatch):
     calibrated = count_calls(monkeypatch, Calibration, "reach")
-    run = ran(one(settings, 500, methods=(replace(CHANNELS, plain_text=0.5), RANDOM)), store)
+    run = ran(one(settings, 500, methods=(replace(CHANNELS, mix=0.5), RANDOM)), store)
     assert len(calibrated) == 1
     assert [len(made.layer_errors) for made in pruned(store, run)] == [3, 0]
 
@@ -383,3 +385,35 @@ def test_generated_text_is_kept_and_the_same_for_the_same_seed(settings, store, 
     other.close()
     monkeypatch.setattr(run_context, "generate_texts", must_not_run)
     assert ran(one(own), store).finished
+
+
+# What was forgotten, by kind of text.
+
+
+def test_every_sparse_model_is_measured_by_kind_of_text_after_its_verdict_is_kept(settings, store, monkeypatch):
+    n_kept, measure = [], KindText.losses
+
+    def watched(*arguments):
+        n_kept.append(len(store.get(Run, "watched").sparse))
+        return measure(*arguments)
+
+    monkeypatch.setattr(KindText, "losses", watched)
+    run = ran(settings, store, run_key="watched")
+    assert n_kept == [1, 2]
+    dense, few, many = (store.get(Record, key) for key in (run.dense, *run.sparse))
+    assert not dense.by_kind and len(few.by_kind) == len(many.by_kind) == len(SOURCES)
+    lost = [sum(map(sum, (loss.blocks for loss in record.by_kind))) for record in (few, many)]
+    assert 0 < lost[0] < lost[1]
+
+
+def test_a_run_killed_before_it_was_measured_measures_it_when_resumed(settings, store):
+    def kill(*_):
+        raise Cancelled
+
+    asked = replace(settings, sparsities_permille=(250,))
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Cancelled):
+        patch.setattr(KindText, "losses", kill)
+        ran(asked, store)
+    (record,) = [store.get(Record, key) for key in ran(asked, store).sparse]
+    whole = fresh_records(asked, store.folder / "fresh")
+    assert record.by_kind == whole[1].by_kind

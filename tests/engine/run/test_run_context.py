@@ -1,4 +1,4 @@
-"""Texts of a run: shares of plain text in the calibration, and tokenizers that append or prepend a token."""
+"""Texts of a run: shares of the mix in the calibration, and tokenizers that append or prepend a token."""
 
 from dataclasses import replace
 
@@ -13,40 +13,33 @@ from sparsedash.engine.texts import corpora
 from sparsedash.schema.errors import CorpusError
 from sparsedash.schema.pair_records import ContinuationSettings, DivergenceSettings
 from sparsedash.schema.progress import ignore_steps
-from sparsedash.schema.settings import BUILTIN_TEXT, SELF, CalibrationSettings
-from sparsedash.schema.store_keys import plain_share
+from sparsedash.schema.settings import BUILTIN_MIXED, BUILTIN_TEXT, SELF, CalibrationSettings
+from sparsedash.schema.store_keys import mix_share
 from sparsedash.service import preflight
 from sparsedash.storage.store import Store
 from tests.engine.conftest import passages, write_jsonl
 from tests.engine.run.small_runs import CHANNELS, RANDOM, SHELF, count_calls, ran, records
 from tests.engine.tiny import save_tiny
 
-HALF = replace(CHANNELS, plain_text=0.5)
-PLAIN = corpora.Texts(
-    texts=tuple(f"the plain story of the lamp number {i} and of the sea" for i in range(60)), identity="p" * 64
-)
+HALF = replace(CHANNELS, mix=0.5)
 
 
 @pytest.fixture
-def mixed(settings, monkeypatch):
-    read = run_context.read_texts
-    monkeypatch.setattr(
-        run_context, "read_texts", lambda name, folder: PLAIN if name == BUILTIN_TEXT else read(name, folder)
-    )
+def mixed(settings):
     calibration = replace(settings.calibration, n_samples=18, packed=True)
     return replace(settings, methods=(CHANNELS, HALF), sparsities_permille=(250,), calibration=calibration)
 
 
-def test_as_many_tokens_of_which_a_share_is_plain(mixed, store):
+def test_as_many_tokens_of_which_a_share_is_the_mix(mixed, store):
     run, length = RunContext(mixed, store, ignore_steps, SHELF), mixed.calibration.length
-    own, half, plain = map(run.sequences, (0.0, 0.5, 1.0))
+    own, half, mix = map(run.sequences, (0.0, 0.5, 1.0))
     n_own, n_half = sum(map(len, own)), sum(map(len, half))
     assert abs(n_own - n_half) <= length
     assert sum(len(ids) for ids in half if ids not in own) == pytest.approx(n_half / 2, abs=2 * length)
     assert half == RunContext(mixed, store, ignore_steps, SHELF).sequences(0.5)
     # Both are among the first, and among those kept out of the fit.
     assert {ids in own for ids in half[:12]} == {True, False}
-    assert all(ids not in own for ids in plain)
+    assert all(ids not in own for ids in mix)
 
 
 def test_as_many_tokens_where_samples_are_longer_than_the_model_reads(mixed, store, monkeypatch):
@@ -65,7 +58,7 @@ def test_a_text_of_single_tokens_is_refused_in_words(mixed, store, monkeypatch):
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 def test_text_to_heal_goes_on_where_that_of_the_calibration_ends(share, mixed, store, monkeypatch):
     monkeypatch.setattr("sparsedash.catalog.resources.HEAL_BATCH_TOKENS", 120)
-    method, length = replace(CHANNELS, plain_text=share), mixed.calibration.length
+    method, length = replace(CHANNELS, mix=share), mixed.calibration.length
     run = RunContext(mixed, store, ignore_steps, SHELF)
     own, (few, more) = run.sequences(share), [run.text_to_heal(method.healed(n)) for n in (5, 8)]
     assert run.text_to_heal(method.healed(1)) == [] and more[: len(few)] == few
@@ -78,8 +71,8 @@ def test_text_to_heal_goes_on_where_that_of_the_calibration_ends(share, mixed, s
 def test_a_run_gives_each_method_the_calibration_that_it_asks_for(mixed, store, monkeypatch):
     cuts = count_calls(monkeypatch, run_context, "calibration_sequences")
     both = ran(mixed, store)
-    # That of the usual method, and the two halves of the other's; passages are looked for in single documents.
-    assert [asked.packed for _, _, asked in cuts].count(True) == 3
+    # That of the usual method, and half of the other's; passages are looked for in single documents.
+    assert [asked.packed for _, _, asked in cuts].count(True) == 2
     alone = ran(replace(mixed, methods=(HALF,)), store)
     assert alone.sparse == both.sparse[1:] and both.sparse[0] != both.sparse[1]
     _, usual, half = records(store, both)
@@ -92,14 +85,14 @@ def test_a_run_gives_each_method_the_calibration_that_it_asks_for(mixed, store, 
     ("method", "corpus", "share"),
     [
         (HALF, "wikitext-2", 0.5),
-        # What a model writes itself need not be plain: Gemma 3 270M does not go on with a story.
         (HALF, SELF, 0.5),
-        (HALF, BUILTIN_TEXT, 0),
-        (replace(RANDOM, plain_text=0.5), "wikitext-2", 0),
+        (HALF, BUILTIN_TEXT, 0.5),
+        (HALF, BUILTIN_MIXED, 0),
+        (replace(RANDOM, mix=0.5), "wikitext-2", 0),
     ],
 )
-def test_text_that_is_plain_anyway_is_taken_as_it_is(method, corpus, share):
-    assert plain_share(method, CalibrationSettings(corpus=corpus)) == share
+def test_the_mix_is_added_to_any_text_but_itself(method, corpus, share):
+    assert mix_share(method, CalibrationSettings(corpus=corpus)) == share
 
 
 PROMPT = "the lamp and the boat and"

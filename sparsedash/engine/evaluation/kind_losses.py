@@ -1,0 +1,95 @@
+"""What a sparse model forgot, by kind of text: KL divergence from dense on held-out text of every source of the mix.
+
+KL(dense || sparse) of the next token in nats, as means over pieces of KIND_BLOCK_TOKENS tokens.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor
+
+from sparsedash.catalog import mixed_text
+from sparsedash.catalog.resources import KIND_BLOCK_TOKENS, kind_tokens
+from sparsedash.engine.models.decoder_blocks import Applied, BlockWalk, head_sees_only
+from sparsedash.engine.models.loading import LoadedModel
+from sparsedash.engine.texts.mixed_sequences import held_out_sequences
+from sparsedash.schema.progress import ignore
+from sparsedash.schema.records import KindLoss
+
+_BATCH_TOKENS, _VALUES = 1024, 2**23
+"""Tokens that go through the blocks together, and logits that are in memory at the same time."""
+
+
+class KindText:
+    """Held-out text of every kind, which the dense model has read. Made while the loaded model is the dense one."""
+
+    @torch.inference_mode()
+    def __init__(self, loaded: LoadedModel, n_run_tokens: int) -> None:
+        """n_run_tokens: see kind_tokens."""
+        self._loaded = loaded
+        n_tokens = kind_tokens(n_run_tokens, len(mixed_text.SOURCES))
+        self._kinds: list[str] = []
+        sequences: list[list[int]] = []
+        for source in mixed_text.SOURCES:
+            for sequence in held_out_sequences(loaded, source, n_tokens):
+                self._kinds.append(source.name)
+                sequences.append(sequence)
+        batches = loaded.batches(sequences, _BATCH_TOKENS)
+        self._rows = [rows for rows, _ in batches]
+        self._batches = [batch for _, batch in batches]
+        self._dense = self._read_by(nullcontext)
+
+    @torch.inference_mode()
+    def losses(self, models: Sequence[Applied], on_block: Callable[[], None] = ignore) -> list[tuple[KindLoss, ...]]:
+        """What each of these models lost; streamed weights are read once for all of them.
+
+        Called while the loaded model is the dense one. on_block: called after each block; may raise.
+        """
+        if not self._loaded.residency.streamed:
+            return [self._losses_of(applied, self._read_by(applied, on_block), 0) for applied in models]
+        n_batches = len(self._batches)
+        walk = self._loaded.walk(self._batches * len(models))
+        walk.run([applied for applied in models for _ in range(n_batches)], lambda _: on_block())
+        return [self._losses_of(applied, walk, number * n_batches) for number, applied in enumerate(models)]
+
+    def _read_by(self, applied: Applied, on_block: Callable[[], None] = ignore) -> BlockWalk:
+        """The walk of all batches through the blocks of a model."""
+        with applied():
+            walk = self._loaded.walk(self._batches)
+            for index in range(len(self._loaded.blocks)):
+                for _ in walk.step(index):
+                    pass
+                on_block()
+        return walk
+
+    def _losses_of(self, applied: Applied, walk: BlockWalk, first: int) -> tuple[KindLoss, ...]:
+        """walk: which this model's batches went through, from number first on."""
+        blocks: dict[str, list[float]] = {kind: [] for kind in self._kinds}
+        for batch in range(len(self._batches)):
+            divergence = torch.cat(
+                [self._divergence(applied, walk, first, batch, places) for places in self._places(batch)]
+            )
+            lengths = self._batches[batch].mask.sum(dim=1).tolist()
+            for row, of_row in zip(self._rows[batch], torch.split(divergence, lengths), strict=True):
+                means = [float(block.mean()) for block in torch.split(of_row, KIND_BLOCK_TOKENS)]
+                blocks[self._kinds[row]] += means
+        return tuple(KindLoss(kind=kind, blocks=tuple(means)) for kind, means in blocks.items())
+
+    def _places(self, batch: int) -> Sequence[Tensor]:
+        """Rows and columns of a batch's tokens, few enough at a time for their logits."""
+        n_together = max(1, _VALUES // self._loaded.shape.vocabulary)
+        return torch.split(self._batches[batch].mask.nonzero(), n_together)
+
+    def _divergence(self, applied: Applied, walk: BlockWalk, first: int, batch: int, places: Tensor) -> Tensor:
+        """KL of the token after each of these: (n,)."""
+        dense = self._log_probabilities(self._dense, batch, places)
+        with applied():
+            sparse = self._log_probabilities(walk, first + batch, places)
+        return (dense.exp() * (dense - sparse)).sum(dim=-1).clamp_(min=0)
+
+    def _log_probabilities(self, walk: BlockWalk, number: int, places: Tensor) -> Tensor:
+        """Of the token after each of these: (n, v)."""
+        with head_sees_only(self._loaded.model, places[:, 0], places[:, 1]):
+            logits: Tensor = walk.output(self._loaded.model, number).logits
+        return logits.float().log_softmax(dim=-1)

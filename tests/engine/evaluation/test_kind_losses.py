@@ -1,0 +1,63 @@
+"""What a model forgot by kind of text, next to the same divergence computed sequence by sequence."""
+
+from contextlib import contextmanager, nullcontext
+
+import pytest
+import torch
+
+from sparsedash.catalog.mixed_text import SOURCES
+from sparsedash.catalog.resources import KIND_BLOCK_TOKENS, kind_tokens
+from sparsedash.engine.evaluation.kind_losses import KindText
+from sparsedash.engine.models.loading import load_model, locate_model
+from sparsedash.engine.texts.mixed_sequences import held_out_sequences
+from sparsedash.storage.store import Store
+
+
+@pytest.fixture
+def loaded(model_folder, tmp_path):
+    return load_model(locate_model(str(model_folder), Store(tmp_path)), "float32")
+
+
+def halved(loaded):
+    @contextmanager
+    def applied():
+        weight = loaded.blocks[1].mlp.down_proj.weight
+        before = weight.data
+        weight.data = before / 2
+        yield
+        weight.data = before
+
+    return applied
+
+
+def log_probabilities(loaded, ids):
+    with torch.inference_mode():
+        return loaded.model(input_ids=torch.tensor([ids])).logits[0].log_softmax(dim=-1)
+
+
+def test_it_is_the_divergence_from_dense_in_pieces_of_each_source(loaded):
+    n_run_tokens = 10_000
+    n_tokens = kind_tokens(n_run_tokens, len(SOURCES))
+    applied = halved(loaded)
+    (losses,) = KindText(loaded, n_run_tokens).losses([applied])
+    assert [loss.kind for loss in losses] == [source.name for source in SOURCES]
+    for source, loss in zip(SOURCES, losses, strict=True):
+        expected = []
+        for ids in held_out_sequences(loaded, source, n_tokens):
+            dense = log_probabilities(loaded, ids)
+            with applied():
+                sparse = log_probabilities(loaded, ids)
+            divergence = (dense.exp() * (dense - sparse)).sum(dim=-1)
+            expected += [float(piece.mean()) for piece in divergence.split(KIND_BLOCK_TOKENS)]
+        assert sorted(loss.blocks) == pytest.approx(sorted(expected), abs=1e-6)
+        assert min(loss.blocks) > 0
+
+
+def test_the_dense_model_forgot_nothing(loaded):
+    dense, _ = KindText(loaded, 0).losses([nullcontext, halved(loaded)])
+    assert all(block == pytest.approx(0, abs=1e-6) for loss in dense for block in loss.blocks)
+
+
+@pytest.mark.parametrize(("n_run_tokens", "expected"), [(0, 128), (45_000, 250), (10**9, 512)])
+def test_a_twentieth_of_the_run_is_read_between_two_ends(n_run_tokens, expected):
+    assert kind_tokens(n_run_tokens, 9) == expected
