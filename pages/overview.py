@@ -34,7 +34,7 @@ def invite() -> None:
         "SparseDash removes parts of a model (channels of its MLPs, whole layers or single weights), evaluates it and "
         "the dense one on the same passages, and shows the loss with its intervals and every answer side by side.",
         "Nothing has run here yet. The built-in model is small and needs no network: one click calibrates it on text "
-        "that it wrote, prunes it to two sparsities and compares the answers.",
+        "that ships with it, prunes it to two sparsities and compares the answers.",
     )
     with frame.row():
         st.button("Try the built-in model", type="primary", on_click=frame.attempt, args=(try_built_in,))
