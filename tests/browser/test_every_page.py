@@ -51,7 +51,8 @@ SHOWN = [
     ("finished", "runs?view=jobs", "Nothing is running.", ""),
     ("finished", "settings", "The data folder takes", "csv"),
     ("empty", "", "What would pruning cost", ""),
-    ("empty", "?run=example", "", CHART),
+    # Loss against sparsity, and what was forgotten.
+    ("empty", "?run=example", "", f"svg png {CHART} csv"),
     ("empty", "runs", "No run has a result yet.", ""),
     ("empty", "prune?sparsity=x&model=builtin:none", "Choose a model", ""),
     ("empty", "compare", "Nothing to compare yet.", ""),
