@@ -81,13 +81,12 @@ def _taken_things(random: Random) -> str:
     return f"There were {first} {thing}. {person} took {second} of them, so {first - second} were left."
 
 
+def _pairs(random: Random, n: int, low: int, high: int) -> list[tuple[int, int]]:
+    return [(random.randint(low, high), random.randint(low, high)) for _ in range(n)]
+
+
 def _close_sums(random: Random) -> str:
-    sums = []
-    for _ in range(6):
-        a = random.randint(1, 20)
-        b = random.randint(1, 20)
-        sums.append(f"{a}+{b}={a + b}")
-    return "; ".join(sums)
+    return "; ".join(f"{a}+{b}={a + b}" for a, b in _pairs(random, 6, 1, 20))
 
 
 def _close_differences(random: Random) -> str:
@@ -106,21 +105,12 @@ def _products(random: Random) -> str:
 
 
 def _sums_in_words(random: Random) -> str:
-    sums = []
-    for _ in range(4):
-        a = random.randint(0, 10)
-        b = random.randint(0, 10)
-        sums.append(f"{_NUMBER_WORDS[a]} plus {_NUMBER_WORDS[b]} is {_NUMBER_WORDS[a + b]}")
-    return ", ".join(sums) + "."
+    words = _NUMBER_WORDS
+    return ", ".join(f"{words[a]} plus {words[b]} is {words[a + b]}" for a, b in _pairs(random, 4, 0, 10)) + "."
 
 
 def _spoken_sums(random: Random) -> str:
-    sums = []
-    for _ in range(4):
-        a = random.randint(1, 9)
-        b = random.randint(1, 9)
-        sums.append(f"{a} and {b} make {a + b}")
-    return "; ".join(sums) + "."
+    return "; ".join(f"{a} and {b} make {a + b}" for a, b in _pairs(random, 4, 1, 9)) + "."
 
 
 def _receipt(random: Random) -> str:
